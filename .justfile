@@ -1,0 +1,21 @@
+# What people type. Without `just`, type what stands on the right.
+
+# The gateway with its embedded simulator, on port 3000
+run *ARGUMENTS:
+    cargo run --release -- {{ARGUMENTS}}
+
+# Every check, as CI runs it
+test *ARGUMENTS:
+    cargo xtask test {{ARGUMENTS}}
+
+# The checks that take seconds
+quick:
+    cargo xtask test --only fmt --only clippy
+
+# The formatting that the checks ask for
+fmt:
+    cargo fmt --all
+
+# The documentation of all crates, in a browser
+doc:
+    cargo doc --workspace --no-deps --open

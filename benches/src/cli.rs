@@ -1,0 +1,292 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+use crate::request::{Route, Spec};
+use crate::scenario::{Name, Settings};
+use crate::target::Kind;
+
+/// Measures token streams over real sockets: a gateway beside its upstream and its peers, in turn, in the same run.
+#[derive(Debug, Parser)]
+#[command(name = "tokenwire-bench", version, after_long_help = GUIDE)]
+pub(crate) struct Cli {
+    /// What to measure
+    #[arg(value_enum, default_value = "bar")]
+    pub(crate) scenario: Name,
+
+    /// What to measure it on, instead of the scenario's own choice
+    #[arg(short, long, value_delimiter = ',')]
+    pub(crate) target: Vec<TargetName>,
+    /// Peers to add: nginx, haproxy, nchan (from Debian's packages nginx, haproxy, libnginx-mod-nchan)
+    #[arg(short, long, value_delimiter = ',')]
+    pub(crate) peer: Vec<TargetName>,
+    /// Any OpenAI-compatible endpoint that runs already, e.g. http://127.0.0.1:4000/v1; for tokens to be checked its upstream
+    /// must be the simulator (see --simulator-port)
+    #[arg(long)]
+    pub(crate) url: Vec<String>,
+    /// The process behind --url, for its CPU and memory (with all that it started)
+    #[arg(long)]
+    pub(crate) pid: Vec<u32>,
+    /// Any gateway as NAME=COMMAND, with {port} and {upstream} filled in; OPENAI_BASE_URL is set too
+    #[arg(long, value_parser = parse_gateway)]
+    pub(crate) gateway: Vec<(String, String)>,
+    /// How tokenwire, --url and --gateway are read; several are measured side by side
+    #[arg(short, long, value_delimiter = ',')]
+    pub(crate) route: Vec<Route>,
+
+    /// Rounds; in each one every target is measured in turn
+    #[arg(long, default_value_t = 3)]
+    pub(crate) rounds: usize,
+    /// Streams at a time; connections of `short`, readers of `fanout`
+    #[arg(short = 'n', long)]
+    pub(crate) streams: Option<usize>,
+    /// Tokens a stream
+    #[arg(long)]
+    pub(crate) tokens: Option<u64>,
+    /// Time to the first token that the simulator takes
+    #[arg(long, value_parser = parse_duration)]
+    pub(crate) ttft: Option<Duration>,
+    /// Time between tokens
+    #[arg(long, value_parser = parse_duration)]
+    pub(crate) tbt: Option<Duration>,
+    /// Time over which the streams are started
+    #[arg(long, value_parser = parse_duration)]
+    pub(crate) ramp: Option<Duration>,
+    /// Requests of `short`; repetitions of `replay`
+    #[arg(long)]
+    pub(crate) requests: Option<u64>,
+    /// Readers of `slow` that do not read
+    #[arg(long, default_value_t = 16)]
+    pub(crate) slow: usize,
+    /// What the cuts of `storm` are drawn from
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+
+    /// Everything measured, as JSON, into this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Plots, as SVG, into this directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) svg: Option<PathBuf>,
+
+    /// Do not pin; by default, with two cores or more, simulator and load run on the first and the process under test on the second
+    #[arg(long)]
+    pub(crate) no_pin: bool,
+    /// Use the programs as they are; by default, under `cargo run`, gateway and simulator are built first
+    #[arg(long)]
+    pub(crate) no_build: bool,
+    /// The simulator's program, instead of the one beside this one
+    #[arg(long)]
+    pub(crate) simulator: Option<PathBuf>,
+    /// The simulator's port, for gateways that must be configured beforehand
+    #[arg(long)]
+    pub(crate) simulator_port: Option<u16>,
+    /// The gateway's program, instead of the one beside this one
+    #[arg(long)]
+    pub(crate) tokenwire: Option<PathBuf>,
+    /// The model that is asked for
+    #[arg(long, default_value = "simulator")]
+    pub(crate) model: String,
+    /// The key that is sent as a bearer token
+    #[arg(long, env = "TOKENWIRE_BENCH_KEY", hide_env_values = true)]
+    pub(crate) key: Option<String>,
+}
+
+const GUIDE: &str = "\
+HOW IT MEASURES
+  The load side is one thread over epoll that starts the simulator (an OpenAI-compatible upstream) and every target itself, on
+  loopback, and ends them. In each round every scenario is run against every target in turn, so that a ratio compares
+  runs that are seconds apart. Figures are medians over the rounds with their least and most.
+
+  CPU is user and system time of the process under test with everything it started, by the scheduler's count (ns). Of
+  `direct` it is the simulator's own.
+  Delays are against the time at which a token was due (the request's time, plus --ttft, plus so many times --tbt), so that a stall
+  counts against every token it held up. \"added\" is the target's percentile less `direct`'s in the same round.
+  Token i of a stream reads \" t{i}\"; one that is missing or comes twice is counted, and the exit code is 1.
+  Of text that is not the simulator's, tokens are counted and not checked.
+
+  \"load\" and \"simulator\" are the shares of a core that the measuring side took. Pinned they share one core: near 100 % in sum
+  it is they that limit tokens/s. CPU per token of the target stays a fair comparison between targets in the same run.
+
+EXAMPLES
+  tokenwire-bench                                        every figure of the bar, and which are met
+  tokenwire-bench paced --peer nginx,haproxy -r chat,ws  SSE and WebSocket beside two proxies
+  tokenwire-bench paced -t direct,nginx --rounds 5       the floor alone
+  tokenwire-bench open -n 4000 --peer nginx              memory per open stream
+  tokenwire-bench fanout -n 500 --peer nchan             one stream to 500 readers
+  tokenwire-bench paced --gateway 'old=/tmp/old/tokenwire --host 127.0.0.1 --port {port}'
+                                                         two builds side by side
+  tokenwire-bench paced --simulator-port 9000 --url http://127.0.0.1:4000/v1 --pid 4242
+                                                         another gateway, configured with upstream http://127.0.0.1:9000/v1
+
+EXIT CODE
+  0 measured; 1 tokens were lost or doubled, or streams broke; 2 it could not be measured.
+";
+
+/// A target as the command line names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TargetName {
+    Direct,
+    Tokenwire,
+    Nginx,
+    Haproxy,
+    Nchan,
+}
+
+// === impl Cli ===
+
+impl Cli {
+    /// The scenarios to run.
+    pub(crate) fn scenarios(&self) -> Vec<Name> {
+        match self.scenario {
+            Name::Bar => vec![Name::Paced, Name::Saturated, Name::Short, Name::Open, Name::Fanout, Name::Replay, Name::Storm],
+            one => vec![one],
+        }
+    }
+
+    /// The targets of one scenario: those that were named, and fit.
+    pub(crate) fn kinds(&self, scenario: Name) -> Vec<Kind> {
+        let mut names = self.target.clone();
+        if names.is_empty() {
+            names.push(TargetName::Direct);
+            if self.url.is_empty() && self.gateway.is_empty() {
+                names.push(TargetName::Tokenwire);
+            }
+            if self.scenario == Name::Bar {
+                names.extend([TargetName::Nginx, TargetName::Nchan]);
+            }
+        }
+        names.extend(self.peer.iter().filter(|peer| !self.target.contains(peer)));
+        let routes = match (self.route.as_slice(), scenario) {
+            ([], Name::Fanout | Name::Replay | Name::Storm) => vec![Route::Streams, Route::Ws],
+            ([], Name::Paced) if self.scenario == Name::Bar => vec![Route::Chat, Route::Ws],
+            ([], _) => vec![Route::Chat],
+            (routes, _) => routes.to_vec(),
+        };
+        let mut kinds = Vec::new();
+        for name in names {
+            match name {
+                TargetName::Direct => kinds.push(Kind::Direct),
+                TargetName::Tokenwire => kinds.extend(routes.iter().map(|route| Kind::Tokenwire(*route))),
+                TargetName::Nginx => kinds.push(Kind::Nginx),
+                TargetName::Haproxy => kinds.push(Kind::Haproxy),
+                TargetName::Nchan => kinds.extend(routes.iter().map(|route| match route {
+                    Route::Ws => Kind::Nchan(Route::Ws),
+                    _ => Kind::Nchan(Route::Streams),
+                })),
+            }
+        }
+        for (name, command) in &self.gateway {
+            for route in &routes {
+                kinds.push(Kind::Gateway { name: name.clone(), command: command.clone(), route: *route });
+            }
+        }
+        for (index, url) in self.url.iter().enumerate() {
+            for route in &routes {
+                kinds.push(Kind::Url { url: url.clone(), route: *route, pid: self.pid.get(index).copied() });
+            }
+        }
+        kinds.retain(|kind| scenario.fits(kind));
+        kinds.dedup();
+        kinds
+    }
+
+    /// The scenario's sizes: what was said, else its own defaults.
+    pub(crate) fn settings(&self, scenario: Name) -> Settings {
+        let ms = Duration::from_millis;
+        // streams, tokens, first token, between tokens, ramp, requests
+        let (streams, tokens, ttft, tbt, ramp, requests) = match scenario {
+            Name::Bar | Name::Paced => (300, 500, ms(0), ms(20), ms(1000), 0),
+            Name::Saturated => (32, 20_000, ms(0), ms(0), ms(0), 0),
+            Name::Short => (32, 5, ms(0), ms(0), ms(0), 20_000),
+            Name::Fanout => (500, 500, ms(3000), ms(20), ms(0), 0),
+            Name::Open => (4000, 2, ms(0), ms(0), ms(2000), 0),
+            Name::Replay => (1, 10_000, ms(0), ms(0), ms(0), 20),
+            Name::Slow => (100, 500, ms(0), ms(20), ms(500), 0),
+            Name::Storm => (200, 500, ms(0), ms(10), ms(0), 0),
+        };
+        Settings {
+            streams: self.streams.unwrap_or(streams).max(1),
+            spec: Spec {
+                tokens: self.tokens.unwrap_or(tokens).max(1),
+                first_token: self.ttft.unwrap_or(ttft),
+                between_tokens: self.tbt.unwrap_or(tbt),
+                stall: scenario == Name::Open,
+            },
+            ramp: self.ramp.unwrap_or(ramp),
+            requests: self.requests.unwrap_or(requests).max(1),
+            slow: self.slow,
+            seed: self.seed,
+        }
+    }
+
+    /// The most sockets that one process holds in these settings: a proxy has two for each stream.
+    pub(crate) fn files_needed(&self) -> u64 {
+        let most = self.scenarios().into_iter().map(|scenario| self.settings(scenario).streams).max().unwrap_or(0);
+        2 * most as u64 + 200
+    }
+}
+
+fn parse_gateway(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .filter(|(name, command)| !name.is_empty() && command.contains("{port}"))
+        .map(|(name, command)| (name.to_owned(), command.to_owned()))
+        .ok_or_else(|| "expected NAME=COMMAND with {port} in the command".to_owned())
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let seconds = match unit {
+        "us" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "" if number == "0" => 0.0,
+        _ => return Err(format!("{text} is not a time; expected something like 20ms, 1.5s, 250us or 0")),
+    };
+    let number: f64 = number.parse().map_err(|_| format!("{text} is not a time; expected something like 20ms"))?;
+    Duration::try_from_secs_f64(number * seconds).map_err(|error| format!("{text}: {error}"))
+}
+
+/// Where the simulator would be reached, for the hint beside --url.
+pub(crate) fn upstream_hint(port: u16) -> String {
+    format!("http://{}/v1", SocketAddr::from(([127, 0, 0, 1], port)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn targets_follow_scenario_and_options() {
+        let kinds = |arguments: &[&str]| {
+            let cli = Cli::parse_from(std::iter::once(&"tokenwire-bench").chain(arguments));
+            cli.kinds(cli.scenarios()[0]).iter().map(Kind::name).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(kinds(&["paced"]), "direct tokenwire/chat");
+        assert_eq!(kinds(&["paced", "--peer", "nginx,nchan", "-r", "chat,ws"]), "direct tokenwire/chat tokenwire/ws nginx");
+        assert_eq!(kinds(&["fanout", "--peer", "nchan"]), "tokenwire/streams tokenwire/ws nchan/sse nchan/ws");
+        assert_eq!(kinds(&["paced", "--url", "http://127.0.0.1:1/v1"]), "direct http://127.0.0.1:1/v1");
+        assert_eq!(kinds(&["paced", "-t", "direct,nginx"]), "direct nginx");
+        assert_eq!(kinds(&[]), "direct tokenwire/chat tokenwire/ws nginx");
+    }
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(parse_duration("20ms"), Ok(Duration::from_millis(20)));
+        assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(parse_duration("0"), Ok(Duration::ZERO));
+        assert!(parse_duration("20").is_err());
+        assert!(parse_duration("-1s").is_err());
+    }
+}

@@ -1,0 +1,176 @@
+//! What one run measured, and what several runs say together.
+
+use std::collections::BTreeMap;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+/// A histogram of nanoseconds, up to ten minutes, to three digits.
+#[derive(Debug, Clone)]
+pub(crate) struct Times(Histogram<u64>);
+
+/// Percentiles in µs.
+#[derive(Debug, Clone, Copy, Default, Serialize, PartialEq)]
+pub(crate) struct Quantiles {
+    pub(crate) count: u64,
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+    pub(crate) p999: f64,
+    pub(crate) max: f64,
+}
+
+/// One run of a scenario against one target.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct Run {
+    pub(crate) scenario: String,
+    pub(crate) target: String,
+    pub(crate) round: usize,
+    /// Wall time of the measured part.
+    pub(crate) seconds: f64,
+    /// Streams, requests or readers.
+    pub(crate) streams: u64,
+    /// Tokens delivered: every reader's count.
+    pub(crate) tokens: u64,
+    pub(crate) lost: u64,
+    pub(crate) doubled: u64,
+    /// Streams that did not end as they should, and what the first few of them said.
+    pub(crate) broken: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) complaints: Vec<String>,
+    pub(crate) tokens_per_second: f64,
+    /// CPU of the process under test, user and system together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cpu: Option<Cpu>,
+    /// From the request (WebSocket: from `response.create`) to the first token, less the time the simulator was told to take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) first_token: Option<Quantiles>,
+    /// Each token's arrival after the time it was due, by the request's time and the pace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) token_delay: Option<Quantiles>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) memory: Option<Memory>,
+    /// Share of one core that the load side and the simulator used: near 1 in sum (pinned together) they, not the
+    /// process under test, limit what is delivered.
+    pub(crate) load_share: f64,
+    pub(crate) simulator_share: f64,
+    /// Figures of this scenario alone, by name with unit.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) extra: BTreeMap<String, f64>,
+    #[serde(skip)]
+    pub(crate) first_token_times: Option<Times>,
+    #[serde(skip)]
+    pub(crate) token_times: Option<Times>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Cpu {
+    pub(crate) us_per_token: f64,
+    pub(crate) us_per_stream: f64,
+    /// User mode's share, 0 to 1.
+    pub(crate) user_share: f64,
+    /// Share of one core.
+    pub(crate) of_a_core: f64,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Memory {
+    /// Growth for each stream held open, in KiB (1024 bytes): resident, and proportional set size.
+    pub(crate) rss_kib_per_stream: f64,
+    pub(crate) pss_kib_per_stream: f64,
+    /// Before the streams, in MiB.
+    pub(crate) base_mib: f64,
+}
+
+/// A figure over the rounds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) least: f64,
+    pub(crate) most: f64,
+}
+
+// === impl Times ===
+
+impl Times {
+    #[expect(clippy::expect_used, reason = "the bounds are constants that the library accepts; every test of this file passes here")]
+    pub(crate) fn new() -> Self {
+        Self(Histogram::new_with_bounds(1, 600_000_000_000, 3).expect("constant bounds"))
+    }
+
+    pub(crate) fn record(&mut self, nanos: u64) {
+        self.0.saturating_record(nanos);
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        // Both have the same bounds.
+        let _ = self.0.add(&other.0);
+    }
+
+    /// In µs.
+    pub(crate) fn at(&self, quantile: f64) -> f64 {
+        self.0.value_at_quantile(quantile) as f64 / 1e3
+    }
+
+    pub(crate) fn quantiles(&self) -> Option<Quantiles> {
+        (!self.0.is_empty()).then(|| Quantiles {
+            count: self.0.len(),
+            p50: self.at(0.5),
+            p99: self.at(0.99),
+            p999: self.at(0.999),
+            max: self.0.max() as f64 / 1e3,
+        })
+    }
+}
+
+// === impl Quantiles ===
+
+impl Quantiles {
+    /// What is added over `base`, percentile by percentile.
+    pub(crate) fn over(&self, base: &Self) -> Self {
+        Self {
+            count: self.count,
+            p50: self.p50 - base.p50,
+            p99: self.p99 - base.p99,
+            p999: self.p999 - base.p999,
+            max: self.max - base.max,
+        }
+    }
+}
+
+// === impl Spread ===
+
+impl Spread {
+    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let mut values: Vec<f64> = values.into_iter().collect();
+        values.sort_by(f64::total_cmp);
+        let (least, most) = (*values.first()?, *values.last()?);
+        let upper = *values.get(values.len() / 2)?;
+        let lower = *values.get((values.len() - 1) / 2)?;
+        Some(Self { median: f64::midpoint(lower, upper), least, most })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spread_is_median_and_ends() {
+        assert_eq!(Spread::of([]), None);
+        assert_eq!(Spread::of([3.0, 1.0, 2.0]), Some(Spread { median: 2.0, least: 1.0, most: 3.0 }));
+        assert_eq!(Spread::of([4.0, 1.0]), Some(Spread { median: 2.5, least: 1.0, most: 4.0 }));
+    }
+
+    #[test]
+    fn quantiles_are_in_microseconds() {
+        let mut times = Times::new();
+        assert_eq!(times.quantiles(), None);
+        for micros in 1..=1000 {
+            times.record(micros * 1000);
+        }
+        let quantiles = times.quantiles().unwrap();
+        assert_eq!(quantiles.count, 1000);
+        assert!((quantiles.p50 - 500.0).abs() < 1.0, "{quantiles:?}");
+        assert!((quantiles.p99 - 990.0).abs() < 2.0, "{quantiles:?}");
+    }
+}

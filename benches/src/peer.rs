@@ -1,0 +1,86 @@
+//! The configurations of the peers from Debian's packages: `nginx`, `libnginx-mod-nchan`, `haproxy`.
+
+use std::net::SocketAddr;
+
+const NCHAN_MODULE: &str = "/usr/lib/nginx/modules/ngx_nchan_module.so";
+
+/// What a user without root may not have: nginx's own places under /var/lib.
+const TEMP_PATHS: &str = "client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;";
+
+/// A reverse proxy that relays each read at once and keeps its connections to the upstream. The limits on requests a
+/// connection are lifted, so that closed loops measure requests and not connects.
+pub(crate) fn nginx(listen: SocketAddr, upstream: SocketAddr) -> String {
+    format!(
+        "worker_processes 1;
+daemon off;
+error_log stderr;
+pid nginx.pid;
+events {{ worker_connections 20000; }}
+http {{
+  access_log off;
+  {TEMP_PATHS}
+  keepalive_requests 100000000;
+  upstream simulator {{ server {upstream}; keepalive 512; keepalive_requests 100000000; }}
+  server {{
+    listen {listen} backlog=4096;
+    location / {{
+      proxy_pass http://simulator;
+      proxy_http_version 1.1;
+      proxy_set_header Connection \"\";
+      proxy_buffering off;
+      proxy_read_timeout 300s;
+      tcp_nodelay on;
+    }}
+  }}
+}}
+"
+    )
+}
+
+/// One channel a path: `POST /pub/x` publishes, `GET /sub/x` reads over SSE or WebSocket from the oldest message.
+pub(crate) fn nchan(listen: SocketAddr) -> String {
+    format!(
+        "load_module {NCHAN_MODULE};
+worker_processes 1;
+daemon off;
+error_log stderr;
+pid nchan.pid;
+events {{ worker_connections 20000; }}
+http {{
+  access_log off;
+  {TEMP_PATHS}
+  keepalive_requests 100000000;
+  nchan_message_buffer_length 20000;
+  nchan_message_timeout 5m;
+  server {{
+    listen {listen} backlog=4096;
+    tcp_nodelay on;
+    location ~ /pub/(\\w+)$ {{ nchan_publisher; nchan_channel_id $1; }}
+    location ~ /sub/(\\w+)$ {{
+      nchan_subscriber eventsource websocket;
+      nchan_channel_id $1;
+      nchan_subscriber_first_message oldest;
+    }}
+  }}
+}}
+"
+    )
+}
+
+/// A TCP pipe, which understands nothing of what it carries: the floor for any relay.
+pub(crate) fn haproxy(listen: SocketAddr, upstream: SocketAddr) -> String {
+    format!(
+        "global
+  maxconn 9000
+  nbthread 1
+defaults
+  mode tcp
+  timeout connect 5s
+  timeout client 300s
+  timeout server 300s
+listen pipe
+  bind {listen} backlog 4096
+  server simulator {upstream}
+"
+    )
+}

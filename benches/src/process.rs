@@ -1,0 +1,297 @@
+//! The processes that the bench starts, and what the process under test has used.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Resource, Rlimit, Signal};
+use rustix::thread::{CpuSet, sched_setaffinity};
+use thiserror::Error;
+
+/// How long a process may take to serve, and to leave when it is asked to.
+const START_LIMIT: Duration = Duration::from_secs(60);
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Error)]
+pub(crate) enum ProcessError {
+    #[error("failed to start {program}: {source}; {remedy}")]
+    Start { program: String, source: io::Error, remedy: String },
+    #[error("{program} ended with {status} before it served; its last words in {log}: {words}")]
+    Ended { program: String, status: String, log: PathBuf, words: String },
+    #[error("{program} did not serve on {address} within 60 s; its output is in {log}")]
+    Silent { program: String, address: SocketAddr, log: PathBuf },
+    #[error("failed to read /proc for process {pid}: {source}; is it still running?")]
+    Proc { pid: u32, source: io::Error },
+    #[error("failed to {what}: {source}")]
+    Limit { what: &'static str, source: io::Error },
+}
+
+/// A process tree: one process and everything it started.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ProcessTree {
+    root: u32,
+}
+
+/// What a process tree has used so far, and holds now.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Usage {
+    /// On the CPU, in ns, user and system together, by the scheduler's own count of the threads alive now.
+    pub(crate) cpu: u64,
+    /// The same in ns by ticks of 10 ms, with threads that have ended.
+    pub(crate) cpu_ticks: u64,
+    /// The share of `cpu_ticks` spent in user mode, in ns.
+    pub(crate) user: u64,
+    /// Resident and proportional set size in bytes.
+    pub(crate) rss: u64,
+    pub(crate) pss: u64,
+}
+
+/// A child that is ended when this is dropped: first asked, then killed, with everything it started.
+#[derive(Debug)]
+pub(crate) struct Running {
+    child: Child,
+    program: String,
+    log: PathBuf,
+}
+
+// === impl Running ===
+
+impl Running {
+    /// Starts `command` on `cores` with its output in `log`.
+    pub(crate) fn start(
+        mut command: Command,
+        log: PathBuf,
+        cores: Option<&[usize]>,
+        remedy: &str,
+    ) -> Result<Self, ProcessError> {
+        let program = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let failed = |source| ProcessError::Start { program: program.clone(), source, remedy: remedy.to_owned() };
+        let out = File::create(&log).map_err(failed)?;
+        let err = out.try_clone().map_err(failed)?;
+        command.stdin(Stdio::null()).stdout(out).stderr(err);
+        // A child inherits the affinity of the thread that starts it, and so do all its threads: no moment passes in
+        // which a thread of it runs elsewhere.
+        let before = rustix::thread::sched_getaffinity(None).map_err(|errno| failed(errno.into()))?;
+        if let Some(cores) = cores {
+            pin(cores)?;
+        }
+        let child = command.spawn();
+        if cores.is_some() {
+            sched_setaffinity(None, &before).map_err(|errno| failed(errno.into()))?;
+        }
+        Ok(Self { child: child.map_err(failed)?, program, log })
+    }
+
+    pub(crate) fn tree(&self) -> ProcessTree {
+        ProcessTree { root: self.child.id() }
+    }
+
+    /// Waits until `ready` is true, asked every 20 ms.
+    pub(crate) fn wait_until(
+        &mut self,
+        address: SocketAddr,
+        ready: impl Fn(SocketAddr) -> bool,
+    ) -> Result<(), ProcessError> {
+        let began = Instant::now();
+        while !ready(address) {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                let text = fs::read_to_string(&self.log).unwrap_or_default();
+                let words = text.lines().rev().take(3).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>();
+                return Err(ProcessError::Ended {
+                    program: self.program.clone(),
+                    status: status.to_string(),
+                    log: self.log.clone(),
+                    words: words.join(" / "),
+                });
+            }
+            if began.elapsed() > START_LIMIT {
+                return Err(ProcessError::Silent {
+                    program: self.program.clone(),
+                    address,
+                    log: self.log.clone(),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let pids = self.tree().pids();
+        signal(self.child.id(), Signal::TERM);
+        let began = Instant::now();
+        while began.elapsed() < STOP_LIMIT {
+            if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // The child itself is ours to reap, so its pid cannot have gone to another process yet; its own children can
+        // outlive it (an nginx worker does when its master is killed).
+        let _ = self.child.kill();
+        for pid in pids.into_iter().filter(|pid| *pid != self.child.id()) {
+            if is_named_like(pid, &self.program) {
+                signal(pid, Signal::KILL);
+            }
+        }
+        let _ = self.child.wait();
+    }
+}
+
+fn signal(pid: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = rustix::process::kill_process(pid, signal);
+    }
+}
+
+fn is_named_like(pid: u32, program: &str) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| program.starts_with(comm.trim()))
+}
+
+/// Something accepts connections there.
+pub(crate) fn accepts(address: SocketAddr) -> bool {
+    TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok()
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> io::Result<u16> {
+    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+// === impl ProcessTree ===
+
+impl ProcessTree {
+    pub(crate) fn of(pid: u32) -> Self {
+        Self { root: pid }
+    }
+
+    /// The root, and all that descend from it.
+    fn pids(&self) -> Vec<u32> {
+        let parents: Vec<(u32, u32)> = fs::read_dir("/proc")
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter_map(|pid: u32| Some((pid, stat(pid).ok()?.parent)))
+            .collect();
+        let mut tree = vec![self.root];
+        let mut at = 0;
+        while let Some(&parent) = tree.get(at) {
+            tree.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+            at += 1;
+        }
+        tree
+    }
+
+    pub(crate) fn usage(&self) -> Result<Usage, ProcessError> {
+        let mut usage = Usage::default();
+        for pid in self.pids() {
+            let failed = |source| ProcessError::Proc { pid, source };
+            let stat = stat(pid).map_err(failed)?;
+            usage.user += stat.user;
+            usage.cpu_ticks += stat.user + stat.system;
+            for task in fs::read_dir(format!("/proc/{pid}/task")).map_err(failed)? {
+                let path = task.map_err(failed)?.path().join("schedstat");
+                // A thread may end between the listing and the read.
+                let text = fs::read_to_string(path).unwrap_or_default();
+                usage.cpu += text.split(' ').next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+            }
+            for line in fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).map_err(failed)?.lines() {
+                let kilobytes = || line.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok());
+                if line.starts_with("Rss:") {
+                    usage.rss += kilobytes().unwrap_or(0) * 1024;
+                } else if line.starts_with("Pss:") {
+                    usage.pss += kilobytes().unwrap_or(0) * 1024;
+                }
+            }
+        }
+        Ok(usage)
+    }
+}
+
+// === impl Usage ===
+
+impl Usage {
+    /// CPU in ns between two readings. The scheduler's count is exact, but forgets a thread that ended in between;
+    /// then the ticks, which do not, say clearly more and are believed.
+    pub(crate) fn cpu_since(&self, before: &Self) -> u64 {
+        const TICK_ERROR: u64 = 30_000_000;
+        let exact = self.cpu.saturating_sub(before.cpu);
+        let ticks = self.cpu_ticks.saturating_sub(before.cpu_ticks);
+        if ticks > exact + TICK_ERROR { ticks } else { exact }
+    }
+
+    /// The share of the CPU time since `before` that was spent in user mode, 0 to 1.
+    pub(crate) fn user_share_since(&self, before: &Self) -> f64 {
+        let all = self.cpu_ticks.saturating_sub(before.cpu_ticks);
+        if all == 0 { 0.0 } else { self.user.saturating_sub(before.user) as f64 / all as f64 }
+    }
+}
+
+struct Stat {
+    parent: u32,
+    user: u64,
+    system: u64,
+}
+
+fn stat(pid: u32) -> io::Result<Stat> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The second field is the name in brackets, which may itself hold spaces and brackets.
+    let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let field = |index: usize| rest.split_whitespace().nth(index).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+    let tick = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);
+    Ok(Stat {
+        parent: u32::try_from(field(1)).unwrap_or(0),
+        user: field(11) * tick,
+        system: field(12) * tick,
+    })
+}
+
+// === the machine ===
+
+/// Keeps this thread, and what it starts, on these cores.
+pub(crate) fn pin(cores: &[usize]) -> Result<(), ProcessError> {
+    let mut set = CpuSet::new();
+    for core in cores {
+        set.set(*core);
+    }
+    sched_setaffinity(None, &set)
+        .map_err(|errno| ProcessError::Limit { what: "pin to a core (try --no-pin)", source: errno.into() })
+}
+
+/// The cores this process may use.
+pub(crate) fn cores() -> Vec<usize> {
+    rustix::thread::sched_getaffinity(None)
+        .map(|set| (0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect())
+        .unwrap_or_default()
+}
+
+/// Raises the number of files that this process and its children may open to what is allowed; gives that number.
+pub(crate) fn raise_open_files() -> Result<u64, ProcessError> {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+        .map_err(|errno| ProcessError::Limit { what: "raise the limit of open files", source: errno.into() })?;
+    Ok(limit.maximum.unwrap_or(u64::MAX))
+}
+
+/// The processor's name and the kernel's version, for a report.
+pub(crate) fn machine() -> String {
+    let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = processor
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim().to_owned()))
+        .unwrap_or_else(|| "unknown processor".to_owned());
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let count = processor.lines().filter(|line| line.starts_with("processor")).count();
+    format!("{model}, {count} cores, Linux {}", kernel.trim())
+}
+
+/// CPU in ns of the calling thread, which is the whole load side.
+pub(crate) fn own_cpu() -> u64 {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0)
+}

@@ -1,0 +1,291 @@
+//! One stream, many readers: the gateway's attach against nchan's channels.
+//!
+//! First every reader attaches, while the stream is still silent; only then the measured part begins.
+
+use std::time::Duration;
+
+use super::{Bench, BenchError, Settings, Tally, nanos};
+use crate::load::{Commands, Dial, Event, Key, Nanos, Outcome, Scenario};
+use crate::measure::{Run, Times};
+use crate::request::{Ending, Endpoint, Route, Spec};
+use crate::target::{Kind, Target};
+use crate::tokens::{TokenCount, TokenFinder};
+
+/// The tag of the connection that makes the stream; readers come after it.
+const SOURCE: usize = 0;
+/// The timers' tag for publishing; readers' dials carry the reader's tag.
+const PUBLISH: usize = 0;
+/// Between two readers' dials.
+const STEP: Duration = Duration::from_micros(500);
+
+pub(super) fn run(
+    bench: &mut Bench,
+    target: &mut Target,
+    settings: &Settings,
+    tick: &mut dyn FnMut((u64, u64)),
+) -> Result<Run, BenchError> {
+    let channel = format!("channel{}", bench.load.now());
+    let nchan = matches!(target.kind, Kind::Nchan(_));
+    let mut fanout = Fanout {
+        endpoint: &target.endpoint,
+        finder: TokenFinder::responses(),
+        spec: settings.spec,
+        nchan,
+        channel,
+        path: None,
+        phase: Phase::Attach,
+        source: None,
+        published: Vec::new(),
+        source_sent: 0,
+        readers: vec![Reader::default(); settings.streams + 1],
+        attached: 0,
+        done: 0,
+        tokens: 0,
+        delay: Times::new(),
+        tally: Tally::default(),
+    };
+    let outcome = bench.drive(&mut fanout, settings.limit(), tick)?;
+    if outcome == Outcome::TimedOut {
+        fanout.tally.broke("not every reader attached within the time limit");
+    }
+    fanout.phase = Phase::Measure;
+    if fanout.tokens > 0 {
+        fanout.tally.broke("the stream began before every reader had attached; say a longer --ttft");
+    }
+    let before = bench.before(target.tree)?;
+    let outcome = bench.drive(&mut fanout, settings.limit(), tick)?;
+    bench.load.close_all();
+    let delay = std::mem::replace(&mut fanout.delay, Times::new());
+    let tally = fanout.finish(outcome);
+    Ok(bench.after(&before, target.tree, settings.streams as u64, tally)?.with_times(Times::new(), delay))
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Phase {
+    Attach,
+    Measure,
+}
+
+struct Fanout<'a> {
+    endpoint: &'a Endpoint,
+    finder: TokenFinder,
+    spec: Spec,
+    nchan: bool,
+    channel: String,
+    /// Where the stream can be attached to: `/v1/streams/{id}`.
+    path: Option<String>,
+    phase: Phase,
+    source: Option<Key>,
+    /// When each token was published, by nchan's publisher.
+    published: Vec<Nanos>,
+    /// When the stream was asked for, of the gateway.
+    source_sent: Nanos,
+    /// The source is the first: of the gateway it is a reader too.
+    readers: Vec<Reader>,
+    attached: usize,
+    done: usize,
+    tokens: u64,
+    delay: Times,
+    tally: Tally,
+}
+
+#[derive(Debug, Default, Clone)]
+struct Reader {
+    count: TokenCount,
+    attached: bool,
+    done: bool,
+}
+
+// === impl Fanout ===
+
+impl Fanout<'_> {
+    fn finish(mut self, outcome: Outcome) -> Tally {
+        let skip = usize::from(self.nchan);
+        for reader in self.readers.iter_mut().skip(skip) {
+            if outcome == Outcome::TimedOut && !reader.done {
+                self.tally.broke("a reader did not get the whole stream within the time limit");
+            }
+            reader.count.close(self.spec.tokens);
+            self.tally.tokens += reader.count.received;
+            self.tally.lost += reader.count.lost;
+            self.tally.doubled += reader.count.doubled;
+        }
+        self.tally
+    }
+
+    fn expected(&self) -> usize {
+        self.readers.len() - usize::from(self.nchan)
+    }
+
+    /// What a reader says first.
+    fn attach(&self, tag: usize) -> Dial {
+        let web_socket = self.endpoint.route == Route::Ws;
+        let path = match (&self.path, self.nchan) {
+            (_, true) => format!("/sub/{}", self.channel),
+            (path, false) => path.clone().unwrap_or_default(),
+        };
+        let first = match (web_socket, self.nchan) {
+            (true, true) => self.endpoint.upgrade_at(&path),
+            (true, false) => self.endpoint.upgrade(),
+            (false, _) => self.endpoint.attach(&path, None),
+        };
+        Dial { address: self.endpoint.address, tag, first, receive_buffer: None }
+    }
+
+    /// The same event that the gateway's readers get.
+    fn publish(&self, index: usize) -> Vec<u8> {
+        let body = format!(
+            "{{\"type\":\"response.output_text.delta\",\"sequence_number\":{},\"item_id\":\"msg_0123456789abcdefghijkl\",\"output_index\":0,\"content_index\":0,\"delta\":\" t{index}\",\"logprobs\":[]}}",
+            index + 4
+        );
+        format!(
+            "POST /pub/{} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            self.channel,
+            self.endpoint.address,
+            body.len()
+        )
+        .into_bytes()
+    }
+
+    fn mark_attached(&mut self, tag: usize) {
+        if let Some(reader) = self.readers.get_mut(tag).filter(|reader| !reader.attached) {
+            reader.attached = true;
+            self.attached += 1;
+        }
+    }
+
+    fn mark_done(&mut self, tag: usize, complaint: Option<&str>) {
+        if let Some(reader) = self.readers.get_mut(tag).filter(|reader| !reader.done) {
+            reader.done = true;
+            self.done += 1;
+            if let Some(complaint) = complaint {
+                self.tally.broke(complaint);
+            }
+        }
+    }
+}
+
+impl Scenario for Fanout<'_> {
+    fn start(&mut self, commands: &mut Commands) {
+        match (&self.phase, self.nchan) {
+            (Phase::Attach, true) => commands.at(0, 1),
+            (Phase::Attach, false) => {
+                let endpoint = Endpoint { route: Route::Streams, ..self.endpoint.clone() };
+                commands.dial(endpoint.dial(&self.spec, SOURCE));
+            }
+            (Phase::Measure, true) => commands.dial(Dial {
+                address: self.endpoint.address,
+                tag: SOURCE,
+                first: Vec::new(),
+                receive_buffer: None,
+            }),
+            (Phase::Measure, false) => {}
+        }
+    }
+
+    fn timer(&mut self, now: Nanos, tag: usize, commands: &mut Commands) {
+        if tag == PUBLISH {
+            let index = self.published.len();
+            if let Some(source) = self.source.filter(|_| (index as u64) < self.spec.tokens) {
+                self.published.push(now);
+                commands.send(source, self.publish(index));
+                commands.at(self.source_sent + nanos(self.spec.between_tokens) * (index as u64 + 1), PUBLISH);
+            }
+            return;
+        }
+        commands.dial(self.attach(tag));
+        if tag + 1 < self.readers.len() {
+            commands.at(now + nanos(STEP), tag + 1);
+        }
+    }
+
+    fn event(&mut self, now: Nanos, key: Key, tag: usize, event: Event<'_>, commands: &mut Commands) {
+        match event {
+            Event::Connected if tag == SOURCE => {
+                self.source = Some(key);
+                self.source_sent = now;
+                if self.nchan {
+                    commands.at(now, PUBLISH);
+                }
+            }
+            Event::Connected => {}
+            Event::Head(head) if tag == SOURCE => {
+                if !self.nchan {
+                    self.path.clone_from(&head.location);
+                    if head.status == 200 && self.path.is_some() {
+                        self.mark_attached(tag);
+                        commands.at(now, 1);
+                    } else {
+                        self.mark_done(tag, Some(&format!("the stream was refused: status {}", head.status)));
+                    }
+                } else if head.status >= 300 {
+                    self.tally.broke(&format!("publishing was refused: status {}", head.status));
+                }
+            }
+            Event::Head(head) => match head.status {
+                101 if !self.nchan => {
+                    let path = self.path.clone().unwrap_or_default();
+                    let id = path.rsplit('/').next().unwrap_or_default();
+                    commands.send_text(key, Endpoint::resume(id, None));
+                }
+                200 | 101 => self.mark_attached(tag),
+                status => self.mark_done(tag, Some(&format!("a reader was refused: status {status}"))),
+            },
+            Event::Message { data, .. } => {
+                if self.nchan && tag == SOURCE {
+                    return;
+                }
+                self.mark_attached(tag);
+                let Some(reader) = self.readers.get_mut(tag) else { return };
+                let (published, spec, sent) = (&self.published, self.spec, self.source_sent);
+                let (delay, tokens) = (&mut self.delay, &mut self.tokens);
+                let is_token = reader.count.observe(&self.finder, data, |index| {
+                    let due = published
+                        .get(usize::try_from(index).unwrap_or(usize::MAX))
+                        .copied()
+                        .unwrap_or_else(|| sent + nanos(spec.due(index)));
+                    delay.record(now.saturating_sub(due));
+                    *tokens += 1;
+                });
+                if is_token {
+                    if self.nchan && reader.count.next == spec.tokens {
+                        self.mark_done(tag, None);
+                    }
+                    return;
+                }
+                match Route::Streams.ending(data) {
+                    Ending::None => {}
+                    Ending::Complete => {
+                        commands.close(key);
+                        self.mark_done(tag, None);
+                    }
+                    Ending::Failed(why) => {
+                        commands.close(key);
+                        self.mark_done(tag, Some(&why));
+                    }
+                }
+            }
+            Event::End(_) if self.nchan && tag == SOURCE => {}
+            Event::End(_) => self.mark_done(tag, Some("the stream ended without its last event")),
+            Event::Closed(why) => {
+                if !self.nchan || tag != SOURCE {
+                    self.mark_done(tag, Some(&why));
+                } else if (self.published.len() as u64) < self.spec.tokens {
+                    self.tally.broke(&format!("the publisher's connection: {why}"));
+                }
+            }
+        }
+    }
+
+    fn finished(&self) -> bool {
+        match self.phase {
+            // One that could not attach must not keep the others waiting.
+            Phase::Attach => self.attached + self.done >= self.expected(),
+            Phase::Measure => self.done >= self.expected(),
+        }
+    }
+
+    fn progress(&self) -> (u64, u64) {
+        (self.tokens, self.spec.tokens * self.expected() as u64)
+    }
+}

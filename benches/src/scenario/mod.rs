@@ -1,0 +1,264 @@
+//! The scenarios, and what each does around its run: warm up, measure, tidy.
+
+mod closed_loop;
+mod fanout;
+mod relay;
+mod replay;
+mod storm;
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use thiserror::Error;
+
+use crate::load::{Load, Nanos, Outcome, Scenario};
+use crate::measure::{Cpu, Memory, Run, Times};
+use crate::process::{ProcessError, ProcessTree, Usage, own_cpu};
+use crate::request::Spec;
+use crate::target::{Bed, Kind, Target, TargetError};
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Name {
+    /// Every scenario that the bar names, briefly, and how far each figure is from it
+    Bar,
+    /// Streams at a reader's pace: CPU per token, added time to first token and per token
+    Paced,
+    /// Streams as fast as they go: CPU per token, tokens/s
+    Saturated,
+    /// Short answers in a closed loop on kept connections: CPU per request
+    Short,
+    /// One stream to many readers: CPU per delivered event, delay
+    Fanout,
+    /// Many open silent streams: memory per stream
+    Open,
+    /// A finished stream read again by one reader: time for all of it
+    Replay,
+    /// Readers that do not read, beside ones that do: delay of the latter, memory of the former
+    Slow,
+    /// Connections cut at random places and resumed: lost and doubled tokens
+    Storm,
+}
+
+/// The sizes of a scenario, defaults filled in.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) streams: usize,
+    pub(crate) spec: Spec,
+    /// Over how long the streams are started.
+    pub(crate) ramp: Duration,
+    /// Requests of `short`, repetitions of `replay`.
+    pub(crate) requests: u64,
+    /// Readers that do not read, in `slow`.
+    pub(crate) slow: usize,
+    pub(crate) seed: u64,
+}
+
+/// What a scenario needs to run.
+pub(crate) struct Bench {
+    pub(crate) bed: Bed,
+    pub(crate) load: Load,
+}
+
+#[derive(Debug, Error)]
+pub(crate) enum BenchError {
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    #[error("the load side failed: {0}")]
+    Load(#[from] io::Error),
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// What the processes had used when a measured part began.
+struct Before {
+    usage: Option<Usage>,
+    simulator: Usage,
+    load: u64,
+    at: Instant,
+}
+
+/// The tally of streams that every scenario keeps.
+#[derive(Debug, Default)]
+struct Tally {
+    tokens: u64,
+    lost: u64,
+    doubled: u64,
+    broken: u64,
+    complaints: Vec<String>,
+}
+
+// === impl Name ===
+
+impl Name {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Bar => "bar",
+            Self::Paced => "paced",
+            Self::Saturated => "saturated",
+            Self::Short => "short",
+            Self::Fanout => "fanout",
+            Self::Open => "open",
+            Self::Replay => "replay",
+            Self::Slow => "slow",
+            Self::Storm => "storm",
+        }
+    }
+
+    /// Whether the scenario can be run against this target at all.
+    pub(crate) fn fits(self, kind: &Kind) -> bool {
+        let keeps = matches!(kind, Kind::Tokenwire(_));
+        match self {
+            Self::Fanout => keeps || matches!(kind, Kind::Nchan(_)),
+            Self::Replay | Self::Storm => keeps,
+            _ => !matches!(kind, Kind::Nchan(_)),
+        }
+    }
+
+    /// One run against one target.
+    pub(crate) fn run(
+        self,
+        bench: &mut Bench,
+        target: &mut Target,
+        settings: &Settings,
+        tick: &mut dyn FnMut((u64, u64)),
+    ) -> Result<Run, BenchError> {
+        match self {
+            Self::Bar | Self::Paced | Self::Saturated => relay::run(bench, target, settings, tick),
+            Self::Open => relay::run_open(bench, target, settings, tick),
+            Self::Slow => relay::run_slow(bench, target, settings, tick),
+            Self::Short => closed_loop::run(bench, target, settings, tick),
+            Self::Fanout => fanout::run(bench, target, settings, tick),
+            Self::Replay => replay::run(bench, target, settings, tick),
+            Self::Storm => storm::run(bench, target, settings, tick),
+        }
+    }
+
+    /// A small run before the first measured one, so that no target pays for its first connections.
+    pub(crate) fn warm_up(self, bench: &mut Bench, target: &mut Target, settings: &Settings) -> Result<(), BenchError> {
+        let spec = Spec { tokens: 20, between_tokens: Duration::from_millis(5), stall: false, ..settings.spec };
+        let settings = Settings {
+            spec,
+            streams: settings.streams.min(64),
+            ramp: Duration::from_millis(100),
+            ..settings.clone()
+        };
+        if !matches!(target.kind, Kind::Nchan(_)) {
+            relay::run(bench, target, &settings, &mut |_| {})?;
+        }
+        Ok(())
+    }
+}
+
+// === impl Settings ===
+
+impl Settings {
+    /// More than a run may take before what is missing is called lost.
+    fn limit(&self) -> Duration {
+        self.ramp + self.spec.due(self.spec.tokens) * 2 + Duration::from_secs(60)
+    }
+}
+
+// === impl Bench ===
+
+impl Bench {
+    fn before(&self, tree: Option<ProcessTree>) -> Result<Before, BenchError> {
+        Ok(Before {
+            usage: tree.map(|tree| tree.usage()).transpose()?,
+            simulator: self.bed.simulator().usage()?,
+            load: own_cpu(),
+            at: Instant::now(),
+        })
+    }
+
+    /// The figures that every scenario has.
+    fn after(
+        &self,
+        before: &Before,
+        tree: Option<ProcessTree>,
+        streams: u64,
+        tally: Tally,
+    ) -> Result<Run, BenchError> {
+        let wall = before.at.elapsed();
+        let load = own_cpu().saturating_sub(before.load);
+        let usage = tree.map(|tree| tree.usage()).transpose()?;
+        let simulator = self.bed.simulator().usage()?;
+        let seconds = wall.as_secs_f64();
+        let share = |nanos: u64| nanos as f64 / 1e9 / seconds;
+        let cpu = usage.zip(before.usage).map(|(after, before)| {
+            let nanos = after.cpu_since(&before) as f64;
+            Cpu {
+                us_per_token: nanos / 1e3 / tally.tokens.max(1) as f64,
+                us_per_stream: nanos / 1e3 / streams.max(1) as f64,
+                user_share: after.user_share_since(&before),
+                of_a_core: nanos / 1e9 / seconds,
+            }
+        });
+        Ok(Run {
+            seconds,
+            streams,
+            tokens: tally.tokens,
+            lost: tally.lost,
+            doubled: tally.doubled,
+            broken: tally.broken,
+            complaints: tally.complaints,
+            tokens_per_second: tally.tokens as f64 / seconds,
+            cpu,
+            load_share: share(load),
+            simulator_share: share(simulator.cpu_since(&before.simulator)),
+            ..Run::default()
+        })
+    }
+
+    fn drive(
+        &mut self,
+        scenario: &mut impl Scenario,
+        limit: Duration,
+        tick: &mut dyn FnMut((u64, u64)),
+    ) -> Result<Outcome, BenchError> {
+        match self.load.run(scenario, limit, tick)? {
+            Outcome::Interrupted => Err(BenchError::Interrupted),
+            outcome => Ok(outcome),
+        }
+    }
+}
+
+// === impl Run ===
+
+impl Run {
+    fn with_times(mut self, first_token: Times, tokens: Times) -> Self {
+        self.first_token = first_token.quantiles();
+        self.token_delay = tokens.quantiles();
+        self.first_token_times = Some(first_token);
+        self.token_times = Some(tokens);
+        self
+    }
+}
+
+// === impl Tally ===
+
+impl Tally {
+    fn broke(&mut self, why: &str) {
+        self.broken += 1;
+        if self.complaints.len() < 5 && !self.complaints.iter().any(|known| known == why) {
+            self.complaints.push(why.to_owned());
+        }
+    }
+}
+
+/// Growth between two readings, for each of `streams`.
+fn growth(before: &Usage, after: &Usage, streams: usize) -> Memory {
+    let each = |before: u64, after: u64| (after as f64 - before as f64) / 1024.0 / streams.max(1) as f64;
+    Memory {
+        rss_kib_per_stream: each(before.rss, after.rss),
+        pss_kib_per_stream: each(before.pss, after.pss),
+        base_mib: before.rss as f64 / 1024.0 / 1024.0,
+    }
+}
+
+fn nanos(duration: Duration) -> Nanos {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,337 @@
+//! An incremental `text/event-stream` decoder (WHATWG HTML, section 9.2.6), for what model servers really send.
+
+use memchr::memchr2;
+
+/// One dispatched event, borrowed from the input where it came in one piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SseEvent<'a> {
+    /// An event with data. `name` is the `event:` field, if there was one. `terminated` is false for what stood at the
+    /// end of the body without the blank line that dispatches it: complete for some servers, cut for others.
+    Data {
+        /// The `event:` field.
+        name: Option<&'a [u8]>,
+        /// The `data:` lines, joined by `\n`.
+        data: &'a [u8],
+        /// Whether the blank line came.
+        terminated: bool,
+    },
+    /// A line `error: …`: not in the standard, but the last word of some llama.cpp-based servers.
+    ErrorField(&'a [u8]),
+}
+
+/// Whether the receiver wants more events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// Go on.
+    Continue,
+    /// The stream is over for the receiver; what follows is not decoded.
+    Stop,
+}
+
+/// One line or one event is larger than the bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an upstream event is larger than {limit} bytes")]
+pub struct SseOverflow {
+    /// The bound, in bytes.
+    pub limit: usize,
+}
+
+/// The decoder's state between two reads.
+///
+/// Memory: what one unfinished event needs, at most `limit` bytes for its line and as many for its data.
+#[derive(Debug)]
+pub struct SseDecoder {
+    limit: usize,
+    /// A line whose end has not come yet.
+    line: Vec<u8>,
+    /// Data of an event that spans several lines or reads; meaningful while `data_lines > 0`.
+    data: Vec<u8>,
+    data_lines: usize,
+    name: Vec<u8>,
+    named: bool,
+    /// The last byte was a CR; an LF that follows belongs to it.
+    after_cr: bool,
+    /// How many bytes of a byte order mark were seen at the start; `None` once the start is over.
+    bom: Option<usize>,
+}
+
+const BOM: &[u8] = b"\xEF\xBB\xBF";
+
+impl SseDecoder {
+    /// A decoder that refuses lines and events of more than `limit` bytes.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self { limit, line: Vec::new(), data: Vec::new(), data_lines: 0, name: Vec::new(), named: false, after_cr: false, bom: Some(0) }
+    }
+
+    /// Decodes one read and gives every event that it completes to `sink`, in order.
+    ///
+    /// # Errors
+    /// [`SseOverflow`] when a line or an event outgrows the bound; the decoder must not be used after it.
+    pub fn push(&mut self, mut input: &[u8], sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Result<Flow, SseOverflow> {
+        input = self.skip_bom(input);
+        loop {
+            if self.after_cr {
+                match input.first() {
+                    None => return Ok(Flow::Continue),
+                    Some(b'\n') => input = &input[1..],
+                    Some(_) => {}
+                }
+                self.after_cr = false;
+            }
+            let Some(end) = memchr2(b'\n', b'\r', input) else {
+                if self.line.len() + input.len() > self.limit {
+                    return Err(SseOverflow { limit: self.limit });
+                }
+                self.line.extend_from_slice(input);
+                return Ok(Flow::Continue);
+            };
+            self.after_cr = input[end] == b'\r';
+            let (head, rest) = (&input[..end], &input[end + 1..]);
+            let flow = if self.line.is_empty() {
+                // The way nearly every event takes: its data stands in one line of one read, and a line end follows.
+                if self.data_lines == 0
+                    && let Some(data) = data_of(head)
+                    && let Some(rest) = blank_line(rest, &mut self.after_cr)
+                {
+                    let name = self.named.then_some(self.name.as_slice());
+                    let flow = sink(SseEvent::Data { name, data, terminated: true });
+                    self.reset_event();
+                    input = rest;
+                    if flow == Flow::Stop {
+                        return Ok(Flow::Stop);
+                    }
+                    continue;
+                }
+                self.take_line(head, sink)?
+            } else {
+                if self.line.len() + head.len() > self.limit {
+                    return Err(SseOverflow { limit: self.limit });
+                }
+                let mut line = std::mem::take(&mut self.line);
+                line.extend_from_slice(head);
+                let flow = self.take_line(&line, sink)?;
+                line.clear();
+                self.line = line;
+                flow
+            };
+            input = rest;
+            if flow == Flow::Stop {
+                return Ok(Flow::Stop);
+            }
+        }
+    }
+
+    /// The body has ended in order: gives out what stands there without its blank line.
+    ///
+    /// # Errors
+    /// As [`SseDecoder::push`].
+    pub fn finish(&mut self, sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Result<Flow, SseOverflow> {
+        let line = std::mem::take(&mut self.line);
+        if !line.is_empty() && self.take_line(&line, sink)? == Flow::Stop {
+            return Ok(Flow::Stop);
+        }
+        Ok(self.dispatch(false, sink))
+    }
+
+    fn skip_bom<'a>(&mut self, mut input: &'a [u8]) -> &'a [u8] {
+        while let Some(seen) = self.bom {
+            match input.first() {
+                None => break,
+                Some(&byte) if byte == BOM[seen] => {
+                    input = &input[1..];
+                    self.bom = (seen + 1 < BOM.len()).then_some(seen + 1);
+                }
+                Some(_) => {
+                    // Not a mark after all: what was taken for its beginning belongs to the first line.
+                    self.line.extend_from_slice(&BOM[..seen]);
+                    self.bom = None;
+                }
+            }
+        }
+        input
+    }
+
+    fn take_line(&mut self, line: &[u8], sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Result<Flow, SseOverflow> {
+        if line.is_empty() {
+            return Ok(self.dispatch(true, sink));
+        }
+        if let Some(data) = data_of(line) {
+            if self.data_lines > 0 {
+                self.data.push(b'\n');
+            }
+            if self.data.len() + data.len() > self.limit {
+                return Err(SseOverflow { limit: self.limit });
+            }
+            self.data.extend_from_slice(data);
+            self.data_lines += 1;
+        } else if let Some(name) = field(line, b"event") {
+            self.name.clear();
+            self.name.extend_from_slice(&name[..name.len().min(256)]);
+            self.named = true;
+        } else if let Some(value) = field(line, b"error") {
+            return Ok(sink(SseEvent::ErrorField(value)));
+        }
+        // Comments, `id:`, `retry:` and unknown fields say nothing about tokens.
+        Ok(Flow::Continue)
+    }
+
+    fn dispatch(&mut self, terminated: bool, sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Flow {
+        let flow = if self.data_lines > 0 {
+            let name = self.named.then_some(self.name.as_slice());
+            sink(SseEvent::Data { name, data: &self.data, terminated })
+        } else {
+            Flow::Continue
+        };
+        self.reset_event();
+        flow
+    }
+
+    fn reset_event(&mut self) {
+        self.data.clear();
+        // One large event must not keep its room for the rest of a long stream.
+        self.data.shrink_to(4096);
+        self.data_lines = 0;
+        self.named = false;
+    }
+}
+
+/// The value of a `data` line.
+fn data_of(line: &[u8]) -> Option<&[u8]> {
+    field(line, b"data")
+}
+
+fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let rest = line.strip_prefix(name)?;
+    match rest.first() {
+        None => Some(rest),
+        Some(b':') => Some(rest[1..].strip_prefix(b" ").unwrap_or(&rest[1..])),
+        Some(_) => None,
+    }
+}
+
+/// If a blank line stands at the start of `input` (what follows a line end), the input after it.
+///
+/// `after_cr` is the state left by the line end before, and becomes that of the blank line's own end.
+fn blank_line<'a>(mut input: &'a [u8], after_cr: &mut bool) -> Option<&'a [u8]> {
+    if *after_cr {
+        input = input.strip_prefix(b"\n").unwrap_or(input);
+    }
+    let (&first, rest) = input.split_first()?;
+    match first {
+        b'\n' => *after_cr = false,
+        b'\r' => *after_cr = true,
+        _ => return None,
+    }
+    Some(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn decode(pieces: &[&[u8]], limit: usize) -> Result<Vec<String>, SseOverflow> {
+        let mut out = Vec::new();
+        let mut decoder = SseDecoder::new(limit);
+        let mut sink = |event: SseEvent<'_>| {
+            out.push(match event {
+                SseEvent::Data { name, data, terminated } => format!(
+                    "{}{}{}",
+                    name.map(|n| format!("{}|", String::from_utf8_lossy(n))).unwrap_or_default(),
+                    String::from_utf8_lossy(data),
+                    if terminated { "" } else { "…" }
+                ),
+                SseEvent::ErrorField(value) => format!("!{}", String::from_utf8_lossy(value)),
+            });
+            Flow::Continue
+        };
+        for piece in pieces {
+            decoder.push(piece, &mut sink)?;
+        }
+        decoder.finish(&mut sink)?;
+        Ok(out)
+    }
+
+    /// The body whole and split at every byte, and in every two halves, must decode alike.
+    fn check(body: &[u8], expected: &[&str]) {
+        assert_eq!(decode(&[body], 1 << 20).unwrap(), expected, "whole: {}", String::from_utf8_lossy(body));
+        let bytes: Vec<&[u8]> = body.chunks(1).collect();
+        assert_eq!(decode(&bytes, 1 << 20).unwrap(), expected, "byte by byte: {}", String::from_utf8_lossy(body));
+        for at in 0..=body.len() {
+            let (a, b) = body.split_at(at);
+            assert_eq!(decode(&[a, b], 1 << 20).unwrap(), expected, "split at {at}: {}", String::from_utf8_lossy(body));
+        }
+    }
+
+    #[test]
+    fn reads_what_servers_send() {
+        check(b"data: {\"a\":1}\n\ndata: [DONE]\n\n", &["{\"a\":1}", "[DONE]"]);
+        check(b"data:x\n\ndata:[DONE]\n\n", &["x", "[DONE]"]);
+        check(b"data: x\r\n\r\ndata: y\r\n\r\n", &["x", "y"]);
+        check(b"data: x\r\rdata: y\r\r", &["x", "y"]);
+        check(b"data: x\r\n\ndata: y\n\r\n", &["x", "y"]);
+        check(b": ping\n\ndata: x\n\n:\n\n: OPENROUTER PROCESSING\n\ndata: y\n\n", &["x", "y"]);
+        check(b"event: error\ndata: {}\n\ndata: y\n\n", &["error|{}", "y"]);
+        check(b"data: a\ndata: b\ndata\ndata: c\n\n", &["a\nb\n\nc"]);
+        check(b"\xEF\xBB\xBFdata: x\n\n", &["x"]);
+        check(b"id: 7\nretry: 10\ndata: x\nevent: late\n\n", &["late|x"]);
+        check(b"event: lonely\n\ndata: x\n\n", &["x"]);
+        check(b"data\n\n", &[""]);
+        check(b"data: x\n\n\n\ndata: y\n\n", &["x", "y"]);
+        check(b"data:  two spaces\n\n", &[" two spaces"]);
+        check(b"database: x\n\n", &[]);
+        check(b"error: {\"detail\":\"no\"}\n\n", &["!{\"detail\":\"no\"}"]);
+        check("data: häß€😊\n\n".as_bytes(), &["häß€😊"]);
+    }
+
+    #[test]
+    fn says_what_was_left_open_at_the_end() {
+        check(b"data: x\n\ndata: y\n", &["x", "y…"]);
+        check(b"data: x\n\ndata: y", &["x", "y…"]);
+        check(b"data: [DONE]\r\n", &["[DONE]…"]);
+        check(b": comment", &[]);
+    }
+
+    #[test]
+    fn refuses_an_event_over_the_bound() {
+        let line = [b"data: ".as_slice(), &[b'x'; 100], b"\n\n"].concat();
+        assert_eq!(decode(&[&line[..60], &line[60..]], 50), Err(SseOverflow { limit: 50 }));
+        let lines = b"data: 0123456789\n".repeat(10);
+        assert_eq!(decode(&[&lines], 50), Err(SseOverflow { limit: 50 }));
+        let endless = [b'x'; 40];
+        assert_eq!(decode(&[&endless, &endless], 50), Err(SseOverflow { limit: 50 }));
+    }
+
+    #[test]
+    fn stops_when_it_is_told_to() {
+        let mut decoder = SseDecoder::new(100);
+        let mut seen = 0;
+        let flow = decoder
+            .push(b"data: a\n\ndata: b\n\n", &mut |_| {
+                seen += 1;
+                Flow::Stop
+            })
+            .unwrap();
+        assert_eq!((flow, seen), (Flow::Stop, 1));
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_decodes_alike(body in "(data: ?[a-z]{0,3}|:c|event: e|data|\u{FEFF}|error:x|\r|\n|\r\n|\n\n){0,24}", cuts in proptest::collection::vec(0usize..200, 0..6)) {
+            let body = body.as_bytes();
+            let whole = decode(&[body], 1 << 20).unwrap();
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|c| c.min(body.len())).collect();
+            cuts.push(0);
+            cuts.push(body.len());
+            cuts.sort_unstable();
+            let pieces: Vec<&[u8]> = cuts.windows(2).map(|w| &body[w[0]..w[1]]).collect();
+            prop_assert_eq!(decode(&pieces, 1 << 20).unwrap(), whole);
+        }
+
+        #[test]
+        fn never_panics(body in proptest::collection::vec(any::<u8>(), 0..400), limit in 1usize..300) {
+            let _ = decode(&[&body], limit);
+        }
+    }
+}

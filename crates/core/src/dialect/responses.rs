@@ -1,0 +1,229 @@
+//! The responses dialect: Open Responses' streaming events.
+
+use bytes::BytesMut;
+
+use super::{Frame, KnownTemplate, Rendered, Renderer};
+use crate::event::{DeltaKind, DeltaTarget, Ending, EventKind, ItemHead, PartKind};
+use crate::generation::Generation;
+use crate::id::Seq;
+use crate::json;
+use crate::record::WholeRecord;
+use crate::snapshot::{ResponseHead, Snapshot, Status, write_item_head, write_part};
+use crate::translate::item_id;
+
+fn delta_name(kind: DeltaKind) -> &'static str {
+    match kind {
+        DeltaKind::Text => "response.output_text.delta",
+        DeltaKind::Refusal => "response.refusal.delta",
+        DeltaKind::Reasoning => "response.reasoning_text.delta",
+        DeltaKind::Arguments => "response.function_call_arguments.delta",
+    }
+}
+
+/// `{"type":"…","sequence_number":N`
+fn open(name: &str, seq: Seq, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"type\":\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\",\"sequence_number\":");
+    json::push_number(out, seq.0);
+}
+
+/// `,"name":N`
+fn number(name: &str, value: u32, out: &mut Vec<u8>) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
+    json::push_number(out, u64::from(value));
+}
+
+fn item_reference(id: &str, item: u32, part: Option<u32>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b",\"item_id\":\"");
+    out.extend_from_slice(id.as_bytes());
+    out.push(b'"');
+    number("output_index", item, out);
+    if let Some(part) = part {
+        number("content_index", part, out);
+    }
+}
+
+/// What stands between a delta's number and its text.
+pub(super) fn write_delta_middle(id: &str, target: DeltaTarget, out: &mut Vec<u8>) {
+    let part = (target.kind != DeltaKind::Arguments).then_some(target.part);
+    item_reference(id, target.item, part, out);
+    out.extend_from_slice(b",\"delta\":\"");
+}
+
+/// A delta stored by template. This runs once per token.
+pub(super) fn write_delta(seq: Seq, known: &KnownTemplate, text: &[u8], out: &mut Vec<u8>) -> &'static str {
+    let kind = known.template.target.kind;
+    let name = delta_name(kind);
+    open(name, seq, out);
+    out.extend_from_slice(&known.event_middle);
+    out.extend_from_slice(text);
+    out.extend_from_slice(if kind == DeltaKind::Text { b"\",\"logprobs\":[]}" } else { b"\"}" });
+    name
+}
+
+impl Renderer {
+    pub(super) fn responses(
+        &mut self,
+        generation: &Generation,
+        whole: &WholeRecord,
+        first: Seq,
+        from: Seq,
+        out: &mut BytesMut,
+    ) -> Rendered {
+        let mut rendered = Rendered::Open;
+        for (seq, event) in (first.0..).map(Seq).zip(&whole.events) {
+            if seq < from {
+                continue;
+            }
+            let ended = matches!(event, EventKind::End(_));
+            if matches!(event, EventKind::Chunk) && !self.framing.shows_extensions() {
+                continue;
+            }
+            let mut data = std::mem::take(&mut self.scratch);
+            data.clear();
+            let name = write_event(generation, seq, event, whole.raw.as_ref().map(|raw| raw.as_slice()), &mut data);
+            let relayed_name = if let EventKind::Relayed(relayed) = event { Some(relayed.name.as_str()) } else { None };
+            let id = &generation.meta().id;
+            self.framing.frame(id, &Frame { seq, name, relayed_name, data: &data }, out);
+            if ended {
+                if self.framing.sends_done(self.dialect) {
+                    self.framing.frame(id, &Frame { seq, name: None, relayed_name: None, data: b"[DONE]" }, out);
+                }
+                rendered = Rendered::Ended;
+            }
+            self.scratch = data;
+        }
+        rendered
+    }
+}
+
+/// Appends the event's JSON and gives its type, unless it is relayed.
+fn write_event(generation: &Generation, seq: Seq, event: &EventKind, raw: Option<&[u8]>, out: &mut Vec<u8>) -> Option<&'static str> {
+    let meta = generation.meta();
+    let head_of = |snapshot: &Snapshot, item: u32| snapshot.head(item).map(|head| item_id(&meta.id, head, item)).unwrap_or_default();
+    let lifecycle = |name: &'static str, status: Status, out: &mut Vec<u8>| {
+        open(name, seq, out);
+        out.extend_from_slice(b",\"response\":");
+        ResponseHead { meta, status, outcome: None }.write(out, |out| out.extend_from_slice(b"[]"));
+        name
+    };
+    let name = match event {
+        EventKind::Created => {
+            let status = if meta.background { Status::Queued } else { Status::InProgress };
+            lifecycle("response.created", status, out)
+        }
+        EventKind::Queued => lifecycle("response.queued", Status::Queued, out),
+        EventKind::InProgress => lifecycle("response.in_progress", Status::InProgress, out),
+        EventKind::ItemAdded { item, head } => {
+            open("response.output_item.added", seq, out);
+            number("output_index", *item, out);
+            out.extend_from_slice(b",\"item\":");
+            write_item_head(&meta.id, *item, head, "in_progress", out);
+            out.extend_from_slice(match head {
+                ItemHead::Message { .. } | ItemHead::Reasoning => b",\"content\":[]}",
+                ItemHead::FunctionCall { .. } => b",\"arguments\":\"\"}".as_slice(),
+            });
+            "response.output_item.added"
+        }
+        EventKind::PartAdded { item, part, kind } => {
+            open("response.content_part.added", seq, out);
+            generation.with_snapshot(|snapshot| item_reference(&head_of(snapshot, *item), *item, Some(*part), out));
+            out.extend_from_slice(b",\"part\":");
+            write_part(*kind, "", "", "", out);
+            "response.content_part.added"
+        }
+        EventKind::Delta { target, text, logprobs } => {
+            let name = delta_name(target.kind);
+            open(name, seq, out);
+            generation.with_snapshot(|snapshot| write_delta_middle(&head_of(snapshot, target.item), *target, out));
+            out.extend_from_slice(text.as_bytes());
+            out.push(b'"');
+            if target.kind == DeltaKind::Text {
+                out.extend_from_slice(b",\"logprobs\":");
+                out.extend_from_slice(logprobs.as_deref().unwrap_or("[]").as_bytes());
+            }
+            name
+        }
+        EventKind::Annotation { item, part, json } => {
+            open("response.output_text.annotation.added", seq, out);
+            generation.with_snapshot(|snapshot| item_reference(&head_of(snapshot, *item), *item, Some(*part), out));
+            // Annotations of one part come in order; their number is the count of those before.
+            let index = generation.with_snapshot(|snapshot| snapshot.annotation_index(*item, *part, json));
+            number("annotation_index", index, out);
+            out.extend_from_slice(b",\"annotation\":");
+            out.extend_from_slice(json.as_bytes());
+            "response.output_text.annotation.added"
+        }
+        EventKind::TextDone { item, part } => generation.with_snapshot(|snapshot| {
+            let (kind, text) = snapshot.part_text(*item, *part).unwrap_or((PartKind::Text, ""));
+            let (name, field) = match kind {
+                PartKind::Text => ("response.output_text.done", ",\"text\":\""),
+                PartKind::Refusal => ("response.refusal.done", ",\"refusal\":\""),
+                PartKind::Reasoning => ("response.reasoning_text.done", ",\"text\":\""),
+            };
+            open(name, seq, out);
+            item_reference(&head_of(snapshot, *item), *item, Some(*part), out);
+            for piece in [field, text, "\""] {
+                out.extend_from_slice(piece.as_bytes());
+            }
+            if kind == PartKind::Text {
+                for piece in [",\"logprobs\":[", snapshot.part_logprobs(*item, *part), "]"] {
+                    out.extend_from_slice(piece.as_bytes());
+                }
+            }
+            name
+        }),
+        EventKind::ArgumentsDone { item } => generation.with_snapshot(|snapshot| {
+            open("response.function_call_arguments.done", seq, out);
+            item_reference(&head_of(snapshot, *item), *item, None, out);
+            let name = match snapshot.head(*item) {
+                Some(ItemHead::FunctionCall { name, .. }) => name.as_str(),
+                _ => "",
+            };
+            for piece in [",\"name\":\"", name, "\",\"arguments\":\"", snapshot.arguments(*item), "\""] {
+                out.extend_from_slice(piece.as_bytes());
+            }
+            "response.function_call_arguments.done"
+        }),
+        EventKind::PartDone { item, part } => generation.with_snapshot(|snapshot| {
+            open("response.content_part.done", seq, out);
+            item_reference(&head_of(snapshot, *item), *item, Some(*part), out);
+            out.extend_from_slice(b",\"part\":");
+            snapshot.write_part(*item, *part, out);
+            "response.content_part.done"
+        }),
+        EventKind::ItemDone { item, .. } => generation.with_snapshot(|snapshot| {
+            open("response.output_item.done", seq, out);
+            number("output_index", *item, out);
+            out.extend_from_slice(b",\"item\":");
+            snapshot.write_item(&meta.id, *item, out);
+            "response.output_item.done"
+        }),
+        EventKind::Chunk => {
+            open("tokenwire:chunk", seq, out);
+            out.extend_from_slice(b",\"chunk\":");
+            out.extend_from_slice(raw.unwrap_or(b"null"));
+            "tokenwire:chunk"
+        }
+        EventKind::Relayed(relayed) => {
+            out.extend_from_slice(relayed.json.as_bytes());
+            return None;
+        }
+        EventKind::End(outcome) => {
+            let name = match outcome.ending {
+                Ending::Completed { .. } => "response.completed",
+                Ending::Incomplete { .. } | Ending::Cancelled => "response.incomplete",
+                Ending::Failed(_) => "response.failed",
+            };
+            open(name, seq, out);
+            out.extend_from_slice(b",\"response\":");
+            generation.with_snapshot(|snapshot| snapshot.write_response(meta, out));
+            name
+        }
+    };
+    out.push(b'}');
+    Some(name)
+}

@@ -1,0 +1,304 @@
+//! The engine: what adapters and the API talk to.
+//!
+//! Cheap to clone, one per worker over one [`Registry`]. It starts generations on the worker that asks, finds them again from
+//! any worker, and says what a reader that comes back at a position gets.
+
+mod registry;
+
+pub use registry::{Registry, Retention};
+
+use std::fmt;
+use std::hash::BuildHasher as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use tokio_util::task::TaskTracker;
+
+use crate::error::{ApiError, ErrorCode};
+use crate::event::{Ending, EventKind};
+use crate::generation::{Attachment, Conversation, Generation, Work, Writer, drive, unix_now};
+use crate::id::{GenerationId, Owner, Seq};
+use crate::log::{LogLimits, MemoryLog, TokenLog};
+use crate::request::{ChatRequest, ResponseEcho, ResponsesRequest, StreamRequest};
+use crate::snapshot::{Api, Meta, Status};
+use crate::translate::Scribe;
+use crate::upstream::{Target, Upstream, UpstreamRequest};
+use registry::Claim;
+
+/// Makes the logs of new generations.
+pub trait LogStore: Send + Sync + fmt::Debug {
+    /// An empty log for this generation.
+    fn create(&self, id: &GenerationId) -> Arc<dyn TokenLog>;
+}
+
+/// Logs in memory.
+#[derive(Clone, Debug)]
+pub struct MemoryStore {
+    /// What each log may hold.
+    pub limits: LogLimits,
+    /// Where their bytes are counted.
+    pub account: crate::log::MemoryAccount,
+}
+
+impl LogStore for MemoryStore {
+    fn create(&self, _id: &GenerationId) -> Arc<dyn TokenLog> {
+        Arc::new(MemoryLog::new(self.limits, self.account.clone()))
+    }
+}
+
+/// A request to start a generation.
+#[derive(Debug)]
+pub struct StartRequest {
+    /// What is asked.
+    pub body: StreamRequest,
+    /// Who asks.
+    pub owner: Owner,
+    /// Makes the request idempotent; with the owner and the route.
+    pub idempotency_key: Option<String>,
+    /// The route that it came by, such as `/v1/responses`.
+    pub route: &'static str,
+    /// The body as it came, to tell a repetition from another request under the same key.
+    pub fingerprint: Vec<u8>,
+    /// Request headers that go to the upstream.
+    pub headers: Vec<(String, String)>,
+}
+
+/// A generation that was started, or that an earlier request with the same key started.
+#[derive(Debug)]
+pub struct Started {
+    /// The caller's presence; a generation without one is on its grace.
+    pub attachment: Attachment,
+    /// Whether this request started it.
+    pub fresh: bool,
+}
+
+/// What a reader gets who comes back at a position.
+#[derive(Debug)]
+pub enum Resumption {
+    /// Events from this number on.
+    Read {
+        /// The reader's presence.
+        attachment: Attachment,
+        /// The first event.
+        from: Seq,
+    },
+    /// The end was seen: nothing is left.
+    NothingLeft,
+    /// The log is gone, the response object is not.
+    LogGone,
+    /// The position lies past the head.
+    PastHead {
+        /// The number of the last event there is.
+        head: Seq,
+    },
+}
+
+/// See the [module](self).
+#[derive(Clone, Debug)]
+pub struct Engine {
+    registry: Arc<Registry>,
+    store: Arc<dyn LogStore>,
+    upstream: Arc<dyn Upstream>,
+    tasks: TaskTracker,
+    grace: Duration,
+}
+
+impl Engine {
+    /// An engine of this worker. `grace` is how long a generation runs on that nobody reads.
+    #[must_use]
+    pub fn new(
+        registry: Arc<Registry>,
+        store: Arc<dyn LogStore>,
+        upstream: Arc<dyn Upstream>,
+        tasks: TaskTracker,
+        grace: Duration,
+    ) -> Self {
+        Self { registry, store, upstream, tasks, grace }
+    }
+
+    /// The registry that all engines share.
+    #[must_use]
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// Starts a generation, or attaches to the one that the same key started. The upstream is asked by a task of its own on
+    /// this runtime; `response.created` is in the log when this returns.
+    ///
+    /// # Errors
+    /// What is wrong with the request, or why nothing can be started now.
+    pub fn start(&self, request: StartRequest) -> Result<Started, ApiError> {
+        let claim = match &request.idempotency_key {
+            None => None,
+            Some(key) => {
+                let hash = self.registry.hasher().hash_one((&request.route, &request.fingerprint));
+                match self.registry.claim(&request.owner, key, hash)? {
+                    Claim::Taken(generation) => return Ok(Started { attachment: generation.attach(), fresh: false }),
+                    Claim::Free(claim) => Some(claim),
+                }
+            }
+        };
+        let permit = self.registry.admit()?;
+        let plan = self.plan(request)?;
+        let log = self.store.create(&plan.meta.id);
+        let generation = Generation::new(plan.meta, log, plan.conversation, self.grace);
+        // Attached before the task runs: a generation must not be without a reader before its first one has come.
+        let attachment = generation.attach();
+        let mut writer = Writer::new(generation.clone());
+        let mut scribe = Scribe::new();
+        scribe.event(EventKind::Created);
+        if generation.meta().background {
+            scribe.event(EventKind::Queued);
+        }
+        scribe.record(None);
+        writer.append(&mut scribe).map_err(|error| {
+            tracing::error!(%error, "a new log took no record");
+            ApiError::new(ErrorCode::InternalError, "The stream could not be begun.")
+        })?;
+        let running = self.registry.insert(generation, permit, claim);
+        let upstream = self.upstream.clone();
+        self.tasks.spawn(async move {
+            // Dropped with the task, however it ends: that is how the registry learns of the end.
+            let _running = running;
+            drive(writer, scribe, upstream, plan.work).await;
+        });
+        Ok(Started { attachment, fresh: true })
+    }
+
+    /// The generation of this id, if it is this owner's.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotFound`].
+    pub fn find(&self, id: &GenerationId, owner: &Owner) -> Result<Arc<Generation>, ApiError> {
+        self.registry.find(id, owner).ok_or_else(|| ApiError::new(ErrorCode::NotFound, format!("Response with id '{id}' not found.")))
+    }
+
+    /// What a reader gets who has seen events up to `after`, or none.
+    #[must_use]
+    pub fn resume(&self, generation: &Arc<Generation>, after: Option<u64>) -> Resumption {
+        let Ok(tail) = generation.tail() else {
+            let seen_the_end = after.is_some_and(|after| Some(after) == self.registry.last_seq(&generation.meta().id));
+            return if seen_the_end { Resumption::NothingLeft } else { Resumption::LogGone };
+        };
+        let from = after.map_or(0, |after| after.saturating_add(1));
+        if from > tail.next.0 {
+            return Resumption::PastHead { head: Seq(tail.next.0.saturating_sub(1)) };
+        }
+        if tail.sealed && from == tail.next.0 {
+            return Resumption::NothingLeft;
+        }
+        Resumption::Read { attachment: generation.attach(), from: Seq(from) }
+    }
+
+    /// Stops a generation and forgets it: its log and its response object are gone when this returns.
+    pub fn delete(&self, generation: &Arc<Generation>) {
+        generation.cancel();
+        self.registry.remove(&generation.meta().id);
+        generation.log().expire();
+    }
+
+    /// Refuses new generations from now on.
+    pub fn close(&self) {
+        self.registry.close();
+        self.tasks.close();
+    }
+
+    fn plan(&self, request: StartRequest) -> Result<Plan, ApiError> {
+        match &request.body {
+            StreamRequest::Chat(chat) => self.plan_chat(chat, &request),
+            StreamRequest::Responses(responses) => self.plan_responses(responses, &request),
+        }
+    }
+
+    fn plan_chat(&self, chat: &ChatRequest, request: &StartRequest) -> Result<Plan, ApiError> {
+        let target = self.upstream.route(chat.model())?;
+        if target.api == Api::Responses {
+            let message = format!(
+                "The model '{}' is served through the Responses API, which a chat request cannot be sent to. Use POST /v1/responses.",
+                target.model
+            );
+            return Err(ApiError::new(ErrorCode::UnsupportedParameter, message).param("messages"));
+        }
+        let body = chat.upstream_body(target.upstream_model.as_deref());
+        let echo = ResponseEcho::from_chat(chat);
+        let work = work(&target, body, chat.n(), None, request);
+        let meta = meta(&target, &echo, &request.owner, false, true);
+        Ok(Plan { meta, conversation: Conversation::default(), work })
+    }
+
+    fn plan_responses(&self, responses: &ResponsesRequest, request: &StartRequest) -> Result<Plan, ApiError> {
+        let previous = responses.previous_response_id();
+        let history = match &previous {
+            Some(id) => self.history(id, &request.owner)?,
+            None => Vec::new(),
+        };
+        let target = self.upstream.route(responses.model().as_deref())?;
+        let model = target.upstream_model.as_deref().unwrap_or(&target.model);
+        let body = match target.api {
+            Api::Chat => responses.to_chat(&history, model)?,
+            Api::Responses => responses.to_responses(&history, model),
+        };
+        let choices = responses.get("n").and_then(|raw| raw.get().parse().ok()).unwrap_or(1);
+        let work = work(&target, body, choices, previous, request);
+        let meta = meta(&target, &responses.echo(), &request.owner, responses.background(), responses.store());
+        let conversation = Conversation { history, input: responses.input_items() };
+        Ok(Plan { meta, conversation, work })
+    }
+
+    /// The items of the turns up to and with this one.
+    fn history(&self, previous: &str, owner: &Owner) -> Result<Vec<Box<RawValue>>, ApiError> {
+        let missing = || {
+            ApiError::new(ErrorCode::PreviousResponseNotFound, format!("Previous response with id '{previous}' not found."))
+                .param("previous_response_id")
+        };
+        let id: GenerationId = previous.parse().map_err(|_| missing())?;
+        let generation = self.registry.find(&id, owner).filter(|generation| generation.meta().store).ok_or_else(missing)?;
+        let unusable = |why: &str| {
+            ApiError::new(ErrorCode::PreviousResponseUnusable, format!("Previous response '{previous}' {why}."))
+                .param("previous_response_id")
+        };
+        match generation.status() {
+            Status::Completed | Status::Incomplete => {}
+            Status::Queued | Status::InProgress => return Err(unusable("has not ended yet")),
+            Status::Failed => return Err(unusable("failed and holds no answer to build on")),
+            Status::Cancelled => return Err(unusable("was cancelled and holds no whole answer to build on")),
+        }
+        let output: Vec<Box<RawValue>> = serde_json::from_slice(&generation.output_json()).unwrap_or_default();
+        let conversation = generation.conversation();
+        Ok(conversation.history.iter().chain(&conversation.input).cloned().chain(output).collect())
+    }
+}
+
+/// What a request came to.
+struct Plan {
+    meta: Meta,
+    conversation: Conversation,
+    work: Work,
+}
+
+fn work(target: &Target, body: Vec<u8>, choices: u32, previous_response_id: Option<String>, request: &StartRequest) -> Work {
+    let upstream = UpstreamRequest { api: target.api, model: target.model.clone(), body: body.into(), headers: request.headers.clone() };
+    Work { request: upstream, clocks: target.clocks, choices, previous_response_id }
+}
+
+fn meta(target: &Target, echo: &ResponseEcho, owner: &Owner, background: bool, store: bool) -> Meta {
+    let mut json = Vec::new();
+    echo.write_json(&mut json);
+    Meta {
+        id: GenerationId::random(),
+        owner: owner.clone(),
+        created_at: unix_now(),
+        model: target.model.clone(),
+        echo: String::from_utf8_lossy(&json).into_owned(),
+        api: target.api,
+        background,
+        store,
+    }
+}
+
+/// Whether a generation ended before its upstream had sent anything: then its idempotency key is free again.
+fn failed_early(generation: &Generation) -> bool {
+    generation.outcome().is_some_and(|outcome| matches!(outcome.ending, Ending::Failed(_)))
+        && matches!(generation.opening().now(), Some(Err(_)))
+}

@@ -1,0 +1,321 @@
+//! Every generation that can still be asked for, how long it stays, and how much they may hold together.
+
+use std::collections::hash_map::RandomState;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::failed_early;
+use crate::error::{ApiError, ErrorCode};
+use crate::generation::Generation;
+use crate::id::{GenerationId, Owner};
+use crate::log::MemoryAccount;
+
+/// How long and how much.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// How long a log stays after its end.
+    pub events: Duration,
+    /// How long the response object stays after its end.
+    pub responses: Duration,
+    /// Bytes for all logs and response objects together.
+    pub max_memory: usize,
+    /// Generations that run at the same time.
+    pub max_open: usize,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Registry {
+    retention: Retention,
+    account: MemoryAccount,
+    hasher: RandomState,
+    open: Arc<AtomicUsize>,
+    closed: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    generations: HashMap<GenerationId, Entry>,
+    /// Ended generations whose log is still there, oldest end first.
+    logs: BTreeMap<(Instant, GenerationId), ()>,
+    /// Ended generations whose response object is still there, oldest end first.
+    objects: BTreeMap<(Instant, GenerationId), ()>,
+    keys: HashMap<(Owner, String), Keyed>,
+    /// Bytes of ended generations beside their logs.
+    object_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    generation: Arc<Generation>,
+    ended: Option<Instant>,
+    last_seq: Option<u64>,
+    weight: usize,
+    key: Option<(Owner, String)>,
+}
+
+#[derive(Debug)]
+struct Keyed {
+    hash: u64,
+    /// `None` between the claim and the start.
+    id: Option<GenerationId>,
+}
+
+/// What an idempotency key stands for.
+#[derive(Debug)]
+pub(super) enum Claim {
+    /// Nothing yet.
+    Free(KeyClaim),
+    /// This generation.
+    Taken(Arc<Generation>),
+}
+
+/// A key that a request holds until its generation is in the registry. Dropping it gives the key back.
+#[derive(Debug)]
+pub(super) struct KeyClaim {
+    registry: Arc<Registry>,
+    key: Option<(Owner, String)>,
+}
+
+impl Drop for KeyClaim {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            self.registry.state.lock().keys.remove(&key);
+        }
+    }
+}
+
+/// A place among the open generations.
+#[derive(Debug)]
+pub(super) struct Permit(Arc<AtomicUsize>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A generation that is being written. Dropping it tells the registry that it has ended.
+#[derive(Debug)]
+pub(super) struct Running {
+    registry: Arc<Registry>,
+    id: GenerationId,
+    _permit: Permit,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.registry.note_end(&self.id);
+    }
+}
+
+impl Registry {
+    /// An empty registry; `account` is where the logs' bytes are counted.
+    #[must_use]
+    pub fn new(retention: Retention, account: MemoryAccount) -> Arc<Self> {
+        Arc::new(Self {
+            retention,
+            account,
+            hasher: RandomState::new(),
+            open: Arc::default(),
+            closed: AtomicBool::new(false),
+            state: Mutex::default(),
+        })
+    }
+
+    /// How many generations run now.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// How many generations can be asked for.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.state.lock().generations.len()
+    }
+
+    /// Whether nothing can be asked for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes held by logs and response objects.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.account.used() + self.state.lock().object_bytes
+    }
+
+    pub(super) fn hasher(&self) -> &RandomState {
+        &self.hasher
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Whether new generations are refused because the gateway stops.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn admit(&self) -> Result<Permit, ApiError> {
+        if self.is_closed() {
+            let error = ApiError::new(ErrorCode::ShuttingDown, "The gateway is shutting down.");
+            return Err(error.retry_after(Duration::from_secs(1)));
+        }
+        let open = self.open.fetch_add(1, Ordering::AcqRel);
+        let permit = Permit(self.open.clone());
+        if open >= self.retention.max_open {
+            let error = ApiError::new(ErrorCode::Overloaded, format!("{open} streams are open, as many as the gateway takes."));
+            return Err(error.retry_after(Duration::from_secs(1)));
+        }
+        if self.used() >= self.retention.max_memory {
+            self.relieve();
+            if self.used() >= self.retention.max_memory {
+                let error = ApiError::new(ErrorCode::Overloaded, "The memory for streams is used up by those that are running.");
+                return Err(error.retry_after(Duration::from_secs(1)));
+            }
+        }
+        Ok(permit)
+    }
+
+    pub(super) fn claim(self: &Arc<Self>, owner: &Owner, key: &str, hash: u64) -> Result<Claim, ApiError> {
+        let full = (owner.clone(), key.to_owned());
+        let mut state = self.state.lock();
+        if let Some(keyed) = state.keys.get(&full) {
+            if keyed.hash != hash {
+                return Err(ApiError::new(ErrorCode::IdempotencyMismatch, "This idempotency key was used for another request."));
+            }
+            let Some(id) = keyed.id.clone() else {
+                let error = ApiError::new(ErrorCode::Overloaded, "A request with this idempotency key is just being started.");
+                return Err(error.retry_after(Duration::from_secs(1)));
+            };
+            if let Some(generation) = state.generations.get(&id).map(|entry| entry.generation.clone())
+                && !failed_early(&generation)
+            {
+                return Ok(Claim::Taken(generation));
+            }
+        }
+        state.keys.insert(full.clone(), Keyed { hash, id: None });
+        Ok(Claim::Free(KeyClaim { registry: self.clone(), key: Some(full) }))
+    }
+
+    pub(super) fn insert(self: &Arc<Self>, generation: Arc<Generation>, permit: Permit, claim: Option<KeyClaim>) -> Running {
+        let id = generation.meta().id.clone();
+        let key = claim.and_then(|mut claim| claim.key.take());
+        let mut state = self.state.lock();
+        if let Some(keyed) = key.as_ref().and_then(|key| state.keys.get_mut(key)) {
+            keyed.id = Some(id.clone());
+        }
+        state.generations.insert(id.clone(), Entry { generation, ended: None, last_seq: None, weight: 0, key });
+        Running { registry: self.clone(), id, _permit: permit }
+    }
+
+    pub(super) fn find(&self, id: &GenerationId, owner: &Owner) -> Option<Arc<Generation>> {
+        let state = self.state.lock();
+        state.generations.get(id).map(|entry| &entry.generation).filter(|generation| generation.meta().owner == *owner).cloned()
+    }
+
+    /// The number of the last event of a generation whose log is gone.
+    pub(super) fn last_seq(&self, id: &GenerationId) -> Option<u64> {
+        self.state.lock().generations.get(id)?.last_seq
+    }
+
+    pub(super) fn remove(&self, id: &GenerationId) {
+        self.state.lock().remove(id);
+    }
+
+    fn note_end(&self, id: &GenerationId) {
+        let now = Instant::now();
+        let Some(generation) = self.state.lock().generations.get(id).map(|entry| entry.generation.clone()) else { return };
+        let weight = generation.weight();
+        let last_seq = generation.tail().ok().map(|tail| tail.next.0.saturating_sub(1));
+        {
+            let mut state = self.state.lock();
+            if let Some(entry) = state.generations.get_mut(id) {
+                entry.ended = Some(now);
+                entry.last_seq = last_seq;
+                entry.weight = weight;
+                state.object_bytes += weight;
+                state.logs.insert((now, id.clone()), ());
+                state.objects.insert((now, id.clone()), ());
+            }
+        }
+        self.sweep(now);
+    }
+
+    /// Lets go of what has been kept long enough, and of the oldest while there is too much. Called at every end and start
+    /// that needs it, and by a clock so that an idle gateway shrinks, too.
+    pub fn sweep(&self, now: Instant) {
+        let mut expired = Vec::new();
+        {
+            let mut state = self.state.lock();
+            while let Some(((ended, _), ())) = state.logs.first_key_value()
+                && now.duration_since(*ended) >= self.retention.events
+            {
+                expired.extend(state.pop_log());
+            }
+            while let Some(((ended, _), ())) = state.objects.first_key_value()
+                && now.duration_since(*ended) >= self.retention.responses
+            {
+                expired.extend(state.pop_object());
+            }
+        }
+        // Expiry wakes readers; that is done without the lock.
+        expired.iter().for_each(|generation: &Arc<Generation>| generation.log().expire());
+        self.relieve();
+    }
+
+    /// Drops the oldest finished logs, then the oldest response objects, until the bound holds.
+    fn relieve(&self) {
+        while self.used() > self.retention.max_memory {
+            let mut state = self.state.lock();
+            let Some(oldest) = state.pop_log().or_else(|| state.pop_object()) else { return };
+            drop(state);
+            tracing::warn!(generation = %oldest.meta().id, "dropped under memory pressure");
+            oldest.log().expire();
+        }
+    }
+}
+
+impl State {
+    /// Takes the oldest log off the list; an object that is kept only as long as its log goes with it.
+    fn pop_log(&mut self) -> Option<Arc<Generation>> {
+        let ((_, id), ()) = self.logs.pop_first()?;
+        let generation = self.generations.get(&id)?.generation.clone();
+        if !generation.meta().store {
+            self.remove(&id);
+        }
+        Some(generation)
+    }
+
+    fn pop_object(&mut self) -> Option<Arc<Generation>> {
+        let ((_, id), ()) = self.objects.pop_first()?;
+        let generation = self.generations.get(&id)?.generation.clone();
+        self.remove(&id);
+        Some(generation)
+    }
+
+    fn remove(&mut self, id: &GenerationId) {
+        let Some(entry) = self.generations.remove(id) else { return };
+        self.object_bytes = self.object_bytes.saturating_sub(entry.weight);
+        if let Some(ended) = entry.ended {
+            self.logs.remove(&(ended, id.clone()));
+            self.objects.remove(&(ended, id.clone()));
+        }
+        if let Some(key) = entry.key
+            && self.keys.get(&key).is_some_and(|keyed| keyed.id.as_ref() == Some(id))
+        {
+            self.keys.remove(&key);
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! The task that writes a generation: asks the upstream, translates what comes, appends it, and ends the log.
+//!
+//! It runs on the worker that accepted the request, so that a token's way from socket to socket never leaves a thread.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use tokio::time::{Instant, Sleep};
+
+use super::control::Stop;
+use super::writer::Writer;
+use super::{Generation, unix_now};
+use crate::decode::{Flow, SseEvent};
+use crate::error::{ApiError, ErrorCode};
+use crate::event::{Ending, Failure};
+use crate::log::AppendError;
+use crate::snapshot::Api;
+use crate::translate::{BodyEnd, ChatTranslator, Progress, ResponsesTranslator, Scribe, Translated};
+use crate::upstream::{Clocks, OpenError, StreamStep, TokenStream, Upstream, UpstreamRequest};
+
+/// How long usage and `[DONE]` may take once every choice has finished. Then silence is an end.
+const AFTER_FINISH: Duration = Duration::from_secs(5);
+/// How long the end of a finished body is waited for, so that its connection can be used again.
+const DRAIN: Duration = Duration::from_millis(100);
+
+/// What there is to do.
+#[derive(Debug)]
+pub struct Work {
+    /// What is asked.
+    pub request: UpstreamRequest,
+    /// How long to wait.
+    pub clocks: Clocks,
+    /// How many choices were asked for.
+    pub choices: u32,
+    /// The predecessor that the client named.
+    pub previous_response_id: Option<String>,
+}
+
+/// Writes the generation to its end. The scribe may hold events (`response.created`) that go first.
+pub(crate) async fn drive(mut writer: Writer, mut scribe: Scribe, upstream: Arc<dyn Upstream>, work: Work) {
+    let id = writer.generation().meta().id.clone();
+    let run = AssertUnwindSafe(run(&mut writer, &mut scribe, upstream, work)).catch_unwind().await;
+    match run {
+        Ok(Some(mut stream)) => {
+            // The answer is whole and its readers are gone or going; only the connection is still of use.
+            let _ = tokio::time::timeout(DRAIN, std::future::poll_fn(|cx| drain(stream.as_mut(), cx))).await;
+        }
+        Ok(None) => {}
+        Err(_) => {
+            // The panic itself was reported by the panic hook.
+            tracing::error!(generation = %id, "the generation's task panicked");
+            writer.seal_abruptly(&ApiError::new(ErrorCode::InternalError, "The gateway failed while it wrote this answer."));
+        }
+    }
+}
+
+fn drain(stream: &mut dyn TokenStream, cx: &mut Context<'_>) -> Poll<()> {
+    loop {
+        match stream.poll_events(cx, &mut |_| Flow::Continue) {
+            Poll::Ready(StreamStep::Read) => {}
+            Poll::Ready(StreamStep::Ended(_) | StreamStep::Failed(_)) => return Poll::Ready(()),
+            Poll::Pending => return Poll::Pending,
+        }
+    }
+}
+
+/// Gives the stream back if its connection may be used again.
+async fn run(writer: &mut Writer, scribe: &mut Scribe, upstream: Arc<dyn Upstream>, work: Work) -> Option<Box<dyn TokenStream>> {
+    let generation = writer.generation().clone();
+    let mut translator = Translator::new(&generation, &work);
+    let mut watch = Watch::new(generation.clone(), work.clocks);
+    let opened = watch.guard(upstream.open(work.request)).await;
+    let mut stream = match opened {
+        Ok(Ok(opened)) => {
+            generation.opening().settle(Ok(opened.head));
+            opened.stream
+        }
+        Ok(Err(error)) => {
+            let ending = Ending::Failed(Failure::from(&error.to_api_error()));
+            generation.opening().settle(Err(error));
+            finish(writer, scribe, &mut translator, ending);
+            return None;
+        }
+        Err(interrupt) => {
+            let error = interrupt.to_api_error();
+            generation.opening().settle(Err(OpenError::Failed(error)));
+            finish(writer, scribe, &mut translator, interrupt.into_ending());
+            return None;
+        }
+    };
+    loop {
+        let step = std::future::poll_fn(|cx| watch.poll_stream(cx, stream.as_mut(), &mut translator, scribe)).await;
+        let ending = match step {
+            Step::Read => None,
+            Step::Over(ending) => Some(ending),
+        };
+        let Some(ending) = ending else {
+            match writer.append(scribe) {
+                Ok(()) => continue,
+                Err(AppendError::Full { .. }) => {
+                    tracing::warn!(generation = %generation.meta().id, "the answer outgrew the bound on one stream");
+                    writer.seal_abruptly(&ApiError::new(
+                        ErrorCode::StreamTooLarge,
+                        "The answer is larger than the gateway keeps for one stream.",
+                    ));
+                }
+                // Somebody else writes it now, or it was deleted: there is nothing left to do here.
+                Err(AppendError::Fenced { .. } | AppendError::Sealed | AppendError::Gap { .. } | AppendError::Expired) => {}
+            }
+            return None;
+        };
+        let reusable = matches!(ending, Ending::Completed { .. } | Ending::Incomplete { .. });
+        finish(writer, scribe, &mut translator, ending);
+        return reusable.then_some(stream);
+    }
+}
+
+fn finish(writer: &mut Writer, scribe: &mut Scribe, translator: &mut Translator, ending: Ending) {
+    if let Ending::Failed(failure) = &ending {
+        // The code is ours or the upstream's; the message may quote the conversation and stays out of the log.
+        tracing::info!(generation = %writer.generation().meta().id, code = %failure.code, "generation failed");
+    }
+    translator.end(ending, unix_now(), scribe);
+    writer.seal(scribe);
+}
+
+#[derive(Debug)]
+enum Translator {
+    Chat(ChatTranslator),
+    Responses(ResponsesTranslator),
+}
+
+impl Translator {
+    fn new(generation: &Generation, work: &Work) -> Self {
+        match generation.meta().api {
+            Api::Chat => Self::Chat(ChatTranslator::new(work.choices)),
+            Api::Responses => Self::Responses(ResponsesTranslator::new(&generation.meta().id, work.previous_response_id.as_deref())),
+        }
+    }
+
+    fn event(&mut self, event: SseEvent<'_>, scribe: &mut Scribe) -> Translated {
+        match (self, event) {
+            (Self::Chat(chat), SseEvent::Data { name, data, terminated }) => chat.payload(name, data, terminated, scribe),
+            (Self::Chat(chat), SseEvent::ErrorField(value)) => {
+                Translated { progress: Progress::Over(chat.error_field(value)), tokens: false }
+            }
+            (Self::Responses(responses), SseEvent::Data { data, terminated, .. }) => responses.payload(data, terminated, scribe),
+            (Self::Responses(_), SseEvent::ErrorField(_)) => Translated { progress: Progress::Open, tokens: false },
+        }
+    }
+
+    fn body_ended(&self, end: BodyEnd) -> Ending {
+        match self {
+            Self::Chat(chat) => chat.body_ended(end),
+            Self::Responses(responses) => responses.body_ended(end),
+        }
+    }
+
+    fn end(&mut self, ending: Ending, at: u64, scribe: &mut Scribe) {
+        match self {
+            Self::Chat(chat) => chat.end(ending, at, scribe),
+            Self::Responses(responses) => responses.end(ending, at, scribe),
+        }
+    }
+}
+
+enum Step {
+    Read,
+    Over(Ending),
+}
+
+/// Why waiting was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Interrupt {
+    Stopped(Stop),
+    Clock(ErrorCode),
+}
+
+impl Interrupt {
+    fn to_api_error(self) -> ApiError {
+        match self {
+            Self::Stopped(Stop::Cancelled) => ApiError::new(ErrorCode::Cancelled, "The generation was cancelled."),
+            Self::Stopped(Stop::Abandoned) => ApiError::new(ErrorCode::Cancelled, "The generation was cancelled: nobody was reading it."),
+            Self::Clock(code) => {
+                let what = match code {
+                    ErrorCode::FirstTokenTimeout => "The upstream sent no first token in time.",
+                    ErrorCode::BetweenTokensTimeout => "The upstream fell silent in the middle of the answer.",
+                    _ => "The upstream took too long over the whole answer.",
+                };
+                ApiError::new(code, what)
+            }
+        }
+    }
+
+    fn into_ending(self) -> Ending {
+        match self {
+            Self::Stopped(_) => Ending::Cancelled,
+            Self::Clock(_) => Ending::Failed(Failure::from(&self.to_api_error())),
+        }
+    }
+}
+
+/// The clocks and the strings of one generation, under one timer.
+///
+/// The timer is not moved with every token. It is set once and, when it fires too early because tokens came meanwhile, set
+/// again to what is left.
+struct Watch {
+    generation: Arc<Generation>,
+    clocks: Clocks,
+    started: Instant,
+    last_token: Option<Instant>,
+    finished: Option<Instant>,
+    abandoned: Option<Instant>,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Watch {
+    fn new(generation: Arc<Generation>, clocks: Clocks) -> Self {
+        let started = Instant::now();
+        let timer = Box::pin(tokio::time::sleep_until(started));
+        Self { generation, clocks, started, last_token: None, finished: None, abandoned: None, timer }
+    }
+
+    /// Runs a future until it is done or there is a reason to give up.
+    async fn guard<F: Future>(&mut self, future: F) -> Result<F::Output, Interrupt> {
+        tokio::pin!(future);
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(interrupt) = self.poll(cx) {
+                return Poll::Ready(Err(interrupt));
+            }
+            future.as_mut().poll(cx).map(Ok)
+        })
+        .await
+    }
+
+    fn poll_stream(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut dyn TokenStream,
+        translator: &mut Translator,
+        scribe: &mut Scribe,
+    ) -> Poll<Step> {
+        let mut tokens = false;
+        let mut progress = Progress::Open;
+        let step = stream.poll_events(cx, &mut |event| {
+            let translated = translator.event(event, scribe);
+            tokens |= translated.tokens;
+            progress = translated.progress;
+            if matches!(progress, Progress::Over(_)) { Flow::Stop } else { Flow::Continue }
+        });
+        if tokens {
+            self.last_token = Some(Instant::now());
+        }
+        match progress {
+            Progress::Over(ending) => return Poll::Ready(Step::Over(ending)),
+            Progress::Finished => self.finished = Some(Instant::now()),
+            // Text after a finish reason: the answer goes on.
+            Progress::Open if tokens => self.finished = None,
+            Progress::Open => {}
+        }
+        match step {
+            Poll::Ready(StreamStep::Read) => {
+                // A stream that never pauses must still be stoppable.
+                if self.generation.control().is_cancelled() {
+                    return Poll::Ready(Step::Over(Ending::Cancelled));
+                }
+                Poll::Ready(Step::Read)
+            }
+            Poll::Ready(StreamStep::Ended(end)) => Poll::Ready(Step::Over(translator.body_ended(end))),
+            Poll::Ready(StreamStep::Failed(error)) => Poll::Ready(Step::Over(Ending::Failed(Failure::from(&error)))),
+            Poll::Pending => match self.poll(cx) {
+                Poll::Ready(_) if self.silence_is_an_end() => Poll::Ready(Step::Over(translator.body_ended(BodyEnd::Silence))),
+                Poll::Ready(interrupt) => Poll::Ready(Step::Over(interrupt.into_ending())),
+                Poll::Pending => Poll::Pending,
+            },
+        }
+    }
+
+    /// Whether the time after the last finish reason has run out.
+    fn silence_is_an_end(&self) -> bool {
+        self.finished.is_some_and(|at| Instant::now() >= at + AFTER_FINISH)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Interrupt> {
+        let control = self.generation.control();
+        control.watch(cx);
+        if control.is_cancelled() {
+            return Poll::Ready(Interrupt::Stopped(Stop::Cancelled));
+        }
+        match control.abandoned() {
+            Some(grace) if grace.is_zero() => return Poll::Ready(Interrupt::Stopped(Stop::Abandoned)),
+            Some(_) => drop(self.abandoned.get_or_insert_with(Instant::now)),
+            None => self.abandoned = None,
+        }
+        loop {
+            let Some((deadline, interrupt)) = self.next_deadline() else { return Poll::Pending };
+            let armed = self.timer.deadline();
+            if armed > deadline || self.timer.is_elapsed() {
+                if deadline <= Instant::now() {
+                    return Poll::Ready(interrupt);
+                }
+                self.timer.as_mut().reset(deadline);
+            }
+            match self.timer.as_mut().poll(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(()) if self.timer.deadline() >= deadline => return Poll::Ready(interrupt),
+                Poll::Ready(()) => {}
+            }
+        }
+    }
+
+    /// What runs out first, and what that means.
+    fn next_deadline(&self) -> Option<(Instant, Interrupt)> {
+        let clock = |from: Instant, after: Duration, code| (!after.is_zero()).then(|| (from + after, Interrupt::Clock(code)));
+        let tokens = match (self.finished, self.last_token) {
+            (Some(finished), _) => Some((finished + AFTER_FINISH, Interrupt::Clock(ErrorCode::BetweenTokensTimeout))),
+            (None, Some(last)) => clock(last, self.clocks.between_tokens, ErrorCode::BetweenTokensTimeout),
+            (None, None) => clock(self.started, self.clocks.first_token, ErrorCode::FirstTokenTimeout),
+        };
+        let total = clock(self.started, self.clocks.total, ErrorCode::TotalTimeout);
+        let grace = self.generation.control().abandoned().unwrap_or_default();
+        let abandoned = self.abandoned.map(|since| (since + grace, Interrupt::Stopped(Stop::Abandoned)));
+        [tokens, total, abandoned].into_iter().flatten().min_by_key(|(deadline, _)| *deadline)
+    }
+}

@@ -1,0 +1,273 @@
+//! A generation: one answer being written, its log, and those who read it.
+//!
+//! ```text
+//!   start ──▶ Queued ──▶ Running ──▶ Completed | Incomplete | Failed | Cancelled
+//!               │            │                      ▲
+//!               └────────────┴──── cancel, clocks, panic, end of the worker
+//! ```
+//!
+//! The [`driver`](self) task writes; [`Subscription`]s read. They share this object and nothing else. Whatever happens to the
+//! driver, the log ends with exactly one terminal event: its writer seals the log when it is dropped.
+
+mod control;
+mod driver;
+mod opening;
+mod subscription;
+mod writer;
+
+pub use control::{Attachment, Stop};
+pub use driver::Work;
+pub(crate) use driver::drive;
+pub use opening::Opening;
+pub use subscription::{EndOfStream, Subscription, SubscriptionError};
+pub(crate) use writer::Writer;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use parking_lot::{Mutex, RwLock};
+use serde_json::value::RawValue;
+use tokio::sync::Notify;
+
+use crate::dialect::KnownTemplate;
+use crate::event::Outcome;
+use crate::id::Seq;
+use crate::log::{LogReader, ReadError, Tail, TokenLog};
+use crate::record::{Content, RecordBatch};
+use crate::snapshot::{Meta, Snapshot, Status};
+use control::Control;
+
+/// Unix time in seconds.
+pub(crate) fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// One answer, shared by its writer and its readers.
+pub struct Generation {
+    meta: Meta,
+    log: Arc<dyn TokenLog>,
+    templates: RwLock<Vec<Arc<KnownTemplate>>>,
+    fold: Mutex<Snapshot>,
+    control: Control,
+    opening: Opening,
+    ended: Notify,
+    conversation: Conversation,
+}
+
+/// What a successor's history is made of.
+#[derive(Default)]
+pub struct Conversation {
+    /// The items of all earlier turns, inputs and outputs in order.
+    pub history: Vec<Box<RawValue>>,
+    /// This turn's input items, each with an id.
+    pub input: Vec<Box<RawValue>>,
+}
+
+impl Conversation {
+    fn weight(&self) -> usize {
+        self.history.iter().chain(&self.input).map(|item| item.get().len() + 16).sum()
+    }
+}
+
+impl fmt::Debug for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Generation").field("meta", &self.meta).field("log", &self.log).finish_non_exhaustive()
+    }
+}
+
+impl Generation {
+    /// A generation that nobody writes yet. `grace` is how long it runs on without a reader, unless it is a background one.
+    #[must_use]
+    pub fn new(meta: Meta, log: Arc<dyn TokenLog>, conversation: Conversation, grace: Duration) -> Arc<Self> {
+        let control = Control::new((!meta.background).then_some(grace));
+        Arc::new(Self {
+            meta,
+            log,
+            templates: RwLock::default(),
+            fold: Mutex::default(),
+            control,
+            opening: Opening::default(),
+            ended: Notify::new(),
+            conversation,
+        })
+    }
+
+    /// What was known at its start.
+    #[must_use]
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// Its records.
+    #[must_use]
+    pub fn log(&self) -> &Arc<dyn TokenLog> {
+        &self.log
+    }
+
+    /// What its upstream answered before the first token.
+    #[must_use]
+    pub fn opening(&self) -> &Opening {
+        &self.opening
+    }
+
+    /// The turn's input and what came before it.
+    #[must_use]
+    pub fn conversation(&self) -> &Conversation {
+        &self.conversation
+    }
+
+    /// Counts a reader until the attachment is dropped.
+    #[must_use]
+    pub fn attach(self: &Arc<Self>) -> Attachment {
+        Attachment::new(self.clone())
+    }
+
+    /// Stops it, in whatever phase it is. Returns at once; the terminal event follows.
+    pub fn cancel(&self) {
+        self.control.cancel();
+    }
+
+    /// Where the log stands.
+    ///
+    /// # Errors
+    /// [`ReadError::Expired`] once the records are gone.
+    pub fn tail(&self) -> Result<Tail, ReadError> {
+        self.log.tail()
+    }
+
+    /// Its status now.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.with_snapshot(Snapshot::status)
+    }
+
+    /// How it ended, if it has.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.with_snapshot(|snapshot| snapshot.outcome().cloned())
+    }
+
+    /// Waits for the terminal event.
+    pub async fn ended(&self) {
+        loop {
+            let notified = self.ended.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            if self.is_over() {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// Whether the terminal event is written, or the log gone.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.log.tail().map_or(true, |tail| tail.sealed)
+    }
+
+    /// The response object as it is now.
+    #[must_use]
+    pub fn response_json(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.with_snapshot(|snapshot| snapshot.write_response(&self.meta, &mut out));
+        out
+    }
+
+    /// Its output items as a raw JSON array.
+    #[must_use]
+    pub fn output_json(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.with_snapshot(|snapshot| snapshot.write_output(&self.meta.id, &mut out));
+        out
+    }
+
+    /// The first raw chunk: the body of a chat completion that was not streamed.
+    #[must_use]
+    pub fn first_raw(&self) -> Option<Vec<u8>> {
+        let mut reader = LogReader::new(self.log.clone(), Seq(0));
+        let mut batch = RecordBatch::default();
+        loop {
+            reader.read_now(READ_BYTES, &mut batch).ok()?;
+            if batch.is_empty() {
+                return None;
+            }
+            for record in batch.iter() {
+                if let Ok(Content::Whole(whole)) = Content::decode(record.payload)
+                    && let Some(raw) = whole.raw
+                {
+                    return Some(raw.into_vec());
+                }
+            }
+        }
+    }
+
+    /// Bytes that it holds beside its log.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let templates: usize = self.templates.read().iter().map(|known| known.template.weight() + known.event_middle.len() + 64).sum();
+        self.meta.echo.len() + self.conversation.weight() + self.fold.lock().weight() + templates + 512
+    }
+
+    /// Looks at the fold of all events so far. The fold is brought up to date only here: a stream that nobody asks about,
+    /// and whose end is not reached, costs none.
+    pub(crate) fn with_snapshot<T>(&self, look: impl FnOnce(&Snapshot) -> T) -> T {
+        let mut snapshot = self.fold.lock();
+        let behind = self.log.tail().is_ok_and(|tail| snapshot.next() < tail.next);
+        if behind {
+            self.catch_up(&mut snapshot);
+        }
+        look(&snapshot)
+    }
+
+    fn catch_up(&self, snapshot: &mut Snapshot) {
+        let mut reader = LogReader::new(self.log.clone(), snapshot.next());
+        let mut batch = RecordBatch::default();
+        let mut templates = self.templates();
+        while reader.read_now(READ_BYTES, &mut batch).is_ok() && !batch.is_empty() {
+            for record in batch.iter() {
+                match Content::decode(record.payload) {
+                    Ok(Content::Delta { template, holes }) => {
+                        if templates.len() <= template {
+                            templates = self.templates();
+                        }
+                        let known = templates.get(template);
+                        let text = known.and_then(|known| holes.text(&known.template)).and_then(|text| std::str::from_utf8(text).ok());
+                        if let (Some(known), Some(text)) = (known, text) {
+                            snapshot.apply_delta(known.template.target, text);
+                        }
+                    }
+                    Ok(Content::Whole(whole)) => whole.events.iter().for_each(|event| snapshot.apply(event)),
+                    // Records are written and read by the same program; a damaged one costs its own text only.
+                    Err(error) => tracing::error!(generation = %self.meta.id, %error, "record skipped"),
+                }
+            }
+        }
+    }
+
+    /// The templates so far.
+    pub(crate) fn templates(&self) -> Vec<Arc<KnownTemplate>> {
+        self.templates.read().clone()
+    }
+
+    pub(crate) fn template_count(&self) -> usize {
+        self.templates.read().len()
+    }
+
+    pub(crate) fn add_template(&self, known: KnownTemplate) {
+        self.templates.write().push(Arc::new(known));
+    }
+
+    pub(crate) fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// The log was just sealed.
+    pub(crate) fn announce_end(&self) {
+        self.ended.notify_waiters();
+    }
+}
+
+/// Bytes of records that are read from a log at a time.
+pub(crate) const READ_BYTES: usize = 16 * 1024;

@@ -1,0 +1,157 @@
+//! A reader: a cursor into a generation's log, rendered in one dialect and framing.
+//!
+//! Nothing is kept for a reader that does not read. Each time it is polled it takes what stands past its cursor, up to
+//! 64 KiB, as one piece of bytes that goes out in one write.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+
+use super::control::Attachment;
+use super::{Generation, READ_BYTES};
+use crate::dialect::{Dialect, Framing, Rendered, Renderer};
+use crate::id::Seq;
+use crate::log::{LogReader, ReadError};
+use crate::record::RecordBatch;
+
+/// The most that one poll gives, give or take one record.
+const POLL_BYTES: usize = 64 * 1024;
+
+/// Why a reader gets no more although the end has not come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubscriptionError {
+    /// The log was removed under memory pressure, or deleted.
+    #[error("the log has expired")]
+    Expired,
+    /// The generation did not end well, and the dialect can only show that by breaking off.
+    #[error("the generation did not end well")]
+    BrokenOff,
+    /// A record could not be decoded.
+    #[error("a stored record is damaged")]
+    Corrupt,
+}
+
+/// How far a subscription is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndOfStream {
+    /// More may come.
+    Open,
+    /// Everything was given out.
+    Reached,
+}
+
+/// A reader of one generation.
+#[derive(Debug)]
+pub struct Subscription {
+    attachment: Attachment,
+    reader: LogReader,
+    renderer: Renderer,
+    /// Records that were read but not rendered yet.
+    batch: RecordBatch,
+    index: usize,
+    from: Seq,
+    end: EndOfStream,
+    failed: Option<SubscriptionError>,
+    out: BytesMut,
+}
+
+impl Subscription {
+    /// Reads from the event `from` on. Takes over an attachment, so that a generation is never without a reader in between.
+    #[must_use]
+    pub fn new(attachment: Attachment, from: Seq, dialect: Dialect, framing: Arc<dyn Framing>) -> Self {
+        let reader = LogReader::new(attachment.generation().log().clone(), from);
+        Self {
+            attachment,
+            reader,
+            renderer: Renderer::new(dialect, framing),
+            batch: RecordBatch::default(),
+            index: 0,
+            from,
+            end: EndOfStream::Open,
+            failed: None,
+            out: BytesMut::new(),
+        }
+    }
+
+    /// What is read.
+    #[must_use]
+    pub fn generation(&self) -> &Arc<Generation> {
+        self.attachment.generation()
+    }
+
+    /// The dialect that it is read in.
+    #[must_use]
+    pub fn dialect(&self) -> Dialect {
+        self.renderer.dialect()
+    }
+
+    /// Whether everything was given out.
+    #[must_use]
+    pub fn end(&self) -> EndOfStream {
+        self.end
+    }
+
+    /// What stands past the cursor, as wrapped frames. `Ready(None)` is the end.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, SubscriptionError>>> {
+        loop {
+            if let Some(error) = self.failed.take() {
+                self.end = EndOfStream::Reached;
+                return Poll::Ready(Some(Err(error)));
+            }
+            if self.end == EndOfStream::Reached {
+                return Poll::Ready(None);
+            }
+            if self.index >= self.batch.len() {
+                self.index = 0;
+                let poll = self.reader.poll_read(cx, READ_BYTES, &mut self.batch);
+                match poll {
+                    Poll::Pending => {
+                        // A reader that waits holds no more than its cursor.
+                        if self.batch.byte_len() > 1024 || self.renderer_is_large() {
+                            self.batch.release();
+                            self.renderer.release();
+                        } else {
+                            let next = self.reader.position();
+                            self.batch.restart(next);
+                        }
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(Err(ReadError::Expired)) => {
+                        self.failed = Some(SubscriptionError::Expired);
+                        continue;
+                    }
+                    Poll::Ready(Ok(_)) if self.batch.is_empty() => {
+                        self.end = EndOfStream::Reached;
+                        continue;
+                    }
+                    Poll::Ready(Ok(_)) => {}
+                }
+            }
+            self.render();
+            if !self.out.is_empty() {
+                return Poll::Ready(Some(Ok(self.out.split().freeze())));
+            }
+        }
+    }
+
+    fn renderer_is_large(&self) -> bool {
+        self.out.capacity() > 4096
+    }
+
+    fn render(&mut self) {
+        let generation = self.attachment.generation();
+        while let Some(record) = self.batch.get(self.index) {
+            self.index += 1;
+            match self.renderer.render(generation, record, self.from, &mut self.out) {
+                Ok(Rendered::Open) => {}
+                Ok(Rendered::Ended) => self.end = EndOfStream::Reached,
+                Ok(Rendered::BrokenOff) => self.failed = Some(SubscriptionError::BrokenOff),
+                Err(_) => self.failed = Some(SubscriptionError::Corrupt),
+            }
+            if self.out.len() >= POLL_BYTES || self.failed.is_some() || self.end == EndOfStream::Reached {
+                break;
+            }
+        }
+    }
+}

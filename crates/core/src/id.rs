@@ -1,0 +1,117 @@
+//! Names of things: generations, positions in their logs, and those who own them.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use rand::Rng as _;
+use serde::{Deserialize, Serialize};
+
+const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+
+/// `length` characters of `[A-Za-z0-9]`, just short of 6 random bits each.
+pub(crate) fn random_alphanumeric(length: usize) -> String {
+    let mut rng = rand::rng();
+    (0..length).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())])).collect()
+}
+
+/// A generation's id, which is its response id: `resp_` and 24 random characters of `[A-Za-z0-9]` (142 bits). Never reused.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct GenerationId(Arc<str>);
+
+impl GenerationId {
+    /// A new id.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(format!("resp_{}", random_alphanumeric(24)).into())
+    }
+
+    /// The id as it stands on the wire.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The random part, from which the ids of the generation's items are made.
+    #[must_use]
+    pub fn suffix(&self) -> &str {
+        self.0.strip_prefix("resp_").unwrap_or(&self.0)
+    }
+}
+
+/// The text is not a generation's id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected `resp_` followed by letters and digits")]
+pub struct InvalidId;
+
+impl FromStr for GenerationId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let suffix = text.strip_prefix("resp_").ok_or(InvalidId)?;
+        if suffix.is_empty() || suffix.len() > 64 || !suffix.bytes().all(|b| b.is_ascii_alphanumeric()) {
+            return Err(InvalidId);
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl fmt::Display for GenerationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for GenerationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The number of an event in its generation's log: `sequence_number`, from 0 without gaps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Seq(pub u64);
+
+impl Seq {
+    /// The number after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Seq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Whose generation it is. One owner's streams do not exist for another.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Owner {
+    /// Nobody in particular: no keys are configured.
+    #[default]
+    Anonymous,
+    /// The holder of a key, by the key's configured name.
+    Named(Arc<str>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_long_random_and_parse_back() {
+        let (a, b) = (GenerationId::random(), GenerationId::random());
+        assert_ne!(a, b);
+        assert_eq!(a.as_str().len(), 29);
+        assert_eq!(a.as_str().parse::<GenerationId>(), Ok(a));
+    }
+
+    #[test]
+    fn other_texts_are_not_ids() {
+        for text in ["", "resp_", "resp", "chatcmpl-1", "resp_a.b", "resp_ä", &format!("resp_{}", "a".repeat(65))] {
+            assert_eq!(text.parse::<GenerationId>(), Err(InvalidId), "{text}");
+        }
+    }
+}

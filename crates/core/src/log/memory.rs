@@ -1,0 +1,252 @@
+//! The default log: records end to end in one growing buffer, under one lock that is held for a copy.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+
+use super::{AppendError, Cursor, Epoch, LogLimits, ReadError, ReaderSlot, Tail, TokenLog};
+use crate::id::Seq;
+use crate::record::RecordBatch;
+
+/// Bytes that all logs of a process hold together. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryAccount(Arc<AtomicUsize>);
+
+impl MemoryAccount {
+    /// Bytes held now.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn resize(&self, from: usize, to: usize) {
+        // Two's complement: adding the wrapped difference also subtracts.
+        self.0.fetch_add(to.wrapping_sub(from), Ordering::Relaxed);
+    }
+}
+
+/// A log in memory. Costs what the records hold, 8 bytes a record, and what `Vec` keeps in reserve.
+#[derive(Debug)]
+pub struct MemoryLog {
+    limits: LogLimits,
+    account: MemoryAccount,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    bytes: Vec<u8>,
+    records: Vec<RecordEnd>,
+    epoch: Epoch,
+    sealed: bool,
+    expired: bool,
+    /// What the account was last told.
+    accounted: usize,
+    readers: Vec<Reader>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct RecordEnd {
+    next_seq: u32,
+    byte: u32,
+}
+
+#[derive(Debug)]
+enum Reader {
+    Vacant,
+    Reading,
+    Waiting(Waker),
+}
+
+/// Most logs have one reader; its waker needs no allocation.
+type Wakers = SmallVec<[Waker; 2]>;
+
+impl MemoryLog {
+    /// An empty log. Limits over 4 GiB or 2³² events are lowered to that.
+    #[must_use]
+    pub fn new(limits: LogLimits, account: MemoryAccount) -> Self {
+        let limits = LogLimits { bytes: limits.bytes.min(u32::MAX as usize), events: limits.events.min(u64::from(u32::MAX)) };
+        Self { limits, account, state: Mutex::default() }
+    }
+
+    fn write(&self, epoch: Epoch, batch: &RecordBatch, last: bool) -> Result<(), AppendError> {
+        let mut state = self.state.lock();
+        if epoch != state.epoch {
+            return Err(AppendError::Fenced { held: epoch, current: state.epoch });
+        }
+        if state.expired {
+            return Err(AppendError::Expired);
+        }
+        if state.sealed {
+            return Err(AppendError::Sealed);
+        }
+        let expected = state.next_seq();
+        if !batch.is_empty() && batch.first_seq() != expected {
+            return Err(AppendError::Gap { expected, found: batch.first_seq() });
+        }
+        let bytes = state.bytes.len() + batch.byte_len();
+        let limits = if last { LogLimits { bytes: u32::MAX as usize, events: u64::from(u32::MAX) } } else { self.limits };
+        if bytes > limits.bytes || batch.next_seq().0 > limits.events {
+            return Err(AppendError::Full { limits: self.limits });
+        }
+        for record in batch.iter() {
+            state.bytes.extend_from_slice(record.payload);
+            // Both fit: the limits were checked above.
+            let end = RecordEnd { next_seq: (record.first_seq.0 + record.events) as u32, byte: state.bytes.len() as u32 };
+            state.records.push(end);
+        }
+        if last {
+            state.sealed = true;
+            state.bytes.shrink_to_fit();
+            state.records.shrink_to_fit();
+        }
+        state.account(&self.account);
+        let wakers = state.take_wakers();
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+        Ok(())
+    }
+}
+
+impl State {
+    fn next_seq(&self) -> Seq {
+        Seq(self.records.last().map_or(0, |end| u64::from(end.next_seq)))
+    }
+
+    fn weight(&self) -> usize {
+        self.bytes.capacity() + self.records.capacity() * size_of::<RecordEnd>()
+    }
+
+    fn account(&mut self, account: &MemoryAccount) {
+        let weight = self.weight();
+        if weight != self.accounted {
+            account.resize(self.accounted, weight);
+            self.accounted = weight;
+        }
+    }
+
+    fn take_wakers(&mut self) -> Wakers {
+        let mut wakers = Wakers::new();
+        for reader in &mut self.readers {
+            if matches!(reader, Reader::Waiting(_))
+                && let Reader::Waiting(waker) = std::mem::replace(reader, Reader::Reading)
+            {
+                wakers.push(waker);
+            }
+        }
+        wakers
+    }
+
+    fn copy(&self, cursor: &mut Cursor, max_bytes: usize, out: &mut RecordBatch) {
+        let start = match cursor.hint {
+            Some(index) => index,
+            None => self.records.partition_point(|end| u64::from(end.next_seq) <= cursor.next.0),
+        };
+        let before = start.checked_sub(1).and_then(|index| self.records.get(index)).copied();
+        let (mut seq, mut byte) = before.map_or((0, 0), |end| (end.next_seq, end.byte));
+        let mut index = start;
+        out.restart(Seq(u64::from(seq)));
+        while let Some(end) = self.records.get(index) {
+            out.push(u64::from(end.next_seq - seq), &self.bytes[byte as usize..end.byte as usize]);
+            (seq, byte) = (end.next_seq, end.byte);
+            index += 1;
+            if out.byte_len() >= max_bytes {
+                break;
+            }
+        }
+        if index > start {
+            *cursor = Cursor { next: Seq(u64::from(seq)), hint: Some(index) };
+        }
+    }
+}
+
+impl TokenLog for MemoryLog {
+    fn append(&self, epoch: Epoch, batch: &RecordBatch) -> Result<(), AppendError> {
+        self.write(epoch, batch, false)
+    }
+
+    fn seal(&self, epoch: Epoch, batch: &RecordBatch) -> Result<(), AppendError> {
+        self.write(epoch, batch, true)
+    }
+
+    fn take_over(&self) -> Epoch {
+        let mut state = self.state.lock();
+        state.epoch.0 += 1;
+        state.epoch
+    }
+
+    fn tail(&self) -> Result<Tail, ReadError> {
+        let state = self.state.lock();
+        if state.expired { Err(ReadError::Expired) } else { Ok(Tail { next: state.next_seq(), sealed: state.sealed }) }
+    }
+
+    fn weight(&self) -> usize {
+        self.state.lock().weight()
+    }
+
+    fn expire(&self) {
+        let mut state = self.state.lock();
+        state.expired = true;
+        state.bytes = Vec::new();
+        state.records = Vec::new();
+        state.account(&self.account);
+        let wakers = state.take_wakers();
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    fn enroll(&self) -> ReaderSlot {
+        let readers = &mut self.state.lock().readers;
+        let slot = readers.iter().position(|reader| matches!(reader, Reader::Vacant)).unwrap_or_else(|| {
+            readers.push(Reader::Vacant);
+            readers.len() - 1
+        });
+        readers[slot] = Reader::Reading;
+        ReaderSlot(slot)
+    }
+
+    fn leave(&self, slot: ReaderSlot) {
+        let readers = &mut self.state.lock().readers;
+        if let Some(reader) = readers.get_mut(slot.0) {
+            *reader = Reader::Vacant;
+        }
+        while matches!(readers.last(), Some(Reader::Vacant)) {
+            readers.pop();
+        }
+    }
+
+    fn poll_read(
+        &self,
+        slot: ReaderSlot,
+        cx: &mut Context<'_>,
+        cursor: &mut Cursor,
+        max_bytes: usize,
+        out: &mut RecordBatch,
+    ) -> Poll<Result<Tail, ReadError>> {
+        let mut state = self.state.lock();
+        if state.expired {
+            return Poll::Ready(Err(ReadError::Expired));
+        }
+        let tail = Tail { next: state.next_seq(), sealed: state.sealed };
+        if cursor.next < tail.next || tail.sealed {
+            state.copy(cursor, max_bytes, out);
+            return Poll::Ready(Ok(tail));
+        }
+        if let Some(reader) = state.readers.get_mut(slot.0) {
+            match reader {
+                Reader::Waiting(waker) => waker.clone_from(cx.waker()),
+                _ => *reader = Reader::Waiting(cx.waker().clone()),
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for MemoryLog {
+    fn drop(&mut self) {
+        self.account.resize(self.state.get_mut().accounted, 0);
+    }
+}

@@ -1,0 +1,294 @@
+//! A JSON object that keeps the order of its members and the bytes of their values.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+
+use super::json::{ObjectWriter, raw_string};
+use super::node::{Kind, Node, Written};
+use crate::error::{ApiError, ErrorCode};
+
+/// How deep arrays and objects may stand in each other: what every reader built on `serde_json` takes with its default settings.
+pub const MAX_DEPTH: usize = 127;
+
+/// A JSON object with its members in their order, each value with the bytes it came with.
+///
+/// Of members with one name the last value counts. A member that is `null` counts as absent when it is asked for, and stays in the
+/// bytes. `Debug` shows no contents.
+#[derive(Clone, Default)]
+pub struct RawObject {
+    members: Vec<(String, Box<RawValue>)>,
+}
+
+impl RawObject {
+    /// Reads an object.
+    ///
+    /// # Errors
+    /// `invalid_json` with line and column where `body` is not JSON, with the offset where it is not UTF-8, and with the position where
+    /// it is nested deeper than [`MAX_DEPTH`]; `invalid_type` where it is JSON but not an object.
+    pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
+        let (_, written) = read(body)?;
+        Ok(written.into())
+    }
+
+    /// The value of a member; `None` where it is absent or `null`.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&RawValue> {
+        self.raw(name).filter(|raw| Kind::of(raw) != Kind::Null)
+    }
+
+    /// The text of a member that is a string.
+    #[must_use]
+    pub fn get_str(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.node(name)?.text().ok()
+    }
+
+    /// The value of a member that is a boolean.
+    #[must_use]
+    pub fn get_bool(&self, name: &str) -> Option<bool> {
+        self.node(name)?.boolean().ok()
+    }
+
+    /// Sets a member to a string, in its place or, if it is new, at the end.
+    pub fn set(&mut self, name: &str, text: &str) {
+        self.insert_raw(name, raw_string(text));
+    }
+
+    /// Sets a member to any value, in its place or, if it is new, at the end.
+    pub fn insert_raw(&mut self, name: &str, value: Box<RawValue>) {
+        match self.members.iter_mut().find(|(key, _)| key == name) {
+            Some((_, slot)) => *slot = value,
+            None => self.members.push((name.to_owned(), value)),
+        }
+    }
+
+    /// Takes a member out and gives its value, `null` included.
+    pub fn remove(&mut self, name: &str) -> Option<Box<RawValue>> {
+        let at = self.members.iter().position(|(key, _)| key == name)?;
+        Some(self.members.remove(at).1)
+    }
+
+    /// The members in their order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &RawValue)> {
+        self.members.iter().map(|(name, raw)| (name.as_str(), raw.as_ref()))
+    }
+
+    /// How many members there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// The object as JSON: the values byte for byte, nothing between them.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let size = self.members.iter().map(|(name, raw)| name.len() + raw.get().len() + 4).sum::<usize>() + 2;
+        let mut out = String::with_capacity(size);
+        let mut object = ObjectWriter::begin(&mut out);
+        for (name, raw) in self.iter() {
+            object.raw(name, raw.get());
+        }
+        object.end();
+        out.into_bytes()
+    }
+
+    /// The value of a member as it stands there, `null` included.
+    pub(super) fn raw(&self, name: &str) -> Option<&RawValue> {
+        self.members.iter().find(|(key, _)| key == name).map(|(_, raw)| raw.as_ref())
+    }
+
+    /// The value of a member with its path, for checks; `None` where it is absent or `null`.
+    pub(super) fn node(&self, name: &str) -> Option<Node<'_>> {
+        self.get(name).map(|raw| Node::new(raw, name))
+    }
+}
+
+impl From<Written<'_>> for RawObject {
+    fn from(written: Written<'_>) -> Self {
+        let members = written.last_of_each().into_iter().map(|(name, raw)| (name.into_owned(), raw.to_owned())).collect();
+        Self { members }
+    }
+}
+
+impl fmt::Debug for RawObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RawObject").field("members", &self.len()).finish_non_exhaustive()
+    }
+}
+
+// === reading a body ===
+
+/// Reads a whole body: its text, and the members of the object that it is.
+pub(super) fn read(body: &[u8]) -> Result<(&str, Written<'_>), ApiError> {
+    let invalid = |message: String| ApiError::new(ErrorCode::InvalidJson, message);
+    let text = std::str::from_utf8(body).map_err(|error| {
+        let at = error.valid_up_to();
+        invalid(format!("The request body is not UTF-8: the byte at offset {at} begins no character. Send JSON in UTF-8."))
+    })?;
+    let first = text.trim_ascii_start().chars().next();
+    let not_json = |error: serde_json::Error| invalid(format!("The request body is not valid JSON: {error}. A JSON object was expected."));
+    match first {
+        None => return Err(invalid("The request body is empty. A JSON object was expected.".to_owned())),
+        Some('{') => {}
+        Some(_) => {
+            serde_json::from_str::<IgnoredAny>(text).map_err(not_json)?;
+            let raw: &RawValue = serde_json::from_str(text).map_err(not_json)?;
+            let found = Kind::of(raw).phrase();
+            let message = format!("Invalid type for the request body: expected an object, but got {found} instead.");
+            return Err(ApiError::new(ErrorCode::InvalidType, message));
+        }
+    }
+    let written = serde_json::from_str(text).map_err(not_json)?;
+    if let Some((line, column)) = too_deep(text) {
+        return Err(invalid(format!(
+            "The request body is nested deeper than {MAX_DEPTH} levels at line {line} column {column}. Send it flatter."
+        )));
+    }
+    Ok((text, written))
+}
+
+/// Where valid JSON first goes deeper than [`MAX_DEPTH`]. Raw values are skipped over without a bound on their depth, so it is kept here,
+/// before anything that recurses sees them.
+fn too_deep(json: &str) -> Option<(usize, usize)> {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for (at, byte) in json.bytes().enumerate() {
+        if in_string {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            let before = &json[..at];
+            let line = before.matches('\n').count() + 1;
+            let column = at - before.rfind('\n').map_or(0, |newline| newline + 1) + 1;
+            return Some((line, column));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check(body: &[u8], expected: Result<&str, (&str, &str)>) {
+        let shown = String::from_utf8_lossy(&body[..body.len().min(80)]).into_owned();
+        match (RawObject::parse(body), expected) {
+            (Ok(object), Ok(bytes)) => assert_eq!(String::from_utf8_lossy(&object.to_bytes()), bytes, "{shown}"),
+            (Err(error), Err((code, part))) => {
+                assert_eq!(error.code.as_deref(), Some(code), "{shown}: {error}");
+                assert!(error.message.contains(part), "{shown}: {}", error.message);
+            }
+            (found, expected) => panic!("{shown}: {found:?} instead of {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn reads_objects_and_says_where_others_go_wrong() {
+        check(b"{}", Ok("{}"));
+        check(b" { \"b\" : 1.50 , \"a\" : [ 1 ] } \n", Ok(r#"{"b":1.50,"a":[ 1 ]}"#));
+        check(br#"{"a":1,"b":2,"a":null,"c":3,"a":4}"#, Ok(r#"{"a":4,"b":2,"c":3}"#));
+        check(br#"{"\u0061":"\u00e9","n":12345678901234567890.123}"#, Ok(r#"{"a":"\u00e9","n":12345678901234567890.123}"#));
+        check(b"", Err(("invalid_json", "is empty")));
+        check(b"{\"a\":1,\n \"b\"}", Err(("invalid_json", "expected `:` at line 2 column 5")));
+        check(b"{\"a\":1", Err(("invalid_json", "EOF while parsing an object at line 1 column 6")));
+        check(b"{} {}", Err(("invalid_json", "trailing characters at line 1 column 4")));
+        check(b"hello", Err(("invalid_json", "line 1 column 1")));
+        check("\u{feff}{}".as_bytes(), Err(("invalid_json", "line 1 column 1")));
+        check(b"[1]", Err(("invalid_type", "expected an object, but got an array")));
+        check(b" \"x\"", Err(("invalid_type", "but got a string")));
+        check(b"null", Err(("invalid_type", "but got null")));
+        check(b"{\"a\":\"\xff\"}", Err(("invalid_json", "offset 6")));
+        check(br#"{"\ud800":1}"#, Err(("invalid_json", "line 1 column")));
+    }
+
+    #[test]
+    fn nesting_is_bounded_where_serde_json_bounds_it() {
+        let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth - 1), "]".repeat(depth - 1));
+        let deepest = nested(MAX_DEPTH);
+        check(deepest.as_bytes(), Ok(&deepest));
+        assert!(serde_json::from_str::<serde_json::Value>(&deepest).is_ok());
+        assert!(serde_json::from_str::<serde_json::Value>(&nested(MAX_DEPTH + 1)).is_err());
+        check(nested(MAX_DEPTH + 1).as_bytes(), Err(("invalid_json", "line 1 column 132")));
+        check(nested(1_000_000).as_bytes(), Err(("invalid_json", "nested deeper than 127")));
+        check(format!("{{\"a\":\"{}\"}}", "\\\"[".repeat(1000)).as_bytes(), Ok(&format!("{{\"a\":\"{}\"}}", "\\\"[".repeat(1000))));
+    }
+
+    #[test]
+    fn null_counts_as_absent_and_stays() {
+        let object = RawObject::parse(br#"{"a":null,"b":"x\ny","c":true}"#).unwrap();
+        assert!(object.get("a").is_none());
+        assert_eq!(object.get_str("b").as_deref(), Some("x\ny"));
+        assert_eq!((object.get_bool("c"), object.get_bool("b")), (Some(true), None));
+        assert_eq!(object.to_bytes(), br#"{"a":null,"b":"x\ny","c":true}"#);
+    }
+
+    #[test]
+    fn members_are_set_in_place_or_at_the_end() {
+        let mut object = RawObject::parse(br#"{"a":1,"b":2}"#).unwrap();
+        object.set("a", "\"");
+        object.insert_raw("c", RawValue::TRUE.to_owned());
+        assert_eq!(object.remove("b").map(|raw| raw.get().to_owned()).as_deref(), Some("2"));
+        assert!(object.remove("b").is_none());
+        assert_eq!(object.to_bytes(), br#"{"a":"\"","c":true}"#);
+    }
+
+    #[test]
+    fn many_members_are_read_and_deduplicated() {
+        let mut body = String::from("{");
+        for i in 0..200_000 {
+            body.push_str(&format!("\"{}\":{i},", i % 100_000));
+        }
+        body.push_str("\"end\":0}");
+        let object = RawObject::parse(body.as_bytes()).unwrap();
+        assert_eq!(object.len(), 100_001);
+        assert_eq!(object.iter().next().map(|(name, raw)| (name, raw.get())), Some(("0", "100000")));
+    }
+
+    #[test]
+    fn debug_shows_no_contents() {
+        let object = RawObject::parse(br#"{"secret_name":"secret_value"}"#).unwrap();
+        assert!(!format!("{object:?}").contains("secret"));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = RawObject::parse(&body);
+        }
+
+        #[test]
+        fn what_is_read_is_written_again(members in proptest::collection::vec((".{0,8}", any::<i64>()), 0..20)) {
+            let mut object = RawObject::default();
+            for (name, number) in &members {
+                object.insert_raw(name, RawValue::from_string(number.to_string()).unwrap());
+            }
+            let bytes = object.to_bytes();
+            let again = RawObject::parse(&bytes).unwrap();
+            prop_assert_eq!(again.to_bytes(), bytes);
+            for (name, _) in &members {
+                prop_assert_eq!(again.get(name).map(RawValue::get), object.get(name).map(RawValue::get));
+            }
+        }
+    }
+}

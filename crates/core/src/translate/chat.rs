@@ -1,0 +1,498 @@
+//! Chat-completion chunks to events.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+
+use super::chunk::{Choice, Chunk, ToolCall, UpstreamFault};
+use super::scribe::OpenItem;
+use super::usage::ChatUsage;
+use super::{BodyEnd, Progress, Scribe, Translated, failed};
+use crate::error::ErrorCode;
+use crate::event::{DeltaKind, DeltaTarget, Ending, EventKind, ItemHead, Outcome, PartKind};
+use crate::id::random_alphanumeric;
+use crate::json;
+use crate::record::Template;
+
+/// Templates per generation. Each choice and kind of delta takes one; a stream that needs more keeps its chunks whole.
+const MAX_TEMPLATES: usize = 32;
+/// After so many templates in a row that no later chunk matched, the stream's chunks differ in more than their text.
+const MAX_FRUITLESS: u32 = 4;
+
+/// The state of one chat stream.
+#[derive(Debug)]
+pub struct ChatTranslator {
+    /// How many choices were asked for. With one, the index says nothing: some servers count tokens in it.
+    n: u32,
+    started: bool,
+    choices: BTreeMap<u32, OpenChoice>,
+    templates: Vec<Known>,
+    /// The template that matched last.
+    recent: usize,
+    fruitless: u32,
+    usage: Option<ChatUsage>,
+    /// Usage chunks without choices: several are one per choice.
+    usage_chunks: u32,
+    /// A chunk that waits for what follows: it rides on the terminal event if nothing does.
+    held: Option<Vec<u8>>,
+    /// The first finish reason that is not simply a stop.
+    finish: Option<Finish>,
+    tool_calls: bool,
+    fault: Option<Ending>,
+    call_ids: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Known {
+    template: Arc<Template>,
+    choice: u32,
+    matched: bool,
+}
+
+#[derive(Debug, Default)]
+struct OpenChoice {
+    reasoning: Option<OpenItem>,
+    message: Option<OpenItem>,
+    calls: Vec<OpenCall>,
+    finished: bool,
+}
+
+#[derive(Debug)]
+struct OpenCall {
+    item: u32,
+    index: Option<u32>,
+    upstream_id: Option<String>,
+    empty: bool,
+}
+
+/// What a finish reason means here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Finish {
+    Stop,
+    Length,
+    Filter,
+    Error(String),
+}
+
+impl Finish {
+    /// Finish reasons outside the enum are common; what is not known counts as a stop, never as a crash.
+    fn read(reason: &str) -> Self {
+        let lower = reason.to_ascii_lowercase();
+        match lower.as_str() {
+            "length" | "max_tokens" | "max_output_tokens" | "model_length" => Self::Length,
+            "error" | "abort" | "aborted" | "cancelled" | "canceled" => Self::Error(lower),
+            _ if lower.contains("filter") || lower.contains("safety") || lower.contains("prohibited") => Self::Filter,
+            _ => Self::Stop,
+        }
+    }
+}
+
+impl ChatTranslator {
+    /// For a request that asked for `n` choices.
+    #[must_use]
+    pub fn new(n: u32) -> Self {
+        Self {
+            n: n.max(1),
+            started: false,
+            choices: BTreeMap::new(),
+            templates: Vec::new(),
+            recent: 0,
+            fruitless: 0,
+            usage: None,
+            usage_chunks: 0,
+            held: None,
+            finish: None,
+            tool_calls: false,
+            fault: None,
+            call_ids: Vec::new(),
+        }
+    }
+
+    /// The templates so far, for those who read the records.
+    pub(crate) fn templates(&self) -> impl Iterator<Item = &Arc<Template>> {
+        self.templates.iter().map(|known| &known.template)
+    }
+
+    /// Whether the upstream has sent anything yet.
+    #[must_use]
+    pub fn started(&self) -> bool {
+        self.started
+    }
+
+    /// Takes one payload. `name` is the SSE event's name; `terminated` is false for what stood unfinished at the body's end.
+    pub fn payload(&mut self, name: Option<&[u8]>, data: &[u8], terminated: bool, scribe: &mut Scribe) -> Translated {
+        if self.held.is_none()
+            && let Some(translated) = self.familiar(data, scribe)
+        {
+            return translated;
+        }
+        let data = data.trim_ascii();
+        if data.is_empty() {
+            return self.translated(false);
+        }
+        if data == b"[DONE]" {
+            return Translated { progress: Progress::Over(self.ending_at_done()), tokens: false };
+        }
+        let Ok(text) = std::str::from_utf8(data) else {
+            return Self::over(failed(ErrorCode::UpstreamInvalidUtf8, "The upstream sent an event that is not valid UTF-8."));
+        };
+        let mut tokens = false;
+        // Usually one value; some servers have put two objects on one line.
+        let mut values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
+        while let Some(value) = values.next() {
+            let translated = match value {
+                Ok(raw) => self.value(name, raw, scribe),
+                Err(_) if !terminated => Self::over(truncated()),
+                Err(error) => Self::over(failed(
+                    ErrorCode::UpstreamMalformed,
+                    format!("The upstream sent an event that is not JSON (column {} of {} bytes).", error.column(), text.len()),
+                )),
+            };
+            tokens |= translated.tokens;
+            if matches!(translated.progress, Progress::Over(_)) {
+                return Translated { tokens, ..translated };
+            }
+        }
+        self.translated(tokens)
+    }
+
+    /// A line `error: …` outside the standard: the last word of some llama.cpp-based servers.
+    pub fn error_field(&mut self, value: &[u8]) -> Ending {
+        let text = String::from_utf8_lossy(value);
+        let fault = serde_json::from_str::<&RawValue>(&text)
+            .map(UpstreamFault::read)
+            .unwrap_or_else(|_| UpstreamFault { code: None, message: Some(text.clone().into_owned()) });
+        Ending::Failed(fault.into())
+    }
+
+    /// What it means that the body ended, or that nothing more came after the finish.
+    #[must_use]
+    pub fn body_ended(&self, end: BodyEnd) -> Ending {
+        if self.fault.is_some() || self.all_finished() {
+            return self.ending_at_done();
+        }
+        match end {
+            BodyEnd::Clean | BodyEnd::Silence => truncated(),
+            BodyEnd::Broken => failed(ErrorCode::UpstreamTruncated, "The connection to the upstream broke in the middle of the answer."),
+        }
+    }
+
+    /// Closes what is open and writes the terminal event, with the chunk that waited for it.
+    pub fn end(&mut self, ending: Ending, at: u64, scribe: &mut Scribe) {
+        let complete = matches!(ending, Ending::Completed { .. });
+        for choice in std::mem::take(&mut self.choices).into_values() {
+            choice.close(scribe, complete);
+        }
+        let usage = self.usage.map(ChatUsage::to_responses);
+        scribe.event(EventKind::End(Outcome { ending, at, usage, relayed: None }));
+        scribe.record(self.held.take().as_deref());
+    }
+
+    /// The way of nearly every chunk: it is an earlier one with another text in it.
+    fn familiar(&mut self, data: &[u8], scribe: &mut Scribe) -> Option<Translated> {
+        let count = self.templates.len();
+        for step in 0..count {
+            let index = (self.recent + step) % count;
+            let known = &mut self.templates[index];
+            if let Some(holes) = known.template.match_chunk(data) {
+                // A template goes with its items: once its choice has finished, new text opens a new item.
+                if self.choices.get(&known.choice).is_none_or(|choice| choice.finished) {
+                    continue;
+                }
+                scribe.delta(index, &holes);
+                known.matched = true;
+                self.recent = index;
+                self.fruitless = 0;
+                if known.template.target.kind == DeltaKind::Arguments {
+                    self.mark_arguments(known_item(&self.templates[index]));
+                }
+                return Some(self.translated(true));
+            }
+        }
+        None
+    }
+
+    fn mark_arguments(&mut self, item: u32) {
+        for choice in self.choices.values_mut() {
+            if let Some(call) = choice.calls.iter_mut().find(|call| call.item == item) {
+                call.empty = false;
+            }
+        }
+    }
+
+    fn value(&mut self, name: Option<&[u8]>, raw: &RawValue, scribe: &mut Scribe) -> Translated {
+        let data = raw.get().as_bytes();
+        let Ok(chunk) = serde_json::from_str::<Chunk<'_>>(raw.get()) else {
+            if raw.get().starts_with('{') {
+                return Self::over(failed(
+                    ErrorCode::UpstreamMalformed,
+                    "The upstream sent an object that is not a chunk: a member stands twice.",
+                ));
+            }
+            // A bare string or number says nothing, and hurts nobody.
+            self.release_held(scribe);
+            scribe.record(Some(data));
+            return self.translated(false);
+        };
+        let choices = chunk.choices();
+        let fault = match chunk.fault() {
+            Some(fault) => Some(fault),
+            None if name == Some(b"error") => Some(UpstreamFault::read(raw)),
+            None => None,
+        };
+        let usage = chunk.usage(&choices).and_then(ChatUsage::parse);
+        self.release_held(scribe);
+        if let Some(fault) = fault {
+            let ending = Ending::Failed(fault.into());
+            if choices.is_empty() {
+                self.take_usage(usage, true);
+                self.held = Some(data.to_vec());
+                return Self::over(ending);
+            }
+            // An error beside choices: usage and the rest may still follow it.
+            self.fault.get_or_insert(ending);
+        }
+        if !self.started {
+            self.started = true;
+            scribe.event(EventKind::InProgress);
+        }
+        self.take_usage(usage, choices.is_empty());
+        if choices.is_empty() && usage.is_some() && chunk.is_recognised() {
+            self.held = Some(data.to_vec());
+            // What it belongs to may have begun with this very chunk.
+            scribe.record(None);
+            return self.translated(false);
+        }
+        let mut tokens = false;
+        for choice in &choices {
+            tokens |= self.choice(choice, scribe);
+        }
+        if let ([choice], None, None) = (choices.as_slice(), usage, &self.fault) {
+            self.learn(&chunk, choice, data, scribe);
+        }
+        scribe.record(Some(data));
+        self.translated(tokens)
+    }
+
+    /// Makes a template of a chunk that is nothing but one delta.
+    fn learn(&mut self, chunk: &Chunk<'_>, choice: &Choice<'_>, data: &[u8], scribe: &mut Scribe) {
+        let Some(target) = scribe.only_delta() else { return };
+        if self.templates.len() >= MAX_TEMPLATES || self.fruitless >= MAX_FRUITLESS || choice.has_logprobs() || choice.has_usage() {
+            return;
+        }
+        let delta = choice.delta();
+        let text = match target.kind {
+            DeltaKind::Text => delta.content,
+            DeltaKind::Refusal => delta.refusal,
+            DeltaKind::Reasoning => delta.reasoning_raw(),
+            DeltaKind::Arguments => delta.tool_calls().first().and_then(ToolCall::arguments_raw),
+        };
+        let Some(text) = text.and_then(|raw| inside_of(raw, data)) else { return };
+        let padding = [chunk.obfuscation, chunk.p].into_iter().flatten().filter_map(|raw| inside_of(raw, data));
+        let mut holes: Vec<Range<usize>> = std::iter::once(text.clone()).chain(padding).collect();
+        holes.sort_unstable_by_key(|hole| hole.start);
+        let Some(text_hole) = holes.iter().position(|hole| *hole == text) else { return };
+        if let Some(template) = Template::cut(data, &holes, text_hole, target) {
+            if self.templates.last().is_some_and(|known| !known.matched) {
+                self.fruitless += 1;
+            }
+            let index = if self.n == 1 { 0 } else { choice.index().min(self.n - 1) };
+            scribe.define(template.clone());
+            self.recent = self.templates.len();
+            self.templates.push(Known { template: Arc::new(template), choice: index, matched: false });
+        }
+    }
+
+    fn choice(&mut self, choice: &Choice<'_>, scribe: &mut Scribe) -> bool {
+        let index = if self.n == 1 { 0 } else { choice.index().min(self.n - 1) };
+        let delta = choice.delta();
+        let before = scribe.pending();
+        let open = self.choices.entry(index).or_default();
+        let texts = delta.texts();
+        if let Some(reasoning) = texts.reasoning {
+            open.finished = false;
+            let item = open.reasoning.get_or_insert_with(|| OpenItem::open(scribe, ItemHead::Reasoning));
+            let target = item.target(scribe, PartKind::Reasoning);
+            scribe.text(target, &reasoning, None);
+        }
+        let mut message = |open: &mut OpenChoice, kind, text: &str, logprobs| {
+            open.finished = false;
+            let item = open.message.get_or_insert_with(|| OpenItem::open(scribe, ItemHead::Message { choice: index }));
+            let target = item.target(scribe, kind);
+            scribe.text(target, text, logprobs);
+        };
+        if let Some(content) = texts.content {
+            message(open, PartKind::Text, &content, choice.logprobs().map(responses_logprobs));
+        }
+        if let Some(refusal) = delta.refusal_text() {
+            message(open, PartKind::Refusal, refusal, None);
+        }
+        for call in delta.tool_calls().iter().chain(delta.legacy_call().iter()) {
+            self.tool_calls = true;
+            open.finished = false;
+            open.call(call, &mut self.call_ids, scribe);
+        }
+        let tokens = scribe.pending() > before;
+        if let Some(item) = &mut open.message {
+            for json in delta.annotations() {
+                let target = item.target(scribe, PartKind::Text);
+                scribe.event(EventKind::Annotation { item: target.item, part: target.part, json });
+            }
+        }
+        if let Some(reason) = choice.finish_reason() {
+            let finish = Finish::read(&reason);
+            if finish != Finish::Stop {
+                self.finish.get_or_insert(finish.clone());
+            }
+            let done = std::mem::replace(open, OpenChoice { finished: true, ..OpenChoice::default() });
+            done.close(scribe, finish == Finish::Stop);
+        }
+        tokens
+    }
+
+    fn take_usage(&mut self, usage: Option<ChatUsage>, alone: bool) {
+        let Some(usage) = usage else { return };
+        let further = alone && self.n > 1 && self.usage_chunks > 0;
+        self.usage_chunks += u32::from(alone);
+        match &mut self.usage {
+            Some(sum) if further => sum.add_choice(&usage),
+            last => *last = Some(usage),
+        }
+    }
+
+    fn release_held(&mut self, scribe: &mut Scribe) {
+        if let Some(held) = self.held.take() {
+            scribe.record(Some(&held));
+        }
+    }
+
+    fn all_finished(&self) -> bool {
+        !self.choices.is_empty() && self.choices.values().all(|choice| choice.finished)
+    }
+
+    fn translated(&self, tokens: bool) -> Translated {
+        let finished = self.fault.is_some() || self.all_finished();
+        Translated { progress: if finished { Progress::Finished } else { Progress::Open }, tokens }
+    }
+
+    fn over(ending: Ending) -> Translated {
+        Translated { progress: Progress::Over(ending), tokens: false }
+    }
+
+    fn ending_at_done(&self) -> Ending {
+        if let Some(fault) = &self.fault {
+            return fault.clone();
+        }
+        match &self.finish {
+            None | Some(Finish::Stop) => Ending::Completed { tool_calls: self.tool_calls },
+            Some(Finish::Length) => Ending::Incomplete { reason: "max_output_tokens".to_owned() },
+            Some(Finish::Filter) => Ending::Incomplete { reason: "content_filter".to_owned() },
+            Some(Finish::Error(reason)) => {
+                failed(ErrorCode::UpstreamError, format!("The upstream ended the answer with the finish reason '{reason}'."))
+            }
+        }
+    }
+}
+
+impl OpenChoice {
+    /// A piece of a tool call: of the one it names by id or index, else of the last, else of a new one.
+    fn call(&mut self, call: &ToolCall<'_>, used_ids: &mut Vec<String>, scribe: &mut Scribe) {
+        let (index, id, name) = (call.index(), call.id(), call.name());
+        let same_index = index.and_then(|_| self.calls.iter().rposition(|open| open.index == index));
+        let same_id = id.and_then(|id| self.calls.iter().rposition(|open| open.upstream_id.as_deref() == Some(id)));
+        // A known index under another id and with a name of its own is another call: some servers number them all 0.
+        let differs = |at: &usize| id.is_some() && name.is_some() && self.calls[*at].upstream_id.as_deref() != id;
+        let found = match index {
+            Some(_) => same_index.filter(|at| !differs(at)).or(same_id.filter(|_| same_index.is_none_or(|at| differs(&at)))),
+            None => same_id.or_else(|| if id.is_none() && name.is_none() { self.calls.len().checked_sub(1) } else { None }),
+        };
+        let at = found.unwrap_or_else(|| {
+            let call_id = match id {
+                Some(id) if !used_ids.iter().any(|used| used == id) => id.to_owned(),
+                _ => format!("call_{}", random_alphanumeric(24)),
+            };
+            used_ids.push(call_id.clone());
+            let item = scribe.open_item(ItemHead::FunctionCall { call_id, name: name.unwrap_or_default().to_owned() });
+            self.calls.push(OpenCall { item, index, upstream_id: id.map(str::to_owned), empty: true });
+            self.calls.len() - 1
+        });
+        if let Some(arguments) = call.arguments() {
+            self.calls[at].empty = false;
+            arguments_delta(self.calls[at].item, &arguments, scribe);
+        }
+    }
+
+    /// Closes the items in the order in which they were opened.
+    fn close(self, scribe: &mut Scribe, complete: bool) {
+        let mut items: Vec<OpenItem> = self.reasoning.into_iter().chain(self.message).collect();
+        items.sort_unstable_by_key(|open| open.item);
+        let mut calls = self.calls.into_iter().peekable();
+        for open in items {
+            while let Some(call) = calls.next_if(|call| call.item < open.item) {
+                call.close(scribe, complete);
+            }
+            open.close(scribe, complete);
+        }
+        for call in calls {
+            call.close(scribe, complete);
+        }
+    }
+}
+
+impl OpenCall {
+    fn close(self, scribe: &mut Scribe, complete: bool) {
+        let item = self.item;
+        if self.empty && complete {
+            // Arguments that never came are those of a function without parameters.
+            arguments_delta(item, "{}", scribe);
+        }
+        scribe.event(EventKind::ArgumentsDone { item });
+        scribe.event(EventKind::ItemDone { item, complete });
+    }
+}
+
+fn known_item(known: &Known) -> u32 {
+    known.template.target.item
+}
+
+fn arguments_delta(item: u32, text: &str, scribe: &mut Scribe) {
+    scribe.text(DeltaTarget { item, part: 0, kind: DeltaKind::Arguments, plain: false }, text, None);
+}
+
+fn truncated() -> Ending {
+    failed(ErrorCode::UpstreamTruncated, "The upstream's stream ended before the answer did: there was no finish reason and no [DONE].")
+}
+
+/// Where the string's inside lies in the chunk that it was borrowed from.
+fn inside_of(raw: &RawValue, data: &[u8]) -> Option<Range<usize>> {
+    let inside = json::string_inside(raw)?;
+    let start = (inside.as_ptr() as usize).checked_sub(data.as_ptr() as usize)?;
+    let range = start..start + inside.len();
+    (range.end <= data.len()).then_some(range)
+}
+
+/// Chat's logprobs in the Responses shape, which lacks neither bytes nor alternatives.
+fn responses_logprobs(raw: &RawValue) -> String {
+    let mut tokens: Vec<serde_json::Value> = serde_json::from_str(raw.get()).unwrap_or_default();
+    let complete = |token: &mut serde_json::Value| {
+        let bytes = token.get("token").and_then(|text| text.as_str()).unwrap_or_default().as_bytes().to_vec();
+        if let Some(object) = token.as_object_mut()
+            && !object.get("bytes").is_some_and(serde_json::Value::is_array)
+        {
+            object.insert("bytes".to_owned(), bytes.into());
+        }
+    };
+    for token in &mut tokens {
+        complete(token);
+        if let Some(object) = token.as_object_mut() {
+            let alternatives = object.entry("top_logprobs").or_insert_with(|| serde_json::json!([]));
+            match alternatives.as_array_mut() {
+                Some(list) => list.iter_mut().for_each(complete),
+                None => *alternatives = serde_json::json!([]),
+            }
+        }
+    }
+    serde_json::to_string(&tokens).unwrap_or_else(|_| "[]".to_owned())
+}

@@ -1,0 +1,223 @@
+//! Events of an upstream that speaks Responses: relayed as they are, but for the ids and numbers that are ours.
+
+use crate::error::ErrorCode;
+use crate::event::{ChatHint, Ending, EventKind, Failure, Outcome, Relayed};
+use crate::id::GenerationId;
+use crate::json::{self, Members};
+
+use super::chunk::UpstreamFault;
+use super::{BodyEnd, Progress, Scribe, Translated, failed};
+
+/// The state of one Responses stream.
+#[derive(Debug)]
+pub struct ResponsesTranslator {
+    id: String,
+    previous: String,
+    started: bool,
+    calls: Vec<Call>,
+    /// The `output_index` of the first message: what the text dialect shows.
+    first_message: Option<u64>,
+    fault: Option<Failure>,
+    /// The upstream's terminal response object, ids mapped.
+    last: Option<String>,
+}
+
+#[derive(Debug)]
+struct Call {
+    output_index: u64,
+    has_arguments: bool,
+}
+
+impl ResponsesTranslator {
+    /// For the generation with this id, whose request named this predecessor.
+    #[must_use]
+    pub fn new(id: &GenerationId, previous_response_id: Option<&str>) -> Self {
+        let previous = previous_response_id.map_or_else(|| "null".to_owned(), |id| format!("\"{}\"", json::escape(id)));
+        Self { id: format!("\"{id}\""), previous, started: false, calls: Vec::new(), first_message: None, fault: None, last: None }
+    }
+
+    /// Whether the upstream has sent anything yet.
+    #[must_use]
+    pub fn started(&self) -> bool {
+        self.started
+    }
+
+    /// Takes one payload; the event's own `type` counts, not the SSE event's name.
+    pub fn payload(&mut self, data: &[u8], terminated: bool, scribe: &mut Scribe) -> Translated {
+        let data = data.trim_ascii();
+        if data.is_empty() {
+            return Translated { progress: self.progress(), tokens: false };
+        }
+        if data == b"[DONE]" {
+            return over(self.body_ended(BodyEnd::Clean));
+        }
+        let Ok(text) = std::str::from_utf8(data) else {
+            return over(failed(ErrorCode::UpstreamInvalidUtf8, "The upstream sent an event that is not valid UTF-8."));
+        };
+        let members: Members<'_> = match serde_json::from_str(text) {
+            Ok(members) => members,
+            Err(_) if !terminated => return over(truncated()),
+            Err(error) => {
+                let message =
+                    format!("The upstream sent an event that is not a JSON object (column {} of {} bytes).", error.column(), text.len());
+                return over(failed(ErrorCode::UpstreamMalformed, message));
+            }
+        };
+        self.event(&members, data, scribe)
+    }
+
+    /// What it means that the body ended.
+    #[must_use]
+    pub fn body_ended(&self, end: BodyEnd) -> Ending {
+        match (&self.fault, end) {
+            (Some(failure), _) => Ending::Failed(failure.clone()),
+            (None, BodyEnd::Broken) => {
+                failed(ErrorCode::UpstreamTruncated, "The connection to the upstream broke in the middle of the answer.")
+            }
+            (None, _) => truncated(),
+        }
+    }
+
+    /// Writes the terminal event.
+    pub fn end(&mut self, ending: Ending, at: u64, scribe: &mut Scribe) {
+        let relayed = self.last.take();
+        let usage = relayed
+            .as_deref()
+            .and_then(|object| serde_json::from_str::<Members<'_>>(object).ok()?.get("usage").map(|raw| raw.get().to_owned()));
+        scribe.event(EventKind::End(Outcome { ending, at, usage, relayed }));
+        scribe.record(None);
+    }
+
+    fn event(&mut self, members: &Members<'_>, data: &[u8], scribe: &mut Scribe) -> Translated {
+        let name = members.text("type").unwrap_or_default();
+        let response =
+            members.object("response").map(|response| response.write_with(&[("id", &self.id), ("previous_response_id", &self.previous)]));
+        match &*name {
+            "response.created" | "response.queued" | "response.in_progress" => {
+                if !self.started {
+                    self.started = true;
+                    self.relay_first(response, scribe);
+                }
+                return Translated { progress: self.progress(), tokens: false };
+            }
+            "response.completed" | "response.incomplete" | "response.failed" | "response.cancelled" => {
+                self.last = response;
+                return over(self.terminal(&name, members));
+            }
+            "error" => {
+                let fault = match members.get("error") {
+                    Some(error) => UpstreamFault::read(error),
+                    None => UpstreamFault { code: members.text("code").map(Into::into), message: members.text("message").map(Into::into) },
+                };
+                self.fault.get_or_insert(fault.into());
+                self.started = true;
+                scribe.record(Some(data));
+                return Translated { progress: Progress::Finished, tokens: false };
+            }
+            _ => {}
+        }
+        if !self.started {
+            self.started = true;
+            scribe.event(EventKind::InProgress);
+        }
+        if !name.starts_with("response.") {
+            // Not of the vocabulary (a `keepalive`, say), and the SDKs raise on it: shown where extensions are.
+            scribe.record(Some(data));
+            return Translated { progress: self.progress(), tokens: false };
+        }
+        let chat = self.hint(&name, members);
+        let number = scribe.next_seq().to_string();
+        let json = match &response {
+            Some(response) => members.write_with(&[("sequence_number", &number), ("response", response)]),
+            None => members.write_with(&[("sequence_number", &number)]),
+        };
+        scribe.event(EventKind::Relayed(Relayed { name: name.clone().into_owned(), json, chat }));
+        scribe.record(None);
+        Translated { progress: self.progress(), tokens: name.ends_with(".delta") }
+    }
+
+    /// Ours says `response.created` before the upstream is asked; its first word becomes `response.in_progress`.
+    fn relay_first(&self, response: Option<String>, scribe: &mut Scribe) {
+        let Some(members) = response.as_deref().and_then(|object| serde_json::from_str::<Members<'_>>(object).ok()) else {
+            scribe.event(EventKind::InProgress);
+            scribe.record(None);
+            return;
+        };
+        let response = members.write_with(&[("status", "\"in_progress\"")]);
+        let json = format!(r#"{{"type":"response.in_progress","sequence_number":{},"response":{response}}}"#, scribe.next_seq());
+        scribe.event(EventKind::Relayed(Relayed { name: "response.in_progress".to_owned(), json, chat: ChatHint::Role }));
+        scribe.record(None);
+    }
+
+    fn hint(&mut self, name: &str, members: &Members<'_>) -> ChatHint {
+        let index = members.number("output_index").unwrap_or(0);
+        let inside = |member: &str| members.get(member).and_then(json::string_inside).unwrap_or_default().to_owned();
+        let plain = self.first_message.is_none_or(|first| first == index);
+        let call = self.calls.iter().position(|call| call.output_index == index);
+        match name {
+            "response.output_item.added" => self.item_added(index, members),
+            "response.output_text.delta" => ChatHint::Text { text: inside("delta"), plain },
+            "response.refusal.delta" => ChatHint::Refusal { text: inside("delta"), plain },
+            "response.reasoning_text.delta" | "response.reasoning_summary_text.delta" | "response.reasoning.delta" => {
+                ChatHint::Reasoning(inside("delta"))
+            }
+            "response.function_call_arguments.delta" | "response.function_call_arguments.done" => {
+                let Some(at) = call else { return ChatHint::Nothing };
+                let done = name.ends_with(".done");
+                let known = std::mem::replace(&mut self.calls[at].has_arguments, true);
+                match (done, known) {
+                    (true, true) => ChatHint::Nothing,
+                    // Some servers send the arguments in one piece at the end only.
+                    (true, false) => ChatHint::CallArguments { index: at as u32, text: inside("arguments") },
+                    (false, _) => ChatHint::CallArguments { index: at as u32, text: inside("delta") },
+                }
+            }
+            _ => ChatHint::Nothing,
+        }
+    }
+
+    fn item_added(&mut self, index: u64, members: &Members<'_>) -> ChatHint {
+        let Some(item) = members.object("item") else { return ChatHint::Nothing };
+        let inside = |member: &str| item.get(member).and_then(json::string_inside).unwrap_or_default().to_owned();
+        match item.text("type").as_deref() {
+            Some("message") => {
+                self.first_message.get_or_insert(index);
+                ChatHint::Nothing
+            }
+            Some("function_call") => {
+                self.calls.push(Call { output_index: index, has_arguments: !inside("arguments").is_empty() });
+                ChatHint::CallAdded { index: self.calls.len() as u32 - 1, call_id: inside("call_id"), name: inside("name") }
+            }
+            _ => ChatHint::Nothing,
+        }
+    }
+
+    fn terminal(&self, name: &str, members: &Members<'_>) -> Ending {
+        let response = members.object("response").unwrap_or_default();
+        match name {
+            "response.completed" => Ending::Completed { tool_calls: !self.calls.is_empty() },
+            "response.incomplete" => {
+                let reason = response.object("incomplete_details").and_then(|details| details.text("reason").map(Into::into));
+                Ending::Incomplete { reason: reason.unwrap_or_else(|| "max_output_tokens".to_owned()) }
+            }
+            "response.cancelled" => Ending::Cancelled,
+            _ => match (response.get("error"), &self.fault) {
+                (Some(error), _) => Ending::Failed(UpstreamFault::read(error).into()),
+                (None, Some(failure)) => Ending::Failed(failure.clone()),
+                (None, None) => failed(ErrorCode::UpstreamError, "The upstream reported that the response failed."),
+            },
+        }
+    }
+
+    fn progress(&self) -> Progress {
+        if self.fault.is_some() { Progress::Finished } else { Progress::Open }
+    }
+}
+
+fn over(ending: Ending) -> Translated {
+    Translated { progress: Progress::Over(ending), tokens: false }
+}
+
+fn truncated() -> Ending {
+    failed(ErrorCode::UpstreamTruncated, "The upstream's stream ended without a terminal event.")
+}

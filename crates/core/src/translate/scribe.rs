@@ -1,0 +1,158 @@
+//! The pen: numbers events, opens and closes items, and puts records into a batch.
+
+use crate::event::{DeltaKind, DeltaTarget, EventKind, ItemHead, PartKind};
+use crate::id::{GenerationId, Seq};
+use crate::record::{RecordBatch, Template, WholeRecord};
+
+/// The id of the item with this number: the same in every event, in the response object and on every node.
+pub(crate) fn item_id(generation: &GenerationId, head: &ItemHead, item: u32) -> String {
+    let prefix = match head {
+        ItemHead::Message { .. } => "msg",
+        ItemHead::Reasoning => "rs",
+        ItemHead::FunctionCall { .. } => "fc",
+    };
+    format!("{prefix}_{}{item:04}", generation.suffix())
+}
+
+/// Collects what one payload caused into one record.
+#[derive(Debug, Default)]
+pub struct Scribe {
+    batch: RecordBatch,
+    events: Vec<EventKind>,
+    template: Option<Template>,
+    /// Templates that readers have not been told of.
+    unpublished: Vec<(Option<ItemHead>, Template)>,
+    heads: Vec<ItemHead>,
+}
+
+impl Scribe {
+    /// A pen for an empty log.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The records since the last [`Scribe::clear`].
+    #[must_use]
+    pub fn batch(&self) -> &RecordBatch {
+        &self.batch
+    }
+
+    /// Forgets the records (they were appended) and goes on with the next number.
+    pub fn clear(&mut self) {
+        let next = self.batch.next_seq();
+        self.batch.restart(next);
+    }
+
+    /// Gives the memory of a large batch back.
+    pub fn release(&mut self) {
+        self.batch.release();
+    }
+
+    /// The number that the next event gets.
+    #[must_use]
+    pub fn next_seq(&self) -> Seq {
+        Seq(self.batch.next_seq().0 + self.events.len() as u64)
+    }
+
+    /// Adds an event to the record at hand.
+    pub fn event(&mut self, event: EventKind) {
+        self.events.push(event);
+    }
+
+    /// How many events the record at hand holds.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.events.len()
+    }
+
+    /// The target of the record at hand if it is nothing but one delta.
+    pub(crate) fn only_delta(&self) -> Option<DeltaTarget> {
+        match self.events.as_slice() {
+            [EventKind::Delta { target, .. }] => Some(*target),
+            _ => None,
+        }
+    }
+
+    /// Puts a template into the record at hand; records after it may use it.
+    pub(crate) fn define(&mut self, template: Template) {
+        self.unpublished.push((self.heads.get(template.target.item as usize).cloned(), template.clone()));
+        self.template = Some(template);
+    }
+
+    /// The templates defined since the last call, each with the head of its item.
+    pub(crate) fn take_templates(&mut self) -> std::vec::Drain<'_, (Option<ItemHead>, Template)> {
+        self.unpublished.drain(..)
+    }
+
+    pub(crate) fn delta(&mut self, template: usize, holes: &[&[u8]]) {
+        self.batch.push_delta(template, holes);
+    }
+
+    /// Closes the record at hand. Without an event there is none, unless `raw` makes it a `tokenwire:chunk`.
+    pub fn record(&mut self, raw: Option<&[u8]>) {
+        if self.events.is_empty() {
+            if raw.is_none() {
+                return;
+            }
+            self.events.push(EventKind::Chunk);
+        }
+        let events = std::mem::take(&mut self.events);
+        let whole = WholeRecord { events, template: self.template.take(), raw: raw.map(serde_bytes::ByteBuf::from) };
+        self.batch.push_whole(&whole);
+        self.events = whole.events;
+        self.events.clear();
+    }
+
+    /// Opens an item and gives its number.
+    pub(crate) fn open_item(&mut self, head: ItemHead) -> u32 {
+        let item = self.heads.len() as u32;
+        self.heads.push(head.clone());
+        self.event(EventKind::ItemAdded { item, head });
+        item
+    }
+
+    pub(crate) fn text(&mut self, target: DeltaTarget, text: &str, logprobs: Option<String>) {
+        self.event(EventKind::Delta { target, text: text.to_owned(), logprobs });
+    }
+}
+
+/// An item with content parts (a message or reasoning) that is being written.
+#[derive(Debug)]
+pub(crate) struct OpenItem {
+    pub(crate) item: u32,
+    plain: bool,
+    parts: Vec<PartKind>,
+}
+
+impl OpenItem {
+    pub(crate) fn open(scribe: &mut Scribe, head: ItemHead) -> Self {
+        let plain = matches!(head, ItemHead::Message { choice: 0 });
+        Self { item: scribe.open_item(head), plain, parts: Vec::new() }
+    }
+
+    /// What a text of this kind belongs to; opens its part if it is the first.
+    pub(crate) fn target(&mut self, scribe: &mut Scribe, kind: PartKind) -> DeltaTarget {
+        let part = self.parts.iter().position(|k| *k == kind).unwrap_or_else(|| {
+            let part = self.parts.len();
+            scribe.event(EventKind::PartAdded { item: self.item, part: part as u32, kind });
+            self.parts.push(kind);
+            part
+        });
+        let delta = match kind {
+            PartKind::Text => DeltaKind::Text,
+            PartKind::Refusal => DeltaKind::Refusal,
+            PartKind::Reasoning => DeltaKind::Reasoning,
+        };
+        DeltaTarget { item: self.item, part: part as u32, kind: delta, plain: self.plain }
+    }
+
+    pub(crate) fn close(self, scribe: &mut Scribe, complete: bool) {
+        let item = self.item;
+        for part in 0..self.parts.len() as u32 {
+            scribe.event(EventKind::TextDone { item, part });
+            scribe.event(EventKind::PartDone { item, part });
+        }
+        scribe.event(EventKind::ItemDone { item, complete });
+    }
+}

@@ -1,0 +1,129 @@
+//! Usage: from chat's names to those of Responses, added up where a server tells it per choice.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// The tokens that a stream said it took, with the detail that both languages know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct ChatUsage {
+    prompt_tokens: Option<u64>,
+    completion_tokens: Option<u64>,
+    total_tokens: Option<u64>,
+    #[serde(deserialize_with = "lenient")]
+    prompt_tokens_details: PromptDetails,
+    #[serde(deserialize_with = "lenient")]
+    completion_tokens_details: CompletionDetails,
+    /// DeepSeek's name for cached tokens.
+    prompt_cache_hit_tokens: Option<u64>,
+    /// xAI and others tell it beside the details.
+    reasoning_tokens: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+struct PromptDetails {
+    cached_tokens: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+struct CompletionDetails {
+    reasoning_tokens: Option<u64>,
+}
+
+/// `null` and values of another shape count as absent: usage is worth having, not worth failing for.
+fn lenient<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + serde::de::DeserializeOwned,
+{
+    let value = serde_json::Value::deserialize(deserializer)?;
+    Ok(serde_json::from_value(value).unwrap_or_default())
+}
+
+#[derive(Serialize)]
+struct ResponsesUsage {
+    input_tokens: u64,
+    input_tokens_details: InputDetails,
+    output_tokens: u64,
+    output_tokens_details: OutputDetails,
+    total_tokens: u64,
+}
+
+#[derive(Serialize)]
+struct InputDetails {
+    cached_tokens: u64,
+}
+
+#[derive(Serialize)]
+struct OutputDetails {
+    reasoning_tokens: u64,
+}
+
+impl ChatUsage {
+    pub(crate) fn parse(raw: &RawValue) -> Option<Self> {
+        let usage: Self = serde_json::from_str(raw.get()).ok()?;
+        let told = usage.prompt_tokens.is_some() || usage.completion_tokens.is_some() || usage.total_tokens.is_some();
+        told.then_some(usage)
+    }
+
+    /// Adds the answer of another choice to the same prompt.
+    pub(crate) fn add_choice(&mut self, other: &Self) {
+        let sum = |a: Option<u64>, b: Option<u64>| Some(a.unwrap_or(0).saturating_add(b.unwrap_or(0)));
+        self.completion_tokens = sum(self.completion_tokens, other.completion_tokens);
+        self.reasoning_tokens = sum(self.reasoning_tokens, other.reasoning_tokens);
+        self.completion_tokens_details.reasoning_tokens =
+            sum(self.completion_tokens_details.reasoning_tokens, other.completion_tokens_details.reasoning_tokens);
+        self.total_tokens = sum(self.prompt_tokens, self.completion_tokens);
+    }
+
+    /// The Responses form, raw JSON. The total is the server's own where it told one, even if it does not add up.
+    pub(crate) fn to_responses(self) -> String {
+        let input = self.prompt_tokens.unwrap_or(0);
+        let output = self.completion_tokens.unwrap_or(0);
+        let usage = ResponsesUsage {
+            input_tokens: input,
+            input_tokens_details: InputDetails {
+                cached_tokens: self.prompt_tokens_details.cached_tokens.or(self.prompt_cache_hit_tokens).unwrap_or(0),
+            },
+            output_tokens: output,
+            output_tokens_details: OutputDetails {
+                reasoning_tokens: self.completion_tokens_details.reasoning_tokens.filter(|n| *n > 0).or(self.reasoning_tokens).unwrap_or(0),
+            },
+            total_tokens: self.total_tokens.unwrap_or(input.saturating_add(output)),
+        };
+        // A struct of numbers always serialises.
+        serde_json::to_string(&usage).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_what_servers_tell() {
+        for (raw, expected) in [
+            (
+                r#"{"prompt_tokens":78,"completion_tokens":9,"total_tokens":87,"prompt_tokens_details":{"cached_tokens":4},"completion_tokens_details":{"reasoning_tokens":3}}"#,
+                Some((78, 4, 9, 3, 87)),
+            ),
+            (
+                r#"{"prompt_tokens":28,"completion_tokens":12,"total_tokens":394,"completion_tokens_details":null,"reasoning_tokens":354}"#,
+                Some((28, 0, 12, 354, 394)),
+            ),
+            (r#"{"total_tokens":7,"total_characters":0}"#, Some((0, 0, 0, 0, 7))),
+            (r#"{"prompt_tokens":6,"completion_tokens":2,"prompt_cache_hit_tokens":5}"#, Some((6, 5, 2, 0, 8))),
+            (r#"{"cost":1}"#, None),
+            (r#"{"prompt_tokens":"six"}"#, None),
+            ("null", None),
+        ] {
+            let raw: &RawValue = serde_json::from_str(raw).unwrap();
+            let expected = expected.map(|(i, c, o, r, t)| {
+                format!(r#"{{"input_tokens":{i},"input_tokens_details":{{"cached_tokens":{c}}},"output_tokens":{o},"output_tokens_details":{{"reasoning_tokens":{r}}},"total_tokens":{t}}}"#)
+            });
+            assert_eq!(ChatUsage::parse(raw).map(ChatUsage::to_responses), expected, "{raw}");
+        }
+    }
+}

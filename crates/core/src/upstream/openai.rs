@@ -1,0 +1,226 @@
+//! An OpenAI-compatible server over HTTP.
+//!
+//! async-openai brings the configuration, the URLs and the headers. The bodies are ours both ways: its typed requests drop
+//! what they do not know, and its stream reader sits on an unbounded channel and cannot tell an end from a cut.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_openai::config::{Config as _, OpenAIConfig};
+use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::body::UpstreamBody;
+use super::{OpenError, Opened, Refusal, UpstreamHead, UpstreamRequest};
+use crate::error::{ApiError, ErrorCode};
+use crate::snapshot::Api;
+
+/// vLLM and SGLang close idle connections after 5 s; one that is reused later than that is likely to be dead.
+const POOL_IDLE: Duration = Duration::from_secs(4);
+/// The most of an error body that is passed on.
+const REFUSAL_BYTES: usize = 1024 * 1024;
+/// How long the body of a refusal may take.
+const REFUSAL_WAIT: Duration = Duration::from_secs(10);
+
+/// How to reach one server.
+#[derive(Clone, Debug)]
+pub struct OpenAiOptions {
+    /// Its name in logs.
+    pub name: String,
+    /// What stands before `/chat/completions`.
+    pub base_url: String,
+    /// The bearer token; without one, no `Authorization` is sent.
+    pub api_key: Option<SecretString>,
+    /// How long the connection may take, TLS included.
+    pub connect_timeout: Duration,
+    /// The largest event, and the largest body that is not streamed, in bytes.
+    pub max_event: usize,
+}
+
+/// A client of one OpenAI-compatible server. It belongs to the runtime that it is first used on: one per worker.
+#[derive(Clone)]
+pub struct OpenAi(Arc<Inner>);
+
+struct Inner {
+    options: OpenAiOptions,
+    client: reqwest::Client,
+    config: OpenAIConfig,
+    headers: HeaderMap,
+}
+
+impl fmt::Debug for OpenAi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenAi").field("name", &self.0.options.name).finish_non_exhaustive()
+    }
+}
+
+impl OpenAi {
+    /// A client.
+    ///
+    /// # Errors
+    /// A base URL or key that cannot be used, or TLS that cannot be set up; the text says which.
+    pub fn new(options: OpenAiOptions) -> Result<Self, String> {
+        // Another part of the process may have chosen a provider already; that is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let key = options.api_key.as_ref().map(|key| key.expose_secret().to_owned());
+        let config =
+            OpenAIConfig::new().with_api_base(options.base_url.trim_end_matches('/')).with_api_key(key.clone().unwrap_or_default());
+        let mut headers = HeaderMap::new();
+        if let Some(key) = &key {
+            let mut value = HeaderValue::from_str(&format!("Bearer {key}"))
+                .map_err(|_| "the API key holds characters that a header cannot".to_owned())?;
+            value.set_sensitive(true);
+            headers = config.headers();
+            headers.insert(reqwest::header::AUTHORIZATION, value);
+        }
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let client = reqwest::Client::builder()
+            .connect_timeout(options.connect_timeout)
+            .pool_idle_timeout(POOL_IDLE)
+            .tcp_nodelay(true)
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("tokenwire/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| format!("the HTTP client cannot be set up: {error}"))?;
+        reqwest::Url::parse(&config.url("/models")).map_err(|error| format!("the base URL cannot be used: {error}"))?;
+        Ok(Self(Arc::new(Inner { options, client, config, headers })))
+    }
+
+    /// Its name in logs.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.options.name
+    }
+
+    /// Sends the request and waits for the head.
+    pub fn open(&self, request: UpstreamRequest) -> BoxFuture<'static, Result<Opened, OpenError>> {
+        let inner = self.0.clone();
+        async move { inner.open(request).await }.boxed()
+    }
+
+    /// What `GET /models` answers, raw.
+    ///
+    /// # Errors
+    /// As [`OpenAi::open`].
+    pub async fn models(&self, timeout: Duration) -> Result<Bytes, OpenError> {
+        let inner = &self.0;
+        let mut headers = inner.headers.clone();
+        headers.remove(CONTENT_TYPE);
+        let response = inner.client.get(inner.config.url("/models")).headers(headers).timeout(timeout).send().await;
+        let response = response.map_err(|error| inner.connect_error(&error))?;
+        let status = response.status();
+        let head = Head::of(response.headers());
+        let body = read_limited(response, inner.options.max_event).await.map_err(|()| truncated())?;
+        if status.is_success() { Ok(body) } else { Err(inner.refusal(status.as_u16(), head, body)) }
+    }
+}
+
+impl Inner {
+    async fn open(&self, request: UpstreamRequest) -> Result<Opened, OpenError> {
+        let path = match request.api {
+            Api::Chat => "/chat/completions",
+            Api::Responses => "/responses",
+        };
+        let mut headers = self.headers.clone();
+        headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream, application/json"));
+        for (name, value) in &request.headers {
+            if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+                headers.insert(name, value);
+            }
+        }
+        let sent = self.client.post(self.config.url(path)).headers(headers).body(request.body).send().await;
+        let response = sent.map_err(|error| self.connect_error(&error))?;
+        let status = response.status();
+        let head = Head::of(response.headers());
+        if !status.is_success() {
+            // Refusals are small; one that never ends is cut.
+            let body = tokio::time::timeout(REFUSAL_WAIT, read_limited(response, REFUSAL_BYTES)).await;
+            return Err(self.refusal(status.as_u16(), head, body.unwrap_or(Err(())).unwrap_or_default()));
+        }
+        let encoding = response.headers().get(CONTENT_ENCODING).and_then(|value| value.to_str().ok()).map(str::to_ascii_lowercase);
+        let sse = head.content_type.as_deref().is_some_and(|kind| kind.to_ascii_lowercase().starts_with("text/event-stream"));
+        let body = UpstreamBody::new(response.into(), encoding.as_deref(), sse, self.options.max_event).map_err(OpenError::Failed)?;
+        Ok(Opened { head: UpstreamHead { headers: head.headers }, stream: Box::new(body) })
+    }
+
+    fn refusal(&self, status: u16, head: Head, body: Bytes) -> OpenError {
+        if matches!(status, 401 | 403) {
+            tracing::error!(upstream = %self.options.name, status, "the upstream refused the gateway's own key");
+            // Not the client's fault, and the body may quote the key.
+            return OpenError::Failed(ApiError::new(ErrorCode::UpstreamAuth, "The upstream refused the gateway's own credentials."));
+        }
+        if (300..400).contains(&status) {
+            tracing::error!(upstream = %self.options.name, status, "the upstream redirects; is its base_url right?");
+            return OpenError::Failed(ApiError::new(
+                ErrorCode::UpstreamUnreachable,
+                "The upstream answered with a redirect, which is not followed.",
+            ));
+        }
+        OpenError::Refused(Refusal { status, content_type: head.content_type, body, headers: head.headers })
+    }
+
+    fn connect_error(&self, error: &reqwest::Error) -> OpenError {
+        // The URL may hold what belongs to nobody else; the chain of causes says enough.
+        tracing::warn!(upstream = %self.options.name, cause = %root_cause(error), "the upstream could not be asked");
+        let error = if error.is_timeout() {
+            ApiError::new(ErrorCode::ConnectTimeout, "The upstream did not accept the connection in time.")
+        } else if error.is_connect() {
+            ApiError::new(ErrorCode::UpstreamUnreachable, "The upstream could not be connected to.")
+        } else {
+            ApiError::new(ErrorCode::UpstreamDisconnected, "The upstream closed the connection before it answered.")
+        };
+        OpenError::Failed(error)
+    }
+}
+
+/// What is kept of a response's head.
+struct Head {
+    content_type: Option<String>,
+    headers: Vec<(String, String)>,
+}
+
+impl Head {
+    fn of(headers: &HeaderMap) -> Self {
+        let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
+        let kept = |name: &str| {
+            name == "retry-after" || name == "retry-after-ms" || name == "openai-processing-ms" || name.starts_with("x-ratelimit-")
+        };
+        let mut kept: Vec<(String, String)> = headers
+            .iter()
+            .filter(|(name, _)| kept(name.as_str()))
+            .filter_map(|(name, value)| Some((name.as_str().to_owned(), text(value)?)))
+            .collect();
+        if let Some(id) = headers.get("x-request-id").and_then(text) {
+            kept.push(("x-upstream-request-id".to_owned(), id));
+        }
+        Self { content_type: headers.get(CONTENT_TYPE).and_then(text), headers: kept }
+    }
+}
+
+fn truncated() -> OpenError {
+    OpenError::Failed(ApiError::new(ErrorCode::UpstreamTruncated, "The upstream's answer broke off or is too large."))
+}
+
+fn root_cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+async fn read_limited(mut response: reqwest::Response, limit: usize) -> Result<Bytes, ()> {
+    let mut body = Vec::new();
+    while let Some(piece) = response.chunk().await.map_err(|_| ())? {
+        if body.len() + piece.len() > limit {
+            return Err(());
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(body.into())
+}

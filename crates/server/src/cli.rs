@@ -1,0 +1,137 @@
+//! The command line, and the commands that need no server: `--check` and `--print-config`.
+//!
+//! Flags carry what people type while trying things out; everything else is a key of the configuration.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use crate::banner::describe_upstreams;
+use crate::config::Loaded;
+
+const EXAMPLES: &str = "\
+Examples:
+  tokenwire                                           the embedded simulator answers: no key, no network
+  OPENAI_API_KEY=sk-... tokenwire                     OpenAI answers
+  tokenwire --base-url http://localhost:11434/v1 --model llama3.2
+                                                      a local Ollama answers
+  tokenwire --base-url http://localhost:8000/v1       vLLM, llama.cpp or any other compatible server
+  tokenwire --config tokenwire.yaml --check           is this file right?
+  tokenwire --print-config                            what is in force, and where it came from
+
+Then, from another terminal:
+  curl -N localhost:3000/v1/streams -d '{\"input\":\"hello\"}'
+  curl -N localhost:3000/v1/streams -d '{\"input\":\"hello\"}' -H 'Accept: text/plain'
+  curl -N localhost:3000/v1/chat/completions -H 'Content-Type: application/json' \\
+       -d '{\"stream\":true,\"messages\":[{\"role\":\"user\",\"content\":\"hello\"}]}'
+
+Configuration, each overriding the next:
+  flags
+  environment  TOKENWIRE_ and the path of a key, `__` between its parts: TOKENWIRE_SERVER__PORT=8080,
+               TOKENWIRE_STREAMS__HEARTBEAT=10s, TOKENWIRE_UPSTREAMS__0__API_KEY=...; RUST_LOG sets log.filter;
+               OPENAI_API_KEY and OPENAI_BASE_URL configure the upstream where no other is
+  file         --config, else TOKENWIRE_CONFIG, else ./config/tokenwire.yaml if it is there
+  defaults     as config/tokenwire.yaml shows them";
+
+/// A streaming gateway for OpenAI-compatible models: one durable, numbered token stream over SSE and WebSocket.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Parser)]
+#[command(name = "tokenwire", version, after_help = EXAMPLES)]
+pub struct Cli {
+    /// Read this YAML file instead of ./config/tokenwire.yaml.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Listen on this address [default: 127.0.0.1]; 0.0.0.0 lets other machines in.
+    #[arg(long)]
+    pub host: Option<String>,
+
+    /// Listen on this port [default: 3000]; 0 takes any free one.
+    #[arg(long)]
+    pub port: Option<u16>,
+
+    /// Start this many worker threads [default: 0, one per core].
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+
+    /// Let the embedded simulator answer, whatever else is configured.
+    #[arg(long, conflicts_with = "base_url")]
+    pub simulator: bool,
+
+    /// Ask the model server at this URL, instead of any that are configured; with OPENAI_API_KEY if that is set.
+    #[arg(long, value_name = "URL")]
+    pub base_url: Option<String>,
+
+    /// Use this model for requests that name none.
+    #[arg(long)]
+    pub model: Option<String>,
+
+    /// Log at this level, or by this filter, such as `info,tokenwire=debug` [default: info].
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+
+    /// Print the effective configuration as YAML, secrets redacted, and exit.
+    #[arg(long, conflicts_with = "check")]
+    pub print_config: bool,
+
+    /// Check the configuration and exit: 0 if it can be used, 1 if not.
+    #[arg(long)]
+    pub check: bool,
+}
+
+// === impl Cli ===
+
+impl Cli {
+    /// What to print instead of serving, where a flag asks for that.
+    #[must_use]
+    pub fn answer(&self, loaded: &Loaded) -> Option<String> {
+        if self.print_config {
+            Some(loaded.to_yaml())
+        } else if self.check {
+            Some(summary(loaded))
+        } else {
+            None
+        }
+    }
+}
+
+fn summary(loaded: &Loaded) -> String {
+    let config = &loaded.config;
+    let file = loaded.file.as_ref().map_or_else(|| "no file, defaults apply".to_owned(), |file| file.display().to_string());
+    let model = config.default_model().unwrap_or("none: every request must name its model");
+    format!(
+        "The configuration can be used.\n  file           {file}\n  listens on     {} port {}\n  upstream       {}\n  default model  {model}\n",
+        config.server.host,
+        config.server.port,
+        describe_upstreams(config),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_teaches_by_example() {
+        let help = Cli::command().render_help().to_string();
+        for taught in [
+            "OPENAI_API_KEY",
+            "localhost:11434",
+            "--config",
+            "TOKENWIRE_SERVER__PORT",
+            r#"curl -N localhost:3000/v1/streams -d '{"input":"hello"}'"#,
+        ] {
+            assert!(help.contains(taught), "{taught} is missing from:\n{help}");
+        }
+    }
+
+    #[test]
+    fn the_simulator_and_a_base_url_exclude_each_other() {
+        assert!(Cli::try_parse_from(["tokenwire", "--simulator", "--base-url", "http://localhost:1/v1"]).is_err());
+    }
+}

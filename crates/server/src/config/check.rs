@@ -1,0 +1,237 @@
+//! What types cannot say: the values that parse and still cannot work.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+use url::{Host, Url};
+
+use super::schema::{Config, Upstream};
+use super::secret::{REDACTED, Secret};
+use super::units::{duration, size};
+
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+const SMALLEST_MESSAGE: usize = 1024;
+const MOST_WORKERS: usize = 1024;
+
+/// A value that cannot work, by its path in the tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Finding {
+    pub(crate) path: Vec<String>,
+    pub(crate) found: String,
+    pub(crate) expected: String,
+    pub(crate) remedy: String,
+}
+
+/// Everything in `config` that cannot work.
+pub(crate) fn check(config: &Config) -> Vec<Finding> {
+    let mut findings = Findings(Vec::new());
+    findings.server(config);
+    findings.durations(config);
+    findings.bounds(config);
+    findings.upstreams(&config.upstreams);
+    if config.default_model.as_ref().is_some_and(|model| model.trim().is_empty()) {
+        findings.add("default_model", "is empty", "the name of a model", "Leave it out to have one chosen.");
+    }
+    if let Err(error) = EnvFilter::builder().parse(&config.log.filter) {
+        let found = format!("is {:?} ({error})", config.log.filter);
+        findings.add("log.filter", &found, "a level (error, warn, info, debug, trace) or a filter such as `info,tokenwire=debug`", "");
+    }
+    findings.0
+}
+
+struct Findings(Vec<Finding>);
+
+// === impl Findings ===
+
+impl Findings {
+    fn add(&mut self, path: &str, found: &str, expected: &str, remedy: &str) {
+        let path = path.split('.').map(str::to_owned).collect();
+        self.0.push(Finding { path, found: found.to_owned(), expected: expected.to_owned(), remedy: remedy.to_owned() });
+    }
+
+    fn server(&mut self, config: &Config) {
+        let server = &config.server;
+        if !is_host(&server.host) {
+            let remedy = if server.host.starts_with('[') { "Write an IPv6 address without brackets." } else { "" };
+            self.add(
+                "server.host",
+                &format!("is {:?}", server.host),
+                "an IP address such as 127.0.0.1, 0.0.0.0 or ::1, or a host name",
+                remedy,
+            );
+        }
+        if server.workers > MOST_WORKERS {
+            self.add(
+                "server.workers",
+                &format!("is {}", server.workers),
+                &format!("at most {MOST_WORKERS} threads"),
+                "0 starts one per core.",
+            );
+        }
+        if server.backlog == 0 || i32::try_from(server.backlog).is_err() {
+            self.add("server.backlog", &format!("is {}", server.backlog), "a number from 1 to 2147483647", "");
+        }
+        for (index, origin) in server.allowed_origins.iter().enumerate() {
+            if let Err(remedy) = check_origin(origin) {
+                let expected = "an origin: scheme, host and port, such as https://app.example.com";
+                self.add(&format!("server.allowed_origins.{index}"), &format!("is {origin:?}"), expected, &remedy);
+            }
+        }
+    }
+
+    fn durations(&mut self, config: &Config) {
+        let (streams, timeouts) = (&config.streams, &config.timeouts);
+        let (none, millisecond, second) = (Duration::ZERO, Duration::from_millis(1), Duration::from_secs(1));
+        for (key, value, least) in [
+            ("server.shutdown_timeout", config.server.shutdown_timeout, none),
+            ("streams.heartbeat", streams.heartbeat, second),
+            ("streams.commit_after", streams.commit_after, none),
+            ("streams.disconnect_grace", streams.disconnect_grace, none),
+            ("streams.slow_reader_timeout", streams.slow_reader_timeout, millisecond),
+            ("streams.retain_events", streams.retain_events, none),
+            ("streams.retain_responses", streams.retain_responses, none),
+            ("streams.ping_interval", streams.ping_interval, millisecond),
+            ("streams.ping_timeout", streams.ping_timeout, millisecond),
+            ("timeouts.connect", timeouts.connect, millisecond),
+            ("timeouts.first_token", timeouts.first_token, millisecond),
+            ("timeouts.between_tokens", timeouts.between_tokens, millisecond),
+            ("timeouts.total", timeouts.total, millisecond),
+        ] {
+            self.duration(key, value, least);
+        }
+        for (index, upstream) in config.upstreams.iter().enumerate() {
+            let own = &upstream.timeouts;
+            for (key, value) in
+                [("connect", own.connect), ("first_token", own.first_token), ("between_tokens", own.between_tokens), ("total", own.total)]
+            {
+                if let Some(value) = value {
+                    self.duration(&format!("upstreams.{index}.timeouts.{key}"), value, millisecond);
+                }
+            }
+        }
+    }
+
+    fn duration(&mut self, key: &str, value: Duration, least: Duration) {
+        if value < least || value > LONGEST {
+            let expected = format!("a duration from {} to {}", duration::format(least), duration::format(LONGEST));
+            self.add(key, &format!("is {}", duration::format(value)), &expected, "");
+        }
+    }
+
+    fn bounds(&mut self, config: &Config) {
+        let (streams, limits) = (&config.streams, &config.limits);
+        for (key, value) in [
+            ("streams.max_memory", streams.max_memory),
+            ("streams.max_stream_bytes", streams.max_stream_bytes),
+            ("limits.body", limits.body),
+            ("limits.websocket_frame", limits.websocket_frame()),
+            ("limits.event", limits.event),
+        ] {
+            if value < SMALLEST_MESSAGE {
+                self.add(key, &format!("is {}", size::format(value)), &format!("at least {}", size::format(SMALLEST_MESSAGE)), "");
+            }
+        }
+        let events = usize::try_from(streams.max_stream_events).unwrap_or(usize::MAX);
+        for (key, value) in [
+            ("streams.max_stream_events", events),
+            ("streams.max_lanes", streams.max_lanes),
+            ("limits.streams", limits.streams),
+            ("limits.subscribers", limits.subscribers),
+            ("limits.connections", limits.connections),
+        ] {
+            if value == 0 {
+                self.add(key, "is 0", "at least 1", "");
+            }
+        }
+    }
+
+    fn upstreams(&mut self, upstreams: &[Upstream]) {
+        let mut seen = BTreeMap::new();
+        for (index, upstream) in upstreams.iter().enumerate() {
+            let key = |leaf: &str| format!("upstreams.{index}.{leaf}");
+            let name = upstream.name.as_str();
+            if name.is_empty() {
+                self.add(&key("name"), "is missing", "a name for logs and metrics", "Add `name:` to this upstream.");
+            } else if name.len() > 64 || !name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c)) {
+                self.add(&key("name"), &format!("is {name:?}"), "1 to 64 characters out of A-Z, a-z, 0-9, `_`, `.` and `-`", "");
+            } else if let Some(first) = seen.insert(name, index) {
+                let found = format!("is {name:?}, as upstreams[{first}].name is");
+                self.add(&key("name"), &found, "a name of its own for every upstream", "Rename one of the two.");
+            }
+            if let Err((found, remedy)) = check_base_url(&upstream.base_url) {
+                self.add(&key("base_url"), &found, "an http or https URL such as https://api.openai.com/v1", remedy);
+            }
+            if let Some((found, remedy)) = upstream.api_key.as_ref().and_then(check_key) {
+                self.add(&key("api_key"), found, "a key of visible ASCII characters", remedy);
+            }
+            if upstream.weight == 0 {
+                self.add(&key("weight"), "is 0", "at least 1", "Remove the upstream to send it nothing.");
+            }
+        }
+    }
+}
+
+fn is_host(host: &str) -> bool {
+    let name = |host: &str| host.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)) && Host::parse(host).is_ok();
+    host.parse::<IpAddr>().is_ok() || name(host)
+}
+
+/// Checks that `origin` is what a browser would send, since it is compared letter by letter.
+fn check_origin(origin: &str) -> Result<(), String> {
+    if origin == "*" {
+        return Err("List the origins one by one: `*` would let any web page use the gateway, and the upstream's key.".to_owned());
+    }
+    let Ok(url) = Url::parse(origin) else { return Err(String::new()) };
+    // A browser extension's origin has a scheme of its own, which the URL standard does not normalise.
+    let normal = match url.host_str() {
+        Some(host) if !matches!(url.scheme(), "http" | "https") => {
+            url.port().map_or_else(|| format!("{}://{host}", url.scheme()), |port| format!("{}://{host}:{port}", url.scheme()))
+        }
+        Some(_) => url.origin().ascii_serialization(),
+        None => return Err(String::new()),
+    };
+    if normal == origin { Ok(()) } else { Err(format!("Write it as {normal}.")) }
+}
+
+/// Checks a base URL; an error says what was found, never quoting credentials, and the remedy.
+fn check_base_url(base_url: &str) -> Result<(), (String, &'static str)> {
+    let found = || format!("is {base_url:?}");
+    if base_url.is_empty() {
+        return Err(("is missing".to_owned(), "Add `base_url:`, the URL that stands before /chat/completions."));
+    }
+    let Ok(url) = Url::parse(base_url) else {
+        // What does not parse may hold a password all the same.
+        let shown = if base_url.contains('@') { "is not a URL".to_owned() } else { found() };
+        let remedy = if base_url.contains("://") { "" } else { "Begin it with http:// or https://." };
+        return Err((shown, remedy));
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(("holds a user name or a password".to_owned(), "Give the credential as `api_key`."));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        // Some servers take their key in the query.
+        return Err(("holds a query or a fragment".to_owned(), "Leave out what follows `?` or `#`; give a credential as `api_key`."));
+    }
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+        return Err((found(), "Begin it with http:// or https://."));
+    }
+    if ["/chat/completions", "/responses"].iter().any(|path| url.path().trim_end_matches('/').ends_with(path)) {
+        return Err((found(), "Leave out the part that the gateway appends itself: /chat/completions or /responses."));
+    }
+    Ok(())
+}
+
+fn check_key(key: &Secret) -> Option<(&'static str, &'static str)> {
+    let key = key.expose();
+    if key.is_empty() {
+        Some(("is empty", "Leave it out for a server that wants no key."))
+    } else if key == REDACTED {
+        Some(("is what --print-config writes in place of a key", "Put the key itself there."))
+    } else if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Some(("holds a space, a line break or a character outside ASCII", "Check that nothing was pasted along with it."))
+    } else {
+        None
+    }
+}

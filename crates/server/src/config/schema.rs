@@ -1,0 +1,388 @@
+//! The typed tree of the configuration, with its defaults.
+//!
+//! Every key that exists has an effect, and every key has a default, so that an empty file is a whole configuration. A key that
+//! is added here must be added to `config/tokenwire.yaml` as well; a test holds the two together.
+
+use std::time::Duration;
+
+use serde::de::{DeserializeOwned, IntoDeserializer};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::models::Models;
+use super::secret::Secret;
+use super::units::{duration, size};
+
+/// The name of the model that the embedded simulator answers under.
+pub const SIMULATOR_MODEL: &str = "simulator";
+
+/// Where OpenAI's own API is.
+pub const OPENAI_BASE_URL: &str = "https://api.openai.com/v1";
+
+/// The whole configuration of a gateway.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where the gateway listens.
+    pub server: Server,
+    /// The model of a request that names none; [`Config::default_model`] resolves it.
+    pub default_model: Option<String>,
+    /// The model servers. Empty: the embedded simulator answers.
+    pub upstreams: Vec<Upstream>,
+    /// How long an upstream may take; each upstream may override each.
+    pub timeouts: Timeouts,
+    /// The life of a stream and of its readers.
+    pub streams: Streams,
+    /// Bounds on what clients and upstreams may send or hold open.
+    pub limits: Limits,
+    /// Where the logs of the streams are kept.
+    pub store: Store,
+    /// What is logged, and how.
+    pub log: Log,
+}
+
+/// Where the gateway listens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Server {
+    /// The address or host name to listen on.
+    pub host: String,
+    /// The TCP port; 0 takes any free one.
+    pub port: u16,
+    /// The number of worker threads; 0 is one per core. [`Server::workers`] resolves it.
+    pub workers: usize,
+    /// Origins of web pages that may start streams, such as `https://app.example.com`.
+    pub allowed_origins: Vec<String>,
+    /// Whether pages from loopback origins (`http://localhost:5173`) may as well.
+    pub allow_loopback_origins: bool,
+    /// How long a shutdown waits for open streams.
+    #[serde(with = "duration")]
+    pub shutdown_timeout: Duration,
+    /// How many connections the kernel may hold that are not accepted yet.
+    pub backlog: u32,
+}
+
+/// One model server that speaks OpenAI's API.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Upstream {
+    /// Its name in logs and metrics: unique, of `A-Z a-z 0-9 _ . -`.
+    pub name: String,
+    /// Which API it is asked through.
+    #[serde(deserialize_with = "word")]
+    pub api: Api,
+    /// What stands before `/chat/completions`: `https://api.openai.com/v1`.
+    pub base_url: String,
+    /// The bearer token it wants. Without one no `Authorization` header is sent.
+    pub api_key: Option<Secret>,
+    /// The models it serves; empty: every model.
+    pub models: Models,
+    /// Its share of the requests for a model that several upstreams serve, relative to the others.
+    pub weight: u32,
+    /// What it overrides of the general timeouts.
+    pub timeouts: TimeoutOverrides,
+}
+
+/// The API that an upstream is asked through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Api {
+    /// `POST {base_url}/chat/completions`.
+    #[default]
+    Chat,
+    /// `POST {base_url}/responses`.
+    Responses,
+}
+
+/// How long an upstream may take. When one of these runs out the stream fails with a terminal event that names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timeouts {
+    /// To accept the connection, TLS included.
+    #[serde(with = "duration")]
+    pub connect: Duration,
+    /// From the request to the first token.
+    #[serde(with = "duration")]
+    pub first_token: Duration,
+    /// From one token to the next.
+    #[serde(with = "duration")]
+    pub between_tokens: Duration,
+    /// From the request to the end.
+    #[serde(with = "duration")]
+    pub total: Duration,
+}
+
+/// The timeouts of one upstream; what is left out is as in [`Config::timeouts`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TimeoutOverrides {
+    /// As [`Timeouts::connect`].
+    #[serde(with = "duration::option")]
+    pub connect: Option<Duration>,
+    /// As [`Timeouts::first_token`].
+    #[serde(with = "duration::option")]
+    pub first_token: Option<Duration>,
+    /// As [`Timeouts::between_tokens`].
+    #[serde(with = "duration::option")]
+    pub between_tokens: Option<Duration>,
+    /// As [`Timeouts::total`].
+    #[serde(with = "duration::option")]
+    pub total: Option<Duration>,
+}
+
+/// The life of a stream and of its readers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Streams {
+    /// After how long a silence an SSE comment is sent.
+    #[serde(with = "duration")]
+    pub heartbeat: Duration,
+    /// How long the SDK routes wait for the upstream's status before they answer 200.
+    #[serde(with = "duration")]
+    pub commit_after: Duration,
+    /// How long a generation that nobody reads runs on before it is cancelled; `0s`: not at all.
+    #[serde(with = "duration")]
+    pub disconnect_grace: Duration,
+    /// After how long a reader that takes nothing is cut.
+    #[serde(with = "duration")]
+    pub slow_reader_timeout: Duration,
+    /// How long the events of a finished stream can still be read.
+    #[serde(with = "duration")]
+    pub retain_events: Duration,
+    /// How long its response object can still be read.
+    #[serde(with = "duration")]
+    pub retain_responses: Duration,
+    /// Memory for all logs and response objects together; the oldest finished ones go first.
+    #[serde(with = "size")]
+    pub max_memory: usize,
+    /// Memory for the log of one stream. [`Streams::max_stream_bytes`] holds it to `max_memory`.
+    #[serde(with = "size")]
+    pub max_stream_bytes: usize,
+    /// The number of events of one stream.
+    pub max_stream_events: u64,
+    /// After how long a WebSocket is pinged, and again.
+    #[serde(with = "duration")]
+    pub ping_interval: Duration,
+    /// How long after a ping a silent peer is cut.
+    #[serde(with = "duration")]
+    pub ping_timeout: Duration,
+    /// How many lanes of one WebSocket may run side by side.
+    pub max_lanes: usize,
+    /// How many `response.create` of one WebSocket may wait behind others.
+    pub max_queued_creates: usize,
+}
+
+/// Bounds on what clients and upstreams may send or hold open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// The body of one request.
+    #[serde(with = "size")]
+    pub body: usize,
+    /// Generations that run at the same time.
+    pub streams: usize,
+    /// Readers that are attached at the same time.
+    pub subscribers: usize,
+    /// TCP connections open at the same time.
+    pub connections: usize,
+    /// One WebSocket message from a client; left out: as `body`. [`Limits::websocket_frame`] resolves it.
+    #[serde(with = "size::option")]
+    pub websocket_frame: Option<usize>,
+    /// One event from an upstream.
+    #[serde(with = "size")]
+    pub event: usize,
+}
+
+/// Where the logs of the streams are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Store {
+    /// The kind of store.
+    #[serde(deserialize_with = "word")]
+    pub kind: StoreKind,
+}
+
+/// The kinds of store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreKind {
+    /// In the memory of the process: gone when it ends.
+    #[default]
+    Memory,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// A level, or a filter in the syntax of `RUST_LOG`: `info,tokenwire=debug`.
+    pub filter: String,
+    /// The shape of a line.
+    #[serde(deserialize_with = "word")]
+    pub format: LogFormat,
+}
+
+/// The shape of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line, for collectors.
+    Json,
+}
+
+/// Reads an enum from its name alone: serde would take the number of a variant as well.
+fn word<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<T, D::Error> {
+    T::deserialize(String::deserialize(deserializer)?.into_deserializer())
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Whether the embedded simulator answers, because no upstream is configured.
+    #[must_use]
+    pub fn uses_simulator(&self) -> bool {
+        self.upstreams.is_empty()
+    }
+
+    /// The model of a request that names none.
+    ///
+    /// Where none is configured: the simulator's; else the first model that the first upstream lists by its full name;
+    /// else, for OpenAI itself, a small one. `None` means that nothing can be assumed about the upstream and that such a request is refused.
+    #[must_use]
+    pub fn default_model(&self) -> Option<&str> {
+        if self.default_model.is_some() {
+            return self.default_model.as_deref();
+        }
+        let Some(first) = self.upstreams.first() else { return Some(SIMULATOR_MODEL) };
+        first.models.first_name().or_else(|| (first.base_url.trim_end_matches('/') == OPENAI_BASE_URL).then_some("gpt-4o-mini"))
+    }
+
+    /// The timeouts that hold for `upstream`.
+    #[must_use]
+    pub fn timeouts_of(&self, upstream: &Upstream) -> Timeouts {
+        let own = &upstream.timeouts;
+        Timeouts {
+            connect: own.connect.unwrap_or(self.timeouts.connect),
+            first_token: own.first_token.unwrap_or(self.timeouts.first_token),
+            between_tokens: own.between_tokens.unwrap_or(self.timeouts.between_tokens),
+            total: own.total.unwrap_or(self.timeouts.total),
+        }
+    }
+}
+
+// === impl Server ===
+
+impl Server {
+    /// The number of worker threads to start, never 0.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        if self.workers > 0 { self.workers } else { std::thread::available_parallelism().map_or(1, usize::from) }
+    }
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            host: "127.0.0.1".to_owned(),
+            port: 3000,
+            workers: 0,
+            allowed_origins: Vec::new(),
+            allow_loopback_origins: true,
+            shutdown_timeout: Duration::from_secs(30),
+            backlog: 4096,
+        }
+    }
+}
+
+// === impl Upstream ===
+
+impl Upstream {
+    /// The URL of a path below the base: `url("/models")`.
+    #[must_use]
+    pub fn url(&self, path: &str) -> String {
+        format!("{}/{}", self.base_url.trim_end_matches('/'), path.trim_start_matches('/'))
+    }
+}
+
+impl Default for Upstream {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            api: Api::default(),
+            base_url: String::new(),
+            api_key: None,
+            models: Models::default(),
+            weight: 1,
+            timeouts: TimeoutOverrides::default(),
+        }
+    }
+}
+
+// === impl Timeouts ===
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            first_token: Duration::from_secs(120),
+            between_tokens: Duration::from_secs(60),
+            total: Duration::from_secs(30 * 60),
+        }
+    }
+}
+
+// === impl Streams ===
+
+impl Streams {
+    /// The bound of one stream's log in bytes: one stream cannot hold more than all together may.
+    #[must_use]
+    pub fn max_stream_bytes(&self) -> usize {
+        self.max_stream_bytes.min(self.max_memory)
+    }
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_secs(15),
+            commit_after: Duration::from_secs(5),
+            disconnect_grace: Duration::from_secs(30),
+            slow_reader_timeout: Duration::from_secs(30),
+            retain_events: Duration::from_secs(10 * 60),
+            retain_responses: Duration::from_secs(24 * 60 * 60),
+            max_memory: 1 << 30,
+            max_stream_bytes: 64 << 20,
+            max_stream_events: 1_000_000,
+            ping_interval: Duration::from_secs(20),
+            ping_timeout: Duration::from_secs(10),
+            max_lanes: 32,
+            max_queued_creates: 32,
+        }
+    }
+}
+
+// === impl Limits ===
+
+impl Limits {
+    /// The largest WebSocket message in bytes: as large as a body, unless configured, since it carries the same requests.
+    #[must_use]
+    pub fn websocket_frame(&self) -> usize {
+        self.websocket_frame.unwrap_or(self.body)
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { body: 32 << 20, streams: 10_000, subscribers: 100_000, connections: 25_000, websocket_frame: None, event: 16 << 20 }
+    }
+}
+
+// === impl Log ===
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { filter: "info".to_owned(), format: LogFormat::default() }
+    }
+}

@@ -1,0 +1,295 @@
+//! What the simulator says when nobody tells it what to say: Markdown about the very stream that carries it.
+
+use crate::conversation::Conversation;
+use crate::options::Pace;
+
+/// The longest piece of the user's text that is quoted back, in characters.
+const QUOTE: usize = 280;
+
+/// The answer to a conversation in which nothing else was asked for.
+pub(crate) fn prose(conversation: &Conversation, pace: Pace, choice: usize) -> String {
+    let mut answer = String::new();
+    if choice > 0 {
+        answer.push_str(&format!("*Choice {} of {}.* ", choice + 1, conversation.choices));
+    }
+    if let Some(result) = &conversation.tool_result {
+        answer.push_str(&format!("The tool came back with:\n\n{}\n\nThat is the whole of what I know about it.", quote(result)));
+        return answer;
+    }
+    answer.push_str(&opening(conversation));
+    if !conversation.images.is_empty() {
+        let kinds = conversation.images.iter().map(|kind| escape(kind)).collect::<Vec<_>>().join(", ");
+        let noun = if conversation.images.len() == 1 { "image" } else { "images" };
+        answer.push_str(&format!("You sent {} {noun}: {kinds}.\n\n", conversation.images.len()));
+    }
+    match Subject::of(&conversation.question) {
+        Subject::Greeting => {
+            answer.push_str(&table(conversation, pace));
+            answer.push_str(WHAT_TO_TRY);
+            answer.push_str(CONFIGURE);
+        }
+        Subject::Code => {
+            answer.push_str(CODE);
+            answer.push_str(CONFIGURE);
+        }
+        Subject::Table => answer.push_str(&table(conversation, pace)),
+        Subject::List => answer.push_str(WHAT_TO_TRY),
+        Subject::Joke => answer.push_str(JOKE),
+        Subject::Poem => answer.push_str(POEM),
+        Subject::Other => {
+            answer.push_str(&table(conversation, pace));
+            answer.push_str(WHAT_TO_TRY);
+            answer.push_str(CODE);
+            answer.push_str(CONFIGURE);
+        }
+    }
+    answer.truncate(answer.trim_end().len());
+    answer
+}
+
+/// The thoughts before the answer.
+pub(crate) fn reasoning(conversation: &Conversation) -> String {
+    format!(
+        "The user asks: {}. The conversation has {} message{}, and {} tools are on offer. I am a simulator, so there is nothing to look up: \
+         I say what I am, how fast I go, and how a real model is plugged in.",
+        shorten(conversation.question.trim(), 120),
+        conversation.messages,
+        if conversation.messages == 1 { "" } else { "s" },
+        conversation.tools.len(),
+    )
+}
+
+/// The words of a refusal.
+pub(crate) const REFUSAL: &str = "I'm sorry, I can't assist with that request.";
+
+/// What the question is about, by its words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Subject {
+    Greeting,
+    Code,
+    Table,
+    List,
+    Joke,
+    Poem,
+    Other,
+}
+
+impl Subject {
+    fn of(question: &str) -> Self {
+        let question = question.to_lowercase();
+        let words: Vec<&str> = question.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+        let has = |wanted: &[&str]| words.iter().any(|word| wanted.contains(word));
+        if has(&["poem", "haiku", "verse", "rhyme"]) {
+            Self::Poem
+        } else if has(&["joke", "jokes", "funny"]) {
+            Self::Joke
+        } else if has(&["code", "program", "function", "snippet", "script"]) {
+            Self::Code
+        } else if has(&["table", "tables"]) {
+            Self::Table
+        } else if has(&["list", "lists", "bullets"]) {
+            Self::List
+        } else if words.len() <= 4 && has(&["hello", "hi", "hey", "hallo", "hola", "ping", "moin", "bonjour"]) {
+            Self::Greeting
+        } else {
+            Self::Other
+        }
+    }
+}
+
+fn opening(conversation: &Conversation) -> String {
+    let model = escape(&conversation.model);
+    let mut text = match Subject::of(&conversation.question) {
+        Subject::Greeting => format!(
+            "Hello! 👋 I am **{model}**, the simulator inside Tokenwire: no model, no key and no network are behind these words.\n\n"
+        ),
+        _ => {
+            format!("This is **{model}**, Tokenwire's simulator. It does not think; it streams, so that you can see the wire at work.\n\n")
+        }
+    };
+    let question = conversation.question.trim();
+    if !question.is_empty() {
+        text.push_str(&format!("You wrote:\n\n{}\n\n", quote(question)));
+    }
+    if let Some(earlier) = conversation.earlier_question.as_deref().map(str::trim).filter(|earlier| !earlier.is_empty()) {
+        text.push_str(&format!("Before that you asked “{}”, and I have not forgotten it.\n\n", escape(&shorten(earlier, 80))));
+    }
+    text
+}
+
+fn table(conversation: &Conversation, pace: Pace) -> String {
+    let messages = conversation.messages;
+    let between = pace.between_tokens;
+    let speed = if between.is_zero() {
+        "as fast as the socket takes them".to_owned()
+    } else {
+        format!("one every {between:?}, about {:.0} a second", 1.0 / between.as_secs_f64())
+    };
+    let carried = if conversation.stream { "yes, token by token" } else { "no, in one piece" };
+    format!(
+        "## This very stream\n\n\
+         | what | value |\n\
+         | --- | --- |\n\
+         | model | `{}` |\n\
+         | messages so far | {messages} |\n\
+         | streamed | {carried} |\n\
+         | first token | after {:?} |\n\
+         | tokens | {speed} |\n\
+         | alphabets | naïve, 日本語, 한국어, Ελληνικά, 🚀 |\n\n",
+        escape(&conversation.model).replace('`', "'"),
+        pace.first_token,
+    )
+}
+
+const WHAT_TO_TRY: &str = "\
+## What to try
+
+1. **Cut the connection** in the middle of this sentence, then come back with `Last-Event-ID`: the stream goes on at the exact token.
+2. **Watch it twice**: a second reader of the same stream id gets every token from the first on.
+3. **Change the transport**: the same numbers come over Server-Sent Events and over a WebSocket.
+4. **Steer me** from the prompt:
+   - `[[tokens=50 tbt=100ms]]` for fifty slow tokens,
+   - `[[fault=cut after=10]]` to see what an upstream's accident looks like.
+
+";
+
+const CODE: &str = "\
+## In code
+
+```sh
+# Start a stream; each event carries an id like resp_….7
+curl -N localhost:3000/v1/streams -d '{\"input\": \"hello\"}'
+
+# Come back to it where you left
+curl -N localhost:3000/v1/streams/$ID -H \"Last-Event-ID: $ID.7\"
+```
+
+```js
+const source = new EventSource(\"/v1/streams?input=hello\");
+source.onmessage = (event) => console.log(event.lastEventId, event.data);
+```
+
+";
+
+const CONFIGURE: &str = "\
+To talk to a **real model**, start the gateway with `OPENAI_API_KEY` set (and `OPENAI_BASE_URL` for another server), or name your \
+upstreams in `config/tokenwire.yaml`. Nothing else changes: your client reads the same stream.
+";
+
+const JOKE: &str = "\
+Why did the token cross the network? To get to the other `data:`. 🥁
+
+It would have got there sooner, but a proxy was *buffering*.
+";
+
+const POEM: &str = "\
+*Small tokens, one by one,*
+*go down the wire and are not lost;*
+*who leaves and later comes again*
+*finds every word at no new cost.*
+
+静かな流れ ―
+切れてもまた
+続きから 🌊
+";
+
+/// The user's text as a Markdown quotation, which no character in it can leave.
+fn quote(text: &str) -> String {
+    let lines: Vec<String> = shorten(text, QUOTE).lines().map(|line| format!("> {}", escape(line))).collect();
+    if lines.is_empty() { "> (nothing)".to_owned() } else { lines.join("\n") }
+}
+
+fn shorten(text: &str, limit: usize) -> String {
+    let mut characters = text.chars();
+    let mut short: String = characters.by_ref().take(limit).collect();
+    if characters.next().is_some() {
+        short.push('…');
+    }
+    short
+}
+
+/// Takes from a text what Markdown or HTML would make of it.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '&' => escaped.push_str("&amp;"),
+            '\\' | '`' | '*' | '_' | '[' | ']' | '#' | '|' | '~' | '!' => escaped.extend(['\\', character]),
+            '\n' | '\r' | '\t' => escaped.push(' '),
+            control if control.is_control() => {}
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(question: &str) -> Conversation {
+        Conversation {
+            model: "simulator".into(),
+            question: question.into(),
+            messages: 1,
+            choices: 1,
+            stream: true,
+            ..Conversation::default()
+        }
+    }
+
+    #[test]
+    fn the_usual_answer_has_a_table_a_list_and_code() {
+        let answer = prose(&asked("What is the weather on Mars?"), Pace::READING, 0);
+        for part in [
+            "| --- | --- |",
+            "1. **",
+            "```sh",
+            "OPENAI_API_KEY",
+            "config/tokenwire.yaml",
+            "Last-Event-ID",
+            "> What is the weather on Mars?",
+            "every 12ms",
+        ] {
+            assert!(answer.contains(part), "{part} is missing in {answer}");
+        }
+    }
+
+    #[test]
+    fn varies_by_what_is_asked() {
+        let subjects = [
+            ("hello", Subject::Greeting),
+            ("Show me some code", Subject::Code),
+            ("a table please", Subject::Table),
+            ("make a list", Subject::List),
+            ("tell me a joke", Subject::Joke),
+            ("write a poem about rust", Subject::Poem),
+            ("why is the sky blue?", Subject::Other),
+        ];
+        let mut answers = Vec::new();
+        for (question, subject) in subjects {
+            assert_eq!(Subject::of(question), subject, "{question}");
+            let answer = prose(&asked(question), Pace::READING, 0).replace(&quote(question), "");
+            assert!(!answers.contains(&answer), "{question}");
+            answers.push(answer);
+        }
+    }
+
+    #[test]
+    fn quotes_cannot_break_out() {
+        let answer = prose(&asked("</code>\n# <script>alert(1)</script> `x` | y"), Pace::READING, 0);
+        assert!(answer.contains("> &lt;/code&gt;\n> \\# &lt;script&gt;alert(1)&lt;/script&gt; \\`x\\` \\| y"), "{answer}");
+    }
+
+    #[test]
+    fn remembers_the_turn_before_and_the_images() {
+        let mut conversation = asked("and now?");
+        conversation.earlier_question = Some("who are you?".into());
+        conversation.images = vec!["image/png".into(), "image/jpeg".into()];
+        let answer = prose(&conversation, Pace::READING, 0);
+        assert!(answer.contains("“who are you?”"));
+        assert!(answer.contains("2 images: image/png, image/jpeg"));
+    }
+}

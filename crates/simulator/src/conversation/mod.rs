@@ -1,0 +1,115 @@
+//! What a request says, whichever API it came by.
+
+pub(crate) mod chat;
+pub(crate) mod responses;
+
+use serde_json::Value;
+
+use crate::error::ApiError;
+
+/// A request, checked.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Conversation {
+    pub(crate) model: String,
+    pub(crate) stream: bool,
+    /// Messages (Responses: input items) in the conversation.
+    pub(crate) messages: usize,
+    /// The text of the last user message.
+    pub(crate) question: String,
+    /// The text of the user message before that.
+    pub(crate) earlier_question: Option<String>,
+    /// The result of a tool, if one stands after the last user message.
+    pub(crate) tool_result: Option<String>,
+    /// The media types (or the addresses) of the images in the last user message.
+    pub(crate) images: Vec<String>,
+    pub(crate) prompt_tokens: u64,
+    pub(crate) tools: Vec<Tool>,
+    pub(crate) tool_choice: ToolChoice,
+    pub(crate) parallel_calls: bool,
+    pub(crate) format: Format,
+    pub(crate) reasons: bool,
+    /// Responses only: whether the reasoning goes out as a summary.
+    pub(crate) summary: bool,
+    pub(crate) token_limit: Option<u64>,
+    pub(crate) stops: Vec<String>,
+    pub(crate) choices: usize,
+    /// The number of alternatives wanted beside each token's log probability.
+    pub(crate) logprobs: Option<usize>,
+    pub(crate) seed: Option<u64>,
+    pub(crate) include_usage: bool,
+    pub(crate) obfuscation: bool,
+}
+
+/// A function on offer.
+#[derive(Debug, Clone)]
+pub(crate) struct Tool {
+    pub(crate) name: String,
+    pub(crate) parameters: Value,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum ToolChoice {
+    #[default]
+    Auto,
+    None,
+    Required,
+    Named(String),
+}
+
+/// What the answer's text has to be.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Format {
+    #[default]
+    Text,
+    Json,
+    Schema(Value),
+}
+
+/// The most choices of one request, as OpenAI has it.
+const MAX_CHOICES: u64 = 128;
+
+// === reading JSON ===
+
+/// A member that is there and not null.
+fn member<'a>(body: &'a Value, name: &str) -> Option<&'a Value> {
+    body.get(name).filter(|value| !value.is_null())
+}
+
+fn text<'a>(body: &'a Value, name: &str) -> Result<Option<&'a str>, ApiError> {
+    member(body, name).map(|value| value.as_str().ok_or_else(|| ApiError::wrong_type(name, "a string", value))).transpose()
+}
+
+fn flag(body: &Value, name: &str) -> Result<Option<bool>, ApiError> {
+    member(body, name).map(|value| value.as_bool().ok_or_else(|| ApiError::wrong_type(name, "a boolean", value))).transpose()
+}
+
+fn whole(body: &Value, name: &str) -> Result<Option<u64>, ApiError> {
+    member(body, name).map(|value| value.as_u64().ok_or_else(|| ApiError::wrong_type(name, "an integer", value))).transpose()
+}
+
+/// An integer of either sign, as the seed is.
+fn seed(body: &Value) -> Result<Option<u64>, ApiError> {
+    let Some(value) = member(body, "seed") else { return Ok(None) };
+    let seed = value.as_u64().or_else(|| value.as_i64().map(i64::cast_unsigned));
+    seed.map(Some).ok_or_else(|| ApiError::wrong_type("seed", "an integer", value))
+}
+
+fn model(body: &Value) -> Result<String, ApiError> {
+    match text(body, "model")? {
+        Some(model) if !model.is_empty() => Ok(model.to_owned()),
+        _ => Err(ApiError::bad_request("you must provide a model parameter")),
+    }
+}
+
+/// Tokens of a prompt, by its words: near enough to be truthful, and always the same.
+fn words(text: &str) -> u64 {
+    text.split_whitespace().count() as u64
+}
+
+/// The media type of a `data:` address, else the address.
+fn media_type(address: &str) -> String {
+    match address.strip_prefix("data:") {
+        Some(data) => data.split([';', ',']).next().unwrap_or_default().chars().take(64).collect(),
+        None => address.chars().take(200).collect(),
+    }
+}

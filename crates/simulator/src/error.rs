@@ -1,0 +1,163 @@
+//! The errors of the API, in OpenAI's shape and with OpenAI's words.
+
+use serde_json::{Value, json};
+
+/// What a request is answered with when it cannot be served.
+#[derive(Debug, Clone)]
+pub(crate) struct ApiError {
+    pub(crate) status: u16,
+    pub(crate) message: String,
+    pub(crate) kind: &'static str,
+    pub(crate) param: Option<String>,
+    pub(crate) code: Option<&'static str>,
+}
+
+impl ApiError {
+    /// A 400 that names the parameter at fault.
+    pub(crate) fn invalid(param: &str, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status: 400, message: message.into(), kind: "invalid_request_error", param: Some(param.to_owned()), code: Some(code) }
+    }
+
+    /// A 400 without a parameter to name.
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self { status: 400, message: message.into(), kind: "invalid_request_error", param: None, code: None }
+    }
+
+    pub(crate) fn missing(param: &str) -> Self {
+        Self::invalid(param, "missing_required_parameter", format!("Missing required parameter: '{param}'."))
+    }
+
+    pub(crate) fn wrong_type(param: &str, expected: &str, got: &Value) -> Self {
+        let got = match got {
+            Value::Null => "null",
+            Value::Bool(_) => "a boolean",
+            Value::Number(_) => "a number",
+            Value::String(_) => "a string",
+            Value::Array(_) => "an array",
+            Value::Object(_) => "an object",
+        };
+        Self::invalid(param, "invalid_type", format!("Invalid type for '{param}': expected {expected}, but got {got} instead."))
+    }
+
+    pub(crate) fn model_not_found(model: &str) -> Self {
+        Self {
+            status: 404,
+            message: format!("The model `{model}` does not exist or you do not have access to it."),
+            kind: "invalid_request_error",
+            param: None,
+            code: Some("model_not_found"),
+        }
+    }
+
+    pub(crate) fn key_missing() -> Self {
+        Self {
+            status: 401,
+            message: "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth \
+                      (i.e. Authorization: Bearer YOUR_KEY), or as the password field (with blank username) if you're accessing the API \
+                      from your browser and are prompted for a username and password. You can obtain an API key from \
+                      https://platform.openai.com/account/api-keys."
+                .to_owned(),
+            kind: "invalid_request_error",
+            param: None,
+            code: None,
+        }
+    }
+
+    /// OpenAI quotes the head and the tail of the key, so a gateway that relays this text leaks them: the simulator does the same.
+    pub(crate) fn key_wrong(key: &str) -> Self {
+        let characters: Vec<char> = key.chars().take(256).collect();
+        let masked: String = match characters.len() {
+            0..=8 => "*".repeat(characters.len()),
+            length => characters[..3]
+                .iter()
+                .copied()
+                .chain(std::iter::repeat_n('*', length - 7))
+                .chain(characters[length - 4..].iter().copied())
+                .collect(),
+        };
+        Self {
+            status: 401,
+            message: format!(
+                "Incorrect API key provided: {masked}. You can find your API key at https://platform.openai.com/account/api-keys."
+            ),
+            kind: "invalid_request_error",
+            param: None,
+            code: Some("invalid_api_key"),
+        }
+    }
+
+    pub(crate) fn unknown_url(method: &str, path: &str) -> Self {
+        Self { status: 404, message: format!("Invalid URL ({method} {path})"), kind: "invalid_request_error", param: None, code: None }
+    }
+
+    pub(crate) fn wrong_method(method: &str, path: &str) -> Self {
+        Self {
+            status: 405,
+            message: format!("Not allowed to {method} on {path}. (HINT: Perhaps you meant to use a different HTTP method?)"),
+            kind: "invalid_request_error",
+            param: None,
+            code: Some("method_not_supported"),
+        }
+    }
+
+    pub(crate) fn body_not_json() -> Self {
+        Self::bad_request(
+            "We could not parse the JSON body of your request. (HINT: This likely means you aren't using your HTTP library correctly. \
+             The OpenAI API expects a JSON payload, but what was sent was not valid JSON. If you have trouble figuring out how to fix \
+             this, please contact us through our help center at help.openai.com.)",
+        )
+    }
+
+    pub(crate) fn body_too_large(limit: usize) -> Self {
+        Self {
+            status: 413,
+            message: format!("Maximum content size limit ({limit} bytes) exceeded."),
+            kind: "invalid_request_error",
+            param: None,
+            code: Some("request_too_large"),
+        }
+    }
+
+    pub(crate) fn body_too_slow() -> Self {
+        Self {
+            status: 408,
+            message: "Timed out reading request body. Try again, or use a smaller request size.".to_owned(),
+            kind: "invalid_request_error",
+            param: None,
+            code: Some("request_timeout"),
+        }
+    }
+
+    /// What OpenAI says with `status`; the answer of the fault `status`.
+    pub(crate) fn of_status(status: u16, model: &str) -> Self {
+        let (message, kind, code) = match status {
+            400 => ("The request was refused by the simulator's fault `status`.".to_owned(), "invalid_request_error", None),
+            401 => return Self::key_wrong("sk-simulator-0000"),
+            403 => (
+                "Country, region, or territory not supported".to_owned(),
+                "request_forbidden",
+                Some("unsupported_country_region_territory"),
+            ),
+            404 => return Self::model_not_found(model),
+            429 => (
+                format!(
+                    "Rate limit reached for {model} in organization org-simulator on requests per min (RPM): Limit 3, Used 3, Requested 1. Please try again in 20s."
+                ),
+                "requests",
+                Some("rate_limit_exceeded"),
+            ),
+            503 => ("The engine is currently overloaded, please try again later".to_owned(), "server_error", Some("overloaded")),
+            500..=599 => (SERVER_ERROR.to_owned(), "server_error", None),
+            _ => (format!("The simulator was asked for status {status}."), "api_error", None),
+        };
+        Self { status, message, kind, param: None, code }
+    }
+
+    /// `{"error": {…}}` as it goes out.
+    pub(crate) fn body(&self) -> Value {
+        json!({"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}})
+    }
+}
+
+/// What OpenAI says when a stream dies under its hands.
+pub(crate) const SERVER_ERROR: &str = "The server had an error while processing your request. Sorry about that!";

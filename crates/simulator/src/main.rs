@@ -1,0 +1,81 @@
+//! The simulator as a server of its own.
+
+mod measure;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use tokenwire_simulator::{GUIDE, Options, Pace, Simulator};
+
+/// An OpenAI-compatible upstream in a box: answers without a model, at any pace, and fails on request.
+#[derive(Debug, Parser)]
+#[command(name = "tokenwire-simulator", version, after_help = GUIDE)]
+struct Arguments {
+    /// Address to listen on.
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    host: IpAddr,
+    /// Port to listen on; 0 takes one that is free.
+    #[arg(long, default_value_t = 8089)]
+    port: u16,
+    /// The key that requests have to carry; without it everybody is let in.
+    #[arg(long, env = "TOKENWIRE_SIMULATOR_KEY", hide_env_values = true)]
+    key: Option<String>,
+    /// Models to list beside `simulator` and `simulator-reasoning`; may be given several times.
+    #[arg(long = "model")]
+    models: Vec<String>,
+    /// Serve only the models that are listed.
+    #[arg(long)]
+    strict_models: bool,
+    /// Time between the tokens of an answer that is not steered: 12ms, 1s, 0.
+    #[arg(long, value_parser = duration, default_value = "12ms")]
+    answer_pace: Duration,
+    /// Time to the first token of an answer that is not steered.
+    #[arg(long, value_parser = duration, default_value = "120ms")]
+    first_token: Duration,
+    /// Measure instead of serving: how many tokens a second go through 32 streams that are drained by a thread of this process.
+    #[arg(long)]
+    measure: bool,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    tokenwire_simulator::parse_duration(text).ok_or_else(|| format!("`{text}` is not a time like 12ms, 1.5s or 0"))
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = if arguments.measure { measure::run() } else { serve(arguments) };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            complain(&message);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[allow(clippy::print_stderr, reason = "a failure of the command is told to the person who ran it")]
+fn complain(message: &str) {
+    eprintln!("error: {message}");
+}
+
+#[allow(clippy::print_stdout, reason = "the base URL is what a person, or a script with port 0, starts it for")]
+fn serve(arguments: Arguments) -> Result<(), String> {
+    let address = SocketAddr::new(arguments.host, arguments.port);
+    let mut options = Options {
+        address,
+        required_key: arguments.key,
+        any_model: !arguments.strict_models,
+        pace: Pace { first_token: arguments.first_token, between_tokens: arguments.answer_pace },
+        ..Options::default()
+    };
+    options.models.extend(arguments.models);
+    let simulator = Simulator::start(options)
+        .map_err(|error| format!("failed to listen on {address}: {error}; choose another with --host and --port"))?;
+    println!("{}", simulator.base_url());
+    // It runs until a signal ends the process.
+    loop {
+        std::thread::park();
+    }
+}

@@ -1,0 +1,109 @@
+//! What a simulator is started with.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+/// Where the simulator listens, whom it lets in, what it offers and how fast it talks.
+///
+/// ```
+/// use tokenwire_simulator::{Options, Pace};
+///
+/// let options = Options { required_key: Some("sk-test".into()), pace: Pace::INSTANT, ..Options::default() };
+/// assert!(options.any_model);
+/// ```
+#[derive(Clone)]
+pub struct Options {
+    /// Address and port to bind; port 0 takes one that is free. Default `127.0.0.1:0`.
+    pub address: SocketAddr,
+    /// The key that `/v1` asks for as `Authorization: Bearer …`. Default none: everybody is let in.
+    pub required_key: Option<String>,
+    /// The models that `GET /v1/models` lists. Default `simulator` and `simulator-reasoning`.
+    pub models: Vec<String>,
+    /// Whether models that are not listed are served too. Names that begin with `unknown` or `missing` never are, so that the error
+    /// can be seen. Default true.
+    pub any_model: bool,
+    /// The pace of a request that is not steered. Default [`Pace::READING`].
+    pub pace: Pace,
+    /// The largest request body in bytes; beyond it the answer is 413. Default 32 MiB.
+    pub body_limit: usize,
+    /// The most connections held at a time; further ones wait in the listen backlog. Default 16,384.
+    pub connection_limit: usize,
+}
+
+/// How fast an answer comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// From the request's arrival to the first token.
+    pub first_token: Duration,
+    /// From one token to the next; zero is as fast as the socket takes them.
+    pub between_tokens: Duration,
+}
+
+// === impl Options ===
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            required_key: None,
+            models: vec!["simulator".to_owned(), "simulator-reasoning".to_owned()],
+            any_model: true,
+            pace: Pace::READING,
+            body_limit: 32 * 1024 * 1024,
+            connection_limit: 16_384,
+        }
+    }
+}
+
+/// The key stays out of logs.
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options")
+            .field("address", &self.address)
+            .field("required_key", &self.required_key.as_ref().map(|_| "[redacted]"))
+            .field("models", &self.models)
+            .field("any_model", &self.any_model)
+            .field("pace", &self.pace)
+            .field("body_limit", &self.body_limit)
+            .field("connection_limit", &self.connection_limit)
+            .finish()
+    }
+}
+
+impl Options {
+    pub(crate) fn offers(&self, model: &str) -> bool {
+        let listed = self.models.iter().any(|offered| offered == model);
+        listed || (self.any_model && !model.starts_with("unknown") && !model.starts_with("missing"))
+    }
+}
+
+// === impl Pace ===
+
+impl Pace {
+    /// A little faster than people read: the first token after 120 ms, then one every 12 ms.
+    pub const READING: Self = Self { first_token: Duration::from_millis(120), between_tokens: Duration::from_millis(12) };
+    /// No waiting at all.
+    pub const INSTANT: Self = Self { first_token: Duration::ZERO, between_tokens: Duration::ZERO };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offers_any_model_but_those_named_unknown_or_missing() {
+        let options = Options::default();
+        for (model, offered) in [("simulator", true), ("gpt-5", true), ("unknown-model", false), ("missing", false)] {
+            assert_eq!(options.offers(model), offered, "{model}");
+        }
+        let strict = Options { any_model: false, ..Options::default() };
+        assert!(!strict.offers("gpt-5"));
+        assert!(strict.offers("simulator-reasoning"));
+    }
+
+    #[test]
+    fn the_key_is_not_debug_printed() {
+        let options = Options { required_key: Some("sk-secret".into()), ..Options::default() };
+        assert!(!format!("{options:?}").contains("sk-secret"));
+    }
+}

@@ -1,0 +1,348 @@
+//! Which request gets which answer.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Body, Incoming};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::body::{Answer, Broken};
+use crate::chat;
+use crate::connection::Control;
+use crate::conversation::{self, Conversation};
+use crate::dice::Dice;
+use crate::error::ApiError;
+use crate::fault::{Fault, FaultKind};
+use crate::options::{Options, Pace};
+use crate::plan::{Occasion, Plan};
+use crate::player::{Player, Schedule};
+use crate::responses::{Events, Outline};
+use crate::stats::{Guard, Ledger, Route};
+use crate::steering::Steering;
+use crate::transcript::Transcript;
+use crate::whole::{self, Whole};
+
+/// The simulator behind its socket.
+#[derive(Debug)]
+pub(crate) struct Service {
+    options: Options,
+    ledger: Arc<Ledger>,
+    /// How often each `id=` was seen by a fault with `times=`.
+    seen: Mutex<HashMap<String, u64>>,
+    /// Makes the ids of this run its own.
+    run: u64,
+    started: u64,
+}
+
+/// The two ways to ask for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    Chat,
+    Responses,
+}
+
+/// Time for a request body to come.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Names that `times=` counts under; more are not counted, and their faults always apply.
+const NAMES: usize = 4096;
+
+// === impl Service ===
+
+impl Service {
+    pub(crate) fn new(options: Options, ledger: Arc<Ledger>) -> Self {
+        let run = RandomState::new().hash_one(std::process::id());
+        Self { options, ledger, seen: Mutex::default(), run, started: seconds_since_1970() }
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Answers one request. An error closes the connection without an answer.
+    pub(crate) async fn answer(&self, request: Request<Incoming>, control: Arc<Control>) -> Result<Response<Answer>, Broken> {
+        let start = Instant::now();
+        let (parts, body) = request.into_parts();
+        let path = parts.uri.path().to_owned();
+        if let Some(answer) = self.look(&parts.method, &path) {
+            return Ok(full(StatusCode::OK, &answer, None, &control));
+        }
+        let route = match path.as_str() {
+            "/v1/chat/completions" => Route::ChatCompletions,
+            "/v1/responses" => Route::Responses,
+            "/v1/models" => Route::Models,
+            _ if path.starts_with("/v1/models/") => Route::Models,
+            _ => Route::Other,
+        };
+        let authorization = parts.headers.get(AUTHORIZATION).cloned();
+        let header = parts.headers.get("x-simulator").map(|value| value.to_str().map(str::to_owned).unwrap_or_else(|_| "?".to_owned()));
+        let mut guard = self.ledger.arrived(route, parts.method.clone(), path.clone(), parts.headers);
+        let result = match (route, &parts.method) {
+            (Route::Other, method) => Err(ApiError::unknown_url(method.as_str(), &path)),
+            (Route::Models, &Method::GET) => self.admit(authorization.as_ref()).and_then(|()| self.models(&path)).map(Reply::Json),
+            (Route::ChatCompletions | Route::Responses, &Method::POST) => {
+                let dialect = if route == Route::ChatCompletions { Dialect::Chat } else { Dialect::Responses };
+                match self.admit(authorization.as_ref()) {
+                    Ok(()) => self.generate(dialect, header.as_deref(), body, start, &mut guard).await,
+                    Err(error) => Err(error),
+                }
+            }
+            (_, method) => Err(ApiError::wrong_method(method.as_str(), &path)),
+        };
+        match result {
+            Ok(Reply::Json(value)) => Ok(full(StatusCode::OK, &value, Some(guard), &control)),
+            Ok(Reply::Raw(status, headers, bytes)) => Ok(raw(status, headers, bytes, Some(guard), &control)),
+            Ok(Reply::Staged(status, headers, director)) => {
+                guard.status(status.as_u16());
+                let mut response = Response::new(Answer::staged(director, guard, control));
+                *response.status_mut() = status;
+                *response.headers_mut() = headers;
+                Ok(response)
+            }
+            // The guard is dropped unended, which counts an abort.
+            Ok(Reply::Leave) => Err(Broken),
+            Ok(Reply::Refuse) => {
+                guard.end();
+                Err(Broken)
+            }
+            Err(error) => {
+                let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                Ok(full(status, &error.body(), Some(guard), &control))
+            }
+        }
+    }
+
+    /// What can be looked at without leaving a trace.
+    fn look(&self, method: &Method, path: &str) -> Option<Value> {
+        let value = match path {
+            _ if method != Method::GET => return None,
+            "/stats" => serde_json::to_value(self.ledger.stats()),
+            "/requests" => serde_json::to_value(self.ledger.requests()),
+            "/healthz" => Ok(json!({"status": "ok"})),
+            _ => return None,
+        };
+        Some(value.unwrap_or(Value::Null))
+    }
+
+    fn admit(&self, authorization: Option<&HeaderValue>) -> Result<(), ApiError> {
+        let Some(required) = &self.options.required_key else { return Ok(()) };
+        let sent = authorization.and_then(|value| value.to_str().ok());
+        let key = sent.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        match key.map(|(_, key)| key.trim()) {
+            None | Some("") => Err(ApiError::key_missing()),
+            Some(key) if key == required => Ok(()),
+            Some(key) => Err(ApiError::key_wrong(key)),
+        }
+    }
+
+    fn models(&self, path: &str) -> Result<Value, ApiError> {
+        let model = |id: &str| json!({"id": id, "object": "model", "created": self.started, "owned_by": "tokenwire"});
+        match path.strip_prefix("/v1/models/") {
+            None => Ok(json!({"object": "list", "data": self.options.models.iter().map(|id| model(id)).collect::<Vec<_>>()})),
+            Some(id) if !id.is_empty() && self.options.offers(id) => Ok(model(id)),
+            Some(id) => Err(ApiError::model_not_found(id)),
+        }
+    }
+
+    async fn generate(
+        &self,
+        dialect: Dialect,
+        header: Option<&str>,
+        body: Incoming,
+        start: Instant,
+        guard: &mut Guard,
+    ) -> Result<Reply, ApiError> {
+        let Some(body) = self.body(body).await? else { return Ok(Reply::Leave) };
+        guard.body(&body);
+        let request: Value = serde_json::from_slice(&body).map_err(|_| ApiError::body_not_json())?;
+        if !request.is_object() {
+            return Err(ApiError::body_not_json());
+        }
+        let conversation = match dialect {
+            Dialect::Chat => conversation::chat::read(&request)?,
+            Dialect::Responses => conversation::responses::read(&request)?,
+        };
+        if !self.options.offers(&conversation.model) {
+            return Err(ApiError::model_not_found(&conversation.model));
+        }
+        let steering = Steering::of(header, &conversation.question)
+            .map_err(|error| ApiError::invalid("x-simulator", "invalid_steering", error.to_string()))?;
+        let fault = self.fault(&steering);
+        if let Some(fault) = fault {
+            guard.fault(fault.kind.name());
+        }
+        if conversation.stream {
+            guard.streaming();
+        }
+        if let Some(head) = steering.head {
+            tokio::time::sleep_until(start + head).await;
+        }
+        if let Some(reply) = before_the_head(fault, &conversation.model).await {
+            return Ok(reply);
+        }
+        let pace = if steering.is_set() {
+            Pace { first_token: steering.first_token.unwrap_or_default(), between_tokens: steering.between_tokens.unwrap_or_default() }
+        } else {
+            self.options.pace
+        };
+        let reasons = conversation.model == "simulator-reasoning";
+        let conversation = Conversation { reasons: conversation.reasons || reasons, ..conversation };
+        let unique = Dice::at(self.run, guard.number());
+        let occasion = Occasion { unique, now: seconds_since_1970(), pace };
+        let plan = Plan::make(&conversation, &steering, &body, &occasion)?;
+        let schedule = Schedule {
+            start,
+            first_token: pace.first_token,
+            between_tokens: pace.between_tokens,
+            jitter: steering.jitter.unwrap_or_default(),
+            seed: steering.seed.or(conversation.seed).unwrap_or(0),
+        };
+        let seeded = steering.seed.or(conversation.seed).is_some();
+        let mut headers = headers(if seeded { plan.identity } else { unique });
+        if dialect == Dialect::Responses {
+            plan.check_held()?;
+        }
+        let tokens = plan.completion_tokens();
+        if conversation.stream {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+            headers.insert("cache-control", HeaderValue::from_static("no-cache"));
+            if fault.is_some_and(|fault| fault.kind == FaultKind::Gzip) {
+                headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            }
+            return Ok(match dialect {
+                Dialect::Chat => staged(headers, chat::Chunks::new(plan), schedule, fault),
+                Dialect::Responses => {
+                    staged(headers, Events::new(Outline::new(plan, &request, steering.usage.unwrap_or(true))), schedule, fault)
+                }
+            });
+        }
+        let answer = match dialect {
+            Dialect::Chat => {
+                let mut completion = chat::completion(&plan);
+                if steering.usage == Some(false) {
+                    completion["usage"] = Value::Null;
+                }
+                completion
+            }
+            Dialect::Responses => Outline::new(plan, &request, steering.usage.unwrap_or(true)).whole(),
+        };
+        if !(pace.first_token.is_zero() && pace.between_tokens.is_zero()) {
+            tokio::time::sleep_until(schedule.due(tokens.saturating_sub(1))).await;
+        }
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        guard.tokens(tokens);
+        let bytes = answer.to_string().into_bytes();
+        Ok(match whole::with_fault(bytes, fault, &mut headers) {
+            Whole::Sound(bytes) => Reply::Raw(StatusCode::OK, headers, bytes.into()),
+            Whole::Failed(error) => return Err(error),
+            Whole::Staged(director) => Reply::Staged(StatusCode::OK, headers, director),
+        })
+    }
+
+    /// The whole body; none if the peer left, or broke its own framing, before the end of it.
+    async fn body(&self, body: Incoming) -> Result<Option<Bytes>, ApiError> {
+        let limit = self.options.body_limit;
+        if body.size_hint().lower() > limit as u64 {
+            return Err(ApiError::body_too_large(limit));
+        }
+        match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect()).await {
+            Err(_) => Err(ApiError::body_too_slow()),
+            Ok(Ok(body)) => Ok(Some(body.to_bytes())),
+            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(ApiError::body_too_large(limit)),
+            Ok(Err(_)) => Ok(None),
+        }
+    }
+
+    /// The fault that applies to this request, now.
+    fn fault(&self, steering: &Steering) -> Option<Fault> {
+        let fault = steering.fault()?;
+        let Some(times) = steering.times else { return Some(fault) };
+        let mut seen = self.seen.lock();
+        let id = steering.id.as_deref().unwrap_or_default();
+        if !seen.contains_key(id) && seen.len() >= NAMES {
+            return Some(fault);
+        }
+        let count = seen.entry(id.to_owned()).or_default();
+        *count += 1;
+        (*count <= times).then_some(fault)
+    }
+}
+
+/// How a request is answered.
+enum Reply {
+    Json(Value),
+    Raw(StatusCode, HeaderMap, Bytes),
+    Staged(StatusCode, HeaderMap, Box<dyn crate::body::Director>),
+    /// By closing the connection, as the fault says.
+    Refuse,
+    /// Not at all: there is nobody to answer.
+    Leave,
+}
+
+/// The answer of a fault that strikes before there is any.
+async fn before_the_head(fault: Option<Fault>, model: &str) -> Option<Reply> {
+    let fault = fault?;
+    Some(match fault.kind {
+        FaultKind::Status => {
+            let error = ApiError::of_status(fault.code, model);
+            let mut headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+            if let Some(seconds) = fault.retry_after {
+                headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+            }
+            let status = StatusCode::from_u16(fault.code).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+            // These have no body.
+            let bytes = if matches!(fault.code, 204 | 205 | 304) { Bytes::new() } else { Bytes::from(error.body().to_string()) };
+            Reply::Raw(status, headers, bytes)
+        }
+        FaultKind::Refuse => Reply::Refuse,
+        FaultKind::StallHead => std::future::pending().await,
+        FaultKind::JsonError => Reply::Json(ApiError::of_status(500, model).body()),
+        FaultKind::Html => {
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("text/html"))]);
+            let page = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n<center><h1>502 Bad Gateway</h1></center>\r\n</body>\r\n</html>\r\n";
+            Reply::Raw(StatusCode::BAD_GATEWAY, headers, Bytes::from_static(page.as_bytes()))
+        }
+        _ => return None,
+    })
+}
+
+fn staged(headers: HeaderMap, transcript: impl Transcript + 'static, schedule: Schedule, fault: Option<Fault>) -> Reply {
+    Reply::Staged(StatusCode::OK, headers, Box::new(Player::new(transcript, schedule, fault)))
+}
+
+/// What OpenAI's answers carry beside their type.
+fn headers(identity: u64) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(8);
+    let id = format!("req_{}", Dice::new(identity ^ 0x7e9).hex(32));
+    if let Ok(id) = HeaderValue::try_from(id) {
+        headers.insert("x-request-id", id);
+    }
+    headers.insert("openai-version", HeaderValue::from_static("2020-10-01"));
+    headers
+}
+
+fn full(status: StatusCode, value: &Value, guard: Option<Guard>, control: &Arc<Control>) -> Response<Answer> {
+    let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+    raw(status, headers, Bytes::from(value.to_string()), guard, control)
+}
+
+fn raw(status: StatusCode, headers: HeaderMap, bytes: Bytes, guard: Option<Guard>, control: &Arc<Control>) -> Response<Answer> {
+    if let Some(guard) = &guard {
+        guard.status(status.as_u16());
+    }
+    let mut response = Response::new(Answer::whole(bytes, guard, Arc::clone(control)));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+fn seconds_since_1970() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

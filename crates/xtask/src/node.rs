@@ -1,0 +1,165 @@
+//! The Node clients: exactly what `package-lock.json` pins, and the tests that use it.
+
+use std::path::{Path, PathBuf};
+
+use crate::debian::{self, Package};
+use crate::error::Error;
+use crate::need::{PYTHON, VENV};
+use crate::process;
+use crate::python;
+use crate::servers::Servers;
+use crate::stamp::Stamp;
+use crate::step::{Context, Outcome};
+use crate::workspace::Workspace;
+
+/// What the pinned packages ask for.
+const OLDEST: u32 = 20;
+/// What only Node can bring: taken from the machine if it is new enough, else from PyPI, where it is pinned and needs no root.
+/// (Debian 12 has Node 18, and its npm comes with several hundred packages.)
+const FALLBACK: [Package; 2] = [PYTHON, VENV];
+/// What decides which packages are installed.
+const PINNED: [&str; 3] = ["package.json", "package-lock.json", ".npmrc"];
+
+/// A Node that is new enough, with its npm.
+struct Node {
+    /// To be put first on the PATH, since npm is a script that looks for `node` there; `None` if the machine's own serve.
+    programs: Option<PathBuf>,
+}
+
+// === impl Node ===
+
+impl Node {
+    fn find(workspace: &Workspace, may_install: bool) -> Result<Self, Error> {
+        let version = process::output(process::command("node", workspace.root()).arg("--version"));
+        let is_new_enough = version.as_deref().and_then(major).is_some_and(|major| major >= OLDEST);
+        if is_new_enough && process::which("npm").is_some() {
+            return Ok(Self { programs: None });
+        }
+        debian::ensure(workspace, &FALLBACK, may_install)?;
+        let requirements = workspace.clients().join("python/node.txt");
+        python::environment(workspace, "nodejs", &requirements, may_install).map(|programs| Self { programs: Some(programs) })
+    }
+
+    fn command(&self, program: &str, directory: &Path) -> std::process::Command {
+        let Some(programs) = &self.programs else { return process::command(program, directory) };
+        let mut command = process::command(programs.join(program), directory);
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        if let Ok(path) = std::env::join_paths(std::iter::once(programs.clone()).chain(std::env::split_paths(&path))) {
+            command.env("PATH", path);
+        }
+        command
+    }
+}
+
+fn major(version: &str) -> Option<u32> {
+    version.trim().strip_prefix('v')?.split('.').next()?.parse().ok()
+}
+
+/// Brings `.tools/node` to what the lock file pins.
+///
+/// # Errors
+/// Node or a package cannot be had, or something is missing and nothing may be installed.
+pub(crate) fn clients(workspace: &Workspace, may_install: bool) -> Result<(), Error> {
+    let node = Node::find(workspace, may_install)?;
+    packages(workspace, &node, may_install).map(drop)
+}
+
+fn packages(workspace: &Workspace, node: &Node, may_install: bool) -> Result<PathBuf, Error> {
+    let tracked = workspace.clients().join("node");
+    let folder = workspace.tools().join("node");
+    let stamp = Stamp::new(&folder, &PINNED.map(|name| tracked.join(name)))?;
+    if stamp.holds() {
+        return Ok(folder);
+    }
+    if !may_install {
+        return Err(Error::Missing {
+            what: format!("the Node packages in {}", folder.display()),
+            remedy: "leave out --no-install".to_owned(),
+        });
+    }
+    std::fs::create_dir_all(&folder).map_err(Error::file("make", &folder))?;
+    for name in PINNED {
+        copy(&tracked.join(name), &folder.join(name))?;
+    }
+    process::run(node.command("npm", &folder).args(["ci", "--no-fund", "--no-audit", "--loglevel=error"]))?;
+    stamp.set()?;
+    Ok(folder)
+}
+
+/// Node resolves packages from where a module stands, so the tests run as copies beside `node_modules` and nothing is ever installed in
+/// the tracked tree. A test that was renamed or deleted must not live on there.
+fn copy_tests(tracked: &Path, folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    for stale in modules(folder)? {
+        std::fs::remove_file(&stale).map_err(Error::file("delete", &stale))?;
+    }
+    let mut tests = Vec::new();
+    for module in modules(tracked)? {
+        let Some(name) = module.file_name() else { continue };
+        let copied = folder.join(name);
+        copy(&module, &copied)?;
+        if name.to_string_lossy().ends_with(".test.mjs") {
+            tests.push(copied);
+        }
+    }
+    Ok(tests)
+}
+
+fn modules(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut modules = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(Error::file("list", folder))? {
+        let path = entry.map_err(Error::file("list", folder))?.path();
+        if path.extension().is_some_and(|extension| extension == "mjs") {
+            modules.push(path);
+        }
+    }
+    modules.sort();
+    Ok(modules)
+}
+
+fn copy(from: &Path, to: &Path) -> Result<(), Error> {
+    std::fs::copy(from, to).map_err(Error::file("copy", from)).map(drop)
+}
+
+/// The step: openai-node, eventsource and ws against the real gateway.
+///
+/// # Errors
+/// A test failed, or the servers did not start.
+pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
+    let node = Node::find(context.workspace, context.may_install)?;
+    let folder = packages(context.workspace, &node, context.may_install)?;
+    let tests = copy_tests(&context.workspace.clients().join("node"), &folder)?;
+    let mut servers = Servers::start(context.workspace)?;
+    let mut runner = node.command("node", &folder);
+    runner.args(["--test", "--test-reporter=spec", "--test-timeout=120000"]).args(context.rest);
+    runner.args(tests.iter().filter_map(|test| test.file_name()));
+    servers.tell(&mut runner);
+    let tests = process::run(&mut runner);
+    servers.still_running()?;
+    tests.map(|()| Outcome::Passed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_major_version_is_read() {
+        assert_eq!(major("v20.20.2\n"), Some(20));
+        assert_eq!(major("20.1"), None);
+        assert_eq!(major(""), None);
+    }
+
+    #[test]
+    fn copies_follow_the_tracked_tests() {
+        let tracked = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(tracked.path().join("new.test.mjs"), "new").unwrap();
+        std::fs::write(tracked.path().join("shared.mjs"), "shared").unwrap();
+        std::fs::write(folder.path().join("old.test.mjs"), "old").unwrap();
+
+        let tests = copy_tests(tracked.path(), folder.path()).unwrap();
+
+        assert_eq!(tests, [folder.path().join("new.test.mjs")]);
+        assert_eq!(modules(folder.path()).unwrap(), ["new.test.mjs", "shared.mjs"].map(|name| folder.path().join(name)));
+    }
+}

@@ -1,0 +1,250 @@
+//! The servers that the client tests talk to: the project's own binaries, as a user would start them.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use crate::error::Error;
+use crate::process;
+use crate::workspace::Workspace;
+
+/// How long a server may take to answer for the first time.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How much of a server's log an error quotes, in lines.
+const TAIL: usize = 30;
+/// What would change how the clients or the gateway behave, were it set in the shell this was started from.
+const FOREIGN: [&str; 10] = [
+    "OPENAI_API_KEY",
+    "OPENAI_BASE_URL",
+    "OPENAI_ORG_ID",
+    "OPENAI_PROJECT_ID",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+];
+
+/// A simulator as the upstream, and two gateways before it: one for nearly everything, and one that forgets a stream soon after its end.
+/// All end with this value.
+pub(crate) struct Servers {
+    simulator: Server,
+    gateway: Server,
+    forgetful: Server,
+}
+
+/// One running server.
+struct Server {
+    name: &'static str,
+    url: String,
+    log: PathBuf,
+    child: Child,
+}
+
+// === impl Servers ===
+
+impl Servers {
+    /// Builds and starts them, and waits until each answers.
+    ///
+    /// # Errors
+    /// They do not build, do not start, or do not answer in time.
+    pub(crate) fn start(workspace: &Workspace) -> Result<Self, Error> {
+        let programs = build(workspace)?;
+        let simulator = Server::start(workspace, "simulator", &programs.simulator, "/stats", |_| {})?;
+        let upstream = format!("{}/v1", simulator.url);
+        let gateway = |name, config: &str| {
+            let config = workspace.clients().join(config);
+            Server::start(workspace, name, &programs.gateway, "/readyz", |command| {
+                command.arg("--config").arg(&config).env("OPENAI_BASE_URL", &upstream);
+            })
+        };
+        let main = gateway("gateway", "gateway.yaml")?;
+        let forgetful = gateway("forgetful-gateway", "forgetful.yaml")?;
+        Ok(Self { simulator, gateway: main, forgetful })
+    }
+
+    /// Tells the tests where the servers are, and nothing that the shell knows about others.
+    pub(crate) fn tell(&self, tests: &mut Command) {
+        isolate(tests);
+        tests.env("TOKENWIRE_URL", &self.gateway.url);
+        tests.env("TOKENWIRE_FORGETFUL_URL", &self.forgetful.url);
+        tests.env("SIMULATOR_URL", &self.simulator.url);
+    }
+
+    /// Whether no test brought one of them down.
+    ///
+    /// # Errors
+    /// Says which ended, and how.
+    pub(crate) fn still_running(&mut self) -> Result<(), Error> {
+        for server in [&mut self.simulator, &mut self.gateway, &mut self.forgetful] {
+            if let Ok(Some(status)) = server.child.try_wait() {
+                return Err(Error::Died { name: server.name, status, tail: tail(&server.log), log: server.log.clone() });
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Programs {
+    gateway: PathBuf,
+    simulator: PathBuf,
+}
+
+/// cargo itself says where it puts what it builds; guessing would miss a target folder or profile that is configured elsewhere.
+fn build(workspace: &Workspace) -> Result<Programs, Error> {
+    let packages = ["build", "-p", "tokenwire", "-p", "tokenwire-simulator", "--bins"];
+    process::run(process::cargo(workspace.root()).args(packages))?;
+    let messages = process::output(process::cargo(workspace.root()).args(packages).args(["--quiet", "--message-format=json"]));
+    let messages = messages.unwrap_or_default();
+    let program = |name| executable(&messages, name).ok_or(Error::NoExecutable(name));
+    Ok(Programs { gateway: program("tokenwire")?, simulator: program("tokenwire-simulator")? })
+}
+
+fn executable(messages: &str, name: &str) -> Option<PathBuf> {
+    messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()).find_map(|message| {
+        let is_it = message["target"]["name"] == name && message["target"]["kind"][0] == "bin";
+        if is_it { message["executable"].as_str().map(PathBuf::from) } else { None }
+    })
+}
+
+// === impl Server ===
+
+impl Server {
+    fn start(
+        workspace: &Workspace,
+        name: &'static str,
+        program: &Path,
+        ready: &str,
+        configure: impl FnOnce(&mut Command),
+    ) -> Result<Self, Error> {
+        let address = free_address()?;
+        let folder = workspace.tools().join("logs");
+        std::fs::create_dir_all(&folder).map_err(Error::file("make", &folder))?;
+        let log = folder.join(format!("{name}.log"));
+        let output = File::create(&log).map_err(Error::file("write", &log))?;
+        let errors = output.try_clone().map_err(Error::file("write", &log))?;
+
+        // In a folder of its own, so that no file lying about is taken for its configuration.
+        let mut command = process::command(program, &folder);
+        isolate(&mut command);
+        command.args(["--host", "127.0.0.1", "--port"]).arg(address.port().to_string()).stdout(output).stderr(errors);
+        configure(&mut command);
+        let child = command.spawn().map_err(|source| Error::Spawn { command: process::show(&command), source })?;
+        let mut server = Self { name, url: format!("http://{address}"), log, child };
+        server.wait(address, ready)?;
+        Ok(server)
+    }
+
+    fn wait(&mut self, address: SocketAddr, ready: &str) -> Result<(), Error> {
+        let started = Instant::now();
+        while !answers(address, ready) {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Err(Error::Ended { name: self.name, status, tail: tail(&self.log), log: self.log.clone() });
+            }
+            if started.elapsed() > PATIENCE {
+                let (url, tail) = (format!("{}{ready}", self.url), tail(&self.log));
+                return Err(Error::NotReady { name: self.name, url, waited: PATIENCE, tail, log: self.log.clone() });
+            }
+            // Nothing announces that a port begins to listen.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Nothing is lost if either fails: then it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A port that nobody has now. Another program may take it before our server does; then the server says so and the step fails.
+fn free_address() -> Result<SocketAddr, Error> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|listener| listener.local_addr())
+        .map_err(|source| Error::Spawn { command: "a listener on 127.0.0.1".to_owned(), source })
+}
+
+/// Whether `GET path` is answered with 200.
+fn answers(address: SocketAddr, path: &str) -> bool {
+    let ask = || -> std::io::Result<bool> {
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        let mut status = [0; 12];
+        stream.read_exact(&mut status)?;
+        Ok(&status == b"HTTP/1.1 200")
+    };
+    ask().unwrap_or(false)
+}
+
+fn isolate(command: &mut Command) {
+    let settings = std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("TOKENWIRE_"));
+    for name in settings.chain(FOREIGN.iter().map(OsString::from)) {
+        command.env_remove(name);
+    }
+}
+
+fn tail(log: &Path) -> String {
+    let text = std::fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(TAIL)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_executable_is_the_one_cargo_names() {
+        let messages = r#"
+            {"reason":"compiler-artifact","target":{"kind":["lib"],"name":"tokenwire"},"executable":null}
+            {"reason":"compiler-artifact","target":{"kind":["bin"],"name":"tokenwire"},"executable":"/a place/tokenwire"}
+            {"reason":"build-finished","success":true}
+        "#;
+        assert_eq!(executable(messages, "tokenwire"), Some(PathBuf::from("/a place/tokenwire")));
+        assert_eq!(executable(messages, "other"), None);
+    }
+
+    #[test]
+    fn only_a_200_is_ready() {
+        for (answer, expected) in [("HTTP/1.1 200 OK\r\n\r\n", true), ("HTTP/1.1 503 Service Unavailable\r\n\r\n", false), ("", false)] {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let address = listener.local_addr().unwrap();
+            let server = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut request = [0; 256];
+                let count = stream.read(&mut request).unwrap();
+                stream.write_all(answer.as_bytes()).unwrap();
+                String::from_utf8_lossy(&request[..count]).into_owned()
+            });
+            assert_eq!(answers(address, "/readyz"), expected, "{answer:?}");
+            assert!(server.join().unwrap().starts_with("GET /readyz HTTP/1.1\r\n"));
+        }
+    }
+
+    #[test]
+    fn an_error_quotes_the_end_of_the_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        std::fs::write(&log, (0..100).map(|n| format!("line {n}\n")).collect::<String>()).unwrap();
+        let tail = tail(&log);
+        assert!(tail.starts_with("line 70\n") && tail.ends_with("line 99"), "{tail}");
+    }
+
+    #[test]
+    fn a_server_that_ends_at_once_is_reported_with_its_log() {
+        // A shell refuses the options of a gateway.
+        let shell = process::which("sh").unwrap();
+        let error = Server::start(&Workspace::find(), "short-lived", &shell, "/readyz", |_| {}).err().unwrap().to_string();
+        assert!(error.starts_with("short-lived ended with exit status: 2 before it was ready"), "{error}");
+        assert!(error.contains("option"), "the log is missing: {error}");
+    }
+}

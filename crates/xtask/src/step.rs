@@ -1,0 +1,88 @@
+//! The steps of `cargo xtask test`: what each checks, what it needs and what it runs. A new check is a new row here.
+
+use crate::error::Error;
+use crate::need::{CURL, HAPROXY, NCHAN, NGINX, Need, PYTHON, VENV};
+use crate::workspace::Workspace;
+use crate::{node, python, rust};
+
+/// One row of the summary.
+#[derive(Clone, Copy)]
+pub(crate) struct Step {
+    pub(crate) name: &'static str,
+    /// What holds if the step passes.
+    pub(crate) about: &'static str,
+    pub(crate) needs: &'static [Need],
+    pub(crate) run: fn(&Context<'_>) -> Result<Outcome, Error>,
+}
+
+/// What a step may know of the run it is part of.
+pub(crate) struct Context<'a> {
+    pub(crate) workspace: &'a Workspace,
+    pub(crate) may_install: bool,
+    pub(crate) with_deny: bool,
+    /// What the person wrote after `--`.
+    pub(crate) rest: &'a [String],
+}
+
+/// How a step ended that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Passed,
+    /// It was not run, and why.
+    Skipped(&'static str),
+}
+
+/// In the order they run: what fails fastest comes first.
+pub(crate) const STEPS: &[Step] = &[
+    Step { name: "fmt", about: "rustfmt finds nothing to change", needs: &[Need::Component("rustfmt", "fmt")], run: rust::fmt },
+    Step { name: "clippy", about: "clippy finds nothing to say", needs: &[Need::Component("clippy", "clippy")], run: rust::clippy },
+    Step { name: "test", about: "the unit and integration tests pass", needs: &[], run: rust::test },
+    Step { name: "doctest", about: "the examples in the documentation run", needs: &[], run: rust::doctest },
+    Step { name: "deny", about: "every dependency has a permissive licence and a known source", needs: &[], run: rust::deny },
+    Step {
+        name: "python",
+        about: "openai-python, httpx, websockets and curl get from the gateway what they expect",
+        needs: &[Need::Debian(CURL), Need::Debian(PYTHON), Need::Debian(VENV), Need::PythonClients],
+        run: python::test,
+    },
+    Step {
+        name: "node",
+        about: "openai-node, eventsource and ws get from the gateway what they expect",
+        needs: &[Need::NodeClients],
+        run: node::test,
+    },
+];
+
+/// What `cargo xtask install` knows besides the steps: the peers that the benchmarks compare with, where they are.
+pub(crate) const BENCH: (&str, &[Need]) = ("bench", &[Need::Debian(NGINX), Need::Debian(NCHAN), Need::Debian(HAPROXY)]);
+
+/// The step of that name.
+///
+/// # Errors
+/// There is none; the error lists those there are.
+pub(crate) fn named(name: &str) -> Result<&'static Step, Error> {
+    STEPS.iter().find(|step| step.name == name).ok_or_else(|| Error::UnknownStep {
+        name: name.to_owned(),
+        known: STEPS.iter().map(|step| step.name).collect::<Vec<_>>().join(", "),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_step_has_a_name_of_its_own() {
+        let mut names: Vec<_> = STEPS.iter().map(|step| step.name).chain([BENCH.0]).collect();
+        names.sort_unstable();
+        let all = names.len();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
+
+    #[test]
+    fn an_unknown_step_is_answered_with_the_known_ones() {
+        let error = named("clipy").err().unwrap().to_string();
+        assert_eq!(error, "there is no step `clipy`; the steps are fmt, clippy, test, doctest, deny, python, node");
+    }
+}
