@@ -34,6 +34,9 @@ pub(crate) struct Cli {
     /// Any gateway as NAME=COMMAND, with {port} and {upstream} filled in; OPENAI_BASE_URL is set too
     #[arg(long, value_parser = parse_gateway)]
     pub(crate) gateway: Vec<(String, String)>,
+    /// Only --url and --gateway, without the simulator beside them
+    #[arg(long, conflicts_with = "target")]
+    pub(crate) alone: bool,
     /// How tokenwire, --url and --gateway are read; several are measured side by side
     #[arg(short, long, value_delimiter = ',')]
     pub(crate) route: Vec<Route>,
@@ -104,6 +107,8 @@ HOW IT MEASURES
 
   CPU is user and system time of the process under test with everything it started, by the scheduler's count (ns). Of
   `direct` it is the simulator's own.
+  \"waited\" is the time that the process was ready to run and had no core, to the time that it ran: where it is high something else was
+  busy on the machine, and delays say little.
   Delays are against the time at which a token was due (the request's time, plus --ttft, plus so many times --tbt), so that a stall
   counts against every token it held up. \"added\" is the target's percentile less `direct`'s in the same round.
   Token i of a stream reads \" t{i}\"; one that is missing or comes twice is counted, and the exit code is 1.
@@ -113,7 +118,7 @@ HOW IT MEASURES
   it is they that limit tokens/s. CPU per token of the target stays a fair comparison between targets in the same run.
 
 EXAMPLES
-  tokenwire-bench                                        every figure of the bar, and which are met
+  tokenwire-bench                                        every figure of the bar, and which are met (about ten minutes)
   tokenwire-bench paced --peer nginx,haproxy -r chat,ws  SSE and WebSocket beside two proxies
   tokenwire-bench paced -t direct,nginx --rounds 5       the floor alone
   tokenwire-bench open -n 4000 --peer nginx              memory per open stream
@@ -151,7 +156,7 @@ impl Cli {
     /// The targets of one scenario: those that were named, and fit.
     pub(crate) fn kinds(&self, scenario: Name) -> Vec<Kind> {
         let mut names = self.target.clone();
-        if names.is_empty() {
+        if names.is_empty() && !self.alone {
             names.push(TargetName::Direct);
             if self.url.is_empty() && self.gateway.is_empty() {
                 names.push(TargetName::Tokenwire);
@@ -222,6 +227,12 @@ impl Cli {
             slow: self.slow,
             seed: self.seed,
         }
+    }
+
+    /// Whether anything that is measured asks the simulator.
+    pub(crate) fn needs_simulator(&self) -> bool {
+        let alone = |kind: &Kind| matches!(kind, Kind::Url { .. } | Kind::Nchan(_));
+        self.simulator_port.is_some() || self.scenarios().into_iter().any(|it| !self.kinds(it).iter().all(alone))
     }
 
     /// The most sockets that one process holds in these settings: a proxy has two for each stream.

@@ -45,7 +45,11 @@ enum State {
     Head,
     Length(u64),
     UntilClose,
-    ChunkSize { size: u64, seen: u32, extension: bool },
+    ChunkSize {
+        size: u64,
+        seen: u32,
+        extension: bool,
+    },
     ChunkData(u64),
     ChunkEnd,
     /// The lines after the last chunk; holds the length of the line so far.
@@ -206,9 +210,7 @@ fn chunk_size(size: u64, seen: u32, extension: bool, byte: u8) -> Result<State, 
         _ if extension && seen < MAX_CHUNK_LINE => Ok(State::ChunkSize { size, seen: seen + 1, extension }),
         b';' | b' ' | b'\t' if seen > 0 => Ok(State::ChunkSize { size, seen, extension: true }),
         // Sixteen digits are all that 64 bits hold.
-        _ if digit < 16 && seen < 16 => {
-            Ok(State::ChunkSize { size: size << 4 | u64::from(digit), seen: seen + 1, extension })
-        }
+        _ if digit < 16 && seen < 16 => Ok(State::ChunkSize { size: size << 4 | u64::from(digit), seen: seen + 1, extension }),
         other => Err(HttpError::ChunkSize(other)),
     }
 }
@@ -327,10 +329,7 @@ mod tests {
             (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz", HttpError::ChunkSize(b'x')),
             (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\r\n", HttpError::ChunkSize(b'\n')),
             (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nabc", HttpError::ChunkEnd(b'c')),
-            (
-                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n11112222333344445\r\n",
-                HttpError::ChunkSize(b'5'),
-            ),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n11112222333344445\r\n", HttpError::ChunkSize(b'5')),
             (b"SSH-2.0-x\r\n\r\n", HttpError::Head("SSH-2.0-x\r\n\r\n".to_owned())),
         ];
         for (bytes, expected) in cases {

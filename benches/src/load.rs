@@ -6,7 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -17,14 +17,11 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
-use crate::http::{Head, Part, ResponseParser};
-use crate::sse::EventParser;
-use crate::websocket::{self, FrameParser, Message};
+use crate::connection::{Body, Connection};
+use crate::http::{Head, ResponseParser};
+use crate::websocket;
 
 const READ_BUFFER: usize = 64 * 1024;
-/// A plain body (an error, mostly) is kept up to this size.
-const MAX_PLAIN_BODY: usize = 64 * 1024;
-
 /// Nanoseconds since the load began.
 pub(crate) type Nanos = u64;
 
@@ -99,24 +96,6 @@ pub(crate) enum Outcome {
     Interrupted,
 }
 
-struct Connection {
-    socket: TcpStream,
-    tag: usize,
-    serial: u64,
-    connected: bool,
-    out: Vec<u8>,
-    written: usize,
-    http: ResponseParser,
-    body: Body,
-    plain: Vec<u8>,
-}
-
-enum Body {
-    Plain,
-    Events(Box<EventParser>),
-    WebSocket(Box<FrameParser>),
-}
-
 /// The loop and its connections.
 pub(crate) struct Load {
     poll: Poll,
@@ -149,9 +128,14 @@ impl Commands {
         self.queue.push(Command::StopReading(key));
     }
 
-    /// Closes the connection. No event follows.
+    /// Closes the connection. No event of it follows, though its bytes may have been read already.
     pub(crate) fn close(&mut self, key: Key) {
         self.queue.push(Command::Close(key));
+    }
+
+    /// Whether this connection is about to be closed.
+    pub(crate) fn closes(&self, key: Key) -> bool {
+        self.queue.iter().any(|command| matches!(command, Command::Close(closed) if *closed == key))
     }
 
     pub(crate) fn at(&mut self, when: Nanos, tag: usize) {
@@ -181,12 +165,7 @@ impl Load {
 
     /// Runs until the scenario has finished or `limit` has passed. `tick` is called about ten times a second.
     /// What is open stays open, so that a run can follow another on the same connections; see [`Load::close_all`].
-    pub(crate) fn run(
-        &mut self,
-        scenario: &mut impl Scenario,
-        limit: Duration,
-        mut tick: impl FnMut((u64, u64)),
-    ) -> io::Result<Outcome> {
+    pub(crate) fn run(&mut self, scenario: &mut impl Scenario, limit: Duration, mut tick: impl FnMut((u64, u64))) -> io::Result<Outcome> {
         const TICK: Nanos = 100_000_000;
         let mut commands = Commands::default();
         let mut events = Events::with_capacity(1024);
@@ -272,7 +251,7 @@ impl Load {
                     }
                     // A short read emptied the socket, and the next byte makes an edge of its own. An end that
                     // came together with the bytes does not, so it is read for.
-                    if short && !closing {
+                    if (short && !closing) || commands.closes(key) {
                         return;
                     }
                 }
@@ -292,6 +271,9 @@ impl Load {
             (_, Ok(true)) => {
                 let body = std::mem::take(&mut connection.plain);
                 scenario.event(now, key, connection.tag, Event::End(&body), commands);
+                if commands.closes(key) {
+                    return;
+                }
                 "the server closed".to_owned()
             }
             (_, Ok(false)) => "the server closed".to_owned(),
@@ -318,12 +300,7 @@ impl Load {
         Ok(())
     }
 
-    fn carry_out(
-        &mut self,
-        command: Command,
-        scenario: &mut impl Scenario,
-        commands: &mut Commands,
-    ) -> io::Result<()> {
+    fn carry_out(&mut self, command: Command, scenario: &mut impl Scenario, commands: &mut Commands) -> io::Result<()> {
         match command {
             Command::Dial(dial) => self.dial(dial)?,
             Command::Send(key, bytes) => {
@@ -376,84 +353,6 @@ impl Load {
             body: Body::Plain,
             plain: Vec::new(),
         });
-        Ok(())
-    }
-}
-
-// === impl Connection ===
-
-impl Connection {
-    fn flush(&mut self) -> io::Result<()> {
-        while self.connected && self.written < self.out.len() {
-            match self.socket.write(self.out.get(self.written..).unwrap_or_default()) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(length) => self.written += length,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        if self.connected {
-            self.out.clear();
-            self.written = 0;
-        }
-        Ok(())
-    }
-
-    fn receive(
-        &mut self,
-        now: Nanos,
-        key: Key,
-        bytes: &[u8],
-        scenario: &mut impl Scenario,
-        commands: &mut Commands,
-    ) -> Result<(), String> {
-        let tag = self.tag;
-        let mut input = bytes;
-        while let Some(part) = self.http.next(&mut input).map_err(|error| error.to_string())? {
-            match part {
-                Part::Head(head) => {
-                    self.body = match head.status {
-                        101 => Body::WebSocket(Box::default()),
-                        _ if head.event_stream => Body::Events(Box::default()),
-                        _ => Body::Plain,
-                    };
-                    scenario.event(now, key, tag, Event::Head(&head), commands);
-                }
-                Part::Body(mut body) => match &mut self.body {
-                    Body::Plain => {
-                        let room = MAX_PLAIN_BODY.saturating_sub(self.plain.len());
-                        self.plain.extend_from_slice(body.get(..room).unwrap_or(body));
-                    }
-                    Body::Events(parser) => {
-                        while let Some(event) = parser.next(&mut body).map_err(|error| error.to_string())? {
-                            let event = Event::Message { data: event.data, id: event.id };
-                            scenario.event(now, key, tag, event, commands);
-                        }
-                    }
-                    Body::WebSocket(parser) => {
-                        while let Some(message) = parser.next(&mut body).map_err(|error| error.to_string())? {
-                            match message {
-                                Message::Text(data) => {
-                                    scenario.event(now, key, tag, Event::Message { data, id: &[] }, commands);
-                                }
-                                Message::Ping(payload) => {
-                                    let mut pong = Vec::with_capacity(payload.len() + 14);
-                                    websocket::write_pong(&mut pong, payload);
-                                    commands.send(key, pong);
-                                }
-                                Message::Close(code) => return Err(format!("the server closed with code {code}")),
-                                Message::Binary(_) | Message::Pong => {}
-                            }
-                        }
-                    }
-                },
-                Part::End => {
-                    let body = std::mem::take(&mut self.plain);
-                    scenario.event(now, key, tag, Event::End(&body), commands);
-                }
-            }
-        }
         Ok(())
     }
 }

@@ -8,6 +8,7 @@
 //! wall time does not.
 
 mod cli;
+mod connection;
 mod http;
 mod load;
 mod measure;
@@ -70,16 +71,24 @@ fn measure(cli: &Cli) -> Result<bool, AnyError> {
     if let (Some(port), false) = (cli.simulator_port, cli.url.is_empty()) {
         tell(&format!("the simulator is at {}", upstream_hint(port)));
     }
-    let mut bench = Bench { bed: Bed::new(programs)?, load: Load::new(stop)? };
+    let mut bench = Bench { bed: Bed::new(programs, cli.needs_simulator())?, load: Load::new(stop)? };
     let mut runs = Vec::new();
     let outcome = cli.scenarios().into_iter().try_for_each(|scenario| rounds(cli, &mut bench, scenario, &mut runs));
-    match outcome {
-        // What was measured before is worth its report.
-        Err(BenchError::Interrupted) => tell("interrupted; reporting the runs that had ended"),
-        other => other?,
-    }
+    // What was measured before is worth its report, whatever came then.
+    let failure = match outcome {
+        Err(BenchError::Interrupted) => {
+            tell("interrupted; reporting the runs that had ended");
+            None
+        }
+        other => other.err(),
+    };
     drop(bench);
-    report(cli, &runs)?;
+    if !runs.is_empty() {
+        report(cli, &runs)?;
+    }
+    if let Some(failure) = failure {
+        return Err(failure.into());
+    }
     Ok(!runs.is_empty() && runs.iter().all(|run| run.lost == 0 && run.doubled == 0 && run.broken == 0))
 }
 
@@ -88,7 +97,14 @@ fn rounds(cli: &Cli, bench: &mut Bench, scenario: Name, runs: &mut Vec<Run>) -> 
     let settings = cli.settings(scenario);
     let mut targets = Vec::<Target>::new();
     for kind in cli.kinds(scenario) {
-        let mut target = bench.bed.start(&kind)?;
+        let mut target = match bench.bed.start(&kind) {
+            // The bar is worth knowing without a peer that is not installed; its figures are then not measured.
+            Err(error) if cli.scenario == Name::Bar && kind.is_peer() => {
+                tell(&format!("warning: {error}"));
+                continue;
+            }
+            other => other?,
+        };
         scenario.warm_up(bench, &mut target, &settings)?;
         targets.push(target);
     }
@@ -136,11 +152,11 @@ fn report(cli: &Cli, runs: &[Run]) -> Result<(), AnyError> {
 /// Where the programs are; with two cores or more the load side is pinned here and now.
 fn programs(cli: &Cli) -> Result<Programs, AnyError> {
     let beside = |name: &str| -> io::Result<PathBuf> { Ok(std::env::current_exe()?.with_file_name(name)) };
-    let simulator = cli.simulator.clone().map_or_else(|| beside("tokenwire-simulator"), Ok)?;
-    let tokenwire = cli.tokenwire.clone().map_or_else(|| beside("tokenwire"), Ok)?;
+    let simulator = cli.simulator.as_ref().map_or_else(|| beside("tokenwire-simulator"), std::path::absolute)?;
+    let tokenwire = cli.tokenwire.as_ref().map_or_else(|| beside("tokenwire"), std::path::absolute)?;
     let mut packages = Vec::new();
     let kinds = || cli.scenarios().into_iter().flat_map(|scenario| cli.kinds(scenario));
-    if cli.simulator.is_none() {
+    if cli.simulator.is_none() && cli.needs_simulator() {
         packages.push("tokenwire-simulator");
     }
     if cli.tokenwire.is_none() && kinds().any(|kind| matches!(kind, target::Kind::Tokenwire(_))) {
@@ -155,14 +171,7 @@ fn programs(cli: &Cli) -> Result<Programs, AnyError> {
         }
         _ => None,
     };
-    Ok(Programs {
-        simulator,
-        tokenwire,
-        simulator_port: cli.simulator_port,
-        target_cores,
-        model: cli.model.clone(),
-        key: cli.key.clone(),
-    })
+    Ok(Programs { simulator, tokenwire, simulator_port: cli.simulator_port, target_cores, model: cli.model.clone(), key: cli.key.clone() })
 }
 
 /// Under `cargo run` the programs beside this one are brought up to date, so that what is measured is what the source says.

@@ -52,7 +52,7 @@ pub(crate) struct Run {
     /// Share of one core that the load side and the simulator used: near 1 in sum (pinned together) they, not the
     /// process under test, limit what is delivered.
     pub(crate) load_share: f64,
-    pub(crate) simulator_share: f64,
+    pub(crate) simulator_share: Option<f64>,
     /// Figures of this scenario alone, by name with unit.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) extra: BTreeMap<String, f64>,
@@ -70,6 +70,9 @@ pub(crate) struct Cpu {
     pub(crate) user_share: f64,
     /// Share of one core.
     pub(crate) of_a_core: f64,
+    /// Time spent runnable but waiting for a core, to time spent running: far from 0, somebody else was busy there (of
+    /// `direct` the load side, when pinned) and delays are not to be believed.
+    pub(crate) waited: f64,
 }
 
 #[derive(Debug, Clone, Copy, Serialize)]

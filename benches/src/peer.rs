@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 const NCHAN_MODULE: &str = "/usr/lib/nginx/modules/ngx_nchan_module.so";
 
 /// What a user without root may not have: nginx's own places under /var/lib.
-const TEMP_PATHS: &str = "client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;";
+const TEMP_PATHS: &str =
+    "client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;";
 
 /// A reverse proxy that relays each read at once and keeps its connections to the upstream. The limits on requests a
 /// connection are lifted, so that closed loops measure requests and not connects.

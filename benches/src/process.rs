@@ -40,7 +40,9 @@ pub(crate) struct ProcessTree {
 pub(crate) struct Usage {
     /// On the CPU, in ns, user and system together, by the scheduler's own count of the threads alive now.
     pub(crate) cpu: u64,
-    /// The same in ns by ticks of 10 ms, with threads that have ended.
+    /// Runnable but not running, in ns: somebody else had the core.
+    pub(crate) waited: u64,
+    /// `cpu` in ns by ticks of 10 ms, with threads that have ended.
     pub(crate) cpu_ticks: u64,
     /// The share of `cpu_ticks` spent in user mode, in ns.
     pub(crate) user: u64,
@@ -61,12 +63,7 @@ pub(crate) struct Running {
 
 impl Running {
     /// Starts `command` on `cores` with its output in `log`.
-    pub(crate) fn start(
-        mut command: Command,
-        log: PathBuf,
-        cores: Option<&[usize]>,
-        remedy: &str,
-    ) -> Result<Self, ProcessError> {
+    pub(crate) fn start(mut command: Command, log: PathBuf, cores: Option<&[usize]>, remedy: &str) -> Result<Self, ProcessError> {
         let program = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
         let failed = |source| ProcessError::Start { program: program.clone(), source, remedy: remedy.to_owned() };
         let out = File::create(&log).map_err(failed)?;
@@ -90,11 +87,7 @@ impl Running {
     }
 
     /// Waits until `ready` is true, asked every 20 ms.
-    pub(crate) fn wait_until(
-        &mut self,
-        address: SocketAddr,
-        ready: impl Fn(SocketAddr) -> bool,
-    ) -> Result<(), ProcessError> {
+    pub(crate) fn wait_until(&mut self, address: SocketAddr, ready: impl Fn(SocketAddr) -> bool) -> Result<(), ProcessError> {
         let began = Instant::now();
         while !ready(address) {
             if let Ok(Some(status)) = self.child.try_wait() {
@@ -108,11 +101,7 @@ impl Running {
                 });
             }
             if began.elapsed() > START_LIMIT {
-                return Err(ProcessError::Silent {
-                    program: self.program.clone(),
-                    address,
-                    log: self.log.clone(),
-                });
+                return Err(ProcessError::Silent { program: self.program.clone(), address, log: self.log.clone() });
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -198,7 +187,9 @@ impl ProcessTree {
                 let path = task.map_err(failed)?.path().join("schedstat");
                 // A thread may end between the listing and the read.
                 let text = fs::read_to_string(path).unwrap_or_default();
-                usage.cpu += text.split(' ').next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+                let mut words = text.split(' ').map(|word| word.parse::<u64>().unwrap_or(0));
+                usage.cpu += words.next().unwrap_or(0);
+                usage.waited += words.next().unwrap_or(0);
             }
             for line in fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).map_err(failed)?.lines() {
                 let kilobytes = || line.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok());
@@ -244,11 +235,7 @@ fn stat(pid: u32) -> io::Result<Stat> {
     let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
     let field = |index: usize| rest.split_whitespace().nth(index).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
     let tick = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);
-    Ok(Stat {
-        parent: u32::try_from(field(1)).unwrap_or(0),
-        user: field(11) * tick,
-        system: field(12) * tick,
-    })
+    Ok(Stat { parent: u32::try_from(field(1)).unwrap_or(0), user: field(11) * tick, system: field(12) * tick })
 }
 
 // === the machine ===
@@ -259,15 +246,12 @@ pub(crate) fn pin(cores: &[usize]) -> Result<(), ProcessError> {
     for core in cores {
         set.set(*core);
     }
-    sched_setaffinity(None, &set)
-        .map_err(|errno| ProcessError::Limit { what: "pin to a core (try --no-pin)", source: errno.into() })
+    sched_setaffinity(None, &set).map_err(|errno| ProcessError::Limit { what: "pin to a core (try --no-pin)", source: errno.into() })
 }
 
 /// The cores this process may use.
 pub(crate) fn cores() -> Vec<usize> {
-    rustix::thread::sched_getaffinity(None)
-        .map(|set| (0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect())
-        .unwrap_or_default()
+    rustix::thread::sched_getaffinity(None).map(|set| (0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect()).unwrap_or_default()
 }
 
 /// Raises the number of files that this process and its children may open to what is allowed; gives that number.

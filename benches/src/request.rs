@@ -109,11 +109,7 @@ impl Spec {
     fn prompt(&self) -> String {
         let Self { tokens, first_token, between_tokens, stall } = self;
         let stall = if *stall { " fault=stall after=1" } else { "" };
-        format!(
-            "[[tokens={tokens} ttft={}us tbt={}us text=count{stall}]]",
-            first_token.as_micros(),
-            between_tokens.as_micros()
-        )
+        format!("[[tokens={tokens} ttft={}us tbt={}us text=count{stall}]]", first_token.as_micros(), between_tokens.as_micros())
     }
 
     /// When token `index` is due, after the request.
@@ -130,8 +126,7 @@ impl Endpoint {
         let error = |why: &str| UrlError { url: url.to_owned(), why: why.to_owned() };
         let rest = url.strip_prefix("http://").ok_or_else(|| error("it does not begin with http:// (put TLS in front)"))?;
         let (authority, path) = rest.split_once('/').map_or((rest, String::new()), |(a, p)| (a, format!("/{p}")));
-        let authority =
-            if authority.contains(':') { authority.to_owned() } else { format!("{authority}:80") };
+        let authority = if authority.contains(':') { authority.to_owned() } else { format!("{authority}:80") };
         let address = authority
             .to_socket_addrs()
             .map_err(|cause| error(&cause.to_string()))?
@@ -189,19 +184,14 @@ impl Endpoint {
 
     /// The WebSocket message that asks for a stream.
     pub(crate) fn create(&self, spec: &Spec) -> Vec<u8> {
-        format!("{{\"type\":\"response.create\",\"model\":\"{}\",\"input\":\"{}\"}}", self.model, spec.prompt())
-            .into_bytes()
+        format!("{{\"type\":\"response.create\",\"model\":\"{}\",\"input\":\"{}\"}}", self.model, spec.prompt()).into_bytes()
     }
 
     /// The GET that attaches to a stream, from the start or after the event with this id.
     pub(crate) fn attach(&self, path: &str, last_event_id: Option<&str>) -> Vec<u8> {
         let last = last_event_id.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
-        format!(
-            "GET {path} HTTP/1.1\r\nHost: {}\r\n{}{last}Accept: text/event-stream\r\n\r\n",
-            self.address,
-            self.authorization()
-        )
-        .into_bytes()
+        format!("GET {path} HTTP/1.1\r\nHost: {}\r\n{}{last}Accept: text/event-stream\r\n\r\n", self.address, self.authorization())
+            .into_bytes()
     }
 
     /// The WebSocket message that attaches to a stream, from the start or after this number.
@@ -230,12 +220,7 @@ mod tests {
 
     #[test]
     fn a_body_is_json_that_asks_for_the_spec() {
-        let spec = Spec {
-            tokens: 5,
-            first_token: Duration::from_millis(1),
-            between_tokens: Duration::from_micros(250),
-            stall: true,
-        };
+        let spec = Spec { tokens: 5, first_token: Duration::from_millis(1), between_tokens: Duration::from_micros(250), stall: true };
         for route in [Route::Chat, Route::Responses, Route::Streams] {
             let endpoint = Endpoint::parse_url("http://127.0.0.1:1/v1", route).unwrap();
             let request = String::from_utf8(endpoint.post(&spec)).unwrap();

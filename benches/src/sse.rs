@@ -146,10 +146,7 @@ mod tests {
         for piece in pieces {
             let mut input = *piece;
             while let Some(event) = parser.next(&mut input).unwrap() {
-                events.push((
-                    String::from_utf8(event.data.to_vec()).unwrap(),
-                    String::from_utf8(event.id.to_vec()).unwrap(),
-                ));
+                events.push((String::from_utf8(event.data.to_vec()).unwrap(), String::from_utf8(event.id.to_vec()).unwrap()));
             }
             assert!(input.is_empty());
         }
@@ -159,8 +156,22 @@ mod tests {
     #[test]
     fn reads_every_line_end_however_the_bytes_are_split() {
         let lines: &[&str] = &[
-            "retry: 2000", "id: resp_a.0", "data: {\"a\":1}", "", ":", "event: x", "data:two", "data: lines", "data", "",
-            "id:resp_a.7", ": comment", "", "data: [DONE]", "", "data: never ended",
+            "retry: 2000",
+            "id: resp_a.0",
+            "data: {\"a\":1}",
+            "",
+            ":",
+            "event: x",
+            "data:two",
+            "data: lines",
+            "data",
+            "",
+            "id:resp_a.7",
+            ": comment",
+            "",
+            "data: [DONE]",
+            "",
+            "data: never ended",
         ];
         let expected = vec![
             ("{\"a\":1}".to_owned(), "resp_a.0".to_owned()),

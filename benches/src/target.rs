@@ -26,9 +26,17 @@ pub(crate) enum Kind {
     /// Read over this transport: a WebSocket, or SSE for every other route.
     Nchan(Route),
     /// A program started by this shell command, with `{port}` and `{upstream}` filled in.
-    Gateway { name: String, command: String, route: Route },
+    Gateway {
+        name: String,
+        command: String,
+        route: Route,
+    },
     /// Something that runs already.
-    Url { url: String, route: Route, pid: Option<u32> },
+    Url {
+        url: String,
+        route: Route,
+        pid: Option<u32>,
+    },
 }
 
 /// A target that serves.
@@ -58,7 +66,7 @@ pub(crate) struct Programs {
 #[derive(Debug)]
 pub(crate) struct Bed {
     programs: Programs,
-    simulator: Running,
+    simulator: Option<Running>,
     simulator_address: SocketAddr,
     dir: TempDir,
     started: usize,
@@ -94,11 +102,14 @@ impl Kind {
 
     pub(crate) fn route(&self) -> Route {
         match self {
-            Self::Tokenwire(route) | Self::Nchan(route) | Self::Gateway { route, .. } | Self::Url { route, .. } => {
-                *route
-            }
+            Self::Tokenwire(route) | Self::Nchan(route) | Self::Gateway { route, .. } | Self::Url { route, .. } => *route,
             Self::Direct | Self::Nginx | Self::Haproxy => Route::Chat,
         }
+    }
+
+    /// Whether it is a program of somebody else's that the bench configures.
+    pub(crate) fn is_peer(&self) -> bool {
+        matches!(self, Self::Nginx | Self::Haproxy | Self::Nchan(_))
     }
 
     /// Whether it can be ended and started anew.
@@ -110,34 +121,33 @@ impl Kind {
 // === impl Bed ===
 
 impl Bed {
-    pub(crate) fn new(programs: Programs) -> Result<Self, TargetError> {
+    /// Starts the simulator, unless nothing asks it.
+    pub(crate) fn new(programs: Programs, with_simulator: bool) -> Result<Self, TargetError> {
         let prepare = |what: &str| {
             let what = what.to_owned();
             move |source| TargetError::Prepare { what, source }
         };
-        let dir = tempfile::Builder::new()
-            .prefix("tokenwire-bench-")
-            .tempdir()
-            .map_err(prepare("a temporary directory"))?;
+        let dir = tempfile::Builder::new().prefix("tokenwire-bench-").tempdir().map_err(prepare("a temporary directory"))?;
         let port = match programs.simulator_port {
             Some(port) => port,
             None => process::free_port().map_err(prepare("a port for the simulator"))?,
         };
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let mut command = Command::new(&programs.simulator);
-        command.arg("--port").arg(port.to_string());
-        let mut simulator = Running::start(
-            command,
-            dir.path().join("simulator.log"),
-            None,
-            "build it with `cargo build --release -p tokenwire-simulator`, or say --simulator PATH",
-        )?;
-        simulator.wait_until(address, process::accepts)?;
-        Ok(Self { programs, simulator, simulator_address: address, dir, started: 0 })
+        let mut bed = Self { programs, simulator: None, simulator_address: address, dir, started: 0 };
+        if with_simulator {
+            let mut command = Command::new(&bed.programs.simulator);
+            command.arg("--port").arg(port.to_string());
+            let log = bed.dir.path().join("simulator.log");
+            let remedy = "build it with `cargo build --release -p tokenwire-simulator`, or say --simulator PATH";
+            let mut simulator = Running::start(command, log, None, remedy)?;
+            simulator.wait_until(address, process::accepts)?;
+            bed.simulator = Some(simulator);
+        }
+        Ok(bed)
     }
 
-    pub(crate) fn simulator(&self) -> ProcessTree {
-        self.simulator.tree()
+    pub(crate) fn simulator(&self) -> Option<ProcessTree> {
+        self.simulator.as_ref().map(Running::tree)
     }
 
     /// Starts a target, or takes hold of one that runs.
@@ -161,20 +171,14 @@ impl Bed {
         if let Kind::Url { url, route, pid } = kind {
             let parsed = Endpoint::parse_url(url, *route)?;
             let endpoint = Endpoint { address: parsed.address, prefix: parsed.prefix, ..endpoint(parsed.address) };
-            return Ok(Target {
-                name: kind.name(),
-                kind: kind.clone(),
-                endpoint,
-                tree: pid.map(ProcessTree::of),
-                running: None,
-            });
+            return Ok(Target { name: kind.name(), kind: kind.clone(), endpoint, tree: pid.map(ProcessTree::of), running: None });
         }
         if *kind == Kind::Direct {
             return Ok(Target {
                 name: kind.name(),
                 kind: kind.clone(),
                 endpoint: endpoint(self.simulator_address),
-                tree: Some(self.simulator.tree()),
+                tree: self.simulator(),
                 running: None,
             });
         }
@@ -192,12 +196,7 @@ impl Bed {
         Ok(target(address, running))
     }
 
-    fn command(
-        &self,
-        kind: &Kind,
-        address: SocketAddr,
-        place: &Path,
-    ) -> Result<(Command, &'static str), TargetError> {
+    fn command(&self, kind: &Kind, address: SocketAddr, place: &Path) -> Result<(Command, &'static str), TargetError> {
         let write = |name: &str, text: String| {
             let path = place.join(name);
             fs::write(&path, text)
@@ -224,11 +223,7 @@ impl Bed {
             Kind::Gateway { command: line, .. } => {
                 let line = line.replace("{port}", &address.port().to_string()).replace("{upstream}", &base_url);
                 let mut command = Command::new("sh");
-                command
-                    .arg("-c")
-                    .arg(format!("exec {line}"))
-                    .env("OPENAI_BASE_URL", &base_url)
-                    .env("OPENAI_API_KEY", "sk-bench");
+                command.arg("-c").arg(format!("exec {line}")).env("OPENAI_BASE_URL", &base_url).env("OPENAI_API_KEY", "sk-bench");
                 (command, "check the command given with --gateway")
             }
             _ => {

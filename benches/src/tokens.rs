@@ -106,18 +106,12 @@ mod tests {
             r#"{"choices": [{"delta": {"content": " t1 t2"}}]}"#,
             r#"{"choices":[{"delta":{"content":null},"finish_reason":"stop"}]}"#,
         ];
-        assert_eq!(
-            count(&TokenFinder::chat(), &chat, 3),
-            (TokenCount { next: 3, received: 3, lost: 0, doubled: 0 }, vec![0, 1, 2])
-        );
+        assert_eq!(count(&TokenFinder::chat(), &chat, 3), (TokenCount { next: 3, received: 3, lost: 0, doubled: 0 }, vec![0, 1, 2]));
         let responses = [
             r#"{"type":"response.output_text.delta","sequence_number":4,"delta":" t0","logprobs":[]}"#,
             r#"{"type":"response.output_text.done","text":" t0"}"#,
         ];
-        assert_eq!(
-            count(&TokenFinder::responses(), &responses, 1),
-            (TokenCount { next: 1, received: 1, lost: 0, doubled: 0 }, vec![0])
-        );
+        assert_eq!(count(&TokenFinder::responses(), &responses, 1), (TokenCount { next: 1, received: 1, lost: 0, doubled: 0 }, vec![0]));
     }
 
     #[test]

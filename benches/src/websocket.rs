@@ -245,9 +245,7 @@ mod tests {
         server_frame(&mut bytes, 0x8a, b"");
         server_frame(&mut bytes, 0x88, &1001u16.to_be_bytes());
         let expected: Vec<String> =
-            ["text hello", "text ", "ping beat", "text in three parts", "binary 300", "pong", "close 1001"]
-                .map(str::to_owned)
-                .into();
+            ["text hello", "text ", "ping beat", "text in three parts", "binary 300", "pong", "close 1001"].map(str::to_owned).into();
         assert_eq!(parse(&[&bytes]).as_ref(), Ok(&expected));
         for at in 1..bytes.len() {
             let (a, b) = bytes.split_at(at);

@@ -141,11 +141,7 @@ pub(crate) fn bar(summaries: &[Summary]) -> String {
 fn over(mine: &Summary, all: &[Summary], name: &str, pick: fn(&Summary) -> Option<Spread>) -> Option<Spread> {
     let other = pick(all.iter().find(|it| it.scenario == mine.scenario && it.target == name)?)?;
     let spread = pick(mine)?;
-    Some(Spread {
-        median: spread.median / other.median,
-        least: spread.least / other.median,
-        most: spread.most / other.median,
-    })
+    Some(Spread { median: spread.median / other.median, least: spread.least / other.median, most: spread.most / other.median })
 }
 
 fn p99(times: Percentiles) -> Spread {

@@ -29,6 +29,8 @@ pub(crate) struct Summary {
     pub(crate) cpu_us_per_token: Option<Spread>,
     pub(crate) cpu_us_per_stream: Option<Spread>,
     pub(crate) user_share: Option<Spread>,
+    /// See [`crate::measure::Cpu::waited`].
+    pub(crate) waited: Option<Spread>,
     /// To nginx in the same round.
     pub(crate) cpu_ratio: Option<Spread>,
     pub(crate) tokens_per_second: Option<Spread>,
@@ -63,12 +65,7 @@ pub(crate) struct Percentiles {
 impl Percentiles {
     fn of(values: &[Quantiles]) -> Option<Self> {
         let spread = |pick: fn(&Quantiles) -> f64| Spread::of(values.iter().map(pick));
-        Some(Self {
-            p50: spread(|it| it.p50)?,
-            p99: spread(|it| it.p99)?,
-            p999: spread(|it| it.p999)?,
-            max: spread(|it| it.max)?,
-        })
+        Some(Self { p50: spread(|it| it.p50)?, p99: spread(|it| it.p99)?, p999: spread(|it| it.p999)?, max: spread(|it| it.max)? })
     }
 }
 
@@ -89,9 +86,7 @@ impl Summary {
     fn of(runs: &[Run], scenario: &str, target: &str) -> Self {
         let here: Vec<&Run> = runs.iter().filter(|run| run.scenario == scenario).collect();
         let mine: Vec<&Run> = here.iter().copied().filter(|run| run.target == target).collect();
-        let other = |round: usize, name: &str| {
-            here.iter().copied().find(|run| run.round == round && run.target == name)
-        };
+        let other = |round: usize, name: &str| here.iter().copied().find(|run| run.round == round && run.target == name);
         let cpu = |run: &Run| run.cpu.map(|cpu| cpu.us_per_token);
         let pss = |run: &Run| run.memory.map(|memory| memory.pss_kib_per_stream);
         let spread = |pick: &dyn Fn(&Run) -> Option<f64>| Spread::of(mine.iter().filter_map(|run| pick(run)));
@@ -99,9 +94,8 @@ impl Summary {
         let ratio = |pick: &dyn Fn(&Run) -> Option<f64>| {
             spread(&|run| Some(pick(run)? / pick(other(run.round, YARDSTICK)?)?)).filter(|_| target != DIRECT)
         };
-        let percentiles = |pick: fn(&Run) -> Option<Quantiles>| {
-            Percentiles::of(&mine.iter().filter_map(|run| pick(run)).collect::<Vec<_>>())
-        };
+        let percentiles =
+            |pick: fn(&Run) -> Option<Quantiles>| Percentiles::of(&mine.iter().filter_map(|run| pick(run)).collect::<Vec<_>>());
         let added = |pick: fn(&Run) -> Option<Quantiles>| {
             let over = |run: &&Run| Some(pick(run)?.over(&pick(other(run.round, DIRECT)?)?));
             let values: Vec<Quantiles> = mine.iter().filter_map(over).collect();
@@ -123,6 +117,7 @@ impl Summary {
             cpu_us_per_token: spread(&cpu),
             cpu_us_per_stream: spread(&|run| run.cpu.map(|cpu| cpu.us_per_stream)),
             user_share: spread(&|run| run.cpu.map(|cpu| cpu.user_share)),
+            waited: spread(&|run| run.cpu.map(|cpu| cpu.waited)),
             cpu_ratio: ratio(&cpu),
             tokens_per_second: spread(&|run| Some(run.tokens_per_second)),
             first_token: percentiles(|run| run.first_token),
@@ -133,7 +128,7 @@ impl Summary {
             pss_kib_per_stream: spread(&pss),
             memory_ratio: ratio(&pss),
             load_share: spread(&|run| Some(run.load_share)),
-            simulator_share: spread(&|run| Some(run.simulator_share)),
+            simulator_share: spread(&|run| run.simulator_share),
             extra,
             lost: mine.iter().map(|run| run.lost).sum(),
             doubled: mine.iter().map(|run| run.doubled).sum(),
@@ -153,7 +148,7 @@ mod tests {
             scenario: "paced".to_owned(),
             target: target.to_owned(),
             round,
-            cpu: Some(Cpu { us_per_token: cpu, us_per_stream: cpu * 100.0, user_share: 0.25, of_a_core: 0.5 }),
+            cpu: Some(Cpu { us_per_token: cpu, us_per_stream: cpu * 100.0, user_share: 0.25, of_a_core: 0.5, waited: 0.0 }),
             first_token: Some(Quantiles { count: 100, p50: p99 / 2.0, p99, p999: p99, max: p99 }),
             ..Run::default()
         }

@@ -72,7 +72,7 @@ fn draw_bars(path: &Path, title: &str, bars: &[(String, Spread)]) -> Result<(), 
         .margin(12)
         .x_label_area_size(32)
         .y_label_area_size(64)
-        .build_cartesian_2d((0..bars.len()).into_segmented(), 0.0..top * 1.1)?;
+        .build_cartesian_2d((0..bars.len() - 1).into_segmented(), 0.0..top * 1.1)?;
     chart
         .configure_mesh()
         .disable_x_mesh()
@@ -83,19 +83,13 @@ fn draw_bars(path: &Path, title: &str, bars: &[(String, Spread)]) -> Result<(), 
         .draw()?;
     for (index, (_, spread)) in bars.iter().enumerate() {
         let colour = COLOURS.get(index % COLOURS.len()).copied().unwrap_or(BLACK);
-        let mut bar = Rectangle::new(
-            [(SegmentValue::Exact(index), 0.0), (SegmentValue::Exact(index + 1), spread.median)],
-            colour.filled(),
-        );
+        let mut bar = Rectangle::new([(SegmentValue::Exact(index), 0.0), (SegmentValue::Exact(index + 1), spread.median)], colour.filled());
         bar.set_margin(0, 0, 24, 24);
         chart.draw_series([bar])?;
         let ends = [(SegmentValue::CenterOf(index), spread.least), (SegmentValue::CenterOf(index), spread.most)];
         chart.draw_series([PathElement::new(ends, BLACK.stroke_width(2))])?;
-        let label = Text::new(
-            format!("{:.2}", spread.median),
-            (SegmentValue::CenterOf(index), spread.most + top * 0.06),
-            ("sans-serif", 14),
-        );
+        let label =
+            Text::new(format!("{:.2}", spread.median), (SegmentValue::CenterOf(index), spread.most + top * 0.06), ("sans-serif", 14));
         chart.draw_series([label])?;
     }
     root.present()?;
@@ -115,11 +109,7 @@ fn draw_curves(path: &Path, title: &str, curves: &[(String, Times)]) -> Result<(
         .x_label_area_size(40)
         .y_label_area_size(72)
         .build_cartesian_2d((1.0..LAST).log_scale(), (range.least.max(1.0)..range.most.max(10.0) * 1.1).log_scale())?;
-    chart
-        .configure_mesh()
-        .x_desc("percentile")
-        .x_label_formatter(&|x| format!("{}", ((1.0 - 1.0 / x) * 1e5).round() / 1e3))
-        .draw()?;
+    chart.configure_mesh().x_desc("percentile").x_label_formatter(&|x| format!("{}", ((1.0 - 1.0 / x) * 1e5).round() / 1e3)).draw()?;
     for (index, (name, times)) in curves.iter().enumerate() {
         let colour = COLOURS.get(index % COLOURS.len()).copied().unwrap_or(BLACK);
         let points = (0..=100).map(|step| {
@@ -131,12 +121,7 @@ fn draw_curves(path: &Path, title: &str, curves: &[(String, Times)]) -> Result<(
             .label(name.as_str())
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .background_style(WHITE.mix(0.8))
-        .border_style(BLACK)
-        .draw()?;
+    chart.configure_series_labels().position(SeriesLabelPosition::UpperLeft).background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
     root.present()?;
     Ok(())
 }

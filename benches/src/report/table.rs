@@ -14,6 +14,7 @@ const COLUMNS: &[(&str, Cell)] = &[
     ("× nginx", |it| it.cpu_ratio.map(|spread| with_ends(&spread, 2))),
     ("CPU µs/stream", |it| it.cpu_us_per_stream.map(|spread| with_ends(&spread, 1))),
     ("user", |it| it.user_share.map(|spread| percent(&spread))),
+    ("waited", |it| it.waited.map(|spread| percent(&spread))),
     ("tokens/s", |it| it.tokens_per_second.map(|spread| format!("{:.0}", spread.median))),
     ("first token µs p50/p99", |it| it.first_token.as_ref().map(two)),
     ("added", |it| it.added_first_token.as_ref().map(two)),
@@ -38,11 +39,9 @@ pub(crate) fn table(summaries: &[Summary]) -> String {
         let rows: Vec<&Summary> = summaries.iter().filter(|it| it.scenario == scenario).collect();
         let rounds = rows.iter().map(|it| it.rounds).max().unwrap_or(0);
         let _ = writeln!(text, "\n{scenario}: median of {rounds} round(s) [least–most]\n");
-        let columns: Vec<&(&str, Cell)> =
-            COLUMNS.iter().filter(|(_, cell)| rows.iter().any(|row| cell(row).is_some())).collect();
-        let mut lines = vec![
-            std::iter::once("target".to_owned()).chain(columns.iter().map(|(name, _)| (*name).to_owned())).collect::<Vec<_>>(),
-        ];
+        let columns: Vec<&(&str, Cell)> = COLUMNS.iter().filter(|(_, cell)| rows.iter().any(|row| cell(row).is_some())).collect();
+        let mut lines =
+            vec![std::iter::once("target".to_owned()).chain(columns.iter().map(|(name, _)| (*name).to_owned())).collect::<Vec<_>>()];
         for row in &rows {
             let cells = columns.iter().map(|(_, cell)| cell(row).unwrap_or_else(|| "–".to_owned()));
             lines.push(std::iter::once(row.target.clone()).chain(cells).collect());
@@ -100,10 +99,7 @@ fn two(times: &Percentiles) -> String {
 }
 
 fn four(times: &Percentiles) -> String {
-    format!(
-        "{:.0}/{:.0}/{:.0}/{:.0}",
-        times.p50.median, times.p99.median, times.p999.median, times.max.median
-    )
+    format!("{:.0}/{:.0}/{:.0}/{:.0}", times.p50.median, times.p99.median, times.p999.median, times.max.median)
 }
 
 #[cfg(test)]

@@ -77,8 +77,7 @@ pub(super) fn run_slow(
     let usage = target.tree.map(|tree| tree.usage()).transpose()?;
     bench.load.close_all();
     let (tally, first_token, tokens) = relay.finish(outcome);
-    let mut run =
-        bench.after(&before, target.tree, settings.streams as u64, tally)?.with_times(first_token, tokens);
+    let mut run = bench.after(&before, target.tree, settings.streams as u64, tally)?.with_times(first_token, tokens);
     if let Some((before, after)) = before.usage.zip(usage) {
         let grown = (after.rss as f64 - before.rss as f64) / 1024.0;
         run.extra.insert("rss_kib_per_unread_stream".to_owned(), grown / settings.slow.max(1) as f64);
@@ -151,11 +150,7 @@ impl<'a> Relay<'a> {
     }
 
     fn spec_of(&self, tag: usize) -> Spec {
-        if tag < self.streams.len() {
-            self.spec
-        } else {
-            Spec { tokens: UNREAD_TOKENS, between_tokens: Duration::ZERO, ..self.spec }
-        }
+        if tag < self.streams.len() { self.spec } else { Spec { tokens: UNREAD_TOKENS, between_tokens: Duration::ZERO, ..self.spec } }
     }
 
     fn end(&mut self, tag: usize, complaint: Option<&str>) {

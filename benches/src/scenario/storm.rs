@@ -147,9 +147,7 @@ impl Scenario for Storm {
         stream.events_left = events_left;
         let dial = self.endpoint.dial(&self.spec, tag);
         commands.dial(match &stream.path {
-            Some(path) if self.endpoint.route != Route::Ws => {
-                Dial { first: self.endpoint.attach(path, Some(&stream.last_id)), ..dial }
-            }
+            Some(path) if self.endpoint.route != Route::Ws => Dial { first: self.endpoint.attach(path, Some(&stream.last_id)), ..dial },
             _ => dial,
         });
     }

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 
 const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 
-/// `length` characters of `[A-Za-z0-9]`, just short of 6 random bits each.
-pub(crate) fn random_alphanumeric(length: usize) -> String {
+/// `length` random characters of `[A-Za-z0-9]`, just short of 6 random bits each.
+#[must_use]
+pub fn random_alphanumeric(length: usize) -> String {
     let mut rng = rand::rng();
     (0..length).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())])).collect()
 }

@@ -1,5 +1,9 @@
-//! The gateway: configuration, command line and what the two say to the person who starts it.
+//! The gateway: configuration, command line, the HTTP API, and what holds them together.
 
 pub mod banner;
 pub mod cli;
 pub mod config;
+pub mod http;
+pub mod serve;
+pub mod service;
+pub mod telemetry;

@@ -1,10 +1,17 @@
-//! The gateway's binary: configuration, then serving.
+//! The gateway's binary: configuration, then serving, then draining.
 
 use std::process::ExitCode;
 
 use clap::Parser;
+use tokenwire::banner::{banner, describe_upstreams};
 use tokenwire::cli::Cli;
-use tokenwire::config::{self, Config};
+use tokenwire::config;
+use tokenwire::config::schema::Config;
+use tokenwire::serve::{Gateway, ServeError};
+use tokenwire::telemetry;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[allow(clippy::print_stdout, clippy::print_stderr, reason = "the answers of a command line go to the terminal")]
 fn main() -> ExitCode {
@@ -18,6 +25,21 @@ fn main() -> ExitCode {
     };
     if let Some(answer) = cli.answer(&loaded) {
         print!("{answer}");
+        return ExitCode::SUCCESS;
     }
-    ExitCode::SUCCESS
+    telemetry::start(&loaded.config.log);
+    match actix_web::rt::System::new().block_on(run(loaded.config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tokenwire: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "the banner is for the terminal")]
+async fn run(config: Config) -> Result<(), ServeError> {
+    let gateway = Gateway::bind(config.clone())?;
+    println!("{}", banner(&config, gateway.address(), &describe_upstreams(&config)));
+    gateway.serve().await
 }

@@ -84,7 +84,8 @@ impl Simulator {
     /// Waits until the counters are as `predicate` wants them; false if they were not within `timeout`. Works on any runtime, on none
     /// with a simple executor, and under a paused clock: the time is the simulator's own.
     pub async fn wait_until(&self, predicate: impl Fn(&Stats) -> bool, timeout: Duration) -> bool {
-        let timer = self.runtime.spawn(tokio::time::sleep(timeout));
+        // The sleep has to be made where the simulator's timers are.
+        let timer = self.runtime.spawn(async move { tokio::time::sleep(timeout).await });
         let abort = timer.abort_handle();
         let reached = async {
             loop {

@@ -1,4 +1,5 @@
 //! A peer that leaves is noticed, in every phase.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod wire;
 
@@ -32,8 +33,8 @@ async fn leave(mut exchange: Exchange, how: Leaving) -> Option<Exchange> {
     }
 }
 
-async fn noticed(simulator: &Simulator) {
-    assert!(simulator.wait_until(|stats| stats.aborted == 1 && stats.open_streams == 0, PATIENCE).await, "{:?}", simulator.stats());
+async fn noticed(simulator: &Simulator, when: &str) {
+    assert!(simulator.wait_until(|stats| stats.aborted == 1 && stats.open_streams == 0, PATIENCE).await, "{when}: {:?}", simulator.stats());
     assert_eq!(simulator.stats().completed, 0);
     assert_eq!(simulator.requests()[0].outcome, Outcome::Aborted);
     assert!(simulator.wait_until(|stats| stats.open_connections == 0, PATIENCE).await);
@@ -59,8 +60,7 @@ async fn noticed_in_every_phase_however_the_peer_goes() {
                 None => assert!(simulator.wait_until(|stats| stats.requests == 1, PATIENCE).await),
             }
             let _held = leave(exchange, how).await;
-            noticed(&simulator).await;
-            println!("{how:?} {phase}: noticed");
+            noticed(&simulator, &format!("{how:?} {phase}")).await;
         }
     }
 }
@@ -71,7 +71,7 @@ async fn noticed_while_the_peer_reads_nothing() {
     let exchange = post(&simulator, CHAT, "tokens=1000000000", &question(true)).await;
     assert!(simulator.wait_until(|stats| stats.tokens_sent > 10_000, PATIENCE).await);
     drop(exchange);
-    noticed(&simulator).await;
+    noticed(&simulator, "").await;
 }
 
 #[tokio::test]
@@ -96,7 +96,7 @@ async fn noticed_while_the_body_of_the_request_is_still_coming() {
     socket.write_all(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{").await.unwrap();
     assert!(simulator.wait_until(|stats| stats.requests == 1, PATIENCE).await);
     drop(socket);
-    noticed(&simulator).await;
+    noticed(&simulator, "").await;
 }
 
 #[tokio::test]

@@ -125,6 +125,13 @@ fn every_version_stands_once_in_the_workspace_manifest() {
 }
 
 #[test]
+fn a_forbidden_crate_would_be_seen() {
+    let has = |package: &str, family: &str| tree(package).iter().any(|name| is_of(family, name));
+    assert!(has("tokenwire-sse", "actix") && has("tokenwire-ws", "actix"), "the adapters are for actix");
+    assert!(has("tokenwire", "reqwest"), "the gateway speaks to upstreams with reqwest");
+}
+
+#[test]
 fn a_family_is_told_from_a_name_that_begins_alike() {
     assert!(is_of("actix", "actix-web") && is_of("actix", "actix_derive") && is_of("actix", "actix"));
     assert!(!is_of("actix", "actixish") && !is_of("reqwest", "request"));

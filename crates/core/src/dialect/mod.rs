@@ -60,6 +60,16 @@ pub trait Framing: Send + Sync + fmt::Debug {
     fn share_key(&self) -> Option<&'static str>;
 }
 
+/// `tokenwire:reset`: the whole response object, for a reader whose position cannot be served. Its number is `seq`, the last
+/// that the object holds.
+#[must_use]
+pub fn reset_event(generation: &Generation, seq: Seq) -> Vec<u8> {
+    let mut out = format!(r#"{{"type":"tokenwire:reset","sequence_number":{seq},"response":"#).into_bytes();
+    out.extend_from_slice(&generation.response_json());
+    out.push(b'}');
+    out
+}
+
 /// A template with what the responses dialect needs to write its deltas.
 #[derive(Debug)]
 pub(crate) struct KnownTemplate {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::failed_early;
@@ -36,6 +37,7 @@ pub struct Registry {
     hasher: RandomState,
     open: Arc<AtomicUsize>,
     closed: AtomicBool,
+    closing: Notify,
     state: Mutex<State>,
 }
 
@@ -125,6 +127,7 @@ impl Registry {
             hasher: RandomState::new(),
             open: Arc::default(),
             closed: AtomicBool::new(false),
+            closing: Notify::new(),
             state: Mutex::default(),
         })
     }
@@ -157,14 +160,26 @@ impl Registry {
         &self.hasher
     }
 
-    pub(super) fn close(&self) {
+    /// Refuses new generations from now on.
+    pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
+        self.closing.notify_waiters();
     }
 
     /// Whether new generations are refused because the gateway stops.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+
+    /// Waits until the gateway begins to stop.
+    pub async fn closing(&self) {
+        let notified = self.closing.notified();
+        tokio::pin!(notified);
+        notified.as_mut().enable();
+        if !self.is_closed() {
+            notified.await;
+        }
     }
 
     pub(super) fn admit(&self) -> Result<Permit, ApiError> {

@@ -49,21 +49,17 @@ impl Router {
         self.routes.iter().find_map(|route| Some((route, (route.models)(model)?)))
     }
 
-    /// The bodies of all servers' model lists, as far as they answered, and the first error of those that did not.
-    pub async fn models(&self, timeout: Duration) -> (Vec<bytes::Bytes>, Option<OpenError>) {
+    /// The names of the servers and the bodies of their model lists, as far as they answered, and the first error of those that did not.
+    pub async fn models(&self, timeout: Duration) -> (Vec<(String, bytes::Bytes)>, Option<OpenError>) {
         let answers = futures::future::join_all(self.routes.iter().map(|route| route.upstream.models(timeout))).await;
-        let mut error = None;
-        let bodies = answers
-            .into_iter()
-            .filter_map(|answer| {
-                answer
-                    .map_err(|e| {
-                        let _ = error.get_or_insert(e);
-                    })
-                    .ok()
-            })
-            .collect();
-        (bodies, error)
+        let (mut bodies, mut first_error) = (Vec::new(), None);
+        for (route, answer) in self.routes.iter().zip(answers) {
+            match answer {
+                Ok(body) => bodies.push((route.upstream.name().to_owned(), body)),
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        (bodies, first_error)
     }
 }
 

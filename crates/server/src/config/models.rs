@@ -32,6 +32,15 @@ impl Models {
         }
     }
 
+    /// The names by which clients may ask for the model that the upstream calls `upstream`.
+    #[must_use]
+    pub fn public_names(&self, upstream: &str) -> Vec<String> {
+        match self {
+            Self::Patterns(_) => self.upstream_name(upstream).map(str::to_owned).into_iter().collect(),
+            Self::Renamed(names) => names.iter().filter(|(_, name)| *name == upstream).map(|(public, _)| public.clone()).collect(),
+        }
+    }
+
     /// The first model that is listed by its full public name.
     #[must_use]
     pub fn first_name(&self) -> Option<&str> {

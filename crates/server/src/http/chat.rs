@@ -1,0 +1,59 @@
+//! `POST /v1/chat/completions`
+
+use std::sync::Arc;
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use tokenwire_core::dialect::Dialect;
+use tokenwire_core::engine::StartRequest;
+use tokenwire_core::error::{ApiError, ErrorCode};
+use tokenwire_core::event::Ending;
+use tokenwire_core::generation::Attachment;
+use tokenwire_core::request::{ChatRequest, StreamRequest};
+use tokenwire_sse::Sdk;
+
+use super::inbound::{ContentType, body, idempotency_key, last_event_id};
+use super::outbound::{HttpError, error_response, json, of_generation, open_error_response};
+use super::streams::{committed, resume_sdk};
+use crate::service::Service;
+
+/// A chat completion, streamed or whole. What the upstream sent comes out byte for byte.
+pub(super) async fn create(request: HttpRequest, payload: web::Payload, service: web::Data<Service>) -> Result<HttpResponse, HttpError> {
+    if let Some(cursor) = last_event_id(&request)? {
+        return resume_sdk(&service, &cursor.id, Dialect::Chat, Some(cursor.after));
+    }
+    let bytes = body(&request, payload, ContentType::Json, service.config.limits.body).await?;
+    let chat = ChatRequest::parse(&bytes)?;
+    let stream = chat.stream();
+    let started = service.engine.start(StartRequest {
+        body: StreamRequest::Chat(chat),
+        owner: service.owner(),
+        idempotency_key: idempotency_key(&request)?,
+        route: "/v1/chat/completions",
+        fingerprint: bytes.to_vec(),
+        headers: Vec::new(),
+    })?;
+    if stream {
+        return Ok(committed(&service, started.attachment, Dialect::Chat, Arc::new(Sdk), service.sse("")).await);
+    }
+    Ok(whole(started.attachment).await)
+}
+
+/// The whole completion as the upstream sent it.
+async fn whole(attachment: Attachment) -> HttpResponse {
+    let generation = attachment.generation();
+    generation.ended().await;
+    let head = match generation.opening().now() {
+        Some(Err(error)) => return open_error_response(&error),
+        Some(Ok(head)) => Some(head),
+        None => None,
+    };
+    match generation.outcome().map(|outcome| outcome.ending) {
+        Some(Ending::Completed { .. } | Ending::Incomplete { .. }) => {
+            let Some(completion) = generation.first_raw() else {
+                return error_response(&ApiError::new(ErrorCode::UpstreamMalformed, "The upstream's answer held no completion."));
+            };
+            json(&mut of_generation(generation, head.as_ref()), completion)
+        }
+        ending => error_response(&super::responses::ending_error(ending)),
+    }
+}

@@ -1,0 +1,186 @@
+//! Requests: bodies, cursors and keys, read and checked.
+
+use actix_web::HttpRequest;
+use actix_web::http::header::{self, HeaderMap};
+use actix_web::web::Payload;
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt as _;
+use tokenwire_core::error::{ApiError, ErrorCode};
+use tokenwire_core::id::GenerationId;
+
+/// What a body may be labelled as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ContentType {
+    /// `application/json` or `application/*+json` only.
+    Json,
+    /// Anything: curl's `-d` says `application/x-www-form-urlencoded`.
+    Any,
+}
+
+/// The whole body, at most `limit` bytes of it.
+pub(crate) async fn body(request: &HttpRequest, mut payload: Payload, content_type: ContentType, limit: usize) -> Result<Bytes, ApiError> {
+    let headers = request.headers();
+    if content_type == ContentType::Json {
+        require_json(headers)?;
+    }
+    if let Some(encoding) = text(headers, header::CONTENT_ENCODING.as_str()).filter(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
+        let message = format!("Bodies with Content-Encoding '{encoding}' are not taken. Send the body as it is.");
+        return Err(ApiError::new(ErrorCode::UnsupportedMediaType, message));
+    }
+    let too_large =
+        || ApiError::new(ErrorCode::BodyTooLarge, format!("The body is larger than the {limit} bytes that limits.body allows."));
+    if text(headers, header::CONTENT_LENGTH.as_str()).and_then(|length| length.parse::<usize>().ok()).is_some_and(|length| length > limit) {
+        return Err(too_large());
+    }
+    let mut body = BytesMut::new();
+    while let Some(piece) = payload.next().await {
+        let piece = piece.map_err(|error| ApiError::new(ErrorCode::InvalidJson, format!("The body could not be read: {error}.")))?;
+        if body.len() + piece.len() > limit {
+            return Err(too_large());
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(body.freeze())
+}
+
+fn require_json(headers: &HeaderMap) -> Result<(), ApiError> {
+    let given = text(headers, header::CONTENT_TYPE.as_str()).unwrap_or_default();
+    let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json")) {
+        return Ok(());
+    }
+    let message = match given {
+        "" => "The request has no Content-Type. Send 'Content-Type: application/json'.".to_owned(),
+        given => format!("The Content-Type is '{given}', but this route takes 'application/json'."),
+    };
+    Err(ApiError::new(ErrorCode::UnsupportedMediaType, message))
+}
+
+/// A header's text.
+pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim)
+}
+
+/// The `Idempotency-Key`, of at most 255 bytes.
+pub(crate) fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, ApiError> {
+    match text(request.headers(), "idempotency-key") {
+        None | Some("") => Ok(None),
+        Some(key) if key.len() <= 255 => Ok(Some(key.to_owned())),
+        Some(key) => {
+            Err(ApiError::new(ErrorCode::InvalidValue, format!("The Idempotency-Key has {} bytes; at most 255 are taken.", key.len()))
+                .param("Idempotency-Key"))
+        }
+    }
+}
+
+/// A position in a stream: `<response id>.<number>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cursor {
+    pub(crate) id: GenerationId,
+    pub(crate) after: u64,
+}
+
+/// `Last-Event-ID`, if the request carries one. An empty one is what an EventSource sends that has seen nothing.
+pub(crate) fn last_event_id(request: &HttpRequest) -> Result<Option<Cursor>, ApiError> {
+    match text(request.headers(), "last-event-id") {
+        None | Some("") => Ok(None),
+        Some(text) => Cursor::parse(text).map(Some),
+    }
+}
+
+impl Cursor {
+    fn parse(text: &str) -> Result<Self, ApiError> {
+        let parsed = text.split_once('.').and_then(|(id, number)| {
+            let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+            Some(Self { id: id.parse().ok()?, after: digits.then(|| number.parse().ok()).flatten()? })
+        });
+        parsed.ok_or_else(|| {
+            let shown: String = text.chars().take(128).collect();
+            ApiError::new(ErrorCode::InvalidCursor, format!("The Last-Event-ID '{shown}' is not of the form '<response id>.<number>'."))
+                .param("Last-Event-ID")
+        })
+    }
+}
+
+/// A query's members, percent-decoded; the last of a name wins.
+#[derive(Debug)]
+pub(crate) struct Query(Vec<(String, String)>);
+
+impl Query {
+    pub(crate) fn of(request: &HttpRequest) -> Self {
+        Self(url::form_urlencoded::parse(request.query_string().as_bytes()).into_owned().collect())
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// A number that says which event was seen last.
+    pub(crate) fn position(&self, name: &'static str) -> Result<Option<u64>, ApiError> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        text.parse().map(Some).map_err(|_| {
+            let shown: String = text.chars().take(64).collect();
+            ApiError::new(ErrorCode::InvalidCursor, format!("'{name}' is '{shown}', but must be the number of an event, from 0 on."))
+                .param(name)
+        })
+    }
+}
+
+/// Whether the client prefers bare text to an event stream.
+pub(crate) fn wants_text(headers: &HeaderMap) -> bool {
+    let Some(accept) = text(headers, header::ACCEPT.as_str()) else { return false };
+    let mut best: Option<(f32, bool)> = None;
+    for range in accept.split(',') {
+        let mut parameters = range.split(';').map(str::trim);
+        let kind = parameters.next().unwrap_or_default().to_ascii_lowercase();
+        let quality = parameters.find_map(|parameter| parameter.strip_prefix("q=")).and_then(|q| q.parse().ok()).unwrap_or(1.0);
+        let text = match kind.as_str() {
+            "text/plain" => true,
+            "text/event-stream" | "text/*" | "*/*" => false,
+            _ => continue,
+        };
+        if best.is_none_or(|(known, _)| quality > known) {
+            best = Some((quality, text));
+        }
+    }
+    best.is_some_and(|(_, text)| text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::test::TestRequest;
+
+    #[test]
+    fn reads_cursors_and_refuses_what_is_none() {
+        for (text, expected) in [
+            ("resp_abc.7", Some(7)),
+            ("resp_abc.0", Some(0)),
+            ("resp_abc", None),
+            ("resp_abc.", None),
+            ("resp_abc.-1", None),
+            ("resp_abc.+1", None),
+            ("resp_abc.1.2", None),
+            ("other.1", None),
+            ("resp_abc.99999999999999999999", None),
+        ] {
+            assert_eq!(Cursor::parse(text).ok().map(|cursor| cursor.after), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn text_is_for_those_who_ask_for_it() {
+        for (accept, expected) in [
+            ("text/plain", true),
+            ("text/plain, */*", true),
+            ("*/*", false),
+            ("text/event-stream", false),
+            ("application/json", false),
+            ("text/event-stream, text/plain;q=0.5", false),
+            ("text/event-stream;q=0.1, text/plain;q=0.5", true),
+        ] {
+            let request = TestRequest::default().insert_header(("accept", accept)).to_http_request();
+            assert_eq!(wants_text(request.headers()), expected, "{accept}");
+        }
+    }
+}

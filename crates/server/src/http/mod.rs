@@ -1,0 +1,17 @@
+//! The HTTP API: a file a group of routes, and what they share.
+
+mod chat;
+mod cross_origin;
+mod envelope;
+mod health;
+mod inbound;
+mod models;
+mod outbound;
+mod responses;
+mod routes;
+mod sockets;
+mod streams;
+
+pub use cross_origin::OriginPolicy;
+pub use envelope::envelope;
+pub use routes::configure;

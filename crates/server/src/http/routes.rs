@@ -1,0 +1,69 @@
+//! The table of routes, and what is said of paths that are not in it.
+
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, Resource, web};
+use tokenwire_core::error::{ApiError, ErrorCode};
+
+use super::outbound::error_response;
+use super::{chat, health, models, responses, sockets, streams};
+
+/// Registers every route.
+pub fn configure(app: &mut web::ServiceConfig) {
+    app.service(resource("/v1/chat/completions", "POST").route(web::post().to(chat::create)))
+        .service(
+            resource("/v1/responses", "POST, GET (WebSocket)")
+                .route(web::post().to(responses::create))
+                .route(web::get().to(sockets::responses)),
+        )
+        .service(
+            resource("/v1/responses/{id}", "GET, DELETE")
+                .route(web::get().to(responses::retrieve))
+                .route(web::delete().to(responses::delete)),
+        )
+        .service(resource("/v1/responses/{id}/cancel", "POST").route(web::post().to(responses::cancel)))
+        .service(resource("/v1/responses/{id}/input_items", "GET").route(web::get().to(responses::input_items)))
+        .service(resource("/v1/streams", "GET, POST").route(web::post().to(streams::create)).route(web::get().to(streams::create_by_query)))
+        .service(resource("/v1/streams/{id}", "GET").route(web::get().to(streams::attach)))
+        .service(resource("/v1/ws", "GET (WebSocket)").route(web::get().to(sockets::connect)))
+        .service(resource("/v1/models", "GET").route(web::get().to(models::list)))
+        .service(resource("/v1/models/{id:.+}", "GET").route(web::get().to(models::retrieve)))
+        .service(resource("/healthz", "GET").route(web::get().to(health::alive)))
+        .service(resource("/readyz", "GET").route(web::get().to(health::ready)))
+        .default_service(web::to(unknown));
+}
+
+/// A resource that says which methods it has when it is asked with another.
+fn resource(path: &'static str, methods: &'static str) -> Resource {
+    web::resource(path).default_service(web::to(move |request: HttpRequest| async move {
+        let method = request.method();
+        let error =
+            ApiError::new(ErrorCode::MethodNotAllowed, format!("Not allowed to {method} on {}; allowed: {methods}.", request.path()));
+        let mut response = error_response(&error);
+        if let Ok(value) = header::HeaderValue::try_from(methods.replace(" (WebSocket)", "")) {
+            response.headers_mut().insert(header::ALLOW, value);
+        }
+        response
+    }))
+}
+
+async fn unknown(request: HttpRequest) -> HttpResponse {
+    let path: String = request.path().chars().take(200).collect();
+    let openai = [
+        "/v1/embeddings",
+        "/v1/completions",
+        "/v1/audio",
+        "/v1/images",
+        "/v1/files",
+        "/v1/moderations",
+        "/v1/batches",
+        "/v1/conversations",
+        "/v1/threads",
+        "/v1/assistants",
+    ];
+    let why = if openai.iter().any(|known| path.starts_with(known)) {
+        "Tokenwire serves chat completions, responses and models; this part of OpenAI's API it does not serve."
+    } else {
+        "The paths are listed in the README."
+    };
+    error_response(&ApiError::new(ErrorCode::UnknownUrl, format!("Unknown request URL: {} {path}. {why}", request.method())))
+}

@@ -1,0 +1,226 @@
+//! `/v1/streams`: start, attach and resume in the framing that EventSource wants, or as bare text.
+
+use std::sync::Arc;
+
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+use tokenwire_core::dialect::{Dialect, Frame, Framing, reset_event};
+use tokenwire_core::engine::{Resumption, StartRequest};
+use tokenwire_core::error::{ApiError, ErrorCode};
+use tokenwire_core::generation::{Attachment, Generation, Subscription};
+use tokenwire_core::id::{GenerationId, Seq};
+use tokenwire_core::request::{ResponsesRequest, StreamRequest};
+use tokenwire_sse::{Bare, EventSource, Sdk, SseBody, SseOptions, event_stream, plain_text};
+
+use super::inbound::{ContentType, Cursor, Query, body, idempotency_key, last_event_id, wants_text};
+use super::outbound::{HttpError, of_generation, open_error_response};
+use crate::service::Service;
+
+/// First line of the first block: how long an EventSource waits before it comes back.
+const RETRY: &[u8] = b"retry: 2000\n";
+
+/// How a reader of `/v1/streams` wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Wish {
+    dialect: Dialect,
+}
+
+impl Wish {
+    fn of(request: &HttpRequest, query: &Query) -> Result<Self, ApiError> {
+        let dialect = match query.get("dialect") {
+            None if wants_text(request.headers()) => Dialect::Text,
+            None | Some("responses") => Dialect::Responses,
+            Some("chat") => Dialect::Chat,
+            Some("text") => Dialect::Text,
+            Some(other) => {
+                let shown: String = other.chars().take(64).collect();
+                let message = format!("'dialect' is '{shown}'; expected 'responses', 'chat' or 'text'.");
+                return Err(ApiError::new(ErrorCode::InvalidValue, message).param("dialect"));
+            }
+        };
+        Ok(Self { dialect })
+    }
+}
+
+/// `POST /v1/streams`
+pub(super) async fn create(request: HttpRequest, payload: web::Payload, service: web::Data<Service>) -> Result<HttpResponse, HttpError> {
+    let query = Query::of(&request);
+    let wish = Wish::of(&request, &query)?;
+    if let Some(cursor) = last_event_id(&request)? {
+        return resume(&service, wish, &cursor.id, Some(cursor.after));
+    }
+    let bytes = body(&request, payload, ContentType::Any, service.config.limits.body).await?;
+    let start = StartRequest {
+        body: StreamRequest::parse(&bytes)?,
+        owner: service.owner(),
+        idempotency_key: idempotency_key(&request)?,
+        route: "/v1/streams",
+        fingerprint: bytes.to_vec(),
+        headers: Vec::new(),
+    };
+    begin(&request, &service, wish, start).await
+}
+
+/// `GET /v1/streams?input=…&model=…&key=…`
+pub(super) async fn create_by_query(request: HttpRequest, service: web::Data<Service>) -> Result<HttpResponse, HttpError> {
+    let query = Query::of(&request);
+    let wish = Wish::of(&request, &query)?;
+    if let Some(cursor) = last_event_id(&request)? {
+        return resume(&service, wish, &cursor.id, Some(cursor.after));
+    }
+    let Some(input) = query.get("input") else {
+        let message = "Missing required parameter: 'input'. Ask with GET /v1/streams?input=…, or POST a body.";
+        return Err(ApiError::new(ErrorCode::MissingParameter, message).param("input").into());
+    };
+    let model = query.get("model");
+    let fingerprint = serde_json::json!([input, model]).to_string().into_bytes();
+    let start = StartRequest {
+        body: StreamRequest::Responses(ResponsesRequest::from_input(input, model)),
+        owner: service.owner(),
+        idempotency_key: query.get("key").filter(|key| !key.is_empty()).map(str::to_owned),
+        route: "GET /v1/streams",
+        fingerprint,
+        headers: Vec::new(),
+    };
+    begin(&request, &service, wish, start).await
+}
+
+/// `GET /v1/streams/{id}`
+pub(super) async fn attach(request: HttpRequest, id: web::Path<String>, service: web::Data<Service>) -> Result<HttpResponse, HttpError> {
+    let query = Query::of(&request);
+    let wish = Wish::of(&request, &query)?;
+    let id: GenerationId =
+        id.parse().map_err(|_| ApiError::new(ErrorCode::NotFound, "Stream not found: the id is not one of the gateway's."))?;
+    let after = match last_event_id(&request)? {
+        Some(cursor) if cursor.id != id => {
+            let message = format!("The Last-Event-ID is of the stream '{}', but '{id}' was asked for.", cursor.id);
+            return Err(ApiError::new(ErrorCode::InvalidCursor, message).param("Last-Event-ID").into());
+        }
+        Some(Cursor { after, .. }) => Some(after),
+        None => query.position("after")?,
+    };
+    resume(&service, wish, &id, after)
+}
+
+async fn begin(request: &HttpRequest, service: &Service, wish: Wish, start: StartRequest) -> Result<HttpResponse, HttpError> {
+    let started = match service.engine.start(start) {
+        Ok(started) => started,
+        Err(error) if is_patient(request, &error) => return Ok(come_back_later(&error)),
+        Err(error) => return Err(error.into()),
+    };
+    if wish.dialect != Dialect::Text {
+        return Ok(read(service, wish, started.attachment, Seq(0)));
+    }
+    Ok(committed(service, started.attachment, Dialect::Text, Arc::new(Bare), SseOptions::default()).await)
+}
+
+/// An EventSource gives up for good on any status but 200; under overload it is told to wait instead.
+fn is_patient(request: &HttpRequest, error: &ApiError) -> bool {
+    let exactly = request.headers().get(header::ACCEPT).is_some_and(|accept| accept.as_bytes() == b"text/event-stream");
+    exactly && request.method() == actix_web::http::Method::GET && error.status == 503
+}
+
+fn come_back_later(error: &ApiError) -> HttpResponse {
+    let after = error.retry_after.map_or(2000, |after| after.as_millis().clamp(1000, 60_000));
+    let options = SseOptions { heartbeat: None, preface: format!("retry: {after}\n\n").into() };
+    event_stream(&mut HttpResponse::Ok(), SseBody::new(None, options))
+}
+
+/// A head that waits for the upstream's status, and then streams. SDKs live by status codes.
+pub(super) async fn committed(
+    service: &Service,
+    attachment: Attachment,
+    dialect: Dialect,
+    framing: Arc<dyn Framing>,
+    options: SseOptions,
+) -> HttpResponse {
+    let generation = attachment.generation().clone();
+    let settled = tokio::time::timeout(service.commit_after(), generation.opening().settled()).await;
+    let head = match settled {
+        Ok(Ok(head)) => Some(head),
+        Ok(Err(error)) => {
+            let mut response = open_error_response(&error);
+            locate(&generation, &mut response);
+            return response;
+        }
+        Err(_) => None,
+    };
+    let mut response = of_generation(&generation, head.as_ref());
+    let body = SseBody::new(Some(Subscription::new(attachment, Seq(0), dialect, framing)), options);
+    if dialect == Dialect::Text { plain_text(&mut response, body) } else { event_stream(&mut response, body) }
+}
+
+fn locate(generation: &Generation, response: &mut HttpResponse) {
+    if let Ok(value) = header::HeaderValue::try_from(format!("/v1/streams/{}", generation.meta().id)) {
+        response.headers_mut().insert(header::LOCATION, value);
+    }
+}
+
+/// A stream from `from` on, at once.
+fn read(service: &Service, wish: Wish, attachment: Attachment, from: Seq) -> HttpResponse {
+    let generation = attachment.generation().clone();
+    let mut response = of_generation(&generation, None);
+    if wish.dialect == Dialect::Text {
+        let body = SseBody::new(Some(Subscription::new(attachment, from, Dialect::Text, Arc::new(Bare))), SseOptions::default());
+        return plain_text(&mut response, body);
+    }
+    let subscription = Subscription::new(attachment, from, wish.dialect, Arc::new(EventSource));
+    event_stream(&mut response, SseBody::new(Some(subscription), service.sse(RETRY)))
+}
+
+fn resume(service: &Service, wish: Wish, id: &GenerationId, after: Option<u64>) -> Result<HttpResponse, HttpError> {
+    let generation = service.engine.find(id, &service.owner())?;
+    let text = wish.dialect == Dialect::Text;
+    Ok(match service.engine.resume(&generation, after) {
+        Resumption::Read { attachment, from } => read(service, wish, attachment, from),
+        Resumption::NothingLeft if text => plain_text(&mut of_generation(&generation, None), SseBody::new(None, SseOptions::default())),
+        // The only answer that an EventSource takes as the end.
+        Resumption::NothingLeft => of_generation(&generation, None).status(actix_web::http::StatusCode::NO_CONTENT).finish(),
+        Resumption::LogGone if text => return Err(gone(id).into()),
+        Resumption::LogGone => {
+            let preface = reset(&generation, service.engine.last_seq(&generation));
+            event_stream(&mut of_generation(&generation, None), SseBody::new(None, service.sse(preface)))
+        }
+        Resumption::PastHead { head } if text => return Err(past_head(head).into()),
+        Resumption::PastHead { head } => {
+            let subscription = Subscription::new(generation.attach(), head.next(), wish.dialect, Arc::new(EventSource));
+            let body = SseBody::new(Some(subscription), service.sse(reset(&generation, head)));
+            event_stream(&mut of_generation(&generation, None), body)
+        }
+    })
+}
+
+fn reset(generation: &Generation, seq: Seq) -> Vec<u8> {
+    let mut out = bytes::BytesMut::from(RETRY);
+    let data = reset_event(generation, seq);
+    EventSource.frame(&generation.meta().id, &Frame { seq, name: None, relayed_name: None, data: &data }, &mut out);
+    out.to_vec()
+}
+
+/// The log is gone, the response object is not.
+pub(super) fn gone(id: &GenerationId) -> ApiError {
+    ApiError::new(
+        ErrorCode::PositionGone,
+        format!("The events of '{id}' are not kept any more; the response object is: GET /v1/responses/{id}."),
+    )
+}
+
+/// The position lies past the head.
+pub(super) fn past_head(head: Seq) -> ApiError {
+    ApiError::new(ErrorCode::InvalidCursor, format!("The position lies past the last event, which is number {head}."))
+}
+
+/// What an SDK gets that resumes, in its own framing.
+pub(super) fn resume_sdk(service: &Service, id: &GenerationId, dialect: Dialect, after: Option<u64>) -> Result<HttpResponse, HttpError> {
+    let generation = service.engine.find(id, &service.owner())?;
+    let mut response = of_generation(&generation, None);
+    Ok(match service.engine.resume(&generation, after) {
+        Resumption::Read { attachment, from } => {
+            let subscription = Subscription::new(attachment, from, dialect, Arc::new(Sdk));
+            event_stream(&mut response, SseBody::new(Some(subscription), service.sse("")))
+        }
+        Resumption::NothingLeft => event_stream(&mut response, SseBody::new(None, service.sse("data: [DONE]\n\n"))),
+        Resumption::LogGone => return Err(gone(id).into()),
+        Resumption::PastHead { head } => return Err(past_head(head).into()),
+    })
+}

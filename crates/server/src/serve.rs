@@ -1,0 +1,208 @@
+//! Builds the gateway from its configuration, serves until it is told to stop, and drains.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::dev::{Server, ServerHandle};
+use actix_web::middleware::from_fn;
+use actix_web::{App, HttpServer, web};
+use tokenwire_core::engine::{MemoryStore, Registry, Retention};
+use tokenwire_core::log::{LogLimits, MemoryAccount};
+use tokenwire_simulator::{Options, Simulator};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::task::TaskTracker;
+
+use crate::config::schema::Config;
+use crate::http::{configure, envelope};
+use crate::service::{Service, Shared};
+
+/// How often finished streams are looked through for those that have been kept long enough.
+const SWEEP: Duration = Duration::from_secs(1);
+/// A connection that asks nothing is kept this long.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// A request's head must be there within this time.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why the gateway does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}; is another program using the port? Choose another with --port")]
+    Listen {
+        /// The address.
+        address: String,
+        /// The system's word.
+        source: std::io::Error,
+    },
+    /// An upstream cannot be set up.
+    #[error("{0}")]
+    Upstream(String),
+    /// The embedded simulator does not start.
+    #[error("the embedded simulator does not start: {0}")]
+    Simulator(std::io::Error),
+    /// Serving ended with an error.
+    #[error("serving ended: {0}")]
+    Serve(#[from] std::io::Error),
+}
+
+/// A gateway that listens but does not serve yet.
+pub struct Gateway {
+    server: Server,
+    address: SocketAddr,
+    shared: Shared,
+    /// Answers for as long as the gateway runs.
+    _simulator: Option<Simulator>,
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gateway").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Gateway {
+    /// Builds the parts and binds the address. To be called on an actix runtime.
+    ///
+    /// # Errors
+    /// [`ServeError`], with what to do about it.
+    pub fn bind(config: Config) -> Result<Self, ServeError> {
+        let simulator =
+            if config.uses_simulator() { Some(Simulator::start(Options::default()).map_err(ServeError::Simulator)?) } else { None };
+        let listener = listen(&config)?;
+        let address = listener.local_addr()?;
+        let shared = share(config, simulator.as_ref().map(Simulator::base_url), address);
+        // Once here, so that a mistake is told before the workers start.
+        Service::new(&shared).map_err(ServeError::Upstream)?;
+        let server = server(&shared, listener)?;
+        Ok(Self { server, address, shared, _simulator: simulator })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends the server from outside: for tests and for applications that embed the gateway.
+    #[must_use]
+    pub fn handle(&self) -> ServerHandle {
+        self.server.handle()
+    }
+
+    /// Serves until SIGINT or SIGTERM. Then new streams are refused, those that run may end within `server.shutdown_timeout`,
+    /// and a second signal ends it at once.
+    ///
+    /// # Errors
+    /// [`ServeError::Serve`].
+    pub async fn serve(self) -> Result<(), ServeError> {
+        let Self { server, shared, _simulator, .. } = self;
+        let handle = server.handle();
+        let signals = tokio::spawn(stop_on_signal(handle, shared.clone()));
+        let sweeper = tokio::spawn(sweep(shared.registry.clone()));
+        let served = server.await;
+        sweeper.abort();
+        signals.abort();
+        Ok(served?)
+    }
+}
+
+fn listen(config: &Config) -> Result<std::net::TcpListener, ServeError> {
+    let address = format!("{}:{}", bracketed(&config.server.host), config.server.port);
+    let failed = |source| ServeError::Listen { address: address.clone(), source };
+    let resolved = std::net::ToSocketAddrs::to_socket_addrs(&address).map_err(failed)?.next();
+    let resolved = resolved.ok_or_else(|| failed(std::io::Error::other("the name has no address")))?;
+    let socket = socket2::Socket::new(socket2::Domain::for_address(resolved), socket2::Type::STREAM, None).map_err(failed)?;
+    socket.set_reuse_address(true).map_err(failed)?;
+    socket.set_nonblocking(true).map_err(failed)?;
+    socket.bind(&resolved.into()).map_err(failed)?;
+    socket.listen(i32::try_from(config.server.backlog).unwrap_or(i32::MAX)).map_err(failed)?;
+    Ok(socket.into())
+}
+
+fn bracketed(host: &str) -> String {
+    if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() }
+}
+
+fn share(config: Config, simulator: Option<String>, address: SocketAddr) -> Shared {
+    let account = MemoryAccount::default();
+    let retention = Retention {
+        events: config.streams.retain_events,
+        responses: config.streams.retain_responses,
+        max_memory: config.streams.max_memory,
+        max_open: config.limits.streams,
+    };
+    let limits = LogLimits { bytes: config.streams.max_stream_bytes(), events: config.streams.max_stream_events };
+    Shared {
+        registry: Registry::new(retention, account.clone()),
+        store: Arc::new(MemoryStore { limits, account }),
+        tasks: TaskTracker::new(),
+        simulator,
+        local_only: address.ip().is_loopback(),
+        config: Arc::new(config),
+    }
+}
+
+fn server(shared: &Shared, listener: std::net::TcpListener) -> Result<Server, ServeError> {
+    let config = shared.config.clone();
+    let workers = config.server.workers();
+    let slow_reader = config.streams.slow_reader_timeout;
+    let for_workers = shared.clone();
+    let server = HttpServer::new(move || {
+        #[expect(clippy::expect_used, reason = "the same was built once before the workers started")]
+        let service = Service::new(&for_workers).expect("a worker's service");
+        App::new().app_data(web::Data::new(service)).wrap(from_fn(envelope)).configure(configure)
+    })
+    .workers(workers)
+    .max_connections(config.limits.connections.div_ceil(workers))
+    // Without it the first token of a WebSocket waits for the peer's delayed acknowledgement.
+    .tcp_nodelay(true)
+    // A client's FIN must be seen while the upstream is silent.
+    .h1_allow_half_closed(false)
+    .keep_alive(KEEP_ALIVE)
+    .client_request_timeout(HEAD_TIMEOUT)
+    .shutdown_timeout(config.server.shutdown_timeout.as_secs().max(1))
+    .disable_signals()
+    .on_connect(move |connection, _| {
+        if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {
+            // A body is not polled while its socket is blocked, so it cannot time itself out: the kernel does.
+            let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(slow_reader));
+        }
+    })
+    .listen(listener)?
+    .run();
+    Ok(server)
+}
+
+async fn sweep(registry: Arc<Registry>) {
+    let mut clock = tokio::time::interval(SWEEP);
+    loop {
+        clock.tick().await;
+        registry.sweep(tokio::time::Instant::now());
+    }
+}
+
+async fn stop_on_signal(handle: ServerHandle, shared: Shared) {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+        tracing::error!("signals cannot be listened to; stop the gateway with SIGKILL");
+        return;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    let patience = shared.config.server.shutdown_timeout;
+    tracing::info!(open_streams = shared.registry.open(), ?patience, "stopping: new streams are refused, those that run may end");
+    shared.registry.close();
+    shared.tasks.close();
+    let drained = async {
+        // Background generations have no connection that the server would wait for.
+        let _ = tokio::time::timeout(patience, shared.tasks.wait()).await;
+        handle.stop(true).await;
+    };
+    tokio::select! {
+        () = drained => {}
+        _ = interrupt.recv() => handle.stop(false).await,
+        _ = terminate.recv() => handle.stop(false).await,
+    }
+}

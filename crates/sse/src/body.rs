@@ -1,0 +1,120 @@
+//! The body: pulls from the subscription, and says that it is alive when there is nothing to say.
+
+use std::fmt;
+use std::future::Future as _;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use actix_web::body::{BodySize, MessageBody};
+use bytes::{Bytes, BytesMut};
+use tokenwire_core::generation::{Subscription, SubscriptionError};
+use tokio::time::{Instant, Sleep};
+
+/// A comment line with no blank line after it. A blank line after a comment makes openai-python raise.
+const HEARTBEAT: &[u8] = b":\n";
+
+/// What goes around the events.
+#[derive(Clone, Debug, Default)]
+pub struct SseOptions {
+    /// After how long a silence a comment is sent; `None`: never (bare text has no comments).
+    pub heartbeat: Option<Duration>,
+    /// What is sent before the first event, such as `retry: 2000\n` or a reset.
+    pub preface: Bytes,
+}
+
+/// A response body that pulls from a [`Subscription`]. Dropping it detaches the reader.
+pub struct SseBody {
+    subscription: Option<Subscription>,
+    preface: Bytes,
+    heartbeat: Option<Heartbeat>,
+}
+
+/// A timer that is not moved with every token: when it fires too early it is set to what is left.
+struct Heartbeat {
+    every: Duration,
+    last_sent: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl fmt::Debug for SseBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SseBody").field("subscription", &self.subscription).finish_non_exhaustive()
+    }
+}
+
+impl SseBody {
+    /// A body of the preface and, if there is one, all that the subscription gives.
+    #[must_use]
+    pub fn new(subscription: Option<Subscription>, options: SseOptions) -> Self {
+        let heartbeat = options.heartbeat.map(|every| {
+            let last_sent = Instant::now();
+            Heartbeat { every, last_sent, timer: Box::pin(tokio::time::sleep_until(last_sent + every)) }
+        });
+        Self { subscription, preface: options.preface, heartbeat }
+    }
+
+    fn sent(&mut self) {
+        if let Some(heartbeat) = &mut self.heartbeat {
+            heartbeat.last_sent = Instant::now();
+        }
+    }
+}
+
+impl Heartbeat {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let due = self.last_sent + self.every;
+            if due <= Instant::now() {
+                self.last_sent = Instant::now();
+                self.timer.as_mut().reset(self.last_sent + self.every);
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(due);
+        }
+        Poll::Pending
+    }
+}
+
+impl MessageBody for SseBody {
+    type Error = SubscriptionError;
+
+    fn size(&self) -> BodySize {
+        BodySize::Stream
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, SubscriptionError>>> {
+        let this = &mut *self;
+        let polled = match &mut this.subscription {
+            Some(subscription) => subscription.poll_next(cx),
+            None => Poll::Ready(None),
+        };
+        let preface = std::mem::take(&mut this.preface);
+        match polled {
+            Poll::Ready(Some(Ok(bytes))) => {
+                this.sent();
+                if preface.is_empty() {
+                    return Poll::Ready(Some(Ok(bytes)));
+                }
+                let mut both = BytesMut::with_capacity(preface.len() + bytes.len());
+                both.extend_from_slice(&preface);
+                both.extend_from_slice(&bytes);
+                Poll::Ready(Some(Ok(both.freeze())))
+            }
+            // The preface goes first, and the end or the error with the next poll.
+            Poll::Ready(None) if !preface.is_empty() => {
+                this.subscription = None;
+                Poll::Ready(Some(Ok(preface)))
+            }
+            Poll::Pending if !preface.is_empty() => {
+                this.sent();
+                Poll::Ready(Some(Ok(preface)))
+            }
+            Poll::Ready(end) => Poll::Ready(end),
+            Poll::Pending => match &mut this.heartbeat {
+                Some(heartbeat) => heartbeat.poll(cx).map(|()| Some(Ok(Bytes::from_static(HEARTBEAT)))),
+                None => Poll::Pending,
+            },
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! How a frame is wrapped.
+
+use bytes::{BufMut as _, BytesMut};
+use tokenwire_core::dialect::{Dialect, Frame, Framing};
+use tokenwire_core::id::GenerationId;
+
+/// For the OpenAI SDKs and `curl -N`: `event:` where the dialect has types, `data:`, no `id:`.
+#[derive(Clone, Copy, Debug)]
+pub struct Sdk;
+
+/// For EventSource: `id: <response id>.<number>` on every event, no `event:`.
+#[derive(Clone, Copy, Debug)]
+pub struct EventSource;
+
+/// The payload as it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Bare;
+
+impl Framing for Sdk {
+    fn frame(&self, _stream: &GenerationId, frame: &Frame<'_>, out: &mut BytesMut) {
+        if let Some(name) = frame.relayed_name.or(frame.name) {
+            out.put_slice(b"event: ");
+            // A type that came from an upstream may hold anything but must not end the line.
+            put_lines(name.as_bytes(), b"", out);
+        }
+        put_data(frame.data, out);
+    }
+
+    fn shows_extensions(&self) -> bool {
+        false
+    }
+
+    fn sends_done(&self, _dialect: Dialect) -> bool {
+        true
+    }
+
+    fn share_key(&self) -> Option<&'static str> {
+        Some("sdk")
+    }
+}
+
+impl Framing for EventSource {
+    fn frame(&self, stream: &GenerationId, frame: &Frame<'_>, out: &mut BytesMut) {
+        out.put_slice(b"id: ");
+        out.put_slice(stream.as_str().as_bytes());
+        out.put_u8(b'.');
+        out.put_slice(itoa::Buffer::new().format(frame.seq.0).as_bytes());
+        out.put_u8(b'\n');
+        put_data(frame.data, out);
+    }
+
+    fn shows_extensions(&self) -> bool {
+        true
+    }
+
+    fn sends_done(&self, dialect: Dialect) -> bool {
+        dialect == Dialect::Chat
+    }
+
+    fn share_key(&self) -> Option<&'static str> {
+        Some("eventsource")
+    }
+}
+
+impl Framing for Bare {
+    fn frame(&self, _stream: &GenerationId, frame: &Frame<'_>, out: &mut BytesMut) {
+        out.put_slice(frame.data);
+    }
+
+    fn shows_extensions(&self) -> bool {
+        false
+    }
+
+    fn sends_done(&self, _dialect: Dialect) -> bool {
+        false
+    }
+
+    fn share_key(&self) -> Option<&'static str> {
+        None
+    }
+}
+
+/// `data:` lines and the blank line that dispatches them.
+fn put_data(data: &[u8], out: &mut BytesMut) {
+    out.reserve(data.len() + 8);
+    out.put_slice(b"data: ");
+    put_lines(data, b"data: ", out);
+    out.put_u8(b'\n');
+}
+
+/// The text with a line end; each further line of it starts with `prefix`. CR, LF and CRLF all end a line in SSE.
+fn put_lines(mut text: &[u8], prefix: &[u8], out: &mut BytesMut) {
+    while let Some(at) = memchr::memchr2(b'\n', b'\r', text) {
+        out.put_slice(&text[..at]);
+        let crlf = text[at] == b'\r' && text.get(at + 1) == Some(&b'\n');
+        text = &text[at + 1 + usize::from(crlf)..];
+        if !prefix.is_empty() {
+            out.put_u8(b'\n');
+            out.put_slice(prefix);
+        }
+    }
+    out.put_slice(text);
+    out.put_u8(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokenwire_core::id::Seq;
+
+    fn check(framing: &dyn Framing, name: Option<&'static str>, data: &str, expected: &str) {
+        let mut out = BytesMut::new();
+        let id = "resp_abc".parse().unwrap();
+        framing.frame(&id, &Frame { seq: Seq(7), name, relayed_name: None, data: data.as_bytes() }, &mut out);
+        assert_eq!(String::from_utf8(out.to_vec()).unwrap(), expected);
+    }
+
+    #[test]
+    fn wraps_each_kind_of_reader_its_way() {
+        check(&Sdk, Some("response.created"), "{}", "event: response.created\ndata: {}\n\n");
+        check(&Sdk, None, "[DONE]", "data: [DONE]\n\n");
+        check(&EventSource, Some("response.created"), "{}", "id: resp_abc.7\ndata: {}\n\n");
+        check(&Bare, None, "Hello\n", "Hello\n");
+    }
+
+    #[test]
+    fn a_payload_with_line_breaks_becomes_several_data_lines() {
+        check(&Sdk, None, "{\n}", "data: {\ndata: }\n\n");
+        check(&Sdk, None, "a\r\nb\rc\n", "data: a\ndata: b\ndata: c\ndata: \n\n");
+        check(&EventSource, None, "a\nb", "id: resp_abc.7\ndata: a\ndata: b\n\n");
+    }
+}

@@ -1,0 +1,121 @@
+//! An engine over a scripted upstream.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokenwire_core::engine::{Engine, MemoryStore, Registry, Retention, StartRequest, Started};
+use tokenwire_core::error::ApiError;
+use tokenwire_core::id::Owner;
+use tokenwire_core::log::{LogLimits, MemoryAccount};
+use tokenwire_core::request::StreamRequest;
+use tokenwire_core::snapshot::Api;
+use tokenwire_core::upstream::{Clocks, Target};
+use tokio_util::task::TaskTracker;
+
+use crate::upstream::ScriptedUpstream;
+
+/// Clocks that never run out.
+#[must_use]
+pub fn no_clocks() -> Clocks {
+    Clocks { connect: Duration::ZERO, first_token: Duration::ZERO, between_tokens: Duration::ZERO, total: Duration::ZERO }
+}
+
+/// Lets every task run until all of them wait for something. Needs tokio's paused clock, which only moves on (here by a
+/// millisecond) once nothing else can run.
+pub async fn settle() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
+/// What a [`TestEngine`] is made with.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineOptions {
+    /// The language that the upstream speaks.
+    pub api: Api,
+    /// The generations' clocks.
+    pub clocks: Clocks,
+    /// How long and how much is kept.
+    pub retention: Retention,
+    /// What one log may hold.
+    pub limits: LogLimits,
+    /// How long a generation runs on without a reader.
+    pub grace: Duration,
+}
+
+impl Default for EngineOptions {
+    /// A chat upstream, no clocks, and bounds that no ordinary test comes near.
+    fn default() -> Self {
+        Self {
+            api: Api::Chat,
+            clocks: no_clocks(),
+            retention: Retention {
+                events: Duration::from_secs(600),
+                responses: Duration::from_secs(86_400),
+                max_memory: 1 << 30,
+                max_open: 1 << 16,
+            },
+            limits: LogLimits { bytes: 1 << 26, events: 1 << 24 },
+            grace: Duration::from_secs(30),
+        }
+    }
+}
+
+/// An engine, its upstream, and what its logs hold.
+#[derive(Debug)]
+pub struct TestEngine {
+    /// The engine.
+    pub engine: Engine,
+    /// What it asks.
+    pub upstream: ScriptedUpstream,
+    /// Bytes that all logs hold.
+    pub account: MemoryAccount,
+    /// The generations' tasks.
+    pub tasks: TaskTracker,
+}
+
+impl TestEngine {
+    /// A fresh engine with a registry of its own.
+    #[must_use]
+    pub fn new(options: EngineOptions) -> Self {
+        let account = MemoryAccount::default();
+        let target = Target { model: "scripted".to_owned(), upstream_model: None, api: options.api, clocks: options.clocks };
+        let upstream = ScriptedUpstream::new(target);
+        let registry = Registry::new(options.retention, account.clone());
+        let store = Arc::new(MemoryStore { limits: options.limits, account: account.clone() });
+        let tasks = TaskTracker::new();
+        let engine = Engine::new(registry, store, Arc::new(upstream.clone()), tasks.clone(), options.grace);
+        Self { engine, upstream, account, tasks }
+    }
+
+    /// A request with this body from nobody in particular.
+    ///
+    /// # Panics
+    /// If the body is not a valid request.
+    #[must_use]
+    pub fn request(body: &str) -> StartRequest {
+        StartRequest {
+            body: StreamRequest::parse(body.as_bytes()).unwrap_or_else(|error| panic!("not a request ({error}): {body}")),
+            owner: Owner::Anonymous,
+            idempotency_key: None,
+            route: "/v1/streams",
+            fingerprint: body.as_bytes().to_vec(),
+            headers: Vec::new(),
+        }
+    }
+
+    /// Starts a generation.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn try_start(&self, body: &str) -> Result<Started, ApiError> {
+        self.engine.start(Self::request(body))
+    }
+
+    /// Starts a generation that has to start.
+    ///
+    /// # Panics
+    /// If it does not.
+    #[must_use]
+    pub fn start(&self, body: &str) -> Started {
+        self.try_start(body).unwrap_or_else(|error| panic!("{body} started nothing: {error:?}"))
+    }
+}

@@ -1,0 +1,103 @@
+//! Cases of the two ends that a log can come to.
+
+use std::task::Poll;
+
+use tokenwire_core::id::Seq;
+use tokenwire_core::log::{AppendError, LogReader, ReadError};
+use tokenwire_core::record::RecordBatch;
+
+use super::support::{FIRST, Factory, Waiter, batch, contents, follow, listed, records, roomy};
+
+pub fn a_sealed_log_takes_nothing_more(make: &Factory<'_>) {
+    let log = make(roomy());
+    log.append(FIRST, &batch(0, &[1])).unwrap();
+    log.seal(FIRST, &batch(1, &[2])).unwrap();
+    let before = contents(&log);
+    assert_eq!((before.0.next, before.0.sealed), (Seq(3), true));
+    assert_eq!(log.append(FIRST, &batch(3, &[1])), Err(AppendError::Sealed));
+    assert_eq!(log.seal(FIRST, &batch(3, &[1])), Err(AppendError::Sealed));
+    // Not even by somebody who takes it over.
+    let epoch = log.take_over();
+    assert_eq!(log.append(epoch, &batch(3, &[1])), Err(AppendError::Sealed));
+    assert_eq!(log.seal(epoch, &batch(3, &[])), Err(AppendError::Sealed));
+    assert_eq!(contents(&log), before);
+}
+
+pub fn readers_of_a_sealed_log_come_to_its_end(make: &Factory<'_>) {
+    let log = make(roomy());
+    log.append(FIRST, &batch(0, &[1, 2])).unwrap();
+    log.seal(FIRST, &batch(3, &[1])).unwrap();
+    assert_eq!(follow(&log, 0), Ok(records(0, &[1, 2, 1])));
+    let mut waiter = Waiter::new(&log, 4);
+    for _ in 0..3 {
+        match waiter.poll() {
+            Poll::Ready(Ok(tail)) => assert_eq!((tail.next, tail.sealed, waiter.out.is_empty()), (Seq(4), true, true)),
+            other => panic!("a reader after the end of a sealed log came to {other:?}"),
+        }
+    }
+    waiter.leave();
+}
+
+pub fn a_log_can_be_sealed_with_nothing_more(make: &Factory<'_>) {
+    let log = make(roomy());
+    log.append(FIRST, &batch(0, &[2])).unwrap();
+    log.seal(FIRST, &batch(2, &[])).unwrap();
+    assert_eq!(follow(&log, 0), Ok(records(0, &[2])));
+    assert_eq!(follow(&log, 2), Ok(vec![]));
+}
+
+pub fn an_empty_log_can_be_sealed(make: &Factory<'_>) {
+    let log = make(roomy());
+    log.seal(FIRST, &batch(0, &[])).unwrap();
+    let (tail, all) = contents(&log);
+    assert_eq!((tail.next, tail.sealed, all), (Seq(0), true, vec![]));
+    assert_eq!(follow(&log, 0), Ok(vec![]));
+}
+
+pub fn an_expired_log_takes_nothing_and_gives_nothing(make: &Factory<'_>) {
+    for sealed in [false, true] {
+        let log = make(roomy());
+        log.append(FIRST, &batch(0, &[1])).unwrap();
+        if sealed {
+            log.seal(FIRST, &batch(1, &[1])).unwrap();
+        }
+        log.expire();
+        assert_eq!(log.tail(), Err(ReadError::Expired));
+        assert_eq!(follow(&log, 0), Err(ReadError::Expired));
+        assert_eq!(log.append(FIRST, &batch(1, &[1])), Err(AppendError::Expired));
+        assert_eq!(log.append(FIRST, &batch(0, &[1])), Err(AppendError::Expired), "an expired log does not begin again");
+        assert_eq!(log.seal(FIRST, &batch(1, &[1])), Err(AppendError::Expired));
+        assert_eq!(log.tail(), Err(ReadError::Expired));
+    }
+}
+
+pub fn expiry_in_the_middle_of_reading_is_told(make: &Factory<'_>) {
+    let log = make(roomy());
+    log.seal(FIRST, &batch(0, &[1; 10])).unwrap();
+    let mut reader = LogReader::new(log.clone(), Seq(0));
+    let mut out = RecordBatch::default();
+    reader.read_now(1, &mut out).unwrap();
+    assert_eq!(listed(&out), records(0, &[1]));
+    log.expire();
+    assert_eq!(reader.read_now(1, &mut out), Err(ReadError::Expired));
+    assert_eq!(reader.read_now(1, &mut out), Err(ReadError::Expired));
+}
+
+pub fn expiring_twice_is_expiring_once(make: &Factory<'_>) {
+    let log = make(roomy());
+    log.append(FIRST, &batch(0, &[1])).unwrap();
+    log.expire();
+    log.expire();
+    assert_eq!(log.tail(), Err(ReadError::Expired));
+}
+
+pub fn an_expired_log_holds_no_records_in_memory(make: &Factory<'_>) {
+    let empty = make(roomy()).weight();
+    let log = make(roomy());
+    let mut large = RecordBatch::default();
+    large.restart(Seq(0));
+    large.push(1, &[b'x'; 1 << 20]);
+    log.append(FIRST, &large).unwrap();
+    log.expire();
+    assert!(log.weight() <= empty, "{} bytes are held by an expired log, {empty} by an empty one", log.weight());
+}

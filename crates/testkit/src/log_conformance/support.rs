@@ -1,0 +1,161 @@
+//! Batches, reads and wakers of the cases.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use tokenwire_core::id::Seq;
+use tokenwire_core::log::{Cursor, Epoch, LogLimits, LogReader, ReadError, ReaderSlot, Tail, TokenLog};
+use tokenwire_core::record::RecordBatch;
+
+/// Makes an empty log with these limits.
+pub type Factory<'a> = dyn Fn(LogLimits) -> Arc<dyn TokenLog> + 'a;
+
+/// Limits that no case without an interest in limits reaches.
+#[must_use]
+pub fn roomy() -> LogLimits {
+    LogLimits { bytes: 1 << 24, events: 1 << 20 }
+}
+
+/// A record as the cases compare it: the number of its first event, how many it holds, its payload.
+pub(super) type Record = (u64, u64, Vec<u8>);
+
+/// The first epoch: what a writer holds who has not taken over.
+pub(super) const FIRST: Epoch = Epoch(0);
+
+/// For a waker that has to come: far more than it takes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A batch of records with these numbers of events, each with a payload that names its place.
+pub(super) fn batch(first: u64, events: &[u64]) -> RecordBatch {
+    let mut batch = RecordBatch::default();
+    batch.restart(Seq(first));
+    let mut next = first;
+    for count in events {
+        batch.push(*count, payload(next).as_slice());
+        next += count;
+    }
+    batch
+}
+
+/// The payload of the record whose first event has this number.
+pub(super) fn payload(first: u64) -> Vec<u8> {
+    format!("record at {first}").into_bytes()
+}
+
+/// What [`batch`] puts into a log.
+pub(super) fn records(first: u64, events: &[u64]) -> Vec<Record> {
+    let mut next = first;
+    events
+        .iter()
+        .map(|count| {
+            let record = (next, *count, payload(next));
+            next += count;
+            record
+        })
+        .collect()
+}
+
+pub(super) fn listed(batch: &RecordBatch) -> Vec<Record> {
+    batch.iter().map(|record| (record.first_seq.0, record.events, record.payload.to_vec())).collect()
+}
+
+/// Everything that a new reader gets from `from` on without waiting.
+pub(super) fn standing(log: &Arc<dyn TokenLog>, from: u64) -> Vec<Record> {
+    let mut reader = LogReader::new(log.clone(), Seq(from));
+    let mut batch = RecordBatch::default();
+    let mut all = Vec::new();
+    loop {
+        reader.read_now(64, &mut batch).expect("the log is there");
+        if batch.is_empty() {
+            return all;
+        }
+        all.extend(listed(&batch));
+    }
+}
+
+/// What stands in the log and where it ends: what a refused append must not change.
+pub(super) fn contents(log: &Arc<dyn TokenLog>) -> (Tail, Vec<Record>) {
+    (log.tail().expect("the log is there"), standing(log, 0))
+}
+
+/// A waker that can be waited for.
+#[derive(Debug, Default)]
+pub(super) struct Alarm {
+    rung: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        *self.rung.lock() += 1;
+        self.changed.notify_all();
+    }
+}
+
+impl Alarm {
+    pub(super) fn rung(&self) -> usize {
+        *self.rung.lock()
+    }
+
+    /// Waits until it was rung since the last call.
+    pub(super) fn wait(&self) {
+        let mut rung = self.rung.lock();
+        let deadline = Instant::now() + PATIENCE;
+        while *rung == 0 {
+            assert!(!self.changed.wait_until(&mut rung, deadline).timed_out(), "a waiting reader was not woken");
+        }
+        *rung = 0;
+    }
+}
+
+/// A reader's place, its cursor and its waker.
+pub(super) struct Waiter {
+    pub(super) log: Arc<dyn TokenLog>,
+    pub(super) slot: ReaderSlot,
+    pub(super) cursor: Cursor,
+    pub(super) alarm: Arc<Alarm>,
+    pub(super) out: RecordBatch,
+}
+
+impl Waiter {
+    pub(super) fn new(log: &Arc<dyn TokenLog>, next: u64) -> Self {
+        let slot = log.enroll();
+        Self { log: log.clone(), slot, cursor: Cursor::at(Seq(next)), alarm: Arc::default(), out: RecordBatch::default() }
+    }
+
+    pub(super) fn poll(&mut self) -> Poll<Result<Tail, ReadError>> {
+        let waker = Waker::from(self.alarm.clone());
+        self.log.poll_read(self.slot, &mut Context::from_waker(&waker), &mut self.cursor, 1 << 16, &mut self.out)
+    }
+
+    /// Polls until something is there, waiting for the waker in between.
+    pub(super) fn next(&mut self) -> Result<Tail, ReadError> {
+        loop {
+            match self.poll() {
+                Poll::Ready(result) => return result,
+                Poll::Pending => self.alarm.wait(),
+            }
+        }
+    }
+
+    pub(super) fn leave(self) {
+        self.log.leave(self.slot);
+    }
+}
+
+/// Reads to the end of a log that is sealed sooner or later; gives everything.
+pub(super) fn follow(log: &Arc<dyn TokenLog>, from: u64) -> Result<Vec<Record>, ReadError> {
+    let mut waiter = Waiter::new(log, from);
+    let mut all = Vec::new();
+    let result = loop {
+        match waiter.next() {
+            Err(error) => break Err(error),
+            Ok(_) if waiter.out.is_empty() => break Ok(all),
+            Ok(_) => all.extend(listed(&waiter.out)),
+        }
+    };
+    waiter.leave();
+    result
+}

@@ -1,0 +1,99 @@
+//! A reader that keeps what it was given, for the test to look at.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use tokenwire_core::dialect::{Dialect, Framing};
+use tokenwire_core::generation::{Attachment, Generation, Subscription, SubscriptionError};
+use tokenwire_core::id::Seq;
+
+use crate::framing::{JsonLines, Line};
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Reader {
+    subscription: Subscription,
+    bytes: Vec<u8>,
+    end: Option<Result<(), SubscriptionError>>,
+}
+
+impl Reader {
+    /// Reads from the event `from` on, in [`JsonLines`] with extensions.
+    #[must_use]
+    pub fn new(attachment: Attachment, from: u64, dialect: Dialect) -> Self {
+        Self::framed(attachment, from, dialect, Arc::new(JsonLines::default()))
+    }
+
+    /// As [`Reader::new`], in another framing.
+    #[must_use]
+    pub fn framed(attachment: Attachment, from: u64, dialect: Dialect, framing: Arc<dyn Framing>) -> Self {
+        Self { subscription: Subscription::new(attachment, Seq(from), dialect, framing), bytes: Vec::new(), end: None }
+    }
+
+    /// What is read.
+    #[must_use]
+    pub fn generation(&self) -> &Arc<Generation> {
+        self.subscription.generation()
+    }
+
+    /// Takes everything that stands there now, without waiting.
+    pub fn read_now(&mut self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        while self.poll(&mut cx).is_ready() && self.end.is_none() {}
+    }
+
+    /// Takes one piece of what stands there now; whether there was one.
+    pub fn read_piece(&mut self) -> bool {
+        self.end.is_none() && self.poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    /// Reads until the end, or until the subscription fails.
+    ///
+    /// # Errors
+    /// The subscription's.
+    pub async fn read_to_end(&mut self) -> Result<(), SubscriptionError> {
+        loop {
+            if let Some(end) = self.end {
+                return end;
+            }
+            std::future::poll_fn(|cx| self.poll(cx)).await;
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.subscription.poll_next(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Some(Ok(piece))) => {
+                assert!(!piece.is_empty(), "a reader was given an empty piece");
+                self.bytes.extend_from_slice(&piece);
+            }
+            Poll::Ready(Some(Err(error))) => self.end = Some(Err(error)),
+            Poll::Ready(None) => self.end = Some(Ok(())),
+        }
+        Poll::Ready(())
+    }
+
+    /// How it ended, if it has.
+    #[must_use]
+    pub fn end(&self) -> Option<Result<(), SubscriptionError>> {
+        self.end
+    }
+
+    /// The bytes so far.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The frames so far.
+    #[must_use]
+    pub fn lines(&self) -> Vec<Line> {
+        Line::all(&self.bytes)
+    }
+
+    /// The number of the last frame, if there was any: where a client would resume.
+    #[must_use]
+    pub fn last_seq(&self) -> Option<u64> {
+        self.lines().last().map(|line| line.seq)
+    }
+}

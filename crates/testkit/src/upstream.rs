@@ -1,0 +1,334 @@
+//! A model that says what the test says.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tokenwire_core::decode::{Flow, SseDecoder, SseEvent};
+use tokenwire_core::error::{ApiError, ErrorCode};
+use tokenwire_core::translate::BodyEnd;
+use tokenwire_core::upstream::{OpenError, Opened, StreamStep, Target, TokenStream, Upstream, UpstreamHead, UpstreamRequest};
+use tokio::sync::Notify;
+
+/// The largest event that a scripted body may hold.
+const EVENT_LIMIT: usize = 1 << 20;
+
+/// What happens to a request before the test has said anything about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpeningPlan {
+    /// It is answered with a stream at once.
+    Answer,
+    /// It waits for [`Call::answer`] or another word on it.
+    Hold,
+    /// `open` panics before it gives a future.
+    Panic,
+}
+
+/// An upstream under the test's control. Every request becomes a [`Call`]. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ScriptedUpstream(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    target: Mutex<Target>,
+    plan: Mutex<OpeningPlan>,
+    calls: Mutex<VecDeque<Call>>,
+    arrived: Notify,
+}
+
+/// One request that the upstream got, and what it does about it.
+#[derive(Clone, Debug)]
+pub struct Call(Arc<CallState>);
+
+#[derive(Debug)]
+struct CallState {
+    request: UpstreamRequest,
+    script: Mutex<Script>,
+    gone: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Script {
+    opening: Option<Opening>,
+    steps: VecDeque<Step>,
+    waker: Option<Waker>,
+    gone: bool,
+}
+
+#[derive(Debug)]
+enum Opening {
+    Answer(UpstreamHead),
+    Error(OpenError),
+    Panic,
+}
+
+#[derive(Debug)]
+enum Step {
+    Bytes(Vec<u8>),
+    Document(Vec<u8>),
+    End(BodyEnd),
+    Fail(ApiError),
+    Panic,
+}
+
+impl ScriptedUpstream {
+    /// An upstream to which every model is routed as `target` says; a model that the client names keeps its name.
+    #[must_use]
+    pub fn new(target: Target) -> Self {
+        Self(Arc::new(Shared {
+            target: Mutex::new(target),
+            plan: Mutex::new(OpeningPlan::Answer),
+            calls: Mutex::default(),
+            arrived: Notify::new(),
+        }))
+    }
+
+    /// What happens to the requests from now on.
+    pub fn plan(&self, plan: OpeningPlan) {
+        *self.0.plan.lock() = plan;
+    }
+
+    /// The next request that no earlier call of this function took. Waits for it.
+    pub async fn call(&self) -> Call {
+        loop {
+            let arrived = self.0.arrived.notified();
+            tokio::pin!(arrived);
+            arrived.as_mut().enable();
+            if let Some(call) = self.0.calls.lock().pop_front() {
+                return call;
+            }
+            arrived.await;
+        }
+    }
+
+    /// How many requests wait to be taken by [`ScriptedUpstream::call`].
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.0.calls.lock().len()
+    }
+}
+
+impl Upstream for ScriptedUpstream {
+    fn route(&self, model: Option<&str>) -> Result<Target, ApiError> {
+        let mut target = self.0.target.lock().clone();
+        if model == Some("unknown") {
+            return Err(ApiError::new(ErrorCode::NotFound, "The model 'unknown' is not served."));
+        }
+        if let Some(model) = model {
+            target.model = model.to_owned();
+        }
+        Ok(target)
+    }
+
+    fn open(&self, request: UpstreamRequest) -> BoxFuture<'static, Result<Opened, OpenError>> {
+        let plan = *self.0.plan.lock();
+        assert_ne!(plan, OpeningPlan::Panic, "the script says that opening panics");
+        let opening = (plan == OpeningPlan::Answer).then(|| Opening::Answer(UpstreamHead::default()));
+        let script = Mutex::new(Script { opening, ..Script::default() });
+        let call = Call(Arc::new(CallState { request, script, gone: Notify::new() }));
+        self.0.calls.lock().push_back(call.clone());
+        self.0.arrived.notify_waiters();
+        Connecting { held: Some(Held(call)) }.boxed()
+    }
+}
+
+impl Call {
+    /// What was asked.
+    #[must_use]
+    pub fn request(&self) -> &UpstreamRequest {
+        &self.0.request
+    }
+
+    /// The request's body as JSON.
+    ///
+    /// # Panics
+    /// If it is not.
+    #[must_use]
+    pub fn body(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.0.request.body).expect("a request's body is JSON")
+    }
+
+    /// Answers with a stream.
+    pub fn answer(&self, head: UpstreamHead) {
+        self.open(Opening::Answer(head));
+    }
+
+    /// Answers with an error.
+    pub fn refuse(&self, error: OpenError) {
+        self.open(Opening::Error(error));
+    }
+
+    /// Panics in the future that waits for the head.
+    pub fn panic_while_opening(&self) {
+        self.open(Opening::Panic);
+    }
+
+    /// Sends bytes of the body; each call is one read.
+    pub fn bytes(&self, bytes: impl Into<Vec<u8>>) -> &Self {
+        self.step(Step::Bytes(bytes.into()))
+    }
+
+    /// Sends an SSE event with this payload.
+    pub fn data(&self, payload: &str) -> &Self {
+        self.bytes(format!("data: {payload}\n\n"))
+    }
+
+    /// Sends a chat chunk with this text.
+    pub fn token(&self, text: &str) -> &Self {
+        let text = serde_json::Value::from(text);
+        self.data(&format!(
+            r#"{{"id":"c","object":"chat.completion.chunk","choices":[{{"index":0,"delta":{{"content":{text}}},"finish_reason":null}}]}}"#
+        ))
+    }
+
+    /// Sends a chat chunk with this finish reason.
+    pub fn finish(&self, reason: &str) -> &Self {
+        self.data(&format!(
+            r#"{{"id":"c","object":"chat.completion.chunk","choices":[{{"index":0,"delta":{{}},"finish_reason":"{reason}"}}]}}"#
+        ))
+    }
+
+    /// Sends `[DONE]`.
+    pub fn done(&self) -> &Self {
+        self.data("[DONE]")
+    }
+
+    /// Sends a body that is one JSON document.
+    pub fn document(&self, json: &str) -> &Self {
+        self.step(Step::Document(json.as_bytes().to_vec()))
+    }
+
+    /// Ends the body.
+    pub fn end(&self, end: BodyEnd) -> &Self {
+        self.step(Step::End(end))
+    }
+
+    /// Makes the body impossible to decode any further.
+    pub fn fail(&self, error: ApiError) -> &Self {
+        self.step(Step::Fail(error))
+    }
+
+    /// Panics in the next read.
+    pub fn panic(&self) -> &Self {
+        self.step(Step::Panic)
+    }
+
+    /// Whether the request was taken back or its stream dropped.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.0.script.lock().gone
+    }
+
+    /// Waits for that.
+    pub async fn gone(&self) {
+        loop {
+            let gone = self.0.gone.notified();
+            tokio::pin!(gone);
+            gone.as_mut().enable();
+            if self.is_gone() {
+                return;
+            }
+            gone.await;
+        }
+    }
+
+    fn open(&self, opening: Opening) {
+        let waker = {
+            let mut script = self.0.script.lock();
+            script.opening = Some(opening);
+            script.waker.take()
+        };
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    fn step(&self, step: Step) -> &Self {
+        let waker = {
+            let mut script = self.0.script.lock();
+            script.steps.push_back(step);
+            script.waker.take()
+        };
+        waker.into_iter().for_each(Waker::wake);
+        self
+    }
+}
+
+/// The gateway's hold on a call; dropping it is what the upstream sees as a disconnect.
+#[derive(Debug)]
+struct Held(Call);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.0.script.lock().gone = true;
+        self.0.0.gone.notify_waiters();
+    }
+}
+
+struct Connecting {
+    held: Option<Held>,
+}
+
+impl Future for Connecting {
+    type Output = Result<Opened, OpenError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let opening = {
+            let held = self.held.as_ref().expect("polled after it was ready");
+            let mut script = held.0.0.script.lock();
+            let Some(opening) = script.opening.take() else {
+                script.waker = Some(cx.waker().clone());
+                return Poll::Pending;
+            };
+            opening
+        };
+        match opening {
+            Opening::Answer(head) => {
+                let held = self.held.take().expect("looked at above");
+                Poll::Ready(Ok(Opened { head, stream: Box::new(Body { held, decoder: SseDecoder::new(EVENT_LIMIT), ended: None }) }))
+            }
+            Opening::Error(error) => Poll::Ready(Err(error)),
+            Opening::Panic => panic!("the script says that opening panics"),
+        }
+    }
+}
+
+struct Body {
+    held: Held,
+    decoder: SseDecoder,
+    ended: Option<BodyEnd>,
+}
+
+impl TokenStream for Body {
+    fn poll_events(&mut self, cx: &mut Context<'_>, sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Poll<StreamStep> {
+        if let Some(end) = self.ended {
+            return Poll::Ready(StreamStep::Ended(end));
+        }
+        let step = {
+            let mut script = self.held.0.0.script.lock();
+            let Some(step) = script.steps.pop_front() else {
+                script.waker = Some(cx.waker().clone());
+                return Poll::Pending;
+            };
+            step
+        };
+        let too_large = |_| StreamStep::Failed(ApiError::new(ErrorCode::UpstreamEventTooLarge, "The scripted event is too large."));
+        Poll::Ready(match step {
+            Step::Bytes(bytes) => self.decoder.push(&bytes, sink).map_or_else(too_large, |_| StreamStep::Read),
+            Step::Document(json) => {
+                sink(SseEvent::Data { name: None, data: &json, terminated: true });
+                StreamStep::Read
+            }
+            Step::End(end) => {
+                self.ended = Some(end);
+                let finished = if end == BodyEnd::Clean { self.decoder.finish(sink).map(|_| ()) } else { Ok(()) };
+                finished.map_or_else(too_large, |()| StreamStep::Ended(end))
+            }
+            Step::Fail(error) => StreamStep::Failed(error),
+            Step::Panic => panic!("the script says that reading panics"),
+        })
+    }
+}

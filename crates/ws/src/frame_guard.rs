@@ -1,0 +1,172 @@
+//! Reads nothing but frame heads, and stops a message that is too large when it is announced.
+//!
+//! actix-ws checks a frame's size once the whole frame is buffered; one head of fourteen bytes could make it buffer what the
+//! sender likes.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use actix_web::dev::Payload;
+use actix_web::error::PayloadError;
+use bytes::Bytes;
+use futures::Stream;
+
+/// Set once a message was refused.
+pub(crate) type Oversized = Rc<Cell<bool>>;
+
+/// The client's bytes, unchanged, up to the first head that announces too much.
+pub(crate) struct FrameGuard {
+    payload: Payload,
+    heads: Heads,
+    oversized: Oversized,
+}
+
+impl FrameGuard {
+    pub(crate) fn new(payload: Payload, limit: usize) -> (Self, Oversized) {
+        let oversized = Oversized::default();
+        (Self { payload, heads: Heads::new(limit), oversized: oversized.clone() }, oversized)
+    }
+}
+
+impl Stream for FrameGuard {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.oversized.get() {
+            return Poll::Ready(Some(Err(PayloadError::Overflow)));
+        }
+        let polled = Pin::new(&mut self.payload).poll_next(cx);
+        if let Poll::Ready(Some(Ok(bytes))) = &polled
+            && self.heads.scan(bytes).is_err()
+        {
+            self.oversized.set(true);
+            return Poll::Ready(Some(Err(PayloadError::Overflow)));
+        }
+        polled
+    }
+}
+
+/// A message of more than the limit was announced.
+#[derive(Debug, PartialEq, Eq)]
+struct TooLarge;
+
+#[derive(Debug)]
+struct Heads {
+    limit: u64,
+    /// The head at hand, at most 14 bytes.
+    head: [u8; 14],
+    have: usize,
+    /// Payload bytes still to skip.
+    skip: u64,
+    /// Payload of the message at hand, over its fragments.
+    message: u64,
+}
+
+impl Heads {
+    fn new(limit: usize) -> Self {
+        Self { limit: limit as u64, head: [0; 14], have: 0, skip: 0, message: 0 }
+    }
+
+    fn scan(&mut self, mut bytes: &[u8]) -> Result<(), TooLarge> {
+        while !bytes.is_empty() {
+            if self.skip > 0 {
+                let take = self.skip.min(bytes.len() as u64);
+                self.skip -= take;
+                bytes = &bytes[take as usize..];
+                continue;
+            }
+            self.head[self.have] = bytes[0];
+            self.have += 1;
+            bytes = &bytes[1..];
+            if let Some(length) = self.payload_length() {
+                self.open(length)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The payload's length once the head is whole (RFC 6455, section 5.2).
+    fn payload_length(&self) -> Option<u64> {
+        if self.have < 2 {
+            return None;
+        }
+        let extended = match self.head[1] & 0x7F {
+            126 => 2,
+            127 => 8,
+            _ => 0,
+        };
+        let mask = if self.head[1] & 0x80 == 0 { 0 } else { 4 };
+        if self.have < 2 + extended + mask {
+            return None;
+        }
+        Some(match extended {
+            0 => u64::from(self.head[1] & 0x7F),
+            _ => self.head[2..2 + extended].iter().fold(0, |length, byte| length << 8 | u64::from(*byte)),
+        })
+    }
+
+    fn open(&mut self, length: u64) -> Result<(), TooLarge> {
+        let (fin, opcode) = (self.head[0] & 0x80 != 0, self.head[0] & 0x0F);
+        self.have = 0;
+        self.skip = length;
+        let control = opcode & 0x08 != 0;
+        if control {
+            return if length > self.limit { Err(TooLarge) } else { Ok(()) };
+        }
+        self.message = if opcode == 0 { self.message.saturating_add(length) } else { length };
+        if self.message > self.limit {
+            return Err(TooLarge);
+        }
+        if fin {
+            self.message = 0;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(first: u8, length: usize) -> Vec<u8> {
+        let mut out = vec![first];
+        match length {
+            0..126 => out.push(0x80 | length as u8),
+            126..65536 => {
+                out.push(0x80 | 126);
+                out.extend_from_slice(&(length as u16).to_be_bytes());
+            }
+            _ => {
+                out.push(0x80 | 127);
+                out.extend_from_slice(&(length as u64).to_be_bytes());
+            }
+        }
+        out.extend_from_slice(&[1, 2, 3, 4]);
+        out.extend(std::iter::repeat_n(0xFF, length.min(100_000)));
+        out
+    }
+
+    fn check(stream: &[u8], limit: usize, expected: Result<(), TooLarge>) {
+        assert_eq!(Heads::new(limit).scan(stream), expected, "whole");
+        let mut heads = Heads::new(limit);
+        let split: Result<(), TooLarge> = stream.chunks(1).try_for_each(|byte| heads.scan(byte));
+        assert_eq!(split, expected, "byte by byte");
+    }
+
+    #[test]
+    fn lets_pass_what_fits_and_stops_what_does_not() {
+        check(&[frame(0x81, 10), frame(0x81, 1000), frame(0x81, 70_000)].concat(), 70_000, Ok(()));
+        check(&frame(0x81, 1001), 1000, Err(TooLarge));
+        check(&frame(0x82, 1 << 40)[..14], 1000, Err(TooLarge));
+        check(&frame(0x81, usize::MAX)[..14], 1000, Err(TooLarge));
+    }
+
+    #[test]
+    fn counts_a_message_over_its_fragments() {
+        let pings_between = [frame(0x01, 600), frame(0x89, 50), frame(0x80, 400)].concat();
+        check(&[pings_between.clone(), pings_between].concat(), 1000, Ok(()));
+        check(&[frame(0x01, 600), frame(0x00, 300), frame(0x80, 101)].concat(), 1000, Err(TooLarge));
+    }
+}

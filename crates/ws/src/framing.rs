@@ -1,0 +1,96 @@
+//! How a frame is wrapped: one text frame an event, with the lane's `stream_id` in its JSON.
+
+use std::sync::Arc;
+
+use bytes::{BufMut as _, BytesMut};
+use tokenwire_core::dialect::{Dialect, Frame, Framing};
+use tokenwire_core::id::GenerationId;
+
+/// A lane's name.
+pub(crate) type StreamId = Arc<str>;
+
+/// Text frames for one lane, or for a socket that names none.
+#[derive(Clone, Debug)]
+pub(crate) struct TextFrames {
+    pub(crate) stream_id: Option<StreamId>,
+}
+
+impl Framing for TextFrames {
+    fn frame(&self, _stream: &GenerationId, frame: &Frame<'_>, out: &mut BytesMut) {
+        put_text(frame.data, self.stream_id.as_deref(), out);
+    }
+
+    fn shows_extensions(&self) -> bool {
+        true
+    }
+
+    fn sends_done(&self, _dialect: Dialect) -> bool {
+        false
+    }
+
+    fn share_key(&self) -> Option<&'static str> {
+        self.stream_id.is_none().then_some("websocket")
+    }
+}
+
+/// A text frame with this JSON object in it, and the lane's name as its last member.
+pub(crate) fn put_text(json: &[u8], stream_id: Option<&str>, out: &mut BytesMut) {
+    // A lane's name needs no escapes: it is of `[A-Za-z0-9_.-]`.
+    let (json, label, tail): (&[u8], _, &[u8]) = match (stream_id, json.strip_suffix(b"}")) {
+        (Some(name), Some(open)) => (open, Some(name), b"\"}"),
+        _ => (json, None, b""),
+    };
+    const MEMBER: &[u8] = b",\"stream_id\":\"";
+    let length = json.len() + label.map_or(0, |name| MEMBER.len() + name.len()) + tail.len();
+    out.reserve(length + 10);
+    put_head(0x81, length, out);
+    out.put_slice(json);
+    if let Some(name) = label {
+        out.put_slice(MEMBER);
+        out.put_slice(name.as_bytes());
+    }
+    out.put_slice(tail);
+}
+
+/// A frame's head, unmasked as a server's is (RFC 6455, section 5.2).
+fn put_head(first: u8, length: usize, out: &mut BytesMut) {
+    out.put_u8(first);
+    match length {
+        0..126 => out.put_u8(length as u8),
+        126..65536 => {
+            out.put_u8(126);
+            out.put_u16(length as u16);
+        }
+        _ => {
+            out.put_u8(127);
+            out.put_u64(length as u64);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lane_is_the_last_member() {
+        let mut out = BytesMut::new();
+        put_text(br#"{"type":"x"}"#, Some("a.b"), &mut out);
+        put_text(br#"{"type":"x"}"#, None, &mut out);
+        let expected = [b"\x81\x1f".as_slice(), br#"{"type":"x","stream_id":"a.b"}"#].concat();
+        assert_eq!(expected[1] as usize + 1, 32);
+        let first = br#"{"type":"x","stream_id":"a.b"}"#;
+        assert_eq!(&out[..2], &[0x81, first.len() as u8]);
+        assert_eq!(&out[2..2 + first.len()], first);
+        assert_eq!(&out[2 + first.len()..], [b"\x81\x0c".as_slice(), br#"{"type":"x"}"#].concat());
+    }
+
+    #[test]
+    fn each_size_has_its_head() {
+        for (length, head) in [(125, 2), (126, 4), (65535, 4), (65536, 10)] {
+            let mut out = BytesMut::new();
+            put_text(&vec![b' '; length], None, &mut out);
+            assert_eq!(out.len(), length + head);
+        }
+    }
+}
