@@ -46,6 +46,8 @@ pub enum EventKind {
         item: u32,
         /// The part's number.
         part: u32,
+        /// Its number among the part's annotations.
+        index: u32,
         /// The annotation object.
         json: String,
     },

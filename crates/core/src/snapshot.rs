@@ -94,6 +94,8 @@ impl Status {
 pub struct Snapshot {
     next: Seq,
     status: Status,
+    /// Whether the upstream has sent anything.
+    begun: bool,
     items: Vec<Item>,
     /// Items of an upstream that speaks Responses, by `output_index`.
     relayed: BTreeMap<u64, Value>,
@@ -158,7 +160,8 @@ impl Snapshot {
     pub(crate) fn apply(&mut self, event: &EventKind) {
         self.next = self.next.next();
         match event {
-            EventKind::Created | EventKind::InProgress => self.status = Status::InProgress,
+            EventKind::Created => self.status = Status::InProgress,
+            EventKind::InProgress => self.begin(),
             EventKind::Queued => self.status = Status::Queued,
             EventKind::ItemAdded { head, .. } => {
                 self.items.push(Item { head: head.clone(), parts: Vec::new(), arguments: String::new(), status: "in_progress" });
@@ -175,7 +178,7 @@ impl Snapshot {
                     push_elements(&mut part.logprobs, logprobs);
                 }
             }
-            EventKind::Annotation { item, part, json } => {
+            EventKind::Annotation { item, part, json, .. } => {
                 if let Some(part) = self.part_mut(*item, *part) {
                     part.annotations.push(json.clone());
                 }
@@ -206,6 +209,31 @@ impl Snapshot {
     pub(crate) fn apply_delta(&mut self, target: crate::event::DeltaTarget, text: &str) {
         self.next = self.next.next();
         self.append(target, text);
+    }
+
+    fn begin(&mut self) {
+        self.begun = true;
+        self.status = Status::InProgress;
+    }
+
+    /// Whether the upstream has sent anything.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// What closes the items that are open, for an end that comes without the translator's doing.
+    pub(crate) fn closing_events(&self) -> Vec<EventKind> {
+        let mut events = Vec::new();
+        for (item, open) in (0..).zip(&self.items).filter(|(_, item)| item.status == "in_progress") {
+            for part in 0..open.parts.len() as u32 {
+                events.extend([EventKind::TextDone { item, part }, EventKind::PartDone { item, part }]);
+            }
+            if matches!(open.head, ItemHead::FunctionCall { .. }) {
+                events.push(EventKind::ArgumentsDone { item });
+            }
+            events.push(EventKind::ItemDone { item, complete: false });
+        }
+        events
     }
 
     fn append(&mut self, target: crate::event::DeltaTarget, text: &str) {
@@ -239,12 +267,6 @@ impl Snapshot {
     /// A part's logprobs, as an array's inside.
     pub(crate) fn part_logprobs(&self, item: u32, part: u32) -> &str {
         self.part(item, part).map_or("", |part| part.logprobs.as_str())
-    }
-
-    /// The number of an annotation in its part.
-    pub(crate) fn annotation_index(&self, item: u32, part: u32, json: &str) -> u32 {
-        let place = self.part(item, part).and_then(|part| part.annotations.iter().position(|known| known == json));
-        place.unwrap_or(0) as u32
     }
 
     /// A call's arguments, escaped.
@@ -328,7 +350,7 @@ impl Snapshot {
         let value = |name: &str| members.get(name).and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok());
         let index = members.number("output_index").unwrap_or(0);
         match event.name.as_str() {
-            "response.in_progress" => self.status = Status::InProgress,
+            "response.in_progress" => self.begin(),
             "response.output_item.added" | "response.output_item.done" => {
                 if let Some(item) = value("item") {
                     self.relayed.insert(index, item);

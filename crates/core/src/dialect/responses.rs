@@ -147,12 +147,10 @@ fn write_event(generation: &Generation, seq: Seq, event: &EventKind, raw: Option
             }
             name
         }
-        EventKind::Annotation { item, part, json } => {
+        EventKind::Annotation { item, part, index, json } => {
             open("response.output_text.annotation.added", seq, out);
             generation.with_snapshot(|snapshot| item_reference(&head_of(snapshot, *item), *item, Some(*part), out));
-            // Annotations of one part come in order; their number is the count of those before.
-            let index = generation.with_snapshot(|snapshot| snapshot.annotation_index(*item, *part, json));
-            number("annotation_index", index, out);
+            number("annotation_index", *index, out);
             out.extend_from_slice(b",\"annotation\":");
             out.extend_from_slice(json.as_bytes());
             "response.output_text.annotation.added"

@@ -21,7 +21,7 @@ use crate::generation::{Attachment, Conversation, Generation, Work, Writer, driv
 use crate::id::{GenerationId, Owner, Seq};
 use crate::log::{LogLimits, MemoryLog, TokenLog};
 use crate::request::{ChatRequest, ResponseEcho, ResponsesRequest, StreamRequest};
-use crate::snapshot::{Api, Meta, Status};
+use crate::snapshot::{Api, Meta, Snapshot, Status};
 use crate::translate::Scribe;
 use crate::upstream::{Target, Upstream, UpstreamRequest};
 use registry::Claim;
@@ -303,5 +303,5 @@ fn meta(target: &Target, echo: &ResponseEcho, owner: &Owner, background: bool, s
 /// Whether a generation ended before its upstream had sent anything: then its idempotency key is free again.
 fn failed_early(generation: &Generation) -> bool {
     generation.outcome().is_some_and(|outcome| matches!(outcome.ending, Ending::Failed(_)))
-        && matches!(generation.opening().now(), Some(Err(_)))
+        && !generation.with_snapshot(Snapshot::has_begun)
 }

@@ -207,17 +207,18 @@ impl Registry {
         let full = (owner.clone(), key.to_owned());
         let mut state = self.state.lock();
         if let Some(keyed) = state.keys.get(&full) {
-            if keyed.hash != hash {
+            // One that failed before it cost anything holds its key no longer.
+            let entry = keyed.id.as_ref().and_then(|id| state.generations.get(id));
+            let generation = entry.map(|entry| &entry.generation).filter(|generation| !failed_early(generation));
+            if keyed.hash != hash && (keyed.id.is_none() || generation.is_some()) {
                 return Err(ApiError::new(ErrorCode::IdempotencyMismatch, "This idempotency key was used for another request."));
             }
-            let Some(id) = keyed.id.clone() else {
+            if keyed.id.is_none() {
                 let error = ApiError::new(ErrorCode::Overloaded, "A request with this idempotency key is just being started.");
                 return Err(error.retry_after(Duration::from_secs(1)));
-            };
-            if let Some(generation) = state.generations.get(&id).map(|entry| entry.generation.clone())
-                && !failed_early(&generation)
-            {
-                return Ok(Claim::Taken(generation));
+            }
+            if let Some(generation) = generation {
+                return Ok(Claim::Taken(generation.clone()));
             }
         }
         state.keys.insert(full.clone(), Keyed { hash, id: None });
@@ -290,11 +291,12 @@ impl Registry {
         self.relieve();
     }
 
-    /// Drops the oldest finished logs, then the oldest response objects, until the bound holds.
+    /// Drops the oldest finished generations, of each the log first, until the bound holds. Were all logs to go before any
+    /// object, then objects, which stay for a day, would in the end leave no room for the log of an answer that is still being read.
     fn relieve(&self) {
         while self.used() > self.retention.max_memory {
             let mut state = self.state.lock();
-            let Some(oldest) = state.pop_log().or_else(|| state.pop_object()) else { return };
+            let Some(oldest) = state.pop_oldest() else { return };
             drop(state);
             tracing::warn!(generation = %oldest.meta().id, "dropped under memory pressure");
             oldest.log().expire();
@@ -311,6 +313,12 @@ impl State {
             self.remove(&id);
         }
         Some(generation)
+    }
+
+    /// Takes the log of the oldest generation off its list, or the object where the log is gone already.
+    fn pop_oldest(&mut self) -> Option<Arc<Generation>> {
+        let (object, log) = (self.objects.first_key_value(), self.logs.first_key_value());
+        if object.map(|(key, ())| key) == log.map(|(key, ())| key) { self.pop_log() } else { self.pop_object() }
     }
 
     fn pop_object(&mut self) -> Option<Arc<Generation>> {

@@ -9,8 +9,13 @@ use crate::event::{Ending, EventKind, Failure, Outcome};
 use crate::log::{AppendError, Epoch};
 use crate::record::RecordBatch;
 use crate::record::WholeRecord;
+use crate::snapshot::Snapshot;
 use crate::translate::Scribe;
 use crate::upstream::OpenError;
+
+fn gone() -> OpenError {
+    OpenError::Failed(ApiError::new(ErrorCode::InternalError, "The generation ended before its upstream answered."))
+}
 
 /// The right to append. Dropping it seals the log.
 #[derive(Debug)]
@@ -61,20 +66,21 @@ impl Writer {
 
     fn announce(&mut self) {
         self.done = true;
-        let gone = || OpenError::Failed(ApiError::new(ErrorCode::InternalError, "The generation ended before its upstream answered."));
         self.generation.opening().settle(Err(gone()));
         // The response object must be whole before the log can expire.
         self.generation.with_snapshot(|_| ());
         self.generation.announce_end();
     }
 
-    /// Ends the log with nothing but a terminal event, whatever state the scribe was left in.
+    /// Closes what the log left open and ends it, whatever state the scribe was left in.
     pub(crate) fn seal_abruptly(&mut self, error: &ApiError) {
         let Ok(tail) = self.generation.log().tail() else { return };
         let outcome = Outcome { ending: Ending::Failed(Failure::from(error)), at: unix_now(), usage: None, relayed: None };
         let mut batch = RecordBatch::default();
         batch.restart(tail.next);
-        batch.push_whole(&WholeRecord { events: vec![EventKind::End(outcome)], template: None, raw: None });
+        let mut events = self.generation.with_snapshot(Snapshot::closing_events);
+        events.push(EventKind::End(outcome));
+        batch.push_whole(&WholeRecord { events, template: None, raw: None });
         self.generation.opening().settle(Err(OpenError::Failed(error.clone())));
         if self.generation.log().seal(self.epoch, &batch).is_ok() {
             self.announce();
@@ -87,6 +93,11 @@ impl Drop for Writer {
         if !self.done {
             // Its task was dropped: the worker stops, or a panic came from where it was not caught.
             self.seal_abruptly(&ApiError::new(ErrorCode::ShuttingDown, "The gateway stopped before the answer was whole."));
+        }
+        if !self.done {
+            // The log was deleted, or is another's now: whoever waits for this writer is told all the same.
+            self.generation.opening().settle(Err(gone()));
+            self.generation.announce_end();
         }
     }
 }

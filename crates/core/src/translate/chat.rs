@@ -49,6 +49,8 @@ struct Known {
     template: Arc<Template>,
     choice: u32,
     matched: bool,
+    /// Its item is closed: text that comes after a finish reason opens another.
+    closed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -196,11 +198,9 @@ impl ChatTranslator {
         for step in 0..count {
             let index = (self.recent + step) % count;
             let known = &mut self.templates[index];
-            if let Some(holes) = known.template.match_chunk(data) {
-                // A template goes with its items: once its choice has finished, new text opens a new item.
-                if self.choices.get(&known.choice).is_none_or(|choice| choice.finished) {
-                    continue;
-                }
+            if !known.closed
+                && let Some(holes) = known.template.match_chunk(data)
+            {
                 scribe.delta(index, &holes);
                 known.matched = true;
                 self.recent = index;
@@ -301,7 +301,7 @@ impl ChatTranslator {
             let index = if self.n == 1 { 0 } else { choice.index().min(self.n - 1) };
             scribe.define(template.clone());
             self.recent = self.templates.len();
-            self.templates.push(Known { template: Arc::new(template), choice: index, matched: false });
+            self.templates.push(Known { template: Arc::new(template), choice: index, matched: false, closed: false });
         }
     }
 
@@ -337,8 +337,7 @@ impl ChatTranslator {
         let tokens = scribe.pending() > before;
         if let Some(item) = &mut open.message {
             for json in delta.annotations() {
-                let target = item.target(scribe, PartKind::Text);
-                scribe.event(EventKind::Annotation { item: target.item, part: target.part, json });
+                item.annotation(scribe, json);
             }
         }
         if let Some(reason) = choice.finish_reason() {
@@ -348,6 +347,7 @@ impl ChatTranslator {
             }
             let done = std::mem::replace(open, OpenChoice { finished: true, ..OpenChoice::default() });
             done.close(scribe, finish == Finish::Stop);
+            self.templates.iter_mut().filter(|known| known.choice == index).for_each(|known| known.closed = true);
         }
         tokens
     }

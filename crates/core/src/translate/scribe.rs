@@ -123,12 +123,13 @@ pub(crate) struct OpenItem {
     pub(crate) item: u32,
     plain: bool,
     parts: Vec<PartKind>,
+    annotations: u32,
 }
 
 impl OpenItem {
     pub(crate) fn open(scribe: &mut Scribe, head: ItemHead) -> Self {
         let plain = matches!(head, ItemHead::Message { choice: 0 });
-        Self { item: scribe.open_item(head), plain, parts: Vec::new() }
+        Self { item: scribe.open_item(head), plain, parts: Vec::new(), annotations: 0 }
     }
 
     /// What a text of this kind belongs to; opens its part if it is the first.
@@ -145,6 +146,12 @@ impl OpenItem {
             PartKind::Reasoning => DeltaKind::Reasoning,
         };
         DeltaTarget { item: self.item, part: part as u32, kind: delta, plain: self.plain }
+    }
+
+    pub(crate) fn annotation(&mut self, scribe: &mut Scribe, json: String) {
+        let target = self.target(scribe, PartKind::Text);
+        scribe.event(EventKind::Annotation { item: target.item, part: target.part, index: self.annotations, json });
+        self.annotations += 1;
     }
 
     pub(crate) fn close(self, scribe: &mut Scribe, complete: bool) {

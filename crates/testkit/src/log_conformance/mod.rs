@@ -3,7 +3,7 @@
 //! A store runs the whole suite with [`log_conformance!`](crate::log_conformance!), which makes a test of each case:
 //!
 //! ```
-//! # #[cfg(test)] mod example {
+//! # mod example {
 //! use tokenwire_core::log::{LogLimits, MemoryAccount, MemoryLog};
 //!
 //! tokenwire_testkit::log_conformance!(|limits: LogLimits| std::sync::Arc::new(MemoryLog::new(limits, MemoryAccount::default())));
