@@ -7,9 +7,6 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-/// The inside of a JSON string: valid UTF-8, valid escapes, without the quotes.
-pub(crate) type Escaped<'a> = Cow<'a, str>;
-
 /// If `raw` is a JSON string, its inside.
 pub(crate) fn string_inside(raw: &RawValue) -> Option<&str> {
     let text = raw.get();

@@ -4,6 +4,8 @@
 //! once per generation; a record of that kind is then the template's number and the text of its holes. Everything else is
 //! kept whole. Both forms give the chunk back byte for byte.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::event::{DeltaTarget, EventKind};
@@ -156,11 +158,18 @@ impl<'a> Content<'a> {
 }
 
 /// Records in order, encoded: the unit of append and of reading. Reused, so that a token costs no allocation.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct RecordBatch {
     first: Seq,
     bytes: Vec<u8>,
     ends: Vec<End>,
+}
+
+impl fmt::Debug for RecordBatch {
+    /// Without the records, which are what was said.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RecordBatch").field("first", &self.first).field("records", &self.ends.len()).finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -2,6 +2,13 @@
 //!
 //! The recordings are not ours to publish: they are read from the folder that `TOKENWIRE_CAPTURES` names (by default
 //! `../shared/captures` beside the workspace). Where there is none the tests say so and pass.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, and says on stderr what it skips"
+)]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -254,6 +261,27 @@ fn check_payloads(audit: &Audit, body: &[u8], status: &str) {
     assert_eq!(found, sent, "payloads changed on their way");
 }
 
+/// A responses client gets each event with every field as it came, but for the numbers and ids that are ours.
+fn check_events(audit: &Audit, body: &[u8]) {
+    let ours = ["response.created", "response.queued", "response.in_progress"];
+    let strip = |mut event: Value| {
+        event.as_object_mut().unwrap().remove("sequence_number");
+        if let Some(response) = event.get_mut("response").and_then(Value::as_object_mut) {
+            response.remove("id");
+            response.remove("previous_response_id");
+        }
+        event
+    };
+    let relayed = |event: &Value| {
+        let kind = event["type"].as_str().unwrap();
+        kind.starts_with("response.") && !ours.contains(&kind)
+    };
+    let sent = payloads(body).into_iter().map(|payload| serde_json::from_str::<Value>(&payload).unwrap());
+    let sent: Vec<Value> = sent.filter(relayed).map(strip).collect();
+    let found: Vec<Value> = audit.events.iter().filter(|event| relayed(event)).cloned().map(strip).collect();
+    assert_eq!(found, sent, "events changed on their way");
+}
+
 fn problems(size: impl Fn(usize) -> usize) -> Vec<String> {
     let Some(folder) = folder() else { return Vec::new() };
     let mut problems = Vec::new();
@@ -269,8 +297,9 @@ fn problems(size: impl Fn(usize) -> usize) -> Vec<String> {
             let audit = runtime.block_on(play(&file, api, &body, size));
             let (found, wanted) = (found(&audit, &file), expected.verdict(&file));
             assert_eq!(found, wanted);
-            if api == Api::Chat {
-                check_payloads(&audit, &body, &found.status);
+            match api {
+                Api::Chat => check_payloads(&audit, &body, &found.status),
+                Api::Responses => check_events(&audit, &body),
             }
         });
         if result.is_err() {

@@ -2,6 +2,7 @@
 //!
 //! The clock is tokio's paused one: it moves only when every task waits, so minutes take no time and nothing depends on the
 //! machine's speed.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +11,14 @@ use serde_json::{Value, json};
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{Resumption, StartRequest, Started};
 use tokenwire_core::error::{ApiError, ErrorCode};
-use tokenwire_core::generation::{Generation, SubscriptionError};
-use tokenwire_core::id::{GenerationId, Owner};
-use tokenwire_core::log::LogLimits;
+use tokenwire_core::generation::{Generation, Subscription, SubscriptionError};
+use tokenwire_core::id::{GenerationId, Owner, Seq};
+use tokenwire_core::log::{LogLimits, LogReader};
+use tokenwire_core::record::RecordBatch;
 use tokenwire_core::snapshot::{Api, Status};
-use tokenwire_core::translate::BodyEnd;
+use tokenwire_core::translate::{BodyEnd, ChatTranslator, Scribe};
 use tokenwire_core::upstream::{Clocks, OpenError, Refusal, UpstreamHead};
-use tokenwire_testkit::{Audit, Call, EngineOptions, OpeningPlan, Reader, TestEngine, no_clocks, settle};
+use tokenwire_testkit::{Audit, Call, EngineOptions, JsonLines, OpeningPlan, Reader, TestEngine, no_clocks, settle};
 use tokio::time::Instant;
 
 const CHAT: &str = r#"{"messages":[{"role":"user","content":"hi"}]}"#;
@@ -138,7 +140,9 @@ async fn a_body_that_ends_too_early_is_a_failure() {
         for tokens in [0, 2] {
             let test = engine();
             let (started, call) = begin(&test, CHAT).await;
-            (0..tokens).for_each(|_| drop(call.token("x")));
+            for _ in 0..tokens {
+                call.token("x");
+            }
             call.end(end);
             let audit = ended(started.attachment.generation(), "failed", Some("upstream_truncated")).await;
             assert_eq!(audit.text, "x".repeat(tokens), "what came before the cut is kept");
@@ -861,6 +865,37 @@ fn of_concurrent_requests_with_one_key_one_starts() {
     let found: Vec<_> = workers.into_iter().map(|worker| worker.join().unwrap()).collect();
     assert_eq!(found.iter().filter(|(fresh, _)| *fresh).count(), 1);
     assert!(found.iter().all(|(_, id)| *id == found[0].1));
+}
+
+// === Secrets ===
+
+#[tokio::test(start_paused = true)]
+async fn no_debug_shows_what_was_said() {
+    let test = engine();
+    let (started, call) = begin(&test, r#"{"input":"hush-question","instructions":"hush-instructions"}"#).await;
+    for _ in 0..3 {
+        call.token("hush-answer");
+    }
+    settle().await;
+    let mut reader = Reader::new(started.attachment.generation().attach(), 0, Dialect::Responses);
+    reader.read_piece();
+    let subscription = Subscription::new(started.attachment.generation().attach(), Seq(0), Dialect::Chat, Arc::new(JsonLines::default()));
+    let mut log_reader = LogReader::new(started.attachment.generation().log().clone(), Seq(0));
+    let mut batch = RecordBatch::default();
+    log_reader.read_now(1 << 20, &mut batch).unwrap();
+    let mut scribe = Scribe::new();
+    let mut translator = ChatTranslator::new(1);
+    translator.payload(None, br#"{"choices":[{"index":0,"delta":{"content":"hush-answer"}}]}"#, true, &mut scribe);
+    let shown = format!(
+        "{started:?} {:?} {subscription:?} {log_reader:?} {batch:?} {scribe:?} {translator:?} {:?} {:?}",
+        test.engine,
+        started.attachment.generation().log(),
+        call.request(),
+    );
+    // Bytes are shown as a list of numbers.
+    let bytes = format!("{:?}", b"hush").trim_matches(['[', ']']).to_owned();
+    assert!(!shown.contains("hush") && !shown.contains(&bytes), "{shown}");
+    assert!(shown.contains("Generation"), "the test looks at nothing");
 }
 
 // === Conversations ===

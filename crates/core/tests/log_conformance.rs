@@ -1,4 +1,5 @@
 //! The memory log keeps every promise of a token log.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
 

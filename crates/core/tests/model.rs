@@ -1,5 +1,6 @@
 //! Anything, in any order: generations that write, readers that come, stall, leave and come back, ends of every kind, clocks,
 //! eviction and deletion. Against it stands what was sent: every reader gets exactly that from its position on.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -409,7 +410,9 @@ impl Subject {
                 Chunk::Usage => {
                     self.send(r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}"#.to_owned())
                 }
-                Chunk::Comment => drop(self.call.bytes(": ping\n\n")),
+                Chunk::Comment => {
+                    self.call.bytes(": ping\n\n");
+                }
             }
         }
     }
@@ -425,10 +428,16 @@ impl Subject {
                 self.call.done().end(BodyEnd::Clean);
             }
             How::FinishAndSilence => self.send(finish("stop")),
-            How::Cut => drop(self.call.end(BodyEnd::Broken)),
-            How::Malformed => drop(self.call.data("{")),
+            How::Cut => {
+                self.call.end(BodyEnd::Broken);
+            }
+            How::Malformed => {
+                self.call.data("{");
+            }
             How::ErrorObject => self.send(r#"{"error":{"message":"no","code":"nope"}}"#.to_owned()),
-            How::Panic => drop(self.call.panic()),
+            How::Panic => {
+                self.call.panic();
+            }
         }
     }
 

@@ -28,6 +28,7 @@ pub struct SseBody {
     subscription: Option<Subscription>,
     preface: Bytes,
     heartbeat: Option<Heartbeat>,
+    broken: Option<SubscriptionError>,
 }
 
 /// A timer that is not moved with every token: when it fires too early it is set to what is left.
@@ -51,7 +52,7 @@ impl SseBody {
             let last_sent = Instant::now();
             Heartbeat { every, last_sent, timer: Box::pin(tokio::time::sleep_until(last_sent + every)) }
         });
-        Self { subscription, preface: options.preface, heartbeat }
+        Self { subscription, preface: options.preface, heartbeat, broken: None }
     }
 
     fn sent(&mut self) {
@@ -85,6 +86,9 @@ impl MessageBody for SseBody {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, SubscriptionError>>> {
         let this = &mut *self;
+        if let Some(error) = this.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
         let polled = match &mut this.subscription {
             Some(subscription) => subscription.poll_next(cx),
             None => Poll::Ready(None),
@@ -110,7 +114,18 @@ impl MessageBody for SseBody {
                 this.sent();
                 Poll::Ready(Some(Ok(preface)))
             }
-            Poll::Ready(end) => Poll::Ready(end),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(Some(Err(error))) => {
+                // An error makes the server drop the connection with what it has not written yet: the head, or the last
+                // tokens. It comes a turn later, so that those are written first.
+                this.subscription = None;
+                this.broken = Some(error);
+                if !preface.is_empty() {
+                    return Poll::Ready(Some(Ok(preface)));
+                }
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
             Poll::Pending => match &mut this.heartbeat {
                 Some(heartbeat) => heartbeat.poll(cx).map(|()| Some(Ok(Bytes::from_static(HEARTBEAT)))),
                 None => Poll::Pending,

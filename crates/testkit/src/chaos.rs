@@ -486,8 +486,8 @@ mod tests {
         plan.down.stall = Some((50, Duration::from_millis(50)));
         plan.down.delay = Duration::from_millis(1);
         let proxy = ChaosProxy::start(server(bytes(100)), [plan]).unwrap();
-        let mut stream = connect(&proxy);
         let begun = Instant::now();
+        let mut stream = connect(&proxy);
         stream.shutdown(Shutdown::Write).unwrap();
         assert_eq!(read_all(&mut stream).0, bytes(100));
         assert!(begun.elapsed() >= Duration::from_millis(50), "there was no stall");

@@ -251,10 +251,6 @@ impl Generation {
         self.templates.read().clone()
     }
 
-    pub(crate) fn template_count(&self) -> usize {
-        self.templates.read().len()
-    }
-
     pub(crate) fn add_template(&self, known: KnownTemplate) {
         self.templates.write().push(Arc::new(known));
     }

@@ -1,10 +1,11 @@
 //! The default log: records end to end in one growing buffer, under one lock that is held for a copy.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
-use parking_lot::Mutex;
+use parking_lot::lock_api::{Mutex, RawMutex};
 use smallvec::SmallVec;
 
 use super::{AppendError, Cursor, Epoch, LogLimits, ReadError, ReaderSlot, Tail, TokenLog};
@@ -29,14 +30,22 @@ impl MemoryAccount {
 }
 
 /// A log in memory. Costs what the records hold, 8 bytes a record, and what `Vec` keeps in reserve.
-#[derive(Debug)]
-pub struct MemoryLog {
+///
+/// The kind of lock is a parameter so that a model checker can put in its own and try the interleavings.
+pub struct MemoryLog<R: RawMutex = parking_lot::RawMutex> {
     limits: LogLimits,
     account: MemoryAccount,
-    state: Mutex<State>,
+    state: Mutex<R, State>,
 }
 
-#[derive(Debug, Default)]
+impl<R: RawMutex> fmt::Debug for MemoryLog<R> {
+    /// Without the records, which are what was said.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryLog").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
 struct State {
     bytes: Vec<u8>,
     records: Vec<RecordEnd>,
@@ -68,6 +77,14 @@ impl MemoryLog {
     /// An empty log. Limits over 4 GiB or 2³² events are lowered to that.
     #[must_use]
     pub fn new(limits: LogLimits, account: MemoryAccount) -> Self {
+        Self::with_lock(limits, account)
+    }
+}
+
+impl<R: RawMutex> MemoryLog<R> {
+    /// As [`MemoryLog::new`], with another kind of lock.
+    #[must_use]
+    pub fn with_lock(limits: LogLimits, account: MemoryAccount) -> Self {
         let limits = LogLimits { bytes: limits.bytes.min(u32::MAX as usize), events: limits.events.min(u64::from(u32::MAX)) };
         Self { limits, account, state: Mutex::default() }
     }
@@ -163,7 +180,7 @@ impl State {
     }
 }
 
-impl TokenLog for MemoryLog {
+impl<R: RawMutex + Send + Sync> TokenLog for MemoryLog<R> {
     fn append(&self, epoch: Epoch, batch: &RecordBatch) -> Result<(), AppendError> {
         self.write(epoch, batch, false)
     }
@@ -245,7 +262,7 @@ impl TokenLog for MemoryLog {
     }
 }
 
-impl Drop for MemoryLog {
+impl<R: RawMutex> Drop for MemoryLog<R> {
     fn drop(&mut self) {
         self.account.resize(self.state.get_mut().accounted, 0);
     }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
@@ -46,7 +45,7 @@ pub struct ChatTranslator {
 
 #[derive(Debug)]
 struct Known {
-    template: Arc<Template>,
+    template: Template,
     choice: u32,
     matched: bool,
     /// Its item is closed: text that comes after a finish reason opens another.
@@ -112,11 +111,6 @@ impl ChatTranslator {
         }
     }
 
-    /// The templates so far, for those who read the records.
-    pub(crate) fn templates(&self) -> impl Iterator<Item = &Arc<Template>> {
-        self.templates.iter().map(|known| &known.template)
-    }
-
     /// Whether the upstream has sent anything yet.
     #[must_use]
     pub fn started(&self) -> bool {
@@ -142,8 +136,8 @@ impl ChatTranslator {
         };
         let mut tokens = false;
         // Usually one value; some servers have put two objects on one line.
-        let mut values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
-        while let Some(value) = values.next() {
+        let values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
+        for value in values {
             let translated = match value {
                 Ok(raw) => self.value(name, raw, scribe),
                 Err(_) if !terminated => Self::over(truncated()),
@@ -225,13 +219,7 @@ impl ChatTranslator {
     fn value(&mut self, name: Option<&[u8]>, raw: &RawValue, scribe: &mut Scribe) -> Translated {
         let data = raw.get().as_bytes();
         let Ok(chunk) = serde_json::from_str::<Chunk<'_>>(raw.get()) else {
-            if raw.get().starts_with('{') {
-                return Self::over(failed(
-                    ErrorCode::UpstreamMalformed,
-                    "The upstream sent an object that is not a chunk: a member stands twice.",
-                ));
-            }
-            // A bare string or number says nothing, and hurts nobody.
+            // Not an object: a bare string or number says nothing, and hurts nobody.
             self.release_held(scribe);
             scribe.record(Some(data));
             return self.translated(false);
@@ -301,7 +289,7 @@ impl ChatTranslator {
             let index = if self.n == 1 { 0 } else { choice.index().min(self.n - 1) };
             scribe.define(template.clone());
             self.recent = self.templates.len();
-            self.templates.push(Known { template: Arc::new(template), choice: index, matched: false, closed: false });
+            self.templates.push(Known { template, choice: index, matched: false, closed: false });
         }
     }
 
@@ -402,10 +390,11 @@ impl OpenChoice {
         let (index, id, name) = (call.index(), call.id(), call.name());
         let same_index = index.and_then(|_| self.calls.iter().rposition(|open| open.index == index));
         let same_id = id.and_then(|id| self.calls.iter().rposition(|open| open.upstream_id.as_deref() == Some(id)));
-        // A known index under another id and with a name of its own is another call: some servers number them all 0.
+        // A known index under another id and with a name of its own is another call: some servers number them all 0. So is a known
+        // id under a new index, if it has a name: some servers repeat ids.
         let differs = |at: &usize| id.is_some() && name.is_some() && self.calls[*at].upstream_id.as_deref() != id;
         let found = match index {
-            Some(_) => same_index.filter(|at| !differs(at)).or(same_id.filter(|_| same_index.is_none_or(|at| differs(&at)))),
+            Some(_) => same_index.filter(|at| !differs(at)).or(same_id.filter(|_| same_index.map_or(name.is_none(), |at| differs(&at)))),
             None => same_id.or_else(|| if id.is_none() && name.is_none() { self.calls.len().checked_sub(1) } else { None }),
         };
         let at = found.unwrap_or_else(|| {

@@ -3,93 +3,75 @@
 //! Every member is a raw value: a wrong type in a place that does not matter must not end an answer.
 
 use std::borrow::Cow;
+use std::fmt;
 
-use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::json;
 
-/// A chunk or a whole completion.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Chunk<'a> {
-    #[serde(borrow)]
-    pub(super) choices: Option<&'a RawValue>,
-    #[serde(borrow)]
-    pub(super) usage: Option<&'a RawValue>,
-    #[serde(borrow)]
-    pub(super) error: Option<&'a RawValue>,
-    #[serde(borrow)]
-    base_resp: Option<&'a RawValue>,
-    #[serde(borrow)]
-    x_groq: Option<&'a RawValue>,
-    #[serde(borrow)]
-    pub(super) obfuscation: Option<&'a RawValue>,
-    #[serde(borrow)]
-    pub(super) p: Option<&'a RawValue>,
-    #[serde(borrow)]
-    object: Option<&'a RawValue>,
+/// A struct of raw members. Of a member that stands twice the last counts, as for most readers of JSON; serde's own derive would
+/// refuse the object, and with it a piece of the answer.
+macro_rules! raw_members {
+    ($($(#[$doc:meta])* $name:ident { $($field:ident),* })*) => { $(
+        $(#[$doc])*
+        #[derive(Debug, Default)]
+        pub(super) struct $name<'a> {
+            $(pub(super) $field: Option<&'a RawValue>),*
+        }
+
+        impl<'de: 'a, 'a> Deserialize<'de> for $name<'a> {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                #[derive(Deserialize)]
+                #[serde(field_identifier)]
+                #[allow(non_camel_case_types, reason = "named as the members are")]
+                enum Field {
+                    $($field,)*
+                    #[serde(other)]
+                    Unknown,
+                }
+                struct Members;
+                impl<'de> Visitor<'de> for Members {
+                    type Value = $name<'de>;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str("an object")
+                    }
+
+                    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                        let mut members = $name::default();
+                        while let Some(field) = map.next_key()? {
+                            let value = map.next_value::<&'de RawValue>()?;
+                            match field {
+                                $(Field::$field => members.$field = Some(value),)*
+                                Field::Unknown => {}
+                            }
+                        }
+                        Ok(members)
+                    }
+                }
+                deserializer.deserialize_map(Members)
+            }
+        }
+    )* };
 }
 
-/// One choice of a chunk.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Choice<'a> {
-    #[serde(borrow)]
-    index: Option<&'a RawValue>,
-    #[serde(borrow)]
-    delta: Option<&'a RawValue>,
-    #[serde(borrow)]
-    message: Option<&'a RawValue>,
-    #[serde(borrow)]
-    text: Option<&'a RawValue>,
-    #[serde(borrow)]
-    finish_reason: Option<&'a RawValue>,
-    #[serde(borrow)]
-    logprobs: Option<&'a RawValue>,
-    #[serde(borrow)]
-    usage: Option<&'a RawValue>,
-}
+raw_members! {
+    /// A chunk or a whole completion.
+    Chunk { choices, usage, error, base_resp, x_groq, obfuscation, p, object }
 
-/// What a choice adds.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Delta<'a> {
-    #[serde(borrow)]
-    pub(super) content: Option<&'a RawValue>,
-    #[serde(borrow)]
-    reasoning_content: Option<&'a RawValue>,
-    #[serde(borrow)]
-    reasoning: Option<&'a RawValue>,
-    #[serde(borrow)]
-    pub(super) refusal: Option<&'a RawValue>,
-    #[serde(borrow)]
-    tool_calls: Option<&'a RawValue>,
-    #[serde(borrow)]
-    function_call: Option<&'a RawValue>,
-    #[serde(borrow)]
-    annotations: Option<&'a RawValue>,
-}
+    /// One choice of a chunk.
+    Choice { index, delta, message, text, finish_reason, logprobs, usage }
 
-/// A piece of a tool call.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct ToolCall<'a> {
-    #[serde(borrow)]
-    index: Option<&'a RawValue>,
-    #[serde(borrow)]
-    id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    function: Option<&'a RawValue>,
-}
+    /// What a choice adds.
+    Delta { content, reasoning_content, reasoning, refusal, tool_calls, function_call, annotations }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Function<'a> {
-    #[serde(borrow)]
-    name: Option<&'a RawValue>,
-    #[serde(borrow)]
-    arguments: Option<&'a RawValue>,
+    /// A piece of a tool call.
+    ToolCall { index, id, function }
+
+    /// What is called, and with what.
+    Function { name, arguments }
 }
 
 /// Error, as an upstream tells it in the middle of a stream.
@@ -105,7 +87,7 @@ fn read<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<T> {
 }
 
 /// The elements of an array, or nothing.
-fn list<'a>(raw: Option<&'a RawValue>) -> Vec<&'a RawValue> {
+fn list(raw: Option<&RawValue>) -> Vec<&RawValue> {
     read(raw).unwrap_or_default()
 }
 

@@ -1,5 +1,7 @@
 //! The pen: numbers events, opens and closes items, and puts records into a batch.
 
+use std::fmt;
+
 use crate::event::{DeltaKind, DeltaTarget, EventKind, ItemHead, PartKind};
 use crate::id::{GenerationId, Seq};
 use crate::record::{RecordBatch, Template, WholeRecord};
@@ -15,7 +17,7 @@ pub(crate) fn item_id(generation: &GenerationId, head: &ItemHead, item: u32) -> 
 }
 
 /// Collects what one payload caused into one record.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Scribe {
     batch: RecordBatch,
     events: Vec<EventKind>,
@@ -23,6 +25,13 @@ pub struct Scribe {
     /// Templates that readers have not been told of.
     unpublished: Vec<(Option<ItemHead>, Template)>,
     heads: Vec<ItemHead>,
+}
+
+impl fmt::Debug for Scribe {
+    /// Without the events, which are what was said.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scribe").field("batch", &self.batch).field("pending", &self.events.len()).finish_non_exhaustive()
+    }
 }
 
 impl Scribe {

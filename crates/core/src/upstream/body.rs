@@ -4,19 +4,53 @@ use std::io::Write as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use flate2::write::{GzDecoder, ZlibDecoder};
 use http_body::Body as _;
 
+use super::http1::{BodyStep, Exchange};
 use super::{StreamStep, TokenStream};
 use crate::decode::{Flow, SseDecoder, SseEvent, SseOverflow};
 use crate::error::{ApiError, ErrorCode};
 use crate::translate::BodyEnd;
 
 pub(super) struct UpstreamBody {
-    body: Pin<Box<reqwest::Body>>,
+    source: Source,
     inflate: Option<Inflate>,
     shape: Shape,
     limit: usize,
+}
+
+/// Where the bytes come from.
+pub(super) enum Source {
+    /// A general client, over TLS.
+    General(Pin<Box<reqwest::Body>>),
+    /// A socket of our own, without.
+    Plain(Box<Exchange>),
+}
+
+impl Source {
+    /// The body as far as it comes, at most `limit` bytes of it: for people, not for programs.
+    pub(super) async fn read_limited(mut self, limit: usize) -> Bytes {
+        let mut out = Vec::new();
+        loop {
+            let more = std::future::poll_fn(|cx| match &mut self {
+                Self::General(body) => body.as_mut().poll_frame(cx).map(|frame| match frame {
+                    Some(Ok(frame)) => {
+                        out.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+                        true
+                    }
+                    _ => false,
+                }),
+                Self::Plain(exchange) => exchange.poll_body(cx, &mut |data| out.extend_from_slice(data)).map(|step| step == BodyStep::Read),
+            });
+            if !more.await || out.len() > limit {
+                break;
+            }
+        }
+        out.truncate(limit);
+        out.into()
+    }
 }
 
 enum Shape {
@@ -83,13 +117,22 @@ impl Inflate {
 
 impl UpstreamBody {
     /// A body in this encoding. `sse` says what the head's content type says; other types are looked at.
-    pub(super) fn new(body: reqwest::Body, encoding: Option<&str>, sse: bool, limit: usize) -> Result<Self, ApiError> {
+    pub(super) fn new(source: Source, encoding: Option<&str>, sse: bool, limit: usize) -> Result<Self, ApiError> {
         let shape = if sse { Shape::Sse(SseDecoder::new(limit)) } else { Shape::Unknown };
-        Ok(Self { body: Box::pin(body), inflate: Inflate::for_encoding(encoding)?, shape, limit })
+        Ok(Self { source, inflate: Inflate::for_encoding(encoding)?, shape, limit })
     }
+}
 
+/// What stands between the body's bytes and its events.
+struct Decoding<'a> {
+    inflate: &'a mut Option<Inflate>,
+    shape: &'a mut Shape,
+    limit: usize,
+}
+
+impl Decoding<'_> {
     fn push(&mut self, input: &[u8], sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Result<Flow, ApiError> {
-        let Self { inflate, shape, limit, .. } = self;
+        let Self { inflate, shape, limit } = self;
         match inflate {
             None => shape.push(input, *limit, sink),
             Some(inflate) => inflate.push(input, *limit, &mut |plain| shape.push(plain, *limit, sink)),
@@ -137,24 +180,45 @@ fn too_large(limit: usize) -> ApiError {
 
 impl TokenStream for UpstreamBody {
     fn poll_events(&mut self, cx: &mut Context<'_>, sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Poll<StreamStep> {
-        let frame = match self.body.as_mut().poll_frame(cx) {
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(frame) => frame,
-        };
-        let step = match frame {
-            Some(Ok(frame)) => match frame.data_ref() {
-                Some(data) => match self.push(data, sink) {
-                    Ok(_) => StreamStep::Read,
-                    Err(error) => StreamStep::Failed(error),
-                },
-                None => StreamStep::Read,
+        let Self { source, inflate, shape, limit } = self;
+        let mut decoding = Decoding { inflate, shape, limit: *limit };
+        let mut result = Ok(Flow::Continue);
+        let end = match source {
+            Source::Plain(exchange) => {
+                let step = exchange.poll_body(cx, &mut |data| {
+                    if matches!(result, Ok(Flow::Continue)) {
+                        result = decoding.push(data, sink);
+                    }
+                });
+                match step {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(BodyStep::Read) => None,
+                    Poll::Ready(BodyStep::End) => Some(BodyEnd::Clean),
+                    Poll::Ready(BodyStep::Broken) => Some(BodyEnd::Broken),
+                }
+            }
+            Source::General(body) => match body.as_mut().poll_frame(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(Ok(frame))) => {
+                    if let Some(data) = frame.data_ref() {
+                        result = decoding.push(data, sink);
+                    }
+                    None
+                }
+                Poll::Ready(Some(Err(_))) => Some(BodyEnd::Broken),
+                Poll::Ready(None) => Some(BodyEnd::Clean),
             },
-            Some(Err(_)) => StreamStep::Ended(BodyEnd::Broken),
-            None => match self.shape.finish(sink) {
+        };
+        Poll::Ready(match (result, end) {
+            (Err(error), _) => StreamStep::Failed(error),
+            (Ok(_), None) => StreamStep::Read,
+            // The receiver has had enough, and its last word counts.
+            (Ok(Flow::Stop), Some(end)) => StreamStep::Ended(end),
+            (Ok(Flow::Continue), Some(BodyEnd::Clean)) => match decoding.shape.finish(sink) {
                 Ok(()) => StreamStep::Ended(BodyEnd::Clean),
                 Err(error) => StreamStep::Failed(error),
             },
-        };
-        Poll::Ready(step)
+            (Ok(Flow::Continue), Some(end)) => StreamStep::Ended(end),
+        })
     }
 }

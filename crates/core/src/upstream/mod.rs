@@ -3,6 +3,8 @@
 #[cfg(feature = "openai")]
 mod body;
 #[cfg(feature = "openai")]
+mod http1;
+#[cfg(feature = "openai")]
 mod openai;
 #[cfg(feature = "openai")]
 mod router;

@@ -11,10 +11,11 @@ use async_openai::config::{Config as _, OpenAIConfig};
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::body::UpstreamBody;
+use super::body::{Source, UpstreamBody};
+use super::http1::{self, SendError};
 use super::{OpenError, Opened, Refusal, UpstreamHead, UpstreamRequest};
 use crate::error::{ApiError, ErrorCode};
 use crate::snapshot::Api;
@@ -25,6 +26,8 @@ const POOL_IDLE: Duration = Duration::from_secs(4);
 const REFUSAL_BYTES: usize = 1024 * 1024;
 /// How long the body of a refusal may take.
 const REFUSAL_WAIT: Duration = Duration::from_secs(10);
+
+const AGENT: &str = concat!("tokenwire/", env!("CARGO_PKG_VERSION"));
 
 /// How to reach one server.
 #[derive(Clone, Debug)]
@@ -48,6 +51,8 @@ pub struct OpenAi(Arc<Inner>);
 struct Inner {
     options: OpenAiOptions,
     client: reqwest::Client,
+    /// Takes the general client's place where there is no TLS.
+    plain: Option<http1::Client>,
     config: OpenAIConfig,
     headers: HeaderMap,
 }
@@ -84,11 +89,12 @@ impl OpenAi {
             .pool_idle_timeout(POOL_IDLE)
             .tcp_nodelay(true)
             .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("tokenwire/", env!("CARGO_PKG_VERSION")))
+            .user_agent(AGENT)
             .build()
             .map_err(|error| format!("the HTTP client cannot be set up: {error}"))?;
-        reqwest::Url::parse(&config.url("/models")).map_err(|error| format!("the base URL cannot be used: {error}"))?;
-        Ok(Self(Arc::new(Inner { options, client, config, headers })))
+        let url = reqwest::Url::parse(&config.url("/models")).map_err(|error| format!("the base URL cannot be used: {error}"))?;
+        let plain = if url.scheme() == "http" { http1::Client::new(&url, options.connect_timeout) } else { None };
+        Ok(Self(Arc::new(Inner { options, client, plain, config, headers })))
     }
 
     /// Its name in logs.
@@ -133,19 +139,44 @@ impl Inner {
                 headers.insert(name, value);
             }
         }
-        let sent = self.client.post(self.config.url(path)).headers(headers).body(request.body).send().await;
-        let response = sent.map_err(|error| self.connect_error(&error))?;
-        let status = response.status();
-        let head = Head::of(response.headers());
-        if !status.is_success() {
+        let url = self.config.url(path);
+        let (status, headers, source) = match &self.plain {
+            Some(client) => {
+                headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+                let target = reqwest::Url::parse(&url)
+                    .map(|url| url[url::Position::BeforePath..url::Position::AfterQuery].to_owned())
+                    .unwrap_or_default();
+                let exchange = client.post(&target, &headers, &request.body).await.map_err(|error| self.send_error(&error))?;
+                (exchange.status, exchange.headers.clone(), Source::Plain(Box::new(exchange)))
+            }
+            None => {
+                let sent = self.client.post(url).headers(headers).body(request.body).send().await;
+                let response = sent.map_err(|error| self.connect_error(&error))?;
+                let (status, headers) = (response.status().as_u16(), response.headers().clone());
+                (status, headers, Source::General(Box::pin(response.into())))
+            }
+        };
+        let head = Head::of(&headers);
+        if !(200..300).contains(&status) {
             // Refusals are small; one that never ends is cut.
-            let body = tokio::time::timeout(REFUSAL_WAIT, read_limited(response, REFUSAL_BYTES)).await;
-            return Err(self.refusal(status.as_u16(), head, body.unwrap_or(Err(())).unwrap_or_default()));
+            let body = tokio::time::timeout(REFUSAL_WAIT, source.read_limited(REFUSAL_BYTES)).await;
+            return Err(self.refusal(status, head, body.unwrap_or_default()));
         }
-        let encoding = response.headers().get(CONTENT_ENCODING).and_then(|value| value.to_str().ok()).map(str::to_ascii_lowercase);
+        let encoding = headers.get(CONTENT_ENCODING).and_then(|value| value.to_str().ok()).map(str::to_ascii_lowercase);
         let sse = head.content_type.as_deref().is_some_and(|kind| kind.to_ascii_lowercase().starts_with("text/event-stream"));
-        let body = UpstreamBody::new(response.into(), encoding.as_deref(), sse, self.options.max_event).map_err(OpenError::Failed)?;
+        let body = UpstreamBody::new(source, encoding.as_deref(), sse, self.options.max_event).map_err(OpenError::Failed)?;
         Ok(Opened { head: UpstreamHead { headers: head.headers }, stream: Box::new(body) })
+    }
+
+    fn send_error(&self, error: &SendError) -> OpenError {
+        tracing::warn!(upstream = %self.options.name, cause = %error, "the upstream could not be asked");
+        OpenError::Failed(match error {
+            SendError::ConnectTimeout => ApiError::new(ErrorCode::ConnectTimeout, "The upstream did not accept the connection in time."),
+            SendError::Connect(_) => ApiError::new(ErrorCode::UpstreamUnreachable, "The upstream could not be connected to."),
+            SendError::Disconnected(_) => {
+                ApiError::new(ErrorCode::UpstreamDisconnected, "The upstream closed the connection before it answered.")
+            }
+        })
     }
 
     fn refusal(&self, status: u16, head: Head, body: Bytes) -> OpenError {

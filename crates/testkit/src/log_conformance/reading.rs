@@ -62,7 +62,8 @@ pub fn cursors_with_and_without_a_hint_agree(make: &Factory<'_>) {
     // What is appended later is found by both, too.
     let next = hinted.cursor.next.0;
     log.append(FIRST, &batch(next, &[2, 1])).unwrap();
-    assert_eq!((hinted.read(1 << 10), plain.read(1 << 10)).0.is_ready(), true);
+    assert!(hinted.read(1 << 10).is_ready());
+    assert!(plain.read(1 << 10).is_ready());
     assert_eq!(listed(&hinted.out), records(next, &[2, 1]));
     assert_eq!(listed(&plain.out), records(next, &[2, 1]));
     hinted.leave();

@@ -35,8 +35,11 @@ async function open(options = {}, base = gateway) {
     send: (message) => socket.send(JSON.stringify(message)),
     until: async (...types) => {
       const seen = [];
-      do seen.push(await receive());
-      while (!types.includes(seen.at(-1).type));
+      do {
+        seen.push(await receive());
+        const { type } = seen.at(-1);
+        if (/error$/.test(type) && !types.includes(type)) throw new Error(`not asked for: ${JSON.stringify(seen.at(-1))}`);
+      } while (!types.includes(seen.at(-1).type));
       return seen;
     },
   };

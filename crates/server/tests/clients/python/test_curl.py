@@ -29,8 +29,12 @@ def test_a_bare_get(url):
 
 
 def test_an_unsteered_answer_is_worth_reading(url):
-    answer = curl(f"{url}/v1/streams", "-H", "Accept: text/plain", "-d", '{"input":"hello"}')
-    assert len(answer) > 100 and "```" in answer and "|" in answer
+    def answer(question: str) -> str:
+        return curl(f"{url}/v1/streams", "-H", "Accept: text/plain", "-d", json.dumps({"input": question}))
+
+    hello = answer("hello")
+    assert "| --- |" in hello and "\n1. " in hello, hello
+    assert "\n```" in answer("show me some code")
 
 
 def test_chat_completions(url):

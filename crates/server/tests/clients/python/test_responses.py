@@ -165,7 +165,7 @@ class TestConversations:
         assert counts[2] - counts[1] >= 20 and counts[1] - counts[0] >= 20, counts
 
     def test_a_function_result_may_be_all_that_is_sent(self, client):
-        first = client.responses.create(model="simulator", input="weather? [[calls=1]]", tools=[TOOL])
+        first = client.responses.create(model="simulator", input="weather?", tools=[TOOL])
         (call,) = first.output
         result = {"type": "function_call_output", "call_id": call.call_id, "output": "rain"}
         second = client.responses.create(model="simulator", input=[result], previous_response_id=first.id, tools=[TOOL])

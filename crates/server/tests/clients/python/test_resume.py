@@ -18,6 +18,16 @@ def started(http, text: str = ENDED) -> tuple[str, list]:
     return found[0].id.rpartition(".")[0], found
 
 
+@pytest.fixture(scope="module")
+def late(forgetful_url):
+    """A stream whose log is gone while its response object lives."""
+    with httpx.Client(base_url=forgetful_url, timeout=30) as http:
+        name, whole = started(http)
+        ask = lambda: http.get(f"/v1/responses/{name}", params={"stream": "true", "starting_after": 0})  # noqa: E731
+        gone = eventually(ask, lambda answer: answer.status_code != 200, "the end of the log")
+        yield http, name, whole, gone
+
+
 class TestAPositionInTheLog:
     @pytest.mark.parametrize("after", [0, 1, 5])
     @pytest.mark.parametrize("how", ["Last-Event-ID", "after"])
@@ -119,15 +129,6 @@ class TestNotInTheLog:
         name, _ = started(http)
         answer = http.get(f"/v1/responses/{name}", params={"stream": "true", "starting_after": 10_000})
         assert answer.status_code == 400 and answer.json()["error"]["code"] == "invalid_cursor"
-
-    @pytest.fixture(scope="class")
-    def late(self, forgetful_url):
-        """A stream whose log is gone while its response object lives."""
-        with httpx.Client(base_url=forgetful_url, timeout=30) as http:
-            name, whole = started(http)
-            ask = lambda: http.get(f"/v1/responses/{name}", params={"stream": "true", "starting_after": 0})  # noqa: E731
-            gone = eventually(ask, lambda answer: answer.status_code != 200, "the end of the log")
-            yield http, name, whole, gone
 
     def test_a_log_that_is_gone_is_410_for_sdks(self, late):
         _, _, _, gone = late

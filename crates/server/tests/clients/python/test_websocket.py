@@ -1,5 +1,6 @@
 """The WebSocket: openai-python's `responses.connect()` with and without lanes, and `websockets` for what the SDK does not speak."""
 
+import contextlib
 import json
 
 import pytest
@@ -144,13 +145,14 @@ class Socket:
     """What the SDK does not speak."""
 
     def __init__(self, url: str, path: str = "/v1/ws", **options) -> None:
-        self.connection = connect(f"ws{url.removeprefix('http')}{path}", max_size=None, **options)
+        self._open = contextlib.ExitStack()
+        self.connection = self._open.enter_context(connect(f"ws{url.removeprefix('http')}{path}", max_size=None, **options))
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.connection.close()
+        self._open.close()
 
     def send(self, message: dict) -> None:
         self.connection.send(json.dumps(message))
@@ -162,6 +164,7 @@ class Socket:
         seen = []
         while not seen or seen[-1]["type"] not in kinds:
             seen.append(self.receive())
+            assert seen[-1]["type"] in kinds or not seen[-1]["type"].endswith("error"), seen[-1]
         return seen
 
 

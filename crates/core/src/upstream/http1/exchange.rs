@@ -1,0 +1,231 @@
+//! One request and its response, on a connection that goes back to the pool when the body is over.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use reqwest::header::HeaderMap;
+use tokio::io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::pool::Pool;
+use super::response::{Framing, Head, HeadReader};
+
+/// What one read of a socket takes at most.
+const READ_BYTES: usize = 64 * 1024;
+
+thread_local! {
+    /// A read is decoded before the task lets go of the thread, so all streams of a thread share one buffer.
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
+}
+
+/// Why there is no response.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::upstream) enum SendError {
+    /// The connection was not accepted in time.
+    #[error("the connection was not accepted in time")]
+    ConnectTimeout,
+    /// There is no connection.
+    #[error("cannot connect: {0}")]
+    Connect(io::Error),
+    /// The connection broke, or what came is not HTTP.
+    #[error("no answer: {0}")]
+    Disconnected(String),
+}
+
+/// A client of one server.
+#[derive(Debug)]
+pub(in crate::upstream) struct Client {
+    /// Host and port to connect to.
+    address: (String, u16),
+    /// What the `Host` header says.
+    authority: String,
+    connect_timeout: Duration,
+    pool: Arc<Pool>,
+}
+
+impl Client {
+    pub(in crate::upstream) fn new(url: &reqwest::Url, connect_timeout: Duration) -> Option<Self> {
+        let host = url.host_str()?;
+        let authority = match url.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        };
+        let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        Some(Self { address: (bare, url.port_or_known_default()?), authority, connect_timeout, pool: Arc::default() })
+    }
+
+    /// Sends a POST and waits for the head.
+    pub(in crate::upstream) async fn post(&self, target: &str, headers: &HeaderMap, body: &[u8]) -> Result<Exchange, SendError> {
+        let request = self.request(target, headers, body);
+        if let Some(stream) = self.pool.take() {
+            match self.send(stream, &request).await {
+                Ok(exchange) => return Ok(exchange),
+                // The server closed it while it waited. Nothing of an answer came, so the request can be sent again.
+                Err((_, true)) => {}
+                Err((error, false)) => return Err(error),
+            }
+        }
+        let stream = self.connect().await?;
+        self.send(stream, &request).await.map_err(|(error, _)| error)
+    }
+
+    fn request(&self, target: &str, headers: &HeaderMap, body: &[u8]) -> Vec<u8> {
+        let mut request = Vec::with_capacity(512 + body.len());
+        for piece in [
+            "POST ",
+            target,
+            " HTTP/1.1\r\nhost: ",
+            &self.authority,
+            "\r\ncontent-length: ",
+            itoa::Buffer::new().format(body.len()),
+            "\r\n",
+        ] {
+            request.extend_from_slice(piece.as_bytes());
+        }
+        for (name, value) in headers {
+            for piece in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                request.extend_from_slice(piece);
+            }
+        }
+        request.extend_from_slice(b"\r\n");
+        request.extend_from_slice(body);
+        request
+    }
+
+    async fn connect(&self) -> Result<TcpStream, SendError> {
+        let (host, port) = (&*self.address.0, self.address.1);
+        let connected = if self.connect_timeout.is_zero() {
+            TcpStream::connect((host, port)).await
+        } else {
+            let connecting = tokio::time::timeout(self.connect_timeout, TcpStream::connect((host, port)));
+            connecting.await.map_err(|_| SendError::ConnectTimeout)?
+        };
+        let stream = connected.map_err(SendError::Connect)?;
+        // Without it a request's body may wait for the acknowledgement of its head.
+        let _ = stream.set_nodelay(true);
+        Ok(stream)
+    }
+
+    /// The error says whether the server had sent nothing at all.
+    async fn send(&self, mut stream: TcpStream, request: &[u8]) -> Result<Exchange, (SendError, bool)> {
+        let written = stream.write_all(request).await;
+        let mut reader = HeadReader::default();
+        loop {
+            // A server that refuses a request may say why and close before it has read all of it, so an answer is
+            // looked for even where writing failed.
+            let read = std::future::poll_fn(|cx| read(&mut stream, cx, |bytes| (bytes.is_empty(), reader.push(bytes)))).await;
+            let untouched = reader.is_empty();
+            match read {
+                Ok((_, Ok(Some((head, rest))))) => return Ok(Exchange::new(stream, self.pool.clone(), head, rest)),
+                Ok((true, _)) => {
+                    let why = written.as_ref().err().map_or_else(|| "closed before the head".to_owned(), ToString::to_string);
+                    return Err((SendError::Disconnected(why), untouched));
+                }
+                Ok((false, Ok(None))) => {}
+                Ok((false, Err(_))) => return Err((SendError::Disconnected("the head is not HTTP".to_owned()), false)),
+                Err(error) => return Err((SendError::Disconnected(error.to_string()), untouched)),
+            }
+        }
+    }
+}
+
+/// Reads once and hands on what came; nothing is the end.
+fn read<T>(stream: &mut TcpStream, cx: &mut Context<'_>, take: impl FnOnce(&[u8]) -> T) -> Poll<io::Result<T>> {
+    BUFFER.with_borrow_mut(|buffer| {
+        let mut into = ReadBuf::new(buffer);
+        match Pin::new(stream).poll_read(cx, &mut into) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(take(into.filled()))),
+        }
+    })
+}
+
+/// A response whose body is still to be read. Dropping it before the end closes the connection.
+#[derive(Debug)]
+pub(in crate::upstream) struct Exchange {
+    stream: Option<TcpStream>,
+    pool: Arc<Pool>,
+    pub(in crate::upstream) status: u16,
+    pub(in crate::upstream) headers: HeaderMap,
+    framing: Framing,
+    keep_alive: bool,
+    /// Body bytes that came with the head.
+    rest: Vec<u8>,
+}
+
+/// What a read of the body gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::upstream) enum BodyStep {
+    /// Data was handed on, or at least looked for.
+    Read,
+    /// The body is whole.
+    End,
+    /// The connection broke, or the body is not delimited as it should be.
+    Broken,
+}
+
+impl Exchange {
+    fn new(stream: TcpStream, pool: Arc<Pool>, head: Head, rest: Vec<u8>) -> Self {
+        let Head { status, headers, framing, keep_alive } = head;
+        Self { stream: Some(stream), pool, status, headers, framing, keep_alive, rest }
+    }
+
+    /// Reads once and gives the body's data in it to `sink`, borrowed from the read buffer.
+    pub(in crate::upstream) fn poll_body(&mut self, cx: &mut Context<'_>, sink: &mut dyn FnMut(&[u8])) -> Poll<BodyStep> {
+        if self.framing.is_done() {
+            return Poll::Ready(self.over(0));
+        }
+        if !self.rest.is_empty() {
+            let rest = std::mem::take(&mut self.rest);
+            return Poll::Ready(self.decode(&rest, sink));
+        }
+        let Some(mut stream) = self.stream.take() else { return Poll::Ready(BodyStep::Broken) };
+        let polled = read(&mut stream, cx, |bytes| if bytes.is_empty() { None } else { Some(self.decode(bytes, sink)) });
+        let step = match polled {
+            Poll::Pending => {
+                self.stream = Some(stream);
+                return Poll::Pending;
+            }
+            Poll::Ready(Err(_)) => return Poll::Ready(BodyStep::Broken),
+            Poll::Ready(Ok(None)) => {
+                return Poll::Ready(if matches!(self.framing, Framing::UntilClose) { BodyStep::End } else { BodyStep::Broken });
+            }
+            Poll::Ready(Ok(Some(step))) => step,
+        };
+        match step {
+            BodyStep::Broken => {}
+            // What is over waits for another request, or is closed here.
+            BodyStep::End if self.keep_alive => self.pool.put(stream),
+            BodyStep::End => {}
+            BodyStep::Read => self.stream = Some(stream),
+        }
+        Poll::Ready(step)
+    }
+
+    fn decode(&mut self, mut bytes: &[u8], sink: &mut dyn FnMut(&[u8])) -> BodyStep {
+        loop {
+            match self.framing.next(&mut bytes) {
+                Ok(Some(data)) => sink(data),
+                Ok(None) if self.framing.is_done() => return self.over(bytes.len()),
+                Ok(None) => return BodyStep::Read,
+                Err(_) => return BodyStep::Broken,
+            }
+        }
+    }
+
+    /// The body is whole. Bytes after it belong to nobody: such a connection is not used again.
+    fn over(&mut self, after: usize) -> BodyStep {
+        if after > 0 {
+            self.keep_alive = false;
+        }
+        if let Some(stream) = self.stream.take().filter(|_| self.keep_alive) {
+            self.pool.put(stream);
+        }
+        BodyStep::End
+    }
+}

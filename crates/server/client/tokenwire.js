@@ -1,0 +1,1127 @@
+/**
+ * tokenwire.js: reads a Tokenwire gateway's token streams, in browsers and in Node.
+ *
+ * A stream is a numbered log on the gateway. This module applies each event once, by its number, and when a connection breaks it
+ * comes back with the last number, over whichever transport works. So an answer that is shown is whole, in order and without a
+ * doubled token, however often the network failed in between; and a start that is sent again carries the same idempotency key,
+ * so that nothing is billed twice.
+ *
+ * No dependencies. Types stand in tokenwire.d.ts.
+ */
+
+const TERMINAL = new Set(["response.completed", "response.incomplete", "response.failed"]);
+const ENDED = new Set(["completed", "incomplete", "failed", "cancelled"]);
+/** Close codes that a reconnect cannot mend: what we sent was wrong, and would be again. */
+const FINAL_CLOSE = new Map([
+  [1002, "it found a protocol error"],
+  [1003, "it was sent data of a kind that it does not take"],
+  [1007, "it was sent text that is not UTF-8"],
+  [1008, "it refused the message by its policy"],
+  [1009, "it was sent a message that is too large"],
+]);
+const CREDENTIAL_REFUSED = 4401;
+/** Events that wait for an iterator. Beyond it the connection is dropped until the iterator has caught up: the gateway keeps them. */
+const BACKLOG = 4096;
+/** How long a WebSocket that was blocked is not tried again by "auto", in milliseconds. */
+const BLOCKED_FOR = 5 * 60_000;
+/** How long an aborted stream waits to learn the id that it has to cancel, in milliseconds. */
+const ORPHAN_PATIENCE = 10_000;
+/** A clock that jumps by this much, in milliseconds, was asleep. */
+const SLEPT = 15_000;
+/** While the system says it is offline a retry is only made this often, in milliseconds: the gateway may be on this machine. */
+const OFFLINE_RETRY = 30_000;
+
+const DEFAULTS = {
+  transport: "auto",
+  cancelOnAbort: true,
+  retries: 20,
+  retryBase: 500,
+  retryCap: 15_000,
+  stallTimeout: 45_000,
+  openTimeout: 8_000,
+};
+
+/** Base URLs where a proxy was seen to block WebSockets, and until when that is believed. */
+const blocked = new Map();
+/** Streams that want to know when the machine wakes or is online again. */
+const awake = new Set();
+
+// === Errors ===
+
+/** What went wrong, in words for a person and with the facts for a program. */
+export class TokenwireError extends Error {
+  constructor(message, { code = null, status = null, type = null, param = null, retryable = false, retryAfter = null, responseId = null, requestId = null, cause } = {}) {
+    super(message, cause === undefined ? undefined : { cause });
+    this.name = "TokenwireError";
+    this.code = code;
+    this.status = status;
+    this.type = type;
+    this.param = param;
+    this.retryable = retryable;
+    /** Milliseconds, if the gateway named a time. */
+    this.retryAfter = retryAfter;
+    this.responseId = responseId;
+    this.requestId = requestId;
+  }
+
+  /** One or two sentences to show to whoever asked the question. */
+  get explanation() {
+    return EXPLANATIONS.get(this.code) ?? EXPLANATIONS.get(this.status) ?? this.message;
+  }
+}
+
+const EXPLANATIONS = new Map([
+  ["connection_lost", "The connection was lost and could not be made again. Check your network, and that the gateway is running."],
+  ["unreachable", "The gateway cannot be reached. Check your network, and that the gateway is running."],
+  ["not_found", "This answer is not kept any more, or it never existed here."],
+  ["upstream_unreachable", "The gateway is up, but the model server behind it cannot be reached. Try again, or ask whoever runs it."],
+  ["upstream_auth", "The model server refused the gateway's key. Whoever runs the gateway has to mend it."],
+  ["upstream_truncated", "The model server broke off in the middle of the answer. What came before is shown; try again for the rest."],
+  ["upstream_disconnected", "The model server closed the connection before it answered. Try again."],
+  ["connect_timeout", "The model server did not accept the connection in time. Try again."],
+  ["first_token_timeout", "The model did not begin to answer in time. Try again, or choose another model."],
+  ["between_tokens_timeout", "The model fell silent in the middle of the answer. Try again."],
+  ["total_timeout", "The answer took longer than the gateway allows. Ask for less."],
+  ["rate_limit_exceeded", "Too many requests for this model just now. Wait a moment and try again."],
+  ["overloaded", "The gateway is busy. Try again in a moment."],
+  ["shutting_down", "The gateway is restarting. Try again in a moment."],
+  ["invalid_api_key", "The gateway wants a valid key."],
+  ["origin_forbidden", "The gateway does not take requests from this page. Add its address to server.allowed_origins."],
+  ["previous_response_not_found", "The gateway does not remember the conversation any more. Start a new one."],
+  ["cancelled", "The answer was stopped."],
+  [429, "Too many requests just now. Wait a moment and try again."],
+]);
+
+function lost(message, details = {}) {
+  return new TokenwireError(message, { code: "connection_lost", retryable: true, ...details });
+}
+
+function ofWire(error, status, details = {}) {
+  return new TokenwireError(error?.message ?? `The gateway answered with status ${status}.`, {
+    code: error?.code ?? null,
+    type: error?.type ?? null,
+    param: error?.param ?? null,
+    status,
+    retryable: error?.retryable ?? isRetryable(status),
+    ...details,
+  });
+}
+
+function isRetryable(status) {
+  return [408, 425, 429, 500, 502, 503, 504].includes(status);
+}
+
+async function ofAnswer(response) {
+  let error = null;
+  try {
+    error = (await response.json()).error;
+  } catch {
+    // A proxy's page, say: the status has to do.
+  }
+  const should = response.headers.get("x-should-retry");
+  const seconds = Number.parseFloat(response.headers.get("retry-after") ?? "");
+  return ofWire(error, response.status, {
+    retryable: should === null ? isRetryable(response.status) : should === "true",
+    retryAfter: Number.isFinite(seconds) ? Math.max(0, seconds * 1000) : null,
+    requestId: response.headers.get("x-request-id"),
+  });
+}
+
+// === Server-Sent Events, as WHATWG HTML 9.2.6 says ===
+
+/** Bytes in, messages out; lines may end with LF, CR or CRLF, and any of it may be split anywhere. */
+export class SseParser {
+  #decoder = new TextDecoder();
+  #line = "";
+  #afterCr = false;
+  #data = [];
+  #event = "";
+  #id = "";
+
+  /** The messages that these bytes complete. */
+  push(bytes) {
+    const messages = [];
+    const text = this.#decoder.decode(bytes, { stream: true });
+    let start = 0;
+    for (let at = 0; at < text.length; at += 1) {
+      const code = text.charCodeAt(at);
+      if (code !== 10 && code !== 13) {
+        this.#afterCr = false;
+        continue;
+      }
+      if (code === 10 && this.#afterCr) {
+        this.#afterCr = false;
+      } else {
+        this.#take(this.#line + text.slice(start, at), messages);
+        this.#line = "";
+        this.#afterCr = code === 13;
+      }
+      start = at + 1;
+    }
+    this.#line += text.slice(start);
+    return messages;
+  }
+
+  #take(line, messages) {
+    if (line === "") {
+      if (this.#data.length > 0) {
+        messages.push({ event: this.#event || "message", data: this.#data.join("\n"), id: this.#id });
+      }
+      this.#data = [];
+      this.#event = "";
+      return;
+    }
+    const colon = line.indexOf(":");
+    const field = colon < 0 ? line : line.slice(0, colon);
+    let value = colon < 0 ? "" : line.slice(colon + 1);
+    if (value.startsWith(" ")) value = value.slice(1);
+    if (field === "data") this.#data.push(value);
+    else if (field === "event") this.#event = value;
+    else if (field === "id" && !value.includes("\0")) this.#id = value;
+  }
+}
+
+// === Small things ===
+
+function now() {
+  return performance.now();
+}
+
+function randomId(length = 24) {
+  const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+  return Array.from(crypto.getRandomValues(new Uint8Array(length)), (byte) => alphabet[byte & 63]).join("");
+}
+
+function defaultBaseUrl() {
+  // Served by the gateway itself, this module knows where the gateway is.
+  if (import.meta.url?.startsWith("http")) return new URL(import.meta.url).origin;
+  return globalThis.location?.origin?.startsWith("http") ? globalThis.location.origin : "http://localhost:3000";
+}
+
+function isOffline() {
+  return globalThis.navigator?.onLine === false;
+}
+
+function quietly(timer) {
+  timer.unref?.();
+  return timer;
+}
+
+/** A chat message as an item of the Responses API, which every transport takes. */
+function itemOf(message) {
+  if (!Array.isArray(message.content)) return message;
+  const text = message.role === "assistant" ? "output_text" : "input_text";
+  const content = message.content.map((part) => {
+    if (part.type === "text") return { type: text, text: part.text };
+    if (part.type === "image_url") return { type: "input_image", image_url: part.image_url?.url, detail: part.image_url?.detail ?? "auto" };
+    return part;
+  });
+  return { ...message, content };
+}
+
+/** The text of a response object: every output text and refusal, in order. */
+function textOf(response) {
+  const parts = (response?.output ?? []).flatMap((item) => (item.type === "message" ? item.content ?? [] : []));
+  return parts.map((part) => part.text ?? part.refusal ?? "").join("");
+}
+
+function reasoningOf(response) {
+  const items = (response?.output ?? []).filter((item) => item.type === "reasoning");
+  return items.flatMap((item) => item.content ?? []).map((part) => part.text ?? "").join("");
+}
+
+function socketUrl(base) {
+  const url = new URL(`${base}/v1/ws`);
+  url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+  return url.href;
+}
+
+/** Aborts `controller` with the signal's reason; gives what undoes the binding. */
+function follow(signal, act) {
+  if (signal.aborted) {
+    act();
+    return () => {};
+  }
+  signal.addEventListener("abort", act, { once: true });
+  return () => signal.removeEventListener("abort", act);
+}
+
+function onWake() {
+  for (const stream of [...awake]) stream._poke("online");
+}
+
+function onVisible() {
+  if (globalThis.document?.visibilityState === "visible") for (const stream of [...awake]) stream._poke("visible");
+}
+
+/** Listens to the machine only while somebody streams. */
+function listenTo(stream) {
+  awake.add(stream);
+  if (awake.size === 1) {
+    globalThis.addEventListener?.("online", onWake);
+    globalThis.document?.addEventListener("visibilitychange", onVisible);
+  }
+}
+
+function forget(stream) {
+  if (!awake.delete(stream) || awake.size > 0) return;
+  globalThis.removeEventListener?.("online", onWake);
+  globalThis.document?.removeEventListener("visibilitychange", onVisible);
+}
+
+// === One stream ===
+
+/** One answer, read to its end over as many connections as it takes. */
+export class TokenStream {
+  #options;
+  #request;
+  #socket;
+  #ownsSocket = false;
+  #lane;
+  #key;
+  /** Which route the start was sent to: a key is only good for one. */
+  #route = null;
+  #id;
+  #last;
+  #first;
+  #text = "";
+  #reasoning = "";
+  #state = "connecting";
+  #via = null;
+  #reconnects = 0;
+  #applied = 0;
+  #settled = false;
+  #orphan = false;
+  #cancelling = false;
+  #unopened = 0;
+  #probing = false;
+  #avoidSocket = false;
+  #asked = null;
+  #connection = null;
+  #heard = now();
+  #sleeper = null;
+  #listeners = new Map();
+  #queue = [];
+  #queueIsKept = true;
+  #iterating = false;
+  #waiter = null;
+  #room = null;
+  #error = null;
+  #response = null;
+  #promises = {};
+
+  constructor(options, { request, id = null, after = null, socket = null }) {
+    this.#options = options;
+    this.#request = request;
+    this.#id = id;
+    this.#last = after ?? -1;
+    this.#first = this.#last;
+    this.#socket = socket;
+    this.#lane = `s-${randomId(12)}`;
+    this.#key = options.idempotencyKey ?? `tw-${randomId()}`;
+    for (const name of ["response", "started"]) {
+      const promise = {};
+      promise.promise = new Promise((resolve, reject) => Object.assign(promise, { resolve, reject }));
+      // Whoever wants the error asks for it; whoever does not must not be told by a crash.
+      promise.promise.catch(() => {});
+      this.#promises[name] = promise;
+    }
+    if (id) this.#promises.started.resolve(id);
+    this.#promises.final = this.#promises.response.promise.then(() => this.#text);
+    this.#promises.final.catch(() => {});
+    // A microtask later, so that listeners can be added first.
+    queueMicrotask(() => this.#begin());
+  }
+
+  /** The response's id; null until the gateway has given it. */
+  get id() { return this.#id; }
+  /** The number of the last event that was applied; -1 before the first. */
+  get lastSequence() { return this.#last; }
+  /** The text so far. */
+  get text() { return this.#text; }
+  /** The reasoning so far, where the model shows it. */
+  get reasoning() { return this.#reasoning; }
+  /** connecting, streaming, waiting, offline, done, failed, aborted or closed. */
+  get state() { return this.#state; }
+  /** The transport of the connection at hand: "ws", "sse" or "eventsource". */
+  get transport() { return this.#via; }
+  /** How often the connection was made again. */
+  get reconnects() { return this.#reconnects; }
+  /** The response object of the terminal event. Rejects if the answer failed, or was aborted or closed. */
+  get response() { return this.#promises.response.promise; }
+  /** The whole text, once it is whole. Rejects as `response` does. */
+  get finalText() { return this.#promises.final; }
+  /** The id, once it is known. */
+  get started() { return this.#promises.started.promise; }
+
+  /**
+   * Listens: "event" (each event applied), "delta" (text), "reasoning" (text), "reset" (the response object), "status", "done" (the
+   * response object), "error". Gives a function that stops listening.
+   */
+  on(type, listener) {
+    if (!this.#listeners.has(type)) this.#listeners.set(type, new Set());
+    this.#listeners.get(type).add(listener);
+    return () => this.off(type, listener);
+  }
+
+  off(type, listener) {
+    this.#listeners.get(type)?.delete(listener);
+  }
+
+  /** Stops the generation at its upstream. The stream then ends as every stream does: with a response, its status "cancelled". */
+  async cancel() {
+    if (this.#settled) return this.response;
+    this.#cancelling = true;
+    await this.started;
+    await this.#sendCancel();
+    return this.response;
+  }
+
+  /** Stops listening and leaves the generation alone: it may be attached to again. */
+  close() {
+    this.#finish("closed", new TokenwireError("The stream was closed on this side.", { code: "closed", responseId: this.#id }));
+  }
+
+  /** Drops the connection, as a bad network would. The stream comes back by itself. */
+  cut() {
+    this.#break(lost("The connection was cut on purpose.", { code: "cut" }));
+  }
+
+  async *[Symbol.asyncIterator]() {
+    if (this.#iterating || !this.#queueIsKept) {
+      const why = this.#iterating ? "A stream can be iterated once." : `More than ${BACKLOG} events came before anybody iterated.`;
+      throw new TokenwireError(`${why} Use on("event", …), or attach to the id again.`, { code: "events_not_kept" });
+    }
+    this.#iterating = true;
+    try {
+      for (;;) {
+        if (this.#queue.length > 0) {
+          const event = this.#queue.shift();
+          if (this.#room && this.#queue.length < BACKLOG / 2) this.#room();
+          yield event;
+        } else if (this.#settled) {
+          if (this.#error && this.#state !== "closed") throw this.#error;
+          return;
+        } else {
+          await new Promise((resolve) => { this.#waiter = resolve; });
+        }
+      }
+    } finally {
+      // Whoever leaves the loop does not want the rest.
+      if (!this.#settled) this.#abort();
+    }
+  }
+
+  // --- the life of a stream
+
+  #begin() {
+    const { signal } = this.#options;
+    if (signal) {
+      const undo = follow(signal, () => this.#abort(signal.reason));
+      this.response.then(undo, undo);
+    }
+    if (this.#settled) return;
+    listenTo(this);
+    this.#run().catch((error) => this.#finish("failed", error));
+  }
+
+  async #run() {
+    let attempt = 0;
+    for (;;) {
+      const applied = this.#applied;
+      const via = this.#pick();
+      let error;
+      try {
+        await this.#connect(via);
+        error = lost("The connection ended before the answer did.");
+      } catch (caught) {
+        error = caught;
+      }
+      if (this.#settled) return;
+      if (this.#applied > applied) attempt = 0;
+      if (error.code === "backlog_full") {
+        this.#setState("streaming");
+        if (this.#queue.length >= BACKLOG / 2) await new Promise((resolve) => { this.#room = resolve; });
+        this.#room = null;
+        continue;
+      }
+      const fallsBack = this.#fallsBack(via, error);
+      if (!fallsBack && !(error instanceof TokenwireError && error.retryable)) throw error;
+      attempt += 1;
+      if (attempt > this.#options.retries) {
+        throw new TokenwireError(`Gave up after ${this.#options.retries} attempts in a row: ${error.message}`, {
+          code: error.code, status: error.status, retryable: true, responseId: this.#id, cause: error,
+        });
+      }
+      if (fallsBack) continue;
+      this.#reconnects += 1;
+      const soon = ["cut", "woke", "eventsource_closed"].includes(error.code);
+      if (soon) attempt = 0;
+      await this.#sleep(soon ? Math.random() * 200 : this.#backoff(attempt, error), attempt, error);
+    }
+  }
+
+  #backoff(attempt, error) {
+    const { retryBase, retryCap } = this.#options;
+    const jittered = Math.random() * Math.min(retryCap, retryBase * 2 ** (attempt - 1));
+    return Math.max(jittered, Math.min(error.retryAfter ?? 0, 60_000));
+  }
+
+  async #sleep(delay, attempt, error) {
+    const offline = isOffline();
+    if (offline) delay = OFFLINE_RETRY;
+    this.#setState(offline ? "offline" : "waiting", { attempt, delay, error });
+    await new Promise((resolve) => {
+      const timer = setTimeout(resolve, delay);
+      this.#sleeper = () => { clearTimeout(timer); resolve(); };
+    });
+    this.#sleeper = null;
+  }
+
+  /** The machine is online again, or somebody looks: waiting has no point any more, and a connection may be dead without knowing. */
+  _poke(why) {
+    if (this.#sleeper) this.#sleeper();
+    else if (this.#connection && (why === "online" || now() - this.#heard > SLEPT)) {
+      this.#break(lost("The machine was away; the connection is made anew.", { code: "woke" }));
+    }
+  }
+
+  /** Gives the connection up. A socket's other lanes lose it with us: it is the one wire that is broken. */
+  #break(error) {
+    const socket = this.#via === "ws" ? this.#socket : null;
+    this.#connection?.abort(error);
+    socket?._drop(error);
+  }
+
+  #pick() {
+    const { transport } = this.#options;
+    if (this.#socket && !this.#ownsSocket) return "ws";
+    if (transport === "eventsource") return this.#probing ? "sse" : "eventsource";
+    if (transport !== "auto") return transport;
+    // The key of a start is good for one route: a start that may have reached one must not go to another.
+    const startedElsewhere = this.#id === null && this.#route !== null && this.#route !== "responses";
+    const isBlocked = (blocked.get(this.#options.baseUrl) ?? 0) > Date.now();
+    return !this.#options.WebSocket || isBlocked || this.#avoidSocket || startedElsewhere ? "sse" : "ws";
+  }
+
+  /** Whether another transport is to be tried at once. */
+  #fallsBack(via, error) {
+    const { transport } = this.#options;
+    if (transport === "eventsource") {
+      // EventSource tells nothing of why it gave up; one attempt with fetch does.
+      this.#probing = via === "eventsource" && error.code === "eventsource_closed";
+      return false;
+    }
+    if (transport !== "auto" || (this.#socket && !this.#ownsSocket)) return false;
+    if (via === "sse") {
+      this.#avoidSocket = false;
+      return false;
+    }
+    if (["cut", "woke"].includes(error.code)) return false;
+    const unopened = error.code === "websocket_unavailable";
+    this.#unopened = unopened ? this.#unopened + 1 : 0;
+    const beforeFirst = this.#applied === 0 && (unopened || ["connection_lost", "stalled"].includes(error.code));
+    this.#avoidSocket = beforeFirst || this.#unopened >= 2;
+    return this.#avoidSocket;
+  }
+
+  async #connect(via) {
+    this.#via = via;
+    const connection = new AbortController();
+    this.#connection = connection;
+    this.#heard = now();
+    if (!this.#settled) this.#setState("connecting");
+    const undo = this.#watch(via, connection);
+    try {
+      if (via === "ws") await this.#overSocket(connection.signal);
+      else if (via === "eventsource") await this.#overEventSource(connection.signal);
+      else await this.#overFetch(connection.signal);
+    } finally {
+      undo();
+      if (this.#connection === connection) this.#connection = null;
+      // Ends what is still open, whichever way the reading ended.
+      connection.abort(lost("The connection is not needed any more."));
+    }
+  }
+
+  /** Silence that is longer than the gateway's heartbeat means that the connection is dead; a jump of the clock, that the machine slept. */
+  #watch(via, connection) {
+    const { stallTimeout } = this.#options;
+    const every = Math.max(50, Math.min(5000, stallTimeout / 4));
+    let tick = now();
+    const timer = quietly(setInterval(() => {
+      const slept = now() - tick > every + SLEPT;
+      tick = now();
+      if (slept) this.#break(lost("The machine slept; the connection is made anew.", { code: "woke" }));
+      // A WebSocket watches itself, for all its lanes; an EventSource does not show its heartbeats.
+      else if (via === "sse" && now() - this.#heard > stallTimeout) connection.abort(lost(`Nothing came for ${stallTimeout} ms.`, { code: "stalled" }));
+    }, every));
+    return () => clearInterval(timer);
+  }
+
+  // --- over fetch
+
+  async #headers(extra) {
+    const given = this.#options.headers;
+    const headers = new Headers(typeof given === "function" ? await given() : given ?? {});
+    for (const [name, value] of Object.entries(extra)) headers.set(name, value);
+    return headers;
+  }
+
+  async #fetch(path, { signal, method = "GET", headers = {}, body, keepalive }) {
+    try {
+      return await this.#options.fetch(`${this.#options.baseUrl}${path}`, {
+        method, body, keepalive, signal,
+        headers: await this.#headers(headers),
+        cache: "no-store",
+        ...(this.#options.credentials ? { credentials: this.#options.credentials } : {}),
+      });
+    } catch (error) {
+      if (signal?.aborted) throw signal.reason;
+      throw new TokenwireError(`The gateway at ${this.#options.baseUrl} cannot be reached.`, { code: "unreachable", retryable: true, cause: error });
+    }
+  }
+
+  /** The request line of a start or of a resume. */
+  #ask() {
+    const accept = { Accept: "text/event-stream" };
+    if (this.#id !== null) {
+      const cursor = this.#last >= 0 ? { "Last-Event-ID": `${this.#id}.${this.#last}` } : {};
+      return [`/v1/streams/${this.#id}`, { headers: { ...accept, ...cursor } }];
+    }
+    if (this.#route === "query") return [this.#queryPath(), { headers: accept }];
+    const headers = { ...accept, "Content-Type": "application/json", "Idempotency-Key": this.#key };
+    if (this.#route === "responses") return ["/v1/responses", { method: "POST", headers, body: this.#frame() }];
+    this.#route = "streams";
+    return ["/v1/streams", { method: "POST", headers, body: JSON.stringify(this.#request) }];
+  }
+
+  async #overFetch(signal) {
+    const [path, init] = this.#ask();
+    // The head is waited for at most as long as the stream may be silent; the watch sees to that.
+    const response = await this.#fetch(path, { ...init, signal });
+    this.#heard = now();
+    this.#locate(response);
+    if (response.status === 204) return this.#catchUp(signal);
+    if (!response.ok) throw await ofAnswer(response);
+    if (this.#settled) return;
+    this.#setState("streaming");
+    const parser = new SseParser();
+    const reader = response.body.getReader();
+    const undo = follow(signal, () => reader.cancel(signal.reason).catch(() => {}));
+    try {
+      for (;;) {
+        const { done, value } = await reader.read().catch((error) => { throw signal.aborted ? signal.reason : lost("The connection broke.", { cause: error }); });
+        if (signal.aborted) throw signal.reason;
+        if (done) throw lost("The connection ended before the answer did.");
+        this.#heard = now();
+        for (const message of parser.push(value)) {
+          if (message.data !== "[DONE]") this.#receive(this.#parse(message.data));
+          if (this.#settled && !this.#orphan) return;
+        }
+      }
+    } finally {
+      undo();
+      reader.cancel().catch(() => {});
+    }
+  }
+
+  #parse(data) {
+    try {
+      return JSON.parse(data);
+    } catch (cause) {
+      throw lost("An event came that is not JSON.", { code: "malformed_event", cause });
+    }
+  }
+
+  #locate(response) {
+    const id = response.headers.get("location")?.match(/\/v1\/streams\/(resp_[A-Za-z0-9_-]+)/)?.[1];
+    if (id && response.ok) this.#named(id);
+  }
+
+  /** The log has nothing that we do not have, but we never saw it end: the response object tells the rest. */
+  async #catchUp(signal) {
+    const response = await this.#fetch(`/v1/responses/${this.#id}`, { signal });
+    if (!response.ok) throw await ofAnswer(response);
+    const object = await response.json();
+    this.#receive({ type: "tokenwire:reset", sequence_number: Math.max(this.#last, 0), response: object });
+  }
+
+  // --- over EventSource
+
+  #queryPath() {
+    const query = new URLSearchParams({ input: this.#request.input, key: this.#key });
+    if (this.#request.model) query.set("model", this.#request.model);
+    return `/v1/streams?${query}`;
+  }
+
+  /** A GET can carry a bare question; everything else is posted, and read under the id that comes back. */
+  async #eventSourcePath(signal) {
+    const isBare = this.#request && typeof this.#request.input === "string" && Object.keys(this.#request).every((name) => ["input", "model"].includes(name));
+    if (this.#id === null && isBare && this.#route !== "streams") {
+      this.#route = "query";
+      return this.#queryPath();
+    }
+    if (this.#id === null) {
+      const [path, init] = this.#ask();
+      const posted = new AbortController();
+      const undo = follow(signal, () => posted.abort(signal.reason));
+      try {
+        const response = await this.#fetch(path, { ...init, signal: posted.signal });
+        if (!response.ok) throw await ofAnswer(response);
+        this.#locate(response);
+        if (this.#id === null) throw new TokenwireError("The gateway did not say which stream it started.", { code: "malformed_answer" });
+      } finally {
+        undo();
+        posted.abort();
+      }
+    }
+    return `/v1/streams/${this.#id}${this.#last >= 0 ? `?after=${this.#last}` : ""}`;
+  }
+
+  async #overEventSource(signal) {
+    const { EventSource } = this.#options;
+    if (!EventSource) throw new TokenwireError("There is no EventSource here. Use the transport \"sse\".", { code: "no_eventsource" });
+    let path = await this.#eventSourcePath(signal);
+    if (this.#settled && !this.#orphan) return;
+    if (this.#options.getTicket) path += `${path.includes("?") ? "&" : "?"}ticket=${encodeURIComponent(await this.#options.getTicket())}`;
+    await new Promise((resolve, reject) => {
+      const source = new EventSource(`${this.#options.baseUrl}${path}`, { withCredentials: this.#options.credentials === "include" });
+      const end = (act, value) => { undo(); source.close(); act(value); };
+      const undo = follow(signal, () => end(reject, signal.reason));
+      source.onopen = () => {
+        this.#heard = now();
+        if (!this.#settled) this.#setState("streaming");
+      };
+      source.onmessage = ({ data }) => {
+        this.#heard = now();
+        try {
+          if (data !== "[DONE]") this.#receive(this.#parse(data));
+        } catch (error) {
+          end(reject, error);
+          return;
+        }
+        if (this.#settled && !this.#orphan) end(resolve);
+      };
+      source.onerror = () => {
+        if (source.readyState === 2) {
+          end(reject, lost("The browser gave up on the event stream.", { code: "eventsource_closed" }));
+        } else if (!this.#settled) {
+          // It comes back by itself, with the last event's id.
+          this.#reconnects += 1;
+          this.#setState(isOffline() ? "offline" : "waiting", { attempt: 1, delay: 2000, error: lost("The connection was lost.") });
+        }
+      };
+    });
+  }
+
+  // --- over a WebSocket
+
+  /** The start, always the same bytes: a repetition is known by them. */
+  #frame() {
+    return JSON.stringify({ type: "response.create", ...this.#request, stream: true, stream_id: this.#lane, idempotency_key: this.#key });
+  }
+
+  async #overSocket(signal) {
+    if (this.#socket) return this.#overLane(this.#socket, signal);
+    const socket = new TokenwireSocket(this.#options);
+    this.#socket = socket;
+    this.#ownsSocket = true;
+    try {
+      return await this.#overLane(socket, signal);
+    } finally {
+      socket.close();
+      this.#socket = null;
+      this.#ownsSocket = false;
+    }
+  }
+
+  async #overLane(socket, signal) {
+    await socket._ready(signal);
+    if (signal.aborted) throw signal.reason;
+    await new Promise((resolve, reject) => {
+      const end = (act, value) => { undo(); socket._leave(this.#lane, this.#id); act(value); };
+      const undo = follow(signal, () => {
+        if (!this.#ownsSocket && this.#id && !["done", "failed"].includes(this.#state)) socket._send({ type: "tokenwire:unsubscribe", response_id: this.#id });
+        end(reject, signal.reason);
+      });
+      const take = (message) => {
+        this.#heard = now();
+        if (message.type === "error" || message.type === "tokenwire:error") {
+          // A cancel that came too late is no error of the stream's.
+          if (message.type === "tokenwire:error" && (this.#cancelling || this.#settled) && message.status === 404) return;
+          const error = ofWire(message.error, message.status, { responseId: this.#id });
+          // The log went away under a reader: coming back brings a reset.
+          if (error.code === "position_gone") error.retryable = true;
+          return end(reject, error);
+        }
+        if (message.type === "tokenwire:resumed") {
+          if (!this.#settled) this.#setState("streaming");
+          if (ENDED.has(message.status) && message.from > (message.head ?? -1)) this.#catchUp(signal).then(() => end(resolve), (error) => end(reject, error));
+          return;
+        }
+        if (this.#state === "connecting") this.#setState("streaming");
+        this.#receive(message);
+        if (this.#settled && !this.#orphan) end(resolve);
+      };
+      socket._join(this.#lane, this.#id, { take, closed: (error) => end(reject, error) });
+      if (this.#id === null) {
+        this.#route = "responses";
+        socket._sendText(this.#frame());
+      } else {
+        const cursor = this.#last >= 0 ? { starting_after: this.#last } : {};
+        socket._send({ type: "tokenwire:resume", response_id: this.#id, ...cursor, stream_id: this.#lane });
+      }
+    });
+  }
+
+  // --- what comes
+
+  #named(id) {
+    if (this.#id === null) {
+      this.#id = id;
+      this.#promises.started.resolve(id);
+    }
+    if (this.#orphan) {
+      this.#orphan = false;
+      this.#sendCancel().finally(() => this.#connection?.abort(lost("The stream was aborted.")));
+    }
+  }
+
+  #receive(event) {
+    if (event?.response?.id && this.#id === null) this.#named(event.response.id);
+    if (this.#settled) return;
+    const number = event?.sequence_number;
+    if (!Number.isInteger(number)) return;
+    const isReset = event.type === "tokenwire:reset";
+    // Exactly once: what was applied already comes again after a reconnect, and is passed over.
+    if (!isReset && number <= this.#last) return;
+    this.#last = number;
+    this.#applied += 1;
+    if (this.#applied === 1 && this.#via === "sse" && this.#avoidSocket) blocked.set(this.#options.baseUrl, Date.now() + BLOCKED_FOR);
+    if (this.#state !== "streaming") this.#setState("streaming");
+    if (isReset) {
+      this.#text = textOf(event.response);
+      this.#reasoning = reasoningOf(event.response);
+    } else if (event.type === "response.output_text.delta" || event.type === "response.refusal.delta") {
+      this.#text += event.delta;
+    } else if (event.type === "response.reasoning_text.delta") {
+      this.#reasoning += event.delta;
+    }
+    const ended = TERMINAL.has(event.type) || (isReset && ENDED.has(event.response?.status));
+    this.#enqueue(event, ended);
+    this.#emit("event", event);
+    if (isReset) this.#emit("reset", event.response);
+    else if (event.type === "response.output_text.delta" || event.type === "response.refusal.delta") this.#emit("delta", event.delta, event);
+    else if (event.type === "response.reasoning_text.delta") this.#emit("reasoning", event.delta, event);
+    if (ended) this.#end(event.response);
+  }
+
+  #enqueue(event, ended) {
+    if (!this.#queueIsKept) return;
+    this.#queue.push(event);
+    this.#waiter?.();
+    this.#waiter = null;
+    if (this.#queue.length < BACKLOG || ended) return;
+    if (this.#iterating) {
+      this.#connection?.abort(lost("The reader is behind.", { code: "backlog_full" }));
+    } else {
+      this.#queueIsKept = false;
+      this.#queue = [];
+    }
+  }
+
+  #end(response) {
+    this.#response = response;
+    if (response?.status !== "failed") return this.#finish("done", null);
+    const error = ofWire(response.error ?? { message: "The answer failed." }, null, { responseId: this.#id });
+    return this.#finish("failed", error);
+  }
+
+  #finish(state, error) {
+    if (this.#settled) return;
+    this.#settled = true;
+    this.#error = error;
+    forget(this);
+    if (this.#id === null && error) this.#promises.started.reject(error);
+    if (error) this.#promises.response.reject(error);
+    else this.#promises.response.resolve(this.#response);
+    this.#setState(state, error ? { error } : {});
+    this.#sleeper?.();
+    this.#waiter?.();
+    this.#room?.();
+    if (!this.#orphan) this.#connection?.abort(error ?? lost("The answer is whole."));
+    if (error) {
+      if (state === "failed") this.#emit("error", error);
+    } else {
+      this.#emit("done", this.#response);
+    }
+  }
+
+  #abort(reason) {
+    if (this.#settled) return;
+    const cancels = this.#options.cancelOnAbort;
+    // A start that is on its way has no id yet: the connection is kept until it comes, to have something to cancel.
+    this.#orphan = cancels && this.#id === null && this.#route !== null && this.#connection !== null;
+    if (this.#orphan) quietly(setTimeout(() => { this.#orphan = false; this.#connection?.abort(lost("The stream was aborted.")); }, ORPHAN_PATIENCE));
+    if (cancels && this.#id !== null) this.#sendCancel().catch(() => {});
+    const error = reason instanceof Error || reason instanceof DOMException ? reason : new DOMException("The stream was aborted.", "AbortError");
+    this.#finish("aborted", error);
+  }
+
+  /** Asked by POST, which works whatever the state of the stream's own connection, and can be repeated. */
+  async #sendCancel() {
+    if (this.#asked) return this.#asked;
+    this.#asked = (async () => {
+      for (let attempt = 1; ; attempt += 1) {
+        try {
+          const response = await this.#fetch(`/v1/responses/${this.#id}/cancel`, { method: "POST", keepalive: true });
+          if (response.ok || !isRetryable(response.status) || attempt >= 5) return;
+        } catch (error) {
+          if (attempt >= 5) throw error;
+        }
+        await new Promise((resolve) => setTimeout(resolve, this.#backoff(attempt, {})));
+      }
+    })();
+    return this.#asked;
+  }
+
+  #setState(state, details = {}) {
+    this.#state = state;
+    this.#emit("status", {
+      state, transport: this.#via, id: this.#id, lastSequence: this.#last, reconnects: this.#reconnects,
+      attempt: 0, delay: 0, error: null, ...details,
+    });
+  }
+
+  #emit(type, ...values) {
+    for (const listener of [...(this.#listeners.get(type) ?? [])]) {
+      try {
+        listener(...values);
+      } catch (error) {
+        // A listener's mistake is the page's to see; the stream goes on.
+        if (typeof globalThis.reportError === "function") globalThis.reportError(error);
+        else console.error(error);
+      }
+    }
+  }
+}
+
+// === One socket with many lanes ===
+
+/** One WebSocket that carries many streams, each on a lane of its own. It is opened when a stream needs it, and again when it breaks. */
+export class TokenwireSocket {
+  #options;
+  #webSocket = null;
+  #opening = null;
+  #lanes = new Map();
+  #named = new Map();
+  #heard = 0;
+  #watch = null;
+  #closed = false;
+
+  constructor(options) {
+    this.#options = options;
+  }
+
+  /** Whether the socket is open just now. */
+  get connected() { return this.#webSocket?.readyState === 1; }
+  /** How many streams use it just now. */
+  get lanes() { return this.#lanes.size; }
+
+  /** Starts a stream on a lane of this socket. */
+  stream(options) {
+    const [settings, request] = split(options, this.#options);
+    return new TokenStream(settings, { request, socket: this });
+  }
+
+  /** Attaches to a stream that runs, or ran. */
+  attach(id, { after = null, ...options } = {}) {
+    const [settings] = split(options, this.#options);
+    return new TokenStream(settings, { request: null, id, after, socket: this });
+  }
+
+  /** Closes it for good; its streams end as after `close()`, their generations go on. */
+  close() {
+    this.#closed = true;
+    this.#gone(new TokenwireError("The socket was closed on this side.", { code: "closed" }), 1000);
+  }
+
+  async _ready(signal) {
+    if (this.#closed) throw new TokenwireError("The socket was closed on this side.", { code: "closed" });
+    this.#opening ??= this.#open();
+    const opening = this.#opening;
+    let undo = () => {};
+    const aborted = new Promise((_, reject) => { undo = follow(signal, () => reject(signal.reason)); });
+    try {
+      await Promise.race([opening, aborted]);
+    } finally {
+      undo();
+    }
+  }
+
+  async #open() {
+    const { WebSocket, getTicket, baseUrl, openTimeout } = this.#options;
+    try {
+      if (!WebSocket) {
+        throw new TokenwireError("There is no WebSocket here: pass one as the option `WebSocket`, or use the transport \"sse\".", { code: "websocket_unavailable" });
+      }
+      const protocols = ["tokenwire.v1"];
+      if (getTicket) protocols.push(`tokenwire-ticket.${await getTicket()}`);
+      const webSocket = new WebSocket(socketUrl(baseUrl), protocols);
+      this.#webSocket = webSocket;
+      await new Promise((resolve, reject) => {
+        const fail = (why) => reject(new TokenwireError(`A WebSocket to ${baseUrl} could not be opened: ${why}.`, { code: "websocket_unavailable", retryable: true }));
+        const timer = quietly(setTimeout(() => { fail("no answer in time"); this.#abandon(webSocket); }, openTimeout));
+        webSocket.onopen = () => { clearTimeout(timer); resolve(); };
+        webSocket.onerror = () => {};
+        webSocket.onclose = () => { clearTimeout(timer); fail("it was refused, or something on the way blocks it"); };
+      });
+      this.#heard = now();
+      webSocket.onmessage = ({ data }) => this.#take(data);
+      webSocket.onclose = ({ code, reason }) => { if (this.#webSocket === webSocket) this.#gone(this.#whyClosed(code, reason)); };
+      this.#startWatch();
+    } catch (error) {
+      this.#opening = null;
+      this.#webSocket = null;
+      throw error;
+    }
+  }
+
+  #whyClosed(code, reason) {
+    const said = reason ? `: ${reason}` : "";
+    if (FINAL_CLOSE.has(code)) {
+      return new TokenwireError(`The gateway closed the WebSocket because ${FINAL_CLOSE.get(code)} (${code}${said}).`, { code: "websocket_closed", status: code });
+    }
+    if (code === CREDENTIAL_REFUSED) {
+      return new TokenwireError(`The gateway wants a fresh credential${said}.`, { code: "invalid_api_key", status: 401, retryable: Boolean(this.#options.getTicket) });
+    }
+    return lost(`The WebSocket was closed (${code}${said}).`, { status: code });
+  }
+
+  #take(data) {
+    this.#heard = now();
+    let message;
+    try {
+      message = JSON.parse(data);
+    } catch {
+      return this._drop(lost("A message came that is not JSON.", { code: "malformed_event" }));
+    }
+    const lane = this.#lanes.get(message.stream_id) ?? this.#named.get(message.response_id);
+    lane?.take(message);
+    return undefined;
+  }
+
+  /** Browsers cannot send protocol pings, and do not show those that come. */
+  #startWatch() {
+    clearInterval(this.#watch);
+    const { stallTimeout } = this.#options;
+    this.#watch = quietly(setInterval(() => {
+      const silence = now() - this.#heard;
+      if (silence > stallTimeout) this._drop(lost(`Nothing came for ${stallTimeout} ms.`, { code: "stalled" }));
+      else if (silence > stallTimeout / 2) this._send({ type: "tokenwire:ping" });
+    }, Math.max(50, stallTimeout / 6)));
+  }
+
+  _join(name, id, lane) {
+    this.#lanes.set(name, lane);
+    if (id !== null) this.#named.set(id, lane);
+  }
+
+  _leave(name, id) {
+    const lane = this.#lanes.get(name);
+    this.#lanes.delete(name);
+    if (lane && this.#named.get(id) === lane) this.#named.delete(id);
+  }
+
+  _send(message) {
+    this._sendText(JSON.stringify(message));
+  }
+
+  _sendText(text) {
+    // One that is closing tells its lanes by its close event.
+    if (this.#webSocket?.readyState === 1) this.#webSocket.send(text);
+  }
+
+  /** The connection is given up now, not when the peer has answered the close. */
+  _drop(error) {
+    this.#gone(error, 3000);
+  }
+
+  #gone(error, code) {
+    const webSocket = this.#webSocket;
+    this.#webSocket = null;
+    this.#opening = null;
+    clearInterval(this.#watch);
+    if (webSocket && code !== undefined) this.#abandon(webSocket, code);
+    for (const lane of [...this.#lanes.values()]) lane.closed(error);
+  }
+
+  #abandon(webSocket, code = 1000) {
+    webSocket.onmessage = null;
+    webSocket.onclose = null;
+    webSocket.onopen = null;
+    try {
+      webSocket.close(code);
+    } catch {
+      // It was not even open.
+    }
+  }
+}
+
+// === The way in ===
+
+const CLIENT_OPTIONS = [
+  "transport", "baseUrl", "signal", "headers", "credentials", "getTicket", "WebSocket", "EventSource", "fetch", "idempotencyKey",
+  "cancelOnAbort", "retries", "retryBase", "retryCap", "stallTimeout", "openTimeout",
+];
+
+/** Parts what is for this module from what is for the model. */
+function split(options = {}, inherited = {}) {
+  const settings = { ...DEFAULTS, ...inherited };
+  const request = {};
+  for (const [name, value] of Object.entries(options)) {
+    if (value === undefined) continue;
+    if (CLIENT_OPTIONS.includes(name)) settings[name] = value;
+    else request[name] = value;
+  }
+  if (!["auto", "ws", "sse", "eventsource"].includes(settings.transport)) {
+    throw new TokenwireError(`The transport '${settings.transport}' is not known; expected "auto", "ws", "sse" or "eventsource".`, { code: "invalid_value", param: "transport" });
+  }
+  settings.baseUrl = String(settings.baseUrl ?? defaultBaseUrl()).replace(/\/+$/, "").replace(/\/v1$/, "");
+  settings.WebSocket ??= globalThis.WebSocket;
+  settings.EventSource ??= globalThis.EventSource;
+  // Called as a bare function: browsers refuse fetch with another `this`.
+  const fetcher = settings.fetch ?? globalThis.fetch;
+  settings.fetch = (url, init) => fetcher(url, init);
+  if (request.messages !== undefined) {
+    request.input = request.messages.map(itemOf);
+    delete request.messages;
+  }
+  delete request.stream;
+  return [settings, request];
+}
+
+/** Asks, and reads the answer. */
+export function stream(options) {
+  const [settings, request] = split(options);
+  if (request.input === undefined && request.prompt === undefined && request.previous_response_id === undefined) {
+    throw new TokenwireError("There is nothing to ask: give `input` or `messages`.", { code: "missing_required_parameter", param: "input" });
+  }
+  return new TokenStream(settings, { request });
+}
+
+/** Reads a stream that was started elsewhere, from after the event `after` on, or from its beginning. */
+export function attach(id, { after = null, ...options } = {}) {
+  if (typeof id !== "string" || !/^resp_[A-Za-z0-9_-]+$/.test(id)) {
+    throw new TokenwireError(`'${id}' is not the id of a stream; expected resp_….`, { code: "invalid_value", param: "id" });
+  }
+  const [settings] = split(options);
+  return new TokenStream(settings, { request: null, id, after });
+}
+
+/** One WebSocket for many streams. */
+export function connect(options) {
+  const [settings] = split(options);
+  return new TokenwireSocket({ ...settings, transport: "ws" });
+}

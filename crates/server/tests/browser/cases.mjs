@@ -1,0 +1,64 @@
+// What the client module must do wherever it runs. Each case gets the module and a world: a gateway's address behind some road,
+// and the classes that Node lacks. Both the Node and the Chromium tests run these.
+
+const counted = (tokens) => Array.from({ length: tokens }, (_, number) => ` t${number}`).join('');
+
+/** Reads to the end by iteration and by listeners at once, and gives what each saw. */
+export async function read(tokenwire, options) {
+  const stream = tokenwire.stream(options);
+  let heard = '';
+  const states = [];
+  stream.on('delta', (text) => { heard += text; });
+  stream.on('reset', () => { heard = stream.text; });
+  stream.on('status', ({ state, transport, error }) => states.push({ state, transport, code: error?.code ?? null }));
+  const numbers = [];
+  let iterated = '';
+  for await (const event of stream) {
+    numbers.push(event.sequence_number);
+    if (event.type === 'response.output_text.delta') iterated += event.delta;
+  }
+  const response = await stream.response;
+  return {
+    id: stream.id, heard, iterated, text: stream.text, numbers, states, response,
+    reconnects: stream.reconnects, transport: stream.transport, last: stream.lastSequence,
+  };
+}
+
+export async function wholeAndOnce(tokenwire, { tokens, ...options }) {
+  const seen = await read(tokenwire, options);
+  const expected = counted(tokens);
+  const wrong = [];
+  for (const way of ['heard', 'iterated', 'text']) if (seen[way] !== expected) wrong.push(`${way}: ${seen[way].slice(0, 200)}`);
+  const final = seen.response.output.flatMap((item) => item.content).map((part) => part.text).join('');
+  if (final !== expected) wrong.push(`final: ${final.slice(0, 200)}`);
+  if (seen.numbers.some((number, at) => number !== at)) wrong.push(`numbers: ${seen.numbers.join(' ').slice(0, 400)}`);
+  if (seen.response.status !== 'completed') wrong.push(`status: ${seen.response.status}`);
+  return { wrong, reconnects: seen.reconnects, transport: seen.transport, states: seen.states, id: seen.id };
+}
+
+/** Several streams on one socket. */
+export async function lanes(tokenwire, { inputs, tokens, model, ...options }) {
+  const socket = tokenwire.connect(options);
+  const streams = inputs.map((input) => socket.stream({ model, input }));
+  const texts = await Promise.all(streams.map((stream) => stream.finalText));
+  const reconnects = streams.map((stream) => stream.reconnects);
+  const left = socket.lanes;
+  socket.close();
+  return { whole: texts.every((text, at) => text === counted(tokens[at])), texts: texts.map((text) => text.slice(0, 60)), reconnects, left };
+}
+
+/** Starts, gives up after some tokens, and says how that was told. */
+export async function abortAfter(tokenwire, { tokens, ...options }) {
+  const controller = new AbortController();
+  const stream = tokenwire.stream({ ...options, signal: controller.signal });
+  let seen = 0;
+  stream.on('delta', () => { if ((seen += 1) === tokens) controller.abort(); });
+  const error = await stream.response.then(() => null, (error) => error);
+  return { name: error?.name ?? null, state: stream.state, seen };
+}
+
+export async function failure(tokenwire, options) {
+  const stream = tokenwire.stream(options);
+  const error = await stream.response.then(() => null, (error) => error);
+  return error && { name: error.name, code: error.code, status: error.status, retryable: error.retryable, message: error.message, explanation: error.explanation, text: stream.text };
+}

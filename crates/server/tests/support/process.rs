@@ -1,0 +1,78 @@
+//! The real binary, as a process.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
+
+/// A gateway that runs as a process of its own, and is killed when it is dropped.
+pub(crate) struct Process {
+    child: Child,
+    pub(crate) address: SocketAddr,
+    stdout: Option<JoinHandle<String>>,
+    stderr: Option<JoinHandle<String>>,
+}
+
+impl Process {
+    /// Starts it with this configuration file and environment, on a free port.
+    pub(crate) fn start(config: &str, environment: &[(&str, &str)]) -> Self {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("tokenwire.yaml");
+        std::fs::write(&path, config).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tokenwire"));
+        command.args(["--port", "0", "--config"]).arg(&path).current_dir(folder.path());
+        for name in ["OPENAI_API_KEY", "OPENAI_BASE_URL", "RUST_LOG"] {
+            command.env_remove(name);
+        }
+        command.envs(environment.iter().copied()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stderr = child.stderr.take().unwrap();
+        let stderr = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            let _ = stderr.read_to_end(&mut all);
+            String::from_utf8_lossy(&all).into_owned()
+        });
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut banner = String::new();
+        let address = loop {
+            let mut line = String::new();
+            if stdout.read_line(&mut line).unwrap() == 0 {
+                panic!("the gateway said no address in {banner:?}, and on stderr {:?}", stderr.join());
+            }
+            banner.push_str(&line);
+            if let Some(address) = address_in(&line) {
+                break address;
+            }
+        };
+        let stdout = std::thread::spawn(move || {
+            let _ = stdout.read_to_string(&mut banner);
+            banner
+        });
+        Self { child, address, stdout: Some(stdout), stderr: Some(stderr) }
+    }
+
+    pub(crate) fn terminate(&self) {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+
+    /// Waits for its end: whether it ended well, and all that it wrote.
+    pub(crate) fn output(mut self) -> (bool, String) {
+        let status = self.child.wait().unwrap();
+        let stdout = self.stdout.take().unwrap().join().unwrap();
+        let stderr = self.stderr.take().unwrap().join().unwrap();
+        (status.success(), stdout + &stderr)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The address in the banner's first line.
+fn address_in(line: &str) -> Option<SocketAddr> {
+    line.trim_end().split_once(" listens on ")?.1.parse().ok()
+}
