@@ -24,6 +24,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// A request's head must be there within this time.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A connection that is closed with something unread stays this long, so that the peer can read the answer before a reset
+/// overtakes it. A WebSocket's peer waits as long for the end of a socket that was closed in order.
+const LINGER: Duration = Duration::from_millis(300);
+
 /// Why the gateway does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -161,6 +165,7 @@ fn server(shared: &Shared, listener: std::net::TcpListener) -> Result<Server, Se
     .h1_allow_half_closed(false)
     .keep_alive(KEEP_ALIVE)
     .client_request_timeout(HEAD_TIMEOUT)
+    .client_disconnect_timeout(LINGER)
     .shutdown_timeout(config.server.shutdown_timeout.as_secs().max(1))
     .disable_signals()
     .on_connect(move |connection, _| {

@@ -10,7 +10,11 @@ use tokenwire_simulator::Simulator;
 
 /// The same request to the upstream itself.
 async fn direct(simulator: &Simulator, body: &Value) -> Answer {
-    Request::new(simulator.addr(), "POST", "/v1/chat/completions").header("content-type", "application/json").body(body.to_string()).answer().await
+    Request::new(simulator.addr(), "POST", "/v1/chat/completions")
+        .header("content-type", "application/json")
+        .body(body.to_string())
+        .answer()
+        .await
 }
 
 fn weather() -> Value {
@@ -33,7 +37,10 @@ fn shapes() -> Vec<(&'static str, Value)> {
     vec![
         ("text", chat("tokens=20 seed=1")),
         ("an answer for people", with(chat("seed=1"), json!({}))),
-        ("escapes and other scripts", with(chat(""), json!({"seed": 1, "messages": [{"role": "user", "content": "\u{1f600} \" \\ \n \u{0} é"}]}))),
+        (
+            "escapes and other scripts",
+            with(chat(""), json!({"seed": 1, "messages": [{"role": "user", "content": "\u{1f600} \" \\ \n \u{0} é"}]})),
+        ),
         ("no tokens", chat("tokens=0 seed=1")),
         ("a tool call", with(chat("seed=1"), json!({"tools": weather()}))),
         ("parallel tool calls", with(chat("seed=1 calls=3"), json!({"tools": weather()}))),
@@ -130,7 +137,8 @@ async fn what_the_gateway_does_not_know_goes_up_unchanged() {
         r#" {"x_vendor" : {"deep":[1,2.50,{"k":null}], "n": 1.000000000000000000000000010}, "model":"simulator","#,
         r#""messages":[{"role":"user","content":"\u00e9[[tokens=1]]","x_cache":true}],"temperature":0.70,"stream":true } "#
     );
-    let answer = Request::new(world.address, "POST", "/v1/chat/completions").header("content-type", "application/json").body(body).answer().await;
+    let answer =
+        Request::new(world.address, "POST", "/v1/chat/completions").header("content-type", "application/json").body(body).answer().await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     let seen = world.last_request();
     assert_eq!(seen.path, "/v1/chat/completions");
@@ -156,12 +164,17 @@ async fn a_configured_name_is_translated_and_a_missing_one_filled_in() {
         config.default_model = Some("fast".to_owned());
         config.upstreams[0].models = Models::Renamed([("fast".to_owned(), "simulator".to_owned())].into());
     });
-    for body in [r#"{"model":"fast","messages":[{"role":"user","content":"[[tokens=1]]"}]}"#, r#"{"messages":[{"role":"user","content":"[[tokens=1]]"}]}"#]
-    {
+    for body in [
+        r#"{"model":"fast","messages":[{"role":"user","content":"[[tokens=1]]"}]}"#,
+        r#"{"messages":[{"role":"user","content":"[[tokens=1]]"}]}"#,
+    ] {
         assert_eq!(goes_up(&world, "/v1/chat/completions", body).await["model"], "simulator");
     }
     let models = world.get("/v1/models").answer().await.json();
-    assert_eq!(models["data"].as_array().map(|models| models.iter().map(|model| model["id"].clone()).collect::<Vec<_>>()), Some(vec![json!("fast")]));
+    assert_eq!(
+        models["data"].as_array().map(|models| models.iter().map(|model| model["id"].clone()).collect::<Vec<_>>()),
+        Some(vec![json!("fast")])
+    );
     assert_eq!(world.get("/v1/models/fast").answer().await.json()["id"], "fast");
     let missing = world.post("/v1/chat/completions", &with(chat("tokens=1"), json!({"model": "simulator"}))).answer().await;
     assert_eq!((missing.status, missing.json()["error"]["code"].as_str()), (404, Some("model_not_found")));

@@ -118,7 +118,9 @@ async fn eventsource_framing_to_the_byte() {
             "response.completed",
         ]
     );
-    assert!(answer.id().strip_prefix("resp_").is_some_and(|random| random.len() >= 22 && random.bytes().all(|b| b.is_ascii_alphanumeric())));
+    assert!(
+        answer.id().strip_prefix("resp_").is_some_and(|random| random.len() >= 22 && random.bytes().all(|b| b.is_ascii_alphanumeric()))
+    );
 }
 
 #[tokio::test]
@@ -144,8 +146,7 @@ async fn chat_in_eventsource_framing_carries_the_records_last_number_and_the_ter
     assert_eq!(events.last().map(|event| event.data.as_str()), Some("[DONE]"));
     assert_eq!(events.last().unwrap().number(), full.last().unwrap().number());
     let deltas: Vec<u64> = full.iter().filter(|event| event.kind().ends_with("text.delta")).map(support::Event::number).collect();
-    let contents: Vec<u64> =
-        events.iter().filter(|event| event.data.contains(r#""content":" t"#)).map(support::Event::number).collect();
+    let contents: Vec<u64> = events.iter().filter(|event| event.data.contains(r#""content":" t"#)).map(support::Event::number).collect();
     assert_eq!(contents, deltas);
 }
 
@@ -156,7 +157,8 @@ async fn text_is_the_bare_answer() {
         let answer = Text.request(&world, steering).answer().await;
         assert_eq!((answer.text().as_str(), answer.end), (expected, End::Whole), "{steering}");
     }
-    let answer = world.get(&format!("/v1/streams?input={}", encode("[[tokens=2 text=count]]"))).header("accept", "text/plain").answer().await;
+    let answer =
+        world.get(&format!("/v1/streams?input={}", encode("[[tokens=2 text=count]]"))).header("accept", "text/plain").answer().await;
     assert_eq!(answer.text(), " t0 t1");
 }
 
@@ -387,7 +389,8 @@ fn check_ending(steering: &str, reading: Reading, answer: &Answer, ending: &Endi
         return;
     }
     let terminal = events.iter().rfind(|event| event.data != "[DONE]").unwrap().json();
-    let terminals = events.iter().filter(|event| ["response.completed", "response.incomplete", "response.failed"].contains(&&*event.kind()));
+    let terminals =
+        events.iter().filter(|event| ["response.completed", "response.incomplete", "response.failed"].contains(&&*event.kind()));
     assert_eq!(terminals.count(), 1, "{context}");
     let kind = match ending {
         Completed => "response.completed",

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use actix_web::Error;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::hub::Hub;
 
@@ -32,12 +32,11 @@ impl MessageBody for SocketBody {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
         let this = &mut *self;
-        let mut out = BytesMut::new();
         if let Some(hub) = &this.hub {
-            hub.borrow_mut().poll_frames(cx, &mut out);
-        }
-        if !out.is_empty() {
-            return Poll::Ready(Some(Ok(out.freeze())));
+            let frames = hub.borrow_mut().poll_frames(cx);
+            if !frames.is_empty() {
+                return Poll::Ready(Some(Ok(frames)));
+            }
         }
         match Pin::new(&mut this.control).poll_next(cx) {
             Poll::Ready(None) => {

@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{Engine, Registry, Resumption, StartRequest};
 use tokenwire_core::error::{ApiError, ErrorCode};
@@ -281,33 +281,31 @@ impl Hub {
     }
 
     /// Everything that is ready to be sent, as frames.
-    pub(crate) fn poll_frames(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) {
+    pub(crate) fn poll_frames(&mut self, cx: &mut Context<'_>) -> Bytes {
         if !self.body.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.body = Some(cx.waker().clone());
         }
-        // A lane that ends may start the next create, whose first event is ready at once.
+        let mut out = Frames::default();
         loop {
-            self.take_replies(out);
-            let over = self.poll_readers(cx, out);
-            if over.is_empty() || out.len() >= POLL_BYTES {
-                over.into_iter().for_each(|lane| self.free(lane));
-                self.take_replies(out);
-                return;
+            out.push(self.replies.split().freeze());
+            let over = self.poll_readers(cx, &mut out);
+            let full = out.len() >= POLL_BYTES;
+            if full {
+                // There may be more: the body asks again as soon as this much is written.
+                cx.waker().wake_by_ref();
             }
+            let more = !over.is_empty();
             over.into_iter().for_each(|lane| self.free(lane));
-        }
-    }
-
-    fn take_replies(&mut self, out: &mut BytesMut) {
-        if out.is_empty() {
-            *out = self.replies.split();
-        } else {
-            out.unsplit(self.replies.split());
+            // A lane that ended may have started the next create, whose first event is ready at once.
+            if full || !more {
+                out.push(self.replies.split().freeze());
+                return out.into_bytes();
+            }
         }
     }
 
     /// Gives the lanes of the readers that came to their end.
-    fn poll_readers(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Vec<Option<LaneKey>> {
+    fn poll_readers(&mut self, cx: &mut Context<'_>, out: &mut Frames) -> Vec<Option<LaneKey>> {
         let mut over = Vec::new();
         let mut left = self.readers.len();
         while left > 0 && out.len() < POLL_BYTES {
@@ -318,12 +316,7 @@ impl Hub {
             let Some(reader) = self.readers.get_mut(self.turn) else { break };
             match reader.subscription.poll_next(cx) {
                 Poll::Ready(Some(Ok(bytes))) => {
-                    if out.is_empty() {
-                        // The usual case, one reader with one event: its bytes go on as they are.
-                        *out = bytes.try_into_mut().unwrap_or_else(|bytes| BytesMut::from(&bytes[..]));
-                    } else {
-                        out.extend_from_slice(&bytes);
-                    }
+                    out.push(bytes);
                     // It stays in its place and is asked again: only Pending registers its waker.
                     left += 1;
                 }
@@ -332,17 +325,46 @@ impl Hub {
                     let gone = ApiError::new(ErrorCode::PositionGone, format!("The stream cannot be read any further: {error}."));
                     let reply = message::command_error(Some(id.as_str()), &gone);
                     over.push(self.readers.remove(self.turn).lane);
-                    put_text(&reply, None, out);
+                    let mut framed = BytesMut::new();
+                    put_text(&reply, None, &mut framed);
+                    out.push(framed.freeze());
                 }
                 Poll::Ready(None) => over.push(self.readers.remove(self.turn).lane),
                 Poll::Pending => self.turn += 1,
             }
         }
-        if out.len() >= POLL_BYTES {
-            // There may be more: the body asks again as soon as this much is written.
-            cx.waker().wake_by_ref();
-        }
         over
+    }
+}
+
+/// Frames on their way out. One piece, which is the usual case, goes on as it is.
+#[derive(Default)]
+struct Frames {
+    first: Bytes,
+    more: BytesMut,
+}
+
+impl Frames {
+    fn len(&self) -> usize {
+        self.first.len() + self.more.len()
+    }
+
+    fn push(&mut self, bytes: Bytes) {
+        if self.first.is_empty() {
+            self.first = bytes;
+        } else {
+            self.more.extend_from_slice(&bytes);
+        }
+    }
+
+    fn into_bytes(self) -> Bytes {
+        if self.more.is_empty() {
+            return self.first;
+        }
+        let mut all = BytesMut::with_capacity(self.len());
+        all.extend_from_slice(&self.first);
+        all.extend_from_slice(&self.more);
+        all.freeze()
     }
 }
 

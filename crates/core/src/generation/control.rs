@@ -37,6 +37,11 @@ impl Control {
         self.driver.wake();
     }
 
+    /// Whether there are readers that may want the same bytes.
+    pub(super) fn has_several_readers(&self) -> bool {
+        self.readers.load(Ordering::Relaxed) > 1
+    }
+
     /// Asks to be woken when anything changes. To be called before looking.
     pub(super) fn watch(&self, cx: &Context<'_>) {
         self.driver.register(cx.waker());
@@ -72,8 +77,10 @@ impl Attachment {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        if self.0.control.readers.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.control.driver.wake();
+        match self.0.control.readers.fetch_sub(1, Ordering::AcqRel) {
+            1 => self.0.control.driver.wake(),
+            2 => self.0.shared.clear(),
+            _ => {}
         }
     }
 }

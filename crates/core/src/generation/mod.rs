@@ -12,6 +12,7 @@
 mod control;
 mod driver;
 mod opening;
+mod shared;
 mod subscription;
 mod writer;
 
@@ -37,6 +38,7 @@ use crate::log::{LogReader, ReadError, Tail, TokenLog};
 use crate::record::{Content, RecordBatch};
 use crate::snapshot::{Meta, Snapshot, Status};
 use control::Control;
+use shared::Shared;
 
 /// Unix time in seconds.
 pub(crate) fn unix_now() -> u64 {
@@ -52,6 +54,7 @@ pub struct Generation {
     control: Control,
     opening: Opening,
     ended: Notify,
+    shared: Shared,
     conversation: Conversation,
 }
 
@@ -89,6 +92,7 @@ impl Generation {
             control,
             opening: Opening::default(),
             ended: Notify::new(),
+            shared: Shared::default(),
             conversation,
         })
     }
@@ -253,6 +257,10 @@ impl Generation {
 
     pub(crate) fn add_template(&self, known: KnownTemplate) {
         self.templates.write().push(Arc::new(known));
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     pub(crate) fn control(&self) -> &Control {

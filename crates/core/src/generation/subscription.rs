@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use bytes::{Bytes, BytesMut};
 
 use super::control::Attachment;
+use super::shared::{Piece, Shape};
 use super::{Generation, READ_BYTES};
 use crate::dialect::{Dialect, Framing, Rendered, Renderer};
 use crate::id::Seq;
@@ -128,9 +129,9 @@ impl Subscription {
                     Poll::Ready(Ok(_)) => {}
                 }
             }
-            self.render();
-            if !self.out.is_empty() {
-                return Poll::Ready(Some(Ok(self.out.split().freeze())));
+            let bytes = self.render();
+            if !bytes.is_empty() {
+                return Poll::Ready(Some(Ok(bytes)));
             }
         }
     }
@@ -139,19 +140,53 @@ impl Subscription {
         self.out.capacity() > 4096
     }
 
-    fn render(&mut self) {
-        let generation = self.attachment.generation();
+    /// The records that were read, as frames: taken from another reader who stood here before, or encoded.
+    fn render(&mut self) -> Bytes {
+        let generation = self.attachment.generation().clone();
+        let Some(first) = self.batch.get(self.index).map(|record| record.first_seq) else { return Bytes::new() };
+        let shape = self.shape().filter(|_| self.from <= first);
+        if let Some(piece) = shape.and_then(|shape| generation.shared().get(shape, first)) {
+            while self.batch.get(self.index).is_some_and(|record| record.first_seq < piece.next) {
+                self.index += 1;
+            }
+            self.note(piece.rendered);
+            return piece.bytes;
+        }
+        let mut next = first;
+        let mut rendered = Rendered::Open;
         while let Some(record) = self.batch.get(self.index) {
             self.index += 1;
-            match self.renderer.render(generation, record, self.from, &mut self.out) {
-                Ok(Rendered::Open) => {}
-                Ok(Rendered::Ended) => self.end = EndOfStream::Reached,
-                Ok(Rendered::BrokenOff) => self.failed = Some(SubscriptionError::BrokenOff),
-                Err(_) => self.failed = Some(SubscriptionError::Corrupt),
+            next = Seq(record.first_seq.0 + record.events);
+            match self.renderer.render(&generation, record, self.from, &mut self.out) {
+                Ok(outcome) => rendered = outcome,
+                Err(_) => {
+                    self.failed = Some(SubscriptionError::Corrupt);
+                    return self.out.split().freeze();
+                }
             }
-            if self.out.len() >= POLL_BYTES || self.failed.is_some() || self.end == EndOfStream::Reached {
+            if self.out.len() >= POLL_BYTES || rendered != Rendered::Open {
                 break;
             }
+        }
+        self.note(rendered);
+        let bytes = self.out.split().freeze();
+        if let Some(shape) = shape {
+            generation.shared().put(Piece { shape, first, next, bytes: bytes.clone(), rendered });
+        }
+        bytes
+    }
+
+    /// Under which name its bytes are shared, if there is somebody to share with.
+    fn shape(&self) -> Option<Shape> {
+        let several = self.attachment.generation().control().has_several_readers();
+        self.renderer.share_key().filter(|_| several).map(|framing| (self.renderer.dialect(), framing))
+    }
+
+    fn note(&mut self, rendered: Rendered) {
+        match rendered {
+            Rendered::Open => {}
+            Rendered::Ended => self.end = EndOfStream::Reached,
+            Rendered::BrokenOff => self.failed = Some(SubscriptionError::BrokenOff),
         }
     }
 }

@@ -7,6 +7,7 @@ mod health;
 mod inbound;
 mod models;
 mod outbound;
+mod page;
 mod responses;
 mod routes;
 mod sockets;

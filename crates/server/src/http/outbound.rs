@@ -7,6 +7,9 @@ use tokenwire_core::error::{ApiError, ErrorCode};
 use tokenwire_core::generation::Generation;
 use tokenwire_core::upstream::{OpenError, Refusal, UpstreamHead};
 
+/// Seconds after which to come back where nobody knows better.
+const DEFAULT_RETRY_AFTER: u64 = 1;
+
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// An [`ApiError`] on its way out of a handler.
@@ -40,8 +43,14 @@ pub(crate) fn error_response(error: &ApiError) -> HttpResponse {
     let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = HttpResponse::build(status);
     response.content_type("application/json").insert_header((X_SHOULD_RETRY, should_retry(error)));
-    if let Some(after) = error.retry_after {
-        response.insert_header((header::RETRY_AFTER, after.as_secs().max(1)));
+    match error.retry_after {
+        Some(after) => {
+            response.insert_header((header::RETRY_AFTER, after.as_secs().max(1)));
+        }
+        None if matches!(error.status, 429 | 503) => {
+            response.insert_header((header::RETRY_AFTER, DEFAULT_RETRY_AFTER));
+        }
+        None => {}
     }
     response.body(error.body())
 }
@@ -71,6 +80,10 @@ fn refusal_response(refusal: &Refusal) -> HttpResponse {
     }
     let mut response = HttpResponse::build(StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_GATEWAY));
     response.content_type(refusal.content_type.as_deref().unwrap_or("application/json")).insert_header((X_SHOULD_RETRY, "false"));
+    if matches!(refusal.status, 429 | 503) {
+        // Where the upstream does not say when to come back, somebody has to; what it says itself overwrites this.
+        response.insert_header((header::RETRY_AFTER, DEFAULT_RETRY_AFTER));
+    }
     let mut response = response.body(refusal.body.clone());
     add_headers(response.headers_mut(), &refusal.headers);
     response

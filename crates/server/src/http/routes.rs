@@ -5,7 +5,7 @@ use actix_web::{HttpRequest, HttpResponse, Resource, web};
 use tokenwire_core::error::{ApiError, ErrorCode};
 
 use super::outbound::error_response;
-use super::{chat, health, models, responses, sockets, streams};
+use super::{chat, health, models, page, responses, sockets, streams};
 
 /// Registers every route.
 pub fn configure(app: &mut web::ServiceConfig) {
@@ -29,11 +29,12 @@ pub fn configure(app: &mut web::ServiceConfig) {
         .service(resource("/v1/models/{id:.+}", "GET").route(web::get().to(models::retrieve)))
         .service(resource("/healthz", "GET").route(web::get().to(health::alive)))
         .service(resource("/readyz", "GET").route(web::get().to(health::ready)))
+        .configure(page::configure)
         .default_service(web::to(unknown));
 }
 
 /// A resource that says which methods it has when it is asked with another.
-fn resource(path: &'static str, methods: &'static str) -> Resource {
+pub(super) fn resource(path: &'static str, methods: &'static str) -> Resource {
     web::resource(path).default_service(web::to(move |request: HttpRequest| async move {
         let method = request.method();
         let error =

@@ -76,6 +76,11 @@ impl Gateway {
         Socket::connect(self.address, "/v1/ws").await
     }
 
+    /// Waits until no generation runs.
+    pub(crate) async fn idle(&self) {
+        super::eventually("the end of all generations", async || self.get("/readyz").answer().await.json()["open_streams"] == 0).await;
+    }
+
     /// The response object now.
     pub(crate) async fn object(&self, id: &str) -> Value {
         let answer = self.get(&format!("/v1/responses/{id}")).answer().await;

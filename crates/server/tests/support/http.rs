@@ -243,8 +243,10 @@ impl Head {
     fn parse(text: &str) -> Self {
         let mut lines = text.trim_end().split("\r\n");
         let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-        let headers: Vec<(String, String)> =
-            lines.map(|line| line.split_once(": ").unwrap_or((line, ""))).map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let headers: Vec<(String, String)> = lines
+            .map(|line| line.split_once(": ").unwrap_or((line, "")))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
         let framing = match (header(&headers, "content-length"), header(&headers, "transfer-encoding")) {
             (_, Some("chunked")) => Framing::Chunked,
             (Some(length), _) => Framing::Length(length.parse().unwrap()),

@@ -2,9 +2,10 @@
 //!
 //! Nothing here sleeps to wait for something: every wait is for bytes, for a count of the simulator's, or for a close, and is given up
 //! after [`PATIENCE`], which nothing comes near while all is well.
-#![allow(dead_code, reason = "each test file uses its part of it")]
+#![allow(dead_code, unused_imports, reason = "each test file uses its part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says why and ends")]
 
+pub(crate) mod backlog;
 pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod playback;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+pub(crate) use backlog::FullBacklog;
 pub(crate) use gateway::{Gateway, World, over, start};
 pub(crate) use http::{Answer, End, Exchange, Request};
 pub(crate) use playback::Playback;
@@ -31,6 +33,16 @@ pub(crate) async fn patiently<F: Future>(what: &str, future: F) -> F::Output {
         Ok(output) => output,
         Err(_) => panic!("waited in vain for {what}"),
     }
+}
+
+/// Asks again until it is so; for what can only be looked at, as the kernel's tables.
+pub(crate) async fn eventually(what: &str, mut look: impl AsyncFnMut() -> bool) {
+    patiently(what, async {
+        while !look().await {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 /// A chat request whose last message steers the simulator.

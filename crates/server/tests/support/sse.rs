@@ -54,9 +54,5 @@ impl Event {
 
 /// The `output_text` of events in the responses dialect.
 pub(crate) fn output_text<'a>(events: impl IntoIterator<Item = &'a Value>) -> String {
-    events
-        .into_iter()
-        .filter(|event| event["type"] == "response.output_text.delta")
-        .filter_map(|event| event["delta"].as_str())
-        .collect()
+    events.into_iter().filter(|event| event["type"] == "response.output_text.delta").filter_map(|event| event["delta"].as_str()).collect()
 }

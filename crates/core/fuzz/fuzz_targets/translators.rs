@@ -1,0 +1,54 @@
+//! Whatever a body holds, the translators neither panic nor leave a gap in the numbers, and one terminal record ends it.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use tokenwire_core::decode::{Flow, SseDecoder, SseEvent};
+use tokenwire_core::id::{GenerationId, Seq};
+use tokenwire_core::translate::{BodyEnd, ChatTranslator, Progress, ResponsesTranslator, Scribe};
+
+fn check(scribe: &Scribe) {
+    let mut next = Seq(0);
+    for record in scribe.batch().iter() {
+        assert_eq!(record.first_seq, next);
+        assert!(record.events > 0, "a record without an event");
+        next = Seq(next.0 + record.events);
+    }
+    assert_eq!(scribe.next_seq(), next, "events that are in no record");
+}
+
+fuzz_target!(|input: (u8, bool, &[u8])| {
+    let (n, responses, body) = input;
+    let mut scribe = Scribe::new();
+    let mut chat = ChatTranslator::new(u32::from(n % 4));
+    let mut relay = ResponsesTranslator::new(&GenerationId::random(), None);
+    let mut ending = None;
+    let mut sink = |event: SseEvent<'_>| {
+        let progress = match event {
+            SseEvent::Data { data, terminated, .. } if responses => relay.payload(data, terminated, &mut scribe).progress,
+            SseEvent::Data { name, data, terminated } => chat.payload(name, data, terminated, &mut scribe).progress,
+            SseEvent::ErrorField(value) => Progress::Over(chat.error_field(value)),
+        };
+        match progress {
+            Progress::Over(over) => {
+                ending = Some(over);
+                Flow::Stop
+            }
+            Progress::Open | Progress::Finished => Flow::Continue,
+        }
+    };
+    let mut decoder = SseDecoder::new(1 << 20);
+    let flow = decoder.push(body, &mut sink);
+    if flow == Ok(Flow::Continue) {
+        let _ = decoder.finish(&mut sink);
+    }
+    let before = scribe.batch().len();
+    if responses {
+        let ending = ending.unwrap_or_else(|| relay.body_ended(BodyEnd::Clean));
+        relay.end(ending, 0, &mut scribe);
+    } else {
+        let ending = ending.unwrap_or_else(|| chat.body_ended(BodyEnd::Clean));
+        chat.end(ending, 0, &mut scribe);
+    }
+    assert_eq!(scribe.batch().len(), before + 1, "the end is one record");
+    check(&scribe);
+});

@@ -1,0 +1,185 @@
+/** What was asked and answered, and the stream that is being read. */
+import { attach, stream } from "/tokenwire.js";
+import { recall } from "./past.js";
+import { Turn } from "./turn.js";
+
+export class Conversation extends EventTarget {
+  #list;
+  #settings;
+  #turns = [];
+  #stream = null;
+  /** Changes when the conversation is replaced, so that what still comes from the old one is not shown. */
+  #generation = 0;
+
+  /** `settings`: gives the model and the transport to use. */
+  constructor(list, settings) {
+    super();
+    this.#list = list;
+    this.#settings = settings;
+  }
+
+  get stream() { return this.#stream; }
+  get isRunning() { return this.#stream !== null; }
+  get isEmpty() { return this.#turns.length === 0; }
+
+  #tell(type, detail = null) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+
+  #add(question) {
+    const turn = new Turn(question, { again: (turn) => this.#again(turn) });
+    this.#turns.push(turn);
+    this.#list.append(turn.node);
+    this.#tell("change");
+    return turn;
+  }
+
+  ask(question) {
+    if (this.isRunning) return;
+    const before = this.#turns.at(-1) ?? null;
+    const turn = this.#add(question);
+    this.#start(turn, before);
+  }
+
+  /** Only the last question can be asked again: the later ones build upon its answer. */
+  #again(turn) {
+    if (this.isRunning || turn !== this.#turns.at(-1)) return;
+    turn.restart();
+    this.#start(turn, this.#turns.at(-2) ?? null);
+  }
+
+  #start(turn, before) {
+    const { model, transport } = this.#settings();
+    const question = { input: turn.question };
+    if (before !== null) Object.assign(question, this.#context(turn, before));
+    let answer;
+    try {
+      answer = stream({ transport, ...(model ? { model } : {}), ...question });
+    } catch (error) {
+      turn.fail(error, null);
+      return;
+    }
+    this.#read(turn, answer, { asked: true });
+  }
+
+  /** The gateway remembers what led to a whole answer; what was stopped or failed is told to it again. */
+  #context(turn, before) {
+    const whole = before.id !== null && ["completed", "incomplete"].includes(before.status);
+    if (whole) return { previous_response_id: before.id };
+    const said = this.#turns.slice(0, this.#turns.indexOf(turn)).flatMap(({ question, text }) => [
+      { role: "user", content: question },
+      ...(text ? [{ role: "assistant", content: text }] : []),
+    ]);
+    return { input: [...said, { role: "user", content: turn.question }] };
+  }
+
+  #read(turn, answer, { asked }) {
+    const generation = this.#generation;
+    const isCurrent = () => generation === this.#generation;
+    this.#stream = answer;
+    turn.node.querySelector(".answer").setAttribute("aria-busy", "true");
+    this.#tell("begin", { stream: answer, asked });
+    answer.started.then((id) => { if (isCurrent()) this.#tell("named", id); }, () => {});
+    answer.on("event", () => { if (isCurrent()) turn.show(answer.text, answer.reasoning); });
+    answer.on("status", ({ state }) => {
+      if (!isCurrent()) return;
+      if (state === "waiting") turn.note("The connection was lost. Coming back …");
+      else if (state === "offline") turn.note("You are offline. The answer goes on when you are back.");
+      else if (state === "streaming") turn.note(null);
+      this.#tell("status", state);
+    });
+    answer.response.then(
+      (response) => {
+        if (!isCurrent()) return;
+        turn.show(answer.text, answer.reasoning);
+        turn.previous = response.previous_response_id;
+        turn.end(response.status, answer.id, remarkOn(response));
+        this.#over(turn, response.status);
+      },
+      (error) => {
+        if (!isCurrent()) return;
+        turn.show(answer.text, answer.reasoning);
+        turn.fail(error, this.#wayOn(turn, answer, error));
+        this.#over(turn, "failed", error);
+      },
+    );
+  }
+
+  /** What "Try again" does: come back to an answer that may still run, or ask anew. */
+  #wayOn(turn, answer, error) {
+    const isLost = ["connection_lost", "unreachable", "stalled", "websocket_unavailable"].includes(error.code);
+    if (isLost && answer.id !== null) {
+      return () => {
+        turn.restart();
+        this.#read(turn, attach(answer.id, { transport: this.#settings().transport }), { asked: false });
+      };
+    }
+    return turn.question === "" ? null : () => this.#again(turn);
+  }
+
+  #over(turn, status, error = null) {
+    this.#stream = null;
+    turn.node.querySelector(".answer").setAttribute("aria-busy", "false");
+    this.#tell("end", { status, text: turn.text, error });
+  }
+
+  /** Stops the answer at its upstream; what came of it stays. */
+  stop() {
+    const answer = this.#stream;
+    if (!answer) return;
+    answer.stopped = true;
+    if (answer.id === null && answer.lastSequence < 0) {
+      // Nothing came yet, not even a name: there is nothing to wait for.
+      this.#generation += 1;
+      const turn = this.#turns.at(-1);
+      answer.cancel().catch(() => {});
+      turn.end("cancelled", null, "Stopped before it began.");
+      this.#over(turn, "cancelled");
+      return;
+    }
+    answer.cancel().catch(() => {});
+  }
+
+  /** Shows the conversation that led to this answer, and reads on in it if it still runs. */
+  async open(id) {
+    this.clear();
+    const generation = this.#generation;
+    let past;
+    try {
+      past = await recall(id);
+    } catch (error) {
+      if (generation !== this.#generation) return;
+      const turn = this.#add("");
+      turn.fail(error, error.retryable ? () => this.open(id) : null);
+      this.#tell("end", { status: "failed", text: "", error });
+      return;
+    }
+    if (generation !== this.#generation) return;
+    for (const { question, answer } of past.turns) {
+      const turn = this.#add(question);
+      turn.show(answer ?? "");
+      turn.end("told", null);
+    }
+    const turn = this.#add(past.question);
+    this.#tell("recalled", past.response.model);
+    this.#read(turn, attach(id, { transport: this.#settings().transport }), { asked: false });
+  }
+
+  /** Begins anew. An answer that runs is left to run: its link still leads to it. */
+  clear() {
+    this.#generation += 1;
+    this.#stream?.close();
+    this.#stream = null;
+    this.#turns = [];
+    this.#list.replaceChildren();
+    this.#tell("change");
+  }
+}
+
+function remarkOn(response) {
+  if (response.status === "cancelled") return "Stopped.";
+  const reason = response.incomplete_details?.reason;
+  if (reason === "max_output_tokens") return "The answer reached the most tokens that it may have.";
+  if (reason === "content_filter") return "The model's content filter ended the answer.";
+  return response.status === "incomplete" ? "The answer is not complete." : null;
+}

@@ -1,0 +1,152 @@
+/** The panel that shows what the wire does. */
+
+const SPAN = 15_000;
+const BIN = 250;
+const BINS = SPAN / BIN;
+const NAMES = { ws: "WebSocket", sse: "fetch", eventsource: "EventSource" };
+const STATES = {
+  connecting: "Connecting", streaming: "Streaming", waiting: "Reconnecting", offline: "Offline", done: "Complete", failed: "Failed",
+  aborted: "Stopped", closed: "Closed", idle: "Idle",
+};
+
+export class Meter {
+  #parts;
+  #stream = null;
+  #undo = [];
+  #frame = null;
+  #asked = 0;
+  #isStart = false;
+  #firstToken = null;
+  #lastToken = null;
+  #tokens = 0;
+  #events = 0;
+  #firstEvent = null;
+  #wasReset = false;
+  #marks = [];
+
+  /** `parts`: the elements, by what they show. */
+  constructor(parts) {
+    this.#parts = parts;
+  }
+
+  /** Follows a stream. `asked`: it was started here and now, so the time to its first token is known. */
+  follow(stream, { asked }) {
+    this.clear();
+    this.#stream = stream;
+    this.#asked = performance.now();
+    this.#isStart = asked;
+    const on = (type, act) => this.#undo.push(stream.on(type, act));
+    const token = () => {
+      this.#firstToken ??= performance.now();
+      this.#lastToken = performance.now();
+      this.#tokens += 1;
+      this.#marks.push({ at: this.#lastToken, isBreak: false });
+    };
+    on("delta", token);
+    on("reasoning", token);
+    on("event", (event) => {
+      this.#events += 1;
+      this.#firstEvent ??= event.sequence_number;
+      this.#wasReset ||= event.type === "tokenwire:reset";
+      this.#schedule();
+    });
+    on("status", ({ state }) => {
+      if (state === "waiting" || state === "offline") this.#marks.push({ at: performance.now(), isBreak: true });
+      this.#schedule();
+    });
+    this.#schedule();
+  }
+
+  clear() {
+    for (const undo of this.#undo) undo();
+    this.#undo = [];
+    this.#stream = null;
+    this.#firstToken = this.#lastToken = this.#firstEvent = null;
+    this.#tokens = this.#events = 0;
+    this.#wasReset = false;
+    this.#marks = [];
+    this.#schedule();
+  }
+
+  #schedule() {
+    this.#frame ??= requestAnimationFrame(() => {
+      this.#frame = null;
+      this.#draw();
+      if (this.#isLive()) setTimeout(() => this.#schedule(), 200);
+    });
+  }
+
+  #isLive() {
+    return this.#stream !== null && ["connecting", "streaming", "waiting", "offline"].includes(this.#stream.state);
+  }
+
+  #draw() {
+    const stream = this.#stream;
+    const { state, transport, last, first, rate, reconnects, events, id, cut, share } = this.#parts;
+    const show = (part, text) => { if (part.textContent !== text) part.textContent = text; };
+    const name = stream?.state === "done" && stream.stopped ? "aborted" : stream?.state ?? "idle";
+    state.dataset.state = name;
+    show(state, STATES[name]);
+    show(transport, NAMES[stream?.transport] ?? "–");
+    show(last, stream && stream.lastSequence >= 0 ? String(stream.lastSequence) : "–");
+    show(first, this.#isStart && this.#firstToken !== null ? time(this.#firstToken - this.#asked) : "–");
+    show(rate, this.#rate());
+    show(reconnects, String(stream?.reconnects ?? 0));
+    show(events, this.#count());
+    show(id, stream?.id ?? "–");
+    cut.disabled = !stream || !["connecting", "streaming"].includes(stream.state);
+    share.disabled = !stream?.id;
+    this.#trace();
+  }
+
+  /** Of the last seconds while it streams, of the whole afterwards. */
+  #rate() {
+    if (this.#tokens < 2) return "–";
+    const now = performance.now();
+    const live = this.#isLive();
+    const from = live ? Math.max(this.#firstToken, now - 3000) : this.#firstToken;
+    const until = live ? now : this.#lastToken;
+    const count = live ? this.#marks.filter(({ at, isBreak }) => !isBreak && at >= from).length : this.#tokens - 1;
+    return until - from < 50 ? "–" : (count / ((until - from) / 1000)).toFixed(count > 99 ? 0 : 1);
+  }
+
+  #count() {
+    if (this.#firstEvent === null) return "–";
+    if (this.#wasReset) return `${this.#events}, set back once`;
+    const expected = this.#stream.lastSequence - this.#firstEvent + 1;
+    if (expected === this.#events) return `${this.#events}, none missing`;
+    return `${this.#events}, ${Math.abs(expected - this.#events)} ${expected > this.#events ? "missing" : "too many"}`;
+  }
+
+  #trace() {
+    const now = performance.now();
+    const until = this.#isLive() ? now : this.#marks.at(-1)?.at ?? now;
+    this.#marks = this.#marks.filter(({ at }) => at > until - SPAN);
+    const bins = Array.from({ length: BINS }, () => ({ count: 0, isBreak: false }));
+    for (const { at, isBreak } of this.#marks) {
+      const bin = bins[Math.min(BINS - 1, Math.floor((at - (until - SPAN)) / BIN))];
+      if (isBreak) bin.isBreak = true;
+      else bin.count += 1;
+    }
+    const most = Math.max(4, ...bins.map(({ count }) => count));
+    const width = 240 / BINS;
+    const bars = bins.flatMap(({ count, isBreak }, at) => {
+      const made = [];
+      if (count > 0) made.push(bar(at * width, (count / most) * 44, width - 1, null));
+      if (isBreak) made.push(bar(at * width, 48, width - 1, "break"));
+      return made;
+    });
+    this.#parts.trace.replaceChildren(...bars);
+  }
+}
+
+function bar(x, height, width, name) {
+  const rect = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+  for (const [key, value] of Object.entries({ x, y: 48 - height, width, height, rx: 1 })) rect.setAttribute(key, value.toFixed(1));
+  if (name) rect.setAttribute("class", name);
+  return rect;
+}
+
+function time(milliseconds) {
+  return milliseconds < 1000 ? `${Math.round(milliseconds)} ms` : `${(milliseconds / 1000).toFixed(1)} s`;
+}

@@ -1,0 +1,206 @@
+/** The chat page: puts the parts together. */
+import { Announcer } from "./announcer.js";
+import { Conversation } from "./conversation.js";
+import { element } from "./element.js";
+import { Meter } from "./meter.js";
+import { models } from "./past.js";
+
+const $ = (id) => document.getElementById(id);
+const STREAM_ID = /^#(resp_[A-Za-z0-9_-]+)$/;
+
+const SUGGESTIONS = [
+  ["Say hello", "See what a stream looks like", "hello"],
+  ["Write a poem", "A few lines, word by word", "Write a short poem about rivers."],
+  ["Show some code", "With a button to copy it", "Show me some code that reads a stream."],
+  ["Explain yourself", "Tables, lists and links", "What can you do, and how do your answers reach me?"],
+];
+
+/** Kept in this browser, where it may be. */
+const kept = {
+  get(name) {
+    try {
+      return localStorage.getItem(`tokenwire.${name}`);
+    } catch {
+      return null;
+    }
+  },
+  set(name, value) {
+    try {
+      localStorage.setItem(`tokenwire.${name}`, value);
+    } catch {
+      // It is asked for again next time.
+    }
+  },
+};
+
+const announcer = new Announcer($("announcer"));
+const meter = new Meter({
+  state: $("state"), transport: $("m-transport"), last: $("m-last"), first: $("m-first"), rate: $("m-rate"), reconnects: $("m-reconnects"),
+  events: $("m-events"), id: $("m-id"), trace: $("trace"), cut: $("cut"), share: $("share"),
+});
+const conversation = new Conversation($("turns"), () => ({ model: $("model").value, transport: $("transport").value }));
+
+// --- asking
+
+function submit() {
+  const question = $("question").value.trim();
+  if (!question || conversation.isRunning) return;
+  $("question").value = "";
+  follow = true;
+  conversation.ask(question);
+  refresh();
+}
+
+function refresh() {
+  const running = conversation.isRunning;
+  $("send").hidden = running;
+  $("stop").hidden = !running;
+  $("send").disabled = $("question").value.trim() === "";
+  $("welcome").hidden = !conversation.isEmpty;
+  $("new").disabled = conversation.isEmpty;
+}
+
+$("composer").addEventListener("submit", (event) => {
+  event.preventDefault();
+  submit();
+});
+$("question").addEventListener("input", refresh);
+$("question").addEventListener("keydown", (event) => {
+  // Enter that ends the composition of a Chinese or Japanese word is no question yet.
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    submit();
+  }
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && conversation.isRunning) conversation.stop();
+});
+$("stop").addEventListener("click", () => {
+  conversation.stop();
+  $("question").focus();
+});
+$("new").addEventListener("click", () => {
+  conversation.clear();
+  meter.clear();
+  history.pushState(null, "", location.pathname);
+  document.title = "Tokenwire";
+  refresh();
+  $("question").focus();
+  announcer.say("A new chat.");
+});
+$("suggestions").append(...SUGGESTIONS.map(([title, about, question]) => element("li", {},
+  element("button", { type: "button", onclick: () => { $("question").value = question; submit(); $("question").focus(); } },
+    element("strong", { textContent: title }), element("span", { textContent: about })),
+)));
+
+// --- what happens in the conversation
+
+conversation.addEventListener("change", refresh);
+conversation.addEventListener("begin", ({ detail: { stream, asked } }) => {
+  announcer.begin();
+  announcer.say(asked ? "Asked. The answer is coming." : "Reading the answer.");
+  meter.follow(stream, { asked });
+  stream.on("event", () => announcer.follow(stream.text));
+  refresh();
+});
+conversation.addEventListener("named", ({ detail: id }) => {
+  if (location.hash !== `#${id}`) history.replaceState(null, "", `#${id}`);
+  const question = $("turns").lastElementChild?.querySelector(".question p")?.textContent ?? "";
+  document.title = question ? `${question.slice(0, 60)} · Tokenwire` : "Tokenwire";
+});
+conversation.addEventListener("status", ({ detail: state }) => {
+  if (state === "waiting") announcer.say("The connection was lost. Coming back.");
+  if (state === "offline") announcer.say("You are offline. The answer goes on when you are back.");
+});
+conversation.addEventListener("end", ({ detail: { status, text, error } }) => {
+  if (error) announcer.say(error.explanation ?? error.message);
+  else {
+    announcer.follow(text, { done: true });
+    announcer.say(status === "cancelled" ? "Stopped." : "The answer is complete.");
+  }
+  refresh();
+});
+conversation.addEventListener("recalled", ({ detail: model }) => choose($("model"), model));
+document.addEventListener("say", ({ detail }) => announcer.say(detail));
+
+function choose(select, value) {
+  if ([...select.options].some((option) => option.value === value)) select.value = value;
+}
+
+// --- the page follows the answer, unless somebody scrolls up to read
+
+let follow = true;
+const scroll = $("scroll");
+const isAtEnd = () => scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < 60;
+scroll.addEventListener("scroll", () => {
+  follow = isAtEnd();
+  $("latest").hidden = follow;
+}, { passive: true });
+document.addEventListener("grown", () => {
+  if (follow) scroll.scrollTop = scroll.scrollHeight;
+  else $("latest").hidden = isAtEnd();
+});
+$("latest").addEventListener("click", () => {
+  follow = true;
+  scroll.scrollTop = scroll.scrollHeight;
+  $("question").focus();
+});
+
+// --- the wire
+
+$("cut").addEventListener("click", () => {
+  conversation.stream?.cut();
+  announcer.say("The connection is cut.");
+});
+$("share").addEventListener("click", async () => {
+  const done = await navigator.clipboard.writeText(location.href).then(() => true, () => false);
+  announcer.say(done ? "The link is copied." : "The link is in the address bar.");
+  $("share").textContent = done ? "Link copied" : "The link is in the address bar";
+  setTimeout(() => { $("share").textContent = "Copy a link to watch along"; }, 2000);
+});
+$("show-wire").addEventListener("click", () => {
+  const shown = $("wire").classList.toggle("shown");
+  $("show-wire").setAttribute("aria-expanded", String(shown));
+});
+
+// --- settings
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const isDark = () => (document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light")) === "dark";
+function nameTheme() {
+  $("theme").setAttribute("aria-label", `Switch to the ${isDark() ? "light" : "dark"} theme`);
+}
+$("theme").addEventListener("click", () => {
+  const theme = isDark() ? "light" : "dark";
+  document.documentElement.dataset.theme = theme;
+  kept.set("theme", theme);
+  nameTheme();
+});
+dark.addEventListener("change", nameTheme);
+nameTheme();
+
+for (const name of ["model", "transport"]) $(name).addEventListener("change", () => kept.set(name, $(name).value));
+choose($("transport"), kept.get("transport"));
+
+async function offerModels() {
+  const names = await models().catch(() => []);
+  const options = names.length > 0 ? names.map((name) => new Option(name, name)) : [new Option("the gateway's choice", "")];
+  $("model").replaceChildren(...options);
+  choose($("model"), kept.get("model"));
+}
+
+function openLink() {
+  const id = STREAM_ID.exec(location.hash)?.[1];
+  if (id) conversation.open(id);
+}
+addEventListener("hashchange", openLink);
+addEventListener("popstate", () => {
+  if (location.hash === "") {
+    conversation.clear();
+    meter.clear();
+  }
+});
+
+refresh();
+offerModels().then(openLink);
+if (matchMedia("(pointer: fine)").matches) $("question").focus();

@@ -1,0 +1,42 @@
+/** A conversation out of the gateway's memory: the page keeps none of its own, so a link is all that another tab needs. */
+import { TokenwireError } from "/tokenwire.js";
+
+const PAGES = 20;
+
+async function get(path) {
+  const response = await fetch(path, { headers: { Accept: "application/json" } }).catch((cause) => {
+    throw new TokenwireError("The gateway cannot be reached.", { code: "unreachable", retryable: true, cause });
+  });
+  if (response.ok) return response.json();
+  const error = await response.json().then(({ error }) => error, () => null);
+  throw new TokenwireError(error?.message ?? `The gateway answered with status ${response.status}.`, {
+    code: error?.code, status: response.status, retryable: response.status >= 500,
+  });
+}
+
+/** The names of the models on offer. */
+export async function models() {
+  return (await get("/v1/models")).data.map((model) => model.id);
+}
+
+/** What was said before the answer `id`, the question that it answers, and what there is of it. */
+export async function recall(id) {
+  const response = await get(`/v1/responses/${id}`);
+  const turns = [];
+  let after = "";
+  for (let page = 0; page < PAGES; page += 1) {
+    const { data, has_more: more, last_id: last } = await get(`/v1/responses/${id}/input_items?order=asc&limit=100${after}`);
+    for (const item of data) take(item, turns);
+    if (!more) break;
+    after = `&after=${encodeURIComponent(last)}`;
+  }
+  const question = turns.at(-1)?.answer === null ? turns.pop().question : "";
+  return { turns, question, response };
+}
+
+function take(item, turns) {
+  if (item.type !== "message") return;
+  const content = typeof item.content === "string" ? item.content : (item.content ?? []).map((part) => part.text ?? part.refusal ?? "").join("");
+  if (item.role === "user") turns.push({ question: content, answer: null });
+  else if (item.role === "assistant" && turns.length > 0) turns.at(-1).answer = (turns.at(-1).answer ?? "") + content;
+}

@@ -1,0 +1,101 @@
+/** A question and its answer, as they stand on the page. */
+import { copyButton, element } from "./element.js";
+import { MarkdownView } from "./markdown.js";
+
+export class Turn {
+  question;
+  /** What can be built upon: the id of an answer that is whole. */
+  id = null;
+  status = "running";
+  previous = null;
+  node;
+  #parts;
+  #view;
+  #reasoning = "";
+  #text = "";
+  #frame = null;
+
+  /** `act`: what the buttons do. */
+  constructor(question, act) {
+    this.question = question;
+    const reasoning = element("div");
+    const parts = {
+      title: element("h3", { className: "unseen", textContent: "Answer" }),
+      reasoning,
+      thoughts: element("details", { className: "reasoning", hidden: true }, element("summary", { textContent: "Thoughts" }), reasoning),
+      waiting: element("div", { className: "waiting", "aria-hidden": "true" }, element("i"), element("i"), element("i")),
+      markdown: element("div", { className: "markdown" }),
+      note: element("p", { className: "note", hidden: true }),
+      error: element("div", { className: "error", hidden: true }),
+      actions: element("div", { className: "actions", hidden: true }),
+    };
+    this.#parts = parts;
+    this.#view = new MarkdownView(parts.markdown);
+    const again = element("button", { type: "button", className: "quiet again", textContent: "Ask again", onclick: () => act.again(this) });
+    parts.actions.append(copyButton("Copy answer", () => this.#text), again);
+    this.node = element("article", { className: "turn", "aria-label": `Question: ${question.slice(0, 80)}` },
+      element("div", { className: "question", hidden: question === "" }, element("h3", { className: "unseen", textContent: "Question" }), element("p", { textContent: question })),
+      element("div", { className: "answer" }, ...["title", "thoughts", "waiting", "markdown", "note", "error", "actions"].map((name) => parts[name])),
+    );
+  }
+
+  get text() { return this.#text; }
+
+  /** Begins anew, for the same question. */
+  restart() {
+    this.id = null;
+    this.status = "running";
+    this.#text = "";
+    this.#reasoning = "";
+    this.#parts.error.hidden = true;
+    this.#parts.actions.hidden = true;
+    this.note(null);
+    this.#draw();
+  }
+
+  /** What is known of the answer; drawn with the next frame. */
+  show(text, reasoning = "") {
+    this.#text = text;
+    this.#reasoning = reasoning;
+    this.#frame ??= requestAnimationFrame(() => this.#draw());
+  }
+
+  /** A remark under the answer, such as that the connection is made anew; null for none. */
+  note(text) {
+    this.#parts.note.textContent = text ?? "";
+    this.#parts.note.hidden = text === null;
+  }
+
+  /** The answer has come to its end. `status`: completed, incomplete, cancelled or failed. */
+  end(status, id, remark = null) {
+    this.status = status;
+    this.id = id;
+    this.#draw();
+    this.note(remark);
+    this.#parts.actions.hidden = false;
+  }
+
+  fail(error, again) {
+    this.status = "failed";
+    this.#draw();
+    this.note(null);
+    const explanation = error.explanation ?? error.message;
+    const facts = [error.message === explanation ? null : error.message, error.code ? `(${error.code})` : null].filter(Boolean).join(" ");
+    this.#parts.error.replaceChildren(element("p", { textContent: explanation }));
+    if (facts) this.#parts.error.append(element("p", { className: "detail", textContent: facts }));
+    if (again) this.#parts.error.append(element("div", { className: "actions" }, element("button", { type: "button", textContent: "Try again", onclick: again })));
+    this.#parts.error.hidden = false;
+    this.#parts.actions.hidden = this.#text === "";
+  }
+
+  #draw() {
+    if (this.#frame !== null) cancelAnimationFrame(this.#frame);
+    this.#frame = null;
+    const running = this.status === "running";
+    this.#view.show(this.#text, { done: !running });
+    this.#parts.waiting.hidden = !running || this.#text !== "";
+    this.#parts.thoughts.hidden = this.#reasoning === "";
+    if (this.#parts.reasoning.textContent !== this.#reasoning) this.#parts.reasoning.textContent = this.#reasoning;
+    this.node.dispatchEvent(new CustomEvent("grown", { bubbles: true }));
+  }
+}
