@@ -4,10 +4,12 @@
 //! terminal event names the outcome; the dialects fill in the rest from the [`Snapshot`](crate::snapshot::Snapshot). So a log
 //! holds a text once, not five times.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// One numbered event. Its number is not in it: it follows from its place in the log.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub enum EventKind {
     /// `response.created`: always the first event.
     Created,
@@ -142,7 +144,7 @@ pub enum DeltaKind {
 }
 
 /// An event of an upstream that speaks Responses, already carrying our ids and number.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Relayed {
     /// Its `type`.
     pub name: String,
@@ -153,7 +155,7 @@ pub struct Relayed {
 }
 
 /// What a relayed Responses event is to a chat client. Worked out once, by the translator, which knows what came before.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ChatHint {
     /// Nothing.
     Nothing,
@@ -194,7 +196,7 @@ pub enum ChatHint {
 }
 
 /// How a generation ended.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     /// The ending itself.
     pub ending: Ending,
@@ -226,7 +228,7 @@ pub enum Ending {
 }
 
 /// Why a generation failed, as its reader may see it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// One of [`ErrorCode`](crate::error::ErrorCode)'s strings, or the upstream's own code.
     pub code: String,
@@ -246,5 +248,58 @@ impl From<&crate::error::ApiError> for Failure {
             message: error.message.clone(),
             retryable: error.retryable,
         }
+    }
+}
+
+// === Debug ===
+//
+// Events hold what people wrote and read. None of that may reach a log by way of a `{:?}`.
+
+impl fmt::Debug for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::Created => "Created",
+            Self::Queued => "Queued",
+            Self::InProgress => "InProgress",
+            Self::ItemAdded { .. } => "ItemAdded",
+            Self::PartAdded { .. } => "PartAdded",
+            Self::Delta { target, text, .. } => {
+                return f.debug_struct("Delta").field("target", target).field("bytes", &text.len()).finish_non_exhaustive();
+            }
+            Self::Annotation { .. } => "Annotation",
+            Self::TextDone { .. } => "TextDone",
+            Self::ArgumentsDone { .. } => "ArgumentsDone",
+            Self::PartDone { .. } => "PartDone",
+            Self::ItemDone { .. } => "ItemDone",
+            Self::Chunk => "Chunk",
+            Self::Relayed(relayed) => return relayed.fmt(f),
+            Self::End(outcome) => return outcome.fmt(f),
+        };
+        f.write_str(name)
+    }
+}
+
+impl fmt::Debug for Relayed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Relayed").field("name", &self.name).field("bytes", &self.json.len()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ChatHint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChatHint").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Failure {
+    /// Without the message, which is the upstream's where the failure is, and may quote the conversation.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Failure").field("code", &self.code).field("retryable", &self.retryable).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outcome").field("ending", &self.ending).field("at", &self.at).finish_non_exhaustive()
     }
 }

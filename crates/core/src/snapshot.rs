@@ -90,7 +90,7 @@ impl Status {
 }
 
 /// A generation's state after some of its events.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Snapshot {
     next: Seq,
     status: Status,
@@ -102,7 +102,6 @@ pub struct Snapshot {
     outcome: Option<Outcome>,
 }
 
-#[derive(Debug)]
 struct Item {
     head: ItemHead,
     parts: Vec<Part>,
@@ -110,7 +109,6 @@ struct Item {
     status: &'static str,
 }
 
-#[derive(Debug)]
 struct Part {
     kind: PartKind,
     /// JSON-escaped.
@@ -119,6 +117,17 @@ struct Part {
     logprobs: String,
     /// Each annotation's JSON.
     annotations: Vec<String>,
+}
+
+impl std::fmt::Debug for Snapshot {
+    /// Without what was said.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("next", &self.next)
+            .field("status", &self.status)
+            .field("items", &self.items.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Snapshot {

@@ -200,7 +200,11 @@ async fn no_error_of_one_lane_closes_the_socket() {
         (create(json!({"stream_id": "a b"})), "invalid_stream_id", Some("stream_id")),
         (create(json!({"stream_id": ""})), "invalid_stream_id", Some("stream_id")),
         (create(json!({"stream_id": "x".repeat(257)})), "invalid_stream_id", Some("stream_id")),
-        (create(json!({"previous_response_id": "resp_AAAAAAAAAAAAAAAAAAAAAAAA"})), "previous_response_not_found", Some("previous_response_id")),
+        (
+            create(json!({"previous_response_id": "resp_AAAAAAAAAAAAAAAAAAAAAAAA"})),
+            "previous_response_not_found",
+            Some("previous_response_id"),
+        ),
     ];
     for (message, code, param) in table {
         socket.send(message.clone()).await;
@@ -250,7 +254,12 @@ async fn resume_repositions_and_unsubscribe_falls_silent() {
     let first = socket.until(|event| event["delta"] == " t1").await;
     let id = id_of(&first[0]);
     for (after, expected) in [(None, &first[..]), (Some(2), &first[3..])] {
-        socket.send(with(json!({"type": "tokenwire:resume", "response_id": id}), after.map_or(json!({}), |after| json!({"starting_after": after})))).await;
+        socket
+            .send(with(
+                json!({"type": "tokenwire:resume", "response_id": id}),
+                after.map_or(json!({}), |after| json!({"starting_after": after})),
+            ))
+            .await;
         let resumed = socket.next().await;
         let from = after.map_or(0, |after: u64| after + 1);
         let head = first.len() - 1;
@@ -306,7 +315,8 @@ async fn a_repetition_under_one_key_moves_the_reader_and_frees_its_lane() {
     let world = start(|_| {});
     let mut socket = world.socket().await;
     // The key stands in the body, and so does the lane; the lane is no part of what is asked.
-    let create = |lane: &str| json!({"type": "response.create", "input": format!("[[{STALL}]]"), "idempotency_key": "k", "stream_id": lane});
+    let create =
+        |lane: &str| json!({"type": "response.create", "input": format!("[[{STALL}]]"), "idempotency_key": "k", "stream_id": lane});
     socket.send(create("a")).await;
     let id = id_of(&socket.until(|event| event["delta"] == " t1").await[0]);
     socket.send(create("a")).await;

@@ -104,7 +104,8 @@ impl Hub {
             }),
             Ok(Command::Unsubscribe(named)) => self.on_generation(&named, Self::unsubscribe),
             Ok(Command::Ping) => self.reply(message::PONG, None),
-            Err(Rejected { error, ours, response_id, stream_id }) => {
+            Err(rejected) => {
+                let Rejected { error, ours, response_id, stream_id } = *rejected;
                 let reply = if ours { message::command_error(response_id.as_deref(), &error) } else { message::error(&error) };
                 self.reply(&reply, stream_id.as_deref());
             }
@@ -220,13 +221,14 @@ impl Hub {
                 self.free(lane.flatten());
             }
             Resumption::LogGone => {
-                let reset = tokenwire_core::dialect::reset_event(&generation, self.engine.last_seq(&generation));
+                let (_, reset) = tokenwire_core::dialect::reset_event(&generation);
                 self.reply(&reset, name.as_deref());
                 self.free(lane.flatten());
             }
-            Resumption::PastHead { head } => {
+            Resumption::PastHead { .. } => {
                 let attachment = generation.attach();
-                self.reply(&tokenwire_core::dialect::reset_event(&generation, head), name.as_deref());
+                let (head, reset) = tokenwire_core::dialect::reset_event(&generation);
+                self.reply(&reset, name.as_deref());
                 self.read(Subscription::new(attachment, head.next(), Dialect::Responses, framing(name.as_ref())), lane.flatten());
             }
         }

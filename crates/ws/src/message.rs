@@ -64,21 +64,23 @@ fn text(raw: Option<&RawValue>) -> Option<String> {
 }
 
 impl Command {
-    pub(crate) fn parse(message: &str) -> Result<Self, Rejected> {
+    pub(crate) fn parse(message: &str) -> Result<Self, Box<Rejected>> {
         let invalid = |why: &str| {
             let text = format!("The message is not a JSON object with a 'type': {why}.");
-            Rejected { error: ApiError::new(ErrorCode::InvalidJson, text), ours: false, response_id: None, stream_id: None }
+            Box::new(Rejected { error: ApiError::new(ErrorCode::InvalidJson, text), ours: false, response_id: None, stream_id: None })
         };
         if !message.trim_start().starts_with('{') {
             return Err(invalid("it does not begin with '{'"));
         }
         let envelope: Envelope<'_> = serde_json::from_str(message).map_err(|error| invalid(&error.to_string()))?;
         let kind = text(envelope.kind);
-        let reject = |error: ApiError| Rejected {
-            error,
-            ours: kind.as_deref().is_some_and(|kind| kind.starts_with("tokenwire:")),
-            response_id: text(envelope.response_id),
-            stream_id: text(envelope.stream_id).filter(|id| is_stream_id(id)),
+        let reject = |error: ApiError| {
+            Box::new(Rejected {
+                error,
+                ours: kind.as_deref().is_some_and(|kind| kind.starts_with("tokenwire:")),
+                response_id: text(envelope.response_id),
+                stream_id: text(envelope.stream_id).filter(|id| is_stream_id(id)),
+            })
         };
         if let Some(id) = envelope.stream_id.filter(|raw| raw.get() != "null")
             && !text(Some(id)).is_some_and(|id| is_stream_id(&id))

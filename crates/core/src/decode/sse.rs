@@ -39,7 +39,6 @@ pub struct SseOverflow {
 /// The decoder's state between two reads.
 ///
 /// Memory: what one unfinished event needs, at most `limit` bytes for its line and as many for its data.
-#[derive(Debug)]
 pub struct SseDecoder {
     limit: usize,
     /// A line whose end has not come yet.
@@ -53,6 +52,16 @@ pub struct SseDecoder {
     after_cr: bool,
     /// How many bytes of a byte order mark were seen at the start; `None` once the start is over.
     bom: Option<usize>,
+}
+
+impl std::fmt::Debug for SseDecoder {
+    /// Without the bytes that wait in it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SseDecoder")
+            .field("limit", &self.limit)
+            .field("waiting", &(self.line.len() + self.data.len()))
+            .finish_non_exhaustive()
+    }
 }
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";

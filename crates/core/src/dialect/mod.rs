@@ -60,14 +60,17 @@ pub trait Framing: Send + Sync + fmt::Debug {
     fn share_key(&self) -> Option<&'static str>;
 }
 
-/// `tokenwire:reset`: the whole response object, for a reader whose position cannot be served. Its number is `seq`, the last
-/// that the object holds.
+/// `tokenwire:reset`: the whole response object, for a reader whose position cannot be served, and its number, which is that
+/// of the last event in the object.
 #[must_use]
-pub fn reset_event(generation: &Generation, seq: Seq) -> Vec<u8> {
-    let mut out = format!(r#"{{"type":"tokenwire:reset","sequence_number":{seq},"response":"#).into_bytes();
-    out.extend_from_slice(&generation.response_json());
-    out.push(b'}');
-    out
+pub fn reset_event(generation: &Generation) -> (Seq, Vec<u8>) {
+    generation.with_snapshot(|snapshot| {
+        let seq = Seq(snapshot.next().0.saturating_sub(1));
+        let mut out = format!(r#"{{"type":"tokenwire:reset","sequence_number":{seq},"response":"#).into_bytes();
+        snapshot.write_response(generation.meta(), &mut out);
+        out.push(b'}');
+        (seq, out)
+    })
 }
 
 /// A template with what the responses dialect needs to write its deltas.

@@ -191,15 +191,6 @@ impl Engine {
         Resumption::Read { attachment: generation.attach(), from: Seq(from) }
     }
 
-    /// The number of the last event of a generation, also when its log is gone.
-    #[must_use]
-    pub fn last_seq(&self, generation: &Generation) -> Seq {
-        match generation.tail() {
-            Ok(tail) => Seq(tail.next.0.saturating_sub(1)),
-            Err(_) => Seq(self.registry.last_seq(&generation.meta().id).unwrap_or(0)),
-        }
-    }
-
     /// Stops a generation and forgets it: its log and its response object are gone when this returns.
     pub fn delete(&self, generation: &Arc<Generation>) {
         generation.cancel();

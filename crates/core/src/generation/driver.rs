@@ -322,7 +322,8 @@ impl Watch {
             (None, Some(last)) => clock(last, self.clocks.between_tokens, ErrorCode::BetweenTokensTimeout),
             (None, None) => clock(self.started, self.clocks.first_token, ErrorCode::FirstTokenTimeout),
         };
-        let total = clock(self.started, self.clocks.total, ErrorCode::TotalTimeout);
+        // An answer that has finished is whole, however long the rest takes to come.
+        let total = if self.finished.is_none() { clock(self.started, self.clocks.total, ErrorCode::TotalTimeout) } else { None };
         let grace = self.generation.control().abandoned().unwrap_or_default();
         let abandoned = self.abandoned.map(|since| (since + grace, Interrupt::Stopped(Stop::Abandoned)));
         [tokens, total, abandoned].into_iter().flatten().min_by_key(|(deadline, _)| *deadline)

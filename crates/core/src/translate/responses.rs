@@ -9,7 +9,6 @@ use super::chunk::UpstreamFault;
 use super::{BodyEnd, Progress, Scribe, Translated, failed};
 
 /// The state of one Responses stream.
-#[derive(Debug)]
 pub struct ResponsesTranslator {
     id: String,
     previous: String,
@@ -26,6 +25,13 @@ pub struct ResponsesTranslator {
 struct Call {
     output_index: u64,
     has_arguments: bool,
+}
+
+impl std::fmt::Debug for ResponsesTranslator {
+    /// Without the response object.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ResponsesTranslator").field("id", &self.id).field("started", &self.started).finish_non_exhaustive()
+    }
 }
 
 impl ResponsesTranslator {

@@ -134,14 +134,18 @@ mod tests {
             for (at, _) in text.match_indices("://") {
                 let around = &text[at.saturating_sub(5)..(at + 40).min(text.len())];
                 // A namespace, the module's own default and the shape of links are no requests.
-                let is_harmless = ["http://www.w3.org/", "http://localhost:3000", "https?:\\/\\/", "://)"].iter().any(|known| around.contains(known));
+                let is_harmless =
+                    ["http://www.w3.org/", "http://localhost:3000", "https?:\\/\\/", "://)"].iter().any(|known| around.contains(known));
                 assert!(is_harmless, "{}: {around}", asset.path);
             }
             if asset.content_type == HTML {
                 for inline in ["<style", " style=", " onclick=", "javascript:"] {
                     assert!(!text.contains(inline), "{}: {inline}", asset.path);
                 }
-                assert_eq!(text.matches("<script").count(), text.matches("<script src=").count() + text.matches("<script type=\"module\" src=").count());
+                assert_eq!(
+                    text.matches("<script").count(),
+                    text.matches("<script src=").count() + text.matches("<script type=\"module\" src=").count()
+                );
             }
             if asset.content_type == SCRIPT {
                 for sink in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"] {

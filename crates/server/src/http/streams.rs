@@ -178,23 +178,26 @@ fn resume(service: &Service, wish: Wish, id: &GenerationId, after: Option<u64>) 
         Resumption::NothingLeft => of_generation(&generation, None).status(actix_web::http::StatusCode::NO_CONTENT).finish(),
         Resumption::LogGone if text => return Err(gone(id).into()),
         Resumption::LogGone => {
-            let preface = reset(&generation, service.engine.last_seq(&generation));
+            let (_, preface) = reset(&generation);
             event_stream(&mut of_generation(&generation, None), SseBody::new(None, service.sse(preface)))
         }
         Resumption::PastHead { head } if text => return Err(past_head(head).into()),
-        Resumption::PastHead { head } => {
-            let subscription = Subscription::new(generation.attach(), head.next(), wish.dialect, Arc::new(EventSource));
-            let body = SseBody::new(Some(subscription), service.sse(reset(&generation, head)));
+        Resumption::PastHead { .. } => {
+            let attachment = generation.attach();
+            let (head, preface) = reset(&generation);
+            let subscription = Subscription::new(attachment, head.next(), wish.dialect, Arc::new(EventSource));
+            let body = SseBody::new(Some(subscription), service.sse(preface));
             event_stream(&mut of_generation(&generation, None), body)
         }
     })
 }
 
-fn reset(generation: &Generation, seq: Seq) -> Vec<u8> {
+/// The number of the last event that the object holds, and the first block with the object in it.
+fn reset(generation: &Generation) -> (Seq, Vec<u8>) {
     let mut out = bytes::BytesMut::from(RETRY);
-    let data = reset_event(generation, seq);
+    let (seq, data) = reset_event(generation);
     EventSource.frame(&generation.meta().id, &Frame { seq, name: None, relayed_name: None, data: &data }, &mut out);
-    out.to_vec()
+    (seq, out.to_vec())
 }
 
 /// The log is gone, the response object is not.
