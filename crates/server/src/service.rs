@@ -124,7 +124,7 @@ fn simulator_route(config: &Config, base_url: &str) -> Result<Route, String> {
         connect_timeout: clocks.connect,
         max_event: config.limits.event,
     })?;
-    Ok(Route { upstream, api: Api::Chat, models: Arc::new(|name| Some(name.to_owned())), clocks })
+    Ok(Route { upstream, api: Api::Chat, models: Arc::new(|name| Some(name.to_owned())), clocks, weight: 1 })
 }
 
 fn route(config: &Config, upstream: &schema::Upstream) -> Result<Route, String> {
@@ -142,5 +142,11 @@ fn route(config: &Config, upstream: &schema::Upstream) -> Result<Route, String> 
     };
     let models = upstream.models.clone();
     let client = OpenAi::new(options).map_err(|error| format!("upstream '{}': {error}", upstream.name))?;
-    Ok(Route { upstream: client, api, models: Arc::new(move |name| models.upstream_name(name).map(str::to_owned)), clocks })
+    Ok(Route {
+        upstream: client,
+        api,
+        models: Arc::new(move |name| models.upstream_name(name).map(str::to_owned)),
+        clocks,
+        weight: upstream.weight,
+    })
 }

@@ -77,7 +77,7 @@ impl TestEngine {
     #[must_use]
     pub fn new(options: EngineOptions) -> Self {
         let account = MemoryAccount::default();
-        let target = Target { model: "scripted".to_owned(), upstream_model: None, api: options.api, clocks: options.clocks };
+        let target = Target { model: "scripted".to_owned(), upstream_model: None, api: options.api, clocks: options.clocks, server: 0 };
         let upstream = ScriptedUpstream::new(target);
         let registry = Registry::new(options.retention, account.clone());
         let store = Arc::new(MemoryStore { limits: options.limits, account: account.clone() });

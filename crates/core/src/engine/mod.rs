@@ -272,7 +272,13 @@ struct Plan {
 }
 
 fn work(target: &Target, body: Vec<u8>, choices: u32, previous_response_id: Option<String>, request: &StartRequest) -> Work {
-    let upstream = UpstreamRequest { api: target.api, model: target.model.clone(), body: body.into(), headers: request.headers.clone() };
+    let upstream = UpstreamRequest {
+        api: target.api,
+        model: target.model.clone(),
+        body: body.into(),
+        headers: request.headers.clone(),
+        server: target.server,
+    };
     Work { request: upstream, clocks: target.clocks, choices, previous_response_id }
 }
 

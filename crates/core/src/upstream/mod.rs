@@ -37,6 +37,8 @@ pub struct UpstreamRequest {
     pub body: Bytes,
     /// Request headers of the client's that go along, lower case.
     pub headers: Vec<(String, String)>,
+    /// Which of the router's servers was chosen ([`Target::server`]).
+    pub server: usize,
 }
 
 impl fmt::Debug for UpstreamRequest {
@@ -146,6 +148,8 @@ pub struct Target {
     pub api: Api,
     /// The clocks that hold.
     pub clocks: Clocks,
+    /// Which server, where there are several.
+    pub server: usize,
 }
 
 impl Refusal {

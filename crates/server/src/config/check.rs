@@ -138,7 +138,6 @@ impl Findings {
             ("streams.max_stream_events", events),
             ("streams.max_lanes", streams.max_lanes),
             ("limits.streams", limits.streams),
-            ("limits.subscribers", limits.subscribers),
             ("limits.connections", limits.connections),
         ] {
             if value == 0 {

@@ -180,8 +180,6 @@ pub struct Limits {
     pub body: usize,
     /// Generations that run at the same time.
     pub streams: usize,
-    /// Readers that are attached at the same time.
-    pub subscribers: usize,
     /// TCP connections open at the same time.
     pub connections: usize,
     /// One WebSocket message from a client; left out: as `body`. [`Limits::websocket_frame`] resolves it.
@@ -375,7 +373,7 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { body: 32 << 20, streams: 10_000, subscribers: 100_000, connections: 25_000, websocket_frame: None, event: 16 << 20 }
+        Self { body: 32 << 20, streams: 10_000, connections: 25_000, websocket_frame: None, event: 16 << 20 }
     }
 }
 

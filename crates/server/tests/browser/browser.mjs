@@ -1,0 +1,78 @@
+// Debian's Chromium, watched: what a page must not do fails the test that opened it.
+import { mkdirSync } from 'node:fs';
+import { chromium } from 'playwright-core';
+import { gateway } from './surroundings.mjs';
+
+const artifacts = process.env.TOKENWIRE_ARTIFACTS;
+if (artifacts) mkdirSync(artifacts, { recursive: true });
+
+let browser = null;
+export async function open() {
+  browser ??= await chromium.launch({
+    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+    // Tests run as root in containers, where Chromium's sandbox cannot be had; only our own pages are opened.
+    args: ['--no-sandbox', '--disable-background-networking', '--disable-component-update', '--no-first-run'],
+  });
+  return browser;
+}
+export async function shut() {
+  await browser?.close();
+  browser = null;
+}
+
+/**
+ * A page, and what it did wrong so far: messages on the console, exceptions, requests that left this machine.
+ * `expected`: console messages that belong to the test, such as the browser's own remark on a connection that was cut.
+ */
+export async function visit(url, { context = null, expected = /(?!)/, ...settings } = {}) {
+  const own = context ?? (await (await open()).newContext(settings));
+  const page = await own.newPage();
+  const wrong = [];
+  page.on('console', (message) => {
+    if (['error', 'warning'].includes(message.type()) && !expected.test(message.text())) wrong.push(`${message.type()}: ${message.text()}`);
+  });
+  page.on('pageerror', (error) => wrong.push(`exception: ${error.stack ?? error}`));
+  const isHere = (address) => ['127.0.0.1', 'localhost'].includes(new URL(address).hostname) || address.startsWith('data:');
+  page.on('request', (request) => { if (!isHere(request.url())) wrong.push(`request to ${request.url()}`); });
+  page.on('websocket', (socket) => { if (!isHere(socket.url())) wrong.push(`WebSocket to ${socket.url()}`); });
+  await page.goto(url);
+  return { page, context: own, wrong, close: () => (context ? page.close() : own.close()) };
+}
+
+/** The chat page, ready for a question. */
+export async function chat(settings = {}, at = `${gateway}/`) {
+  const visited = await visit(at, settings);
+  await visited.page.waitForFunction(() => document.querySelectorAll('#model option').length > 0);
+  return visited;
+}
+
+export async function ask(page, question, transport = null) {
+  if (transport) await page.selectOption('#transport', transport);
+  await page.fill('#question', question);
+  await page.press('#question', 'Enter');
+}
+
+/** The text of the last answer, as it is shown; tokens count their own whitespace. */
+export function answer(page) {
+  return page.evaluate(() => document.querySelector('#turns article:last-child .markdown')?.textContent ?? '');
+}
+
+/** Waits until so many of the counted tokens are shown. */
+export function shown(page, tokens) {
+  return page.waitForFunction(
+    (last) => (document.querySelector('#turns article:last-child .markdown')?.textContent ?? '').split(' ').includes(last), `t${tokens - 1}`,
+    { timeout: 30_000 },
+  );
+}
+
+export function state(page, name) {
+  return page.waitForFunction((name) => document.getElementById('state').dataset.state === name, name, { timeout: 30_000 });
+}
+
+export async function meter(page, name) {
+  return (await page.textContent(`#m-${name}`)).trim();
+}
+
+export async function picture(page, name) {
+  if (artifacts) await page.screenshot({ path: `${artifacts}/${name}.png` });
+}
