@@ -19,3 +19,7 @@ fmt:
 # The documentation of all crates, in a browser
 doc:
     cargo doc --workspace --no-deps --open
+
+# A thousand streams through a proxy that cuts each of them; one run again with CHAOS_SEED
+chaos:
+    CHAOS_STREAMS=1000 cargo test -p tokenwire --release --test chaos -- --nocapture

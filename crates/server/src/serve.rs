@@ -25,8 +25,13 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection that is closed with something unread stays this long, so that the peer can read the answer before a reset
-/// overtakes it. A WebSocket's peer waits as long for the end of a socket that was closed in order.
-const LINGER: Duration = Duration::from_millis(300);
+/// overtakes it. A WebSocket's peer waits as long for the end of a socket that was closed in order. actix counts it from a clock
+/// that it sets twice a second, and never notices a deadline that has passed already: with half a second or less some
+/// connections would stay for good.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Once the generations have ended or their time is up, connections have this long to write what is left.
+const LAST_WRITES: Duration = Duration::from_secs(5);
 
 /// Why the gateway does not run.
 #[derive(Debug, thiserror::Error)]
@@ -166,7 +171,7 @@ fn server(shared: &Shared, listener: std::net::TcpListener) -> Result<Server, Se
     .keep_alive(KEEP_ALIVE)
     .client_request_timeout(HEAD_TIMEOUT)
     .client_disconnect_timeout(LINGER)
-    .shutdown_timeout(config.server.shutdown_timeout.as_secs().max(1))
+    .shutdown_timeout(LAST_WRITES.as_secs())
     .disable_signals()
     .on_connect(move |connection, _| {
         if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {

@@ -21,6 +21,7 @@ pub(crate) struct Pace {
 
 /// Close codes that RFC 6455 or its registry name.
 const GOING_AWAY: u16 = 1001;
+const PROTOCOL_ERROR: u16 = 1002;
 const UNSUPPORTED_DATA: u16 = 1003;
 const INVALID_PAYLOAD: u16 = 1007;
 const TOO_BIG: u16 = 1009;
@@ -114,10 +115,14 @@ async fn hear(
         Some(Err(_)) if oversized.get() => return Next::Close(TOO_BIG, "message too large"),
         Some(Err(ProtocolError::Overflow)) => return Next::Close(TOO_BIG, "message too large"),
         Some(Err(ProtocolError::Io(error))) if error.kind() == std::io::ErrorKind::InvalidData => {
+            // actix has one kind for both, and tells them apart by the text only.
+            if error.to_string().contains("reserved bits") {
+                return Next::Close(PROTOCOL_ERROR, "reserved bits are set");
+            }
             return Next::Close(INVALID_PAYLOAD, "text is not UTF-8");
         }
         Some(Err(ProtocolError::Io(_))) => return Next::Gone,
-        Some(Err(_)) => return Next::Close(1002, "protocol error"),
+        Some(Err(_)) => return Next::Close(PROTOCOL_ERROR, "protocol error"),
         Some(Ok(message)) => message,
     };
     match message {

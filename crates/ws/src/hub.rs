@@ -165,20 +165,21 @@ impl Hub {
             owner: self.options.owner.clone(),
             idempotency_key: request.idempotency_key(),
             route: "/v1/responses",
-            fingerprint: request.raw().to_bytes(),
+            fingerprint: fingerprint(&request),
             headers: self.options.headers.clone(),
             body: StreamRequest::Responses(request),
         };
         match self.engine.start(start) {
             Ok(started) => {
                 let id = started.attachment.generation().meta().id.clone();
-                self.lanes.entry(name.clone()).or_default().running = Some(id.clone());
-                // An idempotent repetition on this very socket moves the reader to its new lane.
-                self.readers.retain(|reader| reader.subscription.generation().meta().id != id);
+                // An idempotent repetition on this very socket moves the reader to its new lane; the old one is free.
+                let moved = self.take_reader(&id).flatten();
+                self.lanes.entry(name.clone()).or_default().running = Some(id);
                 self.read(
                     Subscription::new(started.attachment, tokenwire_core::id::Seq(0), Dialect::Responses, framing(name.as_ref())),
                     Some(name),
                 );
+                self.free(moved);
             }
             Err(error) => self.reply(&message::error(&error), name.as_deref()),
         }
@@ -199,6 +200,8 @@ impl Hub {
     fn try_resume(&mut self, response_id: &str, after: Option<u64>, name: Option<StreamId>) -> Result<(), ApiError> {
         let id = self.parse_id(response_id)?;
         let generation = self.engine.find(&id, &self.options.owner)?;
+        // Between the reader that goes and the one that comes the generation must not be without any.
+        let _present = generation.attach();
         // A second resume repositions: the first reader goes, but keeps the lane's turn.
         let lane = self.take_reader(&id);
         if lane.is_none() && self.readers.len() >= self.options.max_lanes {
@@ -368,6 +371,15 @@ impl Frames {
         all.extend_from_slice(&self.more);
         all.freeze()
     }
+}
+
+/// What makes a request the same as another under one idempotency key: not by which message or on which lane it came.
+fn fingerprint(request: &ResponsesRequest) -> Vec<u8> {
+    let mut body = request.raw().clone();
+    for envelope in ["type", "stream_id"] {
+        body.remove(envelope);
+    }
+    body.to_bytes()
 }
 
 fn framing(name: Option<&StreamId>) -> Arc<TextFrames> {

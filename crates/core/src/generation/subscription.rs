@@ -109,9 +109,10 @@ impl Subscription {
                 match poll {
                     Poll::Pending => {
                         // A reader that waits holds no more than its cursor.
-                        if self.batch.byte_len() > 1024 || self.renderer_is_large() {
+                        if self.batch.byte_len() > 1024 || self.out.capacity() > 4096 {
                             self.batch.release();
                             self.renderer.release();
+                            self.out = BytesMut::new();
                         } else {
                             let next = self.reader.position();
                             self.batch.restart(next);
@@ -134,10 +135,6 @@ impl Subscription {
                 return Poll::Ready(Some(Ok(bytes)));
             }
         }
-    }
-
-    fn renderer_is_large(&self) -> bool {
-        self.out.capacity() > 4096
     }
 
     /// The records that were read, as frames: taken from another reader who stood here before, or encoded.

@@ -1,0 +1,429 @@
+//! Every token exactly once, over connections that are cut.
+//!
+//! Many streams of 200 numbered tokens are read through a proxy that cuts each of them at least three times: in the request, in the head,
+//! between events, within an event, within a character; in order (FIN) and not (RST), in pieces and after stalls. Each time the reader
+//! comes back over a transport and in a dialect that the dice choose, of those that carry numbers. In the end its text must be
+//! `t0 … t199`, and the upstream must have been asked once for each stream, however often a start was cut and repeated.
+//!
+//! A run is repeated by its seed: where the cuts fall and what is chosen follow from it, though not how the scheduler mixes it.
+//!
+//! ```text
+//! CHAOS_STREAMS=1000 cargo test -p tokenwire --release --test chaos -- --nocapture     # the full size; also `just chaos`
+//! CHAOS_SEED=7 cargo test -p tokenwire --test chaos -- --nocapture                     # one run again
+//! ```
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says why and ends")]
+#![allow(clippy::print_stdout, reason = "the figures of a run, and the seed that repeats it, are what it is for")]
+
+#[path = "chaos/line.rs"]
+mod line;
+#[path = "chaos/reader.rs"]
+mod reader;
+mod support;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use line::{Outcome, Place, Shape, over_socket, over_sse};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use reader::Reader;
+use serde_json::{Value, json};
+use support::{World, start, with};
+use tokenwire_testkit::chaos::{ChaosProxy, Cut, Plan};
+use tokio::task::JoinSet;
+
+const TOKENS: u64 = 200;
+
+/// Fewer bytes than any frame with a token in it has.
+const LEAST_FRAME: u64 = 100;
+
+/// Fewer bytes than any head of a request or an answer has.
+const LEAST_HEAD: u64 = 60;
+
+/// Streams that are read at the same time: each has a proxy with a thread and some ten descriptors.
+const SIDE_BY_SIDE: usize = 250;
+
+/// How long anything may take. A run of full size on a busy machine has long queues.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub(crate) async fn patiently<F: Future>(what: &str, future: F) -> F::Output {
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+}
+
+/// A request that starts a generation; the same one after each cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// `POST /v1/streams`, a responses body.
+    Streams,
+    /// `POST /v1/streams?dialect=chat`, a responses body.
+    StreamsChat,
+    /// `POST /v1/streams?dialect=chat`, a chat body.
+    StreamsChatBody,
+    /// `POST /v1/responses`.
+    Responses,
+    /// `response.create`.
+    Socket,
+}
+
+const STARTS: [Start; 5] = [Start::Streams, Start::StreamsChat, Start::StreamsChatBody, Start::Responses, Start::Socket];
+
+/// A way to come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Return {
+    /// `GET /v1/streams/{id}` with `Last-Event-ID`.
+    EventSource,
+    /// The same with `?after=`.
+    EventSourceQuery,
+    /// `POST /v1/streams` with `Last-Event-ID`, which attaches.
+    EventSourcePost,
+    /// `GET /v1/streams/{id}?dialect=chat`.
+    EventSourceChat,
+    /// `GET /v1/responses/{id}?stream=true&starting_after=N`.
+    Sdk,
+    /// `tokenwire:resume`.
+    Socket,
+    /// The starting request again, whole; all of the stream comes again.
+    Repetition,
+}
+
+/// The last is chosen seldom: it replays everything.
+const RETURNS: [Return; 11] = [
+    Return::EventSource,
+    Return::EventSourceQuery,
+    Return::EventSourcePost,
+    Return::EventSourceChat,
+    Return::EventSourceChat,
+    Return::EventSourceChat,
+    Return::Sdk,
+    Return::Sdk,
+    Return::Socket,
+    Return::Socket,
+    Return::Repetition,
+];
+
+/// What was seen of one stream, or of all.
+#[derive(Debug, Default)]
+struct Tally {
+    cuts: BTreeMap<Place, u64>,
+    returns: BTreeMap<Return, u64>,
+    /// Starting requests that were sent again because the first id had not come.
+    restarts: u64,
+    /// Times that a reader went back to a record's end to enter the chat dialect.
+    went_back: u64,
+    /// Events that came again and were rightly not applied.
+    repeated: u64,
+    lost: u64,
+    doubled: u64,
+}
+
+/// One client and its luck.
+struct Session {
+    client: reqwest::Client,
+    proxy: ChaosProxy,
+    dice: StdRng,
+    begin: Start,
+    key: String,
+    reader: Reader,
+    tally: Tally,
+    attempts: u64,
+}
+
+// === the test ===
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_token_comes_exactly_once_through_cuts() {
+    let seed = variable("CHAOS_SEED").unwrap_or_else(rand::random);
+    let streams = variable("CHAOS_STREAMS").unwrap_or(60);
+    println!("CHAOS_SEED={seed} CHAOS_STREAMS={streams}");
+    let world = start(|config| {
+        // The test is of cuts, not of clocks: a machine that is slow to come back must not be taken for one that is gone.
+        config.streams.disconnect_grace = PATIENCE * 10;
+        config.streams.slow_reader_timeout = PATIENCE * 10;
+        config.streams.retain_events = PATIENCE * 10;
+    });
+    // reqwest has no cryptography of its own; the gateway of this process installs the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
+    let begun = Instant::now();
+    let mut sessions = JoinSet::new();
+    let mut total = Tally::default();
+    let mut ids = Vec::new();
+    for index in 0..streams {
+        if sessions.len() == SIDE_BY_SIDE {
+            collect(sessions.join_next().await, &mut total, &mut ids);
+        }
+        sessions.spawn(Session::new(client.clone(), world.address, seed, index).run());
+    }
+    while let Some(ended) = sessions.join_next().await {
+        collect(Some(ended), &mut total, &mut ids);
+    }
+    let took = begun.elapsed();
+    world.upstream_saw("the end of every answer", |stats| stats.completed + stats.aborted == stats.requests).await;
+    let upstream = world.simulator.stats();
+    total.print(streams, took, upstream.requests);
+
+    assert_eq!((total.lost, total.doubled), (0, 0));
+    assert_eq!(
+        (upstream.requests, upstream.completed),
+        (streams, streams),
+        "each generation is to be asked for once, and to run to its end"
+    );
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len() as u64, streams, "two streams had the same id");
+    for id in &ids {
+        check_object(&world, id).await;
+    }
+    if streams >= 60 {
+        let missing: Vec<Place> = LIKELY.into_iter().filter(|place| !total.cuts.contains_key(place)).collect();
+        assert!(missing.is_empty(), "no cut fell on {missing:?}");
+        let missing: Vec<Return> = RETURNS.into_iter().filter(|back| !total.returns.contains_key(back)).collect();
+        assert!(missing.is_empty(), "nobody came back by {missing:?}");
+        assert!(total.restarts > 0, "no start was cut before its id came");
+    }
+}
+
+/// Where some cut falls in every run of usual size. Few fall exactly between two events.
+const LIKELY: [Place; 4] = [Place::Head, Place::MidEvent, Place::MidCharacter, Place::Socket];
+
+fn variable(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{name} is '{value}', but must be a number")))
+}
+
+fn collect(ended: Option<Result<(String, Tally), tokio::task::JoinError>>, total: &mut Tally, ids: &mut Vec<String>) {
+    match ended {
+        Some(Ok((id, tally))) => {
+            ids.push(id);
+            total.add(tally);
+        }
+        Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+        None => {}
+    }
+}
+
+fn tokens() -> String {
+    (0..TOKENS).map(|index| format!(" t{index}")).collect()
+}
+
+/// What the gateway itself says that was said.
+async fn check_object(world: &World, id: &str) {
+    let object = world.object(id).await;
+    assert_eq!(object["status"], "completed", "{object}");
+    let texts: Vec<&str> = object["output"].as_array().unwrap().iter().filter_map(|item| item["content"][0]["text"].as_str()).collect();
+    assert_eq!(texts, [tokens()], "the object of {id} holds another text");
+}
+
+// === impl Session ===
+
+impl Session {
+    fn new(client: reqwest::Client, gateway: SocketAddr, seed: u64, index: u64) -> Self {
+        let mut dice = StdRng::seed_from_u64(seed ^ index.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let begin = STARTS[dice.random_range(0..STARTS.len())];
+        Self {
+            client,
+            proxy: ChaosProxy::start(gateway, []).unwrap(),
+            dice,
+            begin,
+            key: format!("chaos-{seed}-{index}"),
+            reader: Reader::default(),
+            tally: Tally::default(),
+            attempts: 0,
+        }
+    }
+
+    /// Reads to the end, through every cut; the id, and what was seen.
+    async fn run(mut self) -> (String, Tally) {
+        let planned = self.dice.random_range(3..=6);
+        let mut cuts = 0;
+        loop {
+            // Until the id is known only the same request can be sent again; it is the key that keeps it from starting a second one.
+            let back = self.reader.id.is_some().then(|| RETURNS[self.dice.random_range(0..RETURNS.len())]);
+            self.prepare(back);
+            let plan = self.plan(back, u64::saturating_sub(planned, cuts));
+            self.proxy.plan(plan);
+            self.attempts += 1;
+            let outcome = self.connect(back).await;
+            match back {
+                Some(back) => *self.tally.returns.entry(back).or_default() += 1,
+                None if self.attempts > 1 => self.tally.restarts += 1,
+                None => {}
+            }
+            match outcome {
+                Outcome::Ended => break,
+                Outcome::ComeAgain => {}
+                Outcome::Cut(place) => {
+                    cuts += 1;
+                    *self.tally.cuts.entry(place).or_default() += 1;
+                }
+            }
+            assert!(self.attempts < 1000, "{} connections, and no end: {}", self.attempts, self.reader.text);
+        }
+        assert!(cuts >= planned, "the end came after {cuts} cuts of {planned}; {} tokens", self.reader.tokens());
+        assert_eq!(self.proxy.counters().accepted(), self.attempts, "a connection that the test did not plan");
+        for index in 0..TOKENS {
+            match self.reader.text.split(' ').filter(|token| token.strip_prefix('t') == Some(&index.to_string())).count() {
+                0 => self.tally.lost += 1,
+                times => self.tally.doubled += times as u64 - 1,
+            }
+        }
+        if self.reader.text != tokens() {
+            println!("{} (begun by {:?}) read {:?}", self.key, self.begin, self.reader.text);
+            assert!(self.tally.lost + self.tally.doubled > 0, "every token once, but in another order");
+        }
+        self.tally.repeated = self.reader.repeated;
+        (self.reader.id.unwrap(), self.tally)
+    }
+
+    /// Enters the chat dialect in one of the two ways that are exact; see [`reader`].
+    fn prepare(&mut self, back: Option<Return>) {
+        let chat = match back {
+            Some(Return::EventSourceChat) => true,
+            Some(Return::Repetition) => matches!(self.begin, Start::StreamsChat | Start::StreamsChatBody),
+            _ => false,
+        };
+        if chat && self.reader.may_be_inside_a_record() && self.dice.random_bool(0.5) {
+            self.reader.go_back();
+            self.tally.went_back += 1;
+        }
+    }
+
+    /// What the next connection suffers. While cuts are left it is cut before the rest of the stream can have come.
+    fn plan(&mut self, back: Option<Return>, cuts_left: u64) -> Plan {
+        let dice = &mut self.dice;
+        let mut plan = Plan::default();
+        for leg in [&mut plan.up, &mut plan.down] {
+            if dice.random_bool(0.3) {
+                leg.pieces = dice.random_range(1..200);
+            }
+            if dice.random_bool(0.2) {
+                leg.stall = Some((dice.random_range(0..5000), Duration::from_millis(dice.random_range(1..30))));
+            }
+        }
+        if cuts_left == 0 {
+            return plan;
+        }
+        let left = TOKENS.saturating_sub(self.reader.tokens()) * LEAST_FRAME / cuts_left;
+        let cut = if dice.random_bool(0.5) { Cut::Reset } else { Cut::Close };
+        let with_body = matches!(back, None | Some(Return::Repetition | Return::EventSourcePost));
+        match dice.random_range(0..10) {
+            0 => {
+                let request = if with_body { self.body(self.begin).to_string().len() as u64 } else { LEAST_HEAD };
+                plan.up.cut = Some((dice_of(&mut self.dice, request), cut));
+            }
+            1 => plan.down.cut = Some((dice_of(dice, LEAST_HEAD), cut)),
+            // The first events carry the characters of several bytes.
+            2..6 => plan.down.cut = Some((dice_of(dice, left.clamp(LEAST_HEAD, 4000)), cut)),
+            _ => plan.down.cut = Some((dice_of(dice, left.max(LEAST_HEAD)), cut)),
+        }
+        plan
+    }
+
+    /// The body of the starting request.
+    fn body(&self, begin: Start) -> Value {
+        let steering = format!("[[tokens={TOKENS} tbt=2ms text=count]]");
+        let body = json!({"model": "simulator", "stream": true});
+        match begin {
+            Start::StreamsChatBody => with(body, json!({"messages": [{"role": "user", "content": steering}]})),
+            // The instructions stand in the response object, and so in the first and the last events.
+            _ => with(body, json!({"input": steering, "instructions": "Ä€𝄞".repeat(200)})),
+        }
+    }
+
+    async fn connect(&mut self, back: Option<Return>) -> Outcome {
+        let base = format!("http://{}", self.proxy.address());
+        let (id, after) = (self.reader.id.clone().unwrap_or_default(), self.reader.last);
+        let cursor = after.map(|after| format!("{id}.{after}")).unwrap_or_default();
+        let next = Some(after.map_or(0, |after| after + 1));
+        let (request, shape, expected) = match back {
+            None | Some(Return::Repetition) => return self.begin().await,
+            Some(Return::Socket) => return self.resume_by_socket(&id).await,
+            Some(Return::EventSource) => {
+                (self.client.get(format!("{base}/v1/streams/{id}")).header("last-event-id", cursor), Shape::EventSource, next)
+            }
+            Some(Return::EventSourceQuery) => {
+                (self.client.get(format!("{base}/v1/streams/{id}{}", query("?after=", after))), Shape::EventSource, next)
+            }
+            // Without a number it repeats the start, which a route that was not the start's would take for another request.
+            Some(Return::EventSourcePost) if after.is_none() => return self.begin().await,
+            Some(Return::EventSourcePost) => {
+                let body = self.body(self.begin).to_string();
+                let request = self.client.post(format!("{base}/v1/streams")).header("idempotency-key", &self.key).body(body);
+                (request.header("last-event-id", cursor), Shape::EventSource, next)
+            }
+            Some(Return::EventSourceChat) => {
+                let request = self.client.get(format!("{base}/v1/streams/{id}?dialect=chat")).header("last-event-id", cursor);
+                (request, Shape::Chat, None)
+            }
+            Some(Return::Sdk) => {
+                let url = format!("{base}/v1/responses/{id}?stream=true{}", query("&starting_after=", after));
+                (self.client.get(url), Shape::Sdk, next)
+            }
+        };
+        self.reader.attach(expected);
+        over_sse(request, shape, &mut self.reader).await
+    }
+
+    /// Sends the starting request: for the first time, again because no id had come, or again to read all of it again.
+    async fn begin(&mut self) -> Outcome {
+        let (path, shape) = match self.begin {
+            Start::Streams => ("/v1/streams", Shape::EventSource),
+            Start::StreamsChat | Start::StreamsChatBody => ("/v1/streams?dialect=chat", Shape::Chat),
+            Start::Responses => ("/v1/responses", Shape::Sdk),
+            Start::Socket => ("/v1/ws", Shape::Socket),
+        };
+        self.reader.attach((shape != Shape::Chat).then_some(0));
+        let body = self.body(self.begin);
+        if shape == Shape::Socket {
+            let create = with(body, json!({"type": "response.create", "idempotency_key": self.key}));
+            return over_socket(self.proxy.address(), path, &create, &mut self.reader).await;
+        }
+        let request = self.client.post(format!("http://{}{path}", self.proxy.address()));
+        let request = request.header("content-type", "application/json").header("idempotency-key", &self.key).body(body.to_string());
+        over_sse(request, shape, &mut self.reader).await
+    }
+
+    async fn resume_by_socket(&mut self, id: &str) -> Outcome {
+        let mut message = json!({"type": "tokenwire:resume", "response_id": id});
+        if let Some(after) = self.reader.last {
+            message["starting_after"] = json!(after);
+        }
+        if self.dice.random_bool(0.5) {
+            message["stream_id"] = json!("lane");
+        }
+        let path = if self.dice.random_bool(0.5) { "/v1/ws" } else { "/v1/responses" };
+        self.reader.attach(Some(self.reader.last.map_or(0, |last| last + 1)));
+        over_socket(self.proxy.address(), path, &message, &mut self.reader).await
+    }
+}
+
+fn dice_of(dice: &mut StdRng, below: u64) -> u64 {
+    dice.random_range(0..below)
+}
+
+fn query(name: &str, value: Option<u64>) -> String {
+    value.map(|value| format!("{name}{value}")).unwrap_or_default()
+}
+
+// === impl Tally ===
+
+impl Tally {
+    fn add(&mut self, other: Self) {
+        other.cuts.into_iter().for_each(|(place, count)| *self.cuts.entry(place).or_default() += count);
+        other.returns.into_iter().for_each(|(back, count)| *self.returns.entry(back).or_default() += count);
+        self.restarts += other.restarts;
+        self.went_back += other.went_back;
+        self.repeated += other.repeated;
+        self.lost += other.lost;
+        self.doubled += other.doubled;
+    }
+
+    fn print(&self, streams: u64, took: Duration, asked: u64) {
+        println!("{streams} streams of {TOKENS} tokens in {took:.1?}; the upstream was asked {asked} times");
+        println!("cuts: {} {:?}", self.cuts.values().sum::<u64>(), self.cuts);
+        println!("came back: {} {:?}", self.returns.values().sum::<u64>(), self.returns);
+        println!("starts sent again: {}; went back to a record's end: {}; came again: {}", self.restarts, self.went_back, self.repeated);
+        println!("lost: {}; doubled: {}", self.lost, self.doubled);
+    }
+}
