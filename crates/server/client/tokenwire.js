@@ -76,7 +76,7 @@ const EXPLANATIONS = new Map([
   ["not_found", "This answer is not kept any more, or it never existed here."],
   ["upstream_unreachable", "The gateway is up, but the model server behind it cannot be reached. Try again, or ask whoever runs it."],
   ["upstream_auth", "The model server refused the gateway's key. Whoever runs the gateway has to mend it."],
-  ["upstream_truncated", "The model server broke off in the middle of the answer. What came before is shown; try again for the rest."],
+  ["upstream_truncated", "The model server broke off in the middle of the answer. What came before is shown; ask again for a whole one."],
   ["upstream_disconnected", "The model server closed the connection before it answered. Try again."],
   ["connect_timeout", "The model server did not accept the connection in time. Try again."],
   ["first_token_timeout", "The model did not begin to answer in time. Try again, or choose another model."],
@@ -246,8 +246,12 @@ function follow(signal, act) {
   return () => signal.removeEventListener("abort", act);
 }
 
-function onWake() {
+function onOnline() {
   for (const stream of [...awake]) stream._poke("online");
+}
+
+function onOffline() {
+  for (const stream of [...awake]) stream._poke("offline");
 }
 
 function onVisible() {
@@ -258,14 +262,16 @@ function onVisible() {
 function listenTo(stream) {
   awake.add(stream);
   if (awake.size === 1) {
-    globalThis.addEventListener?.("online", onWake);
+    globalThis.addEventListener?.("online", onOnline);
+    globalThis.addEventListener?.("offline", onOffline);
     globalThis.document?.addEventListener("visibilitychange", onVisible);
   }
 }
 
 function forget(stream) {
   if (!awake.delete(stream) || awake.size > 0) return;
-  globalThis.removeEventListener?.("online", onWake);
+  globalThis.removeEventListener?.("online", onOnline);
+  globalThis.removeEventListener?.("offline", onOffline);
   globalThis.document?.removeEventListener("visibilitychange", onVisible);
 }
 
@@ -478,9 +484,13 @@ export class TokenStream {
     this.#sleeper = null;
   }
 
-  /** The machine is online again, or somebody looks: waiting has no point any more, and a connection may be dead without knowing. */
+  /**
+   * The machine is online again, or somebody looks: waiting has no point any more, and a connection may be dead without knowing. That
+   * it is offline is shown, no more: a gateway on this very machine goes on.
+   */
   _poke(why) {
-    if (this.#sleeper) this.#sleeper();
+    if (why === "offline") this.#setState("offline");
+    else if (this.#sleeper) this.#sleeper();
     else if (this.#connection && (why === "online" || now() - this.#heard > SLEPT)) {
       this.#break(lost("The machine was away; the connection is made anew.", { code: "woke" }));
     }
@@ -591,7 +601,7 @@ export class TokenStream {
     }
     if (this.#route === "query") return [this.#queryPath(), { headers: accept }];
     const headers = { ...accept, "Content-Type": "application/json", "Idempotency-Key": this.#key };
-    if (this.#route === "responses") return ["/v1/responses", { method: "POST", headers, body: this.#frame() }];
+    if (this.#route === "responses") return ["/v1/responses", { method: "POST", headers, body: JSON.stringify(this.#body()) }];
     this.#route = "streams";
     return ["/v1/streams", { method: "POST", headers, body: JSON.stringify(this.#request) }];
   }
@@ -717,9 +727,9 @@ export class TokenStream {
 
   // --- over a WebSocket
 
-  /** The start, always the same bytes: a repetition is known by them. */
-  #frame() {
-    return JSON.stringify({ type: "response.create", ...this.#request, stream: true, stream_id: this.#lane, idempotency_key: this.#key });
+  /** What makes a repetition the same request, whether it goes as a message or is posted after a message that was not answered. */
+  #body() {
+    return { ...this.#request, stream: true, idempotency_key: this.#key };
   }
 
   async #overSocket(signal) {
@@ -767,7 +777,7 @@ export class TokenStream {
       socket._join(this.#lane, this.#id, { take, closed: (error) => end(reject, error) });
       if (this.#id === null) {
         this.#route = "responses";
-        socket._sendText(this.#frame());
+        socket._send({ type: "response.create", ...this.#body(), stream_id: this.#lane });
       } else {
         const cursor = this.#last >= 0 ? { starting_after: this.#last } : {};
         socket._send({ type: "tokenwire:resume", response_id: this.#id, ...cursor, stream_id: this.#lane });
@@ -1035,12 +1045,8 @@ export class TokenwireSocket {
   }
 
   _send(message) {
-    this._sendText(JSON.stringify(message));
-  }
-
-  _sendText(text) {
     // One that is closing tells its lanes by its close event.
-    if (this.#webSocket?.readyState === 1) this.#webSocket.send(text);
+    if (this.#webSocket?.readyState === 1) this.#webSocket.send(JSON.stringify(message));
   }
 
   /** The connection is given up now, not when the peer has answered the close. */

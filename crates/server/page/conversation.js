@@ -3,6 +3,9 @@ import { attach, stream } from "/tokenwire.js";
 import { recall } from "./past.js";
 import { Turn } from "./turn.js";
 
+/** The gateway cannot build upon the answer before. */
+const FORGOTTEN = ["previous_response_not_found", "previous_response_unusable"];
+
 export class Conversation extends EventTarget {
   #list;
   #settings;
@@ -59,7 +62,7 @@ export class Conversation extends EventTarget {
       turn.fail(error, null);
       return;
     }
-    this.#read(turn, answer, { asked: true });
+    this.#read(turn, answer, { asked: true, before });
   }
 
   /** The gateway remembers what led to a whole answer; what was stopped or failed is told to it again. */
@@ -73,7 +76,7 @@ export class Conversation extends EventTarget {
     return { input: [...said, { role: "user", content: turn.question }] };
   }
 
-  #read(turn, answer, { asked }) {
+  #read(turn, answer, { asked, before = null }) {
     const generation = this.#generation;
     const isCurrent = () => generation === this.#generation;
     this.#stream = answer;
@@ -92,12 +95,17 @@ export class Conversation extends EventTarget {
       (response) => {
         if (!isCurrent()) return;
         turn.show(answer.text, answer.reasoning);
-        turn.previous = response.previous_response_id;
         turn.end(response.status, answer.id, remarkOn(response));
         this.#over(turn, response.status);
       },
       (error) => {
         if (!isCurrent()) return;
+        if (before?.id && FORGOTTEN.includes(error.code)) {
+          // The gateway was started anew, say: it is told what was said.
+          before.id = null;
+          this.#start(turn, before);
+          return;
+        }
         turn.show(answer.text, answer.reasoning);
         turn.fail(error, this.#wayOn(turn, answer, error));
         this.#over(turn, "failed", error);

@@ -7,7 +7,6 @@ export class Turn {
   /** What can be built upon: the id of an answer that is whole. */
   id = null;
   status = "running";
-  previous = null;
   node;
   #parts;
   #view;
@@ -73,6 +72,7 @@ export class Turn {
     this.#draw();
     this.note(remark);
     this.#parts.actions.hidden = false;
+    this.#parts.actions.querySelector(".again").hidden = false;
   }
 
   fail(error, again) {
@@ -86,6 +86,7 @@ export class Turn {
     if (again) this.#parts.error.append(element("div", { className: "actions" }, element("button", { type: "button", textContent: "Try again", onclick: again })));
     this.#parts.error.hidden = false;
     this.#parts.actions.hidden = this.#text === "";
+    this.#parts.actions.querySelector(".again").hidden = again !== null;
   }
 
   #draw() {

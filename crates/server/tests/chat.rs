@@ -1,5 +1,7 @@
 //! The chat dialect gives the upstream's own bytes: what a client gets here is what it would have got there.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says why and ends")]
+
 mod support;
 
 use futures::future::join_all;
@@ -111,6 +113,17 @@ async fn odd_framing_upstream_changes_no_payload() {
         assert_eq!(contents.len(), 33, "{fault}");
     }))
     .await;
+}
+
+#[tokio::test]
+async fn a_whole_completion_may_come_compressed_or_in_single_bytes() {
+    let world = start(|_| {});
+    for fault in ["none", "gzip", "split"] {
+        let body = with(chat(&format!("fault={fault} tokens=3 text=count")), json!({"stream": false}));
+        let answer = world.post("/v1/chat/completions", &body).answer().await;
+        assert_eq!((answer.status, answer.header("content-encoding")), (200, None), "{fault}");
+        assert_eq!(answer.json()["choices"][0]["message"]["content"], " t0 t1 t2", "{fault}");
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Clients that leave: without a grace the upstream is cancelled at once, in every phase and over every transport; with one it runs on.
 
+#![allow(clippy::print_stdout, reason = "what was measured is worth a look")]
+
 mod support;
 
 use std::time::{Duration, Instant};

@@ -1,5 +1,7 @@
 //! What an upstream refuses or fails at, as each kind of client gets to see it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says why and ends")]
+
 mod support;
 
 use std::net::TcpListener;
@@ -244,4 +246,41 @@ async fn a_request_in_vain_holds_no_place() {
         world.idle().await;
         assert_eq!(next.status, 200, "after {steering}: {}", next.text());
     }
+}
+
+#[tokio::test]
+async fn an_upstream_that_never_pauses_is_still_stopped_and_holds_nobody_up() {
+    const TOKEN: &[u8] = b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n";
+    const END: &[u8] = b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+    for (what, body, code) in [
+        ("before the first token", b"".as_slice(), Some("first_token_timeout")),
+        ("in mid-stream", TOKEN, Some("between_tokens_timeout")),
+        ("after its end", END, None),
+    ] {
+        let upstream = Playback::endless(body, b": nothing to say\n").await;
+        let gateway = over(&upstream.base_url(), Api::Chat, |config| {
+            config.server.workers = 1;
+            config.timeouts.first_token = Duration::from_millis(300);
+            config.timeouts.between_tokens = Duration::from_millis(300);
+        });
+        let stream = gateway.post("/v1/streams", &response("")).send().await;
+        let next = gateway.get("/healthz").answer().await;
+        assert_eq!(next.status, 200, "{what}");
+        let terminal = stream.answer().await.events().pop().unwrap().json();
+        assert_eq!(terminal["response"]["error"]["code"].as_str(), code, "{what}: {terminal}");
+        gateway.idle().await;
+    }
+}
+
+#[tokio::test]
+async fn who_leaves_an_upstream_that_never_pauses_has_left() {
+    let upstream = Playback::endless(b"", b": nothing to say\n").await;
+    let gateway = over(&upstream.base_url(), Api::Chat, |config| {
+        config.server.workers = 1;
+        config.streams.disconnect_grace = Duration::ZERO;
+    });
+    let mut stream = gateway.post("/v1/streams", &response("")).send().await;
+    stream.until_event("response.created").await;
+    drop(stream);
+    gateway.idle().await;
 }

@@ -1,5 +1,7 @@
 //! The WebSocket: lanes and their bounds, commands, what closes the socket and what does not.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says why and ends")]
+
 mod support;
 
 use std::collections::HashMap;
@@ -311,7 +313,8 @@ async fn cancel_reaches_every_phase() {
 async fn a_repetition_under_one_key_moves_the_reader_and_frees_its_lane() {
     let world = start(|_| {});
     let mut socket = world.socket().await;
-    let create = |lane: &str| json!({"type": "response.create", "input": format!("[[{STALL}]]"), "idempotency_key": "k", "stream_id": lane});
+    let create =
+        |lane: &str| json!({"type": "response.create", "input": format!("[[{STALL}]]"), "idempotency_key": "k", "stream_id": lane});
     socket.send(create("a")).await;
     let id = id_of(&socket.until(|event| event["delta"] == " t1").await[0]);
     socket.send(create("b")).await;
@@ -325,7 +328,10 @@ async fn a_repetition_under_one_key_moves_the_reader_and_frees_its_lane() {
     // Another question under the same key is refused.
     socket.create("tokens=1", json!({"idempotency_key": "k"})).await;
     let refused = socket.next().await;
-    assert_eq!((&refused["type"], &refused["status"], &refused["error"]["code"]), (&json!("error"), &json!(422), &json!("idempotency_mismatch")));
+    assert_eq!(
+        (&refused["type"], &refused["status"], &refused["error"]["code"]),
+        (&json!("error"), &json!(422), &json!("idempotency_mismatch"))
+    );
     assert_eq!(world.simulator.stats().requests, 2);
 }
 

@@ -165,7 +165,7 @@ impl Hub {
             owner: self.options.owner.clone(),
             idempotency_key: request.idempotency_key(),
             route: "/v1/responses",
-            fingerprint: fingerprint(&request),
+            fingerprint: request.fingerprint(),
             headers: self.options.headers.clone(),
             body: StreamRequest::Responses(request),
         };
@@ -371,15 +371,6 @@ impl Frames {
         all.extend_from_slice(&self.more);
         all.freeze()
     }
-}
-
-/// What makes a request the same as another under one idempotency key: not by which message or on which lane it came.
-fn fingerprint(request: &ResponsesRequest) -> Vec<u8> {
-    let mut body = request.raw().clone();
-    for envelope in ["type", "stream_id"] {
-        body.remove(envelope);
-    }
-    body.to_bytes()
 }
 
 fn framing(name: Option<&StreamId>) -> Arc<TextFrames> {

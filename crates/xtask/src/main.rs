@@ -9,6 +9,7 @@
 mod arguments;
 mod debian;
 mod error;
+mod examples;
 mod need;
 mod node;
 mod process;

@@ -3,9 +3,14 @@
 use crate::debian::{Package, Probe};
 use crate::error::Error;
 use crate::workspace::Workspace;
-use crate::{debian, node, process, python};
+use crate::{debian, examples, node, process, python};
 
+pub(crate) const CADDY: Package = Package { name: "caddy", found_by: Probe::Program("caddy") };
+pub(crate) const CHROMIUM: Package = Package { name: "chromium", found_by: Probe::Program("chromium") };
 pub(crate) const CURL: Package = Package { name: "curl", found_by: Probe::Program("curl") };
+/// Chromium brings no font of its own, and pictures of empty boxes tell nobody anything.
+pub(crate) const FONTS: Package =
+    Package { name: "fonts-dejavu-core", found_by: Probe::File("/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf") };
 pub(crate) const HAPROXY: Package = Package { name: "haproxy", found_by: Probe::Program("haproxy") };
 pub(crate) const NCHAN: Package =
     Package { name: "libnginx-mod-nchan", found_by: Probe::File("/usr/lib/nginx/modules/ngx_nchan_module.so") };
@@ -23,6 +28,10 @@ pub(crate) enum Need {
     PythonClients,
     /// Node and the pinned npm packages.
     NodeClients,
+    /// What the examples pin, each for itself.
+    Examples,
+    /// Node and the pinned npm packages that drive a browser.
+    BrowserPackages,
 }
 
 /// Brings all of it, Debian's packages first and together.
@@ -45,6 +54,8 @@ pub(crate) fn ensure(workspace: &Workspace, needs: &[Need], may_install: bool) -
             Need::Debian(_) => {}
             Need::PythonClients => python::clients(workspace, may_install).map(drop)?,
             Need::NodeClients => node::clients(workspace, may_install)?,
+            Need::Examples => examples::packages(workspace, may_install).map(drop)?,
+            Need::BrowserPackages => node::browser_packages(workspace, may_install)?,
         }
     }
     Ok(())

@@ -1,4 +1,5 @@
-//! The Node clients: exactly what `package-lock.json` pins, and the tests that use it.
+//! What runs in Node: the clients under test, the client module and the browser's tests, each with exactly what its `package-lock.json`
+//! pins.
 
 use std::path::{Path, PathBuf};
 
@@ -20,8 +21,20 @@ const FALLBACK: [Package; 2] = [PYTHON, VENV];
 /// What decides which packages are installed.
 const PINNED: [&str; 3] = ["package.json", "package-lock.json", ".npmrc"];
 
+/// Tests in a folder of their own, with the packages that they need.
+#[derive(Debug, Clone, Copy)]
+struct Suite {
+    /// The folder in `.tools/`.
+    name: &'static str,
+    /// The tracked folder, from the root.
+    tracked: &'static str,
+}
+
+const CLIENTS: Suite = Suite { name: "node", tracked: "crates/server/tests/clients/node" };
+const BROWSER: Suite = Suite { name: "browser", tracked: "crates/server/tests/browser" };
+
 /// A Node that is new enough, with its npm.
-struct Node {
+pub(crate) struct Node {
     /// To be put first on the PATH, since npm is a script that looks for `node` there; `None` if the machine's own serve.
     programs: Option<PathBuf>,
 }
@@ -29,7 +42,11 @@ struct Node {
 // === impl Node ===
 
 impl Node {
-    fn find(workspace: &Workspace, may_install: bool) -> Result<Self, Error> {
+    /// The machine's, or PyPI's.
+    ///
+    /// # Errors
+    /// Neither can be had.
+    pub(crate) fn find(workspace: &Workspace, may_install: bool) -> Result<Self, Error> {
         let version = process::output(process::command("node", workspace.root()).arg("--version"));
         let is_new_enough = version.as_deref().and_then(major).is_some_and(|major| major >= OLDEST);
         if is_new_enough && process::which("npm").is_some() {
@@ -40,7 +57,8 @@ impl Node {
         python::environment(workspace, "nodejs", &requirements, may_install).map(|programs| Self { programs: Some(programs) })
     }
 
-    fn command(&self, program: &str, directory: &Path) -> std::process::Command {
+    /// `node` or `npm`, to run in `directory`.
+    pub(crate) fn command(&self, program: &str, directory: &Path) -> std::process::Command {
         let Some(programs) = &self.programs else { return process::command(program, directory) };
         let mut command = process::command(programs.join(program), directory);
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -61,15 +79,32 @@ fn major(version: &str) -> Option<u32> {
 /// Node or a package cannot be had, or something is missing and nothing may be installed.
 pub(crate) fn clients(workspace: &Workspace, may_install: bool) -> Result<(), Error> {
     let node = Node::find(workspace, may_install)?;
-    packages(workspace, &node, may_install).map(drop)
+    packages(workspace, &node, CLIENTS, may_install).map(drop)
 }
 
-fn packages(workspace: &Workspace, node: &Node, may_install: bool) -> Result<PathBuf, Error> {
-    let tracked = workspace.clients().join("node");
-    let folder = workspace.tools().join("node");
-    let stamp = Stamp::new(&folder, &PINNED.map(|name| tracked.join(name)))?;
+/// Brings `.tools/browser` to what the lock file pins.
+///
+/// # Errors
+/// As for [`clients`].
+pub(crate) fn browser_packages(workspace: &Workspace, may_install: bool) -> Result<(), Error> {
+    let node = Node::find(workspace, may_install)?;
+    packages(workspace, &node, BROWSER, may_install).map(drop)
+}
+
+fn packages(workspace: &Workspace, node: &Node, suite: Suite, may_install: bool) -> Result<PathBuf, Error> {
+    let folder = workspace.tools().join(suite.name);
+    install(node, &workspace.root().join(suite.tracked), &folder, may_install)?;
+    Ok(folder)
+}
+
+/// Brings `folder` to what the lock file in `tracked` pins.
+///
+/// # Errors
+/// A package cannot be had, or one is missing and nothing may be installed.
+pub(crate) fn install(node: &Node, tracked: &Path, folder: &Path, may_install: bool) -> Result<(), Error> {
+    let stamp = Stamp::new(folder, &PINNED.map(|name| tracked.join(name)))?;
     if stamp.holds() {
-        return Ok(folder);
+        return Ok(());
     }
     if !may_install {
         return Err(Error::Missing {
@@ -77,18 +112,20 @@ fn packages(workspace: &Workspace, node: &Node, may_install: bool) -> Result<Pat
             remedy: "leave out --no-install".to_owned(),
         });
     }
-    std::fs::create_dir_all(&folder).map_err(Error::file("make", &folder))?;
+    std::fs::create_dir_all(folder).map_err(Error::file("make", folder))?;
     for name in PINNED {
         copy(&tracked.join(name), &folder.join(name))?;
     }
-    process::run(node.command("npm", &folder).args(["ci", "--no-fund", "--no-audit", "--loglevel=error"]))?;
-    stamp.set()?;
-    Ok(folder)
+    process::run(node.command("npm", folder).args(["ci", "--no-fund", "--no-audit", "--loglevel=error"]))?;
+    stamp.set()
 }
 
 /// Node resolves packages from where a module stands, so the tests run as copies beside `node_modules` and nothing is ever installed in
 /// the tracked tree. A test that was renamed or deleted must not live on there.
-fn copy_tests(tracked: &Path, folder: &Path) -> Result<Vec<PathBuf>, Error> {
+///
+/// # Errors
+/// A file cannot be read, written or deleted.
+pub(crate) fn copy_tests(tracked: &Path, folder: &Path) -> Result<Vec<PathBuf>, Error> {
     for stale in modules(folder)? {
         std::fs::remove_file(&stale).map_err(Error::file("delete", &stale))?;
     }
@@ -116,7 +153,11 @@ fn modules(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(modules)
 }
 
-fn copy(from: &Path, to: &Path) -> Result<(), Error> {
+/// Copies one file.
+///
+/// # Errors
+/// It cannot be read or written.
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<(), Error> {
     std::fs::copy(from, to).map_err(Error::file("copy", from)).map(drop)
 }
 
@@ -125,14 +166,49 @@ fn copy(from: &Path, to: &Path) -> Result<(), Error> {
 /// # Errors
 /// A test failed, or the servers did not start.
 pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
-    let node = Node::find(context.workspace, context.may_install)?;
-    let folder = packages(context.workspace, &node, context.may_install)?;
-    let tests = copy_tests(&context.workspace.clients().join("node"), &folder)?;
-    let mut servers = Servers::start(context.workspace)?;
+    run(context, CLIENTS, |_| true)
+}
+
+/// What needs no browser to be tested.
+const WITHOUT_BROWSER: [&str; 2] = ["client.test.mjs", "types.test.mjs"];
+
+/// The step: the client module in Node, over good roads and bad.
+///
+/// # Errors
+/// A test failed, or the servers did not start.
+pub(crate) fn client_module(context: &Context<'_>) -> Result<Outcome, Error> {
+    run(context, BROWSER, |name| WITHOUT_BROWSER.contains(&name))
+}
+
+/// The step: the chat page and the client module in Chromium.
+///
+/// # Errors
+/// A test failed, or the servers did not start.
+pub(crate) fn browser(context: &Context<'_>) -> Result<Outcome, Error> {
+    run(context, BROWSER, |name| !WITHOUT_BROWSER.contains(&name))
+}
+
+fn run(context: &Context<'_>, suite: Suite, is_chosen: impl Fn(&str) -> bool) -> Result<Outcome, Error> {
+    let workspace = context.workspace;
+    let node = Node::find(workspace, context.may_install)?;
+    let folder = packages(workspace, &node, suite, context.may_install)?;
+    let tests = copy_tests(&workspace.root().join(suite.tracked), &folder)?;
+    let mut servers = Servers::start(workspace)?;
     let mut runner = node.command("node", &folder);
-    runner.args(["--test", "--test-reporter=spec", "--test-timeout=120000"]).args(context.rest);
-    runner.args(tests.iter().filter_map(|test| test.file_name()));
+    // A file's own time counts too, and browsers take theirs.
+    runner.args(["--test", "--test-reporter=spec", "--test-timeout=600000"]);
+    if suite.name == BROWSER.name {
+        // Several browsers at once would only wait for each other's processor time.
+        runner.arg("--test-concurrency=1");
+    }
+    runner.args(context.rest);
+    runner.args(tests.iter().filter_map(|test| test.file_name()).filter(|name| is_chosen(&name.to_string_lossy())));
     servers.tell(&mut runner);
+    runner.env("TOKENWIRE_CLIENT", workspace.root().join("crates/server/client"));
+    runner.env("TOKENWIRE_ARTIFACTS", workspace.root().join("target/artifacts"));
+    if let Some(chromium) = process::which("chromium") {
+        runner.env("CHROMIUM", chromium);
+    }
     let tests = process::run(&mut runner);
     servers.still_running()?;
     tests.map(|()| Outcome::Passed)

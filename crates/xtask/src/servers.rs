@@ -54,12 +54,12 @@ impl Servers {
     /// # Errors
     /// They do not build, do not start, or do not answer in time.
     pub(crate) fn start(workspace: &Workspace) -> Result<Self, Error> {
-        let programs = build(workspace)?;
-        let simulator = Server::start(workspace, "simulator", &programs.simulator, "/stats", |_| {})?;
+        let [gateway_program, simulator_program] = build(workspace, ["tokenwire", "tokenwire-simulator"])?;
+        let simulator = Server::start(workspace, "simulator", &simulator_program, "/stats", |_| {})?;
         let upstream = format!("{}/v1", simulator.url);
         let gateway = |name, config: &str| {
             let config = workspace.clients().join(config);
-            Server::start(workspace, name, &programs.gateway, "/readyz", |command| {
+            Server::start(workspace, name, &gateway_program, "/readyz", |command| {
                 command.arg("--config").arg(&config).env("OPENAI_BASE_URL", &upstream);
             })
         };
@@ -90,19 +90,21 @@ impl Servers {
     }
 }
 
-struct Programs {
-    gateway: PathBuf,
-    simulator: PathBuf,
-}
-
 /// cargo itself says where it puts what it builds; guessing would miss a target folder or profile that is configured elsewhere.
-fn build(workspace: &Workspace) -> Result<Programs, Error> {
-    let packages = ["build", "-p", "tokenwire", "-p", "tokenwire-simulator", "--bins"];
-    process::run(process::cargo(workspace.root()).args(packages))?;
-    let messages = process::output(process::cargo(workspace.root()).args(packages).args(["--quiet", "--message-format=json"]));
+///
+/// # Errors
+/// They do not build, or a package has no binary of its name.
+pub(crate) fn build<const N: usize>(workspace: &Workspace, packages: [&'static str; N]) -> Result<[PathBuf; N], Error> {
+    let mut arguments = vec!["build", "--bins"];
+    arguments.extend(packages.iter().flat_map(|package| ["-p", package]));
+    process::run(process::cargo(workspace.root()).args(&arguments))?;
+    let messages = process::output(process::cargo(workspace.root()).args(&arguments).args(["--quiet", "--message-format=json"]));
     let messages = messages.unwrap_or_default();
-    let program = |name| executable(&messages, name).ok_or(Error::NoExecutable(name));
-    Ok(Programs { gateway: program("tokenwire")?, simulator: program("tokenwire-simulator")? })
+    let mut programs = [const { PathBuf::new() }; N];
+    for (program, package) in programs.iter_mut().zip(packages) {
+        *program = executable(&messages, package).ok_or(Error::NoExecutable(package))?;
+    }
+    Ok(programs)
 }
 
 fn executable(messages: &str, name: &str) -> Option<PathBuf> {

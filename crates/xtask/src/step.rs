@@ -1,9 +1,9 @@
 //! The steps of `cargo xtask test`: what each checks, what it needs and what it runs. A new check is a new row here.
 
 use crate::error::Error;
-use crate::need::{CURL, HAPROXY, NCHAN, NGINX, Need, PYTHON, VENV};
+use crate::need::{CADDY, CHROMIUM, CURL, FONTS, HAPROXY, NCHAN, NGINX, Need, PYTHON, VENV};
 use crate::workspace::Workspace;
-use crate::{node, python, rust};
+use crate::{examples, node, python, rust};
 
 /// One row of the summary.
 #[derive(Clone, Copy)]
@@ -51,6 +51,32 @@ pub(crate) const STEPS: &[Step] = &[
         needs: &[Need::NodeClients],
         run: node::test,
     },
+    Step {
+        name: "client",
+        about: "the client module gets every token once, in Node, over good roads and bad",
+        needs: &[Need::BrowserPackages],
+        run: node::client_module,
+    },
+    Step {
+        name: "browser",
+        about: "the chat page and the client module do in Chromium what they should",
+        needs: &[Need::Debian(CHROMIUM), Need::Debian(FONTS), Need::BrowserPackages],
+        run: node::browser,
+    },
+    Step {
+        name: "examples",
+        about: "every example does what it says, the pages in Chromium, and streams flow through nginx and Caddy",
+        needs: &[
+            Need::Debian(CADDY),
+            Need::Debian(CHROMIUM),
+            Need::Debian(CURL),
+            Need::Debian(NGINX),
+            Need::Debian(PYTHON),
+            Need::Debian(VENV),
+            Need::Examples,
+        ],
+        run: examples::test,
+    },
 ];
 
 /// What `cargo xtask install` knows besides the steps: the peers that the benchmarks compare with, where they are.
@@ -83,6 +109,9 @@ mod tests {
     #[test]
     fn an_unknown_step_is_answered_with_the_known_ones() {
         let error = named("clipy").err().unwrap().to_string();
-        assert_eq!(error, "there is no step `clipy`; the steps are fmt, clippy, test, doctest, deny, python, node");
+        assert_eq!(
+            error,
+            "there is no step `clipy`; the steps are fmt, clippy, test, doctest, deny, python, node, client, browser, examples"
+        );
     }
 }

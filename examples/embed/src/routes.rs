@@ -31,7 +31,11 @@ struct Haiku {
 /// Starts an answer; a reconnect, which names the last event that it has, goes on with the one it began.
 async fn haiku(request: HttpRequest, asked: Query<Haiku>, engine: web::Data<Engine>) -> HttpResponse {
     if let Some(last) = request.headers().get("last-event-id") {
-        return last.to_str().ok().and_then(position).map_or_else(|| HttpResponse::BadRequest().finish(), |(id, after)| resume(&engine, &id, after));
+        return last
+            .to_str()
+            .ok()
+            .and_then(position)
+            .map_or_else(|| HttpResponse::BadRequest().finish(), |(id, after)| resume(&engine, &id, after));
     }
     let prompt = format!("Write a haiku on {}.", asked.on);
     let started = engine.start(StartRequest {

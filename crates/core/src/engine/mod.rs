@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::error::{ApiError, ErrorCode};
 use crate::event::{Ending, EventKind};
-use crate::generation::{Attachment, Conversation, Generation, Work, Writer, drive, unix_now};
+use crate::generation::{Attachment, Conversation, Generation, Work, Writer, drain, drive, unix_now};
 use crate::id::{GenerationId, Owner, Seq};
 use crate::log::{LogLimits, MemoryLog, TokenLog};
 use crate::request::{ChatRequest, ResponseEcho, ResponsesRequest, StreamRequest};
@@ -159,9 +159,12 @@ impl Engine {
         let running = self.registry.insert(generation, permit, claim);
         let upstream = self.upstream.clone();
         self.tasks.spawn(async move {
-            // Dropped with the task, however it ends: that is how the registry learns of the end.
-            let _running = running;
-            drive(writer, scribe, upstream, plan.work).await;
+            let finished = drive(writer, scribe, upstream, plan.work).await;
+            // Dropped here, or with the task however it ends: that is how the registry learns of the end.
+            drop(running);
+            if let Some(body) = finished {
+                drain(body).await;
+            }
         });
         Ok(Started { attachment, fresh: true })
     }

@@ -275,11 +275,11 @@ impl Registry {
         let mut expired = Vec::new();
         {
             let mut state = self.state.lock();
-            while let Some(((ended, _), ())) = state.logs.first_key_value()
-                && now.duration_since(*ended) >= self.retention.events
-            {
-                expired.extend(state.pop_log());
-            }
+            // A log that is still being read stays: its readers come to its end, or are cut for not reading.
+            let due = |(ended, _): &&(Instant, GenerationId)| now.duration_since(*ended) >= self.retention.events;
+            let unread = |key: &&(Instant, GenerationId)| state.generations.get(&key.1).is_none_or(|entry| entry.generation.readers() == 0);
+            let keys: Vec<_> = state.logs.keys().take_while(due).filter(unread).cloned().collect();
+            expired.extend(keys.iter().filter_map(|key| state.take_log(key)));
             while let Some(((ended, _), ())) = state.objects.first_key_value()
                 && now.duration_since(*ended) >= self.retention.responses
             {
@@ -307,10 +307,16 @@ impl Registry {
 impl State {
     /// Takes the oldest log off the list; an object that is kept only as long as its log goes with it.
     fn pop_log(&mut self) -> Option<Arc<Generation>> {
-        let ((_, id), ()) = self.logs.pop_first()?;
-        let generation = self.generations.get(&id)?.generation.clone();
+        let key = self.logs.keys().next()?.clone();
+        self.take_log(&key)
+    }
+
+    /// Takes a log off the list.
+    fn take_log(&mut self, key: &(Instant, GenerationId)) -> Option<Arc<Generation>> {
+        self.logs.remove(key);
+        let generation = self.generations.get(&key.1)?.generation.clone();
         if !generation.meta().store {
-            self.remove(&id);
+            self.remove(&key.1);
         }
         Some(generation)
     }

@@ -37,9 +37,9 @@ impl Control {
         self.driver.wake();
     }
 
-    /// Whether there are readers that may want the same bytes.
-    pub(super) fn has_several_readers(&self) -> bool {
-        self.readers.load(Ordering::Relaxed) > 1
+    /// How many readers there are.
+    pub(super) fn readers(&self) -> usize {
+        self.readers.load(Ordering::Acquire)
     }
 
     /// Asks to be woken when anything changes. To be called before looking.

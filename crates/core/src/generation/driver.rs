@@ -41,32 +41,31 @@ pub struct Work {
     pub previous_response_id: Option<String>,
 }
 
-/// Writes the generation to its end. The scribe may hold events (`response.created`) that go first.
-pub(crate) async fn drive(mut writer: Writer, mut scribe: Scribe, upstream: Arc<dyn Upstream>, work: Work) {
+/// Writes the generation to its end. The scribe may hold events (`response.created`) that go first. What comes back, if
+/// anything, is a body whose connection may be used again once it is [drained](drain).
+pub(crate) async fn drive(mut writer: Writer, mut scribe: Scribe, upstream: Arc<dyn Upstream>, work: Work) -> Option<Box<dyn TokenStream>> {
     let id = writer.generation().meta().id.clone();
     let run = AssertUnwindSafe(run(&mut writer, &mut scribe, upstream, work)).catch_unwind().await;
-    match run {
-        Ok(Some(mut stream)) => {
-            // The answer is whole and its readers are gone or going; only the connection is still of use.
-            let _ = tokio::time::timeout(DRAIN, std::future::poll_fn(|cx| drain(stream.as_mut(), cx))).await;
-        }
-        Ok(None) => {}
-        Err(_) => {
-            // The panic itself was reported by the panic hook.
-            tracing::error!(generation = %id, "the generation's task panicked");
-            writer.seal_abruptly(&ApiError::new(ErrorCode::InternalError, "The gateway failed while it wrote this answer."));
-        }
-    }
+    run.unwrap_or_else(|_| {
+        // The panic itself was reported by the panic hook.
+        tracing::error!(generation = %id, "the generation's task panicked");
+        writer.seal_abruptly(&ApiError::new(ErrorCode::InternalError, "The gateway failed while it wrote this answer."));
+        None
+    })
 }
 
-fn drain(stream: &mut dyn TokenStream, cx: &mut Context<'_>) -> Poll<()> {
-    loop {
-        match stream.poll_events(cx, &mut |_| Flow::Continue) {
-            Poll::Ready(StreamStep::Read) => {}
-            Poll::Ready(StreamStep::Ended(_) | StreamStep::Failed(_)) => return Poll::Ready(()),
-            Poll::Pending => return Poll::Pending,
+/// Reads a finished body to its end, if that comes soon, so that its connection can be used again.
+pub(crate) async fn drain(mut stream: Box<dyn TokenStream>) {
+    let end = std::future::poll_fn(|cx| {
+        loop {
+            match stream.poll_events(cx, &mut |_| Flow::Continue) {
+                Poll::Ready(StreamStep::Read) => {}
+                Poll::Ready(StreamStep::Ended(_) | StreamStep::Failed(_)) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
         }
-    }
+    });
+    let _ = tokio::time::timeout(DRAIN, end).await;
 }
 
 /// Gives the stream back if its connection may be used again.

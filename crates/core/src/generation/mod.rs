@@ -18,7 +18,7 @@ mod writer;
 
 pub use control::{Attachment, Stop};
 pub use driver::Work;
-pub(crate) use driver::drive;
+pub(crate) use driver::{drain, drive};
 pub use opening::Opening;
 pub use subscription::{EndOfStream, Subscription, SubscriptionError};
 pub(crate) use writer::Writer;
@@ -125,6 +125,12 @@ impl Generation {
     #[must_use]
     pub fn attach(self: &Arc<Self>) -> Attachment {
         Attachment::new(self.clone())
+    }
+
+    /// How many read it, or wait for it, now.
+    #[must_use]
+    pub fn readers(&self) -> usize {
+        self.control.readers()
     }
 
     /// Stops it, in whatever phase it is. Returns at once; the terminal event follows.

@@ -175,7 +175,7 @@ impl Subscription {
 
     /// Under which name its bytes are shared, if there is somebody to share with.
     fn shape(&self) -> Option<Shape> {
-        let several = self.attachment.generation().control().has_several_readers();
+        let several = self.attachment.generation().readers() > 1;
         self.renderer.share_key().filter(|_| several).map(|framing| (self.renderer.dialect(), framing))
     }
 

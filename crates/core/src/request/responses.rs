@@ -192,6 +192,24 @@ impl ResponsesRequest {
         self.text("idempotency_key")
     }
 
+    /// What makes two requests under one idempotency key the same: every member but those that say how the answer travels
+    /// (`type`, `stream_id`, `stream`, the key itself), in an order of its own. A create that was sent on a WebSocket and is
+    /// repeated over HTTP finds its generation.
+    #[must_use]
+    pub fn fingerprint(&self) -> Vec<u8> {
+        let travels = ["type", "stream_id", "stream", "idempotency_key"];
+        let mut members: Vec<(&str, &str)> =
+            self.raw.iter().map(|(name, raw)| (name, raw.get())).filter(|(name, _)| !travels.contains(name)).collect();
+        members.sort_unstable();
+        let mut out = Vec::new();
+        for (name, value) in members {
+            for piece in [name, "\0", value, "\0"] {
+                out.extend_from_slice(piece.as_bytes());
+            }
+        }
+        out
+    }
+
     /// The lane of the WebSocket, 1 to 256 of `[A-Za-z0-9_.-]`.
     #[must_use]
     pub fn stream_id(&self) -> Option<String> {

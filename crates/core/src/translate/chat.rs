@@ -35,12 +35,20 @@ pub struct ChatTranslator {
     /// Usage chunks without choices: several are one per choice.
     usage_chunks: u32,
     /// A chunk that waits for what follows: it rides on the terminal event if nothing does.
-    held: Option<Vec<u8>>,
+    held: Option<Held>,
     /// The first finish reason that is not simply a stop.
     finish: Option<Finish>,
     tool_calls: bool,
     fault: Option<Ending>,
     call_ids: Vec<String>,
+}
+
+/// A chunk that waits.
+#[derive(Debug)]
+enum Held {
+    Usage(Vec<u8>),
+    /// The upstream's own error object: a chat client needs no other.
+    Error(Vec<u8>),
 }
 
 #[derive(Debug)]
@@ -66,6 +74,14 @@ struct OpenCall {
     index: Option<u32>,
     upstream_id: Option<String>,
     empty: bool,
+}
+
+impl Held {
+    fn into_chunk(self) -> Vec<u8> {
+        match self {
+            Self::Usage(chunk) | Self::Error(chunk) => chunk,
+        }
+    }
 }
 
 /// What a finish reason means here.
@@ -178,12 +194,17 @@ impl ChatTranslator {
     /// Closes what is open and writes the terminal event, with the chunk that waited for it.
     pub fn end(&mut self, ending: Ending, at: u64, scribe: &mut Scribe) {
         let complete = matches!(ending, Ending::Completed { .. });
+        if matches!(ending, Ending::Failed(_) | Ending::Cancelled) && matches!(self.held, Some(Held::Usage(_))) {
+            // The error that follows needs a number of its own, so that a chat reader who is cut between the two gets it.
+            self.release_held(scribe);
+        }
         for choice in std::mem::take(&mut self.choices).into_values() {
             choice.close(scribe, complete);
         }
         let usage = self.usage.map(ChatUsage::to_responses);
         scribe.event(EventKind::End(Outcome { ending, at, usage, relayed: None }));
-        scribe.record(self.held.take().as_deref());
+        let held = self.held.take().map(Held::into_chunk);
+        scribe.record(held.as_deref());
     }
 
     /// The way of nearly every chunk: it is an earlier one with another text in it.
@@ -236,7 +257,7 @@ impl ChatTranslator {
             let ending = Ending::Failed(fault.into());
             if choices.is_empty() {
                 self.take_usage(usage, true);
-                self.held = Some(data.to_vec());
+                self.held = Some(Held::Error(data.to_vec()));
                 return Self::over(ending);
             }
             // An error beside choices: usage and the rest may still follow it.
@@ -248,7 +269,7 @@ impl ChatTranslator {
         }
         self.take_usage(usage, choices.is_empty());
         if choices.is_empty() && usage.is_some() && chunk.is_recognised() {
-            self.held = Some(data.to_vec());
+            self.held = Some(Held::Usage(data.to_vec()));
             // What it belongs to may have begun with this very chunk.
             scribe.record(None);
             return self.translated(false);
@@ -352,7 +373,7 @@ impl ChatTranslator {
 
     fn release_held(&mut self, scribe: &mut Scribe) {
         if let Some(held) = self.held.take() {
-            scribe.record(Some(&held));
+            scribe.record(Some(&held.into_chunk()));
         }
     }
 

@@ -110,7 +110,8 @@ impl ResponsesTranslator {
                 self.last = response;
                 return over(self.terminal(&name, members));
             }
-            "error" => {
+            // An error without a type is what a server answers with, under HTTP 200, that did not come as far as a stream.
+            "error" | "" if name == "error" || members.get("error").is_some() => {
                 let fault = match members.get("error") {
                     Some(error) => UpstreamFault::read(error),
                     None => UpstreamFault { code: members.text("code").map(Into::into), message: members.text("message").map(Into::into) },

@@ -2,6 +2,7 @@
 
 mod chat;
 mod cross_origin;
+mod documentation;
 mod envelope;
 mod health;
 mod inbound;

@@ -90,15 +90,15 @@ fn tag(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
     use actix_web::http::StatusCode;
-    use actix_web::{App, test};
+    use actix_web::{App, test as service};
 
     async fn get(path: &str, known: Option<&str>) -> actix_web::dev::ServiceResponse {
-        let app = test::init_service(App::new().configure(configure)).await;
-        let mut request = test::TestRequest::get().uri(path);
+        let app = service::init_service(App::new().configure(configure)).await;
+        let mut request = service::TestRequest::get().uri(path);
         if let Some(known) = known {
             request = request.insert_header((header::IF_NONE_MATCH, known));
         }
-        test::call_service(&app, request.to_request()).await
+        service::call_service(&app, request.to_request()).await
     }
 
     fn header_of<'a>(response: &'a actix_web::dev::ServiceResponse, name: &str) -> &'a str {
@@ -114,7 +114,7 @@ mod tests {
             assert_eq!(header_of(&response, "content-security-policy"), POLICY);
             assert_eq!(header_of(&response, "x-content-type-options"), "nosniff");
             assert_eq!(header_of(&response, "referrer-policy"), "no-referrer");
-            assert_eq!(test::read_body(response).await, asset.bytes);
+            assert_eq!(service::read_body(response).await, asset.bytes);
         }
     }
 

@@ -33,10 +33,10 @@ pub(super) async fn create(request: HttpRequest, payload: web::Payload, service:
     let header_key = idempotency_key(&request)?;
     let started = service.engine.start(StartRequest {
         idempotency_key: header_key.or_else(|| asked.idempotency_key()),
+        fingerprint: asked.fingerprint(),
         body: StreamRequest::Responses(asked),
         owner: service.owner(),
         route: "/v1/responses",
-        fingerprint: bytes.to_vec(),
         headers: Vec::new(),
     })?;
     let attachment = started.attachment;

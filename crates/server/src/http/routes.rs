@@ -5,7 +5,7 @@ use actix_web::{HttpRequest, HttpResponse, Resource, web};
 use tokenwire_core::error::{ApiError, ErrorCode};
 
 use super::outbound::error_response;
-use super::{chat, health, models, page, responses, sockets, streams};
+use super::{chat, documentation, health, models, page, responses, sockets, streams};
 
 /// Registers every route.
 pub fn configure(app: &mut web::ServiceConfig) {
@@ -29,6 +29,7 @@ pub fn configure(app: &mut web::ServiceConfig) {
         .service(resource("/v1/models/{id:.+}", "GET").route(web::get().to(models::retrieve)))
         .service(resource("/healthz", "GET").route(web::get().to(health::alive)))
         .service(resource("/readyz", "GET").route(web::get().to(health::ready)))
+        .configure(documentation::configure)
         .configure(page::configure)
         .default_service(web::to(unknown));
 }
@@ -64,7 +65,7 @@ async fn unknown(request: HttpRequest) -> HttpResponse {
     let why = if openai.iter().any(|known| path.starts_with(known)) {
         "Tokenwire serves chat completions, responses and models; this part of OpenAI's API it does not serve."
     } else {
-        "The paths are listed in the README."
+        "The paths are listed at /docs."
     };
     error_response(&ApiError::new(ErrorCode::UnknownUrl, format!("Unknown request URL: {} {path}. {why}", request.method())))
 }

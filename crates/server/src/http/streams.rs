@@ -165,7 +165,13 @@ fn read(service: &Service, wish: Wish, attachment: Attachment, from: Seq) -> Htt
         return plain_text(&mut response, body);
     }
     let subscription = Subscription::new(attachment, from, wish.dialect, Arc::new(EventSource));
-    event_stream(&mut response, SseBody::new(Some(subscription), service.sse(RETRY)))
+    let preface = match wish.dialect {
+        // `response.created` is not shown in this dialect. Its id is, on its own, so that an EventSource that is cut before the
+        // first chunk comes back to this stream instead of starting another.
+        Dialect::Chat if from == Seq(0) => [RETRY, format!("id: {}.0\n\n", generation.meta().id).as_bytes()].concat(),
+        _ => RETRY.to_vec(),
+    };
+    event_stream(&mut response, SseBody::new(Some(subscription), service.sse(preface)))
 }
 
 fn resume(service: &Service, wish: Wish, id: &GenerationId, after: Option<u64>) -> Result<HttpResponse, HttpError> {

@@ -55,13 +55,11 @@ export async function badRoad(target, { cuts = [], stalls = [], upgrades = 'pass
     far.on('data', (bytes) => {
       if (silent) return;
       if (isUpgrade && road.upgrades === 'close') {
-        const end = bytes.indexOf('\r\n\r\n');
-        if (back === 0 && end >= 0) {
-          near.write(bytes.subarray(0, end + 4));
-          back = end + 4;
-          // The start gets through, its answer does not.
-          near.once('data', () => setImmediate(() => near.destroy()));
-        }
+        // What the client sends gets through, what comes back after the handshake does not.
+        const end = back === 0 ? bytes.indexOf('\r\n\r\n') + 4 : 0;
+        near.write(bytes.subarray(0, end));
+        if (bytes.length > end) near.destroy();
+        back += end;
         return;
       }
       if (road.cuts.length > 0 && back + bytes.length > road.cuts[0]) {

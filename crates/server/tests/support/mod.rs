@@ -4,6 +4,7 @@
 //! after [`PATIENCE`], which nothing comes near while all is well.
 #![allow(dead_code, unused_imports, reason = "each test file uses its part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says why and ends")]
+#![allow(clippy::print_stderr, reason = "a test that was skipped has to say so")]
 
 pub(crate) mod backlog;
 pub(crate) mod gateway;

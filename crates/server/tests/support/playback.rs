@@ -19,6 +19,24 @@ impl Playback {
         Self::start("200 OK", "content-type: text/event-stream\r\n", body, piece).await
     }
 
+    /// A body of event-stream that goes on for ever, as fast as the socket takes it: `body`, then `tail` again and again.
+    pub(crate) async fn endless(body: &'static [u8], tail: &'static [u8]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let flood: Arc<[u8]> = tail.repeat(64 * 1024 / tail.len()).into();
+        let task = tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let flood = flood.clone();
+                // On a thread of its own: it has to be faster than whoever reads.
+                std::thread::spawn(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+                    runtime.block_on(talk_on(socket.into_std().unwrap(), body, flood));
+                });
+            }
+        });
+        Self { address, task }
+    }
+
     /// A whole answer: status line, header lines, body.
     pub(crate) async fn start(status: &str, headers: &str, body: Vec<u8>, piece: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -55,6 +73,16 @@ async fn answer(mut socket: TcpStream, head: Arc<str>, body: Arc<[u8]>, piece: u
         socket.write_all(&chunk).await.ok()?;
     }
     socket.write_all(b"0\r\n\r\n").await.ok()
+}
+
+async fn talk_on(socket: std::net::TcpStream, body: &[u8], flood: Arc<[u8]>) -> Option<()> {
+    let mut socket = TcpStream::from_std(socket).ok()?;
+    read_request(&mut socket).await?;
+    socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n").await.ok()?;
+    socket.write_all(body).await.ok()?;
+    loop {
+        socket.write_all(&flood).await.ok()?;
+    }
 }
 
 /// Reads a request with its body, so that closing does not reset the connection.

@@ -1,0 +1,230 @@
+//! What bodies, events and WebSocket messages look like.
+
+use serde_json::{Value, json};
+use tokenwire_core::error::ErrorCode;
+
+/// A message or an event, and what it says.
+#[derive(Debug)]
+pub(super) struct Message {
+    pub(super) kind: &'static str,
+    pub(super) about: &'static str,
+}
+
+/// What a stream's events are, in the responses dialect.
+pub(super) const EVENTS: &[Message] = &[
+    Message { kind: "response.created", about: "Always the first. Carries `response`." },
+    Message { kind: "response.queued", about: "In the background only." },
+    Message { kind: "response.in_progress", about: "The upstream began to answer. Carries `response`." },
+    Message { kind: "response.output_item.added", about: "A message, a reasoning or a function call begins." },
+    Message { kind: "response.content_part.added", about: "A part of a message begins." },
+    Message { kind: "response.output_text.delta", about: "A piece of text, in `delta`." },
+    Message { kind: "response.output_text.annotation.added", about: "A citation." },
+    Message { kind: "response.output_text.done", about: "The text of the part, whole." },
+    Message { kind: "response.refusal.delta", about: "A piece of a refusal." },
+    Message { kind: "response.refusal.done", about: "The refusal, whole." },
+    Message { kind: "response.reasoning_text.delta", about: "A piece of reasoning." },
+    Message { kind: "response.reasoning_text.done", about: "The reasoning, whole." },
+    Message { kind: "response.function_call_arguments.delta", about: "A piece of a call's arguments." },
+    Message { kind: "response.function_call_arguments.done", about: "The arguments, whole." },
+    Message { kind: "response.content_part.done", about: "The part is whole." },
+    Message { kind: "response.output_item.done", about: "The item is whole." },
+    Message { kind: "response.completed", about: "The last one, if all went well. Carries `response`." },
+    Message {
+        kind: "response.incomplete",
+        about: "The last one, if the answer was cut short: by its length, by a filter, or by a cancel. Carries `response`.",
+    },
+    Message { kind: "response.failed", about: "The last one, if it failed; `response.error` says why. What came before is kept." },
+    Message {
+        kind: "tokenwire:reset",
+        about: "What the reader has is void; `response` is all there is, and its number the position. Always applies.",
+    },
+    Message { kind: "tokenwire:chunk", about: "An upstream's chunk that causes no other event. Not in the framing of the SDKs." },
+];
+
+/// What a client sends over a WebSocket.
+pub(super) const COMMANDS: &[Message] = &[
+    Message {
+        kind: "response.create",
+        about: "Starts an answer: the body of `POST /v1/responses`, and a `stream_id` (1 to 256 of `[A-Za-z0-9_.-]`) that names its lane, and an `idempotency_key`. Lanes run side by side, the answers of one lane in order.",
+    },
+    Message {
+        kind: "tokenwire:resume",
+        about: "Reads `response_id` from after `starting_after` on, or from the beginning, on the lane `stream_id`. Sent again, it repositions.",
+    },
+    Message { kind: "tokenwire:cancel", about: "Stops the generation `response_id` at its upstream." },
+    Message { kind: "tokenwire:unsubscribe", about: "Stops listening to `response_id`." },
+    Message { kind: "tokenwire:ping", about: "Is answered with `tokenwire:pong`; browsers cannot send pings of the protocol." },
+];
+
+/// What the gateway sends over a WebSocket beside the events.
+pub(super) const REPLIES: &[Message] = &[
+    Message { kind: "tokenwire:resumed", about: "The answer to a resume: `response_id`, `from`, `head` and `status`. The events follow." },
+    Message { kind: "tokenwire:pong", about: "The answer to a ping." },
+    Message { kind: "tokenwire:error", about: "A `tokenwire:` command failed: `status`, `error` and, where there is one, `response_id`." },
+    Message {
+        kind: "error",
+        about: "A `response.create` started nothing: `status`, `error` and the lane's `stream_id`. What fails later is a `response.failed`.",
+    },
+];
+
+/// The bodies, by name, as JSON Schema.
+pub(super) fn schemas() -> Value {
+    let codes: Vec<&str> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
+    let kinds = |messages: &[Message]| messages.iter().map(|message| message.kind).collect::<Vec<_>>();
+    let text = || json!({"type": "string"});
+    let object = || json!({"type": "object"});
+    json!({
+        "Anything": {},
+        "Text": {"type": "string"},
+        "Error": {
+            "type": "object",
+            "description": "OpenAI's shape, for every error.",
+            "required": ["error"],
+            "properties": {"error": {"$ref": "#/components/schemas/ErrorObject"}},
+        },
+        "ErrorObject": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string", "description": "For people."},
+                "type": {"type": "string", "description": "The coarse class, such as `invalid_request_error`."},
+                "param": {"type": ["string", "null"], "description": "The parameter at fault, such as `input[0].content`."},
+                "code": {
+                    "description": "One of the gateway's codes, or the upstream's own.",
+                    "anyOf": [{"$ref": "#/components/schemas/ErrorCode"}, {"type": ["string", "null"]}],
+                },
+            },
+        },
+        "ErrorCode": {"type": "string", "enum": codes, "description": "The gateway's own codes. None is ever renamed."},
+        "StreamRequest": {
+            "description": "`messages` make it a chat request, `input` a responses request.",
+            "anyOf": [{"$ref": "#/components/schemas/ResponsesRequest"}, {"$ref": "#/components/schemas/ChatRequest"}],
+        },
+        "ResponsesRequest": {
+            "type": "object",
+            "description": "OpenAI's `POST /responses`. What cannot be honoured is refused, never dropped.",
+            "required": ["input"],
+            "properties": {
+                "input": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}], "description": "A question, or items."},
+                "model": {"type": "string", "description": "Default: `default_model` of the configuration."},
+                "instructions": text(),
+                "stream": {"type": "boolean", "default": false, "description": "Whether to answer with events."},
+                "background": {"type": "boolean", "default": false, "description": "Whether to answer at once and run to the end without readers."},
+                "store": {"type": "boolean", "default": true, "description": "Whether the object is kept when the events are gone."},
+                "previous_response_id": {"type": "string", "description": "The response that this one continues."},
+                "idempotency_key": {"type": "string", "maxLength": 255, "description": "As the header `Idempotency-Key`."},
+                "tools": {"type": "array", "items": {"type": "object"}, "description": "Functions; over a Responses upstream also its built-in tools."},
+                "tool_choice": {"anyOf": [{"type": "string"}, {"type": "object"}]},
+                "text": object(),
+                "reasoning": object(),
+                "temperature": {"type": "number", "minimum": 0, "maximum": 2},
+                "top_p": {"type": "number", "minimum": 0, "maximum": 1},
+                "max_output_tokens": {"type": "integer", "minimum": 1},
+                "metadata": object(),
+            },
+            "additionalProperties": true,
+        },
+        "ChatRequest": {
+            "type": "object",
+            "description": "OpenAI's `POST /chat/completions`; all its members go up as they are.",
+            "required": ["messages"],
+            "properties": {
+                "messages": {"type": "array", "minItems": 1, "items": {"type": "object"}},
+                "model": {"type": "string", "description": "Default: `default_model` of the configuration."},
+                "stream": {"type": "boolean", "default": false},
+            },
+            "additionalProperties": true,
+        },
+        "ChatCompletion": {"type": "object", "description": "OpenAI's `chat.completion`, as the upstream sent it."},
+        "ChatChunk": {"type": "object", "description": "OpenAI's `chat.completion.chunk`, as the upstream sent it."},
+        "Response": {
+            "type": "object",
+            "description": "OpenAI's response object, with every member that Open Responses requires.",
+            "required": ["id", "object", "created_at", "status", "model", "output", "error", "incomplete_details", "usage"],
+            "properties": {
+                "id": {"type": "string", "pattern": "^resp_[A-Za-z0-9]+$"},
+                "object": {"const": "response"},
+                "created_at": {"type": "integer", "description": "Seconds since 1970."},
+                "status": {"enum": ["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]},
+                "model": text(),
+                "previous_response_id": {"type": ["string", "null"]},
+                "output": {"type": "array", "items": {"type": "object"}, "description": "Messages, reasoning and function calls."},
+                "error": {"type": ["object", "null"]},
+                "incomplete_details": {"type": ["object", "null"]},
+                "usage": {"type": ["object", "null"], "description": "`input_tokens`, `output_tokens`, `total_tokens` and their details."},
+            },
+            "additionalProperties": true,
+        },
+        "Event": {
+            "type": "object",
+            "description": "One numbered event. Apply it if its number is greater than the last one applied.",
+            "required": ["type", "sequence_number"],
+            "properties": {
+                "type": {"type": "string", "examples": kinds(EVENTS)},
+                "sequence_number": {"type": "integer", "minimum": 0, "description": "From 0, without gaps."},
+                "stream_id": {"type": "string", "description": "The lane, on a WebSocket."},
+                "delta": text(),
+                "response": {"$ref": "#/components/schemas/Response"},
+            },
+            "additionalProperties": true,
+        },
+        "Command": {
+            "type": "object",
+            "description": "What a client sends over a WebSocket, as one text frame.",
+            "required": ["type"],
+            "properties": {
+                "type": {"enum": kinds(COMMANDS)},
+                "stream_id": {"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,256}$"},
+                "response_id": text(),
+                "starting_after": {"type": "integer", "minimum": 0},
+            },
+            "additionalProperties": true,
+        },
+        "Reply": {
+            "type": "object",
+            "description": "What the gateway sends over a WebSocket beside the events.",
+            "required": ["type"],
+            "properties": {
+                "type": {"enum": kinds(REPLIES)},
+                "stream_id": text(),
+                "response_id": text(),
+                "status": {"type": ["string", "integer"]},
+                "error": {"$ref": "#/components/schemas/ErrorObject"},
+            },
+            "additionalProperties": true,
+        },
+        "Deleted": {
+            "type": "object",
+            "required": ["id", "object", "deleted"],
+            "properties": {"id": text(), "object": {"const": "response"}, "deleted": {"const": true}},
+        },
+        "InputItems": {
+            "type": "object",
+            "required": ["object", "data", "first_id", "last_id", "has_more"],
+            "properties": {
+                "object": {"const": "list"},
+                "data": {"type": "array", "items": {"type": "object"}},
+                "first_id": {"type": ["string", "null"]},
+                "last_id": {"type": ["string", "null"]},
+                "has_more": {"type": "boolean"},
+            },
+        },
+        "Model": {
+            "type": "object",
+            "required": ["id", "object", "created", "owned_by"],
+            "properties": {"id": text(), "object": text(), "created": {"type": "integer"}, "owned_by": text()},
+            "additionalProperties": true,
+        },
+        "ModelList": {
+            "type": "object",
+            "required": ["object", "data"],
+            "properties": {"object": {"const": "list"}, "data": {"type": "array", "items": {"$ref": "#/components/schemas/Model"}}},
+        },
+        "Health": {"type": "object", "required": ["status"], "properties": {"status": {"const": "ok"}}},
+        "Ready": {
+            "type": "object",
+            "required": ["status", "open_streams"],
+            "properties": {"status": {"const": "ready"}, "open_streams": {"type": "integer", "minimum": 0}},
+        },
+    })
+}

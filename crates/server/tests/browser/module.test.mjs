@@ -1,0 +1,113 @@
+// The client module in Chromium: the same cases as in Node, with the browser's own fetch, WebSocket and EventSource.
+import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+import { after, before, describe, test } from 'node:test';
+import { shut, visit } from './browser.mjs';
+import { badRoad, dice } from './chaos.mjs';
+import { aborted, gateway, marker, question, upstreamSaw } from './surroundings.mjs';
+
+const QUICK = { model: 'simulator', retryBase: 40, retryCap: 200, stallTimeout: 3000, openTimeout: 1000 };
+const TRANSPORTS = ['ws', 'sse', 'eventsource', 'auto'];
+const cases = await readFile(fileURLToPath(new URL('cases.mjs', import.meta.url)), 'utf8');
+
+let visited;
+const roads = [];
+async function road(options) {
+  const made = await badRoad(gateway, options);
+  roads.push(made);
+  return made;
+}
+
+before(async () => {
+  // Not the chat page, whose policy lets nobody ask another origin: somebody's own page, that takes the module from the gateway.
+  // An answer whose head is cut in half has no CORS header either, and the browser says so.
+  visited = await visit(`${gateway}/healthz`, { expected: /net::ERR_|WebSocket connection to .* failed|Failed to load resource|blocked by CORS policy/ });
+  await visited.page.route('**/cases.mjs', (route) => route.fulfill({ contentType: 'text/javascript', body: cases }));
+});
+after(async () => {
+  await Promise.all(roads.map((each) => each.close()));
+  await shut();
+  assert.deepEqual(visited.wrong, []);
+});
+
+function run(name, options) {
+  return visited.page.evaluate(async ({ name, options, gateway }) => {
+    const [tokenwire, cases] = await Promise.all([import(`${gateway}/tokenwire.js`), import(`${gateway}/cases.mjs`)]);
+    return cases[name](tokenwire, options);
+  }, { name, options, gateway });
+}
+
+describe('the module in Chromium', () => {
+  for (const transport of TRANSPORTS) {
+    test(`an answer over ${transport} is whole`, async () => {
+      const seen = await run('wholeAndOnce', { ...QUICK, baseUrl: gateway, transport, input: question(300), tokens: 300 });
+      assert.deepEqual(seen.wrong, []);
+      assert.equal(seen.transport, transport === 'auto' ? 'ws' : transport);
+    });
+
+    test(`without a base URL it asks the gateway that served it, over ${transport}`, async () => {
+      const seen = await run('wholeAndOnce', { ...QUICK, transport, input: question(3), tokens: 3 });
+      assert.deepEqual(seen.wrong, []);
+    });
+
+    for (const seed of [4, 5]) {
+      test(`an answer over ${transport} is whole and once although it is cut (seed ${seed})`, async () => {
+        const roll = dice(seed);
+        const cuts = Array.from({ length: 4 }, () => 1800 + Math.floor(roll() * 5000));
+        const bad = await road({ cuts });
+        const word = marker();
+        const { wrong } = await run('wholeAndOnce', { ...QUICK, baseUrl: bad.url, transport, input: question(400, { word, tbt: '1ms' }), tokens: 400 });
+        assert.deepEqual(wrong, [], `cuts at ${cuts}`);
+        assert.ok(bad.made >= 3, `only ${bad.made} cuts`);
+        assert.equal((await upstreamSaw(word)).length, 1);
+      });
+    }
+
+    test(`a start over ${transport} that is sent again is billed once`, async () => {
+      const bad = await road({ cuts: [0, 10, 200] });
+      const word = marker();
+      const { wrong } = await run('wholeAndOnce', { ...QUICK, baseUrl: bad.url, transport, input: question(50, { word }), tokens: 50 });
+      assert.deepEqual(wrong, []);
+      assert.equal(bad.made, 3);
+      assert.equal((await upstreamSaw(word)).length, 1);
+    });
+
+    test(`an abort over ${transport} reaches the upstream`, async () => {
+      const word = marker();
+      const seen = await run('abortAfter', { ...QUICK, baseUrl: gateway, transport, input: question(100_000, { word, tbt: '5ms' }), tokens: 5 });
+      assert.deepEqual([seen.name, seen.state], ['AbortError', 'aborted']);
+      await aborted(word);
+    });
+  }
+
+  for (const upgrades of ['refuse', 'swallow', 'close']) {
+    test(`auto falls back to SSE where a proxy answers upgrades with: ${upgrades}`, async () => {
+      const bad = await road({ upgrades });
+      const word = marker();
+      const seen = await run('wholeAndOnce', { ...QUICK, baseUrl: bad.url, input: question(80, { word }), tokens: 80 });
+      assert.deepEqual([seen.wrong, seen.transport], [[], 'sse']);
+      assert.equal((await upstreamSaw(word)).length, 1);
+    });
+  }
+
+  test('ten streams share one socket that is cut again and again', async () => {
+    const bad = await road({ cuts: [4000, 9000, 30_000, 20_000] });
+    const word = marker();
+    const tokens = Array.from({ length: 10 }, (_, at) => 60 + at * 7);
+    const seen = await run('lanes', { ...QUICK, baseUrl: bad.url, tokens, inputs: tokens.map((count) => question(count, { tbt: '3ms', word })) });
+    assert.ok(seen.whole, seen.texts.join('\n'));
+    assert.ok(bad.made >= 3);
+    assert.equal((await upstreamSaw(word)).length, 10);
+  });
+
+  test('an EventSource that cannot say why it failed is asked about with fetch', async () => {
+    const error = await run('failure', { ...QUICK, baseUrl: gateway, transport: 'eventsource', input: 'x', conversation: 'c' });
+    assert.deepEqual([error.code, error.status], ['unsupported_parameter', 400]);
+    // A bare question is asked with GET, which a bare EventSource can do; a key that was used for another question is refused.
+    const bare = { ...QUICK, baseUrl: gateway, transport: 'eventsource', idempotencyKey: marker() };
+    assert.equal(await run('failure', { ...bare, input: question(2) }), null);
+    const refused = await run('failure', { ...bare, input: question(3) });
+    assert.deepEqual([refused.code, refused.status], ['idempotency_mismatch', 422]);
+  });
+});

@@ -1,0 +1,131 @@
+// The examples that are programs: each gives the whole answer, in each of its ways.
+import assert from 'node:assert/strict';
+import { readdir, readFile } from 'node:fs/promises';
+import path from 'node:path';
+import { describe, test } from 'node:test';
+import { WebSocket } from 'ws';
+import { blocks, counted, examples, freePort, question, root, run, sections, serve, simulator, told, upstreamSaw } from './surroundings.mjs';
+
+const WAYS = ['chat', 'responses', 'websocket', 'background'];
+
+test('curl', async () => {
+  const { stdout } = await run('bash', [path.join(root, 'examples/curl/stream.sh'), question(6).text]);
+  const seen = sections(stdout);
+  assert.equal(Object.keys(seen).length, 5);
+  assert.equal(seen['the bare text, as it comes'], counted(6));
+  assert.match(seen['numbered events, the first three lines of them'], /^retry: 2000\nid: resp_\w+\.0\ndata: \{"type":"response\.created"/);
+  assert.equal(seen['the same stream again, from the event after number 3 on'], '4');
+  assert.match(seen["as OpenAI's chat completions"], /^data: \[DONE\]/);
+  assert.equal(seen['in the background: start, and read later'], counted(6));
+});
+
+test('curl says what is wrong, and fails', async () => {
+  const gone = `http://127.0.0.1:${await freePort()}`;
+  await assert.rejects(run('bash', [path.join(root, 'examples/curl/stream.sh')], { env: { TOKENWIRE_URL: gone } }), /curl: \(7\)/);
+});
+
+test('openai-python', async () => {
+  const { stdout } = await run(told('EXAMPLE_OPENAI_PYTHON'), ['-B', `${examples}/openai-python/main.py`, question(6, { tbt: '2ms' }).text]);
+  assert.deepEqual(sections(stdout), Object.fromEntries(WAYS.map((way) => [way, counted(6)])));
+});
+
+test('openai-node', async () => {
+  const { stdout } = await run('node', ['main.mjs', question(6, { tbt: '2ms' }).text], { cwd: `${examples}/openai-node` });
+  assert.deepEqual(sections(stdout), Object.fromEntries(WAYS.map((way) => [way, counted(6)])));
+});
+
+test('Vercel AI SDK', async () => {
+  const { stdout } = await run('node', ['main.mjs', question(6).text], { cwd: `${examples}/vercel-ai-sdk` });
+  const { tools, ...texts } = sections(stdout);
+  assert.deepEqual(texts, { chat: counted(6), responses: counted(6) });
+  assert.match(tools, /^weather \{"city":".+"\}$/);
+});
+
+test('LangChain', async () => {
+  const { stdout } = await run(told('EXAMPLE_LANGCHAIN'), ['-B', `${examples}/langchain/main.py`, question(6).text], {
+    env: { PYTHONIOENCODING: 'utf-8' },
+  });
+  const { tools, ...texts } = sections(stdout);
+  assert.deepEqual(texts, { chat: counted(6), responses: counted(6) });
+  assert.match(tools, /^weather \{'city': '.+'\} → sunny in .+$/);
+});
+
+describe('the Rust client', () => {
+  test('goes on after a cut, and the model is asked once', async () => {
+    const { word, text } = question(30, { tbt: '5ms' });
+    const { stdout, stderr } = await run(told('EXAMPLE_RUST_CLIENT'), [text, '--cut-after', '3']);
+    assert.equal(stdout, `${counted(30)}\n`);
+    assert.match(stderr, /the connection broke; coming back/);
+    assert.equal((await upstreamSaw(word)).length, 1);
+  });
+
+  test('says what failed', async () => {
+    const { text } = question(9, { more: 'fault=cut after=3' });
+    await assert.rejects(run(told('EXAMPLE_RUST_CLIENT'), [text]), /broke in the middle of the answer/);
+  });
+});
+
+describe('the application that embeds', () => {
+  let url;
+  let stop;
+  test.before(async () => {
+    const port = await freePort();
+    url = `http://127.0.0.1:${port}`;
+    stop = await serve(told('EXAMPLE_EMBED'), [], { port, env: { PORT: `${port}`, OPENAI_BASE_URL: `${simulator}/v1`, MODEL: 'simulator' } });
+  });
+  test.after(() => stop());
+
+  test('has routes of its own', async () => {
+    assert.match(await (await fetch(url)).text(), /somebody else's/);
+    assert.equal((await fetch(`${url}/v1/streams`)).status, 404);
+  });
+
+  test('streams its answer, goes on with it from the last event, and says when it is over', async () => {
+    const on = encodeURIComponent(question(6).text);
+    const seen = [];
+    for await (const block of blocks(await fetch(`${url}/haiku?on=${on}`))) seen.push(block);
+    const text = seen.map(({ data }) => JSON.parse(data)).filter(({ type }) => type === 'response.output_text.delta').map(({ delta }) => delta);
+    assert.equal(text.join(''), counted(6));
+    const again = [];
+    for await (const block of blocks(await fetch(`${url}/haiku?on=${on}`, { headers: { 'last-event-id': seen[4].id } }))) again.push(block);
+    assert.deepEqual(again, seen.slice(5));
+    assert.equal((await fetch(`${url}/haiku?on=${on}`, { headers: { 'last-event-id': seen.at(-1).id } })).status, 204);
+    assert.equal((await fetch(`${url}/haiku?on=${on}`, { headers: { 'last-event-id': 'nonsense' } })).status, 400);
+  });
+
+  test('carries lanes on a socket', async () => {
+    const socket = new WebSocket(`${url.replace('http', 'ws')}/socket`);
+    const texts = { a: '', b: '' };
+    let left = 2;
+    await new Promise((resolve, reject) => {
+      socket.on('error', reject).on('close', () => reject(new Error('closed')));
+      socket.on('open', () => {
+        for (const [lane, tokens] of [['a', 5], ['b', 9]]) {
+          socket.send(JSON.stringify({ type: 'response.create', stream_id: lane, input: question(tokens).text }));
+        }
+      });
+      socket.on('message', (data) => {
+        const event = JSON.parse(data);
+        if (event.type === 'response.output_text.delta') texts[event.stream_id] += event.delta;
+        if (event.type === 'response.completed' && (left -= 1) === 0) resolve();
+        if (/failed|error/.test(event.type)) reject(new Error(`${data}`));
+      });
+    });
+    socket.terminate();
+    assert.deepEqual(texts, { a: counted(5), b: counted(9) });
+  });
+});
+
+test('every example is described by one command, and stands in the index', async () => {
+  const folder = path.join(root, 'examples');
+  const index = await readFile(path.join(folder, 'README.md'), 'utf8');
+  const chinese = await readFile(path.join(folder, 'README.zh-CN.md'), 'utf8');
+  for (const entry of (await readdir(folder, { withFileTypes: true })).filter((entry) => entry.isDirectory())) {
+    const readme = await readFile(path.join(folder, entry.name, 'README.md'), 'utf8');
+    const commands = [...readme.matchAll(/^```sh\n([^]*?)```$/gm)].map((match) => match[1].trim());
+    assert.equal(commands.length, 1, entry.name);
+    assert.ok(!commands[0].includes('\n'), `${entry.name} takes more than one line`);
+    assert.ok(index.includes(`(${entry.name})`), `${entry.name} is not in README.md`);
+    assert.ok(chinese.includes(`(${entry.name})`), `${entry.name} is not in README.zh-CN.md`);
+  }
+});

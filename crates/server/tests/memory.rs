@@ -1,0 +1,227 @@
+//! What streams hold: bounded for each and for all, and given back to the last byte.
+//!
+//! The gateway is put together here from its public parts, as an application would that embeds it, since the accounts are the
+//! application's. The figures are those that the gateway decides by, of logs and response objects; the process holds buffers besides.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says why and ends")]
+#![allow(clippy::print_stdout, reason = "the figures are worth reading")]
+
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use actix_web::middleware::from_fn;
+use actix_web::{App, HttpServer, web};
+use futures::future::join_all;
+use serde_json::json;
+use support::{Answer, PATIENCE, Request, Socket, chat, eventually, response};
+use tokenwire::config::schema::{Config, Upstream};
+use tokenwire::http::{configure, envelope};
+use tokenwire::service::{Service, Shared};
+use tokenwire_core::engine::{MemoryStore, Registry, Retention};
+use tokenwire_core::log::{LogLimits, MemoryAccount};
+use tokenwire_simulator::{Options, Pace, Simulator};
+use tokio_util::task::TaskTracker;
+
+const STREAMS: usize = 200;
+const TOKENS: usize = 200;
+
+/// A gateway whose accounts can be looked at.
+struct Metered {
+    address: SocketAddr,
+    registry: Arc<Registry>,
+    /// Of logs alone.
+    account: MemoryAccount,
+    handle: actix_web::dev::ServerHandle,
+    thread: Option<std::thread::JoinHandle<()>>,
+    _simulator: Simulator,
+}
+
+impl Metered {
+    fn start(change: impl FnOnce(&mut Config)) -> Self {
+        let simulator = Simulator::start(Options { pace: Pace::INSTANT, ..Options::default() }).unwrap();
+        let mut config = Config {
+            default_model: Some("simulator".to_owned()),
+            upstreams: vec![Upstream { name: "upstream".to_owned(), base_url: simulator.base_url(), ..Upstream::default() }],
+            ..Config::default()
+        };
+        change(&mut config);
+        let account = MemoryAccount::default();
+        let retention = Retention {
+            events: config.streams.retain_events,
+            responses: config.streams.retain_responses,
+            max_memory: config.streams.max_memory,
+            max_open: config.limits.streams,
+        };
+        let limits = LogLimits { bytes: config.streams.max_stream_bytes(), events: config.streams.max_stream_events };
+        let registry = Registry::new(retention, account.clone());
+        let shared = Shared {
+            registry: registry.clone(),
+            store: Arc::new(MemoryStore { limits, account: account.clone() }),
+            tasks: TaskTracker::new(),
+            simulator: None,
+            local_only: true,
+            config: Arc::new(config),
+        };
+        let (up, is_up) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            actix_web::rt::System::new().block_on(async move {
+                let server = HttpServer::new(move || {
+                    let service = Service::new(&shared).unwrap();
+                    App::new().app_data(web::Data::new(service)).wrap(from_fn(envelope)).configure(configure)
+                });
+                let server = server.workers(2).tcp_nodelay(true).disable_signals().bind(("127.0.0.1", 0)).unwrap();
+                let address = server.addrs()[0];
+                let server = server.run();
+                up.send((address, server.handle())).unwrap();
+                server.await.unwrap();
+            });
+        });
+        let (address, handle) = is_up.recv_timeout(PATIENCE).unwrap();
+        Self { address, registry, account, handle, thread: Some(thread), _simulator: simulator }
+    }
+
+    fn post(&self, path: &str, body: &serde_json::Value) -> Request {
+        Request::new(self.address, "POST", path).header("content-type", "application/json").body(body.to_string())
+    }
+
+    /// A request of one of the kinds that start a stream over SSE.
+    fn request(&self, index: usize, steering: &str) -> Request {
+        match index % 4 {
+            0 => self.post("/v1/streams", &response(steering)),
+            1 => self.post("/v1/streams?dialect=chat", &chat(steering)),
+            2 => self.post("/v1/responses", &response(steering)),
+            _ => self.post("/v1/chat/completions", &chat(steering)),
+        }
+    }
+
+    /// Reads so many streams side by side, each to its end.
+    async fn read(&self, streams: usize, steering: &str) -> Vec<Answer> {
+        let answers = join_all((0..streams).map(|index| async move { self.request(index, steering).answer().await })).await;
+        // The terminal event is read before the writer's task is over.
+        eventually("the end of the writers", async || self.registry.open() == 0).await;
+        answers
+    }
+
+    async fn delete(&self, id: &str) {
+        let answer = Request::new(self.address, "DELETE", &format!("/v1/responses/{id}")).answer().await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+
+    async fn holds_nothing(&self) {
+        let held = || (self.registry.open(), self.registry.len(), self.registry.used(), self.account.used());
+        eventually("all of it given back", async || held() == (0, 0, 0, 0)).await;
+    }
+}
+
+impl Drop for Metered {
+    fn drop(&mut self) {
+        drop(self.handle.stop(false));
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            if !std::thread::panicking() {
+                ended.unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn finished_streams_hold_little_a_token_and_deleting_gives_all_of_it_back() {
+    let gateway = Metered::start(|_| {});
+    let answers = gateway.read(STREAMS, &format!("tokens={TOKENS} text=count")).await;
+    assert_eq!(gateway.registry.len(), STREAMS);
+    let (logs, all) = (gateway.account.used(), gateway.registry.used());
+    println!("a token: {} bytes in the log, {} in all", logs / STREAMS / TOKENS, all / STREAMS / TOKENS);
+    // A chunk has more than 100 bytes, an event more than 150. What repeats of them is stored once a stream, so that a token costs
+    // its text, which is 4 bytes, some bytes of position, and its share of what `Vec` keeps in reserve; the object has the text once more.
+    assert!(logs / STREAMS / TOKENS <= 32, "{} bytes a token in the log", logs / STREAMS / TOKENS);
+    assert!(all / STREAMS / TOKENS <= 64, "{} bytes a token", all / STREAMS / TOKENS);
+    for answer in &answers {
+        gateway.delete(answer.id()).await;
+    }
+    assert_eq!((gateway.registry.len(), gateway.registry.used()), (0, 0), "deleted is gone when the answer is there");
+}
+
+#[tokio::test]
+async fn streams_that_are_deleted_while_they_run_give_all_of_it_back() {
+    let gateway = Metered::start(|_| {});
+    let steering = format!("tokens={TOKENS} text=count fault=stall after=20");
+    let over_sse = join_all((0..STREAMS / 2).map(async |index| {
+        let mut reader = gateway.request(index, &steering).send().await;
+        reader.until(" t19").await;
+        (reader.id().await, reader)
+    }));
+    let over_websocket = join_all((0..STREAMS / 2).map(async |_| {
+        let mut socket = Socket::connect(gateway.address, "/v1/ws").await;
+        socket.create(&steering, json!({})).await;
+        let events = socket.until(|event| event["delta"] == " t19").await;
+        (events[0]["response"]["id"].as_str().unwrap().to_owned(), socket)
+    }));
+    let (readers, sockets) = tokio::join!(over_sse, over_websocket);
+    assert_eq!((gateway.registry.open(), gateway.registry.len()), (STREAMS, STREAMS));
+    assert!(gateway.account.used() > 0);
+    let ids = readers.iter().map(|(id, _)| id).chain(sockets.iter().map(|(id, _)| id));
+    for id in ids {
+        gateway.delete(id).await;
+    }
+    // The readers are still there, and hold nothing of it.
+    gateway.holds_nothing().await;
+}
+
+#[tokio::test]
+async fn no_stream_holds_more_than_one_may() {
+    const BOUND: usize = 64 << 10;
+    const MANY: usize = 20;
+    let gateway = Metered::start(|config| config.streams.max_stream_bytes = BOUND);
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    let most = async {
+        let mut most = 0;
+        while !ended.load(std::sync::atomic::Ordering::Acquire) {
+            most = most.max(gateway.account.used());
+            tokio::task::yield_now().await;
+        }
+        most
+    };
+    let all = async {
+        let answers = gateway.read(MANY, "tokens=1000000 text=count").await;
+        ended.store(true, std::sync::atomic::Ordering::Release);
+        answers
+    };
+    let (answers, most) = tokio::join!(all, most);
+    for answer in &answers {
+        let object = Request::new(gateway.address, "GET", &format!("/v1/responses/{}", answer.id())).answer().await.json();
+        assert_eq!(object["error"]["code"], "stream_too_large", "{}", object["error"]);
+    }
+    println!("{MANY} streams bound to {BOUND} bytes held {most} bytes at most, {} with their objects", gateway.registry.used());
+    assert!(most > MANY * BOUND / 4, "they did not come near the bound: {most}");
+    // The bound is on what the records hold. A position of 8 bytes stands beside each, which is as much again for tokens as short as
+    // these, and a `Vec` that grows has up to as much in reserve as it holds.
+    assert!(most <= MANY * BOUND * 4, "{most} bytes of logs");
+    // The object says what the log said, and no more; and the reserve is gone.
+    assert!(gateway.registry.used() <= MANY * BOUND * 4, "{} bytes of logs and objects", gateway.registry.used());
+}
+
+#[tokio::test]
+async fn all_together_hold_no_more_than_they_may_and_the_oldest_go_first() {
+    const BOUND: usize = 256 << 10;
+    let gateway = Metered::start(|config| config.streams.max_memory = BOUND);
+    let mut ids = Vec::new();
+    for index in 0..STREAMS {
+        let answer = gateway.request(index, &format!("tokens={TOKENS} text=count")).answer().await;
+        assert_eq!(answer.status, 200);
+        ids.push(answer.id().to_owned());
+        eventually("the end of the writer", async || gateway.registry.open() == 0).await;
+        assert!(gateway.registry.used() <= BOUND, "{} bytes after {} streams", gateway.registry.used(), index + 1);
+    }
+    let kept = gateway.registry.len();
+    assert!(kept > 0 && kept < STREAMS, "{kept} are kept");
+    for (index, id) in ids.iter().enumerate() {
+        let status = Request::new(gateway.address, "GET", &format!("/v1/responses/{id}")).answer().await.status;
+        assert_eq!(status == 200, index >= STREAMS - kept, "{status} for number {index}, of which the last {kept} are kept");
+        if status == 200 {
+            gateway.delete(id).await;
+        }
+    }
+    assert_eq!((gateway.registry.len(), gateway.registry.used()), (0, 0));
+}

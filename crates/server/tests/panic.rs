@@ -1,0 +1,211 @@
+//! No panic reaches a client: one in a handler is an error with a status, one in a generation ends it with a terminal event, and the
+//! worker serves on. The panics come from an upstream and a route of the test's own; the gateway has no hook for them.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says why and ends")]
+
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use actix_web::dev::ServerHandle;
+use actix_web::middleware::from_fn;
+use actix_web::{App, HttpResponse, HttpServer, web};
+use futures::future::BoxFuture;
+use serde_json::{Value, json};
+use support::{End, PATIENCE, Request, Socket, chat, response, with};
+use tokenwire::config::Config;
+use tokenwire::http::{configure, envelope};
+use tokenwire::service::{Service, Shared};
+use tokenwire_core::decode::{Flow, SseEvent};
+use tokenwire_core::engine::{Engine, MemoryStore, Registry, Retention};
+use tokenwire_core::error::ApiError;
+use tokenwire_core::log::{LogLimits, MemoryAccount};
+use tokenwire_core::snapshot::Api;
+use tokenwire_core::translate::BodyEnd;
+use tokenwire_core::upstream::{Clocks, OpenError, Opened, StreamStep, Target, TokenStream, Upstream, UpstreamHead, UpstreamRequest};
+use tokio_util::task::TaskTracker;
+
+/// Panics where the model's name says.
+#[derive(Debug)]
+struct Panicking;
+
+struct PanickingBody {
+    model: String,
+    reads: usize,
+}
+
+impl Upstream for Panicking {
+    fn route(&self, model: Option<&str>) -> Result<Target, ApiError> {
+        let model = model.unwrap_or("sound").to_owned();
+        assert_ne!(model, "in the route");
+        let none = Duration::ZERO;
+        let clocks = Clocks { connect: none, first_token: none, between_tokens: none, total: none };
+        Ok(Target { model, upstream_model: None, api: Api::Chat, clocks, server: 0 })
+    }
+
+    fn open(&self, request: UpstreamRequest) -> BoxFuture<'static, Result<Opened, OpenError>> {
+        Box::pin(async move {
+            assert_ne!(request.model, "before the head");
+            Ok(Opened { head: UpstreamHead::default(), stream: Box::new(PanickingBody { model: request.model, reads: 0 }) })
+        })
+    }
+}
+
+impl TokenStream for PanickingBody {
+    fn poll_events(&mut self, _: &mut Context<'_>, sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Poll<StreamStep> {
+        self.reads += 1;
+        assert!(self.reads < 3 || self.model != "in mid-stream");
+        let data: &[u8] = match self.reads {
+            1 => br#"{"choices":[{"index":0,"delta":{"content":"one"}}]}"#,
+            2 => br#"{"choices":[{"index":0,"delta":{"content":"two"}}]}"#,
+            3 => br#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#,
+            4 => b"[DONE]",
+            _ => return Poll::Ready(StreamStep::Ended(BodyEnd::Clean)),
+        };
+        let _ = sink(SseEvent::Data { name: None, data, terminated: true });
+        Poll::Ready(StreamStep::Read)
+    }
+}
+
+/// A gateway's application with one worker, over [`Panicking`], and with a route that panics.
+struct Server {
+    address: SocketAddr,
+    handle: ServerHandle,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+fn shared() -> Shared {
+    let account = MemoryAccount::default();
+    let keep = Duration::from_secs(600);
+    let retention = Retention { events: keep, responses: keep, max_memory: 1 << 30, max_open: 4 };
+    Shared {
+        registry: Registry::new(retention, account.clone()),
+        store: Arc::new(MemoryStore { limits: LogLimits { bytes: 1 << 20, events: 1000 }, account }),
+        tasks: TaskTracker::new(),
+        simulator: Some("http://127.0.0.1:1/v1".to_owned()),
+        local_only: true,
+        config: Arc::new(Config::default()),
+    }
+}
+
+impl Server {
+    fn start() -> Self {
+        let (up, is_up) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            actix_web::rt::System::new().block_on(async move {
+                let shared = shared();
+                let server = HttpServer::new(move || {
+                    let mut service = Service::new(&shared).unwrap();
+                    service.engine = Engine::new(
+                        shared.registry.clone(),
+                        shared.store.clone(),
+                        Arc::new(Panicking),
+                        shared.tasks.clone(),
+                        Duration::ZERO,
+                    );
+                    let panics = web::get().to(|| async {
+                        assert!(std::hint::black_box(false), "as the test wants it");
+                        HttpResponse::Ok().finish()
+                    });
+                    App::new().app_data(web::Data::new(service)).wrap(from_fn(envelope)).route("/panics", panics).configure(configure)
+                })
+                .workers(1)
+                .disable_signals()
+                .bind(("127.0.0.1", 0))
+                .unwrap();
+                let address = server.addrs()[0];
+                let server = server.run();
+                up.send((address, server.handle())).unwrap();
+                server.await.unwrap();
+            });
+        });
+        let (address, handle) = is_up.recv_timeout(PATIENCE).unwrap();
+        Self { address, handle, thread: Some(thread) }
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Request {
+        Request::new(self.address, "POST", path).header("content-type", "application/json").body(body.to_string())
+    }
+
+    async fn serves_on(&self) {
+        let answer = self.post("/v1/chat/completions", &with(chat(""), json!({"model": "sound"}))).answer().await;
+        assert!(answer.text().ends_with("data: [DONE]\n\n"), "{}", answer.text());
+        let ready = Request::new(self.address, "GET", "/readyz");
+        support::eventually("the end of all generations", async || ready.answer().await.json()["open_streams"] == 0).await;
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.handle.stop(false));
+        let _ = self.thread.take().map(std::thread::JoinHandle::join);
+    }
+}
+
+#[tokio::test]
+async fn a_panic_in_a_handler_is_an_error_in_openais_shape() {
+    let server = Server::start();
+    let in_route = server.post("/v1/responses", &with(response(""), json!({"model": "in the route"})));
+    for request in [Request::new(server.address, "GET", "/panics"), in_route] {
+        let answer = request.answer().await;
+        let error = &answer.json()["error"];
+        assert_eq!((answer.status, error["type"].as_str(), error["code"].as_str()), (500, Some("server_error"), Some("internal_error")));
+        assert!(!answer.text().contains("as the test wants it"), "a panic's words are not for clients");
+        assert!(answer.header("x-request-id").is_some_and(|id| id.starts_with("req_")));
+        server.serves_on().await;
+    }
+}
+
+#[tokio::test]
+async fn a_panic_in_a_generation_ends_it_with_a_terminal_event() {
+    let server = Server::start();
+    for place in ["before the head", "in mid-stream"] {
+        let early = place == "before the head";
+        let model = json!({"model": place});
+        let (ask_chat, ask_response) = (with(chat(""), model.clone()), with(response(""), model.clone()));
+        let status = if early { 500 } else { 200 };
+
+        let chat_sdk = server.post("/v1/chat/completions", &ask_chat).answer().await;
+        assert_eq!(chat_sdk.status, status, "{place}: {}", chat_sdk.text());
+        let error = if early { chat_sdk.json() } else { chat_sdk.events().pop().unwrap().json() };
+        assert_eq!(error["error"]["code"], "internal_error", "{place}");
+        assert!(!chat_sdk.text().contains("[DONE]") && chat_sdk.end == End::Whole);
+
+        let whole = server.post("/v1/chat/completions", &with(ask_chat, json!({"stream": false}))).answer().await;
+        assert_eq!((whole.status, whole.json()["error"]["code"].as_str()), (500, Some("internal_error")), "{place}");
+
+        let sdk = server.post("/v1/responses", &ask_response).answer().await;
+        assert_eq!(sdk.status, status, "{place}");
+
+        let eventsource = server.post("/v1/streams", &ask_response).answer().await;
+        let events: Vec<Value> = eventsource.events().iter().map(support::Event::json).collect();
+        check_failed(&events, early);
+
+        let text = server.post("/v1/streams?dialect=text", &ask_response).answer().await;
+        assert_eq!(text.status, status, "{place}");
+        if !early {
+            assert_eq!((text.text().as_str(), text.end), ("onetwo", End::Broken));
+        }
+
+        let mut socket = Socket::connect(server.address, "/v1/ws").await;
+        socket.create("", model).await;
+        check_failed(&socket.until_end().await, early);
+        assert!(socket.until_pong().await.is_empty(), "the socket lives on");
+        drop(socket);
+        server.serves_on().await;
+    }
+}
+
+/// The numbers are without gaps, what was open is closed, and the last event says what happened.
+fn check_failed(events: &[Value], early: bool) {
+    let numbers: Vec<u64> = events.iter().map(|event| event["sequence_number"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, (0..events.len() as u64).collect::<Vec<_>>());
+    let terminal = events.last().unwrap();
+    assert_eq!((&terminal["type"], &terminal["response"]["status"]), (&json!("response.failed"), &json!("failed")));
+    assert_eq!(terminal["response"]["error"]["code"], "internal_error");
+    let of = |kind: &str| events.iter().filter(|event| event["type"] == kind).count();
+    assert_eq!((of("response.output_item.added"), of("response.output_item.done")), if early { (0, 0) } else { (1, 1) });
+}
