@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# One answer in five ways, with curl alone. TOKENWIRE_URL is where the gateway is, the first argument the question.
+# One answer in five ways, with curl alone. GATEWAY_URL is where the gateway is, the first argument the question.
 set -euo pipefail
-gateway=${TOKENWIRE_URL:-http://localhost:3000}
+gateway=${GATEWAY_URL:-http://localhost:3000}
 question=${1:-Tell me something}
 # In JSON, " and \ have to be escaped.
 quoted=\"$(sed 's/[\\"]/\\&/g' <<<"$question")\"

@@ -6,7 +6,7 @@ import sys
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 
-URL = os.environ.get("TOKENWIRE_URL", "http://localhost:3000") + "/v1"
+URL = os.environ.get("GATEWAY_URL", "http://localhost:3000") + "/v1"
 MODEL = os.environ.get("MODEL", "simulator")
 
 

@@ -3,7 +3,7 @@ import OpenAI from "openai";
 import { ResponsesWS } from "openai/resources/responses/ws";
 
 const model = process.env.MODEL ?? "simulator";
-const client = new OpenAI({ baseURL: `${process.env.TOKENWIRE_URL ?? "http://localhost:3000"}/v1`, apiKey: "unused" });
+const client = new OpenAI({ baseURL: `${process.env.GATEWAY_URL ?? "http://localhost:3000"}/v1`, apiKey: "unused" });
 const write = (text) => process.stdout.write(text ?? "");
 
 const ways = {

@@ -6,7 +6,7 @@ import sys
 from openai import OpenAI
 
 MODEL = os.environ.get("MODEL", "simulator")
-client = OpenAI(base_url=os.environ.get("TOKENWIRE_URL", "http://localhost:3000") + "/v1", api_key="unused")
+client = OpenAI(base_url=os.environ.get("GATEWAY_URL", "http://localhost:3000") + "/v1", api_key="unused")
 
 
 def chat(question: str) -> None:

@@ -4,7 +4,7 @@ import { streamText, tool } from "ai";
 import { z } from "zod";
 
 const model = process.env.MODEL ?? "simulator";
-const openai = createOpenAI({ baseURL: `${process.env.TOKENWIRE_URL ?? "http://localhost:3000"}/v1`, apiKey: "unused" });
+const openai = createOpenAI({ baseURL: `${process.env.GATEWAY_URL ?? "http://localhost:3000"}/v1`, apiKey: "unused" });
 const write = (text) => process.stdout.write(text);
 const fail = ({ error }) => {
   throw error;

@@ -236,7 +236,7 @@ function socketUrl(base) {
   return url.href;
 }
 
-/** Aborts `controller` with the signal's reason; gives what undoes the binding. */
+/** Calls `act` when the signal aborts, at once if it has; gives what undoes that. */
 function follow(signal, act) {
   if (signal.aborted) {
     act();
@@ -289,7 +289,6 @@ export class TokenStream {
   #route = null;
   #id;
   #last;
-  #first;
   #text = "";
   #reasoning = "";
   #state = "connecting";
@@ -321,7 +320,6 @@ export class TokenStream {
     this.#request = request;
     this.#id = id;
     this.#last = after ?? -1;
-    this.#first = this.#last;
     this.#socket = socket;
     this.#lane = `s-${randomId(12)}`;
     this.#key = options.idempotencyKey ?? `tw-${randomId()}`;

@@ -207,7 +207,10 @@ async fn stop_on_signal(handle: ServerHandle, shared: Shared) {
     shared.tasks.close();
     let drained = async {
         // Background generations have no connection that the server would wait for.
-        let _ = tokio::time::timeout(patience, shared.tasks.wait()).await;
+        if tokio::time::timeout(patience, shared.tasks.wait()).await.is_err() {
+            tracing::warn!(open_streams = shared.registry.open(), "patience is over: what still runs is ended");
+            shared.registry.stop_running();
+        }
         handle.stop(true).await;
     };
     tokio::select! {

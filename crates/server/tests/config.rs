@@ -68,7 +68,7 @@ fn the_shipped_file_shows_every_key() {
     let text = fs::read_to_string(shipped()).unwrap();
     let mut expected = Vec::new();
     keys(&serde_json::to_value(Config::default()).unwrap(), 0, &mut expected);
-    assert!(expected.len() > 40, "the walk found only {} keys", expected.len());
+    assert!(expected.len() >= 40, "the walk found only {} keys", expected.len());
     for (indent, key) in expected {
         let line = format!("{}{key}:", "  ".repeat(indent));
         assert!(text.lines().any(|have| have.starts_with(&line)), "`{line}` is not in the shipped file");

@@ -16,6 +16,8 @@ const NODE: [&str; 3] = ["openai-node", "react", "vercel-ai-sdk"];
 const PYTHON: [&str; 2] = ["langchain", "openai-python"];
 /// Examples that are crates of the workspace.
 const RUST: [&str; 2] = ["tokenwire-example-client", "tokenwire-example-embed"];
+/// What the proxies' tests start besides, with a configuration of their own.
+const GATEWAY: &str = "tokenwire";
 /// The React example imports the client module by this path, as a checkout has it.
 const CLIENT: &str = "crates/server/client";
 
@@ -85,7 +87,7 @@ pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
     let Copied { node, root, python: [langchain, openai] } = copied(workspace, context.may_install)?;
     let folder = root.join("tests");
     let tests = node::copy_tests(&tests(workspace), &folder)?;
-    let [client, embed] = servers::build(workspace, RUST)?;
+    let [client, embed, gateway] = servers::build(workspace, [RUST[0], RUST[1], GATEWAY])?;
     let mut servers = Servers::start(workspace)?;
     let mut runner = node.command("node", &folder);
     runner.args(["--test", "--test-reporter=spec", "--test-timeout=120000"]).args(context.rest);
@@ -93,7 +95,7 @@ pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
     servers.tell(&mut runner);
     runner.env("TOKENWIRE_ROOT", workspace.root()).env("EXAMPLES", root.join("examples"));
     runner.env("EXAMPLE_LANGCHAIN", langchain.join("python")).env("EXAMPLE_OPENAI_PYTHON", openai.join("python"));
-    runner.env("EXAMPLE_RUST_CLIENT", client).env("EXAMPLE_EMBED", embed);
+    runner.env("EXAMPLE_RUST_CLIENT", client).env("EXAMPLE_EMBED", embed).env("GATEWAY", gateway);
     let tests = process::run(&mut runner);
     servers.still_running()?;
     tests.map(|()| Outcome::Passed)

@@ -59,7 +59,8 @@ fn resume(engine: &Engine, id: &GenerationId, after: u64) -> HttpResponse {
     };
     match engine.resume(&generation, Some(after)) {
         Resumption::Read { attachment, from } => read(attachment, from),
-        // The only answer after which an EventSource stays away.
+        // The only answer after which an EventSource stays away. A page that shows long answers again after their events are gone would
+        // be sent the whole object instead.
         Resumption::NothingLeft | Resumption::LogGone => HttpResponse::NoContent().finish(),
         Resumption::PastHead { head } => refuse(&ApiError::new(ErrorCode::InvalidCursor, format!("The last event is number {head}."))),
     }

@@ -43,7 +43,7 @@ async fn main() -> Result<(), Error> {
         Some(other) => return Err(format!("`{other}` is not understood; expected --cut-after N").into()),
         None => None,
     };
-    let gateway = std::env::var("TOKENWIRE_URL").unwrap_or_else(|_| "http://localhost:3000".to_owned());
+    let gateway = std::env::var("GATEWAY_URL").unwrap_or_else(|_| "http://localhost:3000".to_owned());
     let url = format!("{}/v1/ws", gateway.trim_end_matches('/').replacen("http", "ws", 1));
     read(&url, Answer { question, id: None, last: None, pieces: 0, cut_after }).await
 }

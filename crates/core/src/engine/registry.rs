@@ -172,6 +172,13 @@ impl Registry {
         self.closed.load(Ordering::Acquire)
     }
 
+    /// Ends every generation that still runs with a failure that says why. Their terminal events follow at once.
+    pub fn stop_running(&self) {
+        let running: Vec<_> =
+            self.state.lock().generations.values().filter(|entry| entry.ended.is_none()).map(|entry| entry.generation.clone()).collect();
+        running.iter().for_each(|generation| generation.shut_down());
+    }
+
     /// Waits until the gateway begins to stop.
     pub async fn closing(&self) {
         let notified = self.closing.notified();

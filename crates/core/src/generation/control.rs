@@ -16,11 +16,14 @@ pub enum Stop {
     Cancelled,
     /// Nobody reads it, and nobody came back in time.
     Abandoned,
+    /// The gateway stops, and its patience is over.
+    ShuttingDown,
 }
 
 #[derive(Debug)]
 pub(crate) struct Control {
     cancelled: AtomicBool,
+    shutting_down: AtomicBool,
     readers: AtomicUsize,
     /// How long it runs on without a reader; `None` for ever.
     grace: Option<Duration>,
@@ -29,11 +32,22 @@ pub(crate) struct Control {
 
 impl Control {
     pub(super) fn new(grace: Option<Duration>) -> Self {
-        Self { cancelled: AtomicBool::new(false), readers: AtomicUsize::new(0), grace, driver: AtomicWaker::new() }
+        Self {
+            cancelled: AtomicBool::new(false),
+            shutting_down: AtomicBool::new(false),
+            readers: AtomicUsize::new(0),
+            grace,
+            driver: AtomicWaker::new(),
+        }
     }
 
     pub(super) fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
+        self.driver.wake();
+    }
+
+    pub(super) fn shut_down(&self) {
+        self.shutting_down.store(true, Ordering::Release);
         self.driver.wake();
     }
 
@@ -47,8 +61,12 @@ impl Control {
         self.driver.register(cx.waker());
     }
 
-    pub(super) fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Acquire)
+    /// Whether it is to end now, whoever reads.
+    pub(super) fn stopped(&self) -> Option<Stop> {
+        if self.cancelled.load(Ordering::Acquire) {
+            return Some(Stop::Cancelled);
+        }
+        self.shutting_down.load(Ordering::Acquire).then_some(Stop::ShuttingDown)
     }
 
     /// The grace that has begun to run, if nobody reads and it matters.

@@ -184,6 +184,7 @@ impl Interrupt {
     fn to_api_error(self) -> ApiError {
         match self {
             Self::Stopped(Stop::Cancelled) => ApiError::new(ErrorCode::Cancelled, "The generation was cancelled."),
+            Self::Stopped(Stop::ShuttingDown) => ApiError::new(ErrorCode::ShuttingDown, "The gateway stopped before the answer was whole."),
             Self::Stopped(Stop::Abandoned) => ApiError::new(ErrorCode::Cancelled, "The generation was cancelled: nobody was reading it."),
             Self::Clock(code) => {
                 let what = match code {
@@ -198,8 +199,8 @@ impl Interrupt {
 
     fn into_ending(self) -> Ending {
         match self {
-            Self::Stopped(_) => Ending::Cancelled,
-            Self::Clock(_) => Ending::Failed(Failure::from(&self.to_api_error())),
+            Self::Stopped(Stop::Cancelled | Stop::Abandoned) => Ending::Cancelled,
+            Self::Stopped(Stop::ShuttingDown) | Self::Clock(_) => Ending::Failed(Failure::from(&self.to_api_error())),
         }
     }
 }
@@ -265,8 +266,8 @@ impl Watch {
         match step {
             Poll::Ready(StreamStep::Read) => {
                 // A stream that never pauses must still be stoppable.
-                if self.generation.control().is_cancelled() {
-                    return Poll::Ready(Step::Over(Ending::Cancelled));
+                if let Some(stop) = self.generation.control().stopped() {
+                    return Poll::Ready(Step::Over(Interrupt::Stopped(stop).into_ending()));
                 }
                 Poll::Ready(Step::Read)
             }
@@ -288,8 +289,8 @@ impl Watch {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Interrupt> {
         let control = self.generation.control();
         control.watch(cx);
-        if control.is_cancelled() {
-            return Poll::Ready(Interrupt::Stopped(Stop::Cancelled));
+        if let Some(stop) = control.stopped() {
+            return Poll::Ready(Interrupt::Stopped(stop));
         }
         match control.abandoned() {
             Some(grace) if grace.is_zero() => return Poll::Ready(Interrupt::Stopped(Stop::Abandoned)),

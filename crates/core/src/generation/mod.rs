@@ -138,6 +138,11 @@ impl Generation {
         self.control.cancel();
     }
 
+    /// Ends it with a failure that says that the gateway stops. Returns at once; the terminal event follows.
+    pub(crate) fn shut_down(&self) {
+        self.control.shut_down();
+    }
+
     /// Where the log stands.
     ///
     /// # Errors

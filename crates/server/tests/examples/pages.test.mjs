@@ -1,8 +1,12 @@
 // The examples that are pages, and the API's page, in Chromium: no error, and no request that leaves the machine.
 import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
 import { after, before, describe, test } from 'node:test';
 import { chromium } from 'playwright-core';
 import { counted, examples, gateway, question, run, serveFolder, upstreamSaw } from './surroundings.mjs';
+
+const axe = await readFile(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 
 let browser;
 before(async () => {
@@ -31,6 +35,12 @@ async function visit(url, use, options = {}) {
   }
 }
 
+/** Serious findings of axe, one a line. */
+async function findings(page) {
+  const { violations } = await page.evaluate(`${axe};axe.run(document, { resultTypes: ['violations'] })`);
+  return violations.filter(({ impact }) => ['serious', 'critical'].includes(impact)).map(({ id, help, nodes }) => `${id}: ${help}: ${nodes.map((node) => node.html).join(' | ')}`);
+}
+
 const asPage = (folder) => async (use) => {
   const site = await serveFolder(folder);
   try {
@@ -54,6 +64,7 @@ test('EventSource', async () => {
     await ask(page, text);
     await shows(page, '[role=status]', 'Done.');
     assert.equal(await page.locator('#answer').textContent(), counted(20));
+    assert.deepEqual(await findings(page), []);
     await ask(page, 'x [[tokens=9 fault=error after=2 text=count]]');
     await page.waitForFunction(() => !['Done.', 'Answering…', ''].includes(document.querySelector('[role=status]').textContent));
     assert.equal(await page.locator('#answer').textContent(), counted(2));
@@ -72,6 +83,7 @@ test('WebSocket: two lanes, cut in mid-answer, are whole', async () => {
     await shows(page, '#answers p:last-child', ' t99');
     await shows(page, '#answers p:first-child', ' t4');
     assert.deepEqual(await page.locator('#answers p').allTextContents(), [counted(5), counted(100)]);
+    assert.deepEqual(await findings(page), []);
     for (const { word } of [long, short]) assert.equal((await upstreamSaw(word)).length, 1);
   });
 });
@@ -88,6 +100,7 @@ describe('React', () => {
       await page.getByRole('button', { name: 'Cut' }).click();
       await shows(page, '[role=status]', 'done, reconnected 1×');
       assert.equal(await page.locator('#answer').textContent(), counted(100));
+      assert.deepEqual(await findings(page), []);
       assert.equal((await upstreamSaw(word)).length, 1);
     });
   });
@@ -124,8 +137,11 @@ test('the API page needs no script and shows every error', async () => {
     await page.locator('nav').getByRole('link', { name: 'Errors' }).click();
     assert.ok(await page.locator('#errors').isVisible());
   }, { javaScriptEnabled: false });
-  await visit(`${gateway}/docs`, async (page) => {
-    await page.setViewportSize({ width: 390, height: 800 });
-    assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), 'the page is wider than a phone');
-  });
+  for (const colorScheme of ['light', 'dark']) {
+    await visit(`${gateway}/docs`, async (page) => {
+      assert.deepEqual(await findings(page), []);
+      await page.setViewportSize({ width: 390, height: 800 });
+      assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), 'the page is wider than a phone');
+    }, { colorScheme });
+  }
 });

@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { WebSocket } from 'ws';
-import { blocks, counted, freePort, gateway, question, root, serve } from './surroundings.mjs';
+import { blocks, counted, freePort, question, root, serve, simulator, told, until, upstreamSaw } from './surroundings.mjs';
 
 /** The file of deploy/, with the addresses of this run in the place of those it documents. */
 async function configuration(name, places) {
@@ -20,11 +20,9 @@ async function configuration(name, places) {
   return text;
 }
 
-const upstream = new URL(gateway).host;
-
 const PROXIES = {
-  async nginx(folder, port) {
-    const site = await configuration('nginx.conf', [['server 127.0.0.1:3000;', `server ${upstream};`], ['listen 8080;', `listen 127.0.0.1:${port};`]]);
+  async nginx(folder, port, gateway) {
+    const site = await configuration('nginx.conf', [['server 127.0.0.1:3000;', `server ${gateway};`], ['listen 8080;', `listen 127.0.0.1:${port};`]]);
     await writeFile(path.join(folder, 'site.conf'), site);
     const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((kind) => `${kind}_temp_path ${folder}/${kind};`);
     // What surrounds the file may well compress everything.
@@ -34,8 +32,8 @@ const PROXIES = {
     return ['nginx', ['-p', folder, '-e', 'stderr', '-c', `${folder}/nginx.conf`]];
   },
 
-  async caddy(folder, port) {
-    const site = await configuration('Caddyfile', [['reverse_proxy 127.0.0.1:3000', `reverse_proxy ${upstream}`], ['\n:8080 {', `\n:${port} {`]]);
+  async caddy(folder, port, gateway) {
+    const site = await configuration('Caddyfile', [['reverse_proxy 127.0.0.1:3000', `reverse_proxy ${gateway}`], ['\n:8080 {', `\n:${port} {`]]);
     await writeFile(path.join(folder, 'Caddyfile'), `{\n\tadmin off\n\tdefault_bind 127.0.0.1\n}\n${site}`);
     return ['caddy', ['run', '--adapter', 'caddyfile', '--config', path.join(folder, 'Caddyfile')]];
   },
@@ -45,16 +43,21 @@ for (const [name, configure] of Object.entries(PROXIES)) {
   describe(name, () => {
     let folder;
     let url;
-    let stop;
+    let [stopGateway, stop] = [];
     before(async () => {
       folder = await mkdtemp(path.join(tmpdir(), 'tokenwire-proxy-'));
+      const behind = await freePort();
+      // Without grace, so that a reader who leaves is seen to leave.
+      const settings = { OPENAI_BASE_URL: `${simulator}/v1`, TOKENWIRE_DEFAULT_MODEL: 'simulator', TOKENWIRE_STREAMS__DISCONNECT_GRACE: '0s' };
+      stopGateway = await serve(told('GATEWAY'), ['--port', `${behind}`], { port: behind, env: settings, cwd: folder });
       const port = await freePort();
       url = `http://127.0.0.1:${port}`;
-      const [program, args] = await configure(folder, port);
+      const [program, args] = await configure(folder, port, `127.0.0.1:${behind}`);
       stop = await serve(program, args, { port, env: { HOME: folder, XDG_DATA_HOME: folder, XDG_CONFIG_HOME: folder } });
     });
     after(async () => {
       await stop?.();
+      await stopGateway?.();
       await rm(folder, { recursive: true, force: true });
     });
 
@@ -124,9 +127,23 @@ for (const [name, configure] of Object.entries(PROXIES)) {
       assert.equal((await fetch(`${url}/v1/streams/${id}`, { headers: { 'last-event-id': seen.at(-1).id } })).status, 204);
     });
 
-    test('who breaks off in the middle is told apart from an end', async () => {
-      const response = await post('/v1/streams', { input: question(9, { more: 'fault=cut after=3' }).text }, { accept: 'text/plain' });
-      await assert.rejects(response.text());
+    test('a reader who leaves is seen to leave', async () => {
+      const { word, text } = question(1000, { more: 'fault=stall after=2' });
+      for await (const { data } of blocks(await post('/v1/streams', { input: text }))) if (data.includes(' t1')) break;
+      await until('the upstream is told to stop', async () => (await upstreamSaw(word))[0].outcome === 'aborted');
+    });
+
+    test('an answer that breaks off does not look whole', async () => {
+      const { text } = question(9, { more: 'fault=cut after=3' });
+      const seen = [];
+      for await (const { data } of blocks(await post('/v1/streams', { input: text }))) seen.push(JSON.parse(data));
+      assert.equal(seen.at(-1).type, 'response.failed');
+      const chunks = await post('/v1/chat/completions', { stream: true, messages: [{ role: 'user', content: text }] });
+      const chat = await chunks.text();
+      assert.match(chat, /data: \{"error":/);
+      assert.doesNotMatch(chat, /\[DONE\]/);
+      // Debian's Caddy ends a body in order that was broken off; deploy/README.md says so.
+      if (name !== 'caddy') await assert.rejects((await post('/v1/streams', { input: text }, { accept: 'text/plain' })).text());
     });
 
     test('the gateway sees the host that was asked for, with its port', async () => {

@@ -21,7 +21,7 @@ test('curl', async () => {
 
 test('curl says what is wrong, and fails', async () => {
   const gone = `http://127.0.0.1:${await freePort()}`;
-  await assert.rejects(run('bash', [path.join(root, 'examples/curl/stream.sh')], { env: { TOKENWIRE_URL: gone } }), /curl: \(7\)/);
+  await assert.rejects(run('bash', [path.join(root, 'examples/curl/stream.sh')], { env: { GATEWAY_URL: gone } }), /curl: \(7\)/);
 });
 
 test('openai-python', async () => {

@@ -25,8 +25,13 @@ export const root = told('TOKENWIRE_ROOT');
 
 /** How long anything may take before a test is given up. */
 const PATIENCE = 60_000;
+/** What a program finds around it: nothing that is said to the tests. A gateway would take it for settings. */
+const surroundings = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('TOKENWIRE_')));
 // Debian keeps servers in sbin, which an ordinary user's PATH leaves out.
-const PATH = `${process.env.PATH}:/usr/local/sbin:/usr/sbin:/sbin`;
+surroundings.PATH += ':/usr/local/sbin:/usr/sbin:/sbin';
+
+// A file that takes too long is ended so; `exit` is not told of it otherwise.
+process.once('SIGTERM', () => process.exit(143));
 
 /** A question whose answer is ` t0 t1 …`. The word is in no other question. */
 export function question(tokens, { tbt = '0', more = '' } = {}) {
@@ -45,11 +50,20 @@ export async function upstreamSaw(word) {
   return requests.filter((request) => JSON.stringify(request.body ?? null).includes(word));
 }
 
+/** Asks again until it holds; the upstream does not announce what it sees. */
+export async function until(what, holds) {
+  const started = performance.now();
+  while (!(await holds())) {
+    if (performance.now() - started > PATIENCE) throw new Error(`${what}: not within ${PATIENCE} ms`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
 /** Runs a program to its end; gives what it wrote, and fails if it failed. */
 export async function run(program, args = [], { env = {}, cwd } = {}) {
   const child = spawn(program, args, {
     cwd,
-    env: { ...process.env, PATH, TOKENWIRE_URL: gateway, ...env },
+    env: { ...surroundings, GATEWAY_URL: gateway, ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
     timeout: PATIENCE,
   });
@@ -68,8 +82,10 @@ export function sections(output) {
 }
 
 /** Starts a server and waits until `port` takes connections. Gives a function that ends it. */
-export async function serve(program, args, { port, env = {} }) {
-  const child = spawn(program, args, { env: { ...process.env, PATH, ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
+export async function serve(program, args, { port, env = {}, cwd }) {
+  const child = spawn(program, args, { cwd, env: { ...surroundings, ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
+  // Whatever becomes of the tests, no server stays behind.
+  process.once('exit', () => child.kill('SIGKILL'));
   let log = '';
   for (const output of [child.stdout, child.stderr]) output.setEncoding('utf8').on('data', (text) => (log = (log + text).slice(-10_000)));
   let ended = null;
