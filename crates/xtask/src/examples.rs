@@ -96,6 +96,9 @@ pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
     runner.env("TOKENWIRE_ROOT", workspace.root()).env("EXAMPLES", root.join("examples"));
     runner.env("EXAMPLE_LANGCHAIN", langchain.join("python")).env("EXAMPLE_OPENAI_PYTHON", openai.join("python"));
     runner.env("EXAMPLE_RUST_CLIENT", client).env("EXAMPLE_EMBED", embed).env("GATEWAY", gateway);
+    if let Some(chromium) = process::which("chromium") {
+        runner.env("CHROMIUM", chromium);
+    }
     let tests = process::run(&mut runner);
     servers.still_running()?;
     tests.map(|()| Outcome::Passed)

@@ -116,15 +116,22 @@ impl Answer {
             // The events are not kept any more; what there is of the answer is in the object.
             "tokenwire:reset" => {
                 println!("\n(from the beginning)\n{}", text(&event["response"]));
-                matches!(event["response"]["status"].as_str(), Some("completed" | "incomplete" | "cancelled")).then(|| Ok(()))
+                ended(&event["response"])
             }
-            "response.completed" | "response.incomplete" => {
-                println!();
-                Some(Ok(()))
-            }
-            "response.failed" => Some(Err(event["response"]["error"]["message"].as_str().unwrap_or("the answer failed").into())),
-            _ => None,
+            _ => ended(&event["response"]),
         }
+    }
+}
+
+/// The result, once the response object says that there is one.
+fn ended(response: &Value) -> Option<Result<(), Error>> {
+    match response["status"].as_str()? {
+        "completed" | "incomplete" | "cancelled" => {
+            println!();
+            Some(Ok(()))
+        }
+        "failed" => Some(Err(response["error"]["message"].as_str().unwrap_or("the answer failed").into())),
+        _ => None,
     }
 }
 

@@ -42,9 +42,9 @@ async fn style() -> HttpResponse {
 /// Registers the three.
 pub(super) fn configure(app: &mut web::ServiceConfig) {
     use super::routes::resource;
-    app.service(resource("/openapi.json", "GET").route(web::get().to(openapi)))
-        .service(resource("/docs", "GET").route(web::get().to(docs)))
-        .service(resource("/docs/docs.css", "GET").route(web::get().to(style)));
+    app.service(resource("/openapi.json", "GET").route(web::get().to(openapi)).route(web::head().to(openapi)))
+        .service(resource("/docs", "GET").route(web::get().to(docs)).route(web::head().to(docs)))
+        .service(resource("/docs/docs.css", "GET").route(web::get().to(style)).route(web::head().to(style)));
 }
 
 fn answer(content_type: &'static str, body: Bytes) -> HttpResponse {
