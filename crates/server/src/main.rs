@@ -1,5 +1,6 @@
 //! The gateway's binary: configuration, then serving, then draining.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -13,7 +14,7 @@ use tokenwire::telemetry;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-#[allow(clippy::print_stdout, clippy::print_stderr, reason = "the answers of a command line go to the terminal")]
+#[allow(clippy::print_stderr, reason = "why a program does not start is said on the terminal")]
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let loaded = match Config::load(&cli, config::of_this_process()) {
@@ -24,7 +25,7 @@ fn main() -> ExitCode {
         }
     };
     if let Some(answer) = cli.answer(&loaded) {
-        print!("{answer}");
+        say(&answer);
         return ExitCode::SUCCESS;
     }
     telemetry::start(&loaded.config.log);
@@ -37,9 +38,14 @@ fn main() -> ExitCode {
     }
 }
 
-#[allow(clippy::print_stdout, reason = "the banner is for the terminal")]
+/// Prints for people. That nobody listens (`tokenwire --print-config | head`) is no reason to fail.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
 async fn run(config: Config) -> Result<(), ServeError> {
     let gateway = Gateway::bind(config.clone())?;
-    println!("{}", banner(&config, gateway.address(), &describe_upstreams(&config)));
+    say(&format!("{}\n", banner(&config, gateway.address(), &describe_upstreams(&config))));
     gateway.serve().await
 }
