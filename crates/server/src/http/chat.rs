@@ -12,7 +12,7 @@ use tokenwire_core::request::{ChatRequest, StreamRequest};
 use tokenwire_sse::Sdk;
 
 use super::inbound::{ContentType, body, idempotency_key, last_event_id};
-use super::outbound::{HttpError, error_response, json, of_generation, open_error_response};
+use super::outbound::{HttpError, error_response, json, located, of_generation, open_error_response};
 use super::streams::{committed, resume_sdk};
 use crate::service::Service;
 
@@ -43,17 +43,18 @@ async fn whole(attachment: Attachment) -> HttpResponse {
     let generation = attachment.generation();
     generation.ended().await;
     let head = match generation.opening().now() {
-        Some(Err(error)) => return open_error_response(&error),
+        Some(Err(error)) => return located(generation, open_error_response(&error)),
         Some(Ok(head)) => Some(head),
         None => None,
     };
     match generation.outcome().map(|outcome| outcome.ending) {
         Some(Ending::Completed { .. } | Ending::Incomplete { .. }) => {
             let Some(completion) = generation.first_raw() else {
-                return error_response(&ApiError::new(ErrorCode::UpstreamMalformed, "The upstream's answer held no completion."));
+                let error = ApiError::new(ErrorCode::UpstreamMalformed, "The upstream's answer held no completion.");
+                return located(generation, error_response(&error));
             };
             json(&mut of_generation(generation, head.as_ref()), completion)
         }
-        ending => error_response(&super::responses::ending_error(ending)),
+        ending => located(generation, error_response(&super::responses::ending_error(ending))),
     }
 }

@@ -97,6 +97,14 @@ fn add_headers(to: &mut header::HeaderMap, headers: &[(String, String)]) {
     }
 }
 
+/// Says where the generation is that an answer belongs to; also one that failed can be looked at.
+pub(crate) fn located(generation: &Generation, mut response: HttpResponse) -> HttpResponse {
+    if let Ok(value) = HeaderValue::try_from(format!("/v1/streams/{}", generation.meta().id)) {
+        response.headers_mut().insert(header::LOCATION, value);
+    }
+    response
+}
+
 /// A 200 that belongs to a generation: where its stream is, and what its upstream's head said.
 pub(crate) fn of_generation(generation: &Generation, head: Option<&UpstreamHead>) -> HttpResponseBuilder {
     let mut response = HttpResponse::Ok();

@@ -15,7 +15,7 @@ use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokenwire_sse::{Sdk, SseBody, event_stream};
 
 use super::inbound::{ContentType, Query, body, idempotency_key, last_event_id};
-use super::outbound::{HttpError, json, of_generation, open_error_response};
+use super::outbound::{HttpError, json, located, of_generation, open_error_response};
 use super::streams::{committed, resume_sdk};
 use crate::service::Service;
 
@@ -59,7 +59,7 @@ async fn whole(attachment: Attachment) -> HttpResponse {
     let generation = attachment.generation();
     generation.ended().await;
     match generation.opening().now() {
-        Some(Err(error)) => open_error_response(&error),
+        Some(Err(error)) => located(generation, open_error_response(&error)),
         Some(Ok(head)) => json(&mut of_generation(generation, Some(&head)), generation.response_json()),
         None => object(generation),
     }

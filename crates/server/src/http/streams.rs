@@ -13,7 +13,7 @@ use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokenwire_sse::{Bare, EventSource, Sdk, SseBody, SseOptions, event_stream, plain_text};
 
 use super::inbound::{ContentType, Cursor, Query, body, idempotency_key, last_event_id, wants_text};
-use super::outbound::{HttpError, of_generation, open_error_response};
+use super::outbound::{HttpError, located, of_generation, open_error_response};
 use crate::service::Service;
 
 /// First line of the first block: how long an EventSource waits before it comes back.
@@ -139,21 +139,13 @@ pub(super) async fn committed(
     let head = match settled {
         Ok(Ok(head)) => Some(head),
         Ok(Err(error)) => {
-            let mut response = open_error_response(&error);
-            locate(&generation, &mut response);
-            return response;
+            return located(&generation, open_error_response(&error));
         }
         Err(_) => None,
     };
     let mut response = of_generation(&generation, head.as_ref());
     let body = SseBody::new(Some(Subscription::new(attachment, Seq(0), dialect, framing)), options);
     if dialect == Dialect::Text { plain_text(&mut response, body) } else { event_stream(&mut response, body) }
-}
-
-fn locate(generation: &Generation, response: &mut HttpResponse) {
-    if let Ok(value) = header::HeaderValue::try_from(format!("/v1/streams/{}", generation.meta().id)) {
-        response.headers_mut().insert(header::LOCATION, value);
-    }
 }
 
 /// A stream from `from` on, at once.
