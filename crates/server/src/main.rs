@@ -29,12 +29,23 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     telemetry::start(&loaded.config.log);
+    raise_descriptor_limit();
     match actix_web::rt::System::new().block_on(run(loaded.config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("tokenwire: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// A stream takes two descriptors, and the usual soft limit of 1,024 is there for programs that use `select`.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }
 
