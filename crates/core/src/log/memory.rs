@@ -104,7 +104,7 @@ impl<R: RawMutex> MemoryLog<R> {
         if !batch.is_empty() && batch.first_seq() != expected {
             return Err(AppendError::Gap { expected, found: batch.first_seq() });
         }
-        let bytes = state.bytes.len() + batch.byte_len() + (state.records.len() + batch.len()) * size_of::<RecordEnd>();
+        let bytes = state.bytes.len() + batch.byte_len();
         let limits = if last { LogLimits { bytes: u32::MAX as usize, events: u64::from(u32::MAX) } } else { self.limits };
         if bytes > limits.bytes || batch.next_seq().0 > limits.events {
             return Err(AppendError::Full { limits: self.limits });
