@@ -7,7 +7,8 @@ use crate::config::schema::{Log, LogFormat};
 
 /// Sends the program's events to standard error, as the configuration says. To be called once.
 pub fn start(log: &Log) {
-    let filter = EnvFilter::try_new(&log.filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    // What the server says at its start the banner says better; a filter that names it has its way.
+    let filter = EnvFilter::try_new(format!("actix_server=warn,{}", log.filter)).unwrap_or_else(|_| EnvFilter::new("info"));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second subscriber (a test's) is as good as ours.
     let _ = match log.format {
