@@ -140,6 +140,17 @@ async fn a_refusal_keeps_its_body_and_the_headers_that_clients_live_by() {
 }
 
 #[tokio::test]
+async fn a_refusal_without_measure_is_cut_at_its_bound() {
+    // Valid JSON as a whole, eight times the bound: what is left of it is none, so the status goes on in OpenAI's shape.
+    let body = format!(r#"{{"error":{{"message":"{}"}}}}"#, "x".repeat(8 << 20)).into_bytes();
+    let upstream = Playback::start("500 Internal Server Error", "content-type: application/json\r\n", body, 64 * 1024).await;
+    let gateway = over(&upstream.base_url(), Api::Chat, |_| {});
+    let answer = gateway.post("/v1/chat/completions", &chat("")).answer().await;
+    assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (500, Some("upstream_status_500")));
+    assert!(answer.body.len() < 1024, "{} bytes", answer.body.len());
+}
+
+#[tokio::test]
 async fn rate_limits_of_a_good_answer_pass_through() {
     let headers = "content-type: text/event-stream\r\nx-ratelimit-remaining-requests: 9\r\nopenai-processing-ms: 12\r\n";
     let body = b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n".to_vec();
