@@ -54,7 +54,11 @@ impl Service {
     pub fn new(shared: &Shared) -> Result<Self, String> {
         let config = shared.config.clone();
         let routes = match &shared.simulator {
-            Some(base_url) => vec![simulator_route(&config, base_url)?],
+            Some(base_url) => {
+                let simulator =
+                    schema::Upstream { name: "simulator".to_owned(), base_url: base_url.clone(), ..schema::Upstream::default() };
+                vec![route(&config, &simulator)?]
+            }
             None => config.upstreams.iter().map(|upstream| route(&config, upstream)).collect::<Result<_, _>>()?,
         };
         let router = Router::new(routes, config.default_model().map(str::to_owned));
@@ -113,18 +117,6 @@ impl Service {
 
 fn clocks(timeouts: &schema::Timeouts) -> Clocks {
     Clocks { connect: timeouts.connect, first_token: timeouts.first_token, between_tokens: timeouts.between_tokens, total: timeouts.total }
-}
-
-fn simulator_route(config: &Config, base_url: &str) -> Result<Route, String> {
-    let clocks = clocks(&config.timeouts);
-    let upstream = OpenAi::new(OpenAiOptions {
-        name: "simulator".to_owned(),
-        base_url: base_url.to_owned(),
-        api_key: None,
-        connect_timeout: clocks.connect,
-        max_event: config.limits.event,
-    })?;
-    Ok(Route { upstream, api: Api::Chat, models: Arc::new(|name| Some(name.to_owned())), clocks, weight: 1 })
 }
 
 fn route(config: &Config, upstream: &schema::Upstream) -> Result<Route, String> {

@@ -1,7 +1,7 @@
 //! Every generation that can still be asked for, how long it stays, and how much they may hold together.
 
 use std::collections::hash_map::RandomState;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -45,9 +45,9 @@ pub struct Registry {
 struct State {
     generations: HashMap<GenerationId, Entry>,
     /// Ended generations whose log is still there, oldest end first.
-    logs: BTreeMap<(Instant, GenerationId), ()>,
+    logs: BTreeSet<(Instant, GenerationId)>,
     /// Ended generations whose response object is still there, oldest end first.
-    objects: BTreeMap<(Instant, GenerationId), ()>,
+    objects: BTreeSet<(Instant, GenerationId)>,
     keys: HashMap<(Owner, String), Keyed>,
     /// Bytes of ended generations beside their logs.
     object_bytes: usize,
@@ -269,8 +269,8 @@ impl Registry {
                 entry.last_seq = last_seq;
                 entry.weight = weight;
                 state.object_bytes += weight;
-                state.logs.insert((now, id.clone()), ());
-                state.objects.insert((now, id.clone()), ());
+                state.logs.insert((now, id.clone()));
+                state.objects.insert((now, id.clone()));
             }
         }
         self.sweep(now);
@@ -285,9 +285,9 @@ impl Registry {
             // A log that is still being read stays: its readers come to its end, or are cut for not reading.
             let due = |(ended, _): &&(Instant, GenerationId)| now.duration_since(*ended) >= self.retention.events;
             let unread = |key: &&(Instant, GenerationId)| state.generations.get(&key.1).is_none_or(|entry| entry.generation.readers() == 0);
-            let keys: Vec<_> = state.logs.keys().take_while(due).filter(unread).cloned().collect();
+            let keys: Vec<_> = state.logs.iter().take_while(due).filter(unread).cloned().collect();
             expired.extend(keys.iter().filter_map(|key| state.take_log(key)));
-            while let Some(((ended, _), ())) = state.objects.first_key_value()
+            while let Some((ended, _)) = state.objects.first()
                 && now.duration_since(*ended) >= self.retention.responses
             {
                 expired.extend(state.pop_object());
@@ -314,7 +314,7 @@ impl Registry {
 impl State {
     /// Takes the oldest log off the list; an object that is kept only as long as its log goes with it.
     fn pop_log(&mut self) -> Option<Arc<Generation>> {
-        let key = self.logs.keys().next()?.clone();
+        let key = self.logs.first()?.clone();
         self.take_log(&key)
     }
 
@@ -330,12 +330,11 @@ impl State {
 
     /// Takes the log of the oldest generation off its list, or the object where the log is gone already.
     fn pop_oldest(&mut self) -> Option<Arc<Generation>> {
-        let (object, log) = (self.objects.first_key_value(), self.logs.first_key_value());
-        if object.map(|(key, ())| key) == log.map(|(key, ())| key) { self.pop_log() } else { self.pop_object() }
+        if self.objects.first() == self.logs.first() { self.pop_log() } else { self.pop_object() }
     }
 
     fn pop_object(&mut self) -> Option<Arc<Generation>> {
-        let ((_, id), ()) = self.objects.pop_first()?;
+        let (_, id) = self.objects.pop_first()?;
         let generation = self.generations.get(&id)?.generation.clone();
         self.remove(&id);
         Some(generation)

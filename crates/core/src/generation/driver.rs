@@ -94,11 +94,7 @@ async fn run(writer: &mut Writer, scribe: &mut Scribe, upstream: Arc<dyn Upstrea
     };
     loop {
         let step = std::future::poll_fn(|cx| watch.poll_stream(cx, stream.as_mut(), &mut translator, scribe)).await;
-        let ending = match step {
-            Step::Read => None,
-            Step::Over(ending) => Some(ending),
-        };
-        let Some(ending) = ending else {
+        let Step::Over(ending) = step else {
             match writer.append(scribe) {
                 Ok(()) => continue,
                 Err(AppendError::Full { .. }) => {

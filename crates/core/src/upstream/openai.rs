@@ -20,8 +20,6 @@ use super::{OpenError, Opened, Refusal, UpstreamHead, UpstreamRequest};
 use crate::error::{ApiError, ErrorCode};
 use crate::snapshot::Api;
 
-/// vLLM and SGLang close idle connections after 5 s; one that is reused later than that is likely to be dead.
-const POOL_IDLE: Duration = Duration::from_secs(4);
 /// The most of an error body that is passed on.
 const REFUSAL_BYTES: usize = 1024 * 1024;
 /// How long the body of a refusal may take.
@@ -86,7 +84,7 @@ impl OpenAi {
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let client = reqwest::Client::builder()
             .connect_timeout(options.connect_timeout)
-            .pool_idle_timeout(POOL_IDLE)
+            .pool_idle_timeout(http1::MAX_IDLE)
             .tcp_nodelay(true)
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(AGENT)

@@ -97,9 +97,13 @@ fn add_headers(to: &mut header::HeaderMap, headers: &[(String, String)]) {
     }
 }
 
+fn location(generation: &Generation) -> String {
+    format!("/v1/streams/{}", generation.meta().id)
+}
+
 /// Says where the generation is that an answer belongs to; also one that failed can be looked at.
 pub(crate) fn located(generation: &Generation, mut response: HttpResponse) -> HttpResponse {
-    if let Ok(value) = HeaderValue::try_from(format!("/v1/streams/{}", generation.meta().id)) {
+    if let Ok(value) = HeaderValue::try_from(location(generation)) {
         response.headers_mut().insert(header::LOCATION, value);
     }
     response
@@ -108,7 +112,7 @@ pub(crate) fn located(generation: &Generation, mut response: HttpResponse) -> Ht
 /// A 200 that belongs to a generation: where its stream is, and what its upstream's head said.
 pub(crate) fn of_generation(generation: &Generation, head: Option<&UpstreamHead>) -> HttpResponseBuilder {
     let mut response = HttpResponse::Ok();
-    response.insert_header((header::LOCATION, format!("/v1/streams/{}", generation.meta().id)));
+    response.insert_header((header::LOCATION, location(generation)));
     for (name, value) in head.map_or(&[][..], |head| &head.headers) {
         response.insert_header((name.as_str(), value.as_str()));
     }

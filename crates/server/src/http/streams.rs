@@ -19,35 +19,27 @@ use crate::service::Service;
 /// First line of the first block: how long an EventSource waits before it comes back.
 const RETRY: &[u8] = b"retry: 2000\n";
 
-/// How a reader of `/v1/streams` wants it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Wish {
-    dialect: Dialect,
-}
-
-impl Wish {
-    fn of(request: &HttpRequest, query: &Query) -> Result<Self, ApiError> {
-        let dialect = match query.get("dialect") {
-            None if wants_text(request.headers()) => Dialect::Text,
-            None | Some("responses") => Dialect::Responses,
-            Some("chat") => Dialect::Chat,
-            Some("text") => Dialect::Text,
-            Some(other) => {
-                let shown: String = other.chars().take(64).collect();
-                let message = format!("'dialect' is '{shown}'; expected 'responses', 'chat' or 'text'.");
-                return Err(ApiError::new(ErrorCode::InvalidValue, message).param("dialect"));
-            }
-        };
-        Ok(Self { dialect })
+/// The dialect that a reader of `/v1/streams` wants.
+fn wanted(request: &HttpRequest, query: &Query) -> Result<Dialect, ApiError> {
+    match query.get("dialect") {
+        None if wants_text(request.headers()) => Ok(Dialect::Text),
+        None | Some("responses") => Ok(Dialect::Responses),
+        Some("chat") => Ok(Dialect::Chat),
+        Some("text") => Ok(Dialect::Text),
+        Some(other) => {
+            let shown: String = other.chars().take(64).collect();
+            let message = format!("'dialect' is '{shown}'; expected 'responses', 'chat' or 'text'.");
+            Err(ApiError::new(ErrorCode::InvalidValue, message).param("dialect"))
+        }
     }
 }
 
 /// `POST /v1/streams`
 pub(super) async fn create(request: HttpRequest, payload: web::Payload, service: web::Data<Service>) -> Result<HttpResponse, HttpError> {
     let query = Query::of(&request);
-    let wish = Wish::of(&request, &query)?;
+    let dialect = wanted(&request, &query)?;
     if let Some(cursor) = last_event_id(&request)? {
-        return resume(&service, wish, &cursor.id, Some(cursor.after));
+        return resume(&service, dialect, &cursor.id, Some(cursor.after));
     }
     let bytes = body(&request, payload, ContentType::Any, service.config.limits.body).await?;
     let start = StartRequest {
@@ -58,15 +50,15 @@ pub(super) async fn create(request: HttpRequest, payload: web::Payload, service:
         fingerprint: bytes.to_vec(),
         headers: Vec::new(),
     };
-    begin(&request, &service, wish, start).await
+    begin(&request, &service, dialect, start).await
 }
 
 /// `GET /v1/streams?input=…&model=…&key=…`
 pub(super) async fn create_by_query(request: HttpRequest, service: web::Data<Service>) -> Result<HttpResponse, HttpError> {
     let query = Query::of(&request);
-    let wish = Wish::of(&request, &query)?;
+    let dialect = wanted(&request, &query)?;
     if let Some(cursor) = last_event_id(&request)? {
-        return resume(&service, wish, &cursor.id, Some(cursor.after));
+        return resume(&service, dialect, &cursor.id, Some(cursor.after));
     }
     let Some(input) = query.get("input") else {
         let message = "Missing required parameter: 'input'. Ask with GET /v1/streams?input=…, or POST a body.";
@@ -82,13 +74,13 @@ pub(super) async fn create_by_query(request: HttpRequest, service: web::Data<Ser
         fingerprint,
         headers: Vec::new(),
     };
-    begin(&request, &service, wish, start).await
+    begin(&request, &service, dialect, start).await
 }
 
 /// `GET /v1/streams/{id}`
 pub(super) async fn attach(request: HttpRequest, id: web::Path<String>, service: web::Data<Service>) -> Result<HttpResponse, HttpError> {
     let query = Query::of(&request);
-    let wish = Wish::of(&request, &query)?;
+    let dialect = wanted(&request, &query)?;
     let id: GenerationId =
         id.parse().map_err(|_| ApiError::new(ErrorCode::NotFound, "Stream not found: the id is not one of the gateway's."))?;
     let after = match last_event_id(&request)? {
@@ -99,17 +91,17 @@ pub(super) async fn attach(request: HttpRequest, id: web::Path<String>, service:
         Some(Cursor { after, .. }) => Some(after),
         None => query.position("after")?,
     };
-    resume(&service, wish, &id, after)
+    resume(&service, dialect, &id, after)
 }
 
-async fn begin(request: &HttpRequest, service: &Service, wish: Wish, start: StartRequest) -> Result<HttpResponse, HttpError> {
+async fn begin(request: &HttpRequest, service: &Service, dialect: Dialect, start: StartRequest) -> Result<HttpResponse, HttpError> {
     let started = match service.engine.start(start) {
         Ok(started) => started,
         Err(error) if is_patient(request, &error) => return Ok(come_back_later(&error)),
         Err(error) => return Err(error.into()),
     };
-    if wish.dialect != Dialect::Text {
-        return Ok(read(service, wish, started.attachment, Seq(0)));
+    if dialect != Dialect::Text {
+        return Ok(read(service, dialect, started.attachment, Seq(0)));
     }
     Ok(committed(service, started.attachment, Dialect::Text, Arc::new(Bare), SseOptions::default()).await)
 }
@@ -149,15 +141,15 @@ pub(super) async fn committed(
 }
 
 /// A stream from `from` on, at once.
-fn read(service: &Service, wish: Wish, attachment: Attachment, from: Seq) -> HttpResponse {
+fn read(service: &Service, dialect: Dialect, attachment: Attachment, from: Seq) -> HttpResponse {
     let generation = attachment.generation().clone();
     let mut response = of_generation(&generation, None);
-    if wish.dialect == Dialect::Text {
+    if dialect == Dialect::Text {
         let body = SseBody::new(Some(Subscription::new(attachment, from, Dialect::Text, Arc::new(Bare))), SseOptions::default());
         return plain_text(&mut response, body);
     }
-    let subscription = Subscription::new(attachment, from, wish.dialect, Arc::new(EventSource));
-    let preface = match wish.dialect {
+    let subscription = Subscription::new(attachment, from, dialect, Arc::new(EventSource));
+    let preface = match dialect {
         // `response.created` is not shown in this dialect. Its id is, on its own, so that an EventSource that is cut before the
         // first chunk comes back to this stream instead of starting another.
         Dialect::Chat if from == Seq(0) => [RETRY, format!("id: {}.0\n\n", generation.meta().id).as_bytes()].concat(),
@@ -166,11 +158,11 @@ fn read(service: &Service, wish: Wish, attachment: Attachment, from: Seq) -> Htt
     event_stream(&mut response, SseBody::new(Some(subscription), service.sse(preface)))
 }
 
-fn resume(service: &Service, wish: Wish, id: &GenerationId, after: Option<u64>) -> Result<HttpResponse, HttpError> {
+fn resume(service: &Service, dialect: Dialect, id: &GenerationId, after: Option<u64>) -> Result<HttpResponse, HttpError> {
     let generation = service.engine.find(id, &service.owner())?;
-    let text = wish.dialect == Dialect::Text;
+    let text = dialect == Dialect::Text;
     Ok(match service.engine.resume(&generation, after) {
-        Resumption::Read { attachment, from } => read(service, wish, attachment, from),
+        Resumption::Read { attachment, from } => read(service, dialect, attachment, from),
         Resumption::NothingLeft if text => plain_text(&mut of_generation(&generation, None), SseBody::new(None, SseOptions::default())),
         // The only answer that an EventSource takes as the end.
         Resumption::NothingLeft => of_generation(&generation, None).status(actix_web::http::StatusCode::NO_CONTENT).finish(),
@@ -183,7 +175,7 @@ fn resume(service: &Service, wish: Wish, id: &GenerationId, after: Option<u64>) 
         Resumption::PastHead { .. } => {
             let attachment = generation.attach();
             let (head, preface) = reset(&generation);
-            let subscription = Subscription::new(attachment, head.next(), wish.dialect, Arc::new(EventSource));
+            let subscription = Subscription::new(attachment, head.next(), dialect, Arc::new(EventSource));
             let body = SseBody::new(Some(subscription), service.sse(preface));
             event_stream(&mut of_generation(&generation, None), body)
         }

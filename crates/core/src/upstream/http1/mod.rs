@@ -13,3 +13,4 @@ mod pool;
 mod response;
 
 pub(super) use exchange::{BodyStep, Client, Exchange, SendError};
+pub(super) use pool::MAX_IDLE;

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 /// vLLM and SGLang close idle connections after 5 s; one that is reused later than that is likely to be dead.
-const MAX_IDLE: Duration = Duration::from_secs(4);
+pub(in crate::upstream) const MAX_IDLE: Duration = Duration::from_secs(4);
 /// How many may wait.
 const MAX_WAITING: usize = 512;
 
