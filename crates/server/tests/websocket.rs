@@ -169,7 +169,8 @@ async fn queued_creates_end_with_the_socket() {
 
 #[tokio::test]
 async fn a_client_that_asks_and_does_not_read_is_closed() {
-    let world = start(|_| {});
+    // Where the close frame cannot be written, the clock for slow readers ends it; the patience of the test must be the longer.
+    let world = start(|config| config.streams.slow_reader_timeout = std::time::Duration::from_secs(2));
     let mut socket = RawSocket::connect(world.address, "/v1/ws", &[]).await;
     // Each of these is answered with an error that quotes nothing, so only the answers pile up.
     let question = frame(0x81, br#"{"type":"tokenwire:nothing"}"#).repeat(1000);
