@@ -102,6 +102,8 @@ codes! {
     Overloaded = "overloaded", 503, Gateway, true, "Try again after `Retry-After`.";
     /// A socket has as many lanes or waiting creates as it may have.
     WebsocketStreamLimitReached = "websocket_stream_limit_reached", 429, Client, true, "Wait for one of this socket's responses to end, or open another socket.";
+    /// The upstream has as many requests as it may have, and as many wait for it as may.
+    UpstreamBusy = "upstream_busy", 429, Gateway, true, "Try again after `Retry-After`; the bounds are `upstreams[].limits`.";
     /// The gateway is shutting down.
     ShuttingDown = "shutting_down", 503, Gateway, true, "Try again; another instance or the restarted one will answer.";
     /// A bug of the gateway's.

@@ -24,6 +24,13 @@ pub(crate) fn push_string(out: &mut Vec<u8>, text: &str) {
     let _ = serde_json::to_writer(&mut *out, text);
 }
 
+/// `text` as a JSON string, with its quotes.
+pub(crate) fn quoted(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len() + 2);
+    push_string(&mut out, text);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 /// `text` as the inside of a JSON string.
 pub(crate) fn escape(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len() + 2);

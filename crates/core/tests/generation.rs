@@ -106,6 +106,7 @@ async fn a_refusal_is_a_failure_with_the_upstreams_words() {
         content_type: Some("application/json".to_owned()),
         body: r#"{"error":{"message":"Slow down.","code":"slow"}}"#.into(),
         headers: vec![("retry-after".to_owned(), "7".to_owned())],
+        should_retry: None,
     };
     call.refuse(OpenError::Refused(refusal.clone()));
     assert_eq!(started.attachment.generation().opening().settled().await, Err(OpenError::Refused(refusal)));

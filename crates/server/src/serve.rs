@@ -9,11 +9,13 @@ use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use tokenwire_core::engine::{MemoryStore, Registry, Retention};
 use tokenwire_core::log::{LogLimits, MemoryAccount};
+use tokenwire_core::upstream::RetryBudget;
 use tokenwire_simulator::{Options, Simulator};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::task::TaskTracker;
 
 use crate::config::schema::Config;
+use crate::health_check::check_upstreams;
 use crate::http::{configure, envelope};
 use crate::service::{Service, Shared};
 
@@ -109,7 +111,9 @@ impl Gateway {
         let handle = server.handle();
         let signals = tokio::spawn(stop_on_signal(handle, shared.clone()));
         let sweeper = tokio::spawn(sweep(shared.registry.clone()));
+        let checks = tokio::spawn(check_upstreams(shared.clone()));
         let served = server.await;
+        checks.abort();
         sweeper.abort();
         signals.abort();
         Ok(served?)
@@ -146,7 +150,8 @@ fn share(config: Config, simulator: Option<String>, address: SocketAddr) -> Shar
         registry: Registry::new(retention, account.clone()),
         store: Arc::new(MemoryStore { limits, account }),
         tasks: TaskTracker::new(),
-        simulator,
+        upstreams: Shared::upstreams(&config, simulator),
+        retry_budget: Arc::new(RetryBudget::new(config.retry.budget_percent)),
         local_only: address.ip().is_loopback(),
         config: Arc::new(config),
     }

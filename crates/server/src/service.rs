@@ -3,11 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_web::http::header::HeaderMap;
 use secrecy::SecretString;
 use tokenwire_core::engine::{Engine, LogStore, Registry};
 use tokenwire_core::id::Owner;
 use tokenwire_core::snapshot::Api;
-use tokenwire_core::upstream::{Clocks, OpenAi, OpenAiOptions, Route, Router};
+use tokenwire_core::upstream::{
+    BreakerPolicy, Clocks, GatePolicy, Hedge, OpenAi, OpenAiOptions, RetryBudget, RetryPolicy, Route, Router, RouterOptions, Served, Vitals,
+};
 use tokenwire_sse::SseOptions;
 use tokenwire_ws::WebSocketOptions;
 use tokio_util::task::TaskTracker;
@@ -40,10 +43,48 @@ pub struct Shared {
     pub store: Arc<dyn LogStore>,
     /// The tasks that write generations.
     pub tasks: TaskTracker,
-    /// The embedded simulator's base URL, where it answers.
-    pub simulator: Option<String>,
+    /// The upstreams, or the embedded simulator where none are configured.
+    pub upstreams: Arc<[SharedUpstream]>,
+    /// What may be spent on retries.
+    pub retry_budget: Arc<RetryBudget>,
     /// Whether the gateway listens on loopback only.
     pub local_only: bool,
+}
+
+/// An upstream, as far as all workers share it.
+#[derive(Clone, Debug)]
+pub struct SharedUpstream {
+    /// Its configuration.
+    pub config: schema::Upstream,
+    /// What is known of it.
+    pub vitals: Arc<Vitals>,
+}
+
+/// What of a client's request goes to the upstream beside its body.
+#[derive(Debug, Default)]
+pub struct Forwarded {
+    /// The headers that `forward_headers` lists.
+    pub headers: Vec<(String, String)>,
+    /// The client's own key.
+    pub client_key: Option<SecretString>,
+}
+
+impl Shared {
+    /// The upstreams that a configuration comes to; `simulator` is the base URL of the embedded one, where it answers.
+    #[must_use]
+    pub fn upstreams(config: &Config, simulator: Option<String>) -> Arc<[SharedUpstream]> {
+        let simulated =
+            simulator.map(|base_url| schema::Upstream { name: "simulator".to_owned(), base_url, ..schema::Upstream::default() });
+        let breaker = BreakerPolicy { failures: config.breaker.failures, cooldown: config.breaker.cooldown };
+        let of = |upstream: &schema::Upstream| {
+            let schema::UpstreamLimits { concurrent, queued, wait } = upstream.limits;
+            SharedUpstream { config: upstream.clone(), vitals: Vitals::new(breaker, GatePolicy { concurrent, queued, wait }) }
+        };
+        match &simulated {
+            Some(simulator) => [of(simulator)].into(),
+            None => config.upstreams.iter().map(of).collect(),
+        }
+    }
 }
 
 impl Service {
@@ -53,15 +94,21 @@ impl Service {
     /// An upstream that cannot be set up, by name.
     pub fn new(shared: &Shared) -> Result<Self, String> {
         let config = shared.config.clone();
-        let routes = match &shared.simulator {
-            Some(base_url) => {
-                let simulator =
-                    schema::Upstream { name: "simulator".to_owned(), base_url: base_url.clone(), ..schema::Upstream::default() };
-                vec![route(&config, &simulator)?]
-            }
-            None => config.upstreams.iter().map(|upstream| route(&config, upstream)).collect::<Result<_, _>>()?,
-        };
-        let router = Router::new(routes, config.default_model().map(str::to_owned));
+        let routes = shared.upstreams.iter().map(|upstream| route(&config, upstream)).collect::<Result<_, _>>()?;
+        let schema::Retry { attempts, backoff, max_backoff, budget_percent, hedge, .. } = config.retry;
+        let router = Router::new(
+            routes,
+            RouterOptions {
+                default_model: config.default_model().map(str::to_owned),
+                retry: RetryPolicy { attempts, backoff, max_backoff, budget_percent },
+                budget: shared.retry_budget.clone(),
+                hedge: match hedge {
+                    schema::Hedging::Off => Hedge::Never,
+                    schema::Hedging::P95 => Hedge::P95,
+                    schema::Hedging::After(time) => Hedge::After(time),
+                },
+            },
+        );
         let grace = config.streams.disconnect_grace;
         let engine = Engine::new(shared.registry.clone(), shared.store.clone(), Arc::new(router.clone()), shared.tasks.clone(), grace);
         let origins = OriginPolicy {
@@ -76,6 +123,16 @@ impl Service {
     #[must_use]
     pub fn owner(&self) -> Owner {
         Owner::Anonymous
+    }
+
+    /// What of this request goes to the upstream beside its body.
+    #[must_use]
+    pub fn forwarded(&self, headers: &HeaderMap) -> Forwarded {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let forwarded = self.config.forward_headers.0.iter().filter_map(|name| Some((name.to_ascii_lowercase(), text(name)?.to_owned())));
+        let own = || text("authorization")?.trim().strip_prefix("Bearer ").map(str::trim).filter(|key| !key.is_empty());
+        let accepted = self.config.upstreams.iter().any(|upstream| upstream.accept_client_key);
+        Forwarded { headers: forwarded.collect(), client_key: if accepted { own().map(SecretString::from) } else { None } }
     }
 
     /// The names by which clients may ask for a model of this upstream's.
@@ -95,7 +152,8 @@ impl Service {
 
     /// Bounds and clocks of a socket.
     #[must_use]
-    pub fn websocket(&self) -> WebSocketOptions {
+    pub fn websocket(&self, headers: &HeaderMap) -> WebSocketOptions {
+        let Forwarded { headers, client_key } = self.forwarded(headers);
         let streams = &self.config.streams;
         WebSocketOptions {
             owner: self.owner(),
@@ -104,7 +162,8 @@ impl Service {
             max_queued: streams.max_queued_creates,
             ping_interval: streams.ping_interval,
             ping_timeout: streams.ping_timeout,
-            headers: Vec::new(),
+            headers,
+            client_key,
         }
     }
 
@@ -119,26 +178,36 @@ fn clocks(timeouts: &schema::Timeouts) -> Clocks {
     Clocks { connect: timeouts.connect, first_token: timeouts.first_token, between_tokens: timeouts.between_tokens, total: timeouts.total }
 }
 
-fn route(config: &Config, upstream: &schema::Upstream) -> Result<Route, String> {
-    let clocks = clocks(&config.timeouts_of(upstream));
+fn route(config: &Config, shared: &SharedUpstream) -> Result<Route, String> {
+    let upstream = &shared.config;
+    let timeouts = config.timeouts_of(upstream);
     let options = OpenAiOptions {
         name: upstream.name.clone(),
         base_url: upstream.base_url.clone(),
         api_key: upstream.api_key.as_ref().map(|key| SecretString::from(key.expose())),
-        connect_timeout: clocks.connect,
+        connect_timeout: timeouts.connect,
         max_event: config.limits.event,
+        accept_client_key: upstream.accept_client_key,
     };
     let api = match upstream.api {
         schema::Api::Chat => Api::Chat,
         schema::Api::Responses => Api::Responses,
     };
+    let server = OpenAi::new(options).map_err(|error| format!("upstream '{}': {error}", upstream.name))?;
     let models = upstream.models.clone();
-    let client = OpenAi::new(options).map_err(|error| format!("upstream '{}': {error}", upstream.name))?;
+    let served = move |public: &str| {
+        let name = models.upstream_name(public)?.to_owned();
+        let clocks = models.timeouts(public).map_or_else(|| clocks(&timeouts), |own| clocks(&timeouts.with(own)));
+        Some(Served { name, clocks })
+    };
+    // Without a region on either side there is nothing to prefer.
+    let far = matches!((&config.server.region, &upstream.region), (Some(here), Some(there)) if here != there);
     Ok(Route {
-        upstream: client,
+        server: Arc::new(server),
         api,
-        models: Arc::new(move |name| models.upstream_name(name).map(str::to_owned)),
-        clocks,
+        models: Arc::new(served),
         weight: upstream.weight,
+        distance: u32::from(far),
+        vitals: shared.vitals.clone(),
     })
 }

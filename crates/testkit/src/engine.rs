@@ -9,7 +9,7 @@ use tokenwire_core::id::Owner;
 use tokenwire_core::log::{LogLimits, MemoryAccount};
 use tokenwire_core::request::StreamRequest;
 use tokenwire_core::snapshot::Api;
-use tokenwire_core::upstream::{Clocks, Target};
+use tokenwire_core::upstream::{Clocks, Target, Upstream};
 use tokio_util::task::TaskTracker;
 
 use crate::upstream::ScriptedUpstream;
@@ -76,13 +76,26 @@ impl TestEngine {
     /// A fresh engine with a registry of its own.
     #[must_use]
     pub fn new(options: EngineOptions) -> Self {
-        let account = MemoryAccount::default();
-        let target = Target { model: "scripted".to_owned(), upstream_model: None, api: options.api, clocks: options.clocks, server: 0 };
+        let target = Target {
+            model: "scripted".to_owned(),
+            upstream_model: None,
+            api: options.api,
+            clocks: options.clocks,
+            server: 0,
+            queued: false,
+        };
         let upstream = ScriptedUpstream::new(target);
+        Self::over(options, Arc::new(upstream.clone()), upstream)
+    }
+
+    /// A fresh engine that asks `asked`, which may stand before `upstream`.
+    #[must_use]
+    pub fn over(options: EngineOptions, asked: Arc<dyn Upstream>, upstream: ScriptedUpstream) -> Self {
+        let account = MemoryAccount::default();
         let registry = Registry::new(options.retention, account.clone());
         let store = Arc::new(MemoryStore { limits: options.limits, account: account.clone() });
         let tasks = TaskTracker::new();
-        let engine = Engine::new(registry, store, Arc::new(upstream.clone()), tasks.clone(), options.grace);
+        let engine = Engine::new(registry, store, asked, tasks.clone(), options.grace);
         Self { engine, upstream, account, tasks }
     }
 
@@ -99,6 +112,7 @@ impl TestEngine {
             route: "/v1/streams",
             fingerprint: body.as_bytes().to_vec(),
             headers: Vec::new(),
+            client_key: None,
         }
     }
 

@@ -1,18 +1,20 @@
 //! A model that says what the test says.
 
 use std::collections::VecDeque;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
+use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokenwire_core::decode::{Flow, SseDecoder, SseEvent};
 use tokenwire_core::error::{ApiError, ErrorCode};
 use tokenwire_core::translate::BodyEnd;
-use tokenwire_core::upstream::{OpenError, Opened, StreamStep, Target, TokenStream, Upstream, UpstreamHead, UpstreamRequest};
+use tokenwire_core::upstream::{OpenError, Opened, Server, StreamStep, Target, TokenStream, Upstream, UpstreamHead, UpstreamRequest};
 use tokio::sync::Notify;
 
 /// The largest event that a scripted body may hold.
@@ -134,6 +136,24 @@ impl Upstream for ScriptedUpstream {
         self.0.calls.lock().push_back(call.clone());
         self.0.arrived.notify_waiters();
         Connecting { held: Some(Held(call)) }.boxed()
+    }
+}
+
+impl Server for ScriptedUpstream {
+    fn name(&self) -> &str {
+        "scripted"
+    }
+
+    fn open(&self, request: UpstreamRequest) -> BoxFuture<'static, Result<Opened, OpenError>> {
+        Upstream::open(self, request)
+    }
+
+    fn models(&self, _timeout: Duration) -> BoxFuture<'static, Result<Bytes, OpenError>> {
+        ready(Ok(Bytes::from_static(br#"{"object":"list","data":[]}"#))).boxed()
+    }
+
+    fn probe(&self, _path: &str, _timeout: Duration) -> BoxFuture<'static, Result<u16, OpenError>> {
+        ready(Ok(200)).boxed()
     }
 }
 

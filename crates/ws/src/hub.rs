@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
+use secrecy::SecretString;
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{Engine, Registry, Resumption, StartRequest};
 use tokenwire_core::error::{ApiError, ErrorCode};
@@ -31,6 +32,8 @@ pub(crate) struct HubOptions {
     pub(crate) max_queued: usize,
     /// Request headers that go to the upstream.
     pub(crate) headers: Vec<(String, String)>,
+    /// The client's own key, for upstreams that take it.
+    pub(crate) client_key: Option<SecretString>,
 }
 
 /// Why a socket ends from our side.
@@ -167,6 +170,7 @@ impl Hub {
             route: "/v1/responses",
             fingerprint: request.fingerprint(),
             headers: self.options.headers.clone(),
+            client_key: self.options.client_key.clone(),
             body: StreamRequest::Responses(request),
         };
         match self.engine.start(start) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use actix_web::dev::Payload;
 use actix_web::error::PayloadError;
 use actix_web::{FromRequest as _, HttpRequest, HttpResponse, web};
+use secrecy::SecretString;
 use tokenwire_core::engine::Engine;
 use tokenwire_core::error::{ApiError, ErrorCode};
 use tokenwire_core::id::Owner;
@@ -33,6 +34,8 @@ pub struct WebSocketOptions {
     pub ping_timeout: Duration,
     /// Request headers that go to the upstream.
     pub headers: Vec<(String, String)>,
+    /// The client's own key, for upstreams that take it.
+    pub client_key: Option<SecretString>,
 }
 
 type BoxedPayloadStream = std::pin::Pin<Box<dyn futures::Stream<Item = Result<bytes::Bytes, PayloadError>>>>;
@@ -52,8 +55,13 @@ pub fn upgrade(request: &HttpRequest, payload: Payload, engine: Engine, options:
     let (response, session, messages) =
         actix_ws::handle_with_protocols(request, payload, &[SUBPROTOCOL]).map_err(|error| invalid(&error))?;
     let messages = messages.max_frame_size(options.max_message).aggregate_continuations().max_continuation_size(options.max_message);
-    let hub_options =
-        HubOptions { owner: options.owner, max_lanes: options.max_lanes, max_queued: options.max_queued, headers: options.headers };
+    let hub_options = HubOptions {
+        owner: options.owner,
+        max_lanes: options.max_lanes,
+        max_queued: options.max_queued,
+        headers: options.headers,
+        client_key: options.client_key,
+    };
     let hub = Rc::new(RefCell::new(Hub::new(engine, hub_options)));
     let pace = Pace { ping_interval: options.ping_interval, ping_timeout: options.ping_timeout };
     // The body owns the hub: when the socket dies the body is dropped, and the readers with it.

@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use tokenwire_core::engine::{Engine, MemoryStore, Registry, Retention};
 use tokenwire_core::log::{LogLimits, MemoryAccount};
 use tokenwire_core::snapshot::Api;
-use tokenwire_core::upstream::{Clocks, OpenAi, OpenAiOptions, Route, Router};
+use tokenwire_core::upstream::{Clocks, OpenAi, OpenAiOptions, Route, Router, RouterOptions};
 use tokio_util::task::TaskTracker;
 
 /// How long an answer runs on that nobody reads.
@@ -58,10 +58,11 @@ impl Answers {
             base_url: self.base_url.clone(),
             api_key: self.api_key.clone(),
             connect_timeout: CLOCKS.connect,
+            accept_client_key: false,
             max_event: 1024 * 1024,
         })?;
-        let route = Route { upstream, api: Api::Chat, models: Arc::new(|model| Some(model.to_owned())), clocks: CLOCKS, weight: 1 };
-        let router = Router::new(vec![route], Some(self.model.clone()));
+        let options = RouterOptions { default_model: Some(self.model.clone()), ..RouterOptions::default() };
+        let router = Router::new(vec![Route::to(upstream, Api::Chat, CLOCKS)], options);
         Ok(Engine::new(self.registry.clone(), self.store.clone(), Arc::new(router), self.tasks.clone(), GRACE))
     }
 

@@ -45,6 +45,7 @@ async fn haiku(request: HttpRequest, asked: Query<Haiku>, engine: web::Data<Engi
         route: "/haiku",
         fingerprint: prompt.into_bytes(),
         headers: Vec::new(),
+        client_key: None,
     });
     match started {
         Ok(started) => read(started.attachment, Seq(0)),
@@ -100,6 +101,7 @@ async fn socket(request: HttpRequest, payload: RawPayload, engine: web::Data<Eng
         ping_interval: Duration::from_secs(20),
         ping_timeout: Duration::from_secs(10),
         headers: Vec::new(),
+        client_key: None,
     };
     upgrade(&request, payload.0, engine.get_ref().clone(), options).unwrap_or_else(|error| refuse(&error))
 }

@@ -12,6 +12,7 @@ use std::hash::BuildHasher as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::value::RawValue;
 use tokio_util::task::TaskTracker;
 
@@ -23,7 +24,7 @@ use crate::log::{LogLimits, MemoryLog, TokenLog};
 use crate::request::{ChatRequest, ResponseEcho, ResponsesRequest, StreamRequest};
 use crate::snapshot::{Api, Meta, Snapshot, Status};
 use crate::translate::Scribe;
-use crate::upstream::{Target, Upstream, UpstreamRequest};
+use crate::upstream::{Clocks, Target, Upstream, UpstreamRequest};
 use registry::Claim;
 
 /// Makes the logs of new generations.
@@ -62,6 +63,8 @@ pub struct StartRequest {
     pub fingerprint: Vec<u8>,
     /// Request headers that go to the upstream.
     pub headers: Vec<(String, String)>,
+    /// The client's own key, for upstreams that are configured to take it.
+    pub client_key: Option<SecretString>,
 }
 
 /// A generation that was started, or that an earlier request with the same key started.
@@ -132,7 +135,8 @@ impl Engine {
         let claim = match &request.idempotency_key {
             None => None,
             Some(key) => {
-                let hash = self.registry.hasher().hash_one((&request.route, &request.fingerprint));
+                let credential = request.client_key.as_ref().map(ExposeSecret::expose_secret);
+                let hash = self.registry.hasher().hash_one((&request.route, &request.fingerprint, credential));
                 match self.registry.claim(&request.owner, key, hash)? {
                     Claim::Taken(generation) => return Ok(Started { attachment: generation.attach(), fresh: false }),
                     Claim::Free(claim) => Some(claim),
@@ -148,7 +152,7 @@ impl Engine {
         let mut writer = Writer::new(generation.clone());
         let mut scribe = Scribe::new();
         scribe.event(EventKind::Created);
-        if generation.meta().background {
+        if generation.meta().background || plan.queued {
             scribe.event(EventKind::Queued);
         }
         scribe.record(None);
@@ -219,9 +223,14 @@ impl Engine {
         }
         let body = chat.upstream_body(target.upstream_model.as_deref());
         let echo = ResponseEcho::from_chat(chat);
-        let work = work(&target, body, chat.n(), None, request);
+        let mut work = work(&target, body, chat.n(), None, request);
+        if !chat.stream() {
+            // The whole answer comes in one piece, so its first token is its last.
+            work.request.streamed = false;
+            work.clocks = Clocks { first_token: Duration::ZERO, between_tokens: Duration::ZERO, ..work.clocks };
+        }
         let meta = meta(&target, &echo, &request.owner, false, true);
-        Ok(Plan { meta, conversation: Conversation::default(), work })
+        Ok(Plan { meta, conversation: Conversation::default(), work, queued: target.queued })
     }
 
     fn plan_responses(&self, responses: &ResponsesRequest, request: &StartRequest) -> Result<Plan, ApiError> {
@@ -240,7 +249,7 @@ impl Engine {
         let work = work(&target, body, choices, previous, request);
         let meta = meta(&target, &responses.echo(), &request.owner, responses.background(), responses.store());
         let conversation = Conversation { history, input: responses.input_items() };
-        Ok(Plan { meta, conversation, work })
+        Ok(Plan { meta, conversation, work, queued: target.queued })
     }
 
     /// The items of the turns up to and with this one.
@@ -272,6 +281,8 @@ struct Plan {
     meta: Meta,
     conversation: Conversation,
     work: Work,
+    /// Whether it begins with a wait for its turn at the upstream.
+    queued: bool,
 }
 
 fn work(target: &Target, body: Vec<u8>, choices: u32, previous_response_id: Option<String>, request: &StartRequest) -> Work {
@@ -281,6 +292,8 @@ fn work(target: &Target, body: Vec<u8>, choices: u32, previous_response_id: Opti
         body: body.into(),
         headers: request.headers.clone(),
         server: target.server,
+        streamed: true,
+        client_key: request.client_key.clone(),
     };
     Work { request: upstream, clocks: target.clocks, choices, previous_response_id }
 }

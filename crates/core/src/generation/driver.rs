@@ -71,9 +71,11 @@ pub(crate) async fn drain(mut stream: Box<dyn TokenStream>) {
 /// Gives the stream back if its connection may be used again.
 async fn run(writer: &mut Writer, scribe: &mut Scribe, upstream: Arc<dyn Upstream>, work: Work) -> Option<Box<dyn TokenStream>> {
     let generation = writer.generation().clone();
-    let mut translator = Translator::new(&generation, &work);
-    let mut watch = Watch::new(generation.clone(), work.clocks);
-    let opened = watch.guard(upstream.open(work.request)).await;
+    let Work { request, clocks, choices, previous_response_id } = work;
+    let fresh = || Translator::new(&generation, choices, previous_response_id.as_deref());
+    let mut translator = fresh();
+    let mut watch = Watch::new(generation.clone(), clocks);
+    let opened = watch.guard(upstream.open(request)).await;
     let mut stream = match opened {
         Ok(Ok(opened)) => {
             generation.opening().settle(Ok(opened.head));
@@ -92,9 +94,19 @@ async fn run(writer: &mut Writer, scribe: &mut Scribe, upstream: Arc<dyn Upstrea
             return None;
         }
     };
+    let mut kept = false;
     loop {
         let step = std::future::poll_fn(|cx| watch.poll_stream(cx, stream.as_mut(), &mut translator, scribe)).await;
-        let Step::Over(ending) = step else {
+        if let Step::Over(Ending::Failed(failure)) = &step
+            && !kept
+            && scribe.is_blank()
+            && stream.retry(failure)
+        {
+            translator = fresh();
+            continue;
+        }
+        let (Step::Over(ending) | Step::GivenUp(ending)) = step else {
+            kept |= !scribe.is_blank();
             match writer.append(scribe) {
                 Ok(()) => continue,
                 Err(AppendError::Full { .. }) => {
@@ -131,10 +143,10 @@ enum Translator {
 }
 
 impl Translator {
-    fn new(generation: &Generation, work: &Work) -> Self {
+    fn new(generation: &Generation, choices: u32, previous_response_id: Option<&str>) -> Self {
         match generation.meta().api {
-            Api::Chat => Self::Chat(ChatTranslator::new(work.choices)),
-            Api::Responses => Self::Responses(ResponsesTranslator::new(&generation.meta().id, work.previous_response_id.as_deref())),
+            Api::Chat => Self::Chat(ChatTranslator::new(choices)),
+            Api::Responses => Self::Responses(ResponsesTranslator::new(&generation.meta().id, previous_response_id)),
         }
     }
 
@@ -166,7 +178,10 @@ impl Translator {
 
 enum Step {
     Read,
+    /// The upstream has come to an end.
     Over(Ending),
+    /// It is not waited for any longer.
+    GivenUp(Ending),
 }
 
 /// Why waiting was given up.
@@ -250,6 +265,9 @@ impl Watch {
             if matches!(progress, Progress::Over(_)) { Flow::Stop } else { Flow::Continue }
         });
         if tokens {
+            if self.last_token.is_none() {
+                stream.first_token();
+            }
             self.last_token = Some(Instant::now());
         }
         match progress {
@@ -263,7 +281,7 @@ impl Watch {
             Poll::Ready(StreamStep::Read) => {
                 // A stream that never pauses must still be stoppable.
                 if let Some(stop) = self.generation.control().stopped() {
-                    return Poll::Ready(Step::Over(Interrupt::Stopped(stop).into_ending()));
+                    return Poll::Ready(Step::GivenUp(Interrupt::Stopped(stop).into_ending()));
                 }
                 Poll::Ready(Step::Read)
             }
@@ -271,7 +289,7 @@ impl Watch {
             Poll::Ready(StreamStep::Failed(error)) => Poll::Ready(Step::Over(Ending::Failed(Failure::from(&error)))),
             Poll::Pending => match self.poll(cx) {
                 Poll::Ready(_) if self.silence_is_an_end() => Poll::Ready(Step::Over(translator.body_ended(BodyEnd::Silence))),
-                Poll::Ready(interrupt) => Poll::Ready(Step::Over(interrupt.into_ending())),
+                Poll::Ready(interrupt) => Poll::Ready(Step::GivenUp(interrupt.into_ending())),
                 Poll::Pending => Poll::Pending,
             },
         }

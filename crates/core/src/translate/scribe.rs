@@ -53,6 +53,12 @@ impl Scribe {
         self.batch.restart(next);
     }
 
+    /// Whether nothing was collected since the last [`Scribe::clear`].
+    #[must_use]
+    pub fn is_blank(&self) -> bool {
+        self.batch.is_empty() && self.events.is_empty()
+    }
+
     /// Gives the memory of a large batch back.
     pub fn release(&mut self) {
         self.batch.release();

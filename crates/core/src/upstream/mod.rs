@@ -1,18 +1,40 @@
 //! The way to a model: one trait, with everything that is not plain relaying left to decorators around it.
+//!
+//! ```text
+//!   generation ─▶ Router ─▶ pursuit (retry, failover) ─▶ race (hedging) ─▶ gate ─▶ Server ─▶ socket
+//!                   │                                                       │
+//!                   └────────────── vitals (breaker, latency) ◀─────────────┘
+//! ```
+//!
+//! A [`Server`] is one model server and knows nothing of others. The [`Router`] knows them all and what of their state all
+//! workers share: it chooses one, and goes on to the next, or again to the same, as long as nothing of an answer was kept.
 
 #[cfg(feature = "openai")]
 mod body;
+mod breaker;
+mod gate;
 #[cfg(feature = "openai")]
 mod http1;
+mod latency;
 #[cfg(feature = "openai")]
 mod openai;
-#[cfg(feature = "openai")]
+mod pursuit;
+mod race;
+mod retry;
 mod router;
+mod server;
+mod vitals;
 
+pub use breaker::{Breaker, BreakerPolicy, BreakerState};
+pub use gate::{Gate, GatePolicy};
+pub use latency::Latency;
 #[cfg(feature = "openai")]
 pub use openai::{OpenAi, OpenAiOptions};
-#[cfg(feature = "openai")]
-pub use router::{ModelMap, Route, Router};
+pub use race::Hedge;
+pub use retry::{RetryBudget, RetryPolicy};
+pub use router::{ModelMap, Route, Router, RouterOptions, Served};
+pub use server::Server;
+pub use vitals::{Counter, Counters, Standing, Vitals};
 
 use std::fmt;
 use std::task::{Context, Poll};
@@ -20,9 +42,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use secrecy::SecretString;
 
 use crate::decode::{Flow, SseEvent};
 use crate::error::ApiError;
+use crate::event::Failure;
 use crate::snapshot::Api;
 use crate::translate::BodyEnd;
 
@@ -39,6 +63,10 @@ pub struct UpstreamRequest {
     pub headers: Vec<(String, String)>,
     /// Which of the router's servers was chosen ([`Target::server`]).
     pub server: usize,
+    /// Whether the answer comes token by token, so that the time to its first one says something.
+    pub streamed: bool,
+    /// The client's own key, for servers that are configured to take it.
+    pub client_key: Option<SecretString>,
 }
 
 impl fmt::Debug for UpstreamRequest {
@@ -76,6 +104,8 @@ pub struct Refusal {
     pub body: Bytes,
     /// Headers for the client: `retry-after`, rate limits, the upstream's request id.
     pub headers: Vec<(String, String)>,
+    /// What the upstream's `x-should-retry` says.
+    pub should_retry: Option<bool>,
 }
 
 /// Why there is no stream.
@@ -123,6 +153,15 @@ pub enum StreamStep {
 pub trait TokenStream: Send {
     /// Reads once and gives every event that it completes to `sink`, borrowed from the read buffer.
     fn poll_events(&mut self, cx: &mut Context<'_>, sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Poll<StreamStep>;
+
+    /// The first token has come out of it. Called once.
+    fn first_token(&mut self) {}
+
+    /// What came so far came to this failure, and nothing of it was kept. Whether the stream has been put back to where it
+    /// begins, for another attempt.
+    fn retry(&mut self, _failure: &Failure) -> bool {
+        false
+    }
 }
 
 /// A model, or a decorator around one. Cheap to share on one worker.
@@ -150,6 +189,8 @@ pub struct Target {
     pub clocks: Clocks,
     /// Which server, where there are several.
     pub server: usize,
+    /// Whether the request will have to wait for its turn there.
+    pub queued: bool,
 }
 
 impl Refusal {

@@ -11,12 +11,14 @@ use async_openai::config::{Config as _, OpenAIConfig};
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use reqwest::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT,
+};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::body::{Source, UpstreamBody};
 use super::http1::{self, SendError};
-use super::{OpenError, Opened, Refusal, UpstreamHead, UpstreamRequest};
+use super::{OpenError, Opened, Refusal, Server, UpstreamHead, UpstreamRequest};
 use crate::error::{ApiError, ErrorCode};
 use crate::snapshot::Api;
 
@@ -40,6 +42,8 @@ pub struct OpenAiOptions {
     pub connect_timeout: Duration,
     /// The largest event, and the largest body that is not streamed, in bytes.
     pub max_event: usize,
+    /// Whether a client's own key goes in the place of `api_key` where a request brings one.
+    pub accept_client_key: bool,
 }
 
 /// A client of one OpenAI-compatible server. It belongs to the runtime that it is first used on: one per worker.
@@ -78,7 +82,7 @@ impl OpenAi {
                 .map_err(|_| "the API key holds characters that a header cannot".to_owned())?;
             value.set_sensitive(true);
             headers = config.headers();
-            headers.insert(reqwest::header::AUTHORIZATION, value);
+            headers.insert(AUTHORIZATION, value);
         }
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -94,37 +98,44 @@ impl OpenAi {
         let plain = if url.scheme() == "http" { http1::Client::new(&url, options.connect_timeout) } else { None };
         Ok(Self(Arc::new(Inner { options, client, plain, config, headers })))
     }
+}
 
-    /// Its name in logs.
-    #[must_use]
-    pub fn name(&self) -> &str {
+impl Server for OpenAi {
+    fn name(&self) -> &str {
         &self.0.options.name
     }
 
-    /// Sends the request and waits for the head.
-    pub fn open(&self, request: UpstreamRequest) -> BoxFuture<'static, Result<Opened, OpenError>> {
+    fn open(&self, request: UpstreamRequest) -> BoxFuture<'static, Result<Opened, OpenError>> {
         let inner = self.0.clone();
         async move { inner.open(request).await }.boxed()
     }
 
-    /// What `GET /models` answers, raw.
-    ///
-    /// # Errors
-    /// As [`OpenAi::open`].
-    pub async fn models(&self, timeout: Duration) -> Result<Bytes, OpenError> {
-        let inner = &self.0;
-        let mut headers = inner.headers.clone();
-        headers.remove(CONTENT_TYPE);
-        let response = inner.client.get(inner.config.url("/models")).headers(headers).timeout(timeout).send().await;
-        let response = response.map_err(|error| inner.connect_error(&error))?;
-        let status = response.status();
-        let head = Head::of(response.headers());
-        let body = read_limited(response, inner.options.max_event).await.map_err(|()| truncated())?;
-        if status.is_success() { Ok(body) } else { Err(inner.refusal(status.as_u16(), head, body)) }
+    fn models(&self, timeout: Duration) -> BoxFuture<'static, Result<Bytes, OpenError>> {
+        let inner = self.0.clone();
+        async move {
+            let response = inner.get("/models", timeout).await?;
+            let status = response.status();
+            let head = Head::of(response.headers());
+            let body = read_limited(response, inner.options.max_event).await.map_err(|()| truncated())?;
+            if status.is_success() { Ok(body) } else { Err(inner.refusal(status.as_u16(), head, body, false)) }
+        }
+        .boxed()
+    }
+
+    fn probe(&self, path: &str, timeout: Duration) -> BoxFuture<'static, Result<u16, OpenError>> {
+        let (inner, path) = (self.0.clone(), path.to_owned());
+        async move { Ok(inner.get(&path, timeout).await?.status().as_u16()) }.boxed()
     }
 }
 
 impl Inner {
+    async fn get(&self, path: &str, timeout: Duration) -> Result<reqwest::Response, OpenError> {
+        let mut headers = self.headers.clone();
+        headers.remove(CONTENT_TYPE);
+        let response = self.client.get(self.config.url(path)).headers(headers).timeout(timeout).send().await;
+        response.map_err(|error| self.connect_error(&error))
+    }
+
     async fn open(&self, request: UpstreamRequest) -> Result<Opened, OpenError> {
         let path = match request.api {
             Api::Chat => "/chat/completions",
@@ -137,6 +148,14 @@ impl Inner {
                 headers.insert(name, value);
             }
         }
+        let client_key = request.client_key.as_ref().filter(|_| self.options.accept_client_key);
+        if let Some(key) = client_key
+            && let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret()))
+        {
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        let clients_own = client_key.is_some();
         let url = self.config.url(path);
         let (status, headers, source) = match &self.plain {
             Some(client) => {
@@ -158,7 +177,7 @@ impl Inner {
         if !(200..300).contains(&status) {
             // Refusals are small; one that never ends is cut.
             let body = tokio::time::timeout(REFUSAL_WAIT, source.read_limited(REFUSAL_BYTES)).await;
-            return Err(self.refusal(status, head, body.unwrap_or_default()));
+            return Err(self.refusal(status, head, body.unwrap_or_default(), clients_own));
         }
         let encoding = headers.get(CONTENT_ENCODING).and_then(|value| value.to_str().ok()).map(str::to_ascii_lowercase);
         let sse = head.content_type.as_deref().is_some_and(|kind| kind.to_ascii_lowercase().starts_with("text/event-stream"));
@@ -177,8 +196,9 @@ impl Inner {
         })
     }
 
-    fn refusal(&self, status: u16, head: Head, body: Bytes) -> OpenError {
-        if matches!(status, 401 | 403) {
+    /// `clients_own` says whose key it was that may have been refused.
+    fn refusal(&self, status: u16, head: Head, body: Bytes, clients_own: bool) -> OpenError {
+        if matches!(status, 401 | 403) && !clients_own {
             tracing::error!(upstream = %self.options.name, status, "the upstream refused the gateway's own key");
             // Not the client's fault, and the body may quote the key.
             return OpenError::Failed(ApiError::new(ErrorCode::UpstreamAuth, "The upstream refused the gateway's own credentials."));
@@ -190,7 +210,8 @@ impl Inner {
                 "The upstream answered with a redirect, which is not followed.",
             ));
         }
-        OpenError::Refused(Refusal { status, content_type: head.content_type, body, headers: head.headers })
+        let Head { content_type, headers, should_retry } = head;
+        OpenError::Refused(Refusal { status, content_type, body, headers, should_retry })
     }
 
     fn connect_error(&self, error: &reqwest::Error) -> OpenError {
@@ -211,6 +232,7 @@ impl Inner {
 struct Head {
     content_type: Option<String>,
     headers: Vec<(String, String)>,
+    should_retry: Option<bool>,
 }
 
 impl Head {
@@ -227,7 +249,8 @@ impl Head {
         if let Some(id) = headers.get("x-request-id").and_then(text) {
             kept.push(("x-upstream-request-id".to_owned(), id));
         }
-        Self { content_type: headers.get(CONTENT_TYPE).and_then(text), headers: kept }
+        let should_retry = headers.get("x-should-retry").and_then(text).and_then(|value| value.trim().parse().ok());
+        Self { content_type: headers.get(CONTENT_TYPE).and_then(text), headers: kept, should_retry }
     }
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 use url::{Host, Url};
 
-use super::schema::{Config, Upstream};
+use super::models::Models;
+use super::schema::{Config, Hedging, Upstream};
 use super::secret::{REDACTED, Secret};
 use super::units::{duration, size};
 
@@ -31,6 +32,7 @@ pub(crate) fn check(config: &Config) -> Vec<Finding> {
     findings.durations(config);
     findings.bounds(config);
     findings.upstreams(&config.upstreams);
+    findings.forward_headers(config);
     if config.default_model.as_ref().is_some_and(|model| model.trim().is_empty()) {
         findings.add("default_model", "is empty", "the name of a model", "Leave it out to have one chosen.");
     }
@@ -98,6 +100,9 @@ impl Findings {
             ("timeouts.first_token", timeouts.first_token, millisecond),
             ("timeouts.between_tokens", timeouts.between_tokens, millisecond),
             ("timeouts.total", timeouts.total, millisecond),
+            ("retry.backoff", config.retry.backoff, none),
+            ("retry.max_backoff", config.retry.max_backoff, none),
+            ("breaker.cooldown", config.breaker.cooldown, millisecond),
         ] {
             self.duration(key, value, least);
         }
@@ -109,6 +114,33 @@ impl Findings {
                 if let Some(value) = value {
                     self.duration(&format!("upstreams.{index}.timeouts.{key}"), value, millisecond);
                 }
+            }
+            let check = &upstream.health_check;
+            if !check.interval.is_zero() {
+                self.duration(&format!("upstreams.{index}.health_check.interval"), check.interval, millisecond);
+                self.duration(&format!("upstreams.{index}.health_check.timeout"), check.timeout, millisecond);
+            }
+            self.duration(&format!("upstreams.{index}.limits.wait"), upstream.limits.wait, millisecond);
+            self.model_timeouts(index, upstream);
+        }
+        if let Hedging::After(time) = config.retry.hedge {
+            self.duration("retry.hedge", time, millisecond);
+        }
+    }
+
+    fn model_timeouts(&mut self, index: usize, upstream: &Upstream) {
+        let Models::Renamed(models) = &upstream.models else { return };
+        for (name, model) in models {
+            let own = &model.timeouts;
+            let key = |leaf: &str| format!("upstreams.{index}.models.{name}.timeouts.{leaf}");
+            for (leaf, value) in [("first_token", own.first_token), ("between_tokens", own.between_tokens), ("total", own.total)] {
+                if let Some(value) = value {
+                    self.duration(&key(leaf), value, Duration::from_millis(1));
+                }
+            }
+            if own.connect.is_some() {
+                let remedy = "Set it in the upstream's own `timeouts`: a connection is made before its model matters.";
+                self.add(&key("connect"), "is set for one model", "a clock of the upstream's", remedy);
             }
         }
     }
@@ -146,6 +178,43 @@ impl Findings {
         }
     }
 
+    fn forward_headers(&mut self, config: &Config) {
+        /// What the gateway sets itself, and what belongs to one connection.
+        const RESERVED: &[&str] = &[
+            "accept",
+            "accept-encoding",
+            "authorization",
+            "connection",
+            "content-encoding",
+            "content-length",
+            "content-type",
+            "cookie",
+            "expect",
+            "host",
+            "keep-alive",
+            "proxy-authorization",
+            "te",
+            "trailer",
+            "transfer-encoding",
+            "upgrade",
+            "user-agent",
+        ];
+        for (index, name) in config.forward_headers.0.iter().enumerate() {
+            let lower = name.to_ascii_lowercase();
+            if actix_web::http::header::HeaderName::try_from(name.as_str()).is_err() {
+                self.add(&format!("forward_headers.{index}"), &format!("is {name:?}"), "the name of a header, such as traceparent", "");
+            } else if RESERVED.contains(&lower.as_str()) {
+                let remedy = "Remove it; a client's own key goes up where `upstreams[].accept_client_key` says so.";
+                self.add(
+                    &format!("forward_headers.{index}"),
+                    &format!("is {name:?}"),
+                    "a header that the gateway does not set itself",
+                    remedy,
+                );
+            }
+        }
+    }
+
     fn upstreams(&mut self, upstreams: &[Upstream]) {
         let mut seen = BTreeMap::new();
         for (index, upstream) in upstreams.iter().enumerate() {
@@ -164,6 +233,15 @@ impl Findings {
             }
             if let Some((found, remedy)) = upstream.api_key.as_ref().and_then(check_key) {
                 self.add(&key("api_key"), found, "a key of visible ASCII characters", remedy);
+            }
+            let path = &upstream.health_check.path;
+            if !path.starts_with('/') || !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+                self.add(
+                    &key("health_check.path"),
+                    &format!("is {path:?}"),
+                    "a path below base_url, such as /models",
+                    "Begin it with `/`.",
+                );
             }
             if upstream.weight == 0 {
                 self.add(&key("weight"), "is 0", "at least 1", "Remove the upstream to send it nothing.");

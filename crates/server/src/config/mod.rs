@@ -18,6 +18,7 @@ mod problem;
 pub mod schema;
 pub mod secret;
 pub mod units;
+mod upstream;
 
 pub use environment::{CONFIG_FILE, PREFIX, of_this_process};
 pub use file::DEFAULT_PATH;

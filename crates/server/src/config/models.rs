@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
-use serde::de::{MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::de::{Error, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::upstream::TimeoutOverrides;
 
 /// The models of an upstream: a list of patterns, or a map from the name that clients use to the name that the upstream uses.
 ///
@@ -16,7 +18,23 @@ pub enum Models {
     /// Models that keep their names. An empty list is every model.
     Patterns(Vec<String>),
     /// Public name to upstream name; no other model is served.
-    Renamed(BTreeMap<String, String>),
+    Renamed(BTreeMap<String, Model>),
+}
+
+/// One model: its name at the upstream, alone or with what holds for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Model {
+    /// The upstream's name for it; `None`: the public one.
+    pub name: Option<String>,
+    /// What it overrides of the upstream's timeouts.
+    pub timeouts: TimeoutOverrides,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Detailed {
+    name: Option<String>,
+    timeouts: TimeoutOverrides,
 }
 
 // === impl Models ===
@@ -28,7 +46,16 @@ impl Models {
         match self {
             Self::Patterns(patterns) if patterns.is_empty() => Some(public),
             Self::Patterns(patterns) => patterns.iter().any(|pattern| matches(pattern, public)).then_some(public),
-            Self::Renamed(names) => names.get(public).map(String::as_str),
+            Self::Renamed(names) => names.get(public).map(|model| model.name.as_deref().unwrap_or(public)),
+        }
+    }
+
+    /// What the model that a client calls `public` overrides of its upstream's timeouts.
+    #[must_use]
+    pub fn timeouts(&self, public: &str) -> Option<&TimeoutOverrides> {
+        match self {
+            Self::Patterns(_) => None,
+            Self::Renamed(names) => names.get(public).map(|model| &model.timeouts),
         }
     }
 
@@ -37,7 +64,11 @@ impl Models {
     pub fn public_names(&self, upstream: &str) -> Vec<String> {
         match self {
             Self::Patterns(_) => self.upstream_name(upstream).map(str::to_owned).into_iter().collect(),
-            Self::Renamed(names) => names.iter().filter(|(_, name)| *name == upstream).map(|(public, _)| public.clone()).collect(),
+            Self::Renamed(names) => names
+                .iter()
+                .filter(|(public, model)| model.name.as_ref().unwrap_or(public) == upstream)
+                .map(|(public, _)| public.clone())
+                .collect(),
         }
     }
 
@@ -60,6 +91,40 @@ impl Default for Models {
 impl<'de> Deserialize<'de> for Models {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(Reader)
+    }
+}
+
+impl Serialize for Model {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.name {
+            Some(name) if self.timeouts == TimeoutOverrides::default() => serializer.serialize_str(name),
+            name => Detailed { name: name.clone(), timeouts: self.timeouts.clone() }.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Model {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ModelReader)
+    }
+}
+
+struct ModelReader;
+
+impl<'de> Visitor<'de> for ModelReader {
+    type Value = Model;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the upstream's name for the model, or a map with `name` and `timeouts`")
+    }
+
+    fn visit_str<E: Error>(self, name: &str) -> Result<Model, E> {
+        Ok(Model { name: Some(name.to_owned()), timeouts: TimeoutOverrides::default() })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<Model, A::Error> {
+        let Detailed { name, timeouts } = Detailed::deserialize(MapAccessDeserializer::new(entries))?;
+        Ok(Model { name, timeouts })
     }
 }
 
@@ -125,6 +190,19 @@ mod tests {
         assert_eq!(models.upstream_name("fast"), Some("gpt-4o-mini"));
         assert_eq!(models.upstream_name("gpt-4o-mini"), None);
         assert_eq!(models.first_name(), Some("fast"));
+    }
+
+    #[test]
+    fn a_model_may_have_clocks_of_its_own() {
+        let text = r#"{"slow":{"name":"o3","timeouts":{"first_token":"10m"}},"same":{"timeouts":{"total":"1h"}},"fast":"mini"}"#;
+        let models: Models = serde_json::from_str(text).unwrap();
+        assert_eq!([models.upstream_name("slow"), models.upstream_name("same")], [Some("o3"), Some("same")]);
+        let first_token = |public| models.timeouts(public).and_then(|timeouts| timeouts.first_token);
+        assert_eq!((first_token("slow"), first_token("fast")), (Some(std::time::Duration::from_secs(600)), None));
+        assert_eq!((models.public_names("o3"), models.public_names("same")), (vec!["slow".to_owned()], vec!["same".to_owned()]));
+        let again: Models = serde_json::from_value(serde_json::to_value(&models).unwrap()).unwrap();
+        assert_eq!(again, models);
+        assert!(serde_json::from_str::<Models>(r#"{"slow":{"nam":"o3"}}"#).is_err());
     }
 
     #[test]

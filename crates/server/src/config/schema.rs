@@ -8,9 +8,8 @@ use std::time::Duration;
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::models::Models;
-use super::secret::Secret;
 use super::units::{duration, size};
+pub use super::upstream::{Api, Breaker, HealthCheck, Hedging, Retry, TimeoutOverrides, Timeouts, Upstream, UpstreamLimits};
 
 /// The name of the model that the embedded simulator answers under.
 pub const SIMULATOR_MODEL: &str = "simulator";
@@ -28,8 +27,14 @@ pub struct Config {
     pub default_model: Option<String>,
     /// The model servers. Empty: the embedded simulator answers.
     pub upstreams: Vec<Upstream>,
-    /// How long an upstream may take; each upstream may override each.
+    /// Request headers of clients that go to the upstreams.
+    pub forward_headers: ForwardHeaders,
+    /// How long an upstream may take; each upstream, and each model of it, may override each.
     pub timeouts: Timeouts,
+    /// When a request is sent again.
+    pub retry: Retry,
+    /// When an upstream that keeps failing is left alone.
+    pub breaker: Breaker,
     /// The life of a stream and of its readers.
     pub streams: Streams,
     /// Bounds on what clients and upstreams may send or hold open.
@@ -38,6 +43,17 @@ pub struct Config {
     pub store: Store,
     /// What is logged, and how.
     pub log: Log,
+}
+
+/// Names of request headers, in lower case.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ForwardHeaders(pub Vec<String>);
+
+impl Default for ForwardHeaders {
+    fn default() -> Self {
+        Self(["openai-organization", "openai-project", "traceparent", "tracestate"].map(str::to_owned).to_vec())
+    }
 }
 
 /// Where the gateway listens.
@@ -59,74 +75,8 @@ pub struct Server {
     pub shutdown_timeout: Duration,
     /// How many connections the kernel may hold that are not accepted yet.
     pub backlog: u32,
-}
-
-/// One model server that speaks OpenAI's API.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Upstream {
-    /// Its name in logs and metrics: unique, of `A-Z a-z 0-9 _ . -`.
-    pub name: String,
-    /// Which API it is asked through.
-    #[serde(deserialize_with = "word")]
-    pub api: Api,
-    /// What stands before `/chat/completions`: `https://api.openai.com/v1`.
-    pub base_url: String,
-    /// The bearer token it wants. Without one no `Authorization` header is sent.
-    pub api_key: Option<Secret>,
-    /// The models it serves; empty: every model.
-    pub models: Models,
-    /// Its share of the requests for a model that several upstreams serve, relative to the others.
-    pub weight: u32,
-    /// What it overrides of the general timeouts.
-    pub timeouts: TimeoutOverrides,
-}
-
-/// The API that an upstream is asked through.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Api {
-    /// `POST {base_url}/chat/completions`.
-    #[default]
-    Chat,
-    /// `POST {base_url}/responses`.
-    Responses,
-}
-
-/// How long an upstream may take. When one of these runs out the stream fails with a terminal event that names it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Timeouts {
-    /// To accept the connection, TLS included.
-    #[serde(with = "duration")]
-    pub connect: Duration,
-    /// From the request to the first token.
-    #[serde(with = "duration")]
-    pub first_token: Duration,
-    /// From one token to the next.
-    #[serde(with = "duration")]
-    pub between_tokens: Duration,
-    /// From the request to the end.
-    #[serde(with = "duration")]
-    pub total: Duration,
-}
-
-/// The timeouts of one upstream; what is left out is as in [`Config::timeouts`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TimeoutOverrides {
-    /// As [`Timeouts::connect`].
-    #[serde(with = "duration::option")]
-    pub connect: Option<Duration>,
-    /// As [`Timeouts::first_token`].
-    #[serde(with = "duration::option")]
-    pub first_token: Option<Duration>,
-    /// As [`Timeouts::between_tokens`].
-    #[serde(with = "duration::option")]
-    pub between_tokens: Option<Duration>,
-    /// As [`Timeouts::total`].
-    #[serde(with = "duration::option")]
-    pub total: Option<Duration>,
+    /// Where the gateway stands: upstreams of the same region are preferred.
+    pub region: Option<String>,
 }
 
 /// The life of a stream and of its readers.
@@ -231,7 +181,7 @@ pub enum LogFormat {
 }
 
 /// Reads an enum from its name alone: serde would take the number of a variant as well.
-fn word<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<T, D::Error> {
+pub(super) fn word<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<T, D::Error> {
     T::deserialize(String::deserialize(deserializer)?.into_deserializer())
 }
 
@@ -260,13 +210,7 @@ impl Config {
     /// The timeouts that hold for `upstream`.
     #[must_use]
     pub fn timeouts_of(&self, upstream: &Upstream) -> Timeouts {
-        let own = &upstream.timeouts;
-        Timeouts {
-            connect: own.connect.unwrap_or(self.timeouts.connect),
-            first_token: own.first_token.unwrap_or(self.timeouts.first_token),
-            between_tokens: own.between_tokens.unwrap_or(self.timeouts.between_tokens),
-            total: own.total.unwrap_or(self.timeouts.total),
-        }
+        self.timeouts.with(&upstream.timeouts)
     }
 }
 
@@ -290,43 +234,7 @@ impl Default for Server {
             allow_loopback_origins: true,
             shutdown_timeout: Duration::from_secs(30),
             backlog: 4096,
-        }
-    }
-}
-
-// === impl Upstream ===
-
-impl Upstream {
-    /// The URL of a path below the base: `url("/models")`.
-    #[must_use]
-    pub fn url(&self, path: &str) -> String {
-        format!("{}/{}", self.base_url.trim_end_matches('/'), path.trim_start_matches('/'))
-    }
-}
-
-impl Default for Upstream {
-    fn default() -> Self {
-        Self {
-            name: String::new(),
-            api: Api::default(),
-            base_url: String::new(),
-            api_key: None,
-            models: Models::default(),
-            weight: 1,
-            timeouts: TimeoutOverrides::default(),
-        }
-    }
-}
-
-// === impl Timeouts ===
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            connect: Duration::from_secs(10),
-            first_token: Duration::from_secs(120),
-            between_tokens: Duration::from_secs(60),
-            total: Duration::from_secs(30 * 60),
+            region: None,
         }
     }
 }

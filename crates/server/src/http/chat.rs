@@ -24,13 +24,15 @@ pub(super) async fn create(request: HttpRequest, payload: web::Payload, service:
     let bytes = body(&request, payload, ContentType::Json, service.config.limits.body).await?;
     let chat = ChatRequest::parse(&bytes)?;
     let stream = chat.stream();
+    let forwarded = service.forwarded(request.headers());
     let started = service.engine.start(StartRequest {
         body: StreamRequest::Chat(chat),
         owner: service.owner(),
         idempotency_key: idempotency_key(&request)?,
         route: "/v1/chat/completions",
         fingerprint: bytes.to_vec(),
-        headers: Vec::new(),
+        headers: forwarded.headers,
+        client_key: forwarded.client_key,
     })?;
     if stream {
         return Ok(committed(&service, started.attachment, Dialect::Chat, Arc::new(Sdk), service.sse("")).await);

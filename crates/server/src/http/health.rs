@@ -2,6 +2,7 @@
 
 use actix_web::{HttpResponse, web};
 use tokenwire_core::error::{ApiError, ErrorCode};
+use tokenwire_core::upstream::{Route, Standing};
 
 use super::outbound::error_response;
 use crate::service::Service;
@@ -11,11 +12,31 @@ pub(super) async fn alive() -> HttpResponse {
     HttpResponse::Ok().json(serde_json::json!({"status": "ok"}))
 }
 
-/// New streams are taken.
+/// New streams are taken, and some upstream is up to answer them.
 pub(super) async fn ready(service: web::Data<Service>) -> HttpResponse {
     let registry = service.engine.registry();
     if registry.is_closed() {
         return error_response(&ApiError::new(ErrorCode::ShuttingDown, "The gateway is shutting down."));
     }
-    HttpResponse::Ok().json(serde_json::json!({"status": "ready", "open_streams": registry.open()}))
+    let ready = service.router.is_ready();
+    let upstreams: Vec<_> = service.router.routes().iter().map(describe).collect();
+    let status = if ready { "ready" } else { "no upstream is up" };
+    let body = serde_json::json!({"status": status, "open_streams": registry.open(), "upstreams": upstreams});
+    if ready { HttpResponse::Ok().json(body) } else { HttpResponse::ServiceUnavailable().insert_header(("retry-after", 1)).json(body) }
+}
+
+fn describe(route: &Route) -> serde_json::Value {
+    let vitals = &route.vitals;
+    let standing = match vitals.standing() {
+        Standing::Up => "up",
+        Standing::Trying => "trying",
+        Standing::Down => "down",
+    };
+    serde_json::json!({
+        "name": route.server.name(),
+        "status": standing,
+        "running": vitals.gate.running(),
+        "waiting": vitals.gate.waiting(),
+        "first_token_ms": vitals.latency.average().map(|average| average.as_millis() as u64),
+    })
 }

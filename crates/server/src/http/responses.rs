@@ -31,13 +31,15 @@ pub(super) async fn create(request: HttpRequest, payload: web::Payload, service:
     let asked = ResponsesRequest::parse(&bytes)?;
     let (stream, background) = (asked.stream(), asked.background());
     let header_key = idempotency_key(&request)?;
+    let forwarded = service.forwarded(request.headers());
     let started = service.engine.start(StartRequest {
         idempotency_key: header_key.or_else(|| asked.idempotency_key()),
         fingerprint: asked.fingerprint(),
         body: StreamRequest::Responses(asked),
         owner: service.owner(),
         route: "/v1/responses",
-        headers: Vec::new(),
+        headers: forwarded.headers,
+        client_key: forwarded.client_key,
     })?;
     let attachment = started.attachment;
     if stream && background {

@@ -25,7 +25,7 @@ pub(super) async fn connect(request: HttpRequest, payload: RawPayload, service: 
     if service.engine.registry().is_closed() {
         return Err(ApiError::new(ErrorCode::ShuttingDown, "The gateway is shutting down.").into());
     }
-    Ok(tokenwire_ws::upgrade(&request, payload.0, service.engine.clone(), service.websocket())?)
+    Ok(tokenwire_ws::upgrade(&request, payload.0, service.engine.clone(), service.websocket(request.headers()))?)
 }
 
 /// `GET /v1/responses`: OpenAI's path of the same socket. Without an upgrade there is nothing to get.

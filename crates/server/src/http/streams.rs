@@ -42,13 +42,15 @@ pub(super) async fn create(request: HttpRequest, payload: web::Payload, service:
         return resume(&service, dialect, &cursor.id, Some(cursor.after));
     }
     let bytes = body(&request, payload, ContentType::Any, service.config.limits.body).await?;
+    let forwarded = service.forwarded(request.headers());
     let start = StartRequest {
         body: StreamRequest::parse(&bytes)?,
         owner: service.owner(),
         idempotency_key: idempotency_key(&request)?,
         route: "/v1/streams",
         fingerprint: bytes.to_vec(),
-        headers: Vec::new(),
+        headers: forwarded.headers,
+        client_key: forwarded.client_key,
     };
     begin(&request, &service, dialect, start).await
 }
@@ -66,13 +68,15 @@ pub(super) async fn create_by_query(request: HttpRequest, service: web::Data<Ser
     };
     let model = query.get("model");
     let fingerprint = serde_json::json!([input, model]).to_string().into_bytes();
+    let forwarded = service.forwarded(request.headers());
     let start = StartRequest {
         body: StreamRequest::Responses(ResponsesRequest::from_input(input, model)),
         owner: service.owner(),
         idempotency_key: query.get("key").filter(|key| !key.is_empty()).map(str::to_owned),
         route: "GET /v1/streams",
         fingerprint,
-        headers: Vec::new(),
+        headers: forwarded.headers,
+        client_key: forwarded.client_key,
     };
     begin(&request, &service, dialect, start).await
 }

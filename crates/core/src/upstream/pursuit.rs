@@ -1,0 +1,232 @@
+//! Getting an answer: attempt after attempt, at one server after the other, until something of it is there to be kept.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use smallvec::SmallVec;
+
+use super::race::{self, Hedge};
+use super::retry::{Again, Harm, judge};
+use super::router::{Choice, Router};
+use super::vitals::Attempt;
+use super::{OpenError, Opened, StreamStep, TokenStream, UpstreamHead, UpstreamRequest};
+use crate::decode::{Flow, SseEvent};
+use crate::error::{ApiError, ErrorCode};
+use crate::event::Failure;
+use crate::json::Members;
+
+/// A request on its way, and what was tried for it.
+#[derive(Debug)]
+pub(super) struct Pursuit {
+    router: Router,
+    request: UpstreamRequest,
+    /// Repetitions so far, wherever.
+    repetitions: u32,
+    /// Servers that have failed it since all of them were to be tried.
+    tried: SmallVec<[usize; 4]>,
+}
+
+/// A stream that one server has begun.
+pub(super) struct Live {
+    pub(super) head: UpstreamHead,
+    pub(super) stream: Box<dyn TokenStream>,
+    pub(super) attempt: Attempt,
+    pub(super) server: usize,
+}
+
+/// A stream whose attempt may still be replaced by another.
+struct PursuedStream {
+    pursuit: Option<Box<Pursuit>>,
+    state: State,
+}
+
+enum State {
+    Live { stream: Box<dyn TokenStream>, attempt: Attempt },
+    Reopening(BoxFuture<'static, (Box<Pursuit>, Result<Live, OpenError>)>),
+    Over,
+}
+
+// === impl Pursuit ===
+
+impl Pursuit {
+    pub(super) fn new(router: Router, request: UpstreamRequest) -> Self {
+        Self { router, request, repetitions: 0, tried: SmallVec::new() }
+    }
+
+    /// Waits for the first head that is one.
+    pub(super) async fn open(self) -> Result<Opened, OpenError> {
+        self.router.options().budget.deposit();
+        let (pursuit, live) = Box::new(self).pursue(Duration::ZERO).await;
+        let Live { head, stream, attempt, server: _ } = live?;
+        let state = State::Live { stream, attempt };
+        Ok(Opened { head, stream: Box::new(PursuedStream { pursuit: Some(pursuit), state }) })
+    }
+
+    async fn pursue(mut self: Box<Self>, mut wait: Duration) -> (Box<Self>, Result<Live, OpenError>) {
+        loop {
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
+            let error = match self.attempt().await {
+                Ok(live) => return (self, Ok(live)),
+                Err(error) => error,
+            };
+            match self.plan(judge(&error).0) {
+                Some(pause) => wait = pause,
+                None => return (self, Err(error)),
+            }
+        }
+    }
+
+    /// Asks the server at hand, and another beside it if it is slow and that is wanted.
+    async fn attempt(&mut self) -> Result<Live, OpenError> {
+        let first = ask(&self.router, self.request.clone());
+        let Some(patience) = self.patience() else { return first.await };
+        let other = || {
+            let choice = self.another(&[self.request.server])?;
+            let request = self.request_for(&choice);
+            let route = self.router.routes().get(choice.server).filter(|_| self.router.options().budget.withdraw())?;
+            route.vitals.counters.hedges.add();
+            Some(ask(&self.router, request))
+        };
+        let live = race::run(self.request.api, first, patience, other).await?;
+        if live.server != self.request.server {
+            if let Some(route) = self.router.routes().get(live.server) {
+                route.vitals.counters.hedges_won.add();
+            }
+            self.request.server = live.server;
+        }
+        Ok(live)
+    }
+
+    /// How long the first server has before another is asked; `None` where none ever is.
+    fn patience(&self) -> Option<Duration> {
+        let hedge = self.router.options().hedge;
+        if hedge == Hedge::Never || !self.request.streamed {
+            return None;
+        }
+        self.another(&[self.request.server])?;
+        hedge.patience(&self.router.routes().get(self.request.server)?.vitals.latency)
+    }
+
+    fn another(&self, tried: &[usize]) -> Option<Choice> {
+        self.router.choose(&self.request.model, Some(self.request.api), tried).filter(|choice| !choice.last_resort)
+    }
+
+    fn request_for(&self, choice: &Choice) -> UpstreamRequest {
+        let mut request = self.request.clone();
+        request.server = choice.server;
+        let rewritten = serde_json::from_slice::<Members<'_>>(&request.body)
+            .map(|members| members.write_with(&[("model", &crate::json::quoted(&choice.served.name))]));
+        if let Ok(body) = rewritten {
+            request.body = body.into();
+        }
+        request
+    }
+
+    /// Prepares the next attempt and says how long to wait for it, or that there is none.
+    fn plan(&mut self, again: Again) -> Option<Duration> {
+        let policy = self.router.options().retry;
+        if again == Again::No || self.repetitions >= policy.attempts {
+            return None;
+        }
+        let failed = self.request.server;
+        self.tried.push(failed);
+        let other = self.another(&self.tried);
+        let wait = match (&other, again) {
+            (Some(_), _) => Duration::ZERO,
+            (None, Again::Anywhere(Some(asked))) if asked > policy.max_backoff => return None,
+            // No earlier than it asked for, and not all at once after that.
+            (None, Again::Anywhere(Some(asked))) => asked + policy.wait(0),
+            (None, Again::Anywhere(None)) => policy.wait(self.repetitions),
+            (None, Again::Elsewhere | Again::No) => return None,
+        };
+        let counters = |server: usize| self.router.routes().get(server).map(|route| &route.vitals.counters);
+        if !self.router.options().budget.withdraw() {
+            counters(failed)?.budget_spent.add();
+            return None;
+        }
+        if let Some(choice) = &other {
+            counters(choice.server)?.failovers.add();
+            self.request = self.request_for(choice);
+        } else {
+            // All were tried, or there is only this one: from now on all of them may be tried again.
+            self.tried.clear();
+        }
+        counters(self.request.server)?.retries.add();
+        self.repetitions += 1;
+        Some(wait)
+    }
+}
+
+/// One request to one server, when it has room for it.
+async fn ask(router: &Router, request: UpstreamRequest) -> Result<Live, OpenError> {
+    let server = request.server;
+    let Some(route) = router.routes().get(server) else {
+        return Err(OpenError::Failed(ApiError::new(ErrorCode::NotFound, "The model is not served any more.")));
+    };
+    let pass = route.vitals.gate.enter().await.map_err(|error| {
+        route.vitals.counters.refused_busy.add();
+        OpenError::Failed(error)
+    })?;
+    let patience = (route.models)(&request.model).map_or(Duration::ZERO, |served| served.clocks.first_token);
+    let mut attempt = route.vitals.begin(pass, patience, request.streamed);
+    match route.server.open(request).await {
+        Ok(Opened { head, stream }) => Ok(Live { head, stream, attempt, server }),
+        Err(error) => {
+            attempt.failed(judge(&error).1);
+            Err(error)
+        }
+    }
+}
+
+// === impl PursuedStream ===
+
+impl TokenStream for PursuedStream {
+    fn poll_events(&mut self, cx: &mut Context<'_>, sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Poll<StreamStep> {
+        loop {
+            match &mut self.state {
+                State::Live { stream, .. } => return stream.poll_events(cx, sink),
+                State::Reopening(reopening) => {
+                    let Poll::Ready((pursuit, live)) = reopening.as_mut().poll_unpin(cx) else { return Poll::Pending };
+                    self.pursuit = Some(pursuit);
+                    match live {
+                        Ok(Live { stream, attempt, .. }) => self.state = State::Live { stream, attempt },
+                        Err(error) => {
+                            self.pursuit = None;
+                            self.state = State::Over;
+                            return Poll::Ready(StreamStep::Failed(error.to_api_error()));
+                        }
+                    }
+                }
+                State::Over => return Poll::Pending,
+            }
+        }
+    }
+
+    fn first_token(&mut self) {
+        // From here on the answer is kept, and nothing is left to be pursued.
+        self.pursuit = None;
+        if let State::Live { stream, attempt } = &mut self.state {
+            attempt.first_token();
+            stream.first_token();
+        }
+    }
+
+    fn retry(&mut self, failure: &Failure) -> bool {
+        let State::Live { attempt, .. } = &mut self.state else { return false };
+        attempt.failed(if failure.retryable { Harm::Broken } else { Harm::None });
+        let Some(mut pursuit) = self.pursuit.take() else { return false };
+        let again = if failure.retryable { Again::Anywhere(None) } else { Again::No };
+        match pursuit.plan(again) {
+            Some(wait) => {
+                // The old connection is closed, and its place given back, before the new request leaves.
+                self.state = State::Reopening(pursuit.pursue(wait).boxed());
+                true
+            }
+            None => false,
+        }
+    }
+}

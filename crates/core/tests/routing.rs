@@ -1,0 +1,517 @@
+//! Several servers: who is asked, who is asked next, and what never happens twice.
+//!
+//! The clock is tokio's paused one, and what a server does is said by the test.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokenwire_core::engine::Started;
+use tokenwire_core::error::{ApiError, ErrorCode};
+use tokenwire_core::snapshot::Api;
+use tokenwire_core::translate::BodyEnd;
+use tokenwire_core::upstream::{
+    BreakerPolicy, Clocks, GatePolicy, Hedge, OpenError, Refusal, RetryBudget, RetryPolicy, Route, Router, RouterOptions, Served, Standing,
+    Target, UpstreamHead, Vitals,
+};
+use tokenwire_testkit::{Audit, Call, EngineOptions, OpeningPlan, ScriptedUpstream, TestEngine, no_clocks, settle};
+use tokio::time::Instant;
+
+const CHAT: &str = r#"{"model":"m","stream":true,"messages":[{"role":"user","content":"hi"}]}"#;
+const RETRY: RetryPolicy =
+    RetryPolicy { attempts: 2, backoff: Duration::from_millis(250), max_backoff: Duration::from_secs(5), budget_percent: 20 };
+
+/// Servers of one model, and a gateway before them.
+struct World {
+    servers: Vec<ScriptedUpstream>,
+    vitals: Vec<Arc<Vitals>>,
+    test: TestEngine,
+}
+
+struct Plan {
+    servers: usize,
+    retry: RetryPolicy,
+    hedge: Hedge,
+    clocks: Clocks,
+    gate: GatePolicy,
+    budget: u32,
+    weights: Vec<u32>,
+    distances: Vec<u32>,
+}
+
+impl Plan {
+    fn of(servers: usize) -> Self {
+        Self {
+            servers,
+            retry: RETRY,
+            hedge: Hedge::Never,
+            clocks: no_clocks(),
+            gate: GatePolicy::default(),
+            budget: 20,
+            weights: vec![1; servers],
+            distances: vec![0; servers],
+        }
+    }
+
+    /// Servers that hold every request until the test has said what becomes of it.
+    fn build(self) -> World {
+        let target = Target { model: "m".to_owned(), upstream_model: None, api: Api::Chat, clocks: self.clocks, server: 0, queued: false };
+        let servers: Vec<_> = (0..self.servers).map(|_| ScriptedUpstream::new(target.clone())).collect();
+        let clocks = self.clocks;
+        let routes: Vec<Route> = servers
+            .iter()
+            .enumerate()
+            .map(|(index, server)| {
+                server.plan(OpeningPlan::Hold);
+                let models = Arc::new(move |model: &str| (model == "m").then(|| Served { name: format!("m{index}"), clocks }));
+                let vitals = Vitals::new(BreakerPolicy { failures: 3, cooldown: seconds(10) }, self.gate);
+                let (weight, distance) = (self.weights[index], self.distances[index]);
+                Route { server: Arc::new(server.clone()), api: Api::Chat, models, weight, distance, vitals }
+            })
+            .collect();
+        let vitals = routes.iter().map(|route| route.vitals.clone()).collect();
+        let budget = Arc::new(RetryBudget::new(self.budget));
+        let router = Router::new(routes, RouterOptions { default_model: None, retry: self.retry, budget, hedge: self.hedge });
+        let test = TestEngine::over(EngineOptions::default(), Arc::new(router), servers[0].clone());
+        World { servers, vitals, test }
+    }
+}
+
+impl World {
+    /// The next request, whichever server got it.
+    async fn call(&self) -> (usize, Call) {
+        let calls = self.servers.iter().enumerate().map(|(index, server)| Box::pin(async move { (index, server.call().await) }));
+        futures::future::select_all(calls).await.0
+    }
+
+    /// Requests that no test took, over all servers.
+    fn waiting(&self) -> usize {
+        self.servers.iter().map(ScriptedUpstream::waiting).sum()
+    }
+
+    /// One whole answer, after this long; says who gave it.
+    async fn answer(&self, after: Duration) -> usize {
+        let started = self.test.start(CHAT);
+        let (server, call) = self.call().await;
+        tokio::time::sleep(after).await;
+        complete(&call, "x");
+        ended(&started, "completed", None).await;
+        server
+    }
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn complete(call: &Call, text: &str) {
+    call.answer(UpstreamHead::default());
+    call.token(text).finish("stop").done().end(BodyEnd::Clean);
+}
+
+async fn ended(started: &Started, status: &str, code: Option<&str>) -> Value {
+    let generation = started.attachment.generation();
+    generation.ended().await;
+    let object = Audit::of(generation).object;
+    assert_eq!((object["status"].as_str(), object["error"]["code"].as_str()), (Some(status), code), "{object}");
+    object
+}
+
+fn text(object: &Value) -> &str {
+    object["output"][0]["content"][0]["text"].as_str().unwrap_or_default()
+}
+
+fn refusal(status: u16, headers: &[(&str, &str)]) -> OpenError {
+    let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    OpenError::Refused(Refusal { status, content_type: None, body: bytes::Bytes::new(), headers, should_retry: None })
+}
+
+fn unreachable() -> OpenError {
+    OpenError::Failed(ApiError::new(ErrorCode::UpstreamUnreachable, "x"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_before_the_first_chunk_is_asked_again_and_nothing_shows_of_it() {
+    // Every way to fail before a chunk; each is told to the server's call.
+    let ways: [(&str, fn(&Call)); 7] = [
+        ("unreachable", |call| call.refuse(unreachable())),
+        ("503", |call| call.refuse(refusal(503, &[]))),
+        ("ends at once", |call| {
+            call.answer(UpstreamHead::default());
+            call.end(BodyEnd::Clean);
+        }),
+        ("breaks at once", |call| {
+            call.answer(UpstreamHead::default());
+            call.end(BodyEnd::Broken);
+        }),
+        ("an error for a first event", |call| {
+            call.answer(UpstreamHead::default());
+            call.data(r#"{"error":{"message":"busy","type":"server_error","code":"overloaded"}}"#);
+        }),
+        ("broken JSON", |call| {
+            call.answer(UpstreamHead::default());
+            call.data("{");
+        }),
+        ("an error as a document", |call| {
+            call.answer(UpstreamHead::default());
+            call.document(r#"{"error":{"message":"busy","type":"server_error","code":"overloaded"}}"#).end(BodyEnd::Clean);
+        }),
+    ];
+    for (what, fail) in ways {
+        let world = Plan::of(1).build();
+        let started = world.test.start(CHAT);
+        for _ in 0..RETRY.attempts {
+            let (_, call) = world.call().await;
+            fail(&call);
+            call.gone().await;
+        }
+        complete(&world.call().await.1, "whole");
+        let object = ended(&started, "completed", None).await;
+        assert_eq!(text(&object), "whole", "{what}");
+        assert_eq!(world.waiting(), 0, "{what}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_the_attempts_are_spent_the_last_failure_is_the_clients() {
+    let world = Plan::of(1).build();
+    let started = world.test.start(CHAT);
+    for _ in 0..=RETRY.attempts {
+        world.call().await.1.refuse(refusal(500, &[]));
+    }
+    ended(&started, "failed", Some("upstream_status_500")).await;
+    settle().await;
+    assert_eq!(world.waiting(), 0);
+    assert!(matches!(started.attachment.generation().opening().now(), Some(Err(OpenError::Refused(refusal))) if refusal.status == 500));
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_first_chunk_nothing_is_asked_again() {
+    let world = Plan::of(2).build();
+    let started = world.test.start(CHAT);
+    let (_, call) = world.call().await;
+    call.answer(UpstreamHead::default());
+    call.token("half").end(BodyEnd::Broken);
+    let object = ended(&started, "failed", Some("upstream_truncated")).await;
+    assert_eq!(text(&object), "half");
+    tokio::time::sleep(seconds(60)).await;
+    assert_eq!(world.waiting(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_of_the_request_itself_is_final() {
+    let world = Plan::of(2).build();
+    let started = world.test.start(CHAT);
+    world.call().await.1.refuse(refusal(400, &[]));
+    ended(&started, "failed", Some("upstream_status_400")).await;
+    tokio::time::sleep(seconds(60)).await;
+    assert_eq!(world.waiting(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_retry_after_is_waited_for_and_a_long_one_is_not() {
+    let world = Plan::of(1).build();
+    let started = world.test.start(CHAT);
+    world.call().await.1.refuse(refusal(429, &[("retry-after", "3")]));
+    let asked = Instant::now();
+    let (_, call) = world.call().await;
+    assert!(asked.elapsed() >= seconds(3) && asked.elapsed() <= seconds(4), "{:?}", asked.elapsed());
+    call.refuse(refusal(429, &[("retry-after", "6")]));
+    ended(&started, "failed", Some("rate_limit_exceeded")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_server_is_asked_at_once_under_its_own_name_for_the_model() {
+    let world = Plan::of(2).build();
+    let started = world.test.start(CHAT);
+    let (first, call) = world.call().await;
+    assert_eq!(call.body()["model"], format!("m{first}"));
+    let asked = Instant::now();
+    call.refuse(refusal(429, &[("retry-after", "60")]));
+    let (second, call) = world.call().await;
+    assert_eq!((second, asked.elapsed()), (1 - first, Duration::ZERO));
+    assert_eq!(call.body()["model"], format!("m{second}"));
+    assert_eq!(call.body()["messages"][0]["content"], "hi");
+    complete(&call, "there");
+    assert_eq!(text(&ended(&started, "completed", None).await), "there");
+    // The one that asked for rest gets it while there is another.
+    for _ in 0..10 {
+        assert_eq!(world.answer(Duration::ZERO).await, second);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_key_of_ours_is_no_reason_to_ask_the_same_server_again() {
+    let auth = || OpenError::Failed(ApiError::new(ErrorCode::UpstreamAuth, "x"));
+    let world = Plan::of(2).build();
+    let started = world.test.start(CHAT);
+    let (first, call) = world.call().await;
+    call.refuse(auth());
+    let (second, call) = world.call().await;
+    assert_ne!(first, second);
+    call.refuse(auth());
+    ended(&started, "failed", Some("upstream_auth")).await;
+    tokio::time::sleep(seconds(60)).await;
+    assert_eq!(world.waiting(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_do_not_amplify_an_outage() {
+    let world = Plan { budget: 0, ..Plan::of(1) }.build();
+    let started: Vec<Started> = (0..200).map(|_| world.test.start(CHAT)).collect();
+    let all = futures::future::join_all(started.iter().map(|started| started.attachment.generation().ended()));
+    tokio::pin!(all);
+    let mut asked = 0;
+    loop {
+        tokio::select! {
+            (_, call) = world.call() => {
+                asked += 1;
+                call.refuse(refusal(503, &[]));
+            }
+            _ = &mut all => break,
+        }
+    }
+    // 200 requests, 100 retries that were saved up, and ten for each second that the waits took; not 600.
+    assert!((300..320).contains(&asked), "{asked}");
+    assert!(world.vitals[0].counters.budget_spent.get() > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn cancelling_ends_a_wait_for_the_next_attempt() {
+    let world = Plan::of(1).build();
+    let started = world.test.start(CHAT);
+    world.call().await.1.refuse(refusal(429, &[("retry-after", "5")]));
+    settle().await;
+    started.attachment.generation().cancel();
+    ended(&started, "cancelled", None).await;
+    tokio::time::sleep(seconds(60)).await;
+    assert_eq!(world.waiting(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_clock_of_the_first_token_runs_on_over_all_attempts() {
+    let world = Plan { clocks: Clocks { first_token: seconds(4), ..no_clocks() }, ..Plan::of(1) }.build();
+    let started = world.test.start(CHAT);
+    let begun = Instant::now();
+    world.call().await.1.refuse(refusal(429, &[("retry-after", "3")]));
+    let (_, call) = world.call().await;
+    ended(&started, "failed", Some("first_token_timeout")).await;
+    assert_eq!(begun.elapsed(), seconds(4));
+    call.gone().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_keeps_failing_is_left_alone_and_tried_again_later() {
+    let world = Plan { retry: RetryPolicy::default(), weights: vec![1_000_000, 1], ..Plan::of(2) }.build();
+    for _ in 0..3 {
+        let started = world.test.start(CHAT);
+        let (server, call) = world.call().await;
+        assert_eq!(server, 0);
+        call.refuse(unreachable());
+        ended(&started, "failed", Some("upstream_unreachable")).await;
+    }
+    assert_eq!(world.vitals[0].standing(), Standing::Down);
+    for _ in 0..5 {
+        assert_eq!(world.answer(Duration::ZERO).await, 1);
+    }
+    tokio::time::sleep(seconds(10)).await;
+    // One request goes to see; meanwhile the others go elsewhere.
+    let trial = world.test.start(CHAT);
+    let (server, call) = world.call().await;
+    assert_eq!((server, world.vitals[0].standing()), (0, Standing::Trying));
+    assert_eq!(world.answer(Duration::ZERO).await, 1);
+    complete(&call, "back");
+    ended(&trial, "completed", None).await;
+    assert_eq!((world.vitals[0].standing(), world.answer(Duration::ZERO).await), (Standing::Up, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_only_server_is_asked_even_if_it_seems_down() {
+    let world = Plan { retry: RetryPolicy::default(), ..Plan::of(1) }.build();
+    for _ in 0..10 {
+        let started = world.test.start(CHAT);
+        world.call().await.1.refuse(unreachable());
+        ended(&started, "failed", Some("upstream_unreachable")).await;
+    }
+    assert_eq!(world.vitals[0].standing(), Standing::Down);
+    assert_eq!(world.answer(Duration::ZERO).await, 0);
+    assert_eq!(world.vitals[0].standing(), Standing::Up);
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_until_the_clock_runs_out_is_the_servers_failure_and_a_client_who_leaves_is_not() {
+    let world = Plan { clocks: Clocks { first_token: seconds(5), ..no_clocks() }, ..Plan::of(1) }.build();
+    for with_head in [false, true, false] {
+        let started = world.test.start(CHAT);
+        let (_, call) = world.call().await;
+        if with_head {
+            call.answer(UpstreamHead::default());
+        }
+        ended(&started, "failed", Some("first_token_timeout")).await;
+    }
+    assert_eq!((world.vitals[0].standing(), world.vitals[0].counters.silences.get()), (Standing::Down, 3));
+
+    let world = Plan { clocks: Clocks { first_token: seconds(5), ..no_clocks() }, ..Plan::of(1) }.build();
+    for _ in 0..10 {
+        let started = world.test.start(CHAT);
+        let (_, call) = world.call().await;
+        started.attachment.generation().cancel();
+        call.gone().await;
+    }
+    assert_eq!((world.vitals[0].standing(), world.vitals[0].counters.silences.get()), (Standing::Up, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn among_equals_the_fastest_is_asked_and_now_and_then_another() {
+    let world = Plan::of(3).build();
+    let speed = [300, 100, 900];
+    let mut counts = [0; 3];
+    for _ in 0..400 {
+        let started = world.test.start(CHAT);
+        let (server, call) = world.call().await;
+        tokio::time::sleep(Duration::from_millis(speed[server])).await;
+        complete(&call, "x");
+        ended(&started, "completed", None).await;
+        counts[server] += 1;
+    }
+    // A twentieth explores, give or take five standard deviations.
+    assert!(counts[0] > 0 && counts[2] > 0 && (3..45).contains(&(counts[0] + counts[2])), "{counts:?}");
+    // When the fastest slows down, the next takes over.
+    let speed = [300, 5000, 900];
+    let mut counts = [0; 3];
+    for _ in 0..100 {
+        let started = world.test.start(CHAT);
+        let (server, call) = world.call().await;
+        tokio::time::sleep(Duration::from_millis(speed[server])).await;
+        complete(&call, "x");
+        ended(&started, "completed", None).await;
+        counts[server] += 1;
+    }
+    assert!(counts[0] > 70, "{counts:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn servers_of_unequal_weight_get_their_shares() {
+    let world = Plan { weights: vec![1, 3], ..Plan::of(2) }.build();
+    let mut counts = [0; 2];
+    for _ in 0..1000 {
+        counts[world.answer(Duration::ZERO).await] += 1;
+    }
+    // A quarter of 1,000 give or take seven standard deviations.
+    assert!((150..350).contains(&counts[0]), "{counts:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_distant_server_is_asked_only_when_no_near_one_is_up() {
+    let world = Plan { distances: vec![1, 0], ..Plan::of(2) }.build();
+    for _ in 0..20 {
+        assert_eq!(world.answer(seconds(1)).await, 1);
+    }
+    let started = world.test.start(CHAT);
+    let (server, call) = world.call().await;
+    call.refuse(unreachable());
+    let (other, call) = world.call().await;
+    assert_eq!((server, other), (1, 0));
+    complete(&call, "far");
+    ended(&started, "completed", None).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_server_cannot_take_waits_its_turn_and_what_cannot_wait_is_refused() {
+    let world = Plan { gate: GatePolicy { concurrent: 1, queued: 1, wait: seconds(30) }, ..Plan::of(1) }.build();
+    let first = world.test.start(CHAT);
+    let (_, call) = world.call().await;
+    call.answer(UpstreamHead::default());
+    call.token("a");
+    let second = world.test.start(CHAT);
+    settle().await;
+    assert_eq!((world.waiting(), second.attachment.generation().status().as_str()), (0, "queued"));
+    let error = world.test.try_start(CHAT).unwrap_err();
+    assert_eq!((error.status, error.code.as_deref(), error.retry_after), (429, Some("upstream_busy"), Some(seconds(1))));
+    call.finish("stop").done().end(BodyEnd::Clean);
+    ended(&first, "completed", None).await;
+    complete(&world.call().await.1, "b");
+    ended(&second, "completed", None).await;
+    assert_eq!((world.vitals[0].gate.running(), world.vitals[0].gate.waiting()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_too_long_for_his_turn_is_told_so() {
+    let world = Plan { gate: GatePolicy { concurrent: 1, queued: 1, wait: seconds(30) }, ..Plan::of(1) }.build();
+    let _first = world.test.start(CHAT);
+    let _call = world.call().await;
+    let begun = Instant::now();
+    let second = world.test.start(CHAT);
+    ended(&second, "failed", Some("upstream_busy")).await;
+    assert_eq!(begun.elapsed(), seconds(30));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_server_is_passed_by_while_another_has_room() {
+    let world = Plan { gate: GatePolicy { concurrent: 1, queued: 9, wait: seconds(30) }, ..Plan::of(2) }.build();
+    let _first = world.test.start(CHAT);
+    let (busy, _call) = world.call().await;
+    for _ in 0..5 {
+        assert_eq!(world.answer(Duration::ZERO).await, 1 - busy);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_server_is_raced_and_the_loser_is_let_go() {
+    let world = Plan { hedge: Hedge::After(seconds(1)), ..Plan::of(2) }.build();
+    let started = world.test.start(CHAT);
+    let begun = Instant::now();
+    let (first, slow) = world.call().await;
+    // A beginning without a token is no answer.
+    slow.answer(UpstreamHead::default());
+    slow.data(r#"{"id":"slow","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}"#);
+    let (second, quick) = world.call().await;
+    assert_eq!((second, begun.elapsed()), (1 - first, seconds(1)));
+    complete(&quick, "quick");
+    slow.gone().await;
+    let object = ended(&started, "completed", None).await;
+    assert_eq!(text(&object), "quick");
+    let chunks = Audit::of(started.attachment.generation());
+    assert!(!format!("{chunks:?}").contains("\"slow\""), "something of the loser was kept");
+    assert_eq!((world.vitals[second].counters.hedges.get(), world.vitals[second].counters.hedges_won.get()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_server_may_still_win_the_race() {
+    let world = Plan { hedge: Hedge::After(seconds(1)), ..Plan::of(2) }.build();
+    let started = world.test.start(CHAT);
+    let (_, slow) = world.call().await;
+    let (_, other) = world.call().await;
+    slow.answer(UpstreamHead::default());
+    slow.token("a");
+    other.gone().await;
+    slow.token("b").finish("stop").done().end(BodyEnd::Clean);
+    assert_eq!(text(&ended(&started, "completed", None).await), "ab");
+    assert_eq!(world.waiting(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_race_that_one_loses_by_failing_is_won_by_the_other() {
+    for first_fails in [true, false] {
+        let world = Plan { hedge: Hedge::After(seconds(1)), retry: RetryPolicy::default(), ..Plan::of(2) }.build();
+        let started = world.test.start(CHAT);
+        let (_, first) = world.call().await;
+        let (_, second) = world.call().await;
+        let (failing, winning) = if first_fails { (first, second) } else { (second, first) };
+        failing.refuse(refusal(500, &[]));
+        settle().await;
+        complete(&winning, "won");
+        assert_eq!(text(&ended(&started, "completed", None).await), "won", "{first_fails}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quick_server_is_not_raced() {
+    let world = Plan { hedge: Hedge::After(seconds(1)), ..Plan::of(2) }.build();
+    for _ in 0..20 {
+        world.answer(Duration::from_millis(900)).await;
+    }
+    assert_eq!(world.waiting(), 0);
+    assert!(world.vitals.iter().all(|vitals| vitals.counters.hedges.get() == 0));
+}

@@ -1,0 +1,46 @@
+//! Active checks: whether an upstream answers, asked between requests.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use secrecy::SecretString;
+use tokenwire_core::upstream::{OpenAi, OpenAiOptions, Server as _};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::service::{Shared, SharedUpstream};
+
+/// So many failures in a row mark an upstream as down; a single one may be a lost packet.
+const FAILURES: u32 = 2;
+
+/// Checks every upstream that is configured so, for as long as it is polled. One task for the whole process.
+pub(crate) async fn check_upstreams(shared: Shared) {
+    join_all(shared.upstreams.iter().filter(|upstream| !upstream.config.health_check.interval.is_zero()).map(check)).await;
+}
+
+async fn check(upstream: &SharedUpstream) {
+    let config = &upstream.config;
+    let options = OpenAiOptions {
+        name: config.name.clone(),
+        base_url: config.base_url.clone(),
+        api_key: config.api_key.as_ref().map(|key| SecretString::from(key.expose())),
+        connect_timeout: config.health_check.timeout,
+        max_event: 0,
+        accept_client_key: false,
+    };
+    // The same was built once already, for the workers.
+    let Ok(client) = OpenAi::new(options) else { return };
+    let mut clock = interval(config.health_check.interval.max(Duration::from_millis(1)));
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failures = 0;
+    loop {
+        clock.tick().await;
+        let healthy = matches!(client.probe(&config.health_check.path, config.health_check.timeout).await, Ok(status) if status < 500);
+        failures = if healthy { 0 } else { failures + 1 };
+        if failures == 0 || failures >= FAILURES {
+            upstream.vitals.set_healthy(healthy);
+        }
+        if failures == FAILURES {
+            tracing::warn!(upstream = %config.name, "the health check failed; the upstream is left alone while another serves its models");
+        }
+    }
+}
