@@ -21,7 +21,7 @@ use tokenwire_core::upstream::{Clocks, OpenError, Refusal, UpstreamHead};
 use tokenwire_testkit::{Audit, Call, EngineOptions, JsonLines, OpeningPlan, Reader, TestEngine, no_clocks, settle};
 use tokio::time::Instant;
 
-const CHAT: &str = r#"{"messages":[{"role":"user","content":"hi"}]}"#;
+const CHAT: &str = r#"{"stream":true,"messages":[{"role":"user","content":"hi"}]}"#;
 const RESPONSES: &str = r#"{"input":"hi"}"#;
 
 fn engine() -> TestEngine {
@@ -353,6 +353,19 @@ async fn silence_between_tokens_has_its_clock() {
     assert_eq!(audit.text, "xxxxx");
     // A timer's grain is a millisecond.
     assert!((Instant::now() - last).abs_diff(seconds(10)) <= Duration::from_millis(2), "after {:?}", Instant::now() - last);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_in_one_piece_knows_only_the_clock_of_the_whole() {
+    let test = clocked(Clocks { first_token: seconds(1), between_tokens: seconds(1), total: seconds(60), ..no_clocks() });
+    let whole = r#"{"messages":[{"role":"user","content":"hi"}]}"#;
+    let (patient, call) = begin(&test, whole).await;
+    tokio::time::sleep(seconds(59)).await;
+    call.document(r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"late"},"finish_reason":"stop"}]}"#).end(BodyEnd::Clean);
+    let audit = ended(patient.attachment.generation(), "completed", None).await;
+    assert_eq!(audit.text, "late");
+    let (late, _call) = begin(&test, whole).await;
+    ended(late.attachment.generation(), "failed", Some("total_timeout")).await;
 }
 
 #[tokio::test(start_paused = true)]
