@@ -361,7 +361,8 @@ async fn an_answer_in_one_piece_knows_only_the_clock_of_the_whole() {
     let whole = r#"{"messages":[{"role":"user","content":"hi"}]}"#;
     let (patient, call) = begin(&test, whole).await;
     tokio::time::sleep(seconds(59)).await;
-    call.document(r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"late"},"finish_reason":"stop"}]}"#).end(BodyEnd::Clean);
+    call.document(r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"late"},"finish_reason":"stop"}]}"#)
+        .end(BodyEnd::Clean);
     let audit = ended(patient.attachment.generation(), "completed", None).await;
     assert_eq!(audit.text, "late");
     let (late, _call) = begin(&test, whole).await;

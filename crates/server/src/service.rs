@@ -95,12 +95,12 @@ impl Service {
     pub fn new(shared: &Shared) -> Result<Self, String> {
         let config = shared.config.clone();
         let routes = shared.upstreams.iter().map(|upstream| route(&config, upstream)).collect::<Result<_, _>>()?;
-        let schema::Retry { attempts, backoff, max_backoff, budget_percent, hedge, .. } = config.retry;
+        let schema::Retry { attempts, backoff, max_wait, budget_percent, hedge, .. } = config.retry;
         let router = Router::new(
             routes,
             RouterOptions {
                 default_model: config.default_model().map(str::to_owned),
-                retry: RetryPolicy { attempts, backoff, max_backoff, budget_percent },
+                retry: RetryPolicy { attempts, backoff, max_wait, budget_percent },
                 budget: shared.retry_budget.clone(),
                 hedge: match hedge {
                     schema::Hedging::Off => Hedge::Never,

@@ -175,7 +175,7 @@ async fn usage_is_asked_for_only_if_the_client_asks() {
 async fn a_configured_name_is_translated_and_a_missing_one_filled_in() {
     let world = start(|config| {
         config.default_model = Some("fast".to_owned());
-        config.upstreams[0].models = Models::Renamed([("fast".to_owned(), "simulator".to_owned())].into());
+        config.upstreams[0].models = Models::Renamed([("fast".to_owned(), "simulator".into())].into());
     });
     for body in [
         r#"{"model":"fast","messages":[{"role":"user","content":"[[tokens=1]]"}]}"#,

@@ -20,6 +20,7 @@ use tokenwire::http::{configure, envelope};
 use tokenwire::service::{Service, Shared};
 use tokenwire_core::engine::{MemoryStore, Registry, Retention};
 use tokenwire_core::log::{LogLimits, MemoryAccount};
+use tokenwire_core::upstream::RetryBudget;
 use tokenwire_simulator::{Options, Pace, Simulator};
 use tokio_util::task::TaskTracker;
 
@@ -59,7 +60,8 @@ impl Metered {
             registry: registry.clone(),
             store: Arc::new(MemoryStore { limits, account: account.clone() }),
             tasks: TaskTracker::new(),
-            simulator: None,
+            upstreams: Shared::upstreams(&config, None),
+            retry_budget: Arc::new(RetryBudget::new(0)),
             local_only: true,
             config: Arc::new(config),
         };

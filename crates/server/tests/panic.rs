@@ -25,7 +25,9 @@ use tokenwire_core::error::ApiError;
 use tokenwire_core::log::{LogLimits, MemoryAccount};
 use tokenwire_core::snapshot::Api;
 use tokenwire_core::translate::BodyEnd;
-use tokenwire_core::upstream::{Clocks, OpenError, Opened, StreamStep, Target, TokenStream, Upstream, UpstreamHead, UpstreamRequest};
+use tokenwire_core::upstream::{
+    Clocks, OpenError, Opened, RetryBudget, StreamStep, Target, TokenStream, Upstream, UpstreamHead, UpstreamRequest,
+};
 use tokio_util::task::TaskTracker;
 
 /// Panics where the model's name says.
@@ -43,7 +45,7 @@ impl Upstream for Panicking {
         assert_ne!(model, "in the route");
         let none = Duration::ZERO;
         let clocks = Clocks { connect: none, first_token: none, between_tokens: none, total: none };
-        Ok(Target { model, upstream_model: None, api: Api::Chat, clocks, server: 0 })
+        Ok(Target { model, upstream_model: None, api: Api::Chat, clocks, server: 0, queued: false })
     }
 
     fn open(&self, request: UpstreamRequest) -> BoxFuture<'static, Result<Opened, OpenError>> {
@@ -85,7 +87,8 @@ fn shared() -> Shared {
         registry: Registry::new(retention, account.clone()),
         store: Arc::new(MemoryStore { limits: LogLimits { bytes: 1 << 20, events: 1000 }, account }),
         tasks: TaskTracker::new(),
-        simulator: Some("http://127.0.0.1:1/v1".to_owned()),
+        upstreams: Shared::upstreams(&Config::default(), Some("http://127.0.0.1:1/v1".to_owned())),
+        retry_budget: Arc::new(RetryBudget::new(0)),
         local_only: true,
         config: Arc::new(Config::default()),
     }

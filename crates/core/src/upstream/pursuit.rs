@@ -24,6 +24,8 @@ pub(super) struct Pursuit {
     request: UpstreamRequest,
     /// Repetitions so far, wherever.
     repetitions: u32,
+    /// What it has waited between attempts so far.
+    waited: Duration,
     /// Servers that have failed it since all of them were to be tried.
     tried: SmallVec<[usize; 4]>,
 }
@@ -52,7 +54,7 @@ enum State {
 
 impl Pursuit {
     pub(super) fn new(router: Router, request: UpstreamRequest) -> Self {
-        Self { router, request, repetitions: 0, tried: SmallVec::new() }
+        Self { router, request, repetitions: 0, waited: Duration::ZERO, tried: SmallVec::new() }
     }
 
     /// Waits for the first head that is one.
@@ -137,12 +139,15 @@ impl Pursuit {
         let other = self.another(&self.tried);
         let wait = match (&other, again) {
             (Some(_), _) => Duration::ZERO,
-            (None, Again::Anywhere(Some(asked))) if asked > policy.max_backoff => return None,
             // No earlier than it asked for, and not all at once after that.
             (None, Again::Anywhere(Some(asked))) => asked + policy.wait(0),
             (None, Again::Anywhere(None)) => policy.wait(self.repetitions),
             (None, Again::Elsewhere | Again::No) => return None,
         };
+        // Who waits for the answer would rather know than wait for long.
+        if self.waited + wait > policy.max_wait {
+            return None;
+        }
         let counters = |server: usize| self.router.routes().get(server).map(|route| &route.vitals.counters);
         if !self.router.options().budget.withdraw() {
             counters(failed)?.budget_spent.add();
@@ -157,6 +162,7 @@ impl Pursuit {
         }
         counters(self.request.server)?.retries.add();
         self.repetitions += 1;
+        self.waited += wait;
         Some(wait)
     }
 }

@@ -31,8 +31,8 @@ pub struct RetryPolicy {
     pub attempts: u32,
     /// The wait before the first repetition at the same server is drawn between zero and this; it doubles with each.
     pub backoff: Duration,
-    /// No wait is longer than this. A server that asks for a longer one is not waited for.
-    pub max_backoff: Duration,
+    /// The waits of one request together are no longer than this. A server that asks for a longer one is not waited for.
+    pub max_wait: Duration,
     /// Retries for every hundred requests; ten a second are always allowed.
     pub budget_percent: u32,
 }
@@ -40,7 +40,7 @@ pub struct RetryPolicy {
 impl Default for RetryPolicy {
     /// Never again.
     fn default() -> Self {
-        Self { attempts: 0, backoff: Duration::ZERO, max_backoff: Duration::ZERO, budget_percent: 0 }
+        Self { attempts: 0, backoff: Duration::ZERO, max_wait: Duration::ZERO, budget_percent: 0 }
     }
 }
 
@@ -116,7 +116,7 @@ pub(super) fn judge(error: &OpenError) -> (Again, Harm) {
 impl RetryPolicy {
     /// The wait before the repetition with this number, from 0: exponential, capped, with full jitter.
     pub(super) fn wait(&self, repetition: u32) -> Duration {
-        let most = self.backoff.saturating_mul(1 << repetition.min(16)).min(self.max_backoff);
+        let most = self.backoff.saturating_mul(1 << repetition.min(16)).min(self.max_wait);
         if most.is_zero() { most } else { most.mul_f64(rand::rng().random_range(0.0..=1.0)) }
     }
 }
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn waits_grow_within_their_bounds_and_differ() {
         let policy =
-            RetryPolicy { attempts: 9, backoff: Duration::from_millis(100), max_backoff: Duration::from_millis(500), budget_percent: 20 };
+            RetryPolicy { attempts: 9, backoff: Duration::from_millis(100), max_wait: Duration::from_millis(500), budget_percent: 20 };
         for (repetition, most) in [(0, 100), (1, 200), (2, 400), (3, 500), (30, 500)] {
             let waits: Vec<Duration> = (0..200).map(|_| policy.wait(repetition)).collect();
             assert!(waits.iter().all(|wait| *wait <= Duration::from_millis(most)), "{repetition}");

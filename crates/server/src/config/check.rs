@@ -101,7 +101,7 @@ impl Findings {
             ("timeouts.between_tokens", timeouts.between_tokens, millisecond),
             ("timeouts.total", timeouts.total, millisecond),
             ("retry.backoff", config.retry.backoff, none),
-            ("retry.max_backoff", config.retry.max_backoff, none),
+            ("retry.max_wait", config.retry.max_wait, none),
             ("breaker.cooldown", config.breaker.cooldown, millisecond),
         ] {
             self.duration(key, value, least);

@@ -82,6 +82,12 @@ impl Models {
     }
 }
 
+impl From<&str> for Model {
+    fn from(name: &str) -> Self {
+        Self { name: Some(name.to_owned()), timeouts: TimeoutOverrides::default() }
+    }
+}
+
 impl Default for Models {
     fn default() -> Self {
         Self::Patterns(Vec::new())
@@ -119,7 +125,7 @@ impl<'de> Visitor<'de> for ModelReader {
     }
 
     fn visit_str<E: Error>(self, name: &str) -> Result<Model, E> {
-        Ok(Model { name: Some(name.to_owned()), timeouts: TimeoutOverrides::default() })
+        Ok(name.into())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<Model, A::Error> {

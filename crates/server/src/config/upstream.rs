@@ -123,9 +123,10 @@ pub struct Retry {
     /// The wait before the first repetition at the same upstream is drawn between 0 and this, and doubles with each.
     #[serde(with = "duration")]
     pub backoff: Duration,
-    /// No wait is longer; a longer `Retry-After` is left to the client.
+    /// The waits of one request together are no longer; a longer `Retry-After` is left to the client. Keep it under
+    /// `streams.commit_after`, so that a client still gets the status of what failed in the end.
     #[serde(with = "duration")]
-    pub max_backoff: Duration,
+    pub max_wait: Duration,
     /// Retries for a hundred requests. Ten a second are always allowed.
     pub budget_percent: u32,
     /// When another upstream is asked beside one that is slow to give its first token.
@@ -230,7 +231,7 @@ impl Default for Retry {
         Self {
             attempts: 2,
             backoff: Duration::from_millis(250),
-            max_backoff: Duration::from_secs(5),
+            max_wait: Duration::from_secs(4),
             budget_percent: 20,
             hedge: Hedging::Off,
             continue_cut_answers: false,
