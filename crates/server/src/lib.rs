@@ -7,3 +7,4 @@ pub mod http;
 pub mod serve;
 pub mod service;
 pub mod telemetry;
+pub mod webhooks;

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::schema;
 use crate::config::schema::Config;
 use crate::http::OriginPolicy;
+use crate::webhooks::Webhooks;
 
 /// One worker's view of the gateway.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub struct Service {
     pub router: Router,
     /// Which web pages may ask.
     pub origins: OriginPolicy,
+    /// Who is told of ends.
+    pub webhooks: Webhooks,
 }
 
 /// What all workers share.
@@ -40,6 +43,8 @@ pub struct Shared {
     pub store: Arc<dyn LogStore>,
     /// The tasks that write generations.
     pub tasks: TaskTracker,
+    /// Who is told of ends.
+    pub webhooks: Webhooks,
     /// The embedded simulator's base URL, where it answers.
     pub simulator: Option<String>,
     /// Whether the gateway listens on loopback only.
@@ -63,13 +68,14 @@ impl Service {
         };
         let router = Router::new(routes, config.default_model().map(str::to_owned));
         let grace = config.streams.disconnect_grace;
-        let engine = Engine::new(shared.registry.clone(), shared.store.clone(), Arc::new(router.clone()), shared.tasks.clone(), grace);
+        let engine = Engine::new(shared.registry.clone(), shared.store.clone(), Arc::new(router.clone()), shared.tasks.clone(), grace)
+            .with_announcer(Arc::new(shared.webhooks.clone()));
         let origins = OriginPolicy {
             allowed: config.server.allowed_origins.clone(),
             loopback: config.server.allow_loopback_origins,
             local_only: shared.local_only,
         };
-        Ok(Self { config, engine, router, origins })
+        Ok(Self { config, engine, router, origins, webhooks: shared.webhooks.clone() })
     }
 
     /// Who asks. Without keys everybody is the same.
