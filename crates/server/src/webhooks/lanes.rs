@@ -98,7 +98,7 @@ mod tests {
         lanes.done("quick");
         assert_eq!(started(&mut lanes), [2]);
         lanes.done("quick");
-        assert_eq!(started(&mut lanes), [], "the slow machine has its two");
+        assert!(started(&mut lanes).is_empty(), "the slow machine has its two");
         lanes.done("slow");
         lanes.done("slow");
         assert_eq!(started(&mut lanes), [3, 4]);
