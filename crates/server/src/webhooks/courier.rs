@@ -137,7 +137,48 @@ fn explain(error: &reqwest::Error) -> Setback {
 
 #[cfg(test)]
 mod tests {
+    use tokenwire_core::id::GenerationId;
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::webhooks::endpoint::{Endpoint, parse_url};
+    use crate::webhooks::event::Event;
+    use crate::webhooks::signature::SigningKey;
+
+    /// A URL that was let through when it was asked for, whatever it leads to now.
+    fn job(url: &str) -> Job {
+        let key = SigningKey::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        let endpoint = Endpoint::new(parse_url(url, true).unwrap(), key);
+        Job { number: 0, event: Event::new("response.completed", GenerationId::random()), endpoint }
+    }
+
+    #[tokio::test]
+    async fn what_is_connected_to_is_judged_and_not_what_was_asked_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let courier = HttpCourier::new(false, Duration::from_secs(30)).unwrap();
+        for host in ["127.0.0.1", "[::ffff:127.0.0.1]", "localhost", "2130706433"] {
+            let attempted = courier.clone().send(job(&format!("http://{host}:{port}/"))).await;
+            assert_eq!(attempted, Err((Setback::Refused, None)), "{host}");
+        }
+        // A name that looks like any other, and resolves to this machine: only the resolver can tell.
+        let blind = HttpCourier { allow_private: true, ..courier };
+        assert_eq!(blind.send(job(&format!("http://localhost:{port}/"))).await, Err((Setback::Refused, None)));
+        let connected = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
+        assert!(connected.is_err(), "somebody was connected to");
+    }
+
+    #[tokio::test]
+    async fn failures_are_told_apart() {
+        let courier = HttpCourier::new(true, Duration::from_millis(200)).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        assert_eq!(courier.clone().send(job(&format!("http://{address}/"))).await, Err((Setback::TimedOut, None)));
+        drop(listener);
+        assert_eq!(courier.clone().send(job(&format!("http://{address}/"))).await, Err((Setback::Connection, None)));
+        let courier = HttpCourier::new(true, Duration::from_secs(30)).unwrap();
+        assert_eq!(courier.send(job("http://no-such-name.invalid/")).await, Err((Setback::Unresolved, None)));
+    }
 
     #[test]
     fn retry_after_is_seconds_or_a_date() {
