@@ -18,6 +18,7 @@ use support::{Answer, PATIENCE, Request, Socket, chat, eventually, response};
 use tokenwire::config::schema::{Config, Upstream};
 use tokenwire::http::{configure, envelope};
 use tokenwire::service::{Service, Shared};
+use tokenwire::webhooks::Webhooks;
 use tokenwire_core::engine::{MemoryStore, Registry, Retention};
 use tokenwire_core::log::{LogLimits, MemoryAccount};
 use tokenwire_simulator::{Options, Pace, Simulator};
@@ -59,6 +60,7 @@ impl Metered {
             registry: registry.clone(),
             store: Arc::new(MemoryStore { limits, account: account.clone() }),
             tasks: TaskTracker::new(),
+            webhooks: Webhooks::new(&config.webhooks).unwrap(),
             simulator: None,
             local_only: true,
             config: Arc::new(config),

@@ -17,8 +17,10 @@ use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use support::{End, PATIENCE, Request, Socket, chat, response, with};
 use tokenwire::config::Config;
+use tokenwire::config::schema;
 use tokenwire::http::{configure, envelope};
 use tokenwire::service::{Service, Shared};
+use tokenwire::webhooks::Webhooks;
 use tokenwire_core::decode::{Flow, SseEvent};
 use tokenwire_core::engine::{Engine, MemoryStore, Registry, Retention};
 use tokenwire_core::error::ApiError;
@@ -85,6 +87,7 @@ fn shared() -> Shared {
         registry: Registry::new(retention, account.clone()),
         store: Arc::new(MemoryStore { limits: LogLimits { bytes: 1 << 20, events: 1000 }, account }),
         tasks: TaskTracker::new(),
+        webhooks: Webhooks::new(&schema::Webhooks::default()).unwrap(),
         simulator: Some("http://127.0.0.1:1/v1".to_owned()),
         local_only: true,
         config: Arc::new(Config::default()),
