@@ -138,6 +138,7 @@ fn explain(error: &reqwest::Error) -> Setback {
 #[cfg(test)]
 mod tests {
     use tokenwire_core::id::GenerationId;
+    use tokio::io::AsyncWriteExt as _;
     use tokio::net::TcpListener;
 
     use super::*;
@@ -178,6 +179,21 @@ mod tests {
         assert_eq!(courier.clone().send(job(&format!("http://{address}/"))).await, Err((Setback::Connection, None)));
         let courier = HttpCourier::new(true, Duration::from_secs(30)).unwrap();
         assert_eq!(courier.send(job("http://no-such-name.invalid/")).await, Err((Setback::Unresolved, None)));
+    }
+
+    #[tokio::test]
+    async fn of_an_answer_without_end_no_more_is_read_than_may_be() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let endless = tokio::spawn(async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            socket.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            // Until the other side has closed.
+            while socket.write_all(&[b'x'; 4096]).await.is_ok() {}
+        });
+        let courier = HttpCourier::new(true, Duration::from_secs(30)).unwrap();
+        assert_eq!(courier.send(job(&format!("http://{address}/"))).await, Ok(200));
+        tokio::time::timeout(Duration::from_secs(30), endless).await.unwrap().unwrap();
     }
 
     #[test]
