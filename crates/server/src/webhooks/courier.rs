@@ -138,7 +138,7 @@ fn explain(error: &reqwest::Error) -> Setback {
 #[cfg(test)]
 mod tests {
     use tokenwire_core::id::GenerationId;
-    use tokio::io::AsyncWriteExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -187,6 +187,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let endless = tokio::spawn(async move {
             let (mut socket, _) = listener.accept().await.unwrap();
+            assert!(socket.read(&mut [0; 1024]).await.unwrap() > 0);
             socket.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
             // Until the other side has closed.
             while socket.write_all(&[b'x'; 4096]).await.is_ok() {}
