@@ -31,14 +31,19 @@ pub(crate) struct Office {
 pub(crate) async fn run(office: Arc<Office>, courier: Arc<dyn Courier>, timeout: Duration) {
     let mut attempts: JoinSet<(Number, Attempted)> = JoinSet::new();
     loop {
-        let (jobs, due) = {
+        let ((jobs, given_up), due) = {
             let mut ledger = office.ledger.lock();
             (ledger.start(Instant::now()), ledger.next_due())
         };
+        if !given_up.is_empty() {
+            given_up.iter().for_each(report);
+            office.settled.notify_waiters();
+        }
         for job in jobs {
-            let number = job.number;
-            let carried = AssertUnwindSafe(courier.carry(job)).catch_unwind();
+            let courier = courier.clone();
             attempts.spawn(async move {
+                let number = job.number;
+                let carried = AssertUnwindSafe(async move { courier.carry(job).await }).catch_unwind();
                 let attempted = match tokio::time::timeout(timeout, carried).await {
                     Ok(Ok(attempted)) => attempted,
                     // The panic itself was reported by the panic hook.
@@ -72,7 +77,7 @@ async fn sleep_until(due: Option<Instant>) {
 /// Writes a line into the log: the delivery and the host, and nothing that a URL may hold.
 pub(crate) fn report(Notice { id, host, what }: &Notice) {
     match what {
-        What::Delivered { attempts } => tracing::info!(delivery = %id, %host, attempts, "webhook delivered"),
+        What::Delivered { attempts } => tracing::debug!(delivery = %id, %host, attempts, "webhook delivered"),
         What::Retrying { setback, wait } => {
             tracing::info!(delivery = %id, %host, error = %setback, ?wait, "webhook not delivered, to be tried again")
         }

@@ -150,28 +150,29 @@ impl Ledger {
         None
     }
 
-    /// The attempts to be made now; each is to be settled.
-    pub(crate) fn start(&mut self, now: Instant) -> Vec<Job> {
+    /// The attempts to be made now, each to be settled; and what is given up instead, since its endpoint turned out to be gone meanwhile.
+    pub(crate) fn start(&mut self, now: Instant) -> (Vec<Job>, Vec<Notice>) {
         while let Some(&(at, number)) = self.timers.first()
             && at <= now
         {
             self.timers.pop_first();
             self.line_up(number);
         }
-        let mut jobs = Vec::new();
+        let (mut jobs, mut notices) = (Vec::new(), Vec::new());
         while let Some(number) = self.lanes.start() {
             let Some(delivery) = self.deliveries.get_mut(&number) else { continue };
-            if delivery.state != State::Ready {
-                // It was given up while it stood in line.
+            // It may have been given up while it stood in line.
+            let is_ready = delivery.state == State::Ready;
+            if !is_ready || self.disabled.holds(&delivery.owner, delivery.endpoint.url()) {
                 self.lanes.done(delivery.endpoint.machine());
+                notices.extend(if is_ready { self.bury(number, Reason::Disabled) } else { None });
                 continue;
             }
             delivery.state = State::InFlight;
             delivery.attempts = delivery.attempts.saturating_add(1);
-            let (event, endpoint) = (delivery.event.clone(), delivery.endpoint.clone());
-            jobs.push(Job { number, event, endpoint });
+            jobs.push(Job { number, event: delivery.event.clone(), endpoint: delivery.endpoint.clone() });
         }
-        jobs
+        (jobs, notices)
     }
 
     /// When there is something to start that is not due yet.

@@ -42,7 +42,7 @@ impl World {
     }
 
     fn start(&mut self) -> Vec<Job> {
-        self.ledger.start(self.now)
+        self.ledger.start(self.now).0
     }
 
     fn settle(&mut self, job: &Job, attempted: Attempted) -> Option<What> {
@@ -158,6 +158,27 @@ fn an_endpoint_that_is_gone_is_left_alone_until_somebody_retries_by_hand() {
     assert_eq!((&retried["status"], &retried["reason"]), (&json!("pending"), &Value::Null));
     assert_eq!(world.attempt(Ok(200)), What::Delivered { attempts: 1 });
     assert!(world.accept_for(&Owner::Anonymous, "gone.example.com").1.is_none(), "it stayed disabled");
+}
+
+#[test]
+fn what_is_pending_when_its_endpoint_goes_is_not_sent_to_it_either() {
+    let mut world = World::new(|bounds| bounds.concurrency_per_host = 1);
+    let [waiting, in_line] = [world.accept("gone.example.com"), world.accept("gone.example.com")];
+    let job = world.start().pop().unwrap();
+    world.settle(&job, failed(500));
+    let job = world.start().pop().unwrap();
+    assert_eq!(job.event.id, in_line);
+    let behind = world.accept("gone.example.com");
+    world.settle(&job, Err((Setback::Gone, None)));
+    world.now += ceiling(1);
+    let (jobs, notices) = world.ledger.start(world.now);
+    let mut given_up: Vec<String> = notices.iter().map(|notice| notice.id.clone()).collect();
+    given_up.sort();
+    let mut expected = [waiting, behind];
+    expected.sort();
+    assert!(jobs.is_empty() && given_up == expected, "{jobs:?} {notices:?}");
+    assert!(notices.iter().all(|notice| matches!(notice.what, What::Dead { reason: Reason::Disabled, .. })));
+    assert_eq!(world.counts(), (0, 2, 3, 0));
 }
 
 #[test]
