@@ -242,7 +242,7 @@ fn bad_files_are_refused_with_key_value_expectation_and_remedy() {
         ("webhooks: {secret: whsec_s3cret}", &["`webhooks.secret` is not whsec_ and padded base64"]),
         ("webhooks: {secret: whsec_AAAA}", &["`webhooks.secret` holds 3 bytes"]),
         ("webhooks: {secret: <redacted>}", &["`webhooks.secret` is what --print-config writes"]),
-        ("webhooks: {url: 'https://a.example/hook'}", &["`webhooks.secret` is missing"]),
+        ("webhooks: {url: 'https://a.example/hook'}", &["`webhooks.url` is set without webhooks.secret", "openssl rand"]),
         ("webhooks: {url: 'ftp://a.example/'}", &["`webhooks.url` has a scheme", "http or https"]),
         ("webhooks: {url: 'https://u:s3cret@a.example/'}", &["`webhooks.url` holds a user name or a password"]),
         ("webhooks: {url: 'http://127.0.0.1:8000/'}", &["`webhooks.url` leads to a private", "allow_private"]),

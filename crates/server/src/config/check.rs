@@ -186,7 +186,8 @@ impl Findings {
                 self.add("webhooks.url", &problem.to_string(), "an http or https URL such as https://example.com/hook", remedy);
             }
             if webhooks.secret.is_none() {
-                self.add("webhooks.secret", "is missing", SigningKey::EXPECTED, "webhooks.url needs one: every webhook is signed.");
+                let expected = format!("webhooks.secret beside it: {}", SigningKey::EXPECTED);
+                self.add("webhooks.url", "is set without webhooks.secret", &expected, "Every webhook is signed.");
             }
         }
         if let Some(secret) = &webhooks.secret {
