@@ -139,7 +139,12 @@ async fn a_configured_receiver_is_told_of_every_background_response() {
     // Whoever names the same URL is not told twice.
     let third = begin(&world, "tokens=2", json!({"url": everybody.url()})).await;
     assert_eq!(everybody.next().await.checked(SECRET).1, third);
-    eventually("the record of four deliveries", async || deliveries(&world, "?status=delivered").await.len() == 4).await;
+    // But nobody keeps the operator from being told by naming the operator's URL with another secret.
+    let fourth = begin(&world, "tokens=2", json!({"url": everybody.url(), "secret": OTHER_SECRET})).await;
+    let both = [everybody.next().await, everybody.next().await];
+    assert!(both.iter().all(|told| told.json()["data"]["id"] == fourth));
+    assert_eq!(both.iter().filter(|told| told.is_signed_with(SECRET)).count(), 1);
+    eventually("the record of six deliveries", async || deliveries(&world, "?status=delivered").await.len() == 6).await;
     assert_eq!((everybody.more(), somebody.more()), (0, 0));
 }
 
@@ -155,6 +160,26 @@ async fn a_receiver_that_fails_is_told_again_under_the_same_id() {
     }
     let seen = delivery(&world, "the delivery", |delivery| delivery["status"] == "delivered").await;
     assert_eq!((&seen["attempts"], &seen["last_status"], &seen["last_error"]), (&json!(3), &json!(200), &Value::Null));
+}
+
+#[tokio::test]
+async fn of_many_ends_on_all_workers_each_is_told_once() {
+    const MANY: usize = 200;
+    let world = world(|config| config.webhooks.concurrency_per_host = 8);
+    let mut receiver = Receiver::start([]).await;
+    let mut begun: Vec<String> = Vec::new();
+    for _ in 0..MANY {
+        begun.push(begin(&world, "tokens=2", json!({"url": receiver.url()})).await);
+    }
+    let mut told: Vec<String> = Vec::new();
+    for _ in 0..MANY {
+        told.push(receiver.next().await.checked(SECRET).1);
+    }
+    begun.sort();
+    told.sort();
+    assert_eq!(begun, told);
+    eventually("the end of all deliveries", async || deliveries(&world, "?status=pending").await.is_empty()).await;
+    assert_eq!(receiver.more(), 0);
 }
 
 #[tokio::test]
