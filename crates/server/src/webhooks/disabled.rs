@@ -8,7 +8,7 @@ use url::Url;
 /// How many are remembered. The oldest is forgotten first, and has to answer 410 once more.
 const MOST: usize = 1000;
 
-/// See the [module](self). An owner's deliveries are stopped by the answers that this owner's deliveries got.
+/// An owner's deliveries are stopped by the answers that this owner's deliveries got.
 #[derive(Debug, Default)]
 pub(crate) struct Disabled {
     known: HashSet<(Owner, String)>,

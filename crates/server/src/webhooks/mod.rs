@@ -11,12 +11,12 @@
 //! that whoever overhears it, or is sent it by mistake, learns an id; the response is fetched with the key of whoever may.
 //!
 //! * **Nothing is lost in silence.** The announcement is a guard of the generation's task ([`tokenwire_core::engine::Announcer`]). From
-//!   then on a delivery is in the [ledger](ledger::Ledger) until it is delivered or a dead letter, which can be looked at and retried. The
+//!   then on a delivery is in the ledger (`ledger.rs`) until it is delivered or a dead letter, which can be looked at and retried. The
 //!   ledger is in memory, as responses are: what a shutdown leaves is logged as lost.
 //! * **At least once.** The id is the same at every attempt, so that a receiver can tell a repetition; time and signature are fresh.
-//! * **No way in.** Addresses are judged where they are connected to ([`resolver`], [`address`]), redirects are not followed, proxies of
+//! * **No way in.** Addresses are judged where they are connected to (`resolver.rs`, `address.rs`), redirects are not followed, proxies of
 //!   the environment not used, answers neither kept nor shown.
-//! * **One machine's silence is its own.** [Lanes](lanes::Lanes) bound what is on its way in all and to each machine, which take turns.
+//! * **One machine's silence is its own.** Lanes (`lanes.rs`) bound what is on its way in all and to each machine, which take turns.
 //!
 //! A request may bring a secret of its own. Where several parties use one gateway each should: a receiver that trusts the gateway's common
 //! secret would take an event that another party had sent to its URL.
