@@ -8,3 +8,4 @@ pub mod http;
 pub mod serve;
 pub mod service;
 pub mod telemetry;
+pub mod webhooks;

@@ -18,6 +18,7 @@ use crate::config::schema::Config;
 use crate::health_check::check_upstreams;
 use crate::http::{configure, envelope};
 use crate::service::{Service, Shared};
+use crate::webhooks::Webhooks;
 
 /// How often finished streams are looked through for those that have been kept long enough.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -35,6 +36,12 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Once the generations have ended or their time is up, connections have this long to write what is left.
 const LAST_WRITES: Duration = Duration::from_secs(5);
 
+/// Webhooks have at least this long for their last chance, however much of its patience the gateway has spent on generations.
+const LAST_WEBHOOKS: Duration = Duration::from_secs(5);
+
+/// The terminal events of generations that are stopped are written within this time.
+const LAST_EVENTS: Duration = Duration::from_secs(1);
+
 /// Why the gateway does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -49,6 +56,9 @@ pub enum ServeError {
     /// An upstream cannot be set up.
     #[error("{0}")]
     Upstream(String),
+    /// Webhooks cannot be set up.
+    #[error("{0}")]
+    Webhooks(String),
     /// The embedded simulator does not start.
     #[error("the embedded simulator does not start: {0}")]
     Simulator(std::io::Error),
@@ -82,7 +92,8 @@ impl Gateway {
             if config.uses_simulator() { Some(Simulator::start(Options::default()).map_err(ServeError::Simulator)?) } else { None };
         let listener = listen(&config)?;
         let address = listener.local_addr()?;
-        let shared = share(config, simulator.as_ref().map(Simulator::base_url), address);
+        let webhooks = Webhooks::new(&config.webhooks).map_err(ServeError::Webhooks)?;
+        let shared = share(config, webhooks, simulator.as_ref().map(Simulator::base_url), address);
         // Once here, so that a mistake is told before the workers start.
         Service::new(&shared).map_err(ServeError::Upstream)?;
         let server = server(&shared, listener)?;
@@ -112,9 +123,12 @@ impl Gateway {
         let signals = tokio::spawn(stop_on_signal(handle, shared.clone()));
         let sweeper = tokio::spawn(sweep(shared.registry.clone()));
         let checks = tokio::spawn(check_upstreams(shared.clone()));
+        let dispatcher = tokio::spawn(shared.webhooks.clone().run());
         let served = server.await;
         checks.abort();
         sweeper.abort();
+        dispatcher.abort();
+        shared.webhooks.abandon();
         signals.abort();
         Ok(served?)
     }
@@ -137,7 +151,7 @@ fn bracketed(host: &str) -> String {
     if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() }
 }
 
-fn share(config: Config, simulator: Option<String>, address: SocketAddr) -> Shared {
+fn share(config: Config, webhooks: Webhooks, simulator: Option<String>, address: SocketAddr) -> Shared {
     let account = MemoryAccount::default();
     let retention = Retention {
         events: config.streams.retain_events,
@@ -152,6 +166,7 @@ fn share(config: Config, simulator: Option<String>, address: SocketAddr) -> Shar
         tasks: TaskTracker::new(),
         upstreams: Shared::upstreams(&config, simulator),
         retry_budget: Arc::new(RetryBudget::new(config.retry.budget_percent)),
+        webhooks,
         local_only: address.ip().is_loopback(),
         config: Arc::new(config),
     }
@@ -210,12 +225,15 @@ async fn stop_on_signal(handle: ServerHandle, shared: Shared) {
     tracing::info!(open_streams = shared.registry.open(), ?patience, "stopping: new streams are refused, those that run may end");
     shared.registry.close();
     shared.tasks.close();
+    let begun = tokio::time::Instant::now();
     let drained = async {
         // Background generations have no connection that the server would wait for.
         if tokio::time::timeout(patience, shared.tasks.wait()).await.is_err() {
             tracing::warn!(open_streams = shared.registry.open(), "patience is over: what still runs is ended");
             shared.registry.stop_running();
+            let _ = tokio::time::timeout(LAST_EVENTS, shared.tasks.wait()).await;
         }
+        shared.webhooks.finish(patience.saturating_sub(begun.elapsed()).max(LAST_WEBHOOKS)).await;
         handle.stop(true).await;
     };
     tokio::select! {

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::schema;
 use crate::config::schema::Config;
 use crate::http::OriginPolicy;
+use crate::webhooks::Webhooks;
 
 /// One worker's view of the gateway.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub struct Service {
     pub router: Router,
     /// Which web pages may ask.
     pub origins: OriginPolicy,
+    /// Who is told of ends.
+    pub webhooks: Webhooks,
 }
 
 /// What all workers share.
@@ -47,6 +50,8 @@ pub struct Shared {
     pub upstreams: Arc<[SharedUpstream]>,
     /// What may be spent on retries.
     pub retry_budget: Arc<RetryBudget>,
+    /// Who is told of ends.
+    pub webhooks: Webhooks,
     /// Whether the gateway listens on loopback only.
     pub local_only: bool,
 }
@@ -110,13 +115,14 @@ impl Service {
             },
         );
         let grace = config.streams.disconnect_grace;
-        let engine = Engine::new(shared.registry.clone(), shared.store.clone(), Arc::new(router.clone()), shared.tasks.clone(), grace);
+        let engine = Engine::new(shared.registry.clone(), shared.store.clone(), Arc::new(router.clone()), shared.tasks.clone(), grace)
+            .with_announcer(Arc::new(shared.webhooks.clone()));
         let origins = OriginPolicy {
             allowed: config.server.allowed_origins.clone(),
             loopback: config.server.allow_loopback_origins,
             local_only: shared.local_only,
         };
-        Ok(Self { config, engine, router, origins })
+        Ok(Self { config, engine, router, origins, webhooks: shared.webhooks.clone() })
     }
 
     /// Who asks. Without keys everybody is the same.

@@ -238,7 +238,15 @@ fn bad_files_are_refused_with_key_value_expectation_and_remedy() {
         ("servers: {}", &["`servers`", "Did you mean `server`?"]),
         ("streams: {heart-beat: 1s}", &["`streams.heart-beat`", "Did you mean `streams.heartbeat`?"]),
         ("auth: {keys: []}", &["`auth` is not a known key"]),
-        ("webhooks: {secret: x}", &["`webhooks` is not a known key"]),
+        ("webhooks: {secret: s3cret}", &["`webhooks.secret` does not begin with whsec_", "openssl rand"]),
+        ("webhooks: {secret: whsec_s3cret}", &["`webhooks.secret` is not whsec_ and padded base64"]),
+        ("webhooks: {secret: whsec_AAAA}", &["`webhooks.secret` holds 3 bytes"]),
+        ("webhooks: {secret: <redacted>}", &["`webhooks.secret` is what --print-config writes"]),
+        ("webhooks: {url: 'https://a.example/hook'}", &["`webhooks.url` is set without webhooks.secret", "openssl rand"]),
+        ("webhooks: {url: 'ftp://a.example/'}", &["`webhooks.url` has a scheme", "http or https"]),
+        ("webhooks: {url: 'https://u:s3cret@a.example/'}", &["`webhooks.url` holds a user name or a password"]),
+        ("webhooks: {url: 'http://127.0.0.1:8000/'}", &["`webhooks.url` leads to a private", "allow_private"]),
+        ("webhooks: {timeout: 0s, concurrency: 0}", &["`webhooks.timeout` is 0s", "`webhooks.concurrency` is 0"]),
         ("server: {port: 70000}", &["`server.port` is 70000", "a whole number from 0 to 65535"]),
         ("server: {port: -1}", &["`server.port` is -1", "a whole number from 0 to 65535"]),
         ("server: {port: http}", &["`server.port` is \"http\"", "a whole number from 0 to 65535"]),
@@ -388,7 +396,8 @@ fn a_named_file_must_be_there_and_readable() {
 
 #[test]
 fn secrets_are_shown_nowhere() {
-    let file = "upstreams: [{name: a, base_url: 'http://h/v1', api_key: sk-s3cret}]";
+    let file =
+        "upstreams: [{name: a, base_url: 'http://h/v1', api_key: sk-s3cret}]\nwebhooks: {secret: whsec_s3cret+AAAAAAAAAAAAAAAAAAAAAAAAA}";
     let loaded = Given { file, ..Given::default() }.load().unwrap();
     let json = serde_json::to_string(&loaded.config).unwrap();
     for shown in [format!("{loaded:?}"), format!("{:#?}", loaded.config), loaded.to_yaml(), json] {

@@ -18,6 +18,7 @@ use support::{Answer, PATIENCE, Request, Socket, chat, eventually, response};
 use tokenwire::config::schema::{Config, Upstream};
 use tokenwire::http::{configure, envelope};
 use tokenwire::service::{Service, Shared};
+use tokenwire::webhooks::Webhooks;
 use tokenwire_core::engine::{MemoryStore, Registry, Retention};
 use tokenwire_core::log::{LogLimits, MemoryAccount};
 use tokenwire_core::upstream::RetryBudget;
@@ -62,6 +63,7 @@ impl Metered {
             tasks: TaskTracker::new(),
             upstreams: Shared::upstreams(&config, None),
             retry_budget: Arc::new(RetryBudget::new(0)),
+            webhooks: Webhooks::new(&config.webhooks).unwrap(),
             local_only: true,
             config: Arc::new(config),
         };

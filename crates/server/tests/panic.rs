@@ -17,8 +17,10 @@ use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use support::{End, PATIENCE, Request, Socket, chat, response, with};
 use tokenwire::config::Config;
+use tokenwire::config::schema;
 use tokenwire::http::{configure, envelope};
 use tokenwire::service::{Service, Shared};
+use tokenwire::webhooks::Webhooks;
 use tokenwire_core::decode::{Flow, SseEvent};
 use tokenwire_core::engine::{Engine, MemoryStore, Registry, Retention};
 use tokenwire_core::error::ApiError;
@@ -89,6 +91,7 @@ fn shared() -> Shared {
         tasks: TaskTracker::new(),
         upstreams: Shared::upstreams(&Config::default(), Some("http://127.0.0.1:1/v1".to_owned())),
         retry_budget: Arc::new(RetryBudget::new(0)),
+        webhooks: Webhooks::new(&schema::Webhooks::default()).unwrap(),
         local_only: true,
         config: Arc::new(Config::default()),
     }

@@ -13,7 +13,7 @@ use crate::workspace::Workspace;
 /// Examples with a `package-lock.json`.
 const NODE: [&str; 3] = ["openai-node", "react", "vercel-ai-sdk"];
 /// Examples with a `requirements.txt`.
-const PYTHON: [&str; 2] = ["langchain", "openai-python"];
+const PYTHON: [&str; 3] = ["langchain", "openai-python", "webhook-receiver"];
 /// Examples that are crates of the workspace.
 const RUST: [&str; 2] = ["tokenwire-example-client", "tokenwire-example-embed"];
 /// What the proxies' tests start besides, with a configuration of their own.
@@ -27,7 +27,7 @@ struct Copied {
     /// Stands for the checkout's root.
     root: PathBuf,
     /// Where each of [`PYTHON`] has its programs.
-    python: [PathBuf; 2],
+    python: [PathBuf; 3],
 }
 
 /// Brings what the examples pin.
@@ -54,7 +54,7 @@ fn copied(workspace: &Workspace, may_install: bool) -> Result<Copied, Error> {
         node::install(&node, &workspace.root().join("examples").join(name), &root.join("examples").join(name), may_install)?;
     }
     node::install(&node, &tests(workspace), &root.join("tests"), may_install)?;
-    let mut python = [const { PathBuf::new() }; 2];
+    let mut python = [const { PathBuf::new() }; 3];
     for (programs, name) in python.iter_mut().zip(PYTHON) {
         let requirements = workspace.root().join("examples").join(name).join("requirements.txt");
         *programs = python::environment(workspace, &format!("examples-{name}"), &requirements, may_install)?;
@@ -84,7 +84,7 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
 /// A test failed, or the servers did not start.
 pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
     let workspace = context.workspace;
-    let Copied { node, root, python: [langchain, openai] } = copied(workspace, context.may_install)?;
+    let Copied { node, root, python: [langchain, openai, receiver] } = copied(workspace, context.may_install)?;
     let folder = root.join("tests");
     let tests = node::copy_tests(&tests(workspace), &folder)?;
     let [client, embed, gateway] = servers::build(workspace, [RUST[0], RUST[1], GATEWAY])?;
@@ -95,6 +95,7 @@ pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
     servers.tell(&mut runner);
     runner.env("TOKENWIRE_ROOT", workspace.root()).env("EXAMPLES", root.join("examples"));
     runner.env("EXAMPLE_LANGCHAIN", langchain.join("python")).env("EXAMPLE_OPENAI_PYTHON", openai.join("python"));
+    runner.env("EXAMPLE_WEBHOOK_RECEIVER", receiver.join("python"));
     runner.env("EXAMPLE_RUST_CLIENT", client).env("EXAMPLE_EMBED", embed).env("GATEWAY", gateway);
     if let Some(chromium) = process::which("chromium") {
         runner.env("CHROMIUM", chromium);

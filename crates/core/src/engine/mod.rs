@@ -3,8 +3,10 @@
 //! Cheap to clone, one per worker over one [`Registry`]. It starts generations on the worker that asks, finds them again from
 //! any worker, and says what a reader that comes back at a position gets.
 
+mod announcer;
 mod registry;
 
+pub use announcer::{Announcement, Announcer};
 pub use registry::{Registry, Retention};
 
 use std::fmt;
@@ -25,6 +27,7 @@ use crate::request::{ChatRequest, ResponseEcho, ResponsesRequest, StreamRequest}
 use crate::snapshot::{Api, Meta, Snapshot, Status};
 use crate::translate::Scribe;
 use crate::upstream::{Clocks, Target, Upstream, UpstreamRequest};
+use announcer::{Promise, promised};
 use registry::Claim;
 
 /// Makes the logs of new generations.
@@ -105,6 +108,7 @@ pub struct Engine {
     upstream: Arc<dyn Upstream>,
     tasks: TaskTracker,
     grace: Duration,
+    announcer: Option<Arc<dyn Announcer>>,
 }
 
 impl Engine {
@@ -117,7 +121,14 @@ impl Engine {
         tasks: TaskTracker,
         grace: Duration,
     ) -> Self {
-        Self { registry, store, upstream, tasks, grace }
+        Self { registry, store, upstream, tasks, grace, announcer: None }
+    }
+
+    /// The same engine, telling somebody how generations end.
+    #[must_use]
+    pub fn with_announcer(mut self, announcer: Arc<dyn Announcer>) -> Self {
+        self.announcer = Some(announcer);
+        self
     }
 
     /// The registry that all engines share.
@@ -132,6 +143,7 @@ impl Engine {
     /// # Errors
     /// What is wrong with the request, or why nothing can be started now.
     pub fn start(&self, request: StartRequest) -> Result<Started, ApiError> {
+        let announcement = promised(self.announcer.as_ref(), &request)?;
         let claim = match &request.idempotency_key {
             None => None,
             Some(key) => {
@@ -160,12 +172,15 @@ impl Engine {
             tracing::error!(%error, "a new log took no record");
             ApiError::new(ErrorCode::InternalError, "The stream could not be begun.")
         })?;
+        let promise = Promise::new(generation.clone(), announcement);
         let running = self.registry.insert(generation, permit, claim);
         let upstream = self.upstream.clone();
         self.tasks.spawn(async move {
             let finished = drive(writer, scribe, upstream, plan.work).await;
             // Dropped here, or with the task however it ends: that is how the registry learns of the end.
             drop(running);
+            // After the registry: whoever is told must find the object as it is at its end.
+            drop(promise);
             if let Some(body) = finished {
                 drain(body).await;
             }

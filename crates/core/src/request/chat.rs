@@ -31,7 +31,8 @@ impl ChatRequest {
     ///
     /// # Errors
     /// As [`RawObject::parse`](super::RawObject::parse); and `missing_required_parameter`, `invalid_type` or `invalid_value` that name the
-    /// parameter if `messages` is not a non-empty array of objects, or `model`, `stream`, `n` or `stream_options` is not what it must be.
+    /// parameter if `messages` is not a non-empty array of objects, or `model`, `stream`, `n` or `stream_options` is not what it must be;
+    /// `unsupported_parameter` for a `webhook`.
     pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
         let (text, written) = read(body)?;
         Self::from_written(text, written)
@@ -62,6 +63,10 @@ impl ChatRequest {
             return Err(odd.wrong_type("a message, which is an object"));
         }
 
+        // It would go up as it came, its secret with it, and nobody would ever be told of anything.
+        if let Some(webhook) = object.get("webhook") {
+            return Err(webhook.unsupported("A webhook tells of the end of a background response: POST /v1/responses."));
+        }
         let model = object.get("model").map(|node| node.text()).transpose()?;
         let stream = object.get("stream").map(|node| node.boolean()).transpose()?;
         let n = object.get("n").map(|node| node.integer(1, MAX_CHOICES)).transpose()?;
@@ -171,6 +176,7 @@ mod tests {
         refused(r#"{"messages":null}"#, "missing_required_parameter", "messages", "Missing");
         refused(r#"{"messages":"hi"}"#, "invalid_type", "messages", "expected an array of messages, but got a string instead");
         refused(r#"{"messages":[]}"#, "invalid_value", "messages", "at least one");
+        refused(r#"{"messages":[{}],"webhook":{"url":"https://x"}}"#, "unsupported_parameter", "webhook", "background response");
         refused(r#"{"messages":[{},"x"]}"#, "invalid_type", "messages[1]", "but got a string");
         refused(r#"{"messages":[{}],"model":7}"#, "invalid_type", "model", "expected a string, but got a number");
         refused(r#"{"messages":[{}],"model":"\ud800"}"#, "invalid_value", "model", "surrogate");

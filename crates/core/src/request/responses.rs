@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use secrecy::SecretString;
 use serde_json::value::RawValue;
 
 use super::echo::ResponseEcho;
@@ -76,6 +77,7 @@ const SHAPES: &[(&str, Shape)] = &[
     ("type", Shape::Text),
     ("user", Shape::Text),
     ("webhook", Shape::Object),
+    ("webhook.secret", Shape::Text),
     ("webhook.url", Shape::Text),
 ];
 
@@ -96,7 +98,7 @@ impl ResponsesRequest {
     /// # Errors
     /// As [`RawObject::parse`]; `missing_required_parameter` without `input`; `invalid_type` and `invalid_value` that name the parameter for
     /// wrong types and ranges; `invalid_stream_id`; `invalid_value` if `messages` stands beside `input`; `unsupported_parameter` for
-    /// `generate: false` and for members of `webhook` that are not known.
+    /// `generate: false` and for members of `webhook` that are not known; `invalid_value` for a `webhook` without `background: true`.
     pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
         let (_, written) = read(body)?;
         Self::from_object(written.into())
@@ -184,6 +186,13 @@ impl ResponsesRequest {
     pub fn webhook_url(&self) -> Option<String> {
         let node = find(&self.raw, "webhook.url").ok()??;
         Some(node.text().ok()?.into_owned())
+    }
+
+    /// What that announcement is signed with, from `webhook: {"secret"}`.
+    #[must_use]
+    pub fn webhook_secret(&self) -> Option<SecretString> {
+        let node = find(&self.raw, "webhook.secret").ok()??;
+        Some(SecretString::from(node.text().ok()?.into_owned()))
     }
 
     /// The key under which a repeated request finds the first one's generation, 1 to 255 bytes.
@@ -381,7 +390,12 @@ fn check_envelope(raw: &RawObject) -> Result<(), ApiError> {
     if let Some(webhook) = raw.node("webhook") {
         let object = webhook.object()?;
         object.require("url")?;
-        object.only(&["url"], "A webhook takes 'url' and nothing else; secrets are the configuration's.")?;
+        object.only(&["url", "secret"], "A webhook takes 'url' and 'secret' and nothing else.")?;
+        if raw.get_bool("background") != Some(true) {
+            let message =
+                "Invalid value for 'webhook': it tells of the end of a background response, but this request has no \"background\": true.";
+            return Err(ApiError::new(ErrorCode::InvalidValue, message).param("webhook"));
+        }
     }
     if raw.get_bool("generate") == Some(false) {
         return Err(unsupported("generate", "A request always generates here; leave 'generate' out."));

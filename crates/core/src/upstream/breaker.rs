@@ -166,7 +166,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn lets_one_request_through_after_the_cooldown() {
         let breaker = breaker();
-        (0..3).for_each(|_| drop(breaker.failure()));
+        for _ in 0..3 {
+            breaker.failure();
+        }
         tokio::time::advance(SECOND).await;
         assert!(breaker.admits());
         breaker.begin();
@@ -178,7 +180,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn every_failed_trial_doubles_the_cooldown_up_to_a_bound() {
         let breaker = breaker();
-        (0..3).for_each(|_| drop(breaker.failure()));
+        for _ in 0..3 {
+            breaker.failure();
+        }
         let mut cooldown = SECOND;
         for _ in 0..8 {
             tokio::time::advance(cooldown - Duration::from_millis(1)).await;
@@ -195,7 +199,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_trial_that_is_never_heard_of_again_bars_nobody() {
         let breaker = breaker();
-        (0..3).for_each(|_| drop(breaker.failure()));
+        for _ in 0..3 {
+            breaker.failure();
+        }
         tokio::time::advance(SECOND).await;
         breaker.begin();
         tokio::time::advance(SECOND).await;

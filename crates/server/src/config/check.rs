@@ -8,9 +8,10 @@ use tracing_subscriber::EnvFilter;
 use url::{Host, Url};
 
 use super::models::Models;
-use super::schema::{Config, Hedging, Upstream};
+use super::schema::{Config, Hedging, Upstream, Webhooks};
 use super::secret::{REDACTED, Secret};
 use super::units::{duration, size};
+use crate::webhooks::{SigningKey, UrlProblem, parse_url};
 
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 const SMALLEST_MESSAGE: usize = 1024;
@@ -33,6 +34,7 @@ pub(crate) fn check(config: &Config) -> Vec<Finding> {
     findings.bounds(config);
     findings.upstreams(&config.upstreams);
     findings.forward_headers(config);
+    findings.webhooks(&config.webhooks);
     if config.default_model.as_ref().is_some_and(|model| model.trim().is_empty()) {
         findings.add("default_model", "is empty", "the name of a model", "Leave it out to have one chosen.");
     }
@@ -96,6 +98,8 @@ impl Findings {
             ("streams.retain_responses", streams.retain_responses, none),
             ("streams.ping_interval", streams.ping_interval, millisecond),
             ("streams.ping_timeout", streams.ping_timeout, millisecond),
+            ("webhooks.timeout", config.webhooks.timeout, millisecond),
+            ("webhooks.retry_for", config.webhooks.retry_for, none),
             ("timeouts.connect", timeouts.connect, millisecond),
             ("timeouts.first_token", timeouts.first_token, millisecond),
             ("timeouts.between_tokens", timeouts.between_tokens, millisecond),
@@ -171,6 +175,10 @@ impl Findings {
             ("streams.max_lanes", streams.max_lanes),
             ("limits.streams", limits.streams),
             ("limits.connections", limits.connections),
+            ("webhooks.max_pending", config.webhooks.max_pending),
+            ("webhooks.max_kept", config.webhooks.max_kept),
+            ("webhooks.concurrency", config.webhooks.concurrency),
+            ("webhooks.concurrency_per_host", config.webhooks.concurrency_per_host),
         ] {
             if value == 0 {
                 self.add(key, "is 0", "at least 1", "");
@@ -245,6 +253,27 @@ impl Findings {
             }
             if upstream.weight == 0 {
                 self.add(&key("weight"), "is 0", "at least 1", "Remove the upstream to send it nothing.");
+            }
+        }
+    }
+
+    fn webhooks(&mut self, webhooks: &Webhooks) {
+        if let Some(url) = &webhooks.url {
+            if let Err(problem) = parse_url(url, webhooks.allow_private) {
+                let remedy = if problem == UrlProblem::Private { "Set webhooks.allow_private if it is meant to." } else { "" };
+                self.add("webhooks.url", &problem.to_string(), "an http or https URL such as https://example.com/hook", remedy);
+            }
+            if webhooks.secret.is_none() {
+                let expected = format!("webhooks.secret beside it: {}", SigningKey::EXPECTED);
+                self.add("webhooks.url", "is set without webhooks.secret", &expected, "Every webhook is signed.");
+            }
+        }
+        if let Some(secret) = &webhooks.secret {
+            if secret.expose() == REDACTED {
+                let found = "is what --print-config writes in place of a secret";
+                self.add("webhooks.secret", found, SigningKey::EXPECTED, "Put the secret itself there.");
+            } else if let Err(problem) = SigningKey::parse(secret.expose()) {
+                self.add("webhooks.secret", &problem.to_string(), SigningKey::EXPECTED, "Leave it out if no webhooks are sent.");
             }
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::secret::Secret;
 use super::units::{duration, size};
 pub use super::upstream::{Api, Breaker, HealthCheck, Hedging, Retry, TimeoutOverrides, Timeouts, Upstream, UpstreamLimits};
 
@@ -41,6 +42,8 @@ pub struct Config {
     pub limits: Limits,
     /// Where the logs of the streams are kept.
     pub store: Store,
+    /// Who is told that a background response has ended.
+    pub webhooks: Webhooks,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -156,6 +159,32 @@ pub enum StoreKind {
     /// In the memory of the process: gone when it ends.
     #[default]
     Memory,
+}
+
+/// Who is told that a background response has ended, and how hard is tried.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Webhooks {
+    /// Is told of every background response; needs `secret`.
+    pub url: Option<String>,
+    /// What is signed with where a request brings no secret of its own: `whsec_` and padded base64.
+    pub secret: Option<Secret>,
+    /// Whether URLs may lead to private and loopback addresses.
+    pub allow_private: bool,
+    /// How long one attempt may take.
+    #[serde(with = "duration")]
+    pub timeout: Duration,
+    /// For how long a delivery is tried again.
+    #[serde(with = "duration")]
+    pub retry_for: Duration,
+    /// Deliveries that are not over.
+    pub max_pending: usize,
+    /// Deliveries that are over and can still be listed: of those that succeeded, and again of those that were given up.
+    pub max_kept: usize,
+    /// Attempts at the same time.
+    pub concurrency: usize,
+    /// Attempts at the same time to one host.
+    pub concurrency_per_host: usize,
 }
 
 /// What is logged, and how.
@@ -282,6 +311,24 @@ impl Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self { body: 32 << 20, streams: 10_000, connections: 25_000, websocket_frame: None, event: 16 << 20 }
+    }
+}
+
+// === impl Webhooks ===
+
+impl Default for Webhooks {
+    fn default() -> Self {
+        Self {
+            url: None,
+            secret: None,
+            allow_private: false,
+            timeout: Duration::from_secs(15),
+            retry_for: Duration::from_secs(24 * 60 * 60),
+            max_pending: 10_000,
+            max_kept: 1000,
+            concurrency: 32,
+            concurrency_per_host: 4,
+        }
     }
 }
 

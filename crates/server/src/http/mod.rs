@@ -13,6 +13,7 @@ mod responses;
 mod routes;
 mod sockets;
 mod streams;
+mod webhooks;
 
 pub use cross_origin::OriginPolicy;
 pub use envelope::envelope;

@@ -5,7 +5,7 @@ use actix_web::{HttpRequest, HttpResponse, Resource, web};
 use tokenwire_core::error::{ApiError, ErrorCode};
 
 use super::outbound::error_response;
-use super::{chat, documentation, health, models, page, responses, sockets, streams};
+use super::{chat, documentation, health, models, page, responses, sockets, streams, webhooks};
 
 /// Registers every route.
 pub fn configure(app: &mut web::ServiceConfig) {
@@ -25,6 +25,8 @@ pub fn configure(app: &mut web::ServiceConfig) {
         .service(resource("/v1/streams", "GET, POST").route(web::post().to(streams::create)).route(web::get().to(streams::create_by_query)))
         .service(resource("/v1/streams/{id}", "GET").route(web::get().to(streams::attach)))
         .service(resource("/v1/ws", "GET (WebSocket)").route(web::get().to(sockets::connect)))
+        .service(resource("/v1/webhooks/deliveries", "GET").route(web::get().to(webhooks::list)))
+        .service(resource("/v1/webhooks/deliveries/{id}/retry", "POST").route(web::post().to(webhooks::retry)))
         .service(resource("/v1/models", "GET").route(web::get().to(models::list)))
         .service(resource("/v1/models/{id:.+}", "GET").route(web::get().to(models::retrieve)))
         .service(resource("/healthz", "GET").route(web::get().to(health::alive)))

@@ -50,6 +50,15 @@ test('LangChain', async () => {
   assert.match(tools, /^weather \{'city': '.+'\} → sunny in .+$/);
 });
 
+test('webhook receiver', async () => {
+  const { word, text } = question(6, { tbt: '2ms' });
+  const { stdout } = await run(told('EXAMPLE_WEBHOOK_RECEIVER'), ['-B', `${examples}/webhook-receiver/main.py`, text]);
+  assert.match(stdout, /^(resp_\w+) is queued\n\1 is completed, says response\.completed\n== answer\n/);
+  assert.equal(sections(stdout).answer, counted(6));
+  const [asked] = await upstreamSaw(word);
+  assert.ok(!JSON.stringify(asked).includes('webhook'), 'the upstream was told of the webhook');
+});
+
 describe('the Rust client', () => {
   test('goes on after a cut, and the model is asked once', async () => {
     const { word, text } = question(30, { tbt: '5ms' });

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use proptest::prelude::*;
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
 use super::*;
@@ -116,7 +117,11 @@ fn types_and_ranges_are_checked_when_read() {
         (json!({"metadata": {"k": "v".repeat(513)}}), "invalid_value", "metadata.k"),
         (json!({"webhook": "https://x"}), "invalid_type", "webhook"),
         (json!({"webhook": {}}), "missing_required_parameter", "webhook.url"),
-        (json!({"webhook": {"url": "https://x", "secret": "s"}}), "unsupported_parameter", "webhook.secret"),
+        (json!({"webhook": {"url": 7}}), "invalid_type", "webhook.url"),
+        (json!({"webhook": {"url": "https://x", "secret": 7}}), "invalid_type", "webhook.secret"),
+        (json!({"webhook": {"url": "https://x", "events": []}}), "unsupported_parameter", "webhook.events"),
+        (json!({"webhook": {"url": "https://x"}}), "invalid_value", "webhook"),
+        (json!({"webhook": {"url": "https://x"}, "background": false}), "invalid_value", "webhook"),
         (json!({"idempotency_key": ""}), "invalid_value", "idempotency_key"),
         (json!({"idempotency_key": "k".repeat(256)}), "invalid_value", "idempotency_key"),
         (json!({"stream_id": "a b"}), "invalid_stream_id", "stream_id"),
@@ -138,13 +143,15 @@ fn types_and_ranges_are_checked_when_read() {
 #[test]
 fn the_gateways_own_members_are_read_and_never_sent() {
     let body = with(&json!({
-        "type": "response.create", "stream_id": "lane.1", "webhook": {"url": "https://example.org/hook"}, "idempotency_key": "key", "generate": true,
+        "type": "response.create", "stream_id": "lane.1", "idempotency_key": "key", "generate": true,
+        "webhook": {"url": "https://example.org/hook", "secret": "whsec_shh"},
         "background": true, "store": false, "stream": true, "previous_response_id": "resp_1", "model": "asked", "instructions": "be\nbrief",
     }));
     let request = request(&body);
     assert_eq!(request.message_type().as_deref(), Some("response.create"));
     assert_eq!(request.stream_id().as_deref(), Some("lane.1"));
     assert_eq!(request.webhook_url().as_deref(), Some("https://example.org/hook"));
+    assert_eq!(request.webhook_secret().unwrap().expose_secret(), "whsec_shh");
     assert_eq!(request.idempotency_key().as_deref(), Some("key"));
     assert_eq!(request.previous_response_id().as_deref(), Some("resp_1"));
     assert_eq!((request.model().as_deref(), request.instructions().as_deref()), (Some("asked"), Some("be\nbrief")));

@@ -29,6 +29,7 @@ pub(super) enum Group {
     Responses,
     Chat,
     WebSocket,
+    Webhooks,
     Models,
     Operation,
 }
@@ -75,7 +76,8 @@ pub(super) struct Answer {
 // === impl Group ===
 
 impl Group {
-    pub(super) const ALL: &[Self] = &[Self::Streams, Self::Responses, Self::Chat, Self::WebSocket, Self::Models, Self::Operation];
+    pub(super) const ALL: &[Self] =
+        &[Self::Streams, Self::Responses, Self::Chat, Self::WebSocket, Self::Webhooks, Self::Models, Self::Operation];
 
     pub(super) const fn name(self) -> &'static str {
         match self {
@@ -83,6 +85,7 @@ impl Group {
             Self::Responses => "Responses",
             Self::Chat => "Chat completions",
             Self::WebSocket => "WebSocket",
+            Self::Webhooks => "Webhooks",
             Self::Models => "Models",
             Self::Operation => "Operation",
         }
@@ -97,6 +100,9 @@ impl Group {
             Self::Chat => "OpenAI's chat completions: the upstream's own chunks, byte for byte.",
             Self::WebSocket => {
                 "Many answers on one connection, each on a lane of its own. The messages are listed under “WebSocket messages”."
+            }
+            Self::Webhooks => {
+                "Being told that a background response has ended: `webhook: {\"url\", \"secret\"}` in its request, or `webhooks.url` in the configuration. What is sent is Standard Webhooks, signed with HMAC-SHA256; OpenAI's SDKs check it with `client.webhooks.unwrap`. The body is `{\"id\":\"evt_…\",\"object\":\"event\",\"type\":\"response.completed\",\"created_at\":…,\"data\":{\"id\":\"resp_…\"}}`, the type also `response.incomplete`, `response.failed` or `response.cancelled`. Any 2xx is success; 410 disables the endpoint; everything else is tried again for a day, after random waits of up to 5 s, 10 s, 20 s, … 2 h, or what `Retry-After` asks for, up to an hour. The `webhook-id` is the same at every attempt: a receiver that has seen it has seen the event."
             }
             Self::Models => "What the upstreams offer.",
             Self::Operation => "For those who run the gateway.",
@@ -368,6 +374,36 @@ pub(super) const OPERATIONS: &[Operation] = &[
         answers: &[UPGRADE],
         errors: &[ErrorCode::InvalidUpgrade, ErrorCode::OriginForbidden, ErrorCode::MethodNotAllowed, ErrorCode::ShuttingDown],
         example: "npx wscat -c ws://localhost:3000/v1/responses -w -1 -x '{\"type\":\"response.create\",\"input\":\"hello\"}'",
+    },
+    Operation {
+        method: "GET",
+        path: "/v1/webhooks/deliveries",
+        id: "listWebhookDeliveries",
+        group: Group::Webhooks,
+        summary: "What became of webhooks",
+        about: "Newest first: those that are pending, and the last of those that were delivered and of those that were given up.",
+        parameters: &[
+            Parameter { name: "status", place: Place::Query, kind: Kind::Text, about: "`pending`, `delivered` or `failed`; default: all." },
+            Parameter { name: "limit", place: Place::Query, kind: Kind::Number, about: "1 to 100; default 20." },
+            Parameter { name: "after", place: Place::Query, kind: Kind::Text, about: "The id of the last delivery of the page before." },
+        ],
+        body: None,
+        answers: &[Answer { status: 200, about: "One page.", content: &[("application/json", "WebhookDeliveryList")] }],
+        errors: &[ErrorCode::InvalidValue],
+        example: "curl 'localhost:3000/v1/webhooks/deliveries?status=failed'",
+    },
+    Operation {
+        method: "POST",
+        path: "/v1/webhooks/deliveries/{id}/retry",
+        id: "retryWebhookDelivery",
+        group: Group::Webhooks,
+        summary: "Send a webhook again, now",
+        about: "Whatever became of it, with another day of retries. An endpoint that a 410 had disabled is tried again.",
+        parameters: &[Parameter { name: "id", place: Place::Path, kind: Kind::Text, about: "The delivery's id, `evt_…`." }],
+        body: None,
+        answers: &[Answer { status: 200, about: "The delivery as it is now.", content: &[("application/json", "WebhookDelivery")] }],
+        errors: &[ErrorCode::OriginForbidden, ErrorCode::NotFound, ErrorCode::Overloaded],
+        example: "curl -X POST localhost:3000/v1/webhooks/deliveries/evt_…/retry",
     },
     Operation {
         method: "GET",

@@ -1,0 +1,56 @@
+//! What is counted, for whoever shows it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counts since the start of the process, and the deliveries that are pending now.
+#[derive(Debug, Default)]
+pub struct WebhookCounters {
+    delivered: AtomicU64,
+    failed_attempts: AtomicU64,
+    dead: AtomicU64,
+    pending: AtomicU64,
+}
+
+// === impl WebhookCounters ===
+
+impl WebhookCounters {
+    /// Deliveries that were answered with a 2xx.
+    #[must_use]
+    pub fn delivered(&self) -> u64 {
+        self.delivered.load(Ordering::Relaxed)
+    }
+
+    /// Attempts that were not, whatever came of the delivery.
+    #[must_use]
+    pub fn failed_attempts(&self) -> u64 {
+        self.failed_attempts.load(Ordering::Relaxed)
+    }
+
+    /// Deliveries that were given up.
+    #[must_use]
+    pub fn dead(&self) -> u64 {
+        self.dead.load(Ordering::Relaxed)
+    }
+
+    /// Deliveries that wait for an attempt or are on one, now.
+    #[must_use]
+    pub fn pending(&self) -> u64 {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_delivered(&self) {
+        self.delivered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn note_failed_attempt(&self) {
+        self.failed_attempts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn note_dead(&self) {
+        self.dead.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_pending(&self, pending: usize) {
+        self.pending.store(u64::try_from(pending).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
