@@ -83,6 +83,11 @@ pub enum EventKind {
     Chunk,
     /// An event of an upstream that speaks Responses itself.
     Relayed(Relayed),
+    /// `tokenwire:continued`: the upstream broke off here, and this other one goes on from the text so far.
+    Continued {
+        /// The other upstream's name.
+        upstream: String,
+    },
     /// The terminal event.
     End(Outcome),
 }
@@ -272,6 +277,7 @@ impl fmt::Debug for EventKind {
             Self::PartDone { .. } => "PartDone",
             Self::ItemDone { .. } => "ItemDone",
             Self::Chunk => "Chunk",
+            Self::Continued { .. } => "Continued",
             Self::Relayed(relayed) => return relayed.fmt(f),
             Self::End(outcome) => return outcome.fmt(f),
         };

@@ -100,6 +100,8 @@ pub struct Snapshot {
     /// Items of an upstream that speaks Responses, by `output_index`.
     relayed: BTreeMap<u64, Value>,
     outcome: Option<Outcome>,
+    /// How often another upstream took over.
+    continued: u32,
 }
 
 struct Item {
@@ -210,6 +212,7 @@ impl Snapshot {
                     self.relayed.clear();
                 }
             }
+            EventKind::Continued { .. } => self.continued += 1,
             EventKind::TextDone { .. } | EventKind::ArgumentsDone { .. } | EventKind::PartDone { .. } | EventKind::Chunk => {}
         }
     }
@@ -290,6 +293,15 @@ impl Snapshot {
         messages.flat_map(|item| &item.parts).map(|part| part.text.as_str()).collect()
     }
 
+    /// The text so far, escaped, where the answer is nothing but one text that is still being written: what another upstream
+    /// could go on from.
+    pub(crate) fn continuable_text(&self) -> Option<&str> {
+        let [item] = self.items.as_slice() else { return None };
+        let [part] = item.parts.as_slice() else { return None };
+        let plain = matches!(item.head, ItemHead::Message { choice: 0 }) && part.kind == PartKind::Text && part.annotations.is_empty();
+        (plain && !part.text.is_empty() && item.status == "in_progress" && self.outcome.is_none()).then_some(part.text.as_str())
+    }
+
     /// Appends a part's JSON, with its text (as it is now) or without.
     pub(crate) fn write_part(&self, item: u32, part: u32, out: &mut Vec<u8>) {
         if let Some(part) = self.part(item, part) {
@@ -350,7 +362,7 @@ impl Snapshot {
             out.extend_from_slice(relayed.as_bytes());
             return;
         }
-        let head = ResponseHead { meta, status: self.status, outcome: self.outcome.as_ref() };
+        let head = ResponseHead { meta, status: self.status, outcome: self.outcome.as_ref(), continued: self.continued };
         head.write(out, |out| self.write_output(&meta.id, out));
     }
 
@@ -457,11 +469,13 @@ pub(crate) struct ResponseHead<'a> {
     pub(crate) meta: &'a Meta,
     pub(crate) status: Status,
     pub(crate) outcome: Option<&'a Outcome>,
+    /// How often another upstream took over.
+    pub(crate) continued: u32,
 }
 
 impl ResponseHead<'_> {
     pub(crate) fn write(&self, out: &mut Vec<u8>, output: impl FnOnce(&mut Vec<u8>)) {
-        let Self { meta, status, outcome } = self;
+        let Self { meta, status, outcome, continued } = self;
         let mut push = |piece: &str| out.extend_from_slice(piece.as_bytes());
         push("{\"id\":\"");
         push(meta.id.as_str());
@@ -498,6 +512,9 @@ impl ResponseHead<'_> {
         }
         push("\"usage\":");
         push(outcome.and_then(|outcome| outcome.usage.as_deref()).unwrap_or("null"));
+        if *continued > 0 {
+            push(&format!(",\"tokenwire:continued\":{continued}"));
+        }
         push(",\"output\":");
         output(out);
         out.push(b'}');

@@ -12,8 +12,8 @@ use tokenwire_core::error::{ApiError, ErrorCode};
 use tokenwire_core::snapshot::Api;
 use tokenwire_core::translate::BodyEnd;
 use tokenwire_core::upstream::{
-    BreakerPolicy, Clocks, GatePolicy, Hedge, OpenError, Refusal, RetryBudget, RetryPolicy, Route, Router, RouterOptions, Served, Standing,
-    Target, UpstreamHead, Vitals,
+    BreakerPolicy, Clocks, Continuation, GatePolicy, Hedge, OpenError, Refusal, RetryBudget, RetryPolicy, Route, Router, RouterOptions,
+    Served, Standing, Target, UpstreamHead, Vitals,
 };
 use tokenwire_testkit::{Audit, Call, EngineOptions, OpeningPlan, ScriptedUpstream, TestEngine, no_clocks, settle};
 use tokio::time::Instant;
@@ -38,6 +38,7 @@ struct Plan {
     budget: u32,
     weights: Vec<u32>,
     distances: Vec<u32>,
+    continuation: Continuation,
 }
 
 impl Plan {
@@ -51,6 +52,7 @@ impl Plan {
             budget: 20,
             weights: vec![1; servers],
             distances: vec![0; servers],
+            continuation: Continuation::None,
         }
     }
 
@@ -67,7 +69,15 @@ impl Plan {
                 let models = Arc::new(move |model: &str| (model == "m").then(|| Served { name: format!("m{index}"), clocks }));
                 let vitals = Vitals::new(BreakerPolicy { failures: 3, cooldown: seconds(10) }, self.gate);
                 let (weight, distance) = (self.weights[index], self.distances[index]);
-                Route { server: Arc::new(server.clone()), api: Api::Chat, models, weight, distance, vitals }
+                Route {
+                    server: Arc::new(server.clone()),
+                    api: Api::Chat,
+                    models,
+                    weight,
+                    distance,
+                    continuation: self.continuation,
+                    vitals,
+                }
             })
             .collect();
         let vitals = routes.iter().map(|route| route.vitals.clone()).collect();
@@ -514,4 +524,65 @@ async fn a_quick_server_is_not_raced() {
     }
     assert_eq!(world.waiting(), 0);
     assert!(world.vitals.iter().all(|vitals| vitals.counters.hedges.get() == 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_was_cut_goes_on_at_another_server_where_that_is_configured() {
+    let world = Plan { continuation: Continuation::Prefix, ..Plan::of(2) }.build();
+    let started = world.test.start(CHAT);
+    let (first, call) = world.call().await;
+    call.answer(UpstreamHead::default());
+    call.token("one \"two\" ").token("thr").end(BodyEnd::Broken);
+    let (second, other) = world.call().await;
+    assert_eq!(second, 1 - first);
+    let body = other.body();
+    assert_eq!(body["model"], format!("m{second}"));
+    assert_eq!(body["messages"][1], serde_json::json!({"role": "assistant", "content": "one \"two\" thr", "prefix": true}));
+    other.answer(UpstreamHead::default());
+    other.token("ee").finish("stop").done().end(BodyEnd::Clean);
+    let object = ended(&started, "completed", None).await;
+    assert_eq!(text(&object), "one \"two\" three");
+    assert_eq!((object["output"].as_array().map(Vec::len), object["tokenwire:continued"].as_u64()), (Some(1), Some(1)));
+    assert_eq!((world.vitals[second].counters.continued.get(), world.vitals[second].standing()), (1, Standing::Up));
+    call.gone().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_gone_on_with_ends_as_it_was_cut() {
+    let tools =
+        r#"{"model":"m","stream":true,"messages":[{"role":"user","content":"hi"}],"tools":[{"type":"function","function":{"name":"f"}}]}"#;
+    let reasoning = r#"{"choices":[{"index":0,"delta":{"reasoning_content":"hm"}}]}"#;
+    for (request, chunk, servers, continuation) in [
+        (CHAT, None, 2, Continuation::None),
+        (CHAT, None, 1, Continuation::Message),
+        (tools, None, 2, Continuation::Message),
+        (CHAT, Some(reasoning), 2, Continuation::Message),
+    ] {
+        let world = Plan { continuation, ..Plan::of(servers) }.build();
+        let started = world.test.start(request);
+        let (_, call) = world.call().await;
+        call.answer(UpstreamHead::default());
+        if let Some(chunk) = chunk {
+            call.data(chunk);
+        }
+        call.token("half").end(BodyEnd::Broken);
+        ended(&started, "failed", Some("upstream_truncated")).await;
+        tokio::time::sleep(seconds(60)).await;
+        assert_eq!(world.waiting(), 0, "{request} {continuation:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn going_on_has_an_end_as_well() {
+    let world = Plan { continuation: Continuation::Message, ..Plan::of(4) }.build();
+    let started = world.test.start(CHAT);
+    for round in 0..=RETRY.attempts {
+        let (_, call) = world.call().await;
+        let messages = call.body()["messages"].as_array().unwrap().len();
+        assert_eq!(messages, if round == 0 { 1 } else { 2 }, "the text so far is one message");
+        call.answer(UpstreamHead::default());
+        call.token("x").end(BodyEnd::Broken);
+    }
+    let object = ended(&started, "failed", Some("upstream_truncated")).await;
+    assert_eq!((text(&object), object["tokenwire:continued"].as_u64()), ("xxx", Some(2)));
 }

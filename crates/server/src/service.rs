@@ -9,7 +9,8 @@ use tokenwire_core::engine::{Engine, LogStore, Registry};
 use tokenwire_core::id::Owner;
 use tokenwire_core::snapshot::Api;
 use tokenwire_core::upstream::{
-    BreakerPolicy, Clocks, GatePolicy, Hedge, OpenAi, OpenAiOptions, RetryBudget, RetryPolicy, Route, Router, RouterOptions, Served, Vitals,
+    BreakerPolicy, Clocks, Continuation, GatePolicy, Hedge, OpenAi, OpenAiOptions, RetryBudget, RetryPolicy, Route, Router, RouterOptions,
+    Served, Vitals,
 };
 use tokenwire_sse::SseOptions;
 use tokenwire_ws::WebSocketOptions;
@@ -214,6 +215,12 @@ fn route(config: &Config, shared: &SharedUpstream) -> Result<Route, String> {
         models: Arc::new(served),
         weight: upstream.weight,
         distance: u32::from(far),
+        continuation: match upstream.continuation {
+            schema::Continuation::None => Continuation::None,
+            schema::Continuation::Message => Continuation::Message,
+            schema::Continuation::Prefix => Continuation::Prefix,
+            schema::Continuation::FinalMessage => Continuation::FinalMessage,
+        },
         vitals: shared.vitals.clone(),
     })
 }

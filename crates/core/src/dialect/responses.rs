@@ -79,7 +79,7 @@ impl Renderer {
                 continue;
             }
             let ended = matches!(event, EventKind::End(_));
-            if matches!(event, EventKind::Chunk) && !self.framing.shows_extensions() {
+            if matches!(event, EventKind::Chunk | EventKind::Continued { .. }) && !self.framing.shows_extensions() {
                 continue;
             }
             let mut data = std::mem::take(&mut self.scratch);
@@ -107,7 +107,7 @@ fn write_event(generation: &Generation, seq: Seq, event: &EventKind, raw: Option
     let lifecycle = |name: &'static str, status: Status, out: &mut Vec<u8>| {
         open(name, seq, out);
         out.extend_from_slice(b",\"response\":");
-        ResponseHead { meta, status, outcome: None }.write(out, |out| out.extend_from_slice(b"[]"));
+        ResponseHead { meta, status, outcome: None, continued: 0 }.write(out, |out| out.extend_from_slice(b"[]"));
         name
     };
     let name = match event {
@@ -205,6 +205,12 @@ fn write_event(generation: &Generation, seq: Seq, event: &EventKind, raw: Option
             out.extend_from_slice(b",\"chunk\":");
             out.extend_from_slice(raw.unwrap_or(b"null"));
             "tokenwire:chunk"
+        }
+        EventKind::Continued { upstream } => {
+            open("tokenwire:continued", seq, out);
+            out.extend_from_slice(b",\"upstream\":");
+            crate::json::push_string(out, upstream);
+            "tokenwire:continued"
         }
         EventKind::Relayed(relayed) => {
             out.extend_from_slice(relayed.json.as_bytes());

@@ -17,7 +17,7 @@ use super::writer::Writer;
 use super::{Generation, unix_now};
 use crate::decode::{Flow, SseEvent};
 use crate::error::{ApiError, ErrorCode};
-use crate::event::{Ending, Failure};
+use crate::event::{Ending, EventKind, Failure};
 use crate::log::AppendError;
 use crate::snapshot::Api;
 use crate::translate::{BodyEnd, ChatTranslator, Progress, ResponsesTranslator, Scribe, Translated};
@@ -105,6 +105,11 @@ async fn run(writer: &mut Writer, scribe: &mut Scribe, upstream: Arc<dyn Upstrea
             translator = fresh();
             continue;
         }
+        if let Step::Over(Ending::Failed(failure)) = &step
+            && continue_elsewhere(writer, scribe, stream.as_mut(), failure)
+        {
+            continue;
+        }
         let (Step::Over(ending) | Step::GivenUp(ending)) = step else {
             kept |= !scribe.is_blank();
             match writer.append(scribe) {
@@ -125,6 +130,29 @@ async fn run(writer: &mut Writer, scribe: &mut Scribe, upstream: Arc<dyn Upstrea
         finish(writer, scribe, &mut translator, ending);
         return reusable.then_some(stream);
     }
+}
+
+/// Whether another server goes on with the answer that broke off. The log says where, and who does.
+fn continue_elsewhere(writer: &mut Writer, scribe: &mut Scribe, stream: &mut dyn TokenStream, failure: &Failure) -> bool {
+    // What came with the failure belongs to the text that the other goes on from.
+    if writer.append(scribe).is_err() {
+        return false;
+    }
+    let generation = writer.generation().clone();
+    let text = generation.with_snapshot(|snapshot| snapshot.continuable_text().map(str::to_owned));
+    let Some(upstream) = text.and_then(|text| stream.continue_from(failure, &text)) else { return false };
+    tracing::info!(generation = %generation.meta().id, code = %failure.code, %upstream, "another upstream goes on with the answer");
+    let chunk = serde_json::json!({
+        "id": format!("chatcmpl-{}", generation.meta().id.suffix()),
+        "object": "chat.completion.chunk",
+        "created": generation.meta().created_at,
+        "model": generation.meta().model,
+        "choices": [{"index": 0, "delta": {}, "finish_reason": null}],
+        "tokenwire:continued": {"upstream": upstream},
+    });
+    scribe.event(EventKind::Continued { upstream });
+    scribe.record(Some(chunk.to_string().as_bytes()));
+    writer.append(scribe).is_ok()
 }
 
 fn finish(writer: &mut Writer, scribe: &mut Scribe, translator: &mut Translator, ending: Ending) {

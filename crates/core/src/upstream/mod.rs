@@ -12,6 +12,7 @@
 #[cfg(feature = "openai")]
 mod body;
 mod breaker;
+mod continuation;
 mod gate;
 #[cfg(feature = "openai")]
 mod http1;
@@ -26,6 +27,7 @@ mod server;
 mod vitals;
 
 pub use breaker::{Breaker, BreakerPolicy, BreakerState};
+pub use continuation::Continuation;
 pub use gate::{Gate, GatePolicy};
 pub use latency::Latency;
 #[cfg(feature = "openai")]
@@ -161,6 +163,12 @@ pub trait TokenStream: Send {
     /// begins, for another attempt.
     fn retry(&mut self, _failure: &Failure) -> bool {
         false
+    }
+
+    /// What came so far came to this failure, and this text of it was kept (JSON-escaped). The name of the server that goes on
+    /// from there, if one does: what is read next is its stream.
+    fn continue_from(&mut self, _failure: &Failure, _text: &str) -> Option<String> {
+        None
     }
 }
 

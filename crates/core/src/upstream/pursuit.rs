@@ -3,10 +3,12 @@
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use smallvec::SmallVec;
 
+use super::continuation::{self, Continuation};
 use super::race::{self, Hedge};
 use super::retry::{Again, Harm, judge};
 use super::router::{Choice, Router};
@@ -16,6 +18,7 @@ use crate::decode::{Flow, SseEvent};
 use crate::error::{ApiError, ErrorCode};
 use crate::event::Failure;
 use crate::json::Members;
+use crate::snapshot::Api;
 
 /// A request on its way, and what was tried for it.
 #[derive(Debug)]
@@ -26,6 +29,10 @@ pub(super) struct Pursuit {
     repetitions: u32,
     /// What it has waited between attempts so far.
     waited: Duration,
+    /// Whether something of an answer was kept: then there is no other attempt, only somebody who goes on.
+    kept: bool,
+    /// The body as it was asked first, once another stands in its place that goes on from a text.
+    original: Option<Bytes>,
     /// Servers that have failed it since all of them were to be tried.
     tried: SmallVec<[usize; 4]>,
 }
@@ -45,7 +52,12 @@ struct PursuedStream {
 }
 
 enum State {
-    Live { stream: Box<dyn TokenStream>, attempt: Attempt },
+    Live {
+        stream: Box<dyn TokenStream>,
+        attempt: Attempt,
+        /// Its first token is not the answer's first, so that nobody else tells of it.
+        continues: bool,
+    },
     Reopening(BoxFuture<'static, (Box<Pursuit>, Result<Live, OpenError>)>),
     Over,
 }
@@ -54,7 +66,7 @@ enum State {
 
 impl Pursuit {
     pub(super) fn new(router: Router, request: UpstreamRequest) -> Self {
-        Self { router, request, repetitions: 0, waited: Duration::ZERO, tried: SmallVec::new() }
+        Self { router, request, repetitions: 0, waited: Duration::ZERO, kept: false, original: None, tried: SmallVec::new() }
     }
 
     /// Waits for the first head that is one.
@@ -62,7 +74,7 @@ impl Pursuit {
         self.router.options().budget.deposit();
         let (pursuit, live) = Box::new(self).pursue(Duration::ZERO).await;
         let Live { head, stream, attempt, server: _ } = live?;
-        let state = State::Live { stream, attempt };
+        let state = State::Live { stream, attempt, continues: false };
         Ok(Opened { head, stream: Box::new(PursuedStream { pursuit: Some(pursuit), state }) })
     }
 
@@ -117,10 +129,12 @@ impl Pursuit {
         self.router.choose(&self.request.model, Some(self.request.api), tried).filter(|choice| !choice.last_resort)
     }
 
+    /// The request as the chosen server wants it: the first body, under its own name for the model.
     fn request_for(&self, choice: &Choice) -> UpstreamRequest {
         let mut request = self.request.clone();
         request.server = choice.server;
-        let rewritten = serde_json::from_slice::<Members<'_>>(&request.body)
+        let body = self.original.as_ref().unwrap_or(&self.request.body);
+        let rewritten = serde_json::from_slice::<Members<'_>>(body)
             .map(|members| members.write_with(&[("model", &crate::json::quoted(&choice.served.name))]));
         if let Ok(body) = rewritten {
             request.body = body.into();
@@ -128,10 +142,36 @@ impl Pursuit {
         request
     }
 
+    /// Prepares going on from the text at another server, and gives its name.
+    fn plan_continuation(&mut self, failure: &Failure, text: &str) -> Option<String> {
+        let options = self.router.options();
+        if !failure.retryable || self.request.api != Api::Chat || !self.request.streamed || self.repetitions >= options.retry.attempts {
+            return None;
+        }
+        self.tried.push(self.request.server);
+        let unable = self.router.routes().iter().enumerate().filter(|(_, route)| route.continuation == Continuation::None);
+        let passed_by: SmallVec<[usize; 8]> = self.tried.iter().copied().chain(unable.map(|(server, _)| server)).collect();
+        let choice = self.another(&passed_by)?;
+        let route = self.router.routes().get(choice.server)?;
+        let request = self.request_for(&choice);
+        let body = continuation::body(&request.body, route.continuation, text)?;
+        if !options.budget.withdraw() {
+            route.vitals.counters.budget_spent.add();
+            return None;
+        }
+        route.vitals.counters.continued.add();
+        self.original.get_or_insert_with(|| self.request.body.clone());
+        let name = route.server.name().to_owned();
+        self.repetitions += 1;
+        self.request = UpstreamRequest { body: body.into(), ..request };
+        Some(name)
+    }
+
     /// Prepares the next attempt and says how long to wait for it, or that there is none.
     fn plan(&mut self, again: Again) -> Option<Duration> {
         let policy = self.router.options().retry;
-        if again == Again::No || self.repetitions >= policy.attempts {
+        // A request to go on is made of one server's words for it, and is not sent to another.
+        if self.kept || again == Again::No || self.repetitions >= policy.attempts {
             return None;
         }
         let failed = self.request.server;
@@ -194,12 +234,21 @@ impl TokenStream for PursuedStream {
     fn poll_events(&mut self, cx: &mut Context<'_>, sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Poll<StreamStep> {
         loop {
             match &mut self.state {
-                State::Live { stream, .. } => return stream.poll_events(cx, sink),
+                State::Live { stream, continues: false, .. } => return stream.poll_events(cx, sink),
+                State::Live { stream, attempt, continues } => {
+                    let step = stream.poll_events(cx, sink);
+                    if matches!(step, Poll::Ready(StreamStep::Read)) {
+                        attempt.first_token();
+                        *continues = false;
+                    }
+                    return step;
+                }
                 State::Reopening(reopening) => {
                     let Poll::Ready((pursuit, live)) = reopening.as_mut().poll_unpin(cx) else { return Poll::Pending };
+                    let continues = pursuit.kept;
                     self.pursuit = Some(pursuit);
                     match live {
-                        Ok(Live { stream, attempt, .. }) => self.state = State::Live { stream, attempt },
+                        Ok(Live { stream, attempt, .. }) => self.state = State::Live { stream, attempt, continues },
                         Err(error) => {
                             self.pursuit = None;
                             self.state = State::Over;
@@ -213,9 +262,12 @@ impl TokenStream for PursuedStream {
     }
 
     fn first_token(&mut self) {
-        // From here on the answer is kept, and nothing is left to be pursued.
-        self.pursuit = None;
-        if let State::Live { stream, attempt } = &mut self.state {
+        // From here on the answer is kept. What it takes to ask again is let go of unless somebody could go on with it.
+        match &mut self.pursuit {
+            Some(pursuit) if pursuit.router.can_continue() => pursuit.kept = true,
+            pursuit => *pursuit = None,
+        }
+        if let State::Live { stream, attempt, .. } = &mut self.state {
             attempt.first_token();
             stream.first_token();
         }
@@ -234,5 +286,13 @@ impl TokenStream for PursuedStream {
             }
             None => false,
         }
+    }
+
+    fn continue_from(&mut self, failure: &Failure, text: &str) -> Option<String> {
+        let State::Live { .. } = &self.state else { return None };
+        let mut pursuit = self.pursuit.take()?;
+        let name = pursuit.plan_continuation(failure, text)?;
+        self.state = State::Reopening(pursuit.pursue(Duration::ZERO).boxed());
+        Some(name)
     }
 }

@@ -15,8 +15,8 @@ use smallvec::SmallVec;
 
 use super::pursuit::Pursuit;
 use super::{
-    BreakerPolicy, Clocks, GatePolicy, Hedge, OpenError, Opened, RetryBudget, RetryPolicy, Server, Standing, Target, Upstream,
-    UpstreamRequest, Vitals,
+    BreakerPolicy, Clocks, Continuation, GatePolicy, Hedge, OpenError, Opened, RetryBudget, RetryPolicy, Server, Standing, Target,
+    Upstream, UpstreamRequest, Vitals,
 };
 use crate::error::{ApiError, ErrorCode};
 use crate::snapshot::Api;
@@ -51,6 +51,8 @@ pub struct Route {
     pub weight: u32,
     /// How far away it is: while nearer servers are up, it is not asked.
     pub distance: u32,
+    /// How it is told to go on with an answer that another server broke off.
+    pub continuation: Continuation,
     /// What all workers know of it.
     pub vitals: Arc<Vitals>,
 }
@@ -80,7 +82,7 @@ impl Route {
     pub fn to(server: impl Server + 'static, api: Api, clocks: Clocks) -> Self {
         let models: ModelMap = Arc::new(move |model| Some(Served { name: model.to_owned(), clocks }));
         let vitals = Vitals::new(BreakerPolicy::default(), GatePolicy::default());
-        Self { server: Arc::new(server), api, models, weight: 1, distance: 0, vitals }
+        Self { server: Arc::new(server), api, models, weight: 1, distance: 0, continuation: Continuation::None, vitals }
     }
 }
 
@@ -125,6 +127,11 @@ impl Router {
 
     pub(super) fn options(&self) -> &RouterOptions {
         &self.0.options
+    }
+
+    /// Whether any server can go on with another's answer.
+    pub(super) fn can_continue(&self) -> bool {
+        self.0.routes.iter().any(|route| route.continuation != Continuation::None)
     }
 
     /// Whether any server is up, or being tried.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::secret::Secret;
 use super::units::{duration, size};
-pub use super::upstream::{Api, Breaker, HealthCheck, Hedging, Retry, TimeoutOverrides, Timeouts, Upstream, UpstreamLimits};
+pub use super::upstream::{Api, Breaker, Continuation, HealthCheck, Hedging, Retry, TimeoutOverrides, Timeouts, Upstream, UpstreamLimits};
 
 /// The name of the model that the embedded simulator answers under.
 pub const SIMULATOR_MODEL: &str = "simulator";

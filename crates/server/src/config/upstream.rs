@@ -36,8 +36,26 @@ pub struct Upstream {
     pub limits: UpstreamLimits,
     /// How it is looked after between requests.
     pub health_check: HealthCheck,
+    /// Whether, and how, it goes on with a plain text that another upstream broke off in the middle.
+    #[serde(deserialize_with = "word")]
+    pub continuation: Continuation,
     /// What it overrides of the general timeouts.
     pub timeouts: TimeoutOverrides,
+}
+
+/// How an upstream is told that the last message of the assistant is a beginning and not a turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Continuation {
+    /// It never goes on with another's answer.
+    #[default]
+    None,
+    /// By the message alone.
+    Message,
+    /// By `"prefix": true` in the message: Mistral, DeepSeek.
+    Prefix,
+    /// By `continue_final_message`: vLLM, SGLang.
+    FinalMessage,
 }
 
 /// The API that an upstream is asked through.
@@ -131,8 +149,6 @@ pub struct Retry {
     pub budget_percent: u32,
     /// When another upstream is asked beside one that is slow to give its first token.
     pub hedge: Hedging,
-    /// Whether an answer that is cut in the middle is continued by another upstream.
-    pub continue_cut_answers: bool,
 }
 
 /// When a second upstream is asked for the same answer: `off`, `p95` or a duration.
@@ -181,6 +197,7 @@ impl Default for Upstream {
             region: None,
             limits: UpstreamLimits::default(),
             health_check: HealthCheck::default(),
+            continuation: Continuation::None,
             timeouts: TimeoutOverrides::default(),
         }
     }
@@ -228,14 +245,7 @@ impl Default for Timeouts {
 
 impl Default for Retry {
     fn default() -> Self {
-        Self {
-            attempts: 2,
-            backoff: Duration::from_millis(250),
-            max_wait: Duration::from_secs(4),
-            budget_percent: 20,
-            hedge: Hedging::Off,
-            continue_cut_answers: false,
-        }
+        Self { attempts: 2, backoff: Duration::from_millis(250), max_wait: Duration::from_secs(4), budget_percent: 20, hedge: Hedging::Off }
     }
 }
 
