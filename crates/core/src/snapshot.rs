@@ -41,6 +41,8 @@ pub struct Meta {
     pub background: bool,
     /// Whether the response object outlives the log.
     pub store: bool,
+    /// Whether chat chunks that are made from events end with one that tells the usage. (A chat upstream's own chunks are what they are.)
+    pub include_usage: bool,
 }
 
 impl std::fmt::Debug for Meta {
@@ -208,6 +210,12 @@ impl Snapshot {
                 self.outcome = Some(outcome.clone());
                 if outcome.relayed.is_some() {
                     self.relayed.clear();
+                }
+                // The upstream did not live to say so itself.
+                for item in self.relayed.values_mut() {
+                    if item.get("status").is_some_and(|status| status == "in_progress") {
+                        item["status"] = Value::from("incomplete");
+                    }
                 }
             }
             EventKind::TextDone { .. } | EventKind::ArgumentsDone { .. } | EventKind::PartDone { .. } | EventKind::Chunk => {}
