@@ -148,7 +148,7 @@ impl ChatRequest {
     ///
     /// Accepted and not sent: members that are `null` or at the value that holds without them (`n: 1`, penalties of 0, `logprobs: false`,
     /// an empty list of tools, …), `stream` and `stream_options.include_usage`, which are the gateway's to honour, and what a message of
-    /// the assistant's repeats of an earlier answer beside its text and calls (reasoning, annotations).
+    /// the assistant's repeats of an earlier answer beside its text and calls (reasoning, annotations, what an SDK parsed).
     ///
     /// # Errors
     /// `unsupported_parameter` for whatever else Responses has no word for, unknown members included; `invalid_type`, `invalid_value`

@@ -10,9 +10,10 @@ use crate::request::node::{Kind, Node, Object, quote};
 /// What every refusal advises.
 pub(super) const REMEDY: &str = "Leave it out, or use an upstream that speaks chat completions.";
 
-/// What an assistant's message may repeat of an earlier answer without its being sent: Responses takes reasoning back only with the
-/// server's own items around it, and what an answer quoted is the answer's business.
-const REPEATED: &[&str] = &["reasoning", "reasoning_content", "reasoning_details", "annotations"];
+/// What an assistant's message may repeat of an earlier answer, or a client library may have added to it, without its being sent:
+/// Responses takes reasoning back only with the server's own items around it, and the rest says again what the text and the calls say.
+const REPEATED: &[&str] =
+    &["reasoning", "reasoning_content", "reasoning_details", "thinking_blocks", "annotations", "parsed", "provider_specific_fields"];
 
 /// Writes the items that the messages come to, as a JSON array.
 pub(super) fn input(messages: &Node<'_>) -> Result<String, ApiError> {
@@ -98,7 +99,7 @@ fn function_call(call: &Object<'_>) -> Result<String, ApiError> {
         return Err(kind.unsupported(&format!("Calls of functions can be sent to a Responses upstream, no others. {REMEDY}")));
     }
     let function = call.require("function")?.object()?;
-    function.only(&["name", "arguments"], REMEDY)?;
+    function.only(&["name", "arguments", "parsed_arguments"], REMEDY)?;
     let mut out = String::new();
     let mut item = ObjectWriter::begin(&mut out);
     item.raw("type", "\"function_call\"");

@@ -218,7 +218,8 @@ fn messages_become_items() {
 
 #[test]
 fn an_assistants_message_becomes_what_was_said_and_what_was_called() {
-    let call = |id: &str| json!({"id": id, "type": "function", "function": {"name": "f", "arguments": "{\"a\":1}"}});
+    // As openai-node's helpers give it back.
+    let call = |id: &str| json!({"index": 0, "id": id, "type": "function", "function": {"name": "f", "arguments": "{\"a\":1}", "parsed_arguments": {"a": 1}}});
     let item = |id: &str| json!({"type": "function_call", "call_id": id, "name": "f", "arguments": "{\"a\":1}"});
     let output = |id: &str, output: Value| json!({"type": "function_call_output", "call_id": id, "output": output});
     items(
@@ -226,7 +227,7 @@ fn an_assistants_message_becomes_what_was_said_and_what_was_called() {
             {"role": "assistant", "content": "Look:", "tool_calls": [call("1"), call("2")]},
             {"role": "tool", "tool_call_id": "1", "content": "one"},
             {"role": "tool", "tool_call_id": "2", "content": [{"type": "text", "text": "t"}, {"type": "text", "text": "wo"}]},
-            {"role": "assistant", "content": null, "tool_calls": [call("3")], "reasoning_content": "Hm.", "annotations": []},
+            {"role": "assistant", "content": null, "tool_calls": [call("3")], "reasoning_content": "Hm.", "annotations": [], "parsed": {"a": 1}},
             {"role": "tool", "tool_call_id": "3", "content": ""},
             {"role": "assistant", "content": "", "tool_calls": [call("4")]},
             {"role": "assistant", "content": null},
