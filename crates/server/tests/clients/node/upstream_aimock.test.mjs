@@ -253,3 +253,28 @@ for (const api of ['chat', 'responses']) {
     });
   });
 }
+
+test("a key that aimock refuses is the operator's matter", async () => {
+  const mock = new LLMock({ port: 0, host: '127.0.0.1', auth: { apiKeys: ['the-right-key'] } });
+  teach(mock);
+  await mock.start();
+  const gateways = [];
+  try {
+    for (const [key, status] of [['the-right-key', 200], ['a-wrong-key', 502]]) {
+      const gateway = await startGateway(`${mock.url}/v1`, 'chat', { UPSTREAMS__0__API_KEY: key });
+      gateways.push(gateway);
+      const answer = await fetch(`${gateway.url}/v1/chat/completions`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json' },
+        body: JSON.stringify(chat('plainly')),
+      });
+      const text = await answer.text();
+      assert.equal(answer.status, status, text);
+      assert.ok(!text.includes(key));
+      if (status === 502) assert.equal(JSON.parse(text).error.code, 'upstream_auth');
+    }
+  } finally {
+    for (const gateway of gateways) await gateway.stop();
+    await mock.stop();
+  }
+});

@@ -118,14 +118,6 @@ class TestMocks:
         assert last["type"] == "response.failed"
         assert last["response"]["error"]["retryable"] is True and "mock internal server error" in last["response"]["error"]["message"]
 
-    def test_a_key_that_is_missing_is_the_operators_matter(self, litellm):
-        with gateway(litellm, "chat") as url:
-            with pytest.raises(openai.APIStatusError) as raised:
-                sdk(url).chat.completions.create(model="mock", messages=ask("hi"))
-        # What it says may quote the key.
-        assert (raised.value.status_code, raised.value.code) == (502, "upstream_auth")
-        assert "litellm" not in raised.value.response.text.lower()
-
     def test_its_models_are_listed(self, over_chat):
         assert {"mock", "simulator"} <= {model.id for model in sdk(over_chat).models.list()}
 
