@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::event::{DeltaKind, Ending, EventKind, ItemHead, Outcome, PartKind, Relayed};
+use crate::event::{DeltaKind, Ending, EventKind, Failure, ItemHead, Outcome, PartKind, Relayed};
 use crate::id::{GenerationId, Owner, Seq};
 use crate::json::{self, Members};
 use crate::translate::item_id;
@@ -208,7 +208,8 @@ impl Snapshot {
                     Ending::Cancelled => Status::Cancelled,
                 };
                 self.outcome = Some(outcome.clone());
-                if outcome.relayed.is_some() {
+                // A failure's object often says no more than that it failed; what was said before it is kept.
+                if outcome.relayed.is_some() && self.status != Status::Failed {
                     self.relayed.clear();
                 }
                 // The upstream did not live to say so itself.
@@ -354,12 +355,33 @@ impl Snapshot {
 
     /// Appends the response object as it is now, with every field that Open Responses requires.
     pub fn write_response(&self, meta: &Meta, out: &mut Vec<u8>) {
-        if let Some(relayed) = self.outcome.as_ref().and_then(|outcome| outcome.relayed.as_deref()) {
-            out.extend_from_slice(relayed.as_bytes());
+        if let Some(Outcome { relayed: Some(relayed), ending, .. }) = &self.outcome {
+            match ending {
+                Ending::Failed(failure) => out.extend_from_slice(self.failed(relayed, failure).as_bytes()),
+                _ => out.extend_from_slice(relayed.as_bytes()),
+            }
             return;
         }
         let head = ResponseHead { meta, status: self.status, outcome: self.outcome.as_ref() };
         head.write(out, |out| self.write_output(&meta.id, out));
+    }
+
+    /// The object of an upstream that failed, with what it lacks: whether a retry helps, and the items that came before.
+    fn failed(&self, relayed: &str, failure: &Failure) -> String {
+        let object: Members<'_> = serde_json::from_str(relayed).unwrap_or_default();
+        let retryable = failure.retryable.to_string();
+        let error = match object.object("error") {
+            Some(error) => error.write_with(&[("retryable", &retryable)]),
+            None => failure.json(),
+        };
+        let untold = object.get("output").is_none_or(|output| output.get().trim_matches(['[', ']', ' ']).is_empty());
+        if !untold || self.relayed.is_empty() {
+            return object.write_with(&[("error", &error)]);
+        }
+        let items: Vec<&Value> = self.relayed.values().collect();
+        // JSON values always serialise.
+        let output = serde_json::to_string(&items).unwrap_or_else(|_| "[]".to_owned());
+        object.write_with(&[("error", &error), ("output", &output)])
     }
 
     fn relay(&mut self, event: &Relayed) {
@@ -398,6 +420,10 @@ impl Snapshot {
                         }
                         return;
                     }
+                    // There are servers that do not announce their parts.
+                    if at == parts.len() {
+                        parts.push(serde_json::json!({"type": part_type(name)}));
+                    }
                     let Some(part) = parts.get_mut(at).and_then(Value::as_object_mut) else { return };
                     part
                 };
@@ -408,6 +434,16 @@ impl Snapshot {
                 }
             }
         }
+    }
+}
+
+/// What kind of part a delta of this name belongs to.
+fn part_type(delta: &str) -> &'static str {
+    match delta {
+        "response.refusal.delta" => "refusal",
+        "response.reasoning_text.delta" => "reasoning_text",
+        "response.reasoning_summary_text.delta" => "summary_text",
+        _ => "output_text",
     }
 }
 
@@ -489,12 +525,7 @@ impl ResponseHead<'_> {
         }
         push(",\"error\":");
         match outcome.map(|outcome| &outcome.ending) {
-            Some(Ending::Failed(failure)) => push(&format!(
-                "{{\"code\":\"{}\",\"message\":\"{}\",\"retryable\":{}}}",
-                json::escape(&failure.code),
-                json::escape(&failure.message),
-                failure.retryable
-            )),
+            Some(Ending::Failed(failure)) => push(&failure.json()),
             _ => push("null"),
         }
         push(",\"model\":\"");

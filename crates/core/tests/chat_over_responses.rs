@@ -373,7 +373,13 @@ fn endings_are_called_by_chats_names() {
         assert!(came.whole.is_none() && finish(&came).is_none(), "{code}: a failure looks finished");
         assert_eq!(serde_json::from_str::<Value>(&came.last).unwrap()["error"]["code"], code);
         assert_eq!(deltas(&came), [role(), json!({"content": "x"})]);
-        assert_eq!(came.audit.object["status"], "failed");
+        let object = &came.audit.object;
+        assert_eq!(
+            (&object["status"], &object["error"]["code"], &object["error"]["retryable"]),
+            (&json!("failed"), &json!(code), &json!(true))
+        );
+        // What had come is kept, also where the upstream's own object forgets it.
+        assert_eq!(object["output"][0]["content"][0]["text"], "x", "{code}: {object}");
     }
 }
 
