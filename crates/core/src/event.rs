@@ -8,8 +8,6 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::json;
-
 /// One numbered event. Its number is not in it: it follows from its place in the log.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub enum EventKind {
@@ -246,14 +244,6 @@ pub struct Failure {
     pub message: String,
     /// Whether the same request may succeed when sent again.
     pub retryable: bool,
-}
-
-impl Failure {
-    /// The `error` of a response object.
-    pub(crate) fn json(&self) -> String {
-        let (code, message) = (json::escape(&self.code), json::escape(&self.message));
-        format!(r#"{{"code":"{code}","message":"{message}","retryable":{}}}"#, self.retryable)
-    }
 }
 
 impl From<&crate::error::ApiError> for Failure {

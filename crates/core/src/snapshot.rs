@@ -3,11 +3,12 @@
 //! One fold serves the poll, the terminal event, a reset, `stream: false`, the history of a conversation and the texts of
 //! `….done` events, so they cannot disagree.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::event::{DeltaKind, Ending, EventKind, Failure, ItemHead, Outcome, PartKind, Relayed};
+use crate::event::{DeltaKind, Ending, EventKind, ItemHead, Outcome, PartKind, Relayed};
 use crate::id::{GenerationId, Owner, Seq};
 use crate::json::{self, Members};
 use crate::translate::item_id;
@@ -357,7 +358,7 @@ impl Snapshot {
     pub fn write_response(&self, meta: &Meta, out: &mut Vec<u8>) {
         if let Some(Outcome { relayed: Some(relayed), ending, .. }) = &self.outcome {
             match ending {
-                Ending::Failed(failure) => out.extend_from_slice(self.failed(relayed, failure).as_bytes()),
+                Ending::Failed(_) => out.extend_from_slice(self.failed(relayed).as_bytes()),
                 _ => out.extend_from_slice(relayed.as_bytes()),
             }
             return;
@@ -366,22 +367,17 @@ impl Snapshot {
         head.write(out, |out| self.write_output(&meta.id, out));
     }
 
-    /// The object of an upstream that failed, with what it lacks: whether a retry helps, and the items that came before.
-    fn failed(&self, relayed: &str, failure: &Failure) -> String {
+    /// The object of an upstream that failed, as it came; with the items that came before where it forgets them.
+    fn failed<'a>(&self, relayed: &'a str) -> Cow<'a, str> {
         let object: Members<'_> = serde_json::from_str(relayed).unwrap_or_default();
-        let retryable = failure.retryable.to_string();
-        let error = match object.object("error") {
-            Some(error) => error.write_with(&[("retryable", &retryable)]),
-            None => failure.json(),
-        };
-        let untold = object.get("output").is_none_or(|output| output.get().trim_matches(['[', ']', ' ']).is_empty());
-        if !untold || self.relayed.is_empty() {
-            return object.write_with(&[("error", &error)]);
+        let told = object.get("output").is_some_and(|output| !output.get().trim_matches(['[', ']', ' ']).is_empty());
+        if told || self.relayed.is_empty() {
+            return Cow::Borrowed(relayed);
         }
         let items: Vec<&Value> = self.relayed.values().collect();
         // JSON values always serialise.
         let output = serde_json::to_string(&items).unwrap_or_else(|_| "[]".to_owned());
-        object.write_with(&[("error", &error), ("output", &output)])
+        Cow::Owned(object.write_with(&[("output", &output)]))
     }
 
     fn relay(&mut self, event: &Relayed) {
@@ -525,7 +521,12 @@ impl ResponseHead<'_> {
         }
         push(",\"error\":");
         match outcome.map(|outcome| &outcome.ending) {
-            Some(Ending::Failed(failure)) => push(&failure.json()),
+            Some(Ending::Failed(failure)) => push(&format!(
+                "{{\"code\":\"{}\",\"message\":\"{}\",\"retryable\":{}}}",
+                json::escape(&failure.code),
+                json::escape(&failure.message),
+                failure.retryable
+            )),
             _ => push("null"),
         }
         push(",\"model\":\"");
