@@ -1,6 +1,7 @@
 //! Chat requests over an upstream that speaks Responses: what is asked of it, and what a chat client gets of its events, streamed and whole.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokenwire_core::dialect::{Dialect, chat_completion};
 use tokenwire_core::error::ErrorCode;
@@ -421,4 +422,60 @@ async fn what_cannot_be_asked_starts_nothing() {
     let error = test.try_start(r#"{"messages":[{"role":"user","content":"hi"}],"stop":"x"}"#).expect_err("a refusal");
     assert!(error.is(ErrorCode::UnsupportedParameter) && error.param.as_deref() == Some("stop"));
     assert_eq!((test.upstream.waiting(), test.engine.registry().open(), test.engine.registry().len()), (0, 0, 0));
+}
+
+/// Events as a server might send them that has lost its mind: any order, any place, parts of them missing.
+fn any_event() -> impl Strategy<Value = Value> {
+    let kinds = [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.output_item.done",
+        "response.content_part.added",
+        "response.output_text.delta",
+        "response.output_text.done",
+        "response.output_text.annotation.added",
+        "response.refusal.delta",
+        "response.refusal.done",
+        "response.reasoning_summary_part.added",
+        "response.reasoning_summary_text.delta",
+        "response.function_call_arguments.delta",
+        "response.function_call_arguments.done",
+        "response.of_the_future",
+        "keepalive",
+    ];
+    let text = || prop_oneof![".{0,3}".prop_map(Value::from), Just(Value::Null), Just(json!(7))];
+    let item = prop_oneof![
+        text().prop_map(|text| message(json!([{"type": "output_text", "text": text}, {"type": "refusal", "refusal": "r"}]))),
+        text().prop_map(|text| json!({"type": "function_call", "call_id": text, "name": text, "arguments": text})),
+        Just(json!({"type": "web_search_call"})),
+        Just(json!([])),
+    ];
+    (proptest::sample::select(kinds.to_vec()), 0_u64..3, text(), item, any::<bool>()).prop_map(|(kind, index, text, item, sound)| {
+        let mut event = json!({"type": kind, "output_index": index, "content_index": index % 2, "summary_index": index, "delta": text,
+            "text": text, "refusal": text, "arguments": text, "item": item, "response": response("in_progress", json!([])),
+            "annotation": {"type": "url_citation", "url": text}, "part": {"type": "output_text", "text": ""}, "logprobs": [{"token": text}]});
+        if !sound {
+            for name in ["output_index", "item", "response"] {
+                event.as_object_mut().unwrap().remove(name);
+            }
+        }
+        event
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+    #[test]
+    fn whatever_a_server_sends_is_chunks_and_one_end(events in proptest::collection::vec(any_event(), 0..24), ends in any::<bool>()) {
+        let events: Vec<Value> = events.into_iter().chain(ends.then(|| completed(json!([message(json!([text("x")]))])))).collect();
+        // `play` reads every chunk and looks at its frame, and audits the whole from every position.
+        let came = play(COUNTED, &events);
+        prop_assert_eq!(came.last == "[DONE]", ends);
+        prop_assert_eq!(came.whole.is_some(), ends);
+        prop_assert_eq!(finish(&came).is_some(), ends);
+        let roles = deltas(&came).iter().filter(|delta| delta.get("role").is_some()).count();
+        prop_assert_eq!(roles, usize::from(!events.is_empty()), "the role is said once, first");
+        prop_assert!(came.chunks.first().is_none_or(|chunk| chunk["choices"][0]["delta"] == role()));
+    }
 }

@@ -164,8 +164,8 @@ fn world(api: Api) -> World {
     start(|config| {
         config.upstreams[0].api = api;
         config.limits.event = 1024 * 1024;
-        config.timeouts.first_token = Duration::from_secs(4);
-        config.timeouts.between_tokens = Duration::from_secs(4);
+        config.timeouts.first_token = Duration::from_secs(8);
+        config.timeouts.between_tokens = Duration::from_secs(8);
         // A head waits for the upstream's status, however slow the machine is.
         config.streams.commit_after = Duration::from_secs(600);
         without_retries(config);
