@@ -67,7 +67,7 @@ codes! {
     /// A parameter has a value that is not allowed.
     InvalidValue = "invalid_value", 400, Client, false, "Give the parameter named in `param` one of the values that the message lists.";
     /// A parameter is understood but cannot be honoured here; it is never dropped in silence.
-    UnsupportedParameter = "unsupported_parameter", 400, Client, false, "Leave the parameter named in `param` out, or use an upstream that speaks the Responses API.";
+    UnsupportedParameter = "unsupported_parameter", 400, Client, false, "Leave the parameter named in `param` out, or use an upstream that speaks the API that it belongs to.";
     /// A cursor (`Last-Event-ID`, `after`, `starting_after`) is malformed, of another stream, or past the head.
     InvalidCursor = "invalid_cursor", 400, Client, false, "Resume with the number of the last event that was received on this very stream.";
     /// The HTTP upgrade is malformed.

@@ -172,6 +172,8 @@ pub enum ChatHint {
         text: String,
         /// Whether the text dialect shows it.
         plain: bool,
+        /// The tokens' log probabilities, a raw JSON array, if the upstream sent any.
+        logprobs: Option<String>,
     },
     /// A piece of a refusal.
     Refusal {
@@ -190,6 +192,8 @@ pub enum ChatHint {
         call_id: String,
         /// The function's name, JSON-escaped.
         name: String,
+        /// What is known of its arguments already, JSON-escaped: nothing, or all of them.
+        arguments: String,
     },
     /// A piece of a call's arguments.
     CallArguments {
@@ -198,6 +202,8 @@ pub enum ChatHint {
         /// The piece, JSON-escaped.
         text: String,
     },
+    /// An annotation, raw JSON in chat's shape.
+    Annotation(String),
 }
 
 /// How a generation ended.

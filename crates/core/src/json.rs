@@ -109,6 +109,12 @@ impl<'a> Members<'a> {
         serde_json::from_str(self.get(name)?.get()).ok()
     }
 
+    /// The objects in the array of this name; what else stands there is an empty one, so that places stay right.
+    pub(crate) fn objects(&self, name: &str) -> Vec<Members<'a>> {
+        let elements: Vec<&'a RawValue> = self.get(name).and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
+        elements.into_iter().map(|raw| serde_json::from_str(raw.get()).unwrap_or_default()).collect()
+    }
+
     /// Writes the object with some members' values replaced; those that are not there are added at the end.
     pub(crate) fn write_with(&self, replaced: &[(&str, &str)]) -> String {
         let mut out = Vec::new();

@@ -3,6 +3,7 @@
 //! One fold serves the poll, the terminal event, a reset, `stream: false`, the history of a conversation and the texts of
 //! `….done` events, so they cannot disagree.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde_json::Value;
@@ -41,6 +42,8 @@ pub struct Meta {
     pub background: bool,
     /// Whether the response object outlives the log.
     pub store: bool,
+    /// Whether chat chunks that are made from events end with one that tells the usage. (A chat upstream's own chunks are what they are.)
+    pub include_usage: bool,
 }
 
 impl std::fmt::Debug for Meta {
@@ -208,8 +211,15 @@ impl Snapshot {
                     Ending::Cancelled => Status::Cancelled,
                 };
                 self.outcome = Some(outcome.clone());
-                if outcome.relayed.is_some() {
+                // A failure's object often says no more than that it failed; what was said before it is kept.
+                if outcome.relayed.is_some() && self.status != Status::Failed {
                     self.relayed.clear();
+                }
+                // The upstream did not live to say so itself.
+                for item in self.relayed.values_mut() {
+                    if item.get("status").is_some_and(|status| status == "in_progress") {
+                        item["status"] = Value::from("incomplete");
+                    }
                 }
             }
             EventKind::Continued { .. } => self.continued += 1,
@@ -358,12 +368,28 @@ impl Snapshot {
 
     /// Appends the response object as it is now, with every field that Open Responses requires.
     pub fn write_response(&self, meta: &Meta, out: &mut Vec<u8>) {
-        if let Some(relayed) = self.outcome.as_ref().and_then(|outcome| outcome.relayed.as_deref()) {
-            out.extend_from_slice(relayed.as_bytes());
+        if let Some(Outcome { relayed: Some(relayed), ending, .. }) = &self.outcome {
+            match ending {
+                Ending::Failed(_) => out.extend_from_slice(self.failed(relayed).as_bytes()),
+                _ => out.extend_from_slice(relayed.as_bytes()),
+            }
             return;
         }
         let head = ResponseHead { meta, status: self.status, outcome: self.outcome.as_ref(), continued: self.continued };
         head.write(out, |out| self.write_output(&meta.id, out));
+    }
+
+    /// The object of an upstream that failed, as it came; with the items that came before where it forgets them.
+    fn failed<'a>(&self, relayed: &'a str) -> Cow<'a, str> {
+        let object: Members<'_> = serde_json::from_str(relayed).unwrap_or_default();
+        let told = object.get("output").is_some_and(|output| !output.get().trim_matches(['[', ']', ' ']).is_empty());
+        if told || self.relayed.is_empty() {
+            return Cow::Borrowed(relayed);
+        }
+        let items: Vec<&Value> = self.relayed.values().collect();
+        // JSON values always serialise.
+        let output = serde_json::to_string(&items).unwrap_or_else(|_| "[]".to_owned());
+        Cow::Owned(object.write_with(&[("output", &output)]))
     }
 
     fn relay(&mut self, event: &Relayed) {
@@ -402,6 +428,10 @@ impl Snapshot {
                         }
                         return;
                     }
+                    // There are servers that do not announce their parts.
+                    if at == parts.len() {
+                        parts.push(serde_json::json!({"type": part_type(name)}));
+                    }
                     let Some(part) = parts.get_mut(at).and_then(Value::as_object_mut) else { return };
                     part
                 };
@@ -412,6 +442,16 @@ impl Snapshot {
                 }
             }
         }
+    }
+}
+
+/// What kind of part a delta of this name belongs to.
+fn part_type(delta: &str) -> &'static str {
+    match delta {
+        "response.refusal.delta" => "refusal",
+        "response.reasoning_text.delta" => "reasoning_text",
+        "response.reasoning_summary_text.delta" => "summary_text",
+        _ => "output_text",
     }
 }
 

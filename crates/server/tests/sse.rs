@@ -367,14 +367,14 @@ async fn every_ending_of_an_upstream_that_speaks_responses_looks_the_same() {
     });
     let world = &world;
     let checks = ENDINGS.iter().filter(|(steering, _)| !steering.starts_with("finish=")).flat_map(|(steering, ending)| {
-        [ResponsesSdk, EventSource, EventSourceChat, Text].map(|reading| async move {
+        [ChatSdk, ResponsesSdk, EventSource, EventSourceChat, Text].map(|reading| async move {
             let answer = reading.request(world, &format!("tokens=4 text=count {steering}")).answer().await;
             check_ending(steering, reading, &answer, ending);
         })
     });
     join_all(checks).await;
     for (finish, reason) in [("length", "max_output_tokens"), ("content_filter", "content_filter")] {
-        for reading in [ResponsesSdk, EventSource, EventSourceChat, Text] {
+        for reading in [ChatSdk, ResponsesSdk, EventSource, EventSourceChat, Text] {
             let answer = reading.request(world, &format!("tokens=4 text=count finish={finish}")).answer().await;
             check_ending(finish, reading, &answer, &Incomplete(reason));
         }

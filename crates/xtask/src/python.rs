@@ -44,12 +44,14 @@ pub(crate) fn environment(workspace: &Workspace, name: &str, requirements: &Path
     Ok(programs)
 }
 
-/// The environment of the client tests.
+/// The environment of the client tests, and that of the model server that some of them put behind the gateway: it pins other versions of
+/// what the clients are made of.
 ///
 /// # Errors
 /// As [`environment`].
-pub(crate) fn clients(workspace: &Workspace, may_install: bool) -> Result<PathBuf, Error> {
-    environment(workspace, "python", &workspace.clients().join("python/requirements.txt"), may_install)
+pub(crate) fn clients(workspace: &Workspace, may_install: bool) -> Result<[PathBuf; 2], Error> {
+    let of = |name, pinned| environment(workspace, name, &workspace.clients().join(pinned), may_install);
+    Ok([of("python", "python/requirements.txt")?, of("litellm", "python/litellm.txt")?])
 }
 
 /// The step: openai-python, httpx, websockets and curl against the real gateway.
@@ -57,7 +59,7 @@ pub(crate) fn clients(workspace: &Workspace, may_install: bool) -> Result<PathBu
 /// # Errors
 /// A test failed, or the servers did not start.
 pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
-    let programs = clients(context.workspace, context.may_install)?;
+    let [programs, litellm] = clients(context.workspace, context.may_install)?;
     let mut servers = Servers::start(context.workspace)?;
     let mut pytest = process::command(programs.join("python"), context.workspace.root());
     // Neither byte code nor pytest's cache belongs into the tracked tree.
@@ -66,6 +68,7 @@ pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
         .args(context.rest)
         .arg(context.workspace.clients().join("python"));
     servers.tell(&mut pytest);
+    pytest.env("LITELLM_PROGRAM", litellm.join("litellm"));
     let tests = process::run(&mut pytest);
     servers.still_running()?;
     tests.map(|()| Outcome::Passed)

@@ -33,6 +33,7 @@ const FOREIGN: [&str; 10] = [
 /// A simulator as the upstream, and two gateways before it: one for nearly everything, and one that forgets a stream soon after its end.
 /// All end with this value.
 pub(crate) struct Servers {
+    program: PathBuf,
     simulator: Server,
     gateway: Server,
     forgetful: Server,
@@ -65,7 +66,7 @@ impl Servers {
         };
         let main = gateway("gateway", "gateway.yaml")?;
         let forgetful = gateway("forgetful-gateway", "forgetful.yaml")?;
-        Ok(Self { simulator, gateway: main, forgetful })
+        Ok(Self { program: gateway_program, simulator, gateway: main, forgetful })
     }
 
     /// Tells the tests where the servers are, and nothing that the shell knows about others.
@@ -74,6 +75,8 @@ impl Servers {
         tests.env("TOKENWIRE_URL", &self.gateway.url);
         tests.env("TOKENWIRE_FORGETFUL_URL", &self.forgetful.url);
         tests.env("SIMULATOR_URL", &self.simulator.url);
+        // For tests that put a gateway before an upstream of their own.
+        tests.env("TOKENWIRE_PROGRAM", &self.program);
     }
 
     /// Whether no test brought one of them down.

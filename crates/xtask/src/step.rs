@@ -41,13 +41,13 @@ pub(crate) const STEPS: &[Step] = &[
     Step { name: "deny", about: "every dependency has a permissive licence and a known source", needs: &[], run: rust::deny },
     Step {
         name: "python",
-        about: "openai-python, httpx, websockets and curl get from the gateway what they expect",
+        about: "openai-python, httpx, websockets and curl get from the gateway what they expect, over LiteLLM, too",
         needs: &[Need::Debian(CURL), Need::Debian(PYTHON), Need::Debian(VENV), Need::PythonClients],
         run: python::test,
     },
     Step {
         name: "node",
-        about: "openai-node, eventsource and ws get from the gateway what they expect",
+        about: "openai-node, the AI SDK, eventsource and ws get from the gateway what they expect, over aimock, too",
         needs: &[Need::NodeClients],
         run: node::test,
     },

@@ -10,6 +10,7 @@ use crate::id::Seq;
 use crate::json::{self, Members};
 use crate::record::{RecordRef, WholeRecord};
 use crate::snapshot::{Api, Meta};
+use crate::translate::chat_usage;
 
 impl Renderer {
     pub(super) fn chat(&mut self, generation: &Generation, whole: &WholeRecord, record: RecordRef<'_>, out: &mut BytesMut) -> Rendered {
@@ -23,6 +24,12 @@ impl Renderer {
         let mut rendered = Rendered::Open;
         for event in &whole.events {
             match event {
+                // An upstream that speaks Responses and did not begin with a response object.
+                EventKind::InProgress if meta.api == Api::Responses => {
+                    if let Some(chunk) = hint_chunk(meta, &ChatHint::Role) {
+                        emit(&chunk);
+                    }
+                }
                 EventKind::Relayed(relayed) => {
                     if let Some(chunk) = hint_chunk(meta, &relayed.chat) {
                         emit(&chunk);
@@ -47,10 +54,9 @@ fn last_payloads(meta: &Meta, outcome: &Outcome, raw: Option<&[u8]>) -> Vec<Vec<
         let (code, kind, message) = (json::escape(code), json::escape(kind), json::escape(message));
         format!(r#"{{"error":{{"message":"{message}","type":"{kind}","param":null,"code":"{code}"}}}}"#).into_bytes()
     };
-    let finish = |reason: &str| if meta.api == Api::Responses { vec![finish_chunk(meta, reason)] } else { Vec::new() };
     let mut payloads = match &outcome.ending {
-        Ending::Completed { tool_calls } => finish(if *tool_calls { "tool_calls" } else { "stop" }),
-        Ending::Incomplete { reason } => finish(if reason == "content_filter" { "content_filter" } else { "length" }),
+        Ending::Completed { .. } | Ending::Incomplete { .. } if meta.api == Api::Responses => closing_chunks(meta, outcome),
+        Ending::Completed { .. } | Ending::Incomplete { .. } => Vec::new(),
         // The upstream's own error object says it already.
         Ending::Failed(_) if raw.is_some_and(says_error) => return Vec::new(),
         Ending::Failed(failure) => return vec![error(&failure.code, &failure.kind, &failure.message)],
@@ -68,9 +74,22 @@ fn says_error(raw: &[u8]) -> bool {
         .is_some_and(|members| members.get("error").is_some())
 }
 
-fn chunk(meta: &Meta, choices: &str) -> Vec<u8> {
+/// What an ending is called in chat; `None` for one that is no answer.
+pub(super) fn finish_reason(ending: &Ending) -> Option<&'static str> {
+    match ending {
+        Ending::Completed { tool_calls: true } => Some("tool_calls"),
+        Ending::Completed { tool_calls: false } => Some("stop"),
+        Ending::Incomplete { reason } if reason == "content_filter" => Some("content_filter"),
+        Ending::Incomplete { .. } => Some("length"),
+        Ending::Failed(_) | Ending::Cancelled => None,
+    }
+}
+
+/// A chunk with these choices and whatever follows them. As OpenAI's do, all chunks have a `usage` where the last one's is wanted.
+fn chunk(meta: &Meta, choices: &str, usage: &str) -> Vec<u8> {
+    let (before, usage) = if meta.include_usage { (",\"usage\":", usage) } else { ("", "") };
     format!(
-        r#"{{"id":"chatcmpl-{}","object":"chat.completion.chunk","created":{},"model":"{}","choices":{choices}}}"#,
+        r#"{{"id":"chatcmpl-{}","object":"chat.completion.chunk","created":{},"model":"{}","choices":{choices}{before}{usage}}}"#,
         meta.id.suffix(),
         meta.created_at,
         json::escape(&meta.model)
@@ -78,8 +97,16 @@ fn chunk(meta: &Meta, choices: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-fn finish_chunk(meta: &Meta, reason: &str) -> Vec<u8> {
-    chunk(meta, &format!(r#"[{{"index":0,"delta":{{}},"logprobs":null,"finish_reason":"{reason}"}}]"#))
+/// The chunk with the finish reason, and the one with the usage if it is wanted and known.
+fn closing_chunks(meta: &Meta, outcome: &Outcome) -> Vec<Vec<u8>> {
+    let Some(reason) = finish_reason(&outcome.ending) else { return Vec::new() };
+    let mut chunks = vec![chunk(meta, &format!(r#"[{{"index":0,"delta":{{}},"logprobs":null,"finish_reason":"{reason}"}}]"#), "null")];
+    if meta.include_usage
+        && let Some(usage) = outcome.usage.as_deref().and_then(chat_usage)
+    {
+        chunks.push(chunk(meta, "[]", &usage));
+    }
+    chunks
 }
 
 fn hint_chunk(meta: &Meta, hint: &ChatHint) -> Option<Vec<u8>> {
@@ -89,12 +116,17 @@ fn hint_chunk(meta: &Meta, hint: &ChatHint) -> Option<Vec<u8>> {
         ChatHint::Text { text, .. } => format!(r#"{{"content":"{text}"}}"#),
         ChatHint::Refusal { text, .. } => format!(r#"{{"refusal":"{text}"}}"#),
         ChatHint::Reasoning(text) => format!(r#"{{"reasoning_content":"{text}"}}"#),
-        ChatHint::CallAdded { index, call_id, name } => {
+        ChatHint::CallAdded { index, call_id, name, arguments } => {
             format!(
-                r#"{{"tool_calls":[{{"index":{index},"id":"{call_id}","type":"function","function":{{"name":"{name}","arguments":""}}}}]}}"#
+                r#"{{"tool_calls":[{{"index":{index},"id":"{call_id}","type":"function","function":{{"name":"{name}","arguments":"{arguments}"}}}}]}}"#
             )
         }
         ChatHint::CallArguments { index, text } => format!(r#"{{"tool_calls":[{{"index":{index},"function":{{"arguments":"{text}"}}}}]}}"#),
+        ChatHint::Annotation(annotation) => format!(r#"{{"annotations":[{annotation}]}}"#),
     };
-    Some(chunk(meta, &format!(r#"[{{"index":0,"delta":{delta},"logprobs":null,"finish_reason":null}}]"#)))
+    let logprobs = match hint {
+        ChatHint::Text { logprobs: Some(tokens), .. } => format!(r#"{{"content":{tokens},"refusal":null}}"#),
+        _ => "null".to_owned(),
+    };
+    Some(chunk(meta, &format!(r#"[{{"index":0,"delta":{delta},"logprobs":{logprobs},"finish_reason":null}}]"#), "null"))
 }

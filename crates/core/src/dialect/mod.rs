@@ -4,8 +4,11 @@
 //! bring. `[DONE]` and error payloads are the dialect's business, since they belong to the language and not to the wrapping.
 
 mod chat;
+mod completion;
 mod responses;
 mod text;
+
+pub use completion::chat_completion;
 
 use std::fmt;
 use std::sync::Arc;

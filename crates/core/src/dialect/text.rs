@@ -19,7 +19,7 @@ impl Renderer {
             match event {
                 EventKind::Delta { target, text, .. } if target.plain => self.unescaper.push(text, &mut self.scratch),
                 EventKind::Relayed(relayed) => {
-                    if let ChatHint::Text { text, plain: true } | ChatHint::Refusal { text, plain: true } = &relayed.chat {
+                    if let ChatHint::Text { text, plain: true, .. } | ChatHint::Refusal { text, plain: true } = &relayed.chat {
                         self.unescaper.push(text, &mut self.scratch);
                     }
                 }

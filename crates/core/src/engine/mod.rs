@@ -229,22 +229,18 @@ impl Engine {
 
     fn plan_chat(&self, chat: &ChatRequest, request: &StartRequest) -> Result<Plan, ApiError> {
         let target = self.upstream.route(chat.model())?;
-        if target.api == Api::Responses {
-            let message = format!(
-                "The model '{}' is served through the Responses API, which a chat request cannot be sent to. Use POST /v1/responses.",
-                target.model
-            );
-            return Err(ApiError::new(ErrorCode::UnsupportedParameter, message).param("messages"));
-        }
-        let body = chat.upstream_body(target.upstream_model.as_deref());
+        let body = match target.api {
+            Api::Chat => chat.upstream_body(target.upstream_model.as_deref()),
+            Api::Responses => chat.to_responses(target.upstream_model.as_deref().unwrap_or(&target.model))?,
+        };
         let echo = ResponseEcho::from_chat(chat);
         let mut work = work(&target, body, chat.n(), None, request);
-        if !chat.stream() {
+        if !chat.stream() && target.api == Api::Chat {
             // The whole answer comes in one piece, so its first token is its last.
             work.request.streamed = false;
             work.clocks = Clocks { first_token: Duration::ZERO, between_tokens: Duration::ZERO, ..work.clocks };
         }
-        let meta = meta(&target, &echo, &request.owner, false, true);
+        let meta = Meta { include_usage: chat.include_usage(), ..meta(&target, &echo, &request.owner, false, true) };
         Ok(Plan { meta, conversation: Conversation::default(), work, queued: target.queued })
     }
 
@@ -325,6 +321,7 @@ fn meta(target: &Target, echo: &ResponseEcho, owner: &Owner, background: bool, s
         api: target.api,
         background,
         store,
+        include_usage: false,
     }
 }
 

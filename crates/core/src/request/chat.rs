@@ -1,4 +1,7 @@
-//! A request for a chat completion: looked into, and passed on as it came.
+//! A request for a chat completion: looked into, and passed on as it came, or as a responses request.
+
+mod items;
+mod translation;
 
 use std::fmt;
 use std::ops::Range;
@@ -144,6 +147,21 @@ impl ChatRequest {
         }
         out.push_str(&self.body[copied..]);
         out.into_bytes()
+    }
+
+    /// The body of a streaming responses request that asks for the same.
+    ///
+    /// Accepted and not sent: members that are `null` or at the value that holds without them (`n: 1`, penalties of 0, `logprobs: false`,
+    /// an empty list of tools, …), `stream` and `stream_options.include_usage`, which are the gateway's to honour, and what a message of
+    /// the assistant's repeats of an earlier answer beside its text and calls (reasoning, annotations, what an SDK parsed).
+    ///
+    /// # Errors
+    /// `unsupported_parameter` for whatever else Responses has no word for, unknown members included; `invalid_type`, `invalid_value`
+    /// or `missing_required_parameter` for messages, parts and tools that are not as they must be. Each names the parameter, down to the
+    /// part.
+    pub fn to_responses(&self, model: &str) -> Result<Vec<u8>, ApiError> {
+        let (_, written) = read(self.body())?;
+        translation::to_responses(&Object { path: String::new(), members: written.last_of_each() }, model)
     }
 }
 

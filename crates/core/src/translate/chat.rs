@@ -483,8 +483,8 @@ fn inside_of(raw: &RawValue, data: &[u8]) -> Option<Range<usize>> {
     (range.end <= data.len()).then_some(range)
 }
 
-/// Chat's logprobs in the Responses shape, which lacks neither bytes nor alternatives.
-fn responses_logprobs(raw: &RawValue) -> String {
+/// Log probabilities in the shape of Responses, which is chat's: it lacks neither bytes nor alternatives.
+pub(crate) fn responses_logprobs(raw: &RawValue) -> String {
     let mut tokens: Vec<serde_json::Value> = serde_json::from_str(raw.get()).unwrap_or_default();
     let complete = |token: &mut serde_json::Value| {
         let bytes = token.get("token").and_then(|text| text.as_str()).unwrap_or_default().as_bytes().to_vec();

@@ -6,14 +6,18 @@
 
 mod chat;
 mod chunk;
+mod hints;
 mod responses;
 mod scribe;
 mod usage;
 
 pub use chat::ChatTranslator;
+pub(crate) use chat::responses_logprobs as complete_logprobs;
+pub(crate) use hints::chat_annotation;
 pub use responses::ResponsesTranslator;
 pub use scribe::Scribe;
 pub(crate) use scribe::item_id;
+pub(crate) use usage::to_chat as chat_usage;
 
 use crate::error::{ApiError, ErrorCode};
 use crate::event::{Ending, Failure};

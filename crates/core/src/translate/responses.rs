@@ -6,6 +6,7 @@ use crate::id::GenerationId;
 use crate::json::{self, Members};
 
 use super::chunk::UpstreamFault;
+use super::hints::ChatHints;
 use super::{BodyEnd, Progress, Scribe, Translated, failed};
 
 /// The state of one Responses stream.
@@ -13,18 +14,10 @@ pub struct ResponsesTranslator {
     id: String,
     previous: String,
     started: bool,
-    calls: Vec<Call>,
-    /// The `output_index` of the first message: what the text dialect shows.
-    first_message: Option<u64>,
+    hints: ChatHints,
     fault: Option<Failure>,
     /// The upstream's terminal response object, ids mapped.
     last: Option<String>,
-}
-
-#[derive(Debug)]
-struct Call {
-    output_index: u64,
-    has_arguments: bool,
 }
 
 impl std::fmt::Debug for ResponsesTranslator {
@@ -39,7 +32,7 @@ impl ResponsesTranslator {
     #[must_use]
     pub fn new(id: &GenerationId, previous_response_id: Option<&str>) -> Self {
         let previous = previous_response_id.map_or_else(|| "null".to_owned(), |id| format!("\"{}\"", json::escape(id)));
-        Self { id: format!("\"{id}\""), previous, started: false, calls: Vec::new(), first_message: None, fault: None, last: None }
+        Self { id: format!("\"{id}\""), previous, started: false, hints: ChatHints::default(), fault: None, last: None }
     }
 
     /// Whether the upstream has sent anything yet.
@@ -107,6 +100,10 @@ impl ResponsesTranslator {
                 return Translated { progress: self.progress(), tokens: false };
             }
             "response.completed" | "response.incomplete" | "response.failed" | "response.cancelled" => {
+                if !self.started {
+                    self.started = true;
+                    scribe.event(EventKind::InProgress);
+                }
                 self.last = response;
                 return over(self.terminal(&name, members));
             }
@@ -132,7 +129,7 @@ impl ResponsesTranslator {
             scribe.record(Some(data));
             return Translated { progress: self.progress(), tokens: false };
         }
-        let chat = self.hint(&name, members);
+        let chat = self.hints.of(&name, members);
         let number = scribe.next_seq().to_string();
         let json = match &response {
             Some(response) => members.write_with(&[("sequence_number", &number), ("response", response)]),
@@ -156,53 +153,10 @@ impl ResponsesTranslator {
         scribe.record(None);
     }
 
-    fn hint(&mut self, name: &str, members: &Members<'_>) -> ChatHint {
-        let index = members.number("output_index").unwrap_or(0);
-        let inside = |member: &str| members.get(member).and_then(json::string_inside).unwrap_or_default().to_owned();
-        let plain = self.first_message.is_none_or(|first| first == index);
-        let call = self.calls.iter().position(|call| call.output_index == index);
-        match name {
-            "response.output_item.added" => self.item_added(index, members),
-            "response.output_text.delta" => ChatHint::Text { text: inside("delta"), plain },
-            "response.refusal.delta" => ChatHint::Refusal { text: inside("delta"), plain },
-            "response.reasoning_text.delta" | "response.reasoning_summary_text.delta" | "response.reasoning.delta" => {
-                ChatHint::Reasoning(inside("delta"))
-            }
-            "response.function_call_arguments.delta" | "response.function_call_arguments.done" => {
-                let Some(at) = call else { return ChatHint::Nothing };
-                let done = name.ends_with(".done");
-                let known = std::mem::replace(&mut self.calls[at].has_arguments, true);
-                match (done, known) {
-                    (true, true) => ChatHint::Nothing,
-                    // Some servers send the arguments in one piece at the end only.
-                    (true, false) => ChatHint::CallArguments { index: at as u32, text: inside("arguments") },
-                    (false, _) => ChatHint::CallArguments { index: at as u32, text: inside("delta") },
-                }
-            }
-            _ => ChatHint::Nothing,
-        }
-    }
-
-    fn item_added(&mut self, index: u64, members: &Members<'_>) -> ChatHint {
-        let Some(item) = members.object("item") else { return ChatHint::Nothing };
-        let inside = |member: &str| item.get(member).and_then(json::string_inside).unwrap_or_default().to_owned();
-        match item.text("type").as_deref() {
-            Some("message") => {
-                self.first_message.get_or_insert(index);
-                ChatHint::Nothing
-            }
-            Some("function_call") => {
-                self.calls.push(Call { output_index: index, has_arguments: !inside("arguments").is_empty() });
-                ChatHint::CallAdded { index: self.calls.len() as u32 - 1, call_id: inside("call_id"), name: inside("name") }
-            }
-            _ => ChatHint::Nothing,
-        }
-    }
-
     fn terminal(&self, name: &str, members: &Members<'_>) -> Ending {
         let response = members.object("response").unwrap_or_default();
         match name {
-            "response.completed" => Ending::Completed { tool_calls: !self.calls.is_empty() },
+            "response.completed" => Ending::Completed { tool_calls: self.hints.calls() > 0 || calls_something(&response) },
             "response.incomplete" => {
                 let reason = response.object("incomplete_details").and_then(|details| details.text("reason").map(Into::into));
                 Ending::Incomplete { reason: reason.unwrap_or_else(|| "max_output_tokens".to_owned()) }
@@ -219,6 +173,11 @@ impl ResponsesTranslator {
     fn progress(&self) -> Progress {
         if self.fault.is_some() { Progress::Finished } else { Progress::Open }
     }
+}
+
+/// Whether a function is called in this response object.
+fn calls_something(response: &Members<'_>) -> bool {
+    response.objects("output").iter().any(|item| item.text("type").is_some_and(|kind| kind == "function_call"))
 }
 
 fn over(ending: Ending) -> Translated {

@@ -42,23 +42,36 @@ where
     Ok(serde_json::from_value(value).unwrap_or_default())
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, Deserialize)]
 struct ResponsesUsage {
     input_tokens: u64,
+    #[serde(default, deserialize_with = "lenient")]
     input_tokens_details: InputDetails,
     output_tokens: u64,
+    #[serde(default, deserialize_with = "lenient")]
     output_tokens_details: OutputDetails,
+    #[serde(default)]
     total_tokens: u64,
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize, Deserialize)]
 struct InputDetails {
     cached_tokens: u64,
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize, Deserialize)]
 struct OutputDetails {
     reasoning_tokens: u64,
+}
+
+/// Usage in the Responses form as chat tells it, raw JSON; `None` where it is not in that form.
+pub(crate) fn to_chat(responses: &str) -> Option<String> {
+    let usage: ResponsesUsage = serde_json::from_str(responses).ok()?;
+    let total = if usage.total_tokens == 0 { usage.input_tokens.saturating_add(usage.output_tokens) } else { usage.total_tokens };
+    Some(format!(
+        r#"{{"prompt_tokens":{},"completion_tokens":{},"total_tokens":{total},"prompt_tokens_details":{{"cached_tokens":{}}},"completion_tokens_details":{{"reasoning_tokens":{}}}}}"#,
+        usage.input_tokens, usage.output_tokens, usage.input_tokens_details.cached_tokens, usage.output_tokens_details.reasoning_tokens
+    ))
 }
 
 impl ChatUsage {
@@ -101,6 +114,25 @@ impl ChatUsage {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn chat_is_told_the_same_numbers() {
+        for (raw, expected) in [
+            (
+                r#"{"input_tokens":9,"input_tokens_details":{"cached_tokens":4},"output_tokens":5,"output_tokens_details":{"reasoning_tokens":3},"total_tokens":14}"#,
+                Some((9, 5, 14, 4, 3)),
+            ),
+            (r#"{"input_tokens":9,"output_tokens":5}"#, Some((9, 5, 14, 0, 0))),
+            (r#"{"input_tokens":9,"input_tokens_details":null,"output_tokens":5,"total_tokens":99,"cost":1}"#, Some((9, 5, 99, 0, 0))),
+            ("null", None),
+            ("{}", None),
+        ] {
+            let expected = expected.map(|(prompt, completion, total, cached, reasoning)| {
+                format!(r#"{{"prompt_tokens":{prompt},"completion_tokens":{completion},"total_tokens":{total},"prompt_tokens_details":{{"cached_tokens":{cached}}},"completion_tokens_details":{{"reasoning_tokens":{reasoning}}}}}"#)
+            });
+            assert_eq!(to_chat(raw), expected, "{raw}");
+        }
+    }
 
     #[test]
     fn maps_what_servers_tell() {

@@ -61,6 +61,8 @@ enum Shape {
     Json(Vec<u8>),
 }
 
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
 /// A decompressor that gives out what it can after each write.
 enum Inflate {
     Gzip(GzDecoder<Vec<u8>>),
@@ -141,9 +143,12 @@ impl Decoding<'_> {
 }
 
 impl Shape {
-    fn push(&mut self, input: &[u8], limit: usize, sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Result<Flow, ApiError> {
+    fn push(&mut self, mut input: &[u8], limit: usize, sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Result<Flow, ApiError> {
         if matches!(self, Self::Unknown) {
-            let Some(first) = input.iter().find(|byte| !byte.is_ascii_whitespace()) else { return Ok(Flow::Continue) };
+            // A byte order mark, which some servers put first, belongs to neither shape; it may come in pieces.
+            input = input.strip_prefix(BYTE_ORDER_MARK).unwrap_or(input);
+            let says_nothing = |byte: &&u8| byte.is_ascii_whitespace() || BYTE_ORDER_MARK.contains(byte);
+            let Some(first) = input.iter().find(|byte| !says_nothing(byte)) else { return Ok(Flow::Continue) };
             *self = if matches!(first, b'{' | b'[') { Self::Json(Vec::new()) } else { Self::Sse(SseDecoder::new(limit)) };
         }
         match self {

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use tokenwire_core::dialect::Dialect;
+use tokenwire_core::dialect::{Dialect, chat_completion};
 use tokenwire_core::engine::StartRequest;
 use tokenwire_core::error::{ApiError, ErrorCode};
 use tokenwire_core::event::Ending;
 use tokenwire_core::generation::Attachment;
 use tokenwire_core::request::{ChatRequest, StreamRequest};
+use tokenwire_core::snapshot::Api;
 use tokenwire_sse::Sdk;
 
 use super::inbound::{ContentType, body, idempotency_key, last_event_id};
@@ -16,7 +17,7 @@ use super::outbound::{HttpError, error_response, json, located, of_generation, o
 use super::streams::{committed, resume_sdk};
 use crate::service::Service;
 
-/// A chat completion, streamed or whole. What the upstream sent comes out byte for byte.
+/// A chat completion, streamed or whole. What a chat upstream sent comes out byte for byte.
 pub(super) async fn create(request: HttpRequest, payload: web::Payload, service: web::Data<Service>) -> Result<HttpResponse, HttpError> {
     if let Some(cursor) = last_event_id(&request)? {
         return resume_sdk(&service, &cursor.id, Dialect::Chat, Some(cursor.after));
@@ -40,7 +41,7 @@ pub(super) async fn create(request: HttpRequest, payload: web::Payload, service:
     Ok(whole(started.attachment).await)
 }
 
-/// The whole completion as the upstream sent it.
+/// The whole completion: as the upstream sent it, or made of the response object where it speaks Responses.
 async fn whole(attachment: Attachment) -> HttpResponse {
     let generation = attachment.generation();
     generation.ended().await;
@@ -51,7 +52,11 @@ async fn whole(attachment: Attachment) -> HttpResponse {
     };
     match generation.outcome().map(|outcome| outcome.ending) {
         Some(Ending::Completed { .. } | Ending::Incomplete { .. }) => {
-            let Some(completion) = generation.first_raw() else {
+            let completion = match generation.meta().api {
+                Api::Chat => generation.first_raw(),
+                Api::Responses => chat_completion(generation),
+            };
+            let Some(completion) = completion else {
                 let error = ApiError::new(ErrorCode::UpstreamMalformed, "The upstream's answer held no completion.");
                 return located(generation, error_response(&error));
             };

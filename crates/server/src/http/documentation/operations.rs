@@ -338,7 +338,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         id: "createChatCompletion",
         group: Group::Chat,
         summary: "Create a chat completion",
-        about: "Sent up as it came, unknown parameters and all. A stream that breaks off ends with an error object and without `[DONE]`.",
+        about: "Sent to a chat upstream as it came, unknown parameters and all; for a Responses upstream translated, and what it has no word for is refused. A stream that breaks off ends with an error object and without `[DONE]`.",
         parameters: &[IDEMPOTENCY_KEY, LAST_EVENT_ID],
         body: Some("ChatRequest"),
         answers: &[Answer {
