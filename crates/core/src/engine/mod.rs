@@ -3,13 +3,19 @@
 //! Cheap to clone, one per worker over one [`Registry`]. It starts generations on the worker that asks, finds them again from
 //! any worker, and says what a reader that comes back at a position gets.
 
+mod follower;
+mod observer;
 mod registry;
+mod reuse;
 
+pub use observer::{GenerationEnd, GenerationStart, Observer};
 pub use registry::{Registry, Retention};
+pub use reuse::{Freshness, Reuse, ReuseOptions, Reused};
 
 use std::fmt;
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
@@ -24,7 +30,10 @@ use crate::request::{ChatRequest, ResponseEcho, ResponsesRequest, StreamRequest}
 use crate::snapshot::{Api, Meta, Snapshot, Status};
 use crate::translate::Scribe;
 use crate::upstream::{Target, Upstream, UpstreamRequest};
+use follower::Follower;
+use observer::Observation;
 use registry::Claim;
+use reuse::{Lead, Place};
 
 /// Makes the logs of new generations.
 pub trait LogStore: Send + Sync + fmt::Debug {
@@ -62,6 +71,8 @@ pub struct StartRequest {
     pub fingerprint: Vec<u8>,
     /// Request headers that go to the upstream.
     pub headers: Vec<(String, String)>,
+    /// Whether an answer that somebody else asked for will do; where the engine shares answers at all.
+    pub freshness: Freshness,
 }
 
 /// A generation that was started, or that an earlier request with the same key started.
@@ -71,6 +82,8 @@ pub struct Started {
     pub attachment: Attachment,
     /// Whether this request started it.
     pub fresh: bool,
+    /// Whether it shares another's answer; `None` where answers are not shared, or where it was started earlier.
+    pub reused: Option<Reused>,
 }
 
 /// What a reader gets who comes back at a position.
@@ -102,6 +115,8 @@ pub struct Engine {
     upstream: Arc<dyn Upstream>,
     tasks: TaskTracker,
     grace: Duration,
+    reuse: Option<Arc<Reuse>>,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl Engine {
@@ -114,7 +129,19 @@ impl Engine {
         tasks: TaskTracker,
         grace: Duration,
     ) -> Self {
-        Self { registry, store, upstream, tasks, grace }
+        Self { registry, store, upstream, tasks, grace, reuse: None, observer: None }
+    }
+
+    /// The same engine, which lets identical requests share answers. Engines that share a registry should share this as well.
+    #[must_use]
+    pub fn sharing(self, reuse: Option<Arc<Reuse>>) -> Self {
+        Self { reuse, ..self }
+    }
+
+    /// The same engine, with somebody who is told of starts and ends.
+    #[must_use]
+    pub fn observed_by(self, observer: Arc<dyn Observer>) -> Self {
+        Self { observer: Some(observer), ..self }
     }
 
     /// The registry that all engines share.
@@ -134,12 +161,13 @@ impl Engine {
             Some(key) => {
                 let hash = self.registry.hasher().hash_one((&request.route, &request.fingerprint));
                 match self.registry.claim(&request.owner, key, hash)? {
-                    Claim::Taken(generation) => return Ok(Started { attachment: generation.attach(), fresh: false }),
+                    Claim::Taken(generation) => return Ok(Started { attachment: generation.attach(), fresh: false, reused: None }),
                     Claim::Free(claim) => Some(claim),
                 }
             }
         };
         let permit = self.registry.admit()?;
+        let (route, freshness) = (request.route, request.freshness);
         let plan = self.plan(request)?;
         let log = self.store.create(&plan.meta.id);
         let generation = Generation::new(plan.meta, log, plan.conversation, self.grace);
@@ -156,17 +184,40 @@ impl Engine {
             tracing::error!(%error, "a new log took no record");
             ApiError::new(ErrorCode::InternalError, "The stream could not be begun.")
         })?;
-        let running = self.registry.insert(generation, permit, claim);
-        let upstream = self.upstream.clone();
+        let running = self.registry.insert(generation.clone(), permit, claim);
+        let Source { upstream, lead, reused, asked } = self.source(&generation, &plan.work.request, freshness);
+        let observation = self.observer.clone().map(|observer| {
+            observer.started(&GenerationStart { meta: generation.meta(), route, reused });
+            Observation::new(observer, generation, plan.work.request.server, asked)
+        });
         self.tasks.spawn(async move {
             let finished = drive(writer, scribe, upstream, plan.work).await;
-            // Dropped here, or with the task however it ends: that is how the registry learns of the end.
-            drop(running);
+            // Dropped here, or with the task however it ends: that is how the registry and the others learn of the end.
+            drop((lead, observation, running));
             if let Some(body) = finished {
                 drain(body).await;
             }
         });
-        Ok(Started { attachment, fresh: true })
+        Ok(Started { attachment, fresh: true, reused })
+    }
+
+    /// Where the answer comes from.
+    fn source(&self, generation: &Arc<Generation>, request: &UpstreamRequest, freshness: Freshness) -> Source {
+        let upstream = self.upstream.clone();
+        let Some(reuse) = &self.reuse else {
+            return Source { upstream, lead: None, reused: None, asked: Arc::new(AtomicBool::new(true)) };
+        };
+        let (place, reused, ticket) = reuse.join(request, generation, freshness);
+        let asked = Arc::new(AtomicBool::new(true));
+        match (place, ticket) {
+            (Place::Follows(following, source), Some(ticket)) => {
+                asked.store(false, std::sync::atomic::Ordering::Release);
+                let follower = Follower::new(upstream, generation.clone(), ticket, following, source, asked.clone());
+                Source { upstream: Arc::new(follower), lead: None, reused: Some(reused), asked }
+            }
+            (Place::Leads(lead), _) => Source { upstream, lead: Some(lead), reused: Some(reused), asked },
+            (Place::Apart | Place::Follows(..), _) => Source { upstream, lead: None, reused: Some(reused), asked },
+        }
     }
 
     /// The generation of this id, if it is this owner's.
@@ -265,6 +316,16 @@ impl Engine {
         let conversation = generation.conversation();
         Ok(conversation.history.iter().chain(&conversation.input).cloned().chain(output).collect())
     }
+}
+
+/// Where a generation's answer comes from.
+struct Source {
+    upstream: Arc<dyn Upstream>,
+    /// Its slot, if others may follow it.
+    lead: Option<Lead>,
+    reused: Option<Reused>,
+    /// Whether the model is asked.
+    asked: Arc<AtomicBool>,
 }
 
 /// What a request came to.

@@ -6,6 +6,7 @@ mod body;
 mod http1;
 #[cfg(feature = "openai")]
 mod openai;
+mod replay;
 #[cfg(feature = "openai")]
 mod router;
 
@@ -13,6 +14,8 @@ mod router;
 pub use openai::{OpenAi, OpenAiOptions};
 #[cfg(feature = "openai")]
 pub use router::{ModelMap, Route, Router};
+
+pub(crate) use replay::{Source, Verdict, follow};
 
 use std::fmt;
 use std::task::{Context, Poll};
