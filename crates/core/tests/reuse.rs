@@ -795,7 +795,7 @@ struct Diary(Mutex<Vec<Value>>);
 
 impl Observer for Diary {
     fn started(&self, start: &GenerationStart<'_>) {
-        self.0.lock().push(json!([start.route, start.reused.map(Reused::as_str)]));
+        self.0.lock().push(json!([format!("{:?}", start.asked_in), start.reused.map(Reused::as_str)]));
     }
 
     fn ended(&self, end: &GenerationEnd<'_>) {
@@ -818,12 +818,12 @@ async fn an_observer_is_told_of_each_start_and_each_end_once() {
     let audit = audit(generation(&started)).await;
     settle().await;
     let events = audit.events.len();
-    assert_eq!(told(), [json!(["/v1/streams", "miss"]), json!(["completed", null, 0, events, 3, 2, 5])]);
+    assert_eq!(told(), [json!(["Chat", "miss"]), json!(["completed", null, 0, events, 3, 2, 5])]);
 
     let hit = join(&test, SEEDED, Reused::Hit);
     generation(&hit).ended().await;
     settle().await;
-    assert_eq!(told(), [json!(["/v1/streams", "hit"]), json!(["completed", null, null, events, 3, 0, 0])]);
+    assert_eq!(told(), [json!(["Chat", "hit"]), json!(["completed", null, null, events, 3, 0, 0])]);
 
     let (started, call) = lead(&test, CHAT).await;
     let follower = join(&test, CHAT, Reused::Coalesced);

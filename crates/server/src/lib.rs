@@ -4,6 +4,7 @@ pub mod banner;
 pub mod cli;
 pub mod config;
 pub mod http;
+pub mod metrics;
 pub mod serve;
 pub mod service;
 pub mod telemetry;

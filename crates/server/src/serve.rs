@@ -15,7 +15,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::schema::Config;
 use crate::http::{configure, envelope};
-use crate::service::{Service, Shared};
+use crate::metrics::Metrics;
+use crate::service::{Service, Shared, reuse};
 
 /// How often finished streams are looked through for those that have been kept long enough.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -142,9 +143,13 @@ fn share(config: Config, simulator: Option<String>, address: SocketAddr) -> Shar
         max_open: config.limits.streams,
     };
     let limits = LogLimits { bytes: config.streams.max_stream_bytes(), events: config.streams.max_stream_events };
+    let registry = Registry::new(retention, account.clone());
+    let metrics = Metrics::new(&config, registry.clone());
     Shared {
-        registry: Registry::new(retention, account.clone()),
+        registry,
         store: Arc::new(MemoryStore { limits, account }),
+        reuse: reuse(&config.reuse),
+        metrics,
         tasks: TaskTracker::new(),
         simulator,
         local_only: address.ip().is_loopback(),
@@ -157,6 +162,7 @@ fn server(shared: &Shared, listener: std::net::TcpListener) -> Result<Server, Se
     let workers = config.server.workers();
     let slow_reader = config.streams.slow_reader_timeout;
     let for_workers = shared.clone();
+    let connections = shared.metrics.gauges().connections.clone();
     let server = HttpServer::new(move || {
         #[expect(clippy::expect_used, reason = "the same was built once before the workers started")]
         let service = Service::new(&for_workers).expect("a worker's service");
@@ -173,7 +179,9 @@ fn server(shared: &Shared, listener: std::net::TcpListener) -> Result<Server, Se
     .client_disconnect_timeout(LINGER)
     .shutdown_timeout(LAST_WRITES.as_secs())
     .disable_signals()
-    .on_connect(move |connection, _| {
+    .on_connect(move |connection, kept| {
+        // Dropped with the connection.
+        kept.insert(connections.enter());
         if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {
             // A body is not polled while its socket is blocked, so it cannot time itself out: the kernel does.
             let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(slow_reader));

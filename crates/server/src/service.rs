@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
-use tokenwire_core::engine::{Engine, LogStore, Registry};
+use tokenwire_core::engine::{Engine, LogStore, Registry, Reuse, ReuseOptions};
 use tokenwire_core::id::Owner;
 use tokenwire_core::snapshot::Api;
 use tokenwire_core::upstream::{Clocks, OpenAi, OpenAiOptions, Route, Router};
@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::schema;
 use crate::config::schema::Config;
 use crate::http::OriginPolicy;
+use crate::metrics::Metrics;
 
 /// One worker's view of the gateway.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub struct Service {
     pub router: Router,
     /// Which web pages may ask.
     pub origins: OriginPolicy,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// What all workers share.
@@ -38,6 +41,10 @@ pub struct Shared {
     pub registry: Arc<Registry>,
     /// Where logs are kept.
     pub store: Arc<dyn LogStore>,
+    /// Which requests share an answer.
+    pub reuse: Option<Arc<Reuse>>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// The tasks that write generations.
     pub tasks: TaskTracker,
     /// The embedded simulator's base URL, where it answers.
@@ -63,13 +70,15 @@ impl Service {
         };
         let router = Router::new(routes, config.default_model().map(str::to_owned));
         let grace = config.streams.disconnect_grace;
-        let engine = Engine::new(shared.registry.clone(), shared.store.clone(), Arc::new(router.clone()), shared.tasks.clone(), grace);
+        let engine = Engine::new(shared.registry.clone(), shared.store.clone(), Arc::new(router.clone()), shared.tasks.clone(), grace)
+            .sharing(shared.reuse.clone())
+            .observed_by(shared.metrics.observer());
         let origins = OriginPolicy {
             allowed: config.server.allowed_origins.clone(),
             loopback: config.server.allow_loopback_origins,
             local_only: shared.local_only,
         };
-        Ok(Self { config, engine, router, origins })
+        Ok(Self { config, engine, router, origins, metrics: shared.metrics.clone() })
     }
 
     /// Who asks. Without keys everybody is the same.
@@ -90,7 +99,14 @@ impl Service {
     /// What goes around an event stream.
     #[must_use]
     pub fn sse(&self, preface: impl Into<bytes::Bytes>) -> SseOptions {
-        SseOptions { heartbeat: Some(self.config.streams.heartbeat), preface: preface.into() }
+        let readers = self.metrics.gauges().sse.clone();
+        SseOptions { heartbeat: Some(self.config.streams.heartbeat), preface: preface.into(), readers }
+    }
+
+    /// What goes around bare text.
+    #[must_use]
+    pub fn text(&self) -> SseOptions {
+        SseOptions { readers: self.metrics.gauges().text.clone(), ..SseOptions::default() }
     }
 
     /// Bounds and clocks of a socket.
@@ -105,6 +121,8 @@ impl Service {
             ping_interval: streams.ping_interval,
             ping_timeout: streams.ping_timeout,
             headers: Vec::new(),
+            sockets: self.metrics.gauges().sockets.clone(),
+            readers: self.metrics.gauges().websocket.clone(),
         }
     }
 
@@ -113,6 +131,19 @@ impl Service {
     pub fn commit_after(&self) -> Duration {
         self.config.streams.commit_after.min(self.config.streams.heartbeat)
     }
+}
+
+/// What is shared between identical requests, as the configuration says.
+#[must_use]
+pub fn reuse(config: &schema::Reuse) -> Option<Arc<Reuse>> {
+    Reuse::new(ReuseOptions {
+        coalesce: config.coalesce,
+        cache: config.cache,
+        ttl: config.cache_ttl,
+        entries: config.cache_entries,
+        pace: config.pace,
+        across_owners: config.across_owners,
+    })
 }
 
 fn clocks(timeouts: &schema::Timeouts) -> Clocks {

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use support::{End, PATIENCE, Request, Socket, chat, response, with};
 use tokenwire::config::Config;
 use tokenwire::http::{configure, envelope};
+use tokenwire::metrics::Metrics;
 use tokenwire::service::{Service, Shared};
 use tokenwire_core::decode::{Flow, SseEvent};
 use tokenwire_core::engine::{Engine, MemoryStore, Registry, Retention};
@@ -81,8 +82,11 @@ fn shared() -> Shared {
     let account = MemoryAccount::default();
     let keep = Duration::from_secs(600);
     let retention = Retention { events: keep, responses: keep, max_memory: 1 << 30, max_open: 4 };
+    let registry = Registry::new(retention, account.clone());
     Shared {
-        registry: Registry::new(retention, account.clone()),
+        metrics: Metrics::new(&Config::default(), registry.clone()),
+        registry,
+        reuse: None,
         store: Arc::new(MemoryStore { limits: LogLimits { bytes: 1 << 20, events: 1000 }, account }),
         tasks: TaskTracker::new(),
         simulator: Some("http://127.0.0.1:1/v1".to_owned()),

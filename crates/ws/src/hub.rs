@@ -9,10 +9,11 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use tokenwire_core::dialect::Dialect;
-use tokenwire_core::engine::{Engine, Registry, Resumption, StartRequest};
+use tokenwire_core::engine::{Engine, Freshness, Registry, Resumption, StartRequest};
 use tokenwire_core::error::{ApiError, ErrorCode};
 use tokenwire_core::generation::Subscription;
 use tokenwire_core::id::{GenerationId, Owner};
+use tokenwire_core::presence::{Presence, Present};
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 
 use crate::framing::{StreamId, TextFrames, put_text};
@@ -31,6 +32,8 @@ pub(crate) struct HubOptions {
     pub(crate) max_queued: usize,
     /// Request headers that go to the upstream.
     pub(crate) headers: Vec<(String, String)>,
+    /// Counts the readers.
+    pub(crate) readers: Presence,
 }
 
 /// Why a socket ends from our side.
@@ -66,6 +69,7 @@ struct Reader {
     subscription: Subscription,
     /// The lane whose turn ends with this reader's generation; none for a reader that resumed.
     lane: Option<LaneKey>,
+    _present: Present,
 }
 
 impl Hub {
@@ -167,6 +171,8 @@ impl Hub {
             route: "/v1/responses",
             fingerprint: request.fingerprint(),
             headers: self.options.headers.clone(),
+            // A browser says `no-cache` on every upgrade; a message has no headers.
+            freshness: Freshness::Any,
             body: StreamRequest::Responses(request),
         };
         match self.engine.start(start) {
@@ -186,7 +192,7 @@ impl Hub {
     }
 
     fn read(&mut self, subscription: Subscription, lane: Option<LaneKey>) {
-        self.readers.push(Reader { subscription, lane });
+        self.readers.push(Reader { subscription, lane, _present: self.options.readers.enter() });
     }
 
     fn resume(&mut self, resume: Resume) {

@@ -10,6 +10,7 @@ use actix_web::{FromRequest as _, HttpRequest, HttpResponse, web};
 use tokenwire_core::engine::Engine;
 use tokenwire_core::error::{ApiError, ErrorCode};
 use tokenwire_core::id::Owner;
+use tokenwire_core::presence::Presence;
 
 use crate::body::SocketBody;
 use crate::conversation::{Pace, converse};
@@ -33,6 +34,10 @@ pub struct WebSocketOptions {
     pub ping_timeout: Duration,
     /// Request headers that go to the upstream.
     pub headers: Vec<(String, String)>,
+    /// Counts the sockets.
+    pub sockets: Presence,
+    /// Counts the streams that sockets read.
+    pub readers: Presence,
 }
 
 type BoxedPayloadStream = std::pin::Pin<Box<dyn futures::Stream<Item = Result<bytes::Bytes, PayloadError>>>>;
@@ -52,14 +57,19 @@ pub fn upgrade(request: &HttpRequest, payload: Payload, engine: Engine, options:
     let (response, session, messages) =
         actix_ws::handle_with_protocols(request, payload, &[SUBPROTOCOL]).map_err(|error| invalid(&error))?;
     let messages = messages.max_frame_size(options.max_message).aggregate_continuations().max_continuation_size(options.max_message);
-    let hub_options =
-        HubOptions { owner: options.owner, max_lanes: options.max_lanes, max_queued: options.max_queued, headers: options.headers };
+    let hub_options = HubOptions {
+        owner: options.owner,
+        max_lanes: options.max_lanes,
+        max_queued: options.max_queued,
+        headers: options.headers,
+        readers: options.readers,
+    };
     let hub = Rc::new(RefCell::new(Hub::new(engine, hub_options)));
     let pace = Pace { ping_interval: options.ping_interval, ping_timeout: options.ping_timeout };
     // The body owns the hub: when the socket dies the body is dropped, and the readers with it.
     actix_web::rt::spawn(converse(Rc::downgrade(&hub), session, messages, oversized, pace));
     let (head, control) = response.into_parts();
-    Ok(head.set_body(SocketBody::new(control, hub)).map_into_boxed_body())
+    Ok(head.set_body(SocketBody::new(control, hub, options.sockets.enter())).map_into_boxed_body())
 }
 
 fn invalid(error: &actix_web::Error) -> ApiError {

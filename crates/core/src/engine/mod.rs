@@ -167,7 +167,11 @@ impl Engine {
             }
         };
         let permit = self.registry.admit()?;
-        let (route, freshness) = (request.route, request.freshness);
+        let freshness = request.freshness;
+        let asked_in = match &request.body {
+            StreamRequest::Chat(_) => Api::Chat,
+            StreamRequest::Responses(_) => Api::Responses,
+        };
         let plan = self.plan(request)?;
         let log = self.store.create(&plan.meta.id);
         let generation = Generation::new(plan.meta, log, plan.conversation, self.grace);
@@ -186,10 +190,10 @@ impl Engine {
         })?;
         let running = self.registry.insert(generation.clone(), permit, claim);
         let Source { upstream, lead, reused, asked } = self.source(&generation, &plan.work.request, freshness);
-        let observation = self.observer.clone().map(|observer| {
-            observer.started(&GenerationStart { meta: generation.meta(), route, reused });
-            Observation::new(observer, generation, plan.work.request.server, asked)
-        });
+        let observation = self
+            .observer
+            .clone()
+            .map(|observer| Observation::begin(observer, generation, asked_in, reused, plan.work.request.server, asked));
         self.tasks.spawn(async move {
             let finished = drive(writer, scribe, upstream, plan.work).await;
             // Dropped here, or with the task however it ends: that is how the registry and the others learn of the end.

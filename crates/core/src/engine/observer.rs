@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::reuse::Reused;
 use crate::event::Ending;
 use crate::generation::Generation;
-use crate::snapshot::{Meta, Snapshot, Status};
+use crate::snapshot::{Api, Meta, Snapshot, Status};
 
 /// Is told of starts and ends. Called on the generation's worker; it must not block.
 pub trait Observer: Send + Sync + fmt::Debug {
@@ -29,8 +29,8 @@ pub trait Observer: Send + Sync + fmt::Debug {
 pub struct GenerationStart<'a> {
     /// The generation.
     pub meta: &'a Meta,
-    /// The route that its request came by, such as `/v1/responses`.
-    pub route: &'static str,
+    /// The language of its request, which need not be its upstream's.
+    pub asked_in: Api,
     /// Whether it shares another's answer; `None` where nothing is shared.
     pub reused: Option<Reused>,
 }
@@ -40,6 +40,8 @@ pub struct GenerationStart<'a> {
 pub struct GenerationEnd<'a> {
     /// The generation.
     pub meta: &'a Meta,
+    /// The language of its request.
+    pub asked_in: Api,
     /// Which of the upstream's servers was asked ([`Target::server`](crate::upstream::Target)); `None` if none was, since the answer
     /// was another generation's.
     pub server: Option<usize>,
@@ -61,14 +63,24 @@ pub struct GenerationEnd<'a> {
 pub(super) struct Observation {
     observer: Arc<dyn Observer>,
     generation: Arc<Generation>,
+    asked_in: Api,
     server: usize,
     asked: Arc<AtomicBool>,
     started: Instant,
 }
 
 impl Observation {
-    pub(super) fn new(observer: Arc<dyn Observer>, generation: Arc<Generation>, server: usize, asked: Arc<AtomicBool>) -> Self {
-        Self { observer, generation, server, asked, started: Instant::now() }
+    /// Tells the observer of the start. `asked` is whether the server is asked, which may yet become true.
+    pub(super) fn begin(
+        observer: Arc<dyn Observer>,
+        generation: Arc<Generation>,
+        asked_in: Api,
+        reused: Option<Reused>,
+        server: usize,
+        asked: Arc<AtomicBool>,
+    ) -> Self {
+        observer.started(&GenerationStart { meta: generation.meta(), asked_in, reused });
+        Self { observer, generation, asked_in, server, asked, started: Instant::now() }
     }
 }
 
@@ -84,6 +96,7 @@ impl Drop for Observation {
         let (events, tokens) = self.generation.with_snapshot(|snapshot| (snapshot.next().0, Snapshot::deltas(snapshot)));
         self.observer.ended(&GenerationEnd {
             meta: self.generation.meta(),
+            asked_in: self.asked_in,
             server: self.asked.load(Ordering::Acquire).then_some(self.server),
             status,
             code,

@@ -150,6 +150,12 @@ impl Registry {
         self.len() == 0
     }
 
+    /// Bytes held by logs.
+    #[must_use]
+    pub fn log_bytes(&self) -> usize {
+        self.account.used()
+    }
+
     /// Bytes held by logs and response objects.
     #[must_use]
     pub fn used(&self) -> usize {

@@ -30,6 +30,7 @@ pub(crate) fn check(config: &Config) -> Vec<Finding> {
     findings.server(config);
     findings.durations(config);
     findings.bounds(config);
+    findings.reuse(config);
     findings.upstreams(&config.upstreams);
     if config.default_model.as_ref().is_some_and(|model| model.trim().is_empty()) {
         findings.add("default_model", "is empty", "the name of a model", "Leave it out to have one chosen.");
@@ -143,6 +144,24 @@ impl Findings {
             if value == 0 {
                 self.add(key, "is 0", "at least 1", "");
             }
+        }
+    }
+
+    fn reuse(&mut self, config: &Config) {
+        let (reuse, kept) = (&config.reuse, config.streams.retain_events);
+        if !reuse.cache {
+            return;
+        }
+        if reuse.cache_ttl > kept {
+            self.add(
+                "reuse.cache_ttl",
+                &format!("is {}", duration::format(reuse.cache_ttl)),
+                &format!("at most streams.retain_events, which is {}", duration::format(kept)),
+                "An answer is given again out of its stream's events: lower it, or keep them for longer.",
+            );
+        }
+        if reuse.cache_entries == 0 {
+            self.add("reuse.cache_entries", "is 0", "at least 1", "Set reuse.cache to false to remember nothing.");
         }
     }
 
