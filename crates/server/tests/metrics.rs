@@ -66,7 +66,7 @@ async fn generations_are_counted_by_how_they_ended() {
     assert_eq!(tokens, 7.0 + 3.0 + 4.0 + 2.0);
     assert!(samples["tokenwire_events_total"] > tokens);
     assert_eq!(samples[r#"tokenwire_first_token_seconds_count{upstream="upstream"}"#], 4.0);
-    assert_eq!(samples[r#"tokenwire_first_token_seconds_bucket{upstream="upstream",le="+Inf"}"#], 4.0);
+    assert_eq!(samples[r#"tokenwire_first_token_seconds_bucket{le="+Inf",upstream="upstream"}"#], 4.0);
     assert_eq!(samples["tokenwire_open_streams"], 0.0);
     assert_eq!(samples["tokenwire_kept_streams"], 6.0);
 }

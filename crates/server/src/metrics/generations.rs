@@ -10,7 +10,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tokenwire_core::engine::{GenerationEnd, GenerationStart, Observer, Reused};
 use tokenwire_core::error::ErrorCode;
-use tokenwire_core::snapshot::Api;
+use tokenwire_core::snapshot::{Api, Status};
 
 use crate::config::schema::Config;
 
@@ -87,6 +87,7 @@ impl Generations {
             timeouts: Family::default(),
             reused: Family::default(),
         };
+        generations.begin_at_zero(config);
         let each = &generations;
         registry.register("generations_started", "Generations started, by the language of the request", each.started.clone());
         registry.register(
@@ -117,6 +118,24 @@ impl Generations {
             each.reused.clone(),
         );
         generations
+    }
+
+    /// Series that are there from the start: a rate is told from the first count on only where there was a zero before it.
+    fn begin_at_zero(&self, config: &Config) {
+        for api in [Api::Chat, Api::Responses].map(api) {
+            let _ = self.started.get_or_create(&Started { api });
+            let _ = self.ended.get_or_create(&Ended { api, status: Status::Completed.as_str(), code: "" });
+        }
+        for upstream in &self.upstreams {
+            let by_upstream = ByUpstream { upstream: upstream.clone() };
+            let _ = self.tokens.get_or_create(&by_upstream);
+            let _ = self.first_token.get_or_create(&by_upstream);
+        }
+        if config.reuse.coalesce || config.reuse.cache {
+            for result in Reused::ALL.iter().map(|reused| reused.as_str()) {
+                let _ = self.reused.get_or_create(&Result { result });
+            }
+        }
     }
 
     fn upstream(&self, server: Option<usize>) -> Arc<str> {
