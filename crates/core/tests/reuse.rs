@@ -106,7 +106,7 @@ fn said(generation: &Arc<Generation>) -> (Vec<Value>, Vec<String>, String) {
 }
 
 fn nothing_is_remembered(test: &TestEngine) {
-    assert_eq!(test.reuse.as_ref().unwrap().len(), (0, 0));
+    assert_eq!(test.reuse.as_ref().unwrap().counts(), (0, 0));
 }
 
 // === One stream for several ===
@@ -629,7 +629,7 @@ async fn a_kept_answer_is_given_again_as_it_came() {
             settle().await;
         }
         assert_eq!(test.upstream.waiting(), 0);
-        assert_eq!(test.reuse.as_ref().unwrap().len(), (1, 0), "a hit is not kept a second time");
+        assert_eq!(test.reuse.as_ref().unwrap().counts(), (1, 0), "a hit is not kept a second time");
     }
 }
 
@@ -681,7 +681,7 @@ async fn only_whole_answers_are_kept() {
         generation(&started).ended().await;
         lead(&test, SEEDED).await;
         settle().await;
-        assert_eq!(test.reuse.as_ref().unwrap().len().0, 0, "{how}");
+        assert_eq!(test.reuse.as_ref().unwrap().counts().0, 0, "{how}");
     }
 }
 
@@ -708,7 +708,7 @@ async fn so_many_answers_are_remembered_and_the_oldest_go_first() {
     let body = |number: u32| format!(r#"{{"input":"question {number}","seed":1}}"#);
     for number in 0..5 {
         kept(&test, &body(number), "x").await;
-        assert!(test.reuse.as_ref().unwrap().len().0 <= 3);
+        assert!(test.reuse.as_ref().unwrap().counts().0 <= 3);
     }
     for number in 2..5 {
         join(&test, &body(number), Reused::Hit);

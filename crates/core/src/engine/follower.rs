@@ -69,7 +69,7 @@ impl Upstream for Follower {
                     }
                 }
                 match verdict {
-                    Verdict::Shared(head, replay) => return Ok(Opened { head, stream: Box::new(replay) }),
+                    Verdict::Shared(opened) => return Ok(opened),
                     Verdict::Refused(error) | Verdict::Unlucky(error) => return Err(error),
                     Verdict::Nothing => {}
                 }

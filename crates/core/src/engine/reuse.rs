@@ -186,7 +186,7 @@ impl Reuse {
 
     /// How many answers are remembered, and how many generations may be followed now.
     #[must_use]
-    pub fn len(&self) -> (usize, usize) {
+    pub fn counts(&self) -> (usize, usize) {
         let state = self.state.lock();
         let ended = state.slots.values().filter(|slot| slot.ended.is_some()).count();
         (ended, state.slots.len() - ended)

@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 
 use tokio::time::{Instant, Sleep};
 
-use super::{OpenError, StreamStep, TokenStream, UpstreamHead};
+use super::{OpenError, Opened, StreamStep, TokenStream, UpstreamHead};
 use crate::decode::{Flow, SseEvent};
 use crate::dialect::KnownTemplate;
 use crate::error::{ApiError, ErrorCode};
@@ -42,7 +42,7 @@ pub(crate) enum Source {
 /// What came of a leader.
 pub(crate) enum Verdict {
     /// Its answer is this one's.
-    Shared(UpstreamHead, Replay),
+    Shared(Opened),
     /// Its upstream gave nothing but an error, and would give it again.
     Refused(OpenError),
     /// The same, but another try may find the upstream in a better state.
@@ -80,7 +80,7 @@ pub(crate) async fn follow(following: Following, source: Source) -> Verdict {
         (Source::Live, Some(Ok(head))) => head,
         _ => UpstreamHead::default(),
     };
-    Verdict::Shared(head, Replay::new(following, source))
+    Verdict::Shared(Opened { head, stream: Box::new(Replay::new(following, source)) })
 }
 
 /// Waits for the first record that says more than that the request was accepted; false if the log went before it came.
@@ -106,7 +106,7 @@ async fn begun(leader: &Generation) -> bool {
 }
 
 /// A leader's log, as its upstream's stream.
-pub(crate) struct Replay {
+struct Replay {
     following: Following,
     reader: LogReader,
     batch: RecordBatch,

@@ -95,6 +95,7 @@ impl Findings {
             ("streams.retain_responses", streams.retain_responses, none),
             ("streams.ping_interval", streams.ping_interval, millisecond),
             ("streams.ping_timeout", streams.ping_timeout, millisecond),
+            ("reuse.cache_ttl", config.reuse.cache_ttl, none),
             ("timeouts.connect", timeouts.connect, millisecond),
             ("timeouts.first_token", timeouts.first_token, millisecond),
             ("timeouts.between_tokens", timeouts.between_tokens, millisecond),
