@@ -270,7 +270,7 @@ fn bad_files_are_refused_with_key_value_expectation_and_remedy() {
             "reuse: {cache: true, cache_ttl: 11m}",
             &["`reuse.cache_ttl` is 11m", "at most streams.retain_events, which is 10m", "lower it, or keep them for longer"],
         ),
-        ("reuse: {cache: true}\nstreams: {retain_events: 1m}", &["`reuse.cache_ttl` is 10m", "which is 1m"]),
+        ("reuse: {cache: true, cache_ttl: 61s}\nstreams: {retain_events: 1m}", &["`reuse.cache_ttl` is 1m1s", "which is 1m"]),
         ("reuse: {cache: true, cache_entries: 0}", &["`reuse.cache_entries` is 0", "Set reuse.cache to false"]),
         ("reuse: {cache_ttl: 99999d}", &["`reuse.cache_ttl`", "to 8760h"]),
         ("reuse: {pace: -1}", &["`reuse.pace` is -1"]),

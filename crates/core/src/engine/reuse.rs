@@ -199,9 +199,13 @@ impl Reuse {
         generation: &Arc<Generation>,
         freshness: Freshness,
     ) -> (Place, Reused, Option<Ticket>) {
+        let apart = (Place::Apart, Reused::Bypass, None);
+        if freshness == Freshness::Private {
+            return apart;
+        }
         let deterministic = self.options.cache && is_deterministic(&request.body);
-        if freshness == Freshness::Private || !(self.options.coalesce || deterministic) {
-            return (Place::Apart, Reused::Bypass, None);
+        if !(self.options.coalesce || deterministic) {
+            return apart;
         }
         let owner = (!self.options.across_owners).then_some(&generation.meta().owner);
         let ticket = Ticket { reuse: self.clone(), key: Key::new(request, owner), deterministic };

@@ -182,8 +182,14 @@ impl Replay {
         self.index = 0;
         let read = self.reader.poll_read(cx, READ_BYTES, &mut self.batch);
         if read.is_pending() {
-            let next = self.reader.position();
-            self.batch.restart(next);
+            // One that waits holds no more than its cursor.
+            if self.batch.byte_len() > 1024 {
+                self.batch.release();
+            } else {
+                let next = self.reader.position();
+                self.batch.restart(next);
+            }
+            self.scratch.shrink_to(1024);
         }
         read.map(|read| read.is_ok() && !self.batch.is_empty())
     }

@@ -6,7 +6,8 @@
 //! Labels are bounded, whatever clients and upstreams send: names out of the configuration, the gateway's own error codes, and
 //! `other` for all else. No label holds anything that a person wrote.
 //!
-//! To count something else, make a metric, keep a clone where it is to be counted, and [register](Metrics::register) it.
+//! To count something else, make a metric, keep a clone where it is to be counted, and [register](Metrics::register) it: once,
+//! where the parts are made that the workers share.
 
 mod exposition;
 mod generations;
