@@ -236,6 +236,17 @@ async fn whatever_the_upstream_says_the_follower_says_as_well() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_error_that_only_its_events_name_tells_is_shared_too() {
+    let test = coalescing();
+    let (leader, call) = lead(&test, CHAT).await;
+    let follower = join(&test, CHAT, Reused::Coalesced);
+    call.token("x").bytes("event: error\ndata: {\"code\":\"nope\",\"message\":\"no\"}\n\n");
+    assert_eq!(code(&audit(generation(&leader)).await), Some("nope"));
+    generation(&follower).ended().await;
+    assert_eq!(said(generation(&follower)), said(generation(&leader)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_answer_that_is_not_streamed_is_shared_too() {
     let test = coalescing();
     let (leader, call) = lead(&test, CHAT).await;
@@ -698,6 +709,46 @@ async fn an_answer_is_kept_for_its_time_from_its_end_on() {
     complete(&call, "y");
     settle().await;
     assert_eq!(audit(generation(&join(&test, SEEDED, Reused::Hit))).await.text, "y");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_of_an_answer_that_was_replaced_is_not_its_successors() {
+    let mut options = options(false, true);
+    options.reuse.ttl = seconds(60);
+    let test = TestEngine::new(options);
+    kept(&test, SEEDED, "old").await;
+    tokio::time::sleep(seconds(30)).await;
+    let anew = test.engine.start(StartRequest { freshness: Freshness::New, ..TestEngine::request(SEEDED) }).unwrap();
+    complete(&test.upstream.call().await, "new");
+    generation(&anew).ended().await;
+    tokio::time::sleep(seconds(40)).await;
+    assert_eq!(audit(generation(&join(&test, SEEDED, Reused::Hit))).await.text, "new");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_another_answer_is_made_of_is_kept_until_that_is_whole() {
+    let mut options = options(false, true);
+    options.reuse.pace = 1;
+    options.reuse.ttl = seconds(5);
+    options.retention.events = seconds(5);
+    let test = TestEngine::new(options);
+    let (started, call) = lead(&test, SEEDED).await;
+    // More than is read at a time.
+    for number in 0..20 {
+        call.token(&format!(" w{number}{}", "-".repeat(4000)));
+    }
+    complete(&call, ".");
+    let first = generation(&started).clone();
+    drop(started);
+    first.ended().await;
+    settle().await;
+    let hit = join(&test, SEEDED, Reused::Hit);
+    tokio::time::sleep(seconds(10)).await;
+    test.engine.registry().sweep(Instant::now());
+    assert_eq!(audit(generation(&hit)).await.text.split_whitespace().count(), 20);
+    settle().await;
+    test.engine.registry().sweep(Instant::now());
+    assert!(first.tail().is_err(), "and no longer");
 }
 
 #[tokio::test(start_paused = true)]
