@@ -134,6 +134,8 @@ codes! {
     TotalTimeout = "total_timeout", 504, Upstream, true, "Ask for less, or raise `timeouts.total`.";
     /// The answer outgrew the bound on one stream.
     StreamTooLarge = "stream_too_large", 500, Gateway, false, "Ask for less, or raise `streams.max_stream_bytes`.";
+    /// The answer was made of another request's, and that was stopped or removed in the middle.
+    SharedAnswerLost = "shared_answer_lost", 503, Gateway, true, "Try again; it is then asked for anew. `reuse.coalesce` shares answers between identical requests.";
     /// Somebody with the right to do so stopped it.
     Cancelled = "cancelled", 499, Client, true, "Start it again if it is still wanted.";
 }

@@ -159,6 +159,13 @@ pub struct Relayed {
     pub chat: ChatHint,
 }
 
+impl Relayed {
+    /// Whether it brings a piece of text, reasoning, refusal or arguments.
+    pub(crate) fn is_delta(&self) -> bool {
+        self.name.ends_with(".delta")
+    }
+}
+
 /// What a relayed Responses event is to a chat client. Worked out once, by the translator, which knows what came before.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ChatHint {

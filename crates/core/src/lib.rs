@@ -30,6 +30,7 @@ pub mod generation;
 pub mod id;
 mod json;
 pub mod log;
+pub mod presence;
 pub mod record;
 pub mod request;
 pub mod snapshot;

@@ -105,6 +105,8 @@ pub struct Snapshot {
     outcome: Option<Outcome>,
     /// How often another upstream took over.
     continued: u32,
+    /// Events that brought a piece of text, reasoning, refusal or arguments.
+    deltas: u64,
 }
 
 struct Item {
@@ -187,6 +189,7 @@ impl Snapshot {
                 }
             }
             EventKind::Delta { target, text, logprobs } => {
+                self.deltas += 1;
                 self.append(*target, text);
                 if let (Some(part), Some(logprobs)) = (self.part_mut(target.item, target.part), logprobs) {
                     push_elements(&mut part.logprobs, logprobs);
@@ -202,7 +205,10 @@ impl Snapshot {
                     item.status = if *complete { "completed" } else { "incomplete" };
                 }
             }
-            EventKind::Relayed(relayed) => self.relay(relayed),
+            EventKind::Relayed(relayed) => {
+                self.deltas += u64::from(relayed.is_delta());
+                self.relay(relayed);
+            }
             EventKind::End(outcome) => {
                 self.status = match outcome.ending {
                     Ending::Completed { .. } => Status::Completed,
@@ -230,12 +236,19 @@ impl Snapshot {
     /// Applies a delta that is stored by template.
     pub(crate) fn apply_delta(&mut self, target: crate::event::DeltaTarget, text: &str) {
         self.next = self.next.next();
+        self.deltas += 1;
         self.append(target, text);
     }
 
     fn begin(&mut self) {
         self.begun = true;
         self.status = Status::InProgress;
+    }
+
+    /// How many events brought a piece of text, reasoning, refusal or arguments.
+    #[must_use]
+    pub fn deltas(&self) -> u64 {
+        self.deltas
     }
 
     /// Whether the upstream has sent anything.

@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 mod health_check;
 pub mod http;
+pub mod metrics;
 pub mod serve;
 pub mod service;
 pub mod telemetry;

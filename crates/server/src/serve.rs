@@ -17,7 +17,8 @@ use tokio_util::task::TaskTracker;
 use crate::config::schema::Config;
 use crate::health_check::check_upstreams;
 use crate::http::{configure, envelope};
-use crate::service::{Service, Shared};
+use crate::metrics::{Deliveries, Metrics, Upstreams};
+use crate::service::{Service, Shared, reuse};
 use crate::webhooks::Webhooks;
 
 /// How often finished streams are looked through for those that have been kept long enough.
@@ -160,11 +161,18 @@ fn share(config: Config, webhooks: Webhooks, simulator: Option<String>, address:
         max_open: config.limits.streams,
     };
     let limits = LogLimits { bytes: config.streams.max_stream_bytes(), events: config.streams.max_stream_events };
+    let registry = Registry::new(retention, account.clone());
+    let metrics = Metrics::new(&config, registry.clone());
+    let upstreams = Shared::upstreams(&config, simulator);
+    metrics.collect(Upstreams(upstreams.clone()));
+    metrics.collect(Deliveries(webhooks.counters().clone()));
     Shared {
-        registry: Registry::new(retention, account.clone()),
+        registry,
         store: Arc::new(MemoryStore { limits, account }),
+        reuse: reuse(&config.reuse),
+        metrics,
         tasks: TaskTracker::new(),
-        upstreams: Shared::upstreams(&config, simulator),
+        upstreams,
         retry_budget: Arc::new(RetryBudget::new(config.retry.budget_percent)),
         webhooks,
         local_only: address.ip().is_loopback(),
@@ -177,6 +185,7 @@ fn server(shared: &Shared, listener: std::net::TcpListener) -> Result<Server, Se
     let workers = config.server.workers();
     let slow_reader = config.streams.slow_reader_timeout;
     let for_workers = shared.clone();
+    let connections = shared.metrics.gauges().connections.clone();
     let server = HttpServer::new(move || {
         #[expect(clippy::expect_used, reason = "the same was built once before the workers started")]
         let service = Service::new(&for_workers).expect("a worker's service");
@@ -193,7 +202,9 @@ fn server(shared: &Shared, listener: std::net::TcpListener) -> Result<Server, Se
     .client_disconnect_timeout(LINGER)
     .shutdown_timeout(LAST_WRITES.as_secs())
     .disable_signals()
-    .on_connect(move |connection, _| {
+    .on_connect(move |connection, kept| {
+        // Dropped with the connection.
+        kept.insert(connections.enter());
         if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {
             // A body is not polled while its socket is blocked, so it cannot time itself out: the kernel does.
             let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(slow_reader));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use actix_web::http::header::HeaderMap;
 use secrecy::SecretString;
-use tokenwire_core::engine::{Engine, LogStore, Registry};
+use tokenwire_core::engine::{Engine, LogStore, Registry, Reuse, ReuseOptions};
 use tokenwire_core::id::Owner;
 use tokenwire_core::snapshot::Api;
 use tokenwire_core::upstream::{
@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::schema;
 use crate::config::schema::Config;
 use crate::http::OriginPolicy;
+use crate::metrics::Metrics;
 use crate::webhooks::Webhooks;
 
 /// One worker's view of the gateway.
@@ -34,6 +35,8 @@ pub struct Service {
     pub origins: OriginPolicy,
     /// Who is told of ends.
     pub webhooks: Webhooks,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// What all workers share.
@@ -45,6 +48,10 @@ pub struct Shared {
     pub registry: Arc<Registry>,
     /// Where logs are kept.
     pub store: Arc<dyn LogStore>,
+    /// Which requests share an answer.
+    pub reuse: Option<Arc<Reuse>>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// The tasks that write generations.
     pub tasks: TaskTracker,
     /// The upstreams, or the embedded simulator where none are configured.
@@ -117,13 +124,15 @@ impl Service {
         );
         let grace = config.streams.disconnect_grace;
         let engine = Engine::new(shared.registry.clone(), shared.store.clone(), Arc::new(router.clone()), shared.tasks.clone(), grace)
+            .sharing(shared.reuse.clone())
+            .observed_by(shared.metrics.observer())
             .with_announcer(Arc::new(shared.webhooks.clone()));
         let origins = OriginPolicy {
             allowed: config.server.allowed_origins.clone(),
             loopback: config.server.allow_loopback_origins,
             local_only: shared.local_only,
         };
-        Ok(Self { config, engine, router, origins, webhooks: shared.webhooks.clone() })
+        Ok(Self { config, engine, router, origins, webhooks: shared.webhooks.clone(), metrics: shared.metrics.clone() })
     }
 
     /// Who asks. Without keys everybody is the same.
@@ -154,7 +163,14 @@ impl Service {
     /// What goes around an event stream.
     #[must_use]
     pub fn sse(&self, preface: impl Into<bytes::Bytes>) -> SseOptions {
-        SseOptions { heartbeat: Some(self.config.streams.heartbeat), preface: preface.into() }
+        let readers = self.metrics.gauges().sse.clone();
+        SseOptions { heartbeat: Some(self.config.streams.heartbeat), preface: preface.into(), readers }
+    }
+
+    /// What goes around bare text.
+    #[must_use]
+    pub fn text(&self) -> SseOptions {
+        SseOptions { readers: self.metrics.gauges().text.clone(), ..SseOptions::default() }
     }
 
     /// Bounds and clocks of a socket.
@@ -171,6 +187,8 @@ impl Service {
             ping_timeout: streams.ping_timeout,
             headers,
             client_key,
+            sockets: self.metrics.gauges().sockets.clone(),
+            readers: self.metrics.gauges().websocket.clone(),
         }
     }
 
@@ -179,6 +197,19 @@ impl Service {
     pub fn commit_after(&self) -> Duration {
         self.config.streams.commit_after.min(self.config.streams.heartbeat)
     }
+}
+
+/// What is shared between identical requests, as the configuration says.
+#[must_use]
+pub fn reuse(config: &schema::Reuse) -> Option<Arc<Reuse>> {
+    Reuse::new(ReuseOptions {
+        coalesce: config.coalesce,
+        cache: config.cache,
+        ttl: config.cache_ttl,
+        entries: config.cache_entries,
+        pace: config.pace,
+        across_owners: config.across_owners,
+    })
 }
 
 fn clocks(timeouts: &schema::Timeouts) -> Clocks {

@@ -17,6 +17,7 @@ use serde_json::json;
 use support::{Answer, PATIENCE, Request, Socket, chat, eventually, response};
 use tokenwire::config::schema::{Config, Upstream};
 use tokenwire::http::{configure, envelope};
+use tokenwire::metrics::Metrics;
 use tokenwire::service::{Service, Shared};
 use tokenwire::webhooks::Webhooks;
 use tokenwire_core::engine::{MemoryStore, Registry, Retention};
@@ -60,6 +61,8 @@ impl Metered {
         let shared = Shared {
             registry: registry.clone(),
             store: Arc::new(MemoryStore { limits, account: account.clone() }),
+            reuse: None,
+            metrics: Metrics::new(&config, registry.clone()),
             tasks: TaskTracker::new(),
             upstreams: Shared::upstreams(&config, None),
             retry_budget: Arc::new(RetryBudget::new(0)),

@@ -19,6 +19,7 @@ use support::{End, PATIENCE, Request, Socket, chat, response, with};
 use tokenwire::config::Config;
 use tokenwire::config::schema;
 use tokenwire::http::{configure, envelope};
+use tokenwire::metrics::Metrics;
 use tokenwire::service::{Service, Shared};
 use tokenwire::webhooks::Webhooks;
 use tokenwire_core::decode::{Flow, SseEvent};
@@ -85,8 +86,11 @@ fn shared() -> Shared {
     let account = MemoryAccount::default();
     let keep = Duration::from_secs(600);
     let retention = Retention { events: keep, responses: keep, max_memory: 1 << 30, max_open: 4 };
+    let registry = Registry::new(retention, account.clone());
     Shared {
-        registry: Registry::new(retention, account.clone()),
+        metrics: Metrics::new(&Config::default(), registry.clone()),
+        registry,
+        reuse: None,
         store: Arc::new(MemoryStore { limits: LogLimits { bytes: 1 << 20, events: 1000 }, account }),
         tasks: TaskTracker::new(),
         upstreams: Shared::upstreams(&Config::default(), Some("http://127.0.0.1:1/v1".to_owned())),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use actix_web::body::{BodySize, MessageBody};
 use bytes::{Bytes, BytesMut};
 use tokenwire_core::generation::{Subscription, SubscriptionError};
+use tokenwire_core::presence::{Presence, Present};
 use tokio::time::{Instant, Sleep};
 
 /// A comment line with no blank line after it. A blank line after a comment makes openai-python raise.
@@ -21,6 +22,8 @@ pub struct SseOptions {
     pub heartbeat: Option<Duration>,
     /// What is sent before the first event, such as `retry: 2000\n` or a reset.
     pub preface: Bytes,
+    /// Counts the readers.
+    pub readers: Presence,
 }
 
 /// A response body that pulls from a [`Subscription`]. Dropping it detaches the reader.
@@ -29,6 +32,7 @@ pub struct SseBody {
     preface: Bytes,
     heartbeat: Option<Heartbeat>,
     broken: Option<SubscriptionError>,
+    _present: Present,
 }
 
 /// A timer that is not moved with every token: when it fires too early it is set to what is left.
@@ -52,7 +56,7 @@ impl SseBody {
             let last_sent = Instant::now();
             Heartbeat { every, last_sent, timer: Box::pin(tokio::time::sleep_until(last_sent + every)) }
         });
-        Self { subscription, preface: options.preface, heartbeat, broken: None }
+        Self { subscription, preface: options.preface, heartbeat, broken: None, _present: options.readers.enter() }
     }
 
     fn sent(&mut self) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokenwire_core::engine::{Engine, MemoryStore, Registry, Retention, StartRequest, Started};
+use tokenwire_core::engine::{Engine, Freshness, MemoryStore, Observer, Registry, Retention, Reuse, ReuseOptions, StartRequest, Started};
 use tokenwire_core::error::ApiError;
 use tokenwire_core::id::Owner;
 use tokenwire_core::log::{LogLimits, MemoryAccount};
@@ -39,6 +39,8 @@ pub struct EngineOptions {
     pub limits: LogLimits,
     /// How long a generation runs on without a reader.
     pub grace: Duration,
+    /// What requests share.
+    pub reuse: ReuseOptions,
 }
 
 impl Default for EngineOptions {
@@ -55,6 +57,14 @@ impl Default for EngineOptions {
             },
             limits: LogLimits { bytes: 1 << 26, events: 1 << 24 },
             grace: Duration::from_secs(30),
+            reuse: ReuseOptions {
+                coalesce: false,
+                cache: false,
+                ttl: Duration::from_secs(600),
+                entries: 1000,
+                pace: 0,
+                across_owners: false,
+            },
         }
     }
 }
@@ -70,6 +80,8 @@ pub struct TestEngine {
     pub account: MemoryAccount,
     /// The generations' tasks.
     pub tasks: TaskTracker,
+    /// What requests share, if anything.
+    pub reuse: Option<Arc<Reuse>>,
 }
 
 impl TestEngine {
@@ -95,8 +107,15 @@ impl TestEngine {
         let registry = Registry::new(options.retention, account.clone());
         let store = Arc::new(MemoryStore { limits: options.limits, account: account.clone() });
         let tasks = TaskTracker::new();
-        let engine = Engine::new(registry, store, asked, tasks.clone(), options.grace);
-        Self { engine, upstream, account, tasks }
+        let reuse = Reuse::new(options.reuse);
+        let engine = Engine::new(registry, store, asked, tasks.clone(), options.grace).sharing(reuse.clone());
+        Self { engine, upstream, account, tasks, reuse }
+    }
+
+    /// The same engine, with somebody who is told of starts and ends.
+    #[must_use]
+    pub fn observed_by(self, observer: Arc<dyn Observer>) -> Self {
+        Self { engine: self.engine.observed_by(observer), ..self }
     }
 
     /// A request with this body from nobody in particular.
@@ -113,6 +132,7 @@ impl TestEngine {
             fingerprint: body.as_bytes().to_vec(),
             headers: Vec::new(),
             client_key: None,
+            freshness: Freshness::Any,
         }
     }
 

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use actix_web::Error;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use bytes::Bytes;
+use tokenwire_core::presence::Present;
 
 use crate::hub::Hub;
 
@@ -15,11 +16,12 @@ use crate::hub::Hub;
 pub(crate) struct SocketBody {
     control: BoxBody,
     hub: Option<Rc<RefCell<Hub>>>,
+    _present: Present,
 }
 
 impl SocketBody {
-    pub(crate) fn new(control: BoxBody, hub: Rc<RefCell<Hub>>) -> Self {
-        Self { control, hub: Some(hub) }
+    pub(crate) fn new(control: BoxBody, hub: Rc<RefCell<Hub>>, present: Present) -> Self {
+        Self { control, hub: Some(hub), _present: present }
     }
 }
 

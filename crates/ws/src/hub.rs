@@ -10,10 +10,11 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Bytes, BytesMut};
 use secrecy::SecretString;
 use tokenwire_core::dialect::Dialect;
-use tokenwire_core::engine::{Engine, Registry, Resumption, StartRequest};
+use tokenwire_core::engine::{Engine, Freshness, Registry, Resumption, StartRequest};
 use tokenwire_core::error::{ApiError, ErrorCode};
 use tokenwire_core::generation::Subscription;
 use tokenwire_core::id::{GenerationId, Owner};
+use tokenwire_core::presence::{Presence, Present};
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 
 use crate::framing::{StreamId, TextFrames, put_text};
@@ -34,6 +35,8 @@ pub(crate) struct HubOptions {
     pub(crate) headers: Vec<(String, String)>,
     /// The client's own key, for upstreams that take it.
     pub(crate) client_key: Option<SecretString>,
+    /// Counts the readers.
+    pub(crate) readers: Presence,
 }
 
 /// Why a socket ends from our side.
@@ -69,6 +72,7 @@ struct Reader {
     subscription: Subscription,
     /// The lane whose turn ends with this reader's generation; none for a reader that resumed.
     lane: Option<LaneKey>,
+    _present: Present,
 }
 
 impl Hub {
@@ -171,6 +175,8 @@ impl Hub {
             fingerprint: request.fingerprint(),
             headers: self.options.headers.clone(),
             client_key: self.options.client_key.clone(),
+            // A browser says `no-cache` on every upgrade; a message has no headers.
+            freshness: Freshness::Any,
             body: StreamRequest::Responses(request),
         };
         match self.engine.start(start) {
@@ -190,7 +196,7 @@ impl Hub {
     }
 
     fn read(&mut self, subscription: Subscription, lane: Option<LaneKey>) {
-        self.readers.push(Reader { subscription, lane });
+        self.readers.push(Reader { subscription, lane, _present: self.options.readers.enter() });
     }
 
     fn resume(&mut self, resume: Resume) {

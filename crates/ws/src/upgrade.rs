@@ -11,6 +11,7 @@ use secrecy::SecretString;
 use tokenwire_core::engine::Engine;
 use tokenwire_core::error::{ApiError, ErrorCode};
 use tokenwire_core::id::Owner;
+use tokenwire_core::presence::Presence;
 
 use crate::body::SocketBody;
 use crate::conversation::{Pace, converse};
@@ -36,6 +37,10 @@ pub struct WebSocketOptions {
     pub headers: Vec<(String, String)>,
     /// The client's own key, for upstreams that take it.
     pub client_key: Option<SecretString>,
+    /// Counts the sockets.
+    pub sockets: Presence,
+    /// Counts the streams that sockets read.
+    pub readers: Presence,
 }
 
 type BoxedPayloadStream = std::pin::Pin<Box<dyn futures::Stream<Item = Result<bytes::Bytes, PayloadError>>>>;
@@ -61,13 +66,14 @@ pub fn upgrade(request: &HttpRequest, payload: Payload, engine: Engine, options:
         max_queued: options.max_queued,
         headers: options.headers,
         client_key: options.client_key,
+        readers: options.readers,
     };
     let hub = Rc::new(RefCell::new(Hub::new(engine, hub_options)));
     let pace = Pace { ping_interval: options.ping_interval, ping_timeout: options.ping_timeout };
     // The body owns the hub: when the socket dies the body is dropped, and the readers with it.
     actix_web::rt::spawn(converse(Rc::downgrade(&hub), session, messages, oversized, pace));
     let (head, control) = response.into_parts();
-    Ok(head.set_body(SocketBody::new(control, hub)).map_into_boxed_body())
+    Ok(head.set_body(SocketBody::new(control, hub, options.sockets.enter())).map_into_boxed_body())
 }
 
 fn invalid(error: &actix_web::Error) -> ApiError {

@@ -7,10 +7,11 @@ use actix_web::dev::Payload;
 use actix_web::web::{self, Query, ServiceConfig};
 use actix_web::{FromRequest, HttpRequest, HttpResponse};
 use tokenwire_core::dialect::Dialect;
-use tokenwire_core::engine::{Engine, Resumption, StartRequest};
+use tokenwire_core::engine::{Engine, Freshness, Resumption, StartRequest};
 use tokenwire_core::error::{ApiError, ErrorCode};
 use tokenwire_core::generation::{Attachment, Subscription};
 use tokenwire_core::id::{GenerationId, Owner, Seq};
+use tokenwire_core::presence::Presence;
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokenwire_sse::{EventSource, SseBody, SseOptions, event_stream};
 use tokenwire_ws::{WebSocketOptions, upgrade};
@@ -46,6 +47,7 @@ async fn haiku(request: HttpRequest, asked: Query<Haiku>, engine: web::Data<Engi
         fingerprint: prompt.into_bytes(),
         headers: Vec::new(),
         client_key: None,
+        freshness: Freshness::Any,
     });
     match started {
         Ok(started) => read(started.attachment, Seq(0)),
@@ -69,7 +71,7 @@ fn resume(engine: &Engine, id: &GenerationId, after: u64) -> HttpResponse {
 
 fn read(attachment: Attachment, from: Seq) -> HttpResponse {
     let subscription = Subscription::new(attachment, from, Dialect::Responses, Arc::new(EventSource));
-    let options = SseOptions { heartbeat: Some(Duration::from_secs(15)), preface: "retry: 2000\n".into() };
+    let options = SseOptions { heartbeat: Some(Duration::from_secs(15)), preface: "retry: 2000\n".into(), ..SseOptions::default() };
     event_stream(&mut HttpResponse::Ok(), SseBody::new(Some(subscription), options))
 }
 
@@ -102,6 +104,8 @@ async fn socket(request: HttpRequest, payload: RawPayload, engine: web::Data<Eng
         ping_timeout: Duration::from_secs(10),
         headers: Vec::new(),
         client_key: None,
+        sockets: Presence::default(),
+        readers: Presence::default(),
     };
     upgrade(&request, payload.0, engine.get_ref().clone(), options).unwrap_or_else(|error| refuse(&error))
 }

@@ -4,14 +4,20 @@
 //! any worker, and says what a reader that comes back at a position gets.
 
 mod announcer;
+mod follower;
+mod observer;
 mod registry;
+mod reuse;
 
 pub use announcer::{Announcement, Announcer};
+pub use observer::{GenerationEnd, GenerationStart, Observer};
 pub use registry::{Registry, Retention};
+pub use reuse::{Freshness, Reuse, ReuseOptions, Reused};
 
 use std::fmt;
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -28,7 +34,10 @@ use crate::snapshot::{Api, Meta, Snapshot, Status};
 use crate::translate::Scribe;
 use crate::upstream::{Clocks, Target, Upstream, UpstreamRequest};
 use announcer::{Promise, promised};
+use follower::Follower;
+use observer::Observation;
 use registry::Claim;
+use reuse::{Lead, Place};
 
 /// Makes the logs of new generations.
 pub trait LogStore: Send + Sync + fmt::Debug {
@@ -68,6 +77,8 @@ pub struct StartRequest {
     pub headers: Vec<(String, String)>,
     /// The client's own key, for upstreams that are configured to take it.
     pub client_key: Option<SecretString>,
+    /// Whether an answer that somebody else asked for will do; where the engine shares answers at all.
+    pub freshness: Freshness,
 }
 
 /// A generation that was started, or that an earlier request with the same key started.
@@ -77,6 +88,8 @@ pub struct Started {
     pub attachment: Attachment,
     /// Whether this request started it.
     pub fresh: bool,
+    /// Whether it shares another's answer; `None` where answers are not shared, or where it was started earlier.
+    pub reused: Option<Reused>,
 }
 
 /// What a reader gets who comes back at a position.
@@ -109,6 +122,8 @@ pub struct Engine {
     tasks: TaskTracker,
     grace: Duration,
     announcer: Option<Arc<dyn Announcer>>,
+    reuse: Option<Arc<Reuse>>,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl Engine {
@@ -121,7 +136,7 @@ impl Engine {
         tasks: TaskTracker,
         grace: Duration,
     ) -> Self {
-        Self { registry, store, upstream, tasks, grace, announcer: None }
+        Self { registry, store, upstream, tasks, grace, announcer: None, reuse: None, observer: None }
     }
 
     /// The same engine, telling somebody how generations end.
@@ -129,6 +144,18 @@ impl Engine {
     pub fn with_announcer(mut self, announcer: Arc<dyn Announcer>) -> Self {
         self.announcer = Some(announcer);
         self
+    }
+
+    /// The same engine, which lets identical requests share answers. Engines that share a registry should share this as well.
+    #[must_use]
+    pub fn sharing(self, reuse: Option<Arc<Reuse>>) -> Self {
+        Self { reuse, ..self }
+    }
+
+    /// The same engine, with somebody who is told of starts and ends.
+    #[must_use]
+    pub fn observed_by(self, observer: Arc<dyn Observer>) -> Self {
+        Self { observer: Some(observer), ..self }
     }
 
     /// The registry that all engines share.
@@ -150,12 +177,17 @@ impl Engine {
                 let credential = request.client_key.as_ref().map(ExposeSecret::expose_secret);
                 let hash = self.registry.hasher().hash_one((&request.route, &request.fingerprint, credential));
                 match self.registry.claim(&request.owner, key, hash)? {
-                    Claim::Taken(generation) => return Ok(Started { attachment: generation.attach(), fresh: false }),
+                    Claim::Taken(generation) => return Ok(Started { attachment: generation.attach(), fresh: false, reused: None }),
                     Claim::Free(claim) => Some(claim),
                 }
             }
         };
         let permit = self.registry.admit()?;
+        let freshness = request.freshness;
+        let asked_in = match &request.body {
+            StreamRequest::Chat(_) => Api::Chat,
+            StreamRequest::Responses(_) => Api::Responses,
+        };
         let plan = self.plan(request)?;
         let log = self.store.create(&plan.meta.id);
         let generation = Generation::new(plan.meta, log, plan.conversation, self.grace);
@@ -173,19 +205,42 @@ impl Engine {
             ApiError::new(ErrorCode::InternalError, "The stream could not be begun.")
         })?;
         let promise = Promise::new(generation.clone(), announcement);
-        let running = self.registry.insert(generation, permit, claim);
-        let upstream = self.upstream.clone();
+        let running = self.registry.insert(generation.clone(), permit, claim);
+        let Source { upstream, lead, reused, asked } = self.source(&generation, &plan.work.request, freshness);
+        let observation = self
+            .observer
+            .clone()
+            .map(|observer| Observation::begin(observer, generation, asked_in, reused, plan.work.request.server, asked));
         self.tasks.spawn(async move {
             let finished = drive(writer, scribe, upstream, plan.work).await;
-            // Dropped here, or with the task however it ends: that is how the registry learns of the end.
-            drop(running);
+            // Dropped here, or with the task however it ends: that is how the registry and the others learn of the end.
+            drop((lead, observation, running));
             // After the registry: whoever is told must find the object as it is at its end.
             drop(promise);
             if let Some(body) = finished {
                 drain(body).await;
             }
         });
-        Ok(Started { attachment, fresh: true })
+        Ok(Started { attachment, fresh: true, reused })
+    }
+
+    /// Where the answer comes from.
+    fn source(&self, generation: &Arc<Generation>, request: &UpstreamRequest, freshness: Freshness) -> Source {
+        let upstream = self.upstream.clone();
+        let Some(reuse) = &self.reuse else {
+            return Source { upstream, lead: None, reused: None, asked: Arc::new(AtomicBool::new(true)) };
+        };
+        let (place, reused, ticket) = reuse.join(request, generation, freshness);
+        let asked = Arc::new(AtomicBool::new(true));
+        match (place, ticket) {
+            (Place::Follows(following, source), Some(ticket)) => {
+                asked.store(false, std::sync::atomic::Ordering::Release);
+                let follower = Follower::new(upstream, generation.clone(), ticket, following, source, asked.clone());
+                Source { upstream: Arc::new(follower), lead: None, reused: Some(reused), asked }
+            }
+            (Place::Leads(lead), _) => Source { upstream, lead: Some(lead), reused: Some(reused), asked },
+            (Place::Apart | Place::Follows(..), _) => Source { upstream, lead: None, reused: Some(reused), asked },
+        }
     }
 
     /// The generation of this id, if it is this owner's.
@@ -285,6 +340,16 @@ impl Engine {
         let conversation = generation.conversation();
         Ok(conversation.history.iter().chain(&conversation.input).cloned().chain(output).collect())
     }
+}
+
+/// Where a generation's answer comes from.
+struct Source {
+    upstream: Arc<dyn Upstream>,
+    /// Its slot, if others may follow it.
+    lead: Option<Lead>,
+    reused: Option<Reused>,
+    /// Whether the model is asked.
+    asked: Arc<AtomicBool>,
 }
 
 /// What a request came to.

@@ -150,6 +150,12 @@ impl Registry {
         self.len() == 0
     }
 
+    /// Bytes held by logs.
+    #[must_use]
+    pub fn log_bytes(&self) -> usize {
+        self.account.used()
+    }
+
     /// Bytes held by logs and response objects.
     #[must_use]
     pub fn used(&self) -> usize {
@@ -284,7 +290,7 @@ impl Registry {
             let mut state = self.state.lock();
             // A log that is still being read stays: its readers come to its end, or are cut for not reading.
             let due = |(ended, _): &&(Instant, GenerationId)| now.duration_since(*ended) >= self.retention.events;
-            let unread = |key: &&(Instant, GenerationId)| state.generations.get(&key.1).is_none_or(|entry| entry.generation.readers() == 0);
+            let unread = |key: &&(Instant, GenerationId)| state.generations.get(&key.1).is_none_or(|entry| !entry.generation.is_held());
             let keys: Vec<_> = state.logs.iter().take_while(due).filter(unread).cloned().collect();
             expired.extend(keys.iter().filter_map(|key| state.take_log(key)));
             while let Some((ended, _)) = state.objects.first()

@@ -1,7 +1,7 @@
 //! The strings that others pull on a generation: readers come and go, somebody cancels.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::task::Context;
 use std::time::Duration;
 
@@ -20,11 +20,29 @@ pub enum Stop {
     ShuttingDown,
 }
 
+/// Whether the clocks on the upstream run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ClockState {
+    /// They run.
+    Running,
+    /// They do not: what is waited for is not a model.
+    Held,
+    /// They run, from this moment on.
+    Restarted,
+}
+
+const RUNNING: u8 = 0;
+const HELD: u8 = 1;
+const RESTARTED: u8 = 2;
+
 #[derive(Debug)]
 pub(crate) struct Control {
     cancelled: AtomicBool,
     shutting_down: AtomicBool,
     readers: AtomicUsize,
+    /// Generations whose upstream is this one's log.
+    followers: AtomicUsize,
+    clocks: AtomicU8,
     /// How long it runs on without a reader; `None` for ever.
     grace: Option<Duration>,
     driver: AtomicWaker,
@@ -36,6 +54,8 @@ impl Control {
             cancelled: AtomicBool::new(false),
             shutting_down: AtomicBool::new(false),
             readers: AtomicUsize::new(0),
+            followers: AtomicUsize::new(0),
+            clocks: AtomicU8::new(RUNNING),
             grace,
             driver: AtomicWaker::new(),
         }
@@ -73,6 +93,34 @@ impl Control {
     pub(super) fn abandoned(&self) -> Option<Duration> {
         self.grace.filter(|_| self.readers.load(Ordering::Acquire) == 0)
     }
+
+    /// Whether another generation is made of this one. Then it is not given up, although its own grace runs.
+    pub(super) fn is_followed(&self) -> bool {
+        self.followers.load(Ordering::Acquire) > 0
+    }
+
+    /// Stops the clocks on the upstream, for an answer that another generation's clocks watch over.
+    pub(crate) fn hold_clocks(&self) {
+        self.clocks.store(HELD, Ordering::Release);
+    }
+
+    /// Has the clocks begin now: a model is asked after all.
+    pub(crate) fn restart_clocks(&self) {
+        self.clocks.store(RESTARTED, Ordering::Release);
+        self.driver.wake();
+    }
+
+    /// What became of the clocks; a restart is told once.
+    pub(super) fn clocks(&self) -> ClockState {
+        match self.clocks.load(Ordering::Acquire) {
+            RUNNING => ClockState::Running,
+            HELD => ClockState::Held,
+            _ => {
+                self.clocks.store(RUNNING, Ordering::Release);
+                ClockState::Restarted
+            }
+        }
+    }
 }
 
 /// A reader's presence. A generation without one runs on for its grace and is then cancelled.
@@ -99,6 +147,32 @@ impl Drop for Attachment {
             1 => self.0.control.driver.wake(),
             2 => self.0.shared.clear(),
             _ => {}
+        }
+    }
+}
+
+/// A hold of one generation on another, which its answer is made of. While it lasts, the other is not given up for want of
+/// readers and its log is kept; with the last hold the grace that has run meanwhile counts.
+#[derive(Debug)]
+pub(crate) struct Following(Arc<Generation>);
+
+impl Following {
+    pub(crate) fn new(leader: Arc<Generation>) -> Self {
+        leader.control.followers.fetch_add(1, Ordering::AcqRel);
+        leader.control.driver.wake();
+        Self(leader)
+    }
+
+    /// The generation that is followed.
+    pub(crate) fn leader(&self) -> &Arc<Generation> {
+        &self.0
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        if self.0.control.followers.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.control.driver.wake();
         }
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use tokio::time::{Instant, Sleep};
 
-use super::control::Stop;
+use super::control::{ClockState, Stop};
 use super::writer::Writer;
 use super::{Generation, unix_now};
 use crate::decode::{Flow, SseEvent};
@@ -255,6 +255,8 @@ struct Watch {
     last_token: Option<Instant>,
     finished: Option<Instant>,
     abandoned: Option<Instant>,
+    /// Somebody else watches over the upstream.
+    held: bool,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -262,7 +264,7 @@ impl Watch {
     fn new(generation: Arc<Generation>, clocks: Clocks) -> Self {
         let started = Instant::now();
         let timer = Box::pin(tokio::time::sleep_until(started));
-        Self { generation, clocks, started, last_token: None, finished: None, abandoned: None, timer }
+        Self { generation, clocks, started, last_token: None, finished: None, abandoned: None, held: false, timer }
     }
 
     /// Runs a future until it is done or there is a reason to give up.
@@ -293,10 +295,11 @@ impl Watch {
             if matches!(progress, Progress::Over(_)) { Flow::Stop } else { Flow::Continue }
         });
         if tokens {
-            if self.last_token.is_none() {
+            let now = Instant::now();
+            if self.last_token.replace(now).is_none() {
                 stream.first_token();
+                self.generation.note_first_token(now.duration_since(self.started));
             }
-            self.last_token = Some(Instant::now());
         }
         match progress {
             Progress::Over(ending) => return Poll::Ready(Step::Over(ending)),
@@ -334,9 +337,22 @@ impl Watch {
         if let Some(stop) = control.stopped() {
             return Poll::Ready(Interrupt::Stopped(stop));
         }
+        match control.clocks() {
+            ClockState::Running => self.held = false,
+            ClockState::Held => self.held = true,
+            ClockState::Restarted => {
+                self.held = false;
+                self.started = Instant::now();
+            }
+        }
         match control.abandoned() {
-            Some(grace) if grace.is_zero() => return Poll::Ready(Interrupt::Stopped(Stop::Abandoned)),
-            Some(_) => drop(self.abandoned.get_or_insert_with(Instant::now)),
+            Some(grace) => {
+                let now = Instant::now();
+                // A grace that ran out while others were made of this answer ends with the last of them.
+                if now >= *self.abandoned.get_or_insert(now) + grace && !control.is_followed() {
+                    return Poll::Ready(Interrupt::Stopped(Stop::Abandoned));
+                }
+            }
             None => self.abandoned = None,
         }
         loop {
@@ -358,7 +374,8 @@ impl Watch {
 
     /// What runs out first, and what that means.
     fn next_deadline(&self) -> Option<(Instant, Interrupt)> {
-        let clock = |from: Instant, after: Duration, code| (!after.is_zero()).then(|| (from + after, Interrupt::Clock(code)));
+        let held = self.held;
+        let clock = |from: Instant, after: Duration, code| (!after.is_zero() && !held).then(|| (from + after, Interrupt::Clock(code)));
         let tokens = match (self.finished, self.last_token) {
             (Some(finished), _) => Some((finished + AFTER_FINISH, Interrupt::Clock(ErrorCode::BetweenTokensTimeout))),
             (None, Some(last)) => clock(last, self.clocks.between_tokens, ErrorCode::BetweenTokensTimeout),
@@ -366,8 +383,9 @@ impl Watch {
         };
         // An answer that has finished is whole, however long the rest takes to come.
         let total = if self.finished.is_none() { clock(self.started, self.clocks.total, ErrorCode::TotalTimeout) } else { None };
-        let grace = self.generation.control().abandoned().unwrap_or_default();
-        let abandoned = self.abandoned.map(|since| (since + grace, Interrupt::Stopped(Stop::Abandoned)));
+        let control = self.generation.control();
+        let grace = control.abandoned().unwrap_or_default();
+        let abandoned = self.abandoned.filter(|_| !control.is_followed()).map(|since| (since + grace, Interrupt::Stopped(Stop::Abandoned)));
         [tokens, total, abandoned].into_iter().flatten().min_by_key(|(deadline, _)| *deadline)
     }
 }

@@ -16,6 +16,7 @@ mod shared;
 mod subscription;
 mod writer;
 
+pub(crate) use control::Following;
 pub use control::{Attachment, Stop};
 pub use driver::Work;
 pub(crate) use driver::{drain, drive};
@@ -24,7 +25,7 @@ pub use subscription::{EndOfStream, Subscription, SubscriptionError};
 pub(crate) use writer::Writer;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, RwLock};
@@ -55,6 +56,7 @@ pub struct Generation {
     opening: Opening,
     ended: Notify,
     shared: Shared,
+    first_token: OnceLock<Duration>,
     conversation: Conversation,
 }
 
@@ -93,6 +95,7 @@ impl Generation {
             opening: Opening::default(),
             ended: Notify::new(),
             shared: Shared::default(),
+            first_token: OnceLock::new(),
             conversation,
         })
     }
@@ -131,6 +134,21 @@ impl Generation {
     #[must_use]
     pub fn readers(&self) -> usize {
         self.control.readers()
+    }
+
+    /// Whether anybody reads it, or another generation is made of it.
+    pub(crate) fn is_held(&self) -> bool {
+        self.control.readers() > 0 || self.control.is_followed()
+    }
+
+    /// How long its first token took, from when its upstream was asked, if there was one.
+    #[must_use]
+    pub fn first_token(&self) -> Option<Duration> {
+        self.first_token.get().copied()
+    }
+
+    pub(crate) fn note_first_token(&self, after: Duration) {
+        let _ = self.first_token.set(after);
     }
 
     /// Stops it, in whatever phase it is. Returns at once; the terminal event follows.

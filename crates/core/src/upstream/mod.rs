@@ -21,6 +21,7 @@ mod latency;
 mod openai;
 mod pursuit;
 mod race;
+mod replay;
 mod retry;
 mod router;
 mod server;
@@ -37,6 +38,8 @@ pub use retry::{RetryBudget, RetryPolicy};
 pub use router::{ModelMap, Route, Router, RouterOptions, Served};
 pub use server::Server;
 pub use vitals::{Counter, Counters, Standing, Vitals};
+
+pub(crate) use replay::{Source, Verdict, follow};
 
 use std::fmt;
 use std::task::{Context, Poll};

@@ -32,6 +32,7 @@ pub(crate) fn check(config: &Config) -> Vec<Finding> {
     findings.server(config);
     findings.durations(config);
     findings.bounds(config);
+    findings.reuse(config);
     findings.upstreams(&config.upstreams);
     findings.forward_headers(config);
     findings.webhooks(&config.webhooks);
@@ -100,6 +101,7 @@ impl Findings {
             ("streams.ping_timeout", streams.ping_timeout, millisecond),
             ("webhooks.timeout", config.webhooks.timeout, millisecond),
             ("webhooks.retry_for", config.webhooks.retry_for, none),
+            ("reuse.cache_ttl", config.reuse.cache_ttl, none),
             ("timeouts.connect", timeouts.connect, millisecond),
             ("timeouts.first_token", timeouts.first_token, millisecond),
             ("timeouts.between_tokens", timeouts.between_tokens, millisecond),
@@ -220,6 +222,24 @@ impl Findings {
                     remedy,
                 );
             }
+        }
+    }
+
+    fn reuse(&mut self, config: &Config) {
+        let (reuse, kept) = (&config.reuse, config.streams.retain_events);
+        if !reuse.cache {
+            return;
+        }
+        if reuse.cache_ttl > kept {
+            self.add(
+                "reuse.cache_ttl",
+                &format!("is {}", duration::format(reuse.cache_ttl)),
+                &format!("at most streams.retain_events, which is {}", duration::format(kept)),
+                "An answer is given again out of its stream's events: lower it, or keep them for longer.",
+            );
+        }
+        if reuse.cache_entries == 0 {
+            self.add("reuse.cache_entries", "is 0", "at least 1", "Set reuse.cache to false to remember nothing.");
         }
     }
 

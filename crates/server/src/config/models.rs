@@ -72,13 +72,20 @@ impl Models {
         }
     }
 
-    /// The first model that is listed by its full public name.
+    /// The models that are listed by their full public names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let (patterns, renamed) = match self {
+            Self::Patterns(patterns) => (patterns.as_slice(), None),
+            Self::Renamed(names) => (&[][..], Some(names)),
+        };
+        let listed = patterns.iter().filter(|pattern| !pattern.contains('*'));
+        listed.chain(renamed.into_iter().flat_map(BTreeMap::keys)).map(String::as_str)
+    }
+
+    /// The first of these.
     #[must_use]
     pub fn first_name(&self) -> Option<&str> {
-        match self {
-            Self::Patterns(patterns) => patterns.iter().find(|pattern| !pattern.contains('*')).map(String::as_str),
-            Self::Renamed(names) => names.keys().next().map(String::as_str),
-        }
+        self.names().next()
     }
 }
 

@@ -40,6 +40,8 @@ pub struct Config {
     pub streams: Streams,
     /// Bounds on what clients and upstreams may send or hold open.
     pub limits: Limits,
+    /// Which requests share an answer instead of asking twice.
+    pub reuse: Reuse,
     /// Where the logs of the streams are kept.
     pub store: Store,
     /// Who is told that a background response has ended.
@@ -141,6 +143,25 @@ pub struct Limits {
     /// One event from an upstream.
     #[serde(with = "size")]
     pub event: usize,
+}
+
+/// Which requests share an answer instead of asking twice. Two are identical that would send the same body and the same headers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Reuse {
+    /// Whether identical requests in flight share one upstream stream.
+    pub coalesce: bool,
+    /// Whether identical requests that are deterministic (`temperature: 0` or a `seed`) get the answer that an earlier one got.
+    pub cache: bool,
+    /// How long after its end an answer may be given again; at most [`Streams::retain_events`].
+    #[serde(with = "duration")]
+    pub cache_ttl: Duration,
+    /// How many answers are remembered; the oldest go first.
+    pub cache_entries: usize,
+    /// Tokens a second at which a remembered answer is given; 0 is full speed.
+    pub pace: u32,
+    /// Whether one owner's answer may be another's.
+    pub across_owners: bool,
 }
 
 /// Where the logs of the streams are kept.
@@ -328,6 +349,21 @@ impl Default for Webhooks {
             max_kept: 1000,
             concurrency: 32,
             concurrency_per_host: 4,
+        }
+    }
+}
+
+// === impl Reuse ===
+
+impl Default for Reuse {
+    fn default() -> Self {
+        Self {
+            coalesce: false,
+            cache: false,
+            cache_ttl: Duration::from_secs(10 * 60),
+            cache_entries: 10_000,
+            pace: 0,
+            across_owners: false,
         }
     }
 }

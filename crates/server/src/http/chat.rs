@@ -12,8 +12,8 @@ use tokenwire_core::request::{ChatRequest, StreamRequest};
 use tokenwire_core::snapshot::Api;
 use tokenwire_sse::Sdk;
 
-use super::inbound::{ContentType, body, idempotency_key, last_event_id};
-use super::outbound::{HttpError, error_response, json, located, of_generation, open_error_response};
+use super::inbound::{ContentType, body, freshness, idempotency_key, last_event_id};
+use super::outbound::{HttpError, error_response, json, located, marked, of_generation, open_error_response};
 use super::streams::{committed, resume_sdk};
 use crate::service::Service;
 
@@ -34,11 +34,13 @@ pub(super) async fn create(request: HttpRequest, payload: web::Payload, service:
         fingerprint: bytes.to_vec(),
         headers: forwarded.headers,
         client_key: forwarded.client_key,
+        freshness: freshness(request.headers(), false),
     })?;
     if stream {
-        return Ok(committed(&service, started.attachment, Dialect::Chat, Arc::new(Sdk), service.sse("")).await);
+        let response = committed(&service, started.attachment, Dialect::Chat, Arc::new(Sdk), service.sse("")).await;
+        return Ok(marked(started.reused, response));
     }
-    Ok(whole(started.attachment).await)
+    Ok(marked(started.reused, whole(started.attachment).await))
 }
 
 /// The whole completion: as the upstream sent it, or made of the response object where it speaks Responses.

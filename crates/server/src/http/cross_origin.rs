@@ -8,7 +8,7 @@ use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
 /// Header names that pages may read.
-const EXPOSED: &str = "Location, X-Request-Id, X-Upstream-Request-Id, Retry-After, X-Should-Retry";
+const EXPOSED: &str = "Location, X-Request-Id, X-Upstream-Request-Id, Retry-After, X-Should-Retry, Tokenwire-Cache";
 
 /// Who is let in.
 #[derive(Clone, Debug)]

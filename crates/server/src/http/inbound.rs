@@ -5,6 +5,7 @@ use actix_web::http::header::{self, HeaderMap};
 use actix_web::web::Payload;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
+use tokenwire_core::engine::Freshness;
 use tokenwire_core::error::{ApiError, ErrorCode};
 use tokenwire_core::id::GenerationId;
 
@@ -59,6 +60,28 @@ fn require_json(headers: &HeaderMap) -> Result<(), ApiError> {
 /// A header's text.
 pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim)
+}
+
+/// What the client's `Cache-Control` says.
+///
+/// Browsers put `no-cache`, with `Pragma` beside it, on what their own cache is not to answer: whatever an EventSource asks, and
+/// `fetch` with `cache: "no-store"`. That is about their cache and not about this one, so it does not count, and nor does any
+/// `no-cache` where only an EventSource asks (`by_event_source`). `no-store`, which they never add, always does.
+pub(crate) fn freshness(headers: &HeaderMap, by_event_source: bool) -> Freshness {
+    let says = |name: &str, wanted: &str| {
+        headers
+            .get_all(name)
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .any(|directive| directive.split('=').next().unwrap_or_default().trim().eq_ignore_ascii_case(wanted))
+    };
+    if says("cache-control", "no-store") {
+        Freshness::Private
+    } else if says("cache-control", "no-cache") && !by_event_source && !says("pragma", "no-cache") {
+        Freshness::New
+    } else {
+        Freshness::Any
+    }
 }
 
 /// The `Idempotency-Key`, of at most 255 bytes.
@@ -165,6 +188,27 @@ mod tests {
             ("resp_abc.99999999999999999999", None),
         ] {
             assert_eq!(Cursor::parse(text).ok().map(|cursor| cursor.after), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_wants_to_be_apart_is_told_from_a_browser() {
+        for (headers, by_event_source, expected) in [
+            (&[][..], false, Freshness::Any),
+            (&[("cache-control", "max-age=0")], false, Freshness::Any),
+            (&[("cache-control", "no-cache")], false, Freshness::New),
+            (&[("cache-control", "max-age=0, No-Cache=\"x\"")], false, Freshness::New),
+            (&[("cache-control", "no-cache")], true, Freshness::Any),
+            (&[("cache-control", "no-cache"), ("pragma", "no-cache")], false, Freshness::Any),
+            (&[("cache-control", "no-cache, no-store"), ("pragma", "no-cache")], true, Freshness::Private),
+            (&[("cache-control", "no-cache"), ("cache-control", "no-store")], false, Freshness::Private),
+        ] {
+            let mut request = TestRequest::default();
+            for header in headers {
+                request = request.append_header(*header);
+            }
+            let request = request.to_http_request();
+            assert_eq!(freshness(request.headers(), by_event_source), expected, "{headers:?}");
         }
     }
 

@@ -6,6 +6,7 @@ mod documentation;
 mod envelope;
 mod health;
 mod inbound;
+mod metrics;
 mod models;
 mod outbound;
 mod page;

@@ -3,6 +3,7 @@
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder};
+use tokenwire_core::engine::Reused;
 use tokenwire_core::error::{ApiError, ErrorCode};
 use tokenwire_core::generation::Generation;
 use tokenwire_core::upstream::{OpenError, Refusal, UpstreamHead};
@@ -10,6 +11,7 @@ use tokenwire_core::upstream::{OpenError, Refusal, UpstreamHead};
 /// Seconds after which to come back where nobody knows better.
 const DEFAULT_RETRY_AFTER: u64 = 1;
 
+const TOKENWIRE_CACHE: HeaderName = HeaderName::from_static("tokenwire-cache");
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// An [`ApiError`] on its way out of a handler.
@@ -115,6 +117,14 @@ pub(crate) fn of_generation(generation: &Generation, head: Option<&UpstreamHead>
     response.insert_header((header::LOCATION, location(generation)));
     for (name, value) in head.map_or(&[][..], |head| &head.headers) {
         response.insert_header((name.as_str(), value.as_str()));
+    }
+    response
+}
+
+/// Says whether the answer is shared, where answers are.
+pub(crate) fn marked(reused: Option<Reused>, mut response: HttpResponse) -> HttpResponse {
+    if let Some(reused) = reused {
+        response.headers_mut().insert(TOKENWIRE_CACHE, HeaderValue::from_static(reused.as_str()));
     }
     response
 }

@@ -14,8 +14,8 @@ use tokenwire_core::id::{GenerationId, Seq};
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokenwire_sse::{Sdk, SseBody, event_stream};
 
-use super::inbound::{ContentType, Query, body, idempotency_key, last_event_id};
-use super::outbound::{HttpError, json, located, of_generation, open_error_response};
+use super::inbound::{ContentType, Query, body, freshness, idempotency_key, last_event_id};
+use super::outbound::{HttpError, json, located, marked, of_generation, open_error_response};
 use super::streams::{committed, resume_sdk};
 use crate::service::Service;
 
@@ -40,20 +40,25 @@ pub(super) async fn create(request: HttpRequest, payload: web::Payload, service:
         route: "/v1/responses",
         headers: forwarded.headers,
         client_key: forwarded.client_key,
+        freshness: freshness(request.headers(), false),
     })?;
-    let attachment = started.attachment;
+    let response = answer(&service, started.attachment, stream, background).await;
+    Ok(marked(started.reused, response))
+}
+
+async fn answer(service: &Service, attachment: Attachment, stream: bool, background: bool) -> HttpResponse {
     if stream && background {
         let mut response = of_generation(attachment.generation(), None);
         let subscription = Subscription::new(attachment, Seq(0), Dialect::Responses, Arc::new(Sdk));
-        return Ok(event_stream(&mut response, SseBody::new(Some(subscription), service.sse(""))));
+        return event_stream(&mut response, SseBody::new(Some(subscription), service.sse("")));
     }
     if stream {
-        return Ok(committed(&service, attachment, Dialect::Responses, Arc::new(Sdk), service.sse("")).await);
+        return committed(service, attachment, Dialect::Responses, Arc::new(Sdk), service.sse("")).await;
     }
     if background {
-        return Ok(object(attachment.generation()));
+        return object(attachment.generation());
     }
-    Ok(whole(attachment).await)
+    whole(attachment).await
 }
 
 /// The object once it is whole. What failed before the upstream's head keeps its status, since SDKs live by it.

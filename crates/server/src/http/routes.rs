@@ -5,7 +5,7 @@ use actix_web::{HttpRequest, HttpResponse, Resource, web};
 use tokenwire_core::error::{ApiError, ErrorCode};
 
 use super::outbound::error_response;
-use super::{chat, documentation, health, models, page, responses, sockets, streams, webhooks};
+use super::{chat, documentation, health, metrics, models, page, responses, sockets, streams, webhooks};
 
 /// Registers every route.
 pub fn configure(app: &mut web::ServiceConfig) {
@@ -31,6 +31,7 @@ pub fn configure(app: &mut web::ServiceConfig) {
         .service(resource("/v1/models/{id:.+}", "GET").route(web::get().to(models::retrieve)))
         .service(resource("/healthz", "GET").route(web::get().to(health::alive)))
         .service(resource("/readyz", "GET").route(web::get().to(health::ready)))
+        .service(resource("/metrics", "GET").route(web::get().to(metrics::expose)))
         .configure(documentation::configure)
         .configure(page::configure)
         .default_service(web::to(unknown));

@@ -12,8 +12,8 @@ use tokenwire_core::id::{GenerationId, Seq};
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokenwire_sse::{Bare, EventSource, Sdk, SseBody, SseOptions, event_stream, plain_text};
 
-use super::inbound::{ContentType, Cursor, Query, body, idempotency_key, last_event_id, wants_text};
-use super::outbound::{HttpError, located, of_generation, open_error_response};
+use super::inbound::{ContentType, Cursor, Query, body, freshness, idempotency_key, last_event_id, wants_text};
+use super::outbound::{HttpError, located, marked, of_generation, open_error_response};
 use crate::service::Service;
 
 /// First line of the first block: how long an EventSource waits before it comes back.
@@ -51,6 +51,7 @@ pub(super) async fn create(request: HttpRequest, payload: web::Payload, service:
         fingerprint: bytes.to_vec(),
         headers: forwarded.headers,
         client_key: forwarded.client_key,
+        freshness: freshness(request.headers(), false),
     };
     begin(&request, &service, dialect, start).await
 }
@@ -77,6 +78,7 @@ pub(super) async fn create_by_query(request: HttpRequest, service: web::Data<Ser
         fingerprint,
         headers: forwarded.headers,
         client_key: forwarded.client_key,
+        freshness: freshness(request.headers(), true),
     };
     begin(&request, &service, dialect, start).await
 }
@@ -104,10 +106,11 @@ async fn begin(request: &HttpRequest, service: &Service, dialect: Dialect, start
         Err(error) if is_patient(request, &error) => return Ok(come_back_later(&error)),
         Err(error) => return Err(error.into()),
     };
-    if dialect != Dialect::Text {
-        return Ok(read(service, dialect, started.attachment, Seq(0)));
-    }
-    Ok(committed(service, started.attachment, Dialect::Text, Arc::new(Bare), SseOptions::default()).await)
+    let response = match dialect {
+        Dialect::Text => committed(service, started.attachment, Dialect::Text, Arc::new(Bare), service.text()).await,
+        Dialect::Responses | Dialect::Chat => read(service, dialect, started.attachment, Seq(0)),
+    };
+    Ok(marked(started.reused, response))
 }
 
 /// An EventSource gives up for good on any status but 200; under overload it is told to wait instead.
@@ -118,7 +121,7 @@ fn is_patient(request: &HttpRequest, error: &ApiError) -> bool {
 
 fn come_back_later(error: &ApiError) -> HttpResponse {
     let after = error.retry_after.map_or(2000, |after| after.as_millis().clamp(1000, 60_000));
-    let options = SseOptions { heartbeat: None, preface: format!("retry: {after}\n\n").into() };
+    let options = SseOptions { preface: format!("retry: {after}\n\n").into(), ..SseOptions::default() };
     event_stream(&mut HttpResponse::Ok(), SseBody::new(None, options))
 }
 
@@ -149,7 +152,7 @@ fn read(service: &Service, dialect: Dialect, attachment: Attachment, from: Seq) 
     let generation = attachment.generation().clone();
     let mut response = of_generation(&generation, None);
     if dialect == Dialect::Text {
-        let body = SseBody::new(Some(Subscription::new(attachment, from, Dialect::Text, Arc::new(Bare))), SseOptions::default());
+        let body = SseBody::new(Some(Subscription::new(attachment, from, Dialect::Text, Arc::new(Bare))), service.text());
         return plain_text(&mut response, body);
     }
     let subscription = Subscription::new(attachment, from, dialect, Arc::new(EventSource));

@@ -195,6 +195,7 @@ fn what_a_request_asks_for_is_checked() {
             fingerprint: Vec::new(),
             headers: Vec::new(),
             client_key: None,
+            freshness: tokenwire_core::engine::Freshness::Any,
         };
         webhooks.promise(&request).map(|promised| promised.is_some()).map_err(refused)
     };

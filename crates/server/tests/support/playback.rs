@@ -86,7 +86,7 @@ async fn talk_on(socket: std::net::TcpStream, body: &[u8], flood: Arc<[u8]>) -> 
 }
 
 /// Reads a request with its body, so that closing does not reset the connection.
-async fn read_request(socket: &mut TcpStream) -> Option<()> {
+pub(crate) async fn read_request(socket: &mut TcpStream) -> Option<()> {
     let mut received = Vec::new();
     let mut buffer = [0; 16 * 1024];
     loop {

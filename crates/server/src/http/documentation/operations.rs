@@ -123,6 +123,12 @@ const IDEMPOTENCY_KEY: Parameter = Parameter {
     kind: Kind::Text,
     about: "Up to 255 bytes. The same key with the same body attaches to what the first request started; with another body it is refused.",
 };
+const CACHE_CONTROL: Parameter = Parameter {
+    name: "Cache-Control",
+    place: Place::Header,
+    kind: Kind::Text,
+    about: "Where answers are shared (`reuse` in the configuration): `no-cache` has the model asked, `no-store` keeps the answer from others besides. A browser's own `no-cache`, which comes with `Pragma: no-cache`, does not count. The answer's `Tokenwire-Cache` says `hit`, `miss`, `coalesced` or `bypass`.",
+};
 const DIALECT: Parameter = Parameter {
     name: "dialect",
     place: Place::Query,
@@ -169,7 +175,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         group: Group::Streams,
         summary: "Start an answer and read it",
         about: "The body is a responses request (`input`) or a chat request (`messages`), of any content type. The head leaves at once; what fails after it is an event.",
-        parameters: &[DIALECT, IDEMPOTENCY_KEY, LAST_EVENT_ID],
+        parameters: &[DIALECT, IDEMPOTENCY_KEY, LAST_EVENT_ID, CACHE_CONTROL],
         body: Some("StreamRequest"),
         answers: &[STREAM, Answer { status: 204, about: "Resumed, and nothing is left: the end was seen.", content: &[] }],
         errors: START,
@@ -193,6 +199,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
             },
             DIALECT,
             LAST_EVENT_ID,
+            CACHE_CONTROL,
         ],
         body: None,
         answers: &[STREAM, Answer { status: 204, about: "Resumed, and nothing is left: an EventSource stays away.", content: &[] }],
@@ -233,7 +240,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         group: Group::Responses,
         summary: "Create a response",
         about: "Streamed with `stream: true`; answered at once and run to its end, whoever listens, with `background: true`; else answered when it is whole. `previous_response_id` continues a conversation.",
-        parameters: &[IDEMPOTENCY_KEY, LAST_EVENT_ID],
+        parameters: &[IDEMPOTENCY_KEY, LAST_EVENT_ID, CACHE_CONTROL],
         body: Some("ResponsesRequest"),
         answers: &[Answer {
             status: 200,
@@ -339,7 +346,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         group: Group::Chat,
         summary: "Create a chat completion",
         about: "Sent to a chat upstream as it came, unknown parameters and all; for a Responses upstream translated, and what it has no word for is refused. A stream that breaks off ends with an error object and without `[DONE]`.",
-        parameters: &[IDEMPOTENCY_KEY, LAST_EVENT_ID],
+        parameters: &[IDEMPOTENCY_KEY, LAST_EVENT_ID, CACHE_CONTROL],
         body: Some("ChatRequest"),
         answers: &[Answer {
             status: 200,
@@ -456,6 +463,23 @@ pub(super) const OPERATIONS: &[Operation] = &[
         answers: &[Answer { status: 200, about: "They are.", content: &[("application/json", "Ready")] }],
         errors: &[ErrorCode::ShuttingDown],
         example: "curl localhost:3000/readyz",
+    },
+    Operation {
+        method: "GET",
+        path: "/metrics",
+        id: "metrics",
+        group: Group::Operation,
+        summary: "What is counted, for Prometheus",
+        about: "Open streams, readers by transport, generations by outcome, tokens, time to first token, clocks that ran out, what sharing answers did, bytes held, and the process. OpenMetrics if `Accept` names it, else the text format 0.0.4. Labels hold names out of the configuration and the gateway's own error codes only.",
+        parameters: &[],
+        body: None,
+        answers: &[Answer {
+            status: 200,
+            about: "The metrics.",
+            content: &[("text/plain", "Text"), ("application/openmetrics-text", "Text")],
+        }],
+        errors: &[],
+        example: "curl localhost:3000/metrics",
     },
     Operation {
         method: "GET",

@@ -1,0 +1,99 @@
+//! The upstream of a request that may share another's answer.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+
+use super::reuse::{Freshness, Lead, Place, Ticket};
+use crate::decode::{Flow, SseEvent};
+use crate::error::ApiError;
+use crate::generation::{Following, Generation};
+use crate::upstream::{OpenError, Opened, Source, StreamStep, Target, TokenStream, Upstream, UpstreamRequest, Verdict, follow};
+
+/// A decorator that follows another generation instead of asking.
+///
+/// If that comes to nothing before it has given anything, it looks once more: the first of several followers to do so asks the
+/// upstream, and the others follow him. If that fails as well all of them are told: a failing upstream is not asked by each.
+pub(super) struct Follower {
+    inner: Arc<dyn Upstream>,
+    generation: Arc<Generation>,
+    ticket: Arc<Ticket>,
+    first: Mutex<Option<(Following, Source)>>,
+    /// Whether the upstream was asked after all.
+    asked: Arc<AtomicBool>,
+}
+
+impl Follower {
+    pub(super) fn new(
+        inner: Arc<dyn Upstream>,
+        generation: Arc<Generation>,
+        ticket: Ticket,
+        following: Following,
+        source: Source,
+        asked: Arc<AtomicBool>,
+    ) -> Self {
+        // The leader's clocks run, or ran.
+        generation.control().hold_clocks();
+        Self { inner, generation, ticket: Arc::new(ticket), first: Mutex::new(Some((following, source))), asked }
+    }
+}
+
+impl fmt::Debug for Follower {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Follower").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+impl Upstream for Follower {
+    fn route(&self, model: Option<&str>) -> Result<Target, ApiError> {
+        self.inner.route(model)
+    }
+
+    fn open(&self, request: UpstreamRequest) -> BoxFuture<'static, Result<Opened, OpenError>> {
+        let (inner, generation, ticket, asked) = (self.inner.clone(), self.generation.clone(), self.ticket.clone(), self.asked.clone());
+        let first = self.first.lock().take();
+        async move {
+            let mut lead = None;
+            if let Some((following, source)) = first {
+                let mut verdict = follow(following, source).await;
+                if matches!(verdict, Verdict::Nothing | Verdict::Unlucky(_)) {
+                    match ticket.place(&generation, Freshness::Any) {
+                        Place::Follows(following, source) => verdict = follow(following, source).await,
+                        Place::Leads(leads) => (lead, verdict) = (Some(leads), Verdict::Nothing),
+                        Place::Apart => verdict = Verdict::Nothing,
+                    }
+                }
+                match verdict {
+                    Verdict::Shared(opened) => return Ok(opened),
+                    Verdict::Refused(error) | Verdict::Unlucky(error) => return Err(error),
+                    Verdict::Nothing => {}
+                }
+            }
+            asked.store(true, Ordering::Release);
+            generation.control().restart_clocks();
+            let opened = inner.open(request).await?;
+            Ok(match lead {
+                Some(lead) => Opened { stream: Box::new(Led { stream: opened.stream, _lead: lead }), ..opened },
+                None => opened,
+            })
+        }
+        .boxed()
+    }
+}
+
+/// The stream of one who asks for others as well.
+struct Led {
+    stream: Box<dyn TokenStream>,
+    _lead: Lead,
+}
+
+impl TokenStream for Led {
+    fn poll_events(&mut self, cx: &mut Context<'_>, sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Poll<StreamStep> {
+        self.stream.poll_events(cx, sink)
+    }
+}

@@ -1,0 +1,109 @@
+//! Who wants to know what generations come to, such as an application's metrics.
+//!
+//! It is told twice a generation, at its start and at its end, and never by a token: what an end brings was counted by the fold
+//! of the events, which the terminal event needs anyway.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::reuse::Reused;
+use crate::event::Ending;
+use crate::generation::Generation;
+use crate::snapshot::{Api, Meta, Snapshot, Status};
+
+/// Is told of starts and ends. Called on the generation's worker; it must not block.
+pub trait Observer: Send + Sync + fmt::Debug {
+    /// A generation was started.
+    fn started(&self, start: &GenerationStart<'_>);
+
+    /// A generation has ended, however it did. Called exactly once for each that was started.
+    fn ended(&self, end: &GenerationEnd<'_>);
+}
+
+/// What is known at a start.
+#[derive(Clone, Copy, Debug)]
+pub struct GenerationStart<'a> {
+    /// The generation.
+    pub meta: &'a Meta,
+    /// The language of its request, which need not be its upstream's.
+    pub asked_in: Api,
+    /// Whether it shares another's answer; `None` where nothing is shared.
+    pub reused: Option<Reused>,
+}
+
+/// What is known at an end.
+#[derive(Clone, Copy, Debug)]
+pub struct GenerationEnd<'a> {
+    /// The generation.
+    pub meta: &'a Meta,
+    /// The language of its request.
+    pub asked_in: Api,
+    /// Which of the upstream's servers was asked ([`Target::server`](crate::upstream::Target)); `None` if none was, since the answer
+    /// was another generation's.
+    pub server: Option<usize>,
+    /// How it ended. One that was deleted while it ran counts as cancelled.
+    pub status: Status,
+    /// The code of its failure: one of [`ErrorCode`](crate::error::ErrorCode)'s, or whatever the upstream said.
+    pub code: Option<&'a str>,
+    /// Events in its log.
+    pub events: u64,
+    /// Of these, pieces of text, reasoning, refusal or arguments.
+    pub tokens: u64,
+    /// From the request to the upstream to its first token, if there was one.
+    pub first_token: Option<Duration>,
+    /// From its start to its end.
+    pub duration: Duration,
+}
+
+/// Tells the observer of the end when it is dropped.
+pub(super) struct Observation {
+    observer: Arc<dyn Observer>,
+    generation: Arc<Generation>,
+    asked_in: Api,
+    server: usize,
+    asked: Arc<AtomicBool>,
+    started: Instant,
+}
+
+impl Observation {
+    /// Tells the observer of the start. `asked` is whether the server is asked, which may yet become true.
+    pub(super) fn begin(
+        observer: Arc<dyn Observer>,
+        generation: Arc<Generation>,
+        asked_in: Api,
+        reused: Option<Reused>,
+        server: usize,
+        asked: Arc<AtomicBool>,
+    ) -> Self {
+        observer.started(&GenerationStart { meta: generation.meta(), asked_in, reused });
+        Self { observer, generation, asked_in, server, asked, started: Instant::now() }
+    }
+}
+
+impl Drop for Observation {
+    fn drop(&mut self) {
+        let outcome = self.generation.outcome();
+        let (status, code) = match outcome.as_ref().map(|outcome| &outcome.ending) {
+            Some(Ending::Completed { .. }) => (Status::Completed, None),
+            Some(Ending::Incomplete { .. }) => (Status::Incomplete, None),
+            Some(Ending::Failed(failure)) => (Status::Failed, Some(failure.code.as_str())),
+            Some(Ending::Cancelled) | None => (Status::Cancelled, None),
+        };
+        let (events, tokens) = self.generation.with_snapshot(|snapshot| (snapshot.next().0, Snapshot::deltas(snapshot)));
+        self.observer.ended(&GenerationEnd {
+            meta: self.generation.meta(),
+            asked_in: self.asked_in,
+            server: self.asked.load(Ordering::Acquire).then_some(self.server),
+            status,
+            code,
+            events,
+            tokens,
+            first_token: self.generation.first_token(),
+            duration: self.started.elapsed(),
+        });
+    }
+}

@@ -1,0 +1,14 @@
+//! `GET /metrics`
+
+use actix_web::http::header;
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use super::inbound::text;
+use crate::metrics::Format;
+use crate::service::Service;
+
+/// Everything that is counted, in the format that the scraper asks for.
+pub(super) async fn expose(request: HttpRequest, service: web::Data<Service>) -> HttpResponse {
+    let format = Format::accepted(text(request.headers(), header::ACCEPT.as_str()));
+    HttpResponse::Ok().content_type(format.content_type()).body(service.metrics.expose(format))
+}

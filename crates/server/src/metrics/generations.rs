@@ -1,0 +1,201 @@
+//! What generations come to, counted at their starts and ends.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use tokenwire_core::engine::{GenerationEnd, GenerationStart, Observer, Reused};
+use tokenwire_core::error::ErrorCode;
+use tokenwire_core::snapshot::{Api, Status};
+
+use crate::config::schema::Config;
+
+/// Seconds. A small model near by answers within the first of these, a large one that thinks within the last.
+const FIRST_TOKEN_BUCKETS: [f64; 14] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0];
+
+/// What stands in a label for all that is not in the configuration.
+const OTHER: &str = "other";
+/// What stands for the upstream where another request's answer was shared.
+const SHARED: &str = "shared";
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Generations {
+    /// Names of the upstreams, in the order of the configuration.
+    upstreams: Vec<Arc<str>>,
+    /// Models that the configuration names.
+    models: BTreeSet<Arc<str>>,
+    started: Family<Started, Counter>,
+    ended: Family<Ended, Counter>,
+    events: Counter,
+    tokens: Family<ByUpstream, Counter>,
+    first_token: Family<ByUpstream, Histogram>,
+    timeouts: Family<Timeout, Counter>,
+    reused: Family<Result, Counter>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Started {
+    api: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Ended {
+    api: &'static str,
+    status: &'static str,
+    /// Empty, which is as good as absent, where nothing failed.
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByUpstream {
+    upstream: Arc<str>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Timeout {
+    upstream: Arc<str>,
+    model: Arc<str>,
+    clock: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Result {
+    result: &'static str,
+}
+
+impl Generations {
+    pub(super) fn new(config: &Config, registry: &mut Registry) -> Self {
+        let upstreams = match config.uses_simulator() {
+            true => vec!["simulator".into()],
+            false => config.upstreams.iter().map(|upstream| upstream.name.as_str().into()).collect(),
+        };
+        let named = config.upstreams.iter().flat_map(|upstream| upstream.models.names());
+        let models = named.chain(config.default_model()).map(Arc::from).collect();
+        let generations = Self {
+            upstreams,
+            models,
+            started: Family::default(),
+            ended: Family::default(),
+            events: Counter::default(),
+            tokens: Family::default(),
+            first_token: Family::new_with_constructor(|| Histogram::new(FIRST_TOKEN_BUCKETS)),
+            timeouts: Family::default(),
+            reused: Family::default(),
+        };
+        generations.begin_at_zero(config);
+        let each = &generations;
+        registry.register("generations_started", "Generations started, by the language of the request", each.started.clone());
+        registry.register(
+            "generations_ended",
+            "Generations ended, by the language of the request, the status, and the code of a failure (other: the upstream's own)",
+            each.ended.clone(),
+        );
+        registry.register("events", "Events in the logs of generations that have ended", each.events.clone());
+        registry.register(
+            "tokens",
+            "Pieces of text, reasoning, refusal or arguments in generations that have ended, by upstream (shared: another request's answer)",
+            each.tokens.clone(),
+        );
+        registry.register_with_unit(
+            "first_token",
+            "Time from the request to an upstream to its first token",
+            Unit::Seconds,
+            each.first_token.clone(),
+        );
+        registry.register(
+            "upstream_timeouts",
+            "Generations that failed because a clock ran out, by upstream, model (other: not named in the configuration) and clock",
+            each.timeouts.clone(),
+        );
+        registry.register(
+            "reuse",
+            "Requests by what sharing answers did for them, as the header Tokenwire-Cache says it",
+            each.reused.clone(),
+        );
+        generations
+    }
+
+    /// Series that are there from the start: a rate is told from the first count on only where there was a zero before it.
+    fn begin_at_zero(&self, config: &Config) {
+        for api in [Api::Chat, Api::Responses].map(api) {
+            let _ = self.started.get_or_create(&Started { api });
+            let _ = self.ended.get_or_create(&Ended { api, status: Status::Completed.as_str(), code: "" });
+        }
+        for upstream in &self.upstreams {
+            let by_upstream = ByUpstream { upstream: upstream.clone() };
+            let _ = self.tokens.get_or_create(&by_upstream);
+            let _ = self.first_token.get_or_create(&by_upstream);
+        }
+        if config.reuse.coalesce || config.reuse.cache {
+            for result in Reused::ALL.iter().map(|reused| reused.as_str()) {
+                let _ = self.reused.get_or_create(&Result { result });
+            }
+        }
+    }
+
+    fn upstream(&self, server: Option<usize>) -> Arc<str> {
+        match server {
+            None => SHARED.into(),
+            Some(server) => self.upstreams.get(server).cloned().unwrap_or_else(|| OTHER.into()),
+        }
+    }
+
+    fn model(&self, name: &str) -> Arc<str> {
+        self.models.get(name).cloned().unwrap_or_else(|| OTHER.into())
+    }
+}
+
+impl Observer for Generations {
+    fn started(&self, start: &GenerationStart<'_>) {
+        self.started.get_or_create(&Started { api: api(start.asked_in) }).inc();
+        if let Some(result) = start.reused.map(Reused::as_str) {
+            self.reused.get_or_create(&Result { result }).inc();
+        }
+    }
+
+    fn ended(&self, end: &GenerationEnd<'_>) {
+        let known = end.code.map(|code| ErrorCode::ALL.iter().copied().find(|known| known.as_str() == code));
+        let code = match known {
+            None => "",
+            Some(None) => OTHER,
+            Some(Some(code)) => code.as_str(),
+        };
+        self.ended.get_or_create(&Ended { api: api(end.asked_in), status: end.status.as_str(), code }).inc();
+        self.events.inc_by(end.events);
+        let by_upstream = ByUpstream { upstream: self.upstream(end.server) };
+        self.tokens.get_or_create(&by_upstream).inc_by(end.tokens);
+        if end.server.is_none() {
+            return;
+        }
+        if let Some(first_token) = end.first_token {
+            self.first_token.get_or_create(&by_upstream).observe(first_token.as_secs_f64());
+        }
+        if let Some(clock) = known.flatten().and_then(clock) {
+            let ByUpstream { upstream } = by_upstream;
+            self.timeouts.get_or_create(&Timeout { upstream, model: self.model(&end.meta.model), clock }).inc();
+        }
+    }
+}
+
+fn api(api: Api) -> &'static str {
+    match api {
+        Api::Chat => "chat",
+        Api::Responses => "responses",
+    }
+}
+
+/// The configuration's name of the clock that this failure is of.
+fn clock(code: ErrorCode) -> Option<&'static str> {
+    match code {
+        ErrorCode::ConnectTimeout => Some("connect"),
+        ErrorCode::FirstTokenTimeout => Some("first_token"),
+        ErrorCode::BetweenTokensTimeout => Some("between_tokens"),
+        ErrorCode::TotalTimeout => Some("total"),
+        _ => None,
+    }
+}
