@@ -3,6 +3,7 @@
 pub mod banner;
 pub mod cli;
 pub mod config;
+mod connection;
 pub mod http;
 pub mod serve;
 pub mod service;
