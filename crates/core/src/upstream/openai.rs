@@ -144,8 +144,10 @@ impl Inner {
                 let target = reqwest::Url::parse(&url)
                     .map(|url| url[url::Position::BeforePath..url::Position::AfterQuery].to_owned())
                     .unwrap_or_default();
-                let exchange = client.post(&target, &headers, &request.body).await.map_err(|error| self.send_error(&error))?;
-                (exchange.status, exchange.headers.clone(), Source::Plain(Box::new(exchange)))
+                let mut exchange = client.post(&target, &headers, &request.body).await.map_err(|error| self.send_error(&error))?;
+                // A stream lives for long; its head need not.
+                let headers = std::mem::take(&mut exchange.headers);
+                (exchange.status, headers, Source::Plain(Box::new(exchange)))
             }
             None => {
                 let sent = self.client.post(url).headers(headers).body(request.body).send().await;
