@@ -158,7 +158,7 @@ fn share(config: Config, simulator: Option<String>, address: SocketAddr) -> Shar
 fn server(shared: &Shared, listener: std::net::TcpListener) -> Result<Server, ServeError> {
     let config = shared.config.clone();
     let workers = config.server.workers();
-    let clocks = Clocks { keep_alive: KEEP_ALIVE, slow_reader: config.streams.slow_reader_timeout };
+    let clocks = Clocks { keep_alive: KEEP_ALIVE, linger: LINGER, slow_reader: config.streams.slow_reader_timeout };
     let for_workers = shared.clone();
     let builder = Server::build()
         .workers(workers)

@@ -9,7 +9,7 @@ use actix_web::body::{BoxBody, MessageBody as _};
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use tokio::io::AsyncWrite as _;
 
-use super::line::{Line, Taken};
+use super::line::{Kind, Line, Taken};
 
 /// How much is put together before it is written; a body's last piece comes on top.
 const WRITE_BYTES: usize = 32 * 1024;
@@ -19,13 +19,13 @@ thread_local! {
     static SCRATCH: RefCell<BytesMut> = RefCell::default();
 }
 
-/// The rest of a chunked answer.
+/// The rest of an answer.
 #[derive(Debug)]
 pub(super) struct Direct {
     body: BoxBody,
     /// What the socket did not take.
     unsent: Bytes,
-    keep_alive: bool,
+    kind: Kind,
     end: Option<End>,
 }
 
@@ -41,13 +41,17 @@ pub(super) enum End {
 }
 
 impl Direct {
-    pub(super) fn new(Taken { body, keep_alive }: Taken) -> Self {
-        Self { body, unsent: Bytes::new(), keep_alive, end: None }
+    pub(super) fn new(Taken { body, kind }: Taken) -> Self {
+        Self { body, unsent: Bytes::new(), kind, end: None }
     }
 
     /// Writes what there is to write, until the end.
     pub(super) fn poll(&mut self, line: &Line, cx: &mut Context<'_>) -> Poll<End> {
-        if line.poll_gone(cx).is_ready() {
+        let gone = match self.kind {
+            Kind::Chunked { .. } => line.poll_gone(cx),
+            Kind::Upgraded => line.poll_hear(cx),
+        };
+        if gone.is_ready() {
             return Poll::Ready(End::Broken);
         }
         loop {
@@ -76,15 +80,18 @@ impl Direct {
         }
     }
 
-    /// Puts together what the body has to say now, as chunks. Whether it waits for more.
+    /// Puts together what the body has to say now. Whether it waits for more.
     fn gather(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> bool {
         while out.len() < WRITE_BYTES {
             match self.body.as_pin_mut().poll_next(cx) {
                 Poll::Pending => return true,
+                Poll::Ready(Some(Ok(data))) if self.kind == Kind::Upgraded => out.extend_from_slice(&data),
                 Poll::Ready(Some(Ok(data))) => put_chunk(&data, out),
                 Poll::Ready(None) => {
-                    out.put_slice(b"0\r\n\r\n");
-                    self.end = Some(if self.keep_alive { End::Next } else { End::Last });
+                    if self.kind != Kind::Upgraded {
+                        out.put_slice(b"0\r\n\r\n");
+                    }
+                    self.end = Some(if self.kind == (Kind::Chunked { keep_alive: true }) { End::Next } else { End::Last });
                     return false;
                 }
                 Poll::Ready(Some(Err(_))) => {

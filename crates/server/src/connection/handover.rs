@@ -7,18 +7,18 @@ use std::task::{Context, Poll};
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::ServiceRequest;
-use actix_web::http::{ConnectionType, Version, header};
+use actix_web::http::{ConnectionType, StatusCode, Version, header};
 use actix_web::{HttpResponse, dev::ServiceResponse};
 use bytes::Bytes;
 
-use super::line::Line;
+use super::line::{Kind, Line};
 
 /// What a request's answer needs to leave actix: taken before the request is handled, shown when there is a response.
 pub(crate) struct Ticket {
     line: Rc<Line>,
     /// Bytes of the request's body.
     length: u64,
-    keep_alive: bool,
+    kind: Kind,
 }
 
 impl Ticket {
@@ -28,29 +28,35 @@ impl Ticket {
         let headers = request.headers();
         let plain = request.version() == Version::HTTP_11
             && !headers.contains_key(header::TRANSFER_ENCODING)
-            && !headers.contains_key(header::EXPECT)
-            && !headers.contains_key(header::UPGRADE);
+            && !headers.contains_key(header::EXPECT);
         let length = match headers.get(header::CONTENT_LENGTH) {
             Some(length) => length.to_str().ok()?.parse().ok()?,
             None => 0,
         };
-        let keep_alive = request.head().connection_type() == ConnectionType::KeepAlive;
-        plain.then_some(Self { line, length, keep_alive })
+        let kind = match request.head().connection_type() {
+            ConnectionType::Upgrade => Kind::Upgraded,
+            kind => Kind::Chunked { keep_alive: kind == ConnectionType::KeepAlive },
+        };
+        plain.then_some(Self { line, length, kind })
     }
 
     /// Lets a body that streams leave once it waits.
     pub(crate) fn show(self, response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
-        let Some(ever) = self.line.whole_request(self.length).filter(|_| may_leave(response.response())) else { return response };
+        let Some(ever) = self.line.whole_request(self.length).filter(|_| self.may_leave(response.response())) else { return response };
         response.map_body(|_, body| {
-            self.line.offer(body, ever, self.keep_alive);
+            self.line.offer(body, ever, self.kind);
             BoxBody::new(Handover { line: self.line })
         })
     }
-}
 
-/// Whether the body follows the head in chunks, as it comes.
-fn may_leave(response: &HttpResponse<BoxBody>) -> bool {
-    response.status().is_success() && response.body().size() == BodySize::Stream && !response.headers().contains_key(header::CONNECTION)
+    /// Whether the body follows the head as it comes, in chunks or as it is.
+    fn may_leave(&self, response: &HttpResponse<BoxBody>) -> bool {
+        let expected = match self.kind {
+            Kind::Chunked { .. } => response.status().is_success() && !response.headers().contains_key(header::CONNECTION),
+            Kind::Upgraded => response.status() == StatusCode::SWITCHING_PROTOCOLS && self.line.inbox.is_installed(),
+        };
+        expected && response.body().size() == BodySize::Stream
+    }
 }
 
 /// Stands in actix for a body that is in the [`Line`].

@@ -3,11 +3,13 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use actix_web::body::BoxBody;
 use actix_web::rt::net::TcpStream;
 use tokio::io::{AsyncRead as _, ReadBuf};
+
+use super::inbox::Inbox;
 
 /// The most that a client may send ahead while a stream is written to it. Past that the socket is not read until the stream is over.
 pub(super) const MAX_AHEAD: usize = 8 * 1024;
@@ -22,6 +24,8 @@ pub(crate) struct Line {
     /// Whether a write waits for the client.
     blocked: Cell<bool>,
     body: RefCell<Option<Offer>>,
+    /// What a WebSocket's client sends.
+    pub(super) inbox: Inbox,
 }
 
 /// How much was read of the request at hand, and where its head ends.
@@ -47,14 +51,23 @@ struct Offer {
     ever: u64,
     /// Whether it had nothing to say when it was last asked.
     waits: bool,
-    keep_alive: bool,
+    kind: Kind,
+}
+
+/// What kind of answer a body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// In chunks, and whether another request may follow.
+    Chunked { keep_alive: bool },
+    /// What comes after a switch of protocols: bytes both ways.
+    Upgraded,
 }
 
 /// A body that has left actix.
 #[derive(Debug)]
 pub(super) struct Taken {
     pub(super) body: BoxBody,
-    pub(super) keep_alive: bool,
+    pub(super) kind: Kind,
 }
 
 impl Line {
@@ -65,6 +78,7 @@ impl Line {
             request: RefCell::default(),
             blocked: Cell::new(false),
             body: RefCell::default(),
+            inbox: Inbox::default(),
         }
     }
 
@@ -80,6 +94,7 @@ impl Line {
     pub(super) fn close(&self) {
         self.socket.take();
         self.body.take();
+        self.inbox.close();
     }
 
     /// Reads for actix: first what came ahead.
@@ -87,7 +102,7 @@ impl Line {
         let before = into.filled().len();
         let mut ahead = self.ahead.borrow_mut();
         if ahead.is_empty() {
-            std::task::ready!(self.with_socket(|socket| socket.poll_read(cx, into)))?;
+            ready!(self.with_socket(|socket| socket.poll_read(cx, into)))?;
         } else {
             let take = ahead.len().min(into.remaining());
             into.put_slice(&ahead[..take]);
@@ -116,6 +131,31 @@ impl Line {
         Poll::Pending
     }
 
+    /// Throws away what comes, until the client has ended its side too.
+    pub(super) fn poll_end(&self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let mut space = [0; 4096];
+            let mut into = ReadBuf::new(&mut space);
+            match ready!(self.with_socket(|socket| socket.poll_read(cx, &mut into))) {
+                Ok(()) if !into.filled().is_empty() => {}
+                _ => return Poll::Ready(()),
+            }
+        }
+    }
+
+    /// Reads what a WebSocket's client sends, as far as there is room for it. `Ready` means that it has gone.
+    pub(super) fn poll_hear(&self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.inbox.poll_room(cx));
+            let mut space = [0; 4096];
+            let mut into = ReadBuf::new(&mut space);
+            match ready!(self.with_socket(|socket| socket.poll_read(cx, &mut into))) {
+                Ok(()) if !into.filled().is_empty() => self.inbox.put(into.filled()),
+                _ => return Poll::Ready(()),
+            }
+        }
+    }
+
     /// Whether there is something for actix to read: bytes, or the end.
     pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.ahead.borrow().is_empty() {
@@ -139,8 +179,8 @@ impl Line {
 
     /// Takes a body in, for actix to [poll](Self::poll_body) and perhaps for the connection to [take out](Self::take). `ever` is the
     /// mark of its request.
-    pub(super) fn offer(&self, body: BoxBody, ever: u64, keep_alive: bool) {
-        *self.body.borrow_mut() = Some(Offer { body, ever, waits: false, keep_alive });
+    pub(super) fn offer(&self, body: BoxBody, ever: u64, kind: Kind) {
+        *self.body.borrow_mut() = Some(Offer { body, ever, waits: false, kind });
     }
 
     /// The offered body's next piece; outside, `None` is a body that has been taken out or withdrawn.
@@ -160,11 +200,16 @@ impl Line {
     /// The body, if it waits, everything before it was written, and nothing was read after its request.
     pub(super) fn take(&self) -> Option<Taken> {
         let mut offer = self.body.borrow_mut();
-        let ready = |offer: &Offer| offer.waits && !self.blocked.get() && offer.ever == self.request.borrow().ever;
+        let read = |offer: &Offer| offer.ever + self.inbox.through_actix() == self.request.borrow().ever;
+        let ready = |offer: &Offer| offer.waits && !self.blocked.get() && read(offer);
         if !offer.as_ref().is_some_and(ready) {
             return None;
         }
-        offer.take().map(|Offer { body, keep_alive, .. }| Taken { body, keep_alive })
+        let Offer { body, kind, .. } = offer.take()?;
+        if kind == Kind::Upgraded {
+            self.inbox.go_direct();
+        }
+        Some(Taken { body, kind })
     }
 }
 

@@ -11,15 +11,18 @@
 //! ```
 //!
 //! The handover happens between two polls of one task, so that no byte can come or go meanwhile, and only where it is certain that
-//! the whole request was read and nothing after it ([`Line::offer`]). In any other case (pipelining, HTTP/1.0, chunked uploads,
-//! WebSockets) actix goes on to write the body as ever: the bytes on the wire are the same.
+//! the whole request was read and nothing after it ([`line::Line::offer`]). In any other case (pipelining, HTTP/1.0, chunked uploads)
+//! actix goes on to write the body as ever: the bytes on the wire are the same. A WebSocket leaves in the same way; what its client
+//! sends then comes through an [`inbox`] instead of actix's payload.
 
 mod direct;
 mod handover;
+mod inbox;
 mod line;
 mod service;
 mod wire;
 
 pub(crate) use handover::Ticket;
+pub(crate) use inbox::incoming;
 pub(crate) use service::{Clocks, Connections};
 pub(crate) use wire::Wire;

@@ -25,6 +25,8 @@ use super::wire::Wire;
 pub(crate) struct Clocks {
     /// Between an answer and the next request.
     pub(crate) keep_alive: Duration,
+    /// Between the last word and the end.
+    pub(crate) linger: Duration,
     /// What was written may stay unacknowledged this long.
     pub(crate) slow_reader: Duration,
 }
@@ -58,8 +60,8 @@ enum Phase<F> {
     Http(Pin<Box<F>>),
     /// A stream is being written.
     Direct(Direct),
-    /// The client is told that nothing more will come.
-    Closing,
+    /// The client is told that nothing more will come, and has a while to see it.
+    Closing { timer: Pin<Box<Sleep>>, told: bool },
     /// There is nothing to do until the client asks again.
     Idle { timer: Pin<Box<Sleep>>, shutdown: LocalBoxFuture<'static, ()> },
 }
@@ -132,6 +134,10 @@ impl<S> Connection<S>
 where
     S: Service<(Wire, Option<SocketAddr>), Response = (), Error = DispatchError>,
 {
+    fn closing(&self) -> Phase<S::Future> {
+        Phase::Closing { timer: Box::pin(tokio::time::sleep(self.clocks.linger)), told: false }
+    }
+
     fn idle(&self) -> Phase<S::Future> {
         let timer = Box::pin(tokio::time::sleep(self.clocks.keep_alive));
         let signal = self.shutdown.clone();
@@ -160,18 +166,25 @@ where
                 }
                 Phase::Direct(direct) => match ready!(direct.poll(&this.line, cx)) {
                     End::Next => this.idle(),
-                    End::Last => Phase::Closing,
+                    End::Last => this.closing(),
                     End::Broken => return Poll::Ready(Ok(())),
                 },
-                Phase::Closing => {
-                    let _ = ready!(this.line.with_socket(|socket| socket.poll_shutdown(cx)));
+                Phase::Closing { timer, told } => {
+                    if !*told {
+                        *told = true;
+                        let _ = ready!(this.line.with_socket(|socket| socket.poll_shutdown(cx)));
+                    }
+                    // To close with something unread is to take back what was said last.
+                    if this.line.poll_end(cx).is_pending() {
+                        ready!(timer.as_mut().poll(cx));
+                    }
                     return Poll::Ready(Ok(()));
                 }
                 Phase::Idle { timer, shutdown } => {
                     if this.line.poll_readable(cx).is_ready() {
                         Phase::Http(Box::pin(this.http.call((Wire(this.line.clone()), this.peer))))
                     } else if timer.as_mut().poll(cx).is_ready() || shutdown.as_mut().poll(cx).is_ready() {
-                        Phase::Closing
+                        this.closing()
                     } else {
                         return Poll::Pending;
                     }
