@@ -1,4 +1,5 @@
 //! One connection, many answers: what a client sees on the wire is the same whether actix writes a stream or the stream writes itself.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
