@@ -332,8 +332,8 @@ impl Hub {
             match reader.subscription.poll_next(cx) {
                 Poll::Ready(Some(Ok(bytes))) => {
                     out.push(bytes);
-                    // It stays in its place and is asked again: only Pending registers its waker.
-                    left += 1;
+                    // A body that gave something is asked again, and so is this reader then: only Pending registers its waker.
+                    self.turn += 1;
                 }
                 Poll::Ready(Some(Err(error))) => {
                     let id = reader.subscription.generation().meta().id.clone();
