@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokenwire_core::decode::{Flow, SseDecoder, SseEvent};
-use tokenwire_core::engine::{Engine, MemoryStore, Registry, Retention, StartRequest, Started};
+use tokenwire_core::engine::{Engine, Freshness, MemoryStore, Registry, Retention, StartRequest, Started};
 use tokenwire_core::generation::Subscription;
 use tokenwire_core::id::{Owner, Seq};
 use tokenwire_core::log::{LogLimits, LogReader, MemoryAccount, MemoryLog, TokenLog};
@@ -149,6 +149,8 @@ impl Rig {
             route: "/v1/chat/completions",
             fingerprint: Vec::new(),
             headers: Vec::new(),
+            client_key: None,
+            freshness: Freshness::Any,
         };
         self.engine.start(request).expect("there is room for a stream")
     }

@@ -54,7 +54,7 @@ impl Upstream for Player {
             between_tokens: Duration::from_secs(120),
             total: Duration::from_secs(3600),
         };
-        Ok(Target { model, upstream_model: None, api: Api::Chat, clocks, server: 0 })
+        Ok(Target { model, upstream_model: None, api: Api::Chat, clocks, server: 0, queued: false })
     }
 
     fn open(&self, _request: UpstreamRequest) -> BoxFuture<'static, Result<Opened, OpenError>> {
