@@ -24,6 +24,8 @@ pub(crate) enum Need {
     /// A part of the Rust toolchain that rustup's minimal profile leaves out: its name for rustup, and the cargo command it brings.
     Component(&'static str, &'static str),
     Debian(Package),
+    /// The model gateways that the benchmarks compare with.
+    ModelGateways,
     /// The pinned Python packages.
     PythonClients,
     /// Node and the pinned npm packages.
@@ -52,6 +54,7 @@ pub(crate) fn ensure(workspace: &Workspace, needs: &[Need], may_install: bool) -
         match need {
             Need::Component(component, command) => component_is_there(workspace, component, command, may_install)?,
             Need::Debian(_) => {}
+            Need::ModelGateways => python::model_gateways(workspace, may_install).map(drop)?,
             Need::PythonClients => python::clients(workspace, may_install).map(drop)?,
             Need::NodeClients => node::clients(workspace, may_install)?,
             Need::Examples => examples::packages(workspace, may_install).map(drop)?,
