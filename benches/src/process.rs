@@ -12,7 +12,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use thiserror::Error;
 
 /// How long a process may take to serve, and to leave when it is asked to.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_secs(120);
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Error)]
@@ -21,7 +21,7 @@ pub(crate) enum ProcessError {
     Start { program: String, source: io::Error, remedy: String },
     #[error("{program} ended with {status} before it served; its last words in {log}: {words}")]
     Ended { program: String, status: String, log: PathBuf, words: String },
-    #[error("{program} did not serve on {address} within 60 s; its output is in {log}")]
+    #[error("{program} did not serve on {address} within 120 s; its output is in {log}")]
     Silent { program: String, address: SocketAddr, log: PathBuf },
     #[error("failed to read /proc for process {pid}: {source}; is it still running?")]
     Proc { pid: u32, source: io::Error },
@@ -111,7 +111,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let pids = self.tree().pids();
+        let family = self.tree().family();
         signal(self.child.id(), Signal::TERM);
         let began = Instant::now();
         while began.elapsed() < STOP_LIMIT {
@@ -123,8 +123,9 @@ impl Drop for Running {
         // The child itself is ours to reap, so its pid cannot have gone to another process yet; its own children can
         // outlive it (an nginx worker does when its master is killed).
         let _ = self.child.kill();
-        for pid in pids.into_iter().filter(|pid| *pid != self.child.id()) {
-            if is_named_like(pid, &self.program) {
+        for (pid, started) in family.into_iter().filter(|(pid, _)| *pid != self.child.id()) {
+            // A pid is used again some day, a pid with its birthday is not.
+            if stat(pid).is_ok_and(|now| now.started == started) {
                 signal(pid, Signal::KILL);
             }
         }
@@ -136,10 +137,6 @@ fn signal(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         let _ = rustix::process::kill_process(pid, signal);
     }
-}
-
-fn is_named_like(pid: u32, program: &str) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| program.starts_with(comm.trim()))
 }
 
 /// Something accepts connections there.
@@ -174,6 +171,11 @@ impl ProcessTree {
             at += 1;
         }
         tree
+    }
+
+    /// Each of [`Self::pids`] with the time at which it began.
+    fn family(&self) -> Vec<(u32, u64)> {
+        self.pids().into_iter().filter_map(|pid| Some((pid, stat(pid).ok()?.started))).collect()
     }
 
     pub(crate) fn usage(&self) -> Result<Usage, ProcessError> {
@@ -227,6 +229,8 @@ struct Stat {
     parent: u32,
     user: u64,
     system: u64,
+    /// In ticks since the machine began.
+    started: u64,
 }
 
 fn stat(pid: u32) -> io::Result<Stat> {
@@ -235,7 +239,7 @@ fn stat(pid: u32) -> io::Result<Stat> {
     let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
     let field = |index: usize| rest.split_whitespace().nth(index).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
     let tick = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);
-    Ok(Stat { parent: u32::try_from(field(1)).unwrap_or(0), user: field(11) * tick, system: field(12) * tick })
+    Ok(Stat { parent: u32::try_from(field(1)).unwrap_or(0), user: field(11) * tick, system: field(12) * tick, started: field(19) })
 }
 
 // === the machine ===
