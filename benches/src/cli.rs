@@ -77,8 +77,7 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "DIR")]
     pub(crate) svg: Option<PathBuf>,
 
-    /// Where `results` writes its page; records (JSON) and plots (SVG) go into the directory of that name without its ending, in
-    /// small letters, beside it
+    /// Where `results` writes its page; its records (JSON) and plots (SVG) go beside it, those of RESULTS.md into results/
     #[arg(long, value_name = "FILE", default_value = "benches/RESULTS.md")]
     pub(crate) out: PathBuf,
     /// Make the page of `results` from the records in this directory, without measuring

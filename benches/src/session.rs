@@ -77,6 +77,7 @@ impl Session<'_> {
                         run.peer = target.kind.is_peer();
                         run.load = settings.describe(scenario);
                         record.runs.push(run);
+                        self.keep(scenario, record);
                     }
                     Err(error) if target.kind.is_peer() => {
                         let name = target.name.clone();
@@ -89,7 +90,6 @@ impl Session<'_> {
             for index in gone.into_iter().rev() {
                 targets.remove(index);
             }
-            self.keep(scenario, record);
         }
         Ok(())
     }
@@ -102,6 +102,7 @@ impl Session<'_> {
         self.bench.load.close_all();
         tell(&format!("warning: {target}: {error}"));
         record.failures.push(Failure { scenario: scenario.as_str().to_owned(), target, why: error.to_string() });
+        self.keep(scenario, record);
         Ok(())
     }
 

@@ -166,8 +166,8 @@ const NOTES: &str = "
 * LiteLLM is given less to do (the column \"load\"), as much as its one core can do without falling behind: its figures by the token, the
   request and the stream can be compared, its tokens/s cannot. What it adds is taken against a simulator that has more to do, which
   flatters it. It has no part in `slow`, where the streams that nobody reads would take all of its core.
-* smg and vllm-router, as nginx and haproxy, relay bytes; they keep nothing to attach to, replay or resume, and have no WebSocket for
-  this. They have no part in those scenarios.
+* LiteLLM, smg and vllm-router are read over `/v1/chat/completions`, as nginx and haproxy are: a stream of it cannot be attached to, replayed
+  or resumed, so they have no part in those scenarios.
 * haproxy is a TCP pipe, which understands nothing of what it carries: the floor.
 ";
 
