@@ -181,25 +181,10 @@ impl ProcessTree {
     pub(crate) fn usage(&self) -> Result<Usage, ProcessError> {
         let mut usage = Usage::default();
         for pid in self.pids() {
-            let failed = |source| ProcessError::Proc { pid, source };
-            let stat = stat(pid).map_err(failed)?;
-            usage.user += stat.user;
-            usage.cpu_ticks += stat.user + stat.system;
-            for task in fs::read_dir(format!("/proc/{pid}/task")).map_err(failed)? {
-                let path = task.map_err(failed)?.path().join("schedstat");
-                // A thread may end between the listing and the read.
-                let text = fs::read_to_string(path).unwrap_or_default();
-                let mut words = text.split(' ').map(|word| word.parse::<u64>().unwrap_or(0));
-                usage.cpu += words.next().unwrap_or(0);
-                usage.waited += words.next().unwrap_or(0);
-            }
-            for line in fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).map_err(failed)?.lines() {
-                let kilobytes = || line.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok());
-                if line.starts_with("Rss:") {
-                    usage.rss += kilobytes().unwrap_or(0) * 1024;
-                } else if line.starts_with("Pss:") {
-                    usage.pss += kilobytes().unwrap_or(0) * 1024;
-                }
+            match usage.add(pid) {
+                // One that was started may end at any time.
+                Err(_) if pid != self.root => {}
+                other => other.map_err(|source| ProcessError::Proc { pid, source })?,
             }
         }
         Ok(usage)
@@ -209,6 +194,31 @@ impl ProcessTree {
 // === impl Usage ===
 
 impl Usage {
+    /// Adds what this process has used. Nothing is added if it is gone.
+    fn add(&mut self, pid: u32) -> io::Result<()> {
+        let stat = stat(pid)?;
+        let tasks = fs::read_dir(format!("/proc/{pid}/task"))?;
+        let memory = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+        self.user += stat.user;
+        self.cpu_ticks += stat.user + stat.system;
+        for task in tasks.flatten() {
+            // A thread may end between the listing and the read.
+            let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+            let mut words = text.split(' ').map(|word| word.parse::<u64>().unwrap_or(0));
+            self.cpu += words.next().unwrap_or(0);
+            self.waited += words.next().unwrap_or(0);
+        }
+        for line in memory.lines() {
+            let bytes = line.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0) * 1024;
+            if line.starts_with("Rss:") {
+                self.rss += bytes;
+            } else if line.starts_with("Pss:") {
+                self.pss += bytes;
+            }
+        }
+        Ok(())
+    }
+
     /// CPU in ns between two readings. The scheduler's count is exact, but forgets a thread that ended in between;
     /// then the ticks, which do not, say clearly more and are believed.
     pub(crate) fn cpu_since(&self, before: &Self) -> u64 {
