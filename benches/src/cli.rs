@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
+use crate::model_gateway::ModelGateway;
 use crate::request::{Route, Spec};
 use crate::scenario::{Name, Settings};
 use crate::target::Kind;
@@ -21,7 +22,7 @@ pub(crate) struct Cli {
     /// What to measure it on, instead of the scenario's own choice
     #[arg(short, long, value_delimiter = ',')]
     pub(crate) target: Vec<TargetName>,
-    /// Peers to add: nginx, haproxy, nchan (from Debian's packages nginx, haproxy, libnginx-mod-nchan)
+    /// Peers to add: nginx, haproxy, nchan, litellm, smg, vllm-router (`cargo xtask install bench` brings them)
     #[arg(short, long, value_delimiter = ',')]
     pub(crate) peer: Vec<TargetName>,
     /// Any OpenAI-compatible endpoint that runs already, e.g. http://127.0.0.1:4000/v1; for tokens to be checked its upstream
@@ -76,6 +77,13 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "DIR")]
     pub(crate) svg: Option<PathBuf>,
 
+    /// Where `results` writes its page; its records (JSON) and plots (SVG) go beside it, those of RESULTS.md into results/
+    #[arg(long, value_name = "FILE", default_value = "benches/RESULTS.md")]
+    pub(crate) out: PathBuf,
+    /// Make the page of `results` from the records in this directory, without measuring
+    #[arg(long, value_name = "DIR")]
+    pub(crate) from: Option<PathBuf>,
+
     /// Do not pin; by default, with two cores or more, simulator and load run on the first and the process under test on the second
     #[arg(long)]
     pub(crate) no_pin: bool,
@@ -99,6 +107,8 @@ pub(crate) struct Cli {
     pub(crate) key: Option<String>,
 }
 
+const LITELLM: Kind = Kind::Model(ModelGateway::Litellm);
+
 const GUIDE: &str = "\
 HOW IT MEASURES
   The load side is one thread over epoll that starts the simulator (an OpenAI-compatible upstream) and every target itself, on
@@ -119,7 +129,10 @@ HOW IT MEASURES
 
 EXAMPLES
   tokenwire-bench                                        every figure of the bar, and which are met (about ten minutes)
+  tokenwire-bench results                                every scenario beside every peer, as a page with plots (under twenty minutes)
+  tokenwire-bench results --from benches/results         that page anew, from its records
   tokenwire-bench paced --peer nginx,haproxy -r chat,ws  SSE and WebSocket beside two proxies
+  tokenwire-bench paced --peer litellm,smg,vllm-router   the same beside model gateways
   tokenwire-bench paced -t direct,nginx --rounds 5       the floor alone
   tokenwire-bench open -n 4000 --peer nginx              memory per open stream
   tokenwire-bench fanout -n 500 --peer nchan             one stream to 500 readers
@@ -129,7 +142,8 @@ EXAMPLES
                                                          another gateway, configured with upstream http://127.0.0.1:9000/v1
 
 EXIT CODE
-  0 measured; 1 tokens were lost or doubled, or streams broke; 2 it could not be measured.
+  0 measured; 1 tokens were lost or doubled, or streams broke (in `results`: Tokenwire's own); 2 something could not be measured
+  (in `bar` and `results`: other than a peer, which is told and left out).
 ";
 
 /// A target as the command line names it.
@@ -140,6 +154,9 @@ pub(crate) enum TargetName {
     Nginx,
     Haproxy,
     Nchan,
+    Litellm,
+    Smg,
+    VllmRouter,
 }
 
 // === impl Cli ===
@@ -149,6 +166,7 @@ impl Cli {
     pub(crate) fn scenarios(&self) -> Vec<Name> {
         match self.scenario {
             Name::Bar => vec![Name::Paced, Name::Saturated, Name::Short, Name::Open, Name::Fanout, Name::Replay, Name::Storm],
+            Name::Results => Name::ALL.to_vec(),
             one => vec![one],
         }
     }
@@ -161,14 +179,25 @@ impl Cli {
             if self.url.is_empty() && self.gateway.is_empty() {
                 names.push(TargetName::Tokenwire);
             }
-            if self.scenario == Name::Bar {
-                names.extend([TargetName::Nginx, TargetName::Nchan]);
+            match self.scenario {
+                Name::Bar => names.extend([TargetName::Nginx, TargetName::Nchan]),
+                Name::Results => names.extend([
+                    TargetName::Nginx,
+                    TargetName::Haproxy,
+                    TargetName::Nchan,
+                    TargetName::Litellm,
+                    TargetName::Smg,
+                    TargetName::VllmRouter,
+                ]),
+                _ => {}
             }
         }
-        names.extend(self.peer.iter().filter(|peer| !self.target.contains(peer)));
+        let more: Vec<TargetName> = self.peer.iter().copied().filter(|peer| !names.contains(peer)).collect();
+        names.extend(more);
         let routes = match (self.route.as_slice(), scenario) {
             ([], Name::Fanout | Name::Replay | Name::Storm) => vec![Route::Streams, Route::Ws],
-            ([], Name::Paced) if self.scenario == Name::Bar => vec![Route::Chat, Route::Ws],
+            ([], Name::Paced) if self.is_whole() => vec![Route::Chat, Route::Ws],
+            ([], Name::Open | Name::Slow) if self.scenario == Name::Results => vec![Route::Chat, Route::Ws],
             ([], _) => vec![Route::Chat],
             (routes, _) => routes.to_vec(),
         };
@@ -179,6 +208,9 @@ impl Cli {
                 TargetName::Tokenwire => kinds.extend(routes.iter().map(|route| Kind::Tokenwire(*route))),
                 TargetName::Nginx => kinds.push(Kind::Nginx),
                 TargetName::Haproxy => kinds.push(Kind::Haproxy),
+                TargetName::Litellm => kinds.push(Kind::Model(ModelGateway::Litellm)),
+                TargetName::Smg => kinds.push(Kind::Model(ModelGateway::Smg)),
+                TargetName::VllmRouter => kinds.push(Kind::Model(ModelGateway::VllmRouter)),
                 TargetName::Nchan => kinds.extend(routes.iter().map(|route| match route {
                     Route::Ws => Kind::Nchan(Route::Ws),
                     _ => Kind::Nchan(Route::Streams),
@@ -200,12 +232,29 @@ impl Cli {
         kinds
     }
 
-    /// The scenario's sizes: what was said, else its own defaults.
-    pub(crate) fn settings(&self, scenario: Name) -> Settings {
+    /// Whether every scenario is run, one after the other; a peer that fails is then told and left out.
+    pub(crate) fn is_whole(&self) -> bool {
+        matches!(self.scenario, Name::Bar | Name::Results)
+    }
+
+    /// Where `results` keeps records and plots.
+    pub(crate) fn records(&self) -> PathBuf {
+        let name = self.out.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
+        self.out.with_file_name(if name.is_empty() { "results".to_owned() } else { name })
+    }
+
+    /// The scenario's sizes on this target: what was said, else the scenario's own defaults, less for what could not do as much.
+    pub(crate) fn settings(&self, scenario: Name, kind: &Kind) -> Settings {
         let ms = Duration::from_millis;
         // streams, tokens, first token, between tokens, ramp, requests
         let (streams, tokens, ttft, tbt, ramp, requests) = match scenario {
-            Name::Bar | Name::Paced => (300, 500, ms(0), ms(20), ms(1000), 0),
+            // A millisecond a token and twenty a request: a third of a core, or seconds of all of it.
+            Name::Paced if *kind == LITELLM => (8, 250, ms(0), ms(20), ms(1000), 0),
+            Name::Saturated if *kind == LITELLM => (4, 500, ms(0), ms(0), ms(0), 0),
+            Name::Short if *kind == LITELLM => (4, 5, ms(0), ms(0), ms(0), 200),
+            Name::Open if *kind == LITELLM => (100, 2, ms(0), ms(0), ms(5000), 0),
+            Name::Slow if self.scenario == Name::Results => (100, 250, ms(0), ms(20), ms(500), 0),
+            Name::Bar | Name::Results | Name::Paced => (300, 500, ms(0), ms(20), ms(1000), 0),
             Name::Saturated => (32, 20_000, ms(0), ms(0), ms(0), 0),
             Name::Short => (32, 5, ms(0), ms(0), ms(0), 20_000),
             Name::Fanout => (500, 500, ms(3000), ms(20), ms(0), 0),
@@ -237,7 +286,7 @@ impl Cli {
 
     /// The most sockets that one process holds in these settings: a proxy has two for each stream.
     pub(crate) fn files_needed(&self) -> u64 {
-        let most = self.scenarios().into_iter().map(|scenario| self.settings(scenario).streams).max().unwrap_or(0);
+        let most = self.scenarios().into_iter().map(|scenario| self.settings(scenario, &Kind::Direct).streams).max().unwrap_or(0);
         2 * most as u64 + 200
     }
 }
@@ -289,7 +338,28 @@ mod tests {
         assert_eq!(kinds(&["fanout", "--peer", "nchan"]), "tokenwire/streams tokenwire/ws nchan/sse nchan/ws");
         assert_eq!(kinds(&["paced", "--url", "http://127.0.0.1:1/v1"]), "direct http://127.0.0.1:1/v1");
         assert_eq!(kinds(&["paced", "-t", "direct,nginx"]), "direct nginx");
+        assert_eq!(kinds(&["paced", "-t", "direct", "--peer", "litellm,smg,vllm-router"]), "direct litellm smg vllm-router");
+        assert_eq!(kinds(&["fanout", "-t", "nchan", "--peer", "smg"]), "nchan/sse nchan/ws");
+        assert_eq!(kinds(&["results"]), "direct tokenwire/chat tokenwire/ws nginx haproxy litellm smg vllm-router");
         assert_eq!(kinds(&[]), "direct tokenwire/chat tokenwire/ws nginx");
+    }
+
+    #[test]
+    fn what_was_said_holds_for_the_slow_too() {
+        let streams = |arguments: &[&str], kind: &Kind| {
+            let cli = Cli::parse_from(std::iter::once(&"tokenwire-bench").chain(arguments));
+            cli.settings(Name::Paced, kind).streams
+        };
+        assert_eq!(streams(&["paced"], &Kind::Nginx), 300);
+        assert_eq!(streams(&["paced"], &LITELLM), 8);
+        assert_eq!(streams(&["paced", "-n", "20"], &LITELLM), 20);
+    }
+
+    #[test]
+    fn records_stand_beside_the_page() {
+        let records = |arguments: &[&str]| Cli::parse_from(std::iter::once(&"tokenwire-bench").chain(arguments)).records();
+        assert_eq!(records(&["results"]), PathBuf::from("benches/results"));
+        assert_eq!(records(&["results", "--out", "/x/Mine.md"]), PathBuf::from("/x/mine"));
     }
 
     #[test]

@@ -12,33 +12,40 @@ mod connection;
 mod http;
 mod load;
 mod measure;
+mod model_gateway;
+mod parties;
 mod peer;
 mod process;
 mod report;
 mod request;
 mod scenario;
+mod session;
 mod sse;
 mod target;
 mod tokens;
 mod websocket;
 
-use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::cli::{Cli, upstream_hint};
 use crate::load::Load;
 use crate::measure::Run;
-use crate::report::Summary;
+use crate::report::{Record, Summary};
 use crate::scenario::{Bench, BenchError, Name};
-use crate::target::{Bed, Programs, Target};
+use crate::session::Session;
+use crate::target::{Bed, Programs};
 
 type AnyError = Box<dyn std::error::Error>;
+
+/// Beside the page: what tells of the work behind its figures, and becomes a part of it.
+const CHANGES: &str = "OPTIMISATIONS.md";
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -54,6 +61,10 @@ fn main() -> ExitCode {
 
 /// Runs everything and reports; whether no token was lost or doubled and no stream broke.
 fn measure(cli: &Cli) -> Result<bool, AnyError> {
+    if let Some(dir) = &cli.from {
+        write_page(cli, dir)?;
+        return Ok(true);
+    }
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         // The second one ends this process at once.
@@ -71,68 +82,44 @@ fn measure(cli: &Cli) -> Result<bool, AnyError> {
     if let (Some(port), false) = (cli.simulator_port, cli.url.is_empty()) {
         tell(&format!("the simulator is at {}", upstream_hint(port)));
     }
-    let mut bench = Bench { bed: Bed::new(programs, cli.needs_simulator())?, load: Load::new(stop)? };
-    let mut runs = Vec::new();
-    let outcome = cli.scenarios().into_iter().try_for_each(|scenario| rounds(cli, &mut bench, scenario, &mut runs));
+    let kinds: Vec<_> = cli.scenarios().into_iter().flat_map(|scenario| cli.kinds(scenario)).collect();
+    let parties = parties::versions(&programs, &kinds);
+    let mut session = Session {
+        cli,
+        bench: Bench { bed: Bed::new(programs, cli.needs_simulator())?, load: Load::new(stop)? },
+        whole: Record::new(parties),
+    };
     // What was measured before is worth its report, whatever came then.
-    let failure = match outcome {
+    let failure = match session.run() {
         Err(BenchError::Interrupted) => {
             tell("interrupted; reporting the runs that had ended");
             None
         }
         other => other.err(),
     };
-    drop(bench);
-    if !runs.is_empty() {
-        report(cli, &runs)?;
+    let Session { whole: mut record, .. } = session;
+    if !record.is_empty() {
+        report(cli, &mut record)?;
     }
     if let Some(failure) = failure {
         return Err(failure.into());
     }
-    Ok(!runs.is_empty() && runs.iter().all(|run| run.lost == 0 && run.doubled == 0 && run.broken == 0))
+    if let (Some(first), false) = (record.failures.first(), cli.is_whole()) {
+        return Err(format!("{} could not be measured: {}", first.target, first.why).into());
+    }
+    let counts = |run: &&Run| cli.scenario != Name::Results || !run.peer;
+    let is_whole = |run: &Run| run.lost == 0 && run.doubled == 0 && run.broken == 0;
+    let mut runs = record.runs.iter().filter(counts).peekable();
+    Ok(runs.peek().is_some() && runs.all(is_whole))
 }
 
-/// All rounds of one scenario, against every target in turn.
-fn rounds(cli: &Cli, bench: &mut Bench, scenario: Name, runs: &mut Vec<Run>) -> Result<(), BenchError> {
-    let settings = cli.settings(scenario);
-    let mut targets = Vec::<Target>::new();
-    for kind in cli.kinds(scenario) {
-        let mut target = match bench.bed.start(&kind) {
-            // The bar is worth knowing without a peer that is not installed; its figures are then not measured.
-            Err(error) if cli.scenario == Name::Bar && kind.is_peer() => {
-                tell(&format!("warning: {error}"));
-                continue;
-            }
-            other => other?,
-        };
-        scenario.warm_up(bench, &mut target, &settings)?;
-        targets.push(target);
-    }
-    if targets.is_empty() {
-        tell(&format!("no target fits {}; see --help", scenario.as_str()));
-    }
-    for round in 0..cli.rounds {
-        for target in &mut targets {
-            let bar = progress_bar(scenario, &target.name, round, cli.rounds);
-            let result = scenario.run(bench, target, &settings, &mut |(done, of)| {
-                bar.set_length(of);
-                bar.set_position(done);
-            });
-            bar.finish_and_clear();
-            let mut run = result?;
-            run.scenario = scenario.as_str().to_owned();
-            run.target.clone_from(&target.name);
-            run.round = round;
-            runs.push(run);
-        }
-    }
-    Ok(())
-}
-
-fn report(cli: &Cli, runs: &[Run]) -> Result<(), AnyError> {
-    let summaries = Summary::all(runs);
+fn report(cli: &Cli, record: &mut Record) -> Result<(), AnyError> {
+    let summaries = Summary::all(&record.runs);
     let mut text = format!("{}\n{}", process::machine(), report::table(&summaries));
-    if cli.scenario == Name::Bar {
+    for failure in &record.failures {
+        text.push_str(&format!("{}: {} was not measured: {}\n", failure.scenario, failure.target, failure.why));
+    }
+    if cli.is_whole() {
         text.push_str(&report::bar(&summaries));
     }
     match writeln!(io::stdout(), "{text}") {
@@ -141,11 +128,28 @@ fn report(cli: &Cli, runs: &[Run]) -> Result<(), AnyError> {
         _ => {}
     }
     if let Some(path) = &cli.json {
-        report::write_json(path, &summaries, runs).map_err(|error| format!("failed to write {}: {error}", path.display()))?;
+        record.write(path).map_err(|error| format!("failed to write {}: {error}", path.display()))?;
     }
     if let Some(dir) = &cli.svg {
-        report::write_svg(dir, &summaries, runs).map_err(|error| format!("failed to plot into {}: {error}", dir.display()))?;
+        report::write_svg(dir, &summaries, &record.runs).map_err(|error| format!("failed to plot into {}: {error}", dir.display()))?;
     }
+    if cli.scenario == Name::Results {
+        write_page(cli, &cli.records())?;
+    }
+    Ok(())
+}
+
+/// Makes the page, and its plots beside the records, of the records in `dir`.
+fn write_page(cli: &Cli, dir: &Path) -> Result<(), AnyError> {
+    let records = Record::read_all(dir)?;
+    let runs: Vec<Run> = records.iter().flat_map(|record| record.runs.iter().cloned()).collect();
+    let plots = cli.records();
+    report::write_svg(&plots, &Summary::all(&runs), &runs).map_err(|error| format!("failed to plot into {}: {error}", plots.display()))?;
+    let changes = fs::read_to_string(cli.out.with_file_name(CHANGES)).ok();
+    let folder = plots.file_name().unwrap_or_default().to_string_lossy();
+    fs::write(&cli.out, report::page(&records, &folder, changes.as_deref()))
+        .map_err(|error| format!("failed to write {}: {error}", cli.out.display()))?;
+    tell(&format!("wrote {} and the plots in {}", cli.out.display(), plots.display()));
     Ok(())
 }
 
@@ -195,17 +199,7 @@ fn build(cli: &Cli, packages: &[&str]) -> Result<(), AnyError> {
     }
 }
 
-fn progress_bar(scenario: Name, target: &str, round: usize, rounds: usize) -> ProgressBar {
-    let draw = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let bar = ProgressBar::with_draw_target(None, draw);
-    if let Ok(style) = ProgressStyle::with_template("{msg:40} {wide_bar} {human_pos}/{human_len} {per_sec}") {
-        bar.set_style(style);
-    }
-    bar.set_message(format!("{} {target} {}/{rounds}", scenario.as_str(), round + 1));
-    bar
-}
-
-fn tell(text: &str) {
+pub(crate) fn tell(text: &str) {
     // There is nobody left to tell when standard error is gone.
     let _ = writeln!(io::stderr(), "{text}");
 }

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A histogram of nanoseconds, up to ten minutes, to three digits.
 #[derive(Debug, Clone)]
 pub(crate) struct Times(Histogram<u64>);
 
 /// Percentiles in µs.
-#[derive(Debug, Clone, Copy, Default, Serialize, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, PartialEq)]
 pub(crate) struct Quantiles {
     pub(crate) count: u64,
     pub(crate) p50: f64,
@@ -20,11 +20,16 @@ pub(crate) struct Quantiles {
 }
 
 /// One run of a scenario against one target.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Run {
     pub(crate) scenario: String,
     pub(crate) target: String,
     pub(crate) round: usize,
+    /// Whether the target is somebody else's program.
+    pub(crate) peer: bool,
+    /// What was asked for, in a few words.
+    pub(crate) load: String,
     /// Wall time of the measured part.
     pub(crate) seconds: f64,
     /// Streams, requests or readers.
@@ -56,13 +61,14 @@ pub(crate) struct Run {
     /// Figures of this scenario alone, by name with unit.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) extra: BTreeMap<String, f64>,
-    #[serde(skip)]
-    pub(crate) first_token_times: Option<Times>,
-    #[serde(skip)]
-    pub(crate) token_times: Option<Times>,
+    /// The distributions of `first_token` and `token_delay`, in µs at [`curve_quantile`]; empty where nothing was timed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) first_token_curve: Vec<f64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) token_delay_curve: Vec<f64>,
 }
 
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Cpu {
     pub(crate) us_per_token: f64,
     pub(crate) us_per_stream: f64,
@@ -75,7 +81,7 @@ pub(crate) struct Cpu {
     pub(crate) waited: f64,
 }
 
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Memory {
     /// Growth for each stream held open, in KiB (1024 bytes): resident, and proportional set size.
     pub(crate) rss_kib_per_stream: f64,
@@ -92,6 +98,19 @@ pub(crate) struct Spread {
     pub(crate) most: f64,
 }
 
+/// The points of a curve, and where its x axis ends.
+pub(crate) const CURVE_STEPS: u32 = 101;
+pub(crate) const CURVE_END: f64 = 100_000.0;
+
+/// Where a step of a curve is on an axis of 1 / (1 - quantile) that is logarithmic, so that the tail takes as much room as the middle.
+pub(crate) fn curve_x(step: u32) -> f64 {
+    CURVE_END.powf(f64::from(step) / f64::from(CURVE_STEPS - 1))
+}
+
+pub(crate) fn curve_quantile(step: u32) -> f64 {
+    1.0 - 1.0 / curve_x(step)
+}
+
 // === impl Times ===
 
 impl Times {
@@ -104,9 +123,10 @@ impl Times {
         self.0.saturating_record(nanos);
     }
 
-    pub(crate) fn add(&mut self, other: &Self) {
-        // Both have the same bounds.
-        let _ = self.0.add(&other.0);
+    /// In µs at each [`curve_quantile`], to a tenth.
+    pub(crate) fn curve(&self) -> Vec<f64> {
+        let steps = if self.0.is_empty() { 0 } else { CURVE_STEPS };
+        (0..steps).map(|step| (self.at(curve_quantile(step)) * 10.0).round() / 10.0).collect()
     }
 
     /// In µs.

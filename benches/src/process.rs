@@ -12,7 +12,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use thiserror::Error;
 
 /// How long a process may take to serve, and to leave when it is asked to.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_secs(120);
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Error)]
@@ -21,7 +21,7 @@ pub(crate) enum ProcessError {
     Start { program: String, source: io::Error, remedy: String },
     #[error("{program} ended with {status} before it served; its last words in {log}: {words}")]
     Ended { program: String, status: String, log: PathBuf, words: String },
-    #[error("{program} did not serve on {address} within 60 s; its output is in {log}")]
+    #[error("{program} did not serve on {address} within 120 s; its output is in {log}")]
     Silent { program: String, address: SocketAddr, log: PathBuf },
     #[error("failed to read /proc for process {pid}: {source}; is it still running?")]
     Proc { pid: u32, source: io::Error },
@@ -111,7 +111,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let pids = self.tree().pids();
+        let family = self.tree().family();
         signal(self.child.id(), Signal::TERM);
         let began = Instant::now();
         while began.elapsed() < STOP_LIMIT {
@@ -123,8 +123,9 @@ impl Drop for Running {
         // The child itself is ours to reap, so its pid cannot have gone to another process yet; its own children can
         // outlive it (an nginx worker does when its master is killed).
         let _ = self.child.kill();
-        for pid in pids.into_iter().filter(|pid| *pid != self.child.id()) {
-            if is_named_like(pid, &self.program) {
+        for (pid, started) in family.into_iter().filter(|(pid, _)| *pid != self.child.id()) {
+            // A pid is used again some day, a pid with its birthday is not.
+            if stat(pid).is_ok_and(|now| now.started == started) {
                 signal(pid, Signal::KILL);
             }
         }
@@ -136,10 +137,6 @@ fn signal(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         let _ = rustix::process::kill_process(pid, signal);
     }
-}
-
-fn is_named_like(pid: u32, program: &str) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| program.starts_with(comm.trim()))
 }
 
 /// Something accepts connections there.
@@ -176,28 +173,18 @@ impl ProcessTree {
         tree
     }
 
+    /// Each of [`Self::pids`] with the time at which it began.
+    fn family(&self) -> Vec<(u32, u64)> {
+        self.pids().into_iter().filter_map(|pid| Some((pid, stat(pid).ok()?.started))).collect()
+    }
+
     pub(crate) fn usage(&self) -> Result<Usage, ProcessError> {
         let mut usage = Usage::default();
         for pid in self.pids() {
-            let failed = |source| ProcessError::Proc { pid, source };
-            let stat = stat(pid).map_err(failed)?;
-            usage.user += stat.user;
-            usage.cpu_ticks += stat.user + stat.system;
-            for task in fs::read_dir(format!("/proc/{pid}/task")).map_err(failed)? {
-                let path = task.map_err(failed)?.path().join("schedstat");
-                // A thread may end between the listing and the read.
-                let text = fs::read_to_string(path).unwrap_or_default();
-                let mut words = text.split(' ').map(|word| word.parse::<u64>().unwrap_or(0));
-                usage.cpu += words.next().unwrap_or(0);
-                usage.waited += words.next().unwrap_or(0);
-            }
-            for line in fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).map_err(failed)?.lines() {
-                let kilobytes = || line.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok());
-                if line.starts_with("Rss:") {
-                    usage.rss += kilobytes().unwrap_or(0) * 1024;
-                } else if line.starts_with("Pss:") {
-                    usage.pss += kilobytes().unwrap_or(0) * 1024;
-                }
+            match usage.add(pid) {
+                // One that was started may end at any time.
+                Err(_) if pid != self.root => {}
+                other => other.map_err(|source| ProcessError::Proc { pid, source })?,
             }
         }
         Ok(usage)
@@ -207,6 +194,31 @@ impl ProcessTree {
 // === impl Usage ===
 
 impl Usage {
+    /// Adds what this process has used. Nothing is added if it is gone.
+    fn add(&mut self, pid: u32) -> io::Result<()> {
+        let stat = stat(pid)?;
+        let tasks = fs::read_dir(format!("/proc/{pid}/task"))?;
+        let memory = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+        self.user += stat.user;
+        self.cpu_ticks += stat.user + stat.system;
+        for task in tasks.flatten() {
+            // A thread may end between the listing and the read.
+            let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+            let mut words = text.split(' ').map(|word| word.parse::<u64>().unwrap_or(0));
+            self.cpu += words.next().unwrap_or(0);
+            self.waited += words.next().unwrap_or(0);
+        }
+        for line in memory.lines() {
+            let bytes = line.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0) * 1024;
+            if line.starts_with("Rss:") {
+                self.rss += bytes;
+            } else if line.starts_with("Pss:") {
+                self.pss += bytes;
+            }
+        }
+        Ok(())
+    }
+
     /// CPU in ns between two readings. The scheduler's count is exact, but forgets a thread that ended in between;
     /// then the ticks, which do not, say clearly more and are believed.
     pub(crate) fn cpu_since(&self, before: &Self) -> u64 {
@@ -227,6 +239,8 @@ struct Stat {
     parent: u32,
     user: u64,
     system: u64,
+    /// In ticks since the machine began.
+    started: u64,
 }
 
 fn stat(pid: u32) -> io::Result<Stat> {
@@ -235,7 +249,7 @@ fn stat(pid: u32) -> io::Result<Stat> {
     let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
     let field = |index: usize| rest.split_whitespace().nth(index).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
     let tick = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);
-    Ok(Stat { parent: u32::try_from(field(1)).unwrap_or(0), user: field(11) * tick, system: field(12) * tick })
+    Ok(Stat { parent: u32::try_from(field(1)).unwrap_or(0), user: field(11) * tick, system: field(12) * tick, started: field(19) })
 }
 
 // === the machine ===

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use thiserror::Error;
 
+use crate::model_gateway::{self, ModelGateway};
 use crate::peer;
 use crate::process::{self, ProcessError, ProcessTree, Running};
 use crate::request::{Endpoint, Route, UrlError};
@@ -25,6 +26,7 @@ pub(crate) enum Kind {
     Haproxy,
     /// Read over this transport: a WebSocket, or SSE for every other route.
     Nchan(Route),
+    Model(ModelGateway),
     /// A program started by this shell command, with `{port}` and `{upstream}` filled in.
     Gateway {
         name: String,
@@ -93,6 +95,7 @@ impl Kind {
             Self::Haproxy => "haproxy".to_owned(),
             Self::Nchan(Route::Ws) => "nchan/ws".to_owned(),
             Self::Nchan(_) => "nchan/sse".to_owned(),
+            Self::Model(gateway) => gateway.to_string(),
             Self::Gateway { name, route: Route::Chat, .. } => name.clone(),
             Self::Gateway { name, route, .. } => format!("{name}/{route}"),
             Self::Url { url, route: Route::Chat, .. } => url.clone(),
@@ -103,13 +106,13 @@ impl Kind {
     pub(crate) fn route(&self) -> Route {
         match self {
             Self::Tokenwire(route) | Self::Nchan(route) | Self::Gateway { route, .. } | Self::Url { route, .. } => *route,
-            Self::Direct | Self::Nginx | Self::Haproxy => Route::Chat,
+            Self::Direct | Self::Nginx | Self::Haproxy | Self::Model(_) => Route::Chat,
         }
     }
 
-    /// Whether it is a program of somebody else's that the bench configures.
+    /// Whether it is somebody else's program, whose failure is a result and no reason to measure nothing.
     pub(crate) fn is_peer(&self) -> bool {
-        matches!(self, Self::Nginx | Self::Haproxy | Self::Nchan(_))
+        !matches!(self, Self::Direct | Self::Tokenwire(_))
     }
 
     /// Whether it can be ended and started anew.
@@ -190,7 +193,8 @@ impl Bed {
         let cores = self.programs.target_cores.as_deref();
         let mut running = Running::start(command, place.join("output.log"), cores, remedy)?;
         match kind {
-            Kind::Tokenwire(_) => running.wait_until(address, is_ready)?,
+            Kind::Tokenwire(_) => running.wait_until(address, |address| is_ready(address, "/readyz"))?,
+            Kind::Model(gateway) => running.wait_until(address, |address| is_ready(address, gateway.health()))?,
             _ => running.wait_until(address, process::accepts)?,
         }
         Ok(target(address, running))
@@ -208,17 +212,23 @@ impl Bed {
         Ok(match kind {
             Kind::Nginx => {
                 let conf = write("nginx.conf", peer::nginx(address, upstream))?;
-                (nginx(place, &conf), "install it with `apt install nginx`")
+                (nginx(place, &conf), "install it with `cargo xtask install bench` or `apt install nginx`")
             }
             Kind::Nchan(_) => {
                 let conf = write("nchan.conf", peer::nchan(address))?;
-                (nginx(place, &conf), "install it with `apt install nginx libnginx-mod-nchan`")
+                (nginx(place, &conf), "install it with `cargo xtask install bench` or `apt install nginx libnginx-mod-nchan`")
             }
             Kind::Haproxy => {
                 let conf = write("haproxy.cfg", peer::haproxy(address, upstream))?;
                 let mut command = Command::new(program("haproxy"));
                 command.arg("-f").arg(conf);
-                (command, "install it with `apt install haproxy`")
+                (command, "install it with `cargo xtask install bench` or `apt install haproxy`")
+            }
+            Kind::Model(gateway) => {
+                let command = gateway
+                    .command(address, upstream, place, &self.programs.model)
+                    .map_err(|source| TargetError::Prepare { what: gateway.to_string(), source })?;
+                (command, model_gateway::REMEDY)
             }
             Kind::Gateway { command: line, .. } => {
                 let line = line.replace("{port}", &address.port().to_string()).replace("{upstream}", &base_url);
@@ -257,17 +267,17 @@ fn nginx(place: &Path, conf: &Path) -> Command {
 }
 
 /// Debian keeps servers in /usr/sbin, which is not in every user's PATH.
-fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     let path = Path::new("/usr/sbin").join(name);
     if path.exists() { path } else { PathBuf::from(name) }
 }
 
-/// `GET /readyz` is answered with 200.
-fn is_ready(address: SocketAddr) -> bool {
+/// `GET` of this path is answered with 200.
+fn is_ready(address: SocketAddr, path: &str) -> bool {
     let ask = || -> io::Result<bool> {
         let mut socket = TcpStream::connect_timeout(&address, Duration::from_millis(200))?;
         socket.set_read_timeout(Some(Duration::from_secs(2)))?;
-        socket.write_all(format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())?;
+        socket.write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())?;
         let mut status = [0; 12];
         socket.read_exact(&mut status)?;
         Ok(status.ends_with(b" 200"))

@@ -249,3 +249,88 @@ fn plots_are_drawn() {
         assert!(plot.starts_with("<svg") && plot.contains("127.0.0.1"), "{name}");
     }
 }
+
+#[test]
+fn a_peer_that_fails_is_told_and_the_others_are_measured() {
+    let url = serve(Flaw::None);
+    let broken = "exits=sh -c 'echo it has no mind to >&2; exit 3' {port}";
+    let file = tempfile::NamedTempFile::new().unwrap();
+    // A simulator is started for the gateway's sake, and asked by nobody.
+    let dir = tempfile::tempdir().unwrap();
+    let idle = dir.path().join("idle");
+    std::fs::write(&idle, "#!/bin/sh\nexec sleep 60\n").unwrap();
+    std::fs::set_permissions(&idle, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_tokenwire-bench"))
+        .args(["saturated", "-n", "2", "--tokens", "10", "--url", &url, "--gateway", broken, "--alone", "--no-pin", "--no-build"])
+        .arg("--simulator")
+        .arg(&idle)
+        .args(["--simulator-port", &listening().to_string(), "--rounds", "1", "--json"])
+        .arg(file.path())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    // What was asked for by name and could not be measured is a failure of the run.
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    let json: Value = serde_json::from_str(&std::fs::read_to_string(file.path()).unwrap()).unwrap();
+    assert_eq!(json["runs"].as_array().unwrap().len(), 1, "{json:#}");
+    assert_eq!(json["runs"][0]["tokens"], 20);
+    let failure = &json["failures"][0];
+    assert_eq!((&failure["scenario"], &failure["target"]), (&"saturated".into(), &"exits".into()));
+    assert!(failure["why"].as_str().unwrap().contains("it has no mind to"), "{json:#}");
+}
+
+/// The port of something that accepts connections until the test process ends.
+fn listening() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || listener.incoming().for_each(drop));
+    port
+}
+
+#[test]
+fn the_page_is_made_of_records_without_measuring() {
+    let dir = tempfile::tempdir().unwrap();
+    let records = dir.path().join("results");
+    std::fs::create_dir(&records).unwrap();
+    let url = serve(Flaw::None);
+    for (name, arguments) in [("paced", "paced -n 3 --tokens 20 --tbt 1ms --ramp 1ms"), ("storm", "storm -n 3 --tokens 200 -r streams,ws")]
+    {
+        let (output, json) = bench(&url, arguments);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        let mut json = json;
+        json["failures"] = serde_json::json!([{"scenario": name, "target": "smg", "why": "it is not here"}]);
+        std::fs::write(records.join(format!("{name}.json")), json.to_string()).unwrap();
+    }
+    std::fs::write(dir.path().join("OPTIMISATIONS.md"), "# Work\n\n## Copies\n\nFewer.\n").unwrap();
+    let page = dir.path().join("RESULTS.md");
+    let render = || {
+        let output = Command::new(env!("CARGO_BIN_EXE_tokenwire-bench"))
+            .args(["results", "--from"])
+            .arg(&records)
+            .arg("--out")
+            .arg(&page)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        std::fs::read_to_string(&page).unwrap()
+    };
+    let text = render();
+    for part in ["## Paced streams", "## Cut and resumed", "| smg: not measured: it is not here", "### Copies", &url] {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+    for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+        assert!(link.starts_with("results/"), "{link}");
+    }
+    for plot in ["paced-first-token.svg", "paced-delay.svg"] {
+        assert!(std::fs::read_to_string(records.join(plot)).unwrap().starts_with("<svg"), "{plot}");
+    }
+    assert_eq!(render(), text, "the same records make the same page");
+}
+
+#[test]
+fn a_page_of_nothing_says_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_tokenwire-bench")).args(["results", "--from"]).arg(dir.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("measure with `tokenwire-bench results`"));
+}

@@ -1,7 +1,8 @@
 //! What the runs say together: summaries over the rounds, ratios and differences within each round.
 
 mod bar;
-mod json;
+mod page;
+mod record;
 mod svg;
 mod table;
 
@@ -12,7 +13,8 @@ use serde::Serialize;
 use crate::measure::{Quantiles, Run, Spread};
 
 pub(crate) use bar::bar;
-pub(crate) use json::write_json;
+pub(crate) use page::page;
+pub(crate) use record::{Failure, Record};
 pub(crate) use svg::write_svg;
 pub(crate) use table::table;
 
@@ -26,6 +28,8 @@ pub(crate) struct Summary {
     pub(crate) scenario: String,
     pub(crate) target: String,
     pub(crate) rounds: usize,
+    /// What was asked for, in a few words.
+    pub(crate) load: String,
     pub(crate) cpu_us_per_token: Option<Spread>,
     pub(crate) cpu_us_per_stream: Option<Spread>,
     pub(crate) user_share: Option<Spread>,
@@ -114,6 +118,7 @@ impl Summary {
             scenario: scenario.to_owned(),
             target: target.to_owned(),
             rounds: mine.len(),
+            load: mine.first().map(|run| run.load.clone()).unwrap_or_default(),
             cpu_us_per_token: spread(&cpu),
             cpu_us_per_stream: spread(&|run| run.cpu.map(|cpu| cpu.us_per_stream)),
             user_share: spread(&|run| run.cpu.map(|cpu| cpu.user_share)),

@@ -2,14 +2,19 @@
 
 use std::path::Path;
 
+use plotters::coord::ranged1d::{SegmentedCoord, ValueFormatter};
+use plotters::coord::types::RangedCoordusize;
 use plotters::prelude::*;
 
 use super::Summary;
-use crate::measure::{Run, Spread, Times};
+use crate::measure::{CURVE_END, CURVE_STEPS, Run, Spread, curve_x};
 
 type PlotError = Box<dyn std::error::Error>;
 
-const SIZE: (u32, u32) = (900, 420);
+const WIDTH: u32 = 900;
+const HEIGHT: u32 = 420;
+/// Bars that differ by more than this are drawn on a logarithmic axis, since on the other the least of them would not show.
+const WIDE: f64 = 30.0;
 const COLOURS: [RGBColor; 8] = [
     RGBColor(0x4e, 0x79, 0xa7),
     RGBColor(0xf2, 0x8e, 0x2b),
@@ -20,6 +25,11 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(0x9c, 0x75, 0x5f),
     RGBColor(0x79, 0x70, 0x6e),
 ];
+const OWN: RGBColor = RGBColor(0x4e, 0x79, 0xa7);
+const OTHERS: RGBColor = RGBColor(0xba, 0xb0, 0xac);
+
+/// A delay's curve in a run, one value at each step of [`crate::measure::curve_quantile`].
+type PickCurve = fn(&Run) -> &[f64];
 
 /// Writes `{scenario}-cpu.svg`, `{scenario}-memory.svg`, `{scenario}-first-token.svg` and `{scenario}-delay.svg`,
 /// as far as there are figures.
@@ -39,83 +49,99 @@ pub(crate) fn write_svg(dir: &Path, summaries: &[Summary], runs: &[Run]) -> Resu
         draw_bars(&dir.join(format!("{scenario}-cpu.svg")), &title, &cpu)?;
         let title = format!("{scenario}: memory per stream, KiB PSS");
         draw_bars(&dir.join(format!("{scenario}-memory.svg")), &title, &bars(|it| it.pss_kib_per_stream))?;
-        for (name, what, pick) in [
-            ("first-token", "time to first token", (|run| run.first_token_times.as_ref()) as fn(&Run) -> Option<&Times>),
-            ("delay", "delay per token", |run| run.token_times.as_ref()),
-        ] {
-            let mut curves: Vec<(String, Times)> = Vec::new();
-            for summary in &here {
-                let mut times = Times::new();
-                for run in runs.iter().filter(|run| run.scenario == scenario && run.target == summary.target) {
-                    if let Some(more) = pick(run) {
-                        times.add(more);
-                    }
-                }
-                if times.quantiles().is_some() {
-                    curves.push((summary.target.clone(), times));
-                }
-            }
+        let picks: [(&str, &str, PickCurve); 2] = [
+            ("first-token", "time to first token", |run| &run.first_token_curve),
+            ("delay", "delay per token", |run| &run.token_delay_curve),
+        ];
+        for (name, what, pick) in picks {
+            let mine = |target: &str| {
+                let of = |run: &&Run| run.scenario == scenario && run.target == target && pick(run).len() == CURVE_STEPS as usize;
+                median_curve(&runs.iter().filter(of).map(pick).collect::<Vec<_>>())
+            };
+            let curves: Vec<(String, Vec<f64>)> = here.iter().filter_map(|it| Some((it.target.clone(), mine(&it.target)?))).collect();
             draw_curves(&dir.join(format!("{scenario}-{name}.svg")), &format!("{scenario}: {what}, µs"), &curves)?;
         }
     }
     Ok(())
 }
 
+/// At each step the median over the rounds.
+fn median_curve(curves: &[&[f64]]) -> Option<Vec<f64>> {
+    (0..CURVE_STEPS as usize).map(|step| Some(Spread::of(curves.iter().filter_map(|curve| curve.get(step).copied()))?.median)).collect()
+}
+
+/// One bar a line, so that names have room.
 fn draw_bars(path: &Path, title: &str, bars: &[(String, Spread)]) -> Result<(), PlotError> {
-    let Some(top) = Spread::of(bars.iter().map(|(_, spread)| spread.most)).map(|spread| spread.most.max(0.001)) else {
+    let (Some(most), Some(least)) =
+        (Spread::of(bars.iter().map(|(_, spread)| spread.most)), Spread::of(bars.iter().map(|(_, spread)| spread.median)))
+    else {
         return Ok(());
     };
-    let root = SVGBackend::new(path, SIZE).into_drawing_area();
+    let top = most.most.max(0.001);
+    let height = 90 + 36 * u32::try_from(bars.len()).unwrap_or(1);
+    let root = SVGBackend::new(path, (WIDTH, height)).into_drawing_area();
     root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&root)
-        .caption(title, ("sans-serif", 20))
-        .margin(12)
-        .x_label_area_size(32)
-        .y_label_area_size(64)
-        .build_cartesian_2d((0..bars.len() - 1).into_segmented(), 0.0..top * 1.1)?;
-    chart
-        .configure_mesh()
-        .disable_x_mesh()
-        .x_label_formatter(&|value| match value {
-            SegmentValue::CenterOf(index) => bars.get(*index).map(|(name, _)| name.clone()).unwrap_or_default(),
-            SegmentValue::Exact(_) | SegmentValue::Last => String::new(),
-        })
-        .draw()?;
-    for (index, (_, spread)) in bars.iter().enumerate() {
-        let colour = COLOURS.get(index % COLOURS.len()).copied().unwrap_or(BLACK);
-        let mut bar = Rectangle::new([(SegmentValue::Exact(index), 0.0), (SegmentValue::Exact(index + 1), spread.median)], colour.filled());
-        bar.set_margin(0, 0, 24, 24);
-        chart.draw_series([bar])?;
-        let ends = [(SegmentValue::CenterOf(index), spread.least), (SegmentValue::CenterOf(index), spread.most)];
-        chart.draw_series([PathElement::new(ends, BLACK.stroke_width(2))])?;
-        let label =
-            Text::new(format!("{:.2}", spread.median), (SegmentValue::CenterOf(index), spread.most + top * 0.06), ("sans-serif", 14));
-        chart.draw_series([label])?;
+    let wide = least.least > 0.0 && top / least.least > WIDE;
+    let title = if wide { format!("{title}; logarithmic") } else { title.to_owned() };
+    let lines = (0..bars.len() - 1).into_segmented();
+    let mut chart = ChartBuilder::on(&root);
+    chart.caption(title, ("sans-serif", 18)).margin(10).x_label_area_size(28).y_label_area_size(130);
+    // From one power of ten to another, with room on the right for the figures.
+    if wide {
+        let floor = 10_f64.powf((least.least / 2.0).log10().floor());
+        fill_bars(chart.build_cartesian_2d((floor..top * 4.0).log_scale(), lines)?, floor, bars)?;
+    } else {
+        fill_bars(chart.build_cartesian_2d(0.0..top * 1.15, lines)?, 0.0, bars)?;
     }
     root.present()?;
     Ok(())
 }
 
-/// Both axes logarithmic: x is 1/(1 - quantile), so that the tail takes as much room as the middle.
-fn draw_curves(path: &Path, title: &str, curves: &[(String, Times)]) -> Result<(), PlotError> {
-    const LAST: f64 = 100_000.0;
-    let ends = curves.iter().flat_map(|(_, times)| [times.at(0.0), times.at(1.0)]);
-    let Some(range) = Spread::of(ends) else { return Ok(()) };
-    let root = SVGBackend::new(path, SIZE).into_drawing_area();
+fn fill_bars<'a, X>(
+    mut chart: ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, SegmentedCoord<RangedCoordusize>>>,
+    floor: f64,
+    bars: &[(String, Spread)],
+) -> Result<(), PlotError>
+where
+    X: Ranged<ValueType = f64> + ValueFormatter<f64>,
+{
+    // Lines are counted from below, and read from above.
+    let line = |index: usize| bars.len() - 1 - index;
+    let name = |value: &SegmentValue<usize>| match value {
+        SegmentValue::CenterOf(at) => bars.get(line(*at)).map(|(name, _)| name.clone()).unwrap_or_default(),
+        SegmentValue::Exact(_) | SegmentValue::Last => String::new(),
+    };
+    chart.configure_mesh().disable_y_mesh().y_labels(bars.len()).y_label_formatter(&name).draw()?;
+    for (index, (target, spread)) in bars.iter().enumerate() {
+        let at = line(index);
+        let colour = if target.starts_with("tokenwire") { OWN } else { OTHERS };
+        let corners = [(floor, SegmentValue::Exact(at)), (spread.median, SegmentValue::Exact(at + 1))];
+        let mut bar = Rectangle::new(corners, colour.filled());
+        bar.set_margin(6, 6, 0, 0);
+        chart.draw_series([bar])?;
+        let ends = [(spread.least.max(floor), SegmentValue::CenterOf(at)), (spread.most, SegmentValue::CenterOf(at))];
+        chart.draw_series([PathElement::new(ends, BLACK.stroke_width(2))])?;
+        let place = EmptyElement::at((spread.most.max(spread.median), SegmentValue::CenterOf(at)));
+        chart.draw_series([place + Text::new(format!("{:.2}", spread.median), (8, -7), ("sans-serif", 14))])?;
+    }
+    Ok(())
+}
+
+/// Both axes logarithmic; see [`curve_x`].
+fn draw_curves(path: &Path, title: &str, curves: &[(String, Vec<f64>)]) -> Result<(), PlotError> {
+    let Some(range) = Spread::of(curves.iter().flat_map(|(_, curve)| curve.iter().copied())) else { return Ok(()) };
+    let root = SVGBackend::new(path, (WIDTH, HEIGHT)).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
         .caption(title, ("sans-serif", 20))
         .margin(12)
         .x_label_area_size(40)
         .y_label_area_size(72)
-        .build_cartesian_2d((1.0..LAST).log_scale(), (range.least.max(1.0)..range.most.max(10.0) * 1.1).log_scale())?;
+        .build_cartesian_2d((1.0..CURVE_END).log_scale(), (range.least.max(1.0)..range.most.max(10.0) * 1.1).log_scale())?;
     chart.configure_mesh().x_desc("percentile").x_label_formatter(&|x| format!("{}", ((1.0 - 1.0 / x) * 1e5).round() / 1e3)).draw()?;
-    for (index, (name, times)) in curves.iter().enumerate() {
+    for (index, (name, curve)) in curves.iter().enumerate() {
         let colour = COLOURS.get(index % COLOURS.len()).copied().unwrap_or(BLACK);
-        let points = (0..=100).map(|step| {
-            let x = LAST.powf(f64::from(step) / 100.0);
-            (x, times.at(1.0 - 1.0 / x).max(1.0))
-        });
+        let points = (0..CURVE_STEPS).map(curve_x).zip(curve.iter().map(|value| value.max(1.0)));
         chart
             .draw_series(LineSeries::new(points, colour.stroke_width(2)))?
             .label(name.as_str())

@@ -6,7 +6,7 @@ use super::{Percentiles, Summary};
 use crate::measure::Spread;
 
 /// Makes a column's cell, or nothing where a target has no such figure.
-type Cell = fn(&Summary) -> Option<String>;
+pub(super) type Cell = fn(&Summary) -> Option<String>;
 
 /// The columns; one that is empty for every target is left out.
 const COLUMNS: &[(&str, Cell)] = &[
@@ -88,6 +88,12 @@ pub(super) fn with_ends(spread: &Spread, digits: usize) -> String {
         return format!("{median:.digits$}");
     }
     format!("{median:.digits$} [{least:.digits$}–{most:.digits$}]")
+}
+
+/// One of the four percentiles, in the order of [`Percentiles`], in µs.
+pub(super) fn four_with_ends(times: Option<&Percentiles>, which: usize) -> Option<String> {
+    let Percentiles { p50, p99, p999, max } = times?;
+    Some(with_ends([p50, p99, p999, max].get(which)?, 0))
 }
 
 fn percent(spread: &Spread) -> String {

@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use crate::load::{Load, Nanos, Outcome, Scenario};
 use crate::measure::{Cpu, Memory, Run, Times};
+use crate::model_gateway::ModelGateway;
 use crate::process::{ProcessError, ProcessTree, Usage, own_cpu};
 use crate::request::{Route, Spec};
 use crate::target::{Bed, Kind, Target, TargetError};
@@ -23,6 +24,8 @@ use crate::target::{Bed, Kind, Target, TargetError};
 pub(crate) enum Name {
     /// Every scenario that the bar names, and which of its figures are met
     Bar,
+    /// Every scenario beside every peer, as a page with tables and plots
+    Results,
     /// Streams at a reader's pace: CPU per token, added time to first token and per token
     Paced,
     /// Streams as fast as they go: CPU per token, tokens/s
@@ -94,9 +97,14 @@ struct Tally {
 // === impl Name ===
 
 impl Name {
+    /// Those that measure, in the order in which a reader wants them.
+    pub(crate) const ALL: [Self; 8] =
+        [Self::Paced, Self::Saturated, Self::Short, Self::Open, Self::Fanout, Self::Replay, Self::Slow, Self::Storm];
+
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Bar => "bar",
+            Self::Results => "results",
             Self::Paced => "paced",
             Self::Saturated => "saturated",
             Self::Short => "short",
@@ -115,11 +123,13 @@ impl Name {
         let keeps = match kind {
             Kind::Tokenwire(_) => true,
             Kind::Gateway { route, .. } | Kind::Url { route, .. } => own(route),
-            Kind::Direct | Kind::Nginx | Kind::Haproxy | Kind::Nchan(_) => false,
+            Kind::Direct | Kind::Nginx | Kind::Haproxy | Kind::Nchan(_) | Kind::Model(_) => false,
         };
         match self {
             Self::Fanout => keeps || matches!(kind, Kind::Nchan(_)),
             Self::Replay | Self::Storm => keeps,
+            // Streams that nobody reads, as fast as they go, are more than its one core can make.
+            Self::Slow if *kind == Kind::Model(ModelGateway::Litellm) => false,
             _ => !matches!(kind, Kind::Nchan(_)),
         }
     }
@@ -133,7 +143,7 @@ impl Name {
         tick: &mut dyn FnMut((u64, u64)),
     ) -> Result<Run, BenchError> {
         match self {
-            Self::Bar | Self::Paced | Self::Saturated => relay::run(bench, target, settings, tick),
+            Self::Bar | Self::Results | Self::Paced | Self::Saturated => relay::run(bench, target, settings, tick),
             Self::Open => relay::run_open(bench, target, settings, tick),
             Self::Slow => relay::run_slow(bench, target, settings, tick),
             Self::Short => closed_loop::run(bench, target, settings, tick),
@@ -157,6 +167,23 @@ impl Name {
 // === impl Settings ===
 
 impl Settings {
+    /// What is asked for, in a few words.
+    pub(crate) fn describe(&self, scenario: Name) -> String {
+        let (streams, tokens) = (self.streams, self.spec.tokens);
+        let pace = match self.spec.between_tokens {
+            Duration::ZERO => String::new(),
+            pace => format!(", one every {} ms", pace.as_secs_f64() * 1e3),
+        };
+        match scenario {
+            Name::Short => format!("{} × {tokens} tokens, {streams} at a time", self.requests),
+            Name::Open => format!("{streams} streams"),
+            Name::Fanout => format!("{streams} readers of {tokens} tokens{pace}"),
+            Name::Replay => format!("{} × {tokens} tokens", self.requests),
+            Name::Slow => format!("{streams} × {tokens} tokens{pace}, beside {} unread", self.slow),
+            _ => format!("{streams} × {tokens} tokens{pace}"),
+        }
+    }
+
     /// More than a run may take before what is missing is called lost.
     fn limit(&self) -> Duration {
         self.ramp + self.spec.due(self.spec.tokens) * 2 + Duration::from_secs(60)
@@ -223,8 +250,8 @@ impl Run {
     fn with_times(mut self, first_token: Times, tokens: Times) -> Self {
         self.first_token = first_token.quantiles();
         self.token_delay = tokens.quantiles();
-        self.first_token_times = Some(first_token);
-        self.token_times = Some(tokens);
+        self.first_token_curve = first_token.curve();
+        self.token_delay_curve = tokens.curve();
         self
     }
 }

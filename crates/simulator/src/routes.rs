@@ -125,7 +125,8 @@ impl Service {
             _ if method != Method::GET => return None,
             "/stats" => serde_json::to_value(self.ledger.stats()),
             "/requests" => serde_json::to_value(self.ledger.requests()),
-            "/healthz" => Ok(json!({"status": "ok"})),
+            // `/health` is what the model servers answer to those that balance between them.
+            "/healthz" | "/health" => Ok(json!({"status": "ok"})),
             _ => return None,
         };
         Some(value.unwrap_or(Value::Null))

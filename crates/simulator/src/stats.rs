@@ -1,6 +1,6 @@
 //! What the simulator has seen: counters, and the last requests as they came.
 //!
-//! Looking must not change what is looked at: `/stats`, `/requests` and `/healthz` are neither counted nor recorded.
+//! Looking must not change what is looked at: `/stats`, `/requests`, `/healthz` and `/health` are neither counted nor recorded.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -88,6 +88,7 @@ async fn unknown_paths_and_methods() {
     assert_eq!(send(&simulator, "POST", "/v1/models", &[], b"").await.answer().await.status, 405);
     assert_eq!(get(&simulator, "/").await.status, 404);
     assert_eq!(get(&simulator, "/healthz").await.json(), json!({"status": "ok"}));
+    assert_eq!(get(&simulator, "/health").await.json(), json!({"status": "ok"}));
 }
 
 #[tokio::test]

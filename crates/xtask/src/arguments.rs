@@ -77,7 +77,7 @@ const INSTALL_HELP: &str = "\
 Examples:
   cargo xtask install          what every step of `cargo xtask test` needs
   cargo xtask install python   the Python clients only
-  cargo xtask install bench    nginx, nchan and haproxy, which the benchmarks compare with";
+  cargo xtask install bench    nginx, nchan, haproxy, LiteLLM, smg and vllm-router, which the benchmarks compare with";
 
 #[cfg(test)]
 mod tests {

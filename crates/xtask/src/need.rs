@@ -27,6 +27,8 @@ pub(crate) enum Need {
     Debian(Package),
     /// The program that runs benchmarks under valgrind.
     MicroRunner,
+    /// The model gateways that the benchmarks compare with.
+    ModelGateways,
     /// The pinned Python packages.
     PythonClients,
     /// Node and the pinned npm packages.
@@ -56,6 +58,7 @@ pub(crate) fn ensure(workspace: &Workspace, needs: &[Need], may_install: bool) -
             Need::Component(component, command) => component_is_there(workspace, component, command, may_install)?,
             Need::Debian(_) => {}
             Need::MicroRunner => micro::runner(workspace, may_install).map(drop)?,
+            Need::ModelGateways => python::model_gateways(workspace, may_install).map(drop)?,
             Need::PythonClients => python::clients(workspace, may_install).map(drop)?,
             Need::NodeClients => node::clients(workspace, may_install)?,
             Need::Examples => examples::packages(workspace, may_install).map(drop)?,

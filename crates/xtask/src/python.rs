@@ -54,6 +54,14 @@ pub(crate) fn clients(workspace: &Workspace, may_install: bool) -> Result<[PathB
     Ok([of("python", "python/requirements.txt")?, of("litellm", "python/litellm.txt")?])
 }
 
+/// LiteLLM, smg and vllm-router, where `tokenwire-bench` looks for them.
+///
+/// # Errors
+/// As [`environment`].
+pub(crate) fn model_gateways(workspace: &Workspace, may_install: bool) -> Result<PathBuf, Error> {
+    environment(workspace, "peers", &workspace.root().join("benches/peers/requirements.txt"), may_install)
+}
+
 /// The step: openai-python, httpx, websockets and curl against the real gateway.
 ///
 /// # Errors

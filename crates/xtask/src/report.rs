@@ -93,6 +93,7 @@ fn describe(need: &Need) -> String {
         Need::Component(component, _) => format!("{component} (rustup)"),
         Need::Debian(package) => format!("{} (apt)", package.name),
         Need::MicroRunner => "gungraun-runner, at the version of Cargo.lock (cargo install)".to_owned(),
+        Need::ModelGateways => "the packages of benches/peers/requirements.txt (pip)".to_owned(),
         Need::PythonClients => "the packages of clients/python/requirements.txt and litellm.txt (pip)".to_owned(),
         Need::NodeClients => "Node 20 or newer, and the packages of clients/node/package-lock.json (npm)".to_owned(),
         Need::BrowserPackages => "Node 20 or newer, and the packages of tests/browser/package-lock.json (npm)".to_owned(),

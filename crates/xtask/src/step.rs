@@ -86,7 +86,10 @@ pub(crate) const STEPS: &[Step] = &[
 ];
 
 /// What `cargo xtask install` knows besides the steps: the peers that the benchmarks compare with, where they are.
-pub(crate) const BENCH: (&str, &[Need]) = ("bench", &[Need::Debian(NGINX), Need::Debian(NCHAN), Need::Debian(HAPROXY)]);
+pub(crate) const BENCH: (&str, &[Need]) = (
+    "bench",
+    &[Need::Debian(NGINX), Need::Debian(NCHAN), Need::Debian(HAPROXY), Need::Debian(PYTHON), Need::Debian(VENV), Need::ModelGateways],
+);
 
 /// The step of that name.
 ///
