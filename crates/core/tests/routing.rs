@@ -517,6 +517,27 @@ async fn a_race_that_one_loses_by_failing_is_won_by_the_other() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_talks_without_a_token_is_not_held_back_for_ever() {
+    let large = format!(r#"{{"choices":[],"padding":"{}"}}"#, "x".repeat(100 << 10));
+    // With large events and with small ones: three are more than 256 KiB, and four thousand are.
+    for (event, few, enough) in [(large.as_str(), 2, 1), ("{}", 1000, 4000)] {
+        let world = Plan { hedge: Hedge::After(seconds(1)), ..Plan::of(2) }.build();
+        let started = world.test.start(CHAT);
+        let (_, talks) = world.call().await;
+        let (_, other) = world.call().await;
+        talks.answer(UpstreamHead::default());
+        (0..few).for_each(|_| drop(talks.data(event)));
+        settle().await;
+        assert!(!other.is_gone(), "the race was over after {few} events");
+        (0..enough).for_each(|_| drop(talks.data(event)));
+        other.gone().await;
+        talks.token("a").finish("stop").done().end(BodyEnd::Clean);
+        let object = ended(&started, "completed", None).await;
+        assert_eq!(text(&object), "a");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_quick_server_is_not_raced() {
     let world = Plan { hedge: Hedge::After(seconds(1)), ..Plan::of(2) }.build();
     for _ in 0..20 {

@@ -33,6 +33,7 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -91,8 +92,8 @@ struct Load {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "it takes minutes: `cargo xtask test --only soak` runs it"]
 async fn nothing_is_lost_and_nothing_is_left() {
-    let seed = variable("SOAK_SEED").map_or_else(rand::random, |seed| seed as u64);
-    let minutes = variable("SOAK_MINUTES").unwrap_or(2.0);
+    let seed: u64 = variable("SOAK_SEED").unwrap_or_else(rand::random);
+    let minutes: f64 = variable("SOAK_MINUTES").unwrap_or(2.0);
     println!("SOAK_SEED={seed} SOAK_MINUTES={minutes}");
     // Every seventh delivery is not taken at first.
     let answers = (0..20_000).map(|number| status(if number % 7 == 3 { 503 } else { 200 }, ""));
@@ -138,7 +139,7 @@ async fn nothing_is_lost_and_nothing_is_left() {
     check_log(load.world.gateway);
 }
 
-fn variable(name: &str) -> Option<f64> {
+fn variable<T: FromStr>(name: &str) -> Option<T> {
     let value = std::env::var(name).ok()?;
     Some(value.parse().unwrap_or_else(|_| panic!("{name} is '{value}', but must be a number")))
 }

@@ -77,6 +77,12 @@ pub(crate) const STEPS: &[Step] = &[
         ],
         run: examples::test,
     },
+    Step {
+        name: "soak",
+        about: "two minutes of every client over every fault lose no token and leave nothing behind (SOAK_MINUTES, SOAK_SEED)",
+        needs: &[],
+        run: rust::soak,
+    },
 ];
 
 /// What `cargo xtask install` knows besides the steps: the peers that the benchmarks compare with, where they are.
@@ -111,7 +117,7 @@ mod tests {
         let error = named("clipy").err().unwrap().to_string();
         assert_eq!(
             error,
-            "there is no step `clipy`; the steps are fmt, clippy, test, doctest, deny, python, node, client, browser, examples"
+            "there is no step `clipy`; the steps are fmt, clippy, test, doctest, deny, python, node, client, browser, examples, soak"
         );
     }
 }

@@ -315,7 +315,12 @@ pub(crate) async fn background(world: &World, dice: &mut StdRng, plan: &Plan) ->
         body["webhook"] = json!({"url": world.webhooks});
     }
     let answer = world.post("/v1/responses", &body).answer().await;
-    assert_eq!(answer.status, 200, "{}", answer.text());
+    if answer.status != 200 {
+        // It started nothing, and what its upstream would have said is not known: only the queue can be the reason.
+        let code = failure(&answer.json()["error"]);
+        assert_eq!((answer.status, code), (429, Ended::Failed("upstream_busy".to_owned())), "{}", answer.text());
+        return (Outcome::Refused(answer), None);
+    }
     let id = answer.id().to_owned();
     if cancels {
         world.cancel(&id).await;
