@@ -210,6 +210,24 @@ async fn after_the_first_chunk_nothing_is_asked_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_breaks_off_after_its_first_words_is_known_to_fail_although_it_is_not_asked_again() {
+    // The beginning is kept, so that nobody can be asked in its place; a token, which would speak for the server, has not come.
+    let beginning = r#"{"id":"x","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}"#;
+    let world = Plan::of(1).build();
+    for _ in 0..3 {
+        let started = world.test.start(CHAT);
+        let (_, call) = world.call().await;
+        call.answer(UpstreamHead::default());
+        call.data(beginning);
+        settle().await;
+        call.end(BodyEnd::Broken);
+        ended(&started, "failed", Some("upstream_truncated")).await;
+    }
+    settle().await;
+    assert_eq!((world.vitals[0].counters.broken.get(), world.vitals[0].standing()), (3, Standing::Down));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refusal_of_the_request_itself_is_final() {
     let world = Plan::of(2).build();
     let started = world.test.start(CHAT);
@@ -526,10 +544,14 @@ async fn a_server_that_talks_without_a_token_is_not_held_back_for_ever() {
         let (_, talks) = world.call().await;
         let (_, other) = world.call().await;
         talks.answer(UpstreamHead::default());
-        (0..few).for_each(|_| drop(talks.data(event)));
+        for _ in 0..few {
+            talks.data(event);
+        }
         settle().await;
         assert!(!other.is_gone(), "the race was over after {few} events");
-        (0..enough).for_each(|_| drop(talks.data(event)));
+        for _ in 0..enough {
+            talks.data(event);
+        }
         other.gone().await;
         talks.token("a").finish("stop").done().end(BodyEnd::Clean);
         let object = ended(&started, "completed", None).await;

@@ -121,6 +121,7 @@ async fn nothing_is_lost_and_nothing_is_left() {
     let _ = watch.await;
     let load = Arc::into_inner(load).expect("nobody else is at work");
     load.print().await;
+    println!("seen: {}", load.world.seen);
     let wrong = load.wrong.into_inner();
     assert!(wrong.is_empty(), "SOAK_SEED={seed}: {} sessions went wrong:\n{}", wrong.len(), wrong.join("\n"));
 
@@ -245,14 +246,13 @@ impl Load {
     async fn print(&self) {
         let samples = self.world.samples().await;
         println!(
-            "{:4.0} s: {} sessions, {} open, {} kept, {} MiB; {}; {}",
+            "{:4.0} s: {} sessions, {} open, {} kept, {} MiB; {}",
             self.begun.elapsed().as_secs_f64(),
             self.sessions.load(Ordering::Relaxed),
             samples.sum("tokenwire_open_streams"),
             samples.sum("tokenwire_kept_streams"),
             self.world.figures().resident >> 20,
             self.world.outcomes,
-            self.world.seen,
         );
     }
 }

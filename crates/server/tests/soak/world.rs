@@ -66,7 +66,7 @@ impl World {
         for (name, simulator) in ["first", "second"].into_iter().zip(&simulators) {
             for (api, model) in [("chat", CHAT_MODEL), ("responses", RESPONSES_MODEL)] {
                 config.push_str(&format!(
-                    "  - {{name: {name}-{api}, api: {api}, base_url: '{}', models: [{model}], limits: {{concurrent: 5, queued: 2, wait: 5s}}}}\n",
+                    "  - {{name: {name}-{api}, api: {api}, base_url: '{}', models: [{model}], limits: {{concurrent: 6, queued: 3, wait: 5s}}}}\n",
                     simulator.base_url()
                 ));
             }
