@@ -20,6 +20,12 @@ pub(crate) fn present(raw: Option<&RawValue>) -> Option<&RawValue> {
 
 /// Appends `text` as a JSON string, with its quotes.
 pub(crate) fn push_string(out: &mut Vec<u8>, text: &str) {
+    if needs_no_escape(text) {
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+        return;
+    }
     // Writing a str into a Vec cannot fail.
     let _ = serde_json::to_writer(&mut *out, text);
 }
@@ -29,6 +35,11 @@ pub(crate) fn quoted(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len() + 2);
     push_string(&mut out, text);
     String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Whether a text stands in a JSON string as it is: so do nearly all names, and most of what is written here is names.
+pub(crate) fn needs_no_escape(text: &str) -> bool {
+    text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\')
 }
 
 /// `text` as the inside of a JSON string.

@@ -79,13 +79,14 @@ impl Template {
 
 /// A record of the kind that is kept whole.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct WholeRecord {
+pub(crate) struct WholeRecord<'a> {
     /// What happened, at least one event.
     pub events: Vec<EventKind>,
     /// A template that later records of this log use; it takes the next number.
     pub template: Option<Template>,
     /// The upstream's chunk.
-    pub raw: Option<serde_bytes::ByteBuf>,
+    #[serde(borrow)]
+    pub raw: Option<&'a serde_bytes::Bytes>,
 }
 
 const TAG_DELTA: u8 = 1;
@@ -97,7 +98,7 @@ pub(crate) enum Content<'a> {
     /// A template's number and the holes' bytes, still to be split by the template.
     Delta { template: usize, holes: StoredHoles<'a> },
     /// Everything else.
-    Whole(Box<WholeRecord>),
+    Whole(Box<WholeRecord<'a>>),
 }
 
 /// The holes of a stored delta.
@@ -257,7 +258,7 @@ impl RecordBatch {
     }
 
     /// Appends a record that is kept whole.
-    pub(crate) fn push_whole(&mut self, whole: &WholeRecord) {
+    pub(crate) fn push_whole(&mut self, whole: &WholeRecord<'_>) {
         self.bytes.push(TAG_WHOLE);
         let bytes = std::mem::take(&mut self.bytes);
         // Serialising plain data into a Vec cannot fail.

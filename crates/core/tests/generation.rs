@@ -1059,3 +1059,31 @@ async fn a_responses_upstream_that_says_no_more_has_failed() {
         ended(started.attachment.generation(), "failed", Some(code)).await;
     }
 }
+
+// === Sharing ===
+
+#[tokio::test(start_paused = true)]
+async fn what_another_reader_encoded_is_taken_only_as_far_as_one_has_read() {
+    let test = engine();
+    let (started, call) = begin(&test, CHAT).await;
+    let generation = started.attachment.generation();
+    let mut first = Reader::new(generation.attach(), 0, Dialect::Responses);
+    let mut second = Reader::new(generation.attach(), 0, Dialect::Responses);
+    call.token("a");
+    settle().await;
+    first.read_piece();
+    call.token("b");
+    settle().await;
+    // Reads up to "b", and gives out what the first has encoded, which ends before it.
+    second.read_piece();
+    call.token("c");
+    settle().await;
+    // Encodes "b" and "c" as one piece.
+    first.read_piece();
+    second.read_now();
+    for reader in [first, second] {
+        let numbers: Vec<u64> = reader.lines().iter().map(|line| line.seq).collect();
+        let last = generation.tail().unwrap().next.0;
+        assert_eq!(numbers, (0..last).collect::<Vec<_>>(), "a gap or a double");
+    }
+}

@@ -20,8 +20,8 @@ use tokenwire_core::upstream::{Clocks, OpenError, Refusal, UpstreamHead};
 use tokenwire_testkit::{Audit, Call, EngineOptions, OpeningPlan, Reader, TestEngine, no_clocks, settle};
 use tokio::time::Instant;
 
-const CHAT: &str = r#"{"messages":[{"role":"user","content":"hi"}]}"#;
-const SEEDED: &str = r#"{"messages":[{"role":"user","content":"hi"}],"seed":7}"#;
+const CHAT: &str = r#"{"stream":true,"messages":[{"role":"user","content":"hi"}]}"#;
+const SEEDED: &str = r#"{"stream":true,"messages":[{"role":"user","content":"hi"}],"seed":7}"#;
 const RESPONSES: &str = r#"{"input":"hi","temperature":0}"#;
 
 fn options(coalesce: bool, cache: bool) -> EngineOptions {
@@ -326,8 +326,8 @@ async fn requests_that_differ_in_anything_that_matters_are_asked_for_each() {
         with_header("authorization", "Bearer one"),
         with_header("authorization", "Bearer two"),
         with_header("openai-organization", "Bearer one"),
-        TestEngine::request(r#"{"messages":[{"role":"user","content":"hi "}]}"#),
-        TestEngine::request(r#"{"messages":[{"role":"user","content":"hi"}],"model":"other"}"#),
+        TestEngine::request(r#"{"stream":true,"messages":[{"role":"user","content":"hi "}]}"#),
+        TestEngine::request(r#"{"stream":true,"messages":[{"role":"user","content":"hi"}],"model":"other"}"#),
         TestEngine::request(r#"{"input":"hi"}"#),
     ] {
         let one = test.engine.start(request).unwrap();
@@ -621,7 +621,7 @@ async fn a_background_request_may_follow_and_keeps_its_leader() {
 
 #[tokio::test(start_paused = true)]
 async fn a_kept_answer_is_given_again_as_it_came() {
-    for body in [SEEDED, RESPONSES, r#"{"messages":[{"role":"user","content":"hi"}],"temperature":0.0}"#] {
+    for body in [SEEDED, RESPONSES, r#"{"stream":true,"messages":[{"role":"user","content":"hi"}],"temperature":0.0}"#] {
         let test = caching();
         let (started, call) = lead(&test, body).await;
         // Several batches of the log's.
@@ -649,10 +649,10 @@ async fn a_kept_answer_is_given_again_as_it_came() {
 async fn only_deterministic_requests_are_kept() {
     for body in [
         CHAT,
-        r#"{"messages":[{"role":"user","content":"hi"}],"temperature":0.1}"#,
-        r#"{"messages":[{"role":"user","content":"hi"}],"seed":null}"#,
-        r#"{"messages":[{"role":"user","content":"hi"}],"temperature":"0"}"#,
-        r#"{"messages":[{"role":"user","content":"\"seed\":1"}],"metadata":{"temperature":0}}"#,
+        r#"{"stream":true,"messages":[{"role":"user","content":"hi"}],"temperature":0.1}"#,
+        r#"{"stream":true,"messages":[{"role":"user","content":"hi"}],"seed":null}"#,
+        r#"{"stream":true,"messages":[{"role":"user","content":"hi"}],"temperature":"0"}"#,
+        r#"{"stream":true,"messages":[{"role":"user","content":"\"seed\":1"}],"metadata":{"temperature":0}}"#,
     ] {
         let test = caching();
         for _ in 0..2 {

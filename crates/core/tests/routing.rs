@@ -144,7 +144,8 @@ fn unreachable() -> OpenError {
 #[tokio::test(start_paused = true)]
 async fn what_fails_before_the_first_chunk_is_asked_again_and_nothing_shows_of_it() {
     // Every way to fail before a chunk; each is told to the server's call.
-    let ways: [(&str, fn(&Call)); 7] = [
+    type Fail = fn(&Call);
+    let ways: [(&str, Fail); 7] = [
         ("unreachable", |call| call.refuse(unreachable())),
         ("503", |call| call.refuse(refusal(503, &[]))),
         ("ends at once", |call| {

@@ -3,6 +3,7 @@
 pub mod banner;
 pub mod cli;
 pub mod config;
+mod connection;
 mod health_check;
 pub mod http;
 pub mod metrics;

@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::dev::{Server, ServerHandle};
+use actix_http::HttpService;
+use actix_service::map_config;
+use actix_web::dev::{AppConfig, Server, ServerHandle};
 use actix_web::middleware::from_fn;
-use actix_web::{App, HttpServer, web};
+use actix_web::{App, web};
 use tokenwire_core::engine::{MemoryStore, Registry, Retention};
 use tokenwire_core::log::{LogLimits, MemoryAccount};
 use tokenwire_core::upstream::RetryBudget;
@@ -15,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::task::TaskTracker;
 
 use crate::config::schema::Config;
+use crate::connection::{Clocks, Connections, Wire};
 use crate::health_check::check_upstreams;
 use crate::http::{configure, envelope};
 use crate::metrics::{Deliveries, Metrics, Upstreams};
@@ -183,36 +186,35 @@ fn share(config: Config, webhooks: Webhooks, simulator: Option<String>, address:
 fn server(shared: &Shared, listener: std::net::TcpListener) -> Result<Server, ServeError> {
     let config = shared.config.clone();
     let workers = config.server.workers();
-    let slow_reader = config.streams.slow_reader_timeout;
+    let clocks = Clocks { keep_alive: KEEP_ALIVE, linger: LINGER, slow_reader: config.streams.slow_reader_timeout };
     let for_workers = shared.clone();
-    let connections = shared.metrics.gauges().connections.clone();
-    let server = HttpServer::new(move || {
+    let builder = Server::build()
+        .workers(workers)
+        .max_concurrent_connections(config.limits.connections.div_ceil(workers))
+        .shutdown_timeout(LAST_WRITES.as_secs())
+        .disable_signals();
+    let shutdown = builder.graceful_shutdown_signal();
+    let open = shared.metrics.gauges().connections.clone();
+    let connections = move || {
         #[expect(clippy::expect_used, reason = "the same was built once before the workers started")]
         let service = Service::new(&for_workers).expect("a worker's service");
-        App::new().app_data(web::Data::new(service)).wrap(from_fn(envelope)).configure(configure)
-    })
-    .workers(workers)
-    .max_connections(config.limits.connections.div_ceil(workers))
-    // Without it the first token of a WebSocket waits for the peer's delayed acknowledgement.
-    .tcp_nodelay(true)
-    // A client's FIN must be seen while the upstream is silent.
-    .h1_allow_half_closed(false)
-    .keep_alive(KEEP_ALIVE)
-    .client_request_timeout(HEAD_TIMEOUT)
-    .client_disconnect_timeout(LINGER)
-    .shutdown_timeout(LAST_WRITES.as_secs())
-    .disable_signals()
-    .on_connect(move |connection, kept| {
-        // Dropped with the connection.
-        kept.insert(connections.enter());
-        if let Some(stream) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {
-            // A body is not polled while its socket is blocked, so it cannot time itself out: the kernel does.
-            let _ = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(slow_reader));
-        }
-    })
-    .listen(listener)?
-    .run();
-    Ok(server)
+        let app = App::new().app_data(web::Data::new(service)).wrap(from_fn(envelope)).configure(configure);
+        let signal = shutdown.clone();
+        let http = HttpService::build()
+            .keep_alive(KEEP_ALIVE)
+            .client_request_timeout(HEAD_TIMEOUT)
+            .client_disconnect_timeout(LINGER)
+            // A client's FIN must be seen while the upstream is silent.
+            .h1_allow_half_closed(false)
+            .graceful_shutdown_signal(move || {
+                let signal = signal.clone();
+                async move { signal.notified().await }
+            })
+            .on_connect_ext(|wire: &Wire, extensions| drop(extensions.insert(wire.line())))
+            .h1(map_config(app, |()| AppConfig::default()));
+        Connections::new(http, clocks, shutdown.clone(), open.clone())
+    };
+    Ok(builder.listen("http", listener, connections)?.run())
 }
 
 async fn sweep(registry: Arc<Registry>) {

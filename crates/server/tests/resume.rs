@@ -639,3 +639,15 @@ async fn who_comes_too_many_is_told_when_to_come_back() {
     world.idle().await;
     patiently("an answer", async { assert_eq!(world.post("/v1/responses", &response("tokens=1")).answer().await.status, 200) }).await;
 }
+
+#[tokio::test]
+async fn a_question_that_is_sent_again_with_a_cursor_is_read_and_the_connection_stays() {
+    let world = start(|_| {});
+    let first = world.post("/v1/streams", &response("tokens=2")).answer().await;
+    let cursor = first.events()[1].id.clone().unwrap();
+    let again = with(response("tokens=2"), json!({"instructions": "x".repeat(200 * 1024)}));
+    let answer = world.post("/v1/streams", &again).header("last-event-id", &cursor).answer().await;
+    assert_eq!((answer.status, answer.header("connection")), (200, None), "{:?}", answer.headers);
+    assert_eq!(answer.events().len(), first.events().len() - 2);
+    assert_eq!(world.simulator.stats().requests, 1);
+}

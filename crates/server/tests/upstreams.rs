@@ -44,7 +44,7 @@ async fn readiness(gateway: &Gateway) -> (u16, Value) {
 
 async fn metric(gateway: &Gateway, name: &str) -> f64 {
     let text = gateway.get("/metrics").answer().await.text();
-    let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} is not in\n{text}"));
+    let line = text.lines().find(|line| line.starts_with(name)).expect("a metric of this name");
     line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 

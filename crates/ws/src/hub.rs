@@ -302,7 +302,7 @@ impl Hub {
         }
         let mut out = Frames::default();
         loop {
-            out.push(self.replies.split().freeze());
+            out.push(self.take_replies());
             let over = self.poll_readers(cx, &mut out);
             let full = out.len() >= POLL_BYTES;
             if full {
@@ -313,10 +313,15 @@ impl Hub {
             over.into_iter().for_each(|lane| self.free(lane));
             // A lane that ended may have started the next create, whose first event is ready at once.
             if full || !more {
-                out.push(self.replies.split().freeze());
+                out.push(self.take_replies());
                 return out.into_bytes();
             }
         }
+    }
+
+    /// The replies that wait. To split an empty buffer costs an allocation.
+    fn take_replies(&mut self) -> Bytes {
+        if self.replies.is_empty() { Bytes::new() } else { self.replies.split().freeze() }
     }
 
     /// Gives the lanes of the readers that came to their end.
@@ -332,8 +337,8 @@ impl Hub {
             match reader.subscription.poll_next(cx) {
                 Poll::Ready(Some(Ok(bytes))) => {
                     out.push(bytes);
-                    // It stays in its place and is asked again: only Pending registers its waker.
-                    left += 1;
+                    // A body that gave something is asked again, and so is this reader then: only Pending registers its waker.
+                    self.turn += 1;
                 }
                 Poll::Ready(Some(Err(error))) => {
                     let id = reader.subscription.generation().meta().id.clone();

@@ -15,6 +15,9 @@ pub(crate) enum Task {
     /// Run every check of the project, in the order of `--list`
     #[command(after_help = TEST_HELP)]
     Test(TestOptions),
+    /// Write down how many instructions the micro-benchmarks take now, for later runs to be compared with
+    #[command(after_help = RECORD_HELP)]
+    Record,
     /// Only bring what the named steps need; run nothing
     #[command(after_help = INSTALL_HELP)]
     Install(InstallOptions),
@@ -65,6 +68,10 @@ Examples:
 
 What is missing is installed: Debian packages with apt-get (through sudo unless you are root), Python and npm packages at the
 versions of their lock files, into .tools/, which may be deleted at any time. With CI=true the output is plain.";
+
+const RECORD_HELP: &str = "\
+The figures go into benches/micro/instructions.json, under the compiler and the valgrind that they were counted with. Commit them
+with the change that explains them: `cargo xtask test --only micro` fails where a benchmark takes over ten per cent more.";
 
 const INSTALL_HELP: &str = "\
 Examples:

@@ -19,6 +19,10 @@ pub(crate) enum Error {
     UnknownStep { name: String, known: String },
     #[error("arguments after `--` go to one step, and {count} were named; name one with --only")]
     RestWithoutStep { count: usize },
+    #[error(
+        "more than {limit} % more instructions than recorded: {which}; if that is the price of something, `cargo xtask record` and say so"
+    )]
+    Slower { which: String, limit: u64 },
     #[error("{name} did not answer {url} within {} s; the end of its log, {}:\n{tail}", waited.as_secs(), log.display())]
     NotReady { name: &'static str, url: String, waited: Duration, log: PathBuf, tail: String },
     #[error("{name} ended with {status} before it was ready; the end of its log, {}:\n{tail}", log.display())]

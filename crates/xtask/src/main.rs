@@ -10,6 +10,7 @@ mod arguments;
 mod debian;
 mod error;
 mod examples;
+mod micro;
 mod need;
 mod node;
 mod process;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
             Ok(true)
         }
         Task::Test(options) => runner::test(&workspace, &options),
+        Task::Record => micro::record(&workspace).map(|()| true),
         Task::Install(options) => runner::install(&workspace, &options),
     };
     match done {

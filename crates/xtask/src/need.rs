@@ -3,7 +3,7 @@
 use crate::debian::{Package, Probe};
 use crate::error::Error;
 use crate::workspace::Workspace;
-use crate::{debian, examples, node, process, python};
+use crate::{debian, examples, micro, node, process, python};
 
 pub(crate) const CADDY: Package = Package { name: "caddy", found_by: Probe::Program("caddy") };
 pub(crate) const CHROMIUM: Package = Package { name: "chromium", found_by: Probe::Program("chromium") };
@@ -16,6 +16,7 @@ pub(crate) const NCHAN: Package =
     Package { name: "libnginx-mod-nchan", found_by: Probe::File("/usr/lib/nginx/modules/ngx_nchan_module.so") };
 pub(crate) const NGINX: Package = Package { name: "nginx", found_by: Probe::Program("nginx") };
 pub(crate) const PYTHON: Package = Package { name: "python3", found_by: Probe::Program("python3") };
+pub(crate) const VALGRIND: Package = Package { name: "valgrind", found_by: Probe::Program("valgrind") };
 pub(crate) const VENV: Package = Package { name: "python3-venv", found_by: Probe::PythonModule("ensurepip") };
 
 /// One thing that has to be there.
@@ -24,6 +25,8 @@ pub(crate) enum Need {
     /// A part of the Rust toolchain that rustup's minimal profile leaves out: its name for rustup, and the cargo command it brings.
     Component(&'static str, &'static str),
     Debian(Package),
+    /// The program that runs benchmarks under valgrind.
+    MicroRunner,
     /// The pinned Python packages.
     PythonClients,
     /// Node and the pinned npm packages.
@@ -52,6 +55,7 @@ pub(crate) fn ensure(workspace: &Workspace, needs: &[Need], may_install: bool) -
         match need {
             Need::Component(component, command) => component_is_there(workspace, component, command, may_install)?,
             Need::Debian(_) => {}
+            Need::MicroRunner => micro::runner(workspace, may_install).map(drop)?,
             Need::PythonClients => python::clients(workspace, may_install).map(drop)?,
             Need::NodeClients => node::clients(workspace, may_install)?,
             Need::Examples => examples::packages(workspace, may_install).map(drop)?,

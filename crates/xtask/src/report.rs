@@ -29,6 +29,11 @@ pub(crate) fn command(shown: &str) {
     println!("$ {shown}");
 }
 
+/// Something of a step's own.
+pub(crate) fn text(shown: &str) {
+    println!("{shown}");
+}
+
 /// The end of a step.
 pub(crate) fn end(line: &Line) {
     match &line.result {
@@ -87,6 +92,7 @@ fn describe(need: &Need) -> String {
     match need {
         Need::Component(component, _) => format!("{component} (rustup)"),
         Need::Debian(package) => format!("{} (apt)", package.name),
+        Need::MicroRunner => "gungraun-runner, at the version of Cargo.lock (cargo install)".to_owned(),
         Need::PythonClients => "the packages of clients/python/requirements.txt and litellm.txt (pip)".to_owned(),
         Need::NodeClients => "Node 20 or newer, and the packages of clients/node/package-lock.json (npm)".to_owned(),
         Need::BrowserPackages => "Node 20 or newer, and the packages of tests/browser/package-lock.json (npm)".to_owned(),

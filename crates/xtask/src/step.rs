@@ -1,9 +1,9 @@
 //! The steps of `cargo xtask test`: what each checks, what it needs and what it runs. A new check is a new row here.
 
 use crate::error::Error;
-use crate::need::{CADDY, CHROMIUM, CURL, FONTS, HAPROXY, NCHAN, NGINX, Need, PYTHON, VENV};
+use crate::need::{CADDY, CHROMIUM, CURL, FONTS, HAPROXY, NCHAN, NGINX, Need, PYTHON, VALGRIND, VENV};
 use crate::workspace::Workspace;
-use crate::{examples, node, python, rust};
+use crate::{examples, micro, node, python, rust};
 
 /// One row of the summary.
 #[derive(Clone, Copy)]
@@ -39,6 +39,12 @@ pub(crate) const STEPS: &[Step] = &[
     Step { name: "test", about: "the unit and integration tests pass", needs: &[], run: rust::test },
     Step { name: "doctest", about: "the examples in the documentation run", needs: &[], run: rust::doctest },
     Step { name: "deny", about: "every dependency has a permissive licence and a known source", needs: &[], run: rust::deny },
+    Step {
+        name: "micro",
+        about: "no micro-benchmark takes over ten per cent more instructions than recorded",
+        needs: &[Need::Debian(VALGRIND), Need::MicroRunner],
+        run: micro::test,
+    },
     Step {
         name: "python",
         about: "openai-python, httpx, websockets and curl get from the gateway what they expect, over LiteLLM, too",
@@ -117,7 +123,7 @@ mod tests {
         let error = named("clipy").err().unwrap().to_string();
         assert_eq!(
             error,
-            "there is no step `clipy`; the steps are fmt, clippy, test, doctest, deny, python, node, client, browser, examples, soak"
+            "there is no step `clipy`; the steps are fmt, clippy, test, doctest, deny, micro, python, node, client, browser, examples, soak"
         );
     }
 }

@@ -16,6 +16,7 @@ const UPSTREAMS: &[&str] = &["async-openai", "reqwest"];
 const DEV_TOOLS: &[&str] = &[
     "arbitrary",
     "criterion",
+    "gungraun",
     "hdrhistogram",
     "indicatif",
     "insta",

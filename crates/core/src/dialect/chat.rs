@@ -13,7 +13,7 @@ use crate::snapshot::{Api, Meta};
 use crate::translate::chat_usage;
 
 impl Renderer {
-    pub(super) fn chat(&mut self, generation: &Generation, whole: &WholeRecord, record: RecordRef<'_>, out: &mut BytesMut) -> Rendered {
+    pub(super) fn chat(&mut self, generation: &Generation, whole: &WholeRecord<'_>, record: RecordRef<'_>, out: &mut BytesMut) -> Rendered {
         let seq = Seq(record.first_seq.0 + record.events.saturating_sub(1));
         let meta = generation.meta();
         let mut emit = |data: &[u8]| self.framing.frame(&meta.id, &Frame { seq, name: None, relayed_name: None, data }, out);
@@ -36,7 +36,7 @@ impl Renderer {
                     }
                 }
                 EventKind::End(outcome) => {
-                    for payload in last_payloads(meta, outcome, raw.map(|raw| raw.as_slice())) {
+                    for payload in last_payloads(meta, outcome, raw.map(|raw| &raw[..])) {
                         emit(&payload);
                     }
                     rendered = Rendered::Ended;

@@ -68,7 +68,7 @@ impl Renderer {
     pub(super) fn responses(
         &mut self,
         generation: &Generation,
-        whole: &WholeRecord,
+        whole: &WholeRecord<'_>,
         first: Seq,
         from: Seq,
         out: &mut BytesMut,
@@ -84,7 +84,7 @@ impl Renderer {
             }
             let mut data = std::mem::take(&mut self.scratch);
             data.clear();
-            let name = write_event(generation, seq, event, whole.raw.as_ref().map(|raw| raw.as_slice()), &mut data);
+            let name = write_event(generation, seq, event, whole.raw.map(|raw| &raw[..]), &mut data);
             let relayed_name = if let EventKind::Relayed(relayed) = event { Some(relayed.name.as_str()) } else { None };
             let id = &generation.meta().id;
             self.framing.frame(id, &Frame { seq, name, relayed_name, data: &data }, out);

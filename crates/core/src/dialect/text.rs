@@ -9,7 +9,7 @@ use crate::id::Seq;
 use crate::record::WholeRecord;
 
 impl Renderer {
-    pub(super) fn text(&mut self, generation: &Generation, whole: &WholeRecord, first: Seq, from: Seq, out: &mut BytesMut) -> Rendered {
+    pub(super) fn text(&mut self, generation: &Generation, whole: &WholeRecord<'_>, first: Seq, from: Seq, out: &mut BytesMut) -> Rendered {
         let mut rendered = Rendered::Open;
         for (seq, event) in (first.0..).map(Seq).zip(&whole.events) {
             if seq < from {

@@ -295,7 +295,7 @@ impl Engine {
             work.request.streamed = false;
             work.clocks = Clocks { first_token: Duration::ZERO, between_tokens: Duration::ZERO, ..work.clocks };
         }
-        let meta = Meta { include_usage: chat.include_usage(), ..meta(&target, &echo, &request.owner, false, true) };
+        let meta = Meta { include_usage: chat.include_usage(), ..meta(&target, echo, &request.owner, false, true) };
         Ok(Plan { meta, conversation: Conversation::default(), work, queued: target.queued })
     }
 
@@ -313,7 +313,7 @@ impl Engine {
         };
         let choices = responses.get("n").and_then(|raw| raw.get().parse().ok()).unwrap_or(1);
         let work = work(&target, body, choices, previous, request);
-        let meta = meta(&target, &responses.echo(), &request.owner, responses.background(), responses.store());
+        let meta = meta(&target, responses.echo(), &request.owner, responses.background(), responses.store());
         let conversation = Conversation { history, input: responses.input_items() };
         Ok(Plan { meta, conversation, work, queued: target.queued })
     }
@@ -374,15 +374,13 @@ fn work(target: &Target, body: Vec<u8>, choices: u32, previous_response_id: Opti
     Work { request: upstream, clocks: target.clocks, choices, previous_response_id }
 }
 
-fn meta(target: &Target, echo: &ResponseEcho, owner: &Owner, background: bool, store: bool) -> Meta {
-    let mut json = Vec::new();
-    echo.write_json(&mut json);
+fn meta(target: &Target, echo: ResponseEcho, owner: &Owner, background: bool, store: bool) -> Meta {
     Meta {
         id: GenerationId::random(),
         owner: owner.clone(),
         created_at: unix_now(),
         model: target.model.clone(),
-        echo: String::from_utf8_lossy(&json).into_owned(),
+        echo: echo.into_json(),
         api: target.api,
         background,
         store,

@@ -230,7 +230,7 @@ impl Generation {
                 if let Ok(Content::Whole(whole)) = Content::decode(record.payload)
                     && let Some(raw) = whole.raw
                 {
-                    return Some(raw.into_vec());
+                    return Some(raw.to_vec());
                 }
             }
         }

@@ -142,7 +142,9 @@ impl Subscription {
         let generation = self.attachment.generation().clone();
         let Some(first) = self.batch.get(self.index).map(|record| record.first_seq) else { return Bytes::new() };
         let shape = self.shape().filter(|_| self.from <= first);
-        if let Some(piece) = shape.and_then(|shape| generation.shared().get(shape, first)) {
+        // A piece that goes further than what this reader has read would be given out, and its end read again.
+        let read = self.batch.next_seq();
+        if let Some(piece) = shape.and_then(|shape| generation.shared().get(shape, first)).filter(|piece| piece.next <= read) {
             while self.batch.get(self.index).is_some_and(|record| record.first_seq < piece.next) {
                 self.index += 1;
             }

@@ -7,8 +7,8 @@ use serde_json::value::RawValue;
 
 use super::chat::ChatRequest;
 use super::json::{ObjectWriter, push_array};
-use super::node::{Kind, Node, Object};
-use super::object::{RawObject, read};
+use super::node::{Kind, Node, Object, Written};
+use super::object::RawObject;
 
 /// Every member that a response object repeats from its request, in the order of Open Responses' schema, with the kind that the schema
 /// asks for and the value that holds when the request does not say. `user` is OpenAI's and stands last.
@@ -37,6 +37,9 @@ const FIELDS: &[(&str, Kind, &str)] = &[
     ("user", Kind::String, "null"),
 ];
 
+/// What the fields take at their defaults, and a little more.
+const ROOM: usize = 768;
+
 /// The members of a response object that come from the request, ready to be written.
 ///
 /// `Debug` shows no contents.
@@ -53,8 +56,8 @@ impl ResponseEcho {
     /// goes up as it came, and judging it is the upstream's part.
     #[must_use]
     pub fn from_chat(request: &ChatRequest) -> Self {
-        // It was read before, so it can be read.
-        let members = read(request.body()).map(|(_, written)| written.last_of_each()).unwrap_or_default();
+        // It was read and checked before, so it can be read, and need not be checked.
+        let members = serde_json::from_slice(request.body()).map(|written: Written<'_>| written.last_of_each()).unwrap_or_default();
         let object = Object { path: String::new(), members };
         Self::build(|name, kind| match name {
             "tools" => Some(tools(&object.get("tools")?, flat_tool)),
@@ -86,7 +89,7 @@ impl ResponseEcho {
     }
 
     fn build(value: impl Fn(&str, Kind) -> Option<String>) -> Self {
-        let mut json = String::new();
+        let mut json = String::with_capacity(ROOM);
         let mut object = ObjectWriter::members(&mut json);
         let mut values = Vec::with_capacity(FIELDS.len());
         for &(name, kind, default) in FIELDS {
@@ -101,7 +104,13 @@ impl ResponseEcho {
         Self { json: json.into(), values: values.into() }
     }
 
-    /// Appends `"field":value` for every field, with commas between them, to be spliced into an object.
+    /// `"field":value` for every field, with commas between them, to be spliced into an object.
+    #[must_use]
+    pub fn into_json(self) -> String {
+        self.json.into()
+    }
+
+    /// Appends the same.
     pub fn write_json(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.json.as_bytes());
     }

@@ -2,6 +2,8 @@
 
 use serde_json::value::RawValue;
 
+use crate::json::needs_no_escape;
+
 /// Writes one object into a buffer: commas, names, braces. [`ObjectWriter::end`] closes it.
 pub(super) struct ObjectWriter<'o> {
     out: &'o mut String,
@@ -58,6 +60,10 @@ pub(super) fn push_array<T>(out: &mut String, elements: impl IntoIterator<Item =
 }
 
 pub(super) fn push_string(out: &mut String, text: &str) {
+    if needs_no_escape(text) {
+        out.extend(["\"", text, "\""]);
+        return;
+    }
     // A string always serialises.
     out.push_str(&serde_json::to_string(text).unwrap_or_default());
 }

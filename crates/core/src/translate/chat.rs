@@ -150,8 +150,12 @@ impl ChatTranslator {
         let Ok(text) = std::str::from_utf8(data) else {
             return Self::over(failed(ErrorCode::UpstreamInvalidUtf8, "The upstream sent an event that is not valid UTF-8."));
         };
+        // Nearly always it is one object; then it is gone through once less.
+        if let Ok(chunk) = serde_json::from_str(text) {
+            return self.chunk(name, text, &chunk, scribe);
+        }
         let mut tokens = false;
-        // Usually one value; some servers have put two objects on one line.
+        // Some servers have put two objects on one line.
         let values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
         for value in values {
             let translated = match value {
@@ -238,17 +242,21 @@ impl ChatTranslator {
     }
 
     fn value(&mut self, name: Option<&[u8]>, raw: &RawValue, scribe: &mut Scribe) -> Translated {
-        let data = raw.get().as_bytes();
-        let Ok(chunk) = serde_json::from_str::<Chunk<'_>>(raw.get()) else {
+        let Ok(chunk) = serde_json::from_str(raw.get()) else {
             // Not an object: a bare string or number says nothing, and hurts nobody.
             self.release_held(scribe);
-            scribe.record(Some(data));
+            scribe.record(Some(raw.get().as_bytes()));
             return self.translated(false);
         };
+        self.chunk(name, raw.get(), &chunk, scribe)
+    }
+
+    fn chunk(&mut self, name: Option<&[u8]>, text: &str, chunk: &Chunk<'_>, scribe: &mut Scribe) -> Translated {
+        let data = text.as_bytes();
         let choices = chunk.choices();
         let fault = match chunk.fault() {
             Some(fault) => Some(fault),
-            None if name == Some(b"error") => Some(UpstreamFault::read(raw)),
+            None if name == Some(b"error") => serde_json::from_str(text).ok().map(UpstreamFault::read),
             None => None,
         };
         let usage = chunk.usage(&choices).and_then(ChatUsage::parse);
@@ -279,7 +287,7 @@ impl ChatTranslator {
             tokens |= self.choice(choice, scribe);
         }
         if let ([choice], None, None) = (choices.as_slice(), usage, &self.fault) {
-            self.learn(&chunk, choice, data, scribe);
+            self.learn(chunk, choice, data, scribe);
         }
         scribe.record(Some(data));
         self.translated(tokens)

@@ -88,7 +88,8 @@ fn read<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<T> {
 
 /// The elements of an array, or nothing.
 fn list(raw: Option<&RawValue>) -> Vec<&RawValue> {
-    read(raw).unwrap_or_default()
+    // To ask serde for an array where there is none costs an error with its text; a delta's content is asked every time.
+    read(raw.filter(|raw| raw.get().starts_with('['))).unwrap_or_default()
 }
 
 /// A string's inside if it is a string and not empty.
@@ -99,7 +100,11 @@ fn text(raw: Option<&RawValue>) -> Option<&str> {
 impl<'a> Chunk<'a> {
     /// The choices; `null`, a missing member and elements of another shape are none.
     pub(super) fn choices(&self) -> Vec<Choice<'a>> {
-        list(self.choices).into_iter().filter_map(|raw| read(Some(raw))).collect()
+        // In one go where all elements are choices, and each on its own where some are not.
+        match read(self.choices.filter(|raw| raw.get().starts_with('['))) {
+            Some(choices) => choices,
+            None => list(self.choices).into_iter().filter_map(|raw| read(Some(raw))).collect(),
+        }
     }
 
     /// Whether it says anything that only a chunk or completion says.

@@ -113,7 +113,7 @@ impl Scribe {
             self.events.push(EventKind::Chunk);
         }
         let events = std::mem::take(&mut self.events);
-        let whole = WholeRecord { events, template: self.template.take(), raw: raw.map(serde_bytes::ByteBuf::from) };
+        let whole = WholeRecord { events, template: self.template.take(), raw: raw.map(serde_bytes::Bytes::new) };
         self.batch.push_whole(&whole);
         self.events = whole.events;
         self.events.clear();

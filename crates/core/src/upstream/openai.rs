@@ -3,6 +3,7 @@
 //! async-openai brings the configuration, the URLs and the headers. The bodies are ours both ways: its typed requests drop
 //! what they do not know, and its stream reader sits on an unbounded channel and cannot tell an end from a cut.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,6 +58,10 @@ struct Inner {
     plain: Option<http1::Client>,
     config: OpenAIConfig,
     headers: HeaderMap,
+    /// The headers of a request for a stream.
+    streaming: HeaderMap,
+    /// What of the base URL stands in a request's first line.
+    base_path: String,
 }
 
 impl fmt::Debug for OpenAi {
@@ -96,7 +101,12 @@ impl OpenAi {
             .map_err(|error| format!("the HTTP client cannot be set up: {error}"))?;
         let url = reqwest::Url::parse(&config.url("/models")).map_err(|error| format!("the base URL cannot be used: {error}"))?;
         let plain = if url.scheme() == "http" { http1::Client::new(&url, options.connect_timeout) } else { None };
-        Ok(Self(Arc::new(Inner { options, client, plain, config, headers })))
+        let base_path = &url[url::Position::BeforePath..url::Position::AfterQuery];
+        let base_path = base_path.strip_suffix("/models").unwrap_or(base_path).to_owned();
+        let mut streaming = headers.clone();
+        streaming.insert(ACCEPT, HeaderValue::from_static("text/event-stream, application/json"));
+        streaming.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        Ok(Self(Arc::new(Inner { options, client, plain, config, headers, streaming, base_path })))
     }
 }
 
@@ -141,11 +151,10 @@ impl Inner {
             Api::Chat => "/chat/completions",
             Api::Responses => "/responses",
         };
-        let mut headers = self.headers.clone();
-        headers.insert(ACCEPT, HeaderValue::from_static("text/event-stream, application/json"));
+        let mut headers = Cow::Borrowed(&self.streaming);
         for (name, value) in &request.headers {
             if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
-                headers.insert(name, value);
+                headers.to_mut().insert(name, value);
             }
         }
         let client_key = request.client_key.as_ref().filter(|_| self.options.accept_client_key);
@@ -153,21 +162,19 @@ impl Inner {
             && let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret()))
         {
             value.set_sensitive(true);
-            headers.insert(AUTHORIZATION, value);
+            headers.to_mut().insert(AUTHORIZATION, value);
         }
         let clients_own = client_key.is_some();
-        let url = self.config.url(path);
         let (status, headers, source) = match &self.plain {
             Some(client) => {
-                headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
-                let target = reqwest::Url::parse(&url)
-                    .map(|url| url[url::Position::BeforePath..url::Position::AfterQuery].to_owned())
-                    .unwrap_or_default();
-                let exchange = client.post(&target, &headers, &request.body).await.map_err(|error| self.send_error(&error))?;
-                (exchange.status, exchange.headers.clone(), Source::Plain(Box::new(exchange)))
+                let target = [&self.base_path, path].concat();
+                let mut exchange = client.post(&target, &headers, &request.body).await.map_err(|error| self.send_error(&error))?;
+                // A stream lives for long; its head need not.
+                let headers = std::mem::take(&mut exchange.headers);
+                (exchange.status, headers, Source::Plain(Box::new(exchange)))
             }
             None => {
-                let sent = self.client.post(url).headers(headers).body(request.body).send().await;
+                let sent = self.client.post(self.config.url(path)).headers(headers.into_owned()).body(request.body).send().await;
                 let response = sent.map_err(|error| self.connect_error(&error))?;
                 let (status, headers) = (response.status().as_u16(), response.headers().clone());
                 (status, headers, Source::General(Box::pin(response.into())))

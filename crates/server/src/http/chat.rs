@@ -12,7 +12,7 @@ use tokenwire_core::request::{ChatRequest, StreamRequest};
 use tokenwire_core::snapshot::Api;
 use tokenwire_sse::Sdk;
 
-use super::inbound::{ContentType, body, freshness, idempotency_key, last_event_id};
+use super::inbound::{ContentType, body, freshness, idempotency_key, last_event_id, unwanted_body};
 use super::outbound::{HttpError, error_response, json, located, marked, of_generation, open_error_response};
 use super::streams::{committed, resume_sdk};
 use crate::service::Service;
@@ -20,6 +20,7 @@ use crate::service::Service;
 /// A chat completion, streamed or whole. What a chat upstream sent comes out byte for byte.
 pub(super) async fn create(request: HttpRequest, payload: web::Payload, service: web::Data<Service>) -> Result<HttpResponse, HttpError> {
     if let Some(cursor) = last_event_id(&request)? {
+        unwanted_body(payload, service.config.limits.body).await;
         return resume_sdk(&service, &cursor.id, Dialect::Chat, Some(cursor.after));
     }
     let bytes = body(&request, payload, ContentType::Json, service.config.limits.body).await?;

@@ -15,6 +15,7 @@ use tokenwire_core::id::random_alphanumeric;
 
 use super::cross_origin::Verdict;
 use super::outbound::error_response;
+use crate::connection::Ticket;
 use crate::service::Service;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -28,6 +29,7 @@ pub async fn envelope(request: ServiceRequest, next: Next<impl MessageBody + 'st
     let Some(service) = request.app_data::<web::Data<Service>>().cloned() else {
         return next.call(request).await.map(ServiceResponse::map_into_boxed_body);
     };
+    let ticket = Ticket::of(&request);
     let verdict = service.origins.judge(request.head());
     let refusal = match &verdict {
         Verdict::Foreign(why) if starts_something(&request) => Some(ApiError::new(ErrorCode::OriginForbidden, why.clone())),
@@ -53,7 +55,10 @@ pub async fn envelope(request: ServiceRequest, next: Next<impl MessageBody + 'st
         },
     };
     finish(response.headers_mut(), &verdict, id);
-    Ok(response)
+    Ok(match ticket {
+        Some(ticket) => ticket.show(response),
+        None => response,
+    })
 }
 
 fn finish(headers: &mut HeaderMap, verdict: &Verdict, id: String) {

@@ -44,6 +44,17 @@ pub(crate) async fn body(request: &HttpRequest, mut payload: Payload, content_ty
     Ok(body.freeze())
 }
 
+/// Reads a body that nobody wants, at most `limit` bytes of it: a client that comes back to its stream sends its question again. A
+/// connection with something unread could not be used for another request.
+pub(crate) async fn unwanted_body(mut payload: Payload, limit: usize) {
+    let mut left = limit;
+    while let Some(Ok(piece)) = payload.next().await
+        && left > piece.len()
+    {
+        left -= piece.len();
+    }
+}
+
 fn require_json(headers: &HeaderMap) -> Result<(), ApiError> {
     let given = text(headers, header::CONTENT_TYPE.as_str()).unwrap_or_default();
     let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();

@@ -14,7 +14,7 @@ use tokenwire_core::id::{GenerationId, Seq};
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokenwire_sse::{Sdk, SseBody, event_stream};
 
-use super::inbound::{ContentType, Query, body, freshness, idempotency_key, last_event_id};
+use super::inbound::{ContentType, Query, body, freshness, idempotency_key, last_event_id, unwanted_body};
 use super::outbound::{HttpError, json, located, marked, of_generation, open_error_response};
 use super::streams::{committed, resume_sdk};
 use crate::service::Service;
@@ -25,6 +25,7 @@ const CANCEL_WAIT: Duration = Duration::from_secs(5);
 /// `POST /v1/responses`
 pub(super) async fn create(request: HttpRequest, payload: web::Payload, service: web::Data<Service>) -> Result<HttpResponse, HttpError> {
     if let Some(cursor) = last_event_id(&request)? {
+        unwanted_body(payload, service.config.limits.body).await;
         return resume_sdk(&service, &cursor.id, Dialect::Responses, Some(cursor.after));
     }
     let bytes = body(&request, payload, ContentType::Json, service.config.limits.body).await?;

@@ -6,6 +6,7 @@ use std::future::{Ready, ready};
 use tokenwire_core::error::{ApiError, ErrorCode};
 
 use super::outbound::{HttpError, error_response};
+use crate::connection::incoming;
 use crate::service::Service;
 
 /// The request's payload as it is, for the upgrade to wrap.
@@ -25,7 +26,8 @@ pub(super) async fn connect(request: HttpRequest, payload: RawPayload, service: 
     if service.engine.registry().is_closed() {
         return Err(ApiError::new(ErrorCode::ShuttingDown, "The gateway is shutting down.").into());
     }
-    Ok(tokenwire_ws::upgrade(&request, payload.0, service.engine.clone(), service.websocket(request.headers()))?)
+    let options = service.websocket(request.headers());
+    Ok(tokenwire_ws::upgrade(&request, incoming(&request, payload.0), service.engine.clone(), options)?)
 }
 
 /// `GET /v1/responses`: OpenAI's path of the same socket. Without an upgrade there is nothing to get.

@@ -12,7 +12,7 @@ use tokenwire_core::id::{GenerationId, Seq};
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokenwire_sse::{Bare, EventSource, Sdk, SseBody, SseOptions, event_stream, plain_text};
 
-use super::inbound::{ContentType, Cursor, Query, body, freshness, idempotency_key, last_event_id, wants_text};
+use super::inbound::{ContentType, Cursor, Query, body, freshness, idempotency_key, last_event_id, unwanted_body, wants_text};
 use super::outbound::{HttpError, located, marked, of_generation, open_error_response};
 use crate::service::Service;
 
@@ -39,6 +39,7 @@ pub(super) async fn create(request: HttpRequest, payload: web::Payload, service:
     let query = Query::of(&request);
     let dialect = wanted(&request, &query)?;
     if let Some(cursor) = last_event_id(&request)? {
+        unwanted_body(payload, service.config.limits.body).await;
         return resume(&service, dialect, &cursor.id, Some(cursor.after));
     }
     let bytes = body(&request, payload, ContentType::Any, service.config.limits.body).await?;

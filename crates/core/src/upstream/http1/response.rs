@@ -1,5 +1,7 @@
 //! A response: its head, and how its body is delimited (RFC 9112, section 6.3).
 
+use std::mem::MaybeUninit;
+
 use reqwest::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 
 use super::chunked::{Chunked, Malformed};
@@ -42,9 +44,10 @@ impl HeadReader {
     pub(super) fn push(&mut self, input: &[u8]) -> Result<Option<(Head, Vec<u8>)>, Malformed> {
         self.bytes.extend_from_slice(input);
         loop {
-            let mut lines = [httparse::EMPTY_HEADER; MAX_HEADERS];
-            let mut response = httparse::Response::new(&mut lines);
-            let length = match response.parse(&self.bytes).map_err(|_| Malformed)? {
+            let mut lines = [MaybeUninit::uninit(); MAX_HEADERS];
+            let mut response = httparse::Response::new(&mut []);
+            let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, &self.bytes, &mut lines);
+            let length = match parsed.map_err(|_| Malformed)? {
                 httparse::Status::Complete(length) => length,
                 httparse::Status::Partial if self.bytes.len() > MAX_HEAD => return Err(Malformed),
                 httparse::Status::Partial => return Ok(None),

@@ -142,7 +142,7 @@ fn is_delta(event: &EventKind) -> bool {
     }
 }
 
-fn outcome(whole: &WholeRecord) -> Option<&Outcome> {
+fn outcome<'a>(whole: &'a WholeRecord<'_>) -> Option<&'a Outcome> {
     whole.events.iter().find_map(|event| if let EventKind::End(outcome) = event { Some(outcome) } else { None })
 }
 

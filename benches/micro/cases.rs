@@ -1,0 +1,359 @@
+//! What is measured. Every case is an input and a function that uses it up and gives it back, so that neither making nor dropping it
+//! counts. Inputs are the same in every run, but for the random ids of generations, which always have one length.
+#![expect(clippy::expect_used, clippy::panic, reason = "a case that goes wrong must not give a figure")]
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokenwire_core::decode::{Flow, SseDecoder, SseEvent};
+use tokenwire_core::engine::{Engine, Freshness, MemoryStore, Registry, Retention, StartRequest, Started};
+use tokenwire_core::generation::Subscription;
+use tokenwire_core::id::{Owner, Seq};
+use tokenwire_core::log::{LogLimits, LogReader, MemoryAccount, MemoryLog, TokenLog};
+use tokenwire_core::record::RecordBatch;
+use tokenwire_core::request::{ChatRequest, ResponseEcho, ResponsesRequest, StreamRequest};
+use tokenwire_core::translate::{ChatTranslator, Scribe};
+use tokio::runtime::Runtime;
+use tokio_util::task::TaskTracker;
+
+use crate::framings::Shape;
+use crate::player::Player;
+
+const TOKENS: usize = 1000;
+const LIMITS: LogLimits = LogLimits { bytes: 1 << 26, events: 1 << 20 };
+
+// === what an upstream sends ===
+
+/// The token with this number: of the lengths that tokens have, some with an escape.
+fn token(number: usize) -> &'static str {
+    [" the", " quick", " brown", " fox", ",", " jumps", " over", "\\n\\n", " \\\"lazy\\\"", " dog", ".", " Überraschung"][number % 12]
+}
+
+/// A chunk of OpenAI's with this delta and finish reason.
+fn chunk(id: usize, delta: &str, finish: &str) -> String {
+    format!(
+        r#"{{"id":"chatcmpl-{id:024}","object":"chat.completion.chunk","created":1735689600,"model":"gpt-4o-mini","service_tier":"default","system_fingerprint":"fp_0123456789","choices":[{{"index":0,"delta":{delta},"logprobs":null,"finish_reason":{finish}}}]}}"#
+    )
+}
+
+/// The payloads of an answer; `id` gives the chunk's id.
+fn payloads(tokens: usize, id: impl Fn(usize) -> usize) -> Vec<String> {
+    let mut payloads = vec![chunk(id(0), r#"{"role":"assistant","content":"","refusal":null}"#, "null")];
+    payloads.extend((0..tokens).map(|number| chunk(id(number + 1), &format!(r#"{{"content":"{}"}}"#, token(number)), "null")));
+    payloads.push(chunk(id(tokens + 1), "{}", "\"stop\""));
+    payloads.push("[DONE]".to_owned());
+    payloads
+}
+
+fn event(payload: &str) -> String {
+    format!("data: {payload}\n\n")
+}
+
+fn body(tokens: usize) -> Vec<u8> {
+    payloads(tokens, |_| 0).iter().map(|payload| event(payload)).collect::<String>().into_bytes()
+}
+
+// === the decoder ===
+
+pub(crate) struct Decode {
+    decoder: SseDecoder,
+    body: Vec<u8>,
+    read: usize,
+}
+
+impl Decode {
+    pub(crate) fn new(read: usize) -> Self {
+        Self { decoder: SseDecoder::new(1 << 20), body: body(TOKENS), read }
+    }
+}
+
+pub(crate) fn decode(mut input: Decode) -> Decode {
+    let mut events = 0;
+    for piece in input.body.chunks(input.read) {
+        let flow = input.decoder.push(piece, &mut |event| {
+            events += usize::from(matches!(event, SseEvent::Data { .. }));
+            Flow::Continue
+        });
+        flow.expect("no event is too large");
+    }
+    assert_eq!(events, TOKENS + 3);
+    input
+}
+
+// === the translator ===
+
+pub(crate) struct Translate {
+    translator: ChatTranslator,
+    scribe: Scribe,
+    payloads: Vec<String>,
+}
+
+impl Translate {
+    /// As nearly every upstream sends them: one chunk with another token in it.
+    pub(crate) fn familiar() -> Self {
+        Self::of(payloads(TOKENS, |_| 0))
+    }
+
+    /// Every chunk has an id of its own, so that none is like an earlier one and each is parsed.
+    pub(crate) fn strange() -> Self {
+        Self::of(payloads(TOKENS / 10, |number| number))
+    }
+
+    fn of(payloads: Vec<String>) -> Self {
+        Self { translator: ChatTranslator::new(1), scribe: Scribe::new(), payloads }
+    }
+}
+
+pub(crate) fn translate(mut input: Translate) -> Translate {
+    let mut tokens = 0;
+    for payload in &input.payloads {
+        let translated = input.translator.payload(None, payload.as_bytes(), true, &mut input.scribe);
+        tokens += usize::from(translated.tokens);
+        input.scribe.clear();
+    }
+    assert_eq!(tokens, input.payloads.len() - 3);
+    input
+}
+
+// === an engine ===
+
+/// An engine over a [`Player`], and the runtime that it lives on. Its clock stands still.
+struct Rig {
+    engine: Engine,
+    player: Player,
+    runtime: Runtime,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+        let account = MemoryAccount::default();
+        let retention =
+            Retention { events: Duration::from_secs(600), responses: Duration::from_secs(86_400), max_memory: 1 << 30, max_open: 1 << 16 };
+        let player = Player::default();
+        let store = Arc::new(MemoryStore { limits: LIMITS, account: account.clone() });
+        let registry = Registry::new(retention, account);
+        let grace = Duration::from_secs(30);
+        let engine = Engine::new(registry, store, Arc::new(player.clone()), TaskTracker::new(), grace);
+        Self { engine, player, runtime }
+    }
+
+    fn start(&self) -> Started {
+        let body = StreamRequest::parse(CHAT.as_bytes()).expect("a sound request");
+        let _entered = self.runtime.enter();
+        let request = StartRequest {
+            body,
+            owner: Owner::Anonymous,
+            idempotency_key: None,
+            route: "/v1/chat/completions",
+            fingerprint: Vec::new(),
+            headers: Vec::new(),
+            client_key: None,
+            freshness: Freshness::Any,
+        };
+        self.engine.start(request).expect("there is room for a stream")
+    }
+
+    /// Lets the generation's task run until it waits.
+    fn settle(&self) {
+        self.runtime.block_on(async {
+            for _ in 0..4 {
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+
+    /// Waits for the end of an answer.
+    fn finish(&self, started: &Started) {
+        self.runtime.block_on(started.attachment.generation().ended());
+    }
+}
+
+/// Reads all that is there; gives the bytes, and whether the end was reached.
+fn drain(subscription: &mut Subscription) -> (usize, bool) {
+    let mut context = Context::from_waker(Waker::noop());
+    let mut bytes = 0;
+    loop {
+        match subscription.poll_next(&mut context) {
+            Poll::Ready(Some(Ok(piece))) => bytes += piece.len(),
+            Poll::Ready(None) => return (bytes, true),
+            Poll::Pending => return (bytes, false),
+            Poll::Ready(Some(Err(error))) => panic!("{error}"),
+        }
+    }
+}
+
+// === dialects and framings ===
+
+/// A whole answer, read by one who comes late.
+pub(crate) struct Reading {
+    subscription: Subscription,
+    _rig: Rig,
+}
+
+impl Reading {
+    pub(crate) fn new(shape: Shape) -> Self {
+        let rig = Rig::new();
+        rig.player.say(body(TOKENS));
+        rig.player.end();
+        let started = rig.start();
+        rig.finish(&started);
+        let subscription = Subscription::new(started.attachment, Seq(0), shape.dialect(), shape.framing());
+        Self { subscription, _rig: rig }
+    }
+}
+
+pub(crate) fn read(mut input: Reading) -> Reading {
+    let (bytes, ended) = drain(&mut input.subscription);
+    assert!(bytes > TOKENS && ended);
+    input
+}
+
+// === the log ===
+
+pub(crate) struct Append {
+    log: MemoryLog,
+    records: Vec<RecordBatch>,
+}
+
+impl Append {
+    pub(crate) fn new() -> Self {
+        let records = (0..TOKENS).map(|number| {
+            let mut batch = RecordBatch::default();
+            batch.restart(Seq(number as u64));
+            batch.push(1, token(number).as_bytes());
+            batch
+        });
+        Self { log: MemoryLog::new(LIMITS, MemoryAccount::default()), records: records.collect() }
+    }
+}
+
+pub(crate) fn append(input: Append) -> Append {
+    let epoch = input.log.take_over();
+    for batch in &input.records {
+        input.log.append(epoch, batch).expect("the log takes it");
+    }
+    input
+}
+
+pub(crate) struct Listing {
+    reader: LogReader,
+    batch: RecordBatch,
+}
+
+impl Listing {
+    pub(crate) fn new() -> Self {
+        let Append { log, .. } = append(Append::new());
+        Self { reader: LogReader::new(Arc::new(log), Seq(0)), batch: RecordBatch::default() }
+    }
+}
+
+pub(crate) fn list(mut input: Listing) -> Listing {
+    let mut records = 0;
+    loop {
+        input.reader.read_now(1024, &mut input.batch).expect("the log is there");
+        if input.batch.is_empty() {
+            break;
+        }
+        records += input.batch.iter().count();
+    }
+    assert_eq!(records, TOKENS);
+    input
+}
+
+// === one to many ===
+
+/// Readers that have read everything, and one token more.
+pub(crate) struct Fanout {
+    readers: Vec<Subscription>,
+    rig: Rig,
+}
+
+impl Fanout {
+    pub(crate) fn new(readers: usize, shape: Shape) -> Self {
+        let rig = Rig::new();
+        for payload in payloads(20, |_| 0).iter().take(21) {
+            rig.player.say(event(payload));
+        }
+        let started = rig.start();
+        rig.settle();
+        let generation = started.attachment.generation();
+        let subscribe = |_| Subscription::new(generation.attach(), Seq(0), shape.dialect(), shape.framing());
+        let mut readers: Vec<Subscription> = (0..readers).map(subscribe).collect();
+        for reader in &mut readers {
+            assert!(drain(reader).0 > 0);
+        }
+        Self { readers, rig }
+    }
+}
+
+/// From the upstream's chunk to the bytes for every reader.
+pub(crate) fn fan_out(mut input: Fanout) -> Fanout {
+    input.rig.player.say(event(&chunk(0, r#"{"content":" more"}"#, "null")));
+    input.rig.settle();
+    for reader in &mut input.readers {
+        assert!(drain(reader).0 > 0);
+    }
+    input
+}
+
+// === requests ===
+
+const CHAT: &str = r#"{"model":"gpt-4o-mini","messages":[{"role":"system","content":"You are a helpful assistant. Answer briefly."},{"role":"user","content":"What is the capital of France?"},{"role":"assistant","content":"Paris."},{"role":"user","content":"And how many people live there? \"About\" is enough."}],"stream":true,"temperature":0.7,"max_tokens":256,"stream_options":{"include_usage":true}}"#;
+const RESPONSES: &str = r#"{"model":"gpt-4o-mini","instructions":"You are a helpful assistant. Answer briefly.","input":[{"role":"user","content":"What is the capital of France?"},{"role":"assistant","content":[{"type":"output_text","text":"Paris."}]},{"role":"user","content":[{"type":"input_text","text":"And how many people live there?"}]}],"stream":true,"temperature":0.7,"max_output_tokens":256,"tools":[{"type":"function","name":"lookup","description":"Looks a fact up","parameters":{"type":"object","properties":{"question":{"type":"string"}},"required":["question"]},"strict":true}],"metadata":{"user":"u1"}}"#;
+
+/// A request, from its bytes to the bytes for the upstream and the part of the answer that repeats it.
+pub(crate) struct Asked {
+    body: &'static str,
+    chat: bool,
+    made: Option<(Vec<u8>, ResponseEcho)>,
+}
+
+impl Asked {
+    pub(crate) fn chat() -> Self {
+        Self { body: CHAT, chat: true, made: None }
+    }
+
+    pub(crate) fn responses() -> Self {
+        Self { body: RESPONSES, chat: false, made: None }
+    }
+}
+
+pub(crate) fn ask(mut input: Asked) -> Asked {
+    input.made = Some(if input.chat {
+        let request = ChatRequest::parse(input.body.as_bytes()).expect("a sound request");
+        (request.upstream_body(Some("llama-3.3")), ResponseEcho::from_chat(&request))
+    } else {
+        let request = ResponsesRequest::parse(input.body.as_bytes()).expect("a sound request");
+        (request.to_chat(&[], "llama-3.3").expect("it has a counterpart"), request.echo())
+    });
+    input
+}
+
+// === a short answer ===
+
+/// From the request's bytes to the last byte of an answer of five tokens, with everything that its end brings.
+pub(crate) struct Short {
+    rig: Rig,
+    shape: Shape,
+}
+
+impl Short {
+    pub(crate) fn new(shape: Shape) -> Self {
+        let rig = Rig::new();
+        for payload in payloads(5, |_| 0) {
+            rig.player.say(event(&payload));
+        }
+        rig.player.end();
+        Self { rig, shape }
+    }
+}
+
+pub(crate) fn short_answer(input: Short) -> Short {
+    let started = input.rig.start();
+    input.rig.finish(&started);
+    let mut subscription = Subscription::new(started.attachment, Seq(0), input.shape.dialect(), input.shape.framing());
+    assert!(drain(&mut subscription).1);
+    input
+}

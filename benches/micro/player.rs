@@ -1,0 +1,87 @@
+//! An upstream without a socket: it says what it is told to, piece by piece.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokenwire_core::decode::{Flow, SseDecoder, SseEvent};
+use tokenwire_core::error::ApiError;
+use tokenwire_core::snapshot::Api;
+use tokenwire_core::translate::BodyEnd;
+use tokenwire_core::upstream::{Clocks, OpenError, Opened, StreamStep, Target, TokenStream, Upstream, UpstreamHead, UpstreamRequest};
+
+/// What has been said and not been read yet.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Player(Arc<Mutex<Script>>);
+
+#[derive(Debug, Default)]
+struct Script {
+    pieces: VecDeque<Vec<u8>>,
+    ended: bool,
+    waker: Option<Waker>,
+}
+
+impl Player {
+    /// One read of the body.
+    pub(crate) fn say(&self, piece: impl Into<Vec<u8>>) {
+        let mut script = self.script();
+        script.pieces.push_back(piece.into());
+        if let Some(waker) = script.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Nothing comes after what was said.
+    pub(crate) fn end(&self) {
+        self.script().ended = true;
+    }
+
+    fn script(&self) -> MutexGuard<'_, Script> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Upstream for Player {
+    fn route(&self, model: Option<&str>) -> Result<Target, ApiError> {
+        let model = model.unwrap_or("model").to_owned();
+        // As in the gateway's own configuration; the clocks stand still while they are measured.
+        let clocks = Clocks {
+            connect: Duration::from_secs(10),
+            first_token: Duration::from_secs(300),
+            between_tokens: Duration::from_secs(120),
+            total: Duration::from_secs(3600),
+        };
+        Ok(Target { model, upstream_model: None, api: Api::Chat, clocks, server: 0, queued: false })
+    }
+
+    fn open(&self, _request: UpstreamRequest) -> BoxFuture<'static, Result<Opened, OpenError>> {
+        let stream = Box::new(Playing { player: self.clone(), decoder: SseDecoder::new(1 << 20) });
+        std::future::ready(Ok(Opened { head: UpstreamHead::default(), stream })).boxed()
+    }
+}
+
+struct Playing {
+    player: Player,
+    decoder: SseDecoder,
+}
+
+impl TokenStream for Playing {
+    fn poll_events(&mut self, cx: &mut Context<'_>, sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Poll<StreamStep> {
+        let mut script = self.player.script();
+        let Some(piece) = script.pieces.pop_front() else {
+            if script.ended {
+                return Poll::Ready(StreamStep::Ended(BodyEnd::Clean));
+            }
+            script.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        };
+        drop(script);
+        Poll::Ready(match self.decoder.push(&piece, sink) {
+            Ok(_) => StreamStep::Read,
+            Err(_) => StreamStep::Ended(BodyEnd::Broken),
+        })
+    }
+}
