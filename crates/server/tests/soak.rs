@@ -55,6 +55,9 @@ use world::{Samples, World};
 
 /// Clients at work at the same time. Two cores bear them, the upstreams and the gateway, all without optimization.
 const CLIENTS: usize = 16;
+/// A client begins no session sooner after its last one than this: a machine that is fast has more leisure and not more to hold, so that
+/// what is held says something at all.
+const PACE: Duration = Duration::from_millis(350);
 /// After so many sessions that went wrong there is nothing to be learned from more.
 const ENOUGH: usize = 10;
 
@@ -148,12 +151,14 @@ fn variable<T: FromStr>(name: &str) -> Option<T> {
 /// One session after the other, until the time is over.
 async fn client(load: Arc<Load>) {
     while load.begun.elapsed() < load.lasts && load.wrong.lock().len() < ENOUGH {
+        let next = tokio::time::Instant::now() + PACE;
         let number = load.sessions.fetch_add(1, Ordering::Relaxed);
         let mut dice = StdRng::seed_from_u64(load.seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let session = Session::draw(&load.world, &mut dice, number);
         if AssertUnwindSafe(session.run(&load, &mut dice)).catch_unwind().await.is_err() {
             load.wrong.lock().push(format!("{number}: {session:?}"));
         }
+        tokio::time::sleep_until(next).await;
     }
 }
 

@@ -146,7 +146,7 @@ impl World {
                 },
                 PATIENCE,
             );
-            assert!(quiet.await, "requests are left open at an upstream: {:?}", simulator.stats());
+            assert!(quiet.await, "requests or connections are left open at an upstream: {:?}", simulator.stats());
         }
         let mut last = self.figures();
         let settled = async {
