@@ -23,3 +23,7 @@ doc:
 # A thousand streams through a proxy that cuts each of them; one run again with CHAOS_SEED
 chaos:
     CHAOS_STREAMS=1000 cargo test -p tokenwire --release --test chaos -- --nocapture
+
+# Everything at once for so many minutes, after which nothing may be left; one run again with SOAK_SEED
+soak MINUTES="30":
+    SOAK_MINUTES={{MINUTES}} cargo xtask test --only soak

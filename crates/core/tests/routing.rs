@@ -211,6 +211,24 @@ async fn after_the_first_chunk_nothing_is_asked_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_breaks_off_after_its_first_words_is_known_to_fail_although_it_is_not_asked_again() {
+    // The beginning is kept, so that nobody can be asked in its place; a token, which would speak for the server, has not come.
+    let beginning = r#"{"id":"x","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}"#;
+    let world = Plan::of(1).build();
+    for _ in 0..3 {
+        let started = world.test.start(CHAT);
+        let (_, call) = world.call().await;
+        call.answer(UpstreamHead::default());
+        call.data(beginning);
+        settle().await;
+        call.end(BodyEnd::Broken);
+        ended(&started, "failed", Some("upstream_truncated")).await;
+    }
+    settle().await;
+    assert_eq!((world.vitals[0].counters.broken.get(), world.vitals[0].standing()), (3, Standing::Down));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refusal_of_the_request_itself_is_final() {
     let world = Plan::of(2).build();
     let started = world.test.start(CHAT);
@@ -514,6 +532,31 @@ async fn a_race_that_one_loses_by_failing_is_won_by_the_other() {
         settle().await;
         complete(&winning, "won");
         assert_eq!(text(&ended(&started, "completed", None).await), "won", "{first_fails}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_talks_without_a_token_is_not_held_back_for_ever() {
+    let large = format!(r#"{{"choices":[],"padding":"{}"}}"#, "x".repeat(100 << 10));
+    // With large events and with small ones: three are more than 256 KiB, and four thousand are.
+    for (event, few, enough) in [(large.as_str(), 2, 1), ("{}", 1000, 4000)] {
+        let world = Plan { hedge: Hedge::After(seconds(1)), ..Plan::of(2) }.build();
+        let started = world.test.start(CHAT);
+        let (_, talks) = world.call().await;
+        let (_, other) = world.call().await;
+        talks.answer(UpstreamHead::default());
+        for _ in 0..few {
+            talks.data(event);
+        }
+        settle().await;
+        assert!(!other.is_gone(), "the race was over after {few} events");
+        for _ in 0..enough {
+            talks.data(event);
+        }
+        other.gone().await;
+        talks.token("a").finish("stop").done().end(BodyEnd::Clean);
+        let object = ended(&started, "completed", None).await;
+        assert_eq!(text(&object), "a");
     }
 }
 

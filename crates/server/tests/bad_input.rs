@@ -3,8 +3,9 @@
 mod support;
 
 use serde_json::{Value, json};
+use support::process::Process;
 use support::websocket::RawSocket;
-use support::{Answer, Gateway, Request, World, chat, response, start, with};
+use support::{Answer, End, Gateway, Request, World, chat, response, start, with};
 
 /// A request, and what has to be said about it.
 struct Case {
@@ -331,4 +332,20 @@ async fn every_answer_has_a_request_id_of_its_own() {
     ids.sort();
     ids.dedup();
     assert_eq!(ids.len(), 6);
+}
+
+/// An error in the log is something for whoever operates the gateway; what strangers send is not.
+#[tokio::test]
+async fn nobody_can_fill_the_log_with_errors() {
+    let gateway = Process::start("", &[]);
+    let request = |path: &str| Request::new(gateway.address, "POST", path).header("content-type", "application/json");
+    assert_eq!(request("/v1/responses").header("bad header", "x").body("{}").answer().await.status, 400);
+    assert_eq!(request("/v1/responses").body("{").answer().await.status, 400);
+    // A text that fails is broken off, which is how its reader learns of it.
+    let failing = response("tokens=9 fault=cut after=2").to_string();
+    assert_eq!(request("/v1/streams").header("accept", "text/plain").body(failing).answer().await.end, End::Broken);
+    gateway.terminate();
+    let (well, log) = gateway.output();
+    assert!(well && !log.contains("ERROR"), "{log}");
+    assert!(!log.contains('\u{1b}'), "colours, though nobody looks: {log}");
 }

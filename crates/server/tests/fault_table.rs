@@ -1,5 +1,5 @@
 //! Every fault of the simulator, over every transport, streamed, not streamed and in the background, over upstreams of either language:
-//! how it ends for the client, what is kept, and what the upstream saw of it.
+//! how it ends for the client, what is kept, what the upstream saw of it, and what was counted.
 //!
 //! A row says what a fault comes to; how each client is told follows from the client alone, so a row that is right for one and wrong for
 //! another is a fault of the gateway's.
@@ -8,6 +8,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 use support::{Answer, End, Gateway, World, chat, response, start, with};
 use tokenwire::config::schema::{Api, Config};
+use tokenwire_core::error::ErrorCode;
 use tokenwire_simulator::Outcome;
 
 /// Who asks, and how the answer is wanted.
@@ -64,91 +66,130 @@ enum Upstream {
 
 use Upstream::{Aborted, Done, DoneOrAborted};
 
+/// Which of the counters of how requests fail before their first token goes up; after it, none does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Counted {
+    Nothing,
+    Refusal,
+    RateLimit,
+    Broken,
+    Silence,
+}
+
+use Counted::{Broken, Nothing, RateLimit, Refusal, Silence};
+
 struct Row {
     steering: &'static str,
     ends: Ends,
+    counted: Counted,
     /// Where the upstream is asked for the whole at once (chat over chat), which some faults do not touch and some strike otherwise.
-    in_one_piece: Option<(Ends, Upstream)>,
+    in_one_piece: Option<(Ends, Upstream, Counted)>,
     /// How often the upstream is asked, at least and at most.
     requests: (usize, usize),
     upstream: Upstream,
 }
 
-const fn row(steering: &'static str, ends: Ends, upstream: Upstream) -> Row {
-    Row { steering, ends, in_one_piece: None, requests: (1, 1), upstream }
+const fn row(steering: &'static str, ends: Ends, upstream: Upstream, counted: Counted) -> Row {
+    Row { steering, ends, counted, in_one_piece: None, requests: (1, 1), upstream }
 }
 
-const fn with_whole(steering: &'static str, ends: Ends, upstream: Upstream, whole: Ends, of_whole: Upstream) -> Row {
-    Row { steering, ends, in_one_piece: Some((whole, of_whole)), requests: (1, 1), upstream }
+const fn with_whole(row: Row, ends: Ends, upstream: Upstream, counted: Counted) -> Row {
+    Row { in_one_piece: Some((ends, upstream, counted)), ..row }
 }
 
 const BEFORE_THE_HEAD: &[Row] = &[
-    row("fault=status code=400", Refused(400, "invalid_request_error", false), Done),
-    row("fault=status code=404", Refused(404, "model_not_found", false), Done),
-    row("fault=status code=408", Refused(408, "api_error", true), Done),
-    row("fault=status code=429", Refused(429, "rate_limit_exceeded", true), Done),
-    row("fault=status code=500", Refused(500, "server_error", true), Done),
-    row("fault=status code=503", Refused(503, "overloaded", true), Done),
-    row("fault=status code=401", Refused(502, "upstream_auth", false), Done),
+    row("fault=status code=400", Refused(400, "invalid_request_error", false), Done, Nothing),
+    row("fault=status code=404", Refused(404, "model_not_found", false), Done, Nothing),
+    row("fault=status code=408", Refused(408, "api_error", true), Done, Refusal),
+    row("fault=status code=429", Refused(429, "rate_limit_exceeded", true), Done, RateLimit),
+    row("fault=status code=500", Refused(500, "server_error", true), Done, Refusal),
+    row("fault=status code=503", Refused(503, "overloaded", true), Done, Refusal),
+    row("fault=status code=401", Refused(502, "upstream_auth", false), Done, Refusal),
     // On a connection that was idle the request may not have been read: then it is sent once more.
-    Row { requests: (1, 2), ..row("fault=refuse", Refused(502, "upstream_disconnected", true), Done) },
-    row("fault=html", Refused(502, "upstream_status_502", true), Done),
-    with_whole("fault=stall_head", Refused(504, "first_token_timeout", true), Aborted, Refused(504, "total_timeout", true), Aborted),
+    Row { requests: (1, 2), ..row("fault=refuse", Refused(502, "upstream_disconnected", true), Done, Broken) },
+    row("fault=html", Refused(502, "upstream_status_502", true), Done, Refusal),
+    with_whole(
+        row("fault=stall_head", Refused(504, "first_token_timeout", true), Aborted, Silence),
+        Refused(504, "total_timeout", true),
+        Aborted,
+        Silence,
+    ),
 ];
 
 const AFTER_SOME_TOKENS: &[Row] = &[
-    row("fault=json_error", Failed(502, "server_error", true, 0), Done),
-    with_whole("ttft=1h", Failed(504, "first_token_timeout", true, 0), Aborted, Failed(504, "total_timeout", true, 0), Aborted),
+    row("fault=json_error", Failed(502, "server_error", true, 0), Done, Broken),
     with_whole(
-        "fault=stall after=2",
-        Failed(504, "between_tokens_timeout", true, 2),
-        Aborted,
+        row("ttft=1h", Failed(504, "first_token_timeout", true, 0), Aborted, Silence),
         Failed(504, "total_timeout", true, 0),
         Aborted,
+        Silence,
     ),
-    row("fault=cut after=0", Failed(502, "upstream_truncated", true, 0), Done),
-    with_whole("fault=cut after=2", Failed(502, "upstream_truncated", true, 2), Done, Failed(502, "upstream_truncated", true, 0), Done),
-    with_whole("fault=reset after=2", Failed(502, "upstream_truncated", true, 2), Done, Failed(502, "upstream_truncated", true, 0), Done),
-    with_whole("fault=end after=2", Failed(502, "upstream_truncated", true, 2), Done, Failed(502, "upstream_malformed", true, 0), Done),
-    with_whole("fault=error after=2", Failed(502, "server_error", true, 2), Done, Refused(500, "server_error", true), Done),
     with_whole(
-        "fault=malformed after=2",
-        Failed(502, "upstream_malformed", true, 2),
-        DoneOrAborted,
+        row("fault=stall after=2", Failed(504, "between_tokens_timeout", true, 2), Aborted, Nothing),
+        Failed(504, "total_timeout", true, 0),
+        Aborted,
+        Silence,
+    ),
+    row("fault=cut after=0", Failed(502, "upstream_truncated", true, 0), Done, Broken),
+    with_whole(
+        row("fault=cut after=2", Failed(502, "upstream_truncated", true, 2), Done, Nothing),
+        Failed(502, "upstream_truncated", true, 0),
+        Done,
+        Broken,
+    ),
+    with_whole(
+        row("fault=reset after=2", Failed(502, "upstream_truncated", true, 2), Done, Nothing),
+        Failed(502, "upstream_truncated", true, 0),
+        Done,
+        Broken,
+    ),
+    with_whole(
+        row("fault=end after=2", Failed(502, "upstream_truncated", true, 2), Done, Nothing),
         Failed(502, "upstream_malformed", true, 0),
         Done,
+        Broken,
     ),
     with_whole(
-        "fault=bad_utf8 after=2",
-        Failed(502, "upstream_invalid_utf8", true, 2),
-        DoneOrAborted,
+        row("fault=error after=2", Failed(502, "server_error", true, 2), Done, Nothing),
+        Refused(500, "server_error", true),
+        Done,
+        Refusal,
+    ),
+    with_whole(
+        row("fault=malformed after=2", Failed(502, "upstream_malformed", true, 2), DoneOrAborted, Nothing),
+        Failed(502, "upstream_malformed", true, 0),
+        Done,
+        Broken,
+    ),
+    with_whole(
+        row("fault=bad_utf8 after=2", Failed(502, "upstream_invalid_utf8", true, 2), DoneOrAborted, Nothing),
         Failed(502, "upstream_invalid_utf8", true, 0),
         Done,
+        Broken,
     ),
     with_whole(
-        "fault=oversize after=2 size=4MiB",
-        Failed(502, "upstream_event_too_large", false, 2),
-        DoneOrAborted,
+        row("fault=oversize after=2 size=4MiB", Failed(502, "upstream_event_too_large", false, 2), DoneOrAborted, Nothing),
         Failed(502, "upstream_event_too_large", false, 0),
         DoneOrAborted,
+        Nothing,
     ),
 ];
 
 const AT_THE_END: &[Row] = &[
-    row("fault=none", Whole, Done),
-    row("fault=no_done", Whole, Done),
-    with_whole("fault=hang", Whole, Aborted, Failed(504, "total_timeout", true, 0), Aborted),
+    row("fault=none", Whole, Done, Nothing),
+    row("fault=no_done", Whole, Done, Nothing),
+    with_whole(row("fault=hang", Whole, Aborted, Nothing), Failed(504, "total_timeout", true, 0), Aborted, Silence),
 ];
 
 const IN_THE_FRAMING: &[Row] = &[
-    row("fault=split", Whole, Done),
-    row("fault=crlf", Whole, Done),
-    row("fault=cr", Whole, Done),
-    row("fault=nospace", Whole, Done),
-    row("fault=bom", Whole, Done),
-    row("fault=comments", Whole, Done),
-    row("fault=multi", Whole, Done),
-    row("fault=gzip", Whole, Done),
+    row("fault=split", Whole, Done, Nothing),
+    row("fault=crlf", Whole, Done, Nothing),
+    row("fault=cr", Whole, Done, Nothing),
+    row("fault=nospace", Whole, Done, Nothing),
+    row("fault=bom", Whole, Done, Nothing),
+    row("fault=comments", Whole, Done, Nothing),
+    row("fault=multi", Whole, Done, Nothing),
+    row("fault=gzip", Whole, Done, Nothing),
 ];
 
 /// The answer that every row asks for, and so much of it.
@@ -160,6 +201,8 @@ const TOKENS: usize = 4;
 /// Retries have tests of their own: here what a request goes up for, once, is what the table shows.
 fn without_retries(config: &mut Config) {
     config.retry.attempts = 0;
+    // With nobody else to ask it changes nothing, and when it opens depends on the order of the failures.
+    config.breaker.failures = 0;
 }
 
 fn world(api: Api) -> World {
@@ -185,12 +228,77 @@ async fn check(rows: &[Row]) {
         assert_eq!(wrong, 0, "so many of {} cells over {api:?} are wrong; each is shown above", rows.len() * CLIENTS.len());
         world.idle().await;
         assert_eq!(world.simulator.stats().open_streams, 0);
+        check_counters(world, api, rows).await;
+    }
+}
+
+/// What the gateway has counted is what the cells came to, no more and no less.
+async fn check_counters(world: &World, api: Api, rows: &[Row]) {
+    let mut expected = Counts::default();
+    for (row, client) in rows.iter().flat_map(|row| CLIENTS.map(|client| (row, client))) {
+        expected.cell(row, client, api);
+    }
+    // A generation and its request are counted just after its last event is on its way.
+    let cells = rows.len() * CLIENTS.len();
+    let mut counted = Counts::default();
+    support::eventually("that all is counted", async || {
+        counted = Counts::of(&world.get("/metrics").answer().await.text());
+        let ended = counted.0.iter().filter(|(name, _)| name.starts_with("generations_ended"));
+        ended.map(|(_, count)| count).sum::<u64>() == cells as u64 && !counted.0.contains_key("upstream_running")
+    })
+    .await;
+    assert_eq!(counted, expected, "over {api:?}");
+}
+
+/// The samples that tell of ends and of upstreams, without `tokenwire_` and without those that are zero.
+#[derive(Debug, Default, PartialEq)]
+struct Counts(BTreeMap<String, u64>);
+
+impl Counts {
+    fn of(text: &str) -> Self {
+        let samples = text.lines().filter_map(|line| line.strip_prefix("tokenwire_")?.rsplit_once(' '));
+        let told = ["generations_ended_total", "upstream_"];
+        // The one that says that it is up, and the seconds, are no counts.
+        let wanted = samples.filter(|(name, _)| told.iter().any(|told| name.starts_with(told)));
+        let wanted = wanted.filter(|(name, _)| !name.starts_with("upstream_up") && !name.contains("_seconds"));
+        let counts = wanted.map(|(name, value)| (name.replace(r#"{upstream="upstream"}"#, ""), value.parse::<f64>().unwrap() as u64));
+        Self(counts.filter(|(_, count)| *count > 0).collect())
+    }
+
+    fn add(&mut self, name: impl Into<String>) {
+        *self.0.entry(name.into()).or_default() += 1;
+    }
+
+    fn cell(&mut self, row: &Row, client: Client, over: Api) {
+        let (ends, counted) = match row.in_one_piece {
+            Some((ends, _, counted)) if client == ChatWhole && over == Api::Chat => (ends, counted),
+            _ => (row.ends, row.counted),
+        };
+        let api = if matches!(client, ChatSdk | ChatWhole | EventSourceChat) { "chat" } else { "responses" };
+        let (status, code) = match ends {
+            Whole => ("completed", ""),
+            Refused(_, code, _) | Failed(_, code, ..) => ("failed", code),
+        };
+        // A code of the upstream's own is no label.
+        let label = if code.is_empty() || ErrorCode::ALL.iter().any(|known| known.as_str() == code) { code } else { "other" };
+        self.add(format!(r#"generations_ended_total{{api="{api}",status="{status}",code="{label}"}}"#));
+        self.add("upstream_requests_total");
+        if let Some(clock) = code.strip_suffix("_timeout") {
+            self.add(format!(r#"upstream_timeouts_total{{upstream="upstream",model="simulator",clock="{clock}"}}"#));
+        }
+        match counted {
+            Nothing => {}
+            Refusal => self.add("upstream_refusals_total"),
+            RateLimit => self.add("upstream_rate_limits_total"),
+            Broken => self.add("upstream_broken_total"),
+            Silence => self.add("upstream_silences_total"),
+        }
     }
 }
 
 async fn cell(world: &World, api: Api, row: &Row, client: Client) {
     let (ends, upstream) = match row.in_one_piece {
-        Some(of_whole) if client == ChatWhole && api == Api::Chat => of_whole,
+        Some((ends, upstream, _)) if client == ChatWhole && api == Api::Chat => (ends, upstream),
         _ => (row.ends, row.upstream),
     };
     let context = format!("{} as {client:?} over {api:?}", row.steering);

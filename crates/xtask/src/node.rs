@@ -197,10 +197,9 @@ fn run(context: &Context<'_>, suite: Suite, is_chosen: impl Fn(&str) -> bool) ->
     let mut runner = node.command("node", &folder);
     // A file's own time counts too, and browsers take theirs.
     runner.args(["--test", "--test-reporter=spec", "--test-timeout=600000"]);
-    if suite.name == BROWSER.name {
-        // Several browsers at once would only wait for each other's processor time.
-        runner.arg("--test-concurrency=1");
-    }
+    // One file after the other: several browsers at once would only wait for each other's processor time, and tests that count what the
+    // upstream was asked share that upstream.
+    runner.arg("--test-concurrency=1");
     runner.args(context.rest);
     runner.args(tests.iter().filter_map(|test| test.file_name()).filter(|name| is_chosen(&name.to_string_lossy())));
     servers.tell(&mut runner);

@@ -102,7 +102,7 @@ mod tests {
         assert_eq!(names(&chosen(&["test".to_owned(), "fmt".to_owned()], &[]).unwrap()), ["fmt", "test"]);
         assert_eq!(
             names(&chosen(&[], &["deny".to_owned()]).unwrap()),
-            ["fmt", "clippy", "test", "doctest", "micro", "python", "node", "client", "browser", "examples"]
+            ["fmt", "clippy", "test", "doctest", "micro", "python", "node", "client", "browser", "examples", "soak"]
         );
         assert!(chosen(&[], &["nothing".to_owned()]).is_err());
     }

@@ -31,6 +31,11 @@ pub(crate) fn doctest(context: &Context<'_>) -> Result<Outcome, Error> {
     run(context, &["test", "--workspace", "--doc"])
 }
 
+/// The soak, which is kept out of the other tests because it takes minutes and both cores.
+pub(crate) fn soak(context: &Context<'_>) -> Result<Outcome, Error> {
+    run(context, &["test", "--package", "tokenwire", "--test", "soak", "--", "--ignored", "--nocapture"])
+}
+
 /// Licences, banned crates and sources of everything that is built in. Advisories are left out: they come from a network, and change
 /// without the project changing.
 pub(crate) fn deny(context: &Context<'_>) -> Result<Outcome, Error> {

@@ -83,6 +83,12 @@ pub(crate) const STEPS: &[Step] = &[
         ],
         run: examples::test,
     },
+    Step {
+        name: "soak",
+        about: "two minutes of every client over every fault lose no token and leave nothing behind (SOAK_MINUTES, SOAK_SEED)",
+        needs: &[],
+        run: rust::soak,
+    },
 ];
 
 /// What `cargo xtask install` knows besides the steps: the peers that the benchmarks compare with, where they are.
@@ -120,7 +126,7 @@ mod tests {
         let error = named("clipy").err().unwrap().to_string();
         assert_eq!(
             error,
-            "there is no step `clipy`; the steps are fmt, clippy, test, doctest, deny, micro, python, node, client, browser, examples"
+            "there is no step `clipy`; the steps are fmt, clippy, test, doctest, deny, micro, python, node, client, browser, examples, soak"
         );
     }
 }

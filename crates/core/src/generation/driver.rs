@@ -110,6 +110,9 @@ async fn run(writer: &mut Writer, scribe: &mut Scribe, upstream: Arc<dyn Upstrea
         {
             continue;
         }
+        if let Step::Over(Ending::Failed(failure)) = &step {
+            stream.failed(failure);
+        }
         let (Step::Over(ending) | Step::GivenUp(ending)) = step else {
             kept |= !scribe.is_blank();
             match writer.append(scribe) {

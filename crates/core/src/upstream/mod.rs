@@ -162,6 +162,9 @@ pub trait TokenStream: Send {
     /// The first token has come out of it. Called once.
     fn first_token(&mut self) {}
 
+    /// What came came to this failure, and that is the end of it. What is known of the server learns of it, if no token had come.
+    fn failed(&mut self, _failure: &Failure) {}
+
     /// What came so far came to this failure, and nothing of it was kept. Whether the stream has been put back to where it
     /// begins, for another attempt.
     fn retry(&mut self, _failure: &Failure) -> bool {

@@ -273,9 +273,15 @@ impl TokenStream for PursuedStream {
         }
     }
 
+    fn failed(&mut self, failure: &Failure) {
+        if let State::Live { attempt, .. } = &mut self.state {
+            attempt.failed(if failure.retryable { Harm::Broken } else { Harm::None });
+        }
+    }
+
     fn retry(&mut self, failure: &Failure) -> bool {
-        let State::Live { attempt, .. } = &mut self.state else { return false };
-        attempt.failed(if failure.retryable { Harm::Broken } else { Harm::None });
+        self.failed(failure);
+        let State::Live { .. } = &self.state else { return false };
         let Some(mut pursuit) = self.pursuit.take() else { return false };
         let again = if failure.retryable { Again::Anywhere(None) } else { Again::No };
         match pursuit.plan(again) {

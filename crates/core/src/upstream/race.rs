@@ -179,8 +179,10 @@ impl Held {
             }
             SseEvent::ErrorField(value) => OwnedEvent::ErrorField(value.to_vec()),
         };
+        // An event weighs something even if it says nothing.
+        self.bytes += size_of::<OwnedEvent>();
         self.bytes += match &owned {
-            OwnedEvent::Data { data, .. } => data.len(),
+            OwnedEvent::Data { name, data, .. } => name.as_ref().map_or(0, Vec::len) + data.len(),
             OwnedEvent::ErrorField(value) => value.len(),
         };
         self.events.push(owned);

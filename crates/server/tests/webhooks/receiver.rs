@@ -62,6 +62,12 @@ impl Receiver {
         patiently("a webhook", self.received.recv()).await.unwrap()
     }
 
+    /// The next request, however long it takes.
+    #[allow(dead_code, reason = "each test uses its part of it")]
+    pub(crate) async fn wait(&mut self) -> Received {
+        self.received.recv().await.unwrap()
+    }
+
     /// How many came that were not asked for with [`Receiver::next`].
     pub(crate) fn more(&mut self) -> usize {
         std::iter::from_fn(|| self.received.try_recv().ok()).count()

@@ -72,3 +72,22 @@ async fn sweep(pool: Weak<Pool>) {
 fn is_quiet(stream: &TcpStream) -> bool {
     matches!(stream.try_read(&mut [0; 1]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn no_more_wait_than_may() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let pool = Arc::new(Pool::default());
+        for _ in 0..=MAX_WAITING {
+            // The other end is let go of at once, so that half as many descriptors will do.
+            let (stream, _) = tokio::join!(TcpStream::connect(address), listener.accept());
+            pool.put(stream.unwrap());
+        }
+        assert_eq!(pool.waiting.lock().streams.len(), MAX_WAITING);
+    }
+}

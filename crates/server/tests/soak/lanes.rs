@@ -1,0 +1,147 @@
+//! Clients that read many streams side by side over one WebSocket.
+
+use std::collections::VecDeque;
+
+use rand::Rng as _;
+use rand::rngs::StdRng;
+use serde_json::{Value, json};
+
+use super::http::{Outcome, model};
+use super::plan::Plan;
+use super::reading::{Ended, Reading, failure};
+use super::support::Socket;
+use super::world::World;
+
+/// What such a client does when so many events have come, over all lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Conduct {
+    Stay,
+    Leave,
+    /// Goes, and resumes what ran on another socket. What waited in a lane ends with the socket.
+    Return,
+    /// Cancels one of those that run.
+    Cancel,
+    /// Sends what no server understands.
+    Babble,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Sockets {
+    lanes: Vec<Vec<Plan>>,
+    conduct: Conduct,
+    after: u64,
+}
+
+/// The generations of one lane, one after the other.
+struct Lane {
+    waiting: VecDeque<Plan>,
+    running: Option<Reading>,
+}
+
+// === impl Sockets ===
+
+impl Sockets {
+    pub(crate) fn draw(world: &World, dice: &mut StdRng, id: &str) -> Self {
+        let lanes = (0..dice.random_range(1..=4_u32)).map(|lane| {
+            let plans = 0..dice.random_range(1..=2_u32);
+            plans.map(|number| Plan::draw(dice, format!("{id}-{lane}-{number}"), &world.faults)).collect()
+        });
+        let lanes = lanes.collect();
+        let conduct = match dice.random_range(0..10) {
+            0 => Conduct::Leave,
+            1..=3 => Conduct::Return,
+            4..=5 => Conduct::Cancel,
+            6 => Conduct::Babble,
+            _ => Conduct::Stay,
+        };
+        Self { lanes, conduct, after: dice.random_range(1..=60) }
+    }
+
+    pub(crate) fn plans(&self) -> Vec<&Plan> {
+        self.lanes.iter().flatten().collect()
+    }
+
+    /// Reads all lanes to their ends, if it is not to leave before.
+    pub(crate) async fn run(&self, world: &World, dice: &mut StdRng) -> Vec<Outcome> {
+        let mut socket = Socket::connect(world.address(), ["/v1/ws", "/v1/responses"][dice.random_range(0..2)]).await;
+        let mut lanes: Vec<Lane> = self.lanes.iter().map(|plans| Lane { waiting: plans.clone().into(), running: None }).collect();
+        for (lane, plans) in self.lanes.iter().enumerate() {
+            for plan in plans {
+                socket.create(&plan.to_string(), json!({"model": model(dice), "stream_id": lane.to_string()})).await;
+            }
+        }
+        let mut outcomes = Vec::new();
+        let (mut events, mut acted) = (0, self.conduct == Conduct::Stay);
+        while lanes.iter().any(|lane| lane.running.is_some() || !lane.waiting.is_empty()) {
+            take(&socket.next().await, &mut lanes, &mut outcomes);
+            events += 1;
+            if acted || events < self.after {
+                continue;
+            }
+            acted = true;
+            let running = || lanes.iter().enumerate().filter_map(|(index, lane)| Some((index, lane.running.as_ref()?)));
+            match self.conduct {
+                Conduct::Stay => {}
+                Conduct::Leave => {
+                    outcomes.push(Outcome::Left);
+                    return outcomes;
+                }
+                Conduct::Return => {
+                    drop(socket);
+                    socket = Socket::connect(world.address(), "/v1/ws").await;
+                    for (index, reading) in running() {
+                        world.seen.add("came back");
+                        let (id, after) = (reading.id.as_deref().unwrap(), reading.last.unwrap());
+                        let resume = json!({"type": "tokenwire:resume", "response_id": id, "starting_after": after});
+                        socket.send(super::support::with(resume, json!({"stream_id": index.to_string()}))).await;
+                    }
+                    lanes.iter_mut().for_each(|lane| lane.waiting.clear());
+                }
+                Conduct::Cancel => {
+                    if let Some((_, reading)) = running().next() {
+                        socket.send(json!({"type": "tokenwire:cancel", "response_id": reading.id.as_deref().unwrap()})).await;
+                    }
+                }
+                Conduct::Babble => {
+                    socket.send(json!({"type": "response.steer"})).await;
+                    socket.send(json!({"type": "tokenwire:resume", "response_id": "resp_nobody"})).await;
+                    socket.send(json!([1, 2])).await;
+                }
+            }
+        }
+        let rest = socket.until_pong().await;
+        let late: Vec<_> = rest.into_iter().filter(|event| !is_about_babble(event)).collect();
+        assert!(late.is_empty(), "after the end of all lanes: {late:?}");
+        outcomes
+    }
+}
+
+fn take(event: &Value, lanes: &mut [Lane], outcomes: &mut Vec<Outcome>) {
+    if is_about_babble(event) || event["type"] == "tokenwire:resumed" {
+        return;
+    }
+    let lane: usize = event["stream_id"].as_str().unwrap_or_else(|| panic!("no lane: {event}")).parse().unwrap();
+    let lane = &mut lanes[lane];
+    if event["type"] == "error" {
+        // It started nothing.
+        let plan = lane.waiting.pop_front().unwrap();
+        let Ended::Failed(code) = failure(&event["error"]) else { panic!("{event}") };
+        assert!(!plan.is_sound() || code == "upstream_busy", "{event}, though nothing was wrong with it");
+        return outcomes.push(Outcome::Ended(Ended::Failed(code)));
+    }
+    if event["type"] == "response.created" {
+        let plan = lane.waiting.pop_front().unwrap_or_else(|| panic!("nobody asked for it: {event}"));
+        assert!(lane.running.is_none(), "two at once on one lane: {event}");
+        lane.running = Some(Reading::new(&plan, true));
+    }
+    let reading = lane.running.as_mut().unwrap_or_else(|| panic!("nothing runs on this lane: {event}"));
+    reading.event(event);
+    if let Some(ended) = reading.ended.clone() {
+        lane.running = None;
+        outcomes.push(Outcome::Ended(ended));
+    }
+}
+
+fn is_about_babble(event: &Value) -> bool {
+    event["type"] == "tokenwire:error" || (event["type"] == "error" && event["stream_id"].is_null())
+}

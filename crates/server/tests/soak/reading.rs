@@ -1,0 +1,135 @@
+//! What a client makes of a stream, and the rules that no stream may break.
+
+use serde_json::Value;
+
+use super::plan::Plan;
+
+/// How a generation ended for one of its clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Completed,
+    /// With this code.
+    Failed(String),
+    Cancelled,
+}
+
+/// One client's view of one generation, over as many connections as it takes.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    /// The whole answer.
+    wanted: String,
+    sound: bool,
+    pub(crate) id: Option<String>,
+    pub(crate) text: String,
+    /// The number of the last event.
+    pub(crate) last: Option<u64>,
+    /// Events so far, of whatever dialect.
+    pub(crate) events: u64,
+    pub(crate) ended: Option<Ended>,
+    /// Whether all numbers show, so that one that is missing is lost.
+    dense: bool,
+}
+
+// === impl Reading ===
+
+impl Reading {
+    pub(crate) fn new(plan: &Plan, dense: bool) -> Self {
+        Self { wanted: plan.text(), sound: plan.is_sound(), id: None, text: String::new(), last: None, events: 0, ended: None, dense }
+    }
+
+    /// Goes on over another connection, where all numbers show or not.
+    pub(crate) fn goes_on(&mut self, dense: bool) {
+        self.dense = dense;
+    }
+
+    /// Takes an event of the responses dialect.
+    pub(crate) fn event(&mut self, event: &Value) {
+        assert_eq!(self.ended, None, "an event after the end: {event}");
+        let number = event["sequence_number"].as_u64().unwrap_or_else(|| panic!("no number in {event}"));
+        let least = self.last.map_or(0, |last| last + 1);
+        assert!(if self.dense { number == least } else { number >= least }, "number {number} where {least} was to come: {event}");
+        self.last = Some(number);
+        self.events += 1;
+        match event["type"].as_str().unwrap() {
+            "response.created" => self.know(event["response"]["id"].as_str().unwrap()),
+            "response.output_text.delta" => self.text.push_str(event["delta"].as_str().unwrap()),
+            "tokenwire:reset" => panic!("a reset, though the log is there: {event}"),
+            "response.completed" | "response.incomplete" | "response.failed" => self.end(Self::end_of(&event["response"])),
+            _ => {}
+        }
+    }
+
+    /// Takes a payload of the chat dialect, and its number where there is one.
+    pub(crate) fn chunk(&mut self, number: Option<u64>, payload: &str) {
+        assert_eq!(self.ended, None, "a payload after the end: {payload}");
+        self.events += 1;
+        if payload == "[DONE]" {
+            // It shares its number with the chunk before it, where the last record has one.
+            return self.end(Ended::Completed);
+        }
+        if let Some(number) = number {
+            assert!(self.last.is_none_or(|last| number > last), "{number} after {:?}: {payload}", self.last);
+            self.last = Some(number);
+        }
+        let chunk: Value = serde_json::from_str(payload).unwrap();
+        if chunk["error"].is_object() {
+            return self.end(failure(&chunk["error"]));
+        }
+        self.text.push_str(chunk["choices"][0]["delta"]["content"].as_str().unwrap_or_default());
+    }
+
+    pub(crate) fn know(&mut self, id: &str) {
+        assert!(self.id.as_deref().is_none_or(|known| known == id), "another generation: {id} instead of {:?}", self.id);
+        self.id = Some(id.to_owned());
+    }
+
+    /// Notes the end, and that what was said until then is right.
+    pub(crate) fn end(&mut self, ended: Ended) {
+        assert_eq!(self.ended, None, "a second end");
+        self.check();
+        match &ended {
+            Ended::Completed => assert_eq!(self.text, self.wanted, "a token is lost"),
+            Ended::Failed(code) => assert!(!self.sound || code == "upstream_busy", "{code}, though nothing was wrong with it"),
+            Ended::Cancelled => {}
+        }
+        self.ended = Some(ended);
+    }
+
+    /// No token was lost before another, doubled or torn.
+    pub(crate) fn check(&self) {
+        let rest = self.wanted.strip_prefix(&self.text);
+        assert!(rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' ')), "{:?} is no beginning of {:?}", self.text, self.wanted);
+    }
+
+    /// How a response object says that it ended.
+    pub(crate) fn end_of(object: &Value) -> Ended {
+        match object["status"].as_str() {
+            Some("completed") => Ended::Completed,
+            Some("cancelled") => Ended::Cancelled,
+            Some("failed") => failure(&object["error"]),
+            _ => panic!("no end: {object}"),
+        }
+    }
+
+    /// What the object keeps is what was read.
+    pub(crate) fn check_object(&self, object: &Value) {
+        assert_eq!(Some(Self::end_of(object)), self.ended, "{object}");
+        assert_eq!(text_of(object), self.text, "{object}");
+    }
+}
+
+/// The text of a response object.
+pub(crate) fn text_of(object: &Value) -> String {
+    let parts = object["output"].as_array().into_iter().flatten().filter(|item| item["type"] == "message");
+    parts.filter_map(|item| item["content"][0]["text"].as_str()).collect()
+}
+
+/// An error's code, or its type where it is the upstream's own and has none.
+pub(crate) fn failure(error: &Value) -> Ended {
+    assert!(error["message"].as_str().is_some_and(|message| !message.is_empty()), "no message in {error}");
+    match error["code"].as_str().or(error["type"].as_str()) {
+        Some("cancelled") => Ended::Cancelled,
+        Some(code) => Ended::Failed(code.to_owned()),
+        None => panic!("no code in {error}"),
+    }
+}
