@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokenwire_core::engine::Started;
+use tokenwire_core::engine::{ReuseOptions, Started};
 use tokenwire_core::error::{ApiError, ErrorCode};
 use tokenwire_core::snapshot::Api;
 use tokenwire_core::translate::BodyEnd;
@@ -39,6 +39,7 @@ struct Plan {
     weights: Vec<u32>,
     distances: Vec<u32>,
     continuation: Continuation,
+    coalesce: bool,
 }
 
 impl Plan {
@@ -53,6 +54,7 @@ impl Plan {
             weights: vec![1; servers],
             distances: vec![0; servers],
             continuation: Continuation::None,
+            coalesce: false,
         }
     }
 
@@ -83,7 +85,9 @@ impl Plan {
         let vitals = routes.iter().map(|route| route.vitals.clone()).collect();
         let budget = Arc::new(RetryBudget::new(self.budget));
         let router = Router::new(routes, RouterOptions { default_model: None, retry: self.retry, budget, hedge: self.hedge });
-        let test = TestEngine::over(EngineOptions::default(), Arc::new(router), servers[0].clone());
+        let defaults = EngineOptions::default();
+        let reuse = ReuseOptions { coalesce: self.coalesce, ..defaults.reuse };
+        let test = TestEngine::over(EngineOptions { reuse, ..defaults }, Arc::new(router), servers[0].clone());
         World { servers, vitals, test }
     }
 }
@@ -629,4 +633,25 @@ async fn going_on_has_an_end_as_well() {
     }
     let object = ended(&started, "failed", Some("upstream_truncated")).await;
     assert_eq!((text(&object), object["tokenwire:continued"].as_u64()), ("xxx", Some(2)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_who_asks_in_the_place_of_a_leader_has_all_attempts() {
+    let world = Plan { coalesce: true, continuation: Continuation::Message, ..Plan::of(3) }.build();
+    let leader = world.test.start(CHAT);
+    let follower = world.test.start(CHAT);
+    let (_, call) = world.call().await;
+    leader.attachment.generation().cancel();
+    call.gone().await;
+    let (first, call) = world.call().await;
+    call.answer(UpstreamHead::default());
+    call.end(BodyEnd::Broken);
+    let (second, call) = world.call().await;
+    assert_ne!(second, first);
+    call.answer(UpstreamHead::default());
+    call.token("half ").end(BodyEnd::Broken);
+    complete(&world.call().await.1, "whole");
+    let object = ended(&follower, "completed", None).await;
+    assert_eq!((text(&object), object["tokenwire:continued"].as_u64()), ("half whole", Some(1)));
+    assert!(world.vitals[second].latency.average().is_some(), "the first token was told");
 }

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::reuse::{Freshness, Lead, Place, Ticket};
 use crate::decode::{Flow, SseEvent};
 use crate::error::ApiError;
+use crate::event::Failure;
 use crate::generation::{Following, Generation};
 use crate::upstream::{OpenError, Opened, Source, StreamStep, Target, TokenStream, Upstream, UpstreamRequest, Verdict, follow};
 
@@ -95,5 +96,21 @@ struct Led {
 impl TokenStream for Led {
     fn poll_events(&mut self, cx: &mut Context<'_>, sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Poll<StreamStep> {
         self.stream.poll_events(cx, sink)
+    }
+
+    fn first_token(&mut self) {
+        self.stream.first_token();
+    }
+
+    fn failed(&mut self, failure: &Failure) {
+        self.stream.failed(failure);
+    }
+
+    fn retry(&mut self, failure: &Failure) -> bool {
+        self.stream.retry(failure)
+    }
+
+    fn continue_from(&mut self, failure: &Failure, text: &str) -> Option<String> {
+        self.stream.continue_from(failure, text)
     }
 }
