@@ -637,7 +637,9 @@ async fn going_on_has_an_end_as_well() {
 
 #[tokio::test(start_paused = true)]
 async fn one_who_asks_in_the_place_of_a_leader_has_all_attempts() {
-    let world = Plan { coalesce: true, continuation: Continuation::Message, ..Plan::of(3) }.build();
+    // Both are to choose the same server: what is asked of another differs by its name for the model, and is not shared.
+    let weights = vec![1_000_000_000, 1, 1];
+    let world = Plan { coalesce: true, continuation: Continuation::Message, weights, ..Plan::of(3) }.build();
     let leader = world.test.start(CHAT);
     let follower = world.test.start(CHAT);
     let (_, call) = world.call().await;
