@@ -132,6 +132,7 @@ impl Reused {
 
 impl Key {
     /// Which of several servers of a model was chosen makes no difference: the configuration says that they are as good as one another.
+    /// Only a server's own name for the model does, since it stands in the body.
     fn new(request: &UpstreamRequest, owner: Option<&Owner>) -> Self {
         let mut digest = Sha256::new();
         let mut part = |bytes: &[u8]| {
