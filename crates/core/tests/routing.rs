@@ -657,3 +657,28 @@ async fn one_who_asks_in_the_place_of_a_leader_has_all_attempts() {
     assert_eq!((text(&object), object["tokenwire:continued"].as_u64()), ("half whole", Some(1)));
     assert!(world.vitals[second].latency.average().is_some(), "the first token was told");
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_goes_on_with_an_answer_is_not_raced() {
+    let world = Plan { continuation: Continuation::Message, hedge: Hedge::After(seconds(1)), ..Plan::of(3) }.build();
+    let started = world.test.start(CHAT);
+    let (_, call) = world.call().await;
+    call.answer(UpstreamHead::default());
+    call.token("half ").end(BodyEnd::Broken);
+    let (_, slow) = world.call().await;
+    tokio::time::sleep(seconds(5)).await;
+    assert_eq!(world.waiting(), 0, "somebody was asked to begin anew");
+    complete(&slow, "whole");
+    assert_eq!(text(&ended(&started, "completed", None).await), "half whole");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_who_leaves_a_long_answer_in_one_piece_is_not_the_servers_failure() {
+    let world = Plan { clocks: Clocks { first_token: seconds(5), ..no_clocks() }, ..Plan::of(1) }.build();
+    let started = world.test.start(r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#);
+    let (_, call) = world.call().await;
+    tokio::time::sleep(seconds(60)).await;
+    started.attachment.generation().cancel();
+    call.gone().await;
+    assert_eq!(world.vitals[0].counters.silences.get(), 0);
+}

@@ -293,6 +293,7 @@ impl Engine {
         if !chat.stream() && target.api == Api::Chat {
             // The whole answer comes in one piece, so its first token is its last.
             work.request.streamed = false;
+            work.request.patience = Duration::ZERO;
             work.clocks = Clocks { first_token: Duration::ZERO, between_tokens: Duration::ZERO, ..work.clocks };
         }
         let meta = Meta { include_usage: chat.include_usage(), ..meta(&target, echo, &request.owner, false, true) };
@@ -369,6 +370,7 @@ fn work(target: &Target, body: Vec<u8>, choices: u32, previous_response_id: Opti
         headers: request.headers.clone(),
         server: target.server,
         streamed: true,
+        patience: target.clocks.first_token,
         client_key: request.client_key.clone(),
     };
     Work { request: upstream, clocks: target.clocks, choices, previous_response_id }

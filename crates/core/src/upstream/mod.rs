@@ -70,6 +70,8 @@ pub struct UpstreamRequest {
     pub server: usize,
     /// Whether the answer comes token by token, so that the time to its first one says something.
     pub streamed: bool,
+    /// How long the first token may take before the server is to blame; zero: for ever.
+    pub patience: Duration,
     /// The client's own key, for servers that are configured to take it.
     pub client_key: Option<SecretString>,
 }

@@ -118,7 +118,8 @@ impl Pursuit {
     /// How long the first server has before another is asked; `None` where none ever is.
     fn patience(&self) -> Option<Duration> {
         let hedge = self.router.options().hedge;
-        if hedge == Hedge::Never || !self.request.streamed {
+        // Another server would begin the answer anew that this one is to go on with.
+        if hedge == Hedge::Never || !self.request.streamed || self.kept {
             return None;
         }
         self.another(&[self.request.server])?;
@@ -217,8 +218,7 @@ async fn ask(router: &Router, request: UpstreamRequest) -> Result<Live, OpenErro
         route.vitals.counters.refused_busy.add();
         OpenError::Failed(error)
     })?;
-    let patience = (route.models)(&request.model).map_or(Duration::ZERO, |served| served.clocks.first_token);
-    let mut attempt = route.vitals.begin(pass, patience, request.streamed);
+    let mut attempt = route.vitals.begin(pass, request.patience, request.streamed);
     match route.server.open(request).await {
         Ok(Opened { head, stream }) => Ok(Live { head, stream, attempt, server }),
         Err(error) => {
