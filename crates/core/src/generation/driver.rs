@@ -15,12 +15,11 @@ use tokio::time::{Instant, Sleep};
 use super::control::{ClockState, Stop};
 use super::writer::Writer;
 use super::{Generation, unix_now};
-use crate::decode::{Flow, SseEvent};
+use crate::decode::Flow;
 use crate::error::{ApiError, ErrorCode};
 use crate::event::{Ending, EventKind, Failure};
 use crate::log::AppendError;
-use crate::snapshot::Api;
-use crate::translate::{BodyEnd, ChatTranslator, Progress, ResponsesTranslator, Scribe, Translated};
+use crate::translate::{BodyEnd, Progress, Scribe, Translator};
 use crate::upstream::{Clocks, OpenError, StreamStep, TokenStream, Upstream, UpstreamRequest};
 
 /// How long usage and `[DONE]` may take once every choice has finished. Then silence is an end.
@@ -72,7 +71,7 @@ pub(crate) async fn drain(mut stream: Box<dyn TokenStream>) {
 async fn run(writer: &mut Writer, scribe: &mut Scribe, upstream: Arc<dyn Upstream>, work: Work) -> Option<Box<dyn TokenStream>> {
     let generation = writer.generation().clone();
     let Work { request, clocks, choices, previous_response_id } = work;
-    let fresh = || Translator::new(&generation, choices, previous_response_id.as_deref());
+    let fresh = || Translator::new(generation.meta().api, &generation.meta().id, choices, previous_response_id.as_deref());
     let mut translator = fresh();
     let mut watch = Watch::new(generation.clone(), clocks);
     let opened = watch.guard(upstream.open(request)).await;
@@ -165,46 +164,6 @@ fn finish(writer: &mut Writer, scribe: &mut Scribe, translator: &mut Translator,
     }
     translator.end(ending, unix_now(), scribe);
     writer.seal(scribe);
-}
-
-#[derive(Debug)]
-enum Translator {
-    Chat(ChatTranslator),
-    Responses(ResponsesTranslator),
-}
-
-impl Translator {
-    fn new(generation: &Generation, choices: u32, previous_response_id: Option<&str>) -> Self {
-        match generation.meta().api {
-            Api::Chat => Self::Chat(ChatTranslator::new(choices)),
-            Api::Responses => Self::Responses(ResponsesTranslator::new(&generation.meta().id, previous_response_id)),
-        }
-    }
-
-    fn event(&mut self, event: SseEvent<'_>, scribe: &mut Scribe) -> Translated {
-        match (self, event) {
-            (Self::Chat(chat), SseEvent::Data { name, data, terminated }) => chat.payload(name, data, terminated, scribe),
-            (Self::Chat(chat), SseEvent::ErrorField(value)) => {
-                Translated { progress: Progress::Over(chat.error_field(value)), tokens: false }
-            }
-            (Self::Responses(responses), SseEvent::Data { data, terminated, .. }) => responses.payload(data, terminated, scribe),
-            (Self::Responses(_), SseEvent::ErrorField(_)) => Translated { progress: Progress::Open, tokens: false },
-        }
-    }
-
-    fn body_ended(&self, end: BodyEnd) -> Ending {
-        match self {
-            Self::Chat(chat) => chat.body_ended(end),
-            Self::Responses(responses) => responses.body_ended(end),
-        }
-    }
-
-    fn end(&mut self, ending: Ending, at: u64, scribe: &mut Scribe) {
-        match self {
-            Self::Chat(chat) => chat.end(ending, at, scribe),
-            Self::Responses(responses) => responses.end(ending, at, scribe),
-        }
-    }
 }
 
 enum Step {

@@ -9,6 +9,7 @@ mod chunk;
 mod hints;
 mod responses;
 mod scribe;
+mod translator;
 mod usage;
 
 pub use chat::ChatTranslator;
@@ -17,6 +18,7 @@ pub(crate) use hints::chat_annotation;
 pub use responses::ResponsesTranslator;
 pub use scribe::Scribe;
 pub(crate) use scribe::item_id;
+pub(crate) use translator::Translator;
 pub(crate) use usage::to_chat as chat_usage;
 
 use crate::error::{ApiError, ErrorCode};

@@ -19,7 +19,7 @@ use crate::error::{ApiError, ErrorCode};
 use crate::event::{Ending, Failure};
 use crate::id::GenerationId;
 use crate::snapshot::Api;
-use crate::translate::{BodyEnd, ChatTranslator, Progress, ResponsesTranslator, Scribe, Translated};
+use crate::translate::{Progress, Scribe, Translated, Translator};
 
 /// Until enough is known of a server, this is how long it has.
 const UNTIL_KNOWN: Duration = Duration::from_secs(2);
@@ -90,7 +90,7 @@ async fn answered(api: Api, attempt: impl Future<Output = Result<Live, OpenError
         let ending = match (&step, seen.progress) {
             (_, Progress::Over(ending)) => Some(ending),
             (StreamStep::Read, _) => None,
-            (StreamStep::Ended(end), _) => Some(probe.body_ended(*end)),
+            (StreamStep::Ended(end), _) => Some(probe.translator.body_ended(*end)),
             (StreamStep::Failed(error), _) => Some(Ending::Failed(Failure::from(error))),
         };
         match ending {
@@ -121,39 +121,16 @@ struct Probe {
     scribe: Scribe,
 }
 
-enum Translator {
-    Chat(ChatTranslator),
-    Responses(ResponsesTranslator),
-}
-
 impl Probe {
     fn new(api: Api) -> Self {
-        let translator = match api {
-            Api::Chat => Translator::Chat(ChatTranslator::new(1)),
-            Api::Responses => Translator::Responses(ResponsesTranslator::new(&GenerationId::random(), None)),
-        };
+        let translator = Translator::new(api, &GenerationId::random(), 1, None);
         Self { translator, scribe: Scribe::new() }
     }
 
     fn event(&mut self, event: &SseEvent<'_>) -> Translated {
-        let scribe = &mut self.scribe;
-        let translated = match (&mut self.translator, *event) {
-            (Translator::Chat(chat), SseEvent::Data { name, data, terminated }) => chat.payload(name, data, terminated, scribe),
-            (Translator::Chat(chat), SseEvent::ErrorField(value)) => {
-                Translated { progress: Progress::Over(chat.error_field(value)), tokens: false }
-            }
-            (Translator::Responses(responses), SseEvent::Data { data, terminated, .. }) => responses.payload(data, terminated, scribe),
-            (Translator::Responses(_), SseEvent::ErrorField(_)) => Translated { progress: Progress::Open, tokens: false },
-        };
-        scribe.clear();
+        let translated = self.translator.event(*event, &mut self.scribe);
+        self.scribe.clear();
         translated
-    }
-
-    fn body_ended(&self, end: BodyEnd) -> Ending {
-        match &self.translator {
-            Translator::Chat(chat) => chat.body_ended(end),
-            Translator::Responses(responses) => responses.body_ended(end),
-        }
     }
 }
 
