@@ -293,7 +293,7 @@ impl Engine {
         if !chat.stream() && target.api == Api::Chat {
             // The whole answer comes in one piece, so its first token is its last.
             work.request.streamed = false;
-            work.request.patience = Duration::ZERO;
+            work.request.patience = target.clocks.total;
             work.clocks = Clocks { first_token: Duration::ZERO, between_tokens: Duration::ZERO, ..work.clocks };
         }
         let meta = Meta { include_usage: chat.include_usage(), ..meta(&target, echo, &request.owner, false, true) };
