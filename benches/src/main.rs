@@ -72,6 +72,7 @@ fn measure(cli: &Cli) -> Result<bool, AnyError> {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
     let files = process::raise_open_files()?;
+    process::reserve_open_files(files);
     if files < cli.files_needed() {
         tell(&format!(
             "warning: {files} files may be open, {} may be needed; raise it with `ulimit -Hn`, or say fewer --streams",
