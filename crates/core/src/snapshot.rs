@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -35,7 +36,7 @@ pub struct Meta {
     /// The model as the client named it.
     pub model: String,
     /// The request's fields that the response object repeats: `"name":value` pairs, separated by commas, without braces.
-    pub echo: String,
+    pub echo: Arc<str>,
     /// The language of its upstream: only a chat upstream's raw chunks are for chat clients.
     pub api: Api,
     /// Whether it runs on without a reader.
@@ -126,6 +127,14 @@ struct Part {
     annotations: Vec<String>,
 }
 
+/// Makes room for one where there is none yet. Most answers are one item of one part, and are kept long after they ended; a `Vec`
+/// left to itself would begin with room for four.
+fn one_more<T>(list: &mut Vec<T>) {
+    if list.is_empty() {
+        list.reserve_exact(1);
+    }
+}
+
 impl std::fmt::Debug for Snapshot {
     /// Without what was said.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -180,11 +189,13 @@ impl Snapshot {
             EventKind::InProgress => self.begin(),
             EventKind::Queued => self.status = Status::Queued,
             EventKind::ItemAdded { head, .. } => {
+                one_more(&mut self.items);
                 self.items.push(Item { head: head.clone(), parts: Vec::new(), arguments: String::new(), status: "in_progress" });
             }
             EventKind::PartAdded { item, kind, .. } => {
                 if let Some(item) = self.items.get_mut(*item as usize) {
                     let part = Part { kind: *kind, text: String::new(), logprobs: String::new(), annotations: Vec::new() };
+                    one_more(&mut item.parts);
                     item.parts.push(part);
                 }
             }

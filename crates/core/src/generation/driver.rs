@@ -24,6 +24,9 @@ use crate::upstream::{Clocks, OpenError, StreamStep, TokenStream, Upstream, Upst
 
 /// How long usage and `[DONE]` may take once every choice has finished. Then silence is an end.
 const AFTER_FINISH: Duration = Duration::from_secs(5);
+/// How often it reads before the other tasks of its thread have their turn. A read is up to 64 KiB, or some hundred tokens; one that is
+/// not full is the last before it waits.
+const READS_IN_A_TURN: u32 = 2;
 /// How long the end of a finished body is waited for, so that its connection can be used again.
 const DRAIN: Duration = Duration::from_millis(100);
 
@@ -94,8 +97,16 @@ async fn run(writer: &mut Writer, scribe: &mut Scribe, upstream: Arc<dyn Upstrea
         }
     };
     let mut kept = false;
+    let mut reads = 0;
     loop {
-        let step = std::future::poll_fn(|cx| watch.poll_stream(cx, stream.as_mut(), &mut translator, scribe)).await;
+        let step = std::future::poll_fn(|cx| {
+            let step = watch.poll_stream(cx, stream.as_mut(), &mut translator, scribe);
+            if step.is_pending() {
+                reads = 0;
+            }
+            step
+        })
+        .await;
         if let Step::Over(Ending::Failed(failure)) = &step
             && !kept
             && scribe.is_blank()
@@ -115,7 +126,14 @@ async fn run(writer: &mut Writer, scribe: &mut Scribe, upstream: Arc<dyn Upstrea
         let (Step::Over(ending) | Step::GivenUp(ending)) = step else {
             kept |= !scribe.is_blank();
             match writer.append(scribe) {
-                Ok(()) => continue,
+                Ok(()) => {
+                    reads += 1;
+                    if reads >= READS_IN_A_TURN {
+                        reads = 0;
+                        tokio::task::yield_now().await;
+                    }
+                    continue;
+                }
                 Err(AppendError::Full { .. }) => {
                     tracing::warn!(generation = %generation.meta().id, "the answer outgrew the bound on one stream");
                     writer.seal_abruptly(&ApiError::new(

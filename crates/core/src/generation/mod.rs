@@ -236,11 +236,14 @@ impl Generation {
         }
     }
 
-    /// Bytes that it holds beside its log.
+    /// Bytes that it holds beside its log's records, its place in a registry included: about, but counted to hold a bound.
     #[must_use]
     pub fn weight(&self) -> usize {
-        let templates: usize = self.templates.read().iter().map(|known| known.template.weight() + known.event_middle.len() + 64).sum();
-        self.meta.echo.len() + self.conversation.weight() + self.fold.lock().weight() + templates + 512
+        let templates: usize = self.templates.read().iter().map(|known| known.template.weight() + known.event_middle.capacity() + 160).sum();
+        // An echo of nothing but defaults is everybody's.
+        let echo = if Arc::strong_count(&self.meta.echo) > 1 { 0 } else { self.meta.echo.len() };
+        let head = self.opening.weight();
+        size_of::<Self>() + OUTSIDE + self.meta.model.len() + echo + head + self.conversation.weight() + self.fold.lock().weight() + templates
     }
 
     /// Looks at the fold of all events so far. The fold is brought up to date only here: a stream that nobody asks about,
@@ -301,6 +304,9 @@ impl Generation {
         self.ended.notify_waiters();
     }
 }
+
+/// What a generation takes where it is kept: the log without its records, an entry in a map, two in lists, its id.
+const OUTSIDE: usize = 640;
 
 /// Bytes of records that are read from a log at a time.
 pub(crate) const READ_BYTES: usize = 16 * 1024;

@@ -35,6 +35,14 @@ impl Opening {
         }
     }
 
+    /// Bytes that the head takes.
+    pub(super) fn weight(&self) -> usize {
+        match &*self.result.lock() {
+            Some(Ok(head)) => head.headers.iter().map(|(name, value)| name.capacity() + value.capacity() + 48).sum(),
+            _ => 0,
+        }
+    }
+
     /// Sets the result; the first one counts.
     pub(crate) fn settle(&self, result: Result<UpstreamHead, OpenError>) {
         self.result.lock().get_or_insert(result);

@@ -54,7 +54,8 @@ struct State {
     expired: bool,
     /// What the account was last told.
     accounted: usize,
-    readers: Vec<Reader>,
+    /// Most logs have one at a time; it needs no allocation.
+    readers: SmallVec<[Reader; 1]>,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::{Arc, LazyLock};
 
 use serde_json::value::RawValue;
 
@@ -46,10 +47,13 @@ const ROOM: usize = 768;
 #[derive(Clone)]
 pub struct ResponseEcho {
     /// `"name":value` for each field, with commas between them.
-    json: Box<str>,
+    json: Arc<str>,
     /// Where each field's value stands.
-    values: Box<[Range<usize>]>,
+    values: Arc<[Range<usize>]>,
 }
+
+/// What most requests come to: nothing is said, and every field is at its default.
+static DEFAULT: LazyLock<ResponseEcho> = LazyLock::new(|| ResponseEcho::write(&[const { None }; FIELDS.len()]));
 
 impl ResponseEcho {
     /// What a response to a chat request repeats. What has no counterpart, or is not what it must be, is at its default: the request itself
@@ -89,16 +93,21 @@ impl ResponseEcho {
     }
 
     fn build(value: impl Fn(&str, Kind) -> Option<String>) -> Self {
+        let mut said = [const { None }; FIELDS.len()];
+        for (said, &(name, kind, default)) in said.iter_mut().zip(FIELDS) {
+            *said = value(name, kind).filter(|value| value != default);
+        }
+        if said.iter().all(Option::is_none) { DEFAULT.clone() } else { Self::write(&said) }
+    }
+
+    fn write(said: &[Option<String>; FIELDS.len()]) -> Self {
         let mut json = String::with_capacity(ROOM);
         let mut object = ObjectWriter::members(&mut json);
         let mut values = Vec::with_capacity(FIELDS.len());
-        for &(name, kind, default) in FIELDS {
+        for (said, &(name, _, default)) in said.iter().zip(FIELDS) {
             let out = object.name(name);
             let start = out.len();
-            match value(name, kind) {
-                Some(value) => out.push_str(&value),
-                None => out.push_str(default),
-            }
+            out.push_str(said.as_deref().unwrap_or(default));
             values.push(start..out.len());
         }
         Self { json: json.into(), values: values.into() }
@@ -106,8 +115,8 @@ impl ResponseEcho {
 
     /// `"field":value` for every field, with commas between them, to be spliced into an object.
     #[must_use]
-    pub fn into_json(self) -> String {
-        self.json.into()
+    pub fn into_json(self) -> Arc<str> {
+        self.json
     }
 
     /// Appends the same.

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -119,8 +120,8 @@ impl Line {
     pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut ahead = self.ahead.borrow_mut();
         while ahead.len() < MAX_AHEAD {
-            let mut space = [0; 1024];
-            let mut into = ReadBuf::new(&mut space);
+            let mut space = [const { MaybeUninit::uninit() }; 1024];
+            let mut into = ReadBuf::uninit(&mut space);
             match self.with_socket(|socket| socket.poll_read(cx, &mut into)) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
@@ -134,8 +135,8 @@ impl Line {
     /// Throws away what comes, until the client has ended its side too.
     pub(super) fn poll_end(&self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            let mut space = [0; 4096];
-            let mut into = ReadBuf::new(&mut space);
+            let mut space = [const { MaybeUninit::uninit() }; 4096];
+            let mut into = ReadBuf::uninit(&mut space);
             match ready!(self.with_socket(|socket| socket.poll_read(cx, &mut into))) {
                 Ok(()) if !into.filled().is_empty() => {}
                 _ => return Poll::Ready(()),
@@ -147,8 +148,8 @@ impl Line {
     pub(super) fn poll_hear(&self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             ready!(self.inbox.poll_room(cx));
-            let mut space = [0; 4096];
-            let mut into = ReadBuf::new(&mut space);
+            let mut space = [const { MaybeUninit::uninit() }; 4096];
+            let mut into = ReadBuf::uninit(&mut space);
             match ready!(self.with_socket(|socket| socket.poll_read(cx, &mut into))) {
                 Ok(()) if !into.filled().is_empty() => self.inbox.put(into.filled()),
                 _ => return Poll::Ready(()),
