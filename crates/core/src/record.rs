@@ -82,8 +82,6 @@ impl Template {
 pub(crate) struct WholeRecord<'a> {
     /// What happened, at least one event.
     pub events: Vec<EventKind>,
-    /// A template that later records of this log use; it takes the next number.
-    pub template: Option<Template>,
     /// The upstream's chunk.
     #[serde(borrow)]
     pub raw: Option<&'a serde_bytes::Bytes>,
@@ -91,6 +89,8 @@ pub(crate) struct WholeRecord<'a> {
 
 const TAG_DELTA: u8 = 1;
 const TAG_WHOLE: u8 = 2;
+/// A delta before which its template stands: whoever reads the log from its beginning learns it here.
+const TAG_FIRST_DELTA: u8 = 3;
 
 /// A decoded record.
 #[derive(Debug)]
@@ -151,6 +151,12 @@ impl<'a> Content<'a> {
             TAG_DELTA => {
                 let template = take_varint(&mut rest).ok_or(CorruptRecord)?;
                 Ok(Self::Delta { template, holes: StoredHoles(rest) })
+            }
+            TAG_FIRST_DELTA => {
+                let template = take_varint(&mut rest).ok_or(CorruptRecord)?;
+                let length = take_varint(&mut rest).ok_or(CorruptRecord)?;
+                let holes = rest.get(length..).ok_or(CorruptRecord)?;
+                Ok(Self::Delta { template, holes: StoredHoles(holes) })
             }
             TAG_WHOLE => postcard::from_bytes(rest).map(|whole| Self::Whole(Box::new(whole))).map_err(|_| CorruptRecord),
             _ => Err(CorruptRecord),
@@ -247,6 +253,21 @@ impl RecordBatch {
     pub(crate) fn push_delta(&mut self, template: usize, holes: &[&[u8]]) {
         self.bytes.push(TAG_DELTA);
         push_varint(&mut self.bytes, template);
+        self.push_holes(holes);
+    }
+
+    /// Appends the first delta of a template, and the template, which takes this number.
+    pub(crate) fn push_first_delta(&mut self, number: usize, template: &Template, holes: &[&[u8]]) {
+        self.bytes.push(TAG_FIRST_DELTA);
+        push_varint(&mut self.bytes, number);
+        // Serialising plain data into a Vec cannot fail.
+        let template = postcard::to_stdvec(template).unwrap_or_default();
+        push_varint(&mut self.bytes, template.len());
+        self.bytes.extend_from_slice(&template);
+        self.push_holes(holes);
+    }
+
+    fn push_holes(&mut self, holes: &[&[u8]]) {
         if let Some((last, sized)) = holes.split_last() {
             for inside in sized {
                 push_varint(&mut self.bytes, inside.len());

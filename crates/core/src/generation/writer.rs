@@ -80,7 +80,7 @@ impl Writer {
         batch.restart(tail.next);
         let mut events = self.generation.with_snapshot(Snapshot::closing_events);
         events.push(EventKind::End(outcome));
-        batch.push_whole(&WholeRecord { events, template: None, raw: None });
+        batch.push_whole(&WholeRecord { events, raw: None });
         self.generation.opening().settle(Err(OpenError::Failed(error.clone())));
         if self.generation.log().seal(self.epoch, &batch).is_ok() {
             self.announce();

@@ -286,18 +286,21 @@ impl ChatTranslator {
         for choice in &choices {
             tokens |= self.choice(choice, scribe);
         }
-        if let ([choice], None, None) = (choices.as_slice(), usage, &self.fault) {
-            self.learn(chunk, choice, data, scribe);
+        let learnt = match (choices.as_slice(), usage, &self.fault) {
+            ([choice], None, None) => self.learn(chunk, choice, data, scribe).is_some(),
+            _ => false,
+        };
+        if !learnt {
+            scribe.record(Some(data));
         }
-        scribe.record(Some(data));
         self.translated(tokens)
     }
 
-    /// Makes a template of a chunk that is nothing but one delta.
-    fn learn(&mut self, chunk: &Chunk<'_>, choice: &Choice<'_>, data: &[u8], scribe: &mut Scribe) {
-        let Some(target) = scribe.only_delta() else { return };
+    /// Makes a template of a chunk that is nothing but one delta, and closes the record with it.
+    fn learn(&mut self, chunk: &Chunk<'_>, choice: &Choice<'_>, data: &[u8], scribe: &mut Scribe) -> Option<()> {
+        let target = scribe.only_delta()?;
         if self.templates.len() >= MAX_TEMPLATES || self.fruitless >= MAX_FRUITLESS || choice.has_logprobs() || choice.has_usage() {
-            return;
+            return None;
         }
         let delta = choice.delta();
         let text = match target.kind {
@@ -306,20 +309,22 @@ impl ChatTranslator {
             DeltaKind::Reasoning => delta.reasoning_raw(),
             DeltaKind::Arguments => delta.tool_calls().first().and_then(ToolCall::arguments_raw),
         };
-        let Some(text) = text.and_then(|raw| inside_of(raw, data)) else { return };
+        let text = inside_of(text?, data)?;
         let padding = [chunk.obfuscation, chunk.p].into_iter().flatten().filter_map(|raw| inside_of(raw, data));
         let mut holes: Vec<Range<usize>> = std::iter::once(text.clone()).chain(padding).collect();
         holes.sort_unstable_by_key(|hole| hole.start);
-        let Some(text_hole) = holes.iter().position(|hole| *hole == text) else { return };
-        if let Some(template) = Template::cut(data, &holes, text_hole, target) {
-            if self.templates.last().is_some_and(|known| !known.matched) {
-                self.fruitless += 1;
-            }
-            let index = if self.n == 1 { 0 } else { choice.index().min(self.n - 1) };
-            scribe.define(template.clone());
-            self.recent = self.templates.len();
-            self.templates.push(Known { template, choice: index, matched: false, closed: false });
+        let text_hole = holes.iter().position(|hole| *hole == text)?;
+        let template = Template::cut(data, &holes, text_hole, target)?;
+        // The chunk is given back from its holes, so it must be one that the template knows.
+        let holes = template.match_chunk(data)?;
+        if self.templates.last().is_some_and(|known| !known.matched) {
+            self.fruitless += 1;
         }
+        let index = if self.n == 1 { 0 } else { choice.index().min(self.n - 1) };
+        self.recent = self.templates.len();
+        scribe.first_delta(self.recent, &template, &holes);
+        self.templates.push(Known { template, choice: index, matched: false, closed: false });
+        Some(())
     }
 
     fn choice(&mut self, choice: &Choice<'_>, scribe: &mut Scribe) -> bool {

@@ -21,7 +21,6 @@ pub(crate) fn item_id(generation: &GenerationId, head: &ItemHead, item: u32) -> 
 pub struct Scribe {
     batch: RecordBatch,
     events: Vec<EventKind>,
-    template: Option<Template>,
     /// Templates that readers have not been told of.
     unpublished: Vec<(Option<ItemHead>, Template)>,
     heads: Vec<ItemHead>,
@@ -89,10 +88,12 @@ impl Scribe {
         }
     }
 
-    /// Puts a template into the record at hand; records after it may use it.
-    pub(crate) fn define(&mut self, template: Template) {
+    /// Closes the record at hand, which is [nothing but one delta](Self::only_delta), as the first of a template; records after it may use
+    /// the template by its number. The template was cut from the delta's chunk, and these are the chunk's holes.
+    pub(crate) fn first_delta(&mut self, number: usize, template: &Template, holes: &[&[u8]]) {
         self.unpublished.push((self.heads.get(template.target.item as usize).cloned(), template.clone()));
-        self.template = Some(template);
+        self.batch.push_first_delta(number, template, holes);
+        self.events.clear();
     }
 
     /// The templates defined since the last call, each with the head of its item.
@@ -113,7 +114,7 @@ impl Scribe {
             self.events.push(EventKind::Chunk);
         }
         let events = std::mem::take(&mut self.events);
-        let whole = WholeRecord { events, template: self.template.take(), raw: raw.map(serde_bytes::Bytes::new) };
+        let whole = WholeRecord { events, raw: raw.map(serde_bytes::Bytes::new) };
         self.batch.push_whole(&whole);
         self.events = whole.events;
         self.events.clear();
