@@ -153,6 +153,17 @@ impl Bed {
         self.simulator.as_ref().map(Running::tree)
     }
 
+    /// Where the simulator is asked directly.
+    pub(crate) fn simulator_endpoint(&self) -> Endpoint {
+        Endpoint {
+            address: self.simulator_address,
+            prefix: "/v1".to_owned(),
+            route: Route::Chat,
+            model: self.programs.model.clone(),
+            key: self.programs.key.clone(),
+        }
+    }
+
     /// Starts a target, or takes hold of one that runs.
     pub(crate) fn start(&mut self, kind: &Kind) -> Result<Target, TargetError> {
         self.started += 1;
@@ -180,7 +191,7 @@ impl Bed {
             return Ok(Target {
                 name: kind.name(),
                 kind: kind.clone(),
-                endpoint: endpoint(self.simulator_address),
+                endpoint: self.simulator_endpoint(),
                 tree: self.simulator(),
                 running: None,
             });

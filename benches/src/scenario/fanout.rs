@@ -1,6 +1,8 @@
 //! One stream, many readers: the gateway's attach against nchan's channels.
 //!
-//! First every reader attaches, while the stream is still silent; only then the measured part begins.
+//! First every reader attaches, while the stream is still silent; only then the measured part begins. nchan, which asks nobody, is
+//! told each token as soon as it comes out of the same simulator, as an application would do that reads a model for it: so a token
+//! is due at the same time for both, and what the simulator's clock is late is in both figures.
 
 use std::time::Duration;
 
@@ -13,8 +15,6 @@ use crate::tokens::{TokenCount, TokenFinder};
 
 /// The tag of the connection that makes the stream; readers come after it.
 const SOURCE: usize = 0;
-/// The timers' tag for publishing; readers' dials carry the reader's tag.
-const PUBLISH: usize = 0;
 /// Between two readers' dials.
 const STEP: Duration = Duration::from_micros(500);
 
@@ -30,12 +30,11 @@ pub(super) fn run(
         endpoint: &target.endpoint,
         finder: TokenFinder::responses(),
         spec: settings.spec,
-        nchan,
+        feed: nchan.then(|| Feed { endpoint: bench.bed.simulator_endpoint(), finder: TokenFinder::chat(), count: TokenCount::default() }),
         channel,
         path: None,
         phase: Phase::Attach,
         source: None,
-        published: Vec::new(),
         source_sent: 0,
         readers: vec![Reader::default(); settings.streams + 1],
         attached: 0,
@@ -74,15 +73,14 @@ struct Fanout<'a> {
     endpoint: &'a Endpoint,
     finder: TokenFinder,
     spec: Spec,
-    nchan: bool,
+    /// What nchan is told.
+    feed: Option<Feed>,
     channel: String,
     /// Where the stream can be attached to: `/v1/streams/{id}`.
     path: Option<String>,
     phase: Phase,
     source: Option<Key>,
-    /// When each token was published, by nchan's publisher.
-    published: Vec<Nanos>,
-    /// When the stream was asked for, of the gateway.
+    /// When the stream was asked for, of the gateway or by who tells nchan.
     source_sent: Nanos,
     /// The source is the first: of the gateway it is a reader too.
     readers: Vec<Reader>,
@@ -91,6 +89,13 @@ struct Fanout<'a> {
     tokens: u64,
     delay: Times,
     tally: Tally,
+}
+
+/// A stream of the simulator's own.
+struct Feed {
+    endpoint: Endpoint,
+    finder: TokenFinder,
+    count: TokenCount,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -104,7 +109,7 @@ struct Reader {
 
 impl Fanout<'_> {
     fn finish(mut self, outcome: Outcome) -> Tally {
-        let skip = usize::from(self.nchan);
+        let skip = usize::from(self.feed.is_some());
         for reader in self.readers.iter_mut().skip(skip) {
             if outcome == Outcome::TimedOut && !reader.done {
                 self.tally.broke("a reader did not get the whole stream within the time limit");
@@ -118,17 +123,40 @@ impl Fanout<'_> {
     }
 
     fn expected(&self) -> usize {
-        self.readers.len() - usize::from(self.nchan)
+        self.readers.len() - usize::from(self.feed.is_some())
+    }
+
+    /// The tag of the connection to the simulator, after the readers'.
+    fn feed_tag(&self) -> usize {
+        self.readers.len()
+    }
+
+    /// Something came over the connection to the simulator.
+    fn feed(&mut self, now: Nanos, event: Event<'_>, commands: &mut Commands) {
+        let Some(feed) = &mut self.feed else { return };
+        match event {
+            Event::Connected => self.source_sent = now,
+            Event::Message { data, .. } => {
+                let mut tokens = Vec::new();
+                feed.count.observe(&feed.finder, data, |index| tokens.push(index));
+                if let Some(source) = self.source {
+                    tokens.into_iter().for_each(|index| commands.send(source, self.publish(index)));
+                }
+            }
+            Event::Closed(why) if feed.count.next < self.spec.tokens => self.tally.broke(&format!("the stream to publish: {why}")),
+            Event::Head(_) | Event::End(_) | Event::Closed(_) => {}
+        }
     }
 
     /// What a reader says first.
     fn attach(&self, tag: usize) -> Dial {
         let web_socket = self.endpoint.route == Route::Ws;
-        let path = match (&self.path, self.nchan) {
+        let nchan = self.feed.is_some();
+        let path = match (&self.path, nchan) {
             (_, true) => format!("/sub/{}", self.channel),
             (path, false) => path.clone().unwrap_or_default(),
         };
-        let first = match (web_socket, self.nchan) {
+        let first = match (web_socket, nchan) {
             (true, true) => self.endpoint.upgrade_at(&path),
             (true, false) => self.endpoint.upgrade(),
             (false, _) => self.endpoint.attach(&path, None),
@@ -137,7 +165,7 @@ impl Fanout<'_> {
     }
 
     /// The same event that the gateway's readers get.
-    fn publish(&self, index: usize) -> Vec<u8> {
+    fn publish(&self, index: u64) -> Vec<u8> {
         let body = format!(
             "{{\"type\":\"response.output_text.delta\",\"sequence_number\":{},\"item_id\":\"msg_0123456789abcdefghijkl\",\"output_index\":0,\"content_index\":0,\"delta\":\" t{index}\",\"logprobs\":[]}}",
             index + 4
@@ -171,7 +199,7 @@ impl Fanout<'_> {
 
 impl Scenario for Fanout<'_> {
     fn start(&mut self, commands: &mut Commands) {
-        match (&self.phase, self.nchan) {
+        match (&self.phase, self.feed.is_some()) {
             (Phase::Attach, true) => commands.at(0, 1),
             (Phase::Attach, false) => {
                 let endpoint = Endpoint { route: Route::Streams, ..self.endpoint.clone() };
@@ -185,15 +213,6 @@ impl Scenario for Fanout<'_> {
     }
 
     fn timer(&mut self, now: Nanos, tag: usize, commands: &mut Commands) {
-        if tag == PUBLISH {
-            let index = self.published.len();
-            if let Some(source) = self.source.filter(|_| (index as u64) < self.spec.tokens) {
-                self.published.push(now);
-                commands.send(source, self.publish(index));
-                commands.at(self.source_sent + nanos(self.spec.between_tokens) * (index as u64 + 1), PUBLISH);
-            }
-            return;
-        }
         commands.dial(self.attach(tag));
         if tag + 1 < self.readers.len() {
             commands.at(now + nanos(STEP), tag + 1);
@@ -201,17 +220,19 @@ impl Scenario for Fanout<'_> {
     }
 
     fn event(&mut self, now: Nanos, key: Key, tag: usize, event: Event<'_>, commands: &mut Commands) {
+        let nchan = self.feed.is_some();
         match event {
+            event if tag == self.feed_tag() => self.feed(now, event, commands),
             Event::Connected if tag == SOURCE => {
                 self.source = Some(key);
                 self.source_sent = now;
-                if self.nchan {
-                    commands.at(now, PUBLISH);
+                if let Some(feed) = &self.feed {
+                    commands.dial(feed.endpoint.dial(&self.spec, self.feed_tag()));
                 }
             }
             Event::Connected => {}
             Event::Head(head) if tag == SOURCE => {
-                if !self.nchan {
+                if !nchan {
                     self.path.clone_from(&head.location);
                     if head.status == 200 && self.path.is_some() {
                         self.mark_attached(tag);
@@ -224,7 +245,7 @@ impl Scenario for Fanout<'_> {
                 }
             }
             Event::Head(head) => match head.status {
-                101 if !self.nchan => {
+                101 if !nchan => {
                     let path = self.path.clone().unwrap_or_default();
                     let id = path.rsplit('/').next().unwrap_or_default();
                     commands.send_text(key, Endpoint::resume(id, None));
@@ -233,23 +254,19 @@ impl Scenario for Fanout<'_> {
                 status => self.mark_done(tag, Some(&format!("a reader was refused: status {status}"))),
             },
             Event::Message { data, .. } => {
-                if self.nchan && tag == SOURCE {
+                if nchan && tag == SOURCE {
                     return;
                 }
                 self.mark_attached(tag);
                 let Some(reader) = self.readers.get_mut(tag) else { return };
-                let (published, spec, sent) = (&self.published, self.spec, self.source_sent);
+                let (spec, sent) = (self.spec, self.source_sent);
                 let (delay, tokens) = (&mut self.delay, &mut self.tokens);
                 let is_token = reader.count.observe(&self.finder, data, |index| {
-                    let due = published
-                        .get(usize::try_from(index).unwrap_or(usize::MAX))
-                        .copied()
-                        .unwrap_or_else(|| sent + nanos(spec.due(index)));
-                    delay.record(now.saturating_sub(due));
+                    delay.record(now.saturating_sub(sent + nanos(spec.due(index))));
                     *tokens += 1;
                 });
                 if is_token {
-                    if self.nchan && reader.count.next == spec.tokens {
+                    if nchan && reader.count.next == spec.tokens {
                         self.mark_done(tag, None);
                     }
                     return;
@@ -266,12 +283,12 @@ impl Scenario for Fanout<'_> {
                     }
                 }
             }
-            Event::End(_) if self.nchan && tag == SOURCE => {}
+            Event::End(_) if nchan && tag == SOURCE => {}
             Event::End(_) => self.mark_done(tag, Some("the stream ended without its last event")),
             Event::Closed(why) => {
-                if !self.nchan || tag != SOURCE {
+                if !nchan || tag != SOURCE {
                     self.mark_done(tag, Some(&why));
-                } else if (self.published.len() as u64) < self.spec.tokens {
+                } else if self.feed.as_ref().is_some_and(|feed| feed.count.next < self.spec.tokens) {
                     self.tally.broke(&format!("the publisher's connection: {why}"));
                 }
             }
