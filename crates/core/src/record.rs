@@ -373,6 +373,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_first_delta_of_a_template_is_read_like_any_other() {
+        let chunk = br#"{"choices":[{"delta":{"content":"Hi"}}]}"#;
+        let start = chunk.windows(2).position(|window| window == b"Hi").unwrap();
+        let template = Template::cut(chunk, std::slice::from_ref(&(start..start + 2)), 0, target()).unwrap();
+        let mut batch = RecordBatch::default();
+        batch.push_first_delta(7, &template, &template.match_chunk(chunk).unwrap());
+        let payload = batch.get(0).unwrap().payload;
+        let Content::Delta { template: number, holes } = Content::decode(payload).unwrap() else { panic!("a delta") };
+        let mut back = Vec::new();
+        holes.chunk(&template, &mut back).unwrap();
+        assert_eq!((number, back.as_slice()), (7, chunk.as_slice()));
+        for length in 0..payload.len() - 2 {
+            assert!(Content::decode(&payload[..length]).is_err(), "cut to {length}");
+        }
+    }
+
     proptest! {
         #[test]
         fn a_batch_gives_back_what_was_pushed(records in proptest::collection::vec((1u64..4, proptest::collection::vec(any::<u8>(), 0..20)), 0..20), first in 0u64..1000) {

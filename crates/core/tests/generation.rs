@@ -71,6 +71,37 @@ async fn a_whole_answer_completes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_upstream_that_never_waits_lets_others_have_their_turn() {
+    let test = engine();
+    let (started, call) = begin(&test, CHAT).await;
+    let generation = started.attachment.generation().clone();
+    for _ in 0..100 {
+        call.token("x");
+    }
+    let written = || generation.tail().unwrap().next.0;
+    let before = written();
+    tokio::task::yield_now().await;
+    let turn = written() - before;
+    assert!((1..10).contains(&turn), "{turn} events in one turn");
+    call.finish("stop").done().end(BodyEnd::Clean);
+    assert_eq!(ended(&generation, "completed", None).await.text, "x".repeat(100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_never_pauses_is_given_up_like_any_other() {
+    let test = TestEngine::new(EngineOptions { grace: Duration::ZERO, ..EngineOptions::default() });
+    let (started, call) = begin(&test, CHAT).await;
+    let generation = started.attachment.generation().clone();
+    for _ in 0..1000 {
+        call.token("x");
+    }
+    drop(started);
+    let audit = ended(&generation, "cancelled", None).await;
+    assert!(audit.text.len() < 100, "{} tokens were read that nobody wants", audit.text.len());
+    call.gone().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_first_event_is_there_before_the_upstream_is_asked() {
     let test = engine();
     test.upstream.plan(OpeningPlan::Hold);

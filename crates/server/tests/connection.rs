@@ -176,3 +176,12 @@ async fn a_body_in_chunks_is_taken_as_ever() {
     line.send(&ask(PACED, "1.1", "")).await;
     whole(&line.answer().await);
 }
+
+#[test]
+fn the_table_of_descriptors_does_not_grow_while_streams_run() {
+    let gateway = support::process::Process::start("", &[]);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.id())).unwrap();
+    let size: u64 = status.lines().find_map(|line| line.strip_prefix("FDSize:")?.trim().parse().ok()).unwrap();
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    assert!(size >= most.min(1 << 16), "room for {size} of {most}");
+}

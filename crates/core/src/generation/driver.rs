@@ -99,14 +99,26 @@ async fn run(writer: &mut Writer, scribe: &mut Scribe, upstream: Arc<dyn Upstrea
     let mut kept = false;
     let mut reads = 0;
     loop {
-        let step = std::future::poll_fn(|cx| {
-            let step = watch.poll_stream(cx, stream.as_mut(), &mut translator, scribe);
-            if step.is_pending() {
-                reads = 0;
+        let mut step = Poll::Pending;
+        if reads >= READS_IN_A_TURN {
+            reads = 0;
+            tokio::task::yield_now().await;
+            // An answer that never pauses has its clocks, and may be stopped or given up, like any other.
+            step = std::future::poll_fn(|cx| Poll::Ready(watch.poll_end(cx, &mut translator))).await;
+        }
+        let step = match step {
+            Poll::Ready(step) => step,
+            Poll::Pending => {
+                std::future::poll_fn(|cx| {
+                    let step = watch.poll_stream(cx, stream.as_mut(), &mut translator, scribe);
+                    if step.is_pending() {
+                        reads = 0;
+                    }
+                    step
+                })
+                .await
             }
-            step
-        })
-        .await;
+        };
         if let Step::Over(Ending::Failed(failure)) = &step
             && !kept
             && scribe.is_blank()
@@ -128,10 +140,6 @@ async fn run(writer: &mut Writer, scribe: &mut Scribe, upstream: Arc<dyn Upstrea
             match writer.append(scribe) {
                 Ok(()) => {
                     reads += 1;
-                    if reads >= READS_IN_A_TURN {
-                        reads = 0;
-                        tokio::task::yield_now().await;
-                    }
                     continue;
                 }
                 Err(AppendError::Full { .. }) => {
@@ -289,21 +297,22 @@ impl Watch {
             Progress::Open => {}
         }
         match step {
-            Poll::Ready(StreamStep::Read) => {
-                // A stream that never pauses must still be stoppable.
-                if let Some(stop) = self.generation.control().stopped() {
-                    return Poll::Ready(Step::GivenUp(Interrupt::Stopped(stop).into_ending()));
-                }
-                Poll::Ready(Step::Read)
-            }
+            Poll::Ready(StreamStep::Read) => Poll::Ready(Step::Read),
             Poll::Ready(StreamStep::Ended(end)) => Poll::Ready(Step::Over(translator.body_ended(end))),
             Poll::Ready(StreamStep::Failed(error)) => Poll::Ready(Step::Over(Ending::Failed(Failure::from(&error)))),
-            Poll::Pending => match self.poll(cx) {
-                Poll::Ready(_) if self.silence_is_an_end() => Poll::Ready(Step::Over(translator.body_ended(BodyEnd::Silence))),
-                Poll::Ready(interrupt) => Poll::Ready(Step::GivenUp(interrupt.into_ending())),
-                Poll::Pending => Poll::Pending,
-            },
+            Poll::Pending => self.poll_end(cx, translator),
         }
+    }
+
+    /// The end, if there is a reason not to wait any longer.
+    fn poll_end(&mut self, cx: &mut Context<'_>, translator: &mut Translator) -> Poll<Step> {
+        self.poll(cx).map(|interrupt| {
+            if self.silence_is_an_end() {
+                Step::Over(translator.body_ended(BodyEnd::Silence))
+            } else {
+                Step::GivenUp(interrupt.into_ending())
+            }
+        })
     }
 
     /// Whether the time after the last finish reason has run out.

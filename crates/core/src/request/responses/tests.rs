@@ -510,6 +510,13 @@ fn echo_with(fields: &Value) -> Value {
 }
 
 #[test]
+fn a_request_that_says_nothing_is_repeated_by_one_text_for_all() {
+    let echo = |given: Value| request(&with(&given)).echo().into_json();
+    assert!(std::sync::Arc::ptr_eq(&echo(json!({})), &echo(json!({"temperature": 1.0, "tools": []}))));
+    assert!(!std::sync::Arc::ptr_eq(&echo(json!({})), &echo(json!({"temperature": 0.5}))));
+}
+
+#[test]
 fn a_response_repeats_its_request() {
     let check = |given: Value, expected: Value| assert_eq!(echoed(&request(&with(&given)).echo()), echo_with(&expected), "{given}");
     check(json!({}), json!({}));
