@@ -277,8 +277,14 @@ impl Fanout {
             rig.player.say(event(payload));
         }
         let started = rig.start();
-        rig.settle();
         let generation = started.attachment.generation();
+        // Its task lets others have their turn in between, so it takes several until all of that is written.
+        let written = || generation.tail().map(|tail| tail.next).ok();
+        let mut before = None;
+        while before != written() {
+            before = written();
+            rig.settle();
+        }
         let subscribe = |_| Subscription::new(generation.attach(), Seq(0), shape.dialect(), shape.framing());
         let mut readers: Vec<Subscription> = (0..readers).map(subscribe).collect();
         for reader in &mut readers {

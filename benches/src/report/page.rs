@@ -94,7 +94,7 @@ fn section(scenario: Name) -> Option<(&'static str, &'static str, &'static [Tabl
         ),
         Name::Fanout => (
             "One to many",
-            "One stream, many readers.",
+            "One stream, many readers. nchan is told each token as it comes out of the same simulator.",
             &[("", COST), ("From the time an event was due to its arrival at each reader, µs:", DELAY)],
         ),
         Name::Replay => {

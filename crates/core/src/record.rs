@@ -267,6 +267,7 @@ impl RecordBatch {
         self.push_holes(holes);
     }
 
+    #[inline]
     fn push_holes(&mut self, holes: &[&[u8]]) {
         if let Some((last, sized)) = holes.split_last() {
             for inside in sized {

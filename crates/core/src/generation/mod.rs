@@ -239,11 +239,19 @@ impl Generation {
     /// Bytes that it holds beside its log's records, its place in a registry included: about, but counted to hold a bound.
     #[must_use]
     pub fn weight(&self) -> usize {
-        let templates: usize = self.templates.read().iter().map(|known| known.template.weight() + known.event_middle.capacity() + 160).sum();
+        let templates: usize =
+            self.templates.read().iter().map(|known| known.template.weight() + known.event_middle.capacity() + 160).sum();
         // An echo of nothing but defaults is everybody's.
         let echo = if Arc::strong_count(&self.meta.echo) > 1 { 0 } else { self.meta.echo.len() };
         let head = self.opening.weight();
-        size_of::<Self>() + OUTSIDE + self.meta.model.len() + echo + head + self.conversation.weight() + self.fold.lock().weight() + templates
+        size_of::<Self>()
+            + OUTSIDE
+            + self.meta.model.len()
+            + echo
+            + head
+            + self.conversation.weight()
+            + self.fold.lock().weight()
+            + templates
     }
 
     /// Looks at the fold of all events so far. The fold is brought up to date only here: a stream that nobody asks about,

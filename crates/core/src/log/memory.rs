@@ -54,8 +54,7 @@ struct State {
     expired: bool,
     /// What the account was last told.
     accounted: usize,
-    /// Most logs have one at a time; it needs no allocation.
-    readers: SmallVec<[Reader; 1]>,
+    readers: Vec<Reader>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -219,6 +218,10 @@ impl<R: RawMutex + Send + Sync> TokenLog for MemoryLog<R> {
     fn enroll(&self) -> ReaderSlot {
         let readers = &mut self.state.lock().readers;
         let slot = readers.iter().position(|reader| matches!(reader, Reader::Vacant)).unwrap_or_else(|| {
+            // Most logs have one at a time; a `Vec` left to itself would begin with room for four.
+            if readers.is_empty() {
+                readers.reserve_exact(1);
+            }
             readers.push(Reader::Vacant);
             readers.len() - 1
         });
@@ -233,6 +236,9 @@ impl<R: RawMutex + Send + Sync> TokenLog for MemoryLog<R> {
         }
         while matches!(readers.last(), Some(Reader::Vacant)) {
             readers.pop();
+        }
+        if readers.is_empty() {
+            *readers = Vec::new();
         }
     }
 
