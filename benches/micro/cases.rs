@@ -1,13 +1,20 @@
-//! What is measured. Every case is an input and a function that uses it up and gives it back, so that neither making nor dropping it
-//! counts. Inputs are the same in every run, but for the random ids of generations, which always have one length.
-#![expect(clippy::expect_used, clippy::panic, reason = "a case that goes wrong must not give a figure")]
+//! What is measured. Every case is an input and a function that uses it up and gives it back, so
+//! that neither making nor dropping it counts. Inputs are the same in every run, but for the random
+//! ids of generations, which always have one length.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a case that goes wrong must not give a figure"
+)]
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokenwire_core::decode::{Flow, SseDecoder, SseEvent};
-use tokenwire_core::engine::{Engine, Freshness, MemoryStore, Registry, Retention, StartRequest, Started};
+use tokenwire_core::engine::{
+    Engine, Freshness, MemoryStore, Registry, Retention, StartRequest, Started,
+};
 use tokenwire_core::generation::Subscription;
 use tokenwire_core::id::{Owner, Seq};
 use tokenwire_core::log::{LogLimits, LogReader, MemoryAccount, MemoryLog, TokenLog};
@@ -21,13 +28,29 @@ use crate::framings::Shape;
 use crate::player::Player;
 
 const TOKENS: usize = 1000;
-const LIMITS: LogLimits = LogLimits { bytes: 1 << 26, events: 1 << 20 };
+const LIMITS: LogLimits = LogLimits {
+    bytes: 1 << 26,
+    events: 1 << 20,
+};
 
 // === what an upstream sends ===
 
 /// The token with this number: of the lengths that tokens have, some with an escape.
 fn token(number: usize) -> &'static str {
-    [" the", " quick", " brown", " fox", ",", " jumps", " over", "\\n\\n", " \\\"lazy\\\"", " dog", ".", " Überraschung"][number % 12]
+    [
+        " the",
+        " quick",
+        " brown",
+        " fox",
+        ",",
+        " jumps",
+        " over",
+        "\\n\\n",
+        " \\\"lazy\\\"",
+        " dog",
+        ".",
+        " Überraschung",
+    ][number % 12]
 }
 
 /// A chunk of OpenAI's with this delta and finish reason.
@@ -39,8 +62,18 @@ fn chunk(id: usize, delta: &str, finish: &str) -> String {
 
 /// The payloads of an answer; `id` gives the chunk's id.
 fn payloads(tokens: usize, id: impl Fn(usize) -> usize) -> Vec<String> {
-    let mut payloads = vec![chunk(id(0), r#"{"role":"assistant","content":"","refusal":null}"#, "null")];
-    payloads.extend((0..tokens).map(|number| chunk(id(number + 1), &format!(r#"{{"content":"{}"}}"#, token(number)), "null")));
+    let mut payloads = vec![chunk(
+        id(0),
+        r#"{"role":"assistant","content":"","refusal":null}"#,
+        "null",
+    )];
+    payloads.extend((0..tokens).map(|number| {
+        chunk(
+            id(number + 1),
+            &format!(r#"{{"content":"{}"}}"#, token(number)),
+            "null",
+        )
+    }));
     payloads.push(chunk(id(tokens + 1), "{}", "\"stop\""));
     payloads.push("[DONE]".to_owned());
     payloads
@@ -51,7 +84,11 @@ fn event(payload: &str) -> String {
 }
 
 fn body(tokens: usize) -> Vec<u8> {
-    payloads(tokens, |_| 0).iter().map(|payload| event(payload)).collect::<String>().into_bytes()
+    payloads(tokens, |_| 0)
+        .iter()
+        .map(|payload| event(payload))
+        .collect::<String>()
+        .into_bytes()
 }
 
 // === the decoder ===
@@ -64,7 +101,11 @@ pub(crate) struct Decode {
 
 impl Decode {
     pub(crate) fn new(read: usize) -> Self {
-        Self { decoder: SseDecoder::new(1 << 20), body: body(TOKENS), read }
+        Self {
+            decoder: SseDecoder::new(1 << 20),
+            body: body(TOKENS),
+            read,
+        }
     }
 }
 
@@ -101,14 +142,21 @@ impl Translate {
     }
 
     fn of(payloads: Vec<String>) -> Self {
-        Self { translator: ChatTranslator::new(1), scribe: Scribe::new(), payloads }
+        Self {
+            translator: ChatTranslator::new(1),
+            scribe: Scribe::new(),
+            payloads,
+        }
     }
 }
 
 pub(crate) fn translate(mut input: Translate) -> Translate {
     let mut tokens = 0;
     for payload in &input.payloads {
-        let translated = input.translator.payload(None, payload.as_bytes(), true, &mut input.scribe);
+        let translated =
+            input
+                .translator
+                .payload(None, payload.as_bytes(), true, &mut input.scribe);
         tokens += usize::from(translated.tokens);
         input.scribe.clear();
     }
@@ -127,16 +175,37 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime");
         let account = MemoryAccount::default();
-        let retention =
-            Retention { events: Duration::from_secs(600), responses: Duration::from_secs(86_400), max_memory: 1 << 30, max_open: 1 << 16 };
+        let retention = Retention {
+            events: Duration::from_secs(600),
+            responses: Duration::from_secs(86_400),
+            max_memory: 1 << 30,
+            max_open: 1 << 16,
+        };
         let player = Player::default();
-        let store = Arc::new(MemoryStore { limits: LIMITS, account: account.clone() });
+        let store = Arc::new(MemoryStore {
+            limits: LIMITS,
+            account: account.clone(),
+        });
         let registry = Registry::new(retention, account);
         let grace = Duration::from_secs(30);
-        let engine = Engine::new(registry, store, Arc::new(player.clone()), TaskTracker::new(), grace);
-        Self { engine, player, runtime }
+        let engine = Engine::new(
+            registry,
+            store,
+            Arc::new(player.clone()),
+            TaskTracker::new(),
+            grace,
+        );
+        Self {
+            engine,
+            player,
+            runtime,
+        }
     }
 
     fn start(&self) -> Started {
@@ -152,7 +221,9 @@ impl Rig {
             client_key: None,
             freshness: Freshness::Any,
         };
-        self.engine.start(request).expect("there is room for a stream")
+        self.engine
+            .start(request)
+            .expect("there is room for a stream")
     }
 
     /// Lets the generation's task run until it waits.
@@ -166,7 +237,8 @@ impl Rig {
 
     /// Waits for the end of an answer.
     fn finish(&self, started: &Started) {
-        self.runtime.block_on(started.attachment.generation().ended());
+        self.runtime
+            .block_on(started.attachment.generation().ended());
     }
 }
 
@@ -199,8 +271,12 @@ impl Reading {
         rig.player.end();
         let started = rig.start();
         rig.finish(&started);
-        let subscription = Subscription::new(started.attachment, Seq(0), shape.dialect(), shape.framing());
-        Self { subscription, _rig: rig }
+        let subscription =
+            Subscription::new(started.attachment, Seq(0), shape.dialect(), shape.framing());
+        Self {
+            subscription,
+            _rig: rig,
+        }
     }
 }
 
@@ -225,7 +301,10 @@ impl Append {
             batch.push(1, token(number).as_bytes());
             batch
         });
-        Self { log: MemoryLog::new(LIMITS, MemoryAccount::default()), records: records.collect() }
+        Self {
+            log: MemoryLog::new(LIMITS, MemoryAccount::default()),
+            records: records.collect(),
+        }
     }
 }
 
@@ -245,14 +324,20 @@ pub(crate) struct Listing {
 impl Listing {
     pub(crate) fn new() -> Self {
         let Append { log, .. } = append(Append::new());
-        Self { reader: LogReader::new(Arc::new(log), Seq(0)), batch: RecordBatch::default() }
+        Self {
+            reader: LogReader::new(Arc::new(log), Seq(0)),
+            batch: RecordBatch::default(),
+        }
     }
 }
 
 pub(crate) fn list(mut input: Listing) -> Listing {
     let mut records = 0;
     loop {
-        input.reader.read_now(1024, &mut input.batch).expect("the log is there");
+        input
+            .reader
+            .read_now(1024, &mut input.batch)
+            .expect("the log is there");
         if input.batch.is_empty() {
             break;
         }
@@ -278,14 +363,22 @@ impl Fanout {
         }
         let started = rig.start();
         let generation = started.attachment.generation();
-        // Its task lets others have their turn in between, so it takes several until all of that is written.
+        // Its task lets others have their turn in between, so it takes several until all of that is
+        // written.
         let written = || generation.tail().map(|tail| tail.next).ok();
         let mut before = None;
         while before != written() {
             before = written();
             rig.settle();
         }
-        let subscribe = |_| Subscription::new(generation.attach(), Seq(0), shape.dialect(), shape.framing());
+        let subscribe = |_| {
+            Subscription::new(
+                generation.attach(),
+                Seq(0),
+                shape.dialect(),
+                shape.framing(),
+            )
+        };
         let mut readers: Vec<Subscription> = (0..readers).map(subscribe).collect();
         for reader in &mut readers {
             assert!(drain(reader).0 > 0);
@@ -296,7 +389,10 @@ impl Fanout {
 
 /// From the upstream's chunk to the bytes for every reader.
 pub(crate) fn fan_out(mut input: Fanout) -> Fanout {
-    input.rig.player.say(event(&chunk(0, r#"{"content":" more"}"#, "null")));
+    input
+        .rig
+        .player
+        .say(event(&chunk(0, r#"{"content":" more"}"#, "null")));
     input.rig.settle();
     for reader in &mut input.readers {
         assert!(drain(reader).0 > 0);
@@ -309,7 +405,8 @@ pub(crate) fn fan_out(mut input: Fanout) -> Fanout {
 const CHAT: &str = r#"{"model":"gpt-4o-mini","messages":[{"role":"system","content":"You are a helpful assistant. Answer briefly."},{"role":"user","content":"What is the capital of France?"},{"role":"assistant","content":"Paris."},{"role":"user","content":"And how many people live there? \"About\" is enough."}],"stream":true,"temperature":0.7,"max_tokens":256,"stream_options":{"include_usage":true}}"#;
 const RESPONSES: &str = r#"{"model":"gpt-4o-mini","instructions":"You are a helpful assistant. Answer briefly.","input":[{"role":"user","content":"What is the capital of France?"},{"role":"assistant","content":[{"type":"output_text","text":"Paris."}]},{"role":"user","content":[{"type":"input_text","text":"And how many people live there?"}]}],"stream":true,"temperature":0.7,"max_output_tokens":256,"tools":[{"type":"function","name":"lookup","description":"Looks a fact up","parameters":{"type":"object","properties":{"question":{"type":"string"}},"required":["question"]},"strict":true}],"metadata":{"user":"u1"}}"#;
 
-/// A request, from its bytes to the bytes for the upstream and the part of the answer that repeats it.
+/// A request, from its bytes to the bytes for the upstream and the part of the answer that repeats
+/// it.
 pub(crate) struct Asked {
     body: &'static str,
     chat: bool,
@@ -318,28 +415,45 @@ pub(crate) struct Asked {
 
 impl Asked {
     pub(crate) fn chat() -> Self {
-        Self { body: CHAT, chat: true, made: None }
+        Self {
+            body: CHAT,
+            chat: true,
+            made: None,
+        }
     }
 
     pub(crate) fn responses() -> Self {
-        Self { body: RESPONSES, chat: false, made: None }
+        Self {
+            body: RESPONSES,
+            chat: false,
+            made: None,
+        }
     }
 }
 
 pub(crate) fn ask(mut input: Asked) -> Asked {
     input.made = Some(if input.chat {
         let request = ChatRequest::parse(input.body.as_bytes()).expect("a sound request");
-        (request.upstream_body(Some("llama-3.3")), ResponseEcho::from_chat(&request))
+        (
+            request.upstream_body(Some("llama-3.3")),
+            ResponseEcho::from_chat(&request),
+        )
     } else {
         let request = ResponsesRequest::parse(input.body.as_bytes()).expect("a sound request");
-        (request.to_chat(&[], "llama-3.3").expect("it has a counterpart"), request.echo())
+        (
+            request
+                .to_chat(&[], "llama-3.3")
+                .expect("it has a counterpart"),
+            request.echo(),
+        )
     });
     input
 }
 
 // === a short answer ===
 
-/// From the request's bytes to the last byte of an answer of five tokens, with everything that its end brings.
+/// From the request's bytes to the last byte of an answer of five tokens, with everything that its
+/// end brings.
 pub(crate) struct Short {
     rig: Rig,
     shape: Shape,
@@ -359,7 +473,12 @@ impl Short {
 pub(crate) fn short_answer(input: Short) -> Short {
     let started = input.rig.start();
     input.rig.finish(&started);
-    let mut subscription = Subscription::new(started.attachment, Seq(0), input.shape.dialect(), input.shape.framing());
+    let mut subscription = Subscription::new(
+        started.attachment,
+        Seq(0),
+        input.shape.dialect(),
+        input.shape.framing(),
+    );
     assert!(drain(&mut subscription).1);
     input
 }

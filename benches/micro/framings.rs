@@ -1,16 +1,25 @@
 //! Every dialect in every framing.
 //!
-//! The framings are compiled in from the adapters' sources: through the adapters themselves, actix-web would have to be built for
-//! every run.
+//! The framings are compiled in from the adapters' sources: through the adapters themselves,
+//! actix-web would have to be built for every run.
 
 use std::sync::Arc;
 
 use tokenwire_core::dialect::{Dialect, Framing};
 
-#[allow(dead_code, unreachable_pub, unused_imports, reason = "there it is a library, here a part")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "there it is a library, here a part"
+)]
 #[path = "../../crates/sse/src/framing.rs"]
 mod sse;
-#[allow(dead_code, unused_imports, reason = "there it is a library, here a part")]
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "there it is a library, here a part"
+)]
 #[path = "../../crates/ws/src/framing.rs"]
 mod websocket;
 
@@ -44,7 +53,10 @@ impl Shape {
     ];
 
     /// As the benchmark is called.
-    #[allow(dead_code, reason = "one of the two benchmarks has its names in the source")]
+    #[allow(
+        dead_code,
+        reason = "one of the two benchmarks has its names in the source"
+    )]
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::ResponsesSdk => "responses_sdk",
@@ -61,7 +73,9 @@ impl Shape {
 
     pub(crate) fn dialect(self) -> Dialect {
         match self {
-            Self::ResponsesSdk | Self::ResponsesEventSource | Self::ResponsesWebSocket => Dialect::Responses,
+            Self::ResponsesSdk | Self::ResponsesEventSource | Self::ResponsesWebSocket => {
+                Dialect::Responses
+            }
             Self::ChatSdk | Self::ChatEventSource | Self::ChatWebSocket => Dialect::Chat,
             Self::TextSdk | Self::TextEventSource | Self::TextWebSocket => Dialect::Text,
         }
@@ -70,8 +84,12 @@ impl Shape {
     pub(crate) fn framing(self) -> Arc<dyn Framing> {
         match self {
             Self::ResponsesSdk | Self::ChatSdk | Self::TextSdk => Arc::new(sse::Sdk),
-            Self::ResponsesEventSource | Self::ChatEventSource | Self::TextEventSource => Arc::new(sse::EventSource),
-            Self::ResponsesWebSocket | Self::ChatWebSocket | Self::TextWebSocket => Arc::new(websocket::TextFrames { stream_id: None }),
+            Self::ResponsesEventSource | Self::ChatEventSource | Self::TextEventSource => {
+                Arc::new(sse::EventSource)
+            }
+            Self::ResponsesWebSocket | Self::ChatWebSocket | Self::TextWebSocket => {
+                Arc::new(websocket::TextFrames { stream_id: None })
+            }
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The micro-benchmarks, counted in instructions under valgrind: `cargo xtask test --only micro`.
 //!
-//! Instructions do not depend on what else the machine does, so a change of some per cent shows, and stays where it was on the next
-//! run. What an input takes to make, and to throw away, is not counted.
+//! Instructions do not depend on what else the machine does, so a change of some per cent shows,
+//! and stays where it was on the next run. What an input takes to make, and to throw away, is not
+//! counted.
 #![allow(missing_docs, reason = "the macros make public modules")]
 
 use std::hint::black_box;
@@ -13,7 +14,8 @@ mod framings;
 mod player;
 
 use cases::{
-    Append, Asked, Decode, Fanout, Listing, Reading, Short, Translate, append, ask, decode, fan_out, list, read, short_answer, translate,
+    Append, Asked, Decode, Fanout, Listing, Reading, Short, Translate, append, ask, decode,
+    fan_out, list, read, short_answer, translate,
 };
 use framings::Shape;
 
@@ -78,5 +80,10 @@ fn short(input: Short) -> Short {
     black_box(short_answer(input))
 }
 
-library_benchmark_group!(name = micro, benchmarks = [decoder, translator, dialects, log_append, log_read, fanout, request, short]);
+library_benchmark_group!(
+    name = micro,
+    benchmarks = [
+        decoder, translator, dialects, log_append, log_read, fanout, request, short
+    ]
+);
 main!(library_benchmark_groups = micro);

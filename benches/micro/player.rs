@@ -11,7 +11,10 @@ use tokenwire_core::decode::{Flow, SseDecoder, SseEvent};
 use tokenwire_core::error::ApiError;
 use tokenwire_core::snapshot::Api;
 use tokenwire_core::translate::BodyEnd;
-use tokenwire_core::upstream::{Clocks, OpenError, Opened, StreamStep, Target, TokenStream, Upstream, UpstreamHead, UpstreamRequest};
+use tokenwire_core::upstream::{
+    Clocks, OpenError, Opened, StreamStep, Target, TokenStream, Upstream, UpstreamHead,
+    UpstreamRequest,
+};
 
 /// What has been said and not been read yet.
 #[derive(Clone, Debug, Default)]
@@ -54,12 +57,26 @@ impl Upstream for Player {
             between_tokens: Duration::from_secs(120),
             total: Duration::from_secs(3600),
         };
-        Ok(Target { model, upstream_model: None, api: Api::Chat, clocks, server: 0, queued: false })
+        Ok(Target {
+            model,
+            upstream_model: None,
+            api: Api::Chat,
+            clocks,
+            server: 0,
+            queued: false,
+        })
     }
 
     fn open(&self, _request: UpstreamRequest) -> BoxFuture<'static, Result<Opened, OpenError>> {
-        let stream = Box::new(Playing { player: self.clone(), decoder: SseDecoder::new(1 << 20) });
-        std::future::ready(Ok(Opened { head: UpstreamHead::default(), stream })).boxed()
+        let stream = Box::new(Playing {
+            player: self.clone(),
+            decoder: SseDecoder::new(1 << 20),
+        });
+        std::future::ready(Ok(Opened {
+            head: UpstreamHead::default(),
+            stream,
+        }))
+        .boxed()
     }
 }
 
@@ -69,7 +86,11 @@ struct Playing {
 }
 
 impl TokenStream for Playing {
-    fn poll_events(&mut self, cx: &mut Context<'_>, sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Poll<StreamStep> {
+    fn poll_events(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut dyn FnMut(SseEvent<'_>) -> Flow,
+    ) -> Poll<StreamStep> {
         let mut script = self.player.script();
         let Some(piece) = script.pieces.pop_front() else {
             if script.ended {

@@ -9,31 +9,79 @@ mod framings;
 mod player;
 
 use cases::{
-    Append, Asked, Decode, Fanout, Listing, Reading, Short, Translate, append, ask, decode, fan_out, list, read, short_answer, translate,
+    Append, Asked, Decode, Fanout, Listing, Reading, Short, Translate, append, ask, decode,
+    fan_out, list, read, short_answer, translate,
 };
 use framings::Shape;
 
 /// One case: what it takes is made anew for every run and thrown away outside of the measured time.
 fn case<I>(criterion: &mut Criterion, name: &str, setup: impl Fn() -> I, run: impl Fn(I) -> I) {
-    criterion.bench_function(name, |bencher| bencher.iter_batched(&setup, |input| black_box(run(input)), BatchSize::LargeInput));
+    criterion.bench_function(name, |bencher| {
+        bencher.iter_batched(&setup, |input| black_box(run(input)), BatchSize::LargeInput)
+    });
 }
 
 fn micro(criterion: &mut Criterion) {
-    case(criterion, "decoder/reads_of_4_kib", || Decode::new(4096), decode);
-    case(criterion, "decoder/reads_of_7_bytes", || Decode::new(7), decode);
-    case(criterion, "translator/familiar_chunks", Translate::familiar, translate);
-    case(criterion, "translator/strange_chunks", Translate::strange, translate);
+    case(
+        criterion,
+        "decoder/reads_of_4_kib",
+        || Decode::new(4096),
+        decode,
+    );
+    case(
+        criterion,
+        "decoder/reads_of_7_bytes",
+        || Decode::new(7),
+        decode,
+    );
+    case(
+        criterion,
+        "translator/familiar_chunks",
+        Translate::familiar,
+        translate,
+    );
+    case(
+        criterion,
+        "translator/strange_chunks",
+        Translate::strange,
+        translate,
+    );
     for shape in Shape::ALL {
-        case(criterion, &format!("dialects/{}", shape.name()), || Reading::new(shape), read);
+        case(
+            criterion,
+            &format!("dialects/{}", shape.name()),
+            || Reading::new(shape),
+            read,
+        );
     }
     case(criterion, "log_append/token_by_token", Append::new, append);
     case(criterion, "log_read/a_thousand_records", Listing::new, list);
-    case(criterion, "fanout/one_token_to_500_sse", || Fanout::new(500, Shape::ResponsesEventSource), fan_out);
-    case(criterion, "fanout/one_token_to_500_websocket", || Fanout::new(500, Shape::ResponsesWebSocket), fan_out);
+    case(
+        criterion,
+        "fanout/one_token_to_500_sse",
+        || Fanout::new(500, Shape::ResponsesEventSource),
+        fan_out,
+    );
+    case(
+        criterion,
+        "fanout/one_token_to_500_websocket",
+        || Fanout::new(500, Shape::ResponsesWebSocket),
+        fan_out,
+    );
     case(criterion, "request/chat", Asked::chat, ask);
     case(criterion, "request/responses", Asked::responses, ask);
-    case(criterion, "short/five_tokens_chat", || Short::new(Shape::ChatSdk), short_answer);
-    case(criterion, "short/five_tokens_responses", || Short::new(Shape::ResponsesEventSource), short_answer);
+    case(
+        criterion,
+        "short/five_tokens_chat",
+        || Short::new(Shape::ChatSdk),
+        short_answer,
+    );
+    case(
+        criterion,
+        "short/five_tokens_responses",
+        || Short::new(Shape::ResponsesEventSource),
+        short_answer,
+    );
 }
 
 criterion_group!(all, micro);

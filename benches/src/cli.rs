@@ -11,7 +11,8 @@ use crate::request::{Route, Spec};
 use crate::scenario::{Name, Settings};
 use crate::target::Kind;
 
-/// Measures token streams over real sockets: a gateway beside its upstream and its peers, in turn, in the same run.
+/// Measures token streams over real sockets: a gateway beside its upstream and its peers, in turn,
+/// in the same run.
 #[derive(Debug, Parser)]
 #[command(name = "tokenwire-bench", version, after_long_help = GUIDE)]
 pub(crate) struct Cli {
@@ -22,17 +23,19 @@ pub(crate) struct Cli {
     /// What to measure it on, instead of the scenario's own choice
     #[arg(short, long, value_delimiter = ',')]
     pub(crate) target: Vec<TargetName>,
-    /// Peers to add: nginx, haproxy, nchan, litellm, smg, vllm-router (`cargo xtask install bench` brings them)
+    /// Peers to add: nginx, haproxy, nchan, litellm, smg, vllm-router (`cargo xtask install bench`
+    /// brings them)
     #[arg(short, long, value_delimiter = ',')]
     pub(crate) peer: Vec<TargetName>,
-    /// Any OpenAI-compatible endpoint that runs already, e.g. http://127.0.0.1:4000/v1; for tokens to be checked its upstream
-    /// must be the simulator (see --simulator-port)
+    /// Any OpenAI-compatible endpoint that runs already, e.g. http://127.0.0.1:4000/v1; for tokens
+    /// to be checked its upstream must be the simulator (see --simulator-port)
     #[arg(long)]
     pub(crate) url: Vec<String>,
     /// The process behind --url, for its CPU and memory (with all that it started)
     #[arg(long)]
     pub(crate) pid: Vec<u32>,
-    /// Any gateway as NAME=COMMAND, with {port} and {upstream} filled in; OPENAI_BASE_URL is set too
+    /// Any gateway as NAME=COMMAND, with {port} and {upstream} filled in; OPENAI_BASE_URL is set
+    /// too
     #[arg(long, value_parser = parse_gateway)]
     pub(crate) gateway: Vec<(String, String)>,
     /// Only --url and --gateway, without the simulator beside them
@@ -77,17 +80,20 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "DIR")]
     pub(crate) svg: Option<PathBuf>,
 
-    /// Where `results` writes its page; its records (JSON) and plots (SVG) go beside it, those of RESULTS.md into results/
+    /// Where `results` writes its page; its records (JSON) and plots (SVG) go beside it, those of
+    /// RESULTS.md into results/
     #[arg(long, value_name = "FILE", default_value = "benches/RESULTS.md")]
     pub(crate) out: PathBuf,
     /// Make the page of `results` from the records in this directory, without measuring
     #[arg(long, value_name = "DIR")]
     pub(crate) from: Option<PathBuf>,
 
-    /// Do not pin; by default, with two cores or more, simulator and load run on the first and the process under test on the second
+    /// Do not pin; by default, with two cores or more, simulator and load run on the first and the
+    /// process under test on the second
     #[arg(long)]
     pub(crate) no_pin: bool,
-    /// Use the programs as they are; by default, under `cargo run`, gateway and simulator are built first
+    /// Use the programs as they are; by default, under `cargo run`, gateway and simulator are built
+    /// first
     #[arg(long)]
     pub(crate) no_build: bool,
     /// The simulator's program, instead of the one beside this one
@@ -165,7 +171,15 @@ impl Cli {
     /// The scenarios to run.
     pub(crate) fn scenarios(&self) -> Vec<Name> {
         match self.scenario {
-            Name::Bar => vec![Name::Paced, Name::Saturated, Name::Short, Name::Open, Name::Fanout, Name::Replay, Name::Storm],
+            Name::Bar => vec![
+                Name::Paced,
+                Name::Saturated,
+                Name::Short,
+                Name::Open,
+                Name::Fanout,
+                Name::Replay,
+                Name::Storm,
+            ],
             Name::Results => Name::ALL.to_vec(),
             one => vec![one],
         }
@@ -192,12 +206,19 @@ impl Cli {
                 _ => {}
             }
         }
-        let more: Vec<TargetName> = self.peer.iter().copied().filter(|peer| !names.contains(peer)).collect();
+        let more: Vec<TargetName> = self
+            .peer
+            .iter()
+            .copied()
+            .filter(|peer| !names.contains(peer))
+            .collect();
         names.extend(more);
         let routes = match (self.route.as_slice(), scenario) {
             ([], Name::Fanout | Name::Replay | Name::Storm) => vec![Route::Streams, Route::Ws],
             ([], Name::Paced) if self.is_whole() => vec![Route::Chat, Route::Ws],
-            ([], Name::Open | Name::Slow) if self.scenario == Name::Results => vec![Route::Chat, Route::Ws],
+            ([], Name::Open | Name::Slow) if self.scenario == Name::Results => {
+                vec![Route::Chat, Route::Ws]
+            }
             ([], _) => vec![Route::Chat],
             (routes, _) => routes.to_vec(),
         };
@@ -205,7 +226,9 @@ impl Cli {
         for name in names {
             match name {
                 TargetName::Direct => kinds.push(Kind::Direct),
-                TargetName::Tokenwire => kinds.extend(routes.iter().map(|route| Kind::Tokenwire(*route))),
+                TargetName::Tokenwire => {
+                    kinds.extend(routes.iter().map(|route| Kind::Tokenwire(*route)))
+                }
                 TargetName::Nginx => kinds.push(Kind::Nginx),
                 TargetName::Haproxy => kinds.push(Kind::Haproxy),
                 TargetName::Litellm => kinds.push(Kind::Model(ModelGateway::Litellm)),
@@ -219,12 +242,20 @@ impl Cli {
         }
         for (name, command) in &self.gateway {
             for route in &routes {
-                kinds.push(Kind::Gateway { name: name.clone(), command: command.clone(), route: *route });
+                kinds.push(Kind::Gateway {
+                    name: name.clone(),
+                    command: command.clone(),
+                    route: *route,
+                });
             }
         }
         for (index, url) in self.url.iter().enumerate() {
             for route in &routes {
-                kinds.push(Kind::Url { url: url.clone(), route: *route, pid: self.pid.get(index).copied() });
+                kinds.push(Kind::Url {
+                    url: url.clone(),
+                    route: *route,
+                    pid: self.pid.get(index).copied(),
+                });
             }
         }
         kinds.retain(|kind| scenario.fits(kind));
@@ -232,23 +263,35 @@ impl Cli {
         kinds
     }
 
-    /// Whether every scenario is run, one after the other; a peer that fails is then told and left out.
+    /// Whether every scenario is run, one after the other; a peer that fails is then told and left
+    /// out.
     pub(crate) fn is_whole(&self) -> bool {
         matches!(self.scenario, Name::Bar | Name::Results)
     }
 
     /// Where `results` keeps records and plots.
     pub(crate) fn records(&self) -> PathBuf {
-        let name = self.out.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
-        self.out.with_file_name(if name.is_empty() { "results".to_owned() } else { name })
+        let name = self
+            .out
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .to_lowercase();
+        self.out.with_file_name(if name.is_empty() {
+            "results".to_owned()
+        } else {
+            name
+        })
     }
 
-    /// The scenario's sizes on this target: what was said, else the scenario's own defaults, less for what could not do as much.
+    /// The scenario's sizes on this target: what was said, else the scenario's own defaults, less
+    /// for what could not do as much.
     pub(crate) fn settings(&self, scenario: Name, kind: &Kind) -> Settings {
         let ms = Duration::from_millis;
         // streams, tokens, first token, between tokens, ramp, requests
         let (streams, tokens, ttft, tbt, ramp, requests) = match scenario {
-            // A millisecond a token and twenty a request: a third of a core, or seconds of all of it.
+            // A millisecond a token and twenty a request: a third of a core, or seconds of all of
+            // it.
             Name::Paced if *kind == LITELLM => (8, 250, ms(0), ms(20), ms(1000), 0),
             Name::Saturated if *kind == LITELLM => (4, 500, ms(0), ms(0), ms(0), 0),
             Name::Short if *kind == LITELLM => (4, 5, ms(0), ms(0), ms(0), 200),
@@ -281,12 +324,21 @@ impl Cli {
     /// Whether anything that is measured asks the simulator.
     pub(crate) fn needs_simulator(&self) -> bool {
         let alone = |kind: &Kind| matches!(kind, Kind::Url { .. } | Kind::Nchan(_));
-        self.simulator_port.is_some() || self.scenarios().into_iter().any(|it| !self.kinds(it).iter().all(alone))
+        self.simulator_port.is_some()
+            || self
+                .scenarios()
+                .into_iter()
+                .any(|it| !self.kinds(it).iter().all(alone))
     }
 
     /// The most sockets that one process holds in these settings: a proxy has two for each stream.
     pub(crate) fn files_needed(&self) -> u64 {
-        let most = self.scenarios().into_iter().map(|scenario| self.settings(scenario, &Kind::Direct).streams).max().unwrap_or(0);
+        let most = self
+            .scenarios()
+            .into_iter()
+            .map(|scenario| self.settings(scenario, &Kind::Direct).streams)
+            .max()
+            .unwrap_or(0);
         2 * most as u64 + 200
     }
 }
@@ -299,16 +351,24 @@ fn parse_gateway(text: &str) -> Result<(String, String), String> {
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let split = text
+        .find(|c: char| c.is_ascii_alphabetic())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let seconds = match unit {
         "us" => 1e-6,
         "ms" => 1e-3,
         "s" => 1.0,
         "" if number == "0" => 0.0,
-        _ => return Err(format!("{text} is not a time; expected something like 20ms, 1.5s, 250us or 0")),
+        _ => {
+            return Err(format!(
+                "{text} is not a time; expected something like 20ms, 1.5s, 250us or 0"
+            ));
+        }
     };
-    let number: f64 = number.parse().map_err(|_| format!("{text} is not a time; expected something like 20ms"))?;
+    let number: f64 = number
+        .parse()
+        .map_err(|_| format!("{text} is not a time; expected something like 20ms"))?;
     Duration::try_from_secs_f64(number * seconds).map_err(|error| format!("{text}: {error}"))
 }
 
@@ -331,16 +391,38 @@ mod tests {
     fn targets_follow_scenario_and_options() {
         let kinds = |arguments: &[&str]| {
             let cli = Cli::parse_from(std::iter::once(&"tokenwire-bench").chain(arguments));
-            cli.kinds(cli.scenarios()[0]).iter().map(Kind::name).collect::<Vec<_>>().join(" ")
+            cli.kinds(cli.scenarios()[0])
+                .iter()
+                .map(Kind::name)
+                .collect::<Vec<_>>()
+                .join(" ")
         };
         assert_eq!(kinds(&["paced"]), "direct tokenwire/chat");
-        assert_eq!(kinds(&["paced", "--peer", "nginx,nchan", "-r", "chat,ws"]), "direct tokenwire/chat tokenwire/ws nginx");
-        assert_eq!(kinds(&["fanout", "--peer", "nchan"]), "tokenwire/streams tokenwire/ws nchan/sse nchan/ws");
-        assert_eq!(kinds(&["paced", "--url", "http://127.0.0.1:1/v1"]), "direct http://127.0.0.1:1/v1");
+        assert_eq!(
+            kinds(&["paced", "--peer", "nginx,nchan", "-r", "chat,ws"]),
+            "direct tokenwire/chat tokenwire/ws nginx"
+        );
+        assert_eq!(
+            kinds(&["fanout", "--peer", "nchan"]),
+            "tokenwire/streams tokenwire/ws nchan/sse nchan/ws"
+        );
+        assert_eq!(
+            kinds(&["paced", "--url", "http://127.0.0.1:1/v1"]),
+            "direct http://127.0.0.1:1/v1"
+        );
         assert_eq!(kinds(&["paced", "-t", "direct,nginx"]), "direct nginx");
-        assert_eq!(kinds(&["paced", "-t", "direct", "--peer", "litellm,smg,vllm-router"]), "direct litellm smg vllm-router");
-        assert_eq!(kinds(&["fanout", "-t", "nchan", "--peer", "smg"]), "nchan/sse nchan/ws");
-        assert_eq!(kinds(&["results"]), "direct tokenwire/chat tokenwire/ws nginx haproxy litellm smg vllm-router");
+        assert_eq!(
+            kinds(&["paced", "-t", "direct", "--peer", "litellm,smg,vllm-router"]),
+            "direct litellm smg vllm-router"
+        );
+        assert_eq!(
+            kinds(&["fanout", "-t", "nchan", "--peer", "smg"]),
+            "nchan/sse nchan/ws"
+        );
+        assert_eq!(
+            kinds(&["results"]),
+            "direct tokenwire/chat tokenwire/ws nginx haproxy litellm smg vllm-router"
+        );
         assert_eq!(kinds(&[]), "direct tokenwire/chat tokenwire/ws nginx");
     }
 
@@ -357,9 +439,14 @@ mod tests {
 
     #[test]
     fn records_stand_beside_the_page() {
-        let records = |arguments: &[&str]| Cli::parse_from(std::iter::once(&"tokenwire-bench").chain(arguments)).records();
+        let records = |arguments: &[&str]| {
+            Cli::parse_from(std::iter::once(&"tokenwire-bench").chain(arguments)).records()
+        };
         assert_eq!(records(&["results"]), PathBuf::from("benches/results"));
-        assert_eq!(records(&["results", "--out", "/x/Mine.md"]), PathBuf::from("/x/mine"));
+        assert_eq!(
+            records(&["results", "--out", "/x/Mine.md"]),
+            PathBuf::from("/x/mine")
+        );
     }
 
     #[test]

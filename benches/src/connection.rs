@@ -37,7 +37,10 @@ pub(crate) enum Body {
 impl Connection {
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         while self.connected && self.written < self.out.len() {
-            match self.socket.write(self.out.get(self.written..).unwrap_or_default()) {
+            match self
+                .socket
+                .write(self.out.get(self.written..).unwrap_or_default())
+            {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(length) => self.written += length,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
@@ -63,7 +66,11 @@ impl Connection {
     ) -> Result<(), String> {
         let tag = self.tag;
         let mut input = bytes;
-        while let Some(part) = self.http.next(&mut input).map_err(|error| error.to_string())? {
+        while let Some(part) = self
+            .http
+            .next(&mut input)
+            .map_err(|error| error.to_string())?
+        {
             match part {
                 Part::Head(head) => {
                     self.body = match head.status {
@@ -79,11 +86,17 @@ impl Connection {
                 Part::Body(mut body) => match &mut self.body {
                     Body::Plain => {
                         let room = MAX_PLAIN_BODY.saturating_sub(self.plain.len());
-                        self.plain.extend_from_slice(body.get(..room).unwrap_or(body));
+                        self.plain
+                            .extend_from_slice(body.get(..room).unwrap_or(body));
                     }
                     Body::Events(parser) => {
-                        while let Some(event) = parser.next(&mut body).map_err(|error| error.to_string())? {
-                            let event = Event::Message { data: event.data, id: event.id };
+                        while let Some(event) =
+                            parser.next(&mut body).map_err(|error| error.to_string())?
+                        {
+                            let event = Event::Message {
+                                data: event.data,
+                                id: event.id,
+                            };
                             scenario.event(now, key, tag, event, commands);
                             if commands.closes(key) {
                                 return Ok(());
@@ -91,10 +104,18 @@ impl Connection {
                         }
                     }
                     Body::WebSocket(parser) => {
-                        while let Some(message) = parser.next(&mut body).map_err(|error| error.to_string())? {
+                        while let Some(message) =
+                            parser.next(&mut body).map_err(|error| error.to_string())?
+                        {
                             match message {
                                 Message::Text(data) => {
-                                    scenario.event(now, key, tag, Event::Message { data, id: &[] }, commands);
+                                    scenario.event(
+                                        now,
+                                        key,
+                                        tag,
+                                        Event::Message { data, id: &[] },
+                                        commands,
+                                    );
                                     if commands.closes(key) {
                                         return Ok(());
                                     }
@@ -104,7 +125,9 @@ impl Connection {
                                     websocket::write_pong(&mut pong, payload);
                                     commands.send(key, pong);
                                 }
-                                Message::Close(code) => return Err(format!("the server closed with code {code}")),
+                                Message::Close(code) => {
+                                    return Err(format!("the server closed with code {code}"));
+                                }
                                 Message::Binary(_) | Message::Pong => {}
                             }
                         }

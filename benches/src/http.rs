@@ -1,7 +1,8 @@
 //! An incremental parser of HTTP/1.1 responses, as small as a load generator needs it.
 //!
-//! It is pulled: [`ResponseParser::next`] takes bytes off the front of the input and gives back parts whose bodies are
-//! slices of that input, so a relayed token is never copied. Input may be split anywhere (RFC 9112).
+//! It is pulled: [`ResponseParser::next`] takes bytes off the front of the input and gives back
+//! parts whose bodies are slices of that input, so a relayed token is never copied. Input may be
+//! split anywhere (RFC 9112).
 
 use memchr::memmem;
 use thiserror::Error;
@@ -67,7 +68,10 @@ pub(crate) struct ResponseParser {
 
 impl ResponseParser {
     pub(crate) fn new() -> Self {
-        Self { state: State::Head, head: Vec::new() }
+        Self {
+            state: State::Head,
+            head: Vec::new(),
+        }
     }
 
     /// The next part that the input completes, or `None` when more input is needed.
@@ -75,7 +79,9 @@ impl ResponseParser {
         loop {
             match self.state {
                 State::Head => {
-                    let Some(head) = self.take_head(input)? else { return Ok(None) };
+                    let Some(head) = self.take_head(input)? else {
+                        return Ok(None);
+                    };
                     return Ok(Some(Part::Head(head)));
                 }
                 State::Length(0) => {
@@ -83,27 +89,43 @@ impl ResponseParser {
                     return Ok(Some(Part::End));
                 }
                 State::Length(left) => {
-                    let Some(body) = take(input, left) else { return Ok(None) };
+                    let Some(body) = take(input, left) else {
+                        return Ok(None);
+                    };
                     self.state = State::Length(left - body.len() as u64);
                     return Ok(Some(Part::Body(body)));
                 }
                 State::UntilClose => {
                     return Ok(take(input, u64::MAX).map(Part::Body));
                 }
-                State::ChunkSize { size, seen, extension } => {
-                    let Some(byte) = take_byte(input) else { return Ok(None) };
+                State::ChunkSize {
+                    size,
+                    seen,
+                    extension,
+                } => {
+                    let Some(byte) = take_byte(input) else {
+                        return Ok(None);
+                    };
                     self.state = chunk_size(size, seen, extension, byte)?;
                 }
                 State::ChunkData(0) => self.state = State::ChunkEnd,
                 State::ChunkData(left) => {
-                    let Some(body) = take(input, left) else { return Ok(None) };
+                    let Some(body) = take(input, left) else {
+                        return Ok(None);
+                    };
                     self.state = State::ChunkData(left - body.len() as u64);
                     return Ok(Some(Part::Body(body)));
                 }
                 State::ChunkEnd => match take_byte(input) {
                     None => return Ok(None),
                     Some(b'\r') => {}
-                    Some(b'\n') => self.state = State::ChunkSize { size: 0, seen: 0, extension: false },
+                    Some(b'\n') => {
+                        self.state = State::ChunkSize {
+                            size: 0,
+                            seen: 0,
+                            extension: false,
+                        }
+                    }
                     Some(other) => return Err(HttpError::ChunkEnd(other)),
                 },
                 State::Trailer(length) => match take_byte(input) {
@@ -140,9 +162,17 @@ impl ResponseParser {
         let before = self.head.len();
         self.head.extend_from_slice(input);
         let from = before.saturating_sub(3);
-        let Some(found) = self.head.get(from..).and_then(|tail| memmem::find(tail, b"\r\n\r\n")) else {
+        let Some(found) = self
+            .head
+            .get(from..)
+            .and_then(|tail| memmem::find(tail, b"\r\n\r\n"))
+        else {
             *input = &[];
-            return if self.head.len() > MAX_HEAD { Err(HttpError::HeadTooLarge) } else { Ok(None) };
+            return if self.head.len() > MAX_HEAD {
+                Err(HttpError::HeadTooLarge)
+            } else {
+                Ok(None)
+            };
         };
         let end = from + found + 4;
         *input = input.get(end - before..).unwrap_or_default();
@@ -164,8 +194,15 @@ fn parse_head(bytes: &[u8]) -> Result<(Head, State), HttpError> {
     if !status_line.starts_with("HTTP/1.") {
         return Err(malformed());
     }
-    let status: u16 = status_line.get(9..12).and_then(|code| code.parse().ok()).ok_or_else(malformed)?;
-    let mut head = Head { status, close: status_line.starts_with("HTTP/1.0"), ..Head::default() };
+    let status: u16 = status_line
+        .get(9..12)
+        .and_then(|code| code.parse().ok())
+        .ok_or_else(malformed)?;
+    let mut head = Head {
+        status,
+        close: status_line.starts_with("HTTP/1.0"),
+        ..Head::default()
+    };
     let mut chunked = false;
     let mut length = None;
     for line in lines.filter(|line| !line.is_empty()) {
@@ -188,7 +225,11 @@ fn parse_head(bytes: &[u8]) -> Result<(Head, State), HttpError> {
         // What follows an upgrade belongs to the other protocol.
         (101, ..) => State::UntilClose,
         (204 | 304, ..) => State::Length(0),
-        (_, true, _) => State::ChunkSize { size: 0, seen: 0, extension: false },
+        (_, true, _) => State::ChunkSize {
+            size: 0,
+            seen: 0,
+            extension: false,
+        },
         (_, false, Some(length)) => State::Length(length),
         (_, false, None) => State::UntilClose,
     };
@@ -206,11 +247,27 @@ fn chunk_size(size: u64, seen: u32, extension: bool, byte: u8) -> Result<State, 
         b'\n' if seen == 0 => Err(HttpError::ChunkSize(byte)),
         b'\n' if size == 0 => Ok(State::Trailer(0)),
         b'\n' => Ok(State::ChunkData(size)),
-        b'\r' => Ok(State::ChunkSize { size, seen, extension: true }),
-        _ if extension && seen < MAX_CHUNK_LINE => Ok(State::ChunkSize { size, seen: seen + 1, extension }),
-        b';' | b' ' | b'\t' if seen > 0 => Ok(State::ChunkSize { size, seen, extension: true }),
+        b'\r' => Ok(State::ChunkSize {
+            size,
+            seen,
+            extension: true,
+        }),
+        _ if extension && seen < MAX_CHUNK_LINE => Ok(State::ChunkSize {
+            size,
+            seen: seen + 1,
+            extension,
+        }),
+        b';' | b' ' | b'\t' if seen > 0 => Ok(State::ChunkSize {
+            size,
+            seen,
+            extension: true,
+        }),
         // Sixteen digits are all that 64 bits hold.
-        _ if digit < 16 && seen < 16 => Ok(State::ChunkSize { size: size << 4 | u64::from(digit), seen: seen + 1, extension }),
+        _ if digit < 16 && seen < 16 => Ok(State::ChunkSize {
+            size: size << 4 | u64::from(digit),
+            seen: seen + 1,
+            extension,
+        }),
         other => Err(HttpError::ChunkSize(other)),
     }
 }
@@ -219,7 +276,9 @@ fn take<'a>(input: &mut &'a [u8], limit: u64) -> Option<&'a [u8]> {
     if input.is_empty() {
         return None;
     }
-    let length = usize::try_from(limit).unwrap_or(usize::MAX).min(input.len());
+    let length = usize::try_from(limit)
+        .unwrap_or(usize::MAX)
+        .min(input.len());
     let (head, tail) = input.split_at(length);
     *input = tail;
     Some(head)
@@ -242,7 +301,8 @@ mod tests {
         End,
     }
 
-    /// Feeds the pieces and joins neighbouring body parts, since where a body is split is not the parser's to say.
+    /// Feeds the pieces and joins neighbouring body parts, since where a body is split is not the
+    /// parser's to say.
     fn parse(pieces: &[&[u8]]) -> Result<Vec<Seen>, HttpError> {
         let mut parser = ResponseParser::new();
         let mut seen = Vec::new();
@@ -267,7 +327,10 @@ mod tests {
     }
 
     fn head(status: u16) -> Head {
-        Head { status, ..Head::default() }
+        Head {
+            status,
+            ..Head::default()
+        }
     }
 
     #[test]
@@ -322,18 +385,47 @@ mod tests {
     #[test]
     fn tells_truncation_and_nonsense_from_an_end() {
         let cases: &[(&[u8], HttpError)] = &[
-            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", HttpError::Truncated),
-            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel", HttpError::Truncated),
-            (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhel", HttpError::Truncated),
+            (
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+                HttpError::Truncated,
+            ),
+            (
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel",
+                HttpError::Truncated,
+            ),
+            (
+                b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhel",
+                HttpError::Truncated,
+            ),
             (b"HTTP/1.1 200", HttpError::Truncated),
-            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz", HttpError::ChunkSize(b'x')),
-            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\r\n", HttpError::ChunkSize(b'\n')),
-            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nabc", HttpError::ChunkEnd(b'c')),
-            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n11112222333344445\r\n", HttpError::ChunkSize(b'5')),
-            (b"SSH-2.0-x\r\n\r\n", HttpError::Head("SSH-2.0-x\r\n\r\n".to_owned())),
+            (
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz",
+                HttpError::ChunkSize(b'x'),
+            ),
+            (
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\r\n",
+                HttpError::ChunkSize(b'\n'),
+            ),
+            (
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nabc",
+                HttpError::ChunkEnd(b'c'),
+            ),
+            (
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n11112222333344445\r\n",
+                HttpError::ChunkSize(b'5'),
+            ),
+            (
+                b"SSH-2.0-x\r\n\r\n",
+                HttpError::Head("SSH-2.0-x\r\n\r\n".to_owned()),
+            ),
         ];
         for (bytes, expected) in cases {
-            assert_eq!(parse(&[bytes]).as_ref(), Err(expected), "{}", String::from_utf8_lossy(bytes));
+            assert_eq!(
+                parse(&[bytes]).as_ref(),
+                Err(expected),
+                "{}",
+                String::from_utf8_lossy(bytes)
+            );
         }
     }
 }

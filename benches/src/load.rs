@@ -1,8 +1,9 @@
 //! The load side: one thread, one epoll, thousands of connections.
 //!
-//! A [`Scenario`] is told what happens on its connections and answers with [`Commands`]. Nothing here allocates or locks per
-//! token: bytes are read into one shared buffer and handed on as slices, so that the load side costs a fraction of what
-//! it measures and does not become the thing measured.
+//! A [`Scenario`] is told what happens on its connections and answers with [`Commands`]. Nothing
+//! here allocates or locks per token: bytes are read into one shared buffer and handed on as
+//! slices, so that the load side costs a fraction of what it measures and does not become the thing
+//! measured.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -41,7 +42,8 @@ pub(crate) enum Event<'a> {
     Head(&'a Head),
     /// An SSE event, or a WebSocket text message (whose id is empty).
     Message { data: &'a [u8], id: &'a [u8] },
-    /// A response that is no event stream ended, with this body; an event stream ends with an empty one.
+    /// A response that is no event stream ended, with this body; an event stream ends with an empty
+    /// one.
     End(&'a [u8]),
     /// The connection is gone: why.
     Closed(String),
@@ -79,7 +81,14 @@ pub(crate) struct Commands {
 pub(crate) trait Scenario {
     fn start(&mut self, commands: &mut Commands);
     fn timer(&mut self, now: Nanos, tag: usize, commands: &mut Commands);
-    fn event(&mut self, now: Nanos, key: Key, tag: usize, event: Event<'_>, commands: &mut Commands);
+    fn event(
+        &mut self,
+        now: Nanos,
+        key: Key,
+        tag: usize,
+        event: Event<'_>,
+        commands: &mut Commands,
+    );
     /// Asked after every turn of the loop.
     fn finished(&self) -> bool;
     /// Tokens or requests so far, of how many.
@@ -135,7 +144,9 @@ impl Commands {
 
     /// Whether this connection is about to be closed.
     pub(crate) fn closes(&self, key: Key) -> bool {
-        self.queue.iter().any(|command| matches!(command, Command::Close(closed) if *closed == key))
+        self.queue
+            .iter()
+            .any(|command| matches!(command, Command::Close(closed) if *closed == key))
     }
 
     pub(crate) fn at(&mut self, when: Nanos, tag: usize) {
@@ -163,9 +174,15 @@ impl Load {
         nanos(self.began.elapsed())
     }
 
-    /// Runs until the scenario has finished or `limit` has passed. `tick` is called about ten times a second.
-    /// What is open stays open, so that a run can follow another on the same connections; see [`Load::close_all`].
-    pub(crate) fn run(&mut self, scenario: &mut impl Scenario, limit: Duration, mut tick: impl FnMut((u64, u64))) -> io::Result<Outcome> {
+    /// Runs until the scenario has finished or `limit` has passed. `tick` is called about ten times
+    /// a second. What is open stays open, so that a run can follow another on the same connections;
+    /// see [`Load::close_all`].
+    pub(crate) fn run(
+        &mut self,
+        scenario: &mut impl Scenario,
+        limit: Duration,
+        mut tick: impl FnMut((u64, u64)),
+    ) -> io::Result<Outcome> {
         const TICK: Nanos = 100_000_000;
         let mut commands = Commands::default();
         let mut events = Events::with_capacity(1024);
@@ -198,14 +215,27 @@ impl Load {
             if now >= end {
                 return Ok(Outcome::TimedOut);
             }
-            let due = self.timers.peek().map_or(end, |Reverse((when, _))| *when).min(next_tick).min(end);
-            match self.poll.poll(&mut events, Some(Duration::from_nanos(due.saturating_sub(now)))) {
+            let due = self
+                .timers
+                .peek()
+                .map_or(end, |Reverse((when, _))| *when)
+                .min(next_tick)
+                .min(end);
+            match self.poll.poll(
+                &mut events,
+                Some(Duration::from_nanos(due.saturating_sub(now))),
+            ) {
                 Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
                 _ => {}
             }
             for event in &events {
                 let slot = event.token().0;
-                self.ready(slot, event.is_read_closed() || event.is_error(), scenario, &mut commands);
+                self.ready(
+                    slot,
+                    event.is_read_closed() || event.is_error(),
+                    scenario,
+                    &mut commands,
+                );
                 self.apply(scenario, &mut commands)?;
             }
         }
@@ -218,28 +248,44 @@ impl Load {
     }
 
     /// Something happened on a socket: write what is left, read what is there.
-    fn ready(&mut self, slot: usize, closing: bool, scenario: &mut impl Scenario, commands: &mut Commands) {
+    fn ready(
+        &mut self,
+        slot: usize,
+        closing: bool,
+        scenario: &mut impl Scenario,
+        commands: &mut Commands,
+    ) {
         let began = self.began;
-        let Some(connection) = self.connections.get_mut(slot) else { return };
-        let key = Key { slot, serial: connection.serial };
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
+        let key = Key {
+            slot,
+            serial: connection.serial,
+        };
         let tag = connection.tag;
         if !connection.connected {
             match connection.socket.take_error() {
                 Ok(None) if connection.socket.peer_addr().is_ok() => {
                     connection.connected = true;
-                    // Small requests leave at once: Nagle would add 40 ms to a WebSocket's second message.
+                    // Small requests leave at once: Nagle would add 40 ms to a WebSocket's second
+                    // message.
                     let _ = connection.socket.set_nodelay(true);
                     scenario.event(nanos(began.elapsed()), key, tag, Event::Connected, commands);
                 }
                 Ok(None) => return,
-                Ok(Some(error)) | Err(error) => return self.gone(slot, &format!("connect: {error}"), scenario, commands),
+                Ok(Some(error)) | Err(error) => {
+                    return self.gone(slot, &format!("connect: {error}"), scenario, commands);
+                }
             }
         }
         if let Err(error) = connection.flush() {
             return self.gone(slot, &format!("write: {error}"), scenario, commands);
         }
         loop {
-            let Some(connection) = self.connections.get_mut(slot) else { return };
+            let Some(connection) = self.connections.get_mut(slot) else {
+                return;
+            };
             match connection.socket.read(&mut self.buffer) {
                 Ok(0) => return self.end_of_input(slot, scenario, commands),
                 Ok(length) => {
@@ -249,23 +295,30 @@ impl Load {
                     if let Err(error) = connection.receive(now, key, bytes, scenario, commands) {
                         return self.gone(slot, &error, scenario, commands);
                     }
-                    // A short read emptied the socket, and the next byte makes an edge of its own. An end that
-                    // came together with the bytes does not, so it is read for.
+                    // A short read emptied the socket, and the next byte makes an edge of its own.
+                    // An end that came together with the bytes does not, so it is read for.
                     if (short && !closing) || commands.closes(key) {
                         return;
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return self.gone(slot, &format!("read: {error}"), scenario, commands),
+                Err(error) => {
+                    return self.gone(slot, &format!("read: {error}"), scenario, commands);
+                }
             }
         }
     }
 
     fn end_of_input(&mut self, slot: usize, scenario: &mut impl Scenario, commands: &mut Commands) {
         let now = self.now();
-        let Some(connection) = self.connections.get_mut(slot) else { return };
-        let key = Key { slot, serial: connection.serial };
+        let Some(connection) = self.connections.get_mut(slot) else {
+            return;
+        };
+        let key = Key {
+            slot,
+            serial: connection.serial,
+        };
         let why = match (&connection.body, connection.http.closed()) {
             (Body::WebSocket(_), _) => "the server closed without a close frame".to_owned(),
             (_, Ok(true)) => {
@@ -282,10 +335,25 @@ impl Load {
         self.gone(slot, &why, scenario, commands);
     }
 
-    fn gone(&mut self, slot: usize, why: &str, scenario: &mut impl Scenario, commands: &mut Commands) {
+    fn gone(
+        &mut self,
+        slot: usize,
+        why: &str,
+        scenario: &mut impl Scenario,
+        commands: &mut Commands,
+    ) {
         if let Some(connection) = self.connections.try_remove(slot) {
-            let key = Key { slot, serial: connection.serial };
-            scenario.event(self.now(), key, connection.tag, Event::Closed(why.to_owned()), commands);
+            let key = Key {
+                slot,
+                serial: connection.serial,
+            };
+            scenario.event(
+                self.now(),
+                key,
+                connection.tag,
+                Event::Closed(why.to_owned()),
+                commands,
+            );
         }
     }
 
@@ -300,7 +368,12 @@ impl Load {
         Ok(())
     }
 
-    fn carry_out(&mut self, command: Command, scenario: &mut impl Scenario, commands: &mut Commands) -> io::Result<()> {
+    fn carry_out(
+        &mut self,
+        command: Command,
+        scenario: &mut impl Scenario,
+        commands: &mut Commands,
+    ) -> io::Result<()> {
         match command {
             Command::Dial(dial) => self.dial(dial)?,
             Command::Send(key, bytes) => {
@@ -317,7 +390,11 @@ impl Load {
                 return self.carry_out(Command::Send(key, frame), scenario, commands);
             }
             Command::StopReading(key) => {
-                if let Some(connection) = self.connections.get_mut(key.slot).filter(|it| it.serial == key.serial) {
+                if let Some(connection) = self
+                    .connections
+                    .get_mut(key.slot)
+                    .filter(|it| it.serial == key.serial)
+                {
                     self.poll.registry().deregister(&mut connection.socket)?;
                 }
             }
@@ -331,7 +408,9 @@ impl Load {
     }
 
     fn connection(&mut self, key: Key) -> Option<&mut Connection> {
-        self.connections.get_mut(key.slot).filter(|connection| connection.serial == key.serial)
+        self.connections
+            .get_mut(key.slot)
+            .filter(|connection| connection.serial == key.serial)
     }
 
     fn dial(&mut self, dial: Dial) -> io::Result<()> {
@@ -341,7 +420,11 @@ impl Load {
         }
         self.serial += 1;
         let entry = self.connections.vacant_entry();
-        self.poll.registry().register(&mut socket, Token(entry.key()), Interest::READABLE | Interest::WRITABLE)?;
+        self.poll.registry().register(
+            &mut socket,
+            Token(entry.key()),
+            Interest::READABLE | Interest::WRITABLE,
+        )?;
         entry.insert(Connection {
             socket,
             tag: dial.tag,

@@ -1,11 +1,12 @@
 //! `tokenwire-bench`: a load generator for token streams, over SSE and WebSocket.
 //!
-//! One thread with one epoll carries thousands of streams ([`load`]); its parsers ([`http`], [`sse`], [`websocket`]) hand out slices of
-//! what was read and copy only what a read cut in two, because a tool that costs more per token than what it measures
-//! would measure itself. It starts the simulator and every target ([`target`], [`peer`]), pins them apart, and runs each
-//! [`scenario`] against each in turn, round after round, so that every ratio compares runs that are seconds apart.
-//! What counts is CPU time of the process under test per token delivered ([`process`]): on a noisy machine it survives where
-//! wall time does not.
+//! One thread with one epoll carries thousands of streams ([`load`]); its parsers ([`http`],
+//! [`sse`], [`websocket`]) hand out slices of what was read and copy only what a read cut in two,
+//! because a tool that costs more per token than what it measures would measure itself. It starts
+//! the simulator and every target ([`target`], [`peer`]), pins them apart, and runs each
+//! [`scenario`] against each in turn, round after round, so that every ratio compares runs that are
+//! seconds apart. What counts is CPU time of the process under test per token delivered
+//! ([`process`]): on a noisy machine it survives where wall time does not.
 
 mod cli;
 mod connection;
@@ -83,11 +84,18 @@ fn measure(cli: &Cli) -> Result<bool, AnyError> {
     if let (Some(port), false) = (cli.simulator_port, cli.url.is_empty()) {
         tell(&format!("the simulator is at {}", upstream_hint(port)));
     }
-    let kinds: Vec<_> = cli.scenarios().into_iter().flat_map(|scenario| cli.kinds(scenario)).collect();
+    let kinds: Vec<_> = cli
+        .scenarios()
+        .into_iter()
+        .flat_map(|scenario| cli.kinds(scenario))
+        .collect();
     let parties = parties::versions(&programs, &kinds);
     let mut session = Session {
         cli,
-        bench: Bench { bed: Bed::new(programs, cli.needs_simulator())?, load: Load::new(stop)? },
+        bench: Bench {
+            bed: Bed::new(programs, cli.needs_simulator())?,
+            load: Load::new(stop)?,
+        },
         whole: Record::new(parties),
     };
     // What was measured before is worth its report, whatever came then.
@@ -98,7 +106,9 @@ fn measure(cli: &Cli) -> Result<bool, AnyError> {
         }
         other => other.err(),
     };
-    let Session { whole: mut record, .. } = session;
+    let Session {
+        whole: mut record, ..
+    } = session;
     if !record.is_empty() {
         report(cli, &mut record)?;
     }
@@ -118,7 +128,10 @@ fn report(cli: &Cli, record: &mut Record) -> Result<(), AnyError> {
     let summaries = Summary::all(&record.runs);
     let mut text = format!("{}\n{}", process::machine(), report::table(&summaries));
     for failure in &record.failures {
-        text.push_str(&format!("{}: {} was not measured: {}\n", failure.scenario, failure.target, failure.why));
+        text.push_str(&format!(
+            "{}: {} was not measured: {}\n",
+            failure.scenario, failure.target, failure.why
+        ));
     }
     if cli.is_whole() {
         text.push_str(&report::bar(&summaries));
@@ -129,10 +142,13 @@ fn report(cli: &Cli, record: &mut Record) -> Result<(), AnyError> {
         _ => {}
     }
     if let Some(path) = &cli.json {
-        record.write(path).map_err(|error| format!("failed to write {}: {error}", path.display()))?;
+        record
+            .write(path)
+            .map_err(|error| format!("failed to write {}: {error}", path.display()))?;
     }
     if let Some(dir) = &cli.svg {
-        report::write_svg(dir, &summaries, &record.runs).map_err(|error| format!("failed to plot into {}: {error}", dir.display()))?;
+        report::write_svg(dir, &summaries, &record.runs)
+            .map_err(|error| format!("failed to plot into {}: {error}", dir.display()))?;
     }
     if cli.scenario == Name::Results {
         write_page(cli, &cli.records())?;
@@ -143,24 +159,46 @@ fn report(cli: &Cli, record: &mut Record) -> Result<(), AnyError> {
 /// Makes the page, and its plots beside the records, of the records in `dir`.
 fn write_page(cli: &Cli, dir: &Path) -> Result<(), AnyError> {
     let records = Record::read_all(dir)?;
-    let runs: Vec<Run> = records.iter().flat_map(|record| record.runs.iter().cloned()).collect();
+    let runs: Vec<Run> = records
+        .iter()
+        .flat_map(|record| record.runs.iter().cloned())
+        .collect();
     let plots = cli.records();
-    report::write_svg(&plots, &Summary::all(&runs), &runs).map_err(|error| format!("failed to plot into {}: {error}", plots.display()))?;
+    report::write_svg(&plots, &Summary::all(&runs), &runs)
+        .map_err(|error| format!("failed to plot into {}: {error}", plots.display()))?;
     let changes = fs::read_to_string(cli.out.with_file_name(CHANGES)).ok();
     let folder = plots.file_name().unwrap_or_default().to_string_lossy();
-    fs::write(&cli.out, report::page(&records, &folder, changes.as_deref()))
-        .map_err(|error| format!("failed to write {}: {error}", cli.out.display()))?;
-    tell(&format!("wrote {} and the plots in {}", cli.out.display(), plots.display()));
+    fs::write(
+        &cli.out,
+        report::page(&records, &folder, changes.as_deref()),
+    )
+    .map_err(|error| format!("failed to write {}: {error}", cli.out.display()))?;
+    tell(&format!(
+        "wrote {} and the plots in {}",
+        cli.out.display(),
+        plots.display()
+    ));
     Ok(())
 }
 
 /// Where the programs are; with two cores or more the load side is pinned here and now.
 fn programs(cli: &Cli) -> Result<Programs, AnyError> {
-    let beside = |name: &str| -> io::Result<PathBuf> { Ok(std::env::current_exe()?.with_file_name(name)) };
-    let simulator = cli.simulator.as_ref().map_or_else(|| beside("tokenwire-simulator"), std::path::absolute)?;
-    let tokenwire = cli.tokenwire.as_ref().map_or_else(|| beside("tokenwire"), std::path::absolute)?;
+    let beside =
+        |name: &str| -> io::Result<PathBuf> { Ok(std::env::current_exe()?.with_file_name(name)) };
+    let simulator = cli
+        .simulator
+        .as_ref()
+        .map_or_else(|| beside("tokenwire-simulator"), std::path::absolute)?;
+    let tokenwire = cli
+        .tokenwire
+        .as_ref()
+        .map_or_else(|| beside("tokenwire"), std::path::absolute)?;
     let mut packages = Vec::new();
-    let kinds = || cli.scenarios().into_iter().flat_map(|scenario| cli.kinds(scenario));
+    let kinds = || {
+        cli.scenarios()
+            .into_iter()
+            .flat_map(|scenario| cli.kinds(scenario))
+    };
     if cli.simulator.is_none() && cli.needs_simulator() {
         packages.push("tokenwire-simulator");
     }
@@ -176,12 +214,21 @@ fn programs(cli: &Cli) -> Result<Programs, AnyError> {
         }
         _ => None,
     };
-    Ok(Programs { simulator, tokenwire, simulator_port: cli.simulator_port, target_cores, model: cli.model.clone(), key: cli.key.clone() })
+    Ok(Programs {
+        simulator,
+        tokenwire,
+        simulator_port: cli.simulator_port,
+        target_cores,
+        model: cli.model.clone(),
+        key: cli.key.clone(),
+    })
 }
 
-/// Under `cargo run` the programs beside this one are brought up to date, so that what is measured is what the source says.
+/// Under `cargo run` the programs beside this one are brought up to date, so that what is measured
+/// is what the source says.
 fn build(cli: &Cli, packages: &[&str]) -> Result<(), AnyError> {
-    let Some(cargo) = std::env::var_os("CARGO").filter(|_| !cli.no_build && !packages.is_empty()) else {
+    let Some(cargo) = std::env::var_os("CARGO").filter(|_| !cli.no_build && !packages.is_empty())
+    else {
         return Ok(());
     };
     let mut command = std::process::Command::new(cargo);
@@ -196,7 +243,11 @@ fn build(cli: &Cli, packages: &[&str]) -> Result<(), AnyError> {
     if status.success() {
         Ok(())
     } else {
-        Err(format!("failed to build {} ({status}); mend it, or say --no-build to measure what is there", packages.join(" and ")).into())
+        Err(format!(
+            "failed to build {} ({status}); mend it, or say --no-build to measure what is there",
+            packages.join(" and ")
+        )
+        .into())
     }
 }
 

@@ -46,7 +46,8 @@ pub(crate) struct Run {
     /// CPU of the process under test, user and system together.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cpu: Option<Cpu>,
-    /// From the request (WebSocket: from `response.create`) to the first token, less the time the simulator was told to take.
+    /// From the request (WebSocket: from `response.create`) to the first token, less the time the
+    /// simulator was told to take.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) first_token: Option<Quantiles>,
     /// Each token's arrival after the time it was due, by the request's time and the pace.
@@ -54,14 +55,15 @@ pub(crate) struct Run {
     pub(crate) token_delay: Option<Quantiles>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) memory: Option<Memory>,
-    /// Share of one core that the load side and the simulator used: near 1 in sum (pinned together) they, not the
-    /// process under test, limit what is delivered.
+    /// Share of one core that the load side and the simulator used: near 1 in sum (pinned together)
+    /// they, not the process under test, limit what is delivered.
     pub(crate) load_share: f64,
     pub(crate) simulator_share: Option<f64>,
     /// Figures of this scenario alone, by name with unit.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) extra: BTreeMap<String, f64>,
-    /// The distributions of `first_token` and `token_delay`, in µs at [`curve_quantile`]; empty where nothing was timed.
+    /// The distributions of `first_token` and `token_delay`, in µs at [`curve_quantile`]; empty
+    /// where nothing was timed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) first_token_curve: Vec<f64>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -76,8 +78,8 @@ pub(crate) struct Cpu {
     pub(crate) user_share: f64,
     /// Share of one core.
     pub(crate) of_a_core: f64,
-    /// Time spent runnable but waiting for a core, to time spent running: far from 0, somebody else was busy there (of
-    /// `direct` the load side, when pinned) and delays are not to be believed.
+    /// Time spent runnable but waiting for a core, to time spent running: far from 0, somebody else
+    /// was busy there (of `direct` the load side, when pinned) and delays are not to be believed.
     pub(crate) waited: f64,
 }
 
@@ -102,7 +104,8 @@ pub(crate) struct Spread {
 pub(crate) const CURVE_STEPS: u32 = 101;
 pub(crate) const CURVE_END: f64 = 100_000.0;
 
-/// Where a step of a curve is on an axis of 1 / (1 - quantile) that is logarithmic, so that the tail takes as much room as the middle.
+/// Where a step of a curve is on an axis of 1 / (1 - quantile) that is logarithmic, so that the
+/// tail takes as much room as the middle.
 pub(crate) fn curve_x(step: u32) -> f64 {
     CURVE_END.powf(f64::from(step) / f64::from(CURVE_STEPS - 1))
 }
@@ -114,7 +117,10 @@ pub(crate) fn curve_quantile(step: u32) -> f64 {
 // === impl Times ===
 
 impl Times {
-    #[expect(clippy::expect_used, reason = "the bounds are constants that the library accepts; every test of this file passes here")]
+    #[expect(
+        clippy::expect_used,
+        reason = "the bounds are constants that the library accepts; every test of this file passes here"
+    )]
     pub(crate) fn new() -> Self {
         Self(Histogram::new_with_bounds(1, 600_000_000_000, 3).expect("constant bounds"))
     }
@@ -126,7 +132,9 @@ impl Times {
     /// In µs at each [`curve_quantile`], to a tenth.
     pub(crate) fn curve(&self) -> Vec<f64> {
         let steps = if self.0.is_empty() { 0 } else { CURVE_STEPS };
-        (0..steps).map(|step| (self.at(curve_quantile(step)) * 10.0).round() / 10.0).collect()
+        (0..steps)
+            .map(|step| (self.at(curve_quantile(step)) * 10.0).round() / 10.0)
+            .collect()
     }
 
     /// In µs.
@@ -169,7 +177,11 @@ impl Spread {
         let (least, most) = (*values.first()?, *values.last()?);
         let upper = *values.get(values.len() / 2)?;
         let lower = *values.get((values.len() - 1) / 2)?;
-        Some(Self { median: f64::midpoint(lower, upper), least, most })
+        Some(Self {
+            median: f64::midpoint(lower, upper),
+            least,
+            most,
+        })
     }
 }
 
@@ -180,8 +192,22 @@ mod tests {
     #[test]
     fn a_spread_is_median_and_ends() {
         assert_eq!(Spread::of([]), None);
-        assert_eq!(Spread::of([3.0, 1.0, 2.0]), Some(Spread { median: 2.0, least: 1.0, most: 3.0 }));
-        assert_eq!(Spread::of([4.0, 1.0]), Some(Spread { median: 2.5, least: 1.0, most: 4.0 }));
+        assert_eq!(
+            Spread::of([3.0, 1.0, 2.0]),
+            Some(Spread {
+                median: 2.0,
+                least: 1.0,
+                most: 3.0
+            })
+        );
+        assert_eq!(
+            Spread::of([4.0, 1.0]),
+            Some(Spread {
+                median: 2.5,
+                least: 1.0,
+                most: 4.0
+            })
+        );
     }
 
     #[test]

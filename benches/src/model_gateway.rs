@@ -1,7 +1,8 @@
-//! The model gateways that are compared with: what PyPI has of them, each at what its documentation says is best for speed.
+//! The model gateways that are compared with: what PyPI has of them, each at what its documentation
+//! says is best for speed.
 //!
-//! They are read without a key, as everything else here is, and told of one upstream only, so that what counts is the way of a token and
-//! not the choice of a server.
+//! They are read without a key, as everything else here is, and told of one upstream only, so that
+//! what counts is the way of a token and not the choice of a server.
 
 use std::fmt;
 use std::fs;
@@ -70,7 +71,13 @@ impl ModelGateway {
     }
 
     /// How it is started to listen on `listen` and ask `upstream`, with its files in `place`.
-    pub(crate) fn command(self, listen: SocketAddr, upstream: SocketAddr, place: &Path, model: &str) -> io::Result<Command> {
+    pub(crate) fn command(
+        self,
+        listen: SocketAddr,
+        upstream: SocketAddr,
+        place: &Path,
+        model: &str,
+    ) -> io::Result<Command> {
         let mut command = Command::new(self.program());
         command.current_dir(place);
         let port = listen.port().to_string();
@@ -90,21 +97,61 @@ impl ModelGateway {
                     .env("LITELLM_LOG", "ERROR")
                     // Prices come from the package and not from the network.
                     .env("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-                    // It does not start without a key unless it is told twice that this is meant; checking one would cost it time.
-                    .env("LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY", "true");
+                    // It does not start without a key unless it is told twice that this is meant;
+                    // checking one would cost it time.
+                    .env(
+                        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY",
+                        "true",
+                    );
             }
             Self::Smg => {
                 command
-                    .args(["--worker-urls", &format!("http://{upstream}"), "--backend", "openai", "--policy", "round_robin"])
-                    .args(["--disable-health-check", "--disable-load-monitoring", "--history-backend", "none", "--log-level", "error"])
-                    .args(["--max-concurrent-requests", "0", "--shutdown-grace-period-secs", "1"])
-                    .args(["--prometheus-host", "127.0.0.1", "--prometheus-port", &free_port()?.to_string()]);
+                    .args([
+                        "--worker-urls",
+                        &format!("http://{upstream}"),
+                        "--backend",
+                        "openai",
+                        "--policy",
+                        "round_robin",
+                    ])
+                    .args([
+                        "--disable-health-check",
+                        "--disable-load-monitoring",
+                        "--history-backend",
+                        "none",
+                        "--log-level",
+                        "error",
+                    ])
+                    .args([
+                        "--max-concurrent-requests",
+                        "0",
+                        "--shutdown-grace-period-secs",
+                        "1",
+                    ])
+                    .args([
+                        "--prometheus-host",
+                        "127.0.0.1",
+                        "--prometheus-port",
+                        &free_port()?.to_string(),
+                    ]);
             }
             Self::VllmRouter => {
                 command
-                    .args(["--worker-urls", &format!("http://{upstream}"), "--policy", "round_robin", "--log-level", "error"])
+                    .args([
+                        "--worker-urls",
+                        &format!("http://{upstream}"),
+                        "--policy",
+                        "round_robin",
+                        "--log-level",
+                        "error",
+                    ])
                     .args(["--worker-startup-check-interval", "1"])
-                    .args(["--prometheus-host", "127.0.0.1", "--prometheus-port", &free_port()?.to_string()]);
+                    .args([
+                        "--prometheus-host",
+                        "127.0.0.1",
+                        "--prometheus-port",
+                        &free_port()?.to_string(),
+                    ]);
             }
         }
         Ok(command)
@@ -117,16 +164,23 @@ impl ModelGateway {
 
     /// Where `cargo xtask install bench` puts it; else what the PATH has.
     fn program(self) -> PathBuf {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or_else(|| Path::new("."));
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .unwrap_or_else(|| Path::new("."));
         let installed = root.join(".tools/peers/bin").join(self.name());
-        if installed.exists() { installed } else { PathBuf::from(self.name()) }
+        if installed.exists() {
+            installed
+        } else {
+            PathBuf::from(self.name())
+        }
     }
 }
 
 /// LiteLLM's production settings, as far as they bear on a relay.
 fn litellm(upstream: SocketAddr, model: &str) -> String {
     let model = serde_json::Value::from(model);
-    let upstream_model = serde_json::Value::from(format!("openai/{}", model.as_str().unwrap_or_default()));
+    let upstream_model =
+        serde_json::Value::from(format!("openai/{}", model.as_str().unwrap_or_default()));
     format!(
         "model_list:
   - model_name: {model}

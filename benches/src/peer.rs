@@ -1,15 +1,16 @@
-//! The configurations of the peers from Debian's packages: `nginx`, `libnginx-mod-nchan`, `haproxy`.
+//! The configurations of the peers from Debian's packages: `nginx`, `libnginx-mod-nchan`,
+//! `haproxy`.
 
 use std::net::SocketAddr;
 
 const NCHAN_MODULE: &str = "/usr/lib/nginx/modules/ngx_nchan_module.so";
 
 /// What a user without root may not have: nginx's own places under /var/lib.
-const TEMP_PATHS: &str =
-    "client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;";
+const TEMP_PATHS: &str = "client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;";
 
-/// A reverse proxy that relays each read at once and keeps its connections to the upstream. The limits on requests a
-/// connection are lifted, so that closed loops measure requests and not connects.
+/// A reverse proxy that relays each read at once and keeps its connections to the upstream. The
+/// limits on requests a connection are lifted, so that closed loops measure requests and not
+/// connects.
 pub(crate) fn nginx(listen: SocketAddr, upstream: SocketAddr) -> String {
     format!(
         "worker_processes 1;
@@ -38,7 +39,8 @@ http {{
     )
 }
 
-/// One channel a path: `POST /pub/x` publishes, `GET /sub/x` reads over SSE or WebSocket from the oldest message.
+/// One channel a path: `POST /pub/x` publishes, `GET /sub/x` reads over SSE or WebSocket from the
+/// oldest message.
 pub(crate) fn nchan(listen: SocketAddr) -> String {
     format!(
         "load_module {NCHAN_MODULE};

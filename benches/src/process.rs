@@ -18,15 +18,31 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Debug, Error)]
 pub(crate) enum ProcessError {
     #[error("failed to start {program}: {source}; {remedy}")]
-    Start { program: String, source: io::Error, remedy: String },
+    Start {
+        program: String,
+        source: io::Error,
+        remedy: String,
+    },
     #[error("{program} ended with {status} before it served; its last words in {log}: {words}")]
-    Ended { program: String, status: String, log: PathBuf, words: String },
+    Ended {
+        program: String,
+        status: String,
+        log: PathBuf,
+        words: String,
+    },
     #[error("{program} did not serve on {address} within 120 s; its output is in {log}")]
-    Silent { program: String, address: SocketAddr, log: PathBuf },
+    Silent {
+        program: String,
+        address: SocketAddr,
+        log: PathBuf,
+    },
     #[error("failed to read /proc for process {pid}: {source}; is it still running?")]
     Proc { pid: u32, source: io::Error },
     #[error("failed to {what}: {source}")]
-    Limit { what: &'static str, source: io::Error },
+    Limit {
+        what: &'static str,
+        source: io::Error,
+    },
 }
 
 /// A process tree: one process and everything it started.
@@ -38,7 +54,8 @@ pub(crate) struct ProcessTree {
 /// What a process tree has used so far, and holds now.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Usage {
-    /// On the CPU, in ns, user and system together, by the scheduler's own count of the threads alive now.
+    /// On the CPU, in ns, user and system together, by the scheduler's own count of the threads
+    /// alive now.
     pub(crate) cpu: u64,
     /// Runnable but not running, in ns: somebody else had the core.
     pub(crate) waited: u64,
@@ -51,7 +68,8 @@ pub(crate) struct Usage {
     pub(crate) pss: u64,
 }
 
-/// A child that is ended when this is dropped: first asked, then killed, with everything it started.
+/// A child that is ended when this is dropped: first asked, then killed, with everything it
+/// started.
 #[derive(Debug)]
 pub(crate) struct Running {
     child: Child,
@@ -63,15 +81,29 @@ pub(crate) struct Running {
 
 impl Running {
     /// Starts `command` on `cores` with its output in `log`.
-    pub(crate) fn start(mut command: Command, log: PathBuf, cores: Option<&[usize]>, remedy: &str) -> Result<Self, ProcessError> {
-        let program = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let failed = |source| ProcessError::Start { program: program.clone(), source, remedy: remedy.to_owned() };
+    pub(crate) fn start(
+        mut command: Command,
+        log: PathBuf,
+        cores: Option<&[usize]>,
+        remedy: &str,
+    ) -> Result<Self, ProcessError> {
+        let program = Path::new(command.get_program())
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let failed = |source| ProcessError::Start {
+            program: program.clone(),
+            source,
+            remedy: remedy.to_owned(),
+        };
         let out = File::create(&log).map_err(failed)?;
         let err = out.try_clone().map_err(failed)?;
         command.stdin(Stdio::null()).stdout(out).stderr(err);
-        // A child inherits the affinity of the thread that starts it, and so do all its threads: no moment passes in
-        // which a thread of it runs elsewhere.
-        let before = rustix::thread::sched_getaffinity(None).map_err(|errno| failed(errno.into()))?;
+        // A child inherits the affinity of the thread that starts it, and so do all its threads: no
+        // moment passes in which a thread of it runs elsewhere.
+        let before =
+            rustix::thread::sched_getaffinity(None).map_err(|errno| failed(errno.into()))?;
         if let Some(cores) = cores {
             pin(cores)?;
         }
@@ -79,20 +111,37 @@ impl Running {
         if cores.is_some() {
             sched_setaffinity(None, &before).map_err(|errno| failed(errno.into()))?;
         }
-        Ok(Self { child: child.map_err(failed)?, program, log })
+        Ok(Self {
+            child: child.map_err(failed)?,
+            program,
+            log,
+        })
     }
 
     pub(crate) fn tree(&self) -> ProcessTree {
-        ProcessTree { root: self.child.id() }
+        ProcessTree {
+            root: self.child.id(),
+        }
     }
 
     /// Waits until `ready` is true, asked every 20 ms.
-    pub(crate) fn wait_until(&mut self, address: SocketAddr, ready: impl Fn(SocketAddr) -> bool) -> Result<(), ProcessError> {
+    pub(crate) fn wait_until(
+        &mut self,
+        address: SocketAddr,
+        ready: impl Fn(SocketAddr) -> bool,
+    ) -> Result<(), ProcessError> {
         let began = Instant::now();
         while !ready(address) {
             if let Ok(Some(status)) = self.child.try_wait() {
                 let text = fs::read_to_string(&self.log).unwrap_or_default();
-                let words = text.lines().rev().take(3).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>();
+                let words = text
+                    .lines()
+                    .rev()
+                    .take(3)
+                    .collect::<Vec<_>>()
+                    .into_iter()
+                    .rev()
+                    .collect::<Vec<_>>();
                 return Err(ProcessError::Ended {
                     program: self.program.clone(),
                     status: status.to_string(),
@@ -101,7 +150,11 @@ impl Running {
                 });
             }
             if began.elapsed() > START_LIMIT {
-                return Err(ProcessError::Silent { program: self.program.clone(), address, log: self.log.clone() });
+                return Err(ProcessError::Silent {
+                    program: self.program.clone(),
+                    address,
+                    log: self.log.clone(),
+                });
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -120,10 +173,13 @@ impl Drop for Running {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        // The child itself is ours to reap, so its pid cannot have gone to another process yet; its own children can
-        // outlive it (an nginx worker does when its master is killed).
+        // The child itself is ours to reap, so its pid cannot have gone to another process yet; its
+        // own children can outlive it (an nginx worker does when its master is killed).
         let _ = self.child.kill();
-        for (pid, started) in family.into_iter().filter(|(pid, _)| *pid != self.child.id()) {
+        for (pid, started) in family
+            .into_iter()
+            .filter(|(pid, _)| *pid != self.child.id())
+        {
             // A pid is used again some day, a pid with its birthday is not.
             if stat(pid).is_ok_and(|now| now.started == started) {
                 signal(pid, Signal::KILL);
@@ -146,7 +202,9 @@ pub(crate) fn accepts(address: SocketAddr) -> bool {
 
 /// A port that was free a moment ago.
 pub(crate) fn free_port() -> io::Result<u16> {
-    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?
+        .local_addr()?
+        .port())
 }
 
 // === impl ProcessTree ===
@@ -167,7 +225,12 @@ impl ProcessTree {
         let mut tree = vec![self.root];
         let mut at = 0;
         while let Some(&parent) = tree.get(at) {
-            tree.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+            tree.extend(
+                parents
+                    .iter()
+                    .filter(|(_, of)| *of == parent)
+                    .map(|(pid, _)| *pid),
+            );
             at += 1;
         }
         tree
@@ -175,7 +238,10 @@ impl ProcessTree {
 
     /// Each of [`Self::pids`] with the time at which it began.
     fn family(&self) -> Vec<(u32, u64)> {
-        self.pids().into_iter().filter_map(|pid| Some((pid, stat(pid).ok()?.started))).collect()
+        self.pids()
+            .into_iter()
+            .filter_map(|pid| Some((pid, stat(pid).ok()?.started)))
+            .collect()
     }
 
     pub(crate) fn usage(&self) -> Result<Usage, ProcessError> {
@@ -209,7 +275,12 @@ impl Usage {
             self.waited += words.next().unwrap_or(0);
         }
         for line in memory.lines() {
-            let bytes = line.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0) * 1024;
+            let bytes = line
+                .split_whitespace()
+                .nth(1)
+                .and_then(|word| word.parse::<u64>().ok())
+                .unwrap_or(0)
+                * 1024;
             if line.starts_with("Rss:") {
                 self.rss += bytes;
             } else if line.starts_with("Pss:") {
@@ -219,19 +290,27 @@ impl Usage {
         Ok(())
     }
 
-    /// CPU in ns between two readings. The scheduler's count is exact, but forgets a thread that ended in between;
-    /// then the ticks, which do not, say clearly more and are believed.
+    /// CPU in ns between two readings. The scheduler's count is exact, but forgets a thread that
+    /// ended in between; then the ticks, which do not, say clearly more and are believed.
     pub(crate) fn cpu_since(&self, before: &Self) -> u64 {
         const TICK_ERROR: u64 = 30_000_000;
         let exact = self.cpu.saturating_sub(before.cpu);
         let ticks = self.cpu_ticks.saturating_sub(before.cpu_ticks);
-        if ticks > exact + TICK_ERROR { ticks } else { exact }
+        if ticks > exact + TICK_ERROR {
+            ticks
+        } else {
+            exact
+        }
     }
 
     /// The share of the CPU time since `before` that was spent in user mode, 0 to 1.
     pub(crate) fn user_share_since(&self, before: &Self) -> f64 {
         let all = self.cpu_ticks.saturating_sub(before.cpu_ticks);
-        if all == 0 { 0.0 } else { self.user.saturating_sub(before.user) as f64 / all as f64 }
+        if all == 0 {
+            0.0
+        } else {
+            self.user.saturating_sub(before.user) as f64 / all as f64
+        }
     }
 }
 
@@ -247,9 +326,19 @@ fn stat(pid: u32) -> io::Result<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The second field is the name in brackets, which may itself hold spaces and brackets.
     let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let field = |index: usize| rest.split_whitespace().nth(index).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+    let field = |index: usize| {
+        rest.split_whitespace()
+            .nth(index)
+            .and_then(|word| word.parse::<u64>().ok())
+            .unwrap_or(0)
+    };
     let tick = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);
-    Ok(Stat { parent: u32::try_from(field(1)).unwrap_or(0), user: field(11) * tick, system: field(12) * tick, started: field(19) })
+    Ok(Stat {
+        parent: u32::try_from(field(1)).unwrap_or(0),
+        user: field(11) * tick,
+        system: field(12) * tick,
+        started: field(19),
+    })
 }
 
 // === the machine ===
@@ -260,24 +349,44 @@ pub(crate) fn pin(cores: &[usize]) -> Result<(), ProcessError> {
     for core in cores {
         set.set(*core);
     }
-    sched_setaffinity(None, &set).map_err(|errno| ProcessError::Limit { what: "pin to a core (try --no-pin)", source: errno.into() })
+    sched_setaffinity(None, &set).map_err(|errno| ProcessError::Limit {
+        what: "pin to a core (try --no-pin)",
+        source: errno.into(),
+    })
 }
 
 /// The cores this process may use.
 pub(crate) fn cores() -> Vec<usize> {
-    rustix::thread::sched_getaffinity(None).map(|set| (0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect()).unwrap_or_default()
+    rustix::thread::sched_getaffinity(None)
+        .map(|set| {
+            (0..CpuSet::MAX_CPU)
+                .filter(|core| set.is_set(*core))
+                .collect()
+        })
+        .unwrap_or_default()
 }
 
-/// Raises the number of files that this process and its children may open to what is allowed; gives that number.
+/// Raises the number of files that this process and its children may open to what is allowed; gives
+/// that number.
 pub(crate) fn raise_open_files() -> Result<u64, ProcessError> {
     let limit = rustix::process::getrlimit(Resource::Nofile);
-    rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
-        .map_err(|errno| ProcessError::Limit { what: "raise the limit of open files", source: errno.into() })?;
+    rustix::process::setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    )
+    .map_err(|errno| ProcessError::Limit {
+        what: "raise the limit of open files",
+        source: errno.into(),
+    })?;
     Ok(limit.maximum.unwrap_or(u64::MAX))
 }
 
-/// Has the kernel's table of descriptors made large enough for so many now: where it grows while several threads run, all that
-/// is measured waits for 5 to 20 ms (`synchronize_rcu` in `expand_fdtable`).
+/// Has the kernel's table of descriptors made large enough for so many now: where it grows while
+/// several threads run, all that is measured waits for 5 to 20 ms (`synchronize_rcu` in
+/// `expand_fdtable`).
 pub(crate) fn reserve_open_files(count: u64) {
     let highest = i32::try_from(count.min(1 << 16).saturating_sub(1)).unwrap_or(i32::MAX);
     // The copy is closed at once; the table stays.
@@ -289,15 +398,25 @@ pub(crate) fn machine() -> String {
     let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = processor
         .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim().to_owned()))
+        .find_map(|line| {
+            line.strip_prefix("model name")?
+                .split_once(':')
+                .map(|(_, name)| name.trim().to_owned())
+        })
         .unwrap_or_else(|| "unknown processor".to_owned());
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let count = processor.lines().filter(|line| line.starts_with("processor")).count();
+    let count = processor
+        .lines()
+        .filter(|line| line.starts_with("processor"))
+        .count();
     format!("{model}, {count} cores, Linux {}", kernel.trim())
 }
 
 /// CPU in ns of the calling thread, which is the whole load side.
 pub(crate) fn own_cpu() -> u64 {
     let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    text.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0)
+    text.split(' ')
+        .next()
+        .and_then(|word| word.parse().ok())
+        .unwrap_or(0)
 }

@@ -89,7 +89,9 @@ impl Route {
             Self::Chat if data == b"[DONE]" => Ending::Complete,
             Self::Chat if data.starts_with(b"{\"error\"") => failed(),
             Self::Chat => Ending::None,
-            _ if memmem::find(data, b"\"type\":\"response.completed\"").is_some() => Ending::Complete,
+            _ if memmem::find(data, b"\"type\":\"response.completed\"").is_some() => {
+                Ending::Complete
+            }
             _ => {
                 const FAILURES: [&[u8]; 4] = [
                     b"\"type\":\"response.failed\"",
@@ -97,7 +99,14 @@ impl Route {
                     b"\"type\":\"error\"",
                     b"\"type\":\"tokenwire:error\"",
                 ];
-                if FAILURES.iter().any(|failure| memmem::find(data, failure).is_some()) { failed() } else { Ending::None }
+                if FAILURES
+                    .iter()
+                    .any(|failure| memmem::find(data, failure).is_some())
+                {
+                    failed()
+                } else {
+                    Ending::None
+                }
             }
         }
     }
@@ -107,9 +116,18 @@ impl Route {
 
 impl Spec {
     fn prompt(&self) -> String {
-        let Self { tokens, first_token, between_tokens, stall } = self;
+        let Self {
+            tokens,
+            first_token,
+            between_tokens,
+            stall,
+        } = self;
         let stall = if *stall { " fault=stall after=1" } else { "" };
-        format!("[[tokens={tokens} ttft={}us tbt={}us text=count{stall}]]", first_token.as_micros(), between_tokens.as_micros())
+        format!(
+            "[[tokens={tokens} ttft={}us tbt={}us text=count{stall}]]",
+            first_token.as_micros(),
+            between_tokens.as_micros()
+        )
     }
 
     /// When token `index` is due, after the request.
@@ -123,23 +141,49 @@ impl Spec {
 
 impl Endpoint {
     pub(crate) fn parse_url(url: &str, route: Route) -> Result<Self, UrlError> {
-        let error = |why: &str| UrlError { url: url.to_owned(), why: why.to_owned() };
-        let rest = url.strip_prefix("http://").ok_or_else(|| error("it does not begin with http:// (put TLS in front)"))?;
-        let (authority, path) = rest.split_once('/').map_or((rest, String::new()), |(a, p)| (a, format!("/{p}")));
-        let authority = if authority.contains(':') { authority.to_owned() } else { format!("{authority}:80") };
+        let error = |why: &str| UrlError {
+            url: url.to_owned(),
+            why: why.to_owned(),
+        };
+        let rest = url
+            .strip_prefix("http://")
+            .ok_or_else(|| error("it does not begin with http:// (put TLS in front)"))?;
+        let (authority, path) = rest
+            .split_once('/')
+            .map_or((rest, String::new()), |(a, p)| (a, format!("/{p}")));
+        let authority = if authority.contains(':') {
+            authority.to_owned()
+        } else {
+            format!("{authority}:80")
+        };
         let address = authority
             .to_socket_addrs()
             .map_err(|cause| error(&cause.to_string()))?
             .next()
             .ok_or_else(|| error("the host has no address"))?;
         let prefix = path.trim_end_matches('/').to_owned();
-        Ok(Self { address, prefix, route, model: "simulator".to_owned(), key: None })
+        Ok(Self {
+            address,
+            prefix,
+            route,
+            model: "simulator".to_owned(),
+            key: None,
+        })
     }
 
     /// A connection that asks for a stream at once (SSE), or asks to become a WebSocket.
     pub(crate) fn dial(&self, spec: &Spec, tag: usize) -> Dial {
-        let first = if self.route == Route::Ws { self.upgrade() } else { self.post(spec) };
-        Dial { address: self.address, tag, first, receive_buffer: None }
+        let first = if self.route == Route::Ws {
+            self.upgrade()
+        } else {
+            self.post(spec)
+        };
+        Dial {
+            address: self.address,
+            tag,
+            first,
+            receive_buffer: None,
+        }
     }
 
     /// The POST that asks for a stream over SSE.
@@ -154,8 +198,15 @@ impl Endpoint {
             "messages" => format!("[{{\"role\":\"user\",\"content\":\"{prompt}\"}}]"),
             _ => format!("\"{prompt}\""),
         };
-        let stream = if self.route == Route::Streams || self.route == Route::Ws { "" } else { ",\"stream\":true" };
-        let body = format!("{{\"model\":\"{}\"{stream},\"{field}\":{content}}}", self.model);
+        let stream = if self.route == Route::Streams || self.route == Route::Ws {
+            ""
+        } else {
+            ",\"stream\":true"
+        };
+        let body = format!(
+            "{{\"model\":\"{}\"{stream},\"{field}\":{content}}}",
+            self.model
+        );
         format!(
             "POST {}/{path} HTTP/1.1\r\nHost: {}\r\n{}Accept: text/event-stream\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             self.prefix,
@@ -184,24 +235,41 @@ impl Endpoint {
 
     /// The WebSocket message that asks for a stream.
     pub(crate) fn create(&self, spec: &Spec) -> Vec<u8> {
-        format!("{{\"type\":\"response.create\",\"model\":\"{}\",\"input\":\"{}\"}}", self.model, spec.prompt()).into_bytes()
+        format!(
+            "{{\"type\":\"response.create\",\"model\":\"{}\",\"input\":\"{}\"}}",
+            self.model,
+            spec.prompt()
+        )
+        .into_bytes()
     }
 
     /// The GET that attaches to a stream, from the start or after the event with this id.
     pub(crate) fn attach(&self, path: &str, last_event_id: Option<&str>) -> Vec<u8> {
-        let last = last_event_id.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
-        format!("GET {path} HTTP/1.1\r\nHost: {}\r\n{}{last}Accept: text/event-stream\r\n\r\n", self.address, self.authorization())
-            .into_bytes()
+        let last = last_event_id
+            .map(|id| format!("Last-Event-ID: {id}\r\n"))
+            .unwrap_or_default();
+        format!(
+            "GET {path} HTTP/1.1\r\nHost: {}\r\n{}{last}Accept: text/event-stream\r\n\r\n",
+            self.address,
+            self.authorization()
+        )
+        .into_bytes()
     }
 
     /// The WebSocket message that attaches to a stream, from the start or after this number.
     pub(crate) fn resume(response_id: &str, after: Option<u64>) -> Vec<u8> {
-        let after = after.map(|after| format!(",\"starting_after\":{after}")).unwrap_or_default();
-        format!("{{\"type\":\"tokenwire:resume\",\"response_id\":\"{response_id}\"{after}}}").into_bytes()
+        let after = after
+            .map(|after| format!(",\"starting_after\":{after}"))
+            .unwrap_or_default();
+        format!("{{\"type\":\"tokenwire:resume\",\"response_id\":\"{response_id}\"{after}}}")
+            .into_bytes()
     }
 
     fn authorization(&self) -> String {
-        self.key.as_ref().map(|key| format!("Authorization: Bearer {key}\r\n")).unwrap_or_default()
+        self.key
+            .as_ref()
+            .map(|key| format!("Authorization: Bearer {key}\r\n"))
+            .unwrap_or_default()
     }
 }
 
@@ -214,34 +282,63 @@ mod tests {
         let endpoint = Endpoint::parse_url("http://127.0.0.1:8000/v1/", Route::Chat).unwrap();
         assert_eq!(endpoint.address.to_string(), "127.0.0.1:8000");
         assert_eq!(endpoint.prefix, "/v1");
-        assert_eq!(Endpoint::parse_url("http://127.0.0.1", Route::Chat).unwrap().address.port(), 80);
+        assert_eq!(
+            Endpoint::parse_url("http://127.0.0.1", Route::Chat)
+                .unwrap()
+                .address
+                .port(),
+            80
+        );
         assert!(Endpoint::parse_url("https://127.0.0.1", Route::Chat).is_err());
     }
 
     #[test]
     fn a_body_is_json_that_asks_for_the_spec() {
-        let spec = Spec { tokens: 5, first_token: Duration::from_millis(1), between_tokens: Duration::from_micros(250), stall: true };
+        let spec = Spec {
+            tokens: 5,
+            first_token: Duration::from_millis(1),
+            between_tokens: Duration::from_micros(250),
+            stall: true,
+        };
         for route in [Route::Chat, Route::Responses, Route::Streams] {
             let endpoint = Endpoint::parse_url("http://127.0.0.1:1/v1", route).unwrap();
             let request = String::from_utf8(endpoint.post(&spec)).unwrap();
             let (head, body) = request.split_once("\r\n\r\n").unwrap();
-            assert!(head.contains(format!("Content-Length: {}\r\n", body.len()).trim_end()), "{head}");
+            assert!(
+                head.contains(format!("Content-Length: {}\r\n", body.len()).trim_end()),
+                "{head}"
+            );
             let json: serde_json::Value = serde_json::from_str(body).unwrap();
             let prompt = match route {
                 Route::Chat => &json["messages"][0]["content"],
                 _ => &json["input"],
             };
-            assert_eq!(prompt, "[[tokens=5 ttft=1000us tbt=250us text=count fault=stall after=1]]");
+            assert_eq!(
+                prompt,
+                "[[tokens=5 ttft=1000us tbt=250us text=count fault=stall after=1]]"
+            );
         }
     }
 
     #[test]
     fn tells_ends_from_events() {
         assert_eq!(Route::Chat.ending(b"[DONE]"), Ending::Complete);
-        assert!(matches!(Route::Chat.ending(br#"{"error":{"message":"x"}}"#), Ending::Failed(_)));
+        assert!(matches!(
+            Route::Chat.ending(br#"{"error":{"message":"x"}}"#),
+            Ending::Failed(_)
+        ));
         assert_eq!(Route::Chat.ending(br#"{"choices":[]}"#), Ending::None);
-        assert_eq!(Route::Ws.ending(br#"{"type":"response.completed"}"#), Ending::Complete);
-        assert!(matches!(Route::Ws.ending(br#"{"type":"response.failed"}"#), Ending::Failed(_)));
-        assert_eq!(Route::Streams.ending(br#"{"type":"response.in_progress"}"#), Ending::None);
+        assert_eq!(
+            Route::Ws.ending(br#"{"type":"response.completed"}"#),
+            Ending::Complete
+        );
+        assert!(matches!(
+            Route::Ws.ending(br#"{"type":"response.failed"}"#),
+            Ending::Failed(_)
+        ));
+        assert_eq!(
+            Route::Streams.ending(br#"{"type":"response.in_progress"}"#),
+            Ending::None
+        );
     }
 }

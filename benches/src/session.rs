@@ -1,4 +1,5 @@
-//! A session: every scenario, every round, every target, in this order, with what was measured kept as it comes.
+//! A session: every scenario, every round, every target, in this order, with what was measured kept
+//! as it comes.
 
 use std::io::{self, IsTerminal};
 
@@ -21,7 +22,8 @@ pub(crate) struct Session<'a> {
 // === impl Session ===
 
 impl Session<'_> {
-    /// Runs the scenarios one after the other. In `results` one that fails does not keep the others from being measured.
+    /// Runs the scenarios one after the other. In `results` one that fails does not keep the others
+    /// from being measured.
     pub(crate) fn run(&mut self) -> Result<(), BenchError> {
         let mut failed = None;
         let scenarios = self.cli.scenarios();
@@ -32,7 +34,10 @@ impl Session<'_> {
             self.whole.runs.append(&mut record.runs);
             self.whole.failures.append(&mut record.failures);
             match outcome {
-                Err(error) if self.cli.scenario == Name::Results && !matches!(error, BenchError::Interrupted) => {
+                Err(error)
+                    if self.cli.scenario == Name::Results
+                        && !matches!(error, BenchError::Interrupted) =>
+                {
                     tell(&format!("error: {}: {error}", scenario.as_str()));
                     failed = failed.or(Some(error));
                 }
@@ -43,14 +48,24 @@ impl Session<'_> {
     }
 
     /// All rounds of one scenario, against every target in turn.
-    fn rounds(&mut self, scenario: Name, place: &str, record: &mut Record) -> Result<(), BenchError> {
+    fn rounds(
+        &mut self,
+        scenario: Name,
+        place: &str,
+        record: &mut Record,
+    ) -> Result<(), BenchError> {
         let mut targets = Vec::<(Target, Settings)>::new();
         for kind in self.cli.kinds(scenario) {
             let settings = self.cli.settings(scenario, &kind);
-            let started = self.bench.bed.start(&kind).map_err(BenchError::from).and_then(|mut target| {
-                scenario.warm_up(&mut self.bench, &mut target, &settings)?;
-                Ok(target)
-            });
+            let started = self
+                .bench
+                .bed
+                .start(&kind)
+                .map_err(BenchError::from)
+                .and_then(|mut target| {
+                    scenario.warm_up(&mut self.bench, &mut target, &settings)?;
+                    Ok(target)
+                });
             match started {
                 Ok(target) => targets.push((target, settings)),
                 Err(error) if kind.is_peer() => self.fail(scenario, kind.name(), error, record)?,
@@ -95,13 +110,23 @@ impl Session<'_> {
     }
 
     /// A peer could not be measured: that is a result, too. What is no peer's fault is given back.
-    fn fail(&mut self, scenario: Name, target: String, error: BenchError, record: &mut Record) -> Result<(), BenchError> {
+    fn fail(
+        &mut self,
+        scenario: Name,
+        target: String,
+        error: BenchError,
+        record: &mut Record,
+    ) -> Result<(), BenchError> {
         if matches!(error, BenchError::Interrupted | BenchError::Load(_)) {
             return Err(error);
         }
         self.bench.load.close_all();
         tell(&format!("warning: {target}: {error}"));
-        record.failures.push(Failure { scenario: scenario.as_str().to_owned(), target, why: error.to_string() });
+        record.failures.push(Failure {
+            scenario: scenario.as_str().to_owned(),
+            target,
+            why: error.to_string(),
+        });
         self.keep(scenario, record);
         Ok(())
     }
@@ -111,19 +136,41 @@ impl Session<'_> {
         if self.cli.scenario != Name::Results || record.is_empty() {
             return;
         }
-        let path = self.cli.records().join(format!("{}.json", scenario.as_str()));
+        let path = self
+            .cli
+            .records()
+            .join(format!("{}.json", scenario.as_str()));
         if let Err(error) = record.write(&path) {
-            tell(&format!("warning: failed to write {}: {error}", path.display()));
+            tell(&format!(
+                "warning: failed to write {}: {error}",
+                path.display()
+            ));
         }
     }
 }
 
-fn progress_bar(place: &str, scenario: Name, target: &str, round: usize, rounds: usize) -> ProgressBar {
-    let draw = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+fn progress_bar(
+    place: &str,
+    scenario: Name,
+    target: &str,
+    round: usize,
+    rounds: usize,
+) -> ProgressBar {
+    let draw = if io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
     let bar = ProgressBar::with_draw_target(None, draw);
-    if let Ok(style) = ProgressStyle::with_template("{msg:45} {wide_bar} {human_pos}/{human_len} {per_sec}") {
+    if let Ok(style) =
+        ProgressStyle::with_template("{msg:45} {wide_bar} {human_pos}/{human_len} {per_sec}")
+    {
         bar.set_style(style);
     }
-    bar.set_message(format!("{place} {} {target} {}/{rounds}", scenario.as_str(), round + 1));
+    bar.set_message(format!(
+        "{place} {} {target} {}/{rounds}",
+        scenario.as_str(),
+        round + 1
+    ));
     bar
 }

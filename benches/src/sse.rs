@@ -1,6 +1,7 @@
 //! An incremental reader of `text/event-stream` (WHATWG HTML, section 9.2.6).
 //!
-//! An event that lies whole in one read is given back as a slice of that read; only what a read boundary cuts is copied.
+//! An event that lies whole in one read is given back as a slice of that read; only what a read
+//! boundary cuts is copied.
 
 use memchr::memchr2;
 use thiserror::Error;
@@ -38,7 +39,10 @@ pub(crate) struct EventParser {
 // === impl EventParser ===
 
 impl EventParser {
-    pub(crate) fn next<'s, 'a: 's>(&'s mut self, input: &mut &'a [u8]) -> Result<Option<SseEvent<'s>>, SseError> {
+    pub(crate) fn next<'s, 'a: 's>(
+        &'s mut self,
+        input: &mut &'a [u8],
+    ) -> Result<Option<SseEvent<'s>>, SseError> {
         let mut whole: Option<&'a [u8]> = None;
         loop {
             if self.after_cr && !input.is_empty() {
@@ -85,7 +89,10 @@ impl EventParser {
                     self.has_data = false;
                     std::mem::swap(&mut self.data, &mut self.dispatched);
                     self.data.clear();
-                    return Ok(Some(SseEvent { data: &self.dispatched, id: &self.id }));
+                    return Ok(Some(SseEvent {
+                        data: &self.dispatched,
+                        id: &self.id,
+                    }));
                 }
                 continue;
             }
@@ -126,9 +133,17 @@ enum Field<'a> {
 fn field(line: &[u8]) -> Field<'_> {
     let value = |rest: &'_ [u8]| rest.first() == Some(&b' ');
     if let Some(rest) = line.strip_prefix(b"data:") {
-        Field::Data(if value(rest) { rest.get(1..).unwrap_or_default() } else { rest })
+        Field::Data(if value(rest) {
+            rest.get(1..).unwrap_or_default()
+        } else {
+            rest
+        })
     } else if let Some(rest) = line.strip_prefix(b"id:") {
-        Field::Id(if value(rest) { rest.get(1..).unwrap_or_default() } else { rest })
+        Field::Id(if value(rest) {
+            rest.get(1..).unwrap_or_default()
+        } else {
+            rest
+        })
     } else if line == b"data" {
         Field::Data(&[])
     } else {
@@ -146,7 +161,10 @@ mod tests {
         for piece in pieces {
             let mut input = *piece;
             while let Some(event) = parser.next(&mut input).unwrap() {
-                events.push((String::from_utf8(event.data.to_vec()).unwrap(), String::from_utf8(event.id.to_vec()).unwrap()));
+                events.push((
+                    String::from_utf8(event.data.to_vec()).unwrap(),
+                    String::from_utf8(event.id.to_vec()).unwrap(),
+                ));
             }
             assert!(input.is_empty());
         }

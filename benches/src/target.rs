@@ -1,4 +1,5 @@
-//! What is measured: the simulator itself, the gateway, its peers, or anything behind a URL; started, told and ended here.
+//! What is measured: the simulator itself, the gateway, its peers, or anything behind a URL;
+//! started, told and ended here.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -96,21 +97,33 @@ impl Kind {
             Self::Nchan(Route::Ws) => "nchan/ws".to_owned(),
             Self::Nchan(_) => "nchan/sse".to_owned(),
             Self::Model(gateway) => gateway.to_string(),
-            Self::Gateway { name, route: Route::Chat, .. } => name.clone(),
+            Self::Gateway {
+                name,
+                route: Route::Chat,
+                ..
+            } => name.clone(),
             Self::Gateway { name, route, .. } => format!("{name}/{route}"),
-            Self::Url { url, route: Route::Chat, .. } => url.clone(),
+            Self::Url {
+                url,
+                route: Route::Chat,
+                ..
+            } => url.clone(),
             Self::Url { url, route, .. } => format!("{url} ({route})"),
         }
     }
 
     pub(crate) fn route(&self) -> Route {
         match self {
-            Self::Tokenwire(route) | Self::Nchan(route) | Self::Gateway { route, .. } | Self::Url { route, .. } => *route,
+            Self::Tokenwire(route)
+            | Self::Nchan(route)
+            | Self::Gateway { route, .. }
+            | Self::Url { route, .. } => *route,
             Self::Direct | Self::Nginx | Self::Haproxy | Self::Model(_) => Route::Chat,
         }
     }
 
-    /// Whether it is somebody else's program, whose failure is a result and no reason to measure nothing.
+    /// Whether it is somebody else's program, whose failure is a result and no reason to measure
+    /// nothing.
     pub(crate) fn is_peer(&self) -> bool {
         !matches!(self, Self::Direct | Self::Tokenwire(_))
     }
@@ -130,13 +143,22 @@ impl Bed {
             let what = what.to_owned();
             move |source| TargetError::Prepare { what, source }
         };
-        let dir = tempfile::Builder::new().prefix("tokenwire-bench-").tempdir().map_err(prepare("a temporary directory"))?;
+        let dir = tempfile::Builder::new()
+            .prefix("tokenwire-bench-")
+            .tempdir()
+            .map_err(prepare("a temporary directory"))?;
         let port = match programs.simulator_port {
             Some(port) => port,
             None => process::free_port().map_err(prepare("a port for the simulator"))?,
         };
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let mut bed = Self { programs, simulator: None, simulator_address: address, dir, started: 0 };
+        let mut bed = Self {
+            programs,
+            simulator: None,
+            simulator_address: address,
+            dir,
+            started: 0,
+        };
         if with_simulator {
             let mut command = Command::new(&bed.programs.simulator);
             command.arg("--port").arg(port.to_string());
@@ -184,8 +206,18 @@ impl Bed {
         };
         if let Kind::Url { url, route, pid } = kind {
             let parsed = Endpoint::parse_url(url, *route)?;
-            let endpoint = Endpoint { address: parsed.address, prefix: parsed.prefix, ..endpoint(parsed.address) };
-            return Ok(Target { name: kind.name(), kind: kind.clone(), endpoint, tree: pid.map(ProcessTree::of), running: None });
+            let endpoint = Endpoint {
+                address: parsed.address,
+                prefix: parsed.prefix,
+                ..endpoint(parsed.address)
+            };
+            return Ok(Target {
+                name: kind.name(),
+                kind: kind.clone(),
+                endpoint,
+                tree: pid.map(ProcessTree::of),
+                running: None,
+            });
         }
         if *kind == Kind::Direct {
             return Ok(Target {
@@ -198,53 +230,87 @@ impl Bed {
         }
         let port = process::free_port().map_err(prepare(format!("a port for {}", kind.name())))?;
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let place = self.dir.path().join(format!("{}-{}", self.started, kind.name().replace('/', "-")));
+        let place = self.dir.path().join(format!(
+            "{}-{}",
+            self.started,
+            kind.name().replace('/', "-")
+        ));
         fs::create_dir_all(&place).map_err(prepare(place.display().to_string()))?;
         let (command, remedy) = self.command(kind, address, &place)?;
         let cores = self.programs.target_cores.as_deref();
         let mut running = Running::start(command, place.join("output.log"), cores, remedy)?;
         match kind {
-            Kind::Tokenwire(_) => running.wait_until(address, |address| is_ready(address, "/readyz"))?,
-            Kind::Model(gateway) => running.wait_until(address, |address| is_ready(address, gateway.health()))?,
+            Kind::Tokenwire(_) => {
+                running.wait_until(address, |address| is_ready(address, "/readyz"))?
+            }
+            Kind::Model(gateway) => {
+                running.wait_until(address, |address| is_ready(address, gateway.health()))?
+            }
             _ => running.wait_until(address, process::accepts)?,
         }
         Ok(target(address, running))
     }
 
-    fn command(&self, kind: &Kind, address: SocketAddr, place: &Path) -> Result<(Command, &'static str), TargetError> {
+    fn command(
+        &self,
+        kind: &Kind,
+        address: SocketAddr,
+        place: &Path,
+    ) -> Result<(Command, &'static str), TargetError> {
         let write = |name: &str, text: String| {
             let path = place.join(name);
             fs::write(&path, text)
                 .map(|()| path.clone())
-                .map_err(|source| TargetError::Prepare { what: path.display().to_string(), source })
+                .map_err(|source| TargetError::Prepare {
+                    what: path.display().to_string(),
+                    source,
+                })
         };
         let upstream = self.simulator_address;
         let base_url = format!("http://{upstream}/v1");
         Ok(match kind {
             Kind::Nginx => {
                 let conf = write("nginx.conf", peer::nginx(address, upstream))?;
-                (nginx(place, &conf), "install it with `cargo xtask install bench` or `apt install nginx`")
+                (
+                    nginx(place, &conf),
+                    "install it with `cargo xtask install bench` or `apt install nginx`",
+                )
             }
             Kind::Nchan(_) => {
                 let conf = write("nchan.conf", peer::nchan(address))?;
-                (nginx(place, &conf), "install it with `cargo xtask install bench` or `apt install nginx libnginx-mod-nchan`")
+                (
+                    nginx(place, &conf),
+                    "install it with `cargo xtask install bench` or `apt install nginx libnginx-mod-nchan`",
+                )
             }
             Kind::Haproxy => {
                 let conf = write("haproxy.cfg", peer::haproxy(address, upstream))?;
                 let mut command = Command::new(program("haproxy"));
                 command.arg("-f").arg(conf);
-                (command, "install it with `cargo xtask install bench` or `apt install haproxy`")
+                (
+                    command,
+                    "install it with `cargo xtask install bench` or `apt install haproxy`",
+                )
             }
             Kind::Model(gateway) => {
                 let command = gateway
                     .command(address, upstream, place, &self.programs.model)
-                    .map_err(|source| TargetError::Prepare { what: gateway.to_string(), source })?;
+                    .map_err(|source| TargetError::Prepare {
+                        what: gateway.to_string(),
+                        source,
+                    })?;
                 (command, model_gateway::REMEDY)
             }
             Kind::Gateway { command: line, .. } => {
-                let line = line.replace("{port}", &address.port().to_string()).replace("{upstream}", &base_url);
+                let line = line
+                    .replace("{port}", &address.port().to_string())
+                    .replace("{upstream}", &base_url);
                 let mut command = Command::new("sh");
-                command.arg("-c").arg(format!("exec {line}")).env("OPENAI_BASE_URL", &base_url).env("OPENAI_API_KEY", "sk-bench");
+                command
+                    .arg("-c")
+                    .arg(format!("exec {line}"))
+                    .env("OPENAI_BASE_URL", &base_url)
+                    .env("OPENAI_API_KEY", "sk-bench");
                 (command, "check the command given with --gateway")
             }
             _ => {
@@ -254,7 +320,10 @@ impl Bed {
                     .env("OPENAI_BASE_URL", &base_url)
                     .env_remove("OPENAI_API_KEY")
                     .current_dir(place);
-                (command, "build it with `cargo build --release -p tokenwire`, or say --tokenwire PATH")
+                (
+                    command,
+                    "build it with `cargo build --release -p tokenwire`, or say --tokenwire PATH",
+                )
             }
         })
     }
@@ -273,14 +342,23 @@ impl Target {
 
 fn nginx(place: &Path, conf: &Path) -> Command {
     let mut command = Command::new(program("nginx"));
-    command.arg("-p").arg(place).arg("-c").arg(conf).args(["-e", "stderr"]);
+    command
+        .arg("-p")
+        .arg(place)
+        .arg("-c")
+        .arg(conf)
+        .args(["-e", "stderr"]);
     command
 }
 
 /// Debian keeps servers in /usr/sbin, which is not in every user's PATH.
 pub(crate) fn program(name: &str) -> PathBuf {
     let path = Path::new("/usr/sbin").join(name);
-    if path.exists() { path } else { PathBuf::from(name) }
+    if path.exists() {
+        path
+    } else {
+        PathBuf::from(name)
+    }
 }
 
 /// `GET` of this path is answered with 200.
@@ -288,7 +366,10 @@ fn is_ready(address: SocketAddr, path: &str) -> bool {
     let ask = || -> io::Result<bool> {
         let mut socket = TcpStream::connect_timeout(&address, Duration::from_millis(200))?;
         socket.set_read_timeout(Some(Duration::from_secs(2)))?;
-        socket.write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())?;
+        socket.write_all(
+            format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")
+                .as_bytes(),
+        )?;
         let mut status = [0; 12];
         socket.read_exact(&mut status)?;
         Ok(status.ends_with(b" 200"))

@@ -1,4 +1,5 @@
-//! Which tokens a stream delivered: the simulator's token number i reads ` t{i}`, so a lost or doubled one shows.
+//! Which tokens a stream delivered: the simulator's token number i reads ` t{i}`, so a lost or
+//! doubled one shows.
 
 use memchr::memmem::Finder;
 
@@ -31,7 +32,9 @@ impl TokenFinder {
 
     /// The text, still escaped, of the token that this event carries, if it carries one.
     fn text<'a>(&self, json: &'a [u8]) -> Option<&'a [u8]> {
-        let value = json.get(self.0.find(json)? + self.0.needle().len()..)?.trim_ascii_start();
+        let value = json
+            .get(self.0.find(json)? + self.0.needle().len()..)?
+            .trim_ascii_start();
         let text = value.strip_prefix(b"\"")?;
         (text.first() != Some(&b'"')).then_some(text)
     }
@@ -40,10 +43,17 @@ impl TokenFinder {
 // === impl TokenCount ===
 
 impl TokenCount {
-    /// Counts the tokens in an event and calls `seen` with the number of each that was not there before.
-    /// Text that is not the simulator's counts as one token, the one that was expected.
-    pub(crate) fn observe(&mut self, finder: &TokenFinder, json: &[u8], mut seen: impl FnMut(u64)) -> bool {
-        let Some(mut text) = finder.text(json) else { return false };
+    /// Counts the tokens in an event and calls `seen` with the number of each that was not there
+    /// before. Text that is not the simulator's counts as one token, the one that was expected.
+    pub(crate) fn observe(
+        &mut self,
+        finder: &TokenFinder,
+        json: &[u8],
+        mut seen: impl FnMut(u64),
+    ) -> bool {
+        let Some(mut text) = finder.text(json) else {
+            return false;
+        };
         if number(text).is_none() {
             self.count(self.next, &mut seen);
             return true;
@@ -78,7 +88,12 @@ fn number(text: &[u8]) -> Option<(u64, &[u8])> {
     let mut rest = text.strip_prefix(b" t")?;
     let mut value: Option<u64> = None;
     while let Some((digit @ b'0'..=b'9', tail)) = rest.split_first() {
-        value = Some(value.unwrap_or(0).saturating_mul(10).saturating_add(u64::from(digit - b'0')));
+        value = Some(
+            value
+                .unwrap_or(0)
+                .saturating_mul(10)
+                .saturating_add(u64::from(digit - b'0')),
+        );
         rest = tail;
     }
     value.map(|value| (value, rest))
@@ -106,12 +121,34 @@ mod tests {
             r#"{"choices": [{"delta": {"content": " t1 t2"}}]}"#,
             r#"{"choices":[{"delta":{"content":null},"finish_reason":"stop"}]}"#,
         ];
-        assert_eq!(count(&TokenFinder::chat(), &chat, 3), (TokenCount { next: 3, received: 3, lost: 0, doubled: 0 }, vec![0, 1, 2]));
+        assert_eq!(
+            count(&TokenFinder::chat(), &chat, 3),
+            (
+                TokenCount {
+                    next: 3,
+                    received: 3,
+                    lost: 0,
+                    doubled: 0
+                },
+                vec![0, 1, 2]
+            )
+        );
         let responses = [
             r#"{"type":"response.output_text.delta","sequence_number":4,"delta":" t0","logprobs":[]}"#,
             r#"{"type":"response.output_text.done","text":" t0"}"#,
         ];
-        assert_eq!(count(&TokenFinder::responses(), &responses, 1), (TokenCount { next: 1, received: 1, lost: 0, doubled: 0 }, vec![0]));
+        assert_eq!(
+            count(&TokenFinder::responses(), &responses, 1),
+            (
+                TokenCount {
+                    next: 1,
+                    received: 1,
+                    lost: 0,
+                    doubled: 0
+                },
+                vec![0]
+            )
+        );
     }
 
     #[test]
@@ -121,13 +158,24 @@ mod tests {
         let events: Vec<&str> = events.iter().map(String::as_str).collect();
         let (tokens, seen) = count(&TokenFinder::chat(), &events, 7);
         // 2 was skipped and came too late, 5 and 6 never came, 1 came twice.
-        assert_eq!(tokens, TokenCount { next: 7, received: 4, lost: 3, doubled: 2 });
+        assert_eq!(
+            tokens,
+            TokenCount {
+                next: 7,
+                received: 4,
+                lost: 3,
+                doubled: 2
+            }
+        );
         assert_eq!(seen, vec![0, 1, 3, 4]);
     }
 
     #[test]
     fn counts_a_real_models_text_without_numbers() {
-        let events = [r#"{"delta":{"content":"Hello"}}"#, r#"{"delta":{"content":" there"}}"#];
+        let events = [
+            r#"{"delta":{"content":"Hello"}}"#,
+            r#"{"delta":{"content":" there"}}"#,
+        ];
         let (tokens, seen) = count(&TokenFinder::chat(), &events, 0);
         assert_eq!((tokens.received, tokens.lost, tokens.doubled), (2, 0, 0));
         assert_eq!(seen, vec![0, 1]);

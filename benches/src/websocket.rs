@@ -1,10 +1,12 @@
-//! The client's side of WebSocket framing (RFC 6455): masked frames out, plain frames in, split anywhere.
+//! The client's side of WebSocket framing (RFC 6455): masked frames out, plain frames in, split
+//! anywhere.
 
 use thiserror::Error;
 
 const MAX_MESSAGE: u64 = 16 * 1024 * 1024;
 
-/// The handshake's `Sec-WebSocket-Key`. It only has to be 16 bytes in base64; a load generator needs no fresh one.
+/// The handshake's `Sec-WebSocket-Key`. It only has to be 16 bytes in base64; a load generator
+/// needs no fresh one.
 pub(crate) const KEY: &str = "dG9rZW53aXJlIGxvYWQgMQ==";
 
 /// A whole message: fragments are joined before they are handed out.
@@ -54,8 +56,13 @@ enum Place<'a> {
 // === impl FrameParser ===
 
 impl FrameParser {
-    pub(crate) fn next<'s, 'a: 's>(&'s mut self, input: &mut &'a [u8]) -> Result<Option<Message<'s>>, FrameError> {
-        let Some((opcode, place)) = self.advance(input)? else { return Ok(None) };
+    pub(crate) fn next<'s, 'a: 's>(
+        &'s mut self,
+        input: &mut &'a [u8],
+    ) -> Result<Option<Message<'s>>, FrameError> {
+        let Some((opcode, place)) = self.advance(input)? else {
+            return Ok(None);
+        };
         let payload = match place {
             Place::Input(payload) => payload,
             Place::Dispatched => &self.dispatched,
@@ -64,16 +71,23 @@ impl FrameParser {
         Ok(Some(match opcode {
             1 => Message::Text(payload),
             2 => Message::Binary(payload),
-            8 => Message::Close(payload.first_chunk::<2>().map_or(1005, |code| u16::from_be_bytes(*code))),
+            8 => Message::Close(
+                payload
+                    .first_chunk::<2>()
+                    .map_or(1005, |code| u16::from_be_bytes(*code)),
+            ),
             9 => Message::Ping(payload),
             _ => Message::Pong,
         }))
     }
 
-    /// Goes on to the end of the next message or control frame: its opcode, and where its payload lies.
+    /// Goes on to the end of the next message or control frame: its opcode, and where its payload
+    /// lies.
     fn advance<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<(u8, Place<'a>)>, FrameError> {
         loop {
-            let Some(length) = self.take_header(input)? else { return Ok(None) };
+            let Some(length) = self.take_header(input)? else {
+                return Ok(None);
+            };
             let missing = length - self.partial.len();
             if input.len() < missing {
                 self.partial.extend_from_slice(input);
@@ -151,7 +165,9 @@ impl FrameParser {
                     };
                 }
             }
-            let Some((byte, rest)) = input.split_first() else { return Ok(None) };
+            let Some((byte, rest)) = input.split_first() else {
+                return Ok(None);
+            };
             *input = rest;
             if let Some(slot) = self.header.get_mut(self.header_length) {
                 *slot = *byte;
@@ -174,8 +190,9 @@ pub(crate) fn write_pong(out: &mut Vec<u8>, payload: &[u8]) {
 }
 
 fn write_frame(out: &mut Vec<u8>, first: u8, payload: &[u8]) {
-    // The mask guards intermediaries against payloads that scripts choose; here both ends and the payload are ours,
-    // so it need not be unpredictable, only present and not zero, so that the server does the work of removing it.
+    // The mask guards intermediaries against payloads that scripts choose; here both ends and the
+    // payload are ours, so it need not be unpredictable, only present and not zero, so that the
+    // server does the work of removing it.
     const MASK: [u8; 4] = [0x5a, 0xa5, 0x3c, 0xc3];
     out.push(first);
     match (u8::try_from(payload.len()), u16::try_from(payload.len())) {
@@ -190,7 +207,12 @@ fn write_frame(out: &mut Vec<u8>, first: u8, payload: &[u8]) {
         }
     }
     out.extend_from_slice(&MASK);
-    out.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    out.extend(
+        payload
+            .iter()
+            .zip(MASK.iter().cycle())
+            .map(|(byte, mask)| byte ^ mask),
+    );
 }
 
 #[cfg(test)]
@@ -244,8 +266,17 @@ mod tests {
         server_frame(&mut bytes, 0x82, &[7; 300]);
         server_frame(&mut bytes, 0x8a, b"");
         server_frame(&mut bytes, 0x88, &1001u16.to_be_bytes());
-        let expected: Vec<String> =
-            ["text hello", "text ", "ping beat", "text in three parts", "binary 300", "pong", "close 1001"].map(str::to_owned).into();
+        let expected: Vec<String> = [
+            "text hello",
+            "text ",
+            "ping beat",
+            "text in three parts",
+            "binary 300",
+            "pong",
+            "close 1001",
+        ]
+        .map(str::to_owned)
+        .into();
         assert_eq!(parse(&[&bytes]).as_ref(), Ok(&expected));
         for at in 1..bytes.len() {
             let (a, b) = bytes.split_at(at);
@@ -294,7 +325,11 @@ mod tests {
             assert_eq!(out[1] & 0x80, 0x80, "the mask bit");
             assert_eq!(extended.unwrap_or(u64::from(out[1] & 0x7f)), length as u64);
             let mask = &out[header..header + 4];
-            let unmasked: Vec<u8> = out[header + 4..].iter().enumerate().map(|(i, b)| b ^ mask[i % 4]).collect();
+            let unmasked: Vec<u8> = out[header + 4..]
+                .iter()
+                .enumerate()
+                .map(|(i, b)| b ^ mask[i % 4])
+                .collect();
             assert_eq!(unmasked, payload);
         }
     }

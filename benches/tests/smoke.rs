@@ -1,4 +1,5 @@
-//! The program as a whole against a tiny server that keeps no state: a stream's id says how many tokens it has.
+//! The program as a whole against a tiny server that keeps no state: a stream's id says how many
+//! tokens it has.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -35,16 +36,26 @@ fn connection(socket: &TcpStream, flaw: Flaw) -> Option<()> {
     let mut out = socket;
     loop {
         let mut line = String::new();
-        reader.read_line(&mut line).ok().filter(|length| *length > 0)?;
+        reader
+            .read_line(&mut line)
+            .ok()
+            .filter(|length| *length > 0)?;
         let path = line.split(' ').nth(1)?.to_owned();
         let (mut length, mut last_id) = (0, None);
         loop {
             let mut header = String::new();
             reader.read_line(&mut header).ok()?;
-            let Some((name, value)) = header.trim().split_once(": ") else { break };
+            let Some((name, value)) = header.trim().split_once(": ") else {
+                break;
+            };
             match name.to_ascii_lowercase().as_str() {
                 "content-length" => length = value.parse().ok()?,
-                "last-event-id" => last_id = value.rsplit('.').next().and_then(|number| number.parse::<u64>().ok()),
+                "last-event-id" => {
+                    last_id = value
+                        .rsplit('.')
+                        .next()
+                        .and_then(|number| number.parse::<u64>().ok())
+                }
                 _ => {}
             }
         }
@@ -55,15 +66,24 @@ fn connection(socket: &TcpStream, flaw: Flaw) -> Option<()> {
             return web_socket(&mut reader, out, flaw);
         }
         let chat = path == "/v1/chat/completions";
-        let tokens = path.rsplit_once("resp_").map_or_else(|| tokens_in(&body), |(_, tokens)| tokens.parse().ok())?;
+        let tokens = path
+            .rsplit_once("resp_")
+            .map_or_else(|| tokens_in(&body), |(_, tokens)| tokens.parse().ok())?;
         write!(
             out,
             "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\nLocation: /v1/streams/resp_{tokens}\r\n\r\n"
         )
         .ok()?;
         let first = last_id.map_or(0, |last| last + 1);
-        for (number, json) in events(tokens, chat, flaw).into_iter().filter(|(number, _)| *number >= first) {
-            let event = if chat { format!("data: {json}\n\n") } else { format!("id: resp_{tokens}.{number}\ndata: {json}\n\n") };
+        for (number, json) in events(tokens, chat, flaw)
+            .into_iter()
+            .filter(|(number, _)| *number >= first)
+        {
+            let event = if chat {
+                format!("data: {json}\n\n")
+            } else {
+                format!("id: resp_{tokens}.{number}\ndata: {json}\n\n")
+            };
             write!(out, "{:x}\r\n{event}\r\n", event.len()).ok()?;
         }
         if flaw == Flaw::CutOff {
@@ -80,11 +100,21 @@ fn web_socket(reader: &mut impl Read, mut out: impl Write, flaw: Flaw) -> Option
         let (tokens, first) = match json["type"].as_str()? {
             "response.create" => (tokens_in(message.as_bytes())?, 0),
             _ => {
-                let tokens = json["response_id"].as_str()?.strip_prefix("resp_")?.parse().ok()?;
-                (tokens, json["starting_after"].as_u64().map_or(0, |after| after + 1))
+                let tokens = json["response_id"]
+                    .as_str()?
+                    .strip_prefix("resp_")?
+                    .parse()
+                    .ok()?;
+                (
+                    tokens,
+                    json["starting_after"].as_u64().map_or(0, |after| after + 1),
+                )
             }
         };
-        for (_, json) in events(tokens, false, flaw).into_iter().filter(|(number, _)| *number >= first) {
+        for (_, json) in events(tokens, false, flaw)
+            .into_iter()
+            .filter(|(number, _)| *number >= first)
+        {
             let mut frame = vec![0x81];
             match u8::try_from(json.len()) {
                 Ok(length @ 0..=125) => frame.push(length),
@@ -112,7 +142,10 @@ fn client_frame(reader: &mut impl Read) -> Option<Vec<u8>> {
     reader.read_exact(&mut mask).ok()?;
     let mut payload = vec![0; length];
     reader.read_exact(&mut payload).ok()?;
-    payload.iter_mut().enumerate().for_each(|(at, byte)| *byte ^= mask[at % 4]);
+    payload
+        .iter_mut()
+        .enumerate()
+        .for_each(|(at, byte)| *byte ^= mask[at % 4]);
     Some(payload)
 }
 
@@ -158,11 +191,21 @@ fn bench(url: &str, arguments: &str) -> (Output, Value) {
     let file = tempfile::NamedTempFile::new().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_tokenwire-bench"))
         .args(arguments.split(' '))
-        .args(["--url", url, "--alone", "--no-pin", "--no-build", "--rounds", "1", "--json"])
+        .args([
+            "--url",
+            url,
+            "--alone",
+            "--no-pin",
+            "--no-build",
+            "--rounds",
+            "1",
+            "--json",
+        ])
         .arg(file.path())
         .output()
         .unwrap();
-    let json = serde_json::from_str(&std::fs::read_to_string(file.path()).unwrap()).unwrap_or(Value::Null);
+    let json =
+        serde_json::from_str(&std::fs::read_to_string(file.path()).unwrap()).unwrap_or(Value::Null);
     (output, json)
 }
 
@@ -171,7 +214,10 @@ fn every_scenario_counts_every_token_of_a_server_without_flaw() {
     let url = serve(Flaw::None);
     // scenario, and the tokens that each of its runs delivers
     let table = [
-        ("paced -n 7 --tokens 30 --tbt 0 --ramp 10ms -r chat,responses,streams,ws", 210),
+        (
+            "paced -n 7 --tokens 30 --tbt 0 --ramp 10ms -r chat,responses,streams,ws",
+            210,
+        ),
         ("saturated -n 3 --tokens 2000 -r chat,ws", 6000),
         ("short -n 4 --requests 50 -r chat,responses,ws", 250),
         ("replay --tokens 3000 --requests 4 -r streams,ws", 12_000),
@@ -180,12 +226,24 @@ fn every_scenario_counts_every_token_of_a_server_without_flaw() {
     for (arguments, tokens) in table {
         let (output, json) = bench(&url, arguments);
         let told = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(0), "{arguments}: {told}\n{json:#}");
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{arguments}: {told}\n{json:#}"
+        );
         let runs = json["runs"].as_array().unwrap();
-        assert_eq!(runs.len(), arguments.rsplit(' ').next().unwrap().split(',').count(), "{arguments}");
+        assert_eq!(
+            runs.len(),
+            arguments.rsplit(' ').next().unwrap().split(',').count(),
+            "{arguments}"
+        );
         for run in runs {
             assert_eq!(run["tokens"], tokens, "{arguments}: {run:#}");
-            assert_eq!((&run["lost"], &run["doubled"], &run["broken"]), (&0.into(), &0.into(), &0.into()), "{run:#}");
+            assert_eq!(
+                (&run["lost"], &run["doubled"], &run["broken"]),
+                (&0.into(), &0.into(), &0.into()),
+                "{run:#}"
+            );
         }
     }
 }
@@ -197,9 +255,22 @@ fn one_stream_reaches_every_reader_whole() {
     assert_eq!(output.status.code(), Some(0), "{json:#}");
     for run in json["runs"].as_array().unwrap() {
         // This server does not wait for readers, so some tokens come before the measured part.
-        let early: f64 = run["extra"].as_object().into_iter().flatten().filter_map(|(_, value)| value.as_f64()).sum();
-        assert_eq!(run["tokens"].as_f64().unwrap() + early, 10.0 * 200.0, "{run:#}");
-        assert_eq!((&run["lost"], &run["doubled"], &run["broken"]), (&0.into(), &0.into(), &0.into()), "{run:#}");
+        let early: f64 = run["extra"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter_map(|(_, value)| value.as_f64())
+            .sum();
+        assert_eq!(
+            run["tokens"].as_f64().unwrap() + early,
+            10.0 * 200.0,
+            "{run:#}"
+        );
+        assert_eq!(
+            (&run["lost"], &run["doubled"], &run["broken"]),
+            (&0.into(), &0.into(), &0.into()),
+            "{run:#}"
+        );
     }
 }
 
@@ -213,7 +284,11 @@ fn the_storm_cuts() {
 
 #[test]
 fn a_flaw_shows_and_fails_the_run() {
-    let table = [(Flaw::Lost, (1, 0, 0)), (Flaw::Doubled, (0, 1, 0)), (Flaw::CutOff, (0, 0, 1))];
+    let table = [
+        (Flaw::Lost, (1, 0, 0)),
+        (Flaw::Doubled, (0, 1, 0)),
+        (Flaw::CutOff, (0, 0, 1)),
+    ];
     for (flaw, (lost, doubled, broken)) in table {
         let url = serve(flaw);
         for route in ["chat", "responses"] {
@@ -221,7 +296,11 @@ fn a_flaw_shows_and_fails_the_run() {
             assert_eq!(output.status.code(), Some(1), "{json:#}");
             let run = &json["runs"][0];
             let each = |count: u64| Value::from(count * 5);
-            assert_eq!((&run["lost"], &run["doubled"], &run["broken"]), (&each(lost), &each(doubled), &each(broken)), "{run:#}");
+            assert_eq!(
+                (&run["lost"], &run["doubled"], &run["broken"]),
+                (&each(lost), &each(doubled), &each(broken)),
+                "{run:#}"
+            );
         }
     }
 }
@@ -235,18 +314,32 @@ fn nobody_there_is_told_and_fails() {
     assert_eq!(output.status.code(), Some(1));
     let run = &json["runs"][0];
     assert_eq!((&run["broken"], &run["lost"]), (&2.into(), &10.into()));
-    assert!(run["complaints"][0].as_str().unwrap().contains("refused"), "{run:#}");
+    assert!(
+        run["complaints"][0].as_str().unwrap().contains("refused"),
+        "{run:#}"
+    );
 }
 
 #[test]
 fn plots_are_drawn() {
     let dir = tempfile::tempdir().unwrap();
-    let arguments = format!("paced -n 3 --tokens 30 --tbt 1ms --ramp 1ms --svg {}", dir.path().display());
+    let arguments = format!(
+        "paced -n 3 --tokens 30 --tbt 1ms --ramp 1ms --svg {}",
+        dir.path().display()
+    );
     let (output, _) = bench(&serve(Flaw::None), &arguments);
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     for name in ["paced-first-token.svg", "paced-delay.svg"] {
         let plot = std::fs::read_to_string(dir.path().join(name)).unwrap();
-        assert!(plot.starts_with("<svg") && plot.contains("127.0.0.1"), "{name}");
+        assert!(
+            plot.starts_with("<svg") && plot.contains("127.0.0.1"),
+            "{name}"
+        );
     }
 }
 
@@ -261,10 +354,29 @@ fn a_peer_that_fails_is_told_and_the_others_are_measured() {
     std::fs::write(&idle, "#!/bin/sh\nexec sleep 60\n").unwrap();
     std::fs::set_permissions(&idle, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_tokenwire-bench"))
-        .args(["saturated", "-n", "2", "--tokens", "10", "--url", &url, "--gateway", broken, "--alone", "--no-pin", "--no-build"])
+        .args([
+            "saturated",
+            "-n",
+            "2",
+            "--tokens",
+            "10",
+            "--url",
+            &url,
+            "--gateway",
+            broken,
+            "--alone",
+            "--no-pin",
+            "--no-build",
+        ])
         .arg("--simulator")
         .arg(&idle)
-        .args(["--simulator-port", &listening().to_string(), "--rounds", "1", "--json"])
+        .args([
+            "--simulator-port",
+            &listening().to_string(),
+            "--rounds",
+            "1",
+            "--json",
+        ])
         .arg(file.path())
         .output()
         .unwrap();
@@ -275,8 +387,17 @@ fn a_peer_that_fails_is_told_and_the_others_are_measured() {
     assert_eq!(json["runs"].as_array().unwrap().len(), 1, "{json:#}");
     assert_eq!(json["runs"][0]["tokens"], 20);
     let failure = &json["failures"][0];
-    assert_eq!((&failure["scenario"], &failure["target"]), (&"saturated".into(), &"exits".into()));
-    assert!(failure["why"].as_str().unwrap().contains("it has no mind to"), "{json:#}");
+    assert_eq!(
+        (&failure["scenario"], &failure["target"]),
+        (&"saturated".into(), &"exits".into())
+    );
+    assert!(
+        failure["why"]
+            .as_str()
+            .unwrap()
+            .contains("it has no mind to"),
+        "{json:#}"
+    );
 }
 
 /// The port of something that accepts connections until the test process ends.
@@ -293,15 +414,27 @@ fn the_page_is_made_of_records_without_measuring() {
     let records = dir.path().join("results");
     std::fs::create_dir(&records).unwrap();
     let url = serve(Flaw::None);
-    for (name, arguments) in [("paced", "paced -n 3 --tokens 20 --tbt 1ms --ramp 1ms"), ("storm", "storm -n 3 --tokens 200 -r streams,ws")]
-    {
+    for (name, arguments) in [
+        ("paced", "paced -n 3 --tokens 20 --tbt 1ms --ramp 1ms"),
+        ("storm", "storm -n 3 --tokens 200 -r streams,ws"),
+    ] {
         let (output, json) = bench(&url, arguments);
-        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let mut json = json;
-        json["failures"] = serde_json::json!([{"scenario": name, "target": "smg", "why": "it is not here"}]);
+        json["failures"] =
+            serde_json::json!([{"scenario": name, "target": "smg", "why": "it is not here"}]);
         std::fs::write(records.join(format!("{name}.json")), json.to_string()).unwrap();
     }
-    std::fs::write(dir.path().join("OPTIMISATIONS.md"), "# Work\n\n## Copies\n\nFewer.\n").unwrap();
+    std::fs::write(
+        dir.path().join("OPTIMISATIONS.md"),
+        "# Work\n\n## Copies\n\nFewer.\n",
+    )
+    .unwrap();
     let page = dir.path().join("RESULTS.md");
     let render = || {
         let output = Command::new(env!("CARGO_BIN_EXE_tokenwire-bench"))
@@ -311,18 +444,38 @@ fn the_page_is_made_of_records_without_measuring() {
             .arg(&page)
             .output()
             .unwrap();
-        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         std::fs::read_to_string(&page).unwrap()
     };
     let text = render();
-    for part in ["## Paced streams", "## Cut and resumed", "| smg: not measured: it is not here", "### Copies", &url] {
+    for part in [
+        "## Paced streams",
+        "## Cut and resumed",
+        "| smg: not measured: it is not here",
+        "### Copies",
+        &url,
+    ] {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
-    for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+    for link in text
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split(')').next())
+    {
         assert!(link.starts_with("results/"), "{link}");
     }
     for plot in ["paced-first-token.svg", "paced-delay.svg"] {
-        assert!(std::fs::read_to_string(records.join(plot)).unwrap().starts_with("<svg"), "{plot}");
+        assert!(
+            std::fs::read_to_string(records.join(plot))
+                .unwrap()
+                .starts_with("<svg"),
+            "{plot}"
+        );
     }
     assert_eq!(render(), text, "the same records make the same page");
 }
@@ -330,7 +483,13 @@ fn the_page_is_made_of_records_without_measuring() {
 #[test]
 fn a_page_of_nothing_says_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_tokenwire-bench")).args(["results", "--from"]).arg(dir.path()).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_tokenwire-bench"))
+        .args(["results", "--from"])
+        .arg(dir.path())
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("measure with `tokenwire-bench results`"));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("measure with `tokenwire-bench results`")
+    );
 }

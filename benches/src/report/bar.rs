@@ -48,7 +48,9 @@ const PROMISES: &[Promise] = &[
         unit: "× the least of them",
         pick: |it, all| {
             // The least of them is the one to which the ratio is highest.
-            let ratios = ModelGateway::ALL.iter().filter_map(|gateway| over(it, all, gateway.name(), |it| it.cpu_us_per_token));
+            let ratios = ModelGateway::ALL
+                .iter()
+                .filter_map(|gateway| over(it, all, gateway.name(), |it| it.cpu_us_per_token));
             ratios.max_by(|one, two| one.median.total_cmp(&two.median))
         },
     },
@@ -128,10 +130,14 @@ const PROMISES: &[Promise] = &[
 
 /// The table of promises; those of scenarios that did not run say so.
 pub(crate) fn bar(summaries: &[Summary]) -> String {
-    let head = ["figure", "at most", "measured", ""].map(str::to_owned).to_vec();
+    let head = ["figure", "at most", "measured", ""]
+        .map(str::to_owned)
+        .to_vec();
     let mut lines = vec![head];
     for promise in PROMISES {
-        let mine = summaries.iter().find(|it| it.scenario == promise.scenario && it.target == promise.target);
+        let mine = summaries
+            .iter()
+            .find(|it| it.scenario == promise.scenario && it.target == promise.target);
         let measured = mine.and_then(|it| (promise.pick)(it, summaries));
         let (figure, verdict) = match measured {
             Some(spread) => (with_ends(&spread, 2), verdict(spread.median, promise.limit)),
@@ -140,11 +146,20 @@ pub(crate) fn bar(summaries: &[Summary]) -> String {
         let limit = format!("{} {}", promise.limit, promise.unit);
         lines.push(vec![promise.figure.to_owned(), limit, figure, verdict]);
     }
-    let own = || summaries.iter().filter(|it| it.target.starts_with("tokenwire/"));
+    let own = || {
+        summaries
+            .iter()
+            .filter(|it| it.target.starts_with("tokenwire/"))
+    };
     if own().next().is_some() {
         let wrong: u64 = own().map(|it| it.lost + it.doubled).sum();
         let verdict = if wrong == 0 { "met" } else { "missed" };
-        lines.push(vec!["lost or doubled tokens".to_owned(), "0".to_owned(), wrong.to_string(), verdict.to_owned()]);
+        lines.push(vec![
+            "lost or doubled tokens".to_owned(),
+            "0".to_owned(),
+            wrong.to_string(),
+            verdict.to_owned(),
+        ]);
     }
     format!("\n{}", align(&lines))
 }
@@ -152,14 +167,30 @@ pub(crate) fn bar(summaries: &[Summary]) -> String {
 /// Met or missed, and by how much of the limit.
 fn verdict(measured: f64, limit: f64) -> String {
     let off = (measured / limit - 1.0) * 100.0;
-    if measured <= limit { format!("met, {:.0} % under", -off) } else { format!("missed, {off:.0} % over") }
+    if measured <= limit {
+        format!("met, {:.0} % under", -off)
+    } else {
+        format!("missed, {off:.0} % over")
+    }
 }
 
 /// A figure's median as a ratio to another target's in the same scenario.
-fn over(mine: &Summary, all: &[Summary], name: &str, pick: fn(&Summary) -> Option<Spread>) -> Option<Spread> {
-    let other = pick(all.iter().find(|it| it.scenario == mine.scenario && it.target == name)?)?;
+fn over(
+    mine: &Summary,
+    all: &[Summary],
+    name: &str,
+    pick: fn(&Summary) -> Option<Spread>,
+) -> Option<Spread> {
+    let other = pick(
+        all.iter()
+            .find(|it| it.scenario == mine.scenario && it.target == name)?,
+    )?;
     let spread = pick(mine)?;
-    Some(Spread { median: spread.median / other.median, least: spread.least / other.median, most: spread.most / other.median })
+    Some(Spread {
+        median: spread.median / other.median,
+        least: spread.least / other.median,
+        most: spread.most / other.median,
+    })
 }
 
 fn p99(times: Percentiles) -> Spread {
@@ -175,14 +206,32 @@ mod tests {
         let paced = |target: &str, ratio| Summary {
             scenario: "paced".to_owned(),
             target: target.to_owned(),
-            cpu_ratio: Some(Spread { median: ratio, least: ratio, most: ratio }),
+            cpu_ratio: Some(Spread {
+                median: ratio,
+                least: ratio,
+                most: ratio,
+            }),
             ..Summary::default()
         };
         let text = bar(&[paced("tokenwire/chat", 1.05), paced("tokenwire/ws", 1.3)]);
-        let line = |figure: &str| text.lines().find(|line| line.contains(figure)).unwrap_or_default().to_owned();
-        assert!(line("paced token, SSE").ends_with(" met, 5 % under |"), "{text}");
-        assert!(line("paced token, WebSocket").contains("missed, 8 % over"), "{text}");
-        assert!(line("replay of 10,000 tokens, SSE").contains("not measured"), "{text}");
+        let line = |figure: &str| {
+            text.lines()
+                .find(|line| line.contains(figure))
+                .unwrap_or_default()
+                .to_owned()
+        };
+        assert!(
+            line("paced token, SSE").ends_with(" met, 5 % under |"),
+            "{text}"
+        );
+        assert!(
+            line("paced token, WebSocket").contains("missed, 8 % over"),
+            "{text}"
+        );
+        assert!(
+            line("replay of 10,000 tokens, SSE").contains("not measured"),
+            "{text}"
+        );
         assert!(line("lost or doubled").contains("met"), "{text}");
     }
 }

@@ -69,7 +69,12 @@ pub(crate) struct Percentiles {
 impl Percentiles {
     fn of(values: &[Quantiles]) -> Option<Self> {
         let spread = |pick: fn(&Quantiles) -> f64| Spread::of(values.iter().map(pick));
-        Some(Self { p50: spread(|it| it.p50)?, p99: spread(|it| it.p99)?, p999: spread(|it| it.p999)?, max: spread(|it| it.max)? })
+        Some(Self {
+            p50: spread(|it| it.p50)?,
+            p99: spread(|it| it.p99)?,
+            p999: spread(|it| it.p999)?,
+            max: spread(|it| it.max)?,
+        })
     }
 }
 
@@ -84,26 +89,43 @@ impl Summary {
                 names.push((&run.scenario, &run.target));
             }
         }
-        names.into_iter().map(|(scenario, target)| Self::of(runs, scenario, target)).collect()
+        names
+            .into_iter()
+            .map(|(scenario, target)| Self::of(runs, scenario, target))
+            .collect()
     }
 
     fn of(runs: &[Run], scenario: &str, target: &str) -> Self {
         let here: Vec<&Run> = runs.iter().filter(|run| run.scenario == scenario).collect();
-        let mine: Vec<&Run> = here.iter().copied().filter(|run| run.target == target).collect();
-        let other = |round: usize, name: &str| here.iter().copied().find(|run| run.round == round && run.target == name);
+        let mine: Vec<&Run> = here
+            .iter()
+            .copied()
+            .filter(|run| run.target == target)
+            .collect();
+        let other = |round: usize, name: &str| {
+            here.iter()
+                .copied()
+                .find(|run| run.round == round && run.target == name)
+        };
         let cpu = |run: &Run| run.cpu.map(|cpu| cpu.us_per_token);
         let pss = |run: &Run| run.memory.map(|memory| memory.pss_kib_per_stream);
-        let spread = |pick: &dyn Fn(&Run) -> Option<f64>| Spread::of(mine.iter().filter_map(|run| pick(run)));
+        let spread = |pick: &dyn Fn(&Run) -> Option<f64>| {
+            Spread::of(mine.iter().filter_map(|run| pick(run)))
+        };
         // The simulator's own cost is no relay's.
         let ratio = |pick: &dyn Fn(&Run) -> Option<f64>| {
-            spread(&|run| Some(pick(run)? / pick(other(run.round, YARDSTICK)?)?)).filter(|_| target != DIRECT)
+            spread(&|run| Some(pick(run)? / pick(other(run.round, YARDSTICK)?)?))
+                .filter(|_| target != DIRECT)
         };
-        let percentiles =
-            |pick: fn(&Run) -> Option<Quantiles>| Percentiles::of(&mine.iter().filter_map(|run| pick(run)).collect::<Vec<_>>());
+        let percentiles = |pick: fn(&Run) -> Option<Quantiles>| {
+            Percentiles::of(&mine.iter().filter_map(|run| pick(run)).collect::<Vec<_>>())
+        };
         let added = |pick: fn(&Run) -> Option<Quantiles>| {
             let over = |run: &&Run| Some(pick(run)?.over(&pick(other(run.round, DIRECT)?)?));
             let values: Vec<Quantiles> = mine.iter().filter_map(over).collect();
-            (target != DIRECT).then(|| Percentiles::of(&values)).flatten()
+            (target != DIRECT)
+                .then(|| Percentiles::of(&values))
+                .flatten()
         };
         let mut extra = BTreeMap::new();
         for name in mine.iter().flat_map(|run| run.extra.keys()) {
@@ -111,7 +133,10 @@ impl Summary {
                 extra.insert(name.clone(), spread);
             }
         }
-        let mut complaints: Vec<String> = mine.iter().flat_map(|run| run.complaints.iter().cloned()).collect();
+        let mut complaints: Vec<String> = mine
+            .iter()
+            .flat_map(|run| run.complaints.iter().cloned())
+            .collect();
         complaints.dedup();
         complaints.truncate(5);
         Self {
@@ -153,8 +178,20 @@ mod tests {
             scenario: "paced".to_owned(),
             target: target.to_owned(),
             round,
-            cpu: Some(Cpu { us_per_token: cpu, us_per_stream: cpu * 100.0, user_share: 0.25, of_a_core: 0.5, waited: 0.0 }),
-            first_token: Some(Quantiles { count: 100, p50: p99 / 2.0, p99, p999: p99, max: p99 }),
+            cpu: Some(Cpu {
+                us_per_token: cpu,
+                us_per_stream: cpu * 100.0,
+                user_share: 0.25,
+                of_a_core: 0.5,
+                waited: 0.0,
+            }),
+            first_token: Some(Quantiles {
+                count: 100,
+                p50: p99 / 2.0,
+                p99,
+                p999: p99,
+                max: p99,
+            }),
             ..Run::default()
         }
     }
@@ -171,11 +208,38 @@ mod tests {
             run("gateway", 1, 24.0, 1300.0),
         ];
         let summaries = Summary::all(&runs);
-        assert_eq!(summaries.iter().map(|it| it.target.as_str()).collect::<Vec<_>>(), ["direct", "nginx", "gateway"]);
+        assert_eq!(
+            summaries
+                .iter()
+                .map(|it| it.target.as_str())
+                .collect::<Vec<_>>(),
+            ["direct", "nginx", "gateway"]
+        );
         let gateway = summaries.last().unwrap();
-        assert_eq!(gateway.cpu_ratio, Some(Spread { median: 1.2, least: 1.2, most: 1.2 }));
-        assert_eq!(gateway.added_first_token.unwrap().p99, Spread { median: 200.0, least: 200.0, most: 200.0 });
-        assert_eq!(gateway.cpu_us_per_token, Some(Spread { median: 18.0, least: 12.0, most: 24.0 }));
+        assert_eq!(
+            gateway.cpu_ratio,
+            Some(Spread {
+                median: 1.2,
+                least: 1.2,
+                most: 1.2
+            })
+        );
+        assert_eq!(
+            gateway.added_first_token.unwrap().p99,
+            Spread {
+                median: 200.0,
+                least: 200.0,
+                most: 200.0
+            }
+        );
+        assert_eq!(
+            gateway.cpu_us_per_token,
+            Some(Spread {
+                median: 18.0,
+                least: 12.0,
+                most: 24.0
+            })
+        );
         assert!(summaries.first().unwrap().added_first_token.is_none());
     }
 }

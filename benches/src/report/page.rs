@@ -1,4 +1,5 @@
-//! The page of results: `RESULTS.md`, made of the records, so that it can be made anew without measuring.
+//! The page of results: `RESULTS.md`, made of the records, so that it can be made anew without
+//! measuring.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -8,53 +9,82 @@ use super::{Failure, Record, Summary, bar};
 use crate::model_gateway::ModelGateway;
 use crate::scenario::Name;
 
-/// A table of a scenario: what is above it, and its columns; one that is empty for every target is left out.
+/// A table of a scenario: what is above it, and its columns; one that is empty for every target is
+/// left out.
 type Table = (&'static str, &'static [(&'static str, Cell)]);
 
 const COST: &[(&str, Cell)] = &[
     ("load", |it| (!it.load.is_empty()).then(|| it.load.clone())),
-    ("CPU µs/token", |it| it.cpu_us_per_token.map(|spread| with_ends(&spread, 2))),
-    ("× nginx", |it| it.cpu_ratio.map(|spread| with_ends(&spread, 2))),
-    ("tokens/s", |it| it.tokens_per_second.map(|spread| with_ends(&spread, 0))),
+    ("CPU µs/token", |it| {
+        it.cpu_us_per_token.map(|spread| with_ends(&spread, 2))
+    }),
+    ("× nginx", |it| {
+        it.cpu_ratio.map(|spread| with_ends(&spread, 2))
+    }),
+    ("tokens/s", |it| {
+        it.tokens_per_second.map(|spread| with_ends(&spread, 0))
+    }),
     ("lost", |it| Some(it.lost.to_string())),
     ("doubled", |it| Some(it.doubled.to_string())),
     ("broken", |it| Some(it.broken.to_string())),
-    ("waited", |it| it.waited.map(|spread| percent(spread.median))),
-    ("load side", |it| it.load_share.map(|spread| percent(spread.median))),
-    ("simulator", |it| it.simulator_share.map(|spread| percent(spread.median))),
+    ("waited", |it| {
+        it.waited.map(|spread| percent(spread.median))
+    }),
+    ("load side", |it| {
+        it.load_share.map(|spread| percent(spread.median))
+    }),
+    ("simulator", |it| {
+        it.simulator_share.map(|spread| percent(spread.median))
+    }),
 ];
 
 const REQUESTS: &[(&str, Cell)] = &[
-    ("CPU µs/request", |it| it.cpu_us_per_stream.map(|spread| with_ends(&spread, 1))),
+    ("CPU µs/request", |it| {
+        it.cpu_us_per_stream.map(|spread| with_ends(&spread, 1))
+    }),
     ("requests/s", |it| extra(it, "requests_per_second", 0)),
     ("request p50 µs", |it| extra(it, "request_p50_us", 0)),
     ("p99 µs", |it| extra(it, "request_p99_us", 0)),
 ];
 
 const MEMORY: &[(&str, Cell)] = &[
-    ("KiB/stream, PSS", |it| it.pss_kib_per_stream.map(|spread| with_ends(&spread, 1))),
-    ("× nginx", |it| it.memory_ratio.map(|spread| with_ends(&spread, 2))),
-    ("KiB/stream, RSS", |it| it.rss_kib_per_stream.map(|spread| with_ends(&spread, 1))),
+    ("KiB/stream, PSS", |it| {
+        it.pss_kib_per_stream.map(|spread| with_ends(&spread, 1))
+    }),
+    ("× nginx", |it| {
+        it.memory_ratio.map(|spread| with_ends(&spread, 2))
+    }),
+    ("KiB/stream, RSS", |it| {
+        it.rss_kib_per_stream.map(|spread| with_ends(&spread, 1))
+    }),
 ];
 
-const REPLAY: &[(&str, Cell)] =
-    &[("all of it, p50 ms", |it| extra(it, "replay_p50_ms", 2)), ("max ms", |it| extra(it, "replay_max_ms", 2))];
+const REPLAY: &[(&str, Cell)] = &[
+    ("all of it, p50 ms", |it| extra(it, "replay_p50_ms", 2)),
+    ("max ms", |it| extra(it, "replay_max_ms", 2)),
+];
 
-const UNREAD: &[(&str, Cell)] = &[("KiB RSS for each unread stream", |it| extra(it, "rss_kib_per_unread_stream", 0))];
+const UNREAD: &[(&str, Cell)] = &[("KiB RSS for each unread stream", |it| {
+    extra(it, "rss_kib_per_unread_stream", 0)
+})];
 
 const CUTS: &[(&str, Cell)] = &[("cuts a run", |it| extra(it, "cuts", 0))];
 
 const FIRST: &[(&str, Cell)] = &[
     ("p50", |it| four_with_ends(it.added_first_token.as_ref(), 0)),
     ("p99", |it| four_with_ends(it.added_first_token.as_ref(), 1)),
-    ("p99.9", |it| four_with_ends(it.added_first_token.as_ref(), 2)),
+    ("p99.9", |it| {
+        four_with_ends(it.added_first_token.as_ref(), 2)
+    }),
     ("max", |it| four_with_ends(it.added_first_token.as_ref(), 3)),
 ];
 
 const EACH: &[(&str, Cell)] = &[
     ("p50", |it| four_with_ends(it.added_token_delay.as_ref(), 0)),
     ("p99", |it| four_with_ends(it.added_token_delay.as_ref(), 1)),
-    ("p99.9", |it| four_with_ends(it.added_token_delay.as_ref(), 2)),
+    ("p99.9", |it| {
+        four_with_ends(it.added_token_delay.as_ref(), 2)
+    }),
     ("max", |it| four_with_ends(it.added_token_delay.as_ref(), 3)),
 ];
 
@@ -65,8 +95,14 @@ const DELAY: &[(&str, Cell)] = &[
     ("max", |it| four_with_ends(it.token_delay.as_ref(), 3)),
 ];
 
-const ADDED_FIRST: Table = ("Added time to first token, µs, percentile less `direct`'s in the same round:", FIRST);
-const ADDED_EACH: Table = ("Added time per token, µs, against the time at which it was due, less `direct`'s in the same round:", EACH);
+const ADDED_FIRST: Table = (
+    "Added time to first token, µs, percentile less `direct`'s in the same round:",
+    FIRST,
+);
+const ADDED_EACH: Table = (
+    "Added time per token, µs, against the time at which it was due, less `direct`'s in the same round:",
+    EACH,
+);
 
 /// A scenario's heading, what is done in it, and its tables.
 fn section(scenario: Name) -> Option<(&'static str, &'static str, &'static [Table])> {
@@ -95,11 +131,19 @@ fn section(scenario: Name) -> Option<(&'static str, &'static str, &'static [Tabl
         Name::Fanout => (
             "One to many",
             "One stream, many readers. nchan is told each token as it comes out of the same simulator.",
-            &[("", COST), ("From the time an event was due to its arrival at each reader, µs:", DELAY)],
+            &[
+                ("", COST),
+                (
+                    "From the time an event was due to its arrival at each reader, µs:",
+                    DELAY,
+                ),
+            ],
         ),
-        Name::Replay => {
-            ("Replay", "A finished stream, read again from its beginning by one reader at a time.", &[("", REPLAY), ("", COST)])
-        }
+        Name::Replay => (
+            "Replay",
+            "A finished stream, read again from its beginning by one reader at a time.",
+            &[("", REPLAY), ("", COST)],
+        ),
         Name::Slow => (
             "Slow readers",
             "Paced streams that are read, beside streams as fast as they go that nobody reads.",
@@ -113,9 +157,13 @@ fn section(scenario: Name) -> Option<(&'static str, &'static str, &'static [Tabl
     })
 }
 
-/// The page. `plots` is where the plots are as a link from the page sees it; `changes` is what tells of the work behind the figures.
+/// The page. `plots` is where the plots are as a link from the page sees it; `changes` is what
+/// tells of the work behind the figures.
 pub(crate) fn page(records: &[Record], plots: &str, changes: Option<&str>) -> String {
-    let runs: Vec<_> = records.iter().flat_map(|record| record.runs.iter().cloned()).collect();
+    let runs: Vec<_> = records
+        .iter()
+        .flat_map(|record| record.runs.iter().cloned())
+        .collect();
     let summaries = Summary::all(&runs);
     let failures: Vec<&Failure> = records.iter().flat_map(|record| &record.failures).collect();
     let mut text = String::from(
@@ -128,19 +176,43 @@ pub(crate) fn page(records: &[Record], plots: &str, changes: Option<&str>) -> St
     text.push_str("\n## The bar\n");
     text.push_str(&bar(&summaries));
     text.push_str("\n## At a glance\n");
-    for (scenario, plot) in [("paced", "cpu"), ("open", "memory"), ("paced", "first-token"), ("paced", "delay"), ("fanout", "delay")] {
+    for (scenario, plot) in [
+        ("paced", "cpu"),
+        ("open", "memory"),
+        ("paced", "first-token"),
+        ("paced", "delay"),
+        ("fanout", "delay"),
+    ] {
         if summaries.iter().any(|it| it.scenario == scenario) {
-            let _ = write!(text, "\n![{scenario}, {plot}]({plots}/{scenario}-{plot}.svg)\n");
+            let _ = write!(
+                text,
+                "\n![{scenario}, {plot}]({plots}/{scenario}-{plot}.svg)\n"
+            );
         }
     }
     for scenario in Name::ALL {
-        let rows: Vec<&Summary> = summaries.iter().filter(|it| it.scenario == scenario.as_str()).collect();
-        let failures: Vec<&Failure> = failures.iter().copied().filter(|it| it.scenario == scenario.as_str()).collect();
-        if let Some((heading, what, tables)) = section(scenario).filter(|_| !rows.is_empty() || !failures.is_empty()) {
+        let rows: Vec<&Summary> = summaries
+            .iter()
+            .filter(|it| it.scenario == scenario.as_str())
+            .collect();
+        let failures: Vec<&Failure> = failures
+            .iter()
+            .copied()
+            .filter(|it| it.scenario == scenario.as_str())
+            .collect();
+        if let Some((heading, what, tables)) =
+            section(scenario).filter(|_| !rows.is_empty() || !failures.is_empty())
+        {
             let rounds = rows.iter().map(|it| it.rounds).max().unwrap_or(0);
             let _ = write!(text, "\n## {heading}\n\n{what} Rounds: {rounds}.\n");
             for (index, (above, columns)) in tables.iter().enumerate() {
-                table(&mut text, above, columns, &rows, if index == 0 { &failures } else { &[] });
+                table(
+                    &mut text,
+                    above,
+                    columns,
+                    &rows,
+                    if index == 0 { &failures } else { &[] },
+                );
             }
             for row in &rows {
                 for complaint in &row.complaints {
@@ -184,14 +256,31 @@ fn provenance(text: &mut String, records: &[Record]) {
     };
     let machines = unique(&mut records.iter().map(|record| record.machine.clone()));
     let days = unique(&mut records.iter().map(|record| day(record.written)));
-    let commands = unique(&mut records.iter().map(|record| format!("`{}`", record.command.join(" "))));
+    let commands = unique(
+        &mut records
+            .iter()
+            .map(|record| format!("`{}`", record.command.join(" "))),
+    );
     let mut parties = BTreeMap::new();
     for record in records {
-        parties.extend(record.parties.iter().map(|(name, version)| (name.as_str(), version.as_str())));
+        parties.extend(
+            record
+                .parties
+                .iter()
+                .map(|(name, version)| (name.as_str(), version.as_str())),
+        );
     }
-    let versions: Vec<String> = parties.iter().map(|(name, version)| format!("{name} {version}")).collect();
+    let versions: Vec<String> = parties
+        .iter()
+        .map(|(name, version)| format!("{name} {version}"))
+        .collect();
     text.push_str("\n## What was measured\n\n");
-    for (what, values) in [("machine", machines), ("day", days), ("command", commands), ("versions", versions)] {
+    for (what, values) in [
+        ("machine", machines),
+        ("day", days),
+        ("command", commands),
+        ("versions", versions),
+    ] {
         let _ = writeln!(text, "* {what}: {}", values.join(", "));
     }
     text.push_str("* nginx: one worker, `proxy_buffering off`, kept connections to the upstream; haproxy: one thread, TCP\n");
@@ -200,18 +289,42 @@ fn provenance(text: &mut String, records: &[Record]) {
     }
 }
 
-fn table(text: &mut String, above: &str, columns: &[(&str, Cell)], rows: &[&Summary], failures: &[&Failure]) {
-    let columns: Vec<&(&str, Cell)> = columns.iter().filter(|(_, cell)| rows.iter().any(|row| cell(row).is_some())).collect();
-    let wanted = rows.iter().filter(|row| columns.iter().any(|(_, cell)| cell(row).is_some()));
+fn table(
+    text: &mut String,
+    above: &str,
+    columns: &[(&str, Cell)],
+    rows: &[&Summary],
+    failures: &[&Failure],
+) {
+    let columns: Vec<&(&str, Cell)> = columns
+        .iter()
+        .filter(|(_, cell)| rows.iter().any(|row| cell(row).is_some()))
+        .collect();
+    let wanted = rows
+        .iter()
+        .filter(|row| columns.iter().any(|(_, cell)| cell(row).is_some()));
     let name = std::iter::once("target".to_owned());
-    let mut lines = vec![name.chain(columns.iter().map(|(name, _)| (*name).to_owned())).collect::<Vec<_>>()];
+    let mut lines = vec![
+        name.chain(columns.iter().map(|(name, _)| (*name).to_owned()))
+            .collect::<Vec<_>>(),
+    ];
     for row in wanted {
-        let cells = columns.iter().map(|(_, cell)| cell(row).unwrap_or_else(|| "–".to_owned()));
+        let cells = columns
+            .iter()
+            .map(|(_, cell)| cell(row).unwrap_or_else(|| "–".to_owned()));
         lines.push(std::iter::once(row.target.clone()).chain(cells).collect());
     }
     for failure in failures {
         let dashes = columns.iter().map(|_| "–".to_owned());
-        lines.push(std::iter::once(format!("{}: not measured: {}", failure.target, plain(&failure.why))).chain(dashes).collect());
+        lines.push(
+            std::iter::once(format!(
+                "{}: not measured: {}",
+                failure.target,
+                plain(&failure.why)
+            ))
+            .chain(dashes)
+            .collect(),
+        );
     }
     if lines.len() > 1 {
         text.push('\n');
@@ -223,7 +336,10 @@ fn table(text: &mut String, above: &str, columns: &[(&str, Cell)], rows: &[&Summ
 }
 
 fn extra(summary: &Summary, name: &str, digits: usize) -> Option<String> {
-    summary.extra.get(name).map(|spread| with_ends(spread, digits))
+    summary
+        .extra
+        .get(name)
+        .map(|spread| with_ends(spread, digits))
 }
 
 fn percent(share: f64) -> String {
@@ -232,7 +348,11 @@ fn percent(share: f64) -> String {
 
 /// Words of others as a cell can hold them.
 fn plain(words: &str) -> String {
-    words.chars().map(|c| if c.is_control() || c == '|' { ' ' } else { c }).take(240).collect()
+    words
+        .chars()
+        .map(|c| if c.is_control() || c == '|' { ' ' } else { c })
+        .take(240)
+        .collect()
 }
 
 /// Without its title, and each heading one level down.
@@ -255,13 +375,28 @@ fn demoted(markdown: &str) -> String {
 
 /// The day in UTC, as 2026-01-31.
 fn day(seconds: u64) -> String {
-    let is_leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let is_leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
     let (mut days, mut year, mut month) = (seconds / 86_400, 1970, 1);
     while days >= 365 + u64::from(is_leap(year)) {
         days -= 365 + u64::from(is_leap(year));
         year += 1;
     }
-    for length in [31, 28 + u64::from(is_leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+    for length in [
+        31,
+        28 + u64::from(is_leap(year)),
+        31,
+        30,
+        31,
+        30,
+        31,
+        31,
+        30,
+        31,
+        30,
+        31,
+    ] {
         if days < length {
             break;
         }
@@ -281,8 +416,20 @@ mod tests {
             scenario: scenario.to_owned(),
             target: target.to_owned(),
             load: "300 × 500 tokens".to_owned(),
-            cpu: Some(Cpu { us_per_token: cpu, us_per_stream: cpu * 5.0, user_share: 0.25, of_a_core: 0.5, waited: 0.01 }),
-            first_token: Some(Quantiles { count: 9, p50: p99 / 2.0, p99, p999: p99, max: p99 }),
+            cpu: Some(Cpu {
+                us_per_token: cpu,
+                us_per_stream: cpu * 5.0,
+                user_share: 0.25,
+                of_a_core: 0.5,
+                waited: 0.01,
+            }),
+            first_token: Some(Quantiles {
+                count: 9,
+                p50: p99 / 2.0,
+                p99,
+                p999: p99,
+                max: p99,
+            }),
             ..Run::default()
         }
     }
@@ -298,18 +445,48 @@ mod tests {
     #[test]
     fn the_page_tells_ratios_failures_and_changes() {
         let mut record = Record::new(BTreeMap::from([("nginx".to_owned(), "1.26.3".to_owned())]));
-        record.runs =
-            vec![run("paced", "direct", 1.0, 100.0), run("paced", "nginx", 10.0, 150.0), run("paced", "tokenwire/chat", 10.5, 340.0)];
-        record.failures =
-            vec![Failure { scenario: "paced".to_owned(), target: "smg".to_owned(), why: "it ended\nwith 1 | and 2".to_owned() }];
-        let text = page(&[record], "results", Some("# Title\n\n## Part\n\nFaster.\n"));
-        let line = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap_or_default().to_owned();
-        assert!(line("| CPU per paced token, SSE").contains("met, 5 % under"), "{text}");
-        assert!(line("| added time to first token, p99").contains("met, 4 % under"), "{text}");
+        record.runs = vec![
+            run("paced", "direct", 1.0, 100.0),
+            run("paced", "nginx", 10.0, 150.0),
+            run("paced", "tokenwire/chat", 10.5, 340.0),
+        ];
+        record.failures = vec![Failure {
+            scenario: "paced".to_owned(),
+            target: "smg".to_owned(),
+            why: "it ended\nwith 1 | and 2".to_owned(),
+        }];
+        let text = page(
+            &[record],
+            "results",
+            Some("# Title\n\n## Part\n\nFaster.\n"),
+        );
+        let line = |start: &str| {
+            text.lines()
+                .find(|line| line.starts_with(start))
+                .unwrap_or_default()
+                .to_owned()
+        };
+        assert!(
+            line("| CPU per paced token, SSE").contains("met, 5 % under"),
+            "{text}"
+        );
+        assert!(
+            line("| added time to first token, p99").contains("met, 4 % under"),
+            "{text}"
+        );
         assert!(line("| tokenwire/chat").contains("1.05"), "{text}");
-        assert!(line("| smg: not measured: it ended with 1   and 2 ").contains('–'), "{text}");
-        assert!(text.contains("nginx 1.26.3") && text.contains("(results/paced-cpu.svg)"), "{text}");
-        assert!(text.contains("\n## What was changed, with before and after\n\n### Part\n\nFaster.\n"), "{text}");
+        assert!(
+            line("| smg: not measured: it ended with 1   and 2 ").contains('–'),
+            "{text}"
+        );
+        assert!(
+            text.contains("nginx 1.26.3") && text.contains("(results/paced-cpu.svg)"),
+            "{text}"
+        );
+        assert!(
+            text.contains("\n## What was changed, with before and after\n\n### Part\n\nFaster.\n"),
+            "{text}"
+        );
         assert!(!text.contains("## Replay"), "{text}");
     }
 }

@@ -47,7 +47,10 @@ pub(crate) enum RecordError {
     #[error("failed to read {}: {source}; measure it with `tokenwire-bench results`", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("{} is no record of this program: {source}; measure it anew", path.display())]
-    Parse { path: PathBuf, source: serde_json::Error },
+    Parse {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
     #[error("there is no record in {}; measure with `tokenwire-bench results`", path.display())]
     None { path: PathBuf },
 }
@@ -74,32 +77,56 @@ impl Record {
     /// Writes it whole or not at all: who is interrupted keeps the last one.
     pub(crate) fn write(&mut self, path: &Path) -> io::Result<()> {
         self.summaries = Summary::all(&self.runs);
-        self.written = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        self.written = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
         let mut text = serde_json::to_vec(self).map_err(io::Error::other)?;
         text.push(b'\n');
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+        let folder = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+            .unwrap_or_else(|| Path::new("."));
         fs::create_dir_all(folder)?;
         let mut beside = tempfile::NamedTempFile::new_in(folder)?;
         io::Write::write_all(&mut beside, &text)?;
         // Temporary files are their owner's alone; this one is to be read as what it replaces was.
-        fs::set_permissions(beside.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+        fs::set_permissions(
+            beside.path(),
+            std::os::unix::fs::PermissionsExt::from_mode(0o644),
+        )?;
         beside.persist(path)?;
         Ok(())
     }
 
     fn read(path: &Path) -> Result<Self, RecordError> {
-        let text = fs::read(path).map_err(|source| RecordError::Read { path: path.to_owned(), source })?;
-        serde_json::from_slice(&text).map_err(|source| RecordError::Parse { path: path.to_owned(), source })
+        let text = fs::read(path).map_err(|source| RecordError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        serde_json::from_slice(&text).map_err(|source| RecordError::Parse {
+            path: path.to_owned(),
+            source,
+        })
     }
 
     /// All records of a directory, by name.
     pub(crate) fn read_all(dir: &Path) -> Result<Vec<Self>, RecordError> {
-        let entries = fs::read_dir(dir).map_err(|source| RecordError::Read { path: dir.to_owned(), source })?;
-        let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-        paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+        let entries = fs::read_dir(dir).map_err(|source| RecordError::Read {
+            path: dir.to_owned(),
+            source,
+        })?;
+        let mut paths: Vec<PathBuf> = entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .collect();
+        paths.retain(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "json")
+        });
         paths.sort();
         if paths.is_empty() {
-            return Err(RecordError::None { path: dir.to_owned() });
+            return Err(RecordError::None {
+                path: dir.to_owned(),
+            });
         }
         paths.iter().map(|path| Self::read(path)).collect()
     }
@@ -113,12 +140,23 @@ mod tests {
     fn what_is_written_is_read() {
         let dir = tempfile::tempdir().unwrap();
         let mut record = Record::new(BTreeMap::new());
-        record.runs.push(Run { scenario: "paced".to_owned(), tokens: 7, first_token_curve: vec![1.5], ..Run::default() });
-        record.failures.push(Failure { scenario: "paced".to_owned(), target: "smg".to_owned(), why: "absent".to_owned() });
+        record.runs.push(Run {
+            scenario: "paced".to_owned(),
+            tokens: 7,
+            first_token_curve: vec![1.5],
+            ..Run::default()
+        });
+        record.failures.push(Failure {
+            scenario: "paced".to_owned(),
+            target: "smg".to_owned(),
+            why: "absent".to_owned(),
+        });
         record.write(&dir.path().join("paced.json")).unwrap();
         fs::write(dir.path().join("notes.txt"), "not a record").unwrap();
         let records = Record::read_all(dir.path()).unwrap();
-        let [read] = records.as_slice() else { panic!("{records:?}") };
+        let [read] = records.as_slice() else {
+            panic!("{records:?}")
+        };
         assert_eq!(read.runs[0].tokens, 7);
         assert_eq!(read.runs[0].first_token_curve, [1.5]);
         assert_eq!(read.failures[0].why, "absent");

@@ -13,7 +13,8 @@ type PlotError = Box<dyn std::error::Error>;
 
 const WIDTH: u32 = 900;
 const HEIGHT: u32 = 420;
-/// Bars that differ by more than this are drawn on a logarithmic axis, since on the other the least of them would not show.
+/// Bars that differ by more than this are drawn on a logarithmic axis, since on the other the least
+/// of them would not show.
 const WIDE: f64 = 30.0;
 const COLOURS: [RGBColor; 8] = [
     RGBColor(0x4e, 0x79, 0xa7),
@@ -31,35 +32,61 @@ const OTHERS: RGBColor = RGBColor(0xba, 0xb0, 0xac);
 /// A delay's curve in a run, one value at each step of [`crate::measure::curve_quantile`].
 type PickCurve = fn(&Run) -> &[f64];
 
-/// Writes `{scenario}-cpu.svg`, `{scenario}-memory.svg`, `{scenario}-first-token.svg` and `{scenario}-delay.svg`,
-/// as far as there are figures.
+/// Writes `{scenario}-cpu.svg`, `{scenario}-memory.svg`, `{scenario}-first-token.svg` and
+/// `{scenario}-delay.svg`, as far as there are figures.
 pub(crate) fn write_svg(dir: &Path, summaries: &[Summary], runs: &[Run]) -> Result<(), PlotError> {
     std::fs::create_dir_all(dir)?;
     let mut scenarios: Vec<&str> = summaries.iter().map(|it| it.scenario.as_str()).collect();
     scenarios.dedup();
     for scenario in scenarios {
-        let here: Vec<&Summary> = summaries.iter().filter(|it| it.scenario == scenario).collect();
+        let here: Vec<&Summary> = summaries
+            .iter()
+            .filter(|it| it.scenario == scenario)
+            .collect();
         let bars = |pick: fn(&Summary) -> Option<Spread>| -> Vec<(String, Spread)> {
-            here.iter().filter_map(|it| Some((it.target.clone(), pick(it)?))).collect()
+            here.iter()
+                .filter_map(|it| Some((it.target.clone(), pick(it)?)))
+                .collect()
         };
         let per_request = scenario == "short";
-        let cpu = bars(if per_request { |it| it.cpu_us_per_stream } else { |it| it.cpu_us_per_token });
+        let cpu = bars(if per_request {
+            |it| it.cpu_us_per_stream
+        } else {
+            |it| it.cpu_us_per_token
+        });
         let unit = if per_request { "request" } else { "token" };
         let title = format!("{scenario}: CPU per {unit}, µs (median; line: least to most)");
         draw_bars(&dir.join(format!("{scenario}-cpu.svg")), &title, &cpu)?;
         let title = format!("{scenario}: memory per stream, KiB PSS");
-        draw_bars(&dir.join(format!("{scenario}-memory.svg")), &title, &bars(|it| it.pss_kib_per_stream))?;
+        draw_bars(
+            &dir.join(format!("{scenario}-memory.svg")),
+            &title,
+            &bars(|it| it.pss_kib_per_stream),
+        )?;
         let picks: [(&str, &str, PickCurve); 2] = [
-            ("first-token", "time to first token", |run| &run.first_token_curve),
+            ("first-token", "time to first token", |run| {
+                &run.first_token_curve
+            }),
             ("delay", "delay per token", |run| &run.token_delay_curve),
         ];
         for (name, what, pick) in picks {
             let mine = |target: &str| {
-                let of = |run: &&Run| run.scenario == scenario && run.target == target && pick(run).len() == CURVE_STEPS as usize;
+                let of = |run: &&Run| {
+                    run.scenario == scenario
+                        && run.target == target
+                        && pick(run).len() == CURVE_STEPS as usize
+                };
                 median_curve(&runs.iter().filter(of).map(pick).collect::<Vec<_>>())
             };
-            let curves: Vec<(String, Vec<f64>)> = here.iter().filter_map(|it| Some((it.target.clone(), mine(&it.target)?))).collect();
-            draw_curves(&dir.join(format!("{scenario}-{name}.svg")), &format!("{scenario}: {what}, µs"), &curves)?;
+            let curves: Vec<(String, Vec<f64>)> = here
+                .iter()
+                .filter_map(|it| Some((it.target.clone(), mine(&it.target)?)))
+                .collect();
+            draw_curves(
+                &dir.join(format!("{scenario}-{name}.svg")),
+                &format!("{scenario}: {what}, µs"),
+                &curves,
+            )?;
         }
     }
     Ok(())
@@ -67,14 +94,19 @@ pub(crate) fn write_svg(dir: &Path, summaries: &[Summary], runs: &[Run]) -> Resu
 
 /// At each step the median over the rounds.
 fn median_curve(curves: &[&[f64]]) -> Option<Vec<f64>> {
-    (0..CURVE_STEPS as usize).map(|step| Some(Spread::of(curves.iter().filter_map(|curve| curve.get(step).copied()))?.median)).collect()
+    (0..CURVE_STEPS as usize)
+        .map(|step| {
+            Some(Spread::of(curves.iter().filter_map(|curve| curve.get(step).copied()))?.median)
+        })
+        .collect()
 }
 
 /// One bar a line, so that names have room.
 fn draw_bars(path: &Path, title: &str, bars: &[(String, Spread)]) -> Result<(), PlotError> {
-    let (Some(most), Some(least)) =
-        (Spread::of(bars.iter().map(|(_, spread)| spread.most)), Spread::of(bars.iter().map(|(_, spread)| spread.median)))
-    else {
+    let (Some(most), Some(least)) = (
+        Spread::of(bars.iter().map(|(_, spread)| spread.most)),
+        Spread::of(bars.iter().map(|(_, spread)| spread.median)),
+    ) else {
         return Ok(());
     };
     let top = most.most.max(0.001);
@@ -82,14 +114,26 @@ fn draw_bars(path: &Path, title: &str, bars: &[(String, Spread)]) -> Result<(), 
     let root = SVGBackend::new(path, (WIDTH, height)).into_drawing_area();
     root.fill(&WHITE)?;
     let wide = least.least > 0.0 && top / least.least > WIDE;
-    let title = if wide { format!("{title}; logarithmic") } else { title.to_owned() };
+    let title = if wide {
+        format!("{title}; logarithmic")
+    } else {
+        title.to_owned()
+    };
     let lines = (0..bars.len() - 1).into_segmented();
     let mut chart = ChartBuilder::on(&root);
-    chart.caption(title, ("sans-serif", 18)).margin(10).x_label_area_size(28).y_label_area_size(130);
+    chart
+        .caption(title, ("sans-serif", 18))
+        .margin(10)
+        .x_label_area_size(28)
+        .y_label_area_size(130);
     // From one power of ten to another, with room on the right for the figures.
     if wide {
         let floor = 10_f64.powf((least.least / 2.0).log10().floor());
-        fill_bars(chart.build_cartesian_2d((floor..top * 4.0).log_scale(), lines)?, floor, bars)?;
+        fill_bars(
+            chart.build_cartesian_2d((floor..top * 4.0).log_scale(), lines)?,
+            floor,
+            bars,
+        )?;
     } else {
         fill_bars(chart.build_cartesian_2d(0.0..top * 1.15, lines)?, 0.0, bars)?;
     }
@@ -108,28 +152,50 @@ where
     // Lines are counted from below, and read from above.
     let line = |index: usize| bars.len() - 1 - index;
     let name = |value: &SegmentValue<usize>| match value {
-        SegmentValue::CenterOf(at) => bars.get(line(*at)).map(|(name, _)| name.clone()).unwrap_or_default(),
+        SegmentValue::CenterOf(at) => bars
+            .get(line(*at))
+            .map(|(name, _)| name.clone())
+            .unwrap_or_default(),
         SegmentValue::Exact(_) | SegmentValue::Last => String::new(),
     };
-    chart.configure_mesh().disable_y_mesh().y_labels(bars.len()).y_label_formatter(&name).draw()?;
+    chart
+        .configure_mesh()
+        .disable_y_mesh()
+        .y_labels(bars.len())
+        .y_label_formatter(&name)
+        .draw()?;
     for (index, (target, spread)) in bars.iter().enumerate() {
         let at = line(index);
-        let colour = if target.starts_with("tokenwire") { OWN } else { OTHERS };
-        let corners = [(floor, SegmentValue::Exact(at)), (spread.median, SegmentValue::Exact(at + 1))];
+        let colour = if target.starts_with("tokenwire") {
+            OWN
+        } else {
+            OTHERS
+        };
+        let corners = [
+            (floor, SegmentValue::Exact(at)),
+            (spread.median, SegmentValue::Exact(at + 1)),
+        ];
         let mut bar = Rectangle::new(corners, colour.filled());
         bar.set_margin(6, 6, 0, 0);
         chart.draw_series([bar])?;
-        let ends = [(spread.least.max(floor), SegmentValue::CenterOf(at)), (spread.most, SegmentValue::CenterOf(at))];
+        let ends = [
+            (spread.least.max(floor), SegmentValue::CenterOf(at)),
+            (spread.most, SegmentValue::CenterOf(at)),
+        ];
         chart.draw_series([PathElement::new(ends, BLACK.stroke_width(2))])?;
         let place = EmptyElement::at((spread.most.max(spread.median), SegmentValue::CenterOf(at)));
-        chart.draw_series([place + Text::new(format!("{:.2}", spread.median), (8, -7), ("sans-serif", 14))])?;
+        chart.draw_series([
+            place + Text::new(format!("{:.2}", spread.median), (8, -7), ("sans-serif", 14))
+        ])?;
     }
     Ok(())
 }
 
 /// Both axes logarithmic; see [`curve_x`].
 fn draw_curves(path: &Path, title: &str, curves: &[(String, Vec<f64>)]) -> Result<(), PlotError> {
-    let Some(range) = Spread::of(curves.iter().flat_map(|(_, curve)| curve.iter().copied())) else { return Ok(()) };
+    let Some(range) = Spread::of(curves.iter().flat_map(|(_, curve)| curve.iter().copied())) else {
+        return Ok(());
+    };
     let root = SVGBackend::new(path, (WIDTH, HEIGHT)).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
@@ -137,17 +203,31 @@ fn draw_curves(path: &Path, title: &str, curves: &[(String, Vec<f64>)]) -> Resul
         .margin(12)
         .x_label_area_size(40)
         .y_label_area_size(72)
-        .build_cartesian_2d((1.0..CURVE_END).log_scale(), (range.least.max(1.0)..range.most.max(10.0) * 1.1).log_scale())?;
-    chart.configure_mesh().x_desc("percentile").x_label_formatter(&|x| format!("{}", ((1.0 - 1.0 / x) * 1e5).round() / 1e3)).draw()?;
+        .build_cartesian_2d(
+            (1.0..CURVE_END).log_scale(),
+            (range.least.max(1.0)..range.most.max(10.0) * 1.1).log_scale(),
+        )?;
+    chart
+        .configure_mesh()
+        .x_desc("percentile")
+        .x_label_formatter(&|x| format!("{}", ((1.0 - 1.0 / x) * 1e5).round() / 1e3))
+        .draw()?;
     for (index, (name, curve)) in curves.iter().enumerate() {
         let colour = COLOURS.get(index % COLOURS.len()).copied().unwrap_or(BLACK);
-        let points = (0..CURVE_STEPS).map(curve_x).zip(curve.iter().map(|value| value.max(1.0)));
+        let points = (0..CURVE_STEPS)
+            .map(curve_x)
+            .zip(curve.iter().map(|value| value.max(1.0)));
         chart
             .draw_series(LineSeries::new(points, colour.stroke_width(2)))?
             .label(name.as_str())
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
     }
-    chart.configure_series_labels().position(SeriesLabelPosition::UpperLeft).background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK)
+        .draw()?;
     root.present()?;
     Ok(())
 }

@@ -33,12 +33,17 @@ pub(super) fn run(
     let outcome = bench.drive(&mut short, limit, tick)?;
     bench.load.close_all();
     if outcome == Outcome::TimedOut {
-        short.tally.broke("not every request was answered within the time limit");
+        short
+            .tally
+            .broke("not every request was answered within the time limit");
     }
     let answered = short.answered;
     let whole = short.whole.quantiles();
     let mut run = bench.after(&before, target.tree, answered, short.tally)?;
-    run.extra.insert("requests_per_second".to_owned(), answered as f64 / run.seconds);
+    run.extra.insert(
+        "requests_per_second".to_owned(),
+        answered as f64 / run.seconds,
+    );
     if let Some(whole) = whole {
         run.extra.insert("request_p50_us".to_owned(), whole.p50);
         run.extra.insert("request_p99_us".to_owned(), whole.p99);
@@ -83,14 +88,26 @@ impl ClosedLoop<'_> {
     fn dial(&mut self, tag: usize, commands: &mut Commands) {
         if self.one_more() {
             if let Some(connection) = self.connections.get_mut(tag) {
-                *connection = Asked { waiting: true, ..Asked::default() };
+                *connection = Asked {
+                    waiting: true,
+                    ..Asked::default()
+                };
             }
             commands.dial(self.endpoint.dial(&self.spec, tag));
         }
     }
 
-    fn answer(&mut self, now: Nanos, key: Key, tag: usize, complaint: Option<&str>, commands: &mut Commands) {
-        let Some(connection) = self.connections.get_mut(tag) else { return };
+    fn answer(
+        &mut self,
+        now: Nanos,
+        key: Key,
+        tag: usize,
+        complaint: Option<&str>,
+        commands: &mut Commands,
+    ) {
+        let Some(connection) = self.connections.get_mut(tag) else {
+            return;
+        };
         connection.waiting = false;
         connection.count.close(self.spec.tokens);
         self.tally.tokens += connection.count.received;
@@ -107,7 +124,11 @@ impl ClosedLoop<'_> {
             self.dial(tag, commands);
         } else if self.one_more() {
             if let Some(connection) = self.connections.get_mut(tag) {
-                *connection = Asked { waiting: true, sent: now, ..Asked::default() };
+                *connection = Asked {
+                    waiting: true,
+                    sent: now,
+                    ..Asked::default()
+                };
             }
             if self.endpoint.route == Route::Ws {
                 commands.send_text(key, self.endpoint.create(&self.spec));
@@ -129,9 +150,18 @@ impl Scenario for ClosedLoop<'_> {
 
     fn timer(&mut self, _now: Nanos, _tag: usize, _commands: &mut Commands) {}
 
-    fn event(&mut self, now: Nanos, key: Key, tag: usize, event: Event<'_>, commands: &mut Commands) {
+    fn event(
+        &mut self,
+        now: Nanos,
+        key: Key,
+        tag: usize,
+        event: Event<'_>,
+        commands: &mut Commands,
+    ) {
         let web_socket = self.endpoint.route == Route::Ws;
-        let Some(connection) = self.connections.get_mut(tag) else { return };
+        let Some(connection) = self.connections.get_mut(tag) else {
+            return;
+        };
         match event {
             Event::Connected => connection.sent = now,
             Event::Head(head) if head.status == 101 => {

@@ -1,8 +1,9 @@
 //! One stream, many readers: the gateway's attach against nchan's channels.
 //!
-//! First every reader attaches, while the stream is still silent; only then the measured part begins. nchan, which asks nobody, is
-//! told each token as soon as it comes out of the same simulator, as an application would do that reads a model for it: so a token
-//! is due at the same time for both, and what the simulator's clock is late is in both figures.
+//! First every reader attaches, while the stream is still silent; only then the measured part
+//! begins. nchan, which asks nobody, is told each token as soon as it comes out of the same
+//! simulator, as an application would do that reads a model for it: so a token is due at the same
+//! time for both, and what the simulator's clock is late is in both figures.
 
 use std::time::Duration;
 
@@ -30,7 +31,11 @@ pub(super) fn run(
         endpoint: &target.endpoint,
         finder: TokenFinder::responses(),
         spec: settings.spec,
-        feed: nchan.then(|| Feed { endpoint: bench.bed.simulator_endpoint(), finder: TokenFinder::chat(), count: TokenCount::default() }),
+        feed: nchan.then(|| Feed {
+            endpoint: bench.bed.simulator_endpoint(),
+            finder: TokenFinder::chat(),
+            count: TokenCount::default(),
+        }),
         channel,
         path: None,
         phase: Phase::Attach,
@@ -45,7 +50,9 @@ pub(super) fn run(
     };
     let outcome = bench.drive(&mut fanout, settings.limit(), tick)?;
     if outcome == Outcome::TimedOut {
-        fanout.tally.broke("not every reader attached within the time limit");
+        fanout
+            .tally
+            .broke("not every reader attached within the time limit");
     }
     fanout.phase = Phase::Measure;
     let early = fanout.tokens;
@@ -58,7 +65,10 @@ pub(super) fn run(
     tally.tokens -= early;
     let mut run = bench.after(&before, target.tree, settings.streams as u64, tally)?;
     if early > 0 {
-        run.extra.insert("tokens_before_all_had_attached (say a longer --ttft)".to_owned(), early as f64);
+        run.extra.insert(
+            "tokens_before_all_had_attached (say a longer --ttft)".to_owned(),
+            early as f64,
+        );
     }
     Ok(run.with_times(Times::new(), delay))
 }
@@ -112,7 +122,8 @@ impl Fanout<'_> {
         let skip = usize::from(self.feed.is_some());
         for reader in self.readers.iter_mut().skip(skip) {
             if outcome == Outcome::TimedOut && !reader.done {
-                self.tally.broke("a reader did not get the whole stream within the time limit");
+                self.tally
+                    .broke("a reader did not get the whole stream within the time limit");
             }
             reader.count.close(self.spec.tokens);
             self.tally.tokens += reader.count.received;
@@ -138,12 +149,17 @@ impl Fanout<'_> {
             Event::Connected => self.source_sent = now,
             Event::Message { data, .. } => {
                 let mut tokens = Vec::new();
-                feed.count.observe(&feed.finder, data, |index| tokens.push(index));
+                feed.count
+                    .observe(&feed.finder, data, |index| tokens.push(index));
                 if let Some(source) = self.source {
-                    tokens.into_iter().for_each(|index| commands.send(source, self.publish(index)));
+                    tokens
+                        .into_iter()
+                        .for_each(|index| commands.send(source, self.publish(index)));
                 }
             }
-            Event::Closed(why) if feed.count.next < self.spec.tokens => self.tally.broke(&format!("the stream to publish: {why}")),
+            Event::Closed(why) if feed.count.next < self.spec.tokens => {
+                self.tally.broke(&format!("the stream to publish: {why}"))
+            }
             Event::Head(_) | Event::End(_) | Event::Closed(_) => {}
         }
     }
@@ -161,7 +177,12 @@ impl Fanout<'_> {
             (true, false) => self.endpoint.upgrade(),
             (false, _) => self.endpoint.attach(&path, None),
         };
-        Dial { address: self.endpoint.address, tag, first, receive_buffer: None }
+        Dial {
+            address: self.endpoint.address,
+            tag,
+            first,
+            receive_buffer: None,
+        }
     }
 
     /// The same event that the gateway's readers get.
@@ -202,12 +223,18 @@ impl Scenario for Fanout<'_> {
         match (&self.phase, self.feed.is_some()) {
             (Phase::Attach, true) => commands.at(0, 1),
             (Phase::Attach, false) => {
-                let endpoint = Endpoint { route: Route::Streams, ..self.endpoint.clone() };
+                let endpoint = Endpoint {
+                    route: Route::Streams,
+                    ..self.endpoint.clone()
+                };
                 commands.dial(endpoint.dial(&self.spec, SOURCE));
             }
-            (Phase::Measure, true) => {
-                commands.dial(Dial { address: self.endpoint.address, tag: SOURCE, first: Vec::new(), receive_buffer: None })
-            }
+            (Phase::Measure, true) => commands.dial(Dial {
+                address: self.endpoint.address,
+                tag: SOURCE,
+                first: Vec::new(),
+                receive_buffer: None,
+            }),
             (Phase::Measure, false) => {}
         }
     }
@@ -219,7 +246,14 @@ impl Scenario for Fanout<'_> {
         }
     }
 
-    fn event(&mut self, now: Nanos, key: Key, tag: usize, event: Event<'_>, commands: &mut Commands) {
+    fn event(
+        &mut self,
+        now: Nanos,
+        key: Key,
+        tag: usize,
+        event: Event<'_>,
+        commands: &mut Commands,
+    ) {
         let nchan = self.feed.is_some();
         match event {
             event if tag == self.feed_tag() => self.feed(now, event, commands),
@@ -238,10 +272,14 @@ impl Scenario for Fanout<'_> {
                         self.mark_attached(tag);
                         commands.at(now, 1);
                     } else {
-                        self.mark_done(tag, Some(&format!("the stream was refused: status {}", head.status)));
+                        self.mark_done(
+                            tag,
+                            Some(&format!("the stream was refused: status {}", head.status)),
+                        );
                     }
                 } else if head.status >= 300 {
-                    self.tally.broke(&format!("publishing was refused: status {}", head.status));
+                    self.tally
+                        .broke(&format!("publishing was refused: status {}", head.status));
                 }
             }
             Event::Head(head) => match head.status {
@@ -251,14 +289,18 @@ impl Scenario for Fanout<'_> {
                     commands.send_text(key, Endpoint::resume(id, None));
                 }
                 200 | 101 => self.mark_attached(tag),
-                status => self.mark_done(tag, Some(&format!("a reader was refused: status {status}"))),
+                status => {
+                    self.mark_done(tag, Some(&format!("a reader was refused: status {status}")))
+                }
             },
             Event::Message { data, .. } => {
                 if nchan && tag == SOURCE {
                     return;
                 }
                 self.mark_attached(tag);
-                let Some(reader) = self.readers.get_mut(tag) else { return };
+                let Some(reader) = self.readers.get_mut(tag) else {
+                    return;
+                };
                 let (spec, sent) = (self.spec, self.source_sent);
                 let (delay, tokens) = (&mut self.delay, &mut self.tokens);
                 let is_token = reader.count.observe(&self.finder, data, |index| {
@@ -288,8 +330,13 @@ impl Scenario for Fanout<'_> {
             Event::Closed(why) => {
                 if !nchan || tag != SOURCE {
                     self.mark_done(tag, Some(&why));
-                } else if self.feed.as_ref().is_some_and(|feed| feed.count.next < self.spec.tokens) {
-                    self.tally.broke(&format!("the publisher's connection: {why}"));
+                } else if self
+                    .feed
+                    .as_ref()
+                    .is_some_and(|feed| feed.count.next < self.spec.tokens)
+                {
+                    self.tally
+                        .broke(&format!("the publisher's connection: {why}"));
                 }
             }
         }

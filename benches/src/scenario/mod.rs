@@ -98,8 +98,16 @@ struct Tally {
 
 impl Name {
     /// Those that measure, in the order in which a reader wants them.
-    pub(crate) const ALL: [Self; 8] =
-        [Self::Paced, Self::Saturated, Self::Short, Self::Open, Self::Fanout, Self::Replay, Self::Slow, Self::Storm];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Paced,
+        Self::Saturated,
+        Self::Short,
+        Self::Open,
+        Self::Fanout,
+        Self::Replay,
+        Self::Slow,
+        Self::Storm,
+    ];
 
     pub(crate) fn as_str(self) -> &'static str {
         match self {
@@ -118,7 +126,8 @@ impl Name {
 
     /// Whether the scenario can be run against this target at all.
     pub(crate) fn fits(self, kind: &Kind) -> bool {
-        // Attaching is Tokenwire's own; another program is believed to be one when it is read by a route of Tokenwire's own.
+        // Attaching is Tokenwire's own; another program is believed to be one when it is read by a
+        // route of Tokenwire's own.
         let own = |route: &Route| matches!(route, Route::Streams | Route::Ws);
         let keeps = match kind {
             Kind::Tokenwire(_) => true,
@@ -143,7 +152,9 @@ impl Name {
         tick: &mut dyn FnMut((u64, u64)),
     ) -> Result<Run, BenchError> {
         match self {
-            Self::Bar | Self::Results | Self::Paced | Self::Saturated => relay::run(bench, target, settings, tick),
+            Self::Bar | Self::Results | Self::Paced | Self::Saturated => {
+                relay::run(bench, target, settings, tick)
+            }
             Self::Open => relay::run_open(bench, target, settings, tick),
             Self::Slow => relay::run_slow(bench, target, settings, tick),
             Self::Short => closed_loop::run(bench, target, settings, tick),
@@ -154,9 +165,24 @@ impl Name {
     }
 
     /// A small run before the first measured one, so that no target pays for its first connections.
-    pub(crate) fn warm_up(self, bench: &mut Bench, target: &mut Target, settings: &Settings) -> Result<(), BenchError> {
-        let spec = Spec { tokens: 20, between_tokens: Duration::from_millis(5), stall: false, ..settings.spec };
-        let settings = Settings { spec, streams: settings.streams.min(64), ramp: Duration::from_millis(100), ..settings.clone() };
+    pub(crate) fn warm_up(
+        self,
+        bench: &mut Bench,
+        target: &mut Target,
+        settings: &Settings,
+    ) -> Result<(), BenchError> {
+        let spec = Spec {
+            tokens: 20,
+            between_tokens: Duration::from_millis(5),
+            stall: false,
+            ..settings.spec
+        };
+        let settings = Settings {
+            spec,
+            streams: settings.streams.min(64),
+            ramp: Duration::from_millis(100),
+            ..settings.clone()
+        };
         if !matches!(target.kind, Kind::Nchan(_)) {
             relay::run(bench, target, &settings, &mut |_| {})?;
         }
@@ -179,7 +205,10 @@ impl Settings {
             Name::Open => format!("{streams} streams"),
             Name::Fanout => format!("{streams} readers of {tokens} tokens{pace}"),
             Name::Replay => format!("{} × {tokens} tokens", self.requests),
-            Name::Slow => format!("{streams} × {tokens} tokens{pace}, beside {} unread", self.slow),
+            Name::Slow => format!(
+                "{streams} × {tokens} tokens{pace}, beside {} unread",
+                self.slow
+            ),
             _ => format!("{streams} × {tokens} tokens{pace}"),
         }
     }
@@ -203,7 +232,13 @@ impl Bench {
     }
 
     /// The figures that every scenario has.
-    fn after(&self, before: &Before, tree: Option<ProcessTree>, streams: u64, tally: Tally) -> Result<Run, BenchError> {
+    fn after(
+        &self,
+        before: &Before,
+        tree: Option<ProcessTree>,
+        streams: u64,
+        tally: Tally,
+    ) -> Result<Run, BenchError> {
         let wall = before.at.elapsed();
         let load = own_cpu().saturating_sub(before.load);
         let usage = tree.map(|tree| tree.usage()).transpose()?;
@@ -231,12 +266,19 @@ impl Bench {
             tokens_per_second: tally.tokens as f64 / seconds,
             cpu,
             load_share: share(load),
-            simulator_share: simulator.zip(before.simulator).map(|(after, before)| share(after.cpu_since(&before))),
+            simulator_share: simulator
+                .zip(before.simulator)
+                .map(|(after, before)| share(after.cpu_since(&before))),
             ..Run::default()
         })
     }
 
-    fn drive(&mut self, scenario: &mut impl Scenario, limit: Duration, tick: &mut dyn FnMut((u64, u64))) -> Result<Outcome, BenchError> {
+    fn drive(
+        &mut self,
+        scenario: &mut impl Scenario,
+        limit: Duration,
+        tick: &mut dyn FnMut((u64, u64)),
+    ) -> Result<Outcome, BenchError> {
         match self.load.run(scenario, limit, tick)? {
             Outcome::Interrupted => Err(BenchError::Interrupted),
             outcome => Ok(outcome),
@@ -269,7 +311,8 @@ impl Tally {
 
 /// Growth between two readings, for each of `streams`.
 fn growth(before: &Usage, after: &Usage, streams: usize) -> Memory {
-    let each = |before: u64, after: u64| (after as f64 - before as f64) / 1024.0 / streams.max(1) as f64;
+    let each =
+        |before: u64, after: u64| (after as f64 - before as f64) / 1024.0 / streams.max(1) as f64;
     Memory {
         rss_kib_per_stream: each(before.rss, after.rss),
         pss_kib_per_stream: each(before.pss, after.pss),

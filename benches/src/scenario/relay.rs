@@ -28,7 +28,9 @@ pub(super) fn run(
     bench.load.close_all();
     let streams = settings.streams as u64;
     let (tally, first_token, tokens) = relay.finish(outcome);
-    Ok(bench.after(&before, target.tree, streams, tally)?.with_times(first_token, tokens))
+    Ok(bench
+        .after(&before, target.tree, streams, tally)?
+        .with_times(first_token, tokens))
 }
 
 /// Opens streams that fall silent after a token and looks at the memory they hold.
@@ -41,7 +43,14 @@ pub(super) fn run_open(
     if target.kind.can_restart() {
         // What an earlier run freed would be used again and hide what these streams need.
         target.restart(&mut bench.bed)?;
-        super::Name::Open.warm_up(bench, target, &Settings { streams: 8, ..settings.clone() })?;
+        super::Name::Open.warm_up(
+            bench,
+            target,
+            &Settings {
+                streams: 8,
+                ..settings.clone()
+            },
+        )?;
         rest();
     }
     let mut relay = Relay::new(&target.endpoint, settings);
@@ -52,8 +61,13 @@ pub(super) fn run_open(
     let usage = target.tree.map(|tree| tree.usage()).transpose()?;
     let (tally, first_token, _) = relay.finish(outcome);
     let streams = settings.streams;
-    let mut run = bench.after(&before, target.tree, streams as u64, tally)?.with_times(first_token, Times::new());
-    run.memory = before.usage.zip(usage).map(|(before, after)| growth(&before, &after, streams));
+    let mut run = bench
+        .after(&before, target.tree, streams as u64, tally)?
+        .with_times(first_token, Times::new());
+    run.memory = before
+        .usage
+        .zip(usage)
+        .map(|(before, after)| growth(&before, &after, streams));
     bench.load.close_all();
     Ok(run)
 }
@@ -67,7 +81,14 @@ pub(super) fn run_slow(
 ) -> Result<Run, BenchError> {
     if target.kind.can_restart() {
         target.restart(&mut bench.bed)?;
-        super::Name::Slow.warm_up(bench, target, &Settings { streams: 8, ..settings.clone() })?;
+        super::Name::Slow.warm_up(
+            bench,
+            target,
+            &Settings {
+                streams: 8,
+                ..settings.clone()
+            },
+        )?;
         rest();
     }
     let mut relay = Relay::new(&target.endpoint, settings);
@@ -77,10 +98,15 @@ pub(super) fn run_slow(
     let usage = target.tree.map(|tree| tree.usage()).transpose()?;
     bench.load.close_all();
     let (tally, first_token, tokens) = relay.finish(outcome);
-    let mut run = bench.after(&before, target.tree, settings.streams as u64, tally)?.with_times(first_token, tokens);
+    let mut run = bench
+        .after(&before, target.tree, settings.streams as u64, tally)?
+        .with_times(first_token, tokens);
     if let Some((before, after)) = before.usage.zip(usage) {
         let grown = (after.rss as f64 - before.rss as f64) / 1024.0;
-        run.extra.insert("rss_kib_per_unread_stream".to_owned(), grown / settings.slow.max(1) as f64);
+        run.extra.insert(
+            "rss_kib_per_unread_stream".to_owned(),
+            grown / settings.slow.max(1) as f64,
+        );
     }
     Ok(run)
 }
@@ -124,7 +150,9 @@ impl<'a> Relay<'a> {
             finder: endpoint.route.finder(),
             spec: settings.spec,
             ramp: settings.ramp,
-            streams: std::iter::repeat_with(Stream::default).take(settings.streams).collect(),
+            streams: std::iter::repeat_with(Stream::default)
+                .take(settings.streams)
+                .collect(),
             hold: false,
             unread: 0,
             done: 0,
@@ -141,7 +169,9 @@ impl<'a> Relay<'a> {
             if outcome == Outcome::TimedOut && !stream.done {
                 self.tally.broke("not finished within the time limit");
             }
-            stream.count.close(if self.hold { 1 } else { self.spec.tokens });
+            stream
+                .count
+                .close(if self.hold { 1 } else { self.spec.tokens });
             self.tally.tokens += stream.count.received;
             self.tally.lost += stream.count.lost;
             self.tally.doubled += stream.count.doubled;
@@ -150,11 +180,21 @@ impl<'a> Relay<'a> {
     }
 
     fn spec_of(&self, tag: usize) -> Spec {
-        if tag < self.streams.len() { self.spec } else { Spec { tokens: UNREAD_TOKENS, between_tokens: Duration::ZERO, ..self.spec } }
+        if tag < self.streams.len() {
+            self.spec
+        } else {
+            Spec {
+                tokens: UNREAD_TOKENS,
+                between_tokens: Duration::ZERO,
+                ..self.spec
+            }
+        }
     }
 
     fn end(&mut self, tag: usize, complaint: Option<&str>) {
-        let Some(stream) = self.streams.get_mut(tag) else { return };
+        let Some(stream) = self.streams.get_mut(tag) else {
+            return;
+        };
         if !stream.done {
             stream.done = true;
             self.done += 1;
@@ -169,13 +209,17 @@ impl Scenario for Relay<'_> {
     fn start(&mut self, commands: &mut Commands) {
         for tag in (0..self.unread).map(|unread| self.streams.len() + unread) {
             let dial = self.endpoint.dial(&self.spec_of(tag), tag);
-            commands.dial(Dial { receive_buffer: Some(SMALL_RECEIVE_BUFFER), ..dial });
+            commands.dial(Dial {
+                receive_buffer: Some(SMALL_RECEIVE_BUFFER),
+                ..dial
+            });
         }
         commands.at(0, 0);
     }
 
     fn timer(&mut self, now: Nanos, tag: usize, commands: &mut Commands) {
-        // Each stream's start asks for the next one's: spread evenly, so that tokens do not all fall due at once.
+        // Each stream's start asks for the next one's: spread evenly, so that tokens do not all
+        // fall due at once.
         commands.dial(self.endpoint.dial(&self.spec, tag));
         if tag + 1 < self.streams.len() {
             let step = nanos(self.ramp) / self.streams.len() as u64;
@@ -183,7 +227,14 @@ impl Scenario for Relay<'_> {
         }
     }
 
-    fn event(&mut self, now: Nanos, key: Key, tag: usize, event: Event<'_>, commands: &mut Commands) {
+    fn event(
+        &mut self,
+        now: Nanos,
+        key: Key,
+        tag: usize,
+        event: Event<'_>,
+        commands: &mut Commands,
+    ) {
         let web_socket = self.endpoint.route == Route::Ws;
         let unread = tag >= self.streams.len();
         match event {
@@ -202,11 +253,14 @@ impl Scenario for Relay<'_> {
             }
             Event::Head(_) => {}
             Event::Message { data, .. } => {
-                let Some(stream) = self.streams.get_mut(tag) else { return };
+                let Some(stream) = self.streams.get_mut(tag) else {
+                    return;
+                };
                 // As fast as they go, tokens are never due.
                 let paced = !self.spec.between_tokens.is_zero();
                 let due = |index| stream.sent + nanos(self.spec.due(index));
-                let (first, delay, tokens) = (&mut self.first_token, &mut self.delay, &mut self.tokens);
+                let (first, delay, tokens) =
+                    (&mut self.first_token, &mut self.delay, &mut self.tokens);
                 let is_token = stream.count.observe(&self.finder, data, |index| {
                     let late = now.saturating_sub(due(index));
                     *tokens += 1;

@@ -35,20 +35,30 @@ pub(super) fn run(
     };
     bench.drive(&mut replay, settings.limit(), tick)?;
     if replay.path.is_none() || !replay.recorded {
-        replay.tally.broke("the stream to replay could not be recorded");
+        replay
+            .tally
+            .broke("the stream to replay could not be recorded");
         replay.failed = true;
     }
     let before = bench.before(target.tree)?;
-    let outcome = if replay.failed { Outcome::Finished } else { bench.drive(&mut replay, settings.limit(), tick)? };
+    let outcome = if replay.failed {
+        Outcome::Finished
+    } else {
+        bench.drive(&mut replay, settings.limit(), tick)?
+    };
     bench.load.close_all();
     if outcome == Outcome::TimedOut {
-        replay.tally.broke("not every replay ended within the time limit");
+        replay
+            .tally
+            .broke("not every replay ended within the time limit");
     }
     let whole = replay.whole.quantiles();
     let mut run = bench.after(&before, target.tree, settings.requests, replay.tally)?;
     if let Some(whole) = whole {
-        run.extra.insert("replay_p50_ms".to_owned(), whole.p50 / 1e3);
-        run.extra.insert("replay_max_ms".to_owned(), whole.max / 1e3);
+        run.extra
+            .insert("replay_p50_ms".to_owned(), whole.p50 / 1e3);
+        run.extra
+            .insert("replay_max_ms".to_owned(), whole.max / 1e3);
     }
     Ok(run.with_times(replay.first_token, Times::new()))
 }
@@ -80,9 +90,16 @@ impl Replay<'_> {
         self.complete = false;
         let first = match self.endpoint.route {
             Route::Ws => self.endpoint.upgrade(),
-            _ => self.endpoint.attach(self.path.as_deref().unwrap_or_default(), None),
+            _ => self
+                .endpoint
+                .attach(self.path.as_deref().unwrap_or_default(), None),
         };
-        commands.dial(Dial { address: self.endpoint.address, tag: READER, first, receive_buffer: None });
+        commands.dial(Dial {
+            address: self.endpoint.address,
+            tag: READER,
+            first,
+            receive_buffer: None,
+        });
     }
 
     fn fail(&mut self, why: &str) {
@@ -97,23 +114,39 @@ impl Scenario for Replay<'_> {
             self.replaying = true;
             self.dial(commands);
         } else {
-            let endpoint = Endpoint { route: Route::Streams, ..self.endpoint.clone() };
+            let endpoint = Endpoint {
+                route: Route::Streams,
+                ..self.endpoint.clone()
+            };
             commands.dial(endpoint.dial(&self.spec, SOURCE));
         }
     }
 
     fn timer(&mut self, _now: Nanos, _tag: usize, _commands: &mut Commands) {}
 
-    fn event(&mut self, now: Nanos, key: Key, tag: usize, event: Event<'_>, commands: &mut Commands) {
+    fn event(
+        &mut self,
+        now: Nanos,
+        key: Key,
+        tag: usize,
+        event: Event<'_>,
+        commands: &mut Commands,
+    ) {
         match event {
             Event::Connected => self.sent = now,
             Event::Head(head) if tag == SOURCE => self.path.clone_from(&head.location),
             Event::Head(head) if head.status == 101 => {
                 self.sent = now;
-                let id = self.path.as_deref().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+                let id = self
+                    .path
+                    .as_deref()
+                    .and_then(|path| path.rsplit('/').next())
+                    .unwrap_or_default();
                 commands.send_text(key, Endpoint::resume(id, None));
             }
-            Event::Head(head) if head.status != 200 => self.fail(&format!("a replay was refused: status {}", head.status)),
+            Event::Head(head) if head.status != 200 => {
+                self.fail(&format!("a replay was refused: status {}", head.status))
+            }
             Event::Head(_) => {}
             Event::Message { data, .. } => {
                 if tag == READER {
@@ -153,7 +186,12 @@ impl Scenario for Replay<'_> {
     }
 
     fn finished(&self) -> bool {
-        self.failed || if self.replaying { self.left == 0 } else { self.recorded }
+        self.failed
+            || if self.replaying {
+                self.left == 0
+            } else {
+                self.recorded
+            }
     }
 
     fn progress(&self) -> (u64, u64) {

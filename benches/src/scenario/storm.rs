@@ -1,4 +1,5 @@
-//! Connections cut at random places and resumed there; what counts is that every token comes exactly once.
+//! Connections cut at random places and resumed there; what counts is that every token comes
+//! exactly once.
 
 use std::time::Duration;
 
@@ -24,13 +25,19 @@ pub(super) fn run(
 ) -> Result<Run, BenchError> {
     let mut storm = Storm {
         endpoint: Endpoint {
-            route: if target.endpoint.route == Route::Ws { Route::Ws } else { Route::Streams },
+            route: if target.endpoint.route == Route::Ws {
+                Route::Ws
+            } else {
+                Route::Streams
+            },
             ..target.endpoint.clone()
         },
         finder: TokenFinder::responses(),
         spec: settings.spec,
         random: Random(settings.seed),
-        streams: std::iter::repeat_with(Stream::default).take(settings.streams).collect(),
+        streams: std::iter::repeat_with(Stream::default)
+            .take(settings.streams)
+            .collect(),
         done: 0,
         tokens: 0,
         cuts: 0,
@@ -93,7 +100,8 @@ impl Storm {
     fn finish(mut self, outcome: Outcome) -> Tally {
         for stream in &mut self.streams {
             if outcome == Outcome::TimedOut && !stream.done {
-                self.tally.broke("a stream did not end within the time limit");
+                self.tally
+                    .broke("a stream did not end within the time limit");
             }
             stream.count.close(self.spec.tokens);
             self.tally.tokens += stream.count.received;
@@ -104,7 +112,9 @@ impl Storm {
     }
 
     fn end(&mut self, tag: usize, complaint: Option<&str>) {
-        let Some(stream) = self.streams.get_mut(tag).filter(|stream| !stream.done) else { return };
+        let Some(stream) = self.streams.get_mut(tag).filter(|stream| !stream.done) else {
+            return;
+        };
         stream.done = true;
         self.done += 1;
         if let Some(complaint) = complaint {
@@ -114,7 +124,9 @@ impl Storm {
 
     /// Applies an event; whether the connection is to be cut after it.
     fn apply(&mut self, tag: usize, data: &[u8], id: &[u8]) -> bool {
-        let Some(stream) = self.streams.get_mut(tag) else { return false };
+        let Some(stream) = self.streams.get_mut(tag) else {
+            return false;
+        };
         let tokens = &mut self.tokens;
         stream.count.observe(&self.finder, data, |_| *tokens += 1);
         if stream.path.is_none() {
@@ -124,7 +136,12 @@ impl Storm {
         if let Some(number) = number {
             stream.last_number = Some(number);
         }
-        let can_resume = stream.path.is_some() && if id.is_empty() { number.is_some() } else { true };
+        let can_resume = stream.path.is_some()
+            && if id.is_empty() {
+                number.is_some()
+            } else {
+                true
+            };
         if stream.events_left == 0 && can_resume {
             stream.last_id = String::from_utf8_lossy(id).into_owned();
             return true;
@@ -143,17 +160,31 @@ impl Scenario for Storm {
 
     fn timer(&mut self, _now: Nanos, tag: usize, commands: &mut Commands) {
         let events_left = self.random.below(MOST_EVENTS);
-        let Some(stream) = self.streams.get_mut(tag) else { return };
+        let Some(stream) = self.streams.get_mut(tag) else {
+            return;
+        };
         stream.events_left = events_left;
         let dial = self.endpoint.dial(&self.spec, tag);
         commands.dial(match &stream.path {
-            Some(path) if self.endpoint.route != Route::Ws => Dial { first: self.endpoint.attach(path, Some(&stream.last_id)), ..dial },
+            Some(path) if self.endpoint.route != Route::Ws => Dial {
+                first: self.endpoint.attach(path, Some(&stream.last_id)),
+                ..dial
+            },
             _ => dial,
         });
     }
 
-    fn event(&mut self, now: Nanos, key: Key, tag: usize, event: Event<'_>, commands: &mut Commands) {
-        let Some(stream) = self.streams.get_mut(tag) else { return };
+    fn event(
+        &mut self,
+        now: Nanos,
+        key: Key,
+        tag: usize,
+        event: Event<'_>,
+        commands: &mut Commands,
+    ) {
+        let Some(stream) = self.streams.get_mut(tag) else {
+            return;
+        };
         if matches!(event, Event::Connected) {
             stream.key = Some(key);
             return;
@@ -166,7 +197,9 @@ impl Scenario for Storm {
             Event::Head(head) => match head.status {
                 101 => {
                     let message = match (&stream.path, stream.last_number) {
-                        (Some(path), after) => Endpoint::resume(path.rsplit('/').next().unwrap_or_default(), after),
+                        (Some(path), after) => {
+                            Endpoint::resume(path.rsplit('/').next().unwrap_or_default(), after)
+                        }
                         (None, _) => self.endpoint.create(&self.spec),
                     };
                     commands.send_text(key, message);

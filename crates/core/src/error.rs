@@ -1,8 +1,10 @@
-//! What can go wrong, in one place: every error code of the wire, who is at fault and whether a retry helps.
+//! What can go wrong, in one place: every error code of the wire, who is at fault and whether a
+//! retry helps.
 //!
-//! [`ErrorCode`] is API: a client may branch on it, so a code is never renamed. [`ApiError`] is what a client
-//! sees, in OpenAI's shape (`{"error":{"message","type","param","code"}}`). Internal causes (socket errors, URLs, keys)
-//! never enter it; they go to the log through `tracing` where they occur.
+//! [`ErrorCode`] is API: a client may branch on it, so a code is never renamed. [`ApiError`] is
+//! what a client sees, in OpenAI's shape (`{"error":{"message","type","param","code"}}`). Internal
+//! causes (socket errors, URLs, keys) never enter it; they go to the log through `tracing` where
+//! they occur.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -68,7 +70,8 @@ codes! {
     InvalidValue = "invalid_value", 400, Client, false, "Give the parameter named in `param` one of the values that the message lists.";
     /// A parameter is understood but cannot be honoured here; it is never dropped in silence.
     UnsupportedParameter = "unsupported_parameter", 400, Client, false, "Leave the parameter named in `param` out, or use an upstream that speaks the API that it belongs to.";
-    /// A cursor (`Last-Event-ID`, `after`, `starting_after`) is malformed, of another stream, or past the head.
+    /// A cursor (`Last-Event-ID`, `after`, `starting_after`) is malformed, of another stream, or
+    /// past the head.
     InvalidCursor = "invalid_cursor", 400, Client, false, "Resume with the number of the last event that was received on this very stream.";
     /// The HTTP upgrade is malformed.
     InvalidUpgrade = "invalid_upgrade", 400, Client, false, "Open the WebSocket as RFC 6455 says: GET, `Connection: Upgrade`, `Upgrade: websocket`, version 13 and a 16-byte key.";
@@ -146,7 +149,8 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-/// An error as the client sees it: OpenAI's shape, with the status and the advice that go around it.
+/// An error as the client sees it: OpenAI's shape, with the status and the advice that go around
+/// it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ApiError {
@@ -212,7 +216,12 @@ impl ApiError {
     /// The inner object: `{"message","type","param","code"}`.
     #[must_use]
     pub fn object(&self) -> ErrorObject<'_> {
-        ErrorObject { message: &self.message, kind: &self.kind, param: self.param.as_deref(), code: self.code.as_deref() }
+        ErrorObject {
+            message: &self.message,
+            kind: &self.kind,
+            param: self.param.as_deref(),
+            code: self.code.as_deref(),
+        }
     }
 
     /// The body of an HTTP answer: `{"error":{…}}`.
@@ -223,7 +232,10 @@ impl ApiError {
             error: ErrorObject<'a>,
         }
         // A struct of strings always serialises.
-        serde_json::to_string(&Body { error: self.object() }).unwrap_or_default()
+        serde_json::to_string(&Body {
+            error: self.object(),
+        })
+        .unwrap_or_default()
     }
 }
 
@@ -258,7 +270,11 @@ mod tests {
 
     #[test]
     fn the_body_has_openais_shape() {
-        let error = ApiError::new(ErrorCode::MissingParameter, "Missing required parameter: 'input'.").param("input");
+        let error = ApiError::new(
+            ErrorCode::MissingParameter,
+            "Missing required parameter: 'input'.",
+        )
+        .param("input");
         assert_eq!(
             error.body(),
             r#"{"error":{"message":"Missing required parameter: 'input'.","type":"invalid_request_error","param":"input","code":"missing_required_parameter"}}"#

@@ -1,8 +1,9 @@
-//! What can happen in a generation: the events of Open Responses, without transport and without JSON around them.
+//! What can happen in a generation: the events of Open Responses, without transport and without
+//! JSON around them.
 //!
-//! An event does not repeat what an earlier one said. `….done` events name the item whose text is already known, and the
-//! terminal event names the outcome; the dialects fill in the rest from the [`Snapshot`](crate::snapshot::Snapshot). So a log
-//! holds a text once, not five times.
+//! An event does not repeat what an earlier one said. `….done` events name the item whose text is
+//! already known, and the terminal event names the outcome; the dialects fill in the rest from the
+//! [`Snapshot`](crate::snapshot::Snapshot). So a log holds a text once, not five times.
 
 use std::fmt;
 
@@ -17,7 +18,8 @@ pub enum EventKind {
     Queued,
     /// `response.in_progress`: the upstream's first chunk came.
     InProgress,
-    /// `response.output_item.added`. Items are numbered in the order of opening; that number is the `output_index`.
+    /// `response.output_item.added`. Items are numbered in the order of opening; that number is the
+    /// `output_index`.
     ItemAdded {
         /// The item's number.
         item: u32,
@@ -33,7 +35,8 @@ pub enum EventKind {
         /// What the part holds.
         kind: PartKind,
     },
-    /// `response.output_text.delta`, `….refusal.delta`, `….reasoning_text.delta` or `….function_call_arguments.delta`.
+    /// `response.output_text.delta`, `….refusal.delta`, `….reasoning_text.delta` or
+    /// `….function_call_arguments.delta`.
     Delta {
         /// What the text belongs to.
         target: DeltaTarget,
@@ -79,11 +82,13 @@ pub enum EventKind {
         /// Whether the item is whole (`completed`) or was cut short (`incomplete`).
         complete: bool,
     },
-    /// `tokenwire:chunk`: a chunk of the upstream's that says nothing in the vocabulary of events. The chunk is the record's raw.
+    /// `tokenwire:chunk`: a chunk of the upstream's that says nothing in the vocabulary of events.
+    /// The chunk is the record's raw.
     Chunk,
     /// An event of an upstream that speaks Responses itself.
     Relayed(Relayed),
-    /// `tokenwire:continued`: the upstream broke off here, and this other one goes on from the text so far.
+    /// `tokenwire:continued`: the upstream broke off here, and this other one goes on from the text
+    /// so far.
     Continued {
         /// The other upstream's name.
         upstream: String,
@@ -153,7 +158,8 @@ pub enum DeltaKind {
 pub struct Relayed {
     /// Its `type`.
     pub name: String,
-    /// The whole event, with `sequence_number`, `response.id` and `previous_response_id` mapped to ours.
+    /// The whole event, with `sequence_number`, `response.id` and `previous_response_id` mapped to
+    /// ours.
     pub json: String,
     /// What a chat client sees of it.
     pub chat: ChatHint,
@@ -166,7 +172,8 @@ impl Relayed {
     }
 }
 
-/// What a relayed Responses event is to a chat client. Worked out once, by the translator, which knows what came before.
+/// What a relayed Responses event is to a chat client. Worked out once, by the translator, which
+/// knows what came before.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ChatHint {
     /// Nothing.
@@ -222,7 +229,8 @@ pub struct Outcome {
     pub at: u64,
     /// The usage, raw JSON in the Responses shape, if the upstream told it.
     pub usage: Option<String>,
-    /// For an upstream that speaks Responses: its terminal event's response object, raw, ids mapped.
+    /// For an upstream that speaks Responses: its terminal event's response object, raw, ids
+    /// mapped.
     pub relayed: Option<String>,
 }
 
@@ -282,7 +290,11 @@ impl fmt::Debug for EventKind {
             Self::ItemAdded { .. } => "ItemAdded",
             Self::PartAdded { .. } => "PartAdded",
             Self::Delta { target, text, .. } => {
-                return f.debug_struct("Delta").field("target", target).field("bytes", &text.len()).finish_non_exhaustive();
+                return f
+                    .debug_struct("Delta")
+                    .field("target", target)
+                    .field("bytes", &text.len())
+                    .finish_non_exhaustive();
             }
             Self::Annotation { .. } => "Annotation",
             Self::TextDone { .. } => "TextDone",
@@ -300,7 +312,10 @@ impl fmt::Debug for EventKind {
 
 impl fmt::Debug for Relayed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Relayed").field("name", &self.name).field("bytes", &self.json.len()).finish_non_exhaustive()
+        f.debug_struct("Relayed")
+            .field("name", &self.name)
+            .field("bytes", &self.json.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -311,14 +326,21 @@ impl fmt::Debug for ChatHint {
 }
 
 impl fmt::Debug for Failure {
-    /// Without the message, which is the upstream's where the failure is, and may quote the conversation.
+    /// Without the message, which is the upstream's where the failure is, and may quote the
+    /// conversation.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Failure").field("code", &self.code).field("retryable", &self.retryable).finish_non_exhaustive()
+        f.debug_struct("Failure")
+            .field("code", &self.code)
+            .field("retryable", &self.retryable)
+            .finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Outcome").field("ending", &self.ending).field("at", &self.at).finish_non_exhaustive()
+        f.debug_struct("Outcome")
+            .field("ending", &self.ending)
+            .field("at", &self.at)
+            .finish_non_exhaustive()
     }
 }

@@ -13,10 +13,13 @@ const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 #[must_use]
 pub fn random_alphanumeric(length: usize) -> String {
     let mut rng = rand::rng();
-    (0..length).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())])).collect()
+    (0..length)
+        .map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())]))
+        .collect()
 }
 
-/// A generation's id, which is its response id: `resp_` and 24 random characters of `[A-Za-z0-9]` (142 bits). Never reused.
+/// A generation's id, which is its response id: `resp_` and 24 random characters of `[A-Za-z0-9]`
+/// (142 bits). Never reused.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct GenerationId(Arc<str>);
 
@@ -50,7 +53,10 @@ impl FromStr for GenerationId {
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
         let suffix = text.strip_prefix("resp_").ok_or(InvalidId)?;
-        if suffix.is_empty() || suffix.len() > 64 || !suffix.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        if suffix.is_empty()
+            || suffix.len() > 64
+            || !suffix.bytes().all(|b| b.is_ascii_alphanumeric())
+        {
             return Err(InvalidId);
         }
         Ok(Self(text.into()))
@@ -70,7 +76,9 @@ impl fmt::Debug for GenerationId {
 }
 
 /// The number of an event in its generation's log: `sequence_number`, from 0 without gaps.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 pub struct Seq(pub u64);
 
 impl Seq {
@@ -111,7 +119,15 @@ mod tests {
 
     #[test]
     fn other_texts_are_not_ids() {
-        for text in ["", "resp_", "resp", "chatcmpl-1", "resp_a.b", "resp_ä", &format!("resp_{}", "a".repeat(65))] {
+        for text in [
+            "",
+            "resp_",
+            "resp",
+            "chatcmpl-1",
+            "resp_a.b",
+            "resp_ä",
+            &format!("resp_{}", "a".repeat(65)),
+        ] {
             assert_eq!(text.parse::<GenerationId>(), Err(InvalidId), "{text}");
         }
     }

@@ -1,7 +1,8 @@
 //! Writing and reading JSON where the last nanosecond, or the exact byte, counts.
 //!
-//! Token texts travel through the gateway in their escaped form, as the upstream wrote them: nothing is decoded and encoded
-//! again, and a chunk comes out as it came in. Even a surrogate pair that a server split between two tokens survives.
+//! Token texts travel through the gateway in their escaped form, as the upstream wrote them:
+//! nothing is decoded and encoded again, and a chunk comes out as it came in. Even a surrogate pair
+//! that a server split between two tokens survives.
 
 use std::borrow::Cow;
 
@@ -37,9 +38,11 @@ pub(crate) fn quoted(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// Whether a text stands in a JSON string as it is: so do nearly all names, and most of what is written here is names.
+/// Whether a text stands in a JSON string as it is: so do nearly all names, and most of what is
+/// written here is names.
 pub(crate) fn needs_no_escape(text: &str) -> bool {
-    text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\')
+    text.bytes()
+        .all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\')
 }
 
 /// `text` as the inside of a JSON string.
@@ -55,7 +58,8 @@ pub(crate) fn push_number(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-/// Whether `inside` may stand between two quotes: UTF-8, no control characters, no bare quote, only escapes that JSON has.
+/// Whether `inside` may stand between two quotes: UTF-8, no control characters, no bare quote, only
+/// escapes that JSON has.
 pub(crate) fn is_string_inside(inside: &[u8]) -> bool {
     let mut bytes = inside.iter();
     while let Some(&byte) = bytes.next() {
@@ -78,7 +82,8 @@ pub(crate) fn is_string_inside(inside: &[u8]) -> bool {
     std::str::from_utf8(inside).is_ok()
 }
 
-/// The length of the JSON string inside that starts `input` (up to its closing quote), or `None` if it does not close.
+/// The length of the JSON string inside that starts `input` (up to its closing quote), or `None` if
+/// it does not close.
 pub(crate) fn string_inside_len(input: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {
@@ -101,13 +106,21 @@ pub(crate) struct Members<'a>(pub(crate) Vec<(Cow<'a, str>, &'a RawValue)>);
 impl<'a> Members<'a> {
     /// The last member of this name, if it is not `null`.
     pub(crate) fn get(&self, name: &str) -> Option<&'a RawValue> {
-        self.0.iter().rev().find(|(key, _)| key == name).and_then(|(_, raw)| present(Some(raw)))
+        self.0
+            .iter()
+            .rev()
+            .find(|(key, _)| key == name)
+            .and_then(|(_, raw)| present(Some(raw)))
     }
 
     /// The decoded string of this name.
     pub(crate) fn text(&self, name: &str) -> Option<Cow<'a, str>> {
         let inside = string_inside(self.get(name)?)?;
-        Some(if inside.contains('\\') { Cow::Owned(unescape(inside)) } else { Cow::Borrowed(inside) })
+        Some(if inside.contains('\\') {
+            Cow::Owned(unescape(inside))
+        } else {
+            Cow::Borrowed(inside)
+        })
     }
 
     /// The number of this name.
@@ -120,21 +133,35 @@ impl<'a> Members<'a> {
         serde_json::from_str(self.get(name)?.get()).ok()
     }
 
-    /// The objects in the array of this name; what else stands there is an empty one, so that places stay right.
+    /// The objects in the array of this name; what else stands there is an empty one, so that
+    /// places stay right.
     pub(crate) fn objects(&self, name: &str) -> Vec<Members<'a>> {
-        let elements: Vec<&'a RawValue> = self.get(name).and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
-        elements.into_iter().map(|raw| serde_json::from_str(raw.get()).unwrap_or_default()).collect()
+        let elements: Vec<&'a RawValue> = self
+            .get(name)
+            .and_then(|raw| serde_json::from_str(raw.get()).ok())
+            .unwrap_or_default();
+        elements
+            .into_iter()
+            .map(|raw| serde_json::from_str(raw.get()).unwrap_or_default())
+            .collect()
     }
 
-    /// Writes the object with some members' values replaced; those that are not there are added at the end.
+    /// Writes the object with some members' values replaced; those that are not there are added at
+    /// the end.
     pub(crate) fn write_with(&self, replaced: &[(&str, &str)]) -> String {
         let mut out = Vec::new();
         out.push(b'{');
         let kept = self.0.iter().map(|(key, raw)| {
-            let value = replaced.iter().find(|(name, _)| name == key).map_or(raw.get(), |(_, value)| *value);
+            let value = replaced
+                .iter()
+                .find(|(name, _)| name == key)
+                .map_or(raw.get(), |(_, value)| *value);
             (&**key, value)
         });
-        let added = replaced.iter().filter(|(name, _)| !self.0.iter().any(|(key, _)| key == name)).copied();
+        let added = replaced
+            .iter()
+            .filter(|(name, _)| !self.0.iter().any(|(key, _)| key == name))
+            .copied();
         for (index, (key, value)) in kept.chain(added).enumerate() {
             if index > 0 {
                 out.push(b',');
@@ -158,7 +185,10 @@ impl<'de: 'a, 'a> serde::Deserialize<'de> for Members<'a> {
                 f.write_str("a JSON object")
             }
 
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
+            fn visit_map<A: serde::de::MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> Result<Members<'de>, A::Error> {
                 let mut members = Vec::new();
                 while let Some(key) = map.next_key::<Key<'de>>()? {
                     members.push((key.0, map.next_value()?));
@@ -202,7 +232,8 @@ pub(crate) struct Unescaper {
 }
 
 impl Unescaper {
-    /// Appends the plain text of `inside` to `out`. Half a surrogate pair waits for the next piece; a lone one becomes U+FFFD.
+    /// Appends the plain text of `inside` to `out`. Half a surrogate pair waits for the next piece;
+    /// a lone one becomes U+FFFD.
     pub(crate) fn push(&mut self, inside: &str, out: &mut Vec<u8>) {
         let mut rest = inside;
         while let Some(at) = memchr::memchr(b'\\', rest.as_bytes()) {
@@ -212,7 +243,9 @@ impl Unescaper {
             let kind = chars.next();
             let mut after = chars.as_str();
             if kind == Some('u') {
-                let unit = after.get(..4).and_then(|hex| u16::from_str_radix(hex, 16).ok());
+                let unit = after
+                    .get(..4)
+                    .and_then(|hex| u16::from_str_radix(hex, 16).ok());
                 after = after.get(4..).unwrap_or_default();
                 self.unit(unit.unwrap_or(0xFFFD), out);
             } else {
@@ -249,7 +282,10 @@ impl Unescaper {
 
     fn unit(&mut self, unit: u16, out: &mut Vec<u8>) {
         let pair = match self.high.take() {
-            Some(high) => char::decode_utf16([high, unit]).next().and_then(Result::ok).filter(|c| *c as u32 > 0xFFFF),
+            Some(high) => char::decode_utf16([high, unit])
+                .next()
+                .and_then(Result::ok)
+                .filter(|c| *c as u32 > 0xFFFF),
             None => None,
         };
         if let Some(character) = pair {
@@ -295,7 +331,16 @@ mod tests {
         for good in ["", "plain", "\\n\\u00e9\\\"", "häß", "\\ud83d"] {
             assert!(is_string_inside(good.as_bytes()), "{good}");
         }
-        for bad in [b"\"".as_slice(), b"\n", b"\\x", b"\\u12g4", b"\\", b"\\u12", b"\xFF", b"\xE2\x82"] {
+        for bad in [
+            b"\"".as_slice(),
+            b"\n",
+            b"\\x",
+            b"\\u12g4",
+            b"\\",
+            b"\\u12",
+            b"\xFF",
+            b"\xE2\x82",
+        ] {
             assert!(!is_string_inside(bad), "{bad:?}");
         }
     }

@@ -1,4 +1,5 @@
-//! How many of something there are now, counted by guards: what leaves by a panic or an early return is counted off as well.
+//! How many of something there are now, counted by guards: what leaves by a panic or an early
+//! return is counted off as well.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

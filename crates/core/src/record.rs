@@ -1,8 +1,9 @@
 //! Records: what one upstream chunk caused, in the form in which it is stored.
 //!
-//! A stream of tokens is the same chunk over and over with another word in it. A [`Template`] holds what stays the same,
-//! once per generation; a record of that kind is then the template's number and the text of its holes. Everything else is
-//! kept whole. Both forms give the chunk back byte for byte.
+//! A stream of tokens is the same chunk over and over with another word in it. A [`Template`] holds
+//! what stays the same, once per generation; a record of that kind is then the template's number
+//! and the text of its holes. Everything else is kept whole. Both forms give the chunk back byte
+//! for byte.
 
 use std::fmt;
 
@@ -12,7 +13,8 @@ use crate::event::{DeltaTarget, EventKind};
 use crate::id::Seq;
 use crate::json;
 
-/// A chunk with holes: literal bytes, and between them the insides of JSON strings that differ from token to token.
+/// A chunk with holes: literal bytes, and between them the insides of JSON strings that differ from
+/// token to token.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Template {
     /// One more than there are holes.
@@ -30,8 +32,14 @@ pub(crate) const MAX_HOLES: usize = 4;
 pub(crate) type Holes<'a> = smallvec::SmallVec<[&'a [u8]; MAX_HOLES]>;
 
 impl Template {
-    /// Cuts `holes` (byte ranges of string insides, in order, at most [`MAX_HOLES`]) out of `chunk`.
-    pub(crate) fn cut(chunk: &[u8], holes: &[std::ops::Range<usize>], text_hole: usize, target: DeltaTarget) -> Option<Self> {
+    /// Cuts `holes` (byte ranges of string insides, in order, at most [`MAX_HOLES`]) out of
+    /// `chunk`.
+    pub(crate) fn cut(
+        chunk: &[u8],
+        holes: &[std::ops::Range<usize>],
+        text_hole: usize,
+        target: DeltaTarget,
+    ) -> Option<Self> {
         if holes.is_empty() || holes.len() > MAX_HOLES || text_hole >= holes.len() {
             return None;
         }
@@ -42,7 +50,11 @@ impl Template {
             at = hole.end;
         }
         literals.push(serde_bytes::ByteBuf::from(chunk.get(at..)?));
-        Some(Self { literals, text_hole, target })
+        Some(Self {
+            literals,
+            text_hole,
+            target,
+        })
     }
 
     /// The holes of `chunk` if it is this template's, and its delta has a text.
@@ -89,14 +101,18 @@ pub(crate) struct WholeRecord<'a> {
 
 const TAG_DELTA: u8 = 1;
 const TAG_WHOLE: u8 = 2;
-/// A delta before which its template stands: whoever reads the log from its beginning learns it here.
+/// A delta before which its template stands: whoever reads the log from its beginning learns it
+/// here.
 const TAG_FIRST_DELTA: u8 = 3;
 
 /// A decoded record.
 #[derive(Debug)]
 pub(crate) enum Content<'a> {
     /// A template's number and the holes' bytes, still to be split by the template.
-    Delta { template: usize, holes: StoredHoles<'a> },
+    Delta {
+        template: usize,
+        holes: StoredHoles<'a>,
+    },
     /// Everything else.
     Whole(Box<WholeRecord<'a>>),
 }
@@ -108,7 +124,9 @@ pub(crate) struct StoredHoles<'a>(&'a [u8]);
 impl<'a> StoredHoles<'a> {
     /// The delta's text, escaped.
     pub(crate) fn text(self, template: &Template) -> Option<&'a [u8]> {
-        self.split(template.holes())?.get(template.text_hole).copied()
+        self.split(template.holes())?
+            .get(template.text_hole)
+            .copied()
     }
 
     /// Appends the chunk that the template and these holes came from.
@@ -150,21 +168,30 @@ impl<'a> Content<'a> {
         match tag {
             TAG_DELTA => {
                 let template = take_varint(&mut rest).ok_or(CorruptRecord)?;
-                Ok(Self::Delta { template, holes: StoredHoles(rest) })
+                Ok(Self::Delta {
+                    template,
+                    holes: StoredHoles(rest),
+                })
             }
             TAG_FIRST_DELTA => {
                 let template = take_varint(&mut rest).ok_or(CorruptRecord)?;
                 let length = take_varint(&mut rest).ok_or(CorruptRecord)?;
                 let holes = rest.get(length..).ok_or(CorruptRecord)?;
-                Ok(Self::Delta { template, holes: StoredHoles(holes) })
+                Ok(Self::Delta {
+                    template,
+                    holes: StoredHoles(holes),
+                })
             }
-            TAG_WHOLE => postcard::from_bytes(rest).map(|whole| Self::Whole(Box::new(whole))).map_err(|_| CorruptRecord),
+            TAG_WHOLE => postcard::from_bytes(rest)
+                .map(|whole| Self::Whole(Box::new(whole)))
+                .map_err(|_| CorruptRecord),
             _ => Err(CorruptRecord),
         }
     }
 }
 
-/// Records in order, encoded: the unit of append and of reading. Reused, so that a token costs no allocation.
+/// Records in order, encoded: the unit of append and of reading. Reused, so that a token costs no
+/// allocation.
 #[derive(Default)]
 pub struct RecordBatch {
     first: Seq,
@@ -175,7 +202,10 @@ pub struct RecordBatch {
 impl fmt::Debug for RecordBatch {
     /// Without the records, which are what was said.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RecordBatch").field("first", &self.first).field("records", &self.ends.len()).finish_non_exhaustive()
+        f.debug_struct("RecordBatch")
+            .field("first", &self.first)
+            .field("records", &self.ends.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -210,7 +240,10 @@ impl RecordBatch {
     /// Gives the memory back: for one that may wait long for its next use.
     pub fn release(&mut self) {
         let next = self.next_seq();
-        *self = Self { first: next, ..Self::default() };
+        *self = Self {
+            first: next,
+            ..Self::default()
+        };
     }
 
     /// Whether there is no record in it.
@@ -290,18 +323,28 @@ impl RecordBatch {
 
     fn close(&mut self, events: u64) {
         let next_seq = self.next_seq().0 + events;
-        self.ends.push(End { next_seq, byte: self.bytes.len() });
+        self.ends.push(End {
+            next_seq,
+            byte: self.bytes.len(),
+        });
     }
 
     /// The record at `index`.
     #[must_use]
     pub fn get(&self, index: usize) -> Option<RecordRef<'_>> {
         let end = self.ends.get(index)?;
-        let (first_seq, start) = match index.checked_sub(1).and_then(|before| self.ends.get(before)) {
+        let (first_seq, start) = match index
+            .checked_sub(1)
+            .and_then(|before| self.ends.get(before))
+        {
             Some(before) => (before.next_seq, before.byte),
             None => (self.first.0, 0),
         };
-        Some(RecordRef { first_seq: Seq(first_seq), events: end.next_seq - first_seq, payload: &self.bytes[start..end.byte] })
+        Some(RecordRef {
+            first_seq: Seq(first_seq),
+            events: end.next_seq - first_seq,
+            payload: &self.bytes[start..end.byte],
+        })
     }
 
     /// The records in order.
@@ -338,7 +381,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn target() -> DeltaTarget {
-        DeltaTarget { item: 0, part: 0, kind: DeltaKind::Text, plain: true }
+        DeltaTarget {
+            item: 0,
+            part: 0,
+            kind: DeltaKind::Text,
+            plain: true,
+        }
     }
 
     #[test]
@@ -351,19 +399,43 @@ mod tests {
         let template = Template::cut(first, &[span("Hi"), span("abc")], 0, target()).unwrap();
 
         for (chunk, expected) in [
-            (r#"{"id":"x","choices":[{"delta":{"content":" \"you\" "}}],"obfuscation":""}"#, Some(r#" \"you\" "#)),
-            (r#"{"id":"x","choices":[{"delta":{"content":"Hi"}}],"obfuscation":"abc"}"#, Some("Hi")),
-            (r#"{"id":"x","choices":[{"delta":{"content":""}}],"obfuscation":"abc"}"#, None),
-            (r#"{"id":"y","choices":[{"delta":{"content":"Hi"}}],"obfuscation":"abc"}"#, None),
-            (r#"{"id":"x","choices":[{"delta":{"content":"Hi","more":1}}],"obfuscation":"abc"}"#, None),
-            (r#"{"id":"x","choices":[{"delta":{"content":"\x"}}],"obfuscation":"abc"}"#, None),
+            (
+                r#"{"id":"x","choices":[{"delta":{"content":" \"you\" "}}],"obfuscation":""}"#,
+                Some(r#" \"you\" "#),
+            ),
+            (
+                r#"{"id":"x","choices":[{"delta":{"content":"Hi"}}],"obfuscation":"abc"}"#,
+                Some("Hi"),
+            ),
+            (
+                r#"{"id":"x","choices":[{"delta":{"content":""}}],"obfuscation":"abc"}"#,
+                None,
+            ),
+            (
+                r#"{"id":"y","choices":[{"delta":{"content":"Hi"}}],"obfuscation":"abc"}"#,
+                None,
+            ),
+            (
+                r#"{"id":"x","choices":[{"delta":{"content":"Hi","more":1}}],"obfuscation":"abc"}"#,
+                None,
+            ),
+            (
+                r#"{"id":"x","choices":[{"delta":{"content":"\x"}}],"obfuscation":"abc"}"#,
+                None,
+            ),
         ] {
             let holes = template.match_chunk(chunk.as_bytes());
             assert_eq!(holes.is_some(), expected.is_some(), "{chunk}");
-            let (Some(holes), Some(expected)) = (holes, expected) else { continue };
+            let (Some(holes), Some(expected)) = (holes, expected) else {
+                continue;
+            };
             let mut batch = RecordBatch::default();
             batch.push_delta(300, &holes);
-            let Content::Delta { template: number, holes } = Content::decode(batch.get(0).unwrap().payload).unwrap() else {
+            let Content::Delta {
+                template: number,
+                holes,
+            } = Content::decode(batch.get(0).unwrap().payload).unwrap()
+            else {
                 panic!("a delta")
             };
             assert_eq!(number, 300);
@@ -378,16 +450,31 @@ mod tests {
     fn the_first_delta_of_a_template_is_read_like_any_other() {
         let chunk = br#"{"choices":[{"delta":{"content":"Hi"}}]}"#;
         let start = chunk.windows(2).position(|window| window == b"Hi").unwrap();
-        let template = Template::cut(chunk, std::slice::from_ref(&(start..start + 2)), 0, target()).unwrap();
+        let template = Template::cut(
+            chunk,
+            std::slice::from_ref(&(start..start + 2)),
+            0,
+            target(),
+        )
+        .unwrap();
         let mut batch = RecordBatch::default();
         batch.push_first_delta(7, &template, &template.match_chunk(chunk).unwrap());
         let payload = batch.get(0).unwrap().payload;
-        let Content::Delta { template: number, holes } = Content::decode(payload).unwrap() else { panic!("a delta") };
+        let Content::Delta {
+            template: number,
+            holes,
+        } = Content::decode(payload).unwrap()
+        else {
+            panic!("a delta")
+        };
         let mut back = Vec::new();
         holes.chunk(&template, &mut back).unwrap();
         assert_eq!((number, back.as_slice()), (7, chunk.as_slice()));
         for length in 0..payload.len() - 2 {
-            assert!(Content::decode(&payload[..length]).is_err(), "cut to {length}");
+            assert!(
+                Content::decode(&payload[..length]).is_err(),
+                "cut to {length}"
+            );
         }
     }
 

@@ -1,7 +1,7 @@
 //! The fold of a generation's events into its response object.
 //!
-//! One fold serves the poll, the terminal event, a reset, `stream: false`, the history of a conversation and the texts of
-//! `….done` events, so they cannot disagree.
+//! One fold serves the poll, the terminal event, a reset, `stream: false`, the history of a
+//! conversation and the texts of `….done` events, so they cannot disagree.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -35,7 +35,8 @@ pub struct Meta {
     pub created_at: u64,
     /// The model as the client named it.
     pub model: String,
-    /// The request's fields that the response object repeats: `"name":value` pairs, separated by commas, without braces.
+    /// The request's fields that the response object repeats: `"name":value` pairs, separated by
+    /// commas, without braces.
     pub echo: Arc<str>,
     /// The language of its upstream: only a chat upstream's raw chunks are for chat clients.
     pub api: Api,
@@ -43,14 +44,19 @@ pub struct Meta {
     pub background: bool,
     /// Whether the response object outlives the log.
     pub store: bool,
-    /// Whether chat chunks that are made from events end with one that tells the usage. (A chat upstream's own chunks are what they are.)
+    /// Whether chat chunks that are made from events end with one that tells the usage. (A chat
+    /// upstream's own chunks are what they are.)
     pub include_usage: bool,
 }
 
 impl std::fmt::Debug for Meta {
     /// Without the echo, which may hold instructions.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Meta").field("id", &self.id).field("model", &self.model).field("api", &self.api).finish_non_exhaustive()
+        f.debug_struct("Meta")
+            .field("id", &self.id)
+            .field("model", &self.model)
+            .field("api", &self.api)
+            .finish_non_exhaustive()
     }
 }
 
@@ -127,8 +133,8 @@ struct Part {
     annotations: Vec<String>,
 }
 
-/// Makes room for one where there is none yet. Most answers are one item of one part, and are kept long after they ended; a `Vec`
-/// left to itself would begin with room for four.
+/// Makes room for one where there is none yet. Most answers are one item of one part, and are kept
+/// long after they ended; a `Vec` left to itself would begin with room for four.
 fn one_more<T>(list: &mut Vec<T>) {
     if list.is_empty() {
         list.reserve_exact(1);
@@ -172,12 +178,21 @@ impl Snapshot {
             item.parts
                 .iter()
                 .map(|part| {
-                    part.text.capacity() + part.logprobs.capacity() + part.annotations.iter().map(String::capacity).sum::<usize>() + 96
+                    part.text.capacity()
+                        + part.logprobs.capacity()
+                        + part.annotations.iter().map(String::capacity).sum::<usize>()
+                        + 96
                 })
                 .sum::<usize>()
         };
-        let items: usize = self.items.iter().map(|item| parts(item) + item.arguments.capacity() + 160).sum();
-        let outcome = self.outcome.as_ref().map_or(0, |outcome| outcome.relayed.as_ref().map_or(0, String::capacity) + 200);
+        let items: usize = self
+            .items
+            .iter()
+            .map(|item| parts(item) + item.arguments.capacity() + 160)
+            .sum();
+        let outcome = self.outcome.as_ref().map_or(0, |outcome| {
+            outcome.relayed.as_ref().map_or(0, String::capacity) + 200
+        });
         items + outcome + self.relayed.len() * 256
     }
 
@@ -190,23 +205,41 @@ impl Snapshot {
             EventKind::Queued => self.status = Status::Queued,
             EventKind::ItemAdded { head, .. } => {
                 one_more(&mut self.items);
-                self.items.push(Item { head: head.clone(), parts: Vec::new(), arguments: String::new(), status: "in_progress" });
+                self.items.push(Item {
+                    head: head.clone(),
+                    parts: Vec::new(),
+                    arguments: String::new(),
+                    status: "in_progress",
+                });
             }
             EventKind::PartAdded { item, kind, .. } => {
                 if let Some(item) = self.items.get_mut(*item as usize) {
-                    let part = Part { kind: *kind, text: String::new(), logprobs: String::new(), annotations: Vec::new() };
+                    let part = Part {
+                        kind: *kind,
+                        text: String::new(),
+                        logprobs: String::new(),
+                        annotations: Vec::new(),
+                    };
                     one_more(&mut item.parts);
                     item.parts.push(part);
                 }
             }
-            EventKind::Delta { target, text, logprobs } => {
+            EventKind::Delta {
+                target,
+                text,
+                logprobs,
+            } => {
                 self.deltas += 1;
                 self.append(*target, text);
-                if let (Some(part), Some(logprobs)) = (self.part_mut(target.item, target.part), logprobs) {
+                if let (Some(part), Some(logprobs)) =
+                    (self.part_mut(target.item, target.part), logprobs)
+                {
                     push_elements(&mut part.logprobs, logprobs);
                 }
             }
-            EventKind::Annotation { item, part, json, .. } => {
+            EventKind::Annotation {
+                item, part, json, ..
+            } => {
                 if let Some(part) = self.part_mut(*item, *part) {
                     part.annotations.push(json.clone());
                 }
@@ -228,19 +261,26 @@ impl Snapshot {
                     Ending::Cancelled => Status::Cancelled,
                 };
                 self.outcome = Some(outcome.clone());
-                // A failure's object often says no more than that it failed; what was said before it is kept.
+                // A failure's object often says no more than that it failed; what was said before
+                // it is kept.
                 if outcome.relayed.is_some() && self.status != Status::Failed {
                     self.relayed.clear();
                 }
                 // The upstream did not live to say so itself.
                 for item in self.relayed.values_mut() {
-                    if item.get("status").is_some_and(|status| status == "in_progress") {
+                    if item
+                        .get("status")
+                        .is_some_and(|status| status == "in_progress")
+                    {
                         item["status"] = Value::from("incomplete");
                     }
                 }
             }
             EventKind::Continued { .. } => self.continued += 1,
-            EventKind::TextDone { .. } | EventKind::ArgumentsDone { .. } | EventKind::PartDone { .. } | EventKind::Chunk => {}
+            EventKind::TextDone { .. }
+            | EventKind::ArgumentsDone { .. }
+            | EventKind::PartDone { .. }
+            | EventKind::Chunk => {}
         }
     }
 
@@ -270,14 +310,23 @@ impl Snapshot {
     /// What closes the items that are open, for an end that comes without the translator's doing.
     pub(crate) fn closing_events(&self) -> Vec<EventKind> {
         let mut events = Vec::new();
-        for (item, open) in (0..).zip(&self.items).filter(|(_, item)| item.status == "in_progress") {
+        for (item, open) in (0..)
+            .zip(&self.items)
+            .filter(|(_, item)| item.status == "in_progress")
+        {
             for part in 0..open.parts.len() as u32 {
-                events.extend([EventKind::TextDone { item, part }, EventKind::PartDone { item, part }]);
+                events.extend([
+                    EventKind::TextDone { item, part },
+                    EventKind::PartDone { item, part },
+                ]);
             }
             if matches!(open.head, ItemHead::FunctionCall { .. }) {
                 events.push(EventKind::ArgumentsDone { item });
             }
-            events.push(EventKind::ItemDone { item, complete: false });
+            events.push(EventKind::ItemDone {
+                item,
+                complete: false,
+            });
         }
         events
     }
@@ -293,7 +342,10 @@ impl Snapshot {
     }
 
     fn part_mut(&mut self, item: u32, part: u32) -> Option<&mut Part> {
-        self.items.get_mut(item as usize)?.parts.get_mut(part as usize)
+        self.items
+            .get_mut(item as usize)?
+            .parts
+            .get_mut(part as usize)
     }
 
     fn part(&self, item: u32, part: u32) -> Option<&Part> {
@@ -307,33 +359,50 @@ impl Snapshot {
 
     /// A part's kind and its text, escaped.
     pub(crate) fn part_text(&self, item: u32, part: u32) -> Option<(PartKind, &str)> {
-        self.part(item, part).map(|part| (part.kind, part.text.as_str()))
+        self.part(item, part)
+            .map(|part| (part.kind, part.text.as_str()))
     }
 
     /// A part's logprobs, as an array's inside.
     pub(crate) fn part_logprobs(&self, item: u32, part: u32) -> &str {
-        self.part(item, part).map_or("", |part| part.logprobs.as_str())
+        self.part(item, part)
+            .map_or("", |part| part.logprobs.as_str())
     }
 
     /// A call's arguments, escaped.
     pub(crate) fn arguments(&self, item: u32) -> &str {
-        self.items.get(item as usize).map_or("", |item| item.arguments.as_str())
+        self.items
+            .get(item as usize)
+            .map_or("", |item| item.arguments.as_str())
     }
 
     /// The text and refusals of the first choice, escaped: what `output_text` is.
     #[must_use]
     pub fn plain_text(&self) -> String {
-        let messages = self.items.iter().filter(|item| matches!(item.head, ItemHead::Message { choice: 0 }));
-        messages.flat_map(|item| &item.parts).map(|part| part.text.as_str()).collect()
+        let messages = self
+            .items
+            .iter()
+            .filter(|item| matches!(item.head, ItemHead::Message { choice: 0 }));
+        messages
+            .flat_map(|item| &item.parts)
+            .map(|part| part.text.as_str())
+            .collect()
     }
 
-    /// The text so far, escaped, where the answer is nothing but one text that is still being written: what another upstream
-    /// could go on from.
+    /// The text so far, escaped, where the answer is nothing but one text that is still being
+    /// written: what another upstream could go on from.
     pub(crate) fn continuable_text(&self) -> Option<&str> {
-        let [item] = self.items.as_slice() else { return None };
-        let [part] = item.parts.as_slice() else { return None };
-        let plain = matches!(item.head, ItemHead::Message { choice: 0 }) && part.kind == PartKind::Text && part.annotations.is_empty();
-        (plain && !part.text.is_empty() && item.status == "in_progress" && self.outcome.is_none()).then_some(part.text.as_str())
+        let [item] = self.items.as_slice() else {
+            return None;
+        };
+        let [part] = item.parts.as_slice() else {
+            return None;
+        };
+        let plain = matches!(item.head, ItemHead::Message { choice: 0 })
+            && part.kind == PartKind::Text
+            && part.annotations.is_empty();
+        (plain && !part.text.is_empty() && item.status == "in_progress" && self.outcome.is_none())
+            .then_some(part.text.as_str())
     }
 
     /// Appends a part's JSON, with its text (as it is now) or without.
@@ -345,7 +414,9 @@ impl Snapshot {
 
     /// Appends an item's JSON as it is now.
     pub(crate) fn write_item(&self, id: &GenerationId, number: u32, out: &mut Vec<u8>) {
-        let Some(item) = self.items.get(number as usize) else { return };
+        let Some(item) = self.items.get(number as usize) else {
+            return;
+        };
         write_item_head(id, number, &item.head, item.status, out);
         match &item.head {
             ItemHead::Message { .. } | ItemHead::Reasoning => {
@@ -368,8 +439,14 @@ impl Snapshot {
 
     /// Appends an array of the output items.
     pub fn write_output(&self, id: &GenerationId, out: &mut Vec<u8>) {
-        if let Some(relayed) = self.outcome.as_ref().and_then(|outcome| outcome.relayed.as_deref()) {
-            let output = serde_json::from_str::<Members<'_>>(relayed).ok().and_then(|members| members.get("output"));
+        if let Some(relayed) = self
+            .outcome
+            .as_ref()
+            .and_then(|outcome| outcome.relayed.as_deref())
+        {
+            let output = serde_json::from_str::<Members<'_>>(relayed)
+                .ok()
+                .and_then(|members| members.get("output"));
             out.extend_from_slice(output.map_or("[]", |raw| raw.get()).as_bytes());
             return;
         }
@@ -392,21 +469,34 @@ impl Snapshot {
 
     /// Appends the response object as it is now, with every field that Open Responses requires.
     pub fn write_response(&self, meta: &Meta, out: &mut Vec<u8>) {
-        if let Some(Outcome { relayed: Some(relayed), ending, .. }) = &self.outcome {
+        if let Some(Outcome {
+            relayed: Some(relayed),
+            ending,
+            ..
+        }) = &self.outcome
+        {
             match ending {
                 Ending::Failed(_) => out.extend_from_slice(self.failed(relayed).as_bytes()),
                 _ => out.extend_from_slice(relayed.as_bytes()),
             }
             return;
         }
-        let head = ResponseHead { meta, status: self.status, outcome: self.outcome.as_ref(), continued: self.continued };
+        let head = ResponseHead {
+            meta,
+            status: self.status,
+            outcome: self.outcome.as_ref(),
+            continued: self.continued,
+        };
         head.write(out, |out| self.write_output(&meta.id, out));
     }
 
-    /// The object of an upstream that failed, as it came; with the items that came before where it forgets them.
+    /// The object of an upstream that failed, as it came; with the items that came before where it
+    /// forgets them.
     fn failed<'a>(&self, relayed: &'a str) -> Cow<'a, str> {
         let object: Members<'_> = serde_json::from_str(relayed).unwrap_or_default();
-        let told = object.get("output").is_some_and(|output| !output.get().trim_matches(['[', ']', ' ']).is_empty());
+        let told = object
+            .get("output")
+            .is_some_and(|output| !output.get().trim_matches(['[', ']', ' ']).is_empty());
         if told || self.relayed.is_empty() {
             return Cow::Borrowed(relayed);
         }
@@ -417,8 +507,14 @@ impl Snapshot {
     }
 
     fn relay(&mut self, event: &Relayed) {
-        let Ok(members) = serde_json::from_str::<Members<'_>>(&event.json) else { return };
-        let value = |name: &str| members.get(name).and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok());
+        let Ok(members) = serde_json::from_str::<Members<'_>>(&event.json) else {
+            return;
+        };
+        let value = |name: &str| {
+            members
+                .get(name)
+                .and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok())
+        };
         let index = members.number("output_index").unwrap_or(0);
         match event.name.as_str() {
             "response.in_progress" => self.begin(),
@@ -429,7 +525,9 @@ impl Snapshot {
             }
             name => {
                 let (field, list, at) = match name {
-                    "response.output_text.delta" | "response.reasoning_text.delta" => ("text", "content", "content_index"),
+                    "response.output_text.delta" | "response.reasoning_text.delta" => {
+                        ("text", "content", "content_index")
+                    }
                     "response.refusal.delta" => ("refusal", "content", "content_index"),
                     "response.reasoning_summary_text.delta" => ("text", "summary", "summary_index"),
                     "response.function_call_arguments.delta" => ("arguments", "", ""),
@@ -437,13 +535,17 @@ impl Snapshot {
                     "response.reasoning_summary_part.added" => ("", "summary", "summary_index"),
                     _ => return,
                 };
-                let Some(item) = self.relayed.get_mut(&index).and_then(Value::as_object_mut) else { return };
+                let Some(item) = self.relayed.get_mut(&index).and_then(Value::as_object_mut) else {
+                    return;
+                };
                 let holder = if list.is_empty() {
                     item
                 } else {
                     let at = members.number(at).unwrap_or(0) as usize;
                     let parts = item.entry(list).or_insert_with(|| Value::Array(Vec::new()));
-                    let Some(parts) = parts.as_array_mut() else { return };
+                    let Some(parts) = parts.as_array_mut() else {
+                        return;
+                    };
                     if field.is_empty() {
                         if at == parts.len()
                             && let Some(part) = value("part")
@@ -456,7 +558,9 @@ impl Snapshot {
                     if at == parts.len() {
                         parts.push(serde_json::json!({"type": part_type(name)}));
                     }
-                    let Some(part) = parts.get_mut(at).and_then(Value::as_object_mut) else { return };
+                    let Some(part) = parts.get_mut(at).and_then(Value::as_object_mut) else {
+                        return;
+                    };
                     part
                 };
                 let delta = members.text("delta").unwrap_or_default();
@@ -481,12 +585,24 @@ fn part_type(delta: &str) -> &'static str {
 
 impl Part {
     fn write(&self, out: &mut Vec<u8>) {
-        write_part(self.kind, &self.text, &self.annotations.join(","), &self.logprobs, out);
+        write_part(
+            self.kind,
+            &self.text,
+            &self.annotations.join(","),
+            &self.logprobs,
+            out,
+        );
     }
 }
 
 /// Appends a part's JSON; text escaped, lists as arrays' insides.
-pub(crate) fn write_part(kind: PartKind, text: &str, annotations: &str, logprobs: &str, out: &mut Vec<u8>) {
+pub(crate) fn write_part(
+    kind: PartKind,
+    text: &str,
+    annotations: &str,
+    logprobs: &str,
+    out: &mut Vec<u8>,
+) {
     let (head, tail) = match kind {
         PartKind::Text => (r#"{"type":"output_text","text":""#, true),
         PartKind::Refusal => (r#"{"type":"refusal","refusal":""#, false),
@@ -496,7 +612,13 @@ pub(crate) fn write_part(kind: PartKind, text: &str, annotations: &str, logprobs
         out.extend_from_slice(piece.as_bytes());
     }
     if tail {
-        for piece in [",\"annotations\":[", annotations, "],\"logprobs\":[", logprobs, "]"] {
+        for piece in [
+            ",\"annotations\":[",
+            annotations,
+            "],\"logprobs\":[",
+            logprobs,
+            "]",
+        ] {
             out.extend_from_slice(piece.as_bytes());
         }
     }
@@ -504,13 +626,25 @@ pub(crate) fn write_part(kind: PartKind, text: &str, annotations: &str, logprobs
 }
 
 /// Appends an item's JSON up to its content, without the closing brace.
-pub(crate) fn write_item_head(id: &GenerationId, number: u32, head: &ItemHead, status: &str, out: &mut Vec<u8>) {
+pub(crate) fn write_item_head(
+    id: &GenerationId,
+    number: u32,
+    head: &ItemHead,
+    status: &str,
+    out: &mut Vec<u8>,
+) {
     let kind = match head {
         ItemHead::Message { .. } => "message",
         ItemHead::Reasoning => "reasoning",
         ItemHead::FunctionCall { .. } => "function_call",
     };
-    for piece in ["{\"id\":\"", &item_id(id, head, number), "\",\"type\":\"", kind, "\""] {
+    for piece in [
+        "{\"id\":\"",
+        &item_id(id, head, number),
+        "\",\"type\":\"",
+        kind,
+        "\"",
+    ] {
         out.extend_from_slice(piece.as_bytes());
     }
     match head {
@@ -521,7 +655,15 @@ pub(crate) fn write_item_head(id: &GenerationId, number: u32, head: &ItemHead, s
         }
         ItemHead::Reasoning => out.extend_from_slice(b",\"summary\":[]"),
         ItemHead::FunctionCall { call_id, name } => {
-            for piece in [",\"status\":\"", status, "\",\"call_id\":\"", call_id, "\",\"name\":\"", name, "\""] {
+            for piece in [
+                ",\"status\":\"",
+                status,
+                "\",\"call_id\":\"",
+                call_id,
+                "\",\"name\":\"",
+                name,
+                "\"",
+            ] {
                 out.extend_from_slice(piece.as_bytes());
             }
         }
@@ -539,7 +681,12 @@ pub(crate) struct ResponseHead<'a> {
 
 impl ResponseHead<'_> {
     pub(crate) fn write(&self, out: &mut Vec<u8>, output: impl FnOnce(&mut Vec<u8>)) {
-        let Self { meta, status, outcome, continued } = self;
+        let Self {
+            meta,
+            status,
+            outcome,
+            continued,
+        } = self;
         let mut push = |piece: &str| out.extend_from_slice(piece.as_bytes());
         push("{\"id\":\"");
         push(meta.id.as_str());
@@ -547,14 +694,20 @@ impl ResponseHead<'_> {
         push(itoa::Buffer::new().format(meta.created_at));
         push(",\"completed_at\":");
         match outcome {
-            Some(Outcome { ending: Ending::Completed { .. }, at, .. }) => push(itoa::Buffer::new().format(*at)),
+            Some(Outcome {
+                ending: Ending::Completed { .. },
+                at,
+                ..
+            }) => push(itoa::Buffer::new().format(*at)),
             _ => push("null"),
         }
         push(",\"status\":\"");
         push(status.as_str());
         push("\",\"incomplete_details\":");
         match outcome.map(|outcome| &outcome.ending) {
-            Some(Ending::Incomplete { reason }) => push(&format!("{{\"reason\":\"{}\"}}", json::escape(reason))),
+            Some(Ending::Incomplete { reason }) => {
+                push(&format!("{{\"reason\":\"{}\"}}", json::escape(reason)))
+            }
             _ => push("null"),
         }
         push(",\"error\":");
@@ -575,7 +728,11 @@ impl ResponseHead<'_> {
             push(",");
         }
         push("\"usage\":");
-        push(outcome.and_then(|outcome| outcome.usage.as_deref()).unwrap_or("null"));
+        push(
+            outcome
+                .and_then(|outcome| outcome.usage.as_deref())
+                .unwrap_or("null"),
+        );
         if *continued > 0 {
             push(&format!(",\"tokenwire:continued\":{continued}"));
         }
@@ -587,7 +744,12 @@ impl ResponseHead<'_> {
 
 /// Appends the elements of a raw JSON array to an array's inside.
 fn push_elements(list: &mut String, array: &str) {
-    let inside = array.trim().strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or_default().trim();
+    let inside = array
+        .trim()
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or_default()
+        .trim();
     if inside.is_empty() {
         return;
     }

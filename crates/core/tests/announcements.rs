@@ -1,4 +1,5 @@
-//! Whoever is to be told of an end is told once, whatever the end is, and finds the object as it then is.
+//! Whoever is to be told of an end is told once, whatever the end is, and finds the object as it
+//! then is.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
@@ -20,7 +21,10 @@ impl Announcer for Book {
     fn promise(&self, _request: &StartRequest) -> Result<Option<Announcement>, ApiError> {
         let book = self.0.clone();
         Ok(Some(Box::new(move |generation| {
-            book.lock().push((generation.outcome().is_some(), generation.status().as_str().to_owned()));
+            book.lock().push((
+                generation.outcome().is_some(),
+                generation.status().as_str().to_owned(),
+            ));
         })))
     }
 }
@@ -69,12 +73,21 @@ async fn a_deleted_generation_has_no_outcome_and_is_announced_all_the_same() {
     let _call = test.upstream.call().await;
     test.engine.delete(started.attachment.generation());
     settle().await;
-    assert_eq!(book.read().iter().map(|(outcome, _)| *outcome).collect::<Vec<_>>(), [false]);
+    assert_eq!(
+        book.read()
+            .iter()
+            .map(|(outcome, _)| *outcome)
+            .collect::<Vec<_>>(),
+        [false]
+    );
 }
 
 #[test]
 fn the_end_of_the_worker_is_announced_as_the_failure_that_it_is() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
     let (test, book) = world();
     let kept = runtime.block_on(async {
         let begun = test.start(BACKGROUND);
@@ -90,7 +103,17 @@ fn the_end_of_the_worker_is_announced_as_the_failure_that_it_is() {
 #[tokio::test(start_paused = true)]
 async fn without_anybody_to_tell_a_webhook_is_refused() {
     let test = TestEngine::new(EngineOptions::default());
-    let error = test.try_start(r#"{"input":"hi","background":true,"webhook":{"url":"https://example.org"}}"#).unwrap_err();
-    assert_eq!((error.code.as_deref(), error.param.as_deref()), (Some("unsupported_parameter"), Some("webhook")));
-    assert!(tokio::time::timeout(Duration::from_secs(1), test.upstream.call()).await.is_err(), "it was started");
+    let error = test
+        .try_start(r#"{"input":"hi","background":true,"webhook":{"url":"https://example.org"}}"#)
+        .unwrap_err();
+    assert_eq!(
+        (error.code.as_deref(), error.param.as_deref()),
+        (Some("unsupported_parameter"), Some("webhook"))
+    );
+    assert!(
+        tokio::time::timeout(Duration::from_secs(1), test.upstream.call())
+            .await
+            .is_err(),
+        "it was started"
+    );
 }

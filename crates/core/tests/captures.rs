@@ -1,7 +1,9 @@
-//! Streams as real servers sent them, through the decoder, the translators, the log and every dialect.
+//! Streams as real servers sent them, through the decoder, the translators, the log and every
+//! dialect.
 //!
-//! The recordings are not ours to publish: they are read from the folder that `TOKENWIRE_CAPTURES` names (by default
-//! `../shared/captures` beside the workspace). Where there is none the tests say so and pass.
+//! The recordings are not ours to publish: they are read from the folder that `TOKENWIRE_CAPTURES`
+//! names (by default `../shared/captures` beside the workspace). Where there is none the tests say
+//! so and pass.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -83,7 +85,10 @@ fn folder() -> Option<PathBuf> {
     if folder.join("expected.json").is_file() {
         return Some(folder);
     }
-    eprintln!("SKIPPED: there are no recorded streams at {} (name their folder in TOKENWIRE_CAPTURES)", folder.display());
+    eprintln!(
+        "SKIPPED: there are no recorded streams at {} (name their folder in TOKENWIRE_CAPTURES)",
+        folder.display()
+    );
     None
 }
 
@@ -94,11 +99,17 @@ fn expected(folder: &Path) -> BTreeMap<String, Expected> {
 
 /// The payloads of a body, found the slow way: this must not agree with the decoder by being it.
 fn payloads(body: &[u8]) -> Vec<String> {
-    let body = String::from_utf8(body.to_vec()).unwrap().replace("\r\n", "\n").replace('\r', "\n");
+    let body = String::from_utf8(body.to_vec())
+        .unwrap()
+        .replace("\r\n", "\n")
+        .replace('\r', "\n");
     let mut events = Vec::new();
     for block in body.split("\n\n") {
-        let data: Vec<&str> =
-            block.lines().filter_map(|line| line.strip_prefix("data:")).map(|value| value.strip_prefix(' ').unwrap_or(value)).collect();
+        let data: Vec<&str> = block
+            .lines()
+            .filter_map(|line| line.strip_prefix("data:"))
+            .map(|value| value.strip_prefix(' ').unwrap_or(value))
+            .collect();
         if !data.is_empty() {
             events.push(data.join("\n"));
         }
@@ -108,16 +119,39 @@ fn payloads(body: &[u8]) -> Vec<String> {
 
 impl Expected {
     fn verdict(&self, file: &str) -> Verdict {
-        if self.api == "responses" { self.responses() } else { self.chat(file) }
+        if self.api == "responses" {
+            self.responses()
+        } else {
+            self.chat(file)
+        }
     }
 
     fn chat(&self, file: &str) -> Verdict {
-        let finishes: Vec<&str> = self.choices.values().flat_map(|choice| &choice.finish).map(String::as_str).collect();
+        let finishes: Vec<&str> = self
+            .choices
+            .values()
+            .flat_map(|choice| &choice.finish)
+            .map(String::as_str)
+            .collect();
         let (status, why) = if let Some(error) = self.errors.first() {
-            let word = |value: &Value| value.as_str().map(str::to_owned).or_else(|| value.as_i64().map(|number| number.to_string()));
-            let inner = if error["error"].is_object() { &error["error"] } else { error };
-            let code = ["code", "type", "status_code"].into_iter().find_map(|name| word(&inner[name]));
-            ("failed", Some(code.unwrap_or_else(|| "upstream_error".to_owned())))
+            let word = |value: &Value| {
+                value
+                    .as_str()
+                    .map(str::to_owned)
+                    .or_else(|| value.as_i64().map(|number| number.to_string()))
+            };
+            let inner = if error["error"].is_object() {
+                &error["error"]
+            } else {
+                error
+            };
+            let code = ["code", "type", "status_code"]
+                .into_iter()
+                .find_map(|name| word(&inner[name]));
+            (
+                "failed",
+                Some(code.unwrap_or_else(|| "upstream_error".to_owned())),
+            )
         } else if file == "gpustack-error-field-line.sse" {
             // The last word stands in an SSE field of its own: `error: {…}`.
             ("failed", None)
@@ -132,13 +166,21 @@ impl Expected {
         };
         // Some servers count tokens in the index although one choice was asked for.
         let one = file.starts_with("tgi-");
-        let texts: Vec<String> = self.choices.values().map(|choice| choice.text.clone()).filter(|text| !text.is_empty()).collect();
+        let texts: Vec<String> = self
+            .choices
+            .values()
+            .map(|choice| choice.text.clone())
+            .filter(|text| !text.is_empty())
+            .collect();
         let mut usage = self
             .usage
             .as_ref()
             .or(self.usage_from.as_ref())
             .filter(|usage| usage.is_object())
-            .map(|usage| ["prompt_tokens", "completion_tokens", "total_tokens"].map(|name| usage[name].as_u64().unwrap_or(0)));
+            .map(|usage| {
+                ["prompt_tokens", "completion_tokens", "total_tokens"]
+                    .map(|name| usage[name].as_u64().unwrap_or(0))
+            });
         if file == "llamacpp-n2-usage-per-choice.sse" {
             // One usage a choice: the prompt counts once, the answers add up.
             usage = Some([28, 16, 44]);
@@ -148,13 +190,28 @@ impl Expected {
             status: status.to_owned(),
             why,
             texts: if one { vec![texts.concat()] } else { texts },
-            reasoning: choices.clone().map(|choice| choice.reasoning.as_str()).collect(),
-            refusal: choices.clone().map(|choice| choice.refusal.as_str()).collect(),
+            reasoning: choices
+                .clone()
+                .map(|choice| choice.reasoning.as_str())
+                .collect(),
+            refusal: choices
+                .clone()
+                .map(|choice| choice.refusal.as_str())
+                .collect(),
             calls: choices
                 .flat_map(|choice| &choice.calls)
                 .cloned()
                 // Arguments that never came are those of a function without parameters.
-                .map(|call| if call.arguments.is_empty() { Call { arguments: "{}".to_owned(), ..call } } else { call })
+                .map(|call| {
+                    if call.arguments.is_empty() {
+                        Call {
+                            arguments: "{}".to_owned(),
+                            ..call
+                        }
+                    } else {
+                        call
+                    }
+                })
                 .collect(),
             usage,
         }
@@ -169,11 +226,18 @@ impl Expected {
         Verdict {
             status: self.status.clone(),
             why,
-            texts: Some(self.text.clone()).into_iter().filter(|text| !text.is_empty()).collect(),
+            texts: Some(self.text.clone())
+                .into_iter()
+                .filter(|text| !text.is_empty())
+                .collect(),
             reasoning: self.reasoning.clone(),
             refusal: String::new(),
             calls: self.calls.values().cloned().collect(),
-            usage: self.usage.as_ref().filter(|usage| usage.is_object()).map(responses_usage),
+            usage: self
+                .usage
+                .as_ref()
+                .filter(|usage| usage.is_object())
+                .map(responses_usage),
         }
     }
 }
@@ -184,38 +248,61 @@ fn responses_usage(usage: &Value) -> [u64; 3] {
 
 fn found(audit: &Audit, file: &str) -> Verdict {
     let object = &audit.object;
-    let why = object["error"]["code"].as_str().or_else(|| object["incomplete_details"]["reason"].as_str()).map(str::to_owned);
+    let why = object["error"]["code"]
+        .as_str()
+        .or_else(|| object["incomplete_details"]["reason"].as_str())
+        .map(str::to_owned);
     let strings = |item: &Value, list: &str, part: &str| -> String {
         let parts = item[list].as_array().into_iter().flatten();
-        parts.filter(|p| p["type"] == part).map(|p| p["text"].as_str().unwrap()).collect()
+        parts
+            .filter(|p| p["type"] == part)
+            .map(|p| p["text"].as_str().unwrap())
+            .collect()
     };
     let calls = audit.output("function_call").into_iter().map(|call| Call {
         id: call["call_id"].as_str().map(str::to_owned),
         name: call["name"].as_str().unwrap().to_owned(),
         arguments: call["arguments"].as_str().unwrap().to_owned(),
     });
-    let texts = audit.output("message").into_iter().map(|message| strings(message, "content", "output_text"));
+    let texts = audit
+        .output("message")
+        .into_iter()
+        .map(|message| strings(message, "content", "output_text"));
     let texts: Vec<String> = texts.filter(|text| !text.is_empty()).collect();
     let several = file.contains("-n2-");
     Verdict {
         status: object["status"].as_str().unwrap().to_owned(),
         why: why.filter(|_| file != "gpustack-error-field-line.sse"),
-        // Text that goes on after a finish reason opens a message of its own; to a reader it is one text.
-        texts: if several || texts.is_empty() { texts } else { vec![texts.concat()] },
+        // Text that goes on after a finish reason opens a message of its own; to a reader it is one
+        // text.
+        texts: if several || texts.is_empty() {
+            texts
+        } else {
+            vec![texts.concat()]
+        },
         reasoning: audit
             .output("reasoning")
             .into_iter()
-            .map(|item| strings(item, "content", "reasoning_text") + &strings(item, "summary", "summary_text"))
+            .map(|item| {
+                strings(item, "content", "reasoning_text")
+                    + &strings(item, "summary", "summary_text")
+            })
             .collect(),
         refusal: audit.content("message", "refusal"),
         calls: calls.collect(),
-        usage: object.get("usage").filter(|usage| usage.is_object()).map(responses_usage),
+        usage: object
+            .get("usage")
+            .filter(|usage| usage.is_object())
+            .map(responses_usage),
     }
 }
 
 /// Plays a body back in reads of `size` bytes and looks at what became of it.
 async fn play(file: &str, api: Api, body: &[u8], size: usize) -> Audit {
-    let test = TestEngine::new(EngineOptions { api, ..EngineOptions::default() });
+    let test = TestEngine::new(EngineOptions {
+        api,
+        ..EngineOptions::default()
+    });
     let n = if file.contains("-n2-") { 2 } else { 1 };
     let request = if api == Api::Chat {
         format!(r#"{{"messages":[{{"role":"user","content":"hi"}}],"n":{n}}}"#)
@@ -234,14 +321,23 @@ async fn play(file: &str, api: Api, body: &[u8], size: usize) -> Audit {
 
 /// A chat client gets each payload as it came, and then one word about the end.
 fn check_payloads(audit: &Audit, body: &[u8], status: &str) {
-    let mut sent: Vec<String> = payloads(body).into_iter().filter(|payload| payload != "[DONE]").collect();
+    let mut sent: Vec<String> = payloads(body)
+        .into_iter()
+        .filter(|payload| payload != "[DONE]")
+        .collect();
     let mut found = audit.chat.clone();
     if matches!(status, "completed" | "incomplete") {
         assert_eq!(found.pop().as_deref(), Some("[DONE]"));
     } else {
-        assert!(!found.contains(&"[DONE]".to_owned()), "[DONE] after a failure");
+        assert!(
+            !found.contains(&"[DONE]".to_owned()),
+            "[DONE] after a failure"
+        );
         let last: Value = serde_json::from_str(found.last().unwrap()).unwrap();
-        assert!(last["error"].is_object() || last["base_resp"].is_object(), "a failure that a chat client does not see: {last}");
+        assert!(
+            last["error"].is_object() || last["base_resp"].is_object(),
+            "a failure that a chat client does not see: {last}"
+        );
         if found.len() > sent.len() {
             found.pop();
         }
@@ -261,9 +357,14 @@ fn check_payloads(audit: &Audit, body: &[u8], status: &str) {
     assert_eq!(found, sent, "payloads changed on their way");
 }
 
-/// A responses client gets each event with every field as it came, but for the numbers and ids that are ours.
+/// A responses client gets each event with every field as it came, but for the numbers and ids that
+/// are ours.
 fn check_events(audit: &Audit, body: &[u8]) {
-    let ours = ["response.created", "response.queued", "response.in_progress"];
+    let ours = [
+        "response.created",
+        "response.queued",
+        "response.in_progress",
+    ];
     let strip = |mut event: Value| {
         event.as_object_mut().unwrap().remove("sequence_number");
         if let Some(response) = event.get_mut("response").and_then(Value::as_object_mut) {
@@ -276,24 +377,42 @@ fn check_events(audit: &Audit, body: &[u8]) {
         let kind = event["type"].as_str().unwrap();
         kind.starts_with("response.") && !ours.contains(&kind)
     };
-    let sent = payloads(body).into_iter().map(|payload| serde_json::from_str::<Value>(&payload).unwrap());
+    let sent = payloads(body)
+        .into_iter()
+        .map(|payload| serde_json::from_str::<Value>(&payload).unwrap());
     let sent: Vec<Value> = sent.filter(relayed).map(strip).collect();
-    let found: Vec<Value> = audit.events.iter().filter(|event| relayed(event)).cloned().map(strip).collect();
+    let found: Vec<Value> = audit
+        .events
+        .iter()
+        .filter(|event| relayed(event))
+        .cloned()
+        .map(strip)
+        .collect();
     assert_eq!(found, sent, "events changed on their way");
 }
 
 fn problems(size: impl Fn(usize) -> usize) -> Vec<String> {
-    let Some(folder) = folder() else { return Vec::new() };
+    let Some(folder) = folder() else {
+        return Vec::new();
+    };
     let mut problems = Vec::new();
     let recordings = expected(&folder);
     assert!(!recordings.is_empty(), "expected.json names no recording");
     eprintln!("{} recordings from {}", recordings.len(), folder.display());
     for (file, expected) in recordings {
         let body = fs::read(folder.join(&file)).unwrap();
-        let api = if expected.api == "responses" { Api::Responses } else { Api::Chat };
+        let api = if expected.api == "responses" {
+            Api::Responses
+        } else {
+            Api::Chat
+        };
         let size = size(body.len());
         let result = std::panic::catch_unwind(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .unwrap();
             let audit = runtime.block_on(play(&file, api, &body, size));
             let (found, wanted) = (found(&audit, &file), expected.verdict(&file));
             assert_eq!(found, wanted);
@@ -310,7 +429,11 @@ fn problems(size: impl Fn(usize) -> usize) -> Vec<String> {
 }
 
 fn none(problems: &[String]) {
-    assert!(problems.is_empty(), "{} recordings came out wrong (see above): {problems:#?}", problems.len());
+    assert!(
+        problems.is_empty(),
+        "{} recordings came out wrong (see above): {problems:#?}",
+        problems.len()
+    );
 }
 
 #[test]

@@ -1,5 +1,11 @@
-//! Chat requests over an upstream that speaks Responses: what is asked of it, and what a chat client gets of its events, streamed and whole.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+//! Chat requests over an upstream that speaks Responses: what is asked of it, and what a chat
+//! client gets of its events, streamed and whole.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -12,7 +18,8 @@ use tokenwire_testkit::{Audit, EngineOptions, Reader, TestEngine};
 const ASK: &str = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
 const COUNTED: &str = r#"{"model":"m","messages":[{"role":"user","content":"hi"}],"stream":true,"stream_options":{"include_usage":true}}"#;
 
-/// What came of a request: the chunks and what follows them, the whole completion, the response object, and what was sent up.
+/// What came of a request: the chunks and what follows them, the whole completion, the response
+/// object, and what was sent up.
 struct Came {
     audit: Audit,
     chunks: Vec<Value>,
@@ -22,9 +29,16 @@ struct Came {
 }
 
 fn play(ask: &str, events: &[Value]) -> Came {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
     runtime.block_on(async {
-        let test = TestEngine::new(EngineOptions { api: Api::Responses, ..EngineOptions::default() });
+        let test = TestEngine::new(EngineOptions {
+            api: Api::Responses,
+            ..EngineOptions::default()
+        });
         let started = test.start(ask);
         let call = test.upstream.call().await;
         for event in events {
@@ -34,15 +48,34 @@ fn play(ask: &str, events: &[Value]) -> Came {
         let generation = started.attachment.generation().clone();
         generation.ended().await;
         let audit = Audit::of(&generation);
-        let (last, chunks) = audit.chat.split_last().expect("a chat client gets something");
-        let chunks: Vec<Value> = chunks.iter().map(|chunk| serde_json::from_str(chunk).unwrap()).collect();
+        let (last, chunks) = audit
+            .chat
+            .split_last()
+            .expect("a chat client gets something");
+        let chunks: Vec<Value> = chunks
+            .iter()
+            .map(|chunk| serde_json::from_str(chunk).unwrap())
+            .collect();
         for chunk in &chunks {
             assert_eq!(chunk["object"], "chat.completion.chunk");
-            assert_eq!(chunk["id"], format!("chatcmpl-{}", generation.meta().id.suffix()));
-            assert_eq!((&chunk["model"], chunk["created"].as_u64()), (&json!("m"), Some(generation.meta().created_at)));
+            assert_eq!(
+                chunk["id"],
+                format!("chatcmpl-{}", generation.meta().id.suffix())
+            );
+            assert_eq!(
+                (&chunk["model"], chunk["created"].as_u64()),
+                (&json!("m"), Some(generation.meta().created_at))
+            );
         }
-        let whole = chat_completion(&generation).map(|bytes| serde_json::from_slice(&bytes).unwrap());
-        Came { last: last.clone(), whole, asked: call.body(), chunks, audit }
+        let whole =
+            chat_completion(&generation).map(|bytes| serde_json::from_slice(&bytes).unwrap());
+        Came {
+            last: last.clone(),
+            whole,
+            asked: call.body(),
+            chunks,
+            audit,
+        }
     })
 }
 
@@ -96,7 +129,9 @@ fn deltas(came: &Came) -> Vec<Value> {
 }
 
 fn finish(came: &Came) -> Option<&str> {
-    came.chunks.iter().find_map(|chunk| chunk["choices"][0]["finish_reason"].as_str())
+    came.chunks
+        .iter()
+        .find_map(|chunk| chunk["choices"][0]["finish_reason"].as_str())
 }
 
 fn role() -> Value {
@@ -112,18 +147,31 @@ fn check(came: &Came, finish_reason: &str, message: Value) {
                 ("tool_calls", Value::Array(pieces)) => {
                     for piece in pieces {
                         let at = usize::try_from(piece["index"].as_u64().unwrap()).unwrap();
-                        let calls = built.as_object_mut().unwrap().entry("tool_calls").or_insert_with(|| json!([])).as_array_mut().unwrap();
+                        let calls = built
+                            .as_object_mut()
+                            .unwrap()
+                            .entry("tool_calls")
+                            .or_insert_with(|| json!([]))
+                            .as_array_mut()
+                            .unwrap();
                         if at == calls.len() {
                             let mut opened = piece.clone();
                             opened.as_object_mut().unwrap().remove("index");
                             calls.push(opened);
                         } else {
-                            let known = calls[at]["function"]["arguments"].as_str().unwrap().to_owned();
-                            calls[at]["function"]["arguments"] = json!(known + piece["function"]["arguments"].as_str().unwrap());
+                            let known = calls[at]["function"]["arguments"]
+                                .as_str()
+                                .unwrap()
+                                .to_owned();
+                            calls[at]["function"]["arguments"] =
+                                json!(known + piece["function"]["arguments"].as_str().unwrap());
                         }
                     }
                 }
-                ("annotations", Value::Array(more)) => built["annotations"].as_array_mut().unwrap().extend(more.clone()),
+                ("annotations", Value::Array(more)) => built["annotations"]
+                    .as_array_mut()
+                    .unwrap()
+                    .extend(more.clone()),
                 (_, Value::String(more)) => {
                     let known = built[name].as_str().unwrap_or_default().to_owned();
                     built[name] = json!(known + more);
@@ -137,13 +185,20 @@ fn check(came: &Came, finish_reason: &str, message: Value) {
     if whole["choices"][0]["message"]["content"].is_null() && built["content"] == "" {
         built["content"] = Value::Null;
     }
-    assert_eq!(built, whole["choices"][0]["message"], "streamed and whole differ");
-    let mut expected = json!({"role": "assistant", "content": null, "refusal": null, "annotations": []});
+    assert_eq!(
+        built, whole["choices"][0]["message"],
+        "streamed and whole differ"
+    );
+    let mut expected =
+        json!({"role": "assistant", "content": null, "refusal": null, "annotations": []});
     for (name, value) in message.as_object().unwrap() {
         expected[name] = value.clone();
     }
     assert_eq!(built, expected);
-    assert_eq!((finish(came), whole["choices"][0]["finish_reason"].as_str()), (Some(finish_reason), Some(finish_reason)));
+    assert_eq!(
+        (finish(came), whole["choices"][0]["finish_reason"].as_str()),
+        (Some(finish_reason), Some(finish_reason))
+    );
     assert_eq!(deltas(came)[0], role());
     assert_eq!(came.last, "[DONE]");
     assert_eq!(whole["object"], "chat.completion");
@@ -166,7 +221,10 @@ fn a_text_is_a_completion() {
     );
     check(&came, "stop", json!({"content": "He\"llo\n"}));
     assert_eq!(came.audit.text, "He\"llo\n");
-    assert!(came.chunks.iter().all(|chunk| chunk.get("usage").is_none()), "nobody asked for usage");
+    assert!(
+        came.chunks.iter().all(|chunk| chunk.get("usage").is_none()),
+        "nobody asked for usage"
+    );
     let whole = came.whole.unwrap();
     assert_eq!(
         whole["usage"],
@@ -183,14 +241,28 @@ fn a_text_is_a_completion() {
 fn usage_is_told_last_where_it_is_asked_for() {
     let came = play(
         COUNTED,
-        &[created(), added(0, message(json!([]))), delta("output_text", 0, "x"), completed(json!([message(json!([text("x")]))]))],
+        &[
+            created(),
+            added(0, message(json!([]))),
+            delta("output_text", 0, "x"),
+            completed(json!([message(json!([text("x")]))])),
+        ],
     );
     let (last, others) = came.chunks.split_last().unwrap();
-    assert_eq!((&last["choices"], &last["usage"]["total_tokens"]), (&json!([]), &json!(14)));
+    assert_eq!(
+        (&last["choices"], &last["usage"]["total_tokens"]),
+        (&json!([]), &json!(14))
+    );
     assert_eq!(last["usage"], came.whole.as_ref().unwrap()["usage"]);
-    assert!(others.iter().all(|chunk| chunk.get("usage") == Some(&Value::Null)), "{others:?}");
+    assert!(
+        others
+            .iter()
+            .all(|chunk| chunk.get("usage") == Some(&Value::Null)),
+        "{others:?}"
+    );
     // Where the upstream told none, none is made up.
-    let untold = json!({"type": "response.completed", "response": response("completed", json!([]))});
+    let untold =
+        json!({"type": "response.completed", "response": response("completed", json!([]))});
     let came = play(COUNTED, &[created(), untold]);
     assert!(came.chunks.iter().all(|chunk| chunk["usage"].is_null()));
     assert!(came.whole.unwrap().get("usage").is_none());
@@ -215,7 +287,11 @@ fn reasoning_refusals_and_calls_are_said() {
             completed(json!([reasoning, message(json!([text("x")]))])),
         ],
     );
-    check(&came, "stop", json!({"content": "x", "reasoning_content": "A.\n\nB."}));
+    check(
+        &came,
+        "stop",
+        json!({"content": "x", "reasoning_content": "A.\n\nB."}),
+    );
 
     let refusal = json!({"type": "refusal", "refusal": "No."});
     let came = play(
@@ -237,7 +313,10 @@ fn reasoning_refusals_and_calls_are_said() {
             created(),
             added(0, call("")),
             delta("function_call_arguments", 0, "{\"a\""),
-            added(1, json!({"type": "function_call", "id": "fc_2", "call_id": "call_2", "name": "g", "arguments": ""})),
+            added(
+                1,
+                json!({"type": "function_call", "id": "fc_2", "call_id": "call_2", "name": "g", "arguments": ""}),
+            ),
             delta("function_call_arguments", 0, ":1}"),
             delta("function_call_arguments", 1, "[]"),
             json!({"type": "response.function_call_arguments.done", "output_index": 0, "arguments": "{\"a\":1}"}),
@@ -246,9 +325,12 @@ fn reasoning_refusals_and_calls_are_said() {
             completed(json!([call("{\"a\":1}"), second])),
         ],
     );
-    let expected =
-        |id: &str, name: &str, arguments: &str| json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}});
-    check(&came, "tool_calls", json!({"tool_calls": [expected("call_1", "f", "{\"a\":1}"), expected("call_2", "g", "[]")]}));
+    let expected = |id: &str, name: &str, arguments: &str| json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}});
+    check(
+        &came,
+        "tool_calls",
+        json!({"tool_calls": [expected("call_1", "f", "{\"a\":1}"), expected("call_2", "g", "[]")]}),
+    );
 }
 
 #[test]
@@ -261,44 +343,88 @@ fn what_comes_in_one_piece_is_shown_once() {
         vec![added(0, call("")), done(0, call("{}"))],
         vec![done(0, call("{}"))],
         vec![added(0, call("{}")), arguments_done(), done(0, call("{}"))],
-        vec![added(0, call("{}")), delta("function_call_arguments", 0, "{}"), arguments_done()],
+        vec![
+            added(0, call("{}")),
+            delta("function_call_arguments", 0, "{}"),
+            arguments_done(),
+        ],
     ] {
-        let events: Vec<Value> = [created()].into_iter().chain(events).chain([end()]).collect();
+        let events: Vec<Value> = [created()]
+            .into_iter()
+            .chain(events)
+            .chain([end()])
+            .collect();
         check(&play(ASK, &events), "tool_calls", tool_calls.clone());
     }
     let whole = || message(json!([text("x"), text("y")]));
-    let text_done =
-        |part: u32, text: &str| json!({"type": "response.output_text.done", "output_index": 0, "content_index": part, "text": text});
+    let text_done = |part: u32, text: &str| json!({"type": "response.output_text.done", "output_index": 0, "content_index": part, "text": text});
     for events in [
-        vec![added(0, message(json!([]))), text_done(0, "x"), text_done(1, "y"), done(0, whole())],
+        vec![
+            added(0, message(json!([]))),
+            text_done(0, "x"),
+            text_done(1, "y"),
+            done(0, whole()),
+        ],
         vec![added(0, message(json!([]))), done(0, whole())],
         vec![done(0, whole())],
-        vec![delta("output_text", 0, "x"), text_done(0, "x"), done(0, whole())],
+        vec![
+            delta("output_text", 0, "x"),
+            text_done(0, "x"),
+            done(0, whole()),
+        ],
     ] {
-        let events: Vec<Value> = [created()].into_iter().chain(events).chain([completed(json!([whole()]))]).collect();
+        let events: Vec<Value> = [created()]
+            .into_iter()
+            .chain(events)
+            .chain([completed(json!([whole()]))])
+            .collect();
         let came = play(ASK, &events);
         check(&came, "stop", json!({"content": "xy"}));
         assert_eq!(came.audit.text, "xy");
     }
     let refused = message(json!([{"type": "refusal", "refusal": "No."}]));
-    check(&play(ASK, &[created(), done(0, refused.clone()), completed(json!([refused]))]), "stop", json!({"refusal": "No."}));
+    check(
+        &play(
+            ASK,
+            &[
+                created(),
+                done(0, refused.clone()),
+                completed(json!([refused])),
+            ],
+        ),
+        "stop",
+        json!({"refusal": "No."}),
+    );
 }
 
 #[test]
 fn an_upstream_that_does_not_begin_with_a_response_is_begun_for_it() {
-    let came = play(ASK, &[added(0, message(json!([]))), delta("output_text", 0, "x"), completed(json!([message(json!([text("x")]))]))]);
+    let came = play(
+        ASK,
+        &[
+            added(0, message(json!([]))),
+            delta("output_text", 0, "x"),
+            completed(json!([message(json!([text("x")]))])),
+        ],
+    );
     check(&came, "stop", json!({"content": "x"}));
     let came = play(ASK, &[completed(json!([]))]);
     check(&came, "stop", json!({}));
-    assert_eq!(came.audit.kinds(), ["response.created", "response.in_progress", "response.completed"]);
+    assert_eq!(
+        came.audit.kinds(),
+        [
+            "response.created",
+            "response.in_progress",
+            "response.completed"
+        ]
+    );
 }
 
 #[test]
 fn annotations_and_logprobs_are_said_in_chats_shape() {
     let token = |text: &str| json!({"token": text, "logprob": -0.5, "top_logprobs": [{"token": text, "logprob": -0.5}]});
     let cites = json!({"type": "url_citation", "start_index": 0, "end_index": 1, "url": "https://e.org/?a=\"b\"", "title": "T"});
-    let cited =
-        json!({"type": "url_citation", "url_citation": {"start_index": 0, "end_index": 1, "url": "https://e.org/?a=\"b\"", "title": "T"}});
+    let cited = json!({"type": "url_citation", "url_citation": {"start_index": 0, "end_index": 1, "url": "https://e.org/?a=\"b\"", "title": "T"}});
     let mut first = delta("output_text", 0, "a");
     first["logprobs"] = json!([token("a")]);
     let mut second = delta("output_text", 0, "b");
@@ -316,19 +442,31 @@ fn annotations_and_logprobs_are_said_in_chats_shape() {
             completed(json!([message(json!([part]))])),
         ],
     );
-    check(&came, "stop", json!({"content": "ab", "annotations": [cited]}));
-    let found: Vec<&Value> =
-        came.chunks.iter().map(|chunk| &chunk["choices"][0]["logprobs"]).filter(|logprobs| !logprobs.is_null()).collect();
+    check(
+        &came,
+        "stop",
+        json!({"content": "ab", "annotations": [cited]}),
+    );
+    let found: Vec<&Value> = came
+        .chunks
+        .iter()
+        .map(|chunk| &chunk["choices"][0]["logprobs"])
+        .filter(|logprobs| !logprobs.is_null())
+        .collect();
     assert_eq!(found.len(), 1);
     assert_eq!(found[0]["content"][0]["bytes"], json!([97]));
-    assert_eq!(found[0]["content"][0]["top_logprobs"][0]["bytes"], json!([97]));
+    assert_eq!(
+        found[0]["content"][0]["top_logprobs"][0]["bytes"],
+        json!([97])
+    );
     assert_eq!(&came.whole.unwrap()["choices"][0]["logprobs"], found[0]);
 }
 
 #[test]
 fn what_chat_has_no_word_for_breaks_nothing() {
     let search = json!({"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search", "query": "q"}});
-    let custom = json!({"type": "custom_tool_call", "id": "c", "call_id": "c", "name": "n", "input": "x"});
+    let custom =
+        json!({"type": "custom_tool_call", "id": "c", "call_id": "c", "name": "n", "input": "x"});
     let came = play(
         ASK,
         &[
@@ -346,8 +484,19 @@ fn what_chat_has_no_word_for_breaks_nothing() {
         ],
     );
     check(&came, "stop", json!({"content": "x"}));
-    assert_eq!(came.audit.events_of("response.something_new").next().unwrap()["strange"], json!({"a": 1}));
-    assert_eq!(came.audit.events_of("response.web_search_call.searching").count(), 1);
+    assert_eq!(
+        came.audit
+            .events_of("response.something_new")
+            .next()
+            .unwrap()["strange"],
+        json!({"a": 1})
+    );
+    assert_eq!(
+        came.audit
+            .events_of("response.web_search_call.searching")
+            .count(),
+        1
+    );
     assert_eq!(came.audit.object["output"][0]["action"]["query"], "q");
 }
 
@@ -358,26 +507,62 @@ fn endings_are_called_by_chats_names() {
         object["incomplete_details"] = json!({"reason": reason});
         json!({"type": "response.incomplete", "response": object})
     };
-    for (reason, finish_reason) in [("max_output_tokens", "length"), ("content_filter", "content_filter")] {
-        let came = play(ASK, &[created(), added(0, message(json!([]))), delta("output_text", 0, "x"), incomplete(reason)]);
+    for (reason, finish_reason) in [
+        ("max_output_tokens", "length"),
+        ("content_filter", "content_filter"),
+    ] {
+        let came = play(
+            ASK,
+            &[
+                created(),
+                added(0, message(json!([]))),
+                delta("output_text", 0, "x"),
+                incomplete(reason),
+            ],
+        );
         check(&came, finish_reason, json!({"content": "x"}));
     }
     let mut object = response("failed", json!([]));
     object["error"] = json!({"code": "server_error", "message": "Broken."});
     for (last, code) in [
-        (vec![json!({"type": "response.failed", "response": object})], "server_error"),
-        (vec![json!({"type": "error", "code": "overloaded", "message": "Too much."})], "overloaded"),
+        (
+            vec![json!({"type": "response.failed", "response": object})],
+            "server_error",
+        ),
+        (
+            vec![json!({"type": "error", "code": "overloaded", "message": "Too much."})],
+            "overloaded",
+        ),
         (vec![], "upstream_truncated"),
     ] {
-        let events: Vec<Value> = [created(), added(0, message(json!([]))), delta("output_text", 0, "x")].into_iter().chain(last).collect();
+        let events: Vec<Value> = [
+            created(),
+            added(0, message(json!([]))),
+            delta("output_text", 0, "x"),
+        ]
+        .into_iter()
+        .chain(last)
+        .collect();
         let came = play(COUNTED, &events);
-        assert!(came.whole.is_none() && finish(&came).is_none(), "{code}: a failure looks finished");
-        assert_eq!(serde_json::from_str::<Value>(&came.last).unwrap()["error"]["code"], code);
+        assert!(
+            came.whole.is_none() && finish(&came).is_none(),
+            "{code}: a failure looks finished"
+        );
+        assert_eq!(
+            serde_json::from_str::<Value>(&came.last).unwrap()["error"]["code"],
+            code
+        );
         assert_eq!(deltas(&came), [role(), json!({"content": "x"})]);
         let object = &came.audit.object;
-        assert_eq!((&object["status"], &object["error"]["code"]), (&json!("failed"), &json!(code)));
+        assert_eq!(
+            (&object["status"], &object["error"]["code"]),
+            (&json!("failed"), &json!(code))
+        );
         // What had come is kept, also where the upstream's own object forgets it.
-        assert_eq!(object["output"][0]["content"][0]["text"], "x", "{code}: {object}");
+        assert_eq!(
+            object["output"][0]["content"][0]["text"], "x",
+            "{code}: {object}"
+        );
     }
 }
 
@@ -386,22 +571,44 @@ fn what_was_said_before_a_break_is_kept_and_not_called_in_progress() {
     let mut open = message(json!([]));
     open["status"] = json!("in_progress");
     let part = json!({"type": "response.content_part.added", "output_index": 0, "content_index": 0, "part": text("")});
-    let came = play(ASK, &[created(), added(0, open), part, delta("output_text", 0, "half")]);
+    let came = play(
+        ASK,
+        &[
+            created(),
+            added(0, open),
+            part,
+            delta("output_text", 0, "half"),
+        ],
+    );
     let item = &came.audit.object["output"][0];
-    assert_eq!((&item["status"], &item["content"][0]["text"]), (&json!("incomplete"), &json!("half")));
+    assert_eq!(
+        (&item["status"], &item["content"][0]["text"]),
+        (&json!("incomplete"), &json!("half"))
+    );
 }
 
 #[test]
 fn a_reader_that_comes_back_goes_on_at_its_number() {
     // `Audit::of` reads from every position; here only that the numbers are the log's.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
     runtime.block_on(async {
-        let test = TestEngine::new(EngineOptions { api: Api::Responses, ..EngineOptions::default() });
+        let test = TestEngine::new(EngineOptions {
+            api: Api::Responses,
+            ..EngineOptions::default()
+        });
         let started = test.start(COUNTED);
         let call = test.upstream.call().await;
-        for event in
-            [created(), added(0, message(json!([]))), delta("output_text", 0, "a"), delta("output_text", 0, "b"), completed(json!([]))]
-        {
+        for event in [
+            created(),
+            added(0, message(json!([]))),
+            delta("output_text", 0, "a"),
+            delta("output_text", 0, "b"),
+            completed(json!([])),
+        ] {
             call.data(&event.to_string());
         }
         call.end(BodyEnd::Clean);
@@ -418,13 +625,26 @@ fn a_reader_that_comes_back_goes_on_at_its_number() {
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_asked_starts_nothing() {
-    let test = TestEngine::new(EngineOptions { api: Api::Responses, ..EngineOptions::default() });
-    let error = test.try_start(r#"{"messages":[{"role":"user","content":"hi"}],"stop":"x"}"#).expect_err("a refusal");
+    let test = TestEngine::new(EngineOptions {
+        api: Api::Responses,
+        ..EngineOptions::default()
+    });
+    let error = test
+        .try_start(r#"{"messages":[{"role":"user","content":"hi"}],"stop":"x"}"#)
+        .expect_err("a refusal");
     assert!(error.is(ErrorCode::UnsupportedParameter) && error.param.as_deref() == Some("stop"));
-    assert_eq!((test.upstream.waiting(), test.engine.registry().open(), test.engine.registry().len()), (0, 0, 0));
+    assert_eq!(
+        (
+            test.upstream.waiting(),
+            test.engine.registry().open(),
+            test.engine.registry().len()
+        ),
+        (0, 0, 0)
+    );
 }
 
-/// Events as a server might send them that has lost its mind: any order, any place, parts of them missing.
+/// Events as a server might send them that has lost its mind: any order, any place, parts of them
+/// missing.
 fn any_event() -> impl Strategy<Value = Value> {
     let kinds = [
         "response.created",
@@ -444,7 +664,13 @@ fn any_event() -> impl Strategy<Value = Value> {
         "response.of_the_future",
         "keepalive",
     ];
-    let text = || prop_oneof![".{0,3}".prop_map(Value::from), Just(Value::Null), Just(json!(7))];
+    let text = || {
+        prop_oneof![
+            ".{0,3}".prop_map(Value::from),
+            Just(Value::Null),
+            Just(json!(7))
+        ]
+    };
     let item = prop_oneof![
         text().prop_map(|text| message(json!([{"type": "output_text", "text": text}, {"type": "refusal", "refusal": "r"}]))),
         text().prop_map(|text| json!({"type": "function_call", "call_id": text, "name": text, "arguments": text})),
@@ -469,7 +695,8 @@ proptest! {
     #[test]
     fn whatever_a_server_sends_is_chunks_and_one_end(events in proptest::collection::vec(any_event(), 0..24), ends in any::<bool>()) {
         let events: Vec<Value> = events.into_iter().chain(ends.then(|| completed(json!([message(json!([text("x")]))])))).collect();
-        // `play` reads every chunk and looks at its frame, and audits the whole from every position.
+        // `play` reads every chunk and looks at its frame, and audits the whole from every
+        // position.
         let came = play(COUNTED, &events);
         prop_assert_eq!(came.last == "[DONE]", ends);
         prop_assert_eq!(came.whole.is_some(), ends);

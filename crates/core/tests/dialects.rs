@@ -1,15 +1,22 @@
 //! Chat streams in, every dialect out: a table of what servers send and what comes of it.
 //!
-//! Each case goes through the whole way (decoder, translator, log, dialects) and through [`Audit::of`], which checks what holds of every
-//! stream. A case itself says only what is particular to it.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+//! Each case goes through the whole way (decoder, translator, log, dialects) and through
+//! [`Audit::of`], which checks what holds of every stream. A case itself says only what is
+//! particular to it.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::snapshot::Api;
 use tokenwire_core::translate::BodyEnd;
 use tokenwire_testkit::{Audit, EngineOptions, Reader, TestEngine};
 
-/// What came out, in words: `status` or `status: why`, the items in order, the usage as `in/out/total`.
+/// What came out, in words: `status` or `status: why`, the items in order, the usage as
+/// `in/out/total`.
 #[derive(Debug, PartialEq)]
 struct Came {
     end: String,
@@ -20,7 +27,9 @@ struct Came {
 fn came(audit: &Audit) -> Came {
     let object = &audit.object;
     let status = object["status"].as_str().unwrap();
-    let why = object["error"]["code"].as_str().or_else(|| object["incomplete_details"]["reason"].as_str());
+    let why = object["error"]["code"]
+        .as_str()
+        .or_else(|| object["incomplete_details"]["reason"].as_str());
     let item = |item: &serde_json::Value| {
         let parts = || {
             let parts = item["content"].as_array().unwrap().iter();
@@ -33,17 +42,29 @@ fn came(audit: &Audit) -> Came {
         match item["type"].as_str().unwrap() {
             "message" => format!("says {}", parts()),
             "reasoning" => format!("thinks {}", parts()),
-            _ => format!("calls {}({})", item["name"].as_str().unwrap(), item["arguments"].as_str().unwrap()),
+            _ => format!(
+                "calls {}({})",
+                item["name"].as_str().unwrap(),
+                item["arguments"].as_str().unwrap()
+            ),
         }
     };
     let usage = &object["usage"];
     Came {
         end: why.map_or_else(|| status.to_owned(), |why| format!("{status}: {why}")),
-        items: object["output"].as_array().unwrap().iter().map(item).collect(),
+        items: object["output"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(item)
+            .collect(),
         usage: if usage.is_null() {
             String::new()
         } else {
-            format!("{}/{}/{}", usage["input_tokens"], usage["output_tokens"], usage["total_tokens"])
+            format!(
+                "{}/{}/{}",
+                usage["input_tokens"], usage["output_tokens"], usage["total_tokens"]
+            )
         },
     }
 }
@@ -57,10 +78,19 @@ enum After {
 use After::{Close, Done};
 
 fn play(n: u32, payloads: &[&str], after: After) -> Audit {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
     runtime.block_on(async {
-        let test = TestEngine::new(EngineOptions { api: Api::Chat, ..EngineOptions::default() });
-        let started = test.start(&format!(r#"{{"messages":[{{"role":"user","content":"hi"}}],"n":{n}}}"#));
+        let test = TestEngine::new(EngineOptions {
+            api: Api::Chat,
+            ..EngineOptions::default()
+        });
+        let started = test.start(&format!(
+            r#"{{"messages":[{{"role":"user","content":"hi"}}],"n":{n}}}"#
+        ));
         let call = test.upstream.call().await;
         for payload in payloads {
             call.data(payload);
@@ -74,10 +104,22 @@ fn play(n: u32, payloads: &[&str], after: After) -> Audit {
     })
 }
 
-/// Plays the payloads, checks that a chat client gets each of them byte for byte, and compares what came of them.
-fn check_n(n: u32, payloads: &[&str], after: After, end: &str, items: &[&str], usage: &str) -> Audit {
+/// Plays the payloads, checks that a chat client gets each of them byte for byte, and compares what
+/// came of them.
+fn check_n(
+    n: u32,
+    payloads: &[&str],
+    after: After,
+    end: &str,
+    items: &[&str],
+    usage: &str,
+) -> Audit {
     let audit = play(n, payloads, after);
-    let expected = Came { end: end.to_owned(), items: items.iter().map(|item| (*item).to_owned()).collect(), usage: usage.to_owned() };
+    let expected = Came {
+        end: end.to_owned(),
+        items: items.iter().map(|item| (*item).to_owned()).collect(),
+        usage: usage.to_owned(),
+    };
     assert_eq!(came(&audit), expected, "{payloads:#?}");
 
     let mut chat: Vec<&str> = audit.chat.iter().map(String::as_str).collect();
@@ -89,8 +131,11 @@ fn check_n(n: u32, payloads: &[&str], after: After, end: &str, items: &[&str], u
     } else {
         assert_eq!(chat.pop(), Some("[DONE]"));
     }
-    let sent: Vec<&str> =
-        payloads.iter().copied().take_while(|payload| serde_json::from_str::<serde_json::Value>(payload).is_ok()).collect();
+    let sent: Vec<&str> = payloads
+        .iter()
+        .copied()
+        .take_while(|payload| serde_json::from_str::<serde_json::Value>(payload).is_ok())
+        .collect();
     if sent.len() == payloads.len() {
         assert_eq!(chat, sent, "payloads changed on their way");
     }
@@ -126,7 +171,8 @@ macro_rules! list {
     ($($payload:expr),* $(,)?) => { &[$(AsRef::<str>::as_ref(&$payload)),*] };
 }
 
-const USAGE: &str = r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}"#;
+const USAGE: &str =
+    r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}"#;
 const COUNTED: &str = r#","usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}"#;
 
 // === Texts ===
@@ -134,7 +180,20 @@ const COUNTED: &str = r#","usage":{"prompt_tokens":3,"completion_tokens":4,"tota
 #[test]
 fn plain_text() {
     let role = chunk(0, r#"{"role":"assistant","content":""}"#, None, "");
-    let audit = check(list![role, says("He"), says("l"), says("lo"), finish("stop"), USAGE], Done, "completed", &["says Hello"], "3/4/7");
+    let audit = check(
+        list![
+            role,
+            says("He"),
+            says("l"),
+            says("lo"),
+            finish("stop"),
+            USAGE
+        ],
+        Done,
+        "completed",
+        &["says Hello"],
+        "3/4/7",
+    );
     assert_eq!(audit.text, "Hello");
     assert_eq!(
         audit.kinds(),
@@ -157,7 +216,14 @@ fn plain_text() {
 #[test]
 fn text_with_escapes_of_every_kind() {
     let audit = check(
-        list![says(r#"a\"b\\"#), says(r"\n\t\u00e9"), says(r"\ud83d\ude00"), says("ä€😊"), says(r"\/"), finish("stop")],
+        list![
+            says(r#"a\"b\\"#),
+            says(r"\n\t\u00e9"),
+            says(r"\ud83d\ude00"),
+            says("ä€😊"),
+            says(r"\/"),
+            finish("stop")
+        ],
         Done,
         "completed",
         &["says a\"b\\\n\té😀ä€😊/"],
@@ -168,12 +234,17 @@ fn text_with_escapes_of_every_kind() {
 
 #[test]
 fn a_surrogate_pair_that_is_cut_in_two_comes_out_whole() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let test = TestEngine::new(EngineOptions::default());
         let started = test.start(r#"{"messages":[{"role":"user","content":"hi"}]}"#);
         let call = test.upstream.call().await;
-        // Half a pair is not a text of its own, so most readers of JSON could not check these events one by one.
+        // Half a pair is not a text of its own, so most readers of JSON could not check these
+        // events one by one.
         for half in [r"a\ud83d", r"\ude00b", r"\ud83d", r"\ude00"] {
             call.data(&says(half));
         }
@@ -182,8 +253,15 @@ fn a_surrogate_pair_that_is_cut_in_two_comes_out_whole() {
         generation.ended().await;
         let mut text = Reader::new(started.attachment, 0, Dialect::Text);
         text.read_now();
-        assert_eq!(text.lines().into_iter().map(|line| line.data).collect::<String>(), "a😀b😀");
-        let object: serde_json::Value = serde_json::from_slice(&generation.response_json()).unwrap();
+        assert_eq!(
+            text.lines()
+                .into_iter()
+                .map(|line| line.data)
+                .collect::<String>(),
+            "a😀b😀"
+        );
+        let object: serde_json::Value =
+            serde_json::from_slice(&generation.response_json()).unwrap();
         assert_eq!(object["output"][0]["content"][0]["text"], "a😀b😀");
     });
 }
@@ -191,9 +269,22 @@ fn a_surrogate_pair_that_is_cut_in_two_comes_out_whole() {
 #[test]
 fn reasoning_then_text() {
     for name in ["reasoning_content", "reasoning"] {
-        let thinks = |text: &str| chunk(0, &format!(r#"{{"{name}":"{text}","content":null}}"#), None, "");
+        let thinks = |text: &str| {
+            chunk(
+                0,
+                &format!(r#"{{"{name}":"{text}","content":null}}"#),
+                None,
+                "",
+            )
+        };
         check(
-            list![thinks("Hm"), thinks("m."), says("Ye"), says("s"), finish("stop")],
+            list![
+                thinks("Hm"),
+                thinks("m."),
+                says("Ye"),
+                says("s"),
+                finish("stop")
+            ],
             Done,
             "completed",
             &["thinks Hmm.", "says Yes"],
@@ -204,22 +295,51 @@ fn reasoning_then_text() {
 
 #[test]
 fn two_names_for_the_same_reasoning() {
-    let both = chunk(0, r#"{"reasoning_content":"Hm","reasoning":"Hm","reasoning_details":[{"text":"Hm"}]}"#, None, "");
-    check(list![both, both, says("x"), finish("stop")], Done, "completed", &["thinks HmHm", "says x"], "");
+    let both = chunk(
+        0,
+        r#"{"reasoning_content":"Hm","reasoning":"Hm","reasoning_details":[{"text":"Hm"}]}"#,
+        None,
+        "",
+    );
+    check(
+        list![both, both, says("x"), finish("stop")],
+        Done,
+        "completed",
+        &["thinks HmHm", "says x"],
+        "",
+    );
 }
 
 #[test]
 fn reasoning_and_text_in_one_delta() {
     let both = chunk(0, r#"{"content":"a","reasoning":"b"}"#, None, "");
-    check(list![both, both, finish("stop")], Done, "completed", &["thinks bb", "says aa"], "");
+    check(
+        list![both, both, finish("stop")],
+        Done,
+        "completed",
+        &["thinks bb", "says aa"],
+        "",
+    );
 }
 
 #[test]
 fn a_refusal() {
     let refuses = |text: &str| chunk(0, &format!(r#"{{"refusal":"{text}"}}"#), None, "");
-    let audit = check(list![refuses("I "), refuses("won't"), finish("stop")], Done, "completed", &["says !I won't"], "");
+    let audit = check(
+        list![refuses("I "), refuses("won't"), finish("stop")],
+        Done,
+        "completed",
+        &["says !I won't"],
+        "",
+    );
     assert_eq!(audit.text, "I won't");
-    let audit = check(list![says("Well, "), refuses("no"), finish("stop")], Done, "completed", &["says Well, |!no"], "");
+    let audit = check(
+        list![says("Well, "), refuses("no"), finish("stop")],
+        Done,
+        "completed",
+        &["says Well, |!no"],
+        "",
+    );
     assert_eq!(audit.text, "Well, no");
 }
 
@@ -231,15 +351,34 @@ fn content_as_a_list_of_parts() {
         None,
         "",
     );
-    check(list![says(""), list, list, says("c"), finish("stop")], Done, "completed", &["thinks aa", "says bbc"], "");
+    check(
+        list![says(""), list, list, says("c"), finish("stop")],
+        Done,
+        "completed",
+        &["thinks aa", "says bbc"],
+        "",
+    );
 }
 
 #[test]
 fn annotations_are_numbered_even_if_they_repeat() {
-    let cites = chunk(0, r#"{"content":"","annotations":[{"type":"url_citation","url_citation":{"url":"u","title":"t"}}]}"#, None, "");
-    let audit = check(list![says("x"), cites, cites, finish("stop")], Done, "completed", &["says x"], "");
-    let numbers: Vec<_> =
-        audit.events_of("response.output_text.annotation.added").map(|event| event["annotation_index"].as_u64()).collect();
+    let cites = chunk(
+        0,
+        r#"{"content":"","annotations":[{"type":"url_citation","url_citation":{"url":"u","title":"t"}}]}"#,
+        None,
+        "",
+    );
+    let audit = check(
+        list![says("x"), cites, cites, finish("stop")],
+        Done,
+        "completed",
+        &["says x"],
+        "",
+    );
+    let numbers: Vec<_> = audit
+        .events_of("response.output_text.annotation.added")
+        .map(|event| event["annotation_index"].as_u64())
+        .collect();
     assert_eq!(numbers, [Some(0), Some(1)]);
 }
 
@@ -250,23 +389,51 @@ fn logprobs_go_with_their_text() {
             r#"{{"choices":[{{"index":0,"delta":{{"content":"{text}"}},"logprobs":{{"content":[{{"token":"{text}","logprob":-0.5}}],"refusal":null}},"finish_reason":null}}]}}"#
         )
     };
-    let audit = check(list![token("a"), token("b"), finish("stop")], Done, "completed", &["says ab"], "");
-    for (event, text) in audit.events_of("response.output_text.delta").zip(["a", "b"]) {
+    let audit = check(
+        list![token("a"), token("b"), finish("stop")],
+        Done,
+        "completed",
+        &["says ab"],
+        "",
+    );
+    for (event, text) in audit
+        .events_of("response.output_text.delta")
+        .zip(["a", "b"])
+    {
         assert_eq!(event["logprobs"][0]["token"], text);
-        assert_eq!(event["logprobs"][0]["bytes"][0], u64::from(text.as_bytes()[0]));
+        assert_eq!(
+            event["logprobs"][0]["bytes"][0],
+            u64::from(text.as_bytes()[0])
+        );
         assert_eq!(event["logprobs"][0]["top_logprobs"], serde_json::json!([]));
     }
     let part = &audit.object["output"][0]["content"][0];
     assert_eq!(part["logprobs"].as_array().unwrap().len(), 2);
-    assert_eq!(audit.events_of("response.output_text.done").next().unwrap()["logprobs"], part["logprobs"]);
+    assert_eq!(
+        audit.events_of("response.output_text.done").next().unwrap()["logprobs"],
+        part["logprobs"]
+    );
 }
 
 #[test]
 fn padding_of_changing_length() {
-    let padded =
-        |text: &str, padding: &str| chunk(0, &format!(r#"{{"content":"{text}"}}"#), None, &format!(r#","obfuscation":"{padding}""#));
+    let padded = |text: &str, padding: &str| {
+        chunk(
+            0,
+            &format!(r#"{{"content":"{text}"}}"#),
+            None,
+            &format!(r#","obfuscation":"{padding}""#),
+        )
+    };
     check(
-        list![padded("a", "xyz"), padded("b", ""), padded("c", "q"), padded("", "w"), padded("d", "er"), finish("stop")],
+        list![
+            padded("a", "xyz"),
+            padded("b", ""),
+            padded("c", "q"),
+            padded("", "w"),
+            padded("d", "er"),
+            finish("stop")
+        ],
         Done,
         "completed",
         &["says abcd"],
@@ -276,7 +443,9 @@ fn padding_of_changing_length() {
 
 #[test]
 fn ids_that_change_with_every_chunk() {
-    let odd = |id: u32| format!(r#"{{"id":"c{id}","choices":[{{"index":0,"delta":{{"content":"{id}"}}}}]}}"#);
+    let odd = |id: u32| {
+        format!(r#"{{"id":"c{id}","choices":[{{"index":0,"delta":{{"content":"{id}"}}}}]}}"#)
+    };
     let payloads: Vec<String> = (0..60).map(odd).chain([finish("stop")]).collect();
     let payloads: Vec<&str> = payloads.iter().map(String::as_str).collect();
     let text: String = (0..60).map(|id| id.to_string()).collect();
@@ -295,25 +464,48 @@ fn finish_reasons_and_their_variants() {
         ("length", "incomplete: max_output_tokens"),
         ("MAX_TOKENS", "incomplete: max_output_tokens"),
         ("content_filter", "incomplete: content_filter"),
-        ("function_call_filter: MALFORMED_FUNCTION_CALL", "incomplete: content_filter"),
+        (
+            "function_call_filter: MALFORMED_FUNCTION_CALL",
+            "incomplete: content_filter",
+        ),
         ("error", "failed: upstream_error"),
     ] {
         check(list![says("x"), finish(reason)], Done, end, &["says x"], "");
-        check(list![says("x"), finish(reason)], Close, end, &["says x"], "");
+        check(
+            list![says("x"), finish(reason)],
+            Close,
+            end,
+            &["says x"],
+            "",
+        );
     }
 }
 
 #[test]
 fn text_in_the_finish_chunk() {
     let last = chunk(0, r#"{"content":"z"}"#, Some("stop"), COUNTED);
-    check(list![says("x"), says("y"), last], Done, "completed", &["says xyz"], "3/4/7");
+    check(
+        list![says("x"), says("y"), last],
+        Done,
+        "completed",
+        &["says xyz"],
+        "3/4/7",
+    );
     check(list![last], Close, "completed", &["says z"], "3/4/7");
 }
 
 #[test]
 fn text_after_the_finish_is_a_message_of_its_own() {
     let audit = check(
-        list![says("a"), says("b"), finish("stop"), says("c"), says("d"), says("e"), finish("stop")],
+        list![
+            says("a"),
+            says("b"),
+            finish("stop"),
+            says("c"),
+            says("d"),
+            says("e"),
+            finish("stop")
+        ],
         Done,
         "completed",
         &["says ab", "says cde"],
@@ -324,8 +516,24 @@ fn text_after_the_finish_is_a_message_of_its_own() {
 
 #[test]
 fn a_second_finish_says_nothing_new() {
-    check(list![says("a"), finish("stop"), chunk(0, "{}", Some("stop"), COUNTED)], Done, "completed", &["says a"], "3/4/7");
-    check(list![says("a"), finish("length"), finish("stop")], Done, "incomplete: max_output_tokens", &["says a"], "");
+    check(
+        list![
+            says("a"),
+            finish("stop"),
+            chunk(0, "{}", Some("stop"), COUNTED)
+        ],
+        Done,
+        "completed",
+        &["says a"],
+        "3/4/7",
+    );
+    check(
+        list![says("a"), finish("length"), finish("stop")],
+        Done,
+        "incomplete: max_output_tokens",
+        &["says a"],
+        "",
+    );
 }
 
 #[test]
@@ -335,23 +543,66 @@ fn done_without_a_finish_reason_is_an_end() {
 
 #[test]
 fn neither_finish_nor_done_is_none() {
-    check(list![says("x")], Close, "failed: upstream_truncated", &["says x"], "");
+    check(
+        list![says("x")],
+        Close,
+        "failed: upstream_truncated",
+        &["says x"],
+        "",
+    );
     check(list![], Close, "failed: upstream_truncated", &[], "");
-    check(list![r#"{"choices":[]}"#], Close, "failed: upstream_truncated", &[], "");
+    check(
+        list![r#"{"choices":[]}"#],
+        Close,
+        "failed: upstream_truncated",
+        &[],
+        "",
+    );
 }
 
 // === Usage ===
 
 #[test]
 fn usage_wherever_it_stands() {
-    let inside =
-        r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop","usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}]}"#;
-    check(list![says("x"), inside], Done, "completed", &["says x"], "3/4/7");
-    let groq = format!(r#"{{"choices":[{{"index":0,"delta":{{}},"finish_reason":"stop"}}],"x_groq":{{"id":"r"{COUNTED}}}}}"#);
-    check(list![says("x"), groq], Done, "completed", &["says x"], "3/4/7");
-    check(list![says("x"), USAGE, finish("stop")], Done, "completed", &["says x"], "3/4/7");
-    check(list![says("x"), finish("stop"), USAGE, r#"{"choices":[]}"#], Done, "completed", &["says x"], "3/4/7");
-    check(list![says("x"), finish("stop"), USAGE, USAGE], Done, "completed", &["says x"], "3/4/7");
+    let inside = r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop","usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}]}"#;
+    check(
+        list![says("x"), inside],
+        Done,
+        "completed",
+        &["says x"],
+        "3/4/7",
+    );
+    let groq = format!(
+        r#"{{"choices":[{{"index":0,"delta":{{}},"finish_reason":"stop"}}],"x_groq":{{"id":"r"{COUNTED}}}}}"#
+    );
+    check(
+        list![says("x"), groq],
+        Done,
+        "completed",
+        &["says x"],
+        "3/4/7",
+    );
+    check(
+        list![says("x"), USAGE, finish("stop")],
+        Done,
+        "completed",
+        &["says x"],
+        "3/4/7",
+    );
+    check(
+        list![says("x"), finish("stop"), USAGE, r#"{"choices":[]}"#],
+        Done,
+        "completed",
+        &["says x"],
+        "3/4/7",
+    );
+    check(
+        list![says("x"), finish("stop"), USAGE, USAGE],
+        Done,
+        "completed",
+        &["says x"],
+        "3/4/7",
+    );
 }
 
 #[test]
@@ -361,36 +612,68 @@ fn usage_in_every_chunk_is_that_of_the_last() {
             0,
             &format!(r#"{{"content":"{text}"}}"#),
             None,
-            &format!(r#","usage":{{"prompt_tokens":3,"completion_tokens":{count},"total_tokens":{}}}"#, count + 3),
+            &format!(
+                r#","usage":{{"prompt_tokens":3,"completion_tokens":{count},"total_tokens":{}}}"#,
+                count + 3
+            ),
         )
     };
-    check(list![counted("a", 1), counted("b", 2), counted("c", 3), finish("stop")], Done, "completed", &["says abc"], "3/3/6");
+    check(
+        list![
+            counted("a", 1),
+            counted("b", 2),
+            counted("c", 3),
+            finish("stop")
+        ],
+        Done,
+        "completed",
+        &["says abc"],
+        "3/3/6",
+    );
 }
 
 #[test]
 fn the_usage_chunk_rides_on_the_end() {
-    let audit = check(list![says("x"), finish("stop"), USAGE], Done, "completed", &["says x"], "3/4/7");
+    let audit = check(
+        list![says("x"), finish("stop"), USAGE],
+        Done,
+        "completed",
+        &["says x"],
+        "3/4/7",
+    );
     assert_eq!(audit.events_of("tokenwire:chunk").count(), 0);
 }
 
 #[test]
 fn a_chunk_that_says_nothing_is_shown_as_it_is() {
     let audit = check(
-        list![r#"{"choices":[],"prompt_filter_results":[]}"#, says("x"), chunk(0, "{}", None, ""), finish("stop")],
+        list![
+            r#"{"choices":[],"prompt_filter_results":[]}"#,
+            says("x"),
+            chunk(0, "{}", None, ""),
+            finish("stop")
+        ],
         Done,
         "completed",
         &["says x"],
         "",
     );
-    let chunks: Vec<_> = audit.events_of("tokenwire:chunk").map(|event| event["chunk"].to_string()).collect();
-    assert!(chunks.iter().any(|chunk| chunk.contains(r#""delta":{}"#)), "{chunks:?}");
+    let chunks: Vec<_> = audit
+        .events_of("tokenwire:chunk")
+        .map(|event| event["chunk"].to_string())
+        .collect();
+    assert!(
+        chunks.iter().any(|chunk| chunk.contains(r#""delta":{}"#)),
+        "{chunks:?}"
+    );
 }
 
 // === Several choices ===
 
 #[test]
 fn two_choices_do_not_mix() {
-    let one = |index: u32, text: &str| chunk(index, &format!(r#"{{"content":"{text}"}}"#), None, "");
+    let one =
+        |index: u32, text: &str| chunk(index, &format!(r#"{{"content":"{text}"}}"#), None, "");
     let audit = check_n(
         2,
         list![
@@ -414,10 +697,16 @@ fn two_choices_do_not_mix() {
 
 #[test]
 fn two_choices_in_one_chunk() {
-    let both = r#"{"choices":[{"index":0,"delta":{"content":"a"}},{"index":1,"delta":{"content":"x"}}]}"#;
+    let both =
+        r#"{"choices":[{"index":0,"delta":{"content":"a"}},{"index":1,"delta":{"content":"x"}}]}"#;
     check_n(
         2,
-        list![both, both, chunk(0, "{}", Some("stop"), ""), chunk(1, "{}", Some("length"), "")],
+        list![
+            both,
+            both,
+            chunk(0, "{}", Some("stop"), ""),
+            chunk(1, "{}", Some("length"), "")
+        ],
         Done,
         "incomplete: max_output_tokens",
         &["says aa", "says xx"],
@@ -428,14 +717,31 @@ fn two_choices_in_one_chunk() {
 #[test]
 fn usage_that_comes_once_a_choice_adds_up() {
     let one = |index: u32| chunk(index, r#"{"content":"a"}"#, Some("stop"), "");
-    check_n(2, list![one(0), USAGE, one(1), USAGE], Done, "completed", &["says a", "says a"], "3/8/11");
+    check_n(
+        2,
+        list![one(0), USAGE, one(1), USAGE],
+        Done,
+        "completed",
+        &["says a", "says a"],
+        "3/8/11",
+    );
 }
 
 #[test]
 fn one_choice_has_one_index_whatever_it_says() {
-    let one = |index: &str| format!(r#"{{"choices":[{{"index":{index},"delta":{{"content":"a"}},"finish_reason":null}}]}}"#);
+    let one = |index: &str| {
+        format!(
+            r#"{{"choices":[{{"index":{index},"delta":{{"content":"a"}},"finish_reason":null}}]}}"#
+        )
+    };
     check(
-        list![one("1"), one("2"), one("-1"), one("\"x\""), r#"{"choices":[{"delta":{"content":"b"},"finish_reason":"stop"}]}"#],
+        list![
+            one("1"),
+            one("2"),
+            one("-1"),
+            one("\"x\""),
+            r#"{"choices":[{"delta":{"content":"b"},"finish_reason":"stop"}]}"#
+        ],
         Close,
         "completed",
         &["says aaaab"],
@@ -503,7 +809,13 @@ fn parallel_calls_without_an_index() {
         None,
         "",
     );
-    check(list![all, finish("tool_calls")], Done, "completed", &["calls f(1)", "calls g(2)"], "");
+    check(
+        list![all, finish("tool_calls")],
+        Done,
+        "completed",
+        &["calls f(1)", "calls g(2)"],
+        "",
+    );
 }
 
 #[test]
@@ -531,21 +843,46 @@ fn arguments_that_never_come_are_an_empty_object() {
         r#""index":1,"id":"a","function":{"name":"f","arguments":""}"#,
         r#""index":1,"id":"a","function":{"name":"f","arguments":null}"#,
     ] {
-        check(list![says("Look:"), call(members), finish("tool_calls")], Done, "completed", &["says Look:", "calls f({})"], "");
+        check(
+            list![says("Look:"), call(members), finish("tool_calls")],
+            Done,
+            "completed",
+            &["says Look:", "calls f({})"],
+            "",
+        );
     }
     let cut = call(r#""index":0,"id":"a","function":{"name":"f","arguments":""}"#);
-    check(list![cut], Close, "failed: upstream_truncated", &["calls f()"], "");
+    check(
+        list![cut],
+        Close,
+        "failed: upstream_truncated",
+        &["calls f()"],
+        "",
+    );
 }
 
 #[test]
 fn arguments_as_an_object() {
     let whole = call(r#""index":0,"id":"a","function":{"name":"f","arguments":{"a":"\"1\""}}"#);
-    check(list![whole, finish("tool_calls")], Done, "completed", &[r#"calls f({"a":"\"1\""})"#], "");
+    check(
+        list![whole, finish("tool_calls")],
+        Done,
+        "completed",
+        &[r#"calls f({"a":"\"1\""})"#],
+        "",
+    );
 }
 
 #[test]
 fn the_way_of_calling_before_there_were_tools() {
-    let piece = |members: &str| chunk(0, &format!(r#"{{"function_call":{{{members}}}}}"#), None, "");
+    let piece = |members: &str| {
+        chunk(
+            0,
+            &format!(r#"{{"function_call":{{{members}}}}}"#),
+            None,
+            "",
+        )
+    };
     check(
         list![
             piece(r#""name":"f","arguments":"""#),
@@ -571,7 +908,10 @@ fn text_reasoning_and_calls_close_in_the_order_of_opening() {
         &["calls f({})", "says xy", "thinks t"],
         "",
     );
-    let order: Vec<_> = audit.events_of("response.output_item.done").map(|event| event["output_index"].as_u64().unwrap()).collect();
+    let order: Vec<_> = audit
+        .events_of("response.output_item.done")
+        .map(|event| event["output_index"].as_u64().unwrap())
+        .collect();
     assert_eq!(order, [0, 1, 2]);
 }
 
@@ -579,39 +919,111 @@ fn text_reasoning_and_calls_close_in_the_order_of_opening() {
 
 #[test]
 fn an_error_object_in_the_middle() {
-    check(list![says("x"), r#"{"error":{"message":"no","code":"nope"}}"#], Done, "failed: nope", &["says x"], "");
-    check(list![says("x"), r#"{"error":"no"}"#], Close, "failed: upstream_error", &["says x"], "");
-    check(list![r#"{"error":{"message":"no","type":"server_error"}}"#], Close, "failed: server_error", &[], "");
+    check(
+        list![says("x"), r#"{"error":{"message":"no","code":"nope"}}"#],
+        Done,
+        "failed: nope",
+        &["says x"],
+        "",
+    );
+    check(
+        list![says("x"), r#"{"error":"no"}"#],
+        Close,
+        "failed: upstream_error",
+        &["says x"],
+        "",
+    );
+    check(
+        list![r#"{"error":{"message":"no","type":"server_error"}}"#],
+        Close,
+        "failed: server_error",
+        &[],
+        "",
+    );
 }
 
 #[test]
 fn an_error_beside_choices() {
     let beside = r#"{"choices":[{"index":0,"delta":{"content":"y"},"finish_reason":null}],"error":{"code":502,"message":"no"}}"#;
     let audit = play(1, list![says("x"), beside, USAGE], Done);
-    assert_eq!(came(&audit), Came { end: "failed: 502".to_owned(), items: vec!["says xy".to_owned()], usage: "3/4/7".to_owned() });
-    let null = r#"{"choices":[{"index":0,"delta":{"content":"y"},"finish_reason":null}],"error":null}"#;
-    check(list![says("x"), null, finish("stop")], Done, "completed", &["says xy"], "");
+    assert_eq!(
+        came(&audit),
+        Came {
+            end: "failed: 502".to_owned(),
+            items: vec!["says xy".to_owned()],
+            usage: "3/4/7".to_owned()
+        }
+    );
+    let null =
+        r#"{"choices":[{"index":0,"delta":{"content":"y"},"finish_reason":null}],"error":null}"#;
+    check(
+        list![says("x"), null, finish("stop")],
+        Done,
+        "completed",
+        &["says xy"],
+        "",
+    );
 }
 
 #[test]
 fn an_error_under_status_200() {
-    let resp = r#"{"choices":null,"usage":null,"base_resp":{"status_code":1008,"status_msg":"no money"}}"#;
+    let resp =
+        r#"{"choices":null,"usage":null,"base_resp":{"status_code":1008,"status_msg":"no money"}}"#;
     check(list![resp], Close, "failed: 1008", &[], "");
     let fine = r#"{"choices":[],"base_resp":{"status_code":0,"status_msg":""}}"#;
-    check(list![says("x"), finish("stop"), fine], Close, "completed", &["says x"], "");
+    check(
+        list![says("x"), finish("stop"), fine],
+        Close,
+        "completed",
+        &["says x"],
+        "",
+    );
 }
 
 #[test]
 fn two_objects_in_one_payload_are_two() {
-    let audit = play(1, list![format!("{}{}", says("x"), says("y")), format!("{} {}", says("z"), finish("stop"))], Done);
-    assert_eq!(came(&audit), Came { end: "completed".to_owned(), items: vec!["says xyz".to_owned()], usage: String::new() });
-    assert_eq!(audit.chat, [says("x"), says("y"), says("z"), finish("stop"), "[DONE]".to_owned()]);
+    let audit = play(
+        1,
+        list![
+            format!("{}{}", says("x"), says("y")),
+            format!("{} {}", says("z"), finish("stop"))
+        ],
+        Done,
+    );
+    assert_eq!(
+        came(&audit),
+        Came {
+            end: "completed".to_owned(),
+            items: vec!["says xyz".to_owned()],
+            usage: String::new()
+        }
+    );
+    assert_eq!(
+        audit.chat,
+        [
+            says("x"),
+            says("y"),
+            says("z"),
+            finish("stop"),
+            "[DONE]".to_owned()
+        ]
+    );
 }
 
 #[test]
 fn what_is_not_json_fails_and_keeps_what_came() {
-    for broken in ["{", "nonsense", r#"{"choices":[{"index":0,"delta":{"content":"y"}}]"#] {
-        check(list![says("x"), broken], Done, "failed: upstream_malformed", &["says x"], "");
+    for broken in [
+        "{",
+        "nonsense",
+        r#"{"choices":[{"index":0,"delta":{"content":"y"}}]"#,
+    ] {
+        check(
+            list![says("x"), broken],
+            Done,
+            "failed: upstream_malformed",
+            &["says x"],
+            "",
+        );
     }
 }
 
@@ -627,33 +1039,66 @@ fn shapes_that_nobody_expects_hurt_nobody() {
         r#"{"choices":[null,7,{}]}"#,
         r#"{"choices":[{"delta":7}],"usage":"much"}"#,
     ] {
-        check(list![says("x"), odd, says("y"), finish("stop")], Done, "completed", &["says xy"], "");
+        check(
+            list![says("x"), odd, says("y"), finish("stop")],
+            Done,
+            "completed",
+            &["says xy"],
+            "",
+        );
     }
 }
 
 #[test]
 fn a_member_that_stands_twice_is_the_last_one() {
     // JSON leaves it open; what readers of chat chunks do is to take the last.
-    let twice = r#"{"choices":[{"index":0,"delta":{"content":"a","content":"b"},"finish_reason":null}]}"#;
-    check(list![says("x"), twice, finish("stop")], Done, "completed", &["says xb"], "");
+    let twice =
+        r#"{"choices":[{"index":0,"delta":{"content":"a","content":"b"},"finish_reason":null}]}"#;
+    check(
+        list![says("x"), twice, finish("stop")],
+        Done,
+        "completed",
+        &["says xb"],
+        "",
+    );
     let twice = r#"{"usage":null,"choices":[{"index":0,"delta":{"content":"b"},"finish_reason":null}],"usage":null}"#;
-    check(list![says("x"), twice, finish("stop")], Done, "completed", &["says xb"], "");
+    check(
+        list![says("x"), twice, finish("stop")],
+        Done,
+        "completed",
+        &["says xb"],
+        "",
+    );
 }
 
 // === Answers that are not streamed ===
 
 #[test]
 fn a_whole_completion_is_one_record() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
     let body = r#"{ "id":"c", "object":"chat.completion", "choices":[{"index":0,"message":{"role":"assistant","content":"Hi","reasoning_content":"Hm","tool_calls":[{"id":"a","type":"function","function":{"name":"f","arguments":"{}"}}]},"finish_reason":"tool_calls"}], "usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7} }"#;
     let (audit, raw) = runtime.block_on(async {
         let test = TestEngine::new(EngineOptions::default());
         let started = test.start(r#"{"messages":[{"role":"user","content":"hi"}],"stream":false}"#);
-        test.upstream.call().await.document(body).end(BodyEnd::Clean);
+        test.upstream
+            .call()
+            .await
+            .document(body)
+            .end(BodyEnd::Clean);
         started.attachment.generation().ended().await;
-        (Audit::of(started.attachment.generation()), started.attachment.generation().first_raw())
+        (
+            Audit::of(started.attachment.generation()),
+            started.attachment.generation().first_raw(),
+        )
     });
     assert_eq!(came(&audit).items, ["thinks Hm", "says Hi", "calls f({})"]);
-    assert_eq!((came(&audit).end.as_str(), came(&audit).usage.as_str()), ("completed", "3/4/7"));
+    assert_eq!(
+        (came(&audit).end.as_str(), came(&audit).usage.as_str()),
+        ("completed", "3/4/7")
+    );
     assert_eq!(String::from_utf8(raw.unwrap()).unwrap(), body);
 }

@@ -1,8 +1,14 @@
-//! The life of a generation: whatever happens, exactly one terminal event, and nothing kept longer than it should be.
+//! The life of a generation: whatever happens, exactly one terminal event, and nothing kept longer
+//! than it should be.
 //!
-//! The clock is tokio's paused one: it moves only when every task waits, so minutes take no time and nothing depends on the
-//! machine's speed.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+//! The clock is tokio's paused one: it moves only when every task waits, so minutes take no time
+//! and nothing depends on the machine's speed.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +24,9 @@ use tokenwire_core::record::RecordBatch;
 use tokenwire_core::snapshot::{Api, Status};
 use tokenwire_core::translate::{BodyEnd, ChatTranslator, Scribe};
 use tokenwire_core::upstream::{Clocks, OpenError, Refusal, UpstreamHead};
-use tokenwire_testkit::{Audit, Call, EngineOptions, JsonLines, OpeningPlan, Reader, TestEngine, no_clocks, settle};
+use tokenwire_testkit::{
+    Audit, Call, EngineOptions, JsonLines, OpeningPlan, Reader, TestEngine, no_clocks, settle,
+};
 use tokio::time::Instant;
 
 const CHAT: &str = r#"{"stream":true,"messages":[{"role":"user","content":"hi"}]}"#;
@@ -29,7 +37,10 @@ fn engine() -> TestEngine {
 }
 
 fn clocked(clocks: Clocks) -> TestEngine {
-    TestEngine::new(EngineOptions { clocks, ..EngineOptions::default() })
+    TestEngine::new(EngineOptions {
+        clocks,
+        ..EngineOptions::default()
+    })
 }
 
 fn seconds(seconds: u64) -> Duration {
@@ -53,7 +64,9 @@ async fn ended(generation: &Arc<Generation>, status: &str, why: Option<&str>) ->
     generation.ended().await;
     let audit = Audit::of(generation);
     assert_eq!(audit.object["status"], status, "{}", audit.object);
-    let found = audit.object["error"]["code"].as_str().or_else(|| audit.object["incomplete_details"]["reason"].as_str());
+    let found = audit.object["error"]["code"]
+        .as_str()
+        .or_else(|| audit.object["incomplete_details"]["reason"].as_str());
     assert_eq!(found, why, "{}", audit.object);
     audit
 }
@@ -64,7 +77,11 @@ async fn ended(generation: &Arc<Generation>, status: &str, why: Option<&str>) ->
 async fn a_whole_answer_completes() {
     let test = engine();
     let (started, call) = begin(&test, CHAT).await;
-    call.token("Hel").token("lo").finish("stop").done().end(BodyEnd::Clean);
+    call.token("Hel")
+        .token("lo")
+        .finish("stop")
+        .done()
+        .end(BodyEnd::Clean);
     let audit = ended(started.attachment.generation(), "completed", None).await;
     assert_eq!(audit.text, "Hello");
     assert_eq!(audit.chat.last().map(String::as_str), Some("[DONE]"));
@@ -84,12 +101,18 @@ async fn an_upstream_that_never_waits_lets_others_have_their_turn() {
     let turn = written() - before;
     assert!((1..10).contains(&turn), "{turn} events in one turn");
     call.finish("stop").done().end(BodyEnd::Clean);
-    assert_eq!(ended(&generation, "completed", None).await.text, "x".repeat(100));
+    assert_eq!(
+        ended(&generation, "completed", None).await.text,
+        "x".repeat(100)
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_never_pauses_is_given_up_like_any_other() {
-    let test = TestEngine::new(EngineOptions { grace: Duration::ZERO, ..EngineOptions::default() });
+    let test = TestEngine::new(EngineOptions {
+        grace: Duration::ZERO,
+        ..EngineOptions::default()
+    });
     let (started, call) = begin(&test, CHAT).await;
     let generation = started.attachment.generation().clone();
     for _ in 0..1000 {
@@ -97,7 +120,11 @@ async fn an_answer_that_never_pauses_is_given_up_like_any_other() {
     }
     drop(started);
     let audit = ended(&generation, "cancelled", None).await;
-    assert!(audit.text.len() < 100, "{} tokens were read that nobody wants", audit.text.len());
+    assert!(
+        audit.text.len() < 100,
+        "{} tokens were read that nobody wants",
+        audit.text.len()
+    );
     call.gone().await;
 }
 
@@ -109,7 +136,11 @@ async fn the_first_event_is_there_before_the_upstream_is_asked() {
     assert_eq!(test.upstream.waiting(), 0, "its task has not run yet");
     let mut reader = Reader::new(started.attachment, 0, Dialect::Responses);
     reader.read_now();
-    let kinds: Vec<_> = reader.lines().into_iter().map(|line| line.name.unwrap()).collect();
+    let kinds: Vec<_> = reader
+        .lines()
+        .into_iter()
+        .map(|line| line.name.unwrap())
+        .collect();
     assert_eq!(kinds, ["response.created"]);
 }
 
@@ -123,7 +154,14 @@ async fn a_background_generation_is_queued_first() {
     assert_eq!(started.attachment.generation().status(), Status::InProgress);
     complete(&call, "y");
     let audit = ended(started.attachment.generation(), "completed", None).await;
-    assert_eq!(audit.kinds()[..3], ["response.created", "response.queued", "response.in_progress"]);
+    assert_eq!(
+        audit.kinds()[..3],
+        [
+            "response.created",
+            "response.queued",
+            "response.in_progress"
+        ]
+    );
     assert_eq!(audit.events[0]["response"]["status"], "queued");
 }
 
@@ -140,7 +178,10 @@ async fn a_refusal_is_a_failure_with_the_upstreams_words() {
         should_retry: None,
     };
     call.refuse(OpenError::Refused(refusal.clone()));
-    assert_eq!(started.attachment.generation().opening().settled().await, Err(OpenError::Refused(refusal)));
+    assert_eq!(
+        started.attachment.generation().opening().settled().await,
+        Err(OpenError::Refused(refusal))
+    );
     let audit = ended(started.attachment.generation(), "failed", Some("slow")).await;
     assert_eq!(audit.object["error"]["message"], "Slow down.");
     assert_eq!(audit.kinds(), ["response.created", "response.failed"]);
@@ -151,8 +192,16 @@ async fn a_connection_that_cannot_be_made_is_a_failure() {
     let test = engine();
     test.upstream.plan(OpeningPlan::Hold);
     let (started, call) = begin(&test, CHAT).await;
-    call.refuse(OpenError::Failed(ApiError::new(ErrorCode::UpstreamUnreachable, "No connection.")));
-    ended(started.attachment.generation(), "failed", Some("upstream_unreachable")).await;
+    call.refuse(OpenError::Failed(ApiError::new(
+        ErrorCode::UpstreamUnreachable,
+        "No connection.",
+    )));
+    ended(
+        started.attachment.generation(),
+        "failed",
+        Some("upstream_unreachable"),
+    )
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -161,9 +210,14 @@ async fn the_upstreams_head_is_told_to_those_who_wait_for_it() {
     test.upstream.plan(OpeningPlan::Hold);
     let (started, call) = begin(&test, CHAT).await;
     assert_eq!(started.attachment.generation().opening().now(), None);
-    let head = UpstreamHead { headers: vec![("x-ratelimit".to_owned(), "1".to_owned())] };
+    let head = UpstreamHead {
+        headers: vec![("x-ratelimit".to_owned(), "1".to_owned())],
+    };
     call.answer(head.clone());
-    assert_eq!(started.attachment.generation().opening().settled().await, Ok(head));
+    assert_eq!(
+        started.attachment.generation().opening().settled().await,
+        Ok(head)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -176,8 +230,17 @@ async fn a_body_that_ends_too_early_is_a_failure() {
                 call.token("x");
             }
             call.end(end);
-            let audit = ended(started.attachment.generation(), "failed", Some("upstream_truncated")).await;
-            assert_eq!(audit.text, "x".repeat(tokens), "what came before the cut is kept");
+            let audit = ended(
+                started.attachment.generation(),
+                "failed",
+                Some("upstream_truncated"),
+            )
+            .await;
+            assert_eq!(
+                audit.text,
+                "x".repeat(tokens),
+                "what came before the cut is kept"
+            );
             assert!(audit.chat.iter().all(|payload| payload != "[DONE]"));
         }
     }
@@ -197,16 +260,30 @@ async fn a_body_that_ends_after_the_finish_is_whole() {
 async fn a_body_that_cannot_be_decoded_is_a_failure() {
     let test = engine();
     let (started, call) = begin(&test, CHAT).await;
-    call.token("x").fail(ApiError::new(ErrorCode::UpstreamEventTooLarge, "Too large."));
-    ended(started.attachment.generation(), "failed", Some("upstream_event_too_large")).await;
+    call.token("x").fail(ApiError::new(
+        ErrorCode::UpstreamEventTooLarge,
+        "Too large.",
+    ));
+    ended(
+        started.attachment.generation(),
+        "failed",
+        Some("upstream_event_too_large"),
+    )
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_no_chunk_is_a_failure() {
     for (bytes, code) in [
-        (b"data: {\"choices\":[}\n\n".as_slice(), "upstream_malformed"),
+        (
+            b"data: {\"choices\":[}\n\n".as_slice(),
+            "upstream_malformed",
+        ),
         (b"data: \xFF\xFE\n\n", "upstream_invalid_utf8"),
-        (b"data: {\"error\":{\"message\":\"no\",\"code\":\"nope\"}}\n\n", "nope"),
+        (
+            b"data: {\"error\":{\"message\":\"no\",\"code\":\"nope\"}}\n\n",
+            "nope",
+        ),
         (b"error: {\"message\":\"no\",\"code\":\"nope\"}\n\n", "nope"),
     ] {
         let test = engine();
@@ -225,28 +302,61 @@ async fn a_panic_ends_its_generation_and_no_other() {
     // While the body is read.
     let (started, call) = begin(&test, CHAT).await;
     call.token("x").panic();
-    let audit = ended(started.attachment.generation(), "failed", Some("internal_error")).await;
+    let audit = ended(
+        started.attachment.generation(),
+        "failed",
+        Some("internal_error"),
+    )
+    .await;
     assert_eq!(audit.text, "x");
     // While it connects.
     test.upstream.plan(OpeningPlan::Hold);
     let (started, call) = begin(&test, CHAT).await;
     call.panic_while_opening();
-    ended(started.attachment.generation(), "failed", Some("internal_error")).await;
-    assert!(started.attachment.generation().opening().now().is_some_and(|result| result.is_err()), "nobody may wait for a head for ever");
+    ended(
+        started.attachment.generation(),
+        "failed",
+        Some("internal_error"),
+    )
+    .await;
+    assert!(
+        started
+            .attachment
+            .generation()
+            .opening()
+            .now()
+            .is_some_and(|result| result.is_err()),
+        "nobody may wait for a head for ever"
+    );
     // Before it connects.
     test.upstream.plan(OpeningPlan::Panic);
     let started = test.start(CHAT);
-    ended(started.attachment.generation(), "failed", Some("internal_error")).await;
+    ended(
+        started.attachment.generation(),
+        "failed",
+        Some("internal_error"),
+    )
+    .await;
 
     complete(&other, "y");
     ended(bystander.attachment.generation(), "completed", None).await;
     settle().await;
-    assert_eq!(test.engine.registry().open(), 0, "a panic keeps a place for ever");
+    assert_eq!(
+        test.engine.registry().open(),
+        0,
+        "a panic keeps a place for ever"
+    );
 }
 
 #[test]
 fn a_runtime_that_stops_leaves_no_log_without_an_end() {
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap()
+    };
     let check = |started: &Started| {
         let audit = Audit::of(started.attachment.generation());
         assert_eq!(audit.object["error"]["code"], "shutting_down");
@@ -281,9 +391,14 @@ fn a_runtime_that_stops_leaves_no_log_without_an_end() {
 
 #[tokio::test(start_paused = true)]
 async fn cancelling_is_immediate_in_every_phase() {
-    // Before its task runs, while it connects, before the first token, between tokens, after the finish.
+    // Before its task runs, while it connects, before the first token, between tokens, after the
+    // finish.
     for phase in 0..5 {
-        let test = clocked(Clocks { first_token: seconds(60), between_tokens: seconds(60), ..no_clocks() });
+        let test = clocked(Clocks {
+            first_token: seconds(60),
+            between_tokens: seconds(60),
+            ..no_clocks()
+        });
         if phase < 2 {
             test.upstream.plan(OpeningPlan::Hold);
         }
@@ -304,14 +419,29 @@ async fn cancelling_is_immediate_in_every_phase() {
         let before = Instant::now();
         generation.cancel();
         let audit = ended(&generation, "cancelled", None).await;
-        assert_eq!(Instant::now(), before, "cancelling took time in phase {phase}");
+        assert_eq!(
+            Instant::now(),
+            before,
+            "cancelling took time in phase {phase}"
+        );
         assert_eq!(audit.events.last().unwrap()["type"], "response.incomplete");
-        assert!(audit.chat.last().unwrap().contains(r#""code":"cancelled""#), "{:?}", audit.chat);
+        assert!(
+            audit.chat.last().unwrap().contains(r#""code":"cancelled""#),
+            "{:?}",
+            audit.chat
+        );
         if let Some(call) = call {
             call.gone().await;
-            assert_eq!(Instant::now(), before, "the upstream learns of it late in phase {phase}");
+            assert_eq!(
+                Instant::now(),
+                before,
+                "the upstream learns of it late in phase {phase}"
+            );
         }
-        assert!(generation.opening().now().is_some(), "nobody may wait for a head for ever");
+        assert!(
+            generation.opening().now().is_some(),
+            "nobody may wait for a head for ever"
+        );
         generation.cancel();
     }
 }
@@ -344,9 +474,16 @@ async fn deleting_stops_it_and_ends_every_wait() {
     test.engine.delete(&generation);
     assert_eq!(reader.read_to_end().await, Err(SubscriptionError::Expired));
     call.gone().await;
-    assert!(test.engine.find(&generation.meta().id, &Owner::Anonymous).is_err());
+    assert!(
+        test.engine
+            .find(&generation.meta().id, &Owner::Anonymous)
+            .is_err()
+    );
     // A clock that is paused jumps to the end of this bound as soon as nothing else can happen.
-    assert!(tokio::time::timeout(seconds(3600), waiting).await.is_ok(), "somebody waits for ever for the end of a deleted generation");
+    assert!(
+        tokio::time::timeout(seconds(3600), waiting).await.is_ok(),
+        "somebody waits for ever for the end of a deleted generation"
+    );
 }
 
 // === Clocks ===
@@ -354,15 +491,28 @@ async fn deleting_stops_it_and_ends_every_wait() {
 #[tokio::test(start_paused = true)]
 async fn the_first_token_has_its_clock() {
     for opened in [false, true] {
-        let test = clocked(Clocks { first_token: seconds(10), between_tokens: seconds(1), ..no_clocks() });
-        test.upstream.plan(if opened { OpeningPlan::Answer } else { OpeningPlan::Hold });
+        let test = clocked(Clocks {
+            first_token: seconds(10),
+            between_tokens: seconds(1),
+            ..no_clocks()
+        });
+        test.upstream.plan(if opened {
+            OpeningPlan::Answer
+        } else {
+            OpeningPlan::Hold
+        });
         let before = Instant::now();
         let (started, call) = begin(&test, CHAT).await;
         if opened {
             // A chunk without a token does not stop this clock.
             call.data(r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#);
         }
-        ended(started.attachment.generation(), "failed", Some("first_token_timeout")).await;
+        ended(
+            started.attachment.generation(),
+            "failed",
+            Some("first_token_timeout"),
+        )
+        .await;
         assert_eq!(Instant::now() - before, seconds(10));
         call.gone().await;
     }
@@ -370,7 +520,11 @@ async fn the_first_token_has_its_clock() {
 
 #[tokio::test(start_paused = true)]
 async fn silence_between_tokens_has_its_clock() {
-    let test = clocked(Clocks { first_token: seconds(100), between_tokens: seconds(10), ..no_clocks() });
+    let test = clocked(Clocks {
+        first_token: seconds(100),
+        between_tokens: seconds(10),
+        ..no_clocks()
+    });
     let (started, call) = begin(&test, CHAT).await;
     for _ in 0..5 {
         tokio::time::sleep(seconds(9)).await;
@@ -380,15 +534,29 @@ async fn silence_between_tokens_has_its_clock() {
     tokio::time::sleep(seconds(5)).await;
     call.bytes(": keep-alive\n\n").data(r#"{"choices":[]}"#);
     let last = Instant::now() - seconds(5);
-    let audit = ended(started.attachment.generation(), "failed", Some("between_tokens_timeout")).await;
+    let audit = ended(
+        started.attachment.generation(),
+        "failed",
+        Some("between_tokens_timeout"),
+    )
+    .await;
     assert_eq!(audit.text, "xxxxx");
     // A timer's grain is a millisecond.
-    assert!((Instant::now() - last).abs_diff(seconds(10)) <= Duration::from_millis(2), "after {:?}", Instant::now() - last);
+    assert!(
+        (Instant::now() - last).abs_diff(seconds(10)) <= Duration::from_millis(2),
+        "after {:?}",
+        Instant::now() - last
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_in_one_piece_knows_only_the_clock_of_the_whole() {
-    let test = clocked(Clocks { first_token: seconds(1), between_tokens: seconds(1), total: seconds(60), ..no_clocks() });
+    let test = clocked(Clocks {
+        first_token: seconds(1),
+        between_tokens: seconds(1),
+        total: seconds(60),
+        ..no_clocks()
+    });
     let whole = r#"{"messages":[{"role":"user","content":"hi"}]}"#;
     let (patient, call) = begin(&test, whole).await;
     tokio::time::sleep(seconds(59)).await;
@@ -397,12 +565,21 @@ async fn an_answer_in_one_piece_knows_only_the_clock_of_the_whole() {
     let audit = ended(patient.attachment.generation(), "completed", None).await;
     assert_eq!(audit.text, "late");
     let (late, _call) = begin(&test, whole).await;
-    ended(late.attachment.generation(), "failed", Some("total_timeout")).await;
+    ended(
+        late.attachment.generation(),
+        "failed",
+        Some("total_timeout"),
+    )
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_whole_answer_has_its_clock() {
-    let test = clocked(Clocks { between_tokens: seconds(10), total: seconds(60), ..no_clocks() });
+    let test = clocked(Clocks {
+        between_tokens: seconds(10),
+        total: seconds(60),
+        ..no_clocks()
+    });
     let before = Instant::now();
     let (started, call) = begin(&test, CHAT).await;
     let generation = started.attachment.generation().clone();
@@ -427,8 +604,14 @@ async fn clocks_of_zero_never_run_out() {
 
 #[tokio::test(start_paused = true)]
 async fn silence_after_the_finish_is_an_end() {
-    for (reason, status, why) in [("stop", "completed", None), ("length", "incomplete", Some("max_output_tokens"))] {
-        let test = clocked(Clocks { between_tokens: seconds(60), ..no_clocks() });
+    for (reason, status, why) in [
+        ("stop", "completed", None),
+        ("length", "incomplete", Some("max_output_tokens")),
+    ] {
+        let test = clocked(Clocks {
+            between_tokens: seconds(60),
+            ..no_clocks()
+        });
         let (started, call) = begin(&test, CHAT).await;
         call.token("x").finish(reason);
         settle().await;
@@ -445,7 +628,11 @@ async fn usage_that_comes_late_is_waited_for() {
     let (started, call) = begin(&test, CHAT).await;
     call.token("x").finish("stop");
     tokio::time::sleep(seconds(4)).await;
-    call.data(r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}"#).done().end(BodyEnd::Clean);
+    call.data(
+        r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}"#,
+    )
+    .done()
+    .end(BodyEnd::Clean);
     let audit = ended(started.attachment.generation(), "completed", None).await;
     assert_eq!(audit.object["usage"]["total_tokens"], 3);
 }
@@ -455,7 +642,10 @@ async fn usage_that_comes_late_is_waited_for() {
 #[tokio::test(start_paused = true)]
 async fn without_grace_the_last_reader_takes_it_along() {
     for phase in 0..3 {
-        let test = TestEngine::new(EngineOptions { grace: Duration::ZERO, ..EngineOptions::default() });
+        let test = TestEngine::new(EngineOptions {
+            grace: Duration::ZERO,
+            ..EngineOptions::default()
+        });
         if phase == 0 {
             test.upstream.plan(OpeningPlan::Hold);
         }
@@ -487,7 +677,11 @@ async fn it_runs_on_for_its_grace() {
     let before = Instant::now();
     drop(started);
     ended(&generation, "cancelled", None).await;
-    assert!((Instant::now() - before).abs_diff(seconds(30)) <= Duration::from_millis(2), "after {:?}", Instant::now() - before);
+    assert!(
+        (Instant::now() - before).abs_diff(seconds(30)) <= Duration::from_millis(2),
+        "after {:?}",
+        Instant::now() - before
+    );
     call.gone().await;
 }
 
@@ -498,7 +692,9 @@ async fn a_reader_that_comes_back_in_time_saves_it() {
     let generation = started.attachment.generation().clone();
     drop(started);
     tokio::time::sleep(seconds(29)).await;
-    let Resumption::Read { attachment, .. } = test.engine.resume(&generation, Some(0)) else { panic!("there is something to read") };
+    let Resumption::Read { attachment, .. } = test.engine.resume(&generation, Some(0)) else {
+        panic!("there is something to read")
+    };
     tokio::time::sleep(seconds(1000)).await;
     assert!(!generation.is_over());
     // The next one to leave has the whole grace again, whatever was left of the last.
@@ -518,7 +714,10 @@ async fn tokens_do_not_prolong_the_grace() {
     drop(started);
     let before = Instant::now();
     while !generation.is_over() {
-        assert!(Instant::now() - before < seconds(31), "it runs on although nobody reads");
+        assert!(
+            Instant::now() - before < seconds(31),
+            "it runs on although nobody reads"
+        );
         call.token("x");
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
@@ -527,7 +726,10 @@ async fn tokens_do_not_prolong_the_grace() {
 
 #[tokio::test(start_paused = true)]
 async fn a_background_generation_needs_no_reader() {
-    let test = TestEngine::new(EngineOptions { grace: Duration::ZERO, ..EngineOptions::default() });
+    let test = TestEngine::new(EngineOptions {
+        grace: Duration::ZERO,
+        ..EngineOptions::default()
+    });
     let (started, call) = begin(&test, r#"{"input":"hi","background":true}"#).await;
     let generation = started.attachment.generation().clone();
     drop(started);
@@ -552,25 +754,53 @@ async fn a_position_says_what_a_reader_gets() {
     };
     assert_eq!(from(test.engine.resume(&generation, None)), Ok(0));
     assert_eq!(from(test.engine.resume(&generation, Some(0))), Ok(1));
-    assert_eq!(from(test.engine.resume(&generation, Some(next - 1))), Ok(next), "at the head there is something to wait for");
+    assert_eq!(
+        from(test.engine.resume(&generation, Some(next - 1))),
+        Ok(next),
+        "at the head there is something to wait for"
+    );
     for past in [next, next + 1, u64::MAX] {
         let resumption = test.engine.resume(&generation, Some(past));
-        assert!(matches!(resumption, Resumption::PastHead { head } if head.0 == next - 1), "{past}: {resumption:?}");
+        assert!(
+            matches!(resumption, Resumption::PastHead { head } if head.0 == next - 1),
+            "{past}: {resumption:?}"
+        );
     }
     complete(&call, "y");
     generation.ended().await;
     let next = generation.tail().unwrap().next.0;
-    assert_eq!(from(test.engine.resume(&generation, Some(next - 2))), Ok(next - 1));
-    assert!(matches!(test.engine.resume(&generation, Some(next - 1)), Resumption::NothingLeft));
-    assert!(matches!(test.engine.resume(&generation, Some(next)), Resumption::PastHead { .. }));
+    assert_eq!(
+        from(test.engine.resume(&generation, Some(next - 2))),
+        Ok(next - 1)
+    );
+    assert!(matches!(
+        test.engine.resume(&generation, Some(next - 1)),
+        Resumption::NothingLeft
+    ));
+    assert!(matches!(
+        test.engine.resume(&generation, Some(next)),
+        Resumption::PastHead { .. }
+    ));
 }
 
 // === Bounds ===
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_over_its_bound_ends() {
-    for limits in [LogLimits { bytes: 4096, events: 1 << 20 }, LogLimits { bytes: 1 << 20, events: 20 }] {
-        let test = TestEngine::new(EngineOptions { limits, ..EngineOptions::default() });
+    for limits in [
+        LogLimits {
+            bytes: 4096,
+            events: 1 << 20,
+        },
+        LogLimits {
+            bytes: 1 << 20,
+            events: 20,
+        },
+    ] {
+        let test = TestEngine::new(EngineOptions {
+            limits,
+            ..EngineOptions::default()
+        });
         let (started, call) = begin(&test, CHAT).await;
         let generation = started.attachment.generation().clone();
         for _ in 0..2000 {
@@ -619,7 +849,11 @@ async fn memory_that_running_ones_hold_is_not_taken_from_them() {
     // Its end is the moment from which it may be dropped; what was read before that is whole.
     let _ = reader.read_to_end().await;
     settle().await;
-    assert!(test.engine.registry().used() <= 64 * 1024, "{} bytes are still held", test.engine.registry().used());
+    assert!(
+        test.engine.registry().used() <= 64 * 1024,
+        "{} bytes are still held",
+        test.engine.registry().used()
+    );
     test.try_start(CHAT).unwrap();
 }
 
@@ -629,7 +863,11 @@ async fn a_closed_engine_starts_nothing() {
     let (started, call) = begin(&test, CHAT).await;
     test.engine.registry().close();
     test.tasks.close();
-    assert!(test.try_start(CHAT).unwrap_err().is(ErrorCode::ShuttingDown));
+    assert!(
+        test.try_start(CHAT)
+            .unwrap_err()
+            .is(ErrorCode::ShuttingDown)
+    );
     complete(&call, "x");
     ended(started.attachment.generation(), "completed", None).await;
     test.tasks.wait().await;
@@ -638,10 +876,16 @@ async fn a_closed_engine_starts_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_cannot_be_planned_takes_no_place() {
     let test = engine();
-    for body in [r#"{"input":"hi","model":"unknown"}"#, r#"{"input":"hi","previous_response_id":"resp_missing"}"#] {
+    for body in [
+        r#"{"input":"hi","model":"unknown"}"#,
+        r#"{"input":"hi","previous_response_id":"resp_missing"}"#,
+    ] {
         test.try_start(body).unwrap_err();
     }
-    assert_eq!((test.engine.registry().open(), test.engine.registry().len()), (0, 0));
+    assert_eq!(
+        (test.engine.registry().open(), test.engine.registry().len()),
+        (0, 0)
+    );
 }
 
 // === Keeping ===
@@ -669,21 +913,47 @@ async fn a_log_goes_before_its_response_object() {
 
     tokio::time::sleep(seconds(590)).await;
     test.engine.registry().sweep(Instant::now());
-    assert!(matches!(test.engine.resume(&generation, None), Resumption::Read { .. }));
+    assert!(matches!(
+        test.engine.resume(&generation, None),
+        Resumption::Read { .. }
+    ));
 
     tokio::time::sleep(seconds(10)).await;
     test.engine.registry().sweep(Instant::now());
-    assert!(matches!(test.engine.resume(&generation, None), Resumption::LogGone));
-    assert!(matches!(test.engine.resume(&generation, Some(1)), Resumption::LogGone));
-    assert!(matches!(test.engine.resume(&generation, Some(last)), Resumption::NothingLeft), "who has seen the end needs nothing more");
-    assert_eq!(find(&test, &generation).unwrap().response_json(), object, "the object outlives its log whole");
+    assert!(matches!(
+        test.engine.resume(&generation, None),
+        Resumption::LogGone
+    ));
+    assert!(matches!(
+        test.engine.resume(&generation, Some(1)),
+        Resumption::LogGone
+    ));
+    assert!(
+        matches!(
+            test.engine.resume(&generation, Some(last)),
+            Resumption::NothingLeft
+        ),
+        "who has seen the end needs nothing more"
+    );
+    assert_eq!(
+        find(&test, &generation).unwrap().response_json(),
+        object,
+        "the object outlives its log whole"
+    );
     assert_eq!(test.account.used(), 0);
     assert!(test.engine.registry().used() > 0);
 
     tokio::time::sleep(seconds(86_400)).await;
     test.engine.registry().sweep(Instant::now());
-    assert!(find(&test, &generation).unwrap_err().is(ErrorCode::NotFound));
-    assert_eq!((test.engine.registry().used(), test.engine.registry().len()), (0, 0));
+    assert!(
+        find(&test, &generation)
+            .unwrap_err()
+            .is(ErrorCode::NotFound)
+    );
+    assert_eq!(
+        (test.engine.registry().used(), test.engine.registry().len()),
+        (0, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -694,7 +964,10 @@ async fn what_is_not_stored_goes_with_its_log() {
     tokio::time::sleep(seconds(601)).await;
     test.engine.registry().sweep(Instant::now());
     assert!(find(&test, &generation).is_err());
-    assert_eq!((test.engine.registry().used(), test.engine.registry().len()), (0, 0));
+    assert_eq!(
+        (test.engine.registry().used(), test.engine.registry().len()),
+        (0, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -717,15 +990,31 @@ async fn under_pressure_the_oldest_finished_log_goes_first() {
     let mut generations = Vec::new();
     for _ in 0..12 {
         generations.push(finished(&test, CHAT, &large).await);
-        assert!(test.engine.registry().used() <= 200 * 1024, "{} bytes", test.engine.registry().used());
+        assert!(
+            test.engine.registry().used() <= 200 * 1024,
+            "{} bytes",
+            test.engine.registry().used()
+        );
     }
-    let logs: Vec<bool> = generations.iter().map(|generation| generation.tail().is_ok()).collect();
+    let logs: Vec<bool> = generations
+        .iter()
+        .map(|generation| generation.tail().is_ok())
+        .collect();
     let first_kept = logs.iter().position(|kept| *kept).unwrap();
     assert!(first_kept > 0, "nothing was dropped");
-    assert!(logs[first_kept..].iter().all(|kept| *kept), "not the oldest first: {logs:?}");
-    let objects: Vec<bool> = generations.iter().map(|generation| find(&test, generation).is_ok()).collect();
+    assert!(
+        logs[first_kept..].iter().all(|kept| *kept),
+        "not the oldest first: {logs:?}"
+    );
+    let objects: Vec<bool> = generations
+        .iter()
+        .map(|generation| find(&test, generation).is_ok())
+        .collect();
     let first_object = objects.iter().position(|kept| *kept).unwrap();
-    assert!(objects[first_object..].iter().all(|kept| *kept), "not the oldest first: {objects:?}");
+    assert!(
+        objects[first_object..].iter().all(|kept| *kept),
+        "not the oldest first: {objects:?}"
+    );
     assert!(first_object <= first_kept, "an object goes before its log");
 }
 
@@ -750,17 +1039,34 @@ async fn deleting_gives_all_memory_back() {
     let generation = finished(&test, CHAT, "x").await;
     assert!(test.engine.registry().used() > 0);
     test.engine.delete(&generation);
-    assert_eq!((test.engine.registry().used(), test.account.used(), test.engine.registry().len()), (0, 0, 0));
+    assert_eq!(
+        (
+            test.engine.registry().used(),
+            test.account.used(),
+            test.engine.registry().len()
+        ),
+        (0, 0, 0)
+    );
     let (started, _call) = begin(&test, CHAT).await;
     test.engine.delete(started.attachment.generation());
     settle().await;
-    assert_eq!((test.engine.registry().used(), test.account.used(), test.engine.registry().open()), (0, 0, 0));
+    assert_eq!(
+        (
+            test.engine.registry().used(),
+            test.account.used(),
+            test.engine.registry().open()
+        ),
+        (0, 0, 0)
+    );
 }
 
 // === Owners ===
 
 fn owned(body: &str, owner: &str) -> StartRequest {
-    StartRequest { owner: Owner::Named(owner.into()), ..TestEngine::request(body) }
+    StartRequest {
+        owner: Owner::Named(owner.into()),
+        ..TestEngine::request(body)
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -773,17 +1079,27 @@ async fn one_owners_streams_do_not_exist_for_another() {
     generation.ended().await;
     let id = &generation.meta().id;
     assert!(test.engine.find(id, &Owner::Named("alice".into())).is_ok());
-    let unknown = test.engine.find(&GenerationId::random(), &Owner::Named("bob".into())).unwrap_err();
+    let unknown = test
+        .engine
+        .find(&GenerationId::random(), &Owner::Named("bob".into()))
+        .unwrap_err();
     for stranger in [Owner::Named("bob".into()), Owner::Anonymous] {
         let error = test.engine.find(id, &stranger).unwrap_err();
-        assert_eq!((error.status, error.code), (unknown.status, unknown.code.clone()), "a stranger learns that it exists");
+        assert_eq!(
+            (error.status, error.code),
+            (unknown.status, unknown.code.clone()),
+            "a stranger learns that it exists"
+        );
     }
 }
 
 // === Idempotency ===
 
 fn keyed(body: &str, key: &str) -> StartRequest {
-    StartRequest { idempotency_key: Some(key.to_owned()), ..TestEngine::request(body) }
+    StartRequest {
+        idempotency_key: Some(key.to_owned()),
+        ..TestEngine::request(body)
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -799,7 +1115,11 @@ async fn the_same_key_attaches_to_the_same_generation() {
     complete(&call, "x");
     first.attachment.generation().ended().await;
     let after = test.engine.start(keyed(CHAT, "k")).unwrap();
-    assert_eq!((after.fresh, id(&after)), (false, id(&first)), "as long as its response object lives");
+    assert_eq!(
+        (after.fresh, id(&after)),
+        (false, id(&first)),
+        "as long as its response object lives"
+    );
     assert_eq!(test.upstream.waiting(), 0, "the upstream was asked twice");
     // Its reader counts: the first may leave.
     let generation = first.attachment.generation().clone();
@@ -816,9 +1136,20 @@ async fn a_key_is_one_owners_one_routes_and_one_bodys() {
     let other_body = r#"{"messages":[{"role":"user","content":"ho"}]}"#;
     let error = test.engine.start(keyed(other_body, "k")).unwrap_err();
     assert!(error.is(ErrorCode::IdempotencyMismatch), "{error:?}");
-    let other_route = StartRequest { route: "/v1/chat/completions", ..keyed(CHAT, "k") };
-    assert!(test.engine.start(other_route).unwrap_err().is(ErrorCode::IdempotencyMismatch));
-    let other_owner = StartRequest { owner: Owner::Named("bob".into()), ..keyed(CHAT, "k") };
+    let other_route = StartRequest {
+        route: "/v1/chat/completions",
+        ..keyed(CHAT, "k")
+    };
+    assert!(
+        test.engine
+            .start(other_route)
+            .unwrap_err()
+            .is(ErrorCode::IdempotencyMismatch)
+    );
+    let other_owner = StartRequest {
+        owner: Owner::Named("bob".into()),
+        ..keyed(CHAT, "k")
+    };
     let second = test.engine.start(other_owner).unwrap();
     assert!(second.fresh, "another owner's key is another key");
     assert!(test.engine.start(keyed(CHAT, "l")).unwrap().fresh);
@@ -834,30 +1165,50 @@ async fn a_key_lives_as_long_as_its_response_object() {
     settle().await;
     tokio::time::sleep(seconds(700)).await;
     test.engine.registry().sweep(Instant::now());
-    assert!(!test.engine.start(keyed(CHAT, "k")).unwrap().fresh, "the log is gone, the object is not");
+    assert!(
+        !test.engine.start(keyed(CHAT, "k")).unwrap().fresh,
+        "the log is gone, the object is not"
+    );
     test.engine.delete(first.attachment.generation());
     assert!(test.engine.start(keyed(CHAT, "k")).unwrap().fresh);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_failure_before_the_first_chunk_releases_the_key() {
-    let refused = |call: &Call| call.refuse(OpenError::Failed(ApiError::new(ErrorCode::UpstreamUnreachable, "No connection.")));
+    let refused = |call: &Call| {
+        call.refuse(OpenError::Failed(ApiError::new(
+            ErrorCode::UpstreamUnreachable,
+            "No connection.",
+        )))
+    };
     let cut = |call: &Call| {
         call.answer(UpstreamHead::default());
         call.end(BodyEnd::Broken);
     };
-    for (what, fail) in [("refused", &refused as &dyn Fn(&Call)), ("cut after the head", &cut)] {
-        for body in [CHAT, r#"{"messages":[{"role":"user","content":"another"}]}"#] {
+    for (what, fail) in [
+        ("refused", &refused as &dyn Fn(&Call)),
+        ("cut after the head", &cut),
+    ] {
+        for body in [
+            CHAT,
+            r#"{"messages":[{"role":"user","content":"another"}]}"#,
+        ] {
             let test = engine();
             test.upstream.plan(OpeningPlan::Hold);
             let first = test.engine.start(keyed(CHAT, "k")).unwrap();
             fail(&test.upstream.call().await);
             first.attachment.generation().ended().await;
-            let again = test.engine.start(keyed(body, "k")).unwrap_or_else(|error| panic!("{what}: {error:?}"));
+            let again = test
+                .engine
+                .start(keyed(body, "k"))
+                .unwrap_or_else(|error| panic!("{what}: {error:?}"));
             assert!(again.fresh, "{what}");
             // Removing the failed one must not take the key from the new one.
             test.engine.delete(first.attachment.generation());
-            assert!(!test.engine.start(keyed(body, "k")).unwrap().fresh, "{what}");
+            assert!(
+                !test.engine.start(keyed(body, "k")).unwrap().fresh,
+                "{what}"
+            );
         }
     }
 }
@@ -868,14 +1219,20 @@ async fn a_later_failure_keeps_the_key() {
     let first = test.engine.start(keyed(CHAT, "k")).unwrap();
     test.upstream.call().await.token("x").end(BodyEnd::Broken);
     first.attachment.generation().ended().await;
-    assert!(!test.engine.start(keyed(CHAT, "k")).unwrap().fresh, "tokens were billed");
+    assert!(
+        !test.engine.start(keyed(CHAT, "k")).unwrap().fresh,
+        "tokens were billed"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_start_that_fails_releases_the_key() {
     let test = engine();
     for _ in 0..2 {
-        let error = test.engine.start(keyed(r#"{"input":"hi","model":"unknown"}"#, "k")).unwrap_err();
+        let error = test
+            .engine
+            .start(keyed(r#"{"input":"hi","model":"unknown"}"#, "k"))
+            .unwrap_err();
         assert!(error.is(ErrorCode::NotFound), "{error:?}");
     }
     assert!(test.engine.start(keyed(CHAT, "k")).unwrap().fresh);
@@ -889,16 +1246,23 @@ fn of_concurrent_requests_with_one_key_one_starts() {
         .map(|_| {
             let (test, barrier) = (test.clone(), barrier.clone());
             std::thread::spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_time()
+                    .build()
+                    .unwrap();
                 runtime.block_on(async {
                     barrier.wait();
                     // While another is just starting it the answer is to come back; clients do.
                     loop {
                         match test.engine.start(keyed(CHAT, "k")) {
                             Ok(started) => {
-                                // A worker that stops takes its generation along, and that would free the key.
+                                // A worker that stops takes its generation along, and that would
+                                // free the key.
                                 barrier.wait();
-                                return (started.fresh, started.attachment.generation().meta().id.clone());
+                                return (
+                                    started.fresh,
+                                    started.attachment.generation().meta().id.clone(),
+                                );
                             }
                             Err(error) => assert!(error.is(ErrorCode::Overloaded), "{error:?}"),
                         }
@@ -908,7 +1272,10 @@ fn of_concurrent_requests_with_one_key_one_starts() {
             })
         })
         .collect();
-    let found: Vec<_> = workers.into_iter().map(|worker| worker.join().unwrap()).collect();
+    let found: Vec<_> = workers
+        .into_iter()
+        .map(|worker| worker.join().unwrap())
+        .collect();
     assert_eq!(found.iter().filter(|(fresh, _)| *fresh).count(), 1);
     assert!(found.iter().all(|(_, id)| *id == found[0].1));
 }
@@ -918,20 +1285,38 @@ fn of_concurrent_requests_with_one_key_one_starts() {
 #[tokio::test(start_paused = true)]
 async fn no_debug_shows_what_was_said() {
     let test = engine();
-    let (started, call) = begin(&test, r#"{"input":"hush-question","instructions":"hush-instructions"}"#).await;
+    let (started, call) = begin(
+        &test,
+        r#"{"input":"hush-question","instructions":"hush-instructions"}"#,
+    )
+    .await;
     for _ in 0..3 {
         call.token("hush-answer");
     }
     settle().await;
-    let mut reader = Reader::new(started.attachment.generation().attach(), 0, Dialect::Responses);
+    let mut reader = Reader::new(
+        started.attachment.generation().attach(),
+        0,
+        Dialect::Responses,
+    );
     reader.read_piece();
-    let subscription = Subscription::new(started.attachment.generation().attach(), Seq(0), Dialect::Chat, Arc::new(JsonLines::default()));
+    let subscription = Subscription::new(
+        started.attachment.generation().attach(),
+        Seq(0),
+        Dialect::Chat,
+        Arc::new(JsonLines::default()),
+    );
     let mut log_reader = LogReader::new(started.attachment.generation().log().clone(), Seq(0));
     let mut batch = RecordBatch::default();
     log_reader.read_now(1 << 20, &mut batch).unwrap();
     let mut scribe = Scribe::new();
     let mut translator = ChatTranslator::new(1);
-    translator.payload(None, br#"{"choices":[{"index":0,"delta":{"content":"hush-answer"}}]}"#, true, &mut scribe);
+    translator.payload(
+        None,
+        br#"{"choices":[{"index":0,"delta":{"content":"hush-answer"}}]}"#,
+        true,
+        &mut scribe,
+    );
     let shown = format!(
         "{started:?} {:?} {subscription:?} {log_reader:?} {batch:?} {scribe:?} {translator:?} {:?} {:?}",
         test.engine,
@@ -940,7 +1325,10 @@ async fn no_debug_shows_what_was_said() {
     );
     // Bytes are shown as a list of numbers.
     let bytes = format!("{:?}", b"hush").trim_matches(['[', ']']).to_owned();
-    assert!(!shown.contains("hush") && !shown.contains(&bytes), "{shown}");
+    assert!(
+        !shown.contains("hush") && !shown.contains(&bytes),
+        "{shown}"
+    );
     assert!(shown.contains("Generation"), "the test looks at nothing");
 }
 
@@ -971,19 +1359,38 @@ async fn a_successor_sends_the_whole_conversation_in_order() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|message| (message["role"].as_str().unwrap().to_owned(), plain(&message["content"])))
+        .map(|message| {
+            (
+                message["role"].as_str().unwrap().to_owned(),
+                plain(&message["content"]),
+            )
+        })
         .collect();
-    let turns =
-        [("user", "question 0"), ("assistant", "answer 0"), ("user", "question 1"), ("assistant", "answer 1"), ("user", "question 2")];
-    assert_eq!(said, turns.map(|(role, text)| (role.to_owned(), text.to_owned())));
-    assert!(body.get("previous_response_id").is_none(), "a chat upstream knows no responses");
+    let turns = [
+        ("user", "question 0"),
+        ("assistant", "answer 0"),
+        ("user", "question 1"),
+        ("assistant", "answer 1"),
+        ("user", "question 2"),
+    ];
+    assert_eq!(
+        said,
+        turns.map(|(role, text)| (role.to_owned(), text.to_owned()))
+    );
+    assert!(
+        body.get("previous_response_id").is_none(),
+        "a chat upstream knows no responses"
+    );
 }
 
 /// A message's content, which may be a string or a list of parts.
 fn plain(content: &Value) -> String {
     match content {
         Value::String(text) => text.clone(),
-        Value::Array(parts) => parts.iter().map(|part| part["text"].as_str().unwrap()).collect(),
+        Value::Array(parts) => parts
+            .iter()
+            .map(|part| part["text"].as_str().unwrap())
+            .collect(),
         other => panic!("not a content: {other}"),
     }
 }
@@ -995,7 +1402,12 @@ async fn a_conversation_outlives_the_log() {
     tokio::time::sleep(seconds(700)).await;
     test.engine.registry().sweep(Instant::now());
     let (_, call) = begin(&test, &after(&first.meta().id)).await;
-    let messages = call.body()["messages"].as_array().unwrap().iter().map(|message| plain(&message["content"])).collect::<Vec<_>>();
+    let messages = call.body()["messages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|message| plain(&message["content"]))
+        .collect::<Vec<_>>();
     assert_eq!(messages, ["hi", "x", "and then?"]);
 }
 
@@ -1013,20 +1425,32 @@ async fn a_predecessor_must_be_there_ended_and_stored() {
     refused(&unstored.meta().id, ErrorCode::PreviousResponseNotFound);
 
     let (running, call) = begin(&test, RESPONSES).await;
-    refused(&running.attachment.generation().meta().id, ErrorCode::PreviousResponseUnusable);
+    refused(
+        &running.attachment.generation().meta().id,
+        ErrorCode::PreviousResponseUnusable,
+    );
     call.end(BodyEnd::Broken);
     running.attachment.generation().ended().await;
-    refused(&running.attachment.generation().meta().id, ErrorCode::PreviousResponseUnusable);
+    refused(
+        &running.attachment.generation().meta().id,
+        ErrorCode::PreviousResponseUnusable,
+    );
 
     let (cancelled, _call) = begin(&test, RESPONSES).await;
     cancelled.attachment.generation().cancel();
     cancelled.attachment.generation().ended().await;
-    refused(&cancelled.attachment.generation().meta().id, ErrorCode::PreviousResponseUnusable);
+    refused(
+        &cancelled.attachment.generation().meta().id,
+        ErrorCode::PreviousResponseUnusable,
+    );
 
     let foreign = test.engine.start(owned(RESPONSES, "alice")).unwrap();
     complete(&test.upstream.call().await, "x");
     foreign.attachment.generation().ended().await;
-    refused(&foreign.attachment.generation().meta().id, ErrorCode::PreviousResponseNotFound);
+    refused(
+        &foreign.attachment.generation().meta().id,
+        ErrorCode::PreviousResponseNotFound,
+    );
 
     let deleted = finished(&test, RESPONSES, "x").await;
     test.engine.delete(&deleted);
@@ -1037,7 +1461,10 @@ async fn a_predecessor_must_be_there_ended_and_stored() {
 async fn an_answer_cut_by_its_length_can_be_built_on() {
     let test = engine();
     let (started, call) = begin(&test, RESPONSES).await;
-    call.token("half").finish("length").done().end(BodyEnd::Clean);
+    call.token("half")
+        .finish("length")
+        .done()
+        .end(BodyEnd::Clean);
     started.attachment.generation().ended().await;
     let (_, call) = begin(&test, &after(&started.attachment.generation().meta().id)).await;
     assert_eq!(plain(&call.body()["messages"][1]["content"]), "half");
@@ -1047,10 +1474,17 @@ async fn an_answer_cut_by_its_length_can_be_built_on() {
 
 #[tokio::test(start_paused = true)]
 async fn a_responses_upstream_is_relayed_under_our_ids() {
-    let test = TestEngine::new(EngineOptions { api: Api::Responses, ..EngineOptions::default() });
+    let test = TestEngine::new(EngineOptions {
+        api: Api::Responses,
+        ..EngineOptions::default()
+    });
     let (started, call) = begin(&test, RESPONSES).await;
     let generation = started.attachment.generation().clone();
-    let response = |status: &str| format!(r#"{{"id":"resp_theirs","object":"response","status":"{status}","output":[],"strange":[1, 2]}}"#);
+    let response = |status: &str| {
+        format!(
+            r#"{{"id":"resp_theirs","object":"response","status":"{status}","output":[],"strange":[1, 2]}}"#
+        )
+    };
     call.data(&format!(r#"{{"type":"response.created","sequence_number":0,"response":{}}}"#, response("in_progress")))
         .data(&format!(r#"{{"type":"response.in_progress","sequence_number":1,"response":{}}}"#, response("in_progress")))
         .data(r#"{"type":"response.output_item.added","sequence_number":2,"output_index":0,"item":{"type":"message","id":"m","role":"assistant","status":"in_progress","content":[]}}"#)
@@ -1062,9 +1496,20 @@ async fn a_responses_upstream_is_relayed_under_our_ids() {
     let audit = ended(&generation, "completed", None).await;
     assert_eq!(audit.object["id"], generation.meta().id.as_str());
     assert_eq!(audit.object["strange"], json!([1, 2]));
-    assert_eq!(audit.events_of("response.output_text.delta").next().unwrap()["unknown"], json!({"a": 1}));
+    assert_eq!(
+        audit
+            .events_of("response.output_text.delta")
+            .next()
+            .unwrap()["unknown"],
+        json!({"a": 1})
+    );
     assert_eq!(audit.text, "Hi");
-    assert!(audit.chat.iter().any(|payload| payload.contains(r#""content":"Hi""#)));
+    assert!(
+        audit
+            .chat
+            .iter()
+            .any(|payload| payload.contains(r#""content":"Hi""#))
+    );
     assert_eq!(audit.chat.last().map(String::as_str), Some("[DONE]"));
 }
 
@@ -1072,7 +1517,10 @@ async fn a_responses_upstream_is_relayed_under_our_ids() {
 async fn a_responses_upstream_that_says_no_more_has_failed() {
     for (last, code) in [
         (None, "upstream_truncated"),
-        (Some(r#"{"type":"error","error":{"code":"overloaded","message":"Too much."}}"#), "overloaded"),
+        (
+            Some(r#"{"type":"error","error":{"code":"overloaded","message":"Too much."}}"#),
+            "overloaded",
+        ),
         (
             Some(
                 r#"{"type":"response.failed","response":{"id":"r","status":"failed","output":[],"error":{"code":"overloaded","message":"Too much."}}}"#,
@@ -1080,7 +1528,10 @@ async fn a_responses_upstream_that_says_no_more_has_failed() {
             "overloaded",
         ),
     ] {
-        let test = TestEngine::new(EngineOptions { api: Api::Responses, ..EngineOptions::default() });
+        let test = TestEngine::new(EngineOptions {
+            api: Api::Responses,
+            ..EngineOptions::default()
+        });
         let (started, call) = begin(&test, RESPONSES).await;
         call.data(r#"{"type":"response.created","response":{"id":"r","status":"in_progress","output":[]}}"#);
         if let Some(last) = last {

@@ -1,6 +1,12 @@
-//! The memory log's wake-ups under a model checker: whatever order its threads run in, no reader sleeps through an append, a seal
-//! or an expiry. A lost wake-up shows as a deadlock, which shuttle reports with the schedule that leads to it.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+//! The memory log's wake-ups under a model checker: whatever order its threads run in, no reader
+//! sleeps through an append, a seal or an expiry. A lost wake-up shows as a deadlock, which shuttle
+//! reports with the schedule that leads to it.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -9,21 +15,34 @@ use parking_lot::lock_api;
 use shuttle::sync::atomic::{AtomicBool, Ordering};
 use shuttle::{future, thread};
 use tokenwire_core::id::Seq;
-use tokenwire_core::log::{AppendError, Epoch, LogLimits, LogReader, MemoryAccount, MemoryLog, ReadError, TokenLog};
+use tokenwire_core::log::{
+    AppendError, Epoch, LogLimits, LogReader, MemoryAccount, MemoryLog, ReadError, TokenLog,
+};
 use tokenwire_core::record::RecordBatch;
 
-const LIMITS: LogLimits = LogLimits { bytes: 1 << 20, events: 1 << 20 };
+const LIMITS: LogLimits = LogLimits {
+    bytes: 1 << 20,
+    events: 1 << 20,
+};
 const SCHEDULES: usize = 3000;
-/// Preemptions that the second strategy spreads over a run: few suffice for nearly every bug of this kind.
+/// Preemptions that the second strategy spreads over a run: few suffice for nearly every bug of
+/// this kind.
 const DEPTH: usize = 4;
 
 /// A lock whose every step the checker sees.
 struct CheckedLock(AtomicBool);
 
-// SAFETY: `lock` and `try_lock` succeed for one holder at a time, since the swap gives `false` to one only until `unlock`.
-#[allow(unsafe_code, reason = "a lock of the checker's own is what lets it see the log's steps; this is a test")]
+// SAFETY: `lock` and `try_lock` succeed for one holder at a time, since the swap gives `false` to
+// one only until `unlock`.
+#[allow(
+    unsafe_code,
+    reason = "a lock of the checker's own is what lets it see the log's steps; this is a test"
+)]
 unsafe impl lock_api::RawMutex for CheckedLock {
-    #[allow(clippy::declare_interior_mutable_const, reason = "the trait asks for it as the initial value")]
+    #[allow(
+        clippy::declare_interior_mutable_const,
+        reason = "the trait asks for it as the initial value"
+    )]
     const INIT: Self = Self(AtomicBool::new(false));
     type GuardMarker = lock_api::GuardSend;
 
@@ -44,7 +63,10 @@ unsafe impl lock_api::RawMutex for CheckedLock {
 
 fn log() -> (Arc<dyn TokenLog>, MemoryAccount) {
     let account = MemoryAccount::default();
-    (Arc::new(MemoryLog::<CheckedLock>::with_lock(LIMITS, account.clone())), account)
+    (
+        Arc::new(MemoryLog::<CheckedLock>::with_lock(LIMITS, account.clone())),
+        account,
+    )
 }
 
 fn one(seq: u64) -> RecordBatch {
@@ -60,7 +82,9 @@ fn follow(log: Arc<dyn TokenLog>, from: u64) -> (Vec<u64>, Result<(), ReadError>
     let mut batch = RecordBatch::default();
     let mut seen = Vec::new();
     loop {
-        match future::block_on(std::future::poll_fn(|cx| reader.poll_read(cx, 1 << 10, &mut batch))) {
+        match future::block_on(std::future::poll_fn(|cx| {
+            reader.poll_read(cx, 1 << 10, &mut batch)
+        })) {
             Err(error) => return (seen, Err(error)),
             Ok(_) if batch.is_empty() => return (seen, Ok(())),
             Ok(_) => seen.extend(batch.iter().map(|record| record.first_seq.0)),
@@ -114,7 +138,11 @@ fn expiry_reaches_every_reader() {
             .collect();
         let writer = thread::spawn({
             let log = log.clone();
-            move || (0..3).map(|seq| log.append(Epoch(0), &one(seq))).collect::<Vec<_>>()
+            move || {
+                (0..3)
+                    .map(|seq| log.append(Epoch(0), &one(seq)))
+                    .collect::<Vec<_>>()
+            }
         });
         log.expire();
         for reader in readers {
@@ -123,7 +151,10 @@ fn expiry_reaches_every_reader() {
             assert_eq!(seen, (0..seen.len() as u64).collect::<Vec<_>>());
         }
         let appended = writer.join().unwrap();
-        assert!(appended.is_sorted_by_key(|result| result.is_err()), "an append after the expiry: {appended:?}");
+        assert!(
+            appended.is_sorted_by_key(|result| result.is_err()),
+            "an append after the expiry: {appended:?}"
+        );
         assert_eq!(account.used(), 0, "an expired log holds memory");
     });
 }
@@ -142,7 +173,11 @@ fn a_reader_that_leaves_takes_nobody_elses_wake_up_along() {
                 // Waits once, then goes; another takes its place.
                 for _ in 0..2 {
                     let mut reader = LogReader::new(log.clone(), Seq(0));
-                    let poll = reader.poll_read(&mut Context::from_waker(Waker::noop()), 1 << 10, &mut RecordBatch::default());
+                    let poll = reader.poll_read(
+                        &mut Context::from_waker(Waker::noop()),
+                        1 << 10,
+                        &mut RecordBatch::default(),
+                    );
                     assert!(matches!(poll, Poll::Pending | Poll::Ready(Ok(_))));
                 }
             }
@@ -160,14 +195,29 @@ fn a_take_over_lets_one_writer_through() {
         let (log, _) = log();
         let stale = thread::spawn({
             let log = log.clone();
-            move || (0..3).find_map(|seq| log.append(Epoch(0), &one(seq)).err().map(|error| (seq, error)))
+            move || {
+                (0..3).find_map(|seq| {
+                    log.append(Epoch(0), &one(seq))
+                        .err()
+                        .map(|error| (seq, error))
+                })
+            }
         });
         let epoch = log.take_over();
         let next = log.tail().unwrap().next.0;
         log.seal(epoch, &one(next)).unwrap();
         match stale.join().unwrap() {
             Some((written, error)) => {
-                assert_eq!((written, error), (next, AppendError::Fenced { held: Epoch(0), current: epoch }));
+                assert_eq!(
+                    (written, error),
+                    (
+                        next,
+                        AppendError::Fenced {
+                            held: Epoch(0),
+                            current: epoch
+                        }
+                    )
+                );
             }
             None => assert_eq!(next, 3),
         }

@@ -1,5 +1,10 @@
 //! The memory log keeps every promise of a token log.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 use std::sync::Arc;
 
@@ -7,13 +12,21 @@ use tokenwire_core::id::Seq;
 use tokenwire_core::log::{Epoch, LogLimits, MemoryAccount, MemoryLog, TokenLog};
 use tokenwire_core::record::RecordBatch;
 
-tokenwire_testkit::log_conformance!(|limits: LogLimits| Arc::new(MemoryLog::new(limits, MemoryAccount::default())));
+tokenwire_testkit::log_conformance!(|limits: LogLimits| Arc::new(MemoryLog::new(
+    limits,
+    MemoryAccount::default()
+)));
 
 #[test]
 fn the_account_is_what_the_logs_weigh() {
     let account = MemoryAccount::default();
-    let limits = LogLimits { bytes: 1 << 20, events: 1 << 20 };
-    let logs: Vec<MemoryLog> = (0..3).map(|_| MemoryLog::new(limits, account.clone())).collect();
+    let limits = LogLimits {
+        bytes: 1 << 20,
+        events: 1 << 20,
+    };
+    let logs: Vec<MemoryLog> = (0..3)
+        .map(|_| MemoryLog::new(limits, account.clone()))
+        .collect();
     let mut batch = RecordBatch::default();
     for seq in 0..500 {
         batch.restart(Seq(seq));
@@ -21,13 +34,19 @@ fn the_account_is_what_the_logs_weigh() {
         for log in &logs {
             log.append(Epoch(0), &batch).unwrap();
         }
-        assert_eq!(account.used(), logs.iter().map(TokenLog::weight).sum::<usize>());
+        assert_eq!(
+            account.used(),
+            logs.iter().map(TokenLog::weight).sum::<usize>()
+        );
     }
     batch.restart(Seq(500));
     logs[0].seal(Epoch(0), &batch).unwrap();
     logs[1].expire();
     assert_eq!(logs[1].weight(), 0);
-    assert_eq!(account.used(), logs.iter().map(TokenLog::weight).sum::<usize>());
+    assert_eq!(
+        account.used(),
+        logs.iter().map(TokenLog::weight).sum::<usize>()
+    );
     drop(logs);
     assert_eq!(account.used(), 0);
 }

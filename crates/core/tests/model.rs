@@ -1,6 +1,12 @@
-//! Anything, in any order: generations that write, readers that come, stall, leave and come back, ends of every kind, clocks,
-//! eviction and deletion. Against it stands what was sent: every reader gets exactly that from its position on.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+//! Anything, in any order: generations that write, readers that come, stall, leave and come back,
+//! ends of every kind, clocks, eviction and deletion. Against it stands what was sent: every reader
+//! gets exactly that from its position on.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,18 +24,46 @@ use tokio::time::Instant;
 /// One thing that happens. Numbers are taken modulo what there is.
 #[derive(Clone, Debug)]
 enum Step {
-    Start { background: bool, store: bool },
-    Produce { subject: usize, chunks: Vec<Chunk> },
-    End { subject: usize, how: How },
-    Cancel { subject: usize },
-    Delete { subject: usize },
-    Attach { subject: usize, dialect: Dialect, at: usize },
-    ReadPiece { follower: usize },
-    ReadAll { follower: usize },
-    Detach { follower: usize },
-    Resume { follower: usize, at: usize },
+    Start {
+        background: bool,
+        store: bool,
+    },
+    Produce {
+        subject: usize,
+        chunks: Vec<Chunk>,
+    },
+    End {
+        subject: usize,
+        how: How,
+    },
+    Cancel {
+        subject: usize,
+    },
+    Delete {
+        subject: usize,
+    },
+    Attach {
+        subject: usize,
+        dialect: Dialect,
+        at: usize,
+    },
+    ReadPiece {
+        follower: usize,
+    },
+    ReadAll {
+        follower: usize,
+    },
+    Detach {
+        follower: usize,
+    },
+    Resume {
+        follower: usize,
+        at: usize,
+    },
     Settle,
-    Wait { seconds: u64 },
+    Wait {
+        seconds: u64,
+    },
 }
 
 /// What the upstream says: the way by template, the ways around it, and what is no token.
@@ -78,7 +112,11 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(How::ErrorObject),
         1 => Just(How::Panic),
     ];
-    let dialect = prop_oneof![Just(Dialect::Responses), Just(Dialect::Chat), Just(Dialect::Text)];
+    let dialect = prop_oneof![
+        Just(Dialect::Responses),
+        Just(Dialect::Chat),
+        Just(Dialect::Text)
+    ];
     let which = any::<usize>;
     prop_oneof![
         2 => (any::<bool>(), any::<bool>()).prop_map(|(background, store)| Step::Start { background, store }),
@@ -150,10 +188,17 @@ impl World {
                 max_memory: 160 * 1024,
                 max_open: 64,
             },
-            limits: LogLimits { bytes: 6 * 1024, events: 400 },
+            limits: LogLimits {
+                bytes: 6 * 1024,
+                events: 400,
+            },
             ..EngineOptions::default()
         });
-        Self { test, subjects: Vec::new(), followers: Vec::new() }
+        Self {
+            test,
+            subjects: Vec::new(),
+            followers: Vec::new(),
+        }
     }
 
     async fn step(&mut self, step: Step) {
@@ -162,10 +207,17 @@ impl World {
                 if self.subjects.len() >= 4 {
                     return;
                 }
-                let started = self.test.start(&format!(r#"{{"input":"hi","background":{background},"store":{store}}}"#));
+                let started = self.test.start(&format!(
+                    r#"{{"input":"hi","background":{background},"store":{store}}}"#
+                ));
                 let call = self.test.upstream.call().await;
                 let generation = started.attachment.generation().clone();
-                self.subjects.push(Subject { generation, call, payloads: Vec::new(), over: false });
+                self.subjects.push(Subject {
+                    generation,
+                    call,
+                    payloads: Vec::new(),
+                    over: false,
+                });
                 let subject = self.subjects.len() - 1;
                 let reader = Reader::new(started.attachment, 0, Dialect::Responses);
                 self.follow(subject, Dialect::Responses, 0, reader);
@@ -190,7 +242,11 @@ impl World {
                     self.test.engine.delete(&self.subjects[at].generation);
                 }
             }
-            Step::Attach { subject, dialect, at } => self.attach(subject, dialect, at),
+            Step::Attach {
+                subject,
+                dialect,
+                at,
+            } => self.attach(subject, dialect, at),
             Step::ReadPiece { follower } => {
                 if let Some(reader) = self.connected(follower) {
                     reader.read_piece();
@@ -226,18 +282,31 @@ impl World {
     }
 
     fn attach(&mut self, subject: usize, dialect: Dialect, at: usize) {
-        let Some(index) = pick(subject, self.subjects.len()) else { return };
+        let Some(index) = pick(subject, self.subjects.len()) else {
+            return;
+        };
         let generation = &self.subjects[index].generation;
         let Ok(tail) = generation.tail() else { return };
         // Bare text has no numbers: who reads it to compare it begins at the start.
-        let from = if dialect == Dialect::Text { 0 } else { pick(at, tail.next.0 as usize + 1).unwrap_or(0) as u64 };
+        let from = if dialect == Dialect::Text {
+            0
+        } else {
+            pick(at, tail.next.0 as usize + 1).unwrap_or(0) as u64
+        };
         let reader = Reader::new(generation.attach(), from, dialect);
         self.follow(index, dialect, from, reader);
     }
 
     fn follow(&mut self, subject: usize, dialect: Dialect, from: u64, reader: Reader) {
         if self.followers.len() < 24 {
-            self.followers.push(Follower { subject, dialect, from, kept: Vec::new(), reader: Some(reader), end: None });
+            self.followers.push(Follower {
+                subject,
+                dialect,
+                from,
+                kept: Vec::new(),
+                reader: Some(reader),
+                end: None,
+            });
         }
     }
 
@@ -253,20 +322,34 @@ impl World {
             Some(at) => pick(at, follower.kept.len()).map(|at| follower.kept[at].seq),
             None => follower.kept.last().map(|line| line.seq),
         };
-        follower.kept.retain(|line| after.is_some_and(|after| line.seq <= after));
+        follower
+            .kept
+            .retain(|line| after.is_some_and(|after| line.seq <= after));
         let after = after.or(follower.from.checked_sub(1));
         let generation = &self.subjects[follower.subject].generation;
         match self.test.engine.resume(generation, after) {
-            Resumption::Read { attachment, from } => follower.reader = Some(Reader::new(attachment, from.0, follower.dialect)),
+            Resumption::Read { attachment, from } => {
+                follower.reader = Some(Reader::new(attachment, from.0, follower.dialect))
+            }
             Resumption::NothingLeft => follower.end = Some(Ok(())),
             Resumption::LogGone => follower.end = Some(Err(SubscriptionError::Expired)),
-            Resumption::PastHead { head } => panic!("a position that was seen ({after:?}) lies past the head {head}"),
+            Resumption::PastHead { head } => {
+                panic!("a position that was seen ({after:?}) lies past the head {head}")
+            }
         }
     }
 
     fn check_accounts(&self) {
-        let weights: usize = self.subjects.iter().map(|subject| subject.generation.log().weight()).sum();
-        assert_eq!(self.test.account.used(), weights, "the account is not what the logs weigh");
+        let weights: usize = self
+            .subjects
+            .iter()
+            .map(|subject| subject.generation.log().weight())
+            .sum();
+        assert_eq!(
+            self.test.account.used(),
+            weights,
+            "the account is not what the logs weigh"
+        );
         assert!(self.test.engine.registry().used() >= weights);
     }
 
@@ -298,12 +381,20 @@ impl World {
     fn compare(&self, index: usize) {
         let subject = &self.subjects[index];
         // What stands there, if it still does, from somebody who reads it all at once.
-        let audit = subject.generation.tail().is_ok().then(|| Audit::of(&subject.generation));
+        let audit = subject
+            .generation
+            .tail()
+            .is_ok()
+            .then(|| Audit::of(&subject.generation));
         if let Some(audit) = &audit {
             subject.check_payloads(audit);
         }
         let mut seen: BTreeMap<(Numbered, u64), Vec<Line>> = BTreeMap::new();
-        for follower in self.followers.iter().filter(|follower| follower.subject == index) {
+        for follower in self
+            .followers
+            .iter()
+            .filter(|follower| follower.subject == index)
+        {
             let lines = follower.lines();
             match follower.dialect {
                 Dialect::Text => {
@@ -311,7 +402,8 @@ impl World {
                     if let Some(audit) = &audit {
                         // One who left has what there was until then.
                         assert!(
-                            audit.text.starts_with(&text) && (follower.end.is_none() || audit.text == text),
+                            audit.text.starts_with(&text)
+                                && (follower.end.is_none() || audit.text == text),
                             "{text:?}, not {:?}",
                             audit.text
                         );
@@ -330,32 +422,61 @@ impl World {
             }
             if let (Some(audit), Some(Ok(()))) = (&audit, follower.end) {
                 let all = whole(&subject.generation, follower.dialect);
-                let expected: Vec<Line> = all.into_iter().filter(|line| line.seq >= follower.from).collect();
-                assert_eq!(lines, expected, "a {:?} reader from {} of {} events", follower.dialect, follower.from, audit.events.len());
+                let expected: Vec<Line> = all
+                    .into_iter()
+                    .filter(|line| line.seq >= follower.from)
+                    .collect();
+                assert_eq!(
+                    lines,
+                    expected,
+                    "a {:?} reader from {} of {} events",
+                    follower.dialect,
+                    follower.from,
+                    audit.events.len()
+                );
             }
-            assert!(audit.is_none() || follower.end == Some(Ok(())), "{:?} although the log is there", follower.end);
-            // Readers agree on every event that both have seen, whether or not the log outlived them.
+            assert!(
+                audit.is_none() || follower.end == Some(Ok(())),
+                "{:?} although the log is there",
+                follower.end
+            );
+            // Readers agree on every event that both have seen, whether or not the log outlived
+            // them.
             let mut by_seq: BTreeMap<u64, Vec<Line>> = BTreeMap::new();
             for line in lines {
                 by_seq.entry(line.seq).or_default().push(line);
             }
             for (seq, frames) in by_seq {
-                let known = seen.entry((Numbered::of(follower.dialect), seq)).or_insert_with(|| frames.clone());
+                let known = seen
+                    .entry((Numbered::of(follower.dialect), seq))
+                    .or_insert_with(|| frames.clone());
                 assert_eq!(*known, frames, "two readers saw different things at {seq}");
             }
         }
     }
 
     async fn remove_everything(self) {
-        let Self { test, subjects, followers } = self;
+        let Self {
+            test,
+            subjects,
+            followers,
+        } = self;
         drop(followers);
         // A finished body is drained for a moment, so that its connection can be used again.
         tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!(test.engine.registry().open(), 0, "a generation that ended still counts as open");
+        assert_eq!(
+            test.engine.registry().open(),
+            0,
+            "a generation that ended still counts as open"
+        );
         tokio::time::sleep(Duration::from_secs(121)).await;
         test.engine.registry().sweep(Instant::now());
         assert_eq!(test.engine.registry().len(), 0);
-        assert_eq!((test.engine.registry().used(), test.account.used()), (0, 0), "memory is still counted after everything is gone");
+        assert_eq!(
+            (test.engine.registry().used(), test.account.used()),
+            (0, 0),
+            "memory is still counted after everything is gone"
+        );
         drop(subjects);
     }
 }
@@ -369,7 +490,11 @@ enum Numbered {
 
 impl Numbered {
     fn of(dialect: Dialect) -> Self {
-        if dialect == Dialect::Chat { Self::Chat } else { Self::Responses }
+        if dialect == Dialect::Chat {
+            Self::Chat
+        } else {
+            Self::Responses
+        }
     }
 }
 
@@ -386,7 +511,9 @@ impl Subject {
     }
 
     fn delta(&mut self, delta: &str, more: &str) {
-        self.send(format!(r#"{{"id":"c","choices":[{{"index":0,"delta":{delta},"finish_reason":null}}]{more}}}"#));
+        self.send(format!(
+            r#"{{"id":"c","choices":[{{"index":0,"delta":{delta},"finish_reason":null}}]{more}}}"#
+        ));
     }
 
     fn produce(&mut self, chunks: Vec<Chunk>) {
@@ -421,10 +548,18 @@ impl Subject {
         if std::mem::replace(&mut self.over, true) {
             return;
         }
-        let finish = |reason: &str| format!(r#"{{"id":"c","choices":[{{"index":0,"delta":{{}},"finish_reason":"{reason}"}}]}}"#);
+        let finish = |reason: &str| {
+            format!(
+                r#"{{"id":"c","choices":[{{"index":0,"delta":{{}},"finish_reason":"{reason}"}}]}}"#
+            )
+        };
         match how {
             How::Stop | How::Length => {
-                self.send(finish(if matches!(how, How::Stop) { "stop" } else { "length" }));
+                self.send(finish(if matches!(how, How::Stop) {
+                    "stop"
+                } else {
+                    "length"
+                }));
                 self.call.done().end(BodyEnd::Clean);
             }
             How::FinishAndSilence => self.send(finish("stop")),
@@ -444,9 +579,20 @@ impl Subject {
     /// A chat client has what was sent, as far as it was read, and one word about the end.
     fn check_payloads(&self, audit: &Audit) {
         let last = audit.chat.last().expect("the end is told");
-        let said = if self.payloads.contains(last) { audit.chat.as_slice() } else { &audit.chat[..audit.chat.len() - 1] };
-        assert!(self.payloads.starts_with(said), "{said:?} is not what was sent: {:?}", self.payloads);
-        if matches!(audit.object["status"].as_str(), Some("completed" | "incomplete")) {
+        let said = if self.payloads.contains(last) {
+            audit.chat.as_slice()
+        } else {
+            &audit.chat[..audit.chat.len() - 1]
+        };
+        assert!(
+            self.payloads.starts_with(said),
+            "{said:?} is not what was sent: {:?}",
+            self.payloads
+        );
+        if matches!(
+            audit.object["status"].as_str(),
+            Some("completed" | "incomplete")
+        ) {
             assert_eq!((said.len(), last.as_str()), (self.payloads.len(), "[DONE]"));
         } else {
             assert!(last.contains(r#""error""#), "{last}");
@@ -454,7 +600,11 @@ impl Subject {
         let mut text = String::new();
         for payload in said {
             let chunk: serde_json::Value = serde_json::from_str(payload).unwrap();
-            text.push_str(chunk["choices"][0]["delta"]["content"].as_str().unwrap_or_default());
+            text.push_str(
+                chunk["choices"][0]["delta"]["content"]
+                    .as_str()
+                    .unwrap_or_default(),
+            );
         }
         assert_eq!(audit.text, text);
     }

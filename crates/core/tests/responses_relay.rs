@@ -1,5 +1,11 @@
-//! Responses requests over an upstream that speaks Responses: nothing changes on the way but the ids and numbers that are ours.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+//! Responses requests over an upstream that speaks Responses: nothing changes on the way but the
+//! ids and numbers that are ours.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 use serde_json::{Value, json};
 use tokenwire_core::dialect::Dialect;
@@ -9,7 +15,10 @@ use tokenwire_core::translate::BodyEnd;
 use tokenwire_testkit::{Audit, EngineOptions, Reader, TestEngine};
 
 fn engine() -> TestEngine {
-    TestEngine::new(EngineOptions { api: Api::Responses, ..EngineOptions::default() })
+    TestEngine::new(EngineOptions {
+        api: Api::Responses,
+        ..EngineOptions::default()
+    })
 }
 
 /// The payloads of the responses dialect, byte for byte.
@@ -59,33 +68,58 @@ async fn every_byte_of_the_response_object_stays_but_for_its_ids() {
     let test = engine();
     let first = test.start(r#"{"input":"one"}"#);
     let call = test.upstream.call().await;
-    call.data(&format!(r#"{{"type":"response.completed","response":{}}}"#, object("resp_theirs", "null", "completed"))).end(BodyEnd::Clean);
+    call.data(&format!(
+        r#"{{"type":"response.completed","response":{}}}"#,
+        object("resp_theirs", "null", "completed")
+    ))
+    .end(BodyEnd::Clean);
     let first = first.attachment.generation().clone();
     first.ended().await;
     let id = first.meta().id.as_str().to_owned();
-    assert_eq!(String::from_utf8(first.response_json()).unwrap(), object(&id, "null", "completed"));
+    assert_eq!(
+        String::from_utf8(first.response_json()).unwrap(),
+        object(&id, "null", "completed")
+    );
 
     let second = test.start(&json!({"input": "two", "previous_response_id": id}).to_string());
     let call = test.upstream.call().await;
-    // The history goes up instead of an id that the upstream does not know, the built-in tool's item with it.
+    // The history goes up instead of an id that the upstream does not know, the built-in tool's
+    // item with it.
     let asked = call.body();
     assert!(asked.get("previous_response_id").is_none());
-    let kinds: Vec<&str> = asked["input"].as_array().unwrap().iter().map(|item| item["type"].as_str().unwrap()).collect();
+    let kinds: Vec<&str> = asked["input"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item["type"].as_str().unwrap())
+        .collect();
     assert_eq!(kinds, ["message", "web_search_call", "message"]);
-    call.data(&format!(r#"{{"type":"response.created","response":{}}}"#, object("resp_2", r#""resp_elsewhere""#, "in_progress")))
-        .data(&format!(r#"{{"type":"response.incomplete","response":{}}}"#, object("resp_2", r#""resp_elsewhere""#, "incomplete")))
-        .end(BodyEnd::Clean);
+    call.data(&format!(
+        r#"{{"type":"response.created","response":{}}}"#,
+        object("resp_2", r#""resp_elsewhere""#, "in_progress")
+    ))
+    .data(&format!(
+        r#"{{"type":"response.incomplete","response":{}}}"#,
+        object("resp_2", r#""resp_elsewhere""#, "incomplete")
+    ))
+    .end(BodyEnd::Clean);
     let second = second.attachment.generation().clone();
     second.ended().await;
     let (ours, previous) = (second.meta().id.as_str().to_owned(), format!("\"{id}\""));
     let sent = payloads(&second);
     assert_eq!(
         sent[1],
-        format!(r#"{{"type":"response.in_progress","sequence_number":1,"response":{}}}"#, object(&ours, &previous, "in_progress"))
+        format!(
+            r#"{{"type":"response.in_progress","sequence_number":1,"response":{}}}"#,
+            object(&ours, &previous, "in_progress")
+        )
     );
     assert_eq!(
         sent[2],
-        format!(r#"{{"type":"response.incomplete","sequence_number":2,"response":{}}}"#, object(&ours, &previous, "incomplete"))
+        format!(
+            r#"{{"type":"response.incomplete","sequence_number":2,"response":{}}}"#,
+            object(&ours, &previous, "incomplete")
+        )
     );
 }
 

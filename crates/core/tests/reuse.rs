@@ -1,7 +1,13 @@
-//! Not asking twice: who shares an answer with whom, what becomes of it when the one who asked goes, and what is kept.
+//! Not asking twice: who shares an answer with whom, what becomes of it when the one who asked
+//! goes, and what is kept.
 //!
 //! The clock is tokio's paused one: it moves only when every task waits.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +15,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokenwire_core::dialect::Dialect;
-use tokenwire_core::engine::{Freshness, GenerationEnd, GenerationStart, Observer, ReuseOptions, Reused, StartRequest, Started};
+use tokenwire_core::engine::{
+    Freshness, GenerationEnd, GenerationStart, Observer, ReuseOptions, Reused, StartRequest,
+    Started,
+};
 use tokenwire_core::error::{ApiError, ErrorCode};
 use tokenwire_core::generation::Generation;
 use tokenwire_core::id::Owner;
@@ -17,7 +26,9 @@ use tokenwire_core::log::LogLimits;
 use tokenwire_core::snapshot::{Api, Status};
 use tokenwire_core::translate::BodyEnd;
 use tokenwire_core::upstream::{Clocks, OpenError, Refusal, UpstreamHead};
-use tokenwire_testkit::{Audit, Call, EngineOptions, OpeningPlan, Reader, TestEngine, no_clocks, settle};
+use tokenwire_testkit::{
+    Audit, Call, EngineOptions, OpeningPlan, Reader, TestEngine, no_clocks, settle,
+};
 use tokio::time::Instant;
 
 const CHAT: &str = r#"{"stream":true,"messages":[{"role":"user","content":"hi"}]}"#;
@@ -26,7 +37,14 @@ const RESPONSES: &str = r#"{"input":"hi","temperature":0}"#;
 
 fn options(coalesce: bool, cache: bool) -> EngineOptions {
     let defaults = EngineOptions::default();
-    EngineOptions { reuse: ReuseOptions { coalesce, cache, ..defaults.reuse }, ..defaults }
+    EngineOptions {
+        reuse: ReuseOptions {
+            coalesce,
+            cache,
+            ..defaults.reuse
+        },
+        ..defaults
+    }
 }
 
 fn coalescing() -> TestEngine {
@@ -99,10 +117,21 @@ fn said(generation: &Arc<Generation>) -> (Vec<Value>, Vec<String>, String) {
         }
     }
     let suffix = generation.meta().id.suffix().to_owned();
-    let Audit { mut events, chat, text, .. } = Audit::of(generation);
+    let Audit {
+        mut events,
+        chat,
+        text,
+        ..
+    } = Audit::of(generation);
     events.iter_mut().for_each(|event| forget(event, &suffix));
     let created = format!("\"created\":{}", generation.meta().created_at);
-    (events, chat.into_iter().map(|chunk| chunk.replace(&suffix, "ID").replace(&created, "")).collect(), text)
+    (
+        events,
+        chat.into_iter()
+            .map(|chunk| chunk.replace(&suffix, "ID").replace(&created, ""))
+            .collect(),
+        text,
+    )
 }
 
 fn nothing_is_remembered(test: &TestEngine) {
@@ -122,12 +151,23 @@ async fn identical_requests_in_flight_share_one_upstream_stream() {
     settle().await;
     let mut reader = Reader::new(generation(&late).attach(), 0, Dialect::Text);
     reader.read_now();
-    assert_eq!(reader.lines().iter().map(|line| line.data.as_str()).collect::<String>(), "Hel", "tokens come as they come");
+    assert_eq!(
+        reader
+            .lines()
+            .iter()
+            .map(|line| line.data.as_str())
+            .collect::<String>(),
+        "Hel",
+        "tokens come as they come"
+    );
     call.token("lo").finish("stop").done().end(BodyEnd::Clean);
 
     for follower in [&early, &late] {
         assert_eq!(audit(generation(follower)).await.text, "Hello");
-        assert_ne!(generation(follower).meta().id, generation(&leader).meta().id);
+        assert_ne!(
+            generation(follower).meta().id,
+            generation(&leader).meta().id
+        );
         assert_eq!(said(generation(follower)), said(generation(&leader)));
     }
     assert_eq!(test.upstream.waiting(), 0);
@@ -153,44 +193,115 @@ async fn a_follower_is_followed_by_nobody() {
 
 #[tokio::test(start_paused = true)]
 async fn whatever_the_upstream_says_the_follower_says_as_well() {
-    let chunk = |choices: &str| format!(r#"{{"id":"c","object":"chat.completion.chunk","choices":[{choices}]}}"#);
-    let usage =
-        r#"{"id":"c","object":"chat.completion.chunk","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}"#;
+    let chunk = |choices: &str| {
+        format!(r#"{{"id":"c","object":"chat.completion.chunk","choices":[{choices}]}}"#)
+    };
+    let usage = r#"{"id":"c","object":"chat.completion.chunk","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}"#;
     let finish = chunk(r#"{"index":0,"delta":{},"finish_reason":"stop"}"#);
     let token = chunk(r#"{"index":0,"delta":{"content":"a\n\"b"},"finish_reason":null}"#);
     let scripts: Vec<(&str, Vec<String>, BodyEnd)> = vec![
-        ("usage after the end", vec![token.clone(), finish.clone(), usage.into(), "[DONE]".into()], BodyEnd::Clean),
-        ("usage first", vec![usage.into(), token.clone(), finish.clone(), "[DONE]".into()], BodyEnd::Clean),
-        ("no [DONE]", vec![token.clone(), token.clone(), finish.clone()], BodyEnd::Broken),
-        ("length", vec![token.clone(), chunk(r#"{"index":0,"delta":{},"finish_reason":"length"}"#), "[DONE]".into()], BodyEnd::Clean),
-        ("a filter", vec![token.clone(), chunk(r#"{"index":0,"delta":{},"finish_reason":"content_filter"}"#)], BodyEnd::Clean),
+        (
+            "usage after the end",
+            vec![token.clone(), finish.clone(), usage.into(), "[DONE]".into()],
+            BodyEnd::Clean,
+        ),
+        (
+            "usage first",
+            vec![usage.into(), token.clone(), finish.clone(), "[DONE]".into()],
+            BodyEnd::Clean,
+        ),
+        (
+            "no [DONE]",
+            vec![token.clone(), token.clone(), finish.clone()],
+            BodyEnd::Broken,
+        ),
+        (
+            "length",
+            vec![
+                token.clone(),
+                chunk(r#"{"index":0,"delta":{},"finish_reason":"length"}"#),
+                "[DONE]".into(),
+            ],
+            BodyEnd::Clean,
+        ),
+        (
+            "a filter",
+            vec![
+                token.clone(),
+                chunk(r#"{"index":0,"delta":{},"finish_reason":"content_filter"}"#),
+            ],
+            BodyEnd::Clean,
+        ),
         (
             "an odd finish",
-            vec![token.clone(), chunk(r#"{"index":0,"delta":{},"finish_reason":"abort"}"#), usage.into(), "[DONE]".into()],
+            vec![
+                token.clone(),
+                chunk(r#"{"index":0,"delta":{},"finish_reason":"abort"}"#),
+                usage.into(),
+                "[DONE]".into(),
+            ],
             BodyEnd::Clean,
         ),
         ("a cut", vec![token.clone(), token.clone()], BodyEnd::Broken),
         ("an end too early", vec![token.clone()], BodyEnd::Clean),
-        ("usage and a cut", vec![token.clone(), usage.into()], BodyEnd::Broken),
-        ("an error", vec![token.clone(), r#"{"error":{"message":"no","code":"nope"}}"#.into()], BodyEnd::Clean),
         (
-            "an error beside choices",
-            vec![token.clone(), chunk("").replace("}", r#","error":{"message":"no","code":"nope"}}"#)],
+            "usage and a cut",
+            vec![token.clone(), usage.into()],
+            BodyEnd::Broken,
+        ),
+        (
+            "an error",
+            vec![
+                token.clone(),
+                r#"{"error":{"message":"no","code":"nope"}}"#.into(),
+            ],
             BodyEnd::Clean,
         ),
-        ("rubbish", vec![token.clone(), "{\"choices\":[}".into()], BodyEnd::Clean),
-        ("two on one line", vec![format!("{token} {token}"), finish.clone(), "[DONE]".into()], BodyEnd::Clean),
-        ("what is no chunk", vec!["1".into(), token.clone(), r#"{"filter":[]}"#.into(), finish.clone(), "[DONE]".into()], BodyEnd::Clean),
+        (
+            "an error beside choices",
+            vec![
+                token.clone(),
+                chunk("").replace("}", r#","error":{"message":"no","code":"nope"}}"#),
+            ],
+            BodyEnd::Clean,
+        ),
+        (
+            "rubbish",
+            vec![token.clone(), "{\"choices\":[}".into()],
+            BodyEnd::Clean,
+        ),
+        (
+            "two on one line",
+            vec![format!("{token} {token}"), finish.clone(), "[DONE]".into()],
+            BodyEnd::Clean,
+        ),
+        (
+            "what is no chunk",
+            vec![
+                "1".into(),
+                token.clone(),
+                r#"{"filter":[]}"#.into(),
+                finish.clone(),
+                "[DONE]".into(),
+            ],
+            BodyEnd::Clean,
+        ),
         (
             "reasoning, a refusal and calls",
             vec![
-                chunk(r#"{"index":0,"delta":{"role":"assistant","reasoning_content":"hm"},"finish_reason":null}"#),
+                chunk(
+                    r#"{"index":0,"delta":{"role":"assistant","reasoning_content":"hm"},"finish_reason":null}"#,
+                ),
                 chunk(r#"{"index":0,"delta":{"refusal":"no"},"finish_reason":null}"#),
                 chunk(
                     r#"{"index":0,"delta":{"tool_calls":[{"index":0,"id":"x","function":{"name":"f","arguments":""}}]},"finish_reason":null}"#,
                 ),
-                chunk(r#"{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{}"}}]},"finish_reason":null}"#),
-                chunk(r#"{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":" "}}]},"finish_reason":null}"#),
+                chunk(
+                    r#"{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{}"}}]},"finish_reason":null}"#,
+                ),
+                chunk(
+                    r#"{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":" "}}]},"finish_reason":null}"#,
+                ),
                 chunk(r#"{"index":0,"delta":{},"finish_reason":"tool_calls"}"#),
                 "[DONE]".into(),
             ],
@@ -199,8 +310,12 @@ async fn whatever_the_upstream_says_the_follower_says_as_well() {
         (
             "logprobs and an annotation",
             vec![
-                chunk(r#"{"index":0,"delta":{"content":"a"},"logprobs":{"content":[{"token":"a","logprob":-1}]},"finish_reason":null}"#),
-                chunk(r#"{"index":0,"delta":{"annotations":[{"type":"url_citation","url_citation":{"url":"u"}}]},"finish_reason":null}"#),
+                chunk(
+                    r#"{"index":0,"delta":{"content":"a"},"logprobs":{"content":[{"token":"a","logprob":-1}]},"finish_reason":null}"#,
+                ),
+                chunk(
+                    r#"{"index":0,"delta":{"annotations":[{"type":"url_citation","url_citation":{"url":"u"}}]},"finish_reason":null}"#,
+                ),
                 finish.clone(),
             ],
             BodyEnd::Clean,
@@ -222,10 +337,18 @@ async fn whatever_the_upstream_says_the_follower_says_as_well() {
         audit(generation(&leader)).await;
         for follower in [&follower, &late] {
             generation(follower).ended().await;
-            assert_eq!(said(generation(follower)), said(generation(&leader)), "{what}");
             assert_eq!(
-                generation(follower).outcome().map(|outcome| (outcome.ending, outcome.usage)),
-                generation(&leader).outcome().map(|outcome| (outcome.ending, outcome.usage)),
+                said(generation(follower)),
+                said(generation(&leader)),
+                "{what}"
+            );
+            assert_eq!(
+                generation(follower)
+                    .outcome()
+                    .map(|outcome| (outcome.ending, outcome.usage)),
+                generation(&leader)
+                    .outcome()
+                    .map(|outcome| (outcome.ending, outcome.usage)),
                 "{what}"
             );
         }
@@ -240,7 +363,8 @@ async fn an_error_that_only_its_events_name_tells_is_shared_too() {
     let test = coalescing();
     let (leader, call) = lead(&test, CHAT).await;
     let follower = join(&test, CHAT, Reused::Coalesced);
-    call.token("x").bytes("event: error\ndata: {\"code\":\"nope\",\"message\":\"no\"}\n\n");
+    call.token("x")
+        .bytes("event: error\ndata: {\"code\":\"nope\",\"message\":\"no\"}\n\n");
     assert_eq!(code(&audit(generation(&leader)).await), Some("nope"));
     generation(&follower).ended().await;
     assert_eq!(said(generation(&follower)), said(generation(&leader)));
@@ -255,19 +379,33 @@ async fn an_answer_that_is_not_streamed_is_shared_too() {
     call.end(BodyEnd::Clean);
     generation(&leader).ended().await;
     generation(&follower).ended().await;
-    assert_eq!(generation(&follower).first_raw(), generation(&leader).first_raw());
+    assert_eq!(
+        generation(&follower).first_raw(),
+        generation(&leader).first_raw()
+    );
     assert!(generation(&follower).first_raw().is_some());
     assert_eq!(said(generation(&follower)), said(generation(&leader)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_responses_upstream_is_relayed_under_each_ones_ids() {
-    let response =
-        |status: &str, more: &str| format!(r#"{{"id":"resp_theirs","object":"response","status":"{status}","output":[]{more}}}"#);
-    let created = format!(r#"{{"type":"response.created","sequence_number":0,"response":{}}}"#, response("in_progress", ""));
+    let response = |status: &str, more: &str| {
+        format!(
+            r#"{{"id":"resp_theirs","object":"response","status":"{status}","output":[]{more}}}"#
+        )
+    };
+    let created = format!(
+        r#"{{"type":"response.created","sequence_number":0,"response":{}}}"#,
+        response("in_progress", "")
+    );
     let delta = r#"{"type":"response.output_text.delta","sequence_number":4,"item_id":"m","output_index":0,"content_index":0,"delta":"Hi","unknown":{"a":1}}"#;
     let added = r#"{"type":"response.output_item.added","sequence_number":2,"output_index":0,"item":{"type":"message","id":"m","role":"assistant","status":"in_progress","content":[]}}"#;
-    let end = |name: &str, more: &str| format!(r#"{{"type":"response.{name}","sequence_number":9,"response":{}}}"#, response(name, more));
+    let end = |name: &str, more: &str| {
+        format!(
+            r#"{{"type":"response.{name}","sequence_number":9,"response":{}}}"#,
+            response(name, more)
+        )
+    };
     for (what, script) in [
         (
             "completed",
@@ -279,16 +417,67 @@ async fn a_responses_upstream_is_relayed_under_each_ones_ids() {
                 end("completed", r#","usage":{"total_tokens":2}"#),
             ],
         ),
-        ("no lifecycle", vec![added.into(), delta.into(), end("completed", "")]),
-        ("a bare beginning", vec![r#"{"type":"response.created"}"#.into(), delta.into(), end("completed", "")]),
-        ("a keepalive first", vec![r#"{"type":"keepalive"}"#.into(), created.clone(), delta.into(), end("completed", "")]),
-        ("incomplete", vec![created.clone(), delta.into(), end("incomplete", r#","incomplete_details":{"reason":"content_filter"}"#)]),
-        ("failed", vec![created.clone(), delta.into(), end("failed", r#","error":{"code":"overloaded","message":"Too much."}"#)]),
-        ("cancelled", vec![created.clone(), delta.into(), end("cancelled", "")]),
-        ("an error", vec![created.clone(), delta.into(), r#"{"type":"error","error":{"code":"overloaded","message":"Too much."}}"#.into()]),
+        (
+            "no lifecycle",
+            vec![added.into(), delta.into(), end("completed", "")],
+        ),
+        (
+            "a bare beginning",
+            vec![
+                r#"{"type":"response.created"}"#.into(),
+                delta.into(),
+                end("completed", ""),
+            ],
+        ),
+        (
+            "a keepalive first",
+            vec![
+                r#"{"type":"keepalive"}"#.into(),
+                created.clone(),
+                delta.into(),
+                end("completed", ""),
+            ],
+        ),
+        (
+            "incomplete",
+            vec![
+                created.clone(),
+                delta.into(),
+                end(
+                    "incomplete",
+                    r#","incomplete_details":{"reason":"content_filter"}"#,
+                ),
+            ],
+        ),
+        (
+            "failed",
+            vec![
+                created.clone(),
+                delta.into(),
+                end(
+                    "failed",
+                    r#","error":{"code":"overloaded","message":"Too much."}"#,
+                ),
+            ],
+        ),
+        (
+            "cancelled",
+            vec![created.clone(), delta.into(), end("cancelled", "")],
+        ),
+        (
+            "an error",
+            vec![
+                created.clone(),
+                delta.into(),
+                r#"{"type":"error","error":{"code":"overloaded","message":"Too much."}}"#.into(),
+            ],
+        ),
         ("cut", vec![created.clone(), delta.into()]),
     ] {
-        let test = TestEngine::new(EngineOptions { api: Api::Responses, ..options(true, true) });
+        let test = TestEngine::new(EngineOptions {
+            api: Api::Responses,
+            ..options(true, true)
+        });
         let (leader, call) = lead(&test, RESPONSES).await;
         let follower = join(&test, RESPONSES, Reused::Coalesced);
         for payload in &script {
@@ -297,10 +486,23 @@ async fn a_responses_upstream_is_relayed_under_each_ones_ids() {
         call.end(BodyEnd::Clean);
         let led = audit(generation(&leader)).await;
         let followed = audit(generation(&follower)).await;
-        assert_eq!(said(generation(&follower)), said(generation(&leader)), "{what}");
-        assert_eq!(followed.object["id"], generation(&follower).meta().id.as_str(), "{what}");
+        assert_eq!(
+            said(generation(&follower)),
+            said(generation(&leader)),
+            "{what}"
+        );
+        assert_eq!(
+            followed.object["id"],
+            generation(&follower).meta().id.as_str(),
+            "{what}"
+        );
         assert_eq!(followed.object["usage"], led.object["usage"], "{what}");
-        assert!(!followed.events.iter().any(|event| event.to_string().contains(generation(&leader).meta().id.suffix())), "{what}");
+        assert!(
+            !followed.events.iter().any(|event| event
+                .to_string()
+                .contains(generation(&leader).meta().id.suffix())),
+            "{what}"
+        );
         settle().await;
         if what == "completed" {
             let hit = join(&test, RESPONSES, Reused::Hit);
@@ -315,8 +517,14 @@ async fn a_responses_upstream_is_relayed_under_each_ones_ids() {
 async fn requests_that_differ_in_anything_that_matters_are_asked_for_each() {
     let test = coalescing();
     let base = || TestEngine::request(CHAT);
-    let owned = |name: &str| StartRequest { owner: Owner::Named(name.into()), ..base() };
-    let with_header = |name: &str, value: &str| StartRequest { headers: vec![(name.to_owned(), value.to_owned())], ..base() };
+    let owned = |name: &str| StartRequest {
+        owner: Owner::Named(name.into()),
+        ..base()
+    };
+    let with_header = |name: &str, value: &str| StartRequest {
+        headers: vec![(name.to_owned(), value.to_owned())],
+        ..base()
+    };
     let mut started = Vec::new();
     for request in [
         base(),
@@ -327,7 +535,9 @@ async fn requests_that_differ_in_anything_that_matters_are_asked_for_each() {
         with_header("authorization", "Bearer two"),
         with_header("openai-organization", "Bearer one"),
         TestEngine::request(r#"{"stream":true,"messages":[{"role":"user","content":"hi "}]}"#),
-        TestEngine::request(r#"{"stream":true,"messages":[{"role":"user","content":"hi"}],"model":"other"}"#),
+        TestEngine::request(
+            r#"{"stream":true,"messages":[{"role":"user","content":"hi"}],"model":"other"}"#,
+        ),
         TestEngine::request(r#"{"input":"hi"}"#),
     ] {
         let one = test.engine.start(request).unwrap();
@@ -338,10 +548,23 @@ async fn requests_that_differ_in_anything_that_matters_are_asked_for_each() {
     assert_eq!(test.upstream.waiting(), started.len());
 
     // What only says who asks, or along which way, is no difference.
-    for request in [with_header("traceparent", "00-1"), with_header("x-request-id", "r"), StartRequest { route: "/elsewhere", ..base() }] {
-        assert_eq!(test.engine.start(request).unwrap().reused, Some(Reused::Coalesced));
+    for request in [
+        with_header("traceparent", "00-1"),
+        with_header("x-request-id", "r"),
+        StartRequest {
+            route: "/elsewhere",
+            ..base()
+        },
+    ] {
+        assert_eq!(
+            test.engine.start(request).unwrap().reused,
+            Some(Reused::Coalesced)
+        );
     }
-    assert_eq!(test.engine.start(owned("alice")).unwrap().reused, Some(Reused::Coalesced));
+    assert_eq!(
+        test.engine.start(owned("alice")).unwrap().reused,
+        Some(Reused::Coalesced)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -349,7 +572,10 @@ async fn owners_share_when_the_configuration_says_so() {
     let mut options = options(true, false);
     options.reuse.across_owners = true;
     let test = TestEngine::new(options);
-    let owned = |name: &str| StartRequest { owner: Owner::Named(name.into()), ..TestEngine::request(CHAT) };
+    let owned = |name: &str| StartRequest {
+        owner: Owner::Named(name.into()),
+        ..TestEngine::request(CHAT)
+    };
     let leader = test.engine.start(owned("alice")).unwrap();
     let call = test.upstream.call().await;
     let follower = test.engine.start(owned("bob")).unwrap();
@@ -357,7 +583,10 @@ async fn owners_share_when_the_configuration_says_so() {
     complete(&call, "x");
     assert_eq!(audit(generation(&follower)).await.text, "x");
     let id = &generation(&follower).meta().id;
-    assert!(test.engine.find(id, &Owner::Named("alice".into())).is_err(), "the object is its owner's alone");
+    assert!(
+        test.engine.find(id, &Owner::Named("alice".into())).is_err(),
+        "the object is its owner's alone"
+    );
     assert!(test.engine.find(id, &Owner::Named("bob".into())).is_ok());
     drop(leader);
 }
@@ -365,16 +594,24 @@ async fn owners_share_when_the_configuration_says_so() {
 #[tokio::test(start_paused = true)]
 async fn whoever_wants_to_be_apart_is() {
     let test = coalescing();
-    let fresh = |freshness| StartRequest { freshness, ..TestEngine::request(CHAT) };
+    let fresh = |freshness| StartRequest {
+        freshness,
+        ..TestEngine::request(CHAT)
+    };
     let private = test.engine.start(fresh(Freshness::Private)).unwrap();
     assert_eq!(private.reused, Some(Reused::Bypass));
     let (leader, _call) = lead(&test, CHAT).await;
-    assert_eq!(test.upstream.waiting(), 1, "nobody follows one that keeps its answer to itself");
+    assert_eq!(
+        test.upstream.waiting(),
+        1,
+        "nobody follows one that keeps its answer to itself"
+    );
     let anew = test.engine.start(fresh(Freshness::New)).unwrap();
     assert_eq!(anew.reused, Some(Reused::Bypass));
     settle().await;
     assert_eq!(test.upstream.waiting(), 2);
-    // The newest that shares is the one that is followed, and the end of the older does not disturb that.
+    // The newest that shares is the one that is followed, and the end of the older does not disturb
+    // that.
     generation(&leader).cancel();
     generation(&leader).ended().await;
     settle().await;
@@ -385,7 +622,10 @@ async fn whoever_wants_to_be_apart_is() {
 #[tokio::test(start_paused = true)]
 async fn a_repetition_under_a_key_is_the_same_generation_and_no_hit() {
     let test = TestEngine::new(options(true, true));
-    let keyed = || StartRequest { idempotency_key: Some("k".to_owned()), ..TestEngine::request(SEEDED) };
+    let keyed = || StartRequest {
+        idempotency_key: Some("k".to_owned()),
+        ..TestEngine::request(SEEDED)
+    };
     let first = test.engine.start(keyed()).unwrap();
     let again = test.engine.start(keyed()).unwrap();
     assert_eq!(generation(&first).meta().id, generation(&again).meta().id);
@@ -397,7 +637,10 @@ async fn a_repetition_under_a_key_is_the_same_generation_and_no_hit() {
 #[tokio::test(start_paused = true)]
 async fn a_leader_whose_client_left_writes_on_for_its_followers_and_stops_with_the_last() {
     for grace in [Duration::ZERO, seconds(30)] {
-        let test = TestEngine::new(EngineOptions { grace, ..options(true, false) });
+        let test = TestEngine::new(EngineOptions {
+            grace,
+            ..options(true, false)
+        });
         let (leader, call) = lead(&test, CHAT).await;
         let first = join(&test, CHAT, Reused::Coalesced);
         let second = join(&test, CHAT, Reused::Coalesced);
@@ -411,7 +654,14 @@ async fn a_leader_whose_client_left_writes_on_for_its_followers_and_stops_with_t
         settle().await;
         let mut reader = Reader::new(generation(&second).attach(), 0, Dialect::Text);
         reader.read_now();
-        assert_eq!(reader.lines().iter().map(|line| line.data.as_str()).collect::<String>(), "ab");
+        assert_eq!(
+            reader
+                .lines()
+                .iter()
+                .map(|line| line.data.as_str())
+                .collect::<String>(),
+            "ab"
+        );
         drop(reader);
 
         generation(&first).cancel();
@@ -420,7 +670,10 @@ async fn a_leader_whose_client_left_writes_on_for_its_followers_and_stops_with_t
         let before = Instant::now();
         generation(&second).cancel();
         call.gone().await;
-        assert!(before.elapsed() < Duration::from_millis(1), "the leader's grace ran out long ago");
+        assert!(
+            before.elapsed() < Duration::from_millis(1),
+            "the leader's grace ran out long ago"
+        );
         led.ended().await;
         assert_eq!(led.status(), Status::Cancelled);
         settle().await;
@@ -440,7 +693,11 @@ async fn what_is_left_of_a_grace_is_kept_when_the_last_follower_goes() {
     tokio::time::sleep(seconds(10)).await;
     generation(&follower).cancel();
     call.gone().await;
-    assert_eq!(left.elapsed().as_secs(), 30, "ten seconds with a follower, twenty without");
+    assert_eq!(
+        left.elapsed().as_secs(),
+        30,
+        "ten seconds with a follower, twenty without"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -462,7 +719,11 @@ async fn a_leader_stopped_before_its_first_chunk_leaves_its_followers_to_ask() {
     for delete in [false, true] {
         let test = coalescing();
         let (leader, call) = lead(&test, CHAT).await;
-        let followers = [join(&test, CHAT, Reused::Coalesced), join(&test, CHAT, Reused::Coalesced), join(&test, CHAT, Reused::Coalesced)];
+        let followers = [
+            join(&test, CHAT, Reused::Coalesced),
+            join(&test, CHAT, Reused::Coalesced),
+            join(&test, CHAT, Reused::Coalesced),
+        ];
         settle().await;
         if delete {
             test.engine.delete(generation(&leader));
@@ -476,7 +737,10 @@ async fn a_leader_stopped_before_its_first_chunk_leaves_its_followers_to_ask() {
         let late = join(&test, CHAT, Reused::Coalesced);
         complete(&second, "x");
         for follower in followers.iter().chain([&late]) {
-            assert_eq!(audit(generation(follower)).await.object["status"], "completed");
+            assert_eq!(
+                audit(generation(follower)).await.object["status"],
+                "completed"
+            );
         }
         settle().await;
         nothing_is_remembered(&test);
@@ -497,8 +761,15 @@ async fn a_leader_stopped_later_fails_its_followers_with_a_code_that_says_so() {
             generation(&leader).cancel();
         }
         let audit = audit(generation(&follower)).await;
-        assert_eq!((code(&audit), audit.text.as_str()), (Some("shared_answer_lost"), "a"));
-        assert_eq!(test.upstream.waiting(), 0, "half an answer cannot be taken back");
+        assert_eq!(
+            (code(&audit), audit.text.as_str()),
+            (Some("shared_answer_lost"), "a")
+        );
+        assert_eq!(
+            test.upstream.waiting(),
+            0,
+            "half an answer cannot be taken back"
+        );
     }
 }
 
@@ -508,11 +779,23 @@ async fn a_failure_that_may_pass_is_tried_once_more_for_all() {
     test.upstream.plan(OpeningPlan::Hold);
     let leader = test.start(CHAT);
     let call = test.upstream.call().await;
-    let followers = [join(&test, CHAT, Reused::Coalesced), join(&test, CHAT, Reused::Coalesced), join(&test, CHAT, Reused::Coalesced)];
+    let followers = [
+        join(&test, CHAT, Reused::Coalesced),
+        join(&test, CHAT, Reused::Coalesced),
+        join(&test, CHAT, Reused::Coalesced),
+    ];
     settle().await;
-    let unreachable = || OpenError::Failed(ApiError::new(ErrorCode::UpstreamUnreachable, "No connection."));
+    let unreachable = || {
+        OpenError::Failed(ApiError::new(
+            ErrorCode::UpstreamUnreachable,
+            "No connection.",
+        ))
+    };
     call.refuse(unreachable());
-    assert_eq!(code(&audit(generation(&leader)).await), Some("upstream_unreachable"));
+    assert_eq!(
+        code(&audit(generation(&leader)).await),
+        Some("upstream_unreachable")
+    );
     let second = test.upstream.call().await;
     settle().await;
     assert_eq!(test.upstream.waiting(), 0);
@@ -534,10 +817,18 @@ async fn a_refusal_that_would_come_again_is_the_followers_too() {
     let call = test.upstream.call().await;
     let follower = join(&test, CHAT, Reused::Coalesced);
     let body = r#"{"error":{"message":"No such thing.","code":"bad"}}"#;
-    let refusal =
-        OpenError::Refused(Refusal { status: 400, content_type: None, body: body.into(), headers: Vec::new(), should_retry: None });
+    let refusal = OpenError::Refused(Refusal {
+        status: 400,
+        content_type: None,
+        body: body.into(),
+        headers: Vec::new(),
+        should_retry: None,
+    });
     call.refuse(refusal.clone());
-    assert_eq!(generation(&follower).opening().settled().await, Err(refusal));
+    assert_eq!(
+        generation(&follower).opening().settled().await,
+        Err(refusal)
+    );
     assert_eq!(code(&audit(generation(&follower)).await), Some("bad"));
     assert_eq!(code(&audit(generation(&leader)).await), Some("bad"));
     assert_eq!(test.upstream.waiting(), 0);
@@ -550,7 +841,9 @@ async fn what_the_upstreams_head_said_is_told_to_followers() {
     let _leader = test.start(CHAT);
     let call = test.upstream.call().await;
     let follower = join(&test, CHAT, Reused::Coalesced);
-    let head = UpstreamHead { headers: vec![("x-upstream-request-id".to_owned(), "u".to_owned())] };
+    let head = UpstreamHead {
+        headers: vec![("x-upstream-request-id".to_owned(), "u".to_owned())],
+    };
     call.answer(head.clone());
     call.token("x");
     assert_eq!(generation(&follower).opening().settled().await, Ok(head));
@@ -558,10 +851,20 @@ async fn what_the_upstreams_head_said_is_told_to_followers() {
 
 #[tokio::test(start_paused = true)]
 async fn a_leader_that_fails_in_any_way_leaves_nothing_behind() {
-    let limits = LogLimits { bytes: 3000, events: 1000 };
+    let limits = LogLimits {
+        bytes: 3000,
+        events: 1000,
+    };
     for how in ["a panic", "too large", "a clock", "shutdown"] {
-        let clocks = Clocks { between_tokens: seconds(5), ..no_clocks() };
-        let test = TestEngine::new(EngineOptions { limits, clocks, ..options(true, true) });
+        let clocks = Clocks {
+            between_tokens: seconds(5),
+            ..no_clocks()
+        };
+        let test = TestEngine::new(EngineOptions {
+            limits,
+            clocks,
+            ..options(true, true)
+        });
         let (leader, call) = lead(&test, SEEDED).await;
         let follower = join(&test, SEEDED, Reused::Coalesced);
         call.token("x");
@@ -588,40 +891,64 @@ async fn a_leader_that_fails_in_any_way_leaves_nothing_behind() {
 
 #[tokio::test(start_paused = true)]
 async fn a_followers_clocks_run_only_when_it_asks_for_itself() {
-    let clocks = Clocks { first_token: seconds(10), total: seconds(60), ..no_clocks() };
-    let test = TestEngine::new(EngineOptions { clocks, ..options(true, false) });
+    let clocks = Clocks {
+        first_token: seconds(10),
+        total: seconds(60),
+        ..no_clocks()
+    };
+    let test = TestEngine::new(EngineOptions {
+        clocks,
+        ..options(true, false)
+    });
     let (leader, call) = lead(&test, CHAT).await;
     tokio::time::sleep(seconds(9)).await;
     let follower = join(&test, CHAT, Reused::Coalesced);
     // The leader's clock runs out, which may pass: the follower asks, and has all of its own time.
     tokio::time::sleep(seconds(2)).await;
-    assert_eq!(code(&audit(generation(&leader)).await), Some("first_token_timeout"));
+    assert_eq!(
+        code(&audit(generation(&leader)).await),
+        Some("first_token_timeout")
+    );
     call.gone().await;
     let second = test.upstream.call().await;
     tokio::time::sleep(seconds(9)).await;
     assert!(!second.is_gone());
     tokio::time::sleep(seconds(2)).await;
-    assert_eq!(code(&audit(generation(&follower)).await), Some("first_token_timeout"));
+    assert_eq!(
+        code(&audit(generation(&follower)).await),
+        Some("first_token_timeout")
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_background_request_may_follow_and_keeps_its_leader() {
     let test = coalescing();
     let (leader, call) = lead(&test, r#"{"input":"hi"}"#).await;
-    let follower = join(&test, r#"{"input":"hi","background":true}"#, Reused::Coalesced);
+    let follower = join(
+        &test,
+        r#"{"input":"hi","background":true}"#,
+        Reused::Coalesced,
+    );
     let followed = generation(&follower).clone();
     drop((leader, follower));
     tokio::time::sleep(seconds(600)).await;
     assert!(!call.is_gone());
     complete(&call, "x");
-    assert_eq!(audit(&followed).await.kinds()[..2], ["response.created", "response.queued"]);
+    assert_eq!(
+        audit(&followed).await.kinds()[..2],
+        ["response.created", "response.queued"]
+    );
 }
 
 // === What is kept ===
 
 #[tokio::test(start_paused = true)]
 async fn a_kept_answer_is_given_again_as_it_came() {
-    for body in [SEEDED, RESPONSES, r#"{"stream":true,"messages":[{"role":"user","content":"hi"}],"temperature":0.0}"#] {
+    for body in [
+        SEEDED,
+        RESPONSES,
+        r#"{"stream":true,"messages":[{"role":"user","content":"hi"}],"temperature":0.0}"#,
+    ] {
         let test = caching();
         let (started, call) = lead(&test, body).await;
         // Several batches of the log's.
@@ -641,7 +968,11 @@ async fn a_kept_answer_is_given_again_as_it_came() {
             settle().await;
         }
         assert_eq!(test.upstream.waiting(), 0);
-        assert_eq!(test.reuse.as_ref().unwrap().counts(), (1, 0), "a hit is not kept a second time");
+        assert_eq!(
+            test.reuse.as_ref().unwrap().counts(),
+            (1, 0),
+            "a hit is not kept a second time"
+        );
     }
 }
 
@@ -674,7 +1005,12 @@ async fn without_coalescing_two_at_once_are_asked_for_each() {
     complete(&call, "first");
     complete(&other, "second");
     settle().await;
-    assert_eq!(audit(generation(&join(&test, SEEDED, Reused::Hit))).await.text, "first");
+    assert_eq!(
+        audit(generation(&join(&test, SEEDED, Reused::Hit)))
+            .await
+            .text,
+        "first"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -709,7 +1045,12 @@ async fn an_answer_is_kept_for_its_time_from_its_end_on() {
     let (_, call) = lead(&test, SEEDED).await;
     complete(&call, "y");
     settle().await;
-    assert_eq!(audit(generation(&join(&test, SEEDED, Reused::Hit))).await.text, "y");
+    assert_eq!(
+        audit(generation(&join(&test, SEEDED, Reused::Hit)))
+            .await
+            .text,
+        "y"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -719,11 +1060,22 @@ async fn the_time_of_an_answer_that_was_replaced_is_not_its_successors() {
     let test = TestEngine::new(options);
     kept(&test, SEEDED, "old").await;
     tokio::time::sleep(seconds(30)).await;
-    let anew = test.engine.start(StartRequest { freshness: Freshness::New, ..TestEngine::request(SEEDED) }).unwrap();
+    let anew = test
+        .engine
+        .start(StartRequest {
+            freshness: Freshness::New,
+            ..TestEngine::request(SEEDED)
+        })
+        .unwrap();
     complete(&test.upstream.call().await, "new");
     generation(&anew).ended().await;
     tokio::time::sleep(seconds(40)).await;
-    assert_eq!(audit(generation(&join(&test, SEEDED, Reused::Hit))).await.text, "new");
+    assert_eq!(
+        audit(generation(&join(&test, SEEDED, Reused::Hit)))
+            .await
+            .text,
+        "new"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -746,7 +1098,14 @@ async fn a_log_that_another_answer_is_made_of_is_kept_until_that_is_whole() {
     let hit = join(&test, SEEDED, Reused::Hit);
     tokio::time::sleep(seconds(10)).await;
     test.engine.registry().sweep(Instant::now());
-    assert_eq!(audit(generation(&hit)).await.text.split_whitespace().count(), 20);
+    assert_eq!(
+        audit(generation(&hit))
+            .await
+            .text
+            .split_whitespace()
+            .count(),
+        20
+    );
     settle().await;
     test.engine.registry().sweep(Instant::now());
     assert!(first.tail().is_err(), "and no longer");
@@ -782,7 +1141,11 @@ async fn an_answer_that_is_gone_is_asked_for_again() {
     let hit = join(&test, unstored, Reused::Hit);
     tokio::time::advance(seconds(601)).await;
     test.engine.registry().sweep(Instant::now());
-    assert_eq!(audit(generation(&hit)).await.text, "x", "what is read is kept");
+    assert_eq!(
+        audit(generation(&hit)).await.text,
+        "x",
+        "what is read is kept"
+    );
     drop(hit);
     test.engine.registry().sweep(Instant::now());
     lead(&test, unstored).await;
@@ -803,23 +1166,45 @@ async fn a_hit_whose_log_goes_before_its_first_chunk_asks() {
 async fn a_fresh_answer_takes_the_place_of_the_kept_one() {
     let test = caching();
     kept(&test, SEEDED, "old").await;
-    let anew = test.engine.start(StartRequest { freshness: Freshness::New, ..TestEngine::request(SEEDED) }).unwrap();
+    let anew = test
+        .engine
+        .start(StartRequest {
+            freshness: Freshness::New,
+            ..TestEngine::request(SEEDED)
+        })
+        .unwrap();
     assert_eq!(anew.reused, Some(Reused::Bypass));
     complete(&test.upstream.call().await, "new");
     generation(&anew).ended().await;
     settle().await;
-    let private = test.engine.start(StartRequest { freshness: Freshness::Private, ..TestEngine::request(SEEDED) }).unwrap();
+    let private = test
+        .engine
+        .start(StartRequest {
+            freshness: Freshness::Private,
+            ..TestEngine::request(SEEDED)
+        })
+        .unwrap();
     complete(&test.upstream.call().await, "private");
     generation(&private).ended().await;
     settle().await;
-    assert_eq!(audit(generation(&join(&test, SEEDED, Reused::Hit))).await.text, "new");
+    assert_eq!(
+        audit(generation(&join(&test, SEEDED, Reused::Hit)))
+            .await
+            .text,
+        "new"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_kept_answer_may_be_paced_and_no_clock_minds() {
     let mut options = options(false, true);
     options.reuse.pace = 4;
-    let clocks = Clocks { first_token: seconds(60), between_tokens: Duration::from_millis(100), total: seconds(5), ..no_clocks() };
+    let clocks = Clocks {
+        first_token: seconds(60),
+        between_tokens: Duration::from_millis(100),
+        total: seconds(5),
+        ..no_clocks()
+    };
     let test = TestEngine::new(EngineOptions { clocks, ..options });
     let (started, call) = lead(&test, SEEDED).await;
     for number in 0..40 {
@@ -833,10 +1218,22 @@ async fn a_kept_answer_may_be_paced_and_no_clock_minds() {
     tokio::time::sleep(Duration::from_millis(2100)).await;
     let mut reader = Reader::new(generation(&hit).attach(), 0, Dialect::Text);
     reader.read_now();
-    let text: String = reader.lines().iter().map(|line| line.data.as_str()).collect();
-    assert_eq!(text.split_whitespace().count(), 9, "one at once, and four a second: {text}");
+    let text: String = reader
+        .lines()
+        .iter()
+        .map(|line| line.data.as_str())
+        .collect();
+    assert_eq!(
+        text.split_whitespace().count(),
+        9,
+        "one at once, and four a second: {text}"
+    );
     generation(&hit).ended().await;
-    assert_eq!(began.elapsed().as_millis() / 10, 975, "thirty-nine quarters of a second");
+    assert_eq!(
+        began.elapsed().as_millis() / 10,
+        975,
+        "thirty-nine quarters of a second"
+    );
     assert_eq!(said(generation(&hit)), said(generation(&started)));
 }
 
@@ -847,12 +1244,23 @@ struct Diary(Mutex<Vec<Value>>);
 
 impl Observer for Diary {
     fn started(&self, start: &GenerationStart<'_>) {
-        self.0.lock().push(json!([format!("{:?}", start.asked_in), start.reused.map(Reused::as_str)]));
+        self.0.lock().push(json!([
+            format!("{:?}", start.asked_in),
+            start.reused.map(Reused::as_str)
+        ]));
     }
 
     fn ended(&self, end: &GenerationEnd<'_>) {
         let first = end.first_token.map(|after| after.as_secs());
-        self.0.lock().push(json!([end.status.as_str(), end.code, end.server, end.events, end.tokens, first, end.duration.as_secs()]));
+        self.0.lock().push(json!([
+            end.status.as_str(),
+            end.code,
+            end.server,
+            end.events,
+            end.tokens,
+            first,
+            end.duration.as_secs()
+        ]));
     }
 }
 
@@ -870,20 +1278,41 @@ async fn an_observer_is_told_of_each_start_and_each_end_once() {
     let audit = audit(generation(&started)).await;
     settle().await;
     let events = audit.events.len();
-    assert_eq!(told(), [json!(["Chat", "miss"]), json!(["completed", null, 0, events, 3, 2, 5])]);
+    assert_eq!(
+        told(),
+        [
+            json!(["Chat", "miss"]),
+            json!(["completed", null, 0, events, 3, 2, 5])
+        ]
+    );
 
     let hit = join(&test, SEEDED, Reused::Hit);
     generation(&hit).ended().await;
     settle().await;
-    assert_eq!(told(), [json!(["Chat", "hit"]), json!(["completed", null, null, events, 3, 0, 0])]);
+    assert_eq!(
+        told(),
+        [
+            json!(["Chat", "hit"]),
+            json!(["completed", null, null, events, 3, 0, 0])
+        ]
+    );
 
     let (started, call) = lead(&test, CHAT).await;
     let follower = join(&test, CHAT, Reused::Coalesced);
     call.token("x").end(BodyEnd::Broken);
     generation(&follower).ended().await;
     settle().await;
-    let told_of: Vec<_> = told().into_iter().map(|line| json!([line[0], line[1], line[2]])).collect();
-    assert_eq!(told_of[2..], [json!(["failed", "upstream_truncated", 0]), json!(["failed", "upstream_truncated", null])]);
+    let told_of: Vec<_> = told()
+        .into_iter()
+        .map(|line| json!([line[0], line[1], line[2]]))
+        .collect();
+    assert_eq!(
+        told_of[2..],
+        [
+            json!(["failed", "upstream_truncated", 0]),
+            json!(["failed", "upstream_truncated", null])
+        ]
+    );
     drop(started);
 
     let (started, call) = lead(&test, CHAT).await;
@@ -896,6 +1325,16 @@ async fn an_observer_is_told_of_each_start_and_each_end_once() {
     call.panic();
     generation(&started).ended().await;
     settle().await;
-    let ends: Vec<_> = told().into_iter().filter(|line| line[3].is_number()).map(|line| json!([line[0], line[1], line[2]])).collect();
-    assert_eq!(ends, [json!(["cancelled", null, 0]), json!(["failed", "internal_error", 0])]);
+    let ends: Vec<_> = told()
+        .into_iter()
+        .filter(|line| line[3].is_number())
+        .map(|line| json!([line[0], line[1], line[2]]))
+        .collect();
+    assert_eq!(
+        ends,
+        [
+            json!(["cancelled", null, 0]),
+            json!(["failed", "internal_error", 0])
+        ]
+    );
 }

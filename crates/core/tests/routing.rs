@@ -1,7 +1,12 @@
 //! Several servers: who is asked, who is asked next, and what never happens twice.
 //!
 //! The clock is tokio's paused one, and what a server does is said by the test.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,15 +17,21 @@ use tokenwire_core::error::{ApiError, ErrorCode};
 use tokenwire_core::snapshot::Api;
 use tokenwire_core::translate::BodyEnd;
 use tokenwire_core::upstream::{
-    BreakerPolicy, Clocks, Continuation, GatePolicy, Hedge, OpenError, Refusal, RetryBudget, RetryPolicy, Route, Router, RouterOptions,
-    Served, Standing, Target, UpstreamHead, Vitals,
+    BreakerPolicy, Clocks, Continuation, GatePolicy, Hedge, OpenError, Refusal, RetryBudget,
+    RetryPolicy, Route, Router, RouterOptions, Served, Standing, Target, UpstreamHead, Vitals,
 };
-use tokenwire_testkit::{Audit, Call, EngineOptions, OpeningPlan, ScriptedUpstream, TestEngine, no_clocks, settle};
+use tokenwire_testkit::{
+    Audit, Call, EngineOptions, OpeningPlan, ScriptedUpstream, TestEngine, no_clocks, settle,
+};
 use tokio::time::Instant;
 
 const CHAT: &str = r#"{"model":"m","stream":true,"messages":[{"role":"user","content":"hi"}]}"#;
-const RETRY: RetryPolicy =
-    RetryPolicy { attempts: 2, backoff: Duration::from_millis(250), max_wait: Duration::from_secs(5), budget_percent: 20 };
+const RETRY: RetryPolicy = RetryPolicy {
+    attempts: 2,
+    backoff: Duration::from_millis(250),
+    max_wait: Duration::from_secs(5),
+    budget_percent: 20,
+};
 
 /// Servers of one model, and a gateway before them.
 struct World {
@@ -60,16 +71,36 @@ impl Plan {
 
     /// Servers that hold every request until the test has said what becomes of it.
     fn build(self) -> World {
-        let target = Target { model: "m".to_owned(), upstream_model: None, api: Api::Chat, clocks: self.clocks, server: 0, queued: false };
-        let servers: Vec<_> = (0..self.servers).map(|_| ScriptedUpstream::new(target.clone())).collect();
+        let target = Target {
+            model: "m".to_owned(),
+            upstream_model: None,
+            api: Api::Chat,
+            clocks: self.clocks,
+            server: 0,
+            queued: false,
+        };
+        let servers: Vec<_> = (0..self.servers)
+            .map(|_| ScriptedUpstream::new(target.clone()))
+            .collect();
         let clocks = self.clocks;
         let routes: Vec<Route> = servers
             .iter()
             .enumerate()
             .map(|(index, server)| {
                 server.plan(OpeningPlan::Hold);
-                let models = Arc::new(move |model: &str| (model == "m").then(|| Served { name: format!("m{index}"), clocks }));
-                let vitals = Vitals::new(BreakerPolicy { failures: 3, cooldown: seconds(10) }, self.gate);
+                let models = Arc::new(move |model: &str| {
+                    (model == "m").then(|| Served {
+                        name: format!("m{index}"),
+                        clocks,
+                    })
+                });
+                let vitals = Vitals::new(
+                    BreakerPolicy {
+                        failures: 3,
+                        cooldown: seconds(10),
+                    },
+                    self.gate,
+                );
                 let (weight, distance) = (self.weights[index], self.distances[index]);
                 Route {
                     server: Arc::new(server.clone()),
@@ -84,18 +115,41 @@ impl Plan {
             .collect();
         let vitals = routes.iter().map(|route| route.vitals.clone()).collect();
         let budget = Arc::new(RetryBudget::new(self.budget));
-        let router = Router::new(routes, RouterOptions { default_model: None, retry: self.retry, budget, hedge: self.hedge });
+        let router = Router::new(
+            routes,
+            RouterOptions {
+                default_model: None,
+                retry: self.retry,
+                budget,
+                hedge: self.hedge,
+            },
+        );
         let defaults = EngineOptions::default();
-        let reuse = ReuseOptions { coalesce: self.coalesce, ..defaults.reuse };
-        let test = TestEngine::over(EngineOptions { reuse, ..defaults }, Arc::new(router), servers[0].clone());
-        World { servers, vitals, test }
+        let reuse = ReuseOptions {
+            coalesce: self.coalesce,
+            ..defaults.reuse
+        };
+        let test = TestEngine::over(
+            EngineOptions { reuse, ..defaults },
+            Arc::new(router),
+            servers[0].clone(),
+        );
+        World {
+            servers,
+            vitals,
+            test,
+        }
     }
 }
 
 impl World {
     /// The next request, whichever server got it.
     async fn call(&self) -> (usize, Call) {
-        let calls = self.servers.iter().enumerate().map(|(index, server)| Box::pin(async move { (index, server.call().await) }));
+        let calls = self
+            .servers
+            .iter()
+            .enumerate()
+            .map(|(index, server)| Box::pin(async move { (index, server.call().await) }));
         futures::future::select_all(calls).await.0
     }
 
@@ -128,17 +182,32 @@ async fn ended(started: &Started, status: &str, code: Option<&str>) -> Value {
     let generation = started.attachment.generation();
     generation.ended().await;
     let object = Audit::of(generation).object;
-    assert_eq!((object["status"].as_str(), object["error"]["code"].as_str()), (Some(status), code), "{object}");
+    assert_eq!(
+        (object["status"].as_str(), object["error"]["code"].as_str()),
+        (Some(status), code),
+        "{object}"
+    );
     object
 }
 
 fn text(object: &Value) -> &str {
-    object["output"][0]["content"][0]["text"].as_str().unwrap_or_default()
+    object["output"][0]["content"][0]["text"]
+        .as_str()
+        .unwrap_or_default()
 }
 
 fn refusal(status: u16, headers: &[(&str, &str)]) -> OpenError {
-    let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    OpenError::Refused(Refusal { status, content_type: None, body: bytes::Bytes::new(), headers, should_retry: None })
+    let headers = headers
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    OpenError::Refused(Refusal {
+        status,
+        content_type: None,
+        body: bytes::Bytes::new(),
+        headers,
+        should_retry: None,
+    })
 }
 
 fn unreachable() -> OpenError {
@@ -170,7 +239,10 @@ async fn what_fails_before_the_first_chunk_is_asked_again_and_nothing_shows_of_i
         }),
         ("an error as a document", |call| {
             call.answer(UpstreamHead::default());
-            call.document(r#"{"error":{"message":"busy","type":"server_error","code":"overloaded"}}"#).end(BodyEnd::Clean);
+            call.document(
+                r#"{"error":{"message":"busy","type":"server_error","code":"overloaded"}}"#,
+            )
+            .end(BodyEnd::Clean);
         }),
     ];
     for (what, fail) in ways {
@@ -198,7 +270,9 @@ async fn when_the_attempts_are_spent_the_last_failure_is_the_clients() {
     ended(&started, "failed", Some("upstream_status_500")).await;
     settle().await;
     assert_eq!(world.waiting(), 0);
-    assert!(matches!(started.attachment.generation().opening().now(), Some(Err(OpenError::Refused(refusal))) if refusal.status == 500));
+    assert!(
+        matches!(started.attachment.generation().opening().now(), Some(Err(OpenError::Refused(refusal))) if refusal.status == 500)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -215,8 +289,10 @@ async fn after_the_first_chunk_nothing_is_asked_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_breaks_off_after_its_first_words_is_known_to_fail_although_it_is_not_asked_again() {
-    // The beginning is kept, so that nobody can be asked in its place; a token, which would speak for the server, has not come.
+async fn a_server_that_breaks_off_after_its_first_words_is_known_to_fail_although_it_is_not_asked_again()
+ {
+    // The beginning is kept, so that nobody can be asked in its place; a token, which would speak
+    // for the server, has not come.
     let beginning = r#"{"id":"x","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}"#;
     let world = Plan::of(1).build();
     for _ in 0..3 {
@@ -229,7 +305,13 @@ async fn a_server_that_breaks_off_after_its_first_words_is_known_to_fail_althoug
         ended(&started, "failed", Some("upstream_truncated")).await;
     }
     settle().await;
-    assert_eq!((world.vitals[0].counters.broken.get(), world.vitals[0].standing()), (3, Standing::Down));
+    assert_eq!(
+        (
+            world.vitals[0].counters.broken.get(),
+            world.vitals[0].standing()
+        ),
+        (3, Standing::Down)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -246,10 +328,18 @@ async fn a_refusal_of_the_request_itself_is_final() {
 async fn a_short_retry_after_is_waited_for_as_long_as_all_waits_are_short() {
     let world = Plan::of(1).build();
     let started = world.test.start(CHAT);
-    world.call().await.1.refuse(refusal(429, &[("retry-after", "3")]));
+    world
+        .call()
+        .await
+        .1
+        .refuse(refusal(429, &[("retry-after", "3")]));
     let asked = Instant::now();
     let (_, call) = world.call().await;
-    assert!(asked.elapsed() >= seconds(3) && asked.elapsed() <= seconds(4), "{:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() >= seconds(3) && asked.elapsed() <= seconds(4),
+        "{:?}",
+        asked.elapsed()
+    );
     call.refuse(refusal(429, &[("retry-after", "3")]));
     ended(&started, "failed", Some("rate_limit_exceeded")).await;
 }
@@ -291,9 +381,17 @@ async fn a_refused_key_of_ours_is_no_reason_to_ask_the_same_server_again() {
 
 #[tokio::test(start_paused = true)]
 async fn retries_do_not_amplify_an_outage() {
-    let world = Plan { budget: 0, ..Plan::of(1) }.build();
+    let world = Plan {
+        budget: 0,
+        ..Plan::of(1)
+    }
+    .build();
     let started: Vec<Started> = (0..200).map(|_| world.test.start(CHAT)).collect();
-    let all = futures::future::join_all(started.iter().map(|started| started.attachment.generation().ended()));
+    let all = futures::future::join_all(
+        started
+            .iter()
+            .map(|started| started.attachment.generation().ended()),
+    );
     tokio::pin!(all);
     let mut asked = 0;
     loop {
@@ -305,7 +403,8 @@ async fn retries_do_not_amplify_an_outage() {
             _ = &mut all => break,
         }
     }
-    // 200 requests, 100 retries that were saved up, and ten for each second that the waits took; not 600.
+    // 200 requests, 100 retries that were saved up, and ten for each second that the waits took;
+    // not 600.
     assert!((300..320).contains(&asked), "{asked}");
     assert!(world.vitals[0].counters.budget_spent.get() > 0);
 }
@@ -314,7 +413,11 @@ async fn retries_do_not_amplify_an_outage() {
 async fn cancelling_ends_a_wait_for_the_next_attempt() {
     let world = Plan::of(1).build();
     let started = world.test.start(CHAT);
-    world.call().await.1.refuse(refusal(429, &[("retry-after", "4")]));
+    world
+        .call()
+        .await
+        .1
+        .refuse(refusal(429, &[("retry-after", "4")]));
     settle().await;
     started.attachment.generation().cancel();
     ended(&started, "cancelled", None).await;
@@ -324,10 +427,21 @@ async fn cancelling_ends_a_wait_for_the_next_attempt() {
 
 #[tokio::test(start_paused = true)]
 async fn the_clock_of_the_first_token_runs_on_over_all_attempts() {
-    let world = Plan { clocks: Clocks { first_token: seconds(4), ..no_clocks() }, ..Plan::of(1) }.build();
+    let world = Plan {
+        clocks: Clocks {
+            first_token: seconds(4),
+            ..no_clocks()
+        },
+        ..Plan::of(1)
+    }
+    .build();
     let started = world.test.start(CHAT);
     let begun = Instant::now();
-    world.call().await.1.refuse(refusal(429, &[("retry-after", "3")]));
+    world
+        .call()
+        .await
+        .1
+        .refuse(refusal(429, &[("retry-after", "3")]));
     let (_, call) = world.call().await;
     ended(&started, "failed", Some("first_token_timeout")).await;
     assert_eq!(begun.elapsed(), seconds(4));
@@ -336,7 +450,12 @@ async fn the_clock_of_the_first_token_runs_on_over_all_attempts() {
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_keeps_failing_is_left_alone_and_tried_again_later() {
-    let world = Plan { retry: RetryPolicy::default(), weights: vec![1_000_000, 1], ..Plan::of(2) }.build();
+    let world = Plan {
+        retry: RetryPolicy::default(),
+        weights: vec![1_000_000, 1],
+        ..Plan::of(2)
+    }
+    .build();
     for _ in 0..3 {
         let started = world.test.start(CHAT);
         let (server, call) = world.call().await;
@@ -356,12 +475,22 @@ async fn a_server_that_keeps_failing_is_left_alone_and_tried_again_later() {
     assert_eq!(world.answer(Duration::ZERO).await, 1);
     complete(&call, "back");
     ended(&trial, "completed", None).await;
-    assert_eq!((world.vitals[0].standing(), world.answer(Duration::ZERO).await), (Standing::Up, 0));
+    assert_eq!(
+        (
+            world.vitals[0].standing(),
+            world.answer(Duration::ZERO).await
+        ),
+        (Standing::Up, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_only_server_is_asked_even_if_it_seems_down() {
-    let world = Plan { retry: RetryPolicy::default(), ..Plan::of(1) }.build();
+    let world = Plan {
+        retry: RetryPolicy::default(),
+        ..Plan::of(1)
+    }
+    .build();
     for _ in 0..10 {
         let started = world.test.start(CHAT);
         world.call().await.1.refuse(unreachable());
@@ -374,7 +503,14 @@ async fn the_only_server_is_asked_even_if_it_seems_down() {
 
 #[tokio::test(start_paused = true)]
 async fn silence_until_the_clock_runs_out_is_the_servers_failure_and_a_client_who_leaves_is_not() {
-    let world = Plan { clocks: Clocks { first_token: seconds(5), ..no_clocks() }, ..Plan::of(1) }.build();
+    let world = Plan {
+        clocks: Clocks {
+            first_token: seconds(5),
+            ..no_clocks()
+        },
+        ..Plan::of(1)
+    }
+    .build();
     for with_head in [false, true, false] {
         let started = world.test.start(CHAT);
         let (_, call) = world.call().await;
@@ -383,16 +519,35 @@ async fn silence_until_the_clock_runs_out_is_the_servers_failure_and_a_client_wh
         }
         ended(&started, "failed", Some("first_token_timeout")).await;
     }
-    assert_eq!((world.vitals[0].standing(), world.vitals[0].counters.silences.get()), (Standing::Down, 3));
+    assert_eq!(
+        (
+            world.vitals[0].standing(),
+            world.vitals[0].counters.silences.get()
+        ),
+        (Standing::Down, 3)
+    );
 
-    let world = Plan { clocks: Clocks { first_token: seconds(5), ..no_clocks() }, ..Plan::of(1) }.build();
+    let world = Plan {
+        clocks: Clocks {
+            first_token: seconds(5),
+            ..no_clocks()
+        },
+        ..Plan::of(1)
+    }
+    .build();
     for _ in 0..10 {
         let started = world.test.start(CHAT);
         let (_, call) = world.call().await;
         started.attachment.generation().cancel();
         call.gone().await;
     }
-    assert_eq!((world.vitals[0].standing(), world.vitals[0].counters.silences.get()), (Standing::Up, 0));
+    assert_eq!(
+        (
+            world.vitals[0].standing(),
+            world.vitals[0].counters.silences.get()
+        ),
+        (Standing::Up, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -409,7 +564,10 @@ async fn among_equals_the_fastest_is_asked_and_now_and_then_another() {
         counts[server] += 1;
     }
     // A twentieth explores, give or take five standard deviations.
-    assert!(counts[0] > 0 && counts[2] > 0 && (3..45).contains(&(counts[0] + counts[2])), "{counts:?}");
+    assert!(
+        counts[0] > 0 && counts[2] > 0 && (3..45).contains(&(counts[0] + counts[2])),
+        "{counts:?}"
+    );
     // When the fastest slows down, the next takes over.
     let speed = [300, 5000, 900];
     let mut counts = [0; 3];
@@ -426,7 +584,11 @@ async fn among_equals_the_fastest_is_asked_and_now_and_then_another() {
 
 #[tokio::test(start_paused = true)]
 async fn servers_of_unequal_weight_get_their_shares() {
-    let world = Plan { weights: vec![1, 3], ..Plan::of(2) }.build();
+    let world = Plan {
+        weights: vec![1, 3],
+        ..Plan::of(2)
+    }
+    .build();
     let mut counts = [0; 2];
     for _ in 0..1000 {
         counts[world.answer(Duration::ZERO).await] += 1;
@@ -437,7 +599,11 @@ async fn servers_of_unequal_weight_get_their_shares() {
 
 #[tokio::test(start_paused = true)]
 async fn a_distant_server_is_asked_only_when_no_near_one_is_up() {
-    let world = Plan { distances: vec![1, 0], ..Plan::of(2) }.build();
+    let world = Plan {
+        distances: vec![1, 0],
+        ..Plan::of(2)
+    }
+    .build();
     for _ in 0..20 {
         assert_eq!(world.answer(seconds(1)).await, 1);
     }
@@ -452,26 +618,57 @@ async fn a_distant_server_is_asked_only_when_no_near_one_is_up() {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_server_cannot_take_waits_its_turn_and_what_cannot_wait_is_refused() {
-    let world = Plan { gate: GatePolicy { concurrent: 1, queued: 1, wait: seconds(30) }, ..Plan::of(1) }.build();
+    let world = Plan {
+        gate: GatePolicy {
+            concurrent: 1,
+            queued: 1,
+            wait: seconds(30),
+        },
+        ..Plan::of(1)
+    }
+    .build();
     let first = world.test.start(CHAT);
     let (_, call) = world.call().await;
     call.answer(UpstreamHead::default());
     call.token("a");
     let second = world.test.start(CHAT);
     settle().await;
-    assert_eq!((world.waiting(), second.attachment.generation().status().as_str()), (0, "queued"));
+    assert_eq!(
+        (
+            world.waiting(),
+            second.attachment.generation().status().as_str()
+        ),
+        (0, "queued")
+    );
     let error = world.test.try_start(CHAT).unwrap_err();
-    assert_eq!((error.status, error.code.as_deref(), error.retry_after), (429, Some("upstream_busy"), Some(seconds(1))));
+    assert_eq!(
+        (error.status, error.code.as_deref(), error.retry_after),
+        (429, Some("upstream_busy"), Some(seconds(1)))
+    );
     call.finish("stop").done().end(BodyEnd::Clean);
     ended(&first, "completed", None).await;
     complete(&world.call().await.1, "b");
     ended(&second, "completed", None).await;
-    assert_eq!((world.vitals[0].gate.running(), world.vitals[0].gate.waiting()), (0, 0));
+    assert_eq!(
+        (
+            world.vitals[0].gate.running(),
+            world.vitals[0].gate.waiting()
+        ),
+        (0, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_waits_too_long_for_his_turn_is_told_so() {
-    let world = Plan { gate: GatePolicy { concurrent: 1, queued: 1, wait: seconds(30) }, ..Plan::of(1) }.build();
+    let world = Plan {
+        gate: GatePolicy {
+            concurrent: 1,
+            queued: 1,
+            wait: seconds(30),
+        },
+        ..Plan::of(1)
+    }
+    .build();
     let _first = world.test.start(CHAT);
     let _call = world.call().await;
     let begun = Instant::now();
@@ -482,7 +679,15 @@ async fn who_waits_too_long_for_his_turn_is_told_so() {
 
 #[tokio::test(start_paused = true)]
 async fn a_full_server_is_passed_by_while_another_has_room() {
-    let world = Plan { gate: GatePolicy { concurrent: 1, queued: 9, wait: seconds(30) }, ..Plan::of(2) }.build();
+    let world = Plan {
+        gate: GatePolicy {
+            concurrent: 1,
+            queued: 9,
+            wait: seconds(30),
+        },
+        ..Plan::of(2)
+    }
+    .build();
     let _first = world.test.start(CHAT);
     let (busy, _call) = world.call().await;
     for _ in 0..5 {
@@ -492,7 +697,11 @@ async fn a_full_server_is_passed_by_while_another_has_room() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_server_is_raced_and_the_loser_is_let_go() {
-    let world = Plan { hedge: Hedge::After(seconds(1)), ..Plan::of(2) }.build();
+    let world = Plan {
+        hedge: Hedge::After(seconds(1)),
+        ..Plan::of(2)
+    }
+    .build();
     let started = world.test.start(CHAT);
     let begun = Instant::now();
     let (first, slow) = world.call().await;
@@ -506,13 +715,26 @@ async fn a_slow_server_is_raced_and_the_loser_is_let_go() {
     let object = ended(&started, "completed", None).await;
     assert_eq!(text(&object), "quick");
     let chunks = Audit::of(started.attachment.generation());
-    assert!(!format!("{chunks:?}").contains("\"slow\""), "something of the loser was kept");
-    assert_eq!((world.vitals[second].counters.hedges.get(), world.vitals[second].counters.hedges_won.get()), (1, 1));
+    assert!(
+        !format!("{chunks:?}").contains("\"slow\""),
+        "something of the loser was kept"
+    );
+    assert_eq!(
+        (
+            world.vitals[second].counters.hedges.get(),
+            world.vitals[second].counters.hedges_won.get()
+        ),
+        (1, 1)
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_first_server_may_still_win_the_race() {
-    let world = Plan { hedge: Hedge::After(seconds(1)), ..Plan::of(2) }.build();
+    let world = Plan {
+        hedge: Hedge::After(seconds(1)),
+        ..Plan::of(2)
+    }
+    .build();
     let started = world.test.start(CHAT);
     let (_, slow) = world.call().await;
     let (_, other) = world.call().await;
@@ -527,15 +749,28 @@ async fn the_first_server_may_still_win_the_race() {
 #[tokio::test(start_paused = true)]
 async fn a_race_that_one_loses_by_failing_is_won_by_the_other() {
     for first_fails in [true, false] {
-        let world = Plan { hedge: Hedge::After(seconds(1)), retry: RetryPolicy::default(), ..Plan::of(2) }.build();
+        let world = Plan {
+            hedge: Hedge::After(seconds(1)),
+            retry: RetryPolicy::default(),
+            ..Plan::of(2)
+        }
+        .build();
         let started = world.test.start(CHAT);
         let (_, first) = world.call().await;
         let (_, second) = world.call().await;
-        let (failing, winning) = if first_fails { (first, second) } else { (second, first) };
+        let (failing, winning) = if first_fails {
+            (first, second)
+        } else {
+            (second, first)
+        };
         failing.refuse(refusal(500, &[]));
         settle().await;
         complete(&winning, "won");
-        assert_eq!(text(&ended(&started, "completed", None).await), "won", "{first_fails}");
+        assert_eq!(
+            text(&ended(&started, "completed", None).await),
+            "won",
+            "{first_fails}"
+        );
     }
 }
 
@@ -544,7 +779,11 @@ async fn a_server_that_talks_without_a_token_is_not_held_back_for_ever() {
     let large = format!(r#"{{"choices":[],"padding":"{}"}}"#, "x".repeat(100 << 10));
     // With large events and with small ones: three are more than 256 KiB, and four thousand are.
     for (event, few, enough) in [(large.as_str(), 2, 1), ("{}", 1000, 4000)] {
-        let world = Plan { hedge: Hedge::After(seconds(1)), ..Plan::of(2) }.build();
+        let world = Plan {
+            hedge: Hedge::After(seconds(1)),
+            ..Plan::of(2)
+        }
+        .build();
         let started = world.test.start(CHAT);
         let (_, talks) = world.call().await;
         let (_, other) = world.call().await;
@@ -566,17 +805,30 @@ async fn a_server_that_talks_without_a_token_is_not_held_back_for_ever() {
 
 #[tokio::test(start_paused = true)]
 async fn a_quick_server_is_not_raced() {
-    let world = Plan { hedge: Hedge::After(seconds(1)), ..Plan::of(2) }.build();
+    let world = Plan {
+        hedge: Hedge::After(seconds(1)),
+        ..Plan::of(2)
+    }
+    .build();
     for _ in 0..20 {
         world.answer(Duration::from_millis(900)).await;
     }
     assert_eq!(world.waiting(), 0);
-    assert!(world.vitals.iter().all(|vitals| vitals.counters.hedges.get() == 0));
+    assert!(
+        world
+            .vitals
+            .iter()
+            .all(|vitals| vitals.counters.hedges.get() == 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_was_cut_goes_on_at_another_server_where_that_is_configured() {
-    let world = Plan { continuation: Continuation::Prefix, ..Plan::of(2) }.build();
+    let world = Plan {
+        continuation: Continuation::Prefix,
+        ..Plan::of(2)
+    }
+    .build();
     let started = world.test.start(CHAT);
     let (first, call) = world.call().await;
     call.answer(UpstreamHead::default());
@@ -585,20 +837,34 @@ async fn an_answer_that_was_cut_goes_on_at_another_server_where_that_is_configur
     assert_eq!(second, 1 - first);
     let body = other.body();
     assert_eq!(body["model"], format!("m{second}"));
-    assert_eq!(body["messages"][1], serde_json::json!({"role": "assistant", "content": "one \"two\" thr", "prefix": true}));
+    assert_eq!(
+        body["messages"][1],
+        serde_json::json!({"role": "assistant", "content": "one \"two\" thr", "prefix": true})
+    );
     other.answer(UpstreamHead::default());
     other.token("ee").finish("stop").done().end(BodyEnd::Clean);
     let object = ended(&started, "completed", None).await;
     assert_eq!(text(&object), "one \"two\" three");
-    assert_eq!((object["output"].as_array().map(Vec::len), object["tokenwire:continued"].as_u64()), (Some(1), Some(1)));
-    assert_eq!((world.vitals[second].counters.continued.get(), world.vitals[second].standing()), (1, Standing::Up));
+    assert_eq!(
+        (
+            object["output"].as_array().map(Vec::len),
+            object["tokenwire:continued"].as_u64()
+        ),
+        (Some(1), Some(1))
+    );
+    assert_eq!(
+        (
+            world.vitals[second].counters.continued.get(),
+            world.vitals[second].standing()
+        ),
+        (1, Standing::Up)
+    );
     call.gone().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_gone_on_with_ends_as_it_was_cut() {
-    let tools =
-        r#"{"model":"m","stream":true,"messages":[{"role":"user","content":"hi"}],"tools":[{"type":"function","function":{"name":"f"}}]}"#;
+    let tools = r#"{"model":"m","stream":true,"messages":[{"role":"user","content":"hi"}],"tools":[{"type":"function","function":{"name":"f"}}]}"#;
     let reasoning = r#"{"choices":[{"index":0,"delta":{"reasoning_content":"hm"}}]}"#;
     for (request, chunk, servers, continuation) in [
         (CHAT, None, 2, Continuation::None),
@@ -606,7 +872,11 @@ async fn what_cannot_be_gone_on_with_ends_as_it_was_cut() {
         (tools, None, 2, Continuation::Message),
         (CHAT, Some(reasoning), 2, Continuation::Message),
     ] {
-        let world = Plan { continuation, ..Plan::of(servers) }.build();
+        let world = Plan {
+            continuation,
+            ..Plan::of(servers)
+        }
+        .build();
         let started = world.test.start(request);
         let (_, call) = world.call().await;
         call.answer(UpstreamHead::default());
@@ -622,24 +892,42 @@ async fn what_cannot_be_gone_on_with_ends_as_it_was_cut() {
 
 #[tokio::test(start_paused = true)]
 async fn going_on_has_an_end_as_well() {
-    let world = Plan { continuation: Continuation::Message, ..Plan::of(4) }.build();
+    let world = Plan {
+        continuation: Continuation::Message,
+        ..Plan::of(4)
+    }
+    .build();
     let started = world.test.start(CHAT);
     for round in 0..=RETRY.attempts {
         let (_, call) = world.call().await;
         let messages = call.body()["messages"].as_array().unwrap().len();
-        assert_eq!(messages, if round == 0 { 1 } else { 2 }, "the text so far is one message");
+        assert_eq!(
+            messages,
+            if round == 0 { 1 } else { 2 },
+            "the text so far is one message"
+        );
         call.answer(UpstreamHead::default());
         call.token("x").end(BodyEnd::Broken);
     }
     let object = ended(&started, "failed", Some("upstream_truncated")).await;
-    assert_eq!((text(&object), object["tokenwire:continued"].as_u64()), ("xxx", Some(2)));
+    assert_eq!(
+        (text(&object), object["tokenwire:continued"].as_u64()),
+        ("xxx", Some(2))
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_who_asks_in_the_place_of_a_leader_has_all_attempts() {
-    // Both are to choose the same server: what is asked of another differs by its name for the model, and is not shared.
+    // Both are to choose the same server: what is asked of another differs by its name for the
+    // model, and is not shared.
     let weights = vec![1_000_000_000, 1, 1];
-    let world = Plan { coalesce: true, continuation: Continuation::Message, weights, ..Plan::of(3) }.build();
+    let world = Plan {
+        coalesce: true,
+        continuation: Continuation::Message,
+        weights,
+        ..Plan::of(3)
+    }
+    .build();
     let leader = world.test.start(CHAT);
     let follower = world.test.start(CHAT);
     let (_, call) = world.call().await;
@@ -654,13 +942,24 @@ async fn one_who_asks_in_the_place_of_a_leader_has_all_attempts() {
     call.token("half ").end(BodyEnd::Broken);
     complete(&world.call().await.1, "whole");
     let object = ended(&follower, "completed", None).await;
-    assert_eq!((text(&object), object["tokenwire:continued"].as_u64()), ("half whole", Some(1)));
-    assert!(world.vitals[second].latency.average().is_some(), "the first token was told");
+    assert_eq!(
+        (text(&object), object["tokenwire:continued"].as_u64()),
+        ("half whole", Some(1))
+    );
+    assert!(
+        world.vitals[second].latency.average().is_some(),
+        "the first token was told"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_goes_on_with_an_answer_is_not_raced() {
-    let world = Plan { continuation: Continuation::Message, hedge: Hedge::After(seconds(1)), ..Plan::of(3) }.build();
+    let world = Plan {
+        continuation: Continuation::Message,
+        hedge: Hedge::After(seconds(1)),
+        ..Plan::of(3)
+    }
+    .build();
     let started = world.test.start(CHAT);
     let (_, call) = world.call().await;
     call.answer(UpstreamHead::default());
@@ -669,13 +968,25 @@ async fn who_goes_on_with_an_answer_is_not_raced() {
     tokio::time::sleep(seconds(5)).await;
     assert_eq!(world.waiting(), 0, "somebody was asked to begin anew");
     complete(&slow, "whole");
-    assert_eq!(text(&ended(&started, "completed", None).await), "half whole");
+    assert_eq!(
+        text(&ended(&started, "completed", None).await),
+        "half whole"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_client_who_leaves_a_long_answer_in_one_piece_is_not_the_servers_failure() {
-    let world = Plan { clocks: Clocks { first_token: seconds(5), ..no_clocks() }, ..Plan::of(1) }.build();
-    let started = world.test.start(r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#);
+    let world = Plan {
+        clocks: Clocks {
+            first_token: seconds(5),
+            ..no_clocks()
+        },
+        ..Plan::of(1)
+    }
+    .build();
+    let started = world
+        .test
+        .start(r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#);
     let (_, call) = world.call().await;
     tokio::time::sleep(seconds(60)).await;
     started.attachment.generation().cancel();

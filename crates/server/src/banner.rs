@@ -4,11 +4,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::config::Config;
 
-/// The banner for a gateway that listens on `address` and asks `upstream`, as [`describe_upstreams`] puts it.
+/// The banner for a gateway that listens on `address` and asks `upstream`, as
+/// [`describe_upstreams`] puts it.
 #[must_use]
 pub fn banner(config: &Config, address: SocketAddr, upstream: &str) -> String {
     let at = reachable(address);
-    let model = config.default_model().map_or_else(String::new, |model| format!(", model {model} unless a request names another"));
+    let model = config.default_model().map_or_else(String::new, |model| {
+        format!(", model {model} unless a request names another")
+    });
     let mut text = format!(
         "tokenwire {version} listens on {address}\n\
          \n\
@@ -30,10 +33,15 @@ pub fn banner(config: &Config, address: SocketAddr, upstream: &str) -> String {
 #[must_use]
 pub fn describe_upstreams(config: &Config) -> String {
     if config.uses_simulator() {
-        return "the embedded simulator (set OPENAI_API_KEY or --base-url for a real model)".to_owned();
+        return "the embedded simulator (set OPENAI_API_KEY or --base-url for a real model)"
+            .to_owned();
     }
     let each = config.upstreams.iter().map(|upstream| {
-        let key = if upstream.api_key.is_some() { "with a key" } else { "without a key" };
+        let key = if upstream.api_key.is_some() {
+            "with a key"
+        } else {
+            "without a key"
+        };
         format!("{} ({key})", upstream.base_url)
     });
     each.collect::<Vec<_>>().join(", ")
@@ -41,7 +49,11 @@ pub fn describe_upstreams(config: &Config) -> String {
 
 /// A request that works as it stands: with a model where the gateway cannot assume one.
 fn example(config: &Config, fields: &str) -> String {
-    let model = if config.default_model().is_some() { "" } else { r#","model":"<MODEL>""# };
+    let model = if config.default_model().is_some() {
+        ""
+    } else {
+        r#","model":"<MODEL>""#
+    };
     format!("{{{fields}{model}}}")
 }
 
@@ -61,7 +73,11 @@ mod tests {
     use crate::config::schema::Upstream;
 
     fn shown(config: &Config, address: &str) -> String {
-        banner(config, address.parse().unwrap(), &describe_upstreams(config))
+        banner(
+            config,
+            address.parse().unwrap(),
+            &describe_upstreams(config),
+        )
     }
 
     #[test]
@@ -80,10 +96,22 @@ mod tests {
 
     #[test]
     fn names_the_upstream_but_not_its_key() {
-        let upstream =
-            Upstream { base_url: "http://localhost:8000/v1".into(), api_key: Some("sk-hidden".to_owned().into()), ..Upstream::default() };
-        let text = shown(&Config { upstreams: vec![upstream], ..Config::default() }, "127.0.0.1:3000");
-        assert!(text.contains("http://localhost:8000/v1 (with a key)"), "{text}");
+        let upstream = Upstream {
+            base_url: "http://localhost:8000/v1".into(),
+            api_key: Some("sk-hidden".to_owned().into()),
+            ..Upstream::default()
+        };
+        let text = shown(
+            &Config {
+                upstreams: vec![upstream],
+                ..Config::default()
+            },
+            "127.0.0.1:3000",
+        );
+        assert!(
+            text.contains("http://localhost:8000/v1 (with a key)"),
+            "{text}"
+        );
         assert!(text.contains(r#""model":"<MODEL>""#), "{text}");
         assert!(!text.contains("sk-hidden"), "{text}");
     }
@@ -97,7 +125,10 @@ mod tests {
             ("[::1]:84", "[::1]:84"),
             ("10.1.2.3:85", "10.1.2.3:85"),
         ] {
-            assert!(shown(&Config::default(), address).contains(&format!("http://{host}/\n")), "{address}");
+            assert!(
+                shown(&Config::default(), address).contains(&format!("http://{host}/\n")),
+                "{address}"
+            );
         }
     }
 

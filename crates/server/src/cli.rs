@@ -1,6 +1,7 @@
 //! The command line, and the commands that need no server: `--check` and `--print-config`.
 //!
-//! Flags carry what people type while trying things out; everything else is a key of the configuration.
+//! Flags carry what people type while trying things out; everything else is a key of the
+//! configuration.
 
 use std::path::PathBuf;
 
@@ -33,7 +34,8 @@ Configuration, each overriding the next:
   file         --config, else TOKENWIRE_CONFIG, else ./config/tokenwire.yaml if it is there
   defaults     as config/tokenwire.yaml shows them";
 
-/// A streaming gateway for OpenAI-compatible models: one durable, numbered token stream over SSE and WebSocket.
+/// A streaming gateway for OpenAI-compatible models: one durable, numbered token stream over SSE
+/// and WebSocket.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Parser)]
 #[command(name = "tokenwire", version, after_help = EXAMPLES)]
 pub struct Cli {
@@ -57,7 +59,8 @@ pub struct Cli {
     #[arg(long, conflicts_with = "base_url")]
     pub simulator: bool,
 
-    /// Ask the model server at this URL, instead of any that are configured; with OPENAI_API_KEY if that is set.
+    /// Ask the model server at this URL, instead of any that are configured; with OPENAI_API_KEY if
+    /// that is set.
     #[arg(long, value_name = "URL")]
     pub base_url: Option<String>,
 
@@ -96,8 +99,13 @@ impl Cli {
 
 fn summary(loaded: &Loaded) -> String {
     let config = &loaded.config;
-    let file = loaded.file.as_ref().map_or_else(|| "no file, defaults apply".to_owned(), |file| file.display().to_string());
-    let model = config.default_model().unwrap_or("none: every request must name its model");
+    let file = loaded.file.as_ref().map_or_else(
+        || "no file, defaults apply".to_owned(),
+        |file| file.display().to_string(),
+    );
+    let model = config
+        .default_model()
+        .unwrap_or("none: every request must name its model");
     format!(
         "The configuration can be used.\n  file           {file}\n  listens on     {} port {}\n  upstream       {}\n  default model  {model}\n",
         config.server.host,
@@ -132,6 +140,14 @@ mod tests {
 
     #[test]
     fn the_simulator_and_a_base_url_exclude_each_other() {
-        assert!(Cli::try_parse_from(["tokenwire", "--simulator", "--base-url", "http://localhost:1/v1"]).is_err());
+        assert!(
+            Cli::try_parse_from([
+                "tokenwire",
+                "--simulator",
+                "--base-url",
+                "http://localhost:1/v1"
+            ])
+            .is_err()
+        );
     }
 }

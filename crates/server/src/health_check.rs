@@ -12,9 +12,17 @@ use crate::service::{Shared, SharedUpstream};
 /// So many failures in a row mark an upstream as down; a single one may be a lost packet.
 const FAILURES: u32 = 2;
 
-/// Checks every upstream that is configured so, for as long as it is polled. One task for the whole process.
+/// Checks every upstream that is configured so, for as long as it is polled. One task for the whole
+/// process.
 pub(crate) async fn check_upstreams(shared: Shared) {
-    join_all(shared.upstreams.iter().filter(|upstream| !upstream.config.health_check.interval.is_zero()).map(check)).await;
+    join_all(
+        shared
+            .upstreams
+            .iter()
+            .filter(|upstream| !upstream.config.health_check.interval.is_zero())
+            .map(check),
+    )
+    .await;
 }
 
 async fn check(upstream: &SharedUpstream) {
@@ -22,13 +30,18 @@ async fn check(upstream: &SharedUpstream) {
     let options = OpenAiOptions {
         name: config.name.clone(),
         base_url: config.base_url.clone(),
-        api_key: config.api_key.as_ref().map(|key| SecretString::from(key.expose())),
+        api_key: config
+            .api_key
+            .as_ref()
+            .map(|key| SecretString::from(key.expose())),
         connect_timeout: config.health_check.timeout,
         max_event: 0,
         accept_client_key: false,
     };
     // The same was built once already, for the workers.
-    let Ok(client) = OpenAi::new(options) else { return };
+    let Ok(client) = OpenAi::new(options) else {
+        return;
+    };
     let mut clock = interval(config.health_check.interval.max(Duration::from_millis(1)));
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failures = 0;

@@ -14,7 +14,10 @@ use tokenwire::telemetry;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-#[allow(clippy::print_stderr, reason = "why a program does not start is said on the terminal")]
+#[allow(
+    clippy::print_stderr,
+    reason = "why a program does not start is said on the terminal"
+)]
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let loaded = match Config::load(&cli, config::of_this_process()) {
@@ -40,7 +43,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// A stream takes two descriptors, and the usual soft limit of 1,024 is there for programs that use `select`.
+/// A stream takes two descriptors, and the usual soft limit of 1,024 is there for programs that use
+/// `select`.
 fn raise_descriptor_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
@@ -50,15 +54,18 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Has the kernel make its table of descriptors as large as it is likely to get, while there is one thread.
+/// Has the kernel make its table of descriptors as large as it is likely to get, while there is one
+/// thread.
 ///
-/// The table doubles when it is full. In a process of several threads the kernel then waits until no processor can still be
-/// looking at the old one (`synchronize_rcu` in `expand_fdtable`), which held whoever was accepted just then, and all behind him
-/// on that worker, for 5 to 20 ms.
+/// The table doubles when it is full. In a process of several threads the kernel then waits until
+/// no processor can still be looking at the old one (`synchronize_rcu` in `expand_fdtable`), which
+/// held whoever was accepted just then, and all behind him on that worker, for 5 to 20 ms.
 fn reserve_descriptors() {
     /// At 8 bytes each, half a MiB.
     const ENOUGH: u64 = 1 << 16;
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(ENOUGH);
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile)
+        .current
+        .unwrap_or(ENOUGH);
     let highest = i32::try_from(limit.min(ENOUGH).saturating_sub(1)).unwrap_or(i32::MAX);
     // The copy is closed at once; the table stays.
     let _ = rustix::io::fcntl_dupfd_cloexec(std::io::stdout(), highest);
@@ -72,6 +79,9 @@ fn say(text: &str) {
 
 async fn run(config: Config) -> Result<(), ServeError> {
     let gateway = Gateway::bind(config.clone())?;
-    say(&format!("{}\n", banner(&config, gateway.address(), &describe_upstreams(&config))));
+    say(&format!(
+        "{}\n",
+        banner(&config, gateway.address(), &describe_upstreams(&config))
+    ));
     gateway.serve().await
 }

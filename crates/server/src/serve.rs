@@ -31,16 +31,19 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// A request's head must be there within this time.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A connection that is closed with something unread stays this long, so that the peer can read the answer before a reset
-/// overtakes it. A WebSocket's peer waits as long for the end of a socket that was closed in order. actix counts it from a clock
-/// that it sets twice a second, and never notices a deadline that has passed already: with half a second or less some
-/// connections would stay for good.
+/// A connection that is closed with something unread stays this long, so that the peer can read the
+/// answer before a reset overtakes it. A WebSocket's peer waits as long for the end of a socket
+/// that was closed in order. actix counts it from a clock that it sets twice a second, and never
+/// notices a deadline that has passed already: with half a second or less some connections would
+/// stay for good.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Once the generations have ended or their time is up, connections have this long to write what is left.
+/// Once the generations have ended or their time is up, connections have this long to write what is
+/// left.
 const LAST_WRITES: Duration = Duration::from_secs(5);
 
-/// Webhooks have at least this long for their last chance, however much of its patience the gateway has spent on generations.
+/// Webhooks have at least this long for their last chance, however much of its patience the gateway
+/// has spent on generations.
 const LAST_WEBHOOKS: Duration = Duration::from_secs(5);
 
 /// The terminal events of generations that are stopped are written within this time.
@@ -50,7 +53,9 @@ const LAST_EVENTS: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {source}; is another program using the port? Choose another with --port")]
+    #[error(
+        "cannot listen on {address}: {source}; is another program using the port? Choose another with --port"
+    )]
     Listen {
         /// The address.
         address: String,
@@ -82,7 +87,9 @@ pub struct Gateway {
 
 impl std::fmt::Debug for Gateway {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Gateway").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("Gateway")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
@@ -92,16 +99,29 @@ impl Gateway {
     /// # Errors
     /// [`ServeError`], with what to do about it.
     pub fn bind(config: Config) -> Result<Self, ServeError> {
-        let simulator =
-            if config.uses_simulator() { Some(Simulator::start(Options::default()).map_err(ServeError::Simulator)?) } else { None };
+        let simulator = if config.uses_simulator() {
+            Some(Simulator::start(Options::default()).map_err(ServeError::Simulator)?)
+        } else {
+            None
+        };
         let listener = listen(&config)?;
         let address = listener.local_addr()?;
         let webhooks = Webhooks::new(&config.webhooks).map_err(ServeError::Webhooks)?;
-        let shared = share(config, webhooks, simulator.as_ref().map(Simulator::base_url), address);
+        let shared = share(
+            config,
+            webhooks,
+            simulator.as_ref().map(Simulator::base_url),
+            address,
+        );
         // Once here, so that a mistake is told before the workers start.
         Service::new(&shared).map_err(ServeError::Upstream)?;
         let server = server(&shared, listener)?;
-        Ok(Self { server, address, shared, _simulator: simulator })
+        Ok(Self {
+            server,
+            address,
+            shared,
+            _simulator: simulator,
+        })
     }
 
     /// Where it listens.
@@ -116,13 +136,18 @@ impl Gateway {
         self.server.handle()
     }
 
-    /// Serves until SIGINT or SIGTERM. Then new streams are refused, those that run may end within `server.shutdown_timeout`,
-    /// and a second signal ends it at once.
+    /// Serves until SIGINT or SIGTERM. Then new streams are refused, those that run may end within
+    /// `server.shutdown_timeout`, and a second signal ends it at once.
     ///
     /// # Errors
     /// [`ServeError::Serve`].
     pub async fn serve(self) -> Result<(), ServeError> {
-        let Self { server, shared, _simulator, .. } = self;
+        let Self {
+            server,
+            shared,
+            _simulator,
+            ..
+        } = self;
         let handle = server.handle();
         let signals = tokio::spawn(stop_on_signal(handle, shared.clone()));
         let sweeper = tokio::spawn(sweep(shared.registry.clone()));
@@ -140,22 +165,44 @@ impl Gateway {
 
 fn listen(config: &Config) -> Result<std::net::TcpListener, ServeError> {
     let address = format!("{}:{}", bracketed(&config.server.host), config.server.port);
-    let failed = |source| ServeError::Listen { address: address.clone(), source };
-    let resolved = std::net::ToSocketAddrs::to_socket_addrs(&address).map_err(failed)?.next();
-    let resolved = resolved.ok_or_else(|| failed(std::io::Error::other("the name has no address")))?;
-    let socket = socket2::Socket::new(socket2::Domain::for_address(resolved), socket2::Type::STREAM, None).map_err(failed)?;
+    let failed = |source| ServeError::Listen {
+        address: address.clone(),
+        source,
+    };
+    let resolved = std::net::ToSocketAddrs::to_socket_addrs(&address)
+        .map_err(failed)?
+        .next();
+    let resolved =
+        resolved.ok_or_else(|| failed(std::io::Error::other("the name has no address")))?;
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(resolved),
+        socket2::Type::STREAM,
+        None,
+    )
+    .map_err(failed)?;
     socket.set_reuse_address(true).map_err(failed)?;
     socket.set_nonblocking(true).map_err(failed)?;
     socket.bind(&resolved.into()).map_err(failed)?;
-    socket.listen(i32::try_from(config.server.backlog).unwrap_or(i32::MAX)).map_err(failed)?;
+    socket
+        .listen(i32::try_from(config.server.backlog).unwrap_or(i32::MAX))
+        .map_err(failed)?;
     Ok(socket.into())
 }
 
 fn bracketed(host: &str) -> String {
-    if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() }
+    if host.contains(':') && !host.starts_with('[') {
+        format!("[{host}]")
+    } else {
+        host.to_owned()
+    }
 }
 
-fn share(config: Config, webhooks: Webhooks, simulator: Option<String>, address: SocketAddr) -> Shared {
+fn share(
+    config: Config,
+    webhooks: Webhooks,
+    simulator: Option<String>,
+    address: SocketAddr,
+) -> Shared {
     let account = MemoryAccount::default();
     let retention = Retention {
         events: config.streams.retain_events,
@@ -163,7 +210,10 @@ fn share(config: Config, webhooks: Webhooks, simulator: Option<String>, address:
         max_memory: config.streams.max_memory,
         max_open: config.limits.streams,
     };
-    let limits = LogLimits { bytes: config.streams.max_stream_bytes(), events: config.streams.max_stream_events };
+    let limits = LogLimits {
+        bytes: config.streams.max_stream_bytes(),
+        events: config.streams.max_stream_events,
+    };
     let registry = Registry::new(retention, account.clone());
     let metrics = Metrics::new(&config, registry.clone());
     let upstreams = Shared::upstreams(&config, simulator);
@@ -186,7 +236,11 @@ fn share(config: Config, webhooks: Webhooks, simulator: Option<String>, address:
 fn server(shared: &Shared, listener: std::net::TcpListener) -> Result<Server, ServeError> {
     let config = shared.config.clone();
     let workers = config.server.workers();
-    let clocks = Clocks { keep_alive: KEEP_ALIVE, linger: LINGER, slow_reader: config.streams.slow_reader_timeout };
+    let clocks = Clocks {
+        keep_alive: KEEP_ALIVE,
+        linger: LINGER,
+        slow_reader: config.streams.slow_reader_timeout,
+    };
     let for_workers = shared.clone();
     let builder = Server::build()
         .workers(workers)
@@ -196,9 +250,15 @@ fn server(shared: &Shared, listener: std::net::TcpListener) -> Result<Server, Se
     let shutdown = builder.graceful_shutdown_signal();
     let open = shared.metrics.gauges().connections.clone();
     let connections = move || {
-        #[expect(clippy::expect_used, reason = "the same was built once before the workers started")]
+        #[expect(
+            clippy::expect_used,
+            reason = "the same was built once before the workers started"
+        )]
         let service = Service::new(&for_workers).expect("a worker's service");
-        let app = App::new().app_data(web::Data::new(service)).wrap(from_fn(envelope)).configure(configure);
+        let app = App::new()
+            .app_data(web::Data::new(service))
+            .wrap(from_fn(envelope))
+            .configure(configure);
         let signal = shutdown.clone();
         let http = HttpService::build()
             .keep_alive(KEEP_ALIVE)
@@ -226,7 +286,10 @@ async fn sweep(registry: Arc<Registry>) {
 }
 
 async fn stop_on_signal(handle: ServerHandle, shared: Shared) {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
         tracing::error!("signals cannot be listened to; stop the gateway with SIGKILL");
         return;
     };
@@ -235,18 +298,31 @@ async fn stop_on_signal(handle: ServerHandle, shared: Shared) {
         _ = terminate.recv() => {}
     }
     let patience = shared.config.server.shutdown_timeout;
-    tracing::info!(open_streams = shared.registry.open(), ?patience, "stopping: new streams are refused, those that run may end");
+    tracing::info!(
+        open_streams = shared.registry.open(),
+        ?patience,
+        "stopping: new streams are refused, those that run may end"
+    );
     shared.registry.close();
     shared.tasks.close();
     let begun = tokio::time::Instant::now();
     let drained = async {
         // Background generations have no connection that the server would wait for.
-        if tokio::time::timeout(patience, shared.tasks.wait()).await.is_err() {
-            tracing::warn!(open_streams = shared.registry.open(), "patience is over: what still runs is ended");
+        if tokio::time::timeout(patience, shared.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                open_streams = shared.registry.open(),
+                "patience is over: what still runs is ended"
+            );
             shared.registry.stop_running();
             let _ = tokio::time::timeout(LAST_EVENTS, shared.tasks.wait()).await;
         }
-        shared.webhooks.finish(patience.saturating_sub(begun.elapsed()).max(LAST_WEBHOOKS)).await;
+        shared
+            .webhooks
+            .finish(patience.saturating_sub(begun.elapsed()).max(LAST_WEBHOOKS))
+            .await;
         handle.stop(true).await;
     };
     tokio::select! {

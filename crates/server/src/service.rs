@@ -9,8 +9,8 @@ use tokenwire_core::engine::{Engine, LogStore, Registry, Reuse, ReuseOptions};
 use tokenwire_core::id::Owner;
 use tokenwire_core::snapshot::Api;
 use tokenwire_core::upstream::{
-    BreakerPolicy, Clocks, Continuation, GatePolicy, Hedge, OpenAi, OpenAiOptions, RetryBudget, RetryPolicy, Route, Router, RouterOptions,
-    Served, Vitals,
+    BreakerPolicy, Clocks, Continuation, GatePolicy, Hedge, OpenAi, OpenAiOptions, RetryBudget,
+    RetryPolicy, Route, Router, RouterOptions, Served, Vitals,
 };
 use tokenwire_sse::SseOptions;
 use tokenwire_ws::WebSocketOptions;
@@ -83,15 +83,36 @@ pub struct Forwarded {
 }
 
 impl Shared {
-    /// The upstreams that a configuration comes to; `simulator` is the base URL of the embedded one, where it answers.
+    /// The upstreams that a configuration comes to; `simulator` is the base URL of the embedded
+    /// one, where it answers.
     #[must_use]
     pub fn upstreams(config: &Config, simulator: Option<String>) -> Arc<[SharedUpstream]> {
-        let simulated =
-            simulator.map(|base_url| schema::Upstream { name: "simulator".to_owned(), base_url, ..schema::Upstream::default() });
-        let breaker = BreakerPolicy { failures: config.breaker.failures, cooldown: config.breaker.cooldown };
+        let simulated = simulator.map(|base_url| schema::Upstream {
+            name: "simulator".to_owned(),
+            base_url,
+            ..schema::Upstream::default()
+        });
+        let breaker = BreakerPolicy {
+            failures: config.breaker.failures,
+            cooldown: config.breaker.cooldown,
+        };
         let of = |upstream: &schema::Upstream| {
-            let schema::UpstreamLimits { concurrent, queued, wait } = upstream.limits;
-            SharedUpstream { config: upstream.clone(), vitals: Vitals::new(breaker, GatePolicy { concurrent, queued, wait }) }
+            let schema::UpstreamLimits {
+                concurrent,
+                queued,
+                wait,
+            } = upstream.limits;
+            SharedUpstream {
+                config: upstream.clone(),
+                vitals: Vitals::new(
+                    breaker,
+                    GatePolicy {
+                        concurrent,
+                        queued,
+                        wait,
+                    },
+                ),
+            }
         };
         match &simulated {
             Some(simulator) => [of(simulator)].into(),
@@ -101,19 +122,36 @@ impl Shared {
 }
 
 impl Service {
-    /// A worker's service, with HTTP clients of its own: a client that is used on two runtimes times out.
+    /// A worker's service, with HTTP clients of its own: a client that is used on two runtimes
+    /// times out.
     ///
     /// # Errors
     /// An upstream that cannot be set up, by name.
     pub fn new(shared: &Shared) -> Result<Self, String> {
         let config = shared.config.clone();
-        let routes = shared.upstreams.iter().map(|upstream| route(&config, upstream)).collect::<Result<_, _>>()?;
-        let schema::Retry { attempts, backoff, max_wait, budget_percent, hedge, .. } = config.retry;
+        let routes = shared
+            .upstreams
+            .iter()
+            .map(|upstream| route(&config, upstream))
+            .collect::<Result<_, _>>()?;
+        let schema::Retry {
+            attempts,
+            backoff,
+            max_wait,
+            budget_percent,
+            hedge,
+            ..
+        } = config.retry;
         let router = Router::new(
             routes,
             RouterOptions {
                 default_model: config.default_model().map(str::to_owned),
-                retry: RetryPolicy { attempts, backoff, max_wait, budget_percent },
+                retry: RetryPolicy {
+                    attempts,
+                    backoff,
+                    max_wait,
+                    budget_percent,
+                },
                 budget: shared.retry_budget.clone(),
                 hedge: match hedge {
                     schema::Hedging::Off => Hedge::Never,
@@ -123,16 +161,29 @@ impl Service {
             },
         );
         let grace = config.streams.disconnect_grace;
-        let engine = Engine::new(shared.registry.clone(), shared.store.clone(), Arc::new(router.clone()), shared.tasks.clone(), grace)
-            .sharing(shared.reuse.clone())
-            .observed_by(shared.metrics.observer())
-            .with_announcer(Arc::new(shared.webhooks.clone()));
+        let engine = Engine::new(
+            shared.registry.clone(),
+            shared.store.clone(),
+            Arc::new(router.clone()),
+            shared.tasks.clone(),
+            grace,
+        )
+        .sharing(shared.reuse.clone())
+        .observed_by(shared.metrics.observer())
+        .with_announcer(Arc::new(shared.webhooks.clone()));
         let origins = OriginPolicy {
             allowed: config.server.allowed_origins.clone(),
             loopback: config.server.allow_loopback_origins,
             local_only: shared.local_only,
         };
-        Ok(Self { config, engine, router, origins, webhooks: shared.webhooks.clone(), metrics: shared.metrics.clone() })
+        Ok(Self {
+            config,
+            engine,
+            router,
+            origins,
+            webhooks: shared.webhooks.clone(),
+            metrics: shared.metrics.clone(),
+        })
     }
 
     /// Who asks. Without keys everybody is the same.
@@ -145,16 +196,43 @@ impl Service {
     #[must_use]
     pub fn forwarded(&self, headers: &HeaderMap) -> Forwarded {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        let forwarded = self.config.forward_headers.0.iter().filter_map(|name| Some((name.to_ascii_lowercase(), text(name)?.to_owned())));
-        let own = || text("authorization")?.trim().strip_prefix("Bearer ").map(str::trim).filter(|key| !key.is_empty());
-        let accepted = self.config.upstreams.iter().any(|upstream| upstream.accept_client_key);
-        Forwarded { headers: forwarded.collect(), client_key: if accepted { own().map(SecretString::from) } else { None } }
+        let forwarded = self
+            .config
+            .forward_headers
+            .0
+            .iter()
+            .filter_map(|name| Some((name.to_ascii_lowercase(), text(name)?.to_owned())));
+        let own = || {
+            text("authorization")?
+                .trim()
+                .strip_prefix("Bearer ")
+                .map(str::trim)
+                .filter(|key| !key.is_empty())
+        };
+        let accepted = self
+            .config
+            .upstreams
+            .iter()
+            .any(|upstream| upstream.accept_client_key);
+        Forwarded {
+            headers: forwarded.collect(),
+            client_key: if accepted {
+                own().map(SecretString::from)
+            } else {
+                None
+            },
+        }
     }
 
     /// The names by which clients may ask for a model of this upstream's.
     #[must_use]
     pub fn public_names(&self, upstream: &str, model: &str) -> Vec<String> {
-        match self.config.upstreams.iter().find(|known| known.name == upstream) {
+        match self
+            .config
+            .upstreams
+            .iter()
+            .find(|known| known.name == upstream)
+        {
             Some(known) => known.models.public_names(model),
             None => vec![model.to_owned()],
         }
@@ -164,19 +242,29 @@ impl Service {
     #[must_use]
     pub fn sse(&self, preface: impl Into<bytes::Bytes>) -> SseOptions {
         let readers = self.metrics.gauges().sse.clone();
-        SseOptions { heartbeat: Some(self.config.streams.heartbeat), preface: preface.into(), readers }
+        SseOptions {
+            heartbeat: Some(self.config.streams.heartbeat),
+            preface: preface.into(),
+            readers,
+        }
     }
 
     /// What goes around bare text.
     #[must_use]
     pub fn text(&self) -> SseOptions {
-        SseOptions { readers: self.metrics.gauges().text.clone(), ..SseOptions::default() }
+        SseOptions {
+            readers: self.metrics.gauges().text.clone(),
+            ..SseOptions::default()
+        }
     }
 
     /// Bounds and clocks of a socket.
     #[must_use]
     pub fn websocket(&self, headers: &HeaderMap) -> WebSocketOptions {
-        let Forwarded { headers, client_key } = self.forwarded(headers);
+        let Forwarded {
+            headers,
+            client_key,
+        } = self.forwarded(headers);
         let streams = &self.config.streams;
         WebSocketOptions {
             owner: self.owner(),
@@ -192,10 +280,14 @@ impl Service {
         }
     }
 
-    /// How long an SDK's head waits for the upstream's status: no longer than until a heartbeat is due.
+    /// How long an SDK's head waits for the upstream's status: no longer than until a heartbeat is
+    /// due.
     #[must_use]
     pub fn commit_after(&self) -> Duration {
-        self.config.streams.commit_after.min(self.config.streams.heartbeat)
+        self.config
+            .streams
+            .commit_after
+            .min(self.config.streams.heartbeat)
     }
 }
 
@@ -213,7 +305,12 @@ pub fn reuse(config: &schema::Reuse) -> Option<Arc<Reuse>> {
 }
 
 fn clocks(timeouts: &schema::Timeouts) -> Clocks {
-    Clocks { connect: timeouts.connect, first_token: timeouts.first_token, between_tokens: timeouts.between_tokens, total: timeouts.total }
+    Clocks {
+        connect: timeouts.connect,
+        first_token: timeouts.first_token,
+        between_tokens: timeouts.between_tokens,
+        total: timeouts.total,
+    }
 }
 
 fn route(config: &Config, shared: &SharedUpstream) -> Result<Route, String> {
@@ -222,7 +319,10 @@ fn route(config: &Config, shared: &SharedUpstream) -> Result<Route, String> {
     let options = OpenAiOptions {
         name: upstream.name.clone(),
         base_url: upstream.base_url.clone(),
-        api_key: upstream.api_key.as_ref().map(|key| SecretString::from(key.expose())),
+        api_key: upstream
+            .api_key
+            .as_ref()
+            .map(|key| SecretString::from(key.expose())),
         connect_timeout: timeouts.connect,
         max_event: config.limits.event,
         accept_client_key: upstream.accept_client_key,
@@ -231,11 +331,14 @@ fn route(config: &Config, shared: &SharedUpstream) -> Result<Route, String> {
         schema::Api::Chat => Api::Chat,
         schema::Api::Responses => Api::Responses,
     };
-    let server = OpenAi::new(options).map_err(|error| format!("upstream '{}': {error}", upstream.name))?;
+    let server =
+        OpenAi::new(options).map_err(|error| format!("upstream '{}': {error}", upstream.name))?;
     let models = upstream.models.clone();
     let served = move |public: &str| {
         let name = models.upstream_name(public)?.to_owned();
-        let clocks = models.timeouts(public).map_or_else(|| clocks(&timeouts), |own| clocks(&timeouts.with(own)));
+        let clocks = models
+            .timeouts(public)
+            .map_or_else(|| clocks(&timeouts), |own| clocks(&timeouts.with(own)));
         Some(Served { name, clocks })
     };
     // Without a region on either side there is nothing to prefer.

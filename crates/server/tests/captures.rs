@@ -1,6 +1,10 @@
 //! Recorded streams of real servers, played back over real sockets, through the gateway's dialects.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on says why and ends")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test that cannot go on says why and ends"
+)]
 
 mod support;
 
@@ -14,7 +18,10 @@ use tokenwire::config::schema::Api;
 
 /// The payloads of a body, found the slow way: this must not agree with the decoder by being it.
 fn payloads(body: &[u8]) -> Vec<String> {
-    let body = String::from_utf8(body.to_vec()).unwrap().replace("\r\n", "\n").replace('\r', "\n");
+    let body = String::from_utf8(body.to_vec())
+        .unwrap()
+        .replace("\r\n", "\n")
+        .replace('\r', "\n");
     let data = |block: &str| -> Vec<String> {
         block
             .lines()
@@ -22,28 +29,54 @@ fn payloads(body: &[u8]) -> Vec<String> {
             .map(|value| value.strip_prefix(' ').unwrap_or(value).to_owned())
             .collect()
     };
-    body.split("\n\n").map(data).filter(|lines| !lines.is_empty()).map(|lines| lines.join("\n")).collect()
+    body.split("\n\n")
+        .map(data)
+        .filter(|lines| !lines.is_empty())
+        .map(|lines| lines.join("\n"))
+        .collect()
 }
 
 fn choices(recording: &Recording) -> u32 {
-    if recording.file.contains("-n2-") { 2 } else { 1 }
+    if recording.file.contains("-n2-") {
+        2
+    } else {
+        1
+    }
 }
 
 /// A gateway over a server that says what was recorded, in pieces of so many bytes.
 async fn playing(recording: &Recording, piece: usize) -> (Playback, Gateway) {
     let upstream = Playback::events(recording.body.clone(), piece).await;
-    let api = if recording.responses { Api::Responses } else { Api::Chat };
-    let gateway = over(&upstream.base_url(), api, |config| config.server.workers = 1);
+    let api = if recording.responses {
+        Api::Responses
+    } else {
+        Api::Chat
+    };
+    let gateway = over(&upstream.base_url(), api, |config| {
+        config.server.workers = 1
+    });
     (upstream, gateway)
 }
 
 /// Each payload as it came, in order, and then one word about the end.
 fn check_chat(recording: &Recording, answer: &Answer) -> Result<(), String> {
-    let mut found: Vec<String> = answer.events().into_iter().map(|event| event.data).collect();
-    let mut sent: Vec<String> = payloads(&recording.body).into_iter().filter(|payload| payload != "[DONE]").collect();
+    let mut found: Vec<String> = answer
+        .events()
+        .into_iter()
+        .map(|event| event.data)
+        .collect();
+    let mut sent: Vec<String> = payloads(&recording.body)
+        .into_iter()
+        .filter(|payload| payload != "[DONE]")
+        .collect();
     if recording.expected.status == "failed" {
-        let last: Value = found.last().and_then(|last| serde_json::from_str(last).ok()).unwrap_or_default();
-        if found.iter().any(|payload| payload == "[DONE]") || !last["error"].is_object() && !last["base_resp"].is_object() {
+        let last: Value = found
+            .last()
+            .and_then(|last| serde_json::from_str(last).ok())
+            .unwrap_or_default();
+        if found.iter().any(|payload| payload == "[DONE]")
+            || !last["error"].is_object() && !last["base_resp"].is_object()
+        {
             return Err(format!("a failure that a client does not see: {last}"));
         }
         if found.len() > sent.len() {
@@ -55,35 +88,73 @@ fn check_chat(recording: &Recording, answer: &Answer) -> Result<(), String> {
     if found.len() != sent.len() {
         // Two objects on one line come out as two payloads.
         let apart = |payload: &String| -> Vec<String> {
-            serde_json::Deserializer::from_str(payload).into_iter::<Box<RawValue>>().map(|raw| raw.unwrap().get().to_owned()).collect()
+            serde_json::Deserializer::from_str(payload)
+                .into_iter::<Box<RawValue>>()
+                .map(|raw| raw.unwrap().get().to_owned())
+                .collect()
         };
         sent = sent.iter().flat_map(apart).collect();
     }
-    if found == sent { Ok(()) } else { Err(format!("payloads changed on their way: {found:#?} instead of {sent:#?}")) }
+    if found == sent {
+        Ok(())
+    } else {
+        Err(format!(
+            "payloads changed on their way: {found:#?} instead of {sent:#?}"
+        ))
+    }
 }
 
 fn found(recording: &Recording, object: &Value) -> Expected {
-    let items = |kind: &'static str| object["output"].as_array().into_iter().flatten().filter(move |item| item["type"] == kind);
+    let items = |kind: &'static str| {
+        object["output"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(move |item| item["type"] == kind)
+    };
     let parts = |item: &Value, kind: &str, field: &str| -> String {
         let of = |list: &Value| -> String {
-            list.as_array().into_iter().flatten().filter(|part| part["type"] == kind).filter_map(|part| part[field].as_str()).collect()
+            list.as_array()
+                .into_iter()
+                .flatten()
+                .filter(|part| part["type"] == kind)
+                .filter_map(|part| part[field].as_str())
+                .collect()
         };
         of(&item["content"]) + &of(&item["summary"])
     };
-    let why = object["error"]["code"].as_str().or(object["incomplete_details"]["reason"].as_str()).map(str::to_owned);
+    let why = object["error"]["code"]
+        .as_str()
+        .or(object["incomplete_details"]["reason"].as_str())
+        .map(str::to_owned);
     Expected {
         status: object["status"].as_str().unwrap_or_default().to_owned(),
         // Of that one only the failure is known, not its code.
         why: why.filter(|_| recording.file != "gpustack-error-field-line.sse"),
-        texts: items("message").map(|item| parts(item, "output_text", "text")).filter(|text| !text.is_empty()).collect(),
-        reasoning: items("reasoning").map(|item| parts(item, "reasoning_text", "text") + &parts(item, "summary_text", "text")).collect(),
-        refusal: items("message").map(|item| parts(item, "refusal", "refusal")).collect(),
-        calls: items("function_call")
-            .map(|item| (item["name"].as_str().unwrap_or_default().to_owned(), item["arguments"].as_str().unwrap_or_default().to_owned()))
+        texts: items("message")
+            .map(|item| parts(item, "output_text", "text"))
+            .filter(|text| !text.is_empty())
             .collect(),
-        usage: object["usage"]
-            .is_object()
-            .then(|| ["input_tokens", "output_tokens", "total_tokens"].map(|name| object["usage"][name].as_u64().unwrap_or(0))),
+        reasoning: items("reasoning")
+            .map(|item| {
+                parts(item, "reasoning_text", "text") + &parts(item, "summary_text", "text")
+            })
+            .collect(),
+        refusal: items("message")
+            .map(|item| parts(item, "refusal", "refusal"))
+            .collect(),
+        calls: items("function_call")
+            .map(|item| {
+                (
+                    item["name"].as_str().unwrap_or_default().to_owned(),
+                    item["arguments"].as_str().unwrap_or_default().to_owned(),
+                )
+            })
+            .collect(),
+        usage: object["usage"].is_object().then(|| {
+            ["input_tokens", "output_tokens", "total_tokens"]
+                .map(|name| object["usage"][name].as_u64().unwrap_or(0))
+        }),
     }
 }
 
@@ -94,17 +165,41 @@ async fn check(recording: &Recording, piece: usize) -> Result<(), String> {
         if recording.responses {
             return Ok(());
         }
-        let body = support::with(request.clone(), json!({"messages": [{"role": "user", "content": "hi"}]}));
-        check_chat(recording, &gateway.post("/v1/chat/completions", &body).answer().await)
+        let body = support::with(
+            request.clone(),
+            json!({"messages": [{"role": "user", "content": "hi"}]}),
+        );
+        check_chat(
+            recording,
+            &gateway.post("/v1/chat/completions", &body).answer().await,
+        )
     };
     let responses = async {
-        // The number of choices is the chat request's; a responses request has one, so those with two are read from the chat's log.
+        // The number of choices is the chat request's; a responses request has one, so those with
+        // two are read from the chat's log.
         let answer = if choices(recording) == 1 {
-            gateway.post("/v1/responses", &json!({"model": "m", "stream": true, "input": "hi"})).answer().await
+            gateway
+                .post(
+                    "/v1/responses",
+                    &json!({"model": "m", "stream": true, "input": "hi"}),
+                )
+                .answer()
+                .await
         } else {
-            let body = support::with(request.clone(), json!({"messages": [{"role": "user", "content": "hi"}]}));
-            let id = gateway.post("/v1/chat/completions", &body).answer().await.id().to_owned();
-            gateway.get(&format!("/v1/responses/{id}?stream=true")).answer().await
+            let body = support::with(
+                request.clone(),
+                json!({"messages": [{"role": "user", "content": "hi"}]}),
+            );
+            let id = gateway
+                .post("/v1/chat/completions", &body)
+                .answer()
+                .await
+                .id()
+                .to_owned();
+            gateway
+                .get(&format!("/v1/responses/{id}?stream=true"))
+                .answer()
+                .await
         };
         let mut events = answer.events();
         if events.pop().is_none_or(|last| last.data != "[DONE]") {
@@ -112,21 +207,43 @@ async fn check(recording: &Recording, piece: usize) -> Result<(), String> {
         }
         let terminal = events.last().ok_or("no event at all")?.json();
         let found = found(recording, &terminal["response"]);
-        if found == recording.expected { Ok(()) } else { Err(format!("{found:#?} instead of {:#?}", recording.expected)) }
+        if found == recording.expected {
+            Ok(())
+        } else {
+            Err(format!("{found:#?} instead of {:#?}", recording.expected))
+        }
     };
-    let results = join_all([Box::pin(chat) as std::pin::Pin<Box<dyn Future<Output = Result<(), String>>>>, Box::pin(responses)]).await;
-    results.into_iter().collect::<Result<Vec<()>, String>>().map(drop)
+    let results = join_all([
+        Box::pin(chat) as std::pin::Pin<Box<dyn Future<Output = Result<(), String>>>>,
+        Box::pin(responses),
+    ])
+    .await;
+    results
+        .into_iter()
+        .collect::<Result<Vec<()>, String>>()
+        .map(drop)
 }
 
 async fn all_come_through(piece: usize) {
     let recordings = all();
     let problems: Vec<String> = stream::iter(&recordings)
-        .map(|recording| async move { check(recording, piece).await.err().map(|problem| format!("{}: {problem}", recording.file)) })
+        .map(|recording| async move {
+            check(recording, piece)
+                .await
+                .err()
+                .map(|problem| format!("{}: {problem}", recording.file))
+        })
         .buffer_unordered(4)
         .filter_map(std::future::ready)
         .collect()
         .await;
-    assert!(problems.is_empty(), "{} of {} recordings came out wrong:\n{}", problems.len(), recordings.len(), problems.join("\n"));
+    assert!(
+        problems.is_empty(),
+        "{} of {} recordings came out wrong:\n{}",
+        problems.len(),
+        recordings.len(),
+        problems.join("\n")
+    );
     eprintln!("{} recordings came through", recordings.len());
 }
 

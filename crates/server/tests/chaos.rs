@@ -1,18 +1,29 @@
 //! Every token exactly once, over connections that are cut.
 //!
-//! Many streams of 200 numbered tokens are read through a proxy that cuts each of them at least three times: in the request, in the head,
-//! between events, within an event, within a character; in order (FIN) and not (RST), in pieces and after stalls. Each time the reader
-//! comes back over a transport and in a dialect that the dice choose, of those that carry numbers. In the end its text must be
-//! `t0 … t199`, and the upstream must have been asked once for each stream, however often a start was cut and repeated.
+//! Many streams of 200 numbered tokens are read through a proxy that cuts each of them at least
+//! three times: in the request, in the head, between events, within an event, within a character;
+//! in order (FIN) and not (RST), in pieces and after stalls. Each time the reader comes back over a
+//! transport and in a dialect that the dice choose, of those that carry numbers. In the end its
+//! text must be `t0 … t199`, and the upstream must have been asked once for each stream, however
+//! often a start was cut and repeated.
 //!
-//! A run is repeated by its seed: where the cuts fall and what is chosen follow from it, though not how the scheduler mixes it.
+//! A run is repeated by its seed: where the cuts fall and what is chosen follow from it, though not
+//! how the scheduler mixes it.
 //!
 //! ```text
 //! CHAOS_STREAMS=1000 cargo test -p tokenwire --release --test chaos -- --nocapture     # the full size; also `just chaos`
 //! CHAOS_SEED=7 cargo test -p tokenwire --test chaos -- --nocapture                     # one run again
 //! ```
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says why and ends")]
-#![allow(clippy::print_stdout, reason = "the figures of a run, and the seed that repeats it, are what it is for")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on says why and ends"
+)]
+#![allow(
+    clippy::print_stdout,
+    reason = "the figures of a run, and the seed that repeats it, are what it is for"
+)]
 
 #[path = "chaos/line.rs"]
 mod line;
@@ -50,7 +61,9 @@ const SIDE_BY_SIDE: usize = 250;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) async fn patiently<F: Future>(what: &str, future: F) -> F::Output {
-    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+    tokio::time::timeout(PATIENCE, future)
+        .await
+        .unwrap_or_else(|_| panic!("waited in vain for {what}"))
 }
 
 /// A request that starts a generation; the same one after each cut.
@@ -68,7 +81,13 @@ enum Start {
     Socket,
 }
 
-const STARTS: [Start; 5] = [Start::Streams, Start::StreamsChat, Start::StreamsChatBody, Start::Responses, Start::Socket];
+const STARTS: [Start; 5] = [
+    Start::Streams,
+    Start::StreamsChat,
+    Start::StreamsChatBody,
+    Start::Responses,
+    Start::Socket,
+];
 
 /// A way to come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -139,7 +158,8 @@ async fn every_token_comes_exactly_once_through_cuts() {
     let streams = variable("CHAOS_STREAMS").unwrap_or(60);
     println!("CHAOS_SEED={seed} CHAOS_STREAMS={streams}");
     let world = start(|config| {
-        // The test is of cuts, not of clocks: a machine that is slow to come back must not be taken for one that is gone.
+        // The test is of cuts, not of clocks: a machine that is slow to come back must not be taken
+        // for one that is gone.
         config.streams.disconnect_grace = PATIENCE * 10;
         config.streams.slow_reader_timeout = PATIENCE * 10;
         config.streams.retain_events = PATIENCE * 10;
@@ -147,7 +167,10 @@ async fn every_token_comes_exactly_once_through_cuts() {
     raise_descriptor_limit();
     // reqwest has no cryptography of its own; the gateway of this process installs the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
+    let client = reqwest::Client::builder()
+        .pool_max_idle_per_host(0)
+        .build()
+        .unwrap();
     let begun = Instant::now();
     let mut sessions = JoinSet::new();
     let mut total = Tally::default();
@@ -162,7 +185,11 @@ async fn every_token_comes_exactly_once_through_cuts() {
         collect(Some(ended), &mut total, &mut ids);
     }
     let took = begun.elapsed();
-    world.upstream_saw("the end of every answer", |stats| stats.completed + stats.aborted == stats.requests).await;
+    world
+        .upstream_saw("the end of every answer", |stats| {
+            stats.completed + stats.aborted == stats.requests
+        })
+        .await;
     let upstream = world.simulator.stats();
     total.print(streams, took, upstream.requests);
 
@@ -179,20 +206,29 @@ async fn every_token_comes_exactly_once_through_cuts() {
         check_object(&world, id).await;
     }
     if streams >= 60 {
-        let missing: Vec<Place> = LIKELY.into_iter().filter(|place| !total.cuts.contains_key(place)).collect();
+        let missing: Vec<Place> = LIKELY
+            .into_iter()
+            .filter(|place| !total.cuts.contains_key(place))
+            .collect();
         assert!(missing.is_empty(), "no cut fell on {missing:?}");
-        let missing: Vec<Return> = RETURNS.into_iter().filter(|back| !total.returns.contains_key(back)).collect();
+        let missing: Vec<Return> = RETURNS
+            .into_iter()
+            .filter(|back| !total.returns.contains_key(back))
+            .collect();
         assert!(missing.is_empty(), "nobody came back by {missing:?}");
         assert!(total.restarts > 0, "no start was cut before its id came");
     }
 }
 
-/// An upstream that is thrifty with its chunks: a reader may be cut between the events of one that has brought text.
+/// An upstream that is thrifty with its chunks: a reader may be cut between the events of one that
+/// has brought text.
 #[tokio::test]
 async fn the_chat_dialect_is_entered_exactly_from_a_records_end() {
     let chunk = |delta: &str, finish: &str| {
         let choices = format!(r#"[{{"index":0,"delta":{delta},"finish_reason":{finish}}}]"#);
-        format!("data: {{\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":{choices}}}\n\n")
+        format!(
+            "data: {{\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":{choices}}}\n\n"
+        )
     };
     let body = chunk(r#"{"role":"assistant","content":" t0"}"#, "null")
         + &chunk(r#"{"content":" t1","refusal":" no"}"#, "null")
@@ -202,7 +238,11 @@ async fn the_chat_dialect_is_entered_exactly_from_a_records_end() {
     let gateway = over(&upstream.base_url(), Api::Chat, |_| {});
     let whole = gateway.post("/v1/streams", &response("")).answer().await;
     let chunks = |after: Option<u64>| {
-        let path = format!("/v1/streams/{}?dialect=chat{}", whole.id(), query("&after=", after));
+        let path = format!(
+            "/v1/streams/{}?dialect=chat{}",
+            whole.id(),
+            query("&after=", after)
+        );
         let request = gateway.get(&path);
         async move { request.answer().await.events() }
     };
@@ -212,33 +252,66 @@ async fn the_chat_dialect_is_entered_exactly_from_a_records_end() {
         // Some of it in the chat dialect, then events up to a cut, then chat again.
         for chunks_first in 0..all_chunks.len() - 1 {
             let mut reader = Reader::default();
-            all_chunks.iter().take(chunks_first).for_each(|frame| reader.chunk(frame.number(), &frame.data));
-            events.iter().take(seen + 1).for_each(|event| reader.event(&event.json()));
+            all_chunks
+                .iter()
+                .take(chunks_first)
+                .for_each(|frame| reader.chunk(frame.number(), &frame.data));
+            events
+                .iter()
+                .take(seen + 1)
+                .for_each(|event| reader.event(&event.json()));
             if reader.may_be_inside_a_record() {
                 reader.go_back();
             }
-            chunks(reader.last).await.iter().for_each(|frame| reader.chunk(frame.number(), &frame.data));
+            chunks(reader.last)
+                .await
+                .iter()
+                .for_each(|frame| reader.chunk(frame.number(), &frame.data));
             assert!(reader.ended);
-            assert_eq!(reader.text, " t0 t1 t2", "after {chunks_first} chunks and the events up to {seen}");
+            assert_eq!(
+                reader.text, " t0 t1 t2",
+                "after {chunks_first} chunks and the events up to {seen}"
+            );
         }
     }
 }
 
 /// Where some cut falls in every run of usual size. Few fall exactly between two events.
-const LIKELY: [Place; 4] = [Place::Head, Place::MidEvent, Place::MidCharacter, Place::Socket];
+const LIKELY: [Place; 4] = [
+    Place::Head,
+    Place::MidEvent,
+    Place::MidCharacter,
+    Place::Socket,
+];
 
-/// A run of full size needs some 3,000 descriptors; many systems give 1,024 to a program that does not ask for more.
+/// A run of full size needs some 3,000 descriptors; many systems give 1,024 to a program that does
+/// not ask for more.
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            ..limit
+        },
+    )
+    .unwrap();
 }
 
 fn variable(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
-    Some(value.parse().unwrap_or_else(|_| panic!("{name} is '{value}', but must be a number")))
+    Some(
+        value
+            .parse()
+            .unwrap_or_else(|_| panic!("{name} is '{value}', but must be a number")),
+    )
 }
 
-fn collect(ended: Option<Result<(String, Tally), tokio::task::JoinError>>, total: &mut Tally, ids: &mut Vec<String>) {
+fn collect(
+    ended: Option<Result<(String, Tally), tokio::task::JoinError>>,
+    total: &mut Tally,
+    ids: &mut Vec<String>,
+) {
     match ended {
         Some(Ok((id, tally))) => {
             ids.push(id);
@@ -257,7 +330,12 @@ fn tokens() -> String {
 async fn check_object(world: &World, id: &str) {
     let object = world.object(id).await;
     assert_eq!(object["status"], "completed", "{object}");
-    let texts: Vec<&str> = object["output"].as_array().unwrap().iter().filter_map(|item| item["content"][0]["text"].as_str()).collect();
+    let texts: Vec<&str> = object["output"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|item| item["content"][0]["text"].as_str())
+        .collect();
     assert_eq!(texts, [tokens()], "the object of {id} holds another text");
 }
 
@@ -284,8 +362,13 @@ impl Session {
         let planned = self.dice.random_range(3..=6);
         let mut cuts = 0;
         loop {
-            // Until the id is known only the same request can be sent again; it is the key that keeps it from starting a second one.
-            let back = self.reader.id.is_some().then(|| RETURNS[self.dice.random_range(0..RETURNS.len())]);
+            // Until the id is known only the same request can be sent again; it is the key that
+            // keeps it from starting a second one.
+            let back = self
+                .reader
+                .id
+                .is_some()
+                .then(|| RETURNS[self.dice.random_range(0..RETURNS.len())]);
             self.prepare(back);
             let plan = self.plan(back, u64::saturating_sub(planned, cuts));
             self.proxy.plan(plan);
@@ -304,19 +387,44 @@ impl Session {
                     *self.tally.cuts.entry(place).or_default() += 1;
                 }
             }
-            assert!(self.attempts < 1000, "{} connections, and no end: {}", self.attempts, self.reader.text);
+            assert!(
+                self.attempts < 1000,
+                "{} connections, and no end: {}",
+                self.attempts,
+                self.reader.text
+            );
         }
-        assert!(cuts >= planned, "the end came after {cuts} cuts of {planned}; {} tokens", self.reader.tokens());
-        assert_eq!(self.proxy.counters().accepted(), self.attempts, "a connection that the test did not plan");
+        assert!(
+            cuts >= planned,
+            "the end came after {cuts} cuts of {planned}; {} tokens",
+            self.reader.tokens()
+        );
+        assert_eq!(
+            self.proxy.counters().accepted(),
+            self.attempts,
+            "a connection that the test did not plan"
+        );
         for index in 0..TOKENS {
-            match self.reader.text.split(' ').filter(|token| token.strip_prefix('t') == Some(&index.to_string())).count() {
+            match self
+                .reader
+                .text
+                .split(' ')
+                .filter(|token| token.strip_prefix('t') == Some(&index.to_string()))
+                .count()
+            {
                 0 => self.tally.lost += 1,
                 times => self.tally.doubled += times as u64 - 1,
             }
         }
         if self.reader.text != tokens() {
-            println!("{} (begun by {:?}) read {:?}", self.key, self.begin, self.reader.text);
-            assert!(self.tally.lost + self.tally.doubled > 0, "every token once, but in another order");
+            println!(
+                "{} (begun by {:?}) read {:?}",
+                self.key, self.begin, self.reader.text
+            );
+            assert!(
+                self.tally.lost + self.tally.doubled > 0,
+                "every token once, but in another order"
+            );
         }
         self.tally.repeated = self.reader.repeated;
         (self.reader.id.unwrap(), self.tally)
@@ -326,7 +434,9 @@ impl Session {
     fn prepare(&mut self, back: Option<Return>) {
         let chat = match back {
             Some(Return::EventSourceChat) => true,
-            Some(Return::Repetition) => matches!(self.begin, Start::StreamsChat | Start::StreamsChatBody),
+            Some(Return::Repetition) => {
+                matches!(self.begin, Start::StreamsChat | Start::StreamsChatBody)
+            }
             _ => false,
         };
         if chat && self.reader.may_be_inside_a_record() && self.dice.random_bool(0.5) {
@@ -335,7 +445,8 @@ impl Session {
         }
     }
 
-    /// What the next connection suffers. While cuts are left it is cut before the rest of the stream can have come.
+    /// What the next connection suffers. While cuts are left it is cut before the rest of the
+    /// stream can have come.
     fn plan(&mut self, back: Option<Return>, cuts_left: u64) -> Plan {
         let dice = &mut self.dice;
         let mut plan = Plan::default();
@@ -344,19 +455,31 @@ impl Session {
                 leg.pieces = dice.random_range(1..200);
             }
             if dice.random_bool(0.2) {
-                leg.stall = Some((dice.random_range(0..5000), Duration::from_millis(dice.random_range(1..30))));
+                leg.stall = Some((
+                    dice.random_range(0..5000),
+                    Duration::from_millis(dice.random_range(1..30)),
+                ));
             }
         }
         if cuts_left == 0 {
             return plan;
         }
         let left = TOKENS.saturating_sub(self.reader.tokens()) * LEAST_FRAME / cuts_left;
-        let cut = if dice.random_bool(0.5) { Cut::Reset } else { Cut::Close };
-        // A POST with a position is answered before its body was read, so only a cut in its head is sure to come first.
+        let cut = if dice.random_bool(0.5) {
+            Cut::Reset
+        } else {
+            Cut::Close
+        };
+        // A POST with a position is answered before its body was read, so only a cut in its head is
+        // sure to come first.
         let with_body = matches!(back, None | Some(Return::Repetition));
         match dice.random_range(0..10) {
             0 => {
-                let request = if with_body { self.body(self.begin).to_string().len() as u64 } else { LEAST_HEAD };
+                let request = if with_body {
+                    self.body(self.begin).to_string().len() as u64
+                } else {
+                    LEAST_HEAD
+                };
                 plan.up.cut = Some((dice_of(&mut self.dice, request), cut));
             }
             1 => plan.down.cut = Some((dice_of(dice, LEAST_HEAD), cut)),
@@ -372,39 +495,70 @@ impl Session {
         let steering = format!("[[tokens={TOKENS} tbt=2ms text=count]]");
         let body = json!({"model": "simulator", "stream": true});
         match begin {
-            Start::StreamsChatBody => with(body, json!({"messages": [{"role": "user", "content": steering}]})),
-            // The instructions stand in the response object, and so in the first and the last events.
-            _ => with(body, json!({"input": steering, "instructions": "Ä€𝄞".repeat(200)})),
+            Start::StreamsChatBody => with(
+                body,
+                json!({"messages": [{"role": "user", "content": steering}]}),
+            ),
+            // The instructions stand in the response object, and so in the first and the last
+            // events.
+            _ => with(
+                body,
+                json!({"input": steering, "instructions": "Ä€𝄞".repeat(200)}),
+            ),
         }
     }
 
     async fn connect(&mut self, back: Option<Return>) -> Outcome {
         let base = format!("http://{}", self.proxy.address());
         let (id, after) = (self.reader.id.clone().unwrap_or_default(), self.reader.last);
-        let cursor = after.map(|after| format!("{id}.{after}")).unwrap_or_default();
+        let cursor = after
+            .map(|after| format!("{id}.{after}"))
+            .unwrap_or_default();
         let next = Some(after.map_or(0, |after| after + 1));
         let (request, shape, expected) = match back {
             None | Some(Return::Repetition) => return self.begin().await,
             Some(Return::Socket) => return self.resume_by_socket(&id).await,
-            Some(Return::EventSource) => {
-                (self.client.get(format!("{base}/v1/streams/{id}")).header("last-event-id", cursor), Shape::EventSource, next)
-            }
-            Some(Return::EventSourceQuery) => {
-                (self.client.get(format!("{base}/v1/streams/{id}{}", query("?after=", after))), Shape::EventSource, next)
-            }
-            // Without a number it repeats the start, which a route that was not the start's would take for another request.
+            Some(Return::EventSource) => (
+                self.client
+                    .get(format!("{base}/v1/streams/{id}"))
+                    .header("last-event-id", cursor),
+                Shape::EventSource,
+                next,
+            ),
+            Some(Return::EventSourceQuery) => (
+                self.client
+                    .get(format!("{base}/v1/streams/{id}{}", query("?after=", after))),
+                Shape::EventSource,
+                next,
+            ),
+            // Without a number it repeats the start, which a route that was not the start's would
+            // take for another request.
             Some(Return::EventSourcePost) if after.is_none() => return self.begin().await,
             Some(Return::EventSourcePost) => {
                 let body = self.body(self.begin).to_string();
-                let request = self.client.post(format!("{base}/v1/streams")).header("idempotency-key", &self.key).body(body);
-                (request.header("last-event-id", cursor), Shape::EventSource, next)
+                let request = self
+                    .client
+                    .post(format!("{base}/v1/streams"))
+                    .header("idempotency-key", &self.key)
+                    .body(body);
+                (
+                    request.header("last-event-id", cursor),
+                    Shape::EventSource,
+                    next,
+                )
             }
             Some(Return::EventSourceChat) => {
-                let request = self.client.get(format!("{base}/v1/streams/{id}?dialect=chat")).header("last-event-id", cursor);
+                let request = self
+                    .client
+                    .get(format!("{base}/v1/streams/{id}?dialect=chat"))
+                    .header("last-event-id", cursor);
                 (request, Shape::Chat, None)
             }
             Some(Return::Sdk) => {
-                let url = format!("{base}/v1/responses/{id}?stream=true{}", query("&starting_after=", after));
+                let url = format!(
+                    "{base}/v1/responses/{id}?stream=true{}",
+                    query("&starting_after=", after)
+                );
                 (self.client.get(url), Shape::Sdk, next)
             }
         };
@@ -412,22 +566,33 @@ impl Session {
         over_sse(request, shape, &mut self.reader).await
     }
 
-    /// Sends the starting request: for the first time, again because no id had come, or again to read all of it again.
+    /// Sends the starting request: for the first time, again because no id had come, or again to
+    /// read all of it again.
     async fn begin(&mut self) -> Outcome {
         let (path, shape) = match self.begin {
             Start::Streams => ("/v1/streams", Shape::EventSource),
-            Start::StreamsChat | Start::StreamsChatBody => ("/v1/streams?dialect=chat", Shape::Chat),
+            Start::StreamsChat | Start::StreamsChatBody => {
+                ("/v1/streams?dialect=chat", Shape::Chat)
+            }
             Start::Responses => ("/v1/responses", Shape::Sdk),
             Start::Socket => ("/v1/ws", Shape::Socket),
         };
         self.reader.attach((shape != Shape::Chat).then_some(0));
         let body = self.body(self.begin);
         if shape == Shape::Socket {
-            let create = with(body, json!({"type": "response.create", "idempotency_key": self.key}));
+            let create = with(
+                body,
+                json!({"type": "response.create", "idempotency_key": self.key}),
+            );
             return over_socket(self.proxy.address(), path, &create, &mut self.reader).await;
         }
-        let request = self.client.post(format!("http://{}{path}", self.proxy.address()));
-        let request = request.header("content-type", "application/json").header("idempotency-key", &self.key).body(body.to_string());
+        let request = self
+            .client
+            .post(format!("http://{}{path}", self.proxy.address()));
+        let request = request
+            .header("content-type", "application/json")
+            .header("idempotency-key", &self.key)
+            .body(body.to_string());
         over_sse(request, shape, &mut self.reader).await
     }
 
@@ -439,8 +604,13 @@ impl Session {
         if self.dice.random_bool(0.5) {
             message["stream_id"] = json!("lane");
         }
-        let path = if self.dice.random_bool(0.5) { "/v1/ws" } else { "/v1/responses" };
-        self.reader.attach(Some(self.reader.last.map_or(0, |last| last + 1)));
+        let path = if self.dice.random_bool(0.5) {
+            "/v1/ws"
+        } else {
+            "/v1/responses"
+        };
+        self.reader
+            .attach(Some(self.reader.last.map_or(0, |last| last + 1)));
         over_socket(self.proxy.address(), path, &message, &mut self.reader).await
     }
 }
@@ -450,15 +620,23 @@ fn dice_of(dice: &mut StdRng, below: u64) -> u64 {
 }
 
 fn query(name: &str, value: Option<u64>) -> String {
-    value.map(|value| format!("{name}{value}")).unwrap_or_default()
+    value
+        .map(|value| format!("{name}{value}"))
+        .unwrap_or_default()
 }
 
 // === impl Tally ===
 
 impl Tally {
     fn add(&mut self, other: Self) {
-        other.cuts.into_iter().for_each(|(place, count)| *self.cuts.entry(place).or_default() += count);
-        other.returns.into_iter().for_each(|(back, count)| *self.returns.entry(back).or_default() += count);
+        other
+            .cuts
+            .into_iter()
+            .for_each(|(place, count)| *self.cuts.entry(place).or_default() += count);
+        other
+            .returns
+            .into_iter()
+            .for_each(|(back, count)| *self.returns.entry(back).or_default() += count);
         self.restarts += other.restarts;
         self.went_back += other.went_back;
         self.repeated += other.repeated;
@@ -467,10 +645,19 @@ impl Tally {
     }
 
     fn print(&self, streams: u64, took: Duration, asked: u64) {
-        println!("{streams} streams of {TOKENS} tokens in {took:.1?}; the upstream was asked {asked} times");
+        println!(
+            "{streams} streams of {TOKENS} tokens in {took:.1?}; the upstream was asked {asked} times"
+        );
         println!("cuts: {} {:?}", self.cuts.values().sum::<u64>(), self.cuts);
-        println!("came back: {} {:?}", self.returns.values().sum::<u64>(), self.returns);
-        println!("starts sent again: {}; went back to a record's end: {}; came again: {}", self.restarts, self.went_back, self.repeated);
+        println!(
+            "came back: {} {:?}",
+            self.returns.values().sum::<u64>(),
+            self.returns
+        );
+        println!(
+            "starts sent again: {}; went back to a record's end: {}; came again: {}",
+            self.restarts, self.went_back, self.repeated
+        );
         println!("lost: {}; doubled: {}", self.lost, self.doubled);
     }
 }

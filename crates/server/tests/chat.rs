@@ -1,6 +1,11 @@
-//! The chat dialect gives the upstream's own bytes: what a client gets here is what it would have got there.
+//! The chat dialect gives the upstream's own bytes: what a client gets here is what it would have
+//! got there.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says why and ends")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on says why and ends"
+)]
 
 mod support;
 
@@ -29,7 +34,8 @@ fn weather() -> Value {
     json!([{"type": "function", "function": {"name": "get_weather", "parameters": parameters, "strict": true}}])
 }
 
-/// Requests whose answers differ in shape; all seeded, so that the same request gets the same bytes.
+/// Requests whose answers differ in shape; all seeded, so that the same request gets the same
+/// bytes.
 fn shapes() -> Vec<(&'static str, Value)> {
     let schema = json!({"type": "json_schema", "json_schema": {"name": "place", "strict": true, "schema": {
         "type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"], "additionalProperties": false}}});
@@ -41,25 +47,70 @@ fn shapes() -> Vec<(&'static str, Value)> {
         ("an answer for people", with(chat("seed=1"), json!({}))),
         (
             "escapes and other scripts",
-            with(chat(""), json!({"seed": 1, "messages": [{"role": "user", "content": "\u{1f600} \" \\ \n \u{0} é"}]})),
+            with(
+                chat(""),
+                json!({"seed": 1, "messages": [{"role": "user", "content": "\u{1f600} \" \\ \n \u{0} é"}]}),
+            ),
         ),
         ("no tokens", chat("tokens=0 seed=1")),
-        ("a tool call", with(chat("seed=1"), json!({"tools": weather()}))),
-        ("parallel tool calls", with(chat("seed=1 calls=3"), json!({"tools": weather()}))),
-        ("three choices", with(chat("tokens=7 seed=1"), json!({"n": 3}))),
-        ("three choices with calls", with(chat("seed=1 calls=2"), json!({"n": 3, "tools": weather()}))),
-        ("usage", with(chat("tokens=3 seed=1"), json!({"stream_options": {"include_usage": true}}))),
+        (
+            "a tool call",
+            with(chat("seed=1"), json!({"tools": weather()})),
+        ),
+        (
+            "parallel tool calls",
+            with(chat("seed=1 calls=3"), json!({"tools": weather()})),
+        ),
+        (
+            "three choices",
+            with(chat("tokens=7 seed=1"), json!({"n": 3})),
+        ),
+        (
+            "three choices with calls",
+            with(chat("seed=1 calls=2"), json!({"n": 3, "tools": weather()})),
+        ),
+        (
+            "usage",
+            with(
+                chat("tokens=3 seed=1"),
+                json!({"stream_options": {"include_usage": true}}),
+            ),
+        ),
         ("usage unasked for", chat("tokens=3 seed=1 usage=on")),
-        ("padding", with(chat("tokens=3 seed=1"), json!({"stream_options": {"include_obfuscation": true}}))),
-        ("logprobs", with(chat("tokens=3 seed=1"), json!({"logprobs": true, "top_logprobs": 2}))),
+        (
+            "padding",
+            with(
+                chat("tokens=3 seed=1"),
+                json!({"stream_options": {"include_obfuscation": true}}),
+            ),
+        ),
+        (
+            "logprobs",
+            with(
+                chat("tokens=3 seed=1"),
+                json!({"logprobs": true, "top_logprobs": 2}),
+            ),
+        ),
         ("reasoning", chat("tokens=3 reasoning=4 seed=1")),
         ("refusal", chat("tokens=3 refusal seed=1")),
-        ("structured output", with(chat("seed=1"), json!({"response_format": schema}))),
+        (
+            "structured output",
+            with(chat("seed=1"), json!({"response_format": schema})),
+        ),
         ("an image", with(chat(""), json!({"messages": image}))),
         ("length", chat("tokens=3 finish=length seed=1")),
-        ("an unknown finish", chat("tokens=3 finish=eos_token seed=1")),
+        (
+            "an unknown finish",
+            chat("tokens=3 finish=eos_token seed=1"),
+        ),
         ("an empty finish", chat("tokens=3 finish= seed=1")),
-        ("an odd model", with(chat("tokens=3 seed=1"), json!({"model": "org/model:\"quoted\" é"}))),
+        (
+            "an odd model",
+            with(
+                chat("tokens=3 seed=1"),
+                json!({"model": "org/model:\"quoted\" é"}),
+            ),
+        ),
         ("many tokens", chat("tokens=5000 seed=1")),
         ("large tokens", chat("tokens=5 size=100KiB seed=1")),
     ]
@@ -71,7 +122,12 @@ async fn a_streamed_completion_is_the_upstreams_byte_for_byte() {
     join_all(shapes().into_iter().map(|(shape, body)| async move {
         let expected = direct(&world.simulator, &body).await;
         let answer = world.post("/v1/chat/completions", &body).answer().await;
-        assert_eq!((answer.status, answer.end), (200, End::Whole), "{shape}: {}", answer.text());
+        assert_eq!(
+            (answer.status, answer.end),
+            (200, End::Whole),
+            "{shape}: {}",
+            answer.text()
+        );
         assert!(expected.text().ends_with("data: [DONE]\n\n"));
         assert_eq!(answer.text(), expected.text(), "{shape}");
     }))
@@ -86,9 +142,20 @@ async fn a_whole_completion_is_the_upstreams_byte_for_byte() {
         let expected = direct(&world.simulator, &body).await;
         let answer = world.post("/v1/chat/completions", &body).answer().await;
         assert_eq!(answer.status, 200, "{shape}: {}", answer.text());
-        assert_eq!(answer.header("content-type"), Some("application/json"), "{shape}");
-        assert_eq!(answer.header("content-length"), Some(answer.body.len().to_string().as_str()));
-        assert_eq!(answer.header("x-upstream-request-id"), expected.header("x-request-id"), "{shape}");
+        assert_eq!(
+            answer.header("content-type"),
+            Some("application/json"),
+            "{shape}"
+        );
+        assert_eq!(
+            answer.header("content-length"),
+            Some(answer.body.len().to_string().as_str())
+        );
+        assert_eq!(
+            answer.header("x-upstream-request-id"),
+            expected.header("x-request-id"),
+            "{shape}"
+        );
         assert_eq!(answer.text(), expected.text(), "{shape}");
     }))
     .await;
@@ -97,21 +164,39 @@ async fn a_whole_completion_is_the_upstreams_byte_for_byte() {
 #[tokio::test]
 async fn odd_framing_upstream_changes_no_payload() {
     let world = &start(|_| {});
-    join_all(["split", "crlf", "cr", "nospace", "bom", "comments", "gzip"].map(|fault| async move {
-        let steering = |fault: &str| format!("fault={fault} tokens=30 seed=1");
-        // The ids are drawn from the body, so the plain answer is asked for with the same one, and reframed by hand.
-        let body = chat(&steering(fault));
-        let direct = direct(&world.simulator, &body).await;
-        let answer = world.post("/v1/chat/completions", &body).answer().await;
-        let contents: Vec<String> = answer.events().into_iter().map(|event| event.data).collect();
-        assert_eq!(contents.last().map(String::as_str), Some("[DONE]"), "{fault}");
-        if fault != "gzip" {
-            let text = direct.text().replace('\u{feff}', "").replace("\r\n", "\n").replace('\r', "\n");
-            let expected: Vec<String> = support::sse::parse(&text).into_iter().map(|event| event.data).collect();
-            assert_eq!(contents, expected, "{fault}");
-        }
-        assert_eq!(contents.len(), 33, "{fault}");
-    }))
+    join_all(
+        ["split", "crlf", "cr", "nospace", "bom", "comments", "gzip"].map(|fault| async move {
+            let steering = |fault: &str| format!("fault={fault} tokens=30 seed=1");
+            // The ids are drawn from the body, so the plain answer is asked for with the same one,
+            // and reframed by hand.
+            let body = chat(&steering(fault));
+            let direct = direct(&world.simulator, &body).await;
+            let answer = world.post("/v1/chat/completions", &body).answer().await;
+            let contents: Vec<String> = answer
+                .events()
+                .into_iter()
+                .map(|event| event.data)
+                .collect();
+            assert_eq!(
+                contents.last().map(String::as_str),
+                Some("[DONE]"),
+                "{fault}"
+            );
+            if fault != "gzip" {
+                let text = direct
+                    .text()
+                    .replace('\u{feff}', "")
+                    .replace("\r\n", "\n")
+                    .replace('\r', "\n");
+                let expected: Vec<String> = support::sse::parse(&text)
+                    .into_iter()
+                    .map(|event| event.data)
+                    .collect();
+                assert_eq!(contents, expected, "{fault}");
+            }
+            assert_eq!(contents.len(), 33, "{fault}");
+        }),
+    )
     .await;
 }
 
@@ -119,10 +204,21 @@ async fn odd_framing_upstream_changes_no_payload() {
 async fn a_whole_completion_may_come_compressed_or_in_single_bytes() {
     let world = start(|_| {});
     for fault in ["none", "gzip", "split"] {
-        let body = with(chat(&format!("fault={fault} tokens=3 text=count")), json!({"stream": false}));
+        let body = with(
+            chat(&format!("fault={fault} tokens=3 text=count")),
+            json!({"stream": false}),
+        );
         let answer = world.post("/v1/chat/completions", &body).answer().await;
-        assert_eq!((answer.status, answer.header("content-encoding")), (200, None), "{fault}");
-        assert_eq!(answer.json()["choices"][0]["message"]["content"], " t0 t1 t2", "{fault}");
+        assert_eq!(
+            (answer.status, answer.header("content-encoding")),
+            (200, None),
+            "{fault}"
+        );
+        assert_eq!(
+            answer.json()["choices"][0]["message"]["content"],
+            " t0 t1 t2",
+            "{fault}"
+        );
     }
 }
 
@@ -138,7 +234,11 @@ async fn a_payload_over_several_lines_stays_so() {
 
 /// Sends a body as it stands, and gives what the upstream got.
 async fn goes_up(world: &World, path: &str, body: &str) -> Value {
-    let answer = Request::new(world.address, "POST", path).header("content-type", "application/json").body(body).answer().await;
+    let answer = Request::new(world.address, "POST", path)
+        .header("content-type", "application/json")
+        .body(body)
+        .answer()
+        .await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     world.last_request().body.expect("the upstream got no JSON")
 }
@@ -150,8 +250,11 @@ async fn what_the_gateway_does_not_know_goes_up_unchanged() {
         r#" {"x_vendor" : {"deep":[1,2.50,{"k":null}], "n": 1.000000000000000000000000010}, "model":"simulator","#,
         r#""messages":[{"role":"user","content":"\u00e9[[tokens=1]]","x_cache":true}],"temperature":0.70,"stream":true } "#
     );
-    let answer =
-        Request::new(world.address, "POST", "/v1/chat/completions").header("content-type", "application/json").body(body).answer().await;
+    let answer = Request::new(world.address, "POST", "/v1/chat/completions")
+        .header("content-type", "application/json")
+        .body(body)
+        .answer()
+        .await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     let seen = world.last_request();
     assert_eq!(seen.path, "/v1/chat/completions");
@@ -163,34 +266,70 @@ async fn what_the_gateway_does_not_know_goes_up_unchanged() {
 async fn usage_is_asked_for_only_if_the_client_asks() {
     let world = start(|_| {});
     let sent = chat("tokens=1");
-    assert_eq!(goes_up(&world, "/v1/chat/completions", &sent.to_string()).await, sent);
-    let sent = with(chat("tokens=1"), json!({"stream_options": {"include_usage": false, "x": 1}}));
-    assert_eq!(goes_up(&world, "/v1/chat/completions", &sent.to_string()).await, sent);
+    assert_eq!(
+        goes_up(&world, "/v1/chat/completions", &sent.to_string()).await,
+        sent
+    );
+    let sent = with(
+        chat("tokens=1"),
+        json!({"stream_options": {"include_usage": false, "x": 1}}),
+    );
+    assert_eq!(
+        goes_up(&world, "/v1/chat/completions", &sent.to_string()).await,
+        sent
+    );
     // The responses dialect has to report it.
-    let up = goes_up(&world, "/v1/responses", r#"{"model":"simulator","input":"[[tokens=1]]"}"#).await;
-    assert_eq!((&up["stream"], &up["stream_options"]["include_usage"]), (&json!(true), &json!(true)));
+    let up = goes_up(
+        &world,
+        "/v1/responses",
+        r#"{"model":"simulator","input":"[[tokens=1]]"}"#,
+    )
+    .await;
+    assert_eq!(
+        (&up["stream"], &up["stream_options"]["include_usage"]),
+        (&json!(true), &json!(true))
+    );
 }
 
 #[tokio::test]
 async fn a_configured_name_is_translated_and_a_missing_one_filled_in() {
     let world = start(|config| {
         config.default_model = Some("fast".to_owned());
-        config.upstreams[0].models = Models::Renamed([("fast".to_owned(), "simulator".into())].into());
+        config.upstreams[0].models =
+            Models::Renamed([("fast".to_owned(), "simulator".into())].into());
     });
     for body in [
         r#"{"model":"fast","messages":[{"role":"user","content":"[[tokens=1]]"}]}"#,
         r#"{"messages":[{"role":"user","content":"[[tokens=1]]"}]}"#,
     ] {
-        assert_eq!(goes_up(&world, "/v1/chat/completions", body).await["model"], "simulator");
+        assert_eq!(
+            goes_up(&world, "/v1/chat/completions", body).await["model"],
+            "simulator"
+        );
     }
     let models = world.get("/v1/models").answer().await.json();
     assert_eq!(
-        models["data"].as_array().map(|models| models.iter().map(|model| model["id"].clone()).collect::<Vec<_>>()),
+        models["data"].as_array().map(|models| models
+            .iter()
+            .map(|model| model["id"].clone())
+            .collect::<Vec<_>>()),
         Some(vec![json!("fast")])
     );
-    assert_eq!(world.get("/v1/models/fast").answer().await.json()["id"], "fast");
-    let missing = world.post("/v1/chat/completions", &with(chat("tokens=1"), json!({"model": "simulator"}))).answer().await;
-    assert_eq!((missing.status, missing.json()["error"]["code"].as_str()), (404, Some("model_not_found")));
+    assert_eq!(
+        world.get("/v1/models/fast").answer().await.json()["id"],
+        "fast"
+    );
+    let missing = world
+        .post(
+            "/v1/chat/completions",
+            &with(chat("tokens=1"), json!({"model": "simulator"})),
+        )
+        .answer()
+        .await;
+    assert_eq!(
+        (missing.status, missing.json()["error"]["code"].as_str()),
+        (404, Some("model_not_found"))
+    );
 }
 
 #[tokio::test]
@@ -198,7 +337,11 @@ async fn the_upstream_gets_the_gateways_key_and_never_the_clients() {
     let keyed = start(|config| config.upstreams[0].api_key = Some("sk-gateway".to_owned().into()));
     let keyless = start(|_| {});
     for (world, authorized) in [(&keyed, true), (&keyless, false)] {
-        let answer = world.post("/v1/chat/completions", &chat("tokens=1")).header("authorization", "Bearer sk-client").answer().await;
+        let answer = world
+            .post("/v1/chat/completions", &chat("tokens=1"))
+            .header("authorization", "Bearer sk-client")
+            .answer()
+            .await;
         assert_eq!(answer.status, 200);
         let seen = world.last_request();
         assert_eq!(seen.authorized, authorized);

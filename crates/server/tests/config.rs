@@ -1,6 +1,11 @@
-//! The configuration as the person who writes it meets it: precedence, refusals, secrets, the shipped file.
+//! The configuration as the person who writes it meets it: precedence, refusals, secrets, the
+//! shipped file.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on says why and ends")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on says why and ends"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,7 +31,9 @@ impl Given<'_> {
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("t.yaml");
         fs::write(&path, self.file).unwrap();
-        let flags = ["tokenwire", "--config", path.to_str().unwrap()].into_iter().chain(self.flags.iter().copied());
+        let flags = ["tokenwire", "--config", path.to_str().unwrap()]
+            .into_iter()
+            .chain(self.flags.iter().copied());
         load(flags, self.env)
     }
 
@@ -42,9 +49,16 @@ impl Given<'_> {
     }
 }
 
-fn load<'a>(flags: impl Iterator<Item = &'a str>, env: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
+fn load<'a>(
+    flags: impl Iterator<Item = &'a str>,
+    env: &[(&str, &str)],
+) -> Result<Loaded, ConfigError> {
     let cli = Cli::try_parse_from(flags).unwrap();
-    Config::load(&cli, env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+    Config::load(
+        &cli,
+        env.iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+    )
 }
 
 fn shipped() -> PathBuf {
@@ -54,7 +68,14 @@ fn shipped() -> PathBuf {
 #[test]
 fn the_shipped_file_is_the_defaults() {
     let text = fs::read_to_string(shipped()).unwrap();
-    assert_eq!(Given { file: &text, ..Given::default() }.config(), Config::default());
+    assert_eq!(
+        Given {
+            file: &text,
+            ..Given::default()
+        }
+        .config(),
+        Config::default()
+    );
 }
 
 #[test]
@@ -67,28 +88,56 @@ fn the_shipped_file_shows_every_key() {
     }
     let text = fs::read_to_string(shipped()).unwrap();
     let mut expected = Vec::new();
-    keys(&serde_json::to_value(Config::default()).unwrap(), 0, &mut expected);
-    assert!(expected.len() >= 40, "the walk found only {} keys", expected.len());
+    keys(
+        &serde_json::to_value(Config::default()).unwrap(),
+        0,
+        &mut expected,
+    );
+    assert!(
+        expected.len() >= 40,
+        "the walk found only {} keys",
+        expected.len()
+    );
     for (indent, key) in expected {
         let line = format!("{}{key}:", "  ".repeat(indent));
-        assert!(text.lines().any(|have| have.starts_with(&line)), "`{line}` is not in the shipped file");
+        assert!(
+            text.lines().any(|have| have.starts_with(&line)),
+            "`{line}` is not in the shipped file"
+        );
     }
 }
 
 #[test]
 fn the_shipped_file_shows_an_upstream_with_all_its_keys_and_their_defaults() {
     let text = fs::read_to_string(shipped()).unwrap();
-    let example = text.lines().skip_while(|line| *line != "# upstreams:").take_while(|line| line.starts_with("# "));
+    let example = text
+        .lines()
+        .skip_while(|line| *line != "# upstreams:")
+        .take_while(|line| line.starts_with("# "));
     let example: String = example.map(|line| format!("{}\n", &line[2..])).collect();
-    let config = Given { file: &example, ..Given::default() }.config();
-    let default = Upstream { name: "openai".to_owned(), base_url: "https://api.openai.com/v1".to_owned(), ..Upstream::default() };
+    let config = Given {
+        file: &example,
+        ..Given::default()
+    }
+    .config();
+    let default = Upstream {
+        name: "openai".to_owned(),
+        base_url: "https://api.openai.com/v1".to_owned(),
+        ..Upstream::default()
+    };
     assert_eq!(config.upstreams, std::slice::from_ref(&default));
 
     let tree = serde_json::to_value(default).unwrap();
-    let keys = tree.as_object().unwrap().keys().chain(tree["timeouts"].as_object().unwrap().keys());
+    let keys = tree
+        .as_object()
+        .unwrap()
+        .keys()
+        .chain(tree["timeouts"].as_object().unwrap().keys());
     for key in keys {
         assert!(
-            example.lines().any(|line| line.trim_start_matches([' ', '-']).starts_with(&format!("{key}:"))),
+            example.lines().any(|line| line
+                .trim_start_matches([' ', '-'])
+                .starts_with(&format!("{key}:"))),
             "`{key}` is not in:\n{example}"
         );
     }
@@ -96,24 +145,60 @@ fn the_shipped_file_shows_an_upstream_with_all_its_keys_and_their_defaults() {
 
 #[test]
 fn an_empty_file_is_a_whole_configuration() {
-    for file in ["", "\n", "# nothing\n", "server:\n", "server:\n  port:\nupstreams:\n", "---\n"] {
-        assert_eq!(Given { file, ..Given::default() }.config(), Config::default(), "{file:?}");
+    for file in [
+        "",
+        "\n",
+        "# nothing\n",
+        "server:\n",
+        "server:\n  port:\nupstreams:\n",
+        "---\n",
+    ] {
+        assert_eq!(
+            Given {
+                file,
+                ..Given::default()
+            }
+            .config(),
+            Config::default(),
+            "{file:?}"
+        );
     }
 }
 
 #[test]
 fn flags_override_the_environment_which_overrides_the_file_which_overrides_the_defaults() {
     let file = "server: {host: 127.0.0.2, port: 1001, workers: 1}";
-    let env = [("TOKENWIRE_SERVER__PORT", "1002"), ("TOKENWIRE_SERVER__WORKERS", "2")];
-    let config = Given { file, env: &env, flags: &["--port", "1003"] }.config();
-    assert_eq!((config.server.host.as_str(), config.server.workers, config.server.port), ("127.0.0.2", 2, 1003));
+    let env = [
+        ("TOKENWIRE_SERVER__PORT", "1002"),
+        ("TOKENWIRE_SERVER__WORKERS", "2"),
+    ];
+    let config = Given {
+        file,
+        env: &env,
+        flags: &["--port", "1003"],
+    }
+    .config();
+    assert_eq!(
+        (
+            config.server.host.as_str(),
+            config.server.workers,
+            config.server.port
+        ),
+        ("127.0.0.2", 2, 1003)
+    );
     assert_eq!(config.server.backlog, 4096);
 }
 
 #[test]
 fn rust_log_overrides_the_filter_and_a_flag_overrides_both() {
-    let given =
-        |flags| Given { file: "log: {filter: warn}", env: &[("RUST_LOG", "debug"), ("TOKENWIRE_LOG__FILTER", "error")], flags }.config();
+    let given = |flags| {
+        Given {
+            file: "log: {filter: warn}",
+            env: &[("RUST_LOG", "debug"), ("TOKENWIRE_LOG__FILTER", "error")],
+            flags,
+        }
+        .config()
+    };
     assert_eq!(given(&[]).log.filter, "debug");
     assert_eq!(given(&["--log", "trace"]).log.filter, "trace");
 }
@@ -125,22 +210,49 @@ fn variables_take_the_type_of_their_key() {
         ("TOKENWIRE_LIMITS__BODY", "1MiB"),
         ("TOKENWIRE_LIMITS__EVENT", "2048"),
         ("TOKENWIRE_SERVER__ALLOW_LOOPBACK_ORIGINS", "false"),
-        ("TOKENWIRE_SERVER__ALLOWED_ORIGINS", "https://a.example, https://b.example"),
+        (
+            "TOKENWIRE_SERVER__ALLOWED_ORIGINS",
+            "https://a.example, https://b.example",
+        ),
         ("TOKENWIRE_DEFAULT_MODEL", "4711"),
     ];
-    let config = Given { env: &env, ..Given::default() }.config();
+    let config = Given {
+        env: &env,
+        ..Given::default()
+    }
+    .config();
     assert_eq!(config.streams.heartbeat, Duration::from_secs(10));
-    assert_eq!((config.limits.body, config.limits.websocket_frame(), config.limits.event), (1 << 20, 1 << 20, 2048));
+    assert_eq!(
+        (
+            config.limits.body,
+            config.limits.websocket_frame(),
+            config.limits.event
+        ),
+        (1 << 20, 1 << 20, 2048)
+    );
     assert!(!config.server.allow_loopback_origins);
-    assert_eq!(config.server.allowed_origins, ["https://a.example", "https://b.example"]);
+    assert_eq!(
+        config.server.allowed_origins,
+        ["https://a.example", "https://b.example"]
+    );
     assert_eq!(config.default_model(), Some("4711"));
 }
 
 #[test]
 fn empty_variables_count_as_unset() {
-    let env =
-        [("TOKENWIRE_SERVER__PORT", ""), ("OPENAI_API_KEY", ""), ("OPENAI_BASE_URL", " "), ("RUST_LOG", ""), ("TOKENWIRE_NO_SUCH", "")];
-    let loaded = Given { env: &env, ..Given::default() }.load().unwrap();
+    let env = [
+        ("TOKENWIRE_SERVER__PORT", ""),
+        ("OPENAI_API_KEY", ""),
+        ("OPENAI_BASE_URL", " "),
+        ("RUST_LOG", ""),
+        ("TOKENWIRE_NO_SUCH", ""),
+    ];
+    let loaded = Given {
+        env: &env,
+        ..Given::default()
+    }
+    .load()
+    .unwrap();
     assert_eq!(loaded.config, Config::default());
     assert!(loaded.config.uses_simulator());
     assert_eq!(loaded.config.default_model(), Some("simulator"));
@@ -158,29 +270,66 @@ fn variables_of_kubernetes_services_are_not_ours() {
         ("TOKENWIRE_PORT_3000_TCP_PORT", "3000"),
         ("TOKENWIRE_PORT_3000_TCP_ADDR", "10.0.0.1"),
     ];
-    assert_eq!(Given { env: &env, ..Given::default() }.config(), Config::default());
-    let error = Given { env: &[("TOKENWIRE_PORT", "8080")], ..Given::default() }.error();
+    assert_eq!(
+        Given {
+            env: &env,
+            ..Given::default()
+        }
+        .config(),
+        Config::default()
+    );
+    let error = Given {
+        env: &[("TOKENWIRE_PORT", "8080")],
+        ..Given::default()
+    }
+    .error();
     assert!(error.contains("TOKENWIRE_PORT:"), "{error}");
 }
 
 #[test]
 fn a_key_of_openai_alone_means_openai() {
-    let config = Given { env: &[("OPENAI_API_KEY", "sk-1")], ..Given::default() }.config();
-    let [upstream] = config.upstreams.as_slice() else { panic!("{:?}", config.upstreams) };
-    assert_eq!(upstream.url("/chat/completions"), "https://api.openai.com/v1/chat/completions");
-    assert_eq!(upstream.api_key.as_ref().map(|key| key.expose()), Some("sk-1"));
-    assert_eq!((upstream.api, config.default_model()), (Api::Chat, Some("gpt-4o-mini")));
+    let config = Given {
+        env: &[("OPENAI_API_KEY", "sk-1")],
+        ..Given::default()
+    }
+    .config();
+    let [upstream] = config.upstreams.as_slice() else {
+        panic!("{:?}", config.upstreams)
+    };
+    assert_eq!(
+        upstream.url("/chat/completions"),
+        "https://api.openai.com/v1/chat/completions"
+    );
+    assert_eq!(
+        upstream.api_key.as_ref().map(|key| key.expose()),
+        Some("sk-1")
+    );
+    assert_eq!(
+        (upstream.api, config.default_model()),
+        (Api::Chat, Some("gpt-4o-mini"))
+    );
 }
 
 #[test]
 fn a_base_url_without_a_key_is_a_local_server() {
     for given in [
-        Given { env: &[("OPENAI_BASE_URL", "http://localhost:11434/v1")], ..Given::default() },
-        Given { flags: &["--base-url", "http://localhost:11434/v1"], ..Given::default() },
+        Given {
+            env: &[("OPENAI_BASE_URL", "http://localhost:11434/v1")],
+            ..Given::default()
+        },
+        Given {
+            flags: &["--base-url", "http://localhost:11434/v1"],
+            ..Given::default()
+        },
     ] {
         let config = given.config();
-        let [upstream] = config.upstreams.as_slice() else { panic!("{:?}", config.upstreams) };
-        assert_eq!((upstream.base_url.as_str(), upstream.api_key.is_none()), ("http://localhost:11434/v1", true));
+        let [upstream] = config.upstreams.as_slice() else {
+            panic!("{:?}", config.upstreams)
+        };
+        assert_eq!(
+            (upstream.base_url.as_str(), upstream.api_key.is_none()),
+            ("http://localhost:11434/v1", true)
+        );
         assert_eq!(config.default_model(), None);
     }
 }
@@ -189,24 +338,60 @@ const ONE_UPSTREAM: &str = "upstreams: [{name: local, base_url: http://localhost
 
 #[test]
 fn configured_upstreams_go_before_the_variables_of_the_sdks_and_after_the_flags() {
-    let env = [("OPENAI_API_KEY", "sk-1"), ("OPENAI_BASE_URL", "http://localhost:2/v1")];
-    let given = |flags| Given { file: ONE_UPSTREAM, env: &env, flags }.config();
+    let env = [
+        ("OPENAI_API_KEY", "sk-1"),
+        ("OPENAI_BASE_URL", "http://localhost:2/v1"),
+    ];
+    let given = |flags| {
+        Given {
+            file: ONE_UPSTREAM,
+            env: &env,
+            flags,
+        }
+        .config()
+    };
 
     let config = given(&[]);
-    assert_eq!((config.upstreams[0].name.as_str(), config.upstreams[0].api_key.is_none()), ("local", true));
+    assert_eq!(
+        (
+            config.upstreams[0].name.as_str(),
+            config.upstreams[0].api_key.is_none()
+        ),
+        ("local", true)
+    );
     assert_eq!(config.default_model(), Some("qwen"));
-    assert_eq!(config.timeouts_of(&config.upstreams[0]).total, Duration::from_secs(5));
-    assert_eq!(config.timeouts_of(&config.upstreams[0]).connect, config.timeouts.connect);
+    assert_eq!(
+        config.timeouts_of(&config.upstreams[0]).total,
+        Duration::from_secs(5)
+    );
+    assert_eq!(
+        config.timeouts_of(&config.upstreams[0]).connect,
+        config.timeouts.connect
+    );
 
     let config = given(&["--base-url", "http://localhost:3/v1"]);
-    assert_eq!((config.upstreams.len(), config.upstreams[0].base_url.as_str()), (1, "http://localhost:3/v1"));
+    assert_eq!(
+        (
+            config.upstreams.len(),
+            config.upstreams[0].base_url.as_str()
+        ),
+        (1, "http://localhost:3/v1")
+    );
     assert!(given(&["--simulator"]).uses_simulator());
 }
 
 #[test]
 fn a_key_reaches_a_listed_upstream_by_variable() {
-    let config = Given { file: ONE_UPSTREAM, env: &[("TOKENWIRE_UPSTREAMS__0__API_KEY", "12345")], ..Given::default() }.config();
-    assert_eq!(config.upstreams[0].api_key.as_ref().map(|key| key.expose()), Some("12345"));
+    let config = Given {
+        file: ONE_UPSTREAM,
+        env: &[("TOKENWIRE_UPSTREAMS__0__API_KEY", "12345")],
+        ..Given::default()
+    }
+    .config();
+    assert_eq!(
+        config.upstreams[0].api_key.as_ref().map(|key| key.expose()),
+        Some("12345")
+    );
     assert_eq!(config.upstreams[0].name, "local");
 }
 
@@ -214,159 +399,497 @@ fn a_key_reaches_a_listed_upstream_by_variable() {
 fn upstreams_can_be_made_of_variables_alone() {
     let mut env = Vec::new();
     for index in 0..11 {
-        env.push((format!("TOKENWIRE_UPSTREAMS__{index}__NAME"), format!("u{index}")));
-        env.push((format!("TOKENWIRE_UPSTREAMS__{index}__BASE_URL"), format!("http://localhost:{index}/v1")));
-        env.push((format!("TOKENWIRE_UPSTREAMS__{index}__TIMEOUTS__TOTAL"), "1s".to_owned()));
+        env.push((
+            format!("TOKENWIRE_UPSTREAMS__{index}__NAME"),
+            format!("u{index}"),
+        ));
+        env.push((
+            format!("TOKENWIRE_UPSTREAMS__{index}__BASE_URL"),
+            format!("http://localhost:{index}/v1"),
+        ));
+        env.push((
+            format!("TOKENWIRE_UPSTREAMS__{index}__TIMEOUTS__TOTAL"),
+            "1s".to_owned(),
+        ));
     }
-    let env: Vec<_> = env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    let config = Given { env: &env, ..Given::default() }.config();
+    let env: Vec<_> = env
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    let config = Given {
+        env: &env,
+        ..Given::default()
+    }
+    .config();
     assert_eq!(config.upstreams.len(), 11);
     assert_eq!(config.upstreams[10].name, "u10");
-    assert_eq!(config.upstreams[10].timeouts.total, Some(Duration::from_secs(1)));
+    assert_eq!(
+        config.upstreams[10].timeouts.total,
+        Some(Duration::from_secs(1))
+    );
 
-    let env = [("TOKENWIRE_UPSTREAMS", r#"[{"name":"a","base_url":"http://localhost:1/v1","models":{"fast":"big-7b"}}]"#)];
-    let config = Given { env: &env, ..Given::default() }.config();
-    assert_eq!(config.upstreams[0].models.upstream_name("fast"), Some("big-7b"));
+    let env = [(
+        "TOKENWIRE_UPSTREAMS",
+        r#"[{"name":"a","base_url":"http://localhost:1/v1","models":{"fast":"big-7b"}}]"#,
+    )];
+    let config = Given {
+        env: &env,
+        ..Given::default()
+    }
+    .config();
+    assert_eq!(
+        config.upstreams[0].models.upstream_name("fast"),
+        Some("big-7b")
+    );
 }
 
 /// Each bad file with what its error must say.
 #[test]
 fn bad_files_are_refused_with_key_value_expectation_and_remedy() {
     let cases: &[(&str, &[&str])] = &[
-        ("server: {prot: 1}", &["`server.prot` is not a known key", "`host`, `port`", "Did you mean `server.port`?"]),
-        ("port: 80", &["`port` is not a known key", "Did you mean `server.port`?"]),
+        (
+            "server: {prot: 1}",
+            &[
+                "`server.prot` is not a known key",
+                "`host`, `port`",
+                "Did you mean `server.port`?",
+            ],
+        ),
+        (
+            "port: 80",
+            &["`port` is not a known key", "Did you mean `server.port`?"],
+        ),
         ("servers: {}", &["`servers`", "Did you mean `server`?"]),
-        ("streams: {heart-beat: 1s}", &["`streams.heart-beat`", "Did you mean `streams.heartbeat`?"]),
+        (
+            "streams: {heart-beat: 1s}",
+            &["`streams.heart-beat`", "Did you mean `streams.heartbeat`?"],
+        ),
         ("auth: {keys: []}", &["`auth` is not a known key"]),
-        ("webhooks: {secret: s3cret}", &["`webhooks.secret` does not begin with whsec_", "openssl rand"]),
-        ("webhooks: {secret: whsec_s3cret}", &["`webhooks.secret` is not whsec_ and padded base64"]),
-        ("webhooks: {secret: whsec_AAAA}", &["`webhooks.secret` holds 3 bytes"]),
-        ("webhooks: {secret: <redacted>}", &["`webhooks.secret` is what --print-config writes"]),
-        ("webhooks: {url: 'https://a.example/hook'}", &["`webhooks.url` is set without webhooks.secret", "openssl rand"]),
-        ("webhooks: {url: 'ftp://a.example/'}", &["`webhooks.url` has a scheme", "http or https"]),
-        ("webhooks: {url: 'https://u:s3cret@a.example/'}", &["`webhooks.url` holds a user name or a password"]),
-        ("webhooks: {url: 'http://127.0.0.1:8000/'}", &["`webhooks.url` leads to a private", "allow_private"]),
-        ("webhooks: {timeout: 0s, concurrency: 0}", &["`webhooks.timeout` is 0s", "`webhooks.concurrency` is 0"]),
-        ("server: {port: 70000}", &["`server.port` is 70000", "a whole number from 0 to 65535"]),
-        ("server: {port: -1}", &["`server.port` is -1", "a whole number from 0 to 65535"]),
-        ("server: {port: http}", &["`server.port` is \"http\"", "a whole number from 0 to 65535"]),
-        ("server: {port: 80.5}", &["`server.port` is 80.5", "a whole number"]),
-        ("server: {port: [80]}", &["`server.port` is a list", "a whole number"]),
+        (
+            "webhooks: {secret: s3cret}",
+            &[
+                "`webhooks.secret` does not begin with whsec_",
+                "openssl rand",
+            ],
+        ),
+        (
+            "webhooks: {secret: whsec_s3cret}",
+            &["`webhooks.secret` is not whsec_ and padded base64"],
+        ),
+        (
+            "webhooks: {secret: whsec_AAAA}",
+            &["`webhooks.secret` holds 3 bytes"],
+        ),
+        (
+            "webhooks: {secret: <redacted>}",
+            &["`webhooks.secret` is what --print-config writes"],
+        ),
+        (
+            "webhooks: {url: 'https://a.example/hook'}",
+            &[
+                "`webhooks.url` is set without webhooks.secret",
+                "openssl rand",
+            ],
+        ),
+        (
+            "webhooks: {url: 'ftp://a.example/'}",
+            &["`webhooks.url` has a scheme", "http or https"],
+        ),
+        (
+            "webhooks: {url: 'https://u:s3cret@a.example/'}",
+            &["`webhooks.url` holds a user name or a password"],
+        ),
+        (
+            "webhooks: {url: 'http://127.0.0.1:8000/'}",
+            &["`webhooks.url` leads to a private", "allow_private"],
+        ),
+        (
+            "webhooks: {timeout: 0s, concurrency: 0}",
+            &["`webhooks.timeout` is 0s", "`webhooks.concurrency` is 0"],
+        ),
+        (
+            "server: {port: 70000}",
+            &["`server.port` is 70000", "a whole number from 0 to 65535"],
+        ),
+        (
+            "server: {port: -1}",
+            &["`server.port` is -1", "a whole number from 0 to 65535"],
+        ),
+        (
+            "server: {port: http}",
+            &[
+                "`server.port` is \"http\"",
+                "a whole number from 0 to 65535",
+            ],
+        ),
+        (
+            "server: {port: 80.5}",
+            &["`server.port` is 80.5", "a whole number"],
+        ),
+        (
+            "server: {port: [80]}",
+            &["`server.port` is a list", "a whole number"],
+        ),
         ("server: 3000", &["`server` is a number", "a map of keys"]),
-        ("server: {host: 12}", &["`server.host` is 12", "expected text", "Put it in quotes."]),
-        ("server: {host: 'a b'}", &["`server.host` is \"a b\"", "an IP address"]),
-        ("server: {host: 999.1.1.1}", &["`server.host`", "an IP address"]),
-        ("server: {host: '[::1]'}", &["`server.host`", "without brackets"]),
-        ("server: {workers: 9999}", &["`server.workers` is 9999", "at most 1024"]),
+        (
+            "server: {host: 12}",
+            &["`server.host` is 12", "expected text", "Put it in quotes."],
+        ),
+        (
+            "server: {host: 'a b'}",
+            &["`server.host` is \"a b\"", "an IP address"],
+        ),
+        (
+            "server: {host: 999.1.1.1}",
+            &["`server.host`", "an IP address"],
+        ),
+        (
+            "server: {host: '[::1]'}",
+            &["`server.host`", "without brackets"],
+        ),
+        (
+            "server: {workers: 9999}",
+            &["`server.workers` is 9999", "at most 1024"],
+        ),
         ("server: {backlog: 0}", &["`server.backlog` is 0"]),
-        ("server: {allow_loopback_origins: yes}", &["`server.allow_loopback_origins` is \"yes\"", "true or false"]),
-        ("server: {allowed_origins: https://a.example}", &["`server.allowed_origins` is text", "a list"]),
-        ("server: {allowed_origins: [https://a.example/]}", &["`server.allowed_origins[0]`", "Write it as https://a.example."]),
-        ("server: {allowed_origins: ['*']}", &["`server.allowed_origins[0]` is \"*\"", "one by one"]),
-        ("server: {allowed_origins: [7]}", &["`server.allowed_origins[0]`", "expected text"]),
-        ("streams: {heartbeat: soon}", &["`streams.heartbeat` is \"soon\"", "a duration with its unit"]),
-        ("streams: {heartbeat: 15}", &["`streams.heartbeat` is 15", "a duration with its unit", "Add a unit"]),
-        ("streams: {heartbeat: 10ms}", &["`streams.heartbeat` is 10ms", "from 1s"]),
-        ("streams: {retain_events: 99999d}", &["`streams.retain_events`", "to 8760h"]),
-        ("timeouts: {connect: 0s}", &["`timeouts.connect` is 0s", "from 1ms"]),
-        ("limits: {body: huge}", &["`limits.body` is \"huge\"", "a size such as"]),
-        ("limits: {body: 3B}", &["`limits.body` is 3B", "at least 1KiB"]),
-        ("limits: {streams: 0}", &["`limits.streams` is 0", "at least 1"]),
-        ("limits: {websocket_frame: 1B}", &["`limits.websocket_frame` is 1B"]),
-        ("store: {kind: redis}", &["`store.kind` is \"redis\"", "`memory`", "This build keeps logs in memory only."]),
+        (
+            "server: {allow_loopback_origins: yes}",
+            &[
+                "`server.allow_loopback_origins` is \"yes\"",
+                "true or false",
+            ],
+        ),
+        (
+            "server: {allowed_origins: https://a.example}",
+            &["`server.allowed_origins` is text", "a list"],
+        ),
+        (
+            "server: {allowed_origins: [https://a.example/]}",
+            &[
+                "`server.allowed_origins[0]`",
+                "Write it as https://a.example.",
+            ],
+        ),
+        (
+            "server: {allowed_origins: ['*']}",
+            &["`server.allowed_origins[0]` is \"*\"", "one by one"],
+        ),
+        (
+            "server: {allowed_origins: [7]}",
+            &["`server.allowed_origins[0]`", "expected text"],
+        ),
+        (
+            "streams: {heartbeat: soon}",
+            &[
+                "`streams.heartbeat` is \"soon\"",
+                "a duration with its unit",
+            ],
+        ),
+        (
+            "streams: {heartbeat: 15}",
+            &[
+                "`streams.heartbeat` is 15",
+                "a duration with its unit",
+                "Add a unit",
+            ],
+        ),
+        (
+            "streams: {heartbeat: 10ms}",
+            &["`streams.heartbeat` is 10ms", "from 1s"],
+        ),
+        (
+            "streams: {retain_events: 99999d}",
+            &["`streams.retain_events`", "to 8760h"],
+        ),
+        (
+            "timeouts: {connect: 0s}",
+            &["`timeouts.connect` is 0s", "from 1ms"],
+        ),
+        (
+            "limits: {body: huge}",
+            &["`limits.body` is \"huge\"", "a size such as"],
+        ),
+        (
+            "limits: {body: 3B}",
+            &["`limits.body` is 3B", "at least 1KiB"],
+        ),
+        (
+            "limits: {streams: 0}",
+            &["`limits.streams` is 0", "at least 1"],
+        ),
+        (
+            "limits: {websocket_frame: 1B}",
+            &["`limits.websocket_frame` is 1B"],
+        ),
+        (
+            "store: {kind: redis}",
+            &[
+                "`store.kind` is \"redis\"",
+                "`memory`",
+                "This build keeps logs in memory only.",
+            ],
+        ),
         (
             "reuse: {cache: true, cache_ttl: 11m}",
-            &["`reuse.cache_ttl` is 11m", "at most streams.retain_events, which is 10m", "lower it, or keep them for longer"],
+            &[
+                "`reuse.cache_ttl` is 11m",
+                "at most streams.retain_events, which is 10m",
+                "lower it, or keep them for longer",
+            ],
         ),
-        ("reuse: {cache: true, cache_ttl: 61s}\nstreams: {retain_events: 1m}", &["`reuse.cache_ttl` is 1m1s", "which is 1m"]),
-        ("reuse: {cache: true, cache_entries: 0}", &["`reuse.cache_entries` is 0", "Set reuse.cache to false"]),
-        ("reuse: {cache_ttl: 99999d}", &["`reuse.cache_ttl`", "to 8760h"]),
+        (
+            "reuse: {cache: true, cache_ttl: 61s}\nstreams: {retain_events: 1m}",
+            &["`reuse.cache_ttl` is 1m1s", "which is 1m"],
+        ),
+        (
+            "reuse: {cache: true, cache_entries: 0}",
+            &["`reuse.cache_entries` is 0", "Set reuse.cache to false"],
+        ),
+        (
+            "reuse: {cache_ttl: 99999d}",
+            &["`reuse.cache_ttl`", "to 8760h"],
+        ),
         ("reuse: {pace: -1}", &["`reuse.pace` is -1"]),
         ("store: {kind: 0}", &["`store.kind` is 0", "expected text"]),
-        ("log: {format: xml}", &["`log.format` is \"xml\"", "`text`, `json`"]),
-        ("log: {filter: 'tokenwire=loud'}", &["`log.filter` is \"tokenwire=loud\"", "a level"]),
+        (
+            "log: {format: xml}",
+            &["`log.format` is \"xml\"", "`text`, `json`"],
+        ),
+        (
+            "log: {filter: 'tokenwire=loud'}",
+            &["`log.filter` is \"tokenwire=loud\"", "a level"],
+        ),
         ("default_model: ' '", &["`default_model` is empty"]),
         ("upstreams: 5", &["`upstreams` is a number", "a list"]),
-        ("upstreams: [x]", &["`upstreams[0]` is text", "a map of keys"]),
+        (
+            "upstreams: [x]",
+            &["`upstreams[0]` is text", "a map of keys"],
+        ),
         (
             "upstreams: [{name: a, url: 'http://h/v1'}]",
-            &["`upstreams[0].url` is not a known key", "Did you mean `upstreams[0].base_url`?", "`upstreams[0].base_url` is missing"],
+            &[
+                "`upstreams[0].url` is not a known key",
+                "Did you mean `upstreams[0].base_url`?",
+                "`upstreams[0].base_url` is missing",
+            ],
         ),
-        ("upstreams: [{base_url: 'http://h/v1'}]", &["`upstreams[0].name` is missing"]),
-        ("upstreams: [{name: 'a b', base_url: 'http://h/v1'}]", &["`upstreams[0].name` is \"a b\""]),
+        (
+            "upstreams: [{base_url: 'http://h/v1'}]",
+            &["`upstreams[0].name` is missing"],
+        ),
+        (
+            "upstreams: [{name: 'a b', base_url: 'http://h/v1'}]",
+            &["`upstreams[0].name` is \"a b\""],
+        ),
         (
             "upstreams: [{name: a, base_url: 'http://h/v1'}, {name: a, base_url: 'http://i/v1'}]",
             &["`upstreams[1].name` is \"a\"", "upstreams[0].name"],
         ),
-        ("upstreams: [{name: a, base_url: 'h:80/v1'}]", &["`upstreams[0].base_url` is \"h:80/v1\"", "Begin it with http://"]),
-        ("upstreams: [{name: a, base_url: 'ftp://h/v1'}]", &["`upstreams[0].base_url`", "http or https"]),
-        ("upstreams: [{name: a, base_url: 'http://h/v1?key=s3cret'}]", &["`upstreams[0].base_url` holds a query"]),
-        ("upstreams: [{name: a, base_url: 'http://u:s3cret@h/v1'}]", &["`upstreams[0].base_url` holds a user name or a password"]),
-        ("upstreams: [{name: a, base_url: 'http://h/v1/chat/completions'}]", &["`upstreams[0].base_url`", "appends itself"]),
-        ("upstreams: [{name: a, base_url: 'http://h/v1', weight: 0}]", &["`upstreams[0].weight` is 0"]),
-        ("upstreams: [{name: a, base_url: 'http://h/v1', api: grpc}]", &["`upstreams[0].api` is \"grpc\"", "`chat`, `responses`"]),
-        ("upstreams: [{name: a, base_url: 'http://h/v1', models: gpt}]", &["`upstreams[0].models` is text", "a list of model names"]),
+        (
+            "upstreams: [{name: a, base_url: 'h:80/v1'}]",
+            &[
+                "`upstreams[0].base_url` is \"h:80/v1\"",
+                "Begin it with http://",
+            ],
+        ),
+        (
+            "upstreams: [{name: a, base_url: 'ftp://h/v1'}]",
+            &["`upstreams[0].base_url`", "http or https"],
+        ),
+        (
+            "upstreams: [{name: a, base_url: 'http://h/v1?key=s3cret'}]",
+            &["`upstreams[0].base_url` holds a query"],
+        ),
+        (
+            "upstreams: [{name: a, base_url: 'http://u:s3cret@h/v1'}]",
+            &["`upstreams[0].base_url` holds a user name or a password"],
+        ),
+        (
+            "upstreams: [{name: a, base_url: 'http://h/v1/chat/completions'}]",
+            &["`upstreams[0].base_url`", "appends itself"],
+        ),
+        (
+            "upstreams: [{name: a, base_url: 'http://h/v1', weight: 0}]",
+            &["`upstreams[0].weight` is 0"],
+        ),
+        (
+            "upstreams: [{name: a, base_url: 'http://h/v1', api: grpc}]",
+            &["`upstreams[0].api` is \"grpc\"", "`chat`, `responses`"],
+        ),
+        (
+            "upstreams: [{name: a, base_url: 'http://h/v1', models: gpt}]",
+            &["`upstreams[0].models` is text", "a list of model names"],
+        ),
         (
             "upstreams: [{name: a, base_url: 'http://h/v1', timeouts: {total: x}}]",
             &["`upstreams[0].timeouts.total` is \"x\"", "a duration"],
         ),
-        ("upstreams: [{name: a, base_url: 'http://h/v1', timeouts: {total: 0s}}]", &["`upstreams[0].timeouts.total` is 0s"]),
-        ("upstreams: [{name: a, base_url: 'http://h/v1', api_key: 's3cret s3cret'}]", &["`upstreams[0].api_key` holds a space"]),
-        ("upstreams: [{name: a, base_url: 'http://h/v1', api_key: ''}]", &["`upstreams[0].api_key` is empty"]),
-        ("upstreams: [{name: a, base_url: 'http://h/v1', api_key: <redacted>}]", &["`upstreams[0].api_key` is what --print-config writes"]),
-        ("upstreams: [{name: a, base_url: 'http://h/v1', api_key: [s3cret]}]", &["`upstreams[0].api_key` is a list", "expected text"]),
+        (
+            "upstreams: [{name: a, base_url: 'http://h/v1', timeouts: {total: 0s}}]",
+            &["`upstreams[0].timeouts.total` is 0s"],
+        ),
+        (
+            "upstreams: [{name: a, base_url: 'http://h/v1', api_key: 's3cret s3cret'}]",
+            &["`upstreams[0].api_key` holds a space"],
+        ),
+        (
+            "upstreams: [{name: a, base_url: 'http://h/v1', api_key: ''}]",
+            &["`upstreams[0].api_key` is empty"],
+        ),
+        (
+            "upstreams: [{name: a, base_url: 'http://h/v1', api_key: <redacted>}]",
+            &["`upstreams[0].api_key` is what --print-config writes"],
+        ),
+        (
+            "upstreams: [{name: a, base_url: 'http://h/v1', api_key: [s3cret]}]",
+            &["`upstreams[0].api_key` is a list", "expected text"],
+        ),
         ("- a", &["holds no keys"]),
         ("server: {port: 1\n", &["is not valid YAML (line"]),
-        ("server:\n  port: 1\n  port: 2\n", &["is not valid YAML (line 3", "`port` for the second time"]),
+        (
+            "server:\n  port: 1\n  port: 2\n",
+            &["is not valid YAML (line 3", "`port` for the second time"],
+        ),
         ("s3cret: [s3cret: {", &["is not valid YAML"]),
     ];
     for (file, parts) in cases {
-        let error = Given { file, ..Given::default() }.error();
-        assert!(error.contains("t.yaml: "), "{file}: the file is not named:\n{error}");
+        let error = Given {
+            file,
+            ..Given::default()
+        }
+        .error();
+        assert!(
+            error.contains("t.yaml: "),
+            "{file}: the file is not named:\n{error}"
+        );
         for part in *parts {
             assert!(error.contains(part), "{file}: {part:?} is not in:\n{error}");
         }
-        assert!(!error.contains("s3cret") || file.starts_with("s3cret"), "{file}: a secret is in:\n{error}");
+        assert!(
+            !error.contains("s3cret") || file.starts_with("s3cret"),
+            "{file}: a secret is in:\n{error}"
+        );
     }
 }
 
 #[test]
 fn bad_variables_are_refused_by_name() {
     let cases: &[(&str, &str, &[&str])] = &[
-        ("TOKENWIRE_SERVER__PROT", "1", &["Did you mean TOKENWIRE_SERVER__PORT?"]),
-        ("TOKENWIRE_SERVER_PORT", "1", &["Did you mean TOKENWIRE_SERVER__PORT?"]),
-        ("TOKENWIRE_SERVER", "1", &["`server` is a section", "TOKENWIRE_SERVER__"]),
-        ("TOKENWIRE_SERVER__PORT", "many", &["`server.port` is \"many\"", "a whole number from 0 to 65535"]),
-        ("TOKENWIRE_STREAMS__HEARTBEAT", "15", &["`streams.heartbeat` is \"15\"", "a duration with its unit"]),
-        ("TOKENWIRE_UPSTREAMS", "[{api_key: s3cret", &["`upstreams` cannot be read as YAML"]),
-        ("TOKENWIRE_UPSTREAMS", "s3cret", &["`upstreams` is text", "a list"]),
-        ("TOKENWIRE_UPSTREAMS__3__NAME", "x", &["`upstreams[3].name` is beyond the end", "from 0 to 0"]),
-        ("TOKENWIRE_UPSTREAMS__0__NAME", "x", &["`upstreams[0].base_url` is missing"]),
-        ("OPENAI_API_KEY", "s3cret s3cret", &["`upstreams[0].api_key` holds a space"]),
-        ("OPENAI_BASE_URL", "localhost:8000", &["`upstreams[0].base_url`", "Begin it with http://"]),
+        (
+            "TOKENWIRE_SERVER__PROT",
+            "1",
+            &["Did you mean TOKENWIRE_SERVER__PORT?"],
+        ),
+        (
+            "TOKENWIRE_SERVER_PORT",
+            "1",
+            &["Did you mean TOKENWIRE_SERVER__PORT?"],
+        ),
+        (
+            "TOKENWIRE_SERVER",
+            "1",
+            &["`server` is a section", "TOKENWIRE_SERVER__"],
+        ),
+        (
+            "TOKENWIRE_SERVER__PORT",
+            "many",
+            &[
+                "`server.port` is \"many\"",
+                "a whole number from 0 to 65535",
+            ],
+        ),
+        (
+            "TOKENWIRE_STREAMS__HEARTBEAT",
+            "15",
+            &["`streams.heartbeat` is \"15\"", "a duration with its unit"],
+        ),
+        (
+            "TOKENWIRE_UPSTREAMS",
+            "[{api_key: s3cret",
+            &["`upstreams` cannot be read as YAML"],
+        ),
+        (
+            "TOKENWIRE_UPSTREAMS",
+            "s3cret",
+            &["`upstreams` is text", "a list"],
+        ),
+        (
+            "TOKENWIRE_UPSTREAMS__3__NAME",
+            "x",
+            &["`upstreams[3].name` is beyond the end", "from 0 to 0"],
+        ),
+        (
+            "TOKENWIRE_UPSTREAMS__0__NAME",
+            "x",
+            &["`upstreams[0].base_url` is missing"],
+        ),
+        (
+            "OPENAI_API_KEY",
+            "s3cret s3cret",
+            &["`upstreams[0].api_key` holds a space"],
+        ),
+        (
+            "OPENAI_BASE_URL",
+            "localhost:8000",
+            &["`upstreams[0].base_url`", "Begin it with http://"],
+        ),
         ("RUST_LOG", "tokenwire=loud", &["`log.filter`", "a level"]),
     ];
     for (name, value, parts) in cases {
-        let error = Given { env: &[(name, value)], ..Given::default() }.error();
-        for part in parts.iter().copied().chain([format!("environment variable {name}: ").as_str()]) {
-            assert!(error.contains(part), "{name}={value}: {part:?} is not in:\n{error}");
+        let error = Given {
+            env: &[(name, value)],
+            ..Given::default()
         }
-        assert!(!error.contains("s3cret"), "{name}: a secret is in:\n{error}");
+        .error();
+        for part in parts
+            .iter()
+            .copied()
+            .chain([format!("environment variable {name}: ").as_str()])
+        {
+            assert!(
+                error.contains(part),
+                "{name}={value}: {part:?} is not in:\n{error}"
+            );
+        }
+        assert!(
+            !error.contains("s3cret"),
+            "{name}: a secret is in:\n{error}"
+        );
     }
 }
 
 #[test]
 fn a_bad_flag_is_refused_by_name() {
-    let error = Given { flags: &["--host", "a b"], ..Given::default() }.error();
-    assert!(error.contains("flag --host: `server.host` is \"a b\""), "{error}");
+    let error = Given {
+        flags: &["--host", "a b"],
+        ..Given::default()
+    }
+    .error();
+    assert!(
+        error.contains("flag --host: `server.host` is \"a b\""),
+        "{error}"
+    );
 }
 
 #[test]
 fn all_problems_are_reported_at_once() {
     let file = "server: {port: x, host: 'a b', prot: 1}\nstreams: {heartbeat: 1ms}\nupstreams: [{name: 5, base_url: q}, {nome: y}]\n";
-    let env = [("TOKENWIRE_LOG__FORMAT", "xml"), ("TOKENWIRE_NO_SUCH_KEY", "1")];
-    let error = Given { file, env: &env, ..Given::default() }.load().unwrap_err();
-    let mut keys: Vec<&str> = error.problems.iter().map(|problem| problem.key.as_str()).collect();
+    let env = [
+        ("TOKENWIRE_LOG__FORMAT", "xml"),
+        ("TOKENWIRE_NO_SUCH_KEY", "1"),
+    ];
+    let error = Given {
+        file,
+        env: &env,
+        ..Given::default()
+    }
+    .load()
+    .unwrap_err();
+    let mut keys: Vec<&str> = error
+        .problems
+        .iter()
+        .map(|problem| problem.key.as_str())
+        .collect();
     keys.sort_unstable();
     let expected = [
         "",
@@ -386,29 +909,67 @@ fn all_problems_are_reported_at_once() {
 
 #[test]
 fn a_named_file_must_be_there_and_readable() {
-    let error = load(["tokenwire", "--config", "/no/such/file.yaml"].into_iter(), &[]).unwrap_err().to_string();
-    assert!(error.contains("/no/such/file.yaml: cannot be read") && error.contains("Check the path"), "{error}");
+    let error = load(
+        ["tokenwire", "--config", "/no/such/file.yaml"].into_iter(),
+        &[],
+    )
+    .unwrap_err()
+    .to_string();
+    assert!(
+        error.contains("/no/such/file.yaml: cannot be read") && error.contains("Check the path"),
+        "{error}"
+    );
 
-    let error = load(["tokenwire"].into_iter(), &[("TOKENWIRE_CONFIG", "/no/such/other.yaml")]).unwrap_err().to_string();
-    assert!(error.contains("/no/such/other.yaml: cannot be read"), "{error}");
+    let error = load(
+        ["tokenwire"].into_iter(),
+        &[("TOKENWIRE_CONFIG", "/no/such/other.yaml")],
+    )
+    .unwrap_err()
+    .to_string();
+    assert!(
+        error.contains("/no/such/other.yaml: cannot be read"),
+        "{error}"
+    );
 
     let folder = TempDir::new().unwrap();
-    let error = load(["tokenwire", "--config", folder.path().to_str().unwrap()].into_iter(), &[]).unwrap_err().to_string();
+    let error = load(
+        ["tokenwire", "--config", folder.path().to_str().unwrap()].into_iter(),
+        &[],
+    )
+    .unwrap_err()
+    .to_string();
     assert!(error.contains("cannot be read"), "{error}");
 
     let path = folder.path().join("latin1.yaml");
     fs::write(&path, b"default_model: caf\xe9\n").unwrap();
-    let error = load(["tokenwire", "--config", path.to_str().unwrap()].into_iter(), &[]).unwrap_err().to_string();
-    assert!(error.contains("latin1.yaml: cannot be read") && error.contains("UTF-8"), "{error}");
+    let error = load(
+        ["tokenwire", "--config", path.to_str().unwrap()].into_iter(),
+        &[],
+    )
+    .unwrap_err()
+    .to_string();
+    assert!(
+        error.contains("latin1.yaml: cannot be read") && error.contains("UTF-8"),
+        "{error}"
+    );
 }
 
 #[test]
 fn secrets_are_shown_nowhere() {
-    let file =
-        "upstreams: [{name: a, base_url: 'http://h/v1', api_key: sk-s3cret}]\nwebhooks: {secret: whsec_s3cret+AAAAAAAAAAAAAAAAAAAAAAAAA}";
-    let loaded = Given { file, ..Given::default() }.load().unwrap();
+    let file = "upstreams: [{name: a, base_url: 'http://h/v1', api_key: sk-s3cret}]\nwebhooks: {secret: whsec_s3cret+AAAAAAAAAAAAAAAAAAAAAAAAA}";
+    let loaded = Given {
+        file,
+        ..Given::default()
+    }
+    .load()
+    .unwrap();
     let json = serde_json::to_string(&loaded.config).unwrap();
-    for shown in [format!("{loaded:?}"), format!("{:#?}", loaded.config), loaded.to_yaml(), json] {
+    for shown in [
+        format!("{loaded:?}"),
+        format!("{:#?}", loaded.config),
+        loaded.to_yaml(),
+        json,
+    ] {
         assert!(!shown.contains("s3cret"), "{shown}");
         assert!(shown.contains("<redacted>"), "{shown}");
     }
@@ -418,30 +979,88 @@ fn secrets_are_shown_nowhere() {
 fn what_is_printed_reads_back_as_the_same_configuration() {
     let file = "server: {port: 81, allowed_origins: [https://a.example]}\ndefault_model: 'no'\nstreams: {retain_events: 1h30m}\nlimits: {body: 1500B}\n\
                 upstreams: [{name: a, base_url: 'http://h/v1', models: {'x: y': z}}, {name: b, base_url: 'http://i/v1', models: ['*']}]";
-    let loaded = Given { file, ..Given::default() }.load().unwrap();
-    assert_eq!(Given { file: &loaded.to_yaml(), ..Given::default() }.config(), loaded.config, "{}", loaded.to_yaml());
-    let long = format!("log: {{filter: 'info,{}'}}", "a_rather_long_module::path=debug,".repeat(9).trim_end_matches(','));
-    let loaded = Given { file: &long, ..Given::default() }.load().unwrap();
-    assert_eq!(Given { file: &loaded.to_yaml(), ..Given::default() }.config(), loaded.config, "{}", loaded.to_yaml());
+    let loaded = Given {
+        file,
+        ..Given::default()
+    }
+    .load()
+    .unwrap();
+    assert_eq!(
+        Given {
+            file: &loaded.to_yaml(),
+            ..Given::default()
+        }
+        .config(),
+        loaded.config,
+        "{}",
+        loaded.to_yaml()
+    );
+    let long = format!(
+        "log: {{filter: 'info,{}'}}",
+        "a_rather_long_module::path=debug,"
+            .repeat(9)
+            .trim_end_matches(',')
+    );
+    let loaded = Given {
+        file: &long,
+        ..Given::default()
+    }
+    .load()
+    .unwrap();
+    assert_eq!(
+        Given {
+            file: &loaded.to_yaml(),
+            ..Given::default()
+        }
+        .config(),
+        loaded.config,
+        "{}",
+        loaded.to_yaml()
+    );
     let defaults = Given::default().load().unwrap();
-    assert_eq!(Given { file: &defaults.to_yaml(), ..Given::default() }.config(), Config::default(), "{}", defaults.to_yaml());
+    assert_eq!(
+        Given {
+            file: &defaults.to_yaml(),
+            ..Given::default()
+        }
+        .config(),
+        Config::default(),
+        "{}",
+        defaults.to_yaml()
+    );
 }
 
 #[test]
 fn what_is_printed_says_where_values_came_from() {
     let given = Given {
         file: "streams: {heartbeat: 9s}\nserver: {backlog: 4096}",
-        env: &[("TOKENWIRE_SERVER__WORKERS", "2"), ("OPENAI_API_KEY", "sk-1")],
+        env: &[
+            ("TOKENWIRE_SERVER__WORKERS", "2"),
+            ("OPENAI_API_KEY", "sk-1"),
+        ],
         flags: &["--port", "8080"],
     };
     let yaml = given.load().unwrap().to_yaml();
-    let line =
-        |start: &str| yaml.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{start} is missing from:\n{yaml}"));
+    let line = |start: &str| {
+        yaml.lines()
+            .find(|line| line.starts_with(start))
+            .unwrap_or_else(|| panic!("{start} is missing from:\n{yaml}"))
+    };
     assert_eq!(line("  port:"), "  port: 8080  # flag --port");
-    assert_eq!(line("  workers:"), "  workers: 2  # environment variable TOKENWIRE_SERVER__WORKERS");
-    assert!(line("  heartbeat:").starts_with("  heartbeat: 9s  # ") && line("  heartbeat:").ends_with("t.yaml"), "{yaml}");
+    assert_eq!(
+        line("  workers:"),
+        "  workers: 2  # environment variable TOKENWIRE_SERVER__WORKERS"
+    );
+    assert!(
+        line("  heartbeat:").starts_with("  heartbeat: 9s  # ")
+            && line("  heartbeat:").ends_with("t.yaml"),
+        "{yaml}"
+    );
     assert_eq!(line("  backlog:"), "  backlog: 4096");
-    assert!(line("upstreams:").contains("# environment variable OPENAI_API_KEY"), "{yaml}");
+    assert!(
+        line("upstreams:").contains("# environment variable OPENAI_API_KEY"),
+        "{yaml}"
+    );
 }
 
 #[test]
@@ -449,16 +1068,29 @@ fn check_sums_up_what_is_in_force() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("t.yaml");
     fs::write(&path, ONE_UPSTREAM).unwrap();
-    let cli = Cli::try_parse_from(["tokenwire", "--check", "--config", path.to_str().unwrap()]).unwrap();
-    let answer = cli.answer(&Config::load(&cli, std::iter::empty()).unwrap()).unwrap();
-    for part in ["can be used", "t.yaml", "127.0.0.1 port 3000", "http://localhost:1/v1 (without a key)", "qwen"] {
+    let cli =
+        Cli::try_parse_from(["tokenwire", "--check", "--config", path.to_str().unwrap()]).unwrap();
+    let answer = cli
+        .answer(&Config::load(&cli, std::iter::empty()).unwrap())
+        .unwrap();
+    for part in [
+        "can be used",
+        "t.yaml",
+        "127.0.0.1 port 3000",
+        "http://localhost:1/v1 (without a key)",
+        "qwen",
+    ] {
         assert!(answer.contains(part), "{part} is missing from:\n{answer}");
     }
 }
 
 #[test]
 fn one_stream_is_bounded_by_what_all_may_take() {
-    let config = Given { file: "streams: {max_memory: 1MiB}", ..Given::default() }.config();
+    let config = Given {
+        file: "streams: {max_memory: 1MiB}",
+        ..Given::default()
+    }
+    .config();
     assert_eq!(config.streams.max_stream_bytes(), 1 << 20);
     assert_eq!(Config::default().streams.max_stream_bytes(), 64 << 20);
 }
@@ -466,7 +1098,10 @@ fn one_stream_is_bounded_by_what_all_may_take() {
 #[test]
 fn an_upstream_joins_its_base_and_a_path_with_one_slash() {
     for base_url in ["http://h/v1", "http://h/v1/"] {
-        let upstream = Upstream { base_url: base_url.to_owned(), ..Upstream::default() };
+        let upstream = Upstream {
+            base_url: base_url.to_owned(),
+            ..Upstream::default()
+        };
         assert_eq!(upstream.url("/models"), "http://h/v1/models");
     }
 }
@@ -474,17 +1109,30 @@ fn an_upstream_joins_its_base_and_a_path_with_one_slash() {
 /// Runs the binary in `folder`, with nothing in its environment but `env`.
 fn run(folder: &Path, flags: &[&str], env: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tokenwire"));
-    command.current_dir(folder).args(flags).env_clear().envs(env.iter().copied()).output().unwrap()
+    command
+        .current_dir(folder)
+        .args(flags)
+        .env_clear()
+        .envs(env.iter().copied())
+        .output()
+        .unwrap()
 }
 
 #[test]
 fn the_file_in_the_folder_is_read_without_being_named() {
     let folder = TempDir::new().unwrap();
     fs::create_dir(folder.path().join("config")).unwrap();
-    fs::write(folder.path().join("config/tokenwire.yaml"), "server: {port: 4242}").unwrap();
+    fs::write(
+        folder.path().join("config/tokenwire.yaml"),
+        "server: {port: 4242}",
+    )
+    .unwrap();
     let output = run(folder.path(), &["--print-config"], &[]);
     let yaml = String::from_utf8(output.stdout).unwrap();
-    assert!(yaml.contains("  port: 4242  # config/tokenwire.yaml\n"), "{yaml}");
+    assert!(
+        yaml.contains("  port: 4242  # config/tokenwire.yaml\n"),
+        "{yaml}"
+    );
     assert!(output.status.success());
 }
 
@@ -493,11 +1141,26 @@ fn check_answers_with_the_exit_code() {
     let folder = TempDir::new().unwrap();
     let output = run(folder.path(), &["--check"], &[]);
     assert_eq!(output.status.code(), Some(0));
-    assert!(String::from_utf8(output.stdout).unwrap().contains("the embedded simulator"));
+    assert!(
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .contains("the embedded simulator")
+    );
 
-    let output = run(folder.path(), &["--check"], &[("TOKENWIRE_SERVER__PORT", "x")]);
-    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(1), &b""[..]));
-    assert!(String::from_utf8(output.stderr).unwrap().contains("TOKENWIRE_SERVER__PORT"));
+    let output = run(
+        folder.path(),
+        &["--check"],
+        &[("TOKENWIRE_SERVER__PORT", "x")],
+    );
+    assert_eq!(
+        (output.status.code(), output.stdout.as_slice()),
+        (Some(1), &b""[..])
+    );
+    assert!(
+        String::from_utf8(output.stderr)
+            .unwrap()
+            .contains("TOKENWIRE_SERVER__PORT")
+    );
 }
 
 #[cfg(unix)]
@@ -506,8 +1169,21 @@ fn a_variable_that_is_not_utf8_is_refused_and_not_a_panic() {
     use std::os::unix::ffi::OsStrExt;
     let folder = TempDir::new().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_tokenwire"));
-    command.current_dir(folder.path()).arg("--check").env_clear();
-    let output = command.env("TOKENWIRE_SERVER__HOST", std::ffi::OsStr::from_bytes(b"caf\xe9")).output().unwrap();
+    command
+        .current_dir(folder.path())
+        .arg("--check")
+        .env_clear();
+    let output = command
+        .env(
+            "TOKENWIRE_SERVER__HOST",
+            std::ffi::OsStr::from_bytes(b"caf\xe9"),
+        )
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8(output.stderr).unwrap().contains("`server.host`"));
+    assert!(
+        String::from_utf8(output.stderr)
+            .unwrap()
+            .contains("`server.host`")
+    );
 }

@@ -1,5 +1,11 @@
-//! One connection, many answers: what a client sees on the wire is the same whether actix writes a stream or the stream writes itself.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
+//! One connection, many answers: what a client sees on the wire is the same whether actix writes a
+//! stream or the stream writes itself.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 mod support;
 
@@ -27,28 +33,43 @@ struct Answer {
 
 impl Line {
     async fn connect(address: SocketAddr) -> Self {
-        Self { socket: TcpStream::connect(address).await.unwrap(), received: Vec::new() }
+        Self {
+            socket: TcpStream::connect(address).await.unwrap(),
+            received: Vec::new(),
+        }
     }
 
     async fn send(&mut self, bytes: &str) {
-        patiently("room to write", self.socket.write_all(bytes.as_bytes())).await.unwrap();
+        patiently("room to write", self.socket.write_all(bytes.as_bytes()))
+            .await
+            .unwrap();
     }
 
     /// Reads more; false at the end.
     async fn more(&mut self) -> bool {
         let mut buffer = [0; 4096];
-        let length = patiently("bytes", self.socket.read(&mut buffer)).await.unwrap();
+        let length = patiently("bytes", self.socket.read(&mut buffer))
+            .await
+            .unwrap();
         self.received.extend_from_slice(&buffer[..length]);
         length > 0
     }
 
     async fn take_until(&mut self, mark: &str) -> String {
         loop {
-            if let Some(at) = self.received.windows(mark.len()).position(|window| window == mark.as_bytes()) {
+            if let Some(at) = self
+                .received
+                .windows(mark.len())
+                .position(|window| window == mark.as_bytes())
+            {
                 let taken: Vec<u8> = self.received.drain(..at + mark.len()).collect();
                 return String::from_utf8(taken).unwrap();
             }
-            assert!(self.more().await, "the connection ended before {mark:?}: {}", String::from_utf8_lossy(&self.received));
+            assert!(
+                self.more().await,
+                "the connection ended before {mark:?}: {}",
+                String::from_utf8_lossy(&self.received)
+            );
         }
     }
 
@@ -65,7 +86,8 @@ impl Line {
         let mut body = String::new();
         if head.contains("transfer-encoding: chunked") {
             loop {
-                let size = usize::from_str_radix(self.take_until("\r\n").await.trim_end(), 16).unwrap();
+                let size =
+                    usize::from_str_radix(self.take_until("\r\n").await.trim_end(), 16).unwrap();
                 body += &self.take(size).await;
                 assert_eq!(self.take(2).await, "\r\n");
                 if size == 0 {
@@ -73,21 +95,33 @@ impl Line {
                 }
             }
         } else {
-            let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()).expect("no length");
+            let length = head
+                .split("content-length: ")
+                .nth(1)
+                .and_then(|rest| rest.lines().next())
+                .expect("no length");
             body = self.take(length.trim().parse().unwrap()).await;
         }
         Answer { head, body }
     }
 
     async fn ended(&mut self) -> bool {
-        assert!(self.received.is_empty(), "{}", String::from_utf8_lossy(&self.received));
+        assert!(
+            self.received.is_empty(),
+            "{}",
+            String::from_utf8_lossy(&self.received)
+        );
         !self.more().await
     }
 }
 
 /// A request's bytes; `headers` are lines with their ends.
 fn ask(steering: &str, version: &str, headers: &str) -> String {
-    let body = with(chat(steering), json!({"stream_options": {"include_usage": true}})).to_string();
+    let body = with(
+        chat(steering),
+        json!({"stream_options": {"include_usage": true}}),
+    )
+    .to_string();
     format!(
         "POST /v1/chat/completions HTTP/{version}\r\nhost: gateway\r\n{headers}content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
@@ -96,7 +130,14 @@ fn ask(steering: &str, version: &str, headers: &str) -> String {
 
 fn whole(answer: &Answer) {
     assert!(answer.head.starts_with("http/1.1 200"), "{}", answer.head);
-    let at: Vec<_> = (0..4).map(|number| answer.body.find(&format!("\" t{number}\"")).expect("a token is missing")).collect();
+    let at: Vec<_> = (0..4)
+        .map(|number| {
+            answer
+                .body
+                .find(&format!("\" t{number}\""))
+                .expect("a token is missing")
+        })
+        .collect();
     assert!(at.is_sorted(), "{}", answer.body);
     assert_eq!(answer.body.matches("\" t").count(), 4, "{}", answer.body);
     assert!(answer.body.ends_with("data: [DONE]\n\n"), "{}", answer.body);
@@ -115,14 +156,23 @@ async fn streams_follow_each_other_on_one_connection() {
         line.send(&ask(steering, "1.1", "")).await;
         whole(&line.answer().await);
     }
-    line.send("GET /healthz HTTP/1.1\r\nhost: gateway\r\n\r\n").await;
+    line.send("GET /healthz HTTP/1.1\r\nhost: gateway\r\n\r\n")
+        .await;
     assert!(line.answer().await.head.starts_with("http/1.1 200"));
 }
 
 #[tokio::test]
 async fn what_is_sent_together_is_answered_in_order() {
     let (_world, mut line) = world().await;
-    line.send(&[ask(PACED, "1.1", ""), ask(PACED, "1.1", ""), "GET /healthz HTTP/1.1\r\nhost: gateway\r\n\r\n".to_owned()].concat()).await;
+    line.send(
+        &[
+            ask(PACED, "1.1", ""),
+            ask(PACED, "1.1", ""),
+            "GET /healthz HTTP/1.1\r\nhost: gateway\r\n\r\n".to_owned(),
+        ]
+        .concat(),
+    )
+    .await;
     whole(&line.answer().await);
     whole(&line.answer().await);
     assert!(line.answer().await.head.contains("content-length"));
@@ -134,7 +184,15 @@ async fn what_is_sent_during_a_stream_is_answered_after_it() {
     line.send(&ask(PACED, "1.1", "")).await;
     let begun = line.take_until("\" t0\"").await;
     // More than the connection keeps for later, and in two pieces.
-    let next = ask(PACED, "1.1", &format!("x-long: {}\r\nx-longer: {}\r\n", "a".repeat(6000), "b".repeat(6000)));
+    let next = ask(
+        PACED,
+        "1.1",
+        &format!(
+            "x-long: {}\r\nx-longer: {}\r\n",
+            "a".repeat(6000),
+            "b".repeat(6000)
+        ),
+    );
     let (first, second) = next.split_at(100);
     line.send(first).await;
     line.take_until("\" t1\"").await;
@@ -170,7 +228,8 @@ async fn a_body_in_chunks_is_taken_as_ever() {
     )
     .await;
     for piece in [first, second, ""] {
-        line.send(&format!("{:x}\r\n{piece}\r\n", piece.len())).await;
+        line.send(&format!("{:x}\r\n{piece}\r\n", piece.len()))
+            .await;
     }
     whole(&line.answer().await);
     line.send(&ask(PACED, "1.1", "")).await;
@@ -181,7 +240,12 @@ async fn a_body_in_chunks_is_taken_as_ever() {
 fn the_table_of_descriptors_does_not_grow_while_streams_run() {
     let gateway = support::process::Process::start("", &[]);
     let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.id())).unwrap();
-    let size: u64 = status.lines().find_map(|line| line.strip_prefix("FDSize:")?.trim().parse().ok()).unwrap();
-    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let size: u64 = status
+        .lines()
+        .find_map(|line| line.strip_prefix("FDSize:")?.trim().parse().ok())
+        .unwrap();
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile)
+        .maximum
+        .unwrap_or(u64::MAX);
     assert!(size >= most.min(1 << 16), "room for {size} of {most}");
 }

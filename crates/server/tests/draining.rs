@@ -1,6 +1,10 @@
-//! A gateway that is told to stop: what runs may end, what is new is sent elsewhere, and nothing holds the process for ever.
+//! A gateway that is told to stop: what runs may end, what is new is sent elsewhere, and nothing
+//! holds the process for ever.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on says why and ends")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on says why and ends"
+)]
 
 mod support;
 
@@ -11,61 +15,119 @@ use tokenwire_simulator::{Options, Pace, Simulator};
 
 fn post(gateway: &Process, path: &str, steering: &str, members: serde_json::Value) -> Request {
     let body = with(support::response(steering), members);
-    Request::new(gateway.address, "POST", path).header("content-type", "application/json").body(body.to_string())
+    Request::new(gateway.address, "POST", path)
+        .header("content-type", "application/json")
+        .body(body.to_string())
 }
 
 async fn output(gateway: Process) -> (bool, String) {
-    patiently("the end of the process", tokio::task::spawn_blocking(move || gateway.output())).await.unwrap()
+    patiently(
+        "the end of the process",
+        tokio::task::spawn_blocking(move || gateway.output()),
+    )
+    .await
+    .unwrap()
 }
 
 #[tokio::test]
 async fn what_runs_ends_and_what_is_new_is_sent_elsewhere() {
     let gateway = Process::start("server:\n  shutdown_timeout: 20s\n", &[]);
-    let mut stream = post(&gateway, "/v1/responses", "tokens=100 tbt=10ms text=count", json!({})).send().await;
+    let mut stream = post(
+        &gateway,
+        "/v1/responses",
+        "tokens=100 tbt=10ms text=count",
+        json!({}),
+    )
+    .send()
+    .await;
     stream.until("\" t1\"").await;
     gateway.terminate();
     let ready = Request::new(gateway.address, "GET", "/readyz");
     eventually("the refusal", async || ready.answer().await.status == 503).await;
-    let refused = post(&gateway, "/v1/responses", "tokens=1", json!({})).answer().await;
-    assert_eq!((refused.status, refused.json()["error"]["code"].as_str()), (503, Some("shutting_down")));
-    assert_eq!((refused.header("x-should-retry"), refused.header("retry-after")), (Some("true"), Some("1")));
+    let refused = post(&gateway, "/v1/responses", "tokens=1", json!({}))
+        .answer()
+        .await;
+    assert_eq!(
+        (refused.status, refused.json()["error"]["code"].as_str()),
+        (503, Some("shutting_down"))
+    );
+    assert_eq!(
+        (
+            refused.header("x-should-retry"),
+            refused.header("retry-after")
+        ),
+        (Some("true"), Some("1"))
+    );
     let answer = stream.answer().await;
-    assert!(answer.end == End::Whole && answer.text().contains("response.completed"), "{}", answer.text());
+    assert!(
+        answer.end == End::Whole && answer.text().contains("response.completed"),
+        "{}",
+        answer.text()
+    );
     assert!(output(gateway).await.0);
 }
 
 #[tokio::test]
 async fn a_background_job_is_waited_for() {
-    let simulator = Simulator::start(Options { pace: Pace::INSTANT, ..Options::default() }).unwrap();
+    let simulator = Simulator::start(Options {
+        pace: Pace::INSTANT,
+        ..Options::default()
+    })
+    .unwrap();
     let config = format!(
         "default_model: simulator\nserver:\n  shutdown_timeout: 20s\nupstreams:\n  - name: simulator\n    base_url: {}\n",
         simulator.base_url()
     );
     let gateway = Process::start(&config, &[]);
-    let job = post(&gateway, "/v1/responses", "tokens=60 tbt=10ms", json!({"background": true, "stream": false})).answer().await;
+    let job = post(
+        &gateway,
+        "/v1/responses",
+        "tokens=60 tbt=10ms",
+        json!({"background": true, "stream": false}),
+    )
+    .answer()
+    .await;
     assert_eq!(job.json()["status"], "queued");
     gateway.terminate();
     assert!(output(gateway).await.0);
     let stats = simulator.stats();
-    assert_eq!((stats.completed, stats.aborted), (1, 0), "the job was not brought to its end");
+    assert_eq!(
+        (stats.completed, stats.aborted),
+        (1, 0),
+        "the job was not brought to its end"
+    );
 }
 
 #[tokio::test]
 async fn what_does_not_end_in_time_never_looks_whole() {
     let gateway = Process::start("server:\n  shutdown_timeout: 1s\n", &[]);
-    let mut stream = post(&gateway, "/v1/streams", "tokens=9 text=count fault=stall after=2", json!({})).send().await;
+    let mut stream = post(
+        &gateway,
+        "/v1/streams",
+        "tokens=9 text=count fault=stall after=2",
+        json!({}),
+    )
+    .send()
+    .await;
     stream.until("\" t1\"").await;
     gateway.terminate();
     let answer = stream.answer().await;
     let last = answer.events().pop().unwrap().kind();
-    assert_eq!((answer.end, last.as_str()), (End::Whole, "response.failed"), "{}", answer.text());
+    assert_eq!(
+        (answer.end, last.as_str()),
+        (End::Whole, "response.failed"),
+        "{}",
+        answer.text()
+    );
     assert!(output(gateway).await.0);
 }
 
 #[tokio::test]
 async fn a_second_signal_ends_it_at_once() {
     let gateway = Process::start("server:\n  shutdown_timeout: 1h\n", &[]);
-    let mut stream = post(&gateway, "/v1/streams", "fault=stall_head", json!({})).send().await;
+    let mut stream = post(&gateway, "/v1/streams", "fault=stall_head", json!({}))
+        .send()
+        .await;
     stream.until("response.created").await;
     gateway.terminate();
     let ready = Request::new(gateway.address, "GET", "/readyz");

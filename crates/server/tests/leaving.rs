@@ -1,4 +1,5 @@
-//! Clients that leave: without a grace the upstream is cancelled at once, in every phase and over every transport; with one it runs on.
+//! Clients that leave: without a grace the upstream is cancelled at once, in every phase and over
+//! every transport; with one it runs on.
 
 #![allow(clippy::print_stdout, reason = "what was measured is worth a look")]
 
@@ -8,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::websocket::{RawSocket, frame};
-use support::{Exchange, FullBacklog, Gateway, Socket, World, chat, eventually, over, response, start, with};
+use support::{
+    Exchange, FullBacklog, Gateway, Socket, World, chat, eventually, over, response, start, with,
+};
 use tokenwire::config::schema::{Api, Config};
 
 /// How long a cancel may take before a test calls it missing. What was measured is printed.
@@ -27,7 +30,15 @@ enum Client {
 
 use Client::{ChatSdk, ChatWhole, EventSource, ResponsesSdk, ResponsesWhole, Text, WebSocket};
 
-const ALL: [Client; 7] = [ChatSdk, ResponsesSdk, EventSource, Text, ChatWhole, ResponsesWhole, WebSocket];
+const ALL: [Client; 7] = [
+    ChatSdk,
+    ResponsesSdk,
+    EventSource,
+    Text,
+    ChatWhole,
+    ResponsesWhole,
+    WebSocket,
+];
 
 /// A client that waits for its answer. Dropping it is leaving.
 enum Waiting {
@@ -44,7 +55,9 @@ impl Client {
             ResponsesSdk => gateway.post("/v1/responses", &response(steering)),
             ResponsesWhole => gateway.post("/v1/responses", &with(response(steering), whole)),
             EventSource => gateway.post("/v1/streams", &response(steering)),
-            Text => gateway.post("/v1/streams", &response(steering)).header("accept", "text/plain"),
+            Text => gateway
+                .post("/v1/streams", &response(steering))
+                .header("accept", "text/plain"),
             WebSocket => {
                 let mut socket = gateway.socket().await;
                 socket.create(steering, json!({})).await;
@@ -76,19 +89,38 @@ fn no_grace(config: &mut Config) {
 /// Every client in one phase: asks, comes to the phase, leaves, and the upstream has to hear of it.
 async fn all_leave(phase: &str, steering: &str, token: Option<&str>) {
     let world = start(no_grace);
-    for client in ALL.into_iter().filter(|client| token.is_none() || client.streams()) {
+    for client in ALL
+        .into_iter()
+        .filter(|client| token.is_none() || client.streams())
+    {
         let before = world.simulator.stats();
         let mut waiting = client.ask(&world, steering).await;
-        world.upstream_saw("the request", |stats| stats.requests == before.requests + 1).await;
+        world
+            .upstream_saw("the request", |stats| stats.requests == before.requests + 1)
+            .await;
         if let Some(token) = token {
             waiting.until(token).await;
         }
-        assert_eq!(world.simulator.stats().aborted, before.aborted, "aborted before its client left");
+        assert_eq!(
+            world.simulator.stats().aborted,
+            before.aborted,
+            "aborted before its client left"
+        );
         let left = Instant::now();
         drop(waiting);
-        let aborted = world.simulator.wait_until(|stats| stats.aborted == before.aborted + 1, GENEROUS).await;
-        assert!(aborted, "{client:?} left {phase}, and the upstream goes on: {:?}", world.simulator.stats());
-        println!("{phase:>24} {client:<15?} upstream cancelled after {:?}", left.elapsed());
+        let aborted = world
+            .simulator
+            .wait_until(|stats| stats.aborted == before.aborted + 1, GENEROUS)
+            .await;
+        assert!(
+            aborted,
+            "{client:?} left {phase}, and the upstream goes on: {:?}",
+            world.simulator.stats()
+        );
+        println!(
+            "{phase:>24} {client:<15?} upstream cancelled after {:?}",
+            left.elapsed()
+        );
         world.idle().await;
     }
     assert_eq!(world.simulator.stats().open_streams, 0);
@@ -106,12 +138,22 @@ async fn in_a_silent_prefill() {
 
 #[tokio::test]
 async fn mid_stream() {
-    all_leave("mid-stream", "tokens=1000000 text=count tbt=5ms", Some(" t3")).await;
+    all_leave(
+        "mid-stream",
+        "tokens=1000000 text=count tbt=5ms",
+        Some(" t3"),
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn silent_between_tokens() {
-    all_leave("silent between tokens", "tokens=9 text=count fault=stall after=3", Some(" t2")).await;
+    all_leave(
+        "silent between tokens",
+        "tokens=9 text=count fault=stall after=3",
+        Some(" t2"),
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -132,8 +174,14 @@ async fn while_connecting() {
         gateway.idle().await;
         let took = left.elapsed();
         assert!(took < GENEROUS, "{client:?}: {took:?}");
-        println!("{:>24} {client:<15?} given up after {took:?}", "while connecting");
-        eventually("the end of the connection", async || full.knocking() == others).await;
+        println!(
+            "{:>24} {client:<15?} given up after {took:?}",
+            "while connecting"
+        );
+        eventually("the end of the connection", async || {
+            full.knocking() == others
+        })
+        .await;
     }
 }
 
@@ -144,16 +192,22 @@ async fn leaving_by_a_reset_or_a_close_frame_is_leaving() {
     let mut exchange = world.post("/v1/streams", &response(steering)).send().await;
     exchange.until(" t1").await;
     // A linger of zero makes the close a reset.
-    socket2::SockRef::from(&exchange.socket).set_linger(Some(Duration::ZERO)).unwrap();
+    socket2::SockRef::from(&exchange.socket)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
     drop(exchange);
-    world.upstream_saw("the cancel after a reset", |stats| stats.aborted == 1).await;
+    world
+        .upstream_saw("the cancel after a reset", |stats| stats.aborted == 1)
+        .await;
 
     let mut socket = RawSocket::connect(world.address, "/v1/ws", &[]).await;
     let create = json!({"type": "response.create", "input": format!("[[{steering}]]")}).to_string();
     assert!(socket.send(&frame(0x81, create.as_bytes())).await);
     while socket.text().await["delta"] != " t1" {}
     assert!(socket.send(&frame(0x88, &1000u16.to_be_bytes())).await);
-    world.upstream_saw("the cancel after a close", |stats| stats.aborted == 2).await;
+    world
+        .upstream_saw("the cancel after a close", |stats| stats.aborted == 2)
+        .await;
     assert_eq!(socket.close_code().await, Some(1000));
     assert!(socket.ends().await);
 }
@@ -162,26 +216,40 @@ async fn leaving_by_a_reset_or_a_close_frame_is_leaving() {
 async fn not_listening_any_more_is_leaving() {
     let world = start(no_grace);
     let mut socket = world.socket().await;
-    socket.create("tokens=9 text=count fault=stall after=2", json!({})).await;
+    socket
+        .create("tokens=9 text=count fault=stall after=2", json!({}))
+        .await;
     let events = socket.until(|event| event["delta"] == " t1").await;
     let id = events[0]["response"]["id"].clone();
-    socket.send(json!({"type": "tokenwire:unsubscribe", "response_id": id})).await;
-    world.upstream_saw("the cancel", |stats| stats.aborted == 1).await;
+    socket
+        .send(json!({"type": "tokenwire:unsubscribe", "response_id": id}))
+        .await;
+    world
+        .upstream_saw("the cancel", |stats| stats.aborted == 1)
+        .await;
     world.idle().await;
-    assert_eq!(world.object(id.as_str().unwrap()).await["status"], "cancelled");
+    assert_eq!(
+        world.object(id.as_str().unwrap()).await["status"],
+        "cancelled"
+    );
 }
 
 #[tokio::test]
 async fn as_long_as_one_listens_it_goes_on() {
     let world = start(no_grace);
-    let mut first = world.post("/v1/streams", &response("tokens=60 text=count tbt=10ms")).send().await;
+    let mut first = world
+        .post("/v1/streams", &response("tokens=60 text=count tbt=10ms"))
+        .send()
+        .await;
     first.until(" t1\"").await;
     let id = first.id().await;
     let mut second = world.get(&format!("/v1/streams/{id}")).send().await;
     second.until(" t1\"").await;
     drop(first);
     assert!(second.answer().await.text().contains("response.completed"));
-    world.upstream_saw("the end", |stats| stats.completed == 1).await;
+    world
+        .upstream_saw("the end", |stats| stats.completed == 1)
+        .await;
     assert_eq!(world.simulator.stats().aborted, 0);
 }
 
@@ -194,10 +262,14 @@ async fn with_a_grace_it_runs_on_to_its_end() {
         if client.streams() {
             waiting.until(" t1").await;
         } else {
-            world.upstream_saw("the request", |stats| stats.requests == before.requests + 1).await;
+            world
+                .upstream_saw("the request", |stats| stats.requests == before.requests + 1)
+                .await;
         }
         drop(waiting);
-        world.upstream_saw("the end", |stats| stats.completed == before.completed + 1).await;
+        world
+            .upstream_saw("the end", |stats| stats.completed == before.completed + 1)
+            .await;
     }
     assert_eq!(world.simulator.stats().aborted, 0);
 }
@@ -205,37 +277,66 @@ async fn with_a_grace_it_runs_on_to_its_end() {
 #[tokio::test]
 async fn who_comes_back_within_the_grace_finds_it_running() {
     let world = start(|config| config.streams.disconnect_grace = Duration::from_millis(400));
-    let mut exchange = world.post("/v1/streams", &response("tokens=100 text=count tbt=10ms")).send().await;
+    let mut exchange = world
+        .post("/v1/streams", &response("tokens=100 text=count tbt=10ms"))
+        .send()
+        .await;
     exchange.until(" t1\"").await;
     let (id, seen) = (exchange.id().await, exchange.events().len());
     drop(exchange);
-    let rest = world.get(&format!("/v1/streams/{id}?after={}", seen - 1)).answer().await;
-    assert_eq!(rest.events().last().map(support::Event::kind).as_deref(), Some("response.completed"));
+    let rest = world
+        .get(&format!("/v1/streams/{id}?after={}", seen - 1))
+        .answer()
+        .await;
+    assert_eq!(
+        rest.events().last().map(support::Event::kind).as_deref(),
+        Some("response.completed")
+    );
 }
 
 #[tokio::test]
 async fn when_the_grace_is_over_it_is_cancelled() {
     let world = start(|config| config.streams.disconnect_grace = Duration::from_millis(100));
-    let mut exchange = world.post("/v1/streams", &response("tokens=9 text=count fault=stall after=2")).send().await;
+    let mut exchange = world
+        .post(
+            "/v1/streams",
+            &response("tokens=9 text=count fault=stall after=2"),
+        )
+        .send()
+        .await;
     exchange.until(" t1").await;
     let id = exchange.id().await;
     drop(exchange);
-    world.upstream_saw("the cancel", |stats| stats.aborted == 1).await;
+    world
+        .upstream_saw("the cancel", |stats| stats.aborted == 1)
+        .await;
     world.idle().await;
     assert_eq!(world.object(&id).await["status"], "cancelled");
-    let events: Vec<Value> = world.get(&format!("/v1/streams/{id}")).answer().await.events().iter().map(support::Event::json).collect();
+    let events: Vec<Value> = world
+        .get(&format!("/v1/streams/{id}"))
+        .answer()
+        .await
+        .events()
+        .iter()
+        .map(support::Event::json)
+        .collect();
     assert_eq!(events.last().unwrap()["type"], "response.incomplete");
 }
 
 #[tokio::test]
 async fn a_background_generation_needs_nobody() {
     let world: World = start(no_grace);
-    let request = with(response("tokens=30 text=count tbt=10ms"), json!({"background": true}));
+    let request = with(
+        response("tokens=30 text=count tbt=10ms"),
+        json!({"background": true}),
+    );
     let mut exchange = world.post("/v1/responses", &request).send().await;
     exchange.until(" t1").await;
     let id = exchange.id().await;
     drop(exchange);
-    world.upstream_saw("the end", |stats| stats.completed == 1).await;
+    world
+        .upstream_saw("the end", |stats| stats.completed == 1)
+        .await;
     world.idle().await;
     assert_eq!(world.object(&id).await["status"], "completed");
 }

@@ -1,8 +1,14 @@
 //! What streams hold: bounded for each and for all, and given back to the last byte.
 //!
-//! The gateway is put together here from its public parts, as an application would that embeds it, since the accounts are the
-//! application's. The figures are those that the gateway decides by, of logs and response objects; the process holds buffers besides.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says why and ends")]
+//! The gateway is put together here from its public parts, as an application would that embeds it,
+//! since the accounts are the application's. The figures are those that the gateway decides by, of
+//! logs and response objects; the process holds buffers besides.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on says why and ends"
+)]
 #![allow(clippy::print_stdout, reason = "the figures are worth reading")]
 
 mod support;
@@ -42,10 +48,18 @@ struct Metered {
 
 impl Metered {
     fn start(change: impl FnOnce(&mut Config)) -> Self {
-        let simulator = Simulator::start(Options { pace: Pace::INSTANT, ..Options::default() }).unwrap();
+        let simulator = Simulator::start(Options {
+            pace: Pace::INSTANT,
+            ..Options::default()
+        })
+        .unwrap();
         let mut config = Config {
             default_model: Some("simulator".to_owned()),
-            upstreams: vec![Upstream { name: "upstream".to_owned(), base_url: simulator.base_url(), ..Upstream::default() }],
+            upstreams: vec![Upstream {
+                name: "upstream".to_owned(),
+                base_url: simulator.base_url(),
+                ..Upstream::default()
+            }],
             ..Config::default()
         };
         change(&mut config);
@@ -56,11 +70,17 @@ impl Metered {
             max_memory: config.streams.max_memory,
             max_open: config.limits.streams,
         };
-        let limits = LogLimits { bytes: config.streams.max_stream_bytes(), events: config.streams.max_stream_events };
+        let limits = LogLimits {
+            bytes: config.streams.max_stream_bytes(),
+            events: config.streams.max_stream_events,
+        };
         let registry = Registry::new(retention, account.clone());
         let shared = Shared {
             registry: registry.clone(),
-            store: Arc::new(MemoryStore { limits, account: account.clone() }),
+            store: Arc::new(MemoryStore {
+                limits,
+                account: account.clone(),
+            }),
             reuse: None,
             metrics: Metrics::new(&config, registry.clone()),
             tasks: TaskTracker::new(),
@@ -75,9 +95,17 @@ impl Metered {
             actix_web::rt::System::new().block_on(async move {
                 let server = HttpServer::new(move || {
                     let service = Service::new(&shared).unwrap();
-                    App::new().app_data(web::Data::new(service)).wrap(from_fn(envelope)).configure(configure)
+                    App::new()
+                        .app_data(web::Data::new(service))
+                        .wrap(from_fn(envelope))
+                        .configure(configure)
                 });
-                let server = server.workers(2).tcp_nodelay(true).disable_signals().bind(("127.0.0.1", 0)).unwrap();
+                let server = server
+                    .workers(2)
+                    .tcp_nodelay(true)
+                    .disable_signals()
+                    .bind(("127.0.0.1", 0))
+                    .unwrap();
                 let address = server.addrs()[0];
                 let server = server.run();
                 up.send((address, server.handle())).unwrap();
@@ -85,11 +113,20 @@ impl Metered {
             });
         });
         let (address, handle) = is_up.recv_timeout(PATIENCE).unwrap();
-        Self { address, registry, account, handle, thread: Some(thread), _simulator: simulator }
+        Self {
+            address,
+            registry,
+            account,
+            handle,
+            thread: Some(thread),
+            _simulator: simulator,
+        }
     }
 
     fn post(&self, path: &str, body: &serde_json::Value) -> Request {
-        Request::new(self.address, "POST", path).header("content-type", "application/json").body(body.to_string())
+        Request::new(self.address, "POST", path)
+            .header("content-type", "application/json")
+            .body(body.to_string())
     }
 
     /// A request of one of the kinds that start a stream over SSE.
@@ -104,19 +141,31 @@ impl Metered {
 
     /// Reads so many streams side by side, each to its end.
     async fn read(&self, streams: usize, steering: &str) -> Vec<Answer> {
-        let answers = join_all((0..streams).map(|index| async move { self.request(index, steering).answer().await })).await;
+        let answers = join_all(
+            (0..streams).map(|index| async move { self.request(index, steering).answer().await }),
+        )
+        .await;
         // The terminal event is read before the writer's task is over.
         eventually("the end of the writers", async || self.registry.open() == 0).await;
         answers
     }
 
     async fn delete(&self, id: &str) {
-        let answer = Request::new(self.address, "DELETE", &format!("/v1/responses/{id}")).answer().await;
+        let answer = Request::new(self.address, "DELETE", &format!("/v1/responses/{id}"))
+            .answer()
+            .await;
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
 
     async fn holds_nothing(&self) {
-        let held = || (self.registry.open(), self.registry.len(), self.registry.used(), self.account.used());
+        let held = || {
+            (
+                self.registry.open(),
+                self.registry.len(),
+                self.registry.used(),
+                self.account.used(),
+            )
+        };
         eventually("all of it given back", async || held() == (0, 0, 0, 0)).await;
     }
 }
@@ -136,18 +185,37 @@ impl Drop for Metered {
 #[tokio::test]
 async fn finished_streams_hold_little_a_token_and_deleting_gives_all_of_it_back() {
     let gateway = Metered::start(|_| {});
-    let answers = gateway.read(STREAMS, &format!("tokens={TOKENS} text=count")).await;
+    let answers = gateway
+        .read(STREAMS, &format!("tokens={TOKENS} text=count"))
+        .await;
     assert_eq!(gateway.registry.len(), STREAMS);
     let (logs, all) = (gateway.account.used(), gateway.registry.used());
-    println!("a token: {} bytes in the log, {} in all", logs / STREAMS / TOKENS, all / STREAMS / TOKENS);
-    // A chunk has more than 100 bytes, an event more than 150. What repeats of them is stored once a stream, so that a token costs
-    // its text, which is 4 bytes, some bytes of position, and its share of what `Vec` keeps in reserve; the object has the text once more.
-    assert!(logs / STREAMS / TOKENS <= 32, "{} bytes a token in the log", logs / STREAMS / TOKENS);
-    assert!(all / STREAMS / TOKENS <= 64, "{} bytes a token", all / STREAMS / TOKENS);
+    println!(
+        "a token: {} bytes in the log, {} in all",
+        logs / STREAMS / TOKENS,
+        all / STREAMS / TOKENS
+    );
+    // A chunk has more than 100 bytes, an event more than 150. What repeats of them is stored once
+    // a stream, so that a token costs its text, which is 4 bytes, some bytes of position, and its
+    // share of what `Vec` keeps in reserve; the object has the text once more.
+    assert!(
+        logs / STREAMS / TOKENS <= 32,
+        "{} bytes a token in the log",
+        logs / STREAMS / TOKENS
+    );
+    assert!(
+        all / STREAMS / TOKENS <= 64,
+        "{} bytes a token",
+        all / STREAMS / TOKENS
+    );
     for answer in &answers {
         gateway.delete(answer.id()).await;
     }
-    assert_eq!((gateway.registry.len(), gateway.registry.used()), (0, 0), "deleted is gone when the answer is there");
+    assert_eq!(
+        (gateway.registry.len(), gateway.registry.used()),
+        (0, 0),
+        "deleted is gone when the answer is there"
+    );
 }
 
 #[tokio::test]
@@ -163,12 +231,21 @@ async fn streams_that_are_deleted_while_they_run_give_all_of_it_back() {
         let mut socket = Socket::connect(gateway.address, "/v1/ws").await;
         socket.create(&steering, json!({})).await;
         let events = socket.until(|event| event["delta"] == " t19").await;
-        (events[0]["response"]["id"].as_str().unwrap().to_owned(), socket)
+        (
+            events[0]["response"]["id"].as_str().unwrap().to_owned(),
+            socket,
+        )
     }));
     let (readers, sockets) = tokio::join!(over_sse, over_websocket);
-    assert_eq!((gateway.registry.open(), gateway.registry.len()), (STREAMS, STREAMS));
+    assert_eq!(
+        (gateway.registry.open(), gateway.registry.len()),
+        (STREAMS, STREAMS)
+    );
     assert!(gateway.account.used() > 0);
-    let ids = readers.iter().map(|(id, _)| id).chain(sockets.iter().map(|(id, _)| id));
+    let ids = readers
+        .iter()
+        .map(|(id, _)| id)
+        .chain(sockets.iter().map(|(id, _)| id));
     for id in ids {
         gateway.delete(id).await;
     }
@@ -197,16 +274,38 @@ async fn no_stream_holds_more_than_one_may() {
     };
     let (answers, most) = tokio::join!(all, most);
     for answer in &answers {
-        let object = Request::new(gateway.address, "GET", &format!("/v1/responses/{}", answer.id())).answer().await.json();
-        assert_eq!(object["error"]["code"], "stream_too_large", "{}", object["error"]);
+        let object = Request::new(
+            gateway.address,
+            "GET",
+            &format!("/v1/responses/{}", answer.id()),
+        )
+        .answer()
+        .await
+        .json();
+        assert_eq!(
+            object["error"]["code"], "stream_too_large",
+            "{}",
+            object["error"]
+        );
     }
-    println!("{MANY} streams bound to {BOUND} bytes held {most} bytes at most, {} with their objects", gateway.registry.used());
-    assert!(most > MANY * BOUND / 4, "they did not come near the bound: {most}");
-    // The bound is on what the records hold. A position of 8 bytes stands beside each, which is as much again for tokens as short as
-    // these, and a `Vec` that grows has up to as much in reserve as it holds.
+    println!(
+        "{MANY} streams bound to {BOUND} bytes held {most} bytes at most, {} with their objects",
+        gateway.registry.used()
+    );
+    assert!(
+        most > MANY * BOUND / 4,
+        "they did not come near the bound: {most}"
+    );
+    // The bound is on what the records hold. A position of 8 bytes stands beside each, which is as
+    // much again for tokens as short as these, and a `Vec` that grows has up to as much in reserve
+    // as it holds.
     assert!(most <= MANY * BOUND * 4, "{most} bytes of logs");
     // The object says what the log said, and no more; and the reserve is gone.
-    assert!(gateway.registry.used() <= MANY * BOUND * 4, "{} bytes of logs and objects", gateway.registry.used());
+    assert!(
+        gateway.registry.used() <= MANY * BOUND * 4,
+        "{} bytes of logs and objects",
+        gateway.registry.used()
+    );
 }
 
 #[tokio::test]
@@ -215,17 +314,35 @@ async fn all_together_hold_no_more_than_they_may_and_the_oldest_go_first() {
     let gateway = Metered::start(|config| config.streams.max_memory = BOUND);
     let mut ids = Vec::new();
     for index in 0..STREAMS {
-        let answer = gateway.request(index, &format!("tokens={TOKENS} text=count")).answer().await;
+        let answer = gateway
+            .request(index, &format!("tokens={TOKENS} text=count"))
+            .answer()
+            .await;
         assert_eq!(answer.status, 200);
         ids.push(answer.id().to_owned());
-        eventually("the end of the writer", async || gateway.registry.open() == 0).await;
-        assert!(gateway.registry.used() <= BOUND, "{} bytes after {} streams", gateway.registry.used(), index + 1);
+        eventually("the end of the writer", async || {
+            gateway.registry.open() == 0
+        })
+        .await;
+        assert!(
+            gateway.registry.used() <= BOUND,
+            "{} bytes after {} streams",
+            gateway.registry.used(),
+            index + 1
+        );
     }
     let kept = gateway.registry.len();
     assert!(kept > 0 && kept < STREAMS, "{kept} are kept");
     for (index, id) in ids.iter().enumerate() {
-        let status = Request::new(gateway.address, "GET", &format!("/v1/responses/{id}")).answer().await.status;
-        assert_eq!(status == 200, index >= STREAMS - kept, "{status} for number {index}, of which the last {kept} are kept");
+        let status = Request::new(gateway.address, "GET", &format!("/v1/responses/{id}"))
+            .answer()
+            .await
+            .status;
+        assert_eq!(
+            status == 200,
+            index >= STREAMS - kept,
+            "{status} for number {index}, of which the last {kept} are kept"
+        );
         if status == 200 {
             gateway.delete(id).await;
         }

@@ -1,6 +1,11 @@
-//! What `/metrics` says, after things whose counts are known. That its text is what Prometheus reads is checked with Prometheus' own
-//! parser, in `clients/python/test_metrics.py`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says why and ends")]
+//! What `/metrics` says, after things whose counts are known. That its text is what Prometheus
+//! reads is checked with Prometheus' own parser, in `clients/python/test_metrics.py`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on says why and ends"
+)]
 
 mod support;
 
@@ -15,12 +20,18 @@ use tokenwire::config::schema::{Api, Upstream};
 /// The samples by name and labels, as they are written.
 async fn scrape(gateway: &Gateway) -> BTreeMap<String, f64> {
     let answer = gateway.get("/metrics").answer().await;
-    assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/plain; version=0.0.4; charset=utf-8")));
+    assert_eq!(
+        (answer.status, answer.header("content-type")),
+        (200, Some("text/plain; version=0.0.4; charset=utf-8"))
+    );
     let text = answer.text();
-    let samples = text.lines().filter(|line| !line.starts_with('#')).map(|line| {
-        let (name, value) = line.rsplit_once(' ').unwrap();
-        (name.to_owned(), value.parse().unwrap())
-    });
+    let samples = text
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            (name.to_owned(), value.parse().unwrap())
+        });
     samples.collect()
 }
 
@@ -29,7 +40,8 @@ async fn sample(gateway: &Gateway, name: &str) -> f64 {
     scrape(gateway).await.get(name).copied().unwrap_or_default()
 }
 
-/// Waits until a sample has this value: a generation is counted just after its last event is on its way.
+/// Waits until a sample has this value: a generation is counted just after its last event is on its
+/// way.
 async fn comes_to(gateway: &Gateway, name: &str, value: f64) {
     let mut last = f64::NAN;
     let look = async || {
@@ -42,31 +54,72 @@ async fn comes_to(gateway: &Gateway, name: &str, value: f64) {
 #[tokio::test]
 async fn generations_are_counted_by_how_they_ended() {
     let world = start(|_| {});
-    world.post("/v1/chat/completions", &chat("tokens=7")).answer().await;
-    world.post("/v1/chat/completions", &chat("tokens=3 finish=length")).answer().await;
-    world.post("/v1/responses", &response("tokens=5 fault=cut after=4")).answer().await;
-    world.post("/v1/responses", &response("fault=status code=500")).answer().await;
-    world.post("/v1/responses", &response("fault=error after=2")).answer().await;
-    let mut cancelled = world.post("/v1/streams", &response("tokens=2 ttft=24h")).send().await;
+    world
+        .post("/v1/chat/completions", &chat("tokens=7"))
+        .answer()
+        .await;
+    world
+        .post("/v1/chat/completions", &chat("tokens=3 finish=length"))
+        .answer()
+        .await;
+    world
+        .post("/v1/responses", &response("tokens=5 fault=cut after=4"))
+        .answer()
+        .await;
+    world
+        .post("/v1/responses", &response("fault=status code=500"))
+        .answer()
+        .await;
+    world
+        .post("/v1/responses", &response("fault=error after=2"))
+        .answer()
+        .await;
+    let mut cancelled = world
+        .post("/v1/streams", &response("tokens=2 ttft=24h"))
+        .send()
+        .await;
     let id = cancelled.id().await;
-    world.post(&format!("/v1/responses/{id}/cancel"), &json!({})).answer().await;
+    world
+        .post(&format!("/v1/responses/{id}/cancel"), &json!({}))
+        .answer()
+        .await;
     for (labels, count) in [
         (r#"api="chat",status="completed",code="""#, 1.0),
         (r#"api="chat",status="incomplete",code="""#, 1.0),
-        (r#"api="responses",status="failed",code="upstream_truncated""#, 1.0),
+        (
+            r#"api="responses",status="failed",code="upstream_truncated""#,
+            1.0,
+        ),
         (r#"api="responses",status="failed",code="other""#, 2.0),
         (r#"api="responses",status="cancelled",code="""#, 1.0),
     ] {
-        comes_to(&world, &format!("tokenwire_generations_ended_total{{{labels}}}"), count).await;
+        comes_to(
+            &world,
+            &format!("tokenwire_generations_ended_total{{{labels}}}"),
+            count,
+        )
+        .await;
     }
     let samples = scrape(&world).await;
-    assert_eq!(samples[r#"tokenwire_generations_started_total{api="chat"}"#], 2.0);
-    assert_eq!(samples[r#"tokenwire_generations_started_total{api="responses"}"#], 4.0);
+    assert_eq!(
+        samples[r#"tokenwire_generations_started_total{api="chat"}"#],
+        2.0
+    );
+    assert_eq!(
+        samples[r#"tokenwire_generations_started_total{api="responses"}"#],
+        4.0
+    );
     let tokens = samples[r#"tokenwire_tokens_total{upstream="upstream"}"#];
     assert_eq!(tokens, 7.0 + 3.0 + 4.0 + 2.0);
     assert!(samples["tokenwire_events_total"] > tokens);
-    assert_eq!(samples[r#"tokenwire_first_token_seconds_count{upstream="upstream"}"#], 4.0);
-    assert_eq!(samples[r#"tokenwire_first_token_seconds_bucket{le="+Inf",upstream="upstream"}"#], 4.0);
+    assert_eq!(
+        samples[r#"tokenwire_first_token_seconds_count{upstream="upstream"}"#],
+        4.0
+    );
+    assert_eq!(
+        samples[r#"tokenwire_first_token_seconds_bucket{le="+Inf",upstream="upstream"}"#],
+        4.0
+    );
     assert_eq!(samples["tokenwire_open_streams"], 0.0);
     assert_eq!(samples["tokenwire_kept_streams"], 6.0);
 }
@@ -77,12 +130,22 @@ async fn what_is_open_is_counted_until_it_closes() {
     let body = response("tokens=100000 tbt=5ms");
     let mut sdk = world.post("/v1/responses", &body).send().await;
     sdk.until("delta").await;
-    let mut text = world.post("/v1/streams", &body).header("accept", "text/plain").send().await;
+    let mut text = world
+        .post("/v1/streams", &body)
+        .header("accept", "text/plain")
+        .send()
+        .await;
     text.until(" ").await;
     let mut first = world.socket().await;
-    first.create("tokens=100000 tbt=5ms", json!({"stream_id": "a"})).await;
-    first.create("tokens=100000 tbt=5ms", json!({"stream_id": "b"})).await;
-    first.until(|event| event["stream_id"] == "b" && event["delta"].is_string()).await;
+    first
+        .create("tokens=100000 tbt=5ms", json!({"stream_id": "a"}))
+        .await;
+    first
+        .create("tokens=100000 tbt=5ms", json!({"stream_id": "b"}))
+        .await;
+    first
+        .until(|event| event["stream_id"] == "b" && event["delta"].is_string())
+        .await;
     let _idle = world.socket().await;
     let samples = scrape(&world).await;
     let names = [
@@ -94,20 +157,32 @@ async fn what_is_open_is_counted_until_it_closes() {
         // The one that asks is one of them.
         "tokenwire_connections",
     ];
-    assert_eq!(names.map(|name| samples[name]), [4.0, 1.0, 1.0, 2.0, 2.0, 5.0]);
+    assert_eq!(
+        names.map(|name| samples[name]),
+        [4.0, 1.0, 1.0, 2.0, 2.0, 5.0]
+    );
     assert!(samples["tokenwire_log_bytes"] > 0.0);
     drop((sdk, text, first));
     for (name, value) in names.into_iter().zip([0.0, 0.0, 0.0, 0.0, 1.0, 2.0]) {
         comes_to(&world, name, value).await;
     }
-    comes_to(&world, r#"tokenwire_generations_ended_total{api="responses",status="cancelled",code=""}"#, 4.0).await;
+    comes_to(
+        &world,
+        r#"tokenwire_generations_ended_total{api="responses",status="cancelled",code=""}"#,
+        4.0,
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn clocks_that_ran_out_are_counted_by_upstream_model_and_clock() {
     let backlog = FullBacklog::new();
     let world = start(|config| {
-        config.upstreams[0].models = Models::Patterns(vec!["simulator".to_owned(), "named".to_owned(), "any-*".to_owned()]);
+        config.upstreams[0].models = Models::Patterns(vec![
+            "simulator".to_owned(),
+            "named".to_owned(),
+            "any-*".to_owned(),
+        ]);
         let unreachable = Upstream {
             name: "far".to_owned(),
             base_url: backlog.base_url(),
@@ -129,7 +204,13 @@ async fn clocks_that_ran_out_are_counted_by_upstream_model_and_clock() {
         ("simulator", "tokens=3 fault=stall after=2"),
         ("simulator", "tokens=100000 tbt=10ms"),
     ] {
-        world.post("/v1/streams", &with(response(steering), json!({"model": model}))).answer().await;
+        world
+            .post(
+                "/v1/streams",
+                &with(response(steering), json!({"model": model})),
+            )
+            .answer()
+            .await;
     }
     for (upstream, model, clock, count) in [
         ("far", "other", "connect", 1.0),
@@ -138,7 +219,9 @@ async fn clocks_that_ran_out_are_counted_by_upstream_model_and_clock() {
         ("upstream", "simulator", "between_tokens", 1.0),
         ("upstream", "simulator", "total", 1.0),
     ] {
-        let name = format!(r#"tokenwire_upstream_timeouts_total{{upstream="{upstream}",model="{model}",clock="{clock}"}}"#);
+        let name = format!(
+            r#"tokenwire_upstream_timeouts_total{{upstream="{upstream}",model="{model}",clock="{clock}"}}"#
+        );
         comes_to(&world, &name, count).await;
     }
 }
@@ -150,33 +233,74 @@ async fn shared_answers_are_counted_by_what_became_of_them() {
     for body in [&kept, &kept, &kept, &chat("tokens=4")] {
         world.post("/v1/chat/completions", body).answer().await;
     }
-    comes_to(&world, r#"tokenwire_tokens_total{upstream="upstream"}"#, 8.0).await;
+    comes_to(
+        &world,
+        r#"tokenwire_tokens_total{upstream="upstream"}"#,
+        8.0,
+    )
+    .await;
     comes_to(&world, r#"tokenwire_tokens_total{upstream="shared"}"#, 8.0).await;
     let samples = scrape(&world).await;
     for (result, count) in [("hit", 2.0), ("miss", 1.0), ("bypass", 1.0)] {
-        assert_eq!(samples[&format!(r#"tokenwire_reuse_total{{result="{result}"}}"#)], count);
+        assert_eq!(
+            samples[&format!(r#"tokenwire_reuse_total{{result="{result}"}}"#)],
+            count
+        );
     }
-    assert_eq!(samples[r#"tokenwire_first_token_seconds_count{upstream="upstream"}"#], 2.0, "the model was asked twice");
+    assert_eq!(
+        samples[r#"tokenwire_first_token_seconds_count{upstream="upstream"}"#], 2.0,
+        "the model was asked twice"
+    );
 }
 
 #[tokio::test]
 async fn no_label_holds_what_somebody_sent() {
     const SECRET: &str = "crimson-walrus";
     let world = start(|_| {});
-    let ask = async |world: &World, body| world.post("/v1/streams", &body).header("idempotency-key", SECRET).answer().await;
-    ask(&world, with(response("tokens=2"), json!({"model": SECRET, "user": SECRET, "instructions": SECRET}))).await;
+    let ask = async |world: &World, body| {
+        world
+            .post("/v1/streams", &body)
+            .header("idempotency-key", SECRET)
+            .answer()
+            .await
+    };
+    ask(
+        &world,
+        with(
+            response("tokens=2"),
+            json!({"model": SECRET, "user": SECRET, "instructions": SECRET}),
+        ),
+    )
+    .await;
     for number in 0..50 {
-        let body = with(response("fault=status code=418"), json!({"model": format!("{SECRET}-{number}")}));
+        let body = with(
+            response("fault=status code=418"),
+            json!({"model": format!("{SECRET}-{number}")}),
+        );
         world.post("/v1/streams", &body).answer().await;
     }
     world.get(&format!("/{SECRET}")).answer().await;
     // An upstream may call its errors as it likes.
-    let body = format!("data: {{\"error\":{{\"code\":\"{SECRET}\",\"message\":\"{SECRET}\"}}}}\n\n");
+    let body =
+        format!("data: {{\"error\":{{\"code\":\"{SECRET}\",\"message\":\"{SECRET}\"}}}}\n\n");
     let odd = support::Playback::events(body.into_bytes(), 4096).await;
     let other = over(&odd.base_url(), Api::Chat, |_| {});
-    other.post("/v1/streams", &json!({"input": SECRET})).answer().await;
-    comes_to(&world, r#"tokenwire_generations_ended_total{api="responses",status="failed",code="other"}"#, 50.0).await;
-    comes_to(&other, r#"tokenwire_generations_ended_total{api="responses",status="failed",code="other"}"#, 1.0).await;
+    other
+        .post("/v1/streams", &json!({"input": SECRET}))
+        .answer()
+        .await;
+    comes_to(
+        &world,
+        r#"tokenwire_generations_ended_total{api="responses",status="failed",code="other"}"#,
+        50.0,
+    )
+    .await;
+    comes_to(
+        &other,
+        r#"tokenwire_generations_ended_total{api="responses",status="failed",code="other"}"#,
+        1.0,
+    )
+    .await;
     for gateway in [&*world, &other] {
         let text = gateway.get("/metrics").answer().await.text();
         assert!(!text.contains("walrus"), "{text}");
@@ -188,14 +312,25 @@ async fn no_label_holds_what_somebody_sent() {
 async fn the_process_is_told_of_and_the_format_is_the_one_asked_for() {
     let world = start(|_| {});
     let samples = scrape(&world).await;
-    for name in
-        ["process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds", "process_max_fds", "process_start_time_seconds"]
-    {
+    for name in [
+        "process_cpu_seconds_total",
+        "process_resident_memory_bytes",
+        "process_open_fds",
+        "process_max_fds",
+        "process_start_time_seconds",
+    ] {
         assert!(samples[name] > 0.0, "{name}");
     }
     assert!(samples["process_open_fds"] < samples["process_max_fds"]);
     let accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3";
-    let answer = world.get("/metrics").header("accept", accept).answer().await;
-    assert_eq!(answer.header("content-type"), Some("application/openmetrics-text; version=1.0.0; charset=utf-8"));
+    let answer = world
+        .get("/metrics")
+        .header("accept", accept)
+        .answer()
+        .await;
+    assert_eq!(
+        answer.header("content-type"),
+        Some("application/openmetrics-text; version=1.0.0; charset=utf-8")
+    );
     assert!(answer.text().ends_with("# EOF\n"));
 }

@@ -1,7 +1,11 @@
-//! No panic reaches a client: one in a handler is an error with a status, one in a generation ends it with a terminal event, and the
-//! worker serves on. The panics come from an upstream and a route of the test's own; the gateway has no hook for them.
+//! No panic reaches a client: one in a handler is an error with a status, one in a generation ends
+//! it with a terminal event, and the worker serves on. The panics come from an upstream and a route
+//! of the test's own; the gateway has no hook for them.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on says why and ends")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on says why and ends"
+)]
 
 mod support;
 
@@ -29,7 +33,8 @@ use tokenwire_core::log::{LogLimits, MemoryAccount};
 use tokenwire_core::snapshot::Api;
 use tokenwire_core::translate::BodyEnd;
 use tokenwire_core::upstream::{
-    Clocks, OpenError, Opened, RetryBudget, StreamStep, Target, TokenStream, Upstream, UpstreamHead, UpstreamRequest,
+    Clocks, OpenError, Opened, RetryBudget, StreamStep, Target, TokenStream, Upstream,
+    UpstreamHead, UpstreamRequest,
 };
 use tokio_util::task::TaskTracker;
 
@@ -47,20 +52,42 @@ impl Upstream for Panicking {
         let model = model.unwrap_or("sound").to_owned();
         assert_ne!(model, "in the route");
         let none = Duration::ZERO;
-        let clocks = Clocks { connect: none, first_token: none, between_tokens: none, total: none };
-        Ok(Target { model, upstream_model: None, api: Api::Chat, clocks, server: 0, queued: false })
+        let clocks = Clocks {
+            connect: none,
+            first_token: none,
+            between_tokens: none,
+            total: none,
+        };
+        Ok(Target {
+            model,
+            upstream_model: None,
+            api: Api::Chat,
+            clocks,
+            server: 0,
+            queued: false,
+        })
     }
 
     fn open(&self, request: UpstreamRequest) -> BoxFuture<'static, Result<Opened, OpenError>> {
         Box::pin(async move {
             assert_ne!(request.model, "before the head");
-            Ok(Opened { head: UpstreamHead::default(), stream: Box::new(PanickingBody { model: request.model, reads: 0 }) })
+            Ok(Opened {
+                head: UpstreamHead::default(),
+                stream: Box::new(PanickingBody {
+                    model: request.model,
+                    reads: 0,
+                }),
+            })
         })
     }
 }
 
 impl TokenStream for PanickingBody {
-    fn poll_events(&mut self, _: &mut Context<'_>, sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Poll<StreamStep> {
+    fn poll_events(
+        &mut self,
+        _: &mut Context<'_>,
+        sink: &mut dyn FnMut(SseEvent<'_>) -> Flow,
+    ) -> Poll<StreamStep> {
         self.reads += 1;
         assert!(self.reads < 3 || self.model != "in mid-stream");
         let data: &[u8] = match self.reads {
@@ -70,7 +97,11 @@ impl TokenStream for PanickingBody {
             4 => b"[DONE]",
             _ => return Poll::Ready(StreamStep::Ended(BodyEnd::Clean)),
         };
-        let _ = sink(SseEvent::Data { name: None, data, terminated: true });
+        let _ = sink(SseEvent::Data {
+            name: None,
+            data,
+            terminated: true,
+        });
         Poll::Ready(StreamStep::Read)
     }
 }
@@ -85,13 +116,24 @@ struct Server {
 fn shared() -> Shared {
     let account = MemoryAccount::default();
     let keep = Duration::from_secs(600);
-    let retention = Retention { events: keep, responses: keep, max_memory: 1 << 30, max_open: 4 };
+    let retention = Retention {
+        events: keep,
+        responses: keep,
+        max_memory: 1 << 30,
+        max_open: 4,
+    };
     let registry = Registry::new(retention, account.clone());
     Shared {
         metrics: Metrics::new(&Config::default(), registry.clone()),
         registry,
         reuse: None,
-        store: Arc::new(MemoryStore { limits: LogLimits { bytes: 1 << 20, events: 1000 }, account }),
+        store: Arc::new(MemoryStore {
+            limits: LogLimits {
+                bytes: 1 << 20,
+                events: 1000,
+            },
+            account,
+        }),
         tasks: TaskTracker::new(),
         upstreams: Shared::upstreams(&Config::default(), Some("http://127.0.0.1:1/v1".to_owned())),
         retry_budget: Arc::new(RetryBudget::new(0)),
@@ -120,7 +162,11 @@ impl Server {
                         assert!(std::hint::black_box(false), "as the test wants it");
                         HttpResponse::Ok().finish()
                     });
-                    App::new().app_data(web::Data::new(service)).wrap(from_fn(envelope)).route("/panics", panics).configure(configure)
+                    App::new()
+                        .app_data(web::Data::new(service))
+                        .wrap(from_fn(envelope))
+                        .route("/panics", panics)
+                        .configure(configure)
                 })
                 .workers(1)
                 .disable_signals()
@@ -133,18 +179,37 @@ impl Server {
             });
         });
         let (address, handle) = is_up.recv_timeout(PATIENCE).unwrap();
-        Self { address, handle, thread: Some(thread) }
+        Self {
+            address,
+            handle,
+            thread: Some(thread),
+        }
     }
 
     fn post(&self, path: &str, body: &Value) -> Request {
-        Request::new(self.address, "POST", path).header("content-type", "application/json").body(body.to_string())
+        Request::new(self.address, "POST", path)
+            .header("content-type", "application/json")
+            .body(body.to_string())
     }
 
     async fn serves_on(&self) {
-        let answer = self.post("/v1/chat/completions", &with(chat(""), json!({"model": "sound"}))).answer().await;
-        assert!(answer.text().ends_with("data: [DONE]\n\n"), "{}", answer.text());
+        let answer = self
+            .post(
+                "/v1/chat/completions",
+                &with(chat(""), json!({"model": "sound"})),
+            )
+            .answer()
+            .await;
+        assert!(
+            answer.text().ends_with("data: [DONE]\n\n"),
+            "{}",
+            answer.text()
+        );
         let ready = Request::new(self.address, "GET", "/readyz");
-        support::eventually("the end of all generations", async || ready.answer().await.json()["open_streams"] == 0).await;
+        support::eventually("the end of all generations", async || {
+            ready.answer().await.json()["open_streams"] == 0
+        })
+        .await;
     }
 }
 
@@ -158,13 +223,30 @@ impl Drop for Server {
 #[tokio::test]
 async fn a_panic_in_a_handler_is_an_error_in_openais_shape() {
     let server = Server::start();
-    let in_route = server.post("/v1/responses", &with(response(""), json!({"model": "in the route"})));
+    let in_route = server.post(
+        "/v1/responses",
+        &with(response(""), json!({"model": "in the route"})),
+    );
     for request in [Request::new(server.address, "GET", "/panics"), in_route] {
         let answer = request.answer().await;
         let error = &answer.json()["error"];
-        assert_eq!((answer.status, error["type"].as_str(), error["code"].as_str()), (500, Some("server_error"), Some("internal_error")));
-        assert!(!answer.text().contains("as the test wants it"), "a panic's words are not for clients");
-        assert!(answer.header("x-request-id").is_some_and(|id| id.starts_with("req_")));
+        assert_eq!(
+            (
+                answer.status,
+                error["type"].as_str(),
+                error["code"].as_str()
+            ),
+            (500, Some("server_error"), Some("internal_error"))
+        );
+        assert!(
+            !answer.text().contains("as the test wants it"),
+            "a panic's words are not for clients"
+        );
+        assert!(
+            answer
+                .header("x-request-id")
+                .is_some_and(|id| id.starts_with("req_"))
+        );
         server.serves_on().await;
     }
 }
@@ -175,26 +257,53 @@ async fn a_panic_in_a_generation_ends_it_with_a_terminal_event() {
     for place in ["before the head", "in mid-stream"] {
         let early = place == "before the head";
         let model = json!({"model": place});
-        let (ask_chat, ask_response) = (with(chat(""), model.clone()), with(response(""), model.clone()));
+        let (ask_chat, ask_response) = (
+            with(chat(""), model.clone()),
+            with(response(""), model.clone()),
+        );
         let status = if early { 500 } else { 200 };
 
-        let chat_sdk = server.post("/v1/chat/completions", &ask_chat).answer().await;
+        let chat_sdk = server
+            .post("/v1/chat/completions", &ask_chat)
+            .answer()
+            .await;
         assert_eq!(chat_sdk.status, status, "{place}: {}", chat_sdk.text());
-        let error = if early { chat_sdk.json() } else { chat_sdk.events().pop().unwrap().json() };
+        let error = if early {
+            chat_sdk.json()
+        } else {
+            chat_sdk.events().pop().unwrap().json()
+        };
         assert_eq!(error["error"]["code"], "internal_error", "{place}");
         assert!(!chat_sdk.text().contains("[DONE]") && chat_sdk.end == End::Whole);
 
-        let whole = server.post("/v1/chat/completions", &with(ask_chat, json!({"stream": false}))).answer().await;
-        assert_eq!((whole.status, whole.json()["error"]["code"].as_str()), (500, Some("internal_error")), "{place}");
+        let whole = server
+            .post(
+                "/v1/chat/completions",
+                &with(ask_chat, json!({"stream": false})),
+            )
+            .answer()
+            .await;
+        assert_eq!(
+            (whole.status, whole.json()["error"]["code"].as_str()),
+            (500, Some("internal_error")),
+            "{place}"
+        );
 
         let sdk = server.post("/v1/responses", &ask_response).answer().await;
         assert_eq!(sdk.status, status, "{place}");
 
         let eventsource = server.post("/v1/streams", &ask_response).answer().await;
-        let events: Vec<Value> = eventsource.events().iter().map(support::Event::json).collect();
+        let events: Vec<Value> = eventsource
+            .events()
+            .iter()
+            .map(support::Event::json)
+            .collect();
         check_failed(&events, early);
 
-        let text = server.post("/v1/streams?dialect=text", &ask_response).answer().await;
+        let text = server
+            .post("/v1/streams?dialect=text", &ask_response)
+            .answer()
+            .await;
         assert_eq!(text.status, status, "{place}");
         if !early {
             assert_eq!((text.text().as_str(), text.end), ("onetwo", End::Broken));
@@ -211,11 +320,23 @@ async fn a_panic_in_a_generation_ends_it_with_a_terminal_event() {
 
 /// The numbers are without gaps, what was open is closed, and the last event says what happened.
 fn check_failed(events: &[Value], early: bool) {
-    let numbers: Vec<u64> = events.iter().map(|event| event["sequence_number"].as_u64().unwrap()).collect();
+    let numbers: Vec<u64> = events
+        .iter()
+        .map(|event| event["sequence_number"].as_u64().unwrap())
+        .collect();
     assert_eq!(numbers, (0..events.len() as u64).collect::<Vec<_>>());
     let terminal = events.last().unwrap();
-    assert_eq!((&terminal["type"], &terminal["response"]["status"]), (&json!("response.failed"), &json!("failed")));
+    assert_eq!(
+        (&terminal["type"], &terminal["response"]["status"]),
+        (&json!("response.failed"), &json!("failed"))
+    );
     assert_eq!(terminal["response"]["error"]["code"], "internal_error");
     let of = |kind: &str| events.iter().filter(|event| event["type"] == kind).count();
-    assert_eq!((of("response.output_item.added"), of("response.output_item.done")), if early { (0, 0) } else { (1, 1) });
+    assert_eq!(
+        (
+            of("response.output_item.added"),
+            of("response.output_item.done")
+        ),
+        if early { (0, 0) } else { (1, 1) }
+    );
 }

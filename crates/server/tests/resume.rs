@@ -1,6 +1,10 @@
-//! One generation, many readers: every position that one may come back at, over every transport; keys, jobs, conversations, and bounds.
+//! One generation, many readers: every position that one may come back at, over every transport;
+//! keys, jobs, conversations, and bounds.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on says why and ends")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on says why and ends"
+)]
 
 mod support;
 
@@ -9,7 +13,9 @@ use std::time::Duration;
 use futures::future::join_all;
 use serde_json::{Value, json};
 use support::websocket::{RawSocket, frame};
-use support::{Answer, End, Event, World, chat, encode, eventually, patiently, response, start, with};
+use support::{
+    Answer, End, Event, World, chat, encode, eventually, patiently, response, start, with,
+};
 
 const STALL: &str = "tokens=9 text=count fault=stall after=2";
 
@@ -21,7 +27,8 @@ fn numbers(events: &[Event]) -> Vec<u64> {
     events.iter().map(Event::number).collect()
 }
 
-/// Starts a generation over `/v1/streams`, reads until `text` has come, and leaves; its id and what was seen.
+/// Starts a generation over `/v1/streams`, reads until `text` has come, and leaves; its id and what
+/// was seen.
 async fn begun(world: &World, steering: &str, text: &str) -> (String, Vec<Event>) {
     let mut exchange = world.post("/v1/streams", &response(steering)).send().await;
     exchange.until_event(text).await;
@@ -31,7 +38,10 @@ async fn begun(world: &World, steering: &str, text: &str) -> (String, Vec<Event>
 
 /// Runs a generation to its end; its id and its events.
 async fn finished(world: &World, steering: &str) -> (String, Vec<Event>) {
-    let answer = world.post("/v1/streams", &response(steering)).answer().await;
+    let answer = world
+        .post("/v1/streams", &response(steering))
+        .answer()
+        .await;
     world.idle().await;
     (answer.id().to_owned(), answer.events())
 }
@@ -39,31 +49,64 @@ async fn finished(world: &World, steering: &str) -> (String, Vec<Event>) {
 /// Waits until the log has been kept long enough.
 async fn gone(world: &World, id: &str) {
     let path = format!("/v1/responses/{id}?stream=true");
-    eventually("the end of the log", async || world.get(&path).answer().await.status == 410).await;
+    eventually("the end of the log", async || {
+        world.get(&path).answer().await.status == 410
+    })
+    .await;
 }
 
 fn cursor(id: &str, after: u64) -> String {
     format!("{id}.{after}")
 }
 
-/// The ways to come back for the rest of a stream in the responses dialect, each with what it got: a status and the events.
-async fn every_way_back(world: &World, id: &str, after: Option<u64>) -> Vec<(&'static str, Answer)> {
+/// The ways to come back for the rest of a stream in the responses dialect, each with what it got:
+/// a status and the events.
+async fn every_way_back(
+    world: &World,
+    id: &str,
+    after: Option<u64>,
+) -> Vec<(&'static str, Answer)> {
     let by_header = |request: support::Request| match after {
         Some(after) => request.header("last-event-id", &cursor(id, after)),
         None => request,
     };
     let query = |name: &str| after.map_or_else(String::new, |after| format!("{name}={after}"));
     let mut ways = vec![
-        ("EventSource", by_header(world.get(&format!("/v1/streams/{id}")))),
-        ("?after", world.get(&format!("/v1/streams/{id}?{}", query("after")))),
-        ("starting_after", world.get(&format!("/v1/responses/{id}?stream=true&{}", query("starting_after")))),
+        (
+            "EventSource",
+            by_header(world.get(&format!("/v1/streams/{id}"))),
+        ),
+        (
+            "?after",
+            world.get(&format!("/v1/streams/{id}?{}", query("after"))),
+        ),
+        (
+            "starting_after",
+            world.get(&format!(
+                "/v1/responses/{id}?stream=true&{}",
+                query("starting_after")
+            )),
+        ),
     ];
     if after.is_some() {
-        ways.push(("EventSource at its own URL", by_header(world.get("/v1/streams?input=never"))));
-        ways.push(("POST /v1/streams", by_header(world.post("/v1/streams", &response("never")))));
-        ways.push(("POST /v1/responses", by_header(world.post("/v1/responses", &response("never")))));
+        ways.push((
+            "EventSource at its own URL",
+            by_header(world.get("/v1/streams?input=never")),
+        ));
+        ways.push((
+            "POST /v1/streams",
+            by_header(world.post("/v1/streams", &response("never"))),
+        ));
+        ways.push((
+            "POST /v1/responses",
+            by_header(world.post("/v1/responses", &response("never"))),
+        ));
     }
-    join_all(ways.into_iter().map(|(way, request)| async move { (way, request.answer().await) })).await
+    join_all(
+        ways.into_iter()
+            .map(|(way, request)| async move { (way, request.answer().await) }),
+    )
+    .await
 }
 
 fn is_sdk(way: &str) -> bool {
@@ -82,22 +125,42 @@ async fn in_a_log_that_has_ended_every_position_gives_the_rest() {
         for (way, answer) in every_way_back(&world, &id, after).await {
             let context = format!("{way} after {after:?}: {}", answer.text());
             assert_eq!((answer.status, answer.end), (200, End::Whole), "{context}");
-            assert_eq!(answer.header("location"), Some(format!("/v1/streams/{id}").as_str()), "{context}");
+            assert_eq!(
+                answer.header("location"),
+                Some(format!("/v1/streams/{id}").as_str()),
+                "{context}"
+            );
             let mut events = answer.events();
             if is_sdk(way) {
                 assert_eq!(events.pop().unwrap().data, "[DONE]", "{context}");
-                assert!(events.iter().all(|event| event.id.is_none() && event.name == Some(event.kind())), "{context}");
+                assert!(
+                    events
+                        .iter()
+                        .all(|event| event.id.is_none() && event.name == Some(event.kind())),
+                    "{context}"
+                );
             } else {
                 assert!(answer.text().starts_with("retry: 2000\nid: "), "{context}");
                 assert_eq!(events, full[from..], "{context}");
             }
             let data: Vec<&String> = events.iter().map(|event| &event.data).collect();
-            assert_eq!(data, full[from..].iter().map(|event| &event.data).collect::<Vec<_>>(), "{context}");
+            assert_eq!(
+                data,
+                full[from..]
+                    .iter()
+                    .map(|event| &event.data)
+                    .collect::<Vec<_>>(),
+                "{context}"
+            );
         }
     }
     for (way, answer) in every_way_back(&world, &id, Some(last)).await {
         if is_sdk(way) {
-            assert_eq!((answer.status, answer.text().as_str()), (200, "data: [DONE]\n\n"), "{way}");
+            assert_eq!(
+                (answer.status, answer.text().as_str()),
+                (200, "data: [DONE]\n\n"),
+                "{way}"
+            );
         } else {
             assert_eq!((answer.status, answer.text().as_str()), (204, ""), "{way}");
         }
@@ -113,13 +176,26 @@ async fn past_the_head_is_a_reset_or_an_error() {
     for after in [last + 1, last + 1000, u64::MAX] {
         for (way, answer) in every_way_back(&world, &id, Some(after)).await {
             if is_sdk(way) {
-                assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (400, Some("invalid_cursor")), "{way} {after}");
+                assert_eq!(
+                    (answer.status, answer.json()["error"]["code"].as_str()),
+                    (400, Some("invalid_cursor")),
+                    "{way} {after}"
+                );
                 continue;
             }
             let events = answer.events();
-            assert_eq!((answer.status, kinds(&events)), (200, vec!["tokenwire:reset".to_owned()]), "{way} {after}: {}", answer.text());
+            assert_eq!(
+                (answer.status, kinds(&events)),
+                (200, vec!["tokenwire:reset".to_owned()]),
+                "{way} {after}: {}",
+                answer.text()
+            );
             assert_eq!(numbers(&events), [last], "{way}");
-            assert_eq!(events[0].json()["response"], world.object(&id).await, "{way}");
+            assert_eq!(
+                events[0].json()["response"],
+                world.object(&id).await,
+                "{way}"
+            );
             assert!(events[0].json().get("error").is_none());
         }
     }
@@ -133,26 +209,54 @@ async fn while_it_runs_the_rest_comes_and_then_what_is_new() {
     let mut readers = Vec::new();
     for after in [None, Some(0), Some(head - 1), Some(head), Some(head + 7)] {
         let request = world.get(&format!("/v1/streams/{id}"));
-        let request = after.into_iter().fold(request, |request, after| request.header("last-event-id", &cursor(&id, after)));
+        let request = after.into_iter().fold(request, |request, after| {
+            request.header("last-event-id", &cursor(&id, after))
+        });
         let mut exchange = request.send().await;
         assert_eq!(exchange.status().await, 200);
         readers.push((after, exchange));
     }
-    let past = world.get(&format!("/v1/responses/{id}?stream=true&starting_after={}", head + 1)).answer().await;
-    assert_eq!((past.status, past.json()["error"]["code"].as_str()), (400, Some("invalid_cursor")));
-    world.post(&format!("/v1/responses/{id}/cancel"), &json!({})).answer().await;
-    let full = world.get(&format!("/v1/streams/{id}")).answer().await.events();
+    let past = world
+        .get(&format!(
+            "/v1/responses/{id}?stream=true&starting_after={}",
+            head + 1
+        ))
+        .answer()
+        .await;
+    assert_eq!(
+        (past.status, past.json()["error"]["code"].as_str()),
+        (400, Some("invalid_cursor"))
+    );
+    world
+        .post(&format!("/v1/responses/{id}/cancel"), &json!({}))
+        .answer()
+        .await;
+    let full = world
+        .get(&format!("/v1/streams/{id}"))
+        .answer()
+        .await
+        .events();
     assert!(full.len() > seen.len() && full[..seen.len()] == seen[..]);
     for (after, exchange) in readers {
         let events = exchange.answer().await.events();
         match after {
             Some(after) if after > head => {
-                assert_eq!((events[0].kind().as_str(), events[0].number()), ("tokenwire:reset", head));
+                assert_eq!(
+                    (events[0].kind().as_str(), events[0].number()),
+                    ("tokenwire:reset", head)
+                );
                 assert_eq!(events[0].json()["response"]["status"], "in_progress");
-                assert_eq!(events[0].json()["response"]["output"][0]["content"][0]["text"], " t0 t1");
+                assert_eq!(
+                    events[0].json()["response"]["output"][0]["content"][0]["text"],
+                    " t0 t1"
+                );
                 assert_eq!(events[1..], full[seen.len()..]);
             }
-            _ => assert_eq!(events, full[after.map_or(0, |after| after as usize + 1)..], "{after:?}"),
+            _ => assert_eq!(
+                events,
+                full[after.map_or(0, |after| after as usize + 1)..],
+                "{after:?}"
+            ),
         }
     }
 }
@@ -168,11 +272,19 @@ async fn when_the_log_is_gone_the_object_is_left() {
     for after in [None, Some(0), Some(3), Some(last + 5)] {
         for (way, answer) in every_way_back(&world, &id, after).await {
             if is_sdk(way) {
-                assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (410, Some("position_gone")), "{way} {after:?}");
+                assert_eq!(
+                    (answer.status, answer.json()["error"]["code"].as_str()),
+                    (410, Some("position_gone")),
+                    "{way} {after:?}"
+                );
                 continue;
             }
             let events = answer.events();
-            assert_eq!((kinds(&events), numbers(&events)), (vec!["tokenwire:reset".to_owned()], vec![last]), "{way} {after:?}");
+            assert_eq!(
+                (kinds(&events), numbers(&events)),
+                (vec!["tokenwire:reset".to_owned()], vec![last]),
+                "{way} {after:?}"
+            );
             assert_eq!(events[0].json()["response"], object);
         }
         let mut socket = world.socket().await;
@@ -180,38 +292,89 @@ async fn when_the_log_is_gone_the_object_is_left() {
         socket.send(resume).await;
         let reset = socket.next().await;
         assert_eq!(
-            (&reset["type"], &reset["sequence_number"], &reset["stream_id"]),
+            (
+                &reset["type"],
+                &reset["sequence_number"],
+                &reset["stream_id"]
+            ),
             (&json!("tokenwire:reset"), &json!(last), &json!("a"))
         );
         assert_eq!(reset["response"], object);
         assert!(socket.until_pong().await.is_empty());
     }
     for (way, answer) in every_way_back(&world, &id, Some(last)).await {
-        let expected = if is_sdk(way) { (200, "data: [DONE]\n\n") } else { (204, "") };
+        let expected = if is_sdk(way) {
+            (200, "data: [DONE]\n\n")
+        } else {
+            (204, "")
+        };
         assert_eq!((answer.status, answer.text().as_str()), expected, "{way}");
     }
-    let text = world.get(&format!("/v1/streams/{id}")).header("accept", "text/plain").answer().await;
-    assert_eq!((text.status, text.json()["error"]["code"].as_str()), (410, Some("position_gone")));
+    let text = world
+        .get(&format!("/v1/streams/{id}"))
+        .header("accept", "text/plain")
+        .answer()
+        .await;
+    assert_eq!(
+        (text.status, text.json()["error"]["code"].as_str()),
+        (410, Some("position_gone"))
+    );
 }
 
 #[tokio::test]
 async fn of_what_is_not_known_there_is_nothing() {
     let world = start(|config| config.streams.retain_events = Duration::from_millis(500));
     // Without `store` the object goes with the log.
-    let kept = world.post("/v1/responses", &with(response("tokens=1"), json!({"stream": false, "store": false}))).answer().await;
+    let kept = world
+        .post(
+            "/v1/responses",
+            &with(
+                response("tokens=1"),
+                json!({"stream": false, "store": false}),
+            ),
+        )
+        .answer()
+        .await;
     let kept_id = kept.id().to_owned();
-    eventually("the end of its keeping", async || world.get(&format!("/v1/responses/{kept_id}")).answer().await.status == 404).await;
-    for id in [kept.json()["id"].as_str().unwrap(), "resp_AAAAAAAAAAAAAAAAAAAAAAAA"] {
+    eventually("the end of its keeping", async || {
+        world
+            .get(&format!("/v1/responses/{kept_id}"))
+            .answer()
+            .await
+            .status
+            == 404
+    })
+    .await;
+    for id in [
+        kept.json()["id"].as_str().unwrap(),
+        "resp_AAAAAAAAAAAAAAAAAAAAAAAA",
+    ] {
         for after in [None, Some(0), Some(99)] {
             for (way, answer) in every_way_back(&world, id, after).await {
-                assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (404, Some("not_found")), "{way}");
+                assert_eq!(
+                    (answer.status, answer.json()["error"]["code"].as_str()),
+                    (404, Some("not_found")),
+                    "{way}"
+                );
             }
         }
-        assert_eq!(world.get(&format!("/v1/responses/{id}")).answer().await.status, 404);
+        assert_eq!(
+            world
+                .get(&format!("/v1/responses/{id}"))
+                .answer()
+                .await
+                .status,
+            404
+        );
         let mut socket = world.socket().await;
-        socket.send(json!({"type": "tokenwire:resume", "response_id": id})).await;
+        socket
+            .send(json!({"type": "tokenwire:resume", "response_id": id}))
+            .await;
         let error = socket.next().await;
-        assert_eq!((&error["type"], &error["status"], &error["response_id"]), (&json!("tokenwire:error"), &json!(404), &json!(id)));
+        assert_eq!(
+            (&error["type"], &error["status"], &error["response_id"]),
+            (&json!("tokenwire:error"), &json!(404), &json!(id))
+        );
     }
 }
 
@@ -219,23 +382,62 @@ async fn of_what_is_not_known_there_is_nothing() {
 async fn the_chat_dialect_resumes_by_the_same_numbers() {
     let world = start(|_| {});
     let (id, log) = finished(&world, "tokens=5 text=count").await;
-    let full = world.get(&format!("/v1/streams/{id}?dialect=chat")).answer().await.events();
+    let full = world
+        .get(&format!("/v1/streams/{id}?dialect=chat"))
+        .answer()
+        .await
+        .events();
     let last = log.len() as u64 - 1;
-    assert_eq!((full.last().unwrap().data.as_str(), full.last().unwrap().number()), ("[DONE]", last));
+    assert_eq!(
+        (
+            full.last().unwrap().data.as_str(),
+            full.last().unwrap().number()
+        ),
+        ("[DONE]", last)
+    );
     for after in 0..last {
         let expected: Vec<&Event> = full.iter().filter(|event| event.number() > after).collect();
-        let answer = world.get(&format!("/v1/streams/{id}?dialect=chat")).header("last-event-id", &cursor(&id, after)).answer().await;
-        assert_eq!(answer.events().iter().collect::<Vec<_>>(), expected, "after {after}");
-        let sdk = world.post("/v1/chat/completions", &chat("never")).header("last-event-id", &cursor(&id, after)).answer().await;
-        let data: String = expected.iter().map(|event| format!("data: {}\n\n", event.data)).collect();
+        let answer = world
+            .get(&format!("/v1/streams/{id}?dialect=chat"))
+            .header("last-event-id", &cursor(&id, after))
+            .answer()
+            .await;
+        assert_eq!(
+            answer.events().iter().collect::<Vec<_>>(),
+            expected,
+            "after {after}"
+        );
+        let sdk = world
+            .post("/v1/chat/completions", &chat("never"))
+            .header("last-event-id", &cursor(&id, after))
+            .answer()
+            .await;
+        let data: String = expected
+            .iter()
+            .map(|event| format!("data: {}\n\n", event.data))
+            .collect();
         assert_eq!(sdk.text(), data, "after {after}");
     }
-    let end = world.get(&format!("/v1/streams/{id}?dialect=chat&after={last}")).answer().await;
+    let end = world
+        .get(&format!("/v1/streams/{id}?dialect=chat&after={last}"))
+        .answer()
+        .await;
     assert_eq!(end.status, 204);
-    let sdk = world.post("/v1/chat/completions", &chat("never")).header("last-event-id", &cursor(&id, last)).answer().await;
+    let sdk = world
+        .post("/v1/chat/completions", &chat("never"))
+        .header("last-event-id", &cursor(&id, last))
+        .answer()
+        .await;
     assert_eq!((sdk.status, sdk.text().as_str()), (200, "data: [DONE]\n\n"));
-    let past = world.post("/v1/chat/completions", &chat("never")).header("last-event-id", &cursor(&id, last + 1)).answer().await;
-    assert_eq!((past.status, past.json()["error"]["code"].as_str()), (400, Some("invalid_cursor")));
+    let past = world
+        .post("/v1/chat/completions", &chat("never"))
+        .header("last-event-id", &cursor(&id, last + 1))
+        .answer()
+        .await;
+    assert_eq!(
+        (past.status, past.json()["error"]["code"].as_str()),
+        (400, Some("invalid_cursor"))
+    );
     assert_eq!(world.simulator.stats().requests, 1);
 }
 
@@ -243,21 +445,49 @@ async fn the_chat_dialect_resumes_by_the_same_numbers() {
 async fn text_can_be_entered_at_a_position() {
     let world = start(|_| {});
     let (id, log) = finished(&world, "tokens=4 text=count").await;
-    let second = log.iter().find(|event| event.data.contains("\" t1\"")).unwrap().number();
-    let text = world.get(&format!("/v1/streams/{id}?after={second}")).header("accept", "text/plain").answer().await;
+    let second = log
+        .iter()
+        .find(|event| event.data.contains("\" t1\""))
+        .unwrap()
+        .number();
+    let text = world
+        .get(&format!("/v1/streams/{id}?after={second}"))
+        .header("accept", "text/plain")
+        .answer()
+        .await;
     assert_eq!((text.text().as_str(), text.end), (" t2 t3", End::Whole));
-    let whole = world.get(&format!("/v1/streams/{id}?dialect=text")).answer().await;
+    let whole = world
+        .get(&format!("/v1/streams/{id}?dialect=text"))
+        .answer()
+        .await;
     assert_eq!(whole.text(), " t0 t1 t2 t3");
 }
 
 #[tokio::test]
 async fn a_chat_completion_can_be_read_as_a_stream() {
     let world = start(|_| {});
-    let chat_sdk = world.post("/v1/chat/completions", &chat("tokens=3 text=count")).answer().await;
-    let events = world.get(&format!("/v1/streams/{}", chat_sdk.id())).answer().await.events();
-    assert_eq!(events.last().unwrap().json()["response"]["output"][0]["content"][0]["text"], " t0 t1 t2");
-    let again = world.get(&format!("/v1/streams/{}?dialect=chat", chat_sdk.id())).answer().await.events();
-    let data: String = again.iter().map(|event| format!("data: {}\n\n", event.data)).collect();
+    let chat_sdk = world
+        .post("/v1/chat/completions", &chat("tokens=3 text=count"))
+        .answer()
+        .await;
+    let events = world
+        .get(&format!("/v1/streams/{}", chat_sdk.id()))
+        .answer()
+        .await
+        .events();
+    assert_eq!(
+        events.last().unwrap().json()["response"]["output"][0]["content"][0]["text"],
+        " t0 t1 t2"
+    );
+    let again = world
+        .get(&format!("/v1/streams/{}?dialect=chat", chat_sdk.id()))
+        .answer()
+        .await
+        .events();
+    let data: String = again
+        .iter()
+        .map(|event| format!("data: {}\n\n", event.data))
+        .collect();
     assert_eq!(data, chat_sdk.text());
 }
 
@@ -273,12 +503,29 @@ async fn from_sse_to_websocket_and_back_at_the_exact_token() {
     assert_eq!(socket.next().await["type"], "tokenwire:resumed");
     seen.extend(socket.until(|event| event["delta"] == " t40").await);
     drop(socket);
-    let mut sdk = world.get(&format!("/v1/responses/{id}?stream=true&starting_after={}", seen.len() - 1)).send().await;
+    let mut sdk = world
+        .get(&format!(
+            "/v1/responses/{id}?stream=true&starting_after={}",
+            seen.len() - 1
+        ))
+        .send()
+        .await;
     seen.extend(sdk.until_event("\" t70\"").await.iter().map(Event::json));
     drop(sdk);
-    let rest = world.get("/v1/streams?input=never").header("last-event-id", &cursor(&id, seen.len() as u64 - 1)).answer().await;
+    let rest = world
+        .get("/v1/streams?input=never")
+        .header("last-event-id", &cursor(&id, seen.len() as u64 - 1))
+        .answer()
+        .await;
     seen.extend(rest.events().iter().map(Event::json));
-    let full: Vec<Value> = world.get(&format!("/v1/streams/{id}")).answer().await.events().iter().map(Event::json).collect();
+    let full: Vec<Value> = world
+        .get(&format!("/v1/streams/{id}"))
+        .answer()
+        .await
+        .events()
+        .iter()
+        .map(Event::json)
+        .collect();
     assert_eq!(seen, full);
     assert_eq!(world.simulator.stats().requests, 1);
 }
@@ -286,7 +533,10 @@ async fn from_sse_to_websocket_and_back_at_the_exact_token() {
 #[tokio::test]
 async fn all_readers_see_the_same_bytes() {
     let world = start(|_| {});
-    let mut first = world.post("/v1/streams", &response("tokens=100 text=count tbt=3ms")).send().await;
+    let mut first = world
+        .post("/v1/streams", &response("tokens=100 text=count tbt=3ms"))
+        .send()
+        .await;
     let id = first.id().await;
     let path = format!("/v1/streams/{id}");
     let mut readers = vec![first];
@@ -296,14 +546,25 @@ async fn all_readers_see_the_same_bytes() {
         readers.push(world.get(&path).send().await);
     }
     let mut socket = world.socket().await;
-    socket.send(json!({"type": "tokenwire:resume", "response_id": id})).await;
-    let bodies: Vec<Vec<u8>> =
-        join_all(readers.into_iter().map(|reader| reader.answer())).await.into_iter().map(|answer| answer.body).collect();
+    socket
+        .send(json!({"type": "tokenwire:resume", "response_id": id}))
+        .await;
+    let bodies: Vec<Vec<u8>> = join_all(readers.into_iter().map(|reader| reader.answer()))
+        .await
+        .into_iter()
+        .map(|answer| answer.body)
+        .collect();
     assert!(bodies.iter().all(|body| *body == bodies[0]));
     assert_eq!(socket.next().await["type"], "tokenwire:resumed");
     let over_socket = socket.until_end().await;
     let text = String::from_utf8(bodies[0].clone()).unwrap();
-    assert_eq!(over_socket, support::sse::parse(&text).iter().map(Event::json).collect::<Vec<_>>());
+    assert_eq!(
+        over_socket,
+        support::sse::parse(&text)
+            .iter()
+            .map(Event::json)
+            .collect::<Vec<_>>()
+    );
 }
 
 #[tokio::test]
@@ -312,19 +573,31 @@ async fn a_reader_that_does_not_read_is_cut_and_may_resume() {
         config.streams.slow_reader_timeout = Duration::from_millis(500);
         config.streams.disconnect_grace = Duration::ZERO;
     });
-    let slow = world.post("/v1/streams", &response("tokens=1000000 size=4KiB tbt=1ms")).send_reading_little(4096).await;
+    let slow = world
+        .post("/v1/streams", &response("tokens=1000000 size=4KiB tbt=1ms"))
+        .send_reading_little(4096)
+        .await;
     // It was the only one, so that its end is the stream's: that is how the cut is seen.
-    world.upstream_saw("the cut", |stats| stats.aborted == 1).await;
+    world
+        .upstream_saw("the cut", |stats| stats.aborted == 1)
+        .await;
     world.idle().await;
     let mut slow = slow;
     while slow.read().await {}
     assert_eq!(slow.end, End::Broken, "what was cut looks whole");
     let mut events = slow.events();
     let (id, after) = (slow.id().await, events.last().unwrap().number());
-    let rest = world.get(&format!("/v1/streams/{id}")).header("last-event-id", &cursor(&id, after)).answer().await;
+    let rest = world
+        .get(&format!("/v1/streams/{id}"))
+        .header("last-event-id", &cursor(&id, after))
+        .answer()
+        .await;
     assert_eq!(rest.end, End::Whole);
     events.extend(rest.events());
-    assert_eq!(numbers(&events), (0..events.len() as u64).collect::<Vec<_>>());
+    assert_eq!(
+        numbers(&events),
+        (0..events.len() as u64).collect::<Vec<_>>()
+    );
     assert_eq!(events.last().unwrap().kind(), "response.incomplete");
 }
 
@@ -335,9 +608,13 @@ async fn a_websocket_that_does_not_read_is_cut() {
         config.streams.disconnect_grace = Duration::ZERO;
     });
     let mut socket = RawSocket::connect(world.address, "/v1/ws", &[]).await;
-    let create = json!({"type": "response.create", "input": "[[tokens=1000000 size=16KiB tbt=1ms]]"}).to_string();
+    let create =
+        json!({"type": "response.create", "input": "[[tokens=1000000 size=16KiB tbt=1ms]]"})
+            .to_string();
     assert!(socket.send(&frame(0x81, create.as_bytes())).await);
-    world.upstream_saw("the cut", |stats| stats.aborted == 1).await;
+    world
+        .upstream_saw("the cut", |stats| stats.aborted == 1)
+        .await;
     world.idle().await;
     assert!(socket.ends().await);
 }
@@ -346,11 +623,16 @@ async fn a_websocket_that_does_not_read_is_cut() {
 async fn nobodys_slow_reading_slows_another() {
     let world = start(|_| {});
     let request = response("tokens=8000 text=count size=1KiB");
-    let slow = world.post("/v1/streams", &request).send_reading_little(4096).await;
+    let slow = world
+        .post("/v1/streams", &request)
+        .send_reading_little(4096)
+        .await;
     let mut slow_socket = world.socket().await;
     let mut slow = slow;
     let id = slow.id().await;
-    slow_socket.send(json!({"type": "tokenwire:resume", "response_id": id})).await;
+    slow_socket
+        .send(json!({"type": "tokenwire:resume", "response_id": id}))
+        .await;
     let fast = world.get(&format!("/v1/streams/{id}")).answer().await;
     assert_eq!(fast.events().last().unwrap().kind(), "response.completed");
     // Those who took their time get it all as well.
@@ -365,17 +647,31 @@ async fn under_pressure_the_oldest_finished_go_first() {
     for _ in 0..6 {
         ids.push(finished(&world, "tokens=100 size=5KiB").await.0);
     }
-    let statuses: Vec<u16> = join_all(
-        ids.iter().map(|id| (id, &world)).map(|(id, world)| async move { world.get(&format!("/v1/streams/{id}?after=3")).answer().await }),
-    )
+    let statuses: Vec<u16> = join_all(ids.iter().map(|id| (id, &world)).map(
+        |(id, world)| async move {
+            world
+                .get(&format!("/v1/streams/{id}?after=3"))
+                .answer()
+                .await
+        },
+    ))
     .await
     .into_iter()
-    .map(|answer| if answer.text().contains("tokenwire:reset") { 410 } else { answer.status })
+    .map(|answer| {
+        if answer.text().contains("tokenwire:reset") {
+            410
+        } else {
+            answer.status
+        }
+    })
     .collect();
     assert_eq!(statuses.last(), Some(&200), "{statuses:?}");
     assert_ne!(statuses[0], 200, "{statuses:?}");
     let first_kept = statuses.iter().position(|status| *status == 200).unwrap();
-    assert!(statuses[first_kept..].iter().all(|status| *status == 200), "{statuses:?}");
+    assert!(
+        statuses[first_kept..].iter().all(|status| *status == 200),
+        "{statuses:?}"
+    );
 }
 
 // === idempotency ===
@@ -385,54 +681,134 @@ async fn one_key_is_one_generation() {
     let world = start(|_| {});
     let chat_body = chat("tokens=2 text=count");
     let body = response("tokens=2 text=count");
-    let by_query = format!("/v1/streams?input={}&key=q", encode("[[tokens=2 text=count]]"));
+    let by_query = format!(
+        "/v1/streams?input={}&key=q",
+        encode("[[tokens=2 text=count]]")
+    );
     for (what, request) in [
-        ("chat", world.post("/v1/chat/completions", &chat_body).header("idempotency-key", "a")),
+        (
+            "chat",
+            world
+                .post("/v1/chat/completions", &chat_body)
+                .header("idempotency-key", "a"),
+        ),
         (
             "chat, whole",
-            world.post("/v1/chat/completions", &with(chat_body.clone(), json!({"stream": false}))).header("idempotency-key", "b"),
+            world
+                .post(
+                    "/v1/chat/completions",
+                    &with(chat_body.clone(), json!({"stream": false})),
+                )
+                .header("idempotency-key", "b"),
         ),
-        ("responses", world.post("/v1/responses", &body).header("idempotency-key", "c")),
-        ("responses, whole", world.post("/v1/responses", &with(body.clone(), json!({"stream": false}))).header("idempotency-key", "d")),
-        ("responses, by a member", world.post("/v1/responses", &with(body.clone(), json!({"idempotency_key": "e"})))),
-        ("streams", world.post("/v1/streams", &body).header("idempotency-key", "f")),
+        (
+            "responses",
+            world
+                .post("/v1/responses", &body)
+                .header("idempotency-key", "c"),
+        ),
+        (
+            "responses, whole",
+            world
+                .post(
+                    "/v1/responses",
+                    &with(body.clone(), json!({"stream": false})),
+                )
+                .header("idempotency-key", "d"),
+        ),
+        (
+            "responses, by a member",
+            world.post(
+                "/v1/responses",
+                &with(body.clone(), json!({"idempotency_key": "e"})),
+            ),
+        ),
+        (
+            "streams",
+            world
+                .post("/v1/streams", &body)
+                .header("idempotency-key", "f"),
+        ),
         ("EventSource", world.get(&by_query)),
-        ("text", world.get(&by_query.replace("key=q", "key=t")).header("accept", "text/plain")),
+        (
+            "text",
+            world
+                .get(&by_query.replace("key=q", "key=t"))
+                .header("accept", "text/plain"),
+        ),
     ] {
         let before = world.simulator.stats().requests;
         let first = request.answer().await;
         let (second, third) = tokio::join!(request.answer(), request.answer());
         assert_eq!(first.status, 200, "{what}: {}", first.text());
-        assert_eq!((&second.body, &third.body), (&first.body, &first.body), "{what}");
-        assert_eq!((second.id(), third.id()), (first.id(), first.id()), "{what}");
+        assert_eq!(
+            (&second.body, &third.body),
+            (&first.body, &first.body),
+            "{what}"
+        );
+        assert_eq!(
+            (second.id(), third.id()),
+            (first.id(), first.id()),
+            "{what}"
+        );
         assert_eq!(world.simulator.stats().requests, before + 1, "{what}");
     }
     for request in [
-        world.post("/v1/chat/completions", &chat("tokens=3")).header("idempotency-key", "a"),
-        world.post("/v1/responses", &response("tokens=3")).header("idempotency-key", "c"),
+        world
+            .post("/v1/chat/completions", &chat("tokens=3"))
+            .header("idempotency-key", "a"),
+        world
+            .post("/v1/responses", &response("tokens=3"))
+            .header("idempotency-key", "c"),
         world.get("/v1/streams?input=other&key=q"),
-        world.post("/v1/responses", &body).header("idempotency-key", "a"),
+        world
+            .post("/v1/responses", &body)
+            .header("idempotency-key", "a"),
     ] {
         let answer = request.answer().await;
-        assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (422, Some("idempotency_mismatch")), "{}", answer.text());
+        assert_eq!(
+            (answer.status, answer.json()["error"]["code"].as_str()),
+            (422, Some("idempotency_mismatch")),
+            "{}",
+            answer.text()
+        );
     }
 }
 
 #[tokio::test]
 async fn a_generation_that_failed_before_its_first_chunk_releases_its_key() {
     let world = start(|_| {});
-    for (what, steering) in [("refused", "fault=status code=500"), ("closed", "fault=refuse"), ("cut before a chunk", "fault=json_error")] {
+    for (what, steering) in [
+        ("refused", "fault=status code=500"),
+        ("closed", "fault=refuse"),
+        ("cut before a chunk", "fault=json_error"),
+    ] {
         let request = world
-            .post("/v1/responses", &response(&format!("tokens=1 {steering} times=1 id={}", what.len())))
+            .post(
+                "/v1/responses",
+                &response(&format!("tokens=1 {steering} times=1 id={}", what.len())),
+            )
             .header("idempotency-key", what);
         request.answer().await;
         world.idle().await;
         let second = request.answer().await;
-        assert!(second.text().contains("response.completed"), "{what}: {}", second.text());
+        assert!(
+            second.text().contains("response.completed"),
+            "{what}: {}",
+            second.text()
+        );
     }
-    let request = world.post("/v1/responses", &response("tokens=9 fault=cut after=2 times=1 id=late")).header("idempotency-key", "late");
+    let request = world
+        .post(
+            "/v1/responses",
+            &response("tokens=9 fault=cut after=2 times=1 id=late"),
+        )
+        .header("idempotency-key", "late");
     let (first, second) = (request.answer().await, request.answer().await);
-    assert_eq!(first.body, second.body, "one that has cost something is not asked for again");
+    assert_eq!(
+        first.body, second.body,
+        "one that has cost something is not asked for again"
+    );
 }
 
 // === jobs ===
@@ -440,24 +816,54 @@ async fn a_generation_that_failed_before_its_first_chunk_releases_its_key() {
 #[tokio::test]
 async fn a_background_job_from_start_to_end() {
     let world = start(|_| {});
-    let job = with(response("tokens=30 text=count tbt=10ms"), json!({"stream": false, "background": true}));
+    let job = with(
+        response("tokens=30 text=count tbt=10ms"),
+        json!({"stream": false, "background": true}),
+    );
     let answer = world.post("/v1/responses", &job).answer().await;
-    assert_eq!((answer.status, answer.json()["status"].as_str()), (200, Some("queued")));
+    assert_eq!(
+        (answer.status, answer.json()["status"].as_str()),
+        (200, Some("queued"))
+    );
     assert_eq!(answer.json()["background"], true);
     let id = answer.json()["id"].as_str().unwrap().to_owned();
     assert_eq!(answer.id(), id);
-    let mut reader = world.get(&format!("/v1/responses/{id}?stream=true")).send().await;
+    let mut reader = world
+        .get(&format!("/v1/responses/{id}?stream=true"))
+        .send()
+        .await;
     reader.until("\" t3\"").await;
     let polled = world.object(&id).await;
-    assert_eq!((&polled["status"], &polled["completed_at"]), (&json!("in_progress"), &Value::Null));
-    assert!(polled["output"][0]["content"][0]["text"].as_str().is_some_and(|text| text.starts_with(" t0 t1 t2 t3")));
+    assert_eq!(
+        (&polled["status"], &polled["completed_at"]),
+        (&json!("in_progress"), &Value::Null)
+    );
+    assert!(
+        polled["output"][0]["content"][0]["text"]
+            .as_str()
+            .is_some_and(|text| text.starts_with(" t0 t1 t2 t3"))
+    );
     let events = reader.answer().await.events();
-    assert_eq!(kinds(&events)[..3], ["response.created", "response.queued", "response.in_progress"]);
+    assert_eq!(
+        kinds(&events)[..3],
+        [
+            "response.created",
+            "response.queued",
+            "response.in_progress"
+        ]
+    );
     let done = world.object(&id).await;
     assert_eq!(done["status"], "completed");
     assert_eq!(events[events.len() - 2].json()["response"], done);
-    let cancelled = world.post(&format!("/v1/responses/{id}/cancel"), &json!({})).answer().await;
-    assert_eq!((cancelled.status, cancelled.json()), (200, done), "cancelling what has ended changes nothing");
+    let cancelled = world
+        .post(&format!("/v1/responses/{id}/cancel"), &json!({}))
+        .answer()
+        .await;
+    assert_eq!(
+        (cancelled.status, cancelled.json()),
+        (200, done),
+        "cancelling what has ended changes nothing"
+    );
 }
 
 #[tokio::test]
@@ -465,15 +871,41 @@ async fn a_job_can_be_cancelled_and_deleted_from_any_connection() {
     let world = start(|_| {});
     for steering in ["fault=stall_head", "ttft=1h", STALL] {
         let before = world.simulator.stats();
-        let job = with(response(steering), json!({"stream": false, "background": true}));
-        let id = world.post("/v1/responses", &job).answer().await.id().to_owned();
-        world.upstream_saw("the request", |stats| stats.requests == before.requests + 1).await;
+        let job = with(
+            response(steering),
+            json!({"stream": false, "background": true}),
+        );
+        let id = world
+            .post("/v1/responses", &job)
+            .answer()
+            .await
+            .id()
+            .to_owned();
+        world
+            .upstream_saw("the request", |stats| stats.requests == before.requests + 1)
+            .await;
         // The SDKs send the type of a body that is empty.
-        let cancel = world.post(&format!("/v1/responses/{id}/cancel"), &json!({})).body("").answer().await;
-        assert_eq!((cancel.status, cancel.json()["status"].as_str()), (200, Some("cancelled")), "{steering}");
-        world.upstream_saw("the cancel", |stats| stats.aborted == before.aborted + 1).await;
+        let cancel = world
+            .post(&format!("/v1/responses/{id}/cancel"), &json!({}))
+            .body("")
+            .answer()
+            .await;
+        assert_eq!(
+            (cancel.status, cancel.json()["status"].as_str()),
+            (200, Some("cancelled")),
+            "{steering}"
+        );
+        world
+            .upstream_saw("the cancel", |stats| stats.aborted == before.aborted + 1)
+            .await;
         let deleted = world.delete(&format!("/v1/responses/{id}")).answer().await;
-        assert_eq!((deleted.status, deleted.json()), (200, json!({"id": id, "object": "response", "deleted": true})));
+        assert_eq!(
+            (deleted.status, deleted.json()),
+            (
+                200,
+                json!({"id": id, "object": "response", "deleted": true})
+            )
+        );
         for request in [
             world.get(&format!("/v1/responses/{id}")),
             world.get(&format!("/v1/streams/{id}")),
@@ -491,15 +923,43 @@ async fn deleting_what_runs_stops_it_and_cuts_its_readers() {
     reader.until("\" t1\"").await;
     let id = reader.id().await;
     let mut socket = world.socket().await;
-    socket.send(json!({"type": "tokenwire:resume", "response_id": id})).await;
+    socket
+        .send(json!({"type": "tokenwire:resume", "response_id": id}))
+        .await;
     socket.until(|event| event["delta"] == " t1").await;
-    let whole = world.post("/v1/responses", &with(response(STALL), json!({"stream": false, "idempotency_key": "w"}))).send().await;
-    assert_eq!(world.delete(&format!("/v1/responses/{id}")).answer().await.status, 200);
-    world.upstream_saw("the cancel", |stats| stats.aborted == 1).await;
+    let whole = world
+        .post(
+            "/v1/responses",
+            &with(
+                response(STALL),
+                json!({"stream": false, "idempotency_key": "w"}),
+            ),
+        )
+        .send()
+        .await;
+    assert_eq!(
+        world
+            .delete(&format!("/v1/responses/{id}"))
+            .answer()
+            .await
+            .status,
+        200
+    );
+    world
+        .upstream_saw("the cancel", |stats| stats.aborted == 1)
+        .await;
     let answer = reader.answer().await;
-    assert!(answer.end == End::Broken || answer.events().last().unwrap().kind() == "response.incomplete", "{}", answer.text());
+    assert!(
+        answer.end == End::Broken
+            || answer.events().last().unwrap().kind() == "response.incomplete",
+        "{}",
+        answer.text()
+    );
     let last = socket.next().await;
-    assert!(last["type"] == "tokenwire:error" || last["type"] == "response.output_text.done", "{last}");
+    assert!(
+        last["type"] == "tokenwire:error" || last["type"] == "response.output_text.done",
+        "{last}"
+    );
     drop(whole);
 }
 
@@ -508,13 +968,23 @@ async fn deleting_what_runs_stops_it_and_cuts_its_readers() {
 fn contents(body: &Value) -> Vec<(String, String)> {
     let text = |value: &Value| match value {
         Value::String(text) => text.clone(),
-        parts => parts.as_array().into_iter().flatten().filter_map(|part| part["text"].as_str()).collect(),
+        parts => parts
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|part| part["text"].as_str())
+            .collect(),
     };
     body["messages"]
         .as_array()
         .unwrap()
         .iter()
-        .map(|message| (message["role"].as_str().unwrap().to_owned(), text(&message["content"])))
+        .map(|message| {
+            (
+                message["role"].as_str().unwrap().to_owned(),
+                text(&message["content"]),
+            )
+        })
         .collect()
 }
 
@@ -522,13 +992,29 @@ fn contents(body: &Value) -> Vec<(String, String)> {
 async fn a_conversation_goes_on_without_being_sent_again() {
     let world = start(|_| {});
     let whole = json!({"stream": false});
-    let first = world.post("/v1/responses", &with(response("tokens=2 text=count"), whole.clone())).answer().await.json();
-    let second_turn = with(with(response("tokens=1 text=count"), whole.clone()), json!({"previous_response_id": first["id"]}));
-    let second = world.post("/v1/responses", &second_turn).answer().await.json();
+    let first = world
+        .post(
+            "/v1/responses",
+            &with(response("tokens=2 text=count"), whole.clone()),
+        )
+        .answer()
+        .await
+        .json();
+    let second_turn = with(
+        with(response("tokens=1 text=count"), whole.clone()),
+        json!({"previous_response_id": first["id"]}),
+    );
+    let second = world
+        .post("/v1/responses", &second_turn)
+        .answer()
+        .await
+        .json();
     assert_eq!(second["previous_response_id"], first["id"]);
     // The third over the WebSocket.
     let mut socket = world.socket().await;
-    socket.create("tokens=1", json!({"previous_response_id": second["id"]})).await;
+    socket
+        .create("tokens=1", json!({"previous_response_id": second["id"]}))
+        .await;
     let third = socket.until_end().await.pop().unwrap()["response"].clone();
     assert_eq!(third["previous_response_id"], second["id"]);
     let expected: Vec<(String, String)> = [
@@ -544,16 +1030,28 @@ async fn a_conversation_goes_on_without_being_sent_again() {
 
     let id = third["id"].as_str().unwrap();
     let list = async |query: &str| {
-        let answer = world.get(&format!("/v1/responses/{id}/input_items?{query}")).answer().await;
+        let answer = world
+            .get(&format!("/v1/responses/{id}/input_items?{query}"))
+            .answer()
+            .await;
         assert_eq!(answer.status, 200, "{}", answer.text());
         answer.json()
     };
     let all = list("order=asc").await;
     let items = all["data"].as_array().unwrap().clone();
-    assert_eq!((items.len(), &all["has_more"], &all["object"]), (5, &json!(false), &json!("list")));
-    assert_eq!((&all["first_id"], &all["last_id"]), (&items[0]["id"], &items[4]["id"]));
     assert_eq!(
-        items.iter().map(|item| item["role"].as_str().unwrap()).collect::<Vec<_>>(),
+        (items.len(), &all["has_more"], &all["object"]),
+        (5, &json!(false), &json!("list"))
+    );
+    assert_eq!(
+        (&all["first_id"], &all["last_id"]),
+        (&items[0]["id"], &items[4]["id"])
+    );
+    assert_eq!(
+        items
+            .iter()
+            .map(|item| item["role"].as_str().unwrap())
+            .collect::<Vec<_>>(),
         ["user", "assistant", "user", "assistant", "user"]
     );
     let mut paged = Vec::new();
@@ -568,30 +1066,81 @@ async fn a_conversation_goes_on_without_being_sent_again() {
     }
     paged.reverse();
     assert_eq!(paged, items, "newest first is what OpenAI gives unasked");
-    for wrong in ["limit=0", "limit=101", "limit=x", "order=up", "after=msg_none"] {
-        assert_eq!(world.get(&format!("/v1/responses/{id}/input_items?{wrong}")).answer().await.status, 400, "{wrong}");
+    for wrong in [
+        "limit=0",
+        "limit=101",
+        "limit=x",
+        "order=up",
+        "after=msg_none",
+    ] {
+        assert_eq!(
+            world
+                .get(&format!("/v1/responses/{id}/input_items?{wrong}"))
+                .answer()
+                .await
+                .status,
+            400,
+            "{wrong}"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_predecessor_that_cannot_be_built_on_is_a_clear_error() {
     let world = start(|_| {});
-    let whole = |steering: &str, members: Value| with(with(response(steering), json!({"stream": false})), members);
-    let unstored = world.post("/v1/responses", &whole("tokens=1", json!({"store": false}))).answer().await.json();
-    let failed = world.post("/v1/responses", &whole("tokens=9 fault=cut after=1", json!({}))).answer().await.json();
-    let running = world.post("/v1/responses", &whole(STALL, json!({"background": true}))).answer().await.json();
-    let cancelled = world.post("/v1/responses", &whole(STALL, json!({"background": true}))).answer().await.json();
-    world.post(&format!("/v1/responses/{}/cancel", cancelled["id"].as_str().unwrap()), &json!({})).answer().await;
+    let whole = |steering: &str, members: Value| {
+        with(with(response(steering), json!({"stream": false})), members)
+    };
+    let unstored = world
+        .post("/v1/responses", &whole("tokens=1", json!({"store": false})))
+        .answer()
+        .await
+        .json();
+    let failed = world
+        .post(
+            "/v1/responses",
+            &whole("tokens=9 fault=cut after=1", json!({})),
+        )
+        .answer()
+        .await
+        .json();
+    let running = world
+        .post("/v1/responses", &whole(STALL, json!({"background": true})))
+        .answer()
+        .await
+        .json();
+    let cancelled = world
+        .post("/v1/responses", &whole(STALL, json!({"background": true})))
+        .answer()
+        .await
+        .json();
+    world
+        .post(
+            &format!("/v1/responses/{}/cancel", cancelled["id"].as_str().unwrap()),
+            &json!({}),
+        )
+        .answer()
+        .await;
     for (what, previous, status, code) in [
         ("not stored", &unstored, 404, "previous_response_not_found"),
         ("failed", &failed, 400, "previous_response_unusable"),
         ("running", &running, 400, "previous_response_unusable"),
         ("cancelled", &cancelled, 400, "previous_response_unusable"),
     ] {
-        let answer = world.post("/v1/responses", &whole("tokens=1", json!({"previous_response_id": previous["id"]}))).answer().await;
+        let answer = world
+            .post(
+                "/v1/responses",
+                &whole("tokens=1", json!({"previous_response_id": previous["id"]})),
+            )
+            .answer()
+            .await;
         let error = &answer.json()["error"];
         assert_eq!(
-            (answer.status, error["code"].as_str(), error["param"].as_str()),
+            (
+                answer.status,
+                error["code"].as_str(),
+                error["param"].as_str()
+            ),
             (status, Some(code), Some("previous_response_id")),
             "{what}: {}",
             answer.text()
@@ -608,46 +1157,109 @@ async fn who_comes_too_many_is_told_when_to_come_back() {
     for request in [
         world.post("/v1/chat/completions", &chat("tokens=1")),
         world.post("/v1/responses", &response("tokens=1")),
-        world.post("/v1/streams", &response("tokens=1")).header("accept", "text/event-stream"),
+        world
+            .post("/v1/streams", &response("tokens=1"))
+            .header("accept", "text/event-stream"),
         world.get("/v1/streams?input=x"),
-        world.get("/v1/streams?input=x").header("accept", "text/event-stream, */*"),
-        world.get("/v1/streams?input=x").header("accept", "text/plain"),
+        world
+            .get("/v1/streams?input=x")
+            .header("accept", "text/event-stream, */*"),
+        world
+            .get("/v1/streams?input=x")
+            .header("accept", "text/plain"),
     ] {
         let answer = request.answer().await;
-        assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (503, Some("overloaded")), "{}", answer.text());
-        assert!(answer.header("retry-after").is_some_and(|after| after.parse::<u64>().is_ok_and(|after| after >= 1)));
+        assert_eq!(
+            (answer.status, answer.json()["error"]["code"].as_str()),
+            (503, Some("overloaded")),
+            "{}",
+            answer.text()
+        );
+        assert!(
+            answer
+                .header("retry-after")
+                .is_some_and(|after| after.parse::<u64>().is_ok_and(|after| after >= 1))
+        );
         assert_eq!(answer.header("x-should-retry"), Some("true"));
     }
     // An EventSource gives up for good on any status but 200.
-    let patient = world.get("/v1/streams?input=x").header("accept", "text/event-stream").answer().await;
-    assert_eq!((patient.status, patient.end, patient.header("content-type")), (200, End::Whole, Some("text/event-stream")));
+    let patient = world
+        .get("/v1/streams?input=x")
+        .header("accept", "text/event-stream")
+        .answer()
+        .await;
+    assert_eq!(
+        (patient.status, patient.end, patient.header("content-type")),
+        (200, End::Whole, Some("text/event-stream"))
+    );
     let text = patient.text();
-    let wait = text.strip_prefix("retry: ").and_then(|rest| rest.strip_suffix("\n\n")).expect("no retry");
+    let wait = text
+        .strip_prefix("retry: ")
+        .and_then(|rest| rest.strip_suffix("\n\n"))
+        .expect("no retry");
     assert!(wait.parse::<u64>().is_ok_and(|wait| wait >= 1000), "{wait}");
 
     let mut socket = world.socket().await;
     socket.create("tokens=1", json!({"stream_id": "a"})).await;
     let error = socket.next().await;
     assert_eq!(
-        (&error["type"], &error["status"], &error["error"]["code"], &error["stream_id"]),
-        (&json!("error"), &json!(503), &json!("overloaded"), &json!("a"))
+        (
+            &error["type"],
+            &error["status"],
+            &error["error"]["code"],
+            &error["stream_id"]
+        ),
+        (
+            &json!("error"),
+            &json!(503),
+            &json!("overloaded"),
+            &json!("a")
+        )
     );
     // Readers are no streams.
     let mut reader = world.get(&format!("/v1/streams/{id}")).send().await;
     assert_eq!(reader.status().await, 200);
-    world.post(&format!("/v1/responses/{id}/cancel"), &json!({})).answer().await;
+    world
+        .post(&format!("/v1/responses/{id}/cancel"), &json!({}))
+        .answer()
+        .await;
     world.idle().await;
-    patiently("an answer", async { assert_eq!(world.post("/v1/responses", &response("tokens=1")).answer().await.status, 200) }).await;
+    patiently("an answer", async {
+        assert_eq!(
+            world
+                .post("/v1/responses", &response("tokens=1"))
+                .answer()
+                .await
+                .status,
+            200
+        )
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_question_that_is_sent_again_with_a_cursor_is_read_and_the_connection_stays() {
     let world = start(|_| {});
-    let first = world.post("/v1/streams", &response("tokens=2")).answer().await;
+    let first = world
+        .post("/v1/streams", &response("tokens=2"))
+        .answer()
+        .await;
     let cursor = first.events()[1].id.clone().unwrap();
-    let again = with(response("tokens=2"), json!({"instructions": "x".repeat(200 * 1024)}));
-    let answer = world.post("/v1/streams", &again).header("last-event-id", &cursor).answer().await;
-    assert_eq!((answer.status, answer.header("connection")), (200, None), "{:?}", answer.headers);
+    let again = with(
+        response("tokens=2"),
+        json!({"instructions": "x".repeat(200 * 1024)}),
+    );
+    let answer = world
+        .post("/v1/streams", &again)
+        .header("last-event-id", &cursor)
+        .answer()
+        .await;
+    assert_eq!(
+        (answer.status, answer.header("connection")),
+        (200, None),
+        "{:?}",
+        answer.headers
+    );
     assert_eq!(answer.events().len(), first.events().len() - 2);
     assert_eq!(world.simulator.stats().requests, 1);
 }

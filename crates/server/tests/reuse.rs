@@ -1,5 +1,10 @@
 //! Not asking twice, as clients and the upstream see it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says why and ends")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on says why and ends"
+)]
 
 mod support;
 
@@ -40,7 +45,10 @@ async fn answered(times: usize, request: Request) -> Vec<Answer> {
 
 /// Waits until so many generations run.
 async fn running(gateway: &Gateway, count: usize) {
-    support::eventually("generations", async || gateway.get("/readyz").answer().await.json()["open_streams"] == count).await;
+    support::eventually("generations", async || {
+        gateway.get("/readyz").answer().await.json()["open_streams"] == count
+    })
+    .await;
 }
 
 fn marked(answer: &Answer) -> Option<&str> {
@@ -49,9 +57,19 @@ fn marked(answer: &Answer) -> Option<&str> {
 
 /// What an answer says, without its own id and times.
 fn said(answer: &Answer, id: &str) -> String {
-    let mut text = answer.text().replace(id.trim_start_matches("resp_"), "ID").replace("retry: 2000\n", "");
+    let mut text = answer
+        .text()
+        .replace(id.trim_start_matches("resp_"), "ID")
+        .replace("retry: 2000\n", "");
     for field in ["\"created_at\":", "\"completed_at\":"] {
-        let pieces: Vec<_> = text.split(field).map(|piece| piece.trim_start_matches(|c: char| c.is_ascii_digit()).to_owned()).collect();
+        let pieces: Vec<_> = text
+            .split(field)
+            .map(|piece| {
+                piece
+                    .trim_start_matches(|c: char| c.is_ascii_digit())
+                    .to_owned()
+            })
+            .collect();
         text = pieces.join("");
     }
     text
@@ -77,15 +95,26 @@ impl Gated {
                 let mut gate = gate.clone();
                 tokio::spawn(async move {
                     let _ = support::playback::read_request(&mut socket).await;
-                    let kind = if first.starts_with('{') { "application/json" } else { "text/event-stream" };
-                    let head = format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\nconnection: close\r\n\r\n");
+                    let kind = if first.starts_with('{') {
+                        "application/json"
+                    } else {
+                        "text/event-stream"
+                    };
+                    let head = format!(
+                        "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\nconnection: close\r\n\r\n"
+                    );
                     let _ = socket.write_all(format!("{head}{first}").as_bytes()).await;
                     let _ = gate.wait_for(|open| *open).await;
                     let _ = socket.write_all(rest.as_bytes()).await;
                 });
             }
         });
-        Self { base_url, open, asked, task }
+        Self {
+            base_url,
+            open,
+            asked,
+            task,
+        }
     }
 
     fn asked(&self) -> usize {
@@ -105,7 +134,8 @@ const REST: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"lo
 
 // === One stream for several ===
 
-/// Twenty-five each of the official SDK's way, an EventSource's, a WebSocket's, and one that wants its answer whole.
+/// Twenty-five each of the official SDK's way, an EventSource's, a WebSocket's, and one that wants
+/// its answer whole.
 #[tokio::test]
 async fn a_hundred_identical_requests_over_every_transport_are_one_request_upstream() {
     let upstream = Gated::start(FIRST, REST).await;
@@ -115,13 +145,18 @@ async fn a_hundred_identical_requests_over_every_transport_are_one_request_upstr
     let (gateway, upstream) = (&gateway, &upstream);
 
     let mut first = gateway.post("/v1/responses", &streamed).send().await;
-    assert_eq!(first.header("tokenwire-cache").await.as_deref(), Some("miss"));
+    assert_eq!(
+        first.header("tokenwire-cache").await.as_deref(),
+        Some("miss")
+    );
     first.until("Hel").await;
     let mut sdk = sent(24, gateway.post("/v1/responses", &streamed)).await;
     let mut event_sources = sent(25, gateway.post("/v1/streams", &body)).await;
     let mut sockets = join_all((0..25).map(|_| async {
         let mut socket = gateway.socket().await;
-        socket.send(with(body.clone(), json!({"type": "response.create"}))).await;
+        socket
+            .send(with(body.clone(), json!({"type": "response.create"})))
+            .await;
         socket
     }))
     .await;
@@ -130,7 +165,10 @@ async fn a_hundred_identical_requests_over_every_transport_are_one_request_upstr
     running(gateway, 100).await;
     for exchange in sdk.iter_mut().chain(&mut event_sources) {
         exchange.until("Hel").await;
-        assert_eq!(exchange.header("tokenwire-cache").await.as_deref(), Some("coalesced"));
+        assert_eq!(
+            exchange.header("tokenwire-cache").await.as_deref(),
+            Some("coalesced")
+        );
     }
     for socket in &mut sockets {
         socket.until(|event| event["delta"] == "Hel").await;
@@ -171,7 +209,11 @@ async fn a_hundred_identical_requests_over_every_transport_are_one_request_upstr
     }
     assert_eq!(ids.len(), 100, "each has an id of its own");
     for id in &ids {
-        assert_eq!(gateway.object(id).await["status"], "completed", "and an object");
+        assert_eq!(
+            gateway.object(id).await["status"],
+            "completed",
+            "and an object"
+        );
     }
     assert_eq!(upstream.asked(), 1);
 }
@@ -185,12 +227,21 @@ async fn a_hundred_at_once_are_one_request_whether_they_come_in_time_or_late() {
     let body = with(chat("tokens=200 tbt=1ms"), json!({"temperature": 0}));
     let answers = answered(100, world.post("/v1/chat/completions", &body)).await;
     assert_eq!(asked(&world), 1);
-    let count = |mark: &str| answers.iter().filter(|answer| marked(answer) == Some(mark)).count();
+    let count = |mark: &str| {
+        answers
+            .iter()
+            .filter(|answer| marked(answer) == Some(mark))
+            .count()
+    };
     assert_eq!(count("miss"), 1);
     assert_eq!(count("coalesced") + count("hit"), 99);
     for answer in &answers {
         assert_eq!((answer.status, answer.end), (200, End::Whole));
-        assert_eq!(answer.text(), answers[0].text(), "byte for byte the upstream's");
+        assert_eq!(
+            answer.text(),
+            answers[0].text(),
+            "byte for byte the upstream's"
+        );
     }
     let ids: BTreeSet<_> = answers.iter().map(Answer::id).collect();
     assert_eq!(ids.len(), 100);
@@ -204,14 +255,20 @@ async fn a_whole_chat_completion_is_shared_byte_for_byte() {
     );
     let upstream = Gated::start(begin, rest).await;
     let gateway = over(&upstream.base_url, Api::Chat, coalescing);
-    let request = gateway.post("/v1/chat/completions", &with(chat(""), json!({"stream": false})));
+    let request = gateway.post(
+        "/v1/chat/completions",
+        &with(chat(""), json!({"stream": false})),
+    );
     let exchanges = sent(10, request).await;
     running(&gateway, 10).await;
     upstream.open.send_replace(true);
     let mut ids = BTreeSet::new();
     for exchange in exchanges {
         let answer = exchange.answer().await;
-        assert_eq!((answer.status, answer.text()), (200, format!("{begin}{rest}")));
+        assert_eq!(
+            (answer.status, answer.text()),
+            (200, format!("{begin}{rest}"))
+        );
         ids.insert(answer.id().to_owned());
     }
     assert_eq!((ids.len(), upstream.asked()), (10, 1));
@@ -231,7 +288,11 @@ async fn a_responses_upstream_is_shared_too() {
     for answer in &answers {
         assert_eq!(answer.end, End::Whole);
         assert_eq!(said(answer, answer.id()), expected);
-        assert!(answer.text().contains(&format!("\"id\":\"{}\"", answer.id())));
+        assert!(
+            answer
+                .text()
+                .contains(&format!("\"id\":\"{}\"", answer.id()))
+        );
     }
 }
 
@@ -239,7 +300,13 @@ async fn a_responses_upstream_is_shared_too() {
 async fn nothing_is_shared_or_said_unless_it_is_switched_on() {
     let world = start(|_| {});
     for _ in 0..2 {
-        let answer = world.post("/v1/chat/completions", &with(chat("tokens=3"), json!({"seed": 1}))).answer().await;
+        let answer = world
+            .post(
+                "/v1/chat/completions",
+                &with(chat("tokens=3"), json!({"seed": 1})),
+            )
+            .answer()
+            .await;
         assert_eq!(marked(&answer), None);
     }
     assert_eq!(asked(&world), 2);
@@ -249,22 +316,41 @@ async fn nothing_is_shared_or_said_unless_it_is_switched_on() {
 async fn requests_that_differ_are_asked_for_each() {
     let upstream = Gated::start(FIRST, REST).await;
     let gateway = over(&upstream.base_url, Api::Chat, coalescing);
-    let bodies =
-        [json!({"input": "a"}), json!({"input": "b"}), json!({"input": "a", "temperature": 1}), json!({"input": "a", "model": "m"})];
+    let bodies = [
+        json!({"input": "a"}),
+        json!({"input": "b"}),
+        json!({"input": "a", "temperature": 1}),
+        json!({"input": "a", "model": "m"}),
+    ];
     let mut exchanges = Vec::new();
     for body in &bodies {
         let mut exchange = gateway.post("/v1/streams", body).send().await;
-        assert_eq!(exchange.header("tokenwire-cache").await.as_deref(), Some("miss"));
+        assert_eq!(
+            exchange.header("tokenwire-cache").await.as_deref(),
+            Some("miss")
+        );
         exchange.until("Hel").await;
         exchanges.push(exchange);
     }
     assert_eq!(upstream.asked(), bodies.len());
     // What is the gateway's own business makes no difference to the upstream.
-    let mut exchange = gateway.post("/v1/streams", &json!({"input": "a", "store": false})).send().await;
-    assert_eq!(exchange.header("tokenwire-cache").await.as_deref(), Some("coalesced"));
+    let mut exchange = gateway
+        .post("/v1/streams", &json!({"input": "a", "store": false}))
+        .send()
+        .await;
+    assert_eq!(
+        exchange.header("tokenwire-cache").await.as_deref(),
+        Some("coalesced")
+    );
     upstream.open.send_replace(true);
     for exchange in exchanges {
-        assert!(exchange.answer().await.text().contains("response.completed"));
+        assert!(
+            exchange
+                .answer()
+                .await
+                .text()
+                .contains("response.completed")
+        );
     }
 }
 
@@ -282,13 +368,17 @@ async fn a_leader_whose_client_left_goes_on_for_its_followers_and_ends_with_the_
     let leader_id = leader.id().await;
     let mut follower = world.post("/v1/responses", &body).send().await;
     let mut socket = world.socket().await;
-    socket.create("tokens=100000 tbt=5ms", json!({"model": "simulator"})).await;
+    socket
+        .create("tokens=100000 tbt=5ms", json!({"model": "simulator"}))
+        .await;
     follower.until("response.output_text.delta").await;
     socket.until_type("response.output_text.delta").await;
     drop(leader);
 
     let so_far = follower.text().matches("output_text.delta").count();
-    follower.until_count("event: response.output_text.delta", so_far + 50).await;
+    follower
+        .until_count("event: response.output_text.delta", so_far + 50)
+        .await;
     assert_eq!(world.object(&leader_id).await["status"], "in_progress");
     drop(follower);
     for _ in 0..50 {
@@ -296,7 +386,11 @@ async fn a_leader_whose_client_left_goes_on_for_its_followers_and_ends_with_the_
     }
     assert_eq!(world.simulator.stats().aborted, 0);
     drop(socket);
-    world.upstream_saw("the end of the only request", |stats| stats.aborted == 1 && stats.chat_completions == 1).await;
+    world
+        .upstream_saw("the end of the only request", |stats| {
+            stats.aborted == 1 && stats.chat_completions == 1
+        })
+        .await;
     world.idle().await;
     assert_eq!(world.object(&leader_id).await["status"], "cancelled");
 }
@@ -311,13 +405,27 @@ async fn a_cancelled_leader_fails_its_followers_in_every_dialect() {
     let mut events = world.post("/v1/streams", &body).send().await;
     follower.until_count("data:", 3).await;
     events.until("output_text.delta").await;
-    let cancelled = world.post(&format!("/v1/responses/{}/cancel", leader.id().await), &json!({})).answer().await;
+    let cancelled = world
+        .post(
+            &format!("/v1/responses/{}/cancel", leader.id().await),
+            &json!({}),
+        )
+        .answer()
+        .await;
     assert_eq!(cancelled.json()["status"], "cancelled");
     let answer = follower.answer().await;
-    assert!(answer.text().contains("\"code\":\"shared_answer_lost\"") && !answer.text().contains("[DONE]"), "{}", answer.text());
+    assert!(
+        answer.text().contains("\"code\":\"shared_answer_lost\"")
+            && !answer.text().contains("[DONE]"),
+        "{}",
+        answer.text()
+    );
     let events = events.answer().await.events();
     let last: Value = serde_json::from_str(&events.last().unwrap().data).unwrap();
-    assert_eq!((&last["type"], &last["response"]["error"]["code"]), (&json!("response.failed"), &json!("shared_answer_lost")));
+    assert_eq!(
+        (&last["type"], &last["response"]["error"]["code"]),
+        (&json!("response.failed"), &json!("shared_answer_lost"))
+    );
     assert_eq!(asked(&world), 1);
 }
 
@@ -326,18 +434,37 @@ async fn a_leader_cancelled_while_the_model_thinks_leaves_its_followers_to_ask()
     let world = start(coalescing);
     let body = response("tokens=3 ttft=24h");
     let leader = world.post("/v1/streams", &body).send().await;
-    world.upstream_saw("the first request", |stats| stats.chat_completions == 1).await;
+    world
+        .upstream_saw("the first request", |stats| stats.chat_completions == 1)
+        .await;
     let mut leader = leader;
     let leader_id = leader.id().await;
     let mut followers = sent(3, world.post("/v1/streams", &body)).await;
     for follower in &mut followers {
-        assert_eq!(follower.header("tokenwire-cache").await.as_deref(), Some("coalesced"));
+        assert_eq!(
+            follower.header("tokenwire-cache").await.as_deref(),
+            Some("coalesced")
+        );
     }
-    assert_eq!(world.delete(&format!("/v1/responses/{leader_id}")).answer().await.status, 200);
-    world.upstream_saw("a request on behalf of all", |stats| stats.chat_completions == 2 && stats.aborted == 1).await;
+    assert_eq!(
+        world
+            .delete(&format!("/v1/responses/{leader_id}"))
+            .answer()
+            .await
+            .status,
+        200
+    );
+    world
+        .upstream_saw("a request on behalf of all", |stats| {
+            stats.chat_completions == 2 && stats.aborted == 1
+        })
+        .await;
     for follower in &mut followers {
         let id = follower.id().await;
-        world.post(&format!("/v1/responses/{id}/cancel"), &json!({})).answer().await;
+        world
+            .post(&format!("/v1/responses/{id}/cancel"), &json!({}))
+            .answer()
+            .await;
     }
     world.idle().await;
 }
@@ -353,7 +480,10 @@ async fn a_cut_is_everybodys() {
     upstream.open.send_replace(true);
     for exchange in exchanges {
         let text = exchange.answer().await.text();
-        assert!(text.contains("upstream_truncated") && !text.contains("data: [DONE]"), "{text}");
+        assert!(
+            text.contains("upstream_truncated") && !text.contains("data: [DONE]"),
+            "{text}"
+        );
     }
     assert_eq!(upstream.asked(), 1);
 }
@@ -365,7 +495,10 @@ async fn a_second_asking_is_answered_byte_for_byte_from_what_is_kept() {
     let world = start(caching);
     for body in [
         with(chat("tokens=300"), json!({"temperature": 0})),
-        with(chat("tokens=3 size=100KiB"), json!({"seed": 5, "stream_options": {"include_usage": true}})),
+        with(
+            chat("tokens=3 size=100KiB"),
+            json!({"seed": 5, "stream_options": {"include_usage": true}}),
+        ),
         with(chat("tokens=3"), json!({"seed": 5, "stream": false})),
         with(chat("calls=2"), json!({"seed": 5, "n": 2})),
     ] {
@@ -374,7 +507,10 @@ async fn a_second_asking_is_answered_byte_for_byte_from_what_is_kept() {
         assert_eq!((first.status, marked(&first)), (200, Some("miss")));
         for _ in 0..3 {
             let again = world.post("/v1/chat/completions", &body).answer().await;
-            assert_eq!((again.status, again.end, marked(&again)), (200, End::Whole, Some("hit")));
+            assert_eq!(
+                (again.status, again.end, marked(&again)),
+                (200, End::Whole, Some("hit"))
+            );
             assert_eq!(again.text(), first.text());
             assert_ne!(again.id(), first.id());
         }
@@ -393,15 +529,29 @@ async fn a_kept_answer_is_whole_over_every_transport() {
 
     let sdk = world.post("/v1/responses", &body).answer().await;
     assert_eq!(said(&sdk, sdk.id()), said(&first, first.id()));
-    let whole = world.post("/v1/responses", &with(body.clone(), json!({"stream": false}))).answer().await;
-    assert_eq!((marked(&whole), text(&whole.json())), (Some("hit"), expected.clone()));
+    let whole = world
+        .post(
+            "/v1/responses",
+            &with(body.clone(), json!({"stream": false})),
+        )
+        .answer()
+        .await;
+    assert_eq!(
+        (marked(&whole), text(&whole.json())),
+        (Some("hit"), expected.clone())
+    );
     let events = world.post("/v1/streams", &body).answer().await;
     assert_eq!(marked(&events), Some("hit"));
     let last: Value = serde_json::from_str(&events.events().last().unwrap().data).unwrap();
     assert_eq!(text(&last["response"]), expected);
     let mut socket = world.socket().await;
-    socket.send(with(body, json!({"type": "response.create"}))).await;
-    assert_eq!(text(&socket.until_end().await.pop().unwrap()["response"]), expected);
+    socket
+        .send(with(body, json!({"type": "response.create"})))
+        .await;
+    assert_eq!(
+        text(&socket.until_end().await.pop().unwrap()["response"]),
+        expected
+    );
     assert_eq!(asked(&world), 1);
 }
 
@@ -411,15 +561,34 @@ async fn whoever_asks_for_the_model_gets_the_model() {
     let body = with(chat("tokens=3"), json!({"temperature": 0}));
     let ask = async |headers: &[(&str, &str)]| {
         let request = world.post("/v1/chat/completions", &body);
-        headers.iter().fold(request, |request, (name, value)| request.header(name, value)).answer().await
+        headers
+            .iter()
+            .fold(request, |request, (name, value)| {
+                request.header(name, value)
+            })
+            .answer()
+            .await
     };
     assert_eq!(marked(&ask(&[]).await), Some("miss"));
-    assert_eq!(marked(&ask(&[("cache-control", "no-cache")]).await), Some("bypass"));
-    assert_eq!(marked(&ask(&[("cache-control", "no-store")]).await), Some("bypass"));
+    assert_eq!(
+        marked(&ask(&[("cache-control", "no-cache")]).await),
+        Some("bypass")
+    );
+    assert_eq!(
+        marked(&ask(&[("cache-control", "no-store")]).await),
+        Some("bypass")
+    );
     assert_eq!(asked(&world), 3);
-    assert_eq!(marked(&ask(&[("cache-control", "no-cache"), ("pragma", "no-cache")]).await), Some("hit"), "a browser's fetch");
+    assert_eq!(
+        marked(&ask(&[("cache-control", "no-cache"), ("pragma", "no-cache")]).await),
+        Some("hit"),
+        "a browser's fetch"
+    );
     assert_eq!(asked(&world), 3);
-    let drawn = world.post("/v1/chat/completions", &chat("tokens=3")).answer().await;
+    let drawn = world
+        .post("/v1/chat/completions", &chat("tokens=3"))
+        .answer()
+        .await;
     assert_eq!(marked(&drawn), Some("bypass"), "not deterministic");
 }
 
@@ -427,11 +596,17 @@ async fn whoever_asks_for_the_model_gets_the_model() {
 async fn an_event_source_shares_although_it_says_no_cache() {
     let upstream = Gated::start(FIRST, REST).await;
     let gateway = over(&upstream.base_url, Api::Chat, coalescing);
-    let request = gateway.get("/v1/streams?input=hello").header("accept", "text/event-stream").header("cache-control", "no-cache");
+    let request = gateway
+        .get("/v1/streams?input=hello")
+        .header("accept", "text/event-stream")
+        .header("cache-control", "no-cache");
     let mut first = request.send().await;
     first.until("Hel").await;
     let mut second = request.send().await;
-    assert_eq!(second.header("tokenwire-cache").await.as_deref(), Some("coalesced"));
+    assert_eq!(
+        second.header("tokenwire-cache").await.as_deref(),
+        Some("coalesced")
+    );
     upstream.open.send_replace(true);
     second.until("response.completed").await;
 }
@@ -440,7 +615,9 @@ async fn an_event_source_shares_although_it_says_no_cache() {
 async fn a_repetition_under_a_key_is_the_same_stream_and_no_hit() {
     let world = start(caching);
     let body = with(chat("tokens=3"), json!({"temperature": 0}));
-    let request = world.post("/v1/chat/completions", &body).header("idempotency-key", "k");
+    let request = world
+        .post("/v1/chat/completions", &body)
+        .header("idempotency-key", "k");
     let (first, again) = (request.answer().await, request.answer().await);
     assert_eq!((marked(&first), marked(&again)), (Some("miss"), None));
     assert_eq!(first.id(), again.id());
@@ -449,22 +626,36 @@ async fn a_repetition_under_a_key_is_the_same_stream_and_no_hit() {
 #[tokio::test]
 async fn pages_may_read_the_header() {
     let world = start(caching);
-    let answer = world.post("/v1/streams", &json!({"input": "[[tokens=1]]"})).header("origin", "http://localhost:5173").answer().await;
+    let answer = world
+        .post("/v1/streams", &json!({"input": "[[tokens=1]]"}))
+        .header("origin", "http://localhost:5173")
+        .answer()
+        .await;
     assert_eq!(marked(&answer), Some("bypass"));
-    assert!(answer.header("access-control-expose-headers").unwrap().contains("Tokenwire-Cache"));
+    assert!(
+        answer
+            .header("access-control-expose-headers")
+            .unwrap()
+            .contains("Tokenwire-Cache")
+    );
 }
 
 #[tokio::test]
 async fn the_time_and_the_number_of_what_is_kept_are_bounded() {
     let ask = async |gateway: &Gateway, seed: u32| {
         let body = with(chat("tokens=3"), json!({"seed": seed}));
-        marked(&gateway.post("/v1/chat/completions", &body).answer().await).map(str::to_owned).unwrap()
+        marked(&gateway.post("/v1/chat/completions", &body).answer().await)
+            .map(str::to_owned)
+            .unwrap()
     };
     let world = start(|config| {
         caching(config);
         config.reuse.cache_ttl = Duration::ZERO;
     });
-    assert_eq!([ask(&world, 1).await, ask(&world, 1).await], ["miss", "miss"]);
+    assert_eq!(
+        [ask(&world, 1).await, ask(&world, 1).await],
+        ["miss", "miss"]
+    );
 
     let world = start(|config| {
         caching(config);
@@ -474,7 +665,10 @@ async fn the_time_and_the_number_of_what_is_kept_are_bounded() {
     for seed in [1, 2, 2, 1, 3, 3, 2, 1] {
         marks.push(ask(&world, seed).await);
     }
-    assert_eq!(marks, ["miss", "miss", "hit", "hit", "miss", "hit", "hit", "miss"]);
+    assert_eq!(
+        marks,
+        ["miss", "miss", "hit", "hit", "miss", "hit", "hit", "miss"]
+    );
 }
 
 #[tokio::test]
@@ -491,8 +685,15 @@ async fn a_kept_answer_that_is_paced_can_be_left_and_cancelled() {
     let id = hit.id().await;
     // A thousand seconds are left.
     assert_eq!(world.object(&id).await["status"], "in_progress");
-    let cancelled = world.post(&format!("/v1/responses/{id}/cancel"), &json!({})).answer().await;
+    let cancelled = world
+        .post(&format!("/v1/responses/{id}/cancel"), &json!({}))
+        .answer()
+        .await;
     assert_eq!(cancelled.json()["status"], "cancelled");
-    assert_eq!(world.object(first.id()).await["status"], "completed", "what is given again is not touched");
+    assert_eq!(
+        world.object(first.id()).await["status"],
+        "completed",
+        "what is given again is not touched"
+    );
     world.idle().await;
 }

@@ -1,4 +1,5 @@
-//! Keys and what people write never reach a log line, an error, or a list; not even at the chattiest level.
+//! Keys and what people write never reach a log line, an error, or a list; not even at the
+//! chattiest level.
 
 mod support;
 
@@ -14,14 +15,36 @@ const PROMPT: &str = "the-crimson-walrus-of-Avignon";
 
 /// The forms in which a secret might be shown.
 fn traces(output: &str) -> Vec<String> {
-    let pieces = [KEY, &KEY[..12], &KEY[KEY.len() - 12..], CLIENT_KEY, PROMPT, "crimson", "walrus"];
-    output.lines().filter(|line| pieces.iter().any(|piece| line.contains(piece))).map(|line| line.chars().take(400).collect()).collect()
+    let pieces = [
+        KEY,
+        &KEY[..12],
+        &KEY[KEY.len() - 12..],
+        CLIENT_KEY,
+        PROMPT,
+        "crimson",
+        "walrus",
+    ];
+    output
+        .lines()
+        .filter(|line| pieces.iter().any(|piece| line.contains(piece)))
+        .map(|line| line.chars().take(400).collect())
+        .collect()
 }
 
 #[tokio::test]
 async fn neither_the_key_nor_the_prompt_is_shown_anywhere() {
-    let simulator = Simulator::start(Options { pace: Pace::INSTANT, required_key: Some(KEY.to_owned()), ..Options::default() }).unwrap();
-    let strict = Simulator::start(Options { pace: Pace::INSTANT, required_key: Some("another".to_owned()), ..Options::default() }).unwrap();
+    let simulator = Simulator::start(Options {
+        pace: Pace::INSTANT,
+        required_key: Some(KEY.to_owned()),
+        ..Options::default()
+    })
+    .unwrap();
+    let strict = Simulator::start(Options {
+        pace: Pace::INSTANT,
+        required_key: Some("another".to_owned()),
+        ..Options::default()
+    })
+    .unwrap();
     let config = format!(
         "default_model: simulator\nlog:\n  filter: trace\nupstreams:\n  - name: good\n    base_url: {}\n    api_key: {KEY}\n    models: [simulator]\n  \
          - name: refusing\n    base_url: {}\n    api_key: {KEY}\n    models: [refused]\n  \
@@ -30,7 +53,10 @@ async fn neither_the_key_nor_the_prompt_is_shown_anywhere() {
         strict.base_url()
     );
     let gateway = Process::start(&config, &[("RUST_LOG", "trace")]);
-    let get = |path: &str| Request::new(gateway.address, "GET", path).header("authorization", &format!("Bearer {CLIENT_KEY}"));
+    let get = |path: &str| {
+        Request::new(gateway.address, "GET", path)
+            .header("authorization", &format!("Bearer {CLIENT_KEY}"))
+    };
     let post = |path: &str, body: String| {
         Request::new(gateway.address, "POST", path)
             .header("content-type", "application/json")
@@ -39,16 +65,36 @@ async fn neither_the_key_nor_the_prompt_is_shown_anywhere() {
     };
     // Answers of the model may quote what was asked; everything else may not.
     let mut said = Vec::new();
-    for path in ["/v1/models", "/healthz", "/readyz", "/", "/nowhere", "/v1/models/none"] {
+    for path in [
+        "/v1/models",
+        "/healthz",
+        "/readyz",
+        "/",
+        "/nowhere",
+        "/v1/models/none",
+    ] {
         said.push(get(path).answer().await.text());
     }
     for model in ["refused", "unreachable", "unknown-model"] {
         for stream in [true, false] {
             let members = json!({"model": model, "stream": stream});
-            let chat = with(json!({"messages": [{"role": "user", "content": PROMPT}]}), members.clone());
+            let chat = with(
+                json!({"messages": [{"role": "user", "content": PROMPT}]}),
+                members.clone(),
+            );
             let responses = with(json!({"input": PROMPT, "instructions": PROMPT}), members);
-            for (path, body) in [("/v1/chat/completions", chat), ("/v1/responses", responses.clone()), ("/v1/streams", responses)] {
-                said.push(post(path, body.to_string()).answer().await.text().replace(&format!("\"instructions\":\"{PROMPT}\""), ""));
+            for (path, body) in [
+                ("/v1/chat/completions", chat),
+                ("/v1/responses", responses.clone()),
+                ("/v1/streams", responses),
+            ] {
+                said.push(
+                    post(path, body.to_string())
+                        .answer()
+                        .await
+                        .text()
+                        .replace(&format!("\"instructions\":\"{PROMPT}\""), ""),
+                );
             }
         }
     }
@@ -62,31 +108,79 @@ async fn neither_the_key_nor_the_prompt_is_shown_anywhere() {
         }
     }
     let mut ids = Vec::new();
-    for steering in
-        ["tokens=3", "fault=cut", "fault=malformed", "fault=bad_utf8", "fault=error", "fault=json_error", "fault=status code=400", ""]
-    {
+    for steering in [
+        "tokens=3",
+        "fault=cut",
+        "fault=malformed",
+        "fault=bad_utf8",
+        "fault=error",
+        "fault=json_error",
+        "fault=status code=400",
+        "",
+    ] {
         let input = format!("{PROMPT} [[{steering}]]");
         let chat = json!({"stream": true, "messages": [{"role": "system", "content": PROMPT}, {"role": "user", "content": input}]});
-        assert_eq!(post("/v1/chat/completions", chat.to_string()).answer().await.status % 100, 0);
-        let answer = post("/v1/responses", json!({"stream": true, "input": input, "idempotency_key": PROMPT}).to_string()).answer().await;
+        assert_eq!(
+            post("/v1/chat/completions", chat.to_string())
+                .answer()
+                .await
+                .status
+                % 100,
+            0
+        );
+        let answer = post(
+            "/v1/responses",
+            json!({"stream": true, "input": input, "idempotency_key": PROMPT}).to_string(),
+        )
+        .answer()
+        .await;
         ids.push(answer.header("location").unwrap_or_default().to_owned());
-        post("/v1/streams?dialect=text", json!({"input": input}).to_string()).answer().await;
-        get(&format!("/v1/streams?input={}", support::encode(&input))).answer().await;
+        post(
+            "/v1/streams?dialect=text",
+            json!({"input": input}).to_string(),
+        )
+        .answer()
+        .await;
+        get(&format!("/v1/streams?input={}", support::encode(&input)))
+            .answer()
+            .await;
         let mut socket = Socket::connect(gateway.address, "/v1/ws").await;
-        socket.create(steering, json!({"instructions": PROMPT, "metadata": {"k": PROMPT}})).await;
+        socket
+            .create(
+                steering,
+                json!({"instructions": PROMPT, "metadata": {"k": PROMPT}}),
+            )
+            .await;
         socket.until_end().await;
     }
     for location in ids.iter().filter(|location| !location.is_empty()) {
         get(location).header("last-event-id", PROMPT).answer().await;
-        Request::new(gateway.address, "DELETE", &location.replace("streams", "responses")).answer().await;
+        Request::new(
+            gateway.address,
+            "DELETE",
+            &location.replace("streams", "responses"),
+        )
+        .answer()
+        .await;
     }
     assert!(simulator.stats().requests > 20);
     assert!(strict.stats().requests > 0);
     gateway.terminate();
-    let (_, output) = tokio::task::spawn_blocking(move || gateway.output()).await.unwrap();
+    let (_, output) = tokio::task::spawn_blocking(move || gateway.output())
+        .await
+        .unwrap();
     assert!(output.contains("TRACE"), "the log was not at its chattiest");
     let shown = traces(&output);
-    assert!(shown.is_empty(), "{} lines of the log show a secret:\n{}", shown.len(), shown.join("\n"));
+    assert!(
+        shown.is_empty(),
+        "{} lines of the log show a secret:\n{}",
+        shown.len(),
+        shown.join("\n")
+    );
     let shown = traces(&said.join("\n"));
-    assert!(shown.is_empty(), "answers show a secret:\n{}", shown.join("\n"));
+    assert!(
+        shown.is_empty(),
+        "answers show a secret:\n{}",
+        shown.join("\n")
+    );
 }

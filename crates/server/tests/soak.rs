@@ -1,6 +1,7 @@
-//! Everything at once, for as long as one likes: clients of every kind that read, leave, come back, cancel, crawl and send nonsense, over
-//! upstreams that fail in every way they can, before the real gateway as a process of its own. While it runs no answer may lose or double
-//! a token; when it is over nothing may be left.
+//! Everything at once, for as long as one likes: clients of every kind that read, leave, come back,
+//! cancel, crawl and send nonsense, over upstreams that fail in every way they can, before the real
+//! gateway as a process of its own. While it runs no answer may lose or double a token; when it is
+//! over nothing may be left.
 //!
 //! What is asked for follows from the seed and the session's number; how the sessions mix does not.
 //!
@@ -9,8 +10,16 @@
 //! SOAK_MINUTES=30 cargo xtask test --only soak
 //! SOAK_SEED=7 cargo xtask test --only soak            # the same sessions again
 //! ```
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says why and ends")]
-#![allow(clippy::print_stdout, reason = "the progress of a long run, and the seed that repeats it, are to be seen")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on says why and ends"
+)]
+#![allow(
+    clippy::print_stdout,
+    reason = "the progress of a long run, and the seed that repeats it, are to be seen"
+)]
 
 #[path = "soak/http.rs"]
 mod http;
@@ -53,10 +62,11 @@ use support::process::Process;
 use tokio::task::JoinSet;
 use world::{Samples, World};
 
-/// Clients at work at the same time. Two cores bear them, the upstreams and the gateway, all without optimization.
+/// Clients at work at the same time. Two cores bear them, the upstreams and the gateway, all
+/// without optimization.
 const CLIENTS: usize = 16;
-/// A client begins no session sooner after its last one than this: a machine that is fast has more leisure and not more to hold, so that
-/// what is held says something at all.
+/// A client begins no session sooner after its last one than this: a machine that is fast has more
+/// leisure and not more to hold, so that what is held says something at all.
 const PACE: Duration = Duration::from_millis(350);
 /// After so many sessions that went wrong there is nothing to be learned from more.
 const ENOUGH: usize = 10;
@@ -126,26 +136,46 @@ async fn nothing_is_lost_and_nothing_is_left() {
     load.print().await;
     println!("seen: {}", load.world.seen);
     let wrong = load.wrong.into_inner();
-    assert!(wrong.is_empty(), "SOAK_SEED={seed}: {} sessions went wrong:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "SOAK_SEED={seed}: {} sessions went wrong:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
 
     load.world.comes_to_rest(before).await;
     println!("at rest: {:?}", load.world.figures());
     let samples = load.world.samples().await;
     check_counters(&samples, minutes);
     check_webhooks(&ends, load.told.into_inner(), &samples).await;
-    assert!(!listener.is_finished(), "a webhook was not as it should be: see above");
+    assert!(
+        !listener.is_finished(),
+        "a webhook was not as it should be: see above"
+    );
     listener.abort();
     if minutes >= 1.0 {
         check_resident(&load.resident.into_inner());
-        let missing: Vec<_> = load.world.faults.iter().filter(|fault| load.world.seen.of(fault) == 0).collect();
-        assert!(missing.is_empty(), "these faults were never drawn: {missing:?}");
+        let missing: Vec<_> = load
+            .world
+            .faults
+            .iter()
+            .filter(|fault| load.world.seen.of(fault) == 0)
+            .collect();
+        assert!(
+            missing.is_empty(),
+            "these faults were never drawn: {missing:?}"
+        );
     }
     check_log(load.world.gateway);
 }
 
 fn variable<T: FromStr>(name: &str) -> Option<T> {
     let value = std::env::var(name).ok()?;
-    Some(value.parse().unwrap_or_else(|_| panic!("{name} is '{value}', but must be a number")))
+    Some(
+        value
+            .parse()
+            .unwrap_or_else(|_| panic!("{name} is '{value}', but must be a number")),
+    )
 }
 
 /// One session after the other, until the time is over.
@@ -153,9 +183,14 @@ async fn client(load: Arc<Load>) {
     while load.begun.elapsed() < load.lasts && load.wrong.lock().len() < ENOUGH {
         let next = tokio::time::Instant::now() + PACE;
         let number = load.sessions.fetch_add(1, Ordering::Relaxed);
-        let mut dice = StdRng::seed_from_u64(load.seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let mut dice =
+            StdRng::seed_from_u64(load.seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let session = Session::draw(&load.world, &mut dice, number);
-        if AssertUnwindSafe(session.run(&load, &mut dice)).catch_unwind().await.is_err() {
+        if AssertUnwindSafe(session.run(&load, &mut dice))
+            .catch_unwind()
+            .await
+            .is_err()
+        {
             load.wrong.lock().push(format!("{number}: {session:?}"));
         }
         tokio::time::sleep_until(next).await;
@@ -174,9 +209,13 @@ async fn watch(load: Arc<Load>) {
     }
 }
 
-/// What the gateway counted has to agree with itself, and shows that everything that was to happen did.
+/// What the gateway counted has to agree with itself, and shows that everything that was to happen
+/// did.
 fn check_counters(samples: &Samples, minutes: f64) {
-    let (started, ended) = (samples.sum("tokenwire_generations_started_total"), samples.sum("tokenwire_generations_ended_total"));
+    let (started, ended) = (
+        samples.sum("tokenwire_generations_started_total"),
+        samples.sum("tokenwire_generations_ended_total"),
+    );
     assert_eq!(started, ended, "generations started and ended");
     let happened = [
         "tokenwire_upstream_retries_total",
@@ -192,7 +231,10 @@ fn check_counters(samples: &Samples, minutes: f64) {
     println!("{started} generations; coalesced {coalesced}; {happened:?}");
     if minutes >= 1.0 {
         let missing: Vec<_> = happened.iter().filter(|(_, count)| *count == 0.0).collect();
-        assert!(missing.is_empty() && coalesced > 0.0, "this never happened: {missing:?} or coalescing ({coalesced})");
+        assert!(
+            missing.is_empty() && coalesced > 0.0,
+            "this never happened: {missing:?} or coalescing ({coalesced})"
+        );
     }
 }
 
@@ -213,22 +255,36 @@ async fn listen(mut receiver: Receiver, ends: Arc<Ends>) {
 
 /// Everybody who asked was told, of one end, which the receiver took in the end.
 async fn check_webhooks(ends: &Ends, mut told: Vec<String>, samples: &Samples) {
-    eventually("that all webhooks were looked at", async || ends.lock().len() >= told.len()).await;
+    eventually("that all webhooks were looked at", async || {
+        ends.lock().len() >= told.len()
+    })
+    .await;
     told.sort();
     let ends: Vec<String> = ends.lock().keys().cloned().collect();
     assert_eq!(ends, told);
-    assert_eq!((samples.one("tokenwire_webhooks_delivered_total"), samples.one("tokenwire_webhooks_dead_total")), (told.len() as f64, 0.0));
+    assert_eq!(
+        (
+            samples.one("tokenwire_webhooks_delivered_total"),
+            samples.one("tokenwire_webhooks_dead_total")
+        ),
+        (told.len() as f64, 0.0)
+    );
 }
 
-/// The load is the same all the time and nothing is kept for more than 15 s, which is less than the first third of the shortest run: what
-/// is held more in the last third than at the most in the first, beyond what an allocator's luck comes to, is never given back.
+/// The load is the same all the time and nothing is kept for more than 15 s, which is less than the
+/// first third of the shortest run: what is held more in the last third than at the most in the
+/// first, beyond what an allocator's luck comes to, is never given back.
 fn check_resident(resident: &[u64]) {
     let third = resident.len() / 3;
     let first = *resident[..third].iter().max().unwrap();
     let mut last = resident[2 * third..].to_vec();
     last.sort_unstable();
     let last = last[last.len() / 2];
-    println!("resident: at most {} MiB in the first third, {} MiB in the middle of the last", first >> 20, last >> 20);
+    println!(
+        "resident: at most {} MiB in the first third, {} MiB in the middle of the last",
+        first >> 20,
+        last >> 20
+    );
     assert!(last <= first + first / 4, "{resident:?}");
 }
 
@@ -240,9 +296,16 @@ fn check_log(gateway: Process) {
     // The fault of status 401 is just that.
     let reasons = ["the upstream refused the gateway's own key"];
     let has_reason = |line: &&str| !reasons.iter().any(|reason| line.contains(reason));
-    let bad: Vec<_> = log.lines().filter(|line| line.contains("ERROR") || line.contains("panicked")).filter(has_reason).collect();
+    let bad: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("ERROR") || line.contains("panicked"))
+        .filter(has_reason)
+        .collect();
     assert!(bad.is_empty(), "{}", bad.join("\n"));
-    assert!(!log.contains("patience is over"), "something ran on although all was at rest");
+    assert!(
+        !log.contains("patience is over"),
+        "something ran on although all was at rest"
+    );
 }
 
 // === impl Load ===
@@ -270,10 +333,24 @@ impl Session {
         match dice.random_range(0..20) {
             0..=7 => Self::Stream(Stream::draw(world, dice, id)),
             8..=9 => {
-                let stream = Stream { conduct: Conduct::Stay, ..Stream::draw(world, dice, id) };
+                let stream = Stream {
+                    conduct: Conduct::Stay,
+                    ..Stream::draw(world, dice, id)
+                };
                 // A key of its own would make it one generation, not one answer for several.
-                let stream = if stream.door == Door::EventSourceGet { Stream { door: Door::EventSource, ..stream } } else { stream };
-                let first = if dice.random_bool(0.3) { Conduct::Leave(dice.random_range(1..=5)) } else { Conduct::Stay };
+                let stream = if stream.door == Door::EventSourceGet {
+                    Stream {
+                        door: Door::EventSource,
+                        ..stream
+                    }
+                } else {
+                    stream
+                };
+                let first = if dice.random_bool(0.3) {
+                    Conduct::Leave(dice.random_range(1..=5))
+                } else {
+                    Conduct::Stay
+                };
                 Self::Shared(stream, dice.random_range(2..=3), first)
             }
             10..=11 => Self::Whole {
@@ -297,13 +374,21 @@ impl Session {
             Self::Stream(stream) => vec![stream.run(world, dice).await],
             Self::Shared(stream, clients, first) => {
                 let clients = (0..*clients).map(|number| {
-                    let stream = Stream { conduct: if number == 0 { *first } else { Conduct::Stay }, ..stream.clone() };
+                    let stream = Stream {
+                        conduct: if number == 0 { *first } else { Conduct::Stay },
+                        ..stream.clone()
+                    };
                     let mut dice = StdRng::from_rng(dice);
                     async move { stream.run(world, &mut dice).await }
                 });
                 join_all(clients).await
             }
-            Self::Whole { plan, model, in_chat, waits } => vec![http::whole(world, plan, model, *in_chat, *waits).await],
+            Self::Whole {
+                plan,
+                model,
+                in_chat,
+                waits,
+            } => vec![http::whole(world, plan, model, *in_chat, *waits).await],
             Self::Background(plan) => {
                 let (outcome, told) = http::background(world, dice, plan).await;
                 load.told.lock().extend(told);

@@ -1,6 +1,11 @@
-//! Server-sent events to the byte: heads, framings, the moment the head leaves, heartbeats, and how each ending looks.
+//! Server-sent events to the byte: heads, framings, the moment the head leaves, heartbeats, and how
+//! each ending looks.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says why and ends")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on says why and ends"
+)]
 
 mod support;
 
@@ -8,7 +13,9 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use serde_json::{Value, json};
-use support::{Answer, End, Exchange, Playback, Request, World, chat, encode, response, start, with};
+use support::{
+    Answer, End, Exchange, Playback, Request, World, chat, encode, response, start, with,
+};
 use tokenwire::config::schema::Api;
 
 /// Each way to read an answer over SSE.
@@ -32,7 +39,9 @@ impl Reading {
             ResponsesSdk => gateway.post("/v1/responses", &response(steering)),
             EventSource => gateway.post("/v1/streams", &response(steering)),
             EventSourceChat => gateway.post("/v1/streams?dialect=chat", &response(steering)),
-            Text => gateway.post("/v1/streams", &response(steering)).header("accept", "text/plain"),
+            Text => gateway
+                .post("/v1/streams", &response(steering))
+                .header("accept", "text/plain"),
         }
     }
 
@@ -49,7 +58,11 @@ async fn the_head_says_that_this_is_a_stream_and_that_nobody_may_hold_it_back() 
     for reading in ALL {
         let answer = reading.request(&world, "tokens=1").answer().await;
         assert_eq!(answer.status, 200);
-        let mut names: Vec<String> = answer.headers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
+        let mut names: Vec<String> = answer
+            .headers
+            .iter()
+            .map(|(name, _)| name.to_ascii_lowercase())
+            .collect();
         names.sort();
         let mut expected = vec![
             "cache-control",
@@ -67,7 +80,11 @@ async fn the_head_says_that_this_is_a_stream_and_that_nobody_may_hold_it_back() 
             expected.push("x-upstream-request-id");
         }
         assert_eq!(names, expected, "{reading:?}");
-        let kind = if reading == Text { "text/plain; charset=utf-8" } else { "text/event-stream" };
+        let kind = if reading == Text {
+            "text/plain; charset=utf-8"
+        } else {
+            "text/event-stream"
+        };
         for (name, value) in [
             ("content-type", kind),
             ("cache-control", "no-cache, no-transform"),
@@ -77,7 +94,11 @@ async fn the_head_says_that_this_is_a_stream_and_that_nobody_may_hold_it_back() 
         ] {
             assert_eq!(answer.header(name), Some(value), "{reading:?}");
         }
-        assert!(answer.header("x-request-id").is_some_and(|id| id.starts_with("req_")));
+        assert!(
+            answer
+                .header("x-request-id")
+                .is_some_and(|id| id.starts_with("req_"))
+        );
         assert_eq!(answer.end, End::Whole);
     }
 }
@@ -86,7 +107,11 @@ async fn the_head_says_that_this_is_a_stream_and_that_nobody_may_hold_it_back() 
 async fn a_client_that_takes_compressed_answers_gets_this_one_as_it_is() {
     let world = start(|_| {});
     for reading in ALL {
-        let answer = reading.request(&world, "tokens=1").header("accept-encoding", "gzip, br, zstd").answer().await;
+        let answer = reading
+            .request(&world, "tokens=1")
+            .header("accept-encoding", "gzip, br, zstd")
+            .answer()
+            .await;
         assert_eq!(answer.header("content-encoding"), None, "{reading:?}");
     }
 }
@@ -96,12 +121,19 @@ async fn a_client_that_takes_compressed_answers_gets_this_one_as_it_is() {
 #[tokio::test]
 async fn eventsource_framing_to_the_byte() {
     let world = start(|_| {});
-    let answer = EventSource.request(&world, "tokens=2 text=count").answer().await;
+    let answer = EventSource
+        .request(&world, "tokens=2 text=count")
+        .answer()
+        .await;
     let events = answer.events();
     let mut expected = "retry: 2000\n".to_owned();
     for (number, event) in events.iter().enumerate() {
         assert_eq!(event.json()["sequence_number"], json!(number));
-        expected.push_str(&format!("id: {}.{number}\ndata: {}\n\n", answer.id(), event.data));
+        expected.push_str(&format!(
+            "id: {}.{number}\ndata: {}\n\n",
+            answer.id(),
+            event.data
+        ));
     }
     assert_eq!(answer.text(), expected);
     let kinds: Vec<String> = events.iter().map(support::Event::kind).collect();
@@ -120,18 +152,29 @@ async fn eventsource_framing_to_the_byte() {
             "response.completed",
         ]
     );
-    assert!(
-        answer.id().strip_prefix("resp_").is_some_and(|random| random.len() >= 22 && random.bytes().all(|b| b.is_ascii_alphanumeric()))
-    );
+    assert!(answer.id().strip_prefix("resp_").is_some_and(
+        |random| random.len() >= 22 && random.bytes().all(|b| b.is_ascii_alphanumeric())
+    ));
 }
 
 #[tokio::test]
 async fn sdk_framing_to_the_byte() {
     let world = start(|_| {});
-    let answer = ResponsesSdk.request(&world, "tokens=2 text=count").answer().await;
+    let answer = ResponsesSdk
+        .request(&world, "tokens=2 text=count")
+        .answer()
+        .await;
     let mut expected = String::new();
-    for event in answer.events().iter().filter(|event| event.data != "[DONE]") {
-        expected.push_str(&format!("event: {}\ndata: {}\n\n", event.kind(), event.data));
+    for event in answer
+        .events()
+        .iter()
+        .filter(|event| event.data != "[DONE]")
+    {
+        expected.push_str(&format!(
+            "event: {}\ndata: {}\n\n",
+            event.kind(),
+            event.data
+        ));
     }
     expected.push_str("data: [DONE]\n\n");
     assert_eq!(answer.text(), expected);
@@ -140,27 +183,74 @@ async fn sdk_framing_to_the_byte() {
 #[tokio::test]
 async fn chat_in_eventsource_framing_carries_the_records_last_number_and_the_terminals_with_done() {
     let world = start(|_| {});
-    let answer = EventSourceChat.request(&world, "tokens=2 text=count").answer().await;
-    let full = world.get(&format!("/v1/streams/{}", answer.id())).answer().await.events();
+    let answer = EventSourceChat
+        .request(&world, "tokens=2 text=count")
+        .answer()
+        .await;
+    let full = world
+        .get(&format!("/v1/streams/{}", answer.id()))
+        .answer()
+        .await
+        .events();
     let events = answer.events();
-    let expected: String = events.iter().map(|event| format!("id: {}\ndata: {}\n\n", event.id.as_deref().unwrap(), event.data)).collect();
-    assert_eq!(answer.text(), format!("retry: 2000\nid: {}.0\n\n{expected}", answer.id()));
-    assert_eq!(events.last().map(|event| event.data.as_str()), Some("[DONE]"));
-    assert_eq!(events.last().unwrap().number(), full.last().unwrap().number());
-    let deltas: Vec<u64> = full.iter().filter(|event| event.kind().ends_with("text.delta")).map(support::Event::number).collect();
-    let contents: Vec<u64> = events.iter().filter(|event| event.data.contains(r#""content":" t"#)).map(support::Event::number).collect();
+    let expected: String = events
+        .iter()
+        .map(|event| {
+            format!(
+                "id: {}\ndata: {}\n\n",
+                event.id.as_deref().unwrap(),
+                event.data
+            )
+        })
+        .collect();
+    assert_eq!(
+        answer.text(),
+        format!("retry: 2000\nid: {}.0\n\n{expected}", answer.id())
+    );
+    assert_eq!(
+        events.last().map(|event| event.data.as_str()),
+        Some("[DONE]")
+    );
+    assert_eq!(
+        events.last().unwrap().number(),
+        full.last().unwrap().number()
+    );
+    let deltas: Vec<u64> = full
+        .iter()
+        .filter(|event| event.kind().ends_with("text.delta"))
+        .map(support::Event::number)
+        .collect();
+    let contents: Vec<u64> = events
+        .iter()
+        .filter(|event| event.data.contains(r#""content":" t"#))
+        .map(support::Event::number)
+        .collect();
     assert_eq!(contents, deltas);
 }
 
 #[tokio::test]
 async fn text_is_the_bare_answer() {
     let world = start(|_| {});
-    for (steering, expected) in [("tokens=3 text=count", " t0 t1 t2"), ("tokens=2 text=count refusal", " t0 t1"), ("calls=1", "")] {
+    for (steering, expected) in [
+        ("tokens=3 text=count", " t0 t1 t2"),
+        ("tokens=2 text=count refusal", " t0 t1"),
+        ("calls=1", ""),
+    ] {
         let answer = Text.request(&world, steering).answer().await;
-        assert_eq!((answer.text().as_str(), answer.end), (expected, End::Whole), "{steering}");
+        assert_eq!(
+            (answer.text().as_str(), answer.end),
+            (expected, End::Whole),
+            "{steering}"
+        );
     }
-    let answer =
-        world.get(&format!("/v1/streams?input={}", encode("[[tokens=2 text=count]]"))).header("accept", "text/plain").answer().await;
+    let answer = world
+        .get(&format!(
+            "/v1/streams?input={}",
+            encode("[[tokens=2 text=count]]")
+        ))
+        .header("accept", "text/plain")
+        .answer()
+        .await;
     assert_eq!(answer.text(), " t0 t1");
 }
 
@@ -176,15 +266,31 @@ async fn chunks_without_an_event_show_where_extensions_do() {
     let upstream = Playback::events(body.into(), usize::MAX).await;
     let gateway = support::over(&upstream.base_url(), Api::Chat, |_| {});
     let eventsource = EventSource.request(&gateway, "").answer().await.events();
-    let extension = eventsource.iter().find(|event| event.kind() == "tokenwire:chunk").expect("no tokenwire:chunk");
-    assert_eq!(extension.json()["chunk"], json!({"choices": [], "x_progress": 1}));
-    assert_eq!(extension.json()["sequence_number"], json!(extension.number()));
+    let extension = eventsource
+        .iter()
+        .find(|event| event.kind() == "tokenwire:chunk")
+        .expect("no tokenwire:chunk");
+    assert_eq!(
+        extension.json()["chunk"],
+        json!({"choices": [], "x_progress": 1})
+    );
+    assert_eq!(
+        extension.json()["sequence_number"],
+        json!(extension.number())
+    );
     let sdk = ResponsesSdk.request(&gateway, "").answer().await;
     assert!(!sdk.text().contains("tokenwire:"), "{}", sdk.text());
-    let numbers: Vec<u64> =
-        sdk.events().iter().filter(|event| event.data != "[DONE]").filter_map(|event| event.json()["sequence_number"].as_u64()).collect();
+    let numbers: Vec<u64> = sdk
+        .events()
+        .iter()
+        .filter(|event| event.data != "[DONE]")
+        .filter_map(|event| event.json()["sequence_number"].as_u64())
+        .collect();
     assert!(!numbers.contains(&extension.number()) && numbers.is_sorted());
-    assert_eq!(numbers.last(), eventsource.last().map(support::Event::number).as_ref());
+    assert_eq!(
+        numbers.last(),
+        eventsource.last().map(support::Event::number).as_ref()
+    );
 }
 
 // === when the head leaves ===
@@ -194,33 +300,69 @@ async fn eventsource_begins_at_once_although_the_upstream_is_silent() {
     let world = start(|_| {});
     for request in [
         EventSource.request(&world, "fault=stall_head"),
-        world.get(&format!("/v1/streams?input={}", encode("[[fault=stall_head]]"))).header("accept", "text/event-stream"),
+        world
+            .get(&format!(
+                "/v1/streams?input={}",
+                encode("[[fault=stall_head]]")
+            ))
+            .header("accept", "text/event-stream"),
     ] {
         let mut exchange = request.send().await;
         let first = exchange.until_event("response.created").await.remove(0);
         assert_eq!(first.json()["response"]["status"], "in_progress");
-        assert_eq!(exchange.text(), format!("retry: 2000\nid: {}.0\ndata: {}\n\n", exchange.id().await, first.data));
+        assert_eq!(
+            exchange.text(),
+            format!(
+                "retry: 2000\nid: {}.0\ndata: {}\n\n",
+                exchange.id().await,
+                first.data
+            )
+        );
     }
 }
 
 #[tokio::test]
 async fn a_chat_event_source_has_an_id_to_come_back_with_before_its_first_chunk() {
     let world = start(|_| {});
-    let path = format!("/v1/streams?dialect=chat&input={}", encode("[[ttft=300ms tokens=2 text=count]]"));
-    let mut exchange = world.get(&path).header("accept", "text/event-stream").send().await;
+    let path = format!(
+        "/v1/streams?dialect=chat&input={}",
+        encode("[[ttft=300ms tokens=2 text=count]]")
+    );
+    let mut exchange = world
+        .get(&path)
+        .header("accept", "text/event-stream")
+        .send()
+        .await;
     let id = exchange.id().await;
     exchange.until("\n\n").await;
     assert_eq!(exchange.text(), format!("retry: 2000\nid: {id}.0\n\n"));
     drop(exchange);
-    let events = world.get(&path).header("last-event-id", &format!("{id}.0")).answer().await.events();
-    assert_eq!(events.iter().filter(|event| event.data.contains(" t0") || event.data.contains(" t1")).count(), 2);
+    let events = world
+        .get(&path)
+        .header("last-event-id", &format!("{id}.0"))
+        .answer()
+        .await
+        .events();
+    assert_eq!(
+        events
+            .iter()
+            .filter(|event| event.data.contains(" t0") || event.data.contains(" t1"))
+            .count(),
+        2
+    );
     assert_eq!(world.simulator.stats().requests, 1);
 }
 
 #[tokio::test]
 async fn a_background_stream_begins_at_once() {
     let world = start(|_| {});
-    let mut exchange = world.post("/v1/responses", &with(response("fault=stall_head"), json!({"background": true}))).send().await;
+    let mut exchange = world
+        .post(
+            "/v1/responses",
+            &with(response("fault=stall_head"), json!({"background": true})),
+        )
+        .send()
+        .await;
     assert_eq!(exchange.status().await, 200);
     let events = exchange.until_event("response.queued").await;
     assert_eq!(events[0].kind(), "response.created");
@@ -231,11 +373,17 @@ async fn a_background_stream_begins_at_once() {
 async fn sdk_and_text_heads_wait_for_the_upstreams_status() {
     let world = start(|_| {});
     for reading in [ChatSdk, ResponsesSdk, Text] {
-        let answer = reading.request(&world, "head=200ms fault=status code=429").answer().await;
+        let answer = reading
+            .request(&world, "head=200ms fault=status code=429")
+            .answer()
+            .await;
         assert_eq!(answer.status, 429, "{reading:?}");
     }
     for reading in [EventSource, EventSourceChat] {
-        let answer = reading.request(&world, "head=200ms fault=status code=429").answer().await;
+        let answer = reading
+            .request(&world, "head=200ms fault=status code=429")
+            .answer()
+            .await;
         assert_eq!(answer.status, 200, "{reading:?}");
     }
 }
@@ -243,13 +391,32 @@ async fn sdk_and_text_heads_wait_for_the_upstreams_status() {
 #[tokio::test]
 async fn after_commit_after_the_head_leaves_with_200_and_what_fails_then_is_an_event() {
     let world = start(|config| config.streams.commit_after = Duration::from_millis(50));
-    for (reading, last) in [(ChatSdk, r#""code":"rate_limit_exceeded""#), (ResponsesSdk, "[DONE]")] {
-        let answer = reading.request(&world, "head=1s fault=status code=429").answer().await;
+    for (reading, last) in [
+        (ChatSdk, r#""code":"rate_limit_exceeded""#),
+        (ResponsesSdk, "[DONE]"),
+    ] {
+        let answer = reading
+            .request(&world, "head=1s fault=status code=429")
+            .answer()
+            .await;
         assert_eq!(answer.status, 200, "{reading:?}");
-        assert!(answer.events().last().is_some_and(|event| event.data.contains(last)), "{}", answer.text());
+        assert!(
+            answer
+                .events()
+                .last()
+                .is_some_and(|event| event.data.contains(last)),
+            "{}",
+            answer.text()
+        );
     }
-    let text = Text.request(&world, "head=1s fault=status code=429").answer().await;
-    assert_eq!((text.status, text.end, text.text().as_str()), (200, End::Broken, ""));
+    let text = Text
+        .request(&world, "head=1s fault=status code=429")
+        .answer()
+        .await;
+    assert_eq!(
+        (text.status, text.end, text.text().as_str()),
+        (200, End::Broken, "")
+    );
 }
 
 // === heartbeats ===
@@ -263,10 +430,20 @@ async fn silence_is_filled_with_comments_that_have_no_blank_line_after_them() {
         exchange.until_count(":\n", 3).await;
         let answer = exchange.answer().await;
         let text = answer.text();
-        let (before, rest) = text.split_once(":\n:\n").unwrap_or_else(|| panic!("{reading:?}: {text:?}"));
-        assert!(before.is_empty() || before.ends_with("\n\n"), "{reading:?}: {before:?}");
+        let (before, rest) = text
+            .split_once(":\n:\n")
+            .unwrap_or_else(|| panic!("{reading:?}: {text:?}"));
+        assert!(
+            before.is_empty() || before.ends_with("\n\n"),
+            "{reading:?}: {before:?}"
+        );
         let after = rest.trim_start_matches(":\n");
-        assert!(["event: ", "data: ", "id: "].iter().any(|field| after.starts_with(field)), "{reading:?}: {after:?}");
+        assert!(
+            ["event: ", "data: ", "id: "]
+                .iter()
+                .any(|field| after.starts_with(field)),
+            "{reading:?}: {after:?}"
+        );
         assert_eq!(answer.end, End::Whole);
     };
     join_all([ChatSdk, ResponsesSdk, EventSource, EventSourceChat].map(beating)).await;
@@ -284,13 +461,21 @@ async fn sdk_streams_beat_before_the_upstreams_head_too() {
 #[tokio::test]
 async fn bare_text_has_no_heartbeat() {
     let world = start(|config| config.streams.heartbeat = Duration::from_millis(50));
-    let text = Text.send(&world, "tokens=2 text=count fault=stall after=1").await;
+    let text = Text
+        .send(&world, "tokens=2 text=count fault=stall after=1")
+        .await;
     let mut other = EventSource.send(&world, "fault=stall after=1").await;
     other.until_count(":\n", 5).await;
     let mut text = text;
     text.until(" t0").await;
     let object = world.object(&text.id().await).await;
-    world.post(&format!("/v1/responses/{}/cancel", object["id"].as_str().unwrap()), &json!({})).answer().await;
+    world
+        .post(
+            &format!("/v1/responses/{}/cancel", object["id"].as_str().unwrap()),
+            &json!({}),
+        )
+        .answer()
+        .await;
     assert_eq!(text.answer().await.text(), " t0");
 }
 
@@ -320,7 +505,10 @@ const ENDINGS: &[(&str, Ending)] = &[
     ("fault=cut after=0", Failed("upstream_truncated")),
     ("fault=bad_utf8 after=2", Failed("upstream_invalid_utf8")),
     ("fault=malformed after=2", Failed("upstream_malformed")),
-    ("fault=oversize after=2 size=100KiB", Failed("upstream_event_too_large")),
+    (
+        "fault=oversize after=2 size=100KiB",
+        Failed("upstream_event_too_large"),
+    ),
     ("fault=error after=2", Failed("server_error")),
     ("fault=json_error", Failed("server_error")),
     ("fault=stall after=2", Failed("between_tokens_timeout")),
@@ -346,7 +534,10 @@ async fn every_ending_looks_as_it_must_in_every_dialect_and_framing() {
     let world = &world;
     let checks = ENDINGS.iter().flat_map(|(steering, ending)| {
         ALL.map(|reading| async move {
-            let answer = reading.request(world, &format!("tokens=4 text=count {steering}")).answer().await;
+            let answer = reading
+                .request(world, &format!("tokens=4 text=count {steering}"))
+                .answer()
+                .await;
             check_ending(steering, reading, &answer, ending);
             if !matches!(reading, Text | ChatSdk) {
                 let object = world.object(answer.id()).await;
@@ -366,16 +557,28 @@ async fn every_ending_of_an_upstream_that_speaks_responses_looks_the_same() {
         config.timeouts.first_token = Duration::from_secs(3);
     });
     let world = &world;
-    let checks = ENDINGS.iter().filter(|(steering, _)| !steering.starts_with("finish=")).flat_map(|(steering, ending)| {
-        [ChatSdk, ResponsesSdk, EventSource, EventSourceChat, Text].map(|reading| async move {
-            let answer = reading.request(world, &format!("tokens=4 text=count {steering}")).answer().await;
-            check_ending(steering, reading, &answer, ending);
-        })
-    });
+    let checks = ENDINGS
+        .iter()
+        .filter(|(steering, _)| !steering.starts_with("finish="))
+        .flat_map(|(steering, ending)| {
+            [ChatSdk, ResponsesSdk, EventSource, EventSourceChat, Text].map(|reading| async move {
+                let answer = reading
+                    .request(world, &format!("tokens=4 text=count {steering}"))
+                    .answer()
+                    .await;
+                check_ending(steering, reading, &answer, ending);
+            })
+        });
     join_all(checks).await;
-    for (finish, reason) in [("length", "max_output_tokens"), ("content_filter", "content_filter")] {
+    for (finish, reason) in [
+        ("length", "max_output_tokens"),
+        ("content_filter", "content_filter"),
+    ] {
         for reading in [ChatSdk, ResponsesSdk, EventSource, EventSourceChat, Text] {
-            let answer = reading.request(world, &format!("tokens=4 text=count finish={finish}")).answer().await;
+            let answer = reading
+                .request(world, &format!("tokens=4 text=count finish={finish}"))
+                .answer()
+                .await;
             check_ending(finish, reading, &answer, &Incomplete(reason));
         }
     }
@@ -389,11 +592,19 @@ fn check_ending(steering: &str, reading: Reading, answer: &Answer, ending: &Endi
     let done = events.iter().filter(|event| event.data == "[DONE]").count();
     match reading {
         Text => {
-            assert_eq!(answer.end, if good { End::Whole } else { End::Broken }, "{context}");
+            assert_eq!(
+                answer.end,
+                if good { End::Whole } else { End::Broken },
+                "{context}"
+            );
             if good {
                 assert_eq!(answer.text(), " t0 t1 t2 t3", "{context}");
             } else if steering.contains("after=2") {
-                assert_eq!(answer.text(), " t0 t1", "what came before the break is lost: {context}");
+                assert_eq!(
+                    answer.text(),
+                    " t0 t1",
+                    "what came before the break is lost: {context}"
+                );
             }
             return;
         }
@@ -411,7 +622,12 @@ fn check_ending(steering: &str, reading: Reading, answer: &Answer, ending: &Endi
         match ending {
             Failed(code) => {
                 assert_eq!(errors.len(), 1, "{context}");
-                assert!(events.last().is_some_and(|event| event.data.contains(r#""error""#)), "{context}");
+                assert!(
+                    events
+                        .last()
+                        .is_some_and(|event| event.data.contains(r#""error""#)),
+                    "{context}"
+                );
                 for member in ["message", "type", "param", "code"] {
                     assert!(errors[0].get(member).is_some(), "{member}: {context}");
                 }
@@ -422,14 +638,28 @@ fn check_ending(steering: &str, reading: Reading, answer: &Answer, ending: &Endi
             }
             _ => {
                 assert!(errors.is_empty(), "{context}");
-                assert_eq!(events.last().map(|event| event.data.as_str()), Some("[DONE]"), "{context}");
+                assert_eq!(
+                    events.last().map(|event| event.data.as_str()),
+                    Some("[DONE]"),
+                    "{context}"
+                );
             }
         }
         return;
     }
-    let terminal = events.iter().rfind(|event| event.data != "[DONE]").unwrap().json();
-    let terminals =
-        events.iter().filter(|event| ["response.completed", "response.incomplete", "response.failed"].contains(&&*event.kind()));
+    let terminal = events
+        .iter()
+        .rfind(|event| event.data != "[DONE]")
+        .unwrap()
+        .json();
+    let terminals = events.iter().filter(|event| {
+        [
+            "response.completed",
+            "response.incomplete",
+            "response.failed",
+        ]
+        .contains(&&*event.kind())
+    });
     assert_eq!(terminals.count(), 1, "{context}");
     let kind = match ending {
         Completed => "response.completed",
@@ -447,10 +677,16 @@ fn check_object(steering: &str, object: &Value, ending: &Ending) {
         Failed(code) => ("failed", Value::Null, json!(code)),
     };
     assert_eq!(object["status"], status, "{steering}: {object}");
-    assert_eq!(object["incomplete_details"]["reason"], reason, "{steering}: {object}");
+    assert_eq!(
+        object["incomplete_details"]["reason"], reason,
+        "{steering}: {object}"
+    );
     assert_eq!(object["error"]["code"], code, "{steering}: {object}");
     if !matches!(ending, Failed(_)) {
-        assert_eq!(object["output"][0]["content"][0]["text"], " t0 t1 t2 t3", "{steering}: {object}");
+        assert_eq!(
+            object["output"][0]["content"][0]["text"], " t0 t1 t2 t3",
+            "{steering}: {object}"
+        );
     }
 }
 
@@ -459,25 +695,46 @@ async fn a_cancelled_generation_is_incomplete_and_an_error_to_a_chat_client() {
     let world = start(|_| {});
     let world = &world;
     join_all(ALL.map(|reading| async move {
-        let mut exchange = reading.send(world, "tokens=9 text=count fault=stall after=2").await;
+        let mut exchange = reading
+            .send(world, "tokens=9 text=count fault=stall after=2")
+            .await;
         exchange.until(" t1").await;
         let id = exchange.id().await;
-        let object = world.post(&format!("/v1/responses/{id}/cancel"), &json!({})).answer().await;
-        assert_eq!((object.status, object.json()["status"].as_str()), (200, Some("cancelled")));
+        let object = world
+            .post(&format!("/v1/responses/{id}/cancel"), &json!({}))
+            .answer()
+            .await;
+        assert_eq!(
+            (object.status, object.json()["status"].as_str()),
+            (200, Some("cancelled"))
+        );
         let answer = exchange.answer().await;
         let events = answer.events();
         let done = events.iter().any(|event| event.data == "[DONE]");
         match reading {
-            Text => assert_eq!((answer.end, answer.text().as_str()), (End::Broken, " t0 t1")),
+            Text => assert_eq!(
+                (answer.end, answer.text().as_str()),
+                (End::Broken, " t0 t1")
+            ),
             ChatSdk | EventSourceChat => {
                 assert!(!done);
                 assert_eq!(events.last().unwrap().json()["error"]["code"], "cancelled");
             }
             ResponsesSdk | EventSource => {
                 assert_eq!(done, reading == ResponsesSdk);
-                let terminal = events.iter().rfind(|event| event.data != "[DONE]").unwrap().json();
-                assert_eq!((&terminal["type"], &terminal["response"]["status"]), (&json!("response.incomplete"), &json!("cancelled")));
-                assert_eq!(terminal["response"]["output"][0]["content"][0]["text"], " t0 t1");
+                let terminal = events
+                    .iter()
+                    .rfind(|event| event.data != "[DONE]")
+                    .unwrap()
+                    .json();
+                assert_eq!(
+                    (&terminal["type"], &terminal["response"]["status"]),
+                    (&json!("response.incomplete"), &json!("cancelled"))
+                );
+                assert_eq!(
+                    terminal["response"]["output"][0]["content"][0]["text"],
+                    " t0 t1"
+                );
             }
         }
     }))
@@ -487,8 +744,14 @@ async fn a_cancelled_generation_is_incomplete_and_an_error_to_a_chat_client() {
 #[tokio::test]
 async fn a_clock_over_the_whole_answer_ends_it() {
     let world = start(|config| config.timeouts.total = Duration::from_millis(300));
-    let answer = EventSource.request(&world, "tokens=1000000 tbt=20ms").answer().await;
-    assert_eq!(answer.events().last().unwrap().json()["response"]["error"]["code"], "total_timeout");
+    let answer = EventSource
+        .request(&world, "tokens=1000000 tbt=20ms")
+        .answer()
+        .await;
+    assert_eq!(
+        answer.events().last().unwrap().json()["response"]["error"]["code"],
+        "total_timeout"
+    );
 }
 
 #[tokio::test]
@@ -498,10 +761,20 @@ async fn an_answer_that_outgrows_its_bound_fails() {
             "bytes" => config.streams.max_stream_bytes = 20_000,
             _ => config.streams.max_stream_events = 100,
         });
-        let answer = EventSource.request(&world, "tokens=100000 size=64").answer().await;
+        let answer = EventSource
+            .request(&world, "tokens=100000 size=64")
+            .answer()
+            .await;
         let terminal = answer.events().last().unwrap().json();
-        assert_eq!(terminal["response"]["error"]["code"], "stream_too_large", "{bound}: {terminal}");
+        assert_eq!(
+            terminal["response"]["error"]["code"], "stream_too_large",
+            "{bound}: {terminal}"
+        );
         assert_eq!(answer.end, End::Whole);
-        world.upstream_saw("the end of a stream that nobody wants", |stats| stats.open_streams == 0).await;
+        world
+            .upstream_saw("the end of a stream that nobody wants", |stats| {
+                stats.open_streams == 0
+            })
+            .await;
     }
 }

@@ -1,5 +1,10 @@
 //! Webhooks as their receiver sees them, and as the one who asked for them does.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says why and ends")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on says why and ends"
+)]
 
 #[path = "webhooks/receiver.rs"]
 mod receiver;
@@ -27,18 +32,32 @@ fn world(change: impl FnOnce(&mut Config)) -> World {
 }
 
 fn job(steering: &str, webhook: Value) -> Value {
-    with(support::response(steering), json!({"stream": false, "background": true, "webhook": webhook}))
+    with(
+        support::response(steering),
+        json!({"stream": false, "background": true, "webhook": webhook}),
+    )
 }
 
 /// Starts a background response; its id.
 async fn begin(world: &World, steering: &str, webhook: Value) -> String {
-    let answer = world.post("/v1/responses", &job(steering, webhook)).answer().await;
-    assert_eq!((answer.status, answer.json()["status"].as_str()), (200, Some("queued")), "{}", answer.text());
+    let answer = world
+        .post("/v1/responses", &job(steering, webhook))
+        .answer()
+        .await;
+    assert_eq!(
+        (answer.status, answer.json()["status"].as_str()),
+        (200, Some("queued")),
+        "{}",
+        answer.text()
+    );
     answer.id().to_owned()
 }
 
 async fn deliveries(world: &World, query: &str) -> Vec<Value> {
-    let answer = world.get(&format!("/v1/webhooks/deliveries{query}")).answer().await;
+    let answer = world
+        .get(&format!("/v1/webhooks/deliveries{query}"))
+        .answer()
+        .await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     answer.json()["data"].as_array().unwrap().clone()
 }
@@ -67,18 +86,48 @@ async fn retry(world: &World, id: &Value) -> Value {
 async fn the_end_is_told_signed_and_can_be_fetched_at_once() {
     let world = world(|_| {});
     let mut receiver = Receiver::start([]).await;
-    let id = begin(&world, "tokens=3 text=count", json!({"url": receiver.url()})).await;
+    let id = begin(
+        &world,
+        "tokens=3 text=count",
+        json!({"url": receiver.url()}),
+    )
+    .await;
     let received = receiver.next().await;
-    assert_eq!((received.path.as_str(), received.checked(SECRET)), ("/hook?token=t0ken", ("response.completed".to_owned(), id.clone())));
+    assert_eq!(
+        (received.path.as_str(), received.checked(SECRET)),
+        (
+            "/hook?token=t0ken",
+            ("response.completed".to_owned(), id.clone())
+        )
+    );
     let object = world.object(&id).await;
-    assert_eq!(object["status"], "completed", "it was told before it was so");
+    assert_eq!(
+        object["status"], "completed",
+        "it was told before it was so"
+    );
     assert!(object.get("webhook").is_none(), "{object}");
     let sent = world.last_request().body.unwrap().to_string();
-    assert!(!sent.contains("webhook") && !sent.contains("t0ken"), "{sent}");
+    assert!(
+        !sent.contains("webhook") && !sent.contains("t0ken"),
+        "{sent}"
+    );
 
-    let seen = delivery(&world, "the record of the delivery", |delivery| delivery["status"] == "delivered").await;
-    assert_eq!((&seen["response_id"], &seen["type"], &seen["id"]), (&json!(id), &json!("response.completed"), &received.json()["id"]));
-    assert_eq!((&seen["attempts"], &seen["last_status"], &seen["host"]), (&json!(1), &json!(200), &json!(receiver.address.to_string())));
+    let seen = delivery(&world, "the record of the delivery", |delivery| {
+        delivery["status"] == "delivered"
+    })
+    .await;
+    assert_eq!(
+        (&seen["response_id"], &seen["type"], &seen["id"]),
+        (
+            &json!(id),
+            &json!("response.completed"),
+            &received.json()["id"]
+        )
+    );
+    assert_eq!(
+        (&seen["attempts"], &seen["last_status"], &seen["host"]),
+        (&json!(1), &json!(200), &json!(receiver.address.to_string()))
+    );
     assert!(!seen.to_string().contains("t0ken"), "{seen}");
     assert!(deliveries(&world, "?status=failed").await.is_empty());
     assert_eq!(receiver.more(), 0);
@@ -88,17 +137,33 @@ async fn the_end_is_told_signed_and_can_be_fetched_at_once() {
 async fn every_kind_of_end_has_its_name() {
     let world = world(|_| {});
     let mut receiver = Receiver::start([]).await;
-    for (steering, kind) in [("tokens=2", "completed"), ("tokens=9 fault=cut after=3", "failed"), ("tokens=3 finish=length", "incomplete")]
-    {
+    for (steering, kind) in [
+        ("tokens=2", "completed"),
+        ("tokens=9 fault=cut after=3", "failed"),
+        ("tokens=3 finish=length", "incomplete"),
+    ] {
         let id = begin(&world, steering, json!({"url": receiver.url()})).await;
-        assert_eq!(receiver.next().await.checked(SECRET), (format!("response.{kind}"), id), "{steering}");
+        assert_eq!(
+            receiver.next().await.checked(SECRET),
+            (format!("response.{kind}"), id),
+            "{steering}"
+        );
     }
     let id = begin(&world, "fault=stall_head", json!({"url": receiver.url()})).await;
-    world.post(&format!("/v1/responses/{id}/cancel"), &json!({})).answer().await;
-    assert_eq!(receiver.next().await.checked(SECRET), ("response.cancelled".to_owned(), id));
+    world
+        .post(&format!("/v1/responses/{id}/cancel"), &json!({}))
+        .answer()
+        .await;
+    assert_eq!(
+        receiver.next().await.checked(SECRET),
+        ("response.cancelled".to_owned(), id)
+    );
     let id = begin(&world, "fault=stall_head", json!({"url": receiver.url()})).await;
     world.delete(&format!("/v1/responses/{id}")).answer().await;
-    assert_eq!(receiver.next().await.checked(SECRET), ("response.cancelled".to_owned(), id));
+    assert_eq!(
+        receiver.next().await.checked(SECRET),
+        ("response.cancelled".to_owned(), id)
+    );
 }
 
 #[tokio::test]
@@ -109,18 +174,32 @@ async fn every_route_takes_one_and_a_repetition_is_told_once() {
     let body = job("tokens=2", webhook.clone());
     let mut stream = world.post("/v1/streams", &body).send().await;
     let id = stream.id().await;
-    assert_eq!(receiver.next().await.checked(OTHER_SECRET), ("response.completed".to_owned(), id));
+    assert_eq!(
+        receiver.next().await.checked(OTHER_SECRET),
+        ("response.completed".to_owned(), id)
+    );
 
     let mut socket = Socket::connect(world.address, "/v1/ws").await;
-    socket.create("tokens=2", json!({"background": true, "webhook": webhook})).await;
+    socket
+        .create("tokens=2", json!({"background": true, "webhook": webhook}))
+        .await;
     socket.until_end().await;
-    assert_eq!(receiver.next().await.checked(OTHER_SECRET).0, "response.completed");
+    assert_eq!(
+        receiver.next().await.checked(OTHER_SECRET).0,
+        "response.completed"
+    );
 
     let repeated = with(body, json!({"idempotency_key": "once"}));
-    let ids = [world.post("/v1/responses", &repeated).answer().await, world.post("/v1/responses", &repeated).answer().await];
+    let ids = [
+        world.post("/v1/responses", &repeated).answer().await,
+        world.post("/v1/responses", &repeated).answer().await,
+    ];
     assert_eq!(ids[0].id(), ids[1].id());
     assert_eq!(receiver.next().await.checked(OTHER_SECRET).1, ids[0].id());
-    eventually("the record of three deliveries", async || deliveries(&world, "?status=delivered").await.len() == 3).await;
+    eventually("the record of three deliveries", async || {
+        deliveries(&world, "?status=delivered").await.len() == 3
+    })
+    .await;
     assert_eq!(receiver.more(), 0);
 }
 
@@ -129,22 +208,50 @@ async fn a_configured_receiver_is_told_of_every_background_response() {
     let (mut everybody, mut somebody) = (Receiver::start([]).await, Receiver::start([]).await);
     let world = world(|config| config.webhooks.url = Some(everybody.url()));
     let plain = with(support::response("tokens=2"), json!({"stream": false}));
-    assert_eq!(world.post("/v1/responses", &plain).answer().await.status, 200);
+    assert_eq!(
+        world.post("/v1/responses", &plain).answer().await.status,
+        200
+    );
     let first = begin(&world, "tokens=2", Value::Null).await;
-    assert_eq!(everybody.next().await.checked(SECRET), ("response.completed".to_owned(), first));
-    let second = begin(&world, "tokens=2", json!({"url": somebody.url(), "secret": OTHER_SECRET})).await;
+    assert_eq!(
+        everybody.next().await.checked(SECRET),
+        ("response.completed".to_owned(), first)
+    );
+    let second = begin(
+        &world,
+        "tokens=2",
+        json!({"url": somebody.url(), "secret": OTHER_SECRET}),
+    )
+    .await;
     let (told, told_too) = (everybody.next().await, somebody.next().await);
-    assert_eq!((told.checked(SECRET).1, told_too.checked(OTHER_SECRET).1), (second.clone(), second));
+    assert_eq!(
+        (told.checked(SECRET).1, told_too.checked(OTHER_SECRET).1),
+        (second.clone(), second)
+    );
     assert_ne!(told.header("webhook-id"), told_too.header("webhook-id"));
     // Whoever names the same URL is not told twice.
     let third = begin(&world, "tokens=2", json!({"url": everybody.url()})).await;
     assert_eq!(everybody.next().await.checked(SECRET).1, third);
-    // But nobody keeps the operator from being told by naming the operator's URL with another secret.
-    let fourth = begin(&world, "tokens=2", json!({"url": everybody.url(), "secret": OTHER_SECRET})).await;
+    // But nobody keeps the operator from being told by naming the operator's URL with another
+    // secret.
+    let fourth = begin(
+        &world,
+        "tokens=2",
+        json!({"url": everybody.url(), "secret": OTHER_SECRET}),
+    )
+    .await;
     let both = [everybody.next().await, everybody.next().await];
     assert!(both.iter().all(|told| told.json()["data"]["id"] == fourth));
-    assert_eq!(both.iter().filter(|told| told.is_signed_with(SECRET)).count(), 1);
-    eventually("the record of six deliveries", async || deliveries(&world, "?status=delivered").await.len() == 6).await;
+    assert_eq!(
+        both.iter()
+            .filter(|told| told.is_signed_with(SECRET))
+            .count(),
+        1
+    );
+    eventually("the record of six deliveries", async || {
+        deliveries(&world, "?status=delivered").await.len() == 6
+    })
+    .await;
     assert_eq!((everybody.more(), somebody.more()), (0, 0));
 }
 
@@ -153,13 +260,26 @@ async fn a_receiver_that_fails_is_told_again_under_the_same_id() {
     let world = world(|_| {});
     let mut receiver = Receiver::start([status(500, ""), status(503, "")]).await;
     begin(&world, "tokens=2", json!({"url": receiver.url()})).await;
-    let attempts = [receiver.next().await, receiver.next().await, receiver.next().await];
+    let attempts = [
+        receiver.next().await,
+        receiver.next().await,
+        receiver.next().await,
+    ];
     for attempt in &attempts {
         attempt.checked(SECRET);
-        assert_eq!((attempt.header("webhook-id"), &attempt.body), (attempts[0].header("webhook-id"), &attempts[0].body));
+        assert_eq!(
+            (attempt.header("webhook-id"), &attempt.body),
+            (attempts[0].header("webhook-id"), &attempts[0].body)
+        );
     }
-    let seen = delivery(&world, "the delivery", |delivery| delivery["status"] == "delivered").await;
-    assert_eq!((&seen["attempts"], &seen["last_status"], &seen["last_error"]), (&json!(3), &json!(200), &Value::Null));
+    let seen = delivery(&world, "the delivery", |delivery| {
+        delivery["status"] == "delivered"
+    })
+    .await;
+    assert_eq!(
+        (&seen["attempts"], &seen["last_status"], &seen["last_error"]),
+        (&json!(3), &json!(200), &Value::Null)
+    );
 }
 
 #[tokio::test]
@@ -178,7 +298,10 @@ async fn of_many_ends_on_all_workers_each_is_told_once() {
     begun.sort();
     told.sort();
     assert_eq!(begun, told);
-    eventually("the end of all deliveries", async || deliveries(&world, "?status=pending").await.is_empty()).await;
+    eventually("the end of all deliveries", async || {
+        deliveries(&world, "?status=pending").await.is_empty()
+    })
+    .await;
     assert_eq!(receiver.more(), 0);
 }
 
@@ -190,15 +313,27 @@ async fn a_redirect_is_not_followed() {
     let mut receiver = Receiver::start([status(307, &location)]).await;
     begin(&world, "tokens=2", json!({"url": receiver.url()})).await;
     receiver.next().await;
-    let seen = delivery(&world, "the failure", |delivery| delivery["last_status"] == 307).await;
+    let seen = delivery(&world, "the failure", |delivery| {
+        delivery["last_status"] == 307
+    })
+    .await;
     assert_eq!(seen["status"], "pending");
-    assert!(seen["last_error"].as_str().unwrap().contains("redirect"), "{seen}");
+    assert!(
+        seen["last_error"].as_str().unwrap().contains("redirect"),
+        "{seen}"
+    );
     let wait = seen["next_attempt_at"].as_u64().unwrap() - seen["created_at"].as_u64().unwrap();
-    assert!((590..=610).contains(&wait), "Retry-After was not honoured: {wait} s");
+    assert!(
+        (590..=610).contains(&wait),
+        "Retry-After was not honoured: {wait} s"
+    );
     // By hand it need not wait.
     assert_eq!(retry(&world, &seen["id"]).await["status"], "pending");
     receiver.next().await;
-    delivery(&world, "the delivery", |delivery| delivery["status"] == "delivered").await;
+    delivery(&world, "the delivery", |delivery| {
+        delivery["status"] == "delivered"
+    })
+    .await;
     assert_eq!((elsewhere.more(), receiver.more()), (0, 0));
 }
 
@@ -208,8 +343,14 @@ async fn an_endpoint_that_is_gone_is_not_asked_again() {
     let mut receiver = Receiver::start([status(410, "")]).await;
     begin(&world, "tokens=2", json!({"url": receiver.url()})).await;
     receiver.next().await;
-    let first = delivery(&world, "the dead letter", |delivery| delivery["status"] == "failed").await;
-    assert_eq!((&first["reason"], &first["last_status"]), (&json!("gone"), &json!(410)));
+    let first = delivery(&world, "the dead letter", |delivery| {
+        delivery["status"] == "failed"
+    })
+    .await;
+    assert_eq!(
+        (&first["reason"], &first["last_status"]),
+        (&json!("gone"), &json!(410))
+    );
     let id = begin(&world, "tokens=2", json!({"url": receiver.url()})).await;
     let mut dead = Vec::new();
     eventually("the second dead letter", async || {
@@ -217,7 +358,14 @@ async fn an_endpoint_that_is_gone_is_not_asked_again() {
         dead.len() == 2
     })
     .await;
-    assert_eq!((&dead[0]["response_id"], &dead[0]["reason"], &dead[0]["attempts"]), (&json!(id), &json!("disabled"), &json!(0)));
+    assert_eq!(
+        (
+            &dead[0]["response_id"],
+            &dead[0]["reason"],
+            &dead[0]["attempts"]
+        ),
+        (&json!(id), &json!("disabled"), &json!(0))
+    );
     assert_eq!(receiver.more(), 0);
     retry(&world, &dead[0]["id"]).await;
     assert_eq!(receiver.next().await.checked(SECRET).1, id);
@@ -233,8 +381,14 @@ async fn a_receiver_that_is_silent_is_given_up_in_time_and_holds_up_nobody() {
     let mut silent = Receiver::start([Answer::Silence]).await;
     begin(&world, "tokens=2", json!({"url": silent.url()})).await;
     silent.next().await;
-    let seen = delivery(&world, "the dead letter", |delivery| delivery["status"] == "failed").await;
-    assert_eq!((&seen["reason"], &seen["last_error"]), (&json!("exhausted"), &json!("no answer came in time")));
+    let seen = delivery(&world, "the dead letter", |delivery| {
+        delivery["status"] == "failed"
+    })
+    .await;
+    assert_eq!(
+        (&seen["reason"], &seen["last_error"]),
+        (&json!("exhausted"), &json!("no answer came in time"))
+    );
     begin(&world, "tokens=2", json!({"url": silent.url()})).await;
     silent.next().await;
 }
@@ -244,14 +398,40 @@ async fn addresses_inside_are_refused_unless_they_are_allowed() {
     let mut receiver = Receiver::start([]).await;
     let world = world(|config| config.webhooks.allow_private = false);
     let port = receiver.address.port();
-    for host in ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "169.254.169.254"] {
+    for host in [
+        "127.0.0.1",
+        "localhost",
+        "2130706433",
+        "0x7f.1",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "0.0.0.0",
+        "169.254.169.254",
+    ] {
         let url = format!("http://{host}:{port}/");
-        let answer = world.post("/v1/responses", &job("tokens=2", json!({"url": url}))).answer().await;
+        let answer = world
+            .post("/v1/responses", &job("tokens=2", json!({"url": url})))
+            .answer()
+            .await;
         let error = &answer.json()["error"];
-        assert_eq!((answer.status, error["param"].as_str()), (400, Some("webhook.url")), "{host}: {error}");
-        assert!(error["message"].as_str().unwrap().contains("webhooks.allow_private"), "{error}");
+        assert_eq!(
+            (answer.status, error["param"].as_str()),
+            (400, Some("webhook.url")),
+            "{host}: {error}"
+        );
+        assert!(
+            error["message"]
+                .as_str()
+                .unwrap()
+                .contains("webhooks.allow_private"),
+            "{error}"
+        );
     }
-    assert_eq!((world.simulator.stats().requests, receiver.more()), (0, 0), "something was started all the same");
+    assert_eq!(
+        (world.simulator.stats().requests, receiver.more()),
+        (0, 0),
+        "something was started all the same"
+    );
 }
 
 #[tokio::test]
@@ -259,36 +439,104 @@ async fn what_is_wrong_with_a_request_is_said_before_anything_starts() {
     let world = world(|config| config.webhooks.secret = None);
     let url = "http://127.0.0.1:8080/";
     let background = |webhook| job("tokens=2", webhook);
-    let chat = with(support::chat("tokens=2"), json!({"webhook": {"url": url, "secret": SECRET}}));
+    let chat = with(
+        support::chat("tokens=2"),
+        json!({"webhook": {"url": url, "secret": SECRET}}),
+    );
     for (path, body, code, param) in [
         (
             "/v1/responses",
-            with(background(json!({"url": url, "secret": SECRET})), json!({"background": false})),
+            with(
+                background(json!({"url": url, "secret": SECRET})),
+                json!({"background": false}),
+            ),
             "invalid_value",
             "webhook",
         ),
-        ("/v1/responses", background(json!({"url": url})), "missing_required_parameter", "webhook.secret"),
-        ("/v1/responses", background(json!({"url": url, "secret": "hunter2"})), "invalid_value", "webhook.secret"),
-        ("/v1/responses", background(json!({"url": "nonsense", "secret": SECRET})), "invalid_value", "webhook.url"),
-        ("/v1/streams", background(json!({"url": "http://u:hunter2@h/", "secret": SECRET})), "invalid_value", "webhook.url"),
-        ("/v1/streams", chat.clone(), "unsupported_parameter", "webhook"),
-        ("/v1/chat/completions", chat, "unsupported_parameter", "webhook"),
+        (
+            "/v1/responses",
+            background(json!({"url": url})),
+            "missing_required_parameter",
+            "webhook.secret",
+        ),
+        (
+            "/v1/responses",
+            background(json!({"url": url, "secret": "hunter2"})),
+            "invalid_value",
+            "webhook.secret",
+        ),
+        (
+            "/v1/responses",
+            background(json!({"url": "nonsense", "secret": SECRET})),
+            "invalid_value",
+            "webhook.url",
+        ),
+        (
+            "/v1/streams",
+            background(json!({"url": "http://u:hunter2@h/", "secret": SECRET})),
+            "invalid_value",
+            "webhook.url",
+        ),
+        (
+            "/v1/streams",
+            chat.clone(),
+            "unsupported_parameter",
+            "webhook",
+        ),
+        (
+            "/v1/chat/completions",
+            chat,
+            "unsupported_parameter",
+            "webhook",
+        ),
     ] {
         let answer = world.post(path, &body).answer().await;
         let error = &answer.json()["error"];
-        assert_eq!((answer.status, error["code"].as_str(), error["param"].as_str()), (400, Some(code), Some(param)), "{error}");
+        assert_eq!(
+            (
+                answer.status,
+                error["code"].as_str(),
+                error["param"].as_str()
+            ),
+            (400, Some(code), Some(param)),
+            "{error}"
+        );
         assert!(!error.to_string().contains("hunter2"), "{error}");
     }
     let mut socket = Socket::connect(world.address, "/v1/ws").await;
-    socket.create("tokens=2", json!({"background": true, "webhook": {"url": url}})).await;
+    socket
+        .create(
+            "tokens=2",
+            json!({"background": true, "webhook": {"url": url}}),
+        )
+        .await;
     assert_eq!(socket.next().await["error"]["param"], "webhook.secret");
     assert_eq!(world.simulator.stats().requests, 0);
-    for query in ["?status=lost", "?limit=0", "?limit=101", "?limit=x", "?after=evt_none"] {
-        let answer = world.get(&format!("/v1/webhooks/deliveries{query}")).answer().await;
-        assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (400, Some("invalid_value")), "{query}");
+    for query in [
+        "?status=lost",
+        "?limit=0",
+        "?limit=101",
+        "?limit=x",
+        "?after=evt_none",
+    ] {
+        let answer = world
+            .get(&format!("/v1/webhooks/deliveries{query}"))
+            .answer()
+            .await;
+        assert_eq!(
+            (answer.status, answer.json()["error"]["code"].as_str()),
+            (400, Some("invalid_value")),
+            "{query}"
+        );
     }
-    let answer = world.post("/v1/webhooks/deliveries/evt_none/retry", &json!({})).answer().await;
-    assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (404, Some("not_found")));
+    let answer = world
+        .post("/v1/webhooks/deliveries/evt_none/retry", &json!({}))
+        .answer()
+        .await;
+    assert_eq!(
+        (answer.status, answer.json()["error"]["code"].as_str()),
+        (404, Some("not_found"))
+    );
 }
 
 #[tokio::test]
@@ -300,12 +548,32 @@ async fn lists_come_in_pages_newest_first() {
         ids.push(begin(&world, "tokens=1", json!({"url": receiver.url()})).await);
         receiver.next().await;
     }
-    eventually("three deliveries", async || deliveries(&world, "?status=delivered").await.len() == 3).await;
-    let first = world.get("/v1/webhooks/deliveries?limit=2").answer().await.json();
-    assert_eq!((&first["has_more"], &first["object"]), (&json!(true), &json!("list")));
+    eventually("three deliveries", async || {
+        deliveries(&world, "?status=delivered").await.len() == 3
+    })
+    .await;
+    let first = world
+        .get("/v1/webhooks/deliveries?limit=2")
+        .answer()
+        .await
+        .json();
+    assert_eq!(
+        (&first["has_more"], &first["object"]),
+        (&json!(true), &json!("list"))
+    );
     assert_eq!(first["data"][0]["response_id"], ids[2]);
-    let rest = world.get(&format!("/v1/webhooks/deliveries?limit=2&after={}", first["last_id"].as_str().unwrap())).answer().await.json();
-    assert_eq!((rest["data"][0]["response_id"].as_str(), &rest["has_more"]), (Some(ids[0].as_str()), &json!(false)));
+    let rest = world
+        .get(&format!(
+            "/v1/webhooks/deliveries?limit=2&after={}",
+            first["last_id"].as_str().unwrap()
+        ))
+        .answer()
+        .await
+        .json();
+    assert_eq!(
+        (rest["data"][0]["response_id"].as_str(), &rest["has_more"]),
+        (Some(ids[0].as_str()), &json!(false))
+    );
     assert_eq!(rest["first_id"], rest["last_id"]);
 }
 
@@ -314,36 +582,84 @@ async fn a_shutdown_gives_one_last_chance_says_what_is_lost_and_shows_no_secret(
     let waiting = || status(503, "retry-after: 600\r\n");
     let mut mended = Receiver::start([waiting()]).await;
     let mut broken = Receiver::start([waiting(), waiting()]).await;
-    let config = format!("server:\n  shutdown_timeout: 20s\nwebhooks:\n  secret: {SECRET}\n  allow_private: true\nlog:\n  filter: trace\n");
+    let config = format!(
+        "server:\n  shutdown_timeout: 20s\nwebhooks:\n  secret: {SECRET}\n  allow_private: true\nlog:\n  filter: trace\n"
+    );
     let gateway = Process::start(&config, &[("RUST_LOG", "trace")]);
     let post = |body: Value| {
-        Request::new(gateway.address, "POST", "/v1/responses").header("content-type", "application/json").body(body.to_string())
+        Request::new(gateway.address, "POST", "/v1/responses")
+            .header("content-type", "application/json")
+            .body(body.to_string())
     };
     for (url, secret) in [(mended.url(), SECRET), (broken.url(), OTHER_SECRET)] {
-        assert_eq!(post(job("tokens=1 tbt=0", json!({"url": url, "secret": secret}))).answer().await.status, 200);
+        assert_eq!(
+            post(job("tokens=1 tbt=0", json!({"url": url, "secret": secret})))
+                .answer()
+                .await
+                .status,
+            200
+        );
     }
     mended.next().await;
     let lost = broken.next().await;
     let list = Request::new(gateway.address, "GET", "/v1/webhooks/deliveries");
     eventually("both failures", async || {
         let list = list.answer().await.json();
-        list["data"].as_array().unwrap().iter().filter(|delivery| delivery["last_status"] == 503).count() == 2
+        list["data"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|delivery| delivery["last_status"] == 503)
+            .count()
+            == 2
     })
     .await;
     // One that runs until it is stopped is told of as well.
     let mut late = Receiver::start([]).await;
-    assert_eq!(post(job("tokens=20 tbt=10ms", json!({"url": late.url()}))).answer().await.status, 200);
+    assert_eq!(
+        post(job("tokens=20 tbt=10ms", json!({"url": late.url()})))
+            .answer()
+            .await
+            .status,
+        200
+    );
     gateway.terminate();
     mended.next().await.checked(SECRET);
     broken.next().await.checked(OTHER_SECRET);
     assert_eq!(late.next().await.checked(SECRET).0, "response.completed");
-    let (well, output) = support::patiently("the end", tokio::task::spawn_blocking(move || gateway.output())).await.unwrap();
+    let (well, output) = support::patiently(
+        "the end",
+        tokio::task::spawn_blocking(move || gateway.output()),
+    )
+    .await
+    .unwrap();
     assert!(well, "{output}");
-    let lines: Vec<&str> = output.lines().filter(|line| line.contains("webhook lost")).collect();
+    let lines: Vec<&str> = output
+        .lines()
+        .filter(|line| line.contains("webhook lost"))
+        .collect();
     assert_eq!(lines.len(), 1, "{lines:?}");
-    assert!(lines[0].contains(lost.header("webhook-id")) && lines[0].contains(&broken.address.to_string()), "{lines:?}");
-    for secret in [SECRET, OTHER_SECRET, &SECRET[6..], &OTHER_SECRET[6..], "t0ken"] {
-        let shown: Vec<&str> = output.lines().filter(|line| line.contains(secret)).collect();
-        assert!(shown.is_empty(), "{secret} is shown in {} lines: {:.400}", shown.len(), shown[0]);
+    assert!(
+        lines[0].contains(lost.header("webhook-id"))
+            && lines[0].contains(&broken.address.to_string()),
+        "{lines:?}"
+    );
+    for secret in [
+        SECRET,
+        OTHER_SECRET,
+        &SECRET[6..],
+        &OTHER_SECRET[6..],
+        "t0ken",
+    ] {
+        let shown: Vec<&str> = output
+            .lines()
+            .filter(|line| line.contains(secret))
+            .collect();
+        assert!(
+            shown.is_empty(),
+            "{secret} is shown in {} lines: {:.400}",
+            shown.len(),
+            shown[0]
+        );
     }
 }

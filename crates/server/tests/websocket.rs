@@ -1,6 +1,10 @@
 //! The WebSocket: lanes and their bounds, commands, what closes the socket and what does not.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says why and ends")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on says why and ends"
+)]
 
 mod support;
 
@@ -26,7 +30,10 @@ fn id_of(created: &Value) -> String {
 
 /// Asserts that the events of one response are numbered from 0 on.
 fn numbered(events: &[Value]) {
-    let numbers: Vec<u64> = events.iter().map(|event| event["sequence_number"].as_u64().unwrap()).collect();
+    let numbers: Vec<u64> = events
+        .iter()
+        .map(|event| event["sequence_number"].as_u64().unwrap())
+        .collect();
     assert_eq!(numbers, (0..events.len() as u64).collect::<Vec<_>>());
 }
 
@@ -41,10 +48,23 @@ async fn one_response_on_either_path() {
         let events = socket.until_end().await;
         numbered(&events);
         assert_eq!(text_of(&events), " t0 t1 t2");
-        assert!(events.iter().all(|event| event.get("stream_id").is_none()), "an unnamed lane has no stream_id");
+        assert!(
+            events.iter().all(|event| event.get("stream_id").is_none()),
+            "an unnamed lane has no stream_id"
+        );
         // The same bytes as over SSE.
-        let over_sse = world.get(&format!("/v1/streams/{}", id_of(&events[0]))).answer().await.events();
-        assert_eq!(events, over_sse.iter().map(support::Event::json).collect::<Vec<_>>());
+        let over_sse = world
+            .get(&format!("/v1/streams/{}", id_of(&events[0])))
+            .answer()
+            .await
+            .events();
+        assert_eq!(
+            events,
+            over_sse
+                .iter()
+                .map(support::Event::json)
+                .collect::<Vec<_>>()
+        );
     }
 }
 
@@ -62,7 +82,10 @@ async fn input_is_text_or_items() {
         let up = world.last_request().body.unwrap();
         assert_eq!(up["messages"][0]["content"], "Be brief.");
         for ours in ["type", "stream_id", "input", "generate"] {
-            assert!(up.get(ours).is_none() || ours == "type", "{ours} went up: {up}");
+            assert!(
+                up.get(ours).is_none() || ours == "type",
+                "{ours} went up: {up}"
+            );
         }
     }
 }
@@ -72,13 +95,23 @@ async fn creates_on_one_lane_run_in_order() {
     let world = start(|_| {});
     let mut socket = world.socket().await;
     for tokens in 1..=5 {
-        socket.create(&format!("tokens={tokens} text=count tbt=1ms"), json!({"stream_id": "a"})).await;
+        socket
+            .create(
+                &format!("tokens={tokens} text=count tbt=1ms"),
+                json!({"stream_id": "a"}),
+            )
+            .await;
     }
     for tokens in 1..=5 {
         let events = socket.until_end().await;
         numbered(&events);
         assert!(events.iter().all(|event| event["stream_id"] == "a"));
-        assert_eq!(text_of(&events), (0..tokens).map(|token| format!(" t{token}")).collect::<String>());
+        assert_eq!(
+            text_of(&events),
+            (0..tokens)
+                .map(|token| format!(" t{token}"))
+                .collect::<String>()
+        );
     }
     assert_eq!(world.simulator.stats().max_open_streams, 1);
 }
@@ -89,23 +122,40 @@ async fn lanes_run_side_by_side() {
     let mut socket = world.socket().await;
     socket.create(STALL, json!({})).await;
     socket.create(STALL, json!({"stream_id": "a"})).await;
-    world.upstream_saw("two streams at once", |stats| stats.open_streams == 2).await;
+    world
+        .upstream_saw("two streams at once", |stats| stats.open_streams == 2)
+        .await;
     for lane in ["b", "c.d-e_F", &"x".repeat(256)] {
-        socket.create("tokens=20 text=count", json!({"stream_id": lane})).await;
+        socket
+            .create("tokens=20 text=count", json!({"stream_id": lane}))
+            .await;
     }
     let mut lanes: HashMap<Option<String>, Vec<Value>> = HashMap::new();
     let mut ended = 0;
     while ended < 3 {
         let event = socket.next().await;
         ended += usize::from(is_terminal(&event));
-        lanes.entry(event["stream_id"].as_str().map(str::to_owned)).or_default().push(event);
+        lanes
+            .entry(event["stream_id"].as_str().map(str::to_owned))
+            .or_default()
+            .push(event);
     }
     assert_eq!(lanes.len(), 5);
     for (lane, events) in lanes {
         numbered(&events);
-        let tokens = if matches!(lane.as_deref(), None | Some("a")) { 2 } else { 20 };
+        let tokens = if matches!(lane.as_deref(), None | Some("a")) {
+            2
+        } else {
+            20
+        };
         if tokens == 20 {
-            assert_eq!(text_of(&events), (0..tokens).map(|token| format!(" t{token}")).collect::<String>(), "{lane:?}");
+            assert_eq!(
+                text_of(&events),
+                (0..tokens)
+                    .map(|token| format!(" t{token}"))
+                    .collect::<String>(),
+                "{lane:?}"
+            );
         }
     }
 }
@@ -114,12 +164,25 @@ async fn lanes_run_side_by_side() {
 async fn a_lane_goes_on_after_a_response_that_failed() {
     let world = start(|_| {});
     let mut socket = world.socket().await;
-    for steering in ["fault=status code=500", "fault=cut after=1", "fault=refuse", "tokens=1 text=count"] {
+    for steering in [
+        "fault=status code=500",
+        "fault=cut after=1",
+        "fault=refuse",
+        "tokens=1 text=count",
+    ] {
         socket.create(steering, json!({"stream_id": "a"})).await;
     }
-    for kind in ["response.failed", "response.failed", "response.failed", "response.completed"] {
+    for kind in [
+        "response.failed",
+        "response.failed",
+        "response.failed",
+        "response.completed",
+    ] {
         let events = socket.until_end().await;
-        assert_eq!((&events[0]["type"], &events.last().unwrap()["type"]), (&json!("response.created"), &json!(kind)));
+        assert_eq!(
+            (&events[0]["type"], &events.last().unwrap()["type"]),
+            (&json!("response.created"), &json!(kind))
+        );
         numbered(&events);
     }
 }
@@ -128,29 +191,51 @@ async fn a_lane_goes_on_after_a_response_that_failed() {
 
 #[tokio::test]
 async fn lanes_and_waiting_creates_are_bounded() {
-    let world = start(|config| (config.streams.max_lanes, config.streams.max_queued_creates) = (2, 2));
+    let world =
+        start(|config| (config.streams.max_lanes, config.streams.max_queued_creates) = (2, 2));
     let mut socket = world.socket().await;
     for lane in ["a", "b"] {
         socket.create(STALL, json!({"stream_id": lane})).await;
     }
     socket.create("tokens=1", json!({"stream_id": "c"})).await;
     let refused = |events: Vec<Value>, lane: &str| {
-        let error = events.iter().find(|event| event["type"] == "error").unwrap_or_else(|| panic!("no error in {events:?}"));
-        assert_eq!((&error["status"], &error["error"]["code"]), (&json!(429), &json!("websocket_stream_limit_reached")));
+        let error = events
+            .iter()
+            .find(|event| event["type"] == "error")
+            .unwrap_or_else(|| panic!("no error in {events:?}"));
+        assert_eq!(
+            (&error["status"], &error["error"]["code"]),
+            (&json!(429), &json!("websocket_stream_limit_reached"))
+        );
         assert_eq!(error["stream_id"], lane);
         assert!(error["error"]["message"].is_string() && error["error"]["type"].is_string());
     };
     refused(socket.until_pong().await, "c");
     for _ in 0..2 {
-        socket.create("tokens=1 text=count", json!({"stream_id": "a"})).await;
+        socket
+            .create("tokens=1 text=count", json!({"stream_id": "a"}))
+            .await;
     }
-    assert!(socket.until_pong().await.iter().all(|event| event["type"] != "error"));
+    assert!(
+        socket
+            .until_pong()
+            .await
+            .iter()
+            .all(|event| event["type"] != "error")
+    );
     socket.create("tokens=1", json!({"stream_id": "b"})).await;
     refused(socket.until_pong().await, "b");
     // Both bounds hold what runs and waits, and nothing else: when lanes end there is room again.
-    world.upstream_saw("two requests", |stats| stats.requests == 2).await;
-    socket.send(json!({"type": "tokenwire:resume", "response_id": "resp_AAAAAAAAAAAAAAAAAAAAAAAA"})).await;
-    assert_eq!(socket.until_type("tokenwire:error").await.last().unwrap()["status"], 404);
+    world
+        .upstream_saw("two requests", |stats| stats.requests == 2)
+        .await;
+    socket
+        .send(json!({"type": "tokenwire:resume", "response_id": "resp_AAAAAAAAAAAAAAAAAAAAAAAA"}))
+        .await;
+    assert_eq!(
+        socket.until_type("tokenwire:error").await.last().unwrap()["status"],
+        404
+    );
 }
 
 #[tokio::test]
@@ -162,21 +247,33 @@ async fn queued_creates_end_with_the_socket() {
     }
     socket.until(|event| event["delta"] == " t1").await;
     drop(socket);
-    world.upstream_saw("the cancel", |stats| stats.aborted == 1).await;
+    world
+        .upstream_saw("the cancel", |stats| stats.aborted == 1)
+        .await;
     world.idle().await;
-    assert_eq!(world.simulator.stats().requests, 1, "a queued create was started for nobody");
+    assert_eq!(
+        world.simulator.stats().requests,
+        1,
+        "a queued create was started for nobody"
+    );
 }
 
 #[tokio::test]
 async fn a_client_that_asks_and_does_not_read_is_closed() {
-    // Where the close frame cannot be written, the clock for slow readers ends it; the patience of the test must be the longer.
-    let world = start(|config| config.streams.slow_reader_timeout = std::time::Duration::from_secs(2));
+    // Where the close frame cannot be written, the clock for slow readers ends it; the patience of
+    // the test must be the longer.
+    let world =
+        start(|config| config.streams.slow_reader_timeout = std::time::Duration::from_secs(2));
     let mut socket = RawSocket::connect(world.address, "/v1/ws", &[]).await;
     // Each of these is answered with an error that quotes nothing, so only the answers pile up.
     let question = frame(0x81, br#"{"type":"tokenwire:nothing"}"#).repeat(1000);
-    // It is cut: once its answers are more than are kept for it, and what it still sends is not read for ever.
+    // It is cut: once its answers are more than are kept for it, and what it still sends is not
+    // read for ever.
     support::patiently("the cut", async { while socket.send(&question).await {} }).await;
-    let next = world.post("/v1/responses", &support::response("tokens=1")).answer().await;
+    let next = world
+        .post("/v1/responses", &support::response("tokens=1"))
+        .answer()
+        .await;
     assert_eq!(next.status, 200);
 }
 
@@ -190,16 +287,56 @@ async fn no_error_of_one_lane_closes_the_socket() {
     let table = [
         (json!("x"), "invalid_json", None),
         (json!([1]), "invalid_json", None),
-        (json!({"input": "x"}), "missing_required_parameter", Some("type")),
-        (json!({"type": "response.steer"}), "unknown_message_type", Some("type")),
-        (json!({"type": "session.update"}), "unknown_message_type", Some("type")),
-        (json!({"type": "response.create"}), "missing_required_parameter", Some("input")),
-        (create(json!({"generate": false})), "unsupported_parameter", Some("generate")),
-        (create(json!({"temperature": 9})), "invalid_value", Some("temperature")),
-        (create(json!({"conversation": "c"})), "unsupported_parameter", Some("conversation")),
-        (create(json!({"stream_id": "a b"})), "invalid_stream_id", Some("stream_id")),
-        (create(json!({"stream_id": ""})), "invalid_stream_id", Some("stream_id")),
-        (create(json!({"stream_id": "x".repeat(257)})), "invalid_stream_id", Some("stream_id")),
+        (
+            json!({"input": "x"}),
+            "missing_required_parameter",
+            Some("type"),
+        ),
+        (
+            json!({"type": "response.steer"}),
+            "unknown_message_type",
+            Some("type"),
+        ),
+        (
+            json!({"type": "session.update"}),
+            "unknown_message_type",
+            Some("type"),
+        ),
+        (
+            json!({"type": "response.create"}),
+            "missing_required_parameter",
+            Some("input"),
+        ),
+        (
+            create(json!({"generate": false})),
+            "unsupported_parameter",
+            Some("generate"),
+        ),
+        (
+            create(json!({"temperature": 9})),
+            "invalid_value",
+            Some("temperature"),
+        ),
+        (
+            create(json!({"conversation": "c"})),
+            "unsupported_parameter",
+            Some("conversation"),
+        ),
+        (
+            create(json!({"stream_id": "a b"})),
+            "invalid_stream_id",
+            Some("stream_id"),
+        ),
+        (
+            create(json!({"stream_id": ""})),
+            "invalid_stream_id",
+            Some("stream_id"),
+        ),
+        (
+            create(json!({"stream_id": "x".repeat(257)})),
+            "invalid_stream_id",
+            Some("stream_id"),
+        ),
         (
             create(json!({"previous_response_id": "resp_AAAAAAAAAAAAAAAAAAAAAAAA"})),
             "previous_response_not_found",
@@ -209,14 +346,31 @@ async fn no_error_of_one_lane_closes_the_socket() {
     for (message, code, param) in table {
         socket.send(message.clone()).await;
         let error = socket.next().await;
-        assert_eq!((&error["type"], error["error"]["code"].as_str()), (&json!("error"), Some(code)), "{message}: {error}");
-        assert_eq!(error["error"]["param"].as_str(), param, "{message}: {error}");
-        assert!(error["status"].is_u64() && error["error"]["message"].is_string() && error["error"]["type"].is_string(), "{error}");
+        assert_eq!(
+            (&error["type"], error["error"]["code"].as_str()),
+            (&json!("error"), Some(code)),
+            "{message}: {error}"
+        );
+        assert_eq!(
+            error["error"]["param"].as_str(),
+            param,
+            "{message}: {error}"
+        );
+        assert!(
+            error["status"].is_u64()
+                && error["error"]["message"].is_string()
+                && error["error"]["type"].is_string(),
+            "{error}"
+        );
     }
     // An error of a lane carries its name, so that the one who waits on it hears of it.
-    socket.send(create(json!({"stream_id": "lane", "temperature": 9}))).await;
+    socket
+        .send(create(json!({"stream_id": "lane", "temperature": 9})))
+        .await;
     assert_eq!(socket.next().await["stream_id"], "lane");
-    socket.create("tokens=2 text=count", json!({"stream_id": "lane"})).await;
+    socket
+        .create("tokens=2 text=count", json!({"stream_id": "lane"}))
+        .await;
     assert_eq!(text_of(&socket.until_end().await), " t0 t1");
     assert_eq!(world.simulator.stats().requests, 1);
 }
@@ -227,17 +381,41 @@ async fn commands_that_fail_say_so_by_their_own_error() {
     let mut socket = world.socket().await;
     let unknown = "resp_AAAAAAAAAAAAAAAAAAAAAAAA";
     for (command, status, id) in [
-        (json!({"type": "tokenwire:resume", "response_id": unknown}), 404, Some(unknown)),
-        (json!({"type": "tokenwire:cancel", "response_id": unknown}), 404, Some(unknown)),
-        (json!({"type": "tokenwire:unsubscribe", "response_id": unknown}), 404, Some(unknown)),
-        (json!({"type": "tokenwire:resume", "response_id": "nonsense"}), 404, Some("nonsense")),
+        (
+            json!({"type": "tokenwire:resume", "response_id": unknown}),
+            404,
+            Some(unknown),
+        ),
+        (
+            json!({"type": "tokenwire:cancel", "response_id": unknown}),
+            404,
+            Some(unknown),
+        ),
+        (
+            json!({"type": "tokenwire:unsubscribe", "response_id": unknown}),
+            404,
+            Some(unknown),
+        ),
+        (
+            json!({"type": "tokenwire:resume", "response_id": "nonsense"}),
+            404,
+            Some("nonsense"),
+        ),
         (json!({"type": "tokenwire:resume"}), 400, None),
-        (json!({"type": "tokenwire:resume", "response_id": unknown, "starting_after": -1}), 400, Some(unknown)),
+        (
+            json!({"type": "tokenwire:resume", "response_id": unknown, "starting_after": -1}),
+            400,
+            Some(unknown),
+        ),
         (json!({"type": "tokenwire:dance"}), 400, None),
     ] {
         socket.send(command.clone()).await;
         let error = socket.next().await;
-        assert_eq!((&error["type"], &error["status"]), (&json!("tokenwire:error"), &json!(status)), "{command}: {error}");
+        assert_eq!(
+            (&error["type"], &error["status"]),
+            (&json!("tokenwire:error"), &json!(status)),
+            "{command}: {error}"
+        );
         assert_eq!(error["response_id"].as_str(), id, "{command}: {error}");
         assert!(error["error"]["code"].is_string() && error["error"]["message"].is_string());
     }
@@ -263,16 +441,32 @@ async fn resume_repositions_and_unsubscribe_falls_silent() {
         let resumed = socket.next().await;
         let from = after.map_or(0, |after: u64| after + 1);
         let head = first.len() - 1;
-        assert_eq!(resumed, json!({"type": "tokenwire:resumed", "response_id": id, "from": from, "head": head, "status": "in_progress"}));
-        assert_eq!(socket.until(|event| event["delta"] == " t1").await, expected);
+        assert_eq!(
+            resumed,
+            json!({"type": "tokenwire:resumed", "response_id": id, "from": from, "head": head, "status": "in_progress"})
+        );
+        assert_eq!(
+            socket.until(|event| event["delta"] == " t1").await,
+            expected
+        );
     }
     socket.send(json!({"type": "tokenwire:resume", "response_id": id, "starting_after": 0, "stream_id": "other"})).await;
     let moved = socket.until(|event| event["delta"] == " t1").await;
-    assert!(moved.iter().all(|event| event["stream_id"] == "other"), "{moved:?}");
-    socket.send(json!({"type": "tokenwire:unsubscribe", "response_id": id})).await;
-    socket.send(json!({"type": "tokenwire:cancel", "response_id": id})).await;
+    assert!(
+        moved.iter().all(|event| event["stream_id"] == "other"),
+        "{moved:?}"
+    );
+    socket
+        .send(json!({"type": "tokenwire:unsubscribe", "response_id": id}))
+        .await;
+    socket
+        .send(json!({"type": "tokenwire:cancel", "response_id": id}))
+        .await;
     world.idle().await;
-    assert!(socket.until_pong().await.is_empty(), "an event for one who does not listen");
+    assert!(
+        socket.until_pong().await.is_empty(),
+        "an event for one who does not listen"
+    );
     assert_eq!(world.object(&id).await["status"], "cancelled");
 }
 
@@ -283,13 +477,23 @@ async fn resume_after_the_end_and_past_the_head() {
     socket.create("tokens=2 text=count", json!({})).await;
     let events = socket.until_end().await;
     let (id, last) = (id_of(&events[0]), events.len() - 1);
-    socket.send(json!({"type": "tokenwire:resume", "response_id": id, "starting_after": last})).await;
+    socket
+        .send(json!({"type": "tokenwire:resume", "response_id": id, "starting_after": last}))
+        .await;
     let resumed = socket.next().await;
-    assert_eq!((&resumed["type"], &resumed["status"]), (&json!("tokenwire:resumed"), &json!("completed")));
+    assert_eq!(
+        (&resumed["type"], &resumed["status"]),
+        (&json!("tokenwire:resumed"), &json!("completed"))
+    );
     assert!(socket.until_pong().await.is_empty());
-    socket.send(json!({"type": "tokenwire:resume", "response_id": id, "starting_after": last + 100})).await;
+    socket
+        .send(json!({"type": "tokenwire:resume", "response_id": id, "starting_after": last + 100}))
+        .await;
     let reset = socket.next().await;
-    assert_eq!((&reset["type"], &reset["sequence_number"]), (&json!("tokenwire:reset"), &json!(last)));
+    assert_eq!(
+        (&reset["type"], &reset["sequence_number"]),
+        (&json!("tokenwire:reset"), &json!(last))
+    );
     assert_eq!(reset["response"], events[last]["response"]);
     assert!(socket.until_pong().await.is_empty());
 }
@@ -298,15 +502,30 @@ async fn resume_after_the_end_and_past_the_head() {
 async fn cancel_reaches_every_phase() {
     let world = start(|_| {});
     let mut socket = world.socket().await;
-    for steering in ["fault=stall_head", "ttft=1h", "tokens=1000000 tbt=1ms", STALL] {
+    for steering in [
+        "fault=stall_head",
+        "ttft=1h",
+        "tokens=1000000 tbt=1ms",
+        STALL,
+    ] {
         let before = world.simulator.stats();
         socket.create(steering, json!({"stream_id": "a"})).await;
         let id = id_of(&socket.until_type("response.created").await[0]);
-        world.upstream_saw("the request", |stats| stats.requests == before.requests + 1).await;
-        socket.send(json!({"type": "tokenwire:cancel", "response_id": id})).await;
+        world
+            .upstream_saw("the request", |stats| stats.requests == before.requests + 1)
+            .await;
+        socket
+            .send(json!({"type": "tokenwire:cancel", "response_id": id}))
+            .await;
         let end = socket.until_end().await.pop().unwrap();
-        assert_eq!((&end["type"], &end["response"]["status"]), (&json!("response.incomplete"), &json!("cancelled")), "{steering}");
-        world.upstream_saw("the cancel", |stats| stats.aborted == before.aborted + 1).await;
+        assert_eq!(
+            (&end["type"], &end["response"]["status"]),
+            (&json!("response.incomplete"), &json!("cancelled")),
+            "{steering}"
+        );
+        world
+            .upstream_saw("the cancel", |stats| stats.aborted == before.aborted + 1)
+            .await;
     }
 }
 
@@ -314,23 +533,35 @@ async fn cancel_reaches_every_phase() {
 async fn a_repetition_under_one_key_moves_the_reader_and_frees_its_lane() {
     let world = start(|_| {});
     let mut socket = world.socket().await;
-    let create =
-        |lane: &str| json!({"type": "response.create", "input": format!("[[{STALL}]]"), "idempotency_key": "k", "stream_id": lane});
+    let create = |lane: &str| json!({"type": "response.create", "input": format!("[[{STALL}]]"), "idempotency_key": "k", "stream_id": lane});
     socket.send(create("a")).await;
     let id = id_of(&socket.until(|event| event["delta"] == " t1").await[0]);
     socket.send(create("b")).await;
     let moved = socket.until(|event| event["delta"] == " t1").await;
     assert_eq!(id_of(&moved[0]), id);
     assert!(moved.iter().all(|event| event["stream_id"] == "b"));
-    socket.create("tokens=1 text=count", json!({"stream_id": "a"})).await;
+    socket
+        .create("tokens=1 text=count", json!({"stream_id": "a"}))
+        .await;
     assert_eq!(text_of(&socket.until_end().await), " t0");
-    socket.send(json!({"type": "tokenwire:cancel", "response_id": id})).await;
-    assert_eq!(socket.until_end().await.pop().unwrap()["response"]["status"], "cancelled");
+    socket
+        .send(json!({"type": "tokenwire:cancel", "response_id": id}))
+        .await;
+    assert_eq!(
+        socket.until_end().await.pop().unwrap()["response"]["status"],
+        "cancelled"
+    );
     // Another question under the same key is refused.
-    socket.create("tokens=1", json!({"idempotency_key": "k"})).await;
+    socket
+        .create("tokens=1", json!({"idempotency_key": "k"}))
+        .await;
     let refused = socket.next().await;
     assert_eq!(
-        (&refused["type"], &refused["status"], &refused["error"]["code"]),
+        (
+            &refused["type"],
+            &refused["status"],
+            &refused["error"]["code"]
+        ),
         (&json!("error"), &json!(422), &json!("idempotency_mismatch"))
     );
     assert_eq!(world.simulator.stats().requests, 2);
@@ -346,19 +577,31 @@ async fn both_kinds_of_ping_are_answered() {
         assert!(socket.send(&frame(0x89, payload)).await);
         assert_eq!(socket.frame().await, Some((0x8A, payload.to_vec())));
     }
-    assert!(socket.send(&frame(0x81, br#"{"type":"tokenwire:ping"}"#)).await);
-    assert_eq!(socket.frame().await, Some((0x81, br#"{"type":"tokenwire:pong"}"#.to_vec())));
+    assert!(
+        socket
+            .send(&frame(0x81, br#"{"type":"tokenwire:ping"}"#))
+            .await
+    );
+    assert_eq!(
+        socket.frame().await,
+        Some((0x81, br#"{"type":"tokenwire:pong"}"#.to_vec()))
+    );
 }
 
 #[tokio::test]
 async fn fragments_make_a_message_with_pings_between_them() {
     let world = start(|_| {});
     let mut socket = RawSocket::connect(world.address, "/v1/ws", &[]).await;
-    let message = json!({"type": "response.create", "input": "\u{1f600} [[tokens=1 text=count]]"}).to_string();
+    let message = json!({"type": "response.create", "input": "\u{1f600} [[tokens=1 text=count]]"})
+        .to_string();
     let bytes = message.as_bytes();
     assert!(socket.send(&frame(0x01, &bytes[..1])).await);
     for byte in &bytes[1..bytes.len() - 1] {
-        assert!(socket.send(&[frame(0x89, b"p"), frame(0x00, &[*byte])].concat()).await);
+        assert!(
+            socket
+                .send(&[frame(0x89, b"p"), frame(0x00, &[*byte])].concat())
+                .await
+        );
     }
     assert!(socket.send(&frame(0x80, &bytes[bytes.len() - 1..])).await);
     let mut pongs = 0;
@@ -382,17 +625,45 @@ async fn broken_frames_close_the_socket_with_the_code_for_it() {
     let ping = frame(0x81, br#"{"type":"tokenwire:ping"}"#);
     let table: Vec<(&str, Vec<u8>, u16)> = vec![
         ("binary", frame(0x82, b"{}"), 1003),
-        ("a binary fragment", [frame(0x02, b"{"), frame(0x80, b"}")].concat(), 1003),
+        (
+            "a binary fragment",
+            [frame(0x02, b"{"), frame(0x80, b"}")].concat(),
+            1003,
+        ),
         ("an announced giant", frame_head(0x81, 1 << 40), 1009),
-        ("an announced giant of 63 bits", frame_head(0x81, (1 << 63) - 1), 1009),
-        ("one byte too many, announced", frame_head(0x81, 64 * 1024 + 1), 1009),
-        ("a giant in fragments", [frame(0x01, &[b' '; 40_000]), frame(0x00, &[b' '; 40_000])].concat(), 1009),
-        ("a text that is not UTF-8", frame(0x81, b"{\"a\":\"\xff\"}"), 1007),
-        ("a text that breaks off in a character", [frame(0x01, b"\xf0\x9f"), frame(0x80, b"\x98")].concat(), 1007),
+        (
+            "an announced giant of 63 bits",
+            frame_head(0x81, (1 << 63) - 1),
+            1009,
+        ),
+        (
+            "one byte too many, announced",
+            frame_head(0x81, 64 * 1024 + 1),
+            1009,
+        ),
+        (
+            "a giant in fragments",
+            [frame(0x01, &[b' '; 40_000]), frame(0x00, &[b' '; 40_000])].concat(),
+            1009,
+        ),
+        (
+            "a text that is not UTF-8",
+            frame(0x81, b"{\"a\":\"\xff\"}"),
+            1007,
+        ),
+        (
+            "a text that breaks off in a character",
+            [frame(0x01, b"\xf0\x9f"), frame(0x80, b"\x98")].concat(),
+            1007,
+        ),
         ("an unmasked frame", b"\x81\x02{}".to_vec(), 1002),
         ("an unknown opcode", frame(0x83, b""), 1002),
         ("a continuation of nothing", frame(0x80, b"x"), 1002),
-        ("a message within a message", [frame(0x01, b"{"), frame(0x81, b"{}")].concat(), 1002),
+        (
+            "a message within a message",
+            [frame(0x01, b"{"), frame(0x81, b"{}")].concat(),
+            1002,
+        ),
         ("a control frame in fragments", frame(0x09, b""), 1002),
         ("a long ping", frame(0x89, &[0; 126]), 1002),
         ("a reserved bit", frame(0xC1, b"{}"), 1002),
@@ -417,7 +688,10 @@ async fn broken_frames_close_the_socket_with_the_code_for_it() {
 async fn the_connection_ends_after_a_close() {
     let world = start(|config| config.limits.websocket_frame = Some(64 * 1024));
     for (bytes, code) in [
-        (frame(0x88, &[&1000u16.to_be_bytes()[..], b"bye"].concat()), 1000),
+        (
+            frame(0x88, &[&1000u16.to_be_bytes()[..], b"bye"].concat()),
+            1000,
+        ),
         (frame(0x88, &4999u16.to_be_bytes()), 4999),
         (frame(0x88, b""), 1005),
         (frame(0x82, b""), 1003),
@@ -426,7 +700,12 @@ async fn the_connection_ends_after_a_close() {
         let mut socket = RawSocket::connect(world.address, "/v1/ws", &[]).await;
         assert!(socket.send(&bytes).await);
         assert_eq!(socket.close_code().await, Some(code));
-        assert!(tokio::time::timeout(Duration::from_secs(5), socket.ends()).await.is_ok(), "{code}: the connection stays open");
+        assert!(
+            tokio::time::timeout(Duration::from_secs(5), socket.ends())
+                .await
+                .is_ok(),
+            "{code}: the connection stays open"
+        );
     }
 }
 
@@ -451,29 +730,53 @@ async fn extensions_are_declined_and_only_our_subprotocol_is_echoed() {
         ("tokenwire-ticket.abc", None),
         ("chat", None),
     ] {
-        let headers = [("sec-websocket-protocol", offered), ("sec-websocket-extensions", "permessage-deflate; client_max_window_bits")];
+        let headers = [
+            ("sec-websocket-protocol", offered),
+            (
+                "sec-websocket-extensions",
+                "permessage-deflate; client_max_window_bits",
+            ),
+        ];
         let socket = RawSocket::connect(world.address, "/v1/responses", &headers).await;
         let head = socket.head.to_ascii_lowercase();
         assert!(head.starts_with("http/1.1 101 "), "{head}");
-        assert!(!head.contains("sec-websocket-extensions") && !head.contains("ticket"), "{head}");
-        let line = head.lines().find_map(|line| line.strip_prefix("sec-websocket-protocol: "));
+        assert!(
+            !head.contains("sec-websocket-extensions") && !head.contains("ticket"),
+            "{head}"
+        );
+        let line = head
+            .lines()
+            .find_map(|line| line.strip_prefix("sec-websocket-protocol: "));
         assert_eq!(line, echoed, "{offered}");
-        assert!(head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{head}");
+        assert!(
+            head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="),
+            "{head}"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_peer_that_answers_no_ping_is_cut_and_one_that_does_is_not() {
     let world = start(|config| {
-        (config.streams.ping_interval, config.streams.ping_timeout) = (Duration::from_millis(100), Duration::from_millis(300));
+        (config.streams.ping_interval, config.streams.ping_timeout) =
+            (Duration::from_millis(100), Duration::from_millis(300));
         config.streams.disconnect_grace = Duration::ZERO;
     });
     let create = json!({"type": "response.create", "input": format!("[[{STALL}]]")});
     let mut silent = RawSocket::connect(world.address, "/v1/ws", &[]).await;
-    assert!(silent.send(&frame(0x81, create.to_string().as_bytes())).await);
+    assert!(
+        silent
+            .send(&frame(0x81, create.to_string().as_bytes()))
+            .await
+    );
     let mut lively = world.socket().await;
-    lively.create("tokens=60 tbt=20ms text=count", json!({})).await;
-    let (_, events) = tokio::join!(world.upstream_saw("the cancel", |stats| stats.aborted == 1), lively.until_end());
+    lively
+        .create("tokens=60 tbt=20ms text=count", json!({}))
+        .await;
+    let (_, events) = tokio::join!(
+        world.upstream_saw("the cancel", |stats| stats.aborted == 1),
+        lively.until_end()
+    );
     assert_eq!(events.last().unwrap()["type"], "response.completed");
     assert!(silent.close_code().await.is_some_and(|code| code == 1011));
 }
@@ -486,17 +789,26 @@ async fn a_drain_lets_what_runs_end_and_closes_idle_sockets_with_1001() {
     let mut idle = Socket::connect(gateway.address, "/v1/ws").await;
     let mut busy = Socket::connect(gateway.address, "/v1/ws").await;
     assert!(idle.until_pong().await.is_empty());
-    busy.create("tokens=40 tbt=20ms text=count", json!({})).await;
+    busy.create("tokens=40 tbt=20ms text=count", json!({}))
+        .await;
     busy.until_type("response.output_text.delta").await;
     gateway.terminate();
     assert_eq!(idle.close_code().await, 1001);
     busy.create("tokens=1", json!({"stream_id": "late"})).await;
     let mut events = busy.until_end().await;
     assert_eq!(events.pop().unwrap()["type"], "response.completed");
-    let refused: Vec<Value> = events.into_iter().filter(|event| event["type"] == "error").collect();
+    let refused: Vec<Value> = events
+        .into_iter()
+        .filter(|event| event["type"] == "error")
+        .collect();
     assert_eq!(refused.len(), 1);
-    assert_eq!((&refused[0]["status"], &refused[0]["error"]["code"]), (&json!(503), &json!("shutting_down")));
+    assert_eq!(
+        (&refused[0]["status"], &refused[0]["error"]["code"]),
+        (&json!(503), &json!("shutting_down"))
+    );
     assert_eq!(busy.close_code().await, 1001);
-    let (well, _) = tokio::task::spawn_blocking(move || gateway.output()).await.unwrap();
+    let (well, _) = tokio::task::spawn_blocking(move || gateway.output())
+        .await
+        .unwrap();
     assert!(well);
 }

@@ -1,4 +1,5 @@
-//! What the simulator says when nobody tells it what to say: Markdown about the very stream that carries it.
+//! What the simulator says when nobody tells it what to say: Markdown about the very stream that
+//! carries it.
 
 use crate::conversation::Conversation;
 use crate::options::Pace;
@@ -10,17 +11,36 @@ const QUOTE: usize = 280;
 pub(crate) fn prose(conversation: &Conversation, pace: Pace, choice: usize) -> String {
     let mut answer = String::new();
     if choice > 0 {
-        answer.push_str(&format!("*Choice {} of {}.* ", choice + 1, conversation.choices));
+        answer.push_str(&format!(
+            "*Choice {} of {}.* ",
+            choice + 1,
+            conversation.choices
+        ));
     }
     if let Some(result) = &conversation.tool_result {
-        answer.push_str(&format!("The tool came back with:\n\n{}\n\nThat is the whole of what I know about it.", quote(result)));
+        answer.push_str(&format!(
+            "The tool came back with:\n\n{}\n\nThat is the whole of what I know about it.",
+            quote(result)
+        ));
         return answer;
     }
     answer.push_str(&opening(conversation));
     if !conversation.images.is_empty() {
-        let kinds = conversation.images.iter().map(|kind| escape(kind)).collect::<Vec<_>>().join(", ");
-        let noun = if conversation.images.len() == 1 { "image" } else { "images" };
-        answer.push_str(&format!("You sent {} {noun}: {kinds}.\n\n", conversation.images.len()));
+        let kinds = conversation
+            .images
+            .iter()
+            .map(|kind| escape(kind))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let noun = if conversation.images.len() == 1 {
+            "image"
+        } else {
+            "images"
+        };
+        answer.push_str(&format!(
+            "You sent {} {noun}: {kinds}.\n\n",
+            conversation.images.len()
+        ));
     }
     match Subject::of(&conversation.question) {
         Subject::Greeting => {
@@ -77,7 +97,10 @@ enum Subject {
 impl Subject {
     fn of(question: &str) -> Self {
         let question = question.to_lowercase();
-        let words: Vec<&str> = question.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+        let words: Vec<&str> = question
+            .split(|c: char| !c.is_alphanumeric())
+            .filter(|word| !word.is_empty())
+            .collect();
         let has = |wanted: &[&str]| words.iter().any(|word| wanted.contains(word));
         if has(&["poem", "haiku", "verse", "rhyme"]) {
             Self::Poem
@@ -89,7 +112,11 @@ impl Subject {
             Self::Table
         } else if has(&["list", "lists", "bullets"]) {
             Self::List
-        } else if words.len() <= 4 && has(&["hello", "hi", "hey", "hallo", "hola", "ping", "moin", "bonjour"]) {
+        } else if words.len() <= 4
+            && has(&[
+                "hello", "hi", "hey", "hallo", "hola", "ping", "moin", "bonjour",
+            ])
+        {
             Self::Greeting
         } else {
             Self::Other
@@ -104,15 +131,25 @@ fn opening(conversation: &Conversation) -> String {
             "Hello! 👋 I am **{model}**, the simulator inside Tokenwire: no model, no key and no network are behind these words.\n\n"
         ),
         _ => {
-            format!("This is **{model}**, Tokenwire's simulator. It does not think; it streams, so that you can see the wire at work.\n\n")
+            format!(
+                "This is **{model}**, Tokenwire's simulator. It does not think; it streams, so that you can see the wire at work.\n\n"
+            )
         }
     };
     let question = conversation.question.trim();
     if !question.is_empty() {
         text.push_str(&format!("You wrote:\n\n{}\n\n", quote(question)));
     }
-    if let Some(earlier) = conversation.earlier_question.as_deref().map(str::trim).filter(|earlier| !earlier.is_empty()) {
-        text.push_str(&format!("Before that you asked “{}”, and I have not forgotten it.\n\n", escape(&shorten(earlier, 80))));
+    if let Some(earlier) = conversation
+        .earlier_question
+        .as_deref()
+        .map(str::trim)
+        .filter(|earlier| !earlier.is_empty())
+    {
+        text.push_str(&format!(
+            "Before that you asked “{}”, and I have not forgotten it.\n\n",
+            escape(&shorten(earlier, 80))
+        ));
     }
     text
 }
@@ -123,9 +160,16 @@ fn table(conversation: &Conversation, pace: Pace) -> String {
     let speed = if between.is_zero() {
         "as fast as the socket takes them".to_owned()
     } else {
-        format!("one every {between:?}, about {:.0} a second", 1.0 / between.as_secs_f64())
+        format!(
+            "one every {between:?}, about {:.0} a second",
+            1.0 / between.as_secs_f64()
+        )
     };
-    let carried = if conversation.stream { "yes, token by token" } else { "no, in one piece" };
+    let carried = if conversation.stream {
+        "yes, token by token"
+    } else {
+        "no, in one piece"
+    };
     format!(
         "## This very stream\n\n\
          | what | value |\n\
@@ -195,8 +239,15 @@ const POEM: &str = "\
 
 /// The user's text as a Markdown quotation, which no character in it can leave.
 fn quote(text: &str) -> String {
-    let lines: Vec<String> = shorten(text, QUOTE).lines().map(|line| format!("> {}", escape(line))).collect();
-    if lines.is_empty() { "> (nothing)".to_owned() } else { lines.join("\n") }
+    let lines: Vec<String> = shorten(text, QUOTE)
+        .lines()
+        .map(|line| format!("> {}", escape(line)))
+        .collect();
+    if lines.is_empty() {
+        "> (nothing)".to_owned()
+    } else {
+        lines.join("\n")
+    }
 }
 
 fn shorten(text: &str, limit: usize) -> String {
@@ -216,7 +267,9 @@ fn escape(text: &str) -> String {
             '<' => escaped.push_str("&lt;"),
             '>' => escaped.push_str("&gt;"),
             '&' => escaped.push_str("&amp;"),
-            '\\' | '`' | '*' | '_' | '[' | ']' | '#' | '|' | '~' | '!' => escaped.extend(['\\', character]),
+            '\\' | '`' | '*' | '_' | '[' | ']' | '#' | '|' | '~' | '!' => {
+                escaped.extend(['\\', character])
+            }
             '\n' | '\r' | '\t' => escaped.push(' '),
             control if control.is_control() => {}
             other => escaped.push(other),
@@ -279,8 +332,17 @@ mod tests {
 
     #[test]
     fn quotes_cannot_break_out() {
-        let answer = prose(&asked("</code>\n# <script>alert(1)</script> `x` | y"), Pace::READING, 0);
-        assert!(answer.contains("> &lt;/code&gt;\n> \\# &lt;script&gt;alert(1)&lt;/script&gt; \\`x\\` \\| y"), "{answer}");
+        let answer = prose(
+            &asked("</code>\n# <script>alert(1)</script> `x` | y"),
+            Pace::READING,
+            0,
+        );
+        assert!(
+            answer.contains(
+                "> &lt;/code&gt;\n> \\# &lt;script&gt;alert(1)&lt;/script&gt; \\`x\\` \\| y"
+            ),
+            "{answer}"
+        );
     }
 
     #[test]

@@ -42,7 +42,11 @@ pub(crate) trait Director: Send {
 /// The body of every answer.
 pub(crate) enum Answer {
     /// In one piece, with a length.
-    Whole { body: Full<Bytes>, guard: Option<Guard>, control: Arc<Control> },
+    Whole {
+        body: Full<Bytes>,
+        guard: Option<Guard>,
+        control: Arc<Control>,
+    },
     /// Step by step, chunked.
     Staged(Box<Staged>),
 }
@@ -74,12 +78,22 @@ pub(crate) struct Broken;
 
 impl Answer {
     pub(crate) fn whole(body: Bytes, guard: Option<Guard>, control: Arc<Control>) -> Self {
-        Self::Whole { body: Full::new(body), guard, control }
+        Self::Whole {
+            body: Full::new(body),
+            guard,
+            control,
+        }
     }
 
     pub(crate) fn staged(director: Box<dyn Director>, guard: Guard, control: Arc<Control>) -> Self {
         let sleep = Box::pin(tokio::time::sleep_until(Instant::now()));
-        Self::Staged(Box::new(Staged { director, guard: Some(guard), control, state: State::Asking, sleep }))
+        Self::Staged(Box::new(Staged {
+            director,
+            guard: Some(guard),
+            control,
+            state: State::Asking,
+            sleep,
+        }))
     }
 }
 
@@ -87,9 +101,16 @@ impl Body for Answer {
     type Data = Bytes;
     type Error = Broken;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match self.get_mut() {
-            Self::Whole { body, guard, control } => {
+            Self::Whole {
+                body,
+                guard,
+                control,
+            } => {
                 let frame = ready!(Pin::new(body).poll_frame(cx));
                 if let Some(guard) = guard.take() {
                     control.end_at_flush(guard);
@@ -155,7 +176,8 @@ impl Staged {
                 }
                 Step::Flush => self.state = State::Flushing(self.control.flushes()),
                 Step::Stall => self.state = State::Stalled,
-                // What was written before has to be seen by the peer, so the connection is not broken under it.
+                // What was written before has to be seen by the peer, so the connection is not
+                // broken under it.
                 Step::Cut => self.state = State::Cutting(self.control.flushes()),
                 Step::Reset => {
                     self.control.reset_on_close();

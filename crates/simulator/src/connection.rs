@@ -1,4 +1,5 @@
-//! The socket beneath a connection, with what hyper does not tell: when everything written has reached the kernel.
+//! The socket beneath a connection, with what hyper does not tell: when everything written has
+//! reached the kernel.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -38,7 +39,14 @@ impl Socket {
     pub(crate) fn new(stream: TcpStream, ledger: Arc<Ledger>) -> (Self, Arc<Control>) {
         ledger.connected();
         let control = Arc::new(Control::default());
-        (Self { stream, control: Arc::clone(&control), ledger }, control)
+        (
+            Self {
+                stream,
+                control: Arc::clone(&control),
+                ledger,
+            },
+            control,
+        )
     }
 }
 
@@ -54,17 +62,29 @@ impl Drop for Socket {
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 
@@ -108,7 +128,8 @@ impl Control {
         Poll::Pending
     }
 
-    /// Ends the request of `guard` at the next flush. Is the connection lost before, the request was aborted.
+    /// Ends the request of `guard` at the next flush. Is the connection lost before, the request
+    /// was aborted.
     pub(crate) fn end_at_flush(&self, guard: Guard) {
         self.finished.lock().push(guard);
     }

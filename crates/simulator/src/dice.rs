@@ -1,6 +1,7 @@
 //! Chance that repeats: every word, pause and id of an answer is drawn from a seed.
 
-/// A splitmix64 sequence. Kept here so that answers stay the same whatever a library of random numbers does between versions.
+/// A splitmix64 sequence. Kept here so that answers stay the same whatever a library of random
+/// numbers does between versions.
 #[derive(Debug, Clone)]
 pub(crate) struct Dice(u64);
 
@@ -21,13 +22,18 @@ impl Dice {
 
     /// `length` letters and digits.
     pub(crate) fn letters(&mut self, length: usize) -> String {
-        const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-        (0..length).map(|_| char::from(ALPHABET[(self.roll() % 62) as usize])).collect()
+        const ALPHABET: &[u8; 62] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+        (0..length)
+            .map(|_| char::from(ALPHABET[(self.roll() % 62) as usize]))
+            .collect()
     }
 
     /// `length` hexadecimal digits.
     pub(crate) fn hex(&mut self, length: usize) -> String {
-        (0..length).map(|_| char::from(b"0123456789abcdef"[(self.roll() % 16) as usize])).collect()
+        (0..length)
+            .map(|_| char::from(b"0123456789abcdef"[(self.roll() % 16) as usize]))
+            .collect()
     }
 }
 
@@ -41,5 +47,7 @@ fn mix(state: u64) -> u64 {
 
 /// FNV-1a, to make a seed of bytes.
 pub(crate) fn fingerprint(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }

@@ -15,16 +15,32 @@ pub(crate) struct ApiError {
 impl ApiError {
     /// A 400 that names the parameter at fault.
     pub(crate) fn invalid(param: &str, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status: 400, message: message.into(), kind: "invalid_request_error", param: Some(param.to_owned()), code: Some(code) }
+        Self {
+            status: 400,
+            message: message.into(),
+            kind: "invalid_request_error",
+            param: Some(param.to_owned()),
+            code: Some(code),
+        }
     }
 
     /// A 400 without a parameter to name.
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
-        Self { status: 400, message: message.into(), kind: "invalid_request_error", param: None, code: None }
+        Self {
+            status: 400,
+            message: message.into(),
+            kind: "invalid_request_error",
+            param: None,
+            code: None,
+        }
     }
 
     pub(crate) fn missing(param: &str) -> Self {
-        Self::invalid(param, "missing_required_parameter", format!("Missing required parameter: '{param}'."))
+        Self::invalid(
+            param,
+            "missing_required_parameter",
+            format!("Missing required parameter: '{param}'."),
+        )
     }
 
     pub(crate) fn wrong_type(param: &str, expected: &str, got: &Value) -> Self {
@@ -36,7 +52,11 @@ impl ApiError {
             Value::Array(_) => "an array",
             Value::Object(_) => "an object",
         };
-        Self::invalid(param, "invalid_type", format!("Invalid type for '{param}': expected {expected}, but got {got} instead."))
+        Self::invalid(
+            param,
+            "invalid_type",
+            format!("Invalid type for '{param}': expected {expected}, but got {got} instead."),
+        )
     }
 
     pub(crate) fn model_not_found(model: &str) -> Self {
@@ -63,7 +83,8 @@ impl ApiError {
         }
     }
 
-    /// OpenAI quotes the head and the tail of the key, so a gateway that relays this text leaks them: the simulator does the same.
+    /// OpenAI quotes the head and the tail of the key, so a gateway that relays this text leaks
+    /// them: the simulator does the same.
     pub(crate) fn key_wrong(key: &str) -> Self {
         let characters: Vec<char> = key.chars().take(256).collect();
         let masked: String = match characters.len() {
@@ -87,13 +108,21 @@ impl ApiError {
     }
 
     pub(crate) fn unknown_url(method: &str, path: &str) -> Self {
-        Self { status: 404, message: format!("Invalid URL ({method} {path})"), kind: "invalid_request_error", param: None, code: None }
+        Self {
+            status: 404,
+            message: format!("Invalid URL ({method} {path})"),
+            kind: "invalid_request_error",
+            param: None,
+            code: None,
+        }
     }
 
     pub(crate) fn wrong_method(method: &str, path: &str) -> Self {
         Self {
             status: 405,
-            message: format!("Not allowed to {method} on {path}. (HINT: Perhaps you meant to use a different HTTP method?)"),
+            message: format!(
+                "Not allowed to {method} on {path}. (HINT: Perhaps you meant to use a different HTTP method?)"
+            ),
             kind: "invalid_request_error",
             param: None,
             code: Some("method_not_supported"),
@@ -121,7 +150,8 @@ impl ApiError {
     pub(crate) fn body_too_slow() -> Self {
         Self {
             status: 408,
-            message: "Timed out reading request body. Try again, or use a smaller request size.".to_owned(),
+            message: "Timed out reading request body. Try again, or use a smaller request size."
+                .to_owned(),
             kind: "invalid_request_error",
             param: None,
             code: Some("request_timeout"),
@@ -131,7 +161,11 @@ impl ApiError {
     /// What OpenAI says with `status`; the answer of the fault `status`.
     pub(crate) fn of_status(status: u16, model: &str) -> Self {
         let (message, kind, code) = match status {
-            400 => ("The request was refused by the simulator's fault `status`.".to_owned(), "invalid_request_error", None),
+            400 => (
+                "The request was refused by the simulator's fault `status`.".to_owned(),
+                "invalid_request_error",
+                None,
+            ),
             401 => return Self::key_wrong("sk-simulator-0000"),
             403 => (
                 "Country, region, or territory not supported".to_owned(),
@@ -146,11 +180,25 @@ impl ApiError {
                 "requests",
                 Some("rate_limit_exceeded"),
             ),
-            503 => ("The engine is currently overloaded, please try again later".to_owned(), "server_error", Some("overloaded")),
+            503 => (
+                "The engine is currently overloaded, please try again later".to_owned(),
+                "server_error",
+                Some("overloaded"),
+            ),
             500..=599 => (SERVER_ERROR.to_owned(), "server_error", None),
-            _ => (format!("The simulator was asked for status {status}."), "api_error", None),
+            _ => (
+                format!("The simulator was asked for status {status}."),
+                "api_error",
+                None,
+            ),
         };
-        Self { status, message, kind, param: None, code }
+        Self {
+            status,
+            message,
+            kind,
+            param: None,
+            code,
+        }
     }
 
     /// `{"error": {…}}` as it goes out.
@@ -160,4 +208,5 @@ impl ApiError {
 }
 
 /// What OpenAI says when a stream dies under its hands.
-pub(crate) const SERVER_ERROR: &str = "The server had an error while processing your request. Sorry about that!";
+pub(crate) const SERVER_ERROR: &str =
+    "The server had an error while processing your request. Sorry about that!";

@@ -54,19 +54,40 @@ fault_kinds! {
 
 impl FaultKind {
     pub(crate) fn named(name: &str) -> Option<Self> {
-        Self::ALL.iter().find(|(_, known)| *known == name).map(|(kind, _)| *kind)
+        Self::ALL
+            .iter()
+            .find(|(_, known)| *known == name)
+            .map(|(kind, _)| *kind)
     }
 
     pub(crate) fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(kind, _)| *kind == self).map_or("", |(_, name)| *name)
+        Self::ALL
+            .iter()
+            .find(|(kind, _)| *kind == self)
+            .map_or("", |(_, name)| *name)
     }
 
     pub(crate) fn names() -> String {
-        Self::ALL.iter().map(|(_, name)| *name).collect::<Vec<_>>().join(", ")
+        Self::ALL
+            .iter()
+            .map(|(_, name)| *name)
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 
-    /// Whether the fault strikes once, at a certain token, rather than shaping the whole body or its end.
+    /// Whether the fault strikes once, at a certain token, rather than shaping the whole body or
+    /// its end.
     pub(crate) fn strikes_mid_body(self) -> bool {
-        matches!(self, Self::Stall | Self::Cut | Self::Reset | Self::End | Self::Error | Self::Malformed | Self::BadUtf8 | Self::Oversize)
+        matches!(
+            self,
+            Self::Stall
+                | Self::Cut
+                | Self::Reset
+                | Self::End
+                | Self::Error
+                | Self::Malformed
+                | Self::BadUtf8
+                | Self::Oversize
+        )
     }
 }

@@ -1,25 +1,31 @@
 //! An OpenAI-compatible upstream in a box.
 //!
-//! A gateway has to be seen against an upstream that is fast, slow, silent, wrong and gone, and every time in the same way. A mock inside
-//! the process cannot do that: it has no sockets to cut and no kernel between. So the simulator is a server of its own, over real HTTP on
-//! real sockets, on one thread with a runtime of its own, and it does three jobs: it is what the gateway talks to when no upstream is
-//! configured, what the tests talk to, and what the benchmarks talk to.
+//! A gateway has to be seen against an upstream that is fast, slow, silent, wrong and gone, and
+//! every time in the same way. A mock inside the process cannot do that: it has no sockets to cut
+//! and no kernel between. So the simulator is a server of its own, over real HTTP on real sockets,
+//! on one thread with a runtime of its own, and it does three jobs: it is what the gateway talks to
+//! when no upstream is configured, what the tests talk to, and what the benchmarks talk to.
 //!
-//! * **It is steered by the request.** What an answer is like, how fast it comes and how it fails is said in the header `x-simulator` or
-//!   in the prompt; [`GUIDE`] is the language. No state has to be set up before, so tests can run side by side.
-//! * **It repeats itself.** With a seed the same request gets the same bytes, `id` and `created` included; without one all but these.
-//! * **It notices.** A peer that leaves is counted at once, in every phase, silence included: [`Stats::aborted`]. hyper reads while a body
-//!   is pending, sees the end of the connection and drops the answer; a guard in it does the counting. (A peer that has sent another request
+//! * **It is steered by the request.** What an answer is like, how fast it comes and how it fails
+//!   is said in the header `x-simulator` or in the prompt; [`GUIDE`] is the language. No state has
+//!   to be set up before, so tests can run side by side.
+//! * **It repeats itself.** With a seed the same request gets the same bytes, `id` and `created`
+//!   included; without one all but these.
+//! * **It notices.** A peer that leaves is counted at once, in every phase, silence included:
+//!   [`Stats::aborted`]. hyper reads while a body is pending, sees the end of the connection and
+//!   drops the answer; a guard in it does the counting. (A peer that has sent another request
 //!   ahead, which HTTP clients do not do, is only noticed at the next write.)
-//! * **It is never the bottleneck.** What is the same in every chunk is made once, and where nothing has to wait many events go out in
-//!   one write. A paced stream costs one timer and one small write a token.
+//! * **It is never the bottleneck.** What is the same in every chunk is made once, and where
+//!   nothing has to wait many events go out in one write. A paced stream costs one timer and one
+//!   small write a token.
 //!
-//! An answer is *planned* before its first byte ([`Stats`] and faults know nothing of its words): the conversation is read from either
-//! API, the plan says what the answer holds, a transcript spells it event by event in the API's dialect, and a player gives it pace,
-//! framing and faults.
+//! An answer is *planned* before its first byte ([`Stats`] and faults know nothing of its words):
+//! the conversation is read from either API, the plan says what the answer holds, a transcript
+//! spells it event by event in the API's dialect, and a player gives it pace, framing and faults.
 //!
-//! Chunks differ from OpenAI's in one default: `obfuscation` is sent only when `stream_options.include_obfuscation` is true, so that the bytes
-//! of a benchmark are those of its tokens.
+//! Chunks differ from OpenAI's in one default: `obfuscation` is sent only when
+//! `stream_options.include_obfuscation` is true, so that the bytes of a benchmark are those of its
+//! tokens.
 //!
 //! ```
 //! use std::io::{Read, Write};

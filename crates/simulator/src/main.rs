@@ -9,7 +9,8 @@ use std::time::Duration;
 use clap::Parser;
 use tokenwire_simulator::{GUIDE, Options, Pace, Simulator};
 
-/// An OpenAI-compatible upstream in a box: answers without a model, at any pace, and fails on request.
+/// An OpenAI-compatible upstream in a box: answers without a model, at any pace, and fails on
+/// request.
 #[derive(Debug, Parser)]
 #[command(name = "tokenwire-simulator", version, after_help = GUIDE)]
 struct Arguments {
@@ -34,19 +35,25 @@ struct Arguments {
     /// Time to the first token of an answer that is not steered.
     #[arg(long, value_parser = duration, default_value = "120ms")]
     first_token: Duration,
-    /// Measure instead of serving: how many tokens a second go through 32 streams that are drained by a thread of this process.
+    /// Measure instead of serving: how many tokens a second go through 32 streams that are drained
+    /// by a thread of this process.
     #[arg(long)]
     measure: bool,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    tokenwire_simulator::parse_duration(text).ok_or_else(|| format!("`{text}` is not a time like 12ms, 1.5s or 0"))
+    tokenwire_simulator::parse_duration(text)
+        .ok_or_else(|| format!("`{text}` is not a time like 12ms, 1.5s or 0"))
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     reserve_descriptors();
-    let result = if arguments.measure { measure::run() } else { serve(arguments) };
+    let result = if arguments.measure {
+        measure::run()
+    } else {
+        serve(arguments)
+    };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
@@ -56,31 +63,47 @@ fn main() -> ExitCode {
     }
 }
 
-/// Has the kernel's table of descriptors made large while there is one thread: when it grows later, everybody waits for 5 to 20 ms.
+/// Has the kernel's table of descriptors made large while there is one thread: when it grows later,
+/// everybody waits for 5 to 20 ms.
 fn reserve_descriptors() {
     use rustix::process::{Resource, getrlimit};
-    let highest = getrlimit(Resource::Nofile).current.map_or(1 << 16, |limit| limit.min(1 << 16));
-    let _ = rustix::io::fcntl_dupfd_cloexec(std::io::stdout(), i32::try_from(highest.saturating_sub(1)).unwrap_or(i32::MAX));
+    let highest = getrlimit(Resource::Nofile)
+        .current
+        .map_or(1 << 16, |limit| limit.min(1 << 16));
+    let _ = rustix::io::fcntl_dupfd_cloexec(
+        std::io::stdout(),
+        i32::try_from(highest.saturating_sub(1)).unwrap_or(i32::MAX),
+    );
 }
 
-#[allow(clippy::print_stderr, reason = "a failure of the command is told to the person who ran it")]
+#[allow(
+    clippy::print_stderr,
+    reason = "a failure of the command is told to the person who ran it"
+)]
 fn complain(message: &str) {
     eprintln!("error: {message}");
 }
 
-#[allow(clippy::print_stdout, reason = "the base URL is what a person, or a script with port 0, starts it for")]
+#[allow(
+    clippy::print_stdout,
+    reason = "the base URL is what a person, or a script with port 0, starts it for"
+)]
 fn serve(arguments: Arguments) -> Result<(), String> {
     let address = SocketAddr::new(arguments.host, arguments.port);
     let mut options = Options {
         address,
         required_key: arguments.key,
         any_model: !arguments.strict_models,
-        pace: Pace { first_token: arguments.first_token, between_tokens: arguments.answer_pace },
+        pace: Pace {
+            first_token: arguments.first_token,
+            between_tokens: arguments.answer_pace,
+        },
         ..Options::default()
     };
     options.models.extend(arguments.models);
-    let simulator = Simulator::start(options)
-        .map_err(|error| format!("failed to listen on {address}: {error}; choose another with --host and --port"))?;
+    let simulator = Simulator::start(options).map_err(|error| {
+        format!("failed to listen on {address}: {error}; choose another with --host and --port")
+    })?;
     println!("{}", simulator.base_url());
     // It runs until a signal ends the process.
     loop {

@@ -16,13 +16,16 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Drains 32 streams from one thread with plain sockets and prints the tokens per second in all.
 #[allow(clippy::print_stdout, reason = "the figure is what the command is for")]
 pub(crate) fn run() -> Result<(), String> {
-    let failed = |what: &'static str| move |error: std::io::Error| format!("failed to {what}: {error}");
+    let failed =
+        |what: &'static str| move |error: std::io::Error| format!("failed to {what}: {error}");
     let simulator = Simulator::start(Options::default()).map_err(failed("start the simulator"))?;
     let mut sockets = Vec::with_capacity(STREAMS);
     let body = r#"{"model":"simulator","stream":true,"messages":[{"role":"user","content":"go"}]}"#;
     for _ in 0..STREAMS {
         let socket = TcpStream::connect(simulator.addr()).map_err(failed("connect"))?;
-        socket.set_read_timeout(Some(PATIENCE)).map_err(failed("set a timeout"))?;
+        socket
+            .set_read_timeout(Some(PATIENCE))
+            .map_err(failed("set a timeout"))?;
         sockets.push(socket);
     }
     let start = Instant::now();
@@ -31,14 +34,19 @@ pub(crate) fn run() -> Result<(), String> {
             "POST /v1/chat/completions HTTP/1.1\r\nhost: simulator\r\nconnection: close\r\nx-simulator: tokens={TOKENS}\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
-        socket.write_all(request.as_bytes()).map_err(failed("send the request"))?;
+        socket
+            .write_all(request.as_bytes())
+            .map_err(failed("send the request"))?;
     }
     let mut buffer = vec![0; READ];
     let mut bytes = 0_u64;
     while !sockets.is_empty() {
         let mut index = 0;
         while index < sockets.len() {
-            match sockets[index].read(&mut buffer).map_err(failed("read a stream"))? {
+            match sockets[index]
+                .read(&mut buffer)
+                .map_err(failed("read a stream"))?
+            {
                 0 => drop(sockets.swap_remove(index)),
                 read => {
                     bytes += read as u64;
@@ -51,9 +59,15 @@ pub(crate) fn run() -> Result<(), String> {
     let stats = simulator.stats();
     let expected = TOKENS * STREAMS as u64;
     if stats.tokens_sent != expected {
-        return Err(format!("{} tokens were sent, expected {expected}", stats.tokens_sent));
+        return Err(format!(
+            "{} tokens were sent, expected {expected}",
+            stats.tokens_sent
+        ));
     }
-    println!("{STREAMS} streams, {TOKENS} tokens each, {:.1} MB in {seconds:.2} s", bytes as f64 / 1e6);
+    println!(
+        "{STREAMS} streams, {TOKENS} tokens each, {:.1} MB in {seconds:.2} s",
+        bytes as f64 / 1e6
+    );
     println!("{:.0} tokens/s in all", expected as f64 / seconds);
     Ok(())
 }

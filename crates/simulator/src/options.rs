@@ -19,14 +19,15 @@ pub struct Options {
     pub required_key: Option<String>,
     /// The models that `GET /v1/models` lists. Default `simulator` and `simulator-reasoning`.
     pub models: Vec<String>,
-    /// Whether models that are not listed are served too. Names that begin with `unknown` or `missing` never are, so that the error
-    /// can be seen. Default true.
+    /// Whether models that are not listed are served too. Names that begin with `unknown` or
+    /// `missing` never are, so that the error can be seen. Default true.
     pub any_model: bool,
     /// The pace of a request that is not steered. Default [`Pace::READING`].
     pub pace: Pace,
     /// The largest request body in bytes; beyond it the answer is 413. Default 32 MiB.
     pub body_limit: usize,
-    /// The most connections held at a time; further ones wait in the listen backlog. Default 16,384.
+    /// The most connections held at a time; further ones wait in the listen backlog. Default
+    /// 16,384.
     pub connection_limit: usize,
 }
 
@@ -60,7 +61,10 @@ impl std::fmt::Debug for Options {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Options")
             .field("address", &self.address)
-            .field("required_key", &self.required_key.as_ref().map(|_| "[redacted]"))
+            .field(
+                "required_key",
+                &self.required_key.as_ref().map(|_| "[redacted]"),
+            )
             .field("models", &self.models)
             .field("any_model", &self.any_model)
             .field("pace", &self.pace)
@@ -81,9 +85,15 @@ impl Options {
 
 impl Pace {
     /// A little faster than people read: the first token after 120 ms, then one every 12 ms.
-    pub const READING: Self = Self { first_token: Duration::from_millis(120), between_tokens: Duration::from_millis(12) };
+    pub const READING: Self = Self {
+        first_token: Duration::from_millis(120),
+        between_tokens: Duration::from_millis(12),
+    };
     /// No waiting at all.
-    pub const INSTANT: Self = Self { first_token: Duration::ZERO, between_tokens: Duration::ZERO };
+    pub const INSTANT: Self = Self {
+        first_token: Duration::ZERO,
+        between_tokens: Duration::ZERO,
+    };
 }
 
 #[cfg(test)]
@@ -93,17 +103,28 @@ mod tests {
     #[test]
     fn offers_any_model_but_those_named_unknown_or_missing() {
         let options = Options::default();
-        for (model, offered) in [("simulator", true), ("gpt-5", true), ("unknown-model", false), ("missing", false)] {
+        for (model, offered) in [
+            ("simulator", true),
+            ("gpt-5", true),
+            ("unknown-model", false),
+            ("missing", false),
+        ] {
             assert_eq!(options.offers(model), offered, "{model}");
         }
-        let strict = Options { any_model: false, ..Options::default() };
+        let strict = Options {
+            any_model: false,
+            ..Options::default()
+        };
         assert!(!strict.offers("gpt-5"));
         assert!(strict.offers("simulator-reasoning"));
     }
 
     #[test]
     fn the_key_is_not_debug_printed() {
-        let options = Options { required_key: Some("sk-secret".into()), ..Options::default() };
+        let options = Options {
+            required_key: Some("sk-secret".into()),
+            ..Options::default()
+        };
         assert!(!format!("{options:?}").contains("sk-secret"));
     }
 }

@@ -3,28 +3,38 @@
 use crate::dice::Dice;
 use crate::steering::Wording;
 
-/// A text in tokens. A generated one is made token by token as it is read, so that a stream of a million tokens costs no memory.
+/// A text in tokens. A generated one is made token by token as it is read, so that a stream of a
+/// million tokens costs no memory.
 #[derive(Debug, Clone)]
 pub(crate) enum Pieces {
-    Written { text: String, ends: Vec<usize> },
-    Generated { count: u64, wording: Wording, size: usize, seed: u64 },
+    Written {
+        text: String,
+        ends: Vec<usize>,
+    },
+    Generated {
+        count: u64,
+        wording: Wording,
+        size: usize,
+        seed: u64,
+    },
 }
 
-/// The most bytes of generated text that are ever held in one piece, for an answer that is not streamed and for the events that repeat
-/// the whole text.
+/// The most bytes of generated text that are ever held in one piece, for an answer that is not
+/// streamed and for the events that repeat the whole text.
 pub(crate) const HELD_LIMIT: u64 = 64 * 1024 * 1024;
 
 const WORDS: [&str; 32] = [
-    "amber", "river", "stone", "cloud", "maple", "ember", "tide", "north", "lantern", "meadow", "copper", "willow", "harbor", "signal",
-    "velvet", "orbit", "cedar", "prism", "canyon", "drift", "echo", "fable", "garnet", "hollow", "island", "juniper", "kettle", "lagoon",
-    "mirror", "nectar", "opal", "quartz",
+    "amber", "river", "stone", "cloud", "maple", "ember", "tide", "north", "lantern", "meadow",
+    "copper", "willow", "harbor", "signal", "velvet", "orbit", "cedar", "prism", "canyon", "drift",
+    "echo", "fable", "garnet", "hollow", "island", "juniper", "kettle", "lagoon", "mirror",
+    "nectar", "opal", "quartz",
 ];
 
 // === impl Pieces ===
 
 impl Pieces {
-    /// A text cut as a tokenizer might: a word with the blank before it, a mark, a CJK character; long words in pieces of up to eight
-    /// characters.
+    /// A text cut as a tokenizer might: a word with the blank before it, a mark, a CJK character;
+    /// long words in pieces of up to eight characters.
     pub(crate) fn written(text: impl Into<String>) -> Self {
         let text = text.into();
         let mut ends = Vec::with_capacity(text.len() / 4 + 1);
@@ -59,7 +69,12 @@ impl Pieces {
     /// A text cut into pieces of `length` characters, as arguments of a call come.
     pub(crate) fn chopped(text: impl Into<String>, length: usize) -> Self {
         let text = text.into();
-        let mut ends: Vec<usize> = text.char_indices().map(|(at, _)| at).step_by(length.max(1)).skip(1).collect();
+        let mut ends: Vec<usize> = text
+            .char_indices()
+            .map(|(at, _)| at)
+            .step_by(length.max(1))
+            .skip(1)
+            .collect();
         if !text.is_empty() {
             ends.push(text.len());
         }
@@ -78,11 +93,20 @@ impl Pieces {
         match self {
             Self::Written { text, ends } => {
                 let index = index as usize;
-                let start = index.checked_sub(1).and_then(|before| ends.get(before)).copied().unwrap_or(0);
+                let start = index
+                    .checked_sub(1)
+                    .and_then(|before| ends.get(before))
+                    .copied()
+                    .unwrap_or(0);
                 let end = ends.get(index).copied().unwrap_or(text.len());
                 out.push_str(&text[start..end]);
             }
-            Self::Generated { wording, size, seed, .. } => {
+            Self::Generated {
+                wording,
+                size,
+                seed,
+                ..
+            } => {
                 let start = out.len();
                 out.push(' ');
                 match wording {
@@ -136,12 +160,19 @@ impl Pieces {
             return false;
         }
         let whole = self.text();
-        let Some(at) = stops.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| whole.find(stop.as_str())).min() else {
+        let Some(at) = stops
+            .iter()
+            .filter(|stop| !stop.is_empty())
+            .filter_map(|stop| whole.find(stop.as_str()))
+            .min()
+        else {
             return false;
         };
         let mut ends = Vec::new();
         match self {
-            Self::Written { ends: old, .. } => ends = old.iter().copied().take_while(|end| *end < at).collect(),
+            Self::Written { ends: old, .. } => {
+                ends = old.iter().copied().take_while(|end| *end < at).collect()
+            }
             Self::Generated { count, .. } => {
                 let count = *count;
                 let mut token = String::new();
@@ -185,7 +216,9 @@ impl Class {
             ' ' | '\t' => Self::Blank,
             '\u{200d}' | '\u{fe0f}' => Self::Joiner,
             // CJK, where a character is a word.
-            '\u{2e80}'..='\u{9fff}' | '\u{ac00}'..='\u{d7af}' | '\u{f900}'..='\u{faff}' => Self::Mark,
+            '\u{2e80}'..='\u{9fff}' | '\u{ac00}'..='\u{d7af}' | '\u{f900}'..='\u{faff}' => {
+                Self::Mark
+            }
             letter if letter.is_alphanumeric() => Self::Letter,
             _ => Self::Mark,
         }
@@ -207,7 +240,12 @@ mod tests {
     }
 
     fn generated(count: u64, wording: Wording, size: usize) -> Pieces {
-        Pieces::Generated { count, wording, size, seed: 1 }
+        Pieces::Generated {
+            count,
+            wording,
+            size,
+            seed: 1,
+        }
     }
 
     #[test]
@@ -230,20 +268,38 @@ mod tests {
     #[test]
     fn numbers_generated_tokens() {
         assert_eq!(all(&generated(3, Wording::Count, 0)), [" t0", " t1", " t2"]);
-        assert_eq!(all(&generated(2, Wording::Count, 8)), [" t0_____", " t1_____"]);
+        assert_eq!(
+            all(&generated(2, Wording::Count, 8)),
+            [" t0_____", " t1_____"]
+        );
         let words = all(&generated(20, Wording::Words, 0));
         for (index, word) in words.iter().enumerate() {
-            assert!(word.starts_with(' ') && word.ends_with(&index.to_string()), "{word}");
+            assert!(
+                word.starts_with(' ') && word.ends_with(&index.to_string()),
+                "{word}"
+            );
         }
     }
 
     #[test]
     fn limits_and_stops() {
-        for (stop, kept, tokens) in [(" t2", " t0 t1", 2), ("t2", " t0 t1 ", 3), ("1 t", " t0 t", 2), (" t0", "", 0)] {
+        for (stop, kept, tokens) in [
+            (" t2", " t0 t1", 2),
+            ("t2", " t0 t1 ", 3),
+            ("1 t", " t0 t", 2),
+            (" t0", "", 0),
+        ] {
             let written = Pieces::written(generated(5, Wording::Count, 0).text());
             for mut pieces in [generated(5, Wording::Count, 0), written] {
-                assert!(pieces.stop_before(&[stop.to_owned(), "nothing".to_owned()]), "{stop}");
-                assert_eq!((pieces.text().as_str(), pieces.len()), (kept, tokens), "{stop}");
+                assert!(
+                    pieces.stop_before(&[stop.to_owned(), "nothing".to_owned()]),
+                    "{stop}"
+                );
+                assert_eq!(
+                    (pieces.text().as_str(), pieces.len()),
+                    (kept, tokens),
+                    "{stop}"
+                );
                 assert_eq!(all(&pieces).concat(), kept);
             }
         }

@@ -63,11 +63,20 @@ const ARGUMENT_PIECE: usize = 4;
 // === impl Plan ===
 
 impl Plan {
-    /// Decides the answer to `conversation`; `body` is the request as it came, which makes the ids of a seeded request its own.
-    pub(crate) fn make(conversation: &Conversation, steering: &Steering, body: &[u8], occasion: &Occasion) -> Result<Self, ApiError> {
+    /// Decides the answer to `conversation`; `body` is the request as it came, which makes the ids
+    /// of a seeded request its own.
+    pub(crate) fn make(
+        conversation: &Conversation,
+        steering: &Steering,
+        body: &[u8],
+        occasion: &Occasion,
+    ) -> Result<Self, ApiError> {
         let seed = steering.seed.or(conversation.seed);
         let (identity, created) = match seed {
-            Some(seed) => (Dice::at(seed, fingerprint(body)), 1_700_000_000 + seed % 100_000_000),
+            Some(seed) => (
+                Dice::at(seed, fingerprint(body)),
+                1_700_000_000 + seed % 100_000_000,
+            ),
             None => (occasion.unique, occasion.now),
         };
         let words = seed.unwrap_or(0);
@@ -101,7 +110,11 @@ impl Plan {
 
     /// Refuses an answer that would have to be held in one piece and is too large for that.
     pub(crate) fn check_held(&self) -> Result<(), ApiError> {
-        let bytes: u64 = self.choices.iter().map(Choice::bytes_at_most).fold(0, u64::saturating_add);
+        let bytes: u64 = self
+            .choices
+            .iter()
+            .map(Choice::bytes_at_most)
+            .fold(0, u64::saturating_add);
         if bytes > HELD_LIMIT {
             return Err(too_large(bytes));
         }
@@ -109,7 +122,10 @@ impl Plan {
     }
 
     pub(crate) fn reasoning_tokens(&self) -> u64 {
-        self.choices.iter().map(|choice| choice.reasoning.len()).sum()
+        self.choices
+            .iter()
+            .map(|choice| choice.reasoning.len())
+            .sum()
     }
 
     pub(crate) fn completion_tokens(&self) -> u64 {
@@ -144,7 +160,14 @@ fn choice(
         count,
         wording: steering.text.unwrap_or(Wording::Words),
         // The size of the fault `oversize` is its event's, not every token's.
-        size: if steering.fault.is_some_and(|fault| fault == crate::fault::FaultKind::Oversize) { 0 } else { steering.size.unwrap_or(0) },
+        size: if steering
+            .fault
+            .is_some_and(|fault| fault == crate::fault::FaultKind::Oversize)
+        {
+            0
+        } else {
+            steering.size.unwrap_or(0)
+        },
         seed,
     };
     let mut reasoning = match steering.reasoning {
@@ -155,21 +178,32 @@ fn choice(
     let calls = called(conversation, steering);
     let mut finish = "stop";
     let mut output = if steering.refusal {
-        Output::Refusal(steering.tokens.map_or_else(|| Pieces::written(answer::REFUSAL), generated))
+        Output::Refusal(
+            steering
+                .tokens
+                .map_or_else(|| Pieces::written(answer::REFUSAL), generated),
+        )
     } else if !calls.is_empty() {
         finish = "tool_calls";
         let mut dice = Dice::new(identity);
         let call = |(position, (name, parameters)): (usize, (String, serde_json::Value))| Call {
             id: format!("call_{}", dice.letters(24)),
             name,
-            arguments: Pieces::chopped(schema::instance(&parameters, seed.wrapping_add(position as u64)).to_string(), ARGUMENT_PIECE),
+            arguments: Pieces::chopped(
+                schema::instance(&parameters, seed.wrapping_add(position as u64)).to_string(),
+                ARGUMENT_PIECE,
+            ),
         };
         Output::Calls(calls.into_iter().enumerate().map(call).collect())
     } else {
         Output::Text(match (&steering.tokens, &conversation.format) {
             (Some(count), _) => generated(*count),
-            (None, Format::Schema(schema)) => Pieces::written(schema::instance(schema, seed).to_string()),
-            (None, Format::Json) => Pieces::written(schema::any_object(&conversation.question, conversation.messages).to_string()),
+            (None, Format::Schema(schema)) => {
+                Pieces::written(schema::instance(schema, seed).to_string())
+            }
+            (None, Format::Json) => Pieces::written(
+                schema::any_object(&conversation.question, conversation.messages).to_string(),
+            ),
             (None, Format::Text) => Pieces::written(answer::prose(conversation, pace, index)),
         })
     };
@@ -187,15 +221,24 @@ fn choice(
     {
         finish = "length";
     }
-    Ok(Choice { reasoning, output, finish: steering.finish.clone().unwrap_or_else(|| finish.to_owned()) })
+    Ok(Choice {
+        reasoning,
+        output,
+        finish: steering.finish.clone().unwrap_or_else(|| finish.to_owned()),
+    })
 }
 
 /// The functions to call, with their parameters; none if the answer is to be text.
 fn called(conversation: &Conversation, steering: &Steering) -> Vec<(String, serde_json::Value)> {
     let wanted = steering.calls.unwrap_or(1);
-    let wanted = if conversation.parallel_calls { wanted } else { wanted.min(1) };
+    let wanted = if conversation.parallel_calls {
+        wanted
+    } else {
+        wanted.min(1)
+    };
     let asked_for = steering.calls.is_some_and(|calls| calls > 0);
-    let answered = conversation.tool_result.is_some() || conversation.tool_choice == ToolChoice::None;
+    let answered =
+        conversation.tool_result.is_some() || conversation.tool_choice == ToolChoice::None;
     // An answer of N tokens is a text, unless calls are asked for as well.
     let text_wanted = steering.tokens.is_some() && conversation.tools.is_empty();
     if wanted == 0 || (!asked_for && (answered || text_wanted)) {
@@ -204,7 +247,11 @@ fn called(conversation: &Conversation, steering: &Steering) -> Vec<(String, serd
     let tools = &conversation.tools;
     if tools.is_empty() {
         let parameters = serde_json::json!({"type": "object", "properties": {"query": {"type": "string"}}, "required": ["query"]});
-        return if asked_for { vec![("lookup".to_owned(), parameters); wanted] } else { Vec::new() };
+        return if asked_for {
+            vec![("lookup".to_owned(), parameters); wanted]
+        } else {
+            Vec::new()
+        };
     }
     let named = match &conversation.tool_choice {
         ToolChoice::Named(name) => tools.iter().position(|tool| tool.name == *name),
@@ -213,7 +260,11 @@ fn called(conversation: &Conversation, steering: &Steering) -> Vec<(String, serd
     (0..wanted)
         .map(|position| &tools[named.unwrap_or(position % tools.len())])
         .map(|tool| {
-            let parameters = if tool.parameters.is_null() { serde_json::json!({"type": "object"}) } else { tool.parameters.clone() };
+            let parameters = if tool.parameters.is_null() {
+                serde_json::json!({"type": "object"})
+            } else {
+                tool.parameters.clone()
+            };
             (tool.name.clone(), parameters)
         })
         .collect()
@@ -252,7 +303,10 @@ impl Choice {
     fn bytes_at_most(&self) -> u64 {
         let output = match &self.output {
             Output::Text(pieces) | Output::Refusal(pieces) => pieces.bytes_at_most(),
-            Output::Calls(calls) => calls.iter().map(|call| call.arguments.bytes_at_most()).sum(),
+            Output::Calls(calls) => calls
+                .iter()
+                .map(|call| call.arguments.bytes_at_most())
+                .sum(),
         };
         output.saturating_add(self.reasoning.bytes_at_most())
     }

@@ -53,17 +53,32 @@ const BATCH: usize = 32 * 1024;
 impl Schedule {
     /// When token `index` is due. Never before the token ahead of it, whatever the jitter.
     pub(crate) fn due(&self, index: u64) -> Instant {
-        let nanos = self.between_tokens.as_nanos().saturating_mul(u128::from(index));
+        let nanos = self
+            .between_tokens
+            .as_nanos()
+            .saturating_mul(u128::from(index));
         let steps = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX / 4));
-        let due = self.start.checked_add(self.first_token).and_then(|first| first.checked_add(steps)).unwrap_or_else(far_away);
+        let due = self
+            .start
+            .checked_add(self.first_token)
+            .and_then(|first| first.checked_add(steps))
+            .unwrap_or_else(far_away);
         if self.jitter.is_zero() {
             return due;
         }
-        // More than half a step would let tokens overtake each other; where there are no steps all move together.
-        let (jitter, index) =
-            if self.between_tokens.is_zero() { (self.jitter, 0) } else { (self.jitter.min(self.between_tokens / 2), index) };
+        // More than half a step would let tokens overtake each other; where there are no steps all
+        // move together.
+        let (jitter, index) = if self.between_tokens.is_zero() {
+            (self.jitter, 0)
+        } else {
+            (self.jitter.min(self.between_tokens / 2), index)
+        };
         let share = (Dice::at(self.seed, index) % 2001) as f64 / 1000.0 - 1.0;
-        if share < 0.0 { due.checked_sub(jitter.mul_f64(-share)).unwrap_or(due) } else { due + jitter.mul_f64(share) }
+        if share < 0.0 {
+            due.checked_sub(jitter.mul_f64(-share)).unwrap_or(due)
+        } else {
+            due + jitter.mul_f64(share)
+        }
     }
 
     fn is_paced(&self) -> bool {
@@ -80,7 +95,9 @@ fn far_away() -> Instant {
 
 impl<T: Transcript> Player<T> {
     pub(crate) fn new(transcript: T, schedule: Schedule, fault: Option<Fault>) -> Self {
-        let gzip = fault.is_some_and(|fault| fault.kind == FaultKind::Gzip).then(|| GzEncoder::new(Vec::new(), Compression::fast()));
+        let gzip = fault
+            .is_some_and(|fault| fault.kind == FaultKind::Gzip)
+            .then(|| GzEncoder::new(Vec::new(), Compression::fast()));
         Self {
             transcript,
             unpaced: !schedule.is_paced(),
@@ -104,7 +121,9 @@ impl<T: Transcript> Player<T> {
 
     /// The fault that strikes before the event `beat`, if it is time for it.
     fn strikes(&self, beat: Option<Beat>) -> Option<Fault> {
-        let fault = self.fault.filter(|fault| fault.kind.strikes_mid_body() && !self.struck)?;
+        let fault = self
+            .fault
+            .filter(|fault| fault.kind.strikes_mid_body() && !self.struck)?;
         // A call's head or the role that leads a token belongs to that token.
         let due = self.played >= fault.after;
         (due || matches!(beat, None | Some(Beat::Finish))).then_some(fault)
@@ -130,7 +149,8 @@ impl<T: Transcript> Player<T> {
         let mut tokens = tokens;
         while !bytes.is_empty() {
             let byte: Bytes = bytes.split_to(1);
-            self.queue.push_back(Step::Write(byte, std::mem::take(&mut tokens)));
+            self.queue
+                .push_back(Step::Write(byte, std::mem::take(&mut tokens)));
             self.queue.push_back(Step::Flush);
         }
     }
@@ -158,13 +178,21 @@ impl<T: Transcript> Player<T> {
             Some(FaultKind::Cr) => b"\r",
             _ => b"\n",
         };
-        let data: &[u8] = if kind == Some(FaultKind::NoSpace) { b"data:" } else { b"data: " };
+        let data: &[u8] = if kind == Some(FaultKind::NoSpace) {
+            b"data:"
+        } else {
+            b"data: "
+        };
         let framed = &mut self.framed;
         if kind == Some(FaultKind::Comments) {
             framed.extend_from_slice(b": a comment of the simulator\n\n:\n\n\n");
         }
         if let Some(name) = name {
-            framed.extend_from_slice(if data.len() == 5 { b"event:" } else { b"event: " });
+            framed.extend_from_slice(if data.len() == 5 {
+                b"event:"
+            } else {
+                b"event: "
+            });
             framed.extend_from_slice(name.as_bytes());
             framed.extend_from_slice(end);
         }
@@ -305,7 +333,8 @@ impl<T: Transcript> Director for Player<T> {
     }
 }
 
-/// Writes `event` over several `data:` lines, broken where JSON allows a line break: after the commas outside of strings.
+/// Writes `event` over several `data:` lines, broken where JSON allows a line break: after the
+/// commas outside of strings.
 fn spread(event: &[u8], out: &mut Vec<u8>) {
     let mut in_string = false;
     let mut escaped = false;
@@ -323,9 +352,20 @@ fn spread(event: &[u8], out: &mut Vec<u8>) {
 
 /// Inserts bytes into the text that an event carries, or, where it carries none, before its end.
 pub(crate) fn insert_into_text(event: &mut Vec<u8>, bytes: &[u8]) {
-    const TEXTS: [&[u8]; 6] =
-        [b"\"content\":\"", b"\"reasoning_content\":\"", b"\"delta\":\"", b"\"arguments\":\"", b"\"refusal\":\"", b"\"text\":\""];
-    let at = TEXTS.iter().find_map(|text| event.windows(text.len()).position(|window| window == *text).map(|at| at + text.len()));
+    const TEXTS: [&[u8]; 6] = [
+        b"\"content\":\"",
+        b"\"reasoning_content\":\"",
+        b"\"delta\":\"",
+        b"\"arguments\":\"",
+        b"\"refusal\":\"",
+        b"\"text\":\"",
+    ];
+    let at = TEXTS.iter().find_map(|text| {
+        event
+            .windows(text.len())
+            .position(|window| window == *text)
+            .map(|at| at + text.len())
+    });
     let at = at.unwrap_or(event.len().saturating_sub(1));
     event.splice(at..at, bytes.iter().copied());
 }
@@ -336,17 +376,28 @@ mod tests {
 
     fn schedule(first: u64, between: u64, jitter: u64) -> Schedule {
         let ms = Duration::from_millis;
-        Schedule { start: Instant::now(), first_token: ms(first), between_tokens: ms(between), jitter: ms(jitter), seed: 3 }
+        Schedule {
+            start: Instant::now(),
+            first_token: ms(first),
+            between_tokens: ms(between),
+            jitter: ms(jitter),
+            seed: 3,
+        }
     }
 
     #[test]
     fn tokens_are_due_in_order_and_without_drift() {
         for jitter in [0, 3, 100] {
             let schedule = schedule(100, 20, jitter);
-            let due: Vec<Duration> = (0..1000).map(|index| schedule.due(index) - schedule.start).collect();
+            let due: Vec<Duration> = (0..1000)
+                .map(|index| schedule.due(index) - schedule.start)
+                .collect();
             assert!(due.is_sorted(), "{jitter}");
             let last = Duration::from_millis(100 + 999 * 20);
-            assert!(due[999] + Duration::from_millis(10) >= last && due[999] <= last + Duration::from_millis(10));
+            assert!(
+                due[999] + Duration::from_millis(10) >= last
+                    && due[999] <= last + Duration::from_millis(10)
+            );
         }
         let steady = schedule(100, 20, 0);
         assert_eq!(steady.due(7) - steady.start, Duration::from_millis(240));
@@ -354,7 +405,10 @@ mod tests {
 
     #[test]
     fn a_pace_beyond_the_clock_is_far_away() {
-        let schedule = Schedule { between_tokens: Duration::from_secs(86_400), ..schedule(0, 0, 0) };
+        let schedule = Schedule {
+            between_tokens: Duration::from_secs(86_400),
+            ..schedule(0, 0, 0)
+        };
         assert!(schedule.due(u64::MAX) > Instant::now());
     }
 
@@ -362,6 +416,9 @@ mod tests {
     fn spreads_json_only_where_a_line_break_is_blank() {
         let mut out = Vec::new();
         spread(br#"{"a":"x,\",y","b":[1,2]}"#, &mut out);
-        assert_eq!(String::from_utf8(out).unwrap(), "{\"a\":\"x,\\\",y\",\ndata: \"b\":[1,\ndata: 2]}");
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "{\"a\":\"x,\\\",y\",\ndata: \"b\":[1,\ndata: 2]}"
+        );
     }
 }

@@ -59,7 +59,13 @@ const NAMES: usize = 4096;
 impl Service {
     pub(crate) fn new(options: Options, ledger: Arc<Ledger>) -> Self {
         let run = RandomState::new().hash_one(std::process::id());
-        Self { options, ledger, seen: Mutex::default(), run, started: seconds_since_1970() }
+        Self {
+            options,
+            ledger,
+            seen: Mutex::default(),
+            run,
+            started: seconds_since_1970(),
+        }
     }
 
     pub(crate) fn options(&self) -> &Options {
@@ -67,7 +73,11 @@ impl Service {
     }
 
     /// Answers one request. An error closes the connection without an answer.
-    pub(crate) async fn answer(&self, request: Request<Incoming>, control: Arc<Control>) -> Result<Response<Answer>, Broken> {
+    pub(crate) async fn answer(
+        &self,
+        request: Request<Incoming>,
+        control: Arc<Control>,
+    ) -> Result<Response<Answer>, Broken> {
         let start = Instant::now();
         let (parts, body) = request.into_parts();
         let path = parts.uri.path().to_owned();
@@ -82,15 +92,32 @@ impl Service {
             _ => Route::Other,
         };
         let authorization = parts.headers.get(AUTHORIZATION).cloned();
-        let header = parts.headers.get("x-simulator").map(|value| value.to_str().map(str::to_owned).unwrap_or_else(|_| "?".to_owned()));
-        let mut guard = self.ledger.arrived(route, parts.method.clone(), path.clone(), parts.headers);
+        let header = parts.headers.get("x-simulator").map(|value| {
+            value
+                .to_str()
+                .map(str::to_owned)
+                .unwrap_or_else(|_| "?".to_owned())
+        });
+        let mut guard =
+            self.ledger
+                .arrived(route, parts.method.clone(), path.clone(), parts.headers);
         let result = match (route, &parts.method) {
             (Route::Other, method) => Err(ApiError::unknown_url(method.as_str(), &path)),
-            (Route::Models, &Method::GET) => self.admit(authorization.as_ref()).and_then(|()| self.models(&path)).map(Reply::Json),
+            (Route::Models, &Method::GET) => self
+                .admit(authorization.as_ref())
+                .and_then(|()| self.models(&path))
+                .map(Reply::Json),
             (Route::ChatCompletions | Route::Responses, &Method::POST) => {
-                let dialect = if route == Route::ChatCompletions { Dialect::Chat } else { Dialect::Responses };
+                let dialect = if route == Route::ChatCompletions {
+                    Dialect::Chat
+                } else {
+                    Dialect::Responses
+                };
                 match self.admit(authorization.as_ref()) {
-                    Ok(()) => self.generate(dialect, header.as_deref(), body, start, &mut guard).await,
+                    Ok(()) => {
+                        self.generate(dialect, header.as_deref(), body, start, &mut guard)
+                            .await
+                    }
                     Err(error) => Err(error),
                 }
             }
@@ -98,7 +125,9 @@ impl Service {
         };
         match result {
             Ok(Reply::Json(value)) => Ok(full(StatusCode::OK, &value, Some(guard), &control)),
-            Ok(Reply::Raw(status, headers, bytes)) => Ok(raw(status, headers, bytes, Some(guard), &control)),
+            Ok(Reply::Raw(status, headers, bytes)) => {
+                Ok(raw(status, headers, bytes, Some(guard), &control))
+            }
             Ok(Reply::Staged(status, headers, director)) => {
                 guard.status(status.as_u16());
                 let mut response = Response::new(Answer::staged(director, guard, control));
@@ -113,7 +142,8 @@ impl Service {
                 Err(Broken)
             }
             Err(error) => {
-                let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                let status =
+                    StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
                 Ok(full(status, &error.body(), Some(guard), &control))
             }
         }
@@ -133,9 +163,13 @@ impl Service {
     }
 
     fn admit(&self, authorization: Option<&HeaderValue>) -> Result<(), ApiError> {
-        let Some(required) = &self.options.required_key else { return Ok(()) };
+        let Some(required) = &self.options.required_key else {
+            return Ok(());
+        };
         let sent = authorization.and_then(|value| value.to_str().ok());
-        let key = sent.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        let key = sent
+            .and_then(|value| value.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
         match key.map(|(_, key)| key.trim()) {
             None | Some("") => Err(ApiError::key_missing()),
             Some(key) if key == required => Ok(()),
@@ -146,7 +180,9 @@ impl Service {
     fn models(&self, path: &str) -> Result<Value, ApiError> {
         let model = |id: &str| json!({"id": id, "object": "model", "created": self.started, "owned_by": "tokenwire"});
         match path.strip_prefix("/v1/models/") {
-            None => Ok(json!({"object": "list", "data": self.options.models.iter().map(|id| model(id)).collect::<Vec<_>>()})),
+            None => Ok(
+                json!({"object": "list", "data": self.options.models.iter().map(|id| model(id)).collect::<Vec<_>>()}),
+            ),
             Some(id) if !id.is_empty() && self.options.offers(id) => Ok(model(id)),
             Some(id) => Err(ApiError::model_not_found(id)),
         }
@@ -160,9 +196,12 @@ impl Service {
         start: Instant,
         guard: &mut Guard,
     ) -> Result<Reply, ApiError> {
-        let Some(body) = self.body(body).await? else { return Ok(Reply::Leave) };
+        let Some(body) = self.body(body).await? else {
+            return Ok(Reply::Leave);
+        };
         guard.body(&body);
-        let request: Value = serde_json::from_slice(&body).map_err(|_| ApiError::body_not_json())?;
+        let request: Value =
+            serde_json::from_slice(&body).map_err(|_| ApiError::body_not_json())?;
         if !request.is_object() {
             return Err(ApiError::body_not_json());
         }
@@ -173,8 +212,9 @@ impl Service {
         if !self.options.offers(&conversation.model) {
             return Err(ApiError::model_not_found(&conversation.model));
         }
-        let steering = Steering::of(header, &conversation.question)
-            .map_err(|error| ApiError::invalid("x-simulator", "invalid_steering", error.to_string()))?;
+        let steering = Steering::of(header, &conversation.question).map_err(|error| {
+            ApiError::invalid("x-simulator", "invalid_steering", error.to_string())
+        })?;
         let fault = self.fault(&steering);
         if let Some(fault) = fault {
             guard.fault(fault.kind.name());
@@ -189,14 +229,24 @@ impl Service {
             return Ok(reply);
         }
         let pace = if steering.is_set() {
-            Pace { first_token: steering.first_token.unwrap_or_default(), between_tokens: steering.between_tokens.unwrap_or_default() }
+            Pace {
+                first_token: steering.first_token.unwrap_or_default(),
+                between_tokens: steering.between_tokens.unwrap_or_default(),
+            }
         } else {
             self.options.pace
         };
         let reasons = conversation.model == "simulator-reasoning";
-        let conversation = Conversation { reasons: conversation.reasons || reasons, ..conversation };
+        let conversation = Conversation {
+            reasons: conversation.reasons || reasons,
+            ..conversation
+        };
         let unique = Dice::at(self.run, guard.number());
-        let occasion = Occasion { unique, now: seconds_since_1970(), pace };
+        let occasion = Occasion {
+            unique,
+            now: seconds_since_1970(),
+            pace,
+        };
         let plan = Plan::make(&conversation, &steering, &body, &occasion)?;
         let schedule = Schedule {
             start,
@@ -212,16 +262,22 @@ impl Service {
         }
         let tokens = plan.completion_tokens();
         if conversation.stream {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+            headers.insert(
+                CONTENT_TYPE,
+                HeaderValue::from_static("text/event-stream; charset=utf-8"),
+            );
             headers.insert("cache-control", HeaderValue::from_static("no-cache"));
             if fault.is_some_and(|fault| fault.kind == FaultKind::Gzip) {
                 headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
             }
             return Ok(match dialect {
                 Dialect::Chat => staged(headers, chat::Chunks::new(plan), schedule, fault),
-                Dialect::Responses => {
-                    staged(headers, Events::new(Outline::new(plan, &request, steering.usage.unwrap_or(true))), schedule, fault)
-                }
+                Dialect::Responses => staged(
+                    headers,
+                    Events::new(Outline::new(plan, &request, steering.usage.unwrap_or(true))),
+                    schedule,
+                    fault,
+                ),
             });
         }
         let answer = match dialect {
@@ -232,7 +288,9 @@ impl Service {
                 }
                 completion
             }
-            Dialect::Responses => Outline::new(plan, &request, steering.usage.unwrap_or(true)).whole(),
+            Dialect::Responses => {
+                Outline::new(plan, &request, steering.usage.unwrap_or(true)).whole()
+            }
         };
         if !(pace.first_token.is_zero() && pace.between_tokens.is_zero()) {
             tokio::time::sleep_until(schedule.due(tokens.saturating_sub(1))).await;
@@ -256,7 +314,9 @@ impl Service {
         match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect()).await {
             Err(_) => Err(ApiError::body_too_slow()),
             Ok(Ok(body)) => Ok(Some(body.to_bytes())),
-            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(ApiError::body_too_large(limit)),
+            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+                Err(ApiError::body_too_large(limit))
+            }
             Ok(Err(_)) => Ok(None),
         }
     }
@@ -264,7 +324,9 @@ impl Service {
     /// The fault that applies to this request, now.
     fn fault(&self, steering: &Steering) -> Option<Fault> {
         let fault = steering.fault()?;
-        let Some(times) = steering.times else { return Some(fault) };
+        let Some(times) = steering.times else {
+            return Some(fault);
+        };
         let mut seen = self.seen.lock();
         let id = steering.id.as_deref().unwrap_or_default();
         if !seen.contains_key(id) && seen.len() >= NAMES {
@@ -293,29 +355,51 @@ async fn before_the_head(fault: Option<Fault>, model: &str) -> Option<Reply> {
     Some(match fault.kind {
         FaultKind::Status => {
             let error = ApiError::of_status(fault.code, model);
-            let mut headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+            let mut headers = HeaderMap::from_iter([(
+                CONTENT_TYPE,
+                HeaderValue::from_static("application/json"),
+            )]);
             if let Some(seconds) = fault.retry_after {
                 headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
             }
-            let status = StatusCode::from_u16(fault.code).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+            let status =
+                StatusCode::from_u16(fault.code).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
             // These have no body.
-            let bytes = if matches!(fault.code, 204 | 205 | 304) { Bytes::new() } else { Bytes::from(error.body().to_string()) };
+            let bytes = if matches!(fault.code, 204 | 205 | 304) {
+                Bytes::new()
+            } else {
+                Bytes::from(error.body().to_string())
+            };
             Reply::Raw(status, headers, bytes)
         }
         FaultKind::Refuse => Reply::Refuse,
         FaultKind::StallHead => std::future::pending().await,
         FaultKind::JsonError => Reply::Json(ApiError::of_status(500, model).body()),
         FaultKind::Html => {
-            let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("text/html"))]);
+            let headers =
+                HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("text/html"))]);
             let page = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n<center><h1>502 Bad Gateway</h1></center>\r\n</body>\r\n</html>\r\n";
-            Reply::Raw(StatusCode::BAD_GATEWAY, headers, Bytes::from_static(page.as_bytes()))
+            Reply::Raw(
+                StatusCode::BAD_GATEWAY,
+                headers,
+                Bytes::from_static(page.as_bytes()),
+            )
         }
         _ => return None,
     })
 }
 
-fn staged(headers: HeaderMap, transcript: impl Transcript + 'static, schedule: Schedule, fault: Option<Fault>) -> Reply {
-    Reply::Staged(StatusCode::OK, headers, Box::new(Player::new(transcript, schedule, fault)))
+fn staged(
+    headers: HeaderMap,
+    transcript: impl Transcript + 'static,
+    schedule: Schedule,
+    fault: Option<Fault>,
+) -> Reply {
+    Reply::Staged(
+        StatusCode::OK,
+        headers,
+        Box::new(Player::new(transcript, schedule, fault)),
+    )
 }
 
 /// What OpenAI's answers carry beside their type.
@@ -329,12 +413,30 @@ fn headers(identity: u64) -> HeaderMap {
     headers
 }
 
-fn full(status: StatusCode, value: &Value, guard: Option<Guard>, control: &Arc<Control>) -> Response<Answer> {
-    let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
-    raw(status, headers, Bytes::from(value.to_string()), guard, control)
+fn full(
+    status: StatusCode,
+    value: &Value,
+    guard: Option<Guard>,
+    control: &Arc<Control>,
+) -> Response<Answer> {
+    let headers =
+        HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+    raw(
+        status,
+        headers,
+        Bytes::from(value.to_string()),
+        guard,
+        control,
+    )
 }
 
-fn raw(status: StatusCode, headers: HeaderMap, bytes: Bytes, guard: Option<Guard>, control: &Arc<Control>) -> Response<Answer> {
+fn raw(
+    status: StatusCode,
+    headers: HeaderMap,
+    bytes: Bytes,
+    guard: Option<Guard>,
+    control: &Arc<Control>,
+) -> Response<Answer> {
     if let Some(guard) = &guard {
         guard.status(status.as_u16());
     }
@@ -345,5 +447,7 @@ fn raw(status: StatusCode, headers: HeaderMap, bytes: Bytes, guard: Option<Guard
 }
 
 fn seconds_since_1970() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }

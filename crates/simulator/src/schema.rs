@@ -4,20 +4,27 @@ use serde_json::{Map, Number, Value, json};
 
 use crate::dice::Dice;
 
-/// How deep a schema is followed; deeper, and where it refers to itself, the shortest instance is made.
+/// How deep a schema is followed; deeper, and where it refers to itself, the shortest instance is
+/// made.
 const MAX_DEPTH: usize = 24;
 /// How many values one instance may hold in all; beyond it optional parts are left out.
 const MAX_VALUES: usize = 4096;
-/// Where an instance ends whatever the schema demands, so that nobody's schema takes the simulator's memory or its thread.
+/// Where an instance ends whatever the schema demands, so that nobody's schema takes the
+/// simulator's memory or its thread.
 const LAST_VALUE: usize = 20_000;
 /// The most bytes of demanded padding in all the strings of one instance.
 const MAX_PADDING: usize = 1024 * 1024;
 
-/// Makes an instance of `schema`, drawn from `seed`. Knows `type`, `enum`, `const`, `properties`, `required`, `items`, `prefixItems`,
-/// `anyOf`, `oneOf`, `allOf`, `$ref` into `$defs`, the bounds of numbers, strings and arrays, and the usual formats; `pattern` is not
-/// understood.
+/// Makes an instance of `schema`, drawn from `seed`. Knows `type`, `enum`, `const`, `properties`,
+/// `required`, `items`, `prefixItems`, `anyOf`, `oneOf`, `allOf`, `$ref` into `$defs`, the bounds
+/// of numbers, strings and arrays, and the usual formats; `pattern` is not understood.
 pub(crate) fn instance(schema: &Value, seed: u64) -> Value {
-    let mut maker = Maker { root: schema, dice: Dice::new(seed), values: 0, padding: MAX_PADDING };
+    let mut maker = Maker {
+        root: schema,
+        dice: Dice::new(seed),
+        values: 0,
+        padding: MAX_PADDING,
+    };
     maker.make(schema, "value", 0)
 }
 
@@ -34,22 +41,37 @@ impl<'a> Maker<'a> {
         if depth > MAX_DEPTH || self.values > LAST_VALUE {
             return Value::Null;
         }
-        let Some(rules) = schema.as_object() else { return self.string(&Map::new(), name) };
-        if let Some(target) = rules.get("$ref").and_then(Value::as_str).and_then(|reference| self.resolve(reference)) {
+        let Some(rules) = schema.as_object() else {
+            return self.string(&Map::new(), name);
+        };
+        if let Some(target) = rules
+            .get("$ref")
+            .and_then(Value::as_str)
+            .and_then(|reference| self.resolve(reference))
+        {
             return self.make(target, name, depth + 1);
         }
         if let Some(value) = rules.get("const") {
             return value.clone();
         }
-        if let Some(values) = rules.get("enum").and_then(Value::as_array).filter(|values| !values.is_empty()) {
+        if let Some(values) = rules
+            .get("enum")
+            .and_then(Value::as_array)
+            .filter(|values| !values.is_empty())
+        {
             return values[self.pick(values.len())].clone();
         }
         for key in ["anyOf", "oneOf"] {
             if let Some(branches) = rules.get(key).and_then(Value::as_array) {
-                // Deep down the plainest branch is taken, which is how a schema that refers to itself comes to an end.
+                // Deep down the plainest branch is taken, which is how a schema that refers to
+                // itself comes to an end.
                 let null = branches.iter().find(|branch| branch["type"] == "null");
                 let rich = branches.iter().find(|branch| branch["type"] != "null");
-                let branch = if depth > MAX_DEPTH / 3 { null.or(rich) } else { rich.or(null) };
+                let branch = if depth > MAX_DEPTH / 3 {
+                    null.or(rich)
+                } else {
+                    rich.or(null)
+                };
                 if let Some(branch) = branch {
                     return self.make(branch, name, depth + 1);
                 }
@@ -77,7 +99,11 @@ impl<'a> Maker<'a> {
                 if nullable && depth > MAX_DEPTH / 3 {
                     return "null";
                 }
-                kinds.iter().filter_map(Value::as_str).find(|kind| *kind != "null").unwrap_or("null")
+                kinds
+                    .iter()
+                    .filter_map(Value::as_str)
+                    .find(|kind| *kind != "null")
+                    .unwrap_or("null")
             }
             _ if rules.contains_key("properties") => "object",
             _ if rules.contains_key("items") || rules.contains_key("prefixItems") => "array",
@@ -94,7 +120,13 @@ impl<'a> Maker<'a> {
         }
     }
 
-    fn all_of(&mut self, rules: &'a Map<String, Value>, parts: &'a [Value], name: &str, depth: usize) -> Value {
+    fn all_of(
+        &mut self,
+        rules: &'a Map<String, Value>,
+        parts: &'a [Value],
+        name: &str,
+        depth: usize,
+    ) -> Value {
         let mut whole = Map::new();
         for part in parts {
             match self.make(part, name, depth + 1) {
@@ -111,7 +143,13 @@ impl<'a> Maker<'a> {
     }
 
     fn object(&mut self, rules: &'a Map<String, Value>, depth: usize) -> Value {
-        let required: Vec<&str> = rules.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+        let required: Vec<&str> = rules
+            .get("required")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
         let mut members = Map::new();
         if let Some(properties) = rules.get("properties").and_then(Value::as_object) {
             for (key, schema) in properties {
@@ -147,11 +185,23 @@ impl<'a> Maker<'a> {
     fn array(&mut self, rules: &'a Map<String, Value>, name: &str, depth: usize) -> Value {
         let least = bound(rules, "minItems").unwrap_or(0).min(1000);
         let most = bound(rules, "maxItems").unwrap_or(usize::MAX);
-        let usual = if depth < MAX_DEPTH / 3 && self.values < MAX_VALUES { 2 } else { 0 };
+        let usual = if depth < MAX_DEPTH / 3 && self.values < MAX_VALUES {
+            2
+        } else {
+            0
+        };
         let length = usual.max(least).min(most.max(least));
         let singular = name.strip_suffix('s').unwrap_or(name);
-        let first = rules.get("prefixItems").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        let length = if first.is_empty() { length } else { length.max(first.len()).min(most) };
+        let first = rules
+            .get("prefixItems")
+            .and_then(Value::as_array)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        let length = if first.is_empty() {
+            length
+        } else {
+            length.max(first.len()).min(most)
+        };
         let distinct = rules.get("uniqueItems") == Some(&Value::Bool(true));
         let mut items: Vec<Value> = Vec::with_capacity(length);
         let mut tries = 0;
@@ -161,7 +211,8 @@ impl<'a> Maker<'a> {
                 None => self.string(&Map::new(), singular),
             };
             tries += 1;
-            // An enum may have fewer values than items are wanted; the tries are bounded for that case.
+            // An enum may have fewer values than items are wanted; the tries are bounded for that
+            // case.
             if !distinct || !items.contains(&item) || tries > 8 * length {
                 items.push(item);
             }
@@ -178,11 +229,20 @@ impl<'a> Maker<'a> {
 
     fn integer(&mut self, rules: &Map<String, Value>) -> Value {
         let (low, high) = number_range(rules, 1.0);
-        let step = rules.get("multipleOf").and_then(Value::as_f64).map_or(1, |step| step.abs().round() as i64).max(1);
-        let low = (low.ceil() as i64).div_euclid(step).saturating_add(i64::from((low.ceil() as i64).rem_euclid(step) != 0));
+        let step = rules
+            .get("multipleOf")
+            .and_then(Value::as_f64)
+            .map_or(1, |step| step.abs().round() as i64)
+            .max(1);
+        let low = (low.ceil() as i64)
+            .div_euclid(step)
+            .saturating_add(i64::from((low.ceil() as i64).rem_euclid(step) != 0));
         let high = (high.floor() as i64).div_euclid(step).max(low);
         let span = high.saturating_sub(low).saturating_add(1).max(1) as u64;
-        Value::from(low.saturating_add((self.dice.roll() % span) as i64).saturating_mul(step))
+        Value::from(
+            low.saturating_add((self.dice.roll() % span) as i64)
+                .saturating_mul(step),
+        )
     }
 
     fn number(&mut self, rules: &Map<String, Value>) -> Value {
@@ -194,13 +254,20 @@ impl<'a> Maker<'a> {
         let share = (self.dice.roll() % 10_000) as f64 / 10_000.0;
         let exact = low + (high - low) * share;
         let rounded = (exact * 100.0).round() / 100.0;
-        let value = if (low..=high).contains(&rounded) { rounded } else { exact };
+        let value = if (low..=high).contains(&rounded) {
+            rounded
+        } else {
+            exact
+        };
         Number::from_f64(value).map_or(Value::Null, Value::Number)
     }
 
     fn string(&mut self, rules: &Map<String, Value>, name: &str) -> Value {
         self.values += 1;
-        let format = rules.get("format").and_then(Value::as_str).unwrap_or_default();
+        let format = rules
+            .get("format")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         let roll = self.dice.roll();
         let fixed = match format {
             "date-time" => Some(format!("2026-03-{:02}T09:30:00Z", roll % 28 + 1)),
@@ -219,7 +286,9 @@ impl<'a> Maker<'a> {
             return Value::String(value);
         }
         let known = match name.to_lowercase().as_str() {
-            "city" | "location" | "place" => Some(["Paris", "Lagos", "Kyoto", "Lima"][(roll % 4) as usize]),
+            "city" | "location" | "place" => {
+                Some(["Paris", "Lagos", "Kyoto", "Lima"][(roll % 4) as usize])
+            }
             "country" => Some(["France", "Nigeria", "Japan", "Peru"][(roll % 4) as usize]),
             "name" => Some(["Ada", "Grace", "Edsger", "Barbara"][(roll % 4) as usize]),
             "query" | "question" => Some("what is streaming?"),
@@ -227,7 +296,8 @@ impl<'a> Maker<'a> {
             "timezone" => Some("UTC"),
             _ => None,
         };
-        let mut text: String = known.map_or_else(|| format!("{name} {}", roll % 100), str::to_owned);
+        let mut text: String =
+            known.map_or_else(|| format!("{name} {}", roll % 100), str::to_owned);
         let least = bound(rules, "minLength").unwrap_or(0);
         let most = bound(rules, "maxLength").unwrap_or(usize::MAX);
         let length = text.chars().count();
@@ -247,7 +317,10 @@ impl<'a> Maker<'a> {
 }
 
 fn bound(rules: &Map<String, Value>, key: &str) -> Option<usize> {
-    rules.get(key).and_then(Value::as_u64).map(|bound| bound as usize)
+    rules
+        .get(key)
+        .and_then(Value::as_u64)
+        .map(|bound| bound as usize)
 }
 
 /// The closed range a number may lie in; an open bound is moved in by `epsilon`.
@@ -281,14 +354,25 @@ mod tests {
     /// A small judge, written apart from the maker: whether `value` fits `schema`.
     fn fits(root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
         if let Some(reference) = schema["$ref"].as_str() {
-            let target = if reference == "#" { root } else { root.pointer(&reference[1..]).unwrap() };
+            let target = if reference == "#" {
+                root
+            } else {
+                root.pointer(&reference[1..]).unwrap()
+            };
             return fits(root, target, value);
         }
         if let Some(values) = schema["enum"].as_array() {
-            return if values.contains(value) { Ok(()) } else { Err(format!("{value} is not in {values:?}")) };
+            return if values.contains(value) {
+                Ok(())
+            } else {
+                Err(format!("{value} is not in {values:?}"))
+            };
         }
         if let Some(branches) = schema["anyOf"].as_array().or(schema["oneOf"].as_array()) {
-            return if branches.iter().any(|branch| fits(root, branch, value).is_ok()) {
+            return if branches
+                .iter()
+                .any(|branch| fits(root, branch, value).is_ok())
+            {
                 Ok(())
             } else {
                 Err(format!("{value} fits no branch"))
@@ -321,15 +405,21 @@ mod tests {
             for (key, member) in members {
                 match schema["properties"].get(key) {
                     Some(rules) => fits(root, rules, member)?,
-                    None if schema["additionalProperties"] == false => return Err(format!("{key} is too many")),
+                    None if schema["additionalProperties"] == false => {
+                        return Err(format!("{key} is too many"));
+                    }
                     None => {}
                 }
             }
         }
         if let Some(items) = value.as_array() {
             let length = items.len() as u64;
-            if schema["minItems"].as_u64().is_some_and(|least| length < least)
-                || schema["maxItems"].as_u64().is_some_and(|most| length > most)
+            if schema["minItems"]
+                .as_u64()
+                .is_some_and(|least| length < least)
+                || schema["maxItems"]
+                    .as_u64()
+                    .is_some_and(|most| length > most)
             {
                 return Err(format!("{length} items"));
             }
@@ -340,19 +430,31 @@ mod tests {
             }
         }
         if let Some(number) = value.as_f64() {
-            let inside = schema["minimum"].as_f64().is_none_or(|least| number >= least)
+            let inside = schema["minimum"]
+                .as_f64()
+                .is_none_or(|least| number >= least)
                 && schema["maximum"].as_f64().is_none_or(|most| number <= most)
-                && schema["exclusiveMinimum"].as_f64().is_none_or(|least| number > least)
-                && schema["exclusiveMaximum"].as_f64().is_none_or(|most| number < most)
-                && schema["multipleOf"].as_f64().is_none_or(|step| (number / step).fract() == 0.0);
+                && schema["exclusiveMinimum"]
+                    .as_f64()
+                    .is_none_or(|least| number > least)
+                && schema["exclusiveMaximum"]
+                    .as_f64()
+                    .is_none_or(|most| number < most)
+                && schema["multipleOf"]
+                    .as_f64()
+                    .is_none_or(|step| (number / step).fract() == 0.0);
             if !inside {
                 return Err(format!("{number} is out of bounds"));
             }
         }
         if let Some(text) = value.as_str() {
             let length = text.chars().count() as u64;
-            if schema["minLength"].as_u64().is_some_and(|least| length < least)
-                || schema["maxLength"].as_u64().is_some_and(|most| length > most)
+            if schema["minLength"]
+                .as_u64()
+                .is_some_and(|least| length < least)
+                || schema["maxLength"]
+                    .as_u64()
+                    .is_some_and(|most| length > most)
             {
                 return Err(format!("{length} characters"));
             }
@@ -387,14 +489,16 @@ mod tests {
         for schema in &schemas {
             for seed in 0..20 {
                 let made = instance(schema, seed);
-                fits(schema, schema, &made).unwrap_or_else(|why| panic!("{made} does not fit {schema}: {why}"));
+                fits(schema, schema, &made)
+                    .unwrap_or_else(|why| panic!("{made} does not fit {schema}: {why}"));
             }
         }
     }
 
     #[test]
     fn hostile_schemas_come_to_an_end() {
-        let mut wide = json!({"$defs": {"n": {"type": "object", "properties": {}}}, "$ref": "#/$defs/n"});
+        let mut wide =
+            json!({"$defs": {"n": {"type": "object", "properties": {}}}, "$ref": "#/$defs/n"});
         for letter in 'a'..='z' {
             wide["$defs"]["n"]["properties"][letter.to_string()] = json!({"$ref": "#/$defs/n"});
         }

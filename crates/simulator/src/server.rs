@@ -25,7 +25,11 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// Binds without listening in a runtime yet, so that a port that is taken is an error of the start.
 pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = RawSocket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = RawSocket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     // A restart must not wait for the connections of the run before.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
@@ -35,17 +39,33 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 }
 
 /// Serves until `stop` changes or its sender is gone.
-pub(crate) async fn serve(listener: TcpListener, service: Arc<Service>, ledger: Arc<Ledger>, mut stop: watch::Receiver<()>) {
-    let places = Arc::new(Semaphore::new(service.options().connection_limit.clamp(1, Semaphore::MAX_PERMITS)));
+pub(crate) async fn serve(
+    listener: TcpListener,
+    service: Arc<Service>,
+    ledger: Arc<Ledger>,
+    mut stop: watch::Receiver<()>,
+) {
+    let places = Arc::new(Semaphore::new(
+        service
+            .options()
+            .connection_limit
+            .clamp(1, Semaphore::MAX_PERMITS),
+    ));
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(BUFFER).max_headers(128);
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(BUFFER)
+        .max_headers(128);
     let accept = async {
         loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+                return;
+            };
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(_) => {
-                    // Out of descriptors, mostly: others have to close before the next try can succeed.
+                    // Out of descriptors, mostly: others have to close before the next try can
+                    // succeed.
                     tokio::time::sleep(Duration::from_millis(10)).await;
                     continue;
                 }

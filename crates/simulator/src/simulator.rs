@@ -15,8 +15,8 @@ use crate::routes::Service;
 use crate::server;
 use crate::stats::{Ledger, RecordedRequest, Stats};
 
-/// A simulator that is running, on a thread of its own. It stops, and its thread is joined, when this is dropped: open streams are
-/// cut.
+/// A simulator that is running, on a thread of its own. It stops, and its thread is joined, when
+/// this is dropped: open streams are cut.
 ///
 /// ```
 /// use tokenwire_simulator::{Options, Simulator};
@@ -48,7 +48,10 @@ impl Simulator {
         let address = listener.local_addr()?;
         let ledger = Arc::new(Ledger::default());
         let service = Arc::new(Service::new(options, Arc::clone(&ledger)));
-        let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
+        let runtime = Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()?;
         let handle = runtime.handle().clone();
         let listener = {
             let _inside = runtime.enter();
@@ -57,8 +60,16 @@ impl Simulator {
         let (stop, stopped) = watch::channel(());
         let seen = Arc::clone(&ledger);
         let serve = move || runtime.block_on(server::serve(listener, service, seen, stopped));
-        let thread = std::thread::Builder::new().name("simulator".to_owned()).spawn(serve)?;
-        Ok(Self { address, ledger, runtime: handle, stop: Some(stop), thread: Some(thread) })
+        let thread = std::thread::Builder::new()
+            .name("simulator".to_owned())
+            .spawn(serve)?;
+        Ok(Self {
+            address,
+            ledger,
+            runtime: handle,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
     }
 
     /// Where it listens.
@@ -76,16 +87,20 @@ impl Simulator {
         self.ledger.stats()
     }
 
-    /// The last 256 requests, oldest first, as they came. Bodies are let go beyond 64 MiB in all, oldest first.
+    /// The last 256 requests, oldest first, as they came. Bodies are let go beyond 64 MiB in all,
+    /// oldest first.
     pub fn requests(&self) -> Vec<RecordedRequest> {
         self.ledger.requests()
     }
 
-    /// Waits until the counters are as `predicate` wants them; false if they were not within `timeout`. Works on any runtime, on none
-    /// with a simple executor, and under a paused clock: the time is the simulator's own.
+    /// Waits until the counters are as `predicate` wants them; false if they were not within
+    /// `timeout`. Works on any runtime, on none with a simple executor, and under a paused clock:
+    /// the time is the simulator's own.
     pub async fn wait_until(&self, predicate: impl Fn(&Stats) -> bool, timeout: Duration) -> bool {
         // The sleep has to be made where the simulator's timers are.
-        let timer = self.runtime.spawn(async move { tokio::time::sleep(timeout).await });
+        let timer = self
+            .runtime
+            .spawn(async move { tokio::time::sleep(timeout).await });
         let abort = timer.abort_handle();
         let reached = async {
             loop {

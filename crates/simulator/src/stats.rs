@@ -1,6 +1,7 @@
 //! What the simulator has seen: counters, and the last requests as they came.
 //!
-//! Looking must not change what is looked at: `/stats`, `/requests`, `/healthz` and `/health` are neither counted nor recorded.
+//! Looking must not change what is looked at: `/stats`, `/requests`, `/healthz` and `/health` are
+//! neither counted nor recorded.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::Notify;
 
-/// The counters at one moment. `requests` is always `completed + aborted + faulted` and those still being answered.
+/// The counters at one moment. `requests` is always `completed + aborted + faulted` and those still
+/// being answered.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Stats {
     /// Requests that came.
@@ -139,16 +141,30 @@ impl Ledger {
 
     pub(crate) fn requests(&self) -> Vec<RecordedRequest> {
         // JSON is read outside of the lock.
-        let entries: Vec<(RecordedRequest, Option<Bytes>)> =
-            self.inner.lock().ring.iter().map(|entry| (entry.record(), entry.body.clone())).collect();
+        let entries: Vec<(RecordedRequest, Option<Bytes>)> = self
+            .inner
+            .lock()
+            .ring
+            .iter()
+            .map(|entry| (entry.record(), entry.body.clone()))
+            .collect();
         entries
             .into_iter()
-            .map(|(record, body)| RecordedRequest { body: body.and_then(|body| serde_json::from_slice(&body).ok()), ..record })
+            .map(|(record, body)| RecordedRequest {
+                body: body.and_then(|body| serde_json::from_slice(&body).ok()),
+                ..record
+            })
             .collect()
     }
 
     /// Notes the arrival of a request, whose body is still to come.
-    pub(crate) fn arrived(self: &Arc<Self>, route: Route, method: http::Method, path: String, headers: HeaderMap) -> Guard {
+    pub(crate) fn arrived(
+        self: &Arc<Self>,
+        route: Route,
+        method: http::Method,
+        path: String,
+        headers: HeaderMap,
+    ) -> Guard {
         let mut inner = self.inner.lock();
         let stats = &mut inner.stats;
         stats.requests += 1;
@@ -177,7 +193,13 @@ impl Ledger {
         });
         drop(inner);
         self.changed.notify_waiters();
-        Guard { ledger: Arc::clone(self), number, streams: false, fault: None, ended: false }
+        Guard {
+            ledger: Arc::clone(self),
+            number,
+            streams: false,
+            fault: None,
+            ended: false,
+        }
     }
 
     pub(crate) fn connected(&self) {
@@ -202,7 +224,8 @@ impl Ledger {
 impl Inner {
     fn entry(&mut self, number: u64) -> Option<&mut Entry> {
         let first = self.ring.front()?.number;
-        self.ring.get_mut(usize::try_from(number.checked_sub(first)?).ok()?)
+        self.ring
+            .get_mut(usize::try_from(number.checked_sub(first)?).ok()?)
     }
 }
 
@@ -210,15 +233,29 @@ impl Inner {
 
 impl Entry {
     fn record(&self) -> RecordedRequest {
-        const CREDENTIALS: [&str; 5] = ["authorization", "proxy-authorization", "cookie", "api-key", "x-api-key"];
+        const CREDENTIALS: [&str; 5] = [
+            "authorization",
+            "proxy-authorization",
+            "cookie",
+            "api-key",
+            "x-api-key",
+        ];
         let shown = |name: &str, value: &http::HeaderValue| {
-            if CREDENTIALS.contains(&name) { "[redacted]".to_owned() } else { String::from_utf8_lossy(value.as_bytes()).into_owned() }
+            if CREDENTIALS.contains(&name) {
+                "[redacted]".to_owned()
+            } else {
+                String::from_utf8_lossy(value.as_bytes()).into_owned()
+            }
         };
         RecordedRequest {
             number: self.number,
             method: self.method.to_string(),
             path: self.path.clone(),
-            headers: self.headers.iter().map(|(name, value)| (name.as_str().to_owned(), shown(name.as_str(), value))).collect(),
+            headers: self
+                .headers
+                .iter()
+                .map(|(name, value)| (name.as_str().to_owned(), shown(name.as_str(), value)))
+                .collect(),
             authorized: self.headers.contains_key(http::header::AUTHORIZATION),
             body_bytes: self.body_bytes,
             body: None,
@@ -229,7 +266,8 @@ impl Entry {
     }
 }
 
-/// Stands for a request that is being answered. Dropped before its end, which is what happens when the peer leaves, it counts an abort.
+/// Stands for a request that is being answered. Dropped before its end, which is what happens when
+/// the peer leaves, it counts an abort.
 #[derive(Debug)]
 pub(crate) struct Guard {
     ledger: Arc<Ledger>,
@@ -266,7 +304,8 @@ impl Guard {
         self.streams = true;
         self.ledger.change(|inner| {
             inner.stats.open_streams += 1;
-            inner.stats.max_open_streams = inner.stats.max_open_streams.max(inner.stats.open_streams);
+            inner.stats.max_open_streams =
+                inner.stats.max_open_streams.max(inner.stats.open_streams);
         });
     }
 
@@ -336,7 +375,12 @@ mod tests {
     use super::*;
 
     fn arrive(ledger: &Arc<Ledger>) -> Guard {
-        ledger.arrived(Route::Other, http::Method::GET, "/".into(), HeaderMap::new())
+        ledger.arrived(
+            Route::Other,
+            http::Method::GET,
+            "/".into(),
+            HeaderMap::new(),
+        )
     }
 
     #[test]
@@ -348,8 +392,21 @@ mod tests {
         drop(left);
         done.end();
         let stats = ledger.stats();
-        assert_eq!((stats.requests, stats.aborted, stats.completed, stats.open_streams, stats.max_open_streams), (2, 1, 1, 0, 1));
-        let outcomes: Vec<Outcome> = ledger.requests().iter().map(|request| request.outcome).collect();
+        assert_eq!(
+            (
+                stats.requests,
+                stats.aborted,
+                stats.completed,
+                stats.open_streams,
+                stats.max_open_streams
+            ),
+            (2, 1, 1, 0, 1)
+        );
+        let outcomes: Vec<Outcome> = ledger
+            .requests()
+            .iter()
+            .map(|request| request.outcome)
+            .collect();
         assert_eq!(outcomes, [Outcome::Aborted, Outcome::Completed]);
     }
 
@@ -364,7 +421,12 @@ mod tests {
         }
         assert_eq!(ledger.requests().len(), RING);
         let inner = ledger.inner.lock();
-        let held: usize = inner.ring.iter().filter_map(|entry| entry.body.as_ref()).map(Bytes::len).sum();
+        let held: usize = inner
+            .ring
+            .iter()
+            .filter_map(|entry| entry.body.as_ref())
+            .map(Bytes::len)
+            .sum();
         assert_eq!(held, inner.ring_bytes);
         assert!(held <= RING_BYTES);
         assert!(held > RING_BYTES / 2);
@@ -374,11 +436,19 @@ mod tests {
     fn credentials_are_not_shown() {
         let ledger = Arc::new(Ledger::default());
         let headers = HeaderMap::from_iter([
-            (http::header::AUTHORIZATION, http::HeaderValue::from_static("Bearer sk-secret")),
-            (http::header::COOKIE, http::HeaderValue::from_static("session=secret")),
+            (
+                http::header::AUTHORIZATION,
+                http::HeaderValue::from_static("Bearer sk-secret"),
+            ),
+            (
+                http::header::COOKIE,
+                http::HeaderValue::from_static("session=secret"),
+            ),
             (http::header::ACCEPT, http::HeaderValue::from_static("*/*")),
         ]);
-        ledger.arrived(Route::Other, http::Method::GET, "/".into(), headers).end();
+        ledger
+            .arrived(Route::Other, http::Method::GET, "/".into(), headers)
+            .end();
         let request = ledger.requests().remove(0);
         assert!(request.authorized);
         assert!(!serde_json::to_string(&request).unwrap().contains("secret"));

@@ -1,4 +1,5 @@
-//! How one request is steered: a list of `key=value`, in the header `x-simulator` or, between double brackets, in the last user message.
+//! How one request is steered: a list of `key=value`, in the header `x-simulator` or, between
+//! double brackets, in the last user message.
 //!
 //! The whole language is described by [`GUIDE`], which the binary prints as its help.
 
@@ -45,7 +46,11 @@ pub(crate) enum SteeringError {
     #[error("unknown steering key `{0}`; the keys are {KEYS}")]
     UnknownKey(String),
     #[error("steering key `{key}` has the value `{value}`, expected {expected}")]
-    BadValue { key: String, value: String, expected: String },
+    BadValue {
+        key: String,
+        value: String,
+        expected: String,
+    },
 }
 
 /// The keys, as an error names them.
@@ -157,7 +162,10 @@ impl Steering {
     }
 
     fn read(&mut self, list: &str) -> Result<(), SteeringError> {
-        for item in list.split([',', ' ', '\t', '\n', '\r']).filter(|item| !item.is_empty()) {
+        for item in list
+            .split([',', ' ', '\t', '\n', '\r'])
+            .filter(|item| !item.is_empty())
+        {
             let (key, value) = item.split_once('=').unwrap_or((item, ""));
             self.set(key, value)?;
         }
@@ -165,13 +173,20 @@ impl Steering {
     }
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), SteeringError> {
-        let bad = |expected: &str| SteeringError::BadValue { key: key.to_owned(), value: shorten(value), expected: expected.to_owned() };
+        let bad = |expected: &str| SteeringError::BadValue {
+            key: key.to_owned(),
+            value: shorten(value),
+            expected: expected.to_owned(),
+        };
         let number = |max: u64| match value.replace('_', "").parse::<u64>() {
             Ok(number) if number <= max => Ok(number),
             _ => Err(bad(&format!("a whole number from 0 to {max}"))),
         };
-        let time =
-            || parse_duration(value).filter(|time| *time <= MAX_PAUSE).ok_or_else(|| bad("a time like 50ms, 1.5s or 0, at most 24h"));
+        let time = || {
+            parse_duration(value)
+                .filter(|time| *time <= MAX_PAUSE)
+                .ok_or_else(|| bad("a time like 50ms, 1.5s or 0, at most 24h"))
+        };
         match key {
             "tokens" => self.tokens = Some(number(MAX_TOKENS)?),
             "ttft" => self.first_token = Some(time()?),
@@ -181,7 +196,10 @@ impl Steering {
             "seed" => self.seed = Some(number(u64::MAX)?),
             "size" => {
                 let size = parse_size(value).filter(|size| *size <= MAX_SIZE);
-                self.size = Some(size.ok_or_else(|| bad("a size like 512, 64KiB or 20MiB, at most 64MiB"))? as usize);
+                self.size = Some(
+                    size.ok_or_else(|| bad("a size like 512, 64KiB or 20MiB, at most 64MiB"))?
+                        as usize,
+                );
             }
             "text" => {
                 self.text = Some(match value {
@@ -192,14 +210,19 @@ impl Steering {
             }
             "reasoning" => self.reasoning = Some(number(MAX_TOKENS)?),
             "calls" => self.calls = Some(number(MAX_CALLS)? as usize),
-            "refusal" => self.refusal = on_or_off(value).ok_or_else(|| bad("`on`, `off` or nothing"))?,
+            "refusal" => {
+                self.refusal = on_or_off(value).ok_or_else(|| bad("`on`, `off` or nothing"))?
+            }
             "finish" => self.finish = Some(value.to_owned()),
             "usage" => self.usage = Some(on_or_off(value).ok_or_else(|| bad("`on` or `off`"))?),
             "fault" => {
-                self.fault = match value {
-                    "none" => None,
-                    name => Some(FaultKind::named(name).ok_or_else(|| bad(&format!("`none` or one of {}", FaultKind::names())))?),
-                };
+                self.fault =
+                    match value {
+                        "none" => None,
+                        name => Some(FaultKind::named(name).ok_or_else(|| {
+                            bad(&format!("`none` or one of {}", FaultKind::names()))
+                        })?),
+                    };
             }
             "after" => self.after = Some(number(MAX_TOKENS)?),
             "code" => match number(599)? {
@@ -215,12 +238,15 @@ impl Steering {
     }
 }
 
-/// The first `[[…]]` that reads like a list of ours: its first word is a key. Other brackets are the user's text.
+/// The first `[[…]]` that reads like a list of ours: its first word is a key. Other brackets are
+/// the user's text.
 fn inside_prompt(prompt: &str) -> Option<&str> {
     prompt.match_indices("[[").find_map(|(start, _)| {
         let inside = &prompt[start + 2..];
         let inside = &inside[..inside.find("]]")?];
-        let first = inside.split([',', ' ', '\t', '\n', '\r']).find(|word| !word.is_empty())?;
+        let first = inside
+            .split([',', ' ', '\t', '\n', '\r'])
+            .find(|word| !word.is_empty())?;
         let key = first.split_once('=').map_or(first, |(key, _)| key);
         KEYS.split(", ").any(|known| known == key).then_some(inside)
     })
@@ -241,7 +267,9 @@ fn shorten(value: &str) -> String {
 
 /// A duration as people write it: `50ms`, `1.5s`, `200us`, `2m`, `1h`, `0`.
 pub fn parse_duration(text: &str) -> Option<Duration> {
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let number: f64 = number.parse().ok()?;
     let seconds = match unit {
@@ -257,7 +285,9 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 }
 
 fn parse_size(text: &str) -> Option<u64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let factor = match unit {
         "" | "B" => 1,
@@ -285,26 +315,63 @@ mod tests {
             ("", Steering::default()),
             ("tokens=200", steered(|s| s.tokens = Some(200))),
             ("tokens=1_000", steered(|s| s.tokens = Some(1000))),
-            ("ttft=50ms,tbt=20ms", steered(|s| (s.first_token, s.between_tokens) = (Some(ms(50)), Some(ms(20))))),
-            ("ttft=1.5s tbt=0", steered(|s| (s.first_token, s.between_tokens) = (Some(ms(1500)), Some(Duration::ZERO)))),
-            ("jitter=500us", steered(|s| s.jitter = Some(Duration::from_micros(500)))),
-            ("head=2m, seed=18446744073709551615", steered(|s| (s.head, s.seed) = (Some(ms(120_000)), Some(u64::MAX)))),
+            (
+                "ttft=50ms,tbt=20ms",
+                steered(|s| (s.first_token, s.between_tokens) = (Some(ms(50)), Some(ms(20)))),
+            ),
+            (
+                "ttft=1.5s tbt=0",
+                steered(|s| {
+                    (s.first_token, s.between_tokens) = (Some(ms(1500)), Some(Duration::ZERO))
+                }),
+            ),
+            (
+                "jitter=500us",
+                steered(|s| s.jitter = Some(Duration::from_micros(500))),
+            ),
+            (
+                "head=2m, seed=18446744073709551615",
+                steered(|s| (s.head, s.seed) = (Some(ms(120_000)), Some(u64::MAX))),
+            ),
             ("size=64KiB", steered(|s| s.size = Some(65_536))),
             ("text=count", steered(|s| s.text = Some(Wording::Count))),
-            ("reasoning=5,calls=2", steered(|s| (s.reasoning, s.calls) = (Some(5), Some(2)))),
+            (
+                "reasoning=5,calls=2",
+                steered(|s| (s.reasoning, s.calls) = (Some(5), Some(2))),
+            ),
             ("refusal", steered(|s| s.refusal = true)),
             ("refusal=off", Steering::default()),
-            ("finish=eos_token", steered(|s| s.finish = Some("eos_token".into()))),
+            (
+                "finish=eos_token",
+                steered(|s| s.finish = Some("eos_token".into())),
+            ),
             ("finish=", steered(|s| s.finish = Some(String::new()))),
             ("usage=off", steered(|s| s.usage = Some(false))),
-            ("fault=cut after=10", steered(|s| (s.fault, s.after) = (Some(FaultKind::Cut), Some(10)))),
+            (
+                "fault=cut after=10",
+                steered(|s| (s.fault, s.after) = (Some(FaultKind::Cut), Some(10))),
+            ),
             ("fault=none", Steering::default()),
-            ("code=429,retry_after=2", steered(|s| (s.code, s.retry_after) = (Some(429), Some(2)))),
-            ("times=2,id=a", steered(|s| (s.times, s.id) = (Some(2), Some("a".into())))),
+            (
+                "code=429,retry_after=2",
+                steered(|s| (s.code, s.retry_after) = (Some(429), Some(2))),
+            ),
+            (
+                "times=2,id=a",
+                steered(|s| (s.times, s.id) = (Some(2), Some("a".into()))),
+            ),
         ];
         for (list, expected) in table {
-            assert_eq!(Steering::of(Some(list), ""), Ok(expected.clone()), "header {list}");
-            assert_eq!(Steering::of(None, &format!("hello [[{list}]] there")), Ok(expected), "prompt {list}");
+            assert_eq!(
+                Steering::of(Some(list), ""),
+                Ok(expected.clone()),
+                "header {list}"
+            );
+            assert_eq!(
+                Steering::of(None, &format!("hello [[{list}]] there")),
+                Ok(expected),
+                "prompt {list}"
+            );
         }
     }
 
@@ -312,8 +379,14 @@ mod tests {
     fn names_what_is_wrong() {
         let table = [
             ("token=5", "unknown steering key `token`"),
-            ("tokens=many", "`tokens` has the value `many`, expected a whole number"),
-            ("tokens=9999999999", "expected a whole number from 0 to 1000000000"),
+            (
+                "tokens=many",
+                "`tokens` has the value `many`, expected a whole number",
+            ),
+            (
+                "tokens=9999999999",
+                "expected a whole number from 0 to 1000000000",
+            ),
             ("tokens=-1", "expected a whole number"),
             ("ttft=50", "expected a time like 50ms"),
             ("ttft=25h", "at most 24h"),
@@ -338,10 +411,25 @@ mod tests {
 
     #[test]
     fn brackets_that_are_not_steering_are_text() {
-        for prompt in ["see [[Wikipedia]]", "[[ ]]", "[[tokens=5", "a[[0]]", "[[x=1]]"] {
-            assert_eq!(Steering::of(None, prompt), Ok(Steering::default()), "{prompt}");
+        for prompt in [
+            "see [[Wikipedia]]",
+            "[[ ]]",
+            "[[tokens=5",
+            "a[[0]]",
+            "[[x=1]]",
+        ] {
+            assert_eq!(
+                Steering::of(None, prompt),
+                Ok(Steering::default()),
+                "{prompt}"
+            );
         }
-        assert_eq!(Steering::of(None, "[[Wiki]] and [[tokens=5]]").unwrap().tokens, Some(5));
+        assert_eq!(
+            Steering::of(None, "[[Wiki]] and [[tokens=5]]")
+                .unwrap()
+                .tokens,
+            Some(5)
+        );
     }
 
     #[test]

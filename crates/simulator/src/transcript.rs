@@ -1,4 +1,5 @@
-//! An answer as a sequence of events, spelled one at a time, so that a long stream is never held whole.
+//! An answer as a sequence of events, spelled one at a time, so that a long stream is never held
+//! whole.
 
 /// A streamed answer in one of the dialects.
 pub(crate) trait Transcript: Send {

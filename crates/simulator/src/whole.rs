@@ -32,20 +32,33 @@ impl Director for Steps {
     }
 }
 
-/// Does to the JSON of an answer what the fault says. Those that shape server-sent events leave it alone.
-pub(crate) fn with_fault(mut bytes: Vec<u8>, fault: Option<Fault>, headers: &mut HeaderMap) -> Whole {
-    let Some(fault) = fault else { return Whole::Sound(bytes) };
+/// Does to the JSON of an answer what the fault says. Those that shape server-sent events leave it
+/// alone.
+pub(crate) fn with_fault(
+    mut bytes: Vec<u8>,
+    fault: Option<Fault>,
+    headers: &mut HeaderMap,
+) -> Whole {
+    let Some(fault) = fault else {
+        return Whole::Sound(bytes);
+    };
     let half = |bytes: Vec<u8>, last: Step| {
         let middle = bytes.len() / 2;
         let half = Bytes::from(bytes).slice(..middle);
-        Whole::Staged(Box::new(Steps(VecDeque::from([Step::Write(half, 0), last]))))
+        Whole::Staged(Box::new(Steps(VecDeque::from([
+            Step::Write(half, 0),
+            last,
+        ]))))
     };
     match fault.kind {
         FaultKind::Stall => half(bytes, Step::Stall),
         FaultKind::Cut => half(bytes, Step::Cut),
         FaultKind::Reset => half(bytes, Step::Reset),
         FaultKind::End => half(bytes, Step::End),
-        FaultKind::Hang => Whole::Staged(Box::new(Steps(VecDeque::from([Step::Write(bytes.into(), 0), Step::Stall])))),
+        FaultKind::Hang => Whole::Staged(Box::new(Steps(VecDeque::from([
+            Step::Write(bytes.into(), 0),
+            Step::Stall,
+        ])))),
         FaultKind::Error => Whole::Failed(ApiError::of_status(500, "")),
         FaultKind::Malformed => {
             bytes.truncate(bytes.len() * 2 / 3);
@@ -73,7 +86,8 @@ pub(crate) fn with_fault(mut bytes: Vec<u8>, fault: Option<Fault>, headers: &mut
         }
         FaultKind::Split => {
             let bytes = Bytes::from(bytes);
-            let steps = (0..bytes.len()).flat_map(|at| [Step::Write(bytes.slice(at..=at), 0), Step::Flush]);
+            let steps =
+                (0..bytes.len()).flat_map(|at| [Step::Write(bytes.slice(at..=at), 0), Step::Flush]);
             Whole::Staged(Box::new(Steps(steps.collect())))
         }
         _ => Whole::Sound(bytes),

@@ -1,5 +1,10 @@
 //! Every fault, as it looks on the wire.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod wire;
 
@@ -14,12 +19,24 @@ async fn status_is_an_error_before_the_head() {
     let simulator = instant();
     for (steering, status, code, retry_after) in [
         ("fault=status", 503, json!("overloaded"), None),
-        ("fault=status,code=429,retry_after=2", 429, json!("rate_limit_exceeded"), Some("2")),
+        (
+            "fault=status,code=429,retry_after=2",
+            429,
+            json!("rate_limit_exceeded"),
+            Some("2"),
+        ),
         ("fault=status,code=500", 500, Value::Null, None),
         ("fault=status,code=404", 404, json!("model_not_found"), None),
     ] {
-        for answer in [chat(&simulator, steering).await, responses(&simulator, steering).await] {
-            assert_eq!((answer.status, answer.header("retry-after")), (status, retry_after), "{steering}");
+        for answer in [
+            chat(&simulator, steering).await,
+            responses(&simulator, steering).await,
+        ] {
+            assert_eq!(
+                (answer.status, answer.header("retry-after")),
+                (status, retry_after),
+                "{steering}"
+            );
             assert_eq!(answer.json()["error"]["code"], code);
             assert!(answer.json()["error"]["message"].is_string());
         }
@@ -29,8 +46,18 @@ async fn status_is_an_error_before_the_head() {
 #[tokio::test]
 async fn refuse_closes_without_a_byte() {
     let simulator = instant();
-    assert_eq!(post(&simulator, CHAT, "fault=refuse", &question(true)).await.raw().await, b"");
-    assert!(simulator.wait_until(|stats| stats.faulted == 1, PATIENCE).await);
+    assert_eq!(
+        post(&simulator, CHAT, "fault=refuse", &question(true))
+            .await
+            .raw()
+            .await,
+        b""
+    );
+    assert!(
+        simulator
+            .wait_until(|stats| stats.faulted == 1, PATIENCE)
+            .await
+    );
 }
 
 #[tokio::test]
@@ -38,7 +65,14 @@ async fn a_fault_with_times_applies_to_the_first_requests_of_its_name() {
     let simulator = instant();
     let mut seen = Vec::new();
     for id in ["a", "a", "a", "b"] {
-        seen.push(chat(&simulator, &format!("fault=status,times=2,id={id},tokens=1")).await.status);
+        seen.push(
+            chat(
+                &simulator,
+                &format!("fault=status,times=2,id={id},tokens=1"),
+            )
+            .await
+            .status,
+        );
     }
     assert_eq!(seen, [503, 503, 200, 503]);
 }
@@ -47,10 +81,16 @@ async fn a_fault_with_times_applies_to_the_first_requests_of_its_name() {
 async fn json_error_and_html_are_answers_of_another_kind() {
     let simulator = instant();
     let answer = chat(&simulator, "fault=json_error").await;
-    assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
+    assert_eq!(
+        (answer.status, answer.header("content-type")),
+        (200, Some("application/json"))
+    );
     assert_eq!(answer.json()["error"]["type"], "server_error");
     let answer = chat(&simulator, "fault=html").await;
-    assert_eq!((answer.status, answer.header("content-type")), (502, Some("text/html")));
+    assert_eq!(
+        (answer.status, answer.header("content-type")),
+        (502, Some("text/html"))
+    );
     assert!(answer.text().contains("502 Bad Gateway"));
 }
 
@@ -58,53 +98,116 @@ async fn json_error_and_html_are_answers_of_another_kind() {
 async fn cut_and_reset_break_off_after_whole_tokens() {
     let simulator = instant();
     for after in [0, 1, 4, 100] {
-        let expected: String = (0..after.min(10)).map(|index| format!(" t{index}")).collect();
-        let answer = chat(&simulator, &format!("tokens=10,text=count,fault=cut,after={after}")).await;
+        let expected: String = (0..after.min(10))
+            .map(|index| format!(" t{index}"))
+            .collect();
+        let answer = chat(
+            &simulator,
+            &format!("tokens=10,text=count,fault=cut,after={after}"),
+        )
+        .await;
         assert_eq!((answer.status, answer.ended), (200, false), "{after}");
-        assert_eq!((answer.content(), answer.finish()), (expected, None), "{after}");
+        assert_eq!(
+            (answer.content(), answer.finish()),
+            (expected, None),
+            "{after}"
+        );
     }
-    let mut exchange = post(&simulator, CHAT, "tokens=10,text=count,fault=reset,after=2", &question(true)).await;
+    let mut exchange = post(
+        &simulator,
+        CHAT,
+        "tokens=10,text=count,fault=reset,after=2",
+        &question(true),
+    )
+    .await;
     let mut buffer = [0; 4096];
     let error = loop {
-        match tokio::time::timeout(PATIENCE, tokio::io::AsyncReadExt::read(&mut exchange.socket, &mut buffer)).await.unwrap() {
+        match tokio::time::timeout(
+            PATIENCE,
+            tokio::io::AsyncReadExt::read(&mut exchange.socket, &mut buffer),
+        )
+        .await
+        .unwrap()
+        {
             Ok(0) => panic!("the connection was closed in order"),
             Ok(_) => {}
             Err(error) => break error,
         }
     };
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-    assert!(simulator.wait_until(|stats| stats.faulted == 5 && stats.aborted == 0, PATIENCE).await);
+    assert!(
+        simulator
+            .wait_until(|stats| stats.faulted == 5 && stats.aborted == 0, PATIENCE)
+            .await
+    );
 }
 
 #[tokio::test]
 async fn a_paced_stream_is_cut_at_the_same_token() {
     let simulator = instant();
-    let answer = chat(&simulator, "tokens=10,text=count,ttft=2ms,tbt=1ms,jitter=1ms,fault=cut,after=4").await;
-    assert_eq!((answer.content().as_str(), answer.ended), (" t0 t1 t2 t3", false));
+    let answer = chat(
+        &simulator,
+        "tokens=10,text=count,ttft=2ms,tbt=1ms,jitter=1ms,fault=cut,after=4",
+    )
+    .await;
+    assert_eq!(
+        (answer.content().as_str(), answer.ended),
+        (" t0 t1 t2 t3", false)
+    );
 }
 
 #[tokio::test]
 async fn end_and_error_end_in_order_without_a_finish() {
     let simulator = instant();
     let answer = chat(&simulator, "tokens=10,text=count,fault=end,after=2").await;
-    assert_eq!((answer.content().as_str(), answer.finish(), answer.ended, answer.done()), (" t0 t1", None, true, false));
+    assert_eq!(
+        (
+            answer.content().as_str(),
+            answer.finish(),
+            answer.ended,
+            answer.done()
+        ),
+        (" t0 t1", None, true, false)
+    );
     let answer = chat(&simulator, "tokens=10,text=count,fault=error,after=2").await;
     let events = answer.events();
     assert_eq!(events.last().unwrap()["error"]["type"], "server_error");
-    assert_eq!((wire::content(&events).as_str(), answer.ended, answer.done()), (" t0 t1", true, false));
+    assert_eq!(
+        (wire::content(&events).as_str(), answer.ended, answer.done()),
+        (" t0 t1", true, false)
+    );
 }
 
 #[tokio::test]
 async fn no_done_and_hang_stop_after_the_finish() {
     let simulator = instant();
     let answer = chat(&simulator, "tokens=2,text=count,usage=on,fault=no_done").await;
-    assert_eq!((answer.finish().as_deref(), answer.ended, answer.done()), (Some("stop"), true, false));
-    assert_eq!(answer.events().last().unwrap()["usage"]["completion_tokens"], 2);
-    let mut exchange = post(&simulator, CHAT, "tokens=2,text=count,fault=hang", &question(true)).await;
+    assert_eq!(
+        (answer.finish().as_deref(), answer.ended, answer.done()),
+        (Some("stop"), true, false)
+    );
+    assert_eq!(
+        answer.events().last().unwrap()["usage"]["completion_tokens"],
+        2
+    );
+    let mut exchange = post(
+        &simulator,
+        CHAT,
+        "tokens=2,text=count,fault=hang",
+        &question(true),
+    )
+    .await;
     exchange.until(r#""finish_reason":"stop""#).await;
     assert_eq!(simulator.stats().open_streams, 1);
     drop(exchange);
-    assert!(simulator.wait_until(|stats| stats.aborted == 1 && stats.open_streams == 0, PATIENCE).await);
+    assert!(
+        simulator
+            .wait_until(
+                |stats| stats.aborted == 1 && stats.open_streams == 0,
+                PATIENCE
+            )
+            .await
+    );
 }
 
 #[tokio::test]
@@ -112,8 +215,14 @@ async fn malformed_breaks_one_event_and_goes_on() {
     let simulator = instant();
     let answer = chat(&simulator, "tokens=4,text=count,fault=malformed,after=2").await;
     let data = answer.data();
-    let broken: Vec<usize> = (0..data.len() - 1).filter(|index| serde_json::from_str::<Value>(&data[*index]).is_err()).collect();
-    assert_eq!(broken, [3], "the third token, after the role and two tokens");
+    let broken: Vec<usize> = (0..data.len() - 1)
+        .filter(|index| serde_json::from_str::<Value>(&data[*index]).is_err())
+        .collect();
+    assert_eq!(
+        broken,
+        [3],
+        "the third token, after the role and two tokens"
+    );
     assert!(answer.done());
 }
 
@@ -122,7 +231,11 @@ async fn bad_utf8_spoils_one_event() {
     let simulator = instant();
     let answer = chat(&simulator, "tokens=4,text=count,fault=bad_utf8,after=2").await;
     let error = std::str::from_utf8(&answer.body).unwrap_err();
-    assert!(std::str::from_utf8(&answer.body[..error.valid_up_to()]).unwrap().contains(" t1"));
+    assert!(
+        std::str::from_utf8(&answer.body[..error.valid_up_to()])
+            .unwrap()
+            .contains(" t1")
+    );
     let repaired = String::from_utf8_lossy(&answer.body);
     assert!(repaired.contains("\u{fffd}\u{fffd}( t2\"") && repaired.ends_with("data: [DONE]\n\n"));
 }
@@ -130,11 +243,24 @@ async fn bad_utf8_spoils_one_event() {
 #[tokio::test]
 async fn oversize_is_one_event_of_that_size() {
     let simulator = instant();
-    for (steering, size) in [("tokens=3,text=count,fault=oversize,size=1MiB,after=1", 1024 * 1024), ("fault=oversize", 20 * 1024 * 1024)] {
+    for (steering, size) in [
+        (
+            "tokens=3,text=count,fault=oversize,size=1MiB,after=1",
+            1024 * 1024,
+        ),
+        ("fault=oversize", 20 * 1024 * 1024),
+    ] {
         let answer = chat(&simulator, steering).await;
         let data = answer.data();
         let largest = data.iter().map(String::len).max().unwrap();
-        assert_eq!((largest, data.iter().filter(|data| data.len() > 10_000).count()), (size, 1), "{steering}");
+        assert_eq!(
+            (
+                largest,
+                data.iter().filter(|data| data.len() > 10_000).count()
+            ),
+            (size, 1),
+            "{steering}"
+        );
         assert!(answer.done() && answer.events().len() == data.len() - 1);
     }
 }
@@ -145,7 +271,11 @@ async fn framing_faults_carry_the_same_events() {
     let plain = chat(&simulator, "tokens=4,text=count,seed=1").await;
     for fault in ["crlf", "cr", "nospace", "bom", "comments", "multi"] {
         // The header is not part of what the ids are drawn from, so the payloads are the same.
-        let answer = chat(&simulator, &format!("tokens=4,text=count,seed=1,fault={fault}")).await;
+        let answer = chat(
+            &simulator,
+            &format!("tokens=4,text=count,seed=1,fault={fault}"),
+        )
+        .await;
         assert!(answer.ended, "{fault}");
         let text = answer.text();
         assert_ne!(text, plain.text(), "{fault}");
@@ -161,13 +291,22 @@ async fn framing_faults_carry_the_same_events() {
             "nospace" => text.replace("data:", "data: "),
             "bom" => text.strip_prefix('\u{feff}').unwrap().to_owned(),
             "comments" => text.replace(": a comment of the simulator\n\n:\n\n\n", ""),
-            _ => text.replace("\ndata: ", "").replace("\n\n{", "\n\ndata: {").replace("\n\n[", "\n\ndata: ["),
+            _ => text
+                .replace("\ndata: ", "")
+                .replace("\n\n{", "\n\ndata: {")
+                .replace("\n\n[", "\n\ndata: ["),
         };
         if fault == "multi" {
             let block = text.split("\n\n").next().unwrap();
             assert!(block.lines().count() > 5);
-            let joined: String = block.lines().map(|line| line.strip_prefix("data: ").unwrap().to_owned() + "\n").collect();
-            assert_eq!(serde_json::from_str::<Value>(&joined).unwrap(), plain.events()[0]);
+            let joined: String = block
+                .lines()
+                .map(|line| line.strip_prefix("data: ").unwrap().to_owned() + "\n")
+                .collect();
+            assert_eq!(
+                serde_json::from_str::<Value>(&joined).unwrap(),
+                plain.events()[0]
+            );
         } else {
             assert_eq!(normal, plain.text(), "{fault}");
         }
@@ -182,42 +321,105 @@ async fn gzip_is_compressed_event_by_event() {
     assert_eq!(answer.header("content-encoding"), Some("gzip"));
     assert_eq!(answer.gunzipped(), plain.body);
     // The first event can be read while the second is not there yet.
-    let mut exchange = post(&simulator, CHAT, "tokens=4,text=count,seed=1,tbt=1h,fault=gzip", &question(true)).await;
-    exchange.until_answer(|answer| String::from_utf8_lossy(&answer.gunzipped()).contains(" t0\"")).await;
+    let mut exchange = post(
+        &simulator,
+        CHAT,
+        "tokens=4,text=count,seed=1,tbt=1h,fault=gzip",
+        &question(true),
+    )
+    .await;
+    exchange
+        .until_answer(|answer| String::from_utf8_lossy(&answer.gunzipped()).contains(" t0\""))
+        .await;
 }
 
 #[tokio::test]
 async fn split_sends_every_byte_alone() {
     let simulator = instant();
     let plain = chat(&simulator, "tokens=2,text=count,seed=1").await;
-    let raw = post(&simulator, CHAT, "tokens=2,text=count,seed=1,fault=split", &question(true)).await.raw().await;
-    let head = raw.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+    let raw = post(
+        &simulator,
+        CHAT,
+        "tokens=2,text=count,seed=1,fault=split",
+        &question(true),
+    )
+    .await
+    .raw()
+    .await;
+    let head = raw
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .unwrap()
+        + 4;
     let (chunk, last) = ("1\r\nx\r\n".len(), "0\r\n\r\n".len());
-    assert_eq!(raw.len() - head, plain.body.len() * chunk + last, "a chunk of its own for each byte");
-    assert_eq!(chat(&simulator, "tokens=2,text=count,seed=1,fault=split").await.body, plain.body);
+    assert_eq!(
+        raw.len() - head,
+        plain.body.len() * chunk + last,
+        "a chunk of its own for each byte"
+    );
+    assert_eq!(
+        chat(&simulator, "tokens=2,text=count,seed=1,fault=split")
+            .await
+            .body,
+        plain.body
+    );
 }
 
 #[tokio::test]
 async fn stall_is_silent_after_its_tokens() {
     let simulator = instant();
-    let mut exchange = post(&simulator, CHAT, "tokens=9,text=count,fault=stall,after=2", &question(true)).await;
+    let mut exchange = post(
+        &simulator,
+        CHAT,
+        "tokens=9,text=count,fault=stall,after=2",
+        &question(true),
+    )
+    .await;
     exchange.until(" t1").await;
-    assert!(simulator.wait_until(|stats| stats.tokens_sent == 2 && stats.open_streams == 1, PATIENCE).await);
+    assert!(
+        simulator
+            .wait_until(
+                |stats| stats.tokens_sent == 2 && stats.open_streams == 1,
+                PATIENCE
+            )
+            .await
+    );
     drop(exchange);
-    assert!(simulator.wait_until(|stats| stats.aborted == 1, PATIENCE).await);
+    assert!(
+        simulator
+            .wait_until(|stats| stats.aborted == 1, PATIENCE)
+            .await
+    );
     let request = simulator.requests().remove(0);
-    assert_eq!((request.fault, request.outcome), (Some("stall"), Outcome::Aborted));
+    assert_eq!(
+        (request.fault, request.outcome),
+        (Some("stall"), Outcome::Aborted)
+    );
 }
 
 #[tokio::test]
 async fn answers_in_one_piece_fail_too() {
     let simulator = instant();
     let ask = async |fault: &str| {
-        post(&simulator, CHAT, &format!("tokens=3,text=count,seed=1,fault={fault}"), &question(false)).await.answer().await
+        post(
+            &simulator,
+            CHAT,
+            &format!("tokens=3,text=count,seed=1,fault={fault}"),
+            &question(false),
+        )
+        .await
+        .answer()
+        .await
     };
     let sound = ask("none").await;
     for fault in ["cut", "reset"] {
-        let exchange = post(&simulator, CHAT, &format!("tokens=3,fault={fault}"), &question(false)).await;
+        let exchange = post(
+            &simulator,
+            CHAT,
+            &format!("tokens=3,fault={fault}"),
+            &question(false),
+        )
+        .await;
         assert!(!exchange.answer().await.ended, "{fault}");
     }
     let ended = ask("end").await;
@@ -229,7 +431,10 @@ async fn answers_in_one_piece_fail_too() {
     assert_eq!(ask("split").await.body, sound.body);
     assert_eq!(ask("bom").await.body[3..], sound.body);
     let error = ask("error").await;
-    assert_eq!((error.status, error.json()["error"]["type"].as_str()), (500, Some("server_error")));
+    assert_eq!(
+        (error.status, error.json()["error"]["type"].as_str()),
+        (500, Some("server_error"))
+    );
 }
 
 #[tokio::test]
@@ -237,19 +442,64 @@ async fn the_responses_api_fails_in_its_own_words() {
     let simulator = instant();
     let answer = responses(&simulator, "tokens=5,text=count,fault=error,after=2").await;
     let events = answer.events();
-    let kinds: Vec<&str> = events.iter().rev().take(3).map(|event| event["type"].as_str().unwrap()).collect();
-    assert_eq!(kinds, ["response.failed", "error", "response.output_text.delta"]);
+    let kinds: Vec<&str> = events
+        .iter()
+        .rev()
+        .take(3)
+        .map(|event| event["type"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        kinds,
+        ["response.failed", "error", "response.output_text.delta"]
+    );
     assert_eq!(events.last().unwrap()["response"]["status"], "failed");
-    assert!(events.iter().enumerate().all(|(index, event)| event["sequence_number"] == index));
+    assert!(
+        events
+            .iter()
+            .enumerate()
+            .all(|(index, event)| event["sequence_number"] == index)
+    );
     for (fault, ended) in [("cut", false), ("end", true)] {
-        let answer = responses(&simulator, &format!("tokens=5,text=count,fault={fault},after=2")).await;
-        let deltas = answer.events().iter().filter(|event| event["type"] == "response.output_text.delta").count();
-        assert_eq!((deltas, answer.ended, answer.text().contains("response.completed")), (2, ended, false), "{fault}");
+        let answer = responses(
+            &simulator,
+            &format!("tokens=5,text=count,fault={fault},after=2"),
+        )
+        .await;
+        let deltas = answer
+            .events()
+            .iter()
+            .filter(|event| event["type"] == "response.output_text.delta")
+            .count();
+        assert_eq!(
+            (
+                deltas,
+                answer.ended,
+                answer.text().contains("response.completed")
+            ),
+            (2, ended, false),
+            "{fault}"
+        );
     }
     let malformed = responses(&simulator, "tokens=5,fault=malformed,after=2").await;
-    assert_eq!(malformed.data().iter().filter(|data| serde_json::from_str::<Value>(data).is_err()).count(), 1);
-    let mut exchange =
-        post(&simulator, "/v1/responses", "tokens=2,fault=hang", &json!({"model": "simulator", "input": "hi", "stream": true})).await;
+    assert_eq!(
+        malformed
+            .data()
+            .iter()
+            .filter(|data| serde_json::from_str::<Value>(data).is_err())
+            .count(),
+        1
+    );
+    let mut exchange = post(
+        &simulator,
+        "/v1/responses",
+        "tokens=2,fault=hang",
+        &json!({"model": "simulator", "input": "hi", "stream": true}),
+    )
+    .await;
     exchange.until("event: response.completed").await;
-    assert!(simulator.wait_until(|stats| stats.open_streams == 1, PATIENCE).await);
+    assert!(
+        simulator
+            .wait_until(|stats| stats.open_streams == 1, PATIENCE)
+            .await
+    );
 }

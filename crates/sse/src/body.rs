@@ -12,7 +12,8 @@ use tokenwire_core::generation::{Subscription, SubscriptionError};
 use tokenwire_core::presence::{Presence, Present};
 use tokio::time::{Instant, Sleep};
 
-/// A comment line with no blank line after it. A blank line after a comment makes openai-python raise.
+/// A comment line with no blank line after it. A blank line after a comment makes openai-python
+/// raise.
 const HEARTBEAT: &[u8] = b":\n";
 
 /// What goes around the events.
@@ -44,7 +45,9 @@ struct Heartbeat {
 
 impl fmt::Debug for SseBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SseBody").field("subscription", &self.subscription).finish_non_exhaustive()
+        f.debug_struct("SseBody")
+            .field("subscription", &self.subscription)
+            .finish_non_exhaustive()
     }
 }
 
@@ -54,9 +57,19 @@ impl SseBody {
     pub fn new(subscription: Option<Subscription>, options: SseOptions) -> Self {
         let heartbeat = options.heartbeat.map(|every| {
             let last_sent = Instant::now();
-            Heartbeat { every, last_sent, timer: Box::pin(tokio::time::sleep_until(last_sent + every)) }
+            Heartbeat {
+                every,
+                last_sent,
+                timer: Box::pin(tokio::time::sleep_until(last_sent + every)),
+            }
         });
-        Self { subscription, preface: options.preface, heartbeat, broken: None, _present: options.readers.enter() }
+        Self {
+            subscription,
+            preface: options.preface,
+            heartbeat,
+            broken: None,
+            _present: options.readers.enter(),
+        }
     }
 
     fn sent(&mut self) {
@@ -88,7 +101,10 @@ impl MessageBody for SseBody {
         BodySize::Stream
     }
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, SubscriptionError>>> {
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, SubscriptionError>>> {
         let this = &mut *self;
         if let Some(error) = this.broken.take() {
             return Poll::Ready(Some(Err(error)));
@@ -120,8 +136,9 @@ impl MessageBody for SseBody {
             }
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Ready(Some(Err(error))) => {
-                // An error makes the server drop the connection with what it has not written yet: the head, or the last
-                // tokens. It comes a turn later, so that those are written first.
+                // An error makes the server drop the connection with what it has not written yet:
+                // the head, or the last tokens. It comes a turn later, so that those are written
+                // first.
                 this.subscription = None;
                 this.broken = Some(error);
                 if !preface.is_empty() {
@@ -131,7 +148,9 @@ impl MessageBody for SseBody {
                 Poll::Pending
             }
             Poll::Pending => match &mut this.heartbeat {
-                Some(heartbeat) => heartbeat.poll(cx).map(|()| Some(Ok(Bytes::from_static(HEARTBEAT)))),
+                Some(heartbeat) => heartbeat
+                    .poll(cx)
+                    .map(|()| Some(Ok(Bytes::from_static(HEARTBEAT)))),
                 None => Poll::Pending,
             },
         }

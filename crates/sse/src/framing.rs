@@ -88,7 +88,8 @@ fn put_data(data: &[u8], out: &mut BytesMut) {
     out.put_u8(b'\n');
 }
 
-/// The text with a line end; each further line of it starts with `prefix`. CR, LF and CRLF all end a line in SSE.
+/// The text with a line end; each further line of it starts with `prefix`. CR, LF and CRLF all end
+/// a line in SSE.
 fn put_lines(mut text: &[u8], prefix: &[u8], out: &mut BytesMut) {
     while let Some(at) = memchr::memchr2(b'\n', b'\r', text) {
         out.put_slice(&text[..at]);
@@ -111,22 +112,51 @@ mod tests {
     fn check(framing: &dyn Framing, name: Option<&'static str>, data: &str, expected: &str) {
         let mut out = BytesMut::new();
         let id = "resp_abc".parse().unwrap();
-        framing.frame(&id, &Frame { seq: Seq(7), name, relayed_name: None, data: data.as_bytes() }, &mut out);
+        framing.frame(
+            &id,
+            &Frame {
+                seq: Seq(7),
+                name,
+                relayed_name: None,
+                data: data.as_bytes(),
+            },
+            &mut out,
+        );
         assert_eq!(String::from_utf8(out.to_vec()).unwrap(), expected);
     }
 
     #[test]
     fn wraps_each_kind_of_reader_its_way() {
-        check(&Sdk, Some("response.created"), "{}", "event: response.created\ndata: {}\n\n");
+        check(
+            &Sdk,
+            Some("response.created"),
+            "{}",
+            "event: response.created\ndata: {}\n\n",
+        );
         check(&Sdk, None, "[DONE]", "data: [DONE]\n\n");
-        check(&EventSource, Some("response.created"), "{}", "id: resp_abc.7\ndata: {}\n\n");
+        check(
+            &EventSource,
+            Some("response.created"),
+            "{}",
+            "id: resp_abc.7\ndata: {}\n\n",
+        );
         check(&Bare, None, "Hello\n", "Hello\n");
     }
 
     #[test]
     fn a_payload_with_line_breaks_becomes_several_data_lines() {
         check(&Sdk, None, "{\n}", "data: {\ndata: }\n\n");
-        check(&Sdk, None, "a\r\nb\rc\n", "data: a\ndata: b\ndata: c\ndata: \n\n");
-        check(&EventSource, None, "a\nb", "id: resp_abc.7\ndata: a\ndata: b\n\n");
+        check(
+            &Sdk,
+            None,
+            "a\r\nb\rc\n",
+            "data: a\ndata: b\ndata: c\ndata: \n\n",
+        );
+        check(
+            &EventSource,
+            None,
+            "a\nb",
+            "id: resp_abc.7\ndata: a\ndata: b\n\n",
+        );
     }
 }

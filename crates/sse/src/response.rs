@@ -8,23 +8,42 @@ use crate::body::SseBody;
 /// Tells nginx not to buffer.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// A `text/event-stream` answer. `no-transform` and `X-Accel-Buffering` keep proxies from holding tokens back.
+/// A `text/event-stream` answer. `no-transform` and `X-Accel-Buffering` keep proxies from holding
+/// tokens back.
 #[must_use]
 pub fn event_stream(response: &mut HttpResponseBuilder, body: SseBody) -> HttpResponse {
-    finish(response, HeaderValue::from_static("text/event-stream"), body)
+    finish(
+        response,
+        HeaderValue::from_static("text/event-stream"),
+        body,
+    )
 }
 
 /// A `text/plain` answer.
 #[must_use]
 pub fn plain_text(response: &mut HttpResponseBuilder, body: SseBody) -> HttpResponse {
-    finish(response, HeaderValue::from_static("text/plain; charset=utf-8"), body)
+    finish(
+        response,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+        body,
+    )
 }
 
-fn finish(response: &mut HttpResponseBuilder, content_type: HeaderValue, body: SseBody) -> HttpResponse {
+fn finish(
+    response: &mut HttpResponseBuilder,
+    content_type: HeaderValue,
+    body: SseBody,
+) -> HttpResponse {
     response
         .insert_header((header::CONTENT_TYPE, content_type))
-        .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform")))
+        .insert_header((
+            header::CACHE_CONTROL,
+            HeaderValue::from_static("no-cache, no-transform"),
+        ))
         .insert_header((X_ACCEL_BUFFERING, HeaderValue::from_static("no")))
-        .insert_header((header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")))
+        .insert_header((
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        ))
         .body(body)
 }

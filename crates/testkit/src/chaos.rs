@@ -1,8 +1,9 @@
 //! A TCP proxy that does to a connection what networks do: cuts, stalls, delays, split writes.
 //!
-//! Each connection takes the next [`Plan`] of a list, then [`Plan::default`], which passes everything on. What happens to the
-//! two directions is planned apart: what the client sends is upstream ([`Plan::up`]), what it is sent is downstream
-//! ([`Plan::down`]). The proxy runs on a thread of its own and stops when it is dropped.
+//! Each connection takes the next [`Plan`] of a list, then [`Plan::default`], which passes
+//! everything on. What happens to the two directions is planned apart: what the client sends is
+//! upstream ([`Plan::up`]), what it is sent is downstream ([`Plan::down`]). The proxy runs on a
+//! thread of its own and stops when it is dropped.
 
 use std::collections::VecDeque;
 use std::io;
@@ -36,7 +37,8 @@ pub struct Leg {
     pub cut: Option<(u64, Cut)>,
     /// After so many bytes nothing is passed on for so long.
     pub stall: Option<(u64, Duration)>,
-    /// Bytes are passed on in pieces of at most so many, each in a write of its own; 0 leaves them as they come.
+    /// Bytes are passed on in pieces of at most so many, each in a write of its own; 0 leaves them
+    /// as they come.
     pub pieces: usize,
     /// Before each write.
     pub delay: Duration,
@@ -55,17 +57,28 @@ impl Plan {
     /// Cuts the connection after so many bytes from the server.
     #[must_use]
     pub fn cut_after(bytes: u64, cut: Cut) -> Self {
-        Self { down: Leg { cut: Some((bytes, cut)), ..Leg::default() }, ..Self::default() }
+        Self {
+            down: Leg {
+                cut: Some((bytes, cut)),
+                ..Leg::default()
+            },
+            ..Self::default()
+        }
     }
 
-    /// Plans that differ with the seed and are the same for the same one: connections that are cut at some point within `within`
-    /// bytes from the server, one half of them by a reset, some split into small pieces.
+    /// Plans that differ with the seed and are the same for the same one: connections that are cut
+    /// at some point within `within` bytes from the server, one half of them by a reset, some split
+    /// into small pieces.
     #[must_use]
     pub fn seeded(seed: u64, count: usize, within: u64) -> Vec<Self> {
         let mut dice = StdRng::seed_from_u64(seed);
         (0..count)
             .map(|_| {
-                let cut = if dice.random_bool(0.5) { Cut::Reset } else { Cut::Close };
+                let cut = if dice.random_bool(0.5) {
+                    Cut::Reset
+                } else {
+                    Cut::Close
+                };
                 let mut plan = Self::cut_after(dice.random_range(0..within.max(1)), cut);
                 if dice.random_bool(0.5) {
                     plan.down.pieces = dice.random_range(1..64);
@@ -167,12 +180,20 @@ impl ChaosProxy {
             counters: Counters::default(),
             orders: watch::Sender::new(Order::default()),
         });
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let thread = std::thread::Builder::new().name("chaos-proxy".to_owned()).spawn({
-            let shared = shared.clone();
-            move || runtime.block_on(accept(listener, shared))
-        })?;
-        Ok(Self { address, shared, thread: Some(thread) })
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let thread = std::thread::Builder::new()
+            .name("chaos-proxy".to_owned())
+            .spawn({
+                let shared = shared.clone();
+                move || runtime.block_on(accept(listener, shared))
+            })?;
+        Ok(Self {
+            address,
+            shared,
+            thread: Some(thread),
+        })
     }
 
     /// Where it listens.
@@ -222,7 +243,8 @@ impl Drop for ChaosProxy {
 }
 
 async fn accept(listener: std::net::TcpListener, shared: Arc<Shared>) {
-    let listener = TcpListener::from_std(listener).expect("a listener that was bound can be watched");
+    let listener =
+        TcpListener::from_std(listener).expect("a listener that was bound can be watched");
     let mut orders = shared.orders.subscribe();
     loop {
         tokio::select! {
@@ -262,8 +284,20 @@ async fn connection(client: TcpStream, plan: Plan, shared: Arc<Shared>) {
     let (mut client_in, mut client_out) = client.into_split();
     let (mut server_in, mut server_out) = server.into_split();
     let cut = {
-        let up = pass(&mut client_in, &mut server_out, &plan.up, &counters.up, shared.orders.subscribe());
-        let down = pass(&mut server_in, &mut client_out, &plan.down, &counters.down, shared.orders.subscribe());
+        let up = pass(
+            &mut client_in,
+            &mut server_out,
+            &plan.up,
+            &counters.up,
+            shared.orders.subscribe(),
+        );
+        let down = pass(
+            &mut server_in,
+            &mut client_out,
+            &plan.down,
+            &counters.down,
+            shared.orders.subscribe(),
+        );
         tokio::pin!(up, down);
         let (mut up_over, mut down_over) = (false, false);
         loop {
@@ -297,7 +331,8 @@ async fn connection(client: TcpStream, plan: Plan, shared: Arc<Shared>) {
     }
 }
 
-/// Passes one direction on until it ends (`None`), or until its plan or an error cuts the connection.
+/// Passes one direction on until it ends (`None`), or until its plan or an error cuts the
+/// connection.
 async fn pass(
     from: &mut OwnedReadHalf,
     to: &mut OwnedWriteHalf,
@@ -325,8 +360,16 @@ async fn pass(
         };
         let mut rest = &buffer[..read];
         while !rest.is_empty() {
-            let next = [leg.cut.map(|(at, _)| at), stall.map(|(at, _)| at)].into_iter().flatten().filter(|at| *at > passed).min();
-            let mut size = if leg.pieces == 0 { rest.len() } else { leg.pieces.min(rest.len()) };
+            let next = [leg.cut.map(|(at, _)| at), stall.map(|(at, _)| at)]
+                .into_iter()
+                .flatten()
+                .filter(|at| *at > passed)
+                .min();
+            let mut size = if leg.pieces == 0 {
+                rest.len()
+            } else {
+                leg.pieces.min(rest.len())
+            };
             if let Some(next) = next {
                 size = size.min(usize::try_from(next - passed).unwrap_or(usize::MAX));
             }
@@ -365,7 +408,8 @@ mod tests {
 
     use super::*;
 
-    /// A server that answers each connection with these bytes once it has read a line, and then with what it is sent.
+    /// A server that answers each connection with these bytes once it has read a line, and then
+    /// with what it is sent.
     fn server(answer: Vec<u8>) -> SocketAddr {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let address = listener.local_addr().unwrap();
@@ -419,16 +463,33 @@ mod tests {
         result.unwrap();
         assert_eq!(all, [bytes(100_000), b"and back".to_vec()].concat());
         wait_until("closed", || proxy.counters().open() == 0);
-        assert_eq!((proxy.counters().accepted(), proxy.counters().cut()), (1, 0));
-        assert_eq!((proxy.counters().up(), proxy.counters().down()), (11, 100_008));
+        assert_eq!(
+            (proxy.counters().accepted(), proxy.counters().cut()),
+            (1, 0)
+        );
+        assert_eq!(
+            (proxy.counters().up(), proxy.counters().down()),
+            (11, 100_008)
+        );
     }
 
     #[test]
     fn a_cut_comes_after_exactly_so_many_bytes() {
-        let plans = [(0, Cut::Close), (1, Cut::Close), (777, Cut::Close), (40_000, Cut::Close)];
-        let proxy = ChaosProxy::start(server(bytes(100_000)), plans.map(|(at, cut)| Plan::cut_after(at, cut))).unwrap();
+        let plans = [
+            (0, Cut::Close),
+            (1, Cut::Close),
+            (777, Cut::Close),
+            (40_000, Cut::Close),
+        ];
+        let proxy = ChaosProxy::start(
+            server(bytes(100_000)),
+            plans.map(|(at, cut)| Plan::cut_after(at, cut)),
+        )
+        .unwrap();
         for (at, _) in plans {
-            let (all, result) = match TcpStream::connect(proxy.address()).map(|mut stream| (stream.write_all(b"go\n"), stream)) {
+            let (all, result) = match TcpStream::connect(proxy.address())
+                .map(|mut stream| (stream.write_all(b"go\n"), stream))
+            {
                 Ok((_, mut stream)) => read_all(&mut stream),
                 Err(error) => (Vec::new(), Err(error)),
             };
@@ -438,12 +499,17 @@ mod tests {
         wait_until("cut", || proxy.counters().cut() == 4);
         let mut stream = connect(&proxy);
         stream.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(read_all(&mut stream).0.len(), 100_000, "after the plans everything passes");
+        assert_eq!(
+            read_all(&mut stream).0.len(),
+            100_000,
+            "after the plans everything passes"
+        );
     }
 
     #[test]
     fn a_reset_is_a_reset() {
-        let proxy = ChaosProxy::start(server(bytes(100)), [Plan::cut_after(10, Cut::Reset)]).unwrap();
+        let proxy =
+            ChaosProxy::start(server(bytes(100)), [Plan::cut_after(10, Cut::Reset)]).unwrap();
         let (_, result) = read_all(&mut connect(&proxy));
         assert_eq!(result.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     }
@@ -490,12 +556,18 @@ mod tests {
         let mut stream = connect(&proxy);
         stream.shutdown(Shutdown::Write).unwrap();
         assert_eq!(read_all(&mut stream).0, bytes(100));
-        assert!(begun.elapsed() >= Duration::from_millis(50), "there was no stall");
+        assert!(
+            begun.elapsed() >= Duration::from_millis(50),
+            "there was no stall"
+        );
     }
 
     #[test]
     fn a_server_that_is_not_there_is_a_closed_connection() {
-        let nowhere = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
+        let nowhere = TcpListener::bind(("127.0.0.1", 0))
+            .unwrap()
+            .local_addr()
+            .unwrap();
         let proxy = ChaosProxy::start(nowhere, []).unwrap();
         let (all, _) = read_all(&mut TcpStream::connect(proxy.address()).unwrap());
         assert!(all.is_empty());

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokenwire_core::engine::{Engine, Freshness, MemoryStore, Observer, Registry, Retention, Reuse, ReuseOptions, StartRequest, Started};
+use tokenwire_core::engine::{
+    Engine, Freshness, MemoryStore, Observer, Registry, Retention, Reuse, ReuseOptions,
+    StartRequest, Started,
+};
 use tokenwire_core::error::ApiError;
 use tokenwire_core::id::Owner;
 use tokenwire_core::log::{LogLimits, MemoryAccount};
@@ -17,11 +20,16 @@ use crate::upstream::ScriptedUpstream;
 /// Clocks that never run out.
 #[must_use]
 pub fn no_clocks() -> Clocks {
-    Clocks { connect: Duration::ZERO, first_token: Duration::ZERO, between_tokens: Duration::ZERO, total: Duration::ZERO }
+    Clocks {
+        connect: Duration::ZERO,
+        first_token: Duration::ZERO,
+        between_tokens: Duration::ZERO,
+        total: Duration::ZERO,
+    }
 }
 
-/// Lets every task run until all of them wait for something. Needs tokio's paused clock, which only moves on (here by a
-/// millisecond) once nothing else can run.
+/// Lets every task run until all of them wait for something. Needs tokio's paused clock, which only
+/// moves on (here by a millisecond) once nothing else can run.
 pub async fn settle() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
@@ -55,7 +63,10 @@ impl Default for EngineOptions {
                 max_memory: 1 << 30,
                 max_open: 1 << 16,
             },
-            limits: LogLimits { bytes: 1 << 26, events: 1 << 24 },
+            limits: LogLimits {
+                bytes: 1 << 26,
+                events: 1 << 24,
+            },
             grace: Duration::from_secs(30),
             reuse: ReuseOptions {
                 coalesce: false,
@@ -102,20 +113,37 @@ impl TestEngine {
 
     /// A fresh engine that asks `asked`, which may stand before `upstream`.
     #[must_use]
-    pub fn over(options: EngineOptions, asked: Arc<dyn Upstream>, upstream: ScriptedUpstream) -> Self {
+    pub fn over(
+        options: EngineOptions,
+        asked: Arc<dyn Upstream>,
+        upstream: ScriptedUpstream,
+    ) -> Self {
         let account = MemoryAccount::default();
         let registry = Registry::new(options.retention, account.clone());
-        let store = Arc::new(MemoryStore { limits: options.limits, account: account.clone() });
+        let store = Arc::new(MemoryStore {
+            limits: options.limits,
+            account: account.clone(),
+        });
         let tasks = TaskTracker::new();
         let reuse = Reuse::new(options.reuse);
-        let engine = Engine::new(registry, store, asked, tasks.clone(), options.grace).sharing(reuse.clone());
-        Self { engine, upstream, account, tasks, reuse }
+        let engine = Engine::new(registry, store, asked, tasks.clone(), options.grace)
+            .sharing(reuse.clone());
+        Self {
+            engine,
+            upstream,
+            account,
+            tasks,
+            reuse,
+        }
     }
 
     /// The same engine, with somebody who is told of starts and ends.
     #[must_use]
     pub fn observed_by(self, observer: Arc<dyn Observer>) -> Self {
-        Self { engine: self.engine.observed_by(observer), ..self }
+        Self {
+            engine: self.engine.observed_by(observer),
+            ..self
+        }
     }
 
     /// A request with this body from nobody in particular.
@@ -125,7 +153,8 @@ impl TestEngine {
     #[must_use]
     pub fn request(body: &str) -> StartRequest {
         StartRequest {
-            body: StreamRequest::parse(body.as_bytes()).unwrap_or_else(|error| panic!("not a request ({error}): {body}")),
+            body: StreamRequest::parse(body.as_bytes())
+                .unwrap_or_else(|error| panic!("not a request ({error}): {body}")),
             owner: Owner::Anonymous,
             idempotency_key: None,
             route: "/v1/streams",
@@ -150,6 +179,7 @@ impl TestEngine {
     /// If it does not.
     #[must_use]
     pub fn start(&self, body: &str) -> Started {
-        self.try_start(body).unwrap_or_else(|error| panic!("{body} started nothing: {error:?}"))
+        self.try_start(body)
+            .unwrap_or_else(|error| panic!("{body} started nothing: {error:?}"))
     }
 }

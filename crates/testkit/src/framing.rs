@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use tokenwire_core::dialect::{Dialect, Frame, Framing};
 use tokenwire_core::id::GenerationId;
 
-/// Wraps a frame as `{"seq":3,"name":"response.created","data":"…"}` and a line feed; the payload is a JSON string.
+/// Wraps a frame as `{"seq":3,"name":"response.created","data":"…"}` and a line feed; the payload
+/// is a JSON string.
 #[derive(Clone, Copy, Debug)]
 pub struct JsonLines {
     /// Whether readers see `tokenwire:` events.
@@ -18,7 +19,11 @@ pub struct JsonLines {
 
 impl Default for JsonLines {
     fn default() -> Self {
-        Self { extensions: true, done: false, shared: true }
+        Self {
+            extensions: true,
+            done: false,
+            shared: true,
+        }
     }
 }
 
@@ -40,9 +45,18 @@ impl Line {
     /// If they are not whole lines of this framing.
     #[must_use]
     pub fn all(bytes: &[u8]) -> Vec<Self> {
-        assert!(bytes.is_empty() || bytes.ends_with(b"\n"), "a frame was cut: {}", String::from_utf8_lossy(bytes));
+        assert!(
+            bytes.is_empty() || bytes.ends_with(b"\n"),
+            "a frame was cut: {}",
+            String::from_utf8_lossy(bytes)
+        );
         let text = std::str::from_utf8(bytes).expect("frames are UTF-8");
-        text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("not a frame ({error}): {line}"))).collect()
+        text.lines()
+            .map(|line| {
+                serde_json::from_str(line)
+                    .unwrap_or_else(|error| panic!("not a frame ({error}): {line}"))
+            })
+            .collect()
     }
 
     /// The payload as JSON.
@@ -51,16 +65,27 @@ impl Line {
     /// If it is not.
     #[must_use]
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.data)
-            .unwrap_or_else(|error| panic!("the payload of event {} is not JSON ({error}): {}", self.seq, self.data))
+        serde_json::from_str(&self.data).unwrap_or_else(|error| {
+            panic!(
+                "the payload of event {} is not JSON ({error}): {}",
+                self.seq, self.data
+            )
+        })
     }
 }
 
 impl Framing for JsonLines {
     fn frame(&self, _stream: &GenerationId, frame: &Frame<'_>, out: &mut BytesMut) {
         let name = frame.relayed_name.or(frame.name).map(str::to_owned);
-        let data = std::str::from_utf8(frame.data).expect("a payload is UTF-8").to_owned();
-        let line = serde_json::to_vec(&Line { seq: frame.seq.0, name, data }).expect("a struct of strings serialises");
+        let data = std::str::from_utf8(frame.data)
+            .expect("a payload is UTF-8")
+            .to_owned();
+        let line = serde_json::to_vec(&Line {
+            seq: frame.seq.0,
+            name,
+            data,
+        })
+        .expect("a struct of strings serialises");
         out.extend_from_slice(&line);
         out.extend_from_slice(b"\n");
     }

@@ -26,8 +26,17 @@ impl Reader {
 
     /// As [`Reader::new`], in another framing.
     #[must_use]
-    pub fn framed(attachment: Attachment, from: u64, dialect: Dialect, framing: Arc<dyn Framing>) -> Self {
-        Self { subscription: Subscription::new(attachment, Seq(from), dialect, framing), bytes: Vec::new(), end: None }
+    pub fn framed(
+        attachment: Attachment,
+        from: u64,
+        dialect: Dialect,
+        framing: Arc<dyn Framing>,
+    ) -> Self {
+        Self {
+            subscription: Subscription::new(attachment, Seq(from), dialect, framing),
+            bytes: Vec::new(),
+            end: None,
+        }
     }
 
     /// What is read.
@@ -44,7 +53,10 @@ impl Reader {
 
     /// Takes one piece of what stands there now; whether there was one.
     pub fn read_piece(&mut self) -> bool {
-        self.end.is_none() && self.poll(&mut Context::from_waker(Waker::noop())).is_ready()
+        self.end.is_none()
+            && self
+                .poll(&mut Context::from_waker(Waker::noop()))
+                .is_ready()
     }
 
     /// Reads until the end, or until the subscription fails.

@@ -14,7 +14,10 @@ use parking_lot::Mutex;
 use tokenwire_core::decode::{Flow, SseDecoder, SseEvent};
 use tokenwire_core::error::{ApiError, ErrorCode};
 use tokenwire_core::translate::BodyEnd;
-use tokenwire_core::upstream::{OpenError, Opened, Server, StreamStep, Target, TokenStream, Upstream, UpstreamHead, UpstreamRequest};
+use tokenwire_core::upstream::{
+    OpenError, Opened, Server, StreamStep, Target, TokenStream, Upstream, UpstreamHead,
+    UpstreamRequest,
+};
 use tokio::sync::Notify;
 
 /// The largest event that a scripted body may hold.
@@ -79,7 +82,8 @@ enum Step {
 }
 
 impl ScriptedUpstream {
-    /// An upstream to which every model is routed as `target` says; a model that the client names keeps its name.
+    /// An upstream to which every model is routed as `target` says; a model that the client names
+    /// keeps its name.
     #[must_use]
     pub fn new(target: Target) -> Self {
         Self(Arc::new(Shared {
@@ -119,7 +123,10 @@ impl Upstream for ScriptedUpstream {
     fn route(&self, model: Option<&str>) -> Result<Target, ApiError> {
         let mut target = self.0.target.lock().clone();
         if model == Some("unknown") {
-            return Err(ApiError::new(ErrorCode::NotFound, "The model 'unknown' is not served."));
+            return Err(ApiError::new(
+                ErrorCode::NotFound,
+                "The model 'unknown' is not served.",
+            ));
         }
         if let Some(model) = model {
             target.model = model.to_owned();
@@ -129,13 +136,28 @@ impl Upstream for ScriptedUpstream {
 
     fn open(&self, request: UpstreamRequest) -> BoxFuture<'static, Result<Opened, OpenError>> {
         let plan = *self.0.plan.lock();
-        assert_ne!(plan, OpeningPlan::Panic, "the script says that opening panics");
-        let opening = (plan == OpeningPlan::Answer).then(|| Opening::Answer(UpstreamHead::default()));
-        let script = Mutex::new(Script { opening, ..Script::default() });
-        let call = Call(Arc::new(CallState { request, script, gone: Notify::new() }));
+        assert_ne!(
+            plan,
+            OpeningPlan::Panic,
+            "the script says that opening panics"
+        );
+        let opening =
+            (plan == OpeningPlan::Answer).then(|| Opening::Answer(UpstreamHead::default()));
+        let script = Mutex::new(Script {
+            opening,
+            ..Script::default()
+        });
+        let call = Call(Arc::new(CallState {
+            request,
+            script,
+            gone: Notify::new(),
+        }));
         self.0.calls.lock().push_back(call.clone());
         self.0.arrived.notify_waiters();
-        Connecting { held: Some(Held(call)) }.boxed()
+        Connecting {
+            held: Some(Held(call)),
+        }
+        .boxed()
     }
 }
 
@@ -308,7 +330,14 @@ impl Future for Connecting {
         match opening {
             Opening::Answer(head) => {
                 let held = self.held.take().expect("looked at above");
-                Poll::Ready(Ok(Opened { head, stream: Box::new(Body { held, decoder: SseDecoder::new(EVENT_LIMIT), ended: None }) }))
+                Poll::Ready(Ok(Opened {
+                    head,
+                    stream: Box::new(Body {
+                        held,
+                        decoder: SseDecoder::new(EVENT_LIMIT),
+                        ended: None,
+                    }),
+                }))
             }
             Opening::Error(error) => Poll::Ready(Err(error)),
             Opening::Panic => panic!("the script says that opening panics"),
@@ -323,7 +352,11 @@ struct Body {
 }
 
 impl TokenStream for Body {
-    fn poll_events(&mut self, cx: &mut Context<'_>, sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Poll<StreamStep> {
+    fn poll_events(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut dyn FnMut(SseEvent<'_>) -> Flow,
+    ) -> Poll<StreamStep> {
         if let Some(end) = self.ended {
             return Poll::Ready(StreamStep::Ended(end));
         }
@@ -335,16 +368,32 @@ impl TokenStream for Body {
             };
             step
         };
-        let too_large = |_| StreamStep::Failed(ApiError::new(ErrorCode::UpstreamEventTooLarge, "The scripted event is too large."));
+        let too_large = |_| {
+            StreamStep::Failed(ApiError::new(
+                ErrorCode::UpstreamEventTooLarge,
+                "The scripted event is too large.",
+            ))
+        };
         Poll::Ready(match step {
-            Step::Bytes(bytes) => self.decoder.push(&bytes, sink).map_or_else(too_large, |_| StreamStep::Read),
+            Step::Bytes(bytes) => self
+                .decoder
+                .push(&bytes, sink)
+                .map_or_else(too_large, |_| StreamStep::Read),
             Step::Document(json) => {
-                sink(SseEvent::Data { name: None, data: &json, terminated: true });
+                sink(SseEvent::Data {
+                    name: None,
+                    data: &json,
+                    terminated: true,
+                });
                 StreamStep::Read
             }
             Step::End(end) => {
                 self.ended = Some(end);
-                let finished = if end == BodyEnd::Clean { self.decoder.finish(sink).map(|_| ()) } else { Ok(()) };
+                let finished = if end == BodyEnd::Clean {
+                    self.decoder.finish(sink).map(|_| ())
+                } else {
+                    Ok(())
+                };
                 finished.map_or_else(too_large, |()| StreamStep::Ended(end))
             }
             Step::Fail(error) => StreamStep::Failed(error),

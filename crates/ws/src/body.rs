@@ -12,7 +12,8 @@ use tokenwire_core::presence::Present;
 
 use crate::hub::Hub;
 
-/// Pulls from the hub, then from the body that actix-ws made. Dropping it detaches the socket's readers.
+/// Pulls from the hub, then from the body that actix-ws made. Dropping it detaches the socket's
+/// readers.
 pub(crate) struct SocketBody {
     control: BoxBody,
     hub: Option<Rc<RefCell<Hub>>>,
@@ -21,7 +22,11 @@ pub(crate) struct SocketBody {
 
 impl SocketBody {
     pub(crate) fn new(control: BoxBody, hub: Rc<RefCell<Hub>>, present: Present) -> Self {
-        Self { control, hub: Some(hub), _present: present }
+        Self {
+            control,
+            hub: Some(hub),
+            _present: present,
+        }
     }
 }
 
@@ -32,7 +37,10 @@ impl MessageBody for SocketBody {
         BodySize::Stream
     }
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Error>>> {
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Error>>> {
         let this = &mut *self;
         if let Some(hub) = &this.hub {
             let frames = hub.borrow_mut().poll_frames(cx);
@@ -45,7 +53,8 @@ impl MessageBody for SocketBody {
                 this.hub = None;
                 Poll::Ready(None)
             }
-            polled => polled.map_err(|error| actix_web::error::ErrorInternalServerError(error.to_string())),
+            polled => polled
+                .map_err(|error| actix_web::error::ErrorInternalServerError(error.to_string())),
         }
     }
 }

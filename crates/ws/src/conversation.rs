@@ -4,7 +4,9 @@ use std::cell::RefCell;
 use std::rc::Weak;
 use std::time::Duration;
 
-use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, ProtocolError, Session};
+use actix_ws::{
+    AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, ProtocolError, Session,
+};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::frame_guard::Oversized;
@@ -27,7 +29,8 @@ const INVALID_PAYLOAD: u16 = 1007;
 const TOO_BIG: u16 = 1009;
 const TRY_AGAIN_LATER: u16 = 1013;
 
-/// Runs until the client leaves, is silent for too long, breaks the protocol, or the body is dropped.
+/// Runs until the client leaves, is silent for too long, breaks the protocol, or the body is
+/// dropped.
 pub(crate) async fn converse(
     hub: Weak<RefCell<Hub>>,
     mut session: Session,
@@ -65,7 +68,8 @@ pub(crate) async fn converse(
             }
             () = &mut closing, if drain.is_none() => drain = Some(tokio::time::interval(DRAIN_LOOK)),
             () = tick(drain.as_mut()), if drain.is_some() => {
-                // What runs may end; a socket with nothing to do goes at once. The SDKs reconnect on 1001.
+                // What runs may end; a socket with nothing to do goes at once. The SDKs reconnect
+                // on 1001.
                 if hub.upgrade().is_none_or(|hub| hub.borrow().is_idle()) {
                     break Some((GOING_AWAY, "the gateway is shutting down"));
                 }
@@ -77,7 +81,10 @@ pub(crate) async fn converse(
         }
     };
     if let Some((code, reason)) = end {
-        let reason = CloseReason { code: CloseCode::from(code), description: (!reason.is_empty()).then(|| reason.to_owned()) };
+        let reason = CloseReason {
+            code: CloseCode::from(code),
+            description: (!reason.is_empty()).then(|| reason.to_owned()),
+        };
         // Best effort: a peer that does not read does not see it.
         let _ = tokio::time::timeout(Duration::from_secs(1), session.close(Some(reason))).await;
     } else {
@@ -127,7 +134,9 @@ async fn hear(
     };
     match message {
         AggregatedMessage::Text(text) => {
-            let Some(hub) = hub.upgrade() else { return Next::Gone };
+            let Some(hub) = hub.upgrade() else {
+                return Next::Gone;
+            };
             let mut hub = hub.borrow_mut();
             hub.hear(&text);
             match hub.end {
@@ -135,7 +144,9 @@ async fn hear(
                 None => Next::GoOn,
             }
         }
-        AggregatedMessage::Binary(_) => Next::Close(UNSUPPORTED_DATA, "binary messages are not understood"),
+        AggregatedMessage::Binary(_) => {
+            Next::Close(UNSUPPORTED_DATA, "binary messages are not understood")
+        }
         AggregatedMessage::Ping(payload) => match session.pong(&payload).await {
             Ok(()) => Next::GoOn,
             Err(_) => Next::Gone,

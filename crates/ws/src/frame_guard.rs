@@ -1,7 +1,7 @@
 //! Reads nothing but frame heads, and stops a message that is too large when it is announced.
 //!
-//! actix-ws checks a frame's size once the whole frame is buffered; one head of fourteen bytes could make it buffer what the
-//! sender likes.
+//! actix-ws checks a frame's size once the whole frame is buffered; one head of fourteen bytes
+//! could make it buffer what the sender likes.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -26,7 +26,14 @@ pub(crate) struct FrameGuard {
 impl FrameGuard {
     pub(crate) fn new(payload: Payload, limit: usize) -> (Self, Oversized) {
         let oversized = Oversized::default();
-        (Self { payload, heads: Heads::new(limit), oversized: oversized.clone() }, oversized)
+        (
+            Self {
+                payload,
+                heads: Heads::new(limit),
+                oversized: oversized.clone(),
+            },
+            oversized,
+        )
     }
 }
 
@@ -66,7 +73,13 @@ struct Heads {
 
 impl Heads {
     fn new(limit: usize) -> Self {
-        Self { limit: limit as u64, head: [0; 14], have: 0, skip: 0, message: 0 }
+        Self {
+            limit: limit as u64,
+            head: [0; 14],
+            have: 0,
+            skip: 0,
+            message: 0,
+        }
     }
 
     fn scan(&mut self, mut bytes: &[u8]) -> Result<(), TooLarge> {
@@ -103,7 +116,9 @@ impl Heads {
         }
         Some(match extended {
             0 => u64::from(self.head[1] & 0x7F),
-            _ => self.head[2..2 + extended].iter().fold(0, |length, byte| length << 8 | u64::from(*byte)),
+            _ => self.head[2..2 + extended]
+                .iter()
+                .fold(0, |length, byte| length << 8 | u64::from(*byte)),
         })
     }
 
@@ -113,9 +128,17 @@ impl Heads {
         self.skip = length;
         let control = opcode & 0x08 != 0;
         if control {
-            return if length > self.limit { Err(TooLarge) } else { Ok(()) };
+            return if length > self.limit {
+                Err(TooLarge)
+            } else {
+                Ok(())
+            };
         }
-        self.message = if opcode == 0 { self.message.saturating_add(length) } else { length };
+        self.message = if opcode == 0 {
+            self.message.saturating_add(length)
+        } else {
+            length
+        };
         if self.message > self.limit {
             return Err(TooLarge);
         }
@@ -157,7 +180,11 @@ mod tests {
 
     #[test]
     fn lets_pass_what_fits_and_stops_what_does_not() {
-        check(&[frame(0x81, 10), frame(0x81, 1000), frame(0x81, 70_000)].concat(), 70_000, Ok(()));
+        check(
+            &[frame(0x81, 10), frame(0x81, 1000), frame(0x81, 70_000)].concat(),
+            70_000,
+            Ok(()),
+        );
         check(&frame(0x81, 1001), 1000, Err(TooLarge));
         check(&frame(0x82, 1 << 40)[..14], 1000, Err(TooLarge));
         check(&frame(0x81, usize::MAX)[..14], 1000, Err(TooLarge));
@@ -166,7 +193,15 @@ mod tests {
     #[test]
     fn counts_a_message_over_its_fragments() {
         let pings_between = [frame(0x01, 600), frame(0x89, 50), frame(0x80, 400)].concat();
-        check(&[pings_between.clone(), pings_between].concat(), 1000, Ok(()));
-        check(&[frame(0x01, 600), frame(0x00, 300), frame(0x80, 101)].concat(), 1000, Err(TooLarge));
+        check(
+            &[pings_between.clone(), pings_between].concat(),
+            1000,
+            Ok(()),
+        );
+        check(
+            &[frame(0x01, 600), frame(0x00, 300), frame(0x80, 101)].concat(),
+            1000,
+            Err(TooLarge),
+        );
     }
 }

@@ -80,7 +80,10 @@ mod tests {
         let first = br#"{"type":"x","stream_id":"a.b"}"#;
         assert_eq!(&out[..2], &[0x81, first.len() as u8]);
         assert_eq!(&out[2..2 + first.len()], first);
-        assert_eq!(&out[2 + first.len()..], [b"\x81\x0c".as_slice(), br#"{"type":"x"}"#].concat());
+        assert_eq!(
+            &out[2 + first.len()..],
+            [b"\x81\x0c".as_slice(), br#"{"type":"x"}"#].concat()
+        );
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! One socket's lanes and readers, shared by the task that hears the client and the body that speaks to it.
+//! One socket's lanes and readers, shared by the task that hears the client and the body that
+//! speaks to it.
 //!
-//! Everything in it is bounded: readers and waiting creates by the options, replies by [`MAX_REPLIES`] (a client that asks
-//! without reading the answers is closed).
+//! Everything in it is bounded: readers and waiting creates by the options, replies by
+//! [`MAX_REPLIES`] (a client that asks without reading the answers is closed).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -112,8 +113,17 @@ impl Hub {
             Ok(Command::Unsubscribe(named)) => self.on_generation(&named, Self::unsubscribe),
             Ok(Command::Ping) => self.reply(message::PONG, None),
             Err(rejected) => {
-                let Rejected { error, ours, response_id, stream_id } = *rejected;
-                let reply = if ours { message::command_error(response_id.as_deref(), &error) } else { message::error(&error) };
+                let Rejected {
+                    error,
+                    ours,
+                    response_id,
+                    stream_id,
+                } = *rejected;
+                let reply = if ours {
+                    message::command_error(response_id.as_deref(), &error)
+                } else {
+                    message::error(&error)
+                };
                 self.reply(&reply, stream_id.as_deref());
             }
         }
@@ -140,26 +150,52 @@ impl Hub {
             Ok(request) => request,
             Err(error) => {
                 let lane = match serde_json::from_str::<serde_json::Value>(text) {
-                    Ok(value) => value.get("stream_id").and_then(|id| id.as_str()).map(str::to_owned),
+                    Ok(value) => value
+                        .get("stream_id")
+                        .and_then(|id| id.as_str())
+                        .map(str::to_owned),
                     Err(_) => None,
                 };
-                return self.reply(&message::error(&error), lane.filter(|id| message::is_stream_id(id)).as_deref());
+                return self.reply(
+                    &message::error(&error),
+                    lane.filter(|id| message::is_stream_id(id)).as_deref(),
+                );
             }
         };
         let name: Option<StreamId> = request.stream_id().map(Into::into);
-        let busy = self.lanes.get(&name).is_some_and(|lane| lane.running.is_some());
+        let busy = self
+            .lanes
+            .get(&name)
+            .is_some_and(|lane| lane.running.is_some());
         if !busy {
-            let running = self.lanes.values().filter(|lane| lane.running.is_some()).count();
+            let running = self
+                .lanes
+                .values()
+                .filter(|lane| lane.running.is_some())
+                .count();
             if running >= self.options.max_lanes {
-                return self.limit_reached(name.as_deref(), &format!("This socket runs {running} lanes, as many as it may."));
+                return self.limit_reached(
+                    name.as_deref(),
+                    &format!("This socket runs {running} lanes, as many as it may."),
+                );
             }
             return self.start(name, request);
         }
         if self.queued >= self.options.max_queued {
-            return self.limit_reached(name.as_deref(), &format!("{} responses wait on this socket, as many as may.", self.queued));
+            return self.limit_reached(
+                name.as_deref(),
+                &format!(
+                    "{} responses wait on this socket, as many as may.",
+                    self.queued
+                ),
+            );
         }
         self.queued += 1;
-        self.lanes.entry(name).or_default().waiting.push_back(request);
+        self.lanes
+            .entry(name)
+            .or_default()
+            .waiting
+            .push_back(request);
     }
 
     fn limit_reached(&mut self, lane: Option<&str>, text: &str) {
@@ -182,11 +218,17 @@ impl Hub {
         match self.engine.start(start) {
             Ok(started) => {
                 let id = started.attachment.generation().meta().id.clone();
-                // An idempotent repetition on this very socket moves the reader to its new lane; the old one is free.
+                // An idempotent repetition on this very socket moves the reader to its new lane;
+                // the old one is free.
                 let moved = self.take_reader(&id).flatten();
                 self.lanes.entry(name.clone()).or_default().running = Some(id);
                 self.read(
-                    Subscription::new(started.attachment, tokenwire_core::id::Seq(0), Dialect::Responses, framing(name.as_ref())),
+                    Subscription::new(
+                        started.attachment,
+                        tokenwire_core::id::Seq(0),
+                        Dialect::Responses,
+                        framing(name.as_ref()),
+                    ),
                     Some(name),
                 );
                 self.free(moved);
@@ -196,41 +238,74 @@ impl Hub {
     }
 
     fn read(&mut self, subscription: Subscription, lane: Option<LaneKey>) {
-        self.readers.push(Reader { subscription, lane, _present: self.options.readers.enter() });
+        self.readers.push(Reader {
+            subscription,
+            lane,
+            _present: self.options.readers.enter(),
+        });
     }
 
     fn resume(&mut self, resume: Resume) {
-        let Resume { response_id, starting_after, stream_id } = resume;
-        if let Err(error) = self.try_resume(&response_id, starting_after, stream_id.as_deref().map(Into::into)) {
+        let Resume {
+            response_id,
+            starting_after,
+            stream_id,
+        } = resume;
+        if let Err(error) = self.try_resume(
+            &response_id,
+            starting_after,
+            stream_id.as_deref().map(Into::into),
+        ) {
             let reply = message::command_error(Some(&response_id), &error);
             self.reply(&reply, stream_id.as_deref());
         }
     }
 
-    fn try_resume(&mut self, response_id: &str, after: Option<u64>, name: Option<StreamId>) -> Result<(), ApiError> {
+    fn try_resume(
+        &mut self,
+        response_id: &str,
+        after: Option<u64>,
+        name: Option<StreamId>,
+    ) -> Result<(), ApiError> {
         let id = self.parse_id(response_id)?;
         let generation = self.engine.find(&id, &self.options.owner)?;
-        // Between the reader that goes and the one that comes the generation must not be without any.
+        // Between the reader that goes and the one that comes the generation must not be without
+        // any.
         let _present = generation.attach();
         // A second resume repositions: the first reader goes, but keeps the lane's turn.
         let lane = self.take_reader(&id);
         if lane.is_none() && self.readers.len() >= self.options.max_lanes {
             let error = ApiError::new(
                 ErrorCode::WebsocketStreamLimitReached,
-                format!("This socket reads {} streams, as many as it may.", self.readers.len()),
+                format!(
+                    "This socket reads {} streams, as many as it may.",
+                    self.readers.len()
+                ),
             );
             return Err(error);
         }
-        let head = generation.tail().ok().map(|tail| tail.next.0.saturating_sub(1));
+        let head = generation
+            .tail()
+            .ok()
+            .map(|tail| tail.next.0.saturating_sub(1));
         let status = generation.status().as_str();
         match self.engine.resume(&generation, after) {
             Resumption::Read { attachment, from } => {
-                self.reply(&message::resumed(response_id, from.0, head, status), name.as_deref());
-                self.read(Subscription::new(attachment, from, Dialect::Responses, framing(name.as_ref())), lane.flatten());
+                self.reply(
+                    &message::resumed(response_id, from.0, head, status),
+                    name.as_deref(),
+                );
+                self.read(
+                    Subscription::new(attachment, from, Dialect::Responses, framing(name.as_ref())),
+                    lane.flatten(),
+                );
             }
             Resumption::NothingLeft => {
                 let from = after.map_or(0, |after| after.saturating_add(1));
-                self.reply(&message::resumed(response_id, from, head, status), name.as_deref());
+                self.reply(
+                    &message::resumed(response_id, from, head, status),
+                    name.as_deref(),
+                );
                 self.free(lane.flatten());
             }
             Resumption::LogGone => {
@@ -242,16 +317,33 @@ impl Hub {
                 let attachment = generation.attach();
                 let (head, reset) = tokenwire_core::dialect::reset_event(&generation);
                 self.reply(&reset, name.as_deref());
-                self.read(Subscription::new(attachment, head.next(), Dialect::Responses, framing(name.as_ref())), lane.flatten());
+                self.read(
+                    Subscription::new(
+                        attachment,
+                        head.next(),
+                        Dialect::Responses,
+                        framing(name.as_ref()),
+                    ),
+                    lane.flatten(),
+                );
             }
         }
         Ok(())
     }
 
-    fn on_generation(&mut self, named: &Named, act: impl FnOnce(&mut Self, &GenerationId) -> Result<(), ApiError>) {
-        let result = self.parse_id(&named.response_id).and_then(|id| act(self, &id));
+    fn on_generation(
+        &mut self,
+        named: &Named,
+        act: impl FnOnce(&mut Self, &GenerationId) -> Result<(), ApiError>,
+    ) {
+        let result = self
+            .parse_id(&named.response_id)
+            .and_then(|id| act(self, &id));
         if let Err(error) = result {
-            self.reply(&message::command_error(Some(&named.response_id), &error), None);
+            self.reply(
+                &message::command_error(Some(&named.response_id), &error),
+                None,
+            );
         }
     }
 
@@ -261,33 +353,49 @@ impl Hub {
                 self.free(lane);
                 Ok(())
             }
-            None => Err(ApiError::new(ErrorCode::NotFound, format!("This socket does not read '{id}'."))),
+            None => Err(ApiError::new(
+                ErrorCode::NotFound,
+                format!("This socket does not read '{id}'."),
+            )),
         }
     }
 
     fn parse_id(&self, text: &str) -> Result<GenerationId, ApiError> {
         text.parse().map_err(|_| {
-            ApiError::new(ErrorCode::NotFound, "Response not found: the id is not one of the gateway's.".to_owned()).param("response_id")
+            ApiError::new(
+                ErrorCode::NotFound,
+                "Response not found: the id is not one of the gateway's.".to_owned(),
+            )
+            .param("response_id")
         })
     }
 
     /// Takes the reader of this generation away, with the lane that waits for its end.
     fn take_reader(&mut self, id: &GenerationId) -> Option<Option<LaneKey>> {
-        let at = self.readers.iter().position(|reader| reader.subscription.generation().meta().id == *id)?;
+        let at = self
+            .readers
+            .iter()
+            .position(|reader| reader.subscription.generation().meta().id == *id)?;
         Some(self.readers.remove(at).lane)
     }
 
     /// A lane's generation is over or not read any more: the next create takes its turn.
     fn free(&mut self, lane: Option<LaneKey>) {
         let Some(name) = lane else { return };
-        let Some(lane) = self.lanes.get_mut(&name) else { return };
+        let Some(lane) = self.lanes.get_mut(&name) else {
+            return;
+        };
         lane.running = None;
         match lane.waiting.pop_front() {
             Some(request) => {
                 self.queued -= 1;
                 self.start(name.clone(), request);
                 // One that could not be started must not hold up those behind it.
-                if self.lanes.get(&name).is_some_and(|lane| lane.running.is_none()) {
+                if self
+                    .lanes
+                    .get(&name)
+                    .is_some_and(|lane| lane.running.is_none())
+                {
                     self.free(Some(name));
                 }
             }
@@ -297,7 +405,11 @@ impl Hub {
 
     /// Everything that is ready to be sent, as frames.
     pub(crate) fn poll_frames(&mut self, cx: &mut Context<'_>) -> Bytes {
-        if !self.body.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        if !self
+            .body
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()))
+        {
             self.body = Some(cx.waker().clone());
         }
         let mut out = Frames::default();
@@ -311,7 +423,8 @@ impl Hub {
             }
             let more = !over.is_empty();
             over.into_iter().for_each(|lane| self.free(lane));
-            // A lane that ended may have started the next create, whose first event is ready at once.
+            // A lane that ended may have started the next create, whose first event is ready at
+            // once.
             if full || !more {
                 out.push(self.take_replies());
                 return out.into_bytes();
@@ -321,7 +434,11 @@ impl Hub {
 
     /// The replies that wait. To split an empty buffer costs an allocation.
     fn take_replies(&mut self) -> Bytes {
-        if self.replies.is_empty() { Bytes::new() } else { self.replies.split().freeze() }
+        if self.replies.is_empty() {
+            Bytes::new()
+        } else {
+            self.replies.split().freeze()
+        }
     }
 
     /// Gives the lanes of the readers that came to their end.
@@ -333,16 +450,22 @@ impl Hub {
             if self.turn >= self.readers.len() {
                 self.turn = 0;
             }
-            let Some(reader) = self.readers.get_mut(self.turn) else { break };
+            let Some(reader) = self.readers.get_mut(self.turn) else {
+                break;
+            };
             match reader.subscription.poll_next(cx) {
                 Poll::Ready(Some(Ok(bytes))) => {
                     out.push(bytes);
-                    // A body that gave something is asked again, and so is this reader then: only Pending registers its waker.
+                    // A body that gave something is asked again, and so is this reader then: only
+                    // Pending registers its waker.
                     self.turn += 1;
                 }
                 Poll::Ready(Some(Err(error))) => {
                     let id = reader.subscription.generation().meta().id.clone();
-                    let gone = ApiError::new(ErrorCode::PositionGone, format!("The stream cannot be read any further: {error}."));
+                    let gone = ApiError::new(
+                        ErrorCode::PositionGone,
+                        format!("The stream cannot be read any further: {error}."),
+                    );
                     let reply = message::command_error(Some(id.as_str()), &gone);
                     over.push(self.readers.remove(self.turn).lane);
                     let mut framed = BytesMut::new();
@@ -389,5 +512,7 @@ impl Frames {
 }
 
 fn framing(name: Option<&StreamId>) -> Arc<TextFrames> {
-    Arc::new(TextFrames { stream_id: name.cloned() })
+    Arc::new(TextFrames {
+        stream_id: name.cloned(),
+    })
 }

@@ -1,4 +1,5 @@
-//! Tokenwire subscriptions over a WebSocket (RFC 6455), many on one socket, for any actix-web application.
+//! Tokenwire subscriptions over a WebSocket (RFC 6455), many on one socket, for any actix-web
+//! application.
 //!
 //! ```text
 //!   client ──frames──▶ FrameGuard ──▶ actix-ws ──▶ conversation (a task) ──commands──▶ Hub
@@ -7,10 +8,11 @@
 //!   client ◀──────────────────────────────────────── SocketBody ◀──pull── subscriptions
 //! ```
 //!
-//! actix-ws does the handshake, reads frames and writes control frames. Data frames it does not see: the response body
-//! pulls from the subscriptions and frames everything that is ready in one piece, which costs one write however many tokens
-//! and lanes have something to say. Beneath actix-ws a [guard](frame_guard) reads frame heads and refuses an announced size
-//! before a byte of it is buffered.
+//! actix-ws does the handshake, reads frames and writes control frames. Data frames it does not
+//! see: the response body pulls from the subscriptions and frames everything that is ready in one
+//! piece, which costs one write however many tokens and lanes have something to say. Beneath
+//! actix-ws a [guard](frame_guard) reads frame heads and refuses an announced size before a byte of
+//! it is buffered.
 
 mod body;
 mod conversation;

@@ -67,17 +67,25 @@ impl Command {
     pub(crate) fn parse(message: &str) -> Result<Self, Box<Rejected>> {
         let invalid = |why: &str| {
             let text = format!("The message is not a JSON object with a 'type': {why}.");
-            Box::new(Rejected { error: ApiError::new(ErrorCode::InvalidJson, text), ours: false, response_id: None, stream_id: None })
+            Box::new(Rejected {
+                error: ApiError::new(ErrorCode::InvalidJson, text),
+                ours: false,
+                response_id: None,
+                stream_id: None,
+            })
         };
         if !message.trim_start().starts_with('{') {
             return Err(invalid("it does not begin with '{'"));
         }
-        let envelope: Envelope<'_> = serde_json::from_str(message).map_err(|error| invalid(&error.to_string()))?;
+        let envelope: Envelope<'_> =
+            serde_json::from_str(message).map_err(|error| invalid(&error.to_string()))?;
         let kind = text(envelope.kind);
         let reject = |error: ApiError| {
             Box::new(Rejected {
                 error,
-                ours: kind.as_deref().is_some_and(|kind| kind.starts_with("tokenwire:")),
+                ours: kind
+                    .as_deref()
+                    .is_some_and(|kind| kind.starts_with("tokenwire:")),
                 response_id: text(envelope.response_id),
                 stream_id: text(envelope.stream_id).filter(|id| is_stream_id(id)),
             })
@@ -86,7 +94,9 @@ impl Command {
             && !text(Some(id)).is_some_and(|id| is_stream_id(&id))
         {
             let message = "Invalid 'stream_id': expected 1 to 256 characters out of A-Z, a-z, 0-9, '_', '.' and '-'.";
-            return Err(reject(ApiError::new(ErrorCode::InvalidStreamId, message).param("stream_id")));
+            return Err(reject(
+                ApiError::new(ErrorCode::InvalidStreamId, message).param("stream_id"),
+            ));
         }
         match kind.as_deref() {
             Some("response.create") => Ok(Self::Create),
@@ -95,11 +105,20 @@ impl Command {
             Some("tokenwire:unsubscribe") => read(message).map(Self::Unsubscribe).map_err(reject),
             Some("tokenwire:ping") => Ok(Self::Ping),
             Some(other) => {
-                let message = format!("Messages of type '{}' are not understood here; those that are: {TYPES}.", shorten(other));
-                Err(reject(ApiError::new(ErrorCode::UnknownMessageType, message).param("type")))
+                let message = format!(
+                    "Messages of type '{}' are not understood here; those that are: {TYPES}.",
+                    shorten(other)
+                );
+                Err(reject(
+                    ApiError::new(ErrorCode::UnknownMessageType, message).param("type"),
+                ))
             }
             None => Err(reject(
-                ApiError::new(ErrorCode::MissingParameter, format!("Missing required parameter: 'type', one of {TYPES}.")).param("type"),
+                ApiError::new(
+                    ErrorCode::MissingParameter,
+                    format!("Missing required parameter: 'type', one of {TYPES}."),
+                )
+                .param("type"),
             )),
         }
     }
@@ -123,17 +142,24 @@ fn shorten(text: &str) -> String {
 
 /// Whether the text may name a lane.
 pub(crate) fn is_stream_id(text: &str) -> bool {
-    (1..=256).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+    (1..=256).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
 }
 
-/// OpenAI's error message: for a `response.create` that started nothing, and for what is no command at all.
+/// OpenAI's error message: for a `response.create` that started nothing, and for what is no command
+/// at all.
 pub(crate) fn error(error: &ApiError) -> Vec<u8> {
-    json!({"type": "error", "status": error.status, "error": object(error)}).to_string().into_bytes()
+    json!({"type": "error", "status": error.status, "error": object(error)})
+        .to_string()
+        .into_bytes()
 }
 
 /// The error message of a failed `tokenwire:` command.
 pub(crate) fn command_error(response_id: Option<&str>, error: &ApiError) -> Vec<u8> {
-    let mut message = json!({"type": "tokenwire:error", "status": error.status, "error": object(error)});
+    let mut message =
+        json!({"type": "tokenwire:error", "status": error.status, "error": object(error)});
     if let (Some(id), Some(object)) = (response_id, message.as_object_mut()) {
         object.insert("response_id".to_owned(), Value::from(id));
     }
@@ -161,19 +187,40 @@ mod tests {
     fn tells_commands_from_what_is_none() {
         for (message, expected) in [
             (r#"{"type":"response.create","input":"x"}"#, "Create"),
-            (r#"{"type":"tokenwire:resume","response_id":"resp_a","starting_after":3}"#, "Resume"),
-            (r#"{"type":"tokenwire:cancel","response_id":"resp_a"}"#, "Cancel"),
+            (
+                r#"{"type":"tokenwire:resume","response_id":"resp_a","starting_after":3}"#,
+                "Resume",
+            ),
+            (
+                r#"{"type":"tokenwire:cancel","response_id":"resp_a"}"#,
+                "Cancel",
+            ),
             (r#"{"type":"tokenwire:ping"}"#, "Ping"),
             ("hello", "invalid_json"),
             ("[]", "invalid_json"),
             (r#"{"input":"x"}"#, "missing_required_parameter"),
             (r#"{"type":7}"#, "missing_required_parameter"),
             (r#"{"type":"response.steer"}"#, "unknown_message_type"),
-            (r#"{"type":"tokenwire:resume"}"#, "missing_required_parameter"),
-            (r#"{"type":"tokenwire:resume","response_id":"resp_a","starting_after":-1}"#, "invalid_type"),
-            (r#"{"type":"response.create","stream_id":"a b"}"#, "invalid_stream_id"),
-            (r#"{"type":"response.create","stream_id":""}"#, "invalid_stream_id"),
-            (r#"{"type":"response.create","stream_id":7}"#, "invalid_stream_id"),
+            (
+                r#"{"type":"tokenwire:resume"}"#,
+                "missing_required_parameter",
+            ),
+            (
+                r#"{"type":"tokenwire:resume","response_id":"resp_a","starting_after":-1}"#,
+                "invalid_type",
+            ),
+            (
+                r#"{"type":"response.create","stream_id":"a b"}"#,
+                "invalid_stream_id",
+            ),
+            (
+                r#"{"type":"response.create","stream_id":""}"#,
+                "invalid_stream_id",
+            ),
+            (
+                r#"{"type":"response.create","stream_id":7}"#,
+                "invalid_stream_id",
+            ),
         ] {
             let got = match Command::parse(message) {
                 Ok(command) => format!("{command:?}").split('(').next().unwrap().to_owned(),

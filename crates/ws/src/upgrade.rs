@@ -43,23 +43,36 @@ pub struct WebSocketOptions {
     pub readers: Presence,
 }
 
-type BoxedPayloadStream = std::pin::Pin<Box<dyn futures::Stream<Item = Result<bytes::Bytes, PayloadError>>>>;
+type BoxedPayloadStream =
+    std::pin::Pin<Box<dyn futures::Stream<Item = Result<bytes::Bytes, PayloadError>>>>;
 
 /// The only subprotocol. Clients need not offer it; the SDKs do not.
 const SUBPROTOCOL: &str = "tokenwire.v1";
 
-/// Answers the upgrade and runs the socket. An offered `permessage-deflate` is declined: it would hold tokens back.
+/// Answers the upgrade and runs the socket. An offered `permessage-deflate` is declined: it would
+/// hold tokens back.
 ///
 /// # Errors
 /// [`ErrorCode::InvalidUpgrade`] if the request is not a WebSocket upgrade as RFC 6455 wants it.
-pub fn upgrade(request: &HttpRequest, payload: Payload, engine: Engine, options: WebSocketOptions) -> Result<HttpResponse, ApiError> {
+pub fn upgrade(
+    request: &HttpRequest,
+    payload: Payload,
+    engine: Engine,
+    options: WebSocketOptions,
+) -> Result<HttpResponse, ApiError> {
     let (guard, oversized) = FrameGuard::new(payload, options.max_message);
     let guard: BoxedPayloadStream = Box::pin(guard);
     let mut guarded = Payload::Stream { payload: guard };
-    let payload = web::Payload::from_request(request, &mut guarded).into_inner().map_err(|error| invalid(&error))?;
+    let payload = web::Payload::from_request(request, &mut guarded)
+        .into_inner()
+        .map_err(|error| invalid(&error))?;
     let (response, session, messages) =
-        actix_ws::handle_with_protocols(request, payload, &[SUBPROTOCOL]).map_err(|error| invalid(&error))?;
-    let messages = messages.max_frame_size(options.max_message).aggregate_continuations().max_continuation_size(options.max_message);
+        actix_ws::handle_with_protocols(request, payload, &[SUBPROTOCOL])
+            .map_err(|error| invalid(&error))?;
+    let messages = messages
+        .max_frame_size(options.max_message)
+        .aggregate_continuations()
+        .max_continuation_size(options.max_message);
     let hub_options = HubOptions {
         owner: options.owner,
         max_lanes: options.max_lanes,
@@ -69,13 +82,27 @@ pub fn upgrade(request: &HttpRequest, payload: Payload, engine: Engine, options:
         readers: options.readers,
     };
     let hub = Rc::new(RefCell::new(Hub::new(engine, hub_options)));
-    let pace = Pace { ping_interval: options.ping_interval, ping_timeout: options.ping_timeout };
+    let pace = Pace {
+        ping_interval: options.ping_interval,
+        ping_timeout: options.ping_timeout,
+    };
     // The body owns the hub: when the socket dies the body is dropped, and the readers with it.
-    actix_web::rt::spawn(converse(Rc::downgrade(&hub), session, messages, oversized, pace));
+    actix_web::rt::spawn(converse(
+        Rc::downgrade(&hub),
+        session,
+        messages,
+        oversized,
+        pace,
+    ));
     let (head, control) = response.into_parts();
-    Ok(head.set_body(SocketBody::new(control, hub, options.sockets.enter())).map_into_boxed_body())
+    Ok(head
+        .set_body(SocketBody::new(control, hub, options.sockets.enter()))
+        .map_into_boxed_body())
 }
 
 fn invalid(error: &actix_web::Error) -> ApiError {
-    ApiError::new(ErrorCode::InvalidUpgrade, format!("The WebSocket upgrade is malformed: {error}."))
+    ApiError::new(
+        ErrorCode::InvalidUpgrade,
+        format!("The WebSocket upgrade is malformed: {error}."),
+    )
 }

@@ -4,7 +4,12 @@ use clap::{Args, Parser, Subcommand};
 
 /// What this run was asked to do.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Brings what the tests need, then runs the tests", version)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Brings what the tests need, then runs the tests",
+    version
+)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) task: Task,
@@ -15,7 +20,8 @@ pub(crate) enum Task {
     /// Run every check of the project, in the order of `--list`
     #[command(after_help = TEST_HELP)]
     Test(TestOptions),
-    /// Write down how many instructions the micro-benchmarks take now, for later runs to be compared with
+    /// Write down how many instructions the micro-benchmarks take now, for later runs to be
+    /// compared with
     #[command(after_help = RECORD_HELP)]
     Record,
     /// Only bring what the named steps need; run nothing
@@ -50,7 +56,8 @@ pub(crate) struct TestOptions {
 
 #[derive(Debug, Args)]
 pub(crate) struct InstallOptions {
-    /// Steps of `cargo xtask test --list`, or `bench` for the peers the benchmarks compare with; none means all steps
+    /// Steps of `cargo xtask test --list`, or `bench` for the peers the benchmarks compare with;
+    /// none means all steps
     #[arg(value_name = "STEP")]
     pub(crate) steps: Vec<String>,
     /// Build cargo-deny also
@@ -91,8 +98,19 @@ mod tests {
 
     #[test]
     fn arguments_after_the_dashes_belong_to_one_named_step() {
-        let parsed = Arguments::try_parse_from(["cargo xtask", "test", "--only", "python", "--", "-k", "lanes"]).unwrap();
-        let Task::Test(options) = parsed.task else { panic!("expected the test task") };
+        let parsed = Arguments::try_parse_from([
+            "cargo xtask",
+            "test",
+            "--only",
+            "python",
+            "--",
+            "-k",
+            "lanes",
+        ])
+        .unwrap();
+        let Task::Test(options) = parsed.task else {
+            panic!("expected the test task")
+        };
         assert_eq!(options.only, ["python"]);
         assert_eq!(options.rest, ["-k", "lanes"]);
         assert!(Arguments::try_parse_from(["cargo xtask", "test", "--", "-k"]).is_err());

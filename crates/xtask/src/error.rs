@@ -8,11 +8,18 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("failed to start `{command}`: {source}")]
-    Spawn { command: String, source: std::io::Error },
+    Spawn {
+        command: String,
+        source: std::io::Error,
+    },
     #[error("`{command}` ended with {status}")]
     Status { command: String, status: ExitStatus },
     #[error("failed to {action} {}: {source}", path.display())]
-    File { action: &'static str, path: PathBuf, source: std::io::Error },
+    File {
+        action: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("{what} is missing: {remedy}")]
     Missing { what: String, remedy: String },
     #[error("there is no step `{name}`; the steps are {known}")]
@@ -24,11 +31,27 @@ pub(crate) enum Error {
     )]
     Slower { which: String, limit: u64 },
     #[error("{name} did not answer {url} within {} s; the end of its log, {}:\n{tail}", waited.as_secs(), log.display())]
-    NotReady { name: &'static str, url: String, waited: Duration, log: PathBuf, tail: String },
+    NotReady {
+        name: &'static str,
+        url: String,
+        waited: Duration,
+        log: PathBuf,
+        tail: String,
+    },
     #[error("{name} ended with {status} before it was ready; the end of its log, {}:\n{tail}", log.display())]
-    Ended { name: &'static str, status: ExitStatus, log: PathBuf, tail: String },
+    Ended {
+        name: &'static str,
+        status: ExitStatus,
+        log: PathBuf,
+        tail: String,
+    },
     #[error("{name} ended with {status} while the clients were talking to it; the end of its log, {}:\n{tail}", log.display())]
-    Died { name: &'static str, status: ExitStatus, log: PathBuf, tail: String },
+    Died {
+        name: &'static str,
+        status: ExitStatus,
+        log: PathBuf,
+        tail: String,
+    },
     #[error("`cargo build` named no executable `{0}`; is the binary target still called so?")]
     NoExecutable(&'static str),
 }
@@ -37,6 +60,10 @@ impl Error {
     /// For `map_err` on file operations.
     pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::File { action, path, source }
+        move |source| Self::File {
+            action,
+            path,
+            source,
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! The examples: installed as their own lock files say, and run as a person runs them, against the real gateway.
+//! The examples: installed as their own lock files say, and run as a person runs them, against the
+//! real gateway.
 
 use std::path::{Path, PathBuf};
 
@@ -21,7 +22,8 @@ const GATEWAY: &str = "tokenwire";
 /// The React example imports the client module by this path, as a checkout has it.
 const CLIENT: &str = "crates/server/client";
 
-/// A copy of what the examples run from, laid out as in the checkout, since nothing is ever installed in the tracked tree.
+/// A copy of what the examples run from, laid out as in the checkout, since nothing is ever
+/// installed in the tracked tree.
 struct Copied {
     node: Node,
     /// Stands for the checkout's root.
@@ -46,18 +48,37 @@ fn copied(workspace: &Workspace, may_install: bool) -> Result<Copied, Error> {
     let node = Node::find(workspace, may_install)?;
     let root = workspace.tools().join("examples");
     copy_files(&workspace.root().join(CLIENT), &root.join(CLIENT))?;
-    for entry in list(&workspace.root().join("examples"))?.into_iter().filter(|entry| entry.is_dir()) {
-        let Some(name) = entry.file_name() else { continue };
+    for entry in list(&workspace.root().join("examples"))?
+        .into_iter()
+        .filter(|entry| entry.is_dir())
+    {
+        let Some(name) = entry.file_name() else {
+            continue;
+        };
         copy_files(&entry, &root.join("examples").join(name))?;
     }
     for name in NODE {
-        node::install(&node, &workspace.root().join("examples").join(name), &root.join("examples").join(name), may_install)?;
+        node::install(
+            &node,
+            &workspace.root().join("examples").join(name),
+            &root.join("examples").join(name),
+            may_install,
+        )?;
     }
     node::install(&node, &tests(workspace), &root.join("tests"), may_install)?;
     let mut python = [const { PathBuf::new() }; 3];
     for (programs, name) in python.iter_mut().zip(PYTHON) {
-        let requirements = workspace.root().join("examples").join(name).join("requirements.txt");
-        *programs = python::environment(workspace, &format!("examples-{name}"), &requirements, may_install)?;
+        let requirements = workspace
+            .root()
+            .join("examples")
+            .join(name)
+            .join("requirements.txt");
+        *programs = python::environment(
+            workspace,
+            &format!("examples-{name}"),
+            &requirements,
+            may_install,
+        )?;
     }
     Ok(Copied { node, root, python })
 }
@@ -75,7 +96,13 @@ fn copy_files(from: &Path, to: &Path) -> Result<(), Error> {
 
 fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let entries = std::fs::read_dir(folder).map_err(Error::file("list", folder))?;
-    entries.map(|entry| entry.map(|entry| entry.path()).map_err(Error::file("list", folder))).collect()
+    entries
+        .map(|entry| {
+            entry
+                .map(|entry| entry.path())
+                .map_err(Error::file("list", folder))
+        })
+        .collect()
 }
 
 /// The step: each example, and nginx and Caddy, against the real gateway.
@@ -84,19 +111,32 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
 /// A test failed, or the servers did not start.
 pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
     let workspace = context.workspace;
-    let Copied { node, root, python: [langchain, openai, receiver] } = copied(workspace, context.may_install)?;
+    let Copied {
+        node,
+        root,
+        python: [langchain, openai, receiver],
+    } = copied(workspace, context.may_install)?;
     let folder = root.join("tests");
     let tests = node::copy_tests(&tests(workspace), &folder)?;
     let [client, embed, gateway] = servers::build(workspace, [RUST[0], RUST[1], GATEWAY])?;
     let mut servers = Servers::start(workspace)?;
     let mut runner = node.command("node", &folder);
-    runner.args(["--test", "--test-reporter=spec", "--test-timeout=120000"]).args(context.rest);
+    runner
+        .args(["--test", "--test-reporter=spec", "--test-timeout=120000"])
+        .args(context.rest);
     runner.args(tests.iter().filter_map(|test| test.file_name()));
     servers.tell(&mut runner);
-    runner.env("TOKENWIRE_ROOT", workspace.root()).env("EXAMPLES", root.join("examples"));
-    runner.env("EXAMPLE_LANGCHAIN", langchain.join("python")).env("EXAMPLE_OPENAI_PYTHON", openai.join("python"));
+    runner
+        .env("TOKENWIRE_ROOT", workspace.root())
+        .env("EXAMPLES", root.join("examples"));
+    runner
+        .env("EXAMPLE_LANGCHAIN", langchain.join("python"))
+        .env("EXAMPLE_OPENAI_PYTHON", openai.join("python"));
     runner.env("EXAMPLE_WEBHOOK_RECEIVER", receiver.join("python"));
-    runner.env("EXAMPLE_RUST_CLIENT", client).env("EXAMPLE_EMBED", embed).env("GATEWAY", gateway);
+    runner
+        .env("EXAMPLE_RUST_CLIENT", client)
+        .env("EXAMPLE_EMBED", embed)
+        .env("GATEWAY", gateway);
     if let Some(chromium) = process::which("chromium") {
         runner.env("CHROMIUM", chromium);
     }
@@ -111,8 +151,13 @@ mod tests {
 
     fn with(name: &str) -> Vec<String> {
         let folder = Workspace::find().root().join("examples");
-        let found = list(&folder).unwrap().into_iter().filter(|example| example.join(name).is_file());
-        let mut found: Vec<String> = found.map(|example| example.file_name().unwrap().to_string_lossy().into_owned()).collect();
+        let found = list(&folder)
+            .unwrap()
+            .into_iter()
+            .filter(|example| example.join(name).is_file());
+        let mut found: Vec<String> = found
+            .map(|example| example.file_name().unwrap().to_string_lossy().into_owned())
+            .collect();
         found.sort();
         found
     }
@@ -133,7 +178,10 @@ mod tests {
         std::fs::create_dir(to.path().join("node_modules")).unwrap();
         std::fs::write(to.path().join("node_modules/package"), "installed").unwrap();
         copy_files(from.path(), to.path()).unwrap();
-        assert_eq!(std::fs::read_to_string(to.path().join("main.mjs")).unwrap(), "new");
+        assert_eq!(
+            std::fs::read_to_string(to.path().join("main.mjs")).unwrap(),
+            "new"
+        );
         assert!(to.path().join("node_modules/package").is_file());
     }
 }

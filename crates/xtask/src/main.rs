@@ -1,8 +1,9 @@
 //! `cargo xtask test`: what the tests need, then the tests.
 //!
-//! A person who has just cloned the project types one command and learns whether everything works. So the command brings what is
-//! missing by itself (Debian packages, the Python and Node clients, each pinned), puts all of it in the ignored folder `.tools/`, and
-//! costs a few milliseconds when nothing is missing. What a step does and what it needs stand in one table, [`step::STEPS`].
+//! A person who has just cloned the project types one command and learns whether everything works.
+//! So the command brings what is missing by itself (Debian packages, the Python and Node clients,
+//! each pinned), puts all of it in the ignored folder `.tools/`, and costs a few milliseconds when
+//! nothing is missing. What a step does and what it needs stand in one table, [`step::STEPS`].
 //!
 //! Only what cargo cannot do alone is here: there is no `xtask build`.
 

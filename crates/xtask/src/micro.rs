@@ -1,8 +1,10 @@
 //! The micro-benchmarks by instructions, compared with the figures that were recorded.
 //!
-//! Under valgrind the same program takes the same number of instructions on every machine, whatever else that does, so that ten per
-//! cent more are a change of the code and not a bad day. Another compiler or another valgrind counts differently, though. The figures
-//! therefore stand under the environment that they were counted in; in an environment without an entry they are shown and not judged.
+//! Under valgrind the same program takes the same number of instructions on every machine, whatever
+//! else that does, so that ten per cent more are a change of the code and not a bad day. Another
+//! compiler or another valgrind counts differently, though. The figures therefore stand under the
+//! environment that they were counted in; in an environment without an entry they are shown and not
+//! judged.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -41,7 +43,9 @@ impl Row {
 
     fn change(&self) -> String {
         match (self.before, self.after) {
-            (Some(before), Some(after)) if before > 0 => format!("{:+.2} %", (after as f64 / before as f64 - 1.0) * 100.0),
+            (Some(before), Some(after)) if before > 0 => {
+                format!("{:+.2} %", (after as f64 / before as f64 - 1.0) * 100.0)
+            }
             (None, _) => "new".to_owned(),
             (_, None) => "gone".to_owned(),
             _ => String::new(),
@@ -53,16 +57,30 @@ fn compare(before: &Figures, after: &Figures) -> Vec<Row> {
     let mut names: Vec<&String> = before.keys().chain(after.keys()).collect();
     names.sort_unstable();
     names.dedup();
-    let row = |name: &String| Row { name: name.clone(), before: before.get(name).copied(), after: after.get(name).copied() };
+    let row = |name: &String| Row {
+        name: name.clone(),
+        before: before.get(name).copied(),
+        after: after.get(name).copied(),
+    };
     names.into_iter().map(row).collect()
 }
 
 fn table(rows: &[Row]) -> String {
-    let number = |figure: Option<u64>| figure.map_or_else(|| "–".to_owned(), |figure| figure.to_string());
-    let mut lines = vec![format!("{:<40} {:>12} {:>12} {:>10}", "benchmark", "recorded", "now", "change")];
+    let number =
+        |figure: Option<u64>| figure.map_or_else(|| "–".to_owned(), |figure| figure.to_string());
+    let mut lines = vec![format!(
+        "{:<40} {:>12} {:>12} {:>10}",
+        "benchmark", "recorded", "now", "change"
+    )];
     for row in rows {
         let mark = if row.is_slower() { "  TOO MANY" } else { "" };
-        lines.push(format!("{:<40} {:>12} {:>12} {:>10}{mark}", row.name, number(row.before), number(row.after), row.change()));
+        lines.push(format!(
+            "{:<40} {:>12} {:>12} {:>10}{mark}",
+            row.name,
+            number(row.before),
+            number(row.after),
+            row.change()
+        ));
     }
     lines.join("\n")
 }
@@ -72,10 +90,20 @@ fn figures(output: &str) -> Figures {
     let figure = |line: &str| {
         let run: Value = serde_json::from_str(line).ok()?;
         let name = format!("{}/{}", run["function_name"].as_str()?, run["id"].as_str()?);
-        let of_callgrind = run["profiles"].as_array()?.iter().find(|profile| profile["tool"] == "Callgrind")?;
-        Some((name, of_callgrind["data"]["total"]["metrics"]["Ir"]["values"]["new"].as_u64()?))
+        let of_callgrind = run["profiles"]
+            .as_array()?
+            .iter()
+            .find(|profile| profile["tool"] == "Callgrind")?;
+        Some((
+            name,
+            of_callgrind["data"]["total"]["metrics"]["Ir"]["values"]["new"].as_u64()?,
+        ))
     };
-    output.lines().filter(|line| line.starts_with('{')).filter_map(figure).collect()
+    output
+        .lines()
+        .filter(|line| line.starts_with('{'))
+        .filter_map(figure)
+        .collect()
 }
 
 // === running them ===
@@ -103,10 +131,16 @@ fn environment(workspace: &Workspace) -> String {
             .unwrap_or("?")
             .to_owned()
     };
-    format!("{}, {}, {}", said("rustc", "--version"), std::env::consts::ARCH, said("valgrind", "--version"))
+    format!(
+        "{}, {}, {}",
+        said("rustc", "--version"),
+        std::env::consts::ARCH,
+        said("valgrind", "--version")
+    )
 }
 
-/// Brings the program that runs the benchmarks under valgrind, at the version of the library that they are written with.
+/// Brings the program that runs the benchmarks under valgrind, at the version of the library that
+/// they are written with.
 ///
 /// # Errors
 /// It is not there and must not or cannot be built.
@@ -114,21 +148,39 @@ pub(crate) fn runner(workspace: &Workspace, may_install: bool) -> Result<PathBuf
     const NAME: &str = "gungraun-runner";
     let path = workspace.root().join("Cargo.lock");
     let lock = std::fs::read_to_string(&path).map_err(Error::file("read", &path))?;
-    let mut lines = lock.lines().skip_while(|line| *line != format!("name = \"{NAME}\""));
+    let mut lines = lock
+        .lines()
+        .skip_while(|line| *line != format!("name = \"{NAME}\""));
     let version = lines.find_map(|line| line.strip_prefix("version = \"")?.strip_suffix('"'));
-    let version =
-        version.ok_or_else(|| Error::Missing { what: NAME.to_owned(), remedy: "put gungraun into Cargo.lock again".to_owned() })?;
+    let version = version.ok_or_else(|| Error::Missing {
+        what: NAME.to_owned(),
+        remedy: "put gungraun into Cargo.lock again".to_owned(),
+    })?;
     let root = workspace.tools().join(format!("{NAME}-{version}"));
     let program = root.join("bin").join(NAME);
     if program.is_file() {
         return Ok(program);
     }
     if !may_install {
-        return Err(Error::Missing { what: format!("{NAME} {version}"), remedy: "leave out --no-install".to_owned() });
+        return Err(Error::Missing {
+            what: format!("{NAME} {version}"),
+            remedy: "leave out --no-install".to_owned(),
+        });
     }
     // Without optimisation it is built in half the time, and it does nothing but start valgrind.
     let mut install = process::cargo(workspace.root());
-    install.args(["install", NAME, "--locked", "--quiet", "--debug", "--version", version, "--root"]).arg(&root);
+    install
+        .args([
+            "install",
+            NAME,
+            "--locked",
+            "--quiet",
+            "--debug",
+            "--version",
+            version,
+            "--root",
+        ])
+        .arg(&root);
     process::run(&mut install)?;
     Ok(program)
 }
@@ -136,17 +188,40 @@ pub(crate) fn runner(workspace: &Workspace, may_install: bool) -> Result<PathBuf
 fn measure(workspace: &Workspace, may_install: bool, rest: &[String]) -> Result<Figures, Error> {
     let runner = runner(workspace, may_install)?;
     let mut bench = process::cargo(workspace.root());
-    bench.args(["bench", "-p", "tokenwire-bench", "--bench", "instructions", "--", "--output-format=json"]).args(rest);
-    bench.env("GUNGRAUN_RUNNER", runner).stderr(Stdio::inherit());
+    bench
+        .args([
+            "bench",
+            "-p",
+            "tokenwire-bench",
+            "--bench",
+            "instructions",
+            "--",
+            "--output-format=json",
+        ])
+        .args(rest);
+    bench
+        .env("GUNGRAUN_RUNNER", runner)
+        .stderr(Stdio::inherit());
     let command = process::show(&bench);
     report::command(&command);
-    let output = bench.output().map_err(|source| Error::Spawn { command: command.clone(), source })?;
+    let output = bench.output().map_err(|source| Error::Spawn {
+        command: command.clone(),
+        source,
+    })?;
     let figures = figures(&String::from_utf8_lossy(&output.stdout));
     // Without a single figure something else is wrong, whatever the status says.
-    if output.status.success() && !figures.is_empty() { Ok(figures) } else { Err(Error::Status { command, status: output.status }) }
+    if output.status.success() && !figures.is_empty() {
+        Ok(figures)
+    } else {
+        Err(Error::Status {
+            command,
+            status: output.status,
+        })
+    }
 }
 
-/// The step: no benchmark takes more than ten per cent more instructions than was recorded in this environment.
+/// The step: no benchmark takes more than ten per cent more instructions than was recorded in this
+/// environment.
 ///
 /// # Errors
 /// One does, or they could not be run.
@@ -155,15 +230,32 @@ pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
     let here = environment(context.workspace);
     let mut recorded = recorded(context.workspace)?;
     let Some(before) = recorded.remove(&here) else {
-        let (elsewhere, before) = recorded.pop_first().unwrap_or_else(|| ("nowhere".to_owned(), Figures::new()));
+        let (elsewhere, before) = recorded
+            .pop_first()
+            .unwrap_or_else(|| ("nowhere".to_owned(), Figures::new()));
         report::text(&table(&compare(&before, &now)));
-        report::text(&format!("recorded with {elsewhere}\nnow        with {here}"));
-        return Ok(Outcome::Skipped("figures of this toolchain and valgrind are not recorded; shown for information only"));
+        report::text(&format!(
+            "recorded with {elsewhere}\nnow        with {here}"
+        ));
+        return Ok(Outcome::Skipped(
+            "figures of this toolchain and valgrind are not recorded; shown for information only",
+        ));
     };
     let rows = compare(&before, &now);
     report::text(&table(&rows));
-    let slower: Vec<String> = rows.iter().filter(|row| row.is_slower()).map(|row| format!("{} {}", row.name, row.change())).collect();
-    if slower.is_empty() { Ok(Outcome::Passed) } else { Err(Error::Slower { which: slower.join(", "), limit: LIMIT }) }
+    let slower: Vec<String> = rows
+        .iter()
+        .filter(|row| row.is_slower())
+        .map(|row| format!("{} {}", row.name, row.change()))
+        .collect();
+    if slower.is_empty() {
+        Ok(Outcome::Passed)
+    } else {
+        Err(Error::Slower {
+            which: slower.join(", "),
+            limit: LIMIT,
+        })
+    }
 }
 
 /// Writes down what the benchmarks take now, in the place of what was recorded in this environment.
@@ -176,7 +268,8 @@ pub(crate) fn record(workspace: &Workspace) -> Result<(), Error> {
     let mut recorded = recorded(workspace)?;
     let before = recorded.insert(here, now.clone()).unwrap_or_default();
     let path = file(workspace);
-    let text = serde_json::to_string_pretty(&recorded).map_err(|error| Error::file("write", &path)(error.into()))?;
+    let text = serde_json::to_string_pretty(&recorded)
+        .map_err(|error| Error::file("write", &path)(error.into()))?;
     std::fs::write(&path, text + "\n").map_err(Error::file("write", &path))?;
     report::text(&table(&compare(&before, &now)));
     Ok(())
@@ -187,7 +280,10 @@ mod tests {
     use super::*;
 
     fn of(figures: &[(&str, u64)]) -> Figures {
-        figures.iter().map(|(name, figure)| ((*name).to_owned(), *figure)).collect()
+        figures
+            .iter()
+            .map(|(name, figure)| ((*name).to_owned(), *figure))
+            .collect()
     }
 
     #[track_caller]
@@ -208,28 +304,58 @@ mod tests {
 
     #[test]
     fn what_is_new_or_gone_is_shown_and_not_judged() {
-        let rows = compare(&of(&[("gone", 1), ("same", 2)]), &of(&[("new", 3), ("same", 2)]));
-        let changes: Vec<_> = rows.iter().map(|row| (row.name.as_str(), row.change(), row.is_slower())).collect();
-        assert_eq!(changes, [("gone", "gone".to_owned(), false), ("new", "new".to_owned(), false), ("same", "+0.00 %".to_owned(), false)]);
+        let rows = compare(
+            &of(&[("gone", 1), ("same", 2)]),
+            &of(&[("new", 3), ("same", 2)]),
+        );
+        let changes: Vec<_> = rows
+            .iter()
+            .map(|row| (row.name.as_str(), row.change(), row.is_slower()))
+            .collect();
+        assert_eq!(
+            changes,
+            [
+                ("gone", "gone".to_owned(), false),
+                ("new", "new".to_owned(), false),
+                ("same", "+0.00 %".to_owned(), false)
+            ]
+        );
     }
 
     #[test]
     fn the_table_marks_what_takes_too_many() {
-        let shown = table(&compare(&of(&[("a", 100), ("b", 100)]), &of(&[("a", 112), ("b", 95)])));
+        let shown = table(&compare(
+            &of(&[("a", 100), ("b", 100)]),
+            &of(&[("a", 112), ("b", 95)]),
+        ));
         let lines: Vec<_> = shown.lines().collect();
-        assert!(lines[1].starts_with("a ") && lines[1].ends_with("+12.00 %  TOO MANY"), "{shown}");
-        assert!(lines[2].starts_with("b ") && lines[2].ends_with("-5.00 %"), "{shown}");
+        assert!(
+            lines[1].starts_with("a ") && lines[1].ends_with("+12.00 %  TOO MANY"),
+            "{shown}"
+        );
+        assert!(
+            lines[2].starts_with("b ") && lines[2].ends_with("-5.00 %"),
+            "{shown}"
+        );
     }
 
     #[test]
     fn figures_are_read_from_what_the_runner_prints() {
         let line = r#"{"function_name":"decoder","id":"whole","profiles":[{"tool":"Callgrind","data":{"total":{"metrics":{"Ir":{"values":{"new":259113,"old":7}}}}}}]}"#;
-        assert_eq!(figures(&format!("noise\n{line}\n{{\"other\":1}}\n")), of(&[("decoder/whole", 259_113)]));
+        assert_eq!(
+            figures(&format!("noise\n{line}\n{{\"other\":1}}\n")),
+            of(&[("decoder/whole", 259_113)])
+        );
     }
 
     #[test]
     fn what_is_recorded_can_be_read() {
         let recorded = recorded(&Workspace::find()).unwrap();
-        assert!(recorded.values().all(|figures| figures.values().all(|figure| *figure > 0)) && !recorded.is_empty());
+        assert!(
+            recorded
+                .values()
+                .all(|figures| figures.values().all(|figure| *figure > 0))
+                && !recorded.is_empty()
+        );
     }
 }

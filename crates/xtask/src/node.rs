@@ -1,5 +1,5 @@
-//! What runs in Node: the clients under test, the client module and the browser's tests, each with exactly what its `package-lock.json`
-//! pins.
+//! What runs in Node: the clients under test, the client module and the browser's tests, each with
+//! exactly what its `package-lock.json` pins.
 
 use std::path::{Path, PathBuf};
 
@@ -15,8 +15,9 @@ use crate::workspace::Workspace;
 
 /// What the pinned packages ask for.
 const OLDEST: u32 = 20;
-/// What only Node can bring: taken from the machine if it is new enough, else from PyPI, where it is pinned and needs no root.
-/// (Debian 12 has Node 18, and its npm comes with several hundred packages.)
+/// What only Node can bring: taken from the machine if it is new enough, else from PyPI, where it
+/// is pinned and needs no root. (Debian 12 has Node 18, and its npm comes with several hundred
+/// packages.)
 const FALLBACK: [Package; 2] = [PYTHON, VENV];
 /// What decides which packages are installed.
 const PINNED: [&str; 3] = ["package.json", "package-lock.json", ".npmrc"];
@@ -30,12 +31,19 @@ struct Suite {
     tracked: &'static str,
 }
 
-const CLIENTS: Suite = Suite { name: "node", tracked: "crates/server/tests/clients/node" };
-const BROWSER: Suite = Suite { name: "browser", tracked: "crates/server/tests/browser" };
+const CLIENTS: Suite = Suite {
+    name: "node",
+    tracked: "crates/server/tests/clients/node",
+};
+const BROWSER: Suite = Suite {
+    name: "browser",
+    tracked: "crates/server/tests/browser",
+};
 
 /// A Node that is new enough, with its npm.
 pub(crate) struct Node {
-    /// To be put first on the PATH, since npm is a script that looks for `node` there; `None` if the machine's own serve.
+    /// To be put first on the PATH, since npm is a script that looks for `node` there; `None` if
+    /// the machine's own serve.
     programs: Option<PathBuf>,
 }
 
@@ -48,21 +56,30 @@ impl Node {
     /// Neither can be had.
     pub(crate) fn find(workspace: &Workspace, may_install: bool) -> Result<Self, Error> {
         let version = process::output(process::command("node", workspace.root()).arg("--version"));
-        let is_new_enough = version.as_deref().and_then(major).is_some_and(|major| major >= OLDEST);
+        let is_new_enough = version
+            .as_deref()
+            .and_then(major)
+            .is_some_and(|major| major >= OLDEST);
         if is_new_enough && process::which("npm").is_some() {
             return Ok(Self { programs: None });
         }
         debian::ensure(workspace, &FALLBACK, may_install)?;
         let requirements = workspace.clients().join("python/node.txt");
-        python::environment(workspace, "nodejs", &requirements, may_install).map(|programs| Self { programs: Some(programs) })
+        python::environment(workspace, "nodejs", &requirements, may_install).map(|programs| Self {
+            programs: Some(programs),
+        })
     }
 
     /// `node` or `npm`, to run in `directory`.
     pub(crate) fn command(&self, program: &str, directory: &Path) -> std::process::Command {
-        let Some(programs) = &self.programs else { return process::command(program, directory) };
+        let Some(programs) = &self.programs else {
+            return process::command(program, directory);
+        };
         let mut command = process::command(programs.join(program), directory);
         let path = std::env::var_os("PATH").unwrap_or_default();
-        if let Ok(path) = std::env::join_paths(std::iter::once(programs.clone()).chain(std::env::split_paths(&path))) {
+        if let Ok(path) = std::env::join_paths(
+            std::iter::once(programs.clone()).chain(std::env::split_paths(&path)),
+        ) {
             command.env("PATH", path);
         }
         command
@@ -70,7 +87,13 @@ impl Node {
 }
 
 fn major(version: &str) -> Option<u32> {
-    version.trim().strip_prefix('v')?.split('.').next()?.parse().ok()
+    version
+        .trim()
+        .strip_prefix('v')?
+        .split('.')
+        .next()?
+        .parse()
+        .ok()
 }
 
 /// Brings `.tools/node` to what the lock file pins.
@@ -91,9 +114,19 @@ pub(crate) fn browser_packages(workspace: &Workspace, may_install: bool) -> Resu
     packages(workspace, &node, BROWSER, may_install).map(drop)
 }
 
-fn packages(workspace: &Workspace, node: &Node, suite: Suite, may_install: bool) -> Result<PathBuf, Error> {
+fn packages(
+    workspace: &Workspace,
+    node: &Node,
+    suite: Suite,
+    may_install: bool,
+) -> Result<PathBuf, Error> {
     let folder = workspace.tools().join(suite.name);
-    install(node, &workspace.root().join(suite.tracked), &folder, may_install)?;
+    install(
+        node,
+        &workspace.root().join(suite.tracked),
+        &folder,
+        may_install,
+    )?;
     Ok(folder)
 }
 
@@ -101,7 +134,12 @@ fn packages(workspace: &Workspace, node: &Node, suite: Suite, may_install: bool)
 ///
 /// # Errors
 /// A package cannot be had, or one is missing and nothing may be installed.
-pub(crate) fn install(node: &Node, tracked: &Path, folder: &Path, may_install: bool) -> Result<(), Error> {
+pub(crate) fn install(
+    node: &Node,
+    tracked: &Path,
+    folder: &Path,
+    may_install: bool,
+) -> Result<(), Error> {
     let stamp = Stamp::new(folder, &PINNED.map(|name| tracked.join(name)))?;
     if stamp.holds() {
         return Ok(());
@@ -116,12 +154,18 @@ pub(crate) fn install(node: &Node, tracked: &Path, folder: &Path, may_install: b
     for name in PINNED {
         copy(&tracked.join(name), &folder.join(name))?;
     }
-    process::run(node.command("npm", folder).args(["ci", "--no-fund", "--no-audit", "--loglevel=error"]))?;
+    process::run(node.command("npm", folder).args([
+        "ci",
+        "--no-fund",
+        "--no-audit",
+        "--loglevel=error",
+    ]))?;
     stamp.set()
 }
 
-/// Node resolves packages from where a module stands, so the tests run as copies beside `node_modules` and nothing is ever installed in
-/// the tracked tree. A test that was renamed or deleted must not live on there.
+/// Node resolves packages from where a module stands, so the tests run as copies beside
+/// `node_modules` and nothing is ever installed in the tracked tree. A test that was renamed or
+/// deleted must not live on there.
 ///
 /// # Errors
 /// A file cannot be read, written or deleted.
@@ -131,7 +175,9 @@ pub(crate) fn copy_tests(tracked: &Path, folder: &Path) -> Result<Vec<PathBuf>, 
     }
     let mut tests = Vec::new();
     for module in modules(tracked)? {
-        let Some(name) = module.file_name() else { continue };
+        let Some(name) = module.file_name() else {
+            continue;
+        };
         let copied = folder.join(name);
         copy(&module, &copied)?;
         if name.to_string_lossy().ends_with(".test.mjs") {
@@ -158,7 +204,9 @@ fn modules(folder: &Path) -> Result<Vec<PathBuf>, Error> {
 /// # Errors
 /// It cannot be read or written.
 pub(crate) fn copy(from: &Path, to: &Path) -> Result<(), Error> {
-    std::fs::copy(from, to).map_err(Error::file("copy", from)).map(drop)
+    std::fs::copy(from, to)
+        .map_err(Error::file("copy", from))
+        .map(drop)
 }
 
 /// The step: openai-node, eventsource and ws against the real gateway.
@@ -188,7 +236,11 @@ pub(crate) fn browser(context: &Context<'_>) -> Result<Outcome, Error> {
     run(context, BROWSER, |name| !WITHOUT_BROWSER.contains(&name))
 }
 
-fn run(context: &Context<'_>, suite: Suite, is_chosen: impl Fn(&str) -> bool) -> Result<Outcome, Error> {
+fn run(
+    context: &Context<'_>,
+    suite: Suite,
+    is_chosen: impl Fn(&str) -> bool,
+) -> Result<Outcome, Error> {
     let workspace = context.workspace;
     let node = Node::find(workspace, context.may_install)?;
     let folder = packages(workspace, &node, suite, context.may_install)?;
@@ -197,14 +249,25 @@ fn run(context: &Context<'_>, suite: Suite, is_chosen: impl Fn(&str) -> bool) ->
     let mut runner = node.command("node", &folder);
     // A file's own time counts too, and browsers take theirs.
     runner.args(["--test", "--test-reporter=spec", "--test-timeout=600000"]);
-    // One file after the other: several browsers at once would only wait for each other's processor time, and tests that count what the
-    // upstream was asked share that upstream.
+    // One file after the other: several browsers at once would only wait for each other's processor
+    // time, and tests that count what the upstream was asked share that upstream.
     runner.arg("--test-concurrency=1");
     runner.args(context.rest);
-    runner.args(tests.iter().filter_map(|test| test.file_name()).filter(|name| is_chosen(&name.to_string_lossy())));
+    runner.args(
+        tests
+            .iter()
+            .filter_map(|test| test.file_name())
+            .filter(|name| is_chosen(&name.to_string_lossy())),
+    );
     servers.tell(&mut runner);
-    runner.env("TOKENWIRE_CLIENT", workspace.root().join("crates/server/client"));
-    runner.env("TOKENWIRE_ARTIFACTS", workspace.root().join("target/artifacts"));
+    runner.env(
+        "TOKENWIRE_CLIENT",
+        workspace.root().join("crates/server/client"),
+    );
+    runner.env(
+        "TOKENWIRE_ARTIFACTS",
+        workspace.root().join("target/artifacts"),
+    );
     if let Some(chromium) = process::which("chromium") {
         runner.env("CHROMIUM", chromium);
     }
@@ -235,6 +298,9 @@ mod tests {
         let tests = copy_tests(tracked.path(), folder.path()).unwrap();
 
         assert_eq!(tests, [folder.path().join("new.test.mjs")]);
-        assert_eq!(modules(folder.path()).unwrap(), ["new.test.mjs", "shared.mjs"].map(|name| folder.path().join(name)));
+        assert_eq!(
+            modules(folder.path()).unwrap(),
+            ["new.test.mjs", "shared.mjs"].map(|name| folder.path().join(name))
+        );
     }
 }

@@ -1,5 +1,9 @@
 //! What the person, or the log, gets to see.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this module is how the command speaks")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this module is how the command speaks"
+)]
 
 use std::time::Duration;
 
@@ -14,7 +18,15 @@ pub(crate) fn list() {
     for step in STEPS {
         println!("{:<8} {}", step.name, step.about);
         if !step.needs.is_empty() {
-            println!("{:<8} needs {}", "", step.needs.iter().map(describe).collect::<Vec<_>>().join(", "));
+            println!(
+                "{:<8} needs {}",
+                "",
+                step.needs
+                    .iter()
+                    .map(describe)
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            );
         }
     }
 }
@@ -81,9 +93,17 @@ fn table(steps: &[&Step], lines: &[Line]) -> String {
                 "FAILED"
             }
         };
-        rows.push(format!("{:<8} {result:<8} {:>8}", line.name, seconds(line.took)));
+        rows.push(format!(
+            "{:<8} {result:<8} {:>8}",
+            line.name,
+            seconds(line.took)
+        ));
     }
-    let also = if skipped > 0 { format!(", {skipped} skipped") } else { String::new() };
+    let also = if skipped > 0 {
+        format!(", {skipped} skipped")
+    } else {
+        String::new()
+    };
     rows.push(format!("{passed} passed, {failed} failed{also}"));
     rows.join("\n")
 }
@@ -92,12 +112,23 @@ fn describe(need: &Need) -> String {
     match need {
         Need::Component(component, _) => format!("{component} (rustup)"),
         Need::Debian(package) => format!("{} (apt)", package.name),
-        Need::MicroRunner => "gungraun-runner, at the version of Cargo.lock (cargo install)".to_owned(),
+        Need::MicroRunner => {
+            "gungraun-runner, at the version of Cargo.lock (cargo install)".to_owned()
+        }
         Need::ModelGateways => "the packages of benches/peers/requirements.txt (pip)".to_owned(),
-        Need::PythonClients => "the packages of clients/python/requirements.txt and litellm.txt (pip)".to_owned(),
-        Need::NodeClients => "Node 20 or newer, and the packages of clients/node/package-lock.json (npm)".to_owned(),
-        Need::BrowserPackages => "Node 20 or newer, and the packages of tests/browser/package-lock.json (npm)".to_owned(),
-        Need::Examples => "what examples/*/requirements.txt (pip) and examples/*/package-lock.json (npm) pin".to_owned(),
+        Need::PythonClients => {
+            "the packages of clients/python/requirements.txt and litellm.txt (pip)".to_owned()
+        }
+        Need::NodeClients => {
+            "Node 20 or newer, and the packages of clients/node/package-lock.json (npm)".to_owned()
+        }
+        Need::BrowserPackages => {
+            "Node 20 or newer, and the packages of tests/browser/package-lock.json (npm)".to_owned()
+        }
+        Need::Examples => {
+            "what examples/*/requirements.txt (pip) and examples/*/package-lock.json (npm) pin"
+                .to_owned()
+        }
     }
 }
 
@@ -106,7 +137,11 @@ fn seconds(took: Duration) -> String {
 }
 
 fn strong(text: &str) -> String {
-    if process::plain() { text.to_owned() } else { format!("\x1b[1m{text}\x1b[0m") }
+    if process::plain() {
+        text.to_owned()
+    } else {
+        format!("\x1b[1m{text}\x1b[0m")
+    }
 }
 
 #[cfg(test)]
@@ -116,8 +151,16 @@ mod tests {
     #[test]
     fn the_table_says_what_ran_and_ends_with_the_count() {
         let steps: Vec<&Step> = STEPS.iter().take(4).collect();
-        let line = |index: usize, result| Line { name: STEPS[index].name, took: Duration::from_millis(1250), result };
-        let lines = [line(0, Ok(Outcome::Passed)), line(1, Ok(Outcome::Skipped("absent"))), line(2, Err(Error::NoExecutable("tokenwire")))];
+        let line = |index: usize, result| Line {
+            name: STEPS[index].name,
+            took: Duration::from_millis(1250),
+            result,
+        };
+        let lines = [
+            line(0, Ok(Outcome::Passed)),
+            line(1, Ok(Outcome::Skipped("absent"))),
+            line(2, Err(Error::NoExecutable("tokenwire"))),
+        ];
         assert_eq!(
             table(&steps, &lines),
             "step     result       took\n\

@@ -26,7 +26,12 @@ pub(crate) fn test(workspace: &Workspace, options: &TestOptions) -> Result<bool,
     if !options.rest.is_empty() && steps.len() != 1 {
         return Err(Error::RestWithoutStep { count: steps.len() });
     }
-    let context = Context { workspace, may_install: !options.no_install, with_deny: options.with_deny, rest: &options.rest };
+    let context = Context {
+        workspace,
+        may_install: !options.no_install,
+        with_deny: options.with_deny,
+        rest: &options.rest,
+    };
     let lines = run(&steps, options.keep_going, |step| {
         need::ensure(workspace, step.needs, context.may_install)?;
         (step.run)(&context)
@@ -43,14 +48,23 @@ pub(crate) fn install(workspace: &Workspace, options: &InstallOptions) -> Result
     let mut needs: Vec<Need> = Vec::new();
     for name in &options.steps {
         let (bench, of_bench) = BENCH;
-        needs.extend(if name == bench { of_bench } else { step::named(name)?.needs });
+        needs.extend(if name == bench {
+            of_bench
+        } else {
+            step::named(name)?.needs
+        });
     }
     if options.steps.is_empty() {
         needs.extend(STEPS.iter().flat_map(|step| step.needs));
     }
     need::ensure(workspace, &needs, true)?;
     if options.with_deny {
-        let context = Context { workspace, may_install: true, with_deny: true, rest: &[] };
+        let context = Context {
+            workspace,
+            may_install: true,
+            with_deny: true,
+            rest: &[],
+        };
         (step::named("deny")?.run)(&context)?;
     }
     report::installed();
@@ -68,13 +82,21 @@ fn chosen(only: &[String], skip: &[String]) -> Result<Vec<&'static Step>, Error>
     Ok(STEPS.iter().filter(is_chosen).collect())
 }
 
-fn run(steps: &[&'static Step], keep_going: bool, mut run: impl FnMut(&Step) -> Result<Outcome, Error>) -> Vec<Line> {
+fn run(
+    steps: &[&'static Step],
+    keep_going: bool,
+    mut run: impl FnMut(&Step) -> Result<Outcome, Error>,
+) -> Vec<Line> {
     let mut lines = Vec::new();
     for step in steps {
         report::begin(step);
         let started = Instant::now();
         let result = run(step);
-        let line = Line { name: step.name, took: started.elapsed(), result };
+        let line = Line {
+            name: step.name,
+            took: started.elapsed(),
+            result,
+        };
         report::end(&line);
         let goes_on = keep_going || line.result.is_ok();
         lines.push(line);
@@ -94,15 +116,25 @@ mod tests {
     }
 
     fn failing(step: &Step) -> Result<Outcome, Error> {
-        if step.name == "clippy" { Err(Error::NoExecutable("clippy")) } else { Ok(Outcome::Passed) }
+        if step.name == "clippy" {
+            Err(Error::NoExecutable("clippy"))
+        } else {
+            Ok(Outcome::Passed)
+        }
     }
 
     #[test]
     fn steps_are_chosen_by_name_and_keep_their_order() {
-        assert_eq!(names(&chosen(&["test".to_owned(), "fmt".to_owned()], &[]).unwrap()), ["fmt", "test"]);
+        assert_eq!(
+            names(&chosen(&["test".to_owned(), "fmt".to_owned()], &[]).unwrap()),
+            ["fmt", "test"]
+        );
         assert_eq!(
             names(&chosen(&[], &["deny".to_owned()]).unwrap()),
-            ["fmt", "clippy", "test", "doctest", "micro", "python", "node", "client", "browser", "examples", "soak"]
+            [
+                "fmt", "clippy", "test", "doctest", "micro", "python", "node", "client", "browser",
+                "examples", "soak"
+            ]
         );
         assert!(chosen(&[], &["nothing".to_owned()]).is_err());
     }
@@ -110,7 +142,13 @@ mod tests {
     #[test]
     fn the_first_failure_stops_the_run() {
         let steps = chosen(&[], &[]).unwrap();
-        assert_eq!(run(&steps, false, failing).iter().map(|line| line.name).collect::<Vec<_>>(), ["fmt", "clippy"]);
+        assert_eq!(
+            run(&steps, false, failing)
+                .iter()
+                .map(|line| line.name)
+                .collect::<Vec<_>>(),
+            ["fmt", "clippy"]
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The servers that the client tests talk to: the project's own binaries, as a user would start them.
+//! The servers that the client tests talk to: the project's own binaries, as a user would start
+//! them.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -16,7 +17,8 @@ use crate::workspace::Workspace;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How much of a server's log an error quotes, in lines.
 const TAIL: usize = 30;
-/// What would change how the clients or the gateway behave, were it set in the shell this was started from.
+/// What would change how the clients or the gateway behave, were it set in the shell this was
+/// started from.
 const FOREIGN: [&str; 10] = [
     "OPENAI_API_KEY",
     "OPENAI_BASE_URL",
@@ -30,8 +32,8 @@ const FOREIGN: [&str; 10] = [
     "all_proxy",
 ];
 
-/// A simulator as the upstream, and two gateways before it: one for nearly everything, and one that forgets a stream soon after its end.
-/// All end with this value.
+/// A simulator as the upstream, and two gateways before it: one for nearly everything, and one that
+/// forgets a stream soon after its end. All end with this value.
 pub(crate) struct Servers {
     program: PathBuf,
     simulator: Server,
@@ -55,18 +57,28 @@ impl Servers {
     /// # Errors
     /// They do not build, do not start, or do not answer in time.
     pub(crate) fn start(workspace: &Workspace) -> Result<Self, Error> {
-        let [gateway_program, simulator_program] = build(workspace, ["tokenwire", "tokenwire-simulator"])?;
-        let simulator = Server::start(workspace, "simulator", &simulator_program, "/stats", |_| {})?;
+        let [gateway_program, simulator_program] =
+            build(workspace, ["tokenwire", "tokenwire-simulator"])?;
+        let simulator =
+            Server::start(workspace, "simulator", &simulator_program, "/stats", |_| {})?;
         let upstream = format!("{}/v1", simulator.url);
         let gateway = |name, config: &str| {
             let config = workspace.clients().join(config);
             Server::start(workspace, name, &gateway_program, "/readyz", |command| {
-                command.arg("--config").arg(&config).env("OPENAI_BASE_URL", &upstream);
+                command
+                    .arg("--config")
+                    .arg(&config)
+                    .env("OPENAI_BASE_URL", &upstream);
             })
         };
         let main = gateway("gateway", "gateway.yaml")?;
         let forgetful = gateway("forgetful-gateway", "forgetful.yaml")?;
-        Ok(Self { program: gateway_program, simulator, gateway: main, forgetful })
+        Ok(Self {
+            program: gateway_program,
+            simulator,
+            gateway: main,
+            forgetful,
+        })
     }
 
     /// Tells the tests where the servers are, and nothing that the shell knows about others.
@@ -86,22 +98,35 @@ impl Servers {
     pub(crate) fn still_running(&mut self) -> Result<(), Error> {
         for server in [&mut self.simulator, &mut self.gateway, &mut self.forgetful] {
             if let Ok(Some(status)) = server.child.try_wait() {
-                return Err(Error::Died { name: server.name, status, tail: tail(&server.log), log: server.log.clone() });
+                return Err(Error::Died {
+                    name: server.name,
+                    status,
+                    tail: tail(&server.log),
+                    log: server.log.clone(),
+                });
             }
         }
         Ok(())
     }
 }
 
-/// cargo itself says where it puts what it builds; guessing would miss a target folder or profile that is configured elsewhere.
+/// cargo itself says where it puts what it builds; guessing would miss a target folder or profile
+/// that is configured elsewhere.
 ///
 /// # Errors
 /// They do not build, or a package has no binary of its name.
-pub(crate) fn build<const N: usize>(workspace: &Workspace, packages: [&'static str; N]) -> Result<[PathBuf; N], Error> {
+pub(crate) fn build<const N: usize>(
+    workspace: &Workspace,
+    packages: [&'static str; N],
+) -> Result<[PathBuf; N], Error> {
     let mut arguments = vec!["build", "--bins"];
     arguments.extend(packages.iter().flat_map(|package| ["-p", package]));
     process::run(process::cargo(workspace.root()).args(&arguments))?;
-    let messages = process::output(process::cargo(workspace.root()).args(&arguments).args(["--quiet", "--message-format=json"]));
+    let messages = process::output(
+        process::cargo(workspace.root())
+            .args(&arguments)
+            .args(["--quiet", "--message-format=json"]),
+    );
     let messages = messages.unwrap_or_default();
     let mut programs = [const { PathBuf::new() }; N];
     for (program, package) in programs.iter_mut().zip(packages) {
@@ -111,10 +136,17 @@ pub(crate) fn build<const N: usize>(workspace: &Workspace, packages: [&'static s
 }
 
 fn executable(messages: &str, name: &str) -> Option<PathBuf> {
-    messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()).find_map(|message| {
-        let is_it = message["target"]["name"] == name && message["target"]["kind"][0] == "bin";
-        if is_it { message["executable"].as_str().map(PathBuf::from) } else { None }
-    })
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .find_map(|message| {
+            let is_it = message["target"]["name"] == name && message["target"]["kind"][0] == "bin";
+            if is_it {
+                message["executable"].as_str().map(PathBuf::from)
+            } else {
+                None
+            }
+        })
 }
 
 // === impl Server ===
@@ -137,10 +169,22 @@ impl Server {
         // In a folder of its own, so that no file lying about is taken for its configuration.
         let mut command = process::command(program, &folder);
         isolate(&mut command);
-        command.args(["--host", "127.0.0.1", "--port"]).arg(address.port().to_string()).stdout(output).stderr(errors);
+        command
+            .args(["--host", "127.0.0.1", "--port"])
+            .arg(address.port().to_string())
+            .stdout(output)
+            .stderr(errors);
         configure(&mut command);
-        let child = command.spawn().map_err(|source| Error::Spawn { command: process::show(&command), source })?;
-        let mut server = Self { name, url: format!("http://{address}"), log, child };
+        let child = command.spawn().map_err(|source| Error::Spawn {
+            command: process::show(&command),
+            source,
+        })?;
+        let mut server = Self {
+            name,
+            url: format!("http://{address}"),
+            log,
+            child,
+        };
         server.wait(address, ready)?;
         Ok(server)
     }
@@ -149,11 +193,22 @@ impl Server {
         let started = Instant::now();
         while !answers(address, ready) {
             if let Ok(Some(status)) = self.child.try_wait() {
-                return Err(Error::Ended { name: self.name, status, tail: tail(&self.log), log: self.log.clone() });
+                return Err(Error::Ended {
+                    name: self.name,
+                    status,
+                    tail: tail(&self.log),
+                    log: self.log.clone(),
+                });
             }
             if started.elapsed() > PATIENCE {
                 let (url, tail) = (format!("{}{ready}", self.url), tail(&self.log));
-                return Err(Error::NotReady { name: self.name, url, waited: PATIENCE, tail, log: self.log.clone() });
+                return Err(Error::NotReady {
+                    name: self.name,
+                    url,
+                    waited: PATIENCE,
+                    tail,
+                    log: self.log.clone(),
+                });
             }
             // Nothing announces that a port begins to listen.
             std::thread::sleep(Duration::from_millis(20));
@@ -170,11 +225,15 @@ impl Drop for Server {
     }
 }
 
-/// A port that nobody has now. Another program may take it before our server does; then the server says so and the step fails.
+/// A port that nobody has now. Another program may take it before our server does; then the server
+/// says so and the step fails.
 fn free_address() -> Result<SocketAddr, Error> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .and_then(|listener| listener.local_addr())
-        .map_err(|source| Error::Spawn { command: "a listener on 127.0.0.1".to_owned(), source })
+        .map_err(|source| Error::Spawn {
+            command: "a listener on 127.0.0.1".to_owned(),
+            source,
+        })
 }
 
 /// Whether `GET path` is answered with 200.
@@ -182,8 +241,12 @@ fn answers(address: SocketAddr, path: &str) -> bool {
     let ask = || -> std::io::Result<bool> {
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
         stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        // In one piece: a server that answers and closes after the first of several would reset the connection.
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())?;
+        // In one piece: a server that answers and closes after the first of several would reset the
+        // connection.
+        stream.write_all(
+            format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")
+                .as_bytes(),
+        )?;
         let mut status = [0; 12];
         stream.read_exact(&mut status)?;
         Ok(&status == b"HTTP/1.1 200")
@@ -192,14 +255,18 @@ fn answers(address: SocketAddr, path: &str) -> bool {
 }
 
 fn isolate(command: &mut Command) {
-    let settings = std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("TOKENWIRE_"));
+    let settings = std::env::vars_os()
+        .map(|(name, _)| name)
+        .filter(|name| name.to_string_lossy().starts_with("TOKENWIRE_"));
     for name in settings.chain(FOREIGN.iter().map(OsString::from)) {
         command.env_remove(name);
     }
 }
 
 fn tail(log: &Path) -> String {
-    let text = std::fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let text = std::fs::read(log)
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(TAIL)..].join("\n")
 }
@@ -215,13 +282,20 @@ mod tests {
             {"reason":"compiler-artifact","target":{"kind":["bin"],"name":"tokenwire"},"executable":"/a place/tokenwire"}
             {"reason":"build-finished","success":true}
         "#;
-        assert_eq!(executable(messages, "tokenwire"), Some(PathBuf::from("/a place/tokenwire")));
+        assert_eq!(
+            executable(messages, "tokenwire"),
+            Some(PathBuf::from("/a place/tokenwire"))
+        );
         assert_eq!(executable(messages, "other"), None);
     }
 
     #[test]
     fn only_a_200_is_ready() {
-        for (answer, expected) in [("HTTP/1.1 200 OK\r\n\r\n", true), ("HTTP/1.1 503 Service Unavailable\r\n\r\n", false), ("", false)] {
+        for (answer, expected) in [
+            ("HTTP/1.1 200 OK\r\n\r\n", true),
+            ("HTTP/1.1 503 Service Unavailable\r\n\r\n", false),
+            ("", false),
+        ] {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
             let address = listener.local_addr().unwrap();
             let server = std::thread::spawn(move || {
@@ -232,7 +306,12 @@ mod tests {
                 String::from_utf8_lossy(&request[..count]).into_owned()
             });
             assert_eq!(answers(address, "/readyz"), expected, "{answer:?}");
-            assert!(server.join().unwrap().starts_with("GET /readyz HTTP/1.1\r\n"));
+            assert!(
+                server
+                    .join()
+                    .unwrap()
+                    .starts_with("GET /readyz HTTP/1.1\r\n")
+            );
         }
     }
 
@@ -240,17 +319,30 @@ mod tests {
     fn an_error_quotes_the_end_of_the_log() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("log");
-        std::fs::write(&log, (0..100).map(|n| format!("line {n}\n")).collect::<String>()).unwrap();
+        std::fs::write(
+            &log,
+            (0..100).map(|n| format!("line {n}\n")).collect::<String>(),
+        )
+        .unwrap();
         let tail = tail(&log);
-        assert!(tail.starts_with("line 70\n") && tail.ends_with("line 99"), "{tail}");
+        assert!(
+            tail.starts_with("line 70\n") && tail.ends_with("line 99"),
+            "{tail}"
+        );
     }
 
     #[test]
     fn a_server_that_ends_at_once_is_reported_with_its_log() {
         // A shell refuses the options of a gateway.
         let shell = process::which("sh").unwrap();
-        let error = Server::start(&Workspace::find(), "short-lived", &shell, "/readyz", |_| {}).err().unwrap().to_string();
-        assert!(error.starts_with("short-lived ended with exit status: 2 before it was ready"), "{error}");
+        let error = Server::start(&Workspace::find(), "short-lived", &shell, "/readyz", |_| {})
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(
+            error.starts_with("short-lived ended with exit status: 2 before it was ready"),
+            "{error}"
+        );
         assert!(error.contains("option"), "the log is missing: {error}");
     }
 }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 
-/// A copy, inside an installation, of the files that it was made from. Comparing bytes needs no hash, and a person can read why
-/// something was installed anew.
+/// A copy, inside an installation, of the files that it was made from. Comparing bytes needs no
+/// hash, and a person can read why something was installed anew.
 #[derive(Debug)]
 pub(crate) struct Stamp {
     file: PathBuf,
@@ -22,7 +22,10 @@ impl Stamp {
         for path in pinned {
             wanted.extend(std::fs::read(path).map_err(Error::file("read", path))?);
         }
-        Ok(Self { file: folder.join(".made-from"), wanted })
+        Ok(Self {
+            file: folder.join(".made-from"),
+            wanted,
+        })
     }
 
     /// Whether the installation was finished, and made from the same bytes.
@@ -45,7 +48,10 @@ mod tests {
 
     #[test]
     fn holds_until_a_pinned_file_changes() {
-        let folder = tempfile::Builder::new().prefix("a folder ").tempdir().unwrap();
+        let folder = tempfile::Builder::new()
+            .prefix("a folder ")
+            .tempdir()
+            .unwrap();
         let folder = folder.path();
         let pinned = folder.join("lock");
         std::fs::write(&pinned, "one==1").unwrap();
@@ -53,15 +59,28 @@ mod tests {
         let stamp = Stamp::new(folder, std::slice::from_ref(&pinned)).unwrap();
         assert!(!stamp.holds(), "nothing was installed yet");
         stamp.set().unwrap();
-        assert!(Stamp::new(folder, std::slice::from_ref(&pinned)).unwrap().holds());
+        assert!(
+            Stamp::new(folder, std::slice::from_ref(&pinned))
+                .unwrap()
+                .holds()
+        );
 
         std::fs::write(&pinned, "one==2").unwrap();
-        assert!(!Stamp::new(folder, std::slice::from_ref(&pinned)).unwrap().holds());
+        assert!(
+            !Stamp::new(folder, std::slice::from_ref(&pinned))
+                .unwrap()
+                .holds()
+        );
     }
 
     #[test]
     fn a_missing_pinned_file_is_named() {
         let error = Stamp::new(Path::new("/"), &[PathBuf::from("/no/such/lock")]).unwrap_err();
-        assert!(error.to_string().starts_with("failed to read /no/such/lock: "), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with("failed to read /no/such/lock: "),
+            "{error}"
+        );
     }
 }

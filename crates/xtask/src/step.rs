@@ -1,7 +1,10 @@
-//! The steps of `cargo xtask test`: what each checks, what it needs and what it runs. A new check is a new row here.
+//! The steps of `cargo xtask test`: what each checks, what it needs and what it runs. A new check
+//! is a new row here.
 
 use crate::error::Error;
-use crate::need::{CADDY, CHROMIUM, CURL, FONTS, HAPROXY, NCHAN, NGINX, Need, PYTHON, VALGRIND, VENV};
+use crate::need::{
+    CADDY, CHROMIUM, CURL, FONTS, HAPROXY, NCHAN, NGINX, Need, PYTHON, VALGRIND, VENV,
+};
 use crate::workspace::Workspace;
 use crate::{examples, micro, node, python, rust};
 
@@ -34,11 +37,36 @@ pub(crate) enum Outcome {
 
 /// In the order they run: what fails fastest comes first.
 pub(crate) const STEPS: &[Step] = &[
-    Step { name: "fmt", about: "rustfmt finds nothing to change", needs: &[Need::Component("rustfmt", "fmt")], run: rust::fmt },
-    Step { name: "clippy", about: "clippy finds nothing to say", needs: &[Need::Component("clippy", "clippy")], run: rust::clippy },
-    Step { name: "test", about: "the unit and integration tests pass", needs: &[], run: rust::test },
-    Step { name: "doctest", about: "the examples in the documentation run", needs: &[], run: rust::doctest },
-    Step { name: "deny", about: "every dependency has a permissive licence and a known source", needs: &[], run: rust::deny },
+    Step {
+        name: "fmt",
+        about: "rustfmt finds nothing to change",
+        needs: &[Need::Component("rustfmt", "fmt")],
+        run: rust::fmt,
+    },
+    Step {
+        name: "clippy",
+        about: "clippy finds nothing to say",
+        needs: &[Need::Component("clippy", "clippy")],
+        run: rust::clippy,
+    },
+    Step {
+        name: "test",
+        about: "the unit and integration tests pass",
+        needs: &[],
+        run: rust::test,
+    },
+    Step {
+        name: "doctest",
+        about: "the examples in the documentation run",
+        needs: &[],
+        run: rust::doctest,
+    },
+    Step {
+        name: "deny",
+        about: "every dependency has a permissive licence and a known source",
+        needs: &[],
+        run: rust::deny,
+    },
     Step {
         name: "micro",
         about: "no micro-benchmark takes over ten per cent more instructions than recorded",
@@ -48,7 +76,12 @@ pub(crate) const STEPS: &[Step] = &[
     Step {
         name: "python",
         about: "openai-python, httpx, websockets and curl get from the gateway what they expect, over LiteLLM, too",
-        needs: &[Need::Debian(CURL), Need::Debian(PYTHON), Need::Debian(VENV), Need::PythonClients],
+        needs: &[
+            Need::Debian(CURL),
+            Need::Debian(PYTHON),
+            Need::Debian(VENV),
+            Need::PythonClients,
+        ],
         run: python::test,
     },
     Step {
@@ -66,7 +99,11 @@ pub(crate) const STEPS: &[Step] = &[
     Step {
         name: "browser",
         about: "the chat page and the client module do in Chromium what they should",
-        needs: &[Need::Debian(CHROMIUM), Need::Debian(FONTS), Need::BrowserPackages],
+        needs: &[
+            Need::Debian(CHROMIUM),
+            Need::Debian(FONTS),
+            Need::BrowserPackages,
+        ],
         run: node::browser,
     },
     Step {
@@ -91,10 +128,18 @@ pub(crate) const STEPS: &[Step] = &[
     },
 ];
 
-/// What `cargo xtask install` knows besides the steps: the peers that the benchmarks compare with, where they are.
+/// What `cargo xtask install` knows besides the steps: the peers that the benchmarks compare with,
+/// where they are.
 pub(crate) const BENCH: (&str, &[Need]) = (
     "bench",
-    &[Need::Debian(NGINX), Need::Debian(NCHAN), Need::Debian(HAPROXY), Need::Debian(PYTHON), Need::Debian(VENV), Need::ModelGateways],
+    &[
+        Need::Debian(NGINX),
+        Need::Debian(NCHAN),
+        Need::Debian(HAPROXY),
+        Need::Debian(PYTHON),
+        Need::Debian(VENV),
+        Need::ModelGateways,
+    ],
 );
 
 /// The step of that name.
@@ -102,10 +147,17 @@ pub(crate) const BENCH: (&str, &[Need]) = (
 /// # Errors
 /// There is none; the error lists those there are.
 pub(crate) fn named(name: &str) -> Result<&'static Step, Error> {
-    STEPS.iter().find(|step| step.name == name).ok_or_else(|| Error::UnknownStep {
-        name: name.to_owned(),
-        known: STEPS.iter().map(|step| step.name).collect::<Vec<_>>().join(", "),
-    })
+    STEPS
+        .iter()
+        .find(|step| step.name == name)
+        .ok_or_else(|| Error::UnknownStep {
+            name: name.to_owned(),
+            known: STEPS
+                .iter()
+                .map(|step| step.name)
+                .collect::<Vec<_>>()
+                .join(", "),
+        })
 }
 
 #[cfg(test)]
@@ -114,7 +166,11 @@ mod tests {
 
     #[test]
     fn every_step_has_a_name_of_its_own() {
-        let mut names: Vec<_> = STEPS.iter().map(|step| step.name).chain([BENCH.0]).collect();
+        let mut names: Vec<_> = STEPS
+            .iter()
+            .map(|step| step.name)
+            .chain([BENCH.0])
+            .collect();
         names.sort_unstable();
         let all = names.len();
         names.dedup();

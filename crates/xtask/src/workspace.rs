@@ -9,11 +9,15 @@ pub(crate) struct Workspace {
 }
 
 impl Workspace {
-    /// The checkout that holds this crate. cargo says at run time where that is, so that a moved or copied checkout is found;
-    /// the place of compilation serves when the binary is run by hand.
+    /// The checkout that holds this crate. cargo says at run time where that is, so that a moved or
+    /// copied checkout is found; the place of compilation serves when the binary is run by hand.
     pub(crate) fn find() -> Self {
-        let manifest = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
-        let root = manifest.ancestors().nth(2).map_or_else(|| manifest.clone(), Path::to_owned);
+        let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        let root = manifest
+            .ancestors()
+            .nth(2)
+            .map_or_else(|| manifest.clone(), Path::to_owned);
         Self { root }
     }
 

@@ -1,4 +1,5 @@
-//! The application's answers: kept once for all workers, asked for by an engine of each worker's own.
+//! The application's answers: kept once for all workers, asked for by an engine of each worker's
+//! own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,15 +44,23 @@ impl Answers {
         let account = MemoryAccount::default();
         Self {
             registry: Registry::new(RETENTION, account.clone()),
-            store: Arc::new(MemoryStore { limits: LogLimits { bytes: 8 * 1024 * 1024, events: 100_000 }, account }),
+            store: Arc::new(MemoryStore {
+                limits: LogLimits {
+                    bytes: 8 * 1024 * 1024,
+                    events: 100_000,
+                },
+                account,
+            }),
             tasks: TaskTracker::new(),
-            base_url: read("OPENAI_BASE_URL").unwrap_or_else(|| "https://api.openai.com/v1".to_owned()),
+            base_url: read("OPENAI_BASE_URL")
+                .unwrap_or_else(|| "https://api.openai.com/v1".to_owned()),
             api_key: read("OPENAI_API_KEY").map(SecretString::from),
             model: read("MODEL").unwrap_or_else(|| "gpt-4o-mini".to_owned()),
         }
     }
 
-    /// An engine for one worker, with an HTTP client of its own: a client belongs to the runtime that it is used on.
+    /// An engine for one worker, with an HTTP client of its own: a client belongs to the runtime
+    /// that it is used on.
     pub(crate) fn engine(&self) -> Result<Engine, String> {
         let upstream = OpenAi::new(OpenAiOptions {
             name: "model".to_owned(),
@@ -61,9 +70,18 @@ impl Answers {
             accept_client_key: false,
             max_event: 1024 * 1024,
         })?;
-        let options = RouterOptions { default_model: Some(self.model.clone()), ..RouterOptions::default() };
+        let options = RouterOptions {
+            default_model: Some(self.model.clone()),
+            ..RouterOptions::default()
+        };
         let router = Router::new(vec![Route::to(upstream, Api::Chat, CLOCKS)], options);
-        Ok(Engine::new(self.registry.clone(), self.store.clone(), Arc::new(router), self.tasks.clone(), GRACE))
+        Ok(Engine::new(
+            self.registry.clone(),
+            self.store.clone(),
+            Arc::new(router),
+            self.tasks.clone(),
+            GRACE,
+        ))
     }
 
     /// Forgets, for ever, what was kept long enough.

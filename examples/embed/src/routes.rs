@@ -17,7 +17,9 @@ use tokenwire_sse::{EventSource, SseBody, SseOptions, event_stream};
 use tokenwire_ws::{WebSocketOptions, upgrade};
 
 pub(crate) fn configure(app: &mut ServiceConfig) {
-    app.route("/", web::get().to(home)).route("/haiku", web::get().to(haiku)).route("/socket", web::get().to(socket));
+    app.route("/", web::get().to(home))
+        .route("/haiku", web::get().to(haiku))
+        .route("/socket", web::get().to(socket));
 }
 
 async fn home() -> &'static str {
@@ -29,14 +31,18 @@ struct Haiku {
     on: String,
 }
 
-/// Starts an answer; a reconnect, which names the last event that it has, goes on with the one it began.
-async fn haiku(request: HttpRequest, asked: Query<Haiku>, engine: web::Data<Engine>) -> HttpResponse {
+/// Starts an answer; a reconnect, which names the last event that it has, goes on with the one it
+/// began.
+async fn haiku(
+    request: HttpRequest,
+    asked: Query<Haiku>,
+    engine: web::Data<Engine>,
+) -> HttpResponse {
     if let Some(last) = request.headers().get("last-event-id") {
-        return last
-            .to_str()
-            .ok()
-            .and_then(position)
-            .map_or_else(|| HttpResponse::BadRequest().finish(), |(id, after)| resume(&engine, &id, after));
+        return last.to_str().ok().and_then(position).map_or_else(
+            || HttpResponse::BadRequest().finish(),
+            |(id, after)| resume(&engine, &id, after),
+        );
     }
     let prompt = format!("Write a haiku on {}.", asked.on);
     let started = engine.start(StartRequest {
@@ -62,17 +68,28 @@ fn resume(engine: &Engine, id: &GenerationId, after: u64) -> HttpResponse {
     };
     match engine.resume(&generation, Some(after)) {
         Resumption::Read { attachment, from } => read(attachment, from),
-        // The only answer after which an EventSource stays away. A page that shows long answers again after their events are gone would
-        // be sent the whole object instead.
+        // The only answer after which an EventSource stays away. A page that shows long answers
+        // again after their events are gone would be sent the whole object instead.
         Resumption::NothingLeft | Resumption::LogGone => HttpResponse::NoContent().finish(),
-        Resumption::PastHead { head } => refuse(&ApiError::new(ErrorCode::InvalidCursor, format!("The last event is number {head}."))),
+        Resumption::PastHead { head } => refuse(&ApiError::new(
+            ErrorCode::InvalidCursor,
+            format!("The last event is number {head}."),
+        )),
     }
 }
 
 fn read(attachment: Attachment, from: Seq) -> HttpResponse {
-    let subscription = Subscription::new(attachment, from, Dialect::Responses, Arc::new(EventSource));
-    let options = SseOptions { heartbeat: Some(Duration::from_secs(15)), preface: "retry: 2000\n".into(), ..SseOptions::default() };
-    event_stream(&mut HttpResponse::Ok(), SseBody::new(Some(subscription), options))
+    let subscription =
+        Subscription::new(attachment, from, Dialect::Responses, Arc::new(EventSource));
+    let options = SseOptions {
+        heartbeat: Some(Duration::from_secs(15)),
+        preface: "retry: 2000\n".into(),
+        ..SseOptions::default()
+    };
+    event_stream(
+        &mut HttpResponse::Ok(),
+        SseBody::new(Some(subscription), options),
+    )
 }
 
 /// `<id>.<number>`, as the events' ids are.
@@ -94,7 +111,11 @@ impl FromRequest for RawPayload {
 }
 
 /// Any number of answers over one connection; see the protocol's chapter on WebSockets.
-async fn socket(request: HttpRequest, payload: RawPayload, engine: web::Data<Engine>) -> HttpResponse {
+async fn socket(
+    request: HttpRequest,
+    payload: RawPayload,
+    engine: web::Data<Engine>,
+) -> HttpResponse {
     let options = WebSocketOptions {
         owner: Owner::Anonymous,
         max_message: 64 * 1024,
@@ -107,10 +128,14 @@ async fn socket(request: HttpRequest, payload: RawPayload, engine: web::Data<Eng
         sockets: Presence::default(),
         readers: Presence::default(),
     };
-    upgrade(&request, payload.0, engine.get_ref().clone(), options).unwrap_or_else(|error| refuse(&error))
+    upgrade(&request, payload.0, engine.get_ref().clone(), options)
+        .unwrap_or_else(|error| refuse(&error))
 }
 
 fn refuse(error: &ApiError) -> HttpResponse {
-    let status = actix_web::http::StatusCode::from_u16(error.status).unwrap_or(actix_web::http::StatusCode::INTERNAL_SERVER_ERROR);
-    HttpResponse::build(status).content_type("application/json").body(error.body())
+    let status = actix_web::http::StatusCode::from_u16(error.status)
+        .unwrap_or(actix_web::http::StatusCode::INTERNAL_SERVER_ERROR);
+    HttpResponse::build(status)
+        .content_type("application/json")
+        .body(error.body())
 }

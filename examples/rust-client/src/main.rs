@@ -1,8 +1,13 @@
-//! Reads one answer over a WebSocket and prints it as it comes. When the connection breaks it comes back with the number of the last
-//! event, so no token is lost or printed twice.
+//! Reads one answer over a WebSocket and prints it as it comes. When the connection breaks it comes
+//! back with the number of the last event, so no token is lost or printed twice.
 //!
-//! `cargo run -p tokenwire-example-client -- "A question" [--cut-after N]`; the option breaks the connection on purpose, after N pieces.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the answer goes to the terminal")]
+//! `cargo run -p tokenwire-example-client -- "A question" [--cut-after N]`; the option breaks the
+//! connection on purpose, after N pieces.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the answer goes to the terminal"
+)]
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -37,15 +42,38 @@ enum End {
 #[tokio::main]
 async fn main() -> Result<(), Error> {
     let mut arguments = std::env::args().skip(1);
-    let question = arguments.next().unwrap_or_else(|| "Tell me something".to_owned());
+    let question = arguments
+        .next()
+        .unwrap_or_else(|| "Tell me something".to_owned());
     let cut_after = match arguments.next().as_deref() {
-        Some("--cut-after") => Some(arguments.next().ok_or("--cut-after needs a number")?.parse()?),
-        Some(other) => return Err(format!("`{other}` is not understood; expected --cut-after N").into()),
+        Some("--cut-after") => Some(
+            arguments
+                .next()
+                .ok_or("--cut-after needs a number")?
+                .parse()?,
+        ),
+        Some(other) => {
+            return Err(format!("`{other}` is not understood; expected --cut-after N").into());
+        }
         None => None,
     };
-    let gateway = std::env::var("GATEWAY_URL").unwrap_or_else(|_| "http://localhost:3000".to_owned());
-    let url = format!("{}/v1/ws", gateway.trim_end_matches('/').replacen("http", "ws", 1));
-    read(&url, Answer { question, id: None, last: None, pieces: 0, cut_after }).await
+    let gateway =
+        std::env::var("GATEWAY_URL").unwrap_or_else(|_| "http://localhost:3000".to_owned());
+    let url = format!(
+        "{}/v1/ws",
+        gateway.trim_end_matches('/').replacen("http", "ws", 1)
+    );
+    read(
+        &url,
+        Answer {
+            question,
+            id: None,
+            last: None,
+            pieces: 0,
+            cut_after,
+        },
+    )
+    .await
 }
 
 /// Reads to the end over as many connections as it takes.
@@ -72,13 +100,19 @@ async fn connect(url: &str, answer: &mut Answer) -> Result<End, Error> {
     let (mut socket, _) = connect_async(url).await?;
     let command = match &answer.id {
         None => json!({"type": "response.create", "input": answer.question}),
-        Some(id) => json!({"type": "tokenwire:resume", "response_id": id, "starting_after": answer.last}),
+        Some(id) => {
+            json!({"type": "tokenwire:resume", "response_id": id, "starting_after": answer.last})
+        }
     };
     socket.send(Message::text(command.to_string())).await?;
     while let Some(message) = socket.next().await {
         // A broken connection is an error here; what was read before it has been printed.
-        let Ok(message) = message else { return Ok(End::Cut) };
-        let Message::Text(text) = message else { continue };
+        let Ok(message) = message else {
+            return Ok(End::Cut);
+        };
+        let Message::Text(text) = message else {
+            continue;
+        };
         if let Some(end) = answer.apply(&serde_json::from_str(&text)?) {
             return Ok(End::Done(end));
         }
@@ -96,7 +130,10 @@ impl Answer {
     fn apply(&mut self, event: &Value) -> Option<Result<(), Error>> {
         let kind = event["type"].as_str().unwrap_or_default();
         if kind == "error" || kind == "tokenwire:error" {
-            return Some(Err(event["error"]["message"].as_str().unwrap_or("the gateway refused").into()));
+            return Some(Err(event["error"]["message"]
+                .as_str()
+                .unwrap_or("the gateway refused")
+                .into()));
         }
         let number = event["sequence_number"].as_u64();
         if kind != "tokenwire:reset" && number.is_some() && number <= self.last {
@@ -130,12 +167,18 @@ fn ended(response: &Value) -> Option<Result<(), Error>> {
             println!();
             Some(Ok(()))
         }
-        "failed" => Some(Err(response["error"]["message"].as_str().unwrap_or("the answer failed").into())),
+        "failed" => Some(Err(response["error"]["message"]
+            .as_str()
+            .unwrap_or("the answer failed")
+            .into())),
         _ => None,
     }
 }
 
 fn text(response: &Value) -> String {
     let items = response["output"].as_array().into_iter().flatten();
-    items.flat_map(|item| item["content"].as_array().into_iter().flatten()).filter_map(|part| part["text"].as_str()).collect()
+    items
+        .flat_map(|item| item["content"].as_array().into_iter().flatten())
+        .filter_map(|part| part["text"].as_str())
+        .collect()
 }

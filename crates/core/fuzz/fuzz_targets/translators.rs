@@ -1,4 +1,5 @@
-//! Whatever a body holds, the translators neither panic nor leave a gap in the numbers, and one terminal record ends it.
+//! Whatever a body holds, the translators neither panic nor leave a gap in the numbers, and one
+//! terminal record ends it.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

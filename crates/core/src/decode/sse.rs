@@ -1,12 +1,14 @@
-//! An incremental `text/event-stream` decoder (WHATWG HTML, section 9.2.6), for what model servers really send.
+//! An incremental `text/event-stream` decoder (WHATWG HTML, section 9.2.6), for what model servers
+//! really send.
 
 use memchr::memchr2;
 
 /// One dispatched event, borrowed from the input where it came in one piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SseEvent<'a> {
-    /// An event with data. `name` is the `event:` field, if there was one. `terminated` is false for what stood at the
-    /// end of the body without the blank line that dispatches it: complete for some servers, cut for others.
+    /// An event with data. `name` is the `event:` field, if there was one. `terminated` is false
+    /// for what stood at the end of the body without the blank line that dispatches it: complete
+    /// for some servers, cut for others.
     Data {
         /// The `event:` field.
         name: Option<&'a [u8]>,
@@ -38,7 +40,8 @@ pub struct SseOverflow {
 
 /// The decoder's state between two reads.
 ///
-/// Memory: what one unfinished event needs, at most `limit` bytes for its line and as many for its data.
+/// Memory: what one unfinished event needs, at most `limit` bytes for its line and as many for its
+/// data.
 pub struct SseDecoder {
     limit: usize,
     /// A line whose end has not come yet.
@@ -70,14 +73,28 @@ impl SseDecoder {
     /// A decoder that refuses lines and events of more than `limit` bytes.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { limit, line: Vec::new(), data: Vec::new(), data_lines: 0, name: Vec::new(), named: false, after_cr: false, bom: Some(0) }
+        Self {
+            limit,
+            line: Vec::new(),
+            data: Vec::new(),
+            data_lines: 0,
+            name: Vec::new(),
+            named: false,
+            after_cr: false,
+            bom: Some(0),
+        }
     }
 
     /// Decodes one read and gives every event that it completes to `sink`, in order.
     ///
     /// # Errors
-    /// [`SseOverflow`] when a line or an event outgrows the bound; the decoder must not be used after it.
-    pub fn push(&mut self, mut input: &[u8], sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Result<Flow, SseOverflow> {
+    /// [`SseOverflow`] when a line or an event outgrows the bound; the decoder must not be used
+    /// after it.
+    pub fn push(
+        &mut self,
+        mut input: &[u8],
+        sink: &mut dyn FnMut(SseEvent<'_>) -> Flow,
+    ) -> Result<Flow, SseOverflow> {
         input = self.skip_bom(input);
         loop {
             if self.after_cr {
@@ -98,13 +115,18 @@ impl SseDecoder {
             self.after_cr = input[end] == b'\r';
             let (head, rest) = (&input[..end], &input[end + 1..]);
             let flow = if self.line.is_empty() {
-                // The way nearly every event takes: its data stands in one line of one read, and a line end follows.
+                // The way nearly every event takes: its data stands in one line of one read, and a
+                // line end follows.
                 if self.data_lines == 0
                     && let Some(data) = data_of(head)
                     && let Some(rest) = blank_line(rest, &mut self.after_cr)
                 {
                     let name = self.named.then_some(self.name.as_slice());
-                    let flow = sink(SseEvent::Data { name, data, terminated: true });
+                    let flow = sink(SseEvent::Data {
+                        name,
+                        data,
+                        terminated: true,
+                    });
                     self.reset_event();
                     input = rest;
                     if flow == Flow::Stop {
@@ -135,7 +157,10 @@ impl SseDecoder {
     ///
     /// # Errors
     /// As [`SseDecoder::push`].
-    pub fn finish(&mut self, sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Result<Flow, SseOverflow> {
+    pub fn finish(
+        &mut self,
+        sink: &mut dyn FnMut(SseEvent<'_>) -> Flow,
+    ) -> Result<Flow, SseOverflow> {
         let line = std::mem::take(&mut self.line);
         if !line.is_empty() && self.take_line(&line, sink)? == Flow::Stop {
             return Ok(Flow::Stop);
@@ -152,7 +177,8 @@ impl SseDecoder {
                     self.bom = (seen + 1 < BOM.len()).then_some(seen + 1);
                 }
                 Some(_) => {
-                    // Not a mark after all: what was taken for its beginning belongs to the first line.
+                    // Not a mark after all: what was taken for its beginning belongs to the first
+                    // line.
                     self.line.extend_from_slice(&BOM[..seen]);
                     self.bom = None;
                 }
@@ -161,7 +187,11 @@ impl SseDecoder {
         input
     }
 
-    fn take_line(&mut self, line: &[u8], sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Result<Flow, SseOverflow> {
+    fn take_line(
+        &mut self,
+        line: &[u8],
+        sink: &mut dyn FnMut(SseEvent<'_>) -> Flow,
+    ) -> Result<Flow, SseOverflow> {
         if line.is_empty() {
             return Ok(self.dispatch(true, sink));
         }
@@ -188,7 +218,11 @@ impl SseDecoder {
     fn dispatch(&mut self, terminated: bool, sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Flow {
         let flow = if self.data_lines > 0 {
             let name = self.named.then_some(self.name.as_slice());
-            sink(SseEvent::Data { name, data: &self.data, terminated })
+            sink(SseEvent::Data {
+                name,
+                data: &self.data,
+                terminated,
+            })
         } else {
             Flow::Continue
         };
@@ -221,7 +255,8 @@ fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
 
 /// If a blank line stands at the start of `input` (what follows a line end), the input after it.
 ///
-/// `after_cr` is the state left by the line end before, and becomes that of the blank line's own end.
+/// `after_cr` is the state left by the line end before, and becomes that of the blank line's own
+/// end.
 fn blank_line<'a>(mut input: &'a [u8], after_cr: &mut bool) -> Option<&'a [u8]> {
     if *after_cr {
         input = input.strip_prefix(b"\n").unwrap_or(input);
@@ -245,9 +280,14 @@ mod tests {
         let mut decoder = SseDecoder::new(limit);
         let mut sink = |event: SseEvent<'_>| {
             out.push(match event {
-                SseEvent::Data { name, data, terminated } => format!(
+                SseEvent::Data {
+                    name,
+                    data,
+                    terminated,
+                } => format!(
                     "{}{}{}",
-                    name.map(|n| format!("{}|", String::from_utf8_lossy(n))).unwrap_or_default(),
+                    name.map(|n| format!("{}|", String::from_utf8_lossy(n)))
+                        .unwrap_or_default(),
                     String::from_utf8_lossy(data),
                     if terminated { "" } else { "…" }
                 ),
@@ -264,23 +304,44 @@ mod tests {
 
     /// The body whole and split at every byte, and in every two halves, must decode alike.
     fn check(body: &[u8], expected: &[&str]) {
-        assert_eq!(decode(&[body], 1 << 20).unwrap(), expected, "whole: {}", String::from_utf8_lossy(body));
+        assert_eq!(
+            decode(&[body], 1 << 20).unwrap(),
+            expected,
+            "whole: {}",
+            String::from_utf8_lossy(body)
+        );
         let bytes: Vec<&[u8]> = body.chunks(1).collect();
-        assert_eq!(decode(&bytes, 1 << 20).unwrap(), expected, "byte by byte: {}", String::from_utf8_lossy(body));
+        assert_eq!(
+            decode(&bytes, 1 << 20).unwrap(),
+            expected,
+            "byte by byte: {}",
+            String::from_utf8_lossy(body)
+        );
         for at in 0..=body.len() {
             let (a, b) = body.split_at(at);
-            assert_eq!(decode(&[a, b], 1 << 20).unwrap(), expected, "split at {at}: {}", String::from_utf8_lossy(body));
+            assert_eq!(
+                decode(&[a, b], 1 << 20).unwrap(),
+                expected,
+                "split at {at}: {}",
+                String::from_utf8_lossy(body)
+            );
         }
     }
 
     #[test]
     fn reads_what_servers_send() {
-        check(b"data: {\"a\":1}\n\ndata: [DONE]\n\n", &["{\"a\":1}", "[DONE]"]);
+        check(
+            b"data: {\"a\":1}\n\ndata: [DONE]\n\n",
+            &["{\"a\":1}", "[DONE]"],
+        );
         check(b"data:x\n\ndata:[DONE]\n\n", &["x", "[DONE]"]);
         check(b"data: x\r\n\r\ndata: y\r\n\r\n", &["x", "y"]);
         check(b"data: x\r\rdata: y\r\r", &["x", "y"]);
         check(b"data: x\r\n\ndata: y\n\r\n", &["x", "y"]);
-        check(b": ping\n\ndata: x\n\n:\n\n: OPENROUTER PROCESSING\n\ndata: y\n\n", &["x", "y"]);
+        check(
+            b": ping\n\ndata: x\n\n:\n\n: OPENROUTER PROCESSING\n\ndata: y\n\n",
+            &["x", "y"],
+        );
         check(b"event: error\ndata: {}\n\ndata: y\n\n", &["error|{}", "y"]);
         check(b"data: a\ndata: b\ndata\ndata: c\n\n", &["a\nb\n\nc"]);
         check(b"\xEF\xBB\xBFdata: x\n\n", &["x"]);
@@ -305,11 +366,17 @@ mod tests {
     #[test]
     fn refuses_an_event_over_the_bound() {
         let line = [b"data: ".as_slice(), &[b'x'; 100], b"\n\n"].concat();
-        assert_eq!(decode(&[&line[..60], &line[60..]], 50), Err(SseOverflow { limit: 50 }));
+        assert_eq!(
+            decode(&[&line[..60], &line[60..]], 50),
+            Err(SseOverflow { limit: 50 })
+        );
         let lines = b"data: 0123456789\n".repeat(10);
         assert_eq!(decode(&[&lines], 50), Err(SseOverflow { limit: 50 }));
         let endless = [b'x'; 40];
-        assert_eq!(decode(&[&endless, &endless], 50), Err(SseOverflow { limit: 50 }));
+        assert_eq!(
+            decode(&[&endless, &endless], 50),
+            Err(SseOverflow { limit: 50 })
+        );
     }
 
     #[test]

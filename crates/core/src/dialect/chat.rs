@@ -1,4 +1,5 @@
-//! The chat dialect: the upstream's own chunks, byte for byte; for an upstream that speaks Responses, chunks made from events.
+//! The chat dialect: the upstream's own chunks, byte for byte; for an upstream that speaks
+//! Responses, chunks made from events.
 
 use bytes::BytesMut;
 use serde_json::value::RawValue;
@@ -13,10 +14,27 @@ use crate::snapshot::{Api, Meta};
 use crate::translate::chat_usage;
 
 impl Renderer {
-    pub(super) fn chat(&mut self, generation: &Generation, whole: &WholeRecord<'_>, record: RecordRef<'_>, out: &mut BytesMut) -> Rendered {
+    pub(super) fn chat(
+        &mut self,
+        generation: &Generation,
+        whole: &WholeRecord<'_>,
+        record: RecordRef<'_>,
+        out: &mut BytesMut,
+    ) -> Rendered {
         let seq = Seq(record.first_seq.0 + record.events.saturating_sub(1));
         let meta = generation.meta();
-        let mut emit = |data: &[u8]| self.framing.frame(&meta.id, &Frame { seq, name: None, relayed_name: None, data }, out);
+        let mut emit = |data: &[u8]| {
+            self.framing.frame(
+                &meta.id,
+                &Frame {
+                    seq,
+                    name: None,
+                    relayed_name: None,
+                    data,
+                },
+                out,
+            )
+        };
         let raw = whole.raw.as_ref().filter(|_| meta.api == Api::Chat);
         if let Some(raw) = raw {
             emit(raw);
@@ -48,19 +66,37 @@ impl Renderer {
     }
 }
 
-/// What follows the terminal record's own chunk: `[DONE]` after a real end, an error object after any other.
+/// What follows the terminal record's own chunk: `[DONE]` after a real end, an error object after
+/// any other.
 fn last_payloads(meta: &Meta, outcome: &Outcome, raw: Option<&[u8]>) -> Vec<Vec<u8>> {
     let error = |code: &str, kind: &str, message: &str| {
-        let (code, kind, message) = (json::escape(code), json::escape(kind), json::escape(message));
-        format!(r#"{{"error":{{"message":"{message}","type":"{kind}","param":null,"code":"{code}"}}}}"#).into_bytes()
+        let (code, kind, message) = (
+            json::escape(code),
+            json::escape(kind),
+            json::escape(message),
+        );
+        format!(
+            r#"{{"error":{{"message":"{message}","type":"{kind}","param":null,"code":"{code}"}}}}"#
+        )
+        .into_bytes()
     };
     let mut payloads = match &outcome.ending {
-        Ending::Completed { .. } | Ending::Incomplete { .. } if meta.api == Api::Responses => closing_chunks(meta, outcome),
+        Ending::Completed { .. } | Ending::Incomplete { .. } if meta.api == Api::Responses => {
+            closing_chunks(meta, outcome)
+        }
         Ending::Completed { .. } | Ending::Incomplete { .. } => Vec::new(),
         // The upstream's own error object says it already.
         Ending::Failed(_) if raw.is_some_and(says_error) => return Vec::new(),
-        Ending::Failed(failure) => return vec![error(&failure.code, &failure.kind, &failure.message)],
-        Ending::Cancelled => return vec![error("cancelled", "cancelled", "The generation was cancelled.")],
+        Ending::Failed(failure) => {
+            return vec![error(&failure.code, &failure.kind, &failure.message)];
+        }
+        Ending::Cancelled => {
+            return vec![error(
+                "cancelled",
+                "cancelled",
+                "The generation was cancelled.",
+            )];
+        }
     };
     payloads.push(b"[DONE]".to_vec());
     payloads
@@ -85,9 +121,14 @@ pub(super) fn finish_reason(ending: &Ending) -> Option<&'static str> {
     }
 }
 
-/// A chunk with these choices and whatever follows them. As OpenAI's do, all chunks have a `usage` where the last one's is wanted.
+/// A chunk with these choices and whatever follows them. As OpenAI's do, all chunks have a `usage`
+/// where the last one's is wanted.
 fn chunk(meta: &Meta, choices: &str, usage: &str) -> Vec<u8> {
-    let (before, usage) = if meta.include_usage { (",\"usage\":", usage) } else { ("", "") };
+    let (before, usage) = if meta.include_usage {
+        (",\"usage\":", usage)
+    } else {
+        ("", "")
+    };
     format!(
         r#"{{"id":"chatcmpl-{}","object":"chat.completion.chunk","created":{},"model":"{}","choices":{choices}{before}{usage}}}"#,
         meta.id.suffix(),
@@ -99,8 +140,14 @@ fn chunk(meta: &Meta, choices: &str, usage: &str) -> Vec<u8> {
 
 /// The chunk with the finish reason, and the one with the usage if it is wanted and known.
 fn closing_chunks(meta: &Meta, outcome: &Outcome) -> Vec<Vec<u8>> {
-    let Some(reason) = finish_reason(&outcome.ending) else { return Vec::new() };
-    let mut chunks = vec![chunk(meta, &format!(r#"[{{"index":0,"delta":{{}},"logprobs":null,"finish_reason":"{reason}"}}]"#), "null")];
+    let Some(reason) = finish_reason(&outcome.ending) else {
+        return Vec::new();
+    };
+    let mut chunks = vec![chunk(
+        meta,
+        &format!(r#"[{{"index":0,"delta":{{}},"logprobs":null,"finish_reason":"{reason}"}}]"#),
+        "null",
+    )];
     if meta.include_usage
         && let Some(usage) = outcome.usage.as_deref().and_then(chat_usage)
     {
@@ -116,17 +163,31 @@ fn hint_chunk(meta: &Meta, hint: &ChatHint) -> Option<Vec<u8>> {
         ChatHint::Text { text, .. } => format!(r#"{{"content":"{text}"}}"#),
         ChatHint::Refusal { text, .. } => format!(r#"{{"refusal":"{text}"}}"#),
         ChatHint::Reasoning(text) => format!(r#"{{"reasoning_content":"{text}"}}"#),
-        ChatHint::CallAdded { index, call_id, name, arguments } => {
+        ChatHint::CallAdded {
+            index,
+            call_id,
+            name,
+            arguments,
+        } => {
             format!(
                 r#"{{"tool_calls":[{{"index":{index},"id":"{call_id}","type":"function","function":{{"name":"{name}","arguments":"{arguments}"}}}}]}}"#
             )
         }
-        ChatHint::CallArguments { index, text } => format!(r#"{{"tool_calls":[{{"index":{index},"function":{{"arguments":"{text}"}}}}]}}"#),
+        ChatHint::CallArguments { index, text } => {
+            format!(r#"{{"tool_calls":[{{"index":{index},"function":{{"arguments":"{text}"}}}}]}}"#)
+        }
         ChatHint::Annotation(annotation) => format!(r#"{{"annotations":[{annotation}]}}"#),
     };
     let logprobs = match hint {
-        ChatHint::Text { logprobs: Some(tokens), .. } => format!(r#"{{"content":{tokens},"refusal":null}}"#),
+        ChatHint::Text {
+            logprobs: Some(tokens),
+            ..
+        } => format!(r#"{{"content":{tokens},"refusal":null}}"#),
         _ => "null".to_owned(),
     };
-    Some(chunk(meta, &format!(r#"[{{"index":0,"delta":{delta},"logprobs":{logprobs},"finish_reason":null}}]"#), "null"))
+    Some(chunk(
+        meta,
+        &format!(r#"[{{"index":0,"delta":{delta},"logprobs":{logprobs},"finish_reason":null}}]"#),
+        "null",
+    ))
 }

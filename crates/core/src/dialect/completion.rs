@@ -1,14 +1,16 @@
 //! A whole chat completion, made of the response object.
 //!
-//! What a chat client is given that does not stream, where the upstream spoke Responses. It says what the chunks say that
-//! [`chat`](super::chat) makes of the same generation; the texts stay escaped as they came.
+//! What a chat client is given that does not stream, where the upstream spoke Responses. It says
+//! what the chunks say that [`chat`](super::chat) makes of the same generation; the texts stay
+//! escaped as they came.
 
 use super::chat::finish_reason;
 use crate::generation::Generation;
 use crate::json::{self, Members};
 use crate::translate::{chat_annotation, chat_usage, complete_logprobs};
 
-/// What the output items come to for a chat client. Strings are escaped; elements of lists are raw JSON.
+/// What the output items come to for a chat client. Strings are escaped; elements of lists are raw
+/// JSON.
 #[derive(Default)]
 struct Message {
     content: Option<String>,
@@ -38,14 +40,21 @@ pub fn chat_completion(generation: &Generation) -> Option<Vec<u8>> {
     if message.logprobs.is_empty() {
         out.push_str("null");
     } else {
-        out.push_str(&format!(r#"{{"content":[{}],"refusal":null}}"#, message.logprobs.join(",")));
+        out.push_str(&format!(
+            r#"{{"content":[{}],"refusal":null}}"#,
+            message.logprobs.join(",")
+        ));
     }
     out.push_str(&format!(r#","finish_reason":"{reason}"}}]"#));
     if let Some(usage) = outcome.usage.as_deref().and_then(chat_usage) {
         out.push_str(",\"usage\":");
         out.push_str(&usage);
     }
-    let object: Members<'_> = outcome.relayed.as_deref().and_then(|raw| serde_json::from_str(raw).ok()).unwrap_or_default();
+    let object: Members<'_> = outcome
+        .relayed
+        .as_deref()
+        .and_then(|raw| serde_json::from_str(raw).ok())
+        .unwrap_or_default();
     if let Some(tier) = object.get("service_tier") {
         out.push_str(",\"service_tier\":");
         out.push_str(tier.get());
@@ -57,15 +66,23 @@ pub fn chat_completion(generation: &Generation) -> Option<Vec<u8>> {
 impl Message {
     fn of(output: &str) -> Self {
         let mut message = Self::default();
-        for raw in serde_json::from_str::<Vec<&serde_json::value::RawValue>>(output).unwrap_or_default() {
+        for raw in
+            serde_json::from_str::<Vec<&serde_json::value::RawValue>>(output).unwrap_or_default()
+        {
             let item: Members<'_> = serde_json::from_str(raw.get()).unwrap_or_default();
             match item.text("type").as_deref() {
-                Some("message") => item.objects("content").iter().for_each(|part| message.part(part)),
+                Some("message") => item
+                    .objects("content")
+                    .iter()
+                    .for_each(|part| message.part(part)),
                 Some("reasoning") => {
                     let summary = item.objects("summary");
-                    let paragraphs: Vec<&str> = summary.iter().map(|part| inside(part, "text")).collect();
+                    let paragraphs: Vec<&str> =
+                        summary.iter().map(|part| inside(part, "text")).collect();
                     message.reasoning.push_str(&paragraphs.join(r"\n\n"));
-                    item.objects("content").iter().for_each(|part| message.reasoning.push_str(inside(part, "text")));
+                    item.objects("content")
+                        .iter()
+                        .for_each(|part| message.reasoning.push_str(inside(part, "text")));
                 }
                 Some("function_call") => message.call(&item),
                 // What a built-in tool did is told by the message that follows.
@@ -78,28 +95,51 @@ impl Message {
     fn part(&mut self, part: &Members<'_>) {
         match part.text("type").as_deref() {
             Some("output_text") => {
-                self.content.get_or_insert_default().push_str(inside(part, "text"));
-                self.annotations.extend(part.objects("annotations").iter().filter_map(chat_annotation));
+                self.content
+                    .get_or_insert_default()
+                    .push_str(inside(part, "text"));
+                self.annotations.extend(
+                    part.objects("annotations")
+                        .iter()
+                        .filter_map(chat_annotation),
+                );
                 if let Some(tokens) = part.get("logprobs").map(complete_logprobs) {
                     let tokens = tokens.trim_start_matches('[').trim_end_matches(']');
-                    self.logprobs.extend((!tokens.is_empty()).then(|| tokens.to_owned()));
+                    self.logprobs
+                        .extend((!tokens.is_empty()).then(|| tokens.to_owned()));
                 }
             }
-            Some("refusal") => self.refusal.get_or_insert_default().push_str(inside(part, "refusal")),
+            Some("refusal") => self
+                .refusal
+                .get_or_insert_default()
+                .push_str(inside(part, "refusal")),
             _ => {}
         }
     }
 
     fn call(&mut self, item: &Members<'_>) {
-        let id = [inside(item, "call_id"), inside(item, "id")].into_iter().find(|id| !id.is_empty()).unwrap_or_default();
+        let id = [inside(item, "call_id"), inside(item, "id")]
+            .into_iter()
+            .find(|id| !id.is_empty())
+            .unwrap_or_default();
         let (name, arguments) = (inside(item, "name"), inside(item, "arguments"));
         self.calls.push(format!(r#"{{"id":"{id}","type":"function","function":{{"name":"{name}","arguments":"{arguments}"}}}}"#));
     }
 
     fn write(&self, out: &mut String) {
-        let text = |text: &Option<String>| text.as_ref().map_or_else(|| "null".to_owned(), |text| format!("\"{text}\""));
-        out.push_str(&format!(r#"{{"role":"assistant","content":{},"refusal":{}"#, text(&self.content), text(&self.refusal)));
-        out.push_str(&format!(r#","annotations":[{}]"#, self.annotations.join(",")));
+        let text = |text: &Option<String>| {
+            text.as_ref()
+                .map_or_else(|| "null".to_owned(), |text| format!("\"{text}\""))
+        };
+        out.push_str(&format!(
+            r#"{{"role":"assistant","content":{},"refusal":{}"#,
+            text(&self.content),
+            text(&self.refusal)
+        ));
+        out.push_str(&format!(
+            r#","annotations":[{}]"#,
+            self.annotations.join(",")
+        ));
         if !self.reasoning.is_empty() {
             out.push_str(&format!(r#","reasoning_content":"{}""#, self.reasoning));
         }
@@ -111,5 +151,8 @@ impl Message {
 }
 
 fn inside<'a>(members: &Members<'a>, name: &str) -> &'a str {
-    members.get(name).and_then(json::string_inside).unwrap_or_default()
+    members
+        .get(name)
+        .and_then(json::string_inside)
+        .unwrap_or_default()
 }

@@ -1,7 +1,8 @@
 //! Dialects: which JSON a reader sees. Framings: how it is wrapped.
 //!
-//! A [`Renderer`] turns records into frames of one dialect and hands each to a [`Framing`], which the transport adapters
-//! bring. `[DONE]` and error payloads are the dialect's business, since they belong to the language and not to the wrapping.
+//! A [`Renderer`] turns records into frames of one dialect and hands each to a [`Framing`], which
+//! the transport adapters bring. `[DONE]` and error payloads are the dialect's business, since they
+//! belong to the language and not to the wrapping.
 
 mod chat;
 mod completion;
@@ -29,7 +30,8 @@ pub enum Dialect {
     Responses,
     /// The upstream's own chat completion chunks.
     Chat,
-    /// The bare text of the first choice. It carries no numbers: it can be entered at a position, not resumed.
+    /// The bare text of the first choice. It carries no numbers: it can be entered at a position,
+    /// not resumed.
     Text,
 }
 
@@ -40,7 +42,8 @@ pub struct Frame<'a> {
     pub seq: Seq,
     /// The event's type, where the dialect has types.
     pub name: Option<&'static str>,
-    /// A type that is not known at compile time (from an upstream that speaks Responses); wins over `name`.
+    /// A type that is not known at compile time (from an upstream that speaks Responses); wins over
+    /// `name`.
     pub relayed_name: Option<&'a str>,
     /// The payload: JSON, `[DONE]`, or bare text.
     pub data: &'a [u8],
@@ -48,7 +51,8 @@ pub struct Frame<'a> {
 
 /// How frames are wrapped for a transport.
 ///
-/// Implementations are stateless: the same frame gives the same bytes for every reader, so that it is encoded once.
+/// Implementations are stateless: the same frame gives the same bytes for every reader, so that it
+/// is encoded once.
 pub trait Framing: Send + Sync + fmt::Debug {
     /// Appends the wrapped frame.
     fn frame(&self, stream: &GenerationId, frame: &Frame<'_>, out: &mut BytesMut);
@@ -63,13 +67,14 @@ pub trait Framing: Send + Sync + fmt::Debug {
     fn share_key(&self) -> Option<&'static str>;
 }
 
-/// `tokenwire:reset`: the whole response object, for a reader whose position cannot be served, and its number, which is that
-/// of the last event in the object.
+/// `tokenwire:reset`: the whole response object, for a reader whose position cannot be served, and
+/// its number, which is that of the last event in the object.
 #[must_use]
 pub fn reset_event(generation: &Generation) -> (Seq, Vec<u8>) {
     generation.with_snapshot(|snapshot| {
         let seq = Seq(snapshot.next().0.saturating_sub(1));
-        let mut out = format!(r#"{{"type":"tokenwire:reset","sequence_number":{seq},"response":"#).into_bytes();
+        let mut out = format!(r#"{{"type":"tokenwire:reset","sequence_number":{seq},"response":"#)
+            .into_bytes();
         snapshot.write_response(generation.meta(), &mut out);
         out.push(b'}');
         (seq, out)
@@ -85,11 +90,20 @@ pub(crate) struct KnownTemplate {
 }
 
 impl KnownTemplate {
-    pub(crate) fn new(generation: &GenerationId, head: Option<&crate::event::ItemHead>, template: Template) -> Self {
+    pub(crate) fn new(
+        generation: &GenerationId,
+        head: Option<&crate::event::ItemHead>,
+        template: Template,
+    ) -> Self {
         let mut event_middle = Vec::new();
-        let id = head.map(|head| item_id(generation, head, template.target.item)).unwrap_or_default();
+        let id = head
+            .map(|head| item_id(generation, head, template.target.item))
+            .unwrap_or_default();
         responses::write_delta_middle(&id, template.target, &mut event_middle);
-        Self { template, event_middle }
+        Self {
+            template,
+            event_middle,
+        }
     }
 }
 
@@ -116,7 +130,13 @@ pub(crate) struct Renderer {
 
 impl Renderer {
     pub(crate) fn new(dialect: Dialect, framing: Arc<dyn Framing>) -> Self {
-        Self { dialect, framing, templates: Vec::new(), scratch: Vec::new(), unescaper: Unescaper::default() }
+        Self {
+            dialect,
+            framing,
+            templates: Vec::new(),
+            scratch: Vec::new(),
+            unescaper: Unescaper::default(),
+        }
     }
 
     pub(crate) fn dialect(&self) -> Dialect {
@@ -150,9 +170,13 @@ impl Renderer {
                 let seq = record.first_seq;
                 self.scratch.clear();
                 let name = match self.dialect {
-                    Dialect::Responses => Some(responses::write_delta(seq, known, text, &mut self.scratch)),
+                    Dialect::Responses => {
+                        Some(responses::write_delta(seq, known, text, &mut self.scratch))
+                    }
                     Dialect::Chat => {
-                        holes.chunk(&known.template, &mut self.scratch).ok_or(CorruptRecord)?;
+                        holes
+                            .chunk(&known.template, &mut self.scratch)
+                            .ok_or(CorruptRecord)?;
                         None
                     }
                     Dialect::Text => {
@@ -164,13 +188,20 @@ impl Renderer {
                     }
                 };
                 if !self.scratch.is_empty() {
-                    let frame = Frame { seq, name, relayed_name: None, data: &self.scratch };
+                    let frame = Frame {
+                        seq,
+                        name,
+                        relayed_name: None,
+                        data: &self.scratch,
+                    };
                     self.framing.frame(&generation.meta().id, &frame, out);
                 }
                 Ok(Rendered::Open)
             }
             Content::Whole(whole) => Ok(match self.dialect {
-                Dialect::Responses => self.responses(generation, &whole, record.first_seq, from, out),
+                Dialect::Responses => {
+                    self.responses(generation, &whole, record.first_seq, from, out)
+                }
                 Dialect::Chat => self.chat(generation, &whole, record, out),
                 Dialect::Text => self.text(generation, &whole, record.first_seq, from, out),
             }),

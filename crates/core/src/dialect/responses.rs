@@ -54,13 +54,22 @@ pub(super) fn write_delta_middle(id: &str, target: DeltaTarget, out: &mut Vec<u8
 }
 
 /// A delta stored by template. This runs once per token.
-pub(super) fn write_delta(seq: Seq, known: &KnownTemplate, text: &[u8], out: &mut Vec<u8>) -> &'static str {
+pub(super) fn write_delta(
+    seq: Seq,
+    known: &KnownTemplate,
+    text: &[u8],
+    out: &mut Vec<u8>,
+) -> &'static str {
     let kind = known.template.target.kind;
     let name = delta_name(kind);
     open(name, seq, out);
     out.extend_from_slice(&known.event_middle);
     out.extend_from_slice(text);
-    out.extend_from_slice(if kind == DeltaKind::Text { b"\",\"logprobs\":[]}" } else { b"\"}" });
+    out.extend_from_slice(if kind == DeltaKind::Text {
+        b"\",\"logprobs\":[]}"
+    } else {
+        b"\"}"
+    });
     name
 }
 
@@ -79,18 +88,48 @@ impl Renderer {
                 continue;
             }
             let ended = matches!(event, EventKind::End(_));
-            if matches!(event, EventKind::Chunk | EventKind::Continued { .. }) && !self.framing.shows_extensions() {
+            if matches!(event, EventKind::Chunk | EventKind::Continued { .. })
+                && !self.framing.shows_extensions()
+            {
                 continue;
             }
             let mut data = std::mem::take(&mut self.scratch);
             data.clear();
-            let name = write_event(generation, seq, event, whole.raw.map(|raw| &raw[..]), &mut data);
-            let relayed_name = if let EventKind::Relayed(relayed) = event { Some(relayed.name.as_str()) } else { None };
+            let name = write_event(
+                generation,
+                seq,
+                event,
+                whole.raw.map(|raw| &raw[..]),
+                &mut data,
+            );
+            let relayed_name = if let EventKind::Relayed(relayed) = event {
+                Some(relayed.name.as_str())
+            } else {
+                None
+            };
             let id = &generation.meta().id;
-            self.framing.frame(id, &Frame { seq, name, relayed_name, data: &data }, out);
+            self.framing.frame(
+                id,
+                &Frame {
+                    seq,
+                    name,
+                    relayed_name,
+                    data: &data,
+                },
+                out,
+            );
             if ended {
                 if self.framing.sends_done(self.dialect) {
-                    self.framing.frame(id, &Frame { seq, name: None, relayed_name: None, data: b"[DONE]" }, out);
+                    self.framing.frame(
+                        id,
+                        &Frame {
+                            seq,
+                            name: None,
+                            relayed_name: None,
+                            data: b"[DONE]",
+                        },
+                        out,
+                    );
                 }
                 rendered = Rendered::Ended;
             }
@@ -101,18 +140,39 @@ impl Renderer {
 }
 
 /// Appends the event's JSON and gives its type, unless it is relayed.
-fn write_event(generation: &Generation, seq: Seq, event: &EventKind, raw: Option<&[u8]>, out: &mut Vec<u8>) -> Option<&'static str> {
+fn write_event(
+    generation: &Generation,
+    seq: Seq,
+    event: &EventKind,
+    raw: Option<&[u8]>,
+    out: &mut Vec<u8>,
+) -> Option<&'static str> {
     let meta = generation.meta();
-    let head_of = |snapshot: &Snapshot, item: u32| snapshot.head(item).map(|head| item_id(&meta.id, head, item)).unwrap_or_default();
+    let head_of = |snapshot: &Snapshot, item: u32| {
+        snapshot
+            .head(item)
+            .map(|head| item_id(&meta.id, head, item))
+            .unwrap_or_default()
+    };
     let lifecycle = |name: &'static str, status: Status, out: &mut Vec<u8>| {
         open(name, seq, out);
         out.extend_from_slice(b",\"response\":");
-        ResponseHead { meta, status, outcome: None, continued: 0 }.write(out, |out| out.extend_from_slice(b"[]"));
+        ResponseHead {
+            meta,
+            status,
+            outcome: None,
+            continued: 0,
+        }
+        .write(out, |out| out.extend_from_slice(b"[]"));
         name
     };
     let name = match event {
         EventKind::Created => {
-            let status = if meta.background { Status::Queued } else { Status::InProgress };
+            let status = if meta.background {
+                Status::Queued
+            } else {
+                Status::InProgress
+            };
             lifecycle("response.created", status, out)
         }
         EventKind::Queued => lifecycle("response.queued", Status::Queued, out),
@@ -130,15 +190,23 @@ fn write_event(generation: &Generation, seq: Seq, event: &EventKind, raw: Option
         }
         EventKind::PartAdded { item, part, kind } => {
             open("response.content_part.added", seq, out);
-            generation.with_snapshot(|snapshot| item_reference(&head_of(snapshot, *item), *item, Some(*part), out));
+            generation.with_snapshot(|snapshot| {
+                item_reference(&head_of(snapshot, *item), *item, Some(*part), out)
+            });
             out.extend_from_slice(b",\"part\":");
             write_part(*kind, "", "", "", out);
             "response.content_part.added"
         }
-        EventKind::Delta { target, text, logprobs } => {
+        EventKind::Delta {
+            target,
+            text,
+            logprobs,
+        } => {
             let name = delta_name(target.kind);
             open(name, seq, out);
-            generation.with_snapshot(|snapshot| write_delta_middle(&head_of(snapshot, target.item), *target, out));
+            generation.with_snapshot(|snapshot| {
+                write_delta_middle(&head_of(snapshot, target.item), *target, out)
+            });
             out.extend_from_slice(text.as_bytes());
             out.push(b'"');
             if target.kind == DeltaKind::Text {
@@ -147,16 +215,25 @@ fn write_event(generation: &Generation, seq: Seq, event: &EventKind, raw: Option
             }
             name
         }
-        EventKind::Annotation { item, part, index, json } => {
+        EventKind::Annotation {
+            item,
+            part,
+            index,
+            json,
+        } => {
             open("response.output_text.annotation.added", seq, out);
-            generation.with_snapshot(|snapshot| item_reference(&head_of(snapshot, *item), *item, Some(*part), out));
+            generation.with_snapshot(|snapshot| {
+                item_reference(&head_of(snapshot, *item), *item, Some(*part), out)
+            });
             number("annotation_index", *index, out);
             out.extend_from_slice(b",\"annotation\":");
             out.extend_from_slice(json.as_bytes());
             "response.output_text.annotation.added"
         }
         EventKind::TextDone { item, part } => generation.with_snapshot(|snapshot| {
-            let (kind, text) = snapshot.part_text(*item, *part).unwrap_or((PartKind::Text, ""));
+            let (kind, text) = snapshot
+                .part_text(*item, *part)
+                .unwrap_or((PartKind::Text, ""));
             let (name, field) = match kind {
                 PartKind::Text => ("response.output_text.done", ",\"text\":\""),
                 PartKind::Refusal => ("response.refusal.done", ",\"refusal\":\""),
@@ -181,7 +258,13 @@ fn write_event(generation: &Generation, seq: Seq, event: &EventKind, raw: Option
                 Some(ItemHead::FunctionCall { name, .. }) => name.as_str(),
                 _ => "",
             };
-            for piece in [",\"name\":\"", name, "\",\"arguments\":\"", snapshot.arguments(*item), "\""] {
+            for piece in [
+                ",\"name\":\"",
+                name,
+                "\",\"arguments\":\"",
+                snapshot.arguments(*item),
+                "\"",
+            ] {
                 out.extend_from_slice(piece.as_bytes());
             }
             "response.function_call_arguments.done"

@@ -9,7 +9,14 @@ use crate::id::Seq;
 use crate::record::WholeRecord;
 
 impl Renderer {
-    pub(super) fn text(&mut self, generation: &Generation, whole: &WholeRecord<'_>, first: Seq, from: Seq, out: &mut BytesMut) -> Rendered {
+    pub(super) fn text(
+        &mut self,
+        generation: &Generation,
+        whole: &WholeRecord<'_>,
+        first: Seq,
+        from: Seq,
+        out: &mut BytesMut,
+    ) -> Rendered {
         let mut rendered = Rendered::Open;
         for (seq, event) in (first.0..).map(Seq).zip(&whole.events) {
             if seq < from {
@@ -17,22 +24,41 @@ impl Renderer {
             }
             self.scratch.clear();
             match event {
-                EventKind::Delta { target, text, .. } if target.plain => self.unescaper.push(text, &mut self.scratch),
+                EventKind::Delta { target, text, .. } if target.plain => {
+                    self.unescaper.push(text, &mut self.scratch)
+                }
                 EventKind::Relayed(relayed) => {
-                    if let ChatHint::Text { text, plain: true, .. } | ChatHint::Refusal { text, plain: true } = &relayed.chat {
+                    if let ChatHint::Text {
+                        text, plain: true, ..
+                    }
+                    | ChatHint::Refusal { text, plain: true } = &relayed.chat
+                    {
                         self.unescaper.push(text, &mut self.scratch);
                     }
                 }
                 EventKind::End(outcome) => {
                     self.unescaper.finish(&mut self.scratch);
-                    // There is no place for an error in bare text: a transfer that breaks off is the only honest sign.
-                    let whole = matches!(outcome.ending, Ending::Completed { .. } | Ending::Incomplete { .. });
-                    rendered = if whole { Rendered::Ended } else { Rendered::BrokenOff };
+                    // There is no place for an error in bare text: a transfer that breaks off is
+                    // the only honest sign.
+                    let whole = matches!(
+                        outcome.ending,
+                        Ending::Completed { .. } | Ending::Incomplete { .. }
+                    );
+                    rendered = if whole {
+                        Rendered::Ended
+                    } else {
+                        Rendered::BrokenOff
+                    };
                 }
                 _ => {}
             }
             if !self.scratch.is_empty() {
-                let frame = Frame { seq, name: None, relayed_name: None, data: &self.scratch };
+                let frame = Frame {
+                    seq,
+                    name: None,
+                    relayed_name: None,
+                    data: &self.scratch,
+                };
                 self.framing.frame(&generation.meta().id, &frame, out);
             }
         }

@@ -14,12 +14,16 @@ use crate::decode::{Flow, SseEvent};
 use crate::error::ApiError;
 use crate::event::Failure;
 use crate::generation::{Following, Generation};
-use crate::upstream::{OpenError, Opened, Source, StreamStep, Target, TokenStream, Upstream, UpstreamRequest, Verdict, follow};
+use crate::upstream::{
+    OpenError, Opened, Source, StreamStep, Target, TokenStream, Upstream, UpstreamRequest, Verdict,
+    follow,
+};
 
 /// A decorator that follows another generation instead of asking.
 ///
-/// If that comes to nothing before it has given anything, it looks once more: the first of several followers to do so asks the
-/// upstream, and the others follow him. If that fails as well all of them are told: a failing upstream is not asked by each.
+/// If that comes to nothing before it has given anything, it looks once more: the first of several
+/// followers to do so asks the upstream, and the others follow him. If that fails as well all of
+/// them are told: a failing upstream is not asked by each.
 pub(super) struct Follower {
     inner: Arc<dyn Upstream>,
     generation: Arc<Generation>,
@@ -40,13 +44,21 @@ impl Follower {
     ) -> Self {
         // The leader's clocks run, or ran.
         generation.control().hold_clocks();
-        Self { inner, generation, ticket: Arc::new(ticket), first: Mutex::new(Some((following, source))), asked }
+        Self {
+            inner,
+            generation,
+            ticket: Arc::new(ticket),
+            first: Mutex::new(Some((following, source))),
+            asked,
+        }
     }
 }
 
 impl fmt::Debug for Follower {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Follower").field("inner", &self.inner).finish_non_exhaustive()
+        f.debug_struct("Follower")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
     }
 }
 
@@ -56,7 +68,12 @@ impl Upstream for Follower {
     }
 
     fn open(&self, request: UpstreamRequest) -> BoxFuture<'static, Result<Opened, OpenError>> {
-        let (inner, generation, ticket, asked) = (self.inner.clone(), self.generation.clone(), self.ticket.clone(), self.asked.clone());
+        let (inner, generation, ticket, asked) = (
+            self.inner.clone(),
+            self.generation.clone(),
+            self.ticket.clone(),
+            self.asked.clone(),
+        );
         let first = self.first.lock().take();
         async move {
             let mut lead = None;
@@ -64,7 +81,9 @@ impl Upstream for Follower {
                 let mut verdict = follow(following, source).await;
                 if matches!(verdict, Verdict::Nothing | Verdict::Unlucky(_)) {
                     match ticket.place(&generation, Freshness::Any) {
-                        Place::Follows(following, source) => verdict = follow(following, source).await,
+                        Place::Follows(following, source) => {
+                            verdict = follow(following, source).await
+                        }
                         Place::Leads(leads) => (lead, verdict) = (Some(leads), Verdict::Nothing),
                         Place::Apart => verdict = Verdict::Nothing,
                     }
@@ -79,7 +98,13 @@ impl Upstream for Follower {
             generation.control().restart_clocks();
             let opened = inner.open(request).await?;
             Ok(match lead {
-                Some(lead) => Opened { stream: Box::new(Led { stream: opened.stream, _lead: lead }), ..opened },
+                Some(lead) => Opened {
+                    stream: Box::new(Led {
+                        stream: opened.stream,
+                        _lead: lead,
+                    }),
+                    ..opened
+                },
                 None => opened,
             })
         }
@@ -94,7 +119,11 @@ struct Led {
 }
 
 impl TokenStream for Led {
-    fn poll_events(&mut self, cx: &mut Context<'_>, sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Poll<StreamStep> {
+    fn poll_events(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut dyn FnMut(SseEvent<'_>) -> Flow,
+    ) -> Poll<StreamStep> {
         self.stream.poll_events(cx, sink)
     }
 

@@ -1,7 +1,8 @@
 //! The engine: what adapters and the API talk to.
 //!
-//! Cheap to clone, one per worker over one [`Registry`]. It starts generations on the worker that asks, finds them again from
-//! any worker, and says what a reader that comes back at a position gets.
+//! Cheap to clone, one per worker over one [`Registry`]. It starts generations on the worker that
+//! asks, finds them again from any worker, and says what a reader that comes back at a position
+//! gets.
 
 mod announcer;
 mod follower;
@@ -26,7 +27,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::error::{ApiError, ErrorCode};
 use crate::event::{Ending, EventKind};
-use crate::generation::{Attachment, Conversation, Generation, Work, Writer, drain, drive, unix_now};
+use crate::generation::{
+    Attachment, Conversation, Generation, Work, Writer, drain, drive, unix_now,
+};
 use crate::id::{GenerationId, Owner, Seq};
 use crate::log::{LogLimits, MemoryLog, TokenLog};
 use crate::request::{ChatRequest, ResponseEcho, ResponsesRequest, StreamRequest};
@@ -77,7 +80,8 @@ pub struct StartRequest {
     pub headers: Vec<(String, String)>,
     /// The client's own key, for upstreams that are configured to take it.
     pub client_key: Option<SecretString>,
-    /// Whether an answer that somebody else asked for will do; where the engine shares answers at all.
+    /// Whether an answer that somebody else asked for will do; where the engine shares answers at
+    /// all.
     pub freshness: Freshness,
 }
 
@@ -88,7 +92,8 @@ pub struct Started {
     pub attachment: Attachment,
     /// Whether this request started it.
     pub fresh: bool,
-    /// Whether it shares another's answer; `None` where answers are not shared, or where it was started earlier.
+    /// Whether it shares another's answer; `None` where answers are not shared, or where it was
+    /// started earlier.
     pub reused: Option<Reused>,
 }
 
@@ -136,7 +141,16 @@ impl Engine {
         tasks: TaskTracker,
         grace: Duration,
     ) -> Self {
-        Self { registry, store, upstream, tasks, grace, announcer: None, reuse: None, observer: None }
+        Self {
+            registry,
+            store,
+            upstream,
+            tasks,
+            grace,
+            announcer: None,
+            reuse: None,
+            observer: None,
+        }
     }
 
     /// The same engine, telling somebody how generations end.
@@ -146,7 +160,8 @@ impl Engine {
         self
     }
 
-    /// The same engine, which lets identical requests share answers. Engines that share a registry should share this as well.
+    /// The same engine, which lets identical requests share answers. Engines that share a registry
+    /// should share this as well.
     #[must_use]
     pub fn sharing(self, reuse: Option<Arc<Reuse>>) -> Self {
         Self { reuse, ..self }
@@ -155,7 +170,10 @@ impl Engine {
     /// The same engine, with somebody who is told of starts and ends.
     #[must_use]
     pub fn observed_by(self, observer: Arc<dyn Observer>) -> Self {
-        Self { observer: Some(observer), ..self }
+        Self {
+            observer: Some(observer),
+            ..self
+        }
     }
 
     /// The registry that all engines share.
@@ -164,8 +182,8 @@ impl Engine {
         &self.registry
     }
 
-    /// Starts a generation, or attaches to the one that the same key started. The upstream is asked by a task of its own on
-    /// this runtime; `response.created` is in the log when this returns.
+    /// Starts a generation, or attaches to the one that the same key started. The upstream is asked
+    /// by a task of its own on this runtime; `response.created` is in the log when this returns.
     ///
     /// # Errors
     /// What is wrong with the request, or why nothing can be started now.
@@ -175,9 +193,19 @@ impl Engine {
             None => None,
             Some(key) => {
                 let credential = request.client_key.as_ref().map(ExposeSecret::expose_secret);
-                let hash = self.registry.hasher().hash_one((&request.route, &request.fingerprint, credential));
+                let hash = self.registry.hasher().hash_one((
+                    &request.route,
+                    &request.fingerprint,
+                    credential,
+                ));
                 match self.registry.claim(&request.owner, key, hash)? {
-                    Claim::Taken(generation) => return Ok(Started { attachment: generation.attach(), fresh: false, reused: None }),
+                    Claim::Taken(generation) => {
+                        return Ok(Started {
+                            attachment: generation.attach(),
+                            fresh: false,
+                            reused: None,
+                        });
+                    }
                     Claim::Free(claim) => Some(claim),
                 }
             }
@@ -191,7 +219,8 @@ impl Engine {
         let plan = self.plan(request)?;
         let log = self.store.create(&plan.meta.id);
         let generation = Generation::new(plan.meta, log, plan.conversation, self.grace);
-        // Attached before the task runs: a generation must not be without a reader before its first one has come.
+        // Attached before the task runs: a generation must not be without a reader before its first
+        // one has come.
         let attachment = generation.attach();
         let mut writer = Writer::new(generation.clone());
         let mut scribe = Scribe::new();
@@ -206,14 +235,26 @@ impl Engine {
         })?;
         let promise = Promise::new(generation.clone(), announcement);
         let running = self.registry.insert(generation.clone(), permit, claim);
-        let Source { upstream, lead, reused, asked } = self.source(&generation, &plan.work.request, freshness);
-        let observation = self
-            .observer
-            .clone()
-            .map(|observer| Observation::begin(observer, generation, asked_in, reused, plan.work.request.server, asked));
+        let Source {
+            upstream,
+            lead,
+            reused,
+            asked,
+        } = self.source(&generation, &plan.work.request, freshness);
+        let observation = self.observer.clone().map(|observer| {
+            Observation::begin(
+                observer,
+                generation,
+                asked_in,
+                reused,
+                plan.work.request.server,
+                asked,
+            )
+        });
         self.tasks.spawn(async move {
             let finished = drive(writer, scribe, upstream, plan.work).await;
-            // Dropped here, or with the task however it ends: that is how the registry and the others learn of the end.
+            // Dropped here, or with the task however it ends: that is how the registry and the
+            // others learn of the end.
             drop((lead, observation, running));
             // After the registry: whoever is told must find the object as it is at its end.
             drop(promise);
@@ -221,25 +262,61 @@ impl Engine {
                 drain(body).await;
             }
         });
-        Ok(Started { attachment, fresh: true, reused })
+        Ok(Started {
+            attachment,
+            fresh: true,
+            reused,
+        })
     }
 
     /// Where the answer comes from.
-    fn source(&self, generation: &Arc<Generation>, request: &UpstreamRequest, freshness: Freshness) -> Source {
+    fn source(
+        &self,
+        generation: &Arc<Generation>,
+        request: &UpstreamRequest,
+        freshness: Freshness,
+    ) -> Source {
         let upstream = self.upstream.clone();
         let Some(reuse) = &self.reuse else {
-            return Source { upstream, lead: None, reused: None, asked: Arc::new(AtomicBool::new(true)) };
+            return Source {
+                upstream,
+                lead: None,
+                reused: None,
+                asked: Arc::new(AtomicBool::new(true)),
+            };
         };
         let (place, reused, ticket) = reuse.join(request, generation, freshness);
         let asked = Arc::new(AtomicBool::new(true));
         match (place, ticket) {
             (Place::Follows(following, source), Some(ticket)) => {
                 asked.store(false, std::sync::atomic::Ordering::Release);
-                let follower = Follower::new(upstream, generation.clone(), ticket, following, source, asked.clone());
-                Source { upstream: Arc::new(follower), lead: None, reused: Some(reused), asked }
+                let follower = Follower::new(
+                    upstream,
+                    generation.clone(),
+                    ticket,
+                    following,
+                    source,
+                    asked.clone(),
+                );
+                Source {
+                    upstream: Arc::new(follower),
+                    lead: None,
+                    reused: Some(reused),
+                    asked,
+                }
             }
-            (Place::Leads(lead), _) => Source { upstream, lead: Some(lead), reused: Some(reused), asked },
-            (Place::Apart | Place::Follows(..), _) => Source { upstream, lead: None, reused: Some(reused), asked },
+            (Place::Leads(lead), _) => Source {
+                upstream,
+                lead: Some(lead),
+                reused: Some(reused),
+                asked,
+            },
+            (Place::Apart | Place::Follows(..), _) => Source {
+                upstream,
+                lead: None,
+                reused: Some(reused),
+                asked,
+            },
         }
     }
 
@@ -248,27 +325,43 @@ impl Engine {
     /// # Errors
     /// [`ErrorCode::NotFound`].
     pub fn find(&self, id: &GenerationId, owner: &Owner) -> Result<Arc<Generation>, ApiError> {
-        self.registry.find(id, owner).ok_or_else(|| ApiError::new(ErrorCode::NotFound, format!("Response with id '{id}' not found.")))
+        self.registry.find(id, owner).ok_or_else(|| {
+            ApiError::new(
+                ErrorCode::NotFound,
+                format!("Response with id '{id}' not found."),
+            )
+        })
     }
 
     /// What a reader gets who has seen events up to `after`, or none.
     #[must_use]
     pub fn resume(&self, generation: &Arc<Generation>, after: Option<u64>) -> Resumption {
         let Ok(tail) = generation.tail() else {
-            let seen_the_end = after.is_some_and(|after| Some(after) == self.registry.last_seq(&generation.meta().id));
-            return if seen_the_end { Resumption::NothingLeft } else { Resumption::LogGone };
+            let seen_the_end = after
+                .is_some_and(|after| Some(after) == self.registry.last_seq(&generation.meta().id));
+            return if seen_the_end {
+                Resumption::NothingLeft
+            } else {
+                Resumption::LogGone
+            };
         };
         let from = after.map_or(0, |after| after.saturating_add(1));
         if from > tail.next.0 {
-            return Resumption::PastHead { head: Seq(tail.next.0.saturating_sub(1)) };
+            return Resumption::PastHead {
+                head: Seq(tail.next.0.saturating_sub(1)),
+            };
         }
         if tail.sealed && from == tail.next.0 {
             return Resumption::NothingLeft;
         }
-        Resumption::Read { attachment: generation.attach(), from: Seq(from) }
+        Resumption::Read {
+            attachment: generation.attach(),
+            from: Seq(from),
+        }
     }
 
-    /// Stops a generation and forgets it: its log and its response object are gone when this returns.
+    /// Stops a generation and forgets it: its log and its response object are gone when this
+    /// returns.
     pub fn delete(&self, generation: &Arc<Generation>) {
         generation.cancel();
         self.registry.remove(&generation.meta().id);
@@ -286,7 +379,9 @@ impl Engine {
         let target = self.upstream.route(chat.model())?;
         let body = match target.api {
             Api::Chat => chat.upstream_body(target.upstream_model.as_deref()),
-            Api::Responses => chat.to_responses(target.upstream_model.as_deref().unwrap_or(&target.model))?,
+            Api::Responses => {
+                chat.to_responses(target.upstream_model.as_deref().unwrap_or(&target.model))?
+            }
         };
         let echo = ResponseEcho::from_chat(chat);
         let mut work = work(&target, body, chat.n(), None, request);
@@ -294,13 +389,29 @@ impl Engine {
             // The whole answer comes in one piece, so its first token is its last.
             work.request.streamed = false;
             work.request.patience = target.clocks.total;
-            work.clocks = Clocks { first_token: Duration::ZERO, between_tokens: Duration::ZERO, ..work.clocks };
+            work.clocks = Clocks {
+                first_token: Duration::ZERO,
+                between_tokens: Duration::ZERO,
+                ..work.clocks
+            };
         }
-        let meta = Meta { include_usage: chat.include_usage(), ..meta(&target, echo, &request.owner, false, true) };
-        Ok(Plan { meta, conversation: Conversation::default(), work, queued: target.queued })
+        let meta = Meta {
+            include_usage: chat.include_usage(),
+            ..meta(&target, echo, &request.owner, false, true)
+        };
+        Ok(Plan {
+            meta,
+            conversation: Conversation::default(),
+            work,
+            queued: target.queued,
+        })
     }
 
-    fn plan_responses(&self, responses: &ResponsesRequest, request: &StartRequest) -> Result<Plan, ApiError> {
+    fn plan_responses(
+        &self,
+        responses: &ResponsesRequest,
+        request: &StartRequest,
+    ) -> Result<Plan, ApiError> {
         let previous = responses.previous_response_id();
         let history = match &previous {
             Some(id) => self.history(id, &request.owner)?,
@@ -312,34 +423,72 @@ impl Engine {
             Api::Chat => responses.to_chat(&history, model)?,
             Api::Responses => responses.to_responses(&history, model),
         };
-        let choices = responses.get("n").and_then(|raw| raw.get().parse().ok()).unwrap_or(1);
+        let choices = responses
+            .get("n")
+            .and_then(|raw| raw.get().parse().ok())
+            .unwrap_or(1);
         let work = work(&target, body, choices, previous, request);
-        let meta = meta(&target, responses.echo(), &request.owner, responses.background(), responses.store());
-        let conversation = Conversation { history, input: responses.input_items() };
-        Ok(Plan { meta, conversation, work, queued: target.queued })
+        let meta = meta(
+            &target,
+            responses.echo(),
+            &request.owner,
+            responses.background(),
+            responses.store(),
+        );
+        let conversation = Conversation {
+            history,
+            input: responses.input_items(),
+        };
+        Ok(Plan {
+            meta,
+            conversation,
+            work,
+            queued: target.queued,
+        })
     }
 
     /// The items of the turns up to and with this one.
     fn history(&self, previous: &str, owner: &Owner) -> Result<Vec<Box<RawValue>>, ApiError> {
         let missing = || {
-            ApiError::new(ErrorCode::PreviousResponseNotFound, format!("Previous response with id '{previous}' not found."))
-                .param("previous_response_id")
+            ApiError::new(
+                ErrorCode::PreviousResponseNotFound,
+                format!("Previous response with id '{previous}' not found."),
+            )
+            .param("previous_response_id")
         };
         let id: GenerationId = previous.parse().map_err(|_| missing())?;
-        let generation = self.registry.find(&id, owner).filter(|generation| generation.meta().store).ok_or_else(missing)?;
+        let generation = self
+            .registry
+            .find(&id, owner)
+            .filter(|generation| generation.meta().store)
+            .ok_or_else(missing)?;
         let unusable = |why: &str| {
-            ApiError::new(ErrorCode::PreviousResponseUnusable, format!("Previous response '{previous}' {why}."))
-                .param("previous_response_id")
+            ApiError::new(
+                ErrorCode::PreviousResponseUnusable,
+                format!("Previous response '{previous}' {why}."),
+            )
+            .param("previous_response_id")
         };
         match generation.status() {
             Status::Completed | Status::Incomplete => {}
             Status::Queued | Status::InProgress => return Err(unusable("has not ended yet")),
             Status::Failed => return Err(unusable("failed and holds no answer to build on")),
-            Status::Cancelled => return Err(unusable("was cancelled and holds no whole answer to build on")),
+            Status::Cancelled => {
+                return Err(unusable(
+                    "was cancelled and holds no whole answer to build on",
+                ));
+            }
         }
-        let output: Vec<Box<RawValue>> = serde_json::from_slice(&generation.output_json()).unwrap_or_default();
+        let output: Vec<Box<RawValue>> =
+            serde_json::from_slice(&generation.output_json()).unwrap_or_default();
         let conversation = generation.conversation();
-        Ok(conversation.history.iter().chain(&conversation.input).cloned().chain(output).collect())
+        Ok(conversation
+            .history
+            .iter()
+            .chain(&conversation.input)
+            .cloned()
+            .chain(output)
+            .collect())
     }
 }
 
@@ -362,7 +511,13 @@ struct Plan {
     queued: bool,
 }
 
-fn work(target: &Target, body: Vec<u8>, choices: u32, previous_response_id: Option<String>, request: &StartRequest) -> Work {
+fn work(
+    target: &Target,
+    body: Vec<u8>,
+    choices: u32,
+    previous_response_id: Option<String>,
+    request: &StartRequest,
+) -> Work {
     let upstream = UpstreamRequest {
         api: target.api,
         model: target.model.clone(),
@@ -373,7 +528,12 @@ fn work(target: &Target, body: Vec<u8>, choices: u32, previous_response_id: Opti
         patience: target.clocks.first_token,
         client_key: request.client_key.clone(),
     };
-    Work { request: upstream, clocks: target.clocks, choices, previous_response_id }
+    Work {
+        request: upstream,
+        clocks: target.clocks,
+        choices,
+        previous_response_id,
+    }
 }
 
 fn meta(target: &Target, echo: ResponseEcho, owner: &Owner, background: bool, store: bool) -> Meta {
@@ -390,8 +550,11 @@ fn meta(target: &Target, echo: ResponseEcho, owner: &Owner, background: bool, st
     }
 }
 
-/// Whether a generation ended before its upstream had sent anything: then its idempotency key is free again.
+/// Whether a generation ended before its upstream had sent anything: then its idempotency key is
+/// free again.
 fn failed_early(generation: &Generation) -> bool {
-    generation.outcome().is_some_and(|outcome| matches!(outcome.ending, Ending::Failed(_)))
+    generation
+        .outcome()
+        .is_some_and(|outcome| matches!(outcome.ending, Ending::Failed(_)))
         && !generation.with_snapshot(Snapshot::has_begun)
 }

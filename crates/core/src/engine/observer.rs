@@ -1,7 +1,7 @@
 //! Who wants to know what generations come to, such as an application's metrics.
 //!
-//! It is told twice a generation, at its start and at its end, and never by a token: what an end brings was counted by the fold
-//! of the events, which the terminal event needs anyway.
+//! It is told twice a generation, at its start and at its end, and never by a token: what an end
+//! brings was counted by the fold of the events, which the terminal event needs anyway.
 
 use std::fmt;
 use std::sync::Arc;
@@ -42,12 +42,13 @@ pub struct GenerationEnd<'a> {
     pub meta: &'a Meta,
     /// The language of its request.
     pub asked_in: Api,
-    /// Which of the upstream's servers was asked ([`Target::server`](crate::upstream::Target)); `None` if none was, since the answer
-    /// was another generation's.
+    /// Which of the upstream's servers was asked ([`Target::server`](crate::upstream::Target));
+    /// `None` if none was, since the answer was another generation's.
     pub server: Option<usize>,
     /// How it ended. One that was deleted while it ran counts as cancelled.
     pub status: Status,
-    /// The code of its failure: one of [`ErrorCode`](crate::error::ErrorCode)'s, or whatever the upstream said.
+    /// The code of its failure: one of [`ErrorCode`](crate::error::ErrorCode)'s, or whatever the
+    /// upstream said.
     pub code: Option<&'a str>,
     /// Events in its log.
     pub events: u64,
@@ -70,7 +71,8 @@ pub(super) struct Observation {
 }
 
 impl Observation {
-    /// Tells the observer of the start. `asked` is whether the server is asked, which may yet become true.
+    /// Tells the observer of the start. `asked` is whether the server is asked, which may yet
+    /// become true.
     pub(super) fn begin(
         observer: Arc<dyn Observer>,
         generation: Arc<Generation>,
@@ -79,8 +81,19 @@ impl Observation {
         server: usize,
         asked: Arc<AtomicBool>,
     ) -> Self {
-        observer.started(&GenerationStart { meta: generation.meta(), asked_in, reused });
-        Self { observer, generation, asked_in, server, asked, started: Instant::now() }
+        observer.started(&GenerationStart {
+            meta: generation.meta(),
+            asked_in,
+            reused,
+        });
+        Self {
+            observer,
+            generation,
+            asked_in,
+            server,
+            asked,
+            started: Instant::now(),
+        }
     }
 }
 
@@ -93,7 +106,9 @@ impl Drop for Observation {
             Some(Ending::Failed(failure)) => (Status::Failed, Some(failure.code.as_str())),
             Some(Ending::Cancelled) | None => (Status::Cancelled, None),
         };
-        let (events, tokens) = self.generation.with_snapshot(|snapshot| (snapshot.next().0, Snapshot::deltas(snapshot)));
+        let (events, tokens) = self
+            .generation
+            .with_snapshot(|snapshot| (snapshot.next().0, Snapshot::deltas(snapshot)));
         self.observer.ended(&GenerationEnd {
             meta: self.generation.meta(),
             asked_in: self.asked_in,

@@ -1,4 +1,5 @@
-//! Every generation that can still be asked for, how long it stays, and how much they may hold together.
+//! Every generation that can still be asked for, how long it stays, and how much they may hold
+//! together.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeSet, HashMap};
@@ -78,7 +79,8 @@ pub(super) enum Claim {
     Taken(Arc<Generation>),
 }
 
-/// A key that a request holds until its generation is in the registry. Dropping it gives the key back.
+/// A key that a request holds until its generation is in the registry. Dropping it gives the key
+/// back.
 #[derive(Debug)]
 pub(super) struct KeyClaim {
     registry: Arc<Registry>,
@@ -178,10 +180,17 @@ impl Registry {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Ends every generation that still runs with a failure that says why. Their terminal events follow at once.
+    /// Ends every generation that still runs with a failure that says why. Their terminal events
+    /// follow at once.
     pub fn stop_running(&self) {
-        let running: Vec<_> =
-            self.state.lock().generations.values().filter(|entry| entry.ended.is_none()).map(|entry| entry.generation.clone()).collect();
+        let running: Vec<_> = self
+            .state
+            .lock()
+            .generations
+            .values()
+            .filter(|entry| entry.ended.is_none())
+            .map(|entry| entry.generation.clone())
+            .collect();
         running.iter().for_each(|generation| generation.shut_down());
     }
 
@@ -203,31 +212,50 @@ impl Registry {
         let open = self.open.fetch_add(1, Ordering::AcqRel);
         let permit = Permit(self.open.clone());
         if open >= self.retention.max_open {
-            let error = ApiError::new(ErrorCode::Overloaded, format!("{open} streams are open, as many as the gateway takes."));
+            let error = ApiError::new(
+                ErrorCode::Overloaded,
+                format!("{open} streams are open, as many as the gateway takes."),
+            );
             return Err(error.retry_after(Duration::from_secs(1)));
         }
         if self.used() >= self.retention.max_memory {
             self.relieve();
             if self.used() >= self.retention.max_memory {
-                let error = ApiError::new(ErrorCode::Overloaded, "The memory for streams is used up by those that are running.");
+                let error = ApiError::new(
+                    ErrorCode::Overloaded,
+                    "The memory for streams is used up by those that are running.",
+                );
                 return Err(error.retry_after(Duration::from_secs(1)));
             }
         }
         Ok(permit)
     }
 
-    pub(super) fn claim(self: &Arc<Self>, owner: &Owner, key: &str, hash: u64) -> Result<Claim, ApiError> {
+    pub(super) fn claim(
+        self: &Arc<Self>,
+        owner: &Owner,
+        key: &str,
+        hash: u64,
+    ) -> Result<Claim, ApiError> {
         let full = (owner.clone(), key.to_owned());
         let mut state = self.state.lock();
         if let Some(keyed) = state.keys.get(&full) {
             // One that failed before it cost anything holds its key no longer.
             let entry = keyed.id.as_ref().and_then(|id| state.generations.get(id));
-            let generation = entry.map(|entry| &entry.generation).filter(|generation| !failed_early(generation));
+            let generation = entry
+                .map(|entry| &entry.generation)
+                .filter(|generation| !failed_early(generation));
             if keyed.hash != hash && (keyed.id.is_none() || generation.is_some()) {
-                return Err(ApiError::new(ErrorCode::IdempotencyMismatch, "This idempotency key was used for another request."));
+                return Err(ApiError::new(
+                    ErrorCode::IdempotencyMismatch,
+                    "This idempotency key was used for another request.",
+                ));
             }
             if keyed.id.is_none() {
-                let error = ApiError::new(ErrorCode::Overloaded, "A request with this idempotency key is just being started.");
+                let error = ApiError::new(
+                    ErrorCode::Overloaded,
+                    "A request with this idempotency key is just being started.",
+                );
                 return Err(error.retry_after(Duration::from_secs(1)));
             }
             if let Some(generation) = generation {
@@ -235,23 +263,49 @@ impl Registry {
             }
         }
         state.keys.insert(full.clone(), Keyed { hash, id: None });
-        Ok(Claim::Free(KeyClaim { registry: self.clone(), key: Some(full) }))
+        Ok(Claim::Free(KeyClaim {
+            registry: self.clone(),
+            key: Some(full),
+        }))
     }
 
-    pub(super) fn insert(self: &Arc<Self>, generation: Arc<Generation>, permit: Permit, claim: Option<KeyClaim>) -> Running {
+    pub(super) fn insert(
+        self: &Arc<Self>,
+        generation: Arc<Generation>,
+        permit: Permit,
+        claim: Option<KeyClaim>,
+    ) -> Running {
         let id = generation.meta().id.clone();
         let key = claim.and_then(|mut claim| claim.key.take());
         let mut state = self.state.lock();
         if let Some(keyed) = key.as_ref().and_then(|key| state.keys.get_mut(key)) {
             keyed.id = Some(id.clone());
         }
-        state.generations.insert(id.clone(), Entry { generation, ended: None, last_seq: None, weight: 0, key });
-        Running { registry: self.clone(), id, _permit: permit }
+        state.generations.insert(
+            id.clone(),
+            Entry {
+                generation,
+                ended: None,
+                last_seq: None,
+                weight: 0,
+                key,
+            },
+        );
+        Running {
+            registry: self.clone(),
+            id,
+            _permit: permit,
+        }
     }
 
     pub(super) fn find(&self, id: &GenerationId, owner: &Owner) -> Option<Arc<Generation>> {
         let state = self.state.lock();
-        state.generations.get(id).map(|entry| &entry.generation).filter(|generation| generation.meta().owner == *owner).cloned()
+        state
+            .generations
+            .get(id)
+            .map(|entry| &entry.generation)
+            .filter(|generation| generation.meta().owner == *owner)
+            .cloned()
     }
 
     /// The number of the last event of a generation whose log is gone.
@@ -265,9 +319,20 @@ impl Registry {
 
     fn note_end(&self, id: &GenerationId) {
         let now = Instant::now();
-        let Some(generation) = self.state.lock().generations.get(id).map(|entry| entry.generation.clone()) else { return };
+        let Some(generation) = self
+            .state
+            .lock()
+            .generations
+            .get(id)
+            .map(|entry| entry.generation.clone())
+        else {
+            return;
+        };
         let weight = generation.weight();
-        let last_seq = generation.tail().ok().map(|tail| tail.next.0.saturating_sub(1));
+        let last_seq = generation
+            .tail()
+            .ok()
+            .map(|tail| tail.next.0.saturating_sub(1));
         {
             let mut state = self.state.lock();
             if let Some(entry) = state.generations.get_mut(id) {
@@ -282,16 +347,30 @@ impl Registry {
         self.sweep(now);
     }
 
-    /// Lets go of what has been kept long enough, and of the oldest while there is too much. Called at every end and start
-    /// that needs it, and by a clock so that an idle gateway shrinks, too.
+    /// Lets go of what has been kept long enough, and of the oldest while there is too much. Called
+    /// at every end and start that needs it, and by a clock so that an idle gateway shrinks, too.
     pub fn sweep(&self, now: Instant) {
         let mut expired = Vec::new();
         {
             let mut state = self.state.lock();
-            // A log that is still being read stays: its readers come to its end, or are cut for not reading.
-            let due = |(ended, _): &&(Instant, GenerationId)| now.duration_since(*ended) >= self.retention.events;
-            let unread = |key: &&(Instant, GenerationId)| state.generations.get(&key.1).is_none_or(|entry| !entry.generation.is_held());
-            let keys: Vec<_> = state.logs.iter().take_while(due).filter(unread).cloned().collect();
+            // A log that is still being read stays: its readers come to its end, or are cut for not
+            // reading.
+            let due = |(ended, _): &&(Instant, GenerationId)| {
+                now.duration_since(*ended) >= self.retention.events
+            };
+            let unread = |key: &&(Instant, GenerationId)| {
+                state
+                    .generations
+                    .get(&key.1)
+                    .is_none_or(|entry| !entry.generation.is_held())
+            };
+            let keys: Vec<_> = state
+                .logs
+                .iter()
+                .take_while(due)
+                .filter(unread)
+                .cloned()
+                .collect();
             expired.extend(keys.iter().filter_map(|key| state.take_log(key)));
             while let Some((ended, _)) = state.objects.first()
                 && now.duration_since(*ended) >= self.retention.responses
@@ -300,16 +379,21 @@ impl Registry {
             }
         }
         // Expiry wakes readers; that is done without the lock.
-        expired.iter().for_each(|generation: &Arc<Generation>| generation.log().expire());
+        expired
+            .iter()
+            .for_each(|generation: &Arc<Generation>| generation.log().expire());
         self.relieve();
     }
 
-    /// Drops the oldest finished generations, of each the log first, until the bound holds. Were all logs to go before any
-    /// object, then objects, which stay for a day, would in the end leave no room for the log of an answer that is still being read.
+    /// Drops the oldest finished generations, of each the log first, until the bound holds. Were
+    /// all logs to go before any object, then objects, which stay for a day, would in the end leave
+    /// no room for the log of an answer that is still being read.
     fn relieve(&self) {
         while self.used() > self.retention.max_memory {
             let mut state = self.state.lock();
-            let Some(oldest) = state.pop_oldest() else { return };
+            let Some(oldest) = state.pop_oldest() else {
+                return;
+            };
             drop(state);
             tracing::warn!(generation = %oldest.meta().id, "dropped under memory pressure");
             oldest.log().expire();
@@ -318,7 +402,8 @@ impl Registry {
 }
 
 impl State {
-    /// Takes the oldest log off the list; an object that is kept only as long as its log goes with it.
+    /// Takes the oldest log off the list; an object that is kept only as long as its log goes with
+    /// it.
     fn pop_log(&mut self) -> Option<Arc<Generation>> {
         let key = self.logs.first()?.clone();
         self.take_log(&key)
@@ -334,9 +419,14 @@ impl State {
         Some(generation)
     }
 
-    /// Takes the log of the oldest generation off its list, or the object where the log is gone already.
+    /// Takes the log of the oldest generation off its list, or the object where the log is gone
+    /// already.
     fn pop_oldest(&mut self) -> Option<Arc<Generation>> {
-        if self.objects.first() == self.logs.first() { self.pop_log() } else { self.pop_object() }
+        if self.objects.first() == self.logs.first() {
+            self.pop_log()
+        } else {
+            self.pop_object()
+        }
     }
 
     fn pop_object(&mut self) -> Option<Arc<Generation>> {
@@ -347,14 +437,19 @@ impl State {
     }
 
     fn remove(&mut self, id: &GenerationId) {
-        let Some(entry) = self.generations.remove(id) else { return };
+        let Some(entry) = self.generations.remove(id) else {
+            return;
+        };
         self.object_bytes = self.object_bytes.saturating_sub(entry.weight);
         if let Some(ended) = entry.ended {
             self.logs.remove(&(ended, id.clone()));
             self.objects.remove(&(ended, id.clone()));
         }
         if let Some(key) = entry.key
-            && self.keys.get(&key).is_some_and(|keyed| keyed.id.as_ref() == Some(id))
+            && self
+                .keys
+                .get(&key)
+                .is_some_and(|keyed| keyed.id.as_ref() == Some(id))
         {
             self.keys.remove(&key);
         }

@@ -1,11 +1,13 @@
 //! Not asking twice: which requests may share an answer, and which generation has it.
 //!
-//! Sharing an answer that is being written and giving out one that is kept are one thing here: a **slot** names the generation
-//! that asked the upstream for a certain answer, and whoever wants the same follows it ([`replay`](crate::upstream)). A slot
-//! is there as long as its generation runs, and after that, if the answer is one that may be kept, as long as the cache wants
-//! it and its log lasts. It holds no answer itself.
+//! Sharing an answer that is being written and giving out one that is kept are one thing here: a
+//! **slot** names the generation that asked the upstream for a certain answer, and whoever wants
+//! the same follows it ([`replay`](crate::upstream)). A slot is there as long as its generation
+//! runs, and after that, if the answer is one that may be kept, as long as the cache wants it and
+//! its log lasts. It holds no answer itself.
 //!
-//! A follower has no slot, so nobody follows a follower: an answer is at most one step away from the one who asked.
+//! A follower has no slot, so nobody follows a follower: an answer is at most one step away from
+//! the one who asked.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -65,11 +67,13 @@ pub enum Reused {
     Miss,
     /// An answer that is being written is shared.
     Coalesced,
-    /// The model is asked, since the request does not share: it is not deterministic, or it said so.
+    /// The model is asked, since the request does not share: it is not deterministic, or it said
+    /// so.
     Bypass,
 }
 
-/// What makes two requests the same. A digest: bodies are too large to be kept, and it is not worth anybody's while to forge one.
+/// What makes two requests the same. A digest: bodies are too large to be kept, and it is not worth
+/// anybody's while to forge one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Key([u8; 32]);
 
@@ -102,7 +106,8 @@ pub(crate) enum Place {
     Follows(Following, Source),
 }
 
-/// A leader's slot. Dropping it, however its generation ended, frees the slot or leaves it to the cache.
+/// A leader's slot. Dropping it, however its generation ended, frees the slot or leaves it to the
+/// cache.
 pub(crate) struct Lead {
     reuse: Arc<Reuse>,
     key: Key,
@@ -131,8 +136,9 @@ impl Reused {
 // === impl Key ===
 
 impl Key {
-    /// Which of several servers of a model was chosen makes no difference: the configuration says that they are as good as one another.
-    /// Only a server's own name for the model does, since it stands in the body.
+    /// Which of several servers of a model was chosen makes no difference: the configuration says
+    /// that they are as good as one another. Only a server's own name for the model does, since it
+    /// stands in the body.
     fn new(request: &UpstreamRequest, owner: Option<&Owner>) -> Self {
         let mut digest = Sha256::new();
         let mut part = |bytes: &[u8]| {
@@ -152,7 +158,11 @@ impl Key {
             Api::Responses => b"responses",
         });
         part(request.model.as_bytes());
-        let mut headers: Vec<_> = request.headers.iter().filter(|(name, _)| !BESIDE_THE_POINT.contains(&name.as_str())).collect();
+        let mut headers: Vec<_> = request
+            .headers
+            .iter()
+            .filter(|(name, _)| !BESIDE_THE_POINT.contains(&name.as_str()))
+            .collect();
         headers.sort_unstable();
         part(&(headers.len() as u64).to_be_bytes());
         for (name, value) in headers {
@@ -160,7 +170,12 @@ impl Key {
             part(value.as_bytes());
         }
         // What one client's own key paid for is not another's.
-        part(request.client_key.as_ref().map_or(&[][..], |key| key.expose_secret().as_bytes()));
+        part(
+            request
+                .client_key
+                .as_ref()
+                .map_or(&[][..], |key| key.expose_secret().as_bytes()),
+        );
         part(&request.body);
         Self(digest.finalize().into())
     }
@@ -168,8 +183,14 @@ impl Key {
 
 /// Whether the model says the same again: it is told to draw nothing, or what to draw from.
 fn is_deterministic(body: &[u8]) -> bool {
-    let Ok(members) = serde_json::from_slice::<Members<'_>>(body) else { return false };
-    let number = |name: &str| members.get(name).and_then(|raw| raw.get().parse::<f64>().ok());
+    let Ok(members) = serde_json::from_slice::<Members<'_>>(body) else {
+        return false;
+    };
+    let number = |name: &str| {
+        members
+            .get(name)
+            .and_then(|raw| raw.get().parse::<f64>().ok())
+    };
     number("temperature") == Some(0.0) || number("seed").is_some()
 }
 
@@ -177,7 +198,9 @@ fn is_deterministic(body: &[u8]) -> bool {
 
 impl fmt::Debug for Reuse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reuse").field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("Reuse")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
     }
 }
 
@@ -185,14 +208,23 @@ impl Reuse {
     /// Nothing shared yet; `None` where the options switch everything off.
     #[must_use]
     pub fn new(options: ReuseOptions) -> Option<Arc<Self>> {
-        (options.coalesce || options.cache).then(|| Arc::new(Self { options, state: Mutex::default() }))
+        (options.coalesce || options.cache).then(|| {
+            Arc::new(Self {
+                options,
+                state: Mutex::default(),
+            })
+        })
     }
 
     /// How many answers are remembered, and how many generations may be followed now.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
         let state = self.state.lock();
-        let ended = state.slots.values().filter(|slot| slot.ended.is_some()).count();
+        let ended = state
+            .slots
+            .values()
+            .filter(|slot| slot.ended.is_some())
+            .count();
         (ended, state.slots.len() - ended)
     }
 
@@ -212,7 +244,11 @@ impl Reuse {
             return apart;
         }
         let owner = (!self.options.across_owners).then_some(&generation.meta().owner);
-        let ticket = Ticket { reuse: self.clone(), key: Key::new(request, owner), deterministic };
+        let ticket = Ticket {
+            reuse: self.clone(),
+            key: Key::new(request, owner),
+            deterministic,
+        };
         let place = ticket.place(generation, freshness);
         let reused = match (&place, freshness) {
             (Place::Follows(_, Source::Live), _) => Reused::Coalesced,
@@ -226,7 +262,8 @@ impl Reuse {
     /// Lets go of the answers that were kept long enough, and of the oldest of too many.
     fn prune(&self, state: &mut State, now: Instant) {
         while let Some((ended, key)) = state.ended.front().copied()
-            && (state.ended.len() > self.options.entries || now.duration_since(ended) >= self.options.ttl)
+            && (state.ended.len() > self.options.entries
+                || now.duration_since(ended) >= self.options.ttl)
         {
             state.ended.pop_front();
             // The slot may be another generation's by now.
@@ -255,7 +292,10 @@ impl Ticket {
         reuse.prune(&mut state, now);
         let slot = state.slots.get(&self.key);
         if let (Some(slot), Freshness::Any) = (slot, freshness)
-            && let Some(leader) = slot.leader.upgrade().filter(|leader| !Arc::ptr_eq(leader, generation))
+            && let Some(leader) = slot
+                .leader
+                .upgrade()
+                .filter(|leader| !Arc::ptr_eq(leader, generation))
         {
             if !leader.is_over() {
                 if reuse.options.coalesce {
@@ -267,18 +307,36 @@ impl Ticket {
             // One that has just ended has not been noted yet.
             let is_kept = slot.ended.is_some() || leader.status() == Status::Completed;
             if self.deterministic && is_kept && leader.tail().is_ok() {
-                return Place::Follows(Following::new(leader), Source::Kept { pace: reuse.options.pace });
+                return Place::Follows(
+                    Following::new(leader),
+                    Source::Kept {
+                        pace: reuse.options.pace,
+                    },
+                );
             }
         }
-        state.slots.insert(self.key, Slot { leader: Arc::downgrade(generation), ended: None });
+        state.slots.insert(
+            self.key,
+            Slot {
+                leader: Arc::downgrade(generation),
+                ended: None,
+            },
+        );
         drop(state);
-        Place::Leads(Lead { reuse: reuse.clone(), key: self.key, generation: generation.clone(), deterministic: self.deterministic })
+        Place::Leads(Lead {
+            reuse: reuse.clone(),
+            key: self.key,
+            generation: generation.clone(),
+            deterministic: self.deterministic,
+        })
     }
 }
 
 impl Drop for Lead {
     fn drop(&mut self) {
-        let keep = self.deterministic && self.reuse.options.entries > 0 && self.generation.status() == Status::Completed;
+        let keep = self.deterministic
+            && self.reuse.options.entries > 0
+            && self.generation.status() == Status::Completed;
         let now = Instant::now();
         let mut state = self.reuse.state.lock();
         let own = Arc::downgrade(&self.generation);

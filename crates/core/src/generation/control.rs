@@ -86,15 +86,19 @@ impl Control {
         if self.cancelled.load(Ordering::Acquire) {
             return Some(Stop::Cancelled);
         }
-        self.shutting_down.load(Ordering::Acquire).then_some(Stop::ShuttingDown)
+        self.shutting_down
+            .load(Ordering::Acquire)
+            .then_some(Stop::ShuttingDown)
     }
 
     /// The grace that has begun to run, if nobody reads and it matters.
     pub(super) fn abandoned(&self) -> Option<Duration> {
-        self.grace.filter(|_| self.readers.load(Ordering::Acquire) == 0)
+        self.grace
+            .filter(|_| self.readers.load(Ordering::Acquire) == 0)
     }
 
-    /// Whether another generation is made of this one. Then it is not given up, although its own grace runs.
+    /// Whether another generation is made of this one. Then it is not given up, although its own
+    /// grace runs.
     pub(super) fn is_followed(&self) -> bool {
         self.followers.load(Ordering::Acquire) > 0
     }
@@ -151,8 +155,9 @@ impl Drop for Attachment {
     }
 }
 
-/// A hold of one generation on another, which its answer is made of. While it lasts, the other is not given up for want of
-/// readers and its log is kept; with the last hold the grace that has run meanwhile counts.
+/// A hold of one generation on another, which its answer is made of. While it lasts, the other is
+/// not given up for want of readers and its log is kept; with the last hold the grace that has run
+/// meanwhile counts.
 #[derive(Debug)]
 pub(crate) struct Following(Arc<Generation>);
 

@@ -1,6 +1,8 @@
-//! The task that writes a generation: asks the upstream, translates what comes, appends it, and ends the log.
+//! The task that writes a generation: asks the upstream, translates what comes, appends it, and
+//! ends the log.
 //!
-//! It runs on the worker that accepted the request, so that a token's way from socket to socket never leaves a thread.
+//! It runs on the worker that accepted the request, so that a token's way from socket to socket
+//! never leaves a thread.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -24,8 +26,8 @@ use crate::upstream::{Clocks, OpenError, StreamStep, TokenStream, Upstream, Upst
 
 /// How long usage and `[DONE]` may take once every choice has finished. Then silence is an end.
 const AFTER_FINISH: Duration = Duration::from_secs(5);
-/// How often it reads before the other tasks of its thread have their turn. A read is up to 64 KiB, or some hundred tokens; one that is
-/// not full is the last before it waits.
+/// How often it reads before the other tasks of its thread have their turn. A read is up to 64 KiB,
+/// or some hundred tokens; one that is not full is the last before it waits.
 const READS_IN_A_TURN: u32 = 2;
 /// How long the end of a finished body is waited for, so that its connection can be used again.
 const DRAIN: Duration = Duration::from_millis(100);
@@ -43,15 +45,26 @@ pub struct Work {
     pub previous_response_id: Option<String>,
 }
 
-/// Writes the generation to its end. The scribe may hold events (`response.created`) that go first. What comes back, if
-/// anything, is a body whose connection may be used again once it is [drained](drain).
-pub(crate) async fn drive(mut writer: Writer, mut scribe: Scribe, upstream: Arc<dyn Upstream>, work: Work) -> Option<Box<dyn TokenStream>> {
+/// Writes the generation to its end. The scribe may hold events (`response.created`) that go first.
+/// What comes back, if anything, is a body whose connection may be used again once it is
+/// [drained](drain).
+pub(crate) async fn drive(
+    mut writer: Writer,
+    mut scribe: Scribe,
+    upstream: Arc<dyn Upstream>,
+    work: Work,
+) -> Option<Box<dyn TokenStream>> {
     let id = writer.generation().meta().id.clone();
-    let run = AssertUnwindSafe(run(&mut writer, &mut scribe, upstream, work)).catch_unwind().await;
+    let run = AssertUnwindSafe(run(&mut writer, &mut scribe, upstream, work))
+        .catch_unwind()
+        .await;
     run.unwrap_or_else(|_| {
         // The panic itself was reported by the panic hook.
         tracing::error!(generation = %id, "the generation's task panicked");
-        writer.seal_abruptly(&ApiError::new(ErrorCode::InternalError, "The gateway failed while it wrote this answer."));
+        writer.seal_abruptly(&ApiError::new(
+            ErrorCode::InternalError,
+            "The gateway failed while it wrote this answer.",
+        ));
         None
     })
 }
@@ -71,10 +84,27 @@ pub(crate) async fn drain(mut stream: Box<dyn TokenStream>) {
 }
 
 /// Gives the stream back if its connection may be used again.
-async fn run(writer: &mut Writer, scribe: &mut Scribe, upstream: Arc<dyn Upstream>, work: Work) -> Option<Box<dyn TokenStream>> {
+async fn run(
+    writer: &mut Writer,
+    scribe: &mut Scribe,
+    upstream: Arc<dyn Upstream>,
+    work: Work,
+) -> Option<Box<dyn TokenStream>> {
     let generation = writer.generation().clone();
-    let Work { request, clocks, choices, previous_response_id } = work;
-    let fresh = || Translator::new(generation.meta().api, &generation.meta().id, choices, previous_response_id.as_deref());
+    let Work {
+        request,
+        clocks,
+        choices,
+        previous_response_id,
+    } = work;
+    let fresh = || {
+        Translator::new(
+            generation.meta().api,
+            &generation.meta().id,
+            choices,
+            previous_response_id.as_deref(),
+        )
+    };
     let mut translator = fresh();
     let mut watch = Watch::new(generation.clone(), clocks);
     let opened = watch.guard(upstream.open(request)).await;
@@ -103,8 +133,10 @@ async fn run(writer: &mut Writer, scribe: &mut Scribe, upstream: Arc<dyn Upstrea
         if reads >= READS_IN_A_TURN {
             reads = 0;
             tokio::task::yield_now().await;
-            // An answer that never pauses has its clocks, and may be stopped or given up, like any other.
-            step = std::future::poll_fn(|cx| Poll::Ready(watch.poll_end(cx, &mut translator))).await;
+            // An answer that never pauses has its clocks, and may be stopped or given up, like any
+            // other.
+            step =
+                std::future::poll_fn(|cx| Poll::Ready(watch.poll_end(cx, &mut translator))).await;
         }
         let step = match step {
             Poll::Ready(step) => step,
@@ -150,7 +182,12 @@ async fn run(writer: &mut Writer, scribe: &mut Scribe, upstream: Arc<dyn Upstrea
                     ));
                 }
                 // Somebody else writes it now, or it was deleted: there is nothing left to do here.
-                Err(AppendError::Fenced { .. } | AppendError::Sealed | AppendError::Gap { .. } | AppendError::Expired) => {}
+                Err(
+                    AppendError::Fenced { .. }
+                    | AppendError::Sealed
+                    | AppendError::Gap { .. }
+                    | AppendError::Expired,
+                ) => {}
             }
             return None;
         };
@@ -161,14 +198,21 @@ async fn run(writer: &mut Writer, scribe: &mut Scribe, upstream: Arc<dyn Upstrea
 }
 
 /// Whether another server goes on with the answer that broke off. The log says where, and who does.
-fn continue_elsewhere(writer: &mut Writer, scribe: &mut Scribe, stream: &mut dyn TokenStream, failure: &Failure) -> bool {
+fn continue_elsewhere(
+    writer: &mut Writer,
+    scribe: &mut Scribe,
+    stream: &mut dyn TokenStream,
+    failure: &Failure,
+) -> bool {
     // What came with the failure belongs to the text that the other goes on from.
     if writer.append(scribe).is_err() {
         return false;
     }
     let generation = writer.generation().clone();
     let text = generation.with_snapshot(|snapshot| snapshot.continuable_text().map(str::to_owned));
-    let Some(upstream) = text.and_then(|text| stream.continue_from(failure, &text)) else { return false };
+    let Some(upstream) = text.and_then(|text| stream.continue_from(failure, &text)) else {
+        return false;
+    };
     tracing::info!(generation = %generation.meta().id, code = %failure.code, %upstream, "another upstream goes on with the answer");
     let chunk = serde_json::json!({
         "id": format!("chatcmpl-{}", generation.meta().id.suffix()),
@@ -185,7 +229,8 @@ fn continue_elsewhere(writer: &mut Writer, scribe: &mut Scribe, stream: &mut dyn
 
 fn finish(writer: &mut Writer, scribe: &mut Scribe, translator: &mut Translator, ending: Ending) {
     if let Ending::Failed(failure) = &ending {
-        // The code is ours or the upstream's; the message may quote the conversation and stays out of the log.
+        // The code is ours or the upstream's; the message may quote the conversation and stays out
+        // of the log.
         tracing::info!(generation = %writer.generation().meta().id, code = %failure.code, "generation failed");
     }
     translator.end(ending, unix_now(), scribe);
@@ -210,13 +255,23 @@ enum Interrupt {
 impl Interrupt {
     fn to_api_error(self) -> ApiError {
         match self {
-            Self::Stopped(Stop::Cancelled) => ApiError::new(ErrorCode::Cancelled, "The generation was cancelled."),
-            Self::Stopped(Stop::ShuttingDown) => ApiError::new(ErrorCode::ShuttingDown, "The gateway stopped before the answer was whole."),
-            Self::Stopped(Stop::Abandoned) => ApiError::new(ErrorCode::Cancelled, "The generation was cancelled: nobody was reading it."),
+            Self::Stopped(Stop::Cancelled) => {
+                ApiError::new(ErrorCode::Cancelled, "The generation was cancelled.")
+            }
+            Self::Stopped(Stop::ShuttingDown) => ApiError::new(
+                ErrorCode::ShuttingDown,
+                "The gateway stopped before the answer was whole.",
+            ),
+            Self::Stopped(Stop::Abandoned) => ApiError::new(
+                ErrorCode::Cancelled,
+                "The generation was cancelled: nobody was reading it.",
+            ),
             Self::Clock(code) => {
                 let what = match code {
                     ErrorCode::FirstTokenTimeout => "The upstream sent no first token in time.",
-                    ErrorCode::BetweenTokensTimeout => "The upstream fell silent in the middle of the answer.",
+                    ErrorCode::BetweenTokensTimeout => {
+                        "The upstream fell silent in the middle of the answer."
+                    }
                     _ => "The upstream took too long over the whole answer.",
                 };
                 ApiError::new(code, what)
@@ -227,15 +282,17 @@ impl Interrupt {
     fn into_ending(self) -> Ending {
         match self {
             Self::Stopped(Stop::Cancelled | Stop::Abandoned) => Ending::Cancelled,
-            Self::Stopped(Stop::ShuttingDown) | Self::Clock(_) => Ending::Failed(Failure::from(&self.to_api_error())),
+            Self::Stopped(Stop::ShuttingDown) | Self::Clock(_) => {
+                Ending::Failed(Failure::from(&self.to_api_error()))
+            }
         }
     }
 }
 
 /// The clocks and the strings of one generation, under one timer.
 ///
-/// The timer is not moved with every token. It is set once and, when it fires too early because tokens came meanwhile, set
-/// again to what is left.
+/// The timer is not moved with every token. It is set once and, when it fires too early because
+/// tokens came meanwhile, set again to what is left.
 struct Watch {
     generation: Arc<Generation>,
     clocks: Clocks,
@@ -252,7 +309,16 @@ impl Watch {
     fn new(generation: Arc<Generation>, clocks: Clocks) -> Self {
         let started = Instant::now();
         let timer = Box::pin(tokio::time::sleep_until(started));
-        Self { generation, clocks, started, last_token: None, finished: None, abandoned: None, held: false, timer }
+        Self {
+            generation,
+            clocks,
+            started,
+            last_token: None,
+            finished: None,
+            abandoned: None,
+            held: false,
+            timer,
+        }
     }
 
     /// Runs a future until it is done or there is a reason to give up.
@@ -280,13 +346,18 @@ impl Watch {
             let translated = translator.event(event, scribe);
             tokens |= translated.tokens;
             progress = translated.progress;
-            if matches!(progress, Progress::Over(_)) { Flow::Stop } else { Flow::Continue }
+            if matches!(progress, Progress::Over(_)) {
+                Flow::Stop
+            } else {
+                Flow::Continue
+            }
         });
         if tokens {
             let now = Instant::now();
             if self.last_token.replace(now).is_none() {
                 stream.first_token();
-                self.generation.note_first_token(now.duration_since(self.started));
+                self.generation
+                    .note_first_token(now.duration_since(self.started));
             }
         }
         match progress {
@@ -298,8 +369,12 @@ impl Watch {
         }
         match step {
             Poll::Ready(StreamStep::Read) => Poll::Ready(Step::Read),
-            Poll::Ready(StreamStep::Ended(end)) => Poll::Ready(Step::Over(translator.body_ended(end))),
-            Poll::Ready(StreamStep::Failed(error)) => Poll::Ready(Step::Over(Ending::Failed(Failure::from(&error)))),
+            Poll::Ready(StreamStep::Ended(end)) => {
+                Poll::Ready(Step::Over(translator.body_ended(end)))
+            }
+            Poll::Ready(StreamStep::Failed(error)) => {
+                Poll::Ready(Step::Over(Ending::Failed(Failure::from(&error))))
+            }
             Poll::Pending => self.poll_end(cx, translator),
         }
     }
@@ -317,7 +392,8 @@ impl Watch {
 
     /// Whether the time after the last finish reason has run out.
     fn silence_is_an_end(&self) -> bool {
-        self.finished.is_some_and(|at| Instant::now() >= at + AFTER_FINISH)
+        self.finished
+            .is_some_and(|at| Instant::now() >= at + AFTER_FINISH)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Interrupt> {
@@ -337,7 +413,8 @@ impl Watch {
         match control.abandoned() {
             Some(grace) => {
                 let now = Instant::now();
-                // A grace that ran out while others were made of this answer ends with the last of them.
+                // A grace that ran out while others were made of this answer ends with the last of
+                // them.
                 if now >= *self.abandoned.get_or_insert(now) + grace && !control.is_followed() {
                     return Poll::Ready(Interrupt::Stopped(Stop::Abandoned));
                 }
@@ -345,7 +422,9 @@ impl Watch {
             None => self.abandoned = None,
         }
         loop {
-            let Some((deadline, interrupt)) = self.next_deadline() else { return Poll::Pending };
+            let Some((deadline, interrupt)) = self.next_deadline() else {
+                return Poll::Pending;
+            };
             let armed = self.timer.deadline();
             if armed > deadline || self.timer.is_elapsed() {
                 if deadline <= Instant::now() {
@@ -355,7 +434,9 @@ impl Watch {
             }
             match self.timer.as_mut().poll(cx) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(()) if self.timer.deadline() >= deadline => return Poll::Ready(interrupt),
+                Poll::Ready(()) if self.timer.deadline() >= deadline => {
+                    return Poll::Ready(interrupt);
+                }
                 Poll::Ready(()) => {}
             }
         }
@@ -364,17 +445,40 @@ impl Watch {
     /// What runs out first, and what that means.
     fn next_deadline(&self) -> Option<(Instant, Interrupt)> {
         let held = self.held;
-        let clock = |from: Instant, after: Duration, code| (!after.is_zero() && !held).then(|| (from + after, Interrupt::Clock(code)));
+        let clock = |from: Instant, after: Duration, code| {
+            (!after.is_zero() && !held).then(|| (from + after, Interrupt::Clock(code)))
+        };
         let tokens = match (self.finished, self.last_token) {
-            (Some(finished), _) => Some((finished + AFTER_FINISH, Interrupt::Clock(ErrorCode::BetweenTokensTimeout))),
-            (None, Some(last)) => clock(last, self.clocks.between_tokens, ErrorCode::BetweenTokensTimeout),
-            (None, None) => clock(self.started, self.clocks.first_token, ErrorCode::FirstTokenTimeout),
+            (Some(finished), _) => Some((
+                finished + AFTER_FINISH,
+                Interrupt::Clock(ErrorCode::BetweenTokensTimeout),
+            )),
+            (None, Some(last)) => clock(
+                last,
+                self.clocks.between_tokens,
+                ErrorCode::BetweenTokensTimeout,
+            ),
+            (None, None) => clock(
+                self.started,
+                self.clocks.first_token,
+                ErrorCode::FirstTokenTimeout,
+            ),
         };
         // An answer that has finished is whole, however long the rest takes to come.
-        let total = if self.finished.is_none() { clock(self.started, self.clocks.total, ErrorCode::TotalTimeout) } else { None };
+        let total = if self.finished.is_none() {
+            clock(self.started, self.clocks.total, ErrorCode::TotalTimeout)
+        } else {
+            None
+        };
         let control = self.generation.control();
         let grace = control.abandoned().unwrap_or_default();
-        let abandoned = self.abandoned.filter(|_| !control.is_followed()).map(|since| (since + grace, Interrupt::Stopped(Stop::Abandoned)));
-        [tokens, total, abandoned].into_iter().flatten().min_by_key(|(deadline, _)| *deadline)
+        let abandoned = self
+            .abandoned
+            .filter(|_| !control.is_followed())
+            .map(|since| (since + grace, Interrupt::Stopped(Stop::Abandoned)));
+        [tokens, total, abandoned]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(deadline, _)| *deadline)
     }
 }

@@ -6,8 +6,9 @@
 //!               └────────────┴──── cancel, clocks, panic, end of the worker
 //! ```
 //!
-//! The [`driver`](self) task writes; [`Subscription`]s read. They share this object and nothing else. Whatever happens to the
-//! driver, the log ends with exactly one terminal event: its writer seals the log when it is dropped.
+//! The [`driver`](self) task writes; [`Subscription`]s read. They share this object and nothing
+//! else. Whatever happens to the driver, the log ends with exactly one terminal event: its writer
+//! seals the log when it is dropped.
 
 mod control;
 mod driver;
@@ -43,7 +44,9 @@ use shared::Shared;
 
 /// Unix time in seconds.
 pub(crate) fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 /// One answer, shared by its writer and its readers.
@@ -71,20 +74,33 @@ pub struct Conversation {
 
 impl Conversation {
     fn weight(&self) -> usize {
-        self.history.iter().chain(&self.input).map(|item| item.get().len() + 16).sum()
+        self.history
+            .iter()
+            .chain(&self.input)
+            .map(|item| item.get().len() + 16)
+            .sum()
     }
 }
 
 impl fmt::Debug for Generation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Generation").field("meta", &self.meta).field("log", &self.log).finish_non_exhaustive()
+        f.debug_struct("Generation")
+            .field("meta", &self.meta)
+            .field("log", &self.log)
+            .finish_non_exhaustive()
     }
 }
 
 impl Generation {
-    /// A generation that nobody writes yet. `grace` is how long it runs on without a reader, unless it is a background one.
+    /// A generation that nobody writes yet. `grace` is how long it runs on without a reader, unless
+    /// it is a background one.
     #[must_use]
-    pub fn new(meta: Meta, log: Arc<dyn TokenLog>, conversation: Conversation, grace: Duration) -> Arc<Self> {
+    pub fn new(
+        meta: Meta,
+        log: Arc<dyn TokenLog>,
+        conversation: Conversation,
+        grace: Duration,
+    ) -> Arc<Self> {
         let control = Control::new((!meta.background).then_some(grace));
         Arc::new(Self {
             meta,
@@ -156,7 +172,8 @@ impl Generation {
         self.control.cancel();
     }
 
-    /// Ends it with a failure that says that the gateway stops. Returns at once; the terminal event follows.
+    /// Ends it with a failure that says that the gateway stops. Returns at once; the terminal event
+    /// follows.
     pub(crate) fn shut_down(&self) {
         self.control.shut_down();
     }
@@ -236,13 +253,22 @@ impl Generation {
         }
     }
 
-    /// Bytes that it holds beside its log's records, its place in a registry included: about, but counted to hold a bound.
+    /// Bytes that it holds beside its log's records, its place in a registry included: about, but
+    /// counted to hold a bound.
     #[must_use]
     pub fn weight(&self) -> usize {
-        let templates: usize =
-            self.templates.read().iter().map(|known| known.template.weight() + known.event_middle.capacity() + 160).sum();
+        let templates: usize = self
+            .templates
+            .read()
+            .iter()
+            .map(|known| known.template.weight() + known.event_middle.capacity() + 160)
+            .sum();
         // An echo of nothing but defaults is everybody's.
-        let echo = if Arc::strong_count(&self.meta.echo) > 1 { 0 } else { self.meta.echo.len() };
+        let echo = if Arc::strong_count(&self.meta.echo) > 1 {
+            0
+        } else {
+            self.meta.echo.len()
+        };
         let head = self.opening.weight();
         size_of::<Self>()
             + OUTSIDE
@@ -254,11 +280,14 @@ impl Generation {
             + templates
     }
 
-    /// Looks at the fold of all events so far. The fold is brought up to date only here: a stream that nobody asks about,
-    /// and whose end is not reached, costs none.
+    /// Looks at the fold of all events so far. The fold is brought up to date only here: a stream
+    /// that nobody asks about, and whose end is not reached, costs none.
     pub(crate) fn with_snapshot<T>(&self, look: impl FnOnce(&Snapshot) -> T) -> T {
         let mut snapshot = self.fold.lock();
-        let behind = self.log.tail().is_ok_and(|tail| snapshot.next() < tail.next);
+        let behind = self
+            .log
+            .tail()
+            .is_ok_and(|tail| snapshot.next() < tail.next);
         if behind {
             self.catch_up(&mut snapshot);
         }
@@ -277,14 +306,21 @@ impl Generation {
                             templates = self.templates();
                         }
                         let known = templates.get(template);
-                        let text = known.and_then(|known| holes.text(&known.template)).and_then(|text| std::str::from_utf8(text).ok());
+                        let text = known
+                            .and_then(|known| holes.text(&known.template))
+                            .and_then(|text| std::str::from_utf8(text).ok());
                         if let (Some(known), Some(text)) = (known, text) {
                             snapshot.apply_delta(known.template.target, text);
                         }
                     }
-                    Ok(Content::Whole(whole)) => whole.events.iter().for_each(|event| snapshot.apply(event)),
-                    // Records are written and read by the same program; a damaged one costs its own text only.
-                    Err(error) => tracing::error!(generation = %self.meta.id, %error, "record skipped"),
+                    Ok(Content::Whole(whole)) => {
+                        whole.events.iter().for_each(|event| snapshot.apply(event))
+                    }
+                    // Records are written and read by the same program; a damaged one costs its own
+                    // text only.
+                    Err(error) => {
+                        tracing::error!(generation = %self.meta.id, %error, "record skipped")
+                    }
                 }
             }
         }
@@ -313,7 +349,8 @@ impl Generation {
     }
 }
 
-/// What a generation takes where it is kept: the log without its records, an entry in a map, two in lists, its id.
+/// What a generation takes where it is kept: the log without its records, an entry in a map, two in
+/// lists, its id.
 const OUTSIDE: usize = 640;
 
 /// Bytes of records that are read from a log at a time.

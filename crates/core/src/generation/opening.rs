@@ -1,4 +1,5 @@
-//! What the upstream answered before the first token: SDKs live by status codes, so some heads wait for it.
+//! What the upstream answered before the first token: SDKs live by status codes, so some heads wait
+//! for it.
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -38,7 +39,11 @@ impl Opening {
     /// Bytes that the head takes.
     pub(super) fn weight(&self) -> usize {
         match &*self.result.lock() {
-            Some(Ok(head)) => head.headers.iter().map(|(name, value)| name.capacity() + value.capacity() + 48).sum(),
+            Some(Ok(head)) => head
+                .headers
+                .iter()
+                .map(|(name, value)| name.capacity() + value.capacity() + 48)
+                .sum(),
             _ => 0,
         }
     }

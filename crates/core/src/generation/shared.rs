@@ -1,8 +1,8 @@
 //! What several readers see alike is encoded once.
 //!
-//! Readers of one stream that keep up stand at the same place, and want the same bytes. The first to come encodes them and
-//! leaves them here; the others take them as they are. Nothing waits for anybody: a reader that stands elsewhere encodes for
-//! itself.
+//! Readers of one stream that keep up stand at the same place, and want the same bytes. The first
+//! to come encodes them and leaves them here; the others take them as they are. Nothing waits for
+//! anybody: a reader that stands elsewhere encodes for itself.
 
 use std::collections::VecDeque;
 
@@ -43,7 +43,13 @@ struct Pieces {
 
 impl Shared {
     pub(crate) fn get(&self, shape: Shape, first: Seq) -> Option<Piece> {
-        self.0.lock().pieces.iter().rev().find(|piece| piece.first == first && piece.shape == shape).cloned()
+        self.0
+            .lock()
+            .pieces
+            .iter()
+            .rev()
+            .find(|piece| piece.first == first && piece.shape == shape)
+            .cloned()
     }
 
     pub(crate) fn put(&self, piece: Piece) {
@@ -51,7 +57,9 @@ impl Shared {
         shared.bytes += piece.bytes.len();
         shared.pieces.push_back(piece);
         while shared.pieces.len() > MAX_PIECES || shared.bytes > MAX_BYTES {
-            let Some(oldest) = shared.pieces.pop_front() else { break };
+            let Some(oldest) = shared.pieces.pop_front() else {
+                break;
+            };
             shared.bytes -= oldest.bytes.len();
         }
     }

@@ -1,7 +1,7 @@
 //! A reader: a cursor into a generation's log, rendered in one dialect and framing.
 //!
-//! Nothing is kept for a reader that does not read. Each time it is polled it takes what stands past its cursor, up to
-//! 64 KiB, as one piece of bytes that goes out in one write.
+//! Nothing is kept for a reader that does not read. Each time it is polled it takes what stands
+//! past its cursor, up to 64 KiB, as one piece of bytes that goes out in one write.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -58,9 +58,15 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Reads from the event `from` on. Takes over an attachment, so that a generation is never without a reader in between.
+    /// Reads from the event `from` on. Takes over an attachment, so that a generation is never
+    /// without a reader in between.
     #[must_use]
-    pub fn new(attachment: Attachment, from: Seq, dialect: Dialect, framing: Arc<dyn Framing>) -> Self {
+    pub fn new(
+        attachment: Attachment,
+        from: Seq,
+        dialect: Dialect,
+        framing: Arc<dyn Framing>,
+    ) -> Self {
         let reader = LogReader::new(attachment.generation().log().clone(), from);
         Self {
             attachment,
@@ -94,7 +100,10 @@ impl Subscription {
     }
 
     /// What stands past the cursor, as wrapped frames. `Ready(None)` is the end.
-    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, SubscriptionError>>> {
+    pub fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, SubscriptionError>>> {
         loop {
             if let Some(error) = self.failed.take() {
                 self.end = EndOfStream::Reached;
@@ -137,15 +146,26 @@ impl Subscription {
         }
     }
 
-    /// The records that were read, as frames: taken from another reader who stood here before, or encoded.
+    /// The records that were read, as frames: taken from another reader who stood here before, or
+    /// encoded.
     fn render(&mut self) -> Bytes {
         let generation = self.attachment.generation().clone();
-        let Some(first) = self.batch.get(self.index).map(|record| record.first_seq) else { return Bytes::new() };
+        let Some(first) = self.batch.get(self.index).map(|record| record.first_seq) else {
+            return Bytes::new();
+        };
         let shape = self.shape().filter(|_| self.from <= first);
-        // A piece that goes further than what this reader has read would be given out, and its end read again.
+        // A piece that goes further than what this reader has read would be given out, and its end
+        // read again.
         let read = self.batch.next_seq();
-        if let Some(piece) = shape.and_then(|shape| generation.shared().get(shape, first)).filter(|piece| piece.next <= read) {
-            while self.batch.get(self.index).is_some_and(|record| record.first_seq < piece.next) {
+        if let Some(piece) = shape
+            .and_then(|shape| generation.shared().get(shape, first))
+            .filter(|piece| piece.next <= read)
+        {
+            while self
+                .batch
+                .get(self.index)
+                .is_some_and(|record| record.first_seq < piece.next)
+            {
                 self.index += 1;
             }
             self.note(piece.rendered);
@@ -156,7 +176,10 @@ impl Subscription {
         while let Some(record) = self.batch.get(self.index) {
             self.index += 1;
             next = Seq(record.first_seq.0 + record.events);
-            match self.renderer.render(&generation, record, self.from, &mut self.out) {
+            match self
+                .renderer
+                .render(&generation, record, self.from, &mut self.out)
+            {
                 Ok(outcome) => rendered = outcome,
                 Err(_) => {
                     self.failed = Some(SubscriptionError::Corrupt);
@@ -170,7 +193,13 @@ impl Subscription {
         self.note(rendered);
         let bytes = self.out.split().freeze();
         if let Some(shape) = shape {
-            generation.shared().put(Piece { shape, first, next, bytes: bytes.clone(), rendered });
+            generation.shared().put(Piece {
+                shape,
+                first,
+                next,
+                bytes: bytes.clone(),
+                rendered,
+            });
         }
         bytes
     }
@@ -178,7 +207,10 @@ impl Subscription {
     /// Under which name its bytes are shared, if there is somebody to share with.
     fn shape(&self) -> Option<Shape> {
         let several = self.attachment.generation().readers() > 1;
-        self.renderer.share_key().filter(|_| several).map(|framing| (self.renderer.dialect(), framing))
+        self.renderer
+            .share_key()
+            .filter(|_| several)
+            .map(|framing| (self.renderer.dialect(), framing))
     }
 
     fn note(&mut self, rendered: Rendered) {

@@ -14,7 +14,10 @@ use crate::translate::Scribe;
 use crate::upstream::OpenError;
 
 fn gone() -> OpenError {
-    OpenError::Failed(ApiError::new(ErrorCode::InternalError, "The generation ended before its upstream answered."))
+    OpenError::Failed(ApiError::new(
+        ErrorCode::InternalError,
+        "The generation ended before its upstream answered.",
+    ))
 }
 
 /// The right to append. Dropping it seals the log.
@@ -28,7 +31,11 @@ pub(crate) struct Writer {
 impl Writer {
     pub(crate) fn new(generation: Arc<Generation>) -> Self {
         let epoch = generation.log().take_over();
-        Self { generation, epoch, done: false }
+        Self {
+            generation,
+            epoch,
+            done: false,
+        }
     }
 
     pub(crate) fn generation(&self) -> &Arc<Generation> {
@@ -51,7 +58,12 @@ impl Writer {
     /// Appends what the scribe has collected, with the terminal event in it, and seals.
     pub(crate) fn seal(&mut self, scribe: &mut Scribe) {
         self.publish_templates(scribe);
-        if self.generation.log().seal(self.epoch, scribe.batch()).is_ok() {
+        if self
+            .generation
+            .log()
+            .seal(self.epoch, scribe.batch())
+            .is_ok()
+        {
             self.announce();
         }
         scribe.clear();
@@ -60,7 +72,11 @@ impl Writer {
     /// Readers must know a template before they see a record that uses it.
     fn publish_templates(&self, scribe: &mut Scribe) {
         for (head, template) in scribe.take_templates() {
-            self.generation.add_template(KnownTemplate::new(&self.generation.meta().id, head.as_ref(), template));
+            self.generation.add_template(KnownTemplate::new(
+                &self.generation.meta().id,
+                head.as_ref(),
+                template,
+            ));
         }
     }
 
@@ -74,14 +90,23 @@ impl Writer {
 
     /// Closes what the log left open and ends it, whatever state the scribe was left in.
     pub(crate) fn seal_abruptly(&mut self, error: &ApiError) {
-        let Ok(tail) = self.generation.log().tail() else { return };
-        let outcome = Outcome { ending: Ending::Failed(Failure::from(error)), at: unix_now(), usage: None, relayed: None };
+        let Ok(tail) = self.generation.log().tail() else {
+            return;
+        };
+        let outcome = Outcome {
+            ending: Ending::Failed(Failure::from(error)),
+            at: unix_now(),
+            usage: None,
+            relayed: None,
+        };
         let mut batch = RecordBatch::default();
         batch.restart(tail.next);
         let mut events = self.generation.with_snapshot(Snapshot::closing_events);
         events.push(EventKind::End(outcome));
         batch.push_whole(&WholeRecord { events, raw: None });
-        self.generation.opening().settle(Err(OpenError::Failed(error.clone())));
+        self.generation
+            .opening()
+            .settle(Err(OpenError::Failed(error.clone())));
         if self.generation.log().seal(self.epoch, &batch).is_ok() {
             self.announce();
         }
@@ -92,10 +117,14 @@ impl Drop for Writer {
     fn drop(&mut self) {
         if !self.done {
             // Its task was dropped: the worker stops, or a panic came from where it was not caught.
-            self.seal_abruptly(&ApiError::new(ErrorCode::ShuttingDown, "The gateway stopped before the answer was whole."));
+            self.seal_abruptly(&ApiError::new(
+                ErrorCode::ShuttingDown,
+                "The gateway stopped before the answer was whole.",
+            ));
         }
         if !self.done {
-            // The log was deleted, or is another's now: whoever waits for this writer is told all the same.
+            // The log was deleted, or is another's now: whoever waits for this writer is told all
+            // the same.
             self.generation.opening().settle(Err(gone()));
             self.generation.announce_end();
         }

@@ -1,4 +1,5 @@
-//! The default log: records end to end in one growing buffer, under one lock that is held for a copy.
+//! The default log: records end to end in one growing buffer, under one lock that is held for a
+//! copy.
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,7 +32,8 @@ impl MemoryAccount {
 
 /// A log in memory. Costs what the records hold, 8 bytes a record, and what `Vec` keeps in reserve.
 ///
-/// The kind of lock is a parameter so that a model checker can put in its own and try the interleavings.
+/// The kind of lock is a parameter so that a model checker can put in its own and try the
+/// interleavings.
 pub struct MemoryLog<R: RawMutex = parking_lot::RawMutex> {
     limits: LogLimits,
     account: MemoryAccount,
@@ -41,7 +43,9 @@ pub struct MemoryLog<R: RawMutex = parking_lot::RawMutex> {
 impl<R: RawMutex> fmt::Debug for MemoryLog<R> {
     /// Without the records, which are what was said.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryLog").field("limits", &self.limits).finish_non_exhaustive()
+        f.debug_struct("MemoryLog")
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
     }
 }
 
@@ -85,14 +89,24 @@ impl<R: RawMutex> MemoryLog<R> {
     /// As [`MemoryLog::new`], with another kind of lock.
     #[must_use]
     pub fn with_lock(limits: LogLimits, account: MemoryAccount) -> Self {
-        let limits = LogLimits { bytes: limits.bytes.min(u32::MAX as usize), events: limits.events.min(u64::from(u32::MAX)) };
-        Self { limits, account, state: Mutex::default() }
+        let limits = LogLimits {
+            bytes: limits.bytes.min(u32::MAX as usize),
+            events: limits.events.min(u64::from(u32::MAX)),
+        };
+        Self {
+            limits,
+            account,
+            state: Mutex::default(),
+        }
     }
 
     fn write(&self, epoch: Epoch, batch: &RecordBatch, last: bool) -> Result<(), AppendError> {
         let mut state = self.state.lock();
         if epoch != state.epoch {
-            return Err(AppendError::Fenced { held: epoch, current: state.epoch });
+            return Err(AppendError::Fenced {
+                held: epoch,
+                current: state.epoch,
+            });
         }
         if state.expired {
             return Err(AppendError::Expired);
@@ -102,17 +116,32 @@ impl<R: RawMutex> MemoryLog<R> {
         }
         let expected = state.next_seq();
         if !batch.is_empty() && batch.first_seq() != expected {
-            return Err(AppendError::Gap { expected, found: batch.first_seq() });
+            return Err(AppendError::Gap {
+                expected,
+                found: batch.first_seq(),
+            });
         }
         let bytes = state.bytes.len() + batch.byte_len();
-        let limits = if last { LogLimits { bytes: u32::MAX as usize, events: u64::from(u32::MAX) } } else { self.limits };
+        let limits = if last {
+            LogLimits {
+                bytes: u32::MAX as usize,
+                events: u64::from(u32::MAX),
+            }
+        } else {
+            self.limits
+        };
         if bytes > limits.bytes || batch.next_seq().0 > limits.events {
-            return Err(AppendError::Full { limits: self.limits });
+            return Err(AppendError::Full {
+                limits: self.limits,
+            });
         }
         for record in batch.iter() {
             state.bytes.extend_from_slice(record.payload);
             // Both fit: the limits were checked above.
-            let end = RecordEnd { next_seq: (record.first_seq.0 + record.events) as u32, byte: state.bytes.len() as u32 };
+            let end = RecordEnd {
+                next_seq: (record.first_seq.0 + record.events) as u32,
+                byte: state.bytes.len() as u32,
+            };
             state.records.push(end);
         }
         if last {
@@ -160,14 +189,22 @@ impl State {
     fn copy(&self, cursor: &mut Cursor, max_bytes: usize, out: &mut RecordBatch) {
         let start = match cursor.hint {
             Some(index) => index,
-            None => self.records.partition_point(|end| u64::from(end.next_seq) <= cursor.next.0),
+            None => self
+                .records
+                .partition_point(|end| u64::from(end.next_seq) <= cursor.next.0),
         };
-        let before = start.checked_sub(1).and_then(|index| self.records.get(index)).copied();
+        let before = start
+            .checked_sub(1)
+            .and_then(|index| self.records.get(index))
+            .copied();
         let (mut seq, mut byte) = before.map_or((0, 0), |end| (end.next_seq, end.byte));
         let mut index = start;
         out.restart(Seq(u64::from(seq)));
         while let Some(end) = self.records.get(index) {
-            out.push(u64::from(end.next_seq - seq), &self.bytes[byte as usize..end.byte as usize]);
+            out.push(
+                u64::from(end.next_seq - seq),
+                &self.bytes[byte as usize..end.byte as usize],
+            );
             (seq, byte) = (end.next_seq, end.byte);
             index += 1;
             if out.byte_len() >= max_bytes {
@@ -175,7 +212,10 @@ impl State {
             }
         }
         if index > start {
-            *cursor = Cursor { next: Seq(u64::from(seq)), hint: Some(index) };
+            *cursor = Cursor {
+                next: Seq(u64::from(seq)),
+                hint: Some(index),
+            };
         }
     }
 }
@@ -197,7 +237,14 @@ impl<R: RawMutex + Send + Sync> TokenLog for MemoryLog<R> {
 
     fn tail(&self) -> Result<Tail, ReadError> {
         let state = self.state.lock();
-        if state.expired { Err(ReadError::Expired) } else { Ok(Tail { next: state.next_seq(), sealed: state.sealed }) }
+        if state.expired {
+            Err(ReadError::Expired)
+        } else {
+            Ok(Tail {
+                next: state.next_seq(),
+                sealed: state.sealed,
+            })
+        }
     }
 
     fn weight(&self) -> usize {
@@ -217,14 +264,18 @@ impl<R: RawMutex + Send + Sync> TokenLog for MemoryLog<R> {
 
     fn enroll(&self) -> ReaderSlot {
         let readers = &mut self.state.lock().readers;
-        let slot = readers.iter().position(|reader| matches!(reader, Reader::Vacant)).unwrap_or_else(|| {
-            // Most logs have one at a time; a `Vec` left to itself would begin with room for four.
-            if readers.is_empty() {
-                readers.reserve_exact(1);
-            }
-            readers.push(Reader::Vacant);
-            readers.len() - 1
-        });
+        let slot = readers
+            .iter()
+            .position(|reader| matches!(reader, Reader::Vacant))
+            .unwrap_or_else(|| {
+                // Most logs have one at a time; a `Vec` left to itself would begin with room for
+                // four.
+                if readers.is_empty() {
+                    readers.reserve_exact(1);
+                }
+                readers.push(Reader::Vacant);
+                readers.len() - 1
+            });
         readers[slot] = Reader::Reading;
         ReaderSlot(slot)
     }
@@ -254,7 +305,10 @@ impl<R: RawMutex + Send + Sync> TokenLog for MemoryLog<R> {
         if state.expired {
             return Poll::Ready(Err(ReadError::Expired));
         }
-        let tail = Tail { next: state.next_seq(), sealed: state.sealed };
+        let tail = Tail {
+            next: state.next_seq(),
+            sealed: state.sealed,
+        };
         if cursor.next < tail.next || tail.sealed {
             state.copy(cursor, max_bytes, out);
             return Poll::Ready(Ok(tail));

@@ -13,11 +13,14 @@
 //!   └─ the head: a log is whole or gone, it is never trimmed
 //! ```
 //!
-//! * Events are numbered from 0 without gaps; a record holds one or more and is appended whole, or not at all.
-//! * **One writer.** Appending needs the log's current [`Epoch`]. Whoever takes the log over raises the epoch, and what the
-//!   earlier writer still tries to append is refused.
-//! * **Readers pull.** A [`LogReader`] is a cursor, not a queue: nothing is kept for a reader that does not read.
-//! * **Sealing** ends a log: the records stay readable. **Expiry** removes them, and readers in the middle are told so.
+//! * Events are numbered from 0 without gaps; a record holds one or more and is appended whole, or
+//!   not at all.
+//! * **One writer.** Appending needs the log's current [`Epoch`]. Whoever takes the log over raises
+//!   the epoch, and what the earlier writer still tries to append is refused.
+//! * **Readers pull.** A [`LogReader`] is a cursor, not a queue: nothing is kept for a reader that
+//!   does not read.
+//! * **Sealing** ends a log: the records stay readable. **Expiry** removes them, and readers in the
+//!   middle are told so.
 //!
 //! Every implementation runs one conformance suite (`tokenwire-testkit`).
 
@@ -103,7 +106,8 @@ pub trait TokenLog: Send + Sync + fmt::Debug {
     /// [`AppendError`]; the log is unchanged then.
     fn append(&self, epoch: Epoch, batch: &RecordBatch) -> Result<(), AppendError>;
 
-    /// As [`TokenLog::append`], and ends the log with it. Limits do not hold for this last batch: an ending always fits.
+    /// As [`TokenLog::append`], and ends the log with it. Limits do not hold for this last batch:
+    /// an ending always fits.
     ///
     /// # Errors
     /// As [`TokenLog::append`], but never `Full`.
@@ -121,7 +125,8 @@ pub trait TokenLog: Send + Sync + fmt::Debug {
     /// Bytes that the log holds in memory.
     fn weight(&self) -> usize;
 
-    /// Removes the records. Appends and reads fail from then on, and waiting readers are woken to learn it.
+    /// Removes the records. Appends and reads fail from then on, and waiting readers are woken to
+    /// learn it.
     fn expire(&self);
 
     /// Takes a place among those that an append wakes.
@@ -130,9 +135,10 @@ pub trait TokenLog: Send + Sync + fmt::Debug {
     /// Gives a place back.
     fn leave(&self, slot: ReaderSlot);
 
-    /// Copies whole records into `out` (restarted at the first record's number), beginning with the one that holds the
-    /// cursor's event, up to about `max_bytes` but at least one, and moves the cursor past them. `Ready` with an empty batch
-    /// is the end of a sealed log. `Pending`: nothing yet; the slot's waker is woken by the next append, seal or expiry.
+    /// Copies whole records into `out` (restarted at the first record's number), beginning with the
+    /// one that holds the cursor's event, up to about `max_bytes` but at least one, and moves the
+    /// cursor past them. `Ready` with an empty batch is the end of a sealed log. `Pending`: nothing
+    /// yet; the slot's waker is woken by the next append, seal or expiry.
     ///
     /// # Errors
     /// [`ReadError::Expired`] once the records are gone.
@@ -180,15 +186,25 @@ impl LogReader {
     #[must_use]
     pub fn new(log: Arc<dyn TokenLog>, next: Seq) -> Self {
         let slot = log.enroll();
-        Self { log, slot, cursor: Cursor::at(next) }
+        Self {
+            log,
+            slot,
+            cursor: Cursor::at(next),
+        }
     }
 
     /// As [`TokenLog::poll_read`].
     ///
     /// # Errors
     /// As [`TokenLog::poll_read`].
-    pub fn poll_read(&mut self, cx: &mut Context<'_>, max_bytes: usize, out: &mut RecordBatch) -> Poll<Result<Tail, ReadError>> {
-        self.log.poll_read(self.slot, cx, &mut self.cursor, max_bytes, out)
+    pub fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        max_bytes: usize,
+        out: &mut RecordBatch,
+    ) -> Poll<Result<Tail, ReadError>> {
+        self.log
+            .poll_read(self.slot, cx, &mut self.cursor, max_bytes, out)
     }
 
     /// What stands there now, without waiting: an empty batch if there is nothing new.

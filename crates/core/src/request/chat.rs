@@ -1,4 +1,5 @@
-//! A request for a chat completion: looked into, and passed on as it came, or as a responses request.
+//! A request for a chat completion: looked into, and passed on as it came, or as a responses
+//! request.
 
 mod items;
 mod translation;
@@ -16,11 +17,13 @@ const MAX_CHOICES: u64 = 128;
 
 /// The body of `POST /v1/chat/completions`.
 ///
-/// Only what the gateway needs is read and checked; everything else is the upstream's to judge. `Debug` shows no contents.
+/// Only what the gateway needs is read and checked; everything else is the upstream's to judge.
+/// `Debug` shows no contents.
 #[derive(Clone)]
 pub struct ChatRequest {
     body: Box<str>,
-    /// Where the values of `model` stand in the body: none, one, or several if the name is repeated.
+    /// Where the values of `model` stand in the body: none, one, or several if the name is
+    /// repeated.
     model_spans: Vec<Range<usize>>,
     model: Option<String>,
     stream: bool,
@@ -33,8 +36,9 @@ impl ChatRequest {
     /// Reads and checks a body.
     ///
     /// # Errors
-    /// As [`RawObject::parse`](super::RawObject::parse); and `missing_required_parameter`, `invalid_type` or `invalid_value` that name the
-    /// parameter if `messages` is not a non-empty array of objects, or `model`, `stream`, `n` or `stream_options` is not what it must be;
+    /// As [`RawObject::parse`](super::RawObject::parse); and `missing_required_parameter`,
+    /// `invalid_type` or `invalid_value` that name the parameter if `messages` is not a non-empty
+    /// array of objects, or `model`, `stream`, `n` or `stream_options` is not what it must be;
     /// `unsupported_parameter` for a `webhook`.
     pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
         let (text, written) = read(body)?;
@@ -52,7 +56,10 @@ impl ChatRequest {
                 start..start + raw.get().len()
             })
             .collect();
-        let object = Object { path: String::new(), members: written.last_of_each() };
+        let object = Object {
+            path: String::new(),
+            members: written.last_of_each(),
+        };
 
         let messages = object.require("messages")?;
         if messages.kind() != Kind::Array {
@@ -60,7 +67,11 @@ impl ChatRequest {
         }
         let list = messages.array()?;
         if list.is_empty() {
-            return Err(invalid("messages", "an array with at least one message", "an empty one"));
+            return Err(invalid(
+                "messages",
+                "an array with at least one message",
+                "an empty one",
+            ));
         }
         if let Some(odd) = list.iter().find(|message| message.kind() != Kind::Object) {
             return Err(odd.wrong_type("a message, which is an object"));
@@ -68,13 +79,31 @@ impl ChatRequest {
 
         // It would go up as it came, its secret with it, and nobody would ever be told of anything.
         if let Some(webhook) = object.get("webhook") {
-            return Err(webhook.unsupported("A webhook tells of the end of a background response: POST /v1/responses."));
+            return Err(webhook.unsupported(
+                "A webhook tells of the end of a background response: POST /v1/responses.",
+            ));
         }
         let model = object.get("model").map(|node| node.text()).transpose()?;
-        let stream = object.get("stream").map(|node| node.boolean()).transpose()?;
-        let n = object.get("n").map(|node| node.integer(1, MAX_CHOICES)).transpose()?;
-        let options = object.get("stream_options").map(|node| node.object()).transpose()?;
-        let option = |name| options.as_ref().and_then(|options| options.get(name)).as_ref().map(Node::boolean).transpose();
+        let stream = object
+            .get("stream")
+            .map(|node| node.boolean())
+            .transpose()?;
+        let n = object
+            .get("n")
+            .map(|node| node.integer(1, MAX_CHOICES))
+            .transpose()?;
+        let options = object
+            .get("stream_options")
+            .map(|node| node.object())
+            .transpose()?;
+        let option = |name| {
+            options
+                .as_ref()
+                .and_then(|options| options.get(name))
+                .as_ref()
+                .map(Node::boolean)
+                .transpose()
+        };
         Ok(Self {
             body: text.into(),
             model_spans,
@@ -122,11 +151,13 @@ impl ChatRequest {
         self.body.as_bytes()
     }
 
-    /// The body for the upstream: as it came, but for the model's name if one is given. A repeated `model` is renamed everywhere, since
-    /// upstreams differ in which one they take.
+    /// The body for the upstream: as it came, but for the model's name if one is given. A repeated
+    /// `model` is renamed everywhere, since upstreams differ in which one they take.
     #[must_use]
     pub fn upstream_body(&self, model: Option<&str>) -> Vec<u8> {
-        let Some(model) = model else { return self.body().to_vec() };
+        let Some(model) = model else {
+            return self.body().to_vec();
+        };
         if self.model_spans.len() == 1 && self.model.as_deref() == Some(model) {
             return self.body().to_vec();
         }
@@ -151,17 +182,25 @@ impl ChatRequest {
 
     /// The body of a streaming responses request that asks for the same.
     ///
-    /// Accepted and not sent: members that are `null` or at the value that holds without them (`n: 1`, penalties of 0, `logprobs: false`,
-    /// an empty list of tools, …), `stream` and `stream_options.include_usage`, which are the gateway's to honour, and what a message of
-    /// the assistant's repeats of an earlier answer beside its text and calls (reasoning, annotations, what an SDK parsed).
+    /// Accepted and not sent: members that are `null` or at the value that holds without them (`n:
+    /// 1`, penalties of 0, `logprobs: false`, an empty list of tools, …), `stream` and
+    /// `stream_options.include_usage`, which are the gateway's to honour, and what a message of the
+    /// assistant's repeats of an earlier answer beside its text and calls (reasoning, annotations,
+    /// what an SDK parsed).
     ///
     /// # Errors
-    /// `unsupported_parameter` for whatever else Responses has no word for, unknown members included; `invalid_type`, `invalid_value`
-    /// or `missing_required_parameter` for messages, parts and tools that are not as they must be. Each names the parameter, down to the
-    /// part.
+    /// `unsupported_parameter` for whatever else Responses has no word for, unknown members
+    /// included; `invalid_type`, `invalid_value` or `missing_required_parameter` for messages,
+    /// parts and tools that are not as they must be. Each names the parameter, down to the part.
     pub fn to_responses(&self, model: &str) -> Result<Vec<u8>, ApiError> {
         let (_, written) = read(self.body())?;
-        translation::to_responses(&Object { path: String::new(), members: written.last_of_each() }, model)
+        translation::to_responses(
+            &Object {
+                path: String::new(),
+                members: written.last_of_each(),
+            },
+            model,
+        )
     }
 }
 
@@ -184,27 +223,96 @@ mod tests {
 
     fn refused(body: &str, code: &str, param: &str, part: &str) {
         let error = ChatRequest::parse(body.as_bytes()).unwrap_err();
-        assert_eq!((error.code.as_deref(), error.param.as_deref()), (Some(code), Some(param)), "{body}: {error}");
+        assert_eq!(
+            (error.code.as_deref(), error.param.as_deref()),
+            (Some(code), Some(param)),
+            "{body}: {error}"
+        );
         assert!(error.message.contains(part), "{body}: {}", error.message);
     }
 
     #[test]
     fn a_body_without_sound_messages_is_refused() {
-        refused("{}", "missing_required_parameter", "messages", "Missing required parameter: 'messages'.");
-        refused(r#"{"messages":null}"#, "missing_required_parameter", "messages", "Missing");
-        refused(r#"{"messages":"hi"}"#, "invalid_type", "messages", "expected an array of messages, but got a string instead");
-        refused(r#"{"messages":[]}"#, "invalid_value", "messages", "at least one");
-        refused(r#"{"messages":[{}],"webhook":{"url":"https://x"}}"#, "unsupported_parameter", "webhook", "background response");
-        refused(r#"{"messages":[{},"x"]}"#, "invalid_type", "messages[1]", "but got a string");
-        refused(r#"{"messages":[{}],"model":7}"#, "invalid_type", "model", "expected a string, but got a number");
-        refused(r#"{"messages":[{}],"model":"\ud800"}"#, "invalid_value", "model", "surrogate");
-        refused(r#"{"messages":[{}],"stream":"true"}"#, "invalid_type", "stream", "expected a boolean");
-        refused(r#"{"messages":[{}],"n":0}"#, "invalid_value", "n", "an integer from 1 to 128, but got 0");
+        refused(
+            "{}",
+            "missing_required_parameter",
+            "messages",
+            "Missing required parameter: 'messages'.",
+        );
+        refused(
+            r#"{"messages":null}"#,
+            "missing_required_parameter",
+            "messages",
+            "Missing",
+        );
+        refused(
+            r#"{"messages":"hi"}"#,
+            "invalid_type",
+            "messages",
+            "expected an array of messages, but got a string instead",
+        );
+        refused(
+            r#"{"messages":[]}"#,
+            "invalid_value",
+            "messages",
+            "at least one",
+        );
+        refused(
+            r#"{"messages":[{}],"webhook":{"url":"https://x"}}"#,
+            "unsupported_parameter",
+            "webhook",
+            "background response",
+        );
+        refused(
+            r#"{"messages":[{},"x"]}"#,
+            "invalid_type",
+            "messages[1]",
+            "but got a string",
+        );
+        refused(
+            r#"{"messages":[{}],"model":7}"#,
+            "invalid_type",
+            "model",
+            "expected a string, but got a number",
+        );
+        refused(
+            r#"{"messages":[{}],"model":"\ud800"}"#,
+            "invalid_value",
+            "model",
+            "surrogate",
+        );
+        refused(
+            r#"{"messages":[{}],"stream":"true"}"#,
+            "invalid_type",
+            "stream",
+            "expected a boolean",
+        );
+        refused(
+            r#"{"messages":[{}],"n":0}"#,
+            "invalid_value",
+            "n",
+            "an integer from 1 to 128, but got 0",
+        );
         refused(r#"{"messages":[{}],"n":129}"#, "invalid_value", "n", "129");
         refused(r#"{"messages":[{}],"n":-1}"#, "invalid_value", "n", "-1");
-        refused(r#"{"messages":[{}],"n":1.5}"#, "invalid_type", "n", "an integer");
-        refused(r#"{"messages":[{}],"stream_options":[]}"#, "invalid_type", "stream_options", "an object");
-        refused(r#"{"messages":[{}],"stream_options":{"include_usage":1}}"#, "invalid_type", "stream_options.include_usage", "boolean");
+        refused(
+            r#"{"messages":[{}],"n":1.5}"#,
+            "invalid_type",
+            "n",
+            "an integer",
+        );
+        refused(
+            r#"{"messages":[{}],"stream_options":[]}"#,
+            "invalid_type",
+            "stream_options",
+            "an object",
+        );
+        refused(
+            r#"{"messages":[{}],"stream_options":{"include_usage":1}}"#,
+            "invalid_type",
+            "stream_options.include_usage",
+            "boolean",
+        );
     }
 
     #[test]
@@ -212,25 +320,48 @@ mod tests {
         let body =
             br#"{"model":"m","messages":[{}],"stream":true,"n":3,"stream_options":{"include_usage":true,"include_obfuscation":false}}"#;
         let request = ChatRequest::parse(body).unwrap();
-        assert_eq!((request.model(), request.stream(), request.n()), (Some("m"), true, 3));
-        assert_eq!((request.include_usage(), request.include_obfuscation()), (true, Some(false)));
+        assert_eq!(
+            (request.model(), request.stream(), request.n()),
+            (Some("m"), true, 3)
+        );
+        assert_eq!(
+            (request.include_usage(), request.include_obfuscation()),
+            (true, Some(false))
+        );
         let request = ChatRequest::parse(br#"{"messages":[{}],"stream":null}"#).unwrap();
-        assert_eq!((request.model(), request.stream(), request.n()), (None, false, 1));
-        assert_eq!((request.include_usage(), request.include_obfuscation()), (false, None));
+        assert_eq!(
+            (request.model(), request.stream(), request.n()),
+            (None, false, 1)
+        );
+        assert_eq!(
+            (request.include_usage(), request.include_obfuscation()),
+            (false, None)
+        );
     }
 
     #[test]
     fn only_the_model_is_changed_on_the_way_up() {
         let check = |body: &str, model: Option<&str>, expected: &str| {
-            let upstream = ChatRequest::parse(body.as_bytes()).unwrap().upstream_body(model);
+            let upstream = ChatRequest::parse(body.as_bytes())
+                .unwrap()
+                .upstream_body(model);
             assert_eq!(String::from_utf8_lossy(&upstream), expected, "{body}");
         };
-        let odd = " { \"x\" : 1.0 ,\t\"model\" : \"\\u0061\" , \"messages\" : [ {} ] , \"x\" : 2 } ";
+        let odd =
+            " { \"x\" : 1.0 ,\t\"model\" : \"\\u0061\" , \"messages\" : [ {} ] , \"x\" : 2 } ";
         check(odd, None, odd);
         check(odd, Some("a"), odd);
         check(odd, Some("b\""), &odd.replace("\\u0061", "b\\\""));
-        check(r#"{"messages":[{}]}"#, Some("m"), r#"{"model":"m","messages":[{}]}"#);
-        check(r#"{"messages":[{}],"model":null}"#, Some("m"), r#"{"messages":[{}],"model":"m"}"#);
+        check(
+            r#"{"messages":[{}]}"#,
+            Some("m"),
+            r#"{"model":"m","messages":[{}]}"#,
+        );
+        check(
+            r#"{"messages":[{}],"model":null}"#,
+            Some("m"),
+            r#"{"messages":[{}],"model":"m"}"#,
+        );
         check(
             r#"{"model":"a","messages":[{"model":"a"}],"model":"b"}"#,
             Some("b"),

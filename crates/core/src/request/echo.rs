@@ -11,8 +11,9 @@ use super::json::{ObjectWriter, push_array};
 use super::node::{Kind, Node, Object, Written};
 use super::object::RawObject;
 
-/// Every member that a response object repeats from its request, in the order of Open Responses' schema, with the kind that the schema
-/// asks for and the value that holds when the request does not say. `user` is OpenAI's and stands last.
+/// Every member that a response object repeats from its request, in the order of Open Responses'
+/// schema, with the kind that the schema asks for and the value that holds when the request does
+/// not say. `user` is OpenAI's and stands last.
 const FIELDS: &[(&str, Kind, &str)] = &[
     ("previous_response_id", Kind::String, "null"),
     ("instructions", Kind::String, "null"),
@@ -26,7 +27,11 @@ const FIELDS: &[(&str, Kind, &str)] = &[
     ("frequency_penalty", Kind::Number, "0.0"),
     ("top_logprobs", Kind::Number, "0"),
     ("temperature", Kind::Number, "1.0"),
-    ("reasoning", Kind::Object, r#"{"effort":null,"summary":null}"#),
+    (
+        "reasoning",
+        Kind::Object,
+        r#"{"effort":null,"summary":null}"#,
+    ),
     ("max_output_tokens", Kind::Number, "null"),
     ("max_tool_calls", Kind::Number, "null"),
     ("store", Kind::Boolean, "true"),
@@ -53,25 +58,38 @@ pub struct ResponseEcho {
 }
 
 /// What most requests come to: nothing is said, and every field is at its default.
-static DEFAULT: LazyLock<ResponseEcho> = LazyLock::new(|| ResponseEcho::write(&[const { None }; FIELDS.len()]));
+static DEFAULT: LazyLock<ResponseEcho> =
+    LazyLock::new(|| ResponseEcho::write(&[const { None }; FIELDS.len()]));
 
 impl ResponseEcho {
-    /// What a response to a chat request repeats. What has no counterpart, or is not what it must be, is at its default: the request itself
-    /// goes up as it came, and judging it is the upstream's part.
+    /// What a response to a chat request repeats. What has no counterpart, or is not what it must
+    /// be, is at its default: the request itself goes up as it came, and judging it is the
+    /// upstream's part.
     #[must_use]
     pub fn from_chat(request: &ChatRequest) -> Self {
         // It was read and checked before, so it can be read, and need not be checked.
-        let members = serde_json::from_slice(request.body()).map(|written: Written<'_>| written.last_of_each()).unwrap_or_default();
-        let object = Object { path: String::new(), members };
+        let members = serde_json::from_slice(request.body())
+            .map(|written: Written<'_>| written.last_of_each())
+            .unwrap_or_default();
+        let object = Object {
+            path: String::new(),
+            members,
+        };
         Self::build(|name, kind| match name {
             "tools" => Some(tools(&object.get("tools")?, flat_tool)),
             "tool_choice" => chat_tool_choice(&object.get("tool_choice")?),
             "text" => chat_text(&object),
             "reasoning" => Some(reasoning(object.get("reasoning_effort").as_ref(), None)),
-            "max_output_tokens" => ["max_completion_tokens", "max_tokens"].iter().find_map(|name| integer(&object.get(name)?)),
+            "max_output_tokens" => ["max_completion_tokens", "max_tokens"]
+                .iter()
+                .find_map(|name| integer(&object.get(name)?)),
             "top_logprobs" => integer(&object.get(name)?),
             // These mean nothing in a chat request, whatever stands there.
-            "previous_response_id" | "instructions" | "truncation" | "max_tool_calls" | "background" => None,
+            "previous_response_id"
+            | "instructions"
+            | "truncation"
+            | "max_tool_calls"
+            | "background" => None,
             _ => of_kind(&object.get(name)?, kind),
         })
     }
@@ -85,7 +103,10 @@ impl ResponseEcho {
                 "text" => text(&node.object().ok()?),
                 "reasoning" => {
                     let object = node.object().ok()?;
-                    Some(reasoning(object.get("effort").as_ref(), object.get("summary").as_ref()))
+                    Some(reasoning(
+                        object.get("effort").as_ref(),
+                        object.get("summary").as_ref(),
+                    ))
                 }
                 _ => of_kind(&node, kind),
             }
@@ -97,7 +118,11 @@ impl ResponseEcho {
         for (said, &(name, kind, default)) in said.iter_mut().zip(FIELDS) {
             *said = value(name, kind).filter(|value| value != default);
         }
-        if said.iter().all(Option::is_none) { DEFAULT.clone() } else { Self::write(&said) }
+        if said.iter().all(Option::is_none) {
+            DEFAULT.clone()
+        } else {
+            Self::write(&said)
+        }
     }
 
     fn write(said: &[Option<String>; FIELDS.len()]) -> Self {
@@ -110,7 +135,10 @@ impl ResponseEcho {
             out.push_str(said.as_deref().unwrap_or(default));
             values.push(start..out.len());
         }
-        Self { json: json.into(), values: values.into() }
+        Self {
+            json: json.into(),
+            values: values.into(),
+        }
     }
 
     /// `"field":value` for every field, with commas between them, to be spliced into an object.
@@ -133,13 +161,17 @@ impl ResponseEcho {
 
     /// The fields and their values as raw JSON, in the order in which they are written.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        FIELDS.iter().filter_map(|&(name, ..)| Some((name, self.get(name)?)))
+        FIELDS
+            .iter()
+            .filter_map(|&(name, ..)| Some((name, self.get(name)?)))
     }
 }
 
 impl fmt::Debug for ResponseEcho {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ResponseEcho").field("bytes", &self.json.len()).finish_non_exhaustive()
+        f.debug_struct("ResponseEcho")
+            .field("bytes", &self.json.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -150,26 +182,41 @@ fn of_kind(node: &Node<'_>, kind: Kind) -> Option<String> {
 }
 
 fn integer(node: &Node<'_>) -> Option<String> {
-    node.integer(0, u64::MAX).ok().map(|number| number.to_string())
+    node.integer(0, u64::MAX)
+        .ok()
+        .map(|number| number.to_string())
 }
 
 fn or_null(node: Option<Node<'_>>, kind: Kind) -> String {
-    node.and_then(|node| of_kind(&node, kind)).unwrap_or_else(|| "null".to_owned())
+    node.and_then(|node| of_kind(&node, kind))
+        .unwrap_or_else(|| "null".to_owned())
 }
 
 // === tools ===
 
 fn tools(node: &Node<'_>, each: impl Fn(&Node<'_>) -> Option<String>) -> String {
-    let tools: Vec<String> = node.array().unwrap_or_default().iter().filter_map(each).collect();
+    let tools: Vec<String> = node
+        .array()
+        .unwrap_or_default()
+        .iter()
+        .filter_map(each)
+        .collect();
     let mut out = String::new();
     push_array(&mut out, &tools, |out, tool| out.push_str(tool));
     out
 }
 
-/// A tool of the Responses API; a function with every member that the schema requires, any other as it came.
+/// A tool of the Responses API; a function with every member that the schema requires, any other as
+/// it came.
 fn complete_tool(node: &Node<'_>) -> String {
     match node.object() {
-        Ok(object) if object.get("type").is_some_and(|kind| kind.raw.get() == "\"function\"") => function(&object, &object),
+        Ok(object)
+            if object
+                .get("type")
+                .is_some_and(|kind| kind.raw.get() == "\"function\"") =>
+        {
+            function(&object, &object)
+        }
         _ => node.raw.get().to_owned(),
     }
 }
@@ -186,10 +233,22 @@ fn function(inner: &Object<'_>, outer: &Object<'_>) -> String {
     let mut out = String::new();
     let mut tool = ObjectWriter::begin(&mut out);
     tool.raw("type", "\"function\"");
-    for (name, kind) in [("name", Kind::String), ("description", Kind::String), ("parameters", Kind::Object), ("strict", Kind::Boolean)] {
+    for (name, kind) in [
+        ("name", Kind::String),
+        ("description", Kind::String),
+        ("parameters", Kind::Object),
+        ("strict", Kind::Boolean),
+    ] {
         tool.raw(name, &or_null(inner.get(name), kind));
     }
-    for (name, value) in outer.others(&["type", "function", "name", "description", "parameters", "strict"]) {
+    for (name, value) in outer.others(&[
+        "type",
+        "function",
+        "name",
+        "description",
+        "parameters",
+        "strict",
+    ]) {
         tool.raw(name, value.get());
     }
     tool.end();
@@ -198,22 +257,33 @@ fn function(inner: &Object<'_>, outer: &Object<'_>) -> String {
 
 fn chat_tool_choice(node: &Node<'_>) -> Option<String> {
     if node.kind() == Kind::String {
-        return matches!(node.raw.get(), "\"none\"" | "\"auto\"" | "\"required\"").then(|| node.raw.get().to_owned());
+        return matches!(node.raw.get(), "\"none\"" | "\"auto\"" | "\"required\"")
+            .then(|| node.raw.get().to_owned());
     }
     let object = node.object().ok()?;
-    let Some(allowed) = object.get("allowed_tools") else { return flat_choice(&object) };
+    let Some(allowed) = object.get("allowed_tools") else {
+        return flat_choice(&object);
+    };
     let allowed = allowed.object().ok()?;
     let mut out = String::new();
     let mut choice = ObjectWriter::begin(&mut out);
     choice.raw("type", "\"allowed_tools\"");
     choice.raw("mode", &of_kind(&allowed.get("mode")?, Kind::String)?);
-    choice.raw("tools", &tools(&allowed.get("tools")?, |tool| flat_choice(&tool.object().ok()?)));
+    choice.raw(
+        "tools",
+        &tools(&allowed.get("tools")?, |tool| {
+            flat_choice(&tool.object().ok()?)
+        }),
+    );
     choice.end();
     Some(out)
 }
 
 fn flat_choice(object: &Object<'_>) -> Option<String> {
-    let name = of_kind(&object.get("function")?.object().ok()?.get("name")?, Kind::String)?;
+    let name = of_kind(
+        &object.get("function")?.object().ok()?.get("name")?,
+        Kind::String,
+    )?;
     let mut out = String::new();
     let mut choice = ObjectWriter::begin(&mut out);
     choice.raw("type", "\"function\"");
@@ -225,9 +295,19 @@ fn flat_choice(object: &Object<'_>) -> Option<String> {
 // === text and reasoning ===
 
 fn text(object: &Object<'_>) -> Option<String> {
-    let format = object.get("format").map(|node| node.object()).transpose().ok()?;
+    let format = object
+        .get("format")
+        .map(|node| node.object())
+        .transpose()
+        .ok()?;
     let format = match format {
-        Some(format) if format.get("type").is_some_and(|kind| kind.raw.get() == "\"json_schema\"") => schema_format(&format),
+        Some(format)
+            if format
+                .get("type")
+                .is_some_and(|kind| kind.raw.get() == "\"json_schema\"") =>
+        {
+            schema_format(&format)
+        }
         Some(_) => object.get("format").map(|node| node.raw.get().to_owned()),
         None => None,
     };
@@ -246,16 +326,21 @@ fn chat_text(object: &Object<'_>) -> Option<String> {
     Some(write_text(format, object.get("verbosity").as_ref()))
 }
 
-/// A schema's format as Open Responses has it: with every member, `strict` a boolean, and `schema` always `null`, the schema itself not
-/// being repeated.
+/// A schema's format as Open Responses has it: with every member, `strict` a boolean, and `schema`
+/// always `null`, the schema itself not being repeated.
 fn schema_format(schema: &Object<'_>) -> Option<String> {
     let mut out = String::new();
     let mut format = ObjectWriter::begin(&mut out);
     format.raw("type", "\"json_schema\"");
     format.raw("name", &of_kind(&schema.get("name")?, Kind::String)?);
-    format.raw("description", &or_null(schema.get("description"), Kind::String));
+    format.raw(
+        "description",
+        &or_null(schema.get("description"), Kind::String),
+    );
     format.raw("schema", RawValue::NULL.get());
-    let strict = schema.get("strict").and_then(|node| of_kind(&node, Kind::Boolean));
+    let strict = schema
+        .get("strict")
+        .and_then(|node| of_kind(&node, Kind::Boolean));
     format.raw("strict", strict.as_deref().unwrap_or("false"));
     format.end();
     Some(out)

@@ -1,4 +1,5 @@
-//! Input items as the gateway keeps them: what `input_items` lists and what a later turn's history is made of.
+//! Input items as the gateway keeps them: what `input_items` lists and what a later turn's history
+//! is made of.
 
 use std::borrow::Cow;
 
@@ -17,11 +18,17 @@ const ID_CHARS: usize = 32;
 fn new_id(prefix: &str) -> String {
     let mut id = String::with_capacity(prefix.len() + ID_CHARS);
     id.push_str(prefix);
-    id.extend(rand::rng().sample_iter(Alphanumeric).take(ID_CHARS).map(char::from));
+    id.extend(
+        rand::rng()
+            .sample_iter(Alphanumeric)
+            .take(ID_CHARS)
+            .map(char::from),
+    );
     id
 }
 
-/// The type of an item. As in OpenAI's API a message may leave it out, and so may a reference, which then is an `id` without a role.
+/// The type of an item. As in OpenAI's API a message may leave it out, and so may a reference,
+/// which then is an `id` without a role.
 pub(super) fn type_of<'a>(item: &Object<'a>) -> Result<Cow<'a, str>, ApiError> {
     match item.get("type") {
         Some(node) => node.text(),
@@ -31,7 +38,8 @@ pub(super) fn type_of<'a>(item: &Object<'a>) -> Result<Cow<'a, str>, ApiError> {
     }
 }
 
-/// Checks the shape of `input` as far as items can be listed without further errors, and gives each its id: its own, or a new one.
+/// Checks the shape of `input` as far as items can be listed without further errors, and gives each
+/// its id: its own, or a new one.
 pub(super) fn identify(input: &Node<'_>) -> Result<Vec<String>, ApiError> {
     match input.kind() {
         Kind::String => {
@@ -75,11 +83,15 @@ fn identify_item(item: &Node<'_>) -> Result<String, ApiError> {
     }))
 }
 
-/// The items of an `input` that [`identify`] has seen, with the ids it gave, in the form in which they are listed. A reference is left out:
-/// what it refers to is listed where it was first given.
+/// The items of an `input` that [`identify`] has seen, with the ids it gave, in the form in which
+/// they are listed. A reference is left out: what it refers to is listed where it was first given.
 pub(super) fn listed(input: &Node<'_>, ids: &[String]) -> Vec<Box<RawValue>> {
     let Ok(items) = input.array() else {
-        return ids.first().map(|id| prompt(input.raw.get(), id)).into_iter().collect();
+        return ids
+            .first()
+            .map(|id| prompt(input.raw.get(), id))
+            .into_iter()
+            .collect();
     };
     let mut list = Vec::with_capacity(items.len());
     for (item, id) in items.iter().zip(ids) {
@@ -114,16 +126,24 @@ fn complete(object: &Object<'_>, kind: &str, id: &str) -> Box<RawValue> {
     item.string("id", id);
     if matches!(kind, "message" | "function_call" | "function_call_output") {
         let status = object.get("status");
-        item.raw("status", status.as_ref().map_or("\"completed\"", |status| status.raw.get()));
+        item.raw(
+            "status",
+            status
+                .as_ref()
+                .map_or("\"completed\"", |status| status.raw.get()),
+        );
     }
     if kind == "reasoning" && object.get("summary").is_none() {
         item.raw("summary", "[]");
     }
-    let assistant = object.get("role").is_some_and(|role| role.raw.get() == "\"assistant\"");
+    let assistant = object
+        .get("role")
+        .is_some_and(|role| role.raw.get() == "\"assistant\"");
     for (name, raw) in object.others(&["type", "id", "status"]) {
         if kind == "message" && name == "content" {
             push_content(item.name("content"), &Node::new(raw, "content"), assistant);
-        } else if kind == "function_call_output" && name == "output" && Kind::of(raw) == Kind::Array {
+        } else if kind == "function_call_output" && name == "output" && Kind::of(raw) == Kind::Array
+        {
             push_content(item.name("output"), &Node::new(raw, "output"), false);
         } else {
             item.raw(name, raw.get());
@@ -147,7 +167,14 @@ fn push_content(out: &mut String, content: &Node<'_>, assistant: bool) {
 fn push_text_content(out: &mut String, text: &str, assistant: bool) {
     out.push('[');
     let mut part = ObjectWriter::begin(out);
-    part.raw("type", if assistant { "\"output_text\"" } else { "\"input_text\"" });
+    part.raw(
+        "type",
+        if assistant {
+            "\"output_text\""
+        } else {
+            "\"input_text\""
+        },
+    );
     part.raw("text", text);
     if assistant {
         part.raw("annotations", "[]");

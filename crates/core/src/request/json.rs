@@ -48,7 +48,11 @@ impl<'o> ObjectWriter<'o> {
 }
 
 /// Writes an array, its elements by `each`.
-pub(super) fn push_array<T>(out: &mut String, elements: impl IntoIterator<Item = T>, mut each: impl FnMut(&mut String, T)) {
+pub(super) fn push_array<T>(
+    out: &mut String,
+    elements: impl IntoIterator<Item = T>,
+    mut each: impl FnMut(&mut String, T),
+) {
     out.push('[');
     for (i, element) in elements.into_iter().enumerate() {
         if i > 0 {
@@ -68,7 +72,8 @@ pub(super) fn push_string(out: &mut String, text: &str) {
     out.push_str(&serde_json::to_string(text).unwrap_or_default());
 }
 
-/// What was written here as a raw value of its own. All callers pass whole JSON values, so `null` is never seen.
+/// What was written here as a raw value of its own. All callers pass whole JSON values, so `null`
+/// is never seen.
 pub(super) fn raw_value(json: String) -> Box<RawValue> {
     RawValue::from_string(json).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }

@@ -1,8 +1,9 @@
 //! Response items as chat messages.
 //!
-//! The two dialects cut a conversation differently: in Responses a function call is an item of its own, in chat it belongs to an
-//! assistant message, and the tools' answers must directly follow that message. So assistant items gather in a pending message until an
-//! item of another kind comes.
+//! The two dialects cut a conversation differently: in Responses a function call is an item of its
+//! own, in chat it belongs to an assistant message, and the tools' answers must directly follow
+//! that message. So assistant items gather in a pending message until an item of another kind
+//! comes.
 
 use std::collections::HashSet;
 
@@ -55,15 +56,30 @@ impl<'a> HistoryIds<'a> {
 
     /// Whether `item` is a reference to an item of the history.
     pub(super) fn resolves(&mut self, item: &Node<'_>) -> bool {
-        let Ok(object) = item.object() else { return false };
+        let Ok(object) = item.object() else {
+            return false;
+        };
         type_of(&object).is_ok_and(|kind| kind == "item_reference")
-            && object.get("id").and_then(|id| id.text().ok()).is_some_and(|id| self.contains(&id))
+            && object
+                .get("id")
+                .and_then(|id| id.text().ok())
+                .is_some_and(|id| self.contains(&id))
     }
 
     fn contains(&mut self, id: &str) -> bool {
         let history = self.history;
         let ids = self.ids.get_or_insert_with(|| {
-            let id_of = |item: &RawValue| Some(Node::new(item, "").object().ok()?.get("id")?.text().ok()?.into_owned());
+            let id_of = |item: &RawValue| {
+                Some(
+                    Node::new(item, "")
+                        .object()
+                        .ok()?
+                        .get("id")?
+                        .text()
+                        .ok()?
+                        .into_owned(),
+                )
+            };
             history.iter().filter_map(|item| id_of(item)).collect()
         });
         ids.contains(id)
@@ -74,14 +90,23 @@ impl<'a> HistoryIds<'a> {
 
 impl<'a> Conversation<'a> {
     /// Writes the messages as a JSON array: the instructions, the history, the input.
-    pub(super) fn messages(instructions: Option<&'a RawValue>, history: &'a [Box<RawValue>], input: &Node<'a>) -> Result<String, ApiError> {
-        let mut this = Self { out: String::from("["), pending: None, ids: HistoryIds::new(history) };
+    pub(super) fn messages(
+        instructions: Option<&'a RawValue>,
+        history: &'a [Box<RawValue>],
+        input: &Node<'a>,
+    ) -> Result<String, ApiError> {
+        let mut this = Self {
+            out: String::from("["),
+            pending: None,
+            ids: HistoryIds::new(history),
+        };
         if let Some(text) = instructions {
             this.message("\"system\"", &[Part::Text(text.get())], &[]);
         }
         for (i, item) in history.iter().enumerate() {
             let node = Node::new(item, format!("previous_response_id.items[{i}]"));
-            this.item(&node).map_err(|error| error.param("previous_response_id"))?;
+            this.item(&node)
+                .map_err(|error| error.param("previous_response_id"))?;
         }
         if input.kind() == Kind::String {
             this.flush();
@@ -93,7 +118,11 @@ impl<'a> Conversation<'a> {
             this.flush();
         }
         if this.out.len() == 1 {
-            return Err(invalid("input", "at least one item that says something to the model", "none"));
+            return Err(invalid(
+                "input",
+                "at least one item that says something to the model",
+                "none",
+            ));
         }
         this.out.push(']');
         Ok(this.out)
@@ -112,11 +141,17 @@ impl<'a> Conversation<'a> {
                 if self.ids.contains(&text) {
                     return Ok(());
                 }
-                Err(id.invalid("the id of an item of the conversation that 'previous_response_id' names", &format!("'{}'", quote(&text))))
+                Err(id.invalid(
+                    "the id of an item of the conversation that 'previous_response_id' names",
+                    &format!("'{}'", quote(&text)),
+                ))
             }
             other => {
                 let known = "'message', 'function_call', 'function_call_output', 'reasoning' and 'item_reference'";
-                let why = format!("A chat-completions upstream takes items of type {known}, not '{}'. {REMEDY}", quote(other));
+                let why = format!(
+                    "A chat-completions upstream takes items of type {known}, not '{}'. {REMEDY}",
+                    quote(other)
+                );
                 Err(unsupported(&item.path_of("type"), &why))
             }
         }
@@ -126,15 +161,25 @@ impl<'a> Conversation<'a> {
         let role = item.require("role")?;
         let name = role.text()?;
         if !matches!(name.as_ref(), "user" | "assistant" | "system" | "developer") {
-            return Err(role.invalid("'user', 'assistant', 'system' or 'developer'", &format!("'{}'", quote(&name))));
+            return Err(role.invalid(
+                "'user', 'assistant', 'system' or 'developer'",
+                &format!("'{}'", quote(&name)),
+            ));
         }
         let assistant = name == "assistant";
         let parts = content(&item.require("content")?, assistant)?;
         foreign(item, &["tool_calls", "tool_call_id"])?;
-        let others = item.others(&["type", "id", "role", "content", "status", "phase"]).map(|(name, raw)| (name.to_owned(), raw.get()));
+        let others = item
+            .others(&["type", "id", "role", "content", "status", "phase"])
+            .map(|(name, raw)| (name.to_owned(), raw.get()));
         if assistant {
-            // A message that follows calls belongs to them: between the calls and their outputs a chat server takes nothing.
-            if self.pending.as_ref().is_none_or(|pending| pending.calls.is_empty()) {
+            // A message that follows calls belongs to them: between the calls and their outputs a
+            // chat server takes nothing.
+            if self
+                .pending
+                .as_ref()
+                .is_none_or(|pending| pending.calls.is_empty())
+            {
                 self.flush();
             }
             let pending = self.pending.get_or_insert_default();
@@ -182,14 +227,25 @@ impl<'a> Conversation<'a> {
         let parts = content(&item.require("output")?, false)?;
         let mut others = vec![("tool_call_id".to_owned(), call_id)];
         foreign(item, &["tool_call_id", "role", "content"])?;
-        others.extend(item.others(&["type", "id", "call_id", "output", "status"]).map(|(name, raw)| (name.to_owned(), raw.get())));
+        others.extend(
+            item.others(&["type", "id", "call_id", "output", "status"])
+                .map(|(name, raw)| (name.to_owned(), raw.get())),
+        );
         self.message("\"tool\"", &parts, &others);
         Ok(())
     }
 
     /// Writes the assistant message that is pending, if there is one.
     fn flush(&mut self) {
-        let Some(Assistant { parts, calls, others, .. }) = self.pending.take() else { return };
+        let Some(Assistant {
+            parts,
+            calls,
+            others,
+            ..
+        }) = self.pending.take()
+        else {
+            return;
+        };
         let mut array = String::new();
         if !calls.is_empty() {
             push_array(&mut array, &calls, |out, call| out.push_str(call));
@@ -241,7 +297,8 @@ fn foreign(item: &Object<'_>, names: &[&str]) -> Result<(), ApiError> {
 
 // === content ===
 
-/// One text is written as a plain string, which every server takes; anything else as an array of parts.
+/// One text is written as a plain string, which every server takes; anything else as an array of
+/// parts.
 fn push_parts(out: &mut String, parts: &[Part<'_>]) {
     match parts {
         [] => push_string(out, ""),
@@ -262,7 +319,11 @@ fn push_parts(out: &mut String, parts: &[Part<'_>]) {
 fn content<'a>(node: &Node<'a>, assistant: bool) -> Result<Vec<Part<'a>>, ApiError> {
     match node.kind() {
         Kind::String => Ok(vec![Part::Text(node.raw.get())]),
-        Kind::Array => node.array()?.iter().map(|part| translate(part, assistant)).collect(),
+        Kind::Array => node
+            .array()?
+            .iter()
+            .map(|part| translate(part, assistant))
+            .collect(),
         _ => Err(node.wrong_type("a string or an array of parts")),
     }
 }
@@ -290,7 +351,11 @@ fn translate<'a>(node: &Node<'a>, assistant: bool) -> Result<Part<'a>, ApiError>
             &["type", "refusal"]
         }
         "input_image" => {
-            refuse(&object, &["file_id"], "Give the image itself as a data URL, or its address, in 'image_url'.")?;
+            refuse(
+                &object,
+                &["file_id"],
+                "Give the image itself as a data URL, or its address, in 'image_url'.",
+            )?;
             part.raw("type", "\"image_url\"");
             let mut image = ObjectWriter::begin(part.name("image_url"));
             image.raw("url", object.require("image_url")?.of_kind(Kind::String)?);
@@ -301,7 +366,11 @@ fn translate<'a>(node: &Node<'a>, assistant: bool) -> Result<Part<'a>, ApiError>
             &["type", "image_url", "detail", "file_id"]
         }
         "input_file" => {
-            refuse(&object, &["file_id", "file_url"], "Give the file itself in 'file_data', with a 'filename'.")?;
+            refuse(
+                &object,
+                &["file_id", "file_url"],
+                "Give the file itself in 'file_data', with a 'filename'.",
+            )?;
             part.raw("type", "\"file\"");
             let data = object.require("file_data")?.of_kind(Kind::String)?;
             let mut file = ObjectWriter::begin(part.name("file"));
@@ -314,21 +383,33 @@ fn translate<'a>(node: &Node<'a>, assistant: bool) -> Result<Part<'a>, ApiError>
         }
         "input_audio" => {
             part.raw("type", "\"input_audio\"");
-            part.raw("input_audio", object.require("input_audio")?.of_kind(Kind::Object)?);
+            part.raw(
+                "input_audio",
+                object.require("input_audio")?.of_kind(Kind::Object)?,
+            );
             &["type", "input_audio"]
         }
-        "refusal" => return Err(kind.invalid("a part that this role may hold", "'refusal', which only an assistant says")),
+        "refusal" => {
+            return Err(kind.invalid(
+                "a part that this role may hold",
+                "'refusal', which only an assistant says",
+            ));
+        }
         other => {
             let known = "'input_text', 'output_text', 'refusal', 'input_image', 'input_file' and 'input_audio'";
-            return Err(
-                kind.unsupported(&format!("A chat-completions upstream takes parts of type {known}, not '{}'. {REMEDY}", quote(other)))
-            );
+            return Err(kind.unsupported(&format!(
+                "A chat-completions upstream takes parts of type {known}, not '{}'. {REMEDY}",
+                quote(other)
+            )));
         }
     };
     for (name, raw) in object.others(known) {
         // Such as `text` of a file: it would change the part into another.
         if matches!(name, "file" | "text") {
-            return Err(unsupported(&object.path_of(name), "A part of this type has no such member. Leave it out."));
+            return Err(unsupported(
+                &object.path_of(name),
+                "A part of this type has no such member. Leave it out.",
+            ));
         }
         part.raw(name, raw.get());
     }
@@ -338,7 +419,9 @@ fn translate<'a>(node: &Node<'a>, assistant: bool) -> Result<Part<'a>, ApiError>
 
 fn refuse(object: &Object<'_>, names: &[&str], why: &str) -> Result<(), ApiError> {
     match names.iter().find_map(|name| object.get(name)) {
-        Some(node) => Err(node.unsupported(&format!("A chat-completions upstream cannot fetch it. {why}"))),
+        Some(node) => Err(node.unsupported(&format!(
+            "A chat-completions upstream cannot fetch it. {why}"
+        ))),
         None => Ok(()),
     }
 }

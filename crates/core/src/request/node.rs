@@ -1,4 +1,5 @@
-//! A borrowed view of JSON that knows where in the request it stands, so that every complaint names its place.
+//! A borrowed view of JSON that knows where in the request it stands, so that every complaint names
+//! its place.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -12,7 +13,8 @@ use crate::error::{ApiError, ErrorCode};
 /// The longest piece of a client's own value that an error repeats, in characters.
 const QUOTE_CHARS: usize = 64;
 
-/// Up to so many members are compared with each other; with more of them a table is quicker, and it keeps the work linear.
+/// Up to so many members are compared with each other; with more of them a table is quicker, and it
+/// keeps the work linear.
 const FEW: usize = 12;
 
 /// The six kinds of JSON value.
@@ -73,7 +75,10 @@ impl Kind {
 
 impl<'a> Node<'a> {
     pub(super) fn new(raw: &'a RawValue, path: impl Into<String>) -> Self {
-        Self { raw, path: path.into() }
+        Self {
+            raw,
+            path: path.into(),
+        }
     }
 
     pub(super) fn kind(&self) -> Kind {
@@ -82,13 +87,21 @@ impl<'a> Node<'a> {
 
     /// The raw bytes, once the value is known to be of `kind`.
     pub(super) fn of_kind(&self, kind: Kind) -> Result<&'a str, ApiError> {
-        if self.kind() == kind { Ok(self.raw.get()) } else { Err(self.wrong_type(kind.phrase())) }
+        if self.kind() == kind {
+            Ok(self.raw.get())
+        } else {
+            Err(self.wrong_type(kind.phrase()))
+        }
     }
 
     pub(super) fn text(&self) -> Result<Cow<'a, str>, ApiError> {
         let raw = self.of_kind(Kind::String)?;
-        let Text(text) = serde_json::from_str(raw)
-            .map_err(|_| self.invalid("a string whose escapes are Unicode, without half of a surrogate pair", "one that is not"))?;
+        let Text(text) = serde_json::from_str(raw).map_err(|_| {
+            self.invalid(
+                "a string whose escapes are Unicode, without half of a surrogate pair",
+                "one that is not",
+            )
+        })?;
         Ok(text)
     }
 
@@ -113,26 +126,43 @@ impl<'a> Node<'a> {
         }
         match raw.parse::<u64>() {
             Ok(number) if (low..=high).contains(&number) => Ok(number),
-            _ if high == u64::MAX => Err(self.invalid(&format!("an integer of at least {low}"), &quote(raw))),
+            _ if high == u64::MAX => {
+                Err(self.invalid(&format!("an integer of at least {low}"), &quote(raw)))
+            }
             _ => Err(self.invalid(&format!("an integer from {low} to {high}"), &quote(raw))),
         }
     }
 
     pub(super) fn array(&self) -> Result<Vec<Node<'a>>, ApiError> {
         let raw = self.of_kind(Kind::Array)?;
-        let elements: Vec<&'a RawValue> = serde_json::from_str(raw).map_err(|error| unreadable(&self.path, &error))?;
-        Ok(elements.into_iter().enumerate().map(|(i, raw)| Node { raw, path: format!("{}[{i}]", self.path) }).collect())
+        let elements: Vec<&'a RawValue> =
+            serde_json::from_str(raw).map_err(|error| unreadable(&self.path, &error))?;
+        Ok(elements
+            .into_iter()
+            .enumerate()
+            .map(|(i, raw)| Node {
+                raw,
+                path: format!("{}[{i}]", self.path),
+            })
+            .collect())
     }
 
     pub(super) fn object(&self) -> Result<Object<'a>, ApiError> {
         let raw = self.of_kind(Kind::Object)?;
-        let written: Written<'a> = serde_json::from_str(raw).map_err(|error| unreadable(&self.path, &error))?;
-        Ok(Object { path: self.path.clone(), members: written.last_of_each() })
+        let written: Written<'a> =
+            serde_json::from_str(raw).map_err(|error| unreadable(&self.path, &error))?;
+        Ok(Object {
+            path: self.path.clone(),
+            members: written.last_of_each(),
+        })
     }
 
     pub(super) fn wrong_type(&self, expected: &str) -> ApiError {
         let Self { path, .. } = self;
-        let message = format!("Invalid type for '{path}': expected {expected}, but got {} instead.", self.kind().phrase());
+        let message = format!(
+            "Invalid type for '{path}': expected {expected}, but got {} instead.",
+            self.kind().phrase()
+        );
         ApiError::new(ErrorCode::InvalidType, message).param(path)
     }
 
@@ -152,7 +182,10 @@ impl<'a> Object<'a> {
     /// The member of that name; `null` counts as absent.
     pub(super) fn get(&self, name: &str) -> Option<Node<'a>> {
         let (_, raw) = self.members.iter().find(|(key, _)| key == name)?;
-        (Kind::of(raw) != Kind::Null).then(|| Node { raw, path: self.path_of(name) })
+        (Kind::of(raw) != Kind::Null).then(|| Node {
+            raw,
+            path: self.path_of(name),
+        })
     }
 
     pub(super) fn require(&self, name: &str) -> Result<Node<'a>, ApiError> {
@@ -160,7 +193,10 @@ impl<'a> Object<'a> {
     }
 
     /// The members that are not `null` and not among `known`.
-    pub(super) fn others<'s>(&'s self, known: &'s [&str]) -> impl Iterator<Item = (&'s str, &'a RawValue)> + 's {
+    pub(super) fn others<'s>(
+        &'s self,
+        known: &'s [&str],
+    ) -> impl Iterator<Item = (&'s str, &'a RawValue)> + 's {
         self.members
             .iter()
             .filter(|(name, raw)| !known.contains(&name.as_ref()) && Kind::of(raw) != Kind::Null)
@@ -176,7 +212,11 @@ impl<'a> Object<'a> {
     }
 
     pub(super) fn path_of(&self, name: &str) -> String {
-        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+        if self.path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}.{name}", self.path)
+        }
     }
 }
 
@@ -268,15 +308,27 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
 // === the complaints ===
 
 pub(super) fn missing(path: &str) -> ApiError {
-    ApiError::new(ErrorCode::MissingParameter, format!("Missing required parameter: '{path}'.")).param(path)
+    ApiError::new(
+        ErrorCode::MissingParameter,
+        format!("Missing required parameter: '{path}'."),
+    )
+    .param(path)
 }
 
 pub(super) fn invalid(path: &str, expected: &str, found: &str) -> ApiError {
-    ApiError::new(ErrorCode::InvalidValue, format!("Invalid value for '{path}': expected {expected}, but got {found}.")).param(path)
+    ApiError::new(
+        ErrorCode::InvalidValue,
+        format!("Invalid value for '{path}': expected {expected}, but got {found}."),
+    )
+    .param(path)
 }
 
 pub(super) fn unsupported(path: &str, why: &str) -> ApiError {
-    ApiError::new(ErrorCode::UnsupportedParameter, format!("Unsupported parameter: '{path}'. {why}")).param(path)
+    ApiError::new(
+        ErrorCode::UnsupportedParameter,
+        format!("Unsupported parameter: '{path}'. {why}"),
+    )
+    .param(path)
 }
 
 /// The start of a client's own value, for an error to repeat. Not for what messages say.
@@ -287,7 +339,12 @@ pub(super) fn quote(value: &str) -> String {
     }
 }
 
-/// Only a name that is no Unicode gets here: the whole body was found to be JSON before any part of it is looked at.
+/// Only a name that is no Unicode gets here: the whole body was found to be JSON before any part of
+/// it is looked at.
 fn unreadable(path: &str, error: &serde_json::Error) -> ApiError {
-    ApiError::new(ErrorCode::InvalidJson, format!("The value of '{path}' cannot be read: {error} of it.")).param(path)
+    ApiError::new(
+        ErrorCode::InvalidJson,
+        format!("The value of '{path}' cannot be read: {error} of it."),
+    )
+    .param(path)
 }

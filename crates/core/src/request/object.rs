@@ -10,13 +10,14 @@ use super::json::{ObjectWriter, raw_string};
 use super::node::{Kind, Node, Written};
 use crate::error::{ApiError, ErrorCode};
 
-/// How deep arrays and objects may stand in each other: what every reader built on `serde_json` takes with its default settings.
+/// How deep arrays and objects may stand in each other: what every reader built on `serde_json`
+/// takes with its default settings.
 pub const MAX_DEPTH: usize = 127;
 
 /// A JSON object with its members in their order, each value with the bytes it came with.
 ///
-/// Of members with one name the last value counts. A member that is `null` counts as absent when it is asked for, and stays in the
-/// bytes. `Debug` shows no contents.
+/// Of members with one name the last value counts. A member that is `null` counts as absent when it
+/// is asked for, and stays in the bytes. `Debug` shows no contents.
 #[derive(Clone, Default)]
 pub struct RawObject {
     members: Vec<(String, Box<RawValue>)>,
@@ -26,8 +27,9 @@ impl RawObject {
     /// Reads an object.
     ///
     /// # Errors
-    /// `invalid_json` with line and column where `body` is not JSON, with the offset where it is not UTF-8, and with the position where
-    /// it is nested deeper than [`MAX_DEPTH`]; `invalid_type` where it is JSON but not an object.
+    /// `invalid_json` with line and column where `body` is not JSON, with the offset where it is
+    /// not UTF-8, and with the position where it is nested deeper than [`MAX_DEPTH`];
+    /// `invalid_type` where it is JSON but not an object.
     pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
         let (_, written) = read(body)?;
         Ok(written.into())
@@ -72,7 +74,9 @@ impl RawObject {
 
     /// The members in their order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &RawValue)> {
-        self.members.iter().map(|(name, raw)| (name.as_str(), raw.as_ref()))
+        self.members
+            .iter()
+            .map(|(name, raw)| (name.as_str(), raw.as_ref()))
     }
 
     /// How many members there are.
@@ -90,7 +94,12 @@ impl RawObject {
     /// The object as JSON: the values byte for byte, nothing between them.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let size = self.members.iter().map(|(name, raw)| name.len() + raw.get().len() + 4).sum::<usize>() + 2;
+        let size = self
+            .members
+            .iter()
+            .map(|(name, raw)| name.len() + raw.get().len() + 4)
+            .sum::<usize>()
+            + 2;
         let mut out = String::with_capacity(size);
         let mut object = ObjectWriter::begin(&mut out);
         for (name, raw) in self.iter() {
@@ -102,7 +111,10 @@ impl RawObject {
 
     /// The value of a member as it stands there, `null` included.
     pub(super) fn raw(&self, name: &str) -> Option<&RawValue> {
-        self.members.iter().find(|(key, _)| key == name).map(|(_, raw)| raw.as_ref())
+        self.members
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, raw)| raw.as_ref())
     }
 
     /// The value of a member with its path, for checks; `None` where it is absent or `null`.
@@ -113,14 +125,20 @@ impl RawObject {
 
 impl From<Written<'_>> for RawObject {
     fn from(written: Written<'_>) -> Self {
-        let members = written.last_of_each().into_iter().map(|(name, raw)| (name.into_owned(), raw.to_owned())).collect();
+        let members = written
+            .last_of_each()
+            .into_iter()
+            .map(|(name, raw)| (name.into_owned(), raw.to_owned()))
+            .collect();
         Self { members }
     }
 }
 
 impl fmt::Debug for RawObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RawObject").field("members", &self.len()).finish_non_exhaustive()
+        f.debug_struct("RawObject")
+            .field("members", &self.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -134,15 +152,25 @@ pub(super) fn read(body: &[u8]) -> Result<(&str, Written<'_>), ApiError> {
         invalid(format!("The request body is not UTF-8: the byte at offset {at} begins no character. Send JSON in UTF-8."))
     })?;
     let first = text.trim_ascii_start().chars().next();
-    let not_json = |error: serde_json::Error| invalid(format!("The request body is not valid JSON: {error}. A JSON object was expected."));
+    let not_json = |error: serde_json::Error| {
+        invalid(format!(
+            "The request body is not valid JSON: {error}. A JSON object was expected."
+        ))
+    };
     match first {
-        None => return Err(invalid("The request body is empty. A JSON object was expected.".to_owned())),
+        None => {
+            return Err(invalid(
+                "The request body is empty. A JSON object was expected.".to_owned(),
+            ));
+        }
         Some('{') => {}
         Some(_) => {
             serde_json::from_str::<IgnoredAny>(text).map_err(not_json)?;
             let raw: &RawValue = serde_json::from_str(text).map_err(not_json)?;
             let found = Kind::of(raw).phrase();
-            let message = format!("Invalid type for the request body: expected an object, but got {found} instead.");
+            let message = format!(
+                "Invalid type for the request body: expected an object, but got {found} instead."
+            );
             return Err(ApiError::new(ErrorCode::InvalidType, message));
         }
     }
@@ -155,11 +183,16 @@ pub(super) fn read(body: &[u8]) -> Result<(&str, Written<'_>), ApiError> {
     Ok((text, written))
 }
 
-/// Where valid JSON first goes deeper than [`MAX_DEPTH`]. Raw values are skipped over without a bound on their depth, so it is kept here,
-/// before anything that recurses sees them.
+/// Where valid JSON first goes deeper than [`MAX_DEPTH`]. Raw values are skipped over without a
+/// bound on their depth, so it is kept here, before anything that recurses sees them.
 fn too_deep(json: &str) -> Option<(usize, usize)> {
-    // With few enough of what opens a level, wherever it stands, no level is too deep; counting is much quicker than following.
-    let opening: usize = json.as_bytes().iter().map(|byte| usize::from(matches!(byte, b'{' | b'['))).sum();
+    // With few enough of what opens a level, wherever it stands, no level is too deep; counting is
+    // much quicker than following.
+    let opening: usize = json
+        .as_bytes()
+        .iter()
+        .map(|byte| usize::from(matches!(byte, b'{' | b'[')))
+        .sum();
     if opening <= MAX_DEPTH {
         return None;
     }
@@ -199,7 +232,11 @@ mod tests {
     fn check(body: &[u8], expected: Result<&str, (&str, &str)>) {
         let shown = String::from_utf8_lossy(&body[..body.len().min(80)]).into_owned();
         match (RawObject::parse(body), expected) {
-            (Ok(object), Ok(bytes)) => assert_eq!(String::from_utf8_lossy(&object.to_bytes()), bytes, "{shown}"),
+            (Ok(object), Ok(bytes)) => assert_eq!(
+                String::from_utf8_lossy(&object.to_bytes()),
+                bytes,
+                "{shown}"
+            ),
             (Err(error), Err((code, part))) => {
                 assert_eq!(error.code.as_deref(), Some(code), "{shown}: {error}");
                 assert!(error.message.contains(part), "{shown}: {}", error.message);
@@ -211,16 +248,43 @@ mod tests {
     #[test]
     fn reads_objects_and_says_where_others_go_wrong() {
         check(b"{}", Ok("{}"));
-        check(b" { \"b\" : 1.50 , \"a\" : [ 1 ] } \n", Ok(r#"{"b":1.50,"a":[ 1 ]}"#));
-        check(br#"{"a":1,"b":2,"a":null,"c":3,"a":4}"#, Ok(r#"{"a":4,"b":2,"c":3}"#));
-        check(br#"{"\u0061":"\u00e9","n":12345678901234567890.123}"#, Ok(r#"{"a":"\u00e9","n":12345678901234567890.123}"#));
+        check(
+            b" { \"b\" : 1.50 , \"a\" : [ 1 ] } \n",
+            Ok(r#"{"b":1.50,"a":[ 1 ]}"#),
+        );
+        check(
+            br#"{"a":1,"b":2,"a":null,"c":3,"a":4}"#,
+            Ok(r#"{"a":4,"b":2,"c":3}"#),
+        );
+        check(
+            br#"{"\u0061":"\u00e9","n":12345678901234567890.123}"#,
+            Ok(r#"{"a":"\u00e9","n":12345678901234567890.123}"#),
+        );
         check(b"", Err(("invalid_json", "is empty")));
-        check(b"{\"a\":1,\n \"b\"}", Err(("invalid_json", "expected `:` at line 2 column 5")));
-        check(b"{\"a\":1", Err(("invalid_json", "EOF while parsing an object at line 1 column 6")));
-        check(b"{} {}", Err(("invalid_json", "trailing characters at line 1 column 4")));
+        check(
+            b"{\"a\":1,\n \"b\"}",
+            Err(("invalid_json", "expected `:` at line 2 column 5")),
+        );
+        check(
+            b"{\"a\":1",
+            Err((
+                "invalid_json",
+                "EOF while parsing an object at line 1 column 6",
+            )),
+        );
+        check(
+            b"{} {}",
+            Err(("invalid_json", "trailing characters at line 1 column 4")),
+        );
         check(b"hello", Err(("invalid_json", "line 1 column 1")));
-        check("\u{feff}{}".as_bytes(), Err(("invalid_json", "line 1 column 1")));
-        check(b"[1]", Err(("invalid_type", "expected an object, but got an array")));
+        check(
+            "\u{feff}{}".as_bytes(),
+            Err(("invalid_json", "line 1 column 1")),
+        );
+        check(
+            b"[1]",
+            Err(("invalid_type", "expected an object, but got an array")),
+        );
         check(b" \"x\"", Err(("invalid_type", "but got a string")));
         check(b"null", Err(("invalid_type", "but got null")));
         check(b"{\"a\":\"\xff\"}", Err(("invalid_json", "offset 6")));
@@ -229,14 +293,29 @@ mod tests {
 
     #[test]
     fn nesting_is_bounded_where_serde_json_bounds_it() {
-        let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth - 1), "]".repeat(depth - 1));
+        let nested = |depth: usize| {
+            format!(
+                "{{\"a\":{}{}}}",
+                "[".repeat(depth - 1),
+                "]".repeat(depth - 1)
+            )
+        };
         let deepest = nested(MAX_DEPTH);
         check(deepest.as_bytes(), Ok(&deepest));
         assert!(serde_json::from_str::<serde_json::Value>(&deepest).is_ok());
         assert!(serde_json::from_str::<serde_json::Value>(&nested(MAX_DEPTH + 1)).is_err());
-        check(nested(MAX_DEPTH + 1).as_bytes(), Err(("invalid_json", "line 1 column 132")));
-        check(nested(1_000_000).as_bytes(), Err(("invalid_json", "nested deeper than 127")));
-        check(format!("{{\"a\":\"{}\"}}", "\\\"[".repeat(1000)).as_bytes(), Ok(&format!("{{\"a\":\"{}\"}}", "\\\"[".repeat(1000))));
+        check(
+            nested(MAX_DEPTH + 1).as_bytes(),
+            Err(("invalid_json", "line 1 column 132")),
+        );
+        check(
+            nested(1_000_000).as_bytes(),
+            Err(("invalid_json", "nested deeper than 127")),
+        );
+        check(
+            format!("{{\"a\":\"{}\"}}", "\\\"[".repeat(1000)).as_bytes(),
+            Ok(&format!("{{\"a\":\"{}\"}}", "\\\"[".repeat(1000))),
+        );
     }
 
     #[test]
@@ -244,7 +323,10 @@ mod tests {
         let object = RawObject::parse(br#"{"a":null,"b":"x\ny","c":true}"#).unwrap();
         assert!(object.get("a").is_none());
         assert_eq!(object.get_str("b").as_deref(), Some("x\ny"));
-        assert_eq!((object.get_bool("c"), object.get_bool("b")), (Some(true), None));
+        assert_eq!(
+            (object.get_bool("c"), object.get_bool("b")),
+            (Some(true), None)
+        );
         assert_eq!(object.to_bytes(), br#"{"a":null,"b":"x\ny","c":true}"#);
     }
 
@@ -253,7 +335,13 @@ mod tests {
         let mut object = RawObject::parse(br#"{"a":1,"b":2}"#).unwrap();
         object.set("a", "\"");
         object.insert_raw("c", RawValue::TRUE.to_owned());
-        assert_eq!(object.remove("b").map(|raw| raw.get().to_owned()).as_deref(), Some("2"));
+        assert_eq!(
+            object
+                .remove("b")
+                .map(|raw| raw.get().to_owned())
+                .as_deref(),
+            Some("2")
+        );
         assert!(object.remove("b").is_none());
         assert_eq!(object.to_bytes(), br#"{"a":"\"","c":true}"#);
     }
@@ -267,7 +355,10 @@ mod tests {
         body.push_str("\"end\":0}");
         let object = RawObject::parse(body.as_bytes()).unwrap();
         assert_eq!(object.len(), 100_001);
-        assert_eq!(object.iter().next().map(|(name, raw)| (name, raw.get())), Some(("0", "100000")));
+        assert_eq!(
+            object.iter().next().map(|(name, raw)| (name, raw.get())),
+            Some(("0", "100000"))
+        );
     }
 
     #[test]

@@ -14,7 +14,13 @@ use super::translation;
 use crate::error::{ApiError, ErrorCode};
 
 /// Members that are said to the gateway and never to an upstream.
-pub(super) const ENVELOPE: &[&str] = &["type", "stream_id", "generate", "webhook", "idempotency_key"];
+pub(super) const ENVELOPE: &[&str] = &[
+    "type",
+    "stream_id",
+    "generate",
+    "webhook",
+    "idempotency_key",
+];
 
 /// The longest `idempotency_key`, in bytes.
 const MAX_IDEMPOTENCY_KEY: usize = 255;
@@ -83,8 +89,8 @@ const SHAPES: &[(&str, Shape)] = &[
 
 /// The body of `POST /v1/responses` and of the WebSocket's `response.create`.
 ///
-/// Types and ranges of the known members are checked when it is read, so what is asked for later has the type it must have. `Debug`
-/// shows no contents.
+/// Types and ranges of the known members are checked when it is read, so what is asked for later
+/// has the type it must have. `Debug` shows no contents.
 #[derive(Clone)]
 pub struct ResponsesRequest {
     raw: RawObject,
@@ -96,9 +102,11 @@ impl ResponsesRequest {
     /// Reads and checks a body.
     ///
     /// # Errors
-    /// As [`RawObject::parse`]; `missing_required_parameter` without `input`; `invalid_type` and `invalid_value` that name the parameter for
-    /// wrong types and ranges; `invalid_stream_id`; `invalid_value` if `messages` stands beside `input`; `unsupported_parameter` for
-    /// `generate: false` and for members of `webhook` that are not known; `invalid_value` for a `webhook` without `background: true`.
+    /// As [`RawObject::parse`]; `missing_required_parameter` without `input`; `invalid_type` and
+    /// `invalid_value` that name the parameter for wrong types and ranges; `invalid_stream_id`;
+    /// `invalid_value` if `messages` stands beside `input`; `unsupported_parameter` for `generate:
+    /// false` and for members of `webhook` that are not known; `invalid_value` for a `webhook`
+    /// without `background: true`.
     pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
         let (_, written) = read(body)?;
         Self::from_object(written.into())
@@ -133,13 +141,15 @@ impl ResponsesRequest {
         Self { raw, item_ids }
     }
 
-    /// Any member, the nested and the unknown ones included, as raw JSON; `None` where it is absent or `null`.
+    /// Any member, the nested and the unknown ones included, as raw JSON; `None` where it is absent
+    /// or `null`.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&RawValue> {
         self.raw.get(name)
     }
 
-    /// The whole request as it came, the gateway's own members included; white space between members aside.
+    /// The whole request as it came, the gateway's own members included; white space between
+    /// members aside.
     #[must_use]
     pub fn raw(&self) -> &RawObject {
         &self.raw
@@ -201,14 +211,18 @@ impl ResponsesRequest {
         self.text("idempotency_key")
     }
 
-    /// What makes two requests under one idempotency key the same: every member but those that say how the answer travels
-    /// (`type`, `stream_id`, `stream`, the key itself), in an order of its own. A create that was sent on a WebSocket and is
-    /// repeated over HTTP finds its generation.
+    /// What makes two requests under one idempotency key the same: every member but those that say
+    /// how the answer travels (`type`, `stream_id`, `stream`, the key itself), in an order of its
+    /// own. A create that was sent on a WebSocket and is repeated over HTTP finds its generation.
     #[must_use]
     pub fn fingerprint(&self) -> Vec<u8> {
         let travels = ["type", "stream_id", "stream", "idempotency_key"];
-        let mut members: Vec<(&str, &str)> =
-            self.raw.iter().map(|(name, raw)| (name, raw.get())).filter(|(name, _)| !travels.contains(name)).collect();
+        let mut members: Vec<(&str, &str)> = self
+            .raw
+            .iter()
+            .map(|(name, raw)| (name, raw.get()))
+            .filter(|(name, _)| !travels.contains(name))
+            .collect();
         members.sort_unstable();
         let mut out = Vec::new();
         for (name, value) in members {
@@ -231,36 +245,48 @@ impl ResponsesRequest {
         self.text("type")
     }
 
-    /// The input as items, each with its `id`; messages with `type`, `status` and their content as parts.
+    /// The input as items, each with its `id`; messages with `type`, `status` and their content as
+    /// parts.
     ///
-    /// Ids that the client did not give are made once, when the request is read, and stay. References to earlier items are left out, since
-    /// what they refer to is in the history already.
+    /// Ids that the client did not give are made once, when the request is read, and stay.
+    /// References to earlier items are left out, since what they refer to is in the history
+    /// already.
     #[must_use]
     pub fn input_items(&self) -> Vec<Box<RawValue>> {
-        self.input().map(|input| item::listed(&input, &self.item_ids)).unwrap_or_default()
+        self.input()
+            .map(|input| item::listed(&input, &self.item_ids))
+            .unwrap_or_default()
     }
 
-    /// The body of a streaming chat completion that asks for the same, `history` being the items of the earlier turns in their order.
+    /// The body of a streaming chat completion that asks for the same, `history` being the items of
+    /// the earlier turns in their order.
     ///
-    /// Accepted and not sent: `reasoning` items (a chat server either ignores or refuses them), `id`, `status` and `phase` of items,
-    /// `annotations` and `logprobs` of texts, references to items of the history (which are sent anyway), `metadata`, `store`, `background`,
-    /// `previous_response_id`, `max_tool_calls` (it bounds built-in tools, of which there are none), `truncation: "disabled"`,
-    /// `reasoning.summary: "auto"` (which leaves the choice to the server), and what has no effect without tools (an empty list of them,
-    /// `parallel_tool_calls`, a `tool_choice` of `auto` or `none`).
+    /// Accepted and not sent: `reasoning` items (a chat server either ignores or refuses them),
+    /// `id`, `status` and `phase` of items, `annotations` and `logprobs` of texts, references to
+    /// items of the history (which are sent anyway), `metadata`, `store`, `background`,
+    /// `previous_response_id`, `max_tool_calls` (it bounds built-in tools, of which there are
+    /// none), `truncation: "disabled"`, `reasoning.summary: "auto"` (which leaves the choice to the
+    /// server), and what has no effect without tools (an empty list of them, `parallel_tool_calls`,
+    /// a `tool_choice` of `auto` or `none`).
     ///
     /// # Errors
-    /// `unsupported_parameter` for what a chat request cannot say, `invalid_type`, `invalid_value` or `missing_required_parameter` for items,
-    /// parts and tools that are not as they must be. Each names the parameter, down to the part.
+    /// `unsupported_parameter` for what a chat request cannot say, `invalid_type`, `invalid_value`
+    /// or `missing_required_parameter` for items, parts and tools that are not as they must be.
+    /// Each names the parameter, down to the part.
     pub fn to_chat(&self, history: &[Box<RawValue>], model: &str) -> Result<Vec<u8>, ApiError> {
         translation::to_chat(&self.raw, history, model)
     }
 
-    /// The body for an upstream that speaks Responses: as it came, less the gateway's own members, `background` and
-    /// `previous_response_id`; with `history` before the input, `stream: true` and `store: false`.
+    /// The body for an upstream that speaks Responses: as it came, less the gateway's own members,
+    /// `background` and `previous_response_id`; with `history` before the input, `stream: true` and
+    /// `store: false`.
     #[must_use]
     pub fn to_responses(&self, history: &[Box<RawValue>], model: &str) -> Vec<u8> {
         let mut raw = self.raw.clone();
-        for name in ENVELOPE.iter().chain(&["background", "previous_response_id"]) {
+        for name in ENVELOPE
+            .iter()
+            .chain(&["background", "previous_response_id"])
+        {
             raw.remove(name);
         }
         raw.set("model", model);
@@ -300,12 +326,17 @@ impl fmt::Debug for ResponsesRequest {
     }
 }
 
-/// The history's items and then the input's, as one array. References to the former are dropped, for the upstream does not know our ids.
+/// The history's items and then the input's, as one array. References to the former are dropped,
+/// for the upstream does not know our ids.
 fn joined(history: &[Box<RawValue>], input: &Node<'_>) -> String {
     let mut known = super::messages::HistoryIds::new(history);
     let mut items: Vec<String> = history.iter().map(|item| item.get().to_owned()).collect();
     match input.array() {
-        Ok(list) => items.extend(list.iter().filter(|item| !known.resolves(item)).map(|item| item.raw.get().to_owned())),
+        Ok(list) => items.extend(
+            list.iter()
+                .filter(|item| !known.resolves(item))
+                .map(|item| item.raw.get().to_owned()),
+        ),
         Err(_) => {
             let mut out = String::new();
             let mut item = ObjectWriter::begin(&mut out);
@@ -339,7 +370,10 @@ impl Shape {
             Self::TextOrObject if node.kind() == Kind::String => node.text().map(drop),
             Self::TextOrObject if node.kind() == Kind::Object => Ok(()),
             Self::TextOrObject => Err(node.wrong_type("a string or an object")),
-            Self::ArrayOf(kind) => node.array()?.iter().try_for_each(|element| element.of_kind(kind).map(drop)),
+            Self::ArrayOf(kind) => node
+                .array()?
+                .iter()
+                .try_for_each(|element| element.of_kind(kind).map(drop)),
         }
     }
 }
@@ -356,19 +390,31 @@ fn find<'a>(raw: &'a RawObject, path: &str) -> Result<Option<Node<'a>>, ApiError
 }
 
 fn check_metadata(raw: &RawObject) -> Result<(), ApiError> {
-    let Some(node) = raw.node("metadata") else { return Ok(()) };
+    let Some(node) = raw.node("metadata") else {
+        return Ok(());
+    };
     let object = node.object()?;
     if object.members.len() > METADATA_PAIRS {
-        return Err(invalid("metadata", &format!("at most {METADATA_PAIRS} pairs"), &object.members.len().to_string()));
+        return Err(invalid(
+            "metadata",
+            &format!("at most {METADATA_PAIRS} pairs"),
+            &object.members.len().to_string(),
+        ));
     }
     for (key, value) in &object.members {
         let value = Node::new(value, object.path_of(&quote(key)));
         if key.chars().count() > METADATA_KEY {
-            return Err(value.invalid(&format!("a key of at most {METADATA_KEY} characters"), &key.chars().count().to_string()));
+            return Err(value.invalid(
+                &format!("a key of at most {METADATA_KEY} characters"),
+                &key.chars().count().to_string(),
+            ));
         }
         let length = value.text()?.chars().count();
         if length > METADATA_VALUE {
-            return Err(value.invalid(&format!("a string of at most {METADATA_VALUE} characters"), &length.to_string()));
+            return Err(value.invalid(
+                &format!("a string of at most {METADATA_VALUE} characters"),
+                &length.to_string(),
+            ));
         }
     }
     Ok(())
@@ -376,29 +422,42 @@ fn check_metadata(raw: &RawObject) -> Result<(), ApiError> {
 
 fn check_envelope(raw: &RawObject) -> Result<(), ApiError> {
     if let Some(id) = raw.get_str("stream_id") {
-        let named = id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
+        let named = id
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
         if !named || id.is_empty() || id.len() > MAX_STREAM_ID {
-            let message = format!("Invalid 'stream_id': expected 1 to {MAX_STREAM_ID} characters out of A-Z, a-z, 0-9, '_', '.' and '-'.");
+            let message = format!(
+                "Invalid 'stream_id': expected 1 to {MAX_STREAM_ID} characters out of A-Z, a-z, 0-9, '_', '.' and '-'."
+            );
             return Err(ApiError::new(ErrorCode::InvalidStreamId, message).param("stream_id"));
         }
     }
     if let Some(key) = raw.get_str("idempotency_key")
         && !(1..=MAX_IDEMPOTENCY_KEY).contains(&key.len())
     {
-        return Err(invalid("idempotency_key", &format!("1 to {MAX_IDEMPOTENCY_KEY} bytes"), &key.len().to_string()));
+        return Err(invalid(
+            "idempotency_key",
+            &format!("1 to {MAX_IDEMPOTENCY_KEY} bytes"),
+            &key.len().to_string(),
+        ));
     }
     if let Some(webhook) = raw.node("webhook") {
         let object = webhook.object()?;
         object.require("url")?;
-        object.only(&["url", "secret"], "A webhook takes 'url' and 'secret' and nothing else.")?;
+        object.only(
+            &["url", "secret"],
+            "A webhook takes 'url' and 'secret' and nothing else.",
+        )?;
         if raw.get_bool("background") != Some(true) {
-            let message =
-                "Invalid value for 'webhook': it tells of the end of a background response, but this request has no \"background\": true.";
+            let message = "Invalid value for 'webhook': it tells of the end of a background response, but this request has no \"background\": true.";
             return Err(ApiError::new(ErrorCode::InvalidValue, message).param("webhook"));
         }
     }
     if raw.get_bool("generate") == Some(false) {
-        return Err(unsupported("generate", "A request always generates here; leave 'generate' out."));
+        return Err(unsupported(
+            "generate",
+            "A request always generates here; leave 'generate' out.",
+        ));
     }
     Ok(())
 }

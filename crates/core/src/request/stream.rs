@@ -5,7 +5,8 @@ use super::object::read;
 use super::responses::{ResponsesRequest, both_dialects};
 use crate::error::{ApiError, ErrorCode};
 
-/// A request whose dialect is told from its members: `messages` make it a chat request, `input` a responses request.
+/// A request whose dialect is told from its members: `messages` make it a chat request, `input` a
+/// responses request.
 #[derive(Clone, Debug)]
 pub enum StreamRequest {
     /// A chat completion.
@@ -18,12 +19,20 @@ impl StreamRequest {
     /// Reads and checks a body of either dialect.
     ///
     /// # Errors
-    /// As [`ChatRequest::parse`] and [`ResponsesRequest::parse`]; `invalid_value` if it has both `messages` and `input`, and
-    /// `missing_required_parameter` if it has neither. A `null` counts as absent.
+    /// As [`ChatRequest::parse`] and [`ResponsesRequest::parse`]; `invalid_value` if it has both
+    /// `messages` and `input`, and `missing_required_parameter` if it has neither. A `null` counts
+    /// as absent.
     pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
         let (text, written) = read(body)?;
         // A repeated name counts as present if its last value is not `null`, as everywhere.
-        let has = |name: &str| written.0.iter().rev().find(|(key, _)| key == name).is_some_and(|(_, raw)| raw.get() != "null");
+        let has = |name: &str| {
+            written
+                .0
+                .iter()
+                .rev()
+                .find(|(key, _)| key == name)
+                .is_some_and(|(_, raw)| raw.get() != "null")
+        };
         match (has("messages"), has("input")) {
             (true, false) => ChatRequest::from_written(text, written).map(Self::Chat),
             (false, true) => ResponsesRequest::from_object(written.into()).map(Self::Responses),
@@ -46,7 +55,11 @@ mod tests {
         let found = match StreamRequest::parse(body.as_bytes()) {
             Ok(StreamRequest::Chat(_)) => "chat".to_owned(),
             Ok(StreamRequest::Responses(_)) => "responses".to_owned(),
-            Err(error) => format!("{} {}", error.code.unwrap_or_default(), error.param.unwrap_or_default()),
+            Err(error) => format!(
+                "{} {}",
+                error.code.unwrap_or_default(),
+                error.param.unwrap_or_default()
+            ),
         };
         assert_eq!(found, expected, "{body}");
     }
@@ -58,7 +71,10 @@ mod tests {
         check(r#"{"messages":[{"role":"user","content":"hi"}]}"#, "chat");
         check(r#"{"messages":[{}],"input":null}"#, "chat");
         check(r#"{"messages":[{}],"input":"hi","input":null}"#, "chat");
-        check(r#"{"messages":[{}],"input":"hi"}"#, "invalid_value messages");
+        check(
+            r#"{"messages":[{}],"input":"hi"}"#,
+            "invalid_value messages",
+        );
         check(r#"{"model":"m"}"#, "missing_required_parameter input");
         check(r#"{"messages":[]}"#, "invalid_value messages");
         check(r#"{"input":7}"#, "invalid_type input");

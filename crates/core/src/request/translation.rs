@@ -56,12 +56,21 @@ const LOGPROBS: &str = "message.output_text.logprobs";
 #[derive(Default)]
 struct Members(Vec<(&'static str, String)>);
 
-pub(super) fn to_chat(raw: &RawObject, history: &[Box<RawValue>], model: &str) -> Result<Vec<u8>, ApiError> {
+pub(super) fn to_chat(
+    raw: &RawObject,
+    history: &[Box<RawValue>],
+    model: &str,
+) -> Result<Vec<u8>, ApiError> {
     refuse(raw)?;
-    let input = raw.node("input").ok_or_else(|| super::node::missing("input"))?;
+    let input = raw
+        .node("input")
+        .ok_or_else(|| super::node::missing("input"))?;
     let mut members = Members::default();
     members.put("model", quoted(model));
-    members.put("messages", Conversation::messages(raw.get("instructions"), history, &input)?);
+    members.put(
+        "messages",
+        Conversation::messages(raw.get("instructions"), history, &input)?,
+    );
     members.tools(raw)?;
     if let Some(text) = raw.node("text") {
         members.text(&text.object()?)?;
@@ -105,7 +114,10 @@ pub(super) fn to_chat(raw: &RawObject, history: &[Box<RawValue>], model: &str) -
 fn refuse(raw: &RawObject) -> Result<(), ApiError> {
     for name in ["conversation", "prompt", "context_management"] {
         if raw.get(name).is_some() {
-            return Err(unsupported(name, &format!("A chat-completions upstream keeps nothing to refer to. {REMEDY}")));
+            return Err(unsupported(
+                name,
+                &format!("A chat-completions upstream keeps nothing to refer to. {REMEDY}"),
+            ));
         }
     }
     match raw.get_str("truncation").as_deref() {
@@ -114,7 +126,11 @@ fn refuse(raw: &RawObject) -> Result<(), ApiError> {
             "truncation",
             "A chat-completions upstream does not shorten the conversation. Send 'disabled', or leave it out.",
         )),
-        Some(other) => Err(invalid("truncation", "'auto' or 'disabled'", &format!("'{}'", quote(other)))),
+        Some(other) => Err(invalid(
+            "truncation",
+            "'auto' or 'disabled'",
+            &format!("'{}'", quote(other)),
+        )),
     }
 }
 
@@ -143,9 +159,14 @@ impl Members {
         self.0.push((name, json));
     }
 
-    /// Tools and what is said about them. A chat server refuses an empty list, and the rest without one.
+    /// Tools and what is said about them. A chat server refuses an empty list, and the rest without
+    /// one.
     fn tools(&mut self, raw: &RawObject) -> Result<(), ApiError> {
-        let tools = raw.node("tools").map(|node| node.array()).transpose()?.unwrap_or_default();
+        let tools = raw
+            .node("tools")
+            .map(|node| node.array())
+            .transpose()?
+            .unwrap_or_default();
         if !tools.is_empty() {
             let mut out = String::new();
             let translated = tools.iter().map(tool).collect::<Result<Vec<_>, _>>()?;
@@ -198,13 +219,18 @@ impl Members {
         if let Some(include) = raw.node("include") {
             for name in include.array()? {
                 if name.text()? != LOGPROBS {
-                    return Err(name.unsupported(&format!("A chat-completions upstream can include '{LOGPROBS}' only. {REMEDY}")));
+                    return Err(name.unsupported(&format!(
+                        "A chat-completions upstream can include '{LOGPROBS}' only. {REMEDY}"
+                    )));
                 }
                 wanted = true;
             }
         }
         // 0 is what holds when nothing is said.
-        let top = raw.get("top_logprobs").map(RawValue::get).filter(|top| wanted || *top != "0");
+        let top = raw
+            .get("top_logprobs")
+            .map(RawValue::get)
+            .filter(|top| wanted || *top != "0");
         if wanted || top.is_some() {
             self.put("logprobs", "true".to_owned());
         }
@@ -241,7 +267,10 @@ fn tool(node: &Node<'_>) -> Result<String, ApiError> {
     function.end();
     for (name, value) in object.others(&["type", "name", "description", "parameters", "strict"]) {
         if name == "function" {
-            return Err(unsupported(&object.path_of(name), "A tool of the Responses API has 'name' and 'parameters' beside its 'type'."));
+            return Err(unsupported(
+                &object.path_of(name),
+                "A tool of the Responses API has 'name' and 'parameters' beside its 'type'.",
+            ));
         }
         tool.raw(name, value.get());
     }
@@ -272,13 +301,17 @@ fn tool_choice(node: &Node<'_>) -> Result<String, ApiError> {
                 let tool = tool.object()?;
                 let kind = tool.require("type")?;
                 if kind.text()? != "function" {
-                    return Err(kind.unsupported(&format!("A chat-completions upstream has tools of type 'function' only. {REMEDY}")));
+                    return Err(kind.unsupported(&format!(
+                        "A chat-completions upstream has tools of type 'function' only. {REMEDY}"
+                    )));
                 }
                 let mut out = String::new();
                 push_function_choice(&mut out, &tool)?;
                 tools.push(out);
             }
-            push_array(allowed.name("tools"), &tools, |out, tool| out.push_str(tool));
+            push_array(allowed.name("tools"), &tools, |out, tool| {
+                out.push_str(tool)
+            });
             allowed.end();
             choice.end();
         }
@@ -301,7 +334,8 @@ fn push_function_choice(out: &mut String, object: &Object<'_>) -> Result<(), Api
     Ok(())
 }
 
-/// `text.format`, which holds a schema directly, as `response_format`, which holds it under `json_schema`.
+/// `text.format`, which holds a schema directly, as `response_format`, which holds it under
+/// `json_schema`.
 fn response_format(format: &Object<'_>) -> Result<String, ApiError> {
     let kind = format.require("type")?;
     let mut out = String::new();

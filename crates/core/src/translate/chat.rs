@@ -15,15 +15,18 @@ use crate::id::random_alphanumeric;
 use crate::json;
 use crate::record::Template;
 
-/// Templates per generation. Each choice and kind of delta takes one; a stream that needs more keeps its chunks whole.
+/// Templates per generation. Each choice and kind of delta takes one; a stream that needs more
+/// keeps its chunks whole.
 const MAX_TEMPLATES: usize = 32;
-/// After so many templates in a row that no later chunk matched, the stream's chunks differ in more than their text.
+/// After so many templates in a row that no later chunk matched, the stream's chunks differ in more
+/// than their text.
 const MAX_FRUITLESS: u32 = 4;
 
 /// The state of one chat stream.
 #[derive(Debug)]
 pub struct ChatTranslator {
-    /// How many choices were asked for. With one, the index says nothing: some servers count tokens in it.
+    /// How many choices were asked for. With one, the index says nothing: some servers count tokens
+    /// in it.
     n: u32,
     started: bool,
     choices: BTreeMap<u32, OpenChoice>,
@@ -94,13 +97,19 @@ enum Finish {
 }
 
 impl Finish {
-    /// Finish reasons outside the enum are common; what is not known counts as a stop, never as a crash.
+    /// Finish reasons outside the enum are common; what is not known counts as a stop, never as a
+    /// crash.
     fn read(reason: &str) -> Self {
         let lower = reason.to_ascii_lowercase();
         match lower.as_str() {
             "length" | "max_tokens" | "max_output_tokens" | "model_length" => Self::Length,
             "error" | "abort" | "aborted" | "cancelled" | "canceled" => Self::Error(lower),
-            _ if lower.contains("filter") || lower.contains("safety") || lower.contains("prohibited") => Self::Filter,
+            _ if lower.contains("filter")
+                || lower.contains("safety")
+                || lower.contains("prohibited") =>
+            {
+                Self::Filter
+            }
             _ => Self::Stop,
         }
     }
@@ -133,8 +142,15 @@ impl ChatTranslator {
         self.started
     }
 
-    /// Takes one payload. `name` is the SSE event's name; `terminated` is false for what stood unfinished at the body's end.
-    pub fn payload(&mut self, name: Option<&[u8]>, data: &[u8], terminated: bool, scribe: &mut Scribe) -> Translated {
+    /// Takes one payload. `name` is the SSE event's name; `terminated` is false for what stood
+    /// unfinished at the body's end.
+    pub fn payload(
+        &mut self,
+        name: Option<&[u8]>,
+        data: &[u8],
+        terminated: bool,
+        scribe: &mut Scribe,
+    ) -> Translated {
         if self.held.is_none()
             && let Some(translated) = self.familiar(data, scribe)
         {
@@ -145,10 +161,16 @@ impl ChatTranslator {
             return self.translated(false);
         }
         if data == b"[DONE]" {
-            return Translated { progress: Progress::Over(self.ending_at_done()), tokens: false };
+            return Translated {
+                progress: Progress::Over(self.ending_at_done()),
+                tokens: false,
+            };
         }
         let Ok(text) = std::str::from_utf8(data) else {
-            return Self::over(failed(ErrorCode::UpstreamInvalidUtf8, "The upstream sent an event that is not valid UTF-8."));
+            return Self::over(failed(
+                ErrorCode::UpstreamInvalidUtf8,
+                "The upstream sent an event that is not valid UTF-8.",
+            ));
         };
         // Nearly always it is one object; then it is gone through once less.
         if let Ok(chunk) = serde_json::from_str(text) {
@@ -163,12 +185,19 @@ impl ChatTranslator {
                 Err(_) if !terminated => Self::over(truncated()),
                 Err(error) => Self::over(failed(
                     ErrorCode::UpstreamMalformed,
-                    format!("The upstream sent an event that is not JSON (column {} of {} bytes).", error.column(), text.len()),
+                    format!(
+                        "The upstream sent an event that is not JSON (column {} of {} bytes).",
+                        error.column(),
+                        text.len()
+                    ),
                 )),
             };
             tokens |= translated.tokens;
             if matches!(translated.progress, Progress::Over(_)) {
-                return Translated { tokens, ..translated };
+                return Translated {
+                    tokens,
+                    ..translated
+                };
             }
         }
         self.translated(tokens)
@@ -179,7 +208,10 @@ impl ChatTranslator {
         let text = String::from_utf8_lossy(value);
         let fault = serde_json::from_str::<&RawValue>(&text)
             .map(UpstreamFault::read)
-            .unwrap_or_else(|_| UpstreamFault { code: None, message: Some(text.clone().into_owned()) });
+            .unwrap_or_else(|_| UpstreamFault {
+                code: None,
+                message: Some(text.clone().into_owned()),
+            });
         Ending::Failed(fault.into())
     }
 
@@ -191,22 +223,33 @@ impl ChatTranslator {
         }
         match end {
             BodyEnd::Clean | BodyEnd::Silence => truncated(),
-            BodyEnd::Broken => failed(ErrorCode::UpstreamTruncated, "The connection to the upstream broke in the middle of the answer."),
+            BodyEnd::Broken => failed(
+                ErrorCode::UpstreamTruncated,
+                "The connection to the upstream broke in the middle of the answer.",
+            ),
         }
     }
 
     /// Closes what is open and writes the terminal event, with the chunk that waited for it.
     pub fn end(&mut self, ending: Ending, at: u64, scribe: &mut Scribe) {
         let complete = matches!(ending, Ending::Completed { .. });
-        if matches!(ending, Ending::Failed(_) | Ending::Cancelled) && matches!(self.held, Some(Held::Usage(_))) {
-            // The error that follows needs a number of its own, so that a chat reader who is cut between the two gets it.
+        if matches!(ending, Ending::Failed(_) | Ending::Cancelled)
+            && matches!(self.held, Some(Held::Usage(_)))
+        {
+            // The error that follows needs a number of its own, so that a chat reader who is cut
+            // between the two gets it.
             self.release_held(scribe);
         }
         for choice in std::mem::take(&mut self.choices).into_values() {
             choice.close(scribe, complete);
         }
         let usage = self.usage.map(ChatUsage::to_responses);
-        scribe.event(EventKind::End(Outcome { ending, at, usage, relayed: None }));
+        scribe.event(EventKind::End(Outcome {
+            ending,
+            at,
+            usage,
+            relayed: None,
+        }));
         let held = self.held.take().map(Held::into_chunk);
         scribe.record(held.as_deref());
     }
@@ -251,12 +294,20 @@ impl ChatTranslator {
         self.chunk(name, raw.get(), &chunk, scribe)
     }
 
-    fn chunk(&mut self, name: Option<&[u8]>, text: &str, chunk: &Chunk<'_>, scribe: &mut Scribe) -> Translated {
+    fn chunk(
+        &mut self,
+        name: Option<&[u8]>,
+        text: &str,
+        chunk: &Chunk<'_>,
+        scribe: &mut Scribe,
+    ) -> Translated {
         let data = text.as_bytes();
         let choices = chunk.choices();
         let fault = match chunk.fault() {
             Some(fault) => Some(fault),
-            None if name == Some(b"error") => serde_json::from_str(text).ok().map(UpstreamFault::read),
+            None if name == Some(b"error") => {
+                serde_json::from_str(text).ok().map(UpstreamFault::read)
+            }
             None => None,
         };
         let usage = chunk.usage(&choices).and_then(ChatUsage::parse);
@@ -297,9 +348,19 @@ impl ChatTranslator {
     }
 
     /// Makes a template of a chunk that is nothing but one delta, and closes the record with it.
-    fn learn(&mut self, chunk: &Chunk<'_>, choice: &Choice<'_>, data: &[u8], scribe: &mut Scribe) -> Option<()> {
+    fn learn(
+        &mut self,
+        chunk: &Chunk<'_>,
+        choice: &Choice<'_>,
+        data: &[u8],
+        scribe: &mut Scribe,
+    ) -> Option<()> {
         let target = scribe.only_delta()?;
-        if self.templates.len() >= MAX_TEMPLATES || self.fruitless >= MAX_FRUITLESS || choice.has_logprobs() || choice.has_usage() {
+        if self.templates.len() >= MAX_TEMPLATES
+            || self.fruitless >= MAX_FRUITLESS
+            || choice.has_logprobs()
+            || choice.has_usage()
+        {
             return None;
         }
         let delta = choice.delta();
@@ -310,7 +371,10 @@ impl ChatTranslator {
             DeltaKind::Arguments => delta.tool_calls().first().and_then(ToolCall::arguments_raw),
         };
         let text = inside_of(text?, data)?;
-        let padding = [chunk.obfuscation, chunk.p].into_iter().flatten().filter_map(|raw| inside_of(raw, data));
+        let padding = [chunk.obfuscation, chunk.p]
+            .into_iter()
+            .flatten()
+            .filter_map(|raw| inside_of(raw, data));
         let mut holes: Vec<Range<usize>> = std::iter::once(text.clone()).chain(padding).collect();
         holes.sort_unstable_by_key(|hole| hole.start);
         let text_hole = holes.iter().position(|hole| *hole == text)?;
@@ -320,33 +384,55 @@ impl ChatTranslator {
         if self.templates.last().is_some_and(|known| !known.matched) {
             self.fruitless += 1;
         }
-        let index = if self.n == 1 { 0 } else { choice.index().min(self.n - 1) };
+        let index = if self.n == 1 {
+            0
+        } else {
+            choice.index().min(self.n - 1)
+        };
         self.recent = self.templates.len();
         scribe.first_delta(self.recent, &template, &holes);
-        self.templates.push(Known { template, choice: index, matched: false, closed: false });
+        self.templates.push(Known {
+            template,
+            choice: index,
+            matched: false,
+            closed: false,
+        });
         Some(())
     }
 
     fn choice(&mut self, choice: &Choice<'_>, scribe: &mut Scribe) -> bool {
-        let index = if self.n == 1 { 0 } else { choice.index().min(self.n - 1) };
+        let index = if self.n == 1 {
+            0
+        } else {
+            choice.index().min(self.n - 1)
+        };
         let delta = choice.delta();
         let before = scribe.pending();
         let open = self.choices.entry(index).or_default();
         let texts = delta.texts();
         if let Some(reasoning) = texts.reasoning {
             open.finished = false;
-            let item = open.reasoning.get_or_insert_with(|| OpenItem::open(scribe, ItemHead::Reasoning));
+            let item = open
+                .reasoning
+                .get_or_insert_with(|| OpenItem::open(scribe, ItemHead::Reasoning));
             let target = item.target(scribe, PartKind::Reasoning);
             scribe.text(target, &reasoning, None);
         }
         let mut message = |open: &mut OpenChoice, kind, text: &str, logprobs| {
             open.finished = false;
-            let item = open.message.get_or_insert_with(|| OpenItem::open(scribe, ItemHead::Message { choice: index }));
+            let item = open
+                .message
+                .get_or_insert_with(|| OpenItem::open(scribe, ItemHead::Message { choice: index }));
             let target = item.target(scribe, kind);
             scribe.text(target, text, logprobs);
         };
         if let Some(content) = texts.content {
-            message(open, PartKind::Text, &content, choice.logprobs().map(responses_logprobs));
+            message(
+                open,
+                PartKind::Text,
+                &content,
+                choice.logprobs().map(responses_logprobs),
+            );
         }
         if let Some(refusal) = delta.refusal_text() {
             message(open, PartKind::Refusal, refusal, None);
@@ -367,9 +453,18 @@ impl ChatTranslator {
             if finish != Finish::Stop {
                 self.finish.get_or_insert(finish.clone());
             }
-            let done = std::mem::replace(open, OpenChoice { finished: true, ..OpenChoice::default() });
+            let done = std::mem::replace(
+                open,
+                OpenChoice {
+                    finished: true,
+                    ..OpenChoice::default()
+                },
+            );
             done.close(scribe, finish == Finish::Stop);
-            self.templates.iter_mut().filter(|known| known.choice == index).for_each(|known| known.closed = true);
+            self.templates
+                .iter_mut()
+                .filter(|known| known.choice == index)
+                .for_each(|known| known.closed = true);
         }
         tokens
     }
@@ -396,11 +491,21 @@ impl ChatTranslator {
 
     fn translated(&self, tokens: bool) -> Translated {
         let finished = self.fault.is_some() || self.all_finished();
-        Translated { progress: if finished { Progress::Finished } else { Progress::Open }, tokens }
+        Translated {
+            progress: if finished {
+                Progress::Finished
+            } else {
+                Progress::Open
+            },
+            tokens,
+        }
     }
 
     fn over(ending: Ending) -> Translated {
-        Translated { progress: Progress::Over(ending), tokens: false }
+        Translated {
+            progress: Progress::Over(ending),
+            tokens: false,
+        }
     }
 
     fn ending_at_done(&self) -> Ending {
@@ -408,28 +513,52 @@ impl ChatTranslator {
             return fault.clone();
         }
         match &self.finish {
-            None | Some(Finish::Stop) => Ending::Completed { tool_calls: self.tool_calls },
-            Some(Finish::Length) => Ending::Incomplete { reason: "max_output_tokens".to_owned() },
-            Some(Finish::Filter) => Ending::Incomplete { reason: "content_filter".to_owned() },
-            Some(Finish::Error(reason)) => {
-                failed(ErrorCode::UpstreamError, format!("The upstream ended the answer with the finish reason '{reason}'."))
-            }
+            None | Some(Finish::Stop) => Ending::Completed {
+                tool_calls: self.tool_calls,
+            },
+            Some(Finish::Length) => Ending::Incomplete {
+                reason: "max_output_tokens".to_owned(),
+            },
+            Some(Finish::Filter) => Ending::Incomplete {
+                reason: "content_filter".to_owned(),
+            },
+            Some(Finish::Error(reason)) => failed(
+                ErrorCode::UpstreamError,
+                format!("The upstream ended the answer with the finish reason '{reason}'."),
+            ),
         }
     }
 }
 
 impl OpenChoice {
-    /// A piece of a tool call: of the one it names by id or index, else of the last, else of a new one.
+    /// A piece of a tool call: of the one it names by id or index, else of the last, else of a new
+    /// one.
     fn call(&mut self, call: &ToolCall<'_>, used_ids: &mut Vec<String>, scribe: &mut Scribe) {
         let (index, id, name) = (call.index(), call.id(), call.name());
-        let same_index = index.and_then(|_| self.calls.iter().rposition(|open| open.index == index));
-        let same_id = id.and_then(|id| self.calls.iter().rposition(|open| open.upstream_id.as_deref() == Some(id)));
-        // A known index under another id and with a name of its own is another call: some servers number them all 0. So is a known
-        // id under a new index, if it has a name: some servers repeat ids.
-        let differs = |at: &usize| id.is_some() && name.is_some() && self.calls[*at].upstream_id.as_deref() != id;
+        let same_index =
+            index.and_then(|_| self.calls.iter().rposition(|open| open.index == index));
+        let same_id = id.and_then(|id| {
+            self.calls
+                .iter()
+                .rposition(|open| open.upstream_id.as_deref() == Some(id))
+        });
+        // A known index under another id and with a name of its own is another call: some servers
+        // number them all 0. So is a known id under a new index, if it has a name: some servers
+        // repeat ids.
+        let differs = |at: &usize| {
+            id.is_some() && name.is_some() && self.calls[*at].upstream_id.as_deref() != id
+        };
         let found = match index {
-            Some(_) => same_index.filter(|at| !differs(at)).or(same_id.filter(|_| same_index.map_or(name.is_none(), |at| differs(&at)))),
-            None => same_id.or_else(|| if id.is_none() && name.is_none() { self.calls.len().checked_sub(1) } else { None }),
+            Some(_) => same_index
+                .filter(|at| !differs(at))
+                .or(same_id.filter(|_| same_index.map_or(name.is_none(), |at| differs(&at)))),
+            None => same_id.or_else(|| {
+                if id.is_none() && name.is_none() {
+                    self.calls.len().checked_sub(1)
+                } else {
+                    None
+                }
+            }),
         };
         let at = found.unwrap_or_else(|| {
             let call_id = match id {
@@ -437,8 +566,16 @@ impl OpenChoice {
                 _ => format!("call_{}", random_alphanumeric(24)),
             };
             used_ids.push(call_id.clone());
-            let item = scribe.open_item(ItemHead::FunctionCall { call_id, name: name.unwrap_or_default().to_owned() });
-            self.calls.push(OpenCall { item, index, upstream_id: id.map(str::to_owned), empty: true });
+            let item = scribe.open_item(ItemHead::FunctionCall {
+                call_id,
+                name: name.unwrap_or_default().to_owned(),
+            });
+            self.calls.push(OpenCall {
+                item,
+                index,
+                upstream_id: id.map(str::to_owned),
+                empty: true,
+            });
             self.calls.len() - 1
         });
         if let Some(arguments) = call.arguments() {
@@ -481,11 +618,23 @@ fn known_item(known: &Known) -> u32 {
 }
 
 fn arguments_delta(item: u32, text: &str, scribe: &mut Scribe) {
-    scribe.text(DeltaTarget { item, part: 0, kind: DeltaKind::Arguments, plain: false }, text, None);
+    scribe.text(
+        DeltaTarget {
+            item,
+            part: 0,
+            kind: DeltaKind::Arguments,
+            plain: false,
+        },
+        text,
+        None,
+    );
 }
 
 fn truncated() -> Ending {
-    failed(ErrorCode::UpstreamTruncated, "The upstream's stream ended before the answer did: there was no finish reason and no [DONE].")
+    failed(
+        ErrorCode::UpstreamTruncated,
+        "The upstream's stream ended before the answer did: there was no finish reason and no [DONE].",
+    )
 }
 
 /// Where the string's inside lies in the chunk that it was borrowed from.
@@ -496,11 +645,17 @@ fn inside_of(raw: &RawValue, data: &[u8]) -> Option<Range<usize>> {
     (range.end <= data.len()).then_some(range)
 }
 
-/// Log probabilities in the shape of Responses, which is chat's: it lacks neither bytes nor alternatives.
+/// Log probabilities in the shape of Responses, which is chat's: it lacks neither bytes nor
+/// alternatives.
 pub(crate) fn responses_logprobs(raw: &RawValue) -> String {
     let mut tokens: Vec<serde_json::Value> = serde_json::from_str(raw.get()).unwrap_or_default();
     let complete = |token: &mut serde_json::Value| {
-        let bytes = token.get("token").and_then(|text| text.as_str()).unwrap_or_default().as_bytes().to_vec();
+        let bytes = token
+            .get("token")
+            .and_then(|text| text.as_str())
+            .unwrap_or_default()
+            .as_bytes()
+            .to_vec();
         if let Some(object) = token.as_object_mut()
             && !object.get("bytes").is_some_and(serde_json::Value::is_array)
         {
@@ -510,7 +665,9 @@ pub(crate) fn responses_logprobs(raw: &RawValue) -> String {
     for token in &mut tokens {
         complete(token);
         if let Some(object) = token.as_object_mut() {
-            let alternatives = object.entry("top_logprobs").or_insert_with(|| serde_json::json!([]));
+            let alternatives = object
+                .entry("top_logprobs")
+                .or_insert_with(|| serde_json::json!([]));
             match alternatives.as_array_mut() {
                 Some(list) => list.iter_mut().for_each(complete),
                 None => *alternatives = serde_json::json!([]),

@@ -1,6 +1,7 @@
 //! The shape of a chat chunk, read as leniently as servers write it, and without copying.
 //!
-//! Every member is a raw value: a wrong type in a place that does not matter must not end an answer.
+//! Every member is a raw value: a wrong type in a place that does not matter must not end an
+//! answer.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,8 +12,8 @@ use serde_json::value::RawValue;
 
 use crate::json;
 
-/// A struct of raw members. Of a member that stands twice the last counts, as for most readers of JSON; serde's own derive would
-/// refuse the object, and with it a piece of the answer.
+/// A struct of raw members. Of a member that stands twice the last counts, as for most readers of
+/// JSON; serde's own derive would refuse the object, and with it a piece of the answer.
 macro_rules! raw_members {
     ($($(#[$doc:meta])* $name:ident { $($field:ident),* })*) => { $(
         $(#[$doc])*
@@ -88,7 +89,8 @@ fn read<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<T> {
 
 /// The elements of an array, or nothing.
 fn list(raw: Option<&RawValue>) -> Vec<&RawValue> {
-    // To ask serde for an array where there is none costs an error with its text; a delta's content is asked every time.
+    // To ask serde for an array where there is none costs an error with its text; a delta's content
+    // is asked every time.
     read(raw.filter(|raw| raw.get().starts_with('['))).unwrap_or_default()
 }
 
@@ -103,13 +105,20 @@ impl<'a> Chunk<'a> {
         // In one go where all elements are choices, and each on its own where some are not.
         match read(self.choices.filter(|raw| raw.get().starts_with('['))) {
             Some(choices) => choices,
-            None => list(self.choices).into_iter().filter_map(|raw| read(Some(raw))).collect(),
+            None => list(self.choices)
+                .into_iter()
+                .filter_map(|raw| read(Some(raw)))
+                .collect(),
         }
     }
 
     /// Whether it says anything that only a chunk or completion says.
     pub(super) fn is_recognised(&self) -> bool {
-        self.choices.is_some() || self.usage.is_some() || self.object.is_some() || self.x_groq.is_some() || self.base_resp.is_some()
+        self.choices.is_some()
+            || self.usage.is_some()
+            || self.object.is_some()
+            || self.x_groq.is_some()
+            || self.base_resp.is_some()
     }
 
     /// Usage at the top, inside a choice (Moonshot) or under `x_groq`.
@@ -120,7 +129,11 @@ impl<'a> Chunk<'a> {
             usage: Option<&'a RawValue>,
         }
         json::present(self.usage)
-            .or_else(|| choices.iter().find_map(|choice| json::present(choice.usage)))
+            .or_else(|| {
+                choices
+                    .iter()
+                    .find_map(|choice| json::present(choice.usage))
+            })
             .or_else(|| read::<Groq<'a>>(self.x_groq).and_then(|groq| json::present(groq.usage)))
     }
 
@@ -136,7 +149,10 @@ impl<'a> Chunk<'a> {
             status_msg: String,
         }
         let resp: BaseResp = read(self.base_resp)?;
-        (resp.status_code != 0).then(|| UpstreamFault { code: Some(resp.status_code.to_string()), message: Some(resp.status_msg) })
+        (resp.status_code != 0).then(|| UpstreamFault {
+            code: Some(resp.status_code.to_string()),
+            message: Some(resp.status_msg),
+        })
     }
 }
 
@@ -159,7 +175,10 @@ impl UpstreamFault {
             _ => None,
         };
         if let Ok(text) = serde_json::from_str::<String>(raw.get()) {
-            return Self { code: None, message: Some(text) };
+            return Self {
+                code: None,
+                message: Some(text),
+            };
         }
         let object: Object = serde_json::from_str(raw.get()).unwrap_or_default();
         if object.error.is_object()
@@ -169,7 +188,9 @@ impl UpstreamFault {
         }
         Self {
             code: word(&object.code).or_else(|| word(&object.kind)),
-            message: word(&object.message).or_else(|| word(&object.detail)).or_else(|| word(&object.error)),
+            message: word(&object.message)
+                .or_else(|| word(&object.detail))
+                .or_else(|| word(&object.error)),
         }
     }
 }
@@ -180,9 +201,12 @@ impl<'a> Choice<'a> {
         read(self.index).unwrap_or(0)
     }
 
-    /// The delta; else the message of a whole completion; a legacy completion's `text` counts as content.
+    /// The delta; else the message of a whole completion; a legacy completion's `text` counts as
+    /// content.
     pub(super) fn delta(&self) -> Delta<'a> {
-        let mut delta: Delta<'a> = read(self.delta).or_else(|| read(self.message)).unwrap_or_default();
+        let mut delta: Delta<'a> = read(self.delta)
+            .or_else(|| read(self.message))
+            .unwrap_or_default();
         if delta.content.is_none() {
             delta.content = self.text;
         }
@@ -205,7 +229,10 @@ impl<'a> Choice<'a> {
             refusal: Option<&'a RawValue>,
         }
         let logprobs: Logprobs<'a> = read(self.logprobs)?;
-        [logprobs.content, logprobs.refusal].into_iter().flatten().find(|raw| !list(Some(raw)).is_empty())
+        [logprobs.content, logprobs.refusal]
+            .into_iter()
+            .flatten()
+            .find(|raw| !list(Some(raw)).is_empty())
     }
 
     /// Whether `logprobs` is neither missing nor `null`.
@@ -232,11 +259,17 @@ pub(super) struct Texts<'a> {
 impl<'a> Delta<'a> {
     /// The raw reasoning string: servers that send two names for it mean the same text.
     pub(super) fn reasoning_raw(&self) -> Option<&'a RawValue> {
-        [self.reasoning_content, self.reasoning].into_iter().find(|raw| text(*raw).is_some()).flatten()
+        [self.reasoning_content, self.reasoning]
+            .into_iter()
+            .find(|raw| text(*raw).is_some())
+            .flatten()
     }
 
     pub(super) fn texts(&self) -> Texts<'a> {
-        let mut texts = Texts { content: text(self.content).map(Cow::Borrowed), reasoning: text(self.reasoning_raw()).map(Cow::Borrowed) };
+        let mut texts = Texts {
+            content: text(self.content).map(Cow::Borrowed),
+            reasoning: text(self.reasoning_raw()).map(Cow::Borrowed),
+        };
         // Mistral: a list of parts, among them thinking.
         for part in list(self.content) {
             content_part(part, &mut texts);
@@ -249,12 +282,19 @@ impl<'a> Delta<'a> {
     }
 
     pub(super) fn tool_calls(&self) -> Vec<ToolCall<'a>> {
-        list(self.tool_calls).into_iter().filter_map(|raw| read(Some(raw))).collect()
+        list(self.tool_calls)
+            .into_iter()
+            .filter_map(|raw| read(Some(raw)))
+            .collect()
     }
 
     /// The way of calling a function before there were tools.
     pub(super) fn legacy_call(&self) -> Option<ToolCall<'a>> {
-        json::present(self.function_call).map(|function| ToolCall { index: None, id: None, function: Some(function) })
+        json::present(self.function_call).map(|function| ToolCall {
+            index: None,
+            id: None,
+            function: Some(function),
+        })
     }
 
     /// URL citations (OpenRouter, OpenAI), as Responses writes them.
@@ -292,7 +332,9 @@ fn content_part<'a>(raw: &'a RawValue, texts: &mut Texts<'a>) {
         #[serde(borrow)]
         thinking: Option<&'a RawValue>,
     }
-    let Some(part) = read::<Part<'a>>(Some(raw)) else { return };
+    let Some(part) = read::<Part<'a>>(Some(raw)) else {
+        return;
+    };
     if let Some(piece) = text(part.text) {
         append(&mut texts.content, piece);
     }
@@ -331,10 +373,13 @@ impl<'a> ToolCall<'a> {
 
     /// The arguments' raw member, where it is a string that is not empty.
     pub(super) fn arguments_raw(&self) -> Option<&'a RawValue> {
-        self.function().arguments.filter(|raw| text(Some(raw)).is_some())
+        self.function()
+            .arguments
+            .filter(|raw| text(Some(raw)).is_some())
     }
 
-    /// A piece of the arguments, escaped. Some servers send an object where a string belongs: its JSON is the text.
+    /// A piece of the arguments, escaped. Some servers send an object where a string belongs: its
+    /// JSON is the text.
     pub(super) fn arguments(&self) -> Option<Text<'a>> {
         let raw = json::present(self.function().arguments)?;
         match json::string_inside(raw) {

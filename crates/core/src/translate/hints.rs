@@ -1,8 +1,9 @@
 //! What a chat client sees of the events of an upstream that speaks Responses.
 //!
-//! A chat client knows neither items nor parts, only text that grows and calls with a number each. So this keeps what one event does not
-//! show: which call stands at which place, and of what nothing was shown yet. For there are servers that send a text or a call in one
-//! piece, at its end only; what they say there is shown then, and otherwise not a second time.
+//! A chat client knows neither items nor parts, only text that grows and calls with a number each.
+//! So this keeps what one event does not show: which call stands at which place, and of what
+//! nothing was shown yet. For there are servers that send a text or a call in one piece, at its end
+//! only; what they say there is shown then, and otherwise not a second time.
 
 use std::collections::BTreeSet;
 
@@ -27,7 +28,10 @@ struct Call {
 
 /// A member's string, still escaped; empty if there is none.
 fn inside<'a>(members: &Members<'a>, name: &str) -> &'a str {
-    members.get(name).and_then(json::string_inside).unwrap_or_default()
+    members
+        .get(name)
+        .and_then(json::string_inside)
+        .unwrap_or_default()
 }
 
 impl ChatHints {
@@ -46,16 +50,26 @@ impl ChatHints {
             "response.output_text.done" => self.text(index, members, "text", false),
             "response.refusal.delta" => self.refusal(index, members, "delta", true),
             "response.refusal.done" => self.refusal(index, members, "refusal", false),
-            "response.reasoning_text.delta" | "response.reasoning_summary_text.delta" | "response.reasoning.delta" => {
+            "response.reasoning_text.delta"
+            | "response.reasoning_summary_text.delta"
+            | "response.reasoning.delta" => {
                 ChatHint::Reasoning(inside(members, "delta").to_owned())
             }
             // Summaries come in paragraphs, each a part of its own.
-            "response.reasoning_summary_part.added" if members.number("summary_index").is_some_and(|part| part > 0) => {
+            "response.reasoning_summary_part.added"
+                if members.number("summary_index").is_some_and(|part| part > 0) =>
+            {
                 ChatHint::Reasoning(r"\n\n".to_owned())
             }
-            "response.function_call_arguments.delta" => self.arguments(index, inside(members, "delta"), true),
-            "response.function_call_arguments.done" => self.arguments(index, inside(members, "arguments"), false),
-            "response.output_text.annotation.added" => annotation(members).map_or(ChatHint::Nothing, ChatHint::Annotation),
+            "response.function_call_arguments.delta" => {
+                self.arguments(index, inside(members, "delta"), true)
+            }
+            "response.function_call_arguments.done" => {
+                self.arguments(index, inside(members, "arguments"), false)
+            }
+            "response.output_text.annotation.added" => {
+                annotation(members).map_or(ChatHint::Nothing, ChatHint::Annotation)
+            }
             _ => ChatHint::Nothing,
         }
     }
@@ -66,7 +80,9 @@ impl ChatHints {
 
     /// Whether a piece of a part is to be shown: every delta, and the whole if there was none.
     fn show(&mut self, index: u64, members: &Members<'_>, text: &str, delta: bool) -> bool {
-        let first = self.shown.insert((index, members.number("content_index").unwrap_or(0)));
+        let first = self
+            .shown
+            .insert((index, members.number("content_index").unwrap_or(0)));
         delta || (first && !text.is_empty())
     }
 
@@ -75,8 +91,15 @@ impl ChatHints {
         if !self.show(index, members, text, delta) {
             return ChatHint::Nothing;
         }
-        let logprobs = members.get("logprobs").filter(|raw| raw.get().len() > 2).map(super::chat::responses_logprobs);
-        ChatHint::Text { text: text.to_owned(), plain: self.plain(index), logprobs: logprobs.filter(|array| array != "[]") }
+        let logprobs = members
+            .get("logprobs")
+            .filter(|raw| raw.get().len() > 2)
+            .map(super::chat::responses_logprobs);
+        ChatHint::Text {
+            text: text.to_owned(),
+            plain: self.plain(index),
+            logprobs: logprobs.filter(|array| array != "[]"),
+        }
     }
 
     fn refusal(&mut self, index: u64, members: &Members<'_>, field: &str, delta: bool) -> ChatHint {
@@ -84,20 +107,34 @@ impl ChatHints {
         if !self.show(index, members, text, delta) {
             return ChatHint::Nothing;
         }
-        ChatHint::Refusal { text: text.to_owned(), plain: self.plain(index) }
+        ChatHint::Refusal {
+            text: text.to_owned(),
+            plain: self.plain(index),
+        }
     }
 
     fn arguments(&mut self, index: u64, text: &str, delta: bool) -> ChatHint {
-        let Some(at) = self.calls.iter().position(|call| call.output_index == index) else { return ChatHint::Nothing };
+        let Some(at) = self
+            .calls
+            .iter()
+            .position(|call| call.output_index == index)
+        else {
+            return ChatHint::Nothing;
+        };
         let known = std::mem::replace(&mut self.calls[at].has_arguments, true);
         if !delta && (known || text.is_empty()) {
             return ChatHint::Nothing;
         }
-        ChatHint::CallArguments { index: at as u32, text: text.to_owned() }
+        ChatHint::CallArguments {
+            index: at as u32,
+            text: text.to_owned(),
+        }
     }
 
     fn item_added(&mut self, index: u64, members: &Members<'_>) -> ChatHint {
-        let Some(item) = members.object("item") else { return ChatHint::Nothing };
+        let Some(item) = members.object("item") else {
+            return ChatHint::Nothing;
+        };
         match item.text("type").as_deref() {
             Some("message") => {
                 self.first_message.get_or_insert(index);
@@ -110,8 +147,14 @@ impl ChatHints {
     }
 
     fn call(&mut self, index: u64, item: &Members<'_>, arguments: String) -> ChatHint {
-        self.calls.push(Call { output_index: index, has_arguments: !arguments.is_empty() });
-        let call_id = [inside(item, "call_id"), inside(item, "id")].into_iter().find(|id| !id.is_empty()).unwrap_or_default();
+        self.calls.push(Call {
+            output_index: index,
+            has_arguments: !arguments.is_empty(),
+        });
+        let call_id = [inside(item, "call_id"), inside(item, "id")]
+            .into_iter()
+            .find(|id| !id.is_empty())
+            .unwrap_or_default();
         ChatHint::CallAdded {
             index: self.calls.len() as u32 - 1,
             call_id: call_id.to_owned(),
@@ -121,7 +164,9 @@ impl ChatHints {
     }
 
     fn item_done(&mut self, index: u64, members: &Members<'_>) -> ChatHint {
-        let Some(item) = members.object("item") else { return ChatHint::Nothing };
+        let Some(item) = members.object("item") else {
+            return ChatHint::Nothing;
+        };
         match item.text("type").as_deref() {
             Some("message") => {
                 self.first_message.get_or_insert(index);
@@ -149,9 +194,16 @@ impl ChatHints {
         }
         let plain = self.plain(index);
         if !text.is_empty() {
-            ChatHint::Text { text, plain, logprobs: None }
+            ChatHint::Text {
+                text,
+                plain,
+                logprobs: None,
+            }
         } else if !refusal.is_empty() {
-            ChatHint::Refusal { text: refusal, plain }
+            ChatHint::Refusal {
+                text: refusal,
+                plain,
+            }
         } else {
             ChatHint::Nothing
         }

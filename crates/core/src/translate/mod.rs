@@ -1,8 +1,9 @@
 //! From upstream payloads to records: two languages in, one vocabulary of events out.
 //!
-//! A translator is told each payload and appends what it means to a [`Scribe`]. It keeps the state that a single chunk does
-//! not show: which items are open, which choice has finished, what usage was last told. It never does I/O and never fails:
-//! what is wrong with a stream is an [`Ending`] like any other.
+//! A translator is told each payload and appends what it means to a [`Scribe`]. It keeps the state
+//! that a single chunk does not show: which items are open, which choice has finished, what usage
+//! was last told. It never does I/O and never fails: what is wrong with a stream is an [`Ending`]
+//! like any other.
 
 mod chat;
 mod chunk;
@@ -29,7 +30,8 @@ use crate::event::{Ending, Failure};
 pub enum Progress {
     /// More is expected.
     Open,
-    /// Every choice has its finish reason: what may still come is usage and `[DONE]`, and silence is an end, too.
+    /// Every choice has its finish reason: what may still come is usage and `[DONE]`, and silence
+    /// is an end, too.
     Finished,
     /// The upstream has said its last word; the terminal event can be written.
     Over(Ending),
@@ -40,7 +42,8 @@ pub enum Progress {
 pub struct Translated {
     /// Where the stream stands.
     pub progress: Progress,
-    /// Whether there was content, reasoning, a refusal or a call in it: what the token clocks wait for.
+    /// Whether there was content, reasoning, a refusal or a call in it: what the token clocks wait
+    /// for.
     pub tokens: bool,
 }
 
@@ -86,7 +89,9 @@ const FINAL_CODES: &[&str] = &[
 
 impl From<chunk::UpstreamFault> for Failure {
     fn from(fault: chunk::UpstreamFault) -> Self {
-        let message = fault.message.unwrap_or_else(|| "The upstream reported an error in the middle of its stream.".to_owned());
+        let message = fault.message.unwrap_or_else(|| {
+            "The upstream reported an error in the middle of its stream.".to_owned()
+        });
         let mut failure = Failure::from(&ApiError::new(ErrorCode::UpstreamError, message));
         if let Some(code) = fault.code {
             failure.retryable = !FINAL_CODES.contains(&code.as_str());

@@ -1,4 +1,5 @@
-//! Events of an upstream that speaks Responses: relayed as they are, but for the ids and numbers that are ours.
+//! Events of an upstream that speaks Responses: relayed as they are, but for the ids and numbers
+//! that are ours.
 
 use crate::error::ErrorCode;
 use crate::event::{ChatHint, Ending, EventKind, Failure, Outcome, Relayed};
@@ -23,7 +24,10 @@ pub struct ResponsesTranslator {
 impl std::fmt::Debug for ResponsesTranslator {
     /// Without the response object.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ResponsesTranslator").field("id", &self.id).field("started", &self.started).finish_non_exhaustive()
+        f.debug_struct("ResponsesTranslator")
+            .field("id", &self.id)
+            .field("started", &self.started)
+            .finish_non_exhaustive()
     }
 }
 
@@ -31,8 +35,18 @@ impl ResponsesTranslator {
     /// For the generation with this id, whose request named this predecessor.
     #[must_use]
     pub fn new(id: &GenerationId, previous_response_id: Option<&str>) -> Self {
-        let previous = previous_response_id.map_or_else(|| "null".to_owned(), |id| format!("\"{}\"", json::escape(id)));
-        Self { id: format!("\"{id}\""), previous, started: false, hints: ChatHints::default(), fault: None, last: None }
+        let previous = previous_response_id.map_or_else(
+            || "null".to_owned(),
+            |id| format!("\"{}\"", json::escape(id)),
+        );
+        Self {
+            id: format!("\"{id}\""),
+            previous,
+            started: false,
+            hints: ChatHints::default(),
+            fault: None,
+            last: None,
+        }
     }
 
     /// Whether the upstream has sent anything yet.
@@ -45,20 +59,29 @@ impl ResponsesTranslator {
     pub fn payload(&mut self, data: &[u8], terminated: bool, scribe: &mut Scribe) -> Translated {
         let data = data.trim_ascii();
         if data.is_empty() {
-            return Translated { progress: self.progress(), tokens: false };
+            return Translated {
+                progress: self.progress(),
+                tokens: false,
+            };
         }
         if data == b"[DONE]" {
             return over(self.body_ended(BodyEnd::Clean));
         }
         let Ok(text) = std::str::from_utf8(data) else {
-            return over(failed(ErrorCode::UpstreamInvalidUtf8, "The upstream sent an event that is not valid UTF-8."));
+            return over(failed(
+                ErrorCode::UpstreamInvalidUtf8,
+                "The upstream sent an event that is not valid UTF-8.",
+            ));
         };
         let members: Members<'_> = match serde_json::from_str(text) {
             Ok(members) => members,
             Err(_) if !terminated => return over(truncated()),
             Err(error) => {
-                let message =
-                    format!("The upstream sent an event that is not a JSON object (column {} of {} bytes).", error.column(), text.len());
+                let message = format!(
+                    "The upstream sent an event that is not a JSON object (column {} of {} bytes).",
+                    error.column(),
+                    text.len()
+                );
                 return over(failed(ErrorCode::UpstreamMalformed, message));
             }
         };
@@ -70,9 +93,10 @@ impl ResponsesTranslator {
     pub fn body_ended(&self, end: BodyEnd) -> Ending {
         match (&self.fault, end) {
             (Some(failure), _) => Ending::Failed(failure.clone()),
-            (None, BodyEnd::Broken) => {
-                failed(ErrorCode::UpstreamTruncated, "The connection to the upstream broke in the middle of the answer.")
-            }
+            (None, BodyEnd::Broken) => failed(
+                ErrorCode::UpstreamTruncated,
+                "The connection to the upstream broke in the middle of the answer.",
+            ),
             (None, _) => truncated(),
         }
     }
@@ -80,26 +104,41 @@ impl ResponsesTranslator {
     /// Writes the terminal event.
     pub fn end(&mut self, ending: Ending, at: u64, scribe: &mut Scribe) {
         let relayed = self.last.take();
-        let usage = relayed
-            .as_deref()
-            .and_then(|object| serde_json::from_str::<Members<'_>>(object).ok()?.get("usage").map(|raw| raw.get().to_owned()));
-        scribe.event(EventKind::End(Outcome { ending, at, usage, relayed }));
+        let usage = relayed.as_deref().and_then(|object| {
+            serde_json::from_str::<Members<'_>>(object)
+                .ok()?
+                .get("usage")
+                .map(|raw| raw.get().to_owned())
+        });
+        scribe.event(EventKind::End(Outcome {
+            ending,
+            at,
+            usage,
+            relayed,
+        }));
         scribe.record(None);
     }
 
     fn event(&mut self, members: &Members<'_>, data: &[u8], scribe: &mut Scribe) -> Translated {
         let name = members.text("type").unwrap_or_default();
-        let response =
-            members.object("response").map(|response| response.write_with(&[("id", &self.id), ("previous_response_id", &self.previous)]));
+        let response = members.object("response").map(|response| {
+            response.write_with(&[("id", &self.id), ("previous_response_id", &self.previous)])
+        });
         match &*name {
             "response.created" | "response.queued" | "response.in_progress" => {
                 if !self.started {
                     self.started = true;
                     self.relay_first(response, scribe);
                 }
-                return Translated { progress: self.progress(), tokens: false };
+                return Translated {
+                    progress: self.progress(),
+                    tokens: false,
+                };
             }
-            "response.completed" | "response.incomplete" | "response.failed" | "response.cancelled" => {
+            "response.completed"
+            | "response.incomplete"
+            | "response.failed"
+            | "response.cancelled" => {
                 if !self.started {
                     self.started = true;
                     scribe.event(EventKind::InProgress);
@@ -107,16 +146,23 @@ impl ResponsesTranslator {
                 self.last = response;
                 return over(self.terminal(&name, members));
             }
-            // An error without a type is what a server answers with, under HTTP 200, that did not come as far as a stream.
+            // An error without a type is what a server answers with, under HTTP 200, that did not
+            // come as far as a stream.
             "error" | "" if name == "error" || members.get("error").is_some() => {
                 let fault = match members.get("error") {
                     Some(error) => UpstreamFault::read(error),
-                    None => UpstreamFault { code: members.text("code").map(Into::into), message: members.text("message").map(Into::into) },
+                    None => UpstreamFault {
+                        code: members.text("code").map(Into::into),
+                        message: members.text("message").map(Into::into),
+                    },
                 };
                 self.fault.get_or_insert(fault.into());
                 self.started = true;
                 scribe.record(Some(data));
-                return Translated { progress: Progress::Finished, tokens: false };
+                return Translated {
+                    progress: Progress::Finished,
+                    tokens: false,
+                };
             }
             _ => {}
         }
@@ -125,65 +171,111 @@ impl ResponsesTranslator {
             scribe.event(EventKind::InProgress);
         }
         if !name.starts_with("response.") {
-            // Not of the vocabulary (a `keepalive`, say), and the SDKs raise on it: shown where extensions are.
+            // Not of the vocabulary (a `keepalive`, say), and the SDKs raise on it: shown where
+            // extensions are.
             scribe.record(Some(data));
-            return Translated { progress: self.progress(), tokens: false };
+            return Translated {
+                progress: self.progress(),
+                tokens: false,
+            };
         }
         let chat = self.hints.of(&name, members);
         let number = scribe.next_seq().to_string();
         let json = match &response {
-            Some(response) => members.write_with(&[("sequence_number", &number), ("response", response)]),
+            Some(response) => {
+                members.write_with(&[("sequence_number", &number), ("response", response)])
+            }
             None => members.write_with(&[("sequence_number", &number)]),
         };
-        scribe.event(EventKind::Relayed(Relayed { name: name.clone().into_owned(), json, chat }));
+        scribe.event(EventKind::Relayed(Relayed {
+            name: name.clone().into_owned(),
+            json,
+            chat,
+        }));
         scribe.record(None);
-        Translated { progress: self.progress(), tokens: name.ends_with(".delta") }
+        Translated {
+            progress: self.progress(),
+            tokens: name.ends_with(".delta"),
+        }
     }
 
-    /// Ours says `response.created` before the upstream is asked; its first word becomes `response.in_progress`.
+    /// Ours says `response.created` before the upstream is asked; its first word becomes
+    /// `response.in_progress`.
     fn relay_first(&self, response: Option<String>, scribe: &mut Scribe) {
-        let Some(members) = response.as_deref().and_then(|object| serde_json::from_str::<Members<'_>>(object).ok()) else {
+        let Some(members) = response
+            .as_deref()
+            .and_then(|object| serde_json::from_str::<Members<'_>>(object).ok())
+        else {
             scribe.event(EventKind::InProgress);
             scribe.record(None);
             return;
         };
         let response = members.write_with(&[("status", "\"in_progress\"")]);
-        let json = format!(r#"{{"type":"response.in_progress","sequence_number":{},"response":{response}}}"#, scribe.next_seq());
-        scribe.event(EventKind::Relayed(Relayed { name: "response.in_progress".to_owned(), json, chat: ChatHint::Role }));
+        let json = format!(
+            r#"{{"type":"response.in_progress","sequence_number":{},"response":{response}}}"#,
+            scribe.next_seq()
+        );
+        scribe.event(EventKind::Relayed(Relayed {
+            name: "response.in_progress".to_owned(),
+            json,
+            chat: ChatHint::Role,
+        }));
         scribe.record(None);
     }
 
     fn terminal(&self, name: &str, members: &Members<'_>) -> Ending {
         let response = members.object("response").unwrap_or_default();
         match name {
-            "response.completed" => Ending::Completed { tool_calls: self.hints.calls() > 0 || calls_something(&response) },
+            "response.completed" => Ending::Completed {
+                tool_calls: self.hints.calls() > 0 || calls_something(&response),
+            },
             "response.incomplete" => {
-                let reason = response.object("incomplete_details").and_then(|details| details.text("reason").map(Into::into));
-                Ending::Incomplete { reason: reason.unwrap_or_else(|| "max_output_tokens".to_owned()) }
+                let reason = response
+                    .object("incomplete_details")
+                    .and_then(|details| details.text("reason").map(Into::into));
+                Ending::Incomplete {
+                    reason: reason.unwrap_or_else(|| "max_output_tokens".to_owned()),
+                }
             }
             "response.cancelled" => Ending::Cancelled,
             _ => match (response.get("error"), &self.fault) {
                 (Some(error), _) => Ending::Failed(UpstreamFault::read(error).into()),
                 (None, Some(failure)) => Ending::Failed(failure.clone()),
-                (None, None) => failed(ErrorCode::UpstreamError, "The upstream reported that the response failed."),
+                (None, None) => failed(
+                    ErrorCode::UpstreamError,
+                    "The upstream reported that the response failed.",
+                ),
             },
         }
     }
 
     fn progress(&self) -> Progress {
-        if self.fault.is_some() { Progress::Finished } else { Progress::Open }
+        if self.fault.is_some() {
+            Progress::Finished
+        } else {
+            Progress::Open
+        }
     }
 }
 
 /// Whether a function is called in this response object.
 fn calls_something(response: &Members<'_>) -> bool {
-    response.objects("output").iter().any(|item| item.text("type").is_some_and(|kind| kind == "function_call"))
+    response.objects("output").iter().any(|item| {
+        item.text("type")
+            .is_some_and(|kind| kind == "function_call")
+    })
 }
 
 fn over(ending: Ending) -> Translated {
-    Translated { progress: Progress::Over(ending), tokens: false }
+    Translated {
+        progress: Progress::Over(ending),
+        tokens: false,
+    }
 }
 
 fn truncated() -> Ending {
-    failed(ErrorCode::UpstreamTruncated, "The upstream's stream ended without a terminal event.")
+    failed(
+        ErrorCode::UpstreamTruncated,
+        "The upstream's stream ended without a terminal event.",
+    )
 }

@@ -6,7 +6,8 @@ use crate::event::{DeltaKind, DeltaTarget, EventKind, ItemHead, PartKind};
 use crate::id::{GenerationId, Seq};
 use crate::record::{RecordBatch, Template, WholeRecord};
 
-/// The id of the item with this number: the same in every event, in the response object and on every node.
+/// The id of the item with this number: the same in every event, in the response object and on
+/// every node.
 pub(crate) fn item_id(generation: &GenerationId, head: &ItemHead, item: u32) -> String {
     let prefix = match head {
         ItemHead::Message { .. } => "msg",
@@ -29,7 +30,10 @@ pub struct Scribe {
 impl fmt::Debug for Scribe {
     /// Without the events, which are what was said.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scribe").field("batch", &self.batch).field("pending", &self.events.len()).finish_non_exhaustive()
+        f.debug_struct("Scribe")
+            .field("batch", &self.batch)
+            .field("pending", &self.events.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -88,10 +92,14 @@ impl Scribe {
         }
     }
 
-    /// Closes the record at hand, which is [nothing but one delta](Self::only_delta), as the first of a template; records after it may use
-    /// the template by its number. The template was cut from the delta's chunk, and these are the chunk's holes.
+    /// Closes the record at hand, which is [nothing but one delta](Self::only_delta), as the first
+    /// of a template; records after it may use the template by its number. The template was cut
+    /// from the delta's chunk, and these are the chunk's holes.
     pub(crate) fn first_delta(&mut self, number: usize, template: &Template, holes: &[&[u8]]) {
-        self.unpublished.push((self.heads.get(template.target.item as usize).cloned(), template.clone()));
+        self.unpublished.push((
+            self.heads.get(template.target.item as usize).cloned(),
+            template.clone(),
+        ));
         self.batch.push_first_delta(number, template, holes);
         self.events.clear();
     }
@@ -105,7 +113,8 @@ impl Scribe {
         self.batch.push_delta(template, holes);
     }
 
-    /// Closes the record at hand. Without an event there is none, unless `raw` makes it a `tokenwire:chunk`.
+    /// Closes the record at hand. Without an event there is none, unless `raw` makes it a
+    /// `tokenwire:chunk`.
     pub fn record(&mut self, raw: Option<&[u8]>) {
         if self.events.is_empty() {
             if raw.is_none() {
@@ -114,7 +123,10 @@ impl Scribe {
             self.events.push(EventKind::Chunk);
         }
         let events = std::mem::take(&mut self.events);
-        let whole = WholeRecord { events, raw: raw.map(serde_bytes::Bytes::new) };
+        let whole = WholeRecord {
+            events,
+            raw: raw.map(serde_bytes::Bytes::new),
+        };
         self.batch.push_whole(&whole);
         self.events = whole.events;
         self.events.clear();
@@ -129,7 +141,11 @@ impl Scribe {
     }
 
     pub(crate) fn text(&mut self, target: DeltaTarget, text: &str, logprobs: Option<String>) {
-        self.event(EventKind::Delta { target, text: text.to_owned(), logprobs });
+        self.event(EventKind::Delta {
+            target,
+            text: text.to_owned(),
+            logprobs,
+        });
     }
 }
 
@@ -145,28 +161,51 @@ pub(crate) struct OpenItem {
 impl OpenItem {
     pub(crate) fn open(scribe: &mut Scribe, head: ItemHead) -> Self {
         let plain = matches!(head, ItemHead::Message { choice: 0 });
-        Self { item: scribe.open_item(head), plain, parts: Vec::new(), annotations: 0 }
+        Self {
+            item: scribe.open_item(head),
+            plain,
+            parts: Vec::new(),
+            annotations: 0,
+        }
     }
 
     /// What a text of this kind belongs to; opens its part if it is the first.
     pub(crate) fn target(&mut self, scribe: &mut Scribe, kind: PartKind) -> DeltaTarget {
-        let part = self.parts.iter().position(|k| *k == kind).unwrap_or_else(|| {
-            let part = self.parts.len();
-            scribe.event(EventKind::PartAdded { item: self.item, part: part as u32, kind });
-            self.parts.push(kind);
-            part
-        });
+        let part = self
+            .parts
+            .iter()
+            .position(|k| *k == kind)
+            .unwrap_or_else(|| {
+                let part = self.parts.len();
+                scribe.event(EventKind::PartAdded {
+                    item: self.item,
+                    part: part as u32,
+                    kind,
+                });
+                self.parts.push(kind);
+                part
+            });
         let delta = match kind {
             PartKind::Text => DeltaKind::Text,
             PartKind::Refusal => DeltaKind::Refusal,
             PartKind::Reasoning => DeltaKind::Reasoning,
         };
-        DeltaTarget { item: self.item, part: part as u32, kind: delta, plain: self.plain }
+        DeltaTarget {
+            item: self.item,
+            part: part as u32,
+            kind: delta,
+            plain: self.plain,
+        }
     }
 
     pub(crate) fn annotation(&mut self, scribe: &mut Scribe, json: String) {
         let target = self.target(scribe, PartKind::Text);
-        scribe.event(EventKind::Annotation { item: target.item, part: target.part, index: self.annotations, json });
+        scribe.event(EventKind::Annotation {
+            item: target.item,
+            part: target.part,
+            index: self.annotations,
+            json,
+        });
         self.annotations += 1;
     }
 

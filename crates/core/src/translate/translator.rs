@@ -13,8 +13,14 @@ pub(crate) enum Translator {
 }
 
 impl Translator {
-    /// `id` and `previous_response_id` are what a relayed stream is to name; `choices` is how many a chat was asked for.
-    pub(crate) fn new(api: Api, id: &GenerationId, choices: u32, previous_response_id: Option<&str>) -> Self {
+    /// `id` and `previous_response_id` are what a relayed stream is to name; `choices` is how many
+    /// a chat was asked for.
+    pub(crate) fn new(
+        api: Api,
+        id: &GenerationId,
+        choices: u32,
+        previous_response_id: Option<&str>,
+    ) -> Self {
         match api {
             Api::Chat => Self::Chat(ChatTranslator::new(choices)),
             Api::Responses => Self::Responses(ResponsesTranslator::new(id, previous_response_id)),
@@ -23,12 +29,28 @@ impl Translator {
 
     pub(crate) fn event(&mut self, event: SseEvent<'_>, scribe: &mut Scribe) -> Translated {
         match (self, event) {
-            (Self::Chat(chat), SseEvent::Data { name, data, terminated }) => chat.payload(name, data, terminated, scribe),
-            (Self::Chat(chat), SseEvent::ErrorField(value)) => {
-                Translated { progress: Progress::Over(chat.error_field(value)), tokens: false }
-            }
-            (Self::Responses(responses), SseEvent::Data { data, terminated, .. }) => responses.payload(data, terminated, scribe),
-            (Self::Responses(_), SseEvent::ErrorField(_)) => Translated { progress: Progress::Open, tokens: false },
+            (
+                Self::Chat(chat),
+                SseEvent::Data {
+                    name,
+                    data,
+                    terminated,
+                },
+            ) => chat.payload(name, data, terminated, scribe),
+            (Self::Chat(chat), SseEvent::ErrorField(value)) => Translated {
+                progress: Progress::Over(chat.error_field(value)),
+                tokens: false,
+            },
+            (
+                Self::Responses(responses),
+                SseEvent::Data {
+                    data, terminated, ..
+                },
+            ) => responses.payload(data, terminated, scribe),
+            (Self::Responses(_), SseEvent::ErrorField(_)) => Translated {
+                progress: Progress::Open,
+                tokens: false,
+            },
         }
     }
 

@@ -32,7 +32,8 @@ struct CompletionDetails {
     reasoning_tokens: Option<u64>,
 }
 
-/// `null` and values of another shape count as absent: usage is worth having, not worth failing for.
+/// `null` and values of another shape count as absent: usage is worth having, not worth failing
+/// for.
 fn lenient<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: serde::Deserializer<'de>,
@@ -67,42 +68,64 @@ struct OutputDetails {
 /// Usage in the Responses form as chat tells it, raw JSON; `None` where it is not in that form.
 pub(crate) fn to_chat(responses: &str) -> Option<String> {
     let usage: ResponsesUsage = serde_json::from_str(responses).ok()?;
-    let total = if usage.total_tokens == 0 { usage.input_tokens.saturating_add(usage.output_tokens) } else { usage.total_tokens };
+    let total = if usage.total_tokens == 0 {
+        usage.input_tokens.saturating_add(usage.output_tokens)
+    } else {
+        usage.total_tokens
+    };
     Some(format!(
         r#"{{"prompt_tokens":{},"completion_tokens":{},"total_tokens":{total},"prompt_tokens_details":{{"cached_tokens":{}}},"completion_tokens_details":{{"reasoning_tokens":{}}}}}"#,
-        usage.input_tokens, usage.output_tokens, usage.input_tokens_details.cached_tokens, usage.output_tokens_details.reasoning_tokens
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.input_tokens_details.cached_tokens,
+        usage.output_tokens_details.reasoning_tokens
     ))
 }
 
 impl ChatUsage {
     pub(crate) fn parse(raw: &RawValue) -> Option<Self> {
         let usage: Self = serde_json::from_str(raw.get()).ok()?;
-        let told = usage.prompt_tokens.is_some() || usage.completion_tokens.is_some() || usage.total_tokens.is_some();
+        let told = usage.prompt_tokens.is_some()
+            || usage.completion_tokens.is_some()
+            || usage.total_tokens.is_some();
         told.then_some(usage)
     }
 
     /// Adds the answer of another choice to the same prompt.
     pub(crate) fn add_choice(&mut self, other: &Self) {
-        let sum = |a: Option<u64>, b: Option<u64>| Some(a.unwrap_or(0).saturating_add(b.unwrap_or(0)));
+        let sum =
+            |a: Option<u64>, b: Option<u64>| Some(a.unwrap_or(0).saturating_add(b.unwrap_or(0)));
         self.completion_tokens = sum(self.completion_tokens, other.completion_tokens);
         self.reasoning_tokens = sum(self.reasoning_tokens, other.reasoning_tokens);
-        self.completion_tokens_details.reasoning_tokens =
-            sum(self.completion_tokens_details.reasoning_tokens, other.completion_tokens_details.reasoning_tokens);
+        self.completion_tokens_details.reasoning_tokens = sum(
+            self.completion_tokens_details.reasoning_tokens,
+            other.completion_tokens_details.reasoning_tokens,
+        );
         self.total_tokens = sum(self.prompt_tokens, self.completion_tokens);
     }
 
-    /// The Responses form, raw JSON. The total is the server's own where it told one, even if it does not add up.
+    /// The Responses form, raw JSON. The total is the server's own where it told one, even if it
+    /// does not add up.
     pub(crate) fn to_responses(self) -> String {
         let input = self.prompt_tokens.unwrap_or(0);
         let output = self.completion_tokens.unwrap_or(0);
         let usage = ResponsesUsage {
             input_tokens: input,
             input_tokens_details: InputDetails {
-                cached_tokens: self.prompt_tokens_details.cached_tokens.or(self.prompt_cache_hit_tokens).unwrap_or(0),
+                cached_tokens: self
+                    .prompt_tokens_details
+                    .cached_tokens
+                    .or(self.prompt_cache_hit_tokens)
+                    .unwrap_or(0),
             },
             output_tokens: output,
             output_tokens_details: OutputDetails {
-                reasoning_tokens: self.completion_tokens_details.reasoning_tokens.filter(|n| *n > 0).or(self.reasoning_tokens).unwrap_or(0),
+                reasoning_tokens: self
+                    .completion_tokens_details
+                    .reasoning_tokens
+                    .filter(|n| *n > 0)
+                    .or(self.reasoning_tokens)
+                    .unwrap_or(0),
             },
             total_tokens: self.total_tokens.unwrap_or(input.saturating_add(output)),
         };
@@ -122,8 +145,14 @@ mod tests {
                 r#"{"input_tokens":9,"input_tokens_details":{"cached_tokens":4},"output_tokens":5,"output_tokens_details":{"reasoning_tokens":3},"total_tokens":14}"#,
                 Some((9, 5, 14, 4, 3)),
             ),
-            (r#"{"input_tokens":9,"output_tokens":5}"#, Some((9, 5, 14, 0, 0))),
-            (r#"{"input_tokens":9,"input_tokens_details":null,"output_tokens":5,"total_tokens":99,"cost":1}"#, Some((9, 5, 99, 0, 0))),
+            (
+                r#"{"input_tokens":9,"output_tokens":5}"#,
+                Some((9, 5, 14, 0, 0)),
+            ),
+            (
+                r#"{"input_tokens":9,"input_tokens_details":null,"output_tokens":5,"total_tokens":99,"cost":1}"#,
+                Some((9, 5, 99, 0, 0)),
+            ),
             ("null", None),
             ("{}", None),
         ] {
@@ -145,8 +174,14 @@ mod tests {
                 r#"{"prompt_tokens":28,"completion_tokens":12,"total_tokens":394,"completion_tokens_details":null,"reasoning_tokens":354}"#,
                 Some((28, 0, 12, 354, 394)),
             ),
-            (r#"{"total_tokens":7,"total_characters":0}"#, Some((0, 0, 0, 0, 7))),
-            (r#"{"prompt_tokens":6,"completion_tokens":2,"prompt_cache_hit_tokens":5}"#, Some((6, 5, 2, 0, 8))),
+            (
+                r#"{"total_tokens":7,"total_characters":0}"#,
+                Some((0, 0, 0, 0, 7)),
+            ),
+            (
+                r#"{"prompt_tokens":6,"completion_tokens":2,"prompt_cache_hit_tokens":5}"#,
+                Some((6, 5, 2, 0, 8)),
+            ),
             (r#"{"cost":1}"#, None),
             (r#"{"prompt_tokens":"six"}"#, None),
             ("null", None),
@@ -155,7 +190,11 @@ mod tests {
             let expected = expected.map(|(i, c, o, r, t)| {
                 format!(r#"{{"input_tokens":{i},"input_tokens_details":{{"cached_tokens":{c}}},"output_tokens":{o},"output_tokens_details":{{"reasoning_tokens":{r}}},"total_tokens":{t}}}"#)
             });
-            assert_eq!(ChatUsage::parse(raw).map(ChatUsage::to_responses), expected, "{raw}");
+            assert_eq!(
+                ChatUsage::parse(raw).map(ChatUsage::to_responses),
+                expected,
+                "{raw}"
+            );
         }
     }
 }

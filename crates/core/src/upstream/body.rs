@@ -42,7 +42,9 @@ impl Source {
                     }
                     _ => false,
                 }),
-                Self::Plain(exchange) => exchange.poll_body(cx, &mut |data| out.extend_from_slice(data)).map(|step| step == BodyStep::Read),
+                Self::Plain(exchange) => exchange
+                    .poll_body(cx, &mut |data| out.extend_from_slice(data))
+                    .map(|step| step == BodyStep::Read),
             });
             if !more.await || out.len() > limit {
                 break;
@@ -82,9 +84,20 @@ impl Inflate {
         }
     }
 
-    /// What `input` inflates to, at most `limit` bytes at a time: a small body may inflate without an end.
-    fn push(&mut self, mut input: &[u8], limit: usize, sink: &mut dyn FnMut(&[u8]) -> Result<Flow, ApiError>) -> Result<Flow, ApiError> {
-        let malformed = || ApiError::new(ErrorCode::UpstreamMalformed, "The upstream sent a compressed body that is damaged.");
+    /// What `input` inflates to, at most `limit` bytes at a time: a small body may inflate without
+    /// an end.
+    fn push(
+        &mut self,
+        mut input: &[u8],
+        limit: usize,
+        sink: &mut dyn FnMut(&[u8]) -> Result<Flow, ApiError>,
+    ) -> Result<Flow, ApiError> {
+        let malformed = || {
+            ApiError::new(
+                ErrorCode::UpstreamMalformed,
+                "The upstream sent a compressed body that is damaged.",
+            )
+        };
         while !input.is_empty() {
             let taken = match self {
                 Self::Gzip(decoder) => decoder.write(&input[..input.len().min(4096)]),
@@ -118,10 +131,25 @@ impl Inflate {
 }
 
 impl UpstreamBody {
-    /// A body in this encoding. `sse` says what the head's content type says; other types are looked at.
-    pub(super) fn new(source: Source, encoding: Option<&str>, sse: bool, limit: usize) -> Result<Self, ApiError> {
-        let shape = if sse { Shape::Sse(SseDecoder::new(limit)) } else { Shape::Unknown };
-        Ok(Self { source, inflate: Inflate::for_encoding(encoding)?, shape, limit })
+    /// A body in this encoding. `sse` says what the head's content type says; other types are
+    /// looked at.
+    pub(super) fn new(
+        source: Source,
+        encoding: Option<&str>,
+        sse: bool,
+        limit: usize,
+    ) -> Result<Self, ApiError> {
+        let shape = if sse {
+            Shape::Sse(SseDecoder::new(limit))
+        } else {
+            Shape::Unknown
+        };
+        Ok(Self {
+            source,
+            inflate: Inflate::for_encoding(encoding)?,
+            shape,
+            limit,
+        })
     }
 }
 
@@ -133,26 +161,51 @@ struct Decoding<'a> {
 }
 
 impl Decoding<'_> {
-    fn push(&mut self, input: &[u8], sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Result<Flow, ApiError> {
-        let Self { inflate, shape, limit } = self;
+    fn push(
+        &mut self,
+        input: &[u8],
+        sink: &mut dyn FnMut(SseEvent<'_>) -> Flow,
+    ) -> Result<Flow, ApiError> {
+        let Self {
+            inflate,
+            shape,
+            limit,
+        } = self;
         match inflate {
             None => shape.push(input, *limit, sink),
-            Some(inflate) => inflate.push(input, *limit, &mut |plain| shape.push(plain, *limit, sink)),
+            Some(inflate) => {
+                inflate.push(input, *limit, &mut |plain| shape.push(plain, *limit, sink))
+            }
         }
     }
 }
 
 impl Shape {
-    fn push(&mut self, mut input: &[u8], limit: usize, sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Result<Flow, ApiError> {
+    fn push(
+        &mut self,
+        mut input: &[u8],
+        limit: usize,
+        sink: &mut dyn FnMut(SseEvent<'_>) -> Flow,
+    ) -> Result<Flow, ApiError> {
         if matches!(self, Self::Unknown) {
-            // A byte order mark, which some servers put first, belongs to neither shape; it may come in pieces.
+            // A byte order mark, which some servers put first, belongs to neither shape; it may
+            // come in pieces.
             input = input.strip_prefix(BYTE_ORDER_MARK).unwrap_or(input);
-            let says_nothing = |byte: &&u8| byte.is_ascii_whitespace() || BYTE_ORDER_MARK.contains(byte);
-            let Some(first) = input.iter().find(|byte| !says_nothing(byte)) else { return Ok(Flow::Continue) };
-            *self = if matches!(first, b'{' | b'[') { Self::Json(Vec::new()) } else { Self::Sse(SseDecoder::new(limit)) };
+            let says_nothing =
+                |byte: &&u8| byte.is_ascii_whitespace() || BYTE_ORDER_MARK.contains(byte);
+            let Some(first) = input.iter().find(|byte| !says_nothing(byte)) else {
+                return Ok(Flow::Continue);
+            };
+            *self = if matches!(first, b'{' | b'[') {
+                Self::Json(Vec::new())
+            } else {
+                Self::Sse(SseDecoder::new(limit))
+            };
         }
         match self {
-            Self::Sse(decoder) => decoder.push(input, sink).map_err(|SseOverflow { limit }| too_large(limit)),
+            Self::Sse(decoder) => decoder
+                .push(input, sink)
+                .map_err(|SseOverflow { limit }| too_large(limit)),
             Self::Json(document) => {
                 if document.len() + input.len() > limit {
                     return Err(too_large(limit));
@@ -166,11 +219,19 @@ impl Shape {
 
     fn finish(&mut self, sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Result<(), ApiError> {
         match self {
-            Self::Sse(decoder) => drop(decoder.finish(sink).map_err(|SseOverflow { limit }| too_large(limit))?),
+            Self::Sse(decoder) => drop(
+                decoder
+                    .finish(sink)
+                    .map_err(|SseOverflow { limit }| too_large(limit))?,
+            ),
             Self::Json(document) => {
                 let document = std::mem::take(document);
                 if !document.is_empty() {
-                    sink(SseEvent::Data { name: None, data: &document, terminated: true });
+                    sink(SseEvent::Data {
+                        name: None,
+                        data: &document,
+                        terminated: true,
+                    });
                 }
             }
             Self::Unknown => {}
@@ -180,13 +241,29 @@ impl Shape {
 }
 
 fn too_large(limit: usize) -> ApiError {
-    ApiError::new(ErrorCode::UpstreamEventTooLarge, format!("The upstream sent an event of more than {limit} bytes."))
+    ApiError::new(
+        ErrorCode::UpstreamEventTooLarge,
+        format!("The upstream sent an event of more than {limit} bytes."),
+    )
 }
 
 impl TokenStream for UpstreamBody {
-    fn poll_events(&mut self, cx: &mut Context<'_>, sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Poll<StreamStep> {
-        let Self { source, inflate, shape, limit } = self;
-        let mut decoding = Decoding { inflate, shape, limit: *limit };
+    fn poll_events(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut dyn FnMut(SseEvent<'_>) -> Flow,
+    ) -> Poll<StreamStep> {
+        let Self {
+            source,
+            inflate,
+            shape,
+            limit,
+        } = self;
+        let mut decoding = Decoding {
+            inflate,
+            shape,
+            limit: *limit,
+        };
         let mut result = Ok(Flow::Continue);
         let end = match source {
             Source::Plain(exchange) => {

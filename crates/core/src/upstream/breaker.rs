@@ -1,4 +1,5 @@
-//! A circuit breaker: a server that keeps failing is left alone for a while, then tried with one request.
+//! A circuit breaker: a server that keeps failing is left alone for a while, then tried with one
+//! request.
 //!
 //! ```text
 //!   Closed ──failures in a row──▶ Open ──cooldown──▶ Trying ──success──▶ Closed
@@ -7,7 +8,8 @@
 //!                                      the cooldown
 //! ```
 //!
-//! Only what fails before the first token counts: a server that answers and is cut later is not one that is down.
+//! Only what fails before the first token counts: a server that answers and is cut later is not one
+//! that is down.
 
 use std::time::Duration;
 
@@ -29,7 +31,10 @@ pub struct BreakerPolicy {
 impl Default for BreakerPolicy {
     /// Five failures, ten seconds.
     fn default() -> Self {
-        Self { failures: 5, cooldown: Duration::from_secs(10) }
+        Self {
+            failures: 5,
+            cooldown: Duration::from_secs(10),
+        }
     }
 }
 
@@ -72,7 +77,14 @@ impl Breaker {
     /// A closed breaker.
     #[must_use]
     pub fn new(policy: BreakerPolicy) -> Self {
-        Self { policy, inner: Mutex::new(Inner { failures: 0, open: None, resting: None }) }
+        Self {
+            policy,
+            inner: Mutex::new(Inner {
+                failures: 0,
+                open: None,
+                resting: None,
+            }),
+        }
     }
 
     /// Whether a request may go to the server now.
@@ -84,7 +96,9 @@ impl Breaker {
             return false;
         }
         // A trial that was never heard of again (its client left) does not bar the next for good.
-        inner.open.as_ref().is_none_or(|open| now >= open.until && open.trial.is_none_or(|since| now >= since + open.cooldown))
+        inner.open.as_ref().is_none_or(|open| {
+            now >= open.until && open.trial.is_none_or(|since| now >= since + open.cooldown)
+        })
     }
 
     /// Where it stands.
@@ -123,12 +137,20 @@ impl Breaker {
             Some(open) if open.trial.is_none() => false,
             Some(open) => {
                 let cooldown = (open.cooldown * 2).min(self.policy.cooldown * LONGEST);
-                *open = Opened { until: now + cooldown, cooldown, trial: None };
+                *open = Opened {
+                    until: now + cooldown,
+                    cooldown,
+                    trial: None,
+                };
                 true
             }
             None if self.policy.failures > 0 && failures >= self.policy.failures => {
                 let cooldown = self.policy.cooldown;
-                inner.open = Some(Opened { until: now + cooldown, cooldown, trial: None });
+                inner.open = Some(Opened {
+                    until: now + cooldown,
+                    cooldown,
+                    trial: None,
+                });
                 true
             }
             None => false,
@@ -148,7 +170,10 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn breaker() -> Breaker {
-        Breaker::new(BreakerPolicy { failures: 3, cooldown: SECOND })
+        Breaker::new(BreakerPolicy {
+            failures: 3,
+            cooldown: SECOND,
+        })
     }
 
     #[tokio::test(start_paused = true)]
@@ -158,9 +183,15 @@ mod tests {
             assert!(!breaker.failure() && !breaker.failure());
             breaker.success();
         }
-        assert_eq!((breaker.state(), breaker.admits()), (BreakerState::Closed, true));
+        assert_eq!(
+            (breaker.state(), breaker.admits()),
+            (BreakerState::Closed, true)
+        );
         assert!(!breaker.failure() && !breaker.failure() && breaker.failure());
-        assert_eq!((breaker.state(), breaker.admits()), (BreakerState::Open, false));
+        assert_eq!(
+            (breaker.state(), breaker.admits()),
+            (BreakerState::Open, false)
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -172,9 +203,15 @@ mod tests {
         tokio::time::advance(SECOND).await;
         assert!(breaker.admits());
         breaker.begin();
-        assert_eq!((breaker.state(), breaker.admits()), (BreakerState::Trying, false));
+        assert_eq!(
+            (breaker.state(), breaker.admits()),
+            (BreakerState::Trying, false)
+        );
         breaker.success();
-        assert_eq!((breaker.state(), breaker.admits()), (BreakerState::Closed, true));
+        assert_eq!(
+            (breaker.state(), breaker.admits()),
+            (BreakerState::Closed, true)
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -212,14 +249,20 @@ mod tests {
     async fn a_server_that_asks_for_rest_gets_it() {
         let breaker = breaker();
         breaker.rest(SECOND);
-        assert_eq!((breaker.admits(), breaker.state()), (false, BreakerState::Closed));
+        assert_eq!(
+            (breaker.admits(), breaker.state()),
+            (false, BreakerState::Closed)
+        );
         tokio::time::advance(SECOND).await;
         assert!(breaker.admits());
     }
 
     #[tokio::test(start_paused = true)]
     async fn without_a_number_of_failures_it_never_opens() {
-        let breaker = Breaker::new(BreakerPolicy { failures: 0, cooldown: SECOND });
+        let breaker = Breaker::new(BreakerPolicy {
+            failures: 0,
+            cooldown: SECOND,
+        });
         assert!((0..1000).all(|_| !breaker.failure()) && breaker.admits());
     }
 }

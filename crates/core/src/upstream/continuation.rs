@@ -1,8 +1,9 @@
 //! Going on with an answer that another server broke off.
 //!
-//! Safe only where the answer is one plain text: nobody can say how a half-written tool call or a hidden chain of thought goes
-//! on. Servers differ in how they are told that an assistant's last message is a beginning and not a turn, so each has to be
-//! configured; one that is not is never asked.
+//! Safe only where the answer is one plain text: nobody can say how a half-written tool call or a
+//! hidden chain of thought goes on. Servers differ in how they are told that an assistant's last
+//! message is a beginning and not a turn, so each has to be configured; one that is not is never
+//! asked.
 
 use crate::json::{Members, present};
 
@@ -20,23 +21,45 @@ pub enum Continuation {
     FinalMessage,
 }
 
-/// The body that asks for the rest of an answer; `None` where that is not safe or cannot be asked for. `text` is JSON-escaped.
+/// The body that asks for the rest of an answer; `None` where that is not safe or cannot be asked
+/// for. `text` is JSON-escaped.
 pub(super) fn body(original: &[u8], how: Continuation, text: &str) -> Option<Vec<u8>> {
     let members: Members<'_> = serde_json::from_slice(original).ok()?;
-    let plain = |name: &str| present(members.get(name)).is_none_or(|raw| matches!(raw.get(), "[]" | "false" | "0"));
-    let one_text = ["tools", "functions", "logprobs", "audio", "modalities", "prediction"].iter().all(|name| plain(name))
+    let plain = |name: &str| {
+        present(members.get(name)).is_none_or(|raw| matches!(raw.get(), "[]" | "false" | "0"))
+    };
+    let one_text = [
+        "tools",
+        "functions",
+        "logprobs",
+        "audio",
+        "modalities",
+        "prediction",
+    ]
+    .iter()
+    .all(|name| plain(name))
         && members.number("n").is_none_or(|n| n == 1)
-        && members.object("response_format").is_none_or(|format| format.text("type").as_deref() == Some("text"));
+        && members
+            .object("response_format")
+            .is_none_or(|format| format.text("type").as_deref() == Some("text"));
     if !one_text || how == Continuation::None {
         return None;
     }
     let messages = members.get("messages")?.get().strip_suffix(']')?.trim_end();
     let comma = if messages == "[" { "" } else { "," };
-    let prefix = if how == Continuation::Prefix { ",\"prefix\":true" } else { "" };
-    let messages = format!("{messages}{comma}{{\"role\":\"assistant\",\"content\":\"{text}\"{prefix}}}]");
+    let prefix = if how == Continuation::Prefix {
+        ",\"prefix\":true"
+    } else {
+        ""
+    };
+    let messages =
+        format!("{messages}{comma}{{\"role\":\"assistant\",\"content\":\"{text}\"{prefix}}}]");
     let mut replaced = vec![("messages", messages.as_str())];
     if how == Continuation::FinalMessage {
-        replaced.extend([("continue_final_message", "true"), ("add_generation_prompt", "false")]);
+        replaced.extend([
+            ("continue_final_message", "true"),
+            ("add_generation_prompt", "false"),
+        ]);
     }
     Some(members.write_with(&replaced).into_bytes())
 }
@@ -47,8 +70,14 @@ mod tests {
 
     #[test]
     fn the_text_so_far_is_put_as_each_server_wants_it() {
-        let body =
-            |how| body(br#"{"model":"m","stream":true,"messages":[{"role":"user","content":"hi"} ]}"#, how, "a\\n").map(String::from_utf8);
+        let body = |how| {
+            body(
+                br#"{"model":"m","stream":true,"messages":[{"role":"user","content":"hi"} ]}"#,
+                how,
+                "a\\n",
+            )
+            .map(String::from_utf8)
+        };
         let with = |message: &str, more: &str| {
             let body = format!(
                 r#"{{"model":"m","stream":true,"messages":[{{"role":"user","content":"hi"}},{{"role":"assistant",{message}}}]{more}}}"#
@@ -58,15 +87,27 @@ mod tests {
         let content = r#""content":"a\n""#;
         assert_eq!(body(Continuation::None), None);
         assert_eq!(body(Continuation::Message), with(content, ""));
-        assert_eq!(body(Continuation::Prefix), with(&format!("{content},\"prefix\":true"), ""));
-        assert_eq!(body(Continuation::FinalMessage), with(content, r#","continue_final_message":true,"add_generation_prompt":false"#));
+        assert_eq!(
+            body(Continuation::Prefix),
+            with(&format!("{content},\"prefix\":true"), "")
+        );
+        assert_eq!(
+            body(Continuation::FinalMessage),
+            with(
+                content,
+                r#","continue_final_message":true,"add_generation_prompt":false"#
+            )
+        );
     }
 
     #[test]
     fn only_one_plain_text_is_continued() {
         for (more, safe) in [
             (r#""tools":[]"#, true),
-            (r#""tools":null,"n":1,"logprobs":false,"response_format":{"type":"text"}"#, true),
+            (
+                r#""tools":null,"n":1,"logprobs":false,"response_format":{"type":"text"}"#,
+                true,
+            ),
             (r#""tools":[{}]"#, false),
             (r#""functions":[{}]"#, false),
             (r#""n":2"#, false),
@@ -74,7 +115,11 @@ mod tests {
             (r#""response_format":{"type":"json_object"}"#, false),
         ] {
             let request = format!(r#"{{"messages":[],{more}}}"#);
-            assert_eq!(body(request.as_bytes(), Continuation::Message, "x").is_some(), safe, "{more}");
+            assert_eq!(
+                body(request.as_bytes(), Continuation::Message, "x").is_some(),
+                safe,
+                "{more}"
+            );
         }
     }
 }

@@ -42,8 +42,17 @@ struct Waiting<'a>(&'a AtomicUsize);
 
 impl Gate {
     pub(super) fn new(policy: GatePolicy) -> Arc<Self> {
-        let slots = (policy.concurrent > 0).then(|| Arc::new(Semaphore::new(policy.concurrent.min(Semaphore::MAX_PERMITS))));
-        Arc::new(Self { policy, slots, running: AtomicUsize::new(0), waiting: AtomicUsize::new(0) })
+        let slots = (policy.concurrent > 0).then(|| {
+            Arc::new(Semaphore::new(
+                policy.concurrent.min(Semaphore::MAX_PERMITS),
+            ))
+        });
+        Arc::new(Self {
+            policy,
+            slots,
+            running: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+        })
     }
 
     /// Requests at the server now.
@@ -60,7 +69,9 @@ impl Gate {
 
     /// Whether a request would be let through at once.
     pub(super) fn is_free(&self) -> bool {
-        self.slots.as_ref().is_none_or(|slots| slots.available_permits() > 0)
+        self.slots
+            .as_ref()
+            .is_none_or(|slots| slots.available_permits() > 0)
     }
 
     /// Whether a request would be let through or may wait.
@@ -81,7 +92,10 @@ impl Gate {
             }),
         };
         self.running.fetch_add(1, Ordering::Relaxed);
-        Ok(Pass { gate: self.clone(), _slot: slot })
+        Ok(Pass {
+            gate: self.clone(),
+            _slot: slot,
+        })
     }
 
     async fn queue(&self, slots: Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ApiError> {
@@ -93,14 +107,20 @@ impl Gate {
         let acquired = if self.policy.wait.is_zero() {
             slots.acquire_owned().await
         } else {
-            tokio::time::timeout(self.policy.wait, slots.acquire_owned()).await.map_err(|_| self.busy())?
+            tokio::time::timeout(self.policy.wait, slots.acquire_owned())
+                .await
+                .map_err(|_| self.busy())?
         };
         // The semaphore is never closed.
         acquired.map_err(|_| self.busy())
     }
 
     pub(super) fn busy(&self) -> ApiError {
-        let message = format!("The upstream takes {} requests at once, and {} wait already.", self.policy.concurrent, self.waiting());
+        let message = format!(
+            "The upstream takes {} requests at once, and {} wait already.",
+            self.policy.concurrent,
+            self.waiting()
+        );
         ApiError::new(ErrorCode::UpstreamBusy, message).retry_after(COME_BACK)
     }
 }
@@ -123,7 +143,11 @@ mod tests {
     use futures::FutureExt as _;
 
     fn gate(concurrent: usize, queued: usize) -> Arc<Gate> {
-        Gate::new(GatePolicy { concurrent, queued, wait: Duration::from_secs(5) })
+        Gate::new(GatePolicy {
+            concurrent,
+            queued,
+            wait: Duration::from_secs(5),
+        })
     }
 
     #[tokio::test(start_paused = true)]
@@ -132,7 +156,10 @@ mod tests {
         let (first, _second) = (gate.enter().await.unwrap(), gate.enter().await.unwrap());
         let mut third = Box::pin(gate.enter());
         assert!(third.as_mut().now_or_never().is_none());
-        assert_eq!((gate.running(), gate.waiting(), gate.has_room()), (2, 1, false));
+        assert_eq!(
+            (gate.running(), gate.waiting(), gate.has_room()),
+            (2, 1, false)
+        );
         assert!(gate.enter().await.unwrap_err().is(ErrorCode::UpstreamBusy));
         drop(first);
         let _third = third.await.unwrap();

@@ -25,13 +25,19 @@ struct Inner {
 
 impl Latency {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Inner { average: None, recent: Vec::new(), next: 0 }))
+        Self(Mutex::new(Inner {
+            average: None,
+            recent: Vec::new(),
+            next: 0,
+        }))
     }
 
     pub(super) fn record(&self, time: Duration) {
         let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
         let mut inner = self.0.lock();
-        let average = inner.average.map_or(f64::from(micros), |average| average + WEIGHT * (f64::from(micros) - average));
+        let average = inner.average.map_or(f64::from(micros), |average| {
+            average + WEIGHT * (f64::from(micros) - average)
+        });
         inner.average = Some(average);
         if inner.recent.len() < KEPT {
             inner.recent.push(micros);
@@ -45,7 +51,10 @@ impl Latency {
     /// A decaying average: of the last five observations or so most of all.
     #[must_use]
     pub fn average(&self) -> Option<Duration> {
-        self.0.lock().average.map(|micros| Duration::from_micros(micros as u64))
+        self.0
+            .lock()
+            .average
+            .map(|micros| Duration::from_micros(micros as u64))
     }
 
     /// The time that 95 of the last 100 requests kept to; `None` until there have been 20.
@@ -75,7 +84,11 @@ mod tests {
         (0..100).for_each(|_| latency.record(Duration::from_millis(100)));
         assert_eq!(latency.average(), Some(Duration::from_millis(100)));
         (0..10).for_each(|_| latency.record(Duration::from_millis(900)));
-        assert!(latency.average().unwrap() > Duration::from_millis(700), "{:?}", latency.average());
+        assert!(
+            latency.average().unwrap() > Duration::from_millis(700),
+            "{:?}",
+            latency.average()
+        );
     }
 
     #[test]

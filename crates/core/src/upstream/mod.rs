@@ -1,4 +1,5 @@
-//! The way to a model: one trait, with everything that is not plain relaying left to decorators around it.
+//! The way to a model: one trait, with everything that is not plain relaying left to decorators
+//! around it.
 //!
 //! ```text
 //!   generation ─▶ Router ─▶ pursuit (retry, failover) ─▶ race (hedging) ─▶ gate ─▶ Server ─▶ socket
@@ -6,8 +7,9 @@
 //!                   └────────────── vitals (breaker, latency) ◀─────────────┘
 //! ```
 //!
-//! A [`Server`] is one model server and knows nothing of others. The [`Router`] knows them all and what of their state all
-//! workers share: it chooses one, and goes on to the next, or again to the same, as long as nothing of an answer was kept.
+//! A [`Server`] is one model server and knows nothing of others. The [`Router`] knows them all and
+//! what of their state all workers share: it chooses one, and goes on to the next, or again to the
+//! same, as long as nothing of an answer was kept.
 
 #[cfg(feature = "openai")]
 mod body;
@@ -90,7 +92,8 @@ impl fmt::Debug for UpstreamRequest {
 /// How long to wait for a model. Zero means without limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Clocks {
-    /// For the connection, TLS included. The upstream's own business; the others are kept by the generation.
+    /// For the connection, TLS included. The upstream's own business; the others are kept by the
+    /// generation.
     pub connect: Duration,
     /// From the request to the first content, reasoning or tool delta.
     pub first_token: Duration,
@@ -141,7 +144,9 @@ pub struct Opened {
 
 impl fmt::Debug for Opened {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Opened").field("head", &self.head).finish_non_exhaustive()
+        f.debug_struct("Opened")
+            .field("head", &self.head)
+            .finish_non_exhaustive()
     }
 }
 
@@ -156,25 +161,31 @@ pub enum StreamStep {
     Failed(ApiError),
 }
 
-/// A decoded upstream body. Dropping it closes the connection: that is how a generation is cancelled.
+/// A decoded upstream body. Dropping it closes the connection: that is how a generation is
+/// cancelled.
 pub trait TokenStream: Send {
     /// Reads once and gives every event that it completes to `sink`, borrowed from the read buffer.
-    fn poll_events(&mut self, cx: &mut Context<'_>, sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Poll<StreamStep>;
+    fn poll_events(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut dyn FnMut(SseEvent<'_>) -> Flow,
+    ) -> Poll<StreamStep>;
 
     /// The first token has come out of it. Called once.
     fn first_token(&mut self) {}
 
-    /// What came came to this failure, and that is the end of it. What is known of the server learns of it, if no token had come.
+    /// What came came to this failure, and that is the end of it. What is known of the server
+    /// learns of it, if no token had come.
     fn failed(&mut self, _failure: &Failure) {}
 
-    /// What came so far came to this failure, and nothing of it was kept. Whether the stream has been put back to where it
-    /// begins, for another attempt.
+    /// What came so far came to this failure, and nothing of it was kept. Whether the stream has
+    /// been put back to where it begins, for another attempt.
     fn retry(&mut self, _failure: &Failure) -> bool {
         false
     }
 
-    /// What came so far came to this failure, and this text of it was kept (JSON-escaped). The name of the server that goes on
-    /// from there, if one does: what is read next is its stream.
+    /// What came so far came to this failure, and this text of it was kept (JSON-escaped). The name
+    /// of the server that goes on from there, if one does: what is read next is its stream.
     fn continue_from(&mut self, _failure: &Failure, _text: &str) -> Option<String> {
         None
     }
@@ -182,7 +193,8 @@ pub trait TokenStream: Send {
 
 /// A model, or a decorator around one. Cheap to share on one worker.
 pub trait Upstream: Send + Sync + fmt::Debug {
-    /// How a model is to be asked: the language of its upstream, its own name there, and the clocks.
+    /// How a model is to be asked: the language of its upstream, its own name there, and the
+    /// clocks.
     ///
     /// # Errors
     /// Where no upstream offers the model.
@@ -210,7 +222,8 @@ pub struct Target {
 }
 
 impl Refusal {
-    /// The refusal as an error of ours, for readers that have no status line: the upstream's own code and message.
+    /// The refusal as an error of ours, for readers that have no status line: the upstream's own
+    /// code and message.
     #[must_use]
     pub fn to_api_error(&self) -> ApiError {
         let code = match self.status {
@@ -220,13 +233,19 @@ impl Refusal {
         let fault = crate::translate::fault_in_body(&self.body);
         let mut error = ApiError::new(
             crate::error::ErrorCode::UpstreamError,
-            fault.1.unwrap_or_else(|| format!("The upstream answered with status {}.", self.status)),
+            fault
+                .1
+                .unwrap_or_else(|| format!("The upstream answered with status {}.", self.status)),
         );
         error.status = self.status;
         error.code = Some(fault.0.unwrap_or(code).into());
         error.retryable = matches!(self.status, 408 | 409 | 429) || self.status >= 500;
-        error.retry_after =
-            self.headers.iter().find(|(name, _)| name == "retry-after").and_then(|(_, value)| value.parse().ok()).map(Duration::from_secs);
+        error.retry_after = self
+            .headers
+            .iter()
+            .find(|(name, _)| name == "retry-after")
+            .and_then(|(_, value)| value.parse().ok())
+            .map(Duration::from_secs);
         error
     }
 }

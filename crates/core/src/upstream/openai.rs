@@ -1,7 +1,8 @@
 //! An OpenAI-compatible server over HTTP.
 //!
-//! async-openai brings the configuration, the URLs and the headers. The bodies are ours both ways: its typed requests drop
-//! what they do not know, and its stream reader sits on an unbounded channel and cannot tell an end from a cut.
+//! async-openai brings the configuration, the URLs and the headers. The bodies are ours both ways:
+//! its typed requests drop what they do not know, and its stream reader sits on an unbounded
+//! channel and cannot tell an end from a cut.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,7 +14,8 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use reqwest::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName,
+    HeaderValue, USER_AGENT,
 };
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -47,7 +49,8 @@ pub struct OpenAiOptions {
     pub accept_client_key: bool,
 }
 
-/// A client of one OpenAI-compatible server. It belongs to the runtime that it is first used on: one per worker.
+/// A client of one OpenAI-compatible server. It belongs to the runtime that it is first used on:
+/// one per worker.
 #[derive(Clone)]
 pub struct OpenAi(Arc<Inner>);
 
@@ -66,7 +69,9 @@ struct Inner {
 
 impl fmt::Debug for OpenAi {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OpenAi").field("name", &self.0.options.name).finish_non_exhaustive()
+        f.debug_struct("OpenAi")
+            .field("name", &self.0.options.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -78,9 +83,13 @@ impl OpenAi {
     pub fn new(options: OpenAiOptions) -> Result<Self, String> {
         // Another part of the process may have chosen a provider already; that is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let key = options.api_key.as_ref().map(|key| key.expose_secret().to_owned());
-        let config =
-            OpenAIConfig::new().with_api_base(options.base_url.trim_end_matches('/')).with_api_key(key.clone().unwrap_or_default());
+        let key = options
+            .api_key
+            .as_ref()
+            .map(|key| key.expose_secret().to_owned());
+        let config = OpenAIConfig::new()
+            .with_api_base(options.base_url.trim_end_matches('/'))
+            .with_api_key(key.clone().unwrap_or_default());
         let mut headers = HeaderMap::new();
         if let Some(key) = &key {
             let mut value = HeaderValue::from_str(&format!("Bearer {key}"))
@@ -99,14 +108,33 @@ impl OpenAi {
             .user_agent(AGENT)
             .build()
             .map_err(|error| format!("the HTTP client cannot be set up: {error}"))?;
-        let url = reqwest::Url::parse(&config.url("/models")).map_err(|error| format!("the base URL cannot be used: {error}"))?;
-        let plain = if url.scheme() == "http" { http1::Client::new(&url, options.connect_timeout) } else { None };
+        let url = reqwest::Url::parse(&config.url("/models"))
+            .map_err(|error| format!("the base URL cannot be used: {error}"))?;
+        let plain = if url.scheme() == "http" {
+            http1::Client::new(&url, options.connect_timeout)
+        } else {
+            None
+        };
         let base_path = &url[url::Position::BeforePath..url::Position::AfterQuery];
-        let base_path = base_path.strip_suffix("/models").unwrap_or(base_path).to_owned();
+        let base_path = base_path
+            .strip_suffix("/models")
+            .unwrap_or(base_path)
+            .to_owned();
         let mut streaming = headers.clone();
-        streaming.insert(ACCEPT, HeaderValue::from_static("text/event-stream, application/json"));
+        streaming.insert(
+            ACCEPT,
+            HeaderValue::from_static("text/event-stream, application/json"),
+        );
         streaming.insert(USER_AGENT, HeaderValue::from_static(AGENT));
-        Ok(Self(Arc::new(Inner { options, client, plain, config, headers, streaming, base_path })))
+        Ok(Self(Arc::new(Inner {
+            options,
+            client,
+            plain,
+            config,
+            headers,
+            streaming,
+            base_path,
+        })))
     }
 }
 
@@ -126,8 +154,14 @@ impl Server for OpenAi {
             let response = inner.get("/models", timeout).await?;
             let status = response.status();
             let head = Head::of(response.headers());
-            let body = read_limited(response, inner.options.max_event).await.map_err(|()| truncated())?;
-            if status.is_success() { Ok(body) } else { Err(inner.refusal(status.as_u16(), head, body, false)) }
+            let body = read_limited(response, inner.options.max_event)
+                .await
+                .map_err(|()| truncated())?;
+            if status.is_success() {
+                Ok(body)
+            } else {
+                Err(inner.refusal(status.as_u16(), head, body, false))
+            }
         }
         .boxed()
     }
@@ -142,7 +176,13 @@ impl Inner {
     async fn get(&self, path: &str, timeout: Duration) -> Result<reqwest::Response, OpenError> {
         let mut headers = self.headers.clone();
         headers.remove(CONTENT_TYPE);
-        let response = self.client.get(self.config.url(path)).headers(headers).timeout(timeout).send().await;
+        let response = self
+            .client
+            .get(self.config.url(path))
+            .headers(headers)
+            .timeout(timeout)
+            .send()
+            .await;
         response.map_err(|error| self.connect_error(&error))
     }
 
@@ -153,11 +193,16 @@ impl Inner {
         };
         let mut headers = Cow::Borrowed(&self.streaming);
         for (name, value) in &request.headers {
-            if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            if let (Ok(name), Ok(value)) =
+                (HeaderName::try_from(name), HeaderValue::try_from(value))
+            {
                 headers.to_mut().insert(name, value);
             }
         }
-        let client_key = request.client_key.as_ref().filter(|_| self.options.accept_client_key);
+        let client_key = request
+            .client_key
+            .as_ref()
+            .filter(|_| self.options.accept_client_key);
         if let Some(key) = client_key
             && let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret()))
         {
@@ -168,13 +213,22 @@ impl Inner {
         let (status, headers, source) = match &self.plain {
             Some(client) => {
                 let target = [&self.base_path, path].concat();
-                let mut exchange = client.post(&target, &headers, &request.body).await.map_err(|error| self.send_error(&error))?;
+                let mut exchange = client
+                    .post(&target, &headers, &request.body)
+                    .await
+                    .map_err(|error| self.send_error(&error))?;
                 // A stream lives for long; its head need not.
                 let headers = std::mem::take(&mut exchange.headers);
                 (exchange.status, headers, Source::Plain(Box::new(exchange)))
             }
             None => {
-                let sent = self.client.post(self.config.url(path)).headers(headers.into_owned()).body(request.body).send().await;
+                let sent = self
+                    .client
+                    .post(self.config.url(path))
+                    .headers(headers.into_owned())
+                    .body(request.body)
+                    .send()
+                    .await;
                 let response = sent.map_err(|error| self.connect_error(&error))?;
                 let (status, headers) = (response.status().as_u16(), response.headers().clone());
                 (status, headers, Source::General(Box::pin(response.into())))
@@ -186,20 +240,39 @@ impl Inner {
             let body = tokio::time::timeout(REFUSAL_WAIT, source.read_limited(REFUSAL_BYTES)).await;
             return Err(self.refusal(status, head, body.unwrap_or_default(), clients_own));
         }
-        let encoding = headers.get(CONTENT_ENCODING).and_then(|value| value.to_str().ok()).map(str::to_ascii_lowercase);
-        let sse = head.content_type.as_deref().is_some_and(|kind| kind.to_ascii_lowercase().starts_with("text/event-stream"));
-        let body = UpstreamBody::new(source, encoding.as_deref(), sse, self.options.max_event).map_err(OpenError::Failed)?;
-        Ok(Opened { head: UpstreamHead { headers: head.headers }, stream: Box::new(body) })
+        let encoding = headers
+            .get(CONTENT_ENCODING)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_ascii_lowercase);
+        let sse = head
+            .content_type
+            .as_deref()
+            .is_some_and(|kind| kind.to_ascii_lowercase().starts_with("text/event-stream"));
+        let body = UpstreamBody::new(source, encoding.as_deref(), sse, self.options.max_event)
+            .map_err(OpenError::Failed)?;
+        Ok(Opened {
+            head: UpstreamHead {
+                headers: head.headers,
+            },
+            stream: Box::new(body),
+        })
     }
 
     fn send_error(&self, error: &SendError) -> OpenError {
         tracing::warn!(upstream = %self.options.name, cause = %error, "the upstream could not be asked");
         OpenError::Failed(match error {
-            SendError::ConnectTimeout => ApiError::new(ErrorCode::ConnectTimeout, "The upstream did not accept the connection in time."),
-            SendError::Connect(_) => ApiError::new(ErrorCode::UpstreamUnreachable, "The upstream could not be connected to."),
-            SendError::Disconnected(_) => {
-                ApiError::new(ErrorCode::UpstreamDisconnected, "The upstream closed the connection before it answered.")
-            }
+            SendError::ConnectTimeout => ApiError::new(
+                ErrorCode::ConnectTimeout,
+                "The upstream did not accept the connection in time.",
+            ),
+            SendError::Connect(_) => ApiError::new(
+                ErrorCode::UpstreamUnreachable,
+                "The upstream could not be connected to.",
+            ),
+            SendError::Disconnected(_) => ApiError::new(
+                ErrorCode::UpstreamDisconnected,
+                "The upstream closed the connection before it answered.",
+            ),
         })
     }
 
@@ -208,7 +281,10 @@ impl Inner {
         if matches!(status, 401 | 403) && !clients_own {
             tracing::error!(upstream = %self.options.name, status, "the upstream refused the gateway's own key");
             // Not the client's fault, and the body may quote the key.
-            return OpenError::Failed(ApiError::new(ErrorCode::UpstreamAuth, "The upstream refused the gateway's own credentials."));
+            return OpenError::Failed(ApiError::new(
+                ErrorCode::UpstreamAuth,
+                "The upstream refused the gateway's own credentials.",
+            ));
         }
         if (300..400).contains(&status) {
             tracing::error!(upstream = %self.options.name, status, "the upstream redirects; is its base_url right?");
@@ -217,19 +293,38 @@ impl Inner {
                 "The upstream answered with a redirect, which is not followed.",
             ));
         }
-        let Head { content_type, headers, should_retry } = head;
-        OpenError::Refused(Refusal { status, content_type, body, headers, should_retry })
+        let Head {
+            content_type,
+            headers,
+            should_retry,
+        } = head;
+        OpenError::Refused(Refusal {
+            status,
+            content_type,
+            body,
+            headers,
+            should_retry,
+        })
     }
 
     fn connect_error(&self, error: &reqwest::Error) -> OpenError {
         // The URL may hold what belongs to nobody else; the chain of causes says enough.
         tracing::warn!(upstream = %self.options.name, cause = %root_cause(error), "the upstream could not be asked");
         let error = if error.is_timeout() {
-            ApiError::new(ErrorCode::ConnectTimeout, "The upstream did not accept the connection in time.")
+            ApiError::new(
+                ErrorCode::ConnectTimeout,
+                "The upstream did not accept the connection in time.",
+            )
         } else if error.is_connect() {
-            ApiError::new(ErrorCode::UpstreamUnreachable, "The upstream could not be connected to.")
+            ApiError::new(
+                ErrorCode::UpstreamUnreachable,
+                "The upstream could not be connected to.",
+            )
         } else {
-            ApiError::new(ErrorCode::UpstreamDisconnected, "The upstream closed the connection before it answered.")
+            ApiError::new(
+                ErrorCode::UpstreamDisconnected,
+                "The upstream closed the connection before it answered.",
+            )
         };
         OpenError::Failed(error)
     }
@@ -246,7 +341,10 @@ impl Head {
     fn of(headers: &HeaderMap) -> Self {
         let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
         let kept = |name: &str| {
-            name == "retry-after" || name == "retry-after-ms" || name == "openai-processing-ms" || name.starts_with("x-ratelimit-")
+            name == "retry-after"
+                || name == "retry-after-ms"
+                || name == "openai-processing-ms"
+                || name.starts_with("x-ratelimit-")
         };
         let mut kept: Vec<(String, String)> = headers
             .iter()
@@ -256,13 +354,23 @@ impl Head {
         if let Some(id) = headers.get("x-request-id").and_then(text) {
             kept.push(("x-upstream-request-id".to_owned(), id));
         }
-        let should_retry = headers.get("x-should-retry").and_then(text).and_then(|value| value.trim().parse().ok());
-        Self { content_type: headers.get(CONTENT_TYPE).and_then(text), headers: kept, should_retry }
+        let should_retry = headers
+            .get("x-should-retry")
+            .and_then(text)
+            .and_then(|value| value.trim().parse().ok());
+        Self {
+            content_type: headers.get(CONTENT_TYPE).and_then(text),
+            headers: kept,
+            should_retry,
+        }
     }
 }
 
 fn truncated() -> OpenError {
-    OpenError::Failed(ApiError::new(ErrorCode::UpstreamTruncated, "The upstream's answer broke off or is too large."))
+    OpenError::Failed(ApiError::new(
+        ErrorCode::UpstreamTruncated,
+        "The upstream's answer broke off or is too large.",
+    ))
 }
 
 fn root_cause(error: &reqwest::Error) -> String {

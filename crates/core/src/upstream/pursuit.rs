@@ -1,4 +1,5 @@
-//! Getting an answer: attempt after attempt, at one server after the other, until something of it is there to be kept.
+//! Getting an answer: attempt after attempt, at one server after the other, until something of it
+//! is there to be kept.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -29,7 +30,8 @@ pub(super) struct Pursuit {
     repetitions: u32,
     /// What it has waited between attempts so far.
     waited: Duration,
-    /// Whether something of an answer was kept: then there is no other attempt, only somebody who goes on.
+    /// Whether something of an answer was kept: then there is no other attempt, only somebody who
+    /// goes on.
     kept: bool,
     /// The body as it was asked first, once another stands in its place that goes on from a text.
     original: Option<Bytes>,
@@ -66,19 +68,45 @@ enum State {
 
 impl Pursuit {
     pub(super) fn new(router: Router, request: UpstreamRequest) -> Self {
-        Self { router, request, repetitions: 0, waited: Duration::ZERO, kept: false, original: None, tried: SmallVec::new() }
+        Self {
+            router,
+            request,
+            repetitions: 0,
+            waited: Duration::ZERO,
+            kept: false,
+            original: None,
+            tried: SmallVec::new(),
+        }
     }
 
     /// Waits for the first head that is one.
     pub(super) async fn open(self) -> Result<Opened, OpenError> {
         self.router.options().budget.deposit();
         let (pursuit, live) = Box::new(self).pursue(Duration::ZERO).await;
-        let Live { head, stream, attempt, server: _ } = live?;
-        let state = State::Live { stream, attempt, continues: false };
-        Ok(Opened { head, stream: Box::new(PursuedStream { pursuit: Some(pursuit), state }) })
+        let Live {
+            head,
+            stream,
+            attempt,
+            server: _,
+        } = live?;
+        let state = State::Live {
+            stream,
+            attempt,
+            continues: false,
+        };
+        Ok(Opened {
+            head,
+            stream: Box::new(PursuedStream {
+                pursuit: Some(pursuit),
+                state,
+            }),
+        })
     }
 
-    async fn pursue(mut self: Box<Self>, mut wait: Duration) -> (Box<Self>, Result<Live, OpenError>) {
+    async fn pursue(
+        mut self: Box<Self>,
+        mut wait: Duration,
+    ) -> (Box<Self>, Result<Live, OpenError>) {
         loop {
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
@@ -97,11 +125,17 @@ impl Pursuit {
     /// Asks the server at hand, and another beside it if it is slow and that is wanted.
     async fn attempt(&mut self) -> Result<Live, OpenError> {
         let first = ask(&self.router, self.request.clone());
-        let Some(patience) = self.patience() else { return first.await };
+        let Some(patience) = self.patience() else {
+            return first.await;
+        };
         let other = || {
             let choice = self.another(&[self.request.server])?;
             let request = self.request_for(&choice);
-            let route = self.router.routes().get(choice.server).filter(|_| self.router.options().budget.withdraw())?;
+            let route = self
+                .router
+                .routes()
+                .get(choice.server)
+                .filter(|_| self.router.options().budget.withdraw())?;
             route.vitals.counters.hedges.add();
             Some(ask(&self.router, request))
         };
@@ -123,11 +157,20 @@ impl Pursuit {
             return None;
         }
         self.another(&[self.request.server])?;
-        hedge.patience(&self.router.routes().get(self.request.server)?.vitals.latency)
+        hedge.patience(
+            &self
+                .router
+                .routes()
+                .get(self.request.server)?
+                .vitals
+                .latency,
+        )
     }
 
     fn another(&self, tried: &[usize]) -> Option<Choice> {
-        self.router.choose(&self.request.model, Some(self.request.api), tried).filter(|choice| !choice.last_resort)
+        self.router
+            .choose(&self.request.model, Some(self.request.api), tried)
+            .filter(|choice| !choice.last_resort)
     }
 
     /// The request as the chosen server wants it: the first body, under its own name for the model.
@@ -135,8 +178,9 @@ impl Pursuit {
         let mut request = self.request.clone();
         request.server = choice.server;
         let body = self.original.as_ref().unwrap_or(&self.request.body);
-        let rewritten = serde_json::from_slice::<Members<'_>>(body)
-            .map(|members| members.write_with(&[("model", &crate::json::quoted(&choice.served.name))]));
+        let rewritten = serde_json::from_slice::<Members<'_>>(body).map(|members| {
+            members.write_with(&[("model", &crate::json::quoted(&choice.served.name))])
+        });
         if let Ok(body) = rewritten {
             request.body = body.into();
         }
@@ -146,12 +190,26 @@ impl Pursuit {
     /// Prepares going on from the text at another server, and gives its name.
     fn plan_continuation(&mut self, failure: &Failure, text: &str) -> Option<String> {
         let options = self.router.options();
-        if !failure.retryable || self.request.api != Api::Chat || !self.request.streamed || self.repetitions >= options.retry.attempts {
+        if !failure.retryable
+            || self.request.api != Api::Chat
+            || !self.request.streamed
+            || self.repetitions >= options.retry.attempts
+        {
             return None;
         }
         self.tried.push(self.request.server);
-        let unable = self.router.routes().iter().enumerate().filter(|(_, route)| route.continuation == Continuation::None);
-        let passed_by: SmallVec<[usize; 8]> = self.tried.iter().copied().chain(unable.map(|(server, _)| server)).collect();
+        let unable = self
+            .router
+            .routes()
+            .iter()
+            .enumerate()
+            .filter(|(_, route)| route.continuation == Continuation::None);
+        let passed_by: SmallVec<[usize; 8]> = self
+            .tried
+            .iter()
+            .copied()
+            .chain(unable.map(|(server, _)| server))
+            .collect();
         let choice = self.another(&passed_by)?;
         let route = self.router.routes().get(choice.server)?;
         let request = self.request_for(&choice);
@@ -161,10 +219,14 @@ impl Pursuit {
             return None;
         }
         route.vitals.counters.continued.add();
-        self.original.get_or_insert_with(|| self.request.body.clone());
+        self.original
+            .get_or_insert_with(|| self.request.body.clone());
         let name = route.server.name().to_owned();
         self.repetitions += 1;
-        self.request = UpstreamRequest { body: body.into(), ..request };
+        self.request = UpstreamRequest {
+            body: body.into(),
+            ..request
+        };
         Some(name)
     }
 
@@ -189,7 +251,12 @@ impl Pursuit {
         if self.waited + wait > policy.max_wait {
             return None;
         }
-        let counters = |server: usize| self.router.routes().get(server).map(|route| &route.vitals.counters);
+        let counters = |server: usize| {
+            self.router
+                .routes()
+                .get(server)
+                .map(|route| &route.vitals.counters)
+        };
         if !self.router.options().budget.withdraw() {
             counters(failed)?.budget_spent.add();
             return None;
@@ -198,7 +265,8 @@ impl Pursuit {
             counters(choice.server)?.failovers.add();
             self.request = self.request_for(choice);
         } else {
-            // All were tried, or there is only this one: from now on all of them may be tried again.
+            // All were tried, or there is only this one: from now on all of them may be tried
+            // again.
             self.tried.clear();
         }
         counters(self.request.server)?.retries.add();
@@ -212,7 +280,10 @@ impl Pursuit {
 async fn ask(router: &Router, request: UpstreamRequest) -> Result<Live, OpenError> {
     let server = request.server;
     let Some(route) = router.routes().get(server) else {
-        return Err(OpenError::Failed(ApiError::new(ErrorCode::NotFound, "The model is not served any more.")));
+        return Err(OpenError::Failed(ApiError::new(
+            ErrorCode::NotFound,
+            "The model is not served any more.",
+        )));
     };
     let pass = route.vitals.gate.enter().await.map_err(|error| {
         route.vitals.counters.refused_busy.add();
@@ -220,7 +291,12 @@ async fn ask(router: &Router, request: UpstreamRequest) -> Result<Live, OpenErro
     })?;
     let mut attempt = route.vitals.begin(pass, request.patience, request.streamed);
     match route.server.open(request).await {
-        Ok(Opened { head, stream }) => Ok(Live { head, stream, attempt, server }),
+        Ok(Opened { head, stream }) => Ok(Live {
+            head,
+            stream,
+            attempt,
+            server,
+        }),
         Err(error) => {
             attempt.failed(judge(&error).1);
             Err(error)
@@ -231,11 +307,23 @@ async fn ask(router: &Router, request: UpstreamRequest) -> Result<Live, OpenErro
 // === impl PursuedStream ===
 
 impl TokenStream for PursuedStream {
-    fn poll_events(&mut self, cx: &mut Context<'_>, sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Poll<StreamStep> {
+    fn poll_events(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut dyn FnMut(SseEvent<'_>) -> Flow,
+    ) -> Poll<StreamStep> {
         loop {
             match &mut self.state {
-                State::Live { stream, continues: false, .. } => return stream.poll_events(cx, sink),
-                State::Live { stream, attempt, continues } => {
+                State::Live {
+                    stream,
+                    continues: false,
+                    ..
+                } => return stream.poll_events(cx, sink),
+                State::Live {
+                    stream,
+                    attempt,
+                    continues,
+                } => {
                     let step = stream.poll_events(cx, sink);
                     if matches!(step, Poll::Ready(StreamStep::Read)) {
                         attempt.first_token();
@@ -244,11 +332,21 @@ impl TokenStream for PursuedStream {
                     return step;
                 }
                 State::Reopening(reopening) => {
-                    let Poll::Ready((pursuit, live)) = reopening.as_mut().poll_unpin(cx) else { return Poll::Pending };
+                    let Poll::Ready((pursuit, live)) = reopening.as_mut().poll_unpin(cx) else {
+                        return Poll::Pending;
+                    };
                     let continues = pursuit.kept;
                     self.pursuit = Some(pursuit);
                     match live {
-                        Ok(Live { stream, attempt, .. }) => self.state = State::Live { stream, attempt, continues },
+                        Ok(Live {
+                            stream, attempt, ..
+                        }) => {
+                            self.state = State::Live {
+                                stream,
+                                attempt,
+                                continues,
+                            }
+                        }
                         Err(error) => {
                             self.pursuit = None;
                             self.state = State::Over;
@@ -262,12 +360,16 @@ impl TokenStream for PursuedStream {
     }
 
     fn first_token(&mut self) {
-        // From here on the answer is kept. What it takes to ask again is let go of unless somebody could go on with it.
+        // From here on the answer is kept. What it takes to ask again is let go of unless somebody
+        // could go on with it.
         match &mut self.pursuit {
             Some(pursuit) if pursuit.router.can_continue() => pursuit.kept = true,
             pursuit => *pursuit = None,
         }
-        if let State::Live { stream, attempt, .. } = &mut self.state {
+        if let State::Live {
+            stream, attempt, ..
+        } = &mut self.state
+        {
             attempt.first_token();
             stream.first_token();
         }
@@ -275,18 +377,31 @@ impl TokenStream for PursuedStream {
 
     fn failed(&mut self, failure: &Failure) {
         if let State::Live { attempt, .. } = &mut self.state {
-            attempt.failed(if failure.retryable { Harm::Broken } else { Harm::None });
+            attempt.failed(if failure.retryable {
+                Harm::Broken
+            } else {
+                Harm::None
+            });
         }
     }
 
     fn retry(&mut self, failure: &Failure) -> bool {
         self.failed(failure);
-        let State::Live { .. } = &self.state else { return false };
-        let Some(mut pursuit) = self.pursuit.take() else { return false };
-        let again = if failure.retryable { Again::Anywhere(None) } else { Again::No };
+        let State::Live { .. } = &self.state else {
+            return false;
+        };
+        let Some(mut pursuit) = self.pursuit.take() else {
+            return false;
+        };
+        let again = if failure.retryable {
+            Again::Anywhere(None)
+        } else {
+            Again::No
+        };
         match pursuit.plan(again) {
             Some(wait) => {
-                // The old connection is closed, and its place given back, before the new request leaves.
+                // The old connection is closed, and its place given back, before the new request
+                // leaves.
                 self.state = State::Reopening(pursuit.pursue(wait).boxed());
                 true
             }
@@ -295,7 +410,9 @@ impl TokenStream for PursuedStream {
     }
 
     fn continue_from(&mut self, failure: &Failure, text: &str) -> Option<String> {
-        let State::Live { .. } = &self.state else { return None };
+        let State::Live { .. } = &self.state else {
+            return None;
+        };
         let mut pursuit = self.pursuit.take()?;
         let name = pursuit.plan_continuation(failure, text)?;
         self.state = State::Reopening(pursuit.pursue(Duration::ZERO).boxed());

@@ -1,7 +1,8 @@
-//! Hedging: where the first server is slower than it usually is, another is asked beside it, and the first to give a token wins.
+//! Hedging: where the first server is slower than it usually is, another is asked beside it, and
+//! the first to give a token wins.
 //!
-//! What either sends is held back until one of them has a token, so that a reader never sees two beginnings. The loser is
-//! dropped, which closes its connection.
+//! What either sends is held back until one of them has a token, so that a reader never sees two
+//! beginnings. The loser is dropped, which closes its connection.
 
 use std::future::Future;
 use std::pin::pin;
@@ -50,18 +51,27 @@ impl Hedge {
     }
 }
 
-/// Runs the first attempt and, if it has no token after `patience` (or fails after that), another beside it.
-pub(super) async fn run<A, B>(api: Api, first: A, patience: Duration, other: impl FnOnce() -> Option<B>) -> Result<Live, OpenError>
+/// Runs the first attempt and, if it has no token after `patience` (or fails after that), another
+/// beside it.
+pub(super) async fn run<A, B>(
+    api: Api,
+    first: A,
+    patience: Duration,
+    other: impl FnOnce() -> Option<B>,
+) -> Result<Live, OpenError>
 where
     A: Future<Output = Result<Live, OpenError>>,
     B: Future<Output = Result<Live, OpenError>>,
 {
     let mut first = pin!(answered(api, first));
-    // Without another server the first has all the time it needs; one that fails in time is the retries' business.
+    // Without another server the first has all the time it needs; one that fails in time is the
+    // retries' business.
     if let Ok(answer) = tokio::time::timeout(patience, first.as_mut()).await {
         return answer;
     }
-    let Some(other) = other() else { return first.await };
+    let Some(other) = other() else {
+        return first.await;
+    };
     let other = pin!(answered(api, other));
     match select(first, other).await {
         Either::Left((Ok(live), _)) | Either::Right((Ok(live), _)) => Ok(live),
@@ -71,19 +81,29 @@ where
 }
 
 /// Waits until an attempt has a token, or its end without one, and keeps what came until then.
-async fn answered(api: Api, attempt: impl Future<Output = Result<Live, OpenError>>) -> Result<Live, OpenError> {
+async fn answered(
+    api: Api,
+    attempt: impl Future<Output = Result<Live, OpenError>>,
+) -> Result<Live, OpenError> {
     let mut live = attempt.await?;
     let mut probe = Probe::new(api);
     let mut held = Held::default();
     loop {
-        let mut seen = Translated { progress: Progress::Open, tokens: false };
+        let mut seen = Translated {
+            progress: Progress::Open,
+            tokens: false,
+        };
         let step = std::future::poll_fn(|cx| {
             live.stream.poll_events(cx, &mut |event| {
                 let translated = probe.event(&event);
                 seen.tokens |= translated.tokens;
                 seen.progress = translated.progress;
                 held.push(event);
-                if matches!(seen.progress, Progress::Over(_)) { Flow::Stop } else { Flow::Continue }
+                if matches!(seen.progress, Progress::Over(_)) {
+                    Flow::Stop
+                } else {
+                    Flow::Continue
+                }
             })
         });
         let step = step.await;
@@ -95,14 +115,21 @@ async fn answered(api: Api, attempt: impl Future<Output = Result<Live, OpenError
         };
         match ending {
             Some(Ending::Failed(failure)) if !seen.tokens => {
-                live.attempt.failed(if failure.retryable { Harm::Broken } else { Harm::None });
+                live.attempt.failed(if failure.retryable {
+                    Harm::Broken
+                } else {
+                    Harm::None
+                });
                 return Err(OpenError::Failed(to_error(failure)));
             }
             None if !seen.tokens && held.bytes < HELD_BYTES => continue,
             _ => {}
         }
         held.last = (step != StreamStep::Read).then_some(step);
-        live.stream = Box::new(HeldBack { held: Some(held), stream: live.stream });
+        live.stream = Box::new(HeldBack {
+            held: Some(held),
+            stream: live.stream,
+        });
         return Ok(live);
     }
 }
@@ -124,7 +151,10 @@ struct Probe {
 impl Probe {
     fn new(api: Api) -> Self {
         let translator = Translator::new(api, &GenerationId::random(), 1, None);
-        Self { translator, scribe: Scribe::new() }
+        Self {
+            translator,
+            scribe: Scribe::new(),
+        }
     }
 
     fn event(&mut self, event: &SseEvent<'_>) -> Translated {
@@ -144,16 +174,26 @@ struct Held {
 }
 
 enum OwnedEvent {
-    Data { name: Option<Vec<u8>>, data: Vec<u8>, terminated: bool },
+    Data {
+        name: Option<Vec<u8>>,
+        data: Vec<u8>,
+        terminated: bool,
+    },
     ErrorField(Vec<u8>),
 }
 
 impl Held {
     fn push(&mut self, event: SseEvent<'_>) {
         let owned = match event {
-            SseEvent::Data { name, data, terminated } => {
-                OwnedEvent::Data { name: name.map(<[u8]>::to_vec), data: data.to_vec(), terminated }
-            }
+            SseEvent::Data {
+                name,
+                data,
+                terminated,
+            } => OwnedEvent::Data {
+                name: name.map(<[u8]>::to_vec),
+                data: data.to_vec(),
+                terminated,
+            },
             SseEvent::ErrorField(value) => OwnedEvent::ErrorField(value.to_vec()),
         };
         // An event weighs something even if it says nothing.
@@ -173,13 +213,25 @@ struct HeldBack {
 }
 
 impl TokenStream for HeldBack {
-    fn poll_events(&mut self, cx: &mut Context<'_>, sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Poll<StreamStep> {
-        let Some(held) = self.held.take() else { return self.stream.poll_events(cx, sink) };
+    fn poll_events(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut dyn FnMut(SseEvent<'_>) -> Flow,
+    ) -> Poll<StreamStep> {
+        let Some(held) = self.held.take() else {
+            return self.stream.poll_events(cx, sink);
+        };
         for event in &held.events {
             let flow = match event {
-                OwnedEvent::Data { name, data, terminated } => {
-                    sink(SseEvent::Data { name: name.as_deref(), data, terminated: *terminated })
-                }
+                OwnedEvent::Data {
+                    name,
+                    data,
+                    terminated,
+                } => sink(SseEvent::Data {
+                    name: name.as_deref(),
+                    data,
+                    terminated: *terminated,
+                }),
                 OwnedEvent::ErrorField(value) => sink(SseEvent::ErrorField(value)),
             };
             if flow == Flow::Stop {

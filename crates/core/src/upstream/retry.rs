@@ -1,8 +1,9 @@
 //! When a request is sent again, and when not.
 //!
-//! Only before anything of the answer was kept: a token that somebody may have seen is never asked for twice. Waits grow and
-//! are drawn at random, so that those who failed together do not come back together, and a budget keeps retries a small part
-//! of all requests, so that an outage is not made worse by those who suffer it.
+//! Only before anything of the answer was kept: a token that somebody may have seen is never asked
+//! for twice. Waits grow and are drawn at random, so that those who failed together do not come
+//! back together, and a budget keeps retries a small part of all requests, so that an outage is not
+//! made worse by those who suffer it.
 //!
 //! | what failed | again at the same server | at another |
 //! | --- | --- | --- |
@@ -29,9 +30,11 @@ use crate::error::ErrorCode;
 pub struct RetryPolicy {
     /// How often a request is sent again at most, at other servers included.
     pub attempts: u32,
-    /// The wait before the first repetition at the same server is drawn between zero and this; it doubles with each.
+    /// The wait before the first repetition at the same server is drawn between zero and this; it
+    /// doubles with each.
     pub backoff: Duration,
-    /// The waits of one request together are no longer than this. A server that asks for a longer one is not waited for.
+    /// The waits of one request together are no longer than this. A server that asks for a longer
+    /// one is not waited for.
     pub max_wait: Duration,
     /// Retries for every hundred requests; ten a second are always allowed.
     pub budget_percent: u32,
@@ -40,7 +43,12 @@ pub struct RetryPolicy {
 impl Default for RetryPolicy {
     /// Never again.
     fn default() -> Self {
-        Self { attempts: 0, backoff: Duration::ZERO, max_wait: Duration::ZERO, budget_percent: 0 }
+        Self {
+            attempts: 0,
+            backoff: Duration::ZERO,
+            max_wait: Duration::ZERO,
+            budget_percent: 0,
+        }
     }
 }
 
@@ -77,9 +85,21 @@ const REST: Duration = Duration::from_secs(1);
 pub(super) fn judge(error: &OpenError) -> (Again, Harm) {
     match error {
         OpenError::Refused(refusal) => {
-            let header = |wanted: &str| refusal.headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.trim());
-            let millis = header("retry-after-ms").and_then(|value| value.parse().ok()).map(Duration::from_millis);
-            let after = millis.or_else(|| header("retry-after").and_then(|value| value.parse().ok()).map(Duration::from_secs));
+            let header = |wanted: &str| {
+                refusal
+                    .headers
+                    .iter()
+                    .find(|(name, _)| name == wanted)
+                    .map(|(_, value)| value.trim())
+            };
+            let millis = header("retry-after-ms")
+                .and_then(|value| value.parse().ok())
+                .map(Duration::from_millis);
+            let after = millis.or_else(|| {
+                header("retry-after")
+                    .and_then(|value| value.parse().ok())
+                    .map(Duration::from_secs)
+            });
             let harm = match refusal.status {
                 429 => Harm::Rest(after.unwrap_or(REST)),
                 408 | 409 | 500..=599 => Harm::Refused,
@@ -102,7 +122,12 @@ pub(super) fn judge(error: &OpenError) -> (Again, Harm) {
                 (Again::Elsewhere, Harm::Refused)
             } else if is(&[ErrorCode::UpstreamBusy]) {
                 (Again::Elsewhere, Harm::None)
-            } else if is(&[ErrorCode::FirstTokenTimeout, ErrorCode::BetweenTokensTimeout, ErrorCode::TotalTimeout, ErrorCode::Cancelled]) {
+            } else if is(&[
+                ErrorCode::FirstTokenTimeout,
+                ErrorCode::BetweenTokensTimeout,
+                ErrorCode::TotalTimeout,
+                ErrorCode::Cancelled,
+            ]) {
                 (Again::No, Harm::None)
             } else if error.retryable {
                 (Again::Anywhere(error.retry_after), Harm::Broken)
@@ -114,10 +139,18 @@ pub(super) fn judge(error: &OpenError) -> (Again, Harm) {
 }
 
 impl RetryPolicy {
-    /// The wait before the repetition with this number, from 0: exponential, capped, with full jitter.
+    /// The wait before the repetition with this number, from 0: exponential, capped, with full
+    /// jitter.
     pub(super) fn wait(&self, repetition: u32) -> Duration {
-        let most = self.backoff.saturating_mul(1 << repetition.min(16)).min(self.max_wait);
-        if most.is_zero() { most } else { most.mul_f64(rand::rng().random_range(0.0..=1.0)) }
+        let most = self
+            .backoff
+            .saturating_mul(1 << repetition.min(16))
+            .min(self.max_wait);
+        if most.is_zero() {
+            most
+        } else {
+            most.mul_f64(rand::rng().random_range(0.0..=1.0))
+        }
     }
 }
 
@@ -135,7 +168,8 @@ struct Purse {
     at: Instant,
 }
 
-/// Retries that are always allowed, a second: a gateway with little to do must be able to retry as well.
+/// Retries that are always allowed, a second: a gateway with little to do must be able to retry as
+/// well.
 const FLOOR: f64 = 10.0;
 /// The most that can be saved up.
 const SAVED: f64 = 100.0;
@@ -144,7 +178,13 @@ impl RetryBudget {
     /// A full purse.
     #[must_use]
     pub fn new(percent: u32) -> Self {
-        Self { deposit: f64::from(percent) / 100.0, inner: Mutex::new(Purse { balance: SAVED, at: Instant::now() }) }
+        Self {
+            deposit: f64::from(percent) / 100.0,
+            inner: Mutex::new(Purse {
+                balance: SAVED,
+                at: Instant::now(),
+            }),
+        }
     }
 
     /// A request is made.
@@ -175,8 +215,17 @@ mod tests {
     use crate::upstream::Refusal;
 
     fn refused(status: u16, headers: &[(&str, &str)], should_retry: Option<bool>) -> OpenError {
-        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        OpenError::Refused(Refusal { status, content_type: None, body: bytes::Bytes::new(), headers, should_retry })
+        let headers = headers
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        OpenError::Refused(Refusal {
+            status,
+            content_type: None,
+            body: bytes::Bytes::new(),
+            headers,
+            should_retry,
+        })
     }
 
     fn failed(code: ErrorCode) -> OpenError {
@@ -191,18 +240,51 @@ mod tests {
     fn the_table_of_what_is_sent_again() {
         let anywhere = Again::Anywhere(None);
         for (error, expected) in [
-            (failed(ErrorCode::ConnectTimeout), (anywhere, Harm::Unreachable)),
-            (failed(ErrorCode::UpstreamUnreachable), (anywhere, Harm::Unreachable)),
-            (failed(ErrorCode::UpstreamDisconnected), (anywhere, Harm::Broken)),
-            (failed(ErrorCode::UpstreamTruncated), (anywhere, Harm::Broken)),
-            (failed(ErrorCode::UpstreamInvalidUtf8), (anywhere, Harm::Broken)),
-            (failed(ErrorCode::UpstreamMalformed), (anywhere, Harm::Broken)),
+            (
+                failed(ErrorCode::ConnectTimeout),
+                (anywhere, Harm::Unreachable),
+            ),
+            (
+                failed(ErrorCode::UpstreamUnreachable),
+                (anywhere, Harm::Unreachable),
+            ),
+            (
+                failed(ErrorCode::UpstreamDisconnected),
+                (anywhere, Harm::Broken),
+            ),
+            (
+                failed(ErrorCode::UpstreamTruncated),
+                (anywhere, Harm::Broken),
+            ),
+            (
+                failed(ErrorCode::UpstreamInvalidUtf8),
+                (anywhere, Harm::Broken),
+            ),
+            (
+                failed(ErrorCode::UpstreamMalformed),
+                (anywhere, Harm::Broken),
+            ),
             (failed(ErrorCode::UpstreamError), (anywhere, Harm::Broken)),
-            (failed(ErrorCode::UpstreamEventTooLarge), (Again::No, Harm::None)),
-            (failed(ErrorCode::UpstreamAuth), (Again::Elsewhere, Harm::Refused)),
-            (failed(ErrorCode::UpstreamBusy), (Again::Elsewhere, Harm::None)),
-            (failed(ErrorCode::FirstTokenTimeout), (Again::No, Harm::None)),
-            (failed(ErrorCode::BetweenTokensTimeout), (Again::No, Harm::None)),
+            (
+                failed(ErrorCode::UpstreamEventTooLarge),
+                (Again::No, Harm::None),
+            ),
+            (
+                failed(ErrorCode::UpstreamAuth),
+                (Again::Elsewhere, Harm::Refused),
+            ),
+            (
+                failed(ErrorCode::UpstreamBusy),
+                (Again::Elsewhere, Harm::None),
+            ),
+            (
+                failed(ErrorCode::FirstTokenTimeout),
+                (Again::No, Harm::None),
+            ),
+            (
+                failed(ErrorCode::BetweenTokensTimeout),
+                (Again::No, Harm::None),
+            ),
             (failed(ErrorCode::TotalTimeout), (Again::No, Harm::None)),
             (failed(ErrorCode::Cancelled), (Again::No, Harm::None)),
             (refused(400, &[], None), (Again::No, Harm::None)),
@@ -212,16 +294,39 @@ mod tests {
             (refused(413, &[], None), (Again::No, Harm::None)),
             (refused(422, &[], None), (Again::No, Harm::None)),
             (refused(429, &[], None), (anywhere, Harm::Rest(REST))),
-            (refused(429, &[("retry-after", "3")], None), (Again::Anywhere(seconds(3)), Harm::Rest(Duration::from_secs(3)))),
             (
-                refused(429, &[("retry-after", "3"), ("retry-after-ms", "2500")], None),
-                (Again::Anywhere(Some(Duration::from_millis(2500))), Harm::Rest(Duration::from_millis(2500))),
+                refused(429, &[("retry-after", "3")], None),
+                (
+                    Again::Anywhere(seconds(3)),
+                    Harm::Rest(Duration::from_secs(3)),
+                ),
+            ),
+            (
+                refused(
+                    429,
+                    &[("retry-after", "3"), ("retry-after-ms", "2500")],
+                    None,
+                ),
+                (
+                    Again::Anywhere(Some(Duration::from_millis(2500))),
+                    Harm::Rest(Duration::from_millis(2500)),
+                ),
             ),
             (refused(500, &[], None), (anywhere, Harm::Refused)),
             (refused(501, &[], None), (Again::No, Harm::Refused)),
             (refused(502, &[], None), (anywhere, Harm::Refused)),
-            (refused(503, &[("retry-after", " 2 ")], None), (Again::Anywhere(seconds(2)), Harm::Refused)),
-            (refused(503, &[("retry-after", "Fri, 31 Dec 1999 23:59:59 GMT")], None), (anywhere, Harm::Refused)),
+            (
+                refused(503, &[("retry-after", " 2 ")], None),
+                (Again::Anywhere(seconds(2)), Harm::Refused),
+            ),
+            (
+                refused(
+                    503,
+                    &[("retry-after", "Fri, 31 Dec 1999 23:59:59 GMT")],
+                    None,
+                ),
+                (anywhere, Harm::Refused),
+            ),
             (refused(504, &[], None), (anywhere, Harm::Refused)),
             (refused(505, &[], None), (Again::No, Harm::Refused)),
             (refused(529, &[], None), (anywhere, Harm::Refused)),
@@ -234,14 +339,27 @@ mod tests {
 
     #[test]
     fn waits_grow_within_their_bounds_and_differ() {
-        let policy =
-            RetryPolicy { attempts: 9, backoff: Duration::from_millis(100), max_wait: Duration::from_millis(500), budget_percent: 20 };
+        let policy = RetryPolicy {
+            attempts: 9,
+            backoff: Duration::from_millis(100),
+            max_wait: Duration::from_millis(500),
+            budget_percent: 20,
+        };
         for (repetition, most) in [(0, 100), (1, 200), (2, 400), (3, 500), (30, 500)] {
             let waits: Vec<Duration> = (0..200).map(|_| policy.wait(repetition)).collect();
-            assert!(waits.iter().all(|wait| *wait <= Duration::from_millis(most)), "{repetition}");
+            assert!(
+                waits
+                    .iter()
+                    .all(|wait| *wait <= Duration::from_millis(most)),
+                "{repetition}"
+            );
             // Full jitter: of 200 draws some are in each quarter.
             let quarter = Duration::from_millis(most) / 4;
-            assert!(waits.iter().any(|wait| *wait < quarter) && waits.iter().any(|wait| *wait > quarter * 3), "{repetition}");
+            assert!(
+                waits.iter().any(|wait| *wait < quarter)
+                    && waits.iter().any(|wait| *wait > quarter * 3),
+                "{repetition}"
+            );
         }
     }
 

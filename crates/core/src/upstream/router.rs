@@ -1,8 +1,9 @@
 //! Which server answers for which model.
 //!
-//! Of the servers that serve it: those that are up; of these the nearest; of these one with room; among equals the one that
-//! gives its first token soonest, though every twentieth request goes to another, to see whether that is still so. Servers
-//! whose weights differ are no equals: they get their shares.
+//! Of the servers that serve it: those that are up; of these the nearest; of these one with room;
+//! among equals the one that gives its first token soonest, though every twentieth request goes to
+//! another, to see whether that is still so. Servers whose weights differ are no equals: they get
+//! their shares.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,8 +16,8 @@ use smallvec::SmallVec;
 
 use super::pursuit::Pursuit;
 use super::{
-    BreakerPolicy, Clocks, Continuation, GatePolicy, Hedge, OpenError, Opened, RetryBudget, RetryPolicy, Server, Standing, Target,
-    Upstream, UpstreamRequest, Vitals,
+    BreakerPolicy, Clocks, Continuation, GatePolicy, Hedge, OpenError, Opened, RetryBudget,
+    RetryPolicy, Server, Standing, Target, Upstream, UpstreamRequest, Vitals,
 };
 use crate::error::{ApiError, ErrorCode};
 use crate::snapshot::Api;
@@ -59,7 +60,11 @@ pub struct Route {
 
 impl fmt::Debug for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Route").field("server", &self.server).field("api", &self.api).field("weight", &self.weight).finish_non_exhaustive()
+        f.debug_struct("Route")
+            .field("server", &self.server)
+            .field("api", &self.api)
+            .field("weight", &self.weight)
+            .finish_non_exhaustive()
     }
 }
 
@@ -80,16 +85,34 @@ impl Route {
     /// A server that serves every model under the name that clients use, without bounds of its own.
     #[must_use]
     pub fn to(server: impl Server + 'static, api: Api, clocks: Clocks) -> Self {
-        let models: ModelMap = Arc::new(move |model| Some(Served { name: model.to_owned(), clocks }));
+        let models: ModelMap = Arc::new(move |model| {
+            Some(Served {
+                name: model.to_owned(),
+                clocks,
+            })
+        });
         let vitals = Vitals::new(BreakerPolicy::default(), GatePolicy::default());
-        Self { server: Arc::new(server), api, models, weight: 1, distance: 0, continuation: Continuation::None, vitals }
+        Self {
+            server: Arc::new(server),
+            api,
+            models,
+            weight: 1,
+            distance: 0,
+            continuation: Continuation::None,
+            vitals,
+        }
     }
 }
 
 impl Default for RouterOptions {
     /// No default model, no retries, no hedging.
     fn default() -> Self {
-        Self { default_model: None, retry: RetryPolicy::default(), budget: Arc::new(RetryBudget::new(0)), hedge: Hedge::Never }
+        Self {
+            default_model: None,
+            retry: RetryPolicy::default(),
+            budget: Arc::new(RetryBudget::new(0)),
+            hedge: Hedge::Never,
+        }
     }
 }
 
@@ -131,41 +154,81 @@ impl Router {
 
     /// Whether any server can go on with another's answer.
     pub(super) fn can_continue(&self) -> bool {
-        self.0.routes.iter().any(|route| route.continuation != Continuation::None)
+        self.0
+            .routes
+            .iter()
+            .any(|route| route.continuation != Continuation::None)
     }
 
     /// Whether any server is up, or being tried.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.0.routes.iter().any(|route| route.vitals.standing() != Standing::Down)
+        self.0
+            .routes
+            .iter()
+            .any(|route| route.vitals.standing() != Standing::Down)
     }
 
-    /// One of the servers that serve the model through this API, or any; but none of those already tried.
+    /// One of the servers that serve the model through this API, or any; but none of those already
+    /// tried.
     pub(super) fn choose(&self, model: &str, api: Option<Api>, tried: &[usize]) -> Option<Choice> {
-        let serving =
-            self.0.routes.iter().enumerate().filter(|(server, route)| api.is_none_or(|api| route.api == api) && !tried.contains(server));
-        let mut candidates: SmallVec<[(usize, &Route, Served); 4]> =
-            serving.filter_map(|(server, route)| Some((server, route, (route.models)(model)?))).collect();
-        let last_resort = !candidates.iter().any(|(_, route, _)| route.vitals.is_available());
+        let serving = self.0.routes.iter().enumerate().filter(|(server, route)| {
+            api.is_none_or(|api| route.api == api) && !tried.contains(server)
+        });
+        let mut candidates: SmallVec<[(usize, &Route, Served); 4]> = serving
+            .filter_map(|(server, route)| Some((server, route, (route.models)(model)?)))
+            .collect();
+        let last_resort = !candidates
+            .iter()
+            .any(|(_, route, _)| route.vitals.is_available());
         if !last_resort {
             candidates.retain(|(_, route, _)| route.vitals.is_available());
         }
-        let nearest = candidates.iter().map(|(_, route, _)| route.distance).min()?;
+        let nearest = candidates
+            .iter()
+            .map(|(_, route, _)| route.distance)
+            .min()?;
         candidates.retain(|(_, route, _)| route.distance == nearest);
-        for has_room in [|route: &Route| route.vitals.gate.is_free(), |route: &Route| route.vitals.gate.has_room()] {
+        for has_room in [
+            |route: &Route| route.vitals.gate.is_free(),
+            |route: &Route| route.vitals.gate.has_room(),
+        ] {
             if candidates.iter().any(|(_, route, _)| has_room(route)) {
                 candidates.retain(|(_, route, _)| has_room(route));
                 break;
             }
         }
-        let at = if candidates.len() > 1 { pick(&candidates.iter().map(|(_, route, _)| *route).collect::<SmallVec<[_; 4]>>()) } else { 0 };
+        let at = if candidates.len() > 1 {
+            pick(
+                &candidates
+                    .iter()
+                    .map(|(_, route, _)| *route)
+                    .collect::<SmallVec<[_; 4]>>(),
+            )
+        } else {
+            0
+        };
         let (server, _, served) = candidates.swap_remove(at);
-        Some(Choice { server, served, last_resort })
+        Some(Choice {
+            server,
+            served,
+            last_resort,
+        })
     }
 
-    /// The names of the servers and the bodies of their model lists, as far as they answered, and the first error of those that did not.
-    pub async fn models(&self, timeout: Duration) -> (Vec<(String, bytes::Bytes)>, Option<OpenError>) {
-        let answers = futures::future::join_all(self.0.routes.iter().map(|route| route.server.models(timeout))).await;
+    /// The names of the servers and the bodies of their model lists, as far as they answered, and
+    /// the first error of those that did not.
+    pub async fn models(
+        &self,
+        timeout: Duration,
+    ) -> (Vec<(String, bytes::Bytes)>, Option<OpenError>) {
+        let answers = futures::future::join_all(
+            self.0
+                .routes
+                .iter()
+                .map(|route| route.server.models(timeout)),
+        )
+        .await;
         let (mut bodies, mut first_error) = (Vec::new(), None);
         for (route, answer) in self.0.routes.iter().zip(answers) {
             match answer {
@@ -193,23 +256,42 @@ fn pick(routes: &[&Route]) -> usize {
             })
             .unwrap_or(0);
     }
-    let speeds: SmallVec<[Option<f64>; 4]> =
-        routes.iter().map(|route| route.vitals.latency.average().map(|average| average.as_secs_f64())).collect();
+    let speeds: SmallVec<[Option<f64>; 4]> = routes
+        .iter()
+        .map(|route| {
+            route
+                .vitals
+                .latency
+                .average()
+                .map(|average| average.as_secs_f64())
+        })
+        .collect();
     // One of which nothing is known is worth a look before all others.
     let good: SmallVec<[usize; 4]> = match speeds.iter().flatten().copied().min_by(f64::total_cmp) {
         Some(best) if speeds.iter().all(Option::is_some) => {
             let as_good = |speed: &Option<f64>| speed.is_some_and(|speed| speed <= best * AS_GOOD);
             let explore = random.random_range(0..EXPLORE) == 0;
             let slower: SmallVec<[usize; 4]> = positions(&speeds, |speed| !as_good(speed));
-            if explore && !slower.is_empty() { slower } else { positions(&speeds, as_good) }
+            if explore && !slower.is_empty() {
+                slower
+            } else {
+                positions(&speeds, as_good)
+            }
         }
         _ => positions(&speeds, Option::is_none),
     };
-    good.get(random.random_range(0..good.len().max(1))).copied().unwrap_or(0)
+    good.get(random.random_range(0..good.len().max(1)))
+        .copied()
+        .unwrap_or(0)
 }
 
 fn positions(speeds: &[Option<f64>], fits: impl Fn(&Option<f64>) -> bool) -> SmallVec<[usize; 4]> {
-    speeds.iter().enumerate().filter(|(_, speed)| fits(speed)).map(|(at, _)| at).collect()
+    speeds
+        .iter()
+        .enumerate()
+        .filter(|(_, speed)| fits(speed))
+        .map(|(at, _)| at)
+        .collect()
 }
 
 impl Upstream for Router {
@@ -219,10 +301,15 @@ impl Upstream for Router {
             let message = "Missing required parameter: 'model'. The gateway has no default_model for requests that name none.";
             return Err(ApiError::new(ErrorCode::MissingParameter, message).param("model"));
         };
-        let chosen = self.choose(name, None, &[]).and_then(|choice| Some((self.0.routes.get(choice.server)?, choice)));
+        let chosen = self
+            .choose(name, None, &[])
+            .and_then(|choice| Some((self.0.routes.get(choice.server)?, choice)));
         let Some((route, choice)) = chosen else {
-            let mut error =
-                ApiError::new(ErrorCode::NotFound, format!("The model '{name}' is not served by any configured upstream.")).param("model");
+            let mut error = ApiError::new(
+                ErrorCode::NotFound,
+                format!("The model '{name}' is not served by any configured upstream."),
+            )
+            .param("model");
             error.code = Some("model_not_found".into());
             return Err(error);
         };

@@ -8,8 +8,8 @@ use futures::future::BoxFuture;
 
 use super::{OpenError, Opened, UpstreamRequest};
 
-/// One model server: it is asked, and answers or fails. Which server is asked, and whether again, is the
-/// [`Router`](super::Router)'s business.
+/// One model server: it is asked, and answers or fails. Which server is asked, and whether again,
+/// is the [`Router`](super::Router)'s business.
 pub trait Server: Send + Sync + fmt::Debug {
     /// Its name in logs and metrics.
     fn name(&self) -> &str;

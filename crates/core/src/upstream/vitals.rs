@@ -1,4 +1,5 @@
-//! What is known of one server, by all workers together: whether it is up, how fast it is, how much it has to do.
+//! What is known of one server, by all workers together: whether it is up, how fast it is, how much
+//! it has to do.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -126,7 +127,14 @@ impl Vitals {
     pub(super) fn begin(self: &Arc<Self>, pass: Pass, patience: Duration, timed: bool) -> Attempt {
         self.breaker.begin();
         self.counters.requests.add();
-        Attempt { vitals: self.clone(), started: Instant::now(), patience, timed, settled: false, _pass: pass }
+        Attempt {
+            vitals: self.clone(),
+            started: Instant::now(),
+            patience,
+            timed,
+            settled: false,
+            _pass: pass,
+        }
     }
 }
 
@@ -160,16 +168,20 @@ impl Attempt {
             Harm::Refused => counters.refusals.add(),
             Harm::Broken => counters.broken.add(),
         }
-        if matches!(harm, Harm::Unreachable | Harm::Refused | Harm::Broken) && self.vitals.breaker.failure() {
+        if matches!(harm, Harm::Unreachable | Harm::Refused | Harm::Broken)
+            && self.vitals.breaker.failure()
+        {
             counters.opened.add();
         }
     }
 }
 
-/// A server of which nothing else is known has been seen to be slow after this long without a token.
+/// A server of which nothing else is known has been seen to be slow after this long without a
+/// token.
 const SLOW: Duration = Duration::from_millis(500);
 
-/// The clock that takes an attempt back has begun up to this long before it: what runs first on a busy machine is not said.
+/// The clock that takes an attempt back has begun up to this long before it: what runs first on a
+/// busy machine is not said.
 const BEFORE: Duration = Duration::from_millis(5);
 
 impl Drop for Attempt {
@@ -182,7 +194,8 @@ impl Drop for Attempt {
         if self.timed && elapsed > self.vitals.latency.average().unwrap_or(SLOW) {
             self.vitals.latency.record(elapsed);
         }
-        // Taken back by the first-token clock: the server is to blame. Taken back earlier, by the client: it is not.
+        // Taken back by the first-token clock: the server is to blame. Taken back earlier, by the
+        // client: it is not.
         if !self.patience.is_zero() && elapsed + BEFORE >= self.patience {
             self.vitals.counters.silences.add();
             if self.vitals.breaker.failure() {

@@ -36,12 +36,26 @@ pub(crate) fn check(config: &Config) -> Vec<Finding> {
     findings.upstreams(&config.upstreams);
     findings.forward_headers(config);
     findings.webhooks(&config.webhooks);
-    if config.default_model.as_ref().is_some_and(|model| model.trim().is_empty()) {
-        findings.add("default_model", "is empty", "the name of a model", "Leave it out to have one chosen.");
+    if config
+        .default_model
+        .as_ref()
+        .is_some_and(|model| model.trim().is_empty())
+    {
+        findings.add(
+            "default_model",
+            "is empty",
+            "the name of a model",
+            "Leave it out to have one chosen.",
+        );
     }
     if let Err(error) = EnvFilter::builder().parse(&config.log.filter) {
         let found = format!("is {:?} ({error})", config.log.filter);
-        findings.add("log.filter", &found, "a level (error, warn, info, debug, trace) or a filter such as `info,tokenwire=debug`", "");
+        findings.add(
+            "log.filter",
+            &found,
+            "a level (error, warn, info, debug, trace) or a filter such as `info,tokenwire=debug`",
+            "",
+        );
     }
     findings.0
 }
@@ -53,13 +67,22 @@ struct Findings(Vec<Finding>);
 impl Findings {
     fn add(&mut self, path: &str, found: &str, expected: &str, remedy: &str) {
         let path = path.split('.').map(str::to_owned).collect();
-        self.0.push(Finding { path, found: found.to_owned(), expected: expected.to_owned(), remedy: remedy.to_owned() });
+        self.0.push(Finding {
+            path,
+            found: found.to_owned(),
+            expected: expected.to_owned(),
+            remedy: remedy.to_owned(),
+        });
     }
 
     fn server(&mut self, config: &Config) {
         let server = &config.server;
         if !is_host(&server.host) {
-            let remedy = if server.host.starts_with('[') { "Write an IPv6 address without brackets." } else { "" };
+            let remedy = if server.host.starts_with('[') {
+                "Write an IPv6 address without brackets."
+            } else {
+                ""
+            };
             self.add(
                 "server.host",
                 &format!("is {:?}", server.host),
@@ -76,25 +99,47 @@ impl Findings {
             );
         }
         if server.backlog == 0 || i32::try_from(server.backlog).is_err() {
-            self.add("server.backlog", &format!("is {}", server.backlog), "a number from 1 to 2147483647", "");
+            self.add(
+                "server.backlog",
+                &format!("is {}", server.backlog),
+                "a number from 1 to 2147483647",
+                "",
+            );
         }
         for (index, origin) in server.allowed_origins.iter().enumerate() {
             if let Err(remedy) = check_origin(origin) {
                 let expected = "an origin: scheme, host and port, such as https://app.example.com";
-                self.add(&format!("server.allowed_origins.{index}"), &format!("is {origin:?}"), expected, &remedy);
+                self.add(
+                    &format!("server.allowed_origins.{index}"),
+                    &format!("is {origin:?}"),
+                    expected,
+                    &remedy,
+                );
             }
         }
     }
 
     fn durations(&mut self, config: &Config) {
         let (streams, timeouts) = (&config.streams, &config.timeouts);
-        let (none, millisecond, second) = (Duration::ZERO, Duration::from_millis(1), Duration::from_secs(1));
+        let (none, millisecond, second) = (
+            Duration::ZERO,
+            Duration::from_millis(1),
+            Duration::from_secs(1),
+        );
         for (key, value, least) in [
-            ("server.shutdown_timeout", config.server.shutdown_timeout, none),
+            (
+                "server.shutdown_timeout",
+                config.server.shutdown_timeout,
+                none,
+            ),
             ("streams.heartbeat", streams.heartbeat, second),
             ("streams.commit_after", streams.commit_after, none),
             ("streams.disconnect_grace", streams.disconnect_grace, none),
-            ("streams.slow_reader_timeout", streams.slow_reader_timeout, millisecond),
+            (
+                "streams.slow_reader_timeout",
+                streams.slow_reader_timeout,
+                millisecond,
+            ),
             ("streams.retain_events", streams.retain_events, none),
             ("streams.retain_responses", streams.retain_responses, none),
             ("streams.ping_interval", streams.ping_interval, millisecond),
@@ -104,7 +149,11 @@ impl Findings {
             ("reuse.cache_ttl", config.reuse.cache_ttl, none),
             ("timeouts.connect", timeouts.connect, millisecond),
             ("timeouts.first_token", timeouts.first_token, millisecond),
-            ("timeouts.between_tokens", timeouts.between_tokens, millisecond),
+            (
+                "timeouts.between_tokens",
+                timeouts.between_tokens,
+                millisecond,
+            ),
             ("timeouts.total", timeouts.total, millisecond),
             ("retry.backoff", config.retry.backoff, none),
             ("retry.max_wait", config.retry.max_wait, none),
@@ -114,19 +163,38 @@ impl Findings {
         }
         for (index, upstream) in config.upstreams.iter().enumerate() {
             let own = &upstream.timeouts;
-            for (key, value) in
-                [("connect", own.connect), ("first_token", own.first_token), ("between_tokens", own.between_tokens), ("total", own.total)]
-            {
+            for (key, value) in [
+                ("connect", own.connect),
+                ("first_token", own.first_token),
+                ("between_tokens", own.between_tokens),
+                ("total", own.total),
+            ] {
                 if let Some(value) = value {
-                    self.duration(&format!("upstreams.{index}.timeouts.{key}"), value, millisecond);
+                    self.duration(
+                        &format!("upstreams.{index}.timeouts.{key}"),
+                        value,
+                        millisecond,
+                    );
                 }
             }
             let check = &upstream.health_check;
             if !check.interval.is_zero() {
-                self.duration(&format!("upstreams.{index}.health_check.interval"), check.interval, millisecond);
-                self.duration(&format!("upstreams.{index}.health_check.timeout"), check.timeout, millisecond);
+                self.duration(
+                    &format!("upstreams.{index}.health_check.interval"),
+                    check.interval,
+                    millisecond,
+                );
+                self.duration(
+                    &format!("upstreams.{index}.health_check.timeout"),
+                    check.timeout,
+                    millisecond,
+                );
             }
-            self.duration(&format!("upstreams.{index}.limits.wait"), upstream.limits.wait, millisecond);
+            self.duration(
+                &format!("upstreams.{index}.limits.wait"),
+                upstream.limits.wait,
+                millisecond,
+            );
             self.model_timeouts(index, upstream);
         }
         if let Hedging::After(time) = config.retry.hedge {
@@ -135,26 +203,46 @@ impl Findings {
     }
 
     fn model_timeouts(&mut self, index: usize, upstream: &Upstream) {
-        let Models::Renamed(models) = &upstream.models else { return };
+        let Models::Renamed(models) = &upstream.models else {
+            return;
+        };
         for (name, model) in models {
             let own = &model.timeouts;
             let key = |leaf: &str| format!("upstreams.{index}.models.{name}.timeouts.{leaf}");
-            for (leaf, value) in [("first_token", own.first_token), ("between_tokens", own.between_tokens), ("total", own.total)] {
+            for (leaf, value) in [
+                ("first_token", own.first_token),
+                ("between_tokens", own.between_tokens),
+                ("total", own.total),
+            ] {
                 if let Some(value) = value {
                     self.duration(&key(leaf), value, Duration::from_millis(1));
                 }
             }
             if own.connect.is_some() {
                 let remedy = "Set it in the upstream's own `timeouts`: a connection is made before its model matters.";
-                self.add(&key("connect"), "is set for one model", "a clock of the upstream's", remedy);
+                self.add(
+                    &key("connect"),
+                    "is set for one model",
+                    "a clock of the upstream's",
+                    remedy,
+                );
             }
         }
     }
 
     fn duration(&mut self, key: &str, value: Duration, least: Duration) {
         if value < least || value > LONGEST {
-            let expected = format!("a duration from {} to {}", duration::format(least), duration::format(LONGEST));
-            self.add(key, &format!("is {}", duration::format(value)), &expected, "");
+            let expected = format!(
+                "a duration from {} to {}",
+                duration::format(least),
+                duration::format(LONGEST)
+            );
+            self.add(
+                key,
+                &format!("is {}", duration::format(value)),
+                &expected,
+                "",
+            );
         }
     }
 
@@ -168,7 +256,12 @@ impl Findings {
             ("limits.event", limits.event),
         ] {
             if value < SMALLEST_MESSAGE {
-                self.add(key, &format!("is {}", size::format(value)), &format!("at least {}", size::format(SMALLEST_MESSAGE)), "");
+                self.add(
+                    key,
+                    &format!("is {}", size::format(value)),
+                    &format!("at least {}", size::format(SMALLEST_MESSAGE)),
+                    "",
+                );
             }
         }
         let events = usize::try_from(streams.max_stream_events).unwrap_or(usize::MAX);
@@ -180,7 +273,10 @@ impl Findings {
             ("webhooks.max_pending", config.webhooks.max_pending),
             ("webhooks.max_kept", config.webhooks.max_kept),
             ("webhooks.concurrency", config.webhooks.concurrency),
-            ("webhooks.concurrency_per_host", config.webhooks.concurrency_per_host),
+            (
+                "webhooks.concurrency_per_host",
+                config.webhooks.concurrency_per_host,
+            ),
         ] {
             if value == 0 {
                 self.add(key, "is 0", "at least 1", "");
@@ -212,7 +308,12 @@ impl Findings {
         for (index, name) in config.forward_headers.0.iter().enumerate() {
             let lower = name.to_ascii_lowercase();
             if actix_web::http::header::HeaderName::try_from(name.as_str()).is_err() {
-                self.add(&format!("forward_headers.{index}"), &format!("is {name:?}"), "the name of a header, such as traceparent", "");
+                self.add(
+                    &format!("forward_headers.{index}"),
+                    &format!("is {name:?}"),
+                    "the name of a header, such as traceparent",
+                    "",
+                );
             } else if RESERVED.contains(&lower.as_str()) {
                 let remedy = "Remove it; a client's own key goes up where `upstreams[].accept_client_key` says so.";
                 self.add(
@@ -239,7 +340,12 @@ impl Findings {
             );
         }
         if reuse.cache_entries == 0 {
-            self.add("reuse.cache_entries", "is 0", "at least 1", "Set reuse.cache to false to remember nothing.");
+            self.add(
+                "reuse.cache_entries",
+                "is 0",
+                "at least 1",
+                "Set reuse.cache to false to remember nothing.",
+            );
         }
     }
 
@@ -249,18 +355,47 @@ impl Findings {
             let key = |leaf: &str| format!("upstreams.{index}.{leaf}");
             let name = upstream.name.as_str();
             if name.is_empty() {
-                self.add(&key("name"), "is missing", "a name for logs and metrics", "Add `name:` to this upstream.");
-            } else if name.len() > 64 || !name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c)) {
-                self.add(&key("name"), &format!("is {name:?}"), "1 to 64 characters out of A-Z, a-z, 0-9, `_`, `.` and `-`", "");
+                self.add(
+                    &key("name"),
+                    "is missing",
+                    "a name for logs and metrics",
+                    "Add `name:` to this upstream.",
+                );
+            } else if name.len() > 64
+                || !name
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
+            {
+                self.add(
+                    &key("name"),
+                    &format!("is {name:?}"),
+                    "1 to 64 characters out of A-Z, a-z, 0-9, `_`, `.` and `-`",
+                    "",
+                );
             } else if let Some(first) = seen.insert(name, index) {
                 let found = format!("is {name:?}, as upstreams[{first}].name is");
-                self.add(&key("name"), &found, "a name of its own for every upstream", "Rename one of the two.");
+                self.add(
+                    &key("name"),
+                    &found,
+                    "a name of its own for every upstream",
+                    "Rename one of the two.",
+                );
             }
             if let Err((found, remedy)) = check_base_url(&upstream.base_url) {
-                self.add(&key("base_url"), &found, "an http or https URL such as https://api.openai.com/v1", remedy);
+                self.add(
+                    &key("base_url"),
+                    &found,
+                    "an http or https URL such as https://api.openai.com/v1",
+                    remedy,
+                );
             }
             if let Some((found, remedy)) = upstream.api_key.as_ref().and_then(check_key) {
-                self.add(&key("api_key"), found, "a key of visible ASCII characters", remedy);
+                self.add(
+                    &key("api_key"),
+                    found,
+                    "a key of visible ASCII characters",
+                    remedy,
+                );
             }
             let path = &upstream.health_check.path;
             if !path.starts_with('/') || !path.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -272,7 +407,12 @@ impl Findings {
                 );
             }
             if upstream.weight == 0 {
-                self.add(&key("weight"), "is 0", "at least 1", "Remove the upstream to send it nothing.");
+                self.add(
+                    &key("weight"),
+                    "is 0",
+                    "at least 1",
+                    "Remove the upstream to send it nothing.",
+                );
             }
         }
     }
@@ -280,27 +420,55 @@ impl Findings {
     fn webhooks(&mut self, webhooks: &Webhooks) {
         if let Some(url) = &webhooks.url {
             if let Err(problem) = parse_url(url, webhooks.allow_private) {
-                let remedy = if problem == UrlProblem::Private { "Set webhooks.allow_private if it is meant to." } else { "" };
-                self.add("webhooks.url", &problem.to_string(), "an http or https URL such as https://example.com/hook", remedy);
+                let remedy = if problem == UrlProblem::Private {
+                    "Set webhooks.allow_private if it is meant to."
+                } else {
+                    ""
+                };
+                self.add(
+                    "webhooks.url",
+                    &problem.to_string(),
+                    "an http or https URL such as https://example.com/hook",
+                    remedy,
+                );
             }
             if webhooks.secret.is_none() {
                 let expected = format!("webhooks.secret beside it: {}", SigningKey::EXPECTED);
-                self.add("webhooks.url", "is set without webhooks.secret", &expected, "Every webhook is signed.");
+                self.add(
+                    "webhooks.url",
+                    "is set without webhooks.secret",
+                    &expected,
+                    "Every webhook is signed.",
+                );
             }
         }
         if let Some(secret) = &webhooks.secret {
             if secret.expose() == REDACTED {
                 let found = "is what --print-config writes in place of a secret";
-                self.add("webhooks.secret", found, SigningKey::EXPECTED, "Put the secret itself there.");
+                self.add(
+                    "webhooks.secret",
+                    found,
+                    SigningKey::EXPECTED,
+                    "Put the secret itself there.",
+                );
             } else if let Err(problem) = SigningKey::parse(secret.expose()) {
-                self.add("webhooks.secret", &problem.to_string(), SigningKey::EXPECTED, "Leave it out if no webhooks are sent.");
+                self.add(
+                    "webhooks.secret",
+                    &problem.to_string(),
+                    SigningKey::EXPECTED,
+                    "Leave it out if no webhooks are sent.",
+                );
             }
         }
     }
 }
 
 fn is_host(host: &str) -> bool {
-    let name = |host: &str| host.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)) && Host::parse(host).is_ok();
+    let name = |host: &str| {
+        host.chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
+            && Host::parse(host).is_ok()
+    };
     host.parse::<IpAddr>().is_ok() || name(host)
 }
 
@@ -309,42 +477,73 @@ fn check_origin(origin: &str) -> Result<(), String> {
     if origin == "*" {
         return Err("List the origins one by one: `*` would let any web page use the gateway, and the upstream's key.".to_owned());
     }
-    let Ok(url) = Url::parse(origin) else { return Err(String::new()) };
-    // A browser extension's origin has a scheme of its own, which the URL standard does not normalise.
+    let Ok(url) = Url::parse(origin) else {
+        return Err(String::new());
+    };
+    // A browser extension's origin has a scheme of its own, which the URL standard does not
+    // normalise.
     let normal = match url.host_str() {
-        Some(host) if !matches!(url.scheme(), "http" | "https") => {
-            url.port().map_or_else(|| format!("{}://{host}", url.scheme()), |port| format!("{}://{host}:{port}", url.scheme()))
-        }
+        Some(host) if !matches!(url.scheme(), "http" | "https") => url.port().map_or_else(
+            || format!("{}://{host}", url.scheme()),
+            |port| format!("{}://{host}:{port}", url.scheme()),
+        ),
         Some(_) => url.origin().ascii_serialization(),
         None => return Err(String::new()),
     };
-    if normal == origin { Ok(()) } else { Err(format!("Write it as {normal}.")) }
+    if normal == origin {
+        Ok(())
+    } else {
+        Err(format!("Write it as {normal}."))
+    }
 }
 
 /// Checks a base URL; an error says what was found, never quoting credentials, and the remedy.
 fn check_base_url(base_url: &str) -> Result<(), (String, &'static str)> {
     let found = || format!("is {base_url:?}");
     if base_url.is_empty() {
-        return Err(("is missing".to_owned(), "Add `base_url:`, the URL that stands before /chat/completions."));
+        return Err((
+            "is missing".to_owned(),
+            "Add `base_url:`, the URL that stands before /chat/completions.",
+        ));
     }
     let Ok(url) = Url::parse(base_url) else {
         // What does not parse may hold a password all the same.
-        let shown = if base_url.contains('@') { "is not a URL".to_owned() } else { found() };
-        let remedy = if base_url.contains("://") { "" } else { "Begin it with http:// or https://." };
+        let shown = if base_url.contains('@') {
+            "is not a URL".to_owned()
+        } else {
+            found()
+        };
+        let remedy = if base_url.contains("://") {
+            ""
+        } else {
+            "Begin it with http:// or https://."
+        };
         return Err((shown, remedy));
     };
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(("holds a user name or a password".to_owned(), "Give the credential as `api_key`."));
+        return Err((
+            "holds a user name or a password".to_owned(),
+            "Give the credential as `api_key`.",
+        ));
     }
     if url.query().is_some() || url.fragment().is_some() {
         // Some servers take their key in the query.
-        return Err(("holds a query or a fragment".to_owned(), "Leave out what follows `?` or `#`; give a credential as `api_key`."));
+        return Err((
+            "holds a query or a fragment".to_owned(),
+            "Leave out what follows `?` or `#`; give a credential as `api_key`.",
+        ));
     }
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
         return Err((found(), "Begin it with http:// or https://."));
     }
-    if ["/chat/completions", "/responses"].iter().any(|path| url.path().trim_end_matches('/').ends_with(path)) {
-        return Err((found(), "Leave out the part that the gateway appends itself: /chat/completions or /responses."));
+    if ["/chat/completions", "/responses"]
+        .iter()
+        .any(|path| url.path().trim_end_matches('/').ends_with(path))
+    {
+        return Err((
+            found(),
+            "Leave out the part that the gateway appends itself: /chat/completions or /responses.",
+        ));
     }
     Ok(())
 }
@@ -354,9 +553,15 @@ fn check_key(key: &Secret) -> Option<(&'static str, &'static str)> {
     if key.is_empty() {
         Some(("is empty", "Leave it out for a server that wants no key."))
     } else if key == REDACTED {
-        Some(("is what --print-config writes in place of a key", "Put the key itself there."))
+        Some((
+            "is what --print-config writes in place of a key",
+            "Put the key itself there.",
+        ))
     } else if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-        Some(("holds a space, a line break or a character outside ASCII", "Check that nothing was pasted along with it."))
+        Some((
+            "holds a space, a line break or a character outside ASCII",
+            "Check that nothing was pasted along with it.",
+        ))
     } else {
         None
     }

@@ -1,7 +1,9 @@
-//! Environment variables as assignments to keys: `TOKENWIRE_SERVER__PORT=8080` is `server.port: 8080`.
+//! Environment variables as assignments to keys: `TOKENWIRE_SERVER__PORT=8080` is `server.port:
+//! 8080`.
 //!
-//! `__` separates the parts of a path, since keys themselves hold `_`; a number is a place in a list. A variable holds text, so
-//! the default that stands at its path says whether a number, a truth value, a list or text is meant. An empty variable counts as unset.
+//! `__` separates the parts of a path, since keys themselves hold `_`; a number is a place in a
+//! list. A variable holds text, so the default that stands at its path says whether a number, a
+//! truth value, a list or text is meant. An empty variable counts as unset.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +17,8 @@ pub const PREFIX: &str = "TOKENWIRE_";
 /// Names the configuration file, as `--config` does.
 pub const CONFIG_FILE: &str = "TOKENWIRE_CONFIG";
 
-/// The variables that concern the gateway, empty ones left out. They may hold keys, hence no `Debug`.
+/// The variables that concern the gateway, empty ones left out. They may hold keys, hence no
+/// `Debug`.
 #[derive(Default)]
 pub(crate) struct Environment(BTreeMap<String, String>);
 
@@ -28,18 +31,30 @@ pub(crate) struct Assignment {
 
 /// The environment of this process, for [`Config::load`](super::Config::load).
 ///
-/// Unlike [`std::env::vars`] it does not panic on a variable that is not UTF-8: the bytes that are not become U+FFFD, and the
-/// value is refused where it is used.
+/// Unlike [`std::env::vars`] it does not panic on a variable that is not UTF-8: the bytes that are
+/// not become U+FFFD, and the value is refused where it is used.
 pub fn of_this_process() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os().map(|(name, value)| (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned()))
+    std::env::vars_os().map(|(name, value)| {
+        (
+            name.to_string_lossy().into_owned(),
+            value.to_string_lossy().into_owned(),
+        )
+    })
 }
 
 // === impl Environment ===
 
 impl Environment {
     pub(crate) fn new(variables: impl Iterator<Item = (String, String)>) -> Self {
-        let ours = |name: &str| name.starts_with(PREFIX) || matches!(name, "RUST_LOG" | "OPENAI_API_KEY" | "OPENAI_BASE_URL");
-        Self(variables.filter(|(name, value)| ours(name) && !value.trim().is_empty()).collect())
+        let ours = |name: &str| {
+            name.starts_with(PREFIX)
+                || matches!(name, "RUST_LOG" | "OPENAI_API_KEY" | "OPENAI_BASE_URL")
+        };
+        Self(
+            variables
+                .filter(|(name, value)| ours(name) && !value.trim().is_empty())
+                .collect(),
+        )
     }
 
     /// The value of one variable, without the white space around it.
@@ -47,11 +62,14 @@ impl Environment {
         self.0.get(name).map(|value| value.trim())
     }
 
-    /// What the variables assign to the keys of `template`, in the order in which to apply it, and what is wrong with the others.
+    /// What the variables assign to the keys of `template`, in the order in which to apply it, and
+    /// what is wrong with the others.
     pub(crate) fn assignments(&self, template: &Value) -> (Vec<Assignment>, Vec<Problem>) {
         let (mut assignments, mut problems) = (Vec::new(), Vec::new());
         for (variable, text) in &self.0 {
-            let Some(suffix) = variable.strip_prefix(PREFIX) else { continue };
+            let Some(suffix) = variable.strip_prefix(PREFIX) else {
+                continue;
+            };
             if variable == CONFIG_FILE || is_service_link(variable, text) {
                 continue;
             }
@@ -65,7 +83,11 @@ impl Environment {
                 None => problems.push(unknown(variable, template)),
                 Some(Value::Object(keys)) => problems.push(section(variable, &path, keys.keys())),
                 Some(leaf) => match typed(leaf, text.trim()) {
-                    Some(value) => assignments.push(Assignment { variable: variable.clone(), path, value }),
+                    Some(value) => assignments.push(Assignment {
+                        variable: variable.clone(),
+                        path,
+                        value,
+                    }),
                     None => problems.push(malformed(variable, &path)),
                 },
             }
@@ -75,19 +97,31 @@ impl Environment {
             assignment
                 .path
                 .iter()
-                .map(|part| part.parse().map_or((0, part.clone()), |index: usize| (index, String::new())))
+                .map(|part| {
+                    part.parse()
+                        .map_or((0, part.clone()), |index: usize| (index, String::new()))
+                })
                 .collect::<Vec<_>>()
         });
         (assignments, problems)
     }
 }
 
-/// Whether Kubernetes set this variable for a service whose name begins with `tokenwire`: `TOKENWIRE_PORT=tcp://10.0.0.1:3000`.
+/// Whether Kubernetes set this variable for a service whose name begins with `tokenwire`:
+/// `TOKENWIRE_PORT=tcp://10.0.0.1:3000`.
 fn is_service_link(variable: &str, value: &str) -> bool {
-    let address = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
+    let address = ["tcp://", "udp://", "sctp://"]
+        .iter()
+        .any(|scheme| value.starts_with(scheme));
     let port_part = ["_TCP", "_UDP", "_SCTP"].iter().any(|protocol| {
-        let Some((before, after)) = variable.split_once(&format!("{protocol}_")) else { return false };
-        matches!(after, "PROTO" | "PORT" | "ADDR") && before.rsplit('_').next().is_some_and(|port| port.parse::<u16>().is_ok())
+        let Some((before, after)) = variable.split_once(&format!("{protocol}_")) else {
+            return false;
+        };
+        matches!(after, "PROTO" | "PORT" | "ADDR")
+            && before
+                .rsplit('_')
+                .next()
+                .is_some_and(|port| port.parse::<u16>().is_ok())
     });
     !variable.contains("__")
         && (address
@@ -97,16 +131,25 @@ fn is_service_link(variable: &str, value: &str) -> bool {
             || variable.contains("_SERVICE_PORT_"))
 }
 
-/// The text of a variable as the kind of value that stands at its path by default; `None` where it is a list that cannot be read.
+/// The text of a variable as the kind of value that stands at its path by default; `None` where it
+/// is a list that cannot be read.
 fn typed(default: &Value, text: &str) -> Option<Value> {
     let as_text = || Value::String(text.to_owned());
     match default {
         Value::Number(_) => Some(text.parse::<i64>().map_or_else(|_| as_text(), Value::from)),
-        Value::Bool(_) => Some(text.to_lowercase().parse::<bool>().map_or_else(|_| as_text(), Value::from)),
+        Value::Bool(_) => Some(
+            text.to_lowercase()
+                .parse::<bool>()
+                .map_or_else(|_| as_text(), Value::from),
+        ),
         Value::Array(_) if text.starts_with(['[', '{']) => super::file::parse(text).ok(),
-        Value::Array(items) if items.first().is_none_or(Value::is_string) => {
-            Some(text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(Value::from).collect())
-        }
+        Value::Array(items) if items.first().is_none_or(Value::is_string) => Some(
+            text.split(',')
+                .map(str::trim)
+                .filter(|item| !item.is_empty())
+                .map(Value::from)
+                .collect(),
+        ),
         _ => Some(as_text()),
     }
 }
@@ -127,7 +170,10 @@ fn unknown(variable: &str, template: &Value) -> Problem {
 }
 
 fn section<'a>(variable: &str, path: &[String], keys: impl Iterator<Item = &'a String>) -> Problem {
-    let one = keys.map(|key| format!("{variable}__{}", key.to_uppercase())).next().unwrap_or_default();
+    let one = keys
+        .map(|key| format!("{variable}__{}", key.to_uppercase()))
+        .next()
+        .unwrap_or_default();
     Problem {
         origin: format!("environment variable {variable}"),
         key: written(path),
@@ -154,12 +200,20 @@ fn variables_of(template: &Value) -> Vec<String> {
         match node {
             Value::Object(keys) => keys.iter().for_each(|(key, below)| {
                 let separator = if name == PREFIX { "" } else { "__" };
-                walk(below, &format!("{name}{separator}{}", key.to_uppercase()), found);
+                walk(
+                    below,
+                    &format!("{name}{separator}{}", key.to_uppercase()),
+                    found,
+                );
             }),
             leaf => {
                 found.push(name.to_owned());
                 if let Value::Array(items) = leaf {
-                    items.iter().take(1).filter(|item| item.is_object()).for_each(|item| walk(item, &format!("{name}__0"), found));
+                    items
+                        .iter()
+                        .take(1)
+                        .filter(|item| item.is_object())
+                        .for_each(|item| walk(item, &format!("{name}__0"), found));
                 }
             }
         }

@@ -17,7 +17,8 @@ pub(crate) fn parse(text: &str) -> Result<Value, String> {
     serde_saphyr::from_str_with_options(text, options).map_err(|error| position_of(&error))
 }
 
-/// The tree of the file at `path`, `None` where there is no such file and it was not asked for by name.
+/// The tree of the file at `path`, `None` where there is no such file and it was not asked for by
+/// name.
 pub(crate) fn read(path: &Path, named: bool) -> Result<Option<Value>, Problem> {
     let problem = |found: String, expected: &str, remedy: &str| Problem {
         origin: path.display().to_string(),
@@ -31,17 +32,27 @@ pub(crate) fn read(path: &Path, named: bool) -> Result<Option<Value>, Problem> {
         Err(error) if error.kind() == ErrorKind::NotFound && !named => return Ok(None),
         Err(error) => {
             let remedy = match error.kind() {
-                ErrorKind::NotFound => "Check the path; relative paths are taken from the folder in which the gateway is started.",
+                ErrorKind::NotFound => {
+                    "Check the path; relative paths are taken from the folder in which the gateway is started."
+                }
                 ErrorKind::PermissionDenied => "Let the user who runs the gateway read it.",
                 _ => "",
             };
-            return Err(problem(format!("cannot be read ({error})"), "a readable YAML file in UTF-8", remedy));
+            return Err(problem(
+                format!("cannot be read ({error})"),
+                "a readable YAML file in UTF-8",
+                remedy,
+            ));
         }
     };
     match parse(&text) {
         Ok(Value::Null) => Ok(Some(Value::Object(serde_json::Map::new()))),
         Ok(tree @ Value::Object(_)) => Ok(Some(tree)),
-        Ok(_) => Err(problem("holds no keys at its top level".to_owned(), "a YAML map of sections, such as `server:`", "")),
+        Ok(_) => Err(problem(
+            "holds no keys at its top level".to_owned(),
+            "a YAML map of sections, such as `server:`",
+            "",
+        )),
         Err(place) => Err(problem(
             format!("is not valid YAML ({place})"),
             "a YAML file",
@@ -52,9 +63,13 @@ pub(crate) fn read(path: &Path, named: bool) -> Result<Option<Value>, Problem> {
 
 /// Where the text is wrong, without quoting it.
 fn position_of(error: &serde_saphyr::Error) -> String {
-    let place = error.location().map_or_else(String::new, |at| format!("line {}, column {}", at.line(), at.column()));
+    let place = error.location().map_or_else(String::new, |at| {
+        format!("line {}, column {}", at.line(), at.column())
+    });
     match error.without_snippet() {
-        serde_saphyr::Error::DuplicateMappingKey { key: Some(key), .. } => format!("{place}: the key `{key}` for the second time"),
+        serde_saphyr::Error::DuplicateMappingKey { key: Some(key), .. } => {
+            format!("{place}: the key `{key}` for the second time")
+        }
         _ => place,
     }
 }

@@ -1,8 +1,9 @@
 //! Lays the sources over each other: defaults, file, environment, flags.
 //!
-//! figment merges them and remembers for every value where it came from. Two things it does not do are done here: going on after the
-//! first value of a wrong type, so that all problems are reported at once, and reaching into lists
-//! (`TOKENWIRE_UPSTREAMS__0__API_KEY`), for which the origins are kept beside it.
+//! figment merges them and remembers for every value where it came from. Two things it does not do
+//! are done here: going on after the first value of a wrong type, so that all problems are reported
+//! at once, and reaching into lists (`TOKENWIRE_UPSTREAMS__0__API_KEY`), for which the origins are
+//! kept beside it.
 
 mod explain;
 
@@ -41,11 +42,16 @@ pub struct Loaded {
 impl Config {
     /// The configuration that the flags, `environment` and the file make together.
     ///
-    /// The file is the one that `--config` or `TOKENWIRE_CONFIG` names, else [`DEFAULT_PATH`](super::DEFAULT_PATH) if it is there.
+    /// The file is the one that `--config` or `TOKENWIRE_CONFIG` names, else
+    /// [`DEFAULT_PATH`](super::DEFAULT_PATH) if it is there.
     ///
     /// # Errors
-    /// Everything that is wrong with it: a file that cannot be read, unknown keys, values of a wrong type, values that cannot work.
-    pub fn load(cli: &Cli, environment: impl Iterator<Item = (String, String)>) -> Result<Loaded, ConfigError> {
+    /// Everything that is wrong with it: a file that cannot be read, unknown keys, values of a
+    /// wrong type, values that cannot work.
+    pub fn load(
+        cli: &Cli,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Loaded, ConfigError> {
         let environment = Environment::new(environment);
         let template = template();
         let mut layers = Layers::new();
@@ -55,13 +61,20 @@ impl Config {
         layers.choose_upstream(cli, &environment);
         let config = layers.extract(&template)?;
         let sources = layers.sources(&config, &template);
-        Ok(Loaded { config, file, sources })
+        Ok(Loaded {
+            config,
+            file,
+            sources,
+        })
     }
 }
 
 /// The defaults, with one item in each list of sections, so that it shows every key that there is.
 fn template() -> Value {
-    let whole = Config { upstreams: vec![Upstream::default()], ..Config::default() };
+    let whole = Config {
+        upstreams: vec![Upstream::default()],
+        ..Config::default()
+    };
     serde_json::to_value(whole).unwrap_or_default()
 }
 
@@ -88,7 +101,9 @@ impl Provider for Layer {
     }
 
     fn data(&self) -> figment::error::Result<Map<Profile, Dict>> {
-        let dict = Merged::serialize(&self.tree)?.into_dict().unwrap_or_default();
+        let dict = Merged::serialize(&self.tree)?
+            .into_dict()
+            .unwrap_or_default();
         Ok(Map::from([(Profile::Default, dict)]))
     }
 }
@@ -99,15 +114,26 @@ impl Layers {
     const DEFAULT: &str = "default";
 
     fn new() -> Self {
-        let defaults = Layer { origin: Self::DEFAULT.to_owned(), tree: serde_json::to_value(Config::default()).unwrap_or_default() };
-        Self { merged: Figment::from(defaults), in_lists: BTreeMap::new(), problems: Vec::new() }
+        let defaults = Layer {
+            origin: Self::DEFAULT.to_owned(),
+            tree: serde_json::to_value(Config::default()).unwrap_or_default(),
+        };
+        Self {
+            merged: Figment::from(defaults),
+            in_lists: BTreeMap::new(),
+            problems: Vec::new(),
+        }
     }
 
     fn merge(&mut self, origin: &str, tree: Value) {
-        self.merged = std::mem::take(&mut self.merged).merge(Layer { origin: origin.to_owned(), tree });
+        self.merged = std::mem::take(&mut self.merged).merge(Layer {
+            origin: origin.to_owned(),
+            tree,
+        });
     }
 
-    /// Sets one value. A path through a list needs the list to hold the item, or to end just before it.
+    /// Sets one value. A path through a list needs the list to hold the item, or to end just before
+    /// it.
     fn set(&mut self, origin: &str, path: &[String], value: Value) -> Result<(), usize> {
         self.in_lists.retain(|known, _| !known.starts_with(path));
         let Some(at) = path.iter().position(|part| part.parse::<usize>().is_ok()) else {
@@ -116,7 +142,10 @@ impl Layers {
         };
         let (list_path, rest) = path.split_at(at);
         let mut list = self.list(list_path).unwrap_or_default();
-        let index: usize = rest.first().and_then(|part| part.parse().ok()).unwrap_or_default();
+        let index: usize = rest
+            .first()
+            .and_then(|part| part.parse().ok())
+            .unwrap_or_default();
         let length = list.len();
         if index == length {
             list.push(json!({}));
@@ -126,7 +155,9 @@ impl Layers {
         let list_origin = self.origin_of(list_path);
         self.merge(origin, nest(list_path, Value::Array(list)));
         if list_origin != Self::DEFAULT {
-            self.in_lists.entry(list_path.to_vec()).or_insert(list_origin);
+            self.in_lists
+                .entry(list_path.to_vec())
+                .or_insert(list_origin);
         }
         self.in_lists.insert(path.to_vec(), origin.to_owned());
         Ok(())
@@ -138,10 +169,20 @@ impl Layers {
         serde_json::to_value(list).ok()?.as_array().cloned()
     }
 
-    fn add_file(&mut self, cli: &Cli, environment: &Environment, template: &Value) -> Result<Option<PathBuf>, ConfigError> {
-        let named = cli.config.clone().or_else(|| environment.get(CONFIG_FILE).map(PathBuf::from));
+    fn add_file(
+        &mut self,
+        cli: &Cli,
+        environment: &Environment,
+        template: &Value,
+    ) -> Result<Option<PathBuf>, ConfigError> {
+        let named = cli
+            .config
+            .clone()
+            .or_else(|| environment.get(CONFIG_FILE).map(PathBuf::from));
         let path = named.as_deref().unwrap_or(Path::new(file::DEFAULT_PATH));
-        let Some(mut tree) = file::read(path, named.is_some())? else { return Ok(None) };
+        let Some(mut tree) = file::read(path, named.is_some())? else {
+            return Ok(None);
+        };
         prune(&mut tree, template);
         self.merge(&path.display().to_string(), tree);
         Ok(Some(path.to_owned()))
@@ -149,8 +190,14 @@ impl Layers {
 
     fn add_environment(&mut self, environment: &Environment, template: &Value) {
         let (assignments, problems) = environment.assignments(template);
-        self.problems.extend(problems.into_iter().map(|problem| (Vec::new(), problem)));
-        for Assignment { variable, path, value } in assignments {
+        self.problems
+            .extend(problems.into_iter().map(|problem| (Vec::new(), problem)));
+        for Assignment {
+            variable,
+            path,
+            value,
+        } in assignments
+        {
             let origin = format!("environment variable {variable}");
             if let Err(length) = self.set(&origin, &path, value) {
                 let problem = Problem {
@@ -164,17 +211,42 @@ impl Layers {
             }
         }
         if let Some(filter) = environment.get("RUST_LOG") {
-            self.merge("environment variable RUST_LOG", json!({ "log": { "filter": filter } }));
+            self.merge(
+                "environment variable RUST_LOG",
+                json!({ "log": { "filter": filter } }),
+            );
         }
     }
 
     fn add_flags(&mut self, cli: &Cli) {
         let flags = [
-            ("--host", cli.host.as_ref().map(|host| json!({ "server": { "host": host } }))),
-            ("--port", cli.port.map(|port| json!({ "server": { "port": port } }))),
-            ("--workers", cli.workers.map(|workers| json!({ "server": { "workers": workers } }))),
-            ("--model", cli.model.as_ref().map(|model| json!({ "default_model": model }))),
-            ("--log", cli.log.as_ref().map(|filter| json!({ "log": { "filter": filter } }))),
+            (
+                "--host",
+                cli.host
+                    .as_ref()
+                    .map(|host| json!({ "server": { "host": host } })),
+            ),
+            (
+                "--port",
+                cli.port.map(|port| json!({ "server": { "port": port } })),
+            ),
+            (
+                "--workers",
+                cli.workers
+                    .map(|workers| json!({ "server": { "workers": workers } })),
+            ),
+            (
+                "--model",
+                cli.model
+                    .as_ref()
+                    .map(|model| json!({ "default_model": model })),
+            ),
+            (
+                "--log",
+                cli.log
+                    .as_ref()
+                    .map(|filter| json!({ "log": { "filter": filter } })),
+            ),
         ];
         for (flag, tree) in flags {
             if let Some(tree) = tree {
@@ -183,11 +255,17 @@ impl Layers {
         }
     }
 
-    /// The one upstream of `--base-url`, or of the variables of OpenAI's SDKs where no other is configured.
+    /// The one upstream of `--base-url`, or of the variables of OpenAI's SDKs where no other is
+    /// configured.
     fn choose_upstream(&mut self, cli: &Cli, environment: &Environment) {
-        let (key, base) = (environment.get("OPENAI_API_KEY"), environment.get("OPENAI_BASE_URL"));
+        let (key, base) = (
+            environment.get("OPENAI_API_KEY"),
+            environment.get("OPENAI_BASE_URL"),
+        );
         let list = vec!["upstreams".to_owned()];
-        let none_so_far = self.list(&list).is_some_and(|upstreams| upstreams.is_empty());
+        let none_so_far = self
+            .list(&list)
+            .is_some_and(|upstreams| upstreams.is_empty());
         let (origin, base_url) = if cli.simulator {
             self.in_lists.clear();
             self.merge("flag --simulator", json!({ "upstreams": [] }));
@@ -207,13 +285,18 @@ impl Layers {
         if key.is_some() {
             let path = ["upstreams", "0", "api_key"].map(str::to_owned);
             self.in_lists.insert(list, origin.to_owned());
-            self.in_lists.insert(path.to_vec(), "environment variable OPENAI_API_KEY".to_owned());
+            self.in_lists.insert(
+                path.to_vec(),
+                "environment variable OPENAI_API_KEY".to_owned(),
+            );
         }
     }
 
-    /// The typed tree. A value that cannot be read is reported and left out, so that what comes after it is read as well.
+    /// The typed tree. A value that cannot be read is reported and left out, so that what comes
+    /// after it is read as well.
     fn extract(&mut self, template: &Value) -> Result<Config, ConfigError> {
-        let data = Provider::data(&self.merged).map(|mut profiles| profiles.remove(&Profile::Default).unwrap_or_default());
+        let data = Provider::data(&self.merged)
+            .map(|mut profiles| profiles.remove(&Profile::Default).unwrap_or_default());
         let mut root = Merged::from(data.unwrap_or_default());
         let config = loop {
             match Config::deserialize(&root) {
@@ -229,39 +312,89 @@ impl Layers {
             }
         };
         let findings = config.as_ref().map(check).unwrap_or_default();
-        for Finding { path, found, expected, remedy } in findings {
+        for Finding {
+            path,
+            found,
+            expected,
+            remedy,
+        } in findings
+        {
             // What was left out above would be reported again as missing.
-            if !self.problems.iter().any(|(known, _)| !known.is_empty() && path.starts_with(known)) {
-                let problem = Problem { origin: self.origin_of(&path), key: written(&path), found, expected, remedy };
+            if !self
+                .problems
+                .iter()
+                .any(|(known, _)| !known.is_empty() && path.starts_with(known))
+            {
+                let problem = Problem {
+                    origin: self.origin_of(&path),
+                    key: written(&path),
+                    found,
+                    expected,
+                    remedy,
+                };
                 self.problems.push((path, problem));
             }
         }
         match config {
             Some(config) if self.problems.is_empty() => Ok(config),
-            _ => Err(ConfigError { problems: self.problems.drain(..).map(|(_, problem)| problem).collect() }),
+            _ => Err(ConfigError {
+                problems: self
+                    .problems
+                    .drain(..)
+                    .map(|(_, problem)| problem)
+                    .collect(),
+            }),
         }
     }
 
     /// Where the value at `path`, or else what holds it, came from.
     fn origin_of(&self, path: &[String]) -> String {
-        let prefixes = (1..=path.len()).rev().filter_map(|length| path.get(..length));
-        let listed = prefixes.clone().find_map(|prefix| self.in_lists.get(prefix).cloned());
-        let merged = || prefixes.clone().find_map(|prefix| Some(self.merged.find_metadata(&prefix.join("."))?.name.to_string()));
-        listed.or_else(merged).unwrap_or_else(|| Self::DEFAULT.to_owned())
+        let prefixes = (1..=path.len())
+            .rev()
+            .filter_map(|length| path.get(..length));
+        let listed = prefixes
+            .clone()
+            .find_map(|prefix| self.in_lists.get(prefix).cloned());
+        let merged = || {
+            prefixes.clone().find_map(|prefix| {
+                Some(
+                    self.merged
+                        .find_metadata(&prefix.join("."))?
+                        .name
+                        .to_string(),
+                )
+            })
+        };
+        listed
+            .or_else(merged)
+            .unwrap_or_else(|| Self::DEFAULT.to_owned())
     }
 
-    /// Where every value came from that is not the default's, or that something other than the file set.
+    /// Where every value came from that is not the default's, or that something other than the file
+    /// set.
     fn sources(&self, config: &Config, template: &Value) -> BTreeMap<String, String> {
-        let (effective, defaults) =
-            (serde_json::to_value(config).unwrap_or_default(), serde_json::to_value(Config::default()).unwrap_or_default());
-        let at = |tree: &Value, path: &[String]| path.iter().try_fold(tree, |node, part| node.get(part)).cloned();
+        let (effective, defaults) = (
+            serde_json::to_value(config).unwrap_or_default(),
+            serde_json::to_value(Config::default()).unwrap_or_default(),
+        );
+        let at = |tree: &Value, path: &[String]| {
+            path.iter()
+                .try_fold(tree, |node, part| node.get(part))
+                .cloned()
+        };
         let mut sources = BTreeMap::new();
         for path in leaves(template) {
             let origin = self.origin_of(&path);
             let by_hand = origin.starts_with("flag") || origin.starts_with("environment");
-            if origin != Self::DEFAULT && (by_hand || at(&effective, &path) != at(&defaults, &path)) {
+            if origin != Self::DEFAULT && (by_hand || at(&effective, &path) != at(&defaults, &path))
+            {
                 let mut origins = vec![origin];
-                origins.extend(self.in_lists.iter().filter(|(known, _)| known.starts_with(&path)).map(|(_, origin)| origin.clone()));
+                origins.extend(
+                    self.in_lists
+                        .iter()
+                        .filter(|(known, _)| known.starts_with(&path))
+                        .map(|(_, origin)| origin.clone()),
+                );
                 origins.dedup();
                 sources.insert(path.join("."), origins.join(", "));
             }
@@ -272,7 +405,9 @@ impl Layers {
 
 /// `value` below the keys of `path`.
 fn nest(path: &[String], value: Value) -> Value {
-    path.iter().rev().fold(value, |below, key| json!({ key: below }))
+    path.iter()
+        .rev()
+        .fold(value, |below, key| json!({ key: below }))
 }
 
 /// Puts `value` at `path` inside `tree`, making the sections on the way.
@@ -290,7 +425,8 @@ fn put(tree: &mut Value, path: &[String], value: Value) {
     }
 }
 
-/// Leaves out known keys without a value, as a file has them where all below a key is commented out: they mean the default.
+/// Leaves out known keys without a value, as a file has them where all below a key is commented
+/// out: they mean the default.
 fn prune(tree: &mut Value, template: &Value) {
     match (tree, template) {
         (Value::Object(keys), Value::Object(known)) => {
@@ -307,15 +443,22 @@ fn prune(tree: &mut Value, template: &Value) {
     }
 }
 
-/// Takes the value at `path` out of its section; a list item takes the whole list along, lest the places of the others change.
+/// Takes the value at `path` out of its section; a list item takes the whole list along, lest the
+/// places of the others change.
 fn remove(root: &mut Merged, path: &[String]) -> bool {
-    let Some((first, rest)) = path.split_first() else { return false };
+    let Some((first, rest)) = path.split_first() else {
+        return false;
+    };
     match root {
-        Merged::Dict(_, keys) if rest.iter().all(|part| part.parse::<usize>().is_ok()) => keys.remove(first).is_some(),
-        Merged::Dict(_, keys) => keys.get_mut(first).is_some_and(|below| remove(below, rest)),
-        Merged::Array(_, items) => {
-            first.parse::<usize>().ok().and_then(|index| items.get_mut(index)).is_some_and(|below| remove(below, rest))
+        Merged::Dict(_, keys) if rest.iter().all(|part| part.parse::<usize>().is_ok()) => {
+            keys.remove(first).is_some()
         }
+        Merged::Dict(_, keys) => keys.get_mut(first).is_some_and(|below| remove(below, rest)),
+        Merged::Array(_, items) => first
+            .parse::<usize>()
+            .ok()
+            .and_then(|index| items.get_mut(index))
+            .is_some_and(|below| remove(below, rest)),
         _ => false,
     }
 }
@@ -323,9 +466,14 @@ fn remove(root: &mut Merged, path: &[String]) -> bool {
 /// The paths of all keys that hold values; a list counts as one value.
 fn leaves(template: &Value) -> Vec<Vec<String>> {
     match template {
-        Value::Object(keys) => {
-            keys.iter().flat_map(|(key, below)| leaves(below).into_iter().map(move |rest| [vec![key.clone()], rest].concat())).collect()
-        }
+        Value::Object(keys) => keys
+            .iter()
+            .flat_map(|(key, below)| {
+                leaves(below)
+                    .into_iter()
+                    .map(move |rest| [vec![key.clone()], rest].concat())
+            })
+            .collect(),
         _ => vec![Vec::new()],
     }
 }

@@ -9,7 +9,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::upstream::TimeoutOverrides;
 
-/// The models of an upstream: a list of patterns, or a map from the name that clients use to the name that the upstream uses.
+/// The models of an upstream: a list of patterns, or a map from the name that clients use to the
+/// name that the upstream uses.
 ///
 /// In a pattern `*` stands for any run of characters: `gpt-*`, `*/llama-3*`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -40,13 +41,19 @@ struct Detailed {
 // === impl Models ===
 
 impl Models {
-    /// The upstream's name for the model that a client calls `public`, or `None` where the upstream does not serve it.
+    /// The upstream's name for the model that a client calls `public`, or `None` where the upstream
+    /// does not serve it.
     #[must_use]
     pub fn upstream_name<'a>(&'a self, public: &'a str) -> Option<&'a str> {
         match self {
             Self::Patterns(patterns) if patterns.is_empty() => Some(public),
-            Self::Patterns(patterns) => patterns.iter().any(|pattern| matches(pattern, public)).then_some(public),
-            Self::Renamed(names) => names.get(public).map(|model| model.name.as_deref().unwrap_or(public)),
+            Self::Patterns(patterns) => patterns
+                .iter()
+                .any(|pattern| matches(pattern, public))
+                .then_some(public),
+            Self::Renamed(names) => names
+                .get(public)
+                .map(|model| model.name.as_deref().unwrap_or(public)),
         }
     }
 
@@ -63,7 +70,11 @@ impl Models {
     #[must_use]
     pub fn public_names(&self, upstream: &str) -> Vec<String> {
         match self {
-            Self::Patterns(_) => self.upstream_name(upstream).map(str::to_owned).into_iter().collect(),
+            Self::Patterns(_) => self
+                .upstream_name(upstream)
+                .map(str::to_owned)
+                .into_iter()
+                .collect(),
             Self::Renamed(names) => names
                 .iter()
                 .filter(|(public, model)| model.name.as_ref().unwrap_or(public) == upstream)
@@ -79,7 +90,9 @@ impl Models {
             Self::Renamed(names) => (&[][..], Some(names)),
         };
         let listed = patterns.iter().filter(|pattern| !pattern.contains('*'));
-        listed.chain(renamed.into_iter().flat_map(BTreeMap::keys)).map(String::as_str)
+        listed
+            .chain(renamed.into_iter().flat_map(BTreeMap::keys))
+            .map(String::as_str)
     }
 
     /// The first of these.
@@ -91,7 +104,10 @@ impl Models {
 
 impl From<&str> for Model {
     fn from(name: &str) -> Self {
-        Self { name: Some(name.to_owned()), timeouts: TimeoutOverrides::default() }
+        Self {
+            name: Some(name.to_owned()),
+            timeouts: TimeoutOverrides::default(),
+        }
     }
 }
 
@@ -110,8 +126,14 @@ impl<'de> Deserialize<'de> for Models {
 impl Serialize for Model {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match &self.name {
-            Some(name) if self.timeouts == TimeoutOverrides::default() => serializer.serialize_str(name),
-            name => Detailed { name: name.clone(), timeouts: self.timeouts.clone() }.serialize(serializer),
+            Some(name) if self.timeouts == TimeoutOverrides::default() => {
+                serializer.serialize_str(name)
+            }
+            name => Detailed {
+                name: name.clone(),
+                timeouts: self.timeouts.clone(),
+            }
+            .serialize(serializer),
         }
     }
 }
@@ -136,7 +158,8 @@ impl<'de> Visitor<'de> for ModelReader {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<Model, A::Error> {
-        let Detailed { name, timeouts } = Detailed::deserialize(MapAccessDeserializer::new(entries))?;
+        let Detailed { name, timeouts } =
+            Detailed::deserialize(MapAccessDeserializer::new(entries))?;
         Ok(Model { name, timeouts })
     }
 }
@@ -162,12 +185,23 @@ impl<'de> Visitor<'de> for Reader {
 /// Whether `name` fits `pattern`, in which `*` stands for any run of characters.
 fn matches(pattern: &str, name: &str) -> bool {
     let mut pieces = pattern.split('*');
-    let (Some(first), last) = (pieces.next(), pieces.next_back()) else { return false };
-    let Some(last) = last else { return pattern == name };
-    let Some(mut rest) = name.strip_prefix(first).and_then(|rest| rest.strip_suffix(last)) else { return false };
+    let (Some(first), last) = (pieces.next(), pieces.next_back()) else {
+        return false;
+    };
+    let Some(last) = last else {
+        return pattern == name;
+    };
+    let Some(mut rest) = name
+        .strip_prefix(first)
+        .and_then(|rest| rest.strip_suffix(last))
+    else {
+        return false;
+    };
     // The earliest fit of each piece leaves the most room for those after it.
     for piece in pieces {
-        let Some(at) = rest.find(piece) else { return false };
+        let Some(at) = rest.find(piece) else {
+            return false;
+        };
         rest = rest.get(at + piece.len()..).unwrap_or_default();
     }
     true
@@ -209,10 +243,23 @@ mod tests {
     fn a_model_may_have_clocks_of_its_own() {
         let text = r#"{"slow":{"name":"o3","timeouts":{"first_token":"10m"}},"same":{"timeouts":{"total":"1h"}},"fast":"mini"}"#;
         let models: Models = serde_json::from_str(text).unwrap();
-        assert_eq!([models.upstream_name("slow"), models.upstream_name("same")], [Some("o3"), Some("same")]);
-        let first_token = |public| models.timeouts(public).and_then(|timeouts| timeouts.first_token);
-        assert_eq!((first_token("slow"), first_token("fast")), (Some(std::time::Duration::from_secs(600)), None));
-        assert_eq!((models.public_names("o3"), models.public_names("same")), (vec!["slow".to_owned()], vec!["same".to_owned()]));
+        assert_eq!(
+            [models.upstream_name("slow"), models.upstream_name("same")],
+            [Some("o3"), Some("same")]
+        );
+        let first_token = |public| {
+            models
+                .timeouts(public)
+                .and_then(|timeouts| timeouts.first_token)
+        };
+        assert_eq!(
+            (first_token("slow"), first_token("fast")),
+            (Some(std::time::Duration::from_secs(600)), None)
+        );
+        assert_eq!(
+            (models.public_names("o3"), models.public_names("same")),
+            (vec!["slow".to_owned()], vec!["same".to_owned()])
+        );
         let again: Models = serde_json::from_value(serde_json::to_value(&models).unwrap()).unwrap();
         assert_eq!(again, models);
         assert!(serde_json::from_str::<Models>(r#"{"slow":{"nam":"o3"}}"#).is_err());

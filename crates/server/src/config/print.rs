@@ -5,8 +5,8 @@ use super::load::Loaded;
 // === impl Loaded ===
 
 impl Loaded {
-    /// The whole configuration as YAML that can be read back, but for secrets, which are `<redacted>`. A comment says where each value
-    /// that was set came from.
+    /// The whole configuration as YAML that can be read back, but for secrets, which are
+    /// `<redacted>`. A comment says where each value that was set came from.
     #[must_use]
     pub fn to_yaml(&self) -> String {
         let yaml = serde_saphyr::to_string(&self.config).unwrap_or_default();
@@ -17,10 +17,16 @@ impl Loaded {
             let key = line.trim_start().split_once(':').map_or("", |(key, _)| key);
             sections.retain(|(column, _)| *column < indent);
             sections.push((indent, key));
-            let path = sections.iter().map(|(_, key)| *key).collect::<Vec<_>>().join(".");
+            let path = sections
+                .iter()
+                .map(|(_, key)| *key)
+                .collect::<Vec<_>>()
+                .join(".");
             lines.push(match self.sources.get(&path) {
                 Some(source) => format!("{line}  # {source}"),
-                None if path == "upstreams" && self.config.uses_simulator() => format!("{line}  # the embedded simulator answers"),
+                None if path == "upstreams" && self.config.uses_simulator() => {
+                    format!("{line}  # the embedded simulator answers")
+                }
                 None => line.to_owned(),
             });
         }

@@ -14,9 +14,11 @@ pub struct ConfigError {
 pub struct Problem {
     /// Where it was written: a file, an environment variable, a flag.
     pub origin: String,
-    /// The full path of the key, `upstreams[0].weight`; empty where it is about the origin as a whole.
+    /// The full path of the key, `upstreams[0].weight`; empty where it is about the origin as a
+    /// whole.
     pub key: String,
-    /// What is wrong with it, the value included unless it is secret: `is "soon"`, `is not a known key`.
+    /// What is wrong with it, the value included unless it is secret: `is "soon"`, `is not a known
+    /// key`.
     pub found: String,
     /// What was expected instead.
     pub expected: String,
@@ -47,8 +49,13 @@ impl fmt::Display for ConfigError {
         match self.problems.as_slice() {
             [one] => write!(f, "the configuration cannot be used:\n  {one}"),
             many => {
-                write!(f, "the configuration cannot be used, for {} reasons:", many.len())?;
-                many.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+                write!(
+                    f,
+                    "the configuration cannot be used, for {} reasons:",
+                    many.len()
+                )?;
+                many.iter()
+                    .try_for_each(|problem| write!(f, "\n  {problem}"))
             }
         }
     }
@@ -58,27 +65,39 @@ impl std::error::Error for ConfigError {}
 
 impl From<Problem> for ConfigError {
     fn from(problem: Problem) -> Self {
-        Self { problems: vec![problem] }
+        Self {
+            problems: vec![problem],
+        }
     }
 }
 
 /// The path of a key as people write it: `upstreams[0].weight`.
 pub(crate) fn written<S: AsRef<str>>(path: &[S]) -> String {
-    path.iter().map(AsRef::as_ref).fold(String::new(), |mut text, part| {
-        match part.parse::<usize>() {
-            Ok(index) if !text.is_empty() => text.push_str(&format!("[{index}]")),
-            _ if text.is_empty() => text.push_str(part),
-            _ => {
-                text.push('.');
-                text.push_str(part);
+    path.iter()
+        .map(AsRef::as_ref)
+        .fold(String::new(), |mut text, part| {
+            match part.parse::<usize>() {
+                Ok(index) if !text.is_empty() => text.push_str(&format!("[{index}]")),
+                _ if text.is_empty() => text.push_str(part),
+                _ => {
+                    text.push('.');
+                    text.push_str(part);
+                }
             }
-        }
-        text
-    })
+            text
+        })
 }
 
 /// The candidate that `word` was probably meant to be.
-pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let scored = candidates.into_iter().map(|candidate| (strsim::jaro_winkler(word, candidate), candidate));
-    scored.filter(|(score, _)| *score > 0.8).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, candidate)| candidate)
+pub(crate) fn nearest<'a>(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let scored = candidates
+        .into_iter()
+        .map(|candidate| (strsim::jaro_winkler(word, candidate), candidate));
+    scored
+        .filter(|(score, _)| *score > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
 }

@@ -1,7 +1,8 @@
 //! The typed tree of the configuration, with its defaults.
 //!
-//! Every key that exists has an effect, and every key has a default, so that an empty file is a whole configuration. A key that
-//! is added here must be added to `config/tokenwire.yaml` as well; a test holds the two together.
+//! Every key that exists has an effect, and every key has a default, so that an empty file is a
+//! whole configuration. A key that is added here must be added to `config/tokenwire.yaml` as well;
+//! a test holds the two together.
 
 use std::time::Duration;
 
@@ -10,7 +11,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::secret::Secret;
 use super::units::{duration, size};
-pub use super::upstream::{Api, Breaker, Continuation, HealthCheck, Hedging, Retry, TimeoutOverrides, Timeouts, Upstream, UpstreamLimits};
+pub use super::upstream::{
+    Api, Breaker, Continuation, HealthCheck, Hedging, Retry, TimeoutOverrides, Timeouts, Upstream,
+    UpstreamLimits,
+};
 
 /// The name of the model that the embedded simulator answers under.
 pub const SIMULATOR_MODEL: &str = "simulator";
@@ -57,7 +61,16 @@ pub struct ForwardHeaders(pub Vec<String>);
 
 impl Default for ForwardHeaders {
     fn default() -> Self {
-        Self(["openai-organization", "openai-project", "traceparent", "tracestate"].map(str::to_owned).to_vec())
+        Self(
+            [
+                "openai-organization",
+                "openai-project",
+                "traceparent",
+                "tracestate",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
+        )
     }
 }
 
@@ -137,7 +150,8 @@ pub struct Limits {
     pub streams: usize,
     /// TCP connections open at the same time.
     pub connections: usize,
-    /// One WebSocket message from a client; left out: as `body`. [`Limits::websocket_frame`] resolves it.
+    /// One WebSocket message from a client; left out: as `body`. [`Limits::websocket_frame`]
+    /// resolves it.
     #[serde(with = "size::option")]
     pub websocket_frame: Option<usize>,
     /// One event from an upstream.
@@ -145,13 +159,15 @@ pub struct Limits {
     pub event: usize,
 }
 
-/// Which requests share an answer instead of asking twice. Two are identical that would send the same body and the same headers.
+/// Which requests share an answer instead of asking twice. Two are identical that would send the
+/// same body and the same headers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Reuse {
     /// Whether identical requests in flight share one upstream stream.
     pub coalesce: bool,
-    /// Whether identical requests that are deterministic (`temperature: 0` or a `seed`) get the answer that an earlier one got.
+    /// Whether identical requests that are deterministic (`temperature: 0` or a `seed`) get the
+    /// answer that an earlier one got.
     pub cache: bool,
     /// How long after its end an answer may be given again; at most [`Streams::retain_events`].
     #[serde(with = "duration")]
@@ -200,7 +216,8 @@ pub struct Webhooks {
     pub retry_for: Duration,
     /// Deliveries that are not over.
     pub max_pending: usize,
-    /// Deliveries that are over and can still be listed: of those that succeeded, and again of those that were given up.
+    /// Deliveries that are over and can still be listed: of those that succeeded, and again of
+    /// those that were given up.
     pub max_kept: usize,
     /// Attempts at the same time.
     pub concurrency: usize,
@@ -231,7 +248,9 @@ pub enum LogFormat {
 }
 
 /// Reads an enum from its name alone: serde would take the number of a variant as well.
-pub(super) fn word<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<T, D::Error> {
+pub(super) fn word<'de, D: Deserializer<'de>, T: DeserializeOwned>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     T::deserialize(String::deserialize(deserializer)?.into_deserializer())
 }
 
@@ -246,15 +265,20 @@ impl Config {
 
     /// The model of a request that names none.
     ///
-    /// Where none is configured: the simulator's; else the first model that the first upstream lists by its full name;
-    /// else, for OpenAI itself, a small one. `None` means that nothing can be assumed about the upstream and that such a request is refused.
+    /// Where none is configured: the simulator's; else the first model that the first upstream
+    /// lists by its full name; else, for OpenAI itself, a small one. `None` means that nothing can
+    /// be assumed about the upstream and that such a request is refused.
     #[must_use]
     pub fn default_model(&self) -> Option<&str> {
         if self.default_model.is_some() {
             return self.default_model.as_deref();
         }
-        let Some(first) = self.upstreams.first() else { return Some(SIMULATOR_MODEL) };
-        first.models.first_name().or_else(|| (first.base_url.trim_end_matches('/') == OPENAI_BASE_URL).then_some("gpt-4o-mini"))
+        let Some(first) = self.upstreams.first() else {
+            return Some(SIMULATOR_MODEL);
+        };
+        first.models.first_name().or_else(|| {
+            (first.base_url.trim_end_matches('/') == OPENAI_BASE_URL).then_some("gpt-4o-mini")
+        })
     }
 
     /// The timeouts that hold for `upstream`.
@@ -270,7 +294,11 @@ impl Server {
     /// The number of worker threads to start, never 0.
     #[must_use]
     pub fn workers(&self) -> usize {
-        if self.workers > 0 { self.workers } else { std::thread::available_parallelism().map_or(1, usize::from) }
+        if self.workers > 0 {
+            self.workers
+        } else {
+            std::thread::available_parallelism().map_or(1, usize::from)
+        }
     }
 }
 
@@ -322,7 +350,8 @@ impl Default for Streams {
 // === impl Limits ===
 
 impl Limits {
-    /// The largest WebSocket message in bytes: as large as a body, unless configured, since it carries the same requests.
+    /// The largest WebSocket message in bytes: as large as a body, unless configured, since it
+    /// carries the same requests.
     #[must_use]
     pub fn websocket_frame(&self) -> usize {
         self.websocket_frame.unwrap_or(self.body)
@@ -331,7 +360,13 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { body: 32 << 20, streams: 10_000, connections: 25_000, websocket_frame: None, event: 16 << 20 }
+        Self {
+            body: 32 << 20,
+            streams: 10_000,
+            connections: 25_000,
+            websocket_frame: None,
+            event: 16 << 20,
+        }
     }
 }
 
@@ -372,6 +407,9 @@ impl Default for Reuse {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { filter: "info".to_owned(), format: LogFormat::default() }
+        Self {
+            filter: "info".to_owned(),
+            format: LogFormat::default(),
+        }
     }
 }

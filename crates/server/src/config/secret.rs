@@ -8,7 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// What stands in place of a secret wherever one would be shown.
 pub const REDACTED: &str = "<redacted>";
 
-/// A key or a password. `Debug` and `Serialize` write [`REDACTED`]; only [`Secret::expose`] gives the value.
+/// A key or a password. `Debug` and `Serialize` write [`REDACTED`]; only [`Secret::expose`] gives
+/// the value.
 #[derive(Clone)]
 pub struct Secret(SecretString);
 
@@ -34,7 +35,8 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// For configurations to be compared with each other; not in constant time, so not for checking a client's credential.
+/// For configurations to be compared with each other; not in constant time, so not for checking a
+/// client's credential.
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {
         self.expose() == other.expose()

@@ -1,8 +1,8 @@
 //! How durations and sizes are written: `15s`, `1h30m`, `1MiB`.
 //!
-//! Reading is left to `humantime` and `bytesize`. Writing is ours, because theirs round (`1.5 MiB`) or choose units
-//! that nobody typed (`1day`): what [`duration::format`] and [`size::format`] write is exactly what was meant, and reads
-//! back as the same value.
+//! Reading is left to `humantime` and `bytesize`. Writing is ours, because theirs round (`1.5 MiB`)
+//! or choose units that nobody typed (`1day`): what [`duration::format`] and [`size::format`] write
+//! is exactly what was meant, and reads back as the same value.
 
 /// A [`std::time::Duration`] written as numbers with units: `250ms`, `15s`, `5m`, `1h30m`, `0s`.
 pub mod duration {
@@ -27,8 +27,16 @@ pub mod duration {
             (nanos / 1000 % 1000, "us"),
             (nanos % 1000, "ns"),
         ];
-        let text: String = parts.iter().filter(|(count, _)| *count > 0).map(|(count, unit)| format!("{count}{unit}")).collect();
-        if text.is_empty() { "0s".to_owned() } else { text }
+        let text: String = parts
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, unit)| format!("{count}{unit}"))
+            .collect();
+        if text.is_empty() {
+            "0s".to_owned()
+        } else {
+            text
+        }
     }
 
     /// Writes a duration for serde.
@@ -57,15 +65,24 @@ pub mod duration {
         }
 
         fn visit_str<E: Error>(self, text: &str) -> Result<Duration, E> {
-            humantime::parse_duration(text).map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
+            humantime::parse_duration(text)
+                .map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
         }
 
         fn visit_u64<E: Error>(self, number: u64) -> Result<Duration, E> {
-            if number == 0 { Ok(Duration::ZERO) } else { Err(E::invalid_value(Unexpected::Unsigned(number), &self)) }
+            if number == 0 {
+                Ok(Duration::ZERO)
+            } else {
+                Err(E::invalid_value(Unexpected::Unsigned(number), &self))
+            }
         }
 
         fn visit_i64<E: Error>(self, number: i64) -> Result<Duration, E> {
-            if number == 0 { Ok(Duration::ZERO) } else { Err(E::invalid_value(Unexpected::Signed(number), &self)) }
+            if number == 0 {
+                Ok(Duration::ZERO)
+            } else {
+                Err(E::invalid_value(Unexpected::Signed(number), &self))
+            }
         }
     }
 
@@ -81,7 +98,10 @@ pub mod duration {
         ///
         /// # Errors
         /// Those of the serializer.
-        pub fn serialize<S: Serializer>(value: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+        pub fn serialize<S: Serializer>(
+            value: &Option<Duration>,
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
             value.map(Written).serialize(serializer)
         }
 
@@ -89,7 +109,9 @@ pub mod duration {
         ///
         /// # Errors
         /// The value is neither null nor a duration.
-        pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+        pub fn deserialize<'de, D: Deserializer<'de>>(
+            deserializer: D,
+        ) -> Result<Option<Duration>, D::Error> {
             Ok(Option::<Written>::deserialize(deserializer)?.map(|written| written.0))
         }
     }
@@ -106,7 +128,12 @@ pub mod size {
     /// What an error says was expected.
     pub const EXPECTED: &str = "a size such as 512B, 64KiB, 1MiB or 1GB";
 
-    const UNITS: [(usize, &str); 4] = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    const UNITS: [(usize, &str); 4] = [
+        (1 << 40, "TiB"),
+        (1 << 30, "GiB"),
+        (1 << 20, "MiB"),
+        (1 << 10, "KiB"),
+    ];
 
     /// Writes `bytes` in the largest binary unit that divides it, so that it reads back unchanged.
     #[must_use]
@@ -114,7 +141,10 @@ pub mod size {
         UNITS
             .iter()
             .find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit))
-            .map_or_else(|| format!("{bytes}B"), |(unit, name)| format!("{}{name}", bytes / unit))
+            .map_or_else(
+                || format!("{bytes}B"),
+                |(unit, name)| format!("{}{name}", bytes / unit),
+            )
     }
 
     /// Writes a size for serde.
@@ -143,12 +173,16 @@ pub mod size {
         }
 
         fn visit_str<E: Error>(self, text: &str) -> Result<usize, E> {
-            let size = text.parse::<ByteSize>().ok().and_then(|size| usize::try_from(size.0).ok());
+            let size = text
+                .parse::<ByteSize>()
+                .ok()
+                .and_then(|size| usize::try_from(size.0).ok());
             size.ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
         }
 
         fn visit_u64<E: Error>(self, number: u64) -> Result<usize, E> {
-            usize::try_from(number).map_err(|_| E::invalid_value(Unexpected::Unsigned(number), &self))
+            usize::try_from(number)
+                .map_err(|_| E::invalid_value(Unexpected::Unsigned(number), &self))
         }
 
         fn visit_i64<E: Error>(self, number: i64) -> Result<usize, E> {
@@ -168,7 +202,10 @@ pub mod size {
         ///
         /// # Errors
         /// Those of the serializer.
-        pub fn serialize<S: Serializer>(value: &Option<usize>, serializer: S) -> Result<S::Ok, S::Error> {
+        pub fn serialize<S: Serializer>(
+            value: &Option<usize>,
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
             value.map(Written).serialize(serializer)
         }
 
@@ -176,7 +213,9 @@ pub mod size {
         ///
         /// # Errors
         /// The value is neither null nor a size.
-        pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+        pub fn deserialize<'de, D: Deserializer<'de>>(
+            deserializer: D,
+        ) -> Result<Option<usize>, D::Error> {
             Ok(Option::<Written>::deserialize(deserializer)?.map(|written| written.0))
         }
     }
@@ -202,8 +241,19 @@ mod tests {
 
     #[test]
     fn durations_read_as_people_write_them() {
-        for (text, millis) in [("15s", 15_000), ("250ms", 250), ("0s", 0), ("5m", 300_000), ("24h", 86_400_000), ("1h30m", 5_400_000)] {
-            assert_eq!(duration_of(text), Some(Duration::from_millis(millis)), "{text}");
+        for (text, millis) in [
+            ("15s", 15_000),
+            ("250ms", 250),
+            ("0s", 0),
+            ("5m", 300_000),
+            ("24h", 86_400_000),
+            ("1h30m", 5_400_000),
+        ] {
+            assert_eq!(
+                duration_of(text),
+                Some(Duration::from_millis(millis)),
+                "{text}"
+            );
         }
         for text in ["", "15", "15 parsecs", "-1s", "s", "soon"] {
             assert_eq!(duration_of(text), None, "{text}");
@@ -212,9 +262,15 @@ mod tests {
 
     #[test]
     fn sizes_read_as_people_write_them() {
-        for (text, bytes) in
-            [("1MiB", 1 << 20), ("64KiB", 65_536), ("512B", 512), ("1GiB", 1 << 30), ("5kB", 5000), ("2MB", 2_000_000), ("7", 7)]
-        {
+        for (text, bytes) in [
+            ("1MiB", 1 << 20),
+            ("64KiB", 65_536),
+            ("512B", 512),
+            ("1GiB", 1 << 30),
+            ("5kB", 5000),
+            ("2MB", 2_000_000),
+            ("7", 7),
+        ] {
             assert_eq!(size_of(text), Some(bytes), "{text}");
         }
         for text in ["", "MiB", "1 furlong", "-1MiB", "lots"] {
@@ -224,12 +280,46 @@ mod tests {
 
     #[test]
     fn what_is_written_reads_back_unchanged() {
-        for nanos in [0, 1, 999, 1_000, 1_500_000, 250_000_000, 15_000_000_000, 5_400_000_000_000, 86_400_000_000_000, 86_399_999_999_999] {
+        for nanos in [
+            0,
+            1,
+            999,
+            1_000,
+            1_500_000,
+            250_000_000,
+            15_000_000_000,
+            5_400_000_000_000,
+            86_400_000_000_000,
+            86_399_999_999_999,
+        ] {
             let value = Duration::from_nanos(nanos);
-            assert_eq!(duration_of(&duration::format(value)), Some(value), "{}", duration::format(value));
+            assert_eq!(
+                duration_of(&duration::format(value)),
+                Some(value),
+                "{}",
+                duration::format(value)
+            );
         }
-        for bytes in [0, 1, 512, 1023, 1024, 1025, 65_536, 1_000_000, 32 << 20, (32 << 20) + 1, 3 << 30, 5 << 40] {
-            assert_eq!(size_of(&size::format(bytes)), Some(bytes), "{}", size::format(bytes));
+        for bytes in [
+            0,
+            1,
+            512,
+            1023,
+            1024,
+            1025,
+            65_536,
+            1_000_000,
+            32 << 20,
+            (32 << 20) + 1,
+            3 << 30,
+            5 << 40,
+        ] {
+            assert_eq!(
+                size_of(&size::format(bytes)),
+                Some(bytes),
+                "{}",
+                size::format(bytes)
+            );
         }
     }
 

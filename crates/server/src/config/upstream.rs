@@ -28,15 +28,18 @@ pub struct Upstream {
     pub accept_client_key: bool,
     /// The models it serves; empty: every model.
     pub models: Models,
-    /// Its share of the requests for a model that several upstreams serve, relative to the others. Among equal ones speed decides.
+    /// Its share of the requests for a model that several upstreams serve, relative to the others.
+    /// Among equal ones speed decides.
     pub weight: u32,
-    /// Where it stands. Upstreams of another region than `server.region` are asked only while none of the same is up.
+    /// Where it stands. Upstreams of another region than `server.region` are asked only while none
+    /// of the same is up.
     pub region: Option<String>,
     /// How many requests it gets at once.
     pub limits: UpstreamLimits,
     /// How it is looked after between requests.
     pub health_check: HealthCheck,
-    /// Whether, and how, it goes on with a plain text that another upstream broke off in the middle.
+    /// Whether, and how, it goes on with a plain text that another upstream broke off in the
+    /// middle.
     #[serde(deserialize_with = "word")]
     pub continuation: Continuation,
     /// What it overrides of the general timeouts.
@@ -69,7 +72,8 @@ pub enum Api {
     Responses,
 }
 
-/// How many requests an upstream gets at once, and how many may wait for that. Beyond, clients get 429.
+/// How many requests an upstream gets at once, and how many may wait for that. Beyond, clients get
+/// 429.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UpstreamLimits {
@@ -82,7 +86,8 @@ pub struct UpstreamLimits {
     pub wait: Duration,
 }
 
-/// An active check: a GET below the base URL, at intervals. Two failures in a row mark the upstream as down, one success as up.
+/// An active check: a GET below the base URL, at intervals. Two failures in a row mark the upstream
+/// as down, one success as up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HealthCheck {
@@ -96,7 +101,8 @@ pub struct HealthCheck {
     pub path: String,
 }
 
-/// How long an upstream may take. When one of these runs out the stream fails with a terminal event that names it.
+/// How long an upstream may take. When one of these runs out the stream fails with a terminal event
+/// that names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Timeouts {
@@ -138,11 +144,13 @@ pub struct TimeoutOverrides {
 pub struct Retry {
     /// How often at most, at other upstreams included; 0: never.
     pub attempts: u32,
-    /// The wait before the first repetition at the same upstream is drawn between 0 and this, and doubles with each.
+    /// The wait before the first repetition at the same upstream is drawn between 0 and this, and
+    /// doubles with each.
     #[serde(with = "duration")]
     pub backoff: Duration,
-    /// The waits of one request together are no longer; a longer `Retry-After` is left to the client. Keep it under
-    /// `streams.commit_after`, so that a client still gets the status of what failed in the end.
+    /// The waits of one request together are no longer; a longer `Retry-After` is left to the
+    /// client. Keep it under `streams.commit_after`, so that a client still gets the status of what
+    /// failed in the end.
     #[serde(with = "duration")]
     pub max_wait: Duration,
     /// Retries for a hundred requests. Ten a second are always allowed.
@@ -169,7 +177,8 @@ pub enum Hedging {
 pub struct Breaker {
     /// Failures in a row, before the first token, that open it; 0: it never opens.
     pub failures: u32,
-    /// How long it stays open before one request is let through to see; doubled each time that fails, up to sixteen times.
+    /// How long it stays open before one request is let through to see; doubled each time that
+    /// fails, up to sixteen times.
     #[serde(with = "duration")]
     pub cooldown: Duration,
 }
@@ -180,7 +189,11 @@ impl Upstream {
     /// The URL of a path below the base: `url("/models")`.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
-        format!("{}/{}", self.base_url.trim_end_matches('/'), path.trim_start_matches('/'))
+        format!(
+            "{}/{}",
+            self.base_url.trim_end_matches('/'),
+            path.trim_start_matches('/')
+        )
     }
 }
 
@@ -205,13 +218,21 @@ impl Default for Upstream {
 
 impl Default for UpstreamLimits {
     fn default() -> Self {
-        Self { concurrent: 0, queued: 100, wait: Duration::from_secs(30) }
+        Self {
+            concurrent: 0,
+            queued: 100,
+            wait: Duration::from_secs(30),
+        }
     }
 }
 
 impl Default for HealthCheck {
     fn default() -> Self {
-        Self { interval: Duration::ZERO, timeout: Duration::from_secs(5), path: "/models".to_owned() }
+        Self {
+            interval: Duration::ZERO,
+            timeout: Duration::from_secs(5),
+            path: "/models".to_owned(),
+        }
     }
 }
 
@@ -245,13 +266,22 @@ impl Default for Timeouts {
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { attempts: 2, backoff: Duration::from_millis(250), max_wait: Duration::from_secs(4), budget_percent: 20, hedge: Hedging::Off }
+        Self {
+            attempts: 2,
+            backoff: Duration::from_millis(250),
+            max_wait: Duration::from_secs(4),
+            budget_percent: 20,
+            hedge: Hedging::Off,
+        }
     }
 }
 
 impl Default for Breaker {
     fn default() -> Self {
-        Self { failures: 5, cooldown: Duration::from_secs(10) }
+        Self {
+            failures: 5,
+            cooldown: Duration::from_secs(10),
+        }
     }
 }
 
@@ -286,12 +316,18 @@ impl Visitor<'_> for HedgingReader {
         match text {
             "off" => Ok(Hedging::Off),
             "p95" => Ok(Hedging::P95),
-            text => humantime::parse_duration(text).map(Hedging::After).map_err(|_| E::invalid_value(Unexpected::Str(text), &self)),
+            text => humantime::parse_duration(text)
+                .map(Hedging::After)
+                .map_err(|_| E::invalid_value(Unexpected::Str(text), &self)),
         }
     }
 
     fn visit_bool<E: de::Error>(self, on: bool) -> Result<Hedging, E> {
         // `off` without quotes is a boolean to some writers of YAML.
-        if on { Err(E::invalid_value(Unexpected::Bool(on), &self)) } else { Ok(Hedging::Off) }
+        if on {
+            Err(E::invalid_value(Unexpected::Bool(on), &self))
+        } else {
+            Ok(Hedging::Off)
+        }
     }
 }

@@ -15,7 +15,8 @@ use super::line::{Kind, Line, Taken};
 const WRITE_BYTES: usize = 32 * 1024;
 
 thread_local! {
-    /// What is written is gone before the task lets go of the thread, so all streams of a thread share one buffer.
+    /// What is written is gone before the task lets go of the thread, so all streams of a thread
+    /// share one buffer.
     static SCRATCH: RefCell<BytesMut> = RefCell::default();
 }
 
@@ -42,7 +43,12 @@ pub(super) enum End {
 
 impl Direct {
     pub(super) fn new(Taken { body, kind }: Taken) -> Self {
-        Self { body, unsent: Bytes::new(), kind, end: None }
+        Self {
+            body,
+            unsent: Bytes::new(),
+            kind,
+            end: None,
+        }
     }
 
     /// Writes what there is to write, until the end.
@@ -85,13 +91,19 @@ impl Direct {
         while out.len() < WRITE_BYTES {
             match self.body.as_pin_mut().poll_next(cx) {
                 Poll::Pending => return true,
-                Poll::Ready(Some(Ok(data))) if self.kind == Kind::Upgraded => out.extend_from_slice(&data),
+                Poll::Ready(Some(Ok(data))) if self.kind == Kind::Upgraded => {
+                    out.extend_from_slice(&data)
+                }
                 Poll::Ready(Some(Ok(data))) => put_chunk(&data, out),
                 Poll::Ready(None) => {
                     if self.kind != Kind::Upgraded {
                         out.put_slice(b"0\r\n\r\n");
                     }
-                    self.end = Some(if self.kind == (Kind::Chunked { keep_alive: true }) { End::Next } else { End::Last });
+                    self.end = Some(if self.kind == (Kind::Chunked { keep_alive: true }) {
+                        End::Next
+                    } else {
+                        End::Last
+                    });
                     return false;
                 }
                 Poll::Ready(Some(Err(_))) => {
@@ -155,7 +167,10 @@ mod tests {
         };
         assert_eq!(chunk(b""), b"");
         assert_eq!(chunk(b"a"), b"1\r\na\r\n");
-        assert_eq!(chunk(&[b'x'; 26]), [b"1A\r\n".as_slice(), &[b'x'; 26], b"\r\n"].concat());
+        assert_eq!(
+            chunk(&[b'x'; 26]),
+            [b"1A\r\n".as_slice(), &[b'x'; 26], b"\r\n"].concat()
+        );
         assert!(chunk(&vec![b'x'; 0x1_0000]).starts_with(b"10000\r\nxxx"));
     }
 }

@@ -13,7 +13,8 @@ use bytes::Bytes;
 
 use super::line::{Kind, Line};
 
-/// What a request's answer needs to leave actix: taken before the request is handled, shown when there is a response.
+/// What a request's answer needs to leave actix: taken before the request is handled, shown when
+/// there is a response.
 pub(crate) struct Ticket {
     line: Rc<Line>,
     /// Bytes of the request's body.
@@ -22,7 +23,8 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
-    /// A ticket, if the request came over a [`Line`] and says plainly where it ends and whether another may follow.
+    /// A ticket, if the request came over a [`Line`] and says plainly where it ends and whether
+    /// another may follow.
     pub(crate) fn of(request: &ServiceRequest) -> Option<Self> {
         let line = request.conn_data::<Rc<Line>>()?.clone();
         let headers = request.headers();
@@ -35,14 +37,22 @@ impl Ticket {
         };
         let kind = match request.head().connection_type() {
             ConnectionType::Upgrade => Kind::Upgraded,
-            kind => Kind::Chunked { keep_alive: kind == ConnectionType::KeepAlive },
+            kind => Kind::Chunked {
+                keep_alive: kind == ConnectionType::KeepAlive,
+            },
         };
         plain.then_some(Self { line, length, kind })
     }
 
     /// Lets a body that streams leave once it waits.
     pub(crate) fn show(self, response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
-        let Some(ever) = self.line.whole_request(self.length).filter(|_| self.may_leave(response.response())) else { return response };
+        let Some(ever) = self
+            .line
+            .whole_request(self.length)
+            .filter(|_| self.may_leave(response.response()))
+        else {
+            return response;
+        };
         response.map_body(|_, body| {
             self.line.offer(body, ever, self.kind);
             BoxBody::new(Handover { line: self.line })
@@ -52,8 +62,14 @@ impl Ticket {
     /// Whether the body follows the head as it comes, in chunks or as it is.
     fn may_leave(&self, response: &HttpResponse<BoxBody>) -> bool {
         let expected = match self.kind {
-            Kind::Chunked { .. } => response.status().is_success() && !response.headers().contains_key(header::CONNECTION),
-            Kind::Upgraded => response.status() == StatusCode::SWITCHING_PROTOCOLS && self.line.inbox.is_installed(),
+            Kind::Chunked { .. } => {
+                response.status().is_success()
+                    && !response.headers().contains_key(header::CONNECTION)
+            }
+            Kind::Upgraded => {
+                response.status() == StatusCode::SWITCHING_PROTOCOLS
+                    && self.line.inbox.is_installed()
+            }
         };
         expected && response.body().size() == BodySize::Stream
     }
@@ -71,8 +87,13 @@ impl MessageBody for Handover {
         BodySize::Stream
     }
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        self.line.poll_body(|body| body.poll_next(cx)).unwrap_or(Poll::Ready(None))
+    fn poll_next(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        self.line
+            .poll_body(|body| body.poll_next(cx))
+            .unwrap_or(Poll::Ready(None))
     }
 }
 

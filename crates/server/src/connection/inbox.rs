@@ -1,4 +1,5 @@
-//! What a WebSocket's client sends, whoever reads the socket: actix at first, the connection itself later.
+//! What a WebSocket's client sends, whoever reads the socket: actix at first, the connection itself
+//! later.
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
@@ -39,11 +40,20 @@ struct Incoming {
     through_actix: bool,
 }
 
-/// The payload of a WebSocket upgrade, so that its connection may leave actix; another connection's payload stays as it is.
+/// The payload of a WebSocket upgrade, so that its connection may leave actix; another connection's
+/// payload stays as it is.
 pub(crate) fn incoming(request: &HttpRequest, payload: Payload) -> Payload {
-    let Some(line) = request.conn_data::<Rc<Line>>().cloned() else { return payload };
+    let Some(line) = request.conn_data::<Rc<Line>>().cloned() else {
+        return payload;
+    };
     line.inbox.installed.set(true);
-    Payload::Stream { payload: Box::pin(Incoming { actix: payload, line, through_actix: true }) }
+    Payload::Stream {
+        payload: Box::pin(Incoming {
+            actix: payload,
+            line,
+            through_actix: true,
+        }),
+    }
 }
 
 impl Inbox {
@@ -113,7 +123,9 @@ impl Stream for Incoming {
             let polled = Pin::new(&mut this.actix).poll_next(cx);
             match polled {
                 Poll::Ready(Some(Ok(bytes))) => {
-                    inbox.through_actix.set(inbox.through_actix.get() + bytes.len() as u64);
+                    inbox
+                        .through_actix
+                        .set(inbox.through_actix.get() + bytes.len() as u64);
                     return Poll::Ready(Some(Ok(bytes)));
                 }
                 // What actix had left was heard before.
@@ -126,6 +138,8 @@ impl Stream for Incoming {
             }
         }
         // A client that left without a word is an error to the conversation, as with actix.
-        inbox.poll_take(cx).map(|bytes| Some(bytes.ok_or(PayloadError::Incomplete(None))))
+        inbox
+            .poll_take(cx)
+            .map(|bytes| Some(bytes.ok_or(PayloadError::Incomplete(None))))
     }
 }

@@ -12,10 +12,12 @@ use tokio::io::{AsyncRead as _, ReadBuf};
 
 use super::inbox::Inbox;
 
-/// The most that a client may send ahead while a stream is written to it. Past that the socket is not read until the stream is over.
+/// The most that a client may send ahead while a stream is written to it. Past that the socket is
+/// not read until the stream is over.
 pub(super) const MAX_AHEAD: usize = 8 * 1024;
 
-/// One client's socket. Whoever writes to it, [actix](super::Wire) or [a stream](super::direct::Direct), does so through this.
+/// One client's socket. Whoever writes to it, [actix](super::Wire) or [a
+/// stream](super::direct::Direct), does so through this.
 #[derive(Debug)]
 pub(crate) struct Line {
     socket: RefCell<Option<TcpStream>>,
@@ -84,7 +86,10 @@ impl Line {
     }
 
     /// Does something with the socket, if it is open still.
-    pub(super) fn with_socket<T>(&self, use_it: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    pub(super) fn with_socket<T>(
+        &self,
+        use_it: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         match &mut *self.socket.borrow_mut() {
             Some(socket) => use_it(Pin::new(socket)),
             None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
@@ -99,7 +104,11 @@ impl Line {
     }
 
     /// Reads for actix: first what came ahead.
-    pub(super) fn poll_read(&self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    pub(super) fn poll_read(
+        &self,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         let mut ahead = self.ahead.borrow_mut();
         if ahead.is_empty() {
@@ -144,7 +153,8 @@ impl Line {
         }
     }
 
-    /// Reads what a WebSocket's client sends, as far as there is room for it. `Ready` means that it has gone.
+    /// Reads what a WebSocket's client sends, as far as there is room for it. `Ready` means that it
+    /// has gone.
     pub(super) fn poll_hear(&self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             ready!(self.inbox.poll_room(cx));
@@ -162,7 +172,8 @@ impl Line {
         if !self.ahead.borrow().is_empty() {
             return Poll::Ready(());
         }
-        self.with_socket(|socket| socket.poll_read_ready(cx)).map(|_| ())
+        self.with_socket(|socket| socket.poll_read_ready(cx))
+            .map(|_| ())
     }
 
     /// Notes what became of a write.
@@ -175,17 +186,27 @@ impl Line {
     pub(super) fn whole_request(&self, length: u64) -> Option<u64> {
         let request = self.request.borrow();
         let head = request.head?;
-        (!request.answered && head.checked_add(length) == Some(request.bytes)).then_some(request.ever)
+        (!request.answered && head.checked_add(length) == Some(request.bytes))
+            .then_some(request.ever)
     }
 
-    /// Takes a body in, for actix to [poll](Self::poll_body) and perhaps for the connection to [take out](Self::take). `ever` is the
-    /// mark of its request.
+    /// Takes a body in, for actix to [poll](Self::poll_body) and perhaps for the connection to
+    /// [take out](Self::take). `ever` is the mark of its request.
     pub(super) fn offer(&self, body: BoxBody, ever: u64, kind: Kind) {
-        *self.body.borrow_mut() = Some(Offer { body, ever, waits: false, kind });
+        *self.body.borrow_mut() = Some(Offer {
+            body,
+            ever,
+            waits: false,
+            kind,
+        });
     }
 
-    /// The offered body's next piece; outside, `None` is a body that has been taken out or withdrawn.
-    pub(super) fn poll_body<T>(&self, poll: impl FnOnce(Pin<&mut BoxBody>) -> Poll<T>) -> Option<Poll<T>> {
+    /// The offered body's next piece; outside, `None` is a body that has been taken out or
+    /// withdrawn.
+    pub(super) fn poll_body<T>(
+        &self,
+        poll: impl FnOnce(Pin<&mut BoxBody>) -> Poll<T>,
+    ) -> Option<Poll<T>> {
         let mut offer = self.body.borrow_mut();
         let offer = offer.as_mut()?;
         let polled = poll(offer.body.as_pin_mut());
@@ -198,10 +219,12 @@ impl Line {
         self.body.take();
     }
 
-    /// The body, if it waits, everything before it was written, and nothing was read after its request.
+    /// The body, if it waits, everything before it was written, and nothing was read after its
+    /// request.
     pub(super) fn take(&self) -> Option<Taken> {
         let mut offer = self.body.borrow_mut();
-        let read = |offer: &Offer| offer.ever + self.inbox.through_actix() == self.request.borrow().ever;
+        let read =
+            |offer: &Offer| offer.ever + self.inbox.through_actix() == self.request.borrow().ever;
         let ready = |offer: &Offer| offer.waits && !self.blocked.get() && read(offer);
         if !offer.as_ref().is_some_and(ready) {
             return None;
@@ -217,7 +240,10 @@ impl Line {
 impl Request {
     fn read(&mut self, bytes: &[u8]) {
         if self.answered && !bytes.is_empty() {
-            *self = Self { ever: self.ever, ..Self::default() };
+            *self = Self {
+                ever: self.ever,
+                ..Self::default()
+            };
         }
         self.ever += bytes.len() as u64;
         if self.head.is_none() {
@@ -241,19 +267,30 @@ impl Request {
 mod tests {
     use super::*;
 
-    /// Reads the pieces as one request, and says whether `length` bytes after the head are all of it.
+    /// Reads the pieces as one request, and says whether `length` bytes after the head are all of
+    /// it.
     fn check(pieces: &[&str], length: u64, whole: bool) {
         let mut request = Request::default();
         for piece in pieces {
             request.read(piece.as_bytes());
         }
-        assert_eq!(request.head.is_some_and(|head| head + length == request.bytes), whole, "{pieces:?}");
+        assert_eq!(
+            request
+                .head
+                .is_some_and(|head| head + length == request.bytes),
+            whole,
+            "{pieces:?}"
+        );
     }
 
     #[test]
     fn a_request_is_whole_when_its_body_is_there_and_nothing_else() {
         check(&["POST / HTTP/1.1\r\na: b\r\n\r\n{}"], 2, true);
-        check(&["POST / HTTP/1.1\r\na: b\r", "\n\r", "\n", "{", "}"], 2, true);
+        check(
+            &["POST / HTTP/1.1\r\na: b\r", "\n\r", "\n", "{", "}"],
+            2,
+            true,
+        );
         check(&["GET / HTTP/1.1\r\n\r\n"], 0, true);
         check(&["POST / HTTP/1.1\r\n\r\n{"], 2, false);
         check(&["POST / HTTP/1.1\r\n\r\n{}GET"], 2, false);
@@ -268,7 +305,10 @@ mod tests {
         request.read(b"GET / HTTP/1.1\r\n\r\n");
         request.answered = true;
         request.read(b"GET /2 HTTP/1.1\r\n\r\n");
-        assert_eq!((request.ever, request.bytes, request.head), (37, 19, Some(19)));
+        assert_eq!(
+            (request.ever, request.bytes, request.head),
+            (37, 19, Some(19))
+        );
         assert!(!request.answered);
     }
 }

@@ -67,19 +67,37 @@ enum Phase<F> {
     /// The client is told that nothing more will come, and has a while to see it.
     Closing { timer: Pin<Box<Sleep>>, told: bool },
     /// There is nothing to do until the client asks again.
-    Idle { timer: Pin<Box<Sleep>>, shutdown: LocalBoxFuture<'static, ()> },
+    Idle {
+        timer: Pin<Box<Sleep>>,
+        shutdown: LocalBoxFuture<'static, ()>,
+    },
 }
 
 impl<F> Connections<F> {
     /// `open` counts them.
-    pub(crate) fn new(http: F, clocks: Clocks, shutdown: GracefulShutdownSignal, open: Presence) -> Self {
-        Self { http, clocks, shutdown, open }
+    pub(crate) fn new(
+        http: F,
+        clocks: Clocks,
+        shutdown: GracefulShutdownSignal,
+        open: Presence,
+    ) -> Self {
+        Self {
+            http,
+            clocks,
+            shutdown,
+            open,
+        }
     }
 }
 
 impl<F> ServiceFactory<TcpStream> for Connections<F>
 where
-    F: ServiceFactory<(Wire, Option<SocketAddr>), Config = (), Response = (), Error = DispatchError>,
+    F: ServiceFactory<
+            (Wire, Option<SocketAddr>),
+            Config = (),
+            Response = (),
+            Error = DispatchError,
+        >,
     F::Future: 'static,
     F::Service: 'static,
 {
@@ -93,7 +111,14 @@ where
     fn new_service(&self, (): ()) -> Self::Future {
         let http = self.http.new_service(());
         let (clocks, shutdown, open) = (self.clocks, self.shutdown.clone(), self.open.clone());
-        Box::pin(async move { Ok(Worker { http: Rc::new(http.await?), clocks, shutdown, open }) })
+        Box::pin(async move {
+            Ok(Worker {
+                http: Rc::new(http.await?),
+                clocks,
+                shutdown,
+                open,
+            })
+        })
     }
 }
 
@@ -112,19 +137,30 @@ where
     fn call(&self, socket: TcpStream) -> Connection<S> {
         // Without it the first token of a WebSocket waits for the peer's delayed acknowledgement.
         let _ = socket.set_nodelay(true);
-        // A body is not polled while its socket is blocked, so it cannot time itself out: the kernel does.
+        // A body is not polled while its socket is blocked, so it cannot time itself out: the
+        // kernel does.
         let _ = socket2::SockRef::from(&socket).set_tcp_user_timeout(Some(self.clocks.slow_reader));
         let peer = socket.peer_addr().ok();
         let line = Rc::new(Line::new(socket));
         let phase = Phase::Http(Box::pin(self.http.call((Wire(line.clone()), peer))));
         let (http, shutdown) = (self.http.clone(), self.shutdown.clone());
-        Connection { line, peer, http, clocks: self.clocks, shutdown, phase, _present: self.open.enter() }
+        Connection {
+            line,
+            peer,
+            http,
+            clocks: self.clocks,
+            shutdown,
+            phase,
+            _present: self.open.enter(),
+        }
     }
 }
 
 impl<S: Service<(Wire, Option<SocketAddr>)>> fmt::Debug for Connection<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("peer", &self.peer).finish_non_exhaustive()
+        f.debug_struct("Connection")
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
     }
 }
 
@@ -141,13 +177,19 @@ where
     S: Service<(Wire, Option<SocketAddr>), Response = (), Error = DispatchError>,
 {
     fn closing(&self) -> Phase<S::Future> {
-        Phase::Closing { timer: Box::pin(tokio::time::sleep(self.clocks.linger)), told: false }
+        Phase::Closing {
+            timer: Box::pin(tokio::time::sleep(self.clocks.linger)),
+            told: false,
+        }
     }
 
     fn idle(&self) -> Phase<S::Future> {
         let timer = Box::pin(tokio::time::sleep(self.clocks.keep_alive));
         let signal = self.shutdown.clone();
-        Phase::Idle { timer, shutdown: Box::pin(async move { signal.notified().await }) }
+        Phase::Idle {
+            timer,
+            shutdown: Box::pin(async move { signal.notified().await }),
+        }
     }
 }
 
@@ -188,8 +230,12 @@ where
                 }
                 Phase::Idle { timer, shutdown } => {
                     if this.line.poll_readable(cx).is_ready() {
-                        Phase::Http(Box::pin(this.http.call((Wire(this.line.clone()), this.peer))))
-                    } else if timer.as_mut().poll(cx).is_ready() || shutdown.as_mut().poll(cx).is_ready() {
+                        Phase::Http(Box::pin(
+                            this.http.call((Wire(this.line.clone()), this.peer)),
+                        ))
+                    } else if timer.as_mut().poll(cx).is_ready()
+                        || shutdown.as_mut().poll(cx).is_ready()
+                    {
                         this.closing()
                     } else {
                         return Poll::Pending;

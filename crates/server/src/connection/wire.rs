@@ -9,7 +9,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::line::Line;
 
-/// actix's end of a [`Line`]. Dropping it leaves the socket open: the connection decides what comes next.
+/// actix's end of a [`Line`]. Dropping it leaves the socket open: the connection decides what comes
+/// next.
 #[derive(Debug)]
 pub(crate) struct Wire(pub(super) Rc<Line>);
 
@@ -21,20 +22,34 @@ impl Wire {
 }
 
 impl AsyncRead for Wire {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.0.poll_read(cx, into)
     }
 }
 
 impl AsyncWrite for Wire {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = self.0.with_socket(|socket| socket.poll_write(cx, bytes));
         self.0.wrote(&written);
         written
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let written = self.0.with_socket(|socket| socket.poll_write_vectored(cx, pieces));
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = self
+            .0
+            .with_socket(|socket| socket.poll_write_vectored(cx, pieces));
         self.0.wrote(&written);
         written
     }

@@ -13,17 +13,29 @@ use tokenwire_core::snapshot::Api;
 use tokenwire_sse::Sdk;
 
 use super::inbound::{ContentType, body, freshness, idempotency_key, last_event_id, unwanted_body};
-use super::outbound::{HttpError, error_response, json, located, marked, of_generation, open_error_response};
+use super::outbound::{
+    HttpError, error_response, json, located, marked, of_generation, open_error_response,
+};
 use super::streams::{committed, resume_sdk};
 use crate::service::Service;
 
 /// A chat completion, streamed or whole. What a chat upstream sent comes out byte for byte.
-pub(super) async fn create(request: HttpRequest, payload: web::Payload, service: web::Data<Service>) -> Result<HttpResponse, HttpError> {
+pub(super) async fn create(
+    request: HttpRequest,
+    payload: web::Payload,
+    service: web::Data<Service>,
+) -> Result<HttpResponse, HttpError> {
     if let Some(cursor) = last_event_id(&request)? {
         unwanted_body(payload, service.config.limits.body).await;
         return resume_sdk(&service, &cursor.id, Dialect::Chat, Some(cursor.after));
     }
-    let bytes = body(&request, payload, ContentType::Json, service.config.limits.body).await?;
+    let bytes = body(
+        &request,
+        payload,
+        ContentType::Json,
+        service.config.limits.body,
+    )
+    .await?;
     let chat = ChatRequest::parse(&bytes)?;
     let stream = chat.stream();
     let forwarded = service.forwarded(request.headers());
@@ -38,13 +50,21 @@ pub(super) async fn create(request: HttpRequest, payload: web::Payload, service:
         freshness: freshness(request.headers(), false),
     })?;
     if stream {
-        let response = committed(&service, started.attachment, Dialect::Chat, Arc::new(Sdk), service.sse("")).await;
+        let response = committed(
+            &service,
+            started.attachment,
+            Dialect::Chat,
+            Arc::new(Sdk),
+            service.sse(""),
+        )
+        .await;
         return Ok(marked(started.reused, response));
     }
     Ok(marked(started.reused, whole(started.attachment).await))
 }
 
-/// The whole completion: as the upstream sent it, or made of the response object where it speaks Responses.
+/// The whole completion: as the upstream sent it, or made of the response object where it speaks
+/// Responses.
 async fn whole(attachment: Attachment) -> HttpResponse {
     let generation = attachment.generation();
     generation.ended().await;
@@ -60,11 +80,17 @@ async fn whole(attachment: Attachment) -> HttpResponse {
                 Api::Responses => chat_completion(generation),
             };
             let Some(completion) = completion else {
-                let error = ApiError::new(ErrorCode::UpstreamMalformed, "The upstream's answer held no completion.");
+                let error = ApiError::new(
+                    ErrorCode::UpstreamMalformed,
+                    "The upstream's answer held no completion.",
+                );
                 return located(generation, error_response(&error));
             };
             json(&mut of_generation(generation, head.as_ref()), completion)
         }
-        ending => located(generation, error_response(&super::responses::ending_error(ending))),
+        ending => located(
+            generation,
+            error_response(&super::responses::ending_error(ending)),
+        ),
     }
 }

@@ -8,7 +8,8 @@ use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
 /// Header names that pages may read.
-const EXPOSED: &str = "Location, X-Request-Id, X-Upstream-Request-Id, Retry-After, X-Should-Retry, Tokenwire-Cache";
+const EXPOSED: &str =
+    "Location, X-Request-Id, X-Upstream-Request-Id, Retry-After, X-Should-Retry, Tokenwire-Cache";
 
 /// Who is let in.
 #[derive(Clone, Debug)]
@@ -17,8 +18,8 @@ pub struct OriginPolicy {
     pub allowed: Vec<String>,
     /// Whether pages of a loopback origin are let in.
     pub loopback: bool,
-    /// Whether the gateway listens on loopback only. Then a page whose own name merely resolves to this machine (DNS
-    /// rebinding) is not taken for the gateway's own page.
+    /// Whether the gateway listens on loopback only. Then a page whose own name merely resolves to
+    /// this machine (DNS rebinding) is not taken for the gateway's own page.
     pub local_only: bool,
 }
 
@@ -37,14 +38,25 @@ pub(crate) enum Verdict {
 
 impl OriginPolicy {
     pub(crate) fn judge(&self, head: &RequestHead) -> Verdict {
-        let header = |name: &str| head.headers().get(name).and_then(|value| value.to_str().ok());
+        let header = |name: &str| {
+            head.headers()
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+        };
         match header("origin") {
             Some(origin) => {
                 let origin = origin.trim_end_matches('/');
-                if self.allowed.iter().any(|allowed| allowed.trim_end_matches('/').eq_ignore_ascii_case(origin)) {
+                if self
+                    .allowed
+                    .iter()
+                    .any(|allowed| allowed.trim_end_matches('/').eq_ignore_ascii_case(origin))
+                {
                     return Verdict::Allowed(origin.to_owned());
                 }
-                let Some(host) = Url::parse(origin).ok().and_then(|url| url.host_str().map(str::to_owned)) else {
+                let Some(host) = Url::parse(origin)
+                    .ok()
+                    .and_then(|url| url.host_str().map(str::to_owned))
+                else {
                     return foreign(origin);
                 };
                 let own = header("host").is_some_and(|host| same_host(origin, host));
@@ -56,9 +68,10 @@ impl OriginPolicy {
                 }
                 foreign(origin)
             }
-            None if header("sec-fetch-site") == Some("cross-site") => {
-                Verdict::Foreign("A web page of another site asked without saying its origin; that is refused.".to_owned())
-            }
+            None if header("sec-fetch-site") == Some("cross-site") => Verdict::Foreign(
+                "A web page of another site asked without saying its origin; that is refused."
+                    .to_owned(),
+            ),
             None => Verdict::NoPage,
         }
     }
@@ -66,12 +79,16 @@ impl OriginPolicy {
 
 fn foreign(origin: &str) -> Verdict {
     let origin: String = origin.chars().take(200).collect();
-    Verdict::Foreign(format!("Pages of the origin '{origin}' may not use this gateway. Add it to server.allowed_origins if they should."))
+    Verdict::Foreign(format!(
+        "Pages of the origin '{origin}' may not use this gateway. Add it to server.allowed_origins if they should."
+    ))
 }
 
 /// Whether the origin (`http://host:port`) names the host that was asked.
 fn same_host(origin: &str, host: &str) -> bool {
-    origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host))
+    origin
+        .split_once("://")
+        .is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host))
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -84,20 +101,35 @@ fn is_loopback(host: &str) -> bool {
 impl Verdict {
     /// Lets the page read the answer.
     pub(crate) fn expose(&self, headers: &mut HeaderMap) {
-        headers.append(HeaderName::from_static("vary"), HeaderValue::from_static("Origin"));
+        headers.append(
+            HeaderName::from_static("vary"),
+            HeaderValue::from_static("Origin"),
+        );
         if let Self::Allowed(origin) = self
             && let Ok(origin) = HeaderValue::try_from(origin)
         {
-            headers.insert(HeaderName::from_static("access-control-allow-origin"), origin);
-            headers.insert(HeaderName::from_static("access-control-allow-credentials"), HeaderValue::from_static("true"));
-            headers.insert(HeaderName::from_static("access-control-expose-headers"), HeaderValue::from_static(EXPOSED));
+            headers.insert(
+                HeaderName::from_static("access-control-allow-origin"),
+                origin,
+            );
+            headers.insert(
+                HeaderName::from_static("access-control-allow-credentials"),
+                HeaderValue::from_static("true"),
+            );
+            headers.insert(
+                HeaderName::from_static("access-control-expose-headers"),
+                HeaderValue::from_static(EXPOSED),
+            );
         }
     }
 
-    /// The answer to a preflight; [`Verdict::expose`] adds the rest. Whatever headers are asked for are allowed.
+    /// The answer to a preflight; [`Verdict::expose`] adds the rest. Whatever headers are asked for
+    /// are allowed.
     pub(crate) fn preflight(&self, asked: &HeaderMap) -> HttpResponse {
         let mut response = HttpResponse::NoContent();
-        response.insert_header(("access-control-allow-methods", "GET, POST, DELETE")).insert_header(("access-control-max-age", "600"));
+        response
+            .insert_header(("access-control-allow-methods", "GET, POST, DELETE"))
+            .insert_header(("access-control-max-age", "600"));
         if let Some(names) = asked.get("access-control-request-headers") {
             response.insert_header(("access-control-allow-headers", names.clone()));
         }
@@ -127,23 +159,105 @@ mod tests {
 
     #[test]
     fn tells_pages_that_may_from_those_that_may_not() {
-        let local = OriginPolicy { allowed: vec!["https://app.example.com".to_owned()], loopback: true, local_only: true };
+        let local = OriginPolicy {
+            allowed: vec!["https://app.example.com".to_owned()],
+            loopback: true,
+            local_only: true,
+        };
         check(&local, &[("host", "localhost:3000")], "no page");
-        check(&local, &[("host", "localhost:3000"), ("origin", "http://localhost:3000")], "own");
-        check(&local, &[("host", "localhost:3000"), ("origin", "http://localhost:5173")], "allowed");
-        check(&local, &[("host", "127.0.0.1:3000"), ("origin", "http://[::1]:5173")], "allowed");
-        check(&local, &[("host", "localhost:3000"), ("origin", "https://app.example.com")], "allowed");
-        check(&local, &[("host", "localhost:3000"), ("origin", "https://evil.example")], "foreign");
-        check(&local, &[("host", "localhost:3000"), ("origin", "http://localhost.evil.example")], "foreign");
-        check(&local, &[("host", "localhost:3000"), ("origin", "null")], "foreign");
-        check(&local, &[("host", "localhost:3000"), ("sec-fetch-site", "cross-site")], "foreign");
-        check(&local, &[("host", "localhost:3000"), ("sec-fetch-site", "same-origin")], "no page");
+        check(
+            &local,
+            &[
+                ("host", "localhost:3000"),
+                ("origin", "http://localhost:3000"),
+            ],
+            "own",
+        );
+        check(
+            &local,
+            &[
+                ("host", "localhost:3000"),
+                ("origin", "http://localhost:5173"),
+            ],
+            "allowed",
+        );
+        check(
+            &local,
+            &[("host", "127.0.0.1:3000"), ("origin", "http://[::1]:5173")],
+            "allowed",
+        );
+        check(
+            &local,
+            &[
+                ("host", "localhost:3000"),
+                ("origin", "https://app.example.com"),
+            ],
+            "allowed",
+        );
+        check(
+            &local,
+            &[
+                ("host", "localhost:3000"),
+                ("origin", "https://evil.example"),
+            ],
+            "foreign",
+        );
+        check(
+            &local,
+            &[
+                ("host", "localhost:3000"),
+                ("origin", "http://localhost.evil.example"),
+            ],
+            "foreign",
+        );
+        check(
+            &local,
+            &[("host", "localhost:3000"), ("origin", "null")],
+            "foreign",
+        );
+        check(
+            &local,
+            &[("host", "localhost:3000"), ("sec-fetch-site", "cross-site")],
+            "foreign",
+        );
+        check(
+            &local,
+            &[
+                ("host", "localhost:3000"),
+                ("sec-fetch-site", "same-origin"),
+            ],
+            "no page",
+        );
         // A name that was made to resolve to this machine.
-        check(&local, &[("host", "evil.example:3000"), ("origin", "http://evil.example:3000")], "foreign");
+        check(
+            &local,
+            &[
+                ("host", "evil.example:3000"),
+                ("origin", "http://evil.example:3000"),
+            ],
+            "foreign",
+        );
 
-        let strict = OriginPolicy { loopback: false, ..local.clone() };
-        check(&strict, &[("host", "localhost:3000"), ("origin", "http://localhost:5173")], "foreign");
-        let public = OriginPolicy { local_only: false, ..local };
-        check(&public, &[("host", "chat.example"), ("origin", "http://chat.example")], "own");
+        let strict = OriginPolicy {
+            loopback: false,
+            ..local.clone()
+        };
+        check(
+            &strict,
+            &[
+                ("host", "localhost:3000"),
+                ("origin", "http://localhost:5173"),
+            ],
+            "foreign",
+        );
+        let public = OriginPolicy {
+            local_only: false,
+            ..local
+        };
+        check(
+            &public,
+            &[("host", "chat.example"), ("origin", "http://chat.example")],
+            "own",
+        );
     }
 }

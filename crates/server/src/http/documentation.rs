@@ -1,11 +1,14 @@
 //! The API's documentation out of the binary: `/openapi.json` for programs, `/docs` for people.
 //!
-//! Requests are read by the core's own checked parser and answers are written as bytes, so there are no types that a description could be
-//! derived from without describing something else. What is served is therefore described once, in [`operations`] and [`schemas`], and
-//! both forms are made of that. The codes of errors are [`ErrorCode::ALL`](tokenwire_core::error::ErrorCode::ALL). A test holds the
-//! description against the table of routes and asks the running gateway for every path and method in it.
+//! Requests are read by the core's own checked parser and answers are written as bytes, so there
+//! are no types that a description could be derived from without describing something else. What is
+//! served is therefore described once, in [`operations`] and [`schemas`], and both forms are made
+//! of that. The codes of errors are [`ErrorCode::ALL`](tokenwire_core::error::ErrorCode::ALL). A
+//! test holds the description against the table of routes and asks the running gateway for every
+//! path and method in it.
 //!
-//! The page is plain HTML: no script, nothing fetched from elsewhere, so it reads as well through a terminal's browser.
+//! The page is plain HTML: no script, nothing fetched from elsewhere, so it reads as well through a
+//! terminal's browser.
 
 mod openapi;
 mod operations;
@@ -42,9 +45,21 @@ async fn style() -> HttpResponse {
 /// Registers the three.
 pub(super) fn configure(app: &mut web::ServiceConfig) {
     use super::routes::resource;
-    app.service(resource("/openapi.json", "GET").route(web::get().to(openapi)).route(web::head().to(openapi)))
-        .service(resource("/docs", "GET").route(web::get().to(docs)).route(web::head().to(docs)))
-        .service(resource("/docs/docs.css", "GET").route(web::get().to(style)).route(web::head().to(style)));
+    app.service(
+        resource("/openapi.json", "GET")
+            .route(web::get().to(openapi))
+            .route(web::head().to(openapi)),
+    )
+    .service(
+        resource("/docs", "GET")
+            .route(web::get().to(docs))
+            .route(web::head().to(docs)),
+    )
+    .service(
+        resource("/docs/docs.css", "GET")
+            .route(web::get().to(style))
+            .route(web::head().to(style)),
+    );
 }
 
 fn answer(content_type: &'static str, body: Bytes) -> HttpResponse {

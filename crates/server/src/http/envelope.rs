@@ -24,18 +24,29 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 ///
 /// # Errors
 /// Only such as carry a whole answer.
-pub async fn envelope(request: ServiceRequest, next: Next<impl MessageBody + 'static>) -> Result<ServiceResponse<BoxBody>, Error> {
+pub async fn envelope(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
     let id = format!("req_{}", random_alphanumeric(24));
     let Some(service) = request.app_data::<web::Data<Service>>().cloned() else {
-        return next.call(request).await.map(ServiceResponse::map_into_boxed_body);
+        return next
+            .call(request)
+            .await
+            .map(ServiceResponse::map_into_boxed_body);
     };
     let ticket = Ticket::of(&request);
     let verdict = service.origins.judge(request.head());
     let refusal = match &verdict {
-        Verdict::Foreign(why) if starts_something(&request) => Some(ApiError::new(ErrorCode::OriginForbidden, why.clone())),
+        Verdict::Foreign(why) if starts_something(&request) => {
+            Some(ApiError::new(ErrorCode::OriginForbidden, why.clone()))
+        }
         _ => None,
     };
-    let preflight = request.method() == Method::OPTIONS && request.headers().contains_key("access-control-request-method");
+    let preflight = request.method() == Method::OPTIONS
+        && request
+            .headers()
+            .contains_key("access-control-request-method");
     let mut response = match refusal {
         Some(error) => request.into_response(error_response(&error)),
         None if preflight => {
@@ -49,7 +60,10 @@ pub async fn envelope(request: ServiceRequest, next: Next<impl MessageBody + 'st
             Err(_) => {
                 // The panic itself was reported by the panic hook.
                 tracing::error!(request_id = %id, "a request handler panicked");
-                let error = ApiError::new(ErrorCode::InternalError, "The gateway failed while it handled this request.");
+                let error = ApiError::new(
+                    ErrorCode::InternalError,
+                    "The gateway failed while it handled this request.",
+                );
                 return Err(complete(error_response(&error), &verdict, id));
             }
         },

@@ -16,13 +16,22 @@ pub(super) async fn alive() -> HttpResponse {
 pub(super) async fn ready(service: web::Data<Service>) -> HttpResponse {
     let registry = service.engine.registry();
     if registry.is_closed() {
-        return error_response(&ApiError::new(ErrorCode::ShuttingDown, "The gateway is shutting down."));
+        return error_response(&ApiError::new(
+            ErrorCode::ShuttingDown,
+            "The gateway is shutting down.",
+        ));
     }
     let ready = service.router.is_ready();
     let upstreams: Vec<_> = service.router.routes().iter().map(describe).collect();
     let status = if ready { "ready" } else { "no upstream is up" };
     let body = serde_json::json!({"status": status, "open_streams": registry.open(), "upstreams": upstreams});
-    if ready { HttpResponse::Ok().json(body) } else { HttpResponse::ServiceUnavailable().insert_header(("retry-after", 1)).json(body) }
+    if ready {
+        HttpResponse::Ok().json(body)
+    } else {
+        HttpResponse::ServiceUnavailable()
+            .insert_header(("retry-after", 1))
+            .json(body)
+    }
 }
 
 fn describe(route: &Route) -> serde_json::Value {

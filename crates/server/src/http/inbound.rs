@@ -19,23 +19,44 @@ pub(crate) enum ContentType {
 }
 
 /// The whole body, at most `limit` bytes of it.
-pub(crate) async fn body(request: &HttpRequest, mut payload: Payload, content_type: ContentType, limit: usize) -> Result<Bytes, ApiError> {
+pub(crate) async fn body(
+    request: &HttpRequest,
+    mut payload: Payload,
+    content_type: ContentType,
+    limit: usize,
+) -> Result<Bytes, ApiError> {
     let headers = request.headers();
     if content_type == ContentType::Json {
         require_json(headers)?;
     }
-    if let Some(encoding) = text(headers, header::CONTENT_ENCODING.as_str()).filter(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
-        let message = format!("Bodies with Content-Encoding '{encoding}' are not taken. Send the body as it is.");
+    if let Some(encoding) = text(headers, header::CONTENT_ENCODING.as_str())
+        .filter(|encoding| !encoding.eq_ignore_ascii_case("identity"))
+    {
+        let message = format!(
+            "Bodies with Content-Encoding '{encoding}' are not taken. Send the body as it is."
+        );
         return Err(ApiError::new(ErrorCode::UnsupportedMediaType, message));
     }
-    let too_large =
-        || ApiError::new(ErrorCode::BodyTooLarge, format!("The body is larger than the {limit} bytes that limits.body allows."));
-    if text(headers, header::CONTENT_LENGTH.as_str()).and_then(|length| length.parse::<usize>().ok()).is_some_and(|length| length > limit) {
+    let too_large = || {
+        ApiError::new(
+            ErrorCode::BodyTooLarge,
+            format!("The body is larger than the {limit} bytes that limits.body allows."),
+        )
+    };
+    if text(headers, header::CONTENT_LENGTH.as_str())
+        .and_then(|length| length.parse::<usize>().ok())
+        .is_some_and(|length| length > limit)
+    {
         return Err(too_large());
     }
     let mut body = BytesMut::new();
     while let Some(piece) = payload.next().await {
-        let piece = piece.map_err(|error| ApiError::new(ErrorCode::InvalidJson, format!("The body could not be read: {error}.")))?;
+        let piece = piece.map_err(|error| {
+            ApiError::new(
+                ErrorCode::InvalidJson,
+                format!("The body could not be read: {error}."),
+            )
+        })?;
         if body.len() + piece.len() > limit {
             return Err(too_large());
         }
@@ -44,8 +65,9 @@ pub(crate) async fn body(request: &HttpRequest, mut payload: Payload, content_ty
     Ok(body.freeze())
 }
 
-/// Reads a body that nobody wants, at most `limit` bytes of it: a client that comes back to its stream sends its question again. A
-/// connection with something unread could not be used for another request.
+/// Reads a body that nobody wants, at most `limit` bytes of it: a client that comes back to its
+/// stream sends its question again. A connection with something unread could not be used for
+/// another request.
 pub(crate) async fn unwanted_body(mut payload: Payload, limit: usize) {
     let mut left = limit;
     while let Some(Ok(piece)) = payload.next().await
@@ -57,8 +79,15 @@ pub(crate) async fn unwanted_body(mut payload: Payload, limit: usize) {
 
 fn require_json(headers: &HeaderMap) -> Result<(), ApiError> {
     let given = text(headers, header::CONTENT_TYPE.as_str()).unwrap_or_default();
-    let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    if essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json")) {
+    let essence = given
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
+    if essence == "application/json"
+        || (essence.starts_with("application/") && essence.ends_with("+json"))
+    {
         return Ok(());
     }
     let message = match given {
@@ -70,21 +99,32 @@ fn require_json(headers: &HeaderMap) -> Result<(), ApiError> {
 
 /// A header's text.
 pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim)
+    headers
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .map(str::trim)
 }
 
 /// What the client's `Cache-Control` says.
 ///
-/// Browsers put `no-cache`, with `Pragma` beside it, on what their own cache is not to answer: whatever an EventSource asks, and
-/// `fetch` with `cache: "no-store"`. That is about their cache and not about this one, so it does not count, and nor does any
-/// `no-cache` where only an EventSource asks (`by_event_source`). `no-store`, which they never add, always does.
+/// Browsers put `no-cache`, with `Pragma` beside it, on what their own cache is not to answer:
+/// whatever an EventSource asks, and `fetch` with `cache: "no-store"`. That is about their cache
+/// and not about this one, so it does not count, and nor does any `no-cache` where only an
+/// EventSource asks (`by_event_source`). `no-store`, which they never add, always does.
 pub(crate) fn freshness(headers: &HeaderMap, by_event_source: bool) -> Freshness {
     let says = |name: &str, wanted: &str| {
         headers
             .get_all(name)
             .filter_map(|value| value.to_str().ok())
             .flat_map(|value| value.split(','))
-            .any(|directive| directive.split('=').next().unwrap_or_default().trim().eq_ignore_ascii_case(wanted))
+            .any(|directive| {
+                directive
+                    .split('=')
+                    .next()
+                    .unwrap_or_default()
+                    .trim()
+                    .eq_ignore_ascii_case(wanted)
+            })
     };
     if says("cache-control", "no-store") {
         Freshness::Private
@@ -100,10 +140,14 @@ pub(crate) fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, A
     match text(request.headers(), "idempotency-key") {
         None | Some("") => Ok(None),
         Some(key) if key.len() <= 255 => Ok(Some(key.to_owned())),
-        Some(key) => {
-            Err(ApiError::new(ErrorCode::InvalidValue, format!("The Idempotency-Key has {} bytes; at most 255 are taken.", key.len()))
-                .param("Idempotency-Key"))
-        }
+        Some(key) => Err(ApiError::new(
+            ErrorCode::InvalidValue,
+            format!(
+                "The Idempotency-Key has {} bytes; at most 255 are taken.",
+                key.len()
+            ),
+        )
+        .param("Idempotency-Key")),
     }
 }
 
@@ -114,7 +158,8 @@ pub(crate) struct Cursor {
     pub(crate) after: u64,
 }
 
-/// `Last-Event-ID`, if the request carries one. An empty one is what an EventSource sends that has seen nothing.
+/// `Last-Event-ID`, if the request carries one. An empty one is what an EventSource sends that has
+/// seen nothing.
 pub(crate) fn last_event_id(request: &HttpRequest) -> Result<Option<Cursor>, ApiError> {
     match text(request.headers(), "last-event-id") {
         None | Some("") => Ok(None),
@@ -126,12 +171,18 @@ impl Cursor {
     fn parse(text: &str) -> Result<Self, ApiError> {
         let parsed = text.split_once('.').and_then(|(id, number)| {
             let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-            Some(Self { id: id.parse().ok()?, after: digits.then(|| number.parse().ok()).flatten()? })
+            Some(Self {
+                id: id.parse().ok()?,
+                after: digits.then(|| number.parse().ok()).flatten()?,
+            })
         });
         parsed.ok_or_else(|| {
             let shown: String = text.chars().take(128).collect();
-            ApiError::new(ErrorCode::InvalidCursor, format!("The Last-Event-ID '{shown}' is not of the form '<response id>.<number>'."))
-                .param("Last-Event-ID")
+            ApiError::new(
+                ErrorCode::InvalidCursor,
+                format!("The Last-Event-ID '{shown}' is not of the form '<response id>.<number>'."),
+            )
+            .param("Last-Event-ID")
         })
     }
 }
@@ -142,32 +193,50 @@ pub(crate) struct Query(Vec<(String, String)>);
 
 impl Query {
     pub(crate) fn of(request: &HttpRequest) -> Self {
-        Self(url::form_urlencoded::parse(request.query_string().as_bytes()).into_owned().collect())
+        Self(
+            url::form_urlencoded::parse(request.query_string().as_bytes())
+                .into_owned()
+                .collect(),
+        )
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .rev()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// A number that says which event was seen last.
     pub(crate) fn position(&self, name: &'static str) -> Result<Option<u64>, ApiError> {
-        let Some(text) = self.get(name) else { return Ok(None) };
+        let Some(text) = self.get(name) else {
+            return Ok(None);
+        };
         text.parse().map(Some).map_err(|_| {
             let shown: String = text.chars().take(64).collect();
-            ApiError::new(ErrorCode::InvalidCursor, format!("'{name}' is '{shown}', but must be the number of an event, from 0 on."))
-                .param(name)
+            ApiError::new(
+                ErrorCode::InvalidCursor,
+                format!("'{name}' is '{shown}', but must be the number of an event, from 0 on."),
+            )
+            .param(name)
         })
     }
 }
 
 /// Whether the client prefers bare text to an event stream.
 pub(crate) fn wants_text(headers: &HeaderMap) -> bool {
-    let Some(accept) = text(headers, header::ACCEPT.as_str()) else { return false };
+    let Some(accept) = text(headers, header::ACCEPT.as_str()) else {
+        return false;
+    };
     let mut best: Option<(f32, bool)> = None;
     for range in accept.split(',') {
         let mut parameters = range.split(';').map(str::trim);
         let kind = parameters.next().unwrap_or_default().to_ascii_lowercase();
-        let quality = parameters.find_map(|parameter| parameter.strip_prefix("q=")).and_then(|q| q.parse().ok()).unwrap_or(1.0);
+        let quality = parameters
+            .find_map(|parameter| parameter.strip_prefix("q="))
+            .and_then(|q| q.parse().ok())
+            .unwrap_or(1.0);
         let text = match kind.as_str() {
             "text/plain" => true,
             "text/event-stream" | "text/*" | "*/*" => false,
@@ -198,7 +267,11 @@ mod tests {
             ("other.1", None),
             ("resp_abc.99999999999999999999", None),
         ] {
-            assert_eq!(Cursor::parse(text).ok().map(|cursor| cursor.after), expected, "{text}");
+            assert_eq!(
+                Cursor::parse(text).ok().map(|cursor| cursor.after),
+                expected,
+                "{text}"
+            );
         }
     }
 
@@ -208,18 +281,41 @@ mod tests {
             (&[][..], false, Freshness::Any),
             (&[("cache-control", "max-age=0")], false, Freshness::Any),
             (&[("cache-control", "no-cache")], false, Freshness::New),
-            (&[("cache-control", "max-age=0, No-Cache=\"x\"")], false, Freshness::New),
+            (
+                &[("cache-control", "max-age=0, No-Cache=\"x\"")],
+                false,
+                Freshness::New,
+            ),
             (&[("cache-control", "no-cache")], true, Freshness::Any),
-            (&[("cache-control", "no-cache"), ("pragma", "no-cache")], false, Freshness::Any),
-            (&[("cache-control", "no-cache, no-store"), ("pragma", "no-cache")], true, Freshness::Private),
-            (&[("cache-control", "no-cache"), ("cache-control", "no-store")], false, Freshness::Private),
+            (
+                &[("cache-control", "no-cache"), ("pragma", "no-cache")],
+                false,
+                Freshness::Any,
+            ),
+            (
+                &[
+                    ("cache-control", "no-cache, no-store"),
+                    ("pragma", "no-cache"),
+                ],
+                true,
+                Freshness::Private,
+            ),
+            (
+                &[("cache-control", "no-cache"), ("cache-control", "no-store")],
+                false,
+                Freshness::Private,
+            ),
         ] {
             let mut request = TestRequest::default();
             for header in headers {
                 request = request.append_header(*header);
             }
             let request = request.to_http_request();
-            assert_eq!(freshness(request.headers(), by_event_source), expected, "{headers:?}");
+            assert_eq!(
+                freshness(request.headers(), by_event_source),
+                expected,
+                "{headers:?}"
+            );
         }
     }
 
@@ -234,7 +330,9 @@ mod tests {
             ("text/event-stream, text/plain;q=0.5", false),
             ("text/event-stream;q=0.1, text/plain;q=0.5", true),
         ] {
-            let request = TestRequest::default().insert_header(("accept", accept)).to_http_request();
+            let request = TestRequest::default()
+                .insert_header(("accept", accept))
+                .to_http_request();
             assert_eq!(wants_text(request.headers()), expected, "{accept}");
         }
     }

@@ -10,5 +10,7 @@ use crate::service::Service;
 /// Everything that is counted, in the format that the scraper asks for.
 pub(super) async fn expose(request: HttpRequest, service: web::Data<Service>) -> HttpResponse {
     let format = Format::accepted(text(request.headers(), header::ACCEPT.as_str()));
-    HttpResponse::Ok().content_type(format.content_type()).body(service.metrics.expose(format))
+    HttpResponse::Ok()
+        .content_type(format.content_type())
+        .body(service.metrics.expose(format))
 }

@@ -44,7 +44,9 @@ impl actix_web::ResponseError for HttpError {
 pub(crate) fn error_response(error: &ApiError) -> HttpResponse {
     let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = HttpResponse::build(status);
-    response.content_type("application/json").insert_header((X_SHOULD_RETRY, should_retry(error)));
+    response
+        .content_type("application/json")
+        .insert_header((X_SHOULD_RETRY, should_retry(error)));
     match error.retry_after {
         Some(after) => {
             response.insert_header((header::RETRY_AFTER, after.as_secs().max(1)));
@@ -57,11 +59,15 @@ pub(crate) fn error_response(error: &ApiError) -> HttpResponse {
     response.body(error.body())
 }
 
-/// The SDKs send a request again, twice, on any 5xx. That is right only where nothing can have been billed and another try
-/// is likely to find the gateway in a better state.
+/// The SDKs send a request again, twice, on any 5xx. That is right only where nothing can have been
+/// billed and another try is likely to find the gateway in a better state.
 fn should_retry(error: &ApiError) -> &'static str {
     let ours = error.is(ErrorCode::Overloaded) || error.is(ErrorCode::ShuttingDown);
-    if ours && error.retryable { "true" } else { "false" }
+    if ours && error.retryable {
+        "true"
+    } else {
+        "false"
+    }
 }
 
 /// The upstream's own refusal, body and all; or an error of ours.
@@ -75,15 +81,26 @@ pub(crate) fn open_error_response(error: &OpenError) -> HttpResponse {
 fn refusal_response(refusal: &Refusal) -> HttpResponse {
     let json = serde_json::from_slice::<serde::de::IgnoredAny>(&refusal.body).is_ok();
     if !json {
-        // An HTML page of some proxy's: the SDKs, and people, are better served with the status in OpenAI's shape.
+        // An HTML page of some proxy's: the SDKs, and people, are better served with the status in
+        // OpenAI's shape.
         let mut response = error_response(&refusal.to_api_error());
         add_headers(response.headers_mut(), &refusal.headers);
         return response;
     }
-    let mut response = HttpResponse::build(StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_GATEWAY));
-    response.content_type(refusal.content_type.as_deref().unwrap_or("application/json")).insert_header((X_SHOULD_RETRY, "false"));
+    let mut response = HttpResponse::build(
+        StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::BAD_GATEWAY),
+    );
+    response
+        .content_type(
+            refusal
+                .content_type
+                .as_deref()
+                .unwrap_or("application/json"),
+        )
+        .insert_header((X_SHOULD_RETRY, "false"));
     if matches!(refusal.status, 429 | 503) {
-        // Where the upstream does not say when to come back, somebody has to; what it says itself overwrites this.
+        // Where the upstream does not say when to come back, somebody has to; what it says itself
+        // overwrites this.
         response.insert_header((header::RETRY_AFTER, DEFAULT_RETRY_AFTER));
     }
     let mut response = response.body(refusal.body.clone());
@@ -93,7 +110,10 @@ fn refusal_response(refusal: &Refusal) -> HttpResponse {
 
 fn add_headers(to: &mut header::HeaderMap, headers: &[(String, String)]) {
     for (name, value) in headers {
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name.as_str()), HeaderValue::try_from(value)) {
+        if let (Ok(name), Ok(value)) = (
+            HeaderName::try_from(name.as_str()),
+            HeaderValue::try_from(value),
+        ) {
             to.insert(name, value);
         }
     }
@@ -112,7 +132,10 @@ pub(crate) fn located(generation: &Generation, mut response: HttpResponse) -> Ht
 }
 
 /// A 200 that belongs to a generation: where its stream is, and what its upstream's head said.
-pub(crate) fn of_generation(generation: &Generation, head: Option<&UpstreamHead>) -> HttpResponseBuilder {
+pub(crate) fn of_generation(
+    generation: &Generation,
+    head: Option<&UpstreamHead>,
+) -> HttpResponseBuilder {
     let mut response = HttpResponse::Ok();
     response.insert_header((header::LOCATION, location(generation)));
     for (name, value) in head.map_or(&[][..], |head| &head.headers) {
@@ -124,12 +147,17 @@ pub(crate) fn of_generation(generation: &Generation, head: Option<&UpstreamHead>
 /// Says whether the answer is shared, where answers are.
 pub(crate) fn marked(reused: Option<Reused>, mut response: HttpResponse) -> HttpResponse {
     if let Some(reused) = reused {
-        response.headers_mut().insert(TOKENWIRE_CACHE, HeaderValue::from_static(reused.as_str()));
+        response
+            .headers_mut()
+            .insert(TOKENWIRE_CACHE, HeaderValue::from_static(reused.as_str()));
     }
     response
 }
 
 /// JSON that is already written.
-pub(crate) fn json(response: &mut HttpResponseBuilder, body: impl Into<bytes::Bytes>) -> HttpResponse {
+pub(crate) fn json(
+    response: &mut HttpResponseBuilder,
+    body: impl Into<bytes::Bytes>,
+) -> HttpResponse {
     response.content_type("application/json").body(body.into())
 }

@@ -1,7 +1,8 @@
-//! The chat page and the client module, out of the binary: nothing to install beside it, and nothing fetched from elsewhere.
+//! The chat page and the client module, out of the binary: nothing to install beside it, and
+//! nothing fetched from elsewhere.
 //!
-//! The page runs under a policy that lets it load and ask this very server only, run no inline script and turn no string into
-//! markup, so that what a model writes stays text.
+//! The page runs under a policy that lets it load and ask this very server only, run no inline
+//! script and turn no string into markup, so that what a model writes stays text.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
@@ -49,7 +50,11 @@ const POLICY: &str = "default-src 'self'; base-uri 'none'; form-action 'none'; f
 /// Registers every file under its path.
 pub(super) fn configure(app: &mut web::ServiceConfig) {
     for asset in ASSETS {
-        app.service(super::routes::resource(asset.path, "GET").route(web::get().to(serve)).route(web::head().to(serve)));
+        app.service(
+            super::routes::resource(asset.path, "GET")
+                .route(web::get().to(serve))
+                .route(web::head().to(serve)),
+        );
     }
 }
 
@@ -62,11 +67,25 @@ async fn serve(request: HttpRequest) -> HttpResponse {
 
 fn answer(request: &HttpRequest, asset: &Asset) -> HttpResponse {
     let tag = tag(asset.bytes);
-    let known = request.headers().get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
-    let is_known = known.is_some_and(|known| known.split(',').any(|known| known.trim().trim_start_matches("W/") == tag));
-    let mut response = if is_known { HttpResponse::NotModified() } else { HttpResponse::Ok() };
-    // Asked each time, answered with 304 as long as the binary is the same: a new version never meets an old module.
-    response.insert_header((header::ETAG, tag)).insert_header((header::CACHE_CONTROL, "no-cache"));
+    let known = request
+        .headers()
+        .get(header::IF_NONE_MATCH)
+        .and_then(|value| value.to_str().ok());
+    let is_known = known.is_some_and(|known| {
+        known
+            .split(',')
+            .any(|known| known.trim().trim_start_matches("W/") == tag)
+    });
+    let mut response = if is_known {
+        HttpResponse::NotModified()
+    } else {
+        HttpResponse::Ok()
+    };
+    // Asked each time, answered with 304 as long as the binary is the same: a new version never
+    // meets an old module.
+    response
+        .insert_header((header::ETAG, tag))
+        .insert_header((header::CACHE_CONTROL, "no-cache"));
     if is_known {
         return response.finish();
     }
@@ -122,20 +141,33 @@ mod tests {
     async fn what_is_known_is_not_sent_again() {
         let tag = header_of(&get("/", None).await, "etag").to_owned();
         for known in [tag.clone(), format!("\"other\", W/{tag}")] {
-            assert_eq!(get("/", Some(&known)).await.status(), StatusCode::NOT_MODIFIED, "{known}");
+            assert_eq!(
+                get("/", Some(&known)).await.status(),
+                StatusCode::NOT_MODIFIED,
+                "{known}"
+            );
         }
         assert_eq!(get("/", Some("\"other\"")).await.status(), StatusCode::OK);
     }
 
     #[test]
     fn nothing_points_outside_and_nothing_is_inline() {
-        for asset in ASSETS.iter().filter(|asset| asset.path != "/tokenwire.d.ts") {
+        for asset in ASSETS
+            .iter()
+            .filter(|asset| asset.path != "/tokenwire.d.ts")
+        {
             let text = std::str::from_utf8(asset.bytes).unwrap();
             for (at, _) in text.match_indices("://") {
                 let around = &text[at.saturating_sub(5)..(at + 40).min(text.len())];
                 // A namespace, the module's own default and the shape of links are no requests.
-                let is_harmless =
-                    ["http://www.w3.org/", "http://localhost:3000", "https?:\\/\\/", "://)"].iter().any(|known| around.contains(known));
+                let is_harmless = [
+                    "http://www.w3.org/",
+                    "http://localhost:3000",
+                    "https?:\\/\\/",
+                    "://)",
+                ]
+                .iter()
+                .any(|known| around.contains(known));
                 assert!(is_harmless, "{}: {around}", asset.path);
             }
             if asset.content_type == HTML {
@@ -144,11 +176,19 @@ mod tests {
                 }
                 assert_eq!(
                     text.matches("<script").count(),
-                    text.matches("<script src=").count() + text.matches("<script type=\"module\" src=").count()
+                    text.matches("<script src=").count()
+                        + text.matches("<script type=\"module\" src=").count()
                 );
             }
             if asset.content_type == SCRIPT {
-                for sink in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"] {
+                for sink in [
+                    "innerHTML",
+                    "outerHTML",
+                    "insertAdjacentHTML",
+                    "document.write",
+                    "eval(",
+                    "new Function",
+                ] {
                     assert!(!text.contains(sink), "{}: {sink}", asset.path);
                 }
             }

@@ -14,7 +14,9 @@ use tokenwire_core::id::{GenerationId, Seq};
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokenwire_sse::{Sdk, SseBody, event_stream};
 
-use super::inbound::{ContentType, Query, body, freshness, idempotency_key, last_event_id, unwanted_body};
+use super::inbound::{
+    ContentType, Query, body, freshness, idempotency_key, last_event_id, unwanted_body,
+};
 use super::outbound::{HttpError, json, located, marked, of_generation, open_error_response};
 use super::streams::{committed, resume_sdk};
 use crate::service::Service;
@@ -23,12 +25,22 @@ use crate::service::Service;
 const CANCEL_WAIT: Duration = Duration::from_secs(5);
 
 /// `POST /v1/responses`
-pub(super) async fn create(request: HttpRequest, payload: web::Payload, service: web::Data<Service>) -> Result<HttpResponse, HttpError> {
+pub(super) async fn create(
+    request: HttpRequest,
+    payload: web::Payload,
+    service: web::Data<Service>,
+) -> Result<HttpResponse, HttpError> {
     if let Some(cursor) = last_event_id(&request)? {
         unwanted_body(payload, service.config.limits.body).await;
         return resume_sdk(&service, &cursor.id, Dialect::Responses, Some(cursor.after));
     }
-    let bytes = body(&request, payload, ContentType::Json, service.config.limits.body).await?;
+    let bytes = body(
+        &request,
+        payload,
+        ContentType::Json,
+        service.config.limits.body,
+    )
+    .await?;
     let asked = ResponsesRequest::parse(&bytes)?;
     let (stream, background) = (asked.stream(), asked.background());
     let header_key = idempotency_key(&request)?;
@@ -47,14 +59,29 @@ pub(super) async fn create(request: HttpRequest, payload: web::Payload, service:
     Ok(marked(started.reused, response))
 }
 
-async fn answer(service: &Service, attachment: Attachment, stream: bool, background: bool) -> HttpResponse {
+async fn answer(
+    service: &Service,
+    attachment: Attachment,
+    stream: bool,
+    background: bool,
+) -> HttpResponse {
     if stream && background {
         let mut response = of_generation(attachment.generation(), None);
         let subscription = Subscription::new(attachment, Seq(0), Dialect::Responses, Arc::new(Sdk));
-        return event_stream(&mut response, SseBody::new(Some(subscription), service.sse("")));
+        return event_stream(
+            &mut response,
+            SseBody::new(Some(subscription), service.sse("")),
+        );
     }
     if stream {
-        return committed(service, attachment, Dialect::Responses, Arc::new(Sdk), service.sse("")).await;
+        return committed(
+            service,
+            attachment,
+            Dialect::Responses,
+            Arc::new(Sdk),
+            service.sse(""),
+        )
+        .await;
     }
     if background {
         return object(attachment.generation());
@@ -62,20 +89,27 @@ async fn answer(service: &Service, attachment: Attachment, stream: bool, backgro
     whole(attachment).await
 }
 
-/// The object once it is whole. What failed before the upstream's head keeps its status, since SDKs live by it.
+/// The object once it is whole. What failed before the upstream's head keeps its status, since SDKs
+/// live by it.
 async fn whole(attachment: Attachment) -> HttpResponse {
     let generation = attachment.generation();
     generation.ended().await;
     match generation.opening().now() {
         Some(Err(error)) => located(generation, open_error_response(&error)),
-        Some(Ok(head)) => json(&mut of_generation(generation, Some(&head)), generation.response_json()),
+        Some(Ok(head)) => json(
+            &mut of_generation(generation, Some(&head)),
+            generation.response_json(),
+        ),
         None => object(generation),
     }
 }
 
 /// The object as it is now.
 fn object(generation: &Generation) -> HttpResponse {
-    json(&mut of_generation(generation, None), generation.response_json())
+    json(
+        &mut of_generation(generation, None),
+        generation.response_json(),
+    )
 }
 
 /// An ending that is no answer, as an error.
@@ -83,7 +117,10 @@ pub(super) fn ending_error(ending: Option<Ending>) -> ApiError {
     match ending {
         Some(Ending::Failed(failure)) => {
             let mut error = ApiError::new(ErrorCode::UpstreamError, failure.message);
-            if let Some(code) = ErrorCode::ALL.iter().find(|code| code.as_str() == failure.code) {
+            if let Some(code) = ErrorCode::ALL
+                .iter()
+                .find(|code| code.as_str() == failure.code)
+            {
                 error.status = code.status();
             }
             error.kind = failure.kind.into();
@@ -91,51 +128,84 @@ pub(super) fn ending_error(ending: Option<Ending>) -> ApiError {
             error.retryable = failure.retryable;
             error
         }
-        Some(Ending::Cancelled) => ApiError::new(ErrorCode::Cancelled, "The generation was cancelled."),
-        _ => ApiError::new(ErrorCode::InternalError, "The generation ended without an answer."),
+        Some(Ending::Cancelled) => {
+            ApiError::new(ErrorCode::Cancelled, "The generation was cancelled.")
+        }
+        _ => ApiError::new(
+            ErrorCode::InternalError,
+            "The generation ended without an answer.",
+        ),
     }
 }
 
 fn find(service: &Service, id: &str) -> Result<Arc<Generation>, ApiError> {
     let parsed: GenerationId = id.parse().map_err(|_| {
         let shown: String = id.chars().take(64).collect();
-        ApiError::new(ErrorCode::NotFound, format!("Response with id '{shown}' not found."))
+        ApiError::new(
+            ErrorCode::NotFound,
+            format!("Response with id '{shown}' not found."),
+        )
     })?;
     service.engine.find(&parsed, &service.owner())
 }
 
 /// `GET /v1/responses/{id}`
-pub(super) async fn retrieve(request: HttpRequest, id: web::Path<String>, service: web::Data<Service>) -> Result<HttpResponse, HttpError> {
+pub(super) async fn retrieve(
+    request: HttpRequest,
+    id: web::Path<String>,
+    service: web::Data<Service>,
+) -> Result<HttpResponse, HttpError> {
     let query = Query::of(&request);
     let generation = find(&service, &id)?;
     let stream = match query.get("stream") {
         None | Some("false" | "") => false,
         Some("true") => true,
-        Some(_) => return Err(ApiError::new(ErrorCode::InvalidValue, "'stream' must be 'true' or 'false'.").param("stream").into()),
+        Some(_) => {
+            return Err(ApiError::new(
+                ErrorCode::InvalidValue,
+                "'stream' must be 'true' or 'false'.",
+            )
+            .param("stream")
+            .into());
+        }
     };
     if stream {
-        return resume_sdk(&service, &generation.meta().id, Dialect::Responses, query.position("starting_after")?);
+        return resume_sdk(
+            &service,
+            &generation.meta().id,
+            Dialect::Responses,
+            query.position("starting_after")?,
+        );
     }
     Ok(object(&generation))
 }
 
-/// `POST /v1/responses/{id}/cancel`: stops it, and answers with the object as it then is. Cancelling what has ended changes nothing.
-pub(super) async fn cancel(id: web::Path<String>, service: web::Data<Service>) -> Result<HttpResponse, HttpError> {
+/// `POST /v1/responses/{id}/cancel`: stops it, and answers with the object as it then is.
+/// Cancelling what has ended changes nothing.
+pub(super) async fn cancel(
+    id: web::Path<String>,
+    service: web::Data<Service>,
+) -> Result<HttpResponse, HttpError> {
     let generation = find(&service, &id)?;
     generation.cancel();
-    // The terminal event is written by another task; without it the status would still say in_progress.
+    // The terminal event is written by another task; without it the status would still say
+    // in_progress.
     let _ = tokio::time::timeout(CANCEL_WAIT, generation.ended()).await;
     Ok(object(&generation))
 }
 
 /// `DELETE /v1/responses/{id}`
-pub(super) async fn delete(id: web::Path<String>, service: web::Data<Service>) -> Result<HttpResponse, HttpError> {
+pub(super) async fn delete(
+    id: web::Path<String>,
+    service: web::Data<Service>,
+) -> Result<HttpResponse, HttpError> {
     let generation = find(&service, &id)?;
     service.engine.delete(&generation);
     Ok(HttpResponse::Ok().json(serde_json::json!({"id": generation.meta().id.as_str(), "object": "response", "deleted": true})))
 }
 
-/// `GET /v1/responses/{id}/input_items`: what went in, newest first unless `order=asc`, in pages of `limit` after the item `after`.
+/// `GET /v1/responses/{id}/input_items`: what went in, newest first unless `order=asc`, in pages of
+/// `limit` after the item `after`.
 pub(super) async fn input_items(
     request: HttpRequest,
     id: web::Path<String>,
@@ -149,20 +219,43 @@ pub(super) async fn input_items(
             .parse()
             .ok()
             .filter(|limit| (1..=100).contains(limit))
-            .ok_or_else(|| ApiError::new(ErrorCode::InvalidValue, "'limit' must be a number from 1 to 100.").param("limit"))?,
+            .ok_or_else(|| {
+                ApiError::new(
+                    ErrorCode::InvalidValue,
+                    "'limit' must be a number from 1 to 100.",
+                )
+                .param("limit")
+            })?,
     };
     let conversation = generation.conversation();
-    let mut items: Vec<&RawValue> = conversation.history.iter().chain(&conversation.input).map(|item| &**item).collect();
+    let mut items: Vec<&RawValue> = conversation
+        .history
+        .iter()
+        .chain(&conversation.input)
+        .map(|item| &**item)
+        .collect();
     match query.get("order") {
         None | Some("desc") => items.reverse(),
         Some("asc") => {}
-        Some(_) => return Err(ApiError::new(ErrorCode::InvalidValue, "'order' must be 'asc' or 'desc'.").param("order").into()),
+        Some(_) => {
+            return Err(
+                ApiError::new(ErrorCode::InvalidValue, "'order' must be 'asc' or 'desc'.")
+                    .param("order")
+                    .into(),
+            );
+        }
     }
     if let Some(after) = query.get("after") {
         let at = items
             .iter()
             .position(|item| item_id(item).as_deref() == Some(after))
-            .ok_or_else(|| ApiError::new(ErrorCode::InvalidValue, "'after' must be the id of an item of this list.").param("after"))?;
+            .ok_or_else(|| {
+                ApiError::new(
+                    ErrorCode::InvalidValue,
+                    "'after' must be the id of an item of this list.",
+                )
+                .param("after")
+            })?;
         items.drain(..=at);
     }
     let has_more = items.len() > limit;
@@ -182,5 +275,7 @@ fn item_id(item: &RawValue) -> Option<String> {
     struct Item {
         id: String,
     }
-    serde_json::from_str::<Item>(item.get()).ok().map(|item| item.id)
+    serde_json::from_str::<Item>(item.get())
+        .ok()
+        .map(|item| item.id)
 }

@@ -5,7 +5,9 @@ use actix_web::{HttpRequest, HttpResponse, Resource, web};
 use tokenwire_core::error::{ApiError, ErrorCode};
 
 use super::outbound::error_response;
-use super::{chat, documentation, health, metrics, models, page, responses, sockets, streams, webhooks};
+use super::{
+    chat, documentation, health, metrics, models, page, responses, sockets, streams, webhooks,
+};
 
 /// Registers every route.
 pub fn configure(app: &mut web::ServiceConfig) {
@@ -20,13 +22,25 @@ pub fn configure(app: &mut web::ServiceConfig) {
                 .route(web::get().to(responses::retrieve))
                 .route(web::delete().to(responses::delete)),
         )
-        .service(resource("/v1/responses/{id}/cancel", "POST").route(web::post().to(responses::cancel)))
-        .service(resource("/v1/responses/{id}/input_items", "GET").route(web::get().to(responses::input_items)))
-        .service(resource("/v1/streams", "GET, POST").route(web::post().to(streams::create)).route(web::get().to(streams::create_by_query)))
+        .service(
+            resource("/v1/responses/{id}/cancel", "POST").route(web::post().to(responses::cancel)),
+        )
+        .service(
+            resource("/v1/responses/{id}/input_items", "GET")
+                .route(web::get().to(responses::input_items)),
+        )
+        .service(
+            resource("/v1/streams", "GET, POST")
+                .route(web::post().to(streams::create))
+                .route(web::get().to(streams::create_by_query)),
+        )
         .service(resource("/v1/streams/{id}", "GET").route(web::get().to(streams::attach)))
         .service(resource("/v1/ws", "GET (WebSocket)").route(web::get().to(sockets::connect)))
         .service(resource("/v1/webhooks/deliveries", "GET").route(web::get().to(webhooks::list)))
-        .service(resource("/v1/webhooks/deliveries/{id}/retry", "POST").route(web::post().to(webhooks::retry)))
+        .service(
+            resource("/v1/webhooks/deliveries/{id}/retry", "POST")
+                .route(web::post().to(webhooks::retry)),
+        )
         .service(resource("/v1/models", "GET").route(web::get().to(models::list)))
         .service(resource("/v1/models/{id:.+}", "GET").route(web::get().to(models::retrieve)))
         .service(resource("/healthz", "GET").route(web::get().to(health::alive)))
@@ -41,8 +55,13 @@ pub fn configure(app: &mut web::ServiceConfig) {
 pub(super) fn resource(path: &'static str, methods: &'static str) -> Resource {
     web::resource(path).default_service(web::to(move |request: HttpRequest| async move {
         let method = request.method();
-        let error =
-            ApiError::new(ErrorCode::MethodNotAllowed, format!("Not allowed to {method} on {}; allowed: {methods}.", request.path()));
+        let error = ApiError::new(
+            ErrorCode::MethodNotAllowed,
+            format!(
+                "Not allowed to {method} on {}; allowed: {methods}.",
+                request.path()
+            ),
+        );
         let mut response = error_response(&error);
         if let Ok(value) = header::HeaderValue::try_from(methods.replace(" (WebSocket)", "")) {
             response.headers_mut().insert(header::ALLOW, value);
@@ -70,5 +89,8 @@ async fn unknown(request: HttpRequest) -> HttpResponse {
     } else {
         "The paths are listed at /docs."
     };
-    error_response(&ApiError::new(ErrorCode::UnknownUrl, format!("Unknown request URL: {} {path}. {why}", request.method())))
+    error_response(&ApiError::new(
+        ErrorCode::UnknownUrl,
+        format!("Unknown request URL: {} {path}. {why}", request.method()),
+    ))
 }

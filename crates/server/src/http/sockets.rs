@@ -22,20 +22,37 @@ impl FromRequest for RawPayload {
 }
 
 /// `GET /v1/ws`
-pub(super) async fn connect(request: HttpRequest, payload: RawPayload, service: web::Data<Service>) -> Result<HttpResponse, HttpError> {
+pub(super) async fn connect(
+    request: HttpRequest,
+    payload: RawPayload,
+    service: web::Data<Service>,
+) -> Result<HttpResponse, HttpError> {
     if service.engine.registry().is_closed() {
         return Err(ApiError::new(ErrorCode::ShuttingDown, "The gateway is shutting down.").into());
     }
     let options = service.websocket(request.headers());
-    Ok(tokenwire_ws::upgrade(&request, incoming(&request, payload.0), service.engine.clone(), options)?)
+    Ok(tokenwire_ws::upgrade(
+        &request,
+        incoming(&request, payload.0),
+        service.engine.clone(),
+        options,
+    )?)
 }
 
-/// `GET /v1/responses`: OpenAI's path of the same socket. Without an upgrade there is nothing to get.
-pub(super) async fn responses(request: HttpRequest, payload: RawPayload, service: web::Data<Service>) -> Result<HttpResponse, HttpError> {
+/// `GET /v1/responses`: OpenAI's path of the same socket. Without an upgrade there is nothing to
+/// get.
+pub(super) async fn responses(
+    request: HttpRequest,
+    payload: RawPayload,
+    service: web::Data<Service>,
+) -> Result<HttpResponse, HttpError> {
     if !request.headers().contains_key("upgrade") {
         let message = "Not allowed to GET on /v1/responses without a WebSocket upgrade; allowed: POST, or GET with an upgrade.";
         let mut response = error_response(&ApiError::new(ErrorCode::MethodNotAllowed, message));
-        response.headers_mut().insert(actix_web::http::header::ALLOW, actix_web::http::header::HeaderValue::from_static("POST"));
+        response.headers_mut().insert(
+            actix_web::http::header::ALLOW,
+            actix_web::http::header::HeaderValue::from_static("POST"),
+        );
         return Ok(response);
     }
     connect(request, payload, service).await

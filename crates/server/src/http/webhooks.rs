@@ -9,24 +9,48 @@ use crate::service::Service;
 use crate::webhooks::delivery::Status;
 use crate::webhooks::ledger::NoRetry;
 
-/// `GET /v1/webhooks/deliveries`: newest first, of one `status` or of all, in pages of `limit` after the delivery `after`.
-pub(super) async fn list(request: HttpRequest, service: web::Data<Service>) -> Result<HttpResponse, HttpError> {
+/// `GET /v1/webhooks/deliveries`: newest first, of one `status` or of all, in pages of `limit`
+/// after the delivery `after`.
+pub(super) async fn list(
+    request: HttpRequest,
+    service: web::Data<Service>,
+) -> Result<HttpResponse, HttpError> {
     let query = Query::of(&request);
     let status = match query.get("status") {
         None => None,
         Some(name) => {
-            let known = Status::ALL.into_iter().find(|status| status.as_str() == name);
+            let known = Status::ALL
+                .into_iter()
+                .find(|status| status.as_str() == name);
             Some(known.ok_or_else(|| {
-                ApiError::new(ErrorCode::InvalidValue, "'status' must be 'pending', 'delivered' or 'failed'.").param("status")
+                ApiError::new(
+                    ErrorCode::InvalidValue,
+                    "'status' must be 'pending', 'delivered' or 'failed'.",
+                )
+                .param("status")
             })?)
         }
     };
-    let limit = query.get("limit").map_or(Some(20), |text| text.parse().ok().filter(|limit| (1..=100).contains(limit)));
-    let limit = limit.ok_or_else(|| ApiError::new(ErrorCode::InvalidValue, "'limit' must be a number from 1 to 100.").param("limit"))?;
+    let limit = query.get("limit").map_or(Some(20), |text| {
+        text.parse().ok().filter(|limit| (1..=100).contains(limit))
+    });
+    let limit = limit.ok_or_else(|| {
+        ApiError::new(
+            ErrorCode::InvalidValue,
+            "'limit' must be a number from 1 to 100.",
+        )
+        .param("limit")
+    })?;
     let page = service
         .webhooks
         .list(&service.owner(), status, query.get("after"), limit)
-        .ok_or_else(|| ApiError::new(ErrorCode::InvalidValue, "'after' must be the id of a delivery.").param("after"))?;
+        .ok_or_else(|| {
+            ApiError::new(
+                ErrorCode::InvalidValue,
+                "'after' must be the id of a delivery.",
+            )
+            .param("after")
+        })?;
     let id = |delivery: Option<&serde_json::Value>| delivery.map(|delivery| delivery["id"].clone());
     let (first, last) = (id(page.deliveries.first()), id(page.deliveries.last()));
     Ok(HttpResponse::Ok().json(serde_json::json!({
@@ -39,12 +63,17 @@ pub(super) async fn list(request: HttpRequest, service: web::Data<Service>) -> R
 }
 
 /// `POST /v1/webhooks/deliveries/{id}/retry`: sends it again now, whatever became of it.
-pub(super) async fn retry(id: web::Path<String>, service: web::Data<Service>) -> Result<HttpResponse, HttpError> {
+pub(super) async fn retry(
+    id: web::Path<String>,
+    service: web::Data<Service>,
+) -> Result<HttpResponse, HttpError> {
     match service.webhooks.retry(&service.owner(), &id) {
         Ok(delivery) => Ok(HttpResponse::Ok().json(delivery)),
         Err(NoRetry::NotFound) => {
             let shown: String = id.chars().take(64).collect();
-            let message = format!("Webhook delivery with id '{shown}' not found; those that are over are kept up to webhooks.max_kept.");
+            let message = format!(
+                "Webhook delivery with id '{shown}' not found; those that are over are kept up to webhooks.max_kept."
+            );
             Err(ApiError::new(ErrorCode::NotFound, message).into())
         }
         Err(NoRetry::QueueFull) => {

@@ -1,4 +1,5 @@
-//! The two text formats: OpenMetrics, which Prometheus asks for, and the older one, which everything understands.
+//! The two text formats: OpenMetrics, which Prometheus asks for, and the older one, which
+//! everything understands.
 
 /// How the metrics are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +14,11 @@ impl Format {
     /// What suits this `Accept` header.
     #[must_use]
     pub fn accepted(accept: Option<&str>) -> Self {
-        if accept.is_some_and(|accept| accept.contains("application/openmetrics-text")) { Self::OpenMetrics } else { Self::Text }
+        if accept.is_some_and(|accept| accept.contains("application/openmetrics-text")) {
+            Self::OpenMetrics
+        } else {
+            Self::Text
+        }
     }
 
     /// The media type.
@@ -34,14 +39,18 @@ impl Format {
     }
 }
 
-/// The older format has neither units nor an end mark, and a counter's family is named as its samples are.
+/// The older format has neither units nor an end mark, and a counter's family is named as its
+/// samples are.
 fn classic(open_metrics: &str) -> String {
     let mut out = String::with_capacity(open_metrics.len());
     let mut help = None;
     for line in open_metrics.lines() {
         if let Some(text) = line.strip_prefix("# HELP ") {
             help = text.split_once(' ');
-        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|text| text.split_once(' ')) {
+        } else if let Some((name, kind)) = line
+            .strip_prefix("# TYPE ")
+            .and_then(|text| text.split_once(' '))
+        {
             let suffix = if kind == "counter" { "_total" } else { "" };
             if let Some((_, help)) = help.take() {
                 out.push_str(&format!("# HELP {name}{suffix} {help}\n"));
@@ -61,8 +70,7 @@ mod tests {
 
     #[test]
     fn the_older_format_names_counters_as_their_samples() {
-        let open =
-            "# HELP a_b What.\n# TYPE a_b counter\n# UNIT a_b b\na_b_total{c=\"# d\"} 1\n# HELP g It is.\n# TYPE g gauge\ng 2\n# EOF\n";
+        let open = "# HELP a_b What.\n# TYPE a_b counter\n# UNIT a_b b\na_b_total{c=\"# d\"} 1\n# HELP g It is.\n# TYPE g gauge\ng 2\n# EOF\n";
         let expected = "# HELP a_b_total What.\n# TYPE a_b_total counter\na_b_total{c=\"# d\"} 1\n# HELP g It is.\n# TYPE g gauge\ng 2\n";
         assert_eq!(classic(open), expected);
     }

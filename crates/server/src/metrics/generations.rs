@@ -14,8 +14,11 @@ use tokenwire_core::snapshot::{Api, Status};
 
 use crate::config::schema::Config;
 
-/// Seconds. A small model near by answers within the first of these, a large one that thinks within the last.
-const FIRST_TOKEN_BUCKETS: [f64; 14] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0];
+/// Seconds. A small model near by answers within the first of these, a large one that thinks within
+/// the last.
+const FIRST_TOKEN_BUCKETS: [f64; 14] = [
+    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0,
+];
 
 /// What stands in a label for all that is not in the configuration.
 const OTHER: &str = "other";
@@ -72,9 +75,16 @@ impl Generations {
     pub(super) fn new(config: &Config, registry: &mut Registry) -> Self {
         let upstreams = match config.uses_simulator() {
             true => vec!["simulator".into()],
-            false => config.upstreams.iter().map(|upstream| upstream.name.as_str().into()).collect(),
+            false => config
+                .upstreams
+                .iter()
+                .map(|upstream| upstream.name.as_str().into())
+                .collect(),
         };
-        let named = config.upstreams.iter().flat_map(|upstream| upstream.models.names());
+        let named = config
+            .upstreams
+            .iter()
+            .flat_map(|upstream| upstream.models.names());
         let models = named.chain(config.default_model()).map(Arc::from).collect();
         let generations = Self {
             upstreams,
@@ -89,13 +99,21 @@ impl Generations {
         };
         generations.begin_at_zero(config);
         let each = &generations;
-        registry.register("generations_started", "Generations started, by the language of the request", each.started.clone());
+        registry.register(
+            "generations_started",
+            "Generations started, by the language of the request",
+            each.started.clone(),
+        );
         registry.register(
             "generations_ended",
             "Generations ended, by the language of the request, the status, and the code of a failure (other: the upstream's own)",
             each.ended.clone(),
         );
-        registry.register("events", "Events in the logs of generations that have ended", each.events.clone());
+        registry.register(
+            "events",
+            "Events in the logs of generations that have ended",
+            each.events.clone(),
+        );
         registry.register(
             "tokens",
             "Pieces of text, reasoning, refusal or arguments in generations that have ended, by upstream (shared: another request's answer)",
@@ -120,14 +138,21 @@ impl Generations {
         generations
     }
 
-    /// Series that are there from the start: a rate is told from the first count on only where there was a zero before it.
+    /// Series that are there from the start: a rate is told from the first count on only where
+    /// there was a zero before it.
     fn begin_at_zero(&self, config: &Config) {
         for api in [Api::Chat, Api::Responses].map(api) {
             let _ = self.started.get_or_create(&Started { api });
-            let _ = self.ended.get_or_create(&Ended { api, status: Status::Completed.as_str(), code: "" });
+            let _ = self.ended.get_or_create(&Ended {
+                api,
+                status: Status::Completed.as_str(),
+                code: "",
+            });
         }
         for upstream in &self.upstreams {
-            let by_upstream = ByUpstream { upstream: upstream.clone() };
+            let by_upstream = ByUpstream {
+                upstream: upstream.clone(),
+            };
             let _ = self.tokens.get_or_create(&by_upstream);
             let _ = self.first_token.get_or_create(&by_upstream);
         }
@@ -141,43 +166,75 @@ impl Generations {
     fn upstream(&self, server: Option<usize>) -> Arc<str> {
         match server {
             None => SHARED.into(),
-            Some(server) => self.upstreams.get(server).cloned().unwrap_or_else(|| OTHER.into()),
+            Some(server) => self
+                .upstreams
+                .get(server)
+                .cloned()
+                .unwrap_or_else(|| OTHER.into()),
         }
     }
 
     fn model(&self, name: &str) -> Arc<str> {
-        self.models.get(name).cloned().unwrap_or_else(|| OTHER.into())
+        self.models
+            .get(name)
+            .cloned()
+            .unwrap_or_else(|| OTHER.into())
     }
 }
 
 impl Observer for Generations {
     fn started(&self, start: &GenerationStart<'_>) {
-        self.started.get_or_create(&Started { api: api(start.asked_in) }).inc();
+        self.started
+            .get_or_create(&Started {
+                api: api(start.asked_in),
+            })
+            .inc();
         if let Some(result) = start.reused.map(Reused::as_str) {
             self.reused.get_or_create(&Result { result }).inc();
         }
     }
 
     fn ended(&self, end: &GenerationEnd<'_>) {
-        let known = end.code.map(|code| ErrorCode::ALL.iter().copied().find(|known| known.as_str() == code));
+        let known = end.code.map(|code| {
+            ErrorCode::ALL
+                .iter()
+                .copied()
+                .find(|known| known.as_str() == code)
+        });
         let code = match known {
             None => "",
             Some(None) => OTHER,
             Some(Some(code)) => code.as_str(),
         };
-        self.ended.get_or_create(&Ended { api: api(end.asked_in), status: end.status.as_str(), code }).inc();
+        self.ended
+            .get_or_create(&Ended {
+                api: api(end.asked_in),
+                status: end.status.as_str(),
+                code,
+            })
+            .inc();
         self.events.inc_by(end.events);
-        let by_upstream = ByUpstream { upstream: self.upstream(end.server) };
+        let by_upstream = ByUpstream {
+            upstream: self.upstream(end.server),
+        };
         self.tokens.get_or_create(&by_upstream).inc_by(end.tokens);
         if end.server.is_none() {
             return;
         }
         if let Some(first_token) = end.first_token {
-            self.first_token.get_or_create(&by_upstream).observe(first_token.as_secs_f64());
+            self.first_token
+                .get_or_create(&by_upstream)
+                .observe(first_token.as_secs_f64());
         }
         if let Some(clock) = known.flatten().and_then(clock) {
             let ByUpstream { upstream } = by_upstream;
-            self.timeouts.get_or_create(&Timeout { upstream, model: self.model(&end.meta.model), clock }).inc();
+            self.timeouts
+                .get_or_create(&Timeout {
+                    upstream,
+                    model: self.model(&end.meta.model),
+                    clock,
+                })
+                .inc();
         }
     }
 }

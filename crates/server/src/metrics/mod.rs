@@ -1,13 +1,15 @@
 //! What is counted, for Prometheus: `GET /metrics`.
 //!
-//! A token costs nothing here. What a generation came to is counted at its end, from figures that its fold has anyway
-//! ([`generations`]); what stands open is read when somebody asks ([`standing`], [`process`]) out of counts that guards keep.
+//! A token costs nothing here. What a generation came to is counted at its end, from figures that
+//! its fold has anyway ([`generations`]); what stands open is read when somebody asks
+//! ([`standing`], [`process`]) out of counts that guards keep.
 //!
-//! Labels are bounded, whatever clients and upstreams send: names out of the configuration, the gateway's own error codes, and
-//! `other` for all else. No label holds anything that a person wrote.
+//! Labels are bounded, whatever clients and upstreams send: names out of the configuration, the
+//! gateway's own error codes, and `other` for all else. No label holds anything that a person
+//! wrote.
 //!
-//! To count something else, make a metric, keep a clone where it is to be counted, and [register](Metrics::register) it: once,
-//! where the parts are made that the workers share.
+//! To count something else, make a metric, keep a clone where it is to be counted, and
+//! [register](Metrics::register) it: once, where the parts are made that the workers share.
 
 mod exposition;
 mod generations;
@@ -55,10 +57,16 @@ impl Metrics {
         let generations = Generations::new(config, &mut own);
         let mut process = Registry::default();
         process.register_collector(Box::new(Process));
-        Arc::new(Self { own: Mutex::new(own), process, gauges, generations: Arc::new(generations) })
+        Arc::new(Self {
+            own: Mutex::new(own),
+            process,
+            gauges,
+            generations: Arc::new(generations),
+        })
     }
 
-    /// Adds a metric, as `tokenwire_<name>`; a counter's `_total` is added by itself. Its labels must be bounded.
+    /// Adds a metric, as `tokenwire_<name>`; a counter's `_total` is added by itself. Its labels
+    /// must be bounded.
     pub fn register(&self, name: &str, help: &str, metric: impl Metric) {
         self.own.lock().register(name, help, metric);
     }
@@ -84,7 +92,8 @@ impl Metrics {
     #[must_use]
     pub fn expose(&self, format: Format) -> String {
         let mut out = String::new();
-        // Writing to a string fails only if a metric cannot be written; what stands before it is whole.
+        // Writing to a string fails only if a metric cannot be written; what stands before it is
+        // whole.
         let written = encode_registry(&mut out, &self.own.lock())
             .and_then(|()| encode_registry(&mut out, &self.process))
             .and_then(|()| encode_eof(&mut out));

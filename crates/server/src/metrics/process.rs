@@ -1,4 +1,5 @@
-//! The process, as Linux tells it, under the names that Prometheus' client libraries use. Elsewhere nothing is told.
+//! The process, as Linux tells it, under the names that Prometheus' client libraries use. Elsewhere
+//! nothing is told.
 
 use std::fmt::Error;
 
@@ -24,7 +25,8 @@ struct Stat {
 
 impl Stat {
     fn read(line: &str, ticks: f64) -> Option<Self> {
-        // The second field is the program's name in parentheses, which may hold anything. The third is the first after it.
+        // The second field is the program's name in parentheses, which may hold anything. The third
+        // is the first after it.
         let (_, rest) = line.rsplit_once(") ")?;
         let fields: Vec<&str> = rest.split_whitespace().collect();
         let number = |field: usize| fields.get(field.checked_sub(3)?)?.parse::<i64>().ok();
@@ -40,7 +42,11 @@ impl Stat {
 /// When the machine started, in Unix seconds.
 fn boot_time() -> Option<f64> {
     let stat = std::fs::read_to_string("/proc/stat").ok()?;
-    stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
+    stat.lines()
+        .find_map(|line| line.strip_prefix("btime "))?
+        .trim()
+        .parse()
+        .ok()
 }
 
 impl Collector for Process {
@@ -57,21 +63,46 @@ impl Collector for Process {
             )?;
             ConstCounter::new(stat.cpu_seconds).encode(cpu)?;
             let page = rustix::param::page_size() as f64;
-            gauges.push(("process_resident_memory_bytes", "Memory that the process holds.", stat.resident_pages as f64 * page));
-            gauges.push(("process_threads", "Threads of the process.", stat.threads as f64));
+            gauges.push((
+                "process_resident_memory_bytes",
+                "Memory that the process holds.",
+                stat.resident_pages as f64 * page,
+            ));
+            gauges.push((
+                "process_threads",
+                "Threads of the process.",
+                stat.threads as f64,
+            ));
             if let Some(boot) = boot_time() {
-                gauges.push(("process_start_time_seconds", "When the process started, in Unix time.", boot + stat.start_seconds));
+                gauges.push((
+                    "process_start_time_seconds",
+                    "When the process started, in Unix time.",
+                    boot + stat.start_seconds,
+                ));
             }
         }
         if let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") {
             // One of them is that of this very folder.
-            gauges.push(("process_open_fds", "Descriptors that are open.", descriptors.count().saturating_sub(1) as f64));
+            gauges.push((
+                "process_open_fds",
+                "Descriptors that are open.",
+                descriptors.count().saturating_sub(1) as f64,
+            ));
         }
         if let Some(most) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
-            gauges.push(("process_max_fds", "Descriptors that may be open.", most as f64));
+            gauges.push((
+                "process_max_fds",
+                "Descriptors that may be open.",
+                most as f64,
+            ));
         }
         for (name, help, value) in gauges {
-            ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+            ConstGauge::new(value).encode(encoder.encode_descriptor(
+                name,
+                help,
+                None,
+                MetricType::Gauge,
+            )?)?;
         }
         Ok(())
     }
@@ -84,7 +115,12 @@ mod tests {
     #[test]
     fn a_name_with_parentheses_shifts_nothing() {
         let line = "42 (a) b (c)) S 1 42 42 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 7 0 1200 1000000 321 18446744073709551615 1";
-        let expected = Stat { cpu_seconds: 3.0, threads: 7, start_seconds: 12.0, resident_pages: 321 };
+        let expected = Stat {
+            cpu_seconds: 3.0,
+            threads: 7,
+            start_seconds: 12.0,
+            resident_pages: 321,
+        };
         assert_eq!(Stat::read(line, 100.0), Some(expected));
         assert_eq!(Stat::read("42 (a) S 1", 100.0), None);
     }

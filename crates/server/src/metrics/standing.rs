@@ -43,26 +43,59 @@ impl Collector for Standing {
         let used = self.registry.used();
         let logs = self.registry.log_bytes();
         for (name, help, value) in [
-            ("open_streams", "Generations that run now.", self.registry.open()),
+            (
+                "open_streams",
+                "Generations that run now.",
+                self.registry.open(),
+            ),
             (
                 "kept_streams",
                 "Generations that can be asked for: those that run and those that are kept after their end.",
                 self.registry.len(),
             ),
             ("log_bytes", "Bytes that logs hold.", logs),
-            ("object_bytes", "Bytes that the response objects of ended generations hold.", used.saturating_sub(logs)),
-            ("connections", "TCP connections open now.", self.gauges.connections.count()),
-            ("websockets", "WebSockets open now.", self.gauges.sockets.count()),
+            (
+                "object_bytes",
+                "Bytes that the response objects of ended generations hold.",
+                used.saturating_sub(logs),
+            ),
+            (
+                "connections",
+                "TCP connections open now.",
+                self.gauges.connections.count(),
+            ),
+            (
+                "websockets",
+                "WebSockets open now.",
+                self.gauges.sockets.count(),
+            ),
         ] {
-            gauge(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+            gauge(value).encode(encoder.encode_descriptor(
+                name,
+                help,
+                None,
+                MetricType::Gauge,
+            )?)?;
         }
-        let mut readers = encoder.encode_descriptor("readers", "Streams that are being read, by transport.", None, MetricType::Gauge)?;
-        for (transport, count) in
-            [("sse", self.gauges.sse.count()), ("text", self.gauges.text.count()), ("websocket", self.gauges.websocket.count())]
-        {
+        let mut readers = encoder.encode_descriptor(
+            "readers",
+            "Streams that are being read, by transport.",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (transport, count) in [
+            ("sse", self.gauges.sse.count()),
+            ("text", self.gauges.text.count()),
+            ("websocket", self.gauges.websocket.count()),
+        ] {
             gauge(count).encode(readers.encode_family(&[("transport", transport)])?)?;
         }
-        let mut build = encoder.encode_descriptor("build", "The version that runs, which is 1.", None, MetricType::Gauge)?;
+        let mut build = encoder.encode_descriptor(
+            "build",
+            "The version that runs, which is 1.",
+            None,
+            MetricType::Gauge,
+        )?;
         gauge(1).encode(build.encode_family(&[("version", env!("CARGO_PKG_VERSION"))])?)
     }
 }

@@ -18,33 +18,103 @@ type Count = fn(&Vitals) -> &Counter;
 type Gauge = fn(&Vitals) -> f64;
 
 const COUNTERS: &[(&str, &str, Count)] = &[
-    ("upstream_requests", "Requests sent, repeated ones included.", |vitals| &vitals.counters.requests),
-    ("upstream_retries", "Requests sent because an attempt before had failed.", |vitals| &vitals.counters.retries),
-    ("upstream_failovers", "Those of the retries whose earlier attempt was another upstream's.", |vitals| &vitals.counters.failovers),
-    ("upstream_retries_over_budget", "Retries that were not made because the budget was spent.", |vitals| &vitals.counters.budget_spent),
-    ("upstream_hedges", "Requests sent because another upstream was slow.", |vitals| &vitals.counters.hedges),
-    ("upstream_hedges_won", "Those of the hedges that were first.", |vitals| &vitals.counters.hedges_won),
-    ("upstream_continued", "Answers gone on with that another upstream had broken off.", |vitals| &vitals.counters.continued),
-    ("upstream_connect_failures", "Connections that could not be made, or not in time.", |vitals| &vitals.counters.connect_failures),
-    ("upstream_refusals", "Answers with a status that says that the upstream is in trouble.", |vitals| &vitals.counters.refusals),
-    ("upstream_rate_limits", "Answers with status 429.", |vitals| &vitals.counters.rate_limits),
-    ("upstream_broken", "Connections and streams that broke before the first token.", |vitals| &vitals.counters.broken),
-    ("upstream_silences", "Requests without a first token when its clock ran out.", |vitals| &vitals.counters.silences),
-    ("upstream_breaker_opened", "How often the breaker opened.", |vitals| &vitals.counters.opened),
-    ("upstream_busy", "Requests refused because the queue was full or the wait in it too long.", |vitals| &vitals.counters.refused_busy),
+    (
+        "upstream_requests",
+        "Requests sent, repeated ones included.",
+        |vitals| &vitals.counters.requests,
+    ),
+    (
+        "upstream_retries",
+        "Requests sent because an attempt before had failed.",
+        |vitals| &vitals.counters.retries,
+    ),
+    (
+        "upstream_failovers",
+        "Those of the retries whose earlier attempt was another upstream's.",
+        |vitals| &vitals.counters.failovers,
+    ),
+    (
+        "upstream_retries_over_budget",
+        "Retries that were not made because the budget was spent.",
+        |vitals| &vitals.counters.budget_spent,
+    ),
+    (
+        "upstream_hedges",
+        "Requests sent because another upstream was slow.",
+        |vitals| &vitals.counters.hedges,
+    ),
+    (
+        "upstream_hedges_won",
+        "Those of the hedges that were first.",
+        |vitals| &vitals.counters.hedges_won,
+    ),
+    (
+        "upstream_continued",
+        "Answers gone on with that another upstream had broken off.",
+        |vitals| &vitals.counters.continued,
+    ),
+    (
+        "upstream_connect_failures",
+        "Connections that could not be made, or not in time.",
+        |vitals| &vitals.counters.connect_failures,
+    ),
+    (
+        "upstream_refusals",
+        "Answers with a status that says that the upstream is in trouble.",
+        |vitals| &vitals.counters.refusals,
+    ),
+    (
+        "upstream_rate_limits",
+        "Answers with status 429.",
+        |vitals| &vitals.counters.rate_limits,
+    ),
+    (
+        "upstream_broken",
+        "Connections and streams that broke before the first token.",
+        |vitals| &vitals.counters.broken,
+    ),
+    (
+        "upstream_silences",
+        "Requests without a first token when its clock ran out.",
+        |vitals| &vitals.counters.silences,
+    ),
+    (
+        "upstream_breaker_opened",
+        "How often the breaker opened.",
+        |vitals| &vitals.counters.opened,
+    ),
+    (
+        "upstream_busy",
+        "Requests refused because the queue was full or the wait in it too long.",
+        |vitals| &vitals.counters.refused_busy,
+    ),
 ];
 
 const GAUGES: &[(&str, &str, Gauge)] = &[
-    ("upstream_up", "1 if requests go to it, 0.5 if one is on its way to see, 0 if it is left alone.", |vitals| match vitals.standing() {
-        Standing::Up => 1.0,
-        Standing::Trying => 0.5,
-        Standing::Down => 0.0,
-    }),
-    ("upstream_running", "Requests at the upstream now.", |vitals| vitals.gate.running() as f64),
-    ("upstream_waiting", "Requests that wait for their turn.", |vitals| vitals.gate.waiting() as f64),
-    ("upstream_first_token_average_seconds", "Decaying average of the time to the first token; 0 while nothing is known.", |vitals| {
-        vitals.latency.average().unwrap_or_default().as_secs_f64()
-    }),
+    (
+        "upstream_up",
+        "1 if requests go to it, 0.5 if one is on its way to see, 0 if it is left alone.",
+        |vitals| match vitals.standing() {
+            Standing::Up => 1.0,
+            Standing::Trying => 0.5,
+            Standing::Down => 0.0,
+        },
+    ),
+    (
+        "upstream_running",
+        "Requests at the upstream now.",
+        |vitals| vitals.gate.running() as f64,
+    ),
+    (
+        "upstream_waiting",
+        "Requests that wait for their turn.",
+        |vitals| vitals.gate.waiting() as f64,
+    ),
+    (
+        "upstream_first_token_average_seconds",
+        "Decaying average of the time to the first token; 0 while nothing is known.",
+        |vitals| vitals.latency.average().unwrap_or_default().as_secs_f64(),
+    ),
 ];
 
 /// See the [module](self).
@@ -57,7 +127,8 @@ impl Collector for Upstreams {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for upstream in self.0.iter() {
                 let label = [("upstream", upstream.config.name.as_str())];
-                ConstCounter::new(count(&upstream.vitals).get()).encode(family.encode_family(&label)?)?;
+                ConstCounter::new(count(&upstream.vitals).get())
+                    .encode(family.encode_family(&label)?)?;
             }
         }
         for (name, help, value) in GAUGES {

@@ -19,14 +19,36 @@ impl Collector for Deliveries {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         let Self(counters) = self;
         for (name, help, value) in [
-            ("webhooks_delivered", "Webhooks that their receiver took.", counters.delivered()),
-            ("webhooks_failed_attempts", "Attempts that their receiver did not take.", counters.failed_attempts()),
-            ("webhooks_dead", "Webhooks that were given up.", counters.dead()),
+            (
+                "webhooks_delivered",
+                "Webhooks that their receiver took.",
+                counters.delivered(),
+            ),
+            (
+                "webhooks_failed_attempts",
+                "Attempts that their receiver did not take.",
+                counters.failed_attempts(),
+            ),
+            (
+                "webhooks_dead",
+                "Webhooks that were given up.",
+                counters.dead(),
+            ),
         ] {
-            ConstCounter::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+            ConstCounter::new(value).encode(encoder.encode_descriptor(
+                name,
+                help,
+                None,
+                MetricType::Counter,
+            )?)?;
         }
         let pending = i64::try_from(counters.pending()).unwrap_or(i64::MAX);
-        let gauge = encoder.encode_descriptor("webhooks_pending", "Webhooks that wait for their next attempt.", None, MetricType::Gauge)?;
+        let gauge = encoder.encode_descriptor(
+            "webhooks_pending",
+            "Webhooks that wait for their next attempt.",
+            None,
+            MetricType::Gauge,
+        )?;
         ConstGauge::new(pending).encode(gauge)
     }
 }

@@ -1,30 +1,31 @@
 //! Which addresses a webhook may be sent to.
 //!
-//! Whoever names a webhook's URL has the gateway send a request from where the gateway stands: inside the operator's network, where
-//! databases, cloud metadata services and the gateway's own neighbours trust whoever reaches them. So only addresses of the public
-//! internet are taken, as IANA's special-purpose registries (RFC 6890) tell them apart, and those that carry an IPv4 address inside are
-//! judged by it.
+//! Whoever names a webhook's URL has the gateway send a request from where the gateway stands:
+//! inside the operator's network, where databases, cloud metadata services and the gateway's own
+//! neighbours trust whoever reaches them. So only addresses of the public internet are taken, as
+//! IANA's special-purpose registries (RFC 6890) tell them apart, and those that carry an IPv4
+//! address inside are judged by it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Blocks that are not the public internet: address and prefix length.
 const PRIVATE_V4: &[(Ipv4Addr, u32)] = &[
-    (Ipv4Addr::new(0, 0, 0, 0), 8),        // "this network": Linux takes 0.0.0.0 for loopback
-    (Ipv4Addr::new(10, 0, 0, 0), 8),       // private
-    (Ipv4Addr::new(100, 64, 0, 0), 10),    // carrier-grade NAT; a cloud's metadata at 100.100.100.200
-    (Ipv4Addr::new(127, 0, 0, 0), 8),      // loopback
+    (Ipv4Addr::new(0, 0, 0, 0), 8), // "this network": Linux takes 0.0.0.0 for loopback
+    (Ipv4Addr::new(10, 0, 0, 0), 8), // private
+    (Ipv4Addr::new(100, 64, 0, 0), 10), // carrier-grade NAT; a cloud's metadata at 100.100.100.200
+    (Ipv4Addr::new(127, 0, 0, 0), 8), // loopback
     (Ipv4Addr::new(168, 63, 129, 16), 32), // a cloud's metadata at a public address
-    (Ipv4Addr::new(169, 254, 0, 0), 16),   // link-local; most clouds' metadata at 169.254.169.254
-    (Ipv4Addr::new(172, 16, 0, 0), 12),    // private
-    (Ipv4Addr::new(192, 0, 0, 0), 24),     // protocol assignments; a cloud's metadata at 192.0.0.192
-    (Ipv4Addr::new(192, 0, 2, 0), 24),     // documentation
-    (Ipv4Addr::new(192, 88, 99, 0), 24),   // 6to4 relays
-    (Ipv4Addr::new(192, 168, 0, 0), 16),   // private
-    (Ipv4Addr::new(198, 18, 0, 0), 15),    // benchmarks
-    (Ipv4Addr::new(198, 51, 100, 0), 24),  // documentation
-    (Ipv4Addr::new(203, 0, 113, 0), 24),   // documentation
-    (Ipv4Addr::new(224, 0, 0, 0), 4),      // multicast
-    (Ipv4Addr::new(240, 0, 0, 0), 4),      // reserved, and broadcast
+    (Ipv4Addr::new(169, 254, 0, 0), 16), // link-local; most clouds' metadata at 169.254.169.254
+    (Ipv4Addr::new(172, 16, 0, 0), 12), // private
+    (Ipv4Addr::new(192, 0, 0, 0), 24), // protocol assignments; a cloud's metadata at 192.0.0.192
+    (Ipv4Addr::new(192, 0, 2, 0), 24), // documentation
+    (Ipv4Addr::new(192, 88, 99, 0), 24), // 6to4 relays
+    (Ipv4Addr::new(192, 168, 0, 0), 16), // private
+    (Ipv4Addr::new(198, 18, 0, 0), 15), // benchmarks
+    (Ipv4Addr::new(198, 51, 100, 0), 24), // documentation
+    (Ipv4Addr::new(203, 0, 113, 0), 24), // documentation
+    (Ipv4Addr::new(224, 0, 0, 0), 4), // multicast
+    (Ipv4Addr::new(240, 0, 0, 0), 4), // reserved, and broadcast
 ];
 
 /// Where public IPv6 is; everything beside it (loopback, link-local, ULA, multicast, …) is not.
@@ -38,7 +39,8 @@ const PRIVATE_V6: &[(Ipv6Addr, u32)] = &[
     (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20), // documentation
 ];
 
-/// The prefix under which a network without IPv4 reaches it (RFC 6052); the last 32 bits are the IPv4 address.
+/// The prefix under which a network without IPv4 reaches it (RFC 6052); the last 32 bits are the
+/// IPv4 address.
 const NAT64: (Ipv6Addr, u32) = (Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96);
 
 /// Whether this is an address of the public internet.
@@ -50,12 +52,16 @@ pub(crate) fn is_public(address: IpAddr) -> bool {
 }
 
 fn is_public_v4(address: Ipv4Addr) -> bool {
-    let inside = |&(block, length): &(Ipv4Addr, u32)| (address.to_bits() ^ block.to_bits()).leading_zeros() >= length;
+    let inside = |&(block, length): &(Ipv4Addr, u32)| {
+        (address.to_bits() ^ block.to_bits()).leading_zeros() >= length
+    };
     !PRIVATE_V4.iter().any(inside)
 }
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
-    let inside = |&(block, length): &(Ipv6Addr, u32)| (address.to_bits() ^ block.to_bits()).leading_zeros() >= length;
+    let inside = |&(block, length): &(Ipv6Addr, u32)| {
+        (address.to_bits() ^ block.to_bits()).leading_zeros() >= length
+    };
     if let Some(mapped) = address.to_ipv4_mapped() {
         return is_public_v4(mapped);
     }

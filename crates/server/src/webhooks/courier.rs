@@ -15,7 +15,8 @@ use super::event::unix_now;
 use super::ledger::Job;
 use super::resolver::{PublicResolver, Refused};
 
-/// How much of an answer's body is read, so that its sender can finish; what is in it is of no interest.
+/// How much of an answer's body is read, so that its sender can finish; what is in it is of no
+/// interest.
 const MOST_OF_A_BODY: usize = 64 * 1024;
 /// How long that may take.
 const BODY_TIME: Duration = Duration::from_secs(1);
@@ -36,7 +37,8 @@ pub(crate) struct HttpCourier {
 // === impl HttpCourier ===
 
 impl HttpCourier {
-    /// A courier. No proxy is used, whatever the environment says: it would connect to addresses that nobody looked at.
+    /// A courier. No proxy is used, whatever the environment says: it would connect to addresses
+    /// that nobody looked at.
     ///
     /// # Errors
     /// TLS cannot be set up.
@@ -55,7 +57,10 @@ impl HttpCourier {
         if !allow_private {
             client = client.dns_resolver(Arc::new(PublicResolver));
         }
-        Ok(Self { client: client.build()?, allow_private })
+        Ok(Self {
+            client: client.build()?,
+            allow_private,
+        })
     }
 
     async fn send(self, job: Job) -> Attempted {
@@ -70,7 +75,10 @@ impl HttpCourier {
             .header(CONTENT_TYPE, "application/json")
             .header("webhook-id", id)
             .header("webhook-timestamp", timestamp)
-            .header("webhook-signature", job.endpoint.key().sign(id, timestamp, &body))
+            .header(
+                "webhook-signature",
+                job.endpoint.key().sign(id, timestamp, &body),
+            )
             .body(body);
         match request.send().await {
             Ok(response) => judge(response).await,
@@ -87,7 +95,10 @@ impl Courier for HttpCourier {
 
 async fn judge(response: Response) -> Attempted {
     let status = response.status().as_u16();
-    let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| retry_after(value.to_str().ok()?, SystemTime::now()));
+    let retry_after = response
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|value| retry_after(value.to_str().ok()?, SystemTime::now()));
     // An end that is cut short may look like a failure on the other side.
     let _ = tokio::time::timeout(BODY_TIME, read_some(response)).await;
     match status {
@@ -150,7 +161,11 @@ mod tests {
     fn job(url: &str) -> Job {
         let key = SigningKey::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         let endpoint = Endpoint::new(parse_url(url, true).unwrap(), key);
-        Job { number: 0, event: Event::new("response.completed", GenerationId::random()), endpoint }
+        Job {
+            number: 0,
+            event: Event::new("response.completed", GenerationId::random()),
+            endpoint,
+        }
     }
 
     #[tokio::test]
@@ -159,12 +174,22 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let courier = HttpCourier::new(false, Duration::from_secs(30)).unwrap();
         for host in ["127.0.0.1", "[::ffff:127.0.0.1]", "localhost", "2130706433"] {
-            let attempted = courier.clone().send(job(&format!("http://{host}:{port}/"))).await;
+            let attempted = courier
+                .clone()
+                .send(job(&format!("http://{host}:{port}/")))
+                .await;
             assert_eq!(attempted, Err((Setback::Refused, None)), "{host}");
         }
-        // A name that looks like any other, and resolves to this machine: only the resolver can tell.
-        let blind = HttpCourier { allow_private: true, ..courier };
-        assert_eq!(blind.send(job(&format!("http://localhost:{port}/"))).await, Err((Setback::Refused, None)));
+        // A name that looks like any other, and resolves to this machine: only the resolver can
+        // tell.
+        let blind = HttpCourier {
+            allow_private: true,
+            ..courier
+        };
+        assert_eq!(
+            blind.send(job(&format!("http://localhost:{port}/"))).await,
+            Err((Setback::Refused, None))
+        );
         let connected = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
         assert!(connected.is_err(), "somebody was connected to");
     }
@@ -174,11 +199,26 @@ mod tests {
         let courier = HttpCourier::new(true, Duration::from_millis(200)).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        assert_eq!(courier.clone().send(job(&format!("http://{address}/"))).await, Err((Setback::TimedOut, None)));
+        assert_eq!(
+            courier
+                .clone()
+                .send(job(&format!("http://{address}/")))
+                .await,
+            Err((Setback::TimedOut, None))
+        );
         drop(listener);
-        assert_eq!(courier.clone().send(job(&format!("http://{address}/"))).await, Err((Setback::Connection, None)));
+        assert_eq!(
+            courier
+                .clone()
+                .send(job(&format!("http://{address}/")))
+                .await,
+            Err((Setback::Connection, None))
+        );
         let courier = HttpCourier::new(true, Duration::from_secs(30)).unwrap();
-        assert_eq!(courier.send(job("http://no-such-name.invalid/")).await, Err((Setback::Unresolved, None)));
+        assert_eq!(
+            courier.send(job("http://no-such-name.invalid/")).await,
+            Err((Setback::Unresolved, None))
+        );
     }
 
     #[tokio::test]
@@ -193,8 +233,14 @@ mod tests {
             while socket.write_all(&[b'x'; 4096]).await.is_ok() {}
         });
         let courier = HttpCourier::new(true, Duration::from_secs(30)).unwrap();
-        assert_eq!(courier.send(job(&format!("http://{address}/"))).await, Ok(200));
-        tokio::time::timeout(Duration::from_secs(30), endless).await.unwrap().unwrap();
+        assert_eq!(
+            courier.send(job(&format!("http://{address}/"))).await,
+            Ok(200)
+        );
+        tokio::time::timeout(Duration::from_secs(30), endless)
+            .await
+            .unwrap()
+            .unwrap();
     }
 
     #[test]
@@ -209,7 +255,11 @@ mod tests {
             ("soon", None),
             ("", None),
         ] {
-            assert_eq!(retry_after(value, now), expected.map(Duration::from_secs), "{value}");
+            assert_eq!(
+                retry_after(value, now),
+                expected.map(Duration::from_secs),
+                "{value}"
+            );
         }
     }
 }

@@ -80,7 +80,9 @@ pub(crate) enum Setback {
     Gone,
     #[error("no answer came in time")]
     TimedOut,
-    #[error("the host's address is private, loopback or otherwise special, and webhooks.allow_private is not set")]
+    #[error(
+        "the host's address is private, loopback or otherwise special, and webhooks.allow_private is not set"
+    )]
     Refused,
     #[error("the host's name could not be resolved")]
     Unresolved,
@@ -90,7 +92,8 @@ pub(crate) enum Setback {
     Internal,
 }
 
-/// What came of an attempt: the status, a 2xx, or why not and when the endpoint wants to be asked again.
+/// What came of an attempt: the status, a 2xx, or why not and when the endpoint wants to be asked
+/// again.
 pub(crate) type Attempted = Result<u16, (Setback, Option<Duration>)>;
 
 // === impl Delivery ===
@@ -103,7 +106,11 @@ impl Delivery {
             State::Ready | State::InFlight => Some(unix_now()),
             State::Delivered | State::Failed(_) => None,
         };
-        let reason = if let State::Failed(reason) = self.state { Some(reason.as_str()) } else { None };
+        let reason = if let State::Failed(reason) = self.state {
+            Some(reason.as_str())
+        } else {
+            None
+        };
         json!({
             "id": self.event.id,
             "object": "webhook.delivery",

@@ -1,4 +1,5 @@
-//! The endpoints that answered 410: nothing is sent to them until the gateway restarts or somebody retries a delivery by hand.
+//! The endpoints that answered 410: nothing is sent to them until the gateway restarts or somebody
+//! retries a delivery by hand.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -19,7 +20,10 @@ pub(crate) struct Disabled {
 
 impl Disabled {
     pub(crate) fn holds(&self, owner: &Owner, url: &Url) -> bool {
-        !self.known.is_empty() && self.known.contains(&(owner.clone(), url.as_str().to_owned()))
+        !self.known.is_empty()
+            && self
+                .known
+                .contains(&(owner.clone(), url.as_str().to_owned()))
     }
 
     pub(crate) fn add(&mut self, owner: &Owner, url: &Url) {
@@ -58,9 +62,16 @@ mod tests {
             disabled.add(&owner, &url(number));
             disabled.add(&owner, &url(number));
         }
-        assert!(!disabled.holds(&owner, &url(0)) && disabled.holds(&owner, &url(1)) && disabled.holds(&owner, &url(MOST)));
+        assert!(
+            !disabled.holds(&owner, &url(0))
+                && disabled.holds(&owner, &url(1))
+                && disabled.holds(&owner, &url(MOST))
+        );
         assert_eq!((disabled.known.len(), disabled.order.len()), (MOST, MOST));
-        assert!(!disabled.holds(&Owner::Named("b".into()), &url(1)), "one owner's endpoint is not another's");
+        assert!(
+            !disabled.holds(&Owner::Named("b".into()), &url(1)),
+            "one owner's endpoint is not another's"
+        );
         disabled.remove(&owner, &url(1));
         assert!(!disabled.holds(&owner, &url(1)) && disabled.order.len() == MOST - 1);
     }

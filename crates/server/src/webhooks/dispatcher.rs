@@ -1,7 +1,9 @@
-//! The one task that moves the ledger: starts what is due, waits for what comes of it, and writes that down.
+//! The one task that moves the ledger: starts what is due, waits for what comes of it, and writes
+//! that down.
 //!
-//! It lives on the runtime that the process began on, beside the workers. Workers put ends into the ledger themselves, under its lock, and
-//! ring the bell; so there is no queue between them that could be full.
+//! It lives on the runtime that the process began on, beside the workers. Workers put ends into the
+//! ledger themselves, under its lock, and ring the bell; so there is no queue between them that
+//! could be full.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -43,7 +45,8 @@ pub(crate) async fn run(office: Arc<Office>, courier: Arc<dyn Courier>, timeout:
             let courier = courier.clone();
             attempts.spawn(async move {
                 let number = job.number;
-                let carried = AssertUnwindSafe(async move { courier.carry(job).await }).catch_unwind();
+                let carried =
+                    AssertUnwindSafe(async move { courier.carry(job).await }).catch_unwind();
                 let attempted = match tokio::time::timeout(timeout, carried).await {
                     Ok(Ok(attempted)) => attempted,
                     // The panic itself was reported by the panic hook.
@@ -77,14 +80,25 @@ async fn sleep_until(due: Option<Instant>) {
 /// Writes a line into the log: the delivery and the host, and nothing that a URL may hold.
 pub(crate) fn report(Notice { id, host, what }: &Notice) {
     match what {
-        What::Delivered { attempts } => tracing::debug!(delivery = %id, %host, attempts, "webhook delivered"),
+        What::Delivered { attempts } => {
+            tracing::debug!(delivery = %id, %host, attempts, "webhook delivered")
+        }
         What::Retrying { setback, wait } => {
             tracing::info!(delivery = %id, %host, error = %setback, ?wait, "webhook not delivered, to be tried again")
         }
-        What::Dead { reason: Reason::Stopped, .. } => tracing::warn!(delivery = %id, %host, "webhook lost: the gateway stops"),
-        What::Dead { reason, setback: Some(setback) } => {
+        What::Dead {
+            reason: Reason::Stopped,
+            ..
+        } => tracing::warn!(delivery = %id, %host, "webhook lost: the gateway stops"),
+        What::Dead {
+            reason,
+            setback: Some(setback),
+        } => {
             tracing::warn!(delivery = %id, %host, reason = reason.as_str(), error = %setback, "webhook given up");
         }
-        What::Dead { reason, setback: None } => tracing::warn!(delivery = %id, %host, reason = reason.as_str(), "webhook given up"),
+        What::Dead {
+            reason,
+            setback: None,
+        } => tracing::warn!(delivery = %id, %host, reason = reason.as_str(), "webhook given up"),
     }
 }

@@ -12,7 +12,8 @@ use super::signature::SigningKey;
 /// The longest URL, in bytes.
 pub(crate) const MAX_URL: usize = 2048;
 
-/// A checked URL and the key of its owner's. `Debug` shows the host only: people put tokens into paths and queries.
+/// A checked URL and the key of its owner's. `Debug` shows the host only: people put tokens into
+/// paths and queries.
 #[derive(Clone)]
 pub(crate) struct Endpoint {
     url: Arc<Url>,
@@ -28,19 +29,26 @@ pub(crate) enum UrlProblem {
     Unparsable,
     #[error("has a scheme that is neither https nor http")]
     Scheme,
-    #[error("holds a user name or a password, which would reach logs on its way; the signature says who sends it")]
+    #[error(
+        "holds a user name or a password, which would reach logs on its way; the signature says who sends it"
+    )]
     Credentials,
     #[error("holds a fragment, which is never sent")]
     Fragment,
     #[error("names port 0, which nothing listens on")]
     NoPort,
-    #[error("names a port of another protocol; 80, 443 and those from 1024 on are taken, unless webhooks.allow_private is set")]
+    #[error(
+        "names a port of another protocol; 80, 443 and those from 1024 on are taken, unless webhooks.allow_private is set"
+    )]
     Port,
-    #[error("leads to a private, loopback or otherwise special address, which webhooks.allow_private has to allow")]
+    #[error(
+        "leads to a private, loopback or otherwise special address, which webhooks.allow_private has to allow"
+    )]
     Private,
 }
 
-/// Reads a URL and checks all of it that can be checked without asking anybody. What a name resolves to is checked at every attempt.
+/// Reads a URL and checks all of it that can be checked without asking anybody. What a name
+/// resolves to is checked at every attempt.
 pub(crate) fn parse_url(text: &str, allow_private: bool) -> Result<Url, UrlProblem> {
     if text.len() > MAX_URL {
         return Err(UrlProblem::TooLong);
@@ -67,7 +75,8 @@ pub(crate) fn parse_url(text: &str, allow_private: bool) -> Result<Url, UrlProbl
     Ok(url)
 }
 
-/// Whether the host is an address that is not public, in whatever notation, or a name that is never anything else.
+/// Whether the host is an address that is not public, in whatever notation, or a name that is never
+/// anything else.
 pub(crate) fn leads_inside(url: &Url) -> bool {
     match url.host() {
         Some(Host::Ipv4(address)) => !is_public(IpAddr::V4(address)),
@@ -84,7 +93,10 @@ pub(crate) fn leads_inside(url: &Url) -> bool {
 
 impl Endpoint {
     pub(crate) fn new(url: Url, key: SigningKey) -> Self {
-        Self { url: Arc::new(url), key }
+        Self {
+            url: Arc::new(url),
+            key,
+        }
     }
 
     pub(crate) fn url(&self) -> &Url {
@@ -98,7 +110,9 @@ impl Endpoint {
     /// The host and, if it is not the scheme's, the port: all of the URL that is shown to anybody.
     pub(crate) fn host(&self) -> String {
         let host = self.machine();
-        self.url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+        self.url
+            .port()
+            .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
     }
 
     /// The host without its port: what deliveries share a machine by.
@@ -109,7 +123,9 @@ impl Endpoint {
 
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Endpoint").field("host", &self.host()).finish_non_exhaustive()
+        f.debug_struct("Endpoint")
+            .field("host", &self.host())
+            .finish_non_exhaustive()
     }
 }
 
@@ -119,7 +135,11 @@ mod tests {
 
     fn check(text: &str, expected: Result<&str, UrlProblem>) {
         let found = parse_url(text, false).map(|url| url.host_str().unwrap_or_default().to_owned());
-        assert_eq!(found.as_deref().map_err(|problem| *problem), expected, "{text}");
+        assert_eq!(
+            found.as_deref().map_err(|problem| *problem),
+            expected,
+            "{text}"
+        );
     }
 
     #[test]
@@ -127,21 +147,42 @@ mod tests {
         check("https://example.com/hook?token=1", Ok("example.com"));
         check("http://example.com:8080/", Ok("example.com"));
         check("https://8.8.8.8/", Ok("8.8.8.8"));
-        check(&format!("https://example.com/{}", "a".repeat(MAX_URL)), Err(UrlProblem::TooLong));
-        for text in
-            ["", "example.com/hook", "https://", "https://exa mple.com", "https://example.com:99999/", "https://[::1", "//example.com"]
-        {
+        check(
+            &format!("https://example.com/{}", "a".repeat(MAX_URL)),
+            Err(UrlProblem::TooLong),
+        );
+        for text in [
+            "",
+            "example.com/hook",
+            "https://",
+            "https://exa mple.com",
+            "https://example.com:99999/",
+            "https://[::1",
+            "//example.com",
+        ] {
             check(text, Err(UrlProblem::Unparsable));
         }
-        for text in ["ftp://example.com/", "file:///etc/passwd", "gopher://example.com/", "javascript:alert(1)", "unix:/run/docker.sock"] {
+        for text in [
+            "ftp://example.com/",
+            "file:///etc/passwd",
+            "gopher://example.com/",
+            "javascript:alert(1)",
+            "unix:/run/docker.sock",
+        ] {
             check(text, Err(UrlProblem::Scheme));
         }
         check("https://user@example.com/", Err(UrlProblem::Credentials));
-        check("https://:password@example.com/", Err(UrlProblem::Credentials));
+        check(
+            "https://:password@example.com/",
+            Err(UrlProblem::Credentials),
+        );
         check("https://example.com/#part", Err(UrlProblem::Fragment));
         check("https://example.com:0/", Err(UrlProblem::NoPort));
         for port in [22, 25, 1023] {
-            check(&format!("http://example.com:{port}/"), Err(UrlProblem::Port));
+            check(
+                &format!("http://example.com:{port}/"),
+                Err(UrlProblem::Port),
+            );
         }
     }
 
@@ -174,7 +215,10 @@ mod tests {
             "a.localhost",
         ] {
             check(&format!("http://{host}/"), Err(UrlProblem::Private));
-            assert!(parse_url(&format!("http://{host}/"), true).is_ok(), "{host} is refused where it is allowed");
+            assert!(
+                parse_url(&format!("http://{host}/"), true).is_ok(),
+                "{host} is refused where it is allowed"
+            );
         }
     }
 
@@ -183,7 +227,13 @@ mod tests {
         let url = parse_url("https://example.com:8443/secret-path?token=secret", false).unwrap();
         let key = SigningKey::parse(&format!("whsec_{}", "A".repeat(32))).unwrap();
         let endpoint = Endpoint::new(url, key);
-        assert_eq!((endpoint.host().as_str(), endpoint.machine()), ("example.com:8443", "example.com"));
-        assert_eq!(format!("{endpoint:?}"), "Endpoint { host: \"example.com:8443\", .. }");
+        assert_eq!(
+            (endpoint.host().as_str(), endpoint.machine()),
+            ("example.com:8443", "example.com")
+        );
+        assert_eq!(
+            format!("{endpoint:?}"),
+            "Endpoint { host: \"example.com:8443\", .. }"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! What a webhook says: that a response has ended, and how. What it holds is fetched by whoever may.
+//! What a webhook says: that a response has ended, and how. What it holds is fetched by whoever
+//! may.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -6,7 +7,8 @@ use tokenwire_core::event::Ending;
 use tokenwire_core::generation::Generation;
 use tokenwire_core::id::{GenerationId, random_alphanumeric};
 
-/// The end of one response, for one endpoint. Its id is the delivery's, and stays the same however often it is sent.
+/// The end of one response, for one endpoint. Its id is the delivery's, and stays the same however
+/// often it is sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Event {
     pub(crate) id: String,
@@ -19,7 +21,9 @@ pub(crate) struct Event {
 
 /// Unix time in seconds.
 pub(crate) fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 // === impl Event ===
@@ -38,14 +42,26 @@ impl Event {
     }
 
     pub(crate) fn new(kind: &'static str, response: GenerationId) -> Self {
-        Self { id: format!("evt_{}", random_alphanumeric(24)), kind, created_at: unix_now(), response }
+        Self {
+            id: format!("evt_{}", random_alphanumeric(24)),
+            kind,
+            created_at: unix_now(),
+            response,
+        }
     }
 
     /// The body that is sent, the same bytes at every attempt.
     pub(crate) fn body(&self) -> String {
-        let Self { id, kind, created_at, response } = self;
+        let Self {
+            id,
+            kind,
+            created_at,
+            response,
+        } = self;
         // None of them holds a character that JSON would have escaped.
-        format!(r#"{{"id":"{id}","object":"event","type":"{kind}","created_at":{created_at},"data":{{"id":"{response}"}}}}"#)
+        format!(
+            r#"{{"id":"{id}","object":"event","type":"{kind}","created_at":{created_at},"data":{{"id":"{response}"}}}}"#
+        )
     }
 }
 

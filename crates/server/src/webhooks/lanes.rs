@@ -1,6 +1,8 @@
-//! Who is next: deliveries that are due, in a line a machine, with bounds on how many are on their way.
+//! Who is next: deliveries that are due, in a line a machine, with bounds on how many are on their
+//! way.
 //!
-//! A machine that does not answer holds its own places and no others: machines take turns, and each has a bound of its own.
+//! A machine that does not answer holds its own places and no others: machines take turns, and each
+//! has a bound of its own.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -30,12 +32,22 @@ struct Lane {
 
 impl Lanes {
     pub(crate) fn new(most: usize, most_each: usize) -> Self {
-        Self { most, most_each, in_flight: 0, lanes: HashMap::new(), turns: VecDeque::new() }
+        Self {
+            most,
+            most_each,
+            in_flight: 0,
+            lanes: HashMap::new(),
+            turns: VecDeque::new(),
+        }
     }
 
     /// Puts a delivery at the end of its machine's line.
     pub(crate) fn push(&mut self, machine: &str, number: Number) {
-        self.lanes.entry(machine.into()).or_default().line.push_back(number);
+        self.lanes
+            .entry(machine.into())
+            .or_default()
+            .line
+            .push_back(number);
         self.give_turn(machine);
     }
 
@@ -56,7 +68,9 @@ impl Lanes {
 
     /// A delivery to this machine is over for now.
     pub(crate) fn done(&mut self, machine: &str) {
-        let Some(lane) = self.lanes.get_mut(machine) else { return };
+        let Some(lane) = self.lanes.get_mut(machine) else {
+            return;
+        };
         lane.in_flight = lane.in_flight.saturating_sub(1);
         self.in_flight = self.in_flight.saturating_sub(1);
         if lane.in_flight == 0 && lane.line.is_empty() {
@@ -67,7 +81,9 @@ impl Lanes {
     }
 
     fn give_turn(&mut self, machine: &str) {
-        let Some(lane) = self.lanes.get_mut(machine) else { return };
+        let Some(lane) = self.lanes.get_mut(machine) else {
+            return;
+        };
         if !lane.has_turn && !lane.line.is_empty() && lane.in_flight < self.most_each {
             lane.has_turn = true;
             self.turns.push_back(machine.into());
@@ -98,13 +114,19 @@ mod tests {
         lanes.done("quick");
         assert_eq!(started(&mut lanes), [2]);
         lanes.done("quick");
-        assert!(started(&mut lanes).is_empty(), "the slow machine has its two");
+        assert!(
+            started(&mut lanes).is_empty(),
+            "the slow machine has its two"
+        );
         lanes.done("slow");
         lanes.done("slow");
         assert_eq!(started(&mut lanes), [3, 4]);
         lanes.done("slow");
         lanes.done("slow");
-        assert!(lanes.lanes.is_empty() && lanes.turns.is_empty() && lanes.in_flight == 0, "{lanes:?}");
+        assert!(
+            lanes.lanes.is_empty() && lanes.turns.is_empty() && lanes.in_flight == 0,
+            "{lanes:?}"
+        );
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Every delivery that is on record: those that are pending, and the last of those that are over.
 //!
-//! It knows no network and no clock but the time that it is told; the dispatcher moves it. All of it is bounded: pending deliveries by
-//! `webhooks.max_pending`, those that are over by `webhooks.max_kept` of each kind. What does not fit becomes a dead letter at once.
+//! It knows no network and no clock but the time that it is told; the dispatcher moves it. All of
+//! it is bounded: pending deliveries by `webhooks.max_pending`, those that are over by
+//! `webhooks.max_kept` of each kind. What does not fit becomes a dead letter at once.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -72,9 +73,17 @@ pub(crate) struct Notice {
 /// What became of a delivery or of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum What {
-    Delivered { attempts: u32 },
-    Retrying { setback: Setback, wait: Duration },
-    Dead { reason: Reason, setback: Option<Setback> },
+    Delivered {
+        attempts: u32,
+    },
+    Retrying {
+        setback: Setback,
+        wait: Duration,
+    },
+    Dead {
+        reason: Reason,
+        setback: Option<Setback>,
+    },
 }
 
 /// Why a delivery is not tried again.
@@ -118,7 +127,13 @@ impl Ledger {
     }
 
     /// Takes a delivery on. There is a notice if it is a dead letter from the beginning.
-    pub(crate) fn accept(&mut self, event: Event, owner: Owner, endpoint: Endpoint, now: Instant) -> Option<Notice> {
+    pub(crate) fn accept(
+        &mut self,
+        event: Event,
+        owner: Owner,
+        endpoint: Endpoint,
+        now: Instant,
+    ) -> Option<Notice> {
         let number = self.next;
         self.next += 1;
         let refused = if self.closed {
@@ -150,7 +165,8 @@ impl Ledger {
         None
     }
 
-    /// The attempts to be made now, each to be settled; and what is given up instead, since its endpoint turned out to be gone meanwhile.
+    /// The attempts to be made now, each to be settled; and what is given up instead, since its
+    /// endpoint turned out to be gone meanwhile.
     pub(crate) fn start(&mut self, now: Instant) -> (Vec<Job>, Vec<Notice>) {
         while let Some(&(at, number)) = self.timers.first()
             && at <= now
@@ -160,17 +176,31 @@ impl Ledger {
         }
         let (mut jobs, mut notices) = (Vec::new(), Vec::new());
         while let Some(number) = self.lanes.start() {
-            let Some(delivery) = self.deliveries.get_mut(&number) else { continue };
+            let Some(delivery) = self.deliveries.get_mut(&number) else {
+                continue;
+            };
             // It may have been given up while it stood in line.
             let is_ready = delivery.state == State::Ready;
-            if !is_ready || self.disabled.holds(&delivery.owner, delivery.endpoint.url()) {
+            if !is_ready
+                || self
+                    .disabled
+                    .holds(&delivery.owner, delivery.endpoint.url())
+            {
                 self.lanes.done(delivery.endpoint.machine());
-                notices.extend(if is_ready { self.bury(number, Reason::Disabled) } else { None });
+                notices.extend(if is_ready {
+                    self.bury(number, Reason::Disabled)
+                } else {
+                    None
+                });
                 continue;
             }
             delivery.state = State::InFlight;
             delivery.attempts = delivery.attempts.saturating_add(1);
-            jobs.push(Job { number, event: delivery.event.clone(), endpoint: delivery.endpoint.clone() });
+            jobs.push(Job {
+                number,
+                event: delivery.event.clone(),
+                endpoint: delivery.endpoint.clone(),
+            });
         }
         (jobs, notices)
     }
@@ -181,7 +211,13 @@ impl Ledger {
     }
 
     /// Writes down what came of an attempt.
-    pub(crate) fn settle(&mut self, number: Number, attempted: Attempted, now: Instant, rng: &mut impl Rng) -> Option<Notice> {
+    pub(crate) fn settle(
+        &mut self,
+        number: Number,
+        attempted: Attempted,
+        now: Instant,
+        rng: &mut impl Rng,
+    ) -> Option<Notice> {
         let delivery = self.deliveries.get_mut(&number)?;
         self.lanes.done(delivery.endpoint.machine());
         if delivery.state != State::InFlight {
@@ -193,7 +229,12 @@ impl Ledger {
                 delivery.last_status = Some(status);
                 delivery.last_error = None;
                 delivery.state = State::Delivered;
-                let notice = notice(delivery, What::Delivered { attempts: delivery.attempts });
+                let notice = notice(
+                    delivery,
+                    What::Delivered {
+                        attempts: delivery.attempts,
+                    },
+                );
                 self.counters.note_delivered();
                 self.close(number, Status::Delivered);
                 Some(notice)
@@ -222,10 +263,20 @@ impl Ledger {
         }
     }
 
-    /// Has a delivery of this owner's tried again now, whatever became of it, for another day. One that is being tried stays as it is.
-    pub(crate) fn retry(&mut self, owner: &Owner, id: &str, now: Instant) -> Result<Value, NoRetry> {
+    /// Has a delivery of this owner's tried again now, whatever became of it, for another day. One
+    /// that is being tried stays as it is.
+    pub(crate) fn retry(
+        &mut self,
+        owner: &Owner,
+        id: &str,
+        now: Instant,
+    ) -> Result<Value, NoRetry> {
         let number = *self.numbers.get(id).ok_or(NoRetry::NotFound)?;
-        let delivery = self.deliveries.get_mut(&number).filter(|delivery| delivery.owner == *owner).ok_or(NoRetry::NotFound)?;
+        let delivery = self
+            .deliveries
+            .get_mut(&number)
+            .filter(|delivery| delivery.owner == *owner)
+            .ok_or(NoRetry::NotFound)?;
         match delivery.state {
             State::InFlight | State::Ready => return Ok(delivery.describe(now)),
             State::Waiting(at) => {
@@ -248,22 +299,51 @@ impl Ledger {
             self.disabled.remove(owner, delivery.endpoint.url());
         }
         self.line_up(number);
-        self.deliveries.get(&number).map(|delivery| delivery.describe(now)).ok_or(NoRetry::NotFound)
+        self.deliveries
+            .get(&number)
+            .map(|delivery| delivery.describe(now))
+            .ok_or(NoRetry::NotFound)
     }
 
-    /// This owner's deliveries, newest first, from after the one named `after` on; `None` if there is no such one.
-    pub(crate) fn list(&self, owner: &Owner, status: Option<Status>, after: Option<&str>, limit: usize, now: Instant) -> Option<Page> {
+    /// This owner's deliveries, newest first, from after the one named `after` on; `None` if there
+    /// is no such one.
+    pub(crate) fn list(
+        &self,
+        owner: &Owner,
+        status: Option<Status>,
+        after: Option<&str>,
+        limit: usize,
+        now: Instant,
+    ) -> Option<Page> {
         let before = match after {
             None => Number::MAX,
             Some(id) => {
                 let number = *self.numbers.get(id)?;
-                self.deliveries.get(&number).filter(|delivery| delivery.owner == *owner).map(|_| number)?
+                self.deliveries
+                    .get(&number)
+                    .filter(|delivery| delivery.owner == *owner)
+                    .map(|_| number)?
             }
         };
-        let wanted = |delivery: &Delivery| delivery.owner == *owner && status.is_none_or(|status| delivery.state.status() == status);
-        let mut found = self.deliveries.range(..before).rev().map(|(_, delivery)| delivery).filter(|delivery| wanted(delivery));
-        let deliveries = found.by_ref().take(limit).map(|delivery| delivery.describe(now)).collect();
-        Some(Page { deliveries, has_more: found.next().is_some() })
+        let wanted = |delivery: &Delivery| {
+            delivery.owner == *owner
+                && status.is_none_or(|status| delivery.state.status() == status)
+        };
+        let mut found = self
+            .deliveries
+            .range(..before)
+            .rev()
+            .map(|(_, delivery)| delivery)
+            .filter(|delivery| wanted(delivery));
+        let deliveries = found
+            .by_ref()
+            .take(limit)
+            .map(|delivery| delivery.describe(now))
+            .collect();
+        Some(Page {
+            deliveries,
+            has_more: found.next().is_some(),
+        })
     }
 
     /// From now on every delivery gets one more attempt, and that at once.
@@ -277,9 +357,16 @@ impl Ledger {
     /// Gives up what is still pending, and what may come yet, because nobody will try it any more.
     pub(crate) fn abandon(&mut self) -> Vec<Notice> {
         self.closed = true;
-        let pending: Vec<Number> =
-            self.deliveries.iter().filter(|(_, delivery)| delivery.state.status() == Status::Pending).map(|(number, _)| *number).collect();
-        pending.into_iter().filter_map(|number| self.bury(number, Reason::Stopped)).collect()
+        let pending: Vec<Number> = self
+            .deliveries
+            .iter()
+            .filter(|(_, delivery)| delivery.state.status() == Status::Pending)
+            .map(|(number, _)| *number)
+            .collect();
+        pending
+            .into_iter()
+            .filter_map(|number| self.bury(number, Reason::Stopped))
+            .collect()
     }
 
     fn line_up(&mut self, number: Number) {
@@ -292,16 +379,27 @@ impl Ledger {
     fn bury(&mut self, number: Number, reason: Reason) -> Option<Notice> {
         let delivery = self.deliveries.get_mut(&number)?;
         delivery.state = State::Failed(reason);
-        let notice = notice(delivery, What::Dead { reason, setback: delivery.last_error });
+        let notice = notice(
+            delivery,
+            What::Dead {
+                reason,
+                setback: delivery.last_error,
+            },
+        );
         self.counters.note_dead();
         self.close(number, Status::Failed);
         Some(notice)
     }
 
-    /// A delivery is over: it goes to the end of its list, and the list's first goes for good if it is full.
+    /// A delivery is over: it goes to the end of its list, and the list's first goes for good if it
+    /// is full.
     fn close(&mut self, number: Number, status: Status) {
         self.count_pending(-1);
-        let over = if status == Status::Delivered { &mut self.delivered } else { &mut self.failed };
+        let over = if status == Status::Delivered {
+            &mut self.delivered
+        } else {
+            &mut self.failed
+        };
         over.push_back(number);
         if over.len() > self.bounds.max_kept
             && let Some(oldest) = over.pop_front()
@@ -318,7 +416,11 @@ impl Ledger {
 }
 
 fn notice(delivery: &Delivery, what: What) -> Notice {
-    Notice { id: delivery.event.id.clone(), host: delivery.endpoint.host(), what }
+    Notice {
+        id: delivery.event.id.clone(),
+        host: delivery.endpoint.host(),
+        what,
+    }
 }
 
 #[cfg(test)]

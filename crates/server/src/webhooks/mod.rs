@@ -7,19 +7,25 @@
 //!                                                                  dispatcher ──attempt──▶ courier ──POST──▶ endpoint
 //! ```
 //!
-//! What is sent is Standard Webhooks, as OpenAI sends it: a signed event that names the response and how it ended. It holds no content, so
-//! that whoever overhears it, or is sent it by mistake, learns an id; the response is fetched with the key of whoever may.
+//! What is sent is Standard Webhooks, as OpenAI sends it: a signed event that names the response
+//! and how it ended. It holds no content, so that whoever overhears it, or is sent it by mistake,
+//! learns an id; the response is fetched with the key of whoever may.
 //!
-//! * **Nothing is lost in silence.** The announcement is a guard of the generation's task ([`tokenwire_core::engine::Announcer`]). From
-//!   then on a delivery is in the ledger (`ledger.rs`) until it is delivered or a dead letter, which can be looked at and retried. The
+//! * **Nothing is lost in silence.** The announcement is a guard of the generation's task
+//!   ([`tokenwire_core::engine::Announcer`]). From then on a delivery is in the ledger
+//!   (`ledger.rs`) until it is delivered or a dead letter, which can be looked at and retried. The
 //!   ledger is in memory, as responses are: what a shutdown leaves is logged as lost.
-//! * **At least once.** The id is the same at every attempt, so that a receiver can tell a repetition; time and signature are fresh.
-//! * **No way in.** Addresses are judged where they are connected to (`resolver.rs`, `address.rs`), redirects are not followed, proxies of
-//!   the environment not used, answers neither kept nor shown.
-//! * **One machine's silence is its own.** Lanes (`lanes.rs`) bound what is on its way in all and to each machine, which take turns.
+//! * **At least once.** The id is the same at every attempt, so that a receiver can tell a
+//!   repetition; time and signature are fresh.
+//! * **No way in.** Addresses are judged where they are connected to (`resolver.rs`, `address.rs`),
+//!   redirects are not followed, proxies of the environment not used, answers neither kept nor
+//!   shown.
+//! * **One machine's silence is its own.** Lanes (`lanes.rs`) bound what is on its way in all and
+//!   to each machine, which take turns.
 //!
-//! A request may bring a secret of its own. Where several parties use one gateway each should: a receiver that trusts the gateway's common
-//! secret would take an event that another party had sent to its URL.
+//! A request may bring a secret of its own. Where several parties use one gateway each should: a
+//! receiver that trusts the gateway's common secret would take an event that another party had sent
+//! to its URL.
 
 mod address;
 mod backoff;
@@ -80,18 +86,24 @@ impl Webhooks {
     /// # Errors
     /// TLS cannot be set up, or the configuration was not checked.
     pub fn new(config: &schema::Webhooks) -> Result<Self, String> {
-        let courier = HttpCourier::new(config.allow_private, config.timeout).map_err(|error| format!("webhooks: {error}"))?;
+        let courier = HttpCourier::new(config.allow_private, config.timeout)
+            .map_err(|error| format!("webhooks: {error}"))?;
         Self::with_courier(config, Arc::new(courier))
     }
 
     fn with_courier(config: &schema::Webhooks, courier: Arc<dyn Courier>) -> Result<Self, String> {
-        let key = config.secret.as_ref().map(|secret| SigningKey::parse(secret.expose())).transpose();
+        let key = config
+            .secret
+            .as_ref()
+            .map(|secret| SigningKey::parse(secret.expose()))
+            .transpose();
         let key = key.map_err(|problem| format!("webhooks.secret {problem}"))?;
         let configured = match (&config.url, &key) {
             (None, _) => None,
             (Some(_), None) => return Err("webhooks.url is set without webhooks.secret".to_owned()),
             (Some(url), Some(key)) => {
-                let url = parse_url(url, config.allow_private).map_err(|problem| format!("webhooks.url {problem}"))?;
+                let url = parse_url(url, config.allow_private)
+                    .map_err(|problem| format!("webhooks.url {problem}"))?;
                 Some(Endpoint::new(url, key.clone()))
             }
         };
@@ -104,8 +116,20 @@ impl Webhooks {
         };
         let counters = Arc::new(WebhookCounters::default());
         let ledger = Mutex::new(Ledger::new(bounds, counters.clone()));
-        let office = Arc::new(Office { ledger, bell: Notify::new(), settled: Notify::new() });
-        Ok(Self { office, counters, courier, timeout: config.timeout, allow_private: config.allow_private, configured, key })
+        let office = Arc::new(Office {
+            ledger,
+            bell: Notify::new(),
+            settled: Notify::new(),
+        });
+        Ok(Self {
+            office,
+            counters,
+            courier,
+            timeout: config.timeout,
+            allow_private: config.allow_private,
+            configured,
+            key,
+        })
     }
 
     /// What was counted so far.
@@ -119,7 +143,8 @@ impl Webhooks {
         dispatcher::run(self.office, self.courier, self.timeout).await;
     }
 
-    /// Gives every delivery that is pending one last chance, at once, and waits until each had it; no longer than `patience`.
+    /// Gives every delivery that is pending one last chance, at once, and waits until each had it;
+    /// no longer than `patience`.
     pub async fn finish(&self, patience: Duration) {
         self.office.ledger.lock().last_call();
         self.office.bell.notify_one();
@@ -137,14 +162,24 @@ impl Webhooks {
         let _ = tokio::time::timeout(patience, settled).await;
     }
 
-    /// Says of every delivery that is still pending that it is lost. To be called when nothing runs any more.
+    /// Says of every delivery that is still pending that it is lost. To be called when nothing runs
+    /// any more.
     pub fn abandon(&self) {
         let lost = self.office.ledger.lock().abandon();
         lost.iter().for_each(report);
     }
 
-    pub(crate) fn list(&self, owner: &Owner, status: Option<delivery::Status>, after: Option<&str>, limit: usize) -> Option<Page> {
-        self.office.ledger.lock().list(owner, status, after, limit, Instant::now())
+    pub(crate) fn list(
+        &self,
+        owner: &Owner,
+        status: Option<delivery::Status>,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Option<Page> {
+        self.office
+            .ledger
+            .lock()
+            .list(owner, status, after, limit, Instant::now())
     }
 
     pub(crate) fn retry(&self, owner: &Owner, id: &str) -> Result<serde_json::Value, NoRetry> {
@@ -154,7 +189,11 @@ impl Webhooks {
     }
 
     fn accept(&self, event: Event, owner: Owner, endpoint: Endpoint) {
-        let notice = self.office.ledger.lock().accept(event, owner, endpoint, Instant::now());
+        let notice = self
+            .office
+            .ledger
+            .lock()
+            .accept(event, owner, endpoint, Instant::now());
         self.office.bell.notify_one();
         if let Some(notice) = notice {
             report(&notice);
@@ -163,20 +202,30 @@ impl Webhooks {
 
     /// The endpoint that a request names, if it names one.
     fn asked_for(&self, request: &ResponsesRequest) -> Result<Option<Endpoint>, ApiError> {
-        let Some(url) = request.webhook_url() else { return Ok(None) };
+        let Some(url) = request.webhook_url() else {
+            return Ok(None);
+        };
         let url = parse_url(&url, self.allow_private).map_err(|problem| {
-            ApiError::new(ErrorCode::InvalidValue, format!("Invalid value for 'webhook.url': the URL {problem}.")).param("webhook.url")
+            ApiError::new(
+                ErrorCode::InvalidValue,
+                format!("Invalid value for 'webhook.url': the URL {problem}."),
+            )
+            .param("webhook.url")
         })?;
         let key = match (request.webhook_secret(), &self.key) {
             (Some(secret), _) => SigningKey::parse(secret.expose_secret()).map_err(|problem| {
-                let message = format!("Invalid value for 'webhook.secret': expected {}, but it {problem}.", SigningKey::EXPECTED);
+                let message = format!(
+                    "Invalid value for 'webhook.secret': expected {}, but it {problem}.",
+                    SigningKey::EXPECTED
+                );
                 ApiError::new(ErrorCode::InvalidValue, message).param("webhook.secret")
             })?,
             (None, Some(key)) => key.clone(),
             (None, None) => {
-                let message =
-                    "Missing required parameter: 'webhook.secret'. A webhook is always signed, and no webhooks.secret is configured.";
-                return Err(ApiError::new(ErrorCode::MissingParameter, message).param("webhook.secret"));
+                let message = "Missing required parameter: 'webhook.secret'. A webhook is always signed, and no webhooks.secret is configured.";
+                return Err(
+                    ApiError::new(ErrorCode::MissingParameter, message).param("webhook.secret")
+                );
             }
         };
         Ok(Some(Endpoint::new(url, key)))
@@ -185,16 +234,25 @@ impl Webhooks {
 
 impl Announcer for Webhooks {
     fn promise(&self, request: &StartRequest) -> Result<Option<Announcement>, ApiError> {
-        let StreamRequest::Responses(responses) = &request.body else { return Ok(None) };
+        let StreamRequest::Responses(responses) = &request.body else {
+            return Ok(None);
+        };
         if !responses.background() {
             return Ok(None);
         }
         let asked_for = self.asked_for(responses)?;
-        // Told once is enough, if it is told under the common secret: one of the request's own would be no news to the operator's receiver.
+        // Told once is enough, if it is told under the common secret: one of the request's own
+        // would be no news to the operator's receiver.
         let signs_alike = responses.webhook_secret().is_none();
-        let is_same =
-            |configured: &Endpoint| asked_for.as_ref().is_some_and(|asked_for| signs_alike && asked_for.url() == configured.url());
-        let configured = self.configured.clone().filter(|configured| !is_same(configured));
+        let is_same = |configured: &Endpoint| {
+            asked_for
+                .as_ref()
+                .is_some_and(|asked_for| signs_alike && asked_for.url() == configured.url())
+        };
+        let configured = self
+            .configured
+            .clone()
+            .filter(|configured| !is_same(configured));
         if asked_for.is_none() && configured.is_none() {
             return Ok(None);
         }

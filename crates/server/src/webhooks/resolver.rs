@@ -1,8 +1,9 @@
 //! Names, resolved to public addresses only.
 //!
-//! What is checked before a connection and what is connected to must be the same: a name may resolve to a public address for whoever looks
-//! first, and to 169.254.169.254 a moment later. So the check is the resolver of the HTTP client itself, and the addresses that it lets
-//! through are those that are connected to.
+//! What is checked before a connection and what is connected to must be the same: a name may
+//! resolve to a public address for whoever looks first, and to 169.254.169.254 a moment later. So
+//! the check is the resolver of the HTTP client itself, and the addresses that it lets through are
+//! those that are connected to.
 
 use std::net::SocketAddr;
 
@@ -29,9 +30,15 @@ impl Resolve for PublicResolver {
 }
 
 /// Those that are public; an error if there are others only.
-fn public(found: impl Iterator<Item = SocketAddr>) -> Result<std::vec::IntoIter<SocketAddr>, Refused> {
+fn public(
+    found: impl Iterator<Item = SocketAddr>,
+) -> Result<std::vec::IntoIter<SocketAddr>, Refused> {
     let public: Vec<SocketAddr> = found.filter(|address| is_public(address.ip())).collect();
-    if public.is_empty() { Err(Refused) } else { Ok(public.into_iter()) }
+    if public.is_empty() {
+        Err(Refused)
+    } else {
+        Ok(public.into_iter())
+    }
 }
 
 #[cfg(test)]
@@ -41,12 +48,19 @@ mod tests {
     fn check(found: &[&str], expected: Result<&[&str], Refused>) {
         let parse = |text: &&str| SocketAddr::new(text.parse().unwrap(), 0);
         let left = public(found.iter().map(parse)).map(Iterator::collect::<Vec<_>>);
-        assert_eq!(left, expected.map(|expected| expected.iter().map(parse).collect()), "{found:?}");
+        assert_eq!(
+            left,
+            expected.map(|expected| expected.iter().map(parse).collect()),
+            "{found:?}"
+        );
     }
 
     #[test]
     fn only_public_addresses_are_left_to_connect_to() {
-        check(&["8.8.8.8", "10.0.0.1", "2606:4700::1"], Ok(&["8.8.8.8", "2606:4700::1"]));
+        check(
+            &["8.8.8.8", "10.0.0.1", "2606:4700::1"],
+            Ok(&["8.8.8.8", "2606:4700::1"]),
+        );
         check(&["127.0.0.1", "::1"], Err(Refused));
         check(&["::ffff:169.254.169.254"], Err(Refused));
         check(&[], Err(Refused));
@@ -54,7 +68,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_of_this_machine_is_refused() {
-        let error = PublicResolver.resolve("localhost".parse().unwrap()).await.err().unwrap();
+        let error = PublicResolver
+            .resolve("localhost".parse().unwrap())
+            .await
+            .err()
+            .unwrap();
         assert!(error.is::<Refused>(), "{error}");
     }
 }

@@ -37,7 +37,9 @@ impl SigningKey {
     /// Reads `whsec_` and padded base64.
     pub(crate) fn parse(secret: &str) -> Result<Self, SecretProblem> {
         let encoded = secret.strip_prefix(PREFIX).ok_or(SecretProblem::Prefix)?;
-        let bytes = STANDARD.decode(encoded).map_err(|_| SecretProblem::Base64)?;
+        let bytes = STANDARD
+            .decode(encoded)
+            .map_err(|_| SecretProblem::Base64)?;
         if !KEY_BYTES.contains(&bytes.len()) {
             return Err(SecretProblem::Length(bytes.len()));
         }
@@ -46,7 +48,8 @@ impl SigningKey {
 
     /// The value of `webhook-signature` for what is sent at `timestamp`, in seconds since 1970.
     pub(crate) fn sign(&self, id: &str, timestamp: u64, body: &str) -> String {
-        let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, self.0.expose_secret()));
+        let mut context =
+            hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, self.0.expose_secret()));
         for piece in [id, ".", &timestamp.to_string(), ".", body] {
             context.update(piece.as_bytes());
         }
@@ -72,19 +75,35 @@ mod tests {
     fn signs_as_the_standard_says() {
         // The example of the Standard Webhooks libraries' own tests.
         let key = SigningKey::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
-        let signature = key.sign("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, r#"{"test": 2432232314}"#);
+        let signature = key.sign(
+            "msg_p5jXN8AQM9LWM0D4loKWxJek",
+            1_614_265_330,
+            r#"{"test": 2432232314}"#,
+        );
         assert_eq!(signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
     }
 
     #[test]
     fn what_is_no_secret_is_told_apart() {
-        assert_eq!(problem("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), SecretProblem::Prefix);
-        assert_eq!(problem("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS"), SecretProblem::Base64);
-        assert_eq!(problem("whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"), SecretProblem::Base64);
+        assert_eq!(
+            problem("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+            SecretProblem::Prefix
+        );
+        assert_eq!(
+            problem("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS"),
+            SecretProblem::Base64
+        );
+        assert_eq!(
+            problem("whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"),
+            SecretProblem::Base64
+        );
         assert_eq!(problem("whsec_!"), SecretProblem::Base64);
         assert_eq!(problem("whsec_"), SecretProblem::Length(0));
         assert_eq!(problem("whsec_AAAA"), SecretProblem::Length(3));
-        assert_eq!(problem(&format!("whsec_{}", "A".repeat(88))), SecretProblem::Length(66));
+        assert_eq!(
+            problem(&format!("whsec_{}", "A".repeat(88))),
+            SecretProblem::Length(66)
+        );
     }
 
     #[test]

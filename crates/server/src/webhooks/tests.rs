@@ -55,8 +55,14 @@ impl Drop for Counted {
 
 impl Courier for Scripted {
     fn carry(&self, job: Job) -> BoxFuture<'static, Attempted> {
-        self.asked.lock().push((Instant::now(), job.event.id.clone()));
-        let answer = self.answers.lock().pop_front().unwrap_or(Answer::Now(Ok(200)));
+        self.asked
+            .lock()
+            .push((Instant::now(), job.event.id.clone()));
+        let answer = self
+            .answers
+            .lock()
+            .pop_front()
+            .unwrap_or(Answer::Now(Ok(200)));
         let counted = Counted::new(&self.under_way);
         async move {
             let _counted = counted;
@@ -80,68 +86,116 @@ struct World {
 }
 
 fn config() -> schema::Webhooks {
-    schema::Webhooks { secret: Some(Secret::from(SECRET.to_owned())), ..schema::Webhooks::default() }
+    schema::Webhooks {
+        secret: Some(Secret::from(SECRET.to_owned())),
+        ..schema::Webhooks::default()
+    }
 }
 
-fn world(answers: impl IntoIterator<Item = Answer>, change: impl FnOnce(&mut schema::Webhooks)) -> World {
+fn world(
+    answers: impl IntoIterator<Item = Answer>,
+    change: impl FnOnce(&mut schema::Webhooks),
+) -> World {
     let mut config = config();
     change(&mut config);
-    let courier = Arc::new(Scripted { answers: Mutex::new(answers.into_iter().collect()), ..Scripted::default() });
+    let courier = Arc::new(Scripted {
+        answers: Mutex::new(answers.into_iter().collect()),
+        ..Scripted::default()
+    });
     let webhooks = Webhooks::with_courier(&config, courier.clone()).unwrap();
     let dispatcher = tokio::spawn(webhooks.clone().run());
-    World { webhooks, courier, _dispatcher: dispatcher }
+    World {
+        webhooks,
+        courier,
+        _dispatcher: dispatcher,
+    }
 }
 
 impl World {
     fn accept(&self, host: &str) {
         let url = parse_url(&format!("https://{host}/hook"), false).unwrap();
         let endpoint = Endpoint::new(url, SigningKey::parse(SECRET).unwrap());
-        self.webhooks.accept(Event::new("response.completed", GenerationId::random()), Owner::Anonymous, endpoint);
+        self.webhooks.accept(
+            Event::new("response.completed", GenerationId::random()),
+            Owner::Anonymous,
+            endpoint,
+        );
     }
 
     fn list(&self, status: Status) -> Vec<Value> {
-        self.webhooks.list(&Owner::Anonymous, Some(status), None, 1000).unwrap().deliveries
+        self.webhooks
+            .list(&Owner::Anonymous, Some(status), None, 1000)
+            .unwrap()
+            .deliveries
     }
 }
 
 fn refused(error: ApiError) -> (String, String) {
-    (error.code.unwrap_or_default().into_owned(), error.param.unwrap_or_default())
+    (
+        error.code.unwrap_or_default().into_owned(),
+        error.param.unwrap_or_default(),
+    )
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_day_of_failures_is_a_day_of_attempts() {
-    let world = world((0..100).map(|_| Answer::Now(Err((Setback::Connection, None)))), |_| {});
+    let world = world(
+        (0..100).map(|_| Answer::Now(Err((Setback::Connection, None)))),
+        |_| {},
+    );
     let begun = Instant::now();
     world.accept("example.com");
     tokio::time::sleep(Duration::from_secs(25 * 60 * 60)).await;
     let asked = world.courier.asked.lock().clone();
     let last = asked.last().unwrap().0 - begun;
     assert!((20..60).contains(&asked.len()), "{} attempts", asked.len());
-    assert!(last <= Duration::from_secs(24 * 60 * 60) && last > Duration::from_secs(21 * 60 * 60), "{last:?}");
+    assert!(
+        last <= Duration::from_secs(24 * 60 * 60) && last > Duration::from_secs(21 * 60 * 60),
+        "{last:?}"
+    );
     let dead = world.list(Status::Failed).pop().unwrap();
-    assert_eq!((&dead["reason"], &dead["attempts"]), (&json!("exhausted"), &json!(asked.len())));
+    assert_eq!(
+        (&dead["reason"], &dead["attempts"]),
+        (&json!("exhausted"), &json!(asked.len()))
+    );
     assert_eq!(world.webhooks.counters().dead(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_attempt_that_hangs_or_panics_is_a_failure_and_not_the_last() {
-    let world = world([Answer::Never, Answer::Panic], |config| config.timeout = Duration::from_secs(3));
+    let world = world([Answer::Never, Answer::Panic], |config| {
+        config.timeout = Duration::from_secs(3)
+    });
     world.accept("example.com");
     tokio::time::sleep(Duration::from_millis(2999)).await;
     assert_eq!(world.list(Status::Pending)[0]["last_error"], Value::Null);
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(world.list(Status::Delivered)[0]["attempts"], 3);
-    assert_eq!((world.webhooks.counters().failed_attempts(), world.courier.under_way.lock().0), (2, 0));
+    assert_eq!(
+        (
+            world.webhooks.counters().failed_attempts(),
+            world.courier.under_way.lock().0
+        ),
+        (2, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn no_more_are_under_way_than_may_be() {
-    let world = world([], |config| (config.concurrency, config.concurrency_per_host) = (5, 2));
+    let world = world([], |config| {
+        (config.concurrency, config.concurrency_per_host) = (5, 2)
+    });
     for number in 0..100 {
         world.accept(&format!("h{}.example.com", number % 4));
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!((world.list(Status::Delivered).len(), world.courier.under_way.lock().1), (100, 5));
+    assert_eq!(
+        (
+            world.list(Status::Delivered).len(),
+            world.courier.under_way.lock().1
+        ),
+        (100, 5)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -151,10 +205,17 @@ async fn a_machine_that_hangs_does_not_hold_up_the_others() {
         world.accept("hangs.example.com");
     }
     tokio::time::sleep(Duration::from_millis(1)).await;
-    assert_eq!(world.courier.asked.lock().len(), 4, "the bound of one machine does not hold");
+    assert_eq!(
+        world.courier.asked.lock().len(),
+        4,
+        "the bound of one machine does not hold"
+    );
     world.accept("answers.example.com");
     tokio::time::sleep(Duration::from_millis(10)).await;
-    assert_eq!(world.list(Status::Delivered)[0]["host"], "answers.example.com");
+    assert_eq!(
+        world.list(Status::Delivered)[0]["host"],
+        "answers.example.com"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -167,13 +228,33 @@ async fn the_end_waits_for_one_last_chance_and_no_longer_than_it_may() {
     // All three have failed once, and wait.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(world.webhooks.counters().failed_attempts(), 3);
-    world.courier.answers.lock().extend([Answer::Now(Ok(200)), busy(), Answer::Never]);
+    world
+        .courier
+        .answers
+        .lock()
+        .extend([Answer::Now(Ok(200)), busy(), Answer::Never]);
     let begun = Instant::now();
     world.webhooks.finish(Duration::from_secs(10)).await;
-    assert!(begun.elapsed() >= Duration::from_secs(10) && begun.elapsed() < Duration::from_secs(11), "{:?}", begun.elapsed());
-    assert_eq!((world.list(Status::Delivered).len(), world.list(Status::Failed).len(), world.list(Status::Pending).len()), (1, 1, 1));
+    assert!(
+        begun.elapsed() >= Duration::from_secs(10) && begun.elapsed() < Duration::from_secs(11),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(
+        (
+            world.list(Status::Delivered).len(),
+            world.list(Status::Failed).len(),
+            world.list(Status::Pending).len()
+        ),
+        (1, 1, 1)
+    );
     world.webhooks.abandon();
-    assert!(world.list(Status::Failed).iter().all(|dead| dead["reason"] == "stopped"));
+    assert!(
+        world
+            .list(Status::Failed)
+            .iter()
+            .all(|dead| dead["reason"] == "stopped")
+    );
     assert_eq!(world.list(Status::Failed).len(), 2);
 
     let nothing = self::world([], |_| {});
@@ -197,19 +278,47 @@ fn what_a_request_asks_for_is_checked() {
             client_key: None,
             freshness: tokenwire_core::engine::Freshness::Any,
         };
-        webhooks.promise(&request).map(|promised| promised.is_some()).map_err(refused)
+        webhooks
+            .promise(&request)
+            .map(|promised| promised.is_some())
+            .map_err(refused)
     };
     let (none, some) = (schema::Webhooks::default(), config());
     let url = "https://example.com/hook";
     let invalid = |param: &str| Err(("invalid_value".to_owned(), param.to_owned()));
     assert_eq!(promise(&some, json!({"url": url})), Ok(true));
-    assert_eq!(promise(&none, json!({"url": url, "secret": SECRET})), Ok(true));
+    assert_eq!(
+        promise(&none, json!({"url": url, "secret": SECRET})),
+        Ok(true)
+    );
     assert_eq!(promise(&none, Value::Null), Ok(false));
-    assert_eq!(promise(&none, json!({"url": url})), Err(("missing_required_parameter".to_owned(), "webhook.secret".to_owned())));
-    assert_eq!(promise(&some, json!({"url": url, "secret": "hunter2"})), invalid("webhook.secret"));
-    for url in ["ftp://example.com", "https://u:p@example.com", "nonsense", "http://127.0.0.1/", "http://example.com:25/"] {
-        assert_eq!(promise(&some, json!({"url": url})), invalid("webhook.url"), "{url}");
+    assert_eq!(
+        promise(&none, json!({"url": url})),
+        Err((
+            "missing_required_parameter".to_owned(),
+            "webhook.secret".to_owned()
+        ))
+    );
+    assert_eq!(
+        promise(&some, json!({"url": url, "secret": "hunter2"})),
+        invalid("webhook.secret")
+    );
+    for url in [
+        "ftp://example.com",
+        "https://u:p@example.com",
+        "nonsense",
+        "http://127.0.0.1/",
+        "http://example.com:25/",
+    ] {
+        assert_eq!(
+            promise(&some, json!({"url": url})),
+            invalid("webhook.url"),
+            "{url}"
+        );
     }
-    let configured = schema::Webhooks { url: Some(url.to_owned()), ..config() };
+    let configured = schema::Webhooks {
+        url: Some(url.to_owned()),
+        ..config()
+    };
     assert_eq!(promise(&configured, Value::Null), Ok(true));
 }

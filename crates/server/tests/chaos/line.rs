@@ -53,8 +53,14 @@ pub(crate) enum Outcome {
 }
 
 /// Sends a request, and reads its answer into `reader`.
-pub(crate) async fn over_sse(request: RequestBuilder, shape: Shape, reader: &mut Reader) -> Outcome {
-    let Ok(mut response) = patiently("the head", request.send()).await else { return Outcome::Cut(Place::Head) };
+pub(crate) async fn over_sse(
+    request: RequestBuilder,
+    shape: Shape,
+    reader: &mut Reader,
+) -> Outcome {
+    let Ok(mut response) = patiently("the head", request.send()).await else {
+        return Outcome::Cut(Place::Head);
+    };
     match response.status() {
         StatusCode::OK => {}
         StatusCode::NO_CONTENT => {
@@ -76,10 +82,19 @@ async fn events(response: &mut Response, shape: Shape, reader: &mut Reader) -> O
     loop {
         match patiently("bytes", response.chunk()).await {
             Ok(Some(bytes)) => buffer.extend_from_slice(&bytes),
-            Ok(None) => panic!("the answer ended in order, but the stream did not: {:?}", String::from_utf8_lossy(&buffer)),
+            Ok(None) => panic!(
+                "the answer ended in order, but the stream did not: {:?}",
+                String::from_utf8_lossy(&buffer)
+            ),
             Err(_) => return Outcome::Cut(place(&buffer)),
         }
-        let Some(end) = buffer.windows(2).rposition(|pair| pair == b"\n\n").map(|at| at + 2) else { continue };
+        let Some(end) = buffer
+            .windows(2)
+            .rposition(|pair| pair == b"\n\n")
+            .map(|at| at + 2)
+        else {
+            continue;
+        };
         let whole: Vec<u8> = buffer.drain(..end).collect();
         for event in parse(std::str::from_utf8(&whole).unwrap()) {
             take(&event, shape, reader);
@@ -101,14 +116,22 @@ fn take(event: &support::Event, shape: Shape, reader: &mut Reader) {
         assert_eq!(event.name.as_deref(), json["type"].as_str());
         return reader.event(&json);
     }
-    let (id, number) = event.id.as_deref().and_then(|id| id.split_once('.')).unwrap_or_else(|| panic!("no id: {event:?}"));
+    let (id, number) = event
+        .id
+        .as_deref()
+        .and_then(|id| id.split_once('.'))
+        .unwrap_or_else(|| panic!("no id: {event:?}"));
     reader.know(id);
     let number = number.parse().unwrap();
     if shape == Shape::Chat {
         return reader.chunk(number, &event.data);
     }
     let json = event.json();
-    assert_eq!(json["sequence_number"], json!(number), "the id says another number: {event:?}");
+    assert_eq!(
+        json["sequence_number"],
+        json!(number),
+        "the id says another number: {event:?}"
+    );
     reader.event(&json);
 }
 
@@ -124,14 +147,32 @@ fn place(rest: &[u8]) -> Place {
 }
 
 /// Opens a WebSocket, sends this message, and reads what comes into `reader`.
-pub(crate) async fn over_socket(address: SocketAddr, path: &str, message: &Value, reader: &mut Reader) -> Outcome {
-    let Ok((mut socket, _)) = patiently("the upgrade", tokio_tungstenite::connect_async(format!("ws://{address}{path}"))).await else {
+pub(crate) async fn over_socket(
+    address: SocketAddr,
+    path: &str,
+    message: &Value,
+    reader: &mut Reader,
+) -> Outcome {
+    let Ok((mut socket, _)) = patiently(
+        "the upgrade",
+        tokio_tungstenite::connect_async(format!("ws://{address}{path}")),
+    )
+    .await
+    else {
         return Outcome::Cut(Place::Head);
     };
-    if patiently("room to send", socket.send(Message::text(message.to_string()))).await.is_err() {
+    if patiently(
+        "room to send",
+        socket.send(Message::text(message.to_string())),
+    )
+    .await
+    .is_err()
+    {
         return Outcome::Cut(Place::Head);
     }
-    let from = message["starting_after"].as_u64().map_or(0, |after| after + 1);
+    let from = message["starting_after"]
+        .as_u64()
+        .map_or(0, |after| after + 1);
     loop {
         let text = match patiently("a message", socket.next()).await {
             Some(Ok(Message::Text(text))) => text,
@@ -140,10 +181,17 @@ pub(crate) async fn over_socket(address: SocketAddr, path: &str, message: &Value
             Some(Err(_)) | None => return Outcome::Cut(Place::Socket),
         };
         let json: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(json.get("stream_id"), message.get("stream_id"), "another lane: {json}");
+        assert_eq!(
+            json.get("stream_id"),
+            message.get("stream_id"),
+            "another lane: {json}"
+        );
         match json["type"].as_str().unwrap() {
             "tokenwire:resumed" => {
-                assert_eq!((&json["response_id"], &json["from"]), (&message["response_id"], &json!(from)));
+                assert_eq!(
+                    (&json["response_id"], &json["from"]),
+                    (&message["response_id"], &json!(from))
+                );
                 if json["status"] == "completed" && json["head"].as_u64() == reader.last {
                     reader.ended = true;
                 }

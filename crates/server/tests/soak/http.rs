@@ -22,7 +22,14 @@ pub(crate) enum Door {
     Text,
 }
 
-const DOORS: [Door; 6] = [Door::ChatSdk, Door::ResponsesSdk, Door::EventSource, Door::EventSourceGet, Door::EventSourceChat, Door::Text];
+const DOORS: [Door; 6] = [
+    Door::ChatSdk,
+    Door::ResponsesSdk,
+    Door::EventSource,
+    Door::EventSourceGet,
+    Door::EventSourceChat,
+    Door::Text,
+];
 
 /// What a client does beside reading, after so many events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +72,11 @@ impl Stream {
     pub(crate) fn draw(world: &World, dice: &mut StdRng, id: String) -> Self {
         let door = DOORS[dice.random_range(0..DOORS.len())];
         let crawls = dice.random_bool(0.05);
-        let plan = if crawls { Plan::large(dice, id) } else { Plan::draw(dice, id, &world.faults) };
+        let plan = if crawls {
+            Plan::large(dice, id)
+        } else {
+            Plan::draw(dice, id, &world.faults)
+        };
         let after = dice.random_range(1..=plan.tokens() + 5);
         let conduct = match dice.random_range(0..20) {
             _ if crawls => Conduct::Crawl,
@@ -76,7 +87,12 @@ impl Stream {
             9 => Conduct::Delete(after),
             _ => Conduct::Stay,
         };
-        Self { door, plan, conduct, model: model(dice) }
+        Self {
+            door,
+            plan,
+            conduct,
+            model: model(dice),
+        }
     }
 
     /// The request that begins it.
@@ -86,21 +102,32 @@ impl Stream {
         match self.door {
             Door::ChatSdk => {
                 let messages = json!([{"role": "user", "content": text}]);
-                world.post("/v1/chat/completions", &json!({"model": self.model, "stream": true, "messages": messages}))
+                world.post(
+                    "/v1/chat/completions",
+                    &json!({"model": self.model, "stream": true, "messages": messages}),
+                )
             }
             Door::ResponsesSdk => world.post("/v1/responses", &responses),
             Door::EventSource => world.post("/v1/streams", &responses),
-            Door::EventSourceGet => {
-                world.get(&format!("/v1/streams?model={}&key={}&input={}", self.model, encode(&self.plan.to_string()), encode(&text)))
-            }
+            Door::EventSourceGet => world.get(&format!(
+                "/v1/streams?model={}&key={}&input={}",
+                self.model,
+                encode(&self.plan.to_string()),
+                encode(&text)
+            )),
             Door::EventSourceChat => world.post("/v1/streams?dialect=chat", &responses),
-            Door::Text => world.post("/v1/streams", &responses).header("accept", "text/plain"),
+            Door::Text => world
+                .post("/v1/streams", &responses)
+                .header("accept", "text/plain"),
         }
     }
 
     /// Reads as it is told to; says what came of it.
     pub(crate) async fn run(&self, world: &World, dice: &mut StdRng) -> Outcome {
-        let mut reading = Reading::new(&self.plan, matches!(self.door, Door::EventSource | Door::EventSourceGet));
+        let mut reading = Reading::new(
+            &self.plan,
+            matches!(self.door, Door::EventSource | Door::EventSourceGet),
+        );
         let outcome = self.read(world, dice, &mut reading).await;
         if let (Outcome::Ended(_), Some(id)) = (&outcome, &reading.id)
             && self.door != Door::Text
@@ -108,8 +135,14 @@ impl Stream {
             reading.check_object(&world.object(id).await);
         }
         if let Outcome::Refused(answer) = &outcome {
-            let Ended::Failed(code) = failure(&answer.json()["error"]) else { panic!("{}", answer.text()) };
-            assert!(!self.plan.is_sound() || code == "upstream_busy", "{}, though nothing was wrong with it", answer.text());
+            let Ended::Failed(code) = failure(&answer.json()["error"]) else {
+                panic!("{}", answer.text())
+            };
+            assert!(
+                !self.plan.is_sound() || code == "upstream_busy",
+                "{}, though nothing was wrong with it",
+                answer.text()
+            );
         }
         outcome
     }
@@ -122,7 +155,11 @@ impl Stream {
             _ => None,
         };
         loop {
-            let mut exchange = if self.conduct == Conduct::Crawl { request.send_reading_little(4096).await } else { request.send().await };
+            let mut exchange = if self.conduct == Conduct::Crawl {
+                request.send_reading_little(4096).await
+            } else {
+                request.send().await
+            };
             if self.conduct == Conduct::Leave(0) {
                 return Outcome::Left;
             }
@@ -143,7 +180,10 @@ impl Stream {
             if self.door == Door::Text {
                 return self.read_text(world, exchange, reading).await;
             }
-            if !self.pull(world, &mut exchange, reading, goes, numbered).await {
+            if !self
+                .pull(world, &mut exchange, reading, goes, numbered)
+                .await
+            {
                 match (self.conduct, goes) {
                     (_, Some(at)) => goes = Some(at + dice.random_range(1..=20)),
                     (Conduct::Delete(_), _) => return Outcome::Deleted,
@@ -159,26 +199,47 @@ impl Stream {
     }
 
     /// Reads to the end, or until the client goes; whether the end was seen.
-    async fn pull(&self, world: &World, exchange: &mut Exchange, reading: &mut Reading, goes: Option<u64>, numbered: bool) -> bool {
+    async fn pull(
+        &self,
+        world: &World,
+        exchange: &mut Exchange,
+        reading: &mut Reading,
+        goes: Option<u64>,
+        numbered: bool,
+    ) -> bool {
         let mut acted = false;
         loop {
             for event in whole_events(exchange) {
                 self.take(&event, reading, numbered);
                 let id = reading.id.as_deref().unwrap();
                 match self.conduct {
-                    Conduct::Leave(after) if reading.events >= after && reading.ended.is_none() => return false,
+                    Conduct::Leave(after) if reading.events >= after && reading.ended.is_none() => {
+                        return false;
+                    }
                     Conduct::Cancel(after) if reading.events >= after && !acted => {
                         acted = true;
                         world.cancel(id).await;
                     }
-                    Conduct::Delete(after) if reading.events >= after && reading.ended.is_none() => {
-                        assert_eq!(world.delete(&format!("/v1/responses/{id}")).answer().await.status, 200);
+                    Conduct::Delete(after)
+                        if reading.events >= after && reading.ended.is_none() =>
+                    {
+                        assert_eq!(
+                            world
+                                .delete(&format!("/v1/responses/{id}"))
+                                .answer()
+                                .await
+                                .status,
+                            200
+                        );
                         while exchange.read().await {}
                         return false;
                     }
                     _ => {}
                 }
-                if goes.is_some_and(|after| reading.events >= after) && reading.ended.is_none() && reading.last.is_some() {
+                if goes.is_some_and(|after| reading.events >= after)
+                    && reading.ended.is_none()
+                    && reading.last.is_some()
+                {
                     return false;
                 }
             }
@@ -191,11 +252,19 @@ impl Stream {
             }
         }
         assert_eq!(exchange.end, End::Whole, "{reading:?}");
-        assert!(reading.ended.is_some(), "the answer ended in order, but the stream did not: {reading:?}");
+        assert!(
+            reading.ended.is_some(),
+            "the answer ended in order, but the stream did not: {reading:?}"
+        );
         true
     }
 
-    async fn read_text(&self, world: &World, mut exchange: Exchange, reading: &mut Reading) -> Outcome {
+    async fn read_text(
+        &self,
+        world: &World,
+        mut exchange: Exchange,
+        reading: &mut Reading,
+    ) -> Outcome {
         let mut cancelled = false;
         loop {
             let pieces = exchange.body.iter().filter(|byte| **byte == b' ').count() as u64;
@@ -215,7 +284,11 @@ impl Stream {
         reading.text = exchange.text();
         let object = world.object(reading.id.as_deref().unwrap()).await;
         let ended = Reading::end_of(&object);
-        assert_eq!(exchange.end == End::Whole, ended == Ended::Completed, "the transfer says otherwise than {object}");
+        assert_eq!(
+            exchange.end == End::Whole,
+            ended == Ended::Completed,
+            "the transfer says otherwise than {object}"
+        );
         assert_eq!(text_of(&object), reading.text);
         reading.end(ended.clone());
         Outcome::Ended(ended)
@@ -236,7 +309,10 @@ impl Stream {
             return reading.chunk(number(), &event.data);
         }
         if event.data == "[DONE]" {
-            assert!(reading.ended.is_some() && event.id.is_none(), "[DONE] before the end");
+            assert!(
+                reading.ended.is_some() && event.id.is_none(),
+                "[DONE] before the end"
+            );
             return;
         }
         let json = event.json();
@@ -247,18 +323,35 @@ impl Stream {
     }
 
     /// The request for what was not read yet, and whether all numbers show in its answer.
-    fn request_rest(&self, world: &World, dice: &mut StdRng, reading: &mut Reading) -> (Request, bool) {
-        let (id, last) = (reading.id.as_deref().unwrap().to_owned(), reading.last.unwrap());
+    fn request_rest(
+        &self,
+        world: &World,
+        dice: &mut StdRng,
+        reading: &mut Reading,
+    ) -> (Request, bool) {
+        let (id, last) = (
+            reading.id.as_deref().unwrap().to_owned(),
+            reading.last.unwrap(),
+        );
         let path = format!("/v1/streams/{id}");
         if self.door == Door::EventSourceChat {
-            return (world.get(&format!("{path}?dialect=chat")).header("last-event-id", &format!("{id}.{last}")), true);
+            return (
+                world
+                    .get(&format!("{path}?dialect=chat"))
+                    .header("last-event-id", &format!("{id}.{last}")),
+                true,
+            );
         }
         let way = dice.random_range(0..3);
         reading.goes_on(way < 2);
         let request = match way {
-            0 => world.get(&path).header("last-event-id", &format!("{id}.{last}")),
+            0 => world
+                .get(&path)
+                .header("last-event-id", &format!("{id}.{last}")),
             1 => world.get(&format!("{path}?after={last}")),
-            _ => world.get(&format!("/v1/responses/{id}?stream=true&starting_after={last}")),
+            _ => world.get(&format!(
+                "/v1/responses/{id}?stream=true&starting_after={last}"
+            )),
         };
         (request, true)
     }
@@ -266,23 +359,41 @@ impl Stream {
 
 /// The events that have come whole, taken out of the body.
 fn whole_events(exchange: &mut Exchange) -> Vec<Event> {
-    let Some(end) = exchange.body.windows(2).rposition(|pair| pair == b"\n\n") else { return Vec::new() };
+    let Some(end) = exchange.body.windows(2).rposition(|pair| pair == b"\n\n") else {
+        return Vec::new();
+    };
     let whole: Vec<u8> = exchange.body.drain(..end + 2).collect();
     parse(std::str::from_utf8(&whole).unwrap())
 }
 
 pub(crate) fn model(dice: &mut StdRng) -> &'static str {
-    if dice.random_bool(0.6) { CHAT_MODEL } else { RESPONSES_MODEL }
+    if dice.random_bool(0.6) {
+        CHAT_MODEL
+    } else {
+        RESPONSES_MODEL
+    }
 }
 
 /// An answer in one piece, which the client may not wait for.
-pub(crate) async fn whole(world: &World, plan: &Plan, model: &str, in_chat: bool, waits: bool) -> Outcome {
+pub(crate) async fn whole(
+    world: &World,
+    plan: &Plan,
+    model: &str,
+    in_chat: bool,
+    waits: bool,
+) -> Outcome {
     let text = format!("[[{plan}]]");
     let (path, body) = match in_chat {
-        true => ("/v1/chat/completions", json!({"messages": [{"role": "user", "content": text}]})),
+        true => (
+            "/v1/chat/completions",
+            json!({"messages": [{"role": "user", "content": text}]}),
+        ),
         false => ("/v1/responses", json!({"input": text})),
     };
-    let exchange = world.post(path, &with(body, json!({"model": model, "stream": false}))).send().await;
+    let exchange = world
+        .post(path, &with(body, json!({"model": model, "stream": false})))
+        .send()
+        .await;
     if !waits {
         return Outcome::Left;
     }
@@ -290,14 +401,25 @@ pub(crate) async fn whole(world: &World, plan: &Plan, model: &str, in_chat: bool
     assert_eq!(answer.end, End::Whole, "{}", answer.text());
     let said = answer.json();
     if answer.status != 200 {
-        let Ended::Failed(code) = failure(&said["error"]) else { panic!("{said}") };
+        let Ended::Failed(code) = failure(&said["error"]) else {
+            panic!("{said}")
+        };
         // What hangs after its end cannot be told from what hangs before it, in one piece.
-        assert!(!plan.is_sound() || code == "upstream_busy", "{said}, though nothing was wrong with it");
+        assert!(
+            !plan.is_sound() || code == "upstream_busy",
+            "{said}, though nothing was wrong with it"
+        );
         return Outcome::Refused(answer);
     }
     let mut reading = Reading::new(plan, false);
     let (text, ended) = match in_chat {
-        true => (said["choices"][0]["message"]["content"].as_str().unwrap().to_owned(), Ended::Completed),
+        true => (
+            said["choices"][0]["message"]["content"]
+                .as_str()
+                .unwrap()
+                .to_owned(),
+            Ended::Completed,
+        ),
         false => (text_of(&said), Reading::end_of(&said)),
     };
     reading.text = text;
@@ -306,8 +428,13 @@ pub(crate) async fn whole(world: &World, plan: &Plan, model: &str, in_chat: bool
     Outcome::Ended(ended)
 }
 
-/// A response in the background, looked at until it has ended; its id, if it was told of by a webhook.
-pub(crate) async fn background(world: &World, dice: &mut StdRng, plan: &Plan) -> (Outcome, Option<String>) {
+/// A response in the background, looked at until it has ended; its id, if it was told of by a
+/// webhook.
+pub(crate) async fn background(
+    world: &World,
+    dice: &mut StdRng,
+    plan: &Plan,
+) -> (Outcome, Option<String>) {
     let told = dice.random_bool(0.6);
     let cancels = dice.random_bool(0.2);
     let mut body = json!({"model": model(dice), "stream": false, "background": true, "input": format!("[[{plan}]]")});
@@ -316,9 +443,15 @@ pub(crate) async fn background(world: &World, dice: &mut StdRng, plan: &Plan) ->
     }
     let answer = world.post("/v1/responses", &body).answer().await;
     if answer.status != 200 {
-        // It started nothing, and what its upstream would have said is not known: only the queue can be the reason.
+        // It started nothing, and what its upstream would have said is not known: only the queue
+        // can be the reason.
         let code = failure(&answer.json()["error"]);
-        assert_eq!((answer.status, code), (429, Ended::Failed("upstream_busy".to_owned())), "{}", answer.text());
+        assert_eq!(
+            (answer.status, code),
+            (429, Ended::Failed("upstream_busy".to_owned())),
+            "{}",
+            answer.text()
+        );
         return (Outcome::Refused(answer), None);
     }
     let id = answer.id().to_owned();

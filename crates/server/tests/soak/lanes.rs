@@ -44,7 +44,9 @@ impl Sockets {
     pub(crate) fn draw(world: &World, dice: &mut StdRng, id: &str) -> Self {
         let lanes = (0..dice.random_range(1..=4_u32)).map(|lane| {
             let plans = 0..dice.random_range(1..=2_u32);
-            plans.map(|number| Plan::draw(dice, format!("{id}-{lane}-{number}"), &world.faults)).collect()
+            plans
+                .map(|number| Plan::draw(dice, format!("{id}-{lane}-{number}"), &world.faults))
+                .collect()
         });
         let lanes = lanes.collect();
         let conduct = match dice.random_range(0..10) {
@@ -54,7 +56,11 @@ impl Sockets {
             6 => Conduct::Babble,
             _ => Conduct::Stay,
         };
-        Self { lanes, conduct, after: dice.random_range(1..=60) }
+        Self {
+            lanes,
+            conduct,
+            after: dice.random_range(1..=60),
+        }
     }
 
     pub(crate) fn plans(&self) -> Vec<&Plan> {
@@ -63,23 +69,47 @@ impl Sockets {
 
     /// Reads all lanes to their ends, if it is not to leave before.
     pub(crate) async fn run(&self, world: &World, dice: &mut StdRng) -> Vec<Outcome> {
-        let mut socket = Socket::connect(world.address(), ["/v1/ws", "/v1/responses"][dice.random_range(0..2)]).await;
-        let mut lanes: Vec<Lane> = self.lanes.iter().map(|plans| Lane { waiting: plans.clone().into(), running: None }).collect();
+        let mut socket = Socket::connect(
+            world.address(),
+            ["/v1/ws", "/v1/responses"][dice.random_range(0..2)],
+        )
+        .await;
+        let mut lanes: Vec<Lane> = self
+            .lanes
+            .iter()
+            .map(|plans| Lane {
+                waiting: plans.clone().into(),
+                running: None,
+            })
+            .collect();
         for (lane, plans) in self.lanes.iter().enumerate() {
             for plan in plans {
-                socket.create(&plan.to_string(), json!({"model": model(dice), "stream_id": lane.to_string()})).await;
+                socket
+                    .create(
+                        &plan.to_string(),
+                        json!({"model": model(dice), "stream_id": lane.to_string()}),
+                    )
+                    .await;
             }
         }
         let mut outcomes = Vec::new();
         let (mut events, mut acted) = (0, self.conduct == Conduct::Stay);
-        while lanes.iter().any(|lane| lane.running.is_some() || !lane.waiting.is_empty()) {
+        while lanes
+            .iter()
+            .any(|lane| lane.running.is_some() || !lane.waiting.is_empty())
+        {
             take(&socket.next().await, &mut lanes, &mut outcomes);
             events += 1;
             if acted || events < self.after {
                 continue;
             }
             acted = true;
-            let running = || lanes.iter().enumerate().filter_map(|(index, lane)| Some((index, lane.running.as_ref()?)));
+            let running = || {
+                lanes
+                    .iter()
+                    .enumerate()
+                    .filter_map(|(index, lane)| Some((index, lane.running.as_ref()?)))
+            };
             match self.conduct {
                 Conduct::Stay => {}
                 Conduct::Leave => {
@@ -93,7 +123,12 @@ impl Sockets {
                         world.seen.add("came back");
                         let (id, after) = (reading.id.as_deref().unwrap(), reading.last.unwrap());
                         let resume = json!({"type": "tokenwire:resume", "response_id": id, "starting_after": after});
-                        socket.send(super::support::with(resume, json!({"stream_id": index.to_string()}))).await;
+                        socket
+                            .send(super::support::with(
+                                resume,
+                                json!({"stream_id": index.to_string()}),
+                            ))
+                            .await;
                     }
                     lanes.iter_mut().for_each(|lane| lane.waiting.clear());
                 }
@@ -104,13 +139,18 @@ impl Sockets {
                 }
                 Conduct::Babble => {
                     socket.send(json!({"type": "response.steer"})).await;
-                    socket.send(json!({"type": "tokenwire:resume", "response_id": "resp_nobody"})).await;
+                    socket
+                        .send(json!({"type": "tokenwire:resume", "response_id": "resp_nobody"}))
+                        .await;
                     socket.send(json!([1, 2])).await;
                 }
             }
         }
         let rest = socket.until_pong().await;
-        let late: Vec<_> = rest.into_iter().filter(|event| !is_about_babble(event)).collect();
+        let late: Vec<_> = rest
+            .into_iter()
+            .filter(|event| !is_about_babble(event))
+            .collect();
         assert!(late.is_empty(), "after the end of all lanes: {late:?}");
         outcomes
     }
@@ -120,21 +160,36 @@ fn take(event: &Value, lanes: &mut [Lane], outcomes: &mut Vec<Outcome>) {
     if is_about_babble(event) || event["type"] == "tokenwire:resumed" {
         return;
     }
-    let lane: usize = event["stream_id"].as_str().unwrap_or_else(|| panic!("no lane: {event}")).parse().unwrap();
+    let lane: usize = event["stream_id"]
+        .as_str()
+        .unwrap_or_else(|| panic!("no lane: {event}"))
+        .parse()
+        .unwrap();
     let lane = &mut lanes[lane];
     if event["type"] == "error" {
         // It started nothing.
         let plan = lane.waiting.pop_front().unwrap();
-        let Ended::Failed(code) = failure(&event["error"]) else { panic!("{event}") };
-        assert!(!plan.is_sound() || code == "upstream_busy", "{event}, though nothing was wrong with it");
+        let Ended::Failed(code) = failure(&event["error"]) else {
+            panic!("{event}")
+        };
+        assert!(
+            !plan.is_sound() || code == "upstream_busy",
+            "{event}, though nothing was wrong with it"
+        );
         return outcomes.push(Outcome::Ended(Ended::Failed(code)));
     }
     if event["type"] == "response.created" {
-        let plan = lane.waiting.pop_front().unwrap_or_else(|| panic!("nobody asked for it: {event}"));
+        let plan = lane
+            .waiting
+            .pop_front()
+            .unwrap_or_else(|| panic!("nobody asked for it: {event}"));
         assert!(lane.running.is_none(), "two at once on one lane: {event}");
         lane.running = Some(Reading::new(&plan, true));
     }
-    let reading = lane.running.as_mut().unwrap_or_else(|| panic!("nothing runs on this lane: {event}"));
+    let reading = lane
+        .running
+        .as_mut()
+        .unwrap_or_else(|| panic!("nothing runs on this lane: {event}"));
     reading.event(event);
     if let Some(ended) = reading.ended.clone() {
         lane.running = None;

@@ -23,16 +23,28 @@ pub(crate) struct Plan {
 
 /// The faults of the simulator's own list, so that a new one is in the load without a word here.
 pub(crate) fn faults() -> Vec<&'static str> {
-    let list = GUIDE.split_once("\nFAULTS\n").unwrap().1.split_once("\nEXAMPLES\n").unwrap().0;
+    let list = GUIDE
+        .split_once("\nFAULTS\n")
+        .unwrap()
+        .1
+        .split_once("\nEXAMPLES\n")
+        .unwrap()
+        .0;
     // A line with a fault stands in by four spaces, and says what it does after two more.
-    let lines = list.lines().filter_map(|line| line.strip_prefix("    ")).filter_map(|line| line.split_once("  "));
+    let lines = list
+        .lines()
+        .filter_map(|line| line.strip_prefix("    "))
+        .filter_map(|line| line.split_once("  "));
     lines.flat_map(|(names, _)| names.split(", ")).collect()
 }
 
 /// What no client sees anything of.
-const HARMLESS: [&str; 9] = ["no_done", "split", "crlf", "cr", "nospace", "bom", "comments", "multi", "gzip"];
+const HARMLESS: [&str; 9] = [
+    "no_done", "split", "crlf", "cr", "nospace", "bom", "comments", "multi", "gzip",
+];
 
-/// Statuses of the fault `status`. 401 is the gateway's own key refused, which is an ERROR in its log.
+/// Statuses of the fault `status`. 401 is the gateway's own key refused, which is an ERROR in its
+/// log.
 const STATUSES: [u16; 9] = [400, 401, 404, 408, 409, 429, 500, 503, 529];
 
 // === impl Plan ===
@@ -41,18 +53,32 @@ impl Plan {
     /// An answer that may fail in any way.
     pub(crate) fn draw(dice: &mut StdRng, id: String, faults: &[&'static str]) -> Self {
         let tokens = dice.random_range(1..=40);
-        let reasoning = if dice.random_bool(0.2) { dice.random_range(1..=5) } else { 0 };
+        let reasoning = if dice.random_bool(0.2) {
+            dice.random_range(1..=5)
+        } else {
+            0
+        };
         // One in twenty is late enough for another upstream to be asked beside it.
         let late = dice.random_bool(0.05);
-        let first = if late { dice.random_range(300..=800) } else { dice.random_range(0..=20) };
+        let first = if late {
+            dice.random_range(300..=800)
+        } else {
+            dice.random_range(0..=20)
+        };
         let between = dice.random_range(0..=4);
         let pace = format!("ttft={first}ms tbt={between}ms jitter={between}ms");
-        let fault = dice.random_bool(0.5).then(|| faults[dice.random_range(0..faults.len())]);
-        // Silences take a place at the upstream until a clock runs out: with as many of them as of the others there would be little else.
+        let fault = dice
+            .random_bool(0.5)
+            .then(|| faults[dice.random_range(0..faults.len())]);
+        // Silences take a place at the upstream until a clock runs out: with as many of them as of
+        // the others there would be little else.
         let fault = fault.filter(|name| !is_silence(name) || dice.random_bool(0.4));
         let mut details = format!(" after={}", dice.random_range(0..=tokens));
         match fault {
-            Some("status") => details.push_str(&format!(" code={}", STATUSES[dice.random_range(0..STATUSES.len())])),
+            Some("status") => details.push_str(&format!(
+                " code={}",
+                STATUSES[dice.random_range(0..STATUSES.len())]
+            )),
             Some("oversize") => details.push_str(" size=1200KiB"),
             _ => {}
         }
@@ -62,13 +88,29 @@ impl Plan {
         if fault != Some("oversize") && dice.random_bool(0.5) {
             details.push_str(" times=1");
         }
-        Self { id, tokens, reasoning, size: 0, pace, fault, details }
+        Self {
+            id,
+            tokens,
+            reasoning,
+            size: 0,
+            pace,
+            fault,
+            details,
+        }
     }
 
     /// An answer of large tokens, for somebody who reads slowly.
     pub(crate) fn large(dice: &mut StdRng, id: String) -> Self {
         let size = dice.random_range(512..4096);
-        Self { id, tokens: 60, reasoning: 0, size, pace: "tbt=0".to_owned(), fault: None, details: String::new() }
+        Self {
+            id,
+            tokens: 60,
+            reasoning: 0,
+            size,
+            pace: "tbt=0".to_owned(),
+            fault: None,
+            details: String::new(),
+        }
     }
 
     pub(crate) fn tokens(&self) -> u64 {
@@ -83,14 +125,25 @@ impl Plan {
     /// The answer, token after token.
     pub(crate) fn text(&self) -> String {
         let token = |number| format!(" t{number}");
-        (0..self.tokens).map(token).map(|token| format!("{token:_<size$}", size = self.size)).collect()
+        (0..self.tokens)
+            .map(token)
+            .map(|token| format!("{token:_<size$}", size = self.size))
+            .collect()
     }
 }
 
 /// As the simulator reads it.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, tokens, reasoning, size, pace, fault, details } = self;
+        let Self {
+            id,
+            tokens,
+            reasoning,
+            size,
+            pace,
+            fault,
+            details,
+        } = self;
         write!(f, "id={id} text=count tokens={tokens} {pace}")?;
         if *reasoning > 0 {
             write!(f, " reasoning={reasoning}")?;

@@ -34,7 +34,16 @@ pub(crate) struct Reading {
 
 impl Reading {
     pub(crate) fn new(plan: &Plan, dense: bool) -> Self {
-        Self { wanted: plan.text(), sound: plan.is_sound(), id: None, text: String::new(), last: None, events: 0, ended: None, dense }
+        Self {
+            wanted: plan.text(),
+            sound: plan.is_sound(),
+            id: None,
+            text: String::new(),
+            last: None,
+            events: 0,
+            ended: None,
+            dense,
+        }
     }
 
     /// Goes on over another connection, where all numbers show or not.
@@ -45,16 +54,27 @@ impl Reading {
     /// Takes an event of the responses dialect.
     pub(crate) fn event(&mut self, event: &Value) {
         assert_eq!(self.ended, None, "an event after the end: {event}");
-        let number = event["sequence_number"].as_u64().unwrap_or_else(|| panic!("no number in {event}"));
+        let number = event["sequence_number"]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no number in {event}"));
         let least = self.last.map_or(0, |last| last + 1);
-        assert!(if self.dense { number == least } else { number >= least }, "number {number} where {least} was to come: {event}");
+        assert!(
+            if self.dense {
+                number == least
+            } else {
+                number >= least
+            },
+            "number {number} where {least} was to come: {event}"
+        );
         self.last = Some(number);
         self.events += 1;
         match event["type"].as_str().unwrap() {
             "response.created" => self.know(event["response"]["id"].as_str().unwrap()),
             "response.output_text.delta" => self.text.push_str(event["delta"].as_str().unwrap()),
             "tokenwire:reset" => panic!("a reset, though the log is there: {event}"),
-            "response.completed" | "response.incomplete" | "response.failed" => self.end(Self::end_of(&event["response"])),
+            "response.completed" | "response.incomplete" | "response.failed" => {
+                self.end(Self::end_of(&event["response"]))
+            }
             _ => {}
         }
     }
@@ -68,18 +88,30 @@ impl Reading {
             return self.end(Ended::Completed);
         }
         if let Some(number) = number {
-            assert!(self.last.is_none_or(|last| number > last), "{number} after {:?}: {payload}", self.last);
+            assert!(
+                self.last.is_none_or(|last| number > last),
+                "{number} after {:?}: {payload}",
+                self.last
+            );
             self.last = Some(number);
         }
         let chunk: Value = serde_json::from_str(payload).unwrap();
         if chunk["error"].is_object() {
             return self.end(failure(&chunk["error"]));
         }
-        self.text.push_str(chunk["choices"][0]["delta"]["content"].as_str().unwrap_or_default());
+        self.text.push_str(
+            chunk["choices"][0]["delta"]["content"]
+                .as_str()
+                .unwrap_or_default(),
+        );
     }
 
     pub(crate) fn know(&mut self, id: &str) {
-        assert!(self.id.as_deref().is_none_or(|known| known == id), "another generation: {id} instead of {:?}", self.id);
+        assert!(
+            self.id.as_deref().is_none_or(|known| known == id),
+            "another generation: {id} instead of {:?}",
+            self.id
+        );
         self.id = Some(id.to_owned());
     }
 
@@ -89,7 +121,10 @@ impl Reading {
         self.check();
         match &ended {
             Ended::Completed => assert_eq!(self.text, self.wanted, "a token is lost"),
-            Ended::Failed(code) => assert!(!self.sound || code == "upstream_busy", "{code}, though nothing was wrong with it"),
+            Ended::Failed(code) => assert!(
+                !self.sound || code == "upstream_busy",
+                "{code}, though nothing was wrong with it"
+            ),
             Ended::Cancelled => {}
         }
         self.ended = Some(ended);
@@ -98,7 +133,12 @@ impl Reading {
     /// No token was lost before another, doubled or torn.
     pub(crate) fn check(&self) {
         let rest = self.wanted.strip_prefix(&self.text);
-        assert!(rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' ')), "{:?} is no beginning of {:?}", self.text, self.wanted);
+        assert!(
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' ')),
+            "{:?} is no beginning of {:?}",
+            self.text,
+            self.wanted
+        );
     }
 
     /// How a response object says that it ended.
@@ -120,13 +160,24 @@ impl Reading {
 
 /// The text of a response object.
 pub(crate) fn text_of(object: &Value) -> String {
-    let parts = object["output"].as_array().into_iter().flatten().filter(|item| item["type"] == "message");
-    parts.filter_map(|item| item["content"][0]["text"].as_str()).collect()
+    let parts = object["output"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|item| item["type"] == "message");
+    parts
+        .filter_map(|item| item["content"][0]["text"].as_str())
+        .collect()
 }
 
 /// An error's code, or its type where it is the upstream's own and has none.
 pub(crate) fn failure(error: &Value) -> Ended {
-    assert!(error["message"].as_str().is_some_and(|message| !message.is_empty()), "no message in {error}");
+    assert!(
+        error["message"]
+            .as_str()
+            .is_some_and(|message| !message.is_empty()),
+        "no message in {error}"
+    );
     match error["code"].as_str().or(error["type"].as_str()) {
         Some("cancelled") => Ended::Cancelled,
         Some(code) => Ended::Failed(code.to_owned()),

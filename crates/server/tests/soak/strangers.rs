@@ -1,5 +1,5 @@
-//! Clients that send what they should not. That each is told what is wrong has a test of its own, `bad_input.rs`; here they come between
-//! all the others.
+//! Clients that send what they should not. That each is told what is wrong has a test of its own,
+//! `bad_input.rs`; here they come between all the others.
 
 use rand::Rng as _;
 use rand::rngs::StdRng;
@@ -25,15 +25,24 @@ async fn refused(world: &World, dice: &mut StdRng) {
     let nobody = "resp_AAAAAAAAAAAAAAAAAAAAAAAA";
     let requests = [
         world.post("/v1/responses", &json!({"model": CHAT_MODEL, "input": 7})),
-        world.post("/v1/responses", &json!({"model": CHAT_MODEL, "input": "x", "conversation": "c"})),
+        world.post(
+            "/v1/responses",
+            &json!({"model": CHAT_MODEL, "input": "x", "conversation": "c"}),
+        ),
         world.post("/v1/responses", &json!({"model": "nobody's", "input": "x"})),
         world.post("/v1/chat/completions", &json!({"model": CHAT_MODEL})),
         world.post("/v1/chat/completions", &json!([])),
-        world.post("/v1/streams", &json!({"model": CHAT_MODEL, "input": "x"})).header("last-event-id", "nonsense"),
-        Request::new(world.address(), "POST", "/v1/responses").header("content-type", "application/json").body("[".repeat(60_000)),
+        world
+            .post("/v1/streams", &json!({"model": CHAT_MODEL, "input": "x"}))
+            .header("last-event-id", "nonsense"),
+        Request::new(world.address(), "POST", "/v1/responses")
+            .header("content-type", "application/json")
+            .body("[".repeat(60_000)),
         Request::new(world.address(), "POST", "/v1/responses").body("a=b"),
         world.get(&format!("/v1/streams/{nobody}")),
-        world.get(&format!("/v1/responses/{nobody}?stream=true&starting_after=x")),
+        world.get(&format!(
+            "/v1/responses/{nobody}?stream=true&starting_after=x"
+        )),
         world.post(&format!("/v1/responses/{nobody}/cancel"), &json!({})),
         world.delete(&format!("/v1/responses/{nobody}")),
         world.get("/v1/nothing"),
@@ -41,8 +50,17 @@ async fn refused(world: &World, dice: &mut StdRng) {
     ];
     let request = &requests[dice.random_range(0..requests.len())];
     let answer = request.answer().await;
-    assert!((400..500).contains(&answer.status), "{}: {}", answer.status, answer.text());
-    assert!(answer.json()["error"]["message"].is_string(), "{}", answer.text());
+    assert!(
+        (400..500).contains(&answer.status),
+        "{}: {}",
+        answer.status,
+        answer.text()
+    );
+    assert!(
+        answer.json()["error"]["message"].is_string(),
+        "{}",
+        answer.text()
+    );
 }
 
 /// Bytes that are no request, or not all of one.
@@ -59,7 +77,11 @@ async fn bytes(world: &World, dice: &mut StdRng) {
     if dice.random_bool(0.5) {
         let _ = socket.shutdown().await;
         let mut rest = Vec::new();
-        let _ = patiently("the end of a connection that nobody can use", socket.read_to_end(&mut rest)).await;
+        let _ = patiently(
+            "the end of a connection that nobody can use",
+            socket.read_to_end(&mut rest),
+        )
+        .await;
     }
 }
 

@@ -16,7 +16,12 @@ impl Tally {
     }
 
     pub(crate) fn of(&self, what: &str) -> u64 {
-        self.0.lock().unwrap().get(what).copied().unwrap_or_default()
+        self.0
+            .lock()
+            .unwrap()
+            .get(what)
+            .copied()
+            .unwrap_or_default()
     }
 }
 

@@ -1,4 +1,5 @@
-//! The gateway as a process of its own, the simulators that it asks, and what both say of themselves.
+//! The gateway as a process of its own, the simulators that it asks, and what both say of
+//! themselves.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,8 +12,9 @@ use super::support::process::Process;
 use super::support::{Answer, PATIENCE, Request, eventually};
 use super::tally::Tally;
 
-/// The configuration: everything that a gateway does on behalf of its clients is on, and nothing is kept for longer than a few seconds,
-/// so that what it holds has found its level when the first third of the shortest run is over.
+/// The configuration: everything that a gateway does on behalf of its clients is on, and nothing is
+/// kept for longer than a few seconds, so that what it holds has found its level when the first
+/// third of the shortest run is over.
 const CONFIG: &str = "
 server: {workers: 2, shutdown_timeout: 20s}
 default_model: simulator
@@ -61,7 +63,13 @@ pub(crate) struct Samples(BTreeMap<String, f64>);
 impl World {
     /// `webhooks` is where background responses are told of.
     pub(crate) fn start(webhooks: String) -> Self {
-        let simulators = [(); 2].map(|()| Simulator::start(Options { pace: Pace::INSTANT, ..Options::default() }).unwrap());
+        let simulators = [(); 2].map(|()| {
+            Simulator::start(Options {
+                pace: Pace::INSTANT,
+                ..Options::default()
+            })
+            .unwrap()
+        });
         let mut config = CONFIG.to_owned();
         for (name, simulator) in ["first", "second"].into_iter().zip(&simulators) {
             for (api, model) in [("chat", CHAT_MODEL), ("responses", RESPONSES_MODEL)] {
@@ -72,7 +80,14 @@ impl World {
             }
         }
         let gateway = Process::start(&config, &[]);
-        Self { gateway, simulators, faults: plan::faults(), outcomes: Tally::default(), seen: Tally::default(), webhooks }
+        Self {
+            gateway,
+            simulators,
+            faults: plan::faults(),
+            outcomes: Tally::default(),
+            seen: Tally::default(),
+            webhooks,
+        }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -88,11 +103,19 @@ impl World {
     }
 
     pub(crate) fn post(&self, path: &str, body: &Value) -> Request {
-        Request::new(self.address(), "POST", path).header("content-type", "application/json").body(body.to_string())
+        Request::new(self.address(), "POST", path)
+            .header("content-type", "application/json")
+            .body(body.to_string())
     }
 
     pub(crate) async fn cancel(&self, id: &str) -> Answer {
-        let answer = self.post(&format!("/v1/responses/{id}/cancel"), &serde_json::json!({})).answer().await;
+        let answer = self
+            .post(
+                &format!("/v1/responses/{id}/cancel"),
+                &serde_json::json!({}),
+            )
+            .answer()
+            .await;
         assert_eq!(answer.status, 200, "{}", answer.text());
         answer
     }
@@ -108,20 +131,36 @@ impl World {
         let folder = format!("/proc/{}", self.gateway.id());
         let pages = std::fs::read_to_string(format!("{folder}/statm")).unwrap();
         let pages: u64 = pages.split(' ').nth(1).unwrap().parse().unwrap();
-        let count = |name: &str| std::fs::read_dir(format!("{folder}/{name}")).unwrap().count();
-        Figures { resident: pages * rustix::param::page_size() as u64, descriptors: count("fd"), threads: count("task") }
+        let count = |name: &str| {
+            std::fs::read_dir(format!("{folder}/{name}"))
+                .unwrap()
+                .count()
+        };
+        Figures {
+            resident: pages * rustix::param::page_size() as u64,
+            descriptors: count("fd"),
+            threads: count("task"),
+        }
     }
 
     pub(crate) async fn samples(&self) -> Samples {
         let text = self.get("/metrics").answer().await.text();
-        let samples = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
-        Samples(samples.map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect())
+        let samples = text
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| line.rsplit_once(' '));
+        Samples(
+            samples
+                .map(|(name, value)| (name.to_owned(), value.parse().unwrap()))
+                .collect(),
+        )
     }
 
     /// Waits until all is as it was before the first request. `before` is from then.
     pub(crate) async fn comes_to_rest(&self, before: Figures) {
         for _ in 0..4 {
-            // What takes longest is what is kept, for 15 s, and what hangs at the upstream, for 20: more than one patience.
+            // What takes longest is what is kept, for 15 s, and what hangs at the upstream, for 20:
+            // more than one patience.
             if tokio::time::timeout(PATIENCE, async {
                 while self.open().await > 0.0 {
                     breathe().await
@@ -134,10 +173,17 @@ impl World {
             }
         }
         let samples = self.samples().await;
-        let left: Vec<_> = GAUGES.into_iter().map(|name| (name, samples.sum(name))).filter(|(_, value)| *value != 0.0).collect();
+        let left: Vec<_> = GAUGES
+            .into_iter()
+            .map(|name| (name, samples.sum(name)))
+            .filter(|(_, value)| *value != 0.0)
+            .collect();
         assert!(left.is_empty(), "left behind: {left:?}");
-        eventually("the end of all connections but the one that asks", async || self.samples().await.sum("tokenwire_connections") == 1.0)
-            .await;
+        eventually(
+            "the end of all connections but the one that asks",
+            async || self.samples().await.sum("tokenwire_connections") == 1.0,
+        )
+        .await;
         for simulator in &self.simulators {
             let quiet = simulator.wait_until(
                 |stats| {
@@ -146,7 +192,11 @@ impl World {
                 },
                 PATIENCE,
             );
-            assert!(quiet.await, "requests or connections are left open at an upstream: {:?}", simulator.stats());
+            assert!(
+                quiet.await,
+                "requests or connections are left open at an upstream: {:?}",
+                simulator.stats()
+            );
         }
         let mut last = self.figures();
         let settled = async {
@@ -156,7 +206,10 @@ impl World {
             }
         };
         let settled = tokio::time::timeout(PATIENCE, settled).await;
-        assert!(settled.is_ok(), "descriptors and threads were {before:?} and are {last:?}");
+        assert!(
+            settled.is_ok(),
+            "descriptors and threads were {before:?} and are {last:?}"
+        );
     }
 
     async fn open(&self) -> f64 {
@@ -178,7 +231,8 @@ const GAUGES: [&str; 9] = [
     "tokenwire_webhooks_pending",
 ];
 
-/// Between two looks at another process, which tells nobody when it changes: looking without a pause would be load.
+/// Between two looks at another process, which tells nobody when it changes: looking without a
+/// pause would be load.
 async fn breathe() {
     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
 }
@@ -188,7 +242,10 @@ async fn breathe() {
 impl Samples {
     /// All samples of this name, whatever their labels, added up.
     pub(crate) fn sum(&self, name: &str) -> f64 {
-        let of_it = self.0.iter().filter(|(sample, _)| sample.split('{').next() == Some(name));
+        let of_it = self
+            .0
+            .iter()
+            .filter(|(sample, _)| sample.split('{').next() == Some(name));
         of_it.map(|(_, value)| *value).sum()
     }
 

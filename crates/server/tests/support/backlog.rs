@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use socket2::{Domain, Socket, Type};
 
-/// A listener whose queue of connections is full, so that a further one is neither accepted nor refused.
+/// A listener whose queue of connections is full, so that a further one is neither accepted nor
+/// refused.
 pub(crate) struct FullBacklog {
     listener: Socket,
     _waiting: Vec<Socket>,
@@ -14,7 +15,9 @@ impl FullBacklog {
     pub(crate) fn new() -> Self {
         let socket = || Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         let listener = socket();
-        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener
+            .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+            .unwrap();
         listener.listen(0).unwrap();
         let address = listener.local_addr().unwrap();
         let waiting = (0..8)
@@ -25,19 +28,35 @@ impl FullBacklog {
                 client
             })
             .collect();
-        Self { listener, _waiting: waiting }
+        Self {
+            listener,
+            _waiting: waiting,
+        }
     }
 
     pub(crate) fn base_url(&self) -> String {
-        format!("http://{}/v1", self.listener.local_addr().unwrap().as_socket().unwrap())
+        format!(
+            "http://{}/v1",
+            self.listener.local_addr().unwrap().as_socket().unwrap()
+        )
     }
 
     /// How many connections wait in vain to be accepted, the eight of our own included.
     pub(crate) fn knocking(&self) -> usize {
-        let port = self.listener.local_addr().unwrap().as_socket().unwrap().port();
+        let port = self
+            .listener
+            .local_addr()
+            .unwrap()
+            .as_socket()
+            .unwrap()
+            .port();
         let remote = format!("0100007F:{port:04X}");
         let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
         // The columns are: number, local, remote, state; 02 is SYN_SENT.
-        table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).filter(|row| row[2] == remote && row[3] == "02").count()
+        table
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>())
+            .filter(|row| row[2] == remote && row[3] == "02")
+            .count()
     }
 }

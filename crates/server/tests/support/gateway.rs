@@ -28,7 +28,11 @@ pub(crate) struct World {
 
 /// A gateway over a simulator that does not wait unless it is steered to.
 pub(crate) fn start(change: impl FnOnce(&mut Config)) -> World {
-    let simulator = Simulator::start(Options { pace: Pace::INSTANT, ..Options::default() }).unwrap();
+    let simulator = Simulator::start(Options {
+        pace: Pace::INSTANT,
+        ..Options::default()
+    })
+    .unwrap();
     let gateway = over(&simulator.base_url(), Api::Chat, change);
     World { gateway, simulator }
 }
@@ -40,7 +44,12 @@ pub(crate) fn over(base_url: &str, api: Api, change: impl FnOnce(&mut Config)) -
     // More than one, so that what belongs to a worker and what is shared are told apart.
     config.server.workers = 2;
     config.default_model = Some("simulator".to_owned());
-    config.upstreams = vec![Upstream { name: "upstream".to_owned(), base_url: base_url.to_owned(), api, ..Upstream::default() }];
+    config.upstreams = vec![Upstream {
+        name: "upstream".to_owned(),
+        base_url: base_url.to_owned(),
+        api,
+        ..Upstream::default()
+    }];
     change(&mut config);
     Gateway::start(config)
 }
@@ -55,8 +64,14 @@ impl Gateway {
                 server.serve().await.unwrap();
             });
         });
-        let (address, handle) = is_up.recv_timeout(PATIENCE).expect("the gateway does not start");
-        Self { address, handle, thread: Some(thread) }
+        let (address, handle) = is_up
+            .recv_timeout(PATIENCE)
+            .expect("the gateway does not start");
+        Self {
+            address,
+            handle,
+            thread: Some(thread),
+        }
     }
 
     pub(crate) fn get(&self, path: &str) -> Request {
@@ -69,7 +84,9 @@ impl Gateway {
 
     /// A POST of JSON.
     pub(crate) fn post(&self, path: &str, body: &Value) -> Request {
-        Request::new(self.address, "POST", path).header("content-type", "application/json").body(body.to_string())
+        Request::new(self.address, "POST", path)
+            .header("content-type", "application/json")
+            .body(body.to_string())
     }
 
     pub(crate) async fn socket(&self) -> Socket {
@@ -78,7 +95,10 @@ impl Gateway {
 
     /// Waits until no generation runs.
     pub(crate) async fn idle(&self) {
-        super::eventually("the end of all generations", async || self.get("/readyz").answer().await.json()["open_streams"] == 0).await;
+        super::eventually("the end of all generations", async || {
+            self.get("/readyz").answer().await.json()["open_streams"] == 0
+        })
+        .await;
     }
 
     /// The response object now.
@@ -113,11 +133,18 @@ impl Deref for World {
 impl World {
     /// Waits until the simulator's counters are as wanted.
     pub(crate) async fn upstream_saw(&self, what: &str, wanted: impl Fn(&Stats) -> bool) {
-        assert!(self.simulator.wait_until(wanted, PATIENCE).await, "{what} never came: {:?}", self.simulator.stats());
+        assert!(
+            self.simulator.wait_until(wanted, PATIENCE).await,
+            "{what} never came: {:?}",
+            self.simulator.stats()
+        );
     }
 
     /// The last request that the upstream got.
     pub(crate) fn last_request(&self) -> RecordedRequest {
-        self.simulator.requests().pop().expect("the upstream was not asked")
+        self.simulator
+            .requests()
+            .pop()
+            .expect("the upstream was not asked")
     }
 }

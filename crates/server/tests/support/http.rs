@@ -1,4 +1,5 @@
-//! An HTTP/1.1 client over a plain socket, which shows what a library hides: the head's bytes, and how a body ended.
+//! An HTTP/1.1 client over a plain socket, which shows what a library hides: the head's bytes, and
+//! how a body ended.
 
 use std::net::SocketAddr;
 
@@ -67,7 +68,13 @@ pub(crate) struct Answer {
 
 impl Request {
     pub(crate) fn new(address: SocketAddr, method: &str, path: &str) -> Self {
-        Self { address, method: method.to_owned(), path: path.to_owned(), headers: Vec::new(), body: Vec::new() }
+        Self {
+            address,
+            method: method.to_owned(),
+            path: path.to_owned(),
+            headers: Vec::new(),
+            body: Vec::new(),
+        }
     }
 
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
@@ -83,11 +90,18 @@ impl Request {
     /// The request's bytes. A `Content-Length` or `Host` of the test's own is left as it is.
     fn bytes(&self) -> Vec<u8> {
         let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.path);
-        let has = |wanted: &str| self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(wanted));
+        let has = |wanted: &str| {
+            self.headers
+                .iter()
+                .any(|(name, _)| name.eq_ignore_ascii_case(wanted))
+        };
         if !has("host") {
             head.push_str(&format!("host: {}\r\n", self.address));
         }
-        if !has("content-length") && !has("transfer-encoding") && (!self.body.is_empty() || self.method == "POST") {
+        if !has("content-length")
+            && !has("transfer-encoding")
+            && (!self.body.is_empty() || self.method == "POST")
+        {
             head.push_str(&format!("content-length: {}\r\n", self.body.len()));
         }
         for (name, value) in &self.headers {
@@ -102,7 +116,8 @@ impl Request {
         self.send_on(socket).await
     }
 
-    /// Sends it on a socket whose receive buffer is small, so that a client that does not read is soon noticed.
+    /// Sends it on a socket whose receive buffer is small, so that a client that does not read is
+    /// soon noticed.
     pub(crate) async fn send_reading_little(&self, buffer: u32) -> Exchange {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(buffer).unwrap();
@@ -114,7 +129,13 @@ impl Request {
         socket.set_nodelay(true).unwrap();
         // A server that refuses a large body may close before all of it was sent.
         let _ = socket.write_all(&self.bytes()).await;
-        Exchange { socket, raw: Vec::new(), head: None, body: Vec::new(), end: End::Open }
+        Exchange {
+            socket,
+            raw: Vec::new(),
+            head: None,
+            body: Vec::new(),
+            end: End::Open,
+        }
     }
 
     /// Sends it, and reads the answer to its end.
@@ -133,7 +154,10 @@ impl Exchange {
         let read = patiently("bytes of the answer", self.socket.read(&mut buffer)).await;
         match read {
             Ok(0) | Err(_) => {
-                let until_close = matches!(self.head.as_ref().map(|head| head.framing), Some(Framing::UntilClose));
+                let until_close = matches!(
+                    self.head.as_ref().map(|head| head.framing),
+                    Some(Framing::UntilClose)
+                );
                 self.end = if until_close { End::Whole } else { End::Broken };
                 false
             }
@@ -147,7 +171,9 @@ impl Exchange {
 
     fn decode(&mut self) {
         if self.head.is_none() {
-            let Some(at) = find(&self.raw, b"\r\n\r\n") else { return };
+            let Some(at) = find(&self.raw, b"\r\n\r\n") else {
+                return;
+            };
             let head: Vec<u8> = self.raw.drain(..at + 4).collect();
             self.head = Some(Head::parse(std::str::from_utf8(&head).unwrap()));
         }
@@ -163,7 +189,11 @@ impl Exchange {
             Framing::Chunked => {
                 let mut at = 0;
                 while let Some(line) = find(&self.raw[at..], b"\r\n") {
-                    let size = usize::from_str_radix(std::str::from_utf8(&self.raw[at..at + line]).unwrap(), 16).unwrap();
+                    let size = usize::from_str_radix(
+                        std::str::from_utf8(&self.raw[at..at + line]).unwrap(),
+                        16,
+                    )
+                    .unwrap();
                     let data = at + line + 2;
                     if self.raw.len() < data + size + 2 {
                         break;
@@ -196,7 +226,10 @@ impl Exchange {
     /// The id of the generation that is read.
     pub(crate) async fn id(&mut self) -> String {
         let location = self.header("location").await.expect("no Location");
-        location.strip_prefix("/v1/streams/").expect("a strange Location").to_owned()
+        location
+            .strip_prefix("/v1/streams/")
+            .expect("a strange Location")
+            .to_owned()
     }
 
     /// Reads until the body holds `text`.
@@ -207,7 +240,11 @@ impl Exchange {
     /// Reads until the body holds `text` so many times.
     pub(crate) async fn until_count(&mut self, text: &str, times: usize) {
         while self.text().matches(text).count() < times {
-            assert!(self.read().await, "{text:?} did not come {times} times in {}", self.text());
+            assert!(
+                self.read().await,
+                "{text:?} did not come {times} times in {}",
+                self.text()
+            );
         }
     }
 
@@ -218,7 +255,11 @@ impl Exchange {
             if events.iter().any(|event| event.data.contains(text)) {
                 return events;
             }
-            assert!(self.read().await, "no event with {text:?} came in {}", self.text());
+            assert!(
+                self.read().await,
+                "no event with {text:?} came in {}",
+                self.text()
+            );
         }
     }
 
@@ -235,25 +276,44 @@ impl Exchange {
     pub(crate) async fn answer(mut self) -> Answer {
         while self.read().await {}
         let head = self.head.expect("the connection ended before the head");
-        Answer { status: head.status, headers: head.headers, body: self.body, end: self.end }
+        Answer {
+            status: head.status,
+            headers: head.headers,
+            body: self.body,
+            end: self.end,
+        }
     }
 }
 
 impl Head {
     fn parse(text: &str) -> Self {
         let mut lines = text.trim_end().split("\r\n");
-        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let status = lines
+            .next()
+            .unwrap()
+            .split(' ')
+            .nth(1)
+            .unwrap()
+            .parse()
+            .unwrap();
         let headers: Vec<(String, String)> = lines
             .map(|line| line.split_once(": ").unwrap_or((line, "")))
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect();
-        let framing = match (header(&headers, "content-length"), header(&headers, "transfer-encoding")) {
+        let framing = match (
+            header(&headers, "content-length"),
+            header(&headers, "transfer-encoding"),
+        ) {
             (_, Some("chunked")) => Framing::Chunked,
             (Some(length), _) => Framing::Length(length.parse().unwrap()),
             _ if matches!(status, 204 | 304) => Framing::Length(0),
             _ => Framing::UntilClose,
         };
-        Self { status, headers, framing }
+        Self {
+            status,
+            headers,
+            framing,
+        }
     }
 }
 
@@ -267,11 +327,14 @@ impl Answer {
     }
 
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {}", self.text()))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error} in {}", self.text()))
     }
 
     pub(crate) fn id(&self) -> &str {
-        self.header("location").and_then(|location| location.strip_prefix("/v1/streams/")).expect("no Location")
+        self.header("location")
+            .and_then(|location| location.strip_prefix("/v1/streams/"))
+            .expect("no Location")
     }
 
     pub(crate) fn events(&self) -> Vec<Event> {
@@ -280,9 +343,14 @@ impl Answer {
 }
 
 fn header<'a>(headers: &'a [(String, String)], wanted: &str) -> Option<&'a str> {
-    headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.as_str())
+    headers
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case(wanted))
+        .map(|(_, value)| value.as_str())
 }
 
 fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    bytes.windows(wanted.len()).position(|window| window == wanted)
+    bytes
+        .windows(wanted.len())
+        .position(|window| window == wanted)
 }

@@ -1,9 +1,20 @@
-//! What the black-box tests share: a real gateway on a free port, upstreams for it, and clients that hide nothing.
+//! What the black-box tests share: a real gateway on a free port, upstreams for it, and clients
+//! that hide nothing.
 //!
-//! Nothing here sleeps to wait for something: every wait is for bytes, for a count of the simulator's, or for a close, and is given up
-//! after [`PATIENCE`], which nothing comes near while all is well.
-#![allow(dead_code, unused_imports, reason = "each test file uses its part of it")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on says why and ends")]
+//! Nothing here sleeps to wait for something: every wait is for bytes, for a count of the
+//! simulator's, or for a close, and is given up after [`PATIENCE`], which nothing comes near while
+//! all is well.
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test file uses its part of it"
+)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on says why and ends"
+)]
 #![allow(clippy::print_stderr, reason = "a test that was skipped has to say so")]
 
 pub(crate) mod backlog;
@@ -58,11 +69,21 @@ pub(crate) fn response(steering: &str) -> Value {
 
 /// `base` with more members, or others in their place.
 pub(crate) fn with(mut base: Value, members: Value) -> Value {
-    base.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+    base.as_object_mut()
+        .unwrap()
+        .extend(members.as_object().unwrap().clone());
     base
 }
 
 /// A query's value, percent-encoded.
 pub(crate) fn encode(text: &str) -> String {
-    text.bytes().map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+    text.bytes()
+        .map(|byte| {
+            if byte.is_ascii_alphanumeric() {
+                char::from(byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
+        })
+        .collect()
 }

@@ -19,7 +19,8 @@ impl Playback {
         Self::start("200 OK", "content-type: text/event-stream\r\n", body, piece).await
     }
 
-    /// A body of event-stream that goes on for ever, as fast as the socket takes it: `body`, then `tail` again and again.
+    /// A body of event-stream that goes on for ever, as fast as the socket takes it: `body`, then
+    /// `tail` again and again.
     pub(crate) async fn endless(body: &'static [u8], tail: &'static [u8]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -29,7 +30,10 @@ impl Playback {
                 let flood = flood.clone();
                 // On a thread of its own: it has to be faster than whoever reads.
                 std::thread::spawn(move || {
-                    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+                    let runtime = tokio::runtime::Builder::new_current_thread()
+                        .enable_io()
+                        .build()
+                        .unwrap();
                     runtime.block_on(talk_on(socket.into_std().unwrap(), body, flood));
                 });
             }
@@ -41,7 +45,10 @@ impl Playback {
     pub(crate) async fn start(status: &str, headers: &str, body: Vec<u8>, piece: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let head: Arc<str> = format!("HTTP/1.1 {status}\r\n{headers}transfer-encoding: chunked\r\nconnection: close\r\n\r\n").into();
+        let head: Arc<str> = format!(
+            "HTTP/1.1 {status}\r\n{headers}transfer-encoding: chunked\r\nconnection: close\r\n\r\n"
+        )
+        .into();
         let body: Arc<[u8]> = body.into();
         let task = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
@@ -62,7 +69,12 @@ impl Drop for Playback {
     }
 }
 
-async fn answer(mut socket: TcpStream, head: Arc<str>, body: Arc<[u8]>, piece: usize) -> Option<()> {
+async fn answer(
+    mut socket: TcpStream,
+    head: Arc<str>,
+    body: Arc<[u8]>,
+    piece: usize,
+) -> Option<()> {
     socket.set_nodelay(true).ok()?;
     read_request(&mut socket).await?;
     socket.write_all(head.as_bytes()).await.ok()?;
@@ -78,7 +90,12 @@ async fn answer(mut socket: TcpStream, head: Arc<str>, body: Arc<[u8]>, piece: u
 async fn talk_on(socket: std::net::TcpStream, body: &[u8], flood: Arc<[u8]>) -> Option<()> {
     let mut socket = TcpStream::from_std(socket).ok()?;
     read_request(&mut socket).await?;
-    socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n").await.ok()?;
+    socket
+        .write_all(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n",
+        )
+        .await
+        .ok()?;
     socket.write_all(body).await.ok()?;
     loop {
         socket.write_all(&flood).await.ok()?;
@@ -90,11 +107,20 @@ pub(crate) async fn read_request(socket: &mut TcpStream) -> Option<()> {
     let mut received = Vec::new();
     let mut buffer = [0; 16 * 1024];
     loop {
-        let length = socket.read(&mut buffer).await.ok().filter(|length| *length > 0)?;
+        let length = socket
+            .read(&mut buffer)
+            .await
+            .ok()
+            .filter(|length| *length > 0)?;
         received.extend_from_slice(&buffer[..length]);
-        let Some(end) = received.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
+        let Some(end) = received.windows(4).position(|window| window == b"\r\n\r\n") else {
+            continue;
+        };
         let head = String::from_utf8_lossy(&received[..end]).to_ascii_lowercase();
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length:")).and_then(|value| value.trim().parse().ok());
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length:"))
+            .and_then(|value| value.trim().parse().ok());
         if received.len() >= end + 4 + length.unwrap_or(0) {
             return Some(());
         }

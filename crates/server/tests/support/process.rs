@@ -20,11 +20,18 @@ impl Process {
         let path = folder.path().join("tokenwire.yaml");
         std::fs::write(&path, config).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_tokenwire"));
-        command.args(["--port", "0", "--config"]).arg(&path).current_dir(folder.path());
+        command
+            .args(["--port", "0", "--config"])
+            .arg(&path)
+            .current_dir(folder.path());
         for name in ["OPENAI_API_KEY", "OPENAI_BASE_URL", "RUST_LOG"] {
             command.env_remove(name);
         }
-        command.envs(environment.iter().copied()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut stderr = child.stderr.take().unwrap();
         let stderr = std::thread::spawn(move || {
@@ -37,7 +44,10 @@ impl Process {
         let address = loop {
             let mut line = String::new();
             if stdout.read_line(&mut line).unwrap() == 0 {
-                panic!("the gateway said no address in {banner:?}, and on stderr {:?}", stderr.join());
+                panic!(
+                    "the gateway said no address in {banner:?}, and on stderr {:?}",
+                    stderr.join()
+                );
             }
             banner.push_str(&line);
             if let Some(address) = address_in(&line) {
@@ -48,7 +58,12 @@ impl Process {
             let _ = stdout.read_to_string(&mut banner);
             banner
         });
-        Self { child, address, stdout: Some(stdout), stderr: Some(stderr) }
+        Self {
+            child,
+            address,
+            stdout: Some(stdout),
+            stderr: Some(stderr),
+        }
     }
 
     /// The number by which the system knows it.

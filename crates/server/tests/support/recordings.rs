@@ -1,6 +1,8 @@
-//! Streams as real servers sent them, which are not ours to publish, and what a correct reader gets out of each.
+//! Streams as real servers sent them, which are not ours to publish, and what a correct reader gets
+//! out of each.
 //!
-//! They are read from the folder that `TOKENWIRE_CAPTURES` names, by default `../shared/captures` beside the workspace.
+//! They are read from the folder that `TOKENWIRE_CAPTURES` names, by default `../shared/captures`
+//! beside the workspace.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -36,7 +38,10 @@ pub(crate) fn all() -> Vec<Recording> {
     let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/captures");
     let folder = std::env::var_os("TOKENWIRE_CAPTURES").map_or(default, PathBuf::from);
     let Ok(text) = std::fs::read_to_string(folder.join("expected.json")) else {
-        eprintln!("SKIPPED: there are no recorded streams at {} (name their folder in TOKENWIRE_CAPTURES)", folder.display());
+        eprintln!(
+            "SKIPPED: there are no recorded streams at {} (name their folder in TOKENWIRE_CAPTURES)",
+            folder.display()
+        );
         return Vec::new();
     };
     let table: BTreeMap<String, Value> = serde_json::from_str(&text).unwrap();
@@ -45,8 +50,17 @@ pub(crate) fn all() -> Vec<Recording> {
         .map(|(file, value)| {
             let body = std::fs::read(folder.join(&file)).unwrap();
             let responses = value["api"] == "responses";
-            let expected = if responses { of_responses(&value) } else { of_chat(&value, &file) };
-            Recording { file, body, responses, expected }
+            let expected = if responses {
+                of_responses(&value)
+            } else {
+                of_chat(&value, &file)
+            };
+            Recording {
+                file,
+                body,
+                responses,
+                expected,
+            }
         })
         .collect()
 }
@@ -56,40 +70,84 @@ fn text(value: &Value) -> String {
 }
 
 fn numbers(usage: &Value, names: [&str; 3]) -> Option<[u64; 3]> {
-    usage.is_object().then(|| names.map(|name| usage[name].as_u64().unwrap_or(0)))
+    usage
+        .is_object()
+        .then(|| names.map(|name| usage[name].as_u64().unwrap_or(0)))
 }
 
 /// Arguments that never came are those of a function without parameters.
 fn call(value: &Value) -> (String, String) {
     let arguments = text(&value["arguments"]);
-    (text(&value["name"]), if arguments.is_empty() { "{}".to_owned() } else { arguments })
+    (
+        text(&value["name"]),
+        if arguments.is_empty() {
+            "{}".to_owned()
+        } else {
+            arguments
+        },
+    )
 }
 
 fn of_responses(value: &Value) -> Expected {
-    let why = value["error"]["code"].as_str().or(value["incomplete"]["reason"].as_str());
+    let why = value["error"]["code"]
+        .as_str()
+        .or(value["incomplete"]["reason"].as_str());
     Expected {
         status: text(&value["status"]),
         why: why.map(str::to_owned),
-        texts: Some(text(&value["text"])).into_iter().filter(|text| !text.is_empty()).collect(),
+        texts: Some(text(&value["text"]))
+            .into_iter()
+            .filter(|text| !text.is_empty())
+            .collect(),
         reasoning: text(&value["reasoning"]),
         refusal: String::new(),
-        calls: value["calls"].as_object().into_iter().flatten().map(|(_, value)| call(value)).collect(),
-        usage: numbers(&value["usage"], ["input_tokens", "output_tokens", "total_tokens"]),
+        calls: value["calls"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(_, value)| call(value))
+            .collect(),
+        usage: numbers(
+            &value["usage"],
+            ["input_tokens", "output_tokens", "total_tokens"],
+        ),
     }
 }
 
 fn of_chat(value: &Value, file: &str) -> Expected {
     // By the number of the choice, which is not the order of the text.
-    let mut choices: Vec<(i64, &Value)> =
-        value["choices"].as_object().into_iter().flatten().map(|(index, choice)| (index.parse().unwrap(), choice)).collect();
+    let mut choices: Vec<(i64, &Value)> = value["choices"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(index, choice)| (index.parse().unwrap(), choice))
+        .collect();
     choices.sort_by_key(|(index, _)| *index);
-    let finishes: Vec<String> = choices.iter().flat_map(|(_, choice)| choice["finish"].as_array().unwrap()).map(text).collect();
+    let finishes: Vec<String> = choices
+        .iter()
+        .flat_map(|(_, choice)| choice["finish"].as_array().unwrap())
+        .map(text)
+        .collect();
     let done = value["done"].as_bool().unwrap_or(false);
     let (status, why) = if let Some(error) = value["errors"].get(0) {
-        let inner = if error["error"].is_object() { &error["error"] } else { error };
-        let word = |value: &Value| value.as_str().map(str::to_owned).or_else(|| value.as_i64().map(|number| number.to_string()));
-        let code = ["code", "type", "status_code"].into_iter().find_map(|name| word(&inner[name]));
-        ("failed", Some(code.unwrap_or_else(|| "upstream_error".to_owned())))
+        let inner = if error["error"].is_object() {
+            &error["error"]
+        } else {
+            error
+        };
+        let word = |value: &Value| {
+            value
+                .as_str()
+                .map(str::to_owned)
+                .or_else(|| value.as_i64().map(|number| number.to_string()))
+        };
+        let code = ["code", "type", "status_code"]
+            .into_iter()
+            .find_map(|name| word(&inner[name]));
+        (
+            "failed",
+            Some(code.unwrap_or_else(|| "upstream_error".to_owned())),
+        )
     } else if file == "gpustack-error-field-line.sse" {
         // Its last word stands in an SSE field of its own: `error: {…}`.
         ("failed", None)
@@ -102,14 +160,30 @@ fn of_chat(value: &Value, file: &str) -> Expected {
     } else {
         ("completed", None)
     };
-    let joined = |name: &str| choices.iter().map(|(_, choice)| text(&choice[name])).collect::<String>();
-    let mut texts: Vec<String> = choices.iter().map(|(_, choice)| text(&choice["text"])).filter(|text| !text.is_empty()).collect();
+    let joined = |name: &str| {
+        choices
+            .iter()
+            .map(|(_, choice)| text(&choice[name]))
+            .collect::<String>()
+    };
+    let mut texts: Vec<String> = choices
+        .iter()
+        .map(|(_, choice)| text(&choice["text"]))
+        .filter(|text| !text.is_empty())
+        .collect();
     if file.starts_with("tgi-") {
         // It counts tokens in the index although one choice was asked for.
         texts = vec![texts.concat()];
     }
-    let usage = if value["usage"].is_object() { &value["usage"] } else { &value["usage_from"] };
-    let mut usage = numbers(usage, ["prompt_tokens", "completion_tokens", "total_tokens"]);
+    let usage = if value["usage"].is_object() {
+        &value["usage"]
+    } else {
+        &value["usage_from"]
+    };
+    let mut usage = numbers(
+        usage,
+        ["prompt_tokens", "completion_tokens", "total_tokens"],
+    );
     if file == "llamacpp-n2-usage-per-choice.sse" {
         // One usage a choice: the prompt counts once, the answers add up.
         usage = Some([28, 16, 44]);
@@ -120,7 +194,11 @@ fn of_chat(value: &Value, file: &str) -> Expected {
         texts,
         reasoning: joined("reasoning"),
         refusal: joined("refusal"),
-        calls: choices.iter().flat_map(|(_, choice)| choice["calls"].as_array().into_iter().flatten()).map(call).collect(),
+        calls: choices
+            .iter()
+            .flat_map(|(_, choice)| choice["calls"].as_array().into_iter().flatten())
+            .map(call)
+            .collect(),
         usage,
     }
 }

@@ -14,10 +14,17 @@ pub(crate) struct Event {
 pub(crate) fn parse(text: &str) -> Vec<Event> {
     let mut events = Vec::new();
     let (mut id, mut name, mut data) = (None, None, Vec::new());
-    for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
+    for line in text
+        .split_inclusive('\n')
+        .filter_map(|line| line.strip_suffix('\n'))
+    {
         if line.is_empty() {
             if !data.is_empty() {
-                events.push(Event { id: id.take(), name: name.take(), data: data.join("\n") });
+                events.push(Event {
+                    id: id.take(),
+                    name: name.take(),
+                    data: data.join("\n"),
+                });
             }
             (id, name) = (None, None);
             data.clear();
@@ -43,16 +50,27 @@ impl Event {
 
     /// The `type` of an event in the responses dialect; empty for what has none.
     pub(crate) fn kind(&self) -> String {
-        serde_json::from_str::<Value>(&self.data).ok().and_then(|json| json["type"].as_str().map(str::to_owned)).unwrap_or_default()
+        serde_json::from_str::<Value>(&self.data)
+            .ok()
+            .and_then(|json| json["type"].as_str().map(str::to_owned))
+            .unwrap_or_default()
     }
 
     /// The number in its id.
     pub(crate) fn number(&self) -> u64 {
-        self.id.as_deref().and_then(|id| id.split_once('.')).map(|(_, number)| number.parse().unwrap()).expect("an event without an id")
+        self.id
+            .as_deref()
+            .and_then(|id| id.split_once('.'))
+            .map(|(_, number)| number.parse().unwrap())
+            .expect("an event without an id")
     }
 }
 
 /// The `output_text` of events in the responses dialect.
 pub(crate) fn output_text<'a>(events: impl IntoIterator<Item = &'a Value>) -> String {
-    events.into_iter().filter(|event| event["type"] == "response.output_text.delta").filter_map(|event| event["delta"].as_str()).collect()
+    events
+        .into_iter()
+        .filter(|event| event["type"] == "response.output_text.delta")
+        .filter_map(|event| event["delta"].as_str())
+        .collect()
 }

@@ -19,7 +19,9 @@ pub(crate) struct Socket {
 
 impl Socket {
     pub(crate) async fn connect(address: SocketAddr, path: &str) -> Self {
-        let request = format!("ws://{address}{path}").into_client_request().unwrap();
+        let request = format!("ws://{address}{path}")
+            .into_client_request()
+            .unwrap();
         let (stream, _) = tokio_tungstenite::connect_async(request).await.unwrap();
         Self { stream }
     }
@@ -29,15 +31,22 @@ impl Socket {
     }
 
     pub(crate) async fn send_raw(&mut self, message: Message) {
-        patiently("room to send", self.stream.send(message)).await.unwrap();
+        patiently("room to send", self.stream.send(message))
+            .await
+            .unwrap();
     }
 
     /// `response.create` of this input, with these members beside it.
     pub(crate) async fn create(&mut self, steering: &str, members: Value) {
-        self.send(super::with(json!({"type": "response.create", "input": format!("[[{steering}]]")}), members)).await;
+        self.send(super::with(
+            json!({"type": "response.create", "input": format!("[[{steering}]]")}),
+            members,
+        ))
+        .await;
     }
 
-    /// The next message that is not a ping; pings are answered by the library. `None` is the end of the connection.
+    /// The next message that is not a ping; pings are answered by the library. `None` is the end of
+    /// the connection.
     pub(crate) async fn message(&mut self) -> Option<Message> {
         loop {
             match patiently("a message", self.stream.next()).await {
@@ -77,7 +86,8 @@ impl Socket {
         self.until(is_terminal).await
     }
 
-    /// The events that come before the answer to a ping: whatever was asked before it has been answered by then.
+    /// The events that come before the answer to a ping: whatever was asked before it has been
+    /// answered by then.
     pub(crate) async fn until_pong(&mut self) -> Vec<Value> {
         self.send(json!({"type": "tokenwire:ping"})).await;
         let mut events = self.until_type("tokenwire:pong").await;
@@ -99,7 +109,10 @@ impl Socket {
 }
 
 pub(crate) fn is_terminal(event: &Value) -> bool {
-    matches!(event["type"].as_str(), Some("response.completed" | "response.incomplete" | "response.failed"))
+    matches!(
+        event["type"].as_str(),
+        Some("response.completed" | "response.incomplete" | "response.failed")
+    )
 }
 
 /// A client that sends what bytes it is told to.
@@ -122,9 +135,17 @@ impl RawSocket {
         }
         head.push_str("\r\n");
         socket.write_all(head.as_bytes()).await.unwrap();
-        let mut raw = Self { socket, received: Vec::new(), head: String::new() };
+        let mut raw = Self {
+            socket,
+            received: Vec::new(),
+            head: String::new(),
+        };
         loop {
-            if let Some(at) = raw.received.windows(4).position(|window| window == b"\r\n\r\n") {
+            if let Some(at) = raw
+                .received
+                .windows(4)
+                .position(|window| window == b"\r\n\r\n")
+            {
                 let head: Vec<u8> = raw.received.drain(..at + 4).collect();
                 raw.head = String::from_utf8(head).unwrap();
                 return raw;
@@ -177,7 +198,10 @@ impl RawSocket {
     pub(crate) async fn close_code(&mut self) -> Option<u16> {
         while let Some((first, payload)) = self.frame().await {
             if first == 0x88 {
-                return payload.get(..2).map(|code| u16::from_be_bytes([code[0], code[1]])).or(Some(1005));
+                return payload
+                    .get(..2)
+                    .map(|code| u16::from_be_bytes([code[0], code[1]]))
+                    .or(Some(1005));
             }
         }
         None
@@ -194,7 +218,12 @@ impl RawSocket {
 pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut out = frame_head(first, payload.len() as u64);
     let mask = [0x11, 0x22, 0x33, 0x44];
-    out.extend(payload.iter().enumerate().map(|(index, byte)| byte ^ mask[index % 4]));
+    out.extend(
+        payload
+            .iter()
+            .enumerate()
+            .map(|(index, byte)| byte ^ mask[index % 4]),
+    );
     out
 }
 
@@ -220,8 +249,14 @@ pub(crate) fn frame_head(first: u8, length: u64) -> Vec<u8> {
 fn parse(bytes: &[u8]) -> Option<(usize, (u8, Vec<u8>))> {
     let (first, second) = (*bytes.first()?, *bytes.get(1)?);
     let (start, length) = match second {
-        126 => (4, usize::from(u16::from_be_bytes([*bytes.get(2)?, *bytes.get(3)?]))),
-        127 => (10, u64::from_be_bytes(bytes.get(2..10)?.try_into().unwrap()) as usize),
+        126 => (
+            4,
+            usize::from(u16::from_be_bytes([*bytes.get(2)?, *bytes.get(3)?])),
+        ),
+        127 => (
+            10,
+            u64::from_be_bytes(bytes.get(2..10)?.try_into().unwrap()) as usize,
+        ),
         short => (2, usize::from(short)),
     };
     let payload = bytes.get(start..start + length)?;

@@ -34,7 +34,9 @@ pub(crate) struct Receiver {
 
 /// An answer of this status, with these header lines.
 pub(crate) fn status(status: u16, headers: &str) -> Answer {
-    Answer::Head(format!("HTTP/1.1 {status} Said\r\ncontent-length: 0\r\nconnection: close\r\n{headers}\r\n"))
+    Answer::Head(format!(
+        "HTTP/1.1 {status} Said\r\ncontent-length: 0\r\nconnection: close\r\n{headers}\r\n"
+    ))
 }
 
 impl Receiver {
@@ -43,14 +45,19 @@ impl Receiver {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, received) = mpsc::unbounded_channel();
-        let answers: Arc<Mutex<VecDeque<Answer>>> = Arc::new(Mutex::new(answers.into_iter().collect()));
+        let answers: Arc<Mutex<VecDeque<Answer>>> =
+            Arc::new(Mutex::new(answers.into_iter().collect()));
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((socket, _)) = listener.accept().await {
                 connections.spawn(serve(socket, sender.clone(), answers.clone()));
             }
         });
-        Self { address, received, task }
+        Self {
+            address,
+            received,
+            task,
+        }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -80,9 +87,19 @@ impl Drop for Receiver {
     }
 }
 
-async fn serve(mut socket: TcpStream, sender: mpsc::UnboundedSender<Received>, answers: Arc<Mutex<VecDeque<Answer>>>) {
-    let Some(received) = read(&mut socket).await else { return };
-    let answer = answers.lock().unwrap().pop_front().unwrap_or_else(|| status(200, ""));
+async fn serve(
+    mut socket: TcpStream,
+    sender: mpsc::UnboundedSender<Received>,
+    answers: Arc<Mutex<VecDeque<Answer>>>,
+) {
+    let Some(received) = read(&mut socket).await else {
+        return;
+    };
+    let answer = answers
+        .lock()
+        .unwrap()
+        .pop_front()
+        .unwrap_or_else(|| status(200, ""));
     let _ = sender.send(received);
     match answer {
         Answer::Head(head) => {
@@ -109,20 +126,37 @@ async fn read(socket: &mut TcpStream) -> Option<Received> {
     let head = String::from_utf8(raw[..end].to_vec()).unwrap();
     let mut lines = head.lines();
     let path = lines.next().unwrap().split(' ').nth(1).unwrap().to_owned();
-    let headers: Vec<(String, String)> =
-        lines.filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
-    let length: usize = headers.iter().find(|(name, _)| name == "content-length").unwrap().1.parse().unwrap();
+    let headers: Vec<(String, String)> = lines
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
+        .collect();
+    let length: usize = headers
+        .iter()
+        .find(|(name, _)| name == "content-length")
+        .unwrap()
+        .1
+        .parse()
+        .unwrap();
     while raw.len() < end + length {
         if socket.read_buf(&mut raw).await.ok()? == 0 {
             return None;
         }
     }
-    Some(Received { path, headers, body: String::from_utf8(raw[end..].to_vec()).unwrap() })
+    Some(Received {
+        path,
+        headers,
+        body: String::from_utf8(raw[end..].to_vec()).unwrap(),
+    })
 }
 
 impl Received {
     pub(crate) fn header(&self, wanted: &str) -> &str {
-        &self.headers.iter().find(|(name, _)| name == wanted).unwrap_or_else(|| panic!("no {wanted} in {:?}", self.headers)).1
+        &self
+            .headers
+            .iter()
+            .find(|(name, _)| name == wanted)
+            .unwrap_or_else(|| panic!("no {wanted} in {:?}", self.headers))
+            .1
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -133,22 +167,51 @@ impl Received {
     pub(crate) fn is_signed_with(&self, secret: &str) -> bool {
         use base64::Engine as _;
         use base64::engine::general_purpose::STANDARD;
-        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &STANDARD.decode(secret.strip_prefix("whsec_").unwrap()).unwrap());
-        let signed = format!("{}.{}.{}", self.header("webhook-id"), self.header("webhook-timestamp"), self.body);
-        let signature = STANDARD.decode(self.header("webhook-signature").strip_prefix("v1,").unwrap()).unwrap();
+        let key = ring::hmac::Key::new(
+            ring::hmac::HMAC_SHA256,
+            &STANDARD
+                .decode(secret.strip_prefix("whsec_").unwrap())
+                .unwrap(),
+        );
+        let signed = format!(
+            "{}.{}.{}",
+            self.header("webhook-id"),
+            self.header("webhook-timestamp"),
+            self.body
+        );
+        let signature = STANDARD
+            .decode(
+                self.header("webhook-signature")
+                    .strip_prefix("v1,")
+                    .unwrap(),
+            )
+            .unwrap();
         ring::hmac::verify(&key, signed.as_bytes(), &signature).is_ok()
     }
 
-    /// The event's type and the response that it is about, once everything around them is found to be right.
+    /// The event's type and the response that it is about, once everything around them is found to
+    /// be right.
     pub(crate) fn checked(&self, secret: &str) -> (String, String) {
         assert!(self.is_signed_with(secret), "the signature is wrong");
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap()
+            .as_secs();
         let timestamp: u64 = self.header("webhook-timestamp").parse().unwrap();
-        assert!(timestamp.abs_diff(now) < 60, "sent at {timestamp}, received at {now}");
+        assert!(
+            timestamp.abs_diff(now) < 60,
+            "sent at {timestamp}, received at {now}"
+        );
         assert_eq!(self.header("content-type"), "application/json");
         let body = self.json();
-        assert_eq!((body["object"].as_str(), body["id"].as_str()), (Some("event"), Some(self.header("webhook-id"))));
+        assert_eq!(
+            (body["object"].as_str(), body["id"].as_str()),
+            (Some("event"), Some(self.header("webhook-id")))
+        );
         assert!(body["created_at"].as_u64().unwrap() <= timestamp);
-        (body["type"].as_str().unwrap().to_owned(), body["data"]["id"].as_str().unwrap().to_owned())
+        (
+            body["type"].as_str().unwrap().to_owned(),
+            body["data"]["id"].as_str().unwrap().to_owned(),
+        )
     }
 }

@@ -33,14 +33,21 @@ pub(super) fn usage(plan: &Plan) -> Value {
     })
 }
 
-/// The log probability of one token with its alternatives: invented, but the same each time, and in falling order.
+/// The log probability of one token with its alternatives: invented, but the same each time, and in
+/// falling order.
 pub(super) fn logprob(plan: &Plan, choice: usize, index: u64, token: &str, top: usize) -> Value {
     let entry = |token: String, logprob: f64| json!({"token": token, "logprob": logprob, "bytes": token.as_bytes()});
     let share = (Dice::at(plan.identity ^ choice as u64, index) % 10_000) as f64 / 10_000.0;
     let own = -(share * share);
     let round = |value: f64| (value * 1e6).round() / 1e6;
     let alternatives: Vec<Value> = (0..top)
-        .map(|rank| if rank == 0 { entry(token.to_owned(), round(own)) } else { entry(format!("{token}{rank}"), round(own - rank as f64)) })
+        .map(|rank| {
+            if rank == 0 {
+                entry(token.to_owned(), round(own))
+            } else {
+                entry(format!("{token}{rank}"), round(own - rank as f64))
+            }
+        })
         .collect();
     let mut entry = entry(token.to_owned(), round(own));
     entry["top_logprobs"] = Value::Array(alternatives);

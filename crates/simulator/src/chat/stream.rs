@@ -63,15 +63,30 @@ impl Chunks {
         });
         // The members in OpenAI's order, whatever order a JSON map keeps.
         let mut bytes = b"{".to_vec();
-        for name in ["id", "object", "created", "model", "service_tier", "system_fingerprint"] {
+        for name in [
+            "id",
+            "object",
+            "created",
+            "model",
+            "service_tier",
+            "system_fingerprint",
+        ] {
             bytes.extend_from_slice(format!("\"{name}\":{},", head[name].take()).as_bytes());
         }
         bytes.extend_from_slice(b"\"choices\":[");
-        let tail = if plan.usage { b"],\"usage\":null".to_vec() } else { b"]".to_vec() };
+        let tail = if plan.usage {
+            b"],\"usage\":null".to_vec()
+        } else {
+            b"]".to_vec()
+        };
         let open = plan.choices.len();
         Self {
             positions: vec![Position::Role; open],
-            after: if plan.usage { After::Usage } else { After::Done },
+            after: if plan.usage {
+                After::Usage
+            } else {
+                After::Done
+            },
             plan,
             head: bytes,
             tail,
@@ -90,11 +105,21 @@ impl Chunks {
     fn settle(choice: &Choice, position: Position) -> Position {
         match (position, &choice.output) {
             (Position::Reasoning(index), _) if index < choice.reasoning.len() => position,
-            (Position::Reasoning(_), Output::Calls(_)) => Self::settle(choice, Position::CallHead(0)),
+            (Position::Reasoning(_), Output::Calls(_)) => {
+                Self::settle(choice, Position::CallHead(0))
+            }
             (Position::Reasoning(_), _) => Self::settle(choice, Position::Content(0)),
-            (Position::Content(index), Output::Text(pieces) | Output::Refusal(pieces)) if index >= pieces.len() => Position::Finish,
-            (Position::CallHead(call), Output::Calls(calls)) if call >= calls.len() => Position::Finish,
-            (Position::Argument(call, index), Output::Calls(calls)) if index >= calls[call].arguments.len() => {
+            (Position::Content(index), Output::Text(pieces) | Output::Refusal(pieces))
+                if index >= pieces.len() =>
+            {
+                Position::Finish
+            }
+            (Position::CallHead(call), Output::Calls(calls)) if call >= calls.len() => {
+                Position::Finish
+            }
+            (Position::Argument(call, index), Output::Calls(calls))
+                if index >= calls[call].arguments.len() =>
+            {
                 Self::settle(choice, Position::CallHead(call + 1))
             }
             _ => position,
@@ -103,7 +128,8 @@ impl Chunks {
 
     /// A single call without reasoning is announced together with the role.
     fn announces_with_role(choice: &Choice) -> bool {
-        choice.reasoning.len() == 0 && matches!(&choice.output, Output::Calls(calls) if calls.len() == 1)
+        choice.reasoning.len() == 0
+            && matches!(&choice.output, Output::Calls(calls) if calls.len() == 1)
     }
 
     /// Moves on: the choice to `next`, the turn to the next choice that is not over.
@@ -133,7 +159,8 @@ impl Chunks {
         out.extend_from_slice(&self.tail);
         if self.plan.obfuscation {
             let length = 1 + Dice::at(self.plan.identity, self.made) % 12;
-            let padding = Dice::new(Dice::at(self.plan.identity, self.made)).letters(length as usize);
+            let padding =
+                Dice::new(Dice::at(self.plan.identity, self.made)).letters(length as usize);
             out.extend_from_slice(b",\"obfuscation\":\"");
             out.extend_from_slice(padding.as_bytes());
             out.push(b'"');
@@ -155,9 +182,15 @@ impl Chunks {
         let choice = self.choice();
         let mut call_head = None;
         match &choice.output {
-            _ if choice.reasoning.len() > 0 => out.extend_from_slice(b"\"role\":\"assistant\",\"content\":null,\"reasoning_content\":\"\""),
-            Output::Text(_) => out.extend_from_slice(b"\"role\":\"assistant\",\"content\":\"\",\"refusal\":null"),
-            Output::Refusal(_) => out.extend_from_slice(b"\"role\":\"assistant\",\"content\":null,\"refusal\":\"\""),
+            _ if choice.reasoning.len() > 0 => out.extend_from_slice(
+                b"\"role\":\"assistant\",\"content\":null,\"reasoning_content\":\"\"",
+            ),
+            Output::Text(_) => {
+                out.extend_from_slice(b"\"role\":\"assistant\",\"content\":\"\",\"refusal\":null")
+            }
+            Output::Refusal(_) => {
+                out.extend_from_slice(b"\"role\":\"assistant\",\"content\":null,\"refusal\":\"\"")
+            }
             Output::Calls(_) if Self::announces_with_role(choice) => {
                 out.extend_from_slice(b"\"role\":\"assistant\",\"content\":null,");
                 self.announce(0, out);
@@ -166,7 +199,11 @@ impl Chunks {
             }
             Output::Calls(_) => out.extend_from_slice(b"\"role\":\"assistant\",\"content\":null"),
         }
-        let logprobs: &[u8] = if self.plan.logprobs.is_some() { b"{\"content\":[],\"refusal\":null}" } else { b"null" };
+        let logprobs: &[u8] = if self.plan.logprobs.is_some() {
+            b"{\"content\":[],\"refusal\":null}"
+        } else {
+            b"null"
+        };
         out.extend_from_slice(b"},\"logprobs\":");
         out.extend_from_slice(logprobs);
         out.extend_from_slice(b",\"finish_reason\":null}");
@@ -239,8 +276,12 @@ impl Transcript for Chunks {
         let choice = self.choice();
         match (position, &choice.output) {
             (Position::Reasoning(index), _) => choice.reasoning.write(index, &mut token),
-            (Position::Content(index), Output::Text(pieces) | Output::Refusal(pieces)) => pieces.write(index, &mut token),
-            (Position::Argument(call, index), Output::Calls(calls)) => calls[call].arguments.write(index, &mut token),
+            (Position::Content(index), Output::Text(pieces) | Output::Refusal(pieces)) => {
+                pieces.write(index, &mut token)
+            }
+            (Position::Argument(call, index), Output::Calls(calls)) => {
+                calls[call].arguments.write(index, &mut token)
+            }
             _ => {}
         }
         let refuses = matches!(choice.output, Output::Refusal(_));
@@ -262,7 +303,9 @@ impl Transcript for Chunks {
                     None => self.token(out, b"\"content\":", CLOSE),
                     Some(top) => {
                         let entry = logprob(&self.plan, self.turn, index, &self.token, top);
-                        let close = format!("}},\"logprobs\":{{\"content\":[{entry}],\"refusal\":null}},\"finish_reason\":null}}");
+                        let close = format!(
+                            "}},\"logprobs\":{{\"content\":[{entry}],\"refusal\":null}},\"finish_reason\":null}}"
+                        );
                         self.token(out, b"\"content\":", close.as_bytes());
                     }
                 }
@@ -277,8 +320,13 @@ impl Transcript for Chunks {
                 self.advance(Position::Argument(call, 0));
             }
             Position::Argument(call, index) => {
-                let name = format!("\"tool_calls\":[{{\"index\":{call},\"function\":{{\"arguments\":");
-                self.token(out, name.as_bytes(), b"}}]},\"logprobs\":null,\"finish_reason\":null}");
+                let name =
+                    format!("\"tool_calls\":[{{\"index\":{call},\"function\":{{\"arguments\":");
+                self.token(
+                    out,
+                    name.as_bytes(),
+                    b"}}]},\"logprobs\":null,\"finish_reason\":null}",
+                );
                 self.end(out);
                 self.advance(Position::Argument(call, index + 1));
             }

@@ -8,7 +8,12 @@ use crate::plan::{Choice, Output, Plan};
 
 /// The `chat.completion` object of a plan.
 pub(crate) fn completion(plan: &Plan) -> Value {
-    let choices: Vec<Value> = plan.choices.iter().enumerate().map(|(index, one)| choice(plan, index, one)).collect();
+    let choices: Vec<Value> = plan
+        .choices
+        .iter()
+        .enumerate()
+        .map(|(index, one)| choice(plan, index, one))
+        .collect();
     json!({
         "id": id(plan),
         "object": "chat.completion",
@@ -22,12 +27,16 @@ pub(crate) fn completion(plan: &Plan) -> Value {
 }
 
 fn choice(plan: &Plan, index: usize, choice: &Choice) -> Value {
-    let mut message = json!({"role": "assistant", "content": null, "refusal": null, "annotations": []});
+    let mut message =
+        json!({"role": "assistant", "content": null, "refusal": null, "annotations": []});
     let mut logprobs = Value::Null;
     match &choice.output {
         Output::Text(pieces) => {
             message["content"] = Value::String(pieces.text());
-            logprobs = plan.logprobs.map_or(Value::Null, |top| json!({"content": tokens(plan, index, pieces, top), "refusal": null}));
+            logprobs = plan.logprobs.map_or(
+                Value::Null,
+                |top| json!({"content": tokens(plan, index, pieces, top), "refusal": null}),
+            );
         }
         Output::Refusal(pieces) => message["refusal"] = Value::String(pieces.text()),
         Output::Calls(calls) => {

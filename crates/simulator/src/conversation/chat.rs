@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 
-use super::{Conversation, Format, MAX_CHOICES, Tool, ToolChoice, flag, media_type, member, model, seed, text, whole, words};
+use super::{
+    Conversation, Format, MAX_CHOICES, Tool, ToolChoice, flag, media_type, member, model, seed,
+    text, whole, words,
+};
 use crate::error::ApiError;
 
 /// Reads and checks a chat completion request.
@@ -39,7 +42,9 @@ pub(crate) fn read(body: &Value) -> Result<Conversation, ApiError> {
 
 fn messages(body: &Value, conversation: &mut Conversation) -> Result<(), ApiError> {
     let value = member(body, "messages").ok_or_else(|| ApiError::missing("messages"))?;
-    let messages = value.as_array().ok_or_else(|| ApiError::wrong_type("messages", "an array of objects", value))?;
+    let messages = value
+        .as_array()
+        .ok_or_else(|| ApiError::wrong_type("messages", "an array of objects", value))?;
     if messages.is_empty() {
         return Err(ApiError::invalid(
             "messages",
@@ -53,8 +58,12 @@ fn messages(body: &Value, conversation: &mut Conversation) -> Result<(), ApiErro
         if !message.is_object() {
             return Err(ApiError::wrong_type(&place, "an object", message));
         }
-        let role = message.get("role").ok_or_else(|| ApiError::missing(&format!("{place}.role")))?;
-        let role = role.as_str().ok_or_else(|| ApiError::wrong_type(&format!("{place}.role"), "a string", role))?;
+        let role = message
+            .get("role")
+            .ok_or_else(|| ApiError::missing(&format!("{place}.role")))?;
+        let role = role
+            .as_str()
+            .ok_or_else(|| ApiError::wrong_type(&format!("{place}.role"), "a string", role))?;
         let mut said = String::new();
         let mut images = Vec::new();
         content(&place, message, &mut said, &mut images)?;
@@ -84,7 +93,12 @@ fn messages(body: &Value, conversation: &mut Conversation) -> Result<(), ApiErro
     Ok(())
 }
 
-fn content(place: &str, message: &Value, said: &mut String, images: &mut Vec<String>) -> Result<(), ApiError> {
+fn content(
+    place: &str,
+    message: &Value,
+    said: &mut String,
+    images: &mut Vec<String>,
+) -> Result<(), ApiError> {
     let place = format!("{place}.content");
     match message.get("content") {
         None | Some(Value::Null) if message["role"] == "assistant" => {}
@@ -97,11 +111,18 @@ fn content(place: &str, message: &Value, said: &mut String, images: &mut Vec<Str
                         if !said.is_empty() {
                             said.push('\n');
                         }
-                        said.push_str(part["text"].as_str().or(part["refusal"].as_str()).unwrap_or_default());
+                        said.push_str(
+                            part["text"]
+                                .as_str()
+                                .or(part["refusal"].as_str())
+                                .unwrap_or_default(),
+                        );
                     }
                     Some("image_url") => {
                         let address = part["image_url"]["url"].as_str();
-                        images.push(media_type(address.ok_or_else(|| ApiError::missing(&format!("{place}[{index}].image_url.url")))?));
+                        images.push(media_type(address.ok_or_else(|| {
+                            ApiError::missing(&format!("{place}[{index}].image_url.url"))
+                        })?));
                     }
                     Some("input_audio" | "file") => {}
                     Some(other) => {
@@ -117,7 +138,13 @@ fn content(place: &str, message: &Value, said: &mut String, images: &mut Vec<Str
                 }
             }
         }
-        Some(other) => return Err(ApiError::wrong_type(&place, "a string or an array of objects", other)),
+        Some(other) => {
+            return Err(ApiError::wrong_type(
+                &place,
+                "a string or an array of objects",
+                other,
+            ));
+        }
     }
     Ok(())
 }
@@ -133,7 +160,9 @@ fn choices(body: &Value) -> Result<usize, ApiError> {
         Some(n) if n > MAX_CHOICES => Err(ApiError::invalid(
             "n",
             "integer_above_max_value",
-            format!("Invalid 'n': integer above maximum value. Expected a value <= {MAX_CHOICES}, but got {n} instead."),
+            format!(
+                "Invalid 'n': integer above maximum value. Expected a value <= {MAX_CHOICES}, but got {n} instead."
+            ),
         )),
         Some(n) => Ok(n as usize),
     }
@@ -144,9 +173,10 @@ fn stops(body: &Value) -> Result<Vec<String>, ApiError> {
     match member(body, "stop") {
         None => Ok(Vec::new()),
         Some(Value::String(stop)) => Ok(vec![stop.clone()]),
-        Some(Value::Array(stops)) if stops.len() <= 4 => {
-            stops.iter().map(|stop| stop.as_str().map(str::to_owned).ok_or_else(|| wrong(stop))).collect()
-        }
+        Some(Value::Array(stops)) if stops.len() <= 4 => stops
+            .iter()
+            .map(|stop| stop.as_str().map(str::to_owned).ok_or_else(|| wrong(stop)))
+            .collect(),
         Some(Value::Array(stops)) => Err(ApiError::invalid(
             "stop",
             "array_above_max_length",
@@ -170,43 +200,59 @@ fn logprobs(body: &Value) -> Result<Option<usize>, ApiError> {
         Some(top) if top > 20 => Err(ApiError::invalid(
             "top_logprobs",
             "integer_above_max_value",
-            format!("Invalid 'top_logprobs': integer above maximum value. Expected a value <= 20, but got {top} instead."),
+            format!(
+                "Invalid 'top_logprobs': integer above maximum value. Expected a value <= 20, but got {top} instead."
+            ),
         )),
         top => Ok(wanted.then_some(top.unwrap_or(0) as usize)),
     }
 }
 
 fn format(body: &Value) -> Result<Format, ApiError> {
-    let Some(format) = member(body, "response_format") else { return Ok(Format::Text) };
+    let Some(format) = member(body, "response_format") else {
+        return Ok(Format::Text);
+    };
     match format["type"].as_str() {
         Some("text") => Ok(Format::Text),
         Some("json_object") => Ok(Format::Json),
         Some("json_schema") => {
-            let schema = format.get("json_schema").ok_or_else(|| ApiError::missing("response_format.json_schema"))?;
+            let schema = format
+                .get("json_schema")
+                .ok_or_else(|| ApiError::missing("response_format.json_schema"))?;
             if schema["name"].as_str().is_none() {
                 return Err(ApiError::missing("response_format.json_schema.name"));
             }
-            Ok(schema.get("schema").map_or(Format::Json, |schema| Format::Schema(schema.clone())))
+            Ok(schema
+                .get("schema")
+                .map_or(Format::Json, |schema| Format::Schema(schema.clone())))
         }
         Some(other) => Err(ApiError::invalid(
             "response_format.type",
             "invalid_value",
-            format!("Invalid value: '{other}'. Supported values are: 'json_object', 'json_schema', and 'text'."),
+            format!(
+                "Invalid value: '{other}'. Supported values are: 'json_object', 'json_schema', and 'text'."
+            ),
         )),
         None => Err(ApiError::missing("response_format.type")),
     }
 }
 
 fn tools(body: &Value) -> Result<Vec<Tool>, ApiError> {
-    let Some(value) = member(body, "tools") else { return Ok(Vec::new()) };
-    let tools = value.as_array().ok_or_else(|| ApiError::wrong_type("tools", "an array of objects", value))?;
+    let Some(value) = member(body, "tools") else {
+        return Ok(Vec::new());
+    };
+    let tools = value
+        .as_array()
+        .ok_or_else(|| ApiError::wrong_type("tools", "an array of objects", value))?;
     let mut functions = Vec::new();
     for (index, tool) in tools.iter().enumerate() {
         match tool["type"].as_str() {
             Some("function") => {
                 let name = tool["function"]["name"].as_str();
                 functions.push(Tool {
-                    name: name.ok_or_else(|| ApiError::missing(&format!("tools[{index}].function.name")))?.to_owned(),
+                    name: name
+                        .ok_or_else(|| ApiError::missing(&format!("tools[{index}].function.name")))?
+                        .to_owned(),
                     parameters: tool["function"]["parameters"].clone(),
                 });
             }
@@ -216,7 +262,9 @@ fn tools(body: &Value) -> Result<Vec<Tool>, ApiError> {
                 return Err(ApiError::invalid(
                     &format!("tools[{index}].type"),
                     "invalid_value",
-                    format!("Invalid value: '{other}'. Supported values are: 'function' and 'custom'."),
+                    format!(
+                        "Invalid value: '{other}'. Supported values are: 'function' and 'custom'."
+                    ),
                 ));
             }
             None => return Err(ApiError::missing(&format!("tools[{index}].type"))),
@@ -226,7 +274,9 @@ fn tools(body: &Value) -> Result<Vec<Tool>, ApiError> {
 }
 
 fn tool_choice(body: &Value, tools: &[Tool]) -> Result<ToolChoice, ApiError> {
-    let Some(choice) = member(body, "tool_choice") else { return Ok(ToolChoice::Auto) };
+    let Some(choice) = member(body, "tool_choice") else {
+        return Ok(ToolChoice::Auto);
+    };
     if tools.is_empty() && choice != "none" && choice != "auto" {
         return Err(ApiError::invalid(
             "tool_choice",
@@ -234,6 +284,8 @@ fn tool_choice(body: &Value, tools: &[Tool]) -> Result<ToolChoice, ApiError> {
             "Invalid value for 'tool_choice': 'tool_choice' is only allowed when 'tools' are specified.",
         ));
     }
-    let name = choice["function"]["name"].as_str().or_else(|| choice["allowed_tools"]["tools"][0]["function"]["name"].as_str());
+    let name = choice["function"]["name"]
+        .as_str()
+        .or_else(|| choice["allowed_tools"]["tools"][0]["function"]["name"].as_str());
     super::responses::choice_of(choice, name, tools)
 }

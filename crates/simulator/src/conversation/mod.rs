@@ -76,22 +76,45 @@ fn member<'a>(body: &'a Value, name: &str) -> Option<&'a Value> {
 }
 
 fn text<'a>(body: &'a Value, name: &str) -> Result<Option<&'a str>, ApiError> {
-    member(body, name).map(|value| value.as_str().ok_or_else(|| ApiError::wrong_type(name, "a string", value))).transpose()
+    member(body, name)
+        .map(|value| {
+            value
+                .as_str()
+                .ok_or_else(|| ApiError::wrong_type(name, "a string", value))
+        })
+        .transpose()
 }
 
 fn flag(body: &Value, name: &str) -> Result<Option<bool>, ApiError> {
-    member(body, name).map(|value| value.as_bool().ok_or_else(|| ApiError::wrong_type(name, "a boolean", value))).transpose()
+    member(body, name)
+        .map(|value| {
+            value
+                .as_bool()
+                .ok_or_else(|| ApiError::wrong_type(name, "a boolean", value))
+        })
+        .transpose()
 }
 
 fn whole(body: &Value, name: &str) -> Result<Option<u64>, ApiError> {
-    member(body, name).map(|value| value.as_u64().ok_or_else(|| ApiError::wrong_type(name, "an integer", value))).transpose()
+    member(body, name)
+        .map(|value| {
+            value
+                .as_u64()
+                .ok_or_else(|| ApiError::wrong_type(name, "an integer", value))
+        })
+        .transpose()
 }
 
 /// An integer of either sign, as the seed is.
 fn seed(body: &Value) -> Result<Option<u64>, ApiError> {
-    let Some(value) = member(body, "seed") else { return Ok(None) };
-    let seed = value.as_u64().or_else(|| value.as_i64().map(i64::cast_unsigned));
-    seed.map(Some).ok_or_else(|| ApiError::wrong_type("seed", "an integer", value))
+    let Some(value) = member(body, "seed") else {
+        return Ok(None);
+    };
+    let seed = value
+        .as_u64()
+        .or_else(|| value.as_i64().map(i64::cast_unsigned));
+    seed.map(Some)
+        .ok_or_else(|| ApiError::wrong_type("seed", "an integer", value))
 }
 
 fn model(body: &Value) -> Result<String, ApiError> {
@@ -109,7 +132,13 @@ fn words(text: &str) -> u64 {
 /// The media type of a `data:` address, else the address.
 fn media_type(address: &str) -> String {
     match address.strip_prefix("data:") {
-        Some(data) => data.split([';', ',']).next().unwrap_or_default().chars().take(64).collect(),
+        Some(data) => data
+            .split([';', ','])
+            .next()
+            .unwrap_or_default()
+            .chars()
+            .take(64)
+            .collect(),
         None => address.chars().take(200).collect(),
     }
 }

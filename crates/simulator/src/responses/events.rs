@@ -36,7 +36,13 @@ enum Next {
 
 impl Events {
     pub(crate) fn new(outline: Outline) -> Self {
-        Self { outline, next: Next::Created, sequence: 0, place: Vec::new(), token: String::new() }
+        Self {
+            outline,
+            next: Next::Created,
+            sequence: 0,
+            place: Vec::new(),
+            token: String::new(),
+        }
     }
 
     fn part(&self, item: usize) -> Part {
@@ -45,11 +51,19 @@ impl Events {
 
     /// The item at `index`, or the end.
     fn item_or_end(&self, index: usize) -> Next {
-        if index < self.outline.items.len() { Next::ItemAdded(index) } else { Next::Ended }
+        if index < self.outline.items.len() {
+            Next::ItemAdded(index)
+        } else {
+            Next::Ended
+        }
     }
 
     fn delta_or_done(&self, item: usize, index: u64) -> Next {
-        if index < self.outline.pieces(self.part(item)).len() { Next::Delta(item, index) } else { Next::TextDone(item) }
+        if index < self.outline.pieces(self.part(item)).len() {
+            Next::Delta(item, index)
+        } else {
+            Next::TextDone(item)
+        }
     }
 
     fn after(&self, next: Next) -> Next {
@@ -84,21 +98,35 @@ impl Events {
     fn event(&self) -> Value {
         let outline = &self.outline;
         match self.next {
-            Next::Created | Next::InProgress => json!({"response": outline.response(Status::InProgress)}),
-            Next::ItemAdded(item) => json!({"output_index": item, "item": outline.item(item, Stage::Opened)}),
-            Next::PartAdded(item) => self.located(item, json!({"part": outline.part(self.part(item), Stage::Opened)})),
+            Next::Created | Next::InProgress => {
+                json!({"response": outline.response(Status::InProgress)})
+            }
+            Next::ItemAdded(item) => {
+                json!({"output_index": item, "item": outline.item(item, Stage::Opened)})
+            }
+            Next::PartAdded(item) => self.located(
+                item,
+                json!({"part": outline.part(self.part(item), Stage::Opened)}),
+            ),
             Next::TextDone(item) => {
                 let text = outline.pieces(self.part(item)).text();
                 let event = match self.part(item) {
-                    Part::Call(_) => json!({"arguments": text, "name": outline.item(item, Stage::Opened)["name"]}),
+                    Part::Call(_) => {
+                        json!({"arguments": text, "name": outline.item(item, Stage::Opened)["name"]})
+                    }
                     Part::Refusal => json!({"refusal": text}),
                     Part::Text => json!({"text": text, "logprobs": []}),
                     Part::ReasoningText | Part::ReasoningSummary => json!({"text": text}),
                 };
                 self.located(item, event)
             }
-            Next::PartDone(item) => self.located(item, json!({"part": outline.part(self.part(item), Stage::Done)})),
-            Next::ItemDone(item) => json!({"output_index": item, "item": outline.item(item, Stage::Done)}),
+            Next::PartDone(item) => self.located(
+                item,
+                json!({"part": outline.part(self.part(item), Stage::Done)}),
+            ),
+            Next::ItemDone(item) => {
+                json!({"output_index": item, "item": outline.item(item, Stage::Done)})
+            }
             Next::Ended => json!({"response": outline.response(Status::Ended)}),
             Next::Delta(..) | Next::Nothing => json!({}),
         }
@@ -116,11 +144,17 @@ impl Events {
     fn delta(&mut self, item: usize, index: u64, out: &mut Vec<u8>) {
         if index == 0 {
             let place = self.located(item, json!({})).to_string();
-            self.place = format!(",{},\"delta\":", place.trim_start_matches('{').trim_end_matches('}')).into_bytes();
+            self.place = format!(
+                ",{},\"delta\":",
+                place.trim_start_matches('{').trim_end_matches('}')
+            )
+            .into_bytes();
         }
         out.extend_from_slice(&self.place);
         self.token.clear();
-        self.outline.pieces(self.outline.items[item].part).write(index, &mut self.token);
+        self.outline
+            .pieces(self.outline.items[item].part)
+            .write(index, &mut self.token);
         escape(&self.token, out);
         if self.part(item) == Part::Text {
             out.extend_from_slice(b",\"logprobs\":[]");

@@ -7,7 +7,8 @@ use crate::error::SERVER_ERROR;
 use crate::pieces::Pieces;
 use crate::plan::{Output, Plan};
 
-/// What a response is made of: its plan, its items in the order of their opening, and what it says of the request.
+/// What a response is made of: its plan, its items in the order of their opening, and what it says
+/// of the request.
 pub(crate) struct Outline {
     pub(super) plan: Plan,
     pub(super) items: Vec<Item>,
@@ -60,7 +61,14 @@ impl Outline {
         };
         let choice = &plan.choices[0];
         if choice.reasoning.len() > 0 {
-            add("rs", if plan.summary { Part::ReasoningSummary } else { Part::ReasoningText });
+            add(
+                "rs",
+                if plan.summary {
+                    Part::ReasoningSummary
+                } else {
+                    Part::ReasoningText
+                },
+            );
         }
         // An answer that was cut within its reasoning has nothing else.
         let goes_on = choice.output.tokens() > 0 || choice.reasoning.len() == 0;
@@ -70,7 +78,12 @@ impl Outline {
             Output::Calls(calls) => (0..calls.len()).for_each(|call| add("fc", Part::Call(call))),
             _ => {}
         }
-        Self { echo: echo(request), items, plan, usage }
+        Self {
+            echo: echo(request),
+            items,
+            plan,
+            usage,
+        }
     }
 
     /// The whole response, as a request without `stream` gets it.
@@ -97,12 +110,18 @@ impl Outline {
     }
 
     pub(super) fn part(&self, part: Part, stage: Stage) -> Value {
-        let text = if stage == Stage::Done { self.pieces(part).text() } else { String::new() };
+        let text = if stage == Stage::Done {
+            self.pieces(part).text()
+        } else {
+            String::new()
+        };
         match part {
             Part::ReasoningText => json!({"type": "reasoning_text", "text": text}),
             Part::ReasoningSummary => json!({"type": "summary_text", "text": text}),
             Part::Refusal => json!({"type": "refusal", "refusal": text}),
-            Part::Text | Part::Call(_) => json!({"type": "output_text", "annotations": [], "logprobs": [], "text": text}),
+            Part::Text | Part::Call(_) => {
+                json!({"type": "output_text", "annotations": [], "logprobs": [], "text": text})
+            }
         }
     }
 
@@ -114,17 +133,31 @@ impl Outline {
             Stage::Done if last && self.incomplete().is_some() => "incomplete",
             Stage::Done => "completed",
         };
-        let parts = if stage == Stage::Done { json!([self.part(*part, stage)]) } else { json!([]) };
+        let parts = if stage == Stage::Done {
+            json!([self.part(*part, stage)])
+        } else {
+            json!([])
+        };
         match part {
-            Part::ReasoningText => json!({"id": id, "type": "reasoning", "status": status, "summary": [], "content": parts}),
-            Part::ReasoningSummary => json!({"id": id, "type": "reasoning", "status": status, "summary": parts}),
-            Part::Text | Part::Refusal => json!({"id": id, "type": "message", "status": status, "role": "assistant", "content": parts}),
+            Part::ReasoningText => {
+                json!({"id": id, "type": "reasoning", "status": status, "summary": [], "content": parts})
+            }
+            Part::ReasoningSummary => {
+                json!({"id": id, "type": "reasoning", "status": status, "summary": parts})
+            }
+            Part::Text | Part::Refusal => {
+                json!({"id": id, "type": "message", "status": status, "role": "assistant", "content": parts})
+            }
             Part::Call(call) => {
                 let (call_id, name) = match &self.plan.choices[0].output {
                     Output::Calls(calls) => (calls[*call].id.as_str(), calls[*call].name.as_str()),
                     _ => ("", ""),
                 };
-                let arguments = if stage == Stage::Done { self.pieces(*part).text() } else { String::new() };
+                let arguments = if stage == Stage::Done {
+                    self.pieces(*part).text()
+                } else {
+                    String::new()
+                };
                 json!({"id": id, "type": "function_call", "status": status, "arguments": arguments, "call_id": call_id, "name": name})
             }
         }
@@ -144,7 +177,9 @@ impl Outline {
                 response["error"] = json!({"code": "server_error", "message": SERVER_ERROR});
             }
             Status::Ended => {
-                response["output"] = (0..self.items.len()).map(|index| self.item(index, Stage::Done)).collect();
+                response["output"] = (0..self.items.len())
+                    .map(|index| self.item(index, Stage::Done))
+                    .collect();
                 if let Some(reason) = self.incomplete() {
                     response["status"] = Value::from("incomplete");
                     response["incomplete_details"] = json!({"reason": reason});
@@ -169,7 +204,13 @@ impl Outline {
 
 /// All that a response repeats of its request, with OpenAI's defaults for what was not said.
 fn echo(request: &Value) -> Value {
-    let or = |name: &str, default: Value| request.get(name).filter(|value| !value.is_null()).cloned().unwrap_or(default);
+    let or = |name: &str, default: Value| {
+        request
+            .get(name)
+            .filter(|value| !value.is_null())
+            .cloned()
+            .unwrap_or(default)
+    };
     json!({
         "object": "response",
         "background": false,

@@ -1,4 +1,5 @@
-//! A client of plain sockets, which shows what a library would hide: whether a body was ended, and in how many reads it came.
+//! A client of plain sockets, which shows what a library would hide: whether a body was ended, and
+//! in how many reads it came.
 #![allow(dead_code, reason = "each test file uses its part of it")]
 
 use std::io::Read;
@@ -13,7 +14,11 @@ use tokio::net::TcpStream;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) fn instant() -> Simulator {
-    Simulator::start(Options { pace: Pace::INSTANT, ..Options::default() }).unwrap()
+    Simulator::start(Options {
+        pace: Pace::INSTANT,
+        ..Options::default()
+    })
+    .unwrap()
 }
 
 /// A request on a connection of its own, whose answer is being read.
@@ -34,19 +39,47 @@ pub(crate) struct Answer {
     pub(crate) reads: usize,
 }
 
-pub(crate) async fn send(simulator: &Simulator, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Exchange {
+pub(crate) async fn send(
+    simulator: &Simulator,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Exchange {
     let mut socket = TcpStream::connect(simulator.addr()).await.unwrap();
-    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: simulator\r\ncontent-length: {}\r\nconnection: close\r\n", body.len());
+    let mut head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: simulator\r\ncontent-length: {}\r\nconnection: close\r\n",
+        body.len()
+    );
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
     head.push_str("\r\n");
-    socket.write_all(&[head.as_bytes(), body].concat()).await.unwrap();
-    Exchange { socket, received: Vec::new(), reads: 0 }
+    socket
+        .write_all(&[head.as_bytes(), body].concat())
+        .await
+        .unwrap();
+    Exchange {
+        socket,
+        received: Vec::new(),
+        reads: 0,
+    }
 }
 
-pub(crate) async fn post(simulator: &Simulator, path: &str, steering: &str, body: &Value) -> Exchange {
-    send(simulator, "POST", path, &[("x-simulator", steering)], body.to_string().as_bytes()).await
+pub(crate) async fn post(
+    simulator: &Simulator,
+    path: &str,
+    steering: &str,
+    body: &Value,
+) -> Exchange {
+    send(
+        simulator,
+        "POST",
+        path,
+        &[("x-simulator", steering)],
+        body.to_string().as_bytes(),
+    )
+    .await
 }
 
 pub(crate) async fn get(simulator: &Simulator, path: &str) -> Answer {
@@ -55,11 +88,22 @@ pub(crate) async fn get(simulator: &Simulator, path: &str) -> Answer {
 
 /// A streamed chat completion, steered, whole.
 pub(crate) async fn chat(simulator: &Simulator, steering: &str) -> Answer {
-    post(simulator, "/v1/chat/completions", steering, &question(true)).await.answer().await
+    post(simulator, "/v1/chat/completions", steering, &question(true))
+        .await
+        .answer()
+        .await
 }
 
 pub(crate) async fn responses(simulator: &Simulator, steering: &str) -> Answer {
-    post(simulator, "/v1/responses", steering, &json!({"model": "simulator", "input": "hi", "stream": true})).await.answer().await
+    post(
+        simulator,
+        "/v1/responses",
+        steering,
+        &json!({"model": "simulator", "input": "hi", "stream": true}),
+    )
+    .await
+    .answer()
+    .await
 }
 
 pub(crate) fn question(stream: bool) -> Value {
@@ -68,7 +112,9 @@ pub(crate) fn question(stream: bool) -> Value {
 
 /// `question` with more members.
 pub(crate) fn with(mut base: Value, members: Value) -> Value {
-    base.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+    base.as_object_mut()
+        .unwrap()
+        .extend(members.as_object().unwrap().clone());
     base
 }
 
@@ -76,7 +122,9 @@ impl Exchange {
     /// Reads once; false at the end of the connection.
     async fn read(&mut self) -> bool {
         let mut buffer = vec![0; 256 * 1024];
-        let read = tokio::time::timeout(PATIENCE, self.socket.read(&mut buffer)).await.expect("the simulator is silent");
+        let read = tokio::time::timeout(PATIENCE, self.socket.read(&mut buffer))
+            .await
+            .expect("the simulator is silent");
         self.reads += 1;
         match read {
             Ok(0) | Err(_) => false,
@@ -90,14 +138,22 @@ impl Exchange {
     /// Reads until `text` was received.
     pub(crate) async fn until(&mut self, text: &str) {
         while !contains(&self.received, text.as_bytes()) {
-            assert!(self.read().await, "{text} never came in {}", String::from_utf8_lossy(&self.received));
+            assert!(
+                self.read().await,
+                "{text} never came in {}",
+                String::from_utf8_lossy(&self.received)
+            );
         }
     }
 
     /// Reads until the answer so far is as wanted.
     pub(crate) async fn until_answer(&mut self, wanted: impl Fn(&Answer) -> bool) {
-        while !contains(&self.received, b"\r\n\r\n") || !wanted(&parse(&self.received, self.reads)) {
-            assert!(self.read().await, "the answer ended before it was as wanted");
+        while !contains(&self.received, b"\r\n\r\n") || !wanted(&parse(&self.received, self.reads))
+        {
+            assert!(
+                self.read().await,
+                "the answer ended before it was as wanted"
+            );
         }
     }
 
@@ -119,19 +175,46 @@ fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
 }
 
 fn parse(received: &[u8], reads: usize) -> Answer {
-    let end = received.windows(4).position(|window| window == b"\r\n\r\n").expect("no head") + 4;
+    let end = received
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .expect("no head")
+        + 4;
     let head = std::str::from_utf8(&received[..end]).unwrap();
     let mut lines = head.trim_end().split("\r\n");
-    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-    let headers: Vec<(String, String)> =
-        lines.map(|line| line.split_once(": ").unwrap()).map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-    let header = |wanted: &str| headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+    let status = lines
+        .next()
+        .unwrap()
+        .split(' ')
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap();
+    let headers: Vec<(String, String)> = lines
+        .map(|line| line.split_once(": ").unwrap())
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    let header = |wanted: &str| {
+        headers
+            .iter()
+            .find(|(name, _)| name == wanted)
+            .map(|(_, value)| value.as_str())
+    };
     let rest = &received[end..];
     let (body, ended) = match header("content-length") {
-        Some(length) => (rest.to_vec(), rest.len() == length.parse::<usize>().unwrap()),
+        Some(length) => (
+            rest.to_vec(),
+            rest.len() == length.parse::<usize>().unwrap(),
+        ),
         None => dechunk(rest),
     };
-    Answer { status, headers, body, ended, reads }
+    Answer {
+        status,
+        headers,
+        body,
+        ended,
+        reads,
+    }
 }
 
 fn dechunk(mut rest: &[u8]) -> (Vec<u8>, bool) {
@@ -153,7 +236,10 @@ fn dechunk(mut rest: &[u8]) -> (Vec<u8>, bool) {
 
 impl Answer {
     pub(crate) fn header(&self, wanted: &str) -> Option<&str> {
-        self.headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(name, _)| name == wanted)
+            .map(|(_, value)| value.as_str())
     }
 
     pub(crate) fn text(&self) -> String {
@@ -161,20 +247,29 @@ impl Answer {
     }
 
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {}", String::from_utf8_lossy(&self.body)))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error} in {}", String::from_utf8_lossy(&self.body)))
     }
 
     /// The payloads of plainly framed events.
     pub(crate) fn data(&self) -> Vec<String> {
         self.text()
             .split("\n\n")
-            .filter_map(|block| block.lines().find_map(|line| line.strip_prefix("data: ").map(str::to_owned)))
+            .filter_map(|block| {
+                block
+                    .lines()
+                    .find_map(|line| line.strip_prefix("data: ").map(str::to_owned))
+            })
             .collect()
     }
 
     /// The events that are JSON.
     pub(crate) fn events(&self) -> Vec<Value> {
-        self.data().iter().filter(|data| *data != "[DONE]").map(|data| serde_json::from_str(data).unwrap()).collect()
+        self.data()
+            .iter()
+            .filter(|data| *data != "[DONE]")
+            .map(|data| serde_json::from_str(data).unwrap())
+            .collect()
     }
 
     pub(crate) fn done(&self) -> bool {
@@ -187,7 +282,11 @@ impl Answer {
     }
 
     pub(crate) fn finish(&self) -> Option<String> {
-        self.events().iter().find_map(|event| event["choices"][0]["finish_reason"].as_str().map(str::to_owned))
+        self.events().iter().find_map(|event| {
+            event["choices"][0]["finish_reason"]
+                .as_str()
+                .map(str::to_owned)
+        })
     }
 
     pub(crate) fn gunzipped(&self) -> Vec<u8> {
@@ -200,5 +299,8 @@ impl Answer {
 }
 
 pub(crate) fn content(events: &[Value]) -> String {
-    events.iter().filter_map(|event| event["choices"][0]["delta"]["content"].as_str()).collect()
+    events
+        .iter()
+        .filter_map(|event| event["choices"][0]["delta"]["content"].as_str())
+        .collect()
 }

@@ -1,6 +1,7 @@
 //! What every token log must do, one function a promise.
 //!
-//! A store runs the whole suite with [`log_conformance!`](crate::log_conformance!), which makes a test of each case:
+//! A store runs the whole suite with [`log_conformance!`](crate::log_conformance!), which makes a
+//! test of each case:
 //!
 //! ```
 //! # mod example {
@@ -10,9 +11,10 @@
 //! # }
 //! ```
 //!
-//! The expression is evaluated once a test, and called for each log that the test needs; it may hold what the logs live in (a folder, a
-//! runtime). The cases know nothing of the payloads' meaning, and wait for wakers with a generous bound, so that a log whose news
-//! come over a network can pass them, too.
+//! The expression is evaluated once a test, and called for each log that the test needs; it may
+//! hold what the logs live in (a folder, a runtime). The cases know nothing of the payloads'
+//! meaning, and wait for wakers with a generous bound, so that a log whose news come over a network
+//! can pass them, too.
 
 #![allow(missing_docs, reason = "a case's name says what it holds the log to")]
 
@@ -32,8 +34,8 @@ pub use writing::*;
 
 macro_rules! cases {
     ($dollar:tt $($name:ident)*) => {
-        /// Makes a test of every case of the [suite](crate::log_conformance). The argument is an expression for a
-        /// `Fn(LogLimits) -> Arc<impl TokenLog>`.
+        /// Makes a test of every case of the [suite](crate::log_conformance). The argument is an
+        /// expression for a `Fn(LogLimits) -> Arc<impl TokenLog>`.
         #[macro_export]
         macro_rules! log_conformance {
             ($dollar factory:expr) => {

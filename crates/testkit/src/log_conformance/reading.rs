@@ -7,7 +7,9 @@ use tokenwire_core::id::Seq;
 use tokenwire_core::log::{AppendError, Cursor, LogReader, ReadError};
 use tokenwire_core::record::RecordBatch;
 
-use super::support::{Alarm, FIRST, Factory, Waiter, batch, listed, payload, records, roomy, standing};
+use super::support::{
+    Alarm, FIRST, Factory, Waiter, batch, listed, payload, records, roomy, standing,
+};
 
 const SHAPE: [u64; 7] = [2, 1, 3, 1, 1, 5, 1];
 
@@ -17,7 +19,11 @@ pub fn a_reader_starts_at_any_event(make: &Factory<'_>) {
     let all = records(0, &SHAPE);
     let total: u64 = SHAPE.iter().sum();
     for from in 0..=total {
-        let expected: Vec<_> = all.iter().filter(|(first, events, _)| first + events > from).cloned().collect();
+        let expected: Vec<_> = all
+            .iter()
+            .filter(|(first, events, _)| first + events > from)
+            .cloned()
+            .collect();
         assert_eq!(standing(&log, from), expected, "from {from}");
     }
 }
@@ -29,7 +35,11 @@ pub fn a_reader_in_the_middle_of_a_record_is_given_the_record(make: &Factory<'_>
     let mut out = RecordBatch::default();
     let tail = reader.read_now(1, &mut out).unwrap();
     assert_eq!(tail.next, Seq(6));
-    assert_eq!((out.first_seq(), listed(&out)), (Seq(1), vec![(1, 4, payload(1))]), "the whole record, numbered as it is");
+    assert_eq!(
+        (out.first_seq(), listed(&out)),
+        (Seq(1), vec![(1, 4, payload(1))]),
+        "the whole record, numbered as it is"
+    );
     assert_eq!(reader.position(), Seq(5), "and the cursor stands after it");
 }
 
@@ -37,10 +47,24 @@ pub fn a_read_takes_whole_records_up_to_its_bound(make: &Factory<'_>) {
     let log = make(roomy());
     log.append(FIRST, &batch(0, &[1; 9])).unwrap();
     let each = payload(0).len();
-    for (bound, expected) in [(0, 1), (1, 1), (each, 1), (each + 1, 2), (each * 3, 3), (each * 9, 9), (usize::MAX, 9)] {
+    for (bound, expected) in [
+        (0, 1),
+        (1, 1),
+        (each, 1),
+        (each + 1, 2),
+        (each * 3, 3),
+        (each * 9, 9),
+        (usize::MAX, 9),
+    ] {
         let mut out = RecordBatch::default();
-        LogReader::new(log.clone(), Seq(0)).read_now(bound, &mut out).unwrap();
-        assert_eq!(out.len(), expected, "with a bound of {bound} bytes on records of {each}");
+        LogReader::new(log.clone(), Seq(0))
+            .read_now(bound, &mut out)
+            .unwrap();
+        assert_eq!(
+            out.len(),
+            expected,
+            "with a bound of {bound} bytes on records of {each}"
+        );
     }
 }
 
@@ -53,7 +77,10 @@ pub fn cursors_with_and_without_a_hint_agree(make: &Factory<'_>) {
     loop {
         let (a, b) = (hinted.read(30), plain.read(30));
         assert_eq!(a, b);
-        assert_eq!((hinted.cursor.next, listed(&hinted.out)), (plain.cursor.next, listed(&plain.out)));
+        assert_eq!(
+            (hinted.cursor.next, listed(&hinted.out)),
+            (plain.cursor.next, listed(&plain.out))
+        );
         plain.cursor.hint = None;
         if a.is_pending() {
             break;
@@ -73,7 +100,13 @@ pub fn cursors_with_and_without_a_hint_agree(make: &Factory<'_>) {
 impl Waiter {
     fn read(&mut self, max_bytes: usize) -> Poll<Result<tokenwire_core::log::Tail, ReadError>> {
         let mut cx = Context::from_waker(Waker::noop());
-        self.log.poll_read(self.slot, &mut cx, &mut self.cursor, max_bytes, &mut self.out)
+        self.log.poll_read(
+            self.slot,
+            &mut cx,
+            &mut self.cursor,
+            max_bytes,
+            &mut self.out,
+        )
     }
 }
 
@@ -191,7 +224,10 @@ pub fn a_refused_append_is_not_read(make: &Factory<'_>) {
     let log = make(roomy());
     let mut waiter = Waiter::new(&log, 0);
     assert!(waiter.poll().is_pending());
-    assert!(matches!(log.append(FIRST, &batch(1, &[1])), Err(AppendError::Gap { .. })));
+    assert!(matches!(
+        log.append(FIRST, &batch(1, &[1])),
+        Err(AppendError::Gap { .. })
+    ));
     assert!(waiter.poll().is_pending());
     assert_eq!(waiter.cursor, Cursor::at(Seq(0)));
     waiter.leave();

@@ -31,7 +31,10 @@ pub fn readers_of_a_sealed_log_come_to_its_end(make: &Factory<'_>) {
     let mut waiter = Waiter::new(&log, 4);
     for _ in 0..3 {
         match waiter.poll() {
-            Poll::Ready(Ok(tail)) => assert_eq!((tail.next, tail.sealed, waiter.out.is_empty()), (Seq(4), true, true)),
+            Poll::Ready(Ok(tail)) => assert_eq!(
+                (tail.next, tail.sealed, waiter.out.is_empty()),
+                (Seq(4), true, true)
+            ),
             other => panic!("a reader after the end of a sealed log came to {other:?}"),
         }
     }
@@ -64,8 +67,15 @@ pub fn an_expired_log_takes_nothing_and_gives_nothing(make: &Factory<'_>) {
         log.expire();
         assert_eq!(log.tail(), Err(ReadError::Expired));
         assert_eq!(follow(&log, 0), Err(ReadError::Expired));
-        assert_eq!(log.append(FIRST, &batch(1, &[1])), Err(AppendError::Expired));
-        assert_eq!(log.append(FIRST, &batch(0, &[1])), Err(AppendError::Expired), "an expired log does not begin again");
+        assert_eq!(
+            log.append(FIRST, &batch(1, &[1])),
+            Err(AppendError::Expired)
+        );
+        assert_eq!(
+            log.append(FIRST, &batch(0, &[1])),
+            Err(AppendError::Expired),
+            "an expired log does not begin again"
+        );
         assert_eq!(log.seal(FIRST, &batch(1, &[1])), Err(AppendError::Expired));
         assert_eq!(log.tail(), Err(ReadError::Expired));
     }
@@ -99,5 +109,9 @@ pub fn an_expired_log_holds_no_records_in_memory(make: &Factory<'_>) {
     large.push(1, &[b'x'; 1 << 20]);
     log.append(FIRST, &large).unwrap();
     log.expire();
-    assert!(log.weight() <= empty, "{} bytes are held by an expired log, {empty} by an empty one", log.weight());
+    assert!(
+        log.weight() <= empty,
+        "{} bytes are held by an expired log, {empty} by an empty one",
+        log.weight()
+    );
 }

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use tokenwire_core::id::Seq;
-use tokenwire_core::log::{Cursor, Epoch, LogLimits, LogReader, ReadError, ReaderSlot, Tail, TokenLog};
+use tokenwire_core::log::{
+    Cursor, Epoch, LogLimits, LogReader, ReadError, ReaderSlot, Tail, TokenLog,
+};
 use tokenwire_core::record::RecordBatch;
 
 /// Makes an empty log with these limits.
@@ -15,7 +17,10 @@ pub type Factory<'a> = dyn Fn(LogLimits) -> Arc<dyn TokenLog> + 'a;
 /// Limits that no case without an interest in limits reaches.
 #[must_use]
 pub fn roomy() -> LogLimits {
-    LogLimits { bytes: 1 << 24, events: 1 << 20 }
+    LogLimits {
+        bytes: 1 << 24,
+        events: 1 << 20,
+    }
 }
 
 /// A record as the cases compare it: the number of its first event, how many it holds, its payload.
@@ -58,7 +63,10 @@ pub(super) fn records(first: u64, events: &[u64]) -> Vec<Record> {
 }
 
 pub(super) fn listed(batch: &RecordBatch) -> Vec<Record> {
-    batch.iter().map(|record| (record.first_seq.0, record.events, record.payload.to_vec())).collect()
+    batch
+        .iter()
+        .map(|record| (record.first_seq.0, record.events, record.payload.to_vec()))
+        .collect()
 }
 
 /// Everything that a new reader gets from `from` on without waiting.
@@ -104,7 +112,10 @@ impl Alarm {
         let mut rung = self.rung.lock();
         let deadline = Instant::now() + PATIENCE;
         while *rung == 0 {
-            assert!(!self.changed.wait_until(&mut rung, deadline).timed_out(), "a waiting reader was not woken");
+            assert!(
+                !self.changed.wait_until(&mut rung, deadline).timed_out(),
+                "a waiting reader was not woken"
+            );
         }
         *rung = 0;
     }
@@ -122,12 +133,24 @@ pub(super) struct Waiter {
 impl Waiter {
     pub(super) fn new(log: &Arc<dyn TokenLog>, next: u64) -> Self {
         let slot = log.enroll();
-        Self { log: log.clone(), slot, cursor: Cursor::at(Seq(next)), alarm: Arc::default(), out: RecordBatch::default() }
+        Self {
+            log: log.clone(),
+            slot,
+            cursor: Cursor::at(Seq(next)),
+            alarm: Arc::default(),
+            out: RecordBatch::default(),
+        }
     }
 
     pub(super) fn poll(&mut self) -> Poll<Result<Tail, ReadError>> {
         let waker = Waker::from(self.alarm.clone());
-        self.log.poll_read(self.slot, &mut Context::from_waker(&waker), &mut self.cursor, 1 << 16, &mut self.out)
+        self.log.poll_read(
+            self.slot,
+            &mut Context::from_waker(&waker),
+            &mut self.cursor,
+            1 << 16,
+            &mut self.out,
+        )
     }
 
     /// Polls until something is there, waiting for the waker in between.

@@ -8,11 +8,22 @@ use tokenwire_core::id::Seq;
 use tokenwire_core::log::{AppendError, LogReader, ReadError, TokenLog};
 use tokenwire_core::record::RecordBatch;
 
-use super::support::{FIRST, Factory, Record, Waiter, batch, follow, listed, records, roomy, standing};
+use super::support::{
+    FIRST, Factory, Record, Waiter, batch, follow, listed, records, roomy, standing,
+};
 
-/// Batches as a generation writes them: mostly one record of one event, sometimes several of several.
+/// Batches as a generation writes them: mostly one record of one event, sometimes several of
+/// several.
 fn shapes() -> Vec<Vec<u64>> {
-    (0..1500).map(|index| if index % 7 == 0 { vec![1, 3, 2] } else { vec![1] }).collect()
+    (0..1500)
+        .map(|index| {
+            if index % 7 == 0 {
+                vec![1, 3, 2]
+            } else {
+                vec![1]
+            }
+        })
+        .collect()
 }
 
 fn write_all(log: &Arc<dyn TokenLog>) {
@@ -43,9 +54,18 @@ pub fn many_readers_follow_one_writer(make: &Factory<'_>) {
             .collect();
         scope.spawn(|| write_all(&log));
         for (from, reader) in readers {
-            let found = reader.join().unwrap_or_else(|_| panic!("a reader panicked"));
-            let expected: Vec<Record> = expected.iter().filter(|(first, events, _)| first + events > from).cloned().collect();
-            assert!(found.as_ref() == Ok(&expected), "a reader from {from} lost, doubled or changed something");
+            let found = reader
+                .join()
+                .unwrap_or_else(|_| panic!("a reader panicked"));
+            let expected: Vec<Record> = expected
+                .iter()
+                .filter(|(first, events, _)| first + events > from)
+                .cloned()
+                .collect();
+            assert!(
+                found.as_ref() == Ok(&expected),
+                "a reader from {from} lost, doubled or changed something"
+            );
         }
     });
 }
@@ -76,7 +96,10 @@ pub fn readers_come_and_go_while_it_is_written(make: &Factory<'_>) {
                     }
                     thread::yield_now();
                 }
-                assert!(all == *expected, "a reader that came back lost or doubled something");
+                assert!(
+                    all == *expected,
+                    "a reader that came back lost or doubled something"
+                );
             });
         }
         scope.spawn(|| {
@@ -104,10 +127,22 @@ pub fn a_take_over_in_the_middle_of_writing_leaves_no_gap(make: &Factory<'_>) {
         waiter.leave();
         let epoch = log.take_over();
         let next = log.tail().unwrap().next.0;
-        log.seal(epoch, &batch(next, &[2])).unwrap_or_else(|e| panic!("the writer that took over was refused: {e}"));
-        let (written, error) = stale.join().unwrap_or_else(|_| panic!("the stale writer panicked"));
-        assert_eq!(error, AppendError::Fenced { held: FIRST, current: epoch });
-        assert_eq!(written, next, "the stale writer believes something else than the log holds");
+        log.seal(epoch, &batch(next, &[2]))
+            .unwrap_or_else(|e| panic!("the writer that took over was refused: {e}"));
+        let (written, error) = stale
+            .join()
+            .unwrap_or_else(|_| panic!("the stale writer panicked"));
+        assert_eq!(
+            error,
+            AppendError::Fenced {
+                held: FIRST,
+                current: epoch
+            }
+        );
+        assert_eq!(
+            written, next,
+            "the stale writer believes something else than the log holds"
+        );
         let mut shape = vec![1; next as usize];
         shape.push(2);
         assert_eq!(standing(&log, 0), records(0, &shape));
@@ -123,7 +158,12 @@ pub fn expiry_ends_every_waiting_reader(make: &Factory<'_>) {
         }
         log.expire();
         for reader in readers {
-            assert_eq!(reader.join().unwrap_or_else(|_| panic!("a reader panicked")), Err(ReadError::Expired));
+            assert_eq!(
+                reader
+                    .join()
+                    .unwrap_or_else(|_| panic!("a reader panicked")),
+                Err(ReadError::Expired)
+            );
         }
     });
 }

@@ -25,14 +25,23 @@ pub fn records_are_read_in_the_order_of_appending(make: &Factory<'_>) {
 
 pub fn payloads_come_back_byte_for_byte(make: &Factory<'_>) {
     let log = make(roomy());
-    let payloads = [vec![], vec![0], vec![0xFF, 0, b'\n', 0xFE], "häß€😊".as_bytes().to_vec(), (0..=255).cycle().take(100_000).collect()];
+    let payloads = [
+        vec![],
+        vec![0],
+        vec![0xFF, 0, b'\n', 0xFE],
+        "häß€😊".as_bytes().to_vec(),
+        (0..=255).cycle().take(100_000).collect(),
+    ];
     for (index, payload) in payloads.iter().enumerate() {
         let mut batch = RecordBatch::default();
         batch.restart(Seq(index as u64));
         batch.push(1, payload);
         log.append(FIRST, &batch).unwrap();
     }
-    let found: Vec<Vec<u8>> = standing(&log, 0).into_iter().map(|(_, _, payload)| payload).collect();
+    let found: Vec<Vec<u8>> = standing(&log, 0)
+        .into_iter()
+        .map(|(_, _, payload)| payload)
+        .collect();
     assert_eq!(found, payloads);
 }
 
@@ -41,7 +50,10 @@ pub fn a_batch_that_leaves_a_gap_is_refused_whole(make: &Factory<'_>) {
     log.append(FIRST, &batch(0, &[2])).unwrap();
     let before = contents(&log);
     for first in [3, 7, 1 << 40] {
-        let gap = AppendError::Gap { expected: Seq(2), found: Seq(first) };
+        let gap = AppendError::Gap {
+            expected: Seq(2),
+            found: Seq(first),
+        };
         assert_eq!(log.append(FIRST, &batch(first, &[1, 1])), Err(gap));
         assert_eq!(log.seal(FIRST, &batch(first, &[1])), Err(gap));
     }
@@ -53,7 +65,10 @@ pub fn a_batch_that_repeats_is_refused_whole(make: &Factory<'_>) {
     log.append(FIRST, &batch(0, &[2, 1])).unwrap();
     let before = contents(&log);
     for first in [0, 1, 2] {
-        let repeats = AppendError::Gap { expected: Seq(3), found: Seq(first) };
+        let repeats = AppendError::Gap {
+            expected: Seq(3),
+            found: Seq(first),
+        };
         // Its end reaches past the tail, but nothing of it may be taken.
         assert_eq!(log.append(FIRST, &batch(first, &[1, 1, 5])), Err(repeats));
     }
@@ -73,10 +88,22 @@ pub fn a_take_over_fences_the_earlier_writer(make: &Factory<'_>) {
     log.append(FIRST, &batch(0, &[1])).unwrap();
     let current = log.take_over();
     let before = contents(&log);
-    assert_eq!(log.append(FIRST, &batch(1, &[1])), Err(AppendError::Fenced { held: FIRST, current }));
+    assert_eq!(
+        log.append(FIRST, &batch(1, &[1])),
+        Err(AppendError::Fenced {
+            held: FIRST,
+            current
+        })
+    );
     // Neither can somebody write who has not taken over at all.
     let future = Epoch(current.0 + 1);
-    assert_eq!(log.append(future, &batch(1, &[1])), Err(AppendError::Fenced { held: future, current }));
+    assert_eq!(
+        log.append(future, &batch(1, &[1])),
+        Err(AppendError::Fenced {
+            held: future,
+            current
+        })
+    );
     assert_eq!(contents(&log), before);
 }
 
@@ -84,7 +111,13 @@ pub fn a_fenced_writer_cannot_seal(make: &Factory<'_>) {
     let log = make(roomy());
     let current = log.take_over();
     let before = contents(&log);
-    assert_eq!(log.seal(FIRST, &batch(0, &[1])), Err(AppendError::Fenced { held: FIRST, current }));
+    assert_eq!(
+        log.seal(FIRST, &batch(0, &[1])),
+        Err(AppendError::Fenced {
+            held: FIRST,
+            current
+        })
+    );
     assert_eq!(contents(&log), before);
     assert_eq!(log.seal(current, &batch(0, &[1])), Ok(()));
 }
@@ -103,7 +136,11 @@ pub fn the_new_writer_goes_on_where_the_log_ends(make: &Factory<'_>) {
     let log = make(roomy());
     log.append(FIRST, &batch(0, &[2])).unwrap();
     let epoch = log.take_over();
-    assert_eq!(contents(&log).1, records(0, &[2]), "a take-over changes no record");
+    assert_eq!(
+        contents(&log).1,
+        records(0, &[2]),
+        "a take-over changes no record"
+    );
     log.append(epoch, &batch(2, &[1])).unwrap();
     assert_eq!(contents(&log).1, records(0, &[2, 1]));
 }

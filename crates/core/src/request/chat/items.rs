@@ -1,7 +1,7 @@
 //! Chat messages as response items.
 //!
-//! The two dialects cut a conversation differently: in chat an assistant's message holds its calls, in Responses each call is an item of
-//! its own, and so is each tool's answer.
+//! The two dialects cut a conversation differently: in chat an assistant's message holds its calls,
+//! in Responses each call is an item of its own, and so is each tool's answer.
 
 use crate::error::ApiError;
 use crate::request::json::{ObjectWriter, push_array};
@@ -10,10 +10,18 @@ use crate::request::node::{Kind, Node, Object, quote};
 /// What every refusal advises.
 pub(super) const REMEDY: &str = "Leave it out, or use an upstream that speaks chat completions.";
 
-/// What an assistant's message may repeat of an earlier answer, or a client library may have added to it, without its being sent:
-/// Responses takes reasoning back only with the server's own items around it, and the rest says again what the text and the calls say.
-const REPEATED: &[&str] =
-    &["reasoning", "reasoning_content", "reasoning_details", "thinking_blocks", "annotations", "parsed", "provider_specific_fields"];
+/// What an assistant's message may repeat of an earlier answer, or a client library may have added
+/// to it, without its being sent: Responses takes reasoning back only with the server's own items
+/// around it, and the rest says again what the text and the calls say.
+const REPEATED: &[&str] = &[
+    "reasoning",
+    "reasoning_content",
+    "reasoning_details",
+    "thinking_blocks",
+    "annotations",
+    "parsed",
+    "provider_specific_fields",
+];
 
 /// Writes the items that the messages come to, as a JSON array.
 pub(super) fn input(messages: &Node<'_>) -> Result<String, ApiError> {
@@ -32,7 +40,10 @@ fn push_items(message: &Object<'_>, items: &mut Vec<String>) -> Result<(), ApiEr
         "system" | "developer" | "user" => {
             message.only(&["role", "content"], REMEDY)?;
             let given = message.require("content")?;
-            items.push(message_item(role.raw.get(), &content(&given, "input_text")?));
+            items.push(message_item(
+                role.raw.get(),
+                &content(&given, "input_text")?,
+            ));
             Ok(())
         }
         "assistant" => assistant(message, items),
@@ -42,14 +53,22 @@ fn push_items(message: &Object<'_>, items: &mut Vec<String>) -> Result<(), ApiEr
             let mut out = String::new();
             let mut item = ObjectWriter::begin(&mut out);
             item.raw("type", "\"function_call_output\"");
-            item.raw("call_id", message.require("tool_call_id")?.of_kind(Kind::String)?);
+            item.raw(
+                "call_id",
+                message.require("tool_call_id")?.of_kind(Kind::String)?,
+            );
             item.raw("output", &output);
             item.end();
             items.push(out);
             Ok(())
         }
-        "function" => Err(role.unsupported("Functions are called as tools here: answer with a message of the role 'tool'.")),
-        other => Err(role.invalid("'system', 'developer', 'user', 'assistant' or 'tool'", &format!("'{}'", quote(other)))),
+        "function" => Err(role.unsupported(
+            "Functions are called as tools here: answer with a message of the role 'tool'.",
+        )),
+        other => Err(role.invalid(
+            "'system', 'developer', 'user', 'assistant' or 'tool'",
+            &format!("'{}'", quote(other)),
+        )),
     }
 }
 
@@ -57,21 +76,40 @@ fn push_items(message: &Object<'_>, items: &mut Vec<String>) -> Result<(), ApiEr
 fn assistant(message: &Object<'_>, items: &mut Vec<String>) -> Result<(), ApiError> {
     let known = [&["role", "content", "refusal", "tool_calls"], REPEATED].concat();
     message.only(&known, REMEDY)?;
-    let calls = message.get("tool_calls").map(|node| node.array()).transpose()?.unwrap_or_default();
+    let calls = message
+        .get("tool_calls")
+        .map(|node| node.array())
+        .transpose()?
+        .unwrap_or_default();
     let said = message.get("content");
-    let refusal = message.get("refusal").map(|node| node.of_kind(Kind::String)).transpose()?;
-    // Beside calls an empty text says nothing, and an empty message would stand between them and what they answer.
-    let silent = said.as_ref().is_none_or(|said| matches!(said.raw.get(), "\"\"" | "[]"));
+    let refusal = message
+        .get("refusal")
+        .map(|node| node.of_kind(Kind::String))
+        .transpose()?;
+    // Beside calls an empty text says nothing, and an empty message would stand between them and
+    // what they answer.
+    let silent = said
+        .as_ref()
+        .is_none_or(|said| matches!(said.raw.get(), "\"\"" | "[]"));
     if let Some(refusal) = refusal {
         let mut parts: Vec<String> = match &said {
-            Some(said) if !silent && said.kind() == Kind::String => vec![text_part("output_text", said.raw.get())],
-            Some(said) if !silent => said.array()?.iter().map(|node| part(node, "output_text")).collect::<Result<_, _>>()?,
+            Some(said) if !silent && said.kind() == Kind::String => {
+                vec![text_part("output_text", said.raw.get())]
+            }
+            Some(said) if !silent => said
+                .array()?
+                .iter()
+                .map(|node| part(node, "output_text"))
+                .collect::<Result<_, _>>()?,
             _ => Vec::new(),
         };
         parts.push(refusal_part(refusal));
         items.push(message_item("\"assistant\"", &array(&parts)));
     } else if let Some(said) = said.filter(|_| !silent) {
-        items.push(message_item("\"assistant\"", &content(&said, "output_text")?));
+        items.push(message_item(
+            "\"assistant\"",
+            &content(&said, "output_text")?,
+        ));
     } else if calls.is_empty() {
         items.push(message_item("\"assistant\"", "\"\""));
     }
@@ -96,7 +134,9 @@ fn function_call(call: &Object<'_>) -> Result<String, ApiError> {
     if let Some(kind) = call.get("type")
         && kind.text()? != "function"
     {
-        return Err(kind.unsupported(&format!("Calls of functions can be sent to a Responses upstream, no others. {REMEDY}")));
+        return Err(kind.unsupported(&format!(
+            "Calls of functions can be sent to a Responses upstream, no others. {REMEDY}"
+        )));
     }
     let function = call.require("function")?.object()?;
     function.only(&["name", "arguments", "parsed_arguments"], REMEDY)?;
@@ -105,14 +145,18 @@ fn function_call(call: &Object<'_>) -> Result<String, ApiError> {
     item.raw("type", "\"function_call\"");
     item.raw("call_id", call.require("id")?.of_kind(Kind::String)?);
     item.raw("name", function.require("name")?.of_kind(Kind::String)?);
-    item.raw("arguments", function.require("arguments")?.of_kind(Kind::String)?);
+    item.raw(
+        "arguments",
+        function.require("arguments")?.of_kind(Kind::String)?,
+    );
     item.end();
     Ok(out)
 }
 
 // === content ===
 
-/// The content of a message as it is sent: one text is a plain string, which every server takes; anything else is an array of parts.
+/// The content of a message as it is sent: one text is a plain string, which every server takes;
+/// anything else is an array of parts.
 fn content(node: &Node<'_>, text: &str) -> Result<String, ApiError> {
     match node.kind() {
         Kind::String => Ok(node.raw.get().to_owned()),
@@ -123,7 +167,10 @@ fn content(node: &Node<'_>, text: &str) -> Result<String, ApiError> {
             {
                 return Ok(text.to_owned());
             }
-            let parts = parts.iter().map(|node| part(node, text)).collect::<Result<Vec<_>, _>>()?;
+            let parts = parts
+                .iter()
+                .map(|node| part(node, text))
+                .collect::<Result<Vec<_>, _>>()?;
             Ok(array(&parts))
         }
         _ => Err(node.wrong_type("a string or an array of parts")),
@@ -139,13 +186,16 @@ fn array(parts: &[String]) -> String {
 /// The text of a part that holds nothing else.
 fn plain<'a>(node: &Node<'a>) -> Result<Option<&'a str>, ApiError> {
     let object = node.object()?;
-    if object.require("type")?.text()? != "text" || object.others(&["type", "text"]).next().is_some() {
+    if object.require("type")?.text()? != "text"
+        || object.others(&["type", "text"]).next().is_some()
+    {
         return Ok(None);
     }
     object.require("text")?.of_kind(Kind::String).map(Some)
 }
 
-/// A part of chat as a part of Responses. `text` is what a text is called there, which depends on who said it.
+/// A part of chat as a part of Responses. `text` is what a text is called there, which depends on
+/// who said it.
 fn part(node: &Node<'_>, text: &str) -> Result<String, ApiError> {
     let object = node.object()?;
     let kind = object.require("type")?;
@@ -161,17 +211,25 @@ fn part(node: &Node<'_>, text: &str) -> Result<String, ApiError> {
     match name.as_ref() {
         "text" => {
             object.only(&["type", "text"], REMEDY)?;
-            return Ok(text_part(text, object.require("text")?.of_kind(Kind::String)?));
+            return Ok(text_part(
+                text,
+                object.require("text")?.of_kind(Kind::String)?,
+            ));
         }
         "refusal" if assistant => {
             object.only(&["type", "refusal"], REMEDY)?;
-            return Ok(refusal_part(object.require("refusal")?.of_kind(Kind::String)?));
+            return Ok(refusal_part(
+                object.require("refusal")?.of_kind(Kind::String)?,
+            ));
         }
         "image_url" if !assistant => {
             let image = inner(&["url", "detail"])?;
             part.raw("type", "\"input_image\"");
             part.raw("image_url", image.require("url")?.of_kind(Kind::String)?);
-            let detail = image.get("detail").map(|node| node.of_kind(Kind::String)).transpose()?;
+            let detail = image
+                .get("detail")
+                .map(|node| node.of_kind(Kind::String))
+                .transpose()?;
             part.raw("detail", detail.unwrap_or("\"auto\""));
         }
         "input_audio" if !assistant => {
@@ -193,8 +251,15 @@ fn part(node: &Node<'_>, text: &str) -> Result<String, ApiError> {
             }
         }
         other => {
-            let known = if assistant { "'text' and 'refusal'" } else { "'text', 'image_url', 'input_audio' and 'file'" };
-            let why = format!("A message of this role takes parts of type {known}, not '{}'. {REMEDY}", quote(other));
+            let known = if assistant {
+                "'text' and 'refusal'"
+            } else {
+                "'text', 'image_url', 'input_audio' and 'file'"
+            };
+            let why = format!(
+                "A message of this role takes parts of type {known}, not '{}'. {REMEDY}",
+                quote(other)
+            );
             return Err(kind.unsupported(&why));
         }
     }

@@ -1,8 +1,9 @@
 //! A chat request as a responses request: the members around the conversation.
 //!
-//! The other way round, in `request/translation.rs`, what is not known goes up unchanged, since chat servers each have
-//! members of their own. Here nothing does: a member that this module does not know was meant for a chat server, and one that
-//! speaks Responses would drop it or refuse it under a name that the client never used.
+//! The other way round, in `request/translation.rs`, what is not known goes up unchanged, since
+//! chat servers each have members of their own. Here nothing does: a member that this module does
+//! not know was meant for a chat server, and one that speaks Responses would drop it or refuse it
+//! under a name that the client never used.
 
 use super::items::{REMEDY, input};
 use crate::error::ApiError;
@@ -10,8 +11,16 @@ use crate::request::json::{ObjectWriter, push_array, quoted};
 use crate::request::node::{Kind, Node, Object, invalid, quote, unsupported};
 
 /// What is called the same in both dialects, and means the same.
-const SAME: &[&str] =
-    &["temperature", "top_p", "metadata", "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "service_tier"];
+const SAME: &[&str] = &[
+    "temperature",
+    "top_p",
+    "metadata",
+    "user",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "service_tier",
+];
 
 /// What is translated here.
 const TRANSLATED: &[&str] = &[
@@ -32,15 +41,28 @@ const TRANSLATED: &[&str] = &[
     "store",
 ];
 
-/// What Responses has no word for, the values that ask for nothing, and what to do instead of the others.
+/// What Responses has no word for, the values that ask for nothing, and what to do instead of the
+/// others.
 const WORDLESS: &[(&str, &[&str], &str)] = &[
-    ("n", &["1"], "An upstream that speaks the Responses API gives one answer. Send the request several times."),
+    (
+        "n",
+        &["1"],
+        "An upstream that speaks the Responses API gives one answer. Send the request several times.",
+    ),
     ("presence_penalty", &["0", "0.0"], REMEDY),
     ("frequency_penalty", &["0", "0.0"], REMEDY),
     ("logit_bias", &["{}"], REMEDY),
     ("stop", &["[]"], REMEDY),
-    ("modalities", &["[\"text\"]"], "An upstream that speaks the Responses API is asked for text only."),
-    ("functions", &["[]"], "Declare them as 'tools' of type 'function'."),
+    (
+        "modalities",
+        &["[\"text\"]"],
+        "An upstream that speaks the Responses API is asked for text only.",
+    ),
+    (
+        "functions",
+        &["[]"],
+        "Declare them as 'tools' of type 'function'.",
+    ),
     ("function_call", &[], "Say it with 'tool_choice'."),
 ];
 
@@ -68,7 +90,19 @@ pub(super) fn to_responses(request: &Object<'_>, model: &str) -> Result<Vec<u8>,
     }
     body.raw("stream", "true");
     // Chat keeps nothing unless told to, Responses everything.
-    body.raw("store", if request.get("store").map(|node| node.boolean()).transpose()? == Some(true) { "true" } else { "false" });
+    body.raw(
+        "store",
+        if request
+            .get("store")
+            .map(|node| node.boolean())
+            .transpose()?
+            == Some(true)
+        {
+            "true"
+        } else {
+            "false"
+        },
+    );
     if let Some(options) = request.get("stream_options") {
         let options = options.object()?;
         options.only(&["include_usage", "include_obfuscation"], REMEDY)?;
@@ -90,7 +124,9 @@ fn refuse(request: &Object<'_>) -> Result<(), ApiError> {
             None => {
                 return Err(unsupported(
                     &quote(name),
-                    &format!("It cannot be said to an upstream that speaks the Responses API. {REMEDY}"),
+                    &format!(
+                        "It cannot be said to an upstream that speaks the Responses API. {REMEDY}"
+                    ),
                 ));
             }
         }
@@ -100,24 +136,39 @@ fn refuse(request: &Object<'_>) -> Result<(), ApiError> {
 
 /// The two names for one limit.
 fn limit<'a>(request: &Object<'a>) -> Result<Option<&'a str>, ApiError> {
-    let of = |name| request.get(name).map(|node| node.of_kind(Kind::Number)).transpose();
+    let of = |name| {
+        request
+            .get(name)
+            .map(|node| node.of_kind(Kind::Number))
+            .transpose()
+    };
     match (of("max_completion_tokens")?, of("max_tokens")?) {
-        (Some(new), Some(old)) if new != old => {
-            Err(invalid("max_tokens", "the value of 'max_completion_tokens', which means the same, or none", &quote(old)))
-        }
+        (Some(new), Some(old)) if new != old => Err(invalid(
+            "max_tokens",
+            "the value of 'max_completion_tokens', which means the same, or none",
+            &quote(old),
+        )),
         (new, old) => Ok(new.or(old)),
     }
 }
 
 fn logprobs(request: &Object<'_>, body: &mut ObjectWriter<'_>) -> Result<(), ApiError> {
-    let wanted = request.get("logprobs").map(|node| node.boolean()).transpose()?.unwrap_or(false);
+    let wanted = request
+        .get("logprobs")
+        .map(|node| node.boolean())
+        .transpose()?
+        .unwrap_or(false);
     let top = request.get("top_logprobs");
     if wanted {
         body.raw("include", "[\"message.output_text.logprobs\"]");
     }
     match top {
         // 0 is what holds when nothing is said.
-        Some(top) if !wanted && top.raw.get() != "0" => Err(invalid("top_logprobs", "'logprobs': true beside it", "none")),
+        Some(top) if !wanted && top.raw.get() != "0" => Err(invalid(
+            "top_logprobs",
+            "'logprobs': true beside it",
+            "none",
+        )),
         Some(top) if wanted => {
             body.raw("top_logprobs", top.of_kind(Kind::Number)?);
             Ok(())
@@ -129,10 +180,16 @@ fn logprobs(request: &Object<'_>, body: &mut ObjectWriter<'_>) -> Result<(), Api
 // === tools ===
 
 fn tools(request: &Object<'_>, body: &mut ObjectWriter<'_>) -> Result<(), ApiError> {
-    let tools = request.get("tools").map(|node| node.array()).transpose()?.unwrap_or_default();
+    let tools = request
+        .get("tools")
+        .map(|node| node.array())
+        .transpose()?
+        .unwrap_or_default();
     if !tools.is_empty() {
         let translated = tools.iter().map(tool).collect::<Result<Vec<_>, _>>()?;
-        push_array(body.name("tools"), &translated, |out, tool| out.push_str(tool));
+        push_array(body.name("tools"), &translated, |out, tool| {
+            out.push_str(tool)
+        });
     }
     if let Some(choice) = request.get("tool_choice") {
         body.raw("tool_choice", &tool_choice(&choice)?);
@@ -143,13 +200,17 @@ fn tools(request: &Object<'_>, body: &mut ObjectWriter<'_>) -> Result<(), ApiErr
     Ok(())
 }
 
-/// The inside of something that has its members under the name of its type; only functions are known in both dialects.
+/// The inside of something that has its members under the name of its type; only functions are
+/// known in both dialects.
 fn function_of<'a>(object: &Object<'a>, known: &[&str]) -> Result<Object<'a>, ApiError> {
     let kind = object.require("type")?;
     let name = kind.text()?;
     if name != "function" {
         let why = "A chat request can offer an upstream that speaks the Responses API tools of type 'function', not";
-        return Err(kind.unsupported(&format!("{why} '{}'. Ask with POST /v1/responses for others.", quote(&name))));
+        return Err(kind.unsupported(&format!(
+            "{why} '{}'. Ask with POST /v1/responses for others.",
+            quote(&name)
+        )));
     }
     object.only(&["type", "function"], REMEDY)?;
     let function = object.require("function")?.object()?;
@@ -158,7 +219,10 @@ fn function_of<'a>(object: &Object<'a>, known: &[&str]) -> Result<Object<'a>, Ap
 }
 
 fn tool(node: &Node<'_>) -> Result<String, ApiError> {
-    let function = function_of(&node.object()?, &["name", "description", "parameters", "strict"])?;
+    let function = function_of(
+        &node.object()?,
+        &["name", "description", "parameters", "strict"],
+    )?;
     let mut out = String::new();
     let mut tool = ObjectWriter::begin(&mut out);
     tool.raw("type", "\"function\"");
@@ -167,9 +231,18 @@ fn tool(node: &Node<'_>) -> Result<String, ApiError> {
         tool.raw("description", description.of_kind(Kind::String)?);
     }
     // Responses wants both said, and means `strict` where chat does not.
-    let parameters = function.get("parameters").map(|node| node.of_kind(Kind::Object)).transpose()?;
-    tool.raw("parameters", parameters.unwrap_or(r#"{"type":"object","properties":{}}"#));
-    let strict = function.get("strict").map(|node| node.of_kind(Kind::Boolean)).transpose()?;
+    let parameters = function
+        .get("parameters")
+        .map(|node| node.of_kind(Kind::Object))
+        .transpose()?;
+    tool.raw(
+        "parameters",
+        parameters.unwrap_or(r#"{"type":"object","properties":{}}"#),
+    );
+    let strict = function
+        .get("strict")
+        .map(|node| node.of_kind(Kind::Boolean))
+        .transpose()?;
     tool.raw("strict", strict.unwrap_or("false"));
     tool.end();
     Ok(out)
@@ -187,7 +260,10 @@ fn tool_choice(node: &Node<'_>) -> Result<String, ApiError> {
     let allowed = object.require("allowed_tools")?.object()?;
     allowed.only(&["mode", "tools"], REMEDY)?;
     let tools = allowed.require("tools")?.array()?;
-    let tools = tools.iter().map(|tool| function_choice(&tool.object()?)).collect::<Result<Vec<_>, _>>()?;
+    let tools = tools
+        .iter()
+        .map(|tool| function_choice(&tool.object()?))
+        .collect::<Result<Vec<_>, _>>()?;
     let mut out = String::new();
     let mut choice = ObjectWriter::begin(&mut out);
     choice.raw("type", "\"allowed_tools\"");
@@ -225,7 +301,8 @@ fn text(request: &Object<'_>, body: &mut ObjectWriter<'_>) -> Result<(), ApiErro
     Ok(())
 }
 
-/// `response_format`, which holds a schema under `json_schema`, as `text.format`, which holds it directly.
+/// `response_format`, which holds a schema under `json_schema`, as `text.format`, which holds it
+/// directly.
 fn text_format(format: &Object<'_>) -> Result<String, ApiError> {
     let kind = format.require("type")?;
     let name = kind.text()?;

@@ -11,7 +11,8 @@ use crate::request::ChatRequest;
 use crate::request::node::Written;
 
 fn request(body: &Value) -> ResponsesRequest {
-    ResponsesRequest::parse(body.to_string().as_bytes()).unwrap_or_else(|error| panic!("{body}: {error}"))
+    ResponsesRequest::parse(body.to_string().as_bytes())
+        .unwrap_or_else(|error| panic!("{body}: {error}"))
 }
 
 fn raw(value: &Value) -> Box<RawValue> {
@@ -34,32 +35,52 @@ fn with(members: &Value) -> Value {
 /// What is made of the conversation.
 fn messages(history: &[Value], body: &Value, expected: &Value) {
     let history: Vec<_> = history.iter().map(raw).collect();
-    let chat = request(body).to_chat(&history, "m").unwrap_or_else(|error| panic!("{body}: {error}"));
+    let chat = request(body)
+        .to_chat(&history, "m")
+        .unwrap_or_else(|error| panic!("{body}: {error}"));
     assert_eq!(value(&chat)["messages"], *expected, "{body}");
 }
 
 /// What is made of the members beside the conversation, apart from what every request gets.
 fn members(given: &Value, expected: &Value) {
-    let mut chat = value(&request(&with(given)).to_chat(&[], "m").unwrap_or_else(|error| panic!("{given}: {error}")));
+    let mut chat = value(
+        &request(&with(given))
+            .to_chat(&[], "m")
+            .unwrap_or_else(|error| panic!("{given}: {error}")),
+    );
     let object = chat.as_object_mut().unwrap();
     assert_eq!(object.remove("model"), Some(json!("m")), "{given}");
     assert_eq!(object.remove("stream"), Some(json!(true)), "{given}");
-    assert_eq!(object.remove("messages"), Some(json!([{"role": "user", "content": "hi"}])), "{given}");
+    assert_eq!(
+        object.remove("messages"),
+        Some(json!([{"role": "user", "content": "hi"}])),
+        "{given}"
+    );
     if given.get("stream_options").is_none() {
-        assert_eq!(object.remove("stream_options"), Some(json!({"include_usage": true})), "{given}");
+        assert_eq!(
+            object.remove("stream_options"),
+            Some(json!({"include_usage": true})),
+            "{given}"
+        );
     }
     assert_eq!(chat, *expected, "{given}");
 }
 
 fn assert_refusal(error: &ApiError, body: &Value, code: &str, param: &str) {
-    assert_eq!((error.code.as_deref(), error.param.as_deref()), (Some(code), Some(param)), "{body}: {error}");
+    assert_eq!(
+        (error.code.as_deref(), error.param.as_deref()),
+        (Some(code), Some(param)),
+        "{body}: {error}"
+    );
     let named = error.message.contains(param) || param == "previous_response_id";
     assert!(named && error.message.ends_with('.'), "{body}: {error}");
 }
 
 /// Refused whatever the upstream.
 fn unreadable(body: &Value, code: &str, param: &str) {
-    let error = ResponsesRequest::parse(body.to_string().as_bytes()).map(|_| ()).unwrap_err();
+    let error = ResponsesRequest::parse(body.to_string().as_bytes())
+        .map(|_| ())
+        .unwrap_err();
     assert_refusal(&error, body, code, param);
 }
 
@@ -72,18 +93,58 @@ fn untranslatable(body: &Value, code: &str, param: &str) {
 #[test]
 fn types_and_ranges_are_checked_when_read() {
     unreadable(&json!({}), "missing_required_parameter", "input");
-    unreadable(&json!({"input": null, "prompt": {"id": "p"}}), "missing_required_parameter", "input");
+    unreadable(
+        &json!({"input": null, "prompt": {"id": "p"}}),
+        "missing_required_parameter",
+        "input",
+    );
     unreadable(&json!({"input": 7}), "invalid_type", "input");
     unreadable(&json!({"input": ["x"]}), "invalid_type", "input[0]");
-    unreadable(&json!({"input": [{}]}), "missing_required_parameter", "input[0].type");
-    unreadable(&json!({"input": [{"type": 1}]}), "invalid_type", "input[0].type");
-    unreadable(&json!({"input": [{"type": "message", "content": "x"}]}), "missing_required_parameter", "input[0].role");
-    unreadable(&json!({"input": [{"role": "user"}]}), "missing_required_parameter", "input[0].content");
-    unreadable(&json!({"input": [{"role": "user", "content": {}}]}), "invalid_type", "input[0].content");
-    unreadable(&json!({"input": [{"role": "user", "content": ["x"]}]}), "invalid_type", "input[0].content[0]");
-    unreadable(&json!({"input": [{"role": "user", "content": [{}]}]}), "missing_required_parameter", "input[0].content[0].type");
-    unreadable(&json!({"input": [{"role": "user", "content": "x", "id": 7}]}), "invalid_type", "input[0].id");
-    unreadable(&json!({"input": [{"type": "item_reference"}]}), "missing_required_parameter", "input[0].id");
+    unreadable(
+        &json!({"input": [{}]}),
+        "missing_required_parameter",
+        "input[0].type",
+    );
+    unreadable(
+        &json!({"input": [{"type": 1}]}),
+        "invalid_type",
+        "input[0].type",
+    );
+    unreadable(
+        &json!({"input": [{"type": "message", "content": "x"}]}),
+        "missing_required_parameter",
+        "input[0].role",
+    );
+    unreadable(
+        &json!({"input": [{"role": "user"}]}),
+        "missing_required_parameter",
+        "input[0].content",
+    );
+    unreadable(
+        &json!({"input": [{"role": "user", "content": {}}]}),
+        "invalid_type",
+        "input[0].content",
+    );
+    unreadable(
+        &json!({"input": [{"role": "user", "content": ["x"]}]}),
+        "invalid_type",
+        "input[0].content[0]",
+    );
+    unreadable(
+        &json!({"input": [{"role": "user", "content": [{}]}]}),
+        "missing_required_parameter",
+        "input[0].content[0].type",
+    );
+    unreadable(
+        &json!({"input": [{"role": "user", "content": "x", "id": 7}]}),
+        "invalid_type",
+        "input[0].id",
+    );
+    unreadable(
+        &json!({"input": [{"type": "item_reference"}]}),
+        "missing_required_parameter",
+        "input[0].id",
+    );
     unreadable(&with(&json!({"messages": []})), "invalid_value", "messages");
 
     for (members, code, param) in [
@@ -98,46 +159,132 @@ fn types_and_ranges_are_checked_when_read() {
         (json!({"top_p": 1.01}), "invalid_value", "top_p"),
         (json!({"top_logprobs": 21}), "invalid_value", "top_logprobs"),
         (json!({"top_logprobs": 1.5}), "invalid_type", "top_logprobs"),
-        (json!({"max_output_tokens": 0}), "invalid_value", "max_output_tokens"),
-        (json!({"max_output_tokens": "9"}), "invalid_type", "max_output_tokens"),
-        (json!({"presence_penalty": 3}), "invalid_value", "presence_penalty"),
+        (
+            json!({"max_output_tokens": 0}),
+            "invalid_value",
+            "max_output_tokens",
+        ),
+        (
+            json!({"max_output_tokens": "9"}),
+            "invalid_type",
+            "max_output_tokens",
+        ),
+        (
+            json!({"presence_penalty": 3}),
+            "invalid_value",
+            "presence_penalty",
+        ),
         (json!({"tools": {}}), "invalid_type", "tools"),
         (json!({"tools": [1]}), "invalid_type", "tools[0]"),
         (json!({"tool_choice": true}), "invalid_type", "tool_choice"),
         (json!({"include": "x"}), "invalid_type", "include"),
         (json!({"include": [1]}), "invalid_type", "include[0]"),
         (json!({"text": "x"}), "invalid_type", "text"),
-        (json!({"text": {"format": "json"}}), "invalid_type", "text.format"),
-        (json!({"text": {"verbosity": 1}}), "invalid_type", "text.verbosity"),
+        (
+            json!({"text": {"format": "json"}}),
+            "invalid_type",
+            "text.format",
+        ),
+        (
+            json!({"text": {"verbosity": 1}}),
+            "invalid_type",
+            "text.verbosity",
+        ),
         (json!({"reasoning": "low"}), "invalid_type", "reasoning"),
-        (json!({"reasoning": {"effort": 1}}), "invalid_type", "reasoning.effort"),
-        (json!({"stream_options": {"include_obfuscation": "no"}}), "invalid_type", "stream_options.include_obfuscation"),
+        (
+            json!({"reasoning": {"effort": 1}}),
+            "invalid_type",
+            "reasoning.effort",
+        ),
+        (
+            json!({"stream_options": {"include_obfuscation": "no"}}),
+            "invalid_type",
+            "stream_options.include_obfuscation",
+        ),
         (json!({"metadata": []}), "invalid_type", "metadata"),
         (json!({"metadata": {"k": 1}}), "invalid_type", "metadata.k"),
-        (json!({"metadata": {"k": "v".repeat(513)}}), "invalid_value", "metadata.k"),
+        (
+            json!({"metadata": {"k": "v".repeat(513)}}),
+            "invalid_value",
+            "metadata.k",
+        ),
         (json!({"webhook": "https://x"}), "invalid_type", "webhook"),
-        (json!({"webhook": {}}), "missing_required_parameter", "webhook.url"),
-        (json!({"webhook": {"url": 7}}), "invalid_type", "webhook.url"),
-        (json!({"webhook": {"url": "https://x", "secret": 7}}), "invalid_type", "webhook.secret"),
-        (json!({"webhook": {"url": "https://x", "events": []}}), "unsupported_parameter", "webhook.events"),
-        (json!({"webhook": {"url": "https://x"}}), "invalid_value", "webhook"),
-        (json!({"webhook": {"url": "https://x"}, "background": false}), "invalid_value", "webhook"),
-        (json!({"idempotency_key": ""}), "invalid_value", "idempotency_key"),
-        (json!({"idempotency_key": "k".repeat(256)}), "invalid_value", "idempotency_key"),
-        (json!({"stream_id": "a b"}), "invalid_stream_id", "stream_id"),
+        (
+            json!({"webhook": {}}),
+            "missing_required_parameter",
+            "webhook.url",
+        ),
+        (
+            json!({"webhook": {"url": 7}}),
+            "invalid_type",
+            "webhook.url",
+        ),
+        (
+            json!({"webhook": {"url": "https://x", "secret": 7}}),
+            "invalid_type",
+            "webhook.secret",
+        ),
+        (
+            json!({"webhook": {"url": "https://x", "events": []}}),
+            "unsupported_parameter",
+            "webhook.events",
+        ),
+        (
+            json!({"webhook": {"url": "https://x"}}),
+            "invalid_value",
+            "webhook",
+        ),
+        (
+            json!({"webhook": {"url": "https://x"}, "background": false}),
+            "invalid_value",
+            "webhook",
+        ),
+        (
+            json!({"idempotency_key": ""}),
+            "invalid_value",
+            "idempotency_key",
+        ),
+        (
+            json!({"idempotency_key": "k".repeat(256)}),
+            "invalid_value",
+            "idempotency_key",
+        ),
+        (
+            json!({"stream_id": "a b"}),
+            "invalid_stream_id",
+            "stream_id",
+        ),
         (json!({"stream_id": ""}), "invalid_stream_id", "stream_id"),
-        (json!({"stream_id": "a".repeat(257)}), "invalid_stream_id", "stream_id"),
-        (json!({"generate": false}), "unsupported_parameter", "generate"),
+        (
+            json!({"stream_id": "a".repeat(257)}),
+            "invalid_stream_id",
+            "stream_id",
+        ),
+        (
+            json!({"generate": false}),
+            "unsupported_parameter",
+            "generate",
+        ),
     ] {
         unreadable(&with(&members), code, param);
     }
 
     let pairs: serde_json::Map<_, _> = (0..17).map(|i| (format!("k{i}"), json!("v"))).collect();
-    unreadable(&with(&json!({"metadata": pairs})), "invalid_value", "metadata");
+    unreadable(
+        &with(&json!({"metadata": pairs})),
+        "invalid_value",
+        "metadata",
+    );
     let long = "k".repeat(65);
-    unreadable(&with(&json!({"metadata": {&long: "v"}})), "invalid_value", &format!("metadata.{}…", "k".repeat(64)));
+    unreadable(
+        &with(&json!({"metadata": {&long: "v"}})),
+        "invalid_value",
+        &format!("metadata.{}…", "k".repeat(64)),
+    );
     // The bounds count characters, and are inclusive.
-    request(&with(&json!({"metadata": {"é".repeat(64): "é".repeat(512)}, "temperature": 2, "top_p": 0, "top_logprobs": 20})));
+    request(&with(
+        &json!({"metadata": {"é".repeat(64): "é".repeat(512)}, "temperature": 2, "top_p": 0, "top_logprobs": 20}),
+    ));
 }
 
 #[test]
@@ -150,12 +297,27 @@ fn the_gateways_own_members_are_read_and_never_sent() {
     let request = request(&body);
     assert_eq!(request.message_type().as_deref(), Some("response.create"));
     assert_eq!(request.stream_id().as_deref(), Some("lane.1"));
-    assert_eq!(request.webhook_url().as_deref(), Some("https://example.org/hook"));
-    assert_eq!(request.webhook_secret().unwrap().expose_secret(), "whsec_shh");
+    assert_eq!(
+        request.webhook_url().as_deref(),
+        Some("https://example.org/hook")
+    );
+    assert_eq!(
+        request.webhook_secret().unwrap().expose_secret(),
+        "whsec_shh"
+    );
     assert_eq!(request.idempotency_key().as_deref(), Some("key"));
     assert_eq!(request.previous_response_id().as_deref(), Some("resp_1"));
-    assert_eq!((request.model().as_deref(), request.instructions().as_deref()), (Some("asked"), Some("be\nbrief")));
-    assert_eq!((request.background(), request.store(), request.stream()), (true, false, true));
+    assert_eq!(
+        (
+            request.model().as_deref(),
+            request.instructions().as_deref()
+        ),
+        (Some("asked"), Some("be\nbrief"))
+    );
+    assert_eq!(
+        (request.background(), request.store(), request.stream()),
+        (true, false, true)
+    );
     assert_eq!(
         value(&request.to_chat(&[], "sent").unwrap()),
         json!({"model": "sent", "messages": [{"role": "system", "content": "be\nbrief"}, {"role": "user", "content": "hi"}],
@@ -166,14 +328,28 @@ fn the_gateways_own_members_are_read_and_never_sent() {
         json!({"model": "sent", "input": "hi", "instructions": "be\nbrief", "stream": true, "store": false})
     );
 
-    let plain = self::request(&json!({"input": "hi", "store": null, "model": null, "webhook": null}));
-    assert_eq!((plain.background(), plain.store(), plain.stream(), plain.model(), plain.webhook_url()), (false, true, false, None, None));
+    let plain =
+        self::request(&json!({"input": "hi", "store": null, "model": null, "webhook": null}));
+    assert_eq!(
+        (
+            plain.background(),
+            plain.store(),
+            plain.stream(),
+            plain.model(),
+            plain.webhook_url()
+        ),
+        (false, true, false, None, None)
+    );
 }
 
 #[test]
 fn items_become_messages() {
     let no_history: &[Value] = &[];
-    messages(no_history, &json!({"input": "hi\n\u{1F600}"}), &json!([{"role": "user", "content": "hi\n\u{1F600}"}]));
+    messages(
+        no_history,
+        &json!({"input": "hi\n\u{1F600}"}),
+        &json!([{"role": "user", "content": "hi\n\u{1F600}"}]),
+    );
     messages(
         no_history,
         &json!({"instructions": "short", "input": [
@@ -234,7 +410,14 @@ fn calls_gather_in_one_assistant_message() {
     );
     // What a model says after its calls has to stand before the tools' answers.
     check(
-        json!([says("a"), call("1"), says("b"), call("2"), output("1"), output("2")]),
+        json!([
+            says("a"),
+            call("1"),
+            says("b"),
+            call("2"),
+            output("1"),
+            output("2")
+        ]),
         json!([{"role": "assistant", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
             "tool_calls": [called("1"), called("2")]}, answered("1"), answered("2")]),
     );
@@ -272,14 +455,22 @@ fn history_stands_between_the_instructions_and_the_input() {
         {"role": "assistant", "content": null, "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
         {"role": "tool", "content": "2", "tool_call_id": "1"},
     ]);
-    messages(&history, &json!({"instructions": "now", "input": [output]}), &expected);
+    messages(
+        &history,
+        &json!({"instructions": "now", "input": [output]}),
+        &expected,
+    );
     // A reference to what the history holds already adds nothing.
     messages(
         &history,
         &json!({"instructions": "now", "input": [{"type": "item_reference", "id": "fc_a"}, {"id": "msg_u"}, output]}),
         &expected,
     );
-    messages(&history[..1], &json!({"input": []}), &json!([{"role": "user", "content": "one"}]));
+    messages(
+        &history[..1],
+        &json!({"input": []}),
+        &json!([{"role": "user", "content": "one"}]),
+    );
 
     let raws: Vec<_> = history.iter().map(raw).collect();
     let sent = |body: &Value| value(&request(body).to_responses(&raws, "m"))["input"].clone();
@@ -287,69 +478,238 @@ fn history_stands_between_the_instructions_and_the_input() {
         sent(&json!({"input": [{"id": "fc_a"}, output, {"id": "msg_x"}]})),
         json!([history[0], history[1], output, {"id": "msg_x"}])
     );
-    assert_eq!(sent(&json!({"input": "two"})), json!([history[0], history[1], {"type": "message", "role": "user", "content": "two"}]));
+    assert_eq!(
+        sent(&json!({"input": "two"})),
+        json!([history[0], history[1], {"type": "message", "role": "user", "content": "two"}])
+    );
 
     let odd = [raw(&json!({"type": "compaction", "id": "cmp_1"}))];
-    let error = request(&json!({"input": "x"})).to_chat(&odd, "m").unwrap_err();
-    assert_refusal(&error, &json!("history"), "unsupported_parameter", "previous_response_id");
-    assert!(error.message.contains("previous_response_id.items[0].type"), "{error}");
+    let error = request(&json!({"input": "x"}))
+        .to_chat(&odd, "m")
+        .unwrap_err();
+    assert_refusal(
+        &error,
+        &json!("history"),
+        "unsupported_parameter",
+        "previous_response_id",
+    );
+    assert!(
+        error.message.contains("previous_response_id.items[0].type"),
+        "{error}"
+    );
 }
 
 #[test]
 fn what_a_chat_server_cannot_be_told_is_refused() {
-    let item = |item: Value, code: &str, param: &str| untranslatable(&json!({"input": [item]}), code, param);
-    let part = |part: Value, code: &str, param: &str| item(json!({"role": "user", "content": [part]}), code, param);
-    item(json!({"type": "computer_call", "id": "x"}), "unsupported_parameter", "input[0].type");
-    item(json!({"type": "item_reference", "id": "msg_404"}), "invalid_value", "input[0].id");
-    item(json!({"role": "tool", "content": "x"}), "invalid_value", "input[0].role");
-    item(json!({"type": "function_call", "name": "f", "arguments": "{}"}), "missing_required_parameter", "input[0].call_id");
-    item(json!({"type": "function_call", "call_id": "1", "name": "f", "arguments": {}}), "invalid_type", "input[0].arguments");
+    let item = |item: Value, code: &str, param: &str| {
+        untranslatable(&json!({"input": [item]}), code, param)
+    };
+    let part = |part: Value, code: &str, param: &str| {
+        item(json!({"role": "user", "content": [part]}), code, param)
+    };
+    item(
+        json!({"type": "computer_call", "id": "x"}),
+        "unsupported_parameter",
+        "input[0].type",
+    );
+    item(
+        json!({"type": "item_reference", "id": "msg_404"}),
+        "invalid_value",
+        "input[0].id",
+    );
+    item(
+        json!({"role": "tool", "content": "x"}),
+        "invalid_value",
+        "input[0].role",
+    );
+    item(
+        json!({"type": "function_call", "name": "f", "arguments": "{}"}),
+        "missing_required_parameter",
+        "input[0].call_id",
+    );
+    item(
+        json!({"type": "function_call", "call_id": "1", "name": "f", "arguments": {}}),
+        "invalid_type",
+        "input[0].arguments",
+    );
     item(
         json!({"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}", "function": {}}),
         "unsupported_parameter",
         "input[0].function",
     );
-    item(json!({"type": "function_call_output", "call_id": "1"}), "missing_required_parameter", "input[0].output");
-    item(json!({"type": "function_call_output", "call_id": "1", "output": 7}), "invalid_type", "input[0].output");
-    part(json!({"type": "input_image", "file_id": "file_1"}), "unsupported_parameter", "input[0].content[0].file_id");
-    part(json!({"type": "input_image"}), "missing_required_parameter", "input[0].content[0].image_url");
-    part(json!({"type": "input_image", "image_url": {"url": "x"}}), "invalid_type", "input[0].content[0].image_url");
-    part(json!({"type": "input_file", "file_id": "file_1"}), "unsupported_parameter", "input[0].content[0].file_id");
-    part(json!({"type": "input_file", "file_url": "https://x"}), "unsupported_parameter", "input[0].content[0].file_url");
-    part(json!({"type": "input_file", "filename": "x"}), "missing_required_parameter", "input[0].content[0].file_data");
-    part(json!({"type": "input_text"}), "missing_required_parameter", "input[0].content[0].text");
-    part(json!({"type": "refusal", "refusal": "x"}), "invalid_value", "input[0].content[0].type");
-    part(json!({"type": "input_file", "file_data": "x", "text": "y"}), "unsupported_parameter", "input[0].content[0].text");
-    part(json!({"type": "input_video"}), "unsupported_parameter", "input[0].content[0].type");
+    item(
+        json!({"type": "function_call_output", "call_id": "1"}),
+        "missing_required_parameter",
+        "input[0].output",
+    );
+    item(
+        json!({"type": "function_call_output", "call_id": "1", "output": 7}),
+        "invalid_type",
+        "input[0].output",
+    );
+    part(
+        json!({"type": "input_image", "file_id": "file_1"}),
+        "unsupported_parameter",
+        "input[0].content[0].file_id",
+    );
+    part(
+        json!({"type": "input_image"}),
+        "missing_required_parameter",
+        "input[0].content[0].image_url",
+    );
+    part(
+        json!({"type": "input_image", "image_url": {"url": "x"}}),
+        "invalid_type",
+        "input[0].content[0].image_url",
+    );
+    part(
+        json!({"type": "input_file", "file_id": "file_1"}),
+        "unsupported_parameter",
+        "input[0].content[0].file_id",
+    );
+    part(
+        json!({"type": "input_file", "file_url": "https://x"}),
+        "unsupported_parameter",
+        "input[0].content[0].file_url",
+    );
+    part(
+        json!({"type": "input_file", "filename": "x"}),
+        "missing_required_parameter",
+        "input[0].content[0].file_data",
+    );
+    part(
+        json!({"type": "input_text"}),
+        "missing_required_parameter",
+        "input[0].content[0].text",
+    );
+    part(
+        json!({"type": "refusal", "refusal": "x"}),
+        "invalid_value",
+        "input[0].content[0].type",
+    );
+    part(
+        json!({"type": "input_file", "file_data": "x", "text": "y"}),
+        "unsupported_parameter",
+        "input[0].content[0].text",
+    );
+    part(
+        json!({"type": "input_video"}),
+        "unsupported_parameter",
+        "input[0].content[0].type",
+    );
     untranslatable(&json!({"input": []}), "invalid_value", "input");
 
     for (members, code, param) in [
-        (json!({"conversation": "conv_1"}), "unsupported_parameter", "conversation"),
-        (json!({"prompt": {"id": "p"}}), "unsupported_parameter", "prompt"),
-        (json!({"context_management": []}), "unsupported_parameter", "context_management"),
-        (json!({"truncation": "auto"}), "unsupported_parameter", "truncation"),
-        (json!({"truncation": "middle"}), "invalid_value", "truncation"),
-        (json!({"include": ["message.output_text.logprobs", "file_search_call.results"]}), "unsupported_parameter", "include[1]"),
-        (json!({"include": ["reasoning.encrypted_content"]}), "unsupported_parameter", "include[0]"),
-        (json!({"tools": [{"type": "function", "name": "f"}, {"type": "web_search"}]}), "unsupported_parameter", "tools[1].type"),
-        (json!({"tools": [{"type": "function", "name": "f", "function": {}}]}), "unsupported_parameter", "tools[0].function"),
-        (json!({"tools": [{"type": "function", "function": {"name": "f"}}]}), "missing_required_parameter", "tools[0].name"),
-        (json!({"tool_choice": {"type": "file_search"}}), "unsupported_parameter", "tool_choice.type"),
-        (json!({"tool_choice": {"type": "function"}}), "missing_required_parameter", "tool_choice.name"),
+        (
+            json!({"conversation": "conv_1"}),
+            "unsupported_parameter",
+            "conversation",
+        ),
+        (
+            json!({"prompt": {"id": "p"}}),
+            "unsupported_parameter",
+            "prompt",
+        ),
+        (
+            json!({"context_management": []}),
+            "unsupported_parameter",
+            "context_management",
+        ),
+        (
+            json!({"truncation": "auto"}),
+            "unsupported_parameter",
+            "truncation",
+        ),
+        (
+            json!({"truncation": "middle"}),
+            "invalid_value",
+            "truncation",
+        ),
+        (
+            json!({"include": ["message.output_text.logprobs", "file_search_call.results"]}),
+            "unsupported_parameter",
+            "include[1]",
+        ),
+        (
+            json!({"include": ["reasoning.encrypted_content"]}),
+            "unsupported_parameter",
+            "include[0]",
+        ),
+        (
+            json!({"tools": [{"type": "function", "name": "f"}, {"type": "web_search"}]}),
+            "unsupported_parameter",
+            "tools[1].type",
+        ),
+        (
+            json!({"tools": [{"type": "function", "name": "f", "function": {}}]}),
+            "unsupported_parameter",
+            "tools[0].function",
+        ),
+        (
+            json!({"tools": [{"type": "function", "function": {"name": "f"}}]}),
+            "missing_required_parameter",
+            "tools[0].name",
+        ),
+        (
+            json!({"tool_choice": {"type": "file_search"}}),
+            "unsupported_parameter",
+            "tool_choice.type",
+        ),
+        (
+            json!({"tool_choice": {"type": "function"}}),
+            "missing_required_parameter",
+            "tool_choice.name",
+        ),
         (
             json!({"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "mcp"}]}}),
             "unsupported_parameter",
             "tool_choice.tools[0].type",
         ),
-        (json!({"text": {"format": {"type": "grammar"}}}), "unsupported_parameter", "text.format.type"),
-        (json!({"text": {"format": {"type": "json_schema", "schema": {}}}}), "missing_required_parameter", "text.format.name"),
-        (json!({"text": {"format": {"type": "json_schema", "name": "n"}}}), "missing_required_parameter", "text.format.schema"),
-        (json!({"text": {"stop": "x"}}), "unsupported_parameter", "text.stop"),
-        (json!({"reasoning": {"summary": "detailed"}}), "unsupported_parameter", "reasoning.summary"),
-        (json!({"reasoning": {"generate_summary": "concise"}}), "unsupported_parameter", "reasoning.generate_summary"),
-        (json!({"reasoning": {"max_tokens": 1}}), "unsupported_parameter", "reasoning.max_tokens"),
-        (json!({"max_output_tokens": 5, "max_completion_tokens": 6}), "invalid_value", "max_completion_tokens"),
-        (json!({"top_logprobs": 5, "logprobs": false}), "invalid_value", "logprobs"),
+        (
+            json!({"text": {"format": {"type": "grammar"}}}),
+            "unsupported_parameter",
+            "text.format.type",
+        ),
+        (
+            json!({"text": {"format": {"type": "json_schema", "schema": {}}}}),
+            "missing_required_parameter",
+            "text.format.name",
+        ),
+        (
+            json!({"text": {"format": {"type": "json_schema", "name": "n"}}}),
+            "missing_required_parameter",
+            "text.format.schema",
+        ),
+        (
+            json!({"text": {"stop": "x"}}),
+            "unsupported_parameter",
+            "text.stop",
+        ),
+        (
+            json!({"reasoning": {"summary": "detailed"}}),
+            "unsupported_parameter",
+            "reasoning.summary",
+        ),
+        (
+            json!({"reasoning": {"generate_summary": "concise"}}),
+            "unsupported_parameter",
+            "reasoning.generate_summary",
+        ),
+        (
+            json!({"reasoning": {"max_tokens": 1}}),
+            "unsupported_parameter",
+            "reasoning.max_tokens",
+        ),
+        (
+            json!({"max_output_tokens": 5, "max_completion_tokens": 6}),
+            "invalid_value",
+            "max_completion_tokens",
+        ),
+        (
+            json!({"top_logprobs": 5, "logprobs": false}),
+            "invalid_value",
+            "logprobs",
+        ),
     ] {
         untranslatable(&with(&members), code, param);
     }
@@ -371,11 +731,26 @@ fn members_are_translated_or_go_up_as_they_are() {
             "parallel_tool_calls": true, "tools": [], "tool_choice": "auto", "top_logprobs": 0, "temperature": null, "conversation": null}),
         &json!({}),
     );
-    members(&json!({"max_output_tokens": 5, "max_completion_tokens": 5}), &json!({"max_completion_tokens": 5}));
-    members(&json!({"top_logprobs": 3}), &json!({"logprobs": true, "top_logprobs": 3}));
-    members(&json!({"include": ["message.output_text.logprobs"]}), &json!({"logprobs": true}));
-    members(&json!({"top_logprobs": 0, "include": ["message.output_text.logprobs"]}), &json!({"logprobs": true, "top_logprobs": 0}));
-    members(&json!({"reasoning": {"effort": "low", "summary": null}}), &json!({"reasoning_effort": "low"}));
+    members(
+        &json!({"max_output_tokens": 5, "max_completion_tokens": 5}),
+        &json!({"max_completion_tokens": 5}),
+    );
+    members(
+        &json!({"top_logprobs": 3}),
+        &json!({"logprobs": true, "top_logprobs": 3}),
+    );
+    members(
+        &json!({"include": ["message.output_text.logprobs"]}),
+        &json!({"logprobs": true}),
+    );
+    members(
+        &json!({"top_logprobs": 0, "include": ["message.output_text.logprobs"]}),
+        &json!({"logprobs": true, "top_logprobs": 0}),
+    );
+    members(
+        &json!({"reasoning": {"effort": "low", "summary": null}}),
+        &json!({"reasoning_effort": "low"}),
+    );
     members(
         &json!({"stream_options": {"include_obfuscation": false, "include_usage": false}}),
         &json!({"stream_options": {"include_usage": true, "include_obfuscation": false}}),
@@ -384,15 +759,16 @@ fn members_are_translated_or_go_up_as_they_are() {
         &json!({"text": {"format": {"type": "text"}, "verbosity": "low"}}),
         &json!({"response_format": {"type": "text"}, "verbosity": "low"}),
     );
-    members(&json!({"text": {"format": {"type": "json_object"}}}), &json!({"response_format": {"type": "json_object"}}));
+    members(
+        &json!({"text": {"format": {"type": "json_object"}}}),
+        &json!({"response_format": {"type": "json_object"}}),
+    );
     members(
         &json!({"text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}, "strict": true, "description": null}}}),
         &json!({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}, "strict": true}}}),
     );
-    let tool =
-        json!({"type": "function", "name": "f", "description": "d", "parameters": {"type": "object"}, "strict": null, "cache_control": {}});
-    let chat_tool =
-        json!({"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}, "cache_control": {}});
+    let tool = json!({"type": "function", "name": "f", "description": "d", "parameters": {"type": "object"}, "strict": null, "cache_control": {}});
+    let chat_tool = json!({"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}, "cache_control": {}});
     members(
         &json!({"tools": [tool], "tool_choice": {"type": "function", "name": "f"}, "parallel_tool_calls": false}),
         &json!({"tools": [chat_tool], "tool_choice": {"type": "function", "function": {"name": "f"}}, "parallel_tool_calls": false}),
@@ -407,15 +783,23 @@ fn members_are_translated_or_go_up_as_they_are() {
 #[test]
 fn numbers_and_escapes_keep_their_bytes() {
     let body = r#"{"input":"\u00e9\/ \ud83d\ude00","temperature":1.50,"seed":12345678901234567890123,"x":{"b":1, "a":1e2}}"#;
-    let chat = ResponsesRequest::parse(body.as_bytes()).unwrap().to_chat(&[], "m").unwrap();
+    let chat = ResponsesRequest::parse(body.as_bytes())
+        .unwrap()
+        .to_chat(&[], "m")
+        .unwrap();
     let expected = r#"{"model":"m","messages":[{"role":"user","content":"\u00e9\/ \ud83d\ude00"}],"temperature":1.50,"stream":true,"stream_options":{"include_usage":true},"seed":12345678901234567890123,"x":{"b":1, "a":1e2}}"#;
     assert_eq!(String::from_utf8(chat).unwrap(), expected);
 }
 
 #[test]
 fn input_is_listed_as_whole_items_whose_ids_stay() {
-    let list =
-        |request: &ResponsesRequest| -> Vec<Value> { request.input_items().iter().map(|item| value(item.get().as_bytes())).collect() };
+    let list = |request: &ResponsesRequest| -> Vec<Value> {
+        request
+            .input_items()
+            .iter()
+            .map(|item| value(item.get().as_bytes()))
+            .collect()
+    };
     let check = |input: Value, expected: &[(&str, Value)]| {
         let request = request(&json!({"input": input}));
         let items = list(&request);
@@ -426,7 +810,10 @@ fn input_is_listed_as_whole_items_whose_ids_stay() {
             let found = found.as_str().unwrap();
             if id.ends_with('_') {
                 let random = found.strip_prefix(id).unwrap();
-                assert!(random.len() >= 32 && random.bytes().all(|b| b.is_ascii_alphanumeric()), "{found}");
+                assert!(
+                    random.len() >= 32 && random.bytes().all(|b| b.is_ascii_alphanumeric()),
+                    "{found}"
+                );
             } else {
                 assert_eq!(found, *id);
             }
@@ -434,7 +821,13 @@ fn input_is_listed_as_whole_items_whose_ids_stay() {
         }
     };
     let message = |role: &str, content: Value| json!({"type": "message", "status": "completed", "role": role, "content": content});
-    check(json!("a\"b"), &[("msg_", message("user", json!([{"type": "input_text", "text": "a\"b"}])))]);
+    check(
+        json!("a\"b"),
+        &[(
+            "msg_",
+            message("user", json!([{"type": "input_text", "text": "a\"b"}])),
+        )],
+    );
     check(json!([]), &[]);
     check(
         json!([
@@ -450,25 +843,58 @@ fn input_is_listed_as_whole_items_whose_ids_stay() {
             {"type": "compaction", "encrypted_content": "e"},
         ]),
         &[
-            ("mine", message("user", json!([{"type": "input_text", "text": "x"}]))),
-            ("msg_", message("assistant", json!([{"type": "output_text", "text": "y", "annotations": []}]))),
+            (
+                "mine",
+                message("user", json!([{"type": "input_text", "text": "x"}])),
+            ),
             (
                 "msg_",
-                message("assistant", json!([{"type": "output_text", "text": "z", "annotations": []}, {"type": "refusal", "refusal": "r"}])),
+                message(
+                    "assistant",
+                    json!([{"type": "output_text", "text": "y", "annotations": []}]),
+                ),
             ),
-            ("msg_", message("user", json!([{"type": "input_image", "image_url": "u", "detail": "auto"}]))),
-            ("fc_", json!({"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}", "status": "incomplete"})),
-            ("fco_", json!({"type": "function_call_output", "call_id": "1", "output": "o", "status": "completed"})),
+            (
+                "msg_",
+                message(
+                    "assistant",
+                    json!([{"type": "output_text", "text": "z", "annotations": []}, {"type": "refusal", "refusal": "r"}]),
+                ),
+            ),
+            (
+                "msg_",
+                message(
+                    "user",
+                    json!([{"type": "input_image", "image_url": "u", "detail": "auto"}]),
+                ),
+            ),
+            (
+                "fc_",
+                json!({"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}", "status": "incomplete"}),
+            ),
+            (
+                "fco_",
+                json!({"type": "function_call_output", "call_id": "1", "output": "o", "status": "completed"}),
+            ),
             (
                 "fco_",
                 json!({"type": "function_call_output", "call_id": "1", "status": "completed",
                     "output": [{"type": "input_image", "image_url": "u", "detail": "auto"}]}),
             ),
-            ("rs_", json!({"type": "reasoning", "content": [], "summary": []})),
-            ("item_", json!({"type": "compaction", "encrypted_content": "e"})),
+            (
+                "rs_",
+                json!({"type": "reasoning", "content": [], "summary": []}),
+            ),
+            (
+                "item_",
+                json!({"type": "compaction", "encrypted_content": "e"}),
+            ),
         ],
     );
-    let (one, two) = (request(&json!({"input": "x"})), request(&json!({"input": "x"})));
+    let (one, two) = (
+        request(&json!({"input": "x"})),
+        request(&json!({"input": "x"})),
+    );
     assert_ne!(list(&one), list(&two));
 }
 
@@ -477,7 +903,11 @@ fn a_bare_get_is_a_request_too() {
     let request = ResponsesRequest::from_input("say \"hi\"\n", Some("m"));
     assert_eq!(request.model().as_deref(), Some("m"));
     assert_eq!(request.input_items().len(), 1);
-    messages(&[], &value(&request.raw().to_bytes()), &json!([{"role": "user", "content": "say \"hi\"\n"}]));
+    messages(
+        &[],
+        &value(&request.raw().to_bytes()),
+        &json!([{"role": "user", "content": "say \"hi\"\n"}]),
+    );
     assert_eq!(ResponsesRequest::from_input("", None).model(), None);
 }
 
@@ -486,7 +916,10 @@ fn echoed(echo: &ResponseEcho) -> Value {
     echo.write_json(&mut bytes);
     bytes.push(b'}');
     let object = value(&bytes);
-    assert_eq!(object.as_object().map(serde_json::Map::len), Some(echo.iter().count()));
+    assert_eq!(
+        object.as_object().map(serde_json::Map::len),
+        Some(echo.iter().count())
+    );
     for (name, json) in echo.iter() {
         assert_eq!(object[name], value(json.as_bytes()), "{name}");
         assert_eq!(echo.get(name), Some(json));
@@ -512,22 +945,43 @@ fn echo_with(fields: &Value) -> Value {
 #[test]
 fn a_request_that_says_nothing_is_repeated_by_one_text_for_all() {
     let echo = |given: Value| request(&with(&given)).echo().into_json();
-    assert!(std::sync::Arc::ptr_eq(&echo(json!({})), &echo(json!({"temperature": 1.0, "tools": []}))));
-    assert!(!std::sync::Arc::ptr_eq(&echo(json!({})), &echo(json!({"temperature": 0.5}))));
+    assert!(std::sync::Arc::ptr_eq(
+        &echo(json!({})),
+        &echo(json!({"temperature": 1.0, "tools": []}))
+    ));
+    assert!(!std::sync::Arc::ptr_eq(
+        &echo(json!({})),
+        &echo(json!({"temperature": 0.5}))
+    ));
 }
 
 #[test]
 fn a_response_repeats_its_request() {
-    let check = |given: Value, expected: Value| assert_eq!(echoed(&request(&with(&given)).echo()), echo_with(&expected), "{given}");
+    let check = |given: Value, expected: Value| {
+        assert_eq!(
+            echoed(&request(&with(&given)).echo()),
+            echo_with(&expected),
+            "{given}"
+        )
+    };
     check(json!({}), json!({}));
-    check(json!({"temperature": null, "tools": null, "text": null, "reasoning": null, "metadata": null}), json!({}));
+    check(
+        json!({"temperature": null, "tools": null, "text": null, "reasoning": null, "metadata": null}),
+        json!({}),
+    );
     let same = json!({"previous_response_id": "resp_1", "instructions": "i", "tool_choice": {"type": "function", "name": "f"}, "truncation": "auto",
         "parallel_tool_calls": false, "top_p": 0.5, "presence_penalty": 1, "frequency_penalty": 1, "top_logprobs": 2, "temperature": 0,
         "max_output_tokens": 9, "max_tool_calls": 1, "store": false, "background": true, "service_tier": "flex", "metadata": {"a": "b"},
         "safety_identifier": "s", "prompt_cache_key": "k", "user": "u"});
     check(same.clone(), same);
-    check(json!({"reasoning": {"effort": "low", "generate_summary": "auto"}}), json!({"reasoning": {"effort": "low", "summary": null}}));
-    check(json!({"text": {"verbosity": "low"}}), json!({"text": {"format": {"type": "text"}, "verbosity": "low"}}));
+    check(
+        json!({"reasoning": {"effort": "low", "generate_summary": "auto"}}),
+        json!({"reasoning": {"effort": "low", "summary": null}}),
+    );
+    check(
+        json!({"text": {"verbosity": "low"}}),
+        json!({"text": {"format": {"type": "text"}, "verbosity": "low"}}),
+    );
     check(
         json!({"text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}}}}),
         json!({"text": {"format": {"type": "json_schema", "name": "n", "description": null, "schema": null, "strict": false}}}),
@@ -546,7 +1000,11 @@ fn a_chat_request_is_repeated_in_the_words_of_responses() {
             body[name] = member.clone();
         }
         let request = ChatRequest::parse(body.to_string().as_bytes()).unwrap();
-        assert_eq!(echoed(&ResponseEcho::from_chat(&request)), echo_with(&expected), "{given}");
+        assert_eq!(
+            echoed(&ResponseEcho::from_chat(&request)),
+            echo_with(&expected),
+            "{given}"
+        );
     };
     check(json!({}), json!({}));
     check(
@@ -556,7 +1014,10 @@ fn a_chat_request_is_repeated_in_the_words_of_responses() {
             "text": {"format": {"type": "text"}, "verbosity": "low"}, "user": "u", "store": false, "metadata": {"a": "b"}, "service_tier": "flex",
             "parallel_tool_calls": false}),
     );
-    check(json!({"max_tokens": 4, "max_completion_tokens": 5}), json!({"max_output_tokens": 5}));
+    check(
+        json!({"max_tokens": 4, "max_completion_tokens": 5}),
+        json!({"max_output_tokens": 5}),
+    );
     check(
         json!({"tools": [{"type": "function", "function": {"name": "f", "strict": true}}, {"type": "custom", "custom": {"name": "c"}}],
             "tool_choice": {"type": "function", "function": {"name": "f"}}}),
@@ -571,7 +1032,10 @@ fn a_chat_request_is_repeated_in_the_words_of_responses() {
         json!({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {}, "strict": true}}}),
         json!({"text": {"format": {"type": "json_schema", "name": "n", "description": null, "schema": null, "strict": true}}}),
     );
-    check(json!({"response_format": {"type": "json_object"}}), json!({"text": {"format": {"type": "json_object"}}}));
+    check(
+        json!({"response_format": {"type": "json_object"}}),
+        json!({"text": {"format": {"type": "json_object"}}}),
+    );
     // What is not what it must be is left to the upstream's judgement.
     check(
         json!({"temperature": "hot", "tools": {}, "tool_choice": "odd", "response_format": 7, "max_tokens": 1.5, "metadata": [], "background": true,
@@ -588,7 +1052,9 @@ fn large_and_wide_requests_are_read_and_translated() {
             [call, json!({"role": "assistant", "content": "x", format!("odd{i}"): 1}), json!({"id": "msg_1"})]
         })
         .collect();
-    let history: Vec<_> = (0..5_000).map(|i| raw(&json!({"role": "user", "content": "x", "id": format!("msg_{i}")}))).collect();
+    let history: Vec<_> = (0..5_000)
+        .map(|i| raw(&json!({"role": "user", "content": "x", "id": format!("msg_{i}")})))
+        .collect();
     let mut body = json!({"input": items});
     for i in 0..5_000 {
         body[format!("unknown{i}")] = json!(i);
@@ -597,32 +1063,49 @@ fn large_and_wide_requests_are_read_and_translated() {
     let chat = value(&request.to_chat(&history, "m").unwrap());
     // All the calls and what is said between them are one message, since no tool has answered.
     assert_eq!(chat["messages"].as_array().map(Vec::len), Some(5_001));
-    assert_eq!(chat["messages"][5_000]["tool_calls"].as_array().map(Vec::len), Some(5_000));
+    assert_eq!(
+        chat["messages"][5_000]["tool_calls"]
+            .as_array()
+            .map(Vec::len),
+        Some(5_000)
+    );
     assert_eq!(chat["unknown4999"], 4_999);
     assert_eq!(request.input_items().len(), 10_000);
-    assert_eq!(value(&request.to_responses(&history, "m"))["input"].as_array().map(Vec::len), Some(15_000));
+    assert_eq!(
+        value(&request.to_responses(&history, "m"))["input"]
+            .as_array()
+            .map(Vec::len),
+        Some(15_000)
+    );
 }
 
 #[test]
 fn debug_shows_no_contents() {
-    let body =
-        json!({"input": [{"role": "user", "content": "secret"}], "instructions": "secret", "metadata": {"a": "secret"}, "user": "secret"});
+    let body = json!({"input": [{"role": "user", "content": "secret"}], "instructions": "secret", "metadata": {"a": "secret"}, "user": "secret"});
     let request = request(&body);
     assert!(!format!("{request:?} {:?} {:?}", request.raw(), request.echo()).contains("secret"));
-    let error = ResponsesRequest::parse(br#"{"input":[{"role":"user","content":{"secret":1}}]}"#).unwrap_err();
+    let error = ResponsesRequest::parse(br#"{"input":[{"role":"user","content":{"secret":1}}]}"#)
+        .unwrap_err();
     assert!(!error.message.contains("secret"));
 }
 
 /// Valid JSON, and no object in it has two members of one name.
 fn assert_no_repeats(json: &str) {
-    let raw: &RawValue = serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {json}"));
+    let raw: &RawValue =
+        serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {json}"));
     match Kind::of(raw) {
-        Kind::Array => Node::new(raw, "").array().unwrap().iter().for_each(|element| assert_no_repeats(element.raw.get())),
+        Kind::Array => Node::new(raw, "")
+            .array()
+            .unwrap()
+            .iter()
+            .for_each(|element| assert_no_repeats(element.raw.get())),
         Kind::Object => {
             let members = serde_json::from_str::<Written<'_>>(json).unwrap().0;
             let names: HashSet<_> = members.iter().map(|(name, _)| name).collect();
             assert_eq!(names.len(), members.len(), "{json}");
-            members.iter().for_each(|(_, value)| assert_no_repeats(value.get()));
+            members
+                .iter()
+                .for_each(|(_, value)| assert_no_repeats(value.get()));
         }
         _ => {}
     }
@@ -676,17 +1159,33 @@ fn any_json() -> impl Strategy<Value = Value> {
     leaf.prop_recursive(4, 40, 5, move |inner| {
         prop_oneof![
             proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-            proptest::collection::hash_map(word.clone(), inner, 0..6)
-                .prop_map(|map| Value::Object(map.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())),
+            proptest::collection::hash_map(word.clone(), inner, 0..6).prop_map(
+                |map| Value::Object(
+                    map.into_iter()
+                        .map(|(name, value)| (name.to_owned(), value))
+                        .collect()
+                )
+            ),
         ]
     })
 }
 
 /// An item that is mostly right, with some members of any name and value set on top.
 fn any_item() -> impl Strategy<Value = Value> {
-    let kind = proptest::sample::select(vec!["message", "function_call", "function_call_output", "reasoning"]);
+    let kind = proptest::sample::select(vec![
+        "message",
+        "function_call",
+        "function_call_output",
+        "reasoning",
+    ]);
     let role = proptest::sample::select(vec!["user", "assistant", "system"]);
-    let part = proptest::sample::select(vec!["input_text", "output_text", "refusal", "input_image", "input_file"]);
+    let part = proptest::sample::select(vec![
+        "input_text",
+        "output_text",
+        "refusal",
+        "input_image",
+        "input_file",
+    ]);
     let odd = || {
         let name = proptest::sample::select(vec![
             "function",
@@ -703,21 +1202,24 @@ fn any_item() -> impl Strategy<Value = Value> {
         proptest::collection::hash_map(name, any_json(), 0..2)
     };
     let part = (part, odd()).prop_map(|(kind, odd)| {
-        let mut part = json!({"type": kind, "text": "t", "refusal": "r", "image_url": "u", "file_data": "f"});
+        let mut part =
+            json!({"type": kind, "text": "t", "refusal": "r", "image_url": "u", "file_data": "f"});
         odd.into_iter().for_each(|(name, value)| part[name] = value);
         part
     });
-    (kind, role, proptest::collection::vec(part, 0..3), odd()).prop_map(|(kind, role, parts, odd)| {
-        let mut item = match kind {
-            "message" => json!({"role": role, "content": parts}),
-            "function_call" => json!({"call_id": "c", "name": "f", "arguments": "{}"}),
-            "function_call_output" => json!({"call_id": "c", "output": parts}),
-            _ => json!({"id": "i"}),
-        };
-        item["type"] = json!(kind);
-        odd.into_iter().for_each(|(name, value)| item[name] = value);
-        item
-    })
+    (kind, role, proptest::collection::vec(part, 0..3), odd()).prop_map(
+        |(kind, role, parts, odd)| {
+            let mut item = match kind {
+                "message" => json!({"role": role, "content": parts}),
+                "function_call" => json!({"call_id": "c", "name": "f", "arguments": "{}"}),
+                "function_call_output" => json!({"call_id": "c", "output": parts}),
+                _ => json!({"id": "i"}),
+            };
+            item["type"] = json!(kind);
+            odd.into_iter().for_each(|(name, value)| item[name] = value);
+            item
+        },
+    )
 }
 
 proptest! {

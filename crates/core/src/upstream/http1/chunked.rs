@@ -37,21 +37,28 @@ const MAX_OVERHEAD: usize = 16 * 1024;
 
 impl Chunked {
     pub(super) fn new() -> Self {
-        Self { state: State::Size { digits: 0 }, left: 0, trailer: 0 }
+        Self {
+            state: State::Size { digits: 0 },
+            left: 0,
+            trailer: 0,
+        }
     }
 
     pub(super) fn is_done(&self) -> bool {
         self.state == State::Done
     }
 
-    /// Splits data off the front of `input` and moves it past that. `None`: the input is used up, or the body has ended.
+    /// Splits data off the front of `input` and moves it past that. `None`: the input is used up,
+    /// or the body has ended.
     pub(super) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Malformed> {
         loop {
             if self.state == State::Data {
                 if input.is_empty() {
                     return Ok(None);
                 }
-                let take = usize::try_from(self.left).unwrap_or(usize::MAX).min(input.len());
+                let take = usize::try_from(self.left)
+                    .unwrap_or(usize::MAX)
+                    .min(input.len());
                 let (data, rest) = input.split_at(take);
                 *input = rest;
                 self.left -= take as u64;
@@ -63,7 +70,9 @@ impl Chunked {
             if self.state == State::Done {
                 return Ok(None);
             }
-            let Some((&byte, rest)) = input.split_first() else { return Ok(None) };
+            let Some((&byte, rest)) = input.split_first() else {
+                return Ok(None);
+            };
             *input = rest;
             self.step(byte)?;
         }
@@ -80,7 +89,9 @@ impl Chunked {
                 State::Size { digits: digits + 1 }
             }
             (State::Size { digits: 0 }, _) => return Err(Malformed),
-            (State::Size { .. } | State::Extension, b'\n') if self.left == 0 => State::Trailer { empty: true },
+            (State::Size { .. } | State::Extension, b'\n') if self.left == 0 => {
+                State::Trailer { empty: true }
+            }
             (State::Size { .. } | State::Extension, b'\n') => State::Data,
             (State::Size { digits }, b'\r') => State::Size { digits },
             (State::Size { .. }, b';' | b' ' | b'\t') => State::Extension,
@@ -104,7 +115,11 @@ impl Chunked {
 
     fn overhead(&mut self) -> Result<(), Malformed> {
         self.trailer += 1;
-        if self.trailer > MAX_OVERHEAD { Err(Malformed) } else { Ok(()) }
+        if self.trailer > MAX_OVERHEAD {
+            Err(Malformed)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -135,7 +150,10 @@ mod tests {
     #[test]
     fn decodes_what_servers_send() {
         check(b"5\r\nhello\r\n0\r\n\r\n", Ok(("hello", true, 0)));
-        check(b"5;ext=1\r\nhello\r\n1\r\n!\r\n0\r\nX-Trailer: a\r\n\r\nnext", Ok(("hello!", true, 4)));
+        check(
+            b"5;ext=1\r\nhello\r\n1\r\n!\r\n0\r\nX-Trailer: a\r\n\r\nnext",
+            Ok(("hello!", true, 4)),
+        );
         check(b"a\r\n0123456789\r\n", Ok(("0123456789", false, 0)));
         check(b"00A\n0123456789\n0\n\n", Ok(("0123456789", true, 0)));
     }

@@ -18,7 +18,8 @@ use super::response::{Framing, Head, HeadReader};
 const READ_BYTES: usize = 64 * 1024;
 
 thread_local! {
-    /// A read is decoded before the task lets go of the thread, so all streams of a thread share one buffer.
+    /// A read is decoded before the task lets go of the thread, so all streams of a thread share
+    /// one buffer.
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
 }
 
@@ -54,23 +55,39 @@ impl Client {
             Some(port) => format!("{host}:{port}"),
             None => host.to_owned(),
         };
-        let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Some(Self { address: (bare, url.port_or_known_default()?), authority, connect_timeout, pool: Arc::default() })
+        let bare = host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
+        Some(Self {
+            address: (bare, url.port_or_known_default()?),
+            authority,
+            connect_timeout,
+            pool: Arc::default(),
+        })
     }
 
     /// Sends a POST and waits for the head.
-    pub(in crate::upstream) async fn post(&self, target: &str, headers: &HeaderMap, body: &[u8]) -> Result<Exchange, SendError> {
+    pub(in crate::upstream) async fn post(
+        &self,
+        target: &str,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<Exchange, SendError> {
         let request = self.request(target, headers, body);
         if let Some(stream) = self.pool.take() {
             match self.send(stream, &request).await {
                 Ok(exchange) => return Ok(exchange),
-                // The server closed it while it waited. Nothing of an answer came, so the request can be sent again.
+                // The server closed it while it waited. Nothing of an answer came, so the request
+                // can be sent again.
                 Err((_, true)) => {}
                 Err((error, false)) => return Err(error),
             }
         }
         let stream = self.connect().await?;
-        self.send(stream, &request).await.map_err(|(error, _)| error)
+        self.send(stream, &request)
+            .await
+            .map_err(|(error, _)| error)
     }
 
     fn request(&self, target: &str, headers: &HeaderMap, body: &[u8]) -> Vec<u8> {
@@ -101,7 +118,8 @@ impl Client {
         let connected = if self.connect_timeout.is_zero() {
             TcpStream::connect((host, port)).await
         } else {
-            let connecting = tokio::time::timeout(self.connect_timeout, TcpStream::connect((host, port)));
+            let connecting =
+                tokio::time::timeout(self.connect_timeout, TcpStream::connect((host, port)));
             connecting.await.map_err(|_| SendError::ConnectTimeout)?
         };
         let stream = connected.map_err(SendError::Connect)?;
@@ -111,22 +129,41 @@ impl Client {
     }
 
     /// The error says whether the server had sent nothing at all.
-    async fn send(&self, mut stream: TcpStream, request: &[u8]) -> Result<Exchange, (SendError, bool)> {
+    async fn send(
+        &self,
+        mut stream: TcpStream,
+        request: &[u8],
+    ) -> Result<Exchange, (SendError, bool)> {
         let written = stream.write_all(request).await;
         let mut reader = HeadReader::default();
         loop {
-            // A server that refuses a request may say why and close before it has read all of it, so an answer is
-            // looked for even where writing failed.
-            let read = std::future::poll_fn(|cx| read(&mut stream, cx, |bytes| (bytes.is_empty(), reader.push(bytes)))).await;
+            // A server that refuses a request may say why and close before it has read all of it,
+            // so an answer is looked for even where writing failed.
+            let read = std::future::poll_fn(|cx| {
+                read(&mut stream, cx, |bytes| {
+                    (bytes.is_empty(), reader.push(bytes))
+                })
+            })
+            .await;
             let untouched = reader.is_empty();
             match read {
-                Ok((_, Ok(Some((head, rest))))) => return Ok(Exchange::new(stream, self.pool.clone(), head, rest)),
+                Ok((_, Ok(Some((head, rest))))) => {
+                    return Ok(Exchange::new(stream, self.pool.clone(), head, rest));
+                }
                 Ok((true, _)) => {
-                    let why = written.as_ref().err().map_or_else(|| "closed before the head".to_owned(), ToString::to_string);
+                    let why = written
+                        .as_ref()
+                        .err()
+                        .map_or_else(|| "closed before the head".to_owned(), ToString::to_string);
                     return Err((SendError::Disconnected(why), untouched));
                 }
                 Ok((false, Ok(None))) => {}
-                Ok((false, Err(_))) => return Err((SendError::Disconnected("the head is not HTTP".to_owned()), false)),
+                Ok((false, Err(_))) => {
+                    return Err((
+                        SendError::Disconnected("the head is not HTTP".to_owned()),
+                        false,
+                    ));
+                }
                 Err(error) => return Err((SendError::Disconnected(error.to_string()), untouched)),
             }
         }
@@ -134,7 +171,11 @@ impl Client {
 }
 
 /// Reads once and hands on what came; nothing is the end.
-fn read<T>(stream: &mut TcpStream, cx: &mut Context<'_>, take: impl FnOnce(&[u8]) -> T) -> Poll<io::Result<T>> {
+fn read<T>(
+    stream: &mut TcpStream,
+    cx: &mut Context<'_>,
+    take: impl FnOnce(&[u8]) -> T,
+) -> Poll<io::Result<T>> {
     BUFFER.with_borrow_mut(|buffer| {
         let mut into = ReadBuf::new(buffer);
         match Pin::new(stream).poll_read(cx, &mut into) {
@@ -171,12 +212,29 @@ pub(in crate::upstream) enum BodyStep {
 
 impl Exchange {
     fn new(stream: TcpStream, pool: Arc<Pool>, head: Head, rest: Vec<u8>) -> Self {
-        let Head { status, headers, framing, keep_alive } = head;
-        Self { stream: Some(stream), pool, status, headers, framing, keep_alive, rest }
+        let Head {
+            status,
+            headers,
+            framing,
+            keep_alive,
+        } = head;
+        Self {
+            stream: Some(stream),
+            pool,
+            status,
+            headers,
+            framing,
+            keep_alive,
+            rest,
+        }
     }
 
     /// Reads once and gives the body's data in it to `sink`, borrowed from the read buffer.
-    pub(in crate::upstream) fn poll_body(&mut self, cx: &mut Context<'_>, sink: &mut dyn FnMut(&[u8])) -> Poll<BodyStep> {
+    pub(in crate::upstream) fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut dyn FnMut(&[u8]),
+    ) -> Poll<BodyStep> {
         if self.framing.is_done() {
             return Poll::Ready(self.over(0));
         }
@@ -184,8 +242,16 @@ impl Exchange {
             let rest = std::mem::take(&mut self.rest);
             return Poll::Ready(self.decode(&rest, sink));
         }
-        let Some(mut stream) = self.stream.take() else { return Poll::Ready(BodyStep::Broken) };
-        let polled = read(&mut stream, cx, |bytes| if bytes.is_empty() { None } else { Some(self.decode(bytes, sink)) });
+        let Some(mut stream) = self.stream.take() else {
+            return Poll::Ready(BodyStep::Broken);
+        };
+        let polled = read(&mut stream, cx, |bytes| {
+            if bytes.is_empty() {
+                None
+            } else {
+                Some(self.decode(bytes, sink))
+            }
+        });
         let step = match polled {
             Poll::Pending => {
                 self.stream = Some(stream);
@@ -193,7 +259,11 @@ impl Exchange {
             }
             Poll::Ready(Err(_)) => return Poll::Ready(BodyStep::Broken),
             Poll::Ready(Ok(None)) => {
-                return Poll::Ready(if matches!(self.framing, Framing::UntilClose) { BodyStep::End } else { BodyStep::Broken });
+                return Poll::Ready(if matches!(self.framing, Framing::UntilClose) {
+                    BodyStep::End
+                } else {
+                    BodyStep::Broken
+                });
             }
             Poll::Ready(Ok(Some(step))) => step,
         };

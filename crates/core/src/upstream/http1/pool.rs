@@ -7,7 +7,8 @@ use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-/// vLLM and SGLang close idle connections after 5 s; one that is reused later than that is likely to be dead.
+/// vLLM and SGLang close idle connections after 5 s; one that is reused later than that is likely
+/// to be dead.
 pub(in crate::upstream) const MAX_IDLE: Duration = Duration::from_secs(4);
 /// How many may wait.
 const MAX_WAITING: usize = 512;
@@ -59,7 +60,9 @@ async fn sweep(pool: Weak<Pool>) {
         tokio::time::sleep(MAX_IDLE).await;
         let Some(pool) = pool.upgrade() else { return };
         let mut waiting = pool.waiting.lock();
-        waiting.streams.retain(|(since, _)| since.elapsed() < MAX_IDLE);
+        waiting
+            .streams
+            .retain(|(since, _)| since.elapsed() < MAX_IDLE);
         if waiting.streams.is_empty() {
             waiting.streams.shrink_to_fit();
             waiting.swept = false;
@@ -68,7 +71,8 @@ async fn sweep(pool: Weak<Pool>) {
     }
 }
 
-/// Whether there is nothing to read: an end or bytes that nobody asked for make a connection useless.
+/// Whether there is nothing to read: an end or bytes that nobody asked for make a connection
+/// useless.
 fn is_quiet(stream: &TcpStream) -> bool {
     matches!(stream.try_read(&mut [0; 1]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
 }

@@ -2,7 +2,9 @@
 
 use std::mem::MaybeUninit;
 
-use reqwest::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use reqwest::header::{
+    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
+};
 
 use super::chunked::{Chunked, Malformed};
 
@@ -40,13 +42,18 @@ impl HeadReader {
         self.bytes.is_empty()
     }
 
-    /// Takes what was read. Once the head is whole: the head, and the bytes after it. Interim (1xx) heads are passed over.
+    /// Takes what was read. Once the head is whole: the head, and the bytes after it. Interim (1xx)
+    /// heads are passed over.
     pub(super) fn push(&mut self, input: &[u8]) -> Result<Option<(Head, Vec<u8>)>, Malformed> {
         self.bytes.extend_from_slice(input);
         loop {
             let mut lines = [MaybeUninit::uninit(); MAX_HEADERS];
             let mut response = httparse::Response::new(&mut []);
-            let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, &self.bytes, &mut lines);
+            let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+                &mut response,
+                &self.bytes,
+                &mut lines,
+            );
             let length = match parsed.map_err(|_| Malformed)? {
                 httparse::Status::Complete(length) => length,
                 httparse::Status::Partial if self.bytes.len() > MAX_HEAD => return Err(Malformed),
@@ -68,24 +75,51 @@ impl Head {
         let mut headers = HeaderMap::with_capacity(lines.len());
         for line in lines {
             let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| Malformed)?;
-            headers.append(name, HeaderValue::from_bytes(line.value).map_err(|_| Malformed)?);
+            headers.append(
+                name,
+                HeaderValue::from_bytes(line.value).map_err(|_| Malformed)?,
+            );
         }
         let has = |name: &HeaderName, token: &str| {
-            let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
-            values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(token))
+            let values = headers
+                .get_all(name)
+                .into_iter()
+                .filter_map(|value| value.to_str().ok());
+            values
+                .flat_map(|value| value.split(','))
+                .any(|value| value.trim().eq_ignore_ascii_case(token))
         };
         let framing = if matches!(status, 204 | 304) {
             Framing::Length(0)
         } else if headers.contains_key(TRANSFER_ENCODING) {
-            if has(&TRANSFER_ENCODING, "chunked") { Framing::Chunked(Chunked::new()) } else { Framing::UntilClose }
+            if has(&TRANSFER_ENCODING, "chunked") {
+                Framing::Chunked(Chunked::new())
+            } else {
+                Framing::UntilClose
+            }
         } else {
             match headers.get(CONTENT_LENGTH) {
-                Some(length) => Framing::Length(length.to_str().ok().and_then(|text| text.trim().parse().ok()).ok_or(Malformed)?),
+                Some(length) => Framing::Length(
+                    length
+                        .to_str()
+                        .ok()
+                        .and_then(|text| text.trim().parse().ok())
+                        .ok_or(Malformed)?,
+                ),
                 None => Framing::UntilClose,
             }
         };
-        let keep_alive = if http11 { !has(&CONNECTION, "close") } else { has(&CONNECTION, "keep-alive") };
-        Ok(Self { status, headers, framing, keep_alive: keep_alive && status != 101 })
+        let keep_alive = if http11 {
+            !has(&CONNECTION, "close")
+        } else {
+            has(&CONNECTION, "keep-alive")
+        };
+        Ok(Self {
+            status,
+            headers,
+            framing,
+            keep_alive: keep_alive && status != 101,
+        })
     }
 }
 
@@ -103,7 +137,9 @@ impl Framing {
         match self {
             Self::Chunked(chunked) => chunked.next(input),
             Self::Length(left) => {
-                let take = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
+                let take = usize::try_from(*left)
+                    .unwrap_or(usize::MAX)
+                    .min(input.len());
                 let (data, rest) = input.split_at(take);
                 *left -= take as u64;
                 *input = rest;
@@ -119,7 +155,10 @@ mod tests {
     use super::*;
 
     fn check(head: &str, expected: Option<(u16, &str, bool, &str)>) {
-        for pieces in [vec![head.as_bytes()], head.as_bytes().chunks(1).collect::<Vec<_>>()] {
+        for pieces in [
+            vec![head.as_bytes()],
+            head.as_bytes().chunks(1).collect::<Vec<_>>(),
+        ] {
             let mut reader = HeadReader::default();
             let (mut found, mut rest) = (None, Vec::new());
             for piece in pieces {
@@ -149,18 +188,37 @@ mod tests {
         }
     }
 
-    fn reader_push(reader: &mut HeadReader, piece: &[u8], done: bool) -> Result<Option<(Head, Vec<u8>)>, Malformed> {
+    fn reader_push(
+        reader: &mut HeadReader,
+        piece: &[u8],
+        done: bool,
+    ) -> Result<Option<(Head, Vec<u8>)>, Malformed> {
         if done { Ok(None) } else { reader.push(piece) }
     }
 
     #[test]
     fn reads_heads_and_what_they_say_of_the_body() {
-        check("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n", Some((200, "chunked", true, "5\r\n")));
-        check("HTTP/1.1 200 OK\r\nContent-Length: 7\r\nConnection: close\r\n\r\n", Some((200, "7", false, "")));
-        check("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\nrest", Some((200, "close", true, "rest")));
+        check(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n",
+            Some((200, "chunked", true, "5\r\n")),
+        );
+        check(
+            "HTTP/1.1 200 OK\r\nContent-Length: 7\r\nConnection: close\r\n\r\n",
+            Some((200, "7", false, "")),
+        );
+        check(
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\nrest",
+            Some((200, "close", true, "rest")),
+        );
         check("HTTP/1.0 200 OK\r\n\r\n", Some((200, "close", false, "")));
-        check("HTTP/1.1 204 No Content\r\n\r\n", Some((204, "0", true, "")));
-        check("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 7\r\n\r\n", Some((200, "chunked", true, "")));
+        check(
+            "HTTP/1.1 204 No Content\r\n\r\n",
+            Some((204, "0", true, "")),
+        );
+        check(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 7\r\n\r\n",
+            Some((200, "chunked", true, "")),
+        );
         check("HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n", None);
         check("SSH-2.0-OpenSSH\r\n", None);
     }

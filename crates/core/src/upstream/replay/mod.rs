@@ -1,14 +1,15 @@
 //! Another generation's log as an upstream.
 //!
-//! A record keeps what the upstream sent, so a log can be read back as the stream that it was made of: every chunk as it came,
-//! usage and the end behind them. A translator that is given that writes the same answer again, under its own ids.
+//! A record keeps what the upstream sent, so a log can be read back as the stream that it was made
+//! of: every chunk as it came, usage and the end behind them. A translator that is given that
+//! writes the same answer again, under its own ids.
 //!
 //! ```text
 //!   upstream ──▶ leader ──▶ log ──▶ Replay ──▶ follower ──▶ its own log ──▶ its own readers
 //! ```
 //!
-//! For a leader that still writes, this is one upstream stream for several requests; for one that has ended well, a cache. The
-//! two differ in the pace only.
+//! For a leader that still writes, this is one upstream stream for several requests; for one that
+//! has ended well, a cache. The two differ in the pace only.
 
 mod pace;
 mod stream;
@@ -53,7 +54,12 @@ pub(crate) async fn follow(following: Following, source: Source) -> Verdict {
         return Verdict::Nothing;
     }
     if leader.is_over() {
-        let Some(Outcome { ending, relayed, .. }) = leader.outcome() else { return Verdict::Nothing };
+        let Some(Outcome {
+            ending, relayed, ..
+        }) = leader.outcome()
+        else {
+            return Verdict::Nothing;
+        };
         match ending {
             Ending::Completed { .. } => {}
             _ if matches!(source, Source::Kept { .. }) => return Verdict::Nothing,
@@ -61,12 +67,18 @@ pub(crate) async fn follow(following: Following, source: Source) -> Verdict {
             // The upstream's own word is an answer; an owner's is his alone.
             Ending::Cancelled if relayed.is_none() => return Verdict::Nothing,
             Ending::Cancelled => {}
-            Ending::Failed(failure) if !leader.with_snapshot(crate::snapshot::Snapshot::has_begun) => match leader.opening().now() {
-                Some(Err(error)) if !failure.retryable => return Verdict::Refused(error),
-                Some(Err(error)) => return Verdict::Unlucky(error),
-                _ if failure.retryable => return Verdict::Unlucky(OpenError::Failed(as_error(&failure))),
-                _ => {}
-            },
+            Ending::Failed(failure)
+                if !leader.with_snapshot(crate::snapshot::Snapshot::has_begun) =>
+            {
+                match leader.opening().now() {
+                    Some(Err(error)) if !failure.retryable => return Verdict::Refused(error),
+                    Some(Err(error)) => return Verdict::Unlucky(error),
+                    _ if failure.retryable => {
+                        return Verdict::Unlucky(OpenError::Failed(as_error(&failure)));
+                    }
+                    _ => {}
+                }
+            }
             Ending::Failed(_) => {}
         }
     }
@@ -75,10 +87,14 @@ pub(crate) async fn follow(following: Following, source: Source) -> Verdict {
         (Source::Live, Some(Ok(head))) => head,
         _ => UpstreamHead::default(),
     };
-    Verdict::Shared(Opened { head, stream: Box::new(Replay::new(following, source)) })
+    Verdict::Shared(Opened {
+        head,
+        stream: Box::new(Replay::new(following, source)),
+    })
 }
 
-/// Waits for the first record that says more than that the request was accepted; false if the log went before it came.
+/// Waits for the first record that says more than that the request was accepted; false if the log
+/// went before it came.
 async fn begun(leader: &Generation) -> bool {
     let mut reader = LogReader::new(leader.log().clone(), Seq(0));
     let mut batch = RecordBatch::default();
@@ -89,7 +105,11 @@ async fn begun(leader: &Generation) -> bool {
         }
         let says_something = |payload: &[u8]| match Content::decode(payload) {
             Ok(Content::Whole(whole)) => {
-                whole.raw.is_some() || whole.events.iter().any(|event| !matches!(event, EventKind::Created | EventKind::Queued))
+                whole.raw.is_some()
+                    || whole
+                        .events
+                        .iter()
+                        .any(|event| !matches!(event, EventKind::Created | EventKind::Queued))
             }
             Ok(Content::Delta { .. }) => true,
             Err(CorruptRecord) => false,
@@ -103,7 +123,10 @@ async fn begun(leader: &Generation) -> bool {
 /// The error whose failure is this one again.
 fn as_error(failure: &Failure) -> ApiError {
     let mut error = ApiError::new(ErrorCode::UpstreamError, failure.message.clone());
-    if let Some(code) = ErrorCode::ALL.iter().find(|code| code.as_str() == failure.code) {
+    if let Some(code) = ErrorCode::ALL
+        .iter()
+        .find(|code| code.as_str() == failure.code)
+    {
         error.status = code.status();
     }
     error.kind = failure.kind.clone().into();

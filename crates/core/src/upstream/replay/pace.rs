@@ -17,7 +17,12 @@ pub(super) struct Pace {
 impl Pace {
     pub(super) fn new(per_second: u32) -> Self {
         let since = Instant::now();
-        Self { per_second, given: 0, since, timer: Box::pin(tokio::time::sleep_until(since)) }
+        Self {
+            per_second,
+            given: 0,
+            since,
+            timer: Box::pin(tokio::time::sleep_until(since)),
+        }
     }
 
     /// Ready when the next token is due; then it counts as given.

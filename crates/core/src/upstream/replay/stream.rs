@@ -79,8 +79,15 @@ impl Replay {
     }
 
     /// Gives what the upstream sent to cause this record.
-    fn give(&mut self, index: usize, cx: &mut Context<'_>, sink: &mut Sink<'_>) -> Poll<Result<Last, CorruptRecord>> {
-        let Some(record) = self.batch.get(index) else { return Poll::Ready(Ok(None)) };
+    fn give(
+        &mut self,
+        index: usize,
+        cx: &mut Context<'_>,
+        sink: &mut Sink<'_>,
+    ) -> Poll<Result<Last, CorruptRecord>> {
+        let Some(record) = self.batch.get(index) else {
+            return Poll::Ready(Ok(None));
+        };
         let content = match Content::decode(record.payload) {
             Ok(content) => content,
             Err(error) => return Poll::Ready(Err(error)),
@@ -99,7 +106,10 @@ impl Replay {
                     self.templates = leader.templates();
                 }
                 self.scratch.clear();
-                let chunk = self.templates.get(template).and_then(|known| holes.chunk(&known.template, &mut self.scratch));
+                let chunk = self
+                    .templates
+                    .get(template)
+                    .and_then(|known| holes.chunk(&known.template, &mut self.scratch));
                 match chunk {
                     Some(()) => {
                         sink.data(&self.scratch);
@@ -129,7 +139,11 @@ impl Sink<'_> {
 
     fn named(&mut self, name: Option<&[u8]>, data: &[u8]) {
         if self.flow == Flow::Continue {
-            self.flow = (self.sink)(SseEvent::Data { name, data, terminated: true });
+            self.flow = (self.sink)(SseEvent::Data {
+                name,
+                data,
+                terminated: true,
+            });
         }
     }
 }
@@ -143,14 +157,21 @@ fn is_delta(event: &EventKind) -> bool {
 }
 
 fn outcome<'a>(whole: &'a WholeRecord<'_>) -> Option<&'a Outcome> {
-    whole.events.iter().find_map(|event| if let EventKind::End(outcome) = event { Some(outcome) } else { None })
+    whole.events.iter().find_map(|event| {
+        if let EventKind::End(outcome) = event {
+            Some(outcome)
+        } else {
+            None
+        }
+    })
 }
 
 /// A chat upstream's chunks are kept as they came.
 fn chat(whole: &WholeRecord, sink: &mut Sink<'_>) -> Last {
     let outcome = outcome(whole);
     if let Some(raw) = &whole.raw {
-        // The chunk of a failure is the upstream's error object. Some servers say only by the event's name that it is one.
+        // The chunk of a failure is the upstream's error object. Some servers say only by the
+        // event's name that it is one.
         let failed = outcome.is_some_and(|outcome| matches!(outcome.ending, Ending::Failed(_)));
         sink.named(failed.then_some(b"error"), raw);
     }
@@ -161,7 +182,8 @@ fn chat(whole: &WholeRecord, sink: &mut Sink<'_>) -> Last {
     Some(step)
 }
 
-/// A Responses upstream's events are kept under the leader's ids and numbers; the translator puts its own in their place.
+/// A Responses upstream's events are kept under the leader's ids and numbers; the translator puts
+/// its own in their place.
 fn responses(whole: &WholeRecord, sink: &mut Sink<'_>) -> Last {
     if let Some(raw) = &whole.raw {
         sink.data(raw);
@@ -200,7 +222,11 @@ fn lost() -> ApiError {
 }
 
 impl TokenStream for Replay {
-    fn poll_events(&mut self, cx: &mut Context<'_>, sink: &mut dyn FnMut(SseEvent<'_>) -> Flow) -> Poll<StreamStep> {
+    fn poll_events(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut dyn FnMut(SseEvent<'_>) -> Flow,
+    ) -> Poll<StreamStep> {
         if let Some(end) = &self.end {
             return Poll::Ready(end.clone());
         }
@@ -208,7 +234,10 @@ impl TokenStream for Replay {
             self.end = Some(StreamStep::Failed(lost()));
             return Poll::Ready(StreamStep::Failed(lost()));
         }
-        let mut sink = Sink { sink, flow: Flow::Continue };
+        let mut sink = Sink {
+            sink,
+            flow: Flow::Continue,
+        };
         let first = self.index;
         while self.index < self.batch.len() && self.end.is_none() && sink.flow == Flow::Continue {
             match self.give(self.index, cx, &mut sink) {

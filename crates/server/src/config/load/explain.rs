@@ -14,18 +14,29 @@ pub(super) fn explain(error: &figment::Error, origin: String, template: &Value) 
         Value::Array(items) => items.first(),
         node => node.get(part),
     });
-    // Whatever may hold a key is not quoted: a secret itself, and text where a list or a section should be.
-    let quotable = leaf.is_some_and(|leaf| !leaf.is_object() && !leaf.is_array()) && path.last().is_none_or(|key| key != "api_key");
+    // Whatever may hold a key is not quoted: a secret itself, and text where a list or a section
+    // should be.
+    let quotable = leaf.is_some_and(|leaf| !leaf.is_object() && !leaf.is_array())
+        && path.last().is_none_or(|key| key != "api_key");
     let (found, expected, remedy) = match &error.kind {
-        Kind::UnknownField(key, siblings) => {
-            ("is not a known key".to_owned(), one_of(siblings), meant(path, key, siblings, template).unwrap_or_default())
-        }
+        Kind::UnknownField(key, siblings) => (
+            "is not a known key".to_owned(),
+            one_of(siblings),
+            meant(path, key, siblings, template).unwrap_or_default(),
+        ),
         Kind::UnknownVariant(word, words) => {
-            let remedy = if written(path) == "store.kind" { "This build keeps logs in memory only." } else { "" };
+            let remedy = if written(path) == "store.kind" {
+                "This build keeps logs in memory only."
+            } else {
+                ""
+            };
             (format!("is {word:?}"), one_of(words), remedy.to_owned())
         }
         Kind::InvalidType(actual, expected) | Kind::InvalidValue(actual, expected) => {
-            let number = matches!(actual, Actual::Unsigned(_) | Actual::Signed(_) | Actual::Float(_));
+            let number = matches!(
+                actual,
+                Actual::Unsigned(_) | Actual::Signed(_) | Actual::Float(_)
+            );
             let remedy = match expected.as_str() {
                 "a string" if number || matches!(actual, Actual::Bool(_)) => "Put it in quotes.",
                 duration::EXPECTED if number => "Add a unit: `s` for seconds.",
@@ -34,26 +45,58 @@ pub(super) fn explain(error: &figment::Error, origin: String, template: &Value) 
             (shown(actual, quotable), plain(expected), remedy.to_owned())
         }
         // serde knows more ways to fail than these types use; none of them quotes a value.
-        _ => ("cannot be used".to_owned(), "a value as the shipped config/tokenwire.yaml describes it".to_owned(), String::new()),
+        _ => (
+            "cannot be used".to_owned(),
+            "a value as the shipped config/tokenwire.yaml describes it".to_owned(),
+            String::new(),
+        ),
     };
-    Problem { origin, key: written(path), found, expected, remedy }
+    Problem {
+        origin,
+        key: written(path),
+        found,
+        expected,
+        remedy,
+    }
 }
 
-/// What an unknown key was probably meant to be: a sibling of nearly that name, or the same name in another section.
+/// What an unknown key was probably meant to be: a sibling of nearly that name, or the same name in
+/// another section.
 fn meant(path: &[String], key: &str, siblings: &[&str], template: &Value) -> Option<String> {
-    let parent = path.split_last().map(|(_, parent)| parent).unwrap_or_default();
+    let parent = path
+        .split_last()
+        .map(|(_, parent)| parent)
+        .unwrap_or_default();
     let key = key.to_lowercase().replace('-', "_");
-    let part_of = || siblings.iter().copied().find(|sibling| sibling.split('_').any(|part| part == key));
+    let part_of = || {
+        siblings
+            .iter()
+            .copied()
+            .find(|sibling| sibling.split('_').any(|part| part == key))
+    };
     let sibling = nearest(&key, siblings.iter().copied()).or_else(part_of);
-    let elsewhere = || leaves(template).into_iter().find(|known| known.last().is_some_and(|last| *last == key));
-    let path = sibling.map(|sibling| [parent, &[sibling.to_owned()]].concat()).or_else(elsewhere)?;
+    let elsewhere = || {
+        leaves(template)
+            .into_iter()
+            .find(|known| known.last().is_some_and(|last| *last == key))
+    };
+    let path = sibling
+        .map(|sibling| [parent, &[sibling.to_owned()]].concat())
+        .or_else(elsewhere)?;
     Some(format!("Did you mean `{}`?", written(&path)))
 }
 
 fn one_of(words: &[&str]) -> String {
     match words {
         [word] => format!("`{word}`"),
-        words => format!("one of {}", words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")),
+        words => format!(
+            "one of {}",
+            words
+                .iter()
+                .map(|word| format!("`{word}`"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        ),
     }
 }
 

@@ -13,7 +13,10 @@ pub(super) fn document() -> Value {
         let path = paths.entry(operation.path).or_insert_with(|| json!({}));
         path[operation.method.to_ascii_lowercase()] = describe(operation);
     }
-    let tags: Vec<Value> = Group::ALL.iter().map(|group| json!({"name": group.name(), "description": group.about()})).collect();
+    let tags: Vec<Value> = Group::ALL
+        .iter()
+        .map(|group| json!({"name": group.name(), "description": group.about()}))
+        .collect();
     let errors: Vec<Value> = ErrorCode::ALL.iter().map(|code| error(*code)).collect();
     json!({
         "openapi": "3.1.0",
@@ -71,8 +74,11 @@ fn responses(operation: &Operation) -> Value {
     for answer in operation.answers {
         let mut described = json!({"description": answer.about});
         if !answer.content.is_empty() {
-            let content: Map<String, Value> =
-                answer.content.iter().map(|(media, schema)| ((*media).to_owned(), json!({"schema": reference(schema)}))).collect();
+            let content: Map<String, Value> = answer
+                .content
+                .iter()
+                .map(|(media, schema)| ((*media).to_owned(), json!({"schema": reference(schema)})))
+                .collect();
             described["content"] = Value::Object(content);
         }
         responses.insert(answer.status.to_string(), described);
@@ -83,7 +89,11 @@ fn responses(operation: &Operation) -> Value {
             .or_insert_with(|| json!({"description": "", "content": {"application/json": {"schema": reference("Error")}}}));
         let known = described["description"].as_str().unwrap_or_default();
         let line = format!("`{code}`: {}", code.remedy());
-        described["description"] = Value::from(if known.is_empty() { line } else { format!("{known}\n\n{line}") });
+        described["description"] = Value::from(if known.is_empty() {
+            line
+        } else {
+            format!("{known}\n\n{line}")
+        });
     }
     Value::Object(responses)
 }
@@ -112,7 +122,10 @@ pub(super) const fn fault(fault: Fault) -> &'static str {
 }
 
 fn messages(messages: &[Message]) -> Vec<Value> {
-    messages.iter().map(|message| json!({"type": message.kind, "description": message.about})).collect()
+    messages
+        .iter()
+        .map(|message| json!({"type": message.kind, "description": message.about}))
+        .collect()
 }
 
 #[cfg(test)]
@@ -139,11 +152,21 @@ mod tests {
         let mut used = HashSet::new();
         references(&document, &mut used);
         for reference in &used {
-            assert!(document.pointer(reference.trim_start_matches('#')).is_some(), "{reference} leads nowhere");
+            assert!(
+                document
+                    .pointer(reference.trim_start_matches('#'))
+                    .is_some(),
+                "{reference} leads nowhere"
+            );
         }
-        for name in document["components"]["schemas"].as_object().unwrap().keys() {
+        for name in document["components"]["schemas"]
+            .as_object()
+            .unwrap()
+            .keys()
+        {
             // The messages of a WebSocket belong to no path.
-            let is_used = used.contains(format!("#/components/schemas/{name}").as_str()) || ["Command", "Reply"].contains(&name.as_str());
+            let is_used = used.contains(format!("#/components/schemas/{name}").as_str())
+                || ["Command", "Reply"].contains(&name.as_str());
             assert!(is_used, "nothing refers to {name}");
         }
     }
@@ -154,12 +177,35 @@ mod tests {
         let mut places = HashSet::new();
         for operation in OPERATIONS {
             assert!(ids.insert(operation.id), "{} stands twice", operation.id);
-            assert!(places.insert((operation.method, operation.path)), "{} {} stands twice", operation.method, operation.path);
-            let declared = operation.parameters.iter().filter(|parameter| parameter.place == Place::Path).count();
-            assert_eq!(operation.path.matches('{').count(), declared, "{}", operation.path);
+            assert!(
+                places.insert((operation.method, operation.path)),
+                "{} {} stands twice",
+                operation.method,
+                operation.path
+            );
+            let declared = operation
+                .parameters
+                .iter()
+                .filter(|parameter| parameter.place == Place::Path)
+                .count();
+            assert_eq!(
+                operation.path.matches('{').count(),
+                declared,
+                "{}",
+                operation.path
+            );
             let codes: HashSet<_> = operation.errors.iter().collect();
-            assert_eq!(codes.len(), operation.errors.len(), "{} names an error twice", operation.id);
-            assert!(operation.example.contains("localhost:3000"), "{} shows no command", operation.id);
+            assert_eq!(
+                codes.len(),
+                operation.errors.len(),
+                "{} names an error twice",
+                operation.id
+            );
+            assert!(
+                operation.example.contains("localhost:3000"),
+                "{} shows no command",
+                operation.id
+            );
         }
     }
 
@@ -174,6 +220,9 @@ mod tests {
             assert_eq!(listed["remedy"], code.remedy());
         }
         let names: Vec<&str> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
-        assert_eq!(document["components"]["schemas"]["ErrorCode"]["enum"], json!(names));
+        assert_eq!(
+            document["components"]["schemas"]["ErrorCode"]["enum"],
+            json!(names)
+        );
     }
 }

@@ -76,8 +76,15 @@ pub(super) struct Answer {
 // === impl Group ===
 
 impl Group {
-    pub(super) const ALL: &[Self] =
-        &[Self::Streams, Self::Responses, Self::Chat, Self::WebSocket, Self::Webhooks, Self::Models, Self::Operation];
+    pub(super) const ALL: &[Self] = &[
+        Self::Streams,
+        Self::Responses,
+        Self::Chat,
+        Self::WebSocket,
+        Self::Webhooks,
+        Self::Models,
+        Self::Operation,
+    ];
 
     pub(super) const fn name(self) -> &'static str {
         match self {
@@ -110,7 +117,12 @@ impl Group {
     }
 }
 
-const ID: Parameter = Parameter { name: "id", place: Place::Path, kind: Kind::Text, about: "The response's id, `resp_…`." };
+const ID: Parameter = Parameter {
+    name: "id",
+    place: Place::Path,
+    kind: Kind::Text,
+    about: "The response's id, `resp_…`.",
+};
 const LAST_EVENT_ID: Parameter = Parameter {
     name: "Last-Event-ID",
     place: Place::Header,
@@ -141,7 +153,11 @@ const STREAM: Answer = Answer {
     about: "The stream; `Location` says where it can be read again.",
     content: &[("text/event-stream", "Event"), ("text/plain", "Text")],
 };
-const UPGRADE: Answer = Answer { status: 101, about: "The connection is a WebSocket from here on.", content: &[] };
+const UPGRADE: Answer = Answer {
+    status: 101,
+    about: "The connection is a WebSocket from here on.",
+    content: &[],
+};
 
 /// What may be wrong with a request that starts something, and why it may not be started now.
 const START: &[ErrorCode] = &[
@@ -177,7 +193,14 @@ pub(super) const OPERATIONS: &[Operation] = &[
         about: "The body is a responses request (`input`) or a chat request (`messages`), of any content type. The head leaves at once; what fails after it is an event.",
         parameters: &[DIALECT, IDEMPOTENCY_KEY, LAST_EVENT_ID, CACHE_CONTROL],
         body: Some("StreamRequest"),
-        answers: &[STREAM, Answer { status: 204, about: "Resumed, and nothing is left: the end was seen.", content: &[] }],
+        answers: &[
+            STREAM,
+            Answer {
+                status: 204,
+                about: "Resumed, and nothing is left: the end was seen.",
+                content: &[],
+            },
+        ],
         errors: START,
         example: r#"curl -N localhost:3000/v1/streams -d '{"input":"hello"}' -H 'Accept: text/plain'"#,
     },
@@ -189,8 +212,18 @@ pub(super) const OPERATIONS: &[Operation] = &[
         summary: "The same from a URL, for a bare EventSource",
         about: "`new EventSource(\"/v1/streams?input=hello&key=…\")`. With a `key`, a reconnect before the first event does not ask the model twice.",
         parameters: &[
-            Parameter { name: "input", place: Place::RequiredQuery, kind: Kind::Text, about: "The question." },
-            Parameter { name: "model", place: Place::Query, kind: Kind::Text, about: "Default: `default_model` of the configuration." },
+            Parameter {
+                name: "input",
+                place: Place::RequiredQuery,
+                kind: Kind::Text,
+                about: "The question.",
+            },
+            Parameter {
+                name: "model",
+                place: Place::Query,
+                kind: Kind::Text,
+                about: "Default: `default_model` of the configuration.",
+            },
             Parameter {
                 name: "key",
                 place: Place::Query,
@@ -202,7 +235,14 @@ pub(super) const OPERATIONS: &[Operation] = &[
             CACHE_CONTROL,
         ],
         body: None,
-        answers: &[STREAM, Answer { status: 204, about: "Resumed, and nothing is left: an EventSource stays away.", content: &[] }],
+        answers: &[
+            STREAM,
+            Answer {
+                status: 204,
+                about: "Resumed, and nothing is left: an EventSource stays away.",
+                content: &[],
+            },
+        ],
         errors: &[
             ErrorCode::MissingParameter,
             ErrorCode::InvalidValue,
@@ -224,13 +264,30 @@ pub(super) const OPERATIONS: &[Operation] = &[
         about: "From after `Last-Event-ID`, else from after `after`, else from the beginning; then live. Any number of readers may be attached. Where the events are not kept any more, a `tokenwire:reset` brings the whole object.",
         parameters: &[
             ID,
-            Parameter { name: "after", place: Place::Query, kind: Kind::Number, about: "The number of the last event that is known." },
+            Parameter {
+                name: "after",
+                place: Place::Query,
+                kind: Kind::Number,
+                about: "The number of the last event that is known.",
+            },
             DIALECT,
             LAST_EVENT_ID,
         ],
         body: None,
-        answers: &[STREAM, Answer { status: 204, about: "Nothing is left: the end was seen.", content: &[] }],
-        errors: &[ErrorCode::InvalidCursor, ErrorCode::InvalidValue, ErrorCode::NotFound, ErrorCode::PositionGone],
+        answers: &[
+            STREAM,
+            Answer {
+                status: 204,
+                about: "Nothing is left: the end was seen.",
+                content: &[],
+            },
+        ],
+        errors: &[
+            ErrorCode::InvalidCursor,
+            ErrorCode::InvalidValue,
+            ErrorCode::NotFound,
+            ErrorCode::PositionGone,
+        ],
         example: "curl -N 'localhost:3000/v1/streams/resp_…?after=41'",
     },
     Operation {
@@ -245,7 +302,10 @@ pub(super) const OPERATIONS: &[Operation] = &[
         answers: &[Answer {
             status: 200,
             about: "The object, or its events.",
-            content: &[("application/json", "Response"), ("text/event-stream", "Event")],
+            content: &[
+                ("application/json", "Response"),
+                ("text/event-stream", "Event"),
+            ],
         }],
         errors: &[
             ErrorCode::InvalidJson,
@@ -278,7 +338,12 @@ pub(super) const OPERATIONS: &[Operation] = &[
         about: "Polls, or with `stream=true` streams from after `starting_after` on.",
         parameters: &[
             ID,
-            Parameter { name: "stream", place: Place::Query, kind: Kind::Switch, about: "Whether to stream the events." },
+            Parameter {
+                name: "stream",
+                place: Place::Query,
+                kind: Kind::Switch,
+                about: "Whether to stream the events.",
+            },
             Parameter {
                 name: "starting_after",
                 place: Place::Query,
@@ -290,9 +355,17 @@ pub(super) const OPERATIONS: &[Operation] = &[
         answers: &[Answer {
             status: 200,
             about: "The object, or its events.",
-            content: &[("application/json", "Response"), ("text/event-stream", "Event")],
+            content: &[
+                ("application/json", "Response"),
+                ("text/event-stream", "Event"),
+            ],
         }],
-        errors: &[ErrorCode::InvalidCursor, ErrorCode::InvalidValue, ErrorCode::NotFound, ErrorCode::PositionGone],
+        errors: &[
+            ErrorCode::InvalidCursor,
+            ErrorCode::InvalidValue,
+            ErrorCode::NotFound,
+            ErrorCode::PositionGone,
+        ],
         example: "curl -N 'localhost:3000/v1/responses/resp_…?stream=true&starting_after=41'",
     },
     Operation {
@@ -304,7 +377,11 @@ pub(super) const OPERATIONS: &[Operation] = &[
         about: "Immediate in every phase; what came before is kept. Cancelling what has ended changes nothing.",
         parameters: &[ID],
         body: None,
-        answers: &[Answer { status: 200, about: "The object as it then is.", content: &[("application/json", "Response")] }],
+        answers: &[Answer {
+            status: 200,
+            about: "The object as it then is.",
+            content: &[("application/json", "Response")],
+        }],
         errors: &[ErrorCode::OriginForbidden, ErrorCode::NotFound],
         example: "curl -X POST localhost:3000/v1/responses/resp_…/cancel",
     },
@@ -317,7 +394,11 @@ pub(super) const OPERATIONS: &[Operation] = &[
         about: "Its events and its object are gone when this answers.",
         parameters: &[ID],
         body: None,
-        answers: &[Answer { status: 200, about: "It is gone.", content: &[("application/json", "Deleted")] }],
+        answers: &[Answer {
+            status: 200,
+            about: "It is gone.",
+            content: &[("application/json", "Deleted")],
+        }],
         errors: &[ErrorCode::OriginForbidden, ErrorCode::NotFound],
         example: "curl -X DELETE localhost:3000/v1/responses/resp_…",
     },
@@ -330,12 +411,31 @@ pub(super) const OPERATIONS: &[Operation] = &[
         about: "The whole conversation that the model saw, in pages.",
         parameters: &[
             ID,
-            Parameter { name: "order", place: Place::Query, kind: Kind::OneOf(&["desc", "asc"]), about: "Newest or oldest first." },
-            Parameter { name: "limit", place: Place::Query, kind: Kind::Number, about: "1 to 100; default 20." },
-            Parameter { name: "after", place: Place::Query, kind: Kind::Text, about: "The id of the last item of the page before." },
+            Parameter {
+                name: "order",
+                place: Place::Query,
+                kind: Kind::OneOf(&["desc", "asc"]),
+                about: "Newest or oldest first.",
+            },
+            Parameter {
+                name: "limit",
+                place: Place::Query,
+                kind: Kind::Number,
+                about: "1 to 100; default 20.",
+            },
+            Parameter {
+                name: "after",
+                place: Place::Query,
+                kind: Kind::Text,
+                about: "The id of the last item of the page before.",
+            },
         ],
         body: None,
-        answers: &[Answer { status: 200, about: "One page.", content: &[("application/json", "InputItems")] }],
+        answers: &[Answer {
+            status: 200,
+            about: "One page.",
+            content: &[("application/json", "InputItems")],
+        }],
         errors: &[ErrorCode::InvalidValue, ErrorCode::NotFound],
         example: "curl 'localhost:3000/v1/responses/resp_…/input_items?order=asc'",
     },
@@ -351,7 +451,10 @@ pub(super) const OPERATIONS: &[Operation] = &[
         answers: &[Answer {
             status: 200,
             about: "The completion, or its chunks.",
-            content: &[("application/json", "ChatCompletion"), ("text/event-stream", "ChatChunk")],
+            content: &[
+                ("application/json", "ChatCompletion"),
+                ("text/event-stream", "ChatChunk"),
+            ],
         }],
         errors: START,
         example: "curl -N localhost:3000/v1/chat/completions -H 'Content-Type: application/json' \\\n     -d '{\"stream\":true,\"messages\":[{\"role\":\"user\",\"content\":\"hello\"}]}'",
@@ -366,7 +469,11 @@ pub(super) const OPERATIONS: &[Operation] = &[
         parameters: &[],
         body: None,
         answers: &[UPGRADE],
-        errors: &[ErrorCode::InvalidUpgrade, ErrorCode::OriginForbidden, ErrorCode::ShuttingDown],
+        errors: &[
+            ErrorCode::InvalidUpgrade,
+            ErrorCode::OriginForbidden,
+            ErrorCode::ShuttingDown,
+        ],
         example: "npx wscat -c ws://localhost:3000/v1/ws -w -1 -x '{\"type\":\"response.create\",\"input\":\"hello\"}'",
     },
     Operation {
@@ -379,7 +486,12 @@ pub(super) const OPERATIONS: &[Operation] = &[
         parameters: &[],
         body: None,
         answers: &[UPGRADE],
-        errors: &[ErrorCode::InvalidUpgrade, ErrorCode::OriginForbidden, ErrorCode::MethodNotAllowed, ErrorCode::ShuttingDown],
+        errors: &[
+            ErrorCode::InvalidUpgrade,
+            ErrorCode::OriginForbidden,
+            ErrorCode::MethodNotAllowed,
+            ErrorCode::ShuttingDown,
+        ],
         example: "npx wscat -c ws://localhost:3000/v1/responses -w -1 -x '{\"type\":\"response.create\",\"input\":\"hello\"}'",
     },
     Operation {
@@ -390,12 +502,31 @@ pub(super) const OPERATIONS: &[Operation] = &[
         summary: "What became of webhooks",
         about: "Newest first: those that are pending, and the last of those that were delivered and of those that were given up.",
         parameters: &[
-            Parameter { name: "status", place: Place::Query, kind: Kind::Text, about: "`pending`, `delivered` or `failed`; default: all." },
-            Parameter { name: "limit", place: Place::Query, kind: Kind::Number, about: "1 to 100; default 20." },
-            Parameter { name: "after", place: Place::Query, kind: Kind::Text, about: "The id of the last delivery of the page before." },
+            Parameter {
+                name: "status",
+                place: Place::Query,
+                kind: Kind::Text,
+                about: "`pending`, `delivered` or `failed`; default: all.",
+            },
+            Parameter {
+                name: "limit",
+                place: Place::Query,
+                kind: Kind::Number,
+                about: "1 to 100; default 20.",
+            },
+            Parameter {
+                name: "after",
+                place: Place::Query,
+                kind: Kind::Text,
+                about: "The id of the last delivery of the page before.",
+            },
         ],
         body: None,
-        answers: &[Answer { status: 200, about: "One page.", content: &[("application/json", "WebhookDeliveryList")] }],
+        answers: &[Answer {
+            status: 200,
+            about: "One page.",
+            content: &[("application/json", "WebhookDeliveryList")],
+        }],
         errors: &[ErrorCode::InvalidValue],
         example: "curl 'localhost:3000/v1/webhooks/deliveries?status=failed'",
     },
@@ -406,10 +537,23 @@ pub(super) const OPERATIONS: &[Operation] = &[
         group: Group::Webhooks,
         summary: "Send a webhook again, now",
         about: "Whatever became of it, with another day of retries. An endpoint that a 410 had disabled is tried again.",
-        parameters: &[Parameter { name: "id", place: Place::Path, kind: Kind::Text, about: "The delivery's id, `evt_…`." }],
+        parameters: &[Parameter {
+            name: "id",
+            place: Place::Path,
+            kind: Kind::Text,
+            about: "The delivery's id, `evt_…`.",
+        }],
         body: None,
-        answers: &[Answer { status: 200, about: "The delivery as it is now.", content: &[("application/json", "WebhookDelivery")] }],
-        errors: &[ErrorCode::OriginForbidden, ErrorCode::NotFound, ErrorCode::Overloaded],
+        answers: &[Answer {
+            status: 200,
+            about: "The delivery as it is now.",
+            content: &[("application/json", "WebhookDelivery")],
+        }],
+        errors: &[
+            ErrorCode::OriginForbidden,
+            ErrorCode::NotFound,
+            ErrorCode::Overloaded,
+        ],
         example: "curl -X POST localhost:3000/v1/webhooks/deliveries/evt_…/retry",
     },
     Operation {
@@ -421,7 +565,11 @@ pub(super) const OPERATIONS: &[Operation] = &[
         about: "Of all upstreams, under the names by which they may be asked for.",
         parameters: &[],
         body: None,
-        answers: &[Answer { status: 200, about: "The list.", content: &[("application/json", "ModelList")] }],
+        answers: &[Answer {
+            status: 200,
+            about: "The list.",
+            content: &[("application/json", "ModelList")],
+        }],
         errors: &[ErrorCode::UpstreamUnreachable, ErrorCode::UpstreamAuth],
         example: "curl localhost:3000/v1/models",
     },
@@ -432,10 +580,23 @@ pub(super) const OPERATIONS: &[Operation] = &[
         group: Group::Models,
         summary: "One model",
         about: "Its name may hold slashes.",
-        parameters: &[Parameter { name: "id", place: Place::Path, kind: Kind::Text, about: "The model's name." }],
+        parameters: &[Parameter {
+            name: "id",
+            place: Place::Path,
+            kind: Kind::Text,
+            about: "The model's name.",
+        }],
         body: None,
-        answers: &[Answer { status: 200, about: "The model.", content: &[("application/json", "Model")] }],
-        errors: &[ErrorCode::NotFound, ErrorCode::UpstreamUnreachable, ErrorCode::UpstreamAuth],
+        answers: &[Answer {
+            status: 200,
+            about: "The model.",
+            content: &[("application/json", "Model")],
+        }],
+        errors: &[
+            ErrorCode::NotFound,
+            ErrorCode::UpstreamUnreachable,
+            ErrorCode::UpstreamAuth,
+        ],
         example: "curl localhost:3000/v1/models/simulator",
     },
     Operation {
@@ -447,7 +608,11 @@ pub(super) const OPERATIONS: &[Operation] = &[
         about: "Always, as long as it does.",
         parameters: &[],
         body: None,
-        answers: &[Answer { status: 200, about: "It does.", content: &[("application/json", "Health")] }],
+        answers: &[Answer {
+            status: 200,
+            about: "It does.",
+            content: &[("application/json", "Health")],
+        }],
         errors: &[],
         example: "curl localhost:3000/healthz",
     },
@@ -460,7 +625,11 @@ pub(super) const OPERATIONS: &[Operation] = &[
         about: "While the gateway shuts down they are not.",
         parameters: &[],
         body: None,
-        answers: &[Answer { status: 200, about: "They are.", content: &[("application/json", "Ready")] }],
+        answers: &[Answer {
+            status: 200,
+            about: "They are.",
+            content: &[("application/json", "Ready")],
+        }],
         errors: &[ErrorCode::ShuttingDown],
         example: "curl localhost:3000/readyz",
     },
@@ -476,7 +645,10 @@ pub(super) const OPERATIONS: &[Operation] = &[
         answers: &[Answer {
             status: 200,
             about: "The metrics.",
-            content: &[("text/plain", "Text"), ("application/openmetrics-text", "Text")],
+            content: &[
+                ("text/plain", "Text"),
+                ("application/openmetrics-text", "Text"),
+            ],
         }],
         errors: &[],
         example: "curl localhost:3000/metrics",
@@ -490,7 +662,11 @@ pub(super) const OPERATIONS: &[Operation] = &[
         about: "OpenAPI 3.1.",
         parameters: &[],
         body: None,
-        answers: &[Answer { status: 200, about: "The document.", content: &[("application/json", "Anything")] }],
+        answers: &[Answer {
+            status: 200,
+            about: "The document.",
+            content: &[("application/json", "Anything")],
+        }],
         errors: &[],
         example: "curl localhost:3000/openapi.json",
     },
@@ -503,7 +679,11 @@ pub(super) const OPERATIONS: &[Operation] = &[
         about: "Without scripts.",
         parameters: &[],
         body: None,
-        answers: &[Answer { status: 200, about: "The page.", content: &[("text/html", "Text")] }],
+        answers: &[Answer {
+            status: 200,
+            about: "The page.",
+            content: &[("text/html", "Text")],
+        }],
         errors: &[],
         example: "curl localhost:3000/docs",
     },

@@ -48,8 +48,16 @@ pub(super) fn render() -> String {
     out.push_str(INTRODUCTION);
     for group in Group::ALL {
         let id = anchor(group.name());
-        let _ = write!(out, "<section aria-labelledby=\"{id}\">\n<h2 id=\"{id}\">{}</h2>\n<p>{}</p>\n", group.name(), prose(group.about()));
-        OPERATIONS.iter().filter(|operation| operation.group == *group).for_each(|operation| describe(operation, &mut out));
+        let _ = write!(
+            out,
+            "<section aria-labelledby=\"{id}\">\n<h2 id=\"{id}\">{}</h2>\n<p>{}</p>\n",
+            group.name(),
+            prose(group.about())
+        );
+        OPERATIONS
+            .iter()
+            .filter(|operation| operation.group == *group)
+            .for_each(|operation| describe(operation, &mut out));
         out.push_str("</section>\n");
     }
     messages(
@@ -58,8 +66,18 @@ pub(super) fn render() -> String {
         EVENTS,
         &mut out,
     );
-    messages("WebSocket messages", "What a client sends, each as one text frame of JSON.", COMMANDS, &mut out);
-    messages("WebSocket replies", "What comes beside the events, which carry their lane's <code>stream_id</code>.", REPLIES, &mut out);
+    messages(
+        "WebSocket messages",
+        "What a client sends, each as one text frame of JSON.",
+        COMMANDS,
+        &mut out,
+    );
+    messages(
+        "WebSocket replies",
+        "What comes beside the events, which carry their lane's <code>stream_id</code>.",
+        REPLIES,
+        &mut out,
+    );
     out.push_str(ERRORS);
     for code in ErrorCode::ALL {
         let retry = if code.retryable() { "yes" } else { "no" };
@@ -80,11 +98,23 @@ pub(super) fn render() -> String {
 }
 
 fn contents(out: &mut String) {
-    out.push_str("<nav aria-label=\"Contents\"><p class=\"name\"><a href=\"/\">Tokenwire</a></p>\n<ul>\n");
+    out.push_str(
+        "<nav aria-label=\"Contents\"><p class=\"name\"><a href=\"/\">Tokenwire</a></p>\n<ul>\n",
+    );
     for group in Group::ALL {
-        let _ = writeln!(out, "<li><a href=\"#{}\">{}</a><ul>", anchor(group.name()), group.name());
-        for operation in OPERATIONS.iter().filter(|operation| operation.group == *group) {
-            let Operation { id, method, path, .. } = operation;
+        let _ = writeln!(
+            out,
+            "<li><a href=\"#{}\">{}</a><ul>",
+            anchor(group.name()),
+            group.name()
+        );
+        for operation in OPERATIONS
+            .iter()
+            .filter(|operation| operation.group == *group)
+        {
+            let Operation {
+                id, method, path, ..
+            } = operation;
             let _ = writeln!(
                 out,
                 "<li><a href=\"#{id}\"><span class=\"method {}\">{method}</span> {}</a></li>",
@@ -94,14 +124,31 @@ fn contents(out: &mut String) {
         }
         out.push_str("</ul></li>\n");
     }
-    for title in ["Events", "WebSocket messages", "WebSocket replies", "Errors"] {
+    for title in [
+        "Events",
+        "WebSocket messages",
+        "WebSocket replies",
+        "Errors",
+    ] {
         let _ = writeln!(out, "<li><a href=\"#{}\">{title}</a></li>", anchor(title));
     }
     out.push_str("</ul></nav>\n");
 }
 
 fn describe(operation: &Operation, out: &mut String) {
-    let Operation { id, method, path, summary, about, parameters, body, answers, errors, example, .. } = operation;
+    let Operation {
+        id,
+        method,
+        path,
+        summary,
+        about,
+        parameters,
+        body,
+        answers,
+        errors,
+        example,
+        ..
+    } = operation;
     let _ = write!(
         out,
         "<article aria-labelledby=\"{id}\">\n<h3 id=\"{id}\"><span class=\"method {}\">{method}</span> <code>{}</code></h3>\n\
@@ -115,21 +162,38 @@ fn describe(operation: &Operation, out: &mut String) {
         out.push_str("<h4>Takes</h4>\n<dl>\n");
         parameters.iter().for_each(|parameter| take(parameter, out));
         if let Some(schema) = body {
-            let _ = writeln!(out, "<dt>body <small>JSON</small></dt><dd>{}</dd>", body_text(schema));
+            let _ = writeln!(
+                out,
+                "<dt>body <small>JSON</small></dt><dd>{}</dd>",
+                body_text(schema)
+            );
         }
         out.push_str("</dl>\n");
     }
     out.push_str("<h4>Answers</h4>\n<dl>\n");
     for answer in *answers {
         let media: Vec<&str> = answer.content.iter().map(|(media, _)| *media).collect();
-        let _ = writeln!(out, "<dt>{} <small>{}</small></dt><dd>{}</dd>", answer.status, media.join(", "), prose(answer.about));
+        let _ = writeln!(
+            out,
+            "<dt>{} <small>{}</small></dt><dd>{}</dd>",
+            answer.status,
+            media.join(", "),
+            prose(answer.about)
+        );
     }
     out.push_str("</dl>\n");
     if !errors.is_empty() {
-        let links: Vec<String> = errors.iter().map(|code| format!("<a href=\"#{code}\"><code>{code}</code></a>")).collect();
+        let links: Vec<String> = errors
+            .iter()
+            .map(|code| format!("<a href=\"#{code}\"><code>{code}</code></a>"))
+            .collect();
         let _ = writeln!(out, "<p class=\"errors\">Errors: {}</p>", links.join(" "));
     }
-    let _ = write!(out, "<pre tabindex=\"0\"><code>{}</code></pre>\n</article>\n", escape(example));
+    let _ = write!(
+        out,
+        "<pre tabindex=\"0\"><code>{}</code></pre>\n</article>\n",
+        escape(example)
+    );
 }
 
 fn take(parameter: &Parameter, out: &mut String) {
@@ -141,13 +205,21 @@ fn take(parameter: &Parameter, out: &mut String) {
     };
     let values = match parameter.kind {
         Kind::OneOf(values) => {
-            let values: Vec<String> = values.iter().map(|value| format!("<code>{value}</code>")).collect();
+            let values: Vec<String> = values
+                .iter()
+                .map(|value| format!("<code>{value}</code>"))
+                .collect();
             format!(" {}; the first is the default.", values.join(", "))
         }
         Kind::Switch => " <code>true</code> or <code>false</code>.".to_owned(),
         Kind::Text | Kind::Number => String::new(),
     };
-    let _ = writeln!(out, "<dt><code>{}</code> <small>{place}</small></dt><dd>{}{values}</dd>", parameter.name, prose(parameter.about));
+    let _ = writeln!(
+        out,
+        "<dt><code>{}</code> <small>{place}</small></dt><dd>{}{values}</dd>",
+        parameter.name,
+        prose(parameter.about)
+    );
 }
 
 fn body_text(schema: &str) -> String {
@@ -160,9 +232,17 @@ fn body_text(schema: &str) -> String {
 
 fn messages(title: &str, about: &str, messages: &[Message], out: &mut String) {
     let id = anchor(title);
-    let _ = write!(out, "<section aria-labelledby=\"{id}\">\n<h2 id=\"{id}\">{title}</h2>\n<p>{about}</p>\n<dl>\n");
+    let _ = write!(
+        out,
+        "<section aria-labelledby=\"{id}\">\n<h2 id=\"{id}\">{title}</h2>\n<p>{about}</p>\n<dl>\n"
+    );
     for message in messages {
-        let _ = writeln!(out, "<dt><code>{}</code></dt><dd>{}</dd>", message.kind, prose(message.about));
+        let _ = writeln!(
+            out,
+            "<dt><code>{}</code></dt><dd>{}</dd>",
+            message.kind,
+            prose(message.about)
+        );
     }
     out.push_str("</dl>\n</section>\n");
 }
@@ -175,11 +255,22 @@ fn anchor(title: &str) -> String {
 /// Text with `code` in it.
 fn prose(text: &str) -> String {
     let pieces = text.split('`').enumerate();
-    pieces.map(|(at, piece)| if at % 2 == 1 { format!("<code>{}</code>", escape(piece)) } else { escape(piece) }).collect()
+    pieces
+        .map(|(at, piece)| {
+            if at % 2 == 1 {
+                format!("<code>{}</code>", escape(piece))
+            } else {
+                escape(piece)
+            }
+        })
+        .collect()
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }
 
 #[cfg(test)]
@@ -190,12 +281,23 @@ mod tests {
     fn every_operation_and_every_error_with_its_remedy_is_on_the_page() {
         let page = render();
         for operation in OPERATIONS {
-            assert!(page.contains(&format!("<h3 id=\"{}\">", operation.id)), "{}", operation.id);
-            assert!(page.contains(&escape(operation.example)), "{}", operation.id);
+            assert!(
+                page.contains(&format!("<h3 id=\"{}\">", operation.id)),
+                "{}",
+                operation.id
+            );
+            assert!(
+                page.contains(&escape(operation.example)),
+                "{}",
+                operation.id
+            );
         }
         for code in ErrorCode::ALL {
             assert!(page.contains(&format!("<tr id=\"{code}\">")), "{code}");
-            assert!(page.contains(&format!("<td>{}</td></tr>", prose(code.remedy()))), "{code}");
+            assert!(
+                page.contains(&format!("<td>{}</td></tr>", prose(code.remedy()))),
+                "{code}"
+            );
         }
     }
 
@@ -211,13 +313,23 @@ mod tests {
     #[test]
     fn nothing_is_inline_and_nothing_is_fetched_from_elsewhere() {
         let page = render();
-        for part in ["<script", "<style", " style=", " onclick=", "src=", "href=\"http"] {
+        for part in [
+            "<script",
+            "<style",
+            " style=",
+            " onclick=",
+            "src=",
+            "href=\"http",
+        ] {
             assert!(!page.contains(part), "{part}");
         }
     }
 
     #[test]
     fn text_stays_text() {
-        assert_eq!(prose("a `<b>` & \"c\""), "a <code>&lt;b&gt;</code> &amp; &quot;c&quot;");
+        assert_eq!(
+            prose("a `<b>` & \"c\""),
+            "a <code>&lt;b&gt;</code> &amp; &quot;c&quot;"
+        );
     }
 }

@@ -12,33 +12,90 @@ pub(super) struct Message {
 
 /// What a stream's events are, in the responses dialect.
 pub(super) const EVENTS: &[Message] = &[
-    Message { kind: "response.created", about: "Always the first. Carries `response`." },
-    Message { kind: "response.queued", about: "In the background only." },
-    Message { kind: "response.in_progress", about: "The upstream began to answer. Carries `response`." },
-    Message { kind: "response.output_item.added", about: "A message, a reasoning or a function call begins." },
-    Message { kind: "response.content_part.added", about: "A part of a message begins." },
-    Message { kind: "response.output_text.delta", about: "A piece of text, in `delta`." },
-    Message { kind: "response.output_text.annotation.added", about: "A citation." },
-    Message { kind: "response.output_text.done", about: "The text of the part, whole." },
-    Message { kind: "response.refusal.delta", about: "A piece of a refusal." },
-    Message { kind: "response.refusal.done", about: "The refusal, whole." },
-    Message { kind: "response.reasoning_text.delta", about: "A piece of reasoning." },
-    Message { kind: "response.reasoning_text.done", about: "The reasoning, whole." },
-    Message { kind: "response.function_call_arguments.delta", about: "A piece of a call's arguments." },
-    Message { kind: "response.function_call_arguments.done", about: "The arguments, whole." },
-    Message { kind: "response.content_part.done", about: "The part is whole." },
-    Message { kind: "response.output_item.done", about: "The item is whole." },
-    Message { kind: "response.completed", about: "The last one, if all went well. Carries `response`." },
+    Message {
+        kind: "response.created",
+        about: "Always the first. Carries `response`.",
+    },
+    Message {
+        kind: "response.queued",
+        about: "In the background only.",
+    },
+    Message {
+        kind: "response.in_progress",
+        about: "The upstream began to answer. Carries `response`.",
+    },
+    Message {
+        kind: "response.output_item.added",
+        about: "A message, a reasoning or a function call begins.",
+    },
+    Message {
+        kind: "response.content_part.added",
+        about: "A part of a message begins.",
+    },
+    Message {
+        kind: "response.output_text.delta",
+        about: "A piece of text, in `delta`.",
+    },
+    Message {
+        kind: "response.output_text.annotation.added",
+        about: "A citation.",
+    },
+    Message {
+        kind: "response.output_text.done",
+        about: "The text of the part, whole.",
+    },
+    Message {
+        kind: "response.refusal.delta",
+        about: "A piece of a refusal.",
+    },
+    Message {
+        kind: "response.refusal.done",
+        about: "The refusal, whole.",
+    },
+    Message {
+        kind: "response.reasoning_text.delta",
+        about: "A piece of reasoning.",
+    },
+    Message {
+        kind: "response.reasoning_text.done",
+        about: "The reasoning, whole.",
+    },
+    Message {
+        kind: "response.function_call_arguments.delta",
+        about: "A piece of a call's arguments.",
+    },
+    Message {
+        kind: "response.function_call_arguments.done",
+        about: "The arguments, whole.",
+    },
+    Message {
+        kind: "response.content_part.done",
+        about: "The part is whole.",
+    },
+    Message {
+        kind: "response.output_item.done",
+        about: "The item is whole.",
+    },
+    Message {
+        kind: "response.completed",
+        about: "The last one, if all went well. Carries `response`.",
+    },
     Message {
         kind: "response.incomplete",
         about: "The last one, if the answer was cut short: by its length, by a filter, or by a cancel. Carries `response`.",
     },
-    Message { kind: "response.failed", about: "The last one, if it failed; `response.error` says why. What came before is kept." },
+    Message {
+        kind: "response.failed",
+        about: "The last one, if it failed; `response.error` says why. What came before is kept.",
+    },
     Message {
         kind: "tokenwire:reset",
         about: "What the reader has is void; `response` is all there is, and its number the position. Always applies.",
     },
-    Message { kind: "tokenwire:chunk", about: "An upstream's chunk that causes no other event. Not in the framing of the SDKs." },
+    Message {
+        kind: "tokenwire:chunk",
+        about: "An upstream's chunk that causes no other event. Not in the framing of the SDKs.",
+    },
 ];
 
 /// What a client sends over a WebSocket.
@@ -51,16 +108,34 @@ pub(super) const COMMANDS: &[Message] = &[
         kind: "tokenwire:resume",
         about: "Reads `response_id` from after `starting_after` on, or from the beginning, on the lane `stream_id`. Sent again, it repositions.",
     },
-    Message { kind: "tokenwire:cancel", about: "Stops the generation `response_id` at its upstream." },
-    Message { kind: "tokenwire:unsubscribe", about: "Stops listening to `response_id`." },
-    Message { kind: "tokenwire:ping", about: "Is answered with `tokenwire:pong`; browsers cannot send pings of the protocol." },
+    Message {
+        kind: "tokenwire:cancel",
+        about: "Stops the generation `response_id` at its upstream.",
+    },
+    Message {
+        kind: "tokenwire:unsubscribe",
+        about: "Stops listening to `response_id`.",
+    },
+    Message {
+        kind: "tokenwire:ping",
+        about: "Is answered with `tokenwire:pong`; browsers cannot send pings of the protocol.",
+    },
 ];
 
 /// What the gateway sends over a WebSocket beside the events.
 pub(super) const REPLIES: &[Message] = &[
-    Message { kind: "tokenwire:resumed", about: "The answer to a resume: `response_id`, `from`, `head` and `status`. The events follow." },
-    Message { kind: "tokenwire:pong", about: "The answer to a ping." },
-    Message { kind: "tokenwire:error", about: "A `tokenwire:` command failed: `status`, `error` and, where there is one, `response_id`." },
+    Message {
+        kind: "tokenwire:resumed",
+        about: "The answer to a resume: `response_id`, `from`, `head` and `status`. The events follow.",
+    },
+    Message {
+        kind: "tokenwire:pong",
+        about: "The answer to a ping.",
+    },
+    Message {
+        kind: "tokenwire:error",
+        about: "A `tokenwire:` command failed: `status`, `error` and, where there is one, `response_id`.",
+    },
     Message {
         kind: "error",
         about: "A `response.create` started nothing: `status`, `error` and the lane's `stream_id`. What fails later is a `response.failed`.",
@@ -70,7 +145,12 @@ pub(super) const REPLIES: &[Message] = &[
 /// The bodies, by name, as JSON Schema.
 pub(super) fn schemas() -> Value {
     let codes: Vec<&str> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
-    let kinds = |messages: &[Message]| messages.iter().map(|message| message.kind).collect::<Vec<_>>();
+    let kinds = |messages: &[Message]| {
+        messages
+            .iter()
+            .map(|message| message.kind)
+            .collect::<Vec<_>>()
+    };
     let text = || json!({"type": "string"});
     let object = || json!({"type": "object"});
     json!({

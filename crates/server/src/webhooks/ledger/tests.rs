@@ -23,10 +23,21 @@ struct World {
 
 impl World {
     fn new(change: impl FnOnce(&mut Bounds)) -> Self {
-        let mut bounds = Bounds { max_pending: 100, max_kept: 100, concurrency: 8, concurrency_per_host: 4, retry_for: DAY };
+        let mut bounds = Bounds {
+            max_pending: 100,
+            max_kept: 100,
+            concurrency: 8,
+            concurrency_per_host: 4,
+            retry_for: DAY,
+        };
         change(&mut bounds);
         let counters = Arc::new(WebhookCounters::default());
-        Self { ledger: Ledger::new(bounds, counters.clone()), counters, now: Instant::now(), rng: StdRng::seed_from_u64(1) }
+        Self {
+            ledger: Ledger::new(bounds, counters.clone()),
+            counters,
+            now: Instant::now(),
+            rng: StdRng::seed_from_u64(1),
+        }
     }
 
     fn accept_for(&mut self, owner: &Owner, host: &str) -> (String, Option<Notice>) {
@@ -34,7 +45,11 @@ impl World {
         let url = parse_url(&format!("https://{host}/hook"), false).unwrap();
         let key = SigningKey::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         let id = event.id.clone();
-        (id, self.ledger.accept(event, owner.clone(), Endpoint::new(url, key), self.now))
+        (
+            id,
+            self.ledger
+                .accept(event, owner.clone(), Endpoint::new(url, key), self.now),
+        )
     }
 
     fn accept(&mut self, host: &str) -> String {
@@ -46,7 +61,9 @@ impl World {
     }
 
     fn settle(&mut self, job: &Job, attempted: Attempted) -> Option<What> {
-        self.ledger.settle(job.number, attempted, self.now, &mut self.rng).map(|notice| notice.what)
+        self.ledger
+            .settle(job.number, attempted, self.now, &mut self.rng)
+            .map(|notice| notice.what)
     }
 
     /// The only job that may start now, settled.
@@ -57,16 +74,27 @@ impl World {
     }
 
     fn list(&self, status: Option<Status>) -> Vec<Value> {
-        self.ledger.list(&Owner::Anonymous, status, None, 1000, self.now).unwrap().deliveries
+        self.ledger
+            .list(&Owner::Anonymous, status, None, 1000, self.now)
+            .unwrap()
+            .deliveries
     }
 
     fn one(&self, id: &str) -> Value {
-        self.list(None).into_iter().find(|delivery| delivery["id"] == id).unwrap()
+        self.list(None)
+            .into_iter()
+            .find(|delivery| delivery["id"] == id)
+            .unwrap()
     }
 
     /// `(delivered, failed attempts, dead, pending)`
     fn counts(&self) -> (u64, u64, u64, u64) {
-        (self.counters.delivered(), self.counters.failed_attempts(), self.counters.dead(), self.counters.pending())
+        (
+            self.counters.delivered(),
+            self.counters.failed_attempts(),
+            self.counters.dead(),
+            self.counters.pending(),
+        )
     }
 }
 
@@ -86,22 +114,36 @@ fn a_delivery_is_tried_again_until_it_is_taken() {
     for failures in 1..=3 {
         let job = world.start().pop().unwrap();
         ids.insert((job.event.id.clone(), job.event.body()));
-        let Some(What::Retrying { setback, wait }) = world.settle(&job, failed(503)) else { panic!("not retried") };
-        assert!(setback == Setback::Status(503) && wait <= ceiling(failures), "{wait:?} after {failures}");
+        let Some(What::Retrying { setback, wait }) = world.settle(&job, failed(503)) else {
+            panic!("not retried")
+        };
+        assert!(
+            setback == Setback::Status(503) && wait <= ceiling(failures),
+            "{wait:?} after {failures}"
+        );
         assert_eq!(world.ledger.next_due(), Some(world.now + wait));
         if !wait.is_zero() {
             assert!(world.start().is_empty(), "it came too early");
         }
         let seen = world.one(&id);
-        assert_eq!((&seen["status"], &seen["attempts"], &seen["last_status"]), (&json!("pending"), &json!(failures), &json!(503)));
+        assert_eq!(
+            (&seen["status"], &seen["attempts"], &seen["last_status"]),
+            (&json!("pending"), &json!(failures), &json!(503))
+        );
         assert_eq!(seen["last_error"], "the endpoint answered 503");
         world.now += wait;
     }
     assert_eq!(world.attempt(Ok(204)), What::Delivered { attempts: 4 });
     assert_eq!(ids.len(), 1, "the event is not the same at every attempt");
     let seen = world.one(&id);
-    assert_eq!((&seen["status"], &seen["last_status"], &seen["last_error"]), (&json!("delivered"), &json!(204), &Value::Null));
-    assert_eq!((world.counts(), world.ledger.next_due()), ((1, 3, 0, 0), None));
+    assert_eq!(
+        (&seen["status"], &seen["last_status"], &seen["last_error"]),
+        (&json!("delivered"), &json!(204), &Value::Null)
+    );
+    assert_eq!(
+        (world.counts(), world.ledger.next_due()),
+        ((1, 3, 0, 0), None)
+    );
 }
 
 #[test]
@@ -120,10 +162,17 @@ fn after_a_day_it_is_given_up() {
             }
         }
     }
-    assert!(world.now - begun <= DAY && world.now - begun > DAY - ceiling(u32::MAX), "{:?}", world.now - begun);
+    assert!(
+        world.now - begun <= DAY && world.now - begun > DAY - ceiling(u32::MAX),
+        "{:?}",
+        world.now - begun
+    );
     assert!((20..60).contains(&attempts), "{attempts} attempts");
     let seen = world.one(&id);
-    assert_eq!((&seen["status"], &seen["reason"], &seen["next_attempt_at"]), (&json!("failed"), &json!("exhausted"), &Value::Null));
+    assert_eq!(
+        (&seen["status"], &seen["reason"], &seen["next_attempt_at"]),
+        (&json!("failed"), &json!("exhausted"), &Value::Null)
+    );
     assert!(world.start().is_empty() && world.ledger.next_due().is_none());
     assert_eq!(world.counts(), (0, attempts, 1, 0));
 }
@@ -133,10 +182,14 @@ fn retry_after_is_honoured_up_to_a_bound() {
     let mut world = World::new(|_| {});
     world.accept("example.com");
     let asked = |seconds| Err((Setback::Status(429), Some(Duration::from_secs(seconds))));
-    let What::Retrying { wait, .. } = world.attempt(asked(600)) else { panic!("not retried") };
+    let What::Retrying { wait, .. } = world.attempt(asked(600)) else {
+        panic!("not retried")
+    };
     assert_eq!(wait, Duration::from_secs(600));
     world.now += wait;
-    let What::Retrying { wait, .. } = world.attempt(asked(1_000_000)) else { panic!("not retried") };
+    let What::Retrying { wait, .. } = world.attempt(asked(1_000_000)) else {
+        panic!("not retried")
+    };
     assert_eq!(wait, LONGEST_RETRY_AFTER);
 }
 
@@ -144,26 +197,56 @@ fn retry_after_is_honoured_up_to_a_bound() {
 fn an_endpoint_that_is_gone_is_left_alone_until_somebody_retries_by_hand() {
     let mut world = World::new(|_| {});
     let first = world.accept("gone.example.com");
-    assert_eq!(world.attempt(Err((Setback::Gone, None))), dead(Reason::Gone, Some(Setback::Gone)));
+    assert_eq!(
+        world.attempt(Err((Setback::Gone, None))),
+        dead(Reason::Gone, Some(Setback::Gone))
+    );
     let (second, notice) = world.accept_for(&Owner::Anonymous, "gone.example.com");
     assert_eq!(notice.unwrap().what, dead(Reason::Disabled, None));
     assert!(world.start().is_empty(), "a disabled endpoint was asked");
     assert_eq!(world.one(&first)["reason"], "gone");
     assert_eq!(world.one(&first)["last_status"], 410);
-    assert_eq!((&world.one(&second)["reason"], &world.one(&second)["attempts"]), (&json!("disabled"), &json!(0)));
-    assert!(world.accept_for(&Owner::Named("other".into()), "gone.example.com").1.is_none(), "one owner disabled another's endpoint");
+    assert_eq!(
+        (
+            &world.one(&second)["reason"],
+            &world.one(&second)["attempts"]
+        ),
+        (&json!("disabled"), &json!(0))
+    );
+    assert!(
+        world
+            .accept_for(&Owner::Named("other".into()), "gone.example.com")
+            .1
+            .is_none(),
+        "one owner disabled another's endpoint"
+    );
     assert_eq!(world.attempt(Ok(200)), What::Delivered { attempts: 1 });
 
-    let retried = world.ledger.retry(&Owner::Anonymous, &second, world.now).unwrap();
-    assert_eq!((&retried["status"], &retried["reason"]), (&json!("pending"), &Value::Null));
+    let retried = world
+        .ledger
+        .retry(&Owner::Anonymous, &second, world.now)
+        .unwrap();
+    assert_eq!(
+        (&retried["status"], &retried["reason"]),
+        (&json!("pending"), &Value::Null)
+    );
     assert_eq!(world.attempt(Ok(200)), What::Delivered { attempts: 1 });
-    assert!(world.accept_for(&Owner::Anonymous, "gone.example.com").1.is_none(), "it stayed disabled");
+    assert!(
+        world
+            .accept_for(&Owner::Anonymous, "gone.example.com")
+            .1
+            .is_none(),
+        "it stayed disabled"
+    );
 }
 
 #[test]
 fn what_is_pending_when_its_endpoint_goes_is_not_sent_to_it_either() {
     let mut world = World::new(|bounds| bounds.concurrency_per_host = 1);
-    let [waiting, in_line] = [world.accept("gone.example.com"), world.accept("gone.example.com")];
+    let [waiting, in_line] = [
+        world.accept("gone.example.com"),
+        world.accept("gone.example.com"),
+    ];
     let job = world.start().pop().unwrap();
     world.settle(&job, failed(500));
     let job = world.start().pop().unwrap();
@@ -176,8 +259,17 @@ fn what_is_pending_when_its_endpoint_goes_is_not_sent_to_it_either() {
     given_up.sort();
     let mut expected = [waiting, behind];
     expected.sort();
-    assert!(jobs.is_empty() && given_up == expected, "{jobs:?} {notices:?}");
-    assert!(notices.iter().all(|notice| matches!(notice.what, What::Dead { reason: Reason::Disabled, .. })));
+    assert!(
+        jobs.is_empty() && given_up == expected,
+        "{jobs:?} {notices:?}"
+    );
+    assert!(notices.iter().all(|notice| matches!(
+        notice.what,
+        What::Dead {
+            reason: Reason::Disabled,
+            ..
+        }
+    )));
     assert_eq!(world.counts(), (0, 2, 3, 0));
 }
 
@@ -188,11 +280,20 @@ fn what_does_not_fit_is_a_dead_letter_and_not_lost() {
     world.accept("b.example.com");
     let (third, notice) = world.accept_for(&Owner::Anonymous, "c.example.com");
     assert_eq!(notice.unwrap().what, dead(Reason::QueueFull, None));
-    assert_eq!(world.ledger.retry(&Owner::Anonymous, &third, world.now), Err(NoRetry::QueueFull));
+    assert_eq!(
+        world.ledger.retry(&Owner::Anonymous, &third, world.now),
+        Err(NoRetry::QueueFull)
+    );
     assert_eq!(world.counts(), (0, 0, 1, 2));
     let jobs = world.start();
     world.settle(&jobs[0], Ok(200));
-    assert_eq!(world.ledger.retry(&Owner::Anonymous, &third, world.now).unwrap()["status"], "pending");
+    assert_eq!(
+        world
+            .ledger
+            .retry(&Owner::Anonymous, &third, world.now)
+            .unwrap()["status"],
+        "pending"
+    );
     assert_eq!(world.start()[0].event.id, third);
 }
 
@@ -208,11 +309,25 @@ fn those_that_are_over_are_kept_up_to_a_bound_of_each_kind() {
             id
         })
         .collect();
-    let listed: Vec<Value> = world.list(Some(Status::Delivered)).into_iter().map(|delivery| delivery["id"].clone()).collect();
+    let listed: Vec<Value> = world
+        .list(Some(Status::Delivered))
+        .into_iter()
+        .map(|delivery| delivery["id"].clone())
+        .collect();
     assert_eq!(listed, [json!(ids[4]), json!(ids[3]), json!(ids[2])]);
-    assert_eq!(world.list(Some(Status::Failed))[0]["id"], lost, "what was delivered pushed out a dead letter");
-    assert_eq!((world.ledger.deliveries.len(), world.ledger.numbers.len()), (4, 4));
-    assert_eq!(world.ledger.retry(&Owner::Anonymous, &ids[0], world.now), Err(NoRetry::NotFound));
+    assert_eq!(
+        world.list(Some(Status::Failed))[0]["id"],
+        lost,
+        "what was delivered pushed out a dead letter"
+    );
+    assert_eq!(
+        (world.ledger.deliveries.len(), world.ledger.numbers.len()),
+        (4, 4)
+    );
+    assert_eq!(
+        world.ledger.retry(&Owner::Anonymous, &ids[0], world.now),
+        Err(NoRetry::NotFound)
+    );
 }
 
 #[test]
@@ -222,15 +337,29 @@ fn lists_are_an_owners_own_in_pages_newest_first() {
     let ids: Vec<String> = (0..3).map(|_| world.accept("example.com")).collect();
     let (theirs, _) = world.accept_for(&other, "example.com");
     let page = |after: Option<&str>, limit| {
-        let page = world.ledger.list(&Owner::Anonymous, None, after, limit, world.now)?;
-        Some((page.deliveries.iter().map(|delivery| delivery["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>(), page.has_more))
+        let page = world
+            .ledger
+            .list(&Owner::Anonymous, None, after, limit, world.now)?;
+        Some((
+            page.deliveries
+                .iter()
+                .map(|delivery| delivery["id"].as_str().unwrap().to_owned())
+                .collect::<Vec<_>>(),
+            page.has_more,
+        ))
     };
-    assert_eq!(page(None, 2), Some((vec![ids[2].clone(), ids[1].clone()], true)));
+    assert_eq!(
+        page(None, 2),
+        Some((vec![ids[2].clone(), ids[1].clone()], true))
+    );
     assert_eq!(page(Some(&ids[1]), 2), Some((vec![ids[0].clone()], false)));
     assert_eq!(page(Some(&theirs), 2), None, "another's delivery is known");
     assert_eq!(page(Some("evt_none"), 2), None);
     assert!(world.list(Some(Status::Failed)).is_empty());
-    assert_eq!(world.ledger.retry(&Owner::Anonymous, &theirs, world.now), Err(NoRetry::NotFound));
+    assert_eq!(
+        world.ledger.retry(&Owner::Anonymous, &theirs, world.now),
+        Err(NoRetry::NotFound)
+    );
 }
 
 #[test]
@@ -242,10 +371,20 @@ fn bounds_hold_in_all_and_for_each_machine() {
     world.accept("quick.example.com:8443");
     let jobs = world.start();
     let hosts: Vec<String> = jobs.iter().map(|job| job.endpoint.host()).collect();
-    assert_eq!(hosts, ["slow.example.com", "quick.example.com:8443", "slow.example.com"]);
+    assert_eq!(
+        hosts,
+        [
+            "slow.example.com",
+            "quick.example.com:8443",
+            "slow.example.com"
+        ]
+    );
     assert!(world.start().is_empty());
     world.settle(&jobs[1], Ok(200));
-    assert!(world.start().is_empty(), "the slow machine took a place that is not its own");
+    assert!(
+        world.start().is_empty(),
+        "the slow machine took a place that is not its own"
+    );
     world.settle(&jobs[0], failed(500));
     assert_eq!(world.start().len(), 1);
 }
@@ -255,22 +394,38 @@ fn a_retry_by_hand_overtakes_the_wait_and_gives_another_day() {
     let mut world = World::new(|_| {});
     let id = world.accept("example.com");
     for _ in 0..8 {
-        let What::Retrying { wait, .. } = world.attempt(failed(500)) else { panic!("not retried") };
+        let What::Retrying { wait, .. } = world.attempt(failed(500)) else {
+            panic!("not retried")
+        };
         world.now += wait;
     }
     let job = world.start().pop().unwrap();
-    assert_eq!(world.ledger.retry(&Owner::Anonymous, &id, world.now).unwrap()["attempts"], 9);
+    assert_eq!(
+        world
+            .ledger
+            .retry(&Owner::Anonymous, &id, world.now)
+            .unwrap()["attempts"],
+        9
+    );
     assert!(world.start().is_empty(), "it is being tried already");
     world.settle(&job, failed(500));
     world.now += DAY;
-    world.ledger.retry(&Owner::Anonymous, &id, world.now).unwrap();
+    world
+        .ledger
+        .retry(&Owner::Anonymous, &id, world.now)
+        .unwrap();
     assert_eq!(world.ledger.next_due(), None);
-    let What::Retrying { wait, .. } = world.attempt(failed(500)) else { panic!("its day was not begun anew") };
+    let What::Retrying { wait, .. } = world.attempt(failed(500)) else {
+        panic!("its day was not begun anew")
+    };
     assert!(wait <= ceiling(1), "the waits did not begin anew: {wait:?}");
     // What was delivered can be sent again as well, under the same id.
     world.now += wait;
     world.attempt(Ok(200));
-    world.ledger.retry(&Owner::Anonymous, &id, world.now).unwrap();
+    world
+        .ledger
+        .retry(&Owner::Anonymous, &id, world.now)
+        .unwrap();
     assert_eq!(world.counts().3, 1);
     assert_eq!(world.attempt(Ok(200)), What::Delivered { attempts: 12 });
 }
@@ -288,11 +443,33 @@ fn a_shutdown_gives_everything_one_last_chance() {
     world.ledger.last_call();
     let jobs = world.start();
     assert_eq!(jobs.len(), 3, "not all were tried at once");
-    assert_eq!(world.settle(&jobs[0], Ok(200)), Some(What::Delivered { attempts: 2 }));
-    assert_eq!(world.settle(&jobs[1], failed(500)), Some(dead(Reason::Stopped, Some(Setback::Status(500)))));
+    assert_eq!(
+        world.settle(&jobs[0], Ok(200)),
+        Some(What::Delivered { attempts: 2 })
+    );
+    assert_eq!(
+        world.settle(&jobs[1], failed(500)),
+        Some(dead(Reason::Stopped, Some(Setback::Status(500))))
+    );
     let lost = world.ledger.abandon();
-    assert_eq!(lost.iter().map(|notice| notice.host.as_str()).collect::<Vec<_>>(), [jobs[2].endpoint.host()]);
-    assert_eq!(world.settle(&jobs[2], Ok(200)), None, "it was given up already");
-    assert_eq!(world.accept_for(&Owner::Anonymous, "d.example.com").1.unwrap().what, dead(Reason::Stopped, None));
+    assert_eq!(
+        lost.iter()
+            .map(|notice| notice.host.as_str())
+            .collect::<Vec<_>>(),
+        [jobs[2].endpoint.host()]
+    );
+    assert_eq!(
+        world.settle(&jobs[2], Ok(200)),
+        None,
+        "it was given up already"
+    );
+    assert_eq!(
+        world
+            .accept_for(&Owner::Anonymous, "d.example.com")
+            .1
+            .unwrap()
+            .what,
+        dead(Reason::Stopped, None)
+    );
     assert_eq!(world.counts(), (1, 4, 3, 0));
 }

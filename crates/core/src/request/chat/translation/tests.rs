@@ -14,7 +14,9 @@ fn with(members: &Value) -> Value {
 
 fn translated(body: &Value) -> Result<Value, crate::error::ApiError> {
     let request = ChatRequest::parse(body.to_string().as_bytes())?;
-    request.to_responses("m").map(|bytes| serde_json::from_slice(&bytes).unwrap())
+    request
+        .to_responses("m")
+        .map(|bytes| serde_json::from_slice(&bytes).unwrap())
 }
 
 /// What a request with these members comes to, besides what every request does.
@@ -27,12 +29,20 @@ fn members(given: Value, expected: Value) {
 }
 
 fn items(messages: Value, expected: Value) {
-    assert_eq!(translated(&json!({"messages": messages})).unwrap()["input"], expected, "{messages}");
+    assert_eq!(
+        translated(&json!({"messages": messages})).unwrap()["input"],
+        expected,
+        "{messages}"
+    );
 }
 
 fn refused(body: Value, code: &str, param: &str) {
     let error = translated(&body).expect_err(&body.to_string());
-    assert_eq!((error.code.as_deref(), error.param.as_deref()), (Some(code), Some(param)), "{body}: {error}");
+    assert_eq!(
+        (error.code.as_deref(), error.param.as_deref()),
+        (Some(code), Some(param)),
+        "{body}: {error}"
+    );
     assert!(error.message.contains(param), "{body}: {}", error.message);
 }
 
@@ -42,14 +52,35 @@ fn members_are_said_in_the_words_of_responses() {
     let same = json!({"temperature": 0.10, "top_p": 1, "metadata": {"a": "b"}, "user": "u", "safety_identifier": "s", "prompt_cache_key": "k",
         "prompt_cache_retention": "24h", "service_tier": "flex", "parallel_tool_calls": false});
     members(same.clone(), same);
-    members(json!({"model": "other", "stream": false, "store": true}), json!({"store": true}));
+    members(
+        json!({"model": "other", "stream": false, "store": true}),
+        json!({"store": true}),
+    );
     members(json!({"max_tokens": 4}), json!({"max_output_tokens": 4}));
-    members(json!({"max_completion_tokens": 5, "max_tokens": 5}), json!({"max_output_tokens": 5}));
-    members(json!({"reasoning_effort": "low"}), json!({"reasoning": {"effort": "low"}}));
-    members(json!({"verbosity": "low"}), json!({"text": {"verbosity": "low"}}));
-    members(json!({"logprobs": true}), json!({"include": ["message.output_text.logprobs"]}));
-    members(json!({"logprobs": true, "top_logprobs": 3}), json!({"include": ["message.output_text.logprobs"], "top_logprobs": 3}));
-    members(json!({"stream_options": {"include_usage": true}}), json!({}));
+    members(
+        json!({"max_completion_tokens": 5, "max_tokens": 5}),
+        json!({"max_output_tokens": 5}),
+    );
+    members(
+        json!({"reasoning_effort": "low"}),
+        json!({"reasoning": {"effort": "low"}}),
+    );
+    members(
+        json!({"verbosity": "low"}),
+        json!({"text": {"verbosity": "low"}}),
+    );
+    members(
+        json!({"logprobs": true}),
+        json!({"include": ["message.output_text.logprobs"]}),
+    );
+    members(
+        json!({"logprobs": true, "top_logprobs": 3}),
+        json!({"include": ["message.output_text.logprobs"], "top_logprobs": 3}),
+    );
+    members(
+        json!({"stream_options": {"include_usage": true}}),
+        json!({}),
+    );
     members(
         json!({"stream_options": {"include_usage": true, "include_obfuscation": false}}),
         json!({"stream_options": {"include_obfuscation": false}}),
@@ -110,12 +141,28 @@ fn what_cannot_be_said_is_refused_by_name() {
     ] {
         refused(with(&json!({name: value})), "unsupported_parameter", name);
     }
-    refused(with(&json!({"stream_options": {"odd": 1}})), "unsupported_parameter", "stream_options.odd");
-    refused(with(&json!({"max_tokens": 1, "max_completion_tokens": 2})), "invalid_value", "max_tokens");
-    refused(with(&json!({"top_logprobs": 2})), "invalid_value", "top_logprobs");
+    refused(
+        with(&json!({"stream_options": {"odd": 1}})),
+        "unsupported_parameter",
+        "stream_options.odd",
+    );
+    refused(
+        with(&json!({"max_tokens": 1, "max_completion_tokens": 2})),
+        "invalid_value",
+        "max_tokens",
+    );
+    refused(
+        with(&json!({"top_logprobs": 2})),
+        "invalid_value",
+        "top_logprobs",
+    );
     refused(with(&json!({"logprobs": 2})), "invalid_type", "logprobs");
     refused(with(&json!({"store": "yes"})), "invalid_type", "store");
-    refused(with(&json!({"max_tokens": "4"})), "invalid_type", "max_tokens");
+    refused(
+        with(&json!({"max_tokens": "4"})),
+        "invalid_type",
+        "max_tokens",
+    );
 }
 
 #[test]
@@ -131,13 +178,36 @@ fn tools_are_flat() {
             {"type": "function", "name": "g", "parameters": {"type": "object", "properties": {}}, "strict": false},
         ]}),
     );
-    let refused_tool = |tool: Value, param: &str| refused(with(&json!({"tools": [tool]})), "unsupported_parameter", param);
-    refused_tool(json!({"type": "custom", "custom": {"name": "c"}}), "tools[0].type");
+    let refused_tool = |tool: Value, param: &str| {
+        refused(
+            with(&json!({"tools": [tool]})),
+            "unsupported_parameter",
+            param,
+        )
+    };
+    refused_tool(
+        json!({"type": "custom", "custom": {"name": "c"}}),
+        "tools[0].type",
+    );
     refused_tool(json!({"type": "web_search"}), "tools[0].type");
-    refused_tool(json!({"type": "function", "function": {"name": "f", "odd": 1}}), "tools[0].function.odd");
-    refused_tool(json!({"type": "function", "function": {"name": "f"}, "odd": 1}), "tools[0].odd");
-    refused(with(&json!({"tools": [{"type": "function"}]})), "missing_required_parameter", "tools[0].function");
-    refused(with(&json!({"tools": [{"type": "function", "function": {}}]})), "missing_required_parameter", "tools[0].function.name");
+    refused_tool(
+        json!({"type": "function", "function": {"name": "f", "odd": 1}}),
+        "tools[0].function.odd",
+    );
+    refused_tool(
+        json!({"type": "function", "function": {"name": "f"}, "odd": 1}),
+        "tools[0].odd",
+    );
+    refused(
+        with(&json!({"tools": [{"type": "function"}]})),
+        "missing_required_parameter",
+        "tools[0].function",
+    );
+    refused(
+        with(&json!({"tools": [{"type": "function", "function": {}}]})),
+        "missing_required_parameter",
+        "tools[0].function.name",
+    );
     refused(with(&json!({"tools": {}})), "invalid_type", "tools");
 }
 
@@ -146,21 +216,39 @@ fn every_form_of_a_tool_choice_is_said() {
     for word in ["none", "auto", "required"] {
         members(json!({"tool_choice": word}), json!({"tool_choice": word}));
     }
-    let (nested, flat) = (json!({"type": "function", "function": {"name": "f"}}), json!({"type": "function", "name": "f"}));
+    let (nested, flat) = (
+        json!({"type": "function", "function": {"name": "f"}}),
+        json!({"type": "function", "name": "f"}),
+    );
     members(json!({"tool_choice": nested}), json!({"tool_choice": flat}));
     members(
         json!({"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [nested]}}}),
         json!({"tool_choice": {"type": "allowed_tools", "mode": "required", "tools": [flat]}}),
     );
-    refused(with(&json!({"tool_choice": {"type": "custom", "custom": {"name": "c"}}})), "unsupported_parameter", "tool_choice.type");
-    refused(with(&json!({"tool_choice": {"type": "function"}})), "missing_required_parameter", "tool_choice.function");
-    refused(with(&json!({"tool_choice": 7})), "invalid_type", "tool_choice");
+    refused(
+        with(&json!({"tool_choice": {"type": "custom", "custom": {"name": "c"}}})),
+        "unsupported_parameter",
+        "tool_choice.type",
+    );
+    refused(
+        with(&json!({"tool_choice": {"type": "function"}})),
+        "missing_required_parameter",
+        "tool_choice.function",
+    );
+    refused(
+        with(&json!({"tool_choice": 7})),
+        "invalid_type",
+        "tool_choice",
+    );
 }
 
 #[test]
 fn formats_are_flat() {
     let schema = json!({"type": "object"});
-    members(json!({"response_format": {"type": "text"}}), json!({"text": {"format": {"type": "text"}}}));
+    members(
+        json!({"response_format": {"type": "text"}}),
+        json!({"text": {"format": {"type": "text"}}}),
+    );
     members(
         json!({"response_format": {"type": "json_object"}, "verbosity": "high"}),
         json!({"text": {"format": {"type": "json_object"}, "verbosity": "high"}}),
@@ -170,14 +258,26 @@ fn formats_are_flat() {
         json!({"text": {"format": {"type": "json_schema", "name": "n", "description": "d", "schema": schema, "strict": true}}}),
     );
     let format = |format: Value| with(&json!({"response_format": format}));
-    refused(format(json!({"type": "grammar", "grammar": "g"})), "unsupported_parameter", "response_format.type");
-    refused(format(json!({"type": "json_schema"})), "missing_required_parameter", "response_format.json_schema");
+    refused(
+        format(json!({"type": "grammar", "grammar": "g"})),
+        "unsupported_parameter",
+        "response_format.type",
+    );
+    refused(
+        format(json!({"type": "json_schema"})),
+        "missing_required_parameter",
+        "response_format.json_schema",
+    );
     refused(
         format(json!({"type": "json_schema", "json_schema": {"name": "n"}})),
         "missing_required_parameter",
         "response_format.json_schema.schema",
     );
-    refused(format(json!({"type": "json_object", "odd": 1})), "unsupported_parameter", "response_format.odd");
+    refused(
+        format(json!({"type": "json_object", "odd": 1})),
+        "unsupported_parameter",
+        "response_format.odd",
+    );
 }
 
 #[test]
@@ -244,7 +344,10 @@ fn an_assistants_message_becomes_what_was_said_and_what_was_called() {
             {"type": "message", "role": "assistant", "content": ""},
         ]),
     );
-    let (text, refusal) = (json!({"type": "output_text", "text": "t"}), json!({"type": "refusal", "refusal": "r"}));
+    let (text, refusal) = (
+        json!({"type": "output_text", "text": "t"}),
+        json!({"type": "refusal", "refusal": "r"}),
+    );
     items(
         json!([
             {"role": "assistant", "content": null, "refusal": "r"},
@@ -263,45 +366,150 @@ fn an_assistants_message_becomes_what_was_said_and_what_was_called() {
 
 #[test]
 fn a_message_that_is_wrong_is_named() {
-    let message =
-        |message: Value, code: &str, param: &str| refused(json!({"messages": [{"role": "user", "content": "x"}, message]}), code, param);
+    let message = |message: Value, code: &str, param: &str| {
+        refused(
+            json!({"messages": [{"role": "user", "content": "x"}, message]}),
+            code,
+            param,
+        )
+    };
     message(json!({}), "missing_required_parameter", "messages[1].role");
-    message(json!({"role": "narrator", "content": "x"}), "invalid_value", "messages[1].role");
-    message(json!({"role": "function", "name": "f", "content": "x"}), "unsupported_parameter", "messages[1].role");
-    message(json!({"role": "user"}), "missing_required_parameter", "messages[1].content");
-    message(json!({"role": "user", "content": 7}), "invalid_type", "messages[1].content");
-    message(json!({"role": "user", "content": "x", "name": "Ann"}), "unsupported_parameter", "messages[1].name");
-    message(json!({"role": "user", "content": "x", "refusal": "r"}), "unsupported_parameter", "messages[1].refusal");
-    message(json!({"role": "assistant", "audio": {"id": "a"}}), "unsupported_parameter", "messages[1].audio");
+    message(
+        json!({"role": "narrator", "content": "x"}),
+        "invalid_value",
+        "messages[1].role",
+    );
+    message(
+        json!({"role": "function", "name": "f", "content": "x"}),
+        "unsupported_parameter",
+        "messages[1].role",
+    );
+    message(
+        json!({"role": "user"}),
+        "missing_required_parameter",
+        "messages[1].content",
+    );
+    message(
+        json!({"role": "user", "content": 7}),
+        "invalid_type",
+        "messages[1].content",
+    );
+    message(
+        json!({"role": "user", "content": "x", "name": "Ann"}),
+        "unsupported_parameter",
+        "messages[1].name",
+    );
+    message(
+        json!({"role": "user", "content": "x", "refusal": "r"}),
+        "unsupported_parameter",
+        "messages[1].refusal",
+    );
+    message(
+        json!({"role": "assistant", "audio": {"id": "a"}}),
+        "unsupported_parameter",
+        "messages[1].audio",
+    );
     message(
         json!({"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}}),
         "unsupported_parameter",
         "messages[1].function_call",
     );
-    message(json!({"role": "tool", "content": "x"}), "missing_required_parameter", "messages[1].tool_call_id");
+    message(
+        json!({"role": "tool", "content": "x"}),
+        "missing_required_parameter",
+        "messages[1].tool_call_id",
+    );
     let part = |role: &str, part: Value, code: &str, param: &str| {
-        message(json!({"role": role, "content": [part]}), code, &format!("messages[1].content[0]{param}"))
+        message(
+            json!({"role": role, "content": [part]}),
+            code,
+            &format!("messages[1].content[0]{param}"),
+        )
     };
-    part("user", json!({"type": "video_url", "video_url": {"url": "u"}}), "unsupported_parameter", ".type");
-    part("user", json!({"type": "refusal", "refusal": "r"}), "unsupported_parameter", ".type");
-    part("assistant", json!({"type": "image_url", "image_url": {"url": "u"}}), "unsupported_parameter", ".type");
-    part("user", json!({"type": "text", "text": "x", "cache_control": {}}), "unsupported_parameter", ".cache_control");
-    part("user", json!({"type": "image_url", "image_url": "u"}), "invalid_type", ".image_url");
-    part("user", json!({"type": "image_url", "image_url": {"odd": 1, "url": "u"}}), "unsupported_parameter", ".image_url.odd");
-    part("user", json!({"type": "text"}), "missing_required_parameter", ".text");
+    part(
+        "user",
+        json!({"type": "video_url", "video_url": {"url": "u"}}),
+        "unsupported_parameter",
+        ".type",
+    );
+    part(
+        "user",
+        json!({"type": "refusal", "refusal": "r"}),
+        "unsupported_parameter",
+        ".type",
+    );
+    part(
+        "assistant",
+        json!({"type": "image_url", "image_url": {"url": "u"}}),
+        "unsupported_parameter",
+        ".type",
+    );
+    part(
+        "user",
+        json!({"type": "text", "text": "x", "cache_control": {}}),
+        "unsupported_parameter",
+        ".cache_control",
+    );
+    part(
+        "user",
+        json!({"type": "image_url", "image_url": "u"}),
+        "invalid_type",
+        ".image_url",
+    );
+    part(
+        "user",
+        json!({"type": "image_url", "image_url": {"odd": 1, "url": "u"}}),
+        "unsupported_parameter",
+        ".image_url.odd",
+    );
+    part(
+        "user",
+        json!({"type": "text"}),
+        "missing_required_parameter",
+        ".text",
+    );
     part("user", json!({}), "missing_required_parameter", ".type");
     let call = |call: Value, code: &str, param: &str| {
-        message(json!({"role": "assistant", "tool_calls": [call]}), code, &format!("messages[1].tool_calls[0]{param}"))
+        message(
+            json!({"role": "assistant", "tool_calls": [call]}),
+            code,
+            &format!("messages[1].tool_calls[0]{param}"),
+        )
     };
-    call(json!({"id": "1", "type": "custom", "custom": {"name": "c", "input": "x"}}), "unsupported_parameter", ".custom");
-    call(json!({"type": "function", "function": {"name": "f", "arguments": "{}"}}), "missing_required_parameter", ".id");
-    call(json!({"id": "1", "type": "function", "function": {"name": "f", "arguments": {}}}), "invalid_type", ".function.arguments");
+    call(
+        json!({"id": "1", "type": "custom", "custom": {"name": "c", "input": "x"}}),
+        "unsupported_parameter",
+        ".custom",
+    );
+    call(
+        json!({"type": "function", "function": {"name": "f", "arguments": "{}"}}),
+        "missing_required_parameter",
+        ".id",
+    );
+    call(
+        json!({"id": "1", "type": "function", "function": {"name": "f", "arguments": {}}}),
+        "invalid_type",
+        ".function.arguments",
+    );
 }
 
 /// Values of all kinds, in places where they do and do not belong.
 fn any_json() -> impl Strategy<Value = Value> {
-    let words =
-        ["type", "text", "content", "role", "function", "name", "id", "arguments", "image_url", "url", "json_schema", "schema", "tools"];
+    let words = [
+        "type",
+        "text",
+        "content",
+        "role",
+        "function",
+        "name",
+        "id",
+        "arguments",
+        "image_url",
+        "url",
+        "json_schema",
+        "schema",
+        "tools",
+    ];
     let word = proptest::sample::select(words.to_vec());
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -313,8 +521,13 @@ fn any_json() -> impl Strategy<Value = Value> {
     leaf.prop_recursive(4, 30, 4, move |inner| {
         prop_oneof![
             proptest::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
-            proptest::collection::hash_map(word.clone(), inner, 0..5)
-                .prop_map(|map| Value::Object(map.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())),
+            proptest::collection::hash_map(word.clone(), inner, 0..5).prop_map(
+                |map| Value::Object(
+                    map.into_iter()
+                        .map(|(name, value)| (name.to_owned(), value))
+                        .collect()
+                )
+            ),
         ]
     })
 }
