@@ -11,16 +11,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokenwire_core::decode::{Flow, SseDecoder, SseEvent};
 use tokenwire_core::engine::{
     Engine, Freshness, MemoryStore, Registry, Retention, StartRequest, Started,
 };
 use tokenwire_core::generation::Subscription;
-use tokenwire_core::id::{Owner, Seq};
 use tokenwire_core::log::{LogLimits, LogReader, MemoryAccount, MemoryLog, TokenLog};
-use tokenwire_core::record::RecordBatch;
-use tokenwire_core::request::{ChatRequest, ResponseEcho, ResponsesRequest, StreamRequest};
-use tokenwire_core::translate::{ChatTranslator, Scribe};
+use tokenwire_core::model::id::{Owner, Seq};
+use tokenwire_core::model::record::RecordBatch;
+use tokenwire_core::request::{ChatRequest, RequestFields, ResponsesRequest, StreamRequest};
+use tokenwire_core::upstream::decode::{Flow, SseDecoder, SseEvent};
+use tokenwire_core::upstream::translate::{ChatTranslator, RecordWriter};
 use tokio::runtime::Runtime;
 use tokio_util::task::TaskTracker;
 
@@ -126,7 +126,7 @@ pub(crate) fn decode(mut input: Decode) -> Decode {
 
 pub(crate) struct Translate {
     translator: ChatTranslator,
-    scribe: Scribe,
+    records: RecordWriter,
     payloads: Vec<String>,
 }
 
@@ -144,7 +144,7 @@ impl Translate {
     fn of(payloads: Vec<String>) -> Self {
         Self {
             translator: ChatTranslator::new(1),
-            scribe: Scribe::new(),
+            records: RecordWriter::new(),
             payloads,
         }
     }
@@ -156,9 +156,9 @@ pub(crate) fn translate(mut input: Translate) -> Translate {
         let translated =
             input
                 .translator
-                .payload(None, payload.as_bytes(), true, &mut input.scribe);
+                .payload(None, payload.as_bytes(), true, &mut input.records);
         tokens += usize::from(translated.tokens);
-        input.scribe.clear();
+        input.records.clear();
     }
     assert_eq!(tokens, input.payloads.len() - 3);
     input
@@ -237,8 +237,7 @@ impl Rig {
 
     /// Waits for the end of an answer.
     fn finish(&self, started: &Started) {
-        self.runtime
-            .block_on(started.attachment.generation().ended());
+        self.runtime.block_on(started.guard.generation().ended());
     }
 }
 
@@ -272,7 +271,7 @@ impl Reading {
         let started = rig.start();
         rig.finish(&started);
         let subscription =
-            Subscription::new(started.attachment, Seq(0), shape.dialect(), shape.framing());
+            Subscription::new(started.guard, Seq(0), shape.dialect(), shape.framing());
         Self {
             subscription,
             _rig: rig,
@@ -362,7 +361,7 @@ impl Fanout {
             rig.player.say(event(payload));
         }
         let started = rig.start();
-        let generation = started.attachment.generation();
+        let generation = started.guard.generation();
         // Its task lets others have their turn in between, so it takes several until all of that is
         // written.
         let written = || generation.tail().map(|tail| tail.next).ok();
@@ -410,7 +409,7 @@ const RESPONSES: &str = r#"{"model":"gpt-4o-mini","instructions":"You are a help
 pub(crate) struct Asked {
     body: &'static str,
     chat: bool,
-    made: Option<(Vec<u8>, ResponseEcho)>,
+    made: Option<(Vec<u8>, RequestFields)>,
 }
 
 impl Asked {
@@ -436,7 +435,7 @@ pub(crate) fn ask(mut input: Asked) -> Asked {
         let request = ChatRequest::parse(input.body.as_bytes()).expect("a sound request");
         (
             request.upstream_body(Some("llama-3.3")),
-            ResponseEcho::from_chat(&request),
+            RequestFields::from_chat(&request),
         )
     } else {
         let request = ResponsesRequest::parse(input.body.as_bytes()).expect("a sound request");
@@ -474,7 +473,7 @@ pub(crate) fn short_answer(input: Short) -> Short {
     let started = input.rig.start();
     input.rig.finish(&started);
     let mut subscription = Subscription::new(
-        started.attachment,
+        started.guard,
         Seq(0),
         input.shape.dialect(),
         input.shape.framing(),

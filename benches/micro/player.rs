@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use tokenwire_core::decode::{Flow, SseDecoder, SseEvent};
-use tokenwire_core::error::ApiError;
-use tokenwire_core::snapshot::Api;
-use tokenwire_core::translate::BodyEnd;
+use tokenwire_core::model::error::ApiError;
+use tokenwire_core::model::snapshot::Api;
+use tokenwire_core::upstream::decode::{Flow, SseDecoder, SseEvent};
+use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_core::upstream::{
-    Clocks, OpenError, Opened, StreamStep, Target, TokenStream, Upstream, UpstreamHead,
+    OpenError, Opened, StreamStep, Target, Timeouts, TokenStream, Upstream, UpstreamHead,
     UpstreamRequest,
 };
 
@@ -51,7 +51,7 @@ impl Upstream for Player {
     fn route(&self, model: Option<&str>) -> Result<Target, ApiError> {
         let model = model.unwrap_or("model").to_owned();
         // As in the gateway's own configuration; the clocks stand still while they are measured.
-        let clocks = Clocks {
+        let timeouts = Timeouts {
             connect: Duration::from_secs(10),
             first_token: Duration::from_secs(300),
             between_tokens: Duration::from_secs(120),
@@ -61,7 +61,7 @@ impl Upstream for Player {
             model,
             upstream_model: None,
             api: Api::Chat,
-            clocks,
+            timeouts,
             server: 0,
             queued: false,
         })

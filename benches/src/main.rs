@@ -14,7 +14,6 @@ mod http;
 mod load;
 mod measure;
 mod model_gateway;
-mod parties;
 mod peer;
 mod process;
 mod report;
@@ -24,6 +23,7 @@ mod session;
 mod sse;
 mod target;
 mod tokens;
+mod versions;
 mod websocket;
 
 use std::fs;
@@ -89,14 +89,14 @@ fn measure(cli: &Cli) -> Result<bool, AnyError> {
         .into_iter()
         .flat_map(|scenario| cli.kinds(scenario))
         .collect();
-    let parties = parties::versions(&programs, &kinds);
+    let versions = versions::versions(&programs, &kinds);
     let mut session = Session {
         cli,
         bench: Bench {
             bed: Bed::new(programs, cli.needs_simulator())?,
             load: Load::new(stop)?,
         },
-        whole: Record::new(parties),
+        whole: Record::new(versions),
     };
     // What was measured before is worth its report, whatever came then.
     let failure = match session.run() {

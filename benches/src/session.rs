@@ -28,7 +28,7 @@ impl Session<'_> {
         let mut failed = None;
         let scenarios = self.cli.scenarios();
         for (index, scenario) in scenarios.iter().enumerate() {
-            let mut record = Record::new(self.whole.parties.clone());
+            let mut record = Record::new(self.whole.versions.clone());
             let place = format!("{}/{}", index + 1, scenarios.len());
             let outcome = self.rounds(*scenario, &place, &mut record);
             self.whole.runs.append(&mut record.runs);

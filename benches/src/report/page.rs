@@ -261,16 +261,16 @@ fn provenance(text: &mut String, records: &[Record]) {
             .iter()
             .map(|record| format!("`{}`", record.command.join(" "))),
     );
-    let mut parties = BTreeMap::new();
+    let mut versions = BTreeMap::new();
     for record in records {
-        parties.extend(
+        versions.extend(
             record
-                .parties
+                .versions
                 .iter()
                 .map(|(name, version)| (name.as_str(), version.as_str())),
         );
     }
-    let versions: Vec<String> = parties
+    let versions: Vec<String> = versions
         .iter()
         .map(|(name, version)| format!("{name} {version}"))
         .collect();

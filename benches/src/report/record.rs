@@ -24,7 +24,7 @@ pub(crate) struct Record {
     pub(crate) command: Vec<String>,
     /// The versions of whoever took part.
     #[serde(default)]
-    pub(crate) parties: BTreeMap<String, String>,
+    pub(crate) versions: BTreeMap<String, String>,
     /// Follows from the runs; for programs that want no more than that.
     #[serde(skip_deserializing)]
     summaries: Vec<Summary>,
@@ -58,14 +58,14 @@ pub(crate) enum RecordError {
 // === impl Record ===
 
 impl Record {
-    pub(crate) fn new(parties: BTreeMap<String, String>) -> Self {
+    pub(crate) fn new(versions: BTreeMap<String, String>) -> Self {
         // Where the program is says nothing, and may say too much.
         let name = std::iter::once(env!("CARGO_BIN_NAME").to_owned());
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             machine: machine(),
             command: name.chain(std::env::args().skip(1)).collect(),
-            parties,
+            versions,
             ..Self::default()
         }
     }

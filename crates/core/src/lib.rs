@@ -27,18 +27,15 @@
 //! The crate knows no HTTP server. With the default feature `openai` it knows how to ask an
 //! OpenAI-compatible one.
 
-pub mod decode;
-pub mod dialect;
-pub mod engine;
-pub mod error;
-pub mod event;
-pub mod generation;
-pub mod id;
-mod json;
-pub mod log;
-pub mod presence;
-pub mod record;
+pub mod model;
 pub mod request;
-pub mod snapshot;
-pub mod translate;
+
+pub mod log;
+
 pub mod upstream;
+
+pub mod dialect;
+
+pub mod generation;
+
+pub mod engine;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokenwire_core::engine::{Announcement, Announcer, StartRequest};
-use tokenwire_core::error::ApiError;
-use tokenwire_core::translate::BodyEnd;
+use tokenwire_core::engine::{EndNotifier, OnEnd, StartRequest};
+use tokenwire_core::model::error::ApiError;
+use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_testkit::{EngineOptions, TestEngine, settle};
 
 const BACKGROUND: &str = r#"{"input":"hi","background":true}"#;
@@ -17,8 +17,8 @@ const BACKGROUND: &str = r#"{"input":"hi","background":true}"#;
 #[derive(Clone, Debug, Default)]
 struct Book(Arc<Mutex<Vec<(bool, String)>>>);
 
-impl Announcer for Book {
-    fn promise(&self, _request: &StartRequest) -> Result<Option<Announcement>, ApiError> {
+impl EndNotifier for Book {
+    fn promise(&self, _request: &StartRequest) -> Result<Option<OnEnd>, ApiError> {
         let book = self.0.clone();
         Ok(Some(Box::new(move |generation| {
             book.lock().push((
@@ -50,17 +50,17 @@ async fn every_end_is_announced_once_and_after_the_terminal_event() {
     settle().await;
     assert_eq!(book.read(), []);
     call.token("a").finish("stop").done().end(BodyEnd::Clean);
-    completed.attachment.generation().ended().await;
+    completed.guard.generation().ended().await;
     settle().await;
     assert_eq!(book.read(), [(true, "completed".to_owned())]);
 
     let cut = test.start(BACKGROUND);
     test.upstream.call().await.token("a").end(BodyEnd::Clean);
-    cut.attachment.generation().ended().await;
+    cut.guard.generation().ended().await;
     let cancelled = test.start(BACKGROUND);
     let _call = test.upstream.call().await;
-    cancelled.attachment.generation().cancel();
-    cancelled.attachment.generation().ended().await;
+    cancelled.guard.generation().cancel();
+    cancelled.guard.generation().ended().await;
     settle().await;
     let ends: Vec<String> = book.read().into_iter().map(|(_, status)| status).collect();
     assert_eq!(ends, ["completed", "failed", "cancelled"]);
@@ -71,7 +71,7 @@ async fn a_deleted_generation_has_no_outcome_and_is_announced_all_the_same() {
     let (test, book) = world();
     let started = test.start(BACKGROUND);
     let _call = test.upstream.call().await;
-    test.engine.delete(started.attachment.generation());
+    test.engine.delete(started.guard.generation());
     settle().await;
     assert_eq!(
         book.read()

@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::Value;
-use tokenwire_core::snapshot::Api;
-use tokenwire_core::translate::BodyEnd;
+use tokenwire_core::model::snapshot::Api;
+use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_testkit::{Audit, EngineOptions, TestEngine};
 
 /// What a correct decoder gets out of one recording.
@@ -315,8 +315,8 @@ async fn play(file: &str, api: Api, body: &[u8], size: usize) -> Audit {
         call.bytes(piece);
     }
     call.end(BodyEnd::Clean);
-    started.attachment.generation().ended().await;
-    Audit::of(started.attachment.generation())
+    started.guard.generation().ended().await;
+    Audit::of(started.guard.generation())
 }
 
 /// A chat client gets each payload as it came, and then one word about the end.

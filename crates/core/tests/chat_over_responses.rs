@@ -9,10 +9,10 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use tokenwire_core::dialect::{Dialect, chat_completion};
-use tokenwire_core::error::ErrorCode;
-use tokenwire_core::snapshot::Api;
-use tokenwire_core::translate::BodyEnd;
+use tokenwire_core::dialect::Dialect;
+use tokenwire_core::model::error::ErrorCode;
+use tokenwire_core::model::snapshot::Api;
+use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_testkit::{Audit, EngineOptions, Reader, TestEngine};
 
 const ASK: &str = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
@@ -45,7 +45,7 @@ fn play(ask: &str, events: &[Value]) -> Came {
             call.data(&event.to_string());
         }
         call.end(BodyEnd::Clean);
-        let generation = started.attachment.generation().clone();
+        let generation = started.guard.generation().clone();
         generation.ended().await;
         let audit = Audit::of(&generation);
         let (last, chunks) = audit
@@ -67,8 +67,9 @@ fn play(ask: &str, events: &[Value]) -> Came {
                 (&json!("m"), Some(generation.meta().created_at))
             );
         }
-        let whole =
-            chat_completion(&generation).map(|bytes| serde_json::from_slice(&bytes).unwrap());
+        let whole = generation
+            .chat_completion()
+            .map(|bytes| serde_json::from_slice(&bytes).unwrap());
         Came {
             last: last.clone(),
             whole,
@@ -612,8 +613,8 @@ fn a_reader_that_comes_back_goes_on_at_its_number() {
             call.data(&event.to_string());
         }
         call.end(BodyEnd::Clean);
-        started.attachment.generation().ended().await;
-        let mut reader = Reader::new(started.attachment, 4, Dialect::Chat);
+        started.guard.generation().ended().await;
+        let mut reader = Reader::new(started.guard, 4, Dialect::Chat);
         reader.read_now();
         let lines = reader.lines();
         let numbers: Vec<u64> = lines.iter().map(|line| line.seq).collect();

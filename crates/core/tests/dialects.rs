@@ -11,8 +11,8 @@
 )]
 
 use tokenwire_core::dialect::Dialect;
-use tokenwire_core::snapshot::Api;
-use tokenwire_core::translate::BodyEnd;
+use tokenwire_core::model::snapshot::Api;
+use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_testkit::{Audit, EngineOptions, Reader, TestEngine};
 
 /// What came out, in words: `status` or `status: why`, the items in order, the usage as
@@ -99,8 +99,8 @@ fn play(n: u32, payloads: &[&str], after: After) -> Audit {
             call.done();
         }
         call.end(BodyEnd::Clean);
-        started.attachment.generation().ended().await;
-        Audit::of(started.attachment.generation())
+        started.guard.generation().ended().await;
+        Audit::of(started.guard.generation())
     })
 }
 
@@ -249,9 +249,9 @@ fn a_surrogate_pair_that_is_cut_in_two_comes_out_whole() {
             call.data(&says(half));
         }
         call.data(&finish("stop")).done().end(BodyEnd::Clean);
-        let generation = started.attachment.generation().clone();
+        let generation = started.guard.generation().clone();
         generation.ended().await;
-        let mut text = Reader::new(started.attachment, 0, Dialect::Text);
+        let mut text = Reader::new(started.guard, 0, Dialect::Text);
         text.read_now();
         assert_eq!(
             text.lines()
@@ -1089,10 +1089,10 @@ fn a_whole_completion_is_one_record() {
             .await
             .document(body)
             .end(BodyEnd::Clean);
-        started.attachment.generation().ended().await;
+        started.guard.generation().ended().await;
         (
-            Audit::of(started.attachment.generation()),
-            started.attachment.generation().first_raw(),
+            Audit::of(started.guard.generation()),
+            started.guard.generation().first_raw(),
         )
     });
     assert_eq!(came(&audit).items, ["thinks Hm", "says Hi", "calls f({})"]);

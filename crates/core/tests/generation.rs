@@ -16,14 +16,14 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{Resumption, StartRequest, Started};
-use tokenwire_core::error::{ApiError, ErrorCode};
 use tokenwire_core::generation::{Generation, Subscription, SubscriptionError};
-use tokenwire_core::id::{GenerationId, Owner, Seq};
 use tokenwire_core::log::{LogLimits, LogReader};
-use tokenwire_core::record::RecordBatch;
-use tokenwire_core::snapshot::{Api, Status};
-use tokenwire_core::translate::{BodyEnd, ChatTranslator, Scribe};
-use tokenwire_core::upstream::{Clocks, OpenError, Refusal, UpstreamHead};
+use tokenwire_core::model::error::{ApiError, ErrorCode};
+use tokenwire_core::model::id::{GenerationId, Owner, Seq};
+use tokenwire_core::model::record::RecordBatch;
+use tokenwire_core::model::snapshot::{Api, Status};
+use tokenwire_core::upstream::translate::{BodyEnd, ChatTranslator, RecordWriter};
+use tokenwire_core::upstream::{OpenError, Refusal, Timeouts, UpstreamHead};
 use tokenwire_testkit::{
     Audit, Call, EngineOptions, JsonLines, OpeningPlan, Reader, TestEngine, no_clocks, settle,
 };
@@ -36,9 +36,9 @@ fn engine() -> TestEngine {
     TestEngine::new(EngineOptions::default())
 }
 
-fn clocked(clocks: Clocks) -> TestEngine {
+fn clocked(timeouts: Timeouts) -> TestEngine {
     TestEngine::new(EngineOptions {
-        clocks,
+        timeouts,
         ..EngineOptions::default()
     })
 }
@@ -82,7 +82,7 @@ async fn a_whole_answer_completes() {
         .finish("stop")
         .done()
         .end(BodyEnd::Clean);
-    let audit = ended(started.attachment.generation(), "completed", None).await;
+    let audit = ended(started.guard.generation(), "completed", None).await;
     assert_eq!(audit.text, "Hello");
     assert_eq!(audit.chat.last().map(String::as_str), Some("[DONE]"));
 }
@@ -91,7 +91,7 @@ async fn a_whole_answer_completes() {
 async fn an_upstream_that_never_waits_lets_others_have_their_turn() {
     let test = engine();
     let (started, call) = begin(&test, CHAT).await;
-    let generation = started.attachment.generation().clone();
+    let generation = started.guard.generation().clone();
     for _ in 0..100 {
         call.token("x");
     }
@@ -114,7 +114,7 @@ async fn an_answer_that_never_pauses_is_given_up_like_any_other() {
         ..EngineOptions::default()
     });
     let (started, call) = begin(&test, CHAT).await;
-    let generation = started.attachment.generation().clone();
+    let generation = started.guard.generation().clone();
     for _ in 0..1000 {
         call.token("x");
     }
@@ -134,7 +134,7 @@ async fn the_first_event_is_there_before_the_upstream_is_asked() {
     test.upstream.plan(OpeningPlan::Hold);
     let started = test.start(CHAT);
     assert_eq!(test.upstream.waiting(), 0, "its task has not run yet");
-    let mut reader = Reader::new(started.attachment, 0, Dialect::Responses);
+    let mut reader = Reader::new(started.guard, 0, Dialect::Responses);
     reader.read_now();
     let kinds: Vec<_> = reader
         .lines()
@@ -148,12 +148,12 @@ async fn the_first_event_is_there_before_the_upstream_is_asked() {
 async fn a_background_generation_is_queued_first() {
     let test = engine();
     let (started, call) = begin(&test, r#"{"input":"hi","background":true}"#).await;
-    assert_eq!(started.attachment.generation().status(), Status::Queued);
+    assert_eq!(started.guard.generation().status(), Status::Queued);
     call.token("x");
     settle().await;
-    assert_eq!(started.attachment.generation().status(), Status::InProgress);
+    assert_eq!(started.guard.generation().status(), Status::InProgress);
     complete(&call, "y");
-    let audit = ended(started.attachment.generation(), "completed", None).await;
+    let audit = ended(started.guard.generation(), "completed", None).await;
     assert_eq!(
         audit.kinds()[..3],
         [
@@ -179,10 +179,10 @@ async fn a_refusal_is_a_failure_with_the_upstreams_words() {
     };
     call.refuse(OpenError::Refused(refusal.clone()));
     assert_eq!(
-        started.attachment.generation().opening().settled().await,
+        started.guard.generation().response_head().wait().await,
         Err(OpenError::Refused(refusal))
     );
-    let audit = ended(started.attachment.generation(), "failed", Some("slow")).await;
+    let audit = ended(started.guard.generation(), "failed", Some("slow")).await;
     assert_eq!(audit.object["error"]["message"], "Slow down.");
     assert_eq!(audit.kinds(), ["response.created", "response.failed"]);
 }
@@ -197,7 +197,7 @@ async fn a_connection_that_cannot_be_made_is_a_failure() {
         "No connection.",
     )));
     ended(
-        started.attachment.generation(),
+        started.guard.generation(),
         "failed",
         Some("upstream_unreachable"),
     )
@@ -209,13 +209,13 @@ async fn the_upstreams_head_is_told_to_those_who_wait_for_it() {
     let test = engine();
     test.upstream.plan(OpeningPlan::Hold);
     let (started, call) = begin(&test, CHAT).await;
-    assert_eq!(started.attachment.generation().opening().now(), None);
+    assert_eq!(started.guard.generation().response_head().now(), None);
     let head = UpstreamHead {
         headers: vec![("x-ratelimit".to_owned(), "1".to_owned())],
     };
     call.answer(head.clone());
     assert_eq!(
-        started.attachment.generation().opening().settled().await,
+        started.guard.generation().response_head().wait().await,
         Ok(head)
     );
 }
@@ -231,7 +231,7 @@ async fn a_body_that_ends_too_early_is_a_failure() {
             }
             call.end(end);
             let audit = ended(
-                started.attachment.generation(),
+                started.guard.generation(),
                 "failed",
                 Some("upstream_truncated"),
             )
@@ -252,7 +252,7 @@ async fn a_body_that_ends_after_the_finish_is_whole() {
         let test = engine();
         let (started, call) = begin(&test, CHAT).await;
         call.token("x").finish("stop").end(end);
-        ended(started.attachment.generation(), "completed", None).await;
+        ended(started.guard.generation(), "completed", None).await;
     }
 }
 
@@ -265,7 +265,7 @@ async fn a_body_that_cannot_be_decoded_is_a_failure() {
         "Too large.",
     ));
     ended(
-        started.attachment.generation(),
+        started.guard.generation(),
         "failed",
         Some("upstream_event_too_large"),
     )
@@ -289,7 +289,7 @@ async fn what_is_no_chunk_is_a_failure() {
         let test = engine();
         let (started, call) = begin(&test, CHAT).await;
         call.token("x").bytes(bytes);
-        ended(started.attachment.generation(), "failed", Some(code)).await;
+        ended(started.guard.generation(), "failed", Some(code)).await;
         call.gone().await;
     }
 }
@@ -302,28 +302,18 @@ async fn a_panic_ends_its_generation_and_no_other() {
     // While the body is read.
     let (started, call) = begin(&test, CHAT).await;
     call.token("x").panic();
-    let audit = ended(
-        started.attachment.generation(),
-        "failed",
-        Some("internal_error"),
-    )
-    .await;
+    let audit = ended(started.guard.generation(), "failed", Some("internal_error")).await;
     assert_eq!(audit.text, "x");
     // While it connects.
     test.upstream.plan(OpeningPlan::Hold);
     let (started, call) = begin(&test, CHAT).await;
     call.panic_while_opening();
-    ended(
-        started.attachment.generation(),
-        "failed",
-        Some("internal_error"),
-    )
-    .await;
+    ended(started.guard.generation(), "failed", Some("internal_error")).await;
     assert!(
         started
-            .attachment
+            .guard
             .generation()
-            .opening()
+            .response_head()
             .now()
             .is_some_and(|result| result.is_err()),
         "nobody may wait for a head for ever"
@@ -331,15 +321,10 @@ async fn a_panic_ends_its_generation_and_no_other() {
     // Before it connects.
     test.upstream.plan(OpeningPlan::Panic);
     let started = test.start(CHAT);
-    ended(
-        started.attachment.generation(),
-        "failed",
-        Some("internal_error"),
-    )
-    .await;
+    ended(started.guard.generation(), "failed", Some("internal_error")).await;
 
     complete(&other, "y");
-    ended(bystander.attachment.generation(), "completed", None).await;
+    ended(bystander.guard.generation(), "completed", None).await;
     settle().await;
     assert_eq!(
         test.engine.registry().open(),
@@ -358,9 +343,9 @@ fn a_runtime_that_stops_leaves_no_log_without_an_end() {
             .unwrap()
     };
     let check = |started: &Started| {
-        let audit = Audit::of(started.attachment.generation());
+        let audit = Audit::of(started.guard.generation());
         assert_eq!(audit.object["error"]["code"], "shutting_down");
-        assert!(started.attachment.generation().opening().now().is_some());
+        assert!(started.guard.generation().response_head().now().is_some());
     };
     // In the middle of the answer.
     let test = engine();
@@ -394,7 +379,7 @@ async fn cancelling_is_immediate_in_every_phase() {
     // Before its task runs, while it connects, before the first token, between tokens, after the
     // finish.
     for phase in 0..5 {
-        let test = clocked(Clocks {
+        let test = clocked(Timeouts {
             first_token: seconds(60),
             between_tokens: seconds(60),
             ..no_clocks()
@@ -403,7 +388,7 @@ async fn cancelling_is_immediate_in_every_phase() {
             test.upstream.plan(OpeningPlan::Hold);
         }
         let started = test.start(CHAT);
-        let generation = started.attachment.generation().clone();
+        let generation = started.guard.generation().clone();
         let mut call = None;
         if phase > 0 {
             let taken = test.upstream.call().await;
@@ -439,7 +424,7 @@ async fn cancelling_is_immediate_in_every_phase() {
             );
         }
         assert!(
-            generation.opening().now().is_some(),
+            generation.response_head().now().is_some(),
             "nobody may wait for a head for ever"
         );
         generation.cancel();
@@ -451,10 +436,10 @@ async fn cancelling_what_has_ended_changes_nothing() {
     let test = engine();
     let (started, call) = begin(&test, CHAT).await;
     complete(&call, "x");
-    started.attachment.generation().ended().await;
-    started.attachment.generation().cancel();
+    started.guard.generation().ended().await;
+    started.guard.generation().cancel();
     settle().await;
-    ended(started.attachment.generation(), "completed", None).await;
+    ended(started.guard.generation(), "completed", None).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -463,12 +448,12 @@ async fn deleting_stops_it_and_ends_every_wait() {
     let (started, call) = begin(&test, CHAT).await;
     call.token("x");
     settle().await;
-    let generation = started.attachment.generation().clone();
+    let generation = started.guard.generation().clone();
     let waiting = tokio::spawn({
         let generation = generation.clone();
         async move { generation.ended().await }
     });
-    let mut reader = Reader::new(started.attachment, 0, Dialect::Responses);
+    let mut reader = Reader::new(started.guard, 0, Dialect::Responses);
     reader.read_now();
     settle().await;
     test.engine.delete(&generation);
@@ -486,12 +471,12 @@ async fn deleting_stops_it_and_ends_every_wait() {
     );
 }
 
-// === Clocks ===
+// === Timeouts ===
 
 #[tokio::test(start_paused = true)]
 async fn the_first_token_has_its_clock() {
     for opened in [false, true] {
-        let test = clocked(Clocks {
+        let test = clocked(Timeouts {
             first_token: seconds(10),
             between_tokens: seconds(1),
             ..no_clocks()
@@ -508,7 +493,7 @@ async fn the_first_token_has_its_clock() {
             call.data(r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#);
         }
         ended(
-            started.attachment.generation(),
+            started.guard.generation(),
             "failed",
             Some("first_token_timeout"),
         )
@@ -520,7 +505,7 @@ async fn the_first_token_has_its_clock() {
 
 #[tokio::test(start_paused = true)]
 async fn silence_between_tokens_has_its_clock() {
-    let test = clocked(Clocks {
+    let test = clocked(Timeouts {
         first_token: seconds(100),
         between_tokens: seconds(10),
         ..no_clocks()
@@ -535,7 +520,7 @@ async fn silence_between_tokens_has_its_clock() {
     call.bytes(": keep-alive\n\n").data(r#"{"choices":[]}"#);
     let last = Instant::now() - seconds(5);
     let audit = ended(
-        started.attachment.generation(),
+        started.guard.generation(),
         "failed",
         Some("between_tokens_timeout"),
     )
@@ -551,7 +536,7 @@ async fn silence_between_tokens_has_its_clock() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_in_one_piece_knows_only_the_clock_of_the_whole() {
-    let test = clocked(Clocks {
+    let test = clocked(Timeouts {
         first_token: seconds(1),
         between_tokens: seconds(1),
         total: seconds(60),
@@ -562,27 +547,22 @@ async fn an_answer_in_one_piece_knows_only_the_clock_of_the_whole() {
     tokio::time::sleep(seconds(59)).await;
     call.document(r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"late"},"finish_reason":"stop"}]}"#)
         .end(BodyEnd::Clean);
-    let audit = ended(patient.attachment.generation(), "completed", None).await;
+    let audit = ended(patient.guard.generation(), "completed", None).await;
     assert_eq!(audit.text, "late");
     let (late, _call) = begin(&test, whole).await;
-    ended(
-        late.attachment.generation(),
-        "failed",
-        Some("total_timeout"),
-    )
-    .await;
+    ended(late.guard.generation(), "failed", Some("total_timeout")).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_whole_answer_has_its_clock() {
-    let test = clocked(Clocks {
+    let test = clocked(Timeouts {
         between_tokens: seconds(10),
         total: seconds(60),
         ..no_clocks()
     });
     let before = Instant::now();
     let (started, call) = begin(&test, CHAT).await;
-    let generation = started.attachment.generation().clone();
+    let generation = started.guard.generation().clone();
     while !generation.is_over() {
         call.token("x");
         tokio::time::sleep(seconds(7)).await;
@@ -599,7 +579,7 @@ async fn clocks_of_zero_never_run_out() {
     call.token("x");
     tokio::time::sleep(seconds(1_000_000)).await;
     complete(&call, "y");
-    ended(started.attachment.generation(), "completed", None).await;
+    ended(started.guard.generation(), "completed", None).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -608,7 +588,7 @@ async fn silence_after_the_finish_is_an_end() {
         ("stop", "completed", None),
         ("length", "incomplete", Some("max_output_tokens")),
     ] {
-        let test = clocked(Clocks {
+        let test = clocked(Timeouts {
             between_tokens: seconds(60),
             ..no_clocks()
         });
@@ -616,7 +596,7 @@ async fn silence_after_the_finish_is_an_end() {
         call.token("x").finish(reason);
         settle().await;
         let before = Instant::now();
-        ended(started.attachment.generation(), status, why).await;
+        ended(started.guard.generation(), status, why).await;
         assert!((Instant::now() - before).abs_diff(seconds(5)) <= Duration::from_millis(2));
         call.gone().await;
     }
@@ -633,7 +613,7 @@ async fn usage_that_comes_late_is_waited_for() {
     )
     .done()
     .end(BodyEnd::Clean);
-    let audit = ended(started.attachment.generation(), "completed", None).await;
+    let audit = ended(started.guard.generation(), "completed", None).await;
     assert_eq!(audit.object["usage"]["total_tokens"], 3);
 }
 
@@ -654,7 +634,7 @@ async fn without_grace_the_last_reader_takes_it_along() {
             call.token("x");
         }
         settle().await;
-        let generation = started.attachment.generation().clone();
+        let generation = started.guard.generation().clone();
         let second = generation.attach();
         drop(started);
         settle().await;
@@ -673,7 +653,7 @@ async fn it_runs_on_for_its_grace() {
     let (started, call) = begin(&test, CHAT).await;
     call.token("x");
     settle().await;
-    let generation = started.attachment.generation().clone();
+    let generation = started.guard.generation().clone();
     let before = Instant::now();
     drop(started);
     ended(&generation, "cancelled", None).await;
@@ -689,28 +669,28 @@ async fn it_runs_on_for_its_grace() {
 async fn a_reader_that_comes_back_in_time_saves_it() {
     let test = engine();
     let (started, call) = begin(&test, CHAT).await;
-    let generation = started.attachment.generation().clone();
+    let generation = started.guard.generation().clone();
     drop(started);
     tokio::time::sleep(seconds(29)).await;
-    let Resumption::Read { attachment, .. } = test.engine.resume(&generation, Some(0)) else {
+    let Resumption::Read { guard, .. } = test.engine.resume(&generation, Some(0)) else {
         panic!("there is something to read")
     };
     tokio::time::sleep(seconds(1000)).await;
     assert!(!generation.is_over());
     // The next one to leave has the whole grace again, whatever was left of the last.
-    drop(attachment);
+    drop(guard);
     tokio::time::sleep(seconds(29)).await;
     assert!(!generation.is_over());
-    let attachment = generation.attach();
+    let guard = generation.attach();
     complete(&call, "x");
-    ended(attachment.generation(), "completed", None).await;
+    ended(guard.generation(), "completed", None).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn tokens_do_not_prolong_the_grace() {
     let test = engine();
     let (started, call) = begin(&test, CHAT).await;
-    let generation = started.attachment.generation().clone();
+    let generation = started.guard.generation().clone();
     drop(started);
     let before = Instant::now();
     while !generation.is_over() {
@@ -731,7 +711,7 @@ async fn a_background_generation_needs_no_reader() {
         ..EngineOptions::default()
     });
     let (started, call) = begin(&test, r#"{"input":"hi","background":true}"#).await;
-    let generation = started.attachment.generation().clone();
+    let generation = started.guard.generation().clone();
     drop(started);
     tokio::time::sleep(seconds(10_000)).await;
     complete(&call, "x");
@@ -746,7 +726,7 @@ async fn a_position_says_what_a_reader_gets() {
     let (started, call) = begin(&test, CHAT).await;
     call.token("x");
     settle().await;
-    let generation = started.attachment.generation().clone();
+    let generation = started.guard.generation().clone();
     let next = generation.tail().unwrap().next.0;
     let from = |resumption: Resumption| match resumption {
         Resumption::Read { from, .. } => Ok(from.0),
@@ -802,13 +782,13 @@ async fn an_answer_over_its_bound_ends() {
             ..EngineOptions::default()
         });
         let (started, call) = begin(&test, CHAT).await;
-        let generation = started.attachment.generation().clone();
+        let generation = started.guard.generation().clone();
         for _ in 0..2000 {
             call.token("some words ");
         }
         let audit = ended(&generation, "failed", Some("stream_too_large")).await;
         assert!(audit.text.starts_with("some words "), "what fitted is kept");
-        assert!(generation.log().weight() < 16 * 1024);
+        assert!(generation.log().memory_size() < 16 * 1024);
         call.gone().await;
     }
 }
@@ -845,7 +825,7 @@ async fn memory_that_running_ones_hold_is_not_taken_from_them() {
     let error = test.try_start(CHAT).unwrap_err();
     assert!(error.is(ErrorCode::Overloaded), "{error:?}");
     call.finish("stop").done().end(BodyEnd::Clean);
-    let mut reader = Reader::new(started.attachment, 0, Dialect::Responses);
+    let mut reader = Reader::new(started.guard, 0, Dialect::Responses);
     // Its end is the moment from which it may be dropped; what was read before that is whole.
     let _ = reader.read_to_end().await;
     settle().await;
@@ -869,7 +849,7 @@ async fn a_closed_engine_starts_nothing() {
             .is(ErrorCode::ShuttingDown)
     );
     complete(&call, "x");
-    ended(started.attachment.generation(), "completed", None).await;
+    ended(started.guard.generation(), "completed", None).await;
     test.tasks.wait().await;
 }
 
@@ -898,10 +878,10 @@ fn find(test: &TestEngine, generation: &Generation) -> Result<Arc<Generation>, A
 async fn finished(test: &TestEngine, body: &str, text: &str) -> Arc<Generation> {
     let (started, call) = begin(test, body).await;
     complete(&call, text);
-    started.attachment.generation().ended().await;
+    started.guard.generation().ended().await;
     // Its task has still to tell the registry.
     settle().await;
-    started.attachment.generation().clone()
+    started.guard.generation().clone()
 }
 
 #[tokio::test(start_paused = true)]
@@ -976,9 +956,9 @@ async fn what_runs_is_never_swept() {
     let (started, call) = begin(&test, CHAT).await;
     tokio::time::sleep(seconds(1_000_000)).await;
     test.engine.registry().sweep(Instant::now());
-    assert!(find(&test, started.attachment.generation()).is_ok());
+    assert!(find(&test, started.guard.generation()).is_ok());
     complete(&call, "x");
-    ended(started.attachment.generation(), "completed", None).await;
+    ended(started.guard.generation(), "completed", None).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -1048,7 +1028,7 @@ async fn deleting_gives_all_memory_back() {
         (0, 0, 0)
     );
     let (started, _call) = begin(&test, CHAT).await;
-    test.engine.delete(started.attachment.generation());
+    test.engine.delete(started.guard.generation());
     settle().await;
     assert_eq!(
         (
@@ -1075,7 +1055,7 @@ async fn one_owners_streams_do_not_exist_for_another() {
     let started = test.engine.start(owned(RESPONSES, "alice")).unwrap();
     let call = test.upstream.call().await;
     complete(&call, "x");
-    let generation = started.attachment.generation().clone();
+    let generation = started.guard.generation().clone();
     generation.ended().await;
     let id = &generation.meta().id;
     assert!(test.engine.find(id, &Owner::Named("alice".into())).is_ok());
@@ -1110,10 +1090,10 @@ async fn the_same_key_attaches_to_the_same_generation() {
     let call = test.upstream.call().await;
     assert_eq!((first.fresh, again.fresh), (true, false));
     assert_eq!(test.engine.registry().open(), 1);
-    let id = |started: &Started| started.attachment.generation().meta().id.clone();
+    let id = |started: &Started| started.guard.generation().meta().id.clone();
     assert_eq!(id(&first), id(&again));
     complete(&call, "x");
-    first.attachment.generation().ended().await;
+    first.guard.generation().ended().await;
     let after = test.engine.start(keyed(CHAT, "k")).unwrap();
     assert_eq!(
         (after.fresh, id(&after)),
@@ -1122,7 +1102,7 @@ async fn the_same_key_attaches_to_the_same_generation() {
     );
     assert_eq!(test.upstream.waiting(), 0, "the upstream was asked twice");
     // Its reader counts: the first may leave.
-    let generation = first.attachment.generation().clone();
+    let generation = first.guard.generation().clone();
     drop(first);
     drop(again);
     tokio::time::sleep(seconds(40)).await;
@@ -1161,7 +1141,7 @@ async fn a_key_lives_as_long_as_its_response_object() {
     let test = engine();
     let first = test.engine.start(keyed(CHAT, "k")).unwrap();
     complete(&test.upstream.call().await, "x");
-    first.attachment.generation().ended().await;
+    first.guard.generation().ended().await;
     settle().await;
     tokio::time::sleep(seconds(700)).await;
     test.engine.registry().sweep(Instant::now());
@@ -1169,7 +1149,7 @@ async fn a_key_lives_as_long_as_its_response_object() {
         !test.engine.start(keyed(CHAT, "k")).unwrap().fresh,
         "the log is gone, the object is not"
     );
-    test.engine.delete(first.attachment.generation());
+    test.engine.delete(first.guard.generation());
     assert!(test.engine.start(keyed(CHAT, "k")).unwrap().fresh);
 }
 
@@ -1197,14 +1177,14 @@ async fn a_failure_before_the_first_chunk_releases_the_key() {
             test.upstream.plan(OpeningPlan::Hold);
             let first = test.engine.start(keyed(CHAT, "k")).unwrap();
             fail(&test.upstream.call().await);
-            first.attachment.generation().ended().await;
+            first.guard.generation().ended().await;
             let again = test
                 .engine
                 .start(keyed(body, "k"))
                 .unwrap_or_else(|error| panic!("{what}: {error:?}"));
             assert!(again.fresh, "{what}");
             // Removing the failed one must not take the key from the new one.
-            test.engine.delete(first.attachment.generation());
+            test.engine.delete(first.guard.generation());
             assert!(
                 !test.engine.start(keyed(body, "k")).unwrap().fresh,
                 "{what}"
@@ -1218,7 +1198,7 @@ async fn a_later_failure_keeps_the_key() {
     let test = engine();
     let first = test.engine.start(keyed(CHAT, "k")).unwrap();
     test.upstream.call().await.token("x").end(BodyEnd::Broken);
-    first.attachment.generation().ended().await;
+    first.guard.generation().ended().await;
     assert!(
         !test.engine.start(keyed(CHAT, "k")).unwrap().fresh,
         "tokens were billed"
@@ -1261,7 +1241,7 @@ fn of_concurrent_requests_with_one_key_one_starts() {
                                 barrier.wait();
                                 return (
                                     started.fresh,
-                                    started.attachment.generation().meta().id.clone(),
+                                    started.guard.generation().meta().id.clone(),
                                 );
                             }
                             Err(error) => assert!(error.is(ErrorCode::Overloaded), "{error:?}"),
@@ -1294,33 +1274,29 @@ async fn no_debug_shows_what_was_said() {
         call.token("hush-answer");
     }
     settle().await;
-    let mut reader = Reader::new(
-        started.attachment.generation().attach(),
-        0,
-        Dialect::Responses,
-    );
+    let mut reader = Reader::new(started.guard.generation().attach(), 0, Dialect::Responses);
     reader.read_piece();
     let subscription = Subscription::new(
-        started.attachment.generation().attach(),
+        started.guard.generation().attach(),
         Seq(0),
         Dialect::Chat,
         Arc::new(JsonLines::default()),
     );
-    let mut log_reader = LogReader::new(started.attachment.generation().log().clone(), Seq(0));
+    let mut log_reader = LogReader::new(started.guard.generation().log().clone(), Seq(0));
     let mut batch = RecordBatch::default();
     log_reader.read_now(1 << 20, &mut batch).unwrap();
-    let mut scribe = Scribe::new();
+    let mut records = RecordWriter::new();
     let mut translator = ChatTranslator::new(1);
     translator.payload(
         None,
         br#"{"choices":[{"index":0,"delta":{"content":"hush-answer"}}]}"#,
         true,
-        &mut scribe,
+        &mut records,
     );
     let shown = format!(
-        "{started:?} {:?} {subscription:?} {log_reader:?} {batch:?} {scribe:?} {translator:?} {:?} {:?}",
+        "{started:?} {:?} {subscription:?} {log_reader:?} {batch:?} {records:?} {translator:?} {:?} {:?}",
         test.engine,
-        started.attachment.generation().log(),
+        started.guard.generation().log(),
         call.request(),
     );
     // Bytes are shown as a list of numbers.
@@ -1350,8 +1326,8 @@ async fn a_successor_sends_the_whole_conversation_in_order() {
         }
         let (started, asked) = begin(&test, &body.to_string()).await;
         complete(&asked, &format!("answer {turn}"));
-        started.attachment.generation().ended().await;
-        previous = Some(started.attachment.generation().meta().id.clone());
+        started.guard.generation().ended().await;
+        previous = Some(started.guard.generation().meta().id.clone());
         call = Some(asked);
     }
     let body = call.unwrap().body();
@@ -1426,29 +1402,29 @@ async fn a_predecessor_must_be_there_ended_and_stored() {
 
     let (running, call) = begin(&test, RESPONSES).await;
     refused(
-        &running.attachment.generation().meta().id,
+        &running.guard.generation().meta().id,
         ErrorCode::PreviousResponseUnusable,
     );
     call.end(BodyEnd::Broken);
-    running.attachment.generation().ended().await;
+    running.guard.generation().ended().await;
     refused(
-        &running.attachment.generation().meta().id,
+        &running.guard.generation().meta().id,
         ErrorCode::PreviousResponseUnusable,
     );
 
     let (cancelled, _call) = begin(&test, RESPONSES).await;
-    cancelled.attachment.generation().cancel();
-    cancelled.attachment.generation().ended().await;
+    cancelled.guard.generation().cancel();
+    cancelled.guard.generation().ended().await;
     refused(
-        &cancelled.attachment.generation().meta().id,
+        &cancelled.guard.generation().meta().id,
         ErrorCode::PreviousResponseUnusable,
     );
 
     let foreign = test.engine.start(owned(RESPONSES, "alice")).unwrap();
     complete(&test.upstream.call().await, "x");
-    foreign.attachment.generation().ended().await;
+    foreign.guard.generation().ended().await;
     refused(
-        &foreign.attachment.generation().meta().id,
+        &foreign.guard.generation().meta().id,
         ErrorCode::PreviousResponseNotFound,
     );
 
@@ -1465,8 +1441,8 @@ async fn an_answer_cut_by_its_length_can_be_built_on() {
         .finish("length")
         .done()
         .end(BodyEnd::Clean);
-    started.attachment.generation().ended().await;
-    let (_, call) = begin(&test, &after(&started.attachment.generation().meta().id)).await;
+    started.guard.generation().ended().await;
+    let (_, call) = begin(&test, &after(&started.guard.generation().meta().id)).await;
     assert_eq!(plain(&call.body()["messages"][1]["content"]), "half");
 }
 
@@ -1479,7 +1455,7 @@ async fn a_responses_upstream_is_relayed_under_our_ids() {
         ..EngineOptions::default()
     });
     let (started, call) = begin(&test, RESPONSES).await;
-    let generation = started.attachment.generation().clone();
+    let generation = started.guard.generation().clone();
     let response = |status: &str| {
         format!(
             r#"{{"id":"resp_theirs","object":"response","status":"{status}","output":[],"strange":[1, 2]}}"#
@@ -1538,7 +1514,7 @@ async fn a_responses_upstream_that_says_no_more_has_failed() {
             call.data(last);
         }
         call.end(BodyEnd::Clean);
-        ended(started.attachment.generation(), "failed", Some(code)).await;
+        ended(started.guard.generation(), "failed", Some(code)).await;
     }
 }
 
@@ -1548,7 +1524,7 @@ async fn a_responses_upstream_that_says_no_more_has_failed() {
 async fn what_another_reader_encoded_is_taken_only_as_far_as_one_has_read() {
     let test = engine();
     let (started, call) = begin(&test, CHAT).await;
-    let generation = started.attachment.generation();
+    let generation = started.guard.generation();
     let mut first = Reader::new(generation.attach(), 0, Dialect::Responses);
     let mut second = Reader::new(generation.attach(), 0, Dialect::Responses);
     call.token("a");

@@ -14,11 +14,11 @@ use std::task::{Context, Poll, Waker};
 use parking_lot::lock_api;
 use shuttle::sync::atomic::{AtomicBool, Ordering};
 use shuttle::{future, thread};
-use tokenwire_core::id::Seq;
 use tokenwire_core::log::{
     AppendError, Epoch, LogLimits, LogReader, MemoryAccount, MemoryLog, ReadError, TokenLog,
 };
-use tokenwire_core::record::RecordBatch;
+use tokenwire_core::model::id::Seq;
+use tokenwire_core::model::record::RecordBatch;
 
 const LIMITS: LogLimits = LogLimits {
     bytes: 1 << 20,

@@ -8,9 +8,9 @@
 
 use std::sync::Arc;
 
-use tokenwire_core::id::Seq;
 use tokenwire_core::log::{Epoch, LogLimits, MemoryAccount, MemoryLog, TokenLog};
-use tokenwire_core::record::RecordBatch;
+use tokenwire_core::model::id::Seq;
+use tokenwire_core::model::record::RecordBatch;
 
 tokenwire_testkit::log_conformance!(|limits: LogLimits| Arc::new(MemoryLog::new(
     limits,
@@ -42,7 +42,7 @@ fn the_account_is_what_the_logs_weigh() {
     batch.restart(Seq(500));
     logs[0].seal(Epoch(0), &batch).unwrap();
     logs[1].expire();
-    assert_eq!(logs[1].weight(), 0);
+    assert_eq!(logs[1].memory_size(), 0);
     assert_eq!(
         account.used(),
         logs.iter().map(TokenLog::weight).sum::<usize>()

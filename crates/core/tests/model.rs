@@ -17,7 +17,7 @@ use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{Resumption, Retention};
 use tokenwire_core::generation::{Generation, SubscriptionError};
 use tokenwire_core::log::LogLimits;
-use tokenwire_core::translate::BodyEnd;
+use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_testkit::{Audit, Call, EngineOptions, Line, Reader, TestEngine, settle};
 use tokio::time::Instant;
 
@@ -211,7 +211,7 @@ impl World {
                     r#"{{"input":"hi","background":{background},"store":{store}}}"#
                 ));
                 let call = self.test.upstream.call().await;
-                let generation = started.attachment.generation().clone();
+                let generation = started.guard.generation().clone();
                 self.subjects.push(Subject {
                     generation,
                     call,
@@ -219,7 +219,7 @@ impl World {
                     over: false,
                 });
                 let subject = self.subjects.len() - 1;
-                let reader = Reader::new(started.attachment, 0, Dialect::Responses);
+                let reader = Reader::new(started.guard, 0, Dialect::Responses);
                 self.follow(subject, Dialect::Responses, 0, reader);
             }
             Step::Produce { subject, chunks } => {
@@ -328,8 +328,8 @@ impl World {
         let after = after.or(follower.from.checked_sub(1));
         let generation = &self.subjects[follower.subject].generation;
         match self.test.engine.resume(generation, after) {
-            Resumption::Read { attachment, from } => {
-                follower.reader = Some(Reader::new(attachment, from.0, follower.dialect))
+            Resumption::Read { guard, from } => {
+                follower.reader = Some(Reader::new(guard, from.0, follower.dialect))
             }
             Resumption::NothingLeft => follower.end = Some(Ok(())),
             Resumption::LogGone => follower.end = Some(Err(SubscriptionError::Expired)),
@@ -343,7 +343,7 @@ impl World {
         let weights: usize = self
             .subjects
             .iter()
-            .map(|subject| subject.generation.log().weight())
+            .map(|subject| subject.generation.log().memory_size())
             .sum();
         assert_eq!(
             self.test.account.used(),

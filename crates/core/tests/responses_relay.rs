@@ -10,8 +10,8 @@
 use serde_json::{Value, json};
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::generation::Generation;
-use tokenwire_core::snapshot::Api;
-use tokenwire_core::translate::BodyEnd;
+use tokenwire_core::model::snapshot::Api;
+use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_testkit::{Audit, EngineOptions, Reader, TestEngine};
 
 fn engine() -> TestEngine {
@@ -48,7 +48,7 @@ async fn every_byte_of_an_event_stays_but_for_its_number() {
         call.data(&event.replace('N', &(number * 3 + 90).to_string()));
     }
     call.data(r#"{"type":"response.completed","response":{"id":"resp_theirs","status":"completed","output":[]}}"#).end(BodyEnd::Clean);
-    let generation = started.attachment.generation().clone();
+    let generation = started.guard.generation().clone();
     generation.ended().await;
     let _ = Audit::of(&generation);
     let sent = payloads(&generation);
@@ -73,7 +73,7 @@ async fn every_byte_of_the_response_object_stays_but_for_its_ids() {
         object("resp_theirs", "null", "completed")
     ))
     .end(BodyEnd::Clean);
-    let first = first.attachment.generation().clone();
+    let first = first.guard.generation().clone();
     first.ended().await;
     let id = first.meta().id.as_str().to_owned();
     assert_eq!(
@@ -103,7 +103,7 @@ async fn every_byte_of_the_response_object_stays_but_for_its_ids() {
         object("resp_2", r#""resp_elsewhere""#, "incomplete")
     ))
     .end(BodyEnd::Clean);
-    let second = second.attachment.generation().clone();
+    let second = second.guard.generation().clone();
     second.ended().await;
     let (ours, previous) = (second.meta().id.as_str().to_owned(), format!("\"{id}\""));
     let sent = payloads(&second);

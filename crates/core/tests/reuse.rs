@@ -19,13 +19,13 @@ use tokenwire_core::engine::{
     Freshness, GenerationEnd, GenerationStart, Observer, ReuseOptions, Reused, StartRequest,
     Started,
 };
-use tokenwire_core::error::{ApiError, ErrorCode};
 use tokenwire_core::generation::Generation;
-use tokenwire_core::id::Owner;
 use tokenwire_core::log::LogLimits;
-use tokenwire_core::snapshot::{Api, Status};
-use tokenwire_core::translate::BodyEnd;
-use tokenwire_core::upstream::{Clocks, OpenError, Refusal, UpstreamHead};
+use tokenwire_core::model::error::{ApiError, ErrorCode};
+use tokenwire_core::model::id::Owner;
+use tokenwire_core::model::snapshot::{Api, Status};
+use tokenwire_core::upstream::translate::BodyEnd;
+use tokenwire_core::upstream::{OpenError, Refusal, Timeouts, UpstreamHead};
 use tokenwire_testkit::{
     Audit, Call, EngineOptions, OpeningPlan, Reader, TestEngine, no_clocks, settle,
 };
@@ -60,7 +60,7 @@ fn seconds(seconds: u64) -> Duration {
 }
 
 fn generation(started: &Started) -> &Arc<Generation> {
-    started.attachment.generation()
+    started.guard.generation()
 }
 
 fn complete(call: &Call, text: &str) {
@@ -826,7 +826,7 @@ async fn a_refusal_that_would_come_again_is_the_followers_too() {
     });
     call.refuse(refusal.clone());
     assert_eq!(
-        generation(&follower).opening().settled().await,
+        generation(&follower).response_head().wait().await,
         Err(refusal)
     );
     assert_eq!(code(&audit(generation(&follower)).await), Some("bad"));
@@ -846,7 +846,7 @@ async fn what_the_upstreams_head_said_is_told_to_followers() {
     };
     call.answer(head.clone());
     call.token("x");
-    assert_eq!(generation(&follower).opening().settled().await, Ok(head));
+    assert_eq!(generation(&follower).response_head().wait().await, Ok(head));
 }
 
 #[tokio::test(start_paused = true)]
@@ -856,13 +856,13 @@ async fn a_leader_that_fails_in_any_way_leaves_nothing_behind() {
         events: 1000,
     };
     for how in ["a panic", "too large", "a clock", "shutdown"] {
-        let clocks = Clocks {
+        let timeouts = Timeouts {
             between_tokens: seconds(5),
             ..no_clocks()
         };
         let test = TestEngine::new(EngineOptions {
             limits,
-            clocks,
+            timeouts,
             ..options(true, true)
         });
         let (leader, call) = lead(&test, SEEDED).await;
@@ -891,13 +891,13 @@ async fn a_leader_that_fails_in_any_way_leaves_nothing_behind() {
 
 #[tokio::test(start_paused = true)]
 async fn a_followers_clocks_run_only_when_it_asks_for_itself() {
-    let clocks = Clocks {
+    let timeouts = Timeouts {
         first_token: seconds(10),
         total: seconds(60),
         ..no_clocks()
     };
     let test = TestEngine::new(EngineOptions {
-        clocks,
+        timeouts,
         ..options(true, false)
     });
     let (leader, call) = lead(&test, CHAT).await;
@@ -1199,13 +1199,16 @@ async fn a_fresh_answer_takes_the_place_of_the_kept_one() {
 async fn a_kept_answer_may_be_paced_and_no_clock_minds() {
     let mut options = options(false, true);
     options.reuse.pace = 4;
-    let clocks = Clocks {
+    let timeouts = Timeouts {
         first_token: seconds(60),
         between_tokens: Duration::from_millis(100),
         total: seconds(5),
         ..no_clocks()
     };
-    let test = TestEngine::new(EngineOptions { clocks, ..options });
+    let test = TestEngine::new(EngineOptions {
+        timeouts,
+        ..options
+    });
     let (started, call) = lead(&test, SEEDED).await;
     for number in 0..40 {
         call.token(&format!(" w{number}"));

@@ -13,12 +13,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokenwire_core::engine::{ReuseOptions, Started};
-use tokenwire_core::error::{ApiError, ErrorCode};
-use tokenwire_core::snapshot::Api;
-use tokenwire_core::translate::BodyEnd;
+use tokenwire_core::model::error::{ApiError, ErrorCode};
+use tokenwire_core::model::snapshot::Api;
+use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_core::upstream::{
-    BreakerPolicy, Clocks, Continuation, GatePolicy, Hedge, OpenError, Refusal, RetryBudget,
-    RetryPolicy, Route, Router, RouterOptions, Served, Standing, Target, UpstreamHead, Vitals,
+    BreakerPolicy, ConcurrencyPolicy, Continuation, EndpointStats, HealthStatus, Hedge,
+    ModelBinding, OpenError, Refusal, RetryBudget, RetryPolicy, Route, Router, RouterOptions,
+    Target, Timeouts, UpstreamHead,
 };
 use tokenwire_testkit::{
     Audit, Call, EngineOptions, OpeningPlan, ScriptedUpstream, TestEngine, no_clocks, settle,
@@ -36,7 +37,7 @@ const RETRY: RetryPolicy = RetryPolicy {
 /// Servers of one model, and a gateway before them.
 struct World {
     servers: Vec<ScriptedUpstream>,
-    vitals: Vec<Arc<Vitals>>,
+    stats: Vec<Arc<EndpointStats>>,
     test: TestEngine,
 }
 
@@ -44,8 +45,8 @@ struct Plan {
     servers: usize,
     retry: RetryPolicy,
     hedge: Hedge,
-    clocks: Clocks,
-    gate: GatePolicy,
+    timeouts: Timeouts,
+    limit: ConcurrencyPolicy,
     budget: u32,
     weights: Vec<u32>,
     distances: Vec<u32>,
@@ -59,8 +60,8 @@ impl Plan {
             servers,
             retry: RETRY,
             hedge: Hedge::Never,
-            clocks: no_clocks(),
-            gate: GatePolicy::default(),
+            timeouts: no_clocks(),
+            limit: ConcurrencyPolicy::default(),
             budget: 20,
             weights: vec![1; servers],
             distances: vec![0; servers],
@@ -75,45 +76,45 @@ impl Plan {
             model: "m".to_owned(),
             upstream_model: None,
             api: Api::Chat,
-            clocks: self.clocks,
+            timeouts: self.timeouts,
             server: 0,
             queued: false,
         };
         let servers: Vec<_> = (0..self.servers)
             .map(|_| ScriptedUpstream::new(target.clone()))
             .collect();
-        let clocks = self.clocks;
+        let timeouts = self.timeouts;
         let routes: Vec<Route> = servers
             .iter()
             .enumerate()
             .map(|(index, server)| {
                 server.plan(OpeningPlan::Hold);
                 let models = Arc::new(move |model: &str| {
-                    (model == "m").then(|| Served {
+                    (model == "m").then(|| ModelBinding {
                         name: format!("m{index}"),
-                        clocks,
+                        timeouts,
                     })
                 });
-                let vitals = Vitals::new(
+                let stats = EndpointStats::new(
                     BreakerPolicy {
                         failures: 3,
                         cooldown: seconds(10),
                     },
-                    self.gate,
+                    self.limit,
                 );
-                let (weight, distance) = (self.weights[index], self.distances[index]);
+                let (weight, locality) = (self.weights[index], self.distances[index]);
                 Route {
                     server: Arc::new(server.clone()),
                     api: Api::Chat,
                     models,
                     weight,
-                    distance,
+                    locality,
                     continuation: self.continuation,
-                    vitals,
+                    stats,
                 }
             })
             .collect();
-        let vitals = routes.iter().map(|route| route.vitals.clone()).collect();
+        let stats = routes.iter().map(|route| route.stats.clone()).collect();
         let budget = Arc::new(RetryBudget::new(self.budget));
         let router = Router::new(
             routes,
@@ -136,7 +137,7 @@ impl Plan {
         );
         World {
             servers,
-            vitals,
+            stats,
             test,
         }
     }
@@ -179,7 +180,7 @@ fn complete(call: &Call, text: &str) {
 }
 
 async fn ended(started: &Started, status: &str, code: Option<&str>) -> Value {
-    let generation = started.attachment.generation();
+    let generation = started.guard.generation();
     generation.ended().await;
     let object = Audit::of(generation).object;
     assert_eq!(
@@ -271,7 +272,7 @@ async fn when_the_attempts_are_spent_the_last_failure_is_the_clients() {
     settle().await;
     assert_eq!(world.waiting(), 0);
     assert!(
-        matches!(started.attachment.generation().opening().now(), Some(Err(OpenError::Refused(refusal))) if refusal.status == 500)
+        matches!(started.guard.generation().response_head().now(), Some(Err(OpenError::Refused(refusal))) if refusal.status == 500)
     );
 }
 
@@ -307,10 +308,10 @@ async fn a_server_that_breaks_off_after_its_first_words_is_known_to_fail_althoug
     settle().await;
     assert_eq!(
         (
-            world.vitals[0].counters.broken.get(),
-            world.vitals[0].standing()
+            world.stats[0].counters.broken.get(),
+            world.stats[0].health()
         ),
-        (3, Standing::Down)
+        (3, HealthStatus::Down)
     );
 }
 
@@ -390,7 +391,7 @@ async fn retries_do_not_amplify_an_outage() {
     let all = futures::future::join_all(
         started
             .iter()
-            .map(|started| started.attachment.generation().ended()),
+            .map(|started| started.guard.generation().ended()),
     );
     tokio::pin!(all);
     let mut asked = 0;
@@ -406,7 +407,7 @@ async fn retries_do_not_amplify_an_outage() {
     // 200 requests, 100 retries that were saved up, and ten for each second that the waits took;
     // not 600.
     assert!((300..320).contains(&asked), "{asked}");
-    assert!(world.vitals[0].counters.budget_spent.get() > 0);
+    assert!(world.stats[0].counters.budget_spent.get() > 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -419,7 +420,7 @@ async fn cancelling_ends_a_wait_for_the_next_attempt() {
         .1
         .refuse(refusal(429, &[("retry-after", "4")]));
     settle().await;
-    started.attachment.generation().cancel();
+    started.guard.generation().cancel();
     ended(&started, "cancelled", None).await;
     tokio::time::sleep(seconds(60)).await;
     assert_eq!(world.waiting(), 0);
@@ -428,7 +429,7 @@ async fn cancelling_ends_a_wait_for_the_next_attempt() {
 #[tokio::test(start_paused = true)]
 async fn the_clock_of_the_first_token_runs_on_over_all_attempts() {
     let world = Plan {
-        clocks: Clocks {
+        timeouts: Timeouts {
             first_token: seconds(4),
             ..no_clocks()
         },
@@ -463,7 +464,7 @@ async fn a_server_that_keeps_failing_is_left_alone_and_tried_again_later() {
         call.refuse(unreachable());
         ended(&started, "failed", Some("upstream_unreachable")).await;
     }
-    assert_eq!(world.vitals[0].standing(), Standing::Down);
+    assert_eq!(world.stats[0].health(), HealthStatus::Down);
     for _ in 0..5 {
         assert_eq!(world.answer(Duration::ZERO).await, 1);
     }
@@ -471,16 +472,13 @@ async fn a_server_that_keeps_failing_is_left_alone_and_tried_again_later() {
     // One request goes to see; meanwhile the others go elsewhere.
     let trial = world.test.start(CHAT);
     let (server, call) = world.call().await;
-    assert_eq!((server, world.vitals[0].standing()), (0, Standing::Trying));
+    assert_eq!((server, world.stats[0].health()), (0, HealthStatus::Trying));
     assert_eq!(world.answer(Duration::ZERO).await, 1);
     complete(&call, "back");
     ended(&trial, "completed", None).await;
     assert_eq!(
-        (
-            world.vitals[0].standing(),
-            world.answer(Duration::ZERO).await
-        ),
-        (Standing::Up, 0)
+        (world.stats[0].health(), world.answer(Duration::ZERO).await),
+        (HealthStatus::Up, 0)
     );
 }
 
@@ -496,15 +494,15 @@ async fn the_only_server_is_asked_even_if_it_seems_down() {
         world.call().await.1.refuse(unreachable());
         ended(&started, "failed", Some("upstream_unreachable")).await;
     }
-    assert_eq!(world.vitals[0].standing(), Standing::Down);
+    assert_eq!(world.stats[0].health(), HealthStatus::Down);
     assert_eq!(world.answer(Duration::ZERO).await, 0);
-    assert_eq!(world.vitals[0].standing(), Standing::Up);
+    assert_eq!(world.stats[0].health(), HealthStatus::Up);
 }
 
 #[tokio::test(start_paused = true)]
 async fn silence_until_the_clock_runs_out_is_the_servers_failure_and_a_client_who_leaves_is_not() {
     let world = Plan {
-        clocks: Clocks {
+        timeouts: Timeouts {
             first_token: seconds(5),
             ..no_clocks()
         },
@@ -521,14 +519,14 @@ async fn silence_until_the_clock_runs_out_is_the_servers_failure_and_a_client_wh
     }
     assert_eq!(
         (
-            world.vitals[0].standing(),
-            world.vitals[0].counters.silences.get()
+            world.stats[0].health(),
+            world.stats[0].counters.silences.get()
         ),
-        (Standing::Down, 3)
+        (HealthStatus::Down, 3)
     );
 
     let world = Plan {
-        clocks: Clocks {
+        timeouts: Timeouts {
             first_token: seconds(5),
             ..no_clocks()
         },
@@ -538,15 +536,15 @@ async fn silence_until_the_clock_runs_out_is_the_servers_failure_and_a_client_wh
     for _ in 0..10 {
         let started = world.test.start(CHAT);
         let (_, call) = world.call().await;
-        started.attachment.generation().cancel();
+        started.guard.generation().cancel();
         call.gone().await;
     }
     assert_eq!(
         (
-            world.vitals[0].standing(),
-            world.vitals[0].counters.silences.get()
+            world.stats[0].health(),
+            world.stats[0].counters.silences.get()
         ),
-        (Standing::Up, 0)
+        (HealthStatus::Up, 0)
     );
 }
 
@@ -619,7 +617,7 @@ async fn a_distant_server_is_asked_only_when_no_near_one_is_up() {
 #[tokio::test(start_paused = true)]
 async fn what_a_server_cannot_take_waits_its_turn_and_what_cannot_wait_is_refused() {
     let world = Plan {
-        gate: GatePolicy {
+        limit: ConcurrencyPolicy {
             concurrent: 1,
             queued: 1,
             wait: seconds(30),
@@ -634,10 +632,7 @@ async fn what_a_server_cannot_take_waits_its_turn_and_what_cannot_wait_is_refuse
     let second = world.test.start(CHAT);
     settle().await;
     assert_eq!(
-        (
-            world.waiting(),
-            second.attachment.generation().status().as_str()
-        ),
+        (world.waiting(), second.guard.generation().status().as_str()),
         (0, "queued")
     );
     let error = world.test.try_start(CHAT).unwrap_err();
@@ -651,8 +646,8 @@ async fn what_a_server_cannot_take_waits_its_turn_and_what_cannot_wait_is_refuse
     ended(&second, "completed", None).await;
     assert_eq!(
         (
-            world.vitals[0].gate.running(),
-            world.vitals[0].gate.waiting()
+            world.stats[0].limit.running(),
+            world.stats[0].limit.waiting()
         ),
         (0, 0)
     );
@@ -661,7 +656,7 @@ async fn what_a_server_cannot_take_waits_its_turn_and_what_cannot_wait_is_refuse
 #[tokio::test(start_paused = true)]
 async fn who_waits_too_long_for_his_turn_is_told_so() {
     let world = Plan {
-        gate: GatePolicy {
+        limit: ConcurrencyPolicy {
             concurrent: 1,
             queued: 1,
             wait: seconds(30),
@@ -680,7 +675,7 @@ async fn who_waits_too_long_for_his_turn_is_told_so() {
 #[tokio::test(start_paused = true)]
 async fn a_full_server_is_passed_by_while_another_has_room() {
     let world = Plan {
-        gate: GatePolicy {
+        limit: ConcurrencyPolicy {
             concurrent: 1,
             queued: 9,
             wait: seconds(30),
@@ -714,15 +709,15 @@ async fn a_slow_server_is_raced_and_the_loser_is_let_go() {
     slow.gone().await;
     let object = ended(&started, "completed", None).await;
     assert_eq!(text(&object), "quick");
-    let chunks = Audit::of(started.attachment.generation());
+    let chunks = Audit::of(started.guard.generation());
     assert!(
         !format!("{chunks:?}").contains("\"slow\""),
         "something of the loser was kept"
     );
     assert_eq!(
         (
-            world.vitals[second].counters.hedges.get(),
-            world.vitals[second].counters.hedges_won.get()
+            world.stats[second].counters.hedges.get(),
+            world.stats[second].counters.hedges_won.get()
         ),
         (1, 1)
     );
@@ -816,9 +811,9 @@ async fn a_quick_server_is_not_raced() {
     assert_eq!(world.waiting(), 0);
     assert!(
         world
-            .vitals
+            .stats
             .iter()
-            .all(|vitals| vitals.counters.hedges.get() == 0)
+            .all(|stats| stats.counters.hedges.get() == 0)
     );
 }
 
@@ -854,10 +849,10 @@ async fn an_answer_that_was_cut_goes_on_at_another_server_where_that_is_configur
     );
     assert_eq!(
         (
-            world.vitals[second].counters.continued.get(),
-            world.vitals[second].standing()
+            world.stats[second].counters.continued.get(),
+            world.stats[second].health()
         ),
-        (1, Standing::Up)
+        (1, HealthStatus::Up)
     );
     call.gone().await;
 }
@@ -931,7 +926,7 @@ async fn one_who_asks_in_the_place_of_a_leader_has_all_attempts() {
     let leader = world.test.start(CHAT);
     let follower = world.test.start(CHAT);
     let (_, call) = world.call().await;
-    leader.attachment.generation().cancel();
+    leader.guard.generation().cancel();
     call.gone().await;
     let (first, call) = world.call().await;
     call.answer(UpstreamHead::default());
@@ -947,7 +942,7 @@ async fn one_who_asks_in_the_place_of_a_leader_has_all_attempts() {
         ("half whole", Some(1))
     );
     assert!(
-        world.vitals[second].latency.average().is_some(),
+        world.stats[second].latency.average().is_some(),
         "the first token was told"
     );
 }
@@ -977,7 +972,7 @@ async fn who_goes_on_with_an_answer_is_not_raced() {
 #[tokio::test(start_paused = true)]
 async fn a_client_who_leaves_a_long_answer_in_one_piece_is_not_the_servers_failure() {
     let world = Plan {
-        clocks: Clocks {
+        timeouts: Timeouts {
             first_token: seconds(5),
             ..no_clocks()
         },
@@ -989,7 +984,7 @@ async fn a_client_who_leaves_a_long_answer_in_one_piece_is_not_the_servers_failu
         .start(r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#);
     let (_, call) = world.call().await;
     tokio::time::sleep(seconds(60)).await;
-    started.attachment.generation().cancel();
+    started.guard.generation().cancel();
     call.gone().await;
-    assert_eq!(world.vitals[0].counters.silences.get(), 0);
+    assert_eq!(world.stats[0].counters.silences.get(), 0);
 }

@@ -50,7 +50,7 @@ async fn check(upstream: &SharedUpstream) {
         let healthy = matches!(client.probe(&config.health_check.path, config.health_check.timeout).await, Ok(status) if status < 500);
         failures = if healthy { 0 } else { failures + 1 };
         if failures == 0 || failures >= FAILURES {
-            upstream.vitals.set_healthy(healthy);
+            upstream.stats.set_healthy(healthy);
         }
         if failures == FAILURES {
             tracing::warn!(upstream = %config.name, "the health check failed; the upstream is left alone while another serves its models");

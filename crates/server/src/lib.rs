@@ -3,11 +3,9 @@
 pub mod banner;
 pub mod cli;
 pub mod config;
-mod connection;
 mod health_check;
 pub mod http;
 pub mod metrics;
 pub mod serve;
 pub mod service;
 pub mod telemetry;
-pub mod webhooks;

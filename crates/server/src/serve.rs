@@ -17,12 +17,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::task::TaskTracker;
 
 use crate::config::schema::Config;
-use crate::connection::{Clocks, Connections, Wire};
 use crate::health_check::check_upstreams;
 use crate::http::{configure, envelope};
 use crate::metrics::{Deliveries, Metrics, Upstreams};
 use crate::service::{Service, Shared, reuse};
-use crate::webhooks::Webhooks;
+use secrecy::SecretString;
+use tokenwire_connection::{ActixIo, Connections, Timeouts};
+use tokenwire_webhooks::{WebhookOptions, Webhooks};
 
 /// How often finished streams are looked through for those that have been kept long enough.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -106,7 +107,7 @@ impl Gateway {
         };
         let listener = listen(&config)?;
         let address = listener.local_addr()?;
-        let webhooks = Webhooks::new(&config.webhooks).map_err(ServeError::Webhooks)?;
+        let webhooks = Webhooks::new(webhook_options(&config)).map_err(ServeError::Webhooks)?;
         let shared = share(
             config,
             webhooks,
@@ -233,10 +234,28 @@ fn share(
     }
 }
 
+fn webhook_options(config: &Config) -> WebhookOptions {
+    let webhooks = &config.webhooks;
+    WebhookOptions {
+        url: webhooks.url.clone(),
+        secret: webhooks
+            .secret
+            .as_ref()
+            .map(|secret| SecretString::from(secret.expose())),
+        allow_private: webhooks.allow_private,
+        timeout: webhooks.timeout,
+        retry_for: webhooks.retry_for,
+        max_pending: webhooks.max_pending,
+        max_kept: webhooks.max_kept,
+        concurrency: webhooks.concurrency,
+        concurrency_per_host: webhooks.concurrency_per_host,
+    }
+}
+
 fn server(shared: &Shared, listener: std::net::TcpListener) -> Result<Server, ServeError> {
     let config = shared.config.clone();
     let workers = config.server.workers();
-    let clocks = Clocks {
+    let timeouts = Timeouts {
         keep_alive: KEEP_ALIVE,
         linger: LINGER,
         slow_reader: config.streams.slow_reader_timeout,
@@ -270,9 +289,9 @@ fn server(shared: &Shared, listener: std::net::TcpListener) -> Result<Server, Se
                 let signal = signal.clone();
                 async move { signal.notified().await }
             })
-            .on_connect_ext(|wire: &Wire, extensions| drop(extensions.insert(wire.line())))
+            .on_connect_ext(|io: &ActixIo, extensions| drop(extensions.insert(io.socket())))
             .h1(map_config(app, |()| AppConfig::default()));
-        Connections::new(http, clocks, shutdown.clone(), open.clone())
+        Connections::new(http, timeouts, shutdown.clone(), open.clone())
     };
     Ok(builder.listen("http", listener, connections)?.run())
 }

@@ -6,11 +6,11 @@ use std::time::Duration;
 use actix_web::http::header::HeaderMap;
 use secrecy::SecretString;
 use tokenwire_core::engine::{Engine, LogStore, Registry, Reuse, ReuseOptions};
-use tokenwire_core::id::Owner;
-use tokenwire_core::snapshot::Api;
+use tokenwire_core::model::id::Owner;
+use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::{
-    BreakerPolicy, Clocks, Continuation, GatePolicy, Hedge, OpenAi, OpenAiOptions, RetryBudget,
-    RetryPolicy, Route, Router, RouterOptions, Served, Vitals,
+    BreakerPolicy, ConcurrencyPolicy, Continuation, EndpointStats, Hedge, ModelBinding, OpenAi,
+    OpenAiOptions, RetryBudget, RetryPolicy, Route, Router, RouterOptions, Timeouts,
 };
 use tokenwire_sse::SseOptions;
 use tokenwire_ws::WebSocketOptions;
@@ -20,7 +20,7 @@ use crate::config::schema;
 use crate::config::schema::Config;
 use crate::http::OriginPolicy;
 use crate::metrics::Metrics;
-use crate::webhooks::Webhooks;
+use tokenwire_webhooks::Webhooks;
 
 /// One worker's view of the gateway.
 #[derive(Debug)]
@@ -70,7 +70,7 @@ pub struct SharedUpstream {
     /// Its configuration.
     pub config: schema::Upstream,
     /// What is known of it.
-    pub vitals: Arc<Vitals>,
+    pub stats: Arc<EndpointStats>,
 }
 
 /// What of a client's request goes to the upstream beside its body.
@@ -104,9 +104,9 @@ impl Shared {
             } = upstream.limits;
             SharedUpstream {
                 config: upstream.clone(),
-                vitals: Vitals::new(
+                stats: EndpointStats::new(
                     breaker,
-                    GatePolicy {
+                    ConcurrencyPolicy {
                         concurrent,
                         queued,
                         wait,
@@ -304,8 +304,8 @@ pub fn reuse(config: &schema::Reuse) -> Option<Arc<Reuse>> {
     })
 }
 
-fn clocks(timeouts: &schema::Timeouts) -> Clocks {
-    Clocks {
+fn core_timeouts(timeouts: &schema::Timeouts) -> Timeouts {
+    Timeouts {
         connect: timeouts.connect,
         first_token: timeouts.first_token,
         between_tokens: timeouts.between_tokens,
@@ -336,10 +336,11 @@ fn route(config: &Config, shared: &SharedUpstream) -> Result<Route, String> {
     let models = upstream.models.clone();
     let served = move |public: &str| {
         let name = models.upstream_name(public)?.to_owned();
-        let clocks = models
-            .timeouts(public)
-            .map_or_else(|| clocks(&timeouts), |own| clocks(&timeouts.with(own)));
-        Some(Served { name, clocks })
+        let timeouts = models.timeouts(public).map_or_else(
+            || core_timeouts(&timeouts),
+            |own| core_timeouts(&timeouts.with(own)),
+        );
+        Some(ModelBinding { name, timeouts })
     };
     // Without a region on either side there is nothing to prefer.
     let far = matches!((&config.server.region, &upstream.region), (Some(here), Some(there)) if here != there);
@@ -348,13 +349,13 @@ fn route(config: &Config, shared: &SharedUpstream) -> Result<Route, String> {
         api,
         models: Arc::new(served),
         weight: upstream.weight,
-        distance: u32::from(far),
+        locality: u32::from(far),
         continuation: match upstream.continuation {
             schema::Continuation::None => Continuation::None,
             schema::Continuation::Message => Continuation::Message,
             schema::Continuation::Prefix => Continuation::Prefix,
             schema::Continuation::FinalMessage => Continuation::FinalMessage,
         },
-        vitals: shared.vitals.clone(),
+        stats: shared.stats.clone(),
     })
 }

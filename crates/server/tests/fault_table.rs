@@ -23,7 +23,7 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 use support::{Answer, End, Gateway, World, chat, response, start, with};
 use tokenwire::config::schema::{Api, Config};
-use tokenwire_core::error::ErrorCode;
+use tokenwire_core::model::error::ErrorCode;
 use tokenwire_simulator::Outcome;
 
 /// Who asks, and how the answer is wanted.

@@ -25,11 +25,11 @@ use tokenwire::config::schema::{Config, Upstream};
 use tokenwire::http::{configure, envelope};
 use tokenwire::metrics::Metrics;
 use tokenwire::service::{Service, Shared};
-use tokenwire::webhooks::Webhooks;
 use tokenwire_core::engine::{MemoryStore, Registry, Retention};
 use tokenwire_core::log::{LogLimits, MemoryAccount};
 use tokenwire_core::upstream::RetryBudget;
 use tokenwire_simulator::{Options, Pace, Simulator};
+use tokenwire_webhooks::{WebhookOptions, Webhooks};
 use tokio_util::task::TaskTracker;
 
 const STREAMS: usize = 200;
@@ -86,7 +86,7 @@ impl Metered {
             tasks: TaskTracker::new(),
             upstreams: Shared::upstreams(&config, None),
             retry_budget: Arc::new(RetryBudget::new(0)),
-            webhooks: Webhooks::new(&config.webhooks).unwrap(),
+            webhooks: Webhooks::new(WebhookOptions::default()).unwrap(),
             local_only: true,
             config: Arc::new(config),
         };

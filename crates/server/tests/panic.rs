@@ -25,17 +25,17 @@ use tokenwire::config::schema;
 use tokenwire::http::{configure, envelope};
 use tokenwire::metrics::Metrics;
 use tokenwire::service::{Service, Shared};
-use tokenwire::webhooks::Webhooks;
-use tokenwire_core::decode::{Flow, SseEvent};
 use tokenwire_core::engine::{Engine, MemoryStore, Registry, Retention};
-use tokenwire_core::error::ApiError;
 use tokenwire_core::log::{LogLimits, MemoryAccount};
-use tokenwire_core::snapshot::Api;
-use tokenwire_core::translate::BodyEnd;
+use tokenwire_core::model::error::ApiError;
+use tokenwire_core::model::snapshot::Api;
+use tokenwire_core::upstream::decode::{Flow, SseEvent};
+use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_core::upstream::{
-    Clocks, OpenError, Opened, RetryBudget, StreamStep, Target, TokenStream, Upstream,
+    OpenError, Opened, RetryBudget, StreamStep, Target, Timeouts, TokenStream, Upstream,
     UpstreamHead, UpstreamRequest,
 };
+use tokenwire_webhooks::{WebhookOptions, Webhooks};
 use tokio_util::task::TaskTracker;
 
 /// Panics where the model's name says.
@@ -52,7 +52,7 @@ impl Upstream for Panicking {
         let model = model.unwrap_or("sound").to_owned();
         assert_ne!(model, "in the route");
         let none = Duration::ZERO;
-        let clocks = Clocks {
+        let timeouts = Timeouts {
             connect: none,
             first_token: none,
             between_tokens: none,
@@ -62,7 +62,7 @@ impl Upstream for Panicking {
             model,
             upstream_model: None,
             api: Api::Chat,
-            clocks,
+            timeouts,
             server: 0,
             queued: false,
         })
@@ -137,7 +137,7 @@ fn shared() -> Shared {
         tasks: TaskTracker::new(),
         upstreams: Shared::upstreams(&Config::default(), Some("http://127.0.0.1:1/v1".to_owned())),
         retry_budget: Arc::new(RetryBudget::new(0)),
-        webhooks: Webhooks::new(&schema::Webhooks::default()).unwrap(),
+        webhooks: Webhooks::new(WebhookOptions::default()).unwrap(),
         local_only: true,
         config: Arc::new(Config::default()),
     }

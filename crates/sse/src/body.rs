@@ -9,7 +9,7 @@ use std::time::Duration;
 use actix_web::body::{BodySize, MessageBody};
 use bytes::{Bytes, BytesMut};
 use tokenwire_core::generation::{Subscription, SubscriptionError};
-use tokenwire_core::presence::{Presence, Present};
+use tokenwire_core::model::gauge::{Gauge, GaugeGuard};
 use tokio::time::{Instant, Sleep};
 
 /// A comment line with no blank line after it. A blank line after a comment makes openai-python
@@ -24,7 +24,7 @@ pub struct SseOptions {
     /// What is sent before the first event, such as `retry: 2000\n` or a reset.
     pub preface: Bytes,
     /// Counts the readers.
-    pub readers: Presence,
+    pub readers: Gauge,
 }
 
 /// A response body that pulls from a [`Subscription`]. Dropping it detaches the reader.
@@ -33,7 +33,7 @@ pub struct SseBody {
     preface: Bytes,
     heartbeat: Option<Heartbeat>,
     broken: Option<SubscriptionError>,
-    _present: Present,
+    _present: GaugeGuard,
 }
 
 /// A timer that is not moved with every token: when it fires too early it is set to what is left.

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut as _, BytesMut};
 use tokenwire_core::dialect::{Dialect, Frame, Framing};
-use tokenwire_core::id::GenerationId;
+use tokenwire_core::model::id::GenerationId;
 
 /// For the OpenAI SDKs and `curl -N`: `event:` where the dialect has types, `data:`, no `id:`.
 #[derive(Clone, Copy, Debug)]
@@ -107,7 +107,7 @@ fn put_lines(mut text: &[u8], prefix: &[u8], out: &mut BytesMut) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokenwire_core::id::Seq;
+    use tokenwire_core::model::id::Seq;
 
     fn check(framing: &dyn Framing, name: Option<&'static str>, data: &str, expected: &str) {
         let mut out = BytesMut::new();

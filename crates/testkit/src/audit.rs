@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::generation::{Generation, SubscriptionError};
-use tokenwire_core::snapshot::Api;
+use tokenwire_core::model::snapshot::Api;
 
 use crate::framing::{JsonLines, Line};
 use crate::reader::Reader;

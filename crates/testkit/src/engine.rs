@@ -7,20 +7,20 @@ use tokenwire_core::engine::{
     Engine, Freshness, MemoryStore, Observer, Registry, Retention, Reuse, ReuseOptions,
     StartRequest, Started,
 };
-use tokenwire_core::error::ApiError;
-use tokenwire_core::id::Owner;
 use tokenwire_core::log::{LogLimits, MemoryAccount};
+use tokenwire_core::model::error::ApiError;
+use tokenwire_core::model::id::Owner;
+use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::request::StreamRequest;
-use tokenwire_core::snapshot::Api;
-use tokenwire_core::upstream::{Clocks, Target, Upstream};
+use tokenwire_core::upstream::{Target, Timeouts, Upstream};
 use tokio_util::task::TaskTracker;
 
 use crate::upstream::ScriptedUpstream;
 
-/// Clocks that never run out.
+/// Timeouts that never run out.
 #[must_use]
-pub fn no_clocks() -> Clocks {
-    Clocks {
+pub fn no_clocks() -> Timeouts {
+    Timeouts {
         connect: Duration::ZERO,
         first_token: Duration::ZERO,
         between_tokens: Duration::ZERO,
@@ -40,7 +40,7 @@ pub struct EngineOptions {
     /// The language that the upstream speaks.
     pub api: Api,
     /// The generations' clocks.
-    pub clocks: Clocks,
+    pub timeouts: Timeouts,
     /// How long and how much is kept.
     pub retention: Retention,
     /// What one log may hold.
@@ -56,7 +56,7 @@ impl Default for EngineOptions {
     fn default() -> Self {
         Self {
             api: Api::Chat,
-            clocks: no_clocks(),
+            timeouts: no_clocks(),
             retention: Retention {
                 events: Duration::from_secs(600),
                 responses: Duration::from_secs(86_400),
@@ -103,7 +103,7 @@ impl TestEngine {
             model: "scripted".to_owned(),
             upstream_model: None,
             api: options.api,
-            clocks: options.clocks,
+            timeouts: options.timeouts,
             server: 0,
             queued: false,
         };

@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use serde::{Deserialize, Serialize};
 use tokenwire_core::dialect::{Dialect, Frame, Framing};
-use tokenwire_core::id::GenerationId;
+use tokenwire_core::model::id::GenerationId;
 
 /// Wraps a frame as `{"seq":3,"name":"response.created","data":"…"}` and a line feed; the payload
 /// is a JSON string.

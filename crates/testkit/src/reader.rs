@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use tokenwire_core::dialect::{Dialect, Framing};
-use tokenwire_core::generation::{Attachment, Generation, Subscription, SubscriptionError};
-use tokenwire_core::id::Seq;
+use tokenwire_core::generation::{Generation, ReaderGuard, Subscription, SubscriptionError};
+use tokenwire_core::model::id::Seq;
 
 use crate::framing::{JsonLines, Line};
 
@@ -20,20 +20,20 @@ pub struct Reader {
 impl Reader {
     /// Reads from the event `from` on, in [`JsonLines`] with extensions.
     #[must_use]
-    pub fn new(attachment: Attachment, from: u64, dialect: Dialect) -> Self {
-        Self::framed(attachment, from, dialect, Arc::new(JsonLines::default()))
+    pub fn new(guard: ReaderGuard, from: u64, dialect: Dialect) -> Self {
+        Self::framed(guard, from, dialect, Arc::new(JsonLines::default()))
     }
 
     /// As [`Reader::new`], in another framing.
     #[must_use]
     pub fn framed(
-        attachment: Attachment,
+        guard: ReaderGuard,
         from: u64,
         dialect: Dialect,
         framing: Arc<dyn Framing>,
     ) -> Self {
         Self {
-            subscription: Subscription::new(attachment, Seq(from), dialect, framing),
+            subscription: Subscription::new(guard, Seq(from), dialect, framing),
             bytes: Vec::new(),
             end: None,
         }

@@ -11,9 +11,9 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use tokenwire_core::decode::{Flow, SseDecoder, SseEvent};
-use tokenwire_core::error::{ApiError, ErrorCode};
-use tokenwire_core::translate::BodyEnd;
+use tokenwire_core::model::error::{ApiError, ErrorCode};
+use tokenwire_core::upstream::decode::{Flow, SseDecoder, SseEvent};
+use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_core::upstream::{
     OpenError, Opened, Server, StreamStep, Target, TokenStream, Upstream, UpstreamHead,
     UpstreamRequest,
@@ -59,14 +59,14 @@ struct CallState {
 
 #[derive(Debug, Default)]
 struct Script {
-    opening: Option<Opening>,
+    opening: Option<ResponseHead>,
     steps: VecDeque<Step>,
     waker: Option<Waker>,
     gone: bool,
 }
 
 #[derive(Debug)]
-enum Opening {
+enum ResponseHead {
     Answer(UpstreamHead),
     Error(OpenError),
     Panic,
@@ -142,7 +142,7 @@ impl Upstream for ScriptedUpstream {
             "the script says that opening panics"
         );
         let opening =
-            (plan == OpeningPlan::Answer).then(|| Opening::Answer(UpstreamHead::default()));
+            (plan == OpeningPlan::Answer).then(|| ResponseHead::Answer(UpstreamHead::default()));
         let script = Mutex::new(Script {
             opening,
             ..Script::default()
@@ -197,17 +197,17 @@ impl Call {
 
     /// Answers with a stream.
     pub fn answer(&self, head: UpstreamHead) {
-        self.open(Opening::Answer(head));
+        self.open(ResponseHead::Answer(head));
     }
 
     /// Answers with an error.
     pub fn refuse(&self, error: OpenError) {
-        self.open(Opening::Error(error));
+        self.open(ResponseHead::Error(error));
     }
 
     /// Panics in the future that waits for the head.
     pub fn panic_while_opening(&self) {
-        self.open(Opening::Panic);
+        self.open(ResponseHead::Panic);
     }
 
     /// Sends bytes of the body; each call is one read.
@@ -279,7 +279,7 @@ impl Call {
         }
     }
 
-    fn open(&self, opening: Opening) {
+    fn open(&self, opening: ResponseHead) {
         let waker = {
             let mut script = self.0.script.lock();
             script.opening = Some(opening);
@@ -328,7 +328,7 @@ impl Future for Connecting {
             opening
         };
         match opening {
-            Opening::Answer(head) => {
+            ResponseHead::Answer(head) => {
                 let held = self.held.take().expect("looked at above");
                 Poll::Ready(Ok(Opened {
                     head,
@@ -339,8 +339,8 @@ impl Future for Connecting {
                     }),
                 }))
             }
-            Opening::Error(error) => Poll::Ready(Err(error)),
-            Opening::Panic => panic!("the script says that opening panics"),
+            ResponseHead::Error(error) => Poll::Ready(Err(error)),
+            ResponseHead::Panic => panic!("the script says that opening panics"),
         }
     }
 }

@@ -8,23 +8,27 @@ use std::task::{Context, Poll};
 use actix_web::Error;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use bytes::Bytes;
-use tokenwire_core::presence::Present;
+use tokenwire_core::model::gauge::GaugeGuard;
 
-use crate::hub::Hub;
+use crate::session::SocketSession;
 
 /// Pulls from the hub, then from the body that actix-ws made. Dropping it detaches the socket's
 /// readers.
 pub(crate) struct SocketBody {
     control: BoxBody,
-    hub: Option<Rc<RefCell<Hub>>>,
-    _present: Present,
+    socket: Option<Rc<RefCell<SocketSession>>>,
+    _present: GaugeGuard,
 }
 
 impl SocketBody {
-    pub(crate) fn new(control: BoxBody, hub: Rc<RefCell<Hub>>, present: Present) -> Self {
+    pub(crate) fn new(
+        control: BoxBody,
+        socket: Rc<RefCell<SocketSession>>,
+        present: GaugeGuard,
+    ) -> Self {
         Self {
             control,
-            hub: Some(hub),
+            socket: Some(socket),
             _present: present,
         }
     }
@@ -42,15 +46,15 @@ impl MessageBody for SocketBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Error>>> {
         let this = &mut *self;
-        if let Some(hub) = &this.hub {
-            let frames = hub.borrow_mut().poll_frames(cx);
+        if let Some(socket) = &this.socket {
+            let frames = socket.borrow_mut().poll_frames(cx);
             if !frames.is_empty() {
                 return Poll::Ready(Some(Ok(frames)));
             }
         }
         match Pin::new(&mut this.control).poll_next(cx) {
             Poll::Ready(None) => {
-                this.hub = None;
+                this.socket = None;
                 Poll::Ready(None)
             }
             polled => polled

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut as _, BytesMut};
 use tokenwire_core::dialect::{Dialect, Frame, Framing};
-use tokenwire_core::id::GenerationId;
+use tokenwire_core::model::id::GenerationId;
 
 /// A lane's name.
 pub(crate) type StreamId = Arc<str>;

@@ -15,11 +15,11 @@
 //! it is buffered.
 
 mod body;
-mod conversation;
 mod frame_guard;
 mod framing;
-mod hub;
 mod message;
+mod read_loop;
+mod session;
 mod upgrade;
 
 pub use upgrade::{WebSocketOptions, upgrade};

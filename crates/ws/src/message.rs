@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use tokenwire_core::error::{ApiError, ErrorCode};
+use tokenwire_core::model::error::{ApiError, ErrorCode};
 
 /// A client's message, as far as its type tells.
 #[derive(Debug)]

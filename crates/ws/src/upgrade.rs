@@ -9,14 +9,14 @@ use actix_web::error::PayloadError;
 use actix_web::{FromRequest as _, HttpRequest, HttpResponse, web};
 use secrecy::SecretString;
 use tokenwire_core::engine::Engine;
-use tokenwire_core::error::{ApiError, ErrorCode};
-use tokenwire_core::id::Owner;
-use tokenwire_core::presence::Presence;
+use tokenwire_core::model::error::{ApiError, ErrorCode};
+use tokenwire_core::model::gauge::Gauge;
+use tokenwire_core::model::id::Owner;
 
 use crate::body::SocketBody;
-use crate::conversation::{Pace, converse};
 use crate::frame_guard::FrameGuard;
-use crate::hub::{Hub, HubOptions};
+use crate::read_loop::{Pace, read_loop};
+use crate::session::{HubOptions, SocketSession};
 
 /// Bounds and clocks of one socket.
 #[derive(Clone, Debug)]
@@ -38,9 +38,9 @@ pub struct WebSocketOptions {
     /// The client's own key, for upstreams that take it.
     pub client_key: Option<SecretString>,
     /// Counts the sockets.
-    pub sockets: Presence,
+    pub sockets: Gauge,
     /// Counts the streams that sockets read.
-    pub readers: Presence,
+    pub readers: Gauge,
 }
 
 type BoxedPayloadStream =
@@ -81,14 +81,14 @@ pub fn upgrade(
         client_key: options.client_key,
         readers: options.readers,
     };
-    let hub = Rc::new(RefCell::new(Hub::new(engine, hub_options)));
+    let socket = Rc::new(RefCell::new(SocketSession::new(engine, hub_options)));
     let pace = Pace {
         ping_interval: options.ping_interval,
         ping_timeout: options.ping_timeout,
     };
     // The body owns the hub: when the socket dies the body is dropped, and the readers with it.
-    actix_web::rt::spawn(converse(
-        Rc::downgrade(&hub),
+    actix_web::rt::spawn(read_loop(
+        Rc::downgrade(&socket),
         session,
         messages,
         oversized,
@@ -96,7 +96,7 @@ pub fn upgrade(
     ));
     let (head, control) = response.into_parts();
     Ok(head
-        .set_body(SocketBody::new(control, hub, options.sockets.enter()))
+        .set_body(SocketBody::new(control, socket, options.sockets.enter()))
         .map_into_boxed_body())
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use secrecy::SecretString;
 use tokenwire_core::engine::{Engine, MemoryStore, Registry, Retention};
 use tokenwire_core::log::{LogLimits, MemoryAccount};
-use tokenwire_core::snapshot::Api;
-use tokenwire_core::upstream::{Clocks, OpenAi, OpenAiOptions, Route, Router, RouterOptions};
+use tokenwire_core::model::snapshot::Api;
+use tokenwire_core::upstream::{OpenAi, OpenAiOptions, Route, Router, RouterOptions, Timeouts};
 use tokio_util::task::TaskTracker;
 
 /// How long an answer runs on that nobody reads.
@@ -19,7 +19,7 @@ const RETENTION: Retention = Retention {
     max_memory: 256 * 1024 * 1024,
     max_open: 1000,
 };
-const CLOCKS: Clocks = Clocks {
+const CLOCKS: Timeouts = Timeouts {
     connect: Duration::from_secs(10),
     first_token: Duration::from_secs(120),
     between_tokens: Duration::from_secs(60),

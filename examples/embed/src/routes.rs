@@ -8,10 +8,10 @@ use actix_web::web::{self, Query, ServiceConfig};
 use actix_web::{FromRequest, HttpRequest, HttpResponse};
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{Engine, Freshness, Resumption, StartRequest};
-use tokenwire_core::error::{ApiError, ErrorCode};
-use tokenwire_core::generation::{Attachment, Subscription};
-use tokenwire_core::id::{GenerationId, Owner, Seq};
-use tokenwire_core::presence::Presence;
+use tokenwire_core::generation::{ReaderGuard, Subscription};
+use tokenwire_core::model::error::{ApiError, ErrorCode};
+use tokenwire_core::model::gauge::Gauge;
+use tokenwire_core::model::id::{GenerationId, Owner, Seq};
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokenwire_sse::{EventSource, SseBody, SseOptions, event_stream};
 use tokenwire_ws::{WebSocketOptions, upgrade};
@@ -56,7 +56,7 @@ async fn haiku(
         freshness: Freshness::Any,
     });
     match started {
-        Ok(started) => read(started.attachment, Seq(0)),
+        Ok(started) => read(started.guard, Seq(0)),
         Err(error) => refuse(&error),
     }
 }
@@ -67,7 +67,7 @@ fn resume(engine: &Engine, id: &GenerationId, after: u64) -> HttpResponse {
         Err(error) => return refuse(&error),
     };
     match engine.resume(&generation, Some(after)) {
-        Resumption::Read { attachment, from } => read(attachment, from),
+        Resumption::Read { guard, from } => read(guard, from),
         // The only answer after which an EventSource stays away. A page that shows long answers
         // again after their events are gone would be sent the whole object instead.
         Resumption::NothingLeft | Resumption::LogGone => HttpResponse::NoContent().finish(),
@@ -78,9 +78,8 @@ fn resume(engine: &Engine, id: &GenerationId, after: u64) -> HttpResponse {
     }
 }
 
-fn read(attachment: Attachment, from: Seq) -> HttpResponse {
-    let subscription =
-        Subscription::new(attachment, from, Dialect::Responses, Arc::new(EventSource));
+fn read(guard: ReaderGuard, from: Seq) -> HttpResponse {
+    let subscription = Subscription::new(guard, from, Dialect::Responses, Arc::new(EventSource));
     let options = SseOptions {
         heartbeat: Some(Duration::from_secs(15)),
         preface: "retry: 2000\n".into(),
@@ -125,8 +124,8 @@ async fn socket(
         ping_timeout: Duration::from_secs(10),
         headers: Vec::new(),
         client_key: None,
-        sockets: Presence::default(),
-        readers: Presence::default(),
+        sockets: Gauge::default(),
+        readers: Gauge::default(),
     };
     upgrade(&request, payload.0, engine.get_ref().clone(), options)
         .unwrap_or_else(|error| refuse(&error))

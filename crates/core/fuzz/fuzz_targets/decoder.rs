@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tokenwire_core::decode::{Flow, SseDecoder, SseEvent, SseOverflow};
+use tokenwire_core::upstream::decode::{Flow, SseDecoder, SseEvent, SseOverflow};
 
 /// Name, data and whether it was terminated; an `error:` line has no terminator to speak of.
 type Event = (Option<Vec<u8>>, Vec<u8>, Option<bool>);

@@ -3,30 +3,30 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tokenwire_core::decode::{Flow, SseDecoder, SseEvent};
-use tokenwire_core::id::{GenerationId, Seq};
-use tokenwire_core::translate::{BodyEnd, ChatTranslator, Progress, ResponsesTranslator, Scribe};
+use tokenwire_core::upstream::decode::{Flow, SseDecoder, SseEvent};
+use tokenwire_core::model::id::{GenerationId, Seq};
+use tokenwire_core::upstream::translate::{BodyEnd, ChatTranslator, Progress, ResponsesTranslator, RecordWriter};
 
-fn check(scribe: &Scribe) {
+fn check(records: &RecordWriter) {
     let mut next = Seq(0);
-    for record in scribe.batch().iter() {
+    for record in records.batch().iter() {
         assert_eq!(record.first_seq, next);
         assert!(record.events > 0, "a record without an event");
         next = Seq(next.0 + record.events);
     }
-    assert_eq!(scribe.next_seq(), next, "events that are in no record");
+    assert_eq!(records.next_seq(), next, "events that are in no record");
 }
 
 fuzz_target!(|input: (u8, bool, &[u8])| {
     let (n, responses, body) = input;
-    let mut scribe = Scribe::new();
+    let mut records = RecordWriter::new();
     let mut chat = ChatTranslator::new(u32::from(n % 4));
     let mut relay = ResponsesTranslator::new(&GenerationId::random(), None);
     let mut ending = None;
     let mut sink = |event: SseEvent<'_>| {
         let progress = match event {
-            SseEvent::Data { data, terminated, .. } if responses => relay.payload(data, terminated, &mut scribe).progress,
-            SseEvent::Data { name, data, terminated } => chat.payload(name, data, terminated, &mut scribe).progress,
+            SseEvent::Data { data, terminated, .. } if responses => relay.payload(data, terminated, &mut records).progress,
+            SseEvent::Data { name, data, terminated } => chat.payload(name, data, terminated, &mut records).progress,
             SseEvent::ErrorField(value) => Progress::Over(chat.error_field(value)),
         };
         match progress {
@@ -42,14 +42,14 @@ fuzz_target!(|input: (u8, bool, &[u8])| {
     if flow == Ok(Flow::Continue) {
         let _ = decoder.finish(&mut sink);
     }
-    let before = scribe.batch().len();
+    let before = records.batch().len();
     if responses {
         let ending = ending.unwrap_or_else(|| relay.body_ended(BodyEnd::Clean));
-        relay.end(ending, 0, &mut scribe);
+        relay.end(ending, 0, &mut records);
     } else {
         let ending = ending.unwrap_or_else(|| chat.body_ended(BodyEnd::Clean));
-        chat.end(ending, 0, &mut scribe);
+        chat.end(ending, 0, &mut records);
     }
-    assert_eq!(scribe.batch().len(), before + 1, "the end is one record");
-    check(&scribe);
+    assert_eq!(records.batch().len(), before + 1, "the end is one record");
+    check(&records);
 });

@@ -4,25 +4,24 @@
 use bytes::BytesMut;
 use serde_json::value::RawValue;
 
-use super::{Frame, Rendered, Renderer};
-use crate::event::{ChatHint, Ending, EventKind, Outcome};
-use crate::generation::Generation;
-use crate::id::Seq;
-use crate::json::{self, Members};
-use crate::record::{RecordRef, WholeRecord};
-use crate::snapshot::{Api, Meta};
-use crate::translate::chat_usage;
+use super::{Frame, Rendered, Renderer, View};
+use crate::model::event::{ChatHint, Ending, EventKind, Outcome};
+use crate::model::id::Seq;
+use crate::model::json::{self, Members};
+use crate::model::record::{FullRecord, RecordRef};
+use crate::model::snapshot::{Api, Meta};
+use crate::upstream::translate::chat_usage;
 
 impl Renderer {
     pub(super) fn chat(
         &mut self,
-        generation: &Generation,
-        whole: &WholeRecord<'_>,
+        view: &impl View,
+        whole: &FullRecord<'_>,
         record: RecordRef<'_>,
         out: &mut BytesMut,
     ) -> Rendered {
         let seq = Seq(record.first_seq.0 + record.events.saturating_sub(1));
-        let meta = generation.meta();
+        let meta = view.meta();
         let mut emit = |data: &[u8]| {
             self.framing.frame(
                 &meta.id,

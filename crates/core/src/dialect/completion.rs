@@ -5,9 +5,9 @@
 //! escaped as they came.
 
 use super::chat::finish_reason;
-use crate::generation::Generation;
-use crate::json::{self, Members};
-use crate::translate::{chat_annotation, chat_usage, complete_logprobs};
+use crate::model::json::{self, Members};
+use crate::model::snapshot::{Meta, Snapshot};
+use crate::upstream::translate::{chat_annotation, chat_usage, complete_logprobs};
 
 /// What the output items come to for a chat client. Strings are escaped; elements of lists are raw
 /// JSON.
@@ -24,11 +24,12 @@ struct Message {
 
 /// The `chat.completion` that this generation is, if it has ended with an answer.
 #[must_use]
-pub fn chat_completion(generation: &Generation) -> Option<Vec<u8>> {
-    let meta = generation.meta();
-    let outcome = generation.outcome()?;
+pub(crate) fn chat_completion(meta: &Meta, snapshot: &Snapshot) -> Option<Vec<u8>> {
+    let outcome = snapshot.outcome()?;
     let reason = finish_reason(&outcome.ending)?;
-    let message = Message::of(&String::from_utf8_lossy(&generation.output_json()));
+    let mut output = Vec::new();
+    snapshot.write_output(&meta.id, &mut output);
+    let message = Message::of(&String::from_utf8_lossy(&output));
     let mut out = format!(
         r#"{{"id":"chatcmpl-{}","object":"chat.completion","created":{},"model":"{}","choices":[{{"index":0,"message":"#,
         meta.id.suffix(),

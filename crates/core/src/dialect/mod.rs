@@ -9,18 +9,18 @@ mod completion;
 mod responses;
 mod text;
 
-pub use completion::chat_completion;
+pub(crate) use completion::chat_completion;
 
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::BytesMut;
 
-use crate::generation::Generation;
-use crate::id::{GenerationId, Seq};
-use crate::json::Unescaper;
-use crate::record::{Content, CorruptRecord, RecordRef, Template};
-use crate::translate::item_id;
+use crate::model::event::{ItemHead, item_id};
+use crate::model::id::{GenerationId, Seq};
+use crate::model::json::Unescaper;
+use crate::model::record::{Content, CorruptRecord, KnownTemplate, RecordRef, Template};
+use crate::model::snapshot::{Meta, Snapshot};
 
 /// Which JSON a reader sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -70,40 +70,42 @@ pub trait Framing: Send + Sync + fmt::Debug {
 /// `tokenwire:reset`: the whole response object, for a reader whose position cannot be served, and
 /// its number, which is that of the last event in the object.
 #[must_use]
-pub fn reset_event(generation: &Generation) -> (Seq, Vec<u8>) {
-    generation.with_snapshot(|snapshot| {
-        let seq = Seq(snapshot.next().0.saturating_sub(1));
-        let mut out = format!(r#"{{"type":"tokenwire:reset","sequence_number":{seq},"response":"#)
-            .into_bytes();
-        snapshot.write_response(generation.meta(), &mut out);
-        out.push(b'}');
-        (seq, out)
-    })
+pub(crate) fn reset_event(meta: &Meta, snapshot: &Snapshot) -> (Seq, Vec<u8>) {
+    let seq = Seq(snapshot.next().0.saturating_sub(1));
+    let mut out =
+        format!(r#"{{"type":"tokenwire:reset","sequence_number":{seq},"response":"#).into_bytes();
+    snapshot.write_response(meta, &mut out);
+    out.push(b'}');
+    (seq, out)
 }
 
-/// A template with what the responses dialect needs to write its deltas.
-#[derive(Debug)]
-pub(crate) struct KnownTemplate {
-    pub(crate) template: Template,
-    /// `,"item_id":"…","output_index":0,"content_index":0,"delta":"`
-    pub(crate) event_middle: Vec<u8>,
+/// What a renderer reads beside the records: the state of the stream that it renders.
+pub(crate) trait View {
+    /// What is known of the stream from its start.
+    fn meta(&self) -> &Meta;
+
+    /// The templates so far, by number.
+    fn templates(&self) -> Vec<Arc<KnownTemplate>>;
+
+    /// Calls `f` with the snapshot of all events so far.
+    fn with_snapshot<T>(&self, f: impl FnOnce(&Snapshot) -> T) -> T;
 }
 
-impl KnownTemplate {
-    pub(crate) fn new(
-        generation: &GenerationId,
-        head: Option<&crate::event::ItemHead>,
-        template: Template,
-    ) -> Self {
-        let mut event_middle = Vec::new();
-        let id = head
-            .map(|head| item_id(generation, head, template.target.item))
-            .unwrap_or_default();
-        responses::write_delta_middle(&id, template.target, &mut event_middle);
-        Self {
-            template,
-            event_middle,
-        }
+/// Adds to a template what the responses dialect needs to write its deltas. `head` is the head of
+/// the template's item.
+pub(crate) fn known_template(
+    generation: &GenerationId,
+    head: Option<&ItemHead>,
+    template: Template,
+) -> KnownTemplate {
+    let mut event_middle = Vec::new();
+    let id = head
+        .map(|head| item_id(generation, head, template.target.item))
+        .unwrap_or_default();
+    responses::write_delta_middle(&id, template.target, &mut event_middle);
+    KnownTemplate {
+        template,
+        event_middle,
     }
 }
 
@@ -155,7 +157,7 @@ impl Renderer {
     /// Appends what this reader sees of the record's events from `from` on.
     pub(crate) fn render(
         &mut self,
-        generation: &Generation,
+        view: &impl View,
         record: RecordRef<'_>,
         from: Seq,
         out: &mut BytesMut,
@@ -163,7 +165,7 @@ impl Renderer {
         match Content::decode(record.payload)? {
             Content::Delta { template, holes } => {
                 if self.templates.len() <= template {
-                    self.templates = generation.templates();
+                    self.templates = view.templates();
                 }
                 let known = self.templates.get(template).ok_or(CorruptRecord)?;
                 let text = holes.text(&known.template).ok_or(CorruptRecord)?;
@@ -194,16 +196,14 @@ impl Renderer {
                         relayed_name: None,
                         data: &self.scratch,
                     };
-                    self.framing.frame(&generation.meta().id, &frame, out);
+                    self.framing.frame(&view.meta().id, &frame, out);
                 }
                 Ok(Rendered::Open)
             }
             Content::Whole(whole) => Ok(match self.dialect {
-                Dialect::Responses => {
-                    self.responses(generation, &whole, record.first_seq, from, out)
-                }
-                Dialect::Chat => self.chat(generation, &whole, record, out),
-                Dialect::Text => self.text(generation, &whole, record.first_seq, from, out),
+                Dialect::Responses => self.responses(view, &whole, record.first_seq, from, out),
+                Dialect::Chat => self.chat(view, &whole, record, out),
+                Dialect::Text => self.text(view, &whole, record.first_seq, from, out),
             }),
         }
     }

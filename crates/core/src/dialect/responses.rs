@@ -2,14 +2,13 @@
 
 use bytes::BytesMut;
 
-use super::{Frame, KnownTemplate, Rendered, Renderer};
-use crate::event::{DeltaKind, DeltaTarget, Ending, EventKind, ItemHead, PartKind};
-use crate::generation::Generation;
-use crate::id::Seq;
-use crate::json;
-use crate::record::WholeRecord;
-use crate::snapshot::{ResponseHead, Snapshot, Status, write_item_head, write_part};
-use crate::translate::item_id;
+use super::{Frame, KnownTemplate, Rendered, Renderer, View};
+use crate::model::event::item_id;
+use crate::model::event::{DeltaKind, DeltaTarget, Ending, EventKind, ItemHead, PartKind};
+use crate::model::id::Seq;
+use crate::model::json;
+use crate::model::record::FullRecord;
+use crate::model::snapshot::{ResponseObject, Snapshot, Status, write_item_head, write_part};
 
 fn delta_name(kind: DeltaKind) -> &'static str {
     match kind {
@@ -76,8 +75,8 @@ pub(super) fn write_delta(
 impl Renderer {
     pub(super) fn responses(
         &mut self,
-        generation: &Generation,
-        whole: &WholeRecord<'_>,
+        view: &impl View,
+        whole: &FullRecord<'_>,
         first: Seq,
         from: Seq,
         out: &mut BytesMut,
@@ -95,19 +94,13 @@ impl Renderer {
             }
             let mut data = std::mem::take(&mut self.scratch);
             data.clear();
-            let name = write_event(
-                generation,
-                seq,
-                event,
-                whole.raw.map(|raw| &raw[..]),
-                &mut data,
-            );
+            let name = write_event(view, seq, event, whole.raw.map(|raw| &raw[..]), &mut data);
             let relayed_name = if let EventKind::Relayed(relayed) = event {
                 Some(relayed.name.as_str())
             } else {
                 None
             };
-            let id = &generation.meta().id;
+            let id = &view.meta().id;
             self.framing.frame(
                 id,
                 &Frame {
@@ -141,13 +134,13 @@ impl Renderer {
 
 /// Appends the event's JSON and gives its type, unless it is relayed.
 fn write_event(
-    generation: &Generation,
+    view: &impl View,
     seq: Seq,
     event: &EventKind,
     raw: Option<&[u8]>,
     out: &mut Vec<u8>,
 ) -> Option<&'static str> {
-    let meta = generation.meta();
+    let meta = view.meta();
     let head_of = |snapshot: &Snapshot, item: u32| {
         snapshot
             .head(item)
@@ -157,7 +150,7 @@ fn write_event(
     let lifecycle = |name: &'static str, status: Status, out: &mut Vec<u8>| {
         open(name, seq, out);
         out.extend_from_slice(b",\"response\":");
-        ResponseHead {
+        ResponseObject {
             meta,
             status,
             outcome: None,
@@ -190,7 +183,7 @@ fn write_event(
         }
         EventKind::PartAdded { item, part, kind } => {
             open("response.content_part.added", seq, out);
-            generation.with_snapshot(|snapshot| {
+            view.with_snapshot(|snapshot| {
                 item_reference(&head_of(snapshot, *item), *item, Some(*part), out)
             });
             out.extend_from_slice(b",\"part\":");
@@ -204,7 +197,7 @@ fn write_event(
         } => {
             let name = delta_name(target.kind);
             open(name, seq, out);
-            generation.with_snapshot(|snapshot| {
+            view.with_snapshot(|snapshot| {
                 write_delta_middle(&head_of(snapshot, target.item), *target, out)
             });
             out.extend_from_slice(text.as_bytes());
@@ -222,7 +215,7 @@ fn write_event(
             json,
         } => {
             open("response.output_text.annotation.added", seq, out);
-            generation.with_snapshot(|snapshot| {
+            view.with_snapshot(|snapshot| {
                 item_reference(&head_of(snapshot, *item), *item, Some(*part), out)
             });
             number("annotation_index", *index, out);
@@ -230,7 +223,7 @@ fn write_event(
             out.extend_from_slice(json.as_bytes());
             "response.output_text.annotation.added"
         }
-        EventKind::TextDone { item, part } => generation.with_snapshot(|snapshot| {
+        EventKind::TextDone { item, part } => view.with_snapshot(|snapshot| {
             let (kind, text) = snapshot
                 .part_text(*item, *part)
                 .unwrap_or((PartKind::Text, ""));
@@ -251,7 +244,7 @@ fn write_event(
             }
             name
         }),
-        EventKind::ArgumentsDone { item } => generation.with_snapshot(|snapshot| {
+        EventKind::ArgumentsDone { item } => view.with_snapshot(|snapshot| {
             open("response.function_call_arguments.done", seq, out);
             item_reference(&head_of(snapshot, *item), *item, None, out);
             let name = match snapshot.head(*item) {
@@ -269,14 +262,14 @@ fn write_event(
             }
             "response.function_call_arguments.done"
         }),
-        EventKind::PartDone { item, part } => generation.with_snapshot(|snapshot| {
+        EventKind::PartDone { item, part } => view.with_snapshot(|snapshot| {
             open("response.content_part.done", seq, out);
             item_reference(&head_of(snapshot, *item), *item, Some(*part), out);
             out.extend_from_slice(b",\"part\":");
             snapshot.write_part(*item, *part, out);
             "response.content_part.done"
         }),
-        EventKind::ItemDone { item, .. } => generation.with_snapshot(|snapshot| {
+        EventKind::ItemDone { item, .. } => view.with_snapshot(|snapshot| {
             open("response.output_item.done", seq, out);
             number("output_index", *item, out);
             out.extend_from_slice(b",\"item\":");
@@ -292,7 +285,7 @@ fn write_event(
         EventKind::Continued { upstream } => {
             open("tokenwire:continued", seq, out);
             out.extend_from_slice(b",\"upstream\":");
-            crate::json::push_string(out, upstream);
+            crate::model::json::push_string(out, upstream);
             "tokenwire:continued"
         }
         EventKind::Relayed(relayed) => {
@@ -307,7 +300,7 @@ fn write_event(
             };
             open(name, seq, out);
             out.extend_from_slice(b",\"response\":");
-            generation.with_snapshot(|snapshot| snapshot.write_response(meta, out));
+            view.with_snapshot(|snapshot| snapshot.write_response(meta, out));
             name
         }
     };

@@ -2,17 +2,16 @@
 
 use bytes::BytesMut;
 
-use super::{Frame, Rendered, Renderer};
-use crate::event::{ChatHint, Ending, EventKind};
-use crate::generation::Generation;
-use crate::id::Seq;
-use crate::record::WholeRecord;
+use super::{Frame, Rendered, Renderer, View};
+use crate::model::event::{ChatHint, Ending, EventKind};
+use crate::model::id::Seq;
+use crate::model::record::FullRecord;
 
 impl Renderer {
     pub(super) fn text(
         &mut self,
-        generation: &Generation,
-        whole: &WholeRecord<'_>,
+        view: &impl View,
+        whole: &FullRecord<'_>,
         first: Seq,
         from: Seq,
         out: &mut BytesMut,
@@ -59,7 +58,7 @@ impl Renderer {
                     relayed_name: None,
                     data: &self.scratch,
                 };
-                self.framing.frame(&generation.meta().id, &frame, out);
+                self.framing.frame(&view.meta().id, &frame, out);
             }
         }
         rendered

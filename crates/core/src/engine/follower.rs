@@ -9,14 +9,14 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
-use super::reuse::{Freshness, Lead, Place, Ticket};
-use crate::decode::{Flow, SseEvent};
-use crate::error::ApiError;
-use crate::event::Failure;
-use crate::generation::{Following, Generation};
+use super::replay::{Source, Verdict, follow};
+use super::reuse::{Freshness, Leader, Role, Ticket};
+use crate::generation::{FollowerGuard, Generation};
+use crate::model::error::ApiError;
+use crate::model::event::Failure;
+use crate::upstream::decode::{Flow, SseEvent};
 use crate::upstream::{
-    OpenError, Opened, Source, StreamStep, Target, TokenStream, Upstream, UpstreamRequest, Verdict,
-    follow,
+    OpenError, Opened, StreamStep, Target, TokenStream, Upstream, UpstreamRequest,
 };
 
 /// A decorator that follows another generation instead of asking.
@@ -28,7 +28,7 @@ pub(super) struct Follower {
     inner: Arc<dyn Upstream>,
     generation: Arc<Generation>,
     ticket: Arc<Ticket>,
-    first: Mutex<Option<(Following, Source)>>,
+    first: Mutex<Option<(FollowerGuard, Source)>>,
     /// Whether the upstream was asked after all.
     asked: Arc<AtomicBool>,
 }
@@ -38,17 +38,17 @@ impl Follower {
         inner: Arc<dyn Upstream>,
         generation: Arc<Generation>,
         ticket: Ticket,
-        following: Following,
+        follower_guard: FollowerGuard,
         source: Source,
         asked: Arc<AtomicBool>,
     ) -> Self {
         // The leader's clocks run, or ran.
-        generation.control().hold_clocks();
+        generation.control().pause_timeouts();
         Self {
             inner,
             generation,
             ticket: Arc::new(ticket),
-            first: Mutex::new(Some((following, source))),
+            first: Mutex::new(Some((follower_guard, source))),
             asked,
         }
     }
@@ -77,25 +77,27 @@ impl Upstream for Follower {
         let first = self.first.lock().take();
         async move {
             let mut lead = None;
-            if let Some((following, source)) = first {
-                let mut verdict = follow(following, source).await;
-                if matches!(verdict, Verdict::Nothing | Verdict::Unlucky(_)) {
+            if let Some((follower_guard, source)) = first {
+                let mut verdict = follow(follower_guard, source).await;
+                if matches!(verdict, Verdict::NotShareable | Verdict::Retryable(_)) {
                     match ticket.place(&generation, Freshness::Any) {
-                        Place::Follows(following, source) => {
-                            verdict = follow(following, source).await
+                        Role::Follows(follower_guard, source) => {
+                            verdict = follow(follower_guard, source).await
                         }
-                        Place::Leads(leads) => (lead, verdict) = (Some(leads), Verdict::Nothing),
-                        Place::Apart => verdict = Verdict::Nothing,
+                        Role::Leads(leads) => {
+                            (lead, verdict) = (Some(leads), Verdict::NotShareable)
+                        }
+                        Role::Apart => verdict = Verdict::NotShareable,
                     }
                 }
                 match verdict {
                     Verdict::Shared(opened) => return Ok(opened),
-                    Verdict::Refused(error) | Verdict::Unlucky(error) => return Err(error),
-                    Verdict::Nothing => {}
+                    Verdict::Refused(error) | Verdict::Retryable(error) => return Err(error),
+                    Verdict::NotShareable => {}
                 }
             }
             asked.store(true, Ordering::Release);
-            generation.control().restart_clocks();
+            generation.control().resume_timeouts();
             let opened = inner.open(request).await?;
             Ok(match lead {
                 Some(lead) => Opened {
@@ -115,7 +117,7 @@ impl Upstream for Follower {
 /// The stream of one who asks for others as well.
 struct Led {
     stream: Box<dyn TokenStream>,
-    _lead: Lead,
+    _lead: Leader,
 }
 
 impl TokenStream for Led {

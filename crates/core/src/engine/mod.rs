@@ -4,13 +4,14 @@
 //! asks, finds them again from any worker, and says what a reader that comes back at a position
 //! gets.
 
-mod announcer;
+mod end_notifier;
 mod follower;
 mod observer;
 mod registry;
+mod replay;
 mod reuse;
 
-pub use announcer::{Announcement, Announcer};
+pub use end_notifier::{EndNotifier, OnEnd};
 pub use observer::{GenerationEnd, GenerationStart, Observer};
 pub use registry::{Registry, Retention};
 pub use reuse::{Freshness, Reuse, ReuseOptions, Reused};
@@ -25,22 +26,22 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::value::RawValue;
 use tokio_util::task::TaskTracker;
 
-use crate::error::{ApiError, ErrorCode};
-use crate::event::{Ending, EventKind};
 use crate::generation::{
-    Attachment, Conversation, Generation, Work, Writer, drain, drive, unix_now,
+    Conversation, Generation, ReaderGuard, Work, Writer, drain, drive, unix_now,
 };
-use crate::id::{GenerationId, Owner, Seq};
 use crate::log::{LogLimits, MemoryLog, TokenLog};
-use crate::request::{ChatRequest, ResponseEcho, ResponsesRequest, StreamRequest};
-use crate::snapshot::{Api, Meta, Snapshot, Status};
-use crate::translate::Scribe;
-use crate::upstream::{Clocks, Target, Upstream, UpstreamRequest};
-use announcer::{Promise, promised};
+use crate::model::error::{ApiError, ErrorCode};
+use crate::model::event::{Ending, EventKind};
+use crate::model::id::{GenerationId, Owner, Seq};
+use crate::model::snapshot::{Api, Meta, Snapshot, Status};
+use crate::request::{ChatRequest, RequestFields, ResponsesRequest, StreamRequest};
+use crate::upstream::translate::RecordWriter;
+use crate::upstream::{Target, Timeouts, Upstream, UpstreamRequest};
+use end_notifier::{OnEndGuard, promised};
 use follower::Follower;
 use observer::Observation;
 use registry::Claim;
-use reuse::{Lead, Place};
+use reuse::{Leader, Role};
 
 /// Makes the logs of new generations.
 pub trait LogStore: Send + Sync + fmt::Debug {
@@ -89,7 +90,7 @@ pub struct StartRequest {
 #[derive(Debug)]
 pub struct Started {
     /// The caller's presence; a generation without one is on its grace.
-    pub attachment: Attachment,
+    pub guard: ReaderGuard,
     /// Whether this request started it.
     pub fresh: bool,
     /// Whether it shares another's answer; `None` where answers are not shared, or where it was
@@ -103,7 +104,7 @@ pub enum Resumption {
     /// Events from this number on.
     Read {
         /// The reader's presence.
-        attachment: Attachment,
+        guard: ReaderGuard,
         /// The first event.
         from: Seq,
     },
@@ -126,7 +127,7 @@ pub struct Engine {
     upstream: Arc<dyn Upstream>,
     tasks: TaskTracker,
     grace: Duration,
-    announcer: Option<Arc<dyn Announcer>>,
+    announcer: Option<Arc<dyn EndNotifier>>,
     reuse: Option<Arc<Reuse>>,
     observer: Option<Arc<dyn Observer>>,
 }
@@ -155,7 +156,7 @@ impl Engine {
 
     /// The same engine, telling somebody how generations end.
     #[must_use]
-    pub fn with_announcer(mut self, announcer: Arc<dyn Announcer>) -> Self {
+    pub fn with_announcer(mut self, announcer: Arc<dyn EndNotifier>) -> Self {
         self.announcer = Some(announcer);
         self
     }
@@ -201,7 +202,7 @@ impl Engine {
                 match self.registry.claim(&request.owner, key, hash)? {
                     Claim::Taken(generation) => {
                         return Ok(Started {
-                            attachment: generation.attach(),
+                            guard: generation.attach(),
                             fresh: false,
                             reused: None,
                         });
@@ -221,19 +222,19 @@ impl Engine {
         let generation = Generation::new(plan.meta, log, plan.conversation, self.grace);
         // Attached before the task runs: a generation must not be without a reader before its first
         // one has come.
-        let attachment = generation.attach();
+        let guard = generation.attach();
         let mut writer = Writer::new(generation.clone());
-        let mut scribe = Scribe::new();
-        scribe.event(EventKind::Created);
+        let mut records = RecordWriter::new();
+        records.event(EventKind::Created);
         if generation.meta().background || plan.queued {
-            scribe.event(EventKind::Queued);
+            records.event(EventKind::Queued);
         }
-        scribe.record(None);
-        writer.append(&mut scribe).map_err(|error| {
+        records.record(None);
+        writer.append(&mut records).map_err(|error| {
             tracing::error!(%error, "a new log took no record");
             ApiError::new(ErrorCode::InternalError, "The stream could not be begun.")
         })?;
-        let promise = Promise::new(generation.clone(), announcement);
+        let promise = OnEndGuard::new(generation.clone(), announcement);
         let running = self.registry.insert(generation.clone(), permit, claim);
         let Source {
             upstream,
@@ -252,7 +253,7 @@ impl Engine {
             )
         });
         self.tasks.spawn(async move {
-            let finished = drive(writer, scribe, upstream, plan.work).await;
+            let finished = drive(writer, records, upstream, plan.work).await;
             // Dropped here, or with the task however it ends: that is how the registry and the
             // others learn of the end.
             drop((lead, observation, running));
@@ -263,7 +264,7 @@ impl Engine {
             }
         });
         Ok(Started {
-            attachment,
+            guard,
             fresh: true,
             reused,
         })
@@ -288,13 +289,13 @@ impl Engine {
         let (place, reused, ticket) = reuse.join(request, generation, freshness);
         let asked = Arc::new(AtomicBool::new(true));
         match (place, ticket) {
-            (Place::Follows(following, source), Some(ticket)) => {
+            (Role::Follows(follower_guard, source), Some(ticket)) => {
                 asked.store(false, std::sync::atomic::Ordering::Release);
                 let follower = Follower::new(
                     upstream,
                     generation.clone(),
                     ticket,
-                    following,
+                    follower_guard,
                     source,
                     asked.clone(),
                 );
@@ -305,13 +306,13 @@ impl Engine {
                     asked,
                 }
             }
-            (Place::Leads(lead), _) => Source {
+            (Role::Leads(lead), _) => Source {
                 upstream,
                 lead: Some(lead),
                 reused: Some(reused),
                 asked,
             },
-            (Place::Apart | Place::Follows(..), _) => Source {
+            (Role::Apart | Role::Follows(..), _) => Source {
                 upstream,
                 lead: None,
                 reused: Some(reused),
@@ -355,7 +356,7 @@ impl Engine {
             return Resumption::NothingLeft;
         }
         Resumption::Read {
-            attachment: generation.attach(),
+            guard: generation.attach(),
             from: Seq(from),
         }
     }
@@ -383,16 +384,16 @@ impl Engine {
                 chat.to_responses(target.upstream_model.as_deref().unwrap_or(&target.model))?
             }
         };
-        let echo = ResponseEcho::from_chat(chat);
+        let echo = RequestFields::from_chat(chat);
         let mut work = work(&target, body, chat.n(), None, request);
         if !chat.stream() && target.api == Api::Chat {
             // The whole answer comes in one piece, so its first token is its last.
             work.request.streamed = false;
-            work.request.patience = target.clocks.total;
-            work.clocks = Clocks {
+            work.request.patience = target.timeouts.total;
+            work.timeouts = Timeouts {
                 first_token: Duration::ZERO,
                 between_tokens: Duration::ZERO,
-                ..work.clocks
+                ..work.timeouts
             };
         }
         let meta = Meta {
@@ -496,7 +497,7 @@ impl Engine {
 struct Source {
     upstream: Arc<dyn Upstream>,
     /// Its slot, if others may follow it.
-    lead: Option<Lead>,
+    lead: Option<Leader>,
     reused: Option<Reused>,
     /// Whether the model is asked.
     asked: Arc<AtomicBool>,
@@ -525,18 +526,24 @@ fn work(
         headers: request.headers.clone(),
         server: target.server,
         streamed: true,
-        patience: target.clocks.first_token,
+        patience: target.timeouts.first_token,
         client_key: request.client_key.clone(),
     };
     Work {
         request: upstream,
-        clocks: target.clocks,
+        timeouts: target.timeouts,
         choices,
         previous_response_id,
     }
 }
 
-fn meta(target: &Target, echo: ResponseEcho, owner: &Owner, background: bool, store: bool) -> Meta {
+fn meta(
+    target: &Target,
+    echo: RequestFields,
+    owner: &Owner,
+    background: bool,
+    store: bool,
+) -> Meta {
     Meta {
         id: GenerationId::random(),
         owner: owner.clone(),

@@ -11,9 +11,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::reuse::Reused;
-use crate::event::Ending;
 use crate::generation::Generation;
-use crate::snapshot::{Api, Meta, Snapshot, Status};
+use crate::model::event::Ending;
+use crate::model::snapshot::{Api, Meta, Snapshot, Status};
 
 /// Is told of starts and ends. Called on the generation's worker; it must not block.
 pub trait Observer: Send + Sync + fmt::Debug {
@@ -47,7 +47,7 @@ pub struct GenerationEnd<'a> {
     pub server: Option<usize>,
     /// How it ended. One that was deleted while it ran counts as cancelled.
     pub status: Status,
-    /// The code of its failure: one of [`ErrorCode`](crate::error::ErrorCode)'s, or whatever the
+    /// The code of its failure: one of [`ErrorCode`](crate::model::error::ErrorCode)'s, or whatever the
     /// upstream said.
     pub code: Option<&'a str>,
     /// Events in its log.

@@ -12,10 +12,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::failed_early;
-use crate::error::{ApiError, ErrorCode};
 use crate::generation::Generation;
-use crate::id::{GenerationId, Owner};
 use crate::log::MemoryAccount;
+use crate::model::error::{ApiError, ErrorCode};
+use crate::model::id::{GenerationId, Owner};
 
 /// How long and how much.
 #[derive(Clone, Copy, Debug)]
@@ -328,7 +328,7 @@ impl Registry {
         else {
             return;
         };
-        let weight = generation.weight();
+        let weight = generation.memory_size();
         let last_seq = generation
             .tail()
             .ok()

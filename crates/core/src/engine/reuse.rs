@@ -20,11 +20,12 @@ use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
-use crate::generation::{Following, Generation};
-use crate::id::Owner;
-use crate::json::Members;
-use crate::snapshot::{Api, Status};
-use crate::upstream::{Source, UpstreamRequest};
+use super::replay::Source;
+use crate::generation::{FollowerGuard, Generation};
+use crate::model::id::Owner;
+use crate::model::json::Members;
+use crate::model::snapshot::{Api, Status};
+use crate::upstream::UpstreamRequest;
 
 /// Headers that say who asked, or along which way, and nothing of what is asked.
 const BESIDE_THE_POINT: &[&str] = &["baggage", "traceparent", "tracestate", "x-request-id"];
@@ -97,18 +98,18 @@ struct Slot {
 }
 
 /// What a request may do about others.
-pub(crate) enum Place {
+pub(crate) enum Role {
     /// It is on its own.
     Apart,
     /// Others may follow it.
-    Leads(Lead),
+    Leads(Leader),
     /// It follows.
-    Follows(Following, Source),
+    Follows(FollowerGuard, Source),
 }
 
 /// A leader's slot. Dropping it, however its generation ended, frees the slot or leaves it to the
 /// cache.
-pub(crate) struct Lead {
+pub(crate) struct Leader {
     reuse: Arc<Reuse>,
     key: Key,
     generation: Arc<Generation>,
@@ -234,8 +235,8 @@ impl Reuse {
         request: &UpstreamRequest,
         generation: &Arc<Generation>,
         freshness: Freshness,
-    ) -> (Place, Reused, Option<Ticket>) {
-        let apart = (Place::Apart, Reused::Bypass, None);
+    ) -> (Role, Reused, Option<Ticket>) {
+        let apart = (Role::Apart, Reused::Bypass, None);
         if freshness == Freshness::Private {
             return apart;
         }
@@ -251,8 +252,8 @@ impl Reuse {
         };
         let place = ticket.place(generation, freshness);
         let reused = match (&place, freshness) {
-            (Place::Follows(_, Source::Live), _) => Reused::Coalesced,
-            (Place::Follows(_, Source::Kept { .. }), _) => Reused::Hit,
+            (Role::Follows(_, Source::Live), _) => Reused::Coalesced,
+            (Role::Follows(_, Source::Kept { .. }), _) => Reused::Hit,
             (_, Freshness::Any) => Reused::Miss,
             (_, Freshness::New | Freshness::Private) => Reused::Bypass,
         };
@@ -285,7 +286,7 @@ pub(crate) struct Ticket {
 
 impl Ticket {
     /// The place of this generation now.
-    pub(crate) fn place(&self, generation: &Arc<Generation>, freshness: Freshness) -> Place {
+    pub(crate) fn place(&self, generation: &Arc<Generation>, freshness: Freshness) -> Role {
         let reuse = &self.reuse;
         let now = Instant::now();
         let mut state = reuse.state.lock();
@@ -299,16 +300,16 @@ impl Ticket {
         {
             if !leader.is_over() {
                 if reuse.options.coalesce {
-                    return Place::Follows(Following::new(leader), Source::Live);
+                    return Role::Follows(FollowerGuard::new(leader), Source::Live);
                 }
                 // It keeps its slot: the first to ask is the first to end.
-                return Place::Apart;
+                return Role::Apart;
             }
             // One that has just ended has not been noted yet.
             let is_kept = slot.ended.is_some() || leader.status() == Status::Completed;
             if self.deterministic && is_kept && leader.tail().is_ok() {
-                return Place::Follows(
-                    Following::new(leader),
+                return Role::Follows(
+                    FollowerGuard::new(leader),
                     Source::Kept {
                         pace: reuse.options.pace,
                     },
@@ -323,7 +324,7 @@ impl Ticket {
             },
         );
         drop(state);
-        Place::Leads(Lead {
+        Role::Leads(Leader {
             reuse: reuse.clone(),
             key: self.key,
             generation: generation.clone(),
@@ -332,7 +333,7 @@ impl Ticket {
     }
 }
 
-impl Drop for Lead {
+impl Drop for Leader {
     fn drop(&mut self) {
         let keep = self.deterministic
             && self.reuse.options.entries > 0

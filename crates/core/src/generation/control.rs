@@ -22,18 +22,18 @@ pub enum Stop {
 
 /// Whether the clocks on the upstream run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ClockState {
+pub(super) enum TimeoutState {
     /// They run.
     Running,
     /// They do not: what is waited for is not a model.
-    Held,
+    Paused,
     /// They run, from this moment on.
-    Restarted,
+    Resumed,
 }
 
 const RUNNING: u8 = 0;
-const HELD: u8 = 1;
-const RESTARTED: u8 = 2;
+const PAUSED: u8 = 1;
+const RESUMED: u8 = 2;
 
 #[derive(Debug)]
 pub(crate) struct Control {
@@ -42,7 +42,7 @@ pub(crate) struct Control {
     readers: AtomicUsize,
     /// Generations whose upstream is this one's log.
     followers: AtomicUsize,
-    clocks: AtomicU8,
+    timeouts: AtomicU8,
     /// How long it runs on without a reader; `None` for ever.
     grace: Option<Duration>,
     driver: AtomicWaker,
@@ -55,7 +55,7 @@ impl Control {
             shutting_down: AtomicBool::new(false),
             readers: AtomicUsize::new(0),
             followers: AtomicUsize::new(0),
-            clocks: AtomicU8::new(RUNNING),
+            timeouts: AtomicU8::new(RUNNING),
             grace,
             driver: AtomicWaker::new(),
         }
@@ -104,24 +104,24 @@ impl Control {
     }
 
     /// Stops the clocks on the upstream, for an answer that another generation's clocks watch over.
-    pub(crate) fn hold_clocks(&self) {
-        self.clocks.store(HELD, Ordering::Release);
+    pub(crate) fn pause_timeouts(&self) {
+        self.timeouts.store(PAUSED, Ordering::Release);
     }
 
     /// Has the clocks begin now: a model is asked after all.
-    pub(crate) fn restart_clocks(&self) {
-        self.clocks.store(RESTARTED, Ordering::Release);
+    pub(crate) fn resume_timeouts(&self) {
+        self.timeouts.store(RESUMED, Ordering::Release);
         self.driver.wake();
     }
 
     /// What became of the clocks; a restart is told once.
-    pub(super) fn clocks(&self) -> ClockState {
-        match self.clocks.load(Ordering::Acquire) {
-            RUNNING => ClockState::Running,
-            HELD => ClockState::Held,
+    pub(super) fn timeouts(&self) -> TimeoutState {
+        match self.timeouts.load(Ordering::Acquire) {
+            RUNNING => TimeoutState::Running,
+            PAUSED => TimeoutState::Paused,
             _ => {
-                self.clocks.store(RUNNING, Ordering::Release);
-                ClockState::Restarted
+                self.timeouts.store(RUNNING, Ordering::Release);
+                TimeoutState::Resumed
             }
         }
     }
@@ -129,9 +129,9 @@ impl Control {
 
 /// A reader's presence. A generation without one runs on for its grace and is then cancelled.
 #[derive(Debug)]
-pub struct Attachment(Arc<Generation>);
+pub struct ReaderGuard(Arc<Generation>);
 
-impl Attachment {
+impl ReaderGuard {
     pub(super) fn new(generation: Arc<Generation>) -> Self {
         generation.control.readers.fetch_add(1, Ordering::AcqRel);
         generation.control.driver.wake();
@@ -145,11 +145,11 @@ impl Attachment {
     }
 }
 
-impl Drop for Attachment {
+impl Drop for ReaderGuard {
     fn drop(&mut self) {
         match self.0.control.readers.fetch_sub(1, Ordering::AcqRel) {
             1 => self.0.control.driver.wake(),
-            2 => self.0.shared.clear(),
+            2 => self.0.render_cache.clear(),
             _ => {}
         }
     }
@@ -159,9 +159,9 @@ impl Drop for Attachment {
 /// not given up for want of readers and its log is kept; with the last hold the grace that has run
 /// meanwhile counts.
 #[derive(Debug)]
-pub(crate) struct Following(Arc<Generation>);
+pub(crate) struct FollowerGuard(Arc<Generation>);
 
-impl Following {
+impl FollowerGuard {
     pub(crate) fn new(leader: Arc<Generation>) -> Self {
         leader.control.followers.fetch_add(1, Ordering::AcqRel);
         leader.control.driver.wake();
@@ -174,7 +174,7 @@ impl Following {
     }
 }
 
-impl Drop for Following {
+impl Drop for FollowerGuard {
     fn drop(&mut self) {
         if self.0.control.followers.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.0.control.driver.wake();

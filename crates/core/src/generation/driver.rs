@@ -14,15 +14,15 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use tokio::time::{Instant, Sleep};
 
-use super::control::{ClockState, Stop};
+use super::control::{Stop, TimeoutState};
 use super::writer::Writer;
 use super::{Generation, unix_now};
-use crate::decode::Flow;
-use crate::error::{ApiError, ErrorCode};
-use crate::event::{Ending, EventKind, Failure};
 use crate::log::AppendError;
-use crate::translate::{BodyEnd, Progress, Scribe, Translator};
-use crate::upstream::{Clocks, OpenError, StreamStep, TokenStream, Upstream, UpstreamRequest};
+use crate::model::error::{ApiError, ErrorCode};
+use crate::model::event::{Ending, EventKind, Failure};
+use crate::upstream::decode::Flow;
+use crate::upstream::translate::{BodyEnd, Progress, RecordWriter, Translator};
+use crate::upstream::{OpenError, StreamStep, Timeouts, TokenStream, Upstream, UpstreamRequest};
 
 /// How long usage and `[DONE]` may take once every choice has finished. Then silence is an end.
 const AFTER_FINISH: Duration = Duration::from_secs(5);
@@ -38,7 +38,7 @@ pub struct Work {
     /// What is asked.
     pub request: UpstreamRequest,
     /// How long to wait.
-    pub clocks: Clocks,
+    pub timeouts: Timeouts,
     /// How many choices were asked for.
     pub choices: u32,
     /// The predecessor that the client named.
@@ -50,12 +50,12 @@ pub struct Work {
 /// [drained](drain).
 pub(crate) async fn drive(
     mut writer: Writer,
-    mut scribe: Scribe,
+    mut records: RecordWriter,
     upstream: Arc<dyn Upstream>,
     work: Work,
 ) -> Option<Box<dyn TokenStream>> {
     let id = writer.generation().meta().id.clone();
-    let run = AssertUnwindSafe(run(&mut writer, &mut scribe, upstream, work))
+    let run = AssertUnwindSafe(run(&mut writer, &mut records, upstream, work))
         .catch_unwind()
         .await;
     run.unwrap_or_else(|_| {
@@ -86,14 +86,14 @@ pub(crate) async fn drain(mut stream: Box<dyn TokenStream>) {
 /// Gives the stream back if its connection may be used again.
 async fn run(
     writer: &mut Writer,
-    scribe: &mut Scribe,
+    records: &mut RecordWriter,
     upstream: Arc<dyn Upstream>,
     work: Work,
 ) -> Option<Box<dyn TokenStream>> {
     let generation = writer.generation().clone();
     let Work {
         request,
-        clocks,
+        timeouts,
         choices,
         previous_response_id,
     } = work;
@@ -106,23 +106,25 @@ async fn run(
         )
     };
     let mut translator = fresh();
-    let mut watch = Watch::new(generation.clone(), clocks);
+    let mut watch = Watch::new(generation.clone(), timeouts);
     let opened = watch.guard(upstream.open(request)).await;
     let mut stream = match opened {
         Ok(Ok(opened)) => {
-            generation.opening().settle(Ok(opened.head));
+            generation.response_head().set(Ok(opened.head));
             opened.stream
         }
         Ok(Err(error)) => {
             let ending = Ending::Failed(Failure::from(&error.to_api_error()));
-            generation.opening().settle(Err(error));
-            finish(writer, scribe, &mut translator, ending);
+            generation.response_head().set(Err(error));
+            finish(writer, records, &mut translator, ending);
             return None;
         }
         Err(interrupt) => {
             let error = interrupt.to_api_error();
-            generation.opening().settle(Err(OpenError::Failed(error)));
-            finish(writer, scribe, &mut translator, interrupt.into_ending());
+            generation
+                .response_head()
+                .set(Err(OpenError::Failed(error)));
+            finish(writer, records, &mut translator, interrupt.into_ending());
             return None;
         }
     };
@@ -142,7 +144,7 @@ async fn run(
             Poll::Ready(step) => step,
             Poll::Pending => {
                 std::future::poll_fn(|cx| {
-                    let step = watch.poll_stream(cx, stream.as_mut(), &mut translator, scribe);
+                    let step = watch.poll_stream(cx, stream.as_mut(), &mut translator, records);
                     if step.is_pending() {
                         reads = 0;
                     }
@@ -153,14 +155,14 @@ async fn run(
         };
         if let Step::Over(Ending::Failed(failure)) = &step
             && !kept
-            && scribe.is_blank()
+            && records.is_empty()
             && stream.retry(failure)
         {
             translator = fresh();
             continue;
         }
         if let Step::Over(Ending::Failed(failure)) = &step
-            && continue_elsewhere(writer, scribe, stream.as_mut(), failure)
+            && continue_elsewhere(writer, records, stream.as_mut(), failure)
         {
             continue;
         }
@@ -168,8 +170,8 @@ async fn run(
             stream.failed(failure);
         }
         let (Step::Over(ending) | Step::GivenUp(ending)) = step else {
-            kept |= !scribe.is_blank();
-            match writer.append(scribe) {
+            kept |= !records.is_empty();
+            match writer.append(records) {
                 Ok(()) => {
                     reads += 1;
                     continue;
@@ -192,7 +194,7 @@ async fn run(
             return None;
         };
         let reusable = matches!(ending, Ending::Completed { .. } | Ending::Incomplete { .. });
-        finish(writer, scribe, &mut translator, ending);
+        finish(writer, records, &mut translator, ending);
         return reusable.then_some(stream);
     }
 }
@@ -200,12 +202,12 @@ async fn run(
 /// Whether another server goes on with the answer that broke off. The log says where, and who does.
 fn continue_elsewhere(
     writer: &mut Writer,
-    scribe: &mut Scribe,
+    records: &mut RecordWriter,
     stream: &mut dyn TokenStream,
     failure: &Failure,
 ) -> bool {
     // What came with the failure belongs to the text that the other goes on from.
-    if writer.append(scribe).is_err() {
+    if writer.append(records).is_err() {
         return false;
     }
     let generation = writer.generation().clone();
@@ -222,19 +224,24 @@ fn continue_elsewhere(
         "choices": [{"index": 0, "delta": {}, "finish_reason": null}],
         "tokenwire:continued": {"upstream": upstream},
     });
-    scribe.event(EventKind::Continued { upstream });
-    scribe.record(Some(chunk.to_string().as_bytes()));
-    writer.append(scribe).is_ok()
+    records.event(EventKind::Continued { upstream });
+    records.record(Some(chunk.to_string().as_bytes()));
+    writer.append(records).is_ok()
 }
 
-fn finish(writer: &mut Writer, scribe: &mut Scribe, translator: &mut Translator, ending: Ending) {
+fn finish(
+    writer: &mut Writer,
+    records: &mut RecordWriter,
+    translator: &mut Translator,
+    ending: Ending,
+) {
     if let Ending::Failed(failure) = &ending {
         // The code is ours or the upstream's; the message may quote the conversation and stays out
         // of the log.
         tracing::info!(generation = %writer.generation().meta().id, code = %failure.code, "generation failed");
     }
-    translator.end(ending, unix_now(), scribe);
-    writer.seal(scribe);
+    translator.end(ending, unix_now(), records);
+    writer.seal(records);
 }
 
 enum Step {
@@ -295,7 +302,7 @@ impl Interrupt {
 /// tokens came meanwhile, set again to what is left.
 struct Watch {
     generation: Arc<Generation>,
-    clocks: Clocks,
+    timeouts: Timeouts,
     started: Instant,
     last_token: Option<Instant>,
     finished: Option<Instant>,
@@ -306,12 +313,12 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(generation: Arc<Generation>, clocks: Clocks) -> Self {
+    fn new(generation: Arc<Generation>, timeouts: Timeouts) -> Self {
         let started = Instant::now();
         let timer = Box::pin(tokio::time::sleep_until(started));
         Self {
             generation,
-            clocks,
+            timeouts,
             started,
             last_token: None,
             finished: None,
@@ -338,12 +345,12 @@ impl Watch {
         cx: &mut Context<'_>,
         stream: &mut dyn TokenStream,
         translator: &mut Translator,
-        scribe: &mut Scribe,
+        records: &mut RecordWriter,
     ) -> Poll<Step> {
         let mut tokens = false;
         let mut progress = Progress::Open;
         let step = stream.poll_events(cx, &mut |event| {
-            let translated = translator.event(event, scribe);
+            let translated = translator.event(event, records);
             tokens |= translated.tokens;
             progress = translated.progress;
             if matches!(progress, Progress::Over(_)) {
@@ -402,10 +409,10 @@ impl Watch {
         if let Some(stop) = control.stopped() {
             return Poll::Ready(Interrupt::Stopped(stop));
         }
-        match control.clocks() {
-            ClockState::Running => self.held = false,
-            ClockState::Held => self.held = true,
-            ClockState::Restarted => {
+        match control.timeouts() {
+            TimeoutState::Running => self.held = false,
+            TimeoutState::Paused => self.held = true,
+            TimeoutState::Resumed => {
                 self.held = false;
                 self.started = Instant::now();
             }
@@ -455,18 +462,18 @@ impl Watch {
             )),
             (None, Some(last)) => clock(
                 last,
-                self.clocks.between_tokens,
+                self.timeouts.between_tokens,
                 ErrorCode::BetweenTokensTimeout,
             ),
             (None, None) => clock(
                 self.started,
-                self.clocks.first_token,
+                self.timeouts.first_token,
                 ErrorCode::FirstTokenTimeout,
             ),
         };
         // An answer that has finished is whole, however long the rest takes to come.
         let total = if self.finished.is_none() {
-            clock(self.started, self.clocks.total, ErrorCode::TotalTimeout)
+            clock(self.started, self.timeouts.total, ErrorCode::TotalTimeout)
         } else {
             None
         };

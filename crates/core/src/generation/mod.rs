@@ -12,16 +12,16 @@
 
 mod control;
 mod driver;
-mod opening;
-mod shared;
+mod render_cache;
+mod response_head;
 mod subscription;
 mod writer;
 
-pub(crate) use control::Following;
-pub use control::{Attachment, Stop};
+pub(crate) use control::FollowerGuard;
+pub use control::{ReaderGuard, Stop};
 pub use driver::Work;
 pub(crate) use driver::{drain, drive};
-pub use opening::Opening;
+pub use response_head::ResponseHead;
 pub use subscription::{EndOfStream, Subscription, SubscriptionError};
 pub(crate) use writer::Writer;
 
@@ -33,14 +33,14 @@ use parking_lot::{Mutex, RwLock};
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
-use crate::dialect::KnownTemplate;
-use crate::event::Outcome;
-use crate::id::Seq;
+use crate::dialect::{self, View};
 use crate::log::{LogReader, ReadError, Tail, TokenLog};
-use crate::record::{Content, RecordBatch};
-use crate::snapshot::{Meta, Snapshot, Status};
+use crate::model::event::Outcome;
+use crate::model::id::Seq;
+use crate::model::record::{Content, KnownTemplate, RecordBatch};
+use crate::model::snapshot::{Meta, Snapshot, Status};
 use control::Control;
-use shared::Shared;
+use render_cache::RenderCache;
 
 /// Unix time in seconds.
 pub(crate) fn unix_now() -> u64 {
@@ -54,11 +54,11 @@ pub struct Generation {
     meta: Meta,
     log: Arc<dyn TokenLog>,
     templates: RwLock<Vec<Arc<KnownTemplate>>>,
-    fold: Mutex<Snapshot>,
+    snapshot: Mutex<Snapshot>,
     control: Control,
-    opening: Opening,
+    response_head: ResponseHead,
     ended: Notify,
-    shared: Shared,
+    render_cache: RenderCache,
     first_token: OnceLock<Duration>,
     conversation: Conversation,
 }
@@ -73,7 +73,7 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    fn weight(&self) -> usize {
+    fn memory_size(&self) -> usize {
         self.history
             .iter()
             .chain(&self.input)
@@ -106,11 +106,11 @@ impl Generation {
             meta,
             log,
             templates: RwLock::default(),
-            fold: Mutex::default(),
+            snapshot: Mutex::default(),
             control,
-            opening: Opening::default(),
+            response_head: ResponseHead::default(),
             ended: Notify::new(),
-            shared: Shared::default(),
+            render_cache: RenderCache::default(),
             first_token: OnceLock::new(),
             conversation,
         })
@@ -130,8 +130,8 @@ impl Generation {
 
     /// What its upstream answered before the first token.
     #[must_use]
-    pub fn opening(&self) -> &Opening {
-        &self.opening
+    pub fn response_head(&self) -> &ResponseHead {
+        &self.response_head
     }
 
     /// The turn's input and what came before it.
@@ -142,8 +142,8 @@ impl Generation {
 
     /// Counts a reader until the attachment is dropped.
     #[must_use]
-    pub fn attach(self: &Arc<Self>) -> Attachment {
-        Attachment::new(self.clone())
+    pub fn attach(self: &Arc<Self>) -> ReaderGuard {
+        ReaderGuard::new(self.clone())
     }
 
     /// How many read it, or wait for it, now.
@@ -233,6 +233,19 @@ impl Generation {
         out
     }
 
+    /// `tokenwire:reset`: the number of the last event so far, and the event with the response object
+    /// as it is now.
+    #[must_use]
+    pub fn reset_event(&self) -> (Seq, Vec<u8>) {
+        self.with_snapshot(|snapshot| dialect::reset_event(&self.meta, snapshot))
+    }
+
+    /// The `chat.completion` that this generation is, if it has ended with an answer.
+    #[must_use]
+    pub fn chat_completion(&self) -> Option<Vec<u8>> {
+        self.with_snapshot(|snapshot| dialect::chat_completion(&self.meta, snapshot))
+    }
+
     /// The first raw chunk: the body of a chat completion that was not streamed.
     #[must_use]
     pub fn first_raw(&self) -> Option<Vec<u8>> {
@@ -256,12 +269,12 @@ impl Generation {
     /// Bytes that it holds beside its log's records, its place in a registry included: about, but
     /// counted to hold a bound.
     #[must_use]
-    pub fn weight(&self) -> usize {
+    pub fn memory_size(&self) -> usize {
         let templates: usize = self
             .templates
             .read()
             .iter()
-            .map(|known| known.template.weight() + known.event_middle.capacity() + 160)
+            .map(|known| known.template.memory_size() + known.event_middle.capacity() + 160)
             .sum();
         // An echo of nothing but defaults is everybody's.
         let echo = if Arc::strong_count(&self.meta.echo) > 1 {
@@ -269,21 +282,21 @@ impl Generation {
         } else {
             self.meta.echo.len()
         };
-        let head = self.opening.weight();
+        let head = self.response_head.memory_size();
         size_of::<Self>()
             + OUTSIDE
             + self.meta.model.len()
             + echo
             + head
-            + self.conversation.weight()
-            + self.fold.lock().weight()
+            + self.conversation.memory_size()
+            + self.snapshot.lock().memory_size()
             + templates
     }
 
     /// Looks at the fold of all events so far. The fold is brought up to date only here: a stream
     /// that nobody asks about, and whose end is not reached, costs none.
-    pub(crate) fn with_snapshot<T>(&self, look: impl FnOnce(&Snapshot) -> T) -> T {
-        let mut snapshot = self.fold.lock();
+    pub(crate) fn with_snapshot<T>(&self, f: impl FnOnce(&Snapshot) -> T) -> T {
+        let mut snapshot = self.snapshot.lock();
         let behind = self
             .log
             .tail()
@@ -291,7 +304,7 @@ impl Generation {
         if behind {
             self.catch_up(&mut snapshot);
         }
-        look(&snapshot)
+        f(&snapshot)
     }
 
     fn catch_up(&self, snapshot: &mut Snapshot) {
@@ -335,8 +348,8 @@ impl Generation {
         self.templates.write().push(Arc::new(known));
     }
 
-    pub(crate) fn shared(&self) -> &Shared {
-        &self.shared
+    pub(crate) fn render_cache(&self) -> &RenderCache {
+        &self.render_cache
     }
 
     pub(crate) fn control(&self) -> &Control {
@@ -346,6 +359,20 @@ impl Generation {
     /// The log was just sealed.
     pub(crate) fn announce_end(&self) {
         self.ended.notify_waiters();
+    }
+}
+
+impl View for Generation {
+    fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    fn templates(&self) -> Vec<Arc<KnownTemplate>> {
+        Self::templates(self)
+    }
+
+    fn with_snapshot<T>(&self, f: impl FnOnce(&Snapshot) -> T) -> T {
+        Self::with_snapshot(self, f)
     }
 }
 

@@ -8,13 +8,13 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 
-use super::control::Attachment;
-use super::shared::{Piece, Shape};
+use super::control::ReaderGuard;
+use super::render_cache::{RenderEntry, RenderKey};
 use super::{Generation, READ_BYTES};
 use crate::dialect::{Dialect, Framing, Rendered, Renderer};
-use crate::id::Seq;
 use crate::log::{LogReader, ReadError};
-use crate::record::RecordBatch;
+use crate::model::id::Seq;
+use crate::model::record::RecordBatch;
 
 /// The most that one poll gives, give or take one record.
 const POLL_BYTES: usize = 64 * 1024;
@@ -45,7 +45,7 @@ pub enum EndOfStream {
 /// A reader of one generation.
 #[derive(Debug)]
 pub struct Subscription {
-    attachment: Attachment,
+    guard: ReaderGuard,
     reader: LogReader,
     renderer: Renderer,
     /// Records that were read but not rendered yet.
@@ -61,15 +61,10 @@ impl Subscription {
     /// Reads from the event `from` on. Takes over an attachment, so that a generation is never
     /// without a reader in between.
     #[must_use]
-    pub fn new(
-        attachment: Attachment,
-        from: Seq,
-        dialect: Dialect,
-        framing: Arc<dyn Framing>,
-    ) -> Self {
-        let reader = LogReader::new(attachment.generation().log().clone(), from);
+    pub fn new(guard: ReaderGuard, from: Seq, dialect: Dialect, framing: Arc<dyn Framing>) -> Self {
+        let reader = LogReader::new(guard.generation().log().clone(), from);
         Self {
-            attachment,
+            guard,
             reader,
             renderer: Renderer::new(dialect, framing),
             batch: RecordBatch::default(),
@@ -84,7 +79,7 @@ impl Subscription {
     /// What is read.
     #[must_use]
     pub fn generation(&self) -> &Arc<Generation> {
-        self.attachment.generation()
+        self.guard.generation()
     }
 
     /// The dialect that it is read in.
@@ -149,27 +144,27 @@ impl Subscription {
     /// The records that were read, as frames: taken from another reader who stood here before, or
     /// encoded.
     fn render(&mut self) -> Bytes {
-        let generation = self.attachment.generation().clone();
+        let generation = self.guard.generation().clone();
         let Some(first) = self.batch.get(self.index).map(|record| record.first_seq) else {
             return Bytes::new();
         };
-        let shape = self.shape().filter(|_| self.from <= first);
+        let key = self.key().filter(|_| self.from <= first);
         // A piece that goes further than what this reader has read would be given out, and its end
         // read again.
         let read = self.batch.next_seq();
-        if let Some(piece) = shape
-            .and_then(|shape| generation.shared().get(shape, first))
-            .filter(|piece| piece.next <= read)
+        if let Some(entry) = key
+            .and_then(|key| generation.render_cache().get(key, first))
+            .filter(|entry| entry.next <= read)
         {
             while self
                 .batch
                 .get(self.index)
-                .is_some_and(|record| record.first_seq < piece.next)
+                .is_some_and(|record| record.first_seq < entry.next)
             {
                 self.index += 1;
             }
-            self.note(piece.rendered);
-            return piece.bytes;
+            self.note(entry.rendered);
+            return entry.bytes;
         }
         let mut next = first;
         let mut rendered = Rendered::Open;
@@ -178,7 +173,7 @@ impl Subscription {
             next = Seq(record.first_seq.0 + record.events);
             match self
                 .renderer
-                .render(&generation, record, self.from, &mut self.out)
+                .render(&*generation, record, self.from, &mut self.out)
             {
                 Ok(outcome) => rendered = outcome,
                 Err(_) => {
@@ -192,9 +187,9 @@ impl Subscription {
         }
         self.note(rendered);
         let bytes = self.out.split().freeze();
-        if let Some(shape) = shape {
-            generation.shared().put(Piece {
-                shape,
+        if let Some(key) = key {
+            generation.render_cache().put(RenderEntry {
+                key,
                 first,
                 next,
                 bytes: bytes.clone(),
@@ -205,8 +200,8 @@ impl Subscription {
     }
 
     /// Under which name its bytes are shared, if there is somebody to share with.
-    fn shape(&self) -> Option<Shape> {
-        let several = self.attachment.generation().readers() > 1;
+    fn key(&self) -> Option<RenderKey> {
+        let several = self.guard.generation().readers() > 1;
         self.renderer
             .share_key()
             .filter(|_| several)

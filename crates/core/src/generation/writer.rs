@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use super::{Generation, unix_now};
-use crate::dialect::KnownTemplate;
-use crate::error::{ApiError, ErrorCode};
-use crate::event::{Ending, EventKind, Failure, Outcome};
+use crate::dialect::known_template;
 use crate::log::{AppendError, Epoch};
-use crate::record::RecordBatch;
-use crate::record::WholeRecord;
-use crate::snapshot::Snapshot;
-use crate::translate::Scribe;
+use crate::model::error::{ApiError, ErrorCode};
+use crate::model::event::{Ending, EventKind, Failure, Outcome};
+use crate::model::record::FullRecord;
+use crate::model::record::RecordBatch;
+use crate::model::snapshot::Snapshot;
 use crate::upstream::OpenError;
+use crate::upstream::translate::RecordWriter;
 
 fn gone() -> OpenError {
     OpenError::Failed(ApiError::new(
@@ -43,36 +43,36 @@ impl Writer {
     }
 
     /// Appends what the scribe has collected.
-    pub(crate) fn append(&mut self, scribe: &mut Scribe) -> Result<(), AppendError> {
-        if scribe.batch().is_empty() {
+    pub(crate) fn append(&mut self, records: &mut RecordWriter) -> Result<(), AppendError> {
+        if records.batch().is_empty() {
             return Ok(());
         }
-        self.publish_templates(scribe);
-        let result = self.generation.log().append(self.epoch, scribe.batch());
+        self.publish_templates(records);
+        let result = self.generation.log().append(self.epoch, records.batch());
         if result.is_ok() {
-            scribe.clear();
+            records.clear();
         }
         result
     }
 
     /// Appends what the scribe has collected, with the terminal event in it, and seals.
-    pub(crate) fn seal(&mut self, scribe: &mut Scribe) {
-        self.publish_templates(scribe);
+    pub(crate) fn seal(&mut self, records: &mut RecordWriter) {
+        self.publish_templates(records);
         if self
             .generation
             .log()
-            .seal(self.epoch, scribe.batch())
+            .seal(self.epoch, records.batch())
             .is_ok()
         {
             self.announce();
         }
-        scribe.clear();
+        records.clear();
     }
 
     /// Readers must know a template before they see a record that uses it.
-    fn publish_templates(&self, scribe: &mut Scribe) {
-        for (head, template) in scribe.take_templates() {
-            self.generation.add_template(KnownTemplate::new(
+    fn publish_templates(&self, records: &mut RecordWriter) {
+        for (head, template) in records.take_templates() {
+            self.generation.add_template(known_template(
                 &self.generation.meta().id,
                 head.as_ref(),
                 template,
@@ -82,7 +82,7 @@ impl Writer {
 
     fn announce(&mut self) {
         self.done = true;
-        self.generation.opening().settle(Err(gone()));
+        self.generation.response_head().set(Err(gone()));
         // The response object must be whole before the log can expire.
         self.generation.with_snapshot(|_| ());
         self.generation.announce_end();
@@ -103,10 +103,10 @@ impl Writer {
         batch.restart(tail.next);
         let mut events = self.generation.with_snapshot(Snapshot::closing_events);
         events.push(EventKind::End(outcome));
-        batch.push_whole(&WholeRecord { events, raw: None });
+        batch.push_whole(&FullRecord { events, raw: None });
         self.generation
-            .opening()
-            .settle(Err(OpenError::Failed(error.clone())));
+            .response_head()
+            .set(Err(OpenError::Failed(error.clone())));
         if self.generation.log().seal(self.epoch, &batch).is_ok() {
             self.announce();
         }
@@ -125,7 +125,7 @@ impl Drop for Writer {
         if !self.done {
             // The log was deleted, or is another's now: whoever waits for this writer is told all
             // the same.
-            self.generation.opening().settle(Err(gone()));
+            self.generation.response_head().set(Err(gone()));
             self.generation.announce_end();
         }
     }

@@ -10,8 +10,8 @@ use parking_lot::lock_api::{Mutex, RawMutex};
 use smallvec::SmallVec;
 
 use super::{AppendError, Cursor, Epoch, LogLimits, ReadError, ReaderSlot, Tail, TokenLog};
-use crate::id::Seq;
-use crate::record::RecordBatch;
+use crate::model::id::Seq;
+use crate::model::record::RecordBatch;
 
 /// Bytes that all logs of a process hold together. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -162,12 +162,12 @@ impl State {
         Seq(self.records.last().map_or(0, |end| u64::from(end.next_seq)))
     }
 
-    fn weight(&self) -> usize {
+    fn memory_size(&self) -> usize {
         self.bytes.capacity() + self.records.capacity() * size_of::<RecordEnd>()
     }
 
     fn account(&mut self, account: &MemoryAccount) {
-        let weight = self.weight();
+        let weight = self.memory_size();
         if weight != self.accounted {
             account.resize(self.accounted, weight);
             self.accounted = weight;
@@ -247,8 +247,8 @@ impl<R: RawMutex + Send + Sync> TokenLog for MemoryLog<R> {
         }
     }
 
-    fn weight(&self) -> usize {
-        self.state.lock().weight()
+    fn memory_size(&self) -> usize {
+        self.state.lock().memory_size()
     }
 
     fn expire(&self) {

@@ -32,8 +32,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use crate::id::Seq;
-use crate::record::RecordBatch;
+use crate::model::id::Seq;
+use crate::model::record::RecordBatch;
 
 /// A writer's right to append. A log starts at epoch 0 and takes appends of its latest epoch only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,7 +123,7 @@ pub trait TokenLog: Send + Sync + fmt::Debug {
     fn tail(&self) -> Result<Tail, ReadError>;
 
     /// Bytes that the log holds in memory.
-    fn weight(&self) -> usize;
+    fn memory_size(&self) -> usize;
 
     /// Removes the records. Appends and reads fail from then on, and waiting readers are woken to
     /// learn it.

@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::json::push_string;
 use super::node::{Kind, Node, Object, Written, invalid};
 use super::object::read;
-use crate::error::ApiError;
+use crate::model::error::ApiError;
 
 /// The most choices that one request may ask for.
 const MAX_CHOICES: u64 = 128;
@@ -51,7 +51,7 @@ impl ChatRequest {
             .iter()
             .filter(|(name, _)| name == "model")
             .map(|(_, raw)| {
-                // The raw value borrows from the text, so the distance of the two is its place.
+                // The raw value borrows from the text, so the locality of the two is its place.
                 let start = raw.get().as_ptr().addr() - text.as_ptr().addr();
                 start..start + raw.get().len()
             })

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::json::{ObjectWriter, push_array, raw_value};
 use super::node::{Kind, Node, Object, missing};
-use crate::error::ApiError;
+use crate::model::error::ApiError;
 
 /// Characters after an id's prefix: 32 out of 62 are 190 random bits.
 const ID_CHARS: usize = 32;

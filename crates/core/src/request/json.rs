@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use crate::json::needs_no_escape;
+use crate::model::json::needs_no_escape;
 
 /// Writes one object into a buffer: commas, names, braces. [`ObjectWriter::end`] closes it.
 pub(super) struct ObjectWriter<'o> {

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::item::type_of;
 use super::json::{ObjectWriter, push_array, push_string};
 use super::node::{Kind, Node, Object, invalid, quote, unsupported};
-use crate::error::ApiError;
+use crate::model::error::ApiError;
 
 /// What every refusal advises.
 pub(super) const REMEDY: &str = "Leave it out, or use an upstream that speaks the Responses API.";

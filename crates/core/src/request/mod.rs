@@ -14,12 +14,12 @@
 //!   ([`ChatRequest::to_responses`]) is translated the other way; there members that are not known
 //!   are refused, too.
 //!
-//! Everything here is pure: bytes in, bytes or an [`ApiError`](crate::error::ApiError) out. The
+//! Everything here is pure: bytes in, bytes or an [`ApiError`](crate::model::error::ApiError) out. The
 //! work is linear in the size of the body, nesting is bounded by [`MAX_DEPTH`], and no `Debug`
 //! shows what a message says.
 
 mod chat;
-mod echo;
+mod fields;
 mod item;
 mod json;
 mod messages;
@@ -30,7 +30,7 @@ mod stream;
 mod translation;
 
 pub use chat::ChatRequest;
-pub use echo::ResponseEcho;
+pub use fields::RequestFields;
 pub use object::{MAX_DEPTH, RawObject};
 pub use responses::ResponsesRequest;
 pub use stream::StreamRequest;

@@ -8,7 +8,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::error::{ApiError, ErrorCode};
+use crate::model::error::{ApiError, ErrorCode};
 
 /// The longest piece of a client's own value that an error repeats, in characters.
 const QUOTE_CHARS: usize = 64;

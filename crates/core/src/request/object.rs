@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::json::{ObjectWriter, raw_string};
 use super::node::{Kind, Node, Written};
-use crate::error::{ApiError, ErrorCode};
+use crate::model::error::{ApiError, ErrorCode};
 
 /// How deep arrays and objects may stand in each other: what every reader built on `serde_json`
 /// takes with its default settings.

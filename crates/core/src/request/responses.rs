@@ -5,13 +5,13 @@ use std::fmt;
 use secrecy::SecretString;
 use serde_json::value::RawValue;
 
-use super::echo::ResponseEcho;
+use super::fields::RequestFields;
 use super::item;
 use super::json::{ObjectWriter, push_array, raw_string};
 use super::node::{Kind, Node, invalid, missing, quote, unsupported};
 use super::object::{RawObject, read};
 use super::translation;
-use crate::error::{ApiError, ErrorCode};
+use crate::model::error::{ApiError, ErrorCode};
 
 /// Members that are said to the gateway and never to an upstream.
 pub(super) const ENVELOPE: &[&str] = &[
@@ -302,8 +302,8 @@ impl ResponsesRequest {
 
     /// The members that the response object repeats.
     #[must_use]
-    pub fn echo(&self) -> ResponseEcho {
-        ResponseEcho::from_responses(&self.raw)
+    pub fn echo(&self) -> RequestFields {
+        RequestFields::from_responses(&self.raw)
     }
 
     fn input(&self) -> Option<Node<'_>> {

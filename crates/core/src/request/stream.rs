@@ -3,7 +3,7 @@
 use super::chat::ChatRequest;
 use super::object::read;
 use super::responses::{ResponsesRequest, both_dialects};
-use crate::error::{ApiError, ErrorCode};
+use crate::model::error::{ApiError, ErrorCode};
 
 /// A request whose dialect is told from its members: `messages` make it a chat request, `input` a
 /// responses request.

@@ -7,7 +7,7 @@ use super::messages::{Conversation, REMEDY};
 use super::node::{Kind, Node, Object, invalid, quote, unsupported};
 use super::object::RawObject;
 use super::responses::ENVELOPE;
-use crate::error::{ApiError, ErrorCode};
+use crate::model::error::{ApiError, ErrorCode};
 
 /// What is called the same in both dialects, and means the same.
 const SAME: &[&str] = &[

@@ -10,9 +10,9 @@ use http_body::Body as _;
 
 use super::http1::{BodyStep, Exchange};
 use super::{StreamStep, TokenStream};
-use crate::decode::{Flow, SseDecoder, SseEvent, SseOverflow};
-use crate::error::{ApiError, ErrorCode};
-use crate::translate::BodyEnd;
+use crate::model::error::{ApiError, ErrorCode};
+use crate::upstream::decode::{Flow, SseDecoder, SseEvent, SseOverflow};
+use crate::upstream::translate::BodyEnd;
 
 pub(super) struct UpstreamBody {
     source: Source,

@@ -5,7 +5,7 @@
 //! message is a beginning and not a turn, so each has to be configured; one that is not is never
 //! asked.
 
-use crate::json::{Members, present};
+use crate::model::json::{Members, present};
 
 /// How a server is told to go on from an assistant's message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -15,33 +15,32 @@
 mod body;
 mod breaker;
 mod continuation;
-mod gate;
+pub mod decode;
+mod failover;
+mod hedge;
 #[cfg(feature = "openai")]
 mod http1;
 mod latency;
+mod limit;
 #[cfg(feature = "openai")]
 mod openai;
-mod pursuit;
-mod race;
-mod replay;
 mod retry;
 mod router;
 mod server;
-mod vitals;
+mod stats;
+pub mod translate;
 
 pub use breaker::{Breaker, BreakerPolicy, BreakerState};
 pub use continuation::Continuation;
-pub use gate::{Gate, GatePolicy};
+pub use hedge::Hedge;
 pub use latency::Latency;
+pub use limit::{ConcurrencyLimit, ConcurrencyPolicy};
 #[cfg(feature = "openai")]
 pub use openai::{OpenAi, OpenAiOptions};
-pub use race::Hedge;
 pub use retry::{RetryBudget, RetryPolicy};
-pub use router::{ModelMap, Route, Router, RouterOptions, Served};
+pub use router::{ModelBinding, ModelMap, Route, Router, RouterOptions};
 pub use server::Server;
-pub use vitals::{Counter, Counters, Standing, Vitals};
-
-pub(crate) use replay::{Source, Verdict, follow};
+pub use stats::{Counter, Counters, EndpointStats, HealthStatus};
 
 use std::fmt;
 use std::task::{Context, Poll};
@@ -51,11 +50,11 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use secrecy::SecretString;
 
-use crate::decode::{Flow, SseEvent};
-use crate::error::ApiError;
-use crate::event::Failure;
-use crate::snapshot::Api;
-use crate::translate::BodyEnd;
+use crate::model::error::ApiError;
+use crate::model::event::Failure;
+use crate::model::snapshot::Api;
+use crate::upstream::decode::{Flow, SseEvent};
+use crate::upstream::translate::BodyEnd;
 
 /// What is sent to a model.
 #[derive(Clone)]
@@ -91,7 +90,7 @@ impl fmt::Debug for UpstreamRequest {
 
 /// How long to wait for a model. Zero means without limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Clocks {
+pub struct Timeouts {
     /// For the connection, TLS included. The upstream's own business; the others are kept by the
     /// generation.
     pub connect: Duration,
@@ -214,7 +213,7 @@ pub struct Target {
     /// The upstream's language.
     pub api: Api,
     /// The clocks that hold.
-    pub clocks: Clocks,
+    pub timeouts: Timeouts,
     /// Which server, where there are several.
     pub server: usize,
     /// Whether the request will have to wait for its turn there.
@@ -230,9 +229,9 @@ impl Refusal {
             429 => "rate_limit_exceeded".to_owned(),
             status => format!("upstream_status_{status}"),
         };
-        let fault = crate::translate::fault_in_body(&self.body);
+        let fault = crate::upstream::translate::fault_in_body(&self.body);
         let mut error = ApiError::new(
-            crate::error::ErrorCode::UpstreamError,
+            crate::model::error::ErrorCode::UpstreamError,
             fault
                 .1
                 .unwrap_or_else(|| format!("The upstream answered with status {}.", self.status)),

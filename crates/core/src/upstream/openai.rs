@@ -22,8 +22,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::body::{Source, UpstreamBody};
 use super::http1::{self, SendError};
 use super::{OpenError, Opened, Refusal, Server, UpstreamHead, UpstreamRequest};
-use crate::error::{ApiError, ErrorCode};
-use crate::snapshot::Api;
+use crate::model::error::{ApiError, ErrorCode};
+use crate::model::snapshot::Api;
 
 /// The most of an error body that is passed on.
 const REFUSAL_BYTES: usize = 1024 * 1024;

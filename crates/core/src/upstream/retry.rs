@@ -23,7 +23,7 @@ use rand::Rng as _;
 use tokio::time::Instant;
 
 use super::OpenError;
-use crate::error::ErrorCode;
+use crate::model::error::ErrorCode;
 
 /// How often and how patiently.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -54,7 +54,7 @@ impl Default for RetryPolicy {
 
 /// What a failure says about the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Harm {
+pub(super) enum FailureKind {
     /// That it is well.
     None,
     /// That it wants to be left alone for a while.
@@ -69,7 +69,7 @@ pub(super) enum Harm {
 
 /// Where a request that failed may be sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Again {
+pub(super) enum RetryDecision {
     /// Nowhere.
     No,
     /// At another server only.
@@ -82,7 +82,7 @@ pub(super) enum Again {
 const REST: Duration = Duration::from_secs(1);
 
 /// The table of the [module](self).
-pub(super) fn judge(error: &OpenError) -> (Again, Harm) {
+pub(super) fn classify(error: &OpenError) -> (RetryDecision, FailureKind) {
     match error {
         OpenError::Refused(refusal) => {
             let header = |wanted: &str| {
@@ -100,39 +100,44 @@ pub(super) fn judge(error: &OpenError) -> (Again, Harm) {
                     .and_then(|value| value.parse().ok())
                     .map(Duration::from_secs)
             });
-            let harm = match refusal.status {
-                429 => Harm::Rest(after.unwrap_or(REST)),
-                408 | 409 | 500..=599 => Harm::Refused,
-                _ => Harm::None,
+            let kind = match refusal.status {
+                429 => FailureKind::Rest(after.unwrap_or(REST)),
+                408 | 409 | 500..=599 => FailureKind::Refused,
+                _ => FailureKind::None,
             };
             let again = match (refusal.should_retry, refusal.status) {
-                (Some(true), _) => Again::Anywhere(after),
-                (Some(false), _) => Again::No,
-                (None, 408 | 409 | 429) => Again::Anywhere(after),
-                (None, 500..=599) if !matches!(refusal.status, 501 | 505) => Again::Anywhere(after),
-                (None, _) => Again::No,
+                (Some(true), _) => RetryDecision::Anywhere(after),
+                (Some(false), _) => RetryDecision::No,
+                (None, 408 | 409 | 429) => RetryDecision::Anywhere(after),
+                (None, 500..=599) if !matches!(refusal.status, 501 | 505) => {
+                    RetryDecision::Anywhere(after)
+                }
+                (None, _) => RetryDecision::No,
             };
-            (again, harm)
+            (again, kind)
         }
         OpenError::Failed(error) => {
             let is = |codes: &[ErrorCode]| codes.iter().any(|code| error.is(*code));
             if is(&[ErrorCode::ConnectTimeout, ErrorCode::UpstreamUnreachable]) {
-                (Again::Anywhere(None), Harm::Unreachable)
+                (RetryDecision::Anywhere(None), FailureKind::Unreachable)
             } else if is(&[ErrorCode::UpstreamAuth]) {
-                (Again::Elsewhere, Harm::Refused)
+                (RetryDecision::Elsewhere, FailureKind::Refused)
             } else if is(&[ErrorCode::UpstreamBusy]) {
-                (Again::Elsewhere, Harm::None)
+                (RetryDecision::Elsewhere, FailureKind::None)
             } else if is(&[
                 ErrorCode::FirstTokenTimeout,
                 ErrorCode::BetweenTokensTimeout,
                 ErrorCode::TotalTimeout,
                 ErrorCode::Cancelled,
             ]) {
-                (Again::No, Harm::None)
+                (RetryDecision::No, FailureKind::None)
             } else if error.retryable {
-                (Again::Anywhere(error.retry_after), Harm::Broken)
+                (
+                    RetryDecision::Anywhere(error.retry_after),
+                    FailureKind::Broken,
+                )
             } else {
-                (Again::No, Harm::None)
+                (RetryDecision::No, FailureKind::None)
             }
         }
     }
@@ -159,11 +164,11 @@ impl RetryPolicy {
 pub struct RetryBudget {
     /// What one request adds, as a part of one retry.
     deposit: f64,
-    inner: Mutex<Purse>,
+    inner: Mutex<TokenBucket>,
 }
 
 #[derive(Debug)]
-struct Purse {
+struct TokenBucket {
     balance: f64,
     at: Instant,
 }
@@ -180,7 +185,7 @@ impl RetryBudget {
     pub fn new(percent: u32) -> Self {
         Self {
             deposit: f64::from(percent) / 100.0,
-            inner: Mutex::new(Purse {
+            inner: Mutex::new(TokenBucket {
                 balance: SAVED,
                 at: Instant::now(),
             }),
@@ -188,13 +193,13 @@ impl RetryBudget {
     }
 
     /// A request is made.
-    pub(super) fn deposit(&self) {
+    pub(super) fn credit(&self) {
         let mut purse = self.inner.lock();
         purse.balance = (purse.balance + self.deposit).min(SAVED);
     }
 
     /// A request wants to be made again. False if that is too much.
-    pub(super) fn withdraw(&self) -> bool {
+    pub(super) fn try_acquire(&self) -> bool {
         let mut purse = self.inner.lock();
         let now = Instant::now();
         let floor = now.duration_since(purse.at).as_secs_f64() * FLOOR;
@@ -211,7 +216,7 @@ impl RetryBudget {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ApiError;
+    use crate::model::error::ApiError;
     use crate::upstream::Refusal;
 
     fn refused(status: u16, headers: &[(&str, &str)], should_retry: Option<bool>) -> OpenError {
@@ -238,67 +243,88 @@ mod tests {
 
     #[test]
     fn the_table_of_what_is_sent_again() {
-        let anywhere = Again::Anywhere(None);
+        let anywhere = RetryDecision::Anywhere(None);
         for (error, expected) in [
             (
                 failed(ErrorCode::ConnectTimeout),
-                (anywhere, Harm::Unreachable),
+                (anywhere, FailureKind::Unreachable),
             ),
             (
                 failed(ErrorCode::UpstreamUnreachable),
-                (anywhere, Harm::Unreachable),
+                (anywhere, FailureKind::Unreachable),
             ),
             (
                 failed(ErrorCode::UpstreamDisconnected),
-                (anywhere, Harm::Broken),
+                (anywhere, FailureKind::Broken),
             ),
             (
                 failed(ErrorCode::UpstreamTruncated),
-                (anywhere, Harm::Broken),
+                (anywhere, FailureKind::Broken),
             ),
             (
                 failed(ErrorCode::UpstreamInvalidUtf8),
-                (anywhere, Harm::Broken),
+                (anywhere, FailureKind::Broken),
             ),
             (
                 failed(ErrorCode::UpstreamMalformed),
-                (anywhere, Harm::Broken),
+                (anywhere, FailureKind::Broken),
             ),
-            (failed(ErrorCode::UpstreamError), (anywhere, Harm::Broken)),
+            (
+                failed(ErrorCode::UpstreamError),
+                (anywhere, FailureKind::Broken),
+            ),
             (
                 failed(ErrorCode::UpstreamEventTooLarge),
-                (Again::No, Harm::None),
+                (RetryDecision::No, FailureKind::None),
             ),
             (
                 failed(ErrorCode::UpstreamAuth),
-                (Again::Elsewhere, Harm::Refused),
+                (RetryDecision::Elsewhere, FailureKind::Refused),
             ),
             (
                 failed(ErrorCode::UpstreamBusy),
-                (Again::Elsewhere, Harm::None),
+                (RetryDecision::Elsewhere, FailureKind::None),
             ),
             (
                 failed(ErrorCode::FirstTokenTimeout),
-                (Again::No, Harm::None),
+                (RetryDecision::No, FailureKind::None),
             ),
             (
                 failed(ErrorCode::BetweenTokensTimeout),
-                (Again::No, Harm::None),
+                (RetryDecision::No, FailureKind::None),
             ),
-            (failed(ErrorCode::TotalTimeout), (Again::No, Harm::None)),
-            (failed(ErrorCode::Cancelled), (Again::No, Harm::None)),
-            (refused(400, &[], None), (Again::No, Harm::None)),
-            (refused(404, &[], None), (Again::No, Harm::None)),
-            (refused(408, &[], None), (anywhere, Harm::Refused)),
-            (refused(409, &[], None), (anywhere, Harm::Refused)),
-            (refused(413, &[], None), (Again::No, Harm::None)),
-            (refused(422, &[], None), (Again::No, Harm::None)),
-            (refused(429, &[], None), (anywhere, Harm::Rest(REST))),
+            (
+                failed(ErrorCode::TotalTimeout),
+                (RetryDecision::No, FailureKind::None),
+            ),
+            (
+                failed(ErrorCode::Cancelled),
+                (RetryDecision::No, FailureKind::None),
+            ),
+            (
+                refused(400, &[], None),
+                (RetryDecision::No, FailureKind::None),
+            ),
+            (
+                refused(404, &[], None),
+                (RetryDecision::No, FailureKind::None),
+            ),
+            (refused(408, &[], None), (anywhere, FailureKind::Refused)),
+            (refused(409, &[], None), (anywhere, FailureKind::Refused)),
+            (
+                refused(413, &[], None),
+                (RetryDecision::No, FailureKind::None),
+            ),
+            (
+                refused(422, &[], None),
+                (RetryDecision::No, FailureKind::None),
+            ),
+            (refused(429, &[], None), (anywhere, FailureKind::Rest(REST))),
             (
                 refused(429, &[("retry-after", "3")], None),
                 (
-                    Again::Anywhere(seconds(3)),
-                    Harm::Rest(Duration::from_secs(3)),
+                    RetryDecision::Anywhere(seconds(3)),
+                    FailureKind::Rest(Duration::from_secs(3)),
                 ),
             ),
             (
@@ -308,16 +334,19 @@ mod tests {
                     None,
                 ),
                 (
-                    Again::Anywhere(Some(Duration::from_millis(2500))),
-                    Harm::Rest(Duration::from_millis(2500)),
+                    RetryDecision::Anywhere(Some(Duration::from_millis(2500))),
+                    FailureKind::Rest(Duration::from_millis(2500)),
                 ),
             ),
-            (refused(500, &[], None), (anywhere, Harm::Refused)),
-            (refused(501, &[], None), (Again::No, Harm::Refused)),
-            (refused(502, &[], None), (anywhere, Harm::Refused)),
+            (refused(500, &[], None), (anywhere, FailureKind::Refused)),
+            (
+                refused(501, &[], None),
+                (RetryDecision::No, FailureKind::Refused),
+            ),
+            (refused(502, &[], None), (anywhere, FailureKind::Refused)),
             (
                 refused(503, &[("retry-after", " 2 ")], None),
-                (Again::Anywhere(seconds(2)), Harm::Refused),
+                (RetryDecision::Anywhere(seconds(2)), FailureKind::Refused),
             ),
             (
                 refused(
@@ -325,15 +354,21 @@ mod tests {
                     &[("retry-after", "Fri, 31 Dec 1999 23:59:59 GMT")],
                     None,
                 ),
-                (anywhere, Harm::Refused),
+                (anywhere, FailureKind::Refused),
             ),
-            (refused(504, &[], None), (anywhere, Harm::Refused)),
-            (refused(505, &[], None), (Again::No, Harm::Refused)),
-            (refused(529, &[], None), (anywhere, Harm::Refused)),
-            (refused(503, &[], Some(false)), (Again::No, Harm::Refused)),
-            (refused(400, &[], Some(true)), (anywhere, Harm::None)),
+            (refused(504, &[], None), (anywhere, FailureKind::Refused)),
+            (
+                refused(505, &[], None),
+                (RetryDecision::No, FailureKind::Refused),
+            ),
+            (refused(529, &[], None), (anywhere, FailureKind::Refused)),
+            (
+                refused(503, &[], Some(false)),
+                (RetryDecision::No, FailureKind::Refused),
+            ),
+            (refused(400, &[], Some(true)), (anywhere, FailureKind::None)),
         ] {
-            assert_eq!(judge(&error), expected, "{error:?}");
+            assert_eq!(classify(&error), expected, "{error:?}");
         }
     }
 
@@ -366,13 +401,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn retries_stay_a_part_of_the_requests() {
         let budget = RetryBudget::new(20);
-        assert_eq!((0..1000).filter(|_| budget.withdraw()).count(), 100);
-        (0..100).for_each(|_| budget.deposit());
+        assert_eq!((0..1000).filter(|_| budget.try_acquire()).count(), 100);
+        (0..100).for_each(|_| budget.credit());
         // A fifth of a hundred, but for what rounding loses.
-        let retries = (0..1000).filter(|_| budget.withdraw()).count();
+        let retries = (0..1000).filter(|_| budget.try_acquire()).count();
         assert!((19..=20).contains(&retries), "{retries}");
         tokio::time::advance(Duration::from_secs(1)).await;
-        let retries = (0..1000).filter(|_| budget.withdraw()).count();
+        let retries = (0..1000).filter(|_| budget.try_acquire()).count();
         assert!((10..=11).contains(&retries), "{retries}");
     }
 }

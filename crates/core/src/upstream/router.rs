@@ -14,13 +14,13 @@ use futures::future::BoxFuture;
 use rand::Rng as _;
 use smallvec::SmallVec;
 
-use super::pursuit::Pursuit;
+use super::failover::Failover;
 use super::{
-    BreakerPolicy, Clocks, Continuation, GatePolicy, Hedge, OpenError, Opened, RetryBudget,
-    RetryPolicy, Server, Standing, Target, Upstream, UpstreamRequest, Vitals,
+    BreakerPolicy, ConcurrencyPolicy, Continuation, EndpointStats, HealthStatus, Hedge, OpenError,
+    Opened, RetryBudget, RetryPolicy, Server, Target, Timeouts, Upstream, UpstreamRequest,
 };
-use crate::error::{ApiError, ErrorCode};
-use crate::snapshot::Api;
+use crate::model::error::{ApiError, ErrorCode};
+use crate::model::snapshot::Api;
 
 /// One request in so many goes to a server that is not the fastest.
 const EXPLORE: u32 = 20;
@@ -29,15 +29,15 @@ const AS_GOOD: f64 = 1.2;
 
 /// How a server serves a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Served {
+pub struct ModelBinding {
     /// What it calls the model.
     pub name: String,
     /// How long it may take.
-    pub clocks: Clocks,
+    pub timeouts: Timeouts,
 }
 
 /// How a server serves the model that clients call `name`; `None` if it does not.
-pub type ModelMap = Arc<dyn Fn(&str) -> Option<Served> + Send + Sync>;
+pub type ModelMap = Arc<dyn Fn(&str) -> Option<ModelBinding> + Send + Sync>;
 
 /// One server and what it serves.
 #[derive(Clone)]
@@ -51,11 +51,11 @@ pub struct Route {
     /// Its share of the requests for a model that several servers serve, relative to the others.
     pub weight: u32,
     /// How far away it is: while nearer servers are up, it is not asked.
-    pub distance: u32,
+    pub locality: u32,
     /// How it is told to go on with an answer that another server broke off.
     pub continuation: Continuation,
     /// What all workers know of it.
-    pub vitals: Arc<Vitals>,
+    pub stats: Arc<EndpointStats>,
 }
 
 impl fmt::Debug for Route {
@@ -84,22 +84,22 @@ pub struct RouterOptions {
 impl Route {
     /// A server that serves every model under the name that clients use, without bounds of its own.
     #[must_use]
-    pub fn to(server: impl Server + 'static, api: Api, clocks: Clocks) -> Self {
+    pub fn to(server: impl Server + 'static, api: Api, timeouts: Timeouts) -> Self {
         let models: ModelMap = Arc::new(move |model| {
-            Some(Served {
+            Some(ModelBinding {
                 name: model.to_owned(),
-                clocks,
+                timeouts,
             })
         });
-        let vitals = Vitals::new(BreakerPolicy::default(), GatePolicy::default());
+        let stats = EndpointStats::new(BreakerPolicy::default(), ConcurrencyPolicy::default());
         Self {
             server: Arc::new(server),
             api,
             models,
             weight: 1,
-            distance: 0,
+            locality: 0,
             continuation: Continuation::None,
-            vitals,
+            stats,
         }
     }
 }
@@ -130,7 +130,7 @@ struct Inner {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Choice {
     pub(super) server: usize,
-    pub(super) served: Served,
+    pub(super) binding: ModelBinding,
     /// Whether it is asked although it seems to be down, because there is no other.
     pub(super) last_resort: bool,
 }
@@ -166,7 +166,7 @@ impl Router {
         self.0
             .routes
             .iter()
-            .any(|route| route.vitals.standing() != Standing::Down)
+            .any(|route| route.stats.health() != HealthStatus::Down)
     }
 
     /// One of the servers that serve the model through this API, or any; but none of those already
@@ -175,26 +175,26 @@ impl Router {
         let serving = self.0.routes.iter().enumerate().filter(|(server, route)| {
             api.is_none_or(|api| route.api == api) && !tried.contains(server)
         });
-        let mut candidates: SmallVec<[(usize, &Route, Served); 4]> = serving
+        let mut candidates: SmallVec<[(usize, &Route, ModelBinding); 4]> = serving
             .filter_map(|(server, route)| Some((server, route, (route.models)(model)?)))
             .collect();
         let last_resort = !candidates
             .iter()
-            .any(|(_, route, _)| route.vitals.is_available());
+            .any(|(_, route, _)| route.stats.is_available());
         if !last_resort {
-            candidates.retain(|(_, route, _)| route.vitals.is_available());
+            candidates.retain(|(_, route, _)| route.stats.is_available());
         }
         let nearest = candidates
             .iter()
-            .map(|(_, route, _)| route.distance)
+            .map(|(_, route, _)| route.locality)
             .min()?;
-        candidates.retain(|(_, route, _)| route.distance == nearest);
-        for has_room in [
-            |route: &Route| route.vitals.gate.is_free(),
-            |route: &Route| route.vitals.gate.has_room(),
+        candidates.retain(|(_, route, _)| route.locality == nearest);
+        for has_capacity in [
+            |route: &Route| route.stats.limit.is_free(),
+            |route: &Route| route.stats.limit.has_capacity(),
         ] {
-            if candidates.iter().any(|(_, route, _)| has_room(route)) {
-                candidates.retain(|(_, route, _)| has_room(route));
+            if candidates.iter().any(|(_, route, _)| has_capacity(route)) {
+                candidates.retain(|(_, route, _)| has_capacity(route));
                 break;
             }
         }
@@ -208,10 +208,10 @@ impl Router {
         } else {
             0
         };
-        let (server, _, served) = candidates.swap_remove(at);
+        let (server, _, binding) = candidates.swap_remove(at);
         Some(Choice {
             server,
-            served,
+            binding,
             last_resort,
         })
     }
@@ -260,7 +260,7 @@ fn pick(routes: &[&Route]) -> usize {
         .iter()
         .map(|route| {
             route
-                .vitals
+                .stats
                 .latency
                 .average()
                 .map(|average| average.as_secs_f64())
@@ -307,28 +307,28 @@ impl Upstream for Router {
         let Some((route, choice)) = chosen else {
             let mut error = ApiError::new(
                 ErrorCode::NotFound,
-                format!("The model '{name}' is not served by any configured upstream."),
+                format!("The model '{name}' is not binding by any configured upstream."),
             )
             .param("model");
             error.code = Some("model_not_found".into());
             return Err(error);
         };
-        if !route.vitals.gate.has_room() {
-            route.vitals.counters.refused_busy.add();
-            return Err(route.vitals.gate.busy());
+        if !route.stats.limit.has_capacity() {
+            route.stats.counters.refused_busy.add();
+            return Err(route.stats.limit.busy());
         }
-        let renamed = model.is_none() || choice.served.name != name;
+        let renamed = model.is_none() || choice.binding.name != name;
         Ok(Target {
             model: name.to_owned(),
-            upstream_model: renamed.then_some(choice.served.name),
+            upstream_model: renamed.then_some(choice.binding.name),
             api: route.api,
-            clocks: choice.served.clocks,
+            timeouts: choice.binding.timeouts,
             server: choice.server,
-            queued: !route.vitals.gate.is_free(),
+            queued: !route.stats.limit.is_free(),
         })
     }
 
     fn open(&self, request: UpstreamRequest) -> BoxFuture<'static, Result<Opened, OpenError>> {
-        Pursuit::new(self.clone(), request).open().boxed()
+        Failover::new(self.clone(), request).open().boxed()
     }
 }

@@ -11,7 +11,7 @@ use super::models::Models;
 use super::schema::{Config, Hedging, Upstream, Webhooks};
 use super::secret::{REDACTED, Secret};
 use super::units::{duration, size};
-use crate::webhooks::{SigningKey, UrlProblem, parse_url};
+use tokenwire_webhooks::{SigningKey, UrlProblem, parse_url};
 
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 const SMALLEST_MESSAGE: usize = 1024;

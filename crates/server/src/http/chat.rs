@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use tokenwire_core::dialect::{Dialect, chat_completion};
+use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::StartRequest;
-use tokenwire_core::error::{ApiError, ErrorCode};
-use tokenwire_core::event::Ending;
-use tokenwire_core::generation::Attachment;
+use tokenwire_core::generation::ReaderGuard;
+use tokenwire_core::model::error::{ApiError, ErrorCode};
+use tokenwire_core::model::event::Ending;
+use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::request::{ChatRequest, StreamRequest};
-use tokenwire_core::snapshot::Api;
 use tokenwire_sse::Sdk;
 
 use super::inbound::{ContentType, body, freshness, idempotency_key, last_event_id, unwanted_body};
@@ -52,7 +52,7 @@ pub(super) async fn create(
     if stream {
         let response = committed(
             &service,
-            started.attachment,
+            started.guard,
             Dialect::Chat,
             Arc::new(Sdk),
             service.sse(""),
@@ -60,15 +60,15 @@ pub(super) async fn create(
         .await;
         return Ok(marked(started.reused, response));
     }
-    Ok(marked(started.reused, whole(started.attachment).await))
+    Ok(marked(started.reused, whole(started.guard).await))
 }
 
 /// The whole completion: as the upstream sent it, or made of the response object where it speaks
 /// Responses.
-async fn whole(attachment: Attachment) -> HttpResponse {
-    let generation = attachment.generation();
+async fn whole(guard: ReaderGuard) -> HttpResponse {
+    let generation = guard.generation();
     generation.ended().await;
-    let head = match generation.opening().now() {
+    let head = match generation.response_head().now() {
         Some(Err(error)) => return located(generation, open_error_response(&error)),
         Some(Ok(head)) => Some(head),
         None => None,
@@ -77,7 +77,7 @@ async fn whole(attachment: Attachment) -> HttpResponse {
         Some(Ending::Completed { .. } | Ending::Incomplete { .. }) => {
             let completion = match generation.meta().api {
                 Api::Chat => generation.first_raw(),
-                Api::Responses => chat_completion(generation),
+                Api::Responses => generation.chat_completion(),
             };
             let Some(completion) = completion else {
                 let error = ApiError::new(

@@ -3,7 +3,7 @@
 //! Requests are read by the core's own checked parser and answers are written as bytes, so there
 //! are no types that a description could be derived from without describing something else. What is
 //! served is therefore described once, in [`operations`] and [`schemas`], and both forms are made
-//! of that. The codes of errors are [`ErrorCode::ALL`](tokenwire_core::error::ErrorCode::ALL). A
+//! of that. The codes of errors are [`ErrorCode::ALL`](tokenwire_core::model::error::ErrorCode::ALL). A
 //! test holds the description against the table of routes and asks the running gateway for every
 //! path and method in it.
 //!

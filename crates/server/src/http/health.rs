@@ -1,8 +1,8 @@
 //! For those who operate it.
 
 use actix_web::{HttpResponse, web};
-use tokenwire_core::error::{ApiError, ErrorCode};
-use tokenwire_core::upstream::{Route, Standing};
+use tokenwire_core::model::error::{ApiError, ErrorCode};
+use tokenwire_core::upstream::{HealthStatus, Route};
 
 use super::outbound::error_response;
 use crate::service::Service;
@@ -35,17 +35,17 @@ pub(super) async fn ready(service: web::Data<Service>) -> HttpResponse {
 }
 
 fn describe(route: &Route) -> serde_json::Value {
-    let vitals = &route.vitals;
-    let standing = match vitals.standing() {
-        Standing::Up => "up",
-        Standing::Trying => "trying",
-        Standing::Down => "down",
+    let stats = &route.stats;
+    let standing = match stats.health() {
+        HealthStatus::Up => "up",
+        HealthStatus::Trying => "trying",
+        HealthStatus::Down => "down",
     };
     serde_json::json!({
         "name": route.server.name(),
         "status": standing,
-        "running": vitals.gate.running(),
-        "waiting": vitals.gate.waiting(),
-        "first_token_ms": vitals.latency.average().map(|average| average.as_millis() as u64),
+        "running": stats.limit.running(),
+        "waiting": stats.limit.waiting(),
+        "first_token_ms": stats.latency.average().map(|average| average.as_millis() as u64),
     })
 }

@@ -6,8 +6,8 @@ use actix_web::web::Payload;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use tokenwire_core::engine::Freshness;
-use tokenwire_core::error::{ApiError, ErrorCode};
-use tokenwire_core::id::GenerationId;
+use tokenwire_core::model::error::{ApiError, ErrorCode};
+use tokenwire_core::model::id::GenerationId;
 
 /// What a body may be labelled as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

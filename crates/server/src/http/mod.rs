@@ -3,10 +3,10 @@
 mod chat;
 mod cross_origin;
 mod documentation;
-mod envelope;
 mod health;
 mod inbound;
 mod metrics;
+mod middleware;
 mod models;
 mod outbound;
 mod page;
@@ -17,5 +17,5 @@ mod streams;
 mod webhooks;
 
 pub use cross_origin::OriginPolicy;
-pub use envelope::envelope;
+pub use middleware::envelope;
 pub use routes::configure;

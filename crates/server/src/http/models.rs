@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use actix_web::{HttpResponse, web};
 use serde_json::{Value, json};
-use tokenwire_core::error::{ApiError, ErrorCode};
+use tokenwire_core::model::error::{ApiError, ErrorCode};
 
 use super::outbound::{HttpError, open_error_response};
 use crate::service::Service;

@@ -4,8 +4,8 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use tokenwire_core::engine::Reused;
-use tokenwire_core::error::{ApiError, ErrorCode};
 use tokenwire_core::generation::Generation;
+use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::upstream::{OpenError, Refusal, UpstreamHead};
 
 /// Seconds after which to come back where nobody knows better.

@@ -7,10 +7,10 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::value::RawValue;
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::StartRequest;
-use tokenwire_core::error::{ApiError, ErrorCode};
-use tokenwire_core::event::Ending;
-use tokenwire_core::generation::{Attachment, Generation, Subscription};
-use tokenwire_core::id::{GenerationId, Seq};
+use tokenwire_core::generation::{Generation, ReaderGuard, Subscription};
+use tokenwire_core::model::error::{ApiError, ErrorCode};
+use tokenwire_core::model::event::Ending;
+use tokenwire_core::model::id::{GenerationId, Seq};
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokenwire_sse::{Sdk, SseBody, event_stream};
 
@@ -55,19 +55,19 @@ pub(super) async fn create(
         client_key: forwarded.client_key,
         freshness: freshness(request.headers(), false),
     })?;
-    let response = answer(&service, started.attachment, stream, background).await;
+    let response = answer(&service, started.guard, stream, background).await;
     Ok(marked(started.reused, response))
 }
 
 async fn answer(
     service: &Service,
-    attachment: Attachment,
+    guard: ReaderGuard,
     stream: bool,
     background: bool,
 ) -> HttpResponse {
     if stream && background {
-        let mut response = of_generation(attachment.generation(), None);
-        let subscription = Subscription::new(attachment, Seq(0), Dialect::Responses, Arc::new(Sdk));
+        let mut response = of_generation(guard.generation(), None);
+        let subscription = Subscription::new(guard, Seq(0), Dialect::Responses, Arc::new(Sdk));
         return event_stream(
             &mut response,
             SseBody::new(Some(subscription), service.sse("")),
@@ -76,7 +76,7 @@ async fn answer(
     if stream {
         return committed(
             service,
-            attachment,
+            guard,
             Dialect::Responses,
             Arc::new(Sdk),
             service.sse(""),
@@ -84,17 +84,17 @@ async fn answer(
         .await;
     }
     if background {
-        return object(attachment.generation());
+        return object(guard.generation());
     }
-    whole(attachment).await
+    whole(guard).await
 }
 
 /// The object once it is whole. What failed before the upstream's head keeps its status, since SDKs
 /// live by it.
-async fn whole(attachment: Attachment) -> HttpResponse {
-    let generation = attachment.generation();
+async fn whole(guard: ReaderGuard) -> HttpResponse {
+    let generation = guard.generation();
     generation.ended().await;
-    match generation.opening().now() {
+    match generation.response_head().now() {
         Some(Err(error)) => located(generation, open_error_response(&error)),
         Some(Ok(head)) => json(
             &mut of_generation(generation, Some(&head)),

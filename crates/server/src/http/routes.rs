@@ -2,7 +2,7 @@
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, Resource, web};
-use tokenwire_core::error::{ApiError, ErrorCode};
+use tokenwire_core::model::error::{ApiError, ErrorCode};
 
 use super::outbound::error_response;
 use super::{

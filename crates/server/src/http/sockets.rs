@@ -3,11 +3,11 @@
 use actix_web::dev::Payload;
 use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
 use std::future::{Ready, ready};
-use tokenwire_core::error::{ApiError, ErrorCode};
+use tokenwire_core::model::error::{ApiError, ErrorCode};
 
 use super::outbound::{HttpError, error_response};
-use crate::connection::incoming;
 use crate::service::Service;
+use tokenwire_connection::incoming;
 
 /// The request's payload as it is, for the upgrade to wrap.
 pub(super) struct RawPayload(Payload);

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
-use tokenwire_core::dialect::{Dialect, Frame, Framing, reset_event};
+use tokenwire_core::dialect::{Dialect, Frame, Framing};
 use tokenwire_core::engine::{Resumption, StartRequest};
-use tokenwire_core::error::{ApiError, ErrorCode};
-use tokenwire_core::generation::{Attachment, Generation, Subscription};
-use tokenwire_core::id::{GenerationId, Seq};
+use tokenwire_core::generation::{Generation, ReaderGuard, Subscription};
+use tokenwire_core::model::error::{ApiError, ErrorCode};
+use tokenwire_core::model::id::{GenerationId, Seq};
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokenwire_sse::{Bare, EventSource, Sdk, SseBody, SseOptions, event_stream, plain_text};
 
@@ -151,14 +151,14 @@ async fn begin(
         Dialect::Text => {
             committed(
                 service,
-                started.attachment,
+                started.guard,
                 Dialect::Text,
                 Arc::new(Bare),
                 service.text(),
             )
             .await
         }
-        Dialect::Responses | Dialect::Chat => read(service, dialect, started.attachment, Seq(0)),
+        Dialect::Responses | Dialect::Chat => read(service, dialect, started.guard, Seq(0)),
     };
     Ok(marked(started.reused, response))
 }
@@ -187,14 +187,14 @@ fn come_back_later(error: &ApiError) -> HttpResponse {
 /// A head that waits for the upstream's status, and then streams. SDKs live by status codes.
 pub(super) async fn committed(
     service: &Service,
-    attachment: Attachment,
+    guard: ReaderGuard,
     dialect: Dialect,
     framing: Arc<dyn Framing>,
     options: SseOptions,
 ) -> HttpResponse {
-    let generation = attachment.generation().clone();
+    let generation = guard.generation().clone();
     let settled =
-        tokio::time::timeout(service.commit_after(), generation.opening().settled()).await;
+        tokio::time::timeout(service.commit_after(), generation.response_head().wait()).await;
     let head = match settled {
         Ok(Ok(head)) => Some(head),
         Ok(Err(error)) => {
@@ -204,7 +204,7 @@ pub(super) async fn committed(
     };
     let mut response = of_generation(&generation, head.as_ref());
     let body = SseBody::new(
-        Some(Subscription::new(attachment, Seq(0), dialect, framing)),
+        Some(Subscription::new(guard, Seq(0), dialect, framing)),
         options,
     );
     if dialect == Dialect::Text {
@@ -215,13 +215,13 @@ pub(super) async fn committed(
 }
 
 /// A stream from `from` on, at once.
-fn read(service: &Service, dialect: Dialect, attachment: Attachment, from: Seq) -> HttpResponse {
-    let generation = attachment.generation().clone();
+fn read(service: &Service, dialect: Dialect, guard: ReaderGuard, from: Seq) -> HttpResponse {
+    let generation = guard.generation().clone();
     let mut response = of_generation(&generation, None);
     if dialect == Dialect::Text {
         let body = SseBody::new(
             Some(Subscription::new(
-                attachment,
+                guard,
                 from,
                 Dialect::Text,
                 Arc::new(Bare),
@@ -230,7 +230,7 @@ fn read(service: &Service, dialect: Dialect, attachment: Attachment, from: Seq) 
         );
         return plain_text(&mut response, body);
     }
-    let subscription = Subscription::new(attachment, from, dialect, Arc::new(EventSource));
+    let subscription = Subscription::new(guard, from, dialect, Arc::new(EventSource));
     let preface = match dialect {
         // `response.created` is not shown in this dialect. Its id is, on its own, so that an
         // EventSource that is cut before the first chunk comes back to this stream instead of
@@ -257,7 +257,7 @@ fn resume(
     let generation = service.engine.find(id, &service.owner())?;
     let text = dialect == Dialect::Text;
     Ok(match service.engine.resume(&generation, after) {
-        Resumption::Read { attachment, from } => read(service, dialect, attachment, from),
+        Resumption::Read { guard, from } => read(service, dialect, guard, from),
         Resumption::NothingLeft if text => plain_text(
             &mut of_generation(&generation, None),
             SseBody::new(None, SseOptions::default()),
@@ -276,10 +276,10 @@ fn resume(
         }
         Resumption::PastHead { head } if text => return Err(past_head(head).into()),
         Resumption::PastHead { .. } => {
-            let attachment = generation.attach();
+            let guard = generation.attach();
             let (head, preface) = reset(&generation);
             let subscription =
-                Subscription::new(attachment, head.next(), dialect, Arc::new(EventSource));
+                Subscription::new(guard, head.next(), dialect, Arc::new(EventSource));
             let body = SseBody::new(Some(subscription), service.sse(preface));
             event_stream(&mut of_generation(&generation, None), body)
         }
@@ -289,7 +289,7 @@ fn resume(
 /// The number of the last event that the object holds, and the first block with the object in it.
 fn reset(generation: &Generation) -> (Seq, Vec<u8>) {
     let mut out = bytes::BytesMut::from(RETRY);
-    let (seq, data) = reset_event(generation);
+    let (seq, data) = generation.reset_event();
     EventSource.frame(
         &generation.meta().id,
         &Frame {
@@ -331,8 +331,8 @@ pub(super) fn resume_sdk(
     let generation = service.engine.find(id, &service.owner())?;
     let mut response = of_generation(&generation, None);
     Ok(match service.engine.resume(&generation, after) {
-        Resumption::Read { attachment, from } => {
-            let subscription = Subscription::new(attachment, from, dialect, Arc::new(Sdk));
+        Resumption::Read { guard, from } => {
+            let subscription = Subscription::new(guard, from, dialect, Arc::new(Sdk));
             event_stream(
                 &mut response,
                 SseBody::new(Some(subscription), service.sse("")),

@@ -1,13 +1,13 @@
 //! `/v1/webhooks/deliveries`: what became of webhooks, and another try.
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use tokenwire_core::error::{ApiError, ErrorCode};
+use tokenwire_core::model::error::{ApiError, ErrorCode};
 
 use super::inbound::Query;
 use super::outbound::HttpError;
 use crate::service::Service;
-use crate::webhooks::delivery::Status;
-use crate::webhooks::ledger::NoRetry;
+use tokenwire_webhooks::NoRetry;
+use tokenwire_webhooks::Status;
 
 /// `GET /v1/webhooks/deliveries`: newest first, of one `status` or of all, in pages of `limit`
 /// after the delivery `after`.

@@ -9,8 +9,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tokenwire_core::engine::{GenerationEnd, GenerationStart, Observer, Reused};
-use tokenwire_core::error::ErrorCode;
-use tokenwire_core::snapshot::{Api, Status};
+use tokenwire_core::model::error::ErrorCode;
+use tokenwire_core::model::snapshot::{Api, Status};
 
 use crate::config::schema::Config;
 

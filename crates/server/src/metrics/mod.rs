@@ -12,14 +12,14 @@
 //! [register](Metrics::register) it: once, where the parts are made that the workers share.
 
 mod exposition;
+mod gauges;
 mod generations;
 mod process;
-mod standing;
 mod upstreams;
 mod webhooks;
 
 pub use exposition::Format;
-pub use standing::Gauges;
+pub use gauges::Gauges;
 pub(crate) use upstreams::Upstreams;
 pub(crate) use webhooks::Deliveries;
 
@@ -32,9 +32,9 @@ use prometheus_client::registry::{Metric, Registry};
 use tokenwire_core::engine::{self, Observer};
 
 use crate::config::schema::Config;
+use gauges::HealthStatus;
 use generations::Generations;
 use process::Process;
-use standing::Standing;
 
 /// See the [module](self). One for all workers.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ impl Metrics {
     pub fn new(config: &Config, registry: Arc<engine::Registry>) -> Arc<Self> {
         let mut own = Registry::with_prefix("tokenwire");
         let gauges = Gauges::default();
-        own.register_collector(Box::new(Standing::new(registry, gauges.clone())));
+        own.register_collector(Box::new(HealthStatus::new(registry, gauges.clone())));
         let generations = Generations::new(config, &mut own);
         let mut process = Registry::default();
         process.register_collector(Box::new(Process));

@@ -8,85 +8,85 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use tokenwire_core::upstream::{Counter, Standing, Vitals};
+use tokenwire_core::upstream::{Counter, EndpointStats, HealthStatus};
 
 use crate::service::SharedUpstream;
 
 /// Reads a counter.
-type Count = fn(&Vitals) -> &Counter;
+type Count = fn(&EndpointStats) -> &Counter;
 /// Reads a gauge.
-type Gauge = fn(&Vitals) -> f64;
+type Gauge = fn(&EndpointStats) -> f64;
 
 const COUNTERS: &[(&str, &str, Count)] = &[
     (
         "upstream_requests",
         "Requests sent, repeated ones included.",
-        |vitals| &vitals.counters.requests,
+        |stats| &stats.counters.requests,
     ),
     (
         "upstream_retries",
         "Requests sent because an attempt before had failed.",
-        |vitals| &vitals.counters.retries,
+        |stats| &stats.counters.retries,
     ),
     (
         "upstream_failovers",
         "Those of the retries whose earlier attempt was another upstream's.",
-        |vitals| &vitals.counters.failovers,
+        |stats| &stats.counters.failovers,
     ),
     (
         "upstream_retries_over_budget",
         "Retries that were not made because the budget was spent.",
-        |vitals| &vitals.counters.budget_spent,
+        |stats| &stats.counters.budget_spent,
     ),
     (
         "upstream_hedges",
         "Requests sent because another upstream was slow.",
-        |vitals| &vitals.counters.hedges,
+        |stats| &stats.counters.hedges,
     ),
     (
         "upstream_hedges_won",
         "Those of the hedges that were first.",
-        |vitals| &vitals.counters.hedges_won,
+        |stats| &stats.counters.hedges_won,
     ),
     (
         "upstream_continued",
         "Answers gone on with that another upstream had broken off.",
-        |vitals| &vitals.counters.continued,
+        |stats| &stats.counters.continued,
     ),
     (
         "upstream_connect_failures",
         "Connections that could not be made, or not in time.",
-        |vitals| &vitals.counters.connect_failures,
+        |stats| &stats.counters.connect_failures,
     ),
     (
         "upstream_refusals",
         "Answers with a status that says that the upstream is in trouble.",
-        |vitals| &vitals.counters.refusals,
+        |stats| &stats.counters.refusals,
     ),
     (
         "upstream_rate_limits",
         "Answers with status 429.",
-        |vitals| &vitals.counters.rate_limits,
+        |stats| &stats.counters.rate_limits,
     ),
     (
         "upstream_broken",
         "Connections and streams that broke before the first token.",
-        |vitals| &vitals.counters.broken,
+        |stats| &stats.counters.broken,
     ),
     (
         "upstream_silences",
         "Requests without a first token when its clock ran out.",
-        |vitals| &vitals.counters.silences,
+        |stats| &stats.counters.silences,
     ),
     (
         "upstream_breaker_opened",
         "How often the breaker opened.",
-        |vitals| &vitals.counters.opened,
+        |stats| &stats.counters.opened,
     ),
     (
         "upstream_busy",
         "Requests refused because the queue was full or the wait in it too long.",
-        |vitals| &vitals.counters.refused_busy,
+        |stats| &stats.counters.refused_busy,
     ),
 ];
 
@@ -94,26 +94,26 @@ const GAUGES: &[(&str, &str, Gauge)] = &[
     (
         "upstream_up",
         "1 if requests go to it, 0.5 if one is on its way to see, 0 if it is left alone.",
-        |vitals| match vitals.standing() {
-            Standing::Up => 1.0,
-            Standing::Trying => 0.5,
-            Standing::Down => 0.0,
+        |stats| match stats.health() {
+            HealthStatus::Up => 1.0,
+            HealthStatus::Trying => 0.5,
+            HealthStatus::Down => 0.0,
         },
     ),
     (
         "upstream_running",
         "Requests at the upstream now.",
-        |vitals| vitals.gate.running() as f64,
+        |stats| stats.limit.running() as f64,
     ),
     (
         "upstream_waiting",
         "Requests that wait for their turn.",
-        |vitals| vitals.gate.waiting() as f64,
+        |stats| stats.limit.waiting() as f64,
     ),
     (
         "upstream_first_token_average_seconds",
         "Decaying average of the time to the first token; 0 while nothing is known.",
-        |vitals| vitals.latency.average().unwrap_or_default().as_secs_f64(),
+        |stats| stats.latency.average().unwrap_or_default().as_secs_f64(),
     ),
 ];
 
@@ -127,7 +127,7 @@ impl Collector for Upstreams {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for upstream in self.0.iter() {
                 let label = [("upstream", upstream.config.name.as_str())];
-                ConstCounter::new(count(&upstream.vitals).get())
+                ConstCounter::new(count(&upstream.stats).get())
                     .encode(family.encode_family(&label)?)?;
             }
         }
@@ -135,7 +135,7 @@ impl Collector for Upstreams {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for upstream in self.0.iter() {
                 let label = [("upstream", upstream.config.name.as_str())];
-                ConstGauge::new(value(&upstream.vitals)).encode(family.encode_family(&label)?)?;
+                ConstGauge::new(value(&upstream.stats)).encode(family.encode_family(&label)?)?;
             }
         }
         Ok(())

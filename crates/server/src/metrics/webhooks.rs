@@ -9,7 +9,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use crate::webhooks::WebhookCounters;
+use tokenwire_webhooks::WebhookCounters;
 
 /// See the [module](self).
 #[derive(Debug)]

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use tokenwire_core::id::Seq;
 use tokenwire_core::log::{AppendError, LogLimits, TokenLog};
-use tokenwire_core::record::RecordBatch;
+use tokenwire_core::model::id::Seq;
+use tokenwire_core::model::record::RecordBatch;
 
 use super::support::{FIRST, Factory, contents};
 

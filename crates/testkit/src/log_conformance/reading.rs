@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use tokenwire_core::id::Seq;
 use tokenwire_core::log::{AppendError, Cursor, LogReader, ReadError};
-use tokenwire_core::record::RecordBatch;
+use tokenwire_core::model::id::Seq;
+use tokenwire_core::model::record::RecordBatch;
 
 use super::support::{
     Alarm, FIRST, Factory, Waiter, batch, listed, payload, records, roomy, standing,

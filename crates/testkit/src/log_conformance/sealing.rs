@@ -2,9 +2,9 @@
 
 use std::task::Poll;
 
-use tokenwire_core::id::Seq;
 use tokenwire_core::log::{AppendError, LogReader, ReadError};
-use tokenwire_core::record::RecordBatch;
+use tokenwire_core::model::id::Seq;
+use tokenwire_core::model::record::RecordBatch;
 
 use super::support::{FIRST, Factory, Waiter, batch, contents, follow, listed, records, roomy};
 
@@ -102,7 +102,7 @@ pub fn expiring_twice_is_expiring_once(make: &Factory<'_>) {
 }
 
 pub fn an_expired_log_holds_no_records_in_memory(make: &Factory<'_>) {
-    let empty = make(roomy()).weight();
+    let empty = make(roomy()).memory_size();
     let log = make(roomy());
     let mut large = RecordBatch::default();
     large.restart(Seq(0));
@@ -110,8 +110,8 @@ pub fn an_expired_log_holds_no_records_in_memory(make: &Factory<'_>) {
     log.append(FIRST, &large).unwrap();
     log.expire();
     assert!(
-        log.weight() <= empty,
+        log.memory_size() <= empty,
         "{} bytes are held by an expired log, {empty} by an empty one",
-        log.weight()
+        log.memory_size()
     );
 }

@@ -5,11 +5,11 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use tokenwire_core::id::Seq;
 use tokenwire_core::log::{
     Cursor, Epoch, LogLimits, LogReader, ReadError, ReaderSlot, Tail, TokenLog,
 };
-use tokenwire_core::record::RecordBatch;
+use tokenwire_core::model::id::Seq;
+use tokenwire_core::model::record::RecordBatch;
 
 /// Makes an empty log with these limits.
 pub type Factory<'a> = dyn Fn(LogLimits) -> Arc<dyn TokenLog> + 'a;

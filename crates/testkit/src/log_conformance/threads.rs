@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use tokenwire_core::id::Seq;
 use tokenwire_core::log::{AppendError, LogReader, ReadError, TokenLog};
-use tokenwire_core::record::RecordBatch;
+use tokenwire_core::model::id::Seq;
+use tokenwire_core::model::record::RecordBatch;
 
 use super::support::{
     FIRST, Factory, Record, Waiter, batch, follow, listed, records, roomy, standing,

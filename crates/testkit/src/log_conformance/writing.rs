@@ -1,8 +1,8 @@
 //! Cases of appending, and of who may.
 
-use tokenwire_core::id::Seq;
 use tokenwire_core::log::{AppendError, Epoch};
-use tokenwire_core::record::RecordBatch;
+use tokenwire_core::model::id::Seq;
+use tokenwire_core::model::record::RecordBatch;
 
 use super::support::{FIRST, Factory, batch, contents, records, roomy, standing};
 

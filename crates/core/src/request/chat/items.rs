@@ -3,7 +3,7 @@
 //! The two dialects cut a conversation differently: in chat an assistant's message holds its calls,
 //! in Responses each call is an item of its own, and so is each tool's answer.
 
-use crate::error::ApiError;
+use crate::model::error::ApiError;
 use crate::request::json::{ObjectWriter, push_array};
 use crate::request::node::{Kind, Node, Object, quote};
 

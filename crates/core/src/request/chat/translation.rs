@@ -6,7 +6,7 @@
 //! under a name that the client never used.
 
 use super::items::{REMEDY, input};
-use crate::error::ApiError;
+use crate::model::error::ApiError;
 use crate::request::json::{ObjectWriter, push_array, quoted};
 use crate::request::node::{Kind, Node, Object, invalid, quote, unsupported};
 

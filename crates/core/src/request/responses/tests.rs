@@ -911,7 +911,7 @@ fn a_bare_get_is_a_request_too() {
     assert_eq!(ResponsesRequest::from_input("", None).model(), None);
 }
 
-fn echoed(echo: &ResponseEcho) -> Value {
+fn echoed(echo: &RequestFields) -> Value {
     let mut bytes = b"{".to_vec();
     echo.write_json(&mut bytes);
     bytes.push(b'}');
@@ -1001,7 +1001,7 @@ fn a_chat_request_is_repeated_in_the_words_of_responses() {
         }
         let request = ChatRequest::parse(body.to_string().as_bytes()).unwrap();
         assert_eq!(
-            echoed(&ResponseEcho::from_chat(&request)),
+            echoed(&RequestFields::from_chat(&request)),
             echo_with(&expected),
             "{given}"
         );
@@ -1253,7 +1253,7 @@ proptest! {
         let mut chat = json!({"messages": [{}]});
         chat[name] = member;
         if let Ok(request) = ChatRequest::parse(chat.to_string().as_bytes()) {
-            echoed(&ResponseEcho::from_chat(&request));
+            echoed(&RequestFields::from_chat(&request));
         }
     }
 }

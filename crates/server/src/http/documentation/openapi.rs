@@ -1,7 +1,7 @@
 //! The description as an OpenAPI 3.1 document.
 
 use serde_json::{Map, Value, json};
-use tokenwire_core::error::{ErrorCode, Fault};
+use tokenwire_core::model::error::{ErrorCode, Fault};
 
 use super::operations::{Group, Kind, OPERATIONS, Operation, Parameter, Place};
 use super::schemas::{COMMANDS, EVENTS, Message, REPLIES, schemas};

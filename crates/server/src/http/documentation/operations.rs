@@ -1,6 +1,6 @@
 //! What can be asked, and what comes back: one entry a path and method.
 
-use tokenwire_core::error::ErrorCode;
+use tokenwire_core::model::error::ErrorCode;
 
 /// One path and method.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use tokenwire_core::error::ErrorCode;
+use tokenwire_core::model::error::ErrorCode;
 
 use super::openapi::fault;
 use super::operations::{Group, Kind, OPERATIONS, Operation, Parameter, Place};

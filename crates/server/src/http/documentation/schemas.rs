@@ -1,7 +1,7 @@
 //! What bodies, events and WebSocket messages look like.
 
 use serde_json::{Value, json};
-use tokenwire_core::error::ErrorCode;
+use tokenwire_core::model::error::ErrorCode;
 
 /// A message or an event, and what it says.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ fn with(members: &Value) -> Value {
     body
 }
 
-fn translated(body: &Value) -> Result<Value, crate::error::ApiError> {
+fn translated(body: &Value) -> Result<Value, crate::model::error::ApiError> {
     let request = ChatRequest::parse(body.to_string().as_bytes())?;
     request
         .to_responses("m")

@@ -1,0 +1,56 @@
+//! What the upstream answered before the first token: SDKs live by status codes, so some heads wait
+//! for it.
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::upstream::{OpenError, UpstreamHead};
+
+/// The upstream's head, once it is there.
+#[derive(Debug, Default)]
+pub struct ResponseHead {
+    result: Mutex<Option<Result<UpstreamHead, OpenError>>>,
+    changed: Notify,
+}
+
+impl ResponseHead {
+    /// The result if it is there already.
+    #[must_use]
+    pub fn now(&self) -> Option<Result<UpstreamHead, OpenError>> {
+        self.result.lock().clone()
+    }
+
+    /// Waits for the result: the upstream's head, or why there is none.
+    ///
+    /// # Errors
+    /// The reason why the generation failed before its upstream answered with a stream.
+    pub async fn wait(&self) -> Result<UpstreamHead, OpenError> {
+        loop {
+            let notified = self.changed.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            if let Some(result) = self.now() {
+                return result;
+            }
+            notified.await;
+        }
+    }
+
+    /// Bytes that the head takes.
+    pub(super) fn memory_size(&self) -> usize {
+        match &*self.result.lock() {
+            Some(Ok(head)) => head
+                .headers
+                .iter()
+                .map(|(name, value)| name.capacity() + value.capacity() + 48)
+                .sum(),
+            _ => 0,
+        }
+    }
+
+    /// Sets the result; the first one counts.
+    pub(crate) fn set(&self, result: Result<UpstreamHead, OpenError>) {
+        self.result.lock().get_or_insert(result);
+        self.changed.notify_waiters();
+    }
+}

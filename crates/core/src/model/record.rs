@@ -1,0 +1,515 @@
+//! Records: what one upstream chunk caused, in the form in which it is stored.
+//!
+//! A stream of tokens is the same chunk over and over with another word in it. A [`Template`] holds
+//! what stays the same, once per generation; a record of that kind is then the template's number
+//! and the text of its holes. Everything else is kept whole. Both forms give the chunk back byte
+//! for byte.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::event::{DeltaTarget, EventKind};
+use crate::model::id::Seq;
+use crate::model::json;
+
+/// A chunk with holes: literal bytes, and between them the insides of JSON strings that differ from
+/// token to token.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Template {
+    /// One more than there are holes.
+    literals: Vec<serde_bytes::ByteBuf>,
+    /// Which hole holds the delta's text.
+    text_hole: usize,
+    /// What the delta's text belongs to.
+    pub target: DeltaTarget,
+}
+
+/// Holes per template: the text, and up to three fields of padding or the like.
+pub(crate) const MAX_HOLES: usize = 4;
+
+/// The insides of a chunk's holes, borrowed from the chunk.
+pub(crate) type Holes<'a> = smallvec::SmallVec<[&'a [u8]; MAX_HOLES]>;
+
+impl Template {
+    /// Cuts `holes` (byte ranges of string insides, in order, at most [`MAX_HOLES`]) out of
+    /// `chunk`.
+    pub(crate) fn cut(
+        chunk: &[u8],
+        holes: &[std::ops::Range<usize>],
+        text_hole: usize,
+        target: DeltaTarget,
+    ) -> Option<Self> {
+        if holes.is_empty() || holes.len() > MAX_HOLES || text_hole >= holes.len() {
+            return None;
+        }
+        let mut literals = Vec::with_capacity(holes.len() + 1);
+        let mut at = 0;
+        for hole in holes {
+            literals.push(serde_bytes::ByteBuf::from(chunk.get(at..hole.start)?));
+            at = hole.end;
+        }
+        literals.push(serde_bytes::ByteBuf::from(chunk.get(at..)?));
+        Some(Self {
+            literals,
+            text_hole,
+            target,
+        })
+    }
+
+    /// The holes of `chunk` if it is this template's, and its delta has a text.
+    pub(crate) fn match_chunk<'a>(&self, chunk: &'a [u8]) -> Option<Holes<'a>> {
+        let (first, others) = self.literals.split_first()?;
+        let (last, _) = others.split_last()?;
+        let mut rest = chunk.strip_prefix(first.as_slice())?;
+        // A cheap look at the end first: most chunks of another kind differ there.
+        if !chunk.ends_with(last) {
+            return None;
+        }
+        let mut holes = Holes::new();
+        for literal in others {
+            let length = json::string_inside_len(rest)?;
+            let (inside, after) = rest.split_at(length);
+            if !json::is_string_inside(inside) {
+                return None;
+            }
+            holes.push(inside);
+            rest = after.strip_prefix(literal.as_slice())?;
+        }
+        (rest.is_empty() && !holes[self.text_hole].is_empty()).then_some(holes)
+    }
+
+    /// Bytes of memory that the template holds.
+    pub(crate) fn memory_size(&self) -> usize {
+        self.literals.iter().map(|literal| literal.len() + 24).sum()
+    }
+
+    fn holes(&self) -> usize {
+        self.literals.len().saturating_sub(1)
+    }
+}
+
+/// A record of the kind that is kept whole.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct FullRecord<'a> {
+    /// What happened, at least one event.
+    pub events: Vec<EventKind>,
+    /// The upstream's chunk.
+    #[serde(borrow)]
+    pub raw: Option<&'a serde_bytes::Bytes>,
+}
+
+const TAG_DELTA: u8 = 1;
+const TAG_WHOLE: u8 = 2;
+/// A delta before which its template stands: whoever reads the log from its beginning learns it
+/// here.
+const TAG_FIRST_DELTA: u8 = 3;
+
+/// A decoded record.
+#[derive(Debug)]
+pub(crate) enum Content<'a> {
+    /// A template's number and the holes' bytes, still to be split by the template.
+    Delta {
+        template: usize,
+        holes: StoredHoles<'a>,
+    },
+    /// Everything else.
+    Whole(Box<FullRecord<'a>>),
+}
+
+/// The holes of a stored delta.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StoredHoles<'a>(&'a [u8]);
+
+impl<'a> StoredHoles<'a> {
+    /// The delta's text, escaped.
+    pub(crate) fn text(self, template: &Template) -> Option<&'a [u8]> {
+        self.split(template.holes())?
+            .get(template.text_hole)
+            .copied()
+    }
+
+    /// Appends the chunk that the template and these holes came from.
+    pub(crate) fn chunk(self, template: &Template, out: &mut Vec<u8>) -> Option<()> {
+        let holes = self.split(template.holes())?;
+        let (first, others) = template.literals.split_first()?;
+        out.extend_from_slice(first);
+        for (inside, literal) in holes.iter().zip(others) {
+            out.extend_from_slice(inside);
+            out.extend_from_slice(literal);
+        }
+        Some(())
+    }
+
+    /// All holes but the last are preceded by their length; the last takes what is left.
+    fn split(self, count: usize) -> Option<Holes<'a>> {
+        let mut holes = Holes::new();
+        let mut rest = self.0;
+        for _ in 1..count {
+            let length = take_varint(&mut rest)?;
+            let (inside, after) = rest.split_at_checked(length)?;
+            holes.push(inside);
+            rest = after;
+        }
+        holes.push(rest);
+        Some(holes)
+    }
+}
+
+/// The payload of a record cannot be decoded: it was written by another version, or damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a stored record cannot be decoded")]
+pub struct CorruptRecord;
+
+impl<'a> Content<'a> {
+    /// Decodes a record's payload.
+    pub(crate) fn decode(payload: &'a [u8]) -> Result<Self, CorruptRecord> {
+        let (&tag, mut rest) = payload.split_first().ok_or(CorruptRecord)?;
+        match tag {
+            TAG_DELTA => {
+                let template = take_varint(&mut rest).ok_or(CorruptRecord)?;
+                Ok(Self::Delta {
+                    template,
+                    holes: StoredHoles(rest),
+                })
+            }
+            TAG_FIRST_DELTA => {
+                let template = take_varint(&mut rest).ok_or(CorruptRecord)?;
+                let length = take_varint(&mut rest).ok_or(CorruptRecord)?;
+                let holes = rest.get(length..).ok_or(CorruptRecord)?;
+                Ok(Self::Delta {
+                    template,
+                    holes: StoredHoles(holes),
+                })
+            }
+            TAG_WHOLE => postcard::from_bytes(rest)
+                .map(|whole| Self::Whole(Box::new(whole)))
+                .map_err(|_| CorruptRecord),
+            _ => Err(CorruptRecord),
+        }
+    }
+}
+
+/// Records in order, encoded: the unit of append and of reading. Reused, so that a token costs no
+/// allocation.
+#[derive(Default)]
+pub struct RecordBatch {
+    first: Seq,
+    bytes: Vec<u8>,
+    ends: Vec<End>,
+}
+
+impl fmt::Debug for RecordBatch {
+    /// Without the records, which are what was said.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RecordBatch")
+            .field("first", &self.first)
+            .field("records", &self.ends.len())
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct End {
+    next_seq: u64,
+    byte: usize,
+}
+
+/// One record of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordRef<'a> {
+    /// The number of its first event.
+    pub first_seq: Seq,
+    /// How many events it holds, at least one.
+    pub events: u64,
+    /// What is stored.
+    pub payload: &'a [u8],
+}
+
+impl RecordBatch {
+    /// Empties the batch; the next record pushed starts at `first`.
+    pub fn restart(&mut self, first: Seq) {
+        self.first = first;
+        self.bytes.clear();
+        self.ends.clear();
+        // An occasional large chunk must not keep its room for as long as the stream lives.
+        self.bytes.shrink_to(16 * 1024);
+        self.ends.shrink_to(256);
+    }
+
+    /// Gives the memory back: for one that may wait long for its next use.
+    pub fn release(&mut self) {
+        let next = self.next_seq();
+        *self = Self {
+            first: next,
+            ..Self::default()
+        };
+    }
+
+    /// Whether there is no record in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// How many records it holds.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Bytes of payload in it.
+    #[must_use]
+    pub fn byte_len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The number of the first event in it.
+    #[must_use]
+    pub fn first_seq(&self) -> Seq {
+        self.first
+    }
+
+    /// The number that the next event gets.
+    #[must_use]
+    pub fn next_seq(&self) -> Seq {
+        self.ends.last().map_or(self.first, |end| Seq(end.next_seq))
+    }
+
+    /// Appends a record as it is stored.
+    pub fn push(&mut self, events: u64, payload: &[u8]) {
+        self.bytes.extend_from_slice(payload);
+        self.close(events);
+    }
+
+    /// Appends a delta that fits a template.
+    pub(crate) fn push_delta(&mut self, template: usize, holes: &[&[u8]]) {
+        self.bytes.push(TAG_DELTA);
+        push_varint(&mut self.bytes, template);
+        self.push_holes(holes);
+    }
+
+    /// Appends the first delta of a template, and the template, which takes this number.
+    pub(crate) fn push_first_delta(&mut self, number: usize, template: &Template, holes: &[&[u8]]) {
+        self.bytes.push(TAG_FIRST_DELTA);
+        push_varint(&mut self.bytes, number);
+        // Serialising plain data into a Vec cannot fail.
+        let template = postcard::to_stdvec(template).unwrap_or_default();
+        push_varint(&mut self.bytes, template.len());
+        self.bytes.extend_from_slice(&template);
+        self.push_holes(holes);
+    }
+
+    #[inline]
+    fn push_holes(&mut self, holes: &[&[u8]]) {
+        if let Some((last, sized)) = holes.split_last() {
+            for inside in sized {
+                push_varint(&mut self.bytes, inside.len());
+                self.bytes.extend_from_slice(inside);
+            }
+            self.bytes.extend_from_slice(last);
+        }
+        self.close(1);
+    }
+
+    /// Appends a record that is kept whole.
+    pub(crate) fn push_whole(&mut self, whole: &FullRecord<'_>) {
+        self.bytes.push(TAG_WHOLE);
+        let bytes = std::mem::take(&mut self.bytes);
+        // Serialising plain data into a Vec cannot fail.
+        self.bytes = postcard::to_extend(whole, bytes).unwrap_or_default();
+        self.close(whole.events.len() as u64);
+    }
+
+    fn close(&mut self, events: u64) {
+        let next_seq = self.next_seq().0 + events;
+        self.ends.push(End {
+            next_seq,
+            byte: self.bytes.len(),
+        });
+    }
+
+    /// The record at `index`.
+    #[must_use]
+    pub fn get(&self, index: usize) -> Option<RecordRef<'_>> {
+        let end = self.ends.get(index)?;
+        let (first_seq, start) = match index
+            .checked_sub(1)
+            .and_then(|before| self.ends.get(before))
+        {
+            Some(before) => (before.next_seq, before.byte),
+            None => (self.first.0, 0),
+        };
+        Some(RecordRef {
+            first_seq: Seq(first_seq),
+            events: end.next_seq - first_seq,
+            payload: &self.bytes[start..end.byte],
+        })
+    }
+
+    /// The records in order.
+    pub fn iter(&self) -> impl Iterator<Item = RecordRef<'_>> {
+        (0..self.len()).filter_map(|index| self.get(index))
+    }
+}
+
+fn push_varint(out: &mut Vec<u8>, mut value: usize) {
+    while value >= 0x80 {
+        out.push((value & 0x7F) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn take_varint(input: &mut &[u8]) -> Option<usize> {
+    let mut value = 0usize;
+    for shift in (0..usize::BITS).step_by(7) {
+        let (&byte, rest) = input.split_first()?;
+        *input = rest;
+        value |= usize::from(byte & 0x7F).checked_shl(shift)?;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// A template with what the responses dialect needs to write its deltas.
+#[derive(Debug)]
+pub(crate) struct KnownTemplate {
+    pub(crate) template: Template,
+    /// `,"item_id":"…","output_index":0,"content_index":0,"delta":"`
+    pub(crate) event_middle: Vec<u8>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::event::DeltaKind;
+    use proptest::prelude::*;
+
+    fn target() -> DeltaTarget {
+        DeltaTarget {
+            item: 0,
+            part: 0,
+            kind: DeltaKind::Text,
+            plain: true,
+        }
+    }
+
+    #[test]
+    fn a_template_gives_every_chunk_back() {
+        let first = br#"{"id":"x","choices":[{"delta":{"content":"Hi"}}],"obfuscation":"abc"}"#;
+        let span = |inside: &str| {
+            let start = std::str::from_utf8(first).unwrap().find(inside).unwrap();
+            start..start + inside.len()
+        };
+        let template = Template::cut(first, &[span("Hi"), span("abc")], 0, target()).unwrap();
+
+        for (chunk, expected) in [
+            (
+                r#"{"id":"x","choices":[{"delta":{"content":" \"you\" "}}],"obfuscation":""}"#,
+                Some(r#" \"you\" "#),
+            ),
+            (
+                r#"{"id":"x","choices":[{"delta":{"content":"Hi"}}],"obfuscation":"abc"}"#,
+                Some("Hi"),
+            ),
+            (
+                r#"{"id":"x","choices":[{"delta":{"content":""}}],"obfuscation":"abc"}"#,
+                None,
+            ),
+            (
+                r#"{"id":"y","choices":[{"delta":{"content":"Hi"}}],"obfuscation":"abc"}"#,
+                None,
+            ),
+            (
+                r#"{"id":"x","choices":[{"delta":{"content":"Hi","more":1}}],"obfuscation":"abc"}"#,
+                None,
+            ),
+            (
+                r#"{"id":"x","choices":[{"delta":{"content":"\x"}}],"obfuscation":"abc"}"#,
+                None,
+            ),
+        ] {
+            let holes = template.match_chunk(chunk.as_bytes());
+            assert_eq!(holes.is_some(), expected.is_some(), "{chunk}");
+            let (Some(holes), Some(expected)) = (holes, expected) else {
+                continue;
+            };
+            let mut batch = RecordBatch::default();
+            batch.push_delta(300, &holes);
+            let Content::Delta {
+                template: number,
+                holes,
+            } = Content::decode(batch.get(0).unwrap().payload).unwrap()
+            else {
+                panic!("a delta")
+            };
+            assert_eq!(number, 300);
+            assert_eq!(holes.text(&template), Some(expected.as_bytes()));
+            let mut back = Vec::new();
+            holes.chunk(&template, &mut back).unwrap();
+            assert_eq!(String::from_utf8(back).unwrap(), chunk);
+        }
+    }
+
+    #[test]
+    fn the_first_delta_of_a_template_is_read_like_any_other() {
+        let chunk = br#"{"choices":[{"delta":{"content":"Hi"}}]}"#;
+        let start = chunk.windows(2).position(|window| window == b"Hi").unwrap();
+        let template = Template::cut(
+            chunk,
+            std::slice::from_ref(&(start..start + 2)),
+            0,
+            target(),
+        )
+        .unwrap();
+        let mut batch = RecordBatch::default();
+        batch.push_first_delta(7, &template, &template.match_chunk(chunk).unwrap());
+        let payload = batch.get(0).unwrap().payload;
+        let Content::Delta {
+            template: number,
+            holes,
+        } = Content::decode(payload).unwrap()
+        else {
+            panic!("a delta")
+        };
+        let mut back = Vec::new();
+        holes.chunk(&template, &mut back).unwrap();
+        assert_eq!((number, back.as_slice()), (7, chunk.as_slice()));
+        for length in 0..payload.len() - 2 {
+            assert!(
+                Content::decode(&payload[..length]).is_err(),
+                "cut to {length}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_batch_gives_back_what_was_pushed(records in proptest::collection::vec((1u64..4, proptest::collection::vec(any::<u8>(), 0..20)), 0..20), first in 0u64..1000) {
+            let mut batch = RecordBatch::default();
+            batch.restart(Seq(first));
+            for (events, payload) in &records {
+                batch.push(*events, payload);
+            }
+            let mut next = first;
+            for (index, record) in batch.iter().enumerate() {
+                prop_assert_eq!(record.first_seq, Seq(next));
+                prop_assert_eq!((record.events, record.payload), (records[index].0, records[index].1.as_slice()));
+                next += record.events;
+            }
+            prop_assert_eq!(batch.next_seq(), Seq(next));
+            prop_assert_eq!(batch.len(), records.len());
+        }
+
+        #[test]
+        fn decoding_never_panics(payload in proptest::collection::vec(any::<u8>(), 0..60)) {
+            if let Ok(Content::Delta { holes, .. }) = Content::decode(&payload) {
+                let template = Template { literals: vec![serde_bytes::ByteBuf::new(); 4], text_hole: 1, target: target() };
+                let _ = holes.text(&template);
+            }
+        }
+    }
+}

@@ -1,0 +1,761 @@
+//! The fold of a generation's events into its response object.
+//!
+//! One fold serves the poll, the terminal event, a reset, `stream: false`, the history of a
+//! conversation and the texts of `….done` events, so they cannot disagree.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::model::event::{
+    DeltaKind, Ending, EventKind, ItemHead, Outcome, PartKind, Relayed, item_id,
+};
+use crate::model::id::{GenerationId, Owner, Seq};
+use crate::model::json::{self, Members};
+
+/// The language that a generation's upstream speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Api {
+    /// Chat completions.
+    #[default]
+    Chat,
+    /// Responses.
+    Responses,
+}
+
+/// What is known of a generation from its start on.
+#[derive(Clone)]
+pub struct Meta {
+    /// Its id.
+    pub id: GenerationId,
+    /// Whose it is.
+    pub owner: Owner,
+    /// Unix time of its start, in seconds.
+    pub created_at: u64,
+    /// The model as the client named it.
+    pub model: String,
+    /// The request's fields that the response object repeats: `"name":value` pairs, separated by
+    /// commas, without braces.
+    pub echo: Arc<str>,
+    /// The language of its upstream: only a chat upstream's raw chunks are for chat clients.
+    pub api: Api,
+    /// Whether it runs on without a reader.
+    pub background: bool,
+    /// Whether the response object outlives the log.
+    pub store: bool,
+    /// Whether chat chunks that are made from events end with one that tells the usage. (A chat
+    /// upstream's own chunks are what they are.)
+    pub include_usage: bool,
+}
+
+impl std::fmt::Debug for Meta {
+    /// Without the echo, which may hold instructions.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Meta")
+            .field("id", &self.id)
+            .field("model", &self.model)
+            .field("api", &self.api)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The status of a response object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Status {
+    /// Accepted, not yet begun.
+    #[default]
+    Queued,
+    /// Being written.
+    InProgress,
+    /// Ended well.
+    Completed,
+    /// Ended before it was whole.
+    Incomplete,
+    /// Failed.
+    Failed,
+    /// Stopped by somebody with the right to do so.
+    Cancelled,
+}
+
+impl Status {
+    /// As the wire spells it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::InProgress => "in_progress",
+            Self::Completed => "completed",
+            Self::Incomplete => "incomplete",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether nothing follows.
+    #[must_use]
+    pub fn is_terminal(self) -> bool {
+        !matches!(self, Self::Queued | Self::InProgress)
+    }
+}
+
+/// A generation's state after some of its events.
+#[derive(Default)]
+pub struct Snapshot {
+    next: Seq,
+    status: Status,
+    /// Whether the upstream has sent anything.
+    begun: bool,
+    items: Vec<Item>,
+    /// Items of an upstream that speaks Responses, by `output_index`.
+    relayed: BTreeMap<u64, Value>,
+    outcome: Option<Outcome>,
+    /// How often another upstream took over.
+    continued: u32,
+    /// Events that brought a piece of text, reasoning, refusal or arguments.
+    deltas: u64,
+}
+
+struct Item {
+    head: ItemHead,
+    parts: Vec<Part>,
+    arguments: String,
+    status: &'static str,
+}
+
+struct Part {
+    kind: PartKind,
+    /// JSON-escaped.
+    text: String,
+    /// The elements of the arrays, raw and separated by commas.
+    logprobs: String,
+    /// Each annotation's JSON.
+    annotations: Vec<String>,
+}
+
+/// Makes room for one where there is none yet. Most answers are one item of one part, and are kept
+/// long after they ended; a `Vec` left to itself would begin with room for four.
+fn one_more<T>(list: &mut Vec<T>) {
+    if list.is_empty() {
+        list.reserve_exact(1);
+    }
+}
+
+impl std::fmt::Debug for Snapshot {
+    /// Without what was said.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("next", &self.next)
+            .field("status", &self.status)
+            .field("items", &self.items.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Snapshot {
+    /// The number of the next event to apply.
+    #[must_use]
+    pub fn next(&self) -> Seq {
+        self.next
+    }
+
+    /// Where the generation stands.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// How it ended, if it has.
+    #[must_use]
+    pub fn outcome(&self) -> Option<&Outcome> {
+        self.outcome.as_ref()
+    }
+
+    /// About how many bytes it holds.
+    #[must_use]
+    pub fn memory_size(&self) -> usize {
+        let parts = |item: &Item| {
+            item.parts
+                .iter()
+                .map(|part| {
+                    part.text.capacity()
+                        + part.logprobs.capacity()
+                        + part.annotations.iter().map(String::capacity).sum::<usize>()
+                        + 96
+                })
+                .sum::<usize>()
+        };
+        let items: usize = self
+            .items
+            .iter()
+            .map(|item| parts(item) + item.arguments.capacity() + 160)
+            .sum();
+        let outcome = self.outcome.as_ref().map_or(0, |outcome| {
+            outcome.relayed.as_ref().map_or(0, String::capacity) + 200
+        });
+        items + outcome + self.relayed.len() * 256
+    }
+
+    /// Applies an event; events are applied in order, each once.
+    pub(crate) fn apply(&mut self, event: &EventKind) {
+        self.next = self.next.next();
+        match event {
+            EventKind::Created => self.status = Status::InProgress,
+            EventKind::InProgress => self.begin(),
+            EventKind::Queued => self.status = Status::Queued,
+            EventKind::ItemAdded { head, .. } => {
+                one_more(&mut self.items);
+                self.items.push(Item {
+                    head: head.clone(),
+                    parts: Vec::new(),
+                    arguments: String::new(),
+                    status: "in_progress",
+                });
+            }
+            EventKind::PartAdded { item, kind, .. } => {
+                if let Some(item) = self.items.get_mut(*item as usize) {
+                    let part = Part {
+                        kind: *kind,
+                        text: String::new(),
+                        logprobs: String::new(),
+                        annotations: Vec::new(),
+                    };
+                    one_more(&mut item.parts);
+                    item.parts.push(part);
+                }
+            }
+            EventKind::Delta {
+                target,
+                text,
+                logprobs,
+            } => {
+                self.deltas += 1;
+                self.append(*target, text);
+                if let (Some(part), Some(logprobs)) =
+                    (self.part_mut(target.item, target.part), logprobs)
+                {
+                    push_elements(&mut part.logprobs, logprobs);
+                }
+            }
+            EventKind::Annotation {
+                item, part, json, ..
+            } => {
+                if let Some(part) = self.part_mut(*item, *part) {
+                    part.annotations.push(json.clone());
+                }
+            }
+            EventKind::ItemDone { item, complete } => {
+                if let Some(item) = self.items.get_mut(*item as usize) {
+                    item.status = if *complete { "completed" } else { "incomplete" };
+                }
+            }
+            EventKind::Relayed(relayed) => {
+                self.deltas += u64::from(relayed.is_delta());
+                self.relay(relayed);
+            }
+            EventKind::End(outcome) => {
+                self.status = match outcome.ending {
+                    Ending::Completed { .. } => Status::Completed,
+                    Ending::Incomplete { .. } => Status::Incomplete,
+                    Ending::Failed(_) => Status::Failed,
+                    Ending::Cancelled => Status::Cancelled,
+                };
+                self.outcome = Some(outcome.clone());
+                // A failure's object often says no more than that it failed; what was said before
+                // it is kept.
+                if outcome.relayed.is_some() && self.status != Status::Failed {
+                    self.relayed.clear();
+                }
+                // The upstream did not live to say so itself.
+                for item in self.relayed.values_mut() {
+                    if item
+                        .get("status")
+                        .is_some_and(|status| status == "in_progress")
+                    {
+                        item["status"] = Value::from("incomplete");
+                    }
+                }
+            }
+            EventKind::Continued { .. } => self.continued += 1,
+            EventKind::TextDone { .. }
+            | EventKind::ArgumentsDone { .. }
+            | EventKind::PartDone { .. }
+            | EventKind::Chunk => {}
+        }
+    }
+
+    /// Applies a delta that is stored by template.
+    pub(crate) fn apply_delta(&mut self, target: crate::model::event::DeltaTarget, text: &str) {
+        self.next = self.next.next();
+        self.deltas += 1;
+        self.append(target, text);
+    }
+
+    fn begin(&mut self) {
+        self.begun = true;
+        self.status = Status::InProgress;
+    }
+
+    /// How many events brought a piece of text, reasoning, refusal or arguments.
+    #[must_use]
+    pub fn deltas(&self) -> u64 {
+        self.deltas
+    }
+
+    /// Whether the upstream has sent anything.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// What closes the items that are open, for an end that comes without the translator's doing.
+    pub(crate) fn closing_events(&self) -> Vec<EventKind> {
+        let mut events = Vec::new();
+        for (item, open) in (0..)
+            .zip(&self.items)
+            .filter(|(_, item)| item.status == "in_progress")
+        {
+            for part in 0..open.parts.len() as u32 {
+                events.extend([
+                    EventKind::TextDone { item, part },
+                    EventKind::PartDone { item, part },
+                ]);
+            }
+            if matches!(open.head, ItemHead::FunctionCall { .. }) {
+                events.push(EventKind::ArgumentsDone { item });
+            }
+            events.push(EventKind::ItemDone {
+                item,
+                complete: false,
+            });
+        }
+        events
+    }
+
+    fn append(&mut self, target: crate::model::event::DeltaTarget, text: &str) {
+        if target.kind == DeltaKind::Arguments {
+            if let Some(item) = self.items.get_mut(target.item as usize) {
+                item.arguments.push_str(text);
+            }
+        } else if let Some(part) = self.part_mut(target.item, target.part) {
+            part.text.push_str(text);
+        }
+    }
+
+    fn part_mut(&mut self, item: u32, part: u32) -> Option<&mut Part> {
+        self.items
+            .get_mut(item as usize)?
+            .parts
+            .get_mut(part as usize)
+    }
+
+    fn part(&self, item: u32, part: u32) -> Option<&Part> {
+        self.items.get(item as usize)?.parts.get(part as usize)
+    }
+
+    /// What an item is.
+    pub(crate) fn head(&self, item: u32) -> Option<&ItemHead> {
+        self.items.get(item as usize).map(|item| &item.head)
+    }
+
+    /// A part's kind and its text, escaped.
+    pub(crate) fn part_text(&self, item: u32, part: u32) -> Option<(PartKind, &str)> {
+        self.part(item, part)
+            .map(|part| (part.kind, part.text.as_str()))
+    }
+
+    /// A part's logprobs, as an array's inside.
+    pub(crate) fn part_logprobs(&self, item: u32, part: u32) -> &str {
+        self.part(item, part)
+            .map_or("", |part| part.logprobs.as_str())
+    }
+
+    /// A call's arguments, escaped.
+    pub(crate) fn arguments(&self, item: u32) -> &str {
+        self.items
+            .get(item as usize)
+            .map_or("", |item| item.arguments.as_str())
+    }
+
+    /// The text and refusals of the first choice, escaped: what `output_text` is.
+    #[must_use]
+    pub fn plain_text(&self) -> String {
+        let messages = self
+            .items
+            .iter()
+            .filter(|item| matches!(item.head, ItemHead::Message { choice: 0 }));
+        messages
+            .flat_map(|item| &item.parts)
+            .map(|part| part.text.as_str())
+            .collect()
+    }
+
+    /// The text so far, escaped, where the answer is nothing but one text that is still being
+    /// written: what another upstream could go on from.
+    pub(crate) fn continuable_text(&self) -> Option<&str> {
+        let [item] = self.items.as_slice() else {
+            return None;
+        };
+        let [part] = item.parts.as_slice() else {
+            return None;
+        };
+        let plain = matches!(item.head, ItemHead::Message { choice: 0 })
+            && part.kind == PartKind::Text
+            && part.annotations.is_empty();
+        (plain && !part.text.is_empty() && item.status == "in_progress" && self.outcome.is_none())
+            .then_some(part.text.as_str())
+    }
+
+    /// Appends a part's JSON, with its text (as it is now) or without.
+    pub(crate) fn write_part(&self, item: u32, part: u32, out: &mut Vec<u8>) {
+        if let Some(part) = self.part(item, part) {
+            part.write(out);
+        }
+    }
+
+    /// Appends an item's JSON as it is now.
+    pub(crate) fn write_item(&self, id: &GenerationId, number: u32, out: &mut Vec<u8>) {
+        let Some(item) = self.items.get(number as usize) else {
+            return;
+        };
+        write_item_head(id, number, &item.head, item.status, out);
+        match &item.head {
+            ItemHead::Message { .. } | ItemHead::Reasoning => {
+                out.extend_from_slice(b",\"content\":[");
+                for (index, part) in item.parts.iter().enumerate() {
+                    if index > 0 {
+                        out.push(b',');
+                    }
+                    part.write(out);
+                }
+                out.extend_from_slice(b"]}");
+            }
+            ItemHead::FunctionCall { .. } => {
+                out.extend_from_slice(b",\"arguments\":\"");
+                out.extend_from_slice(item.arguments.as_bytes());
+                out.extend_from_slice(b"\"}");
+            }
+        }
+    }
+
+    /// Appends an array of the output items.
+    pub fn write_output(&self, id: &GenerationId, out: &mut Vec<u8>) {
+        if let Some(relayed) = self
+            .outcome
+            .as_ref()
+            .and_then(|outcome| outcome.relayed.as_deref())
+        {
+            let output = serde_json::from_str::<Members<'_>>(relayed)
+                .ok()
+                .and_then(|members| members.get("output"));
+            out.extend_from_slice(output.map_or("[]", |raw| raw.get()).as_bytes());
+            return;
+        }
+        out.push(b'[');
+        for number in 0..self.items.len() as u32 {
+            if number > 0 {
+                out.push(b',');
+            }
+            self.write_item(id, number, out);
+        }
+        for (index, value) in self.relayed.values().enumerate() {
+            if index > 0 || !self.items.is_empty() {
+                out.push(b',');
+            }
+            // A JSON value always serialises.
+            let _ = serde_json::to_writer(&mut *out, value);
+        }
+        out.push(b']');
+    }
+
+    /// Appends the response object as it is now, with every field that Open Responses requires.
+    pub fn write_response(&self, meta: &Meta, out: &mut Vec<u8>) {
+        if let Some(Outcome {
+            relayed: Some(relayed),
+            ending,
+            ..
+        }) = &self.outcome
+        {
+            match ending {
+                Ending::Failed(_) => out.extend_from_slice(self.failed(relayed).as_bytes()),
+                _ => out.extend_from_slice(relayed.as_bytes()),
+            }
+            return;
+        }
+        let head = ResponseObject {
+            meta,
+            status: self.status,
+            outcome: self.outcome.as_ref(),
+            continued: self.continued,
+        };
+        head.write(out, |out| self.write_output(&meta.id, out));
+    }
+
+    /// The object of an upstream that failed, as it came; with the items that came before where it
+    /// forgets them.
+    fn failed<'a>(&self, relayed: &'a str) -> Cow<'a, str> {
+        let object: Members<'_> = serde_json::from_str(relayed).unwrap_or_default();
+        let told = object
+            .get("output")
+            .is_some_and(|output| !output.get().trim_matches(['[', ']', ' ']).is_empty());
+        if told || self.relayed.is_empty() {
+            return Cow::Borrowed(relayed);
+        }
+        let items: Vec<&Value> = self.relayed.values().collect();
+        // JSON values always serialise.
+        let output = serde_json::to_string(&items).unwrap_or_else(|_| "[]".to_owned());
+        Cow::Owned(object.write_with(&[("output", &output)]))
+    }
+
+    fn relay(&mut self, event: &Relayed) {
+        let Ok(members) = serde_json::from_str::<Members<'_>>(&event.json) else {
+            return;
+        };
+        let value = |name: &str| {
+            members
+                .get(name)
+                .and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok())
+        };
+        let index = members.number("output_index").unwrap_or(0);
+        match event.name.as_str() {
+            "response.in_progress" => self.begin(),
+            "response.output_item.added" | "response.output_item.done" => {
+                if let Some(item) = value("item") {
+                    self.relayed.insert(index, item);
+                }
+            }
+            name => {
+                let (field, list, at) = match name {
+                    "response.output_text.delta" | "response.reasoning_text.delta" => {
+                        ("text", "content", "content_index")
+                    }
+                    "response.refusal.delta" => ("refusal", "content", "content_index"),
+                    "response.reasoning_summary_text.delta" => ("text", "summary", "summary_index"),
+                    "response.function_call_arguments.delta" => ("arguments", "", ""),
+                    "response.content_part.added" => ("", "content", "content_index"),
+                    "response.reasoning_summary_part.added" => ("", "summary", "summary_index"),
+                    _ => return,
+                };
+                let Some(item) = self.relayed.get_mut(&index).and_then(Value::as_object_mut) else {
+                    return;
+                };
+                let holder = if list.is_empty() {
+                    item
+                } else {
+                    let at = members.number(at).unwrap_or(0) as usize;
+                    let parts = item.entry(list).or_insert_with(|| Value::Array(Vec::new()));
+                    let Some(parts) = parts.as_array_mut() else {
+                        return;
+                    };
+                    if field.is_empty() {
+                        if at == parts.len()
+                            && let Some(part) = value("part")
+                        {
+                            parts.push(part);
+                        }
+                        return;
+                    }
+                    // There are servers that do not announce their parts.
+                    if at == parts.len() {
+                        parts.push(serde_json::json!({"type": part_type(name)}));
+                    }
+                    let Some(part) = parts.get_mut(at).and_then(Value::as_object_mut) else {
+                        return;
+                    };
+                    part
+                };
+                let delta = members.text("delta").unwrap_or_default();
+                match holder.get_mut(field) {
+                    Some(Value::String(text)) => text.push_str(&delta),
+                    _ => drop(holder.insert(field.to_owned(), Value::String(delta.into_owned()))),
+                }
+            }
+        }
+    }
+}
+
+/// What kind of part a delta of this name belongs to.
+fn part_type(delta: &str) -> &'static str {
+    match delta {
+        "response.refusal.delta" => "refusal",
+        "response.reasoning_text.delta" => "reasoning_text",
+        "response.reasoning_summary_text.delta" => "summary_text",
+        _ => "output_text",
+    }
+}
+
+impl Part {
+    fn write(&self, out: &mut Vec<u8>) {
+        write_part(
+            self.kind,
+            &self.text,
+            &self.annotations.join(","),
+            &self.logprobs,
+            out,
+        );
+    }
+}
+
+/// Appends a part's JSON; text escaped, lists as arrays' insides.
+pub(crate) fn write_part(
+    kind: PartKind,
+    text: &str,
+    annotations: &str,
+    logprobs: &str,
+    out: &mut Vec<u8>,
+) {
+    let (head, tail) = match kind {
+        PartKind::Text => (r#"{"type":"output_text","text":""#, true),
+        PartKind::Refusal => (r#"{"type":"refusal","refusal":""#, false),
+        PartKind::Reasoning => (r#"{"type":"reasoning_text","text":""#, false),
+    };
+    for piece in [head, text, "\""] {
+        out.extend_from_slice(piece.as_bytes());
+    }
+    if tail {
+        for piece in [
+            ",\"annotations\":[",
+            annotations,
+            "],\"logprobs\":[",
+            logprobs,
+            "]",
+        ] {
+            out.extend_from_slice(piece.as_bytes());
+        }
+    }
+    out.push(b'}');
+}
+
+/// Appends an item's JSON up to its content, without the closing brace.
+pub(crate) fn write_item_head(
+    id: &GenerationId,
+    number: u32,
+    head: &ItemHead,
+    status: &str,
+    out: &mut Vec<u8>,
+) {
+    let kind = match head {
+        ItemHead::Message { .. } => "message",
+        ItemHead::Reasoning => "reasoning",
+        ItemHead::FunctionCall { .. } => "function_call",
+    };
+    for piece in [
+        "{\"id\":\"",
+        &item_id(id, head, number),
+        "\",\"type\":\"",
+        kind,
+        "\"",
+    ] {
+        out.extend_from_slice(piece.as_bytes());
+    }
+    match head {
+        ItemHead::Message { .. } => {
+            for piece in [",\"status\":\"", status, "\",\"role\":\"assistant\""] {
+                out.extend_from_slice(piece.as_bytes());
+            }
+        }
+        ItemHead::Reasoning => out.extend_from_slice(b",\"summary\":[]"),
+        ItemHead::FunctionCall { call_id, name } => {
+            for piece in [
+                ",\"status\":\"",
+                status,
+                "\",\"call_id\":\"",
+                call_id,
+                "\",\"name\":\"",
+                name,
+                "\"",
+            ] {
+                out.extend_from_slice(piece.as_bytes());
+            }
+        }
+    }
+}
+
+/// The response object around its output.
+pub(crate) struct ResponseObject<'a> {
+    pub(crate) meta: &'a Meta,
+    pub(crate) status: Status,
+    pub(crate) outcome: Option<&'a Outcome>,
+    /// How often another upstream took over.
+    pub(crate) continued: u32,
+}
+
+impl ResponseObject<'_> {
+    pub(crate) fn write(&self, out: &mut Vec<u8>, output: impl FnOnce(&mut Vec<u8>)) {
+        let Self {
+            meta,
+            status,
+            outcome,
+            continued,
+        } = self;
+        let mut push = |piece: &str| out.extend_from_slice(piece.as_bytes());
+        push("{\"id\":\"");
+        push(meta.id.as_str());
+        push("\",\"object\":\"response\",\"created_at\":");
+        push(itoa::Buffer::new().format(meta.created_at));
+        push(",\"completed_at\":");
+        match outcome {
+            Some(Outcome {
+                ending: Ending::Completed { .. },
+                at,
+                ..
+            }) => push(itoa::Buffer::new().format(*at)),
+            _ => push("null"),
+        }
+        push(",\"status\":\"");
+        push(status.as_str());
+        push("\",\"incomplete_details\":");
+        match outcome.map(|outcome| &outcome.ending) {
+            Some(Ending::Incomplete { reason }) => {
+                push(&format!("{{\"reason\":\"{}\"}}", json::escape(reason)))
+            }
+            _ => push("null"),
+        }
+        push(",\"error\":");
+        match outcome.map(|outcome| &outcome.ending) {
+            Some(Ending::Failed(failure)) => push(&format!(
+                "{{\"code\":\"{}\",\"message\":\"{}\",\"retryable\":{}}}",
+                json::escape(&failure.code),
+                json::escape(&failure.message),
+                failure.retryable
+            )),
+            _ => push("null"),
+        }
+        push(",\"model\":\"");
+        push(&json::escape(&meta.model));
+        push("\",");
+        push(&meta.echo);
+        if !meta.echo.is_empty() {
+            push(",");
+        }
+        push("\"usage\":");
+        push(
+            outcome
+                .and_then(|outcome| outcome.usage.as_deref())
+                .unwrap_or("null"),
+        );
+        if *continued > 0 {
+            push(&format!(",\"tokenwire:continued\":{continued}"));
+        }
+        push(",\"output\":");
+        output(out);
+        out.push(b'}');
+    }
+}
+
+/// Appends the elements of a raw JSON array to an array's inside.
+fn push_elements(list: &mut String, array: &str) {
+    let inside = array
+        .trim()
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or_default()
+        .trim();
+    if inside.is_empty() {
+        return;
+    }
+    if !list.is_empty() {
+        list.push(',');
+    }
+    list.push_str(inside);
+}

@@ -1,0 +1,367 @@
+//! The part of a response object that repeats the request.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, LazyLock};
+
+use serde_json::value::RawValue;
+
+use super::chat::ChatRequest;
+use super::json::{ObjectWriter, push_array};
+use super::node::{Kind, Node, Object, Written};
+use super::object::RawObject;
+
+/// Every member that a response object repeats from its request, in the order of Open Responses'
+/// schema, with the kind that the schema asks for and the value that holds when the request does
+/// not say. `user` is OpenAI's and stands last.
+const FIELDS: &[(&str, Kind, &str)] = &[
+    ("previous_response_id", Kind::String, "null"),
+    ("instructions", Kind::String, "null"),
+    ("tools", Kind::Array, "[]"),
+    ("tool_choice", Kind::String, "\"auto\""),
+    ("truncation", Kind::String, "\"disabled\""),
+    ("parallel_tool_calls", Kind::Boolean, "true"),
+    ("text", Kind::Object, r#"{"format":{"type":"text"}}"#),
+    ("top_p", Kind::Number, "1.0"),
+    ("presence_penalty", Kind::Number, "0.0"),
+    ("frequency_penalty", Kind::Number, "0.0"),
+    ("top_logprobs", Kind::Number, "0"),
+    ("temperature", Kind::Number, "1.0"),
+    (
+        "reasoning",
+        Kind::Object,
+        r#"{"effort":null,"summary":null}"#,
+    ),
+    ("max_output_tokens", Kind::Number, "null"),
+    ("max_tool_calls", Kind::Number, "null"),
+    ("store", Kind::Boolean, "true"),
+    ("background", Kind::Boolean, "false"),
+    ("service_tier", Kind::String, "\"auto\""),
+    ("metadata", Kind::Object, "{}"),
+    ("safety_identifier", Kind::String, "null"),
+    ("prompt_cache_key", Kind::String, "null"),
+    ("user", Kind::String, "null"),
+];
+
+/// What the fields take at their defaults, and a little more.
+const ROOM: usize = 768;
+
+/// The members of a response object that come from the request, ready to be written.
+///
+/// `Debug` shows no contents.
+#[derive(Clone)]
+pub struct RequestFields {
+    /// `"name":value` for each field, with commas between them.
+    json: Arc<str>,
+    /// Where each field's value stands.
+    values: Arc<[Range<usize>]>,
+}
+
+/// What most requests come to: nothing is said, and every field is at its default.
+static DEFAULT: LazyLock<RequestFields> =
+    LazyLock::new(|| RequestFields::write(&[const { None }; FIELDS.len()]));
+
+impl RequestFields {
+    /// What a response to a chat request repeats. What has no counterpart, or is not what it must
+    /// be, is at its default: the request itself goes up as it came, and judging it is the
+    /// upstream's part.
+    #[must_use]
+    pub fn from_chat(request: &ChatRequest) -> Self {
+        // It was read and checked before, so it can be read, and need not be checked.
+        let members = serde_json::from_slice(request.body())
+            .map(|written: Written<'_>| written.last_of_each())
+            .unwrap_or_default();
+        let object = Object {
+            path: String::new(),
+            members,
+        };
+        Self::build(|name, kind| match name {
+            "tools" => Some(tools(&object.get("tools")?, flat_tool)),
+            "tool_choice" => chat_tool_choice(&object.get("tool_choice")?),
+            "text" => chat_text(&object),
+            "reasoning" => Some(reasoning(object.get("reasoning_effort").as_ref(), None)),
+            "max_output_tokens" => ["max_completion_tokens", "max_tokens"]
+                .iter()
+                .find_map(|name| integer(&object.get(name)?)),
+            "top_logprobs" => integer(&object.get(name)?),
+            // These mean nothing in a chat request, whatever stands there.
+            "previous_response_id"
+            | "instructions"
+            | "truncation"
+            | "max_tool_calls"
+            | "background" => None,
+            _ => of_kind(&object.get(name)?, kind),
+        })
+    }
+
+    pub(super) fn from_responses(raw: &RawObject) -> Self {
+        Self::build(|name, kind| {
+            let node = raw.node(name)?;
+            match name {
+                "tools" => Some(tools(&node, |tool| Some(complete_tool(tool)))),
+                "tool_choice" => Some(node.raw.get().to_owned()),
+                "text" => text(&node.object().ok()?),
+                "reasoning" => {
+                    let object = node.object().ok()?;
+                    Some(reasoning(
+                        object.get("effort").as_ref(),
+                        object.get("summary").as_ref(),
+                    ))
+                }
+                _ => of_kind(&node, kind),
+            }
+        })
+    }
+
+    fn build(value: impl Fn(&str, Kind) -> Option<String>) -> Self {
+        let mut said = [const { None }; FIELDS.len()];
+        for (said, &(name, kind, default)) in said.iter_mut().zip(FIELDS) {
+            *said = value(name, kind).filter(|value| value != default);
+        }
+        if said.iter().all(Option::is_none) {
+            DEFAULT.clone()
+        } else {
+            Self::write(&said)
+        }
+    }
+
+    fn write(said: &[Option<String>; FIELDS.len()]) -> Self {
+        let mut json = String::with_capacity(ROOM);
+        let mut object = ObjectWriter::members(&mut json);
+        let mut values = Vec::with_capacity(FIELDS.len());
+        for (said, &(name, _, default)) in said.iter().zip(FIELDS) {
+            let out = object.name(name);
+            let start = out.len();
+            out.push_str(said.as_deref().unwrap_or(default));
+            values.push(start..out.len());
+        }
+        Self {
+            json: json.into(),
+            values: values.into(),
+        }
+    }
+
+    /// `"field":value` for every field, with commas between them, to be spliced into an object.
+    #[must_use]
+    pub fn into_json(self) -> Arc<str> {
+        self.json
+    }
+
+    /// Appends the same.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.json.as_bytes());
+    }
+
+    /// The value of a field as raw JSON; `None` if a response object repeats no such field.
+    #[must_use]
+    pub fn get(&self, field: &str) -> Option<&str> {
+        let at = FIELDS.iter().position(|(name, ..)| *name == field)?;
+        self.json.get(self.values.get(at)?.clone())
+    }
+
+    /// The fields and their values as raw JSON, in the order in which they are written.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        FIELDS
+            .iter()
+            .filter_map(|&(name, ..)| Some((name, self.get(name)?)))
+    }
+}
+
+impl fmt::Debug for RequestFields {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestFields")
+            .field("bytes", &self.json.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The raw value if it is of that kind, and a string only if it can be read as one.
+fn of_kind(node: &Node<'_>, kind: Kind) -> Option<String> {
+    let raw = node.of_kind(kind).ok()?;
+    (kind != Kind::String || node.text().is_ok()).then(|| raw.to_owned())
+}
+
+fn integer(node: &Node<'_>) -> Option<String> {
+    node.integer(0, u64::MAX)
+        .ok()
+        .map(|number| number.to_string())
+}
+
+fn or_null(node: Option<Node<'_>>, kind: Kind) -> String {
+    node.and_then(|node| of_kind(&node, kind))
+        .unwrap_or_else(|| "null".to_owned())
+}
+
+// === tools ===
+
+fn tools(node: &Node<'_>, each: impl Fn(&Node<'_>) -> Option<String>) -> String {
+    let tools: Vec<String> = node
+        .array()
+        .unwrap_or_default()
+        .iter()
+        .filter_map(each)
+        .collect();
+    let mut out = String::new();
+    push_array(&mut out, &tools, |out, tool| out.push_str(tool));
+    out
+}
+
+/// A tool of the Responses API; a function with every member that the schema requires, any other as
+/// it came.
+fn complete_tool(node: &Node<'_>) -> String {
+    match node.object() {
+        Ok(object)
+            if object
+                .get("type")
+                .is_some_and(|kind| kind.raw.get() == "\"function\"") =>
+        {
+            function(&object, &object)
+        }
+        _ => node.raw.get().to_owned(),
+    }
+}
+
+/// A function tool of a chat request; `None` for tools that only chat knows.
+fn flat_tool(node: &Node<'_>) -> Option<String> {
+    let object = node.object().ok()?;
+    let inner = object.get("function")?.object().ok()?;
+    inner.get("name")?.of_kind(Kind::String).ok()?;
+    Some(function(&inner, &object))
+}
+
+fn function(inner: &Object<'_>, outer: &Object<'_>) -> String {
+    let mut out = String::new();
+    let mut tool = ObjectWriter::begin(&mut out);
+    tool.raw("type", "\"function\"");
+    for (name, kind) in [
+        ("name", Kind::String),
+        ("description", Kind::String),
+        ("parameters", Kind::Object),
+        ("strict", Kind::Boolean),
+    ] {
+        tool.raw(name, &or_null(inner.get(name), kind));
+    }
+    for (name, value) in outer.others(&[
+        "type",
+        "function",
+        "name",
+        "description",
+        "parameters",
+        "strict",
+    ]) {
+        tool.raw(name, value.get());
+    }
+    tool.end();
+    out
+}
+
+fn chat_tool_choice(node: &Node<'_>) -> Option<String> {
+    if node.kind() == Kind::String {
+        return matches!(node.raw.get(), "\"none\"" | "\"auto\"" | "\"required\"")
+            .then(|| node.raw.get().to_owned());
+    }
+    let object = node.object().ok()?;
+    let Some(allowed) = object.get("allowed_tools") else {
+        return flat_choice(&object);
+    };
+    let allowed = allowed.object().ok()?;
+    let mut out = String::new();
+    let mut choice = ObjectWriter::begin(&mut out);
+    choice.raw("type", "\"allowed_tools\"");
+    choice.raw("mode", &of_kind(&allowed.get("mode")?, Kind::String)?);
+    choice.raw(
+        "tools",
+        &tools(&allowed.get("tools")?, |tool| {
+            flat_choice(&tool.object().ok()?)
+        }),
+    );
+    choice.end();
+    Some(out)
+}
+
+fn flat_choice(object: &Object<'_>) -> Option<String> {
+    let name = of_kind(
+        &object.get("function")?.object().ok()?.get("name")?,
+        Kind::String,
+    )?;
+    let mut out = String::new();
+    let mut choice = ObjectWriter::begin(&mut out);
+    choice.raw("type", "\"function\"");
+    choice.raw("name", &name);
+    choice.end();
+    Some(out)
+}
+
+// === text and reasoning ===
+
+fn text(object: &Object<'_>) -> Option<String> {
+    let format = object
+        .get("format")
+        .map(|node| node.object())
+        .transpose()
+        .ok()?;
+    let format = match format {
+        Some(format)
+            if format
+                .get("type")
+                .is_some_and(|kind| kind.raw.get() == "\"json_schema\"") =>
+        {
+            schema_format(&format)
+        }
+        Some(_) => object.get("format").map(|node| node.raw.get().to_owned()),
+        None => None,
+    };
+    Some(write_text(format, object.get("verbosity").as_ref()))
+}
+
+fn chat_text(object: &Object<'_>) -> Option<String> {
+    let format = object.get("response_format").and_then(|node| {
+        let format = node.object().ok()?;
+        match format.get("type")?.raw.get() {
+            "\"json_schema\"" => schema_format(&format.get("json_schema")?.object().ok()?),
+            "\"json_object\"" => Some(r#"{"type":"json_object"}"#.to_owned()),
+            _ => None,
+        }
+    });
+    Some(write_text(format, object.get("verbosity").as_ref()))
+}
+
+/// A schema's format as Open Responses has it: with every member, `strict` a boolean, and `schema`
+/// always `null`, the schema itself not being repeated.
+fn schema_format(schema: &Object<'_>) -> Option<String> {
+    let mut out = String::new();
+    let mut format = ObjectWriter::begin(&mut out);
+    format.raw("type", "\"json_schema\"");
+    format.raw("name", &of_kind(&schema.get("name")?, Kind::String)?);
+    format.raw(
+        "description",
+        &or_null(schema.get("description"), Kind::String),
+    );
+    format.raw("schema", RawValue::NULL.get());
+    let strict = schema
+        .get("strict")
+        .and_then(|node| of_kind(&node, Kind::Boolean));
+    format.raw("strict", strict.as_deref().unwrap_or("false"));
+    format.end();
+    Some(out)
+}
+
+fn write_text(format: Option<String>, verbosity: Option<&Node<'_>>) -> String {
+    let mut out = String::new();
+    let mut text = ObjectWriter::begin(&mut out);
+    text.raw("format", format.as_deref().unwrap_or(r#"{"type":"text"}"#));
+    if let Some(verbosity) = verbosity.and_then(|node| of_kind(node, Kind::String)) {
+        text.raw("verbosity", &verbosity);
+    }
+    text.end();
+    out
+}
+
+fn reasoning(effort: Option<&Node<'_>>, summary: Option<&Node<'_>>) -> String {
+    let mut out = String::new();
+    let mut object = ObjectWriter::begin(&mut out);
+    object.raw("effort", &or_null(effort.cloned(), Kind::String));
+    object.raw("summary", &or_null(summary.cloned(), Kind::String));
+    object.end();
+    out
+}

@@ -1,0 +1,209 @@
+//! The pen: numbers events, opens and closes items, and puts records into a batch.
+
+use std::fmt;
+
+use crate::model::event::{DeltaKind, DeltaTarget, EventKind, ItemHead, PartKind};
+use crate::model::id::Seq;
+use crate::model::record::{FullRecord, RecordBatch, Template};
+
+/// Collects what one payload caused into one record.
+#[derive(Default)]
+pub struct RecordWriter {
+    batch: RecordBatch,
+    events: Vec<EventKind>,
+    /// Templates that readers have not been told of.
+    unpublished: Vec<(Option<ItemHead>, Template)>,
+    heads: Vec<ItemHead>,
+}
+
+impl fmt::Debug for RecordWriter {
+    /// Without the events, which are what was said.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RecordWriter")
+            .field("batch", &self.batch)
+            .field("pending", &self.events.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl RecordWriter {
+    /// A pen for an empty log.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The records since the last [`RecordWriter::clear`].
+    #[must_use]
+    pub fn batch(&self) -> &RecordBatch {
+        &self.batch
+    }
+
+    /// Forgets the records (they were appended) and goes on with the next number.
+    pub fn clear(&mut self) {
+        let next = self.batch.next_seq();
+        self.batch.restart(next);
+    }
+
+    /// Whether nothing was collected since the last [`RecordWriter::clear`].
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.batch.is_empty() && self.events.is_empty()
+    }
+
+    /// Gives the memory of a large batch back.
+    pub fn release(&mut self) {
+        self.batch.release();
+    }
+
+    /// The number that the next event gets.
+    #[must_use]
+    pub fn next_seq(&self) -> Seq {
+        Seq(self.batch.next_seq().0 + self.events.len() as u64)
+    }
+
+    /// Adds an event to the record at hand.
+    pub fn event(&mut self, event: EventKind) {
+        self.events.push(event);
+    }
+
+    /// How many events the record at hand holds.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.events.len()
+    }
+
+    /// The target of the record at hand if it is nothing but one delta.
+    pub(crate) fn only_delta(&self) -> Option<DeltaTarget> {
+        match self.events.as_slice() {
+            [EventKind::Delta { target, .. }] => Some(*target),
+            _ => None,
+        }
+    }
+
+    /// Closes the record at hand, which is [nothing but one delta](Self::only_delta), as the first
+    /// of a template; records after it may use the template by its number. The template was cut
+    /// from the delta's chunk, and these are the chunk's holes.
+    pub(crate) fn first_delta(&mut self, number: usize, template: &Template, holes: &[&[u8]]) {
+        self.unpublished.push((
+            self.heads.get(template.target.item as usize).cloned(),
+            template.clone(),
+        ));
+        self.batch.push_first_delta(number, template, holes);
+        self.events.clear();
+    }
+
+    /// The templates defined since the last call, each with the head of its item.
+    pub(crate) fn take_templates(&mut self) -> std::vec::Drain<'_, (Option<ItemHead>, Template)> {
+        self.unpublished.drain(..)
+    }
+
+    pub(crate) fn delta(&mut self, template: usize, holes: &[&[u8]]) {
+        self.batch.push_delta(template, holes);
+    }
+
+    /// Closes the record at hand. Without an event there is none, unless `raw` makes it a
+    /// `tokenwire:chunk`.
+    pub fn record(&mut self, raw: Option<&[u8]>) {
+        if self.events.is_empty() {
+            if raw.is_none() {
+                return;
+            }
+            self.events.push(EventKind::Chunk);
+        }
+        let events = std::mem::take(&mut self.events);
+        let whole = FullRecord {
+            events,
+            raw: raw.map(serde_bytes::Bytes::new),
+        };
+        self.batch.push_whole(&whole);
+        self.events = whole.events;
+        self.events.clear();
+    }
+
+    /// Opens an item and gives its number.
+    pub(crate) fn open_item(&mut self, head: ItemHead) -> u32 {
+        let item = self.heads.len() as u32;
+        self.heads.push(head.clone());
+        self.event(EventKind::ItemAdded { item, head });
+        item
+    }
+
+    pub(crate) fn text(&mut self, target: DeltaTarget, text: &str, logprobs: Option<String>) {
+        self.event(EventKind::Delta {
+            target,
+            text: text.to_owned(),
+            logprobs,
+        });
+    }
+}
+
+/// An item with content parts (a message or reasoning) that is being written.
+#[derive(Debug)]
+pub(crate) struct OpenItem {
+    pub(crate) item: u32,
+    plain: bool,
+    parts: Vec<PartKind>,
+    annotations: u32,
+}
+
+impl OpenItem {
+    pub(crate) fn open(records: &mut RecordWriter, head: ItemHead) -> Self {
+        let plain = matches!(head, ItemHead::Message { choice: 0 });
+        Self {
+            item: records.open_item(head),
+            plain,
+            parts: Vec::new(),
+            annotations: 0,
+        }
+    }
+
+    /// What a text of this kind belongs to; opens its part if it is the first.
+    pub(crate) fn target(&mut self, records: &mut RecordWriter, kind: PartKind) -> DeltaTarget {
+        let part = self
+            .parts
+            .iter()
+            .position(|k| *k == kind)
+            .unwrap_or_else(|| {
+                let part = self.parts.len();
+                records.event(EventKind::PartAdded {
+                    item: self.item,
+                    part: part as u32,
+                    kind,
+                });
+                self.parts.push(kind);
+                part
+            });
+        let delta = match kind {
+            PartKind::Text => DeltaKind::Text,
+            PartKind::Refusal => DeltaKind::Refusal,
+            PartKind::Reasoning => DeltaKind::Reasoning,
+        };
+        DeltaTarget {
+            item: self.item,
+            part: part as u32,
+            kind: delta,
+            plain: self.plain,
+        }
+    }
+
+    pub(crate) fn annotation(&mut self, records: &mut RecordWriter, json: String) {
+        let target = self.target(records, PartKind::Text);
+        records.event(EventKind::Annotation {
+            item: target.item,
+            part: target.part,
+            index: self.annotations,
+            json,
+        });
+        self.annotations += 1;
+    }
+
+    pub(crate) fn close(self, records: &mut RecordWriter, complete: bool) {
+        let item = self.item;
+        for part in 0..self.parts.len() as u32 {
+            records.event(EventKind::TextDone { item, part });
+            records.event(EventKind::PartDone { item, part });
+        }
+        records.event(EventKind::ItemDone { item, complete });
+    }
+}

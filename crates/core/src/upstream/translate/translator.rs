@@ -1,0 +1,70 @@
+//! One translator for whichever language an upstream speaks.
+
+use super::{BodyEnd, ChatTranslator, Progress, RecordWriter, ResponsesTranslator, Translated};
+use crate::model::event::Ending;
+use crate::model::id::GenerationId;
+use crate::model::snapshot::Api;
+use crate::upstream::decode::SseEvent;
+
+#[derive(Debug)]
+pub(crate) enum Translator {
+    Chat(ChatTranslator),
+    Responses(ResponsesTranslator),
+}
+
+impl Translator {
+    /// `id` and `previous_response_id` are what a relayed stream is to name; `choices` is how many
+    /// a chat was asked for.
+    pub(crate) fn new(
+        api: Api,
+        id: &GenerationId,
+        choices: u32,
+        previous_response_id: Option<&str>,
+    ) -> Self {
+        match api {
+            Api::Chat => Self::Chat(ChatTranslator::new(choices)),
+            Api::Responses => Self::Responses(ResponsesTranslator::new(id, previous_response_id)),
+        }
+    }
+
+    pub(crate) fn event(&mut self, event: SseEvent<'_>, records: &mut RecordWriter) -> Translated {
+        match (self, event) {
+            (
+                Self::Chat(chat),
+                SseEvent::Data {
+                    name,
+                    data,
+                    terminated,
+                },
+            ) => chat.payload(name, data, terminated, records),
+            (Self::Chat(chat), SseEvent::ErrorField(value)) => Translated {
+                progress: Progress::Over(chat.error_field(value)),
+                tokens: false,
+            },
+            (
+                Self::Responses(responses),
+                SseEvent::Data {
+                    data, terminated, ..
+                },
+            ) => responses.payload(data, terminated, records),
+            (Self::Responses(_), SseEvent::ErrorField(_)) => Translated {
+                progress: Progress::Open,
+                tokens: false,
+            },
+        }
+    }
+
+    pub(crate) fn body_ended(&self, end: BodyEnd) -> Ending {
+        match self {
+            Self::Chat(chat) => chat.body_ended(end),
+            Self::Responses(responses) => responses.body_ended(end),
+        }
+    }
+
+    pub(crate) fn end(&mut self, ending: Ending, at: u64, records: &mut RecordWriter) {
+        match self {
+            Self::Chat(chat) => chat.end(ending, at, records),
+            Self::Responses(responses) => responses.end(ending, at, records),
+        }
+    }
+}

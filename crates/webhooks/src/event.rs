@@ -1,0 +1,82 @@
+//! What a webhook says: that a response has ended, and how. What it holds is fetched by whoever
+//! may.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokenwire_core::generation::Generation;
+use tokenwire_core::model::event::Ending;
+use tokenwire_core::model::id::{GenerationId, random_alphanumeric};
+
+/// The end of one response, for one endpoint. Its id is the delivery's, and stays the same however
+/// often it is sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Event {
+    pub(crate) id: String,
+    /// `response.completed`, `.incomplete`, `.failed` or `.cancelled`.
+    pub(crate) kind: &'static str,
+    /// Unix time of the end, in seconds.
+    pub(crate) created_at: u64,
+    pub(crate) response: GenerationId,
+}
+
+/// Unix time in seconds.
+pub(crate) fn unix_now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+// === impl Event ===
+
+impl Event {
+    /// The end of this generation, which is over.
+    pub(crate) fn of(generation: &Generation) -> Self {
+        let kind = match generation.outcome().map(|outcome| outcome.ending) {
+            Some(Ending::Completed { .. }) => "response.completed",
+            Some(Ending::Incomplete { .. }) => "response.incomplete",
+            Some(Ending::Failed(_)) => "response.failed",
+            // One that was deleted while it ran has no outcome.
+            Some(Ending::Cancelled) | None => "response.cancelled",
+        };
+        Self::new(kind, generation.meta().id.clone())
+    }
+
+    pub(crate) fn new(kind: &'static str, response: GenerationId) -> Self {
+        Self {
+            id: format!("evt_{}", random_alphanumeric(24)),
+            kind,
+            created_at: unix_now(),
+            response,
+        }
+    }
+
+    /// The body that is sent, the same bytes at every attempt.
+    pub(crate) fn body(&self) -> String {
+        let Self {
+            id,
+            kind,
+            created_at,
+            response,
+        } = self;
+        // None of them holds a character that JSON would have escaped.
+        format!(
+            r#"{{"id":"{id}","object":"event","type":"{kind}","created_at":{created_at},"data":{{"id":"{response}"}}}}"#
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_body_is_what_the_sdks_unwrap() {
+        let event = Event::new("response.completed", "resp_abc".parse().unwrap());
+        let body: serde_json::Value = serde_json::from_str(&event.body()).unwrap();
+        assert_eq!(
+            body,
+            serde_json::json!({"id": event.id, "object": "event", "type": "response.completed", "created_at": event.created_at, "data": {"id": "resp_abc"}})
+        );
+        assert!(event.id.starts_with("evt_") && event.id.len() == 28);
+    }
+}

@@ -1,0 +1,160 @@
+//! The task that hears one client: commands to the hub, pongs for pings, and the socket's end.
+
+use std::cell::RefCell;
+use std::rc::Weak;
+use std::time::Duration;
+
+use actix_ws::{
+    AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, ProtocolError, Session,
+};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::frame_guard::Oversized;
+use crate::session::{HubEnd, SocketSession};
+
+/// How a socket is kept alive.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// A protocol ping goes out this often.
+    pub(crate) ping_interval: Duration,
+    /// A peer that is silent for this long after a ping was due is cut.
+    pub(crate) ping_timeout: Duration,
+}
+
+/// Close codes that RFC 6455 or its registry name.
+const GOING_AWAY: u16 = 1001;
+const PROTOCOL_ERROR: u16 = 1002;
+const UNSUPPORTED_DATA: u16 = 1003;
+const INVALID_PAYLOAD: u16 = 1007;
+const TOO_BIG: u16 = 1009;
+const TRY_AGAIN_LATER: u16 = 1013;
+
+/// Runs until the client leaves, is silent for too long, breaks the protocol, or the body is
+/// dropped.
+pub(crate) async fn read_loop(
+    socket: Weak<RefCell<SocketSession>>,
+    mut session: Session,
+    mut messages: AggregatedMessageStream,
+    oversized: Oversized,
+    pace: Pace,
+) {
+    let mut heard = Instant::now();
+    let mut pings = tokio::time::interval_at(heard + pace.ping_interval, pace.ping_interval);
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let registry = socket.upgrade().map(|socket| socket.borrow().registry());
+    let closing = async {
+        match &registry {
+            Some(registry) => registry.closing().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(closing);
+    let mut drain: Option<tokio::time::Interval> = None;
+    let end = loop {
+        let silent_until = heard + pace.ping_interval + pace.ping_timeout;
+        tokio::select! {
+            message = messages.recv() => {
+                heard = Instant::now();
+                match on_message(&socket, &mut session, message, &oversized).await {
+                    Next::GoOn => {}
+                    Next::Close(code, reason) => break Some((code, reason)),
+                    Next::Gone => break None,
+                }
+            }
+            _ = pings.tick() => {
+                if session.ping(b"").await.is_err() {
+                    break None;
+                }
+            }
+            () = &mut closing, if drain.is_none() => drain = Some(tokio::time::interval(DRAIN_LOOK)),
+            () = tick(drain.as_mut()), if drain.is_some() => {
+                // What runs may end; a socket with nothing to do goes at once. The SDKs reconnect
+                // on 1001.
+                if socket.upgrade().is_none_or(|socket| socket.borrow().is_idle()) {
+                    break Some((GOING_AWAY, "the gateway is shutting down"));
+                }
+            }
+            () = tokio::time::sleep_until(silent_until) => {
+                tracing::debug!("a WebSocket peer answered no ping");
+                break Some((1011, "no answer to pings"));
+            }
+        }
+    };
+    if let Some((code, reason)) = end {
+        let reason = CloseReason {
+            code: CloseCode::from(code),
+            description: (!reason.is_empty()).then(|| reason.to_owned()),
+        };
+        // Best effort: a peer that does not read does not see it.
+        let _ = tokio::time::timeout(Duration::from_secs(1), session.close(Some(reason))).await;
+    } else {
+        let _ = tokio::time::timeout(Duration::from_secs(1), session.close(None)).await;
+    }
+    if let Some(socket) = socket.upgrade() {
+        socket.borrow_mut().wake();
+    }
+}
+
+/// How often a socket is looked at while the gateway drains.
+const DRAIN_LOOK: Duration = Duration::from_millis(50);
+
+async fn tick(interval: Option<&mut tokio::time::Interval>) {
+    match interval {
+        Some(interval) => drop(interval.tick().await),
+        None => std::future::pending().await,
+    }
+}
+
+enum Next {
+    GoOn,
+    Close(u16, &'static str),
+    Gone,
+}
+
+async fn on_message(
+    socket: &Weak<RefCell<SocketSession>>,
+    session: &mut Session,
+    message: Option<Result<AggregatedMessage, ProtocolError>>,
+    oversized: &Oversized,
+) -> Next {
+    let message = match message {
+        None => return Next::Gone,
+        Some(Err(_)) if oversized.get() => return Next::Close(TOO_BIG, "message too large"),
+        Some(Err(ProtocolError::Overflow)) => return Next::Close(TOO_BIG, "message too large"),
+        Some(Err(ProtocolError::Io(error))) if error.kind() == std::io::ErrorKind::InvalidData => {
+            // actix has one kind for both, and tells them apart by the text only.
+            if error.to_string().contains("reserved bits") {
+                return Next::Close(PROTOCOL_ERROR, "reserved bits are set");
+            }
+            return Next::Close(INVALID_PAYLOAD, "text is not UTF-8");
+        }
+        Some(Err(ProtocolError::Io(_))) => return Next::Gone,
+        Some(Err(_)) => return Next::Close(PROTOCOL_ERROR, "protocol error"),
+        Some(Ok(message)) => message,
+    };
+    match message {
+        AggregatedMessage::Text(text) => {
+            let Some(socket) = socket.upgrade() else {
+                return Next::Gone;
+            };
+            let mut socket = socket.borrow_mut();
+            socket.on_message(&text);
+            match socket.end {
+                Some(HubEnd::TooSlow) => Next::Close(TRY_AGAIN_LATER, "too slow"),
+                None => Next::GoOn,
+            }
+        }
+        AggregatedMessage::Binary(_) => {
+            Next::Close(UNSUPPORTED_DATA, "binary messages are not understood")
+        }
+        AggregatedMessage::Ping(payload) => match session.pong(&payload).await {
+            Ok(()) => Next::GoOn,
+            Err(_) => Next::Gone,
+        },
+        AggregatedMessage::Pong(_) => Next::GoOn,
+        AggregatedMessage::Close(reason) => match reason {
+            Some(reason) => Next::Close(reason.code.into(), ""),
+            None => Next::Gone,
+        },
+    }
+}
