@@ -266,7 +266,7 @@ impl Request {
 
 #[cfg(test)]
 mod tests {
-    use crate::*;
+    use super::*;
 
     /// Reads the pieces as one request, and says whether `length` bytes after the head are all of
     /// it.

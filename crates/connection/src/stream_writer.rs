@@ -156,7 +156,7 @@ fn put_chunk(data: &[u8], out: &mut BytesMut) {
 
 #[cfg(test)]
 mod tests {
-    use crate::*;
+    use super::*;
 
     #[test]
     fn chunks_are_sized_in_hexadecimal() {

@@ -36,7 +36,7 @@ fn the_account_is_what_the_logs_weigh() {
         }
         assert_eq!(
             account.used(),
-            logs.iter().map(TokenLog::weight).sum::<usize>()
+            logs.iter().map(TokenLog::memory_size).sum::<usize>()
         );
     }
     batch.restart(Seq(500));
@@ -45,7 +45,7 @@ fn the_account_is_what_the_logs_weigh() {
     assert_eq!(logs[1].memory_size(), 0);
     assert_eq!(
         account.used(),
-        logs.iter().map(TokenLog::weight).sum::<usize>()
+        logs.iter().map(TokenLog::memory_size).sum::<usize>()
     );
     drop(logs);
     assert_eq!(account.used(), 0);
