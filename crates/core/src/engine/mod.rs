@@ -26,9 +26,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::value::RawValue;
 use tokio_util::task::TaskTracker;
 
-use crate::generation::{
-    Conversation, Generation, ReaderGuard, Work, Writer, drain, drive, unix_now,
-};
+use crate::generation::{Conversation, Generation, ReaderGuard, Work, Writer, drain, drive};
 use crate::log::{LogLimits, MemoryLog, TokenLog};
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::{Ending, EventKind};
@@ -547,9 +545,9 @@ fn meta(
     Meta {
         id: GenerationId::random(),
         owner: owner.clone(),
-        created_at: unix_now(),
+        created_at: crate::model::time::unix_now(),
         model: target.model.clone(),
-        echo: echo.into_json(),
+        request_fields: echo.into_json(),
         api: target.api,
         background,
         store,

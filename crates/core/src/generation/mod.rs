@@ -27,7 +27,7 @@ pub(crate) use writer::Writer;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use serde_json::value::RawValue;
@@ -41,13 +41,6 @@ use crate::model::record::{Content, KnownTemplate, RecordBatch};
 use crate::model::snapshot::{Meta, Snapshot, Status};
 use control::Control;
 use render_cache::RenderCache;
-
-/// Unix time in seconds.
-pub(crate) fn unix_now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
-}
 
 /// One answer, shared by its writer and its readers.
 pub struct Generation {
@@ -257,7 +250,7 @@ impl Generation {
                 return None;
             }
             for record in batch.iter() {
-                if let Ok(Content::Whole(whole)) = Content::decode(record.payload)
+                if let Ok(Content::Full(whole)) = Content::decode(record.payload)
                     && let Some(raw) = whole.raw
                 {
                     return Some(raw.to_vec());
@@ -277,10 +270,10 @@ impl Generation {
             .map(|known| known.template.memory_size() + known.event_middle.capacity() + 160)
             .sum();
         // An echo of nothing but defaults is everybody's.
-        let echo = if Arc::strong_count(&self.meta.echo) > 1 {
+        let echo = if Arc::strong_count(&self.meta.request_fields) > 1 {
             0
         } else {
-            self.meta.echo.len()
+            self.meta.request_fields.len()
         };
         let head = self.response_head.memory_size();
         size_of::<Self>()
@@ -326,7 +319,7 @@ impl Generation {
                             snapshot.apply_delta(known.template.target, text);
                         }
                     }
-                    Ok(Content::Whole(whole)) => {
+                    Ok(Content::Full(whole)) => {
                         whole.events.iter().for_each(|event| snapshot.apply(event))
                     }
                     // Records are written and read by the same program; a damaged one costs its own

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Generation, unix_now};
+use super::Generation;
 use crate::dialect::known_template;
 use crate::log::{AppendError, Epoch};
 use crate::model::error::{ApiError, ErrorCode};
@@ -10,6 +10,7 @@ use crate::model::event::{Ending, EventKind, Failure, Outcome};
 use crate::model::record::FullRecord;
 use crate::model::record::RecordBatch;
 use crate::model::snapshot::Snapshot;
+use crate::model::time::unix_now;
 use crate::upstream::OpenError;
 use crate::upstream::translate::RecordWriter;
 
@@ -103,7 +104,7 @@ impl Writer {
         batch.restart(tail.next);
         let mut events = self.generation.with_snapshot(Snapshot::closing_events);
         events.push(EventKind::End(outcome));
-        batch.push_whole(&FullRecord { events, raw: None });
+        batch.push_full(&FullRecord { events, raw: None });
         self.generation
             .response_head()
             .set(Err(OpenError::Failed(error.clone())));

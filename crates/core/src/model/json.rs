@@ -1,20 +1,20 @@
-//! Writing and reading JSON where the last nanosecond, or the exact byte, counts.
+//! Fast, byte-exact reading and writing of JSON.
 //!
-//! Token texts travel through the gateway in their escaped form, as the upstream wrote them:
-//! nothing is decoded and encoded again, and a chunk comes out as it came in. Even a surrogate pair
-//! that a server split between two tokens survives.
+//! Token texts stay in the escaped form that the upstream wrote. They are not decoded and encoded
+//! again, so a chunk leaves as it arrived. A surrogate pair that a server splits between two tokens
+//! survives.
 
 use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-/// If `raw` is a JSON string, its inside.
+/// Returns the content of `raw` between its quotes if it is a JSON string.
 pub(crate) fn string_inside(raw: &RawValue) -> Option<&str> {
     let text = raw.get();
     text.strip_prefix('"')?.strip_suffix('"')
 }
 
-/// Whether the raw value is there and not `null`.
+/// Returns the raw value unless it is absent or `null`.
 pub(crate) fn present(raw: Option<&RawValue>) -> Option<&RawValue> {
     raw.filter(|raw| raw.get() != "null")
 }
@@ -31,21 +31,20 @@ pub(crate) fn push_string(out: &mut Vec<u8>, text: &str) {
     let _ = serde_json::to_writer(&mut *out, text);
 }
 
-/// `text` as a JSON string, with its quotes.
+/// Returns `text` as a JSON string, with its quotes.
 pub(crate) fn quoted(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len() + 2);
     push_string(&mut out, text);
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// Whether a text stands in a JSON string as it is: so do nearly all names, and most of what is
-/// written here is names.
+/// Returns true if a JSON string can hold `text` without escapes, as it can hold nearly all names.
 pub(crate) fn needs_no_escape(text: &str) -> bool {
     text.bytes()
         .all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\')
 }
 
-/// `text` as the inside of a JSON string.
+/// Returns `text` as the content of a JSON string, without quotes.
 pub(crate) fn escape(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len() + 2);
     push_string(&mut out, text);
@@ -58,8 +57,8 @@ pub(crate) fn push_number(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-/// Whether `inside` may stand between two quotes: UTF-8, no control characters, no bare quote, only
-/// escapes that JSON has.
+/// Returns true if `inside` is valid content of a JSON string: UTF-8, no control characters, no bare
+/// quote, only valid escapes.
 pub(crate) fn is_string_inside(inside: &[u8]) -> bool {
     let mut bytes = inside.iter();
     while let Some(&byte) = bytes.next() {
@@ -82,8 +81,8 @@ pub(crate) fn is_string_inside(inside: &[u8]) -> bool {
     std::str::from_utf8(inside).is_ok()
 }
 
-/// The length of the JSON string inside that starts `input` (up to its closing quote), or `None` if
-/// it does not close.
+/// Returns the length of the JSON string content at the start of `input`, up to its closing quote.
+/// Returns `None` if it is not closed.
 pub(crate) fn string_inside_len(input: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {
@@ -91,7 +90,7 @@ pub(crate) fn string_inside_len(input: &[u8]) -> Option<usize> {
         if input[at] == b'"' {
             return Some(at);
         }
-        // A backslash hides whatever one byte follows it.
+        // A backslash escapes the next byte.
         at += 2;
         if at > input.len() {
             return None;
@@ -99,12 +98,12 @@ pub(crate) fn string_inside_len(input: &[u8]) -> Option<usize> {
     }
 }
 
-/// The members of a JSON object in their order, keys decoded and values as they stand.
+/// The members of a JSON object in their order, with decoded keys and raw values.
 #[derive(Debug, Default)]
 pub(crate) struct Members<'a>(pub(crate) Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'a> Members<'a> {
-    /// The last member of this name, if it is not `null`.
+    /// Returns the last member of this name, unless it is `null`.
     pub(crate) fn get(&self, name: &str) -> Option<&'a RawValue> {
         self.0
             .iter()
@@ -113,7 +112,7 @@ impl<'a> Members<'a> {
             .and_then(|(_, raw)| present(Some(raw)))
     }
 
-    /// The decoded string of this name.
+    /// Returns the decoded string of this name.
     pub(crate) fn text(&self, name: &str) -> Option<Cow<'a, str>> {
         let inside = string_inside(self.get(name)?)?;
         Some(if inside.contains('\\') {
@@ -123,18 +122,18 @@ impl<'a> Members<'a> {
         })
     }
 
-    /// The number of this name.
+    /// Returns the number of this name.
     pub(crate) fn number(&self, name: &str) -> Option<u64> {
         self.get(name)?.get().parse().ok()
     }
 
-    /// The object of this name.
+    /// Returns the object of this name.
     pub(crate) fn object(&self, name: &str) -> Option<Members<'a>> {
         serde_json::from_str(self.get(name)?.get()).ok()
     }
 
-    /// The objects in the array of this name; what else stands there is an empty one, so that
-    /// places stay right.
+    /// Returns the objects in the array of this name. Other elements become empty objects, so that
+    /// indexes stay right.
     pub(crate) fn objects(&self, name: &str) -> Vec<Members<'a>> {
         let elements: Vec<&'a RawValue> = self
             .get(name)
@@ -146,8 +145,7 @@ impl<'a> Members<'a> {
             .collect()
     }
 
-    /// Writes the object with some members' values replaced; those that are not there are added at
-    /// the end.
+    /// Writes the object with some values replaced. Missing members are added at the end.
     pub(crate) fn write_with(&self, replaced: &[(&str, &str)]) -> String {
         let mut out = Vec::new();
         out.push(b'{');
@@ -200,7 +198,7 @@ impl<'de: 'a, 'a> serde::Deserialize<'de> for Members<'a> {
     }
 }
 
-/// A key that is borrowed where it holds no escapes.
+/// A key, borrowed unless it holds escapes.
 struct Key<'a>(Cow<'a, str>);
 
 impl<'de: 'a, 'a> serde::Deserialize<'de> for Key<'a> {
@@ -225,14 +223,14 @@ impl<'de: 'a, 'a> serde::Deserialize<'de> for Key<'a> {
     }
 }
 
-/// Decodes escaped text piece by piece; a surrogate pair may be split between two pieces.
+/// Decodes escaped text in pieces. A surrogate pair may be split between two pieces.
 #[derive(Debug, Default)]
 pub(crate) struct Unescaper {
     high: Option<u16>,
 }
 
 impl Unescaper {
-    /// Appends the plain text of `inside` to `out`. Half a surrogate pair waits for the next piece;
+    /// Appends the decoded text of `inside` to `out`. Half a surrogate pair waits for the next piece;
     /// a lone one becomes U+FFFD.
     pub(crate) fn push(&mut self, inside: &str, out: &mut Vec<u8>) {
         let mut rest = inside;
@@ -266,7 +264,7 @@ impl Unescaper {
         self.plain(rest, out);
     }
 
-    /// The text is over: half a pair that waits is replaced.
+    /// Ends the text: half a pair that waits becomes U+FFFD.
     pub(crate) fn finish(&mut self, out: &mut Vec<u8>) {
         if self.high.take().is_some() {
             out.extend_from_slice("\u{FFFD}".as_bytes());
@@ -301,7 +299,7 @@ impl Unescaper {
     }
 }
 
-/// The plain text of a whole escaped string.
+/// Decodes a complete escaped string.
 pub(crate) fn unescape(inside: &str) -> String {
     let mut out = Vec::with_capacity(inside.len());
     let mut unescaper = Unescaper::default();
@@ -316,7 +314,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_pair_split_between_pieces_is_one_character() {
+    fn surrogate_pair_split_between_pieces_decodes_to_one_character() {
         let mut out = Vec::new();
         let mut unescaper = Unescaper::default();
         for piece in ["a\\ud83d", "\\ude0a b", "\\ud83d", "x", "\\ude0a"] {
@@ -327,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_the_inside_of_a_string_from_what_is_not() {
+    fn string_content_is_validated() {
         for good in ["", "plain", "\\n\\u00e9\\\"", "häß", "\\ud83d"] {
             assert!(is_string_inside(good.as_bytes()), "{good}");
         }
@@ -347,18 +345,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn unescape_undoes_escape(text in ".*") {
+        fn unescape_reverses_escape(text in ".*") {
             let escaped = escape(&text);
             prop_assert!(is_string_inside(escaped.as_bytes()));
             prop_assert_eq!(unescape(&escaped), text);
         }
 
         #[test]
-        fn agrees_with_serde_json(inside in proptest::collection::vec(prop_oneof![Just(b'\\'), Just(b'"'), Just(b'u'), Just(b'd'), Just(b'8'), Just(b'n'), any::<u8>()], 0..24)) {
+        fn string_validation_agrees_with_serde_json(inside in proptest::collection::vec(prop_oneof![Just(b'\\'), Just(b'"'), Just(b'u'), Just(b'd'), Just(b'8'), Just(b'n'), any::<u8>()], 0..24)) {
             let quoted = [b"\"".as_slice(), &inside, b"\""].concat();
-            let theirs = serde_json::from_slice::<&RawValue>(&quoted).is_ok();
-            prop_assert_eq!(is_string_inside(&inside), theirs);
-            if theirs {
+            let valid = serde_json::from_slice::<&RawValue>(&quoted).is_ok();
+            prop_assert_eq!(is_string_inside(&inside), valid);
+            if valid {
                 prop_assert_eq!(string_inside_len(&quoted[1..]), Some(inside.len()));
             }
         }
