@@ -61,7 +61,7 @@ fn read(path: &Path) -> Crate {
     Crate::parse(relative, &|file| {
         std::fs::read_to_string(base.join(file)).ok()
     })
-    .unwrap_or_else(|error| panic!("{error}"))
+    .unwrap()
 }
 
 fn cycles(krate: &Crate) -> Vec<Cycle> {
