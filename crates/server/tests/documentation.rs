@@ -422,9 +422,10 @@ async fn api_page_names_every_path() {
 
 #[tokio::test]
 async fn metrics_page_names_exactly_the_exposed_families() {
-    // The family of timeouts is exposed from the first one on.
+    // The families of timeouts and of sharing are exposed from their first count on.
     let world = start(|config| {
         config.timeouts.first_token = Duration::from_millis(50);
+        config.reuse.coalesce = true;
     });
     world
         .post("/v1/responses", &json!({"input": "[[ttft=24h]]"}))
