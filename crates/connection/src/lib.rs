@@ -30,3 +30,8 @@ pub use actix_io::ActixIo;
 pub use detach::Detach;
 pub use inbound::incoming;
 pub use service::{Connections, Timeouts};
+
+/// The examples of the README are compiled as doctests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

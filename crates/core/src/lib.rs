@@ -39,3 +39,8 @@ pub mod dialect;
 pub mod generation;
 
 pub mod engine;
+
+/// The examples of the README are compiled as doctests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

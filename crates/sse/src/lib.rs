@@ -20,3 +20,8 @@ mod response;
 pub use body::{SseBody, SseOptions};
 pub use framing::{Bare, EventSource, Sdk};
 pub use response::{event_stream, plain_text};
+
+/// The examples of the README are compiled as doctests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

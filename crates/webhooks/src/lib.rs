@@ -308,3 +308,8 @@ impl EndNotifier for Webhooks {
 
 #[cfg(test)]
 mod tests;
+
+/// The examples of the README are compiled as doctests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

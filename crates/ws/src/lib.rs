@@ -23,3 +23,8 @@ mod session;
 mod upgrade;
 
 pub use upgrade::{WebSocketOptions, upgrade};
+
+/// The examples of the README are compiled as doctests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -10,6 +10,7 @@ mod middleware;
 mod models;
 mod outbound;
 mod page;
+mod resource;
 mod responses;
 mod routes;
 mod sockets;
