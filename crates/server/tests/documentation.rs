@@ -1,5 +1,5 @@
-//! The documentation describes what is served: all of it, and nothing else.
-#![expect(clippy::unwrap_used, reason = "a test that cannot look has failed")]
+//! The documentation describes every served route and no other.
+#![expect(clippy::unwrap_used, reason = "a failed precondition fails the test")]
 
 mod support;
 
@@ -13,16 +13,16 @@ const TABLES: [&str; 2] = [
     include_str!("../src/http/routes.rs"),
     include_str!("../src/http/documentation.rs"),
 ];
-/// Parts of a page, of use to nobody else.
+/// Parts of a page that no other client requests.
 const UNDOCUMENTED: &[&str] = &["/docs/docs.css"];
 
-/// `(path, method)` of every route in the tables.
+/// Returns `(path, method)` of every route in the tables.
 fn registered() -> BTreeSet<(String, String)> {
     let calls = TABLES
         .iter()
         .flat_map(|table| table.split("resource(").skip(1));
-    // A call's first two arguments are the path and the methods; what is no call has no string
-    // there.
+    // The first two arguments of a call are the path and the methods. The function's own definition
+    // has no string there.
     let literals = calls
         .filter(|rest| rest.trim_start().starts_with('"'))
         .map(|rest| {
@@ -42,7 +42,7 @@ fn registered() -> BTreeSet<(String, String)> {
         .collect()
 }
 
-/// `(path, method)` of every operation in the document.
+/// Returns `(path, method)` of every operation in the document.
 fn described(document: &Value) -> BTreeSet<(String, String)> {
     let paths = document["paths"].as_object().unwrap();
     paths
@@ -67,18 +67,18 @@ async fn document(world: &World) -> Value {
 }
 
 #[tokio::test]
-async fn the_document_has_every_route_and_no_other() {
+async fn openapi_document_lists_exactly_the_registered_routes() {
     let world = start(|_| {});
     let registered = registered();
     assert!(
         registered.len() > 15,
-        "the table of routes is not where it is expected: {registered:?}"
+        "the route table was not found: {registered:?}"
     );
     assert_eq!(described(&document(&world).await), registered);
 }
 
 #[tokio::test]
-async fn what_is_described_is_served_and_other_methods_are_refused() {
+async fn documented_methods_are_served_and_others_get_405() {
     let world = start(|_| {});
     let described = described(&document(&world).await);
     for (path, _) in &described {
@@ -95,8 +95,8 @@ async fn what_is_described_is_served_and_other_methods_are_refused() {
                 answer.json()["error"]["code"].clone()
             };
             assert_ne!(code, "unknown_url", "{method} {path}");
-            // A WebSocket's path has nothing to get without an upgrade, and one of the two says so
-            // as a method that is not there.
+            // A WebSocket path cannot be fetched without an upgrade. One of the two answers 405
+            // then.
             let is_upgrade = path == "/v1/responses" && method == "GET";
             let is_described = described.contains(&(path.clone(), method.to_owned()));
             assert_eq!(
@@ -109,7 +109,7 @@ async fn what_is_described_is_served_and_other_methods_are_refused() {
 }
 
 #[tokio::test]
-async fn answers_have_the_status_and_the_type_that_are_described() {
+async fn answers_match_the_documented_status_and_content_type() {
     let world = start(|_| {});
     let document = document(&world).await;
     let id = world
@@ -122,7 +122,7 @@ async fn answers_have_the_status_and_the_type_that_are_described() {
         let Some(get) = operations.get("get") else {
             continue;
         };
-        // A question is asked elsewhere, and a socket takes more than a GET.
+        // Skips routes that need query parameters, and WebSockets.
         let takes = get["parameters"]
             .as_array()
             .unwrap()
@@ -170,7 +170,7 @@ async fn answers_have_the_status_and_the_type_that_are_described() {
 }
 
 #[tokio::test]
-async fn the_page_asks_nothing_of_anybody_else() {
+async fn documentation_page_loads_nothing_from_other_origins() {
     let world = start(|_| {});
     for (path, kind) in [
         ("/docs", "text/html; charset=utf-8"),
