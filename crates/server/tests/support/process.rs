@@ -92,7 +92,7 @@ impl Drop for Process {
     }
 }
 
-/// Parses the address in the banner's first line.
+/// Parses the address at the end of the banner's first line.
 fn address_in(line: &str) -> Option<SocketAddr> {
-    line.trim_end().split_once(" listens on ")?.1.parse().ok()
+    line.split_whitespace().next_back()?.parse().ok()
 }
