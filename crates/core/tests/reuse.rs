@@ -1258,7 +1258,7 @@ impl Observer for Diary {
         self.0.lock().push(json!([
             end.status.as_str(),
             end.code,
-            end.server,
+            end.endpoint,
             end.events,
             end.tokens,
             first,

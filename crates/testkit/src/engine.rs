@@ -104,7 +104,7 @@ impl TestEngine {
             upstream_model: None,
             api: options.api,
             timeouts: options.timeouts,
-            server: 0,
+            endpoint: 0,
             queued: false,
         };
         let upstream = ScriptedUpstream::new(target);

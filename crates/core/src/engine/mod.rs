@@ -246,7 +246,7 @@ impl Engine {
                 generation,
                 asked_in,
                 reused,
-                plan.work.request.server,
+                plan.work.request.endpoint,
                 asked,
             )
         });
@@ -387,7 +387,7 @@ impl Engine {
         if !chat.stream() && target.api == Api::Chat {
             // The whole answer comes in one piece, so its first token is its last.
             work.request.streamed = false;
-            work.request.patience = target.timeouts.total;
+            work.request.first_token_timeout = target.timeouts.total;
             work.timeouts = Timeouts {
                 first_token: Duration::ZERO,
                 between_tokens: Duration::ZERO,
@@ -522,9 +522,9 @@ fn work(
         model: target.model.clone(),
         body: body.into(),
         headers: request.headers.clone(),
-        server: target.server,
+        endpoint: target.endpoint,
         streamed: true,
-        patience: target.timeouts.first_token,
+        first_token_timeout: target.timeouts.first_token,
         client_key: request.client_key.clone(),
     };
     Work {

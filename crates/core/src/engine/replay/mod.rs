@@ -20,7 +20,7 @@ use crate::model::error::ApiError;
 use crate::model::event::{Ending, EventKind, Outcome};
 use crate::model::id::Seq;
 use crate::model::record::{Content, CorruptRecord, RecordBatch};
-use crate::upstream::{OpenError, Opened, UpstreamHead};
+use crate::upstream::{OpenError, UpstreamHead, UpstreamResponse};
 use stream::Replay;
 
 /// Where a leader stands when it is first followed.
@@ -38,7 +38,7 @@ pub(crate) enum Source {
 /// What came of a leader.
 pub(crate) enum Verdict {
     /// Its answer is this one's.
-    Shared(Opened),
+    Shared(UpstreamResponse),
     /// Its upstream gave nothing but an error, and would give it again.
     Refused(OpenError),
     /// The same, but another try may find the upstream in a better state.
@@ -87,7 +87,7 @@ pub(crate) async fn follow(follower_guard: FollowerGuard, source: Source) -> Ver
         (Source::Live, Some(Ok(head))) => head,
         _ => UpstreamHead::default(),
     };
-    Verdict::Shared(Opened {
+    Verdict::Shared(UpstreamResponse {
         head,
         stream: Box::new(Replay::new(follower_guard, source)),
     })
