@@ -22,7 +22,7 @@ use tokenwire_core::upstream::{
     Target, Timeouts, UpstreamHead,
 };
 use tokenwire_testkit::{
-    Audit, Call, EngineOptions, OpeningPlan, ScriptedUpstream, TestEngine, no_clocks, settle,
+    Audit, Call, EngineOptions, OpeningPlan, ScriptedUpstream, TestEngine, no_timeouts, settle,
 };
 use tokio::time::Instant;
 
@@ -60,7 +60,7 @@ impl Plan {
             servers,
             retry: RETRY,
             hedge: Hedge::Never,
-            timeouts: no_clocks(),
+            timeouts: no_timeouts(),
             limit: ConcurrencyPolicy::default(),
             budget: 20,
             weights: vec![1; servers],
@@ -431,7 +431,7 @@ async fn the_clock_of_the_first_token_runs_on_over_all_attempts() {
     let world = Plan {
         timeouts: Timeouts {
             first_token: seconds(4),
-            ..no_clocks()
+            ..no_timeouts()
         },
         ..Plan::of(1)
     }
@@ -504,7 +504,7 @@ async fn silence_until_the_clock_runs_out_is_the_servers_failure_and_a_client_wh
     let world = Plan {
         timeouts: Timeouts {
             first_token: seconds(5),
-            ..no_clocks()
+            ..no_timeouts()
         },
         ..Plan::of(1)
     }
@@ -528,7 +528,7 @@ async fn silence_until_the_clock_runs_out_is_the_servers_failure_and_a_client_wh
     let world = Plan {
         timeouts: Timeouts {
             first_token: seconds(5),
-            ..no_clocks()
+            ..no_timeouts()
         },
         ..Plan::of(1)
     }
@@ -974,7 +974,7 @@ async fn a_client_who_leaves_a_long_answer_in_one_piece_is_not_the_servers_failu
     let world = Plan {
         timeouts: Timeouts {
             first_token: seconds(5),
-            ..no_clocks()
+            ..no_timeouts()
         },
         ..Plan::of(1)
     }

@@ -38,7 +38,7 @@ pub struct Meta {
     pub model: String,
     /// The request's fields that the response object repeats: `"name":value` pairs, separated by
     /// commas, without braces.
-    pub echo: Arc<str>,
+    pub request_fields: Arc<str>,
     /// The language of its upstream: only a chat upstream's raw chunks are for chat clients.
     pub api: Api,
     /// Whether it runs on without a reader.
@@ -724,8 +724,8 @@ impl ResponseObject<'_> {
         push(",\"model\":\"");
         push(&json::escape(&meta.model));
         push("\",");
-        push(&meta.echo);
-        if !meta.echo.is_empty() {
+        push(&meta.request_fields);
+        if !meta.request_fields.is_empty() {
             push(",");
         }
         push("\"usage\":");
