@@ -382,7 +382,7 @@ impl Engine {
                 chat.to_responses(target.upstream_model.as_deref().unwrap_or(&target.model))?
             }
         };
-        let echo = RequestFields::from_chat(chat);
+        let request_fields = RequestFields::from_chat(chat);
         let mut work = work(&target, body, chat.n(), None, request);
         if !chat.stream() && target.api == Api::Chat {
             // The whole answer comes in one piece, so its first token is its last.
@@ -396,7 +396,7 @@ impl Engine {
         }
         let meta = Meta {
             include_usage: chat.include_usage(),
-            ..meta(&target, echo, &request.owner, false, true)
+            ..meta(&target, request_fields, &request.owner, false, true)
         };
         Ok(Plan {
             meta,
@@ -429,7 +429,7 @@ impl Engine {
         let work = work(&target, body, choices, previous, request);
         let meta = meta(
             &target,
-            responses.echo(),
+            responses.request_fields(),
             &request.owner,
             responses.background(),
             responses.store(),
@@ -537,7 +537,7 @@ fn work(
 
 fn meta(
     target: &Target,
-    echo: RequestFields,
+    request_fields: RequestFields,
     owner: &Owner,
     background: bool,
     store: bool,
@@ -547,7 +547,7 @@ fn meta(
         owner: owner.clone(),
         created_at: crate::model::time::unix_now(),
         model: target.model.clone(),
-        request_fields: echo.into_json(),
+        request_fields: request_fields.into_json(),
         api: target.api,
         background,
         store,
