@@ -85,7 +85,7 @@ describe('the application that embeds', () => {
   test.after(() => stop());
 
   test('has routes of its own', async () => {
-    assert.match(await (await fetch(url)).text(), /somebody else's/);
+    assert.match(await (await fetch(url)).text(), /An embedding application/);
     assert.equal((await fetch(`${url}/v1/streams`)).status, 404);
   });
 
