@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokenwire_core::dialect::Dialect;
-use tokenwire_core::engine::{Resumption, StartRequest, Started};
+use tokenwire_core::engine::{ReaderKind, Resumption, StartRequest, Started};
 use tokenwire_core::generation::{Generation, Subscription, SubscriptionError};
 use tokenwire_core::log::{LogLimits, LogReader};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
@@ -675,8 +675,8 @@ async fn reader_within_the_grace_keeps_the_generation() {
     let generation = started.guard.generation().clone();
     drop(started);
     tokio::time::sleep(seconds(29)).await;
-    let Resumption::Read { guard, .. } = test.engine.resume(&generation, Some(0)) else {
-        panic!("the reader got no events")
+    let Ok(Resumption::Read { guard, .. }) = resume(&test, &generation, Some(0)) else {
+        panic!("there is something to read")
     };
     tokio::time::sleep(seconds(1000)).await;
     assert!(!generation.is_over());
@@ -723,6 +723,16 @@ async fn background_generation_runs_without_readers() {
 
 // === Positions ===
 
+/// Applies the resume table to an EventSource.
+fn resume(
+    test: &TestEngine,
+    generation: &Arc<Generation>,
+    after: Option<u64>,
+) -> Result<Resumption, ApiError> {
+    test.engine
+        .read(generation.attach(), after, ReaderKind::EventSource)
+}
+
 #[tokio::test(start_paused = true)]
 async fn resume_position_selects_the_result() {
     let test = engine();
@@ -731,38 +741,34 @@ async fn resume_position_selects_the_result() {
     settle().await;
     let generation = started.guard.generation().clone();
     let next = generation.tail().unwrap().next.0;
-    let from = |resumption: Resumption| match resumption {
-        Resumption::Read { from, .. } => Ok(from.0),
+    let from = |resumption: Result<Resumption, ApiError>| match resumption {
+        Ok(Resumption::Read { from, .. }) => Ok(from.0),
         other => Err(format!("{other:?}")),
     };
-    assert_eq!(from(test.engine.resume(&generation, None)), Ok(0));
-    assert_eq!(from(test.engine.resume(&generation, Some(0))), Ok(1));
+    assert_eq!(from(resume(&test, &generation, None)), Ok(0));
+    assert_eq!(from(resume(&test, &generation, Some(0))), Ok(1));
     assert_eq!(
-        from(test.engine.resume(&generation, Some(next - 1))),
+        from(resume(&test, &generation, Some(next - 1))),
         Ok(next),
         "at the head there is something to wait for"
     );
-    for past in [next, next + 1, u64::MAX] {
-        let resumption = test.engine.resume(&generation, Some(past));
-        assert!(
-            matches!(resumption, Resumption::PastHead { head } if head.0 == next - 1),
-            "{past}: {resumption:?}"
-        );
+    for past in [next, next + 1] {
+        assert_eq!(from(resume(&test, &generation, Some(past))), Ok(past + 1));
     }
     complete(&call, "y");
     generation.ended().await;
     let next = generation.tail().unwrap().next.0;
     assert_eq!(
-        from(test.engine.resume(&generation, Some(next - 2))),
+        from(resume(&test, &generation, Some(next - 2))),
         Ok(next - 1)
     );
     assert!(matches!(
-        test.engine.resume(&generation, Some(next - 1)),
-        Resumption::NothingLeft
+        resume(&test, &generation, Some(next - 1)),
+        Ok(Resumption::NothingLeft { .. })
     ));
     assert!(matches!(
-        test.engine.resume(&generation, Some(next)),
-        Resumption::PastHead { .. }
+        resume(&test, &generation, Some(next)),
+        Ok(Resumption::Reset { .. })
     ));
 }
 
@@ -900,24 +906,24 @@ async fn log_is_dropped_before_its_response_object() {
     tokio::time::sleep(seconds(590)).await;
     test.engine.registry().sweep(Instant::now());
     assert!(matches!(
-        test.engine.resume(&generation, None),
-        Resumption::Read { .. }
+        resume(&test, &generation, None),
+        Ok(Resumption::Read { .. })
     ));
 
     tokio::time::sleep(seconds(10)).await;
     test.engine.registry().sweep(Instant::now());
     assert!(matches!(
-        test.engine.resume(&generation, None),
-        Resumption::LogGone
+        resume(&test, &generation, None),
+        Ok(Resumption::Reset { .. })
     ));
     assert!(matches!(
-        test.engine.resume(&generation, Some(1)),
-        Resumption::LogGone
+        resume(&test, &generation, Some(1)),
+        Ok(Resumption::Reset { .. })
     ));
     assert!(
         matches!(
-            test.engine.resume(&generation, Some(last)),
-            Resumption::NothingLeft
+            resume(&test, &generation, Some(last)),
+            Ok(Resumption::NothingLeft { .. })
         ),
         "who has seen the end needs nothing more"
     );

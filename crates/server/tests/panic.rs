@@ -25,8 +25,8 @@ use tokenwire::config::schema;
 use tokenwire::http::{configure, envelope};
 use tokenwire::metrics::Metrics;
 use tokenwire::service::{Service, Shared};
-use tokenwire_core::engine::{Engine, MemoryStore, Registry, Retention};
-use tokenwire_core::log::{LogLimits, MemoryAccount};
+use tokenwire_core::engine::{Engine, Retention};
+use tokenwire_core::log::LogLimits;
 use tokenwire_core::model::error::ApiError;
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::decode::{Flow, SseEvent};
@@ -36,7 +36,6 @@ use tokenwire_core::upstream::{
     UpstreamRequest, UpstreamResponse,
 };
 use tokenwire_webhooks::{WebhookOptions, Webhooks};
-use tokio_util::task::TaskTracker;
 
 /// Panics where the model's name says.
 #[derive(Debug)]
@@ -117,7 +116,6 @@ struct Server {
 }
 
 fn shared() -> Shared {
-    let account = MemoryAccount::default();
     let keep = Duration::from_secs(600);
     let retention = Retention {
         events: keep,
@@ -125,19 +123,17 @@ fn shared() -> Shared {
         max_memory: 1 << 30,
         max_open: 4,
     };
-    let registry = Registry::new(retention, account.clone());
+    let engine = Engine::builder()
+        .retention(retention)
+        .log_limits(LogLimits {
+            bytes: 1 << 20,
+            events: 1000,
+        })
+        .disconnect_grace(Duration::ZERO)
+        .build();
     Shared {
-        metrics: Metrics::new(&Config::default(), registry.clone()),
-        registry,
-        reuse: None,
-        store: Arc::new(MemoryStore {
-            limits: LogLimits {
-                bytes: 1 << 20,
-                events: 1000,
-            },
-            account,
-        }),
-        tasks: TaskTracker::new(),
+        metrics: Metrics::new(&Config::default(), engine.registry().clone()),
+        engine,
         upstreams: Shared::upstreams(&Config::default(), Some("http://127.0.0.1:1/v1".to_owned())),
         retry_budget: Arc::new(RetryBudget::new(0)),
         webhooks: Webhooks::new(WebhookOptions::default()).unwrap(),
@@ -154,13 +150,7 @@ impl Server {
                 let shared = shared();
                 let server = HttpServer::new(move || {
                     let mut service = Service::new(&shared).unwrap();
-                    service.engine = Engine::new(
-                        shared.registry.clone(),
-                        shared.store.clone(),
-                        Arc::new(Panicking),
-                        shared.tasks.clone(),
-                        Duration::ZERO,
-                    );
+                    service.engine = shared.engine.engine(Arc::new(Panicking));
                     let panics = web::get().to(|| async {
                         assert!(std::hint::black_box(false), "as the test wants it");
                         HttpResponse::Ok().finish()

@@ -274,7 +274,7 @@ impl Webhooks {
 }
 
 impl EndNotifier for Webhooks {
-    fn promise(&self, request: &StartRequest) -> Result<Option<OnEnd>, ApiError> {
+    fn on_end(&self, request: &StartRequest) -> Result<Option<OnEnd>, ApiError> {
         let StreamRequest::Responses(responses) = &request.body else {
             return Ok(None);
         };

@@ -283,7 +283,7 @@ fn what_a_request_asks_for_is_checked() {
             freshness: tokenwire_core::engine::Freshness::Any,
         };
         webhooks
-            .promise(&request)
+            .on_end(&request)
             .map(|promised| promised.is_some())
             .map_err(refused)
     };
