@@ -19,8 +19,9 @@ use tokenwire_ws::WebSocketOptions;
 
 use crate::config::schema;
 use crate::config::schema::Config;
-use crate::http::OriginPolicy;
 use crate::metrics::Metrics;
+use crate::origins::OriginPolicy;
+pub use crate::upstreams::SharedUpstream;
 use tokenwire_webhooks::Webhooks;
 
 /// State of one worker.
@@ -57,15 +58,6 @@ pub struct Shared {
     pub webhooks: Webhooks,
     /// Whether the gateway listens on loopback only.
     pub local_only: bool,
-}
-
-/// State of an upstream that all workers share.
-#[derive(Clone, Debug)]
-pub struct SharedUpstream {
-    /// Its configuration.
-    pub config: schema::Upstream,
-    /// Health, latency and load.
-    pub stats: Arc<EndpointStats>,
 }
 
 impl Shared {

@@ -2,7 +2,7 @@
 
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
-use tokenwire_connection::incoming;
+use tokenwire_connection::websocket_payload;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 
 use super::outbound::{HttpError, error_response};
@@ -20,7 +20,7 @@ pub(super) async fn connect(
     let options = service.websocket(request.headers());
     Ok(tokenwire_ws::upgrade(
         &request,
-        incoming(&request, payload.into_inner()),
+        websocket_payload(&request, payload.into_inner()),
         service.engine.clone(),
         options,
     )?)
