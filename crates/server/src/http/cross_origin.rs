@@ -1,4 +1,4 @@
-//! Which web pages may spend the key: CORS, and the refusal of what CORS does not cover.
+//! Decides which web pages may use the gateway: CORS, and requests that CORS does not cover.
 
 use std::net::IpAddr;
 
@@ -7,32 +7,32 @@ use actix_web::dev::RequestHead;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
-/// Header names that pages may read.
+/// Response headers that pages may read.
 const EXPOSED: &str =
     "Location, X-Request-Id, X-Upstream-Request-Id, Retry-After, X-Should-Retry, Tokenwire-Cache";
 
-/// Who is let in.
+/// The origins that are allowed.
 #[derive(Clone, Debug)]
 pub struct OriginPolicy {
-    /// Origins that are listed, such as `https://app.example.com`.
+    /// Listed origins, such as `https://app.example.com`.
     pub allowed: Vec<String>,
-    /// Whether pages of a loopback origin are let in.
+    /// Whether pages of loopback origins are allowed.
     pub loopback: bool,
-    /// Whether the gateway listens on loopback only. Then a page whose own name merely resolves to
-    /// this machine (DNS rebinding) is not taken for the gateway's own page.
+    /// Whether the gateway listens on loopback only. Then a page whose name resolves to this machine
+    /// (DNS rebinding) is not the gateway's own page.
     pub local_only: bool,
 }
 
-/// What an origin may do.
+/// The decision on a request's origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// No page asks, as far as can be told.
+    /// The request does not come from a page of another site, as far as its headers tell.
     NoPage,
     /// The gateway's own page.
     Own,
-    /// A page of this origin, which is let in.
+    /// A page of this allowed origin.
     Allowed(String),
-    /// A page that is not; the text says why and what would help.
+    /// A page that is not allowed, with the reason and the remedy.
     Foreign(String),
 }
 
@@ -69,8 +69,7 @@ impl OriginPolicy {
                 foreign(origin)
             }
             None if header("sec-fetch-site") == Some("cross-site") => Verdict::Foreign(
-                "A web page of another site asked without saying its origin; that is refused."
-                    .to_owned(),
+                "The request comes from another site and has no Origin header.".to_owned(),
             ),
             None => Verdict::NoPage,
         }
@@ -84,7 +83,7 @@ fn foreign(origin: &str) -> Verdict {
     ))
 }
 
-/// Whether the origin (`http://host:port`) names the host that was asked.
+/// Returns whether the origin (`http://host:port`) names the requested host.
 fn same_host(origin: &str, host: &str) -> bool {
     origin
         .split_once("://")
@@ -99,7 +98,7 @@ fn is_loopback(host: &str) -> bool {
 }
 
 impl Verdict {
-    /// Lets the page read the answer.
+    /// Adds the headers that let the page read the answer.
     pub(crate) fn expose(&self, headers: &mut HeaderMap) {
         headers.append(
             HeaderName::from_static("vary"),
@@ -123,8 +122,8 @@ impl Verdict {
         }
     }
 
-    /// The answer to a preflight; [`Verdict::expose`] adds the rest. Whatever headers are asked for
-    /// are allowed.
+    /// Returns the answer to a preflight. Every requested header is allowed. [`Verdict::expose`] adds
+    /// the rest.
     pub(crate) fn preflight(&self, asked: &HeaderMap) -> HttpResponse {
         let mut response = HttpResponse::NoContent();
         response
@@ -158,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_pages_that_may_from_those_that_may_not() {
+    fn origins_are_allowed_by_the_policy() {
         let local = OriginPolicy {
             allowed: vec!["https://app.example.com".to_owned()],
             loopback: true,
@@ -228,7 +227,7 @@ mod tests {
             ],
             "no page",
         );
-        // A name that was made to resolve to this machine.
+        // A foreign name that resolves to this machine.
         check(
             &local,
             &[

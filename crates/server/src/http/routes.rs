@@ -1,4 +1,4 @@
-//! The table of routes, and what is said of paths that are not in it.
+//! The table of routes, and the answer to unknown paths.
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, Resource, web};
@@ -51,7 +51,7 @@ pub fn configure(app: &mut web::ServiceConfig) {
         .default_service(web::to(unknown));
 }
 
-/// A resource that says which methods it has when it is asked with another.
+/// Returns a resource that answers other methods with 405 and its list of methods.
 pub(super) fn resource(path: &'static str, methods: &'static str) -> Resource {
     web::resource(path).default_service(web::to(move |request: HttpRequest| async move {
         let method = request.method();
@@ -85,9 +85,9 @@ async fn unknown(request: HttpRequest) -> HttpResponse {
         "/v1/assistants",
     ];
     let why = if openai.iter().any(|known| path.starts_with(known)) {
-        "Tokenwire serves chat completions, responses and models; this part of OpenAI's API it does not serve."
+        "Tokenwire does not serve this part of OpenAI's API, only chat completions, responses and models."
     } else {
-        "The paths are listed at /docs."
+        "All paths are listed at /docs."
     };
     error_response(&ApiError::new(
         ErrorCode::UnknownUrl,
