@@ -18,8 +18,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::schema;
 use crate::config::schema::Config;
-use crate::http::OriginPolicy;
 use crate::metrics::Metrics;
+use crate::origins::OriginPolicy;
+pub use crate::upstreams::SharedUpstream;
 use tokenwire_webhooks::Webhooks;
 
 /// One worker's view of the gateway.
@@ -62,15 +63,6 @@ pub struct Shared {
     pub webhooks: Webhooks,
     /// Whether the gateway listens on loopback only.
     pub local_only: bool,
-}
-
-/// An upstream, as far as all workers share it.
-#[derive(Clone, Debug)]
-pub struct SharedUpstream {
-    /// Its configuration.
-    pub config: schema::Upstream,
-    /// What is known of it.
-    pub stats: Arc<EndpointStats>,
 }
 
 /// What of a client's request goes to the upstream beside its body.

@@ -7,7 +7,7 @@ use tokenwire_core::model::error::{ApiError, ErrorCode};
 
 use super::outbound::{HttpError, error_response};
 use crate::service::Service;
-use tokenwire_connection::incoming;
+use tokenwire_connection::websocket_payload;
 
 /// The request's payload as it is, for the upgrade to wrap.
 pub(super) struct RawPayload(Payload);
@@ -33,7 +33,7 @@ pub(super) async fn connect(
     let options = service.websocket(request.headers());
     Ok(tokenwire_ws::upgrade(
         &request,
-        incoming(&request, payload.0),
+        websocket_payload(&request, payload.0),
         service.engine.clone(),
         options,
     )?)

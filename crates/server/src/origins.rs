@@ -1,4 +1,4 @@
-//! Decides which web pages may use the gateway: CORS, and requests that CORS does not cover.
+//! Which web pages may use the gateway: CORS, and refusal of requests that CORS does not cover.
 
 use std::net::IpAddr;
 
@@ -11,33 +11,36 @@ use url::Url;
 const EXPOSED: &str =
     "Location, X-Request-Id, X-Upstream-Request-Id, Retry-After, X-Should-Retry, Tokenwire-Cache";
 
-/// The origins that are allowed.
+/// Rules for requests from web pages.
 #[derive(Clone, Debug)]
 pub struct OriginPolicy {
-    /// Listed origins, such as `https://app.example.com`.
+    /// Allowed origins, such as `https://app.example.com`.
     pub allowed: Vec<String>,
-    /// Whether pages of loopback origins are allowed.
+    /// Whether pages from loopback origins are allowed.
     pub loopback: bool,
-    /// Whether the gateway listens on loopback only. Then a page whose name resolves to this machine
-    /// (DNS rebinding) is not the gateway's own page.
+    /// Whether the gateway listens on loopback only. Then a page whose host name resolves to this
+    /// machine (DNS rebinding) is not the gateway's own page.
     pub local_only: bool,
 }
 
-/// The decision on a request's origin.
+/// The page that a request comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// The request does not come from a page of another site, as far as its headers tell.
+pub(crate) enum PageOrigin {
+    /// No page, as far as the headers show.
     NoPage,
     /// The gateway's own page.
     Own,
-    /// A page of this allowed origin.
+    /// A page of this origin, which is allowed.
     Allowed(String),
-    /// A page that is not allowed, with the reason and the remedy.
+    /// A page that is not allowed. The text says why and names a remedy.
     Foreign(String),
 }
 
+// === impl OriginPolicy ===
+
 impl OriginPolicy {
-    pub(crate) fn judge(&self, head: &RequestHead) -> Verdict {
+    /// Classifies a request by its `Origin` and `Sec-Fetch-Site`.
+    pub(crate) fn classify(&self, head: &RequestHead) -> PageOrigin {
         let header = |name: &str| {
             head.headers()
                 .get(name)
@@ -51,7 +54,7 @@ impl OriginPolicy {
                     .iter()
                     .any(|allowed| allowed.trim_end_matches('/').eq_ignore_ascii_case(origin))
                 {
-                    return Verdict::Allowed(origin.to_owned());
+                    return PageOrigin::Allowed(origin.to_owned());
                 }
                 let Some(host) = Url::parse(origin)
                     .ok()
@@ -61,29 +64,30 @@ impl OriginPolicy {
                 };
                 let own = header("host").is_some_and(|host| same_host(origin, host));
                 if own && (is_loopback(&host) || !self.local_only) {
-                    return Verdict::Own;
+                    return PageOrigin::Own;
                 }
                 if self.loopback && is_loopback(&host) {
-                    return Verdict::Allowed(origin.to_owned());
+                    return PageOrigin::Allowed(origin.to_owned());
                 }
                 foreign(origin)
             }
-            None if header("sec-fetch-site") == Some("cross-site") => Verdict::Foreign(
-                "The request comes from another site and has no Origin header.".to_owned(),
+            None if header("sec-fetch-site") == Some("cross-site") => PageOrigin::Foreign(
+                "A web page of another site sent this request without its origin; such requests are refused."
+                    .to_owned(),
             ),
-            None => Verdict::NoPage,
+            None => PageOrigin::NoPage,
         }
     }
 }
 
-fn foreign(origin: &str) -> Verdict {
+fn foreign(origin: &str) -> PageOrigin {
     let origin: String = origin.chars().take(200).collect();
-    Verdict::Foreign(format!(
+    PageOrigin::Foreign(format!(
         "Pages of the origin '{origin}' may not use this gateway. Add it to server.allowed_origins if they should."
     ))
 }
 
-/// Returns whether the origin (`http://host:port`) names the requested host.
+/// Whether the origin (`http://host:port`) names the requested host.
 fn same_host(origin: &str, host: &str) -> bool {
     origin
         .split_once("://")
@@ -97,8 +101,10 @@ fn is_loopback(host: &str) -> bool {
         || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-impl Verdict {
-    /// Adds the headers that let the page read the answer.
+// === impl PageOrigin ===
+
+impl PageOrigin {
+    /// Adds the headers that let the page read the response.
     pub(crate) fn expose(&self, headers: &mut HeaderMap) {
         headers.append(
             HeaderName::from_static("vary"),
@@ -122,8 +128,8 @@ impl Verdict {
         }
     }
 
-    /// Returns the answer to a preflight. Every requested header is allowed. [`Verdict::expose`] adds
-    /// the rest.
+    /// Returns the response to a preflight, which allows all requested headers.
+    /// [`PageOrigin::expose`] adds the rest.
     pub(crate) fn preflight(&self, asked: &HeaderMap) -> HttpResponse {
         let mut response = HttpResponse::NoContent();
         response
@@ -147,17 +153,17 @@ mod tests {
             request = request.insert_header(*header);
         }
         let request = request.to_http_request();
-        let verdict = match policy.judge(request.head()) {
-            Verdict::NoPage => "no page",
-            Verdict::Own => "own",
-            Verdict::Allowed(_) => "allowed",
-            Verdict::Foreign(_) => "foreign",
+        let origin = match policy.classify(request.head()) {
+            PageOrigin::NoPage => "no page",
+            PageOrigin::Own => "own",
+            PageOrigin::Allowed(_) => "allowed",
+            PageOrigin::Foreign(_) => "foreign",
         };
-        assert_eq!(verdict, expected, "{headers:?}");
+        assert_eq!(origin, expected, "{headers:?}");
     }
 
     #[test]
-    fn origins_are_allowed_by_the_policy() {
+    fn pages_are_allowed_by_origin() {
         let local = OriginPolicy {
             allowed: vec!["https://app.example.com".to_owned()],
             loopback: true,
@@ -227,7 +233,7 @@ mod tests {
             ],
             "no page",
         );
-        // A foreign name that resolves to this machine.
+        // DNS rebinding: a foreign name that resolves to this machine.
         check(
             &local,
             &[
