@@ -1,4 +1,4 @@
-//! The table of routes, and what is said of paths that are not in it.
+//! The table of routes, and the answer to unknown paths.
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
@@ -66,9 +66,9 @@ async fn unknown(request: HttpRequest) -> HttpResponse {
         "/v1/assistants",
     ];
     let why = if openai.iter().any(|known| path.starts_with(known)) {
-        "Tokenwire serves chat completions, responses and models; this part of OpenAI's API it does not serve."
+        "Tokenwire does not serve this part of OpenAI's API, only chat completions, responses and models."
     } else {
-        "The paths are listed at /docs."
+        "All paths are listed at /docs."
     };
     error_response(&ApiError::new(
         ErrorCode::UnknownUrl,
