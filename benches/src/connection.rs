@@ -4,8 +4,8 @@ use std::io::{self, ErrorKind, Write};
 
 use mio::net::TcpStream;
 
+use crate::events::{Commands, Event, Key, Nanos, Scenario};
 use crate::http::{Part, ResponseParser};
-use crate::load::{Commands, Event, Key, Nanos, Scenario};
 use crate::sse::EventParser;
 use crate::websocket::{self, FrameParser, Message};
 

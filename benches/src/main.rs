@@ -10,6 +10,7 @@
 
 mod cli;
 mod connection;
+mod events;
 mod http;
 mod load;
 mod measure;

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use memchr::memmem;
 use thiserror::Error;
 
-use crate::load::Dial;
+use crate::events::Dial;
 use crate::tokens::TokenFinder;
 use crate::websocket;
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::relay::complaint_of;
 use super::{Bench, BenchError, Settings, Tally, nanos};
-use crate::load::{Commands, Event, Key, Nanos, Outcome, Scenario};
+use crate::events::{Commands, Event, Key, Nanos, Scenario};
+use crate::load::Outcome;
 use crate::measure::{Run, Times};
 use crate::request::{Ending, Endpoint, Route, Spec};
 use crate::target::Target;

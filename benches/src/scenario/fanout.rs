@@ -8,7 +8,8 @@
 use std::time::Duration;
 
 use super::{Bench, BenchError, Settings, Tally, nanos};
-use crate::load::{Commands, Dial, Event, Key, Nanos, Outcome, Scenario};
+use crate::events::{Commands, Dial, Event, Key, Nanos, Scenario};
+use crate::load::Outcome;
 use crate::measure::{Run, Times};
 use crate::request::{Ending, Endpoint, Route, Spec};
 use crate::target::{Kind, Target};

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use thiserror::Error;
 
-use crate::load::{Load, Nanos, Outcome, Scenario};
+use crate::events::{Nanos, Scenario};
+use crate::load::{Load, Outcome};
 use crate::measure::{Cpu, Memory, Run, Times};
 use crate::model_gateway::ModelGateway;
 use crate::process::{ProcessError, ProcessTree, Usage, own_cpu};

@@ -1,7 +1,8 @@
 //! A finished stream, read again from its beginning by one reader at a time.
 
 use super::{Bench, BenchError, Settings, Tally};
-use crate::load::{Commands, Dial, Event, Key, Nanos, Outcome, Scenario};
+use crate::events::{Commands, Dial, Event, Key, Nanos, Scenario};
+use crate::load::Outcome;
 use crate::measure::{Run, Times};
 use crate::request::{Ending, Endpoint, Route, Spec};
 use crate::target::Target;

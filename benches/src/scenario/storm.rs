@@ -6,7 +6,8 @@ use std::time::Duration;
 use memchr::memmem;
 
 use super::{Bench, BenchError, Settings, Tally};
-use crate::load::{Commands, Dial, Event, Key, Nanos, Outcome, Scenario};
+use crate::events::{Commands, Dial, Event, Key, Nanos, Scenario};
+use crate::load::Outcome;
 use crate::measure::Run;
 use crate::request::{Ending, Endpoint, Route, Spec};
 use crate::target::Target;

@@ -27,7 +27,7 @@ use tokenwire_core::model::snapshot::{Api, Status};
 use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_core::upstream::{OpenError, Refusal, Timeouts, UpstreamHead};
 use tokenwire_testkit::{
-    Audit, Call, EngineOptions, OpeningPlan, Reader, TestEngine, no_clocks, settle,
+    Audit, Call, EngineOptions, OpeningPlan, Reader, TestEngine, no_timeouts, settle,
 };
 use tokio::time::Instant;
 
@@ -858,7 +858,7 @@ async fn a_leader_that_fails_in_any_way_leaves_nothing_behind() {
     for how in ["a panic", "too large", "a clock", "shutdown"] {
         let timeouts = Timeouts {
             between_tokens: seconds(5),
-            ..no_clocks()
+            ..no_timeouts()
         };
         let test = TestEngine::new(EngineOptions {
             limits,
@@ -894,7 +894,7 @@ async fn a_followers_clocks_run_only_when_it_asks_for_itself() {
     let timeouts = Timeouts {
         first_token: seconds(10),
         total: seconds(60),
-        ..no_clocks()
+        ..no_timeouts()
     };
     let test = TestEngine::new(EngineOptions {
         timeouts,
@@ -1203,7 +1203,7 @@ async fn a_kept_answer_may_be_paced_and_no_clock_minds() {
         first_token: seconds(60),
         between_tokens: Duration::from_millis(100),
         total: seconds(5),
-        ..no_clocks()
+        ..no_timeouts()
     };
     let test = TestEngine::new(EngineOptions {
         timeouts,
@@ -1258,7 +1258,7 @@ impl Observer for Diary {
         self.0.lock().push(json!([
             end.status.as_str(),
             end.code,
-            end.server,
+            end.endpoint,
             end.events,
             end.tokens,
             first,

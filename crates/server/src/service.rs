@@ -1,4 +1,4 @@
-//! What every request handler of a worker shares.
+//! State that the request handlers of a worker share.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::http::OriginPolicy;
 use crate::metrics::Metrics;
 use tokenwire_webhooks::Webhooks;
 
-/// One worker's view of the gateway.
+/// State of one worker.
 #[derive(Debug)]
 pub struct Service {
     /// The configuration.
@@ -31,49 +31,49 @@ pub struct Service {
     pub engine: Engine,
     /// The upstreams.
     pub router: Router,
-    /// Which web pages may ask.
+    /// Which web pages may send requests.
     pub origins: OriginPolicy,
-    /// Who is told of ends.
+    /// Delivers webhooks.
     pub webhooks: Webhooks,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
 }
 
-/// What all workers share.
+/// State that all workers share.
 #[derive(Clone, Debug)]
 pub struct Shared {
     /// The configuration.
     pub config: Arc<Config>,
-    /// Every generation that can be asked for.
+    /// All generations that are kept.
     pub registry: Arc<Registry>,
-    /// Where logs are kept.
+    /// The store of logs.
     pub store: Arc<dyn LogStore>,
-    /// Which requests share an answer.
+    /// Shares answers between identical requests.
     pub reuse: Option<Arc<Reuse>>,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
     /// The tasks that write generations.
     pub tasks: TaskTracker,
     /// The upstreams, or the embedded simulator where none are configured.
     pub upstreams: Arc<[SharedUpstream]>,
-    /// What may be spent on retries.
+    /// Limits retries.
     pub retry_budget: Arc<RetryBudget>,
-    /// Who is told of ends.
+    /// Delivers webhooks.
     pub webhooks: Webhooks,
     /// Whether the gateway listens on loopback only.
     pub local_only: bool,
 }
 
-/// An upstream, as far as all workers share it.
+/// State of an upstream that all workers share.
 #[derive(Clone, Debug)]
 pub struct SharedUpstream {
     /// Its configuration.
     pub config: schema::Upstream,
-    /// What is known of it.
+    /// Health, latency and load.
     pub stats: Arc<EndpointStats>,
 }
 
-/// What of a client's request goes to the upstream beside its body.
+/// The parts of a client's request that go to the upstream beside its body.
 #[derive(Debug, Default)]
 pub struct Forwarded {
     /// The headers that `forward_headers` lists.
@@ -83,8 +83,7 @@ pub struct Forwarded {
 }
 
 impl Shared {
-    /// The upstreams that a configuration comes to; `simulator` is the base URL of the embedded
-    /// one, where it answers.
+    /// Returns the configured upstreams, or the embedded simulator if `simulator` has its base URL.
     #[must_use]
     pub fn upstreams(config: &Config, simulator: Option<String>) -> Arc<[SharedUpstream]> {
         let simulated = simulator.map(|base_url| schema::Upstream {
@@ -122,8 +121,8 @@ impl Shared {
 }
 
 impl Service {
-    /// A worker's service, with HTTP clients of its own: a client that is used on two runtimes
-    /// times out.
+    /// Creates the state of a worker, with its own HTTP clients: a client that is used on two
+    /// runtimes times out.
     ///
     /// # Errors
     /// An upstream that cannot be set up, by name.
@@ -186,13 +185,13 @@ impl Service {
         })
     }
 
-    /// Who asks. Without keys everybody is the same.
+    /// Returns the owner of a request. Without credentials all requests have the same one.
     #[must_use]
     pub fn owner(&self) -> Owner {
         Owner::Anonymous
     }
 
-    /// What of this request goes to the upstream beside its body.
+    /// Returns the parts of a request that go to the upstream beside its body.
     #[must_use]
     pub fn forwarded(&self, headers: &HeaderMap) -> Forwarded {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
@@ -224,7 +223,7 @@ impl Service {
         }
     }
 
-    /// The names by which clients may ask for a model of this upstream's.
+    /// Returns the names that clients may use for a model of this upstream.
     #[must_use]
     pub fn public_names(&self, upstream: &str, model: &str) -> Vec<String> {
         match self
@@ -238,7 +237,7 @@ impl Service {
         }
     }
 
-    /// What goes around an event stream.
+    /// Returns the options of an event stream.
     #[must_use]
     pub fn sse(&self, preface: impl Into<bytes::Bytes>) -> SseOptions {
         let readers = self.metrics.gauges().sse.clone();
@@ -249,7 +248,7 @@ impl Service {
         }
     }
 
-    /// What goes around bare text.
+    /// Returns the options of a plain text stream.
     #[must_use]
     pub fn text(&self) -> SseOptions {
         SseOptions {
@@ -258,7 +257,7 @@ impl Service {
         }
     }
 
-    /// Bounds and clocks of a socket.
+    /// Returns the options of a WebSocket.
     #[must_use]
     pub fn websocket(&self, headers: &HeaderMap) -> WebSocketOptions {
         let Forwarded {
@@ -280,8 +279,8 @@ impl Service {
         }
     }
 
-    /// How long an SDK's head waits for the upstream's status: no longer than until a heartbeat is
-    /// due.
+    /// Returns how long the response head of an SDK request waits for the upstream's status: at
+    /// most until a heartbeat is due.
     #[must_use]
     pub fn commit_after(&self) -> Duration {
         self.config
@@ -291,7 +290,7 @@ impl Service {
     }
 }
 
-/// What is shared between identical requests, as the configuration says.
+/// Creates the sharing of answers from the configuration; `None` if it is off.
 #[must_use]
 pub fn reuse(config: &schema::Reuse) -> Option<Arc<Reuse>> {
     Reuse::new(ReuseOptions {
@@ -331,10 +330,10 @@ fn route(config: &Config, shared: &SharedUpstream) -> Result<Route, String> {
         schema::Api::Chat => Api::Chat,
         schema::Api::Responses => Api::Responses,
     };
-    let server =
+    let endpoint =
         OpenAi::new(options).map_err(|error| format!("upstream '{}': {error}", upstream.name))?;
     let models = upstream.models.clone();
-    let served = move |public: &str| {
+    let binding = move |public: &str| {
         let name = models.upstream_name(public)?.to_owned();
         let timeouts = models.timeouts(public).map_or_else(
             || core_timeouts(&timeouts),
@@ -342,12 +341,12 @@ fn route(config: &Config, shared: &SharedUpstream) -> Result<Route, String> {
         );
         Some(ModelBinding { name, timeouts })
     };
-    // Without a region on either side there is nothing to prefer.
+    // Without a region on either side no upstream is preferred.
     let far = matches!((&config.server.region, &upstream.region), (Some(here), Some(there)) if here != there);
     Ok(Route {
-        server: Arc::new(server),
+        endpoint: Arc::new(endpoint),
         api,
-        models: Arc::new(served),
+        models: Arc::new(binding),
         weight: upstream.weight,
         locality: u32::from(far),
         continuation: match upstream.continuation {

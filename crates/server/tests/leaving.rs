@@ -14,8 +14,9 @@ use support::{
 };
 use tokenwire::config::schema::{Api, Config};
 
-/// How long a cancel may take before a test calls it missing. What was measured is printed.
-const GENEROUS: Duration = Duration::from_secs(2);
+/// Limit of the wait for a cancel. It is far above the expected 100 ms, since the machine may be busy;
+/// each test prints the measured time.
+const GENEROUS: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Client {
@@ -276,7 +277,8 @@ async fn with_a_grace_it_runs_on_to_its_end() {
 
 #[tokio::test]
 async fn who_comes_back_within_the_grace_finds_it_running() {
-    let world = start(|config| config.streams.disconnect_grace = Duration::from_millis(400));
+    // Longer than a busy machine may take to send the next request.
+    let world = start(|config| config.streams.disconnect_grace = Duration::from_secs(20));
     let mut exchange = world
         .post("/v1/streams", &response("tokens=100 text=count tbt=10ms"))
         .send()

@@ -32,8 +32,8 @@ use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::decode::{Flow, SseEvent};
 use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_core::upstream::{
-    OpenError, Opened, RetryBudget, StreamStep, Target, Timeouts, TokenStream, Upstream,
-    UpstreamHead, UpstreamRequest,
+    OpenError, RetryBudget, StreamStep, Target, Timeouts, TokenStream, Upstream, UpstreamHead,
+    UpstreamRequest, UpstreamResponse,
 };
 use tokenwire_webhooks::{WebhookOptions, Webhooks};
 use tokio_util::task::TaskTracker;
@@ -63,15 +63,18 @@ impl Upstream for Panicking {
             upstream_model: None,
             api: Api::Chat,
             timeouts,
-            server: 0,
+            endpoint: 0,
             queued: false,
         })
     }
 
-    fn open(&self, request: UpstreamRequest) -> BoxFuture<'static, Result<Opened, OpenError>> {
+    fn open(
+        &self,
+        request: UpstreamRequest,
+    ) -> BoxFuture<'static, Result<UpstreamResponse, OpenError>> {
         Box::pin(async move {
             assert_ne!(request.model, "before the head");
-            Ok(Opened {
+            Ok(UpstreamResponse {
                 head: UpstreamHead::default(),
                 stream: Box::new(PanickingBody {
                     model: request.model,

@@ -17,9 +17,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::upstream::ScriptedUpstream;
 
-/// Timeouts that never run out.
+/// Returns disabled timeouts.
 #[must_use]
-pub fn no_clocks() -> Timeouts {
+pub fn no_timeouts() -> Timeouts {
     Timeouts {
         connect: Duration::ZERO,
         first_token: Duration::ZERO,
@@ -28,35 +28,35 @@ pub fn no_clocks() -> Timeouts {
     }
 }
 
-/// Lets every task run until all of them wait for something. Needs tokio's paused clock, which only
-/// moves on (here by a millisecond) once nothing else can run.
+/// Runs every task until all of them wait. Needs tokio's paused clock, which moves (here by a
+/// millisecond) only when no task can run.
 pub async fn settle() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
 
-/// What a [`TestEngine`] is made with.
+/// The options of a [`TestEngine`].
 #[derive(Clone, Copy, Debug)]
 pub struct EngineOptions {
-    /// The language that the upstream speaks.
+    /// The API of the upstream.
     pub api: Api,
-    /// The generations' clocks.
+    /// The upstream timeouts.
     pub timeouts: Timeouts,
     /// How long and how much is kept.
     pub retention: Retention,
-    /// What one log may hold.
+    /// The limits of one log.
     pub limits: LogLimits,
-    /// How long a generation runs on without a reader.
+    /// How long a generation runs without a reader.
     pub grace: Duration,
-    /// What requests share.
+    /// Sharing of answers between requests.
     pub reuse: ReuseOptions,
 }
 
 impl Default for EngineOptions {
-    /// A chat upstream, no clocks, and bounds that no ordinary test comes near.
+    /// A chat upstream, no timeouts, and limits that no ordinary test reaches.
     fn default() -> Self {
         Self {
             api: Api::Chat,
-            timeouts: no_clocks(),
+            timeouts: no_timeouts(),
             retention: Retention {
                 events: Duration::from_secs(600),
                 responses: Duration::from_secs(86_400),
@@ -80,23 +80,23 @@ impl Default for EngineOptions {
     }
 }
 
-/// An engine, its upstream, and what its logs hold.
+/// An engine and its scripted upstream.
 #[derive(Debug)]
 pub struct TestEngine {
     /// The engine.
     pub engine: Engine,
-    /// What it asks.
+    /// The upstream that it asks.
     pub upstream: ScriptedUpstream,
     /// Bytes that all logs hold.
     pub account: MemoryAccount,
     /// The generations' tasks.
     pub tasks: TaskTracker,
-    /// What requests share, if anything.
+    /// Sharing of answers, if it is on.
     pub reuse: Option<Arc<Reuse>>,
 }
 
 impl TestEngine {
-    /// A fresh engine with a registry of its own.
+    /// Creates an engine with a new registry.
     #[must_use]
     pub fn new(options: EngineOptions) -> Self {
         let target = Target {
@@ -104,14 +104,14 @@ impl TestEngine {
             upstream_model: None,
             api: options.api,
             timeouts: options.timeouts,
-            server: 0,
+            endpoint: 0,
             queued: false,
         };
         let upstream = ScriptedUpstream::new(target);
         Self::over(options, Arc::new(upstream.clone()), upstream)
     }
 
-    /// A fresh engine that asks `asked`, which may stand before `upstream`.
+    /// Creates an engine that asks `asked`, which may wrap `upstream`.
     #[must_use]
     pub fn over(
         options: EngineOptions,
@@ -137,7 +137,7 @@ impl TestEngine {
         }
     }
 
-    /// The same engine, with somebody who is told of starts and ends.
+    /// Adds an observer of starts and ends.
     #[must_use]
     pub fn observed_by(self, observer: Arc<dyn Observer>) -> Self {
         Self {
@@ -146,7 +146,7 @@ impl TestEngine {
         }
     }
 
-    /// A request with this body from nobody in particular.
+    /// Makes a request with this body and an anonymous owner.
     ///
     /// # Panics
     /// If the body is not a valid request.
@@ -168,15 +168,15 @@ impl TestEngine {
     /// Starts a generation.
     ///
     /// # Errors
-    /// The engine's.
+    /// As [`Engine::start`].
     pub fn try_start(&self, body: &str) -> Result<Started, ApiError> {
         self.engine.start(Self::request(body))
     }
 
-    /// Starts a generation that has to start.
+    /// Starts a generation.
     ///
     /// # Panics
-    /// If it does not.
+    /// If the engine refuses it.
     #[must_use]
     pub fn start(&self, body: &str) -> Started {
         self.try_start(body)

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokenwire_core::model::id::Owner;
+use tokenwire_core::model::time::unix_now;
 use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
-use super::event::{Event, unix_now};
+use super::event::Event;
 
 /// A delivery's place in the order in which they came.
 pub type Number = u64;

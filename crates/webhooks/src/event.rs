@@ -1,11 +1,10 @@
 //! What a webhook says: that a response has ended, and how. What it holds is fetched by whoever
 //! may.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use tokenwire_core::generation::Generation;
 use tokenwire_core::model::event::Ending;
 use tokenwire_core::model::id::{GenerationId, random_alphanumeric};
+use tokenwire_core::model::time::unix_now;
 
 /// The end of one response, for one endpoint. Its id is the delivery's, and stays the same however
 /// often it is sent.
@@ -17,13 +16,6 @@ pub(crate) struct Event {
     /// Unix time of the end, in seconds.
     pub(crate) created_at: u64,
     pub(crate) response: GenerationId,
-}
-
-/// Unix time in seconds.
-pub(crate) fn unix_now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }
 
 // === impl Event ===

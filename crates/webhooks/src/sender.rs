@@ -8,10 +8,10 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Client, Response};
+use tokenwire_core::model::time::unix_now;
 
 use super::delivery::{Attempted, DeliveryError};
 use super::endpoint::leads_inside;
-use super::event::unix_now;
 use super::queue::Job;
 use super::resolver::{PublicResolver, Refused};
 

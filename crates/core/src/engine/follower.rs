@@ -16,7 +16,7 @@ use crate::model::error::ApiError;
 use crate::model::event::Failure;
 use crate::upstream::decode::{Flow, SseEvent};
 use crate::upstream::{
-    OpenError, Opened, StreamStep, Target, TokenStream, Upstream, UpstreamRequest,
+    OpenError, StreamStep, Target, TokenStream, Upstream, UpstreamRequest, UpstreamResponse,
 };
 
 /// A decorator that follows another generation instead of asking.
@@ -67,7 +67,10 @@ impl Upstream for Follower {
         self.inner.route(model)
     }
 
-    fn open(&self, request: UpstreamRequest) -> BoxFuture<'static, Result<Opened, OpenError>> {
+    fn open(
+        &self,
+        request: UpstreamRequest,
+    ) -> BoxFuture<'static, Result<UpstreamResponse, OpenError>> {
         let (inner, generation, ticket, asked) = (
             self.inner.clone(),
             self.generation.clone(),
@@ -100,7 +103,7 @@ impl Upstream for Follower {
             generation.control().resume_timeouts();
             let opened = inner.open(request).await?;
             Ok(match lead {
-                Some(lead) => Opened {
+                Some(lead) => UpstreamResponse {
                     stream: Box::new(Led {
                         stream: opened.stream,
                         _lead: lead,

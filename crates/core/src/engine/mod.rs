@@ -26,9 +26,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::value::RawValue;
 use tokio_util::task::TaskTracker;
 
-use crate::generation::{
-    Conversation, Generation, ReaderGuard, Work, Writer, drain, drive, unix_now,
-};
+use crate::generation::{Conversation, Generation, ReaderGuard, Work, Writer, drain, drive};
 use crate::log::{LogLimits, MemoryLog, TokenLog};
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::{Ending, EventKind};
@@ -248,7 +246,7 @@ impl Engine {
                 generation,
                 asked_in,
                 reused,
-                plan.work.request.server,
+                plan.work.request.endpoint,
                 asked,
             )
         });
@@ -384,12 +382,12 @@ impl Engine {
                 chat.to_responses(target.upstream_model.as_deref().unwrap_or(&target.model))?
             }
         };
-        let echo = RequestFields::from_chat(chat);
+        let request_fields = RequestFields::from_chat(chat);
         let mut work = work(&target, body, chat.n(), None, request);
         if !chat.stream() && target.api == Api::Chat {
             // The whole answer comes in one piece, so its first token is its last.
             work.request.streamed = false;
-            work.request.patience = target.timeouts.total;
+            work.request.first_token_timeout = target.timeouts.total;
             work.timeouts = Timeouts {
                 first_token: Duration::ZERO,
                 between_tokens: Duration::ZERO,
@@ -398,7 +396,7 @@ impl Engine {
         }
         let meta = Meta {
             include_usage: chat.include_usage(),
-            ..meta(&target, echo, &request.owner, false, true)
+            ..meta(&target, request_fields, &request.owner, false, true)
         };
         Ok(Plan {
             meta,
@@ -431,7 +429,7 @@ impl Engine {
         let work = work(&target, body, choices, previous, request);
         let meta = meta(
             &target,
-            responses.echo(),
+            responses.request_fields(),
             &request.owner,
             responses.background(),
             responses.store(),
@@ -524,9 +522,9 @@ fn work(
         model: target.model.clone(),
         body: body.into(),
         headers: request.headers.clone(),
-        server: target.server,
+        endpoint: target.endpoint,
         streamed: true,
-        patience: target.timeouts.first_token,
+        first_token_timeout: target.timeouts.first_token,
         client_key: request.client_key.clone(),
     };
     Work {
@@ -539,7 +537,7 @@ fn work(
 
 fn meta(
     target: &Target,
-    echo: RequestFields,
+    request_fields: RequestFields,
     owner: &Owner,
     background: bool,
     store: bool,
@@ -547,9 +545,9 @@ fn meta(
     Meta {
         id: GenerationId::random(),
         owner: owner.clone(),
-        created_at: unix_now(),
+        created_at: crate::model::time::unix_now(),
         model: target.model.clone(),
-        echo: echo.into_json(),
+        request_fields: request_fields.into_json(),
         api: target.api,
         background,
         store,

@@ -42,9 +42,9 @@ pub struct GenerationEnd<'a> {
     pub meta: &'a Meta,
     /// The language of its request.
     pub asked_in: Api,
-    /// Which of the upstream's servers was asked ([`Target::server`](crate::upstream::Target));
+    /// Which endpoint was asked ([`Target::endpoint`](crate::upstream::Target::endpoint));
     /// `None` if none was, since the answer was another generation's.
-    pub server: Option<usize>,
+    pub endpoint: Option<usize>,
     /// How it ended. One that was deleted while it ran counts as cancelled.
     pub status: Status,
     /// The code of its failure: one of [`ErrorCode`](crate::model::error::ErrorCode)'s, or whatever the
@@ -65,20 +65,20 @@ pub(super) struct Observation {
     observer: Arc<dyn Observer>,
     generation: Arc<Generation>,
     asked_in: Api,
-    server: usize,
+    endpoint: usize,
     asked: Arc<AtomicBool>,
     started: Instant,
 }
 
 impl Observation {
-    /// Tells the observer of the start. `asked` is whether the server is asked, which may yet
+    /// Tells the observer of the start. `asked` is whether the endpoint is asked, which may yet
     /// become true.
     pub(super) fn begin(
         observer: Arc<dyn Observer>,
         generation: Arc<Generation>,
         asked_in: Api,
         reused: Option<Reused>,
-        server: usize,
+        endpoint: usize,
         asked: Arc<AtomicBool>,
     ) -> Self {
         observer.started(&GenerationStart {
@@ -90,7 +90,7 @@ impl Observation {
             observer,
             generation,
             asked_in,
-            server,
+            endpoint,
             asked,
             started: Instant::now(),
         }
@@ -112,7 +112,7 @@ impl Drop for Observation {
         self.observer.ended(&GenerationEnd {
             meta: self.generation.meta(),
             asked_in: self.asked_in,
-            server: self.asked.load(Ordering::Acquire).then_some(self.server),
+            endpoint: self.asked.load(Ordering::Acquire).then_some(self.endpoint),
             status,
             code,
             events,

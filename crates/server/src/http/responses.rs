@@ -115,19 +115,7 @@ fn object(generation: &Generation) -> HttpResponse {
 /// An ending that is no answer, as an error.
 pub(super) fn ending_error(ending: Option<Ending>) -> ApiError {
     match ending {
-        Some(Ending::Failed(failure)) => {
-            let mut error = ApiError::new(ErrorCode::UpstreamError, failure.message);
-            if let Some(code) = ErrorCode::ALL
-                .iter()
-                .find(|code| code.as_str() == failure.code)
-            {
-                error.status = code.status();
-            }
-            error.kind = failure.kind.into();
-            error.code = Some(failure.code.into());
-            error.retryable = failure.retryable;
-            error
-        }
+        Some(Ending::Failed(failure)) => ApiError::from(&failure),
         Some(Ending::Cancelled) => {
             ApiError::new(ErrorCode::Cancelled, "The generation was cancelled.")
         }

@@ -16,11 +16,11 @@ mod stream;
 
 use crate::generation::{FollowerGuard, Generation, READ_BYTES};
 use crate::log::LogReader;
-use crate::model::error::{ApiError, ErrorCode};
-use crate::model::event::{Ending, EventKind, Failure, Outcome};
+use crate::model::error::ApiError;
+use crate::model::event::{Ending, EventKind, Outcome};
 use crate::model::id::Seq;
 use crate::model::record::{Content, CorruptRecord, RecordBatch};
-use crate::upstream::{OpenError, Opened, UpstreamHead};
+use crate::upstream::{OpenError, UpstreamHead, UpstreamResponse};
 use stream::Replay;
 
 /// Where a leader stands when it is first followed.
@@ -38,7 +38,7 @@ pub(crate) enum Source {
 /// What came of a leader.
 pub(crate) enum Verdict {
     /// Its answer is this one's.
-    Shared(Opened),
+    Shared(UpstreamResponse),
     /// Its upstream gave nothing but an error, and would give it again.
     Refused(OpenError),
     /// The same, but another try may find the upstream in a better state.
@@ -74,7 +74,7 @@ pub(crate) async fn follow(follower_guard: FollowerGuard, source: Source) -> Ver
                     Some(Err(error)) if !failure.retryable => return Verdict::Refused(error),
                     Some(Err(error)) => return Verdict::Retryable(error),
                     _ if failure.retryable => {
-                        return Verdict::Retryable(OpenError::Failed(as_error(&failure)));
+                        return Verdict::Retryable(OpenError::Failed(ApiError::from(&failure)));
                     }
                     _ => {}
                 }
@@ -87,7 +87,7 @@ pub(crate) async fn follow(follower_guard: FollowerGuard, source: Source) -> Ver
         (Source::Live, Some(Ok(head))) => head,
         _ => UpstreamHead::default(),
     };
-    Verdict::Shared(Opened {
+    Verdict::Shared(UpstreamResponse {
         head,
         stream: Box::new(Replay::new(follower_guard, source)),
     })
@@ -104,7 +104,7 @@ async fn begun(leader: &Generation) -> bool {
             return false;
         }
         let says_something = |payload: &[u8]| match Content::decode(payload) {
-            Ok(Content::Whole(whole)) => {
+            Ok(Content::Full(whole)) => {
                 whole.raw.is_some()
                     || whole
                         .events
@@ -118,19 +118,4 @@ async fn begun(leader: &Generation) -> bool {
             return true;
         }
     }
-}
-
-/// The error whose failure is this one again.
-fn as_error(failure: &Failure) -> ApiError {
-    let mut error = ApiError::new(ErrorCode::UpstreamError, failure.message.clone());
-    if let Some(code) = ErrorCode::ALL
-        .iter()
-        .find(|code| code.as_str() == failure.code)
-    {
-        error.status = code.status();
-    }
-    error.kind = failure.kind.clone().into();
-    error.code = Some(failure.code.clone().into());
-    error.retryable = failure.retryable;
-    error
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use super::Source;
 use super::pace::Pace;
-use super::{Source, as_error};
 use crate::generation::{FollowerGuard, READ_BYTES};
 use crate::log::LogReader;
 use crate::model::error::{ApiError, ErrorCode};
@@ -93,7 +93,7 @@ impl Replay {
         };
         let is_token = match &content {
             Content::Delta { .. } => true,
-            Content::Whole(whole) => whole.events.iter().any(is_delta),
+            Content::Full(whole) => whole.events.iter().any(is_delta),
         };
         if let Some(pace) = self.pace.as_mut().filter(|_| is_token) {
             std::task::ready!(pace.poll(cx));
@@ -117,7 +117,7 @@ impl Replay {
                     None => Err(CorruptRecord),
                 }
             }
-            Content::Whole(whole) => Ok(match leader.meta().api {
+            Content::Full(whole) => Ok(match leader.meta().api {
                 Api::Chat => chat(&whole, sink),
                 Api::Responses => responses(&whole, sink),
             }),
@@ -210,7 +210,7 @@ fn responses(whole: &FullRecord, sink: &mut Sink<'_>) -> Last {
 fn end_of(ending: &Ending) -> StreamStep {
     match ending {
         Ending::Completed { .. } | Ending::Incomplete { .. } => StreamStep::Ended(BodyEnd::Clean),
-        Ending::Failed(failure) => StreamStep::Failed(as_error(failure)),
+        Ending::Failed(failure) => StreamStep::Failed(ApiError::from(failure)),
         Ending::Cancelled => StreamStep::Failed(lost()),
     }
 }
