@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -540,6 +541,40 @@ fn architecture_page_names_files_that_exist() {
             "crates/README.md names {path}, which does not exist"
         );
     }
+}
+
+#[test]
+fn configuration_examples_pass_the_check() {
+    let mut files: Vec<PathBuf> = page_names().iter().map(|name| page_file(name)).collect();
+    files.push(repository().join("deploy/README.md"));
+    let folder = tempfile::TempDir::new().unwrap();
+    let config = folder.path().join("example.yaml");
+    let mut checked = 0;
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        for block in text.split("```yaml\n").skip(1) {
+            let example = block.split("```").next().unwrap();
+            if example.starts_with("scrape_configs") {
+                continue;
+            }
+            fs::write(&config, example.replace("sk-…", "sk-example")).unwrap();
+            let output = Command::new(env!("CARGO_BIN_EXE_tokenwire"))
+                .arg("--config")
+                .arg(&config)
+                .arg("--check")
+                .env_clear()
+                .output()
+                .unwrap();
+            assert!(
+                output.status.success(),
+                "{}:\n{example}\n{}",
+                file.display(),
+                String::from_utf8_lossy(&output.stderr)
+            );
+            checked += 1;
+        }
+    }
+    assert!(checked >= 4, "found only {checked} examples");
 }
 
 #[test]
