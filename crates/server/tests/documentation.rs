@@ -1,9 +1,5 @@
-//! The documentation matches the gateway: routes, error codes, metrics and configuration keys.
-//!
-//! Parts of the reference pages are generated. After a change of the configuration file or of the
-//! error codes, write them again with
-//! `UPDATE_DOCS=1 cargo test -p tokenwire --test documentation`.
-#![expect(clippy::unwrap_used, reason = "a test that cannot look has failed")]
+//! The documentation describes every served route and no other.
+#![expect(clippy::unwrap_used, reason = "a failed precondition fails the test")]
 
 mod support;
 
@@ -11,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -24,16 +21,16 @@ const TABLES: [&str; 2] = [
     include_str!("../src/http/routes.rs"),
     include_str!("../src/http/documentation.rs"),
 ];
-/// Parts of a page.
+/// Parts of a page that no other client requests.
 const UNDOCUMENTED: &[&str] = &["/docs/docs.css"];
 
-/// `(path, method)` of every route in the tables.
+/// Returns `(path, method)` of every route in the tables.
 fn registered() -> BTreeSet<(String, String)> {
     let calls = TABLES
         .iter()
         .flat_map(|table| table.split("resource(").skip(1));
-    // A call's first two arguments are the path and the methods. Other mentions have no string
-    // there.
+    // The first two arguments of a call are the path and the methods. The function's own definition
+    // has no string there.
     let literals = calls
         .filter(|rest| rest.trim_start().starts_with('"'))
         .map(|rest| {
@@ -53,7 +50,7 @@ fn registered() -> BTreeSet<(String, String)> {
         .collect()
 }
 
-/// `(path, method)` of every operation in the document.
+/// Returns `(path, method)` of every operation in the document.
 fn described(document: &Value) -> BTreeSet<(String, String)> {
     let paths = document["paths"].as_object().unwrap();
     paths
@@ -78,18 +75,18 @@ async fn document(world: &World) -> Value {
 }
 
 #[tokio::test]
-async fn openapi_lists_exactly_the_registered_routes() {
+async fn openapi_document_lists_exactly_the_registered_routes() {
     let world = start(|_| {});
     let registered = registered();
     assert!(
         registered.len() > 15,
-        "the table of routes is not where it is expected: {registered:?}"
+        "the route table was not found: {registered:?}"
     );
     assert_eq!(described(&document(&world).await), registered);
 }
 
 #[tokio::test]
-async fn described_methods_are_served_and_others_get_405() {
+async fn documented_methods_are_served_and_others_get_405() {
     let world = start(|_| {});
     let described = described(&document(&world).await);
     for (path, _) in &described {
@@ -107,8 +104,8 @@ async fn described_methods_are_served_and_others_get_405() {
                 answer.json()["error"]["code"].clone()
             };
             assert_ne!(code, "unknown_url", "{method} {path}");
-            // A GET on a WebSocket's path needs an upgrade. One of the two paths answers 405 without
-            // it.
+            // A WebSocket path cannot be fetched without an upgrade. One of the two answers 405
+            // then.
             let is_upgrade = path == "/v1/responses" && method == "GET";
             let is_described = described.contains(&(path.clone(), method.to_owned()));
             assert_eq!(
@@ -121,7 +118,7 @@ async fn described_methods_are_served_and_others_get_405() {
 }
 
 #[tokio::test]
-async fn responses_match_described_status_and_content_type() {
+async fn answers_match_the_documented_status_and_content_type() {
     let world = start(|_| {});
     let document = document(&world).await;
     let id = world
@@ -134,7 +131,7 @@ async fn responses_match_described_status_and_content_type() {
         let Some(get) = operations.get("get") else {
             continue;
         };
-        // Starting streams and opening sockets is tested elsewhere.
+        // Skips routes that need query parameters, and WebSockets.
         let takes = get["parameters"]
             .as_array()
             .unwrap()
@@ -183,7 +180,7 @@ async fn responses_match_described_status_and_content_type() {
 }
 
 #[tokio::test]
-async fn pages_load_nothing_from_elsewhere() {
+async fn documentation_page_loads_nothing_from_other_origins() {
     let world = start(|_| {});
     for (path, kind) in [
         ("/docs", "text/html; charset=utf-8"),
@@ -228,7 +225,10 @@ fn page_names() -> BTreeSet<String> {
         .collect()
 }
 
-/// Compares a generated part of a page with what it must be, or writes it with `UPDATE_DOCS`.
+/// Compares a generated part of a page with what it must be.
+///
+/// After a change of `config/tokenwire.yaml` or of the error codes, write the pages again:
+/// `UPDATE_DOCS=1 cargo test -p tokenwire --test documentation`.
 fn assert_generated(name: &str, expected: &str) {
     const BEGIN: &str = "<!-- generated: see tests/documentation.rs -->\n";
     const END: &str = "<!-- end of the generated part -->\n";
@@ -541,6 +541,40 @@ fn architecture_page_names_files_that_exist() {
             "crates/README.md names {path}, which does not exist"
         );
     }
+}
+
+#[test]
+fn configuration_examples_pass_the_check() {
+    let mut files: Vec<PathBuf> = page_names().iter().map(|name| page_file(name)).collect();
+    files.push(repository().join("deploy/README.md"));
+    let folder = tempfile::TempDir::new().unwrap();
+    let config = folder.path().join("example.yaml");
+    let mut checked = 0;
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        for block in text.split("```yaml\n").skip(1) {
+            let example = block.split("```").next().unwrap();
+            if example.starts_with("scrape_configs") {
+                continue;
+            }
+            fs::write(&config, example.replace("sk-…", "sk-example")).unwrap();
+            let output = Command::new(env!("CARGO_BIN_EXE_tokenwire"))
+                .arg("--config")
+                .arg(&config)
+                .arg("--check")
+                .env_clear()
+                .output()
+                .unwrap();
+            assert!(
+                output.status.success(),
+                "{}:\n{example}\n{}",
+                file.display(),
+                String::from_utf8_lossy(&output.stderr)
+            );
+            checked += 1;
+        }
+    }
+    assert!(checked >= 4, "found only {checked} examples");
 }
 
 #[test]
