@@ -182,8 +182,8 @@ impl Load {
                     if let Err(error) = connection.receive(now, key, bytes, scenario, commands) {
                         return self.close(slot, &error, scenario, commands);
                     }
-                    // A short read emptied the socket, and the next byte triggers a new event. An end
-                    // that arrived with the bytes does not, so it is read for.
+                    // A short read emptied the socket, and the next byte triggers a new event. An
+                    // end that arrived with the bytes does not, so it is read for.
                     if (short && !closing) || commands.closes(key) {
                         return;
                     }

@@ -1,4 +1,4 @@
-//! Short answers: each connection asks again as soon as it has its answer.
+//! Short answers: each connection sends its next request as soon as it has its answer.
 
 use std::time::Duration;
 
@@ -65,7 +65,7 @@ struct ClosedLoop<'a> {
     tally: Tally,
 }
 
-/// The request that a connection waits for.
+/// The pending request of a connection.
 #[derive(Debug, Default, Clone)]
 struct Asked {
     sent: Nanos,
@@ -79,7 +79,7 @@ struct Asked {
 // === impl ClosedLoop ===
 
 impl ClosedLoop<'_> {
-    /// Whether one more request is to be made; counts it.
+    /// Returns whether one more request is due, and counts it.
     fn one_more(&mut self) -> bool {
         let more = self.asked < self.requests;
         self.asked += u64::from(more);
@@ -186,7 +186,7 @@ impl Scenario for ClosedLoop<'_> {
                     Ending::Complete if web_socket => self.answer(now, key, tag, None, commands),
                     Ending::Complete => connection.complete = true,
                     Ending::Failed(why) => {
-                        // A failed answer leaves the connection in doubt.
+                        // After a failed answer the state of the connection is unknown.
                         connection.last = true;
                         self.answer(now, key, tag, Some(&why), commands);
                     }

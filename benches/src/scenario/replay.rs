@@ -69,7 +69,7 @@ struct Replay<'a> {
     finder: TokenFinder,
     spec: Spec,
     path: Option<String>,
-    /// The stream has been read to its end once.
+    /// Whether the stream was read to its end once.
     recorded: bool,
     replaying: bool,
     left: u64,

@@ -13,8 +13,8 @@ use crate::workspace::Workspace;
 /// The oldest Python that the pinned packages support.
 const OLDEST: (u32, u32) = (3, 11);
 
-/// Installs what `requirements` pins, with hashes, into the environment `.tools/<name>`. Returns the
-/// environment's folder of programs.
+/// Installs what `requirements` pins, with hashes, into the environment `.tools/<name>`. Returns
+/// the environment's folder of programs.
 ///
 /// # Errors
 /// Python is too old, a package cannot be downloaded, or something is missing and nothing may be

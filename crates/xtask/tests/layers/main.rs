@@ -3,8 +3,8 @@
 //!
 //! The sources are parsed, not compiled. A dependency is a path in the text: `use`, or a path in an
 //! expression, a type or a macro's arguments. A name that a folder's `mod.rs` re-exports belongs to
-//! the file that defines it. What a folder's `mod.rs` refers to, and what it defines, does not count.
-//! Neither do modules that only the unit tests build.
+//! the file that defines it. What a folder's `mod.rs` refers to, and what it defines, does not
+//! count. Neither do modules that only the unit tests build.
 #![expect(clippy::unwrap_used, reason = "a test that cannot look has failed")]
 
 mod graph;
@@ -28,7 +28,8 @@ const CORE_LAYERS: [&str; 7] = [
     "engine",
 ];
 
-/// The checkout. cargo says at run time where it is, so that a copy of the binary can look at another.
+/// The checkout. cargo says at run time where it is, so that a copy of the binary can look at
+/// another.
 fn root() -> PathBuf {
     let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);

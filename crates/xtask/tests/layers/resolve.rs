@@ -5,8 +5,9 @@ use crate::source::{Crate, Segments};
 /// Imports that lead to imports are followed this far; Rust allows circles of globs.
 const DEPTH: usize = 16;
 
-/// Returns the module of `krate` that defines what `segments`, read in the module `from`, refers to.
-/// Re-exports are followed to the definition. `None` for other crates, local names and built-ins.
+/// Returns the module of `krate` that defines what `segments`, read in the module `from`, refers
+/// to. Re-exports are followed to the definition. `None` for other crates, local names and
+/// built-ins.
 pub(crate) fn resolve(krate: &Crate, from: usize, segments: &[String]) -> Option<usize> {
     Resolver { krate }.path(from, segments, DEPTH)
 }
