@@ -177,7 +177,6 @@ impl Rig {
             .start_paused(true)
             .build()
             .expect("a runtime");
-        let account = MemoryAccount::default();
         let retention = Retention {
             events: Duration::from_secs(600),
             responses: Duration::from_secs(86_400),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use tokenwire_core::log::{
-    Cursor, Epoch, LogLimits, LogReader, ReadError, ReaderSlot, Tail, TokenLog,
+    Epoch, LogLimits, LogReader, ReadError, ReadPosition, ReaderSlot, Tail, TokenLog,
 };
 use tokenwire_core::model::id::Seq;
 use tokenwire_core::model::record::RecordBatch;
@@ -125,7 +125,7 @@ impl Alarm {
 pub(super) struct Waiter {
     pub(super) log: Arc<dyn TokenLog>,
     pub(super) slot: ReaderSlot,
-    pub(super) cursor: Cursor,
+    pub(super) cursor: ReadPosition,
     pub(super) alarm: Arc<Alarm>,
     pub(super) out: RecordBatch,
 }
@@ -136,7 +136,7 @@ impl Waiter {
         Self {
             log: log.clone(),
             slot,
-            cursor: Cursor::at(Seq(next)),
+            cursor: ReadPosition::at(Seq(next)),
             alarm: Arc::default(),
             out: RecordBatch::default(),
         }
