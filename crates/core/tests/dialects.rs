@@ -182,8 +182,8 @@ fn plain_text_chunks() {
     let audit = check(
         list![
             role,
-            says("Hel"),
-            says("l"),
+            says("H"),
+            says("el"),
             says("lo"),
             finish("stop"),
             USAGE
