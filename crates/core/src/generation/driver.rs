@@ -22,11 +22,13 @@ use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::{Ending, EventKind, Failure};
 use crate::model::time::unix_now;
 use crate::upstream::decode::Flow;
-use crate::upstream::translate::{BodyEnd, Progress, RecordWriter, Translator};
+use crate::upstream::translate::{BodyEnd, Chunking, Progress, RecordWriter, Translator};
 use crate::upstream::{OpenError, StreamStep, Timeouts, TokenStream, Upstream, UpstreamRequest};
 
 /// How long usage and `[DONE]` may take once every choice has finished. Then silence is an end.
 const AFTER_FINISH: Duration = Duration::from_secs(5);
+/// How long the reason of a failure may take that the upstream reported without one.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// How often it reads before the other tasks of its thread have their turn. A read is up to 64 KiB,
 /// or some hundred tokens; one that is not full is the last before it waits.
 const READS_IN_A_TURN: u32 = 2;
@@ -98,6 +100,14 @@ async fn run(
         choices,
         previous_response_id,
     } = work;
+    // A client that asked for a stream gets chunks, also of a completion in one piece.
+    let chunking = request.streamed.then(|| Chunking {
+        id: generation.meta().id.clone(),
+        created_at: generation.meta().created_at,
+        model: generation.meta().model.clone(),
+        include_usage: generation.meta().include_usage,
+    });
+    records.set_history(generation.clone());
     let fresh = || {
         Translator::new(
             generation.meta().api,
@@ -105,6 +115,7 @@ async fn run(
             choices,
             previous_response_id.as_deref(),
         )
+        .chunked(chunking.clone())
     };
     let mut translator = fresh();
     let mut watch = Watch::new(generation.clone(), timeouts);
@@ -307,6 +318,8 @@ struct Watch {
     started: Instant,
     last_token: Option<Instant>,
     finished: Option<Instant>,
+    /// How long the rest of a finished answer is waited for.
+    after_finish: Duration,
     abandoned: Option<Instant>,
     /// Somebody else watches over the upstream.
     held: bool,
@@ -323,6 +336,7 @@ impl Watch {
             started,
             last_token: None,
             finished: None,
+            after_finish: AFTER_FINISH,
             abandoned: None,
             held: false,
             timer,
@@ -370,7 +384,14 @@ impl Watch {
         }
         match progress {
             Progress::Over(ending) => return Poll::Ready(Step::Over(ending)),
-            Progress::Finished => self.finished = Some(Instant::now()),
+            Progress::Finished => {
+                self.finished = Some(Instant::now());
+                self.after_finish = AFTER_FINISH;
+            }
+            Progress::Failing => {
+                self.finished = Some(Instant::now());
+                self.after_finish = AFTER_FAILURE;
+            }
             // Text after a finish reason: the answer goes on.
             Progress::Open if tokens => self.finished = None,
             Progress::Open => {}
@@ -401,7 +422,7 @@ impl Watch {
     /// Whether the time after the last finish reason has run out.
     fn silence_is_an_end(&self) -> bool {
         self.finished
-            .is_some_and(|at| Instant::now() >= at + AFTER_FINISH)
+            .is_some_and(|at| Instant::now() >= at + self.after_finish)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Interrupt> {
@@ -458,7 +479,7 @@ impl Watch {
         };
         let tokens = match (self.finished, self.last_token) {
             (Some(finished), _) => Some((
-                finished + AFTER_FINISH,
+                finished + self.after_finish,
                 Interrupt::Clock(ErrorCode::BetweenTokensTimeout),
             )),
             (None, Some(last)) => clock(

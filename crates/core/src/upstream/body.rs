@@ -56,7 +56,7 @@ impl Source {
 }
 
 enum Shape {
-    /// The head does not say; the first byte will.
+    /// Until the first byte.
     Unknown,
     Sse(SseDecoder),
     /// One document, whole only at the end.
@@ -131,23 +131,17 @@ impl Inflate {
 }
 
 impl UpstreamBody {
-    /// A body in this encoding. `sse` says what the head's content type says; other types are
-    /// looked at.
+    /// Creates a body in this encoding. Its first byte tells a stream from a JSON document, since
+    /// some servers send either with the content type of the other.
     pub(super) fn new(
         source: Source,
         encoding: Option<&str>,
-        sse: bool,
         limit: usize,
     ) -> Result<Self, ApiError> {
-        let shape = if sse {
-            Shape::Sse(SseDecoder::new(limit))
-        } else {
-            Shape::Unknown
-        };
         Ok(Self {
             source,
             inflate: Inflate::for_encoding(encoding)?,
-            shape,
+            shape: Shape::Unknown,
             limit,
         })
     }
@@ -188,15 +182,13 @@ impl Shape {
         sink: &mut dyn FnMut(SseEvent<'_>) -> Flow,
     ) -> Result<Flow, ApiError> {
         if matches!(self, Self::Unknown) {
-            // A byte order mark, which some servers put first, belongs to neither shape; it may
-            // come in pieces.
-            input = input.strip_prefix(BYTE_ORDER_MARK).unwrap_or(input);
-            let says_nothing =
-                |byte: &&u8| byte.is_ascii_whitespace() || BYTE_ORDER_MARK.contains(byte);
-            let Some(first) = input.iter().find(|byte| !says_nothing(byte)) else {
+            // White space and a byte order mark belong to neither shape. They may come in pieces.
+            let is_blank = |byte: &u8| byte.is_ascii_whitespace() || BYTE_ORDER_MARK.contains(byte);
+            let Some(first) = input.iter().position(|byte| !is_blank(byte)) else {
                 return Ok(Flow::Continue);
             };
-            *self = if matches!(first, b'{' | b'[') {
+            input = &input[first..];
+            *self = if matches!(input.first(), Some(b'{' | b'[')) {
                 Self::Json(Vec::new())
             } else {
                 Self::Sse(SseDecoder::new(limit))
