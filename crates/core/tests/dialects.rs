@@ -190,8 +190,8 @@ fn plain_text_chunks() {
     let audit = check(
         list![
             role,
-            says("He"),
-            says("l"),
+            says("H"),
+            says("el"),
             says("lo"),
             finish("stop"),
             USAGE

@@ -3,7 +3,7 @@
 use serde_json::value::RawValue;
 
 use crate::model::id::GenerationId;
-use crate::model::json::{self, Members};
+use crate::model::json::{Members, ObjectWriter};
 
 /// The end of a chunk that chat clients do not get, since they did not ask for it. The log keeps it.
 pub(crate) const UNREQUESTED: &[u8] = br#","tokenwire:unrequested":true}"#;
@@ -71,31 +71,33 @@ impl Chunking {
 
     /// Writes a chunk with the completion's other members.
     fn chunk(&self, completion: &Members<'_>, choices: &str, usage: Option<&RawValue>) -> Vec<u8> {
-        let kept = completion
-            .0
-            .iter()
-            .filter(|(name, _)| !matches!(&**name, "choices" | "usage" | "object"))
-            .cloned()
-            .collect();
-        let head = Members(kept);
-        let id = format!("\"chatcmpl-{}\"", self.id.suffix());
-        let (created, model) = (self.created_at.to_string(), json::quoted(&self.model));
-        let mut members = vec![
-            ("object", "\"chat.completion.chunk\""),
-            ("choices", choices),
-        ];
-        for (name, default) in [("id", &id), ("created", &created), ("model", &model)] {
-            if head.get(name).is_none() {
-                members.push((name, default));
+        let mut out = String::new();
+        let mut chunk = ObjectWriter::begin(&mut out);
+        for (name, raw) in completion.iter() {
+            let written_below = matches!(name, "choices" | "usage" | "object");
+            if !written_below && raw.get() != "null" {
+                chunk.raw(name, raw.get());
             }
         }
+        if completion.get("id").is_none() {
+            chunk.string("id", &format!("chatcmpl-{}", self.id.suffix()));
+        }
+        if completion.get("created").is_none() {
+            chunk.raw("created", &self.created_at.to_string());
+        }
+        if completion.get("model").is_none() {
+            chunk.string("model", &self.model);
+        }
+        chunk.string("object", "chat.completion.chunk");
+        chunk.raw("choices", choices);
         if let Some(usage) = usage {
-            members.push(("usage", usage.get()));
+            chunk.raw("usage", usage.get());
             if !self.include_usage {
-                members.push(("tokenwire:unrequested", "true"));
+                chunk.raw("tokenwire:unrequested", "true");
             }
         }
-        head.write_with(&members).into_bytes()
+        chunk.end();
+        out.into_bytes()
     }
 }
 

@@ -105,7 +105,7 @@ struct Figures<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'a> Figures<'a> {
     fn read(raw: &'a RawValue) -> Self {
-        let Members(members) = serde_json::from_str(raw.get()).unwrap_or_default();
+        let members: Members<'_> = serde_json::from_str(raw.get()).unwrap_or_default();
         let fold = |name: &str| -> String {
             name.chars()
                 .filter(char::is_ascii_alphanumeric)
@@ -114,8 +114,8 @@ impl<'a> Figures<'a> {
         };
         Self(
             members
-                .into_iter()
-                .map(|(name, raw)| (fold(&name), raw))
+                .iter()
+                .map(|(name, raw)| (fold(name), raw))
                 .collect(),
         )
     }
