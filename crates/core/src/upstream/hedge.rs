@@ -95,6 +95,9 @@ async fn answered(
         };
         let step = std::future::poll_fn(|cx| {
             live.stream.poll_events(cx, &mut |event| {
+                if event == SseEvent::KeepAlive {
+                    return Flow::Continue;
+                }
                 let translated = probe.event(&event);
                 seen.tokens |= translated.tokens;
                 seen.progress = translated.progress;
@@ -195,6 +198,7 @@ impl PrefetchedEvents {
                 terminated,
             },
             SseEvent::ErrorField(value) => OwnedEvent::ErrorField(value.to_vec()),
+            SseEvent::KeepAlive => return,
         };
         // An event weighs something even if it says nothing.
         self.bytes += size_of::<OwnedEvent>();
