@@ -2,6 +2,7 @@
 
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::json::{Kind, Node, RawObject, invalid, quote, unsupported};
+use crate::request::check_idempotency_key;
 
 /// Members that are meant for the gateway and never go upstream.
 pub(super) const GATEWAY_MEMBERS: &[&str] = &[
@@ -12,8 +13,6 @@ pub(super) const GATEWAY_MEMBERS: &[&str] = &[
     "idempotency_key",
 ];
 
-/// The longest `idempotency_key`, in bytes.
-const MAX_IDEMPOTENCY_KEY: usize = 255;
 /// The longest `stream_id`, in bytes.
 const MAX_STREAM_ID: usize = 256;
 
@@ -166,14 +165,8 @@ fn check_gateway_members(raw: &RawObject) -> Result<(), ApiError> {
             return Err(ApiError::new(ErrorCode::InvalidStreamId, message).param("stream_id"));
         }
     }
-    if let Some(key) = raw.get_str("idempotency_key")
-        && !(1..=MAX_IDEMPOTENCY_KEY).contains(&key.len())
-    {
-        return Err(invalid(
-            "idempotency_key",
-            &format!("1 to {MAX_IDEMPOTENCY_KEY} bytes"),
-            &key.len().to_string(),
-        ));
+    if let Some(key) = raw.get_str("idempotency_key") {
+        check_idempotency_key(&key, "idempotency_key")?;
     }
     if let Some(webhook) = raw.node("webhook") {
         let object = webhook.object()?;
