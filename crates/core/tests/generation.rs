@@ -10,13 +10,17 @@
 )]
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokenwire_core::dialect::Dialect;
-use tokenwire_core::engine::{Resumption, StartRequest, Started};
+use tokenwire_core::engine::{Engine, LogStore, Registry, Resumption, StartRequest, Started};
 use tokenwire_core::generation::{Generation, Subscription, SubscriptionError};
-use tokenwire_core::log::{LogLimits, LogReader};
+use tokenwire_core::log::{
+    AppendError, Cursor, Epoch, LogLimits, LogReader, MemoryAccount, MemoryLog, ReadError,
+    ReaderSlot, Tail, TokenLog,
+};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::{GenerationId, Owner, Seq};
 use tokenwire_core::model::record::RecordBatch;
@@ -27,6 +31,7 @@ use tokenwire_testkit::{
     Audit, Call, EngineOptions, JsonLines, OpeningPlan, Reader, TestEngine, no_timeouts, settle,
 };
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 const CHAT: &str = r#"{"stream":true,"messages":[{"role":"user","content":"hi"}]}"#;
 const RESPONSES: &str = r#"{"input":"hi"}"#;
@@ -334,6 +339,97 @@ async fn panic_ends_only_its_own_generation() {
         0,
         "a panic keeps a place for ever"
     );
+}
+
+/// A log whose records cannot be read, so that folding them panics.
+#[derive(Debug)]
+struct UnreadableLog(MemoryLog);
+
+impl TokenLog for UnreadableLog {
+    fn append(&self, epoch: Epoch, batch: &RecordBatch) -> Result<(), AppendError> {
+        self.0.append(epoch, batch)
+    }
+
+    fn seal(&self, epoch: Epoch, batch: &RecordBatch) -> Result<(), AppendError> {
+        self.0.seal(epoch, batch)
+    }
+
+    fn take_over(&self) -> Epoch {
+        self.0.take_over()
+    }
+
+    fn tail(&self) -> Result<Tail, ReadError> {
+        self.0.tail()
+    }
+
+    fn memory_size(&self) -> usize {
+        self.0.memory_size()
+    }
+
+    fn expire(&self) {
+        self.0.expire();
+    }
+
+    fn enroll(&self) -> ReaderSlot {
+        self.0.enroll()
+    }
+
+    fn leave(&self, slot: ReaderSlot) {
+        self.0.leave(slot);
+    }
+
+    fn poll_read(
+        &self,
+        _slot: ReaderSlot,
+        _cx: &mut Context<'_>,
+        _cursor: &mut Cursor,
+        _max_bytes: usize,
+        _out: &mut RecordBatch,
+    ) -> Poll<Result<Tail, ReadError>> {
+        panic!("the test makes reading panic")
+    }
+}
+
+#[derive(Debug)]
+struct UnreadableStore;
+
+impl LogStore for UnreadableStore {
+    fn create(&self, _id: &GenerationId) -> Arc<dyn TokenLog> {
+        let limits = EngineOptions::default().limits;
+        Arc::new(UnreadableLog(MemoryLog::new(
+            limits,
+            MemoryAccount::default(),
+        )))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn panic_while_folding_still_seals_the_log() {
+    for cut in [false, true] {
+        let test = engine();
+        let tasks = TaskTracker::new();
+        let engine = Engine::new(
+            Registry::new(EngineOptions::default().retention, test.account.clone()),
+            Arc::new(UnreadableStore),
+            Arc::new(test.upstream.clone()),
+            tasks.clone(),
+            seconds(30),
+        );
+        let started = engine.start(TestEngine::request(CHAT)).unwrap();
+        let generation = started.guard.generation().clone();
+        let call = test.upstream.call().await;
+        call.token("x");
+        if cut {
+            call.panic();
+        } else {
+            call.finish("stop").done().end(BodyEnd::Clean);
+        }
+        generation.ended().await;
+        assert!(generation.is_over());
+        tasks.close();
+        tasks.wait().await;
+        assert_eq!(engine.registry().open(), 0, "the slot was not released");
+    }
 }
 
 #[test]

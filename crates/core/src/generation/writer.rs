@@ -1,5 +1,6 @@
 //! The writer of a generation's log. It seals the log when it is dropped.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::{Generation, unix_now};
@@ -85,8 +86,11 @@ impl Writer {
         self.generation
             .response_head()
             .set(Err(ended_before_head()));
-        // The snapshot must be complete before the log can expire.
-        self.generation.with_snapshot(|_| ());
+        // The snapshot must be complete before the log can expire. A panic in it must not keep the
+        // waiters from the end.
+        if catch_unwind(AssertUnwindSafe(|| self.generation.with_snapshot(|_| ()))).is_err() {
+            tracing::error!(generation = %self.generation.meta().id, "folding the events panicked");
+        }
         self.generation.notify_ended();
     }
 
@@ -104,7 +108,10 @@ impl Writer {
         };
         let mut batch = RecordBatch::default();
         batch.restart(tail.next);
-        let mut events = self.generation.with_snapshot(Snapshot::closing_events);
+        // This may run because folding the events panicked, and may run while unwinding. The terminal
+        // event is written in any case.
+        let closing = || self.generation.with_snapshot(Snapshot::closing_events);
+        let mut events = catch_unwind(AssertUnwindSafe(closing)).unwrap_or_default();
         events.push(EventKind::End(outcome));
         batch.push_whole(&FullRecord { events, raw: None });
         self.generation
