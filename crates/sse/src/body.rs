@@ -37,6 +37,9 @@ pub struct SseBody {
 }
 
 /// A timer that is not moved with every token: when it fires too early it is set to what is left.
+/// The longest interval between heartbeats.
+const LONGEST_HEARTBEAT: Duration = Duration::from_secs(24 * 60 * 60);
+
 struct Heartbeat {
     every: Duration,
     last_sent: Instant,
@@ -56,6 +59,8 @@ impl SseBody {
     #[must_use]
     pub fn new(subscription: Option<Subscription>, options: SseOptions) -> Self {
         let heartbeat = options.heartbeat.map(|every| {
+            // A longer one would not fit the clock.
+            let every = every.min(LONGEST_HEARTBEAT);
             let last_sent = Instant::now();
             Heartbeat {
                 every,
