@@ -11,18 +11,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokenwire_core::engine::{
-    Engine, Freshness, MemoryStore, Registry, Retention, StartRequest, Started,
-};
+use tokenwire_core::engine::{Caller, Engine, Retention, StartRequest, Started};
 use tokenwire_core::generation::Subscription;
 use tokenwire_core::log::{LogLimits, LogReader, MemoryAccount, MemoryLog, TokenLog};
-use tokenwire_core::model::id::{Owner, Seq};
+use tokenwire_core::model::id::Seq;
 use tokenwire_core::model::record::RecordBatch;
 use tokenwire_core::request::{ChatRequest, RequestFields, ResponsesRequest, StreamRequest};
 use tokenwire_core::upstream::decode::{Flow, SseDecoder, SseEvent};
 use tokenwire_core::upstream::translate::{ChatTranslator, RecordWriter};
 use tokio::runtime::Runtime;
-use tokio_util::task::TaskTracker;
 
 use crate::framings::Shape;
 use crate::player::Player;
@@ -180,7 +177,6 @@ impl TestBed {
             .start_paused(true)
             .build()
             .expect("a runtime");
-        let account = MemoryAccount::default();
         let retention = Retention {
             events: Duration::from_secs(600),
             responses: Duration::from_secs(86_400),
@@ -188,19 +184,11 @@ impl TestBed {
             max_open: 1 << 16,
         };
         let player = Player::default();
-        let store = Arc::new(MemoryStore {
-            limits: LIMITS,
-            account: account.clone(),
-        });
-        let registry = Registry::new(retention, account);
-        let grace = Duration::from_secs(30);
-        let engine = Engine::new(
-            registry,
-            store,
-            Arc::new(player.clone()),
-            TaskTracker::new(),
-            grace,
-        );
+        let engine = Engine::builder()
+            .retention(retention)
+            .log_limits(LIMITS)
+            .build()
+            .engine(Arc::new(player.clone()));
         Self {
             engine,
             player,
@@ -211,16 +199,7 @@ impl TestBed {
     fn start(&self) -> Started {
         let body = StreamRequest::parse(CHAT.as_bytes()).expect("a sound request");
         let _entered = self.runtime.enter();
-        let request = StartRequest {
-            body,
-            owner: Owner::Anonymous,
-            idempotency_key: None,
-            route: "/v1/chat/completions",
-            fingerprint: Vec::new(),
-            headers: Vec::new(),
-            client_key: None,
-            freshness: Freshness::Any,
-        };
+        let request = StartRequest::new(body, Caller::default(), "/v1/chat/completions");
         self.engine
             .start(request)
             .expect("there is room for a stream")

@@ -12,8 +12,8 @@ use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::decode::{Flow, SseDecoder, SseEvent};
 use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_core::upstream::{
-    OpenError, Opened, StreamStep, Target, Timeouts, TokenStream, Upstream, UpstreamHead,
-    UpstreamRequest,
+    OpenError, StreamStep, Target, Timeouts, TokenStream, Upstream, UpstreamHead, UpstreamRequest,
+    UpstreamResponse,
 };
 
 /// The reads that are left. Cheap to clone.
@@ -62,17 +62,20 @@ impl Upstream for Player {
             upstream_model: None,
             api: Api::Chat,
             timeouts,
-            server: 0,
+            endpoint: 0,
             queued: false,
         })
     }
 
-    fn open(&self, _request: UpstreamRequest) -> BoxFuture<'static, Result<Opened, OpenError>> {
+    fn open(
+        &self,
+        _request: UpstreamRequest,
+    ) -> BoxFuture<'static, Result<UpstreamResponse, OpenError>> {
         let stream = Box::new(Playing {
             player: self.clone(),
             decoder: SseDecoder::new(1 << 20),
         });
-        std::future::ready(Ok(Opened {
+        std::future::ready(Ok(UpstreamResponse {
             head: UpstreamHead::default(),
             stream,
         }))

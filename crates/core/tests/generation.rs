@@ -10,17 +10,13 @@
 )]
 
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokenwire_core::dialect::Dialect;
-use tokenwire_core::engine::{Engine, LogStore, Registry, Resumption, StartRequest, Started};
+use tokenwire_core::engine::{ReaderKind, Resumption, StartRequest, Started};
 use tokenwire_core::generation::{Generation, Subscription, SubscriptionError};
-use tokenwire_core::log::{
-    AppendError, Cursor, Epoch, LogLimits, LogReader, MemoryAccount, MemoryLog, ReadError,
-    ReaderSlot, Tail, TokenLog,
-};
+use tokenwire_core::log::{LogLimits, LogReader};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::{GenerationId, Owner, Seq};
 use tokenwire_core::model::record::RecordBatch;
@@ -31,7 +27,6 @@ use tokenwire_testkit::{
     Audit, Call, EngineOptions, JsonLines, OpeningPlan, Reader, TestEngine, no_timeouts, settle,
 };
 use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
 
 const CHAT: &str = r#"{"stream":true,"messages":[{"role":"user","content":"hi"}]}"#;
 const RESPONSES: &str = r#"{"input":"hi"}"#;
@@ -339,97 +334,6 @@ async fn panic_ends_only_its_own_generation() {
         0,
         "a panic keeps a place for ever"
     );
-}
-
-/// A log whose records cannot be read, so that folding them panics.
-#[derive(Debug)]
-struct UnreadableLog(MemoryLog);
-
-impl TokenLog for UnreadableLog {
-    fn append(&self, epoch: Epoch, batch: &RecordBatch) -> Result<(), AppendError> {
-        self.0.append(epoch, batch)
-    }
-
-    fn seal(&self, epoch: Epoch, batch: &RecordBatch) -> Result<(), AppendError> {
-        self.0.seal(epoch, batch)
-    }
-
-    fn take_over(&self) -> Epoch {
-        self.0.take_over()
-    }
-
-    fn tail(&self) -> Result<Tail, ReadError> {
-        self.0.tail()
-    }
-
-    fn memory_size(&self) -> usize {
-        self.0.memory_size()
-    }
-
-    fn expire(&self) {
-        self.0.expire();
-    }
-
-    fn enroll(&self) -> ReaderSlot {
-        self.0.enroll()
-    }
-
-    fn leave(&self, slot: ReaderSlot) {
-        self.0.leave(slot);
-    }
-
-    fn poll_read(
-        &self,
-        _slot: ReaderSlot,
-        _cx: &mut Context<'_>,
-        _cursor: &mut Cursor,
-        _max_bytes: usize,
-        _out: &mut RecordBatch,
-    ) -> Poll<Result<Tail, ReadError>> {
-        panic!("the test makes reading panic")
-    }
-}
-
-#[derive(Debug)]
-struct UnreadableStore;
-
-impl LogStore for UnreadableStore {
-    fn create(&self, _id: &GenerationId) -> Arc<dyn TokenLog> {
-        let limits = EngineOptions::default().limits;
-        Arc::new(UnreadableLog(MemoryLog::new(
-            limits,
-            MemoryAccount::default(),
-        )))
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn panic_while_folding_still_seals_the_log() {
-    for cut in [false, true] {
-        let test = engine();
-        let tasks = TaskTracker::new();
-        let engine = Engine::new(
-            Registry::new(EngineOptions::default().retention, test.account.clone()),
-            Arc::new(UnreadableStore),
-            Arc::new(test.upstream.clone()),
-            tasks.clone(),
-            seconds(30),
-        );
-        let started = engine.start(TestEngine::request(CHAT)).unwrap();
-        let generation = started.guard.generation().clone();
-        let call = test.upstream.call().await;
-        call.token("x");
-        if cut {
-            call.panic();
-        } else {
-            call.finish("stop").done().end(BodyEnd::Clean);
-        }
-        generation.ended().await;
-        assert!(generation.is_over());
-        tasks.close();
-        tasks.wait().await;
-        assert_eq!(engine.registry().open(), 0, "the slot was not released");
-    }
 }
 
 #[test]
@@ -918,8 +822,8 @@ async fn reader_within_the_grace_keeps_the_generation() {
     let generation = started.guard.generation().clone();
     drop(started);
     tokio::time::sleep(seconds(29)).await;
-    let Resumption::Read { guard, .. } = test.engine.resume(&generation, Some(0)) else {
-        panic!("the reader got no events")
+    let Ok(Resumption::Read { guard, .. }) = resume(&test, &generation, Some(0)) else {
+        panic!("there is something to read")
     };
     tokio::time::sleep(seconds(1000)).await;
     assert!(!generation.is_over());
@@ -966,6 +870,16 @@ async fn background_generation_runs_without_readers() {
 
 // === Positions ===
 
+/// Applies the resume table to an EventSource.
+fn resume(
+    test: &TestEngine,
+    generation: &Arc<Generation>,
+    after: Option<u64>,
+) -> Result<Resumption, ApiError> {
+    test.engine
+        .read(generation.attach(), after, ReaderKind::EventSource)
+}
+
 #[tokio::test(start_paused = true)]
 async fn resume_position_selects_the_result() {
     let test = engine();
@@ -974,38 +888,34 @@ async fn resume_position_selects_the_result() {
     settle().await;
     let generation = started.guard.generation().clone();
     let next = generation.tail().unwrap().next.0;
-    let from = |resumption: Resumption| match resumption {
-        Resumption::Read { from, .. } => Ok(from.0),
+    let from = |resumption: Result<Resumption, ApiError>| match resumption {
+        Ok(Resumption::Read { from, .. }) => Ok(from.0),
         other => Err(format!("{other:?}")),
     };
-    assert_eq!(from(test.engine.resume(&generation, None)), Ok(0));
-    assert_eq!(from(test.engine.resume(&generation, Some(0))), Ok(1));
+    assert_eq!(from(resume(&test, &generation, None)), Ok(0));
+    assert_eq!(from(resume(&test, &generation, Some(0))), Ok(1));
     assert_eq!(
-        from(test.engine.resume(&generation, Some(next - 1))),
+        from(resume(&test, &generation, Some(next - 1))),
         Ok(next),
         "at the head there is something to wait for"
     );
-    for past in [next, next + 1, u64::MAX] {
-        let resumption = test.engine.resume(&generation, Some(past));
-        assert!(
-            matches!(resumption, Resumption::PastHead { head } if head.0 == next - 1),
-            "{past}: {resumption:?}"
-        );
+    for past in [next, next + 1] {
+        assert_eq!(from(resume(&test, &generation, Some(past))), Ok(past + 1));
     }
     complete(&call, "y");
     generation.ended().await;
     let next = generation.tail().unwrap().next.0;
     assert_eq!(
-        from(test.engine.resume(&generation, Some(next - 2))),
+        from(resume(&test, &generation, Some(next - 2))),
         Ok(next - 1)
     );
     assert!(matches!(
-        test.engine.resume(&generation, Some(next - 1)),
-        Resumption::NothingLeft
+        resume(&test, &generation, Some(next - 1)),
+        Ok(Resumption::NothingLeft { .. })
     ));
     assert!(matches!(
-        test.engine.resume(&generation, Some(next)),
-        Resumption::PastHead { .. }
+        resume(&test, &generation, Some(next)),
+        Ok(Resumption::Reset { .. })
     ));
 }
 
@@ -1143,24 +1053,24 @@ async fn log_is_dropped_before_its_response_object() {
     tokio::time::sleep(seconds(590)).await;
     test.engine.registry().sweep(Instant::now());
     assert!(matches!(
-        test.engine.resume(&generation, None),
-        Resumption::Read { .. }
+        resume(&test, &generation, None),
+        Ok(Resumption::Read { .. })
     ));
 
     tokio::time::sleep(seconds(10)).await;
     test.engine.registry().sweep(Instant::now());
     assert!(matches!(
-        test.engine.resume(&generation, None),
-        Resumption::LogGone
+        resume(&test, &generation, None),
+        Ok(Resumption::Reset { .. })
     ));
     assert!(matches!(
-        test.engine.resume(&generation, Some(1)),
-        Resumption::LogGone
+        resume(&test, &generation, Some(1)),
+        Ok(Resumption::Reset { .. })
     ));
     assert!(
         matches!(
-            test.engine.resume(&generation, Some(last)),
-            Resumption::NothingLeft
+            resume(&test, &generation, Some(last)),
+            Ok(Resumption::NothingLeft { .. })
         ),
         "who has seen the end needs nothing more"
     );

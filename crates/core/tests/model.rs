@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tokenwire_core::dialect::Dialect;
-use tokenwire_core::engine::{Resumption, Retention};
+use tokenwire_core::engine::{ReaderKind, Resumption, Retention};
 use tokenwire_core::generation::{Generation, SubscriptionError};
 use tokenwire_core::log::LogLimits;
+use tokenwire_core::model::error::ErrorCode;
 use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_testkit::{Audit, Call, EngineOptions, Line, Reader, TestEngine, settle};
 use tokio::time::Instant;
@@ -327,15 +328,16 @@ impl World {
             .retain(|line| after.is_some_and(|after| line.seq <= after));
         let after = after.or(follower.from.checked_sub(1));
         let generation = &self.subjects[follower.subject].generation;
-        match self.test.engine.resume(generation, after) {
-            Resumption::Read { guard, from } => {
+        let (guard, kind) = (generation.attach(), ReaderKind::Sdk);
+        match self.test.engine.read(guard, after, kind) {
+            Ok(Resumption::Read { guard, from }) => {
                 follower.reader = Some(Reader::new(guard, from.0, follower.dialect))
             }
-            Resumption::NothingLeft => follower.end = Some(Ok(())),
-            Resumption::LogGone => follower.end = Some(Err(SubscriptionError::Expired)),
-            Resumption::PastHead { head } => {
-                panic!("a position that was seen ({after:?}) is past the head {head}")
+            Ok(Resumption::NothingLeft { .. }) => follower.end = Some(Ok(())),
+            Err(error) if error.is(ErrorCode::PositionGone) => {
+                follower.end = Some(Err(SubscriptionError::Expired));
             }
+            other => panic!("a position that was seen ({after:?}) gives {other:?}"),
         }
     }
 

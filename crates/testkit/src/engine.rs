@@ -4,12 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokenwire_core::engine::{
-    Engine, Freshness, MemoryStore, Observer, Registry, Retention, Reuse, ReuseOptions,
-    StartRequest, Started,
+    Caller, Engine, Observer, Retention, Reuse, ReuseOptions, StartRequest, Started,
 };
 use tokenwire_core::log::{LogLimits, MemoryAccount};
 use tokenwire_core::model::error::ApiError;
-use tokenwire_core::model::id::Owner;
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::request::StreamRequest;
 use tokenwire_core::upstream::{Target, Timeouts, Upstream};
@@ -104,7 +102,7 @@ impl TestEngine {
             upstream_model: None,
             api: options.api,
             timeouts: options.timeouts,
-            server: 0,
+            endpoint: 0,
             queued: false,
         };
         let upstream = ScriptedUpstream::new(target);
@@ -118,22 +116,19 @@ impl TestEngine {
         asked: Arc<dyn Upstream>,
         upstream: ScriptedUpstream,
     ) -> Self {
-        let account = MemoryAccount::default();
-        let registry = Registry::new(options.retention, account.clone());
-        let store = Arc::new(MemoryStore {
-            limits: options.limits,
-            account: account.clone(),
-        });
-        let tasks = TaskTracker::new();
-        let reuse = Reuse::new(options.reuse);
-        let engine = Engine::new(registry, store, asked, tasks.clone(), options.grace)
-            .sharing(reuse.clone());
+        let shared = Engine::builder()
+            .retention(options.retention)
+            .log_limits(options.limits)
+            .disconnect_grace(options.grace)
+            .reuse(options.reuse)
+            .sweep_interval(None)
+            .build();
         Self {
-            engine,
+            engine: shared.engine(asked),
             upstream,
-            account,
-            tasks,
-            reuse,
+            account: shared.account().clone(),
+            tasks: shared.tasks().clone(),
+            reuse: shared.shared_answers().cloned(),
         }
     }
 
@@ -152,17 +147,9 @@ impl TestEngine {
     /// If the body is not a valid request.
     #[must_use]
     pub fn request(body: &str) -> StartRequest {
-        StartRequest {
-            body: StreamRequest::parse(body.as_bytes())
-                .unwrap_or_else(|error| panic!("not a request ({error}): {body}")),
-            owner: Owner::Anonymous,
-            idempotency_key: None,
-            route: "/v1/streams",
-            fingerprint: body.as_bytes().to_vec(),
-            headers: Vec::new(),
-            client_key: None,
-            freshness: Freshness::Any,
-        }
+        let body = StreamRequest::parse(body.as_bytes())
+            .unwrap_or_else(|error| panic!("not a request ({error}): {body}"));
+        StartRequest::new(body, Caller::default(), "/v1/streams")
     }
 
     /// Starts a generation.

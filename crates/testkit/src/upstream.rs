@@ -15,8 +15,8 @@ use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::upstream::decode::{Flow, SseDecoder, SseEvent};
 use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_core::upstream::{
-    OpenError, Opened, Server, StreamStep, Target, TokenStream, Upstream, UpstreamHead,
-    UpstreamRequest,
+    Endpoint, OpenError, StreamStep, Target, TokenStream, Upstream, UpstreamHead, UpstreamRequest,
+    UpstreamResponse,
 };
 use tokio::sync::Notify;
 
@@ -134,7 +134,10 @@ impl Upstream for ScriptedUpstream {
         Ok(target)
     }
 
-    fn open(&self, request: UpstreamRequest) -> BoxFuture<'static, Result<Opened, OpenError>> {
+    fn open(
+        &self,
+        request: UpstreamRequest,
+    ) -> BoxFuture<'static, Result<UpstreamResponse, OpenError>> {
         let plan = *self.0.plan.lock();
         assert_ne!(
             plan,
@@ -161,12 +164,15 @@ impl Upstream for ScriptedUpstream {
     }
 }
 
-impl Server for ScriptedUpstream {
+impl Endpoint for ScriptedUpstream {
     fn name(&self) -> &str {
         "scripted"
     }
 
-    fn open(&self, request: UpstreamRequest) -> BoxFuture<'static, Result<Opened, OpenError>> {
+    fn open(
+        &self,
+        request: UpstreamRequest,
+    ) -> BoxFuture<'static, Result<UpstreamResponse, OpenError>> {
         Upstream::open(self, request)
     }
 
@@ -315,7 +321,7 @@ struct Connecting {
 }
 
 impl Future for Connecting {
-    type Output = Result<Opened, OpenError>;
+    type Output = Result<UpstreamResponse, OpenError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let opening = {
@@ -330,7 +336,7 @@ impl Future for Connecting {
         match opening {
             ResponseHead::Answer(head) => {
                 let guard = self.guard.take().expect("checked above");
-                Poll::Ready(Ok(Opened {
+                Poll::Ready(Ok(UpstreamResponse {
                     head,
                     stream: Box::new(Body {
                         guard,

@@ -14,12 +14,13 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use tokio::time::{Instant, Sleep};
 
+use super::Generation;
 use super::control::{Stop, TimeoutState};
 use super::writer::Writer;
-use super::{Generation, unix_now};
 use crate::log::AppendError;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::{Ending, EventKind, Failure};
+use crate::model::time::unix_now;
 use crate::upstream::decode::{Flow, SseEvent};
 use crate::upstream::translate::{BodyEnd, Progress, RecordWriter, Translator};
 use crate::upstream::{OpenError, StreamStep, Timeouts, TokenStream, Upstream, UpstreamRequest};

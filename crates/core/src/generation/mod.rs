@@ -26,7 +26,7 @@ pub(crate) use writer::Writer;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use serde_json::value::RawValue;
@@ -40,13 +40,6 @@ use crate::model::record::{Content, KnownTemplate, RecordBatch};
 use crate::model::snapshot::{Meta, Snapshot, Status};
 use control::Control;
 use render_cache::RenderCache;
-
-/// Unix time in seconds.
-pub(crate) fn unix_now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
-}
 
 /// One answer, shared by its writer and its readers.
 pub struct Generation {
@@ -255,7 +248,7 @@ impl Generation {
                 return None;
             }
             for record in batch.iter() {
-                if let Ok(Content::Whole(whole)) = Content::decode(record.payload)
+                if let Ok(Content::Full(whole)) = Content::decode(record.payload)
                     && let Some(raw) = whole.raw
                 {
                     return Some(raw.to_vec());
@@ -324,7 +317,7 @@ impl Generation {
                             snapshot.apply_delta(known.template.target, text);
                         }
                     }
-                    Ok(Content::Whole(whole)) => {
+                    Ok(Content::Full(whole)) => {
                         whole.events.iter().for_each(|event| snapshot.apply(event))
                     }
                     // Records are written and read by the same program. A damaged one loses only

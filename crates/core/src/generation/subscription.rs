@@ -127,8 +127,16 @@ impl Subscription {
                         self.failed = Some(SubscriptionError::Expired);
                         continue;
                     }
-                    Poll::Ready(Ok(_)) if self.batch.is_empty() => {
-                        self.end = EndOfStream::Reached;
+                    Poll::Ready(Ok(tail)) if self.batch.is_empty() => {
+                        if self.from > tail.next {
+                            // It waited past the head, and the log ended before its event came. It
+                            // is shown the terminal event.
+                            self.from = Seq(tail.next.0.saturating_sub(1));
+                            let log = self.generation().log().clone();
+                            self.reader = LogReader::new(log, self.from);
+                        } else {
+                            self.end = EndOfStream::Reached;
+                        }
                         continue;
                     }
                     Poll::Ready(Ok(_)) => {}
