@@ -14,8 +14,9 @@ use support::{
 };
 use tokenwire::config::schema::{Api, Config};
 
-/// Maximum time until a cancel arrives at the upstream. The measured time is printed.
-const GENEROUS: Duration = Duration::from_secs(2);
+/// Limit of the wait for a cancel. It is far above the expected 100 ms, since the machine may be busy;
+/// each test prints the measured time.
+const GENEROUS: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Client {
@@ -276,7 +277,8 @@ async fn generation_completes_within_the_grace() {
 
 #[tokio::test]
 async fn reader_that_returns_within_the_grace_finds_the_generation_running() {
-    let world = start(|config| config.streams.disconnect_grace = Duration::from_millis(400));
+    // Longer than a busy machine may take to send the next request.
+    let world = start(|config| config.streams.disconnect_grace = Duration::from_secs(20));
     let mut exchange = world
         .post("/v1/streams", &response("tokens=100 text=count tbt=10ms"))
         .send()

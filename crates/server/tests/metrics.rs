@@ -190,10 +190,11 @@ async fn timeouts_are_counted_by_upstream_model_and_clock() {
         };
         config.upstreams.push(unreachable);
         config.retry.attempts = 0;
-        config.timeouts.connect = Duration::from_millis(50);
-        config.timeouts.first_token = Duration::from_millis(200);
-        config.timeouts.between_tokens = Duration::from_millis(100);
-        config.timeouts.total = Duration::from_millis(400);
+        // Far apart, so that a pause of a busy machine is not taken for another timeout.
+        config.timeouts.connect = Duration::from_millis(500);
+        config.timeouts.first_token = Duration::from_secs(1);
+        config.timeouts.between_tokens = Duration::from_secs(1);
+        config.timeouts.total = Duration::from_secs(3);
     });
     for (model, steering) in [
         ("far-1", ""),

@@ -1,4 +1,4 @@
-//! For those who operate it.
+//! `/healthz` and `/readyz`.
 
 use actix_web::{HttpResponse, web};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
@@ -7,12 +7,12 @@ use tokenwire_core::upstream::{HealthStatus, Route};
 use super::outbound::error_response;
 use crate::service::Service;
 
-/// The process answers.
+/// `GET /healthz`: the process answers.
 pub(super) async fn alive() -> HttpResponse {
     HttpResponse::Ok().json(serde_json::json!({"status": "ok"}))
 }
 
-/// New streams are taken, and some upstream is up to answer them.
+/// `GET /readyz`: new streams are accepted and an upstream is up.
 pub(super) async fn ready(service: web::Data<Service>) -> HttpResponse {
     let registry = service.engine.registry();
     if registry.is_closed() {
@@ -36,14 +36,14 @@ pub(super) async fn ready(service: web::Data<Service>) -> HttpResponse {
 
 fn describe(route: &Route) -> serde_json::Value {
     let stats = &route.stats;
-    let standing = match stats.health() {
+    let status = match stats.health() {
         HealthStatus::Up => "up",
-        HealthStatus::Trying => "trying",
+        HealthStatus::HalfOpen => "trying",
         HealthStatus::Down => "down",
     };
     serde_json::json!({
-        "name": route.server.name(),
-        "status": standing,
+        "name": route.endpoint.name(),
+        "status": status,
         "running": stats.limit.running(),
         "waiting": stats.limit.waiting(),
         "first_token_ms": stats.latency.average().map(|average| average.as_millis() as u64),
