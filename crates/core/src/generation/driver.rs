@@ -22,12 +22,14 @@ use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::{Ending, EventKind, Failure};
 use crate::model::time::unix_now;
 use crate::upstream::decode::{Flow, SseEvent};
-use crate::upstream::translate::{BodyEnd, Progress, RecordWriter, Translator};
+use crate::upstream::translate::{BodyEnd, Chunking, Progress, RecordWriter, Translator};
 use crate::upstream::{OpenError, StreamStep, Timeouts, TokenStream, Upstream, UpstreamRequest};
 
 /// How long usage and `[DONE]` may take after every choice has finished. Then the answer ends, whether
 /// or not the upstream still sends events without tokens.
 const AFTER_FINISH: Duration = Duration::from_secs(5);
+/// How long the reason of a failure may take that the upstream reported without one.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// The number of reads before the task yields to others on its thread. A read is up to 64 KiB, some
 /// hundred tokens.
 const READS_PER_TURN: u32 = 2;
@@ -103,6 +105,14 @@ async fn run(
         choices,
         previous_response_id,
     } = work;
+    // A client that asked for a stream gets chunks, also of a completion in one piece.
+    let chunking = request.streamed.then(|| Chunking {
+        id: generation.meta().id.clone(),
+        created_at: generation.meta().created_at,
+        model: generation.meta().model.clone(),
+        include_usage: generation.meta().include_usage,
+    });
+    records.set_history(generation.clone());
     let new_translator = || {
         Translator::new(
             generation.meta().api,
@@ -110,6 +120,7 @@ async fn run(
             choices,
             previous_response_id.as_deref(),
         )
+        .chunked(chunking.clone())
     };
     let mut translator = new_translator();
     let mut deadlines = Deadlines::new(generation.clone(), timeouts);
@@ -312,6 +323,8 @@ struct Deadlines {
     /// The first token, or the last event after it.
     last_event: Option<Instant>,
     finished: Option<Instant>,
+    /// How long the rest of a finished answer is waited for.
+    after_finish: Duration,
     abandoned: Option<Instant>,
     /// The timeouts do not run.
     paused: bool,
@@ -328,6 +341,7 @@ impl Deadlines {
             started,
             last_event: None,
             finished: None,
+            after_finish: AFTER_FINISH,
             abandoned: None,
             paused: false,
             timer,
@@ -384,8 +398,13 @@ impl Deadlines {
             Progress::Over(ending) => return Poll::Ready(Step::Over(ending)),
             Progress::Finished if tokens || self.finished.is_none() => {
                 self.finished = Some(Instant::now());
+                self.after_finish = AFTER_FINISH;
             }
-            Progress::Finished => {}
+            Progress::Failing if self.finished.is_none() => {
+                self.finished = Some(Instant::now());
+                self.after_finish = AFTER_FAILURE;
+            }
+            Progress::Finished | Progress::Failing => {}
             // Text after a finish reason: the answer continues.
             Progress::Open if tokens => self.finished = None,
             Progress::Open => {}
@@ -475,7 +494,7 @@ impl Deadlines {
         let tokens = match (self.finished, self.last_event) {
             (Some(finished), _) => deadline(
                 finished,
-                AFTER_FINISH,
+                self.after_finish,
                 Interrupt::Timeout(ErrorCode::BetweenTokensTimeout),
             ),
             (None, Some(last)) => timeout(
