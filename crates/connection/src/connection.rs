@@ -54,9 +54,15 @@ pub(crate) struct Connection<S: Service<(ActixIo, Option<SocketAddr>)>> {
     /// Closes a reserved connection.
     lifetime: Option<Pin<Box<Sleep>>>,
     /// Closes a connection whose client owes the rest of this request.
-    stall: Option<((u64, Part), Pin<Box<Sleep>>)>,
+    stall: Option<Box<Stall>>,
     _open: GaugeGuard,
     _admitted: Option<Box<dyn Any>>,
+}
+
+/// An incomplete request, and the end of the time for it.
+struct Stall {
+    request: (u64, Part),
+    timer: Pin<Box<Sleep>>,
 }
 
 enum Phase<F> {
@@ -129,10 +135,10 @@ where
             Part::Body => self.context.timeouts.linger,
         };
         let timer = match &mut self.stall {
-            Some((stalled, timer)) if *stalled == request => timer,
+            Some(stall) if stall.request == request => &mut stall.timer,
             stall => {
                 let timer = Box::pin(tokio::time::sleep(timeout));
-                &mut stall.insert((request, timer)).1
+                &mut stall.insert(Box::new(Stall { request, timer })).timer
             }
         };
         timer.as_mut().poll(cx)

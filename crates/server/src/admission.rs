@@ -3,6 +3,7 @@
 //! At a limit some connections are still accepted for operations (`/healthz`, `/readyz`,
 //! `/metrics`). Their other requests are refused. Beyond that, connections are refused at once.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, RawFd};
@@ -101,7 +102,10 @@ impl ConnectionLimits {
         if connections >= self.max_connections.saturating_add(RESERVED_CONNECTIONS) {
             return Admission::Refuse(refusal(&overloaded()));
         }
-        let guard = Box::new((self.admitted.enter(), address));
+        let guard: Box<dyn Any> = match address {
+            Some(address) => Box::new((self.admitted.enter(), address)),
+            None => Box::new(self.admitted.enter()),
+        };
         if out_of_descriptors || connections >= self.max_connections {
             Admission::Reserve {
                 guard,

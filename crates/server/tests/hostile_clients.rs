@@ -345,6 +345,7 @@ async fn exhausted_descriptors_refuse_connections_and_spare_streams() {
     gateway.terminate();
     let (success, output) = gateway.output();
     assert!(success, "{output}");
+    assert!(output.contains("no descriptor is left"), "{output}");
     let warnings = output.matches("descriptor").count();
     assert!(
         (1..10).contains(&warnings),
