@@ -233,6 +233,8 @@ impl Service {
         WebSocketOptions {
             caller: self.caller(headers),
             max_message: self.config.limits.websocket_frame(),
+            message_timeout: self.config.server.body_timeout,
+            min_message_rate: self.config.server.min_body_rate,
             max_lanes: streams.max_lanes,
             max_queued: streams.max_queued_creates,
             ping_interval: streams.ping_interval,
