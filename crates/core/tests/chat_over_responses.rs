@@ -218,15 +218,15 @@ fn text_becomes_a_completion() {
             created(),
             added(0, message(json!([]))),
             json!({"type": "response.content_part.added", "output_index": 0, "content_index": 0, "part": text("")}),
-            delta("output_text", 0, "He\"l"),
+            delta("output_text", 0, "Ha\"l"),
             delta("output_text", 0, "lo\n"),
-            json!({"type": "response.output_text.done", "output_index": 0, "content_index": 0, "text": "He\"llo\n"}),
-            done(0, message(json!([text("He\"llo\n")]))),
-            completed(json!([message(json!([text("He\"llo\n")]))])),
+            json!({"type": "response.output_text.done", "output_index": 0, "content_index": 0, "text": "Ha\"llo\n"}),
+            done(0, message(json!([text("Ha\"llo\n")]))),
+            completed(json!([message(json!([text("Ha\"llo\n")]))])),
         ],
     );
-    check(&played, "stop", json!({"content": "He\"llo\n"}));
-    assert_eq!(played.audit.text, "He\"llo\n");
+    check(&played, "stop", json!({"content": "Ha\"llo\n"}));
+    assert_eq!(played.audit.text, "Ha\"llo\n");
     assert!(
         played
             .chunks

@@ -182,7 +182,7 @@ fn plain_text_chunks() {
     let audit = check(
         list![
             role,
-            says("He"),
+            says("Hel"),
             says("l"),
             says("lo"),
             finish("stop"),

@@ -206,7 +206,14 @@ async fn resuming_a_running_stream_replays_and_then_follows() {
     let (id, seen) = begun(&world, STALL, "\" t1\"").await;
     let head = seen.len() as u64 - 1;
     let mut readers = Vec::new();
-    for after in [None, Some(0), Some(head - 1), Some(head), Some(head + 7)] {
+    for after in [
+        None,
+        Some(0),
+        Some(head - 1),
+        Some(head),
+        Some(head + 2),
+        Some(head + 1000),
+    ] {
         let request = world.get(&format!("/v1/streams/{id}"));
         let request = after.into_iter().fold(request, |request, after| {
             request.header("last-event-id", &cursor(&id, after))
@@ -215,17 +222,6 @@ async fn resuming_a_running_stream_replays_and_then_follows() {
         assert_eq!(exchange.status().await, 200);
         readers.push((after, exchange));
     }
-    let past = world
-        .get(&format!(
-            "/v1/responses/{id}?stream=true&starting_after={}",
-            head + 1
-        ))
-        .answer()
-        .await;
-    assert_eq!(
-        (past.status, past.json()["error"]["code"].as_str()),
-        (400, Some("invalid_cursor"))
-    );
     world
         .post(&format!("/v1/responses/{id}/cancel"), &json!({}))
         .answer()
@@ -238,25 +234,10 @@ async fn resuming_a_running_stream_replays_and_then_follows() {
     assert!(full.len() > seen.len() && full[..seen.len()] == seen[..]);
     for (after, exchange) in readers {
         let events = exchange.answer().await.events();
-        match after {
-            Some(after) if after > head => {
-                assert_eq!(
-                    (events[0].kind().as_str(), events[0].number()),
-                    ("tokenwire:reset", head)
-                );
-                assert_eq!(events[0].json()["response"]["status"], "in_progress");
-                assert_eq!(
-                    events[0].json()["response"]["output"][0]["content"][0]["text"],
-                    " t0 t1"
-                );
-                assert_eq!(events[1..], full[seen.len()..]);
-            }
-            _ => assert_eq!(
-                events,
-                full[after.map_or(0, |after| after as usize + 1)..],
-                "{after:?}"
-            ),
-        }
+        let rest = after.map_or(0, |after| after as usize + 1);
+        // Ahead of every event that came, the terminal event is shown.
+        let rest = rest.min(full.len() - 1);
+        assert_eq!(events, full[rest..], "{after:?}");
     }
 }
 

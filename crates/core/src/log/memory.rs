@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use parking_lot::lock_api::{Mutex, RawMutex};
 use smallvec::SmallVec;
 
-use super::{AppendError, Cursor, Epoch, LogLimits, ReadError, ReaderSlot, Tail, TokenLog};
+use super::{AppendError, Epoch, LogLimits, ReadError, ReadPosition, ReaderSlot, Tail, TokenLog};
 use crate::model::id::Seq;
 use crate::model::record::RecordBatch;
 
@@ -185,7 +185,7 @@ impl State {
         wakers
     }
 
-    fn copy(&self, cursor: &mut Cursor, max_bytes: usize, out: &mut RecordBatch) {
+    fn copy(&self, cursor: &mut ReadPosition, max_bytes: usize, out: &mut RecordBatch) {
         let start = match cursor.hint {
             Some(index) => index,
             None => self
@@ -211,7 +211,7 @@ impl State {
             }
         }
         if index > start {
-            *cursor = Cursor {
+            *cursor = ReadPosition {
                 next: Seq(u64::from(seq)),
                 hint: Some(index),
             };
@@ -295,7 +295,7 @@ impl<R: RawMutex + Send + Sync> TokenLog for MemoryLog<R> {
         &self,
         slot: ReaderSlot,
         cx: &mut Context<'_>,
-        cursor: &mut Cursor,
+        cursor: &mut ReadPosition,
         max_bytes: usize,
         out: &mut RecordBatch,
     ) -> Poll<Result<Tail, ReadError>> {

@@ -146,7 +146,7 @@ pub trait TokenLog: Send + Sync + fmt::Debug {
         &self,
         slot: ReaderSlot,
         cx: &mut Context<'_>,
-        cursor: &mut Cursor,
+        cursor: &mut ReadPosition,
         max_bytes: usize,
         out: &mut RecordBatch,
     ) -> Poll<Result<Tail, ReadError>>;
@@ -158,15 +158,15 @@ pub struct ReaderSlot(pub usize);
 
 /// A position in a log: the number of the next event, and a hint at its record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cursor {
+pub struct ReadPosition {
     /// The next event to read.
     pub next: Seq,
     /// The index of its record, if the last read left it here.
     pub hint: Option<usize>,
 }
 
-impl Cursor {
-    /// Returns a cursor before the event with this number.
+impl ReadPosition {
+    /// A cursor before the event with this number.
     #[must_use]
     pub fn at(next: Seq) -> Self {
         Self { next, hint: None }
@@ -178,7 +178,7 @@ impl Cursor {
 pub struct LogReader {
     log: Arc<dyn TokenLog>,
     slot: ReaderSlot,
-    cursor: Cursor,
+    cursor: ReadPosition,
 }
 
 impl LogReader {
@@ -189,7 +189,7 @@ impl LogReader {
         Self {
             log,
             slot,
-            cursor: Cursor::at(next),
+            cursor: ReadPosition::at(next),
         }
     }
 

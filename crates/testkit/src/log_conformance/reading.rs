@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use tokenwire_core::log::{AppendError, Cursor, LogReader, ReadError};
+use tokenwire_core::log::{AppendError, LogReader, ReadError, ReadPosition};
 use tokenwire_core::model::id::Seq;
 use tokenwire_core::model::record::RecordBatch;
 
@@ -229,6 +229,6 @@ pub fn refused_append_is_not_read(make: &Factory<'_>) {
         Err(AppendError::Gap { .. })
     ));
     assert!(waiter.poll().is_pending());
-    assert_eq!(waiter.cursor, Cursor::at(Seq(0)));
+    assert_eq!(waiter.cursor, ReadPosition::at(Seq(0)));
     waiter.leave();
 }

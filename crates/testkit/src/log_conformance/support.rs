@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use tokenwire_core::log::{
-    Cursor, Epoch, LogLimits, LogReader, ReadError, ReaderSlot, Tail, TokenLog,
+    Epoch, LogLimits, LogReader, ReadError, ReadPosition, ReaderSlot, Tail, TokenLog,
 };
 use tokenwire_core::model::id::Seq;
 use tokenwire_core::model::record::RecordBatch;
@@ -130,7 +130,7 @@ impl TestWaker {
 pub(super) struct Waiter {
     pub(super) log: Arc<dyn TokenLog>,
     pub(super) slot: ReaderSlot,
-    pub(super) cursor: Cursor,
+    pub(super) cursor: ReadPosition,
     pub(super) waker: Arc<TestWaker>,
     pub(super) out: RecordBatch,
 }
@@ -141,7 +141,7 @@ impl Waiter {
         Self {
             log: log.clone(),
             slot,
-            cursor: Cursor::at(Seq(next)),
+            cursor: ReadPosition::at(Seq(next)),
             waker: Arc::default(),
             out: RecordBatch::default(),
         }
