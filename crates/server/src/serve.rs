@@ -76,13 +76,17 @@ impl Gateway {
     /// # Errors
     /// [`ServeError`], with a remedy.
     pub fn bind(config: Config) -> Result<Self, ServeError> {
+        let listener = listen(&config)?;
+        let address = listener.local_addr()?;
         let simulator = if config.uses_simulator() {
-            Some(Simulator::start(Options::default()).map_err(ServeError::Simulator)?)
+            let options = Options {
+                gateway: Some(address),
+                ..Options::default()
+            };
+            Some(Simulator::start(options).map_err(ServeError::Simulator)?)
         } else {
             None
         };
-        let listener = listen(&config)?;
-        let address = listener.local_addr()?;
         let webhooks = Webhooks::new(webhook_options(&config)).map_err(ServeError::Webhooks)?;
         let shared = share(
             config,

@@ -142,14 +142,23 @@ impl<'a> Maker<'a> {
     fn number(&mut self, rules: &Rules<'_>) -> Value {
         if let Some(step) = rules.step() {
             let (low, high) = steps(rules, step);
-            let multiple = self.between(low, high) as f64;
             // 3 × 0.1 is not 0.3, but 3 / 10 is.
             let parts = (1.0 / step).round();
-            let value = if step < 1.0 && (parts * step - 1.0).abs() < 1e-9 {
-                multiple / parts
-            } else {
-                multiple * step
-            };
+            let is_fraction = step < 1.0 && (parts * step - 1.0).abs() < 1e-9;
+            let mut value = 0.0;
+            // Validators divide, and 0.6 / 0.1 is not 6, so a multiple with an exact quotient is
+            // looked for.
+            for _ in 0..32 {
+                let multiple = self.between(low, high) as f64;
+                value = if is_fraction {
+                    multiple / parts
+                } else {
+                    multiple * step
+                };
+                if (value / step).fract() == 0.0 {
+                    break;
+                }
+            }
             return number(value);
         }
         let range = rules.range();
