@@ -71,11 +71,6 @@ impl Gateway {
     /// # Errors
     /// [`ServeError`], with a remedy.
     pub fn bind(config: Config) -> Result<Self, ServeError> {
-        let simulator = if config.uses_simulator() {
-            Some(Simulator::start(Options::default()).map_err(ServeError::Simulator)?)
-        } else {
-            None
-        };
         let listening = &config.server;
         let address = format!("{}:{}", bracketed(&listening.host), listening.port);
         let listener = bind(&address, listening.backlog)?;
@@ -84,6 +79,15 @@ impl Gateway {
         let operations = match &listening.operations {
             Some(operations) => Some(bind(operations, listening.backlog)?),
             None => None,
+        };
+        let simulator = if config.uses_simulator() {
+            let options = Options {
+                gateway: Some(address),
+                ..Options::default()
+            };
+            Some(Simulator::start(options).map_err(ServeError::Simulator)?)
+        } else {
+            None
         };
         let webhooks = Webhooks::new(webhook_options(&config)).map_err(ServeError::Webhooks)?;
         let shared = share(
