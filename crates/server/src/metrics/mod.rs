@@ -13,6 +13,7 @@
 mod exposition;
 mod gauges;
 mod generations;
+mod logs;
 mod process;
 mod upstreams;
 mod webhooks;
@@ -33,6 +34,7 @@ use tokenwire_core::engine::{self, Observer};
 use crate::config::schema::Config;
 use gauges::GaugeCollector;
 use generations::Generations;
+use logs::Logs;
 use process::Process;
 
 /// The metrics of a gateway, shared by all workers.
@@ -53,6 +55,7 @@ impl Metrics {
         let mut own = Registry::with_prefix("tokenwire");
         let gauges = Gauges::default();
         own.register_collector(Box::new(GaugeCollector::new(registry, gauges.clone())));
+        own.register_collector(Box::new(Logs));
         let generations = Generations::new(config, &mut own);
         let mut process = Registry::default();
         process.register_collector(Box::new(Process));
