@@ -1,8 +1,8 @@
 //! Metrics for Prometheus: `GET /metrics`.
 //!
 //! A token costs nothing here. A generation is counted at its end, from its snapshot
-//! ([`generations`]). Gauges are read at each scrape from counts kept by guards ([`gauges`],
-//! [`process`]).
+//! (`generations.rs`). Gauges are read at each scrape from counts kept by guards (`gauges.rs`,
+//! `process.rs`).
 //!
 //! Labels are bounded, whatever clients and upstreams send: names from the configuration, the
 //! gateway's error codes, and `other` for everything else. No label holds text of a client.
