@@ -103,6 +103,8 @@ codes! {
     IdempotencyMismatch = "idempotency_mismatch", 422, Client, false, "Use a new key for a new request.";
     /// The gateway's bound on open generations is reached.
     Overloaded = "overloaded", 503, Gateway, true, "Try again after `Retry-After`.";
+    /// No file descriptor is left for a connection to the upstream.
+    OutOfDescriptors = "out_of_descriptors", 503, Gateway, true, "Try again after `Retry-After`. The operator has to raise the limit of open files (`ulimit -n`).";
     /// A socket has as many lanes or waiting creates as it may have.
     WebsocketStreamLimitReached = "websocket_stream_limit_reached", 429, Client, true, "Wait for one of this socket's responses to end, or open another socket.";
     /// The upstream has as many requests as it may have, and as many wait for it as may.

@@ -146,6 +146,10 @@ impl Endpoint for OpenAi {
         &self.0.options.name
     }
 
+    fn accepts_client_key(&self) -> bool {
+        self.0.options.accept_client_key
+    }
+
     fn open(
         &self,
         request: UpstreamRequest,

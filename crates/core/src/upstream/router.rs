@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::SecretString;
 use smallvec::SmallVec;
 
 use super::balance;
@@ -99,14 +100,18 @@ impl Router {
     }
 
     /// Returns where a request for `model` goes, and how it has to be written.
-    pub(super) fn target(&self, model: Option<&str>) -> Result<Target, ApiError> {
+    pub(super) fn target(
+        &self,
+        model: Option<&str>,
+        client_key: Option<&SecretString>,
+    ) -> Result<Target, ApiError> {
         let named = model.or(self.0.options.default_model.as_deref());
         let Some(name) = named else {
             let message = "Missing required parameter: 'model'. The gateway has no default_model for requests that name none.";
             return Err(ApiError::new(ErrorCode::MissingParameter, message).param("model"));
         };
         let chosen = self
-            .choose(name, None, &[])
+            .choose(name, None, client_key, &[])
             .and_then(|choice| Some((self.0.routes.get(choice.endpoint)?, choice)));
         let Some((route, choice)) = chosen else {
             let mut error = ApiError::new(
@@ -129,12 +134,19 @@ impl Router {
             timeouts: choice.binding.timeouts,
             endpoint: choice.endpoint,
             queued: !route.stats.limit.is_free(),
+            reservation: route.stats.reserve(),
         })
     }
 
     /// Chooses one of the endpoints that serve the model through `api` (or any API), except those
     /// in `tried`.
-    pub(super) fn choose(&self, model: &str, api: Option<Api>, tried: &[usize]) -> Option<Choice> {
+    pub(super) fn choose(
+        &self,
+        model: &str,
+        api: Option<Api>,
+        client_key: Option<&SecretString>,
+        tried: &[usize],
+    ) -> Option<Choice> {
         let serving = self
             .0
             .routes
@@ -146,11 +158,14 @@ impl Router {
         let mut candidates: SmallVec<[(usize, &Route, ModelBinding); 4]> = serving
             .filter_map(|(endpoint, route)| Some((endpoint, route, (route.models)(model)?)))
             .collect();
-        let last_resort = !candidates
+        let available: SmallVec<[bool; 4]> = candidates
             .iter()
-            .any(|(_, route, _)| route.stats.is_available());
+            .map(|(_, route, _)| route.is_available(client_key))
+            .collect();
+        let last_resort = !available.contains(&true);
         if !last_resort {
-            candidates.retain(|(_, route, _)| route.stats.is_available());
+            let mut available = available.into_iter();
+            candidates.retain(|_| available.next().unwrap_or(false));
         }
         let nearest = candidates
             .iter()
@@ -166,17 +181,8 @@ impl Router {
                 break;
             }
         }
-        let at = if candidates.len() > 1 {
-            balance::pick(
-                &candidates
-                    .iter()
-                    .map(|(_, route, _)| *route)
-                    .collect::<SmallVec<[_; 4]>>(),
-            )
-        } else {
-            0
-        };
-        let (endpoint, _, binding) = candidates.swap_remove(at);
+        let routes: SmallVec<[&Route; 4]> = candidates.iter().map(|(_, route, _)| *route).collect();
+        let (endpoint, _, binding) = candidates.swap_remove(balance::pick(&routes));
         Some(Choice {
             endpoint,
             binding,
