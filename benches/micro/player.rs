@@ -1,4 +1,4 @@
-//! An upstream without a socket: it says what it is told to, piece by piece.
+//! An upstream without a socket, whose reads are scripted.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,7 @@ use tokenwire_core::upstream::{
     UpstreamRequest, UpstreamResponse,
 };
 
-/// What has been said and not been read yet.
+/// The reads that are left. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Player(Arc<Mutex<Script>>);
 
@@ -28,8 +28,8 @@ struct Script {
 }
 
 impl Player {
-    /// One read of the body.
-    pub(crate) fn say(&self, piece: impl Into<Vec<u8>>) {
+    /// Adds one read of the body.
+    pub(crate) fn push(&self, piece: impl Into<Vec<u8>>) {
         let mut script = self.script();
         script.pieces.push_back(piece.into());
         if let Some(waker) = script.waker.take() {
@@ -37,7 +37,7 @@ impl Player {
         }
     }
 
-    /// Nothing comes after what was said.
+    /// Ends the body.
     pub(crate) fn end(&self) {
         self.script().ended = true;
     }
@@ -54,7 +54,7 @@ impl Upstream for Player {
         _client_key: Option<&SecretString>,
     ) -> Result<Target, ApiError> {
         let model = model.unwrap_or("model").to_owned();
-        // As in the gateway's own configuration; the clocks stand still while they are measured.
+        // The gateway's defaults. The clock is paused while the benchmark runs.
         let timeouts = Timeouts {
             connect: Duration::from_secs(10),
             first_token: Duration::from_secs(300),

@@ -1,4 +1,4 @@
-"""LangChain against Tokenwire, unmodified: text over both of OpenAI's APIs, and a tool that the model calls."""
+"""Unmodified LangChain with Tokenwire: text over both of OpenAI's APIs, and a tool call."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ def model(use_responses_api: bool) -> ChatOpenAI:
 
 @tool
 def weather(city: str) -> str:
-    """The weather of a place."""
+    """Returns the weather of a city."""
     return f"sunny in {city}"
 
 

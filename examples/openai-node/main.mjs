@@ -1,4 +1,4 @@
-// openai-node against Tokenwire, unmodified: the base URL is all that differs.
+// Unmodified openai-node with Tokenwire: only the base URL differs.
 import OpenAI from "openai";
 import { ResponsesWS } from "openai/resources/responses/ws";
 
@@ -18,7 +18,7 @@ const ways = {
     }
   },
 
-  /** OpenAI's WebSocket mode: one connection, one answer after the other. */
+  /** OpenAI's WebSocket mode: one connection for many answers. */
   async websocket(question) {
     const socket = new ResponsesWS(client);
     await new Promise((resolve, reject) => {
@@ -30,7 +30,7 @@ const ways = {
     }).finally(() => socket.close());
   },
 
-  /** Starts an answer that needs nobody who listens, loses the connection to it, and comes back by the last number. */
+  /** Starts a background answer, drops the connection after the first token, and resumes after its number. */
   async background(question) {
     const job = await client.responses.create({ model, input: question, background: true });
     let last;
@@ -38,7 +38,7 @@ const ways = {
       if (event.type !== "response.output_text.delta") continue;
       write(event.delta);
       last = event.sequence_number;
-      break; // as a network does
+      break; // drops the connection
     }
     for await (const event of await client.responses.retrieve(job.id, { stream: true, starting_after: last })) {
       if (event.type === "response.output_text.delta") write(event.delta);

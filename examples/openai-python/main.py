@@ -1,4 +1,4 @@
-"""openai-python against Tokenwire, unmodified: the base URL is all that differs."""
+"""Unmodified openai-python with Tokenwire: only the base URL differs."""
 
 import os
 import sys
@@ -24,7 +24,7 @@ def responses(question: str) -> None:
 
 
 def websocket(question: str) -> None:
-    """OpenAI's WebSocket mode: one connection, one answer after the other."""
+    """OpenAI's WebSocket mode: one connection for many answers."""
     with client.responses.connect() as connection:
         connection.response.create(model=MODEL, input=question)
         for event in connection:
@@ -37,14 +37,14 @@ def websocket(question: str) -> None:
 
 
 def background(question: str) -> None:
-    """Starts an answer that needs nobody who listens, loses the connection to it, and comes back by the last number."""
+    """Starts a background answer, drops the connection after the first token, and resumes after its number."""
     job = client.responses.create(model=MODEL, input=question, background=True)
     last = None
     for event in client.responses.retrieve(job.id, stream=True):
         if event.type == "response.output_text.delta":
             print(event.delta, end="", flush=True)
             last = event.sequence_number
-            break  # as a network does
+            break  # drops the connection
     for event in client.responses.retrieve(job.id, stream=True, starting_after=last):
         if event.type == "response.output_text.delta":
             print(event.delta, end="", flush=True)

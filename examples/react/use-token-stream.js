@@ -1,10 +1,10 @@
-// A hook around the client module: one answer at a time, as state.
+// A hook around the client module. Its state is one answer at a time.
 import { useCallback, useEffect, useRef, useState } from "react";
 import { stream } from "tokenwire";
 
 const NOTHING = { text: "", state: "idle", error: null, reconnects: 0 };
 
-/** `ask` starts an answer and gives up the one before, `stop` cancels it at the model, `cut` does what a bad network does. */
+/** `ask` starts an answer and aborts the one before, `stop` cancels it at the model, `cut` drops the connection. */
 export function useTokenStream(options) {
   const [answer, setAnswer] = useState(NOTHING);
   const current = useRef(null);

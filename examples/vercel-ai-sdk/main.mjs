@@ -1,4 +1,4 @@
-// The Vercel AI SDK against Tokenwire, unmodified: text over both of OpenAI's APIs, and a tool that the model calls.
+// The unmodified Vercel AI SDK with Tokenwire: text over both of OpenAI's APIs, and a tool call.
 import { createOpenAI } from "@ai-sdk/openai";
 import { streamText, tool } from "ai";
 import { z } from "zod";
@@ -21,7 +21,7 @@ const ways = {
 
   async tools() {
     const weather = tool({
-      description: "The weather of a place",
+      description: "Returns the weather of a city",
       inputSchema: z.object({ city: z.string() }),
     });
     const result = streamText({

@@ -1,4 +1,4 @@
-"""Asks a question in the background, and is told by a webhook when the answer is there."""
+"""Asks a question in the background and receives a webhook when the answer is complete."""
 
 import base64
 import os
@@ -12,8 +12,7 @@ from openai import InvalidWebhookSignatureError, OpenAI
 MODEL = os.environ.get("MODEL", "simulator")
 client = OpenAI(base_url=os.environ.get("GATEWAY_URL", "http://localhost:3000") + "/v1", api_key="unused")
 
-# Known to this program and, by way of the request, to the gateway. One that lives on keeps its secret, and gives it to the gateway
-# once, as `webhooks.secret`.
+# Sent to the gateway with the request. A permanent receiver keeps one secret and configures it in the gateway as `webhooks.secret`.
 SECRET = "whsec_" + base64.b64encode(os.urandom(32)).decode()
 
 ended: queue.Queue = queue.Queue()
@@ -26,13 +25,13 @@ class Receiver(BaseHTTPRequestHandler):
         try:
             event = client.webhooks.unwrap(body, self.headers, secret=SECRET)
         except (InvalidWebhookSignatureError, ValueError) as error:
-            print(f"not taken: {error}", file=sys.stderr)
+            print(f"rejected: {error}", file=sys.stderr)
             return self.answer(400)
-        # An answer that gets lost makes the gateway send the event again, under the same id.
+        # If the reply is lost, the gateway sends the event again with the same id.
         if event.id not in seen:
             seen.add(event.id)
             ended.put(event)
-        # At once: what is to be done about it is done afterwards, and elsewhere.
+        # Reply at once and process the event in another thread.
         self.answer(204)
 
     def answer(self, status: int) -> None:
@@ -53,10 +52,10 @@ if __name__ == "__main__":
     try:
         event = ended.get(timeout=1800)
     except queue.Empty:
-        sys.exit("Nobody called within half an hour; GET /v1/webhooks/deliveries of the gateway says why.")
-    # The event says that there is an answer; only whoever has the key gets to see it.
+        sys.exit("No webhook within half an hour; GET /v1/webhooks/deliveries of the gateway shows the reason.")
+    # The event has no content. The answer is fetched with the id.
     response = client.responses.retrieve(event.data.id)
-    print(f"{response.id} is {response.status}, says {event.type}")
+    print(f"{response.id} is {response.status} ({event.type})")
     print(f"== answer\n{response.output_text}")
     if response.status != "completed":
         sys.exit(1)

@@ -1,4 +1,4 @@
-//! The line as actix-http wants it: something to read from and write to.
+//! The client's socket as actix-http needs it: an `AsyncRead` and `AsyncWrite`.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -9,14 +9,20 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::client_socket::ClientSocket;
 
-/// actix's end of a [`ClientSocket`]. Dropping it leaves the socket open: the connection decides what comes
-/// next.
+/// actix's end of a [`ClientSocket`]. Dropping it leaves the socket open: the connection decides
+/// what comes next.
 #[derive(Debug)]
-pub struct ActixIo(pub(super) Rc<ClientSocket>);
+pub(crate) struct ActixIo(Rc<ClientSocket>);
+
+// === impl ActixIo ===
 
 impl ActixIo {
-    /// The line, for the request's handlers.
-    pub fn socket(&self) -> Rc<ClientSocket> {
+    pub(crate) fn new(client: Rc<ClientSocket>) -> Self {
+        Self(client)
+    }
+
+    /// Returns the socket, for the handlers of its requests.
+    pub(crate) fn socket(&self) -> Rc<ClientSocket> {
         self.0.clone()
     }
 }
@@ -38,19 +44,19 @@ impl AsyncWrite for ActixIo {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = self.0.with_socket(|socket| socket.poll_write(cx, bytes));
-        self.0.wrote(&written);
+        self.0.on_write(&written);
         written
     }
 
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        pieces: &[IoSlice<'_>],
+        slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = self
             .0
-            .with_socket(|socket| socket.poll_write_vectored(cx, pieces));
-        self.0.wrote(&written);
+            .with_socket(|socket| socket.poll_write_vectored(cx, slices));
+        self.0.on_write(&written);
         written
     }
 

@@ -1,4 +1,4 @@
-//! The socket, and what is known of the request that came over it last.
+//! The socket of one client, shared by actix and the connection.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -11,100 +11,92 @@ use actix_web::rt::net::TcpStream;
 use tokio::io::{AsyncRead as _, ReadBuf};
 
 use crate::inbound::InboundBuffer;
+use crate::request_bytes::RequestBytes;
 
-/// The most that a client may send ahead while a stream is written to it. Past that the socket is
-/// not read until the stream is over.
-pub(super) const MAX_PIPELINED: usize = 8 * 1024;
+/// Maximum number of bytes that a client may send ahead while a stream is written to it. Beyond it
+/// the socket is not read until the stream is over.
+const MAX_PIPELINED: usize = 8 * 1024;
 
-/// One client's socket. Whoever writes to it, [actix](super::ActixIo) or [a
-/// stream](super::stream_writer::StreamWriter), does so through this.
+/// One client's socket. actix reads and writes it through [`ActixIo`](crate::actix_io::ActixIo), a
+/// detached stream through [`StreamWriter`](crate::stream_writer::StreamWriter).
 #[derive(Debug)]
-pub struct ClientSocket {
+pub(crate) struct ClientSocket {
     socket: RefCell<Option<TcpStream>>,
-    /// What came during a stream: the beginning of the next request.
+    /// Bytes that were read during a stream: the beginning of the next request.
     pipelined: RefCell<Vec<u8>>,
-    request: RefCell<Request>,
+    request: RefCell<RequestBytes>,
     /// Whether a write waits for the client.
     blocked: Cell<bool>,
-    body: RefCell<Option<Offer>>,
-    /// What a WebSocket's client sends.
-    pub(super) inbound: InboundBuffer,
+    offer: RefCell<Option<Offer>>,
+    inbound: InboundBuffer,
 }
 
-/// How much was read of the request at hand, and where its head ends.
-#[derive(Debug, Default)]
-struct Request {
-    /// Bytes since the connection began.
-    total_read: u64,
-    /// Bytes since the last answer.
-    bytes: u64,
-    /// Of these, the head.
-    head: Option<u64>,
-    /// How much of `\r\n\r\n` was just seen.
-    matched: usize,
-    /// Whether something was written since; the next byte is another request's.
-    answered: bool,
-}
-
-/// A body that could leave actix.
+/// A body that may leave actix.
 #[derive(Debug)]
 struct Offer {
     body: BoxBody,
-    /// What [`Request::ever`] must still be.
+    /// [`RequestBytes::total_read`] at the time of the offer. If it has changed, the body stays.
     total_read: u64,
-    /// Whether it had nothing to say when it was last asked.
-    waits: bool,
+    /// Whether the body was pending when it was last polled.
+    pending: bool,
     kind: Kind,
 }
 
-/// What kind of answer a body is.
+/// How a body is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// In chunks, and whether another request may follow.
+pub(crate) enum Kind {
+    /// In chunks. Another request may follow with `keep_alive`.
     Chunked { keep_alive: bool },
-    /// What comes after a switch of protocols: bytes both ways.
+    /// Bytes in both directions after a switch of protocols.
     Upgraded,
 }
 
 /// A body that has left actix.
 #[derive(Debug)]
-pub(super) struct Detached {
-    pub(super) body: BoxBody,
-    pub(super) kind: Kind,
+pub(crate) struct Detached {
+    pub(crate) body: BoxBody,
+    pub(crate) kind: Kind,
 }
 
+// === impl ClientSocket ===
+
 impl ClientSocket {
-    pub(super) fn new(socket: TcpStream) -> Self {
+    pub(crate) fn new(socket: TcpStream) -> Self {
         Self {
             socket: RefCell::new(Some(socket)),
             pipelined: RefCell::default(),
             request: RefCell::default(),
             blocked: Cell::new(false),
-            body: RefCell::default(),
+            offer: RefCell::default(),
             inbound: InboundBuffer::default(),
         }
     }
 
-    /// Does something with the socket, if it is open still.
-    pub(super) fn with_socket<T>(
+    /// Returns the buffer of a WebSocket's client.
+    pub(crate) fn inbound(&self) -> &InboundBuffer {
+        &self.inbound
+    }
+
+    /// Polls the socket; an error if it is closed.
+    pub(crate) fn with_socket<T>(
         &self,
-        use_it: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>,
+        poll: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         match &mut *self.socket.borrow_mut() {
-            Some(socket) => use_it(Pin::new(socket)),
+            Some(socket) => poll(Pin::new(socket)),
             None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 
-    /// Closes the socket, whoever may hold the line still.
-    pub(super) fn close(&self) {
+    /// Closes the socket, even if handlers still hold a reference to it.
+    pub(crate) fn close(&self) {
         self.socket.take();
-        self.body.take();
+        self.offer.take();
         self.inbound.close();
     }
 
-    /// Reads for actix: first what came ahead.
-    pub(super) fn poll_read(
+    /// Reads for actix: pipelined bytes first, then the socket.
+    pub(crate) fn poll_read(
         &self,
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
@@ -121,12 +113,12 @@ impl ClientSocket {
                 *pipelined = Vec::new();
             }
         }
-        self.request.borrow_mut().read(&into.filled()[before..]);
+        self.request.borrow_mut().on_read(&into.filled()[before..]);
         Poll::Ready(Ok(()))
     }
 
-    /// Reads what a client sends while a stream is written to it. `Ready` means that it has gone.
-    pub(super) fn poll_peer_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Waits for the client's disconnect during a stream, and keeps the bytes that it sends.
+    pub(crate) fn poll_peer_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut pipelined = self.pipelined.borrow_mut();
         while pipelined.len() < MAX_PIPELINED {
             let mut space = [const { MaybeUninit::uninit() }; 1024];
@@ -141,8 +133,8 @@ impl ClientSocket {
         Poll::Pending
     }
 
-    /// Throws away what comes, until the client has ended its side too.
-    pub(super) fn poll_end(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Discards what the client sends until it has ended its side.
+    pub(crate) fn poll_end(&self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let mut space = [const { MaybeUninit::uninit() }; 4096];
             let mut into = ReadBuf::uninit(&mut space);
@@ -153,22 +145,22 @@ impl ClientSocket {
         }
     }
 
-    /// Reads what a WebSocket's client sends, as far as there is room for it. `Ready` means that it
-    /// has gone.
-    pub(super) fn poll_inbound(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Moves what a WebSocket's client sends into its [`InboundBuffer`], as far as there is room.
+    /// `Ready` if the client has disconnected.
+    pub(crate) fn poll_inbound(&self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             ready!(self.inbound.poll_room(cx));
             let mut space = [const { MaybeUninit::uninit() }; 4096];
             let mut into = ReadBuf::uninit(&mut space);
             match ready!(self.with_socket(|socket| socket.poll_read(cx, &mut into))) {
-                Ok(()) if !into.filled().is_empty() => self.inbound.put(into.filled()),
+                Ok(()) if !into.filled().is_empty() => self.inbound.on_message(into.filled()),
                 _ => return Poll::Ready(()),
             }
         }
     }
 
-    /// Whether there is something for actix to read: bytes, or the end.
-    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Waits until actix has something to read: bytes, or the end.
+    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.pipelined.borrow().is_empty() {
             return Poll::Ready(());
         }
@@ -176,58 +168,59 @@ impl ClientSocket {
             .map(|_| ())
     }
 
-    /// Notes what became of a write.
-    pub(super) fn wrote(&self, result: &Poll<io::Result<usize>>) {
+    /// Notes the result of a write by actix.
+    pub(crate) fn on_write(&self, result: &Poll<io::Result<usize>>) {
         self.blocked.set(result.is_pending());
-        self.request.borrow_mut().answered = true;
+        self.request.borrow_mut().on_write();
     }
 
-    /// A mark of the request at hand if its head and `length` more bytes are all that was read.
-    pub(super) fn whole_request(&self, length: u64) -> Option<u64> {
+    /// Returns the position in the byte stream if the current request, with a body of `length`
+    /// bytes, is all that was read.
+    pub(crate) fn complete_request(&self, length: u64) -> Option<u64> {
         let request = self.request.borrow();
-        let head = request.head?;
-        (!request.answered && head.checked_add(length) == Some(request.bytes))
-            .then_some(request.total_read)
+        request.is_complete(length).then(|| request.total_read())
     }
 
-    /// Takes a body in, for actix to [poll](Self::poll_body) and perhaps for the connection to
-    /// [take out](Self::take). `ever` is the mark of its request.
-    pub(super) fn offer(&self, body: BoxBody, total_read: u64, kind: Kind) {
-        *self.body.borrow_mut() = Some(Offer {
+    /// Stores a body, which actix [polls](Self::poll_body) and the connection may
+    /// [detach](Self::detach). `total_read` is the position from
+    /// [`complete_request`](Self::complete_request).
+    pub(crate) fn offer(&self, body: BoxBody, total_read: u64, kind: Kind) {
+        *self.offer.borrow_mut() = Some(Offer {
             body,
             total_read,
-            waits: false,
+            pending: false,
             kind,
         });
     }
 
-    /// The offered body's next piece; outside, `None` is a body that has been taken out or
-    /// withdrawn.
-    pub(super) fn poll_body<T>(
+    /// Polls the offered body; `None` if it was detached or withdrawn.
+    pub(crate) fn poll_body<T>(
         &self,
         poll: impl FnOnce(Pin<&mut BoxBody>) -> Poll<T>,
     ) -> Option<Poll<T>> {
-        let mut offer = self.body.borrow_mut();
+        let mut offer = self.offer.borrow_mut();
         let offer = offer.as_mut()?;
         let polled = poll(offer.body.as_pin_mut());
-        offer.waits = polled.is_pending();
+        offer.pending = polled.is_pending();
         Some(polled)
     }
 
-    /// The body is dropped by actix.
-    pub(super) fn withdraw(&self) {
-        self.body.take();
+    /// Drops the offered body.
+    pub(crate) fn withdraw(&self) {
+        self.offer.take();
     }
 
-    /// The body, if it waits, everything before it was written, and nothing was read after its
-    /// request.
-    pub(super) fn detach(&self) -> Option<Detached> {
-        let mut offer = self.body.borrow_mut();
-        let read = |offer: &Offer| {
-            offer.total_read + self.inbound.through_actix() == self.request.borrow().total_read
+    /// Takes the offered body if it is pending, everything before it was written, and nothing was
+    /// read after its request.
+    pub(crate) fn detach(&self) -> Option<Detached> {
+        let mut offer = self.offer.borrow_mut();
+        let total_read = self.request.borrow().total_read();
+        let can_detach = |offer: &Offer| {
+            offer.pending
+                && !self.blocked.get()
+                && offer.total_read + self.inbound.through_actix() == total_read
         };
-        let ready = |offer: &Offer| offer.waits && !self.blocked.get() && read(offer);
-        if !offer.as_ref().is_some_and(ready) {
+        if !offer.as_ref().is_some_and(can_detach) {
             return None;
         }
         let Offer { body, kind, .. } = offer.take()?;
@@ -235,81 +228,5 @@ impl ClientSocket {
             self.inbound.go_direct();
         }
         Some(Detached { body, kind })
-    }
-}
-
-impl Request {
-    fn read(&mut self, bytes: &[u8]) {
-        if self.answered && !bytes.is_empty() {
-            *self = Self {
-                total_read: self.total_read,
-                ..Self::default()
-            };
-        }
-        self.total_read += bytes.len() as u64;
-        if self.head.is_none() {
-            for (index, byte) in bytes.iter().enumerate() {
-                self.matched = match (self.matched, byte) {
-                    (0 | 2, b'\r') | (1 | 3, b'\n') => self.matched + 1,
-                    (_, b'\r') => 1,
-                    _ => 0,
-                };
-                if self.matched == 4 {
-                    self.head = Some(self.bytes + index as u64 + 1);
-                    break;
-                }
-            }
-        }
-        self.bytes += bytes.len() as u64;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Reads the pieces as one request, and says whether `length` bytes after the head are all of
-    /// it.
-    fn check(pieces: &[&str], length: u64, whole: bool) {
-        let mut request = Request::default();
-        for piece in pieces {
-            request.read(piece.as_bytes());
-        }
-        assert_eq!(
-            request
-                .head
-                .is_some_and(|head| head + length == request.bytes),
-            whole,
-            "{pieces:?}"
-        );
-    }
-
-    #[test]
-    fn a_request_is_whole_when_its_body_is_there_and_nothing_else() {
-        check(&["POST / HTTP/1.1\r\na: b\r\n\r\n{}"], 2, true);
-        check(
-            &["POST / HTTP/1.1\r\na: b\r", "\n\r", "\n", "{", "}"],
-            2,
-            true,
-        );
-        check(&["GET / HTTP/1.1\r\n\r\n"], 0, true);
-        check(&["POST / HTTP/1.1\r\n\r\n{"], 2, false);
-        check(&["POST / HTTP/1.1\r\n\r\n{}GET"], 2, false);
-        check(&["GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n"], 0, false);
-        check(&["GET / HTTP/1.1\n\n"], 0, false);
-        check(&["GET / HTTP/1.1\r\n\r\r\n\r\n"], 0, true);
-    }
-
-    #[test]
-    fn what_comes_after_an_answer_is_another_request() {
-        let mut request = Request::default();
-        request.read(b"GET / HTTP/1.1\r\n\r\n");
-        request.answered = true;
-        request.read(b"GET /2 HTTP/1.1\r\n\r\n");
-        assert_eq!(
-            (request.total_read, request.bytes, request.head),
-            (37, 19, Some(19))
-        );
-        assert!(!request.answered);
     }
 }

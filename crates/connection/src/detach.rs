@@ -1,36 +1,130 @@
-//! A response body that may leave actix.
+//! Lets the bodies of an application leave actix.
 
 use std::error::Error;
+use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use actix_http::header;
+use actix_http::{ConnectionType, Request, Response, StatusCode, Version};
+use actix_service::{Service, ServiceFactory};
 use actix_web::body::{BodySize, BoxBody, MessageBody};
-use actix_web::dev::ServiceRequest;
-use actix_web::http::{ConnectionType, StatusCode, Version, header};
-use actix_web::{HttpResponse, dev::ServiceResponse};
+use actix_web::dev::ServiceResponse;
 use bytes::Bytes;
+use futures::future::LocalBoxFuture;
+use pin_project_lite::pin_project;
 
 use crate::client_socket::{ClientSocket, Kind};
 
-/// What a request's answer needs to leave actix: taken before the request is handled, shown when
-/// there is a response.
-pub struct Detach {
+/// Wraps an application, so that its streaming bodies can be detached.
+#[derive(Debug)]
+pub(crate) struct Detaching<S>(S);
+
+pin_project! {
+    /// The response of a wrapped application.
+    pub(crate) struct DetachingFuture<F> {
+        #[pin]
+        response: F,
+        detach: Option<Detach>,
+    }
+}
+
+/// What is needed to detach the response of one request. Made before the request is handled.
+struct Detach {
     client: Rc<ClientSocket>,
-    /// Bytes of the request's body.
+    /// Length of the request's body in bytes.
     length: u64,
     kind: Kind,
 }
 
+/// Stands in actix for a body that is stored in the [`ClientSocket`].
+struct DetachableBody {
+    client: Rc<ClientSocket>,
+}
+
+// === impl Detaching ===
+
+impl<S> Detaching<S> {
+    pub(crate) fn new(application: S) -> Self {
+        Self(application)
+    }
+}
+
+impl<F, B> ServiceFactory<Request> for Detaching<F>
+where
+    F: ServiceFactory<Request, Response = ServiceResponse<B>>,
+    F::Future: 'static,
+    B: MessageBody + 'static,
+{
+    type Response = Response<BoxBody>;
+    type Error = F::Error;
+    type Config = F::Config;
+    type Service = Detaching<F::Service>;
+    type InitError = F::InitError;
+    type Future = LocalBoxFuture<'static, Result<Self::Service, Self::InitError>>;
+
+    fn new_service(&self, config: F::Config) -> Self::Future {
+        let service = self.0.new_service(config);
+        Box::pin(async move { service.await.map(Detaching) })
+    }
+}
+
+impl<S, B> Service<Request> for Detaching<S>
+where
+    S: Service<Request, Response = ServiceResponse<B>>,
+    B: MessageBody + 'static,
+{
+    type Response = Response<BoxBody>;
+    type Error = S::Error;
+    type Future = DetachingFuture<S::Future>;
+
+    fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&self, request: Request) -> Self::Future {
+        DetachingFuture {
+            detach: Detach::new(&request),
+            response: self.0.call(request),
+        }
+    }
+}
+
+// === impl DetachingFuture ===
+
+impl<F, B, E> Future for DetachingFuture<F>
+where
+    F: Future<Output = Result<ServiceResponse<B>, E>>,
+    B: MessageBody + 'static,
+{
+    type Output = Result<Response<BoxBody>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let response = ready!(this.response.poll(cx))?;
+        let response = Response::from(response).map_into_boxed_body();
+        Poll::Ready(Ok(match this.detach.take() {
+            Some(detach) => detach.offer(response),
+            None => response,
+        }))
+    }
+}
+
+// === impl Detach ===
+
 impl Detach {
-    /// A ticket, if the request came over a [`ClientSocket`] and says plainly where it ends and whether
-    /// another may follow.
-    pub fn of(request: &ServiceRequest) -> Option<Self> {
+    /// Returns `None` unless the request came over a [`ClientSocket`], and its head says where the
+    /// request ends and whether another may follow.
+    fn new(request: &Request) -> Option<Self> {
         let client = request.conn_data::<Rc<ClientSocket>>()?.clone();
-        let headers = request.headers();
-        let plain = request.version() == Version::HTTP_11
-            && !headers.contains_key(header::TRANSFER_ENCODING)
-            && !headers.contains_key(header::EXPECT);
+        let headers = request.head().headers();
+        if request.version() != Version::HTTP_11
+            || headers.contains_key(header::TRANSFER_ENCODING)
+            || headers.contains_key(header::EXPECT)
+        {
+            return None;
+        }
         let length = match headers.get(header::CONTENT_LENGTH) {
             Some(length) => length.to_str().ok()?.parse().ok()?,
             None => 0,
@@ -41,20 +135,19 @@ impl Detach {
                 keep_alive: kind == ConnectionType::KeepAlive,
             },
         };
-        plain.then_some(Self {
+        Some(Self {
             client,
             length,
             kind,
         })
     }
 
-    /// Lets a body that streams leave once it waits.
-    pub fn show(self, response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
-        let Some(total_read) = self
-            .client
-            .whole_request(self.length)
-            .filter(|_| self.may_leave(response.response()))
-        else {
+    /// Stores the body in the socket if it is a stream that can be detached.
+    fn offer(self, response: Response<BoxBody>) -> Response<BoxBody> {
+        if !self.is_detachable(&response) {
+            return response;
+        }
+        let Some(total_read) = self.client.complete_request(self.length) else {
             return response;
         };
         response.map_body(|_, body| {
@@ -65,8 +158,8 @@ impl Detach {
         })
     }
 
-    /// Whether the body follows the head as it comes, in chunks or as it is.
-    fn may_leave(&self, response: &HttpResponse<BoxBody>) -> bool {
+    /// Whether the body follows the head without a length, in chunks or after an upgrade.
+    fn is_detachable(&self, response: &Response<BoxBody>) -> bool {
         let expected = match self.kind {
             Kind::Chunked { .. } => {
                 response.status().is_success()
@@ -74,17 +167,14 @@ impl Detach {
             }
             Kind::Upgraded => {
                 response.status() == StatusCode::SWITCHING_PROTOCOLS
-                    && self.client.inbound.is_installed()
+                    && self.client.inbound().is_installed()
             }
         };
         expected && response.body().size() == BodySize::Stream
     }
 }
 
-/// Stands in actix for a body that is in the [`ClientSocket`].
-struct DetachableBody {
-    client: Rc<ClientSocket>,
-}
+// === impl DetachableBody ===
 
 impl MessageBody for DetachableBody {
     type Error = Box<dyn Error>;

@@ -1,32 +1,55 @@
-//! A client's connection: actix-web reads requests from it and writes answers to it, and a stream
-//! that lasts writes to it by itself.
+//! HTTP/1 connections for actix-web that write a waiting stream without the server's buffers.
 //!
 //! An HTTP/1 connection of actix-http holds 16 KiB of buffers and the state of a whole request for
-//! as long as it lives. Most of the life of a stream of tokens is waiting, and there are thousands.
-//! So once the head of an event stream is written and there is nothing more to say for the moment,
-//! the connection lets go of actix's half: the response's body moves to [`StreamWriter`], which polls it
-//! and writes what it gives straight to the socket, without a buffer of its own. When the body is
-//! over the connection waits, again without buffers, for the next request, and a new dispatcher of
-//! actix's reads that.
+//! as long as it lives. A stream of tokens waits most of its life, and a gateway has thousands of
+//! them. So a response body that has no bytes for the moment leaves actix: the connection polls it
+//! and writes its bytes straight to the socket, with no buffer per stream. After the last byte the
+//! connection waits without buffers for the next request, and a new dispatcher of actix reads it.
 //!
 //! ```text
-//!   accept ──▶ Http (actix) ──▶ StreamWriter (a stream) ──▶ Idle (no buffers) ──▶ Http ──▶ …
+//!   accept ──▶ Http (actix) ──▶ Stream (direct writes) ──▶ Idle (no buffers) ──▶ Http ──▶ …
 //! ```
 //!
-//! The handover happens between two polls of one task, so that no byte can come or go meanwhile,
-//! and only where it is certain that the whole request was read and nothing after it
-//! ([`client_socket::ClientSocket::offer`]). In any other case (pipelining, HTTP/1.0, chunked uploads) actix goes on
-//! to write the body as ever: the bytes on the wire are the same. A WebSocket leaves in the same
-//! way; what its client sends then comes through an [`inbox`] instead of actix's payload.
+//! A body detaches between two polls of one task, so no byte can be read or written in between. It
+//! detaches only where the request was read completely and nothing was read after it. In every
+//! other case (pipelining, HTTP/1.0, uploads in chunks) actix writes the body as usual. The bytes on
+//! the wire are the same. A WebSocket detaches in the same way if its handler takes its payload
+//! through [`websocket_payload`].
+//!
+//! [`connections`] turns an application into such connections:
+//!
+//! ```no_run
+//! use actix_server::Server;
+//! use actix_web::{App, web};
+//! use tokenwire_connection::{ConnectionOptions, connections};
+//!
+//! # async fn run() -> std::io::Result<()> {
+//! let server = Server::build();
+//! let options = ConnectionOptions::new(server.graceful_shutdown_signal());
+//! let server = server.bind("http", "127.0.0.1:8080", move || {
+//!     let app = App::new().route("/", web::get().to(async || "hello"));
+//!     connections(app, &options)
+//! })?;
+//! server.run().await
+//! # }
+//! ```
+//!
+//! The crate relies on details of one version of actix-http, which the workspace pins.
 
 mod actix_io;
 mod client_socket;
+mod connection;
 mod detach;
 mod inbound;
+mod payload;
+mod request_bytes;
 mod service;
 mod stream_writer;
 
-pub use actix_io::ActixIo;
-pub use detach::Detach;
-pub use inbound::incoming;
-pub use service::{Connections, Timeouts};
+pub use payload::websocket_payload;
+pub use service::{ConnectionOptions, connections};
+
+/// The examples of the README are compiled as doctests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

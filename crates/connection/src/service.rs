@@ -1,89 +1,157 @@
-//! From an accepted socket to its end.
+//! Turns an application into connections.
 
 use std::fmt;
-use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix_http::error::DispatchError;
+use actix_http::{HttpService, Request};
 use actix_server::GracefulShutdownSignal;
-use actix_service::{Service, ServiceFactory};
+use actix_service::{IntoServiceFactory, Service, ServiceFactory, map_config};
+use actix_web::body::MessageBody;
+use actix_web::dev::{AppConfig, ServiceResponse};
 use actix_web::rt::net::TcpStream;
 use futures::future::LocalBoxFuture;
-use tokenwire_core::model::gauge::{Gauge, GaugeGuard};
-use tokio::io::AsyncWrite as _;
-use tokio::time::Sleep;
+use tokenwire_core::model::gauge::Gauge;
 
 use crate::actix_io::ActixIo;
 use crate::client_socket::ClientSocket;
-use crate::stream_writer::{End, StreamWriter};
+use crate::connection::{Connection, ConnectionTimeouts};
+use crate::detach::Detaching;
 
-/// How long a connection may do nothing.
-#[derive(Clone, Copy, Debug)]
-pub struct Timeouts {
-    /// Between an answer and the next request.
+/// Timeouts and other options of connections.
+#[derive(Clone)]
+pub struct ConnectionOptions {
+    /// Maximum time between a response and the next request. 75 s by default.
     pub keep_alive: Duration,
-    /// Between the last word and the end.
+    /// Maximum time for the head of a request. 10 s by default.
+    pub head_timeout: Duration,
+    /// Maximum time that a closing connection waits for the peer's end, so that the peer can read
+    /// the last response before a reset overtakes it. 1 s by default.
+    ///
+    /// actix takes this time from a clock that it sets twice a second, and misses a deadline that
+    /// has already passed. With 500 ms or less some connections would never close.
     pub linger: Duration,
-    /// What was written may stay unacknowledged this long.
+    /// Maximum time that written bytes stay unacknowledged (`TCP_USER_TIMEOUT`). 30 s by default.
     pub slow_reader: Duration,
+    /// Number of open connections.
+    pub open: Gauge,
+    /// Whether waiting streams are written directly. If not, actix writes all responses. `true` by
+    /// default.
+    pub direct_writes: bool,
+    /// The server's signal. Connections without a request close when it fires.
+    pub shutdown: GracefulShutdownSignal,
 }
 
-/// Makes a worker's connections over actix's HTTP/1 service.
-pub struct Connections<F> {
-    http: F,
-    timeouts: Timeouts,
-    shutdown: GracefulShutdownSignal,
-    open: Gauge,
-}
+// === impl ConnectionOptions ===
 
-/// A worker's connections.
-pub struct Worker<S> {
-    http: Rc<S>,
-    timeouts: Timeouts,
-    shutdown: GracefulShutdownSignal,
-    open: Gauge,
-}
-
-/// One connection.
-pub struct Connection<S: Service<(ActixIo, Option<SocketAddr>)>> {
-    client: Rc<ClientSocket>,
-    peer: Option<SocketAddr>,
-    http: Rc<S>,
-    timeouts: Timeouts,
-    shutdown: GracefulShutdownSignal,
-    phase: Phase<S::Future>,
-    _present: GaugeGuard,
-}
-
-enum Phase<F> {
-    /// actix reads a request, or writes an answer. In a box, since a stream does without it.
-    Http(Pin<Box<F>>),
-    /// A stream is being written.
-    StreamWriter(StreamWriter),
-    /// The client is told that nothing more will come, and has a while to see it.
-    Closing { timer: Pin<Box<Sleep>>, told: bool },
-    /// There is nothing to do until the client asks again.
-    Idle {
-        timer: Pin<Box<Sleep>>,
-        shutdown: LocalBoxFuture<'static, ()>,
-    },
-}
-
-impl<F> Connections<F> {
-    /// `open` counts them.
-    pub fn new(http: F, timeouts: Timeouts, shutdown: GracefulShutdownSignal, open: Gauge) -> Self {
+impl ConnectionOptions {
+    /// Returns the default timeouts.
+    #[must_use]
+    pub fn new(shutdown: GracefulShutdownSignal) -> Self {
         Self {
-            http,
-            timeouts,
+            keep_alive: Duration::from_secs(75),
+            head_timeout: Duration::from_secs(10),
+            linger: Duration::from_secs(1),
+            slow_reader: Duration::from_secs(30),
+            open: Gauge::default(),
+            direct_writes: true,
             shutdown,
-            open,
         }
     }
+
+    fn timeouts(&self) -> ConnectionTimeouts {
+        ConnectionTimeouts {
+            keep_alive: self.keep_alive,
+            linger: self.linger,
+        }
+    }
+
+    /// Sets the options of an accepted socket.
+    fn prepare(&self, socket: &TcpStream) {
+        // Without it the first token of a WebSocket waits for the peer's delayed acknowledgement.
+        let _ = socket.set_nodelay(true);
+        // A body is not polled while its socket is blocked, so it cannot time itself out: the
+        // kernel does.
+        let _ = socket2::SockRef::from(socket).set_tcp_user_timeout(Some(self.slow_reader));
+    }
 }
+
+impl fmt::Debug for ConnectionOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectionOptions")
+            .field("keep_alive", &self.keep_alive)
+            .field("head_timeout", &self.head_timeout)
+            .field("linger", &self.linger)
+            .field("slow_reader", &self.slow_reader)
+            .field("direct_writes", &self.direct_writes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Serves an actix application over connections that write waiting streams themselves.
+///
+/// `application` is an [`App`](actix_web::App). The result is a service factory for
+/// [`actix_server::ServerBuilder::listen`].
+pub fn connections<A, F, B>(
+    application: A,
+    options: &ConnectionOptions,
+) -> impl ServiceFactory<TcpStream, Config = (), Response = (), Error = DispatchError, InitError = ()>
++ use<A, F, B>
+where
+    A: IntoServiceFactory<F, Request>,
+    F: ServiceFactory<
+            Request,
+            Config = AppConfig,
+            Response = ServiceResponse<B>,
+            Error = actix_web::Error,
+            InitError = (),
+        > + 'static,
+    F::Future: 'static,
+    F::Service: 'static,
+    <F::Service as Service<Request>>::Future: 'static,
+    B: MessageBody + 'static,
+{
+    let application = map_config(application.into_factory(), |()| AppConfig::default());
+    let (signal, direct_writes) = (options.shutdown.clone(), options.direct_writes);
+    let http = HttpService::build()
+        .keep_alive(options.keep_alive)
+        .client_request_timeout(options.head_timeout)
+        .client_disconnect_timeout(options.linger)
+        // A client's FIN must be seen while the upstream is silent.
+        .h1_allow_half_closed(false)
+        .graceful_shutdown_signal(move || {
+            let signal = signal.clone();
+            async move { signal.notified().await }
+        })
+        .on_connect_ext(move |io: &ActixIo, extensions| {
+            // Without the socket no body is offered to it, and actix writes all of them.
+            if direct_writes {
+                extensions.insert(io.socket());
+            }
+        })
+        .h1(Detaching::new(application));
+    Connections {
+        http,
+        options: options.clone(),
+    }
+}
+
+/// Makes a worker's service out of actix's HTTP/1 service.
+struct Connections<F> {
+    http: F,
+    options: ConnectionOptions,
+}
+
+/// Makes connections on one worker.
+struct WorkerConnections<S> {
+    http: Rc<S>,
+    options: ConnectionOptions,
+}
+
+// === impl Connections ===
 
 impl<F> ServiceFactory<TcpStream> for Connections<F>
 where
@@ -99,25 +167,24 @@ where
     type Response = ();
     type Error = DispatchError;
     type Config = ();
-    type Service = Worker<F::Service>;
+    type Service = WorkerConnections<F::Service>;
     type InitError = F::InitError;
     type Future = LocalBoxFuture<'static, Result<Self::Service, Self::InitError>>;
 
     fn new_service(&self, (): ()) -> Self::Future {
-        let http = self.http.new_service(());
-        let (timeouts, shutdown, open) = (self.timeouts, self.shutdown.clone(), self.open.clone());
+        let (http, options) = (self.http.new_service(()), self.options.clone());
         Box::pin(async move {
-            Ok(Worker {
+            Ok(WorkerConnections {
                 http: Rc::new(http.await?),
-                timeouts,
-                shutdown,
-                open,
+                options,
             })
         })
     }
 }
 
-impl<S> Service<TcpStream> for Worker<S>
+// === impl WorkerConnections ===
+
+impl<S> Service<TcpStream> for WorkerConnections<S>
 where
     S: Service<(ActixIo, Option<SocketAddr>), Response = (), Error = DispatchError>,
 {
@@ -130,114 +197,15 @@ where
     }
 
     fn call(&self, socket: TcpStream) -> Connection<S> {
-        // Without it the first token of a WebSocket waits for the peer's delayed acknowledgement.
-        let _ = socket.set_nodelay(true);
-        // A body is not polled while its socket is blocked, so it cannot time itself out: the
-        // kernel does.
-        let _ =
-            socket2::SockRef::from(&socket).set_tcp_user_timeout(Some(self.timeouts.slow_reader));
+        self.options.prepare(&socket);
         let peer = socket.peer_addr().ok();
-        let client = Rc::new(ClientSocket::new(socket));
-        let phase = Phase::Http(Box::pin(self.http.call((ActixIo(client.clone()), peer))));
-        let (http, shutdown) = (self.http.clone(), self.shutdown.clone());
-        Connection {
-            client,
+        Connection::new(
+            Rc::new(ClientSocket::new(socket)),
             peer,
-            http,
-            timeouts: self.timeouts,
-            shutdown,
-            phase,
-            _present: self.open.enter(),
-        }
-    }
-}
-
-impl<S: Service<(ActixIo, Option<SocketAddr>)>> fmt::Debug for Connection<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection")
-            .field("peer", &self.peer)
-            .finish_non_exhaustive()
-    }
-}
-
-impl<S: Service<(ActixIo, Option<SocketAddr>)>> Unpin for Connection<S> {}
-
-impl<S: Service<(ActixIo, Option<SocketAddr>)>> Drop for Connection<S> {
-    fn drop(&mut self) {
-        self.client.close();
-    }
-}
-
-impl<S> Connection<S>
-where
-    S: Service<(ActixIo, Option<SocketAddr>), Response = (), Error = DispatchError>,
-{
-    fn closing(&self) -> Phase<S::Future> {
-        Phase::Closing {
-            timer: Box::pin(tokio::time::sleep(self.timeouts.linger)),
-            told: false,
-        }
-    }
-
-    fn idle(&self) -> Phase<S::Future> {
-        let timer = Box::pin(tokio::time::sleep(self.timeouts.keep_alive));
-        let signal = self.shutdown.clone();
-        Phase::Idle {
-            timer,
-            shutdown: Box::pin(async move { signal.notified().await }),
-        }
-    }
-}
-
-impl<S> Future for Connection<S>
-where
-    S: Service<(ActixIo, Option<SocketAddr>), Response = (), Error = DispatchError>,
-{
-    type Output = Result<(), DispatchError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        loop {
-            this.phase = match &mut this.phase {
-                Phase::Http(dispatcher) => {
-                    if let Poll::Ready(result) = dispatcher.as_mut().poll(cx) {
-                        return Poll::Ready(result);
-                    }
-                    match this.client.detach() {
-                        Some(taken) => Phase::StreamWriter(StreamWriter::new(taken)),
-                        None => return Poll::Pending,
-                    }
-                }
-                Phase::StreamWriter(direct) => match ready!(direct.poll(&this.client, cx)) {
-                    End::Next => this.idle(),
-                    End::Last => this.closing(),
-                    End::Broken => return Poll::Ready(Ok(())),
-                },
-                Phase::Closing { timer, told } => {
-                    if !*told {
-                        *told = true;
-                        let _ = ready!(this.client.with_socket(|socket| socket.poll_shutdown(cx)));
-                    }
-                    // To close with something unread is to take back what was said last.
-                    if this.client.poll_end(cx).is_pending() {
-                        ready!(timer.as_mut().poll(cx));
-                    }
-                    return Poll::Ready(Ok(()));
-                }
-                Phase::Idle { timer, shutdown } => {
-                    if this.client.poll_readable(cx).is_ready() {
-                        Phase::Http(Box::pin(
-                            this.http.call((ActixIo(this.client.clone()), this.peer)),
-                        ))
-                    } else if timer.as_mut().poll(cx).is_ready()
-                        || shutdown.as_mut().poll(cx).is_ready()
-                    {
-                        this.closing()
-                    } else {
-                        return Poll::Pending;
-                    }
-                }
-            };
-        }
+            self.http.clone(),
+            self.options.timeouts(),
+            self.options.shutdown.clone(),
+            self.options.open.enter(),
+        )
     }
 }

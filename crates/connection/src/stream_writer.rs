@@ -1,4 +1,4 @@
-//! A stream that writes to its client by itself.
+//! Writes a detached body to its client.
 
 use std::cell::RefCell;
 use std::io;
@@ -11,38 +11,39 @@ use tokio::io::AsyncWrite as _;
 
 use crate::client_socket::{ClientSocket, Detached, Kind};
 
-/// How much is put together before it is written; a body's last piece comes on top.
+/// Bytes that are gathered before a write. The last piece of a body may exceed it.
 const WRITE_BYTES: usize = 32 * 1024;
 
 thread_local! {
-    /// What is written is gone before the task lets go of the thread, so all streams of a thread
-    /// share one buffer.
+    /// Gathered bytes. A poll leaves nothing in it, so all streams of a thread share it.
     static SCRATCH: RefCell<BytesMut> = RefCell::default();
 }
 
-/// The rest of an answer.
+/// Writes the rest of a response.
 #[derive(Debug)]
-pub(super) struct StreamWriter {
+pub(crate) struct StreamWriter {
     body: BoxBody,
-    /// What the socket did not take.
+    /// Bytes that the socket has not accepted.
     unsent: Bytes,
     kind: Kind,
     end: Option<End>,
 }
 
-/// How an answer ended.
+/// How a response ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
-    /// Whole, and another request may follow.
-    Next,
-    /// Whole, and it was the last.
-    Last,
-    /// The client left, or the body broke off: the connection shows it by being closed.
+pub(crate) enum End {
+    /// Complete, and another request may follow.
+    KeepAlive,
+    /// Complete, and the connection closes.
+    Close,
+    /// The client disconnected or the body failed. The client sees the connection close.
     Broken,
 }
 
+// === impl StreamWriter ===
+
 impl StreamWriter {
-    pub(super) fn new(Detached { body, kind }: Detached) -> Self {
+    pub(crate) fn new(Detached { body, kind }: Detached) -> Self {
         Self {
             body,
             unsent: Bytes::new(),
@@ -51,8 +52,8 @@ impl StreamWriter {
         }
     }
 
-    /// Writes what there is to write, until the end.
-    pub(super) fn poll(&mut self, client: &ClientSocket, cx: &mut Context<'_>) -> Poll<End> {
+    /// Writes until the body is pending or has ended.
+    pub(crate) fn poll(&mut self, client: &ClientSocket, cx: &mut Context<'_>) -> Poll<End> {
         let peer_closed = match self.kind {
             Kind::Chunked { .. } => client.poll_peer_closed(cx),
             Kind::Upgraded => client.poll_inbound(cx),
@@ -70,23 +71,23 @@ impl StreamWriter {
             if let Some(end) = self.end {
                 return Poll::Ready(end);
             }
-            let waits = SCRATCH.with_borrow_mut(|out| {
+            let pending = SCRATCH.with_borrow_mut(|out| {
                 out.clear();
-                let waits = self.gather(cx, out);
+                let pending = self.gather(cx, out);
                 self.unsent = send(client, cx, out).unwrap_or_else(|_| {
                     self.end = Some(End::Broken);
                     Bytes::new()
                 });
-                waits
+                pending
             });
-            // What waits has left its waker with the body.
-            if waits && self.unsent.is_empty() && self.end.is_none() {
+            // A pending body has registered the waker.
+            if pending && self.unsent.is_empty() && self.end.is_none() {
                 return Poll::Pending;
             }
         }
     }
 
-    /// Puts together what the body has to say now. Whether it waits for more.
+    /// Gathers what the body has now. Returns whether the body is pending.
     fn gather(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> bool {
         while out.len() < WRITE_BYTES {
             match self.body.as_pin_mut().poll_next(cx) {
@@ -100,9 +101,9 @@ impl StreamWriter {
                         out.put_slice(b"0\r\n\r\n");
                     }
                     self.end = Some(if self.kind == (Kind::Chunked { keep_alive: true }) {
-                        End::Next
+                        End::KeepAlive
                     } else {
-                        End::Last
+                        End::Close
                     });
                     return false;
                 }
@@ -116,7 +117,7 @@ impl StreamWriter {
     }
 }
 
-/// Writes as much as the socket takes; gives back the rest.
+/// Writes as much as the socket accepts, and returns the rest.
 fn send(client: &ClientSocket, cx: &mut Context<'_>, mut bytes: &[u8]) -> io::Result<Bytes> {
     while !bytes.is_empty() {
         match write(client, cx, bytes) {
@@ -134,7 +135,7 @@ fn write(client: &ClientSocket, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::
     }
 }
 
-/// One chunk (RFC 9112, section 7.1). An empty one would be the end of the body.
+/// Appends one chunk (RFC 9112, section 7.1). Empty data is skipped: an empty chunk ends a body.
 fn put_chunk(data: &[u8], out: &mut BytesMut) {
     if data.is_empty() {
         return;
@@ -159,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chunks_are_sized_in_hexadecimal() {
+    fn chunk_size_is_hexadecimal() {
         let chunk = |data: &[u8]| {
             let mut out = BytesMut::new();
             put_chunk(data, &mut out);

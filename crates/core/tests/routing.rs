@@ -22,7 +22,7 @@ use tokenwire_core::upstream::{
     Target, Timeouts, UpstreamHead,
 };
 use tokenwire_testkit::{
-    Audit, Call, EngineOptions, OpeningPlan, ScriptedUpstream, TestEngine, no_clocks, settle,
+    Audit, Call, EngineOptions, OpeningPlan, ScriptedUpstream, TestEngine, no_timeouts, settle,
 };
 use tokio::time::Instant;
 
@@ -60,7 +60,7 @@ impl Plan {
             endpoints,
             retry: RETRY,
             hedge: Hedge::Never,
-            timeouts: no_clocks(),
+            timeouts: no_timeouts(),
             limit: ConcurrencyPolicy::default(),
             budget: 20,
             weights: vec![1; endpoints],
@@ -431,7 +431,7 @@ async fn first_token_timeout_spans_all_attempts() {
     let world = Plan {
         timeouts: Timeouts {
             first_token: seconds(4),
-            ..no_clocks()
+            ..no_timeouts()
         },
         ..Plan::of(1)
     }
@@ -719,7 +719,7 @@ async fn first_token_timeout_counts_as_a_failure_and_a_cancel_does_not() {
     let world = Plan {
         timeouts: Timeouts {
             first_token: seconds(5),
-            ..no_clocks()
+            ..no_timeouts()
         },
         ..Plan::of(1)
     }
@@ -743,7 +743,7 @@ async fn first_token_timeout_counts_as_a_failure_and_a_cancel_does_not() {
     let world = Plan {
         timeouts: Timeouts {
             first_token: seconds(5),
-            ..no_clocks()
+            ..no_timeouts()
         },
         ..Plan::of(1)
     }
@@ -1274,7 +1274,7 @@ async fn cancel_of_an_unstreamed_answer_is_not_a_failure() {
     let world = Plan {
         timeouts: Timeouts {
             first_token: seconds(5),
-            ..no_clocks()
+            ..no_timeouts()
         },
         ..Plan::of(1)
     }

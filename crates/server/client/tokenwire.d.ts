@@ -1,19 +1,19 @@
-/** How a stream travels. `auto` takes a WebSocket and falls back to SSE where one cannot be had. */
+/** The transport of a stream. `auto` uses a WebSocket and falls back to SSE. */
 export type Transport = "auto" | "ws" | "sse" | "eventsource";
 
-/** `connecting`, `streaming`, `waiting` (for the next attempt) and `offline` go on; the others are the end. */
+/** `connecting`, `streaming`, `waiting` (for the next attempt) and `offline` continue; the others are final. */
 export type StreamState = "connecting" | "streaming" | "waiting" | "offline" | "done" | "failed" | "aborted" | "closed";
 
-/** What a connection needs to know. */
+/** Settings of a connection. */
 export interface ConnectionOptions {
-  /** The gateway, such as `https://gateway.example.com`. Default: where this module was loaded from. */
+  /** The gateway, such as `https://gateway.example.com`. Default: the origin of this module. */
   baseUrl?: string;
   /** Default `auto`. */
   transport?: Transport;
-  /** Headers of every request made with fetch, such as `Authorization`; a function is asked before each. */
+  /** Headers of every request made with fetch, such as `Authorization`. A function is called before each request. */
   headers?: HeadersInit | (() => HeadersInit | Promise<HeadersInit>);
   credentials?: RequestCredentials;
-  /** A fresh ticket for a WebSocket or an EventSource, which cannot send headers. Asked before each connection. */
+  /** Returns a credential for a WebSocket or an EventSource, which cannot send headers. Called before each connection. */
   getTicket?: () => string | Promise<string>;
   /** The WebSocket class, where there is no global one (Node 20: from `ws`). */
   WebSocket?: unknown;
@@ -24,13 +24,13 @@ export interface ConnectionOptions {
   cancelOnAbort?: boolean;
   /** Attempts in a row, without an event in between, before the stream fails. Default 20. */
   retries?: number;
-  /** The first pause's upper bound, doubled with each attempt; milliseconds. The pause is drawn from 0 to it. Default 500. */
+  /** Upper bound of the first pause in milliseconds, doubled with each attempt. The pause is random between 0 and it. Default 500. */
   retryBase?: number;
   /** The longest pause, in milliseconds. Default 15000. */
   retryCap?: number;
-  /** A connection that is silent for this long is dead, in milliseconds. Keep it over the gateway's heartbeat. Default 45000. */
+  /** A connection that is silent for this long is dropped, in milliseconds. Keep it above the gateway's heartbeat. Default 45000. */
   stallTimeout?: number;
-  /** How long a WebSocket may take to open, in milliseconds. Default 8000. */
+  /** Time that a WebSocket may take to open, in milliseconds. Default 8000. */
   openTimeout?: number;
 }
 
@@ -42,15 +42,15 @@ export interface StreamOptions extends ConnectionOptions {
   model?: string;
   instructions?: string;
   previous_response_id?: string;
-  /** Stops listening, and cancels the generation unless `cancelOnAbort` is false. */
+  /** Stops reading, and cancels the generation unless `cancelOnAbort` is false. */
   signal?: AbortSignal;
-  /** Names this question: asked again with the same key it is answered by the same stream. Default: a random one. */
+  /** Key of this request: repeated with the same key, it is answered by the same stream. Not a credential. Default: random. */
   idempotencyKey?: string;
   [parameter: string]: unknown;
 }
 
 export interface AttachOptions extends ConnectionOptions {
-  /** The number of the last event that is known already. Default: from the beginning. */
+  /** The number of the last known event. Default: from the beginning. */
   after?: number | null;
   signal?: AbortSignal;
 }
@@ -75,7 +75,7 @@ export interface ResponseObject {
 
 export interface StreamStatus {
   state: StreamState;
-  /** Of the connection at hand. */
+  /** Transport of the current connection. */
   transport: "ws" | "sse" | "eventsource" | null;
   id: string | null;
   lastSequence: number;
@@ -94,14 +94,14 @@ export interface StreamListeners {
   delta: (text: string, event: StreamEvent) => void;
   /** A piece of the reasoning. */
   reasoning: (text: string, event: StreamEvent) => void;
-  /** What was known is void; this is all there is now. */
+  /** The text and reasoning were replaced by those of this object. */
   reset: (response: ResponseObject) => void;
   status: (status: StreamStatus) => void;
   done: (response: ResponseObject) => void;
   error: (error: TokenwireError) => void;
 }
 
-/** One answer, read to its end over as many connections as it takes. */
+/** One answer, read to its end over any number of connections. */
 export class TokenStream implements AsyncIterable<StreamEvent> {
   /** The response's id; null until the gateway has given it. */
   readonly id: string | null;
@@ -118,16 +118,16 @@ export class TokenStream implements AsyncIterable<StreamEvent> {
   readonly started: Promise<string>;
   /** The final object. Rejects if the answer failed, or was aborted or closed. */
   readonly response: Promise<ResponseObject>;
-  /** The whole text, once it is whole. Rejects as `response` does. */
+  /** The complete text. Rejects as `response` does. */
   readonly finalText: Promise<string>;
-  /** Gives a function that stops listening. */
+  /** Adds a listener. Returns a function that removes it. */
   on<T extends keyof StreamListeners>(type: T, listener: StreamListeners[T]): () => void;
   off<T extends keyof StreamListeners>(type: T, listener: StreamListeners[T]): void;
-  /** Stops the generation at its upstream, and gives what there is of the answer. */
+  /** Stops the generation at its upstream. Resolves with the answer so far. */
   cancel(): Promise<ResponseObject>;
-  /** Stops listening and leaves the generation alone. */
+  /** Stops reading and leaves the generation running. */
   close(): void;
-  /** Drops the connection, as a bad network would; the stream comes back by itself. */
+  /** Drops the connection, as a network failure would. The stream resumes by itself. */
   cut(): void;
   /** Each event, exactly once, from the first on. Leaving the loop early aborts the stream. Throws if the answer failed. */
   [Symbol.asyncIterator](): AsyncIterator<StreamEvent>;
@@ -136,39 +136,41 @@ export class TokenStream implements AsyncIterable<StreamEvent> {
 /** One WebSocket that carries many streams. */
 export class TokenwireSocket {
   readonly connected: boolean;
-  /** How many streams use it just now. */
+  /** Number of streams that use it. */
   readonly lanes: number;
   stream(options: StreamOptions): TokenStream;
   attach(id: string, options?: AttachOptions): TokenStream;
-  /** Closes it for good; the generations go on. */
+  /** Closes it for good. The generations continue. */
   close(): void;
 }
 
-/** What went wrong, in words for a person and with the facts for a program. */
+/** A failure, with a message for users and a code for programs. */
 export class TokenwireError extends Error {
   /** The gateway's or the upstream's error code, or this module's: `connection_lost`, `unreachable`, `closed`, … */
   readonly code: string | null;
   readonly status: number | null;
   readonly type: string | null;
   readonly param: string | null;
-  /** Whether the same question may succeed when it is asked again. */
+  /** Whether the same request may succeed if it is repeated. */
   readonly retryable: boolean;
-  /** Milliseconds, if the gateway named a time. */
+  /** The gateway's `Retry-After` in milliseconds. */
   readonly retryAfter: number | null;
   readonly responseId: string | null;
   readonly requestId: string | null;
-  /** One or two sentences to show to whoever asked. */
+  /** One or two sentences for the user. */
   readonly explanation: string;
 }
 
-/** Parses `text/event-stream`, however it is split. */
+/** Parses `text/event-stream` from bytes that may be split anywhere. */
 export class SseParser {
   push(bytes: Uint8Array): { event: string; data: string; id: string }[];
 }
 
-/** Asks, and reads the answer. */
+/** Starts a generation and reads its answer. */
 export function stream(options: StreamOptions): TokenStream;
 /** Reads a stream that was started elsewhere. */
 export function attach(id: string, options?: AttachOptions): TokenStream;
-/** One WebSocket for many streams. */
+/** Opens one WebSocket for many streams. */
 export function connect(options?: ConnectionOptions): TokenwireSocket;
+/** Returns whether a text is an API key or a token, which must not be used as a question or an idempotency key. */
+export function looksLikeCredential(text: string): boolean;

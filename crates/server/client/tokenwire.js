@@ -1,34 +1,33 @@
 /**
- * tokenwire.js: reads a Tokenwire gateway's token streams, in browsers and in Node.
+ * tokenwire.js: reads token streams of a Tokenwire gateway, in browsers and in Node.
  *
- * A stream is a numbered log on the gateway. This module applies each event once, by its number, and when a connection breaks it
- * comes back with the last number, over whichever transport works. So an answer that is shown is whole, in order and without a
- * doubled token, however often the network failed in between; and a start that is sent again carries the same idempotency key,
- * so that nothing is billed twice.
+ * A stream is a numbered log on the gateway. This module applies each event once, by its number. When a connection breaks it
+ * resumes after the last number, over any transport that works: no token is lost, repeated or out of order. A start that is sent
+ * again carries the same idempotency key, so nothing is billed twice.
  *
- * No dependencies. Types stand in tokenwire.d.ts.
+ * No dependencies. The types are in tokenwire.d.ts.
  */
 
 const TERMINAL = new Set(["response.completed", "response.incomplete", "response.failed"]);
 const ENDED = new Set(["completed", "incomplete", "failed", "cancelled"]);
-/** Close codes that a reconnect cannot mend: what we sent was wrong, and would be again. */
+/** Close codes after which a reconnect would fail again: the client's own message was invalid. */
 const FINAL_CLOSE = new Map([
   [1002, "it found a protocol error"],
-  [1003, "it was sent data of a kind that it does not take"],
+  [1003, "it does not accept this kind of data"],
   [1007, "it was sent text that is not UTF-8"],
-  [1008, "it refused the message by its policy"],
-  [1009, "it was sent a message that is too large"],
+  [1008, "its policy forbids the message"],
+  [1009, "the message is too large"],
 ]);
 const CREDENTIAL_REFUSED = 4401;
-/** Events that wait for an iterator. Beyond it the connection is dropped until the iterator has caught up: the gateway keeps them. */
+/** Most events that wait for an iterator. Beyond it the connection is dropped until the iterator has caught up; the gateway keeps them. */
 const BACKLOG = 4096;
-/** How long a WebSocket that was blocked is not tried again by "auto", in milliseconds. */
+/** Time for which "auto" does not try a blocked WebSocket again, in milliseconds. */
 const BLOCKED_FOR = 5 * 60_000;
-/** How long an aborted stream waits to learn the id that it has to cancel, in milliseconds. */
+/** Time that an aborted stream waits for the id that it has to cancel, in milliseconds. */
 const ORPHAN_PATIENCE = 10_000;
-/** A clock that jumps by this much, in milliseconds, was asleep. */
+/** A jump of the clock by this much means that the machine slept, in milliseconds. */
 const SLEPT = 15_000;
-/** While the system says it is offline a retry is only made this often, in milliseconds: the gateway may be on this machine. */
+/** Pause between retries while the system reports that it is offline, in milliseconds. The gateway may be on this machine. */
 const OFFLINE_RETRY = 30_000;
 
 const DEFAULTS = {
@@ -41,14 +40,14 @@ const DEFAULTS = {
   openTimeout: 8_000,
 };
 
-/** Base URLs where a proxy was seen to block WebSockets, and until when that is believed. */
+/** Base URLs where WebSockets were blocked, with the time until which they are not tried. */
 const blocked = new Map();
-/** Streams that want to know when the machine wakes or is online again. */
+/** Streams to notify when the machine wakes up or is online again. */
 const awake = new Set();
 
 // === Errors ===
 
-/** What went wrong, in words for a person and with the facts for a program. */
+/** A failure, with a message for users and a code for programs. */
 export class TokenwireError extends Error {
   constructor(message, { code = null, status = null, type = null, param = null, retryable = false, retryAfter = null, responseId = null, requestId = null, cause } = {}) {
     super(message, cause === undefined ? undefined : { cause });
@@ -64,32 +63,32 @@ export class TokenwireError extends Error {
     this.requestId = requestId;
   }
 
-  /** One or two sentences to show to whoever asked the question. */
+  /** One or two sentences for the user. */
   get explanation() {
     return EXPLANATIONS.get(this.code) ?? EXPLANATIONS.get(this.status) ?? this.message;
   }
 }
 
 const EXPLANATIONS = new Map([
-  ["connection_lost", "The connection was lost and could not be made again. Check your network, and that the gateway is running."],
+  ["connection_lost", "The connection was lost and could not be restored. Check your network, and that the gateway is running."],
   ["unreachable", "The gateway cannot be reached. Check your network, and that the gateway is running."],
-  ["not_found", "This answer is not kept any more, or it never existed here."],
-  ["upstream_unreachable", "The gateway is up, but the model server behind it cannot be reached. Try again, or ask whoever runs it."],
-  ["upstream_auth", "The model server refused the gateway's key. Whoever runs the gateway has to mend it."],
-  ["upstream_truncated", "The model server broke off in the middle of the answer. What came before is shown; ask again for a whole one."],
+  ["not_found", "This answer is not kept any more, or it never existed."],
+  ["upstream_unreachable", "The gateway is up, but the model server behind it cannot be reached. Try again, or ask its operator."],
+  ["upstream_auth", "The model server refused the gateway's key. The gateway's operator has to correct it."],
+  ["upstream_truncated", "The model server broke off in the middle of the answer. The part before it is shown; ask again for a complete one."],
   ["upstream_disconnected", "The model server closed the connection before it answered. Try again."],
   ["connect_timeout", "The model server did not accept the connection in time. Try again."],
-  ["first_token_timeout", "The model did not begin to answer in time. Try again, or choose another model."],
-  ["between_tokens_timeout", "The model fell silent in the middle of the answer. Try again."],
+  ["first_token_timeout", "The model did not start to answer in time. Try again, or choose another model."],
+  ["between_tokens_timeout", "The model stopped in the middle of the answer. Try again."],
   ["total_timeout", "The answer took longer than the gateway allows. Ask for less."],
-  ["rate_limit_exceeded", "Too many requests for this model just now. Wait a moment and try again."],
+  ["rate_limit_exceeded", "Too many requests for this model. Wait a moment and try again."],
   ["overloaded", "The gateway is busy. Try again in a moment."],
   ["shutting_down", "The gateway is restarting. Try again in a moment."],
-  ["invalid_api_key", "The gateway wants a valid key."],
-  ["origin_forbidden", "The gateway does not take requests from this page. Add its address to server.allowed_origins."],
-  ["previous_response_not_found", "The gateway does not remember the conversation any more. Start a new one."],
+  ["invalid_api_key", "The gateway requires a valid key."],
+  ["origin_forbidden", "The gateway does not accept requests from this page. Add its origin to server.allowed_origins."],
+  ["previous_response_not_found", "The gateway has not kept the conversation. Start a new one."],
   ["cancelled", "The answer was stopped."],
-  [429, "Too many requests just now. Wait a moment and try again."],
+  [429, "Too many requests. Wait a moment and try again."],
 ]);
 
 function lost(message, details = {}) {
@@ -116,7 +115,7 @@ async function ofAnswer(response) {
   try {
     error = (await response.json()).error;
   } catch {
-    // A proxy's page, say: the status has to do.
+    // Not JSON, such as a proxy's error page. The status is used alone.
   }
   const should = response.headers.get("x-should-retry");
   const seconds = Number.parseFloat(response.headers.get("retry-after") ?? "");
@@ -127,9 +126,9 @@ async function ofAnswer(response) {
   });
 }
 
-// === Server-Sent Events, as WHATWG HTML 9.2.6 says ===
+// === Server-Sent Events, after WHATWG HTML 9.2.6 ===
 
-/** Bytes in, messages out; lines may end with LF, CR or CRLF, and any of it may be split anywhere. */
+/** Parses an event stream from bytes that may be split anywhere. Lines end with LF, CR or CRLF. */
 export class SseParser {
   #decoder = new TextDecoder();
   #line = "";
@@ -138,7 +137,7 @@ export class SseParser {
   #event = "";
   #id = "";
 
-  /** The messages that these bytes complete. */
+  /** Returns the messages that these bytes complete. */
   push(bytes) {
     const messages = [];
     const text = this.#decoder.decode(bytes, { stream: true });
@@ -181,7 +180,7 @@ export class SseParser {
   }
 }
 
-// === Small things ===
+// === Helpers ===
 
 function now() {
   return performance.now();
@@ -192,8 +191,16 @@ function randomId(length = 24) {
   return Array.from(crypto.getRandomValues(new Uint8Array(length)), (byte) => alphabet[byte & 63]).join("");
 }
 
+/** Formats of API keys and tokens, such as `sk-…`, `whsec_…` or a JWT. */
+const CREDENTIAL = /^(?:Bearer\s+)?(?:sk-[A-Za-z0-9_-]{8,}|whsec_[A-Za-z0-9+/=]{8,}|eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*)$/i;
+
+/** Returns whether a text is an API key or a token, which must not be used as a question or an idempotency key. */
+export function looksLikeCredential(text) {
+  return CREDENTIAL.test(String(text).trim());
+}
+
 function defaultBaseUrl() {
-  // Served by the gateway itself, this module knows where the gateway is.
+  // The gateway serves this module itself.
   if (import.meta.url?.startsWith("http")) return new URL(import.meta.url).origin;
   return globalThis.location?.origin?.startsWith("http") ? globalThis.location.origin : "http://localhost:3000";
 }
@@ -207,7 +214,7 @@ function quietly(timer) {
   return timer;
 }
 
-/** A chat message as an item of the Responses API, which every transport takes. */
+/** Converts a chat message to an item of the Responses API, which every transport accepts. */
 function itemOf(message) {
   if (!Array.isArray(message.content)) return message;
   const text = message.role === "assistant" ? "output_text" : "input_text";
@@ -219,7 +226,7 @@ function itemOf(message) {
   return { ...message, content };
 }
 
-/** The text of a response object: every output text and refusal, in order. */
+/** Returns the text of a response object: every output text and refusal, in order. */
 function textOf(response) {
   const parts = (response?.output ?? []).flatMap((item) => (item.type === "message" ? item.content ?? [] : []));
   return parts.map((part) => part.text ?? part.refusal ?? "").join("");
@@ -236,7 +243,7 @@ function socketUrl(base) {
   return url.href;
 }
 
-/** Calls `act` when the signal aborts, at once if it has; gives what undoes that. */
+/** Calls `act` when the signal aborts, at once if it already has. Returns a function that stops following it. */
 function follow(signal, act) {
   if (signal.aborted) {
     act();
@@ -258,7 +265,7 @@ function onVisible() {
   if (globalThis.document?.visibilityState === "visible") for (const stream of [...awake]) stream._poke("visible");
 }
 
-/** Listens to the machine only while somebody streams. */
+/** Listens to online and visibility events while there are streams. */
 function listenTo(stream) {
   awake.add(stream);
   if (awake.size === 1) {
@@ -277,7 +284,7 @@ function forget(stream) {
 
 // === One stream ===
 
-/** One answer, read to its end over as many connections as it takes. */
+/** One answer, read to its end over any number of connections. */
 export class TokenStream {
   #options;
   #request;
@@ -285,7 +292,7 @@ export class TokenStream {
   #ownsSocket = false;
   #lane;
   #key;
-  /** Which route the start was sent to: a key is only good for one. */
+  /** The route that the start was sent to. A key is valid for one route. */
   #route = null;
   #id;
   #last;
@@ -326,14 +333,14 @@ export class TokenStream {
     for (const name of ["response", "started"]) {
       const promise = {};
       promise.promise = new Promise((resolve, reject) => Object.assign(promise, { resolve, reject }));
-      // Whoever wants the error asks for it; whoever does not must not be told by a crash.
+      // A caller that does not await the promise must not get an unhandled rejection.
       promise.promise.catch(() => {});
       this.#promises[name] = promise;
     }
     if (id) this.#promises.started.resolve(id);
     this.#promises.final = this.#promises.response.promise.then(() => this.#text);
     this.#promises.final.catch(() => {});
-    // A microtask later, so that listeners can be added first.
+    // In a microtask, so that listeners can be added first.
     queueMicrotask(() => this.#begin());
   }
 
@@ -347,20 +354,20 @@ export class TokenStream {
   get reasoning() { return this.#reasoning; }
   /** connecting, streaming, waiting, offline, done, failed, aborted or closed. */
   get state() { return this.#state; }
-  /** The transport of the connection at hand: "ws", "sse" or "eventsource". */
+  /** The transport of the current connection: "ws", "sse" or "eventsource". */
   get transport() { return this.#via; }
-  /** How often the connection was made again. */
+  /** Number of reconnects. */
   get reconnects() { return this.#reconnects; }
   /** The response object of the terminal event. Rejects if the answer failed, or was aborted or closed. */
   get response() { return this.#promises.response.promise; }
-  /** The whole text, once it is whole. Rejects as `response` does. */
+  /** The complete text. Rejects as `response` does. */
   get finalText() { return this.#promises.final; }
   /** The id, once it is known. */
   get started() { return this.#promises.started.promise; }
 
   /**
-   * Listens: "event" (each event applied), "delta" (text), "reasoning" (text), "reset" (the response object), "status", "done" (the
-   * response object), "error". Gives a function that stops listening.
+   * Adds a listener: "event" (each applied event), "delta" (text), "reasoning" (text), "reset" (the response object), "status",
+   * "done" (the response object), "error". Returns a function that removes it.
    */
   on(type, listener) {
     if (!this.#listeners.has(type)) this.#listeners.set(type, new Set());
@@ -372,7 +379,7 @@ export class TokenStream {
     this.#listeners.get(type)?.delete(listener);
   }
 
-  /** Stops the generation at its upstream. The stream then ends as every stream does: with a response, its status "cancelled". */
+  /** Stops the generation at its upstream. The stream then ends with a response of status "cancelled". */
   async cancel() {
     if (this.#settled) return this.response;
     this.#cancelling = true;
@@ -381,19 +388,19 @@ export class TokenStream {
     return this.response;
   }
 
-  /** Stops listening and leaves the generation alone: it may be attached to again. */
+  /** Stops reading and leaves the generation running: `attach` reads it again. */
   close() {
     this.#finish("closed", new TokenwireError("The stream was closed on this side.", { code: "closed", responseId: this.#id }));
   }
 
-  /** Drops the connection, as a bad network would. The stream comes back by itself. */
+  /** Drops the connection, as a network failure would. The stream resumes by itself. */
   cut() {
     this.#break(lost("The connection was cut on purpose.", { code: "cut" }));
   }
 
   async *[Symbol.asyncIterator]() {
     if (this.#iterating || !this.#queueIsKept) {
-      const why = this.#iterating ? "A stream can be iterated once." : `More than ${BACKLOG} events came before anybody iterated.`;
+      const why = this.#iterating ? "A stream can be iterated once." : `More than ${BACKLOG} events arrived before the iteration began.`;
       throw new TokenwireError(`${why} Use on("event", …), or attach to the id again.`, { code: "events_not_kept" });
     }
     this.#iterating = true;
@@ -411,12 +418,12 @@ export class TokenStream {
         }
       }
     } finally {
-      // Whoever leaves the loop does not want the rest.
+      // Leaving the loop early aborts the stream.
       if (!this.#settled) this.#abort();
     }
   }
 
-  // --- the life of a stream
+  // --- connecting and retrying
 
   #begin() {
     const { signal } = this.#options;
@@ -483,18 +490,18 @@ export class TokenStream {
   }
 
   /**
-   * The machine is online again, or somebody looks: waiting has no point any more, and a connection may be dead without knowing. That
-   * it is offline is shown, no more: a gateway on this very machine goes on.
+   * Called when the machine is online again or the page is visible: ends a pause, and replaces a connection that may be dead.
+   * "offline" only changes the state, since a gateway on this machine is still reachable.
    */
   _poke(why) {
     if (why === "offline") this.#setState("offline");
     else if (this.#sleeper) this.#sleeper();
     else if (this.#connection && (why === "online" || now() - this.#heard > SLEPT)) {
-      this.#break(lost("The machine was away; the connection is made anew.", { code: "woke" }));
+      this.#break(lost("The machine was offline or asleep; reconnecting.", { code: "woke" }));
     }
   }
 
-  /** Gives the connection up. A socket's other lanes lose it with us: it is the one wire that is broken. */
+  /** Drops the connection, for all lanes of the socket. */
   #break(error) {
     const socket = this.#via === "ws" ? this.#socket : null;
     this.#connection?.abort(error);
@@ -506,17 +513,17 @@ export class TokenStream {
     if (this.#socket && !this.#ownsSocket) return "ws";
     if (transport === "eventsource") return this.#probing ? "sse" : "eventsource";
     if (transport !== "auto") return transport;
-    // The key of a start is good for one route: a start that may have reached one must not go to another.
+    // A start that may have reached one route must not be sent to another: its key is valid for one route.
     const startedElsewhere = this.#id === null && this.#route !== null && this.#route !== "responses";
     const isBlocked = (blocked.get(this.#options.baseUrl) ?? 0) > Date.now();
     return !this.#options.WebSocket || isBlocked || this.#avoidSocket || startedElsewhere ? "sse" : "ws";
   }
 
-  /** Whether another transport is to be tried at once. */
+  /** Returns whether to try another transport at once. */
   #fallsBack(via, error) {
     const { transport } = this.#options;
     if (transport === "eventsource") {
-      // EventSource tells nothing of why it gave up; one attempt with fetch does.
+      // EventSource does not report why it failed. One attempt with fetch does.
       this.#probing = via === "eventsource" && error.code === "eventsource_closed";
       return false;
     }
@@ -547,12 +554,12 @@ export class TokenStream {
     } finally {
       undo();
       if (this.#connection === connection) this.#connection = null;
-      // Ends what is still open, whichever way the reading ended.
-      connection.abort(lost("The connection is not needed any more."));
+      // Ends whatever part of it is still open.
+      connection.abort(lost("The connection is no longer needed."));
     }
   }
 
-  /** Silence that is longer than the gateway's heartbeat means that the connection is dead; a jump of the clock, that the machine slept. */
+  /** Drops a connection that is silent for longer than the gateway's heartbeat, and any connection after the machine slept. */
   #watch(via, connection) {
     const { stallTimeout } = this.#options;
     const every = Math.max(50, Math.min(5000, stallTimeout / 4));
@@ -560,9 +567,9 @@ export class TokenStream {
     const timer = quietly(setInterval(() => {
       const slept = now() - tick > every + SLEPT;
       tick = now();
-      if (slept) this.#break(lost("The machine slept; the connection is made anew.", { code: "woke" }));
-      // A WebSocket watches itself, for all its lanes; an EventSource does not show its heartbeats.
-      else if (via === "sse" && now() - this.#heard > stallTimeout) connection.abort(lost(`Nothing came for ${stallTimeout} ms.`, { code: "stalled" }));
+      if (slept) this.#break(lost("The machine slept; reconnecting.", { code: "woke" }));
+      // A WebSocket is watched for all its lanes together. An EventSource does not show heartbeats.
+      else if (via === "sse" && now() - this.#heard > stallTimeout) connection.abort(lost(`Nothing was received for ${stallTimeout} ms.`, { code: "stalled" }));
     }, every));
     return () => clearInterval(timer);
   }
@@ -590,7 +597,7 @@ export class TokenStream {
     }
   }
 
-  /** The request line of a start or of a resume. */
+  /** Returns the path and settings of a start or a resume. */
   #ask() {
     const accept = { Accept: "text/event-stream" };
     if (this.#id !== null) {
@@ -606,7 +613,7 @@ export class TokenStream {
 
   async #overFetch(signal) {
     const [path, init] = this.#ask();
-    // The head is waited for at most as long as the stream may be silent; the watch sees to that.
+    // The watch bounds the wait for the head, as it bounds any silence.
     const response = await this.#fetch(path, { ...init, signal });
     this.#heard = now();
     this.#locate(response);
@@ -638,7 +645,7 @@ export class TokenStream {
     try {
       return JSON.parse(data);
     } catch (cause) {
-      throw lost("An event came that is not JSON.", { code: "malformed_event", cause });
+      throw lost("An event is not JSON.", { code: "malformed_event", cause });
     }
   }
 
@@ -647,7 +654,7 @@ export class TokenStream {
     if (id && response.ok) this.#named(id);
   }
 
-  /** The log has nothing that we do not have, but we never saw it end: the response object tells the rest. */
+  /** The log has no further events, but its end was not seen: reads the response object instead. */
   async #catchUp(signal) {
     const response = await this.#fetch(`/v1/responses/${this.#id}`, { signal });
     if (!response.ok) throw await ofAnswer(response);
@@ -663,7 +670,7 @@ export class TokenStream {
     return `/v1/streams?${query}`;
   }
 
-  /** A GET can carry a bare question; everything else is posted, and read under the id that comes back. */
+  /** A plain question fits into a GET. Other requests are posted, and read under the id that is returned. */
   async #eventSourcePath(signal) {
     const isBare = this.#request && typeof this.#request.input === "string" && Object.keys(this.#request).every((name) => ["input", "model"].includes(name));
     if (this.#id === null && isBare && this.#route !== "streams") {
@@ -678,7 +685,7 @@ export class TokenStream {
         const response = await this.#fetch(path, { ...init, signal: posted.signal });
         if (!response.ok) throw await ofAnswer(response);
         this.#locate(response);
-        if (this.#id === null) throw new TokenwireError("The gateway did not say which stream it started.", { code: "malformed_answer" });
+        if (this.#id === null) throw new TokenwireError("The gateway did not name the stream that it started.", { code: "malformed_answer" });
       } finally {
         undo();
         posted.abort();
@@ -715,7 +722,7 @@ export class TokenStream {
         if (source.readyState === 2) {
           end(reject, lost("The browser gave up on the event stream.", { code: "eventsource_closed" }));
         } else if (!this.#settled) {
-          // It comes back by itself, with the last event's id.
+          // The browser reconnects by itself, with the last event's id.
           this.#reconnects += 1;
           this.#setState(isOffline() ? "offline" : "waiting", { attempt: 1, delay: 2000, error: lost("The connection was lost.") });
         }
@@ -725,7 +732,7 @@ export class TokenStream {
 
   // --- over a WebSocket
 
-  /** What makes a repetition the same request, whether it goes as a message or is posted after a message that was not answered. */
+  /** Returns the body of a start. It is the same over a WebSocket and over POST, so that the key matches. */
   #body() {
     return { ...this.#request, stream: true, idempotency_key: this.#key };
   }
@@ -756,10 +763,10 @@ export class TokenStream {
       const take = (message) => {
         this.#heard = now();
         if (message.type === "error" || message.type === "tokenwire:error") {
-          // A cancel that came too late is no error of the stream's.
+          // A cancel that came too late is not an error of the stream.
           if (message.type === "tokenwire:error" && (this.#cancelling || this.#settled) && message.status === 404) return;
           const error = ofWire(message.error, message.status, { responseId: this.#id });
-          // The log went away under a reader: coming back brings a reset.
+          // The log was removed while it was read. Resuming brings a reset.
           if (error.code === "position_gone") error.retryable = true;
           return end(reject, error);
         }
@@ -783,7 +790,7 @@ export class TokenStream {
     });
   }
 
-  // --- what comes
+  // --- events
 
   #named(id) {
     if (this.#id === null) {
@@ -802,15 +809,18 @@ export class TokenStream {
     const number = event?.sequence_number;
     if (!Number.isInteger(number)) return;
     const isReset = event.type === "tokenwire:reset";
-    // Exactly once: what was applied already comes again after a reconnect, and is passed over.
+    // Events that were applied before a reconnect are skipped.
     if (!isReset && number <= this.#last) return;
     this.#last = number;
     this.#applied += 1;
     if (this.#applied === 1 && this.#via === "sse" && this.#avoidSocket) blocked.set(this.#options.baseUrl, Date.now() + BLOCKED_FOR);
     if (this.#state !== "streaming") this.#setState("streaming");
     if (isReset) {
-      this.#text = textOf(event.response);
-      this.#reasoning = reasoningOf(event.response);
+      // A crash of the gateway may have lost the last words of a text that is already shown. The longer text stays.
+      const [text, reasoning] = [textOf(event.response), reasoningOf(event.response)];
+      const isLost = event.response?.error?.code === "producer_lost";
+      if (!(isLost && this.#text.startsWith(text))) this.#text = text;
+      if (!(isLost && this.#reasoning.startsWith(reasoning))) this.#reasoning = reasoning;
     } else if (event.type === "response.output_text.delta" || event.type === "response.refusal.delta") {
       this.#text += event.delta;
     } else if (event.type === "response.reasoning_text.delta") {
@@ -832,7 +842,7 @@ export class TokenStream {
     this.#waiter = null;
     if (this.#queue.length < BACKLOG || ended) return;
     if (this.#iterating) {
-      this.#connection?.abort(lost("The reader is behind.", { code: "backlog_full" }));
+      this.#connection?.abort(lost("The reader is too slow.", { code: "backlog_full" }));
     } else {
       this.#queueIsKept = false;
       this.#queue = [];
@@ -858,7 +868,7 @@ export class TokenStream {
     this.#sleeper?.();
     this.#waiter?.();
     this.#room?.();
-    if (!this.#orphan) this.#connection?.abort(error ?? lost("The answer is whole."));
+    if (!this.#orphan) this.#connection?.abort(error ?? lost("The answer is complete."));
     if (error) {
       if (state === "failed") this.#emit("error", error);
     } else {
@@ -869,7 +879,7 @@ export class TokenStream {
   #abort(reason) {
     if (this.#settled) return;
     const cancels = this.#options.cancelOnAbort;
-    // A start that is on its way has no id yet: the connection is kept until it comes, to have something to cancel.
+    // A start without an id yet cannot be cancelled: the connection is kept until the id arrives.
     this.#orphan = cancels && this.#id === null && this.#route !== null && this.#connection !== null;
     if (this.#orphan) quietly(setTimeout(() => { this.#orphan = false; this.#connection?.abort(lost("The stream was aborted.")); }, ORPHAN_PATIENCE));
     if (cancels && this.#id !== null) this.#sendCancel().catch(() => {});
@@ -877,7 +887,7 @@ export class TokenStream {
     this.#finish("aborted", error);
   }
 
-  /** Asked by POST, which works whatever the state of the stream's own connection, and can be repeated. */
+  /** Cancels by POST, which does not depend on the stream's own connection and can be repeated. */
   async #sendCancel() {
     if (this.#asked) return this.#asked;
     this.#asked = (async () => {
@@ -907,7 +917,7 @@ export class TokenStream {
       try {
         listener(...values);
       } catch (error) {
-        // A listener's mistake is the page's to see; the stream goes on.
+        // An exception of a listener is reported; the stream continues.
         if (typeof globalThis.reportError === "function") globalThis.reportError(error);
         else console.error(error);
       }
@@ -917,7 +927,7 @@ export class TokenStream {
 
 // === One socket with many lanes ===
 
-/** One WebSocket that carries many streams, each on a lane of its own. It is opened when a stream needs it, and again when it breaks. */
+/** One WebSocket that carries many streams, each on its own lane. It is opened when a stream needs it, and reopened when it breaks. */
 export class TokenwireSocket {
   #options;
   #webSocket = null;
@@ -932,9 +942,9 @@ export class TokenwireSocket {
     this.#options = options;
   }
 
-  /** Whether the socket is open just now. */
+  /** Whether the socket is open. */
   get connected() { return this.#webSocket?.readyState === 1; }
-  /** How many streams use it just now. */
+  /** Number of streams that use it. */
   get lanes() { return this.#lanes.size; }
 
   /** Starts a stream on a lane of this socket. */
@@ -943,13 +953,13 @@ export class TokenwireSocket {
     return new TokenStream(settings, { request, socket: this });
   }
 
-  /** Attaches to a stream that runs, or ran. */
+  /** Attaches to a running or finished stream. */
   attach(id, { after = null, ...options } = {}) {
     const [settings] = split(options, this.#options);
     return new TokenStream(settings, { request: null, id, after, socket: this });
   }
 
-  /** Closes it for good; its streams end as after `close()`, their generations go on. */
+  /** Closes it for good. Its streams end as after `close()`; their generations continue. */
   close() {
     this.#closed = true;
     this.#gone(new TokenwireError("The socket was closed on this side.", { code: "closed" }), 1000);
@@ -983,7 +993,7 @@ export class TokenwireSocket {
         const timer = quietly(setTimeout(() => { fail("no answer in time"); this.#abandon(webSocket); }, openTimeout));
         webSocket.onopen = () => { clearTimeout(timer); resolve(); };
         webSocket.onerror = () => {};
-        webSocket.onclose = () => { clearTimeout(timer); fail("it was refused, or something on the way blocks it"); };
+        webSocket.onclose = () => { clearTimeout(timer); fail("it was refused, or a proxy blocks it"); };
       });
       this.#heard = now();
       webSocket.onmessage = ({ data }) => this.#take(data);
@@ -1002,7 +1012,7 @@ export class TokenwireSocket {
       return new TokenwireError(`The gateway closed the WebSocket because ${FINAL_CLOSE.get(code)} (${code}${said}).`, { code: "websocket_closed", status: code });
     }
     if (code === CREDENTIAL_REFUSED) {
-      return new TokenwireError(`The gateway wants a fresh credential${said}.`, { code: "invalid_api_key", status: 401, retryable: Boolean(this.#options.getTicket) });
+      return new TokenwireError(`The gateway requires a new credential${said}.`, { code: "invalid_api_key", status: 401, retryable: Boolean(this.#options.getTicket) });
     }
     return lost(`The WebSocket was closed (${code}${said}).`, { status: code });
   }
@@ -1013,20 +1023,20 @@ export class TokenwireSocket {
     try {
       message = JSON.parse(data);
     } catch {
-      return this._drop(lost("A message came that is not JSON.", { code: "malformed_event" }));
+      return this._drop(lost("A message is not JSON.", { code: "malformed_event" }));
     }
     const lane = this.#lanes.get(message.stream_id) ?? this.#named.get(message.response_id);
     lane?.take(message);
     return undefined;
   }
 
-  /** Browsers cannot send protocol pings, and do not show those that come. */
+  /** Detects a dead socket. Browsers cannot send protocol pings and do not show received ones. */
   #startWatch() {
     clearInterval(this.#watch);
     const { stallTimeout } = this.#options;
     this.#watch = quietly(setInterval(() => {
       const silence = now() - this.#heard;
-      if (silence > stallTimeout) this._drop(lost(`Nothing came for ${stallTimeout} ms.`, { code: "stalled" }));
+      if (silence > stallTimeout) this._drop(lost(`Nothing was received for ${stallTimeout} ms.`, { code: "stalled" }));
       else if (silence > stallTimeout / 2) this._send({ type: "tokenwire:ping" });
     }, Math.max(50, stallTimeout / 6)));
   }
@@ -1043,11 +1053,11 @@ export class TokenwireSocket {
   }
 
   _send(message) {
-    // One that is closing tells its lanes by its close event.
+    // A closing socket notifies its lanes by its close event.
     if (this.#webSocket?.readyState === 1) this.#webSocket.send(JSON.stringify(message));
   }
 
-  /** The connection is given up now, not when the peer has answered the close. */
+  /** Drops the connection without waiting for the peer's close. */
   _drop(error) {
     this.#gone(error, 3000);
   }
@@ -1068,19 +1078,29 @@ export class TokenwireSocket {
     try {
       webSocket.close(code);
     } catch {
-      // It was not even open.
+      // It was not open yet.
     }
   }
 }
 
-// === The way in ===
+// === Entry points ===
 
 const CLIENT_OPTIONS = [
   "transport", "baseUrl", "signal", "headers", "credentials", "getTicket", "WebSocket", "EventSource", "fetch", "idempotencyKey",
   "cancelOnAbort", "retries", "retryBase", "retryCap", "stallTimeout", "openTimeout",
 ];
 
-/** Parts what is for this module from what is for the model. */
+/** Rejects idempotency keys that the gateway would reject: it logs and compares them, so they must not be secrets. */
+function checkKey(key) {
+  let problem = null;
+  if (looksLikeCredential(key)) problem = "looks like an API key. A credential belongs in `headers`";
+  else if (!/^[\x21-\x7e]+$/.test(key)) problem = "is empty or has characters that are not visible ASCII";
+  if (problem) {
+    throw new TokenwireError(`The idempotency key ${problem}. Use a random value.`, { code: "invalid_value", param: "idempotencyKey" });
+  }
+}
+
+/** Splits the options into settings of this module and parameters of the request. */
 function split(options = {}, inherited = {}) {
   const settings = { ...DEFAULTS, ...inherited };
   const request = {};
@@ -1092,10 +1112,11 @@ function split(options = {}, inherited = {}) {
   if (!["auto", "ws", "sse", "eventsource"].includes(settings.transport)) {
     throw new TokenwireError(`The transport '${settings.transport}' is not known; expected "auto", "ws", "sse" or "eventsource".`, { code: "invalid_value", param: "transport" });
   }
+  if (settings.idempotencyKey !== undefined) checkKey(String(settings.idempotencyKey));
   settings.baseUrl = String(settings.baseUrl ?? defaultBaseUrl()).replace(/\/+$/, "").replace(/\/v1$/, "");
   settings.WebSocket ??= globalThis.WebSocket;
   settings.EventSource ??= globalThis.EventSource;
-  // Called as a bare function: browsers refuse fetch with another `this`.
+  // Called without `this`: browsers require it.
   const fetcher = settings.fetch ?? globalThis.fetch;
   settings.fetch = (url, init) => fetcher(url, init);
   if (request.messages !== undefined) {
@@ -1106,16 +1127,16 @@ function split(options = {}, inherited = {}) {
   return [settings, request];
 }
 
-/** Asks, and reads the answer. */
+/** Starts a generation and reads its answer. */
 export function stream(options) {
   const [settings, request] = split(options);
   if (request.input === undefined && request.prompt === undefined && request.previous_response_id === undefined) {
-    throw new TokenwireError("There is nothing to ask: give `input` or `messages`.", { code: "missing_required_parameter", param: "input" });
+    throw new TokenwireError("The request has no question: set `input` or `messages`.", { code: "missing_required_parameter", param: "input" });
   }
   return new TokenStream(settings, { request });
 }
 
-/** Reads a stream that was started elsewhere, from after the event `after` on, or from its beginning. */
+/** Reads a stream that was started elsewhere, after event `after` or from its beginning. */
 export function attach(id, { after = null, ...options } = {}) {
   if (typeof id !== "string" || !/^resp_[A-Za-z0-9_-]+$/.test(id)) {
     throw new TokenwireError(`'${id}' is not the id of a stream; expected resp_….`, { code: "invalid_value", param: "id" });

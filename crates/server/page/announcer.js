@@ -1,6 +1,6 @@
-/** Tells screen readers what happens, in sentences and not in tokens. */
+/** Announces events and answers to screen readers, sentence by sentence. */
 
-/** A breath between announcements, so that one is not cut off by the next, in milliseconds. */
+/** Pause between announcements, so that none cuts off the one before, in milliseconds. */
 const PAUSE = 1500;
 const SENTENCE = /[^.!?。！？\n]*(?:[.!?]+(?=\s|$)|[。！？]+|\n)/gu;
 
@@ -14,24 +14,24 @@ export class Announcer {
     this.#region = region;
   }
 
-  /** Says something now-ish. */
+  /** Announces a text as soon as the one before it had its time. */
   say(text) {
     this.#pending += `${this.#pending ? " " : ""}${text.trim()}`;
     this.#timer ??= setTimeout(() => this.#flush(), this.#region.textContent ? PAUSE : 100);
   }
 
-  /** A new answer begins. */
+  /** Starts a new answer. */
   begin() {
     this.#said = 0;
   }
 
-  /** Says the sentences that are new in a growing text; at the end of it, whatever is left. */
+  /** Announces the new sentences of a growing text, and the rest when it is done. */
   follow(text, { done = false } = {}) {
     if (this.#said > text.length) this.#said = 0;
     const rest = text.slice(this.#said);
     let length = 0;
     for (const match of rest.matchAll(SENTENCE)) length = match.index + match[0].length;
-    // The last sentence may go on: "3." becomes "3.14".
+    // The last sentence may continue: "3." becomes "3.14".
     if (done) length = rest.length;
     else if (length === rest.length) length = Math.max(0, rest.slice(0, -1).search(/[.!?\n][^.!?\n]*$/u) + 1);
     const whole = plain(rest.slice(0, length));
@@ -51,7 +51,7 @@ export class Announcer {
   }
 }
 
-/** Without the marks of Markdown, which nobody wants to hear. */
+/** Removes Markdown syntax. */
 function plain(text) {
   return text
     .replace(/^\s*(```|~~~).*$/gm, " ")

@@ -1,9 +1,9 @@
-/** What was asked and answered, and the stream that is being read. */
-import { attach, stream } from "/tokenwire.js";
+/** The turns of a conversation, and the stream that is being read. */
+import { attach, looksLikeCredential, stream } from "/tokenwire.js";
 import { recall } from "./past.js";
 import { Turn } from "./turn.js";
 
-/** The gateway cannot build upon the answer before. */
+/** Codes that mean that the gateway cannot continue from the previous answer. */
 const FORGOTTEN = ["previous_response_not_found", "previous_response_unusable"];
 
 export class Conversation extends EventTarget {
@@ -11,10 +11,10 @@ export class Conversation extends EventTarget {
   #settings;
   #turns = [];
   #stream = null;
-  /** Changes when the conversation is replaced, so that what still comes from the old one is not shown. */
+  /** Changes when the conversation is replaced, so that late events of the old one are not shown. */
   #generation = 0;
 
-  /** `settings`: gives the model and the transport to use. */
+  /** `settings` returns the model and the transport to use. */
   constructor(list, settings) {
     super();
     this.#list = list;
@@ -37,14 +37,16 @@ export class Conversation extends EventTarget {
     return turn;
   }
 
+  /** Asks a question. Returns false, and sends nothing, if it is an API key: the model and its logs must not get it. */
   ask(question) {
-    if (this.isRunning) return;
+    if (this.isRunning || looksLikeCredential(question)) return false;
     const before = this.#turns.at(-1) ?? null;
     const turn = this.#add(question);
     this.#start(turn, before);
+    return true;
   }
 
-  /** Only the last question can be asked again: the later ones build upon its answer. */
+  /** Repeats the last question. Earlier ones cannot be repeated: later answers build on theirs. */
   #again(turn) {
     if (this.isRunning || turn !== this.#turns.at(-1)) return;
     turn.restart();
@@ -65,7 +67,7 @@ export class Conversation extends EventTarget {
     this.#read(turn, answer, { asked: true, before });
   }
 
-  /** The gateway remembers what led to a whole answer; what was stopped or failed is told to it again. */
+  /** Refers to the previous answer if the gateway has it complete; otherwise sends the conversation again. */
   #context(turn, before) {
     const whole = before.id !== null && ["completed", "incomplete"].includes(before.status);
     if (whole) return { previous_response_id: before.id };
@@ -86,8 +88,8 @@ export class Conversation extends EventTarget {
     answer.on("event", () => { if (isCurrent()) turn.show(answer.text, answer.reasoning); });
     answer.on("status", ({ state }) => {
       if (!isCurrent()) return;
-      if (state === "waiting") turn.note("The connection was lost. Coming back …");
-      else if (state === "offline") turn.note("You are offline. The answer goes on when you are back.");
+      if (state === "waiting") turn.note("The connection was lost. Reconnecting …");
+      else if (state === "offline") turn.note("You are offline. The answer continues when you are online again.");
       else if (state === "streaming") turn.note(null);
       this.#tell("status", state);
     });
@@ -101,7 +103,7 @@ export class Conversation extends EventTarget {
       (error) => {
         if (!isCurrent()) return;
         if (before?.id && FORGOTTEN.includes(error.code)) {
-          // The gateway was started anew, say: it is told what was said.
+          // The gateway has lost the previous answer, by a restart for example. The conversation is sent again.
           before.id = null;
           this.#start(turn, before);
           return;
@@ -113,7 +115,7 @@ export class Conversation extends EventTarget {
     );
   }
 
-  /** What "Try again" does: come back to an answer that may still run, or ask anew. */
+  /** Returns the action of "Try again": resume an answer that may still run, or repeat the question. */
   #wayOn(turn, answer, error) {
     const isLost = ["connection_lost", "unreachable", "stalled", "websocket_unavailable"].includes(error.code);
     if (isLost && answer.id !== null) {
@@ -131,24 +133,24 @@ export class Conversation extends EventTarget {
     this.#tell("end", { status, text: turn.text, error });
   }
 
-  /** Stops the answer at its upstream; what came of it stays. */
+  /** Stops the answer at its upstream. The part received so far stays. */
   stop() {
     const answer = this.#stream;
     if (!answer) return;
     answer.stopped = true;
     if (answer.id === null && answer.lastSequence < 0) {
-      // Nothing came yet, not even a name: there is nothing to wait for.
+      // Nothing was received yet, not even an id: there is nothing to wait for.
       this.#generation += 1;
       const turn = this.#turns.at(-1);
       answer.cancel().catch(() => {});
-      turn.end("cancelled", null, "Stopped before it began.");
+      turn.end("cancelled", null, "Stopped before it started.");
       this.#over(turn, "cancelled");
       return;
     }
     answer.cancel().catch(() => {});
   }
 
-  /** Shows the conversation that led to this answer, and reads on in it if it still runs. */
+  /** Shows the conversation that led to this answer, and reads the rest if it still runs. */
   async open(id) {
     this.clear();
     const generation = this.#generation;
@@ -173,7 +175,7 @@ export class Conversation extends EventTarget {
     this.#read(turn, attach(id, { transport: this.#settings().transport }), { asked: false });
   }
 
-  /** Begins anew. An answer that runs is left to run: its link still leads to it. */
+  /** Starts a new conversation. A running answer continues and can be opened by its link. */
   clear() {
     this.#generation += 1;
     this.#stream?.close();
@@ -187,7 +189,7 @@ export class Conversation extends EventTarget {
 function remarkOn(response) {
   if (response.status === "cancelled") return "Stopped.";
   const reason = response.incomplete_details?.reason;
-  if (reason === "max_output_tokens") return "The answer reached the most tokens that it may have.";
+  if (reason === "max_output_tokens") return "The answer reached its limit of tokens.";
   if (reason === "content_filter") return "The model's content filter ended the answer.";
   return response.status === "incomplete" ? "The answer is not complete." : null;
 }

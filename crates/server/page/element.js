@@ -1,6 +1,6 @@
-/** Builds DOM nodes; text is always text. */
+/** Builds DOM nodes. Text never becomes markup. */
 
-/** An element with properties, attributes (`aria-…`, `data-…`, …) and children (nodes, strings, or nothing). */
+/** Returns an element with properties, attributes (`aria-…`, `data-…`, …) and children (nodes, strings or null). */
 export function element(name, settings = {}, ...children) {
   const node = document.createElement(name);
   for (const [key, value] of Object.entries(settings)) {
@@ -13,16 +13,21 @@ export function element(name, settings = {}, ...children) {
   return node;
 }
 
-/** Copies text, and says so on the button. */
+/** Copies a text. Returns whether it could: on plain http to another machine browsers have no clipboard. */
+export async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Returns a button that copies text and shows the result. */
 export function copyButton(label, text) {
   const button = element("button", { type: "button", className: "quiet", textContent: label });
   button.addEventListener("click", async () => {
-    try {
-      await navigator.clipboard.writeText(text());
-      button.textContent = "Copied";
-    } catch {
-      button.textContent = "Not allowed to copy";
-    }
+    button.textContent = (await copy(text())) ? "Copied" : "Not allowed to copy";
     button.dispatchEvent(new CustomEvent("say", { bubbles: true, detail: button.textContent }));
     setTimeout(() => { button.textContent = label; }, 2000);
   });

@@ -1,11 +1,11 @@
-/** Markdown within a line: code, emphasis, links. Gives DOM nodes, never markup. */
+/** Renders inline Markdown (code, emphasis, links) as DOM nodes, never as markup. */
 import { element } from "./element.js";
 
 const MAX_DEPTH = 12;
 const ESCAPABLE = /[!-/:-@[-`{-~]/;
 const BARE_URL = /^https?:\/\/[^\s<>"'`|]+/;
 
-/** The address if it is one that a link may have, else null. A model may write anything; `javascript:` must not become a link. */
+/** Returns the address if it is safe for a link, else null. A model may write anything; `javascript:` must not become a link. */
 export function safeAddress(text) {
   const address = text.trim();
   if (!/^(https?:\/\/|mailto:)/i.test(address)) return null;
@@ -20,7 +20,7 @@ function link(address, ...children) {
   return element("a", { href: address, target: "_blank", rel: "noopener noreferrer" }, ...children);
 }
 
-/** The nodes of `text`. An open text is still being written: what is not closed in it yet is taken as if it were. */
+/** Returns the nodes of `text`. An open text is still growing: its unclosed delimiters count as closed. */
 export function inline(text, { open = false, depth = 0, inLink = false } = {}) {
   const nodes = [];
   let plain = "";
@@ -32,7 +32,7 @@ export function inline(text, { open = false, depth = 0, inLink = false } = {}) {
     flush();
     nodes.push(node);
   };
-  /** Delimiters that were looked for and are not in the rest: without it a line of asterisks costs the square of its length. */
+  /** Delimiters that do not occur in the rest. Without this a line of asterisks takes quadratic time. */
   const missing = new Set();
   const find = (mark, from, accepts) => {
     if (missing.has(mark)) return -1;
@@ -80,7 +80,7 @@ export function inline(text, { open = false, depth = 0, inLink = false } = {}) {
         && (mark.length > 1 || text[place - 1] !== char)
         && (char !== "_" || !/[\p{L}\p{N}]/u.test(text[place + mark.length] ?? ""));
       let end = opens ? find(mark, from, closes) : -1;
-      // While the text is being written, bold begins at its opening and not at its closing.
+      // In a growing text, bold begins at its opening delimiter.
       const isUnfinished = end < 0 && open && opens && mark.length === 2;
       if (isUnfinished) end = text.length;
       if (end >= 0) {
@@ -96,7 +96,7 @@ export function inline(text, { open = false, depth = 0, inLink = false } = {}) {
       const address = match && !inLink ? safeAddress(match[2].replace(/^<|>$/g, "")) : null;
       if (match) {
         const label = match[1] || match[2];
-        // An image would be a request to somewhere else: it is shown as the link to it. A link to nowhere good is its label.
+        // An image would load from another origin, so it is shown as a link. An unsafe link is shown as its label.
         if (address) put(link(address, ...inline(label, { depth: depth + 1, inLink: true })));
         else for (const node of inline(label, { depth: depth + 1, inLink })) put(node);
         at += match[0].length;

@@ -1,7 +1,7 @@
 /**
- * Markdown as it streams: what is finished is drawn once, and only the block that is being written is drawn again.
+ * Renders streamed Markdown: finished blocks are drawn once, only the growing block is redrawn.
  *
- * Blocks are found in the text after the last finished block, so a long answer costs no more per token than a short one.
+ * Only the text after the last finished block is parsed, so the cost per token does not grow with the answer.
  */
 import { copyButton, element } from "./element.js";
 import { inline } from "./inline.js";
@@ -14,11 +14,11 @@ const ITEM = /^( {0,3})([-*+]|\d{1,9}[.)])(?:([ \t]+)(.*))?$/;
 const QUOTE = /^ {0,3}> ?/;
 const TABLE_RULE = /^ {0,3}\|?[ \t]*:?-+:?[ \t]*(\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$/;
 
-/** One growing text in one container. */
+/** Renders one growing text into one container. */
 export class MarkdownView {
   #container;
   #text = "";
-  /** Where the first block begins that may still change. */
+  /** Offset of the first block that may still change. */
   #settled = 0;
   #open = null;
 
@@ -30,7 +30,7 @@ export class MarkdownView {
     return this.#text;
   }
 
-  /** Shows `text`, of which what was shown before is usually a beginning. `done`: nothing will follow. */
+  /** Shows `text`, which usually begins with the text shown before. `done` means that it is complete. */
   show(text, { done = false } = {}) {
     if (!text.startsWith(this.#text)) {
       this.#container.replaceChildren();
@@ -56,7 +56,7 @@ export class MarkdownView {
   }
 }
 
-/** A growing code block only gets its new text: a selection in it, and the place it is scrolled to, stay. */
+/** Appends the new text to a growing code block, so that its selection and scroll position stay. */
 function redraw(old, block, isOpen) {
   if (old.block.kind === "code" && block.kind === "code" && old.block.language === block.language) {
     old.node.querySelector("code").firstChild.data = block.text;
@@ -67,7 +67,7 @@ function redraw(old, block, isOpen) {
   return { block, node };
 }
 
-/** The blocks of a text, each with where it begins. */
+/** Returns the blocks of a text with their offsets. */
 export function split(text) {
   const lines = text.split("\n");
   const starts = [];
@@ -95,7 +95,7 @@ export function split(text) {
         code.push(lines[at].replace(new RegExp(`^ {0,${indent}}`), ""));
         at += 1;
       }
-      // The line that is being written may become the closing fence: it is not shown as code before that is clear.
+      // The last line may become the closing fence, so it is not shown as code yet.
       if (at === lines.length && /^ {0,3}(`+|~+)$/.test(code.at(-1) ?? "")) code.pop();
       at += 1;
       add({ kind: "code", language: match[2].trim().split(/\s+/)[0] ?? "", text: code.join("\n") }, from);
@@ -137,14 +137,14 @@ export function split(text) {
   return blocks;
 }
 
-/** Whether a line begins a block even without a blank line before it. */
+/** Returns whether a line begins a block without a blank line before it. */
 function begins(lines, at) {
   const line = lines[at];
   return FENCE.test(line) || HEADING.test(line) || RULE.test(line) || QUOTE.test(line) || isItem(line)
     || (line.includes("|") && TABLE_RULE.test(lines[at + 1] ?? ""));
 }
 
-/** A number other than 1 in the middle of a paragraph is a number and no list. */
+/** Inside a paragraph only the number 1 begins a list. */
 function isItem(line) {
   const match = ITEM.exec(line);
   return match !== null && match[4] !== undefined && (!/\d/.test(match[2]) || /^1[.)]$/.test(match[2]));
@@ -167,7 +167,7 @@ function readList(lines, begin) {
       const line = lines[at];
       const indent = /^ */.exec(line.replace(/\t/g, "    "))[0].length;
       if (line.trim() === "") {
-        // A blank line ends the item unless what follows is indented under it.
+        // A blank line ends the item unless the next line is indented under it.
         let next = at + 1;
         while (next < lines.length && lines[next].trim() === "") next += 1;
         if (next >= lines.length || /^ */.exec(lines[next].replace(/\t/g, "    "))[0].length < Math.min(content, 2)) break;
@@ -200,14 +200,14 @@ function cells(line) {
   return bare.split(/(?<!\\)\|/).map((cell) => cell.trim().replaceAll("\\|", "|"));
 }
 
-/** One block as a node. */
+/** Renders one block as a node. */
 function draw(block, { open, depth }) {
   const text = (value) => inline(value, { open });
   switch (block.kind) {
     case "code":
       return drawCode(block);
     case "heading":
-      // The page has its own first and second level.
+      // The page itself uses the first and second level.
       return element(`h${Math.min(6, block.level + 2)}`, { className: `level-${block.level}` }, ...text(block.text));
     case "rule":
       return element("hr");
@@ -235,7 +235,7 @@ function drawItem(text, loose, { open, depth }) {
   const task = /^\[([ xX])\][ \t]+/.exec(text);
   const box = task ? element("input", { type: "checkbox", disabled: true, checked: task[1] !== " ", "aria-label": task[1] === " " ? "not done" : "done" }) : null;
   const nodes = inside(task ? text.slice(task[0].length) : text, { open, depth });
-  // A tight list's items are lines, not paragraphs.
+  // Items of a tight list are lines, not paragraphs.
   const flat = loose ? nodes : nodes.flatMap((node) => (node.nodeName === "P" ? [...node.childNodes] : [node]));
   return box ? [box, " ", ...flat] : flat;
 }

@@ -1,4 +1,4 @@
-/** The panel that shows what the wire does. */
+/** The panel that shows the state of the connection. */
 
 const SPAN = 15_000;
 const BIN = 250;
@@ -24,12 +24,12 @@ export class Meter {
   #wasReset = false;
   #marks = [];
 
-  /** `parts`: the elements, by what they show. */
+  /** `parts` are the elements by the value that they show. */
   constructor(parts) {
     this.#parts = parts;
   }
 
-  /** Follows a stream. `asked`: it was started here and now, so the time to its first token is known. */
+  /** Follows a stream. `asked` means that it was started just now, so the time to its first token is known. */
   follow(stream, { asked }) {
     this.clear();
     this.#stream = stream;
@@ -99,7 +99,7 @@ export class Meter {
     this.#trace();
   }
 
-  /** Of the last seconds while it streams, of the whole afterwards. */
+  /** Returns tokens per second: over the last seconds while it streams, over the whole afterwards. */
   #rate() {
     if (this.#tokens < 2) return "–";
     const now = performance.now();
@@ -112,7 +112,7 @@ export class Meter {
 
   #count() {
     if (this.#firstEvent === null) return "–";
-    if (this.#wasReset) return `${this.#events}, set back once`;
+    if (this.#wasReset) return `${this.#events}, after a reset`;
     const expected = this.#stream.lastSequence - this.#firstEvent + 1;
     if (expected === this.#events) return `${this.#events}, none missing`;
     return `${this.#events}, ${Math.abs(expected - this.#events)} ${expected > this.#events ? "missing" : "too many"}`;

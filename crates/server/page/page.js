@@ -1,9 +1,10 @@
-/** The chat page: puts the parts together. */
+/** The chat page: connects its parts. */
 import { Announcer } from "./announcer.js";
 import { Conversation } from "./conversation.js";
-import { element } from "./element.js";
+import { copy, element } from "./element.js";
 import { Meter } from "./meter.js";
 import { models } from "./past.js";
+import { looksLikeCredential } from "/tokenwire.js";
 
 const $ = (id) => document.getElementById(id);
 const STREAM_ID = /^#(resp_[A-Za-z0-9_-]+)$/;
@@ -15,7 +16,7 @@ const SUGGESTIONS = [
   ["Explain yourself", "Tables, lists and links", "What can you do, and how do your answers reach me?"],
 ];
 
-/** Kept in this browser, where it may be. */
+/** Settings kept in this browser, if it allows storage. */
 const kept = {
   get(name) {
     try {
@@ -28,7 +29,7 @@ const kept = {
     try {
       localStorage.setItem(`tokenwire.${name}`, value);
     } catch {
-      // It is asked for again next time.
+      // Without storage the setting lasts until the page is closed.
     }
   },
 };
@@ -45,10 +46,21 @@ const conversation = new Conversation($("turns"), () => ({ model: $("model").val
 function submit() {
   const question = $("question").value.trim();
   if (!question || conversation.isRunning) return;
+  if (looksLikeCredential(question)) {
+    warn("This looks like an API key. It was not sent: a question goes to the model and may be logged.");
+    return;
+  }
+  warn(null);
   $("question").value = "";
   follow = true;
   conversation.ask(question);
   refresh();
+}
+
+/** Shows a warning above the question, or hides it if the text is null. */
+function warn(text) {
+  $("warning").textContent = text ?? "";
+  $("warning").hidden = text === null;
 }
 
 function refresh() {
@@ -64,9 +76,12 @@ $("composer").addEventListener("submit", (event) => {
   event.preventDefault();
   submit();
 });
-$("question").addEventListener("input", refresh);
+$("question").addEventListener("input", () => {
+  if (!$("warning").hidden) warn(null);
+  refresh();
+});
 $("question").addEventListener("keydown", (event) => {
-  // Enter that ends the composition of a Chinese or Japanese word is no question yet.
+  // Enter that ends an input method's composition does not send the question.
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
     event.preventDefault();
     submit();
@@ -93,12 +108,12 @@ $("suggestions").append(...SUGGESTIONS.map(([title, about, question]) => element
     element("strong", { textContent: title }), element("span", { textContent: about })),
 )));
 
-// --- what happens in the conversation
+// --- events of the conversation
 
 conversation.addEventListener("change", refresh);
 conversation.addEventListener("begin", ({ detail: { stream, asked } }) => {
   announcer.begin();
-  announcer.say(asked ? "Asked. The answer is coming." : "Reading the answer.");
+  announcer.say(asked ? "Sent. Waiting for the answer." : "Reading the answer.");
   meter.follow(stream, { asked });
   stream.on("event", () => announcer.follow(stream.text));
   refresh();
@@ -109,8 +124,8 @@ conversation.addEventListener("named", ({ detail: id }) => {
   document.title = question ? `${question.slice(0, 60)} · Tokenwire` : "Tokenwire";
 });
 conversation.addEventListener("status", ({ detail: state }) => {
-  if (state === "waiting") announcer.say("The connection was lost. Coming back.");
-  if (state === "offline") announcer.say("You are offline. The answer goes on when you are back.");
+  if (state === "waiting") announcer.say("The connection was lost. Reconnecting.");
+  if (state === "offline") announcer.say("You are offline. The answer continues when you are online again.");
 });
 conversation.addEventListener("end", ({ detail: { status, text, error } }) => {
   if (error) announcer.say(error.explanation ?? error.message);
@@ -127,7 +142,7 @@ function choose(select, value) {
   if ([...select.options].some((option) => option.value === value)) select.value = value;
 }
 
-// --- the page follows the answer, unless somebody scrolls up to read
+// --- the page follows the answer unless the reader scrolls up
 
 let follow = true;
 const scroll = $("scroll");
@@ -146,17 +161,17 @@ $("latest").addEventListener("click", () => {
   $("question").focus();
 });
 
-// --- the wire
+// --- the connection
 
 $("cut").addEventListener("click", () => {
   conversation.stream?.cut();
   announcer.say("The connection is cut.");
 });
 $("share").addEventListener("click", async () => {
-  const done = await navigator.clipboard.writeText(location.href).then(() => true, () => false);
+  const done = await copy(location.href);
   announcer.say(done ? "The link is copied." : "The link is in the address bar.");
   $("share").textContent = done ? "Link copied" : "The link is in the address bar";
-  setTimeout(() => { $("share").textContent = "Copy a link to watch along"; }, 2000);
+  setTimeout(() => { $("share").textContent = "Copy a link to this answer"; }, 2000);
 });
 $("show-wire").addEventListener("click", () => {
   const shown = $("wire").classList.toggle("shown");
@@ -190,6 +205,12 @@ async function offerModels() {
 }
 
 function openLink() {
+  // A key in the address would stay in the history and in every copied link.
+  if (looksLikeCredential(location.hash.replace(/^#(?:\w+=)?/, ""))) {
+    history.replaceState(null, "", location.pathname);
+    warn("The address had an API key in it, which was removed. This page needs no key.");
+    return;
+  }
   const id = STREAM_ID.exec(location.hash)?.[1];
   if (id) conversation.open(id);
 }

@@ -1,4 +1,4 @@
-/** A conversation out of the gateway's memory: the page keeps none of its own, so a link is all that another tab needs. */
+/** Reads a conversation from the gateway. The page keeps none itself, so a link is enough for another tab. */
 import { TokenwireError } from "/tokenwire.js";
 
 const PAGES = 20;
@@ -14,12 +14,12 @@ async function get(path) {
   });
 }
 
-/** The names of the models on offer. */
+/** Returns the names of the available models. */
 export async function models() {
   return (await get("/v1/models")).data.map((model) => model.id);
 }
 
-/** What was said before the answer `id`, the question that it answers, and what there is of it. */
+/** Returns the turns before the answer `id`, its question, and its response object. */
 export async function recall(id) {
   const response = await get(`/v1/responses/${id}`);
   const turns = [];

@@ -4,7 +4,7 @@
   try {
     theme = localStorage.getItem("tokenwire.theme");
   } catch {
-    // Storage may be forbidden; the system's theme serves.
+    // Without storage the system's theme is used.
   }
   if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
 })();

@@ -1,10 +1,10 @@
-/** A question and its answer, as they stand on the page. */
+/** A question and its answer on the page. */
 import { copyButton, element } from "./element.js";
 import { MarkdownView } from "./markdown.js";
 
 export class Turn {
   question;
-  /** What can be built upon: the id of an answer that is whole. */
+  /** The id of the answer, if it is complete and the next turn can refer to it. */
   id = null;
   status = "running";
   node;
@@ -14,7 +14,7 @@ export class Turn {
   #text = "";
   #frame = null;
 
-  /** `act`: what the buttons do. */
+  /** `act` are the actions of the buttons. */
   constructor(question, act) {
     this.question = question;
     const reasoning = element("div");
@@ -40,7 +40,7 @@ export class Turn {
 
   get text() { return this.#text; }
 
-  /** Begins anew, for the same question. */
+  /** Clears the answer, for a repetition of the question. */
   restart() {
     this.id = null;
     this.status = "running";
@@ -52,20 +52,20 @@ export class Turn {
     this.#draw();
   }
 
-  /** What is known of the answer; drawn with the next frame. */
+  /** Shows the answer so far with the next frame. */
   show(text, reasoning = "") {
     this.#text = text;
     this.#reasoning = reasoning;
     this.#frame ??= requestAnimationFrame(() => this.#draw());
   }
 
-  /** A remark under the answer, such as that the connection is made anew; null for none. */
+  /** Shows a note under the answer, such as that it reconnects. Null hides it. */
   note(text) {
     this.#parts.note.textContent = text ?? "";
     this.#parts.note.hidden = text === null;
   }
 
-  /** The answer has come to its end. `status`: completed, incomplete, cancelled or failed. */
+  /** Ends the answer. `status` is completed, incomplete, cancelled or failed. */
   end(status, id, remark = null) {
     this.status = status;
     this.id = id;

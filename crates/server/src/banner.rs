@@ -1,11 +1,11 @@
-//! What the gateway says when it is up: who answers, where the page is, and two lines to paste.
+//! The text that the gateway prints at its start: upstreams, addresses, and two commands to paste.
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::config::Config;
 
-/// The banner for a gateway that listens on `address` and asks `upstream`, as
-/// [`describe_upstreams`] puts it.
+/// Returns the banner of a gateway that listens on `address`. `upstream` is the text of
+/// [`describe_upstreams`].
 #[must_use]
 pub fn banner(config: &Config, address: SocketAddr, upstream: &str) -> String {
     let at = reachable(address);
@@ -24,12 +24,14 @@ pub fn banner(config: &Config, address: SocketAddr, upstream: &str) -> String {
         create = example(config, r#""type":"response.create","input":"hello""#),
     );
     if !address.ip().is_loopback() {
-        text.push_str("\n  Other machines can reach this address, and whoever does can use the upstream without a key of his own.\n");
+        text.push_str(
+            "\n  Other machines can reach this address and use the upstream without a key.\n",
+        );
     }
     text
 }
 
-/// Who answers, in a few words and without keys.
+/// Describes the upstreams in a few words, without keys.
 #[must_use]
 pub fn describe_upstreams(config: &Config) -> String {
     if config.uses_simulator() {
@@ -47,7 +49,7 @@ pub fn describe_upstreams(config: &Config) -> String {
     each.collect::<Vec<_>>().join(", ")
 }
 
-/// A request that works as it stands: with a model where the gateway cannot assume one.
+/// Returns an example request, with a model if there is no default.
 fn example(config: &Config, fields: &str) -> String {
     let model = if config.default_model().is_some() {
         ""
@@ -57,7 +59,7 @@ fn example(config: &Config, fields: &str) -> String {
     format!("{{{fields}{model}}}")
 }
 
-/// The host and port under which this machine reaches `address`.
+/// Returns the host and port by which this machine reaches `address`.
 fn reachable(address: SocketAddr) -> String {
     let port = address.port();
     match address.ip() {
@@ -81,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn names_the_simulator_and_gives_lines_to_paste() {
+    fn banner_names_the_simulator_and_shows_commands() {
         let text = shown(&Config::default(), "127.0.0.1:3000");
         for part in [
             "embedded simulator",
@@ -95,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn names_the_upstream_but_not_its_key() {
+    fn banner_names_the_upstream_without_its_key() {
         let upstream = Upstream {
             base_url: "http://localhost:8000/v1".into(),
             api_key: Some("sk-hidden".to_owned().into()),
@@ -117,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn uses_the_address_that_is_listened_on() {
+    fn banner_shows_the_bound_address() {
         for (address, host) in [
             ("127.0.0.1:81", "localhost:81"),
             ("0.0.0.0:82", "localhost:82"),
@@ -133,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn says_when_other_machines_can_reach_it() {
+    fn banner_warns_about_non_loopback_addresses() {
         assert!(shown(&Config::default(), "0.0.0.0:3000").contains("Other machines"));
     }
 }

@@ -1,14 +1,8 @@
-//! The command line, and the commands that need no server: `--check` and `--print-config`.
-//!
-//! Flags carry what people type while trying things out; everything else is a key of the
-//! configuration.
+//! The command line. It has flags for frequent settings; all others are keys of the configuration.
 
 use std::path::PathBuf;
 
 use clap::Parser;
-
-use crate::banner::describe_upstreams;
-use crate::config::Loaded;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -81,65 +75,32 @@ pub struct Cli {
     pub check: bool,
 }
 
-// === impl Cli ===
-
-impl Cli {
-    /// What to print instead of serving, where a flag asks for that.
-    #[must_use]
-    pub fn answer(&self, loaded: &Loaded) -> Option<String> {
-        if self.print_config {
-            Some(loaded.to_yaml())
-        } else if self.check {
-            Some(summary(loaded))
-        } else {
-            None
-        }
-    }
-}
-
-fn summary(loaded: &Loaded) -> String {
-    let config = &loaded.config;
-    let file = loaded.file.as_ref().map_or_else(
-        || "no file, defaults apply".to_owned(),
-        |file| file.display().to_string(),
-    );
-    let model = config
-        .default_model()
-        .unwrap_or("none: every request must name its model");
-    format!(
-        "The configuration can be used.\n  file           {file}\n  listens on     {} port {}\n  upstream       {}\n  default model  {model}\n",
-        config.server.host,
-        config.server.port,
-        describe_upstreams(config),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory;
 
     #[test]
-    fn the_command_line_is_well_formed() {
+    fn command_line_is_well_formed() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn help_teaches_by_example() {
+    fn help_shows_examples() {
         let help = Cli::command().render_help().to_string();
-        for taught in [
+        for example in [
             "OPENAI_API_KEY",
             "localhost:11434",
             "--config",
             "TOKENWIRE_SERVER__PORT",
             r#"curl -N localhost:3000/v1/streams -d '{"input":"hello"}'"#,
         ] {
-            assert!(help.contains(taught), "{taught} is missing from:\n{help}");
+            assert!(help.contains(example), "{example} is missing from:\n{help}");
         }
     }
 
     #[test]
-    fn the_simulator_and_a_base_url_exclude_each_other() {
+    fn simulator_and_base_url_are_exclusive() {
         assert!(
             Cli::try_parse_from([
                 "tokenwire",

@@ -1,11 +1,15 @@
-//! The gateway: configuration, command line, the HTTP API, and what holds them together.
+//! The gateway: configuration, command line, HTTP API, and the server that runs them.
 
 pub mod banner;
 pub mod cli;
+pub mod commands;
 pub mod config;
 mod health_check;
 pub mod http;
 pub mod metrics;
+pub mod model_list;
+pub mod origins;
 pub mod serve;
 pub mod service;
 pub mod telemetry;
+pub mod upstreams;

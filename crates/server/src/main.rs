@@ -1,4 +1,4 @@
-//! The gateway's binary: configuration, then serving, then draining.
+//! The gateway's binary: reads the configuration, builds the gateway, serves, drains.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tokenwire::banner::{banner, describe_upstreams};
 use tokenwire::cli::Cli;
+use tokenwire::commands;
 use tokenwire::config;
 use tokenwire::config::schema::Config;
 use tokenwire::serve::{Gateway, ServeError};
@@ -16,7 +17,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[allow(
     clippy::print_stderr,
-    reason = "why a program does not start is said on the terminal"
+    reason = "errors at the start are shown on the terminal"
 )]
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -27,8 +28,8 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    if let Some(answer) = cli.answer(&loaded) {
-        say(&answer);
+    if let Some(output) = commands::output(&cli, &loaded) {
+        print(&output);
         return ExitCode::SUCCESS;
     }
     telemetry::start(&loaded.config.log);
@@ -43,43 +44,42 @@ fn main() -> ExitCode {
     }
 }
 
-/// A stream takes two descriptors, and the usual soft limit of 1,024 is there for programs that use
-/// `select`.
+/// Raises the soft limit of descriptors to the hard limit. A stream takes two descriptors, and the
+/// usual soft limit of 1,024 exists for programs that use `select`.
 fn raise_descriptor_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "the limit of open files stays as it is");
+        tracing::warn!(%error, "failed to raise the limit of open files");
     }
 }
 
-/// Has the kernel make its table of descriptors as large as it is likely to get, while there is one
-/// thread.
+/// Makes the kernel allocate a large table of descriptors while there is one thread.
 ///
-/// The table doubles when it is full. In a process of several threads the kernel then waits until
-/// no processor can still be looking at the old one (`synchronize_rcu` in `expand_fdtable`), which
-/// held whoever was accepted just then, and all behind him on that worker, for 5 to 20 ms.
+/// The table doubles when it is full. In a process with several threads the kernel then waits for
+/// all processors (`synchronize_rcu` in `expand_fdtable`), which stalls every stream of a worker for
+/// 5 to 20 ms.
 fn reserve_descriptors() {
-    /// At 8 bytes each, half a MiB.
+    /// 512 KiB, at 8 bytes each.
     const ENOUGH: u64 = 1 << 16;
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile)
         .current
         .unwrap_or(ENOUGH);
     let highest = i32::try_from(limit.min(ENOUGH).saturating_sub(1)).unwrap_or(i32::MAX);
-    // The copy is closed at once; the table stays.
+    // The duplicate is closed at once. The table keeps its size.
     let _ = rustix::io::fcntl_dupfd_cloexec(std::io::stdout(), highest);
 }
 
-/// Prints for people. That nobody listens (`tokenwire --print-config | head`) is no reason to fail.
-fn say(text: &str) {
+/// Prints to standard output. Ignores a closed pipe (`tokenwire --print-config | head`).
+fn print(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 async fn run(config: Config) -> Result<(), ServeError> {
     let gateway = Gateway::bind(config.clone())?;
-    say(&format!(
+    print(&format!(
         "{}\n",
         banner(&config, gateway.address(), &describe_upstreams(&config))
     ));

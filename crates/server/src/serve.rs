@@ -1,66 +1,42 @@
-//! Builds the gateway from its configuration, serves until it is told to stop, and drains.
+//! Builds the gateway from its configuration, serves until a signal, and drains.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_http::HttpService;
-use actix_service::map_config;
-use actix_web::dev::{AppConfig, Server, ServerHandle};
+use actix_web::dev::{Server, ServerHandle};
 use actix_web::middleware::from_fn;
 use actix_web::{App, web};
-use tokenwire_core::engine::{MemoryStore, Registry, Retention};
-use tokenwire_core::log::{LogLimits, MemoryAccount};
 use tokenwire_core::upstream::RetryBudget;
 use tokenwire_simulator::{Options, Simulator};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::task::TaskTracker;
 
 use crate::config::schema::Config;
 use crate::health_check::check_upstreams;
-use crate::http::{configure, envelope};
+use crate::http::{configure, request_middleware};
 use crate::metrics::{Deliveries, Metrics, Upstreams};
-use crate::service::{Service, Shared, reuse};
+use crate::service::{Service, Shared, shared_engine};
 use secrecy::SecretString;
-use tokenwire_connection::{ActixIo, Connections, Timeouts};
+use tokenwire_connection::{ConnectionOptions, connections};
 use tokenwire_webhooks::{WebhookOptions, Webhooks};
 
-/// How often finished streams are looked through for those that have been kept long enough.
-const SWEEP: Duration = Duration::from_secs(1);
-/// A connection that asks nothing is kept this long.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// A request's head must be there within this time.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A connection that is closed with something unread stays this long, so that the peer can read the
-/// answer before a reset overtakes it. A WebSocket's peer waits as long for the end of a socket
-/// that was closed in order. actix counts it from a clock that it sets twice a second, and never
-/// notices a deadline that has passed already: with half a second or less some connections would
-/// stay for good.
-const LINGER: Duration = Duration::from_secs(1);
-
-/// Once the generations have ended or their time is up, connections have this long to write what is
-/// left.
+/// After the generations have ended or timed out, connections have this long to write the rest.
 const LAST_WRITES: Duration = Duration::from_secs(5);
 
-/// Webhooks have at least this long for their last chance, however much of its patience the gateway
-/// has spent on generations.
+/// Minimum time for the last attempts of webhooks, however long the generations took to end.
 const LAST_WEBHOOKS: Duration = Duration::from_secs(5);
 
-/// The terminal events of generations that are stopped are written within this time.
-const LAST_EVENTS: Duration = Duration::from_secs(1);
-
-/// Why the gateway does not run.
+/// Why the gateway cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The address cannot be listened on.
+    /// The address cannot be bound.
     #[error(
         "cannot listen on {address}: {source}; is another program using the port? Choose another with --port"
     )]
     Listen {
         /// The address.
         address: String,
-        /// The system's word.
+        /// The system's error.
         source: std::io::Error,
     },
     /// An upstream cannot be set up.
@@ -82,7 +58,7 @@ pub struct Gateway {
     server: Server,
     address: SocketAddr,
     shared: Shared,
-    /// Answers for as long as the gateway runs.
+    /// Runs as long as the gateway.
     _simulator: Option<Simulator>,
 }
 
@@ -95,10 +71,10 @@ impl std::fmt::Debug for Gateway {
 }
 
 impl Gateway {
-    /// Builds the parts and binds the address. To be called on an actix runtime.
+    /// Builds the parts and binds the address. Call it on an actix runtime.
     ///
     /// # Errors
-    /// [`ServeError`], with what to do about it.
+    /// [`ServeError`], with a remedy.
     pub fn bind(config: Config) -> Result<Self, ServeError> {
         let simulator = if config.uses_simulator() {
             Some(Simulator::start(Options::default()).map_err(ServeError::Simulator)?)
@@ -114,7 +90,7 @@ impl Gateway {
             simulator.as_ref().map(Simulator::base_url),
             address,
         );
-        // Once here, so that a mistake is told before the workers start.
+        // Built once here, so that an error is reported before the workers start.
         Service::new(&shared).map_err(ServeError::Upstream)?;
         let server = server(&shared, listener)?;
         Ok(Self {
@@ -125,20 +101,20 @@ impl Gateway {
         })
     }
 
-    /// Where it listens.
+    /// Returns the address that the gateway listens on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Ends the server from outside: for tests and for applications that embed the gateway.
+    /// Returns a handle that stops the server, for tests and applications that embed the gateway.
     #[must_use]
     pub fn handle(&self) -> ServerHandle {
         self.server.handle()
     }
 
-    /// Serves until SIGINT or SIGTERM. Then new streams are refused, those that run may end within
-    /// `server.shutdown_timeout`, and a second signal ends it at once.
+    /// Serves until SIGINT or SIGTERM, then drains: new streams are refused, and running ones may end
+    /// within `server.shutdown_timeout`. A second signal stops it at once.
     ///
     /// # Errors
     /// [`ServeError::Serve`].
@@ -151,12 +127,10 @@ impl Gateway {
         } = self;
         let handle = server.handle();
         let signals = tokio::spawn(stop_on_signal(handle, shared.clone()));
-        let sweeper = tokio::spawn(sweep(shared.registry.clone()));
         let checks = tokio::spawn(check_upstreams(shared.clone()));
         let dispatcher = tokio::spawn(shared.webhooks.clone().run());
         let served = server.await;
         checks.abort();
-        sweeper.abort();
         dispatcher.abort();
         shared.webhooks.abandon();
         signals.abort();
@@ -204,28 +178,14 @@ fn share(
     simulator: Option<String>,
     address: SocketAddr,
 ) -> Shared {
-    let account = MemoryAccount::default();
-    let retention = Retention {
-        events: config.streams.retain_events,
-        responses: config.streams.retain_responses,
-        max_memory: config.streams.max_memory,
-        max_open: config.limits.streams,
-    };
-    let limits = LogLimits {
-        bytes: config.streams.max_stream_bytes(),
-        events: config.streams.max_stream_events,
-    };
-    let registry = Registry::new(retention, account.clone());
-    let metrics = Metrics::new(&config, registry.clone());
+    let engine = shared_engine(&config);
+    let metrics = Metrics::new(&config, engine.registry().clone());
     let upstreams = Shared::upstreams(&config, simulator);
     metrics.collect(Upstreams(upstreams.clone()));
     metrics.collect(Deliveries(webhooks.counters().clone()));
     Shared {
-        registry,
-        store: Arc::new(MemoryStore { limits, account }),
-        reuse: reuse(&config.reuse),
+        engine,
         metrics,
-        tasks: TaskTracker::new(),
         upstreams,
         retry_budget: Arc::new(RetryBudget::new(config.retry.budget_percent)),
         webhooks,
@@ -255,53 +215,31 @@ fn webhook_options(config: &Config) -> WebhookOptions {
 fn server(shared: &Shared, listener: std::net::TcpListener) -> Result<Server, ServeError> {
     let config = shared.config.clone();
     let workers = config.server.workers();
-    let timeouts = Timeouts {
-        keep_alive: KEEP_ALIVE,
-        linger: LINGER,
-        slow_reader: config.streams.slow_reader_timeout,
-    };
     let for_workers = shared.clone();
     let builder = Server::build()
         .workers(workers)
         .max_concurrent_connections(config.limits.connections.div_ceil(workers))
         .shutdown_timeout(LAST_WRITES.as_secs())
         .disable_signals();
-    let shutdown = builder.graceful_shutdown_signal();
-    let open = shared.metrics.gauges().connections.clone();
-    let connections = move || {
+    let options = ConnectionOptions {
+        slow_reader: config.streams.slow_reader_timeout,
+        open: shared.metrics.gauges().connections.clone(),
+        direct_writes: config.server.direct_writes,
+        ..ConnectionOptions::new(builder.graceful_shutdown_signal())
+    };
+    let application = move || {
         #[expect(
             clippy::expect_used,
-            reason = "the same was built once before the workers started"
+            reason = "the same service was built before the workers started"
         )]
         let service = Service::new(&for_workers).expect("a worker's service");
-        let app = App::new()
+        App::new()
             .app_data(web::Data::new(service))
-            .wrap(from_fn(envelope))
-            .configure(configure);
-        let signal = shutdown.clone();
-        let http = HttpService::build()
-            .keep_alive(KEEP_ALIVE)
-            .client_request_timeout(HEAD_TIMEOUT)
-            .client_disconnect_timeout(LINGER)
-            // A client's FIN must be seen while the upstream is silent.
-            .h1_allow_half_closed(false)
-            .graceful_shutdown_signal(move || {
-                let signal = signal.clone();
-                async move { signal.notified().await }
-            })
-            .on_connect_ext(|io: &ActixIo, extensions| drop(extensions.insert(io.socket())))
-            .h1(map_config(app, |()| AppConfig::default()));
-        Connections::new(http, timeouts, shutdown.clone(), open.clone())
+            .wrap(from_fn(request_middleware))
+            .configure(configure)
     };
-    Ok(builder.listen("http", listener, connections)?.run())
-}
-
-async fn sweep(registry: Arc<Registry>) {
-    let mut clock = tokio::time::interval(SWEEP);
-    loop {
-        clock.tick().await;
-        registry.sweep(tokio::time::Instant::now());
-    }
+    let http = move || connections(application(), &options);
+    Ok(builder.listen("http", listener, http)?.run())
 }
 
 async fn stop_on_signal(handle: ServerHandle, shared: Shared) {
@@ -318,26 +256,14 @@ async fn stop_on_signal(handle: ServerHandle, shared: Shared) {
     }
     let patience = shared.config.server.shutdown_timeout;
     tracing::info!(
-        open_streams = shared.registry.open(),
+        open_streams = shared.engine.registry().open(),
         ?patience,
         "stopping: new streams are refused, those that run may end"
     );
-    shared.registry.close();
-    shared.tasks.close();
     let begun = tokio::time::Instant::now();
     let drained = async {
         // Background generations have no connection that the server would wait for.
-        if tokio::time::timeout(patience, shared.tasks.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!(
-                open_streams = shared.registry.open(),
-                "patience is over: what still runs is ended"
-            );
-            shared.registry.stop_running();
-            let _ = tokio::time::timeout(LAST_EVENTS, shared.tasks.wait()).await;
-        }
+        shared.engine.drain(patience).await;
         shared
             .webhooks
             .finish(patience.saturating_sub(begun.elapsed()).max(LAST_WEBHOOKS))

@@ -5,21 +5,23 @@ use std::time::Duration;
 
 use actix_web::http::header::HeaderMap;
 use secrecy::SecretString;
-use tokenwire_core::engine::{Engine, LogStore, Registry, Reuse, ReuseOptions};
+use tokenwire_core::dialect::Dialect;
+use tokenwire_core::engine::{Caller, Engine, Retention, ReuseOptions, SharedEngine};
+use tokenwire_core::log::LogLimits;
 use tokenwire_core::model::id::Owner;
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::{
     BreakerPolicy, ConcurrencyPolicy, Continuation, EndpointStats, Hedge, ModelBinding, OpenAi,
     OpenAiOptions, RetryBudget, RetryPolicy, Route, Router, RouterOptions, Timeouts,
 };
-use tokenwire_sse::SseOptions;
+use tokenwire_sse::{SseFraming, SseReader};
 use tokenwire_ws::WebSocketOptions;
-use tokio_util::task::TaskTracker;
 
 use crate::config::schema;
 use crate::config::schema::Config;
-use crate::http::OriginPolicy;
 use crate::metrics::Metrics;
+use crate::origins::OriginPolicy;
+pub use crate::upstreams::SharedUpstream;
 use tokenwire_webhooks::Webhooks;
 
 /// State of one worker.
@@ -31,6 +33,8 @@ pub struct Service {
     pub engine: Engine,
     /// The upstreams.
     pub router: Router,
+    /// The upstreams, as all workers share them.
+    pub(crate) upstreams: Arc<[SharedUpstream]>,
     /// Which web pages may send requests.
     pub origins: OriginPolicy,
     /// Delivers webhooks.
@@ -44,16 +48,10 @@ pub struct Service {
 pub struct Shared {
     /// The configuration.
     pub config: Arc<Config>,
-    /// All generations that are kept.
-    pub registry: Arc<Registry>,
-    /// The store of logs.
-    pub store: Arc<dyn LogStore>,
-    /// Shares answers between identical requests.
-    pub reuse: Option<Arc<Reuse>>,
-    /// The metrics.
+    /// Registry, logs, tasks and shared answers.
+    pub engine: SharedEngine,
+    /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// The tasks that write generations.
-    pub tasks: TaskTracker,
     /// The upstreams, or the embedded simulator where none are configured.
     pub upstreams: Arc<[SharedUpstream]>,
     /// Limits retries.
@@ -62,24 +60,6 @@ pub struct Shared {
     pub webhooks: Webhooks,
     /// Whether the gateway listens on loopback only.
     pub local_only: bool,
-}
-
-/// State of an upstream that all workers share.
-#[derive(Clone, Debug)]
-pub struct SharedUpstream {
-    /// Its configuration.
-    pub config: schema::Upstream,
-    /// Health, latency and load.
-    pub stats: Arc<EndpointStats>,
-}
-
-/// The parts of a client's request that go to the upstream beside its body.
-#[derive(Debug, Default)]
-pub struct Forwarded {
-    /// The headers that `forward_headers` lists.
-    pub headers: Vec<(String, String)>,
-    /// The client's own key.
-    pub client_key: Option<SecretString>,
 }
 
 impl Shared {
@@ -94,6 +74,7 @@ impl Shared {
         let breaker = BreakerPolicy {
             failures: config.breaker.failures,
             cooldown: config.breaker.cooldown,
+            max_rest: config.breaker.max_rest,
         };
         let of = |upstream: &schema::Upstream| {
             let schema::UpstreamLimits {
@@ -111,6 +92,7 @@ impl Shared {
                         wait,
                     },
                 ),
+                models: Arc::default(),
             }
         };
         match &simulated {
@@ -159,17 +141,11 @@ impl Service {
                 },
             },
         );
-        let grace = config.streams.disconnect_grace;
-        let engine = Engine::new(
-            shared.registry.clone(),
-            shared.store.clone(),
-            Arc::new(router.clone()),
-            shared.tasks.clone(),
-            grace,
-        )
-        .sharing(shared.reuse.clone())
-        .observed_by(shared.metrics.observer())
-        .with_announcer(Arc::new(shared.webhooks.clone()));
+        let engine = shared
+            .engine
+            .engine(Arc::new(router.clone()))
+            .observed_by(shared.metrics.observer())
+            .with_end_notifier(Arc::new(shared.webhooks.clone()));
         let origins = OriginPolicy {
             allowed: config.server.allowed_origins.clone(),
             loopback: config.server.allow_loopback_origins,
@@ -179,6 +155,7 @@ impl Service {
             config,
             engine,
             router,
+            upstreams: shared.upstreams.clone(),
             origins,
             webhooks: shared.webhooks.clone(),
             metrics: shared.metrics.clone(),
@@ -191,9 +168,9 @@ impl Service {
         Owner::Anonymous
     }
 
-    /// Returns the parts of a request that go to the upstream beside its body.
+    /// The client behind a request with these headers.
     #[must_use]
-    pub fn forwarded(&self, headers: &HeaderMap) -> Forwarded {
+    pub fn caller(&self, headers: &HeaderMap) -> Caller {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let forwarded = self
             .config
@@ -213,7 +190,8 @@ impl Service {
             .upstreams
             .iter()
             .any(|upstream| upstream.accept_client_key);
-        Forwarded {
+        Caller {
+            owner: self.owner(),
             headers: forwarded.collect(),
             client_key: if accepted {
                 own().map(SecretString::from)
@@ -237,43 +215,33 @@ impl Service {
         }
     }
 
-    /// Returns the options of an event stream.
+    /// Returns how a client reads events of this dialect in this framing.
     #[must_use]
-    pub fn sse(&self, preface: impl Into<bytes::Bytes>) -> SseOptions {
-        let readers = self.metrics.gauges().sse.clone();
-        SseOptions {
+    pub fn sse(&self, dialect: Dialect, framing: SseFraming) -> SseReader {
+        let gauges = self.metrics.gauges();
+        let readers = match framing {
+            SseFraming::Bare => &gauges.text,
+            SseFraming::EventSource | SseFraming::Sdk => &gauges.sse,
+        };
+        SseReader {
+            dialect,
+            framing,
             heartbeat: Some(self.config.streams.heartbeat),
-            preface: preface.into(),
-            readers,
+            readers: readers.clone(),
         }
     }
 
-    /// Returns the options of a plain text stream.
-    #[must_use]
-    pub fn text(&self) -> SseOptions {
-        SseOptions {
-            readers: self.metrics.gauges().text.clone(),
-            ..SseOptions::default()
-        }
-    }
-
-    /// Returns the options of a WebSocket.
+    /// Returns the bounds and timeouts of a socket.
     #[must_use]
     pub fn websocket(&self, headers: &HeaderMap) -> WebSocketOptions {
-        let Forwarded {
-            headers,
-            client_key,
-        } = self.forwarded(headers);
         let streams = &self.config.streams;
         WebSocketOptions {
-            owner: self.owner(),
+            caller: self.caller(headers),
             max_message: self.config.limits.websocket_frame(),
             max_lanes: streams.max_lanes,
             max_queued: streams.max_queued_creates,
             ping_interval: streams.ping_interval,
             ping_timeout: streams.ping_timeout,
-            headers,
-            client_key,
             sockets: self.metrics.gauges().sockets.clone(),
             readers: self.metrics.gauges().websocket.clone(),
         }
@@ -290,17 +258,31 @@ impl Service {
     }
 }
 
-/// Creates the sharing of answers from the configuration; `None` if it is off.
+/// Builds what all workers share of the engine.
 #[must_use]
-pub fn reuse(config: &schema::Reuse) -> Option<Arc<Reuse>> {
-    Reuse::new(ReuseOptions {
-        coalesce: config.coalesce,
-        cache: config.cache,
-        ttl: config.cache_ttl,
-        entries: config.cache_entries,
-        pace: config.pace,
-        across_owners: config.across_owners,
-    })
+pub fn shared_engine(config: &Config) -> SharedEngine {
+    let (streams, reuse) = (&config.streams, &config.reuse);
+    Engine::builder()
+        .retention(Retention {
+            events: streams.retain_events,
+            responses: streams.retain_responses,
+            max_memory: streams.max_memory,
+            max_open: config.limits.streams,
+        })
+        .log_limits(LogLimits {
+            bytes: streams.max_stream_bytes(),
+            events: streams.max_stream_events,
+        })
+        .disconnect_grace(streams.disconnect_grace)
+        .reuse(ReuseOptions {
+            coalesce: reuse.coalesce,
+            cache: reuse.cache,
+            ttl: reuse.cache_ttl,
+            entries: reuse.cache_entries,
+            pace: reuse.pace,
+            across_owners: reuse.across_owners,
+        })
+        .build()
 }
 
 fn core_timeouts(timeouts: &schema::Timeouts) -> Timeouts {

@@ -1,4 +1,4 @@
-//! Bad input gets a clear error in OpenAI's shape, and nothing is lost by it.
+//! Bad input gets a clear error in OpenAI's shape and has no other effect.
 
 mod support;
 
@@ -7,7 +7,7 @@ use support::process::Process;
 use support::websocket::RawSocket;
 use support::{Answer, End, Gateway, Request, World, chat, response, start, with};
 
-/// A request, and what has to be said about it.
+/// A request and the expected error.
 struct Case {
     what: &'static str,
     request: Request,
@@ -15,7 +15,7 @@ struct Case {
     kind: &'static str,
     code: &'static str,
     param: Option<&'static str>,
-    /// What the message has to name.
+    /// Parts of the message.
     says: &'static str,
 }
 
@@ -81,7 +81,7 @@ fn cases(world: &Gateway) -> Vec<Case> {
         "not found",
     );
     case(
-        "an id that nobody has",
+        "an unknown id",
         get("/v1/responses/resp_AAAAAAAAAAAAAAAAAAAAAAAA"),
         404,
         "not_found",
@@ -89,7 +89,7 @@ fn cases(world: &Gateway) -> Vec<Case> {
         "resp_AAAA",
     );
     case(
-        "a stream that nobody has",
+        "an unknown stream",
         get("/v1/streams/resp_AAAAAAAAAAAAAAAAAAAAAAAA"),
         404,
         "not_found",
@@ -352,7 +352,7 @@ fn cases(world: &Gateway) -> Vec<Case> {
     }
     let previous = json!({"input": "x", "previous_response_id": "resp_AAAAAAAAAAAAAAAAAAAAAAAA"});
     case(
-        "a predecessor that nobody has",
+        "an unknown predecessor",
         world.post("/v1/responses", &previous),
         404,
         "previous_response_not_found",
@@ -454,7 +454,7 @@ fn cases(world: &Gateway) -> Vec<Case> {
 }
 
 #[tokio::test]
-async fn every_mistake_is_named_and_the_next_request_works() {
+async fn bad_requests_get_a_clear_error_and_the_connection_stays_usable() {
     let world = start(|config| config.limits.body = 64 * 1024);
     let mut problems = Vec::new();
     for case in cases(&world) {
@@ -467,7 +467,7 @@ async fn every_mistake_is_named_and_the_next_request_works() {
             error["code"].as_str(),
         );
         let message = error["message"].as_str().unwrap_or_default();
-        // The parameter of one that cannot be honoured is looked at apart.
+        // Another test checks the parameter of unsupported ones.
         let param = case.code == "unsupported_parameter" || error["param"].as_str() == case.param;
         if found != (case.status, Some(case.kind), Some(case.code))
             || !param
@@ -534,7 +534,7 @@ async fn every_mistake_is_named_and_the_next_request_works() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_honoured_names_its_parameter() {
+async fn unsupported_parameter_is_named() {
     let world = start(|_| {});
     for (member, param) in [
         (json!({"conversation": "conv_1"}), "conversation"),
@@ -555,7 +555,7 @@ async fn what_cannot_be_honoured_names_its_parameter() {
 }
 
 #[tokio::test]
-async fn an_unknown_model_is_answered_as_the_upstream_says_it() {
+async fn unknown_model_error_is_the_upstreams() {
     let world = start(|_| {});
     for body in [
         chat("tokens=1"),
@@ -676,7 +676,7 @@ async fn preflight(world: &World, origin: &str) -> Answer {
 }
 
 #[tokio::test]
-async fn pages_that_are_let_in_may_ask_and_read() {
+async fn allowed_origins_may_send_requests_and_read_responses() {
     let world =
         start(|config| config.server.allowed_origins = vec!["https://app.example.com".to_owned()]);
     for origin in [
@@ -739,7 +739,7 @@ async fn pages_that_are_let_in_may_ask_and_read() {
 }
 
 #[tokio::test]
-async fn a_foreign_page_may_look_at_what_costs_nothing_but_not_read_it() {
+async fn foreign_page_cannot_read_operations_endpoints() {
     let world = start(|_| {});
     let answer = world
         .get("/healthz")
@@ -753,7 +753,7 @@ async fn a_foreign_page_may_look_at_what_costs_nothing_but_not_read_it() {
 }
 
 #[tokio::test]
-async fn every_answer_has_a_request_id_of_its_own() {
+async fn every_response_has_a_unique_request_id() {
     let world = start(|_| {});
     let mut ids = Vec::new();
     for request in [
@@ -780,9 +780,9 @@ async fn every_answer_has_a_request_id_of_its_own() {
     assert_eq!(ids.len(), 6);
 }
 
-/// An error in the log is something for whoever operates the gateway; what strangers send is not.
+/// Errors in the log are for the operator. Bad input from clients is not logged as an error.
 #[tokio::test]
-async fn nobody_can_fill_the_log_with_errors() {
+async fn bad_input_does_not_fill_the_log_with_errors() {
     let gateway = Process::start("", &[]);
     let request = |path: &str| {
         Request::new(gateway.address, "POST", path).header("content-type", "application/json")
@@ -800,7 +800,7 @@ async fn nobody_can_fill_the_log_with_errors() {
         request("/v1/responses").body("{").answer().await.status,
         400
     );
-    // A text that fails is broken off, which is how its reader learns of it.
+    // A plain text stream that fails is aborted, which is how its reader detects the failure.
     let failing = response("tokens=9 fault=cut after=2").to_string();
     assert_eq!(
         request("/v1/streams")
@@ -814,8 +814,5 @@ async fn nobody_can_fill_the_log_with_errors() {
     gateway.terminate();
     let (well, log) = gateway.output();
     assert!(well && !log.contains("ERROR"), "{log}");
-    assert!(
-        !log.contains('\u{1b}'),
-        "colours, though nobody looks: {log}"
-    );
+    assert!(!log.contains('\u{1b}'), "colours without a terminal: {log}");
 }

@@ -1,9 +1,9 @@
-//! Recorded streams of real servers, played back over real sockets, through the gateway's dialects.
+//! Recorded streams of real servers, replayed over real sockets and read in the gateway's dialects.
 
 #![allow(
     clippy::unwrap_used,
     clippy::print_stderr,
-    reason = "a test that cannot go on says why and ends"
+    reason = "a failed precondition fails the test with its reason"
 )]
 
 mod support;
@@ -16,7 +16,7 @@ use support::recordings::{Expected, Recording, all};
 use support::{Answer, Gateway, Playback, over};
 use tokenwire::config::schema::Api;
 
-/// The payloads of a body, found the slow way: this must not agree with the decoder by being it.
+/// Extracts the payloads of a body without the decoder under test.
 fn payloads(body: &[u8]) -> Vec<String> {
     let body = String::from_utf8(body.to_vec())
         .unwrap()
@@ -44,8 +44,8 @@ fn choices(recording: &Recording) -> u32 {
     }
 }
 
-/// A gateway over a server that says what was recorded, in pieces of so many bytes.
-async fn playing(recording: &Recording, piece: usize) -> (Playback, Gateway) {
+/// Starts a gateway over an upstream that replays the recording in writes of `piece` bytes.
+async fn replay_gateway(recording: &Recording, piece: usize) -> (Playback, Gateway) {
     let upstream = Playback::events(recording.body.clone(), piece).await;
     let api = if recording.responses {
         Api::Responses
@@ -58,7 +58,8 @@ async fn playing(recording: &Recording, piece: usize) -> (Playback, Gateway) {
     (upstream, gateway)
 }
 
-/// Each payload as it came, in order, and then one word about the end.
+/// Checks that the chat dialect passes each payload through in order and shows how the stream
+/// ended.
 fn check_chat(recording: &Recording, answer: &Answer) -> Result<(), String> {
     let mut found: Vec<String> = answer
         .events()
@@ -77,16 +78,16 @@ fn check_chat(recording: &Recording, answer: &Answer) -> Result<(), String> {
         if found.iter().any(|payload| payload == "[DONE]")
             || !last["error"].is_object() && !last["base_resp"].is_object()
         {
-            return Err(format!("a failure that a client does not see: {last}"));
+            return Err(format!("the client does not see the failure: {last}"));
         }
         if found.len() > sent.len() {
             found.pop();
         }
     } else if found.pop().as_deref() != Some("[DONE]") {
-        return Err("no [DONE] after an end".to_owned());
+        return Err("no [DONE] after the last payload".to_owned());
     }
     if found.len() != sent.len() {
-        // Two objects on one line come out as two payloads.
+        // Two objects on one line become two payloads.
         let apart = |payload: &String| -> Vec<String> {
             serde_json::Deserializer::from_str(payload)
                 .into_iter::<Box<RawValue>>()
@@ -98,9 +99,7 @@ fn check_chat(recording: &Recording, answer: &Answer) -> Result<(), String> {
     if found == sent {
         Ok(())
     } else {
-        Err(format!(
-            "payloads changed on their way: {found:#?} instead of {sent:#?}"
-        ))
+        Err(format!("payloads changed: {found:#?} instead of {sent:#?}"))
     }
 }
 
@@ -129,7 +128,7 @@ fn found(recording: &Recording, object: &Value) -> Expected {
         .map(str::to_owned);
     Expected {
         status: object["status"].as_str().unwrap_or_default().to_owned(),
-        // Of that one only the failure is known, not its code.
+        // For this recording only the failure is known, not its code.
         why: why.filter(|_| recording.file != "gpustack-error-field-line.sse"),
         texts: items("message")
             .map(|item| parts(item, "output_text", "text"))
@@ -159,7 +158,7 @@ fn found(recording: &Recording, object: &Value) -> Expected {
 }
 
 async fn check(recording: &Recording, piece: usize) -> Result<(), String> {
-    let (_upstream, gateway) = playing(recording, piece).await;
+    let (_upstream, gateway) = replay_gateway(recording, piece).await;
     let request = json!({"model": "m", "stream": true, "n": choices(recording)});
     let chat = async {
         if recording.responses {
@@ -175,8 +174,8 @@ async fn check(recording: &Recording, piece: usize) -> Result<(), String> {
         )
     };
     let responses = async {
-        // The number of choices is the chat request's; a responses request has one, so those with
-        // two are read from the chat's log.
+        // `n` exists only in a chat request. A recording with two choices is started as chat and
+        // its log is read in the responses dialect.
         let answer = if choices(recording) == 1 {
             gateway
                 .post(
@@ -224,7 +223,7 @@ async fn check(recording: &Recording, piece: usize) -> Result<(), String> {
         .map(drop)
 }
 
-async fn all_come_through(piece: usize) {
+async fn check_all(piece: usize) {
     let recordings = all();
     let problems: Vec<String> = stream::iter(&recordings)
         .map(|recording| async move {
@@ -239,20 +238,20 @@ async fn all_come_through(piece: usize) {
         .await;
     assert!(
         problems.is_empty(),
-        "{} of {} recordings came out wrong:\n{}",
+        "{} of {} recordings were translated wrongly:\n{}",
         problems.len(),
         recordings.len(),
         problems.join("\n")
     );
-    eprintln!("{} recordings came through", recordings.len());
+    eprintln!("{} recordings passed", recordings.len());
 }
 
 #[tokio::test]
-async fn recordings_come_through_whole() {
-    all_come_through(usize::MAX).await;
+async fn recordings_are_relayed_in_single_writes() {
+    check_all(usize::MAX).await;
 }
 
 #[tokio::test]
-async fn recordings_come_through_cut_at_every_byte() {
-    all_come_through(1).await;
+async fn recordings_are_relayed_in_single_bytes() {
+    check_all(1).await;
 }

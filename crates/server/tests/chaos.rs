@@ -1,14 +1,14 @@
-//! Every token exactly once, over connections that are cut.
+//! Delivers every token exactly once over connections that are cut.
 //!
 //! Many streams of 200 numbered tokens are read through a proxy that cuts each of them at least
-//! three times: in the request, in the head, between events, within an event, within a character;
-//! in order (FIN) and not (RST), in pieces and after stalls. Each time the reader comes back over a
-//! transport and in a dialect that the dice choose, of those that carry numbers. In the end its
-//! text must be `t0 … t199`, and the upstream must have been asked once for each stream, however
-//! often a start was cut and repeated.
+//! three times: in the request, in the head, between events, within an event, within a character. A
+//! cut is a FIN or a RST; bytes come in pieces and after stalls. After each cut the reader resumes
+//! over a random transport and dialect, of those that carry numbers. At the end its text must be
+//! `t0 … t199`, and the upstream must have received one request per stream, however often a start
+//! was cut and repeated.
 //!
-//! A run is repeated by its seed: where the cuts fall and what is chosen follow from it, though not
-//! how the scheduler mixes it.
+//! A seed repeats the plan of a run: the position of the cuts and the choices. It does not repeat
+//! the scheduling.
 //!
 //! ```text
 //! CHAOS_STREAMS=1000 cargo test -p tokenwire --release --test chaos -- --nocapture     # the full size; also `just chaos`
@@ -18,11 +18,11 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that cannot go on says why and ends"
+    reason = "a failed precondition fails the test with its reason"
 )]
 #![allow(
     clippy::print_stdout,
-    reason = "the figures of a run, and the seed that repeats it, are what it is for"
+    reason = "the run reports its counts and the seed that repeats it"
 )]
 
 #[path = "chaos/line.rs"]
@@ -48,25 +48,25 @@ use tokio::task::JoinSet;
 
 const TOKENS: u64 = 200;
 
-/// Fewer bytes than any frame with a token in it has.
+/// Lower bound on the size of a frame with a token, in bytes.
 const LEAST_FRAME: u64 = 100;
 
-/// Fewer bytes than any head of a request or an answer has.
+/// Lower bound on the size of a request's or an answer's head, in bytes.
 const LEAST_HEAD: u64 = 60;
 
-/// Streams that are read at the same time: each has a proxy with a thread and some ten descriptors.
+/// Streams that are read concurrently. Each has a proxy with a thread and about ten descriptors.
 const SIDE_BY_SIDE: usize = 250;
 
-/// How long anything may take. A run of full size on a busy machine has long queues.
+/// Limit of every wait. A full run on a busy machine has long queues.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) async fn patiently<F: Future>(what: &str, future: F) -> F::Output {
     tokio::time::timeout(PATIENCE, future)
         .await
-        .unwrap_or_else(|_| panic!("waited in vain for {what}"))
+        .unwrap_or_else(|_| panic!("timed out waiting for {what}"))
 }
 
-/// A request that starts a generation; the same one after each cut.
+/// A request that starts a generation. It is repeated unchanged after a cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Start {
     /// `POST /v1/streams`, a responses body.
@@ -89,14 +89,14 @@ const STARTS: [Start; 5] = [
     Start::Socket,
 ];
 
-/// A way to come back.
+/// A way to resume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Return {
     /// `GET /v1/streams/{id}` with `Last-Event-ID`.
     EventSource,
     /// The same with `?after=`.
     EventSourceQuery,
-    /// `POST /v1/streams` with `Last-Event-ID`, which attaches.
+    /// `POST /v1/streams` with `Last-Event-ID`, which attaches to the stream.
     EventSourcePost,
     /// `GET /v1/streams/{id}?dialect=chat`.
     EventSourceChat,
@@ -104,11 +104,11 @@ enum Return {
     Sdk,
     /// `tokenwire:resume`.
     Socket,
-    /// The starting request again, whole; all of the stream comes again.
+    /// The starting request again, which replays the whole stream.
     Repetition,
 }
 
-/// The last is chosen seldom: it replays everything.
+/// Ways to resume. The last is chosen rarely, since it replays everything.
 const RETURNS: [Return; 11] = [
     Return::EventSource,
     Return::EventSourceQuery,
@@ -123,22 +123,22 @@ const RETURNS: [Return; 11] = [
     Return::Repetition,
 ];
 
-/// What was seen of one stream, or of all.
+/// Counts of one stream, or of all.
 #[derive(Debug, Default)]
 struct Tally {
     cuts: BTreeMap<Place, u64>,
     returns: BTreeMap<Return, u64>,
-    /// Starting requests that were sent again because the first id had not come.
+    /// Starting requests that were repeated because the first id had not arrived.
     restarts: u64,
-    /// Times that a reader went back to a record's end to enter the chat dialect.
+    /// Times that a reader returned to a record's end to enter the chat dialect.
     went_back: u64,
-    /// Events that came again and were rightly not applied.
+    /// Repeated events that were correctly not applied.
     repeated: u64,
     lost: u64,
     doubled: u64,
 }
 
-/// One client and its luck.
+/// One client with its random number generator.
 struct Session {
     client: reqwest::Client,
     proxy: ChaosProxy,
@@ -153,19 +153,19 @@ struct Session {
 // === the test ===
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_token_comes_exactly_once_through_cuts() {
+async fn tokens_are_delivered_exactly_once_across_cuts() {
     let seed = variable("CHAOS_SEED").unwrap_or_else(rand::random);
     let streams = variable("CHAOS_STREAMS").unwrap_or(60);
     println!("CHAOS_SEED={seed} CHAOS_STREAMS={streams}");
     let world = start(|config| {
-        // The test is of cuts, not of clocks: a machine that is slow to come back must not be taken
-        // for one that is gone.
+        // This test is about cuts, not about time: a slow machine must not look like a reader that
+        // left.
         config.streams.disconnect_grace = PATIENCE * 10;
         config.streams.slow_reader_timeout = PATIENCE * 10;
         config.streams.retain_events = PATIENCE * 10;
     });
     raise_descriptor_limit();
-    // reqwest has no cryptography of its own; the gateway of this process installs the same.
+    // reqwest brings no cryptography provider; the gateway in this process installs the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder()
         .pool_max_idle_per_host(0)
@@ -197,7 +197,7 @@ async fn every_token_comes_exactly_once_through_cuts() {
     assert_eq!(
         (upstream.requests, upstream.completed),
         (streams, streams),
-        "each generation is to be asked for once, and to run to its end"
+        "each generation must be requested once and run to its end"
     );
     ids.sort();
     ids.dedup();
@@ -210,20 +210,20 @@ async fn every_token_comes_exactly_once_through_cuts() {
             .into_iter()
             .filter(|place| !total.cuts.contains_key(place))
             .collect();
-        assert!(missing.is_empty(), "no cut fell on {missing:?}");
+        assert!(missing.is_empty(), "no cut happened at {missing:?}");
         let missing: Vec<Return> = RETURNS
             .into_iter()
             .filter(|back| !total.returns.contains_key(back))
             .collect();
-        assert!(missing.is_empty(), "nobody came back by {missing:?}");
-        assert!(total.restarts > 0, "no start was cut before its id came");
+        assert!(missing.is_empty(), "no reader resumed by {missing:?}");
+        assert!(total.restarts > 0, "no start was cut before its id arrived");
     }
 }
 
-/// An upstream that is thrifty with its chunks: a reader may be cut between the events of one that
-/// has brought text.
+/// The upstream puts several deltas into one chunk, so a reader may be cut between the events of a
+/// record.
 #[tokio::test]
-async fn the_chat_dialect_is_entered_exactly_from_a_records_end() {
+async fn chat_dialect_resumes_exactly_from_a_record_boundary() {
     let chunk = |delta: &str, finish: &str| {
         let choices = format!(r#"[{{"index":0,"delta":{delta},"finish_reason":{finish}}}]"#);
         format!(
@@ -249,7 +249,7 @@ async fn the_chat_dialect_is_entered_exactly_from_a_records_end() {
     let events = whole.events();
     let all_chunks = chunks(None).await;
     for seen in 0..events.len() - 1 {
-        // Some of it in the chat dialect, then events up to a cut, then chat again.
+        // Read some chat chunks, then events up to a cut, then chat chunks again.
         for chunks_first in 0..all_chunks.len() - 1 {
             let mut reader = Reader::default();
             all_chunks
@@ -276,7 +276,7 @@ async fn the_chat_dialect_is_entered_exactly_from_a_records_end() {
     }
 }
 
-/// Where some cut falls in every run of usual size. Few fall exactly between two events.
+/// Places that are cut in every run of usual size. Few cuts fall exactly between two events.
 const LIKELY: [Place; 4] = [
     Place::Head,
     Place::MidEvent,
@@ -284,8 +284,8 @@ const LIKELY: [Place; 4] = [
     Place::Socket,
 ];
 
-/// A run of full size needs some 3,000 descriptors; many systems give 1,024 to a program that does
-/// not ask for more.
+/// Raises the limit of descriptors. A full run needs about 3,000; many systems allow 1,024 by
+/// default.
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(
@@ -326,7 +326,7 @@ fn tokens() -> String {
     (0..TOKENS).map(|index| format!(" t{index}")).collect()
 }
 
-/// What the gateway itself says that was said.
+/// Checks that the response object has the text that was streamed.
 async fn check_object(world: &World, id: &str) {
     let object = world.object(id).await;
     assert_eq!(object["status"], "completed", "{object}");
@@ -336,7 +336,7 @@ async fn check_object(world: &World, id: &str) {
         .iter()
         .filter_map(|item| item["content"][0]["text"].as_str())
         .collect();
-    assert_eq!(texts, [tokens()], "the object of {id} holds another text");
+    assert_eq!(texts, [tokens()], "the object of {id} has a different text");
 }
 
 // === impl Session ===
@@ -357,13 +357,13 @@ impl Session {
         }
     }
 
-    /// Reads to the end, through every cut; the id, and what was seen.
+    /// Reads to the end across all cuts. Returns the id and the counts.
     async fn run(mut self) -> (String, Tally) {
         let planned = self.dice.random_range(3..=6);
         let mut cuts = 0;
         loop {
-            // Until the id is known only the same request can be sent again; it is the key that
-            // keeps it from starting a second one.
+            // Until the id is known only the starting request can be repeated; its key prevents a
+            // second generation.
             let back = self
                 .reader
                 .id
@@ -389,20 +389,20 @@ impl Session {
             }
             assert!(
                 self.attempts < 1000,
-                "{} connections, and no end: {}",
+                "{} connections without an end: {}",
                 self.attempts,
                 self.reader.text
             );
         }
         assert!(
             cuts >= planned,
-            "the end came after {cuts} cuts of {planned}; {} tokens",
+            "the stream ended after {cuts} of {planned} cuts; {} tokens",
             self.reader.tokens()
         );
         assert_eq!(
             self.proxy.counters().accepted(),
             self.attempts,
-            "a connection that the test did not plan"
+            "an unplanned connection"
         );
         for index in 0..TOKENS {
             match self
@@ -423,14 +423,14 @@ impl Session {
             );
             assert!(
                 self.tally.lost + self.tally.doubled > 0,
-                "every token once, but in another order"
+                "every token once, but out of order"
             );
         }
         self.tally.repeated = self.reader.repeated;
         (self.reader.id.unwrap(), self.tally)
     }
 
-    /// Enters the chat dialect in one of the two ways that are exact; see [`reader`].
+    /// Enters the chat dialect in one of the two exact ways; see [`reader`].
     fn prepare(&mut self, back: Option<Return>) {
         let chat = match back {
             Some(Return::EventSourceChat) => true,
@@ -445,8 +445,8 @@ impl Session {
         }
     }
 
-    /// What the next connection suffers. While cuts are left it is cut before the rest of the
-    /// stream can have come.
+    /// Plans the faults of the next connection. While cuts are left it is cut before the rest of
+    /// the stream can arrive.
     fn plan(&mut self, back: Option<Return>, cuts_left: u64) -> Plan {
         let dice = &mut self.dice;
         let mut plan = Plan::default();
@@ -470,8 +470,8 @@ impl Session {
         } else {
             Cut::Close
         };
-        // A POST with a position is answered before its body was read, so only a cut in its head is
-        // sure to come first.
+        // A POST with a position is answered before its body is read, so only a cut in its head is
+        // certain to come first.
         let with_body = matches!(back, None | Some(Return::Repetition));
         match dice.random_range(0..10) {
             0 => {
@@ -483,14 +483,14 @@ impl Session {
                 plan.up.cut = Some((dice_of(&mut self.dice, request), cut));
             }
             1 => plan.down.cut = Some((dice_of(dice, LEAST_HEAD), cut)),
-            // The first events carry the characters of several bytes.
+            // The first events carry multi-byte characters.
             2..6 => plan.down.cut = Some((dice_of(dice, left.clamp(LEAST_HEAD, 4000)), cut)),
             _ => plan.down.cut = Some((dice_of(dice, left.max(LEAST_HEAD)), cut)),
         }
         plan
     }
 
-    /// The body of the starting request.
+    /// Returns the body of the starting request.
     fn body(&self, begin: Start) -> Value {
         let steering = format!("[[tokens={TOKENS} tbt=2ms text=count]]");
         let body = json!({"model": "simulator", "stream": true});
@@ -499,7 +499,7 @@ impl Session {
                 body,
                 json!({"messages": [{"role": "user", "content": steering}]}),
             ),
-            // The instructions stand in the response object, and so in the first and the last
+            // The instructions are part of the response object, and so of the first and the last
             // events.
             _ => with(
                 body,
@@ -531,8 +531,8 @@ impl Session {
                 Shape::EventSource,
                 next,
             ),
-            // Without a number it repeats the start, which a route that was not the start's would
-            // take for another request.
+            // Without a number it would repeat the start, and another route than the start's is
+            // another request.
             Some(Return::EventSourcePost) if after.is_none() => return self.begin().await,
             Some(Return::EventSourcePost) => {
                 let body = self.body(self.begin).to_string();
@@ -566,8 +566,8 @@ impl Session {
         over_sse(request, shape, &mut self.reader).await
     }
 
-    /// Sends the starting request: for the first time, again because no id had come, or again to
-    /// read all of it again.
+    /// Sends the starting request: the first time, again while no id is known, or again to replay
+    /// everything.
     async fn begin(&mut self) -> Outcome {
         let (path, shape) = match self.begin {
             Start::Streams => ("/v1/streams", Shape::EventSource),
@@ -646,16 +646,16 @@ impl Tally {
 
     fn print(&self, streams: u64, took: Duration, asked: u64) {
         println!(
-            "{streams} streams of {TOKENS} tokens in {took:.1?}; the upstream was asked {asked} times"
+            "{streams} streams of {TOKENS} tokens in {took:.1?}; the upstream received {asked} requests"
         );
         println!("cuts: {} {:?}", self.cuts.values().sum::<u64>(), self.cuts);
         println!(
-            "came back: {} {:?}",
+            "resumed: {} {:?}",
             self.returns.values().sum::<u64>(),
             self.returns
         );
         println!(
-            "starts sent again: {}; went back to a record's end: {}; came again: {}",
+            "starts repeated: {}; returned to a record's end: {}; events repeated: {}",
             self.restarts, self.went_back, self.repeated
         );
         println!("lost: {}; doubled: {}", self.lost, self.doubled);

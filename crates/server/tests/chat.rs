@@ -1,10 +1,9 @@
-//! The chat dialect gives the upstream's own bytes: what a client gets here is what it would have
-//! got there.
+//! The chat dialect relays the upstream's own bytes.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "a test that cannot go on says why and ends"
+    reason = "a failed precondition fails the test with its reason"
 )]
 
 mod support;
@@ -15,7 +14,7 @@ use support::{Answer, End, Request, World, chat, start, with};
 use tokenwire::config::models::Models;
 use tokenwire_simulator::Simulator;
 
-/// The same request to the upstream itself.
+/// Sends the same request to the upstream itself.
 async fn direct(simulator: &Simulator, body: &Value) -> Answer {
     Request::new(simulator.addr(), "POST", "/v1/chat/completions")
         .header("content-type", "application/json")
@@ -34,8 +33,7 @@ fn weather() -> Value {
     json!([{"type": "function", "function": {"name": "get_weather", "parameters": parameters, "strict": true}}])
 }
 
-/// Requests whose answers differ in shape; all seeded, so that the same request gets the same
-/// bytes.
+/// Requests whose answers differ in shape. All are seeded: the same request gets the same bytes.
 fn shapes() -> Vec<(&'static str, Value)> {
     let schema = json!({"type": "json_schema", "json_schema": {"name": "place", "strict": true, "schema": {
         "type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"], "additionalProperties": false}}});
@@ -44,7 +42,7 @@ fn shapes() -> Vec<(&'static str, Value)> {
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}]}]);
     vec![
         ("text", chat("tokens=20 seed=1")),
-        ("an answer for people", with(chat("seed=1"), json!({}))),
+        ("prose", with(chat("seed=1"), json!({}))),
         (
             "escapes and other scripts",
             with(
@@ -76,7 +74,7 @@ fn shapes() -> Vec<(&'static str, Value)> {
                 json!({"stream_options": {"include_usage": true}}),
             ),
         ),
-        ("usage unasked for", chat("tokens=3 seed=1 usage=on")),
+        ("unrequested usage", chat("tokens=3 seed=1 usage=on")),
         (
             "padding",
             with(
@@ -105,7 +103,7 @@ fn shapes() -> Vec<(&'static str, Value)> {
         ),
         ("an empty finish", chat("tokens=3 finish= seed=1")),
         (
-            "an odd model",
+            "a model name with quotes",
             with(
                 chat("tokens=3 seed=1"),
                 json!({"model": "org/model:\"quoted\" é"}),
@@ -117,7 +115,7 @@ fn shapes() -> Vec<(&'static str, Value)> {
 }
 
 #[tokio::test]
-async fn a_streamed_completion_is_the_upstreams_byte_for_byte() {
+async fn streamed_completion_is_relayed_byte_for_byte() {
     let world = &start(|_| {});
     join_all(shapes().into_iter().map(|(shape, body)| async move {
         let expected = direct(&world.simulator, &body).await;
@@ -135,7 +133,7 @@ async fn a_streamed_completion_is_the_upstreams_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn a_whole_completion_is_the_upstreams_byte_for_byte() {
+async fn unstreamed_completion_is_relayed_byte_for_byte() {
     let world = &start(|_| {});
     join_all(shapes().into_iter().map(|(shape, body)| async move {
         let body = with(body, json!({"stream": false, "stream_options": null}));
@@ -162,13 +160,13 @@ async fn a_whole_completion_is_the_upstreams_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn odd_framing_upstream_changes_no_payload() {
+async fn upstream_framing_variants_change_no_payload() {
     let world = &start(|_| {});
     join_all(
         ["split", "crlf", "cr", "nospace", "bom", "comments", "gzip"].map(|fault| async move {
             let steering = |fault: &str| format!("fault={fault} tokens=30 seed=1");
-            // The ids are drawn from the body, so the plain answer is asked for with the same one,
-            // and reframed by hand.
+            // Ids are derived from the body, so the direct answer is requested with the same body
+            // and reframed here.
             let body = chat(&steering(fault));
             let direct = direct(&world.simulator, &body).await;
             let answer = world.post("/v1/chat/completions", &body).answer().await;
@@ -201,7 +199,7 @@ async fn odd_framing_upstream_changes_no_payload() {
 }
 
 #[tokio::test]
-async fn a_whole_completion_may_come_compressed_or_in_single_bytes() {
+async fn unstreamed_completion_is_read_compressed_and_in_single_bytes() {
     let world = start(|_| {});
     for fault in ["none", "gzip", "split"] {
         let body = with(
@@ -223,7 +221,7 @@ async fn a_whole_completion_may_come_compressed_or_in_single_bytes() {
 }
 
 #[tokio::test]
-async fn a_payload_over_several_lines_stays_so() {
+async fn multi_line_payload_keeps_its_line_breaks() {
     let world = start(|_| {});
     let body = chat("fault=multi tokens=3 seed=1");
     let expected = direct(&world.simulator, &body).await;
@@ -232,8 +230,8 @@ async fn a_payload_over_several_lines_stays_so() {
     assert_eq!(answer.text(), expected.text());
 }
 
-/// Sends a body as it stands, and gives what the upstream got.
-async fn goes_up(world: &World, path: &str, body: &str) -> Value {
+/// Sends a body verbatim and returns what the upstream received.
+async fn upstream_body(world: &World, path: &str, body: &str) -> Value {
     let answer = Request::new(world.address, "POST", path)
         .header("content-type", "application/json")
         .body(body)
@@ -244,7 +242,7 @@ async fn goes_up(world: &World, path: &str, body: &str) -> Value {
 }
 
 #[tokio::test]
-async fn what_the_gateway_does_not_know_goes_up_unchanged() {
+async fn unknown_parameters_are_forwarded_unchanged() {
     let world = start(|_| {});
     let body = concat!(
         r#" {"x_vendor" : {"deep":[1,2.50,{"k":null}], "n": 1.000000000000000000000000010}, "model":"simulator","#,
@@ -258,16 +256,16 @@ async fn what_the_gateway_does_not_know_goes_up_unchanged() {
     assert_eq!(answer.status, 200, "{}", answer.text());
     let seen = world.last_request();
     assert_eq!(seen.path, "/v1/chat/completions");
-    // White space and digits that a reader would lose show in the length.
+    // White space and digits that a parser would drop show in the length.
     assert_eq!(seen.body_bytes, body.len());
 }
 
 #[tokio::test]
-async fn usage_is_asked_for_only_if_the_client_asks() {
+async fn usage_is_requested_only_if_the_client_asks() {
     let world = start(|_| {});
     let sent = chat("tokens=1");
     assert_eq!(
-        goes_up(&world, "/v1/chat/completions", &sent.to_string()).await,
+        upstream_body(&world, "/v1/chat/completions", &sent.to_string()).await,
         sent
     );
     let sent = with(
@@ -275,11 +273,11 @@ async fn usage_is_asked_for_only_if_the_client_asks() {
         json!({"stream_options": {"include_usage": false, "x": 1}}),
     );
     assert_eq!(
-        goes_up(&world, "/v1/chat/completions", &sent.to_string()).await,
+        upstream_body(&world, "/v1/chat/completions", &sent.to_string()).await,
         sent
     );
-    // The responses dialect has to report it.
-    let up = goes_up(
+    // The responses dialect has to report usage.
+    let up = upstream_body(
         &world,
         "/v1/responses",
         r#"{"model":"simulator","input":"[[tokens=1]]"}"#,
@@ -292,7 +290,7 @@ async fn usage_is_asked_for_only_if_the_client_asks() {
 }
 
 #[tokio::test]
-async fn a_configured_name_is_translated_and_a_missing_one_filled_in() {
+async fn configured_model_name_is_translated_and_a_missing_one_is_filled_in() {
     let world = start(|config| {
         config.default_model = Some("fast".to_owned());
         config.upstreams[0].models =
@@ -303,7 +301,7 @@ async fn a_configured_name_is_translated_and_a_missing_one_filled_in() {
         r#"{"messages":[{"role":"user","content":"[[tokens=1]]"}]}"#,
     ] {
         assert_eq!(
-            goes_up(&world, "/v1/chat/completions", body).await["model"],
+            upstream_body(&world, "/v1/chat/completions", body).await["model"],
             "simulator"
         );
     }
@@ -333,7 +331,7 @@ async fn a_configured_name_is_translated_and_a_missing_one_filled_in() {
 }
 
 #[tokio::test]
-async fn the_upstream_gets_the_gateways_key_and_never_the_clients() {
+async fn upstream_gets_the_gateways_key_instead_of_the_clients() {
     let keyed = start(|config| config.upstreams[0].api_key = Some("sk-gateway".to_owned().into()));
     let keyless = start(|_| {});
     for (world, authorized) in [(&keyed, true), (&keyless, false)] {

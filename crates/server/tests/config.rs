@@ -1,10 +1,9 @@
-//! The configuration as the person who writes it meets it: precedence, refusals, secrets, the
-//! shipped file.
+//! The configuration from outside: precedence, refusals, secrets, and the shipped file.
 
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
-    reason = "a test that cannot go on says why and ends"
+    reason = "a test fails by panicking"
 )]
 
 use std::fs;
@@ -15,10 +14,11 @@ use std::time::Duration;
 use clap::Parser;
 use tempfile::TempDir;
 use tokenwire::cli::Cli;
+use tokenwire::commands::output;
 use tokenwire::config::schema::{Api, Upstream};
 use tokenwire::config::{Config, ConfigError, Loaded};
 
-/// A file, flags and an environment that make one configuration.
+/// A file, flags and an environment that form one configuration.
 #[derive(Default)]
 struct Given<'a> {
     file: &'a str,
@@ -66,7 +66,7 @@ fn shipped() -> PathBuf {
 }
 
 #[test]
-fn the_shipped_file_is_the_defaults() {
+fn shipped_file_equals_the_defaults() {
     let text = fs::read_to_string(shipped()).unwrap();
     assert_eq!(
         Given {
@@ -79,7 +79,7 @@ fn the_shipped_file_is_the_defaults() {
 }
 
 #[test]
-fn the_shipped_file_shows_every_key() {
+fn shipped_file_shows_every_key() {
     fn keys(tree: &serde_json::Value, indent: usize, found: &mut Vec<(usize, String)>) {
         for (key, below) in tree.as_object().into_iter().flatten() {
             found.push((indent, key.clone()));
@@ -108,7 +108,7 @@ fn the_shipped_file_shows_every_key() {
 }
 
 #[test]
-fn the_shipped_file_shows_an_upstream_with_all_its_keys_and_their_defaults() {
+fn shipped_file_shows_an_upstream_with_all_keys_and_defaults() {
     let text = fs::read_to_string(shipped()).unwrap();
     let example = text
         .lines()
@@ -144,7 +144,7 @@ fn the_shipped_file_shows_an_upstream_with_all_its_keys_and_their_defaults() {
 }
 
 #[test]
-fn an_empty_file_is_a_whole_configuration() {
+fn empty_file_is_a_valid_configuration() {
     for file in [
         "",
         "\n",
@@ -166,7 +166,7 @@ fn an_empty_file_is_a_whole_configuration() {
 }
 
 #[test]
-fn flags_override_the_environment_which_overrides_the_file_which_overrides_the_defaults() {
+fn precedence_is_flags_environment_file_defaults() {
     let file = "server: {host: 127.0.0.2, port: 1001, workers: 1}";
     let env = [
         ("TOKENWIRE_SERVER__PORT", "1002"),
@@ -259,7 +259,7 @@ fn empty_variables_count_as_unset() {
 }
 
 #[test]
-fn variables_of_kubernetes_services_are_not_ours() {
+fn kubernetes_service_variables_are_ignored() {
     let env = [
         ("TOKENWIRE_PORT", "tcp://10.0.0.1:3000"),
         ("TOKENWIRE_SERVICE_HOST", "10.0.0.1"),
@@ -287,7 +287,7 @@ fn variables_of_kubernetes_services_are_not_ours() {
 }
 
 #[test]
-fn a_key_of_openai_alone_means_openai() {
+fn openai_api_key_alone_selects_openai() {
     let config = Given {
         env: &[("OPENAI_API_KEY", "sk-1")],
         ..Given::default()
@@ -311,7 +311,7 @@ fn a_key_of_openai_alone_means_openai() {
 }
 
 #[test]
-fn a_base_url_without_a_key_is_a_local_server() {
+fn base_url_without_a_key_selects_a_local_server() {
     for given in [
         Given {
             env: &[("OPENAI_BASE_URL", "http://localhost:11434/v1")],
@@ -337,7 +337,7 @@ fn a_base_url_without_a_key_is_a_local_server() {
 const ONE_UPSTREAM: &str = "upstreams: [{name: local, base_url: http://localhost:1/v1, models: [llama*, qwen], timeouts: {total: 5s}}]";
 
 #[test]
-fn configured_upstreams_go_before_the_variables_of_the_sdks_and_after_the_flags() {
+fn upstreams_override_sdk_variables_and_flags_override_upstreams() {
     let env = [
         ("OPENAI_API_KEY", "sk-1"),
         ("OPENAI_BASE_URL", "http://localhost:2/v1"),
@@ -381,7 +381,7 @@ fn configured_upstreams_go_before_the_variables_of_the_sdks_and_after_the_flags(
 }
 
 #[test]
-fn a_key_reaches_a_listed_upstream_by_variable() {
+fn variable_sets_the_key_of_a_listed_upstream() {
     let config = Given {
         file: ONE_UPSTREAM,
         env: &[("TOKENWIRE_UPSTREAMS__0__API_KEY", "12345")],
@@ -396,7 +396,7 @@ fn a_key_reaches_a_listed_upstream_by_variable() {
 }
 
 #[test]
-fn upstreams_can_be_made_of_variables_alone() {
+fn variables_alone_define_upstreams() {
     let mut env = Vec::new();
     for index in 0..11 {
         env.push((
@@ -443,7 +443,7 @@ fn upstreams_can_be_made_of_variables_alone() {
     );
 }
 
-/// Each bad file with what its error must say.
+/// Each bad file with the parts of its error.
 #[test]
 fn bad_files_are_refused_with_key_value_expectation_and_remedy() {
     let cases: &[(&str, &[&str])] = &[
@@ -558,6 +558,10 @@ fn bad_files_are_refused_with_key_value_expectation_and_remedy() {
                 "`server.allow_loopback_origins` is \"yes\"",
                 "true or false",
             ],
+        ),
+        (
+            "server: {direct_writes: off}",
+            &["`server.direct_writes` is \"off\"", "true or false"],
         ),
         (
             "server: {allowed_origins: https://a.example}",
@@ -706,7 +710,7 @@ fn bad_files_are_refused_with_key_value_expectation_and_remedy() {
         ),
         (
             "upstreams: [{name: a, base_url: 'http://h/v1/chat/completions'}]",
-            &["`upstreams[0].base_url`", "appends itself"],
+            &["`upstreams[0].base_url`", "the gateway appends"],
         ),
         (
             "upstreams: [{name: a, base_url: 'http://h/v1', weight: 0}]",
@@ -859,7 +863,7 @@ fn bad_variables_are_refused_by_name() {
 }
 
 #[test]
-fn a_bad_flag_is_refused_by_name() {
+fn bad_flag_is_refused_by_name() {
     let error = Given {
         flags: &["--host", "a b"],
         ..Given::default()
@@ -908,7 +912,7 @@ fn all_problems_are_reported_at_once() {
 }
 
 #[test]
-fn a_named_file_must_be_there_and_readable() {
+fn named_file_must_exist_and_be_readable() {
     let error = load(
         ["tokenwire", "--config", "/no/such/file.yaml"].into_iter(),
         &[],
@@ -955,7 +959,7 @@ fn a_named_file_must_be_there_and_readable() {
 }
 
 #[test]
-fn secrets_are_shown_nowhere() {
+fn secrets_are_never_shown() {
     let file = "upstreams: [{name: a, base_url: 'http://h/v1', api_key: sk-s3cret}]\nwebhooks: {secret: whsec_s3cret+AAAAAAAAAAAAAAAAAAAAAAAAA}";
     let loaded = Given {
         file,
@@ -976,7 +980,7 @@ fn secrets_are_shown_nowhere() {
 }
 
 #[test]
-fn what_is_printed_reads_back_as_the_same_configuration() {
+fn printed_configuration_reads_back_unchanged() {
     let file = "server: {port: 81, allowed_origins: [https://a.example]}\ndefault_model: 'no'\nstreams: {retain_events: 1h30m}\nlimits: {body: 1500B}\n\
                 upstreams: [{name: a, base_url: 'http://h/v1', models: {'x: y': z}}, {name: b, base_url: 'http://i/v1', models: ['*']}]";
     let loaded = Given {
@@ -1031,7 +1035,7 @@ fn what_is_printed_reads_back_as_the_same_configuration() {
 }
 
 #[test]
-fn what_is_printed_says_where_values_came_from() {
+fn printed_configuration_names_the_sources() {
     let given = Given {
         file: "streams: {heartbeat: 9s}\nserver: {backlog: 4096}",
         env: &[
@@ -1064,15 +1068,14 @@ fn what_is_printed_says_where_values_came_from() {
 }
 
 #[test]
-fn check_sums_up_what_is_in_force() {
+fn check_summarises_the_configuration() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("t.yaml");
     fs::write(&path, ONE_UPSTREAM).unwrap();
     let cli =
         Cli::try_parse_from(["tokenwire", "--check", "--config", path.to_str().unwrap()]).unwrap();
-    let answer = cli
-        .answer(&Config::load(&cli, std::iter::empty()).unwrap())
-        .unwrap();
+    let loaded = Config::load(&cli, std::iter::empty()).unwrap();
+    let answer = output(&cli, &loaded).unwrap();
     for part in [
         "can be used",
         "t.yaml",
@@ -1085,7 +1088,7 @@ fn check_sums_up_what_is_in_force() {
 }
 
 #[test]
-fn one_stream_is_bounded_by_what_all_may_take() {
+fn max_stream_bytes_is_capped_at_max_memory() {
     let config = Given {
         file: "streams: {max_memory: 1MiB}",
         ..Given::default()
@@ -1096,7 +1099,7 @@ fn one_stream_is_bounded_by_what_all_may_take() {
 }
 
 #[test]
-fn an_upstream_joins_its_base_and_a_path_with_one_slash() {
+fn base_url_and_path_are_joined_with_one_slash() {
     for base_url in ["http://h/v1", "http://h/v1/"] {
         let upstream = Upstream {
             base_url: base_url.to_owned(),
@@ -1106,7 +1109,7 @@ fn an_upstream_joins_its_base_and_a_path_with_one_slash() {
     }
 }
 
-/// Runs the binary in `folder`, with nothing in its environment but `env`.
+/// Runs the binary in `folder` with the environment `env` only.
 fn run(folder: &Path, flags: &[&str], env: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tokenwire"));
     command
@@ -1119,7 +1122,7 @@ fn run(folder: &Path, flags: &[&str], env: &[(&str, &str)]) -> Output {
 }
 
 #[test]
-fn the_file_in_the_folder_is_read_without_being_named() {
+fn default_file_is_read_from_the_working_directory() {
     let folder = TempDir::new().unwrap();
     fs::create_dir(folder.path().join("config")).unwrap();
     fs::write(
@@ -1137,7 +1140,7 @@ fn the_file_in_the_folder_is_read_without_being_named() {
 }
 
 #[test]
-fn check_answers_with_the_exit_code() {
+fn check_sets_the_exit_code() {
     let folder = TempDir::new().unwrap();
     let output = run(folder.path(), &["--check"], &[]);
     assert_eq!(output.status.code(), Some(0));

@@ -1,5 +1,5 @@
-//! One connection, many answers: what a client sees on the wire is the same whether actix writes a
-//! stream or the stream writes itself.
+//! Several responses on one connection: the bytes on the wire are the same whether actix or the
+//! connection writes a stream.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -12,15 +12,15 @@ mod support;
 use std::net::SocketAddr;
 
 use serde_json::json;
-use support::{World, chat, patiently, start, with};
+use support::{Socket, World, chat, patiently, start, with};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// A pause between tokens, so that a stream waits between two writes and leaves actix.
+/// Pauses between tokens, so that a stream is pending between two writes and leaves actix.
 const PACED: &str = "tokens=4 text=count ttft=20ms tbt=20ms";
 
-/// A client that keeps its connection.
-struct Line {
+/// A client that keeps its connection open.
+struct Client {
     socket: TcpStream,
     received: Vec<u8>,
 }
@@ -31,7 +31,7 @@ struct Answer {
     body: String,
 }
 
-impl Line {
+impl Client {
     async fn connect(address: SocketAddr) -> Self {
         Self {
             socket: TcpStream::connect(address).await.unwrap(),
@@ -67,7 +67,7 @@ impl Line {
             }
             assert!(
                 self.more().await,
-                "the connection ended before {mark:?}: {}",
+                "the connection closed before {mark:?}: {}",
                 String::from_utf8_lossy(&self.received)
             );
         }
@@ -75,12 +75,12 @@ impl Line {
 
     async fn take(&mut self, length: usize) -> String {
         while self.received.len() < length {
-            assert!(self.more().await, "the connection ended");
+            assert!(self.more().await, "the connection closed");
         }
         String::from_utf8(self.received.drain(..length).collect()).unwrap()
     }
 
-    /// The next answer, which has to be delimited.
+    /// Reads the next response, which must have a length or be chunked.
     async fn answer(&mut self) -> Answer {
         let head = self.take_until("\r\n\r\n").await.to_ascii_lowercase();
         let mut body = String::new();
@@ -115,7 +115,7 @@ impl Line {
     }
 }
 
-/// A request's bytes; `headers` are lines with their ends.
+/// Returns the bytes of a request. `headers` are complete lines.
 fn ask(steering: &str, version: &str, headers: &str) -> String {
     let body = with(
         chat(steering),
@@ -128,7 +128,7 @@ fn ask(steering: &str, version: &str, headers: &str) -> String {
     )
 }
 
-fn whole(answer: &Answer) {
+fn assert_complete(answer: &Answer) {
     assert!(answer.head.starts_with("http/1.1 200"), "{}", answer.head);
     let at: Vec<_> = (0..4)
         .map(|number| {
@@ -143,47 +143,49 @@ fn whole(answer: &Answer) {
     assert!(answer.body.ends_with("data: [DONE]\n\n"), "{}", answer.body);
 }
 
-async fn world() -> (World, Line) {
+async fn world() -> (World, Client) {
     let world = start(|_| {});
-    let line = Line::connect(world.gateway.address).await;
-    (world, line)
+    let client = Client::connect(world.gateway.address).await;
+    (world, client)
 }
 
 #[tokio::test]
-async fn streams_follow_each_other_on_one_connection() {
-    let (_world, mut line) = world().await;
+async fn connection_is_reused_after_a_stream() {
+    let (_world, mut client) = world().await;
     for steering in [PACED, "tokens=4 text=count", PACED, PACED] {
-        line.send(&ask(steering, "1.1", "")).await;
-        whole(&line.answer().await);
+        client.send(&ask(steering, "1.1", "")).await;
+        assert_complete(&client.answer().await);
     }
-    line.send("GET /healthz HTTP/1.1\r\nhost: gateway\r\n\r\n")
+    client
+        .send("GET /healthz HTTP/1.1\r\nhost: gateway\r\n\r\n")
         .await;
-    assert!(line.answer().await.head.starts_with("http/1.1 200"));
+    assert!(client.answer().await.head.starts_with("http/1.1 200"));
 }
 
 #[tokio::test]
-async fn what_is_sent_together_is_answered_in_order() {
-    let (_world, mut line) = world().await;
-    line.send(
-        &[
-            ask(PACED, "1.1", ""),
-            ask(PACED, "1.1", ""),
-            "GET /healthz HTTP/1.1\r\nhost: gateway\r\n\r\n".to_owned(),
-        ]
-        .concat(),
-    )
-    .await;
-    whole(&line.answer().await);
-    whole(&line.answer().await);
-    assert!(line.answer().await.head.contains("content-length"));
+async fn pipelined_requests_are_answered_in_order() {
+    let (_world, mut client) = world().await;
+    client
+        .send(
+            &[
+                ask(PACED, "1.1", ""),
+                ask(PACED, "1.1", ""),
+                "GET /healthz HTTP/1.1\r\nhost: gateway\r\n\r\n".to_owned(),
+            ]
+            .concat(),
+        )
+        .await;
+    assert_complete(&client.answer().await);
+    assert_complete(&client.answer().await);
+    assert!(client.answer().await.head.contains("content-length"));
 }
 
 #[tokio::test]
-async fn what_is_sent_during_a_stream_is_answered_after_it() {
-    let (_world, mut line) = world().await;
-    line.send(&ask(PACED, "1.1", "")).await;
-    let begun = line.take_until("\" t0\"").await;
-    // More than the connection keeps for later, and in two pieces.
+async fn request_sent_during_a_stream_is_answered_after_it() {
+    let (_world, mut client) = world().await;
+    client.send(&ask(PACED, "1.1", "")).await;
+    let begun = client.take_until("\" t0\"").await;
+    // More than the connection buffers, in two pieces.
     let next = ask(
         PACED,
         "1.1",
@@ -194,50 +196,76 @@ async fn what_is_sent_during_a_stream_is_answered_after_it() {
         ),
     );
     let (first, second) = next.split_at(100);
-    line.send(first).await;
-    line.take_until("\" t1\"").await;
-    line.send(second).await;
-    line.take_until("[DONE]\n\n\r\n0\r\n\r\n").await;
-    whole(&line.answer().await);
+    client.send(first).await;
+    client.take_until("\" t1\"").await;
+    client.send(second).await;
+    client.take_until("[DONE]\n\n\r\n0\r\n\r\n").await;
+    assert_complete(&client.answer().await);
     assert!(begun.contains("transfer-encoding: chunked"), "{begun}");
 }
 
 #[tokio::test]
-async fn a_client_that_asks_for_the_end_gets_it() {
-    let (_world, mut line) = world().await;
-    line.send(&ask(PACED, "1.1", "connection: close\r\n")).await;
-    whole(&line.answer().await);
-    assert!(line.ended().await);
+async fn connection_close_ends_the_connection() {
+    let (_world, mut client) = world().await;
+    client
+        .send(&ask(PACED, "1.1", "connection: close\r\n"))
+        .await;
+    assert_complete(&client.answer().await);
+    assert!(client.ended().await);
 }
 
 #[tokio::test]
-async fn an_old_clients_connection_ends_with_the_answer() {
-    let (_world, mut line) = world().await;
-    line.send(&ask(PACED, "1.0", "")).await;
-    line.take_until("data: [DONE]\n\n").await;
-    while line.more().await {}
+async fn http_1_0_connection_ends_with_the_response() {
+    let (_world, mut client) = world().await;
+    client.send(&ask(PACED, "1.0", "")).await;
+    client.take_until("data: [DONE]\n\n").await;
+    while client.more().await {}
 }
 
 #[tokio::test]
-async fn a_body_in_chunks_is_taken_as_ever() {
-    let (_world, mut line) = world().await;
+async fn chunked_request_body_is_accepted() {
+    let (_world, mut client) = world().await;
     let body = chat(PACED).to_string();
     let (first, second) = body.split_at(10);
-    line.send(
+    client.send(
         "POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n",
     )
     .await;
     for piece in [first, second, ""] {
-        line.send(&format!("{:x}\r\n{piece}\r\n", piece.len()))
+        client
+            .send(&format!("{:x}\r\n{piece}\r\n", piece.len()))
             .await;
     }
-    whole(&line.answer().await);
-    line.send(&ask(PACED, "1.1", "")).await;
-    whole(&line.answer().await);
+    assert_complete(&client.answer().await);
+    client.send(&ask(PACED, "1.1", "")).await;
+    assert_complete(&client.answer().await);
+}
+
+#[tokio::test]
+async fn streams_are_the_same_with_and_without_direct_writes() {
+    for direct_writes in [true, false] {
+        let world = start(|config| config.server.direct_writes = direct_writes);
+        let mut client = Client::connect(world.gateway.address).await;
+        for _ in 0..2 {
+            client.send(&ask(PACED, "1.1", "")).await;
+            assert_complete(&client.answer().await);
+        }
+        let mut socket = Socket::connect(world.gateway.address, "/v1/ws").await;
+        for _ in 0..2 {
+            socket.create(PACED, json!({})).await;
+            let events = socket.until_end().await;
+            assert_eq!(
+                support::sse::output_text(&events),
+                " t0 t1 t2 t3",
+                "direct_writes: {direct_writes}"
+            );
+            assert!(socket.until_pong().await.is_empty());
+        }
+    }
 }
 
 #[test]
-fn the_table_of_descriptors_does_not_grow_while_streams_run() {
+fn descriptor_table_is_allocated_at_the_start() {
     let gateway = support::process::Process::start("", &[]);
     let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.id())).unwrap();
     let size: u64 = status

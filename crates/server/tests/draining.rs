@@ -1,10 +1,6 @@
-//! A gateway that is told to stop: what runs may end, what is new is sent elsewhere, and nothing
-//! holds the process for ever.
+//! Draining: running streams may end, new ones are refused, and the process always ends.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test that cannot go on says why and ends"
-)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
@@ -30,7 +26,7 @@ async fn output(gateway: Process) -> (bool, String) {
 }
 
 #[tokio::test]
-async fn what_runs_ends_and_what_is_new_is_sent_elsewhere() {
+async fn drain_finishes_running_streams_and_refuses_new_ones() {
     let gateway = Process::start("server:\n  shutdown_timeout: 20s\n", &[]);
     let mut stream = post(
         &gateway,
@@ -68,7 +64,7 @@ async fn what_runs_ends_and_what_is_new_is_sent_elsewhere() {
 }
 
 #[tokio::test]
-async fn a_background_job_is_waited_for() {
+async fn drain_waits_for_background_generations() {
     let simulator = Simulator::start(Options {
         pace: Pace::INSTANT,
         ..Options::default()
@@ -94,12 +90,12 @@ async fn a_background_job_is_waited_for() {
     assert_eq!(
         (stats.completed, stats.aborted),
         (1, 0),
-        "the job was not brought to its end"
+        "the generation did not complete"
     );
 }
 
 #[tokio::test]
-async fn what_does_not_end_in_time_never_looks_whole() {
+async fn stream_cut_by_the_drain_timeout_ends_with_a_failure() {
     let gateway = Process::start("server:\n  shutdown_timeout: 1s\n", &[]);
     let mut stream = post(
         &gateway,
@@ -123,7 +119,7 @@ async fn what_does_not_end_in_time_never_looks_whole() {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_it_at_once() {
+async fn second_signal_stops_the_process_at_once() {
     let gateway = Process::start("server:\n  shutdown_timeout: 1h\n", &[]);
     let mut stream = post(&gateway, "/v1/streams", "fault=stall_head", json!({}))
         .send()

@@ -1,7 +1,7 @@
-//! Clients that leave: without a grace the upstream is cancelled at once, in every phase and over
-//! every transport; with one it runs on.
+//! Client disconnects: without a grace the upstream is cancelled at once, in every phase and on every
+//! transport. With a grace the generation continues.
 
-#![allow(clippy::print_stdout, reason = "what was measured is worth a look")]
+#![allow(clippy::print_stdout, reason = "prints the measured times")]
 
 mod support;
 
@@ -14,8 +14,9 @@ use support::{
 };
 use tokenwire::config::schema::{Api, Config};
 
-/// How long a cancel may take before a test calls it missing. What was measured is printed.
-const GENEROUS: Duration = Duration::from_secs(2);
+/// Limit of the wait for a cancel. It is far above the expected 100 ms, since the machine may be busy;
+/// each test prints the measured time.
+const GENEROUS: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Client {
@@ -40,7 +41,7 @@ const ALL: [Client; 7] = [
     WebSocket,
 ];
 
-/// A client that waits for its answer. Dropping it is leaving.
+/// A client that waits for its response. Dropping it disconnects.
 enum Waiting {
     Http(Exchange),
     WebSocket(Box<Socket>),
@@ -73,7 +74,7 @@ impl Client {
 }
 
 impl Waiting {
-    /// Reads until a token has come.
+    /// Reads until a token.
     async fn until(&mut self, token: &str) {
         match self {
             Self::Http(exchange) => exchange.until(token).await,
@@ -86,8 +87,8 @@ fn no_grace(config: &mut Config) {
     config.streams.disconnect_grace = Duration::ZERO;
 }
 
-/// Every client in one phase: asks, comes to the phase, leaves, and the upstream has to hear of it.
-async fn all_leave(phase: &str, steering: &str, token: Option<&str>) {
+/// Each kind of client reaches one phase and disconnects. The upstream must be cancelled.
+async fn disconnect_cancels(phase: &str, steering: &str, token: Option<&str>) {
     let world = start(no_grace);
     for client in ALL
         .into_iter()
@@ -104,7 +105,7 @@ async fn all_leave(phase: &str, steering: &str, token: Option<&str>) {
         assert_eq!(
             world.simulator.stats().aborted,
             before.aborted,
-            "aborted before its client left"
+            "aborted before its client disconnected"
         );
         let left = Instant::now();
         drop(waiting);
@@ -114,7 +115,7 @@ async fn all_leave(phase: &str, steering: &str, token: Option<&str>) {
             .await;
         assert!(
             aborted,
-            "{client:?} left {phase}, and the upstream goes on: {:?}",
+            "{client:?} disconnected {phase}, and the upstream continues: {:?}",
             world.simulator.stats()
         );
         println!(
@@ -127,18 +128,18 @@ async fn all_leave(phase: &str, steering: &str, token: Option<&str>) {
 }
 
 #[tokio::test]
-async fn before_the_head() {
-    all_leave("before the head", "fault=stall_head", None).await;
+async fn disconnect_before_the_head_cancels_upstream() {
+    disconnect_cancels("before the head", "fault=stall_head", None).await;
 }
 
 #[tokio::test]
-async fn in_a_silent_prefill() {
-    all_leave("in a silent prefill", "ttft=1h", None).await;
+async fn disconnect_during_prefill_cancels_upstream() {
+    disconnect_cancels("in a silent prefill", "ttft=1h", None).await;
 }
 
 #[tokio::test]
-async fn mid_stream() {
-    all_leave(
+async fn disconnect_mid_stream_cancels_upstream() {
+    disconnect_cancels(
         "mid-stream",
         "tokens=1000000 text=count tbt=5ms",
         Some(" t3"),
@@ -147,8 +148,8 @@ async fn mid_stream() {
 }
 
 #[tokio::test]
-async fn silent_between_tokens() {
-    all_leave(
+async fn disconnect_during_a_stall_cancels_upstream() {
+    disconnect_cancels(
         "silent between tokens",
         "tokens=9 text=count fault=stall after=3",
         Some(" t2"),
@@ -157,12 +158,12 @@ async fn silent_between_tokens() {
 }
 
 #[tokio::test]
-async fn at_full_speed() {
-    all_leave("at full speed", "tokens=1000000000 text=count", Some(" t3")).await;
+async fn disconnect_at_full_speed_cancels_upstream() {
+    disconnect_cancels("at full speed", "tokens=1000000000 text=count", Some(" t3")).await;
 }
 
 #[tokio::test]
-async fn while_connecting() {
+async fn disconnect_while_connecting_abandons_the_upstream() {
     let full = FullBacklog::new();
     let gateway = over(&full.base_url(), Api::Chat, no_grace);
     let others = full.knocking();
@@ -186,12 +187,12 @@ async fn while_connecting() {
 }
 
 #[tokio::test]
-async fn leaving_by_a_reset_or_a_close_frame_is_leaving() {
+async fn reset_and_close_frame_count_as_disconnects() {
     let world = start(no_grace);
     let steering = "tokens=9 text=count fault=stall after=2";
     let mut exchange = world.post("/v1/streams", &response(steering)).send().await;
     exchange.until(" t1").await;
-    // A linger of zero makes the close a reset.
+    // A linger of zero turns the close into a reset.
     socket2::SockRef::from(&exchange.socket)
         .set_linger(Some(Duration::ZERO))
         .unwrap();
@@ -213,7 +214,7 @@ async fn leaving_by_a_reset_or_a_close_frame_is_leaving() {
 }
 
 #[tokio::test]
-async fn not_listening_any_more_is_leaving() {
+async fn unsubscribe_counts_as_a_disconnect() {
     let world = start(no_grace);
     let mut socket = world.socket().await;
     socket
@@ -235,7 +236,7 @@ async fn not_listening_any_more_is_leaving() {
 }
 
 #[tokio::test]
-async fn as_long_as_one_listens_it_goes_on() {
+async fn generation_continues_while_one_reader_remains() {
     let world = start(no_grace);
     let mut first = world
         .post("/v1/streams", &response("tokens=60 text=count tbt=10ms"))
@@ -254,7 +255,7 @@ async fn as_long_as_one_listens_it_goes_on() {
 }
 
 #[tokio::test]
-async fn with_a_grace_it_runs_on_to_its_end() {
+async fn generation_completes_within_the_grace() {
     let world = start(|_| {});
     for client in ALL {
         let before = world.simulator.stats();
@@ -275,8 +276,9 @@ async fn with_a_grace_it_runs_on_to_its_end() {
 }
 
 #[tokio::test]
-async fn who_comes_back_within_the_grace_finds_it_running() {
-    let world = start(|config| config.streams.disconnect_grace = Duration::from_millis(400));
+async fn reader_that_returns_within_the_grace_finds_the_generation_running() {
+    // Longer than a busy machine may take to send the next request.
+    let world = start(|config| config.streams.disconnect_grace = Duration::from_secs(20));
     let mut exchange = world
         .post("/v1/streams", &response("tokens=100 text=count tbt=10ms"))
         .send()
@@ -295,7 +297,7 @@ async fn who_comes_back_within_the_grace_finds_it_running() {
 }
 
 #[tokio::test]
-async fn when_the_grace_is_over_it_is_cancelled() {
+async fn generation_is_cancelled_after_the_grace() {
     let world = start(|config| config.streams.disconnect_grace = Duration::from_millis(100));
     let mut exchange = world
         .post(
@@ -324,7 +326,7 @@ async fn when_the_grace_is_over_it_is_cancelled() {
 }
 
 #[tokio::test]
-async fn a_background_generation_needs_nobody() {
+async fn background_generation_runs_without_readers() {
     let world: World = start(no_grace);
     let request = with(
         response("tokens=30 text=count tbt=10ms"),

@@ -1,13 +1,12 @@
-//! What streams hold: bounded for each and for all, and given back to the last byte.
+//! Memory of streams: limited for each and in total, and freed completely.
 //!
-//! The gateway is put together here from its public parts, as an application would that embeds it,
-//! since the accounts are the application's. The figures are those that the gateway decides by, of
-//! logs and response objects; the process holds buffers besides.
+//! The gateway is built from its public parts, to give the tests its memory accounts. The figures are
+//! those of the accounts, for logs and response objects. The process also holds buffers.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that cannot go on says why and ends"
+    reason = "a test fails by panicking"
 )]
 #![allow(clippy::print_stdout, reason = "the figures are worth reading")]
 
@@ -22,24 +21,23 @@ use futures::future::join_all;
 use serde_json::json;
 use support::{Answer, PATIENCE, Request, Socket, chat, eventually, response};
 use tokenwire::config::schema::{Config, Upstream};
-use tokenwire::http::{configure, envelope};
+use tokenwire::http::{configure, request_middleware};
 use tokenwire::metrics::Metrics;
-use tokenwire::service::{Service, Shared};
-use tokenwire_core::engine::{MemoryStore, Registry, Retention};
-use tokenwire_core::log::{LogLimits, MemoryAccount};
+use tokenwire::service::{Service, Shared, shared_engine};
+use tokenwire_core::engine::Registry;
+use tokenwire_core::log::MemoryAccount;
 use tokenwire_core::upstream::RetryBudget;
 use tokenwire_simulator::{Options, Pace, Simulator};
 use tokenwire_webhooks::{WebhookOptions, Webhooks};
-use tokio_util::task::TaskTracker;
 
 const STREAMS: usize = 200;
 const TOKENS: usize = 200;
 
-/// A gateway whose accounts can be looked at.
+/// A gateway with visible memory accounts.
 struct Metered {
     address: SocketAddr,
     registry: Arc<Registry>,
-    /// Of logs alone.
+    /// The account of logs alone.
     account: MemoryAccount,
     handle: actix_web::dev::ServerHandle,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -63,27 +61,11 @@ impl Metered {
             ..Config::default()
         };
         change(&mut config);
-        let account = MemoryAccount::default();
-        let retention = Retention {
-            events: config.streams.retain_events,
-            responses: config.streams.retain_responses,
-            max_memory: config.streams.max_memory,
-            max_open: config.limits.streams,
-        };
-        let limits = LogLimits {
-            bytes: config.streams.max_stream_bytes(),
-            events: config.streams.max_stream_events,
-        };
-        let registry = Registry::new(retention, account.clone());
+        let engine = shared_engine(&config);
+        let (registry, account) = (engine.registry().clone(), engine.account().clone());
         let shared = Shared {
-            registry: registry.clone(),
-            store: Arc::new(MemoryStore {
-                limits,
-                account: account.clone(),
-            }),
-            reuse: None,
+            engine,
             metrics: Metrics::new(&config, registry.clone()),
-            tasks: TaskTracker::new(),
             upstreams: Shared::upstreams(&config, None),
             retry_budget: Arc::new(RetryBudget::new(0)),
             webhooks: Webhooks::new(WebhookOptions::default()).unwrap(),
@@ -97,7 +79,7 @@ impl Metered {
                     let service = Service::new(&shared).unwrap();
                     App::new()
                         .app_data(web::Data::new(service))
-                        .wrap(from_fn(envelope))
+                        .wrap(from_fn(request_middleware))
                         .configure(configure)
                 });
                 let server = server
@@ -129,7 +111,7 @@ impl Metered {
             .body(body.to_string())
     }
 
-    /// A request of one of the kinds that start a stream over SSE.
+    /// Returns a request that starts a stream over SSE, of a kind chosen by `index`.
     fn request(&self, index: usize, steering: &str) -> Request {
         match index % 4 {
             0 => self.post("/v1/streams", &response(steering)),
@@ -139,13 +121,13 @@ impl Metered {
         }
     }
 
-    /// Reads so many streams side by side, each to its end.
+    /// Reads `streams` concurrent streams to their ends.
     async fn read(&self, streams: usize, steering: &str) -> Vec<Answer> {
         let answers = join_all(
             (0..streams).map(|index| async move { self.request(index, steering).answer().await }),
         )
         .await;
-        // The terminal event is read before the writer's task is over.
+        // The terminal event is read before the writer's task ends.
         eventually("the end of the writers", async || self.registry.open() == 0).await;
         answers
     }
@@ -183,7 +165,7 @@ impl Drop for Metered {
 }
 
 #[tokio::test]
-async fn finished_streams_hold_little_a_token_and_deleting_gives_all_of_it_back() {
+async fn finished_streams_are_compact_and_delete_frees_them() {
     let gateway = Metered::start(|_| {});
     let answers = gateway
         .read(STREAMS, &format!("tokens={TOKENS} text=count"))
@@ -195,9 +177,9 @@ async fn finished_streams_hold_little_a_token_and_deleting_gives_all_of_it_back(
         logs / STREAMS / TOKENS,
         all / STREAMS / TOKENS
     );
-    // A chunk has more than 100 bytes, an event more than 150. What repeats of them is stored once
-    // a stream, so that a token costs its text, which is 4 bytes, some bytes of position, and its
-    // share of what `Vec` keeps in reserve; the object has the text once more.
+    // A chunk has more than 100 bytes, an event more than 150. The repeated parts are stored once per
+    // stream. A token costs its text (4 bytes), its position, and its share of the capacity of a
+    // `Vec`. The object holds the text again.
     assert!(
         logs / STREAMS / TOKENS <= 32,
         "{} bytes a token in the log",
@@ -214,12 +196,12 @@ async fn finished_streams_hold_little_a_token_and_deleting_gives_all_of_it_back(
     assert_eq!(
         (gateway.registry.len(), gateway.registry.used()),
         (0, 0),
-        "deleted is gone when the answer is there"
+        "the memory is freed when the response arrives"
     );
 }
 
 #[tokio::test]
-async fn streams_that_are_deleted_while_they_run_give_all_of_it_back() {
+async fn delete_of_running_streams_frees_them() {
     let gateway = Metered::start(|_| {});
     let steering = format!("tokens={TOKENS} text=count fault=stall after=20");
     let over_sse = join_all((0..STREAMS / 2).map(async |index| {
@@ -249,12 +231,12 @@ async fn streams_that_are_deleted_while_they_run_give_all_of_it_back() {
     for id in ids {
         gateway.delete(id).await;
     }
-    // The readers are still there, and hold nothing of it.
+    // The readers are still connected and hold no memory of the stream.
     gateway.holds_nothing().await;
 }
 
 #[tokio::test]
-async fn no_stream_holds_more_than_one_may() {
+async fn stream_stops_at_max_stream_bytes() {
     const BOUND: usize = 64 << 10;
     const MANY: usize = 20;
     let gateway = Metered::start(|config| config.streams.max_stream_bytes = BOUND);
@@ -294,13 +276,12 @@ async fn no_stream_holds_more_than_one_may() {
     );
     assert!(
         most > MANY * BOUND / 4,
-        "they did not come near the bound: {most}"
+        "the streams stayed far below the limit: {most}"
     );
-    // The bound is on what the records hold. A position of 8 bytes stands beside each, which is as
-    // much again for tokens as short as these, and a `Vec` that grows has up to as much in reserve
-    // as it holds.
+    // The limit applies to the records. Each also has a position of 8 bytes, which doubles the size of
+    // such short tokens, and a growing `Vec` may double it again.
     assert!(most <= MANY * BOUND * 4, "{most} bytes of logs");
-    // The object says what the log said, and no more; and the reserve is gone.
+    // The object holds the same text as the log, without spare capacity.
     assert!(
         gateway.registry.used() <= MANY * BOUND * 4,
         "{} bytes of logs and objects",
@@ -309,7 +290,7 @@ async fn no_stream_holds_more_than_one_may() {
 }
 
 #[tokio::test]
-async fn all_together_hold_no_more_than_they_may_and_the_oldest_go_first() {
+async fn oldest_finished_streams_are_evicted_at_max_memory() {
     const BOUND: usize = 256 << 10;
     let gateway = Metered::start(|config| config.streams.max_memory = BOUND);
     let mut ids = Vec::new();

@@ -1,10 +1,10 @@
-//! What `/metrics` says, after things whose counts are known. That its text is what Prometheus
-//! reads is checked with Prometheus' own parser, in `clients/python/test_metrics.py`.
+//! Values of `/metrics` after known events. `clients/python/test_metrics.py` checks the format with
+//! Prometheus' own parser.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that cannot go on says why and ends"
+    reason = "a test fails by panicking"
 )]
 
 mod support;
@@ -17,7 +17,7 @@ use support::{FullBacklog, Gateway, World, chat, eventually, over, response, sta
 use tokenwire::config::models::Models;
 use tokenwire::config::schema::{Api, Upstream};
 
-/// The samples by name and labels, as they are written.
+/// Returns the samples by name and labels.
 async fn scrape(gateway: &Gateway) -> BTreeMap<String, f64> {
     let answer = gateway.get("/metrics").answer().await;
     assert_eq!(
@@ -35,14 +35,13 @@ async fn scrape(gateway: &Gateway) -> BTreeMap<String, f64> {
     samples.collect()
 }
 
-/// One sample; none is zero.
+/// Returns one sample, or 0.
 async fn sample(gateway: &Gateway, name: &str) -> f64 {
     scrape(gateway).await.get(name).copied().unwrap_or_default()
 }
 
-/// Waits until a sample has this value: a generation is counted just after its last event is on its
-/// way.
-async fn comes_to(gateway: &Gateway, name: &str, value: f64) {
+/// Waits until a sample has this value: a generation is counted just after its last event is sent.
+async fn reaches(gateway: &Gateway, name: &str, value: f64) {
     let mut last = f64::NAN;
     let look = async || {
         last = sample(gateway, name).await;
@@ -52,7 +51,7 @@ async fn comes_to(gateway: &Gateway, name: &str, value: f64) {
 }
 
 #[tokio::test]
-async fn generations_are_counted_by_how_they_ended() {
+async fn generations_are_counted_by_status_and_code() {
     let world = start(|_| {});
     world
         .post("/v1/chat/completions", &chat("tokens=7"))
@@ -93,7 +92,7 @@ async fn generations_are_counted_by_how_they_ended() {
         (r#"api="responses",status="failed",code="other""#, 2.0),
         (r#"api="responses",status="cancelled",code="""#, 1.0),
     ] {
-        comes_to(
+        reaches(
             &world,
             &format!("tokenwire_generations_ended_total{{{labels}}}"),
             count,
@@ -125,7 +124,7 @@ async fn generations_are_counted_by_how_they_ended() {
 }
 
 #[tokio::test]
-async fn what_is_open_is_counted_until_it_closes() {
+async fn gauges_count_open_streams_and_connections() {
     let world = start(|config| config.streams.disconnect_grace = Duration::ZERO);
     let body = response("tokens=100000 tbt=5ms");
     let mut sdk = world.post("/v1/responses", &body).send().await;
@@ -154,7 +153,7 @@ async fn what_is_open_is_counted_until_it_closes() {
         r#"tokenwire_readers{transport="text"}"#,
         r#"tokenwire_readers{transport="websocket"}"#,
         "tokenwire_websockets",
-        // The one that asks is one of them.
+        // Includes the connection of the scrape.
         "tokenwire_connections",
     ];
     assert_eq!(
@@ -164,9 +163,9 @@ async fn what_is_open_is_counted_until_it_closes() {
     assert!(samples["tokenwire_log_bytes"] > 0.0);
     drop((sdk, text, first));
     for (name, value) in names.into_iter().zip([0.0, 0.0, 0.0, 0.0, 1.0, 2.0]) {
-        comes_to(&world, name, value).await;
+        reaches(&world, name, value).await;
     }
-    comes_to(
+    reaches(
         &world,
         r#"tokenwire_generations_ended_total{api="responses",status="cancelled",code=""}"#,
         4.0,
@@ -175,7 +174,7 @@ async fn what_is_open_is_counted_until_it_closes() {
 }
 
 #[tokio::test]
-async fn clocks_that_ran_out_are_counted_by_upstream_model_and_clock() {
+async fn timeouts_are_counted_by_upstream_model_and_clock() {
     let backlog = FullBacklog::new();
     let world = start(|config| {
         config.upstreams[0].models = Models::Patterns(vec![
@@ -191,10 +190,11 @@ async fn clocks_that_ran_out_are_counted_by_upstream_model_and_clock() {
         };
         config.upstreams.push(unreachable);
         config.retry.attempts = 0;
-        config.timeouts.connect = Duration::from_millis(50);
-        config.timeouts.first_token = Duration::from_millis(200);
-        config.timeouts.between_tokens = Duration::from_millis(100);
-        config.timeouts.total = Duration::from_millis(400);
+        // Far apart, so that a pause of a busy machine is not taken for another timeout.
+        config.timeouts.connect = Duration::from_millis(500);
+        config.timeouts.first_token = Duration::from_secs(1);
+        config.timeouts.between_tokens = Duration::from_secs(1);
+        config.timeouts.total = Duration::from_secs(3);
     });
     for (model, steering) in [
         ("far-1", ""),
@@ -222,24 +222,24 @@ async fn clocks_that_ran_out_are_counted_by_upstream_model_and_clock() {
         let name = format!(
             r#"tokenwire_upstream_timeouts_total{{upstream="{upstream}",model="{model}",clock="{clock}"}}"#
         );
-        comes_to(&world, &name, count).await;
+        reaches(&world, &name, count).await;
     }
 }
 
 #[tokio::test]
-async fn shared_answers_are_counted_by_what_became_of_them() {
+async fn shared_answers_are_counted_by_result() {
     let world = start(|config| config.reuse.cache = true);
     let kept = with(chat("tokens=4"), json!({"seed": 1}));
     for body in [&kept, &kept, &kept, &chat("tokens=4")] {
         world.post("/v1/chat/completions", body).answer().await;
     }
-    comes_to(
+    reaches(
         &world,
         r#"tokenwire_tokens_total{upstream="upstream"}"#,
         8.0,
     )
     .await;
-    comes_to(&world, r#"tokenwire_tokens_total{upstream="shared"}"#, 8.0).await;
+    reaches(&world, r#"tokenwire_tokens_total{upstream="shared"}"#, 8.0).await;
     let samples = scrape(&world).await;
     for (result, count) in [("hit", 2.0), ("miss", 1.0), ("bypass", 1.0)] {
         assert_eq!(
@@ -249,12 +249,12 @@ async fn shared_answers_are_counted_by_what_became_of_them() {
     }
     assert_eq!(
         samples[r#"tokenwire_first_token_seconds_count{upstream="upstream"}"#], 2.0,
-        "the model was asked twice"
+        "the upstream was requested twice"
     );
 }
 
 #[tokio::test]
-async fn no_label_holds_what_somebody_sent() {
+async fn labels_hold_no_client_or_upstream_input() {
     const SECRET: &str = "crimson-walrus";
     let world = start(|_| {});
     let ask = async |world: &World, body| {
@@ -280,7 +280,7 @@ async fn no_label_holds_what_somebody_sent() {
         world.post("/v1/streams", &body).answer().await;
     }
     world.get(&format!("/{SECRET}")).answer().await;
-    // An upstream may call its errors as it likes.
+    // The upstream chooses its error codes.
     let body =
         format!("data: {{\"error\":{{\"code\":\"{SECRET}\",\"message\":\"{SECRET}\"}}}}\n\n");
     let odd = support::Playback::events(body.into_bytes(), 4096).await;
@@ -289,13 +289,13 @@ async fn no_label_holds_what_somebody_sent() {
         .post("/v1/streams", &json!({"input": SECRET}))
         .answer()
         .await;
-    comes_to(
+    reaches(
         &world,
         r#"tokenwire_generations_ended_total{api="responses",status="failed",code="other"}"#,
         50.0,
     )
     .await;
-    comes_to(
+    reaches(
         &other,
         r#"tokenwire_generations_ended_total{api="responses",status="failed",code="other"}"#,
         1.0,
@@ -309,7 +309,7 @@ async fn no_label_holds_what_somebody_sent() {
 }
 
 #[tokio::test]
-async fn the_process_is_told_of_and_the_format_is_the_one_asked_for() {
+async fn process_metrics_are_exposed_in_the_requested_format() {
     let world = start(|_| {});
     let samples = scrape(&world).await;
     for name in [

@@ -1,11 +1,8 @@
-//! No panic reaches a client: one in a handler is an error with a status, one in a generation ends
-//! it with a terminal event, and the worker serves on. The panics come from an upstream and a route
-//! of the test's own; the gateway has no hook for them.
+//! No panic reaches a client. A panic in a handler becomes an error response, a panic in a generation
+//! ends it with a terminal event, and the worker continues. An upstream and a route of the tests
+//! panic; the gateway has no hook for it.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test that cannot go on says why and ends"
-)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
@@ -21,12 +18,11 @@ use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use support::{End, PATIENCE, Request, Socket, chat, response, with};
 use tokenwire::config::Config;
-use tokenwire::config::schema;
-use tokenwire::http::{configure, envelope};
+use tokenwire::http::{configure, request_middleware};
 use tokenwire::metrics::Metrics;
 use tokenwire::service::{Service, Shared};
-use tokenwire_core::engine::{Engine, MemoryStore, Registry, Retention};
-use tokenwire_core::log::{LogLimits, MemoryAccount};
+use tokenwire_core::engine::{Engine, Retention};
+use tokenwire_core::log::LogLimits;
 use tokenwire_core::model::error::ApiError;
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::decode::{Flow, SseEvent};
@@ -36,9 +32,8 @@ use tokenwire_core::upstream::{
     UpstreamHead, UpstreamRequest, UpstreamResponse,
 };
 use tokenwire_webhooks::{WebhookOptions, Webhooks};
-use tokio_util::task::TaskTracker;
 
-/// Panics where the model's name says.
+/// An upstream that panics at the place that the model's name gives.
 #[derive(Debug)]
 struct Panicking;
 
@@ -114,7 +109,7 @@ impl TokenStream for PanickingBody {
     }
 }
 
-/// A gateway's application with one worker, over [`Panicking`], and with a route that panics.
+/// The gateway's application on one worker, over [`Panicking`], with a route that panics.
 struct Server {
     address: SocketAddr,
     handle: ServerHandle,
@@ -122,7 +117,6 @@ struct Server {
 }
 
 fn shared() -> Shared {
-    let account = MemoryAccount::default();
     let keep = Duration::from_secs(600);
     let retention = Retention {
         events: keep,
@@ -130,19 +124,17 @@ fn shared() -> Shared {
         max_memory: 1 << 30,
         max_open: 4,
     };
-    let registry = Registry::new(retention, account.clone());
+    let engine = Engine::builder()
+        .retention(retention)
+        .log_limits(LogLimits {
+            bytes: 1 << 20,
+            events: 1000,
+        })
+        .disconnect_grace(Duration::ZERO)
+        .build();
     Shared {
-        metrics: Metrics::new(&Config::default(), registry.clone()),
-        registry,
-        reuse: None,
-        store: Arc::new(MemoryStore {
-            limits: LogLimits {
-                bytes: 1 << 20,
-                events: 1000,
-            },
-            account,
-        }),
-        tasks: TaskTracker::new(),
+        metrics: Metrics::new(&Config::default(), engine.registry().clone()),
+        engine,
         upstreams: Shared::upstreams(&Config::default(), Some("http://127.0.0.1:1/v1".to_owned())),
         retry_budget: Arc::new(RetryBudget::new(0)),
         webhooks: Webhooks::new(WebhookOptions::default()).unwrap(),
@@ -159,20 +151,14 @@ impl Server {
                 let shared = shared();
                 let server = HttpServer::new(move || {
                     let mut service = Service::new(&shared).unwrap();
-                    service.engine = Engine::new(
-                        shared.registry.clone(),
-                        shared.store.clone(),
-                        Arc::new(Panicking),
-                        shared.tasks.clone(),
-                        Duration::ZERO,
-                    );
+                    service.engine = shared.engine.engine(Arc::new(Panicking));
                     let panics = web::get().to(|| async {
-                        assert!(std::hint::black_box(false), "as the test wants it");
+                        assert!(std::hint::black_box(false), "panic of the test");
                         HttpResponse::Ok().finish()
                     });
                     App::new()
                         .app_data(web::Data::new(service))
-                        .wrap(from_fn(envelope))
+                        .wrap(from_fn(request_middleware))
                         .route("/panics", panics)
                         .configure(configure)
                 })
@@ -200,7 +186,7 @@ impl Server {
             .body(body.to_string())
     }
 
-    async fn serves_on(&self) {
+    async fn still_serves(&self) {
         let answer = self
             .post(
                 "/v1/chat/completions",
@@ -229,7 +215,7 @@ impl Drop for Server {
 }
 
 #[tokio::test]
-async fn a_panic_in_a_handler_is_an_error_in_openais_shape() {
+async fn handler_panic_returns_an_openai_error() {
     let server = Server::start();
     let in_route = server.post(
         "/v1/responses",
@@ -247,20 +233,20 @@ async fn a_panic_in_a_handler_is_an_error_in_openais_shape() {
             (500, Some("server_error"), Some("internal_error"))
         );
         assert!(
-            !answer.text().contains("as the test wants it"),
-            "a panic's words are not for clients"
+            !answer.text().contains("panic of the test"),
+            "the panic message reached a client"
         );
         assert!(
             answer
                 .header("x-request-id")
                 .is_some_and(|id| id.starts_with("req_"))
         );
-        server.serves_on().await;
+        server.still_serves().await;
     }
 }
 
 #[tokio::test]
-async fn a_panic_in_a_generation_ends_it_with_a_terminal_event() {
+async fn generation_panic_ends_the_stream_with_a_terminal_event() {
     let server = Server::start();
     for place in ["before the head", "in mid-stream"] {
         let early = place == "before the head";
@@ -320,13 +306,16 @@ async fn a_panic_in_a_generation_ends_it_with_a_terminal_event() {
         let mut socket = Socket::connect(server.address, "/v1/ws").await;
         socket.create("", model).await;
         check_failed(&socket.until_end().await, early);
-        assert!(socket.until_pong().await.is_empty(), "the socket lives on");
+        assert!(
+            socket.until_pong().await.is_empty(),
+            "the socket stays open"
+        );
         drop(socket);
-        server.serves_on().await;
+        server.still_serves().await;
     }
 }
 
-/// The numbers are without gaps, what was open is closed, and the last event says what happened.
+/// Checks that the numbers have no gaps, open items are closed, and the last event is the failure.
 fn check_failed(events: &[Value], early: bool) {
     let numbers: Vec<u64> = events
         .iter()

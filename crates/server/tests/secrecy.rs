@@ -1,5 +1,4 @@
-//! Keys and what people write never reach a log line, an error, or a list; not even at the
-//! chattiest level.
+//! Keys and message contents never reach a log line, an error or a list, not even at level `trace`.
 
 mod support;
 
@@ -13,7 +12,7 @@ const KEY: &str = "sk-Kq7ZsecretKEY0123456789abcdefWXYZ";
 const CLIENT_KEY: &str = "sk-client-9f8e7d6c5b4a";
 const PROMPT: &str = "the-crimson-walrus-of-Avignon";
 
-/// The forms in which a secret might be shown.
+/// Returns the forms of the secrets that the output contains.
 fn traces(output: &str) -> Vec<String> {
     let pieces = [
         KEY,
@@ -32,7 +31,7 @@ fn traces(output: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn neither_the_key_nor_the_prompt_is_shown_anywhere() {
+async fn logs_and_errors_contain_no_key_and_no_prompt() {
     let simulator = Simulator::start(Options {
         pace: Pace::INSTANT,
         required_key: Some(KEY.to_owned()),
@@ -63,7 +62,7 @@ async fn neither_the_key_nor_the_prompt_is_shown_anywhere() {
             .header("authorization", &format!("Bearer {CLIENT_KEY}"))
             .body(body)
     };
-    // Answers of the model may quote what was asked; everything else may not.
+    // The model's text may quote the prompt. Nothing else may.
     let mut said = Vec::new();
     for path in [
         "/v1/models",
@@ -169,7 +168,7 @@ async fn neither_the_key_nor_the_prompt_is_shown_anywhere() {
     let (_, output) = tokio::task::spawn_blocking(move || gateway.output())
         .await
         .unwrap();
-    assert!(output.contains("TRACE"), "the log was not at its chattiest");
+    assert!(output.contains("TRACE"), "the log level is not trace");
     let shown = traces(&output);
     assert!(
         shown.is_empty(),

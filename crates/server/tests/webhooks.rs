@@ -1,9 +1,9 @@
-//! Webhooks as their receiver sees them, and as the one who asked for them does.
+//! Webhooks as the receiver and the requesting client see them.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that cannot go on says why and ends"
+    reason = "a test fails by panicking"
 )]
 
 #[path = "webhooks/receiver.rs"]
@@ -38,7 +38,7 @@ fn job(steering: &str, webhook: Value) -> Value {
     )
 }
 
-/// Starts a background response; its id.
+/// Starts a background response and returns its id.
 async fn begin(world: &World, steering: &str, webhook: Value) -> String {
     let answer = world
         .post("/v1/responses", &job(steering, webhook))
@@ -62,7 +62,7 @@ async fn deliveries(world: &World, query: &str) -> Vec<Value> {
     answer.json()["data"].as_array().unwrap().clone()
 }
 
-/// Waits until the only delivery is as wanted.
+/// Waits until the only delivery meets a condition.
 async fn delivery(world: &World, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     let mut last = Value::Null;
     eventually(what, async || {
@@ -83,7 +83,7 @@ async fn retry(world: &World, id: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn the_end_is_told_signed_and_can_be_fetched_at_once() {
+async fn webhook_is_signed_and_its_response_can_be_fetched() {
     let world = world(|_| {});
     let mut receiver = Receiver::start([]).await;
     let id = begin(
@@ -103,7 +103,7 @@ async fn the_end_is_told_signed_and_can_be_fetched_at_once() {
     let object = world.object(&id).await;
     assert_eq!(
         object["status"], "completed",
-        "it was told before it was so"
+        "the webhook arrived before the response had ended"
     );
     assert!(object.get("webhook").is_none(), "{object}");
     let sent = world.last_request().body.unwrap().to_string();
@@ -134,7 +134,7 @@ async fn the_end_is_told_signed_and_can_be_fetched_at_once() {
 }
 
 #[tokio::test]
-async fn every_kind_of_end_has_its_name() {
+async fn event_type_names_the_status() {
     let world = world(|_| {});
     let mut receiver = Receiver::start([]).await;
     for (steering, kind) in [
@@ -167,7 +167,7 @@ async fn every_kind_of_end_has_its_name() {
 }
 
 #[tokio::test]
-async fn every_route_takes_one_and_a_repetition_is_told_once() {
+async fn every_route_accepts_a_webhook_and_a_repeated_request_sends_one() {
     let world = world(|_| {});
     let mut receiver = Receiver::start([]).await;
     let webhook = json!({"url": receiver.url(), "secret": OTHER_SECRET});
@@ -204,9 +204,9 @@ async fn every_route_takes_one_and_a_repetition_is_told_once() {
 }
 
 #[tokio::test]
-async fn a_configured_receiver_is_told_of_every_background_response() {
-    let (mut everybody, mut somebody) = (Receiver::start([]).await, Receiver::start([]).await);
-    let world = world(|config| config.webhooks.url = Some(everybody.url()));
+async fn configured_endpoint_receives_every_background_response() {
+    let (mut configured, mut requested) = (Receiver::start([]).await, Receiver::start([]).await);
+    let world = world(|config| config.webhooks.url = Some(configured.url()));
     let plain = with(support::response("tokens=2"), json!({"stream": false}));
     assert_eq!(
         world.post("/v1/responses", &plain).answer().await.status,
@@ -214,37 +214,36 @@ async fn a_configured_receiver_is_told_of_every_background_response() {
     );
     let first = begin(&world, "tokens=2", Value::Null).await;
     assert_eq!(
-        everybody.next().await.checked(SECRET),
+        configured.next().await.checked(SECRET),
         ("response.completed".to_owned(), first)
     );
     let second = begin(
         &world,
         "tokens=2",
-        json!({"url": somebody.url(), "secret": OTHER_SECRET}),
+        json!({"url": requested.url(), "secret": OTHER_SECRET}),
     )
     .await;
-    let (told, told_too) = (everybody.next().await, somebody.next().await);
+    let (common, own) = (configured.next().await, requested.next().await);
     assert_eq!(
-        (told.checked(SECRET).1, told_too.checked(OTHER_SECRET).1),
+        (common.checked(SECRET).1, own.checked(OTHER_SECRET).1),
         (second.clone(), second)
     );
-    assert_ne!(told.header("webhook-id"), told_too.header("webhook-id"));
-    // Whoever names the same URL is not told twice.
-    let third = begin(&world, "tokens=2", json!({"url": everybody.url()})).await;
-    assert_eq!(everybody.next().await.checked(SECRET).1, third);
-    // But nobody keeps the operator from being told by naming the operator's URL with another
-    // secret.
+    assert_ne!(common.header("webhook-id"), own.header("webhook-id"));
+    // A request that names the same URL causes no second delivery.
+    let third = begin(&world, "tokens=2", json!({"url": configured.url()})).await;
+    assert_eq!(configured.next().await.checked(SECRET).1, third);
+    // With another secret it does: otherwise a client could replace the operator's delivery.
     let fourth = begin(
         &world,
         "tokens=2",
-        json!({"url": everybody.url(), "secret": OTHER_SECRET}),
+        json!({"url": configured.url(), "secret": OTHER_SECRET}),
     )
     .await;
-    let both = [everybody.next().await, everybody.next().await];
-    assert!(both.iter().all(|told| told.json()["data"]["id"] == fourth));
+    let both = [configured.next().await, configured.next().await];
+    assert!(both.iter().all(|sent| sent.json()["data"]["id"] == fourth));
     assert_eq!(
         both.iter()
-            .filter(|told| told.is_signed_with(SECRET))
+            .filter(|sent| sent.is_signed_with(SECRET))
             .count(),
         1
     );
@@ -252,11 +251,11 @@ async fn a_configured_receiver_is_told_of_every_background_response() {
         deliveries(&world, "?status=delivered").await.len() == 6
     })
     .await;
-    assert_eq!((everybody.more(), somebody.more()), (0, 0));
+    assert_eq!((configured.more(), requested.more()), (0, 0));
 }
 
 #[tokio::test]
-async fn a_receiver_that_fails_is_told_again_under_the_same_id() {
+async fn failed_delivery_is_retried_with_the_same_id() {
     let world = world(|_| {});
     let mut receiver = Receiver::start([status(500, ""), status(503, "")]).await;
     begin(&world, "tokens=2", json!({"url": receiver.url()})).await;
@@ -283,7 +282,7 @@ async fn a_receiver_that_fails_is_told_again_under_the_same_id() {
 }
 
 #[tokio::test]
-async fn of_many_ends_on_all_workers_each_is_told_once() {
+async fn every_end_on_every_worker_is_delivered_once() {
     const MANY: usize = 200;
     let world = world(|config| config.webhooks.concurrency_per_host = 8);
     let mut receiver = Receiver::start([]).await;
@@ -291,13 +290,13 @@ async fn of_many_ends_on_all_workers_each_is_told_once() {
     for _ in 0..MANY {
         begun.push(begin(&world, "tokens=2", json!({"url": receiver.url()})).await);
     }
-    let mut told: Vec<String> = Vec::new();
+    let mut first: Vec<String> = Vec::new();
     for _ in 0..MANY {
-        told.push(receiver.next().await.checked(SECRET).1);
+        first.push(receiver.next().await.checked(SECRET).1);
     }
     begun.sort();
-    told.sort();
-    assert_eq!(begun, told);
+    first.sort();
+    assert_eq!(begun, first);
     eventually("the end of all deliveries", async || {
         deliveries(&world, "?status=pending").await.is_empty()
     })
@@ -306,7 +305,7 @@ async fn of_many_ends_on_all_workers_each_is_told_once() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_not_followed() {
+async fn redirect_is_not_followed() {
     let world = world(|_| {});
     let mut elsewhere = Receiver::start([]).await;
     let location = format!("location: {}\r\nretry-after: 600\r\n", elsewhere.url());
@@ -327,7 +326,7 @@ async fn a_redirect_is_not_followed() {
         (590..=610).contains(&wait),
         "Retry-After was not honoured: {wait} s"
     );
-    // By hand it need not wait.
+    // A manual retry does not wait.
     assert_eq!(retry(&world, &seen["id"]).await["status"], "pending");
     receiver.next().await;
     delivery(&world, "the delivery", |delivery| {
@@ -338,7 +337,7 @@ async fn a_redirect_is_not_followed() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_gone_is_not_asked_again() {
+async fn gone_endpoint_receives_no_further_deliveries() {
     let world = world(|_| {});
     let mut receiver = Receiver::start([status(410, "")]).await;
     begin(&world, "tokens=2", json!({"url": receiver.url()})).await;
@@ -372,7 +371,7 @@ async fn an_endpoint_that_is_gone_is_not_asked_again() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_is_silent_is_given_up_in_time_and_holds_up_nobody() {
+async fn silent_receiver_times_out_and_delays_no_other() {
     let world = world(|config| {
         config.webhooks.timeout = Duration::from_millis(300);
         config.webhooks.retry_for = Duration::ZERO;
@@ -394,7 +393,7 @@ async fn a_receiver_that_is_silent_is_given_up_in_time_and_holds_up_nobody() {
 }
 
 #[tokio::test]
-async fn addresses_inside_are_refused_unless_they_are_allowed() {
+async fn private_addresses_are_refused_unless_allowed() {
     let mut receiver = Receiver::start([]).await;
     let world = world(|config| config.webhooks.allow_private = false);
     let port = receiver.address.port();
@@ -430,12 +429,12 @@ async fn addresses_inside_are_refused_unless_they_are_allowed() {
     assert_eq!(
         (world.simulator.stats().requests, receiver.more()),
         (0, 0),
-        "something was started all the same"
+        "a generation was started"
     );
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_request_is_said_before_anything_starts() {
+async fn invalid_webhook_is_refused_before_the_generation_starts() {
     let world = world(|config| config.webhooks.secret = None);
     let url = "http://127.0.0.1:8080/";
     let background = |webhook| job("tokens=2", webhook);
@@ -540,7 +539,7 @@ async fn what_is_wrong_with_a_request_is_said_before_anything_starts() {
 }
 
 #[tokio::test]
-async fn lists_come_in_pages_newest_first() {
+async fn deliveries_are_listed_in_pages_newest_first() {
     let world = world(|_| {});
     let mut receiver = Receiver::start([]).await;
     let mut ids = Vec::new();
@@ -578,7 +577,7 @@ async fn lists_come_in_pages_newest_first() {
 }
 
 #[tokio::test]
-async fn a_shutdown_gives_one_last_chance_says_what_is_lost_and_shows_no_secret() {
+async fn shutdown_makes_a_last_attempt_and_logs_lost_deliveries_without_secrets() {
     let waiting = || status(503, "retry-after: 600\r\n");
     let mut mended = Receiver::start([waiting()]).await;
     let mut broken = Receiver::start([waiting(), waiting()]).await;
@@ -614,7 +613,7 @@ async fn a_shutdown_gives_one_last_chance_says_what_is_lost_and_shows_no_secret(
             == 2
     })
     .await;
-    // One that runs until it is stopped is told of as well.
+    // A generation that the shutdown stops is reported too.
     let mut late = Receiver::start([]).await;
     assert_eq!(
         post(job("tokens=20 tbt=10ms", json!({"url": late.url()})))

@@ -1,20 +1,19 @@
 //! Which addresses a webhook may be sent to.
 //!
-//! Whoever names a webhook's URL has the gateway send a request from where the gateway stands:
-//! inside the operator's network, where databases, cloud metadata services and the gateway's own
-//! neighbours trust whoever reaches them. So only addresses of the public internet are taken, as
-//! IANA's special-purpose registries (RFC 6890) tell them apart, and those that carry an IPv4
-//! address inside are judged by it.
+//! The URL of a webhook makes the gateway send a request from inside the operator's network, where
+//! databases and cloud metadata services trust their callers. So only addresses of the public
+//! internet are accepted, by IANA's special-purpose registries (RFC 6890). An IPv6 address that
+//! embeds an IPv4 address is checked by the embedded one.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Blocks that are not the public internet: address and prefix length.
+/// Blocks outside the public internet: address and prefix length.
 const PRIVATE_V4: &[(Ipv4Addr, u32)] = &[
     (Ipv4Addr::new(0, 0, 0, 0), 8), // "this network": Linux takes 0.0.0.0 for loopback
     (Ipv4Addr::new(10, 0, 0, 0), 8), // private
     (Ipv4Addr::new(100, 64, 0, 0), 10), // carrier-grade NAT; a cloud's metadata at 100.100.100.200
     (Ipv4Addr::new(127, 0, 0, 0), 8), // loopback
-    (Ipv4Addr::new(168, 63, 129, 16), 32), // a cloud's metadata at a public address
+    (Ipv4Addr::new(168, 63, 129, 16), 32), // cloud metadata at a public address
     (Ipv4Addr::new(169, 254, 0, 0), 16), // link-local; most clouds' metadata at 169.254.169.254
     (Ipv4Addr::new(172, 16, 0, 0), 12), // private
     (Ipv4Addr::new(192, 0, 0, 0), 24), // protocol assignments; a cloud's metadata at 192.0.0.192
@@ -28,7 +27,8 @@ const PRIVATE_V4: &[(Ipv4Addr, u32)] = &[
     (Ipv4Addr::new(240, 0, 0, 0), 4), // reserved, and broadcast
 ];
 
-/// Where public IPv6 is; everything beside it (loopback, link-local, ULA, multicast, …) is not.
+/// The block of public IPv6. Everything outside it (loopback, link-local, ULA, multicast, …) is
+/// not public.
 const GLOBAL_V6: (Ipv6Addr, u32) = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
 
 /// Blocks inside [`GLOBAL_V6`] that are not public.
@@ -39,11 +39,10 @@ const PRIVATE_V6: &[(Ipv6Addr, u32)] = &[
     (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20), // documentation
 ];
 
-/// The prefix under which a network without IPv4 reaches it (RFC 6052); the last 32 bits are the
-/// IPv4 address.
+/// The NAT64 prefix (RFC 6052). The last 32 bits are the IPv4 address.
 const NAT64: (Ipv6Addr, u32) = (Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96);
 
-/// Whether this is an address of the public internet.
+/// Whether the address belongs to the public internet.
 pub(crate) fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
@@ -81,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_public_internet_is_public() {
+    fn special_purpose_addresses_are_not_public() {
         for private in [
             "0.0.0.0",
             "0.1.2.3",

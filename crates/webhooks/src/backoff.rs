@@ -1,8 +1,8 @@
-//! When a delivery that failed is tried again: exponential backoff with full jitter.
+//! Exponential backoff with full jitter between the attempts of a delivery.
 //!
-//! After the n-th failure the wait is a random time between nothing and [`ceiling`], so that
-//! deliveries that failed together do not come back together. The ceilings are 5 s, 10 s, 20 s, …
-//! up to 2 h; over a day that is some thirty attempts.
+//! After the n-th failure the wait is a random time between 0 and [`ceiling`], so that deliveries
+//! that failed together are not retried together. The ceilings are 5 s, 10 s, 20 s, … up to 2 h,
+//! which is about 30 attempts in a day.
 
 use std::time::Duration;
 
@@ -12,20 +12,20 @@ use rand::Rng;
 const FIRST: Duration = Duration::from_secs(5);
 /// The highest ceiling.
 const HIGHEST: Duration = Duration::from_secs(2 * 60 * 60);
-/// The longest that a receiver's `Retry-After` is honoured for.
-pub(crate) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
+/// The longest `Retry-After` of a receiver that is honoured.
+pub(crate) const MAX_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
 
-/// The longest wait after so many failures, of which there is at least one.
+/// Returns the longest wait after `failures` failures (at least 1).
 pub(crate) fn ceiling(failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1).min(20);
     (FIRST * (1 << doublings)).min(HIGHEST)
 }
 
-/// The wait after so many failures: random, and no shorter than what the receiver asked for, up to
-/// [`LONGEST_RETRY_AFTER`].
+/// Returns a random wait after `failures` failures. It is at least `retry_after`, up to
+/// [`MAX_RETRY_AFTER`].
 pub(crate) fn wait(failures: u32, retry_after: Option<Duration>, rng: &mut impl Rng) -> Duration {
     let jittered = ceiling(failures).mul_f64(rng.random::<f64>());
-    jittered.max(retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER))
+    jittered.max(retry_after.unwrap_or_default().min(MAX_RETRY_AFTER))
 }
 
 #[cfg(test)]
@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn jitter_is_full_and_never_beyond_the_ceiling() {
+    fn jitter_is_full_and_below_the_ceiling() {
         let mut rng = StdRng::seed_from_u64(7);
         for failures in 1..15 {
             let waits: Vec<Duration> = (0..1000).map(|_| wait(failures, None, &mut rng)).collect();
@@ -68,14 +68,14 @@ mod tests {
     }
 
     #[test]
-    fn a_receiver_may_ask_for_more_time_but_not_for_ever() {
+    fn retry_after_is_honoured_up_to_its_maximum() {
         let mut rng = StdRng::seed_from_u64(7);
         let asked = |seconds, rng: &mut StdRng| wait(1, Some(Duration::from_secs(seconds)), rng);
         assert_eq!(asked(60, &mut rng), Duration::from_secs(60));
-        assert_eq!(asked(1_000_000_000, &mut rng), LONGEST_RETRY_AFTER);
+        assert_eq!(asked(1_000_000_000, &mut rng), MAX_RETRY_AFTER);
         assert!(
             (0..100).any(|_| asked(1, &mut rng) > Duration::from_secs(1)),
-            "what is asked for is the least, not the most"
+            "Retry-After must be a minimum, not a maximum"
         );
     }
 }

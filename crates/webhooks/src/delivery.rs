@@ -1,77 +1,81 @@
-//! One event on its way to one endpoint.
+//! The delivery of one event to one endpoint.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokenwire_core::model::id::Owner;
+use tokenwire_core::model::time::unix_now;
 use tokio::time::Instant;
 
-use super::endpoint::Endpoint;
-use super::event::{Event, unix_now};
+use crate::endpoint::Endpoint;
+use crate::event::Event;
 
-/// A delivery's place in the order in which they came.
-pub type Number = u64;
+/// Number of a delivery, in the order of acceptance.
+pub(crate) type Number = u64;
 
-/// What is on record about a delivery.
+/// The record of a delivery.
 #[derive(Debug)]
-pub struct Delivery {
-    pub event: Event,
-    pub owner: Owner,
-    pub endpoint: Endpoint,
-    pub state: State,
-    /// Attempts so far, those before a retry by hand included.
-    pub attempts: u32,
-    /// Failures since it was last begun, which the wait for the next attempt depends on.
-    pub failures: u32,
-    /// After this time no attempt is made.
-    pub until: Instant,
-    /// The status of the last answer, if the last attempt got one.
-    pub last_status: Option<u16>,
-    /// What was wrong with the last attempt.
-    pub last_error: Option<DeliveryError>,
+pub(crate) struct Delivery {
+    pub(crate) event: Event,
+    pub(crate) owner: Owner,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) state: State,
+    /// Attempts so far, including those before a manual retry.
+    pub(crate) attempts: u32,
+    /// Failures since the start or the last manual retry. The next wait depends on it.
+    pub(crate) failures: u32,
+    /// No attempt is made after this time.
+    pub(crate) until: Instant,
+    /// HTTP status of the last attempt, if it got a response.
+    pub(crate) last_status: Option<u16>,
+    /// Error of the last attempt.
+    pub(crate) last_error: Option<DeliveryError>,
 }
 
-/// Where a delivery stands.
+/// State of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// To be tried at that time.
+pub(crate) enum State {
+    /// Waits for its next attempt at this time.
     Waiting(Instant),
-    /// To be tried as soon as there is room.
+    /// Due. Waits for a free place.
     Ready,
-    /// Being tried.
+    /// An attempt is running.
     InFlight,
     /// Answered with a 2xx.
     Delivered,
-    /// Given up: a dead letter.
+    /// A dead letter.
     Failed(Reason),
 }
 
-/// What a list may be narrowed down to.
+/// State of a delivery as clients see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
+    /// Waits for an attempt, or is being attempted.
     Pending,
+    /// Answered with a 2xx.
     Delivered,
+    /// A dead letter.
     Failed,
 }
 
-/// Why a delivery was given up.
+/// Why a delivery became a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// The time for retries is over.
+pub(crate) enum Reason {
+    /// The time for retries ran out.
     Exhausted,
     /// The endpoint answered 410.
     Gone,
     /// The endpoint had answered 410 to an earlier delivery.
     Disabled,
-    /// As many deliveries were pending as may be.
+    /// Too many deliveries were pending.
     QueueFull,
     /// The gateway stopped.
     Stopped,
 }
 
-/// Why an attempt did not succeed.
+/// Why an attempt failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DeliveryError {
+pub(crate) enum DeliveryError {
     #[error("the endpoint answered {0}")]
     Status(u16),
     #[error("the endpoint answered with a redirect ({0}), which is not followed")]
@@ -92,15 +96,14 @@ pub enum DeliveryError {
     Internal,
 }
 
-/// What came of an attempt: the status, a 2xx, or why not and when the endpoint wants to be asked
-/// again.
-pub type Attempted = Result<u16, (DeliveryError, Option<Duration>)>;
+/// Result of an attempt: the status (a 2xx), or the error with the endpoint's `Retry-After`.
+pub(crate) type Attempted = Result<u16, (DeliveryError, Option<Duration>)>;
 
 // === impl Delivery ===
 
 impl Delivery {
-    /// As a client sees it.
-    pub fn describe(&self, now: Instant) -> Value {
+    /// Returns the delivery as a JSON object for clients.
+    pub(crate) fn describe(&self, now: Instant) -> Value {
         let next = match self.state {
             State::Waiting(at) => Some(unix_now() + at.saturating_duration_since(now).as_secs()),
             State::Ready | State::InFlight => Some(unix_now()),
@@ -117,7 +120,7 @@ impl Delivery {
             "status": self.state.status().as_str(),
             "type": self.event.kind,
             "response_id": self.event.response.as_str(),
-            "host": self.endpoint.host(),
+            "host": self.endpoint.host_and_port(),
             "created_at": self.event.created_at,
             "attempts": self.attempts,
             "last_status": self.last_status,
@@ -131,7 +134,7 @@ impl Delivery {
 // === impl State ===
 
 impl State {
-    pub fn status(self) -> Status {
+    pub(crate) fn status(self) -> Status {
         match self {
             Self::Waiting(_) | Self::Ready | Self::InFlight => Status::Pending,
             Self::Delivered => Status::Delivered,
@@ -143,8 +146,11 @@ impl State {
 // === impl Status ===
 
 impl Status {
+    /// Every status.
     pub const ALL: [Self; 3] = [Self::Pending, Self::Delivered, Self::Failed];
 
+    /// Returns the name that the API uses.
+    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -157,7 +163,7 @@ impl Status {
 // === impl Reason ===
 
 impl Reason {
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Exhausted => "exhausted",
             Self::Gone => "gone",
@@ -171,8 +177,8 @@ impl Reason {
 // === impl DeliveryError ===
 
 impl DeliveryError {
-    /// The status that came back, if one did.
-    pub fn status(self) -> Option<u16> {
+    /// Returns the HTTP status of the response, if there was one.
+    pub(crate) fn status(self) -> Option<u16> {
         match self {
             Self::Status(status) | Self::Redirect(status) => Some(status),
             Self::Gone => Some(410),

@@ -1,15 +1,15 @@
-//! The endpoints that answered 410: nothing is sent to them until the gateway restarts or somebody
-//! retries a delivery by hand.
+//! Endpoints that answered 410. Nothing is sent to them until the gateway restarts or a client
+//! retries a delivery.
 
 use std::collections::{HashSet, VecDeque};
 
 use tokenwire_core::model::id::Owner;
 use url::Url;
 
-/// How many are remembered. The oldest is forgotten first, and has to answer 410 once more.
-const MOST: usize = 1000;
+/// Maximum number of endpoints. The oldest is removed first, and has to answer 410 again.
+const MAX: usize = 1000;
 
-/// An owner's deliveries are stopped by the answers that this owner's deliveries got.
+/// Disabled endpoints of each owner. An owner's deliveries do not disable another's.
 #[derive(Debug, Default)]
 pub(crate) struct Disabled {
     known: HashSet<(Owner, String)>,
@@ -19,26 +19,29 @@ pub(crate) struct Disabled {
 // === impl Disabled ===
 
 impl Disabled {
-    pub(crate) fn holds(&self, owner: &Owner, url: &Url) -> bool {
+    /// Whether the endpoint answered 410 to a delivery of this owner.
+    pub(crate) fn contains(&self, owner: &Owner, url: &Url) -> bool {
         !self.known.is_empty()
             && self
                 .known
                 .contains(&(owner.clone(), url.as_str().to_owned()))
     }
 
+    /// Disables an endpoint for one owner.
     pub(crate) fn add(&mut self, owner: &Owner, url: &Url) {
         let entry = (owner.clone(), url.as_str().to_owned());
         if !self.known.insert(entry.clone()) {
             return;
         }
         self.order.push_back(entry);
-        if self.order.len() > MOST
+        if self.order.len() > MAX
             && let Some(oldest) = self.order.pop_front()
         {
             self.known.remove(&oldest);
         }
     }
 
+    /// Enables an endpoint again.
     pub(crate) fn remove(&mut self, owner: &Owner, url: &Url) {
         let entry = (owner.clone(), url.as_str().to_owned());
         if self.known.remove(&entry) {
@@ -56,23 +59,23 @@ mod tests {
     }
 
     #[test]
-    fn remembers_so_many_and_forgets_the_oldest() {
+    fn oldest_endpoint_is_removed_beyond_the_maximum() {
         let (mut disabled, owner) = (Disabled::default(), Owner::Anonymous);
-        for number in 0..=MOST {
+        for number in 0..=MAX {
             disabled.add(&owner, &url(number));
             disabled.add(&owner, &url(number));
         }
         assert!(
-            !disabled.holds(&owner, &url(0))
-                && disabled.holds(&owner, &url(1))
-                && disabled.holds(&owner, &url(MOST))
+            !disabled.contains(&owner, &url(0))
+                && disabled.contains(&owner, &url(1))
+                && disabled.contains(&owner, &url(MAX))
         );
-        assert_eq!((disabled.known.len(), disabled.order.len()), (MOST, MOST));
+        assert_eq!((disabled.known.len(), disabled.order.len()), (MAX, MAX));
         assert!(
-            !disabled.holds(&Owner::Named("b".into()), &url(1)),
-            "one owner's endpoint is not another's"
+            !disabled.contains(&Owner::Named("b".into()), &url(1)),
+            "another owner's endpoint was disabled"
         );
         disabled.remove(&owner, &url(1));
-        assert!(!disabled.holds(&owner, &url(1)) && disabled.order.len() == MOST - 1);
+        assert!(!disabled.contains(&owner, &url(1)) && disabled.order.len() == MAX - 1);
     }
 }

@@ -1,9 +1,7 @@
-//! The one task that moves the ledger: starts what is due, waits for what comes of it, and writes
-//! that down.
+//! The task that drives the queue: it starts due attempts and records their results.
 //!
-//! It lives on the runtime that the process began on, beside the workers. Workers put ends into the
-//! ledger themselves, under its lock, and ring the bell; so there is no queue between them that
-//! could be full.
+//! It runs on the runtime of the process, beside the workers. Workers add deliveries to the queue
+//! under its lock and notify `wakeup`, so there is no channel between them that could be full.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -15,41 +13,40 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::delivery::{Attempted, DeliveryError, Number, Reason};
-use super::queue::{DeliveryQueue, Notice, What};
-use super::sender::Sender;
+use crate::delivery::{Attempted, DeliveryError, Number, Reason};
+use crate::queue::{DeliveryQueue, Notice, NoticeKind};
+use crate::sender::Sender;
 
-/// What the workers, the dispatcher and the API share.
+/// State shared by the workers, the dispatcher and the API.
 #[derive(Debug)]
 pub(crate) struct WebhookState {
     pub(crate) queue: Mutex<DeliveryQueue>,
-    /// There may be something to start.
+    /// Notified when an attempt may be due.
     pub(crate) wakeup: Notify,
-    /// Nothing may be left.
+    /// Notified when a delivery has ended.
     pub(crate) settled: Notify,
 }
 
-/// Runs until it is dropped; attempts that are under way are dropped with it.
+/// Runs until it is dropped, together with its running attempts.
 pub(crate) async fn run(state: Arc<WebhookState>, sender: Arc<dyn Sender>, timeout: Duration) {
     let mut attempts: JoinSet<(Number, Attempted)> = JoinSet::new();
     loop {
-        let ((jobs, given_up), due) = {
+        let ((jobs, notices), due) = {
             let mut queue = state.queue.lock();
             (queue.start(Instant::now()), queue.next_due())
         };
-        if !given_up.is_empty() {
-            given_up.iter().for_each(report);
+        if !notices.is_empty() {
+            notices.iter().for_each(report);
             state.settled.notify_waiters();
         }
         for job in jobs {
             let sender = sender.clone();
             attempts.spawn(async move {
                 let number = job.number;
-                let carried =
-                    AssertUnwindSafe(async move { sender.send(job).await }).catch_unwind();
-                let attempted = match tokio::time::timeout(timeout, carried).await {
+                let sent = AssertUnwindSafe(async move { sender.send(job).await }).catch_unwind();
+                let attempted = match tokio::time::timeout(timeout, sent).await {
                     Ok(Ok(attempted)) => attempted,
-                    // The panic itself was reported by the panic hook.
+                    // The panic hook has reported the panic.
                     Ok(Err(_)) => Err((DeliveryError::Internal, None)),
                     Err(_) => Err((DeliveryError::TimedOut, None)),
                 };
@@ -77,28 +74,28 @@ async fn sleep_until(due: Option<Instant>) {
     }
 }
 
-/// Writes a line into the log: the delivery and the host, and nothing that a URL may hold.
-pub(crate) fn report(Notice { id, host, what }: &Notice) {
-    match what {
-        What::Delivered { attempts } => {
+/// Logs a notice: the delivery and the host. Paths and queries may hold secrets.
+pub(crate) fn report(Notice { id, host, kind }: &Notice) {
+    match kind {
+        NoticeKind::Delivered { attempts } => {
             tracing::debug!(delivery = %id, %host, attempts, "webhook delivered")
         }
-        What::Retrying { setback, wait } => {
-            tracing::info!(delivery = %id, %host, error = %setback, ?wait, "webhook not delivered, to be tried again")
+        NoticeKind::Retrying { error, wait } => {
+            tracing::info!(delivery = %id, %host, %error, ?wait, "webhook attempt failed; it will be retried")
         }
-        What::Dead {
+        NoticeKind::Dead {
             reason: Reason::Stopped,
             ..
-        } => tracing::warn!(delivery = %id, %host, "webhook lost: the gateway stops"),
-        What::Dead {
+        } => tracing::warn!(delivery = %id, %host, "webhook lost: the gateway is stopping"),
+        NoticeKind::Dead {
             reason,
-            setback: Some(setback),
+            error: Some(error),
         } => {
-            tracing::warn!(delivery = %id, %host, reason = reason.as_str(), error = %setback, "webhook given up");
+            tracing::warn!(delivery = %id, %host, reason = reason.as_str(), %error, "webhook given up");
         }
-        What::Dead {
+        NoticeKind::Dead {
             reason,
-            setback: None,
+            error: None,
         } => tracing::warn!(delivery = %id, %host, reason = reason.as_str(), "webhook given up"),
     }
 }

@@ -1,4 +1,4 @@
-//! Where a webhook goes, and what it is signed with.
+//! Destination of a webhook: its URL and signing key.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -6,49 +6,60 @@ use std::sync::Arc;
 
 use url::{Host, Url};
 
-use super::address::is_public;
-use super::signature::SigningKey;
+use crate::address::is_public;
+use crate::signature::SigningKey;
 
-/// The longest URL, in bytes.
-pub const MAX_URL: usize = 2048;
+/// Maximum length of a URL in bytes.
+pub(crate) const MAX_URL: usize = 2048;
 
-/// A checked URL and the key of its owner's. `Debug` shows the host only: people put tokens into
-/// paths and queries.
+/// A checked URL and its signing key. `Debug` shows the host only: paths and queries may hold
+/// tokens.
 #[derive(Clone)]
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     url: Arc<Url>,
     key: SigningKey,
 }
 
-/// Why a URL is not taken. Its text never quotes the URL.
+/// Why a URL is refused. The text never quotes the URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UrlProblem {
+    /// Longer than 2,048 bytes.
     #[error("is longer than {MAX_URL} bytes")]
     TooLong,
+    /// Not an absolute URL.
     #[error("is not a URL; write it whole, as https://example.com/hook")]
     Unparsable,
+    /// Neither https nor http.
     #[error("has a scheme that is neither https nor http")]
     Scheme,
+    /// Contains a user name or a password.
     #[error(
-        "holds a user name or a password, which would reach logs on its way; the signature says who sends it"
+        "holds a user name or a password, which could reach logs; the signature proves the sender"
     )]
     Credentials,
+    /// Contains a fragment.
     #[error("holds a fragment, which is never sent")]
     Fragment,
+    /// Port 0.
     #[error("names port 0, which nothing listens on")]
     NoPort,
+    /// A port below 1024 other than 80 and 443.
     #[error(
-        "names a port of another protocol; 80, 443 and those from 1024 on are taken, unless webhooks.allow_private is set"
+        "names a port of another protocol; 80, 443 and ports from 1024 are accepted, unless webhooks.allow_private is set"
     )]
     Port,
+    /// Leads to an address outside the public internet.
     #[error(
         "leads to a private, loopback or otherwise special address, which webhooks.allow_private has to allow"
     )]
     Private,
 }
 
-/// Reads a URL and checks all of it that can be checked without asking anybody. What a name
-/// resolves to is checked at every attempt.
+/// Parses a URL and checks it without the network. The addresses of its host are checked at every
+/// attempt.
+///
+/// # Errors
+/// [`UrlProblem`].
 pub fn parse_url(text: &str, allow_private: bool) -> Result<Url, UrlProblem> {
     if text.len() > MAX_URL {
         return Err(UrlProblem::TooLong);
@@ -75,9 +86,8 @@ pub fn parse_url(text: &str, allow_private: bool) -> Result<Url, UrlProblem> {
     Ok(url)
 }
 
-/// Whether the host is an address that is not public, in whatever notation, or a name that is never
-/// anything else.
-pub fn leads_inside(url: &Url) -> bool {
+/// Whether the host is a non-public address in any notation, or a name of the local machine.
+pub(crate) fn leads_inside(url: &Url) -> bool {
     match url.host() {
         Some(Host::Ipv4(address)) => !is_public(IpAddr::V4(address)),
         Some(Host::Ipv6(address)) => !is_public(IpAddr::V6(address)),
@@ -92,31 +102,32 @@ pub fn leads_inside(url: &Url) -> bool {
 // === impl Endpoint ===
 
 impl Endpoint {
-    pub fn new(url: Url, key: SigningKey) -> Self {
+    pub(crate) fn new(url: Url, key: SigningKey) -> Self {
         Self {
             url: Arc::new(url),
             key,
         }
     }
 
-    pub fn url(&self) -> &Url {
+    pub(crate) fn url(&self) -> &Url {
         &self.url
     }
 
-    pub fn key(&self) -> &SigningKey {
+    pub(crate) fn key(&self) -> &SigningKey {
         &self.key
     }
 
-    /// The host and, if it is not the scheme's, the port: all of the URL that is shown to anybody.
-    pub fn host(&self) -> String {
-        let host = self.machine();
+    /// Returns the host, with the port if it is not the scheme's default. No other part of the URL
+    /// is ever shown.
+    pub(crate) fn host_and_port(&self) -> String {
+        let host = self.host();
         self.url
             .port()
             .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
     }
 
-    /// The host without its port: what deliveries share a machine by.
-    pub fn machine(&self) -> &str {
+    /// Returns the host without its port. Limits apply to each host.
+    pub(crate) fn host(&self) -> &str {
         self.url.host_str().unwrap_or_default()
     }
 }
@@ -124,7 +135,7 @@ impl Endpoint {
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Endpoint")
-            .field("host", &self.host())
+            .field("host", &self.host_and_port())
             .finish_non_exhaustive()
     }
 }
@@ -143,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_are_taken_only_as_they_should_be() {
+    fn invalid_urls_are_refused() {
         check("https://example.com/hook?token=1", Ok("example.com"));
         check("http://example.com:8080/", Ok("example.com"));
         check("https://8.8.8.8/", Ok("8.8.8.8"));
@@ -187,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_seen_through_in_every_notation() {
+    fn private_addresses_are_refused_in_every_notation() {
         for host in [
             "127.0.0.1",
             "127.1",
@@ -217,18 +228,18 @@ mod tests {
             check(&format!("http://{host}/"), Err(UrlProblem::Private));
             assert!(
                 parse_url(&format!("http://{host}/"), true).is_ok(),
-                "{host} is refused where it is allowed"
+                "{host} was refused although private hosts are allowed"
             );
         }
     }
 
     #[test]
-    fn nothing_but_the_host_is_shown() {
+    fn debug_shows_only_the_host() {
         let url = parse_url("https://example.com:8443/secret-path?token=secret", false).unwrap();
         let key = SigningKey::parse(&format!("whsec_{}", "A".repeat(32))).unwrap();
         let endpoint = Endpoint::new(url, key);
         assert_eq!(
-            (endpoint.host().as_str(), endpoint.machine()),
+            (endpoint.host_and_port().as_str(), endpoint.host()),
             ("example.com:8443", "example.com")
         );
         assert_eq!(

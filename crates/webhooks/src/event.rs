@@ -1,14 +1,12 @@
-//! What a webhook says: that a response has ended, and how. What it holds is fetched by whoever
-//! may.
-
-use std::time::{SystemTime, UNIX_EPOCH};
+//! The event of a webhook: a response has ended, with its status. It holds no content.
 
 use tokenwire_core::generation::Generation;
 use tokenwire_core::model::event::Ending;
 use tokenwire_core::model::id::{GenerationId, random_alphanumeric};
+use tokenwire_core::model::time::unix_now;
 
-/// The end of one response, for one endpoint. Its id is the delivery's, and stays the same however
-/// often it is sent.
+/// The end of one response, for one endpoint. Its id is also the delivery's, and is the same at
+/// every attempt.
 #[derive(Clone, Debug)]
 pub(crate) struct Event {
     pub(crate) id: String,
@@ -19,23 +17,16 @@ pub(crate) struct Event {
     pub(crate) response: GenerationId,
 }
 
-/// Unix time in seconds.
-pub(crate) fn unix_now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
-}
-
 // === impl Event ===
 
 impl Event {
-    /// The end of this generation, which is over.
+    /// Describes the end of a generation, which must have ended.
     pub(crate) fn of(generation: &Generation) -> Self {
         let kind = match generation.outcome().map(|outcome| outcome.ending) {
             Some(Ending::Completed { .. }) => "response.completed",
             Some(Ending::Incomplete { .. }) => "response.incomplete",
             Some(Ending::Failed(_)) => "response.failed",
-            // One that was deleted while it ran has no outcome.
+            // A generation that was deleted while it ran has no outcome.
             Some(Ending::Cancelled) | None => "response.cancelled",
         };
         Self::new(kind, generation.meta().id.clone())
@@ -50,7 +41,7 @@ impl Event {
         }
     }
 
-    /// The body that is sent, the same bytes at every attempt.
+    /// Returns the body of the request: the same bytes at every attempt.
     pub(crate) fn body(&self) -> String {
         let Self {
             id,
@@ -58,7 +49,7 @@ impl Event {
             created_at,
             response,
         } = self;
-        // None of them holds a character that JSON would have escaped.
+        // No value contains a character that JSON escapes.
         format!(
             r#"{{"id":"{id}","object":"event","type":"{kind}","created_at":{created_at},"data":{{"id":"{response}"}}}}"#
         )
@@ -70,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_body_is_what_the_sdks_unwrap() {
+    fn body_has_the_shape_that_sdks_unwrap() {
         let event = Event::new("response.completed", "resp_abc".parse().unwrap());
         let body: serde_json::Value = serde_json::from_str(&event.body()).unwrap();
         assert_eq!(

@@ -1,29 +1,28 @@
-//! Who is next: deliveries that are due, in a line a machine, with bounds on how many are on their
-//! way.
+//! Due deliveries, in one queue per host, with limits on concurrent attempts.
 //!
-//! A machine that does not answer holds its own places and no others: machines take turns, and each
-//! has a bound of its own.
+//! Hosts take turns, and each has its own limit. A host that does not answer uses up only its own
+//! places.
 
 use std::collections::{HashMap, VecDeque};
 
-use super::delivery::Number;
+use crate::delivery::Number;
 
-/// See the [module](self).
+/// Queues of due deliveries by host.
 #[derive(Debug)]
 pub(crate) struct HostQueues {
-    /// How many may be on their way in all.
-    most: usize,
-    /// How many may be on their way to one machine.
-    most_each: usize,
+    /// Maximum number of concurrent attempts.
+    limit: usize,
+    /// Maximum number of concurrent attempts to one host.
+    limit_per_host: usize,
     in_flight: usize,
     hosts: HashMap<Box<str>, HostQueue>,
-    /// The machines that have both somebody in line and a place, each once.
+    /// Hosts that have both a due delivery and a free place, each once.
     turns: VecDeque<Box<str>>,
 }
 
 #[derive(Debug, Default)]
 struct HostQueue {
-    line: VecDeque<Number>,
+    due: VecDeque<Number>,
     in_flight: usize,
     has_turn: bool,
 }
@@ -31,62 +30,63 @@ struct HostQueue {
 // === impl HostQueues ===
 
 impl HostQueues {
-    pub(crate) fn new(most: usize, most_each: usize) -> Self {
+    /// Creates queues with a limit on all attempts, and on those to one host.
+    pub(crate) fn new(limit: usize, limit_per_host: usize) -> Self {
         Self {
-            most,
-            most_each,
+            limit,
+            limit_per_host,
             in_flight: 0,
             hosts: HashMap::new(),
             turns: VecDeque::new(),
         }
     }
 
-    /// Puts a delivery at the end of its machine's line.
-    pub(crate) fn push(&mut self, machine: &str, number: Number) {
+    /// Appends a delivery to the queue of its host.
+    pub(crate) fn push(&mut self, host: &str, number: Number) {
         self.hosts
-            .entry(machine.into())
+            .entry(host.into())
             .or_default()
-            .line
+            .due
             .push_back(number);
-        self.give_turn(machine);
+        self.give_turn(host);
     }
 
-    /// The next delivery that may start; its place is taken until [`HostQueues::done`].
+    /// Takes the next delivery that may start. It occupies a place until [`HostQueues::done`].
     pub(crate) fn start(&mut self) -> Option<Number> {
-        if self.in_flight >= self.most {
+        if self.in_flight >= self.limit {
             return None;
         }
-        let machine = self.turns.pop_front()?;
-        let host = self.hosts.get_mut(&machine)?;
-        host.has_turn = false;
-        let number = host.line.pop_front()?;
-        host.in_flight += 1;
+        let host = self.turns.pop_front()?;
+        let queue = self.hosts.get_mut(&host)?;
+        queue.has_turn = false;
+        let number = queue.due.pop_front()?;
+        queue.in_flight += 1;
         self.in_flight += 1;
-        self.give_turn(&machine);
+        self.give_turn(&host);
         Some(number)
     }
 
-    /// A delivery to this machine is over for now.
-    pub(crate) fn done(&mut self, machine: &str) {
-        let Some(host) = self.hosts.get_mut(machine) else {
+    /// Frees the place of a delivery to this host.
+    pub(crate) fn done(&mut self, host: &str) {
+        let Some(queue) = self.hosts.get_mut(host) else {
             return;
         };
-        host.in_flight = host.in_flight.saturating_sub(1);
+        queue.in_flight = queue.in_flight.saturating_sub(1);
         self.in_flight = self.in_flight.saturating_sub(1);
-        if host.in_flight == 0 && host.line.is_empty() {
-            self.hosts.remove(machine);
+        if queue.in_flight == 0 && queue.due.is_empty() {
+            self.hosts.remove(host);
             return;
         }
-        self.give_turn(machine);
+        self.give_turn(host);
     }
 
-    fn give_turn(&mut self, machine: &str) {
-        let Some(host) = self.hosts.get_mut(machine) else {
+    fn give_turn(&mut self, host: &str) {
+        let Some(queue) = self.hosts.get_mut(host) else {
             return;
         };
-        if !host.has_turn && !host.line.is_empty() && host.in_flight < self.most_each {
-            host.has_turn = true;
-            self.turns.push_back(machine.into());
+        if !queue.has_turn && !queue.due.is_empty() && queue.in_flight < self.limit_per_host {
+            queue.has_turn = true;
+            self.turns.push_back(host.into());
         }
     }
 }
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn machines_take_turns_within_both_bounds() {
+    fn hosts_take_turns_within_both_limits() {
         let mut hosts = HostQueues::new(3, 2);
         for number in 0..5 {
             hosts.push("slow", number);
@@ -109,14 +109,14 @@ mod tests {
         hosts.push("quick", 11);
         assert_eq!(started(&mut hosts), [0, 10, 1]);
         hosts.done("slow");
-        // All places are taken again: the quick machine was first in line for a turn.
+        // All places are occupied again: it was the quick host's turn.
         assert_eq!(started(&mut hosts), [11]);
         hosts.done("quick");
         assert_eq!(started(&mut hosts), [2]);
         hosts.done("quick");
         assert!(
             started(&mut hosts).is_empty(),
-            "the slow machine has its two"
+            "the slow host exceeds its limit"
         );
         hosts.done("slow");
         hosts.done("slow");
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_done_twice_does_not_count_twice() {
+    fn place_is_freed_only_once() {
         let mut hosts = HostQueues::new(1, 1);
         hosts.push("a", 1);
         assert_eq!(started(&mut hosts), [1]);

@@ -1,31 +1,56 @@
-//! Webhooks: whoever asks for it is told by HTTP that a background response has ended.
+//! Signed webhooks for background responses of Tokenwire.
+//!
+//! A webhook tells an endpoint over HTTP that a response has ended. The format is Standard
+//! Webhooks, as OpenAI uses it: a signed event with the id of the response and its status. It holds
+//! no content. The receiver fetches the response with its own key.
 //!
 //! ```text
-//!   worker: request ──promise──▶ generation … ends ──announcement──▶ ledger ◀──list, retry── API
-//!                                                                     ▲  │ due, within bounds
-//!                                                             settled │  ▼
-//!                                                                  dispatcher ──attempt──▶ courier ──POST──▶ endpoint
+//!   worker: request ──on_end──▶ generation … ends ──▶ queue ◀──list, retry── API
+//!                                                     ▲  │ due, within limits
+//!                                              result │  ▼
+//!                                              dispatcher ──attempt──▶ sender ──POST──▶ endpoint
 //! ```
 //!
-//! What is sent is Standard Webhooks, as OpenAI sends it: a signed event that names the response
-//! and how it ended. It holds no content, so that whoever overhears it, or is sent it by mistake,
-//! learns an id; the response is fetched with the key of whoever may.
+//! * **No delivery is lost unnoticed.** A guard of the generation's task reports the end
+//!   ([`tokenwire_core::engine::EndNotifier`]). From then on the delivery is in the queue until it
+//!   succeeds or becomes a dead letter, which can be listed and retried. The queue is in memory. A
+//!   shutdown logs the deliveries that it loses.
+//! * **At least once.** The event id is the same at every attempt, so a receiver can recognise a
+//!   repetition. Timestamp and signature are new.
+//! * **No access to internal networks.** Addresses are checked when they are connected to.
+//!   Redirects are not followed, proxies of the environment are not used, and response bodies are
+//!   discarded.
+//! * **Hosts are isolated.** Limits apply to all attempts and to those of each host, and hosts take
+//!   turns.
 //!
-//! * **Nothing is lost in silence.** The announcement is a guard of the generation's task
-//!   ([`tokenwire_core::engine::EndNotifier`]). From then on a delivery is in the ledger
-//!   (`ledger.rs`) until it is delivered or a dead letter, which can be looked at and retried. The
-//!   ledger is in memory, as responses are: what a shutdown leaves is logged as lost.
-//! * **At least once.** The id is the same at every attempt, so that a receiver can tell a
-//!   repetition; time and signature are fresh.
-//! * **No way in.** Addresses are judged where they are connected to (`resolver.rs`, `address.rs`),
-//!   redirects are not followed, proxies of the environment not used, answers neither kept nor
-//!   shown.
-//! * **One machine's silence is its own.** HostQueues (`lanes.rs`) bound what is on its way in all and
-//!   to each machine, which take turns.
+//! A request can bring its own secret. Where several parties share one gateway, each should: a
+//! receiver that trusts the common secret also accepts events that another party sent to its URL.
 //!
-//! A request may bring a secret of its own. Where several parties use one gateway each should: a
-//! receiver that trusts the gateway's common secret would take an event that another party had sent
-//! to its URL.
+//! # Example
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use secrecy::SecretString;
+//! use tokenwire_core::engine::EndNotifier;
+//! use tokenwire_webhooks::{WebhookOptions, Webhooks};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), String> {
+//! let webhooks = Webhooks::new(WebhookOptions {
+//!     url: Some("https://example.com/hook".to_owned()),
+//!     secret: Some(SecretString::from("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")),
+//!     ..WebhookOptions::default()
+//! })?;
+//! // Delivers until the task is dropped.
+//! let dispatcher = tokio::spawn(webhooks.clone().run());
+//! // The engine calls it at the end of every generation.
+//! let notifier: Arc<dyn EndNotifier> = Arc::new(webhooks);
+//! # dispatcher.abort();
+//! # drop(notifier);
+//! # Ok(())
+//! # }
+//! ```
 
 mod address;
 mod backoff;
@@ -45,7 +70,7 @@ pub use counters::WebhookCounters;
 pub use delivery::Status;
 pub use endpoint::{UrlProblem, parse_url};
 pub use queue::{NoRetry, Page};
-pub use signature::SigningKey;
+pub use signature::{SecretProblem, SigningKey};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,31 +90,32 @@ use event::Event;
 use queue::{Bounds, DeliveryQueue};
 use sender::{HttpSender, Sender};
 
-/// Where ends are reported to, and how hard delivery is tried.
+/// Endpoint, secret and limits of webhooks.
 #[derive(Clone, Debug)]
 pub struct WebhookOptions {
-    /// Receives an event for every background response; needs `secret`.
+    /// Endpoint that receives an event for every background response. Requires `secret`.
     pub url: Option<String>,
-    /// Signs where a request brings no secret of its own: `whsec_` and padded base64.
+    /// Secret for requests without their own: `whsec_` and padded base64.
     pub secret: Option<SecretString>,
-    /// Whether URLs may lead to private and loopback addresses.
+    /// Whether private and loopback addresses are allowed.
     pub allow_private: bool,
-    /// Limit of one attempt.
+    /// Maximum time of one attempt.
     pub timeout: Duration,
-    /// How long a delivery is retried.
+    /// Maximum time for which a delivery is retried.
     pub retry_for: Duration,
-    /// Most deliveries that are pending.
+    /// Maximum number of pending deliveries. Further ones become dead letters.
     pub max_pending: usize,
-    /// Most deliveries kept for listing: of those that succeeded, and again of those given up.
+    /// Maximum number of ended deliveries kept for listing: of delivered ones, and again of dead
+    /// letters.
     pub max_kept: usize,
-    /// Most attempts at the same time.
+    /// Maximum number of concurrent attempts.
     pub concurrency: usize,
-    /// Most attempts at the same time to one host.
+    /// Maximum number of concurrent attempts to one host.
     pub concurrency_per_host: usize,
 }
 
 impl Default for WebhookOptions {
-    /// No endpoint, no secret, and bounds for one gateway.
+    /// No endpoint, no secret, and limits for one gateway.
     fn default() -> Self {
         Self {
             url: None,
@@ -105,7 +131,7 @@ impl Default for WebhookOptions {
     }
 }
 
-/// What everybody has who has to do with webhooks. Cheap to clone.
+/// The webhooks of one gateway. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Webhooks {
     state: Arc<WebhookState>,
@@ -113,19 +139,19 @@ pub struct Webhooks {
     sender: Arc<dyn Sender>,
     timeout: Duration,
     allow_private: bool,
-    /// Told of every background response.
+    /// Receives an event for every background response.
     configured: Option<Endpoint>,
-    /// What is signed with where a request brings no secret of its own.
+    /// Signs for requests without their own secret.
     key: Option<SigningKey>,
 }
 
 // === impl Webhooks ===
 
 impl Webhooks {
-    /// Webhooks as configured.
+    /// Creates webhooks. [`run`](Self::run) delivers them.
     ///
     /// # Errors
-    /// TLS cannot be set up, or the configuration was not checked.
+    /// TLS cannot be set up, or an option is invalid.
     pub fn new(config: WebhookOptions) -> Result<Self, String> {
         let sender = HttpSender::new(config.allow_private, config.timeout)
             .map_err(|error| format!("webhooks: {error}"))?;
@@ -173,20 +199,20 @@ impl Webhooks {
         })
     }
 
-    /// What was counted so far.
+    /// Returns the counters.
     #[must_use]
     pub fn counters(&self) -> &Arc<WebhookCounters> {
         &self.counters
     }
 
-    /// Delivers until it is dropped. To be run once, on one runtime.
+    /// Delivers until it is dropped. Run it once, on one runtime.
     pub async fn run(self) {
         dispatcher::run(self.state, self.sender, self.timeout).await;
     }
 
-    /// Gives every delivery that is pending one last chance, at once, and waits until each had it;
-    /// no longer than `patience`.
-    pub async fn finish(&self, patience: Duration) {
+    /// Makes one last attempt for every pending delivery at once, and waits for the results up to
+    /// `timeout`.
+    pub async fn finish(&self, timeout: Duration) {
         self.state.queue.lock().last_call();
         self.state.wakeup.notify_one();
         let settled = async {
@@ -200,20 +226,23 @@ impl Webhooks {
                 notified.await;
             }
         };
-        let _ = tokio::time::timeout(patience, settled).await;
+        let _ = tokio::time::timeout(timeout, settled).await;
     }
 
-    /// Says of every delivery that is still pending that it is lost. To be called when nothing runs
-    /// any more.
+    /// Turns every pending delivery into a dead letter and logs it as lost. Call it after
+    /// [`run`](Self::run) was dropped.
     pub fn abandon(&self) {
         let lost = self.state.queue.lock().abandon();
         lost.iter().for_each(report);
     }
 
+    /// Returns a page of at most `limit` deliveries of this owner, newest first, that follow the
+    /// delivery `after`. `None` if there is no such delivery.
+    #[must_use]
     pub fn list(
         &self,
         owner: &Owner,
-        status: Option<delivery::Status>,
+        status: Option<Status>,
         after: Option<&str>,
         limit: usize,
     ) -> Option<Page> {
@@ -223,6 +252,10 @@ impl Webhooks {
             .list(owner, status, after, limit, Instant::now())
     }
 
+    /// Retries a delivery now, in any state, and returns it as a JSON object.
+    ///
+    /// # Errors
+    /// [`NoRetry`].
     pub fn retry(&self, owner: &Owner, id: &str) -> Result<serde_json::Value, NoRetry> {
         let retried = self.state.queue.lock().retry(owner, id, Instant::now());
         self.state.wakeup.notify_one();
@@ -241,8 +274,8 @@ impl Webhooks {
         }
     }
 
-    /// The endpoint that a request names, if it names one.
-    fn asked_for(&self, request: &ResponsesRequest) -> Result<Option<Endpoint>, ApiError> {
+    /// Returns the endpoint that a request names.
+    fn requested_endpoint(&self, request: &ResponsesRequest) -> Result<Option<Endpoint>, ApiError> {
         let Some(url) = request.webhook_url() else {
             return Ok(None);
         };
@@ -274,32 +307,31 @@ impl Webhooks {
 }
 
 impl EndNotifier for Webhooks {
-    fn promise(&self, request: &StartRequest) -> Result<Option<OnEnd>, ApiError> {
+    fn on_end(&self, request: &StartRequest) -> Result<Option<OnEnd>, ApiError> {
         let StreamRequest::Responses(responses) = &request.body else {
             return Ok(None);
         };
         if !responses.background() {
             return Ok(None);
         }
-        let asked_for = self.asked_for(responses)?;
-        // Told once is enough, if it is told under the common secret: one of the request's own
-        // would be no news to the operator's receiver.
-        let signs_alike = responses.webhook_secret().is_none();
+        let requested = self.requested_endpoint(responses)?;
+        // One delivery is enough if both endpoints are the same and use the common secret.
+        let uses_common_secret = responses.webhook_secret().is_none();
         let is_same = |configured: &Endpoint| {
-            asked_for
+            requested
                 .as_ref()
-                .is_some_and(|asked_for| signs_alike && asked_for.url() == configured.url())
+                .is_some_and(|requested| uses_common_secret && requested.url() == configured.url())
         };
         let configured = self
             .configured
             .clone()
             .filter(|configured| !is_same(configured));
-        if asked_for.is_none() && configured.is_none() {
+        if requested.is_none() && configured.is_none() {
             return Ok(None);
         }
         let (webhooks, owner) = (self.clone(), request.owner.clone());
         Ok(Some(Box::new(move |generation| {
-            for endpoint in [asked_for, configured].into_iter().flatten() {
+            for endpoint in [requested, configured].into_iter().flatten() {
                 webhooks.accept(Event::of(generation), owner.clone(), endpoint);
             }
         })))
@@ -308,3 +340,8 @@ impl EndNotifier for Webhooks {
 
 #[cfg(test)]
 mod tests;
+
+/// The examples of the README are compiled as doctests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -1,8 +1,8 @@
-//! Every delivery that is on record: those that are pending, and the last of those that are over.
+//! All deliveries on record: the pending ones, and the last that have ended.
 //!
-//! It knows no network and no clock but the time that it is told; the dispatcher moves it. All of
-//! it is bounded: pending deliveries by `webhooks.max_pending`, those that are over by
-//! `webhooks.max_kept` of each kind. What does not fit becomes a dead letter at once.
+//! The queue uses no network and no clock: the dispatcher drives it and passes the time. It is
+//! bounded: pending deliveries by `max_pending`, ended ones by `max_kept` of each kind. A delivery
+//! that does not fit becomes a dead letter at once.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,97 +13,101 @@ use serde_json::Value;
 use tokenwire_core::model::id::Owner;
 use tokio::time::Instant;
 
-use super::backoff::wait;
-use super::counters::WebhookCounters;
-use super::delivery::{Attempted, Delivery, DeliveryError, Number, Reason, State, Status};
-use super::disabled::Disabled;
-use super::endpoint::Endpoint;
-use super::event::Event;
-use super::host_queues::HostQueues;
+use crate::backoff::wait;
+use crate::counters::WebhookCounters;
+use crate::delivery::{Attempted, Delivery, DeliveryError, Number, Reason, State, Status};
+use crate::disabled::Disabled;
+use crate::endpoint::Endpoint;
+use crate::event::Event;
+use crate::host_queues::HostQueues;
 
-/// How many, and for how long.
+/// Limits of a queue, as in [`WebhookOptions`](crate::WebhookOptions).
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    pub max_pending: usize,
-    /// Of those that were delivered, and again of those that were given up.
-    pub max_kept: usize,
-    pub concurrency: usize,
-    pub concurrency_per_host: usize,
-    pub retry_for: Duration,
+pub(crate) struct Bounds {
+    pub(crate) max_pending: usize,
+    /// Of delivered ones, and again of dead letters.
+    pub(crate) max_kept: usize,
+    pub(crate) concurrency: usize,
+    pub(crate) concurrency_per_host: usize,
+    pub(crate) retry_for: Duration,
 }
 
 /// See the [module](self).
 #[derive(Debug)]
-pub struct DeliveryQueue {
+pub(crate) struct DeliveryQueue {
     bounds: Bounds,
     counters: Arc<WebhookCounters>,
-    /// In the order in which they came.
+    /// In the order of acceptance.
     deliveries: BTreeMap<Number, Delivery>,
     numbers: HashMap<String, Number>,
     next: Number,
     timers: BTreeSet<(Instant, Number)>,
     hosts: HostQueues,
     pending: usize,
-    /// Those that are over, in the order in which they ended.
+    /// Ended deliveries, in the order of their ends.
     delivered: VecDeque<Number>,
     failed: VecDeque<Number>,
     disabled: Disabled,
-    /// Whether an attempt that fails is the last one.
+    /// Whether a failed attempt is the last one.
     closing: bool,
-    /// Whether there are no more attempts.
+    /// Whether no more attempts are made.
     closed: bool,
 }
 
-/// One attempt to be made.
+/// One attempt to make.
 #[derive(Clone, Debug)]
-pub struct Job {
-    pub number: Number,
-    pub event: Event,
-    pub endpoint: Endpoint,
+pub(crate) struct Job {
+    pub(crate) number: Number,
+    pub(crate) event: Event,
+    pub(crate) endpoint: Endpoint,
 }
 
-/// Something to write into the log, by host and id.
+/// An event for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
-    pub id: String,
-    pub host: String,
-    pub what: What,
+pub(crate) struct Notice {
+    pub(crate) id: String,
+    pub(crate) host: String,
+    pub(crate) kind: NoticeKind,
 }
 
-/// What became of a delivery or of an attempt.
+/// Result of a delivery or of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
+pub(crate) enum NoticeKind {
     Delivered {
         attempts: u32,
     },
     Retrying {
-        setback: DeliveryError,
+        error: DeliveryError,
         wait: Duration,
     },
     Dead {
         reason: Reason,
-        setback: Option<DeliveryError>,
+        error: Option<DeliveryError>,
     },
 }
 
-/// Why a delivery is not tried again.
+/// Why a delivery cannot be retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoRetry {
+    /// The owner has no such delivery.
     NotFound,
+    /// Too many deliveries are pending.
     QueueFull,
 }
 
 /// One page of a list, newest first.
 #[derive(Debug)]
 pub struct Page {
+    /// Deliveries as JSON objects.
     pub deliveries: Vec<Value>,
+    /// Whether more follow.
     pub has_more: bool,
 }
 
 // === impl DeliveryQueue ===
 
 impl DeliveryQueue {
-    pub fn new(bounds: Bounds, counters: Arc<WebhookCounters>) -> Self {
+    pub(crate) fn new(bounds: Bounds, counters: Arc<WebhookCounters>) -> Self {
         Self {
             bounds,
             counters,
@@ -121,13 +125,13 @@ impl DeliveryQueue {
         }
     }
 
-    /// How many deliveries are not over.
-    pub fn pending(&self) -> usize {
+    /// Returns the number of pending deliveries.
+    pub(crate) fn pending(&self) -> usize {
         self.pending
     }
 
-    /// Takes a delivery on. There is a notice if it is a dead letter from the beginning.
-    pub fn accept(
+    /// Adds a delivery. Returns a notice if it becomes a dead letter at once.
+    pub(crate) fn accept(
         &mut self,
         event: Event,
         owner: Owner,
@@ -138,12 +142,12 @@ impl DeliveryQueue {
         self.next += 1;
         let refused = if self.closed {
             Some(Reason::Stopped)
-        } else if self.disabled.holds(&owner, endpoint.url()) {
+        } else if self.disabled.contains(&owner, endpoint.url()) {
             Some(Reason::Disabled)
         } else {
             (self.pending >= self.bounds.max_pending).then_some(Reason::QueueFull)
         };
-        let machine = endpoint.machine().to_owned();
+        let host = endpoint.host().to_owned();
         self.numbers.insert(event.id.clone(), number);
         let delivery = Delivery {
             event,
@@ -161,13 +165,13 @@ impl DeliveryQueue {
         if let Some(reason) = refused {
             return self.dead_letter(number, reason);
         }
-        self.hosts.push(&machine, number);
+        self.hosts.push(&host, number);
         None
     }
 
-    /// The attempts to be made now, each to be settled; and what is given up instead, since its
-    /// endpoint turned out to be gone meanwhile.
-    pub fn start(&mut self, now: Instant) -> (Vec<Job>, Vec<Notice>) {
+    /// Returns the attempts to make now, each to be [settled](Self::settle), and notices of the
+    /// deliveries whose endpoints were disabled meanwhile.
+    pub(crate) fn start(&mut self, now: Instant) -> (Vec<Job>, Vec<Notice>) {
         while let Some(&(at, number)) = self.timers.first()
             && at <= now
         {
@@ -179,14 +183,14 @@ impl DeliveryQueue {
             let Some(delivery) = self.deliveries.get_mut(&number) else {
                 continue;
             };
-            // It may have been given up while it stood in line.
+            // It may have ended while it was queued.
             let is_ready = delivery.state == State::Ready;
             if !is_ready
                 || self
                     .disabled
-                    .holds(&delivery.owner, delivery.endpoint.url())
+                    .contains(&delivery.owner, delivery.endpoint.url())
             {
-                self.hosts.done(delivery.endpoint.machine());
+                self.hosts.done(delivery.endpoint.host());
                 notices.extend(if is_ready {
                     self.dead_letter(number, Reason::Disabled)
                 } else {
@@ -205,13 +209,13 @@ impl DeliveryQueue {
         (jobs, notices)
     }
 
-    /// When there is something to start that is not due yet.
-    pub fn next_due(&self) -> Option<Instant> {
+    /// Returns the time of the next attempt that is not due yet.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
         self.timers.first().map(|(at, _)| *at)
     }
 
-    /// Writes down what came of an attempt.
-    pub fn settle(
+    /// Records the result of an attempt.
+    pub(crate) fn settle(
         &mut self,
         number: Number,
         attempted: Attempted,
@@ -219,9 +223,9 @@ impl DeliveryQueue {
         rng: &mut impl Rng,
     ) -> Option<Notice> {
         let delivery = self.deliveries.get_mut(&number)?;
-        self.hosts.done(delivery.endpoint.machine());
+        self.hosts.done(delivery.endpoint.host());
         if delivery.state != State::InFlight {
-            // It was given up meanwhile.
+            // It has ended meanwhile.
             return None;
         }
         match attempted {
@@ -231,7 +235,7 @@ impl DeliveryQueue {
                 delivery.state = State::Delivered;
                 let notice = notice(
                     delivery,
-                    What::Delivered {
+                    NoticeKind::Delivered {
                         attempts: delivery.attempts,
                     },
                 );
@@ -239,12 +243,12 @@ impl DeliveryQueue {
                 self.close(number, Status::Delivered);
                 Some(notice)
             }
-            Err((setback, retry_after)) => {
+            Err((error, retry_after)) => {
                 self.counters.note_failed_attempt();
                 delivery.failures = delivery.failures.saturating_add(1);
-                delivery.last_status = setback.status();
-                delivery.last_error = Some(setback);
-                if setback == DeliveryError::Gone {
+                delivery.last_status = error.status();
+                delivery.last_error = Some(error);
+                if error == DeliveryError::Gone {
                     self.disabled.add(&delivery.owner, delivery.endpoint.url());
                     return self.dead_letter(number, Reason::Gone);
                 }
@@ -258,14 +262,19 @@ impl DeliveryQueue {
                 }
                 delivery.state = State::Waiting(at);
                 self.timers.insert((at, number));
-                Some(notice(delivery, What::Retrying { setback, wait }))
+                Some(notice(delivery, NoticeKind::Retrying { error, wait }))
             }
         }
     }
 
-    /// Has a delivery of this owner's tried again now, whatever became of it, for another day. One
-    /// that is being tried stays as it is.
-    pub fn retry(&mut self, owner: &Owner, id: &str, now: Instant) -> Result<Value, NoRetry> {
+    /// Retries a delivery of this owner now, in any state, with its full time for retries. A running
+    /// attempt continues.
+    pub(crate) fn retry(
+        &mut self,
+        owner: &Owner,
+        id: &str,
+        now: Instant,
+    ) -> Result<Value, NoRetry> {
         let number = *self.numbers.get(id).ok_or(NoRetry::NotFound)?;
         let delivery = self
             .deliveries
@@ -281,8 +290,8 @@ impl DeliveryQueue {
                 if self.pending >= self.bounds.max_pending {
                     return Err(NoRetry::QueueFull);
                 }
-                for over in [&mut self.delivered, &mut self.failed] {
-                    over.retain(|known| *known != number);
+                for ended in [&mut self.delivered, &mut self.failed] {
+                    ended.retain(|known| *known != number);
                 }
                 self.count_pending(1);
             }
@@ -290,7 +299,7 @@ impl DeliveryQueue {
         if let Some(delivery) = self.deliveries.get_mut(&number) {
             delivery.failures = 0;
             delivery.until = now + self.bounds.retry_for;
-            // Whoever asks for it by hand has mended the endpoint, or wants to see whether it is.
+            // A manual retry suggests that the endpoint works again.
             self.disabled.remove(owner, delivery.endpoint.url());
         }
         self.enqueue(number);
@@ -300,9 +309,9 @@ impl DeliveryQueue {
             .ok_or(NoRetry::NotFound)
     }
 
-    /// This owner's deliveries, newest first, from after the one named `after` on; `None` if there
-    /// is no such one.
-    pub fn list(
+    /// Returns a page of this owner's deliveries, newest first, that follow the delivery `after`.
+    /// `None` if there is no such delivery.
+    pub(crate) fn list(
         &self,
         owner: &Owner,
         status: Option<Status>,
@@ -341,16 +350,16 @@ impl DeliveryQueue {
         })
     }
 
-    /// From now on every delivery gets one more attempt, and that at once.
-    pub fn last_call(&mut self) {
+    /// Makes every pending delivery due now, for one last attempt.
+    pub(crate) fn last_call(&mut self) {
         self.closing = true;
         for (_, number) in std::mem::take(&mut self.timers) {
             self.enqueue(number);
         }
     }
 
-    /// Gives up what is still pending, and what may come yet, because nobody will try it any more.
-    pub fn abandon(&mut self) -> Vec<Notice> {
+    /// Turns all pending and future deliveries into dead letters, since no dispatcher runs any more.
+    pub(crate) fn abandon(&mut self) -> Vec<Notice> {
         self.closed = true;
         let pending: Vec<Number> = self
             .deliveries
@@ -367,7 +376,7 @@ impl DeliveryQueue {
     fn enqueue(&mut self, number: Number) {
         if let Some(delivery) = self.deliveries.get_mut(&number) {
             delivery.state = State::Ready;
-            self.hosts.push(delivery.endpoint.machine(), number);
+            self.hosts.push(delivery.endpoint.host(), number);
         }
     }
 
@@ -376,9 +385,9 @@ impl DeliveryQueue {
         delivery.state = State::Failed(reason);
         let notice = notice(
             delivery,
-            What::Dead {
+            NoticeKind::Dead {
                 reason,
-                setback: delivery.last_error,
+                error: delivery.last_error,
             },
         );
         self.counters.note_dead();
@@ -386,18 +395,17 @@ impl DeliveryQueue {
         Some(notice)
     }
 
-    /// A delivery is over: it goes to the end of its list, and the list's first goes for good if it
-    /// is full.
+    /// Moves an ended delivery to its list, and removes the oldest of a full list.
     fn close(&mut self, number: Number, status: Status) {
         self.count_pending(-1);
-        let over = if status == Status::Delivered {
+        let ended = if status == Status::Delivered {
             &mut self.delivered
         } else {
             &mut self.failed
         };
-        over.push_back(number);
-        if over.len() > self.bounds.max_kept
-            && let Some(oldest) = over.pop_front()
+        ended.push_back(number);
+        if ended.len() > self.bounds.max_kept
+            && let Some(oldest) = ended.pop_front()
             && let Some(delivery) = self.deliveries.remove(&oldest)
         {
             self.numbers.remove(&delivery.event.id);
@@ -410,11 +418,11 @@ impl DeliveryQueue {
     }
 }
 
-fn notice(delivery: &Delivery, what: What) -> Notice {
+fn notice(delivery: &Delivery, kind: NoticeKind) -> Notice {
     Notice {
         id: delivery.event.id.clone(),
-        host: delivery.endpoint.host(),
-        what,
+        host: delivery.endpoint.host_and_port(),
+        kind,
     }
 }
 

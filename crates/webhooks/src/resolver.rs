@@ -1,21 +1,20 @@
-//! Names, resolved to public addresses only.
+//! Resolves names to public addresses only.
 //!
-//! What is checked before a connection and what is connected to must be the same: a name may
-//! resolve to a public address for whoever looks first, and to 169.254.169.254 a moment later. So
-//! the check is the resolver of the HTTP client itself, and the addresses that it lets through are
-//! those that are connected to.
+//! The address that is checked must be the address that is connected to: a name can resolve to a
+//! public address at first, and to 169.254.169.254 a moment later. So the check is the resolver of
+//! the HTTP client itself, which connects to the addresses that the resolver returns.
 
 use std::net::SocketAddr;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-use super::address::is_public;
+use crate::address::is_public;
 
-/// The system's resolver, less the addresses that are not public.
+/// The system's resolver, without the addresses that are not public.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PublicResolver;
 
-/// A name has addresses, but none that is public.
+/// A name has no public address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the name resolves to addresses that are not public")]
 pub(crate) struct Refused;
@@ -29,7 +28,7 @@ impl Resolve for PublicResolver {
     }
 }
 
-/// Those that are public; an error if there are others only.
+/// Returns the public addresses, or an error if there are none.
 fn public(
     found: impl Iterator<Item = SocketAddr>,
 ) -> Result<std::vec::IntoIter<SocketAddr>, Refused> {
@@ -56,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn only_public_addresses_are_left_to_connect_to() {
+    fn private_addresses_are_removed() {
         check(
             &["8.8.8.8", "10.0.0.1", "2606:4700::1"],
             Ok(&["8.8.8.8", "2606:4700::1"]),
@@ -67,7 +66,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_of_this_machine_is_refused() {
+    async fn name_of_the_local_machine_is_refused() {
         let error = PublicResolver
             .resolve("localhost".parse().unwrap())
             .await

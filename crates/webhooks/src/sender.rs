@@ -1,4 +1,4 @@
-//! The one who makes an attempt.
+//! Sends a webhook.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,26 +8,26 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Client, Response};
+use tokenwire_core::model::time::unix_now;
 
-use super::delivery::{Attempted, DeliveryError};
-use super::endpoint::leads_inside;
-use super::event::unix_now;
-use super::queue::Job;
-use super::resolver::{PublicResolver, Refused};
+use crate::delivery::{Attempted, DeliveryError};
+use crate::endpoint::leads_inside;
+use crate::queue::Job;
+use crate::resolver::{PublicResolver, Refused};
 
-/// How much of an answer's body is read, so that its sender can finish; what is in it is of no
-/// interest.
-const MOST_OF_A_BODY: usize = 64 * 1024;
-/// How long that may take.
-const BODY_TIME: Duration = Duration::from_secs(1);
+/// Maximum number of response body bytes that are read, so that the receiver can finish writing.
+/// They are discarded.
+const MAX_BODY: usize = 64 * 1024;
+/// Maximum time for reading the body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Makes attempts. The dispatcher sees to it that each ends in time.
+/// Makes attempts. The dispatcher limits the time of each.
 pub(crate) trait Sender: Send + Sync + fmt::Debug {
-    /// Makes one.
+    /// Makes one attempt.
     fn send(&self, job: Job) -> BoxFuture<'static, Attempted>;
 }
 
-/// Makes attempts over HTTP. Belongs to the runtime that uses it first.
+/// Makes attempts over HTTP. Usable on one runtime only.
 #[derive(Clone, Debug)]
 pub(crate) struct HttpSender {
     client: Client,
@@ -37,20 +37,20 @@ pub(crate) struct HttpSender {
 // === impl HttpSender ===
 
 impl HttpSender {
-    /// A courier. No proxy is used, whatever the environment says: it would connect to addresses
-    /// that nobody looked at.
+    /// Creates a sender. It ignores proxies in the environment: they would connect to addresses
+    /// that were not checked.
     ///
     /// # Errors
     /// TLS cannot be set up.
     pub(crate) fn new(allow_private: bool, timeout: Duration) -> Result<Self, reqwest::Error> {
-        // Another part of the process may have chosen a provider already; that is as good.
+        // An error means that a provider is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut client = Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .timeout(timeout)
-            // Every attempt asks for the addresses anew, and no host is held on to.
+            // Every attempt resolves the name again, and keeps no connection.
             .pool_max_idle_per_host(0)
             .referer(false)
             .user_agent(concat!("tokenwire/", env!("CARGO_PKG_VERSION")));
@@ -64,7 +64,7 @@ impl HttpSender {
     }
 
     async fn send(self, job: Job) -> Attempted {
-        // The resolver is not asked about addresses that stand in the URL.
+        // The client does not ask the resolver about an address in the URL.
         if !self.allow_private && leads_inside(job.endpoint.url()) {
             return Err((DeliveryError::Refused, None));
         }
@@ -81,7 +81,7 @@ impl HttpSender {
             )
             .body(body);
         match request.send().await {
-            Ok(response) => judge(response).await,
+            Ok(response) => classify(response).await,
             Err(error) => Err((explain(&error), None)),
         }
     }
@@ -93,14 +93,14 @@ impl Sender for HttpSender {
     }
 }
 
-async fn judge(response: Response) -> Attempted {
+async fn classify(response: Response) -> Attempted {
     let status = response.status().as_u16();
     let retry_after = response
         .headers()
         .get(RETRY_AFTER)
         .and_then(|value| retry_after(value.to_str().ok()?, SystemTime::now()));
-    // An end that is cut short may look like a failure on the other side.
-    let _ = tokio::time::timeout(BODY_TIME, read_some(response)).await;
+    // Closing early can look like a failure to the receiver.
+    let _ = tokio::time::timeout(BODY_TIMEOUT, read_some(response)).await;
     match status {
         200..=299 => Ok(status),
         300..=399 => Err((DeliveryError::Redirect(status), retry_after)),
@@ -111,14 +111,14 @@ async fn judge(response: Response) -> Attempted {
 
 async fn read_some(mut response: Response) {
     let mut read = 0;
-    while read < MOST_OF_A_BODY
+    while read < MAX_BODY
         && let Ok(Some(piece)) = response.chunk().await
     {
         read += piece.len();
     }
 }
 
-/// `Retry-After` (RFC 9110, 10.2.3): seconds or a date.
+/// Parses `Retry-After` (RFC 9110, section 10.2.3): seconds or a date.
 fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     if let Ok(seconds) = value.parse() {
@@ -128,7 +128,7 @@ fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     date.duration_since(now).ok()
 }
 
-/// What went wrong, without the URL that the error itself would show.
+/// Maps an error of the client, whose own text would show the URL.
 fn explain(error: &reqwest::Error) -> DeliveryError {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
@@ -157,7 +157,7 @@ mod tests {
     use crate::event::Event;
     use crate::signature::SigningKey;
 
-    /// A URL that was let through when it was asked for, whatever it leads to now.
+    /// A job whose URL was accepted when private hosts were allowed.
     fn job(url: &str) -> Job {
         let key = SigningKey::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         let endpoint = Endpoint::new(parse_url(url, true).unwrap(), key);
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_connected_to_is_judged_and_not_what_was_asked_for() {
+    async fn private_address_is_refused_when_connecting() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let sender = HttpSender::new(false, Duration::from_secs(30)).unwrap();
@@ -180,22 +180,23 @@ mod tests {
                 .await;
             assert_eq!(attempted, Err((DeliveryError::Refused, None)), "{host}");
         }
-        // A name that looks like any other, and resolves to this machine: only the resolver can
-        // tell.
-        let blind = HttpSender {
+        // Only the resolver can see that a name leads to this machine.
+        let unchecked = HttpSender {
             allow_private: true,
             ..sender
         };
         assert_eq!(
-            blind.send(job(&format!("http://localhost:{port}/"))).await,
+            unchecked
+                .send(job(&format!("http://localhost:{port}/")))
+                .await,
             Err((DeliveryError::Refused, None))
         );
         let connected = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
-        assert!(connected.is_err(), "somebody was connected to");
+        assert!(connected.is_err(), "a connection was made");
     }
 
     #[tokio::test]
-    async fn failures_are_told_apart() {
+    async fn errors_are_classified() {
         let sender = HttpSender::new(true, Duration::from_millis(200)).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -222,14 +223,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_an_answer_without_end_no_more_is_read_than_may_be() {
+    async fn endless_response_body_is_read_up_to_its_limit() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let endless = tokio::spawn(async move {
             let (mut socket, _) = listener.accept().await.unwrap();
             assert!(socket.read(&mut [0; 1024]).await.unwrap() > 0);
             socket.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
-            // Until the other side has closed.
+            // Ends when the sender closes.
             while socket.write_all(&[b'x'; 4096]).await.is_ok() {}
         });
         let sender = HttpSender::new(true, Duration::from_secs(30)).unwrap();

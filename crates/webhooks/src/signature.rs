@@ -1,4 +1,4 @@
-//! How a receiver knows that a webhook is the gateway's: Standard Webhooks, HMAC-SHA256.
+//! Signatures of Standard Webhooks: HMAC-SHA256.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,22 +8,25 @@ use base64::engine::general_purpose::STANDARD;
 use ring::hmac;
 use secrecy::{ExposeSecret as _, SecretSlice};
 
-/// What a secret begins with.
+/// Prefix of a secret.
 const PREFIX: &str = "whsec_";
-/// How many bytes a key has, as Standard Webhooks recommends.
+/// Key length in bytes, as Standard Webhooks recommends.
 const KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
-/// A key that webhooks are signed with. Never shown.
+/// A key that signs webhooks. `Debug` does not show it.
 #[derive(Clone)]
 pub struct SigningKey(Arc<SecretSlice<u8>>);
 
-/// Why a secret is none. Its text never quotes the secret.
+/// Why a secret is invalid. The text never quotes the secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecretProblem {
+    /// Does not begin with `whsec_`.
     #[error("does not begin with {PREFIX}")]
     Prefix,
+    /// Not padded base64.
     #[error("is not {PREFIX} and padded base64")]
     Base64,
+    /// Not 24 to 64 bytes.
     #[error("holds {0} bytes, where 24 to 64 are wanted")]
     Length(usize),
 }
@@ -31,10 +34,13 @@ pub enum SecretProblem {
 // === impl SigningKey ===
 
 impl SigningKey {
-    /// What a secret must look like, and where to get one.
+    /// The format of a secret, and a command that makes one.
     pub const EXPECTED: &str = "whsec_ and the base64 of 24 to 64 random bytes, as `echo whsec_$(openssl rand -base64 32)` makes it";
 
-    /// Reads `whsec_` and padded base64.
+    /// Parses `whsec_` and padded base64.
+    ///
+    /// # Errors
+    /// [`SecretProblem`].
     pub fn parse(secret: &str) -> Result<Self, SecretProblem> {
         let encoded = secret.strip_prefix(PREFIX).ok_or(SecretProblem::Prefix)?;
         let bytes = STANDARD
@@ -46,7 +52,8 @@ impl SigningKey {
         Ok(Self(Arc::new(SecretSlice::from(bytes))))
     }
 
-    /// The value of `webhook-signature` for what is sent at `timestamp`, in seconds since 1970.
+    /// Returns the value of `webhook-signature`. `timestamp` is the Unix time in seconds.
+    #[must_use]
     pub fn sign(&self, id: &str, timestamp: u64, body: &str) -> String {
         let mut context =
             hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, self.0.expose_secret()));
@@ -72,8 +79,8 @@ mod tests {
     }
 
     #[test]
-    fn signs_as_the_standard_says() {
-        // The example of the Standard Webhooks libraries' own tests.
+    fn signature_matches_the_standard_example() {
+        // From the tests of the Standard Webhooks libraries.
         let key = SigningKey::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         let signature = key.sign(
             "msg_p5jXN8AQM9LWM0D4loKWxJek",
@@ -84,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_secret_is_told_apart() {
+    fn invalid_secrets_are_refused() {
         assert_eq!(
             problem("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
             SecretProblem::Prefix
@@ -107,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_never_shown() {
+    fn debug_does_not_show_the_key() {
         let key = SigningKey::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         assert_eq!(format!("{key:?}"), "SigningKey(..)");
     }

@@ -1,4 +1,4 @@
-//! The dispatcher under a paused clock, with a courier that does as it is told.
+//! Tests of the dispatcher with a paused clock and a scripted sender.
 
 use std::collections::VecDeque;
 
@@ -13,19 +13,19 @@ use super::*;
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-/// What an attempt is answered with.
+/// The result of a scripted attempt.
 enum Answer {
     Now(Attempted),
     Never,
     Panic,
 }
 
-/// Answers as scripted, then with 200; writes down when it was asked for what.
+/// Answers as scripted, then with 200. Records the attempts.
 #[derive(Default)]
 struct Scripted {
     answers: Mutex<VecDeque<Answer>>,
-    asked: Mutex<Vec<(Instant, String)>>,
-    under_way: Arc<Mutex<(usize, usize)>>,
+    attempts: Mutex<Vec<(Instant, String)>>,
+    running: Arc<Mutex<(usize, usize)>>,
 }
 
 impl std::fmt::Debug for Scripted {
@@ -34,10 +34,10 @@ impl std::fmt::Debug for Scripted {
     }
 }
 
-/// Counts an attempt for as long as it is under way.
-struct Counted(Arc<Mutex<(usize, usize)>>);
+/// Counts a running attempt.
+struct Running(Arc<Mutex<(usize, usize)>>);
 
-impl Counted {
+impl Running {
     fn new(count: &Arc<Mutex<(usize, usize)>>) -> Self {
         let mut counts = count.lock();
         counts.0 += 1;
@@ -46,7 +46,7 @@ impl Counted {
     }
 }
 
-impl Drop for Counted {
+impl Drop for Running {
     fn drop(&mut self) {
         self.0.lock().0 -= 1;
     }
@@ -54,7 +54,7 @@ impl Drop for Counted {
 
 impl Sender for Scripted {
     fn send(&self, job: Job) -> BoxFuture<'static, Attempted> {
-        self.asked
+        self.attempts
             .lock()
             .push((Instant::now(), job.event.id.clone()));
         let answer = self
@@ -62,16 +62,16 @@ impl Sender for Scripted {
             .lock()
             .pop_front()
             .unwrap_or(Answer::Now(Ok(200)));
-        let counted = Counted::new(&self.under_way);
+        let running = Running::new(&self.running);
         async move {
-            let _counted = counted;
+            let _running = running;
             match answer {
                 Answer::Now(attempted) => {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                     attempted
                 }
                 Answer::Never => std::future::pending().await,
-                Answer::Panic => panic!("a sender that fails"),
+                Answer::Panic => panic!("scripted panic of a sender"),
             }
         }
         .boxed()
@@ -137,7 +137,7 @@ fn refused(error: ApiError) -> (String, String) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_day_of_failures_is_a_day_of_attempts() {
+async fn failing_delivery_is_attempted_for_a_day() {
     let world = world(
         (0..100).map(|_| Answer::Now(Err((DeliveryError::Connection, None)))),
         |_| {},
@@ -145,9 +145,13 @@ async fn a_day_of_failures_is_a_day_of_attempts() {
     let begun = Instant::now();
     world.accept("example.com");
     tokio::time::sleep(Duration::from_secs(25 * 60 * 60)).await;
-    let asked = world.sender.asked.lock().clone();
-    let last = asked.last().unwrap().0 - begun;
-    assert!((20..60).contains(&asked.len()), "{} attempts", asked.len());
+    let attempts = world.sender.attempts.lock().clone();
+    let last = attempts.last().unwrap().0 - begun;
+    assert!(
+        (20..60).contains(&attempts.len()),
+        "{} attempts",
+        attempts.len()
+    );
     assert!(
         last <= Duration::from_secs(24 * 60 * 60) && last > Duration::from_secs(21 * 60 * 60),
         "{last:?}"
@@ -155,13 +159,13 @@ async fn a_day_of_failures_is_a_day_of_attempts() {
     let dead = world.list(Status::Failed).pop().unwrap();
     assert_eq!(
         (&dead["reason"], &dead["attempts"]),
-        (&json!("exhausted"), &json!(asked.len()))
+        (&json!("exhausted"), &json!(attempts.len()))
     );
     assert_eq!(world.webhooks.counters().dead(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_attempt_that_hangs_or_panics_is_a_failure_and_not_the_last() {
+async fn attempt_that_hangs_or_panics_is_retried() {
     let world = world([Answer::Never, Answer::Panic], |config| {
         config.timeout = Duration::from_secs(3)
     });
@@ -173,14 +177,14 @@ async fn an_attempt_that_hangs_or_panics_is_a_failure_and_not_the_last() {
     assert_eq!(
         (
             world.webhooks.counters().failed_attempts(),
-            world.sender.under_way.lock().0
+            world.sender.running.lock().0
         ),
         (2, 0)
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_are_under_way_than_may_be() {
+async fn concurrency_limits_hold() {
     let world = world([], |config| {
         (config.concurrency, config.concurrency_per_host) = (5, 2)
     });
@@ -191,23 +195,23 @@ async fn no_more_are_under_way_than_may_be() {
     assert_eq!(
         (
             world.list(Status::Delivered).len(),
-            world.sender.under_way.lock().1
+            world.sender.running.lock().1
         ),
         (100, 5)
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_machine_that_hangs_does_not_hold_up_the_others() {
+async fn hanging_host_does_not_delay_other_hosts() {
     let world = world((0..4).map(|_| Answer::Never), |_| {});
     for _ in 0..40 {
         world.accept("hangs.example.com");
     }
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert_eq!(
-        world.sender.asked.lock().len(),
+        world.sender.attempts.lock().len(),
         4,
-        "the bound of one machine does not hold"
+        "the limit of one host does not hold"
     );
     world.accept("answers.example.com");
     tokio::time::sleep(Duration::from_millis(10)).await;
@@ -218,7 +222,7 @@ async fn a_machine_that_hangs_does_not_hold_up_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_end_waits_for_one_last_chance_and_no_longer_than_it_may() {
+async fn finish_makes_one_last_attempt_and_times_out() {
     let busy = || {
         Answer::Now(Err((
             DeliveryError::Status(503),
@@ -229,7 +233,7 @@ async fn the_end_waits_for_one_last_chance_and_no_longer_than_it_may() {
     for number in 0..3 {
         world.accept(&format!("h{number}.example.com"));
     }
-    // All three have failed once, and wait.
+    // All three have failed once and wait for a retry.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(world.webhooks.counters().failed_attempts(), 3);
     world
@@ -264,11 +268,14 @@ async fn the_end_waits_for_one_last_chance_and_no_longer_than_it_may() {
     let nothing = self::world([], |_| {});
     let begun = Instant::now();
     nothing.webhooks.finish(Duration::from_secs(10)).await;
-    assert!(begun.elapsed().is_zero(), "it waited for nothing");
+    assert!(
+        begun.elapsed().is_zero(),
+        "it waited although nothing was pending"
+    );
 }
 
 #[test]
-fn what_a_request_asks_for_is_checked() {
+fn invalid_webhook_of_a_request_is_refused() {
     let promise = |config: &WebhookOptions, webhook: Value| {
         let webhooks = Webhooks::with_sender(config, Arc::new(Scripted::default())).unwrap();
         let body = json!({"input": "hi", "background": true, "webhook": webhook});
@@ -283,7 +290,7 @@ fn what_a_request_asks_for_is_checked() {
             freshness: tokenwire_core::engine::Freshness::Any,
         };
         webhooks
-            .promise(&request)
+            .on_end(&request)
             .map(|promised| promised.is_some())
             .map_err(refused)
     };

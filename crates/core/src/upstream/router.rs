@@ -5,18 +5,17 @@
 //! [balance](super::balance).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use secrecy::SecretString;
 use smallvec::SmallVec;
 
+use super::Target;
 use super::balance;
 use super::continuation::Continuation;
 use super::endpoint_stats::HealthStatus;
 use super::hedge::Hedge;
 use super::retry::{RetryBudget, RetryPolicy};
 use super::route::{ModelBinding, Route};
-use super::{OpenError, Target};
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::snapshot::Api;
 
@@ -188,28 +187,5 @@ impl Router {
             binding,
             last_resort,
         })
-    }
-
-    /// Returns the names of the endpoints and the bodies of their model lists, as far as they
-    /// answered, and the first error of the others.
-    pub async fn models(
-        &self,
-        timeout: Duration,
-    ) -> (Vec<(String, bytes::Bytes)>, Option<OpenError>) {
-        let answers = futures::future::join_all(
-            self.0
-                .routes
-                .iter()
-                .map(|route| route.endpoint.models(timeout)),
-        )
-        .await;
-        let (mut bodies, mut first_error) = (Vec::new(), None);
-        for (route, answer) in self.0.routes.iter().zip(answers) {
-            match answer {
-                Ok(body) => bodies.push((route.endpoint.name().to_owned(), body)),
-                Err(error) => first_error = first_error.or(Some(error)),
-            }
-        }
-        (bodies, first_error)
     }
 }

@@ -1,9 +1,10 @@
-//! What types cannot say: the values that parse and still cannot work.
+//! Checks of values that parse but cannot work.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use tokenwire_webhooks::{SigningKey, UrlProblem, parse_url};
 use tracing_subscriber::EnvFilter;
 use url::{Host, Url};
 
@@ -11,13 +12,12 @@ use super::models::Models;
 use super::schema::{Config, Hedging, Upstream, Webhooks};
 use super::secret::{REDACTED, Secret};
 use super::units::{duration, size};
-use tokenwire_webhooks::{SigningKey, UrlProblem, parse_url};
 
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-const SMALLEST_MESSAGE: usize = 1024;
-const MOST_WORKERS: usize = 1024;
+const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+const MIN_MESSAGE: usize = 1024;
+const MAX_WORKERS: usize = 1024;
 
-/// A value that cannot work, by its path in the tree.
+/// A value that cannot work, with its path in the tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Finding {
     pub(crate) path: Vec<String>,
@@ -26,7 +26,7 @@ pub(crate) struct Finding {
     pub(crate) remedy: String,
 }
 
-/// Everything in `config` that cannot work.
+/// Returns everything in `config` that cannot work.
 pub(crate) fn check(config: &Config) -> Vec<Finding> {
     let mut findings = Findings(Vec::new());
     findings.server(config);
@@ -90,11 +90,11 @@ impl Findings {
                 remedy,
             );
         }
-        if server.workers > MOST_WORKERS {
+        if server.workers > MAX_WORKERS {
             self.add(
                 "server.workers",
                 &format!("is {}", server.workers),
-                &format!("at most {MOST_WORKERS} threads"),
+                &format!("at most {MAX_WORKERS} threads"),
                 "0 starts one per core.",
             );
         }
@@ -158,6 +158,7 @@ impl Findings {
             ("retry.backoff", config.retry.backoff, none),
             ("retry.max_wait", config.retry.max_wait, none),
             ("breaker.cooldown", config.breaker.cooldown, millisecond),
+            ("breaker.max_rest", config.breaker.max_rest, none),
         ] {
             self.duration(key, value, least);
         }
@@ -223,7 +224,7 @@ impl Findings {
                 self.add(
                     &key("connect"),
                     "is set for one model",
-                    "a clock of the upstream's",
+                    "a timeout of the upstream",
                     remedy,
                 );
             }
@@ -231,11 +232,11 @@ impl Findings {
     }
 
     fn duration(&mut self, key: &str, value: Duration, least: Duration) {
-        if value < least || value > LONGEST {
+        if value < least || value > MAX_DURATION {
             let expected = format!(
                 "a duration from {} to {}",
                 duration::format(least),
-                duration::format(LONGEST)
+                duration::format(MAX_DURATION)
             );
             self.add(
                 key,
@@ -255,11 +256,11 @@ impl Findings {
             ("limits.websocket_frame", limits.websocket_frame()),
             ("limits.event", limits.event),
         ] {
-            if value < SMALLEST_MESSAGE {
+            if value < MIN_MESSAGE {
                 self.add(
                     key,
                     &format!("is {}", size::format(value)),
-                    &format!("at least {}", size::format(SMALLEST_MESSAGE)),
+                    &format!("at least {}", size::format(MIN_MESSAGE)),
                     "",
                 );
             }
@@ -285,7 +286,7 @@ impl Findings {
     }
 
     fn forward_headers(&mut self, config: &Config) {
-        /// What the gateway sets itself, and what belongs to one connection.
+        /// Headers that the gateway sets itself, and headers of one connection.
         const RESERVED: &[&str] = &[
             "accept",
             "accept-encoding",
@@ -336,7 +337,7 @@ impl Findings {
                 "reuse.cache_ttl",
                 &format!("is {}", duration::format(reuse.cache_ttl)),
                 &format!("at most streams.retain_events, which is {}", duration::format(kept)),
-                "An answer is given again out of its stream's events: lower it, or keep them for longer.",
+                "Cached answers are read from the events of their streams: lower it, or keep them for longer.",
             );
         }
         if reuse.cache_entries == 0 {
@@ -472,7 +473,7 @@ fn is_host(host: &str) -> bool {
     host.parse::<IpAddr>().is_ok() || name(host)
 }
 
-/// Checks that `origin` is what a browser would send, since it is compared letter by letter.
+/// Checks that `origin` has the form that browsers send, since origins are compared as text.
 fn check_origin(origin: &str) -> Result<(), String> {
     if origin == "*" {
         return Err("List the origins one by one: `*` would let any web page use the gateway, and the upstream's key.".to_owned());
@@ -480,8 +481,7 @@ fn check_origin(origin: &str) -> Result<(), String> {
     let Ok(url) = Url::parse(origin) else {
         return Err(String::new());
     };
-    // A browser extension's origin has a scheme of its own, which the URL standard does not
-    // normalise.
+    // The URL standard does not normalise the scheme of a browser extension.
     let normal = match url.host_str() {
         Some(host) if !matches!(url.scheme(), "http" | "https") => url.port().map_or_else(
             || format!("{}://{host}", url.scheme()),
@@ -497,7 +497,7 @@ fn check_origin(origin: &str) -> Result<(), String> {
     }
 }
 
-/// Checks a base URL; an error says what was found, never quoting credentials, and the remedy.
+/// Checks a base URL. The error holds what was found, without credentials, and the remedy.
 fn check_base_url(base_url: &str) -> Result<(), (String, &'static str)> {
     let found = || format!("is {base_url:?}");
     if base_url.is_empty() {
@@ -507,7 +507,7 @@ fn check_base_url(base_url: &str) -> Result<(), (String, &'static str)> {
         ));
     }
     let Ok(url) = Url::parse(base_url) else {
-        // What does not parse may hold a password all the same.
+        // Text that does not parse may still hold a password.
         let shown = if base_url.contains('@') {
             "is not a URL".to_owned()
         } else {
@@ -542,7 +542,7 @@ fn check_base_url(base_url: &str) -> Result<(), (String, &'static str)> {
     {
         return Err((
             found(),
-            "Leave out the part that the gateway appends itself: /chat/completions or /responses.",
+            "Leave out the part that the gateway appends: /chat/completions or /responses.",
         ));
     }
     Ok(())
@@ -560,7 +560,7 @@ fn check_key(key: &Secret) -> Option<(&'static str, &'static str)> {
     } else if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
         Some((
             "holds a space, a line break or a character outside ASCII",
-            "Check that nothing was pasted along with it.",
+            "Check for characters that were pasted with it.",
         ))
     } else {
         None

@@ -1,9 +1,9 @@
 //! Environment variables as assignments to keys: `TOKENWIRE_SERVER__PORT=8080` is `server.port:
 //! 8080`.
 //!
-//! `__` separates the parts of a path, since keys themselves hold `_`; a number is a place in a
-//! list. A variable holds text, so the default that stands at its path says whether a number, a
-//! truth value, a list or text is meant. An empty variable counts as unset.
+//! `__` separates the parts of a path, since keys contain `_`; a number is an index of a list. The
+//! default at the path decides whether the text is read as a number, a boolean, a list or a string.
+//! An empty variable counts as unset.
 
 use std::collections::BTreeMap;
 
@@ -11,28 +11,27 @@ use serde_json::Value;
 
 use super::problem::{Problem, nearest, written};
 
-/// What every variable of the gateway begins with.
+/// Prefix of the gateway's variables.
 pub const PREFIX: &str = "TOKENWIRE_";
 
 /// Names the configuration file, as `--config` does.
 pub const CONFIG_FILE: &str = "TOKENWIRE_CONFIG";
 
-/// The variables that concern the gateway, empty ones left out. They may hold keys, hence no
-/// `Debug`.
+/// The gateway's variables, without empty ones. They may hold keys, hence no `Debug`.
 #[derive(Default)]
 pub(crate) struct Environment(BTreeMap<String, String>);
 
-/// One variable's value and where it goes. The value may be a key, hence no `Debug`.
+/// One variable's value and its path. The value may be a key, hence no `Debug`.
 pub(crate) struct Assignment {
     pub(crate) variable: String,
     pub(crate) path: Vec<String>,
     pub(crate) value: Value,
 }
 
-/// The environment of this process, for [`Config::load`](super::Config::load).
+/// Returns the environment of this process, for [`Config::load`](super::Config::load).
 ///
-/// Unlike [`std::env::vars`] it does not panic on a variable that is not UTF-8: the bytes that are
-/// not become U+FFFD, and the value is refused where it is used.
+/// Unlike [`std::env::vars`] it does not panic on a variable that is not UTF-8: invalid bytes become
+/// U+FFFD, and the value is refused where it is used.
 pub fn of_this_process() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().map(|(name, value)| {
         (
@@ -57,13 +56,13 @@ impl Environment {
         )
     }
 
-    /// The value of one variable, without the white space around it.
+    /// Returns the value of one variable, without surrounding white space.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(|value| value.trim())
     }
 
-    /// What the variables assign to the keys of `template`, in the order in which to apply it, and
-    /// what is wrong with the others.
+    /// Returns the assignments to the keys of `template`, in the order to apply them, and the problems
+    /// of all other variables.
     pub(crate) fn assignments(&self, template: &Value) -> (Vec<Assignment>, Vec<Problem>) {
         let (mut assignments, mut problems) = (Vec::new(), Vec::new());
         for (variable, text) in &self.0 {
@@ -92,7 +91,7 @@ impl Environment {
                 },
             }
         }
-        // `…__2__…` before `…__10__…`, so that a list grows one item at a time.
+        // `…__2__…` before `…__10__…`, so that a list grows by one item at a time.
         assignments.sort_by_cached_key(|assignment| {
             assignment
                 .path
@@ -107,7 +106,7 @@ impl Environment {
     }
 }
 
-/// Whether Kubernetes set this variable for a service whose name begins with `tokenwire`:
+/// Whether Kubernetes sets this variable for a service whose name begins with `tokenwire`:
 /// `TOKENWIRE_PORT=tcp://10.0.0.1:3000`.
 fn is_service_link(variable: &str, value: &str) -> bool {
     let address = ["tcp://", "udp://", "sctp://"]
@@ -131,8 +130,8 @@ fn is_service_link(variable: &str, value: &str) -> bool {
             || variable.contains("_SERVICE_PORT_"))
 }
 
-/// The text of a variable as the kind of value that stands at its path by default; `None` where it
-/// is a list that cannot be read.
+/// Returns the text of a variable as the type of the default at its path; `None` for a malformed
+/// list.
 fn typed(default: &Value, text: &str) -> Option<Value> {
     let as_text = || Value::String(text.to_owned());
     match default {
@@ -157,7 +156,11 @@ fn typed(default: &Value, text: &str) -> Option<Value> {
 fn unknown(variable: &str, template: &Value) -> Problem {
     let known = variables_of(template);
     let remedy = nearest(variable, known.iter().map(String::as_str)).map_or_else(
-        || format!("The prefix {PREFIX} is the gateway's own: rename or unset the variable."),
+        || {
+            format!(
+                "The prefix {PREFIX} is reserved for the gateway: rename or unset the variable."
+            )
+        },
         |near| format!("Did you mean {near}?"),
     );
     Problem {
@@ -194,7 +197,7 @@ fn malformed(variable: &str, path: &[String]) -> Problem {
     }
 }
 
-/// Every variable that there can be, for the keys of `template`.
+/// Returns all valid variables for the keys of `template`.
 fn variables_of(template: &Value) -> Vec<String> {
     fn walk(node: &Value, name: &str, found: &mut Vec<String>) {
         match node {

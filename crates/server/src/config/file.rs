@@ -1,4 +1,4 @@
-//! The configuration file: YAML, read into a neutral tree.
+//! The configuration file: YAML that is read into a neutral tree.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -7,18 +7,17 @@ use serde_json::Value;
 
 use super::problem::Problem;
 
-/// The file that is read when none is named, if it is there.
+/// File that is read by default, if it exists.
 pub const DEFAULT_PATH: &str = "config/tokenwire.yaml";
 
-/// Reads YAML. An error never quotes the text, which may hold keys; it says where and what.
+/// Parses YAML. An error names the position and never quotes the text, which may hold keys.
 pub(crate) fn parse(text: &str) -> Result<Value, String> {
-    // `on` and `yes` are words and a key given twice is a mistake: as YAML 1.2 has it.
+    // As in YAML 1.2, `on` and `yes` are strings, and a repeated key is an error.
     let options = serde_saphyr::options! { strict_booleans: true, with_snippet: false };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| position_of(&error))
 }
 
-/// The tree of the file at `path`, `None` where there is no such file and it was not asked for by
-/// name.
+/// Returns the tree of the file at `path`, or `None` if an unnamed file does not exist.
 pub(crate) fn read(path: &Path, named: bool) -> Result<Option<Value>, Problem> {
     let problem = |found: String, expected: &str, remedy: &str| Problem {
         origin: path.display().to_string(),
@@ -33,9 +32,11 @@ pub(crate) fn read(path: &Path, named: bool) -> Result<Option<Value>, Problem> {
         Err(error) => {
             let remedy = match error.kind() {
                 ErrorKind::NotFound => {
-                    "Check the path; relative paths are taken from the folder in which the gateway is started."
+                    "Check the path; relative paths start at the folder in which the gateway is started."
                 }
-                ErrorKind::PermissionDenied => "Let the user who runs the gateway read it.",
+                ErrorKind::PermissionDenied => {
+                    "Give the user of the gateway permission to read it."
+                }
                 _ => "",
             };
             return Err(problem(
@@ -61,7 +62,7 @@ pub(crate) fn read(path: &Path, named: bool) -> Result<Option<Value>, Problem> {
     }
 }
 
-/// Where the text is wrong, without quoting it.
+/// Returns the position of the error, without the text.
 fn position_of(error: &serde_saphyr::Error) -> String {
     let place = error.location().map_or_else(String::new, |at| {
         format!("line {}, column {}", at.line(), at.column())

@@ -1,9 +1,8 @@
-//! Lays the sources over each other: defaults, file, environment, flags.
+//! Merges the sources: defaults, file, environment, flags.
 //!
-//! figment merges them and remembers for every value where it came from. Two things it does not do
-//! are done here: going on after the first value of a wrong type, so that all problems are reported
-//! at once, and reaching into lists (`TOKENWIRE_UPSTREAMS__0__API_KEY`), for which the origins are
-//! kept beside it.
+//! figment merges them and records the origin of every value. This module adds two features: it
+//! continues after a value of a wrong type, so that all problems are reported at once, and it sets
+//! values inside lists (`TOKENWIRE_UPSTREAMS__0__API_KEY`), whose origins it records itself.
 
 mod explain;
 
@@ -23,31 +22,31 @@ use super::problem::{ConfigError, Problem, written};
 use super::schema::{Config, OPENAI_BASE_URL, Upstream};
 use crate::cli::Cli;
 
-/// The name of the upstream that `--base-url`, `OPENAI_BASE_URL` or `OPENAI_API_KEY` configures.
+/// Name of the upstream that `--base-url`, `OPENAI_BASE_URL` or `OPENAI_API_KEY` configures.
 const ONLY_UPSTREAM: &str = "default";
 
-/// A configuration that can be used, and where it came from.
+/// A valid configuration and its origins.
 #[derive(Clone, Debug)]
 pub struct Loaded {
-    /// The configuration itself.
+    /// The configuration.
     pub config: Config,
     /// The file that was read, if one was.
     pub file: Option<PathBuf>,
-    /// Where each value that was set came from, by its path.
+    /// Origin of each value that was set, by path.
     pub(crate) sources: BTreeMap<String, String>,
 }
 
 // === impl Config ===
 
 impl Config {
-    /// The configuration that the flags, `environment` and the file make together.
+    /// Loads the configuration from the flags, `environment` and the file.
     ///
     /// The file is the one that `--config` or `TOKENWIRE_CONFIG` names, else
-    /// [`DEFAULT_PATH`](super::DEFAULT_PATH) if it is there.
+    /// [`DEFAULT_PATH`](super::DEFAULT_PATH) if it exists.
     ///
     /// # Errors
-    /// Everything that is wrong with it: a file that cannot be read, unknown keys, values of a
-    /// wrong type, values that cannot work.
+    /// All problems: an unreadable file, unknown keys, values of a wrong type, values that cannot
+    /// work.
     pub fn load(
         cli: &Cli,
         environment: impl Iterator<Item = (String, String)>,
@@ -69,7 +68,7 @@ impl Config {
     }
 }
 
-/// The defaults, with one item in each list of sections, so that it shows every key that there is.
+/// Returns the defaults with one item in each list of sections, so that it contains every key.
 fn template() -> Value {
     let whole = Config {
         upstreams: vec![Upstream::default()],
@@ -78,18 +77,18 @@ fn template() -> Value {
     serde_json::to_value(whole).unwrap_or_default()
 }
 
-/// One source and what it says.
+/// One source and its values.
 struct Layer {
     origin: String,
     tree: Value,
 }
 
-/// The sources laid over each other so far.
+/// The sources merged so far.
 struct Layers {
     merged: Figment,
-    /// Where values inside lists came from.
+    /// Origins of values inside lists.
     in_lists: BTreeMap<Vec<String>, String>,
-    /// What is wrong so far, with the path that it is wrong about.
+    /// Problems so far, with their paths.
     problems: Vec<(Vec<String>, Problem)>,
 }
 
@@ -132,8 +131,8 @@ impl Layers {
         });
     }
 
-    /// Sets one value. A path through a list needs the list to hold the item, or to end just before
-    /// it.
+    /// Sets one value. A path through a list must name an item of it or the place after the last;
+    /// otherwise the error is the length of the list.
     fn set(&mut self, origin: &str, path: &[String], value: Value) -> Result<(), usize> {
         self.in_lists.retain(|known, _| !known.starts_with(path));
         let Some(at) = path.iter().position(|part| part.parse::<usize>().is_ok()) else {
@@ -255,7 +254,7 @@ impl Layers {
         }
     }
 
-    /// The one upstream of `--base-url`, or of the variables of OpenAI's SDKs where no other is
+    /// Sets the upstream of `--base-url`, or of the variables of OpenAI's SDKs if no other is
     /// configured.
     fn choose_upstream(&mut self, cli: &Cli, environment: &Environment) {
         let (key, base) = (
@@ -292,8 +291,8 @@ impl Layers {
         }
     }
 
-    /// The typed tree. A value that cannot be read is reported and left out, so that what comes
-    /// after it is read as well.
+    /// Returns the typed tree. A value that cannot be read is reported and removed, so that the
+    /// remaining ones are read too.
     fn extract(&mut self, template: &Value) -> Result<Config, ConfigError> {
         let data = Provider::data(&self.merged)
             .map(|mut profiles| profiles.remove(&Profile::Default).unwrap_or_default());
@@ -319,7 +318,7 @@ impl Layers {
             remedy,
         } in findings
         {
-            // What was left out above would be reported again as missing.
+            // A removed value would be reported again as missing.
             if !self
                 .problems
                 .iter()
@@ -347,7 +346,7 @@ impl Layers {
         }
     }
 
-    /// Where the value at `path`, or else what holds it, came from.
+    /// Returns the origin of the value at `path`, or of the section that contains it.
     fn origin_of(&self, path: &[String]) -> String {
         let prefixes = (1..=path.len())
             .rev()
@@ -370,7 +369,7 @@ impl Layers {
             .unwrap_or_else(|| Self::DEFAULT.to_owned())
     }
 
-    /// Where every value came from that is not the default's, or that something other than the file
+    /// Returns the origin of every value that differs from the default, or that a flag or a variable
     /// set.
     fn sources(&self, config: &Config, template: &Value) -> BTreeMap<String, String> {
         let (effective, defaults) = (
@@ -403,14 +402,14 @@ impl Layers {
     }
 }
 
-/// `value` below the keys of `path`.
+/// Returns `value` below the keys of `path`.
 fn nest(path: &[String], value: Value) -> Value {
     path.iter()
         .rev()
         .fold(value, |below, key| json!({ key: below }))
 }
 
-/// Puts `value` at `path` inside `tree`, making the sections on the way.
+/// Puts `value` at `path` inside `tree`, and creates missing sections.
 fn put(tree: &mut Value, path: &[String], value: Value) {
     match path.split_first() {
         None => *tree = value,
@@ -425,8 +424,8 @@ fn put(tree: &mut Value, path: &[String], value: Value) {
     }
 }
 
-/// Leaves out known keys without a value, as a file has them where all below a key is commented
-/// out: they mean the default.
+/// Removes known keys without a value, such as a section whose keys are all commented out. They mean
+/// the default.
 fn prune(tree: &mut Value, template: &Value) {
     match (tree, template) {
         (Value::Object(keys), Value::Object(known)) => {
@@ -443,8 +442,8 @@ fn prune(tree: &mut Value, template: &Value) {
     }
 }
 
-/// Takes the value at `path` out of its section; a list item takes the whole list along, lest the
-/// places of the others change.
+/// Removes the value at `path`. A list item removes the whole list, since the indexes of the others
+/// would change.
 fn remove(root: &mut Merged, path: &[String]) -> bool {
     let Some((first, rest)) = path.split_first() else {
         return false;
@@ -463,7 +462,7 @@ fn remove(root: &mut Merged, path: &[String]) -> bool {
     }
 }
 
-/// The paths of all keys that hold values; a list counts as one value.
+/// Returns the paths of all keys with values. A list counts as one value.
 fn leaves(template: &Value) -> Vec<Vec<String>> {
     match template {
         Value::Object(keys) => keys

@@ -1,15 +1,14 @@
 //! The configuration of the gateway: flags, environment, file and defaults, in that order of
 //! precedence.
 //!
-//! [`Config`] is a typed tree in which every key has a default. [`Config::load`] lays the sources
-//! over each other and reports everything that is wrong at once, each problem with its source, key,
-//! value, what was expected and what to do. It is given the environment and never reads the
-//! process's own, so that tests need no globals.
+//! [`Config`] is a typed tree in which every key has a default. [`Config::load`] merges the sources
+//! and reports all problems at once, each with its source, key, value, expectation and remedy. It
+//! takes the environment as an argument, so that tests need no globals.
 //!
-//! How it is cut: [`schema`] says what can be configured, [`units`] and [`models`] how it is
-//! written, `file` and `environment` read the sources into neutral trees, `load` merges them (the
-//! only module that knows figment), `check` refuses what parses but cannot work, `print` shows the
-//! result without its secrets.
+//! [`schema`] defines the keys, [`units`] and [`models`] the syntax of values. `file` and
+//! `environment` read the sources into neutral trees. `load` merges them, and is the only module
+//! that uses figment. `check` refuses values that parse but cannot work. `print` writes the result
+//! without its secrets.
 
 mod check;
 mod environment;
@@ -20,6 +19,7 @@ mod print;
 mod problem;
 pub mod schema;
 pub mod secret;
+pub mod timeouts;
 pub mod units;
 mod upstream;
 

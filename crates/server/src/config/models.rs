@@ -1,4 +1,4 @@
-//! Which models an upstream serves, and what it calls them.
+//! The models of an upstream, and their names there.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,7 +7,7 @@ use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::upstream::TimeoutOverrides;
+use super::timeouts::TimeoutOverrides;
 
 /// The models of an upstream: a list of patterns, or a map from the name that clients use to the
 /// name that the upstream uses.
@@ -16,18 +16,18 @@ use super::upstream::TimeoutOverrides;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Models {
-    /// Models that keep their names. An empty list is every model.
+    /// Models with the same name in public and upstream. An empty list is every model.
     Patterns(Vec<String>),
-    /// Public name to upstream name; no other model is served.
+    /// Public name to upstream model. No other model is served.
     Renamed(BTreeMap<String, Model>),
 }
 
-/// One model: its name at the upstream, alone or with what holds for it.
+/// One model: its upstream name, alone or with its own timeouts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {
-    /// The upstream's name for it; `None`: the public one.
+    /// Upstream name; the public one if `None`.
     pub name: Option<String>,
-    /// What it overrides of the upstream's timeouts.
+    /// Overrides of the upstream's timeouts.
     pub timeouts: TimeoutOverrides,
 }
 
@@ -41,8 +41,7 @@ struct Detailed {
 // === impl Models ===
 
 impl Models {
-    /// The upstream's name for the model that a client calls `public`, or `None` where the upstream
-    /// does not serve it.
+    /// Returns the upstream name of the model `public`, or `None` if the upstream does not serve it.
     #[must_use]
     pub fn upstream_name<'a>(&'a self, public: &'a str) -> Option<&'a str> {
         match self {
@@ -57,7 +56,7 @@ impl Models {
         }
     }
 
-    /// What the model that a client calls `public` overrides of its upstream's timeouts.
+    /// Returns the timeout overrides of the model `public`.
     #[must_use]
     pub fn timeouts(&self, public: &str) -> Option<&TimeoutOverrides> {
         match self {
@@ -66,7 +65,7 @@ impl Models {
         }
     }
 
-    /// The names by which clients may ask for the model that the upstream calls `upstream`.
+    /// Returns the public names of the model that the upstream calls `upstream`.
     #[must_use]
     pub fn public_names(&self, upstream: &str) -> Vec<String> {
         match self {
@@ -83,7 +82,7 @@ impl Models {
         }
     }
 
-    /// The models that are listed by their full public names.
+    /// Returns the public names that are listed in full, without patterns.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         let (patterns, renamed) = match self {
             Self::Patterns(patterns) => (patterns.as_slice(), None),
@@ -95,7 +94,7 @@ impl Models {
             .map(String::as_str)
     }
 
-    /// The first of these.
+    /// Returns the first of [`names`](Self::names).
     #[must_use]
     pub fn first_name(&self) -> Option<&str> {
         self.names().next()
@@ -182,7 +181,7 @@ impl<'de> Visitor<'de> for Reader {
     }
 }
 
-/// Whether `name` fits `pattern`, in which `*` stands for any run of characters.
+/// Whether `name` matches `pattern`, in which `*` stands for any run of characters.
 fn matches(pattern: &str, name: &str) -> bool {
     let mut pieces = pattern.split('*');
     let (Some(first), last) = (pieces.next(), pieces.next_back()) else {
@@ -197,7 +196,7 @@ fn matches(pattern: &str, name: &str) -> bool {
     else {
         return false;
     };
-    // The earliest fit of each piece leaves the most room for those after it.
+    // The earliest match of each piece leaves the most text for the later ones.
     for piece in pieces {
         let Some(at) = rest.find(piece) else {
             return false;
@@ -212,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_star_stands_for_any_run_of_characters() {
+    fn star_matches_any_run_of_characters() {
         for (pattern, name, fits) in [
             ("gpt-4o", "gpt-4o", true),
             ("gpt-4o", "gpt-4o-mini", false),
@@ -232,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_renames_and_serves_nothing_else() {
+    fn map_renames_models_and_serves_no_other() {
         let models: Models = serde_json::from_str(r#"{"fast":"gpt-4o-mini"}"#).unwrap();
         assert_eq!(models.upstream_name("fast"), Some("gpt-4o-mini"));
         assert_eq!(models.upstream_name("gpt-4o-mini"), None);
@@ -240,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_may_have_clocks_of_its_own() {
+    fn model_overrides_timeouts() {
         let text = r#"{"slow":{"name":"o3","timeouts":{"first_token":"10m"}},"same":{"timeouts":{"total":"1h"}},"fast":"mini"}"#;
         let models: Models = serde_json::from_str(text).unwrap();
         assert_eq!(
@@ -266,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_list_serves_every_model() {
+    fn empty_list_serves_every_model() {
         assert_eq!(Models::default().upstream_name("x"), Some("x"));
         assert_eq!(Models::default().first_name(), None);
     }

@@ -1,12 +1,12 @@
-//! The effective configuration as YAML, without its secrets and with the origin of what was set.
+//! Writes the effective configuration as YAML, without its secrets and with origins.
 
 use super::load::Loaded;
 
 // === impl Loaded ===
 
 impl Loaded {
-    /// The whole configuration as YAML that can be read back, but for secrets, which are
-    /// `<redacted>`. A comment says where each value that was set came from.
+    /// Returns the configuration as YAML that can be read back, with secrets as `<redacted>`. A comment
+    /// names the origin of each value that was set.
     #[must_use]
     pub fn to_yaml(&self) -> String {
         let yaml = serde_saphyr::to_string(&self.config).unwrap_or_default();

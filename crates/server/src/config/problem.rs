@@ -1,28 +1,26 @@
-//! What is wrong with a configuration, and what to do about it.
+//! Problems of a configuration, with their remedies.
 
 use std::fmt;
 
-/// Everything that is wrong with a configuration, not only the first thing.
+/// All problems of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     /// At least one problem.
     pub problems: Vec<Problem>,
 }
 
-/// One thing that is wrong.
+/// One problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// Where it was written: a file, an environment variable, a flag.
+    /// The source: a file, an environment variable, a flag.
     pub origin: String,
-    /// The full path of the key, `upstreams[0].weight`; empty where it is about the origin as a
-    /// whole.
+    /// Full path of the key, `upstreams[0].weight`; empty if the problem concerns the whole source.
     pub key: String,
-    /// What is wrong with it, the value included unless it is secret: `is "soon"`, `is not a known
-    /// key`.
+    /// The finding, with the value unless it is secret: `is "soon"`, `is not a known key`.
     pub found: String,
-    /// What was expected instead.
+    /// The expectation.
     pub expected: String,
-    /// What to do; may be empty where `expected` says it all.
+    /// The remedy; empty if `expected` is enough.
     pub remedy: String,
 }
 
@@ -71,7 +69,7 @@ impl From<Problem> for ConfigError {
     }
 }
 
-/// The path of a key as people write it: `upstreams[0].weight`.
+/// Formats the path of a key: `upstreams[0].weight`.
 pub(crate) fn written<S: AsRef<str>>(path: &[S]) -> String {
     path.iter()
         .map(AsRef::as_ref)
@@ -88,7 +86,7 @@ pub(crate) fn written<S: AsRef<str>>(path: &[S]) -> String {
         })
 }
 
-/// The candidate that `word` was probably meant to be.
+/// Returns the candidate most similar to `word`, if any is similar.
 pub(crate) fn nearest<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,

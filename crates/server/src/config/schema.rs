@@ -1,56 +1,54 @@
 //! The typed tree of the configuration, with its defaults.
 //!
-//! Every key that exists has an effect, and every key has a default, so that an empty file is a
-//! whole configuration. A key that is added here must be added to `config/tokenwire.yaml` as well;
-//! a test holds the two together.
+//! Every key has an effect and a default, so an empty file is a valid configuration. A new key must
+//! also be added to `config/tokenwire.yaml`; a test compares the two.
 
 use std::time::Duration;
 
-use serde::de::{DeserializeOwned, IntoDeserializer};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use super::secret::Secret;
-use super::units::{duration, size};
+pub use super::timeouts::{TimeoutOverrides, Timeouts};
+use super::units::{duration, size, word};
 pub use super::upstream::{
-    Api, Breaker, Continuation, HealthCheck, Hedging, Retry, TimeoutOverrides, Timeouts, Upstream,
-    UpstreamLimits,
+    Api, Breaker, Continuation, HealthCheck, Hedging, Retry, Upstream, UpstreamLimits,
 };
 
-/// The name of the model that the embedded simulator answers under.
+/// Model name of the embedded simulator.
 pub const SIMULATOR_MODEL: &str = "simulator";
 
-/// Where OpenAI's own API is.
+/// Base URL of OpenAI's API.
 pub const OPENAI_BASE_URL: &str = "https://api.openai.com/v1";
 
-/// The whole configuration of a gateway.
+/// The configuration of a gateway.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where the gateway listens.
+    /// Listener, workers and connections.
     pub server: Server,
-    /// The model of a request that names none; [`Config::default_model`] resolves it.
+    /// Model of requests without one. [`Config::default_model`] resolves it.
     pub default_model: Option<String>,
-    /// The model servers. Empty: the embedded simulator answers.
+    /// The model servers. If empty, the embedded simulator answers.
     pub upstreams: Vec<Upstream>,
-    /// Request headers of clients that go to the upstreams.
+    /// Request headers that are forwarded to the upstreams.
     pub forward_headers: ForwardHeaders,
-    /// How long an upstream may take; each upstream, and each model of it, may override each.
+    /// Timeouts of upstreams. Each upstream and each of its models may override them.
     pub timeouts: Timeouts,
-    /// When a request is sent again.
+    /// Retries and hedging.
     pub retry: Retry,
-    /// When an upstream that keeps failing is left alone.
+    /// Circuit breakers.
     pub breaker: Breaker,
-    /// The life of a stream and of its readers.
+    /// Streams and their readers.
     pub streams: Streams,
-    /// Bounds on what clients and upstreams may send or hold open.
+    /// Limits of requests, connections and events.
     pub limits: Limits,
-    /// Which requests share an answer instead of asking twice.
+    /// Sharing of answers between identical requests.
     pub reuse: Reuse,
-    /// Where the logs of the streams are kept.
+    /// Storage of stream logs.
     pub store: Store,
-    /// Who is told that a background response has ended.
+    /// Webhooks for background responses.
     pub webhooks: Webhooks,
-    /// What is logged, and how.
+    /// Logging.
     pub log: Log,
 }
 
@@ -74,109 +72,110 @@ impl Default for ForwardHeaders {
     }
 }
 
-/// Where the gateway listens.
+/// Listener, workers and connections.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Server {
-    /// The address or host name to listen on.
+    /// Address or host name to listen on.
     pub host: String,
-    /// The TCP port; 0 takes any free one.
+    /// TCP port. 0 takes a free one.
     pub port: u16,
-    /// The number of worker threads; 0 is one per core. [`Server::workers`] resolves it.
+    /// Number of worker threads; 0 is one per core. [`Server::workers`] resolves it.
     pub workers: usize,
-    /// Origins of web pages that may start streams, such as `https://app.example.com`.
+    /// Origins of web pages that are allowed, such as `https://app.example.com`.
     pub allowed_origins: Vec<String>,
-    /// Whether pages from loopback origins (`http://localhost:5173`) may as well.
+    /// Whether pages from loopback origins (`http://localhost:5173`) are allowed.
     pub allow_loopback_origins: bool,
-    /// How long a shutdown waits for open streams.
+    /// Maximum time that a shutdown waits for open streams.
     #[serde(with = "duration")]
     pub shutdown_timeout: Duration,
-    /// How many connections the kernel may hold that are not accepted yet.
+    /// Maximum number of connections that wait to be accepted.
     pub backlog: u32,
-    /// Where the gateway stands: upstreams of the same region are preferred.
+    /// Region of the gateway. Upstreams of the same region are preferred.
     pub region: Option<String>,
+    /// Whether waiting streams are written without the buffers of the HTTP server.
+    pub direct_writes: bool,
 }
 
-/// The life of a stream and of its readers.
+/// Streams and their readers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Streams {
-    /// After how long a silence an SSE comment is sent.
+    /// Time without events after which an SSE comment is sent.
     #[serde(with = "duration")]
     pub heartbeat: Duration,
-    /// How long the SDK routes wait for the upstream's status before they answer 200.
+    /// Maximum time that the SDK routes wait for the upstream's status before they answer 200.
     #[serde(with = "duration")]
     pub commit_after: Duration,
-    /// How long a generation that nobody reads runs on before it is cancelled; `0s`: not at all.
+    /// Time after which a generation without readers is cancelled. `0s` cancels it at once.
     #[serde(with = "duration")]
     pub disconnect_grace: Duration,
-    /// After how long a reader that takes nothing is cut.
+    /// Time after which a reader that accepts no bytes is disconnected.
     #[serde(with = "duration")]
     pub slow_reader_timeout: Duration,
-    /// How long the events of a finished stream can still be read.
+    /// Time for which the events of a finished stream are kept.
     #[serde(with = "duration")]
     pub retain_events: Duration,
-    /// How long its response object can still be read.
+    /// Time for which the response object of a finished stream is kept.
     #[serde(with = "duration")]
     pub retain_responses: Duration,
-    /// Memory for all logs and response objects together; the oldest finished ones go first.
+    /// Memory for all logs and response objects. Beyond it the oldest finished ones are removed.
     #[serde(with = "size")]
     pub max_memory: usize,
-    /// Memory for the log of one stream. [`Streams::max_stream_bytes`] holds it to `max_memory`.
+    /// Memory for the log of one stream. [`Streams::max_stream_bytes`] caps it at `max_memory`.
     #[serde(with = "size")]
     pub max_stream_bytes: usize,
-    /// The number of events of one stream.
+    /// Maximum number of events of one stream.
     pub max_stream_events: u64,
-    /// After how long a WebSocket is pinged, and again.
+    /// Time between two pings of a WebSocket.
     #[serde(with = "duration")]
     pub ping_interval: Duration,
-    /// How long after a ping a silent peer is cut.
+    /// Time after a ping until a silent peer is disconnected.
     #[serde(with = "duration")]
     pub ping_timeout: Duration,
-    /// How many lanes of one WebSocket may run side by side.
+    /// Maximum number of concurrent lanes of one WebSocket.
     pub max_lanes: usize,
-    /// How many `response.create` of one WebSocket may wait behind others.
+    /// Maximum number of queued `response.create` of one WebSocket.
     pub max_queued_creates: usize,
 }
 
-/// Bounds on what clients and upstreams may send or hold open.
+/// Limits of requests, connections and events.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// The body of one request.
+    /// Size of a request body.
     #[serde(with = "size")]
     pub body: usize,
-    /// Generations that run at the same time.
+    /// Number of running generations.
     pub streams: usize,
-    /// TCP connections open at the same time.
+    /// Number of open TCP connections.
     pub connections: usize,
-    /// One WebSocket message from a client; left out: as `body`. [`Limits::websocket_frame`]
-    /// resolves it.
+    /// Size of a client's WebSocket message; `body` if left out. [`Limits::websocket_frame`] resolves
+    /// it.
     #[serde(with = "size::option")]
     pub websocket_frame: Option<usize>,
-    /// One event from an upstream.
+    /// Size of an event from an upstream.
     #[serde(with = "size")]
     pub event: usize,
 }
 
-/// Which requests share an answer instead of asking twice. Two are identical that would send the
-/// same body and the same headers.
+/// Sharing of answers between identical requests, which send the same body and headers upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Reuse {
-    /// Whether identical requests in flight share one upstream stream.
+    /// Whether identical concurrent requests share one upstream stream.
     pub coalesce: bool,
-    /// Whether identical requests that are deterministic (`temperature: 0` or a `seed`) get the
-    /// answer that an earlier one got.
+    /// Whether identical deterministic requests (`temperature: 0` or a `seed`) get the answer of an
+    /// earlier one.
     pub cache: bool,
-    /// How long after its end an answer may be given again; at most [`Streams::retain_events`].
+    /// Time for which an answer is reused; at most [`Streams::retain_events`].
     #[serde(with = "duration")]
     pub cache_ttl: Duration,
-    /// How many answers are remembered; the oldest go first.
+    /// Maximum number of cached answers. Beyond it the oldest are removed.
     pub cache_entries: usize,
-    /// Tokens a second at which a remembered answer is given; 0 is full speed.
+    /// Tokens per second of a cached answer; 0 is full speed.
     pub pace: u32,
-    /// Whether one owner's answer may be another's.
+    /// Whether owners share answers with each other.
     pub across_owners: bool,
 }
 
@@ -184,90 +183,82 @@ pub struct Reuse {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Store {
-    /// The kind of store.
+    /// Kind of store.
     #[serde(deserialize_with = "word")]
     pub kind: StoreKind,
 }
 
-/// The kinds of store.
+/// Kinds of store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StoreKind {
-    /// In the memory of the process: gone when it ends.
+    /// The memory of the process. Logs are lost when it ends.
     #[default]
     Memory,
 }
 
-/// Who is told that a background response has ended, and how hard is tried.
+/// Webhooks for background responses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Webhooks {
-    /// Is told of every background response; needs `secret`.
+    /// Endpoint that receives an event for every background response. Requires `secret`.
     pub url: Option<String>,
-    /// What is signed with where a request brings no secret of its own: `whsec_` and padded base64.
+    /// Secret for requests without their own: `whsec_` and padded base64.
     pub secret: Option<Secret>,
-    /// Whether URLs may lead to private and loopback addresses.
+    /// Whether private and loopback addresses are allowed.
     pub allow_private: bool,
-    /// How long one attempt may take.
+    /// Maximum time of one attempt.
     #[serde(with = "duration")]
     pub timeout: Duration,
-    /// For how long a delivery is tried again.
+    /// Maximum time for which a delivery is retried.
     #[serde(with = "duration")]
     pub retry_for: Duration,
-    /// Deliveries that are not over.
+    /// Maximum number of pending deliveries.
     pub max_pending: usize,
-    /// Deliveries that are over and can still be listed: of those that succeeded, and again of
-    /// those that were given up.
+    /// Maximum number of ended deliveries kept for listing: of delivered ones, and again of dead
+    /// letters.
     pub max_kept: usize,
-    /// Attempts at the same time.
+    /// Maximum number of concurrent attempts.
     pub concurrency: usize,
-    /// Attempts at the same time to one host.
+    /// Maximum number of concurrent attempts to one host.
     pub concurrency_per_host: usize,
 }
 
-/// What is logged, and how.
+/// Logging.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
     /// A level, or a filter in the syntax of `RUST_LOG`: `info,tokenwire=debug`.
     pub filter: String,
-    /// The shape of a line.
+    /// Format of a line.
     #[serde(deserialize_with = "word")]
     pub format: LogFormat,
 }
 
-/// The shape of a log line.
+/// Format of a log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
+    /// For terminals.
     #[default]
     Text,
-    /// One JSON object a line, for collectors.
+    /// One JSON object per line, for collectors.
     Json,
-}
-
-/// Reads an enum from its name alone: serde would take the number of a variant as well.
-pub(super) fn word<'de, D: Deserializer<'de>, T: DeserializeOwned>(
-    deserializer: D,
-) -> Result<T, D::Error> {
-    T::deserialize(String::deserialize(deserializer)?.into_deserializer())
 }
 
 // === impl Config ===
 
 impl Config {
-    /// Whether the embedded simulator answers, because no upstream is configured.
+    /// Whether the embedded simulator answers, since no upstream is configured.
     #[must_use]
     pub fn uses_simulator(&self) -> bool {
         self.upstreams.is_empty()
     }
 
-    /// The model of a request that names none.
+    /// Returns the model of requests without one.
     ///
-    /// Where none is configured: the simulator's; else the first model that the first upstream
-    /// lists by its full name; else, for OpenAI itself, a small one. `None` means that nothing can
-    /// be assumed about the upstream and that such a request is refused.
+    /// If none is configured: the simulator's; else the first model that the first upstream lists by
+    /// its full name; else, for OpenAI, a small one. `None` means that such requests are refused.
     #[must_use]
     pub fn default_model(&self) -> Option<&str> {
         if self.default_model.is_some() {
@@ -281,7 +272,7 @@ impl Config {
         })
     }
 
-    /// The timeouts that hold for `upstream`.
+    /// Returns the timeouts of `upstream`.
     #[must_use]
     pub fn timeouts_of(&self, upstream: &Upstream) -> Timeouts {
         self.timeouts.with(&upstream.timeouts)
@@ -291,7 +282,7 @@ impl Config {
 // === impl Server ===
 
 impl Server {
-    /// The number of worker threads to start, never 0.
+    /// Returns the number of worker threads to start, at least 1.
     #[must_use]
     pub fn workers(&self) -> usize {
         if self.workers > 0 {
@@ -313,6 +304,7 @@ impl Default for Server {
             shutdown_timeout: Duration::from_secs(30),
             backlog: 4096,
             region: None,
+            direct_writes: true,
         }
     }
 }
@@ -320,7 +312,7 @@ impl Default for Server {
 // === impl Streams ===
 
 impl Streams {
-    /// The bound of one stream's log in bytes: one stream cannot hold more than all together may.
+    /// Returns the maximum size of one log in bytes, capped at `max_memory`.
     #[must_use]
     pub fn max_stream_bytes(&self) -> usize {
         self.max_stream_bytes.min(self.max_memory)
@@ -350,7 +342,7 @@ impl Default for Streams {
 // === impl Limits ===
 
 impl Limits {
-    /// The largest WebSocket message in bytes: as large as a body, unless configured, since it
+    /// Returns the maximum size of a WebSocket message in bytes: that of a body by default, since it
     /// carries the same requests.
     #[must_use]
     pub fn websocket_frame(&self) -> usize {

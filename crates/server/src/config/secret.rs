@@ -1,14 +1,14 @@
-//! A value that is used and never shown.
+//! Values that are never shown.
 
 use std::fmt;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// What stands in place of a secret wherever one would be shown.
+/// Text that replaces a secret.
 pub const REDACTED: &str = "<redacted>";
 
-/// A key or a password. `Debug` and `Serialize` write [`REDACTED`]; only [`Secret::expose`] gives
+/// A key or a password. `Debug` and `Serialize` write [`REDACTED`]. Only [`Secret::expose`] returns
 /// the value.
 #[derive(Clone)]
 pub struct Secret(SecretString);
@@ -16,7 +16,7 @@ pub struct Secret(SecretString);
 // === impl Secret ===
 
 impl Secret {
-    /// The value itself: for the header that carries it, and for nothing else.
+    /// Returns the value. Use it only for the header that carries it.
     #[must_use]
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
@@ -35,8 +35,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// For configurations to be compared with each other; not in constant time, so not for checking a
-/// client's credential.
+/// Compares configurations. Not in constant time, so not usable to check a client's credential.
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {
         self.expose() == other.expose()

@@ -1,8 +1,19 @@
-//! How durations and sizes are written: `15s`, `1h30m`, `1MiB`.
+//! Syntax of durations and sizes: `15s`, `1h30m`, `1MiB`.
 //!
-//! Reading is left to `humantime` and `bytesize`. Writing is ours, because theirs round (`1.5 MiB`)
-//! or choose units that nobody typed (`1day`): what [`duration::format`] and [`size::format`] write
-//! is exactly what was meant, and reads back as the same value.
+//! `humantime` and `bytesize` parse them. Their formatters round (`1.5 MiB`) or use unusual units
+//! (`1day`), so [`duration::format`] and [`size::format`] write them: exactly, and readable as the
+//! same value.
+
+use serde::de::{DeserializeOwned, IntoDeserializer};
+use serde::{Deserialize, Deserializer};
+
+/// Deserializes an enum from a variant's name. serde alone would also accept the number of a
+/// variant.
+pub(super) fn word<'de, D: Deserializer<'de>, T: DeserializeOwned>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    T::deserialize(String::deserialize(deserializer)?.into_deserializer())
+}
 
 /// A [`std::time::Duration`] written as numbers with units: `250ms`, `15s`, `5m`, `1h30m`, `0s`.
 pub mod duration {
@@ -12,7 +23,7 @@ pub mod duration {
     use serde::de::{Error, Unexpected, Visitor};
     use serde::{Deserializer, Serializer};
 
-    /// What an error says was expected.
+    /// Expectation in errors.
     pub const EXPECTED: &str = "a duration with its unit, such as 250ms, 15s, 5m or 1h30m";
 
     /// Writes `value` so that it reads back unchanged: `1h30m`, `250ms`, `0s`.
@@ -50,7 +61,7 @@ pub mod duration {
     /// Reads a duration for serde. A bare `0` needs no unit; every other number does.
     ///
     /// # Errors
-    /// The value is no duration.
+    /// The value is not a duration.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         deserializer.deserialize_any(Reader)
     }
@@ -86,7 +97,7 @@ pub mod duration {
         }
     }
 
-    /// The same for a value that may be left out.
+    /// The same for an optional value.
     pub mod option {
         use super::{Deserializer, Duration, Serializer};
         use serde::{Deserialize, Serialize};
@@ -125,7 +136,7 @@ pub mod size {
     use serde::de::{Error, Unexpected, Visitor};
     use serde::{Deserializer, Serializer};
 
-    /// What an error says was expected.
+    /// Expectation in errors.
     pub const EXPECTED: &str = "a size such as 512B, 64KiB, 1MiB or 1GB";
 
     const UNITS: [(usize, &str); 4] = [
@@ -158,7 +169,7 @@ pub mod size {
     /// Reads a size for serde. A bare whole number is a number of bytes.
     ///
     /// # Errors
-    /// The value is no size, or more than this machine can address.
+    /// The value is not a size, or exceeds `usize`.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
         deserializer.deserialize_any(Reader)
     }
@@ -190,7 +201,7 @@ pub mod size {
         }
     }
 
-    /// The same for a value that may be left out.
+    /// The same for an optional value.
     pub mod option {
         use super::{Deserializer, Serializer};
         use serde::{Deserialize, Serialize};
@@ -224,8 +235,6 @@ pub mod size {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde::Deserialize;
-    use serde::de::IntoDeserializer;
     use serde::de::value::Error;
     use std::time::Duration;
 
@@ -240,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_read_as_people_write_them() {
+    fn durations_are_parsed_with_units() {
         for (text, millis) in [
             ("15s", 15_000),
             ("250ms", 250),
@@ -261,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_read_as_people_write_them() {
+    fn sizes_are_parsed_with_units() {
         for (text, bytes) in [
             ("1MiB", 1 << 20),
             ("64KiB", 65_536),
@@ -279,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_reads_back_unchanged() {
+    fn formatted_values_read_back_unchanged() {
         for nanos in [
             0,
             1,
@@ -324,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_left_out_value_stays_left_out() {
+    fn missing_optional_value_is_none() {
         #[derive(Deserialize)]
         struct Both {
             #[serde(with = "duration::option")]

@@ -1,4 +1,4 @@
-//! The configuration of the model servers, and of what is done when one of them fails or is slow.
+//! Configuration of the model servers, and of retries, hedging and circuit breakers.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,61 +7,60 @@ use serde::de::{self, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::models::Models;
-use super::schema::word;
 use super::secret::Secret;
-use super::units::duration;
+use super::timeouts::TimeoutOverrides;
+use super::units::{duration, word};
 
 /// One model server that speaks OpenAI's API.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Upstream {
-    /// Its name in logs and metrics: unique, of `A-Z a-z 0-9 _ . -`.
+    /// Unique name in logs and metrics, of `A-Z a-z 0-9 _ . -`.
     pub name: String,
-    /// Which API it is asked through.
+    /// API of the upstream.
     #[serde(deserialize_with = "word")]
     pub api: Api,
-    /// What stands before `/chat/completions`: `https://api.openai.com/v1`.
+    /// URL before `/chat/completions`: `https://api.openai.com/v1`.
     pub base_url: String,
-    /// The bearer token it wants. Without one no `Authorization` header is sent.
+    /// Bearer token. Without one no `Authorization` header is sent.
     pub api_key: Option<Secret>,
-    /// Whether a client's own `Authorization` goes to it in the place of `api_key`.
+    /// Whether a client's own `Authorization` replaces `api_key`.
     pub accept_client_key: bool,
-    /// The models it serves; empty: every model.
+    /// Models of the upstream. Empty means every model.
     pub models: Models,
-    /// Its share of the requests for a model that several upstreams serve, relative to the others.
-    /// Among equal ones speed decides.
+    /// Relative share of the requests for a model that several upstreams serve. Among equal weights
+    /// the latency decides.
     pub weight: u32,
-    /// Where it stands. Upstreams of another region than `server.region` are asked only while none
-    /// of the same is up.
+    /// Region of the upstream. Upstreams outside `server.region` are used only while none inside is
+    /// up.
     pub region: Option<String>,
-    /// How many requests it gets at once.
+    /// Limits of concurrent and queued requests.
     pub limits: UpstreamLimits,
-    /// How it is looked after between requests.
+    /// Active health checks.
     pub health_check: HealthCheck,
-    /// Whether, and how, it goes on with a plain text that another upstream broke off in the
-    /// middle.
+    /// Whether and how the upstream continues a text that another upstream cut off.
     #[serde(deserialize_with = "word")]
     pub continuation: Continuation,
-    /// What it overrides of the general timeouts.
+    /// Overrides of the general timeouts.
     pub timeouts: TimeoutOverrides,
 }
 
-/// How an upstream is told that the last message of the assistant is a beginning and not a turn.
+/// How a request marks the last assistant message as the beginning of the answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Continuation {
-    /// It never goes on with another's answer.
+    /// The upstream never continues the answer of another.
     #[default]
     None,
-    /// By the message alone.
+    /// The message alone.
     Message,
-    /// By `"prefix": true` in the message: Mistral, DeepSeek.
+    /// `"prefix": true` in the message: Mistral, DeepSeek.
     Prefix,
-    /// By `continue_final_message`: vLLM, SGLang.
+    /// `continue_final_message`: vLLM, SGLang.
     FinalMessage,
 }
 
-/// The API that an upstream is asked through.
+/// API of an upstream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Api {
@@ -72,90 +71,51 @@ pub enum Api {
     Responses,
 }
 
-/// How many requests an upstream gets at once, and how many may wait for that. Beyond, clients get
-/// 429.
+/// Limits of concurrent and queued requests of an upstream. Beyond them clients get 429.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UpstreamLimits {
-    /// Requests at the upstream; 0: as many as come.
+    /// Maximum number of concurrent requests; 0 is unlimited.
     pub concurrent: usize,
-    /// Requests that may wait for their turn.
+    /// Maximum number of queued requests.
     pub queued: usize,
-    /// How long one waits at most.
+    /// Maximum time in the queue.
     #[serde(with = "duration")]
     pub wait: Duration,
 }
 
-/// An active check: a GET below the base URL, at intervals. Two failures in a row mark the upstream
+/// Active health checks: a periodic GET below the base URL. Two failures in a row mark the upstream
 /// as down, one success as up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HealthCheck {
-    /// The time between two checks; `0s`: none are made.
+    /// Time between two checks. `0s` disables them.
     #[serde(with = "duration")]
     pub interval: Duration,
-    /// How long an answer may take.
+    /// Maximum time for the response.
     #[serde(with = "duration")]
     pub timeout: Duration,
-    /// What is asked for. Any status under 500 is an answer of a server that is up.
+    /// Path below the base URL. Any status under 500 counts as a success.
     pub path: String,
 }
 
-/// How long an upstream may take. When one of these runs out the stream fails with a terminal event
-/// that names it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Timeouts {
-    /// To accept the connection, TLS included.
-    #[serde(with = "duration")]
-    pub connect: Duration,
-    /// From the request to the first token.
-    #[serde(with = "duration")]
-    pub first_token: Duration,
-    /// From one token to the next.
-    #[serde(with = "duration")]
-    pub between_tokens: Duration,
-    /// From the request to the end.
-    #[serde(with = "duration")]
-    pub total: Duration,
-}
-
-/// The timeouts of one upstream or of one of its models; what is left out is as one level up.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TimeoutOverrides {
-    /// As [`Timeouts::connect`]; of no effect for a model, since connections are an upstream's.
-    #[serde(with = "duration::option")]
-    pub connect: Option<Duration>,
-    /// As [`Timeouts::first_token`].
-    #[serde(with = "duration::option")]
-    pub first_token: Option<Duration>,
-    /// As [`Timeouts::between_tokens`].
-    #[serde(with = "duration::option")]
-    pub between_tokens: Option<Duration>,
-    /// As [`Timeouts::total`].
-    #[serde(with = "duration::option")]
-    pub total: Option<Duration>,
-}
-
-/// When a request is sent again: only before anything of an answer was kept.
+/// Retries. A request is repeated only before any part of an answer was used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Retry {
-    /// How often at most, at other upstreams included; 0: never.
+    /// Maximum number of retries, including those at other upstreams; 0 disables them.
     pub attempts: u32,
-    /// The wait before the first repetition at the same upstream is drawn between 0 and this, and
-    /// doubles with each.
+    /// Maximum wait before the first retry at the same upstream. The wait is random, and its maximum
+    /// doubles with each retry.
     #[serde(with = "duration")]
     pub backoff: Duration,
-    /// The waits of one request together are no longer; a longer `Retry-After` is left to the
-    /// client. Keep it under `streams.commit_after`, so that a client still gets the status of what
-    /// failed in the end.
+    /// Maximum total wait of one request. A longer `Retry-After` is passed to the client. Keep it
+    /// under `streams.commit_after`, so that a client still gets the status of the last failure.
     #[serde(with = "duration")]
     pub max_wait: Duration,
-    /// Retries for a hundred requests. Ten a second are always allowed.
+    /// Retries per hundred requests. Ten per second are always allowed.
     pub budget_percent: u32,
-    /// When another upstream is asked beside one that is slow to give its first token.
+    /// When a second upstream is asked, while the first is slow to send its first token.
     pub hedge: Hedging,
 }
 
@@ -165,28 +125,31 @@ pub enum Hedging {
     /// Never.
     #[default]
     Off,
-    /// After the time to the first token that 95 % of the upstream's requests keep to.
+    /// After the 95th percentile of the upstream's time to the first token.
     P95,
     /// After this time.
     After(Duration),
 }
 
-/// When an upstream that keeps failing is left alone.
+/// Circuit breaker of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Breaker {
-    /// Failures in a row, before the first token, that open it; 0: it never opens.
+    /// Failures in a row, before the first token, that open it; 0 disables it.
     pub failures: u32,
-    /// How long it stays open before one request is let through to see; doubled each time that
-    /// fails, up to sixteen times.
+    /// Time until a trial request is let through. It doubles with each failed trial, up to sixteen
+    /// times the value.
     #[serde(with = "duration")]
     pub cooldown: Duration,
+    /// Upper bound of the pause that an upstream asks for with status 429 (`Retry-After`).
+    #[serde(with = "duration")]
+    pub max_rest: Duration,
 }
 
 // === impl Upstream ===
 
 impl Upstream {
-    /// The URL of a path below the base: `url("/models")`.
+    /// Returns the URL of a path below the base: `url("/models")`.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
         format!(
@@ -236,32 +199,6 @@ impl Default for HealthCheck {
     }
 }
 
-// === impl Timeouts ===
-
-impl Timeouts {
-    /// These, with what `overrides` says instead.
-    #[must_use]
-    pub fn with(&self, overrides: &TimeoutOverrides) -> Self {
-        Self {
-            connect: overrides.connect.unwrap_or(self.connect),
-            first_token: overrides.first_token.unwrap_or(self.first_token),
-            between_tokens: overrides.between_tokens.unwrap_or(self.between_tokens),
-            total: overrides.total.unwrap_or(self.total),
-        }
-    }
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            connect: Duration::from_secs(10),
-            first_token: Duration::from_secs(120),
-            between_tokens: Duration::from_secs(60),
-            total: Duration::from_secs(30 * 60),
-        }
-    }
-}
-
 // === impl Retry ===
 
 impl Default for Retry {
@@ -281,6 +218,7 @@ impl Default for Breaker {
         Self {
             failures: 5,
             cooldown: Duration::from_secs(10),
+            max_rest: Duration::from_secs(60),
         }
     }
 }

@@ -7,7 +7,7 @@ use super::inbound::text;
 use crate::metrics::Format;
 use crate::service::Service;
 
-/// Everything that is counted, in the format that the scraper asks for.
+/// Writes all metrics, in the format that the scraper accepts.
 pub(super) async fn expose(request: HttpRequest, service: web::Data<Service>) -> HttpResponse {
     let format = Format::accepted(text(request.headers(), header::ACCEPT.as_str()));
     HttpResponse::Ok()

@@ -1,4 +1,4 @@
-//! What goes around every request: an id, the origin rules, and a net under panics.
+//! Middleware around every request: a request id, the origin rules, and a guard against panics.
 
 use std::panic::AssertUnwindSafe;
 
@@ -13,18 +13,17 @@ use futures::FutureExt as _;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::random_alphanumeric;
 
-use super::cross_origin::Verdict;
 use super::outbound::error_response;
+use crate::origins::PageOrigin;
 use crate::service::Service;
-use tokenwire_connection::Detach;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The outermost layer of the application.
+/// Handles a request: the outermost middleware of the application.
 ///
 /// # Errors
-/// Only such as carry a whole answer.
-pub async fn envelope(
+/// Errors that carry a complete response.
+pub async fn request_middleware(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
@@ -35,10 +34,9 @@ pub async fn envelope(
             .await
             .map(ServiceResponse::map_into_boxed_body);
     };
-    let ticket = Detach::of(&request);
-    let verdict = service.origins.judge(request.head());
-    let refusal = match &verdict {
-        Verdict::Foreign(why) if starts_something(&request) => {
+    let origin = service.origins.classify(request.head());
+    let refusal = match &origin {
+        PageOrigin::Foreign(why) if has_effects(&request) => {
             Some(ApiError::new(ErrorCode::OriginForbidden, why.clone()))
         }
         _ => None,
@@ -50,52 +48,49 @@ pub async fn envelope(
     let mut response = match refusal {
         Some(error) => request.into_response(error_response(&error)),
         None if preflight => {
-            let answer = verdict.preflight(request.headers());
+            let answer = origin.preflight(request.headers());
             request.into_response(answer)
         }
-        // Routing wants the request to itself, so nothing of it may be held here meanwhile.
+        // Routing requires that no other reference to the request exists.
         None => match AssertUnwindSafe(next.call(request)).catch_unwind().await {
             Ok(Ok(response)) => response.map_into_boxed_body(),
-            Ok(Err(error)) => return Err(complete(error.error_response(), &verdict, id)),
+            Ok(Err(error)) => return Err(complete(error.error_response(), &origin, id)),
             Err(_) => {
-                // The panic itself was reported by the panic hook.
+                // The panic hook has reported the panic.
                 tracing::error!(request_id = %id, "a request handler panicked");
                 let error = ApiError::new(
                     ErrorCode::InternalError,
                     "The gateway failed while it handled this request.",
                 );
-                return Err(complete(error_response(&error), &verdict, id));
+                return Err(complete(error_response(&error), &origin, id));
             }
         },
     };
-    finish(response.headers_mut(), &verdict, id);
-    Ok(match ticket {
-        Some(ticket) => ticket.show(response),
-        None => response,
-    })
+    add_headers(response.headers_mut(), &origin, id);
+    Ok(response)
 }
 
-fn finish(headers: &mut HeaderMap, verdict: &Verdict, id: String) {
-    verdict.expose(headers);
+fn add_headers(headers: &mut HeaderMap, origin: &PageOrigin, id: String) {
+    origin.expose(headers);
     if let Ok(value) = HeaderValue::try_from(id) {
         headers.insert(X_REQUEST_ID, value);
     }
 }
 
-/// An answer for which the request is not at hand any more.
-fn complete(mut response: HttpResponse, verdict: &Verdict, id: String) -> Error {
-    finish(response.headers_mut(), verdict, id);
+/// Makes an error out of a response, where the request is no longer available.
+fn complete(mut response: HttpResponse, origin: &PageOrigin, id: String) -> Error {
+    add_headers(response.headers_mut(), origin, id);
     InternalError::from_response("answered", response).into()
 }
 
-/// Whether the request could spend the key, change something, or open a socket.
-fn starts_something(request: &ServiceRequest) -> bool {
+/// Whether the request can use the upstream's key, change state, or open a WebSocket.
+fn has_effects(request: &ServiceRequest) -> bool {
     let upgrade = request.headers().contains_key("upgrade");
     let asks = request.path() == "/v1/streams";
     match *request.method() {
         Method::GET => upgrade || asks,
         Method::HEAD => false,
-        // A preflight asks on behalf of a request that could.
+        // OPTIONS too: a preflight asks for a request that has effects.
         _ => true,
     }
 }

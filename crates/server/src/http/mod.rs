@@ -1,7 +1,6 @@
-//! The HTTP API: a file a group of routes, and what they share.
+//! The HTTP API: one file per group of routes, and the parts that they share.
 
 mod chat;
-mod cross_origin;
 mod documentation;
 mod health;
 mod inbound;
@@ -10,12 +9,12 @@ mod middleware;
 mod models;
 mod outbound;
 mod page;
+mod resource;
 mod responses;
 mod routes;
 mod sockets;
 mod streams;
 mod webhooks;
 
-pub use cross_origin::OriginPolicy;
-pub use middleware::envelope;
+pub use middleware::request_middleware;
 pub use routes::configure;

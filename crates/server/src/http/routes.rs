@@ -1,10 +1,10 @@
-//! The table of routes, and what is said of paths that are not in it.
+//! The table of routes, and the answer to unknown paths.
 
-use actix_web::http::header;
-use actix_web::{HttpRequest, HttpResponse, Resource, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 
 use super::outbound::error_response;
+use super::resource::resource;
 use super::{
     chat, documentation, health, metrics, models, page, responses, sockets, streams, webhooks,
 };
@@ -51,25 +51,6 @@ pub fn configure(app: &mut web::ServiceConfig) {
         .default_service(web::to(unknown));
 }
 
-/// A resource that says which methods it has when it is asked with another.
-pub(super) fn resource(path: &'static str, methods: &'static str) -> Resource {
-    web::resource(path).default_service(web::to(move |request: HttpRequest| async move {
-        let method = request.method();
-        let error = ApiError::new(
-            ErrorCode::MethodNotAllowed,
-            format!(
-                "Not allowed to {method} on {}; allowed: {methods}.",
-                request.path()
-            ),
-        );
-        let mut response = error_response(&error);
-        if let Ok(value) = header::HeaderValue::try_from(methods.replace(" (WebSocket)", "")) {
-            response.headers_mut().insert(header::ALLOW, value);
-        }
-        response
-    }))
-}
-
 async fn unknown(request: HttpRequest) -> HttpResponse {
     let path: String = request.path().chars().take(200).collect();
     let openai = [
@@ -85,9 +66,9 @@ async fn unknown(request: HttpRequest) -> HttpResponse {
         "/v1/assistants",
     ];
     let why = if openai.iter().any(|known| path.starts_with(known)) {
-        "Tokenwire serves chat completions, responses and models; this part of OpenAI's API it does not serve."
+        "Tokenwire does not serve this part of OpenAI's API, only chat completions, responses and models."
     } else {
-        "The paths are listed at /docs."
+        "All paths are listed at /docs."
     };
     error_response(&ApiError::new(
         ErrorCode::UnknownUrl,

@@ -1,4 +1,4 @@
-//! `/v1/webhooks/deliveries`: what became of webhooks, and another try.
+//! `/v1/webhooks/deliveries`: the list of webhook deliveries, and their retry.
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
@@ -6,10 +6,9 @@ use tokenwire_core::model::error::{ApiError, ErrorCode};
 use super::inbound::Query;
 use super::outbound::HttpError;
 use crate::service::Service;
-use tokenwire_webhooks::NoRetry;
-use tokenwire_webhooks::Status;
+use tokenwire_webhooks::{NoRetry, Status};
 
-/// `GET /v1/webhooks/deliveries`: newest first, of one `status` or of all, in pages of `limit`
+/// `GET /v1/webhooks/deliveries`: newest first, optionally of one `status`, in pages of `limit`
 /// after the delivery `after`.
 pub(super) async fn list(
     request: HttpRequest,
@@ -62,7 +61,7 @@ pub(super) async fn list(
     })))
 }
 
-/// `POST /v1/webhooks/deliveries/{id}/retry`: sends it again now, whatever became of it.
+/// `POST /v1/webhooks/deliveries/{id}/retry`: sends the event again now, whatever its status.
 pub(super) async fn retry(
     id: web::Path<String>,
     service: web::Data<Service>,
@@ -72,12 +71,13 @@ pub(super) async fn retry(
         Err(NoRetry::NotFound) => {
             let shown: String = id.chars().take(64).collect();
             let message = format!(
-                "Webhook delivery with id '{shown}' not found; those that are over are kept up to webhooks.max_kept."
+                "Webhook delivery with id '{shown}' not found; ended deliveries are kept up to webhooks.max_kept."
             );
             Err(ApiError::new(ErrorCode::NotFound, message).into())
         }
         Err(NoRetry::QueueFull) => {
-            let message = "As many webhook deliveries are pending as webhooks.max_pending allows.";
+            let message =
+                "The number of pending webhook deliveries has reached webhooks.max_pending.";
             Err(ApiError::new(ErrorCode::Overloaded, message).into())
         }
     }

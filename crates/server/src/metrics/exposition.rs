@@ -1,7 +1,6 @@
-//! The two text formats: OpenMetrics, which Prometheus asks for, and the older one, which
-//! everything understands.
+//! The two text formats: OpenMetrics, which Prometheus requests, and the older Prometheus format.
 
-/// How the metrics are written.
+/// Text format of the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// OpenMetrics 1.0.
@@ -11,7 +10,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// What suits this `Accept` header.
+    /// Selects the format for an `Accept` header.
     #[must_use]
     pub fn accepted(accept: Option<&str>) -> Self {
         if accept.is_some_and(|accept| accept.contains("application/openmetrics-text")) {
@@ -21,7 +20,7 @@ impl Format {
         }
     }
 
-    /// The media type.
+    /// Returns the media type.
     #[must_use]
     pub const fn content_type(self) -> &'static str {
         match self {
@@ -30,7 +29,7 @@ impl Format {
         }
     }
 
-    /// OpenMetrics in this format.
+    /// Converts OpenMetrics text to this format.
     pub(super) fn of(self, open_metrics: String) -> String {
         match self {
             Self::OpenMetrics => open_metrics,
@@ -39,8 +38,8 @@ impl Format {
     }
 }
 
-/// The older format has neither units nor an end mark, and a counter's family is named as its
-/// samples are.
+/// Converts to the older format, which has no units and no end mark, and names the family of a
+/// counter like its samples.
 fn classic(open_metrics: &str) -> String {
     let mut out = String::with_capacity(open_metrics.len());
     let mut help = None;
@@ -69,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_older_format_names_counters_as_their_samples() {
+    fn text_format_names_counter_families_like_their_samples() {
         let open = "# HELP a_b What.\n# TYPE a_b counter\n# UNIT a_b b\na_b_total{c=\"# d\"} 1\n# HELP g It is.\n# TYPE g gauge\ng 2\n# EOF\n";
         let expected = "# HELP a_b_total What.\n# TYPE a_b_total counter\na_b_total{c=\"# d\"} 1\n# HELP g It is.\n# TYPE g gauge\ng 2\n";
         assert_eq!(classic(open), expected);

@@ -1,4 +1,4 @@
-//! What stands open, and what is held: read when somebody asks.
+//! Gauges of open streams, connections and memory, read at each scrape.
 
 use std::fmt::Error;
 use std::sync::Arc;
@@ -10,63 +10,59 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use tokenwire_core::engine::Registry;
 use tokenwire_core::model::gauge::Gauge;
 
-/// Counts that guards keep.
+/// Counts kept by guards.
 #[derive(Clone, Debug, Default)]
 pub struct Gauges {
     /// TCP connections.
     pub connections: Gauge,
     /// WebSockets.
     pub sockets: Gauge,
-    /// Streams that are read as server-sent events.
+    /// Readers over server-sent events.
     pub sse: Gauge,
-    /// Streams that are read as bare text.
+    /// Readers of plain text.
     pub text: Gauge,
-    /// Streams that are read over WebSockets.
+    /// Readers over WebSockets.
     pub websocket: Gauge,
 }
 
-/// See the [module](self).
+/// Collects the gauges.
 #[derive(Debug)]
-pub(super) struct HealthStatus {
+pub(super) struct GaugeCollector {
     registry: Arc<Registry>,
     gauges: Gauges,
 }
 
-impl HealthStatus {
+impl GaugeCollector {
     pub(super) fn new(registry: Arc<Registry>, gauges: Gauges) -> Self {
         Self { registry, gauges }
     }
 }
 
-impl Collector for HealthStatus {
+impl Collector for GaugeCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         let used = self.registry.used();
         let logs = self.registry.log_bytes();
         for (name, help, value) in [
-            (
-                "open_streams",
-                "Generations that run now.",
-                self.registry.open(),
-            ),
+            ("open_streams", "Running generations.", self.registry.open()),
             (
                 "kept_streams",
-                "Generations that can be asked for: those that run and those that are kept after their end.",
+                "Generations that can be read: running ones, and ended ones that are kept.",
                 self.registry.len(),
             ),
-            ("log_bytes", "Bytes that logs hold.", logs),
+            ("log_bytes", "Bytes held by logs.", logs),
             (
                 "object_bytes",
-                "Bytes that the response objects of ended generations hold.",
+                "Bytes held by the response objects of ended generations.",
                 used.saturating_sub(logs),
             ),
             (
                 "connections",
-                "TCP connections open now.",
+                "Open TCP connections.",
                 self.gauges.connections.count(),
             ),
             (
                 "websockets",
-                "WebSockets open now.",
+                "Open WebSockets.",
                 self.gauges.sockets.count(),
             ),
         ] {
@@ -79,7 +75,7 @@ impl Collector for HealthStatus {
         }
         let mut readers = encoder.encode_descriptor(
             "readers",
-            "Streams that are being read, by transport.",
+            "Readers of streams, by transport.",
             None,
             MetricType::Gauge,
         )?;
@@ -92,7 +88,7 @@ impl Collector for HealthStatus {
         }
         let mut build = encoder.encode_descriptor(
             "build",
-            "The version that runs, which is 1.",
+            "Always 1, labelled with the running version.",
             None,
             MetricType::Gauge,
         )?;

@@ -1,4 +1,4 @@
-//! What generations come to, counted at their starts and ends.
+//! Counters of generations, updated at their starts and ends.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,23 +14,22 @@ use tokenwire_core::model::snapshot::{Api, Status};
 
 use crate::config::schema::Config;
 
-/// Seconds. A small model near by answers within the first of these, a large one that thinks within
-/// the last.
+/// Buckets in seconds, from a small local model to a large reasoning model.
 const FIRST_TOKEN_BUCKETS: [f64; 14] = [
     0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0,
 ];
 
-/// What stands in a label for all that is not in the configuration.
+/// Label value for names that are not in the configuration.
 const OTHER: &str = "other";
-/// What stands for the upstream where another request's answer was shared.
+/// Upstream label of generations that share another request's answer.
 const SHARED: &str = "shared";
 
-/// See the [module](self).
+/// Counts generations.
 #[derive(Debug)]
 pub(super) struct Generations {
-    /// Names of the upstreams, in the order of the configuration.
+    /// Upstream names in the order of the configuration.
     upstreams: Vec<Arc<str>>,
-    /// Models that the configuration names.
+    /// Model names of the configuration.
     models: BTreeSet<Arc<str>>,
     started: Family<Started, Counter>,
     ended: Family<Ended, Counter>,
@@ -50,7 +49,7 @@ struct Started {
 struct Ended {
     api: &'static str,
     status: &'static str,
-    /// Empty, which is as good as absent, where nothing failed.
+    /// Empty, which means absent, if nothing failed.
     code: &'static str,
 }
 
@@ -127,19 +126,19 @@ impl Generations {
         );
         registry.register(
             "upstream_timeouts",
-            "Generations that failed because a clock ran out, by upstream, model (other: not named in the configuration) and clock",
+            "Generations that failed because a timeout expired, by upstream, model (other: not named in the configuration) and timeout",
             each.timeouts.clone(),
         );
         registry.register(
             "reuse",
-            "Requests by what sharing answers did for them, as the header Tokenwire-Cache says it",
+            "Requests by the result of sharing answers, as in the header Tokenwire-Cache",
             each.reused.clone(),
         );
         generations
     }
 
-    /// Series that are there from the start: a rate is told from the first count on only where
-    /// there was a zero before it.
+    /// Creates series with zeros at the start: a rate includes the first count only if there was a
+    /// zero before it.
     fn begin_at_zero(&self, config: &Config) {
         for api in [Api::Chat, Api::Responses].map(api) {
             let _ = self.started.get_or_create(&Started { api });
@@ -246,7 +245,7 @@ fn api(api: Api) -> &'static str {
     }
 }
 
-/// The configuration's name of the clock that this failure is of.
+/// Returns the configuration's name of the timeout that caused this failure.
 fn clock(code: ErrorCode) -> Option<&'static str> {
     match code {
         ErrorCode::ConnectTimeout => Some("connect"),

@@ -1,15 +1,14 @@
-//! What is counted, for Prometheus: `GET /metrics`.
+//! Metrics for Prometheus: `GET /metrics`.
 //!
-//! A token costs nothing here. What a generation came to is counted at its end, from figures that
-//! its fold has anyway ([`generations`]); what stands open is read when somebody asks
-//! ([`standing`], [`process`]) out of counts that guards keep.
+//! A token costs nothing here. A generation is counted at its end, from its snapshot
+//! ([`generations`]). Gauges are read at each scrape from counts kept by guards ([`gauges`],
+//! [`process`]).
 //!
-//! Labels are bounded, whatever clients and upstreams send: names out of the configuration, the
-//! gateway's own error codes, and `other` for all else. No label holds anything that a person
-//! wrote.
+//! Labels are bounded, whatever clients and upstreams send: names from the configuration, the
+//! gateway's error codes, and `other` for everything else. No label holds text of a client.
 //!
-//! To count something else, make a metric, keep a clone where it is to be counted, and
-//! [register](Metrics::register) it: once, where the parts are made that the workers share.
+//! To add a metric, create it, keep a clone where it is counted, and
+//! [register](Metrics::register) it once, where the parts shared by the workers are created.
 
 mod exposition;
 mod gauges;
@@ -32,28 +31,28 @@ use prometheus_client::registry::{Metric, Registry};
 use tokenwire_core::engine::{self, Observer};
 
 use crate::config::schema::Config;
-use gauges::HealthStatus;
+use gauges::GaugeCollector;
 use generations::Generations;
 use process::Process;
 
-/// See the [module](self). One for all workers.
+/// The metrics of a gateway, shared by all workers.
 #[derive(Debug)]
 pub struct Metrics {
-    /// Metrics of the gateway's, whose names begin with `tokenwire_`.
+    /// Metrics of the gateway. Their names begin with `tokenwire_`.
     own: Mutex<Registry>,
-    /// The process, under the names that every exporter uses.
+    /// Metrics of the process, under their usual names.
     process: Registry,
     gauges: Gauges,
     generations: Arc<Generations>,
 }
 
 impl Metrics {
-    /// The gateway's metrics, over the generations of this registry.
+    /// Creates the metrics, with gauges of this registry.
     #[must_use]
     pub fn new(config: &Config, registry: Arc<engine::Registry>) -> Arc<Self> {
         let mut own = Registry::with_prefix("tokenwire");
         let gauges = Gauges::default();
-        own.register_collector(Box::new(HealthStatus::new(registry, gauges.clone())));
+        own.register_collector(Box::new(GaugeCollector::new(registry, gauges.clone())));
         let generations = Generations::new(config, &mut own);
         let mut process = Registry::default();
         process.register_collector(Box::new(Process));
@@ -65,40 +64,39 @@ impl Metrics {
         })
     }
 
-    /// Adds a metric, as `tokenwire_<name>`; a counter's `_total` is added by itself. Its labels
-    /// must be bounded.
+    /// Adds a metric as `tokenwire_<name>`. `_total` is appended to counters. Its labels must be
+    /// bounded.
     pub fn register(&self, name: &str, help: &str, metric: impl Metric) {
         self.own.lock().register(name, help, metric);
     }
 
-    /// Adds metrics that are read when somebody asks. Their labels must be bounded.
+    /// Adds metrics that are read at each scrape. Their labels must be bounded.
     pub(crate) fn collect(&self, collector: impl Collector) {
         self.own.lock().register_collector(Box::new(collector));
     }
 
-    /// The counts of what stands open, for those who open it.
+    /// Returns the counts of open streams and connections.
     #[must_use]
     pub fn gauges(&self) -> &Gauges {
         &self.gauges
     }
 
-    /// Counts what generations come to.
+    /// Returns the observer that counts generations.
     #[must_use]
     pub fn observer(&self) -> Arc<dyn Observer> {
         self.generations.clone()
     }
 
-    /// Everything, as text.
+    /// Returns all metrics as text.
     #[must_use]
     pub fn expose(&self, format: Format) -> String {
         let mut out = String::new();
-        // Writing to a string fails only if a metric cannot be written; what stands before it is
-        // whole.
+        // Writing to a string fails only if a metric cannot be encoded. The text before it is valid.
         let written = encode_registry(&mut out, &self.own.lock())
             .and_then(|()| encode_registry(&mut out, &self.process))
             .and_then(|()| encode_eof(&mut out));
         if written.is_err() {
-            tracing::error!("a metric could not be written");
+            tracing::error!("failed to encode a metric");
         }
         format.of(out)
     }

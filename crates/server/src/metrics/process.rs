@@ -1,5 +1,5 @@
-//! The process, as Linux tells it, under the names that Prometheus' client libraries use. Elsewhere
-//! nothing is told.
+//! Metrics of the process on Linux, under the names of Prometheus' client libraries. Other systems
+//! have none.
 
 use std::fmt::Error;
 
@@ -9,24 +9,23 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-/// See the [module](self).
+/// Collects metrics of the process.
 #[derive(Debug)]
 pub(super) struct Process;
 
-/// What `/proc/self/stat` tells.
+/// Values of `/proc/self/stat`.
 #[derive(Debug, PartialEq)]
 struct Stat {
     cpu_seconds: f64,
     threads: i64,
-    /// Since the machine's start.
+    /// Since the start of the machine.
     start_seconds: f64,
     resident_pages: i64,
 }
 
 impl Stat {
     fn read(line: &str, ticks: f64) -> Option<Self> {
-        // The second field is the program's name in parentheses, which may hold anything. The third
-        // is the first after it.
+        // The second field is the program's name in parentheses, which may contain any character.
         let (_, rest) = line.rsplit_once(") ")?;
         let fields: Vec<&str> = rest.split_whitespace().collect();
         let number = |field: usize| fields.get(field.checked_sub(3)?)?.parse::<i64>().ok();
@@ -39,7 +38,7 @@ impl Stat {
     }
 }
 
-/// When the machine started, in Unix seconds.
+/// Returns the Unix time of the machine's start in seconds.
 fn boot_time() -> Option<f64> {
     let stat = std::fs::read_to_string("/proc/stat").ok()?;
     stat.lines()
@@ -57,7 +56,7 @@ impl Collector for Process {
         if let Some(stat) = Stat::read(&line, ticks) {
             let cpu = encoder.encode_descriptor(
                 "process_cpu_seconds",
-                "CPU time that the process has used, of user and system together.",
+                "CPU time of the process, user and system.",
                 None,
                 MetricType::Counter,
             )?;
@@ -65,7 +64,7 @@ impl Collector for Process {
             let page = rustix::param::page_size() as f64;
             gauges.push((
                 "process_resident_memory_bytes",
-                "Memory that the process holds.",
+                "Resident memory of the process.",
                 stat.resident_pages as f64 * page,
             ));
             gauges.push((
@@ -76,23 +75,23 @@ impl Collector for Process {
             if let Some(boot) = boot_time() {
                 gauges.push((
                     "process_start_time_seconds",
-                    "When the process started, in Unix time.",
+                    "Unix time of the start of the process.",
                     boot + stat.start_seconds,
                 ));
             }
         }
         if let Ok(descriptors) = std::fs::read_dir("/proc/self/fd") {
-            // One of them is that of this very folder.
+            // One of them belongs to this directory listing.
             gauges.push((
                 "process_open_fds",
-                "Descriptors that are open.",
+                "Open descriptors.",
                 descriptors.count().saturating_sub(1) as f64,
             ));
         }
         if let Some(most) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
             gauges.push((
                 "process_max_fds",
-                "Descriptors that may be open.",
+                "Maximum number of open descriptors.",
                 most as f64,
             ));
         }
@@ -113,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_with_parentheses_shifts_nothing() {
+    fn program_name_with_parentheses_is_skipped() {
         let line = "42 (a) b (c)) S 1 42 42 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 7 0 1200 1000000 321 18446744073709551615 1";
         let expected = Stat {
             cpu_seconds: 3.0,

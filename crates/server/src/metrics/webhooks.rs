@@ -1,4 +1,4 @@
-//! What became of webhooks: read when somebody asks.
+//! Metrics of webhook deliveries, read at each scrape.
 
 use std::fmt::Error;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 
 use tokenwire_webhooks::WebhookCounters;
 
-/// See the [module](self).
+/// Collects the counters of deliveries.
 #[derive(Debug)]
 pub(crate) struct Deliveries(pub(crate) Arc<WebhookCounters>);
 
@@ -21,17 +21,17 @@ impl Collector for Deliveries {
         for (name, help, value) in [
             (
                 "webhooks_delivered",
-                "Webhooks that their receiver took.",
+                "Webhooks that were delivered.",
                 counters.delivered(),
             ),
             (
                 "webhooks_failed_attempts",
-                "Attempts that their receiver did not take.",
+                "Failed attempts.",
                 counters.failed_attempts(),
             ),
             (
                 "webhooks_dead",
-                "Webhooks that were given up.",
+                "Webhooks that became dead letters.",
                 counters.dead(),
             ),
         ] {
@@ -45,7 +45,7 @@ impl Collector for Deliveries {
         let pending = i64::try_from(counters.pending()).unwrap_or(i64::MAX);
         let gauge = encoder.encode_descriptor(
             "webhooks_pending",
-            "Webhooks that wait for their next attempt.",
+            "Webhooks that wait for an attempt or are being attempted.",
             None,
             MetricType::Gauge,
         )?;

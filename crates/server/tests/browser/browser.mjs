@@ -1,4 +1,4 @@
-// Debian's Chromium, watched: what a page must not do fails the test that opened it.
+// Debian's Chromium. Console errors, exceptions and foreign requests of a page are recorded for the test that opened it.
 import { mkdirSync } from 'node:fs';
 import { chromium } from 'playwright-core';
 import { gateway } from './surroundings.mjs';
@@ -10,7 +10,7 @@ let browser = null;
 export async function open() {
   browser ??= await chromium.launch({
     executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-    // Tests run as root in containers, where Chromium's sandbox cannot be had; only our own pages are opened.
+    // Tests run as root in containers, where Chromium's sandbox is not available. Only this project's pages are opened.
     args: ['--no-sandbox', '--disable-background-networking', '--disable-component-update', '--no-first-run'],
   });
   return browser;
@@ -21,8 +21,8 @@ export async function shut() {
 }
 
 /**
- * A page, and what it did wrong so far: messages on the console, exceptions, requests that left this machine.
- * `expected`: console messages that belong to the test, such as the browser's own remark on a connection that was cut.
+ * Opens a page and records its violations: console messages, exceptions, requests to other machines.
+ * `expected` matches console messages that belong to the test, such as the browser's message about a cut connection.
  */
 export async function visit(url, { context = null, expected = /(?!)/, ...settings } = {}) {
   const own = context ?? (await (await open()).newContext(settings));
@@ -39,7 +39,7 @@ export async function visit(url, { context = null, expected = /(?!)/, ...setting
   return { page, context: own, wrong, close: () => (context ? page.close() : own.close()) };
 }
 
-/** The chat page, ready for a question. */
+/** Opens the chat page and waits until it accepts a question. */
 export async function chat(settings = {}, at = `${gateway}/`) {
   const visited = await visit(at, settings);
   await visited.page.waitForFunction(() => document.querySelectorAll('#model option').length > 0);
@@ -52,12 +52,12 @@ export async function ask(page, question, transport = null) {
   await page.press('#question', 'Enter');
 }
 
-/** The text of the last answer, as it is shown; tokens count their own whitespace. */
+/** Returns the text of the last answer as it is shown. */
 export function answer(page) {
   return page.evaluate(() => document.querySelector('#turns article:last-child .markdown')?.textContent ?? '');
 }
 
-/** Waits until so many of the counted tokens are shown. */
+/** Waits until this many counted tokens are shown. */
 export function shown(page, tokens) {
   return page.waitForFunction(
     (last) => (document.querySelector('#turns article:last-child .markdown')?.textContent ?? '').split(' ').includes(last), `t${tokens - 1}`,

@@ -1,9 +1,9 @@
-// What the client module must do wherever it runs. Each case gets the module and a world: a gateway's address behind some road,
-// and the classes that Node lacks. Both the Node and the Chromium tests run these.
+// Cases that the client module must pass in Node and in Chromium. Each gets the module and its options: the address of a gateway or of
+// a proxy before it, and the classes that Node lacks.
 
 const counted = (tokens) => Array.from({ length: tokens }, (_, number) => ` t${number}`).join('');
 
-/** Reads to the end by iteration and by listeners at once, and gives what each saw. */
+/** Reads to the end by iteration and by listeners at once. Returns what each received. */
 export async function read(tokenwire, options) {
   const stream = tokenwire.stream(options);
   let heard = '';
@@ -36,7 +36,7 @@ export async function wholeAndOnce(tokenwire, { tokens, ...options }) {
   return { wrong, reconnects: seen.reconnects, transport: seen.transport, states: seen.states, id: seen.id };
 }
 
-/** Several streams on one socket. */
+/** Reads several streams on one socket. */
 export async function lanes(tokenwire, { inputs, tokens, model, ...options }) {
   const socket = tokenwire.connect(options);
   const streams = inputs.map((input) => socket.stream({ model, input }));
@@ -47,7 +47,7 @@ export async function lanes(tokenwire, { inputs, tokens, model, ...options }) {
   return { whole: texts.every((text, at) => text === counted(tokens[at])), texts: texts.map((text) => text.slice(0, 60)), reconnects, left };
 }
 
-/** Starts, gives up after some tokens, and says how that was told. */
+/** Aborts a stream after some tokens. Returns the error and the state. */
 export async function abortAfter(tokenwire, { tokens, ...options }) {
   const controller = new AbortController();
   const stream = tokenwire.stream({ ...options, signal: controller.signal });

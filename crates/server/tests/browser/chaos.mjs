@@ -1,7 +1,7 @@
-// A bad road to the gateway: it cuts, stalls and refuses, as networks and proxies do.
+// A faulty proxy before the gateway: it cuts, stalls and refuses connections.
 import net from 'node:net';
 
-/** A generator of numbers from 0 to 1 that gives the same ones for the same seed. */
+/** Returns a seeded random number generator (0 to 1). */
 export function dice(seed) {
   let state = seed >>> 0;
   return () => {
@@ -13,11 +13,10 @@ export function dice(seed) {
 }
 
 /**
- * A TCP proxy before `target`.
+ * Starts a TCP proxy before `target`.
  *
- * `cuts`: each connection that carries so many bytes back is reset there, as long as entries are left; `stalls`: it falls silent
- * there instead, and stays open. `upgrades`: "pass", "refuse" (403), "swallow" (no answer at all) or "close" (let the handshake
- * pass, then close).
+ * `cuts`: resets a connection after this many bytes of the answer, once per entry. `stalls`: stops forwarding there instead and
+ * stays open. `upgrades`: "pass", "refuse" (403), "swallow" (no answer) or "close" (closes after the handshake).
  */
 export async function badRoad(target, { cuts = [], stalls = [], upgrades = 'pass' } = {}) {
   const to = new URL(target);
@@ -55,7 +54,7 @@ export async function badRoad(target, { cuts = [], stalls = [], upgrades = 'pass
     far.on('data', (bytes) => {
       if (silent) return;
       if (isUpgrade && road.upgrades === 'close') {
-        // What the client sends gets through, what comes back after the handshake does not.
+        // Forwards the client's bytes, and of the server's only the handshake.
         const end = back === 0 ? bytes.indexOf('\r\n\r\n') + 4 : 0;
         near.write(bytes.subarray(0, end));
         if (bytes.length > end) near.destroy();
@@ -65,7 +64,7 @@ export async function badRoad(target, { cuts = [], stalls = [], upgrades = 'pass
       if (road.cuts.length > 0 && back + bytes.length > road.cuts[0]) {
         const at = Math.max(0, road.cuts.shift() - back);
         road.made += 1;
-        // What was sent before a reset must arrive, or the cut would not be where it was asked for.
+        // Bytes before a reset must arrive, so that the cut is at the planned position.
         near.write(bytes.subarray(0, at), () => near.destroy());
         silent = true;
         return;

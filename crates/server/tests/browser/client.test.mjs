@@ -7,7 +7,7 @@ import { badRoad, dice } from './chaos.mjs';
 import { aborted, client, counted, gateway, marker, question, until, upstreamSaw } from './surroundings.mjs';
 
 const TRANSPORTS = ['ws', 'sse', 'auto'];
-/** Retries that do not make a test slow. */
+/** Short pauses between retries. */
 const QUICK = { model: 'simulator', WebSocket, retryBase: 40, retryCap: 200, stallTimeout: 3000, openTimeout: 1000 };
 
 const roads = [];
@@ -27,11 +27,11 @@ describe('SseParser', () => {
   ];
   const bytes = new TextEncoder().encode(text);
 
-  test('reads whole', () => {
+  test('parses a whole stream', () => {
     assert.deepEqual(new client.SseParser().push(bytes), expected);
   });
 
-  test('reads the same split at every byte', () => {
+  test('parses the same split at every byte', () => {
     for (let at = 0; at <= bytes.length; at += 1) {
       const parser = new client.SseParser();
       assert.deepEqual([...parser.push(bytes.subarray(0, at)), ...parser.push(bytes.subarray(at))], expected, `split at ${at}`);
@@ -40,15 +40,15 @@ describe('SseParser', () => {
     assert.deepEqual([...bytes].flatMap((byte) => parser.push(Uint8Array.of(byte))), expected);
   });
 
-  test('drops a byte order mark', () => {
+  test('skips a byte order mark', () => {
     const parser = new client.SseParser();
     assert.deepEqual(parser.push(new TextEncoder().encode('\uFEFFdata: x\n\n')), [{ event: 'message', data: 'x', id: '' }]);
   });
 });
 
-describe('a good road', () => {
+describe('a working network', () => {
   for (const transport of TRANSPORTS) {
-    test(`an answer over ${transport} is whole`, async () => {
+    test(`an answer over ${transport} is complete`, async () => {
       const input = question(300);
       const { wrong, reconnects } = await wholeAndOnce(client, { ...QUICK, baseUrl: gateway, transport, input, tokens: 300 });
       assert.deepEqual(wrong, []);
@@ -56,19 +56,19 @@ describe('a good road', () => {
     });
   }
 
-  test('auto takes the WebSocket', async () => {
+  test('auto uses the WebSocket', async () => {
     const { transport } = await wholeAndOnce(client, { ...QUICK, baseUrl: gateway, input: question(5), tokens: 5 });
     assert.equal(transport, 'ws');
   });
 
-  test('auto takes SSE where there is no WebSocket', async () => {
+  test('auto uses SSE without a WebSocket class', async () => {
     const { wrong, transport } = await wholeAndOnce(client, { ...QUICK, baseUrl: gateway, input: question(5), tokens: 5, WebSocket: null });
     assert.deepEqual(wrong, []);
     assert.equal(transport, globalThis.WebSocket ? 'ws' : 'sse');
   });
 
   for (const transport of ['ws', 'sse']) {
-    test(`chat messages and other parameters go up over ${transport}`, async () => {
+    test(`chat messages and other parameters are sent over ${transport}`, async () => {
       const word = marker();
       const messages = [
         { role: 'system', content: `be ${word}` },
@@ -81,15 +81,15 @@ describe('a good road', () => {
     });
   }
 
-  test('a conversation goes on from the response before', async () => {
+  test('previous_response_id continues a conversation', async () => {
     const word = marker();
     const first = await read(client, { ...QUICK, baseUrl: gateway, input: question(3, { word }) });
     await wholeAndOnce(client, { ...QUICK, baseUrl: gateway, input: question(3), previous_response_id: first.id, tokens: 3 });
-    assert.equal((await upstreamSaw(word)).length, 2, 'the second request carries the first question');
+    assert.equal((await upstreamSaw(word)).length, 2, 'the second request contains the first question');
   });
 
   for (const transport of ['ws', 'sse']) {
-    test(`a second reader over ${transport} gets every event from the first on, or from where it says`, async () => {
+    test(`a second reader over ${transport} gets every event from the first or from its cursor`, async () => {
       const first = client.stream({ ...QUICK, baseUrl: gateway, transport, input: question(60, { tbt: '5ms' }) });
       const id = await first.started;
       const second = client.attach(id, { ...QUICK, baseUrl: gateway, transport });
@@ -101,14 +101,14 @@ describe('a good road', () => {
       assert.deepEqual(numbers, [4, 3, 2, 1, 0].map((back) => first.lastSequence - back));
     });
 
-    test(`who attaches over ${transport} after the end, knowing everything, gets the object`, async () => {
+    test(`attaching over ${transport} at the end of a finished stream gets the object`, async () => {
       const first = await read(client, { ...QUICK, baseUrl: gateway, transport, input: question(3) });
       const late = client.attach(first.id, { ...QUICK, baseUrl: gateway, transport, after: first.last });
       assert.equal((await late.response).status, 'completed');
       assert.equal(late.text, counted(3));
     });
 
-    test(`who attaches over ${transport} past the end is set back`, async () => {
+    test(`attaching over ${transport} past the end gets a reset`, async () => {
       const first = await read(client, { ...QUICK, baseUrl: gateway, transport, input: question(3) });
       const late = client.attach(first.id, { ...QUICK, baseUrl: gateway, transport, after: first.last + 1000 });
       assert.equal((await late.response).status, 'completed');
@@ -117,10 +117,10 @@ describe('a good road', () => {
   }
 });
 
-describe('a bad road', () => {
+describe('a faulty network', () => {
   for (const transport of TRANSPORTS) {
     for (const seed of [1, 2, 3]) {
-      test(`an answer over ${transport} is whole and once although it is cut (seed ${seed})`, async () => {
+      test(`an answer over ${transport} is complete and not repeated across cuts (seed ${seed})`, async () => {
         const roll = dice(seed);
         const cuts = Array.from({ length: 5 }, () => 300 + Math.floor(roll() * 7000));
         const bad = await road({ cuts });
@@ -130,12 +130,12 @@ describe('a bad road', () => {
         assert.deepEqual(wrong, [], `cuts at ${cuts}`);
         assert.ok(bad.made >= 3, `only ${bad.made} cuts`);
         assert.ok(reconnects >= 1);
-        assert.equal((await upstreamSaw(word)).length, 1, 'the upstream was asked once');
+        assert.equal((await upstreamSaw(word)).length, 1, 'the upstream got one request');
       });
     }
 
-    test(`a start over ${transport} that is sent again is billed once`, async () => {
-      // Every answer breaks before its first event is whole.
+    test(`a repeated start over ${transport} is billed once`, async () => {
+      // Every answer is cut within its first event.
       const bad = await road({ cuts: [0, 10, 200, 260] });
       const word = marker();
       const { wrong } = await wholeAndOnce(client, { ...QUICK, baseUrl: bad.url, transport, input: question(50, { word }), tokens: 50 });
@@ -144,7 +144,7 @@ describe('a bad road', () => {
       assert.equal((await upstreamSaw(word)).length, 1);
     });
 
-    test(`a connection over ${transport} that falls silent is given up`, async () => {
+    test(`a silent connection over ${transport} is replaced`, async () => {
       const bad = await road({ stalls: [3000, 2500] });
       const options = { ...QUICK, stallTimeout: 1500, baseUrl: bad.url, transport };
       const { wrong, states } = await wholeAndOnce(client, { ...options, input: question(100, { tbt: '5ms' }), tokens: 100 });
@@ -153,7 +153,7 @@ describe('a bad road', () => {
       assert.ok(states.some(({ code }) => code === 'stalled'), JSON.stringify(states));
     });
 
-    test(`cut() over ${transport} loses nothing`, async () => {
+    test(`cut() over ${transport} loses no token`, async () => {
       const stream = client.stream({ ...QUICK, baseUrl: gateway, transport, input: question(120, { tbt: '5ms' }) });
       let tokens = 0;
       stream.on('delta', () => { if ((tokens += 1) % 30 === 0) stream.cut(); });
@@ -164,28 +164,28 @@ describe('a bad road', () => {
   }
 
   for (const upgrades of ['refuse', 'swallow', 'close']) {
-    test(`auto falls back to SSE where a proxy answers upgrades with: ${upgrades}`, async () => {
+    test(`auto falls back to SSE if a proxy handles upgrades with: ${upgrades}`, async () => {
       const bad = await road({ upgrades });
       const word = marker();
       const options = { ...QUICK, baseUrl: bad.url };
       const first = await wholeAndOnce(client, { ...options, input: question(80, { word }), tokens: 80 });
       assert.deepEqual(first.wrong, []);
       assert.equal(first.transport, 'sse');
-      assert.equal((await upstreamSaw(word)).length, 1, 'a start that got through is not sent under another key');
+      assert.equal((await upstreamSaw(word)).length, 1, 'a start that arrived is not repeated with another key');
       const tried = bad.upgradesSeen;
       assert.ok(tried >= 1);
       await wholeAndOnce(client, { ...options, input: question(5), tokens: 5 });
-      assert.equal(bad.upgradesSeen, tried, 'what was seen to be blocked is not tried again at once');
+      assert.equal(bad.upgradesSeen, tried, 'a blocked WebSocket is not tried again at once');
     });
   }
 
-  test('a transport that was asked for by name is not replaced', async () => {
+  test('an explicit transport is not replaced', async () => {
     const bad = await road({ upgrades: 'refuse' });
     const error = await failure(client, { ...QUICK, retries: 2, retryBase: 1, transport: 'ws', baseUrl: bad.url, input: 'x' });
     assert.equal(error.code, 'websocket_unavailable');
   });
 
-  test('a gateway that is not there is given up after the retries, in words', async () => {
+  test('an unreachable gateway fails after the retries', async () => {
     const bad = await badRoad(gateway);
     await bad.close();
     for (const transport of TRANSPORTS) {
@@ -207,7 +207,7 @@ describe('lanes', () => {
     assert.equal(seen.left, 0);
   });
 
-  test('ten streams share one socket that is cut again and again', async () => {
+  test('ten streams share one socket across repeated cuts', async () => {
     const bad = await road({ cuts: [4000, 9000, 30_000, 500, 20_000] });
     const word = marker();
     const tokens = Array.from({ length: 10 }, (_, at) => 60 + at * 7);
@@ -217,7 +217,7 @@ describe('lanes', () => {
     assert.equal((await upstreamSaw(word)).length, 10);
   });
 
-  test('an error of one lane leaves the others alone', async () => {
+  test('an error on one lane does not affect the others', async () => {
     const socket = client.connect({ ...QUICK, baseUrl: gateway });
     const good = socket.stream({ model: 'simulator', input: question(50, { tbt: '3ms' }) });
     const bad = socket.stream({ model: 'simulator', input: 'x', previous_response_id: 'resp_thatDoesNotExist0000000' });
@@ -227,16 +227,16 @@ describe('lanes', () => {
   });
 });
 
-describe('giving up', () => {
+describe('aborting', () => {
   for (const transport of ['ws', 'sse']) {
-    test(`an abort over ${transport} reaches the upstream`, async () => {
+    test(`an abort over ${transport} cancels the upstream request`, async () => {
       const word = marker();
       const seen = await abortAfter(client, { ...QUICK, baseUrl: gateway, transport, input: question(100_000, { word, tbt: '5ms' }), tokens: 5 });
       assert.deepEqual([seen.name, seen.state, seen.seen], ['AbortError', 'aborted', 5]);
       await aborted(word);
     });
 
-    test(`an abort over ${transport} before the first event reaches the upstream`, async () => {
+    test(`an abort over ${transport} before the first event cancels the upstream request`, async () => {
       const word = marker();
       const controller = new AbortController();
       const stream = client.stream({ ...QUICK, baseUrl: gateway, transport, signal: controller.signal, input: question(9, { word, more: 'ttft=1h' }) });
@@ -244,10 +244,10 @@ describe('giving up', () => {
       await sent;
       controller.abort();
       await assert.rejects(stream.response, { name: 'AbortError' });
-      await until('nothing of it is left running', async () => (await upstreamSaw(word)).every((request) => request.outcome === 'aborted'));
+      await until('its requests are aborted', async () => (await upstreamSaw(word)).every((request) => request.outcome === 'aborted'));
     });
 
-    test(`leaving the loop over ${transport} gives the answer up`, async () => {
+    test(`leaving the loop over ${transport} aborts the answer`, async () => {
       const word = marker();
       for await (const event of client.stream({ ...QUICK, baseUrl: gateway, transport, input: question(100_000, { word, tbt: '5ms' }) })) {
         if (event.type === 'response.output_text.delta') break;
@@ -255,7 +255,7 @@ describe('giving up', () => {
       await aborted(word);
     });
 
-    test(`cancel() over ${transport} gives what there is`, async () => {
+    test(`cancel() over ${transport} returns the answer so far`, async () => {
       const word = marker();
       const stream = client.stream({ ...QUICK, baseUrl: gateway, transport, input: question(100_000, { word, tbt: '5ms' }) });
       await new Promise((resolve) => stream.on('delta', resolve));
@@ -267,7 +267,7 @@ describe('giving up', () => {
     });
   }
 
-  test('close() leaves the generation alone', async () => {
+  test('close() leaves the generation running', async () => {
     const stream = client.stream({ ...QUICK, baseUrl: gateway, transport: 'ws', input: question(100, { tbt: '5ms' }) });
     const id = await stream.started;
     stream.close();
@@ -275,7 +275,7 @@ describe('giving up', () => {
     assert.equal(await client.attach(id, { ...QUICK, baseUrl: gateway }).finalText, counted(100));
   });
 
-  test('an abort that is asked not to cancel leaves the generation alone', async () => {
+  test('an abort with cancelOnAbort: false leaves the generation running', async () => {
     const controller = new AbortController();
     const stream = client.stream({ ...QUICK, baseUrl: gateway, transport: 'sse', cancelOnAbort: false, signal: controller.signal, input: question(100, { tbt: '5ms' }) });
     const id = await stream.started;
@@ -286,24 +286,24 @@ describe('giving up', () => {
 
 describe('errors', () => {
   for (const transport of TRANSPORTS) {
-    test(`what the upstream says over ${transport} is told, and not asked again`, async () => {
+    test(`an upstream error over ${transport} is reported and not retried`, async () => {
       const word = marker();
       const input = `${word} [[fault=error after=3 tokens=10 text=count]]`;
       const error = await failure(client, { ...QUICK, baseUrl: gateway, transport, input });
       assert.equal(error.name, 'TokenwireError');
       assert.ok(error.message.length > 0);
-      assert.equal(error.text, counted(3), 'what came before is kept');
+      assert.equal(error.text, counted(3), 'the text before the error is kept');
       assert.equal((await upstreamSaw(word)).length, 1);
     });
 
-    test(`a request over ${transport} that is wrong is told at once`, async () => {
+    test(`an invalid request over ${transport} fails at once`, async () => {
       const error = await failure(client, { ...QUICK, baseUrl: gateway, transport, input: 'x', conversation: 'c' });
       assert.deepEqual([error.code, error.status, error.retryable], ['unsupported_parameter', 400, false]);
     });
   }
 
   for (const transport of ['ws', 'sse']) {
-    test(`a stream that is not there is told over ${transport}`, async () => {
+    test(`an unknown stream over ${transport} is 404`, async () => {
       const stream = client.attach('resp_0000000000000000000000', { ...QUICK, baseUrl: gateway, transport });
       await assert.rejects(stream.response, (error) => error.status === 404 && /not kept/.test(error.explanation));
     });
@@ -313,21 +313,30 @@ describe('errors', () => {
     await assert.rejects(read(client, { ...QUICK, baseUrl: gateway, input: 'x [[fault=cut after=2 tokens=9]]' }), { code: 'upstream_truncated' });
   });
 
-  test('wrong options are named', () => {
+  test('invalid options are named', () => {
     assert.throws(() => client.stream({ input: 'x', transport: 'pigeon' }), { code: 'invalid_value', param: 'transport' });
     assert.throws(() => client.stream({ model: 'x' }), { code: 'missing_required_parameter' });
     assert.throws(() => client.attach('x'), { code: 'invalid_value', param: 'id' });
+    for (const key of ['sk-abcdefgh12345678', 'Bearer sk-proj-abcdefgh', 'eyJhbGciOi.eyJzdWIi.c2ln', 'two words', 'schlüssel', '']) {
+      assert.throws(() => client.stream({ input: 'x', idempotencyKey: key }), { code: 'invalid_value', param: 'idempotencyKey' }, key);
+    }
   });
 });
 
-describe('the reader', () => {
+describe('a key', () => {
+  test('that is random is not taken for a credential', () => {
+    for (const text of ['a question', 'sk-', 'What does sk-abcdefgh12345678 mean?', 'tw-abcdefgh12345678', '2f1c7a9e']) assert.equal(client.looksLikeCredential(text), false, text);
+  });
+});
+
+describe('backpressure', () => {
   for (const transport of ['ws', 'sse']) {
-    test(`a slow reader over ${transport} holds no more than its backlog, and gets everything`, async () => {
+    test(`a slow reader over ${transport} gets every event with a bounded backlog`, async () => {
       const stream = client.stream({ ...QUICK, baseUrl: gateway, transport, input: question(20_000) });
       const numbers = [];
       for await (const event of stream) {
         numbers.push(event.sequence_number);
-        // The network runs ahead while this is thought about.
+        // The network runs ahead during this pause.
         if (numbers.length % 2000 === 0) await new Promise((resolve) => setTimeout(resolve, 60));
       }
       assert.deepEqual(numbers, Array.from({ length: numbers.length }, (_, at) => at));
@@ -335,13 +344,13 @@ describe('the reader', () => {
     });
   }
 
-  test('who iterates too late is told', async () => {
+  test('iterating after the backlog overflowed throws', async () => {
     const stream = client.stream({ ...QUICK, baseUrl: gateway, input: question(6000) });
     await stream.response;
     await assert.rejects(stream[Symbol.asyncIterator]().next(), { code: 'events_not_kept' });
   });
 
-  test('who iterates late, but not too late, gets everything', async () => {
+  test('iterating late gets every event of the backlog', async () => {
     const stream = client.stream({ ...QUICK, baseUrl: gateway, input: question(100) });
     await stream.response;
     let text = '';

@@ -20,8 +20,8 @@ async function road(options) {
 }
 
 before(async () => {
-  // Not the chat page, whose policy lets nobody ask another origin: somebody's own page, that takes the module from the gateway.
-  // An answer whose head is cut in half has no CORS header either, and the browser says so.
+  // Not the chat page: its content security policy forbids other origins. This page loads the module from the gateway.
+  // An answer that is cut in its head has no CORS header, and the browser reports that.
   visited = await visit(`${gateway}/healthz`, { expected: /net::ERR_|WebSocket connection to .* failed|Failed to load resource|blocked by CORS policy/ });
   await visited.page.route('**/cases.mjs', (route) => route.fulfill({ contentType: 'text/javascript', body: cases }));
 });
@@ -40,19 +40,19 @@ function run(name, options) {
 
 describe('the module in Chromium', () => {
   for (const transport of TRANSPORTS) {
-    test(`an answer over ${transport} is whole`, async () => {
+    test(`an answer over ${transport} is complete`, async () => {
       const seen = await run('wholeAndOnce', { ...QUICK, baseUrl: gateway, transport, input: question(300), tokens: 300 });
       assert.deepEqual(seen.wrong, []);
       assert.equal(seen.transport, transport === 'auto' ? 'ws' : transport);
     });
 
-    test(`without a base URL it asks the gateway that served it, over ${transport}`, async () => {
+    test(`the default base URL is the module's own origin (${transport})`, async () => {
       const seen = await run('wholeAndOnce', { ...QUICK, transport, input: question(3), tokens: 3 });
       assert.deepEqual(seen.wrong, []);
     });
 
     for (const seed of [4, 5]) {
-      test(`an answer over ${transport} is whole and once although it is cut (seed ${seed})`, async () => {
+      test(`an answer over ${transport} is complete and not repeated across cuts (seed ${seed})`, async () => {
         const roll = dice(seed);
         const cuts = Array.from({ length: 4 }, () => 1800 + Math.floor(roll() * 5000));
         const bad = await road({ cuts });
@@ -64,7 +64,7 @@ describe('the module in Chromium', () => {
       });
     }
 
-    test(`a start over ${transport} that is sent again is billed once`, async () => {
+    test(`a repeated start over ${transport} is billed once`, async () => {
       const bad = await road({ cuts: [0, 10, 200] });
       const word = marker();
       const { wrong } = await run('wholeAndOnce', { ...QUICK, baseUrl: bad.url, transport, input: question(50, { word }), tokens: 50 });
@@ -73,7 +73,7 @@ describe('the module in Chromium', () => {
       assert.equal((await upstreamSaw(word)).length, 1);
     });
 
-    test(`an abort over ${transport} reaches the upstream`, async () => {
+    test(`an abort over ${transport} cancels the upstream request`, async () => {
       const word = marker();
       const seen = await run('abortAfter', { ...QUICK, baseUrl: gateway, transport, input: question(100_000, { word, tbt: '5ms' }), tokens: 5 });
       assert.deepEqual([seen.name, seen.state], ['AbortError', 'aborted']);
@@ -82,7 +82,7 @@ describe('the module in Chromium', () => {
   }
 
   for (const upgrades of ['refuse', 'swallow', 'close']) {
-    test(`auto falls back to SSE where a proxy answers upgrades with: ${upgrades}`, async () => {
+    test(`auto falls back to SSE if a proxy handles upgrades with: ${upgrades}`, async () => {
       const bad = await road({ upgrades });
       const word = marker();
       const seen = await run('wholeAndOnce', { ...QUICK, baseUrl: bad.url, input: question(80, { word }), tokens: 80 });
@@ -91,7 +91,7 @@ describe('the module in Chromium', () => {
     });
   }
 
-  test('ten streams share one socket that is cut again and again', async () => {
+  test('ten streams share one socket across repeated cuts', async () => {
     const bad = await road({ cuts: [4000, 9000, 30_000, 20_000] });
     const word = marker();
     const tokens = Array.from({ length: 10 }, (_, at) => 60 + at * 7);
@@ -101,10 +101,10 @@ describe('the module in Chromium', () => {
     assert.equal((await upstreamSaw(word)).length, 10);
   });
 
-  test('an EventSource that cannot say why it failed is asked about with fetch', async () => {
+  test('the reason of a failed EventSource is fetched', async () => {
     const error = await run('failure', { ...QUICK, baseUrl: gateway, transport: 'eventsource', input: 'x', conversation: 'c' });
     assert.deepEqual([error.code, error.status], ['unsupported_parameter', 400]);
-    // A bare question is asked with GET, which a bare EventSource can do; a key that was used for another question is refused.
+    // A plain question is sent by GET. A key that was used for another question is refused.
     const bare = { ...QUICK, baseUrl: gateway, transport: 'eventsource', idempotencyKey: marker() };
     assert.equal(await run('failure', { ...bare, input: question(2) }), null);
     const refused = await run('failure', { ...bare, input: question(3) });

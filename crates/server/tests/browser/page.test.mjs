@@ -1,9 +1,9 @@
-// The chat page in Chromium, as people use it.
+// The chat page in Chromium.
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { after, describe, test } from 'node:test';
-import { answer, ask, chat, meter, picture, shown, shut, state, visit } from './browser.mjs';
+import { answer, ask, chat, meter, open, picture, shown, shut, state, visit } from './browser.mjs';
 import { badRoad } from './chaos.mjs';
 import { aborted, counted, gateway, marker, question, until, upstreamSaw } from './surroundings.mjs';
 
@@ -12,11 +12,11 @@ after(shut);
 const axe = await readFile(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 const NAMED = [['ws', 'WebSocket'], ['sse', 'fetch'], ['eventsource', 'EventSource']];
 const TRANSPORTS = [...NAMED, ['auto', 'WebSocket']];
-/** What Chromium itself writes when a connection ends that somebody ended. */
+/** Chromium's console messages about connections that were cut. */
 const CUT = /Failed to load resource|net::ERR_|WebSocket connection to .* failed/;
 const whole = (tokens) => counted(tokens).trim();
 
-/** Serious findings of axe, one a line. */
+/** Returns axe's serious findings. */
 async function findings(page) {
   const { violations } = await page.evaluate(`${axe};axe.run(document, { resultTypes: ['violations'] })`);
   return violations.filter(({ impact }) => ['serious', 'critical'].includes(impact))
@@ -25,7 +25,7 @@ async function findings(page) {
 
 describe('asking', () => {
   for (const [transport, name] of TRANSPORTS) {
-    test(`an answer over ${transport} is shown whole, and goes on as a conversation`, async () => {
+    test(`an answer over ${transport} is complete, and the conversation continues`, async () => {
       const { page, wrong, close } = await chat();
       const word = marker();
       await ask(page, question(60, { word, tbt: '5ms' }), transport);
@@ -40,13 +40,13 @@ describe('asking', () => {
       await page.waitForFunction(() => document.querySelectorAll('#turns article').length === 2);
       await state(page, 'done');
       await until('the second answer', async () => (await answer(page)).trim() === whole(7));
-      assert.equal((await upstreamSaw(word)).length, 2, 'the second question went up with the first');
+      assert.equal((await upstreamSaw(word)).length, 2, 'the second request contains the first question');
       assert.deepEqual(wrong, []);
       await close();
     });
   }
 
-  test('Markdown is shown as what it means', async () => {
+  test('Markdown is rendered', async () => {
     const { page, wrong, close } = await chat();
     await ask(page, 'Show me everything you can do, please, with all the parts that an answer may have.');
     await state(page, 'done');
@@ -77,7 +77,7 @@ describe('asking', () => {
     await close();
   });
 
-  test('a question is asked again in its own place', async () => {
+  test('"Ask again" replaces the answer', async () => {
     const { page, wrong, close } = await chat();
     const word = marker();
     await ask(page, question(5, { word }));
@@ -96,9 +96,59 @@ describe('asking', () => {
   });
 });
 
+describe('a pasted API key', () => {
+  test('in the question is not sent, and a warning says so', async () => {
+    const { page, wrong, close } = await chat();
+    const key = `sk-proj-${marker()}`;
+    await ask(page, key);
+    await page.waitForSelector('#warning:visible');
+    assert.match(await page.textContent('#warning'), /API key/);
+    assert.equal(await page.locator('#turns article').count(), 0);
+    assert.equal((await upstreamSaw(key)).length, 0);
+    assert.deepEqual(await findings(page), []);
+    await page.fill('#question', question(3));
+    assert.equal(await page.isVisible('#warning'), false);
+    await page.press('#question', 'Enter');
+    await state(page, 'done');
+    assert.deepEqual(wrong, []);
+    await close();
+  });
+
+  test('in the address is removed from it', async () => {
+    const { page, wrong, close } = await chat({}, `${gateway}/#key=sk-proj-${marker()}`);
+    await page.waitForSelector('#warning:visible');
+    assert.equal(new URL(page.url()).hash, '');
+    assert.deepEqual(wrong, []);
+    await close();
+  });
+});
+
+describe('a page on plain http from another machine', () => {
+  test('works without the APIs that browsers keep from it', async () => {
+    const context = await (await open()).newContext();
+    // As on an insecure origin.
+    await context.addInitScript(() => {
+      delete Crypto.prototype.randomUUID;
+      delete Crypto.prototype.subtle;
+      delete Navigator.prototype.clipboard;
+    });
+    const { page, wrong, close } = await chat({ context });
+    for (const [at, [transport]] of TRANSPORTS.entries()) {
+      await page.waitForSelector('#send:visible');
+      await ask(page, question(5 + at), transport);
+      await until('the answer', async () => (await answer(page)).trim() === whole(5 + at));
+    }
+    await page.click('#share');
+    await page.waitForFunction(() => document.getElementById('share').textContent === 'The link is in the address bar');
+    assert.deepEqual(wrong, []);
+    await close();
+    await context.close();
+  });
+});
+
 describe('a connection that breaks', () => {
   for (const [transport] of NAMED) {
-    test(`"Cut the connection" over ${transport} loses nothing`, async () => {
+    test(`"Cut the connection" over ${transport} loses no token`, async () => {
       const { page, wrong, close } = await chat({ expected: CUT });
       await ask(page, question(200, { tbt: '8ms' }), transport);
       for (const tokens of [20, 70, 120]) {
@@ -113,12 +163,12 @@ describe('a connection that breaks', () => {
       await close();
     });
 
-    test(`a bad road over ${transport} loses nothing`, async () => {
+    test(`a faulty network over ${transport} loses no token`, async () => {
       const road = await badRoad(gateway);
       const { page, wrong, close } = await chat({ expected: CUT }, `${road.url}/`);
       const word = marker();
-      // Where it breaks is counted on each connection; those that brought the page are old and over these marks.
-      await until('the page has come', async () => (await page.evaluate(() => document.readyState)) === 'complete');
+      // Cuts are counted per connection. Connections that loaded the page are past these positions, so they are closed first.
+      await until('the page is loaded', async () => (await page.evaluate(() => document.readyState)) === 'complete');
       road.cutAll();
       road.cuts.push(2300, 3100, 2777, 5000);
       await ask(page, question(250, { word, tbt: '4ms' }), transport);
@@ -132,7 +182,7 @@ describe('a connection that breaks', () => {
       await road.close();
     });
 
-    test(`a reload in the middle over ${transport} resumes`, async () => {
+    test(`a reload during an answer over ${transport} resumes`, async () => {
       const { page, wrong, close } = await chat({ expected: CUT });
       const word = marker();
       const asked = question(250, { word, tbt: '8ms' });
@@ -151,7 +201,7 @@ describe('a connection that breaks', () => {
     });
   }
 
-  test('where upgrades are refused the page goes on over SSE', async () => {
+  test('if upgrades are refused the page uses SSE', async () => {
     const road = await badRoad(gateway, { upgrades: 'refuse' });
     const { page, wrong, close } = await chat({ expected: CUT }, `${road.url}/`);
     await ask(page, question(30, { tbt: '3ms' }), 'auto');
@@ -164,7 +214,7 @@ describe('a connection that breaks', () => {
   });
 
   for (const [transport] of NAMED) {
-    test(`offline and online again over ${transport}`, async () => {
+    test(`an answer over ${transport} continues after an offline time`, async () => {
       const road = await badRoad(gateway);
       const { page, context, wrong, close } = await chat({ expected: CUT }, `${road.url}/`);
       await ask(page, question(300, { tbt: '10ms' }), transport);
@@ -186,7 +236,7 @@ describe('a connection that breaks', () => {
 
 describe('more than one reader', () => {
   for (const [transport] of NAMED) {
-    test(`a second tab watches the same answer over ${transport}`, async () => {
+    test(`a second tab reads the same answer over ${transport}`, async () => {
       const { page, context, wrong, close } = await chat();
       const word = marker();
       await ask(page, question(5, { word }), transport);
@@ -195,11 +245,11 @@ describe('more than one reader', () => {
       await shown(page, 20);
       const second = await chat({ context }, page.url());
       await shown(second.page, 40);
-      assert.equal(await second.page.evaluate(() => document.getElementById('state').dataset.state), 'streaming', 'it watches live');
+      assert.equal(await second.page.evaluate(() => document.getElementById('state').dataset.state), 'streaming', 'the second tab reads live');
       await Promise.all([state(page, 'done'), state(second.page, 'done')]);
       assert.equal((await answer(second.page)).trim(), whole(150));
       assert.equal((await answer(page)).trim(), whole(150));
-      // The conversation before it came from the gateway too.
+      // The earlier turn was read from the gateway too.
       assert.equal(await second.page.locator('#turns article').count(), 2);
       assert.equal((await second.page.textContent('#turns article:first-child .markdown')).trim(), whole(5));
       assert.equal((await upstreamSaw(word)).length, 2);
@@ -208,7 +258,7 @@ describe('more than one reader', () => {
     });
   }
 
-  test('a link to an answer that is not kept says so', async () => {
+  test('a link to an answer that is not kept shows an error', async () => {
     const { page, wrong, close } = await chat({ expected: /404/ }, `${gateway}/#resp_000000000000000000000000`);
     await page.waitForSelector('.error');
     assert.match(await page.textContent('.error'), /not kept any more/);
@@ -220,7 +270,7 @@ describe('more than one reader', () => {
     const { page, context, wrong, close } = await chat();
     const pages = [page];
     for (let more = 0; more < 7; more += 1) pages.push((await chat({ context })).page);
-    // An HTTP/1.1 origin has six connections: more EventSources would wait for ever, so two of these are WebSockets.
+    // Browsers open six HTTP/1.1 connections to an origin. More EventSources would be queued, so the last three are WebSockets.
     await Promise.all(pages.map((each, at) => ask(each, question(60 + at, { tbt: '10ms' }), at < 5 ? 'eventsource' : 'ws')));
     await Promise.all(pages.map((each) => state(each, 'done')));
     for (const [at, each] of pages.entries()) assert.equal((await answer(each)).trim(), whole(60 + at));
@@ -229,9 +279,9 @@ describe('more than one reader', () => {
   });
 });
 
-describe('a gateway that forgets', () => {
+describe('a gateway that lost the previous answer', () => {
   for (const [transport] of NAMED) {
-    test(`is told the conversation again over ${transport}`, async () => {
+    test(`gets the conversation again over ${transport}`, async () => {
       const { page, wrong, close } = await chat({ expected: /404/ });
       const word = marker();
       await ask(page, question(5, { word }), transport);
@@ -250,7 +300,7 @@ describe('a gateway that forgets', () => {
 
 describe('stopping', () => {
   for (const [transport] of NAMED) {
-    test(`Stop over ${transport} reaches the upstream, and keeps what came`, async () => {
+    test(`Stop over ${transport} cancels the upstream request and keeps the text`, async () => {
       const { page, wrong, close } = await chat({ expected: CUT });
       const word = marker();
       await ask(page, question(100_000, { word, tbt: '5ms' }), transport);
@@ -260,18 +310,18 @@ describe('stopping', () => {
       await state(page, 'aborted');
       assert.ok(whole(100_000).startsWith((await answer(page)).trim().slice(0, 200)));
       assert.equal(await page.textContent('.note'), 'Stopped.');
-      // The conversation goes on from there.
+      // The conversation continues.
       await ask(page, question(4));
       await until('the next answer', async () => (await answer(page)).trim() === whole(4));
       assert.deepEqual(wrong, []);
       await close();
     });
 
-    test(`Stop over ${transport} before the first token reaches the upstream`, async () => {
+    test(`Stop over ${transport} before the first token cancels the upstream request`, async () => {
       const { page, wrong, close } = await chat({ expected: CUT });
       const word = marker();
       await ask(page, question(5, { word, more: 'ttft=1h' }), transport);
-      await until('the question is with the upstream', async () => (await upstreamSaw(word)).length === 1);
+      await until('the upstream has the question', async () => (await upstreamSaw(word)).length === 1);
       await page.click('#stop');
       await aborted(word);
       await page.waitForFunction(() => document.querySelector('.note')?.textContent.startsWith('Stopped'));
@@ -282,7 +332,7 @@ describe('stopping', () => {
 });
 
 describe('errors', () => {
-  test('are told in words, with what came before', async () => {
+  test('are explained, below the text so far', async () => {
     const { page, wrong, close } = await chat();
     await ask(page, 'x [[fault=cut after=5 tokens=10 text=count]]');
     await page.waitForSelector('.error');
@@ -295,7 +345,7 @@ describe('errors', () => {
     await close();
   });
 
-  test('a question that failed can be tried again', async () => {
+  test('"Try again" repeats a failed question', async () => {
     const { page, wrong, close } = await chat();
     await ask(page, `x [[tokens=6 text=count fault=cut after=1 times=1 id=${marker()}]]`);
     await page.click('.error button');
@@ -307,11 +357,11 @@ describe('errors', () => {
   });
 });
 
-describe('for everybody', () => {
+describe('accessibility', () => {
   const SIZES = { desktop: { viewport: { width: 1280, height: 860 } }, phone: { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true } };
   for (const [size, settings] of Object.entries(SIZES)) {
     for (const colorScheme of ['light', 'dark']) {
-      test(`${size}, ${colorScheme}: no serious finding, and pictures`, async () => {
+      test(`${size}, ${colorScheme}: axe has no serious finding`, async () => {
         const { page, wrong, close } = await chat({ ...settings, colorScheme, reducedMotion: 'reduce' });
         assert.deepEqual(await findings(page), []);
         await picture(page, `${size}-${colorScheme}-welcome`);
@@ -327,14 +377,14 @@ describe('for everybody', () => {
         await page.waitForSelector('#latest:visible');
         assert.deepEqual(await findings(page), []);
         await picture(page, `${size}-${colorScheme}-done`);
-        assert.equal(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), true, 'nothing sticks out');
+        assert.equal(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), true, 'the page has no horizontal scroll');
         assert.deepEqual(wrong, []);
         await close();
       });
     }
   }
 
-  test('the theme can be switched, and is remembered', async () => {
+  test('the theme is switched and remembered', async () => {
     const { page, wrong, close } = await chat({ colorScheme: 'light' });
     const paper = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
     const light = await paper();
@@ -347,8 +397,8 @@ describe('for everybody', () => {
     await close();
   });
 
-  test('by keyboard alone', async () => {
-    // Where fingers point nothing has the focus at first, since that would open the screen's keyboard.
+  test('the page is usable by keyboard alone', async () => {
+    // On touch devices nothing has the focus at first, since that would open the on-screen keyboard.
     const { page, wrong, close } = await chat({ reducedMotion: 'reduce', hasTouch: true, isMobile: true, viewport: { width: 1280, height: 860 } });
     await page.keyboard.press('Tab');
     assert.equal(await page.evaluate(() => document.activeElement.className), 'skip');
@@ -357,7 +407,7 @@ describe('for everybody', () => {
     await page.keyboard.type(question(5));
     await page.keyboard.press('Enter');
     await state(page, 'done');
-    assert.equal(await page.evaluate(() => document.activeElement.id), 'question', 'the next question can be typed at once');
+    assert.equal(await page.evaluate(() => document.activeElement.id), 'question', 'the question has the focus again');
     const reached = new Set();
     for (let step = 0; step < 25; step += 1) {
       await page.keyboard.press('Tab');
@@ -366,7 +416,7 @@ describe('for everybody', () => {
         const { id, className, nodeName } = document.activeElement;
         return { id: id || className || nodeName, outlined: document.activeElement === document.body || (outlineStyle !== 'none' && outlineWidth !== '0px') };
       });
-      if (id !== 'question') assert.ok(outlined, `${id} shows that it has the focus`);
+      if (id !== 'question') assert.ok(outlined, `${id} has a visible focus`);
       reached.add(id);
     }
     for (const id of ['theme', 'new', 'scroll', 'question', 'model', 'transport']) assert.ok(reached.has(id), `${id} was not reached: ${[...reached]}`);
@@ -374,7 +424,7 @@ describe('for everybody', () => {
     await close();
   });
 
-  test('a screen reader hears sentences, and the end', async () => {
+  test('sentences and the end of the answer are announced', async () => {
     const { page, wrong, close } = await chat();
     await page.evaluate(() => {
       window.heard = [];
@@ -385,7 +435,7 @@ describe('for everybody', () => {
     });
     await ask(page, 'Tell me about yourself and this stream, please.');
     await state(page, 'done');
-    const heard = await until('the end is heard', () => page.evaluate(() => (window.heard.some((text) => text.includes('The answer is complete.')) ? window.heard : null)));
+    const heard = await until('the announcement of the end', () => page.evaluate(() => (window.heard.some((text) => text.includes('The answer is complete.')) ? window.heard : null)));
     const all = heard.join(' ');
     assert.match(all, /It does not think; it streams, so that you can see the wire at work\./);
     assert.doesNotMatch(all, /\*\*|```/);
@@ -395,7 +445,7 @@ describe('for everybody', () => {
     await close();
   });
 
-  test('the page lets no script in', async () => {
+  test('the page refuses markup from scripts (Trusted Types)', async () => {
     const { page, close } = await visit(`${gateway}/`);
     const refused = await page.evaluate(() => new Promise((resolve) => {
       document.addEventListener('securitypolicyviolation', (event) => resolve(event.effectiveDirective), { once: true });
@@ -404,7 +454,7 @@ describe('for everybody', () => {
         script.innerHTML = '<b>x</b>';
         resolve('markup was let in');
       } catch {
-        // Trusted Types refuse it; the event follows.
+        // Refused by Trusted Types. The event follows.
       }
     }));
     assert.equal(refused, 'require-trusted-types-for');

@@ -1,6 +1,6 @@
-// Where everything is, and what the tests ask of the upstream.
+// Addresses of the servers, and queries to the upstream.
 //
-// `cargo xtask test --only browser` starts a simulator and a gateway before it, and tells their addresses in the environment.
+// `cargo xtask test --only browser` starts a simulator and a gateway, and passes their addresses in the environment.
 import { randomBytes } from 'node:crypto';
 import { pathToFileURL } from 'node:url';
 
@@ -16,29 +16,29 @@ export const simulator = told('SIMULATOR_URL');
 export const clientFolder = told('TOKENWIRE_CLIENT');
 export const client = await import(pathToFileURL(`${clientFolder}/tokenwire.js`).href);
 
-/** A word that no other question has. */
+/** Returns a word that occurs in no other question. */
 export function marker() {
   return `m${randomBytes(8).toString('hex')}`;
 }
 
-/** A question whose answer is ` t0 t1 …`. */
+/** Returns a question whose answer is ` t0 t1 …`. */
 export function question(tokens, { tbt = '0', word = marker(), more = '' } = {}) {
   return `${word} [[tokens=${tokens} tbt=${tbt} text=count ${more}]]`;
 }
 
-/** ` t0 t1 …`: what `[[tokens=N text=count]]` is answered with. */
+/** Returns ` t0 t1 …`, the answer to `[[tokens=N text=count]]`. */
 export function counted(tokens) {
   return Array.from({ length: tokens }, (_, number) => ` t${number}`).join('');
 }
 
-/** The requests that reached the upstream with this word in them. */
+/** Returns the upstream's requests that contain this word. */
 export async function upstreamSaw(word) {
   const requests = await (await fetch(`${simulator}/requests`)).json();
   return requests.filter((request) => JSON.stringify(request.body ?? null).includes(word));
 }
 
-/** Asks again until it holds; the upstream does not announce what it sees. */
-export async function until(what, holds, { patience = 15_000 } = {}) {
+/** Polls until `holds` returns a truthy value, and returns it. */
+export async function until(what, holds, { patience = 60_000 } = {}) {
   const started = performance.now();
   for (;;) {
     const value = await holds();
@@ -48,9 +48,9 @@ export async function until(what, holds, { patience = 15_000 } = {}) {
   }
 }
 
-/** The upstream saw that its one reader of this question left. */
+/** Waits until the upstream saw that the reader of this question left. */
 export function aborted(word) {
-  return until(`the upstream sees that ${word} was given up`, async () => {
+  return until(`the upstream's request ${word} is aborted`, async () => {
     const requests = await upstreamSaw(word);
     return requests.length === 1 && requests[0].outcome === 'aborted';
   });

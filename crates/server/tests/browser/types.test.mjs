@@ -1,4 +1,4 @@
-// The types, checked by TypeScript against a program that uses all of them.
+// Checks the types with TypeScript against a program that uses all of them.
 import assert from 'node:assert/strict';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -29,7 +29,7 @@ answer.on('pigeon', () => {});
 void [undo, text, id, read];
 `;
 
-test('a program that uses everything is well typed', async () => {
+test('a program that uses the whole API type-checks', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'tokenwire-types-'));
   const file = join(folder, 'program.ts');
   await writeFile(file, PROGRAM.replace('TOKENWIRE', `${clientFolder}/tokenwire.js`));
@@ -39,14 +39,14 @@ test('a program that uses everything is well typed', async () => {
   assert.deepEqual(found.map((each) => ts.flattenDiagnosticMessageText(each.messageText, '\n')), []);
 });
 
-test('the types name what the module exports', async () => {
+test('the types declare exactly the exports of the module', async () => {
   const types = await readFile(`${clientFolder}/tokenwire.d.ts`, 'utf8');
   const typed = [...types.matchAll(/^export (?:class|function) (\w+)/gm)].map(([, name]) => name);
-  // The stream's class is made by the functions; in the types it is there to be named.
+  // Classes are exported so that they can be named.
   assert.deepEqual([...new Set(typed)].sort(), Object.keys(client).sort());
 });
 
-test('the package holds what it says', async () => {
+test('the package contains the files of its manifest', async () => {
   const manifest = JSON.parse(await readFile(`${clientFolder}/package.json`, 'utf8'));
   for (const file of manifest.files) assert.ok((await readFile(`${clientFolder}/${file}`, 'utf8')).length > 0, file);
   assert.equal(manifest.dependencies, undefined);

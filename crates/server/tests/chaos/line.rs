@@ -1,4 +1,4 @@
-//! The ways to a stream: each starts or resumes one, and reads until the end or a cut.
+//! Requests that start or resume a stream and read it until its end or a cut.
 
 use std::net::SocketAddr;
 
@@ -13,7 +13,7 @@ use super::reader::Reader;
 use crate::support;
 use crate::support::sse::parse;
 
-/// How the numbers come.
+/// Where the sequence number of an event is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
     /// `/v1/streams`, responses dialect.
@@ -26,10 +26,10 @@ pub(crate) enum Shape {
     Socket,
 }
 
-/// Where a connection ended that did not live to the end of the stream.
+/// Where a connection was cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Place {
-    /// Before the whole head was there, or the whole request was sent.
+    /// Before the whole head had arrived, or before the whole request was sent.
     Head,
     /// After a whole event.
     BetweenEvents,
@@ -37,22 +37,22 @@ pub(crate) enum Place {
     MidEvent,
     /// Within a character.
     MidCharacter,
-    /// Somewhere after the head of a WebSocket, which shows whole messages only.
+    /// After the head of a WebSocket, which shows whole messages only.
     Socket,
 }
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// The reader has seen the stream's end.
+    /// The reader saw the end of the stream.
     Ended,
     /// The connection broke.
     Cut(Place),
-    /// The gateway asked to come again: another request with this key is just being started.
+    /// The gateway asked to retry: another request with this key is being started.
     ComeAgain,
 }
 
-/// Sends a request, and reads its answer into `reader`.
+/// Sends a request and reads its answer into `reader`.
 pub(crate) async fn over_sse(
     request: RequestBuilder,
     shape: Shape,
@@ -64,7 +64,7 @@ pub(crate) async fn over_sse(
     match response.status() {
         StatusCode::OK => {}
         StatusCode::NO_CONTENT => {
-            assert!(shape != Shape::Sdk, "an SDK is told by [DONE]");
+            assert!(shape != Shape::Sdk, "an SDK is sent [DONE], not 204");
             reader.ended = true;
             return Outcome::Ended;
         }
@@ -83,7 +83,7 @@ async fn events(response: &mut Response, shape: Shape, reader: &mut Reader) -> O
         match patiently("bytes", response.chunk()).await {
             Ok(Some(bytes)) => buffer.extend_from_slice(&bytes),
             Ok(None) => panic!(
-                "the answer ended in order, but the stream did not: {:?}",
+                "the body ended cleanly before the stream did: {:?}",
                 String::from_utf8_lossy(&buffer)
             ),
             Err(_) => return Outcome::Cut(place(&buffer)),
@@ -130,7 +130,7 @@ fn take(event: &support::Event, shape: Shape, reader: &mut Reader) {
     assert_eq!(
         json["sequence_number"],
         json!(number),
-        "the id says another number: {event:?}"
+        "the id has another number: {event:?}"
     );
     reader.event(&json);
 }
@@ -140,13 +140,13 @@ fn place(rest: &[u8]) -> Place {
         Ok("") => Place::BetweenEvents,
         Ok(_) => Place::MidEvent,
         Err(error) => {
-            assert_eq!(error.error_len(), None, "bytes that no character has");
+            assert_eq!(error.error_len(), None, "invalid UTF-8");
             Place::MidCharacter
         }
     }
 }
 
-/// Opens a WebSocket, sends this message, and reads what comes into `reader`.
+/// Opens a WebSocket, sends `message` and reads events into `reader`.
 pub(crate) async fn over_socket(
     address: SocketAddr,
     path: &str,

@@ -1,73 +1,72 @@
-//! One client's memory of one generation, and the rule by which it takes what it is sent.
+//! The state of one reader of one generation, and the rule by which it applies events.
 //!
-//! # What a reader must do that changes between dialects
+//! # Changing the dialect between connections
 //!
-//! The rule is short: apply what has a number greater than the last applied. In the responses
-//! dialect every event has a number of its own, and there the rule is exact. A chat chunk is a
-//! whole record and carries the number of the record's **last** event. So
+//! The rule: apply an event if its number is greater than the last applied. In the responses
+//! dialect every event has a number of its own and the rule is exact. A chat chunk is a whole
+//! record and carries the number of the record's **last** event. So
 //!
-//! * from chat to responses nothing is to be thought of: the last number is a record's end, and the
-//!   next event begins a record;
-//! * from responses to chat the last number may lie **inside** a record, and the chunk that is sent
-//!   next repeats the whole of that record. The rule applies it, since its number is greater. This
-//!   is exact only if no delta of the record had been applied, which holds where a chunk brings at
-//!   most one delta and the delta is the record's last event. An upstream that puts two deltas into
-//!   one chunk (reasoning and text, two choices, two calls), or text and the finish reason, breaks
-//!   it: the reader who was cut between those events gets the first once more.
-//! * What is exact for every upstream: remember the last number that is known to be a record's end,
-//!   which each chat frame's is, and what was there by then; to enter the chat dialect, go back to
-//!   that, and read from there. Before the first chat frame it is the beginning.
+//! * From chat to responses the rule is exact: the last number is a record's end, and the next
+//! event begins a record.
+//! * From responses to chat the last number may lie **inside** a record, and the next chunk repeats
+//! the whole record. The rule applies it, since its number is greater. This is exact only if no
+//! delta of the record had been applied: where a chunk has at most one delta and the delta is the
+//! record's last event. With two deltas in a chunk (reasoning and text, two choices, two calls), or
+//! text and the finish reason, a reader that was cut between those events applies the first one
+//! twice.
+//! * A method that is exact for every upstream: remember the last number that is known to end a
+//! record (every chat frame's number is one) and the text at that point. To enter the chat dialect,
+//! return to it and read from there. Before the first chat frame it is the beginning.
 //!
-//! The simulator sends one delta a chunk and the finish reason in a chunk of its own, so both ways
-//! must give every token once; the dice choose between them.
+//! The simulator sends one delta per chunk and the finish reason in a chunk of its own, so both
+//! ways must be exact. The test chooses between them at random.
 //!
-//! `[DONE]` is outside the rule. It shares its number with the chunk before it, if the terminal
-//! record has one (the usage chunk), so it is never "greater than the last"; and a reader that was
-//! cut between those two is told by 204 that nothing is left.
+//! `[DONE]` is outside the rule. It shares its number with the chunk before it if the terminal
+//! record has one (the usage chunk), so it is never greater than the last. A reader that was cut
+//! between those two gets 204.
 
 use serde_json::Value;
 
-/// See the [module](self).
+/// The state of a reader; see the [module](self).
 #[derive(Debug, Default)]
 pub(crate) struct Reader {
-    /// The generation's id, once anything has told it.
+    /// The generation's id, once it is known.
     pub(crate) id: Option<String>,
     /// The number of the last applied event.
     pub(crate) last: Option<u64>,
     pub(crate) text: String,
     pub(crate) ended: bool,
-    /// What came again and was not applied.
+    /// Events that were repeated and not applied.
     pub(crate) repeated: u64,
-    /// The last number that is known to end a record, and how much text there was by then.
+    /// The last number that is known to end a record, and the length of the text at that point.
     record_end: (Option<u64>, usize),
-    /// On this connection: the number that the next event must have.
+    /// The number that the next event on this connection must have.
     expected: Option<u64>,
 }
 
 impl Reader {
-    /// How many tokens the text has.
+    /// Returns the number of tokens in the text.
     pub(crate) fn tokens(&self) -> u64 {
         self.text.matches(' ').count() as u64
     }
 
-    /// Begins with a connection on which the next number must be `expected`, where each number
-    /// shows.
+    /// Begins a connection. `expected` is its first number, where every number is visible.
     pub(crate) fn attach(&mut self, expected: Option<u64>) {
         self.expected = expected;
     }
 
-    /// Whether the position may lie inside a record.
+    /// Returns whether the position may lie inside a record.
     pub(crate) fn may_be_inside_a_record(&self) -> bool {
         self.last != self.record_end.0
     }
 
-    /// Forgets what came after the last number that is known to end a record.
+    /// Drops what was applied after the last known end of a record.
     pub(crate) fn go_back(&mut self) {
         self.last = self.record_end.0;
         self.text.truncate(self.record_end.1);
     }
 
-    /// Takes an event of the responses dialect.
+    /// Applies an event of the responses dialect.
     pub(crate) fn event(&mut self, event: &Value) {
         let kind = event["type"].as_str().unwrap_or_default();
         let number = event["sequence_number"]
@@ -75,7 +74,7 @@ impl Reader {
             .unwrap_or_else(|| panic!("no number in {event}"));
         assert!(
             kind != "tokenwire:reset",
-            "a reset, though the log is there: {event}"
+            "a reset although the log is kept: {event}"
         );
         if let Some(expected) = &mut self.expected {
             assert_eq!(number, *expected, "not the next number: {event}");
@@ -91,13 +90,13 @@ impl Reader {
             "response.output_text.delta" => self.text.push_str(event["delta"].as_str().unwrap()),
             "response.completed" => self.ended = true,
             "response.failed" | "response.incomplete" => {
-                panic!("the generation did not end well: {event}")
+                panic!("the generation did not complete: {event}")
             }
             _ => {}
         }
     }
 
-    /// Takes a frame of the chat dialect, whose number stands in its id.
+    /// Applies a frame of the chat dialect. Its number is in its id.
     pub(crate) fn chunk(&mut self, number: u64, data: &str) {
         if data == "[DONE]" {
             self.ended = true;
@@ -107,7 +106,7 @@ impl Reader {
             serde_json::from_str(data).unwrap_or_else(|error| panic!("{error} in {data}"));
         assert!(
             chunk.get("error").is_none(),
-            "the generation did not end well: {data}"
+            "the generation did not complete: {data}"
         );
         if self.last.is_some_and(|last| number <= last) {
             self.repeated += 1;
@@ -122,10 +121,10 @@ impl Reader {
         self.record_end = (self.last, self.text.len());
     }
 
-    /// Notes the generation's id; every connection must say the same.
+    /// Records the generation's id. Every connection must name the same one.
     pub(crate) fn know(&mut self, id: &str) {
         match &self.id {
-            Some(known) => assert_eq!(known, id, "the same key has started two generations"),
+            Some(known) => assert_eq!(known, id, "one key started two generations"),
             None => self.id = Some(id.to_owned()),
         }
     }

@@ -1,4 +1,4 @@
-// The examples that are pages, and the API's page, in Chromium: no error, and no request that leaves the machine.
+// The example pages and the API page in Chromium, without errors and without requests to other machines.
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
@@ -15,7 +15,7 @@ before(async () => {
 });
 after(() => browser?.close());
 
-/** Opens a page, gives it to `use`, and holds it to its manners. */
+/** Opens a page, passes it to `use`, and fails on console errors, exceptions and foreign requests. */
 async function visit(url, use, options = {}) {
   const context = await browser.newContext(options);
   const page = await context.newPage();
@@ -35,7 +35,7 @@ async function visit(url, use, options = {}) {
   }
 }
 
-/** Serious findings of axe, one a line. */
+/** Returns axe's serious findings. */
 async function findings(page) {
   const { violations } = await page.evaluate(`${axe};axe.run(document, { resultTypes: ['violations'] })`);
   return violations.filter(({ impact }) => ['serious', 'critical'].includes(impact)).map(({ id, help, nodes }) => `${id}: ${help}: ${nodes.map((node) => node.html).join(' | ')}`);
@@ -72,7 +72,7 @@ test('EventSource', async () => {
   });
 });
 
-test('WebSocket: two lanes, cut in mid-answer, are whole', async () => {
+test('WebSocket: two lanes are complete after a cut', async () => {
   await asPage(`${examples}/websocket`)(async (page) => {
     await shows(page, '[role=status]', 'Connected.');
     const [long, short] = [question(100, { tbt: '10ms' }), question(5)];
@@ -92,7 +92,7 @@ describe('React', () => {
   const folder = `${examples}/react`;
   before(() => run('npm', ['run', 'build'], { cwd: folder }));
 
-  test('an answer that is cut in the middle is whole', async () => {
+  test('an answer is complete after a cut', async () => {
     await asPage(folder)(async (page) => {
       const { word, text } = question(100, { tbt: '10ms' });
       await ask(page, text);
@@ -105,7 +105,7 @@ describe('React', () => {
     });
   });
 
-  test('Stop stops the model, and a new question replaces the old one', async () => {
+  test('Stop cancels the model, and a new question replaces the old one', async () => {
     await asPage(folder)(async (page) => {
       const { word, text } = question(100_000, { tbt: '5ms' });
       await ask(page, text);
@@ -120,7 +120,7 @@ describe('React', () => {
   });
 });
 
-test('the client module comes straight from the gateway, to a page of another origin', async () => {
+test('a page of another origin can import the client module from the gateway', async () => {
   await asPage(`${examples}/eventsource`)(async (page) => {
     const answer = await page.evaluate(async ([gateway, input]) => {
       const { stream } = await import(`${gateway}/tokenwire.js`);

@@ -1,7 +1,6 @@
-// deploy/nginx.conf and deploy/Caddyfile in Debian's nginx and Caddy: no token waits for the next one, and sockets pass.
+// deploy/nginx.conf and deploy/Caddyfile in Debian's nginx and Caddy: no token is buffered, and WebSockets pass.
 //
-// The upstream gives some tokens and then nothing more. What a proxy holds back until more comes would never arrive, so each test
-// passes at once or not at all, and no time is measured.
+// The upstream sends some tokens and then stalls. Tokens that a proxy buffers would never arrive, so no time is measured.
 import assert from 'node:assert/strict';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -10,7 +9,7 @@ import { after, before, describe, test } from 'node:test';
 import { WebSocket } from 'ws';
 import { blocks, counted, freePort, question, root, serve, simulator, told, until, upstreamSaw } from './surroundings.mjs';
 
-/** The file of deploy/, with the addresses of this run in the place of those it documents. */
+/** Returns a file of deploy/ with the documented addresses replaced by those of this run. */
 async function configuration(name, places) {
   let text = await readFile(path.join(root, 'deploy', name), 'utf8');
   for (const [documented, here] of places) {
@@ -25,7 +24,7 @@ const PROXIES = {
     const site = await configuration('nginx.conf', [['server 127.0.0.1:3000;', `server ${gateway};`], ['listen 8080;', `listen 127.0.0.1:${port};`]]);
     await writeFile(path.join(folder, 'site.conf'), site);
     const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((kind) => `${kind}_temp_path ${folder}/${kind};`);
-    // What surrounds the file may well compress everything.
+    // The surrounding configuration may compress everything.
     const around = `daemon off; pid ${folder}/nginx.pid; error_log stderr; worker_processes 1; ${process.getuid() === 0 ? 'user root;' : ''}
       events {} http { access_log off; gzip on; gzip_types *; gzip_proxied any; gzip_min_length 0; ${temporary.join(' ')} include ${folder}/site.conf; }`;
     await writeFile(path.join(folder, 'nginx.conf'), around);
@@ -47,7 +46,7 @@ for (const [name, configure] of Object.entries(PROXIES)) {
     before(async () => {
       folder = await mkdtemp(path.join(tmpdir(), 'tokenwire-proxy-'));
       const behind = await freePort();
-      // Without grace, so that a reader who leaves is seen to leave.
+      // Without grace, so that the upstream request ends as soon as the reader leaves.
       const settings = { OPENAI_BASE_URL: `${simulator}/v1`, TOKENWIRE_DEFAULT_MODEL: 'simulator', TOKENWIRE_STREAMS__DISCONNECT_GRACE: '0s' };
       stopGateway = await serve(told('GATEWAY'), ['--port', `${behind}`], { port: behind, env: settings, cwd: folder });
       const port = await freePort();
@@ -61,13 +60,13 @@ for (const [name, configure] of Object.entries(PROXIES)) {
       await rm(folder, { recursive: true, force: true });
     });
 
-    /** An answer that stops after so many tokens and says nothing more. */
+    /** Returns a question whose answer stalls after this many tokens. */
     const stalled = (tokens) => question(1000, { more: `fault=stall after=${tokens}` }).text;
     const post = (where, body, headers = {}) =>
       fetch(url + where, { method: 'POST', body: JSON.stringify(body), headers: { 'content-type': 'application/json', 'accept-encoding': 'gzip, br', ...headers } });
 
     for (const tokens of [1, 2, 7]) {
-      test(`${tokens} of the events come while the next is not there yet`, async () => {
+      test(`${tokens} events arrive before the next is sent`, async () => {
         const response = await post('/v1/streams', { input: stalled(tokens) });
         assert.equal(response.headers.get('content-encoding'), null);
         let text = '';
@@ -79,7 +78,7 @@ for (const [name, configure] of Object.entries(PROXIES)) {
         assert.equal(text, counted(tokens));
       });
 
-      test(`${tokens} of the SDKs' chunks come while the next is not there yet`, async () => {
+      test(`${tokens} chat chunks arrive before the next is sent`, async () => {
         const response = await post('/v1/chat/completions', { stream: true, messages: [{ role: 'user', content: stalled(tokens) }] });
         let text = '';
         for await (const { data } of blocks(response)) {
@@ -89,7 +88,7 @@ for (const [name, configure] of Object.entries(PROXIES)) {
         assert.equal(text, counted(tokens));
       });
 
-      test(`${tokens} of the words come as bare text while the next is not there yet`, async () => {
+      test(`${tokens} words of plain text arrive before the next is sent`, async () => {
         const response = await post('/v1/streams', { input: stalled(tokens) }, { accept: 'text/plain' });
         let text = '';
         for await (const chunk of response.body.pipeThrough(new TextDecoderStream())) {
@@ -101,7 +100,7 @@ for (const [name, configure] of Object.entries(PROXIES)) {
     }
 
     for (const where of ['/v1/ws', '/v1/responses']) {
-      test(`a socket on ${where} passes, and no frame waits for the next`, async () => {
+      test(`a WebSocket on ${where} passes without buffering`, async () => {
         const socket = new WebSocket(url.replace('http', 'ws') + where, { origin: url });
         let text = '';
         await new Promise((resolve, reject) => {
@@ -117,7 +116,7 @@ for (const [name, configure] of Object.entries(PROXIES)) {
       });
     }
 
-    test('a reader comes back by the last number', async () => {
+    test('a reader resumes by Last-Event-ID', async () => {
       const seen = [];
       for await (const block of blocks(await post('/v1/streams', { input: question(6).text }))) if (block.id) seen.push(block);
       const [id] = seen[0].id.split('.');
@@ -127,13 +126,13 @@ for (const [name, configure] of Object.entries(PROXIES)) {
       assert.equal((await fetch(`${url}/v1/streams/${id}`, { headers: { 'last-event-id': seen.at(-1).id } })).status, 204);
     });
 
-    test('a reader who leaves is seen to leave', async () => {
+    test('a reader that leaves cancels the upstream request', async () => {
       const { word, text } = question(1000, { more: 'fault=stall after=2' });
       for await (const { data } of blocks(await post('/v1/streams', { input: text }))) if (data.includes(' t1')) break;
-      await until('the upstream is told to stop', async () => (await upstreamSaw(word))[0].outcome === 'aborted');
+      await until('the abort of the upstream request', async () => (await upstreamSaw(word))[0].outcome === 'aborted');
     });
 
-    test('an answer that breaks off does not look whole', async () => {
+    test('a broken answer does not look complete', async () => {
       const { text } = question(9, { more: 'fault=cut after=3' });
       const seen = [];
       for await (const { data } of blocks(await post('/v1/streams', { input: text }))) seen.push(JSON.parse(data));
@@ -142,12 +141,12 @@ for (const [name, configure] of Object.entries(PROXIES)) {
       const chat = await chunks.text();
       assert.match(chat, /data: \{"error":/);
       assert.doesNotMatch(chat, /\[DONE\]/);
-      // Debian's Caddy ends a body in order that was broken off; deploy/README.md says so.
+      // Debian's Caddy ends a broken body cleanly; see deploy/README.md.
       if (name !== 'caddy') await assert.rejects((await post('/v1/streams', { input: text }, { accept: 'text/plain' })).text());
     });
 
-    test('the gateway sees the host that was asked for, with its port', async () => {
-      // A loopback origin on another port is let in, but is not the gateway's own: only the latter needs no CORS header.
+    test('the gateway gets the original Host with its port', async () => {
+      // A loopback origin on another port is allowed but not the gateway's own: only the own origin gets no CORS header.
       const response = await post('/v1/streams', { input: question(1).text }, { origin: url });
       assert.equal(response.status, 200);
       assert.equal(response.headers.get('access-control-allow-origin'), null);

@@ -1,6 +1,6 @@
-// Where everything is, and what the tests share: programs that run to their end or serve, folders that are served, questions.
+// Shared parts: addresses, programs that run to their end or serve, static folders, questions.
 //
-// `cargo xtask test --only examples` installs the examples, starts a simulator and a gateway, and tells their places in the environment.
+// `cargo xtask test --only examples` installs the examples, starts a simulator and a gateway, and passes their places in the environment.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
@@ -18,39 +18,39 @@ export function told(name) {
 
 export const gateway = told('TOKENWIRE_URL');
 export const simulator = told('SIMULATOR_URL');
-/** The copies of the examples, with what they pin installed beside them. */
+/** Copies of the examples with their dependencies installed. */
 export const examples = told('EXAMPLES');
 /** The checkout. */
 export const root = told('TOKENWIRE_ROOT');
 
-/** How long anything may take before a test is given up. */
+/** Limit of every wait, in milliseconds. */
 const PATIENCE = 60_000;
-/** What a program finds around it: nothing that is said to the tests. A gateway would take it for settings. */
+/** The environment of started programs, without the tests' own variables: a gateway would read them as settings. */
 const surroundings = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('TOKENWIRE_')));
 // Debian keeps servers in sbin, which an ordinary user's PATH leaves out.
 surroundings.PATH += ':/usr/local/sbin:/usr/sbin:/sbin';
 
-// A file that takes too long is ended so; `exit` is not told of it otherwise.
+// The runner ends slow files by SIGTERM. Exit here, so that the `exit` handlers run.
 process.once('SIGTERM', () => process.exit(143));
 
-/** A question whose answer is ` t0 t1 …`. The word is in no other question. */
+/** Returns a question whose answer is ` t0 t1 …`, with a word that occurs in no other question. */
 export function question(tokens, { tbt = '0', more = '' } = {}) {
   const word = `m${randomBytes(8).toString('hex')}`;
   return { word, text: `${word} "quoted" [[tokens=${tokens} tbt=${tbt} text=count ${more}]]` };
 }
 
-/** ` t0 t1 …`: what a question is answered with. */
+/** Returns ` t0 t1 …`, the answer to a question. */
 export function counted(tokens) {
   return Array.from({ length: tokens }, (_, number) => ` t${number}`).join('');
 }
 
-/** The requests that reached the upstream with this word in them. */
+/** Returns the upstream's requests that contain this word. */
 export async function upstreamSaw(word) {
   const requests = await (await fetch(`${simulator}/requests`)).json();
   return requests.filter((request) => JSON.stringify(request.body ?? null).includes(word));
 }
 
-/** Asks again until it holds; the upstream does not announce what it sees. */
+/** Polls until `holds` returns a truthy value. */
 export async function until(what, holds) {
   const started = performance.now();
   while (!(await holds())) {
@@ -59,7 +59,7 @@ export async function until(what, holds) {
   }
 }
 
-/** Runs a program to its end; gives what it wrote, and fails if it failed. */
+/** Runs a program to its end and returns its output. Fails if it fails. */
 export async function run(program, args = [], { env = {}, cwd } = {}) {
   const child = spawn(program, args, {
     cwd,
@@ -75,16 +75,16 @@ export async function run(program, args = [], { env = {}, cwd } = {}) {
   return { stdout, stderr };
 }
 
-/** The sections of an example's output: what stands under each `== name`. */
+/** Returns the sections of an example's output by their `== name`. */
 export function sections(output) {
   const parts = output.split(/^== (.*)\n/m).slice(1);
   return Object.fromEntries(parts.flatMap((name, at) => (at % 2 ? [] : [[name, parts[at + 1].replace(/\n+$/, '')]])));
 }
 
-/** Starts a server and waits until `port` takes connections. Gives a function that ends it. */
+/** Starts a server and waits until `port` accepts connections. Returns a function that ends it. */
 export async function serve(program, args, { port, env = {}, cwd }) {
   const child = spawn(program, args, { cwd, env: { ...surroundings, ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
-  // Whatever becomes of the tests, no server stays behind.
+  // No server outlives the tests.
   process.once('exit', () => child.kill('SIGKILL'));
   let log = '';
   for (const output of [child.stdout, child.stderr]) output.setEncoding('utf8').on('data', (text) => (log = (log + text).slice(-10_000)));
@@ -95,7 +95,7 @@ export async function serve(program, args, { port, env = {}, cwd }) {
   while (!(await answers(port))) {
     if (ended) throw ended;
     if (performance.now() - started > PATIENCE) throw new Error(`${program} does not listen on ${port}:\n${log}`);
-    // Nothing announces that a port begins to listen.
+    // A listening port can only be polled.
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
   return async () => {
@@ -113,19 +113,21 @@ function answers(port) {
   });
 }
 
-/** A port that nobody has now. */
+/** Returns a free port below those that the kernel gives to outgoing connections, which could take it before the server does. */
 export async function freePort() {
-  const server = net.createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address();
-  server.close();
-  await once(server, 'close');
-  return port;
+  for (;;) {
+    const port = 20_000 + Math.floor(Math.random() * 12_000);
+    const isFree = await new Promise((resolve) => {
+      const server = net.createServer().once('error', () => resolve(false));
+      server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
+    });
+    if (isFree) return port;
+  }
 }
 
 const TYPES = { '.html': 'text/html; charset=utf-8', '.js': 'text/javascript; charset=utf-8', '.css': 'text/css; charset=utf-8' };
 
-/** Serves a folder's files. */
+/** Serves the files of a folder. */
 export async function serveFolder(folder) {
   const server = createServer(async (request, response) => {
     const name = path.normalize(new URL(request.url, 'http://x').pathname).replace(/\/$/, '/index.html');
@@ -140,7 +142,7 @@ export async function serveFolder(folder) {
   return { url: `http://127.0.0.1:${server.address().port}`, close: () => (server.closeAllConnections(), server.close()) };
 }
 
-/** The blocks of an event stream, as they come. Leaving the loop closes the connection. */
+/** Yields the blocks of an event stream. Leaving the loop closes the connection. */
 export async function* blocks(response) {
   let text = '';
   for await (const chunk of response.body.pipeThrough(new TextDecoderStream())) {

@@ -1,4 +1,4 @@
-//! Clients that read over HTTP: to the end, slowly, again and again, or not for long.
+//! Clients that read over HTTP: to the end, slowly, repeatedly, or for a short time.
 
 use rand::Rng as _;
 use rand::rngs::StdRng;
@@ -10,13 +10,13 @@ use super::support::sse::{Event, parse};
 use super::support::{Answer, End, Exchange, Request, encode, with};
 use super::world::{CHAT_MODEL, RESPONSES_MODEL, World};
 
-/// A way to ask for a stream.
+/// A route that starts a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Door {
     ChatSdk,
     ResponsesSdk,
     EventSource,
-    /// One GET, with a key.
+    /// A GET with a key.
     EventSourceGet,
     EventSourceChat,
     Text,
@@ -31,13 +31,13 @@ const DOORS: [Door; 6] = [
     Door::Text,
 ];
 
-/// What a client does beside reading, after so many events.
+/// What a client does beside reading, after a number of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Conduct {
     Stay,
-    /// Goes for good.
+    /// Leaves for good.
     Leave(u64),
-    /// Goes and comes back, each so many events later.
+    /// Leaves and resumes, each after this many more events.
     Return(u64),
     /// Cancels, and reads on.
     Cancel(u64),
@@ -47,7 +47,7 @@ pub(crate) enum Conduct {
     Crawl,
 }
 
-/// One client and what it wants.
+/// A client and its request.
 #[derive(Clone, Debug)]
 pub(crate) struct Stream {
     pub(crate) door: Door,
@@ -56,11 +56,11 @@ pub(crate) struct Stream {
     pub(crate) model: &'static str,
 }
 
-/// How a client's reading came out.
+/// The result of a client's reading.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Ended(Ended),
-    /// By its status.
+    /// The answer was an error status.
     Refused(Answer),
     Left,
     Deleted,
@@ -95,7 +95,7 @@ impl Stream {
         }
     }
 
-    /// The request that begins it.
+    /// Returns the request that starts the stream.
     pub(crate) fn request(&self, world: &World) -> Request {
         let text = format!("[[{}]]", self.plan);
         let responses = json!({"model": self.model, "stream": true, "input": text});
@@ -122,7 +122,7 @@ impl Stream {
         }
     }
 
-    /// Reads as it is told to; says what came of it.
+    /// Reads as planned and returns the result.
     pub(crate) async fn run(&self, world: &World, dice: &mut StdRng) -> Outcome {
         let mut reading = Reading::new(
             &self.plan,
@@ -140,7 +140,7 @@ impl Stream {
             };
             assert!(
                 !self.plan.is_sound() || code == "upstream_busy",
-                "{}, though nothing was wrong with it",
+                "{} although the request has no fault",
                 answer.text()
             );
         }
@@ -167,7 +167,7 @@ impl Stream {
                 200 => {}
                 204 => {
                     // Only `[DONE]` was left, which has no number of its own.
-                    assert!(self.is_chat(), "nothing is left, but the end was not seen");
+                    assert!(self.is_chat(), "204 before the end of the stream");
                     reading.end(Ended::Completed);
                     return Outcome::Ended(Ended::Completed);
                 }
@@ -190,7 +190,7 @@ impl Stream {
                     _ => return Outcome::Left,
                 }
                 drop(exchange);
-                world.seen.add("came back");
+                world.seen.add("resumed");
                 (request, numbered) = self.request_rest(world, dice, reading);
                 continue;
             }
@@ -198,7 +198,7 @@ impl Stream {
         }
     }
 
-    /// Reads to the end, or until the client goes; whether the end was seen.
+    /// Reads to the end, or until the client leaves. Returns whether the end was seen.
     async fn pull(
         &self,
         world: &World,
@@ -244,7 +244,7 @@ impl Stream {
                 }
             }
             if self.conduct == Conduct::Crawl {
-                // This is how fast the client is.
+                // The reading speed of this client.
                 tokio::time::sleep(std::time::Duration::from_millis(2)).await;
             }
             if !exchange.read().await {
@@ -254,7 +254,7 @@ impl Stream {
         assert_eq!(exchange.end, End::Whole, "{reading:?}");
         assert!(
             reading.ended.is_some(),
-            "the answer ended in order, but the stream did not: {reading:?}"
+            "the body ended cleanly before the stream did: {reading:?}"
         );
         true
     }
@@ -287,7 +287,7 @@ impl Stream {
         assert_eq!(
             exchange.end == End::Whole,
             ended == Ended::Completed,
-            "the transfer says otherwise than {object}"
+            "the transfer ended differently from {object}"
         );
         assert_eq!(text_of(&object), reading.text);
         reading.end(ended.clone());
@@ -298,7 +298,7 @@ impl Stream {
         matches!(self.door, Door::ChatSdk | Door::EventSourceChat)
     }
 
-    /// Whether its events say where it is.
+    /// Returns whether its events have numbers.
     fn numbers(&self) -> bool {
         !matches!(self.door, Door::ChatSdk | Door::Text)
     }
@@ -311,7 +311,7 @@ impl Stream {
         if event.data == "[DONE]" {
             assert!(
                 reading.ended.is_some() && event.id.is_none(),
-                "[DONE] before the end"
+                "[DONE] before the terminal event"
             );
             return;
         }
@@ -322,7 +322,7 @@ impl Stream {
         reading.event(&json);
     }
 
-    /// The request for what was not read yet, and whether all numbers show in its answer.
+    /// Returns the request for the rest, and whether every number is visible in its answer.
     fn request_rest(
         &self,
         world: &World,
@@ -357,7 +357,7 @@ impl Stream {
     }
 }
 
-/// The events that have come whole, taken out of the body.
+/// Removes the whole events from the body and returns them.
 fn whole_events(exchange: &mut Exchange) -> Vec<Event> {
     let Some(end) = exchange.body.windows(2).rposition(|pair| pair == b"\n\n") else {
         return Vec::new();
@@ -374,7 +374,7 @@ pub(crate) fn model(dice: &mut StdRng) -> &'static str {
     }
 }
 
-/// An answer in one piece, which the client may not wait for.
+/// Requests an unstreamed answer. `waits` says whether the client stays for it.
 pub(crate) async fn whole(
     world: &World,
     plan: &Plan,
@@ -404,10 +404,11 @@ pub(crate) async fn whole(
         let Ended::Failed(code) = failure(&said["error"]) else {
             panic!("{said}")
         };
-        // What hangs after its end cannot be told from what hangs before it, in one piece.
+        // An upstream that hangs after the end looks like one that hangs before it if it is not
+        // streamed.
         assert!(
             !plan.is_sound() || code == "upstream_busy",
-            "{said}, though nothing was wrong with it"
+            "{said} although the request has no fault"
         );
         return Outcome::Refused(answer);
     }
@@ -428,8 +429,8 @@ pub(crate) async fn whole(
     Outcome::Ended(ended)
 }
 
-/// A response in the background, looked at until it has ended; its id, if it was told of by a
-/// webhook.
+/// Starts a background response and polls it until its end. Returns its id if a webhook was
+/// requested.
 pub(crate) async fn background(
     world: &World,
     dice: &mut StdRng,
@@ -443,8 +444,7 @@ pub(crate) async fn background(
     }
     let answer = world.post("/v1/responses", &body).answer().await;
     if answer.status != 200 {
-        // It started nothing, and what its upstream would have said is not known: only the queue
-        // can be the reason.
+        // It started nothing and the upstream was not asked, so only the queue can be the reason.
         let code = failure(&answer.json()["error"]);
         assert_eq!(
             (answer.status, code),
@@ -465,8 +465,8 @@ pub(crate) async fn background(
             break object;
         }
         looks += 1;
-        assert!(looks < 600, "no end: {object}");
-        // This is how often the client asks.
+        assert!(looks < 2400, "no end: {object}");
+        // The polling interval of this client.
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     };
     let mut reading = Reading::new(plan, false);

@@ -1,4 +1,4 @@
-//! Clients that read many streams side by side over one WebSocket.
+//! Clients that read many streams concurrently over one WebSocket.
 
 use std::collections::VecDeque;
 
@@ -12,17 +12,17 @@ use super::reading::{Ended, Reading, failure};
 use super::support::Socket;
 use super::world::World;
 
-/// What such a client does when so many events have come, over all lanes.
+/// What such a client does after a number of events over all lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Conduct {
     Stay,
     Leave,
-    /// Goes, and resumes what ran on another socket. What waited in a lane ends with the socket.
+    /// Resumes the running streams on another socket. Queued creates end with the first one.
     Return,
-    /// Cancels one of those that run.
+    /// Cancels one of the running streams.
     Cancel,
-    /// Sends what no server understands.
-    Babble,
+    /// Sends unknown and malformed messages.
+    Malformed,
 }
 
 #[derive(Clone, Debug)]
@@ -32,7 +32,7 @@ pub(crate) struct Sockets {
     after: u64,
 }
 
-/// The generations of one lane, one after the other.
+/// The generations of one lane, in order.
 struct Lane {
     waiting: VecDeque<Plan>,
     running: Option<Reading>,
@@ -53,7 +53,7 @@ impl Sockets {
             0 => Conduct::Leave,
             1..=3 => Conduct::Return,
             4..=5 => Conduct::Cancel,
-            6 => Conduct::Babble,
+            6 => Conduct::Malformed,
             _ => Conduct::Stay,
         };
         Self {
@@ -67,7 +67,7 @@ impl Sockets {
         self.lanes.iter().flatten().collect()
     }
 
-    /// Reads all lanes to their ends, if it is not to leave before.
+    /// Reads all lanes to their ends, unless it is to leave before.
     pub(crate) async fn run(&self, world: &World, dice: &mut StdRng) -> Vec<Outcome> {
         let mut socket = Socket::connect(
             world.address(),
@@ -120,7 +120,7 @@ impl Sockets {
                     drop(socket);
                     socket = Socket::connect(world.address(), "/v1/ws").await;
                     for (index, reading) in running() {
-                        world.seen.add("came back");
+                        world.seen.add("resumed");
                         let (id, after) = (reading.id.as_deref().unwrap(), reading.last.unwrap());
                         let resume = json!({"type": "tokenwire:resume", "response_id": id, "starting_after": after});
                         socket
@@ -137,10 +137,10 @@ impl Sockets {
                         socket.send(json!({"type": "tokenwire:cancel", "response_id": reading.id.as_deref().unwrap()})).await;
                     }
                 }
-                Conduct::Babble => {
+                Conduct::Malformed => {
                     socket.send(json!({"type": "response.steer"})).await;
                     socket
-                        .send(json!({"type": "tokenwire:resume", "response_id": "resp_nobody"}))
+                        .send(json!({"type": "tokenwire:resume", "response_id": "resp_unknown"}))
                         .await;
                     socket.send(json!([1, 2])).await;
                 }
@@ -149,15 +149,18 @@ impl Sockets {
         let rest = socket.until_pong().await;
         let late: Vec<_> = rest
             .into_iter()
-            .filter(|event| !is_about_babble(event))
+            .filter(|event| !is_reply_to_malformed(event))
             .collect();
-        assert!(late.is_empty(), "after the end of all lanes: {late:?}");
+        assert!(
+            late.is_empty(),
+            "events after the end of all lanes: {late:?}"
+        );
         outcomes
     }
 }
 
 fn take(event: &Value, lanes: &mut [Lane], outcomes: &mut Vec<Outcome>) {
-    if is_about_babble(event) || event["type"] == "tokenwire:resumed" {
+    if is_reply_to_malformed(event) || event["type"] == "tokenwire:resumed" {
         return;
     }
     let lane: usize = event["stream_id"]
@@ -174,7 +177,7 @@ fn take(event: &Value, lanes: &mut [Lane], outcomes: &mut Vec<Outcome>) {
         };
         assert!(
             !plan.is_sound() || code == "upstream_busy",
-            "{event}, though nothing was wrong with it"
+            "{event} although the request has no fault"
         );
         return outcomes.push(Outcome::Ended(Ended::Failed(code)));
     }
@@ -182,14 +185,17 @@ fn take(event: &Value, lanes: &mut [Lane], outcomes: &mut Vec<Outcome>) {
         let plan = lane
             .waiting
             .pop_front()
-            .unwrap_or_else(|| panic!("nobody asked for it: {event}"));
-        assert!(lane.running.is_none(), "two at once on one lane: {event}");
+            .unwrap_or_else(|| panic!("not requested: {event}"));
+        assert!(
+            lane.running.is_none(),
+            "two streams at once on one lane: {event}"
+        );
         lane.running = Some(Reading::new(&plan, true));
     }
     let reading = lane
         .running
         .as_mut()
-        .unwrap_or_else(|| panic!("nothing runs on this lane: {event}"));
+        .unwrap_or_else(|| panic!("no stream runs on this lane: {event}"));
     reading.event(event);
     if let Some(ended) = reading.ended.clone() {
         lane.running = None;
@@ -197,6 +203,6 @@ fn take(event: &Value, lanes: &mut [Lane], outcomes: &mut Vec<Outcome>) {
     }
 }
 
-fn is_about_babble(event: &Value) -> bool {
+fn is_reply_to_malformed(event: &Value) -> bool {
     event["type"] == "tokenwire:error" || (event["type"] == "error" && event["stream_id"].is_null())
 }

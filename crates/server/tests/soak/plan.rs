@@ -1,4 +1,4 @@
-//! What one request asks of its upstream, drawn from the dice, and what may come of it.
+//! The answer that a request asks of its upstream, drawn at random, and its possible results.
 
 use std::fmt;
 
@@ -6,14 +6,14 @@ use rand::Rng as _;
 use rand::rngs::StdRng;
 use tokenwire_simulator::GUIDE;
 
-/// What an answer is to be, and how it is to fail.
+/// The content, pace and fault of an answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    /// By this the simulator tells it from all others.
+    /// The id by which the simulator distinguishes requests.
     id: String,
     tokens: u64,
     reasoning: u64,
-    /// Bytes a token; 0: as short as can be.
+    /// Bytes per token; 0 is the shortest possible.
     size: usize,
     pace: String,
     /// The fault's name.
@@ -21,7 +21,7 @@ pub(crate) struct Plan {
     details: String,
 }
 
-/// The faults of the simulator's own list, so that a new one is in the load without a word here.
+/// Returns the faults of the simulator's own list, so that new ones join the load automatically.
 pub(crate) fn faults() -> Vec<&'static str> {
     let list = GUIDE
         .split_once("\nFAULTS\n")
@@ -30,7 +30,7 @@ pub(crate) fn faults() -> Vec<&'static str> {
         .split_once("\nEXAMPLES\n")
         .unwrap()
         .0;
-    // A line with a fault stands in by four spaces, and says what it does after two more.
+    // A fault's line is indented by four spaces, and its description follows two more.
     let lines = list
         .lines()
         .filter_map(|line| line.strip_prefix("    "))
@@ -38,19 +38,19 @@ pub(crate) fn faults() -> Vec<&'static str> {
     lines.flat_map(|(names, _)| names.split(", ")).collect()
 }
 
-/// What no client sees anything of.
+/// Faults that no client can see.
 const HARMLESS: [&str; 9] = [
     "no_done", "split", "crlf", "cr", "nospace", "bom", "comments", "multi", "gzip",
 ];
 
-/// Statuses of the fault `status`. 401 is the gateway's own key refused, which is an ERROR in its
-/// log.
+/// Statuses of the fault `status`. 401 means that the gateway's own key is refused, which it logs
+/// as an ERROR.
 const STATUSES: [u16; 9] = [400, 401, 404, 408, 409, 429, 500, 503, 529];
 
 // === impl Plan ===
 
 impl Plan {
-    /// An answer that may fail in any way.
+    /// Draws an answer that may fail in any way.
     pub(crate) fn draw(dice: &mut StdRng, id: String, faults: &[&'static str]) -> Self {
         let tokens = dice.random_range(1..=40);
         let reasoning = if dice.random_bool(0.2) {
@@ -58,7 +58,7 @@ impl Plan {
         } else {
             0
         };
-        // One in twenty is late enough for another upstream to be asked beside it.
+        // One in twenty is late enough for a hedged request.
         let late = dice.random_bool(0.05);
         let first = if late {
             dice.random_range(300..=800)
@@ -70,8 +70,8 @@ impl Plan {
         let fault = dice
             .random_bool(0.5)
             .then(|| faults[dice.random_range(0..faults.len())]);
-        // Silences take a place at the upstream until a clock runs out: with as many of them as of
-        // the others there would be little else.
+        // Silent answers hold a slot at the upstream until a timeout. They are drawn less often, or
+        // they would dominate the load.
         let fault = fault.filter(|name| !is_silence(name) || dice.random_bool(0.4));
         let mut details = format!(" after={}", dice.random_range(0..=tokens));
         match fault {
@@ -99,7 +99,7 @@ impl Plan {
         }
     }
 
-    /// An answer of large tokens, for somebody who reads slowly.
+    /// Draws an answer of large tokens, for a slow reader.
     pub(crate) fn large(dice: &mut StdRng, id: String) -> Self {
         let size = dice.random_range(512..4096);
         Self {
@@ -117,12 +117,12 @@ impl Plan {
         self.tokens
     }
 
-    /// Whether only the gateway itself can be the reason if this fails.
+    /// Returns whether only the gateway itself can cause a failure.
     pub(crate) fn is_sound(&self) -> bool {
         self.fault.is_none_or(|name| HARMLESS.contains(&name))
     }
 
-    /// The answer, token after token.
+    /// Returns the text of the answer.
     pub(crate) fn text(&self) -> String {
         let token = |number| format!(" t{number}");
         (0..self.tokens)
@@ -132,7 +132,7 @@ impl Plan {
     }
 }
 
-/// As the simulator reads it.
+/// Formats the plan as the simulator reads it.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {

@@ -1,4 +1,4 @@
-//! What a client makes of a stream, and the rules that no stream may break.
+//! A client's view of a stream, and the rules that every stream must keep.
 
 use serde_json::Value;
 
@@ -8,25 +8,25 @@ use super::plan::Plan;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
     Completed,
-    /// With this code.
+    /// Failed with this code.
     Failed(String),
     Cancelled,
 }
 
-/// One client's view of one generation, over as many connections as it takes.
+/// One client's view of one generation, over any number of connections.
 #[derive(Debug)]
 pub(crate) struct Reading {
-    /// The whole answer.
+    /// The complete answer.
     wanted: String,
     sound: bool,
     pub(crate) id: Option<String>,
     pub(crate) text: String,
     /// The number of the last event.
     pub(crate) last: Option<u64>,
-    /// Events so far, of whatever dialect.
+    /// Number of events so far, in any dialect.
     pub(crate) events: u64,
     pub(crate) ended: Option<Ended>,
-    /// Whether all numbers show, so that one that is missing is lost.
+    /// Whether every number is visible, so that a missing one is a lost event.
     dense: bool,
 }
 
@@ -46,12 +46,12 @@ impl Reading {
         }
     }
 
-    /// Goes on over another connection, where all numbers show or not.
+    /// Continues on another connection, on which every number is visible or not.
     pub(crate) fn goes_on(&mut self, dense: bool) {
         self.dense = dense;
     }
 
-    /// Takes an event of the responses dialect.
+    /// Applies an event of the responses dialect.
     pub(crate) fn event(&mut self, event: &Value) {
         assert_eq!(self.ended, None, "an event after the end: {event}");
         let number = event["sequence_number"]
@@ -64,14 +64,14 @@ impl Reading {
             } else {
                 number >= least
             },
-            "number {number} where {least} was to come: {event}"
+            "number {number} where {least} was expected: {event}"
         );
         self.last = Some(number);
         self.events += 1;
         match event["type"].as_str().unwrap() {
             "response.created" => self.know(event["response"]["id"].as_str().unwrap()),
             "response.output_text.delta" => self.text.push_str(event["delta"].as_str().unwrap()),
-            "tokenwire:reset" => panic!("a reset, though the log is there: {event}"),
+            "tokenwire:reset" => panic!("a reset although the log is kept: {event}"),
             "response.completed" | "response.incomplete" | "response.failed" => {
                 self.end(Self::end_of(&event["response"]))
             }
@@ -79,7 +79,7 @@ impl Reading {
         }
     }
 
-    /// Takes a payload of the chat dialect, and its number where there is one.
+    /// Applies a payload of the chat dialect, with its number where there is one.
     pub(crate) fn chunk(&mut self, number: Option<u64>, payload: &str) {
         assert_eq!(self.ended, None, "a payload after the end: {payload}");
         self.events += 1;
@@ -115,7 +115,7 @@ impl Reading {
         self.id = Some(id.to_owned());
     }
 
-    /// Notes the end, and that what was said until then is right.
+    /// Records the end and checks the text so far.
     pub(crate) fn end(&mut self, ended: Ended) {
         assert_eq!(self.ended, None, "a second end");
         self.check();
@@ -123,25 +123,25 @@ impl Reading {
             Ended::Completed => assert_eq!(self.text, self.wanted, "a token is lost"),
             Ended::Failed(code) => assert!(
                 !self.sound || code == "upstream_busy",
-                "{code}, though nothing was wrong with it"
+                "{code} although the request has no fault"
             ),
             Ended::Cancelled => {}
         }
         self.ended = Some(ended);
     }
 
-    /// No token was lost before another, doubled or torn.
+    /// Checks that no token was lost, repeated or torn.
     pub(crate) fn check(&self) {
         let rest = self.wanted.strip_prefix(&self.text);
         assert!(
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' ')),
-            "{:?} is no beginning of {:?}",
+            "{:?} is not a prefix of {:?}",
             self.text,
             self.wanted
         );
     }
 
-    /// How a response object says that it ended.
+    /// Returns the end that a response object reports.
     pub(crate) fn end_of(object: &Value) -> Ended {
         match object["status"].as_str() {
             Some("completed") => Ended::Completed,
@@ -151,14 +151,14 @@ impl Reading {
         }
     }
 
-    /// What the object keeps is what was read.
+    /// Checks that the object contains what was read.
     pub(crate) fn check_object(&self, object: &Value) {
         assert_eq!(Some(Self::end_of(object)), self.ended, "{object}");
         assert_eq!(text_of(object), self.text, "{object}");
     }
 }
 
-/// The text of a response object.
+/// Returns the text of a response object.
 pub(crate) fn text_of(object: &Value) -> String {
     let parts = object["output"]
         .as_array()
@@ -170,7 +170,7 @@ pub(crate) fn text_of(object: &Value) -> String {
         .collect()
 }
 
-/// An error's code, or its type where it is the upstream's own and has none.
+/// Returns an error's code, or its type where the upstream's own error has no code.
 pub(crate) fn failure(error: &Value) -> Ended {
     assert!(
         error["message"]

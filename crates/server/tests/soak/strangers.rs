@@ -1,5 +1,4 @@
-//! Clients that send what they should not. That each is told what is wrong has a test of its own,
-//! `bad_input.rs`; here they come between all the others.
+//! Clients that send invalid input, among the others. `bad_input.rs` checks each answer.
 
 use rand::Rng as _;
 use rand::rngs::StdRng;
@@ -11,7 +10,7 @@ use super::support::websocket::{RawSocket, frame, frame_head};
 use super::support::{Request, patiently};
 use super::world::{CHAT_MODEL, World};
 
-/// One of them.
+/// Runs one of them.
 pub(crate) async fn run(world: &World, dice: &mut StdRng) {
     match dice.random_range(0..3) {
         0 => refused(world, dice).await,
@@ -20,16 +19,19 @@ pub(crate) async fn run(world: &World, dice: &mut StdRng) {
     }
 }
 
-/// Requests that are wrong.
+/// Sends an invalid request.
 async fn refused(world: &World, dice: &mut StdRng) {
-    let nobody = "resp_AAAAAAAAAAAAAAAAAAAAAAAA";
+    let unknown = "resp_AAAAAAAAAAAAAAAAAAAAAAAA";
     let requests = [
         world.post("/v1/responses", &json!({"model": CHAT_MODEL, "input": 7})),
         world.post(
             "/v1/responses",
             &json!({"model": CHAT_MODEL, "input": "x", "conversation": "c"}),
         ),
-        world.post("/v1/responses", &json!({"model": "nobody's", "input": "x"})),
+        world.post(
+            "/v1/responses",
+            &json!({"model": "unknown-model", "input": "x"}),
+        ),
         world.post("/v1/chat/completions", &json!({"model": CHAT_MODEL})),
         world.post("/v1/chat/completions", &json!([])),
         world
@@ -39,12 +41,12 @@ async fn refused(world: &World, dice: &mut StdRng) {
             .header("content-type", "application/json")
             .body("[".repeat(60_000)),
         Request::new(world.address(), "POST", "/v1/responses").body("a=b"),
-        world.get(&format!("/v1/streams/{nobody}")),
+        world.get(&format!("/v1/streams/{unknown}")),
         world.get(&format!(
-            "/v1/responses/{nobody}?stream=true&starting_after=x"
+            "/v1/responses/{unknown}?stream=true&starting_after=x"
         )),
-        world.post(&format!("/v1/responses/{nobody}/cancel"), &json!({})),
-        world.delete(&format!("/v1/responses/{nobody}")),
+        world.post(&format!("/v1/responses/{unknown}/cancel"), &json!({})),
+        world.delete(&format!("/v1/responses/{unknown}")),
         world.get("/v1/nothing"),
         world.get("/v1/chat/completions"),
     ];
@@ -63,7 +65,7 @@ async fn refused(world: &World, dice: &mut StdRng) {
     );
 }
 
-/// Bytes that are no request, or not all of one.
+/// Sends bytes that are not a complete request.
 async fn bytes(world: &World, dice: &mut StdRng) {
     let mut socket = TcpStream::connect(world.address()).await.unwrap();
     let begun = "POST /v1/responses HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n";
@@ -78,14 +80,14 @@ async fn bytes(world: &World, dice: &mut StdRng) {
         let _ = socket.shutdown().await;
         let mut rest = Vec::new();
         let _ = patiently(
-            "the end of a connection that nobody can use",
+            "the end of an unusable connection",
             socket.read_to_end(&mut rest),
         )
         .await;
     }
 }
 
-/// Frames that RFC 6455 forbids: each ends its connection.
+/// Sends a frame that RFC 6455 forbids; each ends its connection.
 async fn frames(world: &World, dice: &mut StdRng) {
     let mut socket = RawSocket::connect(world.address(), "/v1/ws", &[]).await;
     assert!(socket.head.starts_with("HTTP/1.1 101 "), "{}", socket.head);

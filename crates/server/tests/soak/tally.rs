@@ -1,10 +1,10 @@
-//! What became of the sessions.
+//! Counts of the sessions' results.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Mutex;
 
-/// Counts by what is counted. Shared by all clients.
+/// Counters by name. Shared by all clients.
 #[derive(Debug, Default)]
 pub(crate) struct Tally(Mutex<BTreeMap<String, u64>>);
 

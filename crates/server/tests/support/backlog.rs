@@ -1,11 +1,10 @@
-//! A server that neither accepts nor refuses.
+//! A server that neither accepts nor refuses connections.
 
 use std::net::SocketAddr;
 
 use socket2::{Domain, Socket, Type};
 
-/// A listener whose queue of connections is full, so that a further one is neither accepted nor
-/// refused.
+/// A listener with a full accept queue: further connections are neither accepted nor refused.
 pub(crate) struct FullBacklog {
     listener: Socket,
     _waiting: Vec<Socket>,
@@ -41,7 +40,7 @@ impl FullBacklog {
         )
     }
 
-    /// How many connections wait in vain to be accepted, the eight of our own included.
+    /// Returns the number of connections that wait to be accepted, including the eight made here.
     pub(crate) fn knocking(&self) -> usize {
         let port = self
             .listener
@@ -52,7 +51,7 @@ impl FullBacklog {
             .port();
         let remote = format!("0100007F:{port:04X}");
         let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-        // The columns are: number, local, remote, state; 02 is SYN_SENT.
+        // Columns: number, local, remote, state. State 02 is SYN_SENT.
         table
             .lines()
             .map(|line| line.split_whitespace().collect::<Vec<_>>())

@@ -1,4 +1,4 @@
-//! A gateway in this process, on threads of its own, over a simulator.
+//! A gateway in this process, on its own threads, over a simulator.
 
 use std::net::SocketAddr;
 use std::ops::Deref;
@@ -26,7 +26,7 @@ pub(crate) struct World {
     pub(crate) simulator: Simulator,
 }
 
-/// A gateway over a simulator that does not wait unless it is steered to.
+/// Starts a gateway over a simulator that adds no delay unless it is steered to.
 pub(crate) fn start(change: impl FnOnce(&mut Config)) -> World {
     let simulator = Simulator::start(Options {
         pace: Pace::INSTANT,
@@ -37,11 +37,11 @@ pub(crate) fn start(change: impl FnOnce(&mut Config)) -> World {
     World { gateway, simulator }
 }
 
-/// A gateway over any upstream.
+/// Starts a gateway over any upstream.
 pub(crate) fn over(base_url: &str, api: Api, change: impl FnOnce(&mut Config)) -> Gateway {
     let mut config = Config::default();
     config.server.port = 0;
-    // More than one, so that what belongs to a worker and what is shared are told apart.
+    // More than one worker, so that per-worker and shared state differ.
     config.server.workers = 2;
     config.default_model = Some("simulator".to_owned());
     config.upstreams = vec![Upstream {
@@ -82,7 +82,7 @@ impl Gateway {
         Request::new(self.address, "DELETE", path)
     }
 
-    /// A POST of JSON.
+    /// Builds a POST with a JSON body.
     pub(crate) fn post(&self, path: &str, body: &Value) -> Request {
         Request::new(self.address, "POST", path)
             .header("content-type", "application/json")
@@ -101,7 +101,7 @@ impl Gateway {
         .await;
     }
 
-    /// The response object now.
+    /// Returns the current response object.
     pub(crate) async fn object(&self, id: &str) -> Value {
         let answer = self.get(&format!("/v1/responses/{id}")).answer().await;
         assert_eq!(answer.status, 200, "{}", answer.text());
@@ -111,7 +111,7 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        // The command is sent by the call; the thread ends when it is carried out.
+        // The call sends the command; the thread ends once it was carried out.
         drop(self.handle.stop(false));
         if let Some(thread) = self.thread.take() {
             let ended = thread.join();
@@ -131,20 +131,20 @@ impl Deref for World {
 }
 
 impl World {
-    /// Waits until the simulator's counters are as wanted.
+    /// Waits until the simulator's counters satisfy `wanted`.
     pub(crate) async fn upstream_saw(&self, what: &str, wanted: impl Fn(&Stats) -> bool) {
         assert!(
             self.simulator.wait_until(wanted, PATIENCE).await,
-            "{what} never came: {:?}",
+            "{what} did not happen: {:?}",
             self.simulator.stats()
         );
     }
 
-    /// The last request that the upstream got.
+    /// Returns the last request that the upstream received.
     pub(crate) fn last_request(&self) -> RecordedRequest {
         self.simulator
             .requests()
             .pop()
-            .expect("the upstream was not asked")
+            .expect("the upstream received no request")
     }
 }

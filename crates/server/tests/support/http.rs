@@ -1,4 +1,4 @@
-//! An HTTP/1.1 client over a plain socket, which shows what a library hides: the head's bytes, and
+//! An HTTP/1.1 client over a plain socket. It shows what a library hides: the bytes of the head and
 //! how a body ended.
 
 use std::net::SocketAddr;
@@ -23,10 +23,10 @@ pub(crate) struct Request {
 /// A request whose answer is being read.
 pub(crate) struct Exchange {
     pub(crate) socket: TcpStream,
-    /// What was received and not yet decoded.
+    /// Bytes that were received and not yet decoded.
     raw: Vec<u8>,
     head: Option<Head>,
-    /// What was decoded of the body so far.
+    /// The decoded body so far.
     pub(crate) body: Vec<u8>,
     pub(crate) end: End,
 }
@@ -34,7 +34,7 @@ pub(crate) struct Exchange {
 #[derive(Clone, Debug)]
 struct Head {
     status: u16,
-    /// In the order and the spelling in which they came.
+    /// In the order and spelling in which they were received.
     headers: Vec<(String, String)>,
     framing: Framing,
 }
@@ -46,18 +46,18 @@ enum Framing {
     UntilClose,
 }
 
-/// How far a body is.
+/// The state of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// More may come.
+    /// More may follow.
     Open,
-    /// It ended as its framing says.
+    /// It ended as its framing requires.
     Whole,
     /// The connection ended before the body did.
     Broken,
 }
 
-/// An answer, read to its end.
+/// An answer that was read to its end.
 #[derive(Clone, Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -87,7 +87,7 @@ impl Request {
         self
     }
 
-    /// The request's bytes. A `Content-Length` or `Host` of the test's own is left as it is.
+    /// Serializes the request. A `Content-Length` or `Host` set by the test is kept.
     fn bytes(&self) -> Vec<u8> {
         let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.path);
         let has = |wanted: &str| {
@@ -116,8 +116,8 @@ impl Request {
         self.send_on(socket).await
     }
 
-    /// Sends it on a socket whose receive buffer is small, so that a client that does not read is
-    /// soon noticed.
+    /// Sends it on a socket with a small receive buffer, so that the server soon notices a client
+    /// that does not read.
     pub(crate) async fn send_reading_little(&self, buffer: u32) -> Exchange {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(buffer).unwrap();
@@ -127,7 +127,7 @@ impl Request {
 
     pub(crate) async fn send_on(&self, mut socket: TcpStream) -> Exchange {
         socket.set_nodelay(true).unwrap();
-        // A server that refuses a large body may close before all of it was sent.
+        // A server that rejects a large body may close before all of it was sent.
         let _ = socket.write_all(&self.bytes()).await;
         Exchange {
             socket,
@@ -138,14 +138,14 @@ impl Request {
         }
     }
 
-    /// Sends it, and reads the answer to its end.
+    /// Sends it and reads the answer to its end.
     pub(crate) async fn answer(&self) -> Answer {
         self.send().await.answer().await
     }
 }
 
 impl Exchange {
-    /// Reads once and decodes; false once the answer or the connection has ended.
+    /// Reads once and decodes. Returns false once the answer or the connection has ended.
     pub(crate) async fn read(&mut self) -> bool {
         if self.end != End::Open {
             return false;
@@ -210,7 +210,7 @@ impl Exchange {
         }
     }
 
-    /// Waits for the head; its status.
+    /// Waits for the head and returns the status.
     pub(crate) async fn status(&mut self) -> u16 {
         while self.head.is_none() {
             assert!(self.read().await, "the connection ended before the head");
@@ -223,32 +223,32 @@ impl Exchange {
         header(&self.head.as_ref().unwrap().headers, name).map(str::to_owned)
     }
 
-    /// The id of the generation that is read.
+    /// Returns the id of the generation that is read.
     pub(crate) async fn id(&mut self) -> String {
         let location = self.header("location").await.expect("no Location");
         location
             .strip_prefix("/v1/streams/")
-            .expect("a strange Location")
+            .expect("an unexpected Location")
             .to_owned()
     }
 
-    /// Reads until the body holds `text`.
+    /// Reads until the body contains `text`.
     pub(crate) async fn until(&mut self, text: &str) {
         self.until_count(text, 1).await;
     }
 
-    /// Reads until the body holds `text` so many times.
+    /// Reads until the body contains `text` at least `times` times.
     pub(crate) async fn until_count(&mut self, text: &str, times: usize) {
         while self.text().matches(text).count() < times {
             assert!(
                 self.read().await,
-                "{text:?} did not come {times} times in {}",
+                "{text:?} did not occur {times} times in {}",
                 self.text()
             );
         }
     }
 
-    /// Reads until a whole event holds `text`; then the events so far.
+    /// Reads until a whole event contains `text`. Returns the events so far.
     pub(crate) async fn until_event(&mut self, text: &str) -> Vec<Event> {
         loop {
             let events = self.events();
@@ -257,13 +257,13 @@ impl Exchange {
             }
             assert!(
                 self.read().await,
-                "no event with {text:?} came in {}",
+                "no event contains {text:?} in {}",
                 self.text()
             );
         }
     }
 
-    /// The whole events so far.
+    /// Returns the whole events so far.
     pub(crate) fn events(&self) -> Vec<Event> {
         parse(&self.text())
     }

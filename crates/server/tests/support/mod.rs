@@ -1,21 +1,19 @@
-//! What the black-box tests share: a real gateway on a free port, upstreams for it, and clients
-//! that hide nothing.
+//! Shared parts of the black-box tests: a gateway on a free port, upstreams for it, and clients
+//! that expose every byte.
 //!
-//! Nothing here sleeps to wait for something: every wait is for bytes, for a count of the
-//! simulator's, or for a close, and is given up after [`PATIENCE`], which nothing comes near while
-//! all is well.
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "each test file uses its part of it"
-)]
+//! Waits are for bytes, for a count of the simulator, or for a close, never for a time. Each is
+//! bounded by [`PATIENCE`], which is far above the duration of any successful wait.
+#![allow(dead_code, unused_imports, reason = "each test file uses a part of it")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that cannot go on says why and ends"
+    reason = "a failed precondition fails the test with its reason"
 )]
-#![allow(clippy::print_stderr, reason = "a test that was skipped has to say so")]
+#![allow(
+    clippy::print_stderr,
+    reason = "a skipped test reports that it was skipped"
+)]
 
 pub(crate) mod backlog;
 pub(crate) mod gateway;
@@ -37,17 +35,18 @@ pub(crate) use playback::Playback;
 pub(crate) use sse::Event;
 pub(crate) use websocket::Socket;
 
-/// How long anything may take before a test is given up.
+/// Limit of every wait.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) async fn patiently<F: Future>(what: &str, future: F) -> F::Output {
     match tokio::time::timeout(PATIENCE, future).await {
         Ok(output) => output,
-        Err(_) => panic!("waited in vain for {what}"),
+        Err(_) => panic!("timed out waiting for {what}"),
     }
 }
 
-/// Asks again until it is so; for what can only be looked at, as the kernel's tables.
+/// Polls `look` until it returns true, for state that can only be polled, such as the kernel's
+/// tables.
 pub(crate) async fn eventually(what: &str, mut look: impl AsyncFnMut() -> bool) {
     patiently(what, async {
         while !look().await {
@@ -57,17 +56,17 @@ pub(crate) async fn eventually(what: &str, mut look: impl AsyncFnMut() -> bool) 
     .await;
 }
 
-/// A chat request whose last message steers the simulator.
+/// Returns a chat request whose last message steers the simulator.
 pub(crate) fn chat(steering: &str) -> Value {
     json!({"model": "simulator", "stream": true, "messages": [{"role": "user", "content": format!("[[{steering}]]")}]})
 }
 
-/// A responses request whose input steers the simulator.
+/// Returns a responses request whose input steers the simulator.
 pub(crate) fn response(steering: &str) -> Value {
     json!({"model": "simulator", "stream": true, "input": format!("[[{steering}]]")})
 }
 
-/// `base` with more members, or others in their place.
+/// Returns `base` with `members` added or replaced.
 pub(crate) fn with(mut base: Value, members: Value) -> Value {
     base.as_object_mut()
         .unwrap()
@@ -75,7 +74,7 @@ pub(crate) fn with(mut base: Value, members: Value) -> Value {
     base
 }
 
-/// A query's value, percent-encoded.
+/// Percent-encodes a query value.
 pub(crate) fn encode(text: &str) -> String {
     text.bytes()
         .map(|byte| {

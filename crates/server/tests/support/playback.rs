@@ -1,4 +1,4 @@
-//! An upstream that answers every request with the same bytes, cut where the test says.
+//! An upstream that answers every request with the same bytes, split as the test says.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,13 +14,13 @@ pub(crate) struct Playback {
 }
 
 impl Playback {
-    /// A body of event-stream, in writes of `piece` bytes.
+    /// Serves an event stream in writes of `piece` bytes.
     pub(crate) async fn events(body: Vec<u8>, piece: usize) -> Self {
         Self::start("200 OK", "content-type: text/event-stream\r\n", body, piece).await
     }
 
-    /// A body of event-stream that goes on for ever, as fast as the socket takes it: `body`, then
-    /// `tail` again and again.
+    /// Serves an endless event stream as fast as the socket takes it: `body`, then `tail`
+    /// repeatedly.
     pub(crate) async fn endless(body: &'static [u8], tail: &'static [u8]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -28,7 +28,7 @@ impl Playback {
         let task = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
                 let flood = flood.clone();
-                // On a thread of its own: it has to be faster than whoever reads.
+                // On its own thread, so that it is faster than the reader.
                 std::thread::spawn(move || {
                     let runtime = tokio::runtime::Builder::new_current_thread()
                         .enable_io()
@@ -41,7 +41,7 @@ impl Playback {
         Self { address, task }
     }
 
-    /// A whole answer: status line, header lines, body.
+    /// Serves a complete answer: status line, header lines, body.
     pub(crate) async fn start(status: &str, headers: &str, body: Vec<u8>, piece: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -1,11 +1,11 @@
-//! The real binary, as a process.
+//! The gateway's binary as a process.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 
-/// A gateway that runs as a process of its own, and is killed when it is dropped.
+/// A gateway that runs as a process and is killed when it is dropped.
 pub(crate) struct Process {
     child: Child,
     pub(crate) address: SocketAddr,
@@ -45,7 +45,7 @@ impl Process {
             let mut line = String::new();
             if stdout.read_line(&mut line).unwrap() == 0 {
                 panic!(
-                    "the gateway said no address in {banner:?}, and on stderr {:?}",
+                    "the gateway printed no address: stdout {banner:?}, stderr {:?}",
                     stderr.join()
                 );
             }
@@ -66,7 +66,7 @@ impl Process {
         }
     }
 
-    /// The number by which the system knows it.
+    /// Returns the process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
@@ -76,7 +76,7 @@ impl Process {
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     }
 
-    /// Waits for its end: whether it ended well, and all that it wrote.
+    /// Waits for the exit. Returns whether it was successful, and the output.
     pub(crate) fn output(mut self) -> (bool, String) {
         let status = self.child.wait().unwrap();
         let stdout = self.stdout.take().unwrap().join().unwrap();
@@ -92,7 +92,7 @@ impl Drop for Process {
     }
 }
 
-/// The address in the banner's first line.
+/// Parses the address at the end of the banner's first line.
 fn address_in(line: &str) -> Option<SocketAddr> {
-    line.trim_end().split_once(" listens on ")?.1.parse().ok()
+    line.split_whitespace().next_back()?.parse().ok()
 }

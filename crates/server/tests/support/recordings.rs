@@ -1,5 +1,5 @@
-//! Streams as real servers sent them, which are not ours to publish, and what a correct reader gets
-//! out of each.
+//! Streams as real servers sent them, which cannot be published with the project, and the results
+//! that a correct reader gets from each.
 //!
 //! They are read from the folder that `TOKENWIRE_CAPTURES` names, by default `../shared/captures`
 //! beside the workspace.
@@ -18,11 +18,11 @@ pub(crate) struct Recording {
     pub(crate) expected: Expected,
 }
 
-/// What comes out, whichever language the server spoke.
+/// The expected result, whichever API the server spoke.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Expected {
     pub(crate) status: String,
-    /// The failure's code, or why it is incomplete.
+    /// The failure's code, or the reason why it is incomplete.
     pub(crate) why: Option<String>,
     pub(crate) texts: Vec<String>,
     pub(crate) reasoning: String,
@@ -33,13 +33,13 @@ pub(crate) struct Expected {
     pub(crate) usage: Option<[u64; 3]>,
 }
 
-/// All recordings; none, and a word about it, where there is no folder.
+/// Returns all recordings, or none (and prints why) if the folder does not exist.
 pub(crate) fn all() -> Vec<Recording> {
     let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/captures");
     let folder = std::env::var_os("TOKENWIRE_CAPTURES").map_or(default, PathBuf::from);
     let Ok(text) = std::fs::read_to_string(folder.join("expected.json")) else {
         eprintln!(
-            "SKIPPED: there are no recorded streams at {} (name their folder in TOKENWIRE_CAPTURES)",
+            "SKIPPED: no recorded streams at {} (set TOKENWIRE_CAPTURES to their folder)",
             folder.display()
         );
         return Vec::new();
@@ -75,7 +75,7 @@ fn numbers(usage: &Value, names: [&str; 3]) -> Option<[u64; 3]> {
         .then(|| names.map(|name| usage[name].as_u64().unwrap_or(0)))
 }
 
-/// Arguments that never came are those of a function without parameters.
+/// Arguments that were never sent are those of a function without parameters.
 fn call(value: &Value) -> (String, String) {
     let arguments = text(&value["arguments"]);
     (
@@ -149,7 +149,7 @@ fn of_chat(value: &Value, file: &str) -> Expected {
             Some(code.unwrap_or_else(|| "upstream_error".to_owned())),
         )
     } else if file == "gpustack-error-field-line.sse" {
-        // Its last word stands in an SSE field of its own: `error: {…}`.
+        // Its last payload is in an SSE field named `error`.
         ("failed", None)
     } else if finishes.iter().any(|finish| finish == "length") {
         ("incomplete", Some("max_output_tokens".to_owned()))
@@ -172,7 +172,7 @@ fn of_chat(value: &Value, file: &str) -> Expected {
         .filter(|text| !text.is_empty())
         .collect();
     if file.starts_with("tgi-") {
-        // It counts tokens in the index although one choice was asked for.
+        // This server counts tokens in the index, although one choice was requested.
         texts = vec![texts.concat()];
     }
     let usage = if value["usage"].is_object() {
@@ -185,7 +185,7 @@ fn of_chat(value: &Value, file: &str) -> Expected {
         ["prompt_tokens", "completion_tokens", "total_tokens"],
     );
     if file == "llamacpp-n2-usage-per-choice.sse" {
-        // One usage a choice: the prompt counts once, the answers add up.
+        // One usage per choice: the prompt counts once, the completions add up.
         usage = Some([28, 16, 44]);
     }
     Expected {

@@ -1,4 +1,4 @@
-//! Server-sent events, read line by line as WHATWG's text says.
+//! A line-by-line parser of server-sent events, after the WHATWG specification.
 
 use serde_json::Value;
 
@@ -10,7 +10,7 @@ pub(crate) struct Event {
     pub(crate) data: String,
 }
 
-/// The whole events of a stream; what stands after the last blank line is not one yet.
+/// Returns the whole events of a stream. Text after the last blank line is not an event yet.
 pub(crate) fn parse(text: &str) -> Vec<Event> {
     let mut events = Vec::new();
     let (mut id, mut name, mut data) = (None, None, Vec::new());
@@ -48,7 +48,7 @@ impl Event {
         serde_json::from_str(&self.data).unwrap_or_else(|error| panic!("{error} in {}", self.data))
     }
 
-    /// The `type` of an event in the responses dialect; empty for what has none.
+    /// Returns the `type` of an event in the responses dialect, or an empty string.
     pub(crate) fn kind(&self) -> String {
         serde_json::from_str::<Value>(&self.data)
             .ok()
@@ -56,7 +56,7 @@ impl Event {
             .unwrap_or_default()
     }
 
-    /// The number in its id.
+    /// Returns the number in the event's id.
     pub(crate) fn number(&self) -> u64 {
         self.id
             .as_deref()
@@ -66,7 +66,7 @@ impl Event {
     }
 }
 
-/// The `output_text` of events in the responses dialect.
+/// Concatenates the `output_text` deltas of events in the responses dialect.
 pub(crate) fn output_text<'a>(events: impl IntoIterator<Item = &'a Value>) -> String {
     events
         .into_iter()

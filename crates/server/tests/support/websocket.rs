@@ -1,4 +1,4 @@
-//! WebSocket clients: one that behaves, and one that sends whatever bytes it is told to.
+//! WebSocket clients: a well-behaved one, and one that sends arbitrary bytes.
 
 use std::net::SocketAddr;
 
@@ -12,7 +12,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::patiently;
 
-/// A client that behaves: it answers pings and closes.
+/// A well-behaved client: it answers pings and closes.
 pub(crate) struct Socket {
     stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
 }
@@ -36,7 +36,7 @@ impl Socket {
             .unwrap();
     }
 
-    /// `response.create` of this input, with these members beside it.
+    /// Sends `response.create` with this input and these members.
     pub(crate) async fn create(&mut self, steering: &str, members: Value) {
         self.send(super::with(
             json!({"type": "response.create", "input": format!("[[{steering}]]")}),
@@ -45,7 +45,7 @@ impl Socket {
         .await;
     }
 
-    /// The next message that is not a ping; pings are answered by the library. `None` is the end of
+    /// Returns the next message that is not a ping; the library answers pings. `None` is the end of
     /// the connection.
     pub(crate) async fn message(&mut self) -> Option<Message> {
         loop {
@@ -57,7 +57,7 @@ impl Socket {
         }
     }
 
-    /// The next event.
+    /// Returns the next event.
     pub(crate) async fn next(&mut self) -> Value {
         match self.message().await {
             Some(Message::Text(text)) => serde_json::from_str(&text).unwrap(),
@@ -65,7 +65,7 @@ impl Socket {
         }
     }
 
-    /// All events up to the first that is as wanted.
+    /// Returns all events up to the first that satisfies `wanted`.
     pub(crate) async fn until(&mut self, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
         let mut events = Vec::new();
         loop {
@@ -76,18 +76,17 @@ impl Socket {
         }
     }
 
-    /// All events up to the first of this type.
+    /// Returns all events up to the first of this type.
     pub(crate) async fn until_type(&mut self, kind: &str) -> Vec<Value> {
         self.until(|event| event["type"] == kind).await
     }
 
-    /// All events up to the first that ends a response.
+    /// Returns all events up to the first that ends a response.
     pub(crate) async fn until_end(&mut self) -> Vec<Value> {
         self.until(is_terminal).await
     }
 
-    /// The events that come before the answer to a ping: whatever was asked before it has been
-    /// answered by then.
+    /// Returns the events before the answer to a ping. Earlier requests are answered by then.
     pub(crate) async fn until_pong(&mut self) -> Vec<Value> {
         self.send(json!({"type": "tokenwire:ping"})).await;
         let mut events = self.until_type("tokenwire:pong").await;
@@ -95,7 +94,7 @@ impl Socket {
         events
     }
 
-    /// Reads to the close; its code, 1006 if there was none.
+    /// Reads to the close and returns its code, 1006 if there was no close frame.
     pub(crate) async fn close_code(&mut self) -> u16 {
         loop {
             match self.message().await {
@@ -115,7 +114,7 @@ pub(crate) fn is_terminal(event: &Value) -> bool {
     )
 }
 
-/// A client that sends what bytes it is told to.
+/// A client that sends arbitrary bytes.
 pub(crate) struct RawSocket {
     socket: TcpStream,
     received: Vec<u8>,
@@ -165,12 +164,12 @@ impl RawSocket {
         }
     }
 
-    /// Sends bytes as they are; whether they could be sent.
+    /// Sends raw bytes. Returns whether they could be sent.
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> bool {
         self.socket.write_all(bytes).await.is_ok()
     }
 
-    /// The next frame: its first byte and its payload; `None` at the end of the connection.
+    /// Returns the next frame: its first byte and its payload. `None` is the end of the connection.
     pub(crate) async fn frame(&mut self) -> Option<(u8, Vec<u8>)> {
         loop {
             if let Some((size, frame)) = parse(&self.received) {
@@ -183,7 +182,7 @@ impl RawSocket {
         }
     }
 
-    /// The next text.
+    /// Returns the next text message.
     pub(crate) async fn text(&mut self) -> Value {
         loop {
             match self.frame().await.expect("the connection ended") {
@@ -194,7 +193,7 @@ impl RawSocket {
         }
     }
 
-    /// Reads to the close frame, its code; `None` if the connection ends without one.
+    /// Reads to the close frame and returns its code. `None` if the connection ends without one.
     pub(crate) async fn close_code(&mut self) -> Option<u16> {
         while let Some((first, payload)) = self.frame().await {
             if first == 0x88 {
@@ -207,14 +206,14 @@ impl RawSocket {
         None
     }
 
-    /// Whether the server ends the connection.
+    /// Returns once the server has ended the connection.
     pub(crate) async fn ends(&mut self) -> bool {
         while self.frame().await.is_some() {}
         true
     }
 }
 
-/// A masked frame, as a client's is.
+/// Builds a masked frame, as a client sends it.
 pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut out = frame_head(first, payload.len() as u64);
     let mask = [0x11, 0x22, 0x33, 0x44];
@@ -227,7 +226,7 @@ pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-/// The head of a masked frame that announces so many bytes.
+/// Builds the head of a masked frame that announces `length` bytes.
 pub(crate) fn frame_head(first: u8, length: u64) -> Vec<u8> {
     let mut out = vec![first];
     match length {
@@ -245,7 +244,7 @@ pub(crate) fn frame_head(first: u8, length: u64) -> Vec<u8> {
     out
 }
 
-/// A server's frame at the beginning of `bytes`, and its size.
+/// Parses the server frame at the beginning of `bytes`. Returns it with its size.
 fn parse(bytes: &[u8]) -> Option<(usize, (u8, Vec<u8>))> {
     let (first, second) = (*bytes.first()?, *bytes.get(1)?);
     let (start, length) = match second {

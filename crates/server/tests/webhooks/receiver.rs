@@ -1,4 +1,4 @@
-//! Somebody who is told: an HTTP server that answers as it is told to, and shows what it was sent.
+//! A webhook receiver: an HTTP server with scripted responses that records its requests.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -11,14 +11,14 @@ use tokio::sync::mpsc;
 
 use super::support::patiently;
 
-/// What a request is answered with: everything that stands before the body, or nothing for ever.
+/// A scripted response: the head, or no response at all.
 #[derive(Clone)]
 pub(crate) enum Answer {
     Head(String),
     Silence,
 }
 
-/// A request as it came.
+/// A received request.
 #[derive(Clone, Debug)]
 pub(crate) struct Received {
     pub(crate) path: String,
@@ -32,7 +32,7 @@ pub(crate) struct Receiver {
     task: tokio::task::JoinHandle<()>,
 }
 
-/// An answer of this status, with these header lines.
+/// Returns a response with this status and these header lines.
 pub(crate) fn status(status: u16, headers: &str) -> Answer {
     Answer::Head(format!(
         "HTTP/1.1 {status} Said\r\ncontent-length: 0\r\nconnection: close\r\n{headers}\r\n"
@@ -40,7 +40,7 @@ pub(crate) fn status(status: u16, headers: &str) -> Answer {
 }
 
 impl Receiver {
-    /// Gives these answers in turn, and then 200.
+    /// Starts a receiver that gives these responses in order, then 200.
     pub(crate) async fn start(answers: impl IntoIterator<Item = Answer>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -64,18 +64,18 @@ impl Receiver {
         format!("http://{}/hook?token=t0ken", self.address)
     }
 
-    /// The next request.
+    /// Waits for the next request.
     pub(crate) async fn next(&mut self) -> Received {
         patiently("a webhook", self.received.recv()).await.unwrap()
     }
 
-    /// The next request, however long it takes.
+    /// Waits for the next request without a timeout.
     #[allow(dead_code, reason = "each test uses its part of it")]
     pub(crate) async fn wait(&mut self) -> Received {
         self.received.recv().await.unwrap()
     }
 
-    /// How many came that were not asked for with [`Receiver::next`].
+    /// Returns the number of requests not yet taken with [`Receiver::next`].
     pub(crate) fn more(&mut self) -> usize {
         std::iter::from_fn(|| self.received.try_recv().ok()).count()
     }
@@ -107,7 +107,7 @@ async fn serve(
             let _ = socket.shutdown().await;
         }
         Answer::Silence => {
-            // Until the other side has had enough.
+            // Until the other side closes.
             let _ = socket.read(&mut [0; 1]).await;
         }
     }
@@ -163,7 +163,7 @@ impl Received {
         serde_json::from_str(&self.body).unwrap()
     }
 
-    /// Whether it was signed with this secret.
+    /// Whether the request was signed with this secret.
     pub(crate) fn is_signed_with(&self, secret: &str) -> bool {
         use base64::Engine as _;
         use base64::engine::general_purpose::STANDARD;
@@ -189,8 +189,7 @@ impl Received {
         ring::hmac::verify(&key, signed.as_bytes(), &signature).is_ok()
     }
 
-    /// The event's type and the response that it is about, once everything around them is found to
-    /// be right.
+    /// Checks headers, signature and shape, and returns the event's type and response id.
     pub(crate) fn checked(&self, secret: &str) -> (String, String) {
         assert!(self.is_signed_with(secret), "the signature is wrong");
         let now = std::time::SystemTime::now()

@@ -1,4 +1,4 @@
-//! The ledger under a clock of the tests' own.
+//! Tests of the queue, which pass it the time.
 
 use std::collections::HashSet;
 
@@ -8,12 +8,12 @@ use serde_json::json;
 use tokenwire_core::model::id::GenerationId;
 
 use super::*;
-use crate::backoff::{LONGEST_RETRY_AFTER, ceiling};
+use crate::backoff::{MAX_RETRY_AFTER, ceiling};
 use crate::{SigningKey, parse_url};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A ledger, and the time.
+/// A queue and the time.
 struct World {
     queue: DeliveryQueue,
     counters: Arc<WebhookCounters>,
@@ -60,14 +60,14 @@ impl World {
         self.queue.start(self.now).0
     }
 
-    fn settle(&mut self, job: &Job, attempted: Attempted) -> Option<What> {
+    fn settle(&mut self, job: &Job, attempted: Attempted) -> Option<NoticeKind> {
         self.queue
             .settle(job.number, attempted, self.now, &mut self.rng)
-            .map(|notice| notice.what)
+            .map(|notice| notice.kind)
     }
 
-    /// The only job that may start now, settled.
-    fn attempt(&mut self, attempted: Attempted) -> What {
+    /// Starts and settles the only due job.
+    fn attempt(&mut self, attempted: Attempted) -> NoticeKind {
         let jobs = self.start();
         assert_eq!(jobs.len(), 1, "{jobs:?}");
         self.settle(&jobs[0], attempted).unwrap()
@@ -102,28 +102,31 @@ fn failed(status: u16) -> Attempted {
     Err((DeliveryError::Status(status), None))
 }
 
-fn dead(reason: Reason, setback: Option<DeliveryError>) -> What {
-    What::Dead { reason, setback }
+fn dead(reason: Reason, error: Option<DeliveryError>) -> NoticeKind {
+    NoticeKind::Dead { reason, error }
 }
 
 #[test]
-fn a_delivery_is_tried_again_until_it_is_taken() {
+fn delivery_is_retried_until_it_succeeds() {
     let mut world = World::new(|_| {});
     let id = world.accept("example.com");
     let mut ids = HashSet::new();
     for failures in 1..=3 {
         let job = world.start().pop().unwrap();
         ids.insert((job.event.id.clone(), job.event.body()));
-        let Some(What::Retrying { setback, wait }) = world.settle(&job, failed(503)) else {
+        let Some(NoticeKind::Retrying { error, wait }) = world.settle(&job, failed(503)) else {
             panic!("not retried")
         };
         assert!(
-            setback == DeliveryError::Status(503) && wait <= ceiling(failures),
+            error == DeliveryError::Status(503) && wait <= ceiling(failures),
             "{wait:?} after {failures}"
         );
         assert_eq!(world.queue.next_due(), Some(world.now + wait));
         if !wait.is_zero() {
-            assert!(world.start().is_empty(), "it came too early");
+            assert!(
+                world.start().is_empty(),
+                "the attempt started before its time"
+            );
         }
         let seen = world.one(&id);
         assert_eq!(
@@ -133,8 +136,11 @@ fn a_delivery_is_tried_again_until_it_is_taken() {
         assert_eq!(seen["last_error"], "the endpoint answered 503");
         world.now += wait;
     }
-    assert_eq!(world.attempt(Ok(204)), What::Delivered { attempts: 4 });
-    assert_eq!(ids.len(), 1, "the event is not the same at every attempt");
+    assert_eq!(
+        world.attempt(Ok(204)),
+        NoticeKind::Delivered { attempts: 4 }
+    );
+    assert_eq!(ids.len(), 1, "the event differs between attempts");
     let seen = world.one(&id);
     assert_eq!(
         (&seen["status"], &seen["last_status"], &seen["last_error"]),
@@ -147,7 +153,7 @@ fn a_delivery_is_tried_again_until_it_is_taken() {
 }
 
 #[test]
-fn after_a_day_it_is_given_up() {
+fn delivery_becomes_a_dead_letter_after_a_day() {
     let mut world = World::new(|_| {});
     let id = world.accept("example.com");
     let begun = world.now;
@@ -155,9 +161,9 @@ fn after_a_day_it_is_given_up() {
     loop {
         attempts += 1;
         match world.attempt(Err((DeliveryError::TimedOut, None))) {
-            What::Retrying { wait, .. } => world.now += wait,
-            what => {
-                assert_eq!(what, dead(Reason::Exhausted, Some(DeliveryError::TimedOut)));
+            NoticeKind::Retrying { wait, .. } => world.now += wait,
+            kind => {
+                assert_eq!(kind, dead(Reason::Exhausted, Some(DeliveryError::TimedOut)));
                 break;
             }
         }
@@ -178,7 +184,7 @@ fn after_a_day_it_is_given_up() {
 }
 
 #[test]
-fn retry_after_is_honoured_up_to_a_bound() {
+fn retry_after_is_honoured_up_to_its_maximum() {
     let mut world = World::new(|_| {});
     world.accept("example.com");
     let asked = |seconds| {
@@ -187,19 +193,19 @@ fn retry_after_is_honoured_up_to_a_bound() {
             Some(Duration::from_secs(seconds)),
         ))
     };
-    let What::Retrying { wait, .. } = world.attempt(asked(600)) else {
+    let NoticeKind::Retrying { wait, .. } = world.attempt(asked(600)) else {
         panic!("not retried")
     };
     assert_eq!(wait, Duration::from_secs(600));
     world.now += wait;
-    let What::Retrying { wait, .. } = world.attempt(asked(1_000_000)) else {
+    let NoticeKind::Retrying { wait, .. } = world.attempt(asked(1_000_000)) else {
         panic!("not retried")
     };
-    assert_eq!(wait, LONGEST_RETRY_AFTER);
+    assert_eq!(wait, MAX_RETRY_AFTER);
 }
 
 #[test]
-fn an_endpoint_that_is_gone_is_left_alone_until_somebody_retries_by_hand() {
+fn gone_endpoint_is_disabled_until_a_manual_retry() {
     let mut world = World::new(|_| {});
     let first = world.accept("gone.example.com");
     assert_eq!(
@@ -207,8 +213,8 @@ fn an_endpoint_that_is_gone_is_left_alone_until_somebody_retries_by_hand() {
         dead(Reason::Gone, Some(DeliveryError::Gone))
     );
     let (second, notice) = world.accept_for(&Owner::Anonymous, "gone.example.com");
-    assert_eq!(notice.unwrap().what, dead(Reason::Disabled, None));
-    assert!(world.start().is_empty(), "a disabled endpoint was asked");
+    assert_eq!(notice.unwrap().kind, dead(Reason::Disabled, None));
+    assert!(world.start().is_empty(), "a disabled endpoint was called");
     assert_eq!(world.one(&first)["reason"], "gone");
     assert_eq!(world.one(&first)["last_status"], 410);
     assert_eq!(
@@ -225,7 +231,10 @@ fn an_endpoint_that_is_gone_is_left_alone_until_somebody_retries_by_hand() {
             .is_none(),
         "one owner disabled another's endpoint"
     );
-    assert_eq!(world.attempt(Ok(200)), What::Delivered { attempts: 1 });
+    assert_eq!(
+        world.attempt(Ok(200)),
+        NoticeKind::Delivered { attempts: 1 }
+    );
 
     let retried = world
         .queue
@@ -235,42 +244,42 @@ fn an_endpoint_that_is_gone_is_left_alone_until_somebody_retries_by_hand() {
         (&retried["status"], &retried["reason"]),
         (&json!("pending"), &Value::Null)
     );
-    assert_eq!(world.attempt(Ok(200)), What::Delivered { attempts: 1 });
+    assert_eq!(
+        world.attempt(Ok(200)),
+        NoticeKind::Delivered { attempts: 1 }
+    );
     assert!(
         world
             .accept_for(&Owner::Anonymous, "gone.example.com")
             .1
             .is_none(),
-        "it stayed disabled"
+        "the endpoint is still disabled"
     );
 }
 
 #[test]
-fn what_is_pending_when_its_endpoint_goes_is_not_sent_to_it_either() {
+fn pending_deliveries_to_a_gone_endpoint_become_dead_letters() {
     let mut world = World::new(|bounds| bounds.concurrency_per_host = 1);
-    let [waiting, in_line] = [
+    let [waiting, queued] = [
         world.accept("gone.example.com"),
         world.accept("gone.example.com"),
     ];
     let job = world.start().pop().unwrap();
     world.settle(&job, failed(500));
     let job = world.start().pop().unwrap();
-    assert_eq!(job.event.id, in_line);
+    assert_eq!(job.event.id, queued);
     let behind = world.accept("gone.example.com");
     world.settle(&job, Err((DeliveryError::Gone, None)));
     world.now += ceiling(1);
     let (jobs, notices) = world.queue.start(world.now);
-    let mut given_up: Vec<String> = notices.iter().map(|notice| notice.id.clone()).collect();
-    given_up.sort();
+    let mut dead: Vec<String> = notices.iter().map(|notice| notice.id.clone()).collect();
+    dead.sort();
     let mut expected = [waiting, behind];
     expected.sort();
-    assert!(
-        jobs.is_empty() && given_up == expected,
-        "{jobs:?} {notices:?}"
-    );
+    assert!(jobs.is_empty() && dead == expected, "{jobs:?} {notices:?}");
     assert!(notices.iter().all(|notice| matches!(
-        notice.what,
-        What::Dead {
+        notice.kind,
+        NoticeKind::Dead {
             reason: Reason::Disabled,
             ..
         }
@@ -279,12 +288,12 @@ fn what_is_pending_when_its_endpoint_goes_is_not_sent_to_it_either() {
 }
 
 #[test]
-fn what_does_not_fit_is_a_dead_letter_and_not_lost() {
+fn delivery_beyond_max_pending_becomes_a_dead_letter() {
     let mut world = World::new(|bounds| bounds.max_pending = 2);
     world.accept("a.example.com");
     world.accept("b.example.com");
     let (third, notice) = world.accept_for(&Owner::Anonymous, "c.example.com");
-    assert_eq!(notice.unwrap().what, dead(Reason::QueueFull, None));
+    assert_eq!(notice.unwrap().kind, dead(Reason::QueueFull, None));
     assert_eq!(
         world.queue.retry(&Owner::Anonymous, &third, world.now),
         Err(NoRetry::QueueFull)
@@ -303,7 +312,7 @@ fn what_does_not_fit_is_a_dead_letter_and_not_lost() {
 }
 
 #[test]
-fn those_that_are_over_are_kept_up_to_a_bound_of_each_kind() {
+fn ended_deliveries_are_kept_up_to_a_limit_of_each_kind() {
     let mut world = World::new(|bounds| bounds.max_kept = 3);
     let lost = world.accept("example.com");
     world.attempt(Err((DeliveryError::Gone, None)));
@@ -323,7 +332,7 @@ fn those_that_are_over_are_kept_up_to_a_bound_of_each_kind() {
     assert_eq!(
         world.list(Some(Status::Failed))[0]["id"],
         lost,
-        "what was delivered pushed out a dead letter"
+        "a delivered one removed a dead letter"
     );
     assert_eq!(
         (world.queue.deliveries.len(), world.queue.numbers.len()),
@@ -336,7 +345,7 @@ fn those_that_are_over_are_kept_up_to_a_bound_of_each_kind() {
 }
 
 #[test]
-fn lists_are_an_owners_own_in_pages_newest_first() {
+fn lists_are_paged_newest_first_and_limited_to_the_owner() {
     let mut world = World::new(|_| {});
     let other = Owner::Named("other".into());
     let ids: Vec<String> = (0..3).map(|_| world.accept("example.com")).collect();
@@ -358,7 +367,11 @@ fn lists_are_an_owners_own_in_pages_newest_first() {
         Some((vec![ids[2].clone(), ids[1].clone()], true))
     );
     assert_eq!(page(Some(&ids[1]), 2), Some((vec![ids[0].clone()], false)));
-    assert_eq!(page(Some(&theirs), 2), None, "another's delivery is known");
+    assert_eq!(
+        page(Some(&theirs), 2),
+        None,
+        "another owner's delivery was found"
+    );
     assert_eq!(page(Some("evt_none"), 2), None);
     assert!(world.list(Some(Status::Failed)).is_empty());
     assert_eq!(
@@ -368,14 +381,17 @@ fn lists_are_an_owners_own_in_pages_newest_first() {
 }
 
 #[test]
-fn bounds_hold_in_all_and_for_each_machine() {
+fn concurrency_limits_hold_in_total_and_per_host() {
     let mut world = World::new(|bounds| (bounds.concurrency, bounds.concurrency_per_host) = (3, 2));
     for _ in 0..4 {
         world.accept("slow.example.com");
     }
     world.accept("quick.example.com:8443");
     let jobs = world.start();
-    let hosts: Vec<String> = jobs.iter().map(|job| job.endpoint.host()).collect();
+    let hosts: Vec<String> = jobs
+        .iter()
+        .map(|job| job.endpoint.host_and_port())
+        .collect();
     assert_eq!(
         hosts,
         [
@@ -386,20 +402,17 @@ fn bounds_hold_in_all_and_for_each_machine() {
     );
     assert!(world.start().is_empty());
     world.settle(&jobs[1], Ok(200));
-    assert!(
-        world.start().is_empty(),
-        "the slow machine took a place that is not its own"
-    );
+    assert!(world.start().is_empty(), "the slow host exceeds its limit");
     world.settle(&jobs[0], failed(500));
     assert_eq!(world.start().len(), 1);
 }
 
 #[test]
-fn a_retry_by_hand_overtakes_the_wait_and_gives_another_day() {
+fn manual_retry_skips_the_wait_and_restarts_the_time_limit() {
     let mut world = World::new(|_| {});
     let id = world.accept("example.com");
     for _ in 0..8 {
-        let What::Retrying { wait, .. } = world.attempt(failed(500)) else {
+        let NoticeKind::Retrying { wait, .. } = world.attempt(failed(500)) else {
             panic!("not retried")
         };
         world.now += wait;
@@ -412,7 +425,10 @@ fn a_retry_by_hand_overtakes_the_wait_and_gives_another_day() {
             .unwrap()["attempts"],
         9
     );
-    assert!(world.start().is_empty(), "it is being tried already");
+    assert!(
+        world.start().is_empty(),
+        "the running attempt was started again"
+    );
     world.settle(&job, failed(500));
     world.now += DAY;
     world
@@ -420,11 +436,14 @@ fn a_retry_by_hand_overtakes_the_wait_and_gives_another_day() {
         .retry(&Owner::Anonymous, &id, world.now)
         .unwrap();
     assert_eq!(world.queue.next_due(), None);
-    let What::Retrying { wait, .. } = world.attempt(failed(500)) else {
-        panic!("its day was not begun anew")
+    let NoticeKind::Retrying { wait, .. } = world.attempt(failed(500)) else {
+        panic!("the time limit was not restarted")
     };
-    assert!(wait <= ceiling(1), "the waits did not begin anew: {wait:?}");
-    // What was delivered can be sent again as well, under the same id.
+    assert!(
+        wait <= ceiling(1),
+        "the backoff was not restarted: {wait:?}"
+    );
+    // A delivered one can be sent again too, with the same id.
     world.now += wait;
     world.attempt(Ok(200));
     world
@@ -432,11 +451,14 @@ fn a_retry_by_hand_overtakes_the_wait_and_gives_another_day() {
         .retry(&Owner::Anonymous, &id, world.now)
         .unwrap();
     assert_eq!(world.counts().3, 1);
-    assert_eq!(world.attempt(Ok(200)), What::Delivered { attempts: 12 });
+    assert_eq!(
+        world.attempt(Ok(200)),
+        NoticeKind::Delivered { attempts: 12 }
+    );
 }
 
 #[test]
-fn a_shutdown_gives_everything_one_last_chance() {
+fn shutdown_makes_one_last_attempt_for_each_delivery() {
     let mut world = World::new(|_| {});
     for host in ["a.example.com", "b.example.com", "c.example.com"] {
         world.accept(host);
@@ -447,10 +469,10 @@ fn a_shutdown_gives_everything_one_last_chance() {
     world.now += Duration::from_millis(1);
     world.queue.last_call();
     let jobs = world.start();
-    assert_eq!(jobs.len(), 3, "not all were tried at once");
+    assert_eq!(jobs.len(), 3, "not all attempts were started");
     assert_eq!(
         world.settle(&jobs[0], Ok(200)),
-        Some(What::Delivered { attempts: 2 })
+        Some(NoticeKind::Delivered { attempts: 2 })
     );
     assert_eq!(
         world.settle(&jobs[1], failed(500)),
@@ -461,19 +483,19 @@ fn a_shutdown_gives_everything_one_last_chance() {
         lost.iter()
             .map(|notice| notice.host.as_str())
             .collect::<Vec<_>>(),
-        [jobs[2].endpoint.host()]
+        [jobs[2].endpoint.host_and_port()]
     );
     assert_eq!(
         world.settle(&jobs[2], Ok(200)),
         None,
-        "it was given up already"
+        "it was a dead letter already"
     );
     assert_eq!(
         world
             .accept_for(&Owner::Anonymous, "d.example.com")
             .1
             .unwrap()
-            .what,
+            .kind,
         dead(Reason::Stopped, None)
     );
     assert_eq!(world.counts(), (1, 4, 3, 0));

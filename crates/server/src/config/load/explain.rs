@@ -1,4 +1,4 @@
-//! An error of figment's in the words of the configuration, without quoting what may be secret.
+//! Describes an error of figment in terms of the configuration, without quoting secrets.
 
 use figment::error::{Actual, Kind};
 use serde_json::Value;
@@ -7,15 +7,14 @@ use super::leaves;
 use crate::config::problem::{Problem, nearest, written};
 use crate::config::units::duration;
 
-/// The problem behind `error`, with the value that `origin` set.
+/// Describes `error`, about a value that `origin` set.
 pub(super) fn explain(error: &figment::Error, origin: String, template: &Value) -> Problem {
     let path = &error.path;
     let leaf = path.iter().try_fold(template, |node, part| match node {
         Value::Array(items) => items.first(),
         node => node.get(part),
     });
-    // Whatever may hold a key is not quoted: a secret itself, and text where a list or a section
-    // should be.
+    // A value that may hold a key is not quoted: a secret, or text in place of a list or section.
     let quotable = leaf.is_some_and(|leaf| !leaf.is_object() && !leaf.is_array())
         && path.last().is_none_or(|key| key != "api_key");
     let (found, expected, remedy) = match &error.kind {
@@ -44,7 +43,7 @@ pub(super) fn explain(error: &figment::Error, origin: String, template: &Value) 
             };
             (shown(actual, quotable), plain(expected), remedy.to_owned())
         }
-        // serde knows more ways to fail than these types use; none of them quotes a value.
+        // These types cause no other error. No text of serde is quoted here.
         _ => (
             "cannot be used".to_owned(),
             "a value as the shipped config/tokenwire.yaml describes it".to_owned(),
@@ -60,8 +59,8 @@ pub(super) fn explain(error: &figment::Error, origin: String, template: &Value) 
     }
 }
 
-/// What an unknown key was probably meant to be: a sibling of nearly that name, or the same name in
-/// another section.
+/// Suggests a key for an unknown one: a sibling with a similar name, or the same name in another
+/// section.
 fn meant(path: &[String], key: &str, siblings: &[&str], template: &Value) -> Option<String> {
     let parent = path
         .split_last()
@@ -100,7 +99,7 @@ fn one_of(words: &[&str]) -> String {
     }
 }
 
-/// The value that was found, or only its kind where it may be secret.
+/// Returns the value that was found, or only its type if it may be secret.
 fn shown(actual: &Actual, quotable: bool) -> String {
     match actual {
         Actual::Bool(value) if quotable => format!("is {value}"),
@@ -118,7 +117,7 @@ fn shown(actual: &Actual, quotable: bool) -> String {
     }
 }
 
-/// What serde expected, without Rust's names.
+/// Returns serde's expectation without names of Rust types.
 fn plain(expected: &str) -> String {
     match expected {
         "u16" => "a whole number from 0 to 65535".to_owned(),

@@ -7,7 +7,7 @@ import { chatTool } from './scenarios.mjs';
 
 const ask = (content) => ({ model: 'simulator', messages: [{ role: 'user', content }] });
 
-test('a stream brings every token once', async () => {
+test('a stream delivers every token once', async () => {
   const stream = await client().chat.completions.create({ ...ask('[[tokens=6 text=count]]'), stream: true });
   let text = '';
   let finish = null;
@@ -19,7 +19,7 @@ test('a stream brings every token once', async () => {
   assert.equal(finish, 'stop');
 });
 
-test('without stream the answer is one object', async () => {
+test('an unstreamed answer is one object', async () => {
   const completion = await client().chat.completions.create(ask('[[tokens=6 text=count]]'));
   assert.equal(completion.choices[0].message.content, counted(6));
   assert.equal(completion.usage.total_tokens, completion.usage.prompt_tokens + completion.usage.completion_tokens);
@@ -55,21 +55,21 @@ for (const calls of [1, 3]) {
 }
 
 for (const fault of ['cut', 'end', 'error', 'malformed', 'bad_utf8']) {
-  test(`a stream that breaks (${fault}) throws and does not look finished`, async () => {
+  test(`a broken stream (${fault}) throws`, async () => {
     const stream = await client().chat.completions.create({ ...ask(`[[tokens=20 text=count fault=${fault} after=3]]`), stream: true });
     let text = '';
     await assert.rejects(
       async () => {
         for await (const chunk of stream) text += chunk.choices[0]?.delta.content ?? '';
       },
-      // An error that the upstream put into words is passed on in its own, which need not hold a code.
+      // An error object of the upstream is passed on as it is, which need not have a code.
       (error) => error instanceof APIError && (Boolean(error.code) || fault === 'error'),
     );
     assert.ok(text.startsWith(counted(3)), text);
   });
 }
 
-test('leaving early leaves nothing behind', async () => {
+test('leaving early cancels the upstream request', async () => {
   const stream = await client().chat.completions.create({ ...ask('[[tokens=1000 tbt=20ms]]'), stream: true });
   for await (const chunk of stream) {
     if (chunk.choices[0]?.delta.content) break;
@@ -78,7 +78,7 @@ test('leaving early leaves nothing behind', async () => {
   assert.equal(completion.choices[0].message.content, counted(6));
 });
 
-test('errors are the classes of the SDK, and the upstream is not asked again in vain', async () => {
+test('errors have the classes of the SDK and are not retried in vain', async () => {
   await assert.rejects(client().chat.completions.create({ ...ask('hi'), model: 'unknown-model' }), NotFoundError);
   const once = new URL(`${client().baseURL}/chat/completions`);
   const body = JSON.stringify(ask('[[fault=status code=429]]'));

@@ -1,4 +1,4 @@
-// Chat clients before an upstream that speaks Responses: openai-node's chat completions and the AI SDK, unmodified.
+// Chat clients over an upstream that speaks Responses: unmodified openai-node (chat completions) and AI SDK.
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { createOpenAI } from '@ai-sdk/openai';
@@ -20,7 +20,7 @@ before(async () => {
 });
 after(() => gateway?.stop());
 
-test('a stream brings every token once, under one id', async () => {
+test('a stream delivers every token once with one id', async () => {
   const stream = await client.chat.completions.create(ask('[[tokens=6 text=count]]', { stream: true }));
   const chunks = [];
   for await (const chunk of stream) chunks.push(chunk);
@@ -32,7 +32,7 @@ test('a stream brings every token once, under one id', async () => {
   assert.ok(chunks.every((chunk) => chunk.object === 'chat.completion.chunk' && chunk.model === 'simulator' && chunk.usage === undefined));
 });
 
-test('without stream it is one object, and the response can be looked at', async () => {
+test('an unstreamed answer is one object and the response can be retrieved', async () => {
   const { data: completion, response } = await client.chat.completions.create(ask('[[tokens=6 text=count]]')).withResponse();
   assert.equal(completion.object, 'chat.completion');
   assert.equal(completion.choices[0].message.content, counted(6));
@@ -46,7 +46,7 @@ test('the stream helper gathers text, reasoning, refusals and usage', async () =
   const counting = client.chat.completions.stream(ask('[[reasoning=4 tokens=6 text=count]]', { stream_options: { include_usage: true } }));
   const completion = await counting.finalChatCompletion();
   assert.equal(completion.choices[0].message.content, counted(6));
-  // The helper itself does not put pieces of reasoning together.
+  // The helper does not join pieces of reasoning.
   const reasoned = await client.chat.completions.create(ask('[[reasoning=4 tokens=6 text=count]]'));
   assert.equal(reasoned.choices[0].message.reasoning_content, counted(4));
   assert.equal(completion.usage.completion_tokens_details.reasoning_tokens, 4);
@@ -57,7 +57,7 @@ test('the stream helper gathers text, reasoning, refusals and usage', async () =
 });
 
 for (const calls of [1, 3]) {
-  test(`${calls} tool call(s) come whole, and their answers go up`, async () => {
+  test(`${calls} tool call(s) arrive complete, and their results are sent`, async () => {
     const request = ask(`[[calls=${calls}]]`, { tools: [chatTool] });
     const streamed = await client.chat.completions.stream(request).finalChatCompletion();
     const whole = await client.chat.completions.create(request);
@@ -75,14 +75,14 @@ for (const calls of [1, 3]) {
   });
 }
 
-test('structured output is parsed, streamed and whole', async () => {
+test('structured output is parsed, streamed and unstreamed', async () => {
   const Weather = z.object({ city: z.string(), days: z.number().int() });
   const request = ask('weather?', { response_format: zodResponseFormat(Weather, 'weather') });
   Weather.parse((await client.chat.completions.parse(request)).choices[0].message.parsed);
   Weather.parse((await client.chat.completions.stream(request).finalChatCompletion()).choices[0].message.parsed);
 });
 
-test('a limit and a filter are told by chat\'s names', async () => {
+test('length and content_filter finishes are mapped', async () => {
   for (const [request, reason] of [
     [ask('[[tokens=50]]', { max_completion_tokens: 5 }), 'length'],
     [ask('[[tokens=50]]', { max_tokens: 5 }), 'length'],
@@ -96,7 +96,7 @@ test('a limit and a filter are told by chat\'s names', async () => {
 });
 
 for (const fault of ['cut', 'end', 'error', 'malformed', 'bad_utf8']) {
-  test(`an answer that breaks (${fault}) throws and does not look finished`, async () => {
+  test(`a broken answer (${fault}) throws`, async () => {
     const request = ask(`[[tokens=20 text=count fault=${fault} after=3]]`);
     const stream = await client.chat.completions.create({ ...request, stream: true });
     let text = '';
@@ -114,7 +114,7 @@ for (const fault of ['cut', 'end', 'error', 'malformed', 'bad_utf8']) {
   });
 }
 
-test('errors are the classes of the SDK', async () => {
+test('errors have the classes of the SDK', async () => {
   for (const stream of [true, false]) {
     await assert.rejects(client.chat.completions.create(ask('[[fault=status code=429]]', { stream })), RateLimitError);
     for (const [name, value] of [['n', 2], ['stop', 'x'], ['seed', 7], ['presence_penalty', 1]]) {
@@ -160,7 +160,7 @@ test('the AI SDK generates a text, and calls a tool and answers it', async () =>
   assert.ok(steps[1].text.length > 0);
 });
 
-test('the AI SDK learns that an answer broke', async () => {
+test('the AI SDK sees a broken answer as an error', async () => {
   const parts = [];
   const result = streamText({ model: model(), prompt: '[[tokens=20 text=count fault=cut after=3]]', maxRetries: 0, onError: () => {} });
   for await (const part of result.fullStream) parts.push(part);

@@ -1,10 +1,10 @@
-// A bare EventSource, as in a browser: it reads to the end, stops there, and after a cut goes on where it was.
+// A plain EventSource as in a browser: it reads to the end, stops there, and resumes after a cut.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { EventSource } from 'eventsource';
 import { TERMINAL, brokenRoad, counted, gateway, requests } from './gateway.mjs';
 
-/** Reads until the source gives up for good; every message, and how it ended. */
+/** Reads until the source is closed. Returns every message and the end. */
 function readToTheEnd(url) {
   return new Promise((resolve) => {
     const source = new EventSource(url);
@@ -30,7 +30,7 @@ function check(messages, tokens) {
 
 const start = (base, input) => `${base}/v1/streams?input=${encodeURIComponent(input)}`;
 
-test('reads to the end, is sent away with 204 and starts nothing anew', async () => {
+test('reads to the end, gets 204 on reconnect and starts nothing', async () => {
   const before = await requests();
   const { messages, opened, code } = await readToTheEnd(start(gateway, '[[tokens=6 text=count]]'));
   check(messages, 6);
@@ -40,16 +40,16 @@ test('reads to the end, is sent away with 204 and starts nothing anew', async ()
 });
 
 for (const { bytes, cuts } of [{ bytes: 6000, cuts: 1 }, { bytes: 8000, cuts: 3 }]) {
-  test(`goes on at the exact token after ${cuts} cut(s)`, async () => {
+  test(`resumes at the exact token after ${cuts} cut(s)`, async () => {
     const road = await brokenRoad({ bytes, cuts });
     try {
       const before = await requests();
       const { messages, opened, code } = await readToTheEnd(start(road.url, '[[tokens=200 text=count tbt=2ms]]'));
       check(messages, 200);
-      assert.equal(road.cutsLeft(), 0, 'every cut is to have happened');
+      assert.equal(road.cutsLeft(), 0, 'every cut must have happened');
       assert.equal(opened, cuts + 1);
       assert.equal(code, 204);
-      assert.equal(await requests(), before + 1, 'one generation, however often it was cut');
+      assert.equal(await requests(), before + 1, 'one generation');
     } finally {
       road.close();
     }
@@ -65,7 +65,7 @@ test('a failure is an event, and the end', async () => {
   assert.equal(await requests(), before + 1);
 });
 
-test('reads a stream that somebody else started', async () => {
+test('reads a stream that another client started', async () => {
   const job = await (
     await fetch(`${gateway}/v1/responses`, {
       method: 'POST',

@@ -1,6 +1,6 @@
-// Where the servers are, and what the tests ask them besides the clients under test.
+// Addresses of the servers, and helpers beside the clients under test.
 //
-// `cargo xtask test --only node` starts a simulator and two gateways and tells their addresses in the environment.
+// `cargo xtask test --only node` starts a simulator and two gateways, and passes their addresses in the environment.
 import net from 'node:net';
 import OpenAI from 'openai';
 
@@ -14,25 +14,24 @@ export const gateway = address('TOKENWIRE_URL');
 export const simulator = address('SIMULATOR_URL');
 export const TERMINAL = ['response.completed', 'response.incomplete', 'response.failed'];
 
-/** The SDK as its users make it: retries and all. */
+/** Returns the SDK with its defaults, retries included. */
 export function client() {
   return new OpenAI({ baseURL: `${gateway}/v1`, apiKey: 'sk-of-a-test' });
 }
 
-/** How often the upstream was asked for a generation. */
+/** Returns the number of generations that the upstream was asked for. */
 export async function requests() {
   const stats = await (await fetch(`${simulator}/stats`)).json();
   return stats.chat_completions + stats.responses;
 }
 
-/** ` t0 t1 …`: what `[[tokens=N text=count]]` is answered with. */
+/** Returns ` t0 t1 …`, the answer to `[[tokens=N text=count]]`. */
 export function counted(tokens) {
   return Array.from({ length: tokens }, (_, number) => ` t${number}`).join('');
 }
 
 /**
- * A road to the gateway that breaks: each connection is cut once so many bytes came back on it, as long as `cuts` are left.
- * What a bad network does, without an orderly end.
+ * Starts a faulty proxy before the gateway. It resets a connection after `bytes` of the answer, `cuts` times.
  */
 export async function brokenRoad({ bytes, cuts }) {
   const target = new URL(gateway);

@@ -1,4 +1,4 @@
-// A gateway of the test's own, before an upstream of the test's own.
+// A gateway for one test, before an upstream of that test.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -11,7 +11,7 @@ const PATIENCE = 30_000;
 
 /**
  * Starts the gateway's binary before the upstream at `baseUrl` that speaks `api`, and waits until it is ready. `settings` are
- * further ones, such as `{ TIMEOUTS__FIRST_TOKEN: '1s' }`.
+ * further settings, such as `{ TIMEOUTS__FIRST_TOKEN: '1s' }`.
  */
 export async function startGateway(baseUrl, api, settings = {}) {
   const program = process.env.TOKENWIRE_PROGRAM;
@@ -20,7 +20,7 @@ export async function startGateway(baseUrl, api, settings = {}) {
   const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !foreign.test(name)));
   const own = { DEFAULT_MODEL: 'gpt-4o', UPSTREAMS__0__NAME: 'upstream', UPSTREAMS__0__BASE_URL: baseUrl, UPSTREAMS__0__API: api, ...settings };
   for (const [name, value] of Object.entries(own)) env[`TOKENWIRE_${name}`] = value;
-  // In a folder of its own, so that no file lying about is taken for its configuration.
+  // In an empty folder, so that no configuration file is found.
   const folder = await mkdtemp(path.join(os.tmpdir(), 'tokenwire-'));
   const port = await freePort();
   const child = spawn(program, ['--host', '127.0.0.1', '--port', String(port)], { env, cwd: folder, stdio: ['ignore', 'ignore', 'pipe'] });
@@ -45,7 +45,7 @@ export async function startGateway(baseUrl, api, settings = {}) {
   return { url, stop, client: () => new OpenAI({ baseURL: `${url}/v1`, apiKey: 'sk-of-a-test', maxRetries: 0 }) };
 }
 
-/** A road to the server at `url` that knows who is on it. */
+/** Starts a proxy to the server at `url` that counts its connections. */
 export async function watchedRoad(url) {
   const target = new URL(url);
   const sockets = new Set();
@@ -67,9 +67,9 @@ export async function watchedRoad(url) {
   await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
   return {
     url: `http://127.0.0.1:${server.address().port}`,
-    /** How many connections there were. */
+    /** Returns the number of connections so far. */
     taken: () => taken,
-    /** Waits until nobody is left. */
+    /** Waits until no connection is left. */
     deserted: () => {
       let timer;
       const late = new Promise((_, reject) => (timer = setTimeout(() => reject(new Error('the connection is still open')), PATIENCE)));
@@ -82,12 +82,14 @@ export async function watchedRoad(url) {
   };
 }
 
-function freePort() {
-  return new Promise((resolve, reject) => {
-    const server = net.createServer().once('error', reject);
-    server.listen(0, '127.0.0.1', () => {
-      const { port } = server.address();
-      server.close(() => resolve(port));
+/** Returns a free port below those that the kernel gives to outgoing connections, which could take it before the server does. */
+async function freePort() {
+  for (;;) {
+    const port = 20_000 + Math.floor(Math.random() * 12_000);
+    const isFree = await new Promise((resolve) => {
+      const server = net.createServer().once('error', () => resolve(false));
+      server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
     });
-  });
+    if (isFree) return port;
+  }
 }

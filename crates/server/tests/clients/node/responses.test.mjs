@@ -1,4 +1,4 @@
-// openai-node's responses, unmodified: over SSE, and over the WebSocket with the SDK's own class.
+// Responses of the unmodified openai-node: over SSE, and over a WebSocket with the SDK's own class.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { ResponsesWS } from 'openai/resources/responses/ws';
@@ -31,11 +31,11 @@ for (const scenario of scenarios) {
     assert.equal(types.filter((type) => TERMINAL.includes(type)).length, 1);
   });
 
-  test(`${scenario.name}: without stream it is the same object`, async () => {
+  test(`${scenario.name}: the unstreamed object is the same`, async () => {
     check(await client().responses.create(params), scenario);
   });
 
-  test(`${scenario.name}: the SDK's WebSocket brings the same`, async () => {
+  test(`${scenario.name}: the SDK's WebSocket delivers the same`, async () => {
     const socket = new ResponsesWS(client());
     try {
       const response = await new Promise((resolve, reject) => {
@@ -50,7 +50,7 @@ for (const scenario of scenarios) {
   });
 }
 
-test('the helper shows the text as it grows', async () => {
+test('the helper shows the growing text', async () => {
   const snapshots = [];
   const stream = client().responses.stream({ model: 'simulator', input: '[[tokens=4 text=count]]' });
   stream.on('response.output_text.delta', (event) => snapshots.push(event.snapshot));
@@ -58,7 +58,7 @@ test('the helper shows the text as it grows', async () => {
   assert.deepEqual(snapshots, [1, 2, 3, 4].map(counted));
 });
 
-test('the helper goes on with a background response', async () => {
+test('the helper resumes a background response', async () => {
   const job = await client().responses.create({ model: 'simulator', input: '[[tokens=20 text=count tbt=10ms]]', background: true });
   assert.equal(job.status, 'queued');
   const stream = client().responses.stream({ response_id: job.id, starting_after: 5 });
@@ -78,7 +78,7 @@ test('a background response is cancelled and deleted', async () => {
   await assert.rejects(client().responses.retrieve(job.id), NotFoundError);
 });
 
-test('a conversation goes on', async () => {
+test('previous_response_id continues a conversation', async () => {
   const first = await client().responses.create({ model: 'simulator', input: 'hello [[tokens=3]]' });
   const second = await client().responses.create({ model: 'simulator', input: 'more [[tokens=3]]', previous_response_id: first.id });
   assert.equal(second.previous_response_id, first.id);
@@ -92,7 +92,7 @@ test('a missing input is a bad request that names it', async () => {
   await assert.rejects(client().responses.create({ model: 'simulator' }), (error) => error instanceof BadRequestError && error.param === 'input');
 });
 
-test('an error of one create leaves the socket to the next', async () => {
+test('an error of one create keeps the socket open for the next', async () => {
   const socket = new ResponsesWS(client());
   try {
     const error = await new Promise((resolve) => {

@@ -1,4 +1,4 @@
-// An upstream that fails before its first token: the gateway asks it again, openai-node does not have to and does not.
+// An upstream that fails before its first token: the gateway retries, openai-node does not.
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { after, before, test } from 'node:test';
@@ -8,7 +8,7 @@ import { startGateway } from './own.mjs';
 
 const FAULTS = ['status code=503', 'refuse', 'cut after=0'];
 
-/** A response that says itself that it failed, for which the SDK throws nothing. */
+/** A failed response, for which the SDK throws nothing. */
 class Failed extends Error {}
 
 const WAYS = {
@@ -35,7 +35,7 @@ function said(response) {
   return response.output.flatMap((item) => item.content ?? []).map((part) => part.text).join('');
 }
 
-/** How often the upstream was asked with this id. Other tests ask it at the same time. */
+/** Returns the number of upstream requests with this id. Other tests send requests at the same time. */
 async function asked(id) {
   const records = await (await fetch(`${simulator}/requests`)).json();
   return records.filter((request) => JSON.stringify(request.body).includes(`id=${id}]]`)).length;
@@ -49,24 +49,24 @@ after(() => unforgiving?.stop());
 
 for (const [way, ask] of Object.entries(WAYS)) {
   for (const fault of FAULTS) {
-    test(`one failure does not show (${way}, ${fault})`, async () => {
+    test(`one failure is hidden by a retry (${way}, ${fault})`, async () => {
       const id = randomUUID();
       assert.equal(await ask(client(), `[[tokens=3 text=count fault=${fault} times=1 id=${id}]]`), counted(3));
       assert.equal(await asked(id), 2);
     });
 
-    test(`without retries a failure is told once (${way}, ${fault})`, async () => {
+    test(`without retries a failure is reported once (${way}, ${fault})`, async () => {
       const id = randomUUID();
-      // With the retries that the SDK has by itself.
+      // With the SDK's default retries.
       const openai = new OpenAI({ baseURL: `${unforgiving.url}/v1`, apiKey: 'sk-of-a-test' });
       await assert.rejects(ask(openai, `[[tokens=3 text=count fault=${fault} id=${id}]]`), (error) => {
         assert.ok(error instanceof APIError || error instanceof Failed, error);
         if (error.status) assert.equal(error.headers.get('x-should-retry'), 'false');
-        // What fails after the head is told by an event or the object, which a whole chat completion has not.
+        // A failure after the head is an event or part of the object. An unstreamed chat completion has neither.
         assert.equal(Boolean(error.status), fault !== 'cut after=0' || way === 'chat, whole');
         return true;
       });
-      // On a connection that was idle a request may not have been read: that one is sent once more.
+      // A request on an idle connection may not have been read. It is sent once more.
       const most = fault === 'refuse' ? 2 : 1;
       const times = await asked(id);
       assert.ok(times >= 1 && times <= most, `the upstream was asked ${times} times`);

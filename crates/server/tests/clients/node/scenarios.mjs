@@ -1,4 +1,4 @@
-// Requests that between them make every kind of event there is, and what has to come of them.
+// Requests that together produce every type of event, with the expected results.
 const parameters = {
   type: 'object',
   properties: { city: { type: 'string' }, days: { type: 'integer' } },

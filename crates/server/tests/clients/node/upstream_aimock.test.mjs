@@ -1,4 +1,4 @@
-// aimock as the upstream, a server that nobody here wrote, in both of the languages that it speaks; with the faults that it knows.
+// aimock, an independent server, as the upstream: both of its APIs and its faults.
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { LLMock } from '@copilotkit/aimock';
@@ -11,13 +11,13 @@ const SENTENCE = 'Now is the winter of our discontent made glorious summer by th
 const USAGE = { prompt_tokens: 11, completion_tokens: 7, total_tokens: 18 };
 const ARGUMENTS = { city: 'Oslo', days: 3 };
 
-/** What aimock answers to whom, told by a word of the question. */
+/** aimock's answers by a word of the question. */
 function teach(mock) {
   mock.onMessage('plainly', { content: SENTENCE, usage: USAGE }, { chunkSize: 7 });
   mock.onMessage('thoughtfully', { content: SENTENCE, reasoning: 'Let me think.' }, { chunkSize: 5 });
   mock.onMessage('weather', { toolCalls: [{ id: 'call_of_aimock', name: 'get_weather', arguments: ARGUMENTS }] }, { chunkSize: 4 });
   mock.onMessage('slowly', { content: SENTENCE, usage: USAGE }, { chunkSize: 10, latency: 20 });
-  // aimock writes on when nobody is there any more, so not for long.
+  // aimock keeps writing after its client left, so the answer is short.
   mock.onMessage('at length', { content: SENTENCE.repeat(2) }, { chunkSize: 2, latency: 20 });
   mock.onMessage('truncate', { content: SENTENCE }, { chunkSize: 5, latency: 5, truncateAfterChunks: 8 });
   mock.onMessage('disconnect', { content: SENTENCE.repeat(50) }, { chunkSize: 5, latency: 10, disconnectAfterMs: 300 });
@@ -58,7 +58,7 @@ async function readChat(stream) {
 async function readResponses(stream) {
   const events = [];
   for await (const event of stream) events.push(event);
-  // Not without gaps: what only our own readers understand is left out for an SDK.
+  // Gaps are allowed: `tokenwire:` events are left out for an SDK.
   const numbers = events.map((event) => event.sequence_number);
   assert.ok(numbers.every((number, at) => at === 0 || number > numbers[at - 1]), numbers.join());
   assert.equal(events.filter((event) => TERMINAL.includes(event.type)).length, 1);
@@ -69,7 +69,7 @@ async function readResponses(stream) {
 const textOf = (response) =>
   response.output.flatMap((item) => item.content ?? []).filter((part) => part.type === 'output_text').map((part) => part.text).join('');
 
-/** Reads the stream that `/v1/streams` frames for an EventSource: the payloads, and the ids. */
+/** Reads `/v1/streams` in eventsource framing. Returns the payloads and the ids. */
 async function readEventSource(url, body, query = '') {
   const answer = await fetch(`${url}/v1/streams${query}`, { method: 'POST', body: JSON.stringify(body) });
   assert.equal(answer.status, 200);
@@ -78,7 +78,7 @@ async function readEventSource(url, body, query = '') {
 }
 
 for (const api of ['chat', 'responses']) {
-  describe(`aimock, which is asked for ${api}`, () => {
+  describe(`aimock over ${api}`, () => {
     let mock;
     let gateway;
     let client;
@@ -97,7 +97,7 @@ for (const api of ['chat', 'responses']) {
     });
 
     for (const word of ['plainly', 'slowly']) {
-      test(`a chat completion comes ${word}, streamed and whole`, async () => {
+      test(`a chat completion comes ${word}, streamed and unstreamed`, async () => {
         const seen = await readChat(await client.chat.completions.create(chat(word, { stream: true })));
         assert.equal(seen.error, undefined);
         assert.equal(seen.text, SENTENCE);
@@ -109,7 +109,7 @@ for (const api of ['chat', 'responses']) {
         assert.deepEqual(counts(whole.usage), USAGE);
       });
 
-      test(`a response comes ${word}, streamed and whole`, async () => {
+      test(`a response comes ${word}, streamed and unstreamed`, async () => {
         const streamed = await readResponses(await client.responses.create(responses(word, { stream: true })));
         assert.equal(streamed.status, 'completed');
         assert.equal(textOf(streamed), SENTENCE);
@@ -119,13 +119,13 @@ for (const api of ['chat', 'responses']) {
       });
     }
 
-    test('usage is told where it is asked for', async () => {
+    test('usage is reported if it is requested', async () => {
       const options = { stream: true, stream_options: { include_usage: true } };
       const seen = await readChat(await client.chat.completions.create(chat('plainly', options)));
       assert.deepEqual(counts(seen.usage), USAGE);
     });
 
-    test('reasoning is told apart from the answer', async () => {
+    test('reasoning is separate from the answer', async () => {
       const seen = await readChat(await client.chat.completions.create(chat('thoughtfully', { stream: true })));
       assert.deepEqual([seen.reasoning, seen.text], ['Let me think.', SENTENCE]);
       const response = await readResponses(await client.responses.create(responses('thoughtfully', { stream: true })));
@@ -133,7 +133,7 @@ for (const api of ['chat', 'responses']) {
       assert.equal(textOf(response), SENTENCE);
     });
 
-    test('a tool is called, streamed and whole, in either language', async () => {
+    test('a tool is called, streamed and unstreamed, over both APIs', async () => {
       const stream = client.chat.completions.stream(chat('about the weather', { tools: [chatTool] }));
       for (const completion of [
         await stream.finalChatCompletion(),
@@ -154,7 +154,7 @@ for (const api of ['chat', 'responses']) {
       }
     });
 
-    test("a tool's answer goes up where it belongs", async () => {
+    test("a tool's result is sent after its call", async () => {
       mock.prependFixture({ match: { predicate: (request) => request.messages.at(-1)?.role === 'tool' }, response: { content: 'Take an umbrella.' } });
       const first = await client.chat.completions.create(chat('about the weather', { tools: [chatTool] }));
       const { message } = first.choices[0];
@@ -168,7 +168,7 @@ for (const api of ['chat', 'responses']) {
     });
 
     for (const word of ['truncate', 'disconnect']) {
-      test(`an answer that aimock cuts (${word}) does not look finished, and what came is kept`, async () => {
+      test(`an answer cut by aimock (${word}) is a failure and keeps its text`, async () => {
         const seen = await readChat(await client.chat.completions.create(chat(word, { stream: true })));
         assert.ok(seen.error instanceof APIError, `no error after ${seen.text}`);
         assert.equal(seen.error.code, 'upstream_truncated');
@@ -186,13 +186,13 @@ for (const api of ['chat', 'responses']) {
         assert.equal(JSON.parse(payloads.at(-1)).error.code, 'upstream_truncated');
         assert.ok(!payloads.includes('[DONE]'));
         const bare = await fetch(`${gateway.url}/v1/streams`, { method: 'POST', body: JSON.stringify(chat(word, { stream: true })), headers: { accept: 'text/plain' } });
-        await assert.rejects(bare.text(), 'bare text that is not whole has to break off');
+        await assert.rejects(bare.text(), 'incomplete plain text must break off');
       });
     }
 
-    // aimock cuts streams only, and a chat upstream is asked for the whole.
+    // aimock cuts streams only, and an unstreamed chat completion is requested unstreamed.
     if (api === 'responses') {
-      test('a cut while nobody streams is an error', async () => {
+      test('a cut during an unstreamed answer is an error', async () => {
         const cut = (error) => error.status === 502 && error.code === 'upstream_truncated';
         await assert.rejects(client.chat.completions.create(chat('truncate')), cut);
       });
@@ -205,7 +205,7 @@ for (const api of ['chat', 'responses']) {
       ['throttled', 429, null],
     ]) {
       for (const stream of [true, false]) {
-        test(`what aimock says no to (${word}, stream: ${stream}) keeps its status and words`, async () => {
+        test(`an error of aimock (${word}, stream: ${stream}) keeps its status and message`, async () => {
           for (const create of [
             () => client.chat.completions.create(chat(word, { stream })),
             () => client.responses.create(responses(word, { stream })),
@@ -223,7 +223,7 @@ for (const api of ['chat', 'responses']) {
     }
 
     for (const [word, code] of [['malformed', 'upstream_malformed'], ['severed', 'upstream_disconnected']]) {
-      test(`an answer that is none (${word}) is the upstream's fault`, async () => {
+      test(`an invalid answer (${word}) is an upstream error`, async () => {
         const response = await client.responses.create(responses(word, { background: true }));
         let ended = response;
         while (['queued', 'in_progress'].includes(ended.status)) ended = await client.responses.retrieve(response.id);
@@ -235,7 +235,7 @@ for (const api of ['chat', 'responses']) {
       });
     }
 
-    test('a client that leaves takes its request with it', async () => {
+    test('a client that leaves cancels its upstream request', async () => {
       const road = await watchedRoad(mock.url);
       const before = await startGateway(`${road.url}/v1`, api, { STREAMS__DISCONNECT_GRACE: '0s' });
       try {
@@ -243,7 +243,7 @@ for (const api of ['chat', 'responses']) {
         for await (const chunk of stream) {
           if (chunk.choices[0]?.delta.content) break;
         }
-        // A connection whose answer was read to its end would be kept for the next request.
+        // A connection whose answer was read to the end would be reused.
         await road.deserted();
         assert.equal(road.taken(), 1);
       } finally {
@@ -254,7 +254,7 @@ for (const api of ['chat', 'responses']) {
   });
 }
 
-test("a key that aimock refuses is the operator's matter", async () => {
+test("a refused upstream key is 502 upstream_auth", async () => {
   const mock = new LLMock({ port: 0, host: '127.0.0.1', auth: { apiKeys: ['the-right-key'] } });
   teach(mock);
   await mock.start();

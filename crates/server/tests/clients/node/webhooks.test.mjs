@@ -5,10 +5,10 @@ import { createServer } from 'node:http';
 import { test } from 'node:test';
 import { client, counted } from './gateway.mjs';
 
-// As gateway.yaml has it.
+// The secret in gateway.yaml.
 const SECRET = 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw';
 
-test('the SDK unwraps what is sent, and nothing that was changed', async () => {
+test('the SDK unwraps a delivery and rejects a modified one', async () => {
   let told;
   const said = new Promise((resolve) => (told = resolve));
   const server = createServer(async (request, response) => {

@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import { WebSocket } from 'ws';
 import { TERMINAL, brokenRoad, counted, gateway, requests } from './gateway.mjs';
 
-/** A socket whose messages can be waited for, one after the other. */
+/** A socket whose messages are awaited one after the other. */
 async function open(options = {}, base = gateway) {
   const socket = new WebSocket(`${base.replace(/^http/, 'ws')}/v1/ws`, options);
   const messages = [];
@@ -38,7 +38,7 @@ async function open(options = {}, base = gateway) {
       do {
         seen.push(await receive());
         const { type } = seen.at(-1);
-        if (/error$/.test(type) && !types.includes(type)) throw new Error(`not asked for: ${JSON.stringify(seen.at(-1))}`);
+        if (/error$/.test(type) && !types.includes(type)) throw new Error(`unexpected: ${JSON.stringify(seen.at(-1))}`);
       } while (!types.includes(seen.at(-1).type));
       return seen;
     },
@@ -66,7 +66,7 @@ test('an offered permessage-deflate is declined', () =>
     { perMessageDeflate: true },
   ));
 
-test('lanes run side by side, and each in order', () =>
+test('lanes run concurrently, each in order', () =>
   withSocket(async ({ send, receive }) => {
     for (const stream_id of ['a', 'b']) {
       for (const turn of ['1', '2']) {
@@ -89,10 +89,10 @@ test('lanes run side by side, and each in order', () =>
       );
       assert.equal(text(events), counted(10) + counted(10));
     }
-    assert.ok(order.indexOf('b') < order.lastIndexOf('a') && order.indexOf('a') < order.lastIndexOf('b'), 'the lanes are to run side by side');
+    assert.ok(order.indexOf('b') < order.lastIndexOf('a') && order.indexOf('a') < order.lastIndexOf('b'), 'the lanes must run concurrently');
   }));
 
-test('an error of one lane closes neither the socket nor the other lane', () =>
+test('an error on one lane closes neither the socket nor the other lane', () =>
   withSocket(async ({ send, receive }) => {
     send({ type: 'response.create', input: '[[tokens=10 text=count tbt=5ms]]', stream_id: 'good' });
     send({ type: 'response.create', stream_id: 'bad' });
@@ -104,7 +104,7 @@ test('an error of one lane closes neither the socket nor the other lane', () =>
     assert.equal(seen.at(-1).type, 'response.completed');
   }));
 
-test('a message that is no JSON is answered and does not close', () =>
+test('a message that is not JSON gets an error and keeps the socket open', () =>
   withSocket(async ({ socket, send, receive }) => {
     socket.send('{"type":');
     assert.match((await receive()).type, /error$/);
@@ -118,7 +118,7 @@ test('a binary message closes with 1003', () =>
     await assert.rejects(receive(), { code: 1003 });
   }));
 
-test('a cut socket goes on elsewhere at the exact token', async () => {
+test('a cut socket resumes on another at the exact token', async () => {
   const road = await brokenRoad({ bytes: 6000, cuts: 1 });
   try {
     const before = await requests();
@@ -149,6 +149,6 @@ test('a cut socket goes on elsewhere at the exact token', async () => {
   }
 });
 
-test('a foreign page is refused before the upgrade', async () => {
+test('a foreign origin is refused before the upgrade', async () => {
   await assert.rejects(open({ origin: 'https://evil.example' }), /403/);
 });

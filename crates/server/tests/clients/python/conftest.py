@@ -1,6 +1,6 @@
-"""Where the servers are, and the clients that talk to them.
+"""Addresses of the servers, and clients for them.
 
-`cargo xtask test --only python` starts a simulator and two gateways and tells their addresses in the environment.
+`cargo xtask test --only python` starts a simulator and two gateways, and passes their addresses in the environment.
 """
 
 import os
@@ -20,7 +20,7 @@ def address(name: str) -> str:
 
 
 class Simulator:
-    """The upstream, as seen past the gateway."""
+    """The upstream, queried directly."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -30,12 +30,12 @@ class Simulator:
         return self._http.get("/stats").raise_for_status().json()
 
     def requests(self) -> int:
-        """How often anybody asked for a generation, whatever the answer was."""
+        """Returns the number of requests for a generation, whatever the answer was."""
         stats = self.stats()
         return stats["chat_completions"] + stats["responses"]
 
     def under_way(self) -> int:
-        """How many are being answered now, whether their head has left or not."""
+        """Returns the number of requests that are not finished."""
         stats = self.stats()
         return stats["requests"] - stats["completed"] - stats["aborted"] - stats["faulted"]
 
@@ -63,7 +63,7 @@ def http(url: str):
 
 @pytest.fixture
 def client(url: str):
-    """The SDK as its users make it: retries and all."""
+    """The SDK with its defaults, retries included."""
     with openai.OpenAI(base_url=f"{url}/v1", api_key="sk-of-a-test") as client:
         yield client
 
@@ -75,7 +75,7 @@ def unique() -> str:
 
 
 def eventually(ask, is_enough, what: str, within: float = 30.0):
-    """Asks again and again until the answer is enough, as somebody who polls does; fails with the last answer."""
+    """Polls `ask` until `is_enough` accepts its result, and returns that. Fails with the last result."""
     deadline = time.monotonic() + within
     while True:
         answer = ask()

@@ -1,4 +1,4 @@
-"""Validation against the models of Open Responses, as PyPI `openresponses-types` has them."""
+"""Validation against the Open Responses models of PyPI's `openresponses-types`."""
 
 import enum
 import inspect
@@ -26,7 +26,7 @@ EVENTS = _by_type()
 
 
 def renamed(kind: str) -> str:
-    """OpenAI says `response.reasoning_text.delta` where Open Responses says `response.reasoning.delta`."""
+    """Maps OpenAI's `response.reasoning_text.delta` to Open Responses' `response.reasoning.delta`."""
     return kind.replace("response.reasoning_text.", "response.reasoning.")
 
 
@@ -49,7 +49,7 @@ def check_error_frame(frame: dict) -> None:
 
 
 def check_stream(events: list[dict], gapless: bool = True) -> dict:
-    """One whole stream: every event valid, numbered from 0, one terminal event at its end. Gives the final response object.
+    """Checks a whole stream: valid events, numbered from 0, one terminal event at the end. Returns the final response object.
 
     `gapless` is false where extension events are left out, so that numbers skip.
     """
@@ -57,9 +57,9 @@ def check_stream(events: list[dict], gapless: bool = True) -> dict:
     own = [event for event in events if event["type"].startswith("tokenwire:")]
     numbers = [event["sequence_number"] for event in events]
     if gapless:
-        assert numbers == list(range(len(events))), f"numbers are to run from 0 without gaps: {numbers}"
+        assert numbers == list(range(len(events))), f"numbers must run from 0 without gaps: {numbers}"
     else:
-        assert numbers[0] == 0 and numbers == sorted(set(numbers)), f"numbers are to rise from 0: {numbers}"
+        assert numbers[0] == 0 and numbers == sorted(set(numbers)), f"numbers must rise from 0: {numbers}"
     for event in own:
         assert "error" not in event, f"a top-level error makes SDKs raise: {event}"
     standard = [event for event in events if event not in own]
@@ -68,7 +68,7 @@ def check_stream(events: list[dict], gapless: bool = True) -> dict:
 
     kinds = [event["type"] for event in standard]
     assert kinds[0] == "response.created", kinds
-    assert [kind for kind in kinds if kind in TERMINAL] == [kinds[-1]], f"one terminal event, at the end: {kinds}"
+    assert [kind for kind in kinds if kind in TERMINAL] == [kinds[-1]], f"expected one terminal event, at the end: {kinds}"
     assert kinds.count("response.created") == 1 and kinds.count("response.in_progress") <= 1, kinds
     ids = {event["response"]["id"] for event in standard if event["type"] in LIFECYCLE}
     assert len(ids) == 1, f"the response changed its id: {ids}"
@@ -78,7 +78,7 @@ def check_stream(events: list[dict], gapless: bool = True) -> dict:
 
 
 def check_fold(events: list[dict], response: dict) -> None:
-    """What the deltas say is what the `done` events say is what the final object says."""
+    """Checks that the deltas, the `done` events and the final object agree."""
     items: dict[int, dict] = {}
     texts: dict[tuple, str] = {}
     for event in events:

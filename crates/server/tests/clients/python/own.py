@@ -1,7 +1,8 @@
-"""Servers of a test's own: a gateway, and what is put behind it."""
+"""Servers for one test: a gateway and its upstream."""
 
 import contextlib
 import os
+import random
 import re
 import socket
 import subprocess
@@ -22,17 +23,20 @@ def program(name: str) -> str:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Returns a free port below those that the kernel gives to outgoing connections, which could take it before the server does."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextlib.contextmanager
 def running(command: list[str], ready: str, environment: dict[str, str]):
-    """Runs a server until the block is left; it is ready once `ready` is answered with 200."""
+    """Runs a server until the block is left. It is ready once `ready` is answered with 200."""
     foreign = re.compile("TOKENWIRE_|OPENAI_|LITELLM_|DATABASE_URL|.*_proxy$", re.IGNORECASE)
     kept = {name: value for name, value in os.environ.items() if not foreign.match(name)}
-    # In a folder of its own, so that no file lying about is taken for its configuration.
+    # In an empty folder, so that no configuration file is found.
     with tempfile.TemporaryDirectory(prefix="tokenwire-") as folder, tempfile.TemporaryFile() as log:
         server = subprocess.Popen(
             command, env={**kept, **environment}, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -59,7 +63,7 @@ def running(command: list[str], ready: str, environment: dict[str, str]):
 
 @contextlib.contextmanager
 def gateway(base_url: str, api: str, **settings: str):
-    """A gateway before one upstream; gives its address. Settings are written `TIMEOUTS__FIRST_TOKEN="1s"`."""
+    """Runs a gateway over one upstream and yields its URL. Settings are written `TIMEOUTS__FIRST_TOKEN="1s"`."""
     port = free_port()
     upstream = {"UPSTREAMS__0__NAME": "upstream", "UPSTREAMS__0__BASE_URL": base_url, "UPSTREAMS__0__API": api, **settings}
     environment = {f"TOKENWIRE_{name}": value for name, value in upstream.items()}

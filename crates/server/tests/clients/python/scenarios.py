@@ -1,4 +1,4 @@
-"""Requests that between them make every kind of event there is, and what has to come of them."""
+"""Requests that together produce every type of event, with the expected results."""
 
 from dataclasses import dataclass, field
 
@@ -22,9 +22,9 @@ class Scenario:
     name: str
     body: dict
     status: str = "completed"
-    # The kinds of the output items, in order.
+    # Types of the output items, in order.
     items: tuple[str, ...] = ("message",)
-    # What must be among the types of the events.
+    # Event types that must occur.
     kinds: tuple[str, ...] = ("response.output_text.delta", "response.output_text.done", "response.content_part.done")
     absent: tuple[str, ...] = field(default=())
 
@@ -118,7 +118,7 @@ SCENARIOS = [
             "tool_choice": "auto",
             "tools": [TOOL],
             "truncation": "disabled",
-            "safety_identifier": "somebody",
+            "safety_identifier": "user-1",
             "prompt_cache_key": "here",
             "service_tier": "auto",
             "store": False,

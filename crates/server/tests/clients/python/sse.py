@@ -1,4 +1,4 @@
-"""An event stream taken apart to the line, so that the framing itself can be checked."""
+"""A line-by-line parser of event streams, to check the framing."""
 
 import json
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Block:
-    """What stands between two blank lines."""
+    """The lines between two blank lines."""
 
     lines: list[str]
     comments: list[str] = field(default_factory=list)
@@ -27,8 +27,8 @@ class Block:
 
 
 def blocks(body: str) -> list[Block]:
-    """The blocks of a whole body, which must end with one."""
-    assert "\r" not in body, "ends of lines are to be LF"
+    """Returns the blocks of a whole body, which must end with one."""
+    assert "\r" not in body, "lines must end with LF"
     assert body == "" or body.endswith("\n\n"), f"the body breaks off inside a block: {body[-200:]!r}"
     return [block(text.split("\n")) for text in body.split("\n\n") if text]
 
@@ -44,7 +44,7 @@ def block(lines: list[str]) -> Block:
         elif name == "data" and colon:
             data.append(value)
         elif name in ("id", "event", "retry") and colon:
-            assert getattr(found, name) is None, f"{name} stands twice in {lines}"
+            assert getattr(found, name) is None, f"{name} occurs twice in {lines}"
             setattr(found, name, value)
         else:
             raise AssertionError(f"not a line of an event stream: {line!r}")
@@ -53,5 +53,5 @@ def block(lines: list[str]) -> Block:
 
 
 def events(found: list[Block]) -> list[dict]:
-    """The JSON of every block but the marker at the end."""
+    """Returns the JSON of every block except the final marker."""
     return [block.json for block in found if block.data is not None and block.data != "[DONE]"]

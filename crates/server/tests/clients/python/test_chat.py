@@ -1,4 +1,4 @@
-"""openai-python's chat completions, unmodified."""
+"""Chat completions of the unmodified openai-python."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ def content(chunks, index: int = 0) -> str:
 COUNTED = "".join(f" t{number}" for number in range(6))
 
 
-def test_a_stream_brings_every_token_once(client):
+def test_stream_delivers_every_token_once(client):
     chunks = list(client.chat.completions.create(model="simulator", messages=ask("[[tokens=6 text=count]]"), stream=True))
     assert content(chunks) == COUNTED
     assert chunks[-1].choices[0].finish_reason == "stop"
@@ -37,7 +37,7 @@ def test_a_stream_brings_every_token_once(client):
     assert len({chunk.id for chunk in chunks}) == 1
 
 
-def test_without_stream_the_answer_is_one_object(client):
+def test_unstreamed_answer_is_one_object(client):
     completion = client.chat.completions.create(model="simulator", messages=ask("[[tokens=6 text=count]]"))
     assert completion.object == "chat.completion"
     assert completion.choices[0].message.content == COUNTED
@@ -45,14 +45,14 @@ def test_without_stream_the_answer_is_one_object(client):
     assert completion.usage.total_tokens == completion.usage.prompt_tokens + completion.usage.completion_tokens
 
 
-def test_without_a_model_the_default_answers(http):
+def test_default_model_is_used_without_a_model(http):
     answer = http.post("/v1/chat/completions", json={"messages": ask("[[tokens=6 text=count]]")})
     assert answer.status_code == 200, answer.text
     assert answer.json()["choices"][0]["message"]["content"] == COUNTED
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_the_async_client_reads_to_the_end_and_uses_its_connection_again(url, stream):
+def test_async_client_reads_to_the_end_and_reuses_its_connection(url, stream):
     async def talk():
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="sk-of-a-test") as client:
             for _ in range(3):
@@ -67,7 +67,7 @@ def test_the_async_client_reads_to_the_end_and_uses_its_connection_again(url, st
     asyncio.run(talk())
 
 
-def test_the_stream_helper_reads_to_its_end(client):
+def test_stream_helper_reads_to_the_end(client):
     with client.chat.completions.stream(model="simulator", messages=ask("[[tokens=6 text=count]]")) as stream:
         kinds = [event.type for event in stream]
         completion = stream.get_final_completion()
@@ -76,7 +76,7 @@ def test_the_stream_helper_reads_to_its_end(client):
 
 
 @pytest.mark.parametrize("calls", [1, 3])
-def test_tool_calls_come_whole(client, calls):
+def test_tool_calls_are_complete(client, calls):
     with client.chat.completions.stream(
         model="simulator", messages=ask(f"weather? [[calls={calls}]]"), tools=[CHAT_TOOL]
     ) as stream:
@@ -90,7 +90,7 @@ def test_tool_calls_come_whole(client, calls):
         Weather.model_validate_json(call.function.arguments)
 
 
-def test_several_choices_stay_apart(client):
+def test_choices_are_kept_separate(client):
     messages = ask("[[tokens=6 text=count]]")
     chunks = list(client.chat.completions.create(model="simulator", messages=messages, n=2, stream=True))
     assert content(chunks, 0) == COUNTED and content(chunks, 1) == COUNTED
@@ -98,7 +98,7 @@ def test_several_choices_stay_apart(client):
     assert [choice.index for choice in whole.choices] == [0, 1]
 
 
-def test_usage_comes_only_where_it_is_asked_for(client):
+def test_usage_is_sent_only_if_requested(client):
     messages = ask("[[tokens=6]]")
     plain = list(client.chat.completions.create(model="simulator", messages=messages, stream=True))
     assert all(chunk.usage is None for chunk in plain)
@@ -110,7 +110,7 @@ def test_usage_comes_only_where_it_is_asked_for(client):
     assert asked[-1].choices == [] and asked[-1].usage.completion_tokens > 0
 
 
-def test_logprobs_pass(client):
+def test_logprobs_are_relayed(client):
     chunks = client.chat.completions.create(
         model="simulator", messages=ask("[[tokens=6]]"), stream=True, logprobs=True, top_logprobs=2
     )
@@ -119,13 +119,13 @@ def test_logprobs_pass(client):
     assert len(tokens) == 6 and all(len(token.top_logprobs) == 2 for token in tokens)
 
 
-def test_reasoning_passes_in_the_field_the_upstream_uses(client):
+def test_reasoning_is_relayed_in_the_upstreams_field(client):
     chunks = list(client.chat.completions.create(model="simulator", messages=ask("[[reasoning=4 tokens=6]]"), stream=True))
     reasoning = [getattr(chunk.choices[0].delta, "reasoning_content", None) for chunk in chunks if chunk.choices]
     assert len([token for token in reasoning if token]) == 4
 
 
-def test_a_refusal_is_a_refusal(client):
+def test_refusal_is_relayed(client):
     with client.chat.completions.stream(model="simulator", messages=ask("[[refusal]]")) as stream:
         kinds = {event.type for event in stream}
         message = stream.get_final_completion().choices[0].message
@@ -140,14 +140,14 @@ def test_structured_output_is_parsed(client):
         assert isinstance(stream.get_final_completion().choices[0].message.parsed, Weather)
 
 
-def test_images_go_up(client):
+def test_images_are_sent_upstream(client):
     parts = [{"type": "text", "text": "what is this? [[tokens=6 text=count]]"}, {"type": "image_url", "image_url": {"url": PIXEL}}]
     completion = client.chat.completions.create(model="simulator", messages=[{"role": "user", "content": parts}])
     assert completion.choices[0].message.content == COUNTED
 
 
 @pytest.mark.parametrize("fault", ["cut", "reset", "end", "error", "malformed", "bad_utf8"])
-def test_a_stream_that_breaks_raises_and_does_not_look_finished(client, fault):
+def test_broken_stream_raises(client, fault):
     stream = client.chat.completions.create(
         model="simulator", messages=ask(f"[[tokens=20 text=count fault={fault} after=3]]"), stream=True
     )
@@ -156,11 +156,11 @@ def test_a_stream_that_breaks_raises_and_does_not_look_finished(client, fault):
         for chunk in stream:
             seen.append(chunk)
     assert content(seen).startswith(" t0 t1 t2")
-    # An error that the upstream put into words is passed on in its own, which need not hold a code.
+    # An error object of the upstream is passed on as it is, which need not have a code.
     assert raised.value.message and (raised.value.code or fault == "error")
 
 
-def test_a_helper_reading_a_stream_that_breaks_raises(client):
+def test_stream_helper_raises_on_a_broken_stream(client):
     with pytest.raises(openai.APIError):
         with client.chat.completions.stream(model="simulator", messages=ask("[[tokens=20 fault=cut after=3]]")) as stream:
             stream.until_done()
@@ -178,7 +178,7 @@ def test_a_helper_reading_a_stream_that_breaks_raises(client):
     ],
     ids=["plain", "n", "usage", "logprobs", "tools", "unknown parameter"],
 )
-def test_every_chunk_passes_byte_for_byte(url, simulator, extra):
+def test_chunks_are_relayed_byte_for_byte(url, simulator, extra):
     body = {"model": "simulator", "messages": ask("hello [[seed=7 tokens=9 reasoning=2]]"), "stream": True, **extra}
     direct = httpx.post(f"{simulator.url}/v1/chat/completions", json=body, timeout=30)
     through = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30)
@@ -187,7 +187,7 @@ def test_every_chunk_passes_byte_for_byte(url, simulator, extra):
     assert expected[-1] == "[DONE]" and len(expected) > 3
 
 
-def test_a_whole_answer_passes_byte_for_byte(url, simulator):
+def test_unstreamed_answer_is_relayed_byte_for_byte(url, simulator):
     body = {"model": "simulator", "messages": ask("hello [[seed=7 tokens=9]]")}
     direct = httpx.post(f"{simulator.url}/v1/chat/completions", json=body, timeout=30)
     through = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30)

@@ -1,4 +1,4 @@
-"""openai-python's chat completions, unmodified, before an upstream that speaks Responses."""
+"""Chat completions of the unmodified openai-python over an upstream that speaks Responses."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ def client(url):
         yield client
 
 
-def test_a_stream_brings_every_token_once(client):
+def test_stream_delivers_every_token_once(client):
     chunks = list(client.chat.completions.create(model="simulator", messages=ask("[[tokens=6 text=count]]"), stream=True))
     assert chunks[0].choices[0].delta.role == "assistant"
     assert content(chunks) == COUNTED
@@ -50,7 +50,7 @@ def test_a_stream_brings_every_token_once(client):
     assert all(chunk.usage is None for chunk in chunks)
 
 
-def test_without_stream_it_is_one_object_that_stays(client):
+def test_unstreamed_answer_is_one_stored_object(client):
     raw = client.chat.completions.with_raw_response.create(model="simulator", messages=ask("[[tokens=6 text=count]]"))
     completion = raw.parse()
     assert completion.object == "chat.completion"
@@ -78,7 +78,7 @@ def test_the_async_client(url, stream):
     asyncio.run(talk())
 
 
-def test_usage_comes_last_where_it_is_asked_for(client):
+def test_usage_is_last_if_requested(client):
     chunks = list(
         client.chat.completions.create(
             model="simulator",
@@ -94,7 +94,7 @@ def test_usage_comes_last_where_it_is_asked_for(client):
 
 
 @pytest.mark.parametrize("calls", [1, 3])
-def test_tool_calls_come_whole_and_are_answered(client, calls):
+def test_tool_calls_are_complete_and_can_be_answered(client, calls):
     question = ask(f"weather? [[calls={calls}]]")
     with client.chat.completions.stream(model="simulator", messages=question, tools=[CHAT_TOOL]) as stream:
         done = [event for event in stream if event.type == "tool_calls.function.arguments.done"]
@@ -114,7 +114,7 @@ def test_tool_calls_come_whole_and_are_answered(client, calls):
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
-def test_a_tool_can_be_demanded(client, choice):
+def test_tool_choice_is_translated(client, choice):
     completion = client.chat.completions.create(
         model="simulator", messages=ask("hi"), tools=[CHAT_TOOL], tool_choice=choice, parallel_tool_calls=False
     )
@@ -143,7 +143,7 @@ def test_reasoning_and_refusals(client):
     assert message.refusal and not message.content and "refusal.done" in kinds
 
 
-def test_every_role_and_part_goes_up(client):
+def test_every_role_and_part_is_sent_upstream(client):
     parts = [{"type": "text", "text": "what is this? [[tokens=6 text=count]]"}, {"type": "image_url", "image_url": {"url": PIXEL}}]
     messages = [
         {"role": "system", "content": "Be brief."},
@@ -175,7 +175,7 @@ def test_finish_reasons(client, steering, params, reason):
 
 
 @pytest.mark.parametrize("fault", ["cut", "reset", "end", "error", "malformed", "bad_utf8"])
-def test_an_answer_that_breaks_raises_and_does_not_look_finished(client, fault):
+def test_broken_answer_raises(client, fault):
     messages = ask(f"[[tokens=20 text=count fault={fault} after=3]]")
     seen = []
     with pytest.raises(openai.APIError) as raised:
@@ -189,7 +189,7 @@ def test_an_answer_that_breaks_raises_and_does_not_look_finished(client, fault):
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_what_cannot_be_asked_is_refused_before_the_upstream_is_asked(client, simulator, stream):
+def test_untranslatable_parameters_are_rejected_without_an_upstream_request(client, simulator, stream):
     before = simulator.requests()
     for name, value in [("n", 2), ("stop", ["x"]), ("seed", 7), ("logit_bias", {"1": 1}), ("frequency_penalty", 1), ("audio", {})]:
         with pytest.raises(openai.BadRequestError) as raised:
@@ -198,7 +198,7 @@ def test_what_cannot_be_asked_is_refused_before_the_upstream_is_asked(client, si
     assert simulator.requests() == before
 
 
-def test_a_reader_of_the_eventsource_framing_comes_back_at_its_number(url):
+def test_eventsource_reader_resumes_after_its_number(url):
     body = {"messages": ask("[[tokens=6 text=count]]"), "model": "simulator", "stream_options": {"include_usage": True}}
     with httpx.stream("POST", f"{url}/v1/streams?dialect=chat", json=body, timeout=30) as answer:
         blocks = [block for block in answer.read().decode().split("\n\n") if "data:" in block]
@@ -218,7 +218,7 @@ def test_a_reader_of_the_eventsource_framing_comes_back_at_its_number(url):
         assert again == [event for event in events if int(event[0].rsplit(".", 1)[1]) > int(last.rsplit(".", 1)[1])]
 
 
-def test_a_client_that_leaves_takes_its_request_with_it(client, simulator):
+def test_leaving_client_cancels_the_upstream_request(client, simulator):
     before = simulator.under_way()
     stream = client.chat.completions.create(model="simulator", messages=ask("[[tokens=100000 tbt=20ms]]"), stream=True)
     for chunk in stream:

@@ -1,4 +1,4 @@
-"""What the README tells people to paste, run as they would."""
+"""The curl commands of the README."""
 
 import json
 import subprocess
@@ -19,16 +19,16 @@ def test_events_without_a_single_header(url):
     assert check_stream(events(blocks(body)))["status"] == "completed"
 
 
-def test_the_bare_answer(url):
+def test_plain_text_answer(url):
     answer = curl(f"{url}/v1/streams", "-H", "Accept: text/plain", "-d", '{"input":"[[tokens=4 text=count]]"}')
     assert answer.rstrip("\n") == " t0 t1 t2 t3"
 
 
-def test_a_bare_get(url):
+def test_get_without_a_header(url):
     assert check_stream(events(blocks(curl(f"{url}/v1/streams?input=hello"))))["status"] == "completed"
 
 
-def test_an_unsteered_answer_is_worth_reading(url):
+def test_unsteered_answers_have_markdown(url):
     def answer(question: str) -> str:
         return curl(f"{url}/v1/streams", "-H", "Accept: text/plain", "-d", json.dumps({"input": question}))
 

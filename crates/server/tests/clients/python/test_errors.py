@@ -1,4 +1,4 @@
-"""Errors arrive as the SDK's own exceptions, before the upstream is asked in vain and without asking it again in vain."""
+"""Errors are the SDK's own exceptions. Invalid requests never reach the upstream, and failed ones are not retried twice."""
 
 import httpx
 import openai
@@ -17,7 +17,7 @@ def check_shape(answer: httpx.Response) -> dict:
 
 
 class TestBadRequests:
-    """Each is answered at once, and the upstream never hears of it."""
+    """Each is answered without an upstream request."""
 
     @pytest.fixture(autouse=True)
     def upstream_is_left_alone(self, simulator):
@@ -36,29 +36,29 @@ class TestBadRequests:
             ("/v1/responses", {"input": "hi", "stream": "yes"}, "stream"),
         ],
     )
-    def test_a_wrong_parameter_is_named(self, http, path, body, param):
+    def test_invalid_parameter_is_named(self, http, path, body, param):
         answer = http.post(path, json=body)
         assert answer.status_code == 400, answer.text
         error = check_shape(answer)
         assert (error["param"] or "").split("[")[0].split(".")[0] == param, error
         assert param in error["message"], error
 
-    def test_what_cannot_be_honoured_is_refused(self, client):
+    def test_unsupported_parameter_is_rejected(self, client):
         with pytest.raises(openai.BadRequestError) as raised:
             client.responses.create(model="simulator", input="hi", conversation="conv_1")
         assert raised.value.code == "unsupported_parameter" and raised.value.param == "conversation"
 
-    def test_the_sdk_raises_its_own(self, client):
+    def test_sdk_raises_bad_request(self, client):
         with pytest.raises(openai.BadRequestError) as raised:
             client.responses.create(model="simulator")
         assert raised.value.param == "input" and raised.value.type == "invalid_request_error" and raised.value.request_id
 
-    def test_bad_json_is_answered_with_its_position(self, http):
+    def test_bad_json_is_reported_with_its_position(self, http):
         answer = http.post("/v1/responses", content=b'{"input": "hi",,}', headers={"content-type": "application/json"})
         assert answer.status_code == 400
         assert "column 16" in check_shape(answer)["message"], answer.text
 
-    def test_invalid_utf8_is_answered(self, http):
+    def test_invalid_utf8_is_rejected(self, http):
         answer = http.post("/v1/responses", content=b'{"input": "\xff\xfe"}', headers={"content-type": "application/json"})
         assert answer.status_code == 400
         check_shape(answer)
@@ -86,7 +86,7 @@ class TestBadRequests:
 
     @pytest.mark.parametrize("path", ["/v1/responses", "/v1/chat/completions", "/v1/streams"])
     @pytest.mark.parametrize("headers", [{"origin": "https://evil.example"}, {"sec-fetch-site": "cross-site"}])
-    def test_a_foreign_page_cannot_spend_the_key(self, http, path, headers):
+    def test_foreign_origin_is_rejected(self, http, path, headers):
         answer = http.post(path, json={"input": "hi", "messages": ASK}, headers=headers)
         assert answer.status_code == 403
         check_shape(answer)
@@ -102,7 +102,7 @@ class TestBadRequests:
             ("GET", "/v1/streams/resp_doesnotexist"),
         ],
     )
-    def test_what_nobody_knows_is_404(self, http, method, path):
+    def test_unknown_id_is_404(self, http, method, path):
         answer = http.request(method, path)
         assert answer.status_code == 404, answer.text
         check_shape(answer)
@@ -112,7 +112,7 @@ class TestBadRequests:
             client.responses.retrieve("resp_doesnotexist")
 
     def test_a_body_over_the_limit_is_413(self, url):
-        # 64 MiB is past any sensible limit; the answer may come before all of it is sent.
+        # 64 MiB is above any sensible limit. The answer may come before all of it is sent.
         body = b'{"input": "' + b"x" * (64 * 1024 * 1024) + b'"}'
         try:
             answer = httpx.post(f"{url}/v1/responses", content=body, headers={"content-type": "application/json"}, timeout=60)
@@ -133,20 +133,20 @@ class TestTheUpstreamsErrors:
     @pytest.mark.parametrize("route", ["chat", "responses"])
     @pytest.mark.parametrize("stream", [True, False])
     @pytest.mark.parametrize(("code", "exception"), [(429, openai.RateLimitError), (503, openai.InternalServerError)])
-    def test_a_busy_upstream_is_not_asked_again_in_vain(self, client, simulator, route, stream, code, exception):
+    def test_sdk_does_not_retry_after_the_gateways_retries(self, client, simulator, route, stream, code, exception):
         before = simulator.requests()
         with pytest.raises(exception) as raised:
             self.ask(client, route, f"[[fault=status code={code}]]", stream)
         assert raised.value.status_code == code
         assert raised.value.response.headers["retry-after"]
-        # The gateway may try again by itself. The SDK must not add rounds of its own on top: it would ask three times as often.
+        # The gateway retries. If the SDK retried too, there would be three times as many requests.
         assert raised.value.response.headers["x-should-retry"] == "false"
         asked = simulator.requests() - before
-        assert asked == self.rounds(simulator, code), f"the upstream was asked {asked} times"
+        assert asked == self.rounds(simulator, code), f"the upstream got {asked} requests"
 
     @staticmethod
     def rounds(simulator, code) -> int:
-        """How often the gateway asks for one request of a client that does not retry."""
+        """Returns the number of upstream requests for one request of a client without retries."""
         import conftest
 
         before = simulator.requests()

@@ -42,7 +42,7 @@ def check_head(answer: httpx.Response) -> str:
 
 class TestEventSource:
     @pytest.mark.parametrize("way", WAYS)
-    def test_every_block_has_data_and_an_id_and_no_name(self, http, way):
+    def test_every_block_has_data_and_an_id_but_no_event_name(self, http, way):
         answer = WAYS[way](http, "hello [[tokens=5]]")
         name = check_head(answer)
         found = blocks(answer.text)
@@ -52,13 +52,13 @@ class TestEventSource:
             assert block.event is None and block.data is not None, block.lines
             assert re.fullmatch(rf"{name}\.\d+", block.id) and len(block.id) < 128, block.id
 
-    def test_the_events_are_those_of_responses(self, http):
+    def test_events_equal_those_of_responses(self, http):
         found = blocks(http.get("/v1/streams", params={"input": "hello [[tokens=5]]"}).text)
         response = check_stream(events(found))
         assert response["status"] == "completed"
         assert [block.number for block in found] == [event["sequence_number"] for event in events(found)]
         assert found[0].json["type"] == "response.created"
-        assert found[-1].json["type"] in TERMINAL, "no marker after the terminal event in this dialect"
+        assert found[-1].json["type"] in TERMINAL, "no marker may follow the terminal event in this dialect"
 
     @pytest.mark.parametrize("scenario", SCENARIOS, ids=names)
     def test_every_scenario_is_valid_and_without_gaps(self, http, scenario):
@@ -72,7 +72,7 @@ class TestEventSource:
             first = next(answer.iter_text())
             assert first.startswith("retry: 2000\n") and '"response.created"' in first
 
-    def test_what_fails_after_the_head_is_an_event(self, http):
+    def test_failure_after_the_head_is_an_event(self, http):
         answer = http.get("/v1/streams", params={"input": "[[fault=status code=400]]"})
         check_head(answer)
         last = events(blocks(answer.text))[-1]
@@ -82,7 +82,7 @@ class TestEventSource:
         name = check_head(http.get("/v1/streams", params={"input": "hello [[tokens=5]]"}))
         own = blocks(http.get(f"/v1/streams/{name}").text)
         chat = blocks(http.get(f"/v1/streams/{name}", params={"dialect": "chat"}).text)
-        # The first block has no data: it brings the id that a reconnect needs, before there is a chunk.
+        # The first block has no data. It sets the id that a reconnect needs before the first chunk.
         assert chat[0].data is None and chat[0].id == own[0].id
         chat = chat[1:]
         assert chat[-1].data == "[DONE]" and chat[-1].id == own[-1].id
@@ -91,7 +91,7 @@ class TestEventSource:
         assert numbers == sorted(set(numbers)) and numbers[-1] <= chat[-1].number
         assert {block.json["object"] for block in chat[:-1]} == {"chat.completion.chunk"}
 
-    def test_a_broken_stream_ends_in_the_chat_dialect_with_the_error(self, http):
+    def test_broken_stream_ends_with_an_error_in_the_chat_dialect(self, http):
         name = check_head(http.get("/v1/streams", params={"input": "[[tokens=9 fault=cut after=3]]"}))
         own = blocks(http.get(f"/v1/streams/{name}").text)
         chat = blocks(http.get(f"/v1/streams/{name}", params={"dialect": "chat"}).text)
@@ -128,7 +128,7 @@ class TestSdk:
         assert error["message"] and error["type"] and (error["code"] or fault == "error"), error
 
     @pytest.mark.parametrize("fault", ["no_done", "split", "crlf", "cr", "nospace", "bom", "comments", "multi", "gzip"])
-    def test_oddities_of_the_upstream_do_not_show(self, http, fault):
+    def test_upstream_framing_is_normalized(self, http, fault):
         body = {"messages": [{"role": "user", "content": f"[[tokens=6 text=count fault={fault}]]"}], "stream": True}
         answer = http.post("/v1/chat/completions", json=body)
         check_head(answer)
@@ -137,7 +137,7 @@ class TestSdk:
         tokens = [block.json["choices"][0]["delta"].get("content") or "" for block in found if block.json["choices"]]
         assert "".join(tokens) == " t0 t1 t2 t3 t4 t5"
 
-    def test_whoever_starts_is_told_where_the_stream_is(self, http):
+    def test_start_has_a_location_header(self, http):
         answer = http.post("/v1/responses", json={"input": "[[tokens=2]]"})
         assert answer.headers["location"] == f"/v1/streams/{answer.json()['id']}"
         chat = http.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "[[tokens=2]]"}]})
@@ -165,7 +165,7 @@ class TestHeartbeat:
             assert lines[beat] == ":" and lines[beat + 1] != "", "a blank line after a comment makes openai-python raise"
         assert blocks(answer.text)[-1].data
 
-    def test_the_sdk_reads_over_it(self, client):
+    def test_sdk_ignores_it(self, client):
         stream = client.responses.create(model="simulator", input="[[ttft=2500ms tokens=3 text=count]]", stream=True)
         assert "".join(event.delta for event in stream if event.type == "response.output_text.delta") == " t0 t1 t2"
         chunks = client.chat.completions.create(
@@ -180,7 +180,7 @@ class TestHeartbeat:
 
 class TestText:
     @pytest.mark.parametrize("way", WAYS)
-    def test_it_is_the_bare_answer(self, http, way):
+    def test_body_is_the_plain_answer(self, http, way):
         answer = WAYS[way](http, "[[tokens=6 text=count]]", headers={"accept": "text/plain"})
         assert answer.status_code == 200
         assert answer.headers["content-type"].replace(" ", "").lower() == "text/plain;charset=utf-8"
@@ -199,7 +199,7 @@ class TestText:
         assert answer.status_code == 400
 
 
-def test_operations_answer(http):
+def test_operations_endpoints_answer(http):
     assert http.get("/healthz").status_code == 200
     assert http.get("/readyz").status_code == 200
 

@@ -1,4 +1,4 @@
-"""What `/metrics` says, read with Prometheus' own parsers, the strict one of OpenMetrics and the older one."""
+"""`/metrics` parsed with Prometheus' own parsers: the strict OpenMetrics one and the older one."""
 
 import re
 
@@ -13,7 +13,7 @@ from conftest import eventually
 OPEN_METRICS = "application/openmetrics-text"
 FORMATS = {"text/plain": parse_text, OPEN_METRICS: parse_open_metrics}
 
-# Every label there is, and what it may say; a value that is none of these came from a client or an upstream.
+# Every label with its possible values. Any other value came from a client or an upstream.
 LABELS = {
     "api": "chat|responses",
     "clock": "connect|first_token|between_tokens|total",
@@ -39,7 +39,7 @@ def total(families, name, **labels):
 
 
 @pytest.mark.parametrize("accept", FORMATS)
-def test_prometheus_reads_it(http, url, accept):
+def test_prometheus_parses_the_exposition(http, url, accept):
     before = scrape(http, accept)
     body = http.post("/v1/streams", json={"input": "hello [[tokens=5]]"}).text
     assert check_stream(events(blocks(body)))["status"] == "completed"
@@ -61,7 +61,7 @@ def test_prometheus_reads_it(http, url, accept):
 
 
 @pytest.mark.parametrize("accept", FORMATS)
-def test_names_types_and_labels_are_as_they_should_be(http, accept):
+def test_names_types_and_labels_are_valid(http, accept):
     codes = [error["code"] for error in http.get("/openapi.json").json()["x-error-codes"]]
     said = LABELS | {"code": "|".join(["", "other", *codes])}
     families = scrape(http, accept)
@@ -69,7 +69,7 @@ def test_names_types_and_labels_are_as_they_should_be(http, accept):
     for name, family in families.items():
         assert re.fullmatch(r"(tokenwire|process)_[a-z_]+", name)
         assert family.type in ("counter", "gauge", "histogram"), f"{name} is {family.type}"
-        assert family.documentation.endswith("."), f"{name} is not explained"
+        assert family.documentation.endswith("."), f"{name} has no description"
         suffixes = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}[family.type]
         for sample in family.samples:
             assert sample.name in [name + suffix for suffix in suffixes], f"{sample.name} stands under {name}"
@@ -77,5 +77,5 @@ def test_names_types_and_labels_are_as_they_should_be(http, accept):
                 assert re.fullmatch(said[label], value), f"{sample.name} has {label}={value!r}"
 
 
-def test_both_formats_tell_of_the_same_things(http):
+def test_both_formats_have_the_same_metrics(http):
     assert set(scrape(http, "text/plain")) == set(scrape(http, OPEN_METRICS))

@@ -1,4 +1,4 @@
-"""openai-python's responses, unmodified, and every event against the models of Open Responses."""
+"""Responses of the unmodified openai-python, and every event validated against Open Responses."""
 
 import asyncio
 import json
@@ -39,7 +39,7 @@ def test_every_event_is_an_open_responses_event(http, scenario):
     assert answer.status_code == 200, answer.text
     found = blocks(answer.text)
     assert found[-1].data == "[DONE]"
-    assert all(block.event == block.json["type"] for block in found[:-1]), "event: is to name the type"
+    assert all(block.event == block.json["type"] for block in found[:-1]), "event: must name the type"
     assert all(block.id is None for block in found)
     sent = events(found)
     assert not [event for event in sent if event["type"].startswith("tokenwire:")], "openai-node raises on unknown types"
@@ -47,7 +47,7 @@ def test_every_event_is_an_open_responses_event(http, scenario):
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=names)
-def test_without_stream_the_answer_is_the_same_object(http, scenario):
+def test_unstreamed_answer_is_the_same_object(http, scenario):
     answer = http.post("/v1/responses", json={"model": "simulator", **scenario.body})
     assert answer.status_code == 200, answer.text
     response = answer.json()
@@ -58,7 +58,7 @@ def test_without_stream_the_answer_is_the_same_object(http, scenario):
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=names)
-def test_the_poll_is_the_terminal_events_object(http, scenario):
+def test_poll_returns_the_terminal_events_object(http, scenario):
     answer = http.post("/v1/responses", json={"model": "simulator", "stream": True, **scenario.body})
     terminal = events(blocks(answer.text))[-1]
     assert terminal["type"] in TERMINAL
@@ -68,7 +68,7 @@ def test_the_poll_is_the_terminal_events_object(http, scenario):
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=names)
-def test_the_stream_helper_reads_to_its_end(client, scenario):
+def test_stream_helper_reads_to_the_end(client, scenario):
     with client.responses.stream(model="simulator", **scenario.body) as stream:
         seen = list(stream)
         if scenario.status == "completed":
@@ -76,20 +76,20 @@ def test_the_stream_helper_reads_to_its_end(client, scenario):
             assert response.status == "completed"
             assert tuple(item.type for item in response.output)[: len(scenario.items)] == scenario.items
         else:
-            # The helper has no final response of what did not complete: that is its way.
+            # The helper has no final response unless it completed.
             with pytest.raises(RuntimeError, match="response.completed"):
                 stream.get_final_response()
     assert seen[-1].type == f"response.{scenario.status}"
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=names)
-def test_the_parsing_models_of_the_sdk_read_the_answer(client, scenario):
+def test_sdk_models_parse_the_answer(client, scenario):
     response = client.responses.create(model="simulator", **scenario.body)
     assert response.status == scenario.status
     assert response.object == "response"
 
 
-def test_the_text_is_there_as_the_sdk_gives_it(client):
+def test_sdk_returns_the_text(client):
     response = client.responses.create(model="simulator", input="[[tokens=6 text=count]]")
     assert response.output_text == COUNTED
     assert response.usage.total_tokens == response.usage.input_tokens + response.usage.output_tokens
@@ -119,7 +119,7 @@ def test_structured_output_is_parsed(client):
         assert isinstance(stream.get_final_response().output_parsed, Weather)
 
 
-def test_calls_have_ids_of_their_own_and_whole_arguments(http):
+def test_calls_have_distinct_ids_and_complete_arguments(http):
     response = http.post("/v1/responses", json={"input": "weather? [[calls=3]]", "tools": [TOOL]}).json()
     calls = outputs(response, "function_call")
     assert len({call["call_id"] for call in calls}) == len({call["id"] for call in calls}) == 3
@@ -138,7 +138,7 @@ def test_logprobs_reach_the_deltas_and_the_object(http):
 
 
 @pytest.mark.parametrize("after", [0, 3])
-def test_a_failure_keeps_what_came_before_it(http, after):
+def test_failure_keeps_the_text_before_it(http, after):
     body = {"input": f"[[tokens=20 text=count fault=cut after={after}]]", "stream": True}
     response = events(blocks(http.post("/v1/responses", json=body).text))[-1]["response"]
     assert response["status"] == "failed"
@@ -147,15 +147,15 @@ def test_a_failure_keeps_what_came_before_it(http, after):
 
 
 class TestConversations:
-    def test_the_next_turn_carries_what_was_said(self, client):
+    def test_next_turn_includes_the_history(self, client):
         first = client.responses.create(model="simulator", input="a long story about a river and a bridge [[tokens=30]]")
         alone = client.responses.create(model="simulator", input="and then? [[tokens=2]]")
         second = client.responses.create(model="simulator", input="and then? [[tokens=2]]", previous_response_id=first.id)
         assert second.previous_response_id == first.id
-        # The upstream counts what it was sent: the question, and before it the first question and its answer.
+        # The upstream counts its input: the first question, its answer, and the second question.
         assert second.usage.input_tokens > alone.usage.input_tokens + 30
 
-    def test_a_third_turn_carries_both(self, client):
+    def test_third_turn_includes_both_turns(self, client):
         ids = [None]
         counts = []
         for _ in range(3):
@@ -164,14 +164,14 @@ class TestConversations:
             counts.append(response.usage.input_tokens)
         assert counts[2] - counts[1] >= 20 and counts[1] - counts[0] >= 20, counts
 
-    def test_a_function_result_may_be_all_that_is_sent(self, client):
+    def test_function_result_alone_is_a_valid_turn(self, client):
         first = client.responses.create(model="simulator", input="weather?", tools=[TOOL])
         (call,) = first.output
         result = {"type": "function_call_output", "call_id": call.call_id, "output": "rain"}
         second = client.responses.create(model="simulator", input=[result], previous_response_id=first.id, tools=[TOOL])
         assert second.status == "completed" and second.output_text
 
-    def test_what_went_in_is_listed(self, client):
+    def test_input_items_are_listed(self, client):
         response = client.responses.create(
             model="simulator",
             input=[{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}, {"role": "user", "content": "three [[tokens=2]]"}],
@@ -184,13 +184,13 @@ class TestConversations:
         paged = list(client.responses.input_items.list(response.id, order="asc", limit=1))
         assert [item.id for item in paged] == [item.id for item in items]
 
-    def test_an_unknown_predecessor_is_a_clear_error(self, client):
+    def test_unknown_previous_response_is_an_error(self, client):
         with pytest.raises(openai.APIStatusError) as raised:
             client.responses.create(model="simulator", input="hi", previous_response_id="resp_doesnotexist")
         assert raised.value.status_code in (400, 404)
         assert raised.value.code == "previous_response_not_found" and raised.value.param == "previous_response_id"
 
-    def test_without_store_there_is_nothing_to_go_on_from(self, client):
+    def test_unstored_response_cannot_be_continued(self, client):
         first = client.responses.create(model="simulator", input="hi [[tokens=2]]", store=False)
         assert first.store is False
         with pytest.raises(openai.APIStatusError) as raised:
@@ -221,7 +221,7 @@ class TestBackground:
             assert [event.to_dict() for event in tail] == [event.to_dict() for event in expected]
         assert list(client.responses.retrieve(job.id, stream=True, starting_after=whole[-1].sequence_number)) == []
 
-    def test_the_helper_goes_on_with_a_job(self, client):
+    def test_helper_resumes_a_job(self, client):
         job = client.responses.create(model="simulator", input="[[tokens=20 text=count tbt=10ms]]", background=True)
         with client.responses.stream(response_id=job.id, starting_after=5) as stream:
             numbers = [event.sequence_number for event in stream]
@@ -264,7 +264,7 @@ class TestBackground:
         with pytest.raises(openai.NotFoundError):
             client.responses.delete(job.id)
 
-    def test_delete_says_so_in_openais_words(self, http):
+    def test_delete_has_openais_body(self, http):
         made = http.post("/v1/responses", json={"input": "[[tokens=2]]"}).json()
         gone = http.delete(f"/v1/responses/{made['id']}")
         assert gone.status_code == 200
@@ -280,7 +280,7 @@ def test_models_are_listed(client):
         client.models.retrieve("no-such-model")
 
 
-def test_a_bare_client_needs_no_header(url):
+def test_no_header_is_required(url):
     answer = httpx.post(f"{url}/v1/responses", json={"input": "[[tokens=2]]"}, headers={"accept": "*/*"}, timeout=30)
     assert answer.status_code == 200
     check_response(answer.json())

@@ -1,4 +1,4 @@
-"""Coming back: every cell of the protocol's table of positions, over HTTP."""
+"""Resuming over HTTP: every cell of the protocol's table of positions."""
 
 import httpx
 import pytest
@@ -11,7 +11,7 @@ ENDED = "[[tokens=10 text=count]]"
 
 
 def started(http, text: str = ENDED) -> tuple[str, list]:
-    """A finished stream: its id and its blocks."""
+    """Runs a stream to its end. Returns its id and its blocks."""
     answer = http.get("/v1/streams", params={"input": text})
     assert answer.status_code == 200, answer.text
     found = blocks(answer.text)
@@ -20,7 +20,7 @@ def started(http, text: str = ENDED) -> tuple[str, list]:
 
 @pytest.fixture(scope="module")
 def late(forgetful_url):
-    """A stream whose log is gone while its response object lives."""
+    """A stream whose log was removed while its response object is kept."""
     with httpx.Client(base_url=forgetful_url, timeout=30) as http:
         name, whole = started(http)
         ask = lambda: http.get(f"/v1/responses/{name}", params={"stream": "true", "starting_after": 0})  # noqa: E731
@@ -31,7 +31,7 @@ def late(forgetful_url):
 class TestAPositionInTheLog:
     @pytest.mark.parametrize("after", [0, 1, 5])
     @pytest.mark.parametrize("how", ["Last-Event-ID", "after"])
-    def test_what_follows_is_sent_again_byte_for_byte(self, http, after, how):
+    def test_rest_is_replayed_byte_for_byte(self, http, after, how):
         name, whole = started(http)
         if how == "after":
             answer = http.get(f"/v1/streams/{name}", params={"after": after})
@@ -47,16 +47,16 @@ class TestAPositionInTheLog:
         answer = http.get(f"/v1/streams/{name}", params={"after": 0}, headers={"Last-Event-ID": f"{name}.5"})
         assert blocks(answer.text)[0].number == 6
 
-    def test_without_a_position_everything_is_sent(self, http):
+    def test_everything_is_replayed_without_a_position(self, http):
         name, whole = started(http)
         assert [block.data for block in blocks(http.get(f"/v1/streams/{name}").text)] == [block.data for block in whole]
 
-    def test_a_cut_reader_goes_on_at_the_exact_token(self, http, simulator):
+    def test_cut_reader_resumes_at_the_exact_token(self, http, simulator):
         before = simulator.requests()
         seen, last, name = [], None, None
         for _ in range(40):
             headers = {"Last-Event-ID": last} if last else {}
-            # The URL stays the one that started it, as an EventSource's does.
+            # The URL of the start is kept, as an EventSource does.
             with http.stream("GET", "/v1/streams", params={"input": "[[tokens=30 text=count tbt=10ms]]"}, headers=headers) as answer:
                 if answer.status_code == 204:
                     break
@@ -73,9 +73,9 @@ class TestAPositionInTheLog:
             pytest.fail("the stream never ended with 204")
         response = check_stream(seen)
         assert response["output"][0]["content"][0]["text"] == "".join(f" t{number}" for number in range(30))
-        assert simulator.requests() == before + 1, "resuming is not asking again"
+        assert simulator.requests() == before + 1, "resuming must not start a generation"
 
-    def test_readers_that_come_at_any_time_see_the_same_bytes(self, http, url):
+    def test_late_readers_get_the_same_bytes(self, http, url):
         from concurrent.futures import ThreadPoolExecutor
 
         job = http.post("/v1/responses", json={"input": "[[tokens=40 text=count tbt=10ms]]", "background": True}).json()
@@ -91,7 +91,7 @@ class TestAPositionInTheLog:
         again = blocks(http.get(f"/v1/streams/{name}", params={"dialect": "chat", "after": middle}).text)
         assert [(block.id, block.data) for block in again] == [(block.id, block.data) for block in chat[5:]]
 
-    def test_what_chat_started_is_read_as_responses(self, http):
+    def test_stream_started_as_chat_is_read_as_responses(self, http):
         body = {"messages": [{"role": "user", "content": "[[tokens=10 text=count]]"}], "stream": True}
         answer = http.post("/v1/chat/completions", json=body)
         found = blocks(http.get(answer.headers["location"]).text)
@@ -119,7 +119,7 @@ class TestAtTheEnd:
 
 
 class TestNotInTheLog:
-    def test_past_the_head_eventsource_is_set_back(self, http):
+    def test_eventsource_past_the_head_gets_a_reset(self, http):
         name, whole = started(http)
         found = blocks(http.get(f"/v1/streams/{name}", params={"after": 10_000}).text)
         self.check_reset(found[0].json, whole[-1].number)
@@ -130,7 +130,7 @@ class TestNotInTheLog:
         answer = http.get(f"/v1/responses/{name}", params={"stream": "true", "starting_after": 10_000})
         assert answer.status_code == 400 and answer.json()["error"]["code"] == "invalid_cursor"
 
-    def test_a_log_that_is_gone_is_410_for_sdks(self, late):
+    def test_removed_log_is_410_for_sdks(self, late):
         _, _, _, gone = late
         assert gone.status_code == 410 and gone.json()["error"]["code"] == "position_gone"
 
@@ -138,13 +138,13 @@ class TestNotInTheLog:
         http, name, whole, _ = late
         assert http.get(f"/v1/responses/{name}").json() == whole[-1].json["response"]
 
-    def test_a_log_that_is_gone_sets_eventsource_back(self, late):
+    def test_removed_log_is_a_reset_for_eventsource(self, late):
         http, name, whole, _ = late
         found = blocks(http.get(f"/v1/streams/{name}", headers={"Last-Event-ID": f"{name}.2"}).text)
         self.check_reset(found[0].json, whole[-1].number)
         assert len(found) == 1
 
-    def test_at_the_end_of_a_log_that_is_gone_it_is_204(self, late):
+    def test_end_of_a_removed_log_is_204(self, late):
         http, name, whole, _ = late
         assert http.get(f"/v1/streams/{name}", headers={"Last-Event-ID": whole[-1].id}).status_code == 204
 
@@ -155,7 +155,7 @@ class TestNotInTheLog:
         check_response(event["response"])
 
 
-class TestIdsThatAreNone:
+class TestInvalidIds:
     @pytest.mark.parametrize("value", ["nonsense", "resp_x", "resp_x.", "resp_x.-1", "resp_x.1.5", "resp_x.99999999999999999999999"])
     @pytest.mark.parametrize("path", ["/v1/streams?input=hello", "/v1/streams/{}"])
     def test_a_malformed_id_is_400(self, http, simulator, path, value):
@@ -179,7 +179,7 @@ class TestIdsThatAreNone:
         assert simulator.requests() == before
 
     @pytest.mark.parametrize("query", ["after=x", "after=-1", "dialect=morse"])
-    def test_a_wrong_parameter_is_400(self, http, query):
+    def test_invalid_parameter_is_400(self, http, query):
         name, _ = started(http)
         answer = http.get(f"/v1/streams/{name}?{query}")
         assert answer.status_code == 400 and answer.json()["error"]["param"] == query.partition("=")[0]

@@ -1,4 +1,4 @@
-"""An upstream that fails before its first token: the gateway asks it again, the SDK does not have to and does not."""
+"""An upstream that fails before its first token: the gateway retries, the SDK does not."""
 
 import openai
 import own
@@ -12,7 +12,7 @@ FAULT = pytest.mark.parametrize("fault", FAULTS)
 
 
 class Failed(Exception):
-    """A response that says itself that it failed, for which the SDK raises nothing."""
+    """A failed response, for which the SDK raises nothing."""
 
 
 def answer(client: openai.OpenAI, route: str, stream: bool, steer: str) -> str:
@@ -40,7 +40,7 @@ def answer(client: openai.OpenAI, route: str, stream: bool, steer: str) -> str:
 @FAULT
 @STREAM
 @ROUTES
-def test_one_failure_does_not_show(client, simulator, unique, route, stream, fault):
+def test_one_failure_is_hidden_by_a_retry(client, simulator, unique, route, stream, fault):
     before = simulator.requests()
     assert answer(client, route, stream, f"fault={fault} times=1 id={unique}") == TEXT
     assert simulator.requests() - before == 2
@@ -48,7 +48,7 @@ def test_one_failure_does_not_show(client, simulator, unique, route, stream, fau
 
 @pytest.fixture(scope="module")
 def unforgiving(simulator):
-    """The SDK as its users make it, before a gateway that asks once."""
+    """The SDK with its defaults, over a gateway without retries."""
     with (
         own.gateway(f"{simulator.url}/v1", "chat", RETRY__ATTEMPTS="0") as url,
         openai.OpenAI(base_url=f"{url}/v1", api_key="sk-of-a-test") as client,
@@ -59,14 +59,14 @@ def unforgiving(simulator):
 @FAULT
 @STREAM
 @ROUTES
-def test_without_retries_a_failure_is_told_once(unforgiving, simulator, route, stream, fault):
+def test_failure_is_reported_once_without_retries(unforgiving, simulator, route, stream, fault):
     before = simulator.requests()
     with pytest.raises((openai.APIError, Failed)) as raised:
         answer(unforgiving, route, stream, f"fault={fault}")
     if isinstance(raised.value, openai.APIStatusError):
         assert raised.value.response.headers["x-should-retry"] == "false"
-    # What is refused before its head has a status. After it there is an event to tell, or the object; a whole chat completion has neither.
+    # A failure before the head has a status. After it there is an event or the object; an unstreamed chat completion has neither.
     by_status = fault != "cut after=0" or (route == "chat" and not stream)
     assert isinstance(raised.value, openai.APIStatusError) == by_status, raised.value
-    # On a connection that was idle a request may not have been read: that one is sent once more.
+    # A request on an idle connection may not have been read. It is sent once more.
     assert simulator.requests() - before in ((1, 2) if fault == "refuse" else (1,))

@@ -1,4 +1,4 @@
-"""LiteLLM's proxy as the upstream, a server that nobody here wrote: over its own mocks, and as a proxy before the simulator.
+"""LiteLLM's proxy, an independent server, as the upstream: with its own mocks, and as a proxy of the simulator.
 
 It cuts, joins and decorates what it passes on in ways of its own, in both of the languages that it speaks.
 """
@@ -45,11 +45,11 @@ def litellm(simulator, tmp_path_factory):
         "general_settings": {"master_key": KEY},
     }
     file = tmp_path_factory.mktemp("litellm") / "config.yaml"
-    # JSON is YAML, but for its pairs of surrogates.
+    # JSON is YAML except for surrogate pairs.
     file.write_text(json.dumps(config, ensure_ascii=False), encoding="utf-8")
     port = free_port()
     command = [program("LITELLM_PROGRAM"), "--config", str(file), "--host", "127.0.0.1", "--port", str(port), "--telemetry", "False"]
-    # Prices and the like come from the package, not from the network.
+    # Prices are read from the package instead of the network.
     with running(command, f"http://127.0.0.1:{port}/health/liveliness", {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}):
         yield f"http://127.0.0.1:{port}/v1"
 
@@ -62,7 +62,7 @@ def over(request, litellm):
 
 @pytest.fixture(scope="module")
 def over_chat(litellm):
-    """Its mocks answer chat completions only."""
+    """Its mocks serve chat completions only."""
     with gateway(litellm, "chat", UPSTREAMS__0__API_KEY=KEY) as url:
         yield url
 
@@ -76,7 +76,7 @@ def content(chunks) -> str:
 
 
 class TestMocks:
-    def test_streamed_and_whole_in_both_languages(self, over_chat):
+    def test_streamed_and_unstreamed_over_both_apis(self, over_chat):
         client = sdk(over_chat)
         chunks = list(client.chat.completions.create(model="mock", messages=ask("hi"), stream=True))
         assert content(chunks) == SENTENCE
@@ -100,7 +100,7 @@ class TestMocks:
             ("no-such-model", openai.BadRequestError),
         ],
     )
-    def test_its_errors_keep_their_status_and_words(self, over_chat, model, error, stream):
+    def test_errors_keep_status_and_message(self, over_chat, model, error, stream):
         client = sdk(over_chat)
         for create in (
             lambda: client.chat.completions.create(model=model, messages=ask("hi"), stream=stream),
@@ -110,7 +110,7 @@ class TestMocks:
                 create()
             assert model in str(raised.value) or "litellm" in str(raised.value)
 
-    def test_they_are_events_where_the_head_has_left(self, over_chat):
+    def test_errors_are_events_after_the_head(self, over_chat):
         with httpx.stream("POST", f"{over_chat}/v1/streams", json={"model": "broken", "input": "hi"}, timeout=30) as answer:
             assert answer.status_code == 200
             payloads = [line[5:] for line in answer.iter_lines() if line.startswith("data:")]
@@ -123,9 +123,9 @@ class TestMocks:
 
 
 class TestBeforeTheSimulator:
-    """Three servers in a row, the middle one asked for chat completions, and for responses."""
+    """The gateway over LiteLLM over the simulator; LiteLLM is asked for chat completions and for responses."""
 
-    def test_streamed_and_whole_in_both_languages(self, over):
+    def test_streamed_and_unstreamed_over_both_apis(self, over):
         client = sdk(over)
         asked = "[[tokens=6 text=count]]"
         chunks = list(client.chat.completions.create(model="simulator", messages=ask(asked), stream=True))
@@ -137,13 +137,13 @@ class TestBeforeTheSimulator:
         assert events[0].type == "response.created" and events[-1].type == "response.completed"
         assert events[-1].response.output_text == client.responses.create(model="simulator", input=asked).output_text == COUNTED
 
-    def test_usage_where_it_is_asked_for(self, over):
+    def test_usage_if_requested(self, over):
         chunks = list(
             sdk(over).chat.completions.create(
                 model="simulator", messages=ask("[[tokens=6]]"), stream=True, stream_options={"include_usage": True}
             )
         )
-        # It puts a choice into the last chunk, which says nothing.
+        # Its last chunk has an empty choice.
         assert content(chunks[-1:]) == "" and chunks[-1].usage.completion_tokens == 6
 
     @pytest.mark.parametrize("calls", [1, 2])
@@ -181,7 +181,7 @@ class TestBeforeTheSimulator:
             sdk(over).chat.completions.create(model="simulator", messages=ask("[[fault=status code=429]]"), stream=stream)
 
     @pytest.mark.parametrize("fault", ["error", "cut"])
-    def test_what_it_says_in_the_middle_of_a_stream_is_a_failure(self, over, fault):
+    def test_error_within_a_stream_is_a_failure(self, over, fault):
         asked = f"[[tokens=20 text=count tbt=30ms fault={fault} after=5]]"
         client = sdk(over)
         seen = []
@@ -193,7 +193,7 @@ class TestBeforeTheSimulator:
         events = list(client.responses.create(model="simulator", input=asked, stream=True))
         assert events[-1].type == "response.failed" and events[-1].response.error.code
 
-    def test_a_client_that_leaves_ends_it_all_the_way(self, over, simulator):
+    def test_leaving_client_cancels_through_both_servers(self, over, simulator):
         before = simulator.under_way()
         stream = sdk(over).chat.completions.create(model="simulator", messages=ask("[[tokens=100000 tbt=20ms]]"), stream=True)
         for chunk in stream:

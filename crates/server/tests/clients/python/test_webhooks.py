@@ -1,4 +1,4 @@
-"""Webhooks as openai-python and Standard Webhooks' own library take them."""
+"""Webhooks verified by openai-python and by the library of Standard Webhooks."""
 
 import queue
 import threading
@@ -11,14 +11,14 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from conftest import eventually
 
-# As gateway.yaml has it.
+# The secret in gateway.yaml.
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OWN_SECRET = "whsec_QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVo="
 ANOTHER_SECRET = "whsec_WllYV1ZVVFNSUVBPTk1MS0pJSEdGRURDQkE="
 
 
 class Receiver:
-    """Listens on this machine, answers as it is told to and then with 204, and keeps what it is sent."""
+    """Listens on this machine, answers with the given statuses and then 204, and records deliveries."""
 
     def __init__(self) -> None:
         self.received: queue.Queue[tuple[bytes, dict[str, str]]] = queue.Queue()
@@ -62,7 +62,7 @@ def begin(client: openai.OpenAI, steering: str, **webhook: str):
     ("steering", "kind"),
     [("tokens=3", "completed"), ("tokens=9 fault=cut after=3", "failed"), ("tokens=3 finish=length", "incomplete"), ("ttft=1h", "cancelled")],
 )
-def test_every_end_is_unwrapped_by_the_sdk(client, receiver, steering, kind):
+def test_sdk_unwraps_every_end(client, receiver, steering, kind):
     job = begin(client, steering, url=receiver.url)
     if kind == "cancelled":
         client.responses.cancel(job.id)
@@ -73,7 +73,7 @@ def test_every_end_is_unwrapped_by_the_sdk(client, receiver, steering, kind):
     assert client.responses.retrieve(event.data.id).status == kind
 
 
-def test_standard_webhooks_own_library_agrees(client, receiver):
+def test_standard_webhooks_library_verifies(client, receiver):
     job = begin(client, "tokens=3", url=receiver.url)
     body, headers = receiver.next()
     assert Webhook(SECRET).verify(body, headers)["data"]["id"] == job.id
@@ -81,7 +81,7 @@ def test_standard_webhooks_own_library_agrees(client, receiver):
         Webhook(SECRET).verify(body + b" ", headers)
 
 
-def test_a_request_may_bring_a_secret_of_its_own(client, receiver):
+def test_request_can_set_its_own_secret(client, receiver):
     begin(client, "tokens=3", url=receiver.url, secret=OWN_SECRET)
     body, headers = receiver.next()
     assert client.webhooks.unwrap(body, headers, secret=OWN_SECRET).type == "response.completed"
@@ -91,7 +91,7 @@ def test_a_request_may_bring_a_secret_of_its_own(client, receiver):
             client.webhooks.unwrap(body, headers, secret=secret)
 
 
-def test_what_failed_is_sent_again_as_the_same_event(client, http, receiver):
+def test_failed_delivery_is_repeated_with_the_same_id(client, http, receiver):
     receiver.answers = [500]
     job = begin(client, "tokens=3", url=receiver.url)
     first, headers = receiver.next()
@@ -101,7 +101,7 @@ def test_what_failed_is_sent_again_as_the_same_event(client, http, receiver):
         (found,) = [delivery for delivery in listed if delivery["response_id"] == job.id]
         return found
 
-    # By hand it need not wait; if it did not wait for that, it is on its way by itself.
+    # A manual retry does not wait. If it is refused, the delivery is already being sent.
     failed = eventually(delivery, lambda found: found["last_status"] is not None, "the failure on record")
     if failed["status"] == "pending":
         http.post(f"/v1/webhooks/deliveries/{failed['id']}/retry").raise_for_status()
@@ -111,7 +111,7 @@ def test_what_failed_is_sent_again_as_the_same_event(client, http, receiver):
     assert eventually(delivery, lambda found: found["status"] == "delivered", "the delivery")["attempts"] >= 2
 
 
-def test_what_is_wrong_is_an_error_of_the_sdk(client):
+def test_invalid_webhook_is_an_sdk_error(client):
     with pytest.raises(openai.BadRequestError) as raised:
         begin(client, "tokens=3", url="ftp://example.com/")
     assert (raised.value.code, raised.value.param) == ("invalid_value", "webhook.url")

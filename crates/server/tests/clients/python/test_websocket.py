@@ -1,4 +1,4 @@
-"""The WebSocket: openai-python's `responses.connect()` with and without lanes, and `websockets` for what the SDK does not speak."""
+"""WebSockets: openai-python's `responses.connect()` with and without lanes, and `websockets` for messages that the SDK cannot send."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ class TestTheSdksConnection:
                 assert seen[-1].get("stream_id") is None
         assert check_stream(seen)["status"] == scenario.status
 
-    def test_one_after_another_on_one_connection(self, client):
+    def test_sequential_creates_on_one_connection(self, client):
         with client.responses.connect() as connection:
             previous = None
             for _ in range(4):
@@ -58,7 +58,7 @@ class TestTheSdksConnection:
                     order.append((event.type, event.response.metadata["number"]))
         assert order == [(kind, number) for number in "012" for kind in ("response.created", "response.completed")]
 
-    def test_a_bad_create_is_an_error_frame_and_no_more(self, client):
+    def test_invalid_create_is_an_error_frame_and_keeps_the_socket_open(self, client):
         with client.responses.connect() as connection:
             connection.response.create(model="simulator")
             event = connection.recv()
@@ -67,21 +67,21 @@ class TestTheSdksConnection:
             assert connection.recv().type == "response.created"
 
     @pytest.mark.parametrize("extra", [{"generate": False}, {"conversation": "conv_1"}, {"tools": [{"type": "web_search"}]}])
-    def test_what_cannot_be_honoured_is_refused(self, client, extra):
+    def test_unsupported_parameter_is_rejected(self, client, extra):
         with client.responses.connect() as connection:
             connection.response.create(model="simulator", input=ASK, **extra)
             event = json.loads(connection.recv_bytes())
             check_error_frame(event)
             assert event["status"] == 400 and event["error"]["param"].split("[")[0] in extra, event
 
-    def test_steering_is_answered_clearly(self, client):
+    def test_steer_is_an_error(self, client):
         with client.responses.connect() as connection:
             connection.response.steer(input=[{"role": "user", "content": "hm"}], previous_response_id="resp_1")
             event = json.loads(connection.recv_bytes())
             check_error_frame(event)
             assert "response.steer" in event["error"]["message"]
 
-    def test_an_unknown_predecessor_has_openais_code(self, client):
+    def test_unknown_previous_response_has_openais_code(self, client):
         with client.responses.connect() as connection:
             connection.response.create(model="simulator", input=ASK, previous_response_id="resp_doesnotexist")
             event = json.loads(connection.recv_bytes())
@@ -95,7 +95,7 @@ class TestLanes:
         with client.responses.connect() as connection, ResponsesWebSocketSession(connection, limits=LIMITS) as session:
             yield session
 
-    def test_lanes_run_side_by_side(self, session):
+    def test_lanes_run_concurrently(self, session):
         lanes = {name: session.lane(name) for name in ("a", "b.c", "D-3_x")}
         for name, lane in lanes.items():
             lane.send({"type": "response.create", "model": "simulator", "input": "[[tokens=20 text=count tbt=5ms]]", "metadata": {"lane": name}})
@@ -104,13 +104,13 @@ class TestLanes:
             assert response.status == "completed" and response.metadata == {"lane": name}
             assert response.output_text.endswith(" t19")
 
-    def test_a_slow_lane_does_not_hold_up_a_fast_one(self, session):
+    def test_slow_lane_does_not_block_a_fast_one(self, session):
         slow, fast = session.lane("slow"), session.lane("fast")
         slow.send({"type": "response.create", "model": "simulator", "input": "[[ttft=1h]]"})
         fast.send({"type": "response.create", "model": "simulator", "input": ASK})
         assert fast.get_final_response(timeout=30).output_text == COUNTED
 
-    def test_a_lane_goes_on_after_a_failure_and_after_an_error(self, session):
+    def test_lane_continues_after_a_failure_and_an_error(self, session):
         lane = session.lane("a")
         lane.send({"type": "response.create", "model": "simulator", "input": "[[tokens=20 fault=cut after=5]]"})
         failed = lane.get_final_response(timeout=30)
@@ -123,7 +123,7 @@ class TestLanes:
         assert lane.get_final_response(timeout=30).output_text == COUNTED
 
     @pytest.mark.parametrize("steer", ["fault=status code=404", "fault=status code=503", "fault=refuse"])
-    def test_an_upstream_that_refuses_ends_the_lane_clearly(self, session, steer):
+    def test_refusing_upstream_ends_the_lane_with_an_error(self, session, steer):
         lane = session.lane("a")
         lane.send({"type": "response.create", "model": "simulator", "input": f"[[{steer}]]"})
         try:
@@ -133,7 +133,7 @@ class TestLanes:
         else:
             assert response.status == "failed" and response.error.code
 
-    def test_the_default_lane_stays_quiet(self, session):
+    def test_default_lane_gets_no_events_of_other_lanes(self, session):
         lane = session.lane("a")
         lane.send({"type": "response.create", "model": "simulator", "input": ASK})
         lane.get_final_response(timeout=30)
@@ -142,7 +142,7 @@ class TestLanes:
 
 
 class Socket:
-    """What the SDK does not speak."""
+    """A raw client, for messages that the SDK cannot send."""
 
     def __init__(self, url: str, path: str = "/v1/ws", **options) -> None:
         self._open = contextlib.ExitStack()
@@ -191,7 +191,7 @@ class TestTheProtocol:
         with Socket(url) as socket:
             assert socket.connection.subprotocol is None
 
-    def test_every_event_of_a_lane_names_it(self, socket):
+    def test_events_name_their_lane(self, socket):
         socket.send({"type": "response.create", "input": ASK, "stream_id": "lane.1"})
         assert {event["stream_id"] for event in socket.until(*TERMINAL)} == {"lane.1"}
 
@@ -210,7 +210,7 @@ class TestTheProtocol:
         assert socket.connection.ping(b"hello").wait(30)
 
     @pytest.mark.parametrize("text", ["{", "[]", "5", '{"input":"hi"}', '{"type":"no.such.type"}', '{"type":5}'])
-    def test_nonsense_is_an_error_that_does_not_close(self, socket, text):
+    def test_malformed_message_is_an_error_and_keeps_the_socket_open(self, socket, text):
         socket.connection.send(text)
         assert socket.receive()["type"] in ("error", "tokenwire:error")
         socket.send({"type": "tokenwire:ping"})
@@ -220,8 +220,8 @@ class TestTheProtocol:
         socket.connection.send(b"\x00\x01")
         self.check_close(socket, 1003)
 
-    def test_an_oversized_frame_closes_with_1009_before_it_is_there(self, socket):
-        # A text frame that announces 64 MiB, and then no more than its first bytes.
+    def test_oversized_frame_closes_with_1009_before_it_is_received(self, socket):
+        # A text frame that announces 64 MiB, followed by its first bytes only.
         header = b"\x81\xff" + (64 * 1024 * 1024).to_bytes(8, "big") + b"\0\0\0\0"
         socket.connection.socket.sendall(header + b'{"type":')
         self.check_close(socket, 1009)
@@ -232,7 +232,7 @@ class TestTheProtocol:
             socket.connection.recv(timeout=30)
         assert raised.value.rcvd is not None and raised.value.rcvd.code == code, raised.value
 
-    def test_an_sse_stream_goes_on_here(self, socket, http):
+    def test_sse_stream_resumes_on_a_socket(self, socket, http):
         whole = events(blocks(http.get("/v1/streams", params={"input": ASK}).text))
         name = whole[0]["response"]["id"]
         for after in (None, 0, 4):
@@ -242,7 +242,7 @@ class TestTheProtocol:
             assert resumed["head"] == whole[-1]["sequence_number"] and resumed["status"] == "completed"
             assert rest == whole[0 if after is None else after + 1 :]
 
-    def test_a_socket_stream_goes_on_over_sse(self, url, http):
+    def test_socket_stream_resumes_over_sse(self, url, http):
         with Socket(url) as socket:
             socket.send({"type": "response.create", "input": "[[tokens=30 text=count tbt=10ms]]"})
             seen = [socket.receive() for _ in range(8)]
@@ -250,16 +250,16 @@ class TestTheProtocol:
         answer = http.get(f"/v1/streams/{name}", headers={"Last-Event-ID": f"{name}.{seen[-1]['sequence_number']}"})
         assert check_stream(seen + events(blocks(answer.text)))["status"] == "completed"
 
-    def test_at_the_end_there_is_only_the_status(self, socket, http):
+    def test_resume_at_the_end_gets_only_the_status(self, socket, http):
         whole = events(blocks(http.get("/v1/streams", params={"input": ASK}).text))
         name, head = whole[0]["response"]["id"], whole[-1]["sequence_number"]
         socket.send({"type": "tokenwire:resume", "response_id": name, "starting_after": head})
         resumed = socket.receive()
         assert resumed["type"] == "tokenwire:resumed" and resumed["status"] == "completed"
         socket.send({"type": "tokenwire:ping"})
-        assert socket.receive()["type"] == "tokenwire:pong", "nothing is to follow"
+        assert socket.receive()["type"] == "tokenwire:pong", "no event may follow"
 
-    def test_past_the_head_it_is_set_back(self, socket, http):
+    def test_resume_past_the_head_gets_a_reset(self, socket, http):
         whole = events(blocks(http.get("/v1/streams", params={"input": ASK}).text))
         socket.send({"type": "tokenwire:resume", "response_id": whole[0]["response"]["id"], "starting_after": 10_000})
         reset = socket.until("tokenwire:reset")[-1]
@@ -267,7 +267,7 @@ class TestTheProtocol:
         assert reset["sequence_number"] == whole[-1]["sequence_number"]
 
     @pytest.mark.parametrize("command", ["tokenwire:resume", "tokenwire:cancel"])
-    def test_what_nobody_knows_is_404(self, socket, command):
+    def test_unknown_id_is_404(self, socket, command):
         socket.send({"type": command, "response_id": "resp_doesnotexist"})
         error = socket.receive()
         assert error["type"] == "tokenwire:error" and error["status"] == 404 and error["response_id"] == "resp_doesnotexist"
@@ -283,14 +283,14 @@ class TestTheProtocol:
         assert last["type"] == "response.incomplete" and last["response"]["status"] == "cancelled"
         eventually(simulator.under_way, lambda count: count <= before, "the end of the request at the upstream")
 
-    def test_unsubscribe_stops_the_events_and_not_the_stream(self, socket, http):
+    def test_unsubscribe_stops_the_events_but_not_the_generation(self, socket, http):
         socket.send({"type": "response.create", "input": "[[tokens=60 tbt=20ms]]", "background": False})
         name = socket.receive()["response"]["id"]
         socket.send({"type": "tokenwire:unsubscribe", "response_id": name})
         socket.send({"type": "tokenwire:ping"})
         socket.until("tokenwire:pong")
         socket.send({"type": "tokenwire:ping"})
-        assert socket.receive()["type"] == "tokenwire:pong", "nothing of the stream is to follow"
+        assert socket.receive()["type"] == "tokenwire:pong", "no event of the stream may follow"
         assert events(blocks(http.get(f"/v1/streams/{name}").text))[-1]["type"] == "response.completed"
 
     def test_an_idempotency_key_attaches(self, socket, simulator, unique):
@@ -304,7 +304,7 @@ class TestTheProtocol:
         assert simulator.requests() == before + 1
 
     @pytest.mark.parametrize("headers", [{"Origin": "https://evil.example"}])
-    def test_a_foreign_page_is_refused_before_the_upgrade(self, url, headers):
+    def test_foreign_origin_is_refused_before_the_upgrade(self, url, headers):
         with pytest.raises(websockets.exceptions.InvalidStatus) as raised:
             Socket(url, additional_headers=headers)
         assert raised.value.response.status_code == 403

@@ -1,4 +1,4 @@
-//! Which web pages may spend the key: CORS, and the refusal of what CORS does not cover.
+//! Which web pages may use the gateway: CORS, and refusal of requests that CORS does not cover.
 
 use std::net::IpAddr;
 
@@ -7,37 +7,40 @@ use actix_web::dev::RequestHead;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
-/// Header names that pages may read.
+/// Response headers that pages may read.
 const EXPOSED: &str =
     "Location, X-Request-Id, X-Upstream-Request-Id, Retry-After, X-Should-Retry, Tokenwire-Cache";
 
-/// Who is let in.
+/// Rules for requests from web pages.
 #[derive(Clone, Debug)]
 pub struct OriginPolicy {
-    /// Origins that are listed, such as `https://app.example.com`.
+    /// Allowed origins, such as `https://app.example.com`.
     pub allowed: Vec<String>,
-    /// Whether pages of a loopback origin are let in.
+    /// Whether pages from loopback origins are allowed.
     pub loopback: bool,
-    /// Whether the gateway listens on loopback only. Then a page whose own name merely resolves to
-    /// this machine (DNS rebinding) is not taken for the gateway's own page.
+    /// Whether the gateway listens on loopback only. Then a page whose host name resolves to this
+    /// machine (DNS rebinding) is not the gateway's own page.
     pub local_only: bool,
 }
 
-/// What an origin may do.
+/// The page that a request comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// No page asks, as far as can be told.
+pub(crate) enum PageOrigin {
+    /// No page, as far as the headers show.
     NoPage,
     /// The gateway's own page.
     Own,
-    /// A page of this origin, which is let in.
+    /// A page of this origin, which is allowed.
     Allowed(String),
-    /// A page that is not; the text says why and what would help.
+    /// A page that is not allowed. The text says why and names a remedy.
     Foreign(String),
 }
 
+// === impl OriginPolicy ===
+
 impl OriginPolicy {
-    pub(crate) fn judge(&self, head: &RequestHead) -> Verdict {
+    /// Classifies a request by its `Origin` and `Sec-Fetch-Site`.
+    pub(crate) fn classify(&self, head: &RequestHead) -> PageOrigin {
         let header = |name: &str| {
             head.headers()
                 .get(name)
@@ -51,7 +54,7 @@ impl OriginPolicy {
                     .iter()
                     .any(|allowed| allowed.trim_end_matches('/').eq_ignore_ascii_case(origin))
                 {
-                    return Verdict::Allowed(origin.to_owned());
+                    return PageOrigin::Allowed(origin.to_owned());
                 }
                 let Some(host) = Url::parse(origin)
                     .ok()
@@ -61,30 +64,30 @@ impl OriginPolicy {
                 };
                 let own = header("host").is_some_and(|host| same_host(origin, host));
                 if own && (is_loopback(&host) || !self.local_only) {
-                    return Verdict::Own;
+                    return PageOrigin::Own;
                 }
                 if self.loopback && is_loopback(&host) {
-                    return Verdict::Allowed(origin.to_owned());
+                    return PageOrigin::Allowed(origin.to_owned());
                 }
                 foreign(origin)
             }
-            None if header("sec-fetch-site") == Some("cross-site") => Verdict::Foreign(
-                "A web page of another site asked without saying its origin; that is refused."
+            None if header("sec-fetch-site") == Some("cross-site") => PageOrigin::Foreign(
+                "A web page of another site sent this request without its origin; such requests are refused."
                     .to_owned(),
             ),
-            None => Verdict::NoPage,
+            None => PageOrigin::NoPage,
         }
     }
 }
 
-fn foreign(origin: &str) -> Verdict {
+fn foreign(origin: &str) -> PageOrigin {
     let origin: String = origin.chars().take(200).collect();
-    Verdict::Foreign(format!(
+    PageOrigin::Foreign(format!(
         "Pages of the origin '{origin}' may not use this gateway. Add it to server.allowed_origins if they should."
     ))
 }
 
-/// Whether the origin (`http://host:port`) names the host that was asked.
+/// Whether the origin (`http://host:port`) names the requested host.
 fn same_host(origin: &str, host: &str) -> bool {
     origin
         .split_once("://")
@@ -98,8 +101,10 @@ fn is_loopback(host: &str) -> bool {
         || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-impl Verdict {
-    /// Lets the page read the answer.
+// === impl PageOrigin ===
+
+impl PageOrigin {
+    /// Adds the headers that let the page read the response.
     pub(crate) fn expose(&self, headers: &mut HeaderMap) {
         headers.append(
             HeaderName::from_static("vary"),
@@ -123,8 +128,8 @@ impl Verdict {
         }
     }
 
-    /// The answer to a preflight; [`Verdict::expose`] adds the rest. Whatever headers are asked for
-    /// are allowed.
+    /// Returns the response to a preflight, which allows all requested headers.
+    /// [`PageOrigin::expose`] adds the rest.
     pub(crate) fn preflight(&self, asked: &HeaderMap) -> HttpResponse {
         let mut response = HttpResponse::NoContent();
         response
@@ -148,17 +153,17 @@ mod tests {
             request = request.insert_header(*header);
         }
         let request = request.to_http_request();
-        let verdict = match policy.judge(request.head()) {
-            Verdict::NoPage => "no page",
-            Verdict::Own => "own",
-            Verdict::Allowed(_) => "allowed",
-            Verdict::Foreign(_) => "foreign",
+        let origin = match policy.classify(request.head()) {
+            PageOrigin::NoPage => "no page",
+            PageOrigin::Own => "own",
+            PageOrigin::Allowed(_) => "allowed",
+            PageOrigin::Foreign(_) => "foreign",
         };
-        assert_eq!(verdict, expected, "{headers:?}");
+        assert_eq!(origin, expected, "{headers:?}");
     }
 
     #[test]
-    fn tells_pages_that_may_from_those_that_may_not() {
+    fn pages_are_allowed_by_origin() {
         let local = OriginPolicy {
             allowed: vec!["https://app.example.com".to_owned()],
             loopback: true,
@@ -228,7 +233,7 @@ mod tests {
             ],
             "no page",
         );
-        // A name that was made to resolve to this machine.
+        // DNS rebinding: a foreign name that resolves to this machine.
         check(
             &local,
             &[

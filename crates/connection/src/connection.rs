@@ -1,0 +1,175 @@
+//! One connection, from an accepted socket to its end.
+
+use std::fmt;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use actix_http::error::DispatchError;
+use actix_server::GracefulShutdownSignal;
+use actix_service::Service;
+use futures::future::LocalBoxFuture;
+use tokenwire_core::model::gauge::GaugeGuard;
+use tokio::io::AsyncWrite as _;
+use tokio::time::Sleep;
+
+use crate::actix_io::ActixIo;
+use crate::client_socket::ClientSocket;
+use crate::stream_writer::{End, StreamWriter};
+
+/// Timeouts of a connection outside actix.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ConnectionTimeouts {
+    /// Between a response and the next request.
+    pub(crate) keep_alive: Duration,
+    /// Between the last byte written and the close.
+    pub(crate) linger: Duration,
+}
+
+/// The future of one connection.
+pub(crate) struct Connection<S: Service<(ActixIo, Option<SocketAddr>)>> {
+    client: Rc<ClientSocket>,
+    peer: Option<SocketAddr>,
+    http: Rc<S>,
+    timeouts: ConnectionTimeouts,
+    shutdown: GracefulShutdownSignal,
+    phase: Phase<S::Future>,
+    _open: GaugeGuard,
+}
+
+enum Phase<F> {
+    /// actix reads a request or writes a response. Boxed, since a stream does without it.
+    Http(Pin<Box<F>>),
+    /// A detached body is being written.
+    Stream(StreamWriter),
+    /// Our side is shut down, and the peer has some time to read the rest.
+    Closing {
+        timer: Pin<Box<Sleep>>,
+        shut_down: bool,
+    },
+    /// No request is in progress.
+    Idle {
+        timer: Pin<Box<Sleep>>,
+        shutdown: LocalBoxFuture<'static, ()>,
+    },
+}
+
+// === impl Connection ===
+
+impl<S> Connection<S>
+where
+    S: Service<(ActixIo, Option<SocketAddr>), Response = (), Error = DispatchError>,
+{
+    /// Starts with a dispatcher of actix.
+    pub(crate) fn new(
+        client: Rc<ClientSocket>,
+        peer: Option<SocketAddr>,
+        http: Rc<S>,
+        timeouts: ConnectionTimeouts,
+        shutdown: GracefulShutdownSignal,
+        open: GaugeGuard,
+    ) -> Self {
+        let phase = Phase::Http(Box::pin(http.call((ActixIo::new(client.clone()), peer))));
+        Self {
+            client,
+            peer,
+            http,
+            timeouts,
+            shutdown,
+            phase,
+            _open: open,
+        }
+    }
+
+    fn http(&self) -> Phase<S::Future> {
+        let io = ActixIo::new(self.client.clone());
+        Phase::Http(Box::pin(self.http.call((io, self.peer))))
+    }
+
+    fn closing(&self) -> Phase<S::Future> {
+        Phase::Closing {
+            timer: Box::pin(tokio::time::sleep(self.timeouts.linger)),
+            shut_down: false,
+        }
+    }
+
+    fn idle(&self) -> Phase<S::Future> {
+        let timer = Box::pin(tokio::time::sleep(self.timeouts.keep_alive));
+        let signal = self.shutdown.clone();
+        Phase::Idle {
+            timer,
+            shutdown: Box::pin(async move { signal.notified().await }),
+        }
+    }
+}
+
+impl<S> Future for Connection<S>
+where
+    S: Service<(ActixIo, Option<SocketAddr>), Response = (), Error = DispatchError>,
+{
+    type Output = Result<(), DispatchError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        loop {
+            this.phase = match &mut this.phase {
+                Phase::Http(dispatcher) => {
+                    if let Poll::Ready(result) = dispatcher.as_mut().poll(cx) {
+                        return Poll::Ready(result);
+                    }
+                    match this.client.detach() {
+                        Some(detached) => Phase::Stream(StreamWriter::new(detached)),
+                        None => return Poll::Pending,
+                    }
+                }
+                Phase::Stream(writer) => match ready!(writer.poll(&this.client, cx)) {
+                    End::KeepAlive => this.idle(),
+                    End::Close => this.closing(),
+                    End::Broken => return Poll::Ready(Ok(())),
+                },
+                Phase::Closing { timer, shut_down } => {
+                    if !*shut_down {
+                        *shut_down = true;
+                        let _ = ready!(this.client.with_socket(|socket| socket.poll_shutdown(cx)));
+                    }
+                    // Closing a socket with unread bytes sends a reset, which can discard the last
+                    // response at the peer.
+                    if this.client.poll_end(cx).is_pending() {
+                        ready!(timer.as_mut().poll(cx));
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                Phase::Idle { timer, shutdown } => {
+                    if this.client.poll_readable(cx).is_ready() {
+                        this.http()
+                    } else if timer.as_mut().poll(cx).is_ready()
+                        || shutdown.as_mut().poll(cx).is_ready()
+                    {
+                        this.closing()
+                    } else {
+                        return Poll::Pending;
+                    }
+                }
+            };
+        }
+    }
+}
+
+impl<S: Service<(ActixIo, Option<SocketAddr>)>> Unpin for Connection<S> {}
+
+impl<S: Service<(ActixIo, Option<SocketAddr>)>> Drop for Connection<S> {
+    fn drop(&mut self) {
+        self.client.close();
+    }
+}
+
+impl<S: Service<(ActixIo, Option<SocketAddr>)>> fmt::Debug for Connection<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}
