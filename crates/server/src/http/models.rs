@@ -65,9 +65,7 @@ async fn offered(service: &Service) -> Result<Vec<Value>, HttpResponse> {
     }
     for upstream in service.upstreams.iter() {
         let config = &upstream.config;
-        let default = service.config.default_model.as_deref();
-        let default = default.filter(|model| config.models.upstream_name(model).is_some());
-        for model in config.models.names().chain(default) {
+        for model in config.models.names() {
             public.add(model, &config.name, Map::new());
         }
     }
