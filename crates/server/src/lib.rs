@@ -5,6 +5,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 mod health_check;
+pub mod hosts;
 pub mod http;
 pub mod metrics;
 pub mod origins;

@@ -96,7 +96,6 @@ impl Gateway {
             config,
             webhooks,
             simulator.as_ref().map(Simulator::base_url),
-            address,
         );
         // Built once here, so that an error is reported before the workers start.
         Service::new(&shared).map_err(ServeError::Upstream)?;
@@ -182,12 +181,7 @@ fn bracketed(host: &str) -> String {
     }
 }
 
-fn share(
-    config: Config,
-    webhooks: Webhooks,
-    simulator: Option<String>,
-    address: SocketAddr,
-) -> Shared {
+fn share(config: Config, webhooks: Webhooks, simulator: Option<String>) -> Shared {
     let account = MemoryAccount::default();
     let retention = Retention {
         events: config.streams.retain_events,
@@ -213,7 +207,6 @@ fn share(
         upstreams,
         retry_budget: Arc::new(RetryBudget::new(config.retry.budget_percent)),
         webhooks,
-        local_only: address.ip().is_loopback(),
         config: Arc::new(config),
     }
 }

@@ -15,9 +15,11 @@ use tokenwire_core::upstream::{
 use tokenwire_sse::SseOptions;
 use tokenwire_ws::WebSocketOptions;
 use tokio_util::task::TaskTracker;
+use url::Url;
 
 use crate::config::schema;
 use crate::config::schema::Config;
+use crate::hosts::HostPolicy;
 use crate::metrics::Metrics;
 use crate::origins::OriginPolicy;
 pub use crate::upstreams::SharedUpstream;
@@ -32,6 +34,8 @@ pub struct Service {
     pub engine: Engine,
     /// The upstreams.
     pub router: Router,
+    /// The hosts that are served.
+    pub hosts: HostPolicy,
     /// Which web pages may ask.
     pub origins: OriginPolicy,
     /// Who is told of ends.
@@ -61,8 +65,6 @@ pub struct Shared {
     pub retry_budget: Arc<RetryBudget>,
     /// Who is told of ends.
     pub webhooks: Webhooks,
-    /// Whether the gateway listens on loopback only.
-    pub local_only: bool,
 }
 
 /// What of a client's request goes to the upstream beside its body.
@@ -163,15 +165,27 @@ impl Service {
         .sharing(shared.reuse.clone())
         .observed_by(shared.metrics.observer())
         .with_announcer(Arc::new(shared.webhooks.clone()));
+        let server = &config.server;
+        let public_url = server
+            .public_url
+            .as_ref()
+            .and_then(|url| Url::parse(url).ok());
         let origins = OriginPolicy {
-            allowed: config.server.allowed_origins.clone(),
-            loopback: config.server.allow_loopback_origins,
-            local_only: shared.local_only,
+            allowed: server.allowed_origins.clone(),
+            loopback: server.allow_loopback_origins,
+            public: public_url
+                .as_ref()
+                .map(|url| url.origin().ascii_serialization()),
+            allow_get_start: server.allow_get_start,
         };
+        let proxies = server.trusted_proxies.iter();
+        let proxies = proxies.filter_map(|proxy| proxy.parse().ok()).collect();
+        let hosts = HostPolicy::new(&server.allowed_hosts, public_url, proxies);
         Ok(Self {
             config,
             engine,
             router,
+            hosts,
             origins,
             webhooks: shared.webhooks.clone(),
             metrics: shared.metrics.clone(),

@@ -83,6 +83,8 @@ codes! {
     InvalidApiKey = "invalid_api_key", 401, Client, false, "Send `Authorization: Bearer <key>`, or a fresh ticket where headers cannot be set.";
     /// A page of a foreign origin asked to spend the key.
     OriginForbidden = "origin_forbidden", 403, Client, false, "Add the page's origin to `server.allowed_origins`.";
+    /// The request's host is not one that the gateway serves.
+    HostNotAllowed = "host_not_allowed", 403, Client, false, "Add the name to `server.allowed_hosts` if the gateway is reached by it.";
     /// Nothing is known of the thing, or it is somebody else's.
     NotFound = "not_found", 404, Client, false, "Check the id; finished answers are kept for `streams.retain_responses`.";
     /// A path that the gateway does not serve.

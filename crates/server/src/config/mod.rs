@@ -15,6 +15,7 @@ mod environment;
 mod file;
 mod load;
 pub mod models;
+pub mod network;
 mod print;
 mod problem;
 pub mod schema;

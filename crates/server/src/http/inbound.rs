@@ -193,8 +193,12 @@ pub(crate) struct Query(Vec<(String, String)>);
 
 impl Query {
     pub(crate) fn of(request: &HttpRequest) -> Self {
+        Self::parse(request.query_string())
+    }
+
+    pub(crate) fn parse(query: &str) -> Self {
         Self(
-            url::form_urlencoded::parse(request.query_string().as_bytes())
+            url::form_urlencoded::parse(query.as_bytes())
                 .into_owned()
                 .collect(),
         )

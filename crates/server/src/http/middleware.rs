@@ -1,4 +1,5 @@
-//! Middleware around every request: a request id, the origin rules, and a guard against panics.
+//! Middleware around every request: a request id, the host and origin rules, and a guard against
+//! panics.
 
 use std::panic::AssertUnwindSafe;
 
@@ -8,13 +9,16 @@ use actix_web::error::InternalError;
 use actix_web::http::Method;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpResponse, web};
+use actix_web::{Error, HttpMessage as _, HttpResponse, web};
 use futures::FutureExt as _;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::random_alphanumeric;
 
+use super::health::StatusOnly;
+use super::inbound::{Query, text};
 use super::outbound::error_response;
-use crate::origins::PageOrigin;
+use crate::hosts::HostNotAllowed;
+use crate::origins::{Effect, PageOrigin};
 use crate::service::Service;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -34,12 +38,18 @@ pub async fn request_middleware(
             .await
             .map(ServiceResponse::map_into_boxed_body);
     };
-    let origin = service.origins.classify(request.head());
-    let refusal = match &origin {
-        PageOrigin::Foreign(why) if has_effects(&request) => {
-            Some(ApiError::new(ErrorCode::OriginForbidden, why.clone()))
+    let host = service.hosts.check(request.head());
+    let origin = service.origins.classify(request.head(), host.as_ref().ok());
+    let refusal = match &host {
+        Ok(host) => service
+            .origins
+            .refusal(request.head(), host, &origin, effect(&request))
+            .map(|why| ApiError::new(ErrorCode::OriginForbidden, why)),
+        Err(_) if is_probe(&request) => {
+            request.extensions_mut().insert(StatusOnly);
+            None
         }
-        _ => None,
+        Err(host) => Some(not_served(host)),
     };
     let preflight = request.method() == Method::OPTIONS
         && request
@@ -83,14 +93,53 @@ fn complete(mut response: HttpResponse, origin: &PageOrigin, id: String) -> Erro
     InternalError::from_response("answered", response).into()
 }
 
-/// Whether the request can use the upstream's key, change state, or open a WebSocket.
-fn has_effects(request: &ServiceRequest) -> bool {
-    let upgrade = request.headers().contains_key("upgrade");
-    let asks = request.path() == "/v1/streams";
-    match *request.method() {
-        Method::GET => upgrade || asks,
-        Method::HEAD => false,
-        // OPTIONS too: a preflight asks for a request that has effects.
-        _ => true,
+/// Returns what the request may do. The path is the one that is routed, which is percent-decoded.
+fn effect(request: &ServiceRequest) -> Effect {
+    if request.headers().contains_key("upgrade") {
+        return Effect::Protected;
     }
+    match *request.method() {
+        Method::HEAD => return Effect::None,
+        Method::GET => {}
+        // OPTIONS too: a preflight asks for a request that has effects.
+        _ => return Effect::Protected,
+    }
+    let path = request.match_info().as_str();
+    if path == "/v1/streams" {
+        // With a position it only resumes.
+        let resumes = text(request.headers(), "last-event-id").is_some_and(|id| !id.is_empty());
+        return if resumes {
+            Effect::Protected
+        } else {
+            Effect::StartsByGet
+        };
+    }
+    let reads = path.starts_with("/v1/streams/")
+        || path.starts_with("/v1/responses/")
+            && Query::parse(request.query_string()).get("stream").is_some();
+    if reads {
+        Effect::Protected
+    } else {
+        Effect::None
+    }
+}
+
+/// Whether this is a health check, which is answered under any host.
+fn is_probe(request: &ServiceRequest) -> bool {
+    matches!(*request.method(), Method::GET | Method::HEAD)
+        && matches!(
+            request.match_info().as_str(),
+            "/health" | "/healthz" | "/readyz"
+        )
+}
+
+fn not_served(host: &HostNotAllowed) -> ApiError {
+    ApiError::new(
+        ErrorCode::HostNotAllowed,
+        format!(
+            "The host '{}' is not served, which protects against pages that make their own name lead here (DNS rebinding). \
+             If the gateway is reached by this name, add it to server.allowed_hosts.",
+            host.0
+        ),
+    )
 }
