@@ -1,29 +1,33 @@
-# What people type. Without `just`, type what stands on the right.
+# Shortcuts. Without `just`, type the commands below.
 
 # The gateway with its embedded simulator, on port 3000
 run *ARGUMENTS:
     cargo run --release -- {{ARGUMENTS}}
 
-# Every check, as CI runs it
+# The checks before a change is handed in: at most 15 minutes
 test *ARGUMENTS:
     cargo xtask test {{ARGUMENTS}}
 
-# The checks that take seconds
+# The checks before a commit: at most 4 minutes
 quick:
-    cargo xtask test --only fmt --only clippy
+    cargo xtask test --quick
 
-# The formatting that the checks ask for
+# The checks of CI: at most 30 minutes
+ci:
+    .ci/run
+
+# Format all crates
 fmt:
     cargo fmt --all
 
-# The documentation of all crates, in a browser
+# Build the documentation of all crates and open it
 doc:
     cargo doc --workspace --no-deps --open
 
-# A thousand streams through a proxy that cuts each of them; one run again with CHAOS_SEED
+# 1000 streams through a proxy that cuts each of them; CHAOS_SEED repeats a run
 chaos:
     CHAOS_STREAMS=1000 cargo test -p tokenwire --release --test chaos -- --nocapture
 
-# Everything at once for so many minutes, after which nothing may be left; one run again with SOAK_SEED
+# All clients and faults at once for some minutes, after which nothing may be left; SOAK_SEED repeats a run
 soak MINUTES="30":
     SOAK_MINUTES={{MINUTES}} cargo xtask test --only soak

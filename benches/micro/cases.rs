@@ -1,6 +1,6 @@
-//! What is measured. Every case is an input and a function that uses it up and gives it back, so
-//! that neither making nor dropping it counts. Inputs are the same in every run, but for the random
-//! ids of generations, which always have one length.
+//! The measured cases. A case is an input and a function that takes it and returns it, so that
+//! making and dropping it is not measured. Inputs are the same in every run, except for the random
+//! ids of generations, which have a fixed length.
 #![expect(
     clippy::expect_used,
     clippy::panic,
@@ -11,18 +11,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokenwire_core::engine::{
-    Engine, Freshness, MemoryStore, Registry, Retention, StartRequest, Started,
-};
+use tokenwire_core::engine::{Caller, Engine, Retention, StartRequest, Started};
 use tokenwire_core::generation::Subscription;
 use tokenwire_core::log::{LogLimits, LogReader, MemoryAccount, MemoryLog, TokenLog};
-use tokenwire_core::model::id::{Owner, Seq};
+use tokenwire_core::model::id::Seq;
 use tokenwire_core::model::record::RecordBatch;
 use tokenwire_core::request::{ChatRequest, RequestFields, ResponsesRequest, StreamRequest};
 use tokenwire_core::upstream::decode::{Flow, SseDecoder, SseEvent};
 use tokenwire_core::upstream::translate::{ChatTranslator, RecordWriter};
 use tokio::runtime::Runtime;
-use tokio_util::task::TaskTracker;
 
 use crate::framings::Shape;
 use crate::player::Player;
@@ -33,9 +30,9 @@ const LIMITS: LogLimits = LogLimits {
     events: 1 << 20,
 };
 
-// === what an upstream sends ===
+// === upstream bodies ===
 
-/// The token with this number: of the lengths that tokens have, some with an escape.
+/// Returns the token with this number. Lengths are typical, and some tokens have an escape.
 fn token(number: usize) -> &'static str {
     [
         " the",
@@ -53,14 +50,14 @@ fn token(number: usize) -> &'static str {
     ][number % 12]
 }
 
-/// A chunk of OpenAI's with this delta and finish reason.
+/// Returns a chat chunk with this delta and finish reason.
 fn chunk(id: usize, delta: &str, finish: &str) -> String {
     format!(
         r#"{{"id":"chatcmpl-{id:024}","object":"chat.completion.chunk","created":1735689600,"model":"gpt-4o-mini","service_tier":"default","system_fingerprint":"fp_0123456789","choices":[{{"index":0,"delta":{delta},"logprobs":null,"finish_reason":{finish}}}]}}"#
     )
 }
 
-/// The payloads of an answer; `id` gives the chunk's id.
+/// Returns the payloads of an answer. `id` makes the chunks' ids.
 fn payloads(tokens: usize, id: impl Fn(usize) -> usize) -> Vec<String> {
     let mut payloads = vec![chunk(
         id(0),
@@ -131,13 +128,13 @@ pub(crate) struct Translate {
 }
 
 impl Translate {
-    /// As nearly every upstream sends them: one chunk with another token in it.
-    pub(crate) fn familiar() -> Self {
+    /// Chunks that differ only in their token, as nearly every upstream sends them.
+    pub(crate) fn templated() -> Self {
         Self::of(payloads(TOKENS, |_| 0))
     }
 
-    /// Every chunk has an id of its own, so that none is like an earlier one and each is parsed.
-    pub(crate) fn strange() -> Self {
+    /// Chunks with different ids. None matches a template, so each is parsed.
+    pub(crate) fn parsed() -> Self {
         Self::of(payloads(TOKENS / 10, |number| number))
     }
 
@@ -166,21 +163,20 @@ pub(crate) fn translate(mut input: Translate) -> Translate {
 
 // === an engine ===
 
-/// An engine over a [`Player`], and the runtime that it lives on. Its clock stands still.
-struct Rig {
+/// An engine over a [`Player`], and its runtime, whose clock is paused.
+struct TestBed {
     engine: Engine,
     player: Player,
     runtime: Runtime,
 }
 
-impl Rig {
+impl TestBed {
     fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
             .build()
             .expect("a runtime");
-        let account = MemoryAccount::default();
         let retention = Retention {
             events: Duration::from_secs(600),
             responses: Duration::from_secs(86_400),
@@ -188,19 +184,11 @@ impl Rig {
             max_open: 1 << 16,
         };
         let player = Player::default();
-        let store = Arc::new(MemoryStore {
-            limits: LIMITS,
-            account: account.clone(),
-        });
-        let registry = Registry::new(retention, account);
-        let grace = Duration::from_secs(30);
-        let engine = Engine::new(
-            registry,
-            store,
-            Arc::new(player.clone()),
-            TaskTracker::new(),
-            grace,
-        );
+        let engine = Engine::builder()
+            .retention(retention)
+            .log_limits(LIMITS)
+            .build()
+            .engine(Arc::new(player.clone()));
         Self {
             engine,
             player,
@@ -211,22 +199,13 @@ impl Rig {
     fn start(&self) -> Started {
         let body = StreamRequest::parse(CHAT.as_bytes()).expect("a sound request");
         let _entered = self.runtime.enter();
-        let request = StartRequest {
-            body,
-            owner: Owner::Anonymous,
-            idempotency_key: None,
-            route: "/v1/chat/completions",
-            fingerprint: Vec::new(),
-            headers: Vec::new(),
-            client_key: None,
-            freshness: Freshness::Any,
-        };
+        let request = StartRequest::new(body, Caller::default(), "/v1/chat/completions");
         self.engine
             .start(request)
             .expect("there is room for a stream")
     }
 
-    /// Lets the generation's task run until it waits.
+    /// Runs the generation's task until it waits.
     fn settle(&self) {
         self.runtime.block_on(async {
             for _ in 0..4 {
@@ -241,7 +220,7 @@ impl Rig {
     }
 }
 
-/// Reads all that is there; gives the bytes, and whether the end was reached.
+/// Reads everything available. Returns the byte count and whether the end was reached.
 fn drain(subscription: &mut Subscription) -> (usize, bool) {
     let mut context = Context::from_waker(Waker::noop());
     let mut bytes = 0;
@@ -257,16 +236,16 @@ fn drain(subscription: &mut Subscription) -> (usize, bool) {
 
 // === dialects and framings ===
 
-/// A whole answer, read by one who comes late.
+/// A reader of a complete answer.
 pub(crate) struct Reading {
     subscription: Subscription,
-    _rig: Rig,
+    _rig: TestBed,
 }
 
 impl Reading {
     pub(crate) fn new(shape: Shape) -> Self {
-        let rig = Rig::new();
-        rig.player.say(body(TOKENS));
+        let rig = TestBed::new();
+        rig.player.push(body(TOKENS));
         rig.player.end();
         let started = rig.start();
         rig.finish(&started);
@@ -348,22 +327,21 @@ pub(crate) fn list(mut input: Listing) -> Listing {
 
 // === one to many ===
 
-/// Readers that have read everything, and one token more.
+/// Readers at the tail, and one more token.
 pub(crate) struct Fanout {
     readers: Vec<Subscription>,
-    rig: Rig,
+    rig: TestBed,
 }
 
 impl Fanout {
     pub(crate) fn new(readers: usize, shape: Shape) -> Self {
-        let rig = Rig::new();
+        let rig = TestBed::new();
         for payload in payloads(20, |_| 0).iter().take(21) {
-            rig.player.say(event(payload));
+            rig.player.push(event(payload));
         }
         let started = rig.start();
         let generation = started.guard.generation();
-        // Its task lets others have their turn in between, so it takes several until all of that is
-        // written.
+        // The task yields in between, so it takes several turns to write everything.
         let written = || generation.tail().map(|tail| tail.next).ok();
         let mut before = None;
         while before != written() {
@@ -386,12 +364,12 @@ impl Fanout {
     }
 }
 
-/// From the upstream's chunk to the bytes for every reader.
+/// Measures from the upstream's chunk to the bytes for every reader.
 pub(crate) fn fan_out(mut input: Fanout) -> Fanout {
     input
         .rig
         .player
-        .say(event(&chunk(0, r#"{"content":" more"}"#, "null")));
+        .push(event(&chunk(0, r#"{"content":" more"}"#, "null")));
     input.rig.settle();
     for reader in &mut input.readers {
         assert!(drain(reader).0 > 0);
@@ -404,15 +382,14 @@ pub(crate) fn fan_out(mut input: Fanout) -> Fanout {
 const CHAT: &str = r#"{"model":"gpt-4o-mini","messages":[{"role":"system","content":"You are a helpful assistant. Answer briefly."},{"role":"user","content":"What is the capital of France?"},{"role":"assistant","content":"Paris."},{"role":"user","content":"And how many people live there? \"About\" is enough."}],"stream":true,"temperature":0.7,"max_tokens":256,"stream_options":{"include_usage":true}}"#;
 const RESPONSES: &str = r#"{"model":"gpt-4o-mini","instructions":"You are a helpful assistant. Answer briefly.","input":[{"role":"user","content":"What is the capital of France?"},{"role":"assistant","content":[{"type":"output_text","text":"Paris."}]},{"role":"user","content":[{"type":"input_text","text":"And how many people live there?"}]}],"stream":true,"temperature":0.7,"max_output_tokens":256,"tools":[{"type":"function","name":"lookup","description":"Looks a fact up","parameters":{"type":"object","properties":{"question":{"type":"string"}},"required":["question"]},"strict":true}],"metadata":{"user":"u1"}}"#;
 
-/// A request, from its bytes to the bytes for the upstream and the part of the answer that repeats
-/// it.
-pub(crate) struct Asked {
+/// A request body. Measured from its bytes to the upstream's bytes and the request fields.
+pub(crate) struct Requested {
     body: &'static str,
     chat: bool,
     made: Option<(Vec<u8>, RequestFields)>,
 }
 
-impl Asked {
+impl Requested {
     pub(crate) fn chat() -> Self {
         Self {
             body: CHAT,
@@ -430,7 +407,7 @@ impl Asked {
     }
 }
 
-pub(crate) fn ask(mut input: Asked) -> Asked {
+pub(crate) fn run_request(mut input: Requested) -> Requested {
     input.made = Some(if input.chat {
         let request = ChatRequest::parse(input.body.as_bytes()).expect("a sound request");
         (
@@ -443,7 +420,7 @@ pub(crate) fn ask(mut input: Asked) -> Asked {
             request
                 .to_chat(&[], "llama-3.3")
                 .expect("it has a counterpart"),
-            request.echo(),
+            request.request_fields(),
         )
     });
     input
@@ -451,18 +428,17 @@ pub(crate) fn ask(mut input: Asked) -> Asked {
 
 // === a short answer ===
 
-/// From the request's bytes to the last byte of an answer of five tokens, with everything that its
-/// end brings.
+/// A request with an answer of five tokens, measured from the request's bytes to the end.
 pub(crate) struct Short {
-    rig: Rig,
+    rig: TestBed,
     shape: Shape,
 }
 
 impl Short {
     pub(crate) fn new(shape: Shape) -> Self {
-        let rig = Rig::new();
+        let rig = TestBed::new();
         for payload in payloads(5, |_| 0) {
-            rig.player.say(event(&payload));
+            rig.player.push(event(&payload));
         }
         rig.player.end();
         Self { rig, shape }

@@ -1,7 +1,6 @@
 //! Every dialect in every framing.
 //!
-//! The framings are compiled in from the adapters' sources: through the adapters themselves,
-//! actix-web would have to be built for every run.
+//! The framings are compiled from the adapters' sources, so that actix-web is not built for a run.
 
 use std::sync::Arc;
 
@@ -11,14 +10,14 @@ use tokenwire_core::dialect::{Dialect, Framing};
     dead_code,
     unreachable_pub,
     unused_imports,
-    reason = "there it is a library, here a part"
+    reason = "public in the adapter, a private module here"
 )]
 #[path = "../../crates/sse/src/framing.rs"]
 mod sse;
 #[allow(
     dead_code,
     unused_imports,
-    reason = "there it is a library, here a part"
+    reason = "public in the adapter, a private module here"
 )]
 #[path = "../../crates/ws/src/framing.rs"]
 mod websocket;
@@ -38,8 +37,8 @@ pub(crate) enum Shape {
 }
 
 impl Shape {
-    /// All of them.
-    #[allow(dead_code, reason = "one of the two benchmarks names them one by one")]
+    /// All combinations.
+    #[allow(dead_code, reason = "only one of the two benchmarks uses it")]
     pub(crate) const ALL: [Self; 9] = [
         Self::ResponsesSdk,
         Self::ResponsesEventSource,
@@ -52,11 +51,8 @@ impl Shape {
         Self::TextWebSocket,
     ];
 
-    /// As the benchmark is called.
-    #[allow(
-        dead_code,
-        reason = "one of the two benchmarks has its names in the source"
-    )]
+    /// The name of the benchmark.
+    #[allow(dead_code, reason = "only one of the two benchmarks uses it")]
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::ResponsesSdk => "responses_sdk",

@@ -1,8 +1,7 @@
-//! The micro-benchmarks, counted in instructions under valgrind: `cargo xtask test --only micro`.
+//! The micro-benchmarks in instructions, counted by valgrind: `cargo xtask test --only micro`.
 //!
-//! Instructions do not depend on what else the machine does, so a change of some per cent shows,
-//! and stays where it was on the next run. What an input takes to make, and to throw away, is not
-//! counted.
+//! Instruction counts do not depend on the load of the machine, so a change of a few per cent is
+//! reproducible. Making and dropping an input is not counted.
 #![allow(missing_docs, reason = "the macros make public modules")]
 
 use std::hint::black_box;
@@ -14,8 +13,8 @@ mod framings;
 mod player;
 
 use cases::{
-    Append, Asked, Decode, Fanout, Listing, Reading, Short, Translate, append, ask, decode,
-    fan_out, list, read, short_answer, translate,
+    Append, Decode, Fanout, Listing, Reading, Requested, Short, Translate, append, decode, fan_out,
+    list, read, run_request, short_answer, translate,
 };
 use framings::Shape;
 
@@ -27,8 +26,8 @@ fn decoder(input: Decode) -> Decode {
 }
 
 #[library_benchmark]
-#[bench::familiar_chunks(Translate::familiar())]
-#[bench::strange_chunks(Translate::strange())]
+#[bench::templated_chunks(Translate::templated())]
+#[bench::parsed_chunks(Translate::parsed())]
 fn translator(input: Translate) -> Translate {
     black_box(translate(input))
 }
@@ -67,10 +66,10 @@ fn fanout(input: Fanout) -> Fanout {
 }
 
 #[library_benchmark]
-#[bench::chat(Asked::chat())]
-#[bench::responses(Asked::responses())]
-fn request(input: Asked) -> Asked {
-    black_box(ask(input))
+#[bench::chat(Requested::chat())]
+#[bench::responses(Requested::responses())]
+fn request(input: Requested) -> Requested {
+    black_box(run_request(input))
 }
 
 #[library_benchmark]

@@ -1,4 +1,4 @@
-//! An upstream without a socket: it says what it is told to, piece by piece.
+//! An upstream without a socket, whose reads are scripted.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,11 +12,11 @@ use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::decode::{Flow, SseDecoder, SseEvent};
 use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_core::upstream::{
-    OpenError, Opened, StreamStep, Target, Timeouts, TokenStream, Upstream, UpstreamHead,
-    UpstreamRequest,
+    OpenError, StreamStep, Target, Timeouts, TokenStream, Upstream, UpstreamHead, UpstreamRequest,
+    UpstreamResponse,
 };
 
-/// What has been said and not been read yet.
+/// The reads that are left. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Player(Arc<Mutex<Script>>);
 
@@ -28,8 +28,8 @@ struct Script {
 }
 
 impl Player {
-    /// One read of the body.
-    pub(crate) fn say(&self, piece: impl Into<Vec<u8>>) {
+    /// Adds one read of the body.
+    pub(crate) fn push(&self, piece: impl Into<Vec<u8>>) {
         let mut script = self.script();
         script.pieces.push_back(piece.into());
         if let Some(waker) = script.waker.take() {
@@ -37,7 +37,7 @@ impl Player {
         }
     }
 
-    /// Nothing comes after what was said.
+    /// Ends the body.
     pub(crate) fn end(&self) {
         self.script().ended = true;
     }
@@ -50,7 +50,7 @@ impl Player {
 impl Upstream for Player {
     fn route(&self, model: Option<&str>) -> Result<Target, ApiError> {
         let model = model.unwrap_or("model").to_owned();
-        // As in the gateway's own configuration; the clocks stand still while they are measured.
+        // The gateway's defaults. The clock is paused while the benchmark runs.
         let timeouts = Timeouts {
             connect: Duration::from_secs(10),
             first_token: Duration::from_secs(300),
@@ -62,17 +62,20 @@ impl Upstream for Player {
             upstream_model: None,
             api: Api::Chat,
             timeouts,
-            server: 0,
+            endpoint: 0,
             queued: false,
         })
     }
 
-    fn open(&self, _request: UpstreamRequest) -> BoxFuture<'static, Result<Opened, OpenError>> {
+    fn open(
+        &self,
+        _request: UpstreamRequest,
+    ) -> BoxFuture<'static, Result<UpstreamResponse, OpenError>> {
         let stream = Box::new(Playing {
             player: self.clone(),
             decoder: SseDecoder::new(1 << 20),
         });
-        std::future::ready(Ok(Opened {
+        std::future::ready(Ok(UpstreamResponse {
             head: UpstreamHead::default(),
             stream,
         }))

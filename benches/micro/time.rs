@@ -1,4 +1,4 @@
-//! The micro-benchmarks by the clock: `cargo bench -p tokenwire-bench --bench time`.
+//! The micro-benchmarks in time: `cargo bench -p tokenwire-bench --bench time`.
 
 use std::hint::black_box;
 
@@ -9,12 +9,12 @@ mod framings;
 mod player;
 
 use cases::{
-    Append, Asked, Decode, Fanout, Listing, Reading, Short, Translate, append, ask, decode,
-    fan_out, list, read, short_answer, translate,
+    Append, Decode, Fanout, Listing, Reading, Requested, Short, Translate, append, decode, fan_out,
+    list, read, run_request, short_answer, translate,
 };
 use framings::Shape;
 
-/// One case: what it takes is made anew for every run and thrown away outside of the measured time.
+/// Runs one case. Making and dropping its input is not measured.
 fn case<I>(criterion: &mut Criterion, name: &str, setup: impl Fn() -> I, run: impl Fn(I) -> I) {
     criterion.bench_function(name, |bencher| {
         bencher.iter_batched(&setup, |input| black_box(run(input)), BatchSize::LargeInput)
@@ -36,14 +36,14 @@ fn micro(criterion: &mut Criterion) {
     );
     case(
         criterion,
-        "translator/familiar_chunks",
-        Translate::familiar,
+        "translator/templated_chunks",
+        Translate::templated,
         translate,
     );
     case(
         criterion,
-        "translator/strange_chunks",
-        Translate::strange,
+        "translator/parsed_chunks",
+        Translate::parsed,
         translate,
     );
     for shape in Shape::ALL {
@@ -68,8 +68,13 @@ fn micro(criterion: &mut Criterion) {
         || Fanout::new(500, Shape::ResponsesWebSocket),
         fan_out,
     );
-    case(criterion, "request/chat", Asked::chat, ask);
-    case(criterion, "request/responses", Asked::responses, ask);
+    case(criterion, "request/chat", Requested::chat, run_request);
+    case(
+        criterion,
+        "request/responses",
+        Requested::responses,
+        run_request,
+    );
     case(
         criterion,
         "short/five_tokens_chat",

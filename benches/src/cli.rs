@@ -11,8 +11,8 @@ use crate::request::{Route, Spec};
 use crate::scenario::{Name, Settings};
 use crate::target::Kind;
 
-/// Measures token streams over real sockets: a gateway beside its upstream and its peers, in turn,
-/// in the same run.
+/// Measures token streams over real sockets: a gateway, its upstream and its peers, in turn in the
+/// same run.
 #[derive(Debug, Parser)]
 #[command(name = "tokenwire-bench", version, after_long_help = GUIDE)]
 pub(crate) struct Cli {
@@ -20,38 +20,37 @@ pub(crate) struct Cli {
     #[arg(value_enum, default_value = "bar")]
     pub(crate) scenario: Name,
 
-    /// What to measure it on, instead of the scenario's own choice
+    /// The targets, instead of the scenario's defaults
     #[arg(short, long, value_delimiter = ',')]
     pub(crate) target: Vec<TargetName>,
-    /// Peers to add: nginx, haproxy, nchan, litellm, smg, vllm-router (`cargo xtask install bench`
-    /// brings them)
+    /// Peers to add: nginx, haproxy, nchan, litellm, smg, vllm-router (install them with
+    /// `cargo xtask install bench`)
     #[arg(short, long, value_delimiter = ',')]
     pub(crate) peer: Vec<TargetName>,
-    /// Any OpenAI-compatible endpoint that runs already, e.g. http://127.0.0.1:4000/v1; for tokens
-    /// to be checked its upstream must be the simulator (see --simulator-port)
+    /// A running OpenAI-compatible endpoint, e.g. http://127.0.0.1:4000/v1; tokens are checked only
+    /// if its upstream is the simulator (see --simulator-port)
     #[arg(long)]
     pub(crate) url: Vec<String>,
-    /// The process behind --url, for its CPU and memory (with all that it started)
+    /// The process behind --url, for its CPU and memory, with its children
     #[arg(long)]
     pub(crate) pid: Vec<u32>,
-    /// Any gateway as NAME=COMMAND, with {port} and {upstream} filled in; OPENAI_BASE_URL is set
-    /// too
+    /// A gateway as NAME=COMMAND; {port} and {upstream} are replaced, and OPENAI_BASE_URL is set
     #[arg(long, value_parser = parse_gateway)]
     pub(crate) gateway: Vec<(String, String)>,
     /// Only --url and --gateway, without the simulator beside them
     #[arg(long, conflicts_with = "target")]
     pub(crate) alone: bool,
-    /// How tokenwire, --url and --gateway are read; several are measured side by side
+    /// Routes by which tokenwire, --url and --gateway are read, each measured
     #[arg(short, long, value_delimiter = ',')]
     pub(crate) route: Vec<Route>,
 
-    /// Rounds; in each one every target is measured in turn
+    /// Rounds; in each round the targets are measured in turn
     #[arg(long, default_value_t = 3)]
     pub(crate) rounds: usize,
     /// Streams at a time; connections of `short`, readers of `fanout`
     #[arg(short = 'n', long)]
     pub(crate) streams: Option<usize>,
-    /// Tokens a stream
+    /// Tokens per stream
     #[arg(long)]
     pub(crate) tokens: Option<u64>,
     /// Time to the first token that the simulator takes
@@ -66,49 +65,48 @@ pub(crate) struct Cli {
     /// Requests of `short`; repetitions of `replay`
     #[arg(long)]
     pub(crate) requests: Option<u64>,
-    /// Readers of `slow` that do not read
+    /// Stalled readers of `slow`
     #[arg(long, default_value_t = 16)]
     pub(crate) slow: usize,
-    /// What the cuts of `storm` are drawn from
+    /// The seed of the cuts of `storm`
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
 
-    /// Everything measured, as JSON, into this file
+    /// Write all measured data as JSON into this file
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
-    /// Plots, as SVG, into this directory
+    /// Write plots as SVG into this directory
     #[arg(long, value_name = "DIR")]
     pub(crate) svg: Option<PathBuf>,
 
-    /// Where `results` writes its page; its records (JSON) and plots (SVG) go beside it, those of
-    /// RESULTS.md into results/
+    /// The page that `results` writes; records (JSON) and plots (SVG) go into a folder beside it,
+    /// for RESULTS.md into results/
     #[arg(long, value_name = "FILE", default_value = "benches/RESULTS.md")]
     pub(crate) out: PathBuf,
-    /// Make the page of `results` from the records in this directory, without measuring
+    /// Generate the page of `results` from the records in this directory, without measuring
     #[arg(long, value_name = "DIR")]
     pub(crate) from: Option<PathBuf>,
 
-    /// Do not pin; by default, with two cores or more, simulator and load run on the first and the
-    /// process under test on the second
+    /// Do not pin; by default, with two or more cores, simulator and load run on the first core and
+    /// the process under test on the second
     #[arg(long)]
     pub(crate) no_pin: bool,
-    /// Use the programs as they are; by default, under `cargo run`, gateway and simulator are built
-    /// first
+    /// Use existing programs; by default, under `cargo run`, gateway and simulator are built first
     #[arg(long)]
     pub(crate) no_build: bool,
-    /// The simulator's program, instead of the one beside this one
+    /// The simulator's program; by default the one beside this program
     #[arg(long)]
     pub(crate) simulator: Option<PathBuf>,
-    /// The simulator's port, for gateways that must be configured beforehand
+    /// The simulator's port, for gateways with a fixed configuration
     #[arg(long)]
     pub(crate) simulator_port: Option<u16>,
-    /// The gateway's program, instead of the one beside this one
+    /// The gateway's program; by default the one beside this program
     #[arg(long)]
     pub(crate) tokenwire: Option<PathBuf>,
-    /// The model that is asked for
+    /// The model to request
     #[arg(long, default_value = "simulator")]
     pub(crate) model: String,
-    /// The key that is sent as a bearer token
+    /// The key to send as a bearer token
     #[arg(long, env = "TOKENWIRE_BENCH_KEY", hide_env_values = true)]
     pub(crate) key: Option<String>,
 }
@@ -152,7 +150,7 @@ EXIT CODE
   (in `bar` and `results`: other than a peer, which is told and left out).
 ";
 
-/// A target as the command line names it.
+/// A target by its name on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TargetName {
     Direct,
@@ -168,7 +166,7 @@ pub(crate) enum TargetName {
 // === impl Cli ===
 
 impl Cli {
-    /// The scenarios to run.
+    /// Returns the scenarios to run.
     pub(crate) fn scenarios(&self) -> Vec<Name> {
         match self.scenario {
             Name::Bar => vec![
@@ -185,7 +183,7 @@ impl Cli {
         }
     }
 
-    /// The targets of one scenario: those that were named, and fit.
+    /// Returns the targets of one scenario: the named ones that fit.
     pub(crate) fn kinds(&self, scenario: Name) -> Vec<Kind> {
         let mut names = self.target.clone();
         if names.is_empty() && !self.alone {
@@ -263,13 +261,12 @@ impl Cli {
         kinds
     }
 
-    /// Whether every scenario is run, one after the other; a peer that fails is then told and left
-    /// out.
+    /// Returns whether all scenarios run. A peer that fails is then reported and left out.
     pub(crate) fn is_whole(&self) -> bool {
         matches!(self.scenario, Name::Bar | Name::Results)
     }
 
-    /// Where `results` keeps records and plots.
+    /// Returns the folder of the records and plots of `results`.
     pub(crate) fn records(&self) -> PathBuf {
         let name = self
             .out
@@ -284,14 +281,14 @@ impl Cli {
         })
     }
 
-    /// The scenario's sizes on this target: what was said, else the scenario's own defaults, less
-    /// for what could not do as much.
+    /// Returns the sizes of a scenario for this target: the options, or else the scenario's
+    /// defaults, which are smaller for slow targets.
     pub(crate) fn settings(&self, scenario: Name, kind: &Kind) -> Settings {
         let ms = Duration::from_millis;
         // streams, tokens, first token, between tokens, ramp, requests
         let (streams, tokens, ttft, tbt, ramp, requests) = match scenario {
-            // A millisecond a token and twenty a request: a third of a core, or seconds of all of
-            // it.
+            // A millisecond per token and twenty per request: a third of a core, or seconds of a
+            // whole core.
             Name::Paced if *kind == LITELLM => (8, 250, ms(0), ms(20), ms(1000), 0),
             Name::Saturated if *kind == LITELLM => (4, 500, ms(0), ms(0), ms(0), 0),
             Name::Short if *kind == LITELLM => (4, 5, ms(0), ms(0), ms(0), 200),
@@ -321,7 +318,7 @@ impl Cli {
         }
     }
 
-    /// Whether anything that is measured asks the simulator.
+    /// Returns whether a target uses the simulator.
     pub(crate) fn needs_simulator(&self) -> bool {
         let alone = |kind: &Kind| matches!(kind, Kind::Url { .. } | Kind::Nchan(_));
         self.simulator_port.is_some()
@@ -331,7 +328,7 @@ impl Cli {
                 .any(|it| !self.kinds(it).iter().all(alone))
     }
 
-    /// The most sockets that one process holds in these settings: a proxy has two for each stream.
+    /// Returns the most sockets that one process needs: a proxy has two per stream.
     pub(crate) fn files_needed(&self) -> u64 {
         let most = self
             .scenarios()
@@ -372,7 +369,7 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number * seconds).map_err(|error| format!("{text}: {error}"))
 }
 
-/// Where the simulator would be reached, for the hint beside --url.
+/// Returns the address of the simulator, for the hint beside --url.
 pub(crate) fn upstream_hint(port: u16) -> String {
     format!("http://{}/v1", SocketAddr::from(([127, 0, 0, 1], port)))
 }
@@ -382,13 +379,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn command_line_definition_is_valid() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn targets_follow_scenario_and_options() {
+    fn targets_depend_on_scenario_and_options() {
         let kinds = |arguments: &[&str]| {
             let cli = Cli::parse_from(std::iter::once(&"tokenwire-bench").chain(arguments));
             cli.kinds(cli.scenarios()[0])
@@ -427,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_said_holds_for_the_slow_too() {
+    fn options_override_the_sizes_of_slow_targets() {
         let streams = |arguments: &[&str], kind: &Kind| {
             let cli = Cli::parse_from(std::iter::once(&"tokenwire-bench").chain(arguments));
             cli.settings(Name::Paced, kind).streams
@@ -438,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn records_stand_beside_the_page() {
+    fn records_are_stored_beside_the_page() {
         let records = |arguments: &[&str]| {
             Cli::parse_from(std::iter::once(&"tokenwire-bench").chain(arguments)).records()
         };
@@ -450,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn times_have_units() {
+    fn durations_need_units() {
         assert_eq!(parse_duration("20ms"), Ok(Duration::from_millis(20)));
         assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1500)));
         assert_eq!(parse_duration("0"), Ok(Duration::ZERO));

@@ -4,15 +4,15 @@ use std::io::{self, ErrorKind, Write};
 
 use mio::net::TcpStream;
 
+use crate::events::{Commands, Event, Key, Nanos, Scenario};
 use crate::http::{Part, ResponseParser};
-use crate::load::{Commands, Event, Key, Nanos, Scenario};
 use crate::sse::EventParser;
 use crate::websocket::{self, FrameParser, Message};
 
-/// A plain body (an error, mostly) is kept up to this size.
+/// The most bytes kept of a plain body, which is usually an error.
 const MAX_PLAIN_BODY: usize = 64 * 1024;
 
-/// A socket, what is still to be written to it, and how far its answer has been read.
+/// A socket with its pending output and the state of its parsers.
 pub(crate) struct Connection {
     pub(crate) socket: TcpStream,
     pub(crate) tag: usize,
@@ -25,7 +25,7 @@ pub(crate) struct Connection {
     pub(crate) plain: Vec<u8>,
 }
 
-/// What the bytes are, once the head has said so.
+/// The kind of the body, known from the head of the response.
 pub(crate) enum Body {
     Plain,
     Events(Box<EventParser>),
@@ -55,7 +55,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes what was read apart and tells the scenario; an error is the connection's end.
+    /// Parses the bytes read and passes the events to the scenario. An error ends the connection.
     pub(crate) fn receive(
         &mut self,
         now: Nanos,

@@ -1,8 +1,8 @@
-//! An incremental parser of HTTP/1.1 responses, as small as a load generator needs it.
+//! An incremental parser of HTTP/1.1 responses, with only what a load generator needs.
 //!
-//! It is pulled: [`ResponseParser::next`] takes bytes off the front of the input and gives back
-//! parts whose bodies are slices of that input, so a relayed token is never copied. Input may be
-//! split anywhere (RFC 9112).
+//! [`ResponseParser::next`] consumes bytes from the front of the input and returns parts whose
+//! bodies are slices of that input, so a token is never copied. Input may be split anywhere
+//! (RFC 9112).
 
 use memchr::memmem;
 use thiserror::Error;
@@ -10,7 +10,7 @@ use thiserror::Error;
 const MAX_HEAD: usize = 64 * 1024;
 const MAX_CHUNK_LINE: u32 = 4 * 1024;
 
-/// What of a response's head the scenarios look at.
+/// The parts of a response's head that the scenarios use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Head {
     pub(crate) status: u16,
@@ -19,7 +19,7 @@ pub(crate) struct Head {
     pub(crate) location: Option<String>,
 }
 
-/// One step through a response.
+/// One part of a response.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Part<'a> {
     Head(Head),
@@ -53,11 +53,11 @@ enum State {
     },
     ChunkData(u64),
     ChunkEnd,
-    /// The lines after the last chunk; holds the length of the line so far.
+    /// The trailer lines, with the length of the current line.
     Trailer(u32),
 }
 
-/// Parses the responses of one connection, one after the other.
+/// Parses the responses of one connection in sequence.
 #[derive(Debug)]
 pub(crate) struct ResponseParser {
     state: State,
@@ -74,7 +74,7 @@ impl ResponseParser {
         }
     }
 
-    /// The next part that the input completes, or `None` when more input is needed.
+    /// Returns the next part that the input completes, or `None` if more input is needed.
     pub(crate) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Part<'a>>, HttpError> {
         loop {
             match self.state {
@@ -143,7 +143,7 @@ impl ResponseParser {
         }
     }
 
-    /// The peer closed: whether that ended a response (`true`) or came between two.
+    /// Handles a close by the peer. Returns `true` if it ended a response, `false` between two.
     pub(crate) fn closed(&mut self) -> Result<bool, HttpError> {
         match self.state {
             State::UntilClose => {
@@ -222,7 +222,7 @@ fn parse_head(bytes: &[u8]) -> Result<(Head, State), HttpError> {
     }
     let state = match (status, chunked, length) {
         (100, ..) => State::Head,
-        // What follows an upgrade belongs to the other protocol.
+        // Bytes after an upgrade belong to the other protocol.
         (101, ..) => State::UntilClose,
         (204 | 304, ..) => State::Length(0),
         (_, true, _) => State::ChunkSize {
@@ -262,7 +262,7 @@ fn chunk_size(size: u64, seen: u32, extension: bool, byte: u8) -> Result<State, 
             seen,
             extension: true,
         }),
-        // Sixteen digits are all that 64 bits hold.
+        // 64 bits hold sixteen digits.
         _ if digit < 16 && seen < 16 => Ok(State::ChunkSize {
             size: size << 4 | u64::from(digit),
             seen: seen + 1,
@@ -301,8 +301,7 @@ mod tests {
         End,
     }
 
-    /// Feeds the pieces and joins neighbouring body parts, since where a body is split is not the
-    /// parser's to say.
+    /// Feeds the pieces and joins neighbouring body parts; the parser may split a body anywhere.
     fn parse(pieces: &[&[u8]]) -> Result<Vec<Seen>, HttpError> {
         let mut parser = ResponseParser::new();
         let mut seen = Vec::new();
@@ -334,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_every_framing_however_the_bytes_are_split() {
+    fn parses_each_framing_with_any_split() {
         let cases: &[(&[u8], Vec<Seen>)] = &[
             (
                 b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\nLocation: /v1/streams/resp_a\r\n\r\n5\r\nhello\r\n1A;x=\"y\"\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\nX: y\r\n\r\n",
@@ -383,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_truncation_and_nonsense_from_an_end() {
+    fn truncation_and_invalid_input_are_errors() {
         let cases: &[(&[u8], HttpError)] = &[
             (
                 b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",

@@ -1,14 +1,12 @@
 //! The load side: one thread, one epoll, thousands of connections.
 //!
-//! A [`Scenario`] is told what happens on its connections and answers with [`Commands`]. Nothing
-//! here allocates or locks per token: bytes are read into one shared buffer and handed on as
-//! slices, so that the load side costs a fraction of what it measures and does not become the thing
-//! measured.
+//! A [`Scenario`] receives the events of its connections and answers with [`Commands`]. Nothing
+//! here allocates or locks per token: bytes are read into one shared buffer and passed on as
+//! slices, so the load side costs a fraction of what it measures.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io::{self, ErrorKind, Read};
-use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,93 +17,22 @@ use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 
 use crate::connection::{Body, Connection};
-use crate::http::{Head, ResponseParser};
+use crate::events::{Command, Commands, Dial, Event, Key, Nanos, Scenario};
+use crate::http::ResponseParser;
 use crate::websocket;
 
 const READ_BUFFER: usize = 64 * 1024;
-/// Nanoseconds since the load began.
-pub(crate) type Nanos = u64;
-
-/// Names a connection. A name is not used again when its slot is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Key {
-    slot: usize,
-    serial: u64,
-}
-
-/// What happened on a connection.
-#[derive(Debug)]
-pub(crate) enum Event<'a> {
-    /// Connected; the first bytes are written right after this.
-    Connected,
-    /// A response's head; after a 101 the connection speaks WebSocket.
-    Head(&'a Head),
-    /// An SSE event, or a WebSocket text message (whose id is empty).
-    Message { data: &'a [u8], id: &'a [u8] },
-    /// A response that is no event stream ended, with this body; an event stream ends with an empty
-    /// one.
-    End(&'a [u8]),
-    /// The connection is gone: why.
-    Closed(String),
-}
-
-/// A connection to open.
-#[derive(Debug)]
-pub(crate) struct Dial {
-    pub(crate) address: SocketAddr,
-    /// Given back with every event of this connection.
-    pub(crate) tag: usize,
-    /// Written as soon as the connection stands.
-    pub(crate) first: Vec<u8>,
-    /// The socket's receive buffer in bytes, where the default is too large.
-    pub(crate) receive_buffer: Option<usize>,
-}
-
-#[derive(Debug)]
-enum Command {
-    Dial(Dial),
-    Send(Key, Vec<u8>),
-    SendText(Key, Vec<u8>),
-    StopReading(Key),
-    Close(Key),
-}
-
-/// What a scenario wants done; carried out in order once it returns.
-#[derive(Debug, Default)]
-pub(crate) struct Commands {
-    queue: Vec<Command>,
-    timers: Vec<(Nanos, usize)>,
-}
-
-/// Decides what is sent and counts what comes.
-pub(crate) trait Scenario {
-    fn start(&mut self, commands: &mut Commands);
-    fn timer(&mut self, now: Nanos, tag: usize, commands: &mut Commands);
-    fn event(
-        &mut self,
-        now: Nanos,
-        key: Key,
-        tag: usize,
-        event: Event<'_>,
-        commands: &mut Commands,
-    );
-    /// Asked after every turn of the loop.
-    fn finished(&self) -> bool;
-    /// Tokens or requests so far, of how many.
-    fn progress(&self) -> (u64, u64);
-}
-
 /// How a run of the loop ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Finished,
     /// The scenario's time limit passed first.
     TimedOut,
-    /// The person at the terminal had enough.
+    /// The run was interrupted from the terminal.
     Interrupted,
 }
 
-/// The loop and its connections.
+/// The event loop and its connections.
 pub(crate) struct Load {
     poll: Poll,
     connections: Slab<Connection>,
@@ -116,48 +43,10 @@ pub(crate) struct Load {
     stop: Arc<AtomicBool>,
 }
 
-// === impl Commands ===
-
-impl Commands {
-    pub(crate) fn dial(&mut self, dial: Dial) {
-        self.queue.push(Command::Dial(dial));
-    }
-
-    pub(crate) fn send(&mut self, key: Key, bytes: Vec<u8>) {
-        self.queue.push(Command::Send(key, bytes));
-    }
-
-    /// Sends a WebSocket text message.
-    pub(crate) fn send_text(&mut self, key: Key, payload: Vec<u8>) {
-        self.queue.push(Command::SendText(key, payload));
-    }
-
-    /// Reads no more from this connection, and leaves it open.
-    pub(crate) fn stop_reading(&mut self, key: Key) {
-        self.queue.push(Command::StopReading(key));
-    }
-
-    /// Closes the connection. No event of it follows, though its bytes may have been read already.
-    pub(crate) fn close(&mut self, key: Key) {
-        self.queue.push(Command::Close(key));
-    }
-
-    /// Whether this connection is about to be closed.
-    pub(crate) fn closes(&self, key: Key) -> bool {
-        self.queue
-            .iter()
-            .any(|command| matches!(command, Command::Close(closed) if *closed == key))
-    }
-
-    pub(crate) fn at(&mut self, when: Nanos, tag: usize) {
-        self.timers.push((when, tag));
-    }
-}
-
 // === impl Load ===
 
 impl Load {
-    /// `stop` ends a run early when it becomes true.
+    /// Creates a loop without connections. A run ends early when `stop` becomes true.
     pub(crate) fn new(stop: Arc<AtomicBool>) -> io::Result<Self> {
         Ok(Self {
             poll: Poll::new()?,
@@ -175,8 +64,7 @@ impl Load {
     }
 
     /// Runs until the scenario has finished or `limit` has passed. `tick` is called about ten times
-    /// a second. What is open stays open, so that a run can follow another on the same connections;
-    /// see [`Load::close_all`].
+    /// a second. Connections stay open for a following run; see [`Load::close_all`].
     pub(crate) fn run(
         &mut self,
         scenario: &mut impl Scenario,
@@ -241,13 +129,13 @@ impl Load {
         }
     }
 
-    /// Closes every connection and forgets every timer.
+    /// Closes all connections and removes all timers.
     pub(crate) fn close_all(&mut self) {
         self.connections.clear();
         self.timers.clear();
     }
 
-    /// Something happened on a socket: write what is left, read what is there.
+    /// Handles readiness of a socket: writes what is pending and reads what is available.
     fn ready(
         &mut self,
         slot: usize,
@@ -268,19 +156,18 @@ impl Load {
             match connection.socket.take_error() {
                 Ok(None) if connection.socket.peer_addr().is_ok() => {
                     connection.connected = true;
-                    // Small requests leave at once: Nagle would add 40 ms to a WebSocket's second
-                    // message.
+                    // Nagle's algorithm would delay the second message of a WebSocket by 40 ms.
                     let _ = connection.socket.set_nodelay(true);
                     scenario.event(nanos(began.elapsed()), key, tag, Event::Connected, commands);
                 }
                 Ok(None) => return,
                 Ok(Some(error)) | Err(error) => {
-                    return self.gone(slot, &format!("connect: {error}"), scenario, commands);
+                    return self.close(slot, &format!("connect: {error}"), scenario, commands);
                 }
             }
         }
         if let Err(error) = connection.flush() {
-            return self.gone(slot, &format!("write: {error}"), scenario, commands);
+            return self.close(slot, &format!("write: {error}"), scenario, commands);
         }
         loop {
             let Some(connection) = self.connections.get_mut(slot) else {
@@ -293,10 +180,10 @@ impl Load {
                     let bytes = self.buffer.get(..length).unwrap_or_default();
                     let short = length < READ_BUFFER;
                     if let Err(error) = connection.receive(now, key, bytes, scenario, commands) {
-                        return self.gone(slot, &error, scenario, commands);
+                        return self.close(slot, &error, scenario, commands);
                     }
-                    // A short read emptied the socket, and the next byte makes an edge of its own.
-                    // An end that came together with the bytes does not, so it is read for.
+                    // A short read emptied the socket, and the next byte triggers a new event. An
+                    // end that arrived with the bytes does not, so it is read for.
                     if (short && !closing) || commands.closes(key) {
                         return;
                     }
@@ -304,7 +191,7 @@ impl Load {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
-                    return self.gone(slot, &format!("read: {error}"), scenario, commands);
+                    return self.close(slot, &format!("read: {error}"), scenario, commands);
                 }
             }
         }
@@ -332,10 +219,10 @@ impl Load {
             (_, Ok(false)) => "the server closed".to_owned(),
             (_, Err(error)) => error.to_string(),
         };
-        self.gone(slot, &why, scenario, commands);
+        self.close(slot, &why, scenario, commands);
     }
 
-    fn gone(
+    fn close(
         &mut self,
         slot: usize,
         why: &str,
@@ -358,17 +245,17 @@ impl Load {
     }
 
     fn apply(&mut self, scenario: &mut impl Scenario, commands: &mut Commands) -> io::Result<()> {
-        // Carrying out a command may fail and so tell the scenario, which may answer with more.
+        // A command may fail; the scenario is told and may answer with further commands.
         while !commands.queue.is_empty() || !commands.timers.is_empty() {
             self.timers.extend(commands.timers.drain(..).map(Reverse));
             for command in std::mem::take(&mut commands.queue) {
-                self.carry_out(command, scenario, commands)?;
+                self.execute(command, scenario, commands)?;
             }
         }
         Ok(())
     }
 
-    fn carry_out(
+    fn execute(
         &mut self,
         command: Command,
         scenario: &mut impl Scenario,
@@ -380,14 +267,14 @@ impl Load {
                 if let Some(connection) = self.connection(key) {
                     connection.out.extend_from_slice(&bytes);
                     if let Err(error) = connection.flush() {
-                        self.gone(key.slot, &format!("write: {error}"), scenario, commands);
+                        self.close(key.slot, &format!("write: {error}"), scenario, commands);
                     }
                 }
             }
             Command::SendText(key, payload) => {
                 let mut frame = Vec::with_capacity(payload.len() + 14);
                 websocket::write_text(&mut frame, &payload);
-                return self.carry_out(Command::Send(key, frame), scenario, commands);
+                return self.execute(Command::Send(key, frame), scenario, commands);
             }
             Command::StopReading(key) => {
                 if let Some(connection) = self

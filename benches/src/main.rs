@@ -1,15 +1,16 @@
 //! `tokenwire-bench`: a load generator for token streams, over SSE and WebSocket.
 //!
-//! One thread with one epoll carries thousands of streams ([`load`]); its parsers ([`http`],
-//! [`sse`], [`websocket`]) hand out slices of what was read and copy only what a read cut in two,
-//! because a tool that costs more per token than what it measures would measure itself. It starts
-//! the simulator and every target ([`target`], [`peer`]), pins them apart, and runs each
-//! [`scenario`] against each in turn, round after round, so that every ratio compares runs that are
-//! seconds apart. What counts is CPU time of the process under test per token delivered
-//! ([`process`]): on a noisy machine it survives where wall time does not.
+//! One thread with one epoll handles thousands of streams ([`load`]). Its parsers ([`http`],
+//! [`sse`], [`websocket`]) return slices of the input and copy only what is split between two
+//! reads, so the load costs less per token than what it measures. The program starts the simulator
+//! and all targets ([`target`], [`peer`]) on separate cores. In each round it runs each
+//! [`scenario`] against each target in turn, so a ratio compares runs that are seconds apart. The
+//! main figure is the CPU time of the process under test per delivered token ([`process`]), which
+//! is stable on a noisy machine where wall time is not.
 
 mod cli;
 mod connection;
+mod events;
 mod http;
 mod load;
 mod measure;
@@ -45,7 +46,7 @@ use crate::target::{Bed, Programs};
 
 type AnyError = Box<dyn std::error::Error>;
 
-/// Beside the page: what tells of the work behind its figures, and becomes a part of it.
+/// A file beside the page that describes optimisations; it becomes a part of the page.
 const CHANGES: &str = "OPTIMISATIONS.md";
 
 fn main() -> ExitCode {
@@ -60,7 +61,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs everything and reports; whether no token was lost or doubled and no stream broke.
+/// Runs all scenarios and reports. Returns whether no token was lost or doubled and no stream
+/// broke.
 fn measure(cli: &Cli) -> Result<bool, AnyError> {
     if let Some(dir) = &cli.from {
         write_page(cli, dir)?;
@@ -68,7 +70,7 @@ fn measure(cli: &Cli) -> Result<bool, AnyError> {
     }
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        // The second one ends this process at once.
+        // A second signal ends this process at once.
         signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))?;
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
@@ -98,7 +100,7 @@ fn measure(cli: &Cli) -> Result<bool, AnyError> {
         },
         whole: Record::new(versions),
     };
-    // What was measured before is worth its report, whatever came then.
+    // Runs before an error are reported as well.
     let failure = match session.run() {
         Err(BenchError::Interrupted) => {
             tell("interrupted; reporting the runs that had ended");
@@ -137,7 +139,7 @@ fn report(cli: &Cli, record: &mut Record) -> Result<(), AnyError> {
         text.push_str(&report::bar(&summaries));
     }
     match writeln!(io::stdout(), "{text}") {
-        // Whoever reads may have left, as `head` does.
+        // The reader of a pipe may have closed it, as `head` does.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
         _ => {}
     }
@@ -156,7 +158,7 @@ fn report(cli: &Cli, record: &mut Record) -> Result<(), AnyError> {
     Ok(())
 }
 
-/// Makes the page, and its plots beside the records, of the records in `dir`.
+/// Writes the page and its plots from the records in `dir`.
 fn write_page(cli: &Cli, dir: &Path) -> Result<(), AnyError> {
     let records = Record::read_all(dir)?;
     let runs: Vec<Run> = records
@@ -181,7 +183,7 @@ fn write_page(cli: &Cli, dir: &Path) -> Result<(), AnyError> {
     Ok(())
 }
 
-/// Where the programs are; with two cores or more the load side is pinned here and now.
+/// Finds and builds the programs. With two cores or more, pins this thread to the first.
 fn programs(cli: &Cli) -> Result<Programs, AnyError> {
     let beside =
         |name: &str| -> io::Result<PathBuf> { Ok(std::env::current_exe()?.with_file_name(name)) };
@@ -224,18 +226,20 @@ fn programs(cli: &Cli) -> Result<Programs, AnyError> {
     })
 }
 
-/// Under `cargo run` the programs beside this one are brought up to date, so that what is measured
-/// is what the source says.
+/// Under `cargo run`, builds the gateway and the simulator with the profile of this program.
 fn build(cli: &Cli, packages: &[&str]) -> Result<(), AnyError> {
     let Some(cargo) = std::env::var_os("CARGO").filter(|_| !cli.no_build && !packages.is_empty())
     else {
         return Ok(());
     };
     let mut command = std::process::Command::new(cargo);
-    command.args(["build", "--quiet", "--bins"]);
-    if !cfg!(debug_assertions) {
-        command.arg("--release");
-    }
+    command.args([
+        "build",
+        "--quiet",
+        "--bins",
+        "--profile",
+        &process::profile(),
+    ]);
     for package in packages {
         command.args(["-p", package]);
     }
@@ -244,7 +248,7 @@ fn build(cli: &Cli, packages: &[&str]) -> Result<(), AnyError> {
         Ok(())
     } else {
         Err(format!(
-            "failed to build {} ({status}); mend it, or say --no-build to measure what is there",
+            "failed to build {} ({status}); fix the build, or use --no-build to measure the existing programs",
             packages.join(" and ")
         )
         .into())
@@ -252,6 +256,6 @@ fn build(cli: &Cli, packages: &[&str]) -> Result<(), AnyError> {
 }
 
 pub(crate) fn tell(text: &str) {
-    // There is nobody left to tell when standard error is gone.
+    // A closed standard error cannot be reported.
     let _ = writeln!(io::stderr(), "{text}");
 }

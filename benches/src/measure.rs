@@ -1,11 +1,11 @@
-//! What one run measured, and what several runs say together.
+//! The figures of one run, and their spread over several runs.
 
 use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-/// A histogram of nanoseconds, up to ten minutes, to three digits.
+/// A histogram of nanoseconds up to ten minutes, with three significant digits.
 #[derive(Debug, Clone)]
 pub(crate) struct Times(Histogram<u64>);
 
@@ -26,40 +26,40 @@ pub(crate) struct Run {
     pub(crate) scenario: String,
     pub(crate) target: String,
     pub(crate) round: usize,
-    /// Whether the target is somebody else's program.
+    /// Whether the target is a program of another project.
     pub(crate) peer: bool,
-    /// What was asked for, in a few words.
+    /// The load in a few words.
     pub(crate) load: String,
     /// Wall time of the measured part.
     pub(crate) seconds: f64,
     /// Streams, requests or readers.
     pub(crate) streams: u64,
-    /// Tokens delivered: every reader's count.
+    /// Tokens delivered, summed over all readers.
     pub(crate) tokens: u64,
     pub(crate) lost: u64,
     pub(crate) doubled: u64,
-    /// Streams that did not end as they should, and what the first few of them said.
+    /// Streams that failed, and the errors of the first few.
     pub(crate) broken: u64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) complaints: Vec<String>,
     pub(crate) tokens_per_second: f64,
-    /// CPU of the process under test, user and system together.
+    /// CPU of the process under test, user and system time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cpu: Option<Cpu>,
-    /// From the request (WebSocket: from `response.create`) to the first token, less the time the
-    /// simulator was told to take.
+    /// Time from the request (WebSocket: from `response.create`) to the first token, less the
+    /// simulator's configured delay.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) first_token: Option<Quantiles>,
-    /// Each token's arrival after the time it was due, by the request's time and the pace.
+    /// Delay of each token after its due time, which follows from the request's time and the pace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) token_delay: Option<Quantiles>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) memory: Option<Memory>,
-    /// Share of one core that the load side and the simulator used: near 1 in sum (pinned together)
-    /// they, not the process under test, limit what is delivered.
+    /// Share of one core used by the load side and the simulator. If both share a core and the sum
+    /// is near 1, they limit the throughput, not the process under test.
     pub(crate) load_share: f64,
     pub(crate) simulator_share: Option<f64>,
-    /// Figures of this scenario alone, by name with unit.
+    /// Figures of this scenario only, by name with unit.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) extra: BTreeMap<String, f64>,
     /// The distributions of `first_token` and `token_delay`, in µs at [`curve_quantile`]; empty
@@ -74,21 +74,21 @@ pub(crate) struct Run {
 pub(crate) struct Cpu {
     pub(crate) us_per_token: f64,
     pub(crate) us_per_stream: f64,
-    /// User mode's share, 0 to 1.
+    /// Share of user mode, 0 to 1.
     pub(crate) user_share: f64,
     /// Share of one core.
     pub(crate) of_a_core: f64,
-    /// Time spent runnable but waiting for a core, to time spent running: far from 0, somebody else
-    /// was busy there (of `direct` the load side, when pinned) and delays are not to be believed.
+    /// Time spent waiting for a core relative to time spent running. If it is far from 0, another
+    /// process used the core (for `direct` with pinning, the load side) and delays are unreliable.
     pub(crate) waited: f64,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Memory {
-    /// Growth for each stream held open, in KiB (1024 bytes): resident, and proportional set size.
+    /// Growth per open stream in KiB (1024 bytes): resident and proportional set size.
     pub(crate) rss_kib_per_stream: f64,
     pub(crate) pss_kib_per_stream: f64,
-    /// Before the streams, in MiB.
+    /// Size before the streams, in MiB.
     pub(crate) base_mib: f64,
 }
 
@@ -100,12 +100,12 @@ pub(crate) struct Spread {
     pub(crate) most: f64,
 }
 
-/// The points of a curve, and where its x axis ends.
+/// The number of points of a curve, and the end of its x axis.
 pub(crate) const CURVE_STEPS: u32 = 101;
 pub(crate) const CURVE_END: f64 = 100_000.0;
 
-/// Where a step of a curve is on an axis of 1 / (1 - quantile) that is logarithmic, so that the
-/// tail takes as much room as the middle.
+/// Returns the position of a step on a logarithmic axis of 1 / (1 - quantile), which gives the tail
+/// as much space as the middle.
 pub(crate) fn curve_x(step: u32) -> f64 {
     CURVE_END.powf(f64::from(step) / f64::from(CURVE_STEPS - 1))
 }
@@ -156,7 +156,7 @@ impl Times {
 // === impl Quantiles ===
 
 impl Quantiles {
-    /// What is added over `base`, percentile by percentile.
+    /// Returns the difference to `base` for each percentile.
     pub(crate) fn over(&self, base: &Self) -> Self {
         Self {
             count: self.count,
@@ -190,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_spread_is_median_and_ends() {
+    fn spread_has_median_and_extremes() {
         assert_eq!(Spread::of([]), None);
         assert_eq!(
             Spread::of([3.0, 1.0, 2.0]),

@@ -1,8 +1,8 @@
-//! The model gateways that are compared with: what PyPI has of them, each at what its documentation
-//! says is best for speed.
+//! The model gateways to compare with: their packages from PyPI, configured for speed as their
+//! documentation recommends.
 //!
-//! They are read without a key, as everything else here is, and told of one upstream only, so that
-//! what counts is the way of a token and not the choice of a server.
+//! They run without a key, as all targets here, and with one upstream, so the figures contain no
+//! choice of a server.
 
 use std::fmt;
 use std::fs;
@@ -13,7 +13,7 @@ use std::process::Command;
 
 use crate::process::free_port;
 
-/// A gateway that understands OpenAI's chat completions.
+/// A gateway for OpenAI's chat completions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ModelGateway {
     /// LiteLLM's proxy, in Python.
@@ -24,7 +24,7 @@ pub(crate) enum ModelGateway {
     VllmRouter,
 }
 
-/// What a person does who does not have them.
+/// How to install the gateways.
 pub(crate) const REMEDY: &str = "install it with `cargo xtask install bench`";
 
 // === impl ModelGateway ===
@@ -38,7 +38,7 @@ impl fmt::Display for ModelGateway {
 impl ModelGateway {
     pub(crate) const ALL: [Self; 3] = [Self::Litellm, Self::Smg, Self::VllmRouter];
 
-    /// Of the program, and of the package.
+    /// The name of the program and of the package.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Litellm => "litellm",
@@ -47,7 +47,7 @@ impl ModelGateway {
         }
     }
 
-    /// Answered with 200 once requests are taken.
+    /// The path that is answered with 200 once the gateway is ready.
     pub(crate) fn health(self) -> &'static str {
         match self {
             Self::Litellm => "/health/liveliness",
@@ -55,7 +55,7 @@ impl ModelGateway {
         }
     }
 
-    /// How it is started, for the page of results.
+    /// Describes how the gateway is started, for the page of results.
     pub(crate) fn configuration(self) -> &'static str {
         match self {
             Self::Litellm => {
@@ -70,7 +70,8 @@ impl ModelGateway {
         }
     }
 
-    /// How it is started to listen on `listen` and ask `upstream`, with its files in `place`.
+    /// Returns the command that starts the gateway on `listen` with `upstream`, and its files in
+    /// `place`.
     pub(crate) fn command(
         self,
         listen: SocketAddr,
@@ -95,10 +96,10 @@ impl ModelGateway {
                     .args(["--num_workers", "1", "--telemetry", "False"])
                     .env("LITELLM_MODE", "PRODUCTION")
                     .env("LITELLM_LOG", "ERROR")
-                    // Prices come from the package and not from the network.
+                    // Prices come from the package, not from the network.
                     .env("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-                    // It does not start without a key unless it is told twice that this is meant;
-                    // checking one would cost it time.
+                    // It does not start without a key unless two options allow it;
+                    // checking a key would cost time.
                     .env(
                         "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY",
                         "true",
@@ -157,12 +158,13 @@ impl ModelGateway {
         Ok(command)
     }
 
-    /// The Python that has the package, to be asked for its version.
+    /// Returns the Python of the package's environment, which knows its version.
     pub(crate) fn python(self) -> PathBuf {
         self.program().with_file_name("python")
     }
 
-    /// Where `cargo xtask install bench` puts it; else what the PATH has.
+    /// Returns the program that `cargo xtask install bench` installs, or else its name for the
+    /// PATH.
     fn program(self) -> PathBuf {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"))
             .parent()
@@ -176,7 +178,7 @@ impl ModelGateway {
     }
 }
 
-/// LiteLLM's production settings, as far as they bear on a relay.
+/// LiteLLM's production settings that concern a relay.
 fn litellm(upstream: SocketAddr, model: &str) -> String {
     let model = serde_json::Value::from(model);
     let upstream_model =

@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 
 const NCHAN_MODULE: &str = "/usr/lib/nginx/modules/ngx_nchan_module.so";
 
-/// What a user without root may not have: nginx's own places under /var/lib.
+/// Temporary folders: nginx's own under /var/lib need root.
 const TEMP_PATHS: &str = "client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;";
 
-/// A reverse proxy that relays each read at once and keeps its connections to the upstream. The
-/// limits on requests a connection are lifted, so that closed loops measure requests and not
-/// connects.
+/// Returns the configuration of a reverse proxy that relays each read at once and keeps its
+/// upstream connections. Requests per connection are not limited, so closed loops measure requests
+/// only.
 pub(crate) fn nginx(listen: SocketAddr, upstream: SocketAddr) -> String {
     format!(
         "worker_processes 1;
@@ -39,8 +39,8 @@ http {{
     )
 }
 
-/// One channel a path: `POST /pub/x` publishes, `GET /sub/x` reads over SSE or WebSocket from the
-/// oldest message.
+/// Returns a configuration with one channel per path: `POST /pub/x` publishes, `GET /sub/x` reads
+/// over SSE or WebSocket from the oldest message.
 pub(crate) fn nchan(listen: SocketAddr) -> String {
     format!(
         "load_module {NCHAN_MODULE};
@@ -70,7 +70,7 @@ http {{
     )
 }
 
-/// A TCP pipe, which understands nothing of what it carries: the floor for any relay.
+/// Returns the configuration of a TCP proxy that parses nothing: the lower bound for any relay.
 pub(crate) fn haproxy(listen: SocketAddr, upstream: SocketAddr) -> String {
     format!(
         "global

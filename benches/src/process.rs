@@ -1,4 +1,4 @@
-//! The processes that the bench starts, and what the process under test has used.
+//! The processes that the bench starts, and their CPU time and memory.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,7 +11,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use thiserror::Error;
 
-/// How long a process may take to serve, and to leave when it is asked to.
+/// How long a process may take to start serving, and to end after SIGTERM.
 const START_LIMIT: Duration = Duration::from_secs(120);
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
@@ -23,7 +23,7 @@ pub(crate) enum ProcessError {
         source: io::Error,
         remedy: String,
     },
-    #[error("{program} ended with {status} before it served; its last words in {log}: {words}")]
+    #[error("{program} ended with {status} before it served; the end of its log {log}: {words}")]
     Ended {
         program: String,
         status: String,
@@ -45,21 +45,20 @@ pub(crate) enum ProcessError {
     },
 }
 
-/// A process tree: one process and everything it started.
+/// A process and all processes that it started.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ProcessTree {
     root: u32,
 }
 
-/// What a process tree has used so far, and holds now.
+/// CPU time used so far by a process tree, and its memory now.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Usage {
-    /// On the CPU, in ns, user and system together, by the scheduler's own count of the threads
-    /// alive now.
+    /// CPU time in ns, user and system, by the scheduler's count of the running threads.
     pub(crate) cpu: u64,
-    /// Runnable but not running, in ns: somebody else had the core.
+    /// Time in ns in which threads were ready to run but had no core.
     pub(crate) waited: u64,
-    /// `cpu` in ns by ticks of 10 ms, with threads that have ended.
+    /// CPU time in ns by ticks of 10 ms, with the threads that have ended.
     pub(crate) cpu_ticks: u64,
     /// The share of `cpu_ticks` spent in user mode, in ns.
     pub(crate) user: u64,
@@ -68,8 +67,7 @@ pub(crate) struct Usage {
     pub(crate) pss: u64,
 }
 
-/// A child that is ended when this is dropped: first asked, then killed, with everything it
-/// started.
+/// A child process. When this is dropped, it and its children get SIGTERM, then SIGKILL.
 #[derive(Debug)]
 pub(crate) struct Running {
     child: Child,
@@ -100,8 +98,8 @@ impl Running {
         let out = File::create(&log).map_err(failed)?;
         let err = out.try_clone().map_err(failed)?;
         command.stdin(Stdio::null()).stdout(out).stderr(err);
-        // A child inherits the affinity of the thread that starts it, and so do all its threads: no
-        // moment passes in which a thread of it runs elsewhere.
+        // A child inherits the affinity of the thread that starts it, so all its threads run on
+        // these cores from the start.
         let before =
             rustix::thread::sched_getaffinity(None).map_err(|errno| failed(errno.into()))?;
         if let Some(cores) = cores {
@@ -124,7 +122,7 @@ impl Running {
         }
     }
 
-    /// Waits until `ready` is true, asked every 20 ms.
+    /// Waits until `ready` returns true; it is called every 20 ms.
     pub(crate) fn wait_until(
         &mut self,
         address: SocketAddr,
@@ -173,14 +171,14 @@ impl Drop for Running {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        // The child itself is ours to reap, so its pid cannot have gone to another process yet; its
-        // own children can outlive it (an nginx worker does when its master is killed).
+        // The child is not reaped yet, so its pid is not reused. Its own children can outlive it,
+        // as an nginx worker does when its master is killed.
         let _ = self.child.kill();
         for (pid, started) in family
             .into_iter()
             .filter(|(pid, _)| *pid != self.child.id())
         {
-            // A pid is used again some day, a pid with its birthday is not.
+            // A pid can be reused; the pid with its start time cannot.
             if stat(pid).is_ok_and(|now| now.started == started) {
                 signal(pid, Signal::KILL);
             }
@@ -195,12 +193,12 @@ fn signal(pid: u32, signal: Signal) {
     }
 }
 
-/// Something accepts connections there.
+/// Returns whether `address` accepts connections.
 pub(crate) fn accepts(address: SocketAddr) -> bool {
     TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok()
 }
 
-/// A port that was free a moment ago.
+/// Returns a port that was free just now.
 pub(crate) fn free_port() -> io::Result<u16> {
     Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?
         .local_addr()?
@@ -214,7 +212,7 @@ impl ProcessTree {
         Self { root: pid }
     }
 
-    /// The root, and all that descend from it.
+    /// Returns the root and all its descendants.
     fn pids(&self) -> Vec<u32> {
         let parents: Vec<(u32, u32)> = fs::read_dir("/proc")
             .into_iter()
@@ -236,7 +234,7 @@ impl ProcessTree {
         tree
     }
 
-    /// Each of [`Self::pids`] with the time at which it began.
+    /// Returns each of [`Self::pids`] with its start time.
     fn family(&self) -> Vec<(u32, u64)> {
         self.pids()
             .into_iter()
@@ -248,7 +246,7 @@ impl ProcessTree {
         let mut usage = Usage::default();
         for pid in self.pids() {
             match usage.add(pid) {
-                // One that was started may end at any time.
+                // A child may end at any time.
                 Err(_) if pid != self.root => {}
                 other => other.map_err(|source| ProcessError::Proc { pid, source })?,
             }
@@ -260,7 +258,7 @@ impl ProcessTree {
 // === impl Usage ===
 
 impl Usage {
-    /// Adds what this process has used. Nothing is added if it is gone.
+    /// Adds the usage of one process, or nothing if it has ended.
     fn add(&mut self, pid: u32) -> io::Result<()> {
         let stat = stat(pid)?;
         let tasks = fs::read_dir(format!("/proc/{pid}/task"))?;
@@ -290,8 +288,8 @@ impl Usage {
         Ok(())
     }
 
-    /// CPU in ns between two readings. The scheduler's count is exact, but forgets a thread that
-    /// ended in between; then the ticks, which do not, say clearly more and are believed.
+    /// Returns the CPU time in ns between two readings. The scheduler's count is exact but loses
+    /// threads that have ended. If the ticks are clearly higher, they are used instead.
     pub(crate) fn cpu_since(&self, before: &Self) -> u64 {
         const TICK_ERROR: u64 = 30_000_000;
         let exact = self.cpu.saturating_sub(before.cpu);
@@ -303,7 +301,7 @@ impl Usage {
         }
     }
 
-    /// The share of the CPU time since `before` that was spent in user mode, 0 to 1.
+    /// Returns the share of user mode in the CPU time since `before`, 0 to 1.
     pub(crate) fn user_share_since(&self, before: &Self) -> f64 {
         let all = self.cpu_ticks.saturating_sub(before.cpu_ticks);
         if all == 0 {
@@ -318,13 +316,13 @@ struct Stat {
     parent: u32,
     user: u64,
     system: u64,
-    /// In ticks since the machine began.
+    /// Start time in ticks since boot.
     started: u64,
 }
 
 fn stat(pid: u32) -> io::Result<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The second field is the name in brackets, which may itself hold spaces and brackets.
+    // The second field is the name in brackets, which may contain spaces and brackets.
     let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
     let field = |index: usize| {
         rest.split_whitespace()
@@ -343,7 +341,7 @@ fn stat(pid: u32) -> io::Result<Stat> {
 
 // === the machine ===
 
-/// Keeps this thread, and what it starts, on these cores.
+/// Pins this thread, and the processes that it starts, to these cores.
 pub(crate) fn pin(cores: &[usize]) -> Result<(), ProcessError> {
     let mut set = CpuSet::new();
     for core in cores {
@@ -355,7 +353,7 @@ pub(crate) fn pin(cores: &[usize]) -> Result<(), ProcessError> {
     })
 }
 
-/// The cores this process may use.
+/// Returns the cores that this process may use.
 pub(crate) fn cores() -> Vec<usize> {
     rustix::thread::sched_getaffinity(None)
         .map(|set| {
@@ -366,8 +364,8 @@ pub(crate) fn cores() -> Vec<usize> {
         .unwrap_or_default()
 }
 
-/// Raises the number of files that this process and its children may open to what is allowed; gives
-/// that number.
+/// Raises the soft limit of open files for this process and its children to the hard limit. Returns
+/// the new limit.
 pub(crate) fn raise_open_files() -> Result<u64, ProcessError> {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     rustix::process::setrlimit(
@@ -384,16 +382,15 @@ pub(crate) fn raise_open_files() -> Result<u64, ProcessError> {
     Ok(limit.maximum.unwrap_or(u64::MAX))
 }
 
-/// Has the kernel's table of descriptors made large enough for so many now: where it grows while
-/// several threads run, all that is measured waits for 5 to 20 ms (`synchronize_rcu` in
-/// `expand_fdtable`).
+/// Makes the kernel's table of descriptors large enough for `count`. Growing it later, with several
+/// threads, would stall all streams for 5 to 20 ms (`synchronize_rcu` in `expand_fdtable`).
 pub(crate) fn reserve_open_files(count: u64) {
     let highest = i32::try_from(count.min(1 << 16).saturating_sub(1)).unwrap_or(i32::MAX);
     // The copy is closed at once; the table stays.
     let _ = rustix::io::fcntl_dupfd_cloexec(std::io::stdout(), highest);
 }
 
-/// The processor's name and the kernel's version, for a report.
+/// Returns the name of the processor and the version of the kernel.
 pub(crate) fn machine() -> String {
     let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = processor
@@ -412,7 +409,20 @@ pub(crate) fn machine() -> String {
     format!("{model}, {count} cores, Linux {}", kernel.trim())
 }
 
-/// CPU in ns of the calling thread, which is the whole load side.
+/// Returns the cargo profile that this program was built with. cargo names the folder of the
+/// binaries after it.
+pub(crate) fn profile() -> String {
+    let folder = std::env::current_exe().ok().and_then(|program| {
+        let folder = program.parent()?.file_name()?;
+        Some(folder.to_string_lossy().into_owned())
+    });
+    match folder.as_deref() {
+        None | Some("debug" | "deps") => "dev".to_owned(),
+        Some(profile) => profile.to_owned(),
+    }
+}
+
+/// Returns the CPU time in ns of the calling thread, which is the load side.
 pub(crate) fn own_cpu() -> u64 {
     let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     text.split(' ')

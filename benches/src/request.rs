@@ -1,4 +1,4 @@
-//! The requests of each route, and how the answers end.
+//! The requests of each route, and the ends of their answers.
 
 use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -8,11 +8,11 @@ use clap::ValueEnum;
 use memchr::memmem;
 use thiserror::Error;
 
-use crate::load::Dial;
+use crate::events::Dial;
 use crate::tokens::TokenFinder;
 use crate::websocket;
 
-/// The way a stream is asked for and read.
+/// How a stream is requested and read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Route {
     /// POST /v1/chat/completions, SSE
@@ -25,13 +25,13 @@ pub(crate) enum Route {
     Ws,
 }
 
-/// What the simulator is asked for, in the prompt, since a gateway need not pass a header on.
+/// What the simulator shall send. It is part of the prompt, since gateways may drop headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Spec {
     pub(crate) tokens: u64,
     pub(crate) first_token: Duration,
     pub(crate) between_tokens: Duration,
-    /// Falls silent after the first token, and stays open.
+    /// Whether the stream stays open without data after its first token.
     pub(crate) stall: bool,
 }
 
@@ -46,7 +46,7 @@ pub(crate) struct Endpoint {
     pub(crate) key: Option<String>,
 }
 
-/// What an event that carries no token says about the stream's end.
+/// What an event without a token says about the end of the stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ending {
     None,
@@ -82,7 +82,7 @@ impl Route {
         }
     }
 
-    /// Asked of events that carry no token.
+    /// Returns what an event without a token says about the end.
     pub(crate) fn ending(self, data: &[u8]) -> Ending {
         let failed = || Ending::Failed(String::from_utf8_lossy(data).chars().take(200).collect());
         match self {
@@ -130,7 +130,7 @@ impl Spec {
         )
     }
 
-    /// When token `index` is due, after the request.
+    /// Returns the time from the request until token `index` is due.
     pub(crate) fn due(&self, index: u64) -> Duration {
         let between = u64::try_from(self.between_tokens.as_nanos()).unwrap_or(u64::MAX);
         self.first_token + Duration::from_nanos(between.saturating_mul(index))
@@ -171,7 +171,7 @@ impl Endpoint {
         })
     }
 
-    /// A connection that asks for a stream at once (SSE), or asks to become a WebSocket.
+    /// Returns a connection that requests a stream (SSE) or an upgrade to WebSocket.
     pub(crate) fn dial(&self, spec: &Spec, tag: usize) -> Dial {
         let first = if self.route == Route::Ws {
             self.upgrade()
@@ -186,7 +186,7 @@ impl Endpoint {
         }
     }
 
-    /// The POST that asks for a stream over SSE.
+    /// Returns the POST that requests a stream over SSE.
     pub(crate) fn post(&self, spec: &Spec) -> Vec<u8> {
         let (path, field) = match self.route {
             Route::Chat => ("chat/completions", "messages"),
@@ -217,12 +217,12 @@ impl Endpoint {
         .into_bytes()
     }
 
-    /// The GET that asks to become a WebSocket.
+    /// Returns the GET that requests an upgrade to WebSocket.
     pub(crate) fn upgrade(&self) -> Vec<u8> {
         self.upgrade_at(&format!("{}/ws", self.prefix))
     }
 
-    /// The same at another path.
+    /// Returns the same request for another path.
     pub(crate) fn upgrade_at(&self, path: &str) -> Vec<u8> {
         format!(
             "GET {path} HTTP/1.1\r\nHost: {}\r\n{}Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {}\r\n\r\n",
@@ -233,7 +233,7 @@ impl Endpoint {
         .into_bytes()
     }
 
-    /// The WebSocket message that asks for a stream.
+    /// Returns the WebSocket message that requests a stream.
     pub(crate) fn create(&self, spec: &Spec) -> Vec<u8> {
         format!(
             "{{\"type\":\"response.create\",\"model\":\"{}\",\"input\":\"{}\"}}",
@@ -243,7 +243,7 @@ impl Endpoint {
         .into_bytes()
     }
 
-    /// The GET that attaches to a stream, from the start or after the event with this id.
+    /// Returns the GET that attaches to a stream, from the start or after the event with this id.
     pub(crate) fn attach(&self, path: &str, last_event_id: Option<&str>) -> Vec<u8> {
         let last = last_event_id
             .map(|id| format!("Last-Event-ID: {id}\r\n"))
@@ -256,7 +256,8 @@ impl Endpoint {
         .into_bytes()
     }
 
-    /// The WebSocket message that attaches to a stream, from the start or after this number.
+    /// Returns the WebSocket message that attaches to a stream, from the start or after this
+    /// number.
     pub(crate) fn resume(response_id: &str, after: Option<u64>) -> Vec<u8> {
         let after = after
             .map(|after| format!(",\"starting_after\":{after}"))
@@ -278,7 +279,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_gives_address_and_prefix() {
+    fn url_is_parsed_into_address_and_prefix() {
         let endpoint = Endpoint::parse_url("http://127.0.0.1:8000/v1/", Route::Chat).unwrap();
         assert_eq!(endpoint.address.to_string(), "127.0.0.1:8000");
         assert_eq!(endpoint.prefix, "/v1");
@@ -293,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_json_that_asks_for_the_spec() {
+    fn body_is_json_with_the_spec_in_the_prompt() {
         let spec = Spec {
             tokens: 5,
             first_token: Duration::from_millis(1),
@@ -321,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_ends_from_events() {
+    fn ends_are_recognised_on_each_route() {
         assert_eq!(Route::Chat.ending(b"[DONE]"), Ending::Complete);
         assert!(matches!(
             Route::Chat.ending(br#"{"error":{"message":"x"}}"#),

@@ -1,5 +1,5 @@
-//! A session: every scenario, every round, every target, in this order, with what was measured kept
-//! as it comes.
+//! A session: all scenarios, rounds and targets, in this order. Each run is recorded as soon as it
+//! is done.
 
 use std::io::{self, IsTerminal};
 
@@ -11,19 +11,18 @@ use crate::scenario::{Bench, BenchError, Name, Settings};
 use crate::target::Target;
 use crate::tell;
 
-/// What is asked, what it is asked of, and what came of it.
+/// The options, the targets and the results.
 pub(crate) struct Session<'a> {
     pub(crate) cli: &'a Cli,
     pub(crate) bench: Bench,
-    /// Every scenario's runs and failures, and the versions of whoever takes part.
+    /// The runs and failures of all scenarios, and the versions of the programs.
     pub(crate) whole: Record,
 }
 
 // === impl Session ===
 
 impl Session<'_> {
-    /// Runs the scenarios one after the other. In `results` one that fails does not keep the others
-    /// from being measured.
+    /// Runs the scenarios in sequence. In `results`, the others are measured after one has failed.
     pub(crate) fn run(&mut self) -> Result<(), BenchError> {
         let mut failed = None;
         let scenarios = self.cli.scenarios();
@@ -47,7 +46,7 @@ impl Session<'_> {
         failed.map_or(Ok(()), Err)
     }
 
-    /// All rounds of one scenario, against every target in turn.
+    /// Runs all rounds of one scenario, against each target in turn.
     fn rounds(
         &mut self,
         scenario: Name,
@@ -109,7 +108,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// A peer could not be measured: that is a result, too. What is no peer's fault is given back.
+    /// Records that a peer could not be measured. Returns errors that are not the peer's fault.
     fn fail(
         &mut self,
         scenario: Name,
@@ -131,7 +130,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Writes down what there is of a scenario, so that whoever is interrupted has it.
+    /// Writes the record of a scenario so far, so an interruption does not lose it.
     fn keep(&self, scenario: Name, record: &mut Record) {
         if self.cli.scenario != Name::Results || record.is_empty() {
             return;

@@ -1,7 +1,7 @@
 //! An incremental reader of `text/event-stream` (WHATWG HTML, section 9.2.6).
 //!
-//! An event that lies whole in one read is given back as a slice of that read; only what a read
-//! boundary cuts is copied.
+//! An event within one read is returned as a slice of that read. Only events that are split
+//! between reads are copied.
 
 use memchr::memchr2;
 use thiserror::Error;
@@ -24,15 +24,15 @@ pub(crate) enum SseError {
 /// Reads one event stream.
 #[derive(Debug, Default)]
 pub(crate) struct EventParser {
-    /// The line that the last read cut.
+    /// The beginning of a line whose end was not read yet.
     line: Vec<u8>,
-    /// The data of an event that the last read cut, or that has several lines.
+    /// The data of an event that is split between reads or has several lines.
     data: Vec<u8>,
     has_data: bool,
-    /// The event handed out last, when it could not be a slice of the input.
+    /// The event returned last, if it could not be a slice of the input.
     dispatched: Vec<u8>,
     id: Vec<u8>,
-    /// The last byte was a CR: a LF right after it belongs to the same line end.
+    /// Whether the last byte was a CR; an LF after it belongs to the same line end.
     after_cr: bool,
 }
 
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_every_line_end_however_the_bytes_are_split() {
+    fn parses_each_line_end_with_any_split() {
         let lines: &[&str] = &[
             "retry: 2000",
             "id: resp_a.0",

@@ -1,5 +1,5 @@
-//! What is measured: the simulator itself, the gateway, its peers, or anything behind a URL;
-//! started, told and ended here.
+//! The targets: the simulator itself, the gateway, its peers, or any server behind a URL. They are
+//! configured, started and stopped here.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -19,7 +19,7 @@ use crate::request::{Endpoint, Route, UrlError};
 /// Which program a target is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// The simulator, with nothing in between.
+    /// The simulator without a gateway.
     Direct,
     /// The gateway, read by this route.
     Tokenwire(Route),
@@ -34,7 +34,7 @@ pub(crate) enum Kind {
         command: String,
         route: Route,
     },
-    /// Something that runs already.
+    /// A server that is already running.
     Url {
         url: String,
         route: Route,
@@ -42,18 +42,18 @@ pub(crate) enum Kind {
     },
 }
 
-/// A target that serves.
+/// A running target.
 #[derive(Debug)]
 pub(crate) struct Target {
     pub(crate) name: String,
     pub(crate) kind: Kind,
     pub(crate) endpoint: Endpoint,
-    /// Whose CPU and memory count; none for a URL without a pid.
+    /// The processes under test; none for a URL without a pid.
     pub(crate) tree: Option<ProcessTree>,
     running: Option<Running>,
 }
 
-/// Where the programs are and how they are started.
+/// The paths of the programs and how they are started.
 #[derive(Debug, Clone)]
 pub(crate) struct Programs {
     pub(crate) simulator: PathBuf,
@@ -65,7 +65,7 @@ pub(crate) struct Programs {
     pub(crate) key: Option<String>,
 }
 
-/// The simulator, and the place for the targets' files.
+/// The simulator, and the folder for the files of the targets.
 #[derive(Debug)]
 pub(crate) struct Bed {
     programs: Programs,
@@ -122,13 +122,13 @@ impl Kind {
         }
     }
 
-    /// Whether it is somebody else's program, whose failure is a result and no reason to measure
-    /// nothing.
+    /// Returns whether the target is a program of another project. Its failure is a result and does
+    /// not end the measurement.
     pub(crate) fn is_peer(&self) -> bool {
         !matches!(self, Self::Direct | Self::Tokenwire(_))
     }
 
-    /// Whether it can be ended and started anew.
+    /// Returns whether the target can be restarted.
     pub(crate) fn can_restart(&self) -> bool {
         !matches!(self, Self::Url { .. } | Self::Direct)
     }
@@ -137,7 +137,7 @@ impl Kind {
 // === impl Bed ===
 
 impl Bed {
-    /// Starts the simulator, unless nothing asks it.
+    /// Starts the simulator if a target needs it.
     pub(crate) fn new(programs: Programs, with_simulator: bool) -> Result<Self, TargetError> {
         let prepare = |what: &str| {
             let what = what.to_owned();
@@ -163,7 +163,7 @@ impl Bed {
             let mut command = Command::new(&bed.programs.simulator);
             command.arg("--port").arg(port.to_string());
             let log = bed.dir.path().join("simulator.log");
-            let remedy = "build it with `cargo build --release -p tokenwire-simulator`, or say --simulator PATH";
+            let remedy = "build it with `cargo build --profile dist -p tokenwire-simulator`, or use --simulator PATH";
             let mut simulator = Running::start(command, log, None, remedy)?;
             simulator.wait_until(address, process::accepts)?;
             bed.simulator = Some(simulator);
@@ -175,7 +175,7 @@ impl Bed {
         self.simulator.as_ref().map(Running::tree)
     }
 
-    /// Where the simulator is asked directly.
+    /// Returns the endpoint of the simulator itself.
     pub(crate) fn simulator_endpoint(&self) -> Endpoint {
         Endpoint {
             address: self.simulator_address,
@@ -186,7 +186,7 @@ impl Bed {
         }
     }
 
-    /// Starts a target, or takes hold of one that runs.
+    /// Starts a target, or attaches to a running one.
     pub(crate) fn start(&mut self, kind: &Kind) -> Result<Target, TargetError> {
         self.started += 1;
         let prepare = |what: String| move |source| TargetError::Prepare { what, source };
@@ -322,7 +322,7 @@ impl Bed {
                     .current_dir(place);
                 (
                     command,
-                    "build it with `cargo build --release -p tokenwire`, or say --tokenwire PATH",
+                    "build it with `cargo build --profile dist -p tokenwire`, or use --tokenwire PATH",
                 )
             }
         })
@@ -332,7 +332,7 @@ impl Bed {
 // === impl Target ===
 
 impl Target {
-    /// Ends the process and starts it anew, so that memory is measured from a clean start.
+    /// Restarts the process, so memory is measured from a clean start.
     pub(crate) fn restart(&mut self, bed: &mut Bed) -> Result<(), TargetError> {
         self.running = None;
         *self = bed.start(&self.kind)?;
@@ -351,7 +351,7 @@ fn nginx(place: &Path, conf: &Path) -> Command {
     command
 }
 
-/// Debian keeps servers in /usr/sbin, which is not in every user's PATH.
+/// Returns the path of a server. Debian installs servers in /usr/sbin, often not on the PATH.
 pub(crate) fn program(name: &str) -> PathBuf {
     let path = Path::new("/usr/sbin").join(name);
     if path.exists() {
@@ -361,7 +361,7 @@ pub(crate) fn program(name: &str) -> PathBuf {
     }
 }
 
-/// `GET` of this path is answered with 200.
+/// Returns whether `GET` of this path is answered with 200.
 fn is_ready(address: SocketAddr, path: &str) -> bool {
     let ask = || -> io::Result<bool> {
         let mut socket = TcpStream::connect_timeout(&address, Duration::from_millis(200))?;

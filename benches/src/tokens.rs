@@ -1,16 +1,16 @@
-//! Which tokens a stream delivered: the simulator's token number i reads ` t{i}`, so a lost or
-//! doubled one shows.
+//! Counts the tokens of a stream. Token number i of the simulator is ` t{i}`, so lost and doubled
+//! tokens are detected.
 
 use memchr::memmem::Finder;
 
-/// How the text of a token is found in an event's JSON.
+/// Finds the text of a token in the JSON of an event.
 #[derive(Debug)]
 pub(crate) struct TokenFinder(Finder<'static>);
 
 /// The tokens of one stream so far.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TokenCount {
-    /// The number of the token expected next.
+    /// The number of the next expected token.
     pub(crate) next: u64,
     pub(crate) received: u64,
     pub(crate) lost: u64,
@@ -30,7 +30,7 @@ impl TokenFinder {
         Self(Finder::new(b"\"delta\":"))
     }
 
-    /// The text, still escaped, of the token that this event carries, if it carries one.
+    /// Returns the text of the token in this event, still escaped, if there is one.
     fn text<'a>(&self, json: &'a [u8]) -> Option<&'a [u8]> {
         let value = json
             .get(self.0.find(json)? + self.0.needle().len()..)?
@@ -43,8 +43,8 @@ impl TokenFinder {
 // === impl TokenCount ===
 
 impl TokenCount {
-    /// Counts the tokens in an event and calls `seen` with the number of each that was not there
-    /// before. Text that is not the simulator's counts as one token, the one that was expected.
+    /// Counts the tokens in an event and calls `seen` with the number of each new one. Text that is
+    /// not from the simulator counts as the one expected token.
     pub(crate) fn observe(
         &mut self,
         finder: &TokenFinder,
@@ -58,7 +58,7 @@ impl TokenCount {
             self.count(self.next, &mut seen);
             return true;
         }
-        // A gateway may put several tokens in one event.
+        // A gateway may put several tokens into one event.
         while let Some((index, rest)) = number(text) {
             self.count(index, &mut seen);
             text = rest;
@@ -66,7 +66,7 @@ impl TokenCount {
         true
     }
 
-    /// The stream is over; what is missing of the tokens asked for is lost.
+    /// Ends the count; tokens that are missing now are lost.
     pub(crate) fn close(&mut self, expected: u64) {
         self.lost += expected.saturating_sub(self.next);
         self.next = self.next.max(expected);
@@ -152,12 +152,12 @@ mod tests {
     }
 
     #[test]
-    fn sees_lost_and_doubled_tokens() {
+    fn detects_lost_and_doubled_tokens() {
         let event = |i: u64| format!(r#"{{"delta":{{"content":" t{i}"}}}}"#);
         let events: Vec<String> = [0, 1, 1, 3, 4, 2].into_iter().map(event).collect();
         let events: Vec<&str> = events.iter().map(String::as_str).collect();
         let (tokens, seen) = count(&TokenFinder::chat(), &events, 7);
-        // 2 was skipped and came too late, 5 and 6 never came, 1 came twice.
+        // 2 arrives late, 5 and 6 are missing, 1 arrives twice.
         assert_eq!(
             tokens,
             TokenCount {
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_a_real_models_text_without_numbers() {
+    fn counts_text_without_numbers() {
         let events = [
             r#"{"delta":{"content":"Hello"}}"#,
             r#"{"delta":{"content":" there"}}"#,

@@ -1,4 +1,4 @@
-//! Who is measured, and in which version: a figure without one is nobody's.
+//! The versions of the measured programs.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use crate::model_gateway::ModelGateway;
 use crate::target::{Kind, Programs, program};
 
-/// The versions of the programs behind these targets, as far as they can be asked.
+/// Returns the versions of the programs behind these targets, where they can be determined.
 pub(crate) fn versions(programs: &Programs, kinds: &[Kind]) -> BTreeMap<String, String> {
     kinds
         .iter()
@@ -16,21 +16,21 @@ pub(crate) fn versions(programs: &Programs, kinds: &[Kind]) -> BTreeMap<String, 
 }
 
 fn version(programs: &Programs, kind: &Kind) -> Option<(String, String)> {
-    let asked = |name: &str, path: &Path, arguments: &[&str]| {
-        Some((name.to_owned(), last_word(&said(path, arguments)?)))
+    let ask = |name: &str, path: &Path, arguments: &[&str]| {
+        Some((name.to_owned(), last_word(&first_line(path, arguments)?)))
     };
     match kind {
-        Kind::Tokenwire(_) => asked("tokenwire", &programs.tokenwire, &["--version"]),
-        Kind::Nginx => asked("nginx", &program("nginx"), &["-v"]),
+        Kind::Tokenwire(_) => ask("tokenwire", &programs.tokenwire, &["--version"]),
+        Kind::Nginx => ask("nginx", &program("nginx"), &["-v"]),
         Kind::Haproxy => {
             // HAProxy version 3.0.11-1+deb13u2 2026/04/02 - https://haproxy.org/
-            let line = said(&program("haproxy"), &["-v"])?;
+            let line = first_line(&program("haproxy"), &["-v"])?;
             Some((
                 "haproxy".to_owned(),
                 line.split_whitespace().nth(2)?.to_owned(),
             ))
         }
-        Kind::Nchan(_) => asked(
+        Kind::Nchan(_) => ask(
             "nchan",
             Path::new("dpkg-query"),
             &["--show", "libnginx-mod-nchan"],
@@ -47,12 +47,12 @@ fn of_package(gateway: ModelGateway) -> Option<(String, String)> {
     );
     Some((
         gateway.name().to_owned(),
-        said(&gateway.python(), &["-c", &line])?,
+        first_line(&gateway.python(), &["-c", &line])?,
     ))
 }
 
-/// The first line that it prints, wherever it prints it.
-fn said(program: &Path, arguments: &[&str]) -> Option<String> {
+/// Returns the first line that a program prints, on either output.
+fn first_line(program: &Path, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_is_the_last_word() {
+    fn version_is_the_last_word() {
         assert_eq!(last_word("nginx version: nginx/1.26.3"), "1.26.3");
         assert_eq!(
             last_word("libnginx-mod-nchan\t1:1.3.7+dfsg-2"),
@@ -88,12 +88,15 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_is_not_there_says_nothing() {
-        assert_eq!(said(Path::new("/no/such/program"), &[]), None);
+    fn missing_program_has_no_version() {
+        assert_eq!(first_line(Path::new("/no/such/program"), &[]), None);
         assert_eq!(
-            said(Path::new("sh"), &["-c", "echo one; echo two"]).as_deref(),
+            first_line(Path::new("sh"), &["-c", "echo one; echo two"]).as_deref(),
             Some("one")
         );
-        assert_eq!(said(Path::new("sh"), &["-c", "echo one; exit 1"]), None);
+        assert_eq!(
+            first_line(Path::new("sh"), &["-c", "echo one; exit 1"]),
+            None
+        );
     }
 }

@@ -1,15 +1,14 @@
-//! The client's side of WebSocket framing (RFC 6455): masked frames out, plain frames in, split
+//! The client side of WebSocket framing (RFC 6455): masked frames out, unmasked frames in, split
 //! anywhere.
 
 use thiserror::Error;
 
 const MAX_MESSAGE: u64 = 16 * 1024 * 1024;
 
-/// The handshake's `Sec-WebSocket-Key`. It only has to be 16 bytes in base64; a load generator
-/// needs no fresh one.
+/// The `Sec-WebSocket-Key` of the handshake: 16 bytes in base64, the same for all connections.
 pub(crate) const KEY: &str = "dG9rZW53aXJlIGxvYWQgMQ==";
 
-/// A whole message: fragments are joined before they are handed out.
+/// A complete message; fragments are joined.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Message<'a> {
     Text(&'a [u8]),
@@ -33,20 +32,20 @@ pub(crate) enum FrameError {
     TooLarge,
 }
 
-/// Reads the server's frames.
+/// Parses the frames of the server.
 #[derive(Debug, Default)]
 pub(crate) struct FrameParser {
     header: [u8; 10],
     header_length: usize,
-    /// The payload of the frame that the last read cut.
+    /// The payload so far of a frame that is split between reads.
     partial: Vec<u8>,
-    /// The payloads of the fragments so far, and whether they are text.
+    /// The payloads of the fragments so far, and whether the message is text.
     message: Vec<u8>,
     fragmented: Option<u8>,
     dispatched: Vec<u8>,
 }
 
-/// Where a payload lies.
+/// Where a payload is stored.
 enum Place<'a> {
     Input(&'a [u8]),
     Dispatched,
@@ -132,7 +131,7 @@ impl FrameParser {
         }
     }
 
-    /// Completes the header and gives the payload's length.
+    /// Completes the header and returns the length of the payload.
     fn take_header(&mut self, input: &mut &[u8]) -> Result<Option<usize>, FrameError> {
         loop {
             let [first, second, extended @ ..] = self.header;
@@ -184,7 +183,7 @@ pub(crate) fn write_text(out: &mut Vec<u8>, payload: &[u8]) {
     write_frame(out, 0x81, payload);
 }
 
-/// Appends the answer to a ping.
+/// Appends the pong for a ping.
 pub(crate) fn write_pong(out: &mut Vec<u8>, payload: &[u8]) {
     write_frame(out, 0x8a, payload);
 }
@@ -255,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_messages_however_the_bytes_are_split() {
+    fn parses_messages_with_any_split() {
         let mut bytes = Vec::new();
         server_frame(&mut bytes, 0x81, b"hello");
         server_frame(&mut bytes, 0x81, b"");
@@ -295,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_a_server_may_not_send() {
+    fn invalid_server_frames_are_errors() {
         let cases: &[(&[u8], FrameError)] = &[
             (&[0x81, 0x81, 0, 0, 0, 0, b'a'], FrameError::Masked),
             (&[0xc1, 0x01, b'a'], FrameError::Opcode(0xc1)),
@@ -311,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn masks_what_the_client_sends() {
+    fn client_frames_are_masked() {
         for length in [0usize, 5, 125, 126, 65_535, 65_536] {
             let payload: Vec<u8> = (0..length).map(|i| i as u8).collect();
             let mut out = Vec::new();

@@ -1,5 +1,5 @@
-//! The program as a whole against a tiny server that keeps no state: a stream's id says how many
-//! tokens it has.
+//! The whole program against a small stateless server: the id of a stream contains its number of
+//! tokens.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-/// What the server does wrong with token 3.
+/// A fault of the server at token 3.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Flaw {
     None,
@@ -18,7 +18,7 @@ enum Flaw {
     CutOff,
 }
 
-/// Serves until the test process ends; gives the URL to measure.
+/// Starts a server that runs until the test process ends. Returns its URL.
 fn serve(flaw: Flaw) -> String {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let url = format!("http://{}/v1", listener.local_addr().unwrap());
@@ -30,7 +30,7 @@ fn serve(flaw: Flaw) -> String {
     url
 }
 
-/// Answers requests until the client leaves, which is how a cut looks from here.
+/// Answers requests until the client closes the connection.
 fn connection(socket: &TcpStream, flaw: Flaw) -> Option<()> {
     let mut reader = BufReader::new(socket);
     let mut out = socket;
@@ -149,7 +149,7 @@ fn client_frame(reader: &mut impl Read) -> Option<Vec<u8>> {
     Some(payload)
 }
 
-/// The events with their numbers; what is wrong with token 3 is wrong for every reader.
+/// Returns the events with their numbers. The fault is the same for all readers.
 fn events(tokens: u64, chat: bool, flaw: Flaw) -> Vec<(u64, String)> {
     let mut texts: Vec<u64> = (0..tokens).collect();
     match flaw {
@@ -186,7 +186,7 @@ fn tokens_in(body: &[u8]) -> Option<u64> {
     digits.get(..digits.find(' ')?)?.parse().ok()
 }
 
-/// Runs the bench with these arguments against the server; its output and its JSON.
+/// Runs the bench with these arguments against the server. Returns its output and its JSON.
 fn bench(url: &str, arguments: &str) -> (Output, Value) {
     let file = tempfile::NamedTempFile::new().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_tokenwire-bench"))
@@ -210,9 +210,9 @@ fn bench(url: &str, arguments: &str) -> (Output, Value) {
 }
 
 #[test]
-fn every_scenario_counts_every_token_of_a_server_without_flaw() {
+fn each_scenario_counts_all_tokens_of_a_correct_server() {
     let url = serve(Flaw::None);
-    // scenario, and the tokens that each of its runs delivers
+    // arguments, and the tokens that each run delivers
     let table = [
         (
             "paced -n 7 --tokens 30 --tbt 0 --ramp 10ms -r chat,responses,streams,ws",
@@ -249,12 +249,12 @@ fn every_scenario_counts_every_token_of_a_server_without_flaw() {
 }
 
 #[test]
-fn one_stream_reaches_every_reader_whole() {
+fn fanout_delivers_the_stream_to_each_reader() {
     let url = serve(Flaw::None);
     let (output, json) = bench(&url, "fanout -n 9 --tokens 200 --tbt 0 -r streams,ws");
     assert_eq!(output.status.code(), Some(0), "{json:#}");
     for run in json["runs"].as_array().unwrap() {
-        // This server does not wait for readers, so some tokens come before the measured part.
+        // This server does not wait for readers, so some tokens precede the measured part.
         let early: f64 = run["extra"]
             .as_object()
             .into_iter()
@@ -275,7 +275,7 @@ fn one_stream_reaches_every_reader_whole() {
 }
 
 #[test]
-fn the_storm_cuts() {
+fn storm_cuts_connections() {
     let (_, json) = bench(&serve(Flaw::None), "storm -n 6 --tokens 400 -r streams,ws");
     for run in json["runs"].as_array().unwrap() {
         assert!(run["extra"]["cuts"].as_f64().unwrap() > 6.0, "{run:#}");
@@ -283,7 +283,7 @@ fn the_storm_cuts() {
 }
 
 #[test]
-fn a_flaw_shows_and_fails_the_run() {
+fn faults_are_counted_and_fail_the_run() {
     let table = [
         (Flaw::Lost, (1, 0, 0)),
         (Flaw::Doubled, (0, 1, 0)),
@@ -306,7 +306,7 @@ fn a_flaw_shows_and_fails_the_run() {
 }
 
 #[test]
-fn nobody_there_is_told_and_fails() {
+fn refused_connections_fail_the_run() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let url = format!("http://{}/v1", listener.local_addr().unwrap());
     drop(listener);
@@ -321,7 +321,7 @@ fn nobody_there_is_told_and_fails() {
 }
 
 #[test]
-fn plots_are_drawn() {
+fn plots_are_written() {
     let dir = tempfile::tempdir().unwrap();
     let arguments = format!(
         "paced -n 3 --tokens 30 --tbt 1ms --ramp 1ms --svg {}",
@@ -344,11 +344,11 @@ fn plots_are_drawn() {
 }
 
 #[test]
-fn a_peer_that_fails_is_told_and_the_others_are_measured() {
+fn failed_peer_is_recorded_and_others_are_measured() {
     let url = serve(Flaw::None);
-    let broken = "exits=sh -c 'echo it has no mind to >&2; exit 3' {port}";
+    let broken = "exits=sh -c 'echo it cannot start >&2; exit 3' {port}";
     let file = tempfile::NamedTempFile::new().unwrap();
-    // A simulator is started for the gateway's sake, and asked by nobody.
+    // The gateway needs a simulator; no target uses it.
     let dir = tempfile::tempdir().unwrap();
     let idle = dir.path().join("idle");
     std::fs::write(&idle, "#!/bin/sh\nexec sleep 60\n").unwrap();
@@ -381,7 +381,7 @@ fn a_peer_that_fails_is_told_and_the_others_are_measured() {
         .output()
         .unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
-    // What was asked for by name and could not be measured is a failure of the run.
+    // A named target that cannot be measured fails the run.
     assert_eq!(output.status.code(), Some(2), "{told}");
     let json: Value = serde_json::from_str(&std::fs::read_to_string(file.path()).unwrap()).unwrap();
     assert_eq!(json["runs"].as_array().unwrap().len(), 1, "{json:#}");
@@ -392,15 +392,12 @@ fn a_peer_that_fails_is_told_and_the_others_are_measured() {
         (&"saturated".into(), &"exits".into())
     );
     assert!(
-        failure["why"]
-            .as_str()
-            .unwrap()
-            .contains("it has no mind to"),
+        failure["why"].as_str().unwrap().contains("it cannot start"),
         "{json:#}"
     );
 }
 
-/// The port of something that accepts connections until the test process ends.
+/// Returns a port that accepts connections until the test process ends.
 fn listening() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -409,7 +406,7 @@ fn listening() -> u16 {
 }
 
 #[test]
-fn the_page_is_made_of_records_without_measuring() {
+fn page_is_generated_from_records() {
     let dir = tempfile::tempdir().unwrap();
     let records = dir.path().join("results");
     std::fs::create_dir(&records).unwrap();
@@ -481,7 +478,7 @@ fn the_page_is_made_of_records_without_measuring() {
 }
 
 #[test]
-fn a_page_of_nothing_says_what_to_do() {
+fn page_without_records_names_the_command() {
     let dir = tempfile::tempdir().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_tokenwire-bench"))
         .args(["results", "--from"])

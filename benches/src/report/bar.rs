@@ -1,11 +1,11 @@
-//! The bar: what Tokenwire promises, and where each figure stands.
+//! The bar: Tokenwire's target figures and the measured values.
 
 use super::table::{align, with_ends};
 use super::{Percentiles, Summary};
 use crate::measure::Spread;
 use crate::model_gateway::ModelGateway;
 
-/// A promise: which figure of which run, and the most it may be.
+/// A target figure: which figure of which run, and its limit.
 struct Promise {
     figure: &'static str,
     scenario: &'static str,
@@ -47,7 +47,7 @@ const PROMISES: &[Promise] = &[
         limit: 1.0,
         unit: "× the least of them",
         pick: |it, all| {
-            // The least of them is the one to which the ratio is highest.
+            // The ratio to the cheapest of them is the highest.
             let ratios = ModelGateway::ALL
                 .iter()
                 .filter_map(|gateway| over(it, all, gateway.name(), |it| it.cpu_us_per_token));
@@ -128,7 +128,7 @@ const PROMISES: &[Promise] = &[
     },
 ];
 
-/// The table of promises; those of scenarios that did not run say so.
+/// Returns the table of target figures, with a note for scenarios that did not run.
 pub(crate) fn bar(summaries: &[Summary]) -> String {
     let head = ["figure", "at most", "measured", ""]
         .map(str::to_owned)
@@ -164,7 +164,7 @@ pub(crate) fn bar(summaries: &[Summary]) -> String {
     format!("\n{}", align(&lines))
 }
 
-/// Met or missed, and by how much of the limit.
+/// Returns whether the limit is met, and the distance in per cent.
 fn verdict(measured: f64, limit: f64) -> String {
     let off = (measured / limit - 1.0) * 100.0;
     if measured <= limit {
@@ -174,7 +174,7 @@ fn verdict(measured: f64, limit: f64) -> String {
     }
 }
 
-/// A figure's median as a ratio to another target's in the same scenario.
+/// Returns the ratio of a median to that of another target in the same scenario.
 fn over(
     mine: &Summary,
     all: &[Summary],
@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_promise_is_met_missed_or_not_measured() {
+    fn limit_is_met_missed_or_not_measured() {
         let paced = |target: &str, ratio| Summary {
             scenario: "paced".to_owned(),
             target: target.to_owned(),

@@ -1,4 +1,4 @@
-//! What the runs say together: summaries over the rounds, ratios and differences within each round.
+//! Summaries of the runs: figures over the rounds, ratios and differences within each round.
 
 mod bar;
 mod page;
@@ -18,7 +18,7 @@ pub(crate) use record::{Failure, Record};
 pub(crate) use svg::write_svg;
 pub(crate) use table::table;
 
-/// The target that ratios are to.
+/// The target that ratios are relative to.
 const YARDSTICK: &str = "nginx";
 const DIRECT: &str = "direct";
 
@@ -28,17 +28,17 @@ pub(crate) struct Summary {
     pub(crate) scenario: String,
     pub(crate) target: String,
     pub(crate) rounds: usize,
-    /// What was asked for, in a few words.
+    /// The load in a few words.
     pub(crate) load: String,
     pub(crate) cpu_us_per_token: Option<Spread>,
     pub(crate) cpu_us_per_stream: Option<Spread>,
     pub(crate) user_share: Option<Spread>,
     /// See [`crate::measure::Cpu::waited`].
     pub(crate) waited: Option<Spread>,
-    /// To nginx in the same round.
+    /// Ratio to nginx in the same round.
     pub(crate) cpu_ratio: Option<Spread>,
     pub(crate) tokens_per_second: Option<Spread>,
-    /// As measured, and less what the simulator itself takes in the same round.
+    /// As measured, and less the time of the simulator itself in the same round.
     pub(crate) first_token: Option<Percentiles>,
     pub(crate) added_first_token: Option<Percentiles>,
     pub(crate) token_delay: Option<Percentiles>,
@@ -81,7 +81,7 @@ impl Percentiles {
 // === impl Summary ===
 
 impl Summary {
-    /// One for each scenario and target, in the order in which they ran first.
+    /// Returns one summary per scenario and target, in the order of their first runs.
     pub(crate) fn all(runs: &[Run]) -> Vec<Self> {
         let mut names: Vec<(&str, &str)> = Vec::new();
         for run in runs {
@@ -112,7 +112,7 @@ impl Summary {
         let spread = |pick: &dyn Fn(&Run) -> Option<f64>| {
             Spread::of(mine.iter().filter_map(|run| pick(run)))
         };
-        // The simulator's own cost is no relay's.
+        // The cost of the simulator itself is not that of a relay.
         let ratio = |pick: &dyn Fn(&Run) -> Option<f64>| {
             spread(&|run| Some(pick(run)? / pick(other(run.round, YARDSTICK)?)?))
                 .filter(|_| target != DIRECT)
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn ratios_and_differences_stay_within_a_round() {
-        // The second round was slower for everybody.
+        // The second round was slower for all targets.
         let runs = [
             run("direct", 0, 1.0, 100.0),
             run("nginx", 0, 10.0, 150.0),

@@ -1,4 +1,4 @@
-//! The page of results: `RESULTS.md`, made of the records, so that it can be made anew without
+//! The page of results, `RESULTS.md`. It is made from the records and can be regenerated without
 //! measuring.
 
 use std::collections::BTreeMap;
@@ -9,8 +9,7 @@ use super::{Failure, Record, Summary, bar};
 use crate::model_gateway::ModelGateway;
 use crate::scenario::Name;
 
-/// A table of a scenario: what is above it, and its columns; one that is empty for every target is
-/// left out.
+/// A table of a scenario: the text above it and its columns. Columns without figures are left out.
 type Table = (&'static str, &'static [(&'static str, Cell)]);
 
 const COST: &[(&str, Cell)] = &[
@@ -104,13 +103,13 @@ const ADDED_EACH: Table = (
     EACH,
 );
 
-/// A scenario's heading, what is done in it, and its tables.
+/// Returns the heading of a scenario, its description and its tables.
 fn section(scenario: Name) -> Option<(&'static str, &'static str, &'static [Table])> {
     Some(match scenario {
         Name::Bar | Name::Results => return None,
         Name::Paced => (
             "Paced streams",
-            "Streams at a reader's pace, one token at a time: what a gateway does all day.",
+            "Streams at a reader's pace, one token at a time: the usual load of a gateway.",
             &[("", COST), ADDED_FIRST, ADDED_EACH],
         ),
         Name::Saturated => (
@@ -146,7 +145,7 @@ fn section(scenario: Name) -> Option<(&'static str, &'static str, &'static [Tabl
         ),
         Name::Slow => (
             "Slow readers",
-            "Paced streams that are read, beside streams as fast as they go that nobody reads.",
+            "Paced streams that are read, beside streams at full speed that are not read.",
             &[("", UNREAD), ("", COST), ADDED_FIRST, ADDED_EACH],
         ),
         Name::Storm => (
@@ -157,8 +156,8 @@ fn section(scenario: Name) -> Option<(&'static str, &'static str, &'static [Tabl
     })
 }
 
-/// The page. `plots` is where the plots are as a link from the page sees it; `changes` is what
-/// tells of the work behind the figures.
+/// Returns the page. `plots` is the folder of the plots relative to the page; `changes` describes
+/// optimisations with figures before and after.
 pub(crate) fn page(records: &[Record], plots: &str, changes: Option<&str>) -> String {
     let runs: Vec<_> = records
         .iter()
@@ -168,7 +167,8 @@ pub(crate) fn page(records: &[Record], plots: &str, changes: Option<&str>) -> St
     let failures: Vec<&Failure> = records.iter().flat_map(|record| &record.failures).collect();
     let mut text = String::from(
         "# Results\n\nWritten by `tokenwire-bench results`, which measures all of it in under twenty minutes on two cores, and by \
-         `tokenwire-bench results --from DIR` from records that are there. The peers are brought by `cargo xtask install bench`.\n\n\
+         `tokenwire-bench results --from DIR` from existing records. `cargo xtask install bench` installs the peers. Figures to publish \
+         are measured with `cargo run --profile dist -p tokenwire-bench -- results`.\n\n\
          CPU is user and system time of the process under test with all that it started. Figures are medians over the rounds with their \
          [least–most]; in each round every target is measured in turn. `direct` is the simulator, with nothing in between.\n",
     );
@@ -237,13 +237,13 @@ const NOTES: &str = "
 * \"load side\" and \"simulator\" are the shares of a core that the measuring side took. Near 100 % in sum it is they that limit tokens/s.
 * LiteLLM is given less to do (the column \"load\"), as much as its one core can do without falling behind: its figures by the token, the
   request and the stream can be compared, its tokens/s cannot. What it adds is taken against a simulator that has more to do, which
-  flatters it. It has no part in `slow`, where the streams that nobody reads would take all of its core.
+  flatters it. It has no part in `slow`, where the unread streams would take all of its core.
 * LiteLLM, smg and vllm-router are read over `/v1/chat/completions`, as nginx and haproxy are: a stream of it cannot be attached to, replayed
   or resumed, so they have no part in those scenarios.
 * haproxy is a TCP pipe, which understands nothing of what it carries: the floor.
 ";
 
-/// Machine, versions, commands, and how each peer was run.
+/// Appends machine, versions, commands and the configuration of each peer.
 fn provenance(text: &mut String, records: &[Record]) {
     let unique = |values: &mut dyn Iterator<Item = String>| {
         let mut all: Vec<String> = Vec::new();
@@ -255,6 +255,7 @@ fn provenance(text: &mut String, records: &[Record]) {
         all
     };
     let machines = unique(&mut records.iter().map(|record| record.machine.clone()));
+    let profiles = unique(&mut records.iter().map(|record| record.profile.clone()));
     let days = unique(&mut records.iter().map(|record| day(record.written)));
     let commands = unique(
         &mut records
@@ -277,6 +278,7 @@ fn provenance(text: &mut String, records: &[Record]) {
     text.push_str("\n## What was measured\n\n");
     for (what, values) in [
         ("machine", machines),
+        ("cargo profile of gateway, simulator and bench", profiles),
         ("day", days),
         ("command", commands),
         ("versions", versions),
@@ -346,7 +348,7 @@ fn percent(share: f64) -> String {
     format!("{:.0} %", share * 100.0)
 }
 
-/// Words of others as a cell can hold them.
+/// Returns foreign text in a form that fits into a table cell.
 fn plain(words: &str) -> String {
     words
         .chars()
@@ -355,7 +357,7 @@ fn plain(words: &str) -> String {
         .collect()
 }
 
-/// Without its title, and each heading one level down.
+/// Returns the text without its title, and each heading one level down.
 fn demoted(markdown: &str) -> String {
     let mut text = String::new();
     let mut fenced = false;
@@ -373,7 +375,7 @@ fn demoted(markdown: &str) -> String {
     format!("{}\n", text.trim())
 }
 
-/// The day in UTC, as 2026-01-31.
+/// Returns the day in UTC, as 2026-01-31.
 fn day(seconds: u64) -> String {
     let is_leap = |year: u64| {
         year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
@@ -435,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn days_are_counted_as_the_calendar_does() {
+    fn days_follow_the_calendar() {
         assert_eq!(day(0), "1970-01-01");
         assert_eq!(day(951_782_400), "2000-02-29");
         assert_eq!(day(1_795_305_600), "2026-11-22");
@@ -443,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_tells_ratios_failures_and_changes() {
+    fn page_shows_ratios_failures_and_changes() {
         let mut record = Record::new(BTreeMap::from([("nginx".to_owned(), "1.26.3".to_owned())]));
         record.runs = vec![
             run("paced", "direct", 1.0, 100.0),

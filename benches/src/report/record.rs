@@ -1,4 +1,4 @@
-//! Everything that was measured, for programs, and to be told anew without measuring again.
+//! The measured data as JSON, from which pages can be regenerated without measuring.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,25 +11,28 @@ use thiserror::Error;
 
 use super::Summary;
 use crate::measure::Run;
-use crate::process::machine;
+use crate::process::{machine, profile};
 
-/// One document: the runs, and what a reader has to know of them.
+/// One document: the runs and their circumstances.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Record {
-    /// Of the bench.
+    /// The version of the bench.
     pub(crate) version: String,
     pub(crate) machine: String,
+    /// The cargo profile of the bench, the gateway and the simulator.
+    #[serde(default)]
+    pub(crate) profile: String,
     /// Seconds since 1970.
     pub(crate) written: u64,
     pub(crate) command: Vec<String>,
-    /// The versions of whoever took part.
+    /// The versions of the measured programs.
     #[serde(default)]
     pub(crate) versions: BTreeMap<String, String>,
-    /// Follows from the runs; for programs that want no more than that.
+    /// Computed from the runs, for programs that read the document.
     #[serde(skip_deserializing)]
     summaries: Vec<Summary>,
     pub(crate) runs: Vec<Run>,
-    /// Who could not be measured.
+    /// The targets that could not be measured.
     #[serde(default)]
     pub(crate) failures: Vec<Failure>,
 }
@@ -59,11 +62,12 @@ pub(crate) enum RecordError {
 
 impl Record {
     pub(crate) fn new(versions: BTreeMap<String, String>) -> Self {
-        // Where the program is says nothing, and may say too much.
+        // The path of the program is private and of no use.
         let name = std::iter::once(env!("CARGO_BIN_NAME").to_owned());
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             machine: machine(),
+            profile: profile(),
             command: name.chain(std::env::args().skip(1)).collect(),
             versions,
             ..Self::default()
@@ -74,7 +78,7 @@ impl Record {
         self.runs.is_empty() && self.failures.is_empty()
     }
 
-    /// Writes it whole or not at all: who is interrupted keeps the last one.
+    /// Replaces the file atomically: an interruption leaves the previous one.
     pub(crate) fn write(&mut self, path: &Path) -> io::Result<()> {
         self.summaries = Summary::all(&self.runs);
         self.written = SystemTime::now()
@@ -89,7 +93,7 @@ impl Record {
         fs::create_dir_all(folder)?;
         let mut beside = tempfile::NamedTempFile::new_in(folder)?;
         io::Write::write_all(&mut beside, &text)?;
-        // Temporary files are their owner's alone; this one is to be read as what it replaces was.
+        // Temporary files are private to their owner; this one shall be readable.
         fs::set_permissions(
             beside.path(),
             std::os::unix::fs::PermissionsExt::from_mode(0o644),
@@ -109,7 +113,7 @@ impl Record {
         })
     }
 
-    /// All records of a directory, by name.
+    /// Reads all records of a directory in the order of their names.
     pub(crate) fn read_all(dir: &Path) -> Result<Vec<Self>, RecordError> {
         let entries = fs::read_dir(dir).map_err(|source| RecordError::Read {
             path: dir.to_owned(),
@@ -137,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read() {
+    fn record_survives_a_write_and_a_read() {
         let dir = tempfile::tempdir().unwrap();
         let mut record = Record::new(BTreeMap::new());
         record.runs.push(Run {
@@ -164,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_without_records_says_what_to_do() {
+    fn empty_directory_error_names_the_command() {
         let dir = tempfile::tempdir().unwrap();
         let error = Record::read_all(dir.path()).unwrap_err().to_string();
         assert!(error.contains("tokenwire-bench results"), "{error}");

@@ -13,8 +13,8 @@ type PlotError = Box<dyn std::error::Error>;
 
 const WIDTH: u32 = 900;
 const HEIGHT: u32 = 420;
-/// Bars that differ by more than this are drawn on a logarithmic axis, since on the other the least
-/// of them would not show.
+/// Bars that differ by more than this factor are drawn on a logarithmic axis, where the smallest
+/// stays visible.
 const WIDE: f64 = 30.0;
 const COLOURS: [RGBColor; 8] = [
     RGBColor(0x4e, 0x79, 0xa7),
@@ -29,7 +29,7 @@ const COLOURS: [RGBColor; 8] = [
 const OWN: RGBColor = RGBColor(0x4e, 0x79, 0xa7);
 const OTHERS: RGBColor = RGBColor(0xba, 0xb0, 0xac);
 
-/// A delay's curve in a run, one value at each step of [`crate::measure::curve_quantile`].
+/// Returns a delay curve of a run, with one value per step of [`crate::measure::curve_quantile`].
 type PickCurve = fn(&Run) -> &[f64];
 
 /// Writes `{scenario}-cpu.svg`, `{scenario}-memory.svg`, `{scenario}-first-token.svg` and
@@ -92,7 +92,7 @@ pub(crate) fn write_svg(dir: &Path, summaries: &[Summary], runs: &[Run]) -> Resu
     Ok(())
 }
 
-/// At each step the median over the rounds.
+/// Returns the median over the rounds at each step.
 fn median_curve(curves: &[&[f64]]) -> Option<Vec<f64>> {
     (0..CURVE_STEPS as usize)
         .map(|step| {
@@ -101,7 +101,7 @@ fn median_curve(curves: &[&[f64]]) -> Option<Vec<f64>> {
         .collect()
 }
 
-/// One bar a line, so that names have room.
+/// Draws one bar per line, with room for the names.
 fn draw_bars(path: &Path, title: &str, bars: &[(String, Spread)]) -> Result<(), PlotError> {
     let (Some(most), Some(least)) = (
         Spread::of(bars.iter().map(|(_, spread)| spread.most)),
@@ -126,7 +126,7 @@ fn draw_bars(path: &Path, title: &str, bars: &[(String, Spread)]) -> Result<(), 
         .margin(10)
         .x_label_area_size(28)
         .y_label_area_size(130);
-    // From one power of ten to another, with room on the right for the figures.
+    // Starts at a power of ten and leaves room on the right for the figures.
     if wide {
         let floor = 10_f64.powf((least.least / 2.0).log10().floor());
         fill_bars(
@@ -149,7 +149,7 @@ fn fill_bars<'a, X>(
 where
     X: Ranged<ValueType = f64> + ValueFormatter<f64>,
 {
-    // Lines are counted from below, and read from above.
+    // Lines are numbered from the bottom and read from the top.
     let line = |index: usize| bars.len() - 1 - index;
     let name = |value: &SegmentValue<usize>| match value {
         SegmentValue::CenterOf(at) => bars
@@ -191,7 +191,7 @@ where
     Ok(())
 }
 
-/// Both axes logarithmic; see [`curve_x`].
+/// Draws curves with two logarithmic axes; see [`curve_x`].
 fn draw_curves(path: &Path, title: &str, curves: &[(String, Vec<f64>)]) -> Result<(), PlotError> {
     let Some(range) = Spread::of(curves.iter().flat_map(|(_, curve)| curve.iter().copied())) else {
         return Ok(());

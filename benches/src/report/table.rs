@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use super::{Percentiles, Summary};
 use crate::measure::Spread;
 
-/// Makes a column's cell, or nothing where a target has no such figure.
+/// Returns a cell of a column, or `None` if a target has no such figure.
 pub(super) type Cell = fn(&Summary) -> Option<String>;
 
-/// The columns; one that is empty for every target is left out.
+/// The columns. Those without any figure are left out.
 const COLUMNS: &[(&str, Cell)] = &[
     ("CPU µs/token", |it| {
         it.cpu_us_per_token.map(|spread| with_ends(&spread, 2))
@@ -53,7 +53,7 @@ const COLUMNS: &[(&str, Cell)] = &[
     ("broken", |it| Some(it.broken.to_string())),
 ];
 
-/// One table a scenario, as Markdown that also reads well in a terminal.
+/// Returns one Markdown table per scenario, aligned for a terminal.
 pub(crate) fn table(summaries: &[Summary]) -> String {
     let mut text = String::new();
     let mut scenarios: Vec<&str> = summaries.iter().map(|it| it.scenario.as_str()).collect();
@@ -96,7 +96,8 @@ pub(crate) fn table(summaries: &[Summary]) -> String {
     text
 }
 
-/// Rows of cells as a Markdown table; the first row is the head, the first column is flush left.
+/// Returns rows of cells as a Markdown table. The first row is the head; the first column is
+/// left-aligned.
 pub(super) fn align(lines: &[Vec<String>]) -> String {
     let columns = lines.first().map_or(0, Vec::len);
     let widths: Vec<usize> = (0..columns)
@@ -146,7 +147,7 @@ pub(super) fn with_ends(spread: &Spread, digits: usize) -> String {
     format!("{median:.digits$} [{least:.digits$}–{most:.digits$}]")
 }
 
-/// One of the four percentiles, in the order of [`Percentiles`], in µs.
+/// Returns one of the four percentiles in the order of [`Percentiles`], in µs.
 pub(super) fn four_with_ends(times: Option<&Percentiles>, which: usize) -> Option<String> {
     let Percentiles {
         p50,
@@ -177,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_without_figures_are_left_out() {
+    fn columns_without_figures_are_omitted() {
         let summary = |target: &str, lost| Summary {
             scenario: "paced".to_owned(),
             target: target.to_owned(),

@@ -1,10 +1,11 @@
-//! Short answers: each connection asks again as soon as it has its answer.
+//! Short answers: each connection sends its next request as soon as it has its answer.
 
 use std::time::Duration;
 
 use super::relay::complaint_of;
 use super::{Bench, BenchError, Settings, Tally, nanos};
-use crate::load::{Commands, Event, Key, Nanos, Outcome, Scenario};
+use crate::events::{Commands, Event, Key, Nanos, Scenario};
+use crate::load::Outcome;
 use crate::measure::{Run, Times};
 use crate::request::{Ending, Endpoint, Route, Spec};
 use crate::target::Target;
@@ -64,7 +65,7 @@ struct ClosedLoop<'a> {
     tally: Tally,
 }
 
-/// The request that a connection waits for.
+/// The pending request of a connection.
 #[derive(Debug, Default, Clone)]
 struct Asked {
     sent: Nanos,
@@ -78,7 +79,7 @@ struct Asked {
 // === impl ClosedLoop ===
 
 impl ClosedLoop<'_> {
-    /// Whether one more request is to be made; counts it.
+    /// Returns whether one more request is due, and counts it.
     fn one_more(&mut self) -> bool {
         let more = self.asked < self.requests;
         self.asked += u64::from(more);
@@ -185,7 +186,7 @@ impl Scenario for ClosedLoop<'_> {
                     Ending::Complete if web_socket => self.answer(now, key, tag, None, commands),
                     Ending::Complete => connection.complete = true,
                     Ending::Failed(why) => {
-                        // A failed answer leaves the connection in doubt.
+                        // After a failed answer the state of the connection is unknown.
                         connection.last = true;
                         self.answer(now, key, tag, Some(&why), commands);
                     }

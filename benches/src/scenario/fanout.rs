@@ -1,22 +1,22 @@
-//! One stream, many readers: the gateway's attach against nchan's channels.
+//! One stream with many readers: attached streams of the gateway against channels of nchan.
 //!
-//! First every reader attaches, while the stream is still silent; only then the measured part
-//! begins. nchan, which asks nobody, is told each token as soon as it comes out of the same
-//! simulator, as an application would do that reads a model for it: so a token is due at the same
-//! time for both, and what the simulator's clock is late is in both figures.
+//! All readers attach before the first token; then the measured part begins. nchan has no upstream,
+//! so the bench publishes each token as soon as the simulator sends it, as an application would do.
+//! A token is due at the same time for both, and the simulator's own delay is in both figures.
 
 use std::time::Duration;
 
 use super::{Bench, BenchError, Settings, Tally, nanos};
-use crate::load::{Commands, Dial, Event, Key, Nanos, Outcome, Scenario};
+use crate::events::{Commands, Dial, Event, Key, Nanos, Scenario};
+use crate::load::Outcome;
 use crate::measure::{Run, Times};
 use crate::request::{Ending, Endpoint, Route, Spec};
 use crate::target::{Kind, Target};
 use crate::tokens::{TokenCount, TokenFinder};
 
-/// The tag of the connection that makes the stream; readers come after it.
+/// The tag of the connection that starts the stream; readers have the tags after it.
 const SOURCE: usize = 0;
-/// Between two readers' dials.
+/// Time between the connects of two readers.
 const STEP: Duration = Duration::from_micros(500);
 
 pub(super) fn run(
@@ -61,7 +61,7 @@ pub(super) fn run(
     bench.load.close_all();
     let delay = std::mem::replace(&mut fanout.delay, Times::new());
     let mut tally = fanout.finish(outcome);
-    // What came before the measured part cost nothing in it.
+    // Tokens before the measured part are not counted.
     tally.tokens -= early;
     let mut run = bench.after(&before, target.tree, settings.streams as u64, tally)?;
     if early > 0 {
@@ -83,16 +83,16 @@ struct Fanout<'a> {
     endpoint: &'a Endpoint,
     finder: TokenFinder,
     spec: Spec,
-    /// What nchan is told.
+    /// The stream that is published to nchan.
     feed: Option<Feed>,
     channel: String,
-    /// Where the stream can be attached to: `/v1/streams/{id}`.
+    /// The path for attaching to the stream: `/v1/streams/{id}`.
     path: Option<String>,
     phase: Phase,
     source: Option<Key>,
-    /// When the stream was asked for, of the gateway or by who tells nchan.
+    /// When the stream was requested.
     source_sent: Nanos,
-    /// The source is the first: of the gateway it is a reader too.
+    /// The source is the first. For the gateway it is a reader as well.
     readers: Vec<Reader>,
     attached: usize,
     done: usize,
@@ -101,7 +101,7 @@ struct Fanout<'a> {
     tally: Tally,
 }
 
-/// A stream of the simulator's own.
+/// A stream read directly from the simulator.
 struct Feed {
     endpoint: Endpoint,
     finder: TokenFinder,
@@ -142,7 +142,7 @@ impl Fanout<'_> {
         self.readers.len()
     }
 
-    /// Something came over the connection to the simulator.
+    /// Handles an event of the connection to the simulator.
     fn feed(&mut self, now: Nanos, event: Event<'_>, commands: &mut Commands) {
         let Some(feed) = &mut self.feed else { return };
         match event {
@@ -164,7 +164,7 @@ impl Fanout<'_> {
         }
     }
 
-    /// What a reader says first.
+    /// Returns the first request of a reader.
     fn attach(&self, tag: usize) -> Dial {
         let web_socket = self.endpoint.route == Route::Ws;
         let nchan = self.feed.is_some();
@@ -185,7 +185,7 @@ impl Fanout<'_> {
         }
     }
 
-    /// The same event that the gateway's readers get.
+    /// Returns the request that publishes a token, with the event that the gateway would send.
     fn publish(&self, index: u64) -> Vec<u8> {
         let body = format!(
             "{{\"type\":\"response.output_text.delta\",\"sequence_number\":{},\"item_id\":\"msg_0123456789abcdefghijkl\",\"output_index\":0,\"content_index\":0,\"delta\":\" t{index}\",\"logprobs\":[]}}",
@@ -344,7 +344,7 @@ impl Scenario for Fanout<'_> {
 
     fn finished(&self) -> bool {
         match self.phase {
-            // One that could not attach must not keep the others waiting.
+            // A reader that cannot attach does not delay the others.
             Phase::Attach => self.attached + self.done >= self.expected(),
             Phase::Measure => self.done >= self.expected(),
         }

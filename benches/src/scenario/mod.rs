@@ -1,4 +1,4 @@
-//! The scenarios, and what each does around its run: warm up, measure, tidy.
+//! The scenarios, with warm-up, measurement and cleanup.
 
 mod closed_loop;
 mod fanout;
@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use thiserror::Error;
 
-use crate::load::{Load, Nanos, Outcome, Scenario};
+use crate::events::{Nanos, Scenario};
+use crate::load::{Load, Outcome};
 use crate::measure::{Cpu, Memory, Run, Times};
 use crate::model_gateway::ModelGateway;
 use crate::process::{ProcessError, ProcessTree, Usage, own_cpu};
@@ -22,23 +23,23 @@ use crate::target::{Bed, Kind, Target, TargetError};
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Name {
-    /// Every scenario that the bar names, and which of its figures are met
+    /// All scenarios of the bar, and which of its figures are met
     Bar,
-    /// Every scenario beside every peer, as a page with tables and plots
+    /// All scenarios with all peers, as a page with tables and plots
     Results,
-    /// Streams at a reader's pace: CPU per token, added time to first token and per token
+    /// Streams at reading pace: CPU per token, added time to first token and per token
     Paced,
-    /// Streams as fast as they go: CPU per token, tokens/s
+    /// Streams at full speed: CPU per token, tokens/s
     Saturated,
     /// Short answers in a closed loop on kept connections: CPU per request
     Short,
     /// One stream to many readers: CPU per delivered event, delay
     Fanout,
-    /// Many open silent streams: memory per stream
+    /// Many open idle streams: memory per stream
     Open,
-    /// A finished stream read again by one reader: time for all of it
+    /// A finished stream read again by one reader: time for the whole stream
     Replay,
-    /// Readers that do not read, beside ones that do: delay of the latter, memory of the former
+    /// Stalled readers beside active ones: delay of the latter, memory of the former
     Slow,
     /// Connections cut at random places and resumed: lost and doubled tokens
     Storm,
@@ -49,11 +50,11 @@ pub(crate) enum Name {
 pub(crate) struct Settings {
     pub(crate) streams: usize,
     pub(crate) spec: Spec,
-    /// Over how long the streams are started.
+    /// Time over which the streams are started.
     pub(crate) ramp: Duration,
     /// Requests of `short`, repetitions of `replay`.
     pub(crate) requests: u64,
-    /// Readers that do not read, in `slow`.
+    /// Stalled readers of `slow`.
     pub(crate) slow: usize,
     pub(crate) seed: u64,
 }
@@ -76,7 +77,7 @@ pub(crate) enum BenchError {
     Interrupted,
 }
 
-/// What the processes had used when a measured part began.
+/// The usage of the processes at the start of a measured part.
 struct Before {
     usage: Option<Usage>,
     simulator: Option<Usage>,
@@ -84,7 +85,7 @@ struct Before {
     at: Instant,
 }
 
-/// The tally of streams that every scenario keeps.
+/// The counts that each scenario keeps.
 #[derive(Debug, Default)]
 struct Tally {
     tokens: u64,
@@ -97,7 +98,7 @@ struct Tally {
 // === impl Name ===
 
 impl Name {
-    /// Those that measure, in the order in which a reader wants them.
+    /// The scenarios that measure, in the order of the page.
     pub(crate) const ALL: [Self; 8] = [
         Self::Paced,
         Self::Saturated,
@@ -124,7 +125,7 @@ impl Name {
         }
     }
 
-    /// Whether the scenario can be run against this target at all.
+    /// Returns whether the scenario can run against this target.
     pub(crate) fn fits(self, kind: &Kind) -> bool {
         // Attaching is Tokenwire's own; another program is believed to be one when it is read by a
         // route of Tokenwire's own.
@@ -137,13 +138,13 @@ impl Name {
         match self {
             Self::Fanout => keeps || matches!(kind, Kind::Nchan(_)),
             Self::Replay | Self::Storm => keeps,
-            // Streams that nobody reads, as fast as they go, are more than its one core can make.
+            // Unread streams at full speed would take all of its core.
             Self::Slow if *kind == Kind::Model(ModelGateway::Litellm) => false,
             _ => !matches!(kind, Kind::Nchan(_)),
         }
     }
 
-    /// One run against one target.
+    /// Runs the scenario once against one target.
     pub(crate) fn run(
         self,
         bench: &mut Bench,
@@ -164,7 +165,7 @@ impl Name {
         }
     }
 
-    /// A small run before the first measured one, so that no target pays for its first connections.
+    /// Runs a small load before the first measured run, so first connections are not measured.
     pub(crate) fn warm_up(
         self,
         bench: &mut Bench,
@@ -213,7 +214,7 @@ impl Settings {
         }
     }
 
-    /// More than a run may take before what is missing is called lost.
+    /// Returns the time limit of a run, after which missing tokens are lost.
     fn limit(&self) -> Duration {
         self.ramp + self.spec.due(self.spec.tokens) * 2 + Duration::from_secs(60)
     }
@@ -231,7 +232,7 @@ impl Bench {
         })
     }
 
-    /// The figures that every scenario has.
+    /// Returns the figures that all scenarios have.
     fn after(
         &self,
         before: &Before,
@@ -309,7 +310,7 @@ impl Tally {
     }
 }
 
-/// Growth between two readings, for each of `streams`.
+/// Returns the growth between two readings per stream.
 fn growth(before: &Usage, after: &Usage, streams: usize) -> Memory {
     let each =
         |before: u64, after: u64| (after as f64 - before as f64) / 1024.0 / streams.max(1) as f64;

@@ -1,19 +1,20 @@
-//! Streams relayed one to one: paced, saturated, silent, and beside readers that do not read.
+//! Streams with one reader each: paced, saturated, idle, and beside stalled readers.
 
 use std::time::Duration;
 
 use super::{Bench, BenchError, Settings, Tally, growth, nanos};
-use crate::load::{Commands, Dial, Event, Key, Nanos, Outcome, Scenario};
+use crate::events::{Commands, Dial, Event, Key, Nanos, Scenario};
+use crate::load::Outcome;
 use crate::measure::{Run, Times};
 use crate::request::{Ending, Endpoint, Route, Spec};
 use crate::target::Target;
 use crate::tokens::{TokenCount, TokenFinder};
 
-/// What a reader that does not read asks for: more than all socket buffers on the way hold.
+/// Tokens requested by a stalled reader: more than all socket buffers on the way hold.
 const UNREAD_TOKENS: u64 = 100_000;
 const SMALL_RECEIVE_BUFFER: usize = 16 * 1024;
 
-/// How long a process is given to come to rest before its memory is read.
+/// Time for a process to become idle before its memory is read.
 const SETTLE: Duration = Duration::from_millis(500);
 
 pub(super) fn run(
@@ -33,7 +34,7 @@ pub(super) fn run(
         .with_times(first_token, tokens))
 }
 
-/// Opens streams that fall silent after a token and looks at the memory they hold.
+/// Opens streams that become idle after one token and measures their memory.
 pub(super) fn run_open(
     bench: &mut Bench,
     target: &mut Target,
@@ -41,7 +42,7 @@ pub(super) fn run_open(
     tick: &mut dyn FnMut((u64, u64)),
 ) -> Result<Run, BenchError> {
     if target.kind.can_restart() {
-        // What an earlier run freed would be used again and hide what these streams need.
+        // Memory freed by an earlier run would be reused and hide what these streams need.
         target.restart(&mut bench.bed)?;
         super::Name::Open.warm_up(
             bench,
@@ -72,7 +73,7 @@ pub(super) fn run_open(
     Ok(run)
 }
 
-/// Paced streams that are read, while others, as fast as they go, are not.
+/// Runs paced streams beside streams at full speed that are not read.
 pub(super) fn run_slow(
     bench: &mut Bench,
     target: &mut Target,
@@ -115,7 +116,7 @@ fn rest() {
     std::thread::sleep(SETTLE);
 }
 
-/// One stream a connection.
+/// One stream per connection.
 struct Relay<'a> {
     endpoint: &'a Endpoint,
     finder: TokenFinder,
@@ -124,7 +125,7 @@ struct Relay<'a> {
     streams: Vec<Stream>,
     /// Streams stay open after their first token.
     hold: bool,
-    /// So many more streams that nobody reads, tagged after the others.
+    /// Number of additional streams that are not read, tagged after the others.
     unread: usize,
     done: usize,
     tokens: u64,
@@ -163,7 +164,7 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// What is missing is lost.
+    /// Counts missing tokens as lost.
     fn finish(mut self, outcome: Outcome) -> (Tally, Times, Times) {
         for stream in &mut self.streams {
             if outcome == Outcome::TimedOut && !stream.done {
@@ -256,7 +257,7 @@ impl Scenario for Relay<'_> {
                 let Some(stream) = self.streams.get_mut(tag) else {
                     return;
                 };
-                // As fast as they go, tokens are never due.
+                // At full speed tokens have no due time.
                 let paced = !self.spec.between_tokens.is_zero();
                 let due = |index| stream.sent + nanos(self.spec.due(index));
                 let (first, delay, tokens) =
@@ -296,7 +297,7 @@ impl Scenario for Relay<'_> {
                 self.end(tag, complaint.as_deref());
             }
             Event::Closed(why) => {
-                // A held stream has had its token and must not go.
+                // A held stream must not end after its token.
                 let early = self.hold && self.streams.get(tag).is_some_and(|stream| stream.done);
                 if early {
                     self.tally.broke(&why);

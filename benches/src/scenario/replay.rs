@@ -1,7 +1,8 @@
 //! A finished stream, read again from its beginning by one reader at a time.
 
 use super::{Bench, BenchError, Settings, Tally};
-use crate::load::{Commands, Dial, Event, Key, Nanos, Outcome, Scenario};
+use crate::events::{Commands, Dial, Event, Key, Nanos, Scenario};
+use crate::load::Outcome;
 use crate::measure::{Run, Times};
 use crate::request::{Ending, Endpoint, Route, Spec};
 use crate::target::Target;
@@ -68,7 +69,7 @@ struct Replay<'a> {
     finder: TokenFinder,
     spec: Spec,
     path: Option<String>,
-    /// The stream has been read to its end once.
+    /// Whether the stream was read to its end once.
     recorded: bool,
     replaying: bool,
     left: u64,

@@ -1,20 +1,20 @@
-//! Connections cut at random places and resumed there; what counts is that every token comes
-//! exactly once.
+//! Connections cut at random positions and resumed; each token must arrive exactly once.
 
 use std::time::Duration;
 
 use memchr::memmem;
 
 use super::{Bench, BenchError, Settings, Tally};
-use crate::load::{Commands, Dial, Event, Key, Nanos, Outcome, Scenario};
+use crate::events::{Commands, Dial, Event, Key, Nanos, Scenario};
+use crate::load::Outcome;
 use crate::measure::Run;
 use crate::request::{Ending, Endpoint, Route, Spec};
 use crate::target::Target;
 use crate::tokens::{TokenCount, TokenFinder};
 
-/// A connection is cut after up to so many events.
+/// A connection is cut after at most this number of events.
 const MOST_EVENTS: u64 = 60;
-/// And comes back within this time.
+/// A cut connection reconnects within this time.
 const LONGEST_ABSENCE: Duration = Duration::from_millis(150);
 
 pub(super) fn run(
@@ -67,7 +67,7 @@ struct Storm {
 
 #[derive(Debug, Default)]
 struct Stream {
-    /// The connection of the moment; what comes from an earlier one was never read by this client.
+    /// The current connection; events of an earlier one are ignored.
     key: Option<Key>,
     path: Option<String>,
     /// The id of the last event applied (SSE), and its number (WebSocket).
@@ -122,7 +122,7 @@ impl Storm {
         }
     }
 
-    /// Applies an event; whether the connection is to be cut after it.
+    /// Applies an event. Returns whether the connection is to be cut after it.
     fn apply(&mut self, tag: usize, data: &[u8], id: &[u8]) -> bool {
         let Some(stream) = self.streams.get_mut(tag) else {
             return false;
@@ -209,7 +209,7 @@ impl Scenario for Storm {
                         stream.path.clone_from(&head.location);
                     }
                 }
-                // Everything had been read when the connection was cut.
+                // The stream was already complete when the connection was cut.
                 204 => {
                     commands.close(key);
                     self.end(tag, None);
@@ -275,7 +275,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_number_and_id_of_an_event() {
+    fn number_and_id_of_an_event_are_found() {
         let event = br#"{"type":"response.created","sequence_number":17,"response":{"id":"resp_abc","object":"response"}}"#;
         assert_eq!(number_of(event), Some(17));
         assert_eq!(response_id(event).as_deref(), Some("resp_abc"));
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_gives_the_same_cuts() {
+    fn same_seed_gives_same_cuts() {
         let draw = |seed| {
             let mut random = Random(seed);
             (0..50).map(|_| random.below(10)).collect::<Vec<_>>()

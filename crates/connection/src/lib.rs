@@ -48,3 +48,8 @@ mod stream_writer;
 
 pub use payload::websocket_payload;
 pub use service::{ConnectionOptions, connections};
+
+/// The examples of the README are compiled as doctests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -1,31 +1,38 @@
 //! An OpenAI stream as one numbered, resumable, transport-neutral token stream.
 //!
 //! ```text
-//!   upstream ──bytes──▶ decode ──payloads──▶ translate ──records──▶ log ──▶ subscription ──▶ dialect ──frames──▶ an adapter
-//!   (HTTP)              (SSE, JSON)          (events)              (fenced)  (a cursor)      (JSON)
+//!   upstream ──bytes──▶ decode ──payloads──▶ translate ──records──▶ log ──▶ subscription ──▶ dialect ──frames──▶ adapter
+//!   (HTTP)              (SSE, JSON)          (events)                       (a position)     (JSON)
 //! ```
 //!
 //! One **generation** is one append-only log of numbered events, ended by exactly one terminal
-//! event. Whoever reads holds a cursor into it: nothing is queued for a reader, so a slow one costs
-//! its own socket and nothing else, and one that lost its connection asks again from the last
-//! number that it has.
+//! event. A reader is a position in that log. Nothing is queued for it, so a slow reader costs its
+//! own socket only, and a reader that lost its connection asks again from the last number it has.
 //!
 //! Three things make that as cheap as relaying bytes:
 //!
-//! * A token's chunk is recognised as an earlier one with another word in it, without being parsed
-//!   ([`record`]). Stored are the word and the number of the template; both dialects are written
-//!   from that.
+//! * A token's chunk that equals an earlier one but for its text is recognised without parsing
+//!   ([`model::record`]). The log stores the text and the number of the template, and both dialects
+//!   are written from that.
 //! * The task that asks the upstream runs on the worker that serves the client ([`generation`]), so
 //!   a token never changes threads.
-//! * A reader takes everything that stands past its cursor as one piece of bytes
+//! * A reader takes everything after its position as one piece of bytes
 //!   ([`generation::Subscription`]).
 //!
-//! Where to begin reading: [`engine::Engine`] is what adapters and APIs talk to; [`generation`] has
-//! the life of an answer; [`translate`] knows what real servers send; [`dialect`] what clients want
-//! to see.
+//! The modules are layers. Each uses only those before it:
 //!
-//! The crate knows no HTTP server. With the default feature `openai` it knows how to ask an
-//! OpenAI-compatible one.
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`model`] | ids, events, records, snapshots, errors |
+//! | [`request`] | chat and Responses requests, and the translation between them |
+//! | [`log`] | the append-only log and its readers |
+//! | [`upstream`] | endpoints, decoding, translation, retries, failover, hedging |
+//! | [`dialect`] | records as JSON frames |
+//! | [`generation`] | one answer: its writer, its control, its subscriptions |
+//! | [`engine`] | start, find, resume, retention, shared answers |
+//!
+//! Adapters and APIs use [`engine::Engine`]. The crate knows no HTTP server. With the default
+//! feature `openai` it has a client for OpenAI-compatible servers.
 
 pub mod model;
 pub mod request;
@@ -39,3 +46,8 @@ pub mod dialect;
 pub mod generation;
 
 pub mod engine;
+
+/// The examples of the README are compiled as doctests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -1,15 +1,14 @@
-//! Streams as real servers sent them, through the decoder, the translators, the log and every
-//! dialect.
+//! Recorded streams of real servers, through decoder, translators, log and every dialect.
 //!
-//! The recordings are not ours to publish: they are read from the folder that `TOKENWIRE_CAPTURES`
-//! names (by default `../shared/captures` beside the workspace). Where there is none the tests say
-//! so and pass.
+//! The recordings are not part of this repository. They are read from the folder that
+//! `TOKENWIRE_CAPTURES` names (default: `../shared/captures` beside the workspace). Without that folder
+//! the tests report it and pass.
 #![allow(
     clippy::expect_used,
     clippy::panic,
     clippy::print_stderr,
     clippy::unwrap_used,
-    reason = "a test fails by panicking, and says on stderr what it skips"
+    reason = "tests fail by panicking and report on stderr what they skip"
 )]
 
 use std::collections::BTreeMap;
@@ -22,7 +21,7 @@ use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_testkit::{Audit, EngineOptions, TestEngine};
 
-/// What a correct decoder gets out of one recording.
+/// The expected content of one recording.
 #[derive(Debug, Deserialize)]
 struct Expected {
     api: String,
@@ -65,11 +64,11 @@ struct Call {
     arguments: String,
 }
 
-/// What is compared, whichever language the upstream speaks.
+/// The compared result, for both APIs.
 #[derive(Debug, PartialEq)]
-struct Verdict {
+struct Summary {
     status: String,
-    /// The failure's code or the reason why it is incomplete.
+    /// The failure's code, or the reason of an incomplete response.
     why: Option<String>,
     texts: Vec<String>,
     reasoning: String,
@@ -86,7 +85,7 @@ fn folder() -> Option<PathBuf> {
         return Some(folder);
     }
     eprintln!(
-        "SKIPPED: there are no recorded streams at {} (name their folder in TOKENWIRE_CAPTURES)",
+        "SKIPPED: no recorded streams at {} (set TOKENWIRE_CAPTURES to their folder)",
         folder.display()
     );
     None
@@ -97,7 +96,7 @@ fn expected(folder: &Path) -> BTreeMap<String, Expected> {
     serde_json::from_str(&text).unwrap()
 }
 
-/// The payloads of a body, found the slow way: this must not agree with the decoder by being it.
+/// Splits a body into payloads, independently of the decoder under test.
 fn payloads(body: &[u8]) -> Vec<String> {
     let body = String::from_utf8(body.to_vec())
         .unwrap()
@@ -118,7 +117,7 @@ fn payloads(body: &[u8]) -> Vec<String> {
 }
 
 impl Expected {
-    fn verdict(&self, file: &str) -> Verdict {
+    fn summary(&self, file: &str) -> Summary {
         if self.api == "responses" {
             self.responses()
         } else {
@@ -126,7 +125,7 @@ impl Expected {
         }
     }
 
-    fn chat(&self, file: &str) -> Verdict {
+    fn chat(&self, file: &str) -> Summary {
         let finishes: Vec<&str> = self
             .choices
             .values()
@@ -153,7 +152,7 @@ impl Expected {
                 Some(code.unwrap_or_else(|| "upstream_error".to_owned())),
             )
         } else if file == "gpustack-error-field-line.sse" {
-            // The last word stands in an SSE field of its own: `error: {…}`.
+            // The error is in an SSE field: `error: {…}`.
             ("failed", None)
         } else if finishes.contains(&"length") {
             ("incomplete", Some("max_output_tokens".to_owned()))
@@ -182,11 +181,11 @@ impl Expected {
                     .map(|name| usage[name].as_u64().unwrap_or(0))
             });
         if file == "llamacpp-n2-usage-per-choice.sse" {
-            // One usage a choice: the prompt counts once, the answers add up.
+            // One usage per choice: the prompt counts once, the outputs are summed.
             usage = Some([28, 16, 44]);
         }
         let choices = self.choices.values();
-        Verdict {
+        Summary {
             status: status.to_owned(),
             why,
             texts: if one { vec![texts.concat()] } else { texts },
@@ -201,7 +200,7 @@ impl Expected {
             calls: choices
                 .flat_map(|choice| &choice.calls)
                 .cloned()
-                // Arguments that never came are those of a function without parameters.
+                // Without arguments it is a function without parameters.
                 .map(|call| {
                     if call.arguments.is_empty() {
                         Call {
@@ -217,13 +216,13 @@ impl Expected {
         }
     }
 
-    fn responses(&self) -> Verdict {
+    fn responses(&self) -> Summary {
         let why = match (&self.error, &self.incomplete) {
             (Some(error), _) => error["code"].as_str().map(str::to_owned),
             (None, Some(incomplete)) => incomplete["reason"].as_str().map(str::to_owned),
             (None, None) => None,
         };
-        Verdict {
+        Summary {
             status: self.status.clone(),
             why,
             texts: Some(self.text.clone())
@@ -246,7 +245,7 @@ fn responses_usage(usage: &Value) -> [u64; 3] {
     ["input_tokens", "output_tokens", "total_tokens"].map(|name| usage[name].as_u64().unwrap())
 }
 
-fn found(audit: &Audit, file: &str) -> Verdict {
+fn found(audit: &Audit, file: &str) -> Summary {
     let object = &audit.object;
     let why = object["error"]["code"]
         .as_str()
@@ -270,11 +269,10 @@ fn found(audit: &Audit, file: &str) -> Verdict {
         .map(|message| strings(message, "content", "output_text"));
     let texts: Vec<String> = texts.filter(|text| !text.is_empty()).collect();
     let several = file.contains("-n2-");
-    Verdict {
+    Summary {
         status: object["status"].as_str().unwrap().to_owned(),
         why: why.filter(|_| file != "gpustack-error-field-line.sse"),
-        // Text that goes on after a finish reason opens a message of its own; to a reader it is one
-        // text.
+        // Text after a finish reason opens another message; the texts are compared as one.
         texts: if several || texts.is_empty() {
             texts
         } else {
@@ -297,7 +295,7 @@ fn found(audit: &Audit, file: &str) -> Verdict {
     }
 }
 
-/// Plays a body back in reads of `size` bytes and looks at what became of it.
+/// Plays a body back in reads of `size` bytes and audits the result.
 async fn play(file: &str, api: Api, body: &[u8], size: usize) -> Audit {
     let test = TestEngine::new(EngineOptions {
         api,
@@ -319,7 +317,7 @@ async fn play(file: &str, api: Api, body: &[u8], size: usize) -> Audit {
     Audit::of(started.guard.generation())
 }
 
-/// A chat client gets each payload as it came, and then one word about the end.
+/// Checks that a chat client gets each payload unchanged, then `[DONE]` or an error.
 fn check_payloads(audit: &Audit, body: &[u8], status: &str) {
     let mut sent: Vec<String> = payloads(body)
         .into_iter()
@@ -336,13 +334,13 @@ fn check_payloads(audit: &Audit, body: &[u8], status: &str) {
         let last: Value = serde_json::from_str(found.last().unwrap()).unwrap();
         assert!(
             last["error"].is_object() || last["base_resp"].is_object(),
-            "a failure that a chat client does not see: {last}"
+            "a chat client does not see the failure: {last}"
         );
         if found.len() > sent.len() {
             found.pop();
         }
     }
-    // Two objects on one line come out as two payloads.
+    // Two objects on one line become two payloads.
     if sent.len() != found.len() {
         sent = sent
             .iter()
@@ -354,11 +352,10 @@ fn check_payloads(audit: &Audit, body: &[u8], status: &str) {
             })
             .collect();
     }
-    assert_eq!(found, sent, "payloads changed on their way");
+    assert_eq!(found, sent, "payloads were changed");
 }
 
-/// A responses client gets each event with every field as it came, but for the numbers and ids that
-/// are ours.
+/// Checks that a responses client gets each event unchanged, except for ids and numbers.
 fn check_events(audit: &Audit, body: &[u8]) {
     let ours = [
         "response.created",
@@ -388,7 +385,7 @@ fn check_events(audit: &Audit, body: &[u8]) {
         .cloned()
         .map(strip)
         .collect();
-    assert_eq!(found, sent, "events changed on their way");
+    assert_eq!(found, sent, "events were changed");
 }
 
 fn problems(size: impl Fn(usize) -> usize) -> Vec<String> {
@@ -414,7 +411,7 @@ fn problems(size: impl Fn(usize) -> usize) -> Vec<String> {
                 .build()
                 .unwrap();
             let audit = runtime.block_on(play(&file, api, &body, size));
-            let (found, wanted) = (found(&audit, &file), expected.verdict(&file));
+            let (found, wanted) = (found(&audit, &file), expected.summary(&file));
             assert_eq!(found, wanted);
             match api {
                 Api::Chat => check_payloads(&audit, &body, &found.status),
@@ -431,22 +428,22 @@ fn problems(size: impl Fn(usize) -> usize) -> Vec<String> {
 fn none(problems: &[String]) {
     assert!(
         problems.is_empty(),
-        "{} recordings came out wrong (see above): {problems:#?}",
+        "{} recordings failed (see above): {problems:#?}",
         problems.len()
     );
 }
 
 #[test]
-fn recorded_streams_come_out_as_expected_whole() {
+fn recorded_streams_in_one_piece() {
     none(&problems(|length| length.max(1)));
 }
 
 #[test]
-fn recorded_streams_come_out_as_expected_cut_at_every_byte() {
+fn recorded_streams_byte_by_byte() {
     none(&problems(|_| 1));
 }
 
 #[test]
-fn recorded_streams_come_out_as_expected_cut_into_odd_pieces() {
+fn recorded_streams_in_pieces_of_37_bytes() {
     none(&problems(|_| 37));
 }

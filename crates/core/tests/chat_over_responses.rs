@@ -1,5 +1,5 @@
-//! Chat requests over an upstream that speaks Responses: what is asked of it, and what a chat
-//! client gets of its events, streamed and whole.
+//! Chat requests over a Responses upstream: the request that is sent, and what a chat client gets,
+//! streamed and with `stream: false`.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -18,13 +18,13 @@ use tokenwire_testkit::{Audit, EngineOptions, Reader, TestEngine};
 const ASK: &str = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
 const COUNTED: &str = r#"{"model":"m","messages":[{"role":"user","content":"hi"}],"stream":true,"stream_options":{"include_usage":true}}"#;
 
-/// What came of a request: the chunks and what follows them, the whole completion, the response
-/// object, and what was sent up.
+/// The result of a request: the chunks and final payloads, the completion, the response object, and
+/// the body sent upstream.
 struct Came {
     audit: Audit,
     chunks: Vec<Value>,
     last: String,
-    whole: Option<Value>,
+    completion: Option<Value>,
     asked: Value,
 }
 
@@ -67,12 +67,12 @@ fn play(ask: &str, events: &[Value]) -> Came {
                 (&json!("m"), Some(generation.meta().created_at))
             );
         }
-        let whole = generation
+        let completion = generation
             .chat_completion()
             .map(|bytes| serde_json::from_slice(&bytes).unwrap());
         Came {
             last: last.clone(),
-            whole,
+            completion,
             asked: call.body(),
             chunks,
             audit,
@@ -119,9 +119,10 @@ fn call(arguments: &str) -> Value {
     json!({"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "f", "arguments": arguments, "status": "completed"})
 }
 
-/// The deltas that say something, in order.
-fn deltas(came: &Came) -> Vec<Value> {
-    came.chunks
+/// The deltas with content, in order.
+fn deltas(played: &Came) -> Vec<Value> {
+    played
+        .chunks
         .iter()
         .filter_map(|chunk| chunk["choices"].get(0))
         .map(|choice| choice["delta"].clone())
@@ -129,8 +130,9 @@ fn deltas(came: &Came) -> Vec<Value> {
         .collect()
 }
 
-fn finish(came: &Came) -> Option<&str> {
-    came.chunks
+fn finish(played: &Came) -> Option<&str> {
+    played
+        .chunks
         .iter()
         .find_map(|chunk| chunk["choices"][0]["finish_reason"].as_str())
 }
@@ -139,10 +141,10 @@ fn role() -> Value {
     json!({"role": "assistant", "content": ""})
 }
 
-/// What a client puts together of the chunks is the message of the whole completion.
-fn check(came: &Came, finish_reason: &str, message: Value) {
+/// Checks that the chunks add up to the message of the completion.
+fn check(played: &Came, finish_reason: &str, message: Value) {
     let mut built = json!({"role": null, "content": null, "refusal": null, "annotations": []});
-    for delta in deltas(came) {
+    for delta in deltas(played) {
         for (name, value) in delta.as_object().unwrap() {
             match (name.as_str(), value) {
                 ("tool_calls", Value::Array(pieces)) => {
@@ -181,14 +183,14 @@ fn check(came: &Came, finish_reason: &str, message: Value) {
             }
         }
     }
-    let whole = came.whole.as_ref().expect("a completion");
-    // The first chunk says that the text is empty, the whole that there is none.
-    if whole["choices"][0]["message"]["content"].is_null() && built["content"] == "" {
+    let completion = played.completion.as_ref().expect("a completion");
+    // The first chunk has an empty text; the completion has none.
+    if completion["choices"][0]["message"]["content"].is_null() && built["content"] == "" {
         built["content"] = Value::Null;
     }
     assert_eq!(
-        built, whole["choices"][0]["message"],
-        "streamed and whole differ"
+        built, completion["choices"][0]["message"],
+        "chunks and completion differ"
     );
     let mut expected =
         json!({"role": "assistant", "content": null, "refusal": null, "annotations": []});
@@ -197,50 +199,56 @@ fn check(came: &Came, finish_reason: &str, message: Value) {
     }
     assert_eq!(built, expected);
     assert_eq!(
-        (finish(came), whole["choices"][0]["finish_reason"].as_str()),
+        (
+            finish(played),
+            completion["choices"][0]["finish_reason"].as_str()
+        ),
         (Some(finish_reason), Some(finish_reason))
     );
-    assert_eq!(deltas(came)[0], role());
-    assert_eq!(came.last, "[DONE]");
-    assert_eq!(whole["object"], "chat.completion");
+    assert_eq!(deltas(played)[0], role());
+    assert_eq!(played.last, "[DONE]");
+    assert_eq!(completion["object"], "chat.completion");
 }
 
 #[test]
-fn a_text_is_a_completion() {
-    let came = play(
+fn text_becomes_a_completion() {
+    let played = play(
         ASK,
         &[
             created(),
             added(0, message(json!([]))),
             json!({"type": "response.content_part.added", "output_index": 0, "content_index": 0, "part": text("")}),
-            delta("output_text", 0, "He\"l"),
+            delta("output_text", 0, "Ha\"l"),
             delta("output_text", 0, "lo\n"),
-            json!({"type": "response.output_text.done", "output_index": 0, "content_index": 0, "text": "He\"llo\n"}),
-            done(0, message(json!([text("He\"llo\n")]))),
-            completed(json!([message(json!([text("He\"llo\n")]))])),
+            json!({"type": "response.output_text.done", "output_index": 0, "content_index": 0, "text": "Ha\"llo\n"}),
+            done(0, message(json!([text("Ha\"llo\n")]))),
+            completed(json!([message(json!([text("Ha\"llo\n")]))])),
         ],
     );
-    check(&came, "stop", json!({"content": "He\"llo\n"}));
-    assert_eq!(came.audit.text, "He\"llo\n");
+    check(&played, "stop", json!({"content": "Ha\"llo\n"}));
+    assert_eq!(played.audit.text, "Ha\"llo\n");
     assert!(
-        came.chunks.iter().all(|chunk| chunk.get("usage").is_none()),
-        "nobody asked for usage"
+        played
+            .chunks
+            .iter()
+            .all(|chunk| chunk.get("usage").is_none()),
+        "usage was not requested"
     );
-    let whole = came.whole.unwrap();
+    let completion = played.completion.unwrap();
     assert_eq!(
-        whole["usage"],
+        completion["usage"],
         json!({"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14,
         "prompt_tokens_details": {"cached_tokens": 2}, "completion_tokens_details": {"reasoning_tokens": 3}})
     );
     assert_eq!(
-        came.asked,
+        played.asked,
         json!({"model": "m", "input": [{"type": "message", "role": "user", "content": "hi"}], "stream": true, "store": false})
     );
 }
 
 #[test]
-fn usage_is_told_last_where_it_is_asked_for() {
-    let came = play(
+fn usage_chunk_is_last_if_requested() {
+    let played = play(
         COUNTED,
         &[
             created(),
@@ -249,32 +257,32 @@ fn usage_is_told_last_where_it_is_asked_for() {
             completed(json!([message(json!([text("x")]))])),
         ],
     );
-    let (last, others) = came.chunks.split_last().unwrap();
+    let (last, others) = played.chunks.split_last().unwrap();
     assert_eq!(
         (&last["choices"], &last["usage"]["total_tokens"]),
         (&json!([]), &json!(14))
     );
-    assert_eq!(last["usage"], came.whole.as_ref().unwrap()["usage"]);
+    assert_eq!(last["usage"], played.completion.as_ref().unwrap()["usage"]);
     assert!(
         others
             .iter()
             .all(|chunk| chunk.get("usage") == Some(&Value::Null)),
         "{others:?}"
     );
-    // Where the upstream told none, none is made up.
+    // Without usage from the upstream there is none.
     let untold =
         json!({"type": "response.completed", "response": response("completed", json!([]))});
-    let came = play(COUNTED, &[created(), untold]);
-    assert!(came.chunks.iter().all(|chunk| chunk["usage"].is_null()));
-    assert!(came.whole.unwrap().get("usage").is_none());
+    let played = play(COUNTED, &[created(), untold]);
+    assert!(played.chunks.iter().all(|chunk| chunk["usage"].is_null()));
+    assert!(played.completion.unwrap().get("usage").is_none());
 }
 
 #[test]
-fn reasoning_refusals_and_calls_are_said() {
+fn reasoning_refusals_and_calls_are_rendered() {
     let reasoning = json!({"type": "reasoning", "id": "rs", "summary": [{"type": "summary_text", "text": "A."}, {"type": "summary_text", "text": "B."}]});
     let part = |index: u32| json!({"type": "response.reasoning_summary_part.added", "output_index": 0, "summary_index": index, "part": {"type": "summary_text", "text": ""}});
     let summary = |index: u32, text: &str| json!({"type": "response.reasoning_summary_text.delta", "output_index": 0, "summary_index": index, "delta": text});
-    let came = play(
+    let played = play(
         ASK,
         &[
             created(),
@@ -289,13 +297,13 @@ fn reasoning_refusals_and_calls_are_said() {
         ],
     );
     check(
-        &came,
+        &played,
         "stop",
         json!({"content": "x", "reasoning_content": "A.\n\nB."}),
     );
 
     let refusal = json!({"type": "refusal", "refusal": "No."});
-    let came = play(
+    let played = play(
         ASK,
         &[
             created(),
@@ -305,10 +313,10 @@ fn reasoning_refusals_and_calls_are_said() {
             completed(json!([message(json!([refusal]))])),
         ],
     );
-    check(&came, "stop", json!({"refusal": "No."}));
+    check(&played, "stop", json!({"refusal": "No."}));
 
     let second = json!({"type": "function_call", "id": "fc_2", "call_id": "call_2", "name": "g", "arguments": "[]", "status": "completed"});
-    let came = play(
+    let played = play(
         ASK,
         &[
             created(),
@@ -328,14 +336,14 @@ fn reasoning_refusals_and_calls_are_said() {
     );
     let expected = |id: &str, name: &str, arguments: &str| json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}});
     check(
-        &came,
+        &played,
         "tool_calls",
         json!({"tool_calls": [expected("call_1", "f", "{\"a\":1}"), expected("call_2", "g", "[]")]}),
     );
 }
 
 #[test]
-fn what_comes_in_one_piece_is_shown_once() {
+fn content_without_deltas_is_shown_once() {
     let tool_calls = json!({"tool_calls": [{"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]});
     let end = || completed(json!([call("{}")]));
     let arguments_done = || json!({"type": "response.function_call_arguments.done", "output_index": 0, "arguments": "{}"});
@@ -357,31 +365,31 @@ fn what_comes_in_one_piece_is_shown_once() {
             .collect();
         check(&play(ASK, &events), "tool_calls", tool_calls.clone());
     }
-    let whole = || message(json!([text("x"), text("y")]));
+    let full = || message(json!([text("x"), text("y")]));
     let text_done = |part: u32, text: &str| json!({"type": "response.output_text.done", "output_index": 0, "content_index": part, "text": text});
     for events in [
         vec![
             added(0, message(json!([]))),
             text_done(0, "x"),
             text_done(1, "y"),
-            done(0, whole()),
+            done(0, full()),
         ],
-        vec![added(0, message(json!([]))), done(0, whole())],
-        vec![done(0, whole())],
+        vec![added(0, message(json!([]))), done(0, full())],
+        vec![done(0, full())],
         vec![
             delta("output_text", 0, "x"),
             text_done(0, "x"),
-            done(0, whole()),
+            done(0, full()),
         ],
     ] {
         let events: Vec<Value> = [created()]
             .into_iter()
             .chain(events)
-            .chain([completed(json!([whole()]))])
+            .chain([completed(json!([full()]))])
             .collect();
-        let came = play(ASK, &events);
-        check(&came, "stop", json!({"content": "xy"}));
-        assert_eq!(came.audit.text, "xy");
+        let played = play(ASK, &events);
+        check(&played, "stop", json!({"content": "xy"}));
+        assert_eq!(played.audit.text, "xy");
     }
     let refused = message(json!([{"type": "refusal", "refusal": "No."}]));
     check(
@@ -399,8 +407,8 @@ fn what_comes_in_one_piece_is_shown_once() {
 }
 
 #[test]
-fn an_upstream_that_does_not_begin_with_a_response_is_begun_for_it() {
-    let came = play(
+fn role_chunk_is_sent_if_the_upstream_omits_response_created() {
+    let played = play(
         ASK,
         &[
             added(0, message(json!([]))),
@@ -408,11 +416,11 @@ fn an_upstream_that_does_not_begin_with_a_response_is_begun_for_it() {
             completed(json!([message(json!([text("x")]))])),
         ],
     );
-    check(&came, "stop", json!({"content": "x"}));
-    let came = play(ASK, &[completed(json!([]))]);
-    check(&came, "stop", json!({}));
+    check(&played, "stop", json!({"content": "x"}));
+    let played = play(ASK, &[completed(json!([]))]);
+    check(&played, "stop", json!({}));
     assert_eq!(
-        came.audit.kinds(),
+        played.audit.kinds(),
         [
             "response.created",
             "response.in_progress",
@@ -422,7 +430,7 @@ fn an_upstream_that_does_not_begin_with_a_response_is_begun_for_it() {
 }
 
 #[test]
-fn annotations_and_logprobs_are_said_in_chats_shape() {
+fn annotations_and_logprobs_have_chat_shape() {
     let token = |text: &str| json!({"token": text, "logprob": -0.5, "top_logprobs": [{"token": text, "logprob": -0.5}]});
     let cites = json!({"type": "url_citation", "start_index": 0, "end_index": 1, "url": "https://e.org/?a=\"b\"", "title": "T"});
     let cited = json!({"type": "url_citation", "url_citation": {"start_index": 0, "end_index": 1, "url": "https://e.org/?a=\"b\"", "title": "T"}});
@@ -431,7 +439,7 @@ fn annotations_and_logprobs_are_said_in_chats_shape() {
     let mut second = delta("output_text", 0, "b");
     second["logprobs"] = json!([]);
     let part = json!({"type": "output_text", "text": "ab", "annotations": [cites, {"type": "file_citation", "file_id": "f"}], "logprobs": [token("a")]});
-    let came = play(
+    let played = play(
         ASK,
         &[
             created(),
@@ -444,11 +452,11 @@ fn annotations_and_logprobs_are_said_in_chats_shape() {
         ],
     );
     check(
-        &came,
+        &played,
         "stop",
         json!({"content": "ab", "annotations": [cited]}),
     );
-    let found: Vec<&Value> = came
+    let found: Vec<&Value> = played
         .chunks
         .iter()
         .map(|chunk| &chunk["choices"][0]["logprobs"])
@@ -460,15 +468,18 @@ fn annotations_and_logprobs_are_said_in_chats_shape() {
         found[0]["content"][0]["top_logprobs"][0]["bytes"],
         json!([97])
     );
-    assert_eq!(&came.whole.unwrap()["choices"][0]["logprobs"], found[0]);
+    assert_eq!(
+        &played.completion.unwrap()["choices"][0]["logprobs"],
+        found[0]
+    );
 }
 
 #[test]
-fn what_chat_has_no_word_for_breaks_nothing() {
+fn events_without_chat_counterpart_are_skipped() {
     let search = json!({"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search", "query": "q"}});
     let custom =
         json!({"type": "custom_tool_call", "id": "c", "call_id": "c", "name": "n", "input": "x"});
-    let came = play(
+    let played = play(
         ASK,
         &[
             created(),
@@ -484,25 +495,27 @@ fn what_chat_has_no_word_for_breaks_nothing() {
             completed(json!([search, custom, message(json!([text("x")]))])),
         ],
     );
-    check(&came, "stop", json!({"content": "x"}));
+    check(&played, "stop", json!({"content": "x"}));
     assert_eq!(
-        came.audit
+        played
+            .audit
             .events_of("response.something_new")
             .next()
             .unwrap()["strange"],
         json!({"a": 1})
     );
     assert_eq!(
-        came.audit
+        played
+            .audit
             .events_of("response.web_search_call.searching")
             .count(),
         1
     );
-    assert_eq!(came.audit.object["output"][0]["action"]["query"], "q");
+    assert_eq!(played.audit.object["output"][0]["action"]["query"], "q");
 }
 
 #[test]
-fn endings_are_called_by_chats_names() {
+fn endings_map_to_chat_finish_reasons() {
     let incomplete = |reason: &str| {
         let mut object = response("incomplete", json!([message(json!([text("x")]))]));
         object["incomplete_details"] = json!({"reason": reason});
@@ -512,7 +525,7 @@ fn endings_are_called_by_chats_names() {
         ("max_output_tokens", "length"),
         ("content_filter", "content_filter"),
     ] {
-        let came = play(
+        let played = play(
             ASK,
             &[
                 created(),
@@ -521,7 +534,7 @@ fn endings_are_called_by_chats_names() {
                 incomplete(reason),
             ],
         );
-        check(&came, finish_reason, json!({"content": "x"}));
+        check(&played, finish_reason, json!({"content": "x"}));
     }
     let mut object = response("failed", json!([]));
     object["error"] = json!({"code": "server_error", "message": "Broken."});
@@ -544,22 +557,22 @@ fn endings_are_called_by_chats_names() {
         .into_iter()
         .chain(last)
         .collect();
-        let came = play(COUNTED, &events);
+        let played = play(COUNTED, &events);
         assert!(
-            came.whole.is_none() && finish(&came).is_none(),
+            played.completion.is_none() && finish(&played).is_none(),
             "{code}: a failure looks finished"
         );
         assert_eq!(
-            serde_json::from_str::<Value>(&came.last).unwrap()["error"]["code"],
+            serde_json::from_str::<Value>(&played.last).unwrap()["error"]["code"],
             code
         );
-        assert_eq!(deltas(&came), [role(), json!({"content": "x"})]);
-        let object = &came.audit.object;
+        assert_eq!(deltas(&played), [role(), json!({"content": "x"})]);
+        let object = &played.audit.object;
         assert_eq!(
             (&object["status"], &object["error"]["code"]),
             (&json!("failed"), &json!(code))
         );
-        // What had come is kept, also where the upstream's own object forgets it.
+        // Received text is kept, also if the upstream's own object lacks it.
         assert_eq!(
             object["output"][0]["content"][0]["text"], "x",
             "{code}: {object}"
@@ -568,11 +581,11 @@ fn endings_are_called_by_chats_names() {
 }
 
 #[test]
-fn what_was_said_before_a_break_is_kept_and_not_called_in_progress() {
+fn text_before_a_failure_is_kept_as_incomplete() {
     let mut open = message(json!([]));
     open["status"] = json!("in_progress");
     let part = json!({"type": "response.content_part.added", "output_index": 0, "content_index": 0, "part": text("")});
-    let came = play(
+    let played = play(
         ASK,
         &[
             created(),
@@ -581,7 +594,7 @@ fn what_was_said_before_a_break_is_kept_and_not_called_in_progress() {
             delta("output_text", 0, "half"),
         ],
     );
-    let item = &came.audit.object["output"][0];
+    let item = &played.audit.object["output"][0];
     assert_eq!(
         (&item["status"], &item["content"][0]["text"]),
         (&json!("incomplete"), &json!("half"))
@@ -589,8 +602,8 @@ fn what_was_said_before_a_break_is_kept_and_not_called_in_progress() {
 }
 
 #[test]
-fn a_reader_that_comes_back_goes_on_at_its_number() {
-    // `Audit::of` reads from every position; here only that the numbers are the log's.
+fn resumed_reader_continues_at_its_number() {
+    // `Audit::of` reads from every position; this checks that the numbers are the log's.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -618,14 +631,14 @@ fn a_reader_that_comes_back_goes_on_at_its_number() {
         reader.read_now();
         let lines = reader.lines();
         let numbers: Vec<u64> = lines.iter().map(|line| line.seq).collect();
-        // b; then the finish, the usage and the end, all of the terminal event.
+        // b; then finish, usage and `[DONE]`, all of the terminal event.
         assert_eq!(numbers, [4, 5, 5, 5]);
         assert!(lines[0].data.contains(r#""content":"b""#) && lines[3].data == "[DONE]");
     });
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_asked_starts_nothing() {
+async fn unsupported_request_starts_nothing() {
     let test = TestEngine::new(EngineOptions {
         api: Api::Responses,
         ..EngineOptions::default()
@@ -644,8 +657,7 @@ async fn what_cannot_be_asked_starts_nothing() {
     );
 }
 
-/// Events as a server might send them that has lost its mind: any order, any place, parts of them
-/// missing.
+/// Random events: any order, any index, members missing.
 fn any_event() -> impl Strategy<Value = Value> {
     let kinds = [
         "response.created",
@@ -694,16 +706,15 @@ fn any_event() -> impl Strategy<Value = Value> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
     #[test]
-    fn whatever_a_server_sends_is_chunks_and_one_end(events in proptest::collection::vec(any_event(), 0..24), ends in any::<bool>()) {
+    fn any_event_sequence_renders_chunks_and_one_end(events in proptest::collection::vec(any_event(), 0..24), ends in any::<bool>()) {
         let events: Vec<Value> = events.into_iter().chain(ends.then(|| completed(json!([message(json!([text("x")]))])))).collect();
-        // `play` reads every chunk and looks at its frame, and audits the whole from every
-        // position.
-        let came = play(COUNTED, &events);
-        prop_assert_eq!(came.last == "[DONE]", ends);
-        prop_assert_eq!(came.whole.is_some(), ends);
-        prop_assert_eq!(finish(&came).is_some(), ends);
-        let roles = deltas(&came).iter().filter(|delta| delta.get("role").is_some()).count();
+        // `play` reads every chunk, checks its frame, and audits the stream from every position.
+        let played = play(COUNTED, &events);
+        prop_assert_eq!(played.last == "[DONE]", ends);
+        prop_assert_eq!(played.completion.is_some(), ends);
+        prop_assert_eq!(finish(&played).is_some(), ends);
+        let roles = deltas(&played).iter().filter(|delta| delta.get("role").is_some()).count();
         prop_assert_eq!(roles, usize::from(!events.is_empty()), "the role is said once, first");
-        prop_assert!(came.chunks.first().is_none_or(|chunk| chunk["choices"][0]["delta"] == role()));
+        prop_assert!(played.chunks.first().is_none_or(|chunk| chunk["choices"][0]["delta"] == role()));
     }
 }

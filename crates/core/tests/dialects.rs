@@ -1,8 +1,7 @@
-//! Chat streams in, every dialect out: a table of what servers send and what comes of it.
+//! Chat upstream streams and their rendering in every dialect.
 //!
-//! Each case goes through the whole way (decoder, translator, log, dialects) and through
-//! [`Audit::of`], which checks what holds of every stream. A case itself says only what is
-//! particular to it.
+//! Each case passes through decoder, translator, log and dialects. [`Audit::of`] checks what holds for
+//! every stream; a case states only its particular result.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -15,7 +14,7 @@ use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_testkit::{Audit, EngineOptions, Reader, TestEngine};
 
-/// What came out, in words: `status` or `status: why`, the items in order, the usage as
+/// The result in words: `status` or `status: why`, the items in order, the usage as
 /// `in/out/total`.
 #[derive(Debug, PartialEq)]
 struct Came {
@@ -104,8 +103,8 @@ fn play(n: u32, payloads: &[&str], after: After) -> Audit {
     })
 }
 
-/// Plays the payloads, checks that a chat client gets each of them byte for byte, and compares what
-/// came of them.
+/// Plays the payloads, checks that a chat client gets each of them byte for byte, and compares the
+/// result.
 fn check_n(
     n: u32,
     payloads: &[&str],
@@ -146,7 +145,7 @@ fn check(payloads: &[&str], after: After, end: &str, items: &[&str], usage: &str
     check_n(1, payloads, after, end, items, usage)
 }
 
-/// A chunk with this choice, and what else stands beside it.
+/// A chunk with this choice and further members.
 fn chunk(index: u32, delta: &str, finish: Option<&str>, beside: &str) -> String {
     let finish = finish.map_or("null".to_owned(), |finish| format!("\"{finish}\""));
     format!(
@@ -162,7 +161,7 @@ fn finish(reason: &str) -> String {
     chunk(0, "{}", Some(reason), "")
 }
 
-/// A piece of a call as the members of its object.
+/// A piece of a call with these members.
 fn call(members: &str) -> String {
     chunk(0, &format!(r#"{{"tool_calls":[{{{members}}}]}}"#), None, "")
 }
@@ -178,12 +177,12 @@ const COUNTED: &str = r#","usage":{"prompt_tokens":3,"completion_tokens":4,"tota
 // === Texts ===
 
 #[test]
-fn plain_text() {
+fn plain_text_chunks() {
     let role = chunk(0, r#"{"role":"assistant","content":""}"#, None, "");
     let audit = check(
         list![
             role,
-            says("He"),
+            says("Hel"),
             says("l"),
             says("lo"),
             finish("stop"),
@@ -214,7 +213,7 @@ fn plain_text() {
 }
 
 #[test]
-fn text_with_escapes_of_every_kind() {
+fn escaped_text_is_relayed_unchanged() {
     let audit = check(
         list![
             says(r#"a\"b\\"#),
@@ -233,7 +232,7 @@ fn text_with_escapes_of_every_kind() {
 }
 
 #[test]
-fn a_surrogate_pair_that_is_cut_in_two_comes_out_whole() {
+fn surrogate_pair_split_between_chunks_is_preserved() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -243,8 +242,7 @@ fn a_surrogate_pair_that_is_cut_in_two_comes_out_whole() {
         let test = TestEngine::new(EngineOptions::default());
         let started = test.start(r#"{"messages":[{"role":"user","content":"hi"}]}"#);
         let call = test.upstream.call().await;
-        // Half a pair is not a text of its own, so most readers of JSON could not check these
-        // events one by one.
+        // Half a pair is not valid text, so most JSON readers cannot check these events one by one.
         for half in [r"a\ud83d", r"\ude00b", r"\ud83d", r"\ude00"] {
             call.data(&says(half));
         }
@@ -267,7 +265,7 @@ fn a_surrogate_pair_that_is_cut_in_two_comes_out_whole() {
 }
 
 #[test]
-fn reasoning_then_text() {
+fn reasoning_followed_by_text() {
     for name in ["reasoning_content", "reasoning"] {
         let thinks = |text: &str| {
             chunk(
@@ -294,7 +292,7 @@ fn reasoning_then_text() {
 }
 
 #[test]
-fn two_names_for_the_same_reasoning() {
+fn reasoning_under_two_names_is_not_doubled() {
     let both = chunk(
         0,
         r#"{"reasoning_content":"Hm","reasoning":"Hm","reasoning_details":[{"text":"Hm"}]}"#,
@@ -323,7 +321,7 @@ fn reasoning_and_text_in_one_delta() {
 }
 
 #[test]
-fn a_refusal() {
+fn refusal_chunks() {
     let refuses = |text: &str| chunk(0, &format!(r#"{{"refusal":"{text}"}}"#), None, "");
     let audit = check(
         list![refuses("I "), refuses("won't"), finish("stop")],
@@ -344,7 +342,7 @@ fn a_refusal() {
 }
 
 #[test]
-fn content_as_a_list_of_parts() {
+fn content_as_list_of_parts() {
     let list = chunk(
         0,
         r#"{"content":[{"type":"thinking","thinking":[{"type":"text","text":"a"}]},{"type":"text","text":"b"},{"type":"reference","ids":[1]}]}"#,
@@ -361,7 +359,7 @@ fn content_as_a_list_of_parts() {
 }
 
 #[test]
-fn annotations_are_numbered_even_if_they_repeat() {
+fn repeated_annotations_are_numbered() {
     let cites = chunk(
         0,
         r#"{"content":"","annotations":[{"type":"url_citation","url_citation":{"url":"u","title":"t"}}]}"#,
@@ -383,7 +381,7 @@ fn annotations_are_numbered_even_if_they_repeat() {
 }
 
 #[test]
-fn logprobs_go_with_their_text() {
+fn logprobs_are_attached_to_their_text() {
     let token = |text: &str| {
         format!(
             r#"{{"choices":[{{"index":0,"delta":{{"content":"{text}"}},"logprobs":{{"content":[{{"token":"{text}","logprob":-0.5}}],"refusal":null}},"finish_reason":null}}]}}"#
@@ -416,7 +414,7 @@ fn logprobs_go_with_their_text() {
 }
 
 #[test]
-fn padding_of_changing_length() {
+fn padding_of_varying_length_matches_template() {
     let padded = |text: &str, padding: &str| {
         chunk(
             0,
@@ -442,7 +440,7 @@ fn padding_of_changing_length() {
 }
 
 #[test]
-fn ids_that_change_with_every_chunk() {
+fn chunk_ids_that_change_are_accepted() {
     let odd = |id: u32| {
         format!(r#"{{"id":"c{id}","choices":[{{"index":0,"delta":{{"content":"{id}"}}}}]}}"#)
     };
@@ -452,10 +450,10 @@ fn ids_that_change_with_every_chunk() {
     check(&payloads, Done, "completed", &[&format!("says {text}")], "");
 }
 
-// === Finishing ===
+// === Finish reasons ===
 
 #[test]
-fn finish_reasons_and_their_variants() {
+fn finish_reasons_map_by_meaning() {
     for (reason, end) in [
         ("stop", "completed"),
         ("eos_token", "completed"),
@@ -482,7 +480,7 @@ fn finish_reasons_and_their_variants() {
 }
 
 #[test]
-fn text_in_the_finish_chunk() {
+fn text_in_the_finish_chunk_is_kept() {
     let last = chunk(0, r#"{"content":"z"}"#, Some("stop"), COUNTED);
     check(
         list![says("x"), says("y"), last],
@@ -495,7 +493,7 @@ fn text_in_the_finish_chunk() {
 }
 
 #[test]
-fn text_after_the_finish_is_a_message_of_its_own() {
+fn text_after_the_finish_opens_another_message() {
     let audit = check(
         list![
             says("a"),
@@ -515,7 +513,7 @@ fn text_after_the_finish_is_a_message_of_its_own() {
 }
 
 #[test]
-fn a_second_finish_says_nothing_new() {
+fn second_finish_reason_is_ignored() {
     check(
         list![
             says("a"),
@@ -537,12 +535,12 @@ fn a_second_finish_says_nothing_new() {
 }
 
 #[test]
-fn done_without_a_finish_reason_is_an_end() {
+fn done_without_finish_reason_completes() {
     check(list![says("x")], Done, "completed", &["says x"], "");
 }
 
 #[test]
-fn neither_finish_nor_done_is_none() {
+fn missing_finish_reason_and_done_is_truncation() {
     check(
         list![says("x")],
         Close,
@@ -563,7 +561,7 @@ fn neither_finish_nor_done_is_none() {
 // === Usage ===
 
 #[test]
-fn usage_wherever_it_stands() {
+fn usage_is_found_in_every_place() {
     let inside = r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop","usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}]}"#;
     check(
         list![says("x"), inside],
@@ -606,7 +604,7 @@ fn usage_wherever_it_stands() {
 }
 
 #[test]
-fn usage_in_every_chunk_is_that_of_the_last() {
+fn last_of_repeated_usage_counts() {
     let counted = |text: &str, count: u32| {
         chunk(
             0,
@@ -633,7 +631,7 @@ fn usage_in_every_chunk_is_that_of_the_last() {
 }
 
 #[test]
-fn the_usage_chunk_rides_on_the_end() {
+fn usage_chunk_is_stored_with_the_terminal_event() {
     let audit = check(
         list![says("x"), finish("stop"), USAGE],
         Done,
@@ -645,7 +643,7 @@ fn the_usage_chunk_rides_on_the_end() {
 }
 
 #[test]
-fn a_chunk_that_says_nothing_is_shown_as_it_is() {
+fn chunk_without_content_becomes_extension_event() {
     let audit = check(
         list![
             r#"{"choices":[],"prompt_filter_results":[]}"#,
@@ -671,7 +669,7 @@ fn a_chunk_that_says_nothing_is_shown_as_it_is() {
 // === Several choices ===
 
 #[test]
-fn two_choices_do_not_mix() {
+fn two_choices_are_separate_messages() {
     let one =
         |index: u32, text: &str| chunk(index, &format!(r#"{{"content":"{text}"}}"#), None, "");
     let audit = check_n(
@@ -715,7 +713,7 @@ fn two_choices_in_one_chunk() {
 }
 
 #[test]
-fn usage_that_comes_once_a_choice_adds_up() {
+fn usage_per_choice_is_summed() {
     let one = |index: u32| chunk(index, r#"{"content":"a"}"#, Some("stop"), "");
     check_n(
         2,
@@ -728,7 +726,7 @@ fn usage_that_comes_once_a_choice_adds_up() {
 }
 
 #[test]
-fn one_choice_has_one_index_whatever_it_says() {
+fn choice_index_is_ignored_for_one_choice() {
     let one = |index: &str| {
         format!(
             r#"{{"choices":[{{"index":{index},"delta":{{"content":"a"}},"finish_reason":null}}]}}"#
@@ -752,7 +750,7 @@ fn one_choice_has_one_index_whatever_it_says() {
 // === Calls ===
 
 #[test]
-fn a_call_in_pieces() {
+fn tool_call_in_pieces() {
     let pieces = [
         call(r#""index":0,"id":"call_a","type":"function","function":{"name":"f","arguments":""}"#),
         call(r#""index":0,"function":{"arguments":"{\"a\""}"#),
@@ -767,7 +765,7 @@ fn a_call_in_pieces() {
 }
 
 #[test]
-fn parallel_calls_by_index_interleaved() {
+fn interleaved_parallel_calls_by_index() {
     check(
         list![
             call(r#""index":0,"id":"a","function":{"name":"f","arguments":"{"}"#),
@@ -785,7 +783,7 @@ fn parallel_calls_by_index_interleaved() {
 }
 
 #[test]
-fn parallel_calls_that_all_say_index_0() {
+fn parallel_calls_that_all_have_index_0() {
     check(
         list![
             call(r#""index":0,"id":"a","function":{"name":"f","arguments":"{}"}"#),
@@ -819,7 +817,7 @@ fn parallel_calls_without_an_index() {
 }
 
 #[test]
-fn calls_with_one_id_get_ids_of_their_own() {
+fn repeated_call_ids_are_replaced() {
     let audit = check(
         list![
             call(r#""index":0,"id":"same","function":{"name":"f","arguments":"1"}"#),
@@ -832,12 +830,12 @@ fn calls_with_one_id_get_ids_of_their_own() {
         &["calls f(1)", "calls g(2)", "calls h(3)"],
         "",
     );
-    // The audit has checked that they differ.
+    // The audit checks that they differ.
     assert_eq!(audit.object["output"][0]["call_id"], "same");
 }
 
 #[test]
-fn arguments_that_never_come_are_an_empty_object() {
+fn missing_arguments_become_an_empty_object() {
     for members in [
         r#""index":1,"id":"a","function":{"name":"f"}"#,
         r#""index":1,"id":"a","function":{"name":"f","arguments":""}"#,
@@ -862,7 +860,7 @@ fn arguments_that_never_come_are_an_empty_object() {
 }
 
 #[test]
-fn arguments_as_an_object() {
+fn arguments_sent_as_object_become_text() {
     let whole = call(r#""index":0,"id":"a","function":{"name":"f","arguments":{"a":"\"1\""}}"#);
     check(
         list![whole, finish("tool_calls")],
@@ -874,7 +872,7 @@ fn arguments_as_an_object() {
 }
 
 #[test]
-fn the_way_of_calling_before_there_were_tools() {
+fn legacy_function_call_becomes_a_call() {
     let piece = |members: &str| {
         chunk(
             0,
@@ -898,7 +896,7 @@ fn the_way_of_calling_before_there_were_tools() {
 }
 
 #[test]
-fn text_reasoning_and_calls_close_in_the_order_of_opening() {
+fn items_close_in_the_order_of_opening() {
     let thinks = chunk(0, r#"{"reasoning":"t"}"#, None, "");
     let calls = call(r#""index":0,"id":"a","function":{"name":"f","arguments":"{}"}"#);
     let audit = check(
@@ -915,10 +913,10 @@ fn text_reasoning_and_calls_close_in_the_order_of_opening() {
     assert_eq!(order, [0, 1, 2]);
 }
 
-// === What is wrong ===
+// === Errors ===
 
 #[test]
-fn an_error_object_in_the_middle() {
+fn error_object_within_the_stream_fails() {
     check(
         list![says("x"), r#"{"error":{"message":"no","code":"nope"}}"#],
         Done,
@@ -943,7 +941,7 @@ fn an_error_object_in_the_middle() {
 }
 
 #[test]
-fn an_error_beside_choices() {
+fn error_beside_choices_fails_after_usage() {
     let beside = r#"{"choices":[{"index":0,"delta":{"content":"y"},"finish_reason":null}],"error":{"code":502,"message":"no"}}"#;
     let audit = play(1, list![says("x"), beside, USAGE], Done);
     assert_eq!(
@@ -966,7 +964,7 @@ fn an_error_beside_choices() {
 }
 
 #[test]
-fn an_error_under_status_200() {
+fn error_body_under_status_200_fails() {
     let resp =
         r#"{"choices":null,"usage":null,"base_resp":{"status_code":1008,"status_msg":"no money"}}"#;
     check(list![resp], Close, "failed: 1008", &[], "");
@@ -981,7 +979,7 @@ fn an_error_under_status_200() {
 }
 
 #[test]
-fn two_objects_in_one_payload_are_two() {
+fn two_objects_in_one_payload_are_two_chunks() {
     let audit = play(
         1,
         list![
@@ -1011,7 +1009,7 @@ fn two_objects_in_one_payload_are_two() {
 }
 
 #[test]
-fn what_is_not_json_fails_and_keeps_what_came() {
+fn invalid_json_fails_and_keeps_received_text() {
     for broken in [
         "{",
         "nonsense",
@@ -1028,7 +1026,7 @@ fn what_is_not_json_fails_and_keeps_what_came() {
 }
 
 #[test]
-fn shapes_that_nobody_expects_hurt_nobody() {
+fn unexpected_member_types_are_ignored() {
     for odd in [
         "null",
         "7",
@@ -1050,8 +1048,8 @@ fn shapes_that_nobody_expects_hurt_nobody() {
 }
 
 #[test]
-fn a_member_that_stands_twice_is_the_last_one() {
-    // JSON leaves it open; what readers of chat chunks do is to take the last.
+fn last_of_duplicate_members_counts() {
+    // JSON leaves it open; most readers take the last one.
     let twice =
         r#"{"choices":[{"index":0,"delta":{"content":"a","content":"b"},"finish_reason":null}]}"#;
     check(
@@ -1071,10 +1069,10 @@ fn a_member_that_stands_twice_is_the_last_one() {
     );
 }
 
-// === Answers that are not streamed ===
+// === Bodies without a stream ===
 
 #[test]
-fn a_whole_completion_is_one_record() {
+fn completion_body_is_one_record() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)

@@ -1,8 +1,7 @@
-//! The life of a generation: whatever happens, exactly one terminal event, and nothing kept longer
-//! than it should be.
+//! The life of a generation: exactly one terminal event in every case, and bounded retention.
 //!
-//! The clock is tokio's paused one: it moves only when every task waits, so minutes take no time
-//! and nothing depends on the machine's speed.
+//! The tests run under tokio's paused clock, which moves only when every task waits. So minutes
+//! take no time, and results do not depend on the machine's speed.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -15,7 +14,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokenwire_core::dialect::Dialect;
-use tokenwire_core::engine::{Resumption, StartRequest, Started};
+use tokenwire_core::engine::{ReaderKind, Resumption, StartRequest, Started};
 use tokenwire_core::generation::{Generation, Subscription, SubscriptionError};
 use tokenwire_core::log::{LogLimits, LogReader};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
@@ -25,7 +24,7 @@ use tokenwire_core::model::snapshot::{Api, Status};
 use tokenwire_core::upstream::translate::{BodyEnd, ChatTranslator, RecordWriter};
 use tokenwire_core::upstream::{OpenError, Refusal, Timeouts, UpstreamHead};
 use tokenwire_testkit::{
-    Audit, Call, EngineOptions, JsonLines, OpeningPlan, Reader, TestEngine, no_clocks, settle,
+    Audit, Call, EngineOptions, JsonLines, OpeningPlan, Reader, TestEngine, no_timeouts, settle,
 };
 use tokio::time::Instant;
 
@@ -36,7 +35,7 @@ fn engine() -> TestEngine {
     TestEngine::new(EngineOptions::default())
 }
 
-fn clocked(timeouts: Timeouts) -> TestEngine {
+fn engine_with_timeouts(timeouts: Timeouts) -> TestEngine {
     TestEngine::new(EngineOptions {
         timeouts,
         ..EngineOptions::default()
@@ -47,19 +46,19 @@ fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// Starts a generation and takes its call.
+/// Starts a generation and returns it with its upstream call.
 async fn begin(test: &TestEngine, body: &str) -> (Started, Call) {
     let started = test.start(body);
     let call = test.upstream.call().await;
     (started, call)
 }
 
-/// An answer of one word, whole.
+/// Sends a complete answer of one token.
 fn complete(call: &Call, text: &str) {
     call.token(text).finish("stop").done().end(BodyEnd::Clean);
 }
 
-/// Waits for the end and audits it; checks the status and the code or reason.
+/// Waits for the end, audits the generation, and checks its status and its code or reason.
 async fn ended(generation: &Arc<Generation>, status: &str, why: Option<&str>) -> Audit {
     generation.ended().await;
     let audit = Audit::of(generation);
@@ -74,7 +73,7 @@ async fn ended(generation: &Arc<Generation>, status: &str, why: Option<&str>) ->
 // === Endings ===
 
 #[tokio::test(start_paused = true)]
-async fn a_whole_answer_completes() {
+async fn complete_answer_ends_with_completed() {
     let test = engine();
     let (started, call) = begin(&test, CHAT).await;
     call.token("Hel")
@@ -88,7 +87,7 @@ async fn a_whole_answer_completes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upstream_that_never_waits_lets_others_have_their_turn() {
+async fn driver_yields_when_the_upstream_never_pauses() {
     let test = engine();
     let (started, call) = begin(&test, CHAT).await;
     let generation = started.guard.generation().clone();
@@ -108,7 +107,7 @@ async fn an_upstream_that_never_waits_lets_others_have_their_turn() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_never_pauses_is_given_up_like_any_other() {
+async fn driver_cancels_an_upstream_that_never_pauses() {
     let test = TestEngine::new(EngineOptions {
         grace: Duration::ZERO,
         ..EngineOptions::default()
@@ -122,18 +121,22 @@ async fn an_answer_that_never_pauses_is_given_up_like_any_other() {
     let audit = ended(&generation, "cancelled", None).await;
     assert!(
         audit.text.len() < 100,
-        "{} tokens were read that nobody wants",
+        "{} tokens were read without a reader",
         audit.text.len()
     );
     call.gone().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_event_is_there_before_the_upstream_is_asked() {
+async fn response_created_is_appended_before_the_upstream_is_asked() {
     let test = engine();
     test.upstream.plan(OpeningPlan::Hold);
     let started = test.start(CHAT);
-    assert_eq!(test.upstream.waiting(), 0, "its task has not run yet");
+    assert_eq!(
+        test.upstream.waiting(),
+        0,
+        "the generation's task has not run yet"
+    );
     let mut reader = Reader::new(started.guard, 0, Dialect::Responses);
     reader.read_now();
     let kinds: Vec<_> = reader
@@ -145,7 +148,7 @@ async fn the_first_event_is_there_before_the_upstream_is_asked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_background_generation_is_queued_first() {
+async fn background_generation_starts_queued() {
     let test = engine();
     let (started, call) = begin(&test, r#"{"input":"hi","background":true}"#).await;
     assert_eq!(started.guard.generation().status(), Status::Queued);
@@ -166,7 +169,7 @@ async fn a_background_generation_is_queued_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_is_a_failure_with_the_upstreams_words() {
+async fn upstream_error_response_ends_with_its_message() {
     let test = engine();
     test.upstream.plan(OpeningPlan::Hold);
     let (started, call) = begin(&test, CHAT).await;
@@ -188,7 +191,7 @@ async fn a_refusal_is_a_failure_with_the_upstreams_words() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_cannot_be_made_is_a_failure() {
+async fn connect_error_ends_with_failed() {
     let test = engine();
     test.upstream.plan(OpeningPlan::Hold);
     let (started, call) = begin(&test, CHAT).await;
@@ -205,7 +208,7 @@ async fn a_connection_that_cannot_be_made_is_a_failure() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_upstreams_head_is_told_to_those_who_wait_for_it() {
+async fn upstream_head_wakes_waiters() {
     let test = engine();
     test.upstream.plan(OpeningPlan::Hold);
     let (started, call) = begin(&test, CHAT).await;
@@ -221,7 +224,7 @@ async fn the_upstreams_head_is_told_to_those_who_wait_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_ends_too_early_is_a_failure() {
+async fn body_end_before_the_finish_ends_with_failed() {
     for end in [BodyEnd::Clean, BodyEnd::Broken] {
         for tokens in [0, 2] {
             let test = engine();
@@ -239,7 +242,7 @@ async fn a_body_that_ends_too_early_is_a_failure() {
             assert_eq!(
                 audit.text,
                 "x".repeat(tokens),
-                "what came before the cut is kept"
+                "the text before the cut is kept"
             );
             assert!(audit.chat.iter().all(|payload| payload != "[DONE]"));
         }
@@ -247,7 +250,7 @@ async fn a_body_that_ends_too_early_is_a_failure() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_ends_after_the_finish_is_whole() {
+async fn body_end_after_the_finish_completes() {
     for end in [BodyEnd::Clean, BodyEnd::Broken] {
         let test = engine();
         let (started, call) = begin(&test, CHAT).await;
@@ -257,7 +260,7 @@ async fn a_body_that_ends_after_the_finish_is_whole() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_cannot_be_decoded_is_a_failure() {
+async fn decode_error_ends_with_failed() {
     let test = engine();
     let (started, call) = begin(&test, CHAT).await;
     call.token("x").fail(ApiError::new(
@@ -273,7 +276,7 @@ async fn a_body_that_cannot_be_decoded_is_a_failure() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_no_chunk_is_a_failure() {
+async fn invalid_chunk_ends_with_failed() {
     for (bytes, code) in [
         (
             b"data: {\"choices\":[}\n\n".as_slice(),
@@ -295,7 +298,7 @@ async fn what_is_no_chunk_is_a_failure() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_ends_its_generation_and_no_other() {
+async fn panic_ends_only_its_own_generation() {
     let test = engine();
     let (bystander, other) = begin(&test, CHAT).await;
 
@@ -316,7 +319,7 @@ async fn a_panic_ends_its_generation_and_no_other() {
             .response_head()
             .now()
             .is_some_and(|result| result.is_err()),
-        "nobody may wait for a head for ever"
+        "a waiter for the head was not woken"
     );
     // Before it connects.
     test.upstream.plan(OpeningPlan::Panic);
@@ -334,7 +337,7 @@ async fn a_panic_ends_its_generation_and_no_other() {
 }
 
 #[test]
-fn a_runtime_that_stops_leaves_no_log_without_an_end() {
+fn stopped_runtime_seals_every_log() {
     let runtime = || {
         tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -364,7 +367,7 @@ fn a_runtime_that_stops_leaves_no_log_without_an_end() {
     let started = worker.block_on(async { begin(&test, CHAT).await.0 });
     drop(worker);
     check(&started);
-    // Before its task has run at all.
+    // Before its task has run.
     let worker = runtime();
     let started = worker.block_on(async { test.start(CHAT) });
     drop(worker);
@@ -375,14 +378,14 @@ fn a_runtime_that_stops_leaves_no_log_without_an_end() {
 // === Cancelling ===
 
 #[tokio::test(start_paused = true)]
-async fn cancelling_is_immediate_in_every_phase() {
+async fn cancel_takes_effect_at_once_in_every_phase() {
     // Before its task runs, while it connects, before the first token, between tokens, after the
     // finish.
     for phase in 0..5 {
-        let test = clocked(Timeouts {
+        let test = engine_with_timeouts(Timeouts {
             first_token: seconds(60),
             between_tokens: seconds(60),
-            ..no_clocks()
+            ..no_timeouts()
         });
         if phase < 2 {
             test.upstream.plan(OpeningPlan::Hold);
@@ -425,14 +428,14 @@ async fn cancelling_is_immediate_in_every_phase() {
         }
         assert!(
             generation.response_head().now().is_some(),
-            "nobody may wait for a head for ever"
+            "a waiter for the head was not woken"
         );
         generation.cancel();
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn cancelling_what_has_ended_changes_nothing() {
+async fn cancel_after_the_end_has_no_effect() {
     let test = engine();
     let (started, call) = begin(&test, CHAT).await;
     complete(&call, "x");
@@ -443,7 +446,7 @@ async fn cancelling_what_has_ended_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn deleting_stops_it_and_ends_every_wait() {
+async fn delete_stops_the_generation_and_wakes_waiters() {
     let test = engine();
     let (started, call) = begin(&test, CHAT).await;
     call.token("x");
@@ -464,22 +467,22 @@ async fn deleting_stops_it_and_ends_every_wait() {
             .find(&generation.meta().id, &Owner::Anonymous)
             .is_err()
     );
-    // A clock that is paused jumps to the end of this bound as soon as nothing else can happen.
+    // The paused clock jumps to the end of this timeout as soon as every task waits.
     assert!(
         tokio::time::timeout(seconds(3600), waiting).await.is_ok(),
-        "somebody waits for ever for the end of a deleted generation"
+        "a waiter for the end was not woken"
     );
 }
 
 // === Timeouts ===
 
 #[tokio::test(start_paused = true)]
-async fn the_first_token_has_its_clock() {
+async fn first_token_timeout_fails_the_generation() {
     for opened in [false, true] {
-        let test = clocked(Timeouts {
+        let test = engine_with_timeouts(Timeouts {
             first_token: seconds(10),
             between_tokens: seconds(1),
-            ..no_clocks()
+            ..no_timeouts()
         });
         test.upstream.plan(if opened {
             OpeningPlan::Answer
@@ -489,7 +492,7 @@ async fn the_first_token_has_its_clock() {
         let before = Instant::now();
         let (started, call) = begin(&test, CHAT).await;
         if opened {
-            // A chunk without a token does not stop this clock.
+            // A chunk without a token does not stop this timeout.
             call.data(r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#);
         }
         ended(
@@ -504,18 +507,18 @@ async fn the_first_token_has_its_clock() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn silence_between_tokens_has_its_clock() {
-    let test = clocked(Timeouts {
+async fn between_tokens_timeout_fails_the_generation() {
+    let test = engine_with_timeouts(Timeouts {
         first_token: seconds(100),
         between_tokens: seconds(10),
-        ..no_clocks()
+        ..no_timeouts()
     });
     let (started, call) = begin(&test, CHAT).await;
     for _ in 0..5 {
         tokio::time::sleep(seconds(9)).await;
         call.token("x");
     }
-    // Comments and empty chunks are no tokens.
+    // Comments and empty chunks are not tokens.
     tokio::time::sleep(seconds(5)).await;
     call.bytes(": keep-alive\n\n").data(r#"{"choices":[]}"#);
     let last = Instant::now() - seconds(5);
@@ -526,7 +529,7 @@ async fn silence_between_tokens_has_its_clock() {
     )
     .await;
     assert_eq!(audit.text, "xxxxx");
-    // A timer's grain is a millisecond.
+    // Timers have a resolution of a millisecond.
     assert!(
         (Instant::now() - last).abs_diff(seconds(10)) <= Duration::from_millis(2),
         "after {:?}",
@@ -535,30 +538,30 @@ async fn silence_between_tokens_has_its_clock() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_in_one_piece_knows_only_the_clock_of_the_whole() {
-    let test = clocked(Timeouts {
+async fn unstreamed_answer_is_subject_to_total_only() {
+    let test = engine_with_timeouts(Timeouts {
         first_token: seconds(1),
         between_tokens: seconds(1),
         total: seconds(60),
-        ..no_clocks()
+        ..no_timeouts()
     });
-    let whole = r#"{"messages":[{"role":"user","content":"hi"}]}"#;
-    let (patient, call) = begin(&test, whole).await;
+    let unstreamed = r#"{"messages":[{"role":"user","content":"hi"}]}"#;
+    let (within, call) = begin(&test, unstreamed).await;
     tokio::time::sleep(seconds(59)).await;
     call.document(r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"late"},"finish_reason":"stop"}]}"#)
         .end(BodyEnd::Clean);
-    let audit = ended(patient.guard.generation(), "completed", None).await;
+    let audit = ended(within.guard.generation(), "completed", None).await;
     assert_eq!(audit.text, "late");
-    let (late, _call) = begin(&test, whole).await;
+    let (late, _call) = begin(&test, unstreamed).await;
     ended(late.guard.generation(), "failed", Some("total_timeout")).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_whole_answer_has_its_clock() {
-    let test = clocked(Timeouts {
+async fn total_timeout_fails_the_generation() {
+    let test = engine_with_timeouts(Timeouts {
         between_tokens: seconds(10),
         total: seconds(60),
-        ..no_clocks()
+        ..no_timeouts()
     });
     let before = Instant::now();
     let (started, call) = begin(&test, CHAT).await;
@@ -572,7 +575,7 @@ async fn the_whole_answer_has_its_clock() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn clocks_of_zero_never_run_out() {
+async fn zero_disables_timeouts() {
     let test = engine();
     let (started, call) = begin(&test, CHAT).await;
     tokio::time::sleep(seconds(1_000_000)).await;
@@ -583,14 +586,14 @@ async fn clocks_of_zero_never_run_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn silence_after_the_finish_is_an_end() {
+async fn silence_after_the_finish_completes() {
     for (reason, status, why) in [
         ("stop", "completed", None),
         ("length", "incomplete", Some("max_output_tokens")),
     ] {
-        let test = clocked(Timeouts {
+        let test = engine_with_timeouts(Timeouts {
             between_tokens: seconds(60),
-            ..no_clocks()
+            ..no_timeouts()
         });
         let (started, call) = begin(&test, CHAT).await;
         call.token("x").finish(reason);
@@ -603,7 +606,7 @@ async fn silence_after_the_finish_is_an_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn usage_that_comes_late_is_waited_for() {
+async fn late_usage_after_the_finish_is_included() {
     let test = engine();
     let (started, call) = begin(&test, CHAT).await;
     call.token("x").finish("stop");
@@ -617,10 +620,10 @@ async fn usage_that_comes_late_is_waited_for() {
     assert_eq!(audit.object["usage"]["total_tokens"], 3);
 }
 
-// === Readers come and go ===
+// === Readers and grace ===
 
 #[tokio::test(start_paused = true)]
-async fn without_grace_the_last_reader_takes_it_along() {
+async fn zero_grace_cancels_with_the_last_reader() {
     for phase in 0..3 {
         let test = TestEngine::new(EngineOptions {
             grace: Duration::ZERO,
@@ -638,7 +641,7 @@ async fn without_grace_the_last_reader_takes_it_along() {
         let second = generation.attach();
         drop(started);
         settle().await;
-        assert!(!generation.is_over(), "somebody still reads it");
+        assert!(!generation.is_over(), "a reader is left");
         let before = Instant::now();
         drop(second);
         call.gone().await;
@@ -648,7 +651,7 @@ async fn without_grace_the_last_reader_takes_it_along() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_runs_on_for_its_grace() {
+async fn generation_runs_for_its_grace_without_readers() {
     let test = engine();
     let (started, call) = begin(&test, CHAT).await;
     call.token("x");
@@ -666,18 +669,18 @@ async fn it_runs_on_for_its_grace() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_that_comes_back_in_time_saves_it() {
+async fn reader_within_the_grace_keeps_the_generation() {
     let test = engine();
     let (started, call) = begin(&test, CHAT).await;
     let generation = started.guard.generation().clone();
     drop(started);
     tokio::time::sleep(seconds(29)).await;
-    let Resumption::Read { guard, .. } = test.engine.resume(&generation, Some(0)) else {
+    let Ok(Resumption::Read { guard, .. }) = resume(&test, &generation, Some(0)) else {
         panic!("there is something to read")
     };
     tokio::time::sleep(seconds(1000)).await;
     assert!(!generation.is_over());
-    // The next one to leave has the whole grace again, whatever was left of the last.
+    // When the next reader leaves, the full grace starts again.
     drop(guard);
     tokio::time::sleep(seconds(29)).await;
     assert!(!generation.is_over());
@@ -687,7 +690,7 @@ async fn a_reader_that_comes_back_in_time_saves_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tokens_do_not_prolong_the_grace() {
+async fn tokens_do_not_extend_the_grace() {
     let test = engine();
     let (started, call) = begin(&test, CHAT).await;
     let generation = started.guard.generation().clone();
@@ -696,7 +699,7 @@ async fn tokens_do_not_prolong_the_grace() {
     while !generation.is_over() {
         assert!(
             Instant::now() - before < seconds(31),
-            "it runs on although nobody reads"
+            "it still runs without a reader"
         );
         call.token("x");
         tokio::time::sleep(Duration::from_millis(250)).await;
@@ -705,7 +708,7 @@ async fn tokens_do_not_prolong_the_grace() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_background_generation_needs_no_reader() {
+async fn background_generation_runs_without_readers() {
     let test = TestEngine::new(EngineOptions {
         grace: Duration::ZERO,
         ..EngineOptions::default()
@@ -720,53 +723,59 @@ async fn a_background_generation_needs_no_reader() {
 
 // === Positions ===
 
+/// Applies the resume table to an EventSource.
+fn resume(
+    test: &TestEngine,
+    generation: &Arc<Generation>,
+    after: Option<u64>,
+) -> Result<Resumption, ApiError> {
+    test.engine
+        .read(generation.attach(), after, ReaderKind::EventSource)
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_position_says_what_a_reader_gets() {
+async fn resume_position_selects_the_result() {
     let test = engine();
     let (started, call) = begin(&test, CHAT).await;
     call.token("x");
     settle().await;
     let generation = started.guard.generation().clone();
     let next = generation.tail().unwrap().next.0;
-    let from = |resumption: Resumption| match resumption {
-        Resumption::Read { from, .. } => Ok(from.0),
+    let from = |resumption: Result<Resumption, ApiError>| match resumption {
+        Ok(Resumption::Read { from, .. }) => Ok(from.0),
         other => Err(format!("{other:?}")),
     };
-    assert_eq!(from(test.engine.resume(&generation, None)), Ok(0));
-    assert_eq!(from(test.engine.resume(&generation, Some(0))), Ok(1));
+    assert_eq!(from(resume(&test, &generation, None)), Ok(0));
+    assert_eq!(from(resume(&test, &generation, Some(0))), Ok(1));
     assert_eq!(
-        from(test.engine.resume(&generation, Some(next - 1))),
+        from(resume(&test, &generation, Some(next - 1))),
         Ok(next),
         "at the head there is something to wait for"
     );
-    for past in [next, next + 1, u64::MAX] {
-        let resumption = test.engine.resume(&generation, Some(past));
-        assert!(
-            matches!(resumption, Resumption::PastHead { head } if head.0 == next - 1),
-            "{past}: {resumption:?}"
-        );
+    for past in [next, next + 1] {
+        assert_eq!(from(resume(&test, &generation, Some(past))), Ok(past + 1));
     }
     complete(&call, "y");
     generation.ended().await;
     let next = generation.tail().unwrap().next.0;
     assert_eq!(
-        from(test.engine.resume(&generation, Some(next - 2))),
+        from(resume(&test, &generation, Some(next - 2))),
         Ok(next - 1)
     );
     assert!(matches!(
-        test.engine.resume(&generation, Some(next - 1)),
-        Resumption::NothingLeft
+        resume(&test, &generation, Some(next - 1)),
+        Ok(Resumption::NothingLeft { .. })
     ));
     assert!(matches!(
-        test.engine.resume(&generation, Some(next)),
-        Resumption::PastHead { .. }
+        resume(&test, &generation, Some(next)),
+        Ok(Resumption::Reset { .. })
     ));
 }
 
 // === Bounds ===
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_over_its_bound_ends() {
+async fn answer_over_the_size_limit_fails() {
     for limits in [
         LogLimits {
             bytes: 4096,
@@ -787,14 +796,17 @@ async fn an_answer_over_its_bound_ends() {
             call.token("some words ");
         }
         let audit = ended(&generation, "failed", Some("stream_too_large")).await;
-        assert!(audit.text.starts_with("some words "), "what fitted is kept");
+        assert!(
+            audit.text.starts_with("some words "),
+            "records below the limit are kept"
+        );
         assert!(generation.log().memory_size() < 16 * 1024);
         call.gone().await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn as_many_run_as_may() {
+async fn open_generations_are_limited() {
     let mut options = EngineOptions::default();
     options.retention.max_open = 2;
     let test = TestEngine::new(options);
@@ -813,7 +825,7 @@ async fn as_many_run_as_may() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn memory_that_running_ones_hold_is_not_taken_from_them() {
+async fn running_generations_are_not_evicted_under_pressure() {
     let mut options = EngineOptions::default();
     options.retention.max_memory = 64 * 1024;
     let test = TestEngine::new(options);
@@ -826,7 +838,7 @@ async fn memory_that_running_ones_hold_is_not_taken_from_them() {
     assert!(error.is(ErrorCode::Overloaded), "{error:?}");
     call.finish("stop").done().end(BodyEnd::Clean);
     let mut reader = Reader::new(started.guard, 0, Dialect::Responses);
-    // Its end is the moment from which it may be dropped; what was read before that is whole.
+    // It may be dropped from its end on. A reader before that gets everything.
     let _ = reader.read_to_end().await;
     settle().await;
     assert!(
@@ -838,7 +850,7 @@ async fn memory_that_running_ones_hold_is_not_taken_from_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_closed_engine_starts_nothing() {
+async fn closed_engine_refuses_starts() {
     let test = engine();
     let (started, call) = begin(&test, CHAT).await;
     test.engine.registry().close();
@@ -854,7 +866,7 @@ async fn a_closed_engine_starts_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_cannot_be_planned_takes_no_place() {
+async fn refused_request_takes_no_slot() {
     let test = engine();
     for body in [
         r#"{"input":"hi","model":"unknown"}"#,
@@ -868,24 +880,24 @@ async fn a_request_that_cannot_be_planned_takes_no_place() {
     );
 }
 
-// === Keeping ===
+// === Retention ===
 
 fn find(test: &TestEngine, generation: &Generation) -> Result<Arc<Generation>, ApiError> {
     test.engine.find(&generation.meta().id, &Owner::Anonymous)
 }
 
-/// A finished generation without anybody who holds on to it but the test.
+/// Returns a finished generation that only the test holds.
 async fn finished(test: &TestEngine, body: &str, text: &str) -> Arc<Generation> {
     let (started, call) = begin(test, body).await;
     complete(&call, text);
     started.guard.generation().ended().await;
-    // Its task has still to tell the registry.
+    // Its task has yet to notify the registry.
     settle().await;
     started.guard.generation().clone()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_log_goes_before_its_response_object() {
+async fn log_is_dropped_before_its_response_object() {
     let test = engine();
     let generation = finished(&test, CHAT, "x").await;
     let last = generation.tail().unwrap().next.0 - 1;
@@ -894,31 +906,31 @@ async fn a_log_goes_before_its_response_object() {
     tokio::time::sleep(seconds(590)).await;
     test.engine.registry().sweep(Instant::now());
     assert!(matches!(
-        test.engine.resume(&generation, None),
-        Resumption::Read { .. }
+        resume(&test, &generation, None),
+        Ok(Resumption::Read { .. })
     ));
 
     tokio::time::sleep(seconds(10)).await;
     test.engine.registry().sweep(Instant::now());
     assert!(matches!(
-        test.engine.resume(&generation, None),
-        Resumption::LogGone
+        resume(&test, &generation, None),
+        Ok(Resumption::Reset { .. })
     ));
     assert!(matches!(
-        test.engine.resume(&generation, Some(1)),
-        Resumption::LogGone
+        resume(&test, &generation, Some(1)),
+        Ok(Resumption::Reset { .. })
     ));
     assert!(
         matches!(
-            test.engine.resume(&generation, Some(last)),
-            Resumption::NothingLeft
+            resume(&test, &generation, Some(last)),
+            Ok(Resumption::NothingLeft { .. })
         ),
         "who has seen the end needs nothing more"
     );
     assert_eq!(
         find(&test, &generation).unwrap().response_json(),
         object,
-        "the object outlives its log whole"
+        "the complete object outlives its log"
     );
     assert_eq!(test.account.used(), 0);
     assert!(test.engine.registry().used() > 0);
@@ -937,7 +949,7 @@ async fn a_log_goes_before_its_response_object() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_stored_goes_with_its_log() {
+async fn unstored_response_is_dropped_with_its_log() {
     let test = engine();
     let generation = finished(&test, r#"{"input":"hi","store":false}"#, "x").await;
     assert!(find(&test, &generation).is_ok());
@@ -951,7 +963,7 @@ async fn what_is_not_stored_goes_with_its_log() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_runs_is_never_swept() {
+async fn running_generation_is_never_swept() {
     let test = engine();
     let (started, call) = begin(&test, CHAT).await;
     tokio::time::sleep(seconds(1_000_000)).await;
@@ -962,7 +974,7 @@ async fn what_runs_is_never_swept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn under_pressure_the_oldest_finished_log_goes_first() {
+async fn oldest_finished_log_is_evicted_first() {
     let mut options = EngineOptions::default();
     options.retention.max_memory = 200 * 1024;
     let test = TestEngine::new(options);
@@ -995,18 +1007,21 @@ async fn under_pressure_the_oldest_finished_log_goes_first() {
         objects[first_object..].iter().all(|kept| *kept),
         "not the oldest first: {objects:?}"
     );
-    assert!(first_object <= first_kept, "an object goes before its log");
+    assert!(
+        first_object <= first_kept,
+        "an object was dropped before its log"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn readers_of_a_dropped_log_are_told() {
+async fn readers_of_an_expired_log_get_an_error() {
     let mut options = EngineOptions::default();
     options.retention.max_memory = 200 * 1024;
     let test = TestEngine::new(options);
     let first = finished(&test, CHAT, &"x".repeat(30_000)).await;
     let mut reader = Reader::new(first.attach(), 0, Dialect::Responses);
     assert!(reader.read_piece());
-    assert_eq!(reader.end(), None, "it stands in the middle");
+    assert_eq!(reader.end(), None, "the reader is not at the end");
     for _ in 0..8 {
         finished(&test, CHAT, &"x".repeat(30_000)).await;
     }
@@ -1014,7 +1029,7 @@ async fn readers_of_a_dropped_log_are_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn deleting_gives_all_memory_back() {
+async fn delete_releases_all_memory() {
     let test = engine();
     let generation = finished(&test, CHAT, "x").await;
     assert!(test.engine.registry().used() > 0);
@@ -1050,7 +1065,7 @@ fn owned(body: &str, owner: &str) -> StartRequest {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_owners_streams_do_not_exist_for_another() {
+async fn streams_of_another_owner_are_not_found() {
     let test = engine();
     let started = test.engine.start(owned(RESPONSES, "alice")).unwrap();
     let call = test.upstream.call().await;
@@ -1083,7 +1098,7 @@ fn keyed(body: &str, key: &str) -> StartRequest {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_same_key_attaches_to_the_same_generation() {
+async fn repeated_key_attaches_to_the_same_generation() {
     let test = engine();
     let first = test.engine.start(keyed(CHAT, "k")).unwrap();
     let again = test.engine.start(keyed(CHAT, "k")).unwrap();
@@ -1101,7 +1116,7 @@ async fn the_same_key_attaches_to_the_same_generation() {
         "as long as its response object lives"
     );
     assert_eq!(test.upstream.waiting(), 0, "the upstream was asked twice");
-    // Its reader counts: the first may leave.
+    // The second reader keeps it running when the first leaves.
     let generation = first.guard.generation().clone();
     drop(first);
     drop(again);
@@ -1110,7 +1125,7 @@ async fn the_same_key_attaches_to_the_same_generation() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_is_one_owners_one_routes_and_one_bodys() {
+async fn key_is_scoped_to_owner_route_and_body() {
     let test = engine();
     let first = test.engine.start(keyed(CHAT, "k")).unwrap();
     let other_body = r#"{"messages":[{"role":"user","content":"ho"}]}"#;
@@ -1137,7 +1152,7 @@ async fn a_key_is_one_owners_one_routes_and_one_bodys() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_lives_as_long_as_its_response_object() {
+async fn key_lives_as_long_as_the_response_object() {
     let test = engine();
     let first = test.engine.start(keyed(CHAT, "k")).unwrap();
     complete(&test.upstream.call().await, "x");
@@ -1154,7 +1169,7 @@ async fn a_key_lives_as_long_as_its_response_object() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_before_the_first_chunk_releases_the_key() {
+async fn failure_before_the_first_chunk_releases_the_key() {
     let refused = |call: &Call| {
         call.refuse(OpenError::Failed(ApiError::new(
             ErrorCode::UpstreamUnreachable,
@@ -1183,7 +1198,7 @@ async fn a_failure_before_the_first_chunk_releases_the_key() {
                 .start(keyed(body, "k"))
                 .unwrap_or_else(|error| panic!("{what}: {error:?}"));
             assert!(again.fresh, "{what}");
-            // Removing the failed one must not take the key from the new one.
+            // Removing the failed generation must not release the new one's key.
             test.engine.delete(first.guard.generation());
             assert!(
                 !test.engine.start(keyed(body, "k")).unwrap().fresh,
@@ -1194,7 +1209,7 @@ async fn a_failure_before_the_first_chunk_releases_the_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_later_failure_keeps_the_key() {
+async fn failure_after_the_first_chunk_keeps_the_key() {
     let test = engine();
     let first = test.engine.start(keyed(CHAT, "k")).unwrap();
     test.upstream.call().await.token("x").end(BodyEnd::Broken);
@@ -1206,7 +1221,7 @@ async fn a_later_failure_keeps_the_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_that_fails_releases_the_key() {
+async fn failed_start_releases_the_key() {
     let test = engine();
     for _ in 0..2 {
         let error = test
@@ -1219,7 +1234,7 @@ async fn a_start_that_fails_releases_the_key() {
 }
 
 #[test]
-fn of_concurrent_requests_with_one_key_one_starts() {
+fn concurrent_requests_with_one_key_start_once() {
     let test = Arc::new(engine());
     let barrier = Arc::new(std::sync::Barrier::new(8));
     let workers: Vec<_> = (0..8)
@@ -1232,12 +1247,12 @@ fn of_concurrent_requests_with_one_key_one_starts() {
                     .unwrap();
                 runtime.block_on(async {
                     barrier.wait();
-                    // While another is just starting it the answer is to come back; clients do.
+                    // While another thread starts it, the answer is to retry.
                     loop {
                         match test.engine.start(keyed(CHAT, "k")) {
                             Ok(started) => {
-                                // A worker that stops takes its generation along, and that would
-                                // free the key.
+                                // A runtime that stops ends its generation, which would release
+                                // the key.
                                 barrier.wait();
                                 return (
                                     started.fresh,
@@ -1263,7 +1278,7 @@ fn of_concurrent_requests_with_one_key_one_starts() {
 // === Secrets ===
 
 #[tokio::test(start_paused = true)]
-async fn no_debug_shows_what_was_said() {
+async fn debug_shows_no_contents() {
     let test = engine();
     let (started, call) = begin(
         &test,
@@ -1305,7 +1320,7 @@ async fn no_debug_shows_what_was_said() {
         !shown.contains("hush") && !shown.contains(&bytes),
         "{shown}"
     );
-    assert!(shown.contains("Generation"), "the test looks at nothing");
+    assert!(shown.contains("Generation"), "the output is empty");
 }
 
 // === Conversations ===
@@ -1315,7 +1330,7 @@ fn after(id: &GenerationId) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_successor_sends_the_whole_conversation_in_order() {
+async fn next_turn_sends_the_conversation_in_order() {
     let test = engine();
     let mut previous: Option<GenerationId> = None;
     let mut call = None;
@@ -1331,7 +1346,7 @@ async fn a_successor_sends_the_whole_conversation_in_order() {
         call = Some(asked);
     }
     let body = call.unwrap().body();
-    let said: Vec<(String, String)> = body["messages"]
+    let messages: Vec<(String, String)> = body["messages"]
         .as_array()
         .unwrap()
         .iter()
@@ -1350,7 +1365,7 @@ async fn a_successor_sends_the_whole_conversation_in_order() {
         ("user", "question 2"),
     ];
     assert_eq!(
-        said,
+        messages,
         turns.map(|(role, text)| (role.to_owned(), text.to_owned()))
     );
     assert!(
@@ -1359,7 +1374,7 @@ async fn a_successor_sends_the_whole_conversation_in_order() {
     );
 }
 
-/// A message's content, which may be a string or a list of parts.
+/// Returns the text of a message's content, a string or a list of parts.
 fn plain(content: &Value) -> String {
     match content {
         Value::String(text) => text.clone(),
@@ -1367,12 +1382,12 @@ fn plain(content: &Value) -> String {
             .iter()
             .map(|part| part["text"].as_str().unwrap())
             .collect(),
-        other => panic!("not a content: {other}"),
+        other => panic!("not a valid content: {other}"),
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_conversation_outlives_the_log() {
+async fn conversation_outlives_the_log() {
     let test = engine();
     let first = finished(&test, RESPONSES, "x").await;
     tokio::time::sleep(seconds(700)).await;
@@ -1388,7 +1403,7 @@ async fn a_conversation_outlives_the_log() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_predecessor_must_be_there_ended_and_stored() {
+async fn previous_response_must_exist_have_ended_and_be_stored() {
     let test = engine();
     let refused = |id: &GenerationId, code: ErrorCode| {
         let error = test.try_start(&after(id)).unwrap_err();
@@ -1434,7 +1449,7 @@ async fn a_predecessor_must_be_there_ended_and_stored() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_cut_by_its_length_can_be_built_on() {
+async fn incomplete_answer_can_be_continued() {
     let test = engine();
     let (started, call) = begin(&test, RESPONSES).await;
     call.token("half")
@@ -1449,7 +1464,7 @@ async fn an_answer_cut_by_its_length_can_be_built_on() {
 // === Upstreams that speak Responses ===
 
 #[tokio::test(start_paused = true)]
-async fn a_responses_upstream_is_relayed_under_our_ids() {
+async fn responses_upstream_is_relayed_with_gateway_ids() {
     let test = TestEngine::new(EngineOptions {
         api: Api::Responses,
         ..EngineOptions::default()
@@ -1490,7 +1505,7 @@ async fn a_responses_upstream_is_relayed_under_our_ids() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_responses_upstream_that_says_no_more_has_failed() {
+async fn responses_upstream_end_without_terminal_event_fails() {
     for (last, code) in [
         (None, "upstream_truncated"),
         (
@@ -1521,7 +1536,7 @@ async fn a_responses_upstream_that_says_no_more_has_failed() {
 // === Sharing ===
 
 #[tokio::test(start_paused = true)]
-async fn what_another_reader_encoded_is_taken_only_as_far_as_one_has_read() {
+async fn cached_frames_beyond_the_read_position_are_not_used() {
     let test = engine();
     let (started, call) = begin(&test, CHAT).await;
     let generation = started.guard.generation();
@@ -1532,16 +1547,20 @@ async fn what_another_reader_encoded_is_taken_only_as_far_as_one_has_read() {
     first.read_piece();
     call.token("b");
     settle().await;
-    // Reads up to "b", and gives out what the first has encoded, which ends before it.
+    // Reads up to "b", and returns what the first reader has encoded, which ends before it.
     second.read_piece();
     call.token("c");
     settle().await;
-    // Encodes "b" and "c" as one piece.
+    // Encodes "b" and "c" as one entry.
     first.read_piece();
     second.read_now();
     for reader in [first, second] {
         let numbers: Vec<u64> = reader.lines().iter().map(|line| line.seq).collect();
         let last = generation.tail().unwrap().next.0;
-        assert_eq!(numbers, (0..last).collect::<Vec<_>>(), "a gap or a double");
+        assert_eq!(
+            numbers,
+            (0..last).collect::<Vec<_>>(),
+            "a number is missing or repeated"
+        );
     }
 }

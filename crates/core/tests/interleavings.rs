@@ -1,6 +1,6 @@
-//! The memory log's wake-ups under a model checker: whatever order its threads run in, no reader
-//! sleeps through an append, a seal or an expiry. A lost wake-up shows as a deadlock, which shuttle
-//! reports with the schedule that leads to it.
+//! The memory log's wake-ups under a model checker. In every order of its threads an append, a seal
+//! and an expiry wake the waiting readers. A lost wake-up is a deadlock, which shuttle reports with
+//! the schedule that leads to it.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -25,23 +25,22 @@ const LIMITS: LogLimits = LogLimits {
     events: 1 << 20,
 };
 const SCHEDULES: usize = 3000;
-/// Preemptions that the second strategy spreads over a run: few suffice for nearly every bug of
-/// this kind.
+/// Preemptions per run in the second strategy. Few suffice for nearly every bug of this kind.
 const DEPTH: usize = 4;
 
-/// A lock whose every step the checker sees.
+/// A lock whose steps the checker can schedule.
 struct CheckedLock(AtomicBool);
 
 // SAFETY: `lock` and `try_lock` succeed for one holder at a time, since the swap gives `false` to
 // one only until `unlock`.
 #[allow(
     unsafe_code,
-    reason = "a lock of the checker's own is what lets it see the log's steps; this is a test"
+    reason = "RawMutex is an unsafe trait, and the checker needs a lock that it can schedule"
 )]
 unsafe impl lock_api::RawMutex for CheckedLock {
     #[allow(
         clippy::declare_interior_mutable_const,
-        reason = "the trait asks for it as the initial value"
+        reason = "the trait requires it as the initial value"
     )]
     const INIT: Self = Self(AtomicBool::new(false));
     type GuardMarker = lock_api::GuardSend;
@@ -76,7 +75,7 @@ fn one(seq: u64) -> RecordBatch {
     batch
 }
 
-/// Reads until the end; gives the numbers of the events and how it ended.
+/// Reads until the end. Returns the numbers of the events and the result.
 fn follow(log: Arc<dyn TokenLog>, from: u64) -> (Vec<u64>, Result<(), ReadError>) {
     let mut reader = LogReader::new(log, Seq(from));
     let mut batch = RecordBatch::default();
@@ -98,7 +97,7 @@ fn check(scenario: fn()) {
 }
 
 #[test]
-fn readers_follow_a_writer_to_the_seal() {
+fn readers_receive_all_records_until_the_seal() {
     check(|| {
         let (log, account) = log();
         let readers: Vec<_> = [0, 0, 2]
@@ -125,7 +124,7 @@ fn readers_follow_a_writer_to_the_seal() {
 }
 
 #[test]
-fn expiry_reaches_every_reader() {
+fn expiry_wakes_every_reader() {
     check(|| {
         let (log, account) = log();
         let readers: Vec<_> = (0..2)
@@ -153,14 +152,14 @@ fn expiry_reaches_every_reader() {
         let appended = writer.join().unwrap();
         assert!(
             appended.is_sorted_by_key(|result| result.is_err()),
-            "an append after the expiry: {appended:?}"
+            "an append succeeded after the expiry: {appended:?}"
         );
         assert_eq!(account.used(), 0, "an expired log holds memory");
     });
 }
 
 #[test]
-fn a_reader_that_leaves_takes_nobody_elses_wake_up_along() {
+fn leaving_reader_does_not_consume_another_readers_wake_up() {
     check(|| {
         let (log, _) = log();
         let stayer = thread::spawn({
@@ -170,7 +169,7 @@ fn a_reader_that_leaves_takes_nobody_elses_wake_up_along() {
         let leaver = thread::spawn({
             let log = log.clone();
             move || {
-                // Waits once, then goes; another takes its place.
+                // Registers a waker and leaves; the second takes the same slot.
                 for _ in 0..2 {
                     let mut reader = LogReader::new(log.clone(), Seq(0));
                     let poll = reader.poll_read(
@@ -190,7 +189,7 @@ fn a_reader_that_leaves_takes_nobody_elses_wake_up_along() {
 }
 
 #[test]
-fn a_take_over_lets_one_writer_through() {
+fn take_over_fences_the_earlier_writer() {
     check(|| {
         let (log, _) = log();
         let stale = thread::spawn({

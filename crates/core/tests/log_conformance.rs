@@ -1,4 +1,4 @@
-//! The memory log keeps every promise of a token log.
+//! The memory log passes the conformance suite.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -18,7 +18,7 @@ tokenwire_testkit::log_conformance!(|limits: LogLimits| Arc::new(MemoryLog::new(
 )));
 
 #[test]
-fn the_account_is_what_the_logs_weigh() {
+fn memory_account_equals_the_size_of_all_logs() {
     let account = MemoryAccount::default();
     let limits = LogLimits {
         bytes: 1 << 20,

@@ -1,6 +1,6 @@
-//! Anything, in any order: generations that write, readers that come, stall, leave and come back,
-//! ends of every kind, clocks, eviction and deletion. Against it stands what was sent: every reader
-//! gets exactly that from its position on.
+//! Random steps in random order: generations that write, readers that attach, stall, detach and
+//! resume, ends of every kind, timeouts, eviction and deletion. The model is what the upstream
+//! sent: every reader gets exactly that from its position on.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -14,14 +14,15 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tokenwire_core::dialect::Dialect;
-use tokenwire_core::engine::{Resumption, Retention};
+use tokenwire_core::engine::{ReaderKind, Resumption, Retention};
 use tokenwire_core::generation::{Generation, SubscriptionError};
 use tokenwire_core::log::LogLimits;
+use tokenwire_core::model::error::ErrorCode;
 use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_testkit::{Audit, Call, EngineOptions, Line, Reader, TestEngine, settle};
 use tokio::time::Instant;
 
-/// One thing that happens. Numbers are taken modulo what there is.
+/// One step. Indexes are taken modulo the number of subjects or followers.
 #[derive(Clone, Debug)]
 enum Step {
     Start {
@@ -66,7 +67,7 @@ enum Step {
     },
 }
 
-/// What the upstream says: the way by template, the ways around it, and what is no token.
+/// What the upstream sends: chunks that match a template, others, and events without tokens.
 #[derive(Clone, Debug)]
 enum Chunk {
     Text(String),
@@ -134,7 +135,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A generation, and what its upstream has said so far.
+/// A generation, and what its upstream has sent so far.
 struct Subject {
     generation: Arc<Generation>,
     call: Call,
@@ -142,15 +143,15 @@ struct Subject {
     over: bool,
 }
 
-/// A reader over all its connections.
+/// One client over all its connections.
 struct Follower {
     subject: usize,
     dialect: Dialect,
     from: u64,
-    /// What it has kept from the connections before this one.
+    /// Frames kept from earlier connections.
     kept: Vec<Line>,
     reader: Option<Reader>,
-    /// It learned that there is nothing more: at the end, or because the log is gone.
+    /// Whether it saw the end, or learned that the log is gone.
     end: Option<Result<(), SubscriptionError>>,
 }
 
@@ -287,7 +288,7 @@ impl World {
         };
         let generation = &self.subjects[index].generation;
         let Ok(tail) = generation.tail() else { return };
-        // Bare text has no numbers: who reads it to compare it begins at the start.
+        // The text dialect has no numbers, so it is read from the start.
         let from = if dialect == Dialect::Text {
             0
         } else {
@@ -310,7 +311,7 @@ impl World {
         }
     }
 
-    /// The reader goes, forgets what it saw after some position, and comes back there.
+    /// Detaches the reader, forgets the frames after some position, and resumes there.
     fn resume(&mut self, index: usize, at: Option<usize>) {
         let follower = &mut self.followers[index];
         if follower.dialect == Dialect::Text {
@@ -327,15 +328,16 @@ impl World {
             .retain(|line| after.is_some_and(|after| line.seq <= after));
         let after = after.or(follower.from.checked_sub(1));
         let generation = &self.subjects[follower.subject].generation;
-        match self.test.engine.resume(generation, after) {
-            Resumption::Read { guard, from } => {
+        let (guard, kind) = (generation.attach(), ReaderKind::Sdk);
+        match self.test.engine.read(guard, after, kind) {
+            Ok(Resumption::Read { guard, from }) => {
                 follower.reader = Some(Reader::new(guard, from.0, follower.dialect))
             }
-            Resumption::NothingLeft => follower.end = Some(Ok(())),
-            Resumption::LogGone => follower.end = Some(Err(SubscriptionError::Expired)),
-            Resumption::PastHead { head } => {
-                panic!("a position that was seen ({after:?}) lies past the head {head}")
+            Ok(Resumption::NothingLeft { .. }) => follower.end = Some(Ok(())),
+            Err(error) if error.is(ErrorCode::PositionGone) => {
+                follower.end = Some(Err(SubscriptionError::Expired));
             }
+            other => panic!("a position that was seen ({after:?}) gives {other:?}"),
         }
     }
 
@@ -353,7 +355,7 @@ impl World {
         assert!(self.test.engine.registry().used() >= weights);
     }
 
-    /// Ends everything, lets everybody read to the end, and compares.
+    /// Ends everything, reads every follower to the end, and compares.
     async fn finish(mut self) {
         for subject in &mut self.subjects {
             subject.end(How::Cut);
@@ -380,7 +382,7 @@ impl World {
 
     fn compare(&self, index: usize) {
         let subject = &self.subjects[index];
-        // What stands there, if it still does, from somebody who reads it all at once.
+        // The complete stream, if the log is still there.
         let audit = subject
             .generation
             .tail()
@@ -400,7 +402,7 @@ impl World {
                 Dialect::Text => {
                     let text: String = lines.iter().map(|line| line.data.as_str()).collect();
                     if let Some(audit) = &audit {
-                        // One who left has what there was until then.
+                        // A detached reader has a prefix.
                         assert!(
                             audit.text.starts_with(&text)
                                 && (follower.end.is_none() || audit.text == text),
@@ -412,7 +414,11 @@ impl World {
                 }
                 Dialect::Responses => {
                     for (place, line) in lines.iter().enumerate() {
-                        assert_eq!(line.seq, follower.from + place as u64, "a gap or a double");
+                        assert_eq!(
+                            line.seq,
+                            follower.from + place as u64,
+                            "a number is missing or repeated"
+                        );
                     }
                 }
                 Dialect::Chat => {
@@ -421,7 +427,7 @@ impl World {
                 }
             }
             if let (Some(audit), Some(Ok(()))) = (&audit, follower.end) {
-                let all = whole(&subject.generation, follower.dialect);
+                let all = read_all(&subject.generation, follower.dialect);
                 let expected: Vec<Line> = all
                     .into_iter()
                     .filter(|line| line.seq >= follower.from)
@@ -440,8 +446,7 @@ impl World {
                 "{:?} although the log is there",
                 follower.end
             );
-            // Readers agree on every event that both have seen, whether or not the log outlived
-            // them.
+            // Readers agree on every event that both have seen, also after the log expired.
             let mut by_seq: BTreeMap<u64, Vec<Line>> = BTreeMap::new();
             for line in lines {
                 by_seq.entry(line.seq).or_default().push(line);
@@ -450,7 +455,7 @@ impl World {
                 let known = seen
                     .entry((Numbered::of(follower.dialect), seq))
                     .or_insert_with(|| frames.clone());
-                assert_eq!(*known, frames, "two readers saw different things at {seq}");
+                assert_eq!(*known, frames, "two readers saw different frames at {seq}");
             }
         }
     }
@@ -462,7 +467,7 @@ impl World {
             followers,
         } = self;
         drop(followers);
-        // A finished body is drained for a moment, so that its connection can be used again.
+        // A finished body is drained for up to 100 ms.
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(
             test.engine.registry().open(),
@@ -498,7 +503,7 @@ impl Numbered {
     }
 }
 
-fn whole(generation: &Arc<Generation>, dialect: Dialect) -> Vec<Line> {
+fn read_all(generation: &Arc<Generation>, dialect: Dialect) -> Vec<Line> {
     let mut reader = Reader::new(generation.attach(), 0, dialect);
     reader.read_now();
     reader.lines()
@@ -576,29 +581,29 @@ impl Subject {
         }
     }
 
-    /// A chat client has what was sent, as far as it was read, and one word about the end.
+    /// A chat client has the chunks that were sent, as far as they were read, and the end.
     fn check_payloads(&self, audit: &Audit) {
-        let last = audit.chat.last().expect("the end is told");
-        let said = if self.payloads.contains(last) {
+        let last = audit.chat.last().expect("there is a last frame");
+        let sent = if self.payloads.contains(last) {
             audit.chat.as_slice()
         } else {
             &audit.chat[..audit.chat.len() - 1]
         };
         assert!(
-            self.payloads.starts_with(said),
-            "{said:?} is not what was sent: {:?}",
+            self.payloads.starts_with(sent),
+            "{sent:?} is not what was sent: {:?}",
             self.payloads
         );
         if matches!(
             audit.object["status"].as_str(),
             Some("completed" | "incomplete")
         ) {
-            assert_eq!((said.len(), last.as_str()), (self.payloads.len(), "[DONE]"));
+            assert_eq!((sent.len(), last.as_str()), (self.payloads.len(), "[DONE]"));
         } else {
             assert!(last.contains(r#""error""#), "{last}");
         }
         let mut text = String::new();
-        for payload in said {
+        for payload in sent {
             let chunk: serde_json::Value = serde_json::from_str(payload).unwrap();
             text.push_str(
                 chunk["choices"][0]["delta"]["content"]
@@ -614,7 +619,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_reader_gets_everything_from_its_position_on(steps in prop::collection::vec(step(), 1..80)) {
+    fn readers_receive_every_event_after_their_position(steps in prop::collection::vec(step(), 1..80)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
             let mut world = World::new();

@@ -1,5 +1,4 @@
-//! Responses requests over an upstream that speaks Responses: nothing changes on the way but the
-//! ids and numbers that are ours.
+//! Responses requests over a Responses upstream: only ids and numbers are replaced.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -21,7 +20,7 @@ fn engine() -> TestEngine {
     })
 }
 
-/// The payloads of the responses dialect, byte for byte.
+/// Returns the payloads of the responses dialect, byte for byte.
 fn payloads(generation: &std::sync::Arc<Generation>) -> Vec<String> {
     let mut reader = Reader::new(generation.attach(), 0, Dialect::Responses);
     reader.read_now();
@@ -29,7 +28,7 @@ fn payloads(generation: &std::sync::Arc<Generation>) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_byte_of_an_event_stays_but_for_its_number() {
+async fn event_bytes_are_relayed_except_the_number() {
     // Odd spellings, unknown members and unknown types; `N` stands for the number.
     let events = [
         r#"{"type":"response.output_item.added","sequence_number":N,"output_index":0,"item":{"id":"ws_1","type":"web_search_call","status":"in_progress","x":1.50}}"#,
@@ -44,7 +43,7 @@ async fn every_byte_of_an_event_stays_but_for_its_number() {
     let call = test.upstream.call().await;
     call.data(r#"{"type":"response.created","sequence_number":0,"response":{"id":"resp_theirs","status":"in_progress","output":[]}}"#);
     for (number, event) in events.iter().enumerate() {
-        // Their numbers are others.
+        // The upstream's numbers differ.
         call.data(&event.replace('N', &(number * 3 + 90).to_string()));
     }
     call.data(r#"{"type":"response.completed","response":{"id":"resp_theirs","status":"completed","output":[]}}"#).end(BodyEnd::Clean);
@@ -59,7 +58,7 @@ async fn every_byte_of_an_event_stays_but_for_its_number() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_byte_of_the_response_object_stays_but_for_its_ids() {
+async fn response_object_bytes_are_relayed_except_the_ids() {
     let object = |id: &str, previous: &str, status: &str| {
         format!(
             r#"{{"object":"response","id":"{id}","status":"{status}","previous_response_id":{previous},"output":[{{"id":"ws_1","type":"web_search_call","status":"completed","x":1.50}}],"tools":[{{"type":"web_search","filters":null}}],"usage":{{"input_tokens":1,"output_tokens":1,"total_tokens":2,"cost":0.10}},"of_theirs":{{"id":"kept"}}}}"#
@@ -83,8 +82,7 @@ async fn every_byte_of_the_response_object_stays_but_for_its_ids() {
 
     let second = test.start(&json!({"input": "two", "previous_response_id": id}).to_string());
     let call = test.upstream.call().await;
-    // The history goes up instead of an id that the upstream does not know, the built-in tool's
-    // item with it.
+    // The history is sent instead of an id unknown to the upstream, with the built-in tool's item.
     let asked = call.body();
     assert!(asked.get("previous_response_id").is_none());
     let kinds: Vec<&str> = asked["input"]
@@ -124,7 +122,7 @@ async fn every_byte_of_the_response_object_stays_but_for_its_ids() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn built_in_tools_and_unknown_members_go_up() {
+async fn built_in_tools_and_unknown_members_are_sent_upstream() {
     let ask = json!({"model": "m", "input": [{"role": "user", "content": "hi"}, {"type": "of_the_future", "x": 1}],
         "tools": [{"type": "web_search", "search_context_size": "low"}, {"type": "mcp", "server_label": "s", "server_url": "https://e.org"}],
         "tool_choice": {"type": "web_search"}, "include": ["web_search_call.action.sources"], "truncation": "auto",

@@ -1,7 +1,6 @@
-//! Not asking twice: who shares an answer with whom, what becomes of it when the one who asked
-//! goes, and what is kept.
+//! Sharing of answers: coalescing, leaders that end early, and the cache.
 //!
-//! The clock is tokio's paused one: it moves only when every task waits.
+//! Time is tokio's paused clock: it moves only when every task waits.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -27,7 +26,7 @@ use tokenwire_core::model::snapshot::{Api, Status};
 use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_core::upstream::{OpenError, Refusal, Timeouts, UpstreamHead};
 use tokenwire_testkit::{
-    Audit, Call, EngineOptions, OpeningPlan, Reader, TestEngine, no_clocks, settle,
+    Audit, Call, EngineOptions, OpeningPlan, Reader, TestEngine, no_timeouts, settle,
 };
 use tokio::time::Instant;
 
@@ -67,21 +66,21 @@ fn complete(call: &Call, text: &str) {
     call.token(text).finish("stop").done().end(BodyEnd::Clean);
 }
 
-/// Starts a generation that is followed by nobody yet, and takes its call.
+/// Starts a leader, and takes its call.
 async fn lead(test: &TestEngine, body: &str) -> (Started, Call) {
     let started = test.start(body);
     assert_eq!(started.reused, Some(Reused::Miss));
     (started, test.upstream.call().await)
 }
 
-/// Starts a generation that shares.
+/// Starts a generation that shares an answer.
 fn join(test: &TestEngine, body: &str, how: Reused) -> Started {
     let started = test.start(body);
     assert_eq!(started.reused, Some(how));
     started
 }
 
-/// An answer that is kept.
+/// Runs a generation whose answer is cached.
 async fn kept(test: &TestEngine, body: &str, text: &str) -> Arc<Generation> {
     let (started, call) = lead(test, body).await;
     complete(&call, text);
@@ -99,7 +98,7 @@ fn code(audit: &Audit) -> Option<&str> {
     audit.object["error"]["code"].as_str()
 }
 
-/// What an answer says, without what is each generation's own: its ids and its times.
+/// Returns an answer without the ids and times of its generation.
 fn said(generation: &Arc<Generation>) -> (Vec<Value>, Vec<String>, String) {
     fn forget(value: &mut Value, suffix: &str) {
         match value {
@@ -138,7 +137,7 @@ fn nothing_is_remembered(test: &TestEngine) {
     assert_eq!(test.reuse.as_ref().unwrap().counts(), (0, 0));
 }
 
-// === One stream for several ===
+// === Coalescing ===
 
 #[tokio::test(start_paused = true)]
 async fn identical_requests_in_flight_share_one_upstream_stream() {
@@ -176,14 +175,14 @@ async fn identical_requests_in_flight_share_one_upstream_stream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_follower_is_followed_by_nobody() {
+async fn follower_is_never_followed() {
     let test = coalescing();
     let (leader, call) = lead(&test, CHAT).await;
     let first = join(&test, CHAT, Reused::Coalesced);
     let second = join(&test, CHAT, Reused::Coalesced);
     call.token("a");
     settle().await;
-    // Were the second to hang on the first, it would fall with it.
+    // If the second followed the first, it would fail with it.
     generation(&first).cancel();
     generation(&first).ended().await;
     complete(&call, "b");
@@ -192,7 +191,7 @@ async fn a_follower_is_followed_by_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whatever_the_upstream_says_the_follower_says_as_well() {
+async fn follower_gives_the_same_answer_for_every_upstream_stream() {
     let chunk = |choices: &str| {
         format!(r#"{{"id":"c","object":"chat.completion.chunk","choices":[{choices}]}}"#)
     };
@@ -328,7 +327,7 @@ async fn whatever_the_upstream_says_the_follower_says_as_well() {
         for (index, payload) in script.iter().enumerate() {
             call.data(payload);
             if index == 0 {
-                // One that comes while the upstream speaks reads the beginning in one piece.
+                // A late follower reads the beginning in one piece.
                 settle().await;
             }
         }
@@ -359,7 +358,7 @@ async fn whatever_the_upstream_says_the_follower_says_as_well() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_that_only_its_events_name_tells_is_shared_too() {
+async fn error_named_only_by_its_sse_event_is_shared() {
     let test = coalescing();
     let (leader, call) = lead(&test, CHAT).await;
     let follower = join(&test, CHAT, Reused::Coalesced);
@@ -371,7 +370,7 @@ async fn an_error_that_only_its_events_name_tells_is_shared_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_not_streamed_is_shared_too() {
+async fn unstreamed_answer_is_shared() {
     let test = coalescing();
     let (leader, call) = lead(&test, CHAT).await;
     let follower = join(&test, CHAT, Reused::Coalesced);
@@ -388,7 +387,7 @@ async fn an_answer_that_is_not_streamed_is_shared_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_responses_upstream_is_relayed_under_each_ones_ids() {
+async fn responses_upstream_is_relayed_under_each_generations_ids() {
     let response = |status: &str, more: &str| {
         format!(
             r#"{{"id":"resp_theirs","object":"response","status":"{status}","output":[]{more}}}"#
@@ -514,7 +513,7 @@ async fn a_responses_upstream_is_relayed_under_each_ones_ids() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_that_differ_in_anything_that_matters_are_asked_for_each() {
+async fn requests_that_differ_each_reach_the_upstream() {
     let test = coalescing();
     let base = || TestEngine::request(CHAT);
     let owned = |name: &str| StartRequest {
@@ -547,7 +546,7 @@ async fn requests_that_differ_in_anything_that_matters_are_asked_for_each() {
     settle().await;
     assert_eq!(test.upstream.waiting(), started.len());
 
-    // What only says who asks, or along which way, is no difference.
+    // Headers that identify or trace the client make no difference.
     for request in [
         with_header("traceparent", "00-1"),
         with_header("x-request-id", "r"),
@@ -585,14 +584,14 @@ async fn owners_share_when_the_configuration_says_so() {
     let id = &generation(&follower).meta().id;
     assert!(
         test.engine.find(id, &Owner::Named("alice".into())).is_err(),
-        "the object is its owner's alone"
+        "another owner found the response"
     );
     assert!(test.engine.find(id, &Owner::Named("bob".into())).is_ok());
     drop(leader);
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_wants_to_be_apart_is() {
+async fn freshness_new_and_private_ask_the_upstream() {
     let test = coalescing();
     let fresh = |freshness| StartRequest {
         freshness,
@@ -601,17 +600,12 @@ async fn whoever_wants_to_be_apart_is() {
     let private = test.engine.start(fresh(Freshness::Private)).unwrap();
     assert_eq!(private.reused, Some(Reused::Bypass));
     let (leader, _call) = lead(&test, CHAT).await;
-    assert_eq!(
-        test.upstream.waiting(),
-        1,
-        "nobody follows one that keeps its answer to itself"
-    );
+    assert_eq!(test.upstream.waiting(), 1, "a private answer was followed");
     let anew = test.engine.start(fresh(Freshness::New)).unwrap();
     assert_eq!(anew.reused, Some(Reused::Bypass));
     settle().await;
     assert_eq!(test.upstream.waiting(), 2);
-    // The newest that shares is the one that is followed, and the end of the older does not disturb
-    // that.
+    // The newest leader is followed, and the end of an older one does not change that.
     generation(&leader).cancel();
     generation(&leader).ended().await;
     settle().await;
@@ -620,7 +614,7 @@ async fn whoever_wants_to_be_apart_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_repetition_under_a_key_is_the_same_generation_and_no_hit() {
+async fn repeated_key_is_the_same_generation_and_no_cache_hit() {
     let test = TestEngine::new(options(true, true));
     let keyed = || StartRequest {
         idempotency_key: Some("k".to_owned()),
@@ -632,10 +626,10 @@ async fn a_repetition_under_a_key_is_the_same_generation_and_no_hit() {
     assert_eq!((first.reused, again.reused), (Some(Reused::Miss), None));
 }
 
-// === The one who asked goes ===
+// === Leaders that end early ===
 
 #[tokio::test(start_paused = true)]
-async fn a_leader_whose_client_left_writes_on_for_its_followers_and_stops_with_the_last() {
+async fn leader_without_readers_runs_on_until_its_last_follower_leaves() {
     for grace in [Duration::ZERO, seconds(30)] {
         let test = TestEngine::new(EngineOptions {
             grace,
@@ -672,7 +666,7 @@ async fn a_leader_whose_client_left_writes_on_for_its_followers_and_stops_with_t
         call.gone().await;
         assert!(
             before.elapsed() < Duration::from_millis(1),
-            "the leader's grace ran out long ago"
+            "the leader outlived its grace"
         );
         led.ended().await;
         assert_eq!(led.status(), Status::Cancelled);
@@ -682,7 +676,7 @@ async fn a_leader_whose_client_left_writes_on_for_its_followers_and_stops_with_t
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_left_of_a_grace_is_kept_when_the_last_follower_goes() {
+async fn remaining_grace_applies_after_the_last_follower() {
     let test = coalescing();
     let (leader, call) = lead(&test, CHAT).await;
     let follower = join(&test, CHAT, Reused::Coalesced);
@@ -701,7 +695,7 @@ async fn what_is_left_of_a_grace_is_kept_when_the_last_follower_goes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_follower_whose_client_left_has_its_own_grace() {
+async fn follower_has_its_own_grace() {
     let test = coalescing();
     let (leader, call) = lead(&test, CHAT).await;
     let follower = join(&test, CHAT, Reused::Coalesced);
@@ -715,7 +709,7 @@ async fn a_follower_whose_client_left_has_its_own_grace() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leader_stopped_before_its_first_chunk_leaves_its_followers_to_ask() {
+async fn follower_asks_the_upstream_if_its_leader_stops_before_the_first_chunk() {
     for delete in [false, true] {
         let test = coalescing();
         let (leader, call) = lead(&test, CHAT).await;
@@ -748,7 +742,7 @@ async fn a_leader_stopped_before_its_first_chunk_leaves_its_followers_to_ask() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leader_stopped_later_fails_its_followers_with_a_code_that_says_so() {
+async fn leader_stopped_after_the_first_chunk_fails_its_followers() {
     for delete in [false, true] {
         let test = coalescing();
         let (leader, call) = lead(&test, CHAT).await;
@@ -768,13 +762,13 @@ async fn a_leader_stopped_later_fails_its_followers_with_a_code_that_says_so() {
         assert_eq!(
             test.upstream.waiting(),
             0,
-            "half an answer cannot be taken back"
+            "a started answer cannot be restarted"
         );
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_that_may_pass_is_tried_once_more_for_all() {
+async fn retryable_failure_is_retried_once_for_all_followers() {
     let test = coalescing();
     test.upstream.plan(OpeningPlan::Hold);
     let leader = test.start(CHAT);
@@ -810,7 +804,7 @@ async fn a_failure_that_may_pass_is_tried_once_more_for_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_that_would_come_again_is_the_followers_too() {
+async fn final_refusal_is_shared_with_followers() {
     let test = coalescing();
     test.upstream.plan(OpeningPlan::Hold);
     let leader = test.start(CHAT);
@@ -835,7 +829,7 @@ async fn a_refusal_that_would_come_again_is_the_followers_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_upstreams_head_said_is_told_to_followers() {
+async fn upstream_headers_are_shared_with_followers() {
     let test = coalescing();
     test.upstream.plan(OpeningPlan::Hold);
     let _leader = test.start(CHAT);
@@ -850,7 +844,7 @@ async fn what_the_upstreams_head_said_is_told_to_followers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leader_that_fails_in_any_way_leaves_nothing_behind() {
+async fn failed_leader_leaves_no_slot_behind() {
     let limits = LogLimits {
         bytes: 3000,
         events: 1000,
@@ -858,7 +852,7 @@ async fn a_leader_that_fails_in_any_way_leaves_nothing_behind() {
     for how in ["a panic", "too large", "a clock", "shutdown"] {
         let timeouts = Timeouts {
             between_tokens: seconds(5),
-            ..no_clocks()
+            ..no_timeouts()
         };
         let test = TestEngine::new(EngineOptions {
             limits,
@@ -890,11 +884,11 @@ async fn a_leader_that_fails_in_any_way_leaves_nothing_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_followers_clocks_run_only_when_it_asks_for_itself() {
+async fn follower_timeouts_run_only_when_it_asks_the_upstream() {
     let timeouts = Timeouts {
         first_token: seconds(10),
         total: seconds(60),
-        ..no_clocks()
+        ..no_timeouts()
     };
     let test = TestEngine::new(EngineOptions {
         timeouts,
@@ -903,7 +897,7 @@ async fn a_followers_clocks_run_only_when_it_asks_for_itself() {
     let (leader, call) = lead(&test, CHAT).await;
     tokio::time::sleep(seconds(9)).await;
     let follower = join(&test, CHAT, Reused::Coalesced);
-    // The leader's clock runs out, which may pass: the follower asks, and has all of its own time.
+    // The leader times out, which is retryable: the follower asks, with its full timeouts.
     tokio::time::sleep(seconds(2)).await;
     assert_eq!(
         code(&audit(generation(&leader)).await),
@@ -921,7 +915,7 @@ async fn a_followers_clocks_run_only_when_it_asks_for_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_background_request_may_follow_and_keeps_its_leader() {
+async fn background_follower_keeps_its_leader_running() {
     let test = coalescing();
     let (leader, call) = lead(&test, r#"{"input":"hi"}"#).await;
     let follower = join(
@@ -940,10 +934,10 @@ async fn a_background_request_may_follow_and_keeps_its_leader() {
     );
 }
 
-// === What is kept ===
+// === Cache ===
 
 #[tokio::test(start_paused = true)]
-async fn a_kept_answer_is_given_again_as_it_came() {
+async fn cached_answer_is_replayed_unchanged() {
     for body in [
         SEEDED,
         RESPONSES,
@@ -951,7 +945,7 @@ async fn a_kept_answer_is_given_again_as_it_came() {
     ] {
         let test = caching();
         let (started, call) = lead(&test, body).await;
-        // Several batches of the log's.
+        // Several read batches of the log.
         for number in 0..12 {
             call.token(&format!(" word{number}{}", "-".repeat(4000)));
         }
@@ -959,7 +953,7 @@ async fn a_kept_answer_is_given_again_as_it_came() {
         let first = generation(&started).clone();
         drop(started);
         first.ended().await;
-        // Also at once, before anybody has noted the end.
+        // Also at once, before the leader's slot is marked.
         for _ in 0..2 {
             let hit = join(&test, body, Reused::Hit);
             generation(&hit).ended().await;
@@ -977,7 +971,7 @@ async fn a_kept_answer_is_given_again_as_it_came() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_deterministic_requests_are_kept() {
+async fn only_deterministic_requests_are_cached() {
     for body in [
         CHAT,
         r#"{"stream":true,"messages":[{"role":"user","content":"hi"}],"temperature":0.1}"#,
@@ -998,7 +992,7 @@ async fn only_deterministic_requests_are_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_coalescing_two_at_once_are_asked_for_each() {
+async fn without_coalescing_concurrent_requests_each_reach_the_upstream() {
     let test = caching();
     let (_first, call) = lead(&test, SEEDED).await;
     let (_second, other) = lead(&test, SEEDED).await;
@@ -1014,7 +1008,7 @@ async fn without_coalescing_two_at_once_are_asked_for_each() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_whole_answers_are_kept() {
+async fn only_completed_answers_are_cached() {
     for how in ["length", "cut", "cancelled", "error"] {
         let test = caching();
         let (started, call) = lead(&test, SEEDED).await;
@@ -1034,7 +1028,7 @@ async fn only_whole_answers_are_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_is_kept_for_its_time_from_its_end_on() {
+async fn cached_answer_expires_after_its_ttl() {
     let mut options = options(false, true);
     options.reuse.ttl = seconds(60);
     let test = TestEngine::new(options);
@@ -1054,7 +1048,7 @@ async fn an_answer_is_kept_for_its_time_from_its_end_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_time_of_an_answer_that_was_replaced_is_not_its_successors() {
+async fn replaced_answer_does_not_expire_its_successor() {
     let mut options = options(false, true);
     options.reuse.ttl = seconds(60);
     let test = TestEngine::new(options);
@@ -1079,14 +1073,14 @@ async fn the_time_of_an_answer_that_was_replaced_is_not_its_successors() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_log_that_another_answer_is_made_of_is_kept_until_that_is_whole() {
+async fn log_is_kept_while_another_generation_replays_it() {
     let mut options = options(false, true);
     options.reuse.pace = 1;
     options.reuse.ttl = seconds(5);
     options.retention.events = seconds(5);
     let test = TestEngine::new(options);
     let (started, call) = lead(&test, SEEDED).await;
-    // More than is read at a time.
+    // More than one read batch.
     for number in 0..20 {
         call.token(&format!(" w{number}{}", "-".repeat(4000)));
     }
@@ -1112,7 +1106,7 @@ async fn a_log_that_another_answer_is_made_of_is_kept_until_that_is_whole() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn so_many_answers_are_remembered_and_the_oldest_go_first() {
+async fn cache_entries_are_bounded_and_the_oldest_are_dropped() {
     let mut options = options(false, true);
     options.reuse.entries = 3;
     let test = TestEngine::new(options);
@@ -1128,7 +1122,7 @@ async fn so_many_answers_are_remembered_and_the_oldest_go_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_gone_is_asked_for_again() {
+async fn expired_answer_is_asked_for_again() {
     let test = caching();
     let deleted = kept(&test, SEEDED, "x").await;
     test.engine.delete(&deleted);
@@ -1137,7 +1131,7 @@ async fn an_answer_that_is_gone_is_asked_for_again() {
     kept(&test, RESPONSES, "x").await;
     drop(deleted);
     lead(&test, SEEDED).await;
-    // Its log goes between the request and its first look at it.
+    // The log expires between the request and its first read.
     let hit = join(&test, unstored, Reused::Hit);
     tokio::time::advance(seconds(601)).await;
     test.engine.registry().sweep(Instant::now());
@@ -1153,7 +1147,7 @@ async fn an_answer_that_is_gone_is_asked_for_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hit_whose_log_goes_before_its_first_chunk_asks() {
+async fn cache_hit_asks_the_upstream_if_the_log_expires_first() {
     let test = caching();
     let first = kept(&test, SEEDED, "x").await;
     let hit = join(&test, SEEDED, Reused::Hit);
@@ -1163,7 +1157,7 @@ async fn a_hit_whose_log_goes_before_its_first_chunk_asks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fresh_answer_takes_the_place_of_the_kept_one() {
+async fn fresh_answer_replaces_the_cached_one() {
     let test = caching();
     kept(&test, SEEDED, "old").await;
     let anew = test
@@ -1196,14 +1190,14 @@ async fn a_fresh_answer_takes_the_place_of_the_kept_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_kept_answer_may_be_paced_and_no_clock_minds() {
+async fn paced_replay_does_not_trip_timeouts() {
     let mut options = options(false, true);
     options.reuse.pace = 4;
     let timeouts = Timeouts {
         first_token: seconds(60),
         between_tokens: Duration::from_millis(100),
         total: seconds(5),
-        ..no_clocks()
+        ..no_timeouts()
     };
     let test = TestEngine::new(EngineOptions {
         timeouts,
@@ -1240,7 +1234,7 @@ async fn a_kept_answer_may_be_paced_and_no_clock_minds() {
     assert_eq!(said(generation(&hit)), said(generation(&started)));
 }
 
-// === Who is told ===
+// === Observer ===
 
 #[derive(Debug, Default)]
 struct Diary(Mutex<Vec<Value>>);
@@ -1258,7 +1252,7 @@ impl Observer for Diary {
         self.0.lock().push(json!([
             end.status.as_str(),
             end.code,
-            end.server,
+            end.endpoint,
             end.events,
             end.tokens,
             first,
@@ -1268,7 +1262,7 @@ impl Observer for Diary {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_observer_is_told_of_each_start_and_each_end_once() {
+async fn observer_is_called_once_per_start_and_end() {
     let diary = Arc::new(Diary::default());
     let test = TestEngine::new(options(true, true)).observed_by(diary.clone());
     let told = || std::mem::take(&mut *diary.0.lock());

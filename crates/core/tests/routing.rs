@@ -1,6 +1,6 @@
-//! Several servers: who is asked, who is asked next, and what never happens twice.
+//! Several endpoints: choice, retries, failover, hedging, continuation and concurrency limits.
 //!
-//! The clock is tokio's paused one, and what a server does is said by the test.
+//! The clock is tokio's paused one. The test scripts what each endpoint does.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -22,7 +22,7 @@ use tokenwire_core::upstream::{
     Target, Timeouts, UpstreamHead,
 };
 use tokenwire_testkit::{
-    Audit, Call, EngineOptions, OpeningPlan, ScriptedUpstream, TestEngine, no_clocks, settle,
+    Audit, Call, EngineOptions, OpeningPlan, ScriptedUpstream, TestEngine, no_timeouts, settle,
 };
 use tokio::time::Instant;
 
@@ -34,61 +34,61 @@ const RETRY: RetryPolicy = RetryPolicy {
     budget_percent: 20,
 };
 
-/// Servers of one model, and a gateway before them.
+/// Endpoints of one model, and an engine that uses them.
 struct World {
-    servers: Vec<ScriptedUpstream>,
+    endpoints: Vec<ScriptedUpstream>,
     stats: Vec<Arc<EndpointStats>>,
     test: TestEngine,
 }
 
 struct Plan {
-    servers: usize,
+    endpoints: usize,
     retry: RetryPolicy,
     hedge: Hedge,
     timeouts: Timeouts,
     limit: ConcurrencyPolicy,
     budget: u32,
     weights: Vec<u32>,
-    distances: Vec<u32>,
+    localities: Vec<u32>,
     continuation: Continuation,
     coalesce: bool,
 }
 
 impl Plan {
-    fn of(servers: usize) -> Self {
+    fn of(endpoints: usize) -> Self {
         Self {
-            servers,
+            endpoints,
             retry: RETRY,
             hedge: Hedge::Never,
-            timeouts: no_clocks(),
+            timeouts: no_timeouts(),
             limit: ConcurrencyPolicy::default(),
             budget: 20,
-            weights: vec![1; servers],
-            distances: vec![0; servers],
+            weights: vec![1; endpoints],
+            localities: vec![0; endpoints],
             continuation: Continuation::None,
             coalesce: false,
         }
     }
 
-    /// Servers that hold every request until the test has said what becomes of it.
+    /// Endpoints that hold every request until the test answers it.
     fn build(self) -> World {
         let target = Target {
             model: "m".to_owned(),
             upstream_model: None,
             api: Api::Chat,
             timeouts: self.timeouts,
-            server: 0,
+            endpoint: 0,
             queued: false,
         };
-        let servers: Vec<_> = (0..self.servers)
+        let endpoints: Vec<_> = (0..self.endpoints)
             .map(|_| ScriptedUpstream::new(target.clone()))
             .collect();
         let timeouts = self.timeouts;
-        let routes: Vec<Route> = servers
+        let routes: Vec<Route> = endpoints
             .iter()
             .enumerate()
-            .map(|(index, server)| {
-                server.plan(OpeningPlan::Hold);
+            .map(|(index, endpoint)| {
+                endpoint.plan(OpeningPlan::Hold);
                 let models = Arc::new(move |model: &str| {
                     (model == "m").then(|| ModelBinding {
                         name: format!("m{index}"),
@@ -102,9 +102,9 @@ impl Plan {
                     },
                     self.limit,
                 );
-                let (weight, locality) = (self.weights[index], self.distances[index]);
+                let (weight, locality) = (self.weights[index], self.localities[index]);
                 Route {
-                    server: Arc::new(server.clone()),
+                    endpoint: Arc::new(endpoint.clone()),
                     api: Api::Chat,
                     models,
                     weight,
@@ -133,10 +133,10 @@ impl Plan {
         let test = TestEngine::over(
             EngineOptions { reuse, ..defaults },
             Arc::new(router),
-            servers[0].clone(),
+            endpoints[0].clone(),
         );
         World {
-            servers,
+            endpoints,
             stats,
             test,
         }
@@ -144,29 +144,29 @@ impl Plan {
 }
 
 impl World {
-    /// The next request, whichever server got it.
+    /// Waits for the next request. Returns it with the index of its endpoint.
     async fn call(&self) -> (usize, Call) {
         let calls = self
-            .servers
+            .endpoints
             .iter()
             .enumerate()
-            .map(|(index, server)| Box::pin(async move { (index, server.call().await) }));
+            .map(|(index, endpoint)| Box::pin(async move { (index, endpoint.call().await) }));
         futures::future::select_all(calls).await.0
     }
 
-    /// Requests that no test took, over all servers.
+    /// Returns the number of requests that the test has not taken yet.
     fn waiting(&self) -> usize {
-        self.servers.iter().map(ScriptedUpstream::waiting).sum()
+        self.endpoints.iter().map(ScriptedUpstream::waiting).sum()
     }
 
-    /// One whole answer, after this long; says who gave it.
+    /// Starts a request and answers it after this time. Returns the index of its endpoint.
     async fn answer(&self, after: Duration) -> usize {
         let started = self.test.start(CHAT);
-        let (server, call) = self.call().await;
+        let (endpoint, call) = self.call().await;
         tokio::time::sleep(after).await;
         complete(&call, "x");
         ended(&started, "completed", None).await;
-        server
+        endpoint
     }
 }
 
@@ -216,8 +216,8 @@ fn unreachable() -> OpenError {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_fails_before_the_first_chunk_is_asked_again_and_nothing_shows_of_it() {
-    // Every way to fail before a chunk; each is told to the server's call.
+async fn failure_before_the_first_chunk_is_retried_and_leaves_no_trace() {
+    // Every way to fail before the first chunk.
     type Fail = fn(&Call);
     let ways: [(&str, Fail); 7] = [
         ("unreachable", |call| call.refuse(unreachable())),
@@ -262,7 +262,7 @@ async fn what_fails_before_the_first_chunk_is_asked_again_and_nothing_shows_of_i
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_the_attempts_are_spent_the_last_failure_is_the_clients() {
+async fn last_failure_reaches_the_client_when_attempts_are_spent() {
     let world = Plan::of(1).build();
     let started = world.test.start(CHAT);
     for _ in 0..=RETRY.attempts {
@@ -277,7 +277,7 @@ async fn when_the_attempts_are_spent_the_last_failure_is_the_clients() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_the_first_chunk_nothing_is_asked_again() {
+async fn failure_after_the_first_chunk_is_not_retried() {
     let world = Plan::of(2).build();
     let started = world.test.start(CHAT);
     let (_, call) = world.call().await;
@@ -290,10 +290,9 @@ async fn after_the_first_chunk_nothing_is_asked_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_breaks_off_after_its_first_words_is_known_to_fail_although_it_is_not_asked_again()
- {
-    // The beginning is kept, so that nobody can be asked in its place; a token, which would speak
-    // for the server, has not come.
+async fn break_after_a_kept_chunk_without_a_token_counts_as_a_failure() {
+    // The role chunk is kept, so no retry is possible. No token was received, so the endpoint is at
+    // fault.
     let beginning = r#"{"id":"x","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}"#;
     let world = Plan::of(1).build();
     for _ in 0..3 {
@@ -316,7 +315,7 @@ async fn a_server_that_breaks_off_after_its_first_words_is_known_to_fail_althoug
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_of_the_request_itself_is_final() {
+async fn refusal_of_the_request_is_not_retried() {
     let world = Plan::of(2).build();
     let started = world.test.start(CHAT);
     world.call().await.1.refuse(refusal(400, &[]));
@@ -326,7 +325,7 @@ async fn a_refusal_of_the_request_itself_is_final() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_short_retry_after_is_waited_for_as_long_as_all_waits_are_short() {
+async fn short_retry_after_is_honoured_up_to_max_wait() {
     let world = Plan::of(1).build();
     let started = world.test.start(CHAT);
     world
@@ -346,7 +345,7 @@ async fn a_short_retry_after_is_waited_for_as_long_as_all_waits_are_short() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_server_is_asked_at_once_under_its_own_name_for_the_model() {
+async fn failover_is_immediate_and_uses_the_endpoints_model_name() {
     let world = Plan::of(2).build();
     let started = world.test.start(CHAT);
     let (first, call) = world.call().await;
@@ -359,14 +358,14 @@ async fn another_server_is_asked_at_once_under_its_own_name_for_the_model() {
     assert_eq!(call.body()["messages"][0]["content"], "hi");
     complete(&call, "there");
     assert_eq!(text(&ended(&started, "completed", None).await), "there");
-    // The one that asked for rest gets it while there is another.
+    // The endpoint that asked for a pause gets no requests while there is another.
     for _ in 0..10 {
         assert_eq!(world.answer(Duration::ZERO).await, second);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_key_of_ours_is_no_reason_to_ask_the_same_server_again() {
+async fn refused_gateway_key_is_retried_at_another_endpoint_only() {
     let auth = || OpenError::Failed(ApiError::new(ErrorCode::UpstreamAuth, "x"));
     let world = Plan::of(2).build();
     let started = world.test.start(CHAT);
@@ -381,7 +380,7 @@ async fn a_refused_key_of_ours_is_no_reason_to_ask_the_same_server_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn retries_do_not_amplify_an_outage() {
+async fn retry_budget_limits_retries_in_an_outage() {
     let world = Plan {
         budget: 0,
         ..Plan::of(1)
@@ -404,14 +403,13 @@ async fn retries_do_not_amplify_an_outage() {
             _ = &mut all => break,
         }
     }
-    // 200 requests, 100 retries that were saved up, and ten for each second that the waits took;
-    // not 600.
+    // 200 requests, 100 retries of the full budget, and ten for each second of waiting; not 600.
     assert!((300..320).contains(&asked), "{asked}");
     assert!(world.stats[0].counters.budget_spent.get() > 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn cancelling_ends_a_wait_for_the_next_attempt() {
+async fn cancel_ends_the_wait_before_a_retry() {
     let world = Plan::of(1).build();
     let started = world.test.start(CHAT);
     world
@@ -427,11 +425,11 @@ async fn cancelling_ends_a_wait_for_the_next_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_clock_of_the_first_token_runs_on_over_all_attempts() {
+async fn first_token_timeout_spans_all_attempts() {
     let world = Plan {
         timeouts: Timeouts {
             first_token: seconds(4),
-            ..no_clocks()
+            ..no_timeouts()
         },
         ..Plan::of(1)
     }
@@ -450,7 +448,7 @@ async fn the_clock_of_the_first_token_runs_on_over_all_attempts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_keeps_failing_is_left_alone_and_tried_again_later() {
+async fn breaker_opens_after_failures_and_closes_after_a_good_trial() {
     let world = Plan {
         retry: RetryPolicy::default(),
         weights: vec![1_000_000, 1],
@@ -459,8 +457,8 @@ async fn a_server_that_keeps_failing_is_left_alone_and_tried_again_later() {
     .build();
     for _ in 0..3 {
         let started = world.test.start(CHAT);
-        let (server, call) = world.call().await;
-        assert_eq!(server, 0);
+        let (endpoint, call) = world.call().await;
+        assert_eq!(endpoint, 0);
         call.refuse(unreachable());
         ended(&started, "failed", Some("upstream_unreachable")).await;
     }
@@ -469,10 +467,13 @@ async fn a_server_that_keeps_failing_is_left_alone_and_tried_again_later() {
         assert_eq!(world.answer(Duration::ZERO).await, 1);
     }
     tokio::time::sleep(seconds(10)).await;
-    // One request goes to see; meanwhile the others go elsewhere.
+    // One trial request is admitted; the others go to the other endpoint.
     let trial = world.test.start(CHAT);
-    let (server, call) = world.call().await;
-    assert_eq!((server, world.stats[0].health()), (0, HealthStatus::Trying));
+    let (endpoint, call) = world.call().await;
+    assert_eq!(
+        (endpoint, world.stats[0].health()),
+        (0, HealthStatus::HalfOpen)
+    );
     assert_eq!(world.answer(Duration::ZERO).await, 1);
     complete(&call, "back");
     ended(&trial, "completed", None).await;
@@ -483,7 +484,7 @@ async fn a_server_that_keeps_failing_is_left_alone_and_tried_again_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_only_server_is_asked_even_if_it_seems_down() {
+async fn only_endpoint_is_asked_even_while_down() {
     let world = Plan {
         retry: RetryPolicy::default(),
         ..Plan::of(1)
@@ -500,11 +501,11 @@ async fn the_only_server_is_asked_even_if_it_seems_down() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn silence_until_the_clock_runs_out_is_the_servers_failure_and_a_client_who_leaves_is_not() {
+async fn first_token_timeout_counts_as_a_failure_and_a_cancel_does_not() {
     let world = Plan {
         timeouts: Timeouts {
             first_token: seconds(5),
-            ..no_clocks()
+            ..no_timeouts()
         },
         ..Plan::of(1)
     }
@@ -528,7 +529,7 @@ async fn silence_until_the_clock_runs_out_is_the_servers_failure_and_a_client_wh
     let world = Plan {
         timeouts: Timeouts {
             first_token: seconds(5),
-            ..no_clocks()
+            ..no_timeouts()
         },
         ..Plan::of(1)
     }
@@ -549,19 +550,19 @@ async fn silence_until_the_clock_runs_out_is_the_servers_failure_and_a_client_wh
 }
 
 #[tokio::test(start_paused = true)]
-async fn among_equals_the_fastest_is_asked_and_now_and_then_another() {
+async fn fastest_endpoint_is_preferred_and_others_are_explored() {
     let world = Plan::of(3).build();
     let speed = [300, 100, 900];
     let mut counts = [0; 3];
     for _ in 0..400 {
         let started = world.test.start(CHAT);
-        let (server, call) = world.call().await;
-        tokio::time::sleep(Duration::from_millis(speed[server])).await;
+        let (endpoint, call) = world.call().await;
+        tokio::time::sleep(Duration::from_millis(speed[endpoint])).await;
         complete(&call, "x");
         ended(&started, "completed", None).await;
-        counts[server] += 1;
+        counts[endpoint] += 1;
     }
-    // A twentieth explores, give or take five standard deviations.
+    // A twentieth explores, within five standard deviations.
     assert!(
         counts[0] > 0 && counts[2] > 0 && (3..45).contains(&(counts[0] + counts[2])),
         "{counts:?}"
@@ -571,17 +572,17 @@ async fn among_equals_the_fastest_is_asked_and_now_and_then_another() {
     let mut counts = [0; 3];
     for _ in 0..100 {
         let started = world.test.start(CHAT);
-        let (server, call) = world.call().await;
-        tokio::time::sleep(Duration::from_millis(speed[server])).await;
+        let (endpoint, call) = world.call().await;
+        tokio::time::sleep(Duration::from_millis(speed[endpoint])).await;
         complete(&call, "x");
         ended(&started, "completed", None).await;
-        counts[server] += 1;
+        counts[endpoint] += 1;
     }
     assert!(counts[0] > 70, "{counts:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn servers_of_unequal_weight_get_their_shares() {
+async fn endpoints_of_unequal_weight_get_their_shares() {
     let world = Plan {
         weights: vec![1, 3],
         ..Plan::of(2)
@@ -591,14 +592,14 @@ async fn servers_of_unequal_weight_get_their_shares() {
     for _ in 0..1000 {
         counts[world.answer(Duration::ZERO).await] += 1;
     }
-    // A quarter of 1,000 give or take seven standard deviations.
+    // A quarter of 1,000, within seven standard deviations.
     assert!((150..350).contains(&counts[0]), "{counts:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_distant_server_is_asked_only_when_no_near_one_is_up() {
+async fn distant_endpoint_is_asked_only_when_no_near_one_is_up() {
     let world = Plan {
-        distances: vec![1, 0],
+        localities: vec![1, 0],
         ..Plan::of(2)
     }
     .build();
@@ -606,16 +607,16 @@ async fn a_distant_server_is_asked_only_when_no_near_one_is_up() {
         assert_eq!(world.answer(seconds(1)).await, 1);
     }
     let started = world.test.start(CHAT);
-    let (server, call) = world.call().await;
+    let (endpoint, call) = world.call().await;
     call.refuse(unreachable());
     let (other, call) = world.call().await;
-    assert_eq!((server, other), (1, 0));
+    assert_eq!((endpoint, other), (1, 0));
     complete(&call, "far");
     ended(&started, "completed", None).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_server_cannot_take_waits_its_turn_and_what_cannot_wait_is_refused() {
+async fn requests_above_the_limit_queue_and_above_the_queue_are_refused() {
     let world = Plan {
         limit: ConcurrencyPolicy {
             concurrent: 1,
@@ -654,7 +655,7 @@ async fn what_a_server_cannot_take_waits_its_turn_and_what_cannot_wait_is_refuse
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_too_long_for_his_turn_is_told_so() {
+async fn queue_wait_times_out_with_upstream_busy() {
     let world = Plan {
         limit: ConcurrencyPolicy {
             concurrent: 1,
@@ -673,7 +674,7 @@ async fn who_waits_too_long_for_his_turn_is_told_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_server_is_passed_by_while_another_has_room() {
+async fn full_endpoint_is_skipped_while_another_has_a_free_slot() {
     let world = Plan {
         limit: ConcurrencyPolicy {
             concurrent: 1,
@@ -691,7 +692,7 @@ async fn a_full_server_is_passed_by_while_another_has_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_server_is_raced_and_the_loser_is_let_go() {
+async fn slow_endpoint_is_hedged_and_the_loser_is_dropped() {
     let world = Plan {
         hedge: Hedge::After(seconds(1)),
         ..Plan::of(2)
@@ -700,7 +701,7 @@ async fn a_slow_server_is_raced_and_the_loser_is_let_go() {
     let started = world.test.start(CHAT);
     let begun = Instant::now();
     let (first, slow) = world.call().await;
-    // A beginning without a token is no answer.
+    // A role chunk without a token does not end the hedge.
     slow.answer(UpstreamHead::default());
     slow.data(r#"{"id":"slow","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}"#);
     let (second, quick) = world.call().await;
@@ -712,7 +713,7 @@ async fn a_slow_server_is_raced_and_the_loser_is_let_go() {
     let chunks = Audit::of(started.guard.generation());
     assert!(
         !format!("{chunks:?}").contains("\"slow\""),
-        "something of the loser was kept"
+        "a chunk of the losing endpoint was kept"
     );
     assert_eq!(
         (
@@ -724,7 +725,7 @@ async fn a_slow_server_is_raced_and_the_loser_is_let_go() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_server_may_still_win_the_race() {
+async fn first_endpoint_can_win_the_hedge() {
     let world = Plan {
         hedge: Hedge::After(seconds(1)),
         ..Plan::of(2)
@@ -742,7 +743,7 @@ async fn the_first_server_may_still_win_the_race() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_race_that_one_loses_by_failing_is_won_by_the_other() {
+async fn hedge_survives_the_failure_of_either_endpoint() {
     for first_fails in [true, false] {
         let world = Plan {
             hedge: Hedge::After(seconds(1)),
@@ -770,9 +771,9 @@ async fn a_race_that_one_loses_by_failing_is_won_by_the_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_talks_without_a_token_is_not_held_back_for_ever() {
+async fn held_back_events_are_bounded_in_bytes() {
     let large = format!(r#"{{"choices":[],"padding":"{}"}}"#, "x".repeat(100 << 10));
-    // With large events and with small ones: three are more than 256 KiB, and four thousand are.
+    // Three large events exceed 256 KiB, and so do four thousand small ones.
     for (event, few, enough) in [(large.as_str(), 2, 1), ("{}", 1000, 4000)] {
         let world = Plan {
             hedge: Hedge::After(seconds(1)),
@@ -787,7 +788,7 @@ async fn a_server_that_talks_without_a_token_is_not_held_back_for_ever() {
             talks.data(event);
         }
         settle().await;
-        assert!(!other.is_gone(), "the race was over after {few} events");
+        assert!(!other.is_gone(), "the hedge ended after {few} events");
         for _ in 0..enough {
             talks.data(event);
         }
@@ -799,7 +800,7 @@ async fn a_server_that_talks_without_a_token_is_not_held_back_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quick_server_is_not_raced() {
+async fn fast_endpoint_is_not_hedged() {
     let world = Plan {
         hedge: Hedge::After(seconds(1)),
         ..Plan::of(2)
@@ -818,7 +819,7 @@ async fn a_quick_server_is_not_raced() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_was_cut_goes_on_at_another_server_where_that_is_configured() {
+async fn cut_answer_is_continued_by_another_endpoint() {
     let world = Plan {
         continuation: Continuation::Prefix,
         ..Plan::of(2)
@@ -858,10 +859,10 @@ async fn an_answer_that_was_cut_goes_on_at_another_server_where_that_is_configur
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_gone_on_with_ends_as_it_was_cut() {
+async fn answers_that_cannot_be_continued_fail_with_their_error() {
     let tools = r#"{"model":"m","stream":true,"messages":[{"role":"user","content":"hi"}],"tools":[{"type":"function","function":{"name":"f"}}]}"#;
     let reasoning = r#"{"choices":[{"index":0,"delta":{"reasoning_content":"hm"}}]}"#;
-    for (request, chunk, servers, continuation) in [
+    for (request, chunk, endpoints, continuation) in [
         (CHAT, None, 2, Continuation::None),
         (CHAT, None, 1, Continuation::Message),
         (tools, None, 2, Continuation::Message),
@@ -869,7 +870,7 @@ async fn what_cannot_be_gone_on_with_ends_as_it_was_cut() {
     ] {
         let world = Plan {
             continuation,
-            ..Plan::of(servers)
+            ..Plan::of(endpoints)
         }
         .build();
         let started = world.test.start(request);
@@ -886,7 +887,7 @@ async fn what_cannot_be_gone_on_with_ends_as_it_was_cut() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn going_on_has_an_end_as_well() {
+async fn continuations_count_as_attempts() {
     let world = Plan {
         continuation: Continuation::Message,
         ..Plan::of(4)
@@ -912,9 +913,9 @@ async fn going_on_has_an_end_as_well() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_who_asks_in_the_place_of_a_leader_has_all_attempts() {
-    // Both are to choose the same server: what is asked of another differs by its name for the
-    // model, and is not shared.
+async fn follower_that_replaces_its_leader_has_all_attempts() {
+    // Both requests have to choose the same endpoint: requests for different model names are not
+    // shared.
     let weights = vec![1_000_000_000, 1, 1];
     let world = Plan {
         coalesce: true,
@@ -943,12 +944,12 @@ async fn one_who_asks_in_the_place_of_a_leader_has_all_attempts() {
     );
     assert!(
         world.stats[second].latency.average().is_some(),
-        "the first token was told"
+        "the latency of the continuing endpoint is not recorded"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_goes_on_with_an_answer_is_not_raced() {
+async fn continuation_is_not_hedged() {
     let world = Plan {
         continuation: Continuation::Message,
         hedge: Hedge::After(seconds(1)),
@@ -961,7 +962,7 @@ async fn who_goes_on_with_an_answer_is_not_raced() {
     call.token("half ").end(BodyEnd::Broken);
     let (_, slow) = world.call().await;
     tokio::time::sleep(seconds(5)).await;
-    assert_eq!(world.waiting(), 0, "somebody was asked to begin anew");
+    assert_eq!(world.waiting(), 0, "the continuation was hedged");
     complete(&slow, "whole");
     assert_eq!(
         text(&ended(&started, "completed", None).await),
@@ -970,11 +971,11 @@ async fn who_goes_on_with_an_answer_is_not_raced() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_who_leaves_a_long_answer_in_one_piece_is_not_the_servers_failure() {
+async fn cancel_of_an_unstreamed_answer_is_not_a_failure() {
     let world = Plan {
         timeouts: Timeouts {
             first_token: seconds(5),
-            ..no_clocks()
+            ..no_timeouts()
         },
         ..Plan::of(1)
     }

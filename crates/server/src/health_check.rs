@@ -1,19 +1,18 @@
-//! Active checks: whether an upstream answers, asked between requests.
+//! Active health checks of the upstreams.
 
 use std::time::Duration;
 
 use futures::future::join_all;
 use secrecy::SecretString;
-use tokenwire_core::upstream::{OpenAi, OpenAiOptions, Server as _};
+use tokenwire_core::upstream::{Endpoint as _, OpenAi, OpenAiOptions};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::service::{Shared, SharedUpstream};
 
-/// So many failures in a row mark an upstream as down; a single one may be a lost packet.
+/// Consecutive failures that mark an upstream as down. A single one may be a lost packet.
 const FAILURES: u32 = 2;
 
-/// Checks every upstream that is configured so, for as long as it is polled. One task for the whole
-/// process.
+/// Checks every upstream that has a `health_check`, until it is dropped. Runs once per process.
 pub(crate) async fn check_upstreams(shared: Shared) {
     join_all(
         shared
@@ -38,7 +37,7 @@ async fn check(upstream: &SharedUpstream) {
         max_event: 0,
         accept_client_key: false,
     };
-    // The same was built once already, for the workers.
+    // The workers have built a client from the same options, so this does not fail.
     let Ok(client) = OpenAi::new(options) else {
         return;
     };
@@ -53,7 +52,7 @@ async fn check(upstream: &SharedUpstream) {
             upstream.stats.set_healthy(healthy);
         }
         if failures == FAILURES {
-            tracing::warn!(upstream = %config.name, "the health check failed; the upstream is left alone while another serves its models");
+            tracing::warn!(upstream = %config.name, "the health check failed; the upstream gets no requests while another serves its models");
         }
     }
 }

@@ -112,11 +112,6 @@ impl HostPolicy {
         Ok(client)
     }
 
-    /// The configured public URL.
-    pub(crate) fn public_url(&self) -> Option<&Url> {
-        self.public_url.as_ref()
-    }
-
     fn public_scheme(&self) -> Option<&'static str> {
         self.public_url.as_ref().map(|url| match url.scheme() {
             "https" => "https",

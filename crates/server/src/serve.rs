@@ -7,32 +7,24 @@ use std::time::Duration;
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::middleware::from_fn;
 use actix_web::{App, web};
-use tokenwire_core::engine::{MemoryStore, Registry, Retention};
-use tokenwire_core::log::{LogLimits, MemoryAccount};
 use tokenwire_core::upstream::RetryBudget;
 use tokenwire_simulator::{Options, Simulator};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::task::TaskTracker;
 
 use crate::config::schema::Config;
 use crate::health_check::check_upstreams;
 use crate::http::{configure, request_middleware};
 use crate::metrics::{Deliveries, Metrics, Upstreams};
-use crate::service::{Service, Shared, reuse};
+use crate::service::{Service, Shared, shared_engine};
 use secrecy::SecretString;
 use tokenwire_connection::{ConnectionOptions, connections};
 use tokenwire_webhooks::{WebhookOptions, Webhooks};
 
-/// How often finished streams are looked through for those that have been kept long enough.
-const SWEEP: Duration = Duration::from_secs(1);
 /// After the generations have ended or timed out, connections have this long to write the rest.
 const LAST_WRITES: Duration = Duration::from_secs(5);
 
 /// Minimum time for the last attempts of webhooks, however long the generations took to end.
 const LAST_WEBHOOKS: Duration = Duration::from_secs(5);
-
-/// The terminal events of generations that are stopped are written within this time.
-const LAST_EVENTS: Duration = Duration::from_secs(1);
 
 /// Why the gateway cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -134,12 +126,10 @@ impl Gateway {
         } = self;
         let handle = server.handle();
         let signals = tokio::spawn(stop_on_signal(handle, shared.clone()));
-        let sweeper = tokio::spawn(sweep(shared.registry.clone()));
         let checks = tokio::spawn(check_upstreams(shared.clone()));
         let dispatcher = tokio::spawn(shared.webhooks.clone().run());
         let served = server.await;
         checks.abort();
-        sweeper.abort();
         dispatcher.abort();
         shared.webhooks.abandon();
         signals.abort();
@@ -182,28 +172,14 @@ fn bracketed(host: &str) -> String {
 }
 
 fn share(config: Config, webhooks: Webhooks, simulator: Option<String>) -> Shared {
-    let account = MemoryAccount::default();
-    let retention = Retention {
-        events: config.streams.retain_events,
-        responses: config.streams.retain_responses,
-        max_memory: config.streams.max_memory,
-        max_open: config.limits.streams,
-    };
-    let limits = LogLimits {
-        bytes: config.streams.max_stream_bytes(),
-        events: config.streams.max_stream_events,
-    };
-    let registry = Registry::new(retention, account.clone());
-    let metrics = Metrics::new(&config, registry.clone());
+    let engine = shared_engine(&config);
+    let metrics = Metrics::new(&config, engine.registry().clone());
     let upstreams = Shared::upstreams(&config, simulator);
     metrics.collect(Upstreams(upstreams.clone()));
     metrics.collect(Deliveries(webhooks.counters().clone()));
     Shared {
-        registry,
-        store: Arc::new(MemoryStore { limits, account }),
-        reuse: reuse(&config.reuse),
+        engine,
         metrics,
-        tasks: TaskTracker::new(),
         upstreams,
         retry_budget: Arc::new(RetryBudget::new(config.retry.budget_percent)),
         webhooks,
@@ -259,14 +235,6 @@ fn server(shared: &Shared, listener: std::net::TcpListener) -> Result<Server, Se
     Ok(builder.listen("http", listener, http)?.run())
 }
 
-async fn sweep(registry: Arc<Registry>) {
-    let mut clock = tokio::time::interval(SWEEP);
-    loop {
-        clock.tick().await;
-        registry.sweep(tokio::time::Instant::now());
-    }
-}
-
 async fn stop_on_signal(handle: ServerHandle, shared: Shared) {
     let (Ok(mut interrupt), Ok(mut terminate)) = (
         signal(SignalKind::interrupt()),
@@ -281,26 +249,14 @@ async fn stop_on_signal(handle: ServerHandle, shared: Shared) {
     }
     let patience = shared.config.server.shutdown_timeout;
     tracing::info!(
-        open_streams = shared.registry.open(),
+        open_streams = shared.engine.registry().open(),
         ?patience,
         "stopping: new streams are refused, those that run may end"
     );
-    shared.registry.close();
-    shared.tasks.close();
     let begun = tokio::time::Instant::now();
     let drained = async {
         // Background generations have no connection that the server would wait for.
-        if tokio::time::timeout(patience, shared.tasks.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!(
-                open_streams = shared.registry.open(),
-                "patience is over: what still runs is ended"
-            );
-            shared.registry.stop_running();
-            let _ = tokio::time::timeout(LAST_EVENTS, shared.tasks.wait()).await;
-        }
+        shared.engine.drain(patience).await;
         shared
             .webhooks
             .finish(patience.saturating_sub(begun.elapsed()).max(LAST_WEBHOOKS))

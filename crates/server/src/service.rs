@@ -1,20 +1,21 @@
-//! What every request handler of a worker shares.
+//! State that the request handlers of a worker share.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::header::HeaderMap;
 use secrecy::SecretString;
-use tokenwire_core::engine::{Engine, LogStore, Registry, Reuse, ReuseOptions};
+use tokenwire_core::dialect::Dialect;
+use tokenwire_core::engine::{Caller, Engine, Retention, ReuseOptions, SharedEngine};
+use tokenwire_core::log::LogLimits;
 use tokenwire_core::model::id::Owner;
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::{
     BreakerPolicy, ConcurrencyPolicy, Continuation, EndpointStats, Hedge, ModelBinding, OpenAi,
     OpenAiOptions, RetryBudget, RetryPolicy, Route, Router, RouterOptions, Timeouts,
 };
-use tokenwire_sse::SseOptions;
+use tokenwire_sse::{SseFraming, SseReader};
 use tokenwire_ws::WebSocketOptions;
-use tokio_util::task::TaskTracker;
 use url::Url;
 
 use crate::config::schema;
@@ -25,7 +26,7 @@ use crate::origins::OriginPolicy;
 pub use crate::upstreams::SharedUpstream;
 use tokenwire_webhooks::Webhooks;
 
-/// One worker's view of the gateway.
+/// State of one worker.
 #[derive(Debug)]
 pub struct Service {
     /// The configuration.
@@ -36,49 +37,33 @@ pub struct Service {
     pub router: Router,
     /// The hosts that are served.
     pub hosts: HostPolicy,
-    /// Which web pages may ask.
+    /// Which web pages may send requests.
     pub origins: OriginPolicy,
-    /// Who is told of ends.
+    /// Delivers webhooks.
     pub webhooks: Webhooks,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
 }
 
-/// What all workers share.
+/// State that all workers share.
 #[derive(Clone, Debug)]
 pub struct Shared {
     /// The configuration.
     pub config: Arc<Config>,
-    /// Every generation that can be asked for.
-    pub registry: Arc<Registry>,
-    /// Where logs are kept.
-    pub store: Arc<dyn LogStore>,
-    /// Which requests share an answer.
-    pub reuse: Option<Arc<Reuse>>,
+    /// Registry, logs, tasks and shared answers.
+    pub engine: SharedEngine,
     /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// The tasks that write generations.
-    pub tasks: TaskTracker,
     /// The upstreams, or the embedded simulator where none are configured.
     pub upstreams: Arc<[SharedUpstream]>,
-    /// What may be spent on retries.
+    /// Limits retries.
     pub retry_budget: Arc<RetryBudget>,
-    /// Who is told of ends.
+    /// Delivers webhooks.
     pub webhooks: Webhooks,
 }
 
-/// What of a client's request goes to the upstream beside its body.
-#[derive(Debug, Default)]
-pub struct Forwarded {
-    /// The headers that `forward_headers` lists.
-    pub headers: Vec<(String, String)>,
-    /// The client's own key.
-    pub client_key: Option<SecretString>,
-}
-
 impl Shared {
-    /// The upstreams that a configuration comes to; `simulator` is the base URL of the embedded
-    /// one, where it answers.
+    /// Returns the configured upstreams, or the embedded simulator if `simulator` has its base URL.
     #[must_use]
     pub fn upstreams(config: &Config, simulator: Option<String>) -> Arc<[SharedUpstream]> {
         let simulated = simulator.map(|base_url| schema::Upstream {
@@ -116,8 +101,8 @@ impl Shared {
 }
 
 impl Service {
-    /// A worker's service, with HTTP clients of its own: a client that is used on two runtimes
-    /// times out.
+    /// Creates the state of a worker, with its own HTTP clients: a client that is used on two
+    /// runtimes times out.
     ///
     /// # Errors
     /// An upstream that cannot be set up, by name.
@@ -154,17 +139,11 @@ impl Service {
                 },
             },
         );
-        let grace = config.streams.disconnect_grace;
-        let engine = Engine::new(
-            shared.registry.clone(),
-            shared.store.clone(),
-            Arc::new(router.clone()),
-            shared.tasks.clone(),
-            grace,
-        )
-        .sharing(shared.reuse.clone())
-        .observed_by(shared.metrics.observer())
-        .with_announcer(Arc::new(shared.webhooks.clone()));
+        let engine = shared
+            .engine
+            .engine(Arc::new(router.clone()))
+            .observed_by(shared.metrics.observer())
+            .with_end_notifier(Arc::new(shared.webhooks.clone()));
         let server = &config.server;
         let public_url = server
             .public_url
@@ -192,15 +171,15 @@ impl Service {
         })
     }
 
-    /// Who asks. Without keys everybody is the same.
+    /// Returns the owner of a request. Without credentials all requests have the same one.
     #[must_use]
     pub fn owner(&self) -> Owner {
         Owner::Anonymous
     }
 
-    /// What of this request goes to the upstream beside its body.
+    /// The client behind a request with these headers.
     #[must_use]
-    pub fn forwarded(&self, headers: &HeaderMap) -> Forwarded {
+    pub fn caller(&self, headers: &HeaderMap) -> Caller {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let forwarded = self
             .config
@@ -220,7 +199,8 @@ impl Service {
             .upstreams
             .iter()
             .any(|upstream| upstream.accept_client_key);
-        Forwarded {
+        Caller {
+            owner: self.owner(),
             headers: forwarded.collect(),
             client_key: if accepted {
                 own().map(SecretString::from)
@@ -230,7 +210,7 @@ impl Service {
         }
     }
 
-    /// The names by which clients may ask for a model of this upstream's.
+    /// Returns the names that clients may use for a model of this upstream.
     #[must_use]
     pub fn public_names(&self, upstream: &str, model: &str) -> Vec<String> {
         match self
@@ -244,50 +224,40 @@ impl Service {
         }
     }
 
-    /// What goes around an event stream.
+    /// Returns how a client reads events of this dialect in this framing.
     #[must_use]
-    pub fn sse(&self, preface: impl Into<bytes::Bytes>) -> SseOptions {
-        let readers = self.metrics.gauges().sse.clone();
-        SseOptions {
+    pub fn sse(&self, dialect: Dialect, framing: SseFraming) -> SseReader {
+        let gauges = self.metrics.gauges();
+        let readers = match framing {
+            SseFraming::Bare => &gauges.text,
+            SseFraming::EventSource | SseFraming::Sdk => &gauges.sse,
+        };
+        SseReader {
+            dialect,
+            framing,
             heartbeat: Some(self.config.streams.heartbeat),
-            preface: preface.into(),
-            readers,
+            readers: readers.clone(),
         }
     }
 
-    /// What goes around bare text.
-    #[must_use]
-    pub fn text(&self) -> SseOptions {
-        SseOptions {
-            readers: self.metrics.gauges().text.clone(),
-            ..SseOptions::default()
-        }
-    }
-
-    /// Bounds and clocks of a socket.
+    /// Returns the bounds and timeouts of a socket.
     #[must_use]
     pub fn websocket(&self, headers: &HeaderMap) -> WebSocketOptions {
-        let Forwarded {
-            headers,
-            client_key,
-        } = self.forwarded(headers);
         let streams = &self.config.streams;
         WebSocketOptions {
-            owner: self.owner(),
+            caller: self.caller(headers),
             max_message: self.config.limits.websocket_frame(),
             max_lanes: streams.max_lanes,
             max_queued: streams.max_queued_creates,
             ping_interval: streams.ping_interval,
             ping_timeout: streams.ping_timeout,
-            headers,
-            client_key,
             sockets: self.metrics.gauges().sockets.clone(),
             readers: self.metrics.gauges().websocket.clone(),
         }
     }
 
-    /// How long an SDK's head waits for the upstream's status: no longer than until a heartbeat is
-    /// due.
+    /// Returns how long the response head of an SDK request waits for the upstream's status: at
+    /// most until a heartbeat is due.
     #[must_use]
     pub fn commit_after(&self) -> Duration {
         self.config
@@ -297,17 +267,31 @@ impl Service {
     }
 }
 
-/// What is shared between identical requests, as the configuration says.
+/// Builds what all workers share of the engine.
 #[must_use]
-pub fn reuse(config: &schema::Reuse) -> Option<Arc<Reuse>> {
-    Reuse::new(ReuseOptions {
-        coalesce: config.coalesce,
-        cache: config.cache,
-        ttl: config.cache_ttl,
-        entries: config.cache_entries,
-        pace: config.pace,
-        across_owners: config.across_owners,
-    })
+pub fn shared_engine(config: &Config) -> SharedEngine {
+    let (streams, reuse) = (&config.streams, &config.reuse);
+    Engine::builder()
+        .retention(Retention {
+            events: streams.retain_events,
+            responses: streams.retain_responses,
+            max_memory: streams.max_memory,
+            max_open: config.limits.streams,
+        })
+        .log_limits(LogLimits {
+            bytes: streams.max_stream_bytes(),
+            events: streams.max_stream_events,
+        })
+        .disconnect_grace(streams.disconnect_grace)
+        .reuse(ReuseOptions {
+            coalesce: reuse.coalesce,
+            cache: reuse.cache,
+            ttl: reuse.cache_ttl,
+            entries: reuse.cache_entries,
+            pace: reuse.pace,
+            across_owners: reuse.across_owners,
+        })
+        .build()
 }
 
 fn core_timeouts(timeouts: &schema::Timeouts) -> Timeouts {
@@ -337,10 +321,10 @@ fn route(config: &Config, shared: &SharedUpstream) -> Result<Route, String> {
         schema::Api::Chat => Api::Chat,
         schema::Api::Responses => Api::Responses,
     };
-    let server =
+    let endpoint =
         OpenAi::new(options).map_err(|error| format!("upstream '{}': {error}", upstream.name))?;
     let models = upstream.models.clone();
-    let served = move |public: &str| {
+    let binding = move |public: &str| {
         let name = models.upstream_name(public)?.to_owned();
         let timeouts = models.timeouts(public).map_or_else(
             || core_timeouts(&timeouts),
@@ -348,12 +332,12 @@ fn route(config: &Config, shared: &SharedUpstream) -> Result<Route, String> {
         );
         Some(ModelBinding { name, timeouts })
     };
-    // Without a region on either side there is nothing to prefer.
+    // Without a region on either side no upstream is preferred.
     let far = matches!((&config.server.region, &upstream.region), (Some(here), Some(there)) if here != there);
     Ok(Route {
-        server: Arc::new(server),
+        endpoint: Arc::new(endpoint),
         api,
-        models: Arc::new(served),
+        models: Arc::new(binding),
         weight: upstream.weight,
         locality: u32::from(far),
         continuation: match upstream.continuation {

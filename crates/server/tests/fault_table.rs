@@ -1,15 +1,15 @@
-//! Every fault of the simulator, over every transport, streamed, not streamed and in the
-//! background, over upstreams of either language: how it ends for the client, what is kept, what
-//! the upstream saw of it, and what was counted.
+//! Every fault of the simulator over every transport, streamed, unstreamed and in the background,
+//! for upstreams of both APIs: what the client gets, what is kept, what the upstream sees, and what
+//! is counted.
 //!
-//! A row says what a fault comes to; how each client is told follows from the client alone, so a
-//! row that is right for one and wrong for another is a fault of the gateway's.
+//! A row gives the outcome of a fault. How each client receives it depends on the client alone, so
+//! a row that holds for one client and not for another shows a fault of the gateway.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that cannot go on says why and ends"
+    reason = "a test fails by panicking"
 )]
 
 mod support;
@@ -26,14 +26,14 @@ use tokenwire::config::schema::{Api, Config};
 use tokenwire_core::model::error::ErrorCode;
 use tokenwire_simulator::Outcome;
 
-/// Who asks, and how the answer is wanted.
+/// A kind of client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Client {
     ChatSdk,
-    ChatWhole,
+    ChatJson,
     ResponsesSdk,
-    ResponsesWhole,
-    /// Polled until it has ended.
+    ResponsesJson,
+    /// Polled until it ends.
     Background,
     EventSource,
     /// A chat request, read as chat.
@@ -43,15 +43,15 @@ enum Client {
 }
 
 use Client::{
-    Background, ChatSdk, ChatWhole, EventSource, EventSourceChat, ResponsesSdk, ResponsesWhole,
-    Text, WebSocket,
+    Background, ChatJson, ChatSdk, EventSource, EventSourceChat, ResponsesJson, ResponsesSdk, Text,
+    WebSocket,
 };
 
 const CLIENTS: [Client; 9] = [
     ChatSdk,
-    ChatWhole,
+    ChatJson,
     ResponsesSdk,
-    ResponsesWhole,
+    ResponsesJson,
     Background,
     EventSource,
     EventSourceChat,
@@ -59,36 +59,34 @@ const CLIENTS: [Client; 9] = [
     WebSocket,
 ];
 
-/// How a fault ends.
+/// Outcome of a fault for the client.
 #[derive(Clone, Copy, Debug)]
 enum Ends {
-    /// With the whole answer.
-    Whole,
-    /// Before the upstream's head, with this status and code. Whether the code is retryable.
+    /// The complete answer.
+    Complete,
+    /// A failure before the upstream's head: status, code, and whether the code is retryable.
     Refused(u16, &'static str, bool),
-    /// After it, with this code; the status is for those whose own head has not left yet. So many
-    /// tokens are kept.
+    /// A failure after the head: status for clients without a head so far, code, whether it is
+    /// retryable, and the number of tokens kept.
     Failed(u16, &'static str, bool, usize),
 }
 
-use Ends::{Failed, Refused, Whole};
+use Ends::{Complete, Failed, Refused};
 
-/// How the upstream's record of the request ends.
+/// How the request ends for the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Upstream {
-    /// It was read to its end.
+    /// The response was read to its end.
     Done,
-    /// It was given up by the gateway.
+    /// The gateway closed the connection.
     Aborted,
-    /// Either: what is left after the last word may still be on its way when the connection is let
-    /// go.
+    /// Either: the end of the body may be under way when the connection is closed.
     DoneOrAborted,
 }
 
 use Upstream::{Aborted, Done, DoneOrAborted};
 
-/// Which of the counters of how requests fail before their first token goes up; after it, none
-/// does.
+/// The failure counter that a fault increments. Failures after the first token increment none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Counted {
     Nothing,
@@ -104,10 +102,10 @@ struct Row {
     steering: &'static str,
     ends: Ends,
     counted: Counted,
-    /// Where the upstream is asked for the whole at once (chat over chat), which some faults do not
-    /// touch and some strike otherwise.
-    in_one_piece: Option<(Ends, Upstream, Counted)>,
-    /// How often the upstream is asked, at least and at most.
+    /// The outcome where the upstream is asked for an unstreamed answer (chat over chat), if it
+    /// differs.
+    unstreamed: Option<(Ends, Upstream, Counted)>,
+    /// Fewest and most requests at the upstream.
     requests: (usize, usize),
     upstream: Upstream,
 }
@@ -117,15 +115,15 @@ const fn row(steering: &'static str, ends: Ends, upstream: Upstream, counted: Co
         steering,
         ends,
         counted,
-        in_one_piece: None,
+        unstreamed: None,
         requests: (1, 1),
         upstream,
     }
 }
 
-const fn with_whole(row: Row, ends: Ends, upstream: Upstream, counted: Counted) -> Row {
+const fn with_unstreamed(row: Row, ends: Ends, upstream: Upstream, counted: Counted) -> Row {
     Row {
-        in_one_piece: Some((ends, upstream, counted)),
+        unstreamed: Some((ends, upstream, counted)),
         ..row
     }
 }
@@ -173,7 +171,7 @@ const BEFORE_THE_HEAD: &[Row] = &[
         Done,
         Refusal,
     ),
-    // On a connection that was idle the request may not have been read: then it is sent once more.
+    // The simulator may have closed an idle connection: then the request is sent once more.
     Row {
         requests: (1, 2),
         ..row(
@@ -189,7 +187,7 @@ const BEFORE_THE_HEAD: &[Row] = &[
         Done,
         Refusal,
     ),
-    with_whole(
+    with_unstreamed(
         row(
             "fault=stall_head",
             Refused(504, "first_token_timeout", true),
@@ -209,7 +207,7 @@ const AFTER_SOME_TOKENS: &[Row] = &[
         Done,
         Broken,
     ),
-    with_whole(
+    with_unstreamed(
         row(
             "ttft=1h",
             Failed(504, "first_token_timeout", true, 0),
@@ -220,7 +218,7 @@ const AFTER_SOME_TOKENS: &[Row] = &[
         Aborted,
         Silence,
     ),
-    with_whole(
+    with_unstreamed(
         row(
             "fault=stall after=2",
             Failed(504, "between_tokens_timeout", true, 2),
@@ -237,7 +235,7 @@ const AFTER_SOME_TOKENS: &[Row] = &[
         Done,
         Broken,
     ),
-    with_whole(
+    with_unstreamed(
         row(
             "fault=cut after=2",
             Failed(502, "upstream_truncated", true, 2),
@@ -248,7 +246,7 @@ const AFTER_SOME_TOKENS: &[Row] = &[
         Done,
         Broken,
     ),
-    with_whole(
+    with_unstreamed(
         row(
             "fault=reset after=2",
             Failed(502, "upstream_truncated", true, 2),
@@ -259,7 +257,7 @@ const AFTER_SOME_TOKENS: &[Row] = &[
         Done,
         Broken,
     ),
-    with_whole(
+    with_unstreamed(
         row(
             "fault=end after=2",
             Failed(502, "upstream_truncated", true, 2),
@@ -270,7 +268,7 @@ const AFTER_SOME_TOKENS: &[Row] = &[
         Done,
         Broken,
     ),
-    with_whole(
+    with_unstreamed(
         row(
             "fault=error after=2",
             Failed(502, "server_error", true, 2),
@@ -281,7 +279,7 @@ const AFTER_SOME_TOKENS: &[Row] = &[
         Done,
         Refusal,
     ),
-    with_whole(
+    with_unstreamed(
         row(
             "fault=malformed after=2",
             Failed(502, "upstream_malformed", true, 2),
@@ -292,7 +290,7 @@ const AFTER_SOME_TOKENS: &[Row] = &[
         Done,
         Broken,
     ),
-    with_whole(
+    with_unstreamed(
         row(
             "fault=bad_utf8 after=2",
             Failed(502, "upstream_invalid_utf8", true, 2),
@@ -303,7 +301,7 @@ const AFTER_SOME_TOKENS: &[Row] = &[
         Done,
         Broken,
     ),
-    with_whole(
+    with_unstreamed(
         row(
             "fault=oversize after=2 size=4MiB",
             Failed(502, "upstream_event_too_large", false, 2),
@@ -317,10 +315,10 @@ const AFTER_SOME_TOKENS: &[Row] = &[
 ];
 
 const AT_THE_END: &[Row] = &[
-    row("fault=none", Whole, Done, Nothing),
-    row("fault=no_done", Whole, Done, Nothing),
-    with_whole(
-        row("fault=hang", Whole, Aborted, Nothing),
+    row("fault=none", Complete, Done, Nothing),
+    row("fault=no_done", Complete, Done, Nothing),
+    with_unstreamed(
+        row("fault=hang", Complete, Aborted, Nothing),
         Failed(504, "total_timeout", true, 0),
         Aborted,
         Silence,
@@ -328,27 +326,26 @@ const AT_THE_END: &[Row] = &[
 ];
 
 const IN_THE_FRAMING: &[Row] = &[
-    row("fault=split", Whole, Done, Nothing),
-    row("fault=crlf", Whole, Done, Nothing),
-    row("fault=cr", Whole, Done, Nothing),
-    row("fault=nospace", Whole, Done, Nothing),
-    row("fault=bom", Whole, Done, Nothing),
-    row("fault=comments", Whole, Done, Nothing),
-    row("fault=multi", Whole, Done, Nothing),
-    row("fault=gzip", Whole, Done, Nothing),
+    row("fault=split", Complete, Done, Nothing),
+    row("fault=crlf", Complete, Done, Nothing),
+    row("fault=cr", Complete, Done, Nothing),
+    row("fault=nospace", Complete, Done, Nothing),
+    row("fault=bom", Complete, Done, Nothing),
+    row("fault=comments", Complete, Done, Nothing),
+    row("fault=multi", Complete, Done, Nothing),
+    row("fault=gzip", Complete, Done, Nothing),
 ];
 
-/// The answer that every row asks for, and so much of it.
+/// The first `count` tokens of the answer that every row asks for.
 fn tokens(count: usize) -> String {
     (0..count).map(|number| format!(" t{number}")).collect()
 }
 const TOKENS: usize = 4;
 
-/// Retries have tests of their own: here what a request goes up for, once, is what the table shows.
+/// Turns retries off: the table shows the outcome of one attempt.
 fn without_retries(config: &mut Config) {
     config.retry.attempts = 0;
-    // With nobody else to ask it changes nothing, and when it opens depends on the order of the
-    // failures.
+    // When the breaker opens depends on the order of the failures.
     config.breaker.failures = 0;
 }
 
@@ -358,10 +355,9 @@ fn world(api: Api) -> World {
         config.limits.event = 1024 * 1024;
         config.timeouts.first_token = Duration::from_secs(8);
         config.timeouts.between_tokens = Duration::from_secs(8);
-        // Of what comes in one piece this is the only clock; it must not run out before the others
-        // do.
+        // The only timeout of an unstreamed answer. It must not run out before the others.
         config.timeouts.total = Duration::from_secs(20);
-        // A head waits for the upstream's status, however slow the machine is.
+        // A head waits for the upstream's status even on a slow machine.
         config.streams.commit_after = Duration::from_secs(600);
         without_retries(config);
     })
@@ -370,8 +366,7 @@ fn world(api: Api) -> World {
 async fn check(rows: &[Row]) {
     for api in [Api::Chat, Api::Responses] {
         let world = &world(api);
-        // Every cell is looked at, whatever is wrong with the others: what a fault has in common
-        // tells where it comes from.
+        // All cells run even if some fail, to show what the failures have in common.
         let cells = rows.iter().flat_map(|row| {
             CLIENTS.map(|client| AssertUnwindSafe(cell(world, api, row, client)).catch_unwind())
         });
@@ -383,7 +378,7 @@ async fn check(rows: &[Row]) {
         assert_eq!(
             wrong,
             0,
-            "so many of {} cells over {api:?} are wrong; each is shown above",
+            "wrong cells of {} over {api:?}; each is shown above",
             rows.len() * CLIENTS.len()
         );
         world.idle().await;
@@ -392,7 +387,7 @@ async fn check(rows: &[Row]) {
     }
 }
 
-/// What the gateway has counted is what the cells came to, no more and no less.
+/// Checks that the gateway's counters match the cells exactly.
 async fn check_counters(world: &World, api: Api, rows: &[Row]) {
     let mut expected = Counts::default();
     for (row, client) in rows
@@ -401,10 +396,10 @@ async fn check_counters(world: &World, api: Api, rows: &[Row]) {
     {
         expected.cell(row, client, api);
     }
-    // A generation and its request are counted just after its last event is on its way.
+    // A generation and its request are counted just after its last event is sent.
     let cells = rows.len() * CLIENTS.len();
     let mut counted = Counts::default();
-    support::eventually("that all is counted", async || {
+    support::eventually("all counters to be updated", async || {
         counted = Counts::of(&world.get("/metrics").answer().await.text());
         let ended = counted
             .0
@@ -417,8 +412,7 @@ async fn check_counters(world: &World, api: Api, rows: &[Row]) {
     assert_eq!(counted, expected, "over {api:?}");
 }
 
-/// The samples that tell of ends and of upstreams, without `tokenwire_` and without those that are
-/// zero.
+/// The non-zero samples of ended generations and of upstreams, without the prefix `tokenwire_`.
 #[derive(Debug, Default, PartialEq)]
 struct Counts(BTreeMap<String, u64>);
 
@@ -427,9 +421,10 @@ impl Counts {
         let samples = text
             .lines()
             .filter_map(|line| line.strip_prefix("tokenwire_")?.rsplit_once(' '));
-        let told = ["generations_ended_total", "upstream_"];
-        // The one that says that it is up, and the seconds, are no counts.
-        let wanted = samples.filter(|(name, _)| told.iter().any(|told| name.starts_with(told)));
+        let prefixes = ["generations_ended_total", "upstream_"];
+        // Gauges of health and durations are no counts.
+        let wanted =
+            samples.filter(|(name, _)| prefixes.iter().any(|prefix| name.starts_with(prefix)));
         let wanted = wanted
             .filter(|(name, _)| !name.starts_with("upstream_up") && !name.contains("_seconds"));
         let counts = wanted.map(|(name, value)| {
@@ -446,20 +441,20 @@ impl Counts {
     }
 
     fn cell(&mut self, row: &Row, client: Client, over: Api) {
-        let (ends, counted) = match row.in_one_piece {
-            Some((ends, _, counted)) if client == ChatWhole && over == Api::Chat => (ends, counted),
+        let (ends, counted) = match row.unstreamed {
+            Some((ends, _, counted)) if client == ChatJson && over == Api::Chat => (ends, counted),
             _ => (row.ends, row.counted),
         };
-        let api = if matches!(client, ChatSdk | ChatWhole | EventSourceChat) {
+        let api = if matches!(client, ChatSdk | ChatJson | EventSourceChat) {
             "chat"
         } else {
             "responses"
         };
         let (status, code) = match ends {
-            Whole => ("completed", ""),
+            Complete => ("completed", ""),
             Refused(_, code, _) | Failed(_, code, ..) => ("failed", code),
         };
-        // A code of the upstream's own is no label.
+        // The upstream's own codes are no labels.
         let label = if code.is_empty() || ErrorCode::ALL.iter().any(|known| known.as_str() == code)
         {
             code
@@ -484,15 +479,15 @@ impl Counts {
 }
 
 async fn cell(world: &World, api: Api, row: &Row, client: Client) {
-    let (ends, upstream) = match row.in_one_piece {
-        Some((ends, upstream, _)) if client == ChatWhole && api == Api::Chat => (ends, upstream),
+    let (ends, upstream) = match row.unstreamed {
+        Some((ends, upstream, _)) if client == ChatJson && api == Api::Chat => (ends, upstream),
         _ => (row.ends, row.upstream),
     };
     let context = format!("{} as {client:?} over {api:?}", row.steering);
-    // A Responses upstream that says itself that it failed is relayed as it is.
+    // The error of a Responses upstream is relayed unchanged.
     let own_words = api == Api::Responses && row.steering.starts_with("fault=error");
     let told = |retryable: bool| (!own_words).then_some(retryable);
-    // By this the request is found among the others.
+    // Identifies the request at the simulator.
     let mark = format!(
         "{}{client:?}",
         row.steering
@@ -501,12 +496,12 @@ async fn cell(world: &World, api: Api, row: &Row, client: Client) {
     let steering = format!("tokens={TOKENS} text=count {} id={mark}", row.steering);
     let seen = Seen::of(world, client, &steering).await;
     match ends {
-        Whole => seen.is_whole(&context),
+        Complete => seen.is_complete(&context),
         Refused(status, code, retryable) if seen.by_status => {
             seen.is_error(&context, status, code, told(retryable))
         }
         Refused(_, code, retryable) => seen.is_failed(&context, code, told(retryable), 0),
-        Failed(status, code, retryable, _) if client == ChatWhole => {
+        Failed(status, code, retryable, _) if client == ChatJson => {
             seen.is_error(&context, status, code, told(retryable))
         }
         Failed(_, code, retryable, kept) => seen.is_failed(&context, code, told(retryable), kept),
@@ -550,26 +545,26 @@ async fn cell(world: &World, api: Api, row: &Row, client: Client) {
     }
 }
 
-/// What a client got.
+/// An answer as a client received it.
 struct Seen {
     client: Client,
-    /// Whether this client is told what fails before the upstream's head by its status.
+    /// Whether this client gets failures before the upstream's head as a status.
     by_status: bool,
     answer: Option<Answer>,
     /// The payloads of its stream.
     payloads: Vec<String>,
-    /// The response object, where it got one or could ask for it.
+    /// The response object.
     object: Value,
 }
 
 impl Seen {
     async fn of(gateway: &Gateway, client: Client, steering: &str) -> Self {
-        let whole = json!({"stream": false});
+        let unstreamed = json!({"stream": false});
         let answer = match client {
             ChatSdk => gateway.post("/v1/chat/completions", &chat(steering)),
-            ChatWhole => gateway.post("/v1/chat/completions", &with(chat(steering), whole)),
+            ChatJson => gateway.post("/v1/chat/completions", &with(chat(steering), unstreamed)),
             ResponsesSdk => gateway.post("/v1/responses", &response(steering)),
-            ResponsesWhole => gateway.post("/v1/responses", &with(response(steering), whole)),
+            ResponsesJson => gateway.post("/v1/responses", &with(response(steering), unstreamed)),
             Background => gateway.post(
                 "/v1/responses",
                 &with(
@@ -639,16 +634,16 @@ impl Seen {
         }
     }
 
-    /// What was said, as this client puts it together.
-    fn said(&self) -> String {
+    /// Returns the text as this client assembles it.
+    fn text(&self) -> String {
         let json = |payload: &String| serde_json::from_str::<Value>(payload).ok();
         match (self.client, &self.answer) {
             (Text, Some(answer)) => answer.text(),
-            (ChatWhole, Some(answer)) => answer.json()["choices"][0]["message"]["content"]
+            (ChatJson, Some(answer)) => answer.json()["choices"][0]["message"]["content"]
                 .as_str()
                 .unwrap_or_default()
                 .to_owned(),
-            (ResponsesWhole | Background, _) => self.kept(),
+            (ResponsesJson | Background, _) => self.kept(),
             (ChatSdk | EventSourceChat, _) => {
                 let chunks = self.payloads.iter().filter_map(json);
                 chunks
@@ -666,7 +661,7 @@ impl Seen {
         }
     }
 
-    /// What the response object holds.
+    /// Returns the text of the response object.
     fn kept(&self) -> String {
         let items = self.object["output"].as_array().unwrap().iter();
         items
@@ -683,7 +678,7 @@ impl Seen {
         serde_json::from_str(last).unwrap()
     }
 
-    /// How often a stream of SSE says that it is done.
+    /// Returns the number of `[DONE]` in the stream.
     fn dones(&self) -> usize {
         self.payloads
             .iter()
@@ -691,9 +686,9 @@ impl Seen {
             .count()
     }
 
-    fn is_whole(&self, context: &str) {
+    fn is_complete(&self, context: &str) {
         let shown = self.answer.as_ref().map(Answer::text).unwrap_or_default();
-        assert_eq!(self.said(), tokens(TOKENS), "{context}: {shown}");
+        assert_eq!(self.text(), tokens(TOKENS), "{context}: {shown}");
         assert_eq!(
             (self.object["status"].as_str(), self.kept()),
             (Some("completed"), tokens(TOKENS)),
@@ -714,7 +709,7 @@ impl Seen {
         }
     }
 
-    /// Told by a status, before anything else.
+    /// Checks an error that was received as a status.
     fn is_error(&self, context: &str, status: u16, code: &str, retryable: Option<bool>) {
         let answer = self.answer.as_ref().expect("an answer");
         assert_eq!(
@@ -724,7 +719,7 @@ impl Seen {
             answer.text()
         );
         let error = &answer.json()["error"];
-        // A refusal of the upstream's is passed on in its own words, which need not hold a code.
+        // An upstream's refusal is passed on unchanged and need not have a code.
         assert_eq!(
             error["code"].as_str().or(error["type"].as_str()),
             Some(code),
@@ -736,7 +731,7 @@ impl Seen {
                 "{context}: {error}"
             );
         }
-        // The upstream may have billed, and our own retries are the gateway's business.
+        // The upstream may have billed, and the gateway retries by itself.
         assert_eq!(answer.header("x-should-retry"), Some("false"), "{context}");
         if matches!(status, 429 | 503) {
             assert!(answer.header("retry-after").is_some(), "{context}");
@@ -744,7 +739,7 @@ impl Seen {
         self.object_failed(context, code, retryable);
     }
 
-    /// Told after the head, or by the object.
+    /// Checks a failure that was received after the head or in the response object.
     fn is_failed(&self, context: &str, code: &str, retryable: Option<bool>, kept: usize) {
         let shown = self
             .answer
@@ -762,7 +757,7 @@ impl Seen {
                 "{context}: {shown}"
             );
         }
-        assert_eq!(self.said(), tokens(kept), "{context}: {shown}");
+        assert_eq!(self.text(), tokens(kept), "{context}: {shown}");
         assert_eq!(self.kept(), tokens(kept), "{context}: {}", self.object);
         self.object_failed(context, code, retryable);
         match self.client {
@@ -777,7 +772,7 @@ impl Seen {
                 );
                 assert!(
                     !shown.contains(r#""finish_reason":""#),
-                    "{context}: it looks finished: {shown}"
+                    "{context}: a finish reason was sent: {shown}"
                 );
             }
             ResponsesSdk | EventSource | WebSocket => {
@@ -793,11 +788,11 @@ impl Seen {
                     "{context}: {shown}"
                 );
             }
-            ChatWhole | ResponsesWhole | Background | Text => {}
+            ChatJson | ResponsesJson | Background | Text => {}
         }
     }
 
-    /// `retryable` is `None` where the object is the upstream's own.
+    /// Checks the response object. `retryable` is `None` where it is the upstream's own.
     fn object_failed(&self, context: &str, code: &str, retryable: Option<bool>) {
         assert_eq!(
             self.object["status"], "failed",

@@ -69,7 +69,11 @@ async fn foreign_hosts_are_refused_on_every_route() {
                 .await;
             assert_eq!(answer.status, 403, "{method} {path}: {}", answer.text());
             assert_eq!(code(&answer), "host_not_allowed", "{method} {path}");
-            assert!(answer.text().contains("server.allowed_hosts"), "{}", answer.text());
+            assert!(
+                answer.text().contains("server.allowed_hosts"),
+                "{}",
+                answer.text()
+            );
             assert!(answer.text().contains("evil.example:3000"));
         }
     }
@@ -98,7 +102,11 @@ async fn hosts_that_no_public_name_resolves_to_are_served() {
     }
     for host in ["example.com", "www.chat.example.com", "10.0.0.1.nip.io"] {
         let answer = get(&world, "/v1/models", &[("host", host)]).await;
-        assert_eq!((answer.status, code(&answer).as_str()), (403, "host_not_allowed"), "{host}");
+        assert_eq!(
+            (answer.status, code(&answer).as_str()),
+            (403, "host_not_allowed"),
+            "{host}"
+        );
     }
 }
 
@@ -161,7 +169,12 @@ async fn forwarded_headers_count_only_from_trusted_proxies() {
         ];
         let request = behind.post("/v1/responses", &response("tokens=1"));
         let answer = with(request, &headers).answer().await;
-        assert_eq!(answer.status, expected, "{proto} {origin}: {}", answer.text());
+        assert_eq!(
+            answer.status,
+            expected,
+            "{proto} {origin}: {}",
+            answer.text()
+        );
     }
 }
 
@@ -179,14 +192,20 @@ async fn own_pages_behind_a_proxy_are_known_by_the_listed_name_or_the_public_url
     let listed = start(|config| config.server.allowed_hosts = vec!["chat.example.com".to_owned()]);
     let host = "chat.example.com";
     assert_eq!(ask(&listed, host, "https://chat.example.com").await, 200);
-    assert_eq!(ask(&listed, host, "https://chat.example.com:8443").await, 403);
+    assert_eq!(
+        ask(&listed, host, "https://chat.example.com:8443").await,
+        403
+    );
     assert_eq!(ask(&listed, host, "https://evil.example").await, 403);
     let public =
         start(|config| config.server.public_url = Some("https://chat.example.com".to_owned()));
     assert_eq!(ask(&public, host, "https://chat.example.com").await, 200);
     assert_eq!(ask(&public, host, "http://chat.example.com").await, 403);
     // nginx passes its upstream's name unless told otherwise.
-    assert_eq!(ask(&public, "127.0.0.1:3000", "https://chat.example.com").await, 200);
+    assert_eq!(
+        ask(&public, "127.0.0.1:3000", "https://chat.example.com").await,
+        200
+    );
 }
 
 #[tokio::test]
@@ -213,19 +232,29 @@ async fn origin_patterns_match_one_label() {
 async fn simple_requests_with_a_foreign_origin_are_refused() {
     let world = start(|_| {});
     for origin in ["https://evil.example", "null", "file://"] {
-        for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"] {
+        for kind in [
+            "text/plain",
+            "application/x-www-form-urlencoded",
+            "multipart/form-data",
+        ] {
             let request = Request::new(world.address, "POST", "/v1/streams")
                 .header("content-type", kind)
                 .header("origin", origin)
                 .body(response("tokens=1").to_string());
             let answer = request.answer().await;
-            assert_eq!((answer.status, code(&answer).as_str()), (403, "origin_forbidden"));
+            assert_eq!(
+                (answer.status, code(&answer).as_str()),
+                (403, "origin_forbidden")
+            );
             assert_eq!(answer.header("access-control-allow-origin"), None);
         }
         let socket = RawSocket::connect(world.address, "/v1/ws", &[("origin", origin)]).await;
         assert!(socket.head.starts_with("HTTP/1.1 403"), "{}", socket.head);
     }
-    let dev = [("origin", "http://localhost:5173"), ("sec-fetch-site", "same-site")];
+    let dev = [
+        ("origin", "http://localhost:5173"),
+        ("sec-fetch-site", "same-site"),
+    ];
     let socket = RawSocket::connect(world.address, "/v1/ws", &dev).await;
     assert!(socket.head.starts_with("HTTP/1.1 101"), "{}", socket.head);
     assert_eq!(world.simulator.stats().requests, 0);
@@ -240,16 +269,52 @@ async fn gets_start_only_where_no_foreign_page_can_have_sent_them() {
         (&[("host", "127.0.0.1:3000")], 200),
         (&[("host", "192.168.1.5:3000")], 403),
         (&[("host", "host.docker.internal:3000")], 403),
-        (&[("host", "localhost"), ("x-forwarded-for", "192.168.1.7")], 403),
+        (
+            &[("host", "localhost"), ("x-forwarded-for", "192.168.1.7")],
+            403,
+        ),
         // The chat page, a development server, a typed address.
-        (&[("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "cors")], 200),
-        (&[("origin", "http://localhost:5173"), ("sec-fetch-site", "same-site")], 200),
-        (&[("sec-fetch-site", "none"), ("sec-fetch-mode", "navigate")], 200),
+        (
+            &[
+                ("sec-fetch-site", "same-origin"),
+                ("sec-fetch-mode", "cors"),
+            ],
+            200,
+        ),
+        (
+            &[
+                ("origin", "http://localhost:5173"),
+                ("sec-fetch-site", "same-site"),
+            ],
+            200,
+        ),
+        (
+            &[("sec-fetch-site", "none"), ("sec-fetch-mode", "navigate")],
+            200,
+        ),
         // Links, images and prefetches of other pages.
-        (&[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")], 403),
-        (&[("sec-fetch-site", "same-site"), ("sec-fetch-mode", "cors")], 403),
-        (&[("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "no-cors")], 403),
-        (&[("sec-fetch-site", "none"), ("sec-fetch-mode", "no-cors")], 403),
+        (
+            &[
+                ("sec-fetch-site", "cross-site"),
+                ("sec-fetch-mode", "navigate"),
+            ],
+            403,
+        ),
+        (
+            &[("sec-fetch-site", "same-site"), ("sec-fetch-mode", "cors")],
+            403,
+        ),
+        (
+            &[
+                ("sec-fetch-site", "same-origin"),
+                ("sec-fetch-mode", "no-cors"),
+            ],
+            403,
+        ),
+        (
+            &[("sec-fetch-site", "none"), ("sec-fetch-mode", "no-cors")],
+            403,
+        ),
         (
             &[
                 ("sec-fetch-site", "none"),
@@ -263,7 +328,12 @@ async fn gets_start_only_where_no_foreign_page_can_have_sent_them() {
     for path in [STEERED, "/v1/%73treams?input=%5B%5Btokens%3D1%5D%5D"] {
         for (headers, expected) in table {
             let answer = get(&world, path, headers).await;
-            assert_eq!(answer.status, expected, "{path} {headers:?}: {}", answer.text());
+            assert_eq!(
+                answer.status,
+                expected,
+                "{path} {headers:?}: {}",
+                answer.text()
+            );
             if expected == 403 {
                 assert_eq!(code(&answer), "origin_forbidden", "{headers:?}");
             }
@@ -287,16 +357,30 @@ async fn streams_are_not_read_by_other_sites() {
             format!("/v1/responses/{id}?stream=true"),
         ] {
             let answer = get(&world, &path, &[("sec-fetch-site", site)]).await;
-            assert_eq!((answer.status, code(&answer).as_str()), (403, "origin_forbidden"));
+            assert_eq!(
+                (answer.status, code(&answer).as_str()),
+                (403, "origin_forbidden")
+            );
         }
         let resumed = [("sec-fetch-site", site), ("last-event-id", cursor.as_str())];
         assert_eq!(get(&world, "/v1/streams", &resumed).await.status, 403);
     }
     // An image may read, since it shows nothing, but not start.
-    let image = [("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "no-cors")];
-    assert_eq!(get(&world, &format!("/v1/streams/{id}"), &image).await.status, 200);
+    let image = [
+        ("sec-fetch-site", "same-origin"),
+        ("sec-fetch-mode", "no-cors"),
+    ];
+    assert_eq!(
+        get(&world, &format!("/v1/streams/{id}"), &image)
+            .await
+            .status,
+        200
+    );
     // A resume from another machine is no start.
-    let lan = [("host", "192.168.1.5:3000"), ("last-event-id", cursor.as_str())];
+    let lan = [
+        ("host", "192.168.1.5:3000"),
+        ("last-event-id", cursor.as_str()),
+    ];
     assert_eq!(get(&world, "/v1/streams", &lan).await.status, 200);
 }
 
@@ -307,7 +391,10 @@ async fn preflights_and_errors_carry_the_cors_headers() {
     let preflight = Request::new(world.address, "OPTIONS", "/v1/responses")
         .header("origin", origin)
         .header("access-control-request-method", "POST")
-        .header("access-control-request-headers", "x-anything, authorization");
+        .header(
+            "access-control-request-headers",
+            "x-anything, authorization",
+        );
     let answer = preflight.answer().await;
     assert_eq!(answer.status, 204);
     assert_eq!(
@@ -324,7 +411,12 @@ async fn preflights_and_errors_carry_the_cors_headers() {
         assert!(answer.status >= 400);
         assert_eq!(answer.header("access-control-allow-origin"), Some(origin));
         let exposed = answer.header("access-control-expose-headers").unwrap();
-        for name in ["Location", "X-Request-Id", "Server-Timing", "x-ratelimit-remaining-tokens"] {
+        for name in [
+            "Location",
+            "X-Request-Id",
+            "Server-Timing",
+            "x-ratelimit-remaining-tokens",
+        ] {
             assert!(exposed.contains(name), "{name} in {exposed}");
         }
     }

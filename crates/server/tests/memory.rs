@@ -23,13 +23,12 @@ use support::{Answer, PATIENCE, Request, Socket, chat, eventually, response};
 use tokenwire::config::schema::{Config, Upstream};
 use tokenwire::http::{configure, request_middleware};
 use tokenwire::metrics::Metrics;
-use tokenwire::service::{Service, Shared};
-use tokenwire_core::engine::{MemoryStore, Registry, Retention};
-use tokenwire_core::log::{LogLimits, MemoryAccount};
+use tokenwire::service::{Service, Shared, shared_engine};
+use tokenwire_core::engine::Registry;
+use tokenwire_core::log::MemoryAccount;
 use tokenwire_core::upstream::RetryBudget;
 use tokenwire_simulator::{Options, Pace, Simulator};
 use tokenwire_webhooks::{WebhookOptions, Webhooks};
-use tokio_util::task::TaskTracker;
 
 const STREAMS: usize = 200;
 const TOKENS: usize = 200;
@@ -62,27 +61,11 @@ impl Metered {
             ..Config::default()
         };
         change(&mut config);
-        let account = MemoryAccount::default();
-        let retention = Retention {
-            events: config.streams.retain_events,
-            responses: config.streams.retain_responses,
-            max_memory: config.streams.max_memory,
-            max_open: config.limits.streams,
-        };
-        let limits = LogLimits {
-            bytes: config.streams.max_stream_bytes(),
-            events: config.streams.max_stream_events,
-        };
-        let registry = Registry::new(retention, account.clone());
+        let engine = shared_engine(&config);
+        let (registry, account) = (engine.registry().clone(), engine.account().clone());
         let shared = Shared {
-            registry: registry.clone(),
-            store: Arc::new(MemoryStore {
-                limits,
-                account: account.clone(),
-            }),
-            reuse: None,
+            engine,
             metrics: Metrics::new(&config, registry.clone()),
-            tasks: TaskTracker::new(),
             upstreams: Shared::upstreams(&config, None),
             retry_budget: Arc::new(RetryBudget::new(0)),
             webhooks: Webhooks::new(WebhookOptions::default()).unwrap(),

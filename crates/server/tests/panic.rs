@@ -21,18 +21,17 @@ use tokenwire::config::Config;
 use tokenwire::http::{configure, request_middleware};
 use tokenwire::metrics::Metrics;
 use tokenwire::service::{Service, Shared};
-use tokenwire_core::engine::{Engine, MemoryStore, Registry, Retention};
-use tokenwire_core::log::{LogLimits, MemoryAccount};
+use tokenwire_core::engine::{Engine, Retention};
+use tokenwire_core::log::LogLimits;
 use tokenwire_core::model::error::ApiError;
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::decode::{Flow, SseEvent};
 use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_core::upstream::{
-    OpenError, Opened, RetryBudget, StreamStep, Target, Timeouts, TokenStream, Upstream,
-    UpstreamHead, UpstreamRequest,
+    OpenError, RetryBudget, StreamStep, Target, Timeouts, TokenStream, Upstream, UpstreamHead,
+    UpstreamRequest, UpstreamResponse,
 };
 use tokenwire_webhooks::{WebhookOptions, Webhooks};
-use tokio_util::task::TaskTracker;
 
 /// An upstream that panics at the place that the model's name gives.
 #[derive(Debug)]
@@ -59,15 +58,18 @@ impl Upstream for Panicking {
             upstream_model: None,
             api: Api::Chat,
             timeouts,
-            server: 0,
+            endpoint: 0,
             queued: false,
         })
     }
 
-    fn open(&self, request: UpstreamRequest) -> BoxFuture<'static, Result<Opened, OpenError>> {
+    fn open(
+        &self,
+        request: UpstreamRequest,
+    ) -> BoxFuture<'static, Result<UpstreamResponse, OpenError>> {
         Box::pin(async move {
             assert_ne!(request.model, "before the head");
-            Ok(Opened {
+            Ok(UpstreamResponse {
                 head: UpstreamHead::default(),
                 stream: Box::new(PanickingBody {
                     model: request.model,
@@ -110,7 +112,6 @@ struct Server {
 }
 
 fn shared() -> Shared {
-    let account = MemoryAccount::default();
     let keep = Duration::from_secs(600);
     let retention = Retention {
         events: keep,
@@ -118,19 +119,17 @@ fn shared() -> Shared {
         max_memory: 1 << 30,
         max_open: 4,
     };
-    let registry = Registry::new(retention, account.clone());
+    let engine = Engine::builder()
+        .retention(retention)
+        .log_limits(LogLimits {
+            bytes: 1 << 20,
+            events: 1000,
+        })
+        .disconnect_grace(Duration::ZERO)
+        .build();
     Shared {
-        metrics: Metrics::new(&Config::default(), registry.clone()),
-        registry,
-        reuse: None,
-        store: Arc::new(MemoryStore {
-            limits: LogLimits {
-                bytes: 1 << 20,
-                events: 1000,
-            },
-            account,
-        }),
-        tasks: TaskTracker::new(),
+        metrics: Metrics::new(&Config::default(), engine.registry().clone()),
+        engine,
         upstreams: Shared::upstreams(&Config::default(), Some("http://127.0.0.1:1/v1".to_owned())),
         retry_budget: Arc::new(RetryBudget::new(0)),
         webhooks: Webhooks::new(WebhookOptions::default()).unwrap(),
@@ -146,13 +145,7 @@ impl Server {
                 let shared = shared();
                 let server = HttpServer::new(move || {
                     let mut service = Service::new(&shared).unwrap();
-                    service.engine = Engine::new(
-                        shared.registry.clone(),
-                        shared.store.clone(),
-                        Arc::new(Panicking),
-                        shared.tasks.clone(),
-                        Duration::ZERO,
-                    );
+                    service.engine = shared.engine.engine(Arc::new(Panicking));
                     let panics = web::get().to(|| async {
                         assert!(std::hint::black_box(false), "panic of the test");
                         HttpResponse::Ok().finish()

@@ -1,4 +1,4 @@
-//! Not asking twice, as clients and the upstream see it.
+//! Sharing of answers, as clients and the upstream see it.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -33,17 +33,17 @@ fn asked(world: &World) -> u64 {
     stats.chat_completions + stats.responses
 }
 
-/// The same request so many times at once.
+/// Sends the same request `times` times at once.
 async fn sent(times: usize, request: Request) -> Vec<Exchange> {
     join_all((0..times).map(|_| request.send())).await
 }
 
-/// The same request so many times at once, each read to its end.
+/// Sends the same request `times` times at once, and reads each answer to its end.
 async fn answered(times: usize, request: Request) -> Vec<Answer> {
     join_all((0..times).map(|_| request.answer())).await
 }
 
-/// Waits until so many generations run.
+/// Waits until `count` generations run.
 async fn running(gateway: &Gateway, count: usize) {
     support::eventually("generations", async || {
         gateway.get("/readyz").answer().await.json()["open_streams"] == count
@@ -55,7 +55,7 @@ fn marked(answer: &Answer) -> Option<&str> {
     answer.header("tokenwire-cache")
 }
 
-/// What an answer says, without its own id and times.
+/// Returns an answer without its own id and times.
 fn said(answer: &Answer, id: &str) -> String {
     let mut text = answer
         .text()
@@ -75,7 +75,7 @@ fn said(answer: &Answer, id: &str) -> String {
     text
 }
 
-/// An upstream that answers with a few tokens, and with the rest once it is told to.
+/// An upstream that answers with a few tokens, and with the rest on request.
 struct Gated {
     base_url: String,
     open: watch::Sender<bool>,
@@ -132,12 +132,12 @@ const FIRST: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assi
 const REST: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"lo\"},\"finish_reason\":null}]}\n\n\
                     data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
 
-// === One stream for several ===
+// === Coalescing ===
 
-/// Twenty-five each of the official SDK's way, an EventSource's, a WebSocket's, and one that wants
-/// its answer whole.
+/// Twenty-five requests each of an SDK, an EventSource, a WebSocket, and a client that does not
+/// stream.
 #[tokio::test]
-async fn a_hundred_identical_requests_over_every_transport_are_one_request_upstream() {
+async fn identical_requests_over_every_transport_are_one_upstream_request() {
     let upstream = Gated::start(FIRST, REST).await;
     let gateway = over(&upstream.base_url, Api::Chat, coalescing);
     let body = json!({"model": "simulator", "input": "the same"});
@@ -161,7 +161,7 @@ async fn a_hundred_identical_requests_over_every_transport_are_one_request_upstr
     }))
     .await;
     let whole = sent(25, gateway.post("/v1/responses", &body)).await;
-    // All of them have been started, and whoever streams reads what there is.
+    // All of them have been started, and the streaming ones read the first tokens.
     running(gateway, 100).await;
     for exchange in sdk.iter_mut().chain(&mut event_sources) {
         exchange.until("Hel").await;
@@ -219,7 +219,7 @@ async fn a_hundred_identical_requests_over_every_transport_are_one_request_upstr
 }
 
 #[tokio::test]
-async fn a_hundred_at_once_are_one_request_whether_they_come_in_time_or_late() {
+async fn concurrent_identical_requests_are_one_upstream_request_early_or_late() {
     let world = start(|config| {
         coalescing(config);
         caching(config);
@@ -248,7 +248,7 @@ async fn a_hundred_at_once_are_one_request_whether_they_come_in_time_or_late() {
 }
 
 #[tokio::test]
-async fn a_whole_chat_completion_is_shared_byte_for_byte() {
+async fn unstreamed_chat_completion_is_shared_byte_for_byte() {
     let (begin, rest) = (
         r#"{"id" : "c","choices":[{"index":0,"message":{"role":"assistant","content":"Hi"},"#,
         r#""finish_reason":"stop"}],"usage":{"total_tokens":3},"unknown":[ ]}"#,
@@ -275,7 +275,7 @@ async fn a_whole_chat_completion_is_shared_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn a_responses_upstream_is_shared_too() {
+async fn responses_upstream_is_shared() {
     let simulator = tokenwire_simulator::Simulator::start(Default::default()).unwrap();
     let gateway = over(&simulator.base_url(), Api::Responses, |config| {
         coalescing(config);
@@ -297,7 +297,7 @@ async fn a_responses_upstream_is_shared_too() {
 }
 
 #[tokio::test]
-async fn nothing_is_shared_or_said_unless_it_is_switched_on() {
+async fn sharing_and_its_header_are_off_by_default() {
     let world = start(|_| {});
     for _ in 0..2 {
         let answer = world
@@ -313,7 +313,7 @@ async fn nothing_is_shared_or_said_unless_it_is_switched_on() {
 }
 
 #[tokio::test]
-async fn requests_that_differ_are_asked_for_each() {
+async fn different_requests_each_reach_the_upstream() {
     let upstream = Gated::start(FIRST, REST).await;
     let gateway = over(&upstream.base_url, Api::Chat, coalescing);
     let bodies = [
@@ -333,7 +333,7 @@ async fn requests_that_differ_are_asked_for_each() {
         exchanges.push(exchange);
     }
     assert_eq!(upstream.asked(), bodies.len());
-    // What is the gateway's own business makes no difference to the upstream.
+    // Fields that the gateway keeps to itself make no difference to the upstream.
     let mut exchange = gateway
         .post("/v1/streams", &json!({"input": "a", "store": false}))
         .send()
@@ -354,10 +354,10 @@ async fn requests_that_differ_are_asked_for_each() {
     }
 }
 
-// === Somebody goes ===
+// === Leaders that end early ===
 
 #[tokio::test]
-async fn a_leader_whose_client_left_goes_on_for_its_followers_and_ends_with_the_last() {
+async fn leader_without_readers_runs_on_until_its_last_follower_leaves() {
     let world = start(|config| {
         coalescing(config);
         config.streams.disconnect_grace = Duration::ZERO;
@@ -396,7 +396,7 @@ async fn a_leader_whose_client_left_goes_on_for_its_followers_and_ends_with_the_
 }
 
 #[tokio::test]
-async fn a_cancelled_leader_fails_its_followers_in_every_dialect() {
+async fn cancelled_leader_fails_its_followers_in_every_dialect() {
     let world = start(coalescing);
     let body = chat("tokens=100000 tbt=5ms");
     let mut leader = world.post("/v1/chat/completions", &body).send().await;
@@ -430,7 +430,7 @@ async fn a_cancelled_leader_fails_its_followers_in_every_dialect() {
 }
 
 #[tokio::test]
-async fn a_leader_cancelled_while_the_model_thinks_leaves_its_followers_to_ask() {
+async fn follower_asks_the_upstream_if_its_leader_is_cancelled_before_the_first_token() {
     let world = start(coalescing);
     let body = response("tokens=3 ttft=24h");
     let leader = world.post("/v1/streams", &body).send().await;
@@ -470,7 +470,7 @@ async fn a_leader_cancelled_while_the_model_thinks_leaves_its_followers_to_ask()
 }
 
 #[tokio::test]
-async fn a_cut_is_everybodys() {
+async fn upstream_cut_fails_leader_and_followers() {
     let upstream = Gated::start(FIRST, "").await;
     let gateway = over(&upstream.base_url, Api::Chat, coalescing);
     let mut exchanges = sent(6, gateway.post("/v1/chat/completions", &chat(""))).await;
@@ -488,10 +488,10 @@ async fn a_cut_is_everybodys() {
     assert_eq!(upstream.asked(), 1);
 }
 
-// === What is kept ===
+// === Cache ===
 
 #[tokio::test]
-async fn a_second_asking_is_answered_byte_for_byte_from_what_is_kept() {
+async fn repeated_request_is_answered_byte_for_byte_from_the_cache() {
     let world = start(caching);
     for body in [
         with(chat("tokens=300"), json!({"temperature": 0})),
@@ -519,7 +519,7 @@ async fn a_second_asking_is_answered_byte_for_byte_from_what_is_kept() {
 }
 
 #[tokio::test]
-async fn a_kept_answer_is_whole_over_every_transport() {
+async fn cached_answer_is_complete_over_every_transport() {
     let world = start(caching);
     let body = with(response("tokens=20"), json!({"temperature": 0}));
     let first = world.post("/v1/responses", &body).answer().await;
@@ -556,7 +556,7 @@ async fn a_kept_answer_is_whole_over_every_transport() {
 }
 
 #[tokio::test]
-async fn whoever_asks_for_the_model_gets_the_model() {
+async fn cache_control_bypasses_the_cache() {
     let world = start(caching);
     let body = with(chat("tokens=3"), json!({"temperature": 0}));
     let ask = async |headers: &[(&str, &str)]| {
@@ -593,7 +593,7 @@ async fn whoever_asks_for_the_model_gets_the_model() {
 }
 
 #[tokio::test]
-async fn an_event_source_shares_although_it_says_no_cache() {
+async fn eventsource_shares_despite_no_cache() {
     let upstream = Gated::start(FIRST, REST).await;
     let gateway = over(&upstream.base_url, Api::Chat, coalescing);
     let request = gateway
@@ -612,7 +612,7 @@ async fn an_event_source_shares_although_it_says_no_cache() {
 }
 
 #[tokio::test]
-async fn a_repetition_under_a_key_is_the_same_stream_and_no_hit() {
+async fn repeated_key_is_the_same_stream_and_no_cache_hit() {
     let world = start(caching);
     let body = with(chat("tokens=3"), json!({"temperature": 0}));
     let request = world
@@ -624,7 +624,7 @@ async fn a_repetition_under_a_key_is_the_same_stream_and_no_hit() {
 }
 
 #[tokio::test]
-async fn pages_may_read_the_header() {
+async fn cors_exposes_the_cache_header() {
     let world = start(caching);
     let answer = world
         .post("/v1/streams", &json!({"input": "[[tokens=1]]"}))
@@ -641,7 +641,7 @@ async fn pages_may_read_the_header() {
 }
 
 #[tokio::test]
-async fn the_time_and_the_number_of_what_is_kept_are_bounded() {
+async fn cache_is_bounded_by_time_and_entries() {
     let ask = async |gateway: &Gateway, seed: u32| {
         let body = with(chat("tokens=3"), json!({"seed": seed}));
         marked(&gateway.post("/v1/chat/completions", &body).answer().await)
@@ -672,7 +672,7 @@ async fn the_time_and_the_number_of_what_is_kept_are_bounded() {
 }
 
 #[tokio::test]
-async fn a_kept_answer_that_is_paced_can_be_left_and_cancelled() {
+async fn paced_cached_answer_can_be_left_and_cancelled() {
     let world = start(|config| {
         caching(config);
         config.reuse.pace = 1;

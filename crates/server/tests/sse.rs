@@ -1,5 +1,4 @@
-//! Server-sent events to the byte: heads, framings, the moment the head leaves, heartbeats, and how
-//! each ending looks.
+//! Server-sent events to the byte: heads, framings, when the head leaves, heartbeats, and endings.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,7 +17,7 @@ use support::{
 };
 use tokenwire::config::schema::Api;
 
-/// Each way to read an answer over SSE.
+/// The ways to read an answer over SSE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reading {
     ChatSdk,
@@ -53,7 +52,7 @@ impl Reading {
 // === heads ===
 
 #[tokio::test]
-async fn the_head_says_that_this_is_a_stream_and_that_nobody_may_hold_it_back() {
+async fn stream_heads_forbid_caching_and_buffering() {
     let world = start(|_| {});
     for reading in ALL {
         let answer = reading.request(&world, "tokens=1").answer().await;
@@ -76,7 +75,7 @@ async fn the_head_says_that_this_is_a_stream_and_that_nobody_may_hold_it_back() 
             "x-request-id",
         ];
         if matches!(reading, ChatSdk | ResponsesSdk | Text) {
-            // Their head waits for the upstream's, so it can hand on what that said.
+            // These heads wait for the upstream's, and forward its headers.
             expected.push("x-upstream-request-id");
         }
         assert_eq!(names, expected, "{reading:?}");
@@ -104,7 +103,7 @@ async fn the_head_says_that_this_is_a_stream_and_that_nobody_may_hold_it_back() 
 }
 
 #[tokio::test]
-async fn a_client_that_takes_compressed_answers_gets_this_one_as_it_is() {
+async fn stream_is_never_compressed() {
     let world = start(|_| {});
     for reading in ALL {
         let answer = reading
@@ -181,7 +180,7 @@ async fn sdk_framing_to_the_byte() {
 }
 
 #[tokio::test]
-async fn chat_in_eventsource_framing_carries_the_records_last_number_and_the_terminals_with_done() {
+async fn chat_in_eventsource_framing_has_record_ids_and_done_has_the_terminals() {
     let world = start(|_| {});
     let answer = EventSourceChat
         .request(&world, "tokens=2 text=count")
@@ -229,7 +228,7 @@ async fn chat_in_eventsource_framing_carries_the_records_last_number_and_the_ter
 }
 
 #[tokio::test]
-async fn text_is_the_bare_answer() {
+async fn text_dialect_is_the_answer_only() {
     let world = start(|_| {});
     for (steering, expected) in [
         ("tokens=3 text=count", " t0 t1 t2"),
@@ -255,8 +254,8 @@ async fn text_is_the_bare_answer() {
 }
 
 #[tokio::test]
-async fn chunks_without_an_event_show_where_extensions_do() {
-    // The role chunk causes no event of its own after the first one.
+async fn chunks_without_an_event_are_shown_as_extensions() {
+    // A role chunk after the first causes no event.
     let body = concat!(
         "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n",
         "data: {\"choices\":[],\"x_progress\":1}\n\n",
@@ -296,7 +295,7 @@ async fn chunks_without_an_event_show_where_extensions_do() {
 // === when the head leaves ===
 
 #[tokio::test]
-async fn eventsource_begins_at_once_although_the_upstream_is_silent() {
+async fn eventsource_head_leaves_before_the_upstream_answers() {
     let world = start(|_| {});
     for request in [
         EventSource.request(&world, "fault=stall_head"),
@@ -322,7 +321,7 @@ async fn eventsource_begins_at_once_although_the_upstream_is_silent() {
 }
 
 #[tokio::test]
-async fn a_chat_event_source_has_an_id_to_come_back_with_before_its_first_chunk() {
+async fn chat_eventsource_has_an_id_before_its_first_chunk() {
     let world = start(|_| {});
     let path = format!(
         "/v1/streams?dialect=chat&input={}",
@@ -354,7 +353,7 @@ async fn a_chat_event_source_has_an_id_to_come_back_with_before_its_first_chunk(
 }
 
 #[tokio::test]
-async fn a_background_stream_begins_at_once() {
+async fn background_stream_head_leaves_at_once() {
     let world = start(|_| {});
     let mut exchange = world
         .post(
@@ -422,10 +421,10 @@ async fn after_commit_after_the_head_leaves_with_200_and_what_fails_then_is_an_e
 // === heartbeats ===
 
 #[tokio::test]
-async fn silence_is_filled_with_comments_that_have_no_blank_line_after_them() {
+async fn heartbeats_are_comments_without_a_blank_line() {
     let world = start(|config| config.streams.heartbeat = Duration::from_millis(100));
     let beating = async |reading: Reading| {
-        // A heartbeat that is due lets the head go, whatever commit_after says.
+        // A due heartbeat sends the head before commit_after.
         let mut exchange = reading.send(&world, "ttft=1s tokens=1 text=count").await;
         exchange.until_count(":\n", 3).await;
         let answer = exchange.answer().await;
@@ -450,7 +449,7 @@ async fn silence_is_filled_with_comments_that_have_no_blank_line_after_them() {
 }
 
 #[tokio::test]
-async fn sdk_streams_beat_before_the_upstreams_head_too() {
+async fn sdk_streams_send_heartbeats_before_the_upstreams_head() {
     let world = start(|config| config.streams.heartbeat = Duration::from_millis(100));
     for reading in [ChatSdk, ResponsesSdk] {
         let mut exchange = reading.send(&world, "fault=stall_head").await;
@@ -490,7 +489,7 @@ enum Ending {
 
 use Ending::{Completed, Failed, Incomplete};
 
-/// Faults, and how the generation has to end for each.
+/// Faults, each with the ending that it causes.
 const ENDINGS: &[(&str, Ending)] = &[
     ("fault=none", Completed),
     ("fault=no_done", Completed),
@@ -513,7 +512,7 @@ const ENDINGS: &[(&str, Ending)] = &[
     ("fault=json_error", Failed("server_error")),
     ("fault=stall after=2", Failed("between_tokens_timeout")),
     ("ttft=1h", Failed("first_token_timeout")),
-    // Ways to frame a stream that change nothing.
+    // Framings of the upstream's stream that change nothing.
     ("fault=split", Completed),
     ("fault=crlf", Completed),
     ("fault=cr", Completed),
@@ -525,7 +524,7 @@ const ENDINGS: &[(&str, Ending)] = &[
 ];
 
 #[tokio::test]
-async fn every_ending_looks_as_it_must_in_every_dialect_and_framing() {
+async fn endings_are_shown_in_every_dialect_and_framing() {
     let world = start(|config| {
         config.limits.event = 64 * 1024;
         config.timeouts.between_tokens = Duration::from_secs(8);
@@ -549,7 +548,7 @@ async fn every_ending_looks_as_it_must_in_every_dialect_and_framing() {
 }
 
 #[tokio::test]
-async fn every_ending_of_an_upstream_that_speaks_responses_looks_the_same() {
+async fn endings_of_a_responses_upstream_are_shown_the_same() {
     let world = start(|config| {
         config.upstreams[0].api = Api::Responses;
         config.limits.event = 64 * 1024;
@@ -631,7 +630,7 @@ fn check_ending(steering: &str, reading: Reading, answer: &Answer, ending: &Endi
                 for member in ["message", "type", "param", "code"] {
                     assert!(errors[0].get(member).is_some(), "{member}: {context}");
                 }
-                // The upstream's own error object goes through as it came.
+                // The upstream's own error object is relayed unchanged.
                 if *code != "server_error" {
                     assert_eq!(errors[0]["code"], *code, "{context}");
                 }
@@ -691,7 +690,7 @@ fn check_object(steering: &str, object: &Value, ending: &Ending) {
 }
 
 #[tokio::test]
-async fn a_cancelled_generation_is_incomplete_and_an_error_to_a_chat_client() {
+async fn cancelled_generation_is_incomplete_and_an_error_in_chat() {
     let world = start(|_| {});
     let world = &world;
     join_all(ALL.map(|reading| async move {
@@ -742,7 +741,7 @@ async fn a_cancelled_generation_is_incomplete_and_an_error_to_a_chat_client() {
 }
 
 #[tokio::test]
-async fn a_clock_over_the_whole_answer_ends_it() {
+async fn total_timeout_ends_the_answer() {
     let world = start(|config| config.timeouts.total = Duration::from_millis(300));
     let answer = EventSource
         .request(&world, "tokens=1000000 tbt=20ms")
@@ -755,7 +754,7 @@ async fn a_clock_over_the_whole_answer_ends_it() {
 }
 
 #[tokio::test]
-async fn an_answer_that_outgrows_its_bound_fails() {
+async fn answer_above_the_log_limit_fails() {
     for bound in ["bytes", "events"] {
         let world = start(|config| match bound {
             "bytes" => config.streams.max_stream_bytes = 20_000,
@@ -772,7 +771,7 @@ async fn an_answer_that_outgrows_its_bound_fails() {
         );
         assert_eq!(answer.end, End::Whole);
         world
-            .upstream_saw("the end of a stream that nobody wants", |stats| {
+            .upstream_saw("the end of a stream without readers", |stats| {
                 stats.open_streams == 0
             })
             .await;

@@ -1,9 +1,9 @@
-//! What an upstream refuses or fails at, as each kind of client gets to see it.
+//! Refusals and failures of an upstream, as each kind of client sees them.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "a test that cannot go on says why and ends"
+    reason = "a test fails by panicking"
 )]
 
 mod support;
@@ -16,14 +16,13 @@ use serde_json::{Value, json};
 use support::{FullBacklog, Gateway, Playback, World, chat, over, response, start, with};
 use tokenwire::config::schema::{Api, Config};
 
-/// What a client got of an error: a status where its head had not left, and the error wherever it
-/// stood.
+/// An error as a client received it, in the body of a status or in an event.
 #[derive(Debug)]
 struct Seen {
     status: u16,
     headers: Vec<(String, String)>,
     error: Value,
-    whole: String,
+    raw: String,
 }
 
 impl Seen {
@@ -38,9 +37,9 @@ impl Seen {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Client {
     ChatSdk,
-    ChatWhole,
+    ChatJson,
     ResponsesSdk,
-    ResponsesWhole,
+    ResponsesJson,
     Background,
     Streams,
     Text,
@@ -48,17 +47,17 @@ enum Client {
 }
 
 use Client::{
-    Background, ChatSdk, ChatWhole, ResponsesSdk, ResponsesWhole, Streams, Text, WebSocket,
+    Background, ChatJson, ChatSdk, ResponsesJson, ResponsesSdk, Streams, Text, WebSocket,
 };
 
-/// Whose head waits for the upstream's status.
-const BY_STATUS: [Client; 5] = [ChatSdk, ChatWhole, ResponsesSdk, ResponsesWhole, Text];
-/// Who gets to know by an event.
+/// Clients whose response head waits for the upstream's status.
+const BY_STATUS: [Client; 5] = [ChatSdk, ChatJson, ResponsesSdk, ResponsesJson, Text];
+/// Clients that get the error in an event.
 const BY_EVENT: [Client; 3] = [Background, Streams, WebSocket];
 
 impl Client {
     async fn ask(self, gateway: &Gateway, steering: &str) -> Seen {
-        let whole = json!({"stream": false});
+        let unstreamed = json!({"stream": false});
         let answer = match self {
             ChatSdk => {
                 gateway
@@ -66,9 +65,9 @@ impl Client {
                     .answer()
                     .await
             }
-            ChatWhole => {
+            ChatJson => {
                 gateway
-                    .post("/v1/chat/completions", &with(chat(steering), whole))
+                    .post("/v1/chat/completions", &with(chat(steering), unstreamed))
                     .answer()
                     .await
             }
@@ -78,9 +77,9 @@ impl Client {
                     .answer()
                     .await
             }
-            ResponsesWhole => {
+            ResponsesJson => {
                 gateway
-                    .post("/v1/responses", &with(response(steering), whole))
+                    .post("/v1/responses", &with(response(steering), unstreamed))
                     .answer()
                     .await
             }
@@ -115,7 +114,7 @@ impl Client {
                     status: 200,
                     headers: Vec::new(),
                     error: terminal["response"]["error"].clone(),
-                    whole: terminal.to_string(),
+                    raw: terminal.to_string(),
                 };
             }
         };
@@ -139,13 +138,13 @@ impl Client {
         Seen {
             status: answer.status,
             error,
-            whole: format!("{:?}\n{}", answer.headers, answer.text()),
+            raw: format!("{:?}\n{}", answer.headers, answer.text()),
             headers: answer.headers,
         }
     }
 }
 
-/// Asks with every client; those that see a status must see this one, and all must see this code.
+/// Sends a request as every client. All must get `code`, and those that get a status this one.
 async fn all_see(
     gateway: &Gateway,
     steering: &str,
@@ -167,7 +166,7 @@ async fn all_see(
             (seen.status, seen.error["code"].as_str()),
             (expected, Some(code)),
             "{steering} as {client:?}: {}",
-            seen.whole
+            seen.raw
         );
         assert!(
             seen.error["message"]
@@ -179,13 +178,13 @@ async fn all_see(
             assert!(
                 seen.error["type"].is_string() && seen.error.get("param").is_some(),
                 "{client:?}: {}",
-                seen.whole
+                seen.raw
             );
             assert_eq!(
                 seen.header("x-should-retry"),
                 Some("false"),
                 "{client:?}: {}",
-                seen.whole
+                seen.raw
             );
         }
     }
@@ -193,7 +192,7 @@ async fn all_see(
 }
 
 #[tokio::test]
-async fn the_upstreams_refusals_pass_through() {
+async fn upstream_refusals_pass_through() {
     let world = start(|_| {});
     for (steering, status, code, kind) in [
         (
@@ -225,7 +224,7 @@ async fn the_upstreams_refusals_pass_through() {
 }
 
 #[tokio::test]
-async fn a_refusal_keeps_its_body_and_the_headers_that_clients_live_by() {
+async fn refusal_keeps_its_body_and_rate_limit_headers() {
     let body = br#" {"error":{"message":"slow down","type":"tokens","param":null,"code":"rate_limit_exceeded","extra":[1.50]}} "#.to_vec();
     let headers = "content-type: application/json\r\nretry-after: 3\r\nretry-after-ms: 2500\r\nx-ratelimit-remaining-tokens: 0\r\n\
                    x-ratelimit-reset-tokens: 6m0s\r\nx-request-id: req_upstream\r\nset-cookie: secret=1\r\nserver: other\r\n";
@@ -261,9 +260,9 @@ async fn a_refusal_keeps_its_body_and_the_headers_that_clients_live_by() {
 }
 
 #[tokio::test]
-async fn a_refusal_without_measure_is_cut_at_its_bound() {
-    // Valid JSON as a whole, eight times the bound: what is left of it is none, so the status goes
-    // on in OpenAI's shape.
+async fn refusal_body_is_cut_at_its_bound() {
+    // Valid JSON of eight times the bound. The cut body is no JSON, so the status is passed on with
+    // an error object of the gateway.
     let body = format!(r#"{{"error":{{"message":"{}"}}}}"#, "x".repeat(8 << 20)).into_bytes();
     let upstream = Playback::start(
         "500 Internal Server Error",
@@ -285,7 +284,7 @@ async fn a_refusal_without_measure_is_cut_at_its_bound() {
 }
 
 #[tokio::test]
-async fn rate_limits_of_a_good_answer_pass_through() {
+async fn rate_limit_headers_of_a_success_pass_through() {
     let headers = "content-type: text/event-stream\r\nx-ratelimit-remaining-requests: 9\r\nopenai-processing-ms: 12\r\n";
     let body = b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n".to_vec();
     let upstream = Playback::start("200 OK", headers, body, usize::MAX).await;
@@ -304,7 +303,7 @@ async fn rate_limits_of_a_good_answer_pass_through() {
 }
 
 #[tokio::test]
-async fn a_refusal_of_the_gateways_key_is_502_and_quotes_nothing() {
+async fn refused_gateway_key_is_502_without_upstream_text() {
     let world =
         start(|config| config.upstreams[0].api_key = Some("sk-very-secret".to_owned().into()));
     for code in [401, 403] {
@@ -317,15 +316,15 @@ async fn a_refusal_of_the_gateways_key_is_502_and_quotes_nothing() {
         .await
         {
             for quoted in ["sk-", "Incorrect API key", "Country, region"] {
-                assert!(!seen.whole.contains(quoted), "{client:?}: {}", seen.whole);
+                assert!(!seen.raw.contains(quoted), "{client:?}: {}", seen.raw);
             }
         }
     }
 }
 
 #[tokio::test]
-async fn an_upstream_that_cannot_be_reached_is_502() {
-    // A port that was free a moment ago and that nobody listens on.
+async fn unreachable_upstream_is_502() {
+    // A port that was free a moment ago and has no listener.
     let port = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -341,21 +340,21 @@ async fn an_upstream_that_cannot_be_reached_is_502() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_closes_without_an_answer_is_502() {
+async fn close_before_the_head_is_502() {
     let world = start(|_| {});
     all_see(&world, "fault=refuse", 502, "upstream_disconnected").await;
 }
 
 #[tokio::test]
-async fn a_page_of_some_proxys_is_502_in_openais_shape() {
+async fn html_error_page_becomes_an_openai_error() {
     let world = start(|_| {});
     for (client, seen) in all_see(&world, "fault=html", 502, "upstream_status_502").await {
-        assert!(!seen.whole.contains("<html>"), "{client:?}");
+        assert!(!seen.raw.contains("<html>"), "{client:?}");
     }
 }
 
 #[tokio::test]
-async fn a_redirect_is_not_followed() {
+async fn redirect_is_not_followed() {
     let upstream = Playback::start(
         "307 Temporary Redirect",
         "location: http://127.0.0.1:1/elsewhere\r\n",
@@ -365,12 +364,12 @@ async fn a_redirect_is_not_followed() {
     .await;
     let gateway = over(&upstream.base_url(), Api::Chat, |_| {});
     for (client, seen) in all_see(&gateway, "", 502, "upstream_unreachable").await {
-        assert!(!seen.whole.contains("elsewhere"), "{client:?}");
+        assert!(!seen.raw.contains("elsewhere"), "{client:?}");
     }
 }
 
 #[tokio::test]
-async fn a_connection_that_is_not_accepted_in_time_is_504() {
+async fn connect_timeout_is_504() {
     let full = FullBacklog::new();
     let gateway = over(&full.base_url(), Api::Chat, |config| {
         config.timeouts.connect = Duration::from_millis(200)
@@ -378,22 +377,22 @@ async fn a_connection_that_is_not_accepted_in_time_is_504() {
     all_see(&gateway, "", 504, "connect_timeout").await;
 }
 
-fn impatient(config: &mut Config) {
+fn short_first_token(config: &mut Config) {
     config.timeouts.first_token = Duration::from_millis(200);
 }
 
 #[tokio::test]
-async fn a_head_that_does_not_come_in_time_is_504() {
-    // A completion in one piece has no first token to wait for: its clock is that of the whole.
+async fn first_token_timeout_before_the_head_is_504() {
+    // An unstreamed completion has no first token: `total` is its timeout.
     let world: World = start(|config| {
-        impatient(config);
+        short_first_token(config);
         config.timeouts.total = Duration::from_millis(400);
     });
     for client in [
         ChatSdk,
-        ChatWhole,
+        ChatJson,
         ResponsesSdk,
-        ResponsesWhole,
+        ResponsesJson,
         Text,
         Background,
         Streams,
@@ -405,7 +404,7 @@ async fn a_head_that_does_not_come_in_time_is_504() {
         } else {
             200
         };
-        let code = if client == ChatWhole {
+        let code = if client == ChatJson {
             "total_timeout"
         } else {
             "first_token_timeout"
@@ -414,38 +413,38 @@ async fn a_head_that_does_not_come_in_time_is_504() {
             (seen.status, seen.error["code"].as_str()),
             (status, Some(code)),
             "{client:?}: {}",
-            seen.whole
+            seen.raw
         );
     }
     world
-        .upstream_saw("the end of requests that were given up", |stats| {
+        .upstream_saw("the end of the timed-out requests", |stats| {
             stats.requests == stats.aborted
         })
         .await;
 }
 
 #[tokio::test]
-async fn a_whole_answer_that_does_not_come_in_time_is_504() {
+async fn unstreamed_answer_times_out_with_504() {
     let world = start(|config| {
-        impatient(config);
+        short_first_token(config);
         config.timeouts.total = Duration::from_millis(400);
     });
     for (client, status, code) in [
-        (ChatWhole, 504, "total_timeout"),
-        (ResponsesWhole, 200, "first_token_timeout"),
+        (ChatJson, 504, "total_timeout"),
+        (ResponsesJson, 200, "first_token_timeout"),
     ] {
         let seen = client.ask(&world, "ttft=1h").await;
         assert_eq!(
             (seen.status, seen.error["code"].as_str()),
             (status, Some(code)),
             "{client:?}: {}",
-            seen.whole
+            seen.raw
         );
     }
 }
 
 #[tokio::test]
-async fn what_breaks_in_a_whole_completion_is_an_error_with_a_status() {
+async fn failures_of_an_unstreamed_completion_have_a_status() {
     let world = start(|_| {});
     for (steering, status, code) in [
         ("fault=cut", 502, "upstream_truncated"),
@@ -453,18 +452,18 @@ async fn what_breaks_in_a_whole_completion_is_an_error_with_a_status() {
         ("fault=bad_utf8", 502, "upstream_invalid_utf8"),
         ("fault=json_error", 502, "server_error"),
     ] {
-        let seen = ChatWhole.ask(&world, &format!("tokens=9 {steering}")).await;
+        let seen = ChatJson.ask(&world, &format!("tokens=9 {steering}")).await;
         assert_eq!(
             (seen.status, seen.error["code"].as_str()),
             (status, Some(code)),
             "{steering}: {}",
-            seen.whole
+            seen.raw
         );
     }
 }
 
 #[tokio::test]
-async fn a_request_in_vain_holds_no_place() {
+async fn failed_request_releases_its_stream_slot() {
     let world = start(|config| config.limits.streams = 1);
     for steering in [
         "fault=status code=500",
@@ -487,7 +486,7 @@ async fn a_request_in_vain_holds_no_place() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_never_pauses_is_still_stopped_and_holds_nobody_up() {
+async fn endless_upstream_is_timed_out_and_does_not_block_its_worker() {
     const TOKEN: &[u8] = b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n";
     const END: &[u8] = b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
     for (what, body, code) in [
@@ -519,7 +518,7 @@ async fn an_upstream_that_never_pauses_is_still_stopped_and_holds_nobody_up() {
 }
 
 #[tokio::test]
-async fn who_leaves_an_upstream_that_never_pauses_has_left() {
+async fn client_disconnect_ends_an_endless_upstream() {
     let upstream = Playback::endless(b"", b": nothing to say\n").await;
     let gateway = over(&upstream.base_url(), Api::Chat, |config| {
         config.server.workers = 1;

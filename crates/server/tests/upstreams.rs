@@ -1,9 +1,9 @@
-//! Several upstreams behind one gateway, as its clients and its operators see them.
+//! Several upstreams behind one gateway: failover, health, hedging, limits, forwarded headers.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "a test that cannot go on says why and ends"
+    reason = "a test fails by panicking"
 )]
 
 mod support;
@@ -33,7 +33,7 @@ fn simulator() -> Simulator {
     .unwrap()
 }
 
-/// The first gets all requests that it can take: what goes to the second is the gateway's doing.
+/// Starts two simulators. The first is preferred by its region; the second is a fallback.
 fn pair(change: impl FnOnce(&mut Config)) -> Pair {
     let (first, second) = (simulator(), simulator());
     let gateway = support::over(
@@ -74,7 +74,7 @@ async fn metric(gateway: &Gateway, name: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn a_fault_before_the_first_token_is_hidden_by_another_try() {
+async fn fault_before_the_first_token_is_hidden_by_a_retry() {
     let world: World = start(|_| {});
     for (number, fault) in [
         "status code=503",
@@ -104,8 +104,7 @@ async fn a_fault_before_the_first_token_is_hidden_by_another_try() {
         let asked = world.simulator.stats().requests - before;
         assert!(asked >= 2, "{fault}: asked {asked} times");
     }
-    // A connection that was idle and is refused is repeated on another at once, and counts as no
-    // retry.
+    // A request that is repeated at once because its idle connection was closed counts as no retry.
     assert!(
         metric(
             &world,
@@ -117,7 +116,7 @@ async fn a_fault_before_the_first_token_is_hidden_by_another_try() {
 }
 
 #[tokio::test]
-async fn when_one_upstream_is_gone_the_other_answers_and_readiness_says_so() {
+async fn failover_to_the_second_upstream_shows_in_readiness() {
     let Pair {
         first,
         second,
@@ -188,7 +187,7 @@ async fn when_one_upstream_is_gone_the_other_answers_and_readiness_says_so() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_is_checked_goes_down_and_comes_up_without_a_request() {
+async fn health_check_marks_an_upstream_down_and_up_without_traffic() {
     let first = simulator();
     let address = first.base_url();
     let port: u16 = address
@@ -206,7 +205,7 @@ async fn an_upstream_that_is_checked_goes_down_and_comes_up_without_a_request() 
         };
     });
     drop(first);
-    eventually("that it is down", async || {
+    eventually("the upstream to be down", async || {
         readiness(&gateway).await.0 == 503
     })
     .await;
@@ -216,12 +215,15 @@ async fn an_upstream_that_is_checked_goes_down_and_comes_up_without_a_request() 
         ..Options::default()
     })
     .unwrap();
-    eventually("that it is up", async || readiness(&gateway).await.0 == 200).await;
+    eventually("the upstream to be up", async || {
+        readiness(&gateway).await.0 == 200
+    })
+    .await;
 }
 
 #[tokio::test]
-async fn a_slow_upstream_is_raced_and_let_go() {
-    // What is not steered goes at the simulator's own pace, and the first one's is slow.
+async fn slow_upstream_is_hedged_and_dropped() {
+    // A request without steering runs at the simulator's own pace, which is slow for the first.
     let hour = Duration::from_secs(3600);
     let slow = Simulator::start(Options {
         pace: Pace {
@@ -266,13 +268,13 @@ async fn a_slow_upstream_is_raced_and_let_go() {
 }
 
 #[tokio::test]
-async fn an_answer_that_was_cut_goes_on_elsewhere_and_says_so() {
+async fn cut_answer_is_continued_by_the_second_upstream() {
     let chunk = |text: &str| json!({"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": text}}]});
     let body: String = ["a ", "b "]
         .map(|text| format!("data: {}\n\n", chunk(text)))
         .concat();
     for path in ["/v1/streams", "/v1/chat/completions", "/v1/responses"] {
-        // It ends without a finish reason.
+        // The stream ends without a finish reason.
         let cut = Playback::start(
             "200 OK",
             "content-type: text/event-stream\r\n",
@@ -298,7 +300,7 @@ async fn an_answer_that_was_cut_goes_on_elsewhere_and_says_so() {
             "{}",
             answer.text()
         );
-        // The SDKs raise on events that they do not know, so they are told by the object alone.
+        // The SDKs raise on unknown events, so on /v1/responses only the object has it.
         assert_eq!(
             answer.text().contains(r#""upstream":"second""#),
             path != "/v1/responses",
@@ -334,7 +336,7 @@ async fn an_answer_that_was_cut_goes_on_elsewhere_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_models_own_clock_overrides_the_upstreams() {
+async fn model_timeouts_override_upstream_timeouts() {
     let world = start(|config| {
         let quick = TimeoutOverrides {
             first_token: Some(Duration::from_millis(50)),
@@ -366,7 +368,7 @@ async fn a_models_own_clock_overrides_the_upstreams() {
 }
 
 #[tokio::test]
-async fn beyond_the_queue_there_is_429_and_in_it_heartbeats_flow() {
+async fn queued_requests_get_heartbeats_and_a_full_queue_is_429() {
     let world = start(|config| {
         config.upstreams[0].limits = UpstreamLimits {
             concurrent: 1,
@@ -406,7 +408,7 @@ async fn beyond_the_queue_there_is_429_and_in_it_heartbeats_flow() {
 }
 
 #[tokio::test]
-async fn listed_headers_go_up_and_others_do_not() {
+async fn only_listed_headers_are_forwarded() {
     let world = start(|_| {});
     for (path, body) in [
         ("/v1/chat/completions", chat("")),
@@ -436,7 +438,7 @@ async fn listed_headers_go_up_and_others_do_not() {
 }
 
 #[tokio::test]
-async fn a_clients_own_key_goes_up_where_that_is_allowed() {
+async fn client_key_is_forwarded_where_configured() {
     let upstream = Simulator::start(Options {
         required_key: Some("sk-client".to_owned()),
         pace: Pace::INSTANT,
@@ -446,8 +448,7 @@ async fn a_clients_own_key_goes_up_where_that_is_allowed() {
     for (accepted, key, status, code) in [
         (true, Some("sk-client"), 200, None),
         (true, Some("sk-wrong"), 401, Some("invalid_api_key")),
-        // Without one of the client's it is the gateway's own that is refused, which is nobody
-        // else's business.
+        // Without a client key the gateway's own key is refused, which stays hidden.
         (true, None, 502, Some("upstream_auth")),
         (false, Some("sk-client"), 502, Some("upstream_auth")),
     ] {

@@ -1,4 +1,4 @@
-//! The WebSocket: lanes and their bounds, commands, what closes the socket and what does not.
+//! The WebSocket: lanes and their bounds, commands, errors, and close codes.
 
 #![allow(
     clippy::unwrap_used,
@@ -28,7 +28,7 @@ fn id_of(created: &Value) -> String {
     created["response"]["id"].as_str().unwrap().to_owned()
 }
 
-/// Asserts that the events of one response are numbered from 0 on.
+/// Asserts that the events of one response are numbered from 0.
 fn numbered(events: &[Value]) {
     let numbers: Vec<u64> = events
         .iter()
@@ -40,7 +40,7 @@ fn numbered(events: &[Value]) {
 // === reading ===
 
 #[tokio::test]
-async fn one_response_on_either_path() {
+async fn one_response_over_each_websocket_path() {
     let world = start(|_| {});
     for path in ["/v1/ws", "/v1/responses"] {
         let mut socket = Socket::connect(world.address, path).await;
@@ -69,7 +69,7 @@ async fn one_response_on_either_path() {
 }
 
 #[tokio::test]
-async fn input_is_text_or_items() {
+async fn create_accepts_text_or_items() {
     let world = start(|_| {});
     let mut socket = world.socket().await;
     for input in [
@@ -161,7 +161,7 @@ async fn lanes_run_side_by_side() {
 }
 
 #[tokio::test]
-async fn a_lane_goes_on_after_a_response_that_failed() {
+async fn lane_continues_after_a_failed_response() {
     let world = start(|_| {});
     let mut socket = world.socket().await;
     for steering in [
@@ -225,7 +225,7 @@ async fn lanes_and_waiting_creates_are_bounded() {
     );
     socket.create("tokens=1", json!({"stream_id": "b"})).await;
     refused(socket.until_pong().await, "b");
-    // Both bounds hold what runs and waits, and nothing else: when lanes end there is room again.
+    // Both bounds count running and waiting creates only: ended lanes make room.
     world
         .upstream_saw("two requests", |stats| stats.requests == 2)
         .await;
@@ -254,21 +254,20 @@ async fn queued_creates_end_with_the_socket() {
     assert_eq!(
         world.simulator.stats().requests,
         1,
-        "a queued create was started for nobody"
+        "a queued create was started without a reader"
     );
 }
 
 #[tokio::test]
-async fn a_client_that_asks_and_does_not_read_is_closed() {
-    // Where the close frame cannot be written, the clock for slow readers ends it; the patience of
-    // the test must be the longer.
+async fn client_that_does_not_read_its_replies_is_closed() {
+    // Where the close frame cannot be written, the write timeout ends the connection, which is
+    // shorter than the test's timeout.
     let world =
         start(|config| config.streams.slow_reader_timeout = std::time::Duration::from_secs(2));
     let mut socket = RawSocket::connect(world.address, "/v1/ws", &[]).await;
-    // Each of these is answered with an error that quotes nothing, so only the answers pile up.
+    // Each is answered with a short error, so only the replies pile up.
     let question = frame(0x81, br#"{"type":"tokenwire:nothing"}"#).repeat(1000);
-    // It is cut: once its answers are more than are kept for it, and what it still sends is not
-    // read for ever.
+    // It is cut once its replies exceed the bound; what it still sends is not read.
     support::patiently("the cut", async { while socket.send(&question).await {} }).await;
     let next = world
         .post("/v1/responses", &support::response("tokens=1"))
@@ -363,7 +362,7 @@ async fn no_error_of_one_lane_closes_the_socket() {
             "{error}"
         );
     }
-    // An error of a lane carries its name, so that the one who waits on it hears of it.
+    // An error of a lane carries the lane's name.
     socket
         .send(create(json!({"stream_id": "lane", "temperature": 9})))
         .await;
@@ -376,7 +375,7 @@ async fn no_error_of_one_lane_closes_the_socket() {
 }
 
 #[tokio::test]
-async fn commands_that_fail_say_so_by_their_own_error() {
+async fn failed_commands_are_answered_with_tokenwire_error() {
     let world = start(|_| {});
     let mut socket = world.socket().await;
     let unknown = "resp_AAAAAAAAAAAAAAAAAAAAAAAA";
@@ -425,7 +424,7 @@ async fn commands_that_fail_say_so_by_their_own_error() {
 // === commands ===
 
 #[tokio::test]
-async fn resume_repositions_and_unsubscribe_falls_silent() {
+async fn resume_repositions_and_unsubscribe_stops_events() {
     let world = start(|_| {});
     let mut socket = world.socket().await;
     socket.create(STALL, json!({})).await;
@@ -530,7 +529,7 @@ async fn cancel_reaches_every_phase() {
 }
 
 #[tokio::test]
-async fn a_repetition_under_one_key_moves_the_reader_and_frees_its_lane() {
+async fn repeated_key_moves_the_reader_and_frees_its_lane() {
     let world = start(|_| {});
     let mut socket = world.socket().await;
     let create = |lane: &str| json!({"type": "response.create", "input": format!("[[{STALL}]]"), "idempotency_key": "k", "stream_id": lane});
@@ -551,7 +550,7 @@ async fn a_repetition_under_one_key_moves_the_reader_and_frees_its_lane() {
         socket.until_end().await.pop().unwrap()["response"]["status"],
         "cancelled"
     );
-    // Another question under the same key is refused.
+    // Another request under the same key is refused.
     socket
         .create("tokens=1", json!({"idempotency_key": "k"}))
         .await;
@@ -567,10 +566,10 @@ async fn a_repetition_under_one_key_moves_the_reader_and_frees_its_lane() {
     assert_eq!(world.simulator.stats().requests, 2);
 }
 
-// === the protocol beneath ===
+// === RFC 6455 ===
 
 #[tokio::test]
-async fn both_kinds_of_ping_are_answered() {
+async fn protocol_and_json_pings_are_answered() {
     let world = start(|_| {});
     let mut socket = RawSocket::connect(world.address, "/v1/ws", &[]).await;
     for payload in [b"".as_slice(), b"hello", &[7; 125]] {
@@ -589,7 +588,7 @@ async fn both_kinds_of_ping_are_answered() {
 }
 
 #[tokio::test]
-async fn fragments_make_a_message_with_pings_between_them() {
+async fn fragmented_message_is_assembled_with_pings_between() {
     let world = start(|_| {});
     let mut socket = RawSocket::connect(world.address, "/v1/ws", &[]).await;
     let message = json!({"type": "response.create", "input": "\u{1f600} [[tokens=1 text=count]]"})
@@ -620,7 +619,7 @@ async fn fragments_make_a_message_with_pings_between_them() {
 }
 
 #[tokio::test]
-async fn broken_frames_close_the_socket_with_the_code_for_it() {
+async fn malformed_frames_close_the_socket_with_their_code() {
     let world = start(|config| config.limits.websocket_frame = Some(64 * 1024));
     let ping = frame(0x81, br#"{"type":"tokenwire:ping"}"#);
     let table: Vec<(&str, Vec<u8>, u16)> = vec![
@@ -685,7 +684,7 @@ async fn broken_frames_close_the_socket_with_the_code_for_it() {
 }
 
 #[tokio::test]
-async fn the_connection_ends_after_a_close() {
+async fn connection_ends_after_a_close_frame() {
     let world = start(|config| config.limits.websocket_frame = Some(64 * 1024));
     for (bytes, code) in [
         (
@@ -710,7 +709,7 @@ async fn the_connection_ends_after_a_close() {
 }
 
 #[tokio::test]
-async fn a_message_as_large_as_may_be_is_taken() {
+async fn message_of_the_maximum_size_is_accepted() {
     let world = start(|config| config.limits.websocket_frame = Some(64 * 1024));
     let mut socket = world.socket().await;
     let mut message = r#"{"type":"tokenwire:ping""#.to_owned();
@@ -721,7 +720,7 @@ async fn a_message_as_large_as_may_be_is_taken() {
 }
 
 #[tokio::test]
-async fn extensions_are_declined_and_only_our_subprotocol_is_echoed() {
+async fn extensions_are_declined_and_only_tokenwire_v1_is_echoed() {
     let world = start(|_| {});
     for (offered, echoed) in [
         ("tokenwire.v1", Some("tokenwire.v1")),
@@ -756,7 +755,7 @@ async fn extensions_are_declined_and_only_our_subprotocol_is_echoed() {
 }
 
 #[tokio::test]
-async fn a_peer_that_answers_no_ping_is_cut_and_one_that_does_is_not() {
+async fn silent_peer_is_cut_and_responsive_peer_is_not() {
     let world = start(|config| {
         (config.streams.ping_interval, config.streams.ping_timeout) =
             (Duration::from_millis(100), Duration::from_secs(2));

@@ -1,13 +1,12 @@
-//! What the simulator says when nobody tells it what to say: Markdown about the very stream that
-//! carries it.
+//! The default text of an answer: Markdown about the stream that carries it.
 
 use crate::conversation::Conversation;
 use crate::options::Pace;
 
-/// The longest piece of the user's text that is quoted back, in characters.
+/// The most characters of the user's text that are quoted.
 const QUOTE: usize = 280;
 
-/// The answer to a conversation in which nothing else was asked for.
+/// Returns the answer to a conversation that asks for nothing special.
 pub(crate) fn prose(conversation: &Conversation, pace: Pace, choice: usize) -> String {
     let mut answer = String::new();
     if choice > 0 {
@@ -67,7 +66,7 @@ pub(crate) fn prose(conversation: &Conversation, pace: Pace, choice: usize) -> S
     answer
 }
 
-/// The thoughts before the answer.
+/// Returns the reasoning before the answer.
 pub(crate) fn reasoning(conversation: &Conversation) -> String {
     format!(
         "The user asks: {}. The conversation has {} message{}, and {} tools are on offer. I am a simulator, so there is nothing to look up: \
@@ -79,10 +78,10 @@ pub(crate) fn reasoning(conversation: &Conversation) -> String {
     )
 }
 
-/// The words of a refusal.
+/// Returns the text of a refusal.
 pub(crate) const REFUSAL: &str = "I'm sorry, I can't assist with that request.";
 
-/// What the question is about, by its words.
+/// Returns the topic of the question, by its words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Subject {
     Greeting,
@@ -237,7 +236,7 @@ const POEM: &str = "\
 続きから 🌊
 ";
 
-/// The user's text as a Markdown quotation, which no character in it can leave.
+/// Returns the user's text as a Markdown quotation. No character in it can end the quotation.
 fn quote(text: &str) -> String {
     let lines: Vec<String> = shorten(text, QUOTE)
         .lines()
@@ -259,7 +258,7 @@ fn shorten(text: &str, limit: usize) -> String {
     short
 }
 
-/// Takes from a text what Markdown or HTML would make of it.
+/// Removes characters with a meaning in Markdown or HTML.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -294,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn the_usual_answer_has_a_table_a_list_and_code() {
+    fn default_answer_has_table_list_and_code() {
         let answer = prose(&asked("What is the weather on Mars?"), Pace::READING, 0);
         for part in [
             "| --- | --- |",
@@ -311,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn varies_by_what_is_asked() {
+    fn answer_depends_on_the_question() {
         let subjects = [
             ("hello", Subject::Greeting),
             ("Show me some code", Subject::Code),
@@ -331,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn quotes_cannot_break_out() {
+    fn quoted_text_stays_in_the_quotation() {
         let answer = prose(
             &asked("</code>\n# <script>alert(1)</script> `x` | y"),
             Pace::READING,
@@ -346,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn remembers_the_turn_before_and_the_images() {
+    fn answer_mentions_previous_turn_and_images() {
         let mut conversation = asked("and now?");
         conversation.earlier_question = Some("who are you?".into());
         conversation.images = vec!["image/png".into(), "image/jpeg".into()];

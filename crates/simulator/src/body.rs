@@ -1,4 +1,4 @@
-//! A response body that does as it is told: write, wait, fall silent, break off.
+//! A response body that executes steps: write, wait, stall, break off.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -15,26 +15,26 @@ use tokio::time::{Instant, Sleep};
 use crate::connection::Control;
 use crate::stats::Guard;
 
-/// One thing for a body to do.
+/// One step of a body.
 #[derive(Debug)]
 pub(crate) enum Step {
-    /// Hand these bytes, with so many tokens in them, to the connection.
+    /// Write these bytes, which hold this number of tokens.
     Write(Bytes, u64),
-    /// Wait until that moment.
+    /// Wait until this time.
     Sleep(Instant),
-    /// Wait until the kernel has all bytes, and let others run.
+    /// Wait until the kernel has all bytes, and let other tasks run.
     Flush,
-    /// Be silent until the peer leaves.
+    /// Send nothing until the peer closes the connection.
     Stall,
-    /// Break off without an ending.
+    /// Close the connection without ending the body.
     Cut,
     /// The same with a TCP reset.
     Reset,
-    /// End as HTTP ends a body.
+    /// End the body as HTTP defines.
     End,
 }
 
-/// Whoever says what to do next. After `Stall`, `Cut`, `Reset` and `End` it is not asked again.
+/// Source of the steps. It is not called again after `Stall`, `Cut`, `Reset` and `End`.
 pub(crate) trait Director: Send {
     fn next(&mut self) -> Step;
 }
@@ -63,14 +63,14 @@ pub(crate) struct Staged {
 enum State {
     Asking,
     Sleeping,
-    /// Waiting for a flush after the one of this number.
+    /// The number of the flush after which the body continues.
     Flushing(u64),
     Cutting(u64),
     Stalled,
     Over,
 }
 
-/// What hyper is told so that it closes the connection without ending the body.
+/// The error that makes hyper close the connection without ending the body.
 #[derive(Debug)]
 pub(crate) struct Broken;
 
@@ -123,7 +123,7 @@ impl Body for Answer {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            // An empty body too has to be polled, so that its guard is ended.
+            // An empty body is polled as well, so its guard is ended.
             Self::Whole { body, guard, .. } => guard.is_none() && body.is_end_stream(),
             Self::Staged(_) => false,
         }
@@ -176,7 +176,7 @@ impl Staged {
                 }
                 Step::Flush => self.state = State::Flushing(self.control.flushes()),
                 Step::Stall => self.state = State::Stalled,
-                // What was written before has to be seen by the peer, so the connection is not
+                // The peer shall see what was written before, so the connection is not
                 // broken under it.
                 Step::Cut => self.state = State::Cutting(self.control.flushes()),
                 Step::Reset => {

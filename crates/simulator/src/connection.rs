@@ -1,5 +1,5 @@
-//! The socket beneath a connection, with what hyper does not tell: when everything written has
-//! reached the kernel.
+//! The socket of a connection. It reports what hyper does not: when all written bytes have reached
+//! the kernel.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 
 use crate::stats::{Guard, Ledger};
 
-/// A socket that is counted while it is open.
+/// A socket, counted while it is open.
 #[derive(Debug)]
 pub(crate) struct Socket {
     stream: TcpStream,
@@ -22,13 +22,13 @@ pub(crate) struct Socket {
     ledger: Arc<Ledger>,
 }
 
-/// What a response body knows of the socket under it.
+/// The state of the socket that a response body uses.
 #[derive(Debug, Default)]
 pub(crate) struct Control {
-    /// How often hyper's buffer has been emptied into the kernel.
+    /// How often hyper's buffer was flushed to the kernel.
     flushes: AtomicU64,
     waiting: Mutex<Option<Waker>>,
-    /// The requests whose answer is written but not yet flushed.
+    /// Requests whose answers are written but not flushed.
     finished: Mutex<Vec<Guard>>,
     reset: AtomicBool,
 }
@@ -92,7 +92,7 @@ impl AsyncWrite for Socket {
         self.stream.is_write_vectored()
     }
 
-    /// hyper comes here when its own buffer is empty, and only then.
+    /// hyper calls this only when its own buffer is empty.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.control.flushed();
         Poll::Ready(Ok(()))
@@ -119,7 +119,7 @@ impl Control {
         self.flushes.load(Ordering::Relaxed)
     }
 
-    /// Pending until there was a flush after the `seen`-th.
+    /// Pending until there is a flush after the `seen`-th.
     pub(crate) fn poll_flushed_since(&self, seen: u64, cx: &Context<'_>) -> Poll<()> {
         if self.flushes() > seen {
             return Poll::Ready(());
@@ -128,13 +128,13 @@ impl Control {
         Poll::Pending
     }
 
-    /// Ends the request of `guard` at the next flush. Is the connection lost before, the request
-    /// was aborted.
+    /// Ends the request of `guard` at the next flush. If the connection is lost before that, the
+    /// request counts as aborted.
     pub(crate) fn end_at_flush(&self, guard: Guard) {
         self.finished.lock().push(guard);
     }
 
-    /// Makes the close that follows a reset.
+    /// Turns the following close into a reset.
     pub(crate) fn reset_on_close(&self) {
         self.reset.store(true, Ordering::Relaxed);
     }

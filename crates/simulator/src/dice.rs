@@ -1,7 +1,7 @@
-//! Chance that repeats: every word, pause and id of an answer is drawn from a seed.
+//! Repeatable random numbers: each word, pause and id of an answer is derived from a seed.
 
-/// A splitmix64 sequence. Kept here so that answers stay the same whatever a library of random
-/// numbers does between versions.
+/// A splitmix64 sequence. It is implemented here so that answers do not depend on the version of a
+/// library.
 #[derive(Debug, Clone)]
 pub(crate) struct Dice(u64);
 
@@ -10,7 +10,7 @@ impl Dice {
         Self(seed)
     }
 
-    /// The value at `(seed, index)` without walking there.
+    /// Returns the value at `(seed, index)` directly.
     pub(crate) fn at(seed: u64, index: u64) -> u64 {
         mix(seed.wrapping_add(index.wrapping_add(1).wrapping_mul(STEP)))
     }
@@ -45,7 +45,7 @@ fn mix(state: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// FNV-1a, to make a seed of bytes.
+/// FNV-1a: derives a seed from bytes.
 pub(crate) fn fingerprint(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)

@@ -1,8 +1,8 @@
-//! The errors of the API, in OpenAI's shape and with OpenAI's words.
+//! The errors of the API, with OpenAI's structure and texts.
 
 use serde_json::{Value, json};
 
-/// What a request is answered with when it cannot be served.
+/// The answer to a request that cannot be served.
 #[derive(Debug, Clone)]
 pub(crate) struct ApiError {
     pub(crate) status: u16,
@@ -13,7 +13,7 @@ pub(crate) struct ApiError {
 }
 
 impl ApiError {
-    /// A 400 that names the parameter at fault.
+    /// Returns a 400 that names the invalid parameter.
     pub(crate) fn invalid(param: &str, code: &'static str, message: impl Into<String>) -> Self {
         Self {
             status: 400,
@@ -24,7 +24,7 @@ impl ApiError {
         }
     }
 
-    /// A 400 without a parameter to name.
+    /// Returns a 400 without a parameter.
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
         Self {
             status: 400,
@@ -83,8 +83,8 @@ impl ApiError {
         }
     }
 
-    /// OpenAI quotes the head and the tail of the key, so a gateway that relays this text leaks
-    /// them: the simulator does the same.
+    /// Returns OpenAI's error for a wrong key. It quotes the head and the tail of the key, which a
+    /// gateway that relays the text would leak.
     pub(crate) fn key_wrong(key: &str) -> Self {
         let characters: Vec<char> = key.chars().take(256).collect();
         let masked: String = match characters.len() {
@@ -158,7 +158,7 @@ impl ApiError {
         }
     }
 
-    /// What OpenAI says with `status`; the answer of the fault `status`.
+    /// Returns OpenAI's error for `status`; the answer of the fault `status`.
     pub(crate) fn of_status(status: u16, model: &str) -> Self {
         let (message, kind, code) = match status {
             400 => (
@@ -201,12 +201,12 @@ impl ApiError {
         }
     }
 
-    /// `{"error": {…}}` as it goes out.
+    /// Returns the body `{"error": {…}}`.
     pub(crate) fn body(&self) -> Value {
         json!({"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}})
     }
 }
 
-/// What OpenAI says when a stream dies under its hands.
+/// The error that OpenAI sends when a stream fails.
 pub(crate) const SERVER_ERROR: &str =
     "The server had an error while processing your request. Sorry about that!";

@@ -1,14 +1,14 @@
-//! The ways in which an answer can go wrong.
+//! The faults of an answer.
 
-/// A fault and what belongs to it.
+/// A fault and its parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fault {
     pub(crate) kind: FaultKind,
-    /// Tokens that are sent whole before it strikes.
+    /// Tokens that are sent completely before the fault.
     pub(crate) after: u64,
     /// The status of [`FaultKind::Status`].
     pub(crate) code: u16,
-    /// The seconds that its `Retry-After` says.
+    /// The seconds of its `Retry-After`.
     pub(crate) retry_after: Option<u64>,
     /// The bytes of the event of [`FaultKind::Oversize`].
     pub(crate) size: usize,
@@ -16,7 +16,7 @@ pub(crate) struct Fault {
 
 macro_rules! fault_kinds {
     ($($variant:ident = $name:literal),* $(,)?) => {
-        /// Which fault; the guide of the steering language says what each does.
+        /// The kind of a fault. The guide of the steering language describes each.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(crate) enum FaultKind { $($variant),* }
 
@@ -75,8 +75,8 @@ impl FaultKind {
             .join(", ")
     }
 
-    /// Whether the fault strikes once, at a certain token, rather than shaping the whole body or
-    /// its end.
+    /// Returns whether the fault occurs once, at a certain token, instead of shaping the whole body
+    /// or its end.
     pub(crate) fn strikes_mid_body(self) -> bool {
         matches!(
             self,

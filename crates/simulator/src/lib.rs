@@ -1,29 +1,27 @@
-//! An OpenAI-compatible upstream in a box.
+//! An OpenAI-compatible model server without a model.
 //!
-//! A gateway has to be seen against an upstream that is fast, slow, silent, wrong and gone, and
-//! every time in the same way. A mock inside the process cannot do that: it has no sockets to cut
-//! and no kernel between. So the simulator is a server of its own, over real HTTP on real sockets,
-//! on one thread with a runtime of its own, and it does three jobs: it is what the gateway talks to
-//! when no upstream is configured, what the tests talk to, and what the benchmarks talk to.
+//! A gateway must be tested against upstreams that are fast, slow, silent, wrong and dead, and each
+//! time in the same way. A mock inside the process has no sockets to cut. So the simulator is a
+//! server over real HTTP on real sockets, on its own thread and runtime. It is the gateway's
+//! upstream when none is configured, and the upstream of the tests and of the benchmarks.
 //!
-//! * **It is steered by the request.** What an answer is like, how fast it comes and how it fails
-//!   is said in the header `x-simulator` or in the prompt; [`GUIDE`] is the language. No state has
-//!   to be set up before, so tests can run side by side.
-//! * **It repeats itself.** With a seed the same request gets the same bytes, `id` and `created`
-//!   included; without one all but these.
-//! * **It notices.** A peer that leaves is counted at once, in every phase, silence included:
-//!   [`Stats::aborted`]. hyper reads while a body is pending, sees the end of the connection and
-//!   drops the answer; a guard in it does the counting. (A peer that has sent another request
-//!   ahead, which HTTP clients do not do, is only noticed at the next write.)
-//! * **It is never the bottleneck.** What is the same in every chunk is made once, and where
-//!   nothing has to wait many events go out in one write. A paced stream costs one timer and one
-//!   small write a token.
+//! * **Steering by request.** The header `x-simulator` or the prompt sets the content, the pace and
+//!   the faults of an answer; [`GUIDE`] describes the language. There is no state to set up, so
+//!   tests can run in parallel.
+//! * **Repeatable.** With a seed, the same request gets the same bytes, including `id` and
+//!   `created`. Without a seed, all other bytes are the same.
+//! * **Detects aborts.** A peer that closes its connection is counted at once in each phase, also
+//!   while nothing is sent: [`Stats::aborted`]. hyper reads while a body is pending, sees the end
+//!   of the connection and drops the answer; a guard in the answer counts. (A peer that has
+//!   pipelined another request is detected at the next write.)
+//! * **Fast.** The constant parts of a chunk are built once, and events that are due together are
+//!   written together. A paced stream costs one timer and one small write per token.
 //!
-//! An answer is *planned* before its first byte ([`Stats`] and faults know nothing of its words):
-//! the conversation is read from either API, the plan says what the answer holds, a transcript
-//! spells it event by event in the API's dialect, and a player gives it pace, framing and faults.
+//! An answer is *planned* before its first byte: the conversation is read from either API, the plan
+//! contains the content, a transcript produces it event by event in the API's dialect, and a player
+//! adds pace, framing and faults. [`Stats`] and faults do not depend on the content.
 //!
-//! Chunks differ from OpenAI's in one default: `obfuscation` is sent only when
+//! Chunks differ from OpenAI's in one default: `obfuscation` is sent only if
 //! `stream_options.include_obfuscation` is true, so that the bytes of a benchmark are those of its
 //! tokens.
 //!

@@ -1,4 +1,4 @@
-//! The simulator as a server of its own.
+//! The simulator as a separate server.
 
 mod measure;
 
@@ -9,34 +9,33 @@ use std::time::Duration;
 use clap::Parser;
 use tokenwire_simulator::{GUIDE, Options, Pace, Simulator};
 
-/// An OpenAI-compatible upstream in a box: answers without a model, at any pace, and fails on
-/// request.
+/// An OpenAI-compatible server without a model: answers at any pace, and with faults on request.
 #[derive(Debug, Parser)]
 #[command(name = "tokenwire-simulator", version, after_help = GUIDE)]
 struct Arguments {
     /// Address to listen on.
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     host: IpAddr,
-    /// Port to listen on; 0 takes one that is free.
+    /// Port to listen on; 0 takes a free one.
     #[arg(long, default_value_t = 8089)]
     port: u16,
-    /// The key that requests have to carry; without it everybody is let in.
+    /// The key that requests must carry; without it any request is accepted.
     #[arg(long, env = "TOKENWIRE_SIMULATOR_KEY", hide_env_values = true)]
     key: Option<String>,
-    /// Models to list beside `simulator` and `simulator-reasoning`; may be given several times.
+    /// Models to list beside `simulator` and `simulator-reasoning`; can be repeated.
     #[arg(long = "model")]
     models: Vec<String>,
     /// Serve only the models that are listed.
     #[arg(long)]
     strict_models: bool,
-    /// Time between the tokens of an answer that is not steered: 12ms, 1s, 0.
+    /// Time between the tokens of an unsteered answer: 12ms, 1s, 0.
     #[arg(long, value_parser = duration, default_value = "12ms")]
     answer_pace: Duration,
-    /// Time to the first token of an answer that is not steered.
+    /// Time to the first token of an unsteered answer.
     #[arg(long, value_parser = duration, default_value = "120ms")]
     first_token: Duration,
-    /// Measure instead of serving: how many tokens a second go through 32 streams that are drained
-    /// by a thread of this process.
+    /// Measure instead of serving: tokens per second of 32 streams that are read by a thread of
+    /// this process.
     #[arg(long)]
     measure: bool,
 }
@@ -63,8 +62,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Has the kernel's table of descriptors made large while there is one thread: when it grows later,
-/// everybody waits for 5 to 20 ms.
+/// Makes the kernel's table of descriptors large while there is one thread. Growing it later stalls
+/// all streams for 5 to 20 ms.
 fn reserve_descriptors() {
     use rustix::process::{Resource, getrlimit};
     let highest = getrlimit(Resource::Nofile)
@@ -105,7 +104,7 @@ fn serve(arguments: Arguments) -> Result<(), String> {
         format!("failed to listen on {address}: {error}; choose another with --host and --port")
     })?;
     println!("{}", simulator.base_url());
-    // It runs until a signal ends the process.
+    // The server runs until a signal ends the process.
     loop {
         std::thread::park();
     }

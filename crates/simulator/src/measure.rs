@@ -1,4 +1,4 @@
-//! `--measure`: what the simulator can give when nothing holds it back.
+//! `--measure`: the maximum throughput of the simulator.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -8,12 +8,12 @@ use tokenwire_simulator::{Options, Simulator};
 
 const STREAMS: usize = 32;
 const TOKENS: u64 = 250_000;
-/// Reads at a time, which is what a client drains that is not busy with what it reads.
+/// Bytes per read of a client that does not process what it reads.
 const READ: usize = 256 * 1024;
-/// How long a socket may be silent before the measurement is given up.
+/// Time without data after which the measurement fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Drains 32 streams from one thread with plain sockets and prints the tokens per second in all.
+/// Reads 32 streams on one thread and prints the total tokens per second.
 #[allow(clippy::print_stdout, reason = "the figure is what the command is for")]
 pub(crate) fn run() -> Result<(), String> {
     let failed =

@@ -1,9 +1,9 @@
-//! What a simulator is started with.
+//! The options of a simulator.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-/// Where the simulator listens, whom it lets in, what it offers and how fast it talks.
+/// Address, access, models and pace of a simulator.
 ///
 /// ```
 /// use tokenwire_simulator::{Options, Pace};
@@ -13,30 +13,31 @@ use std::time::Duration;
 /// ```
 #[derive(Clone)]
 pub struct Options {
-    /// Address and port to bind; port 0 takes one that is free. Default `127.0.0.1:0`.
+    /// Address and port to bind; port 0 takes a free one. Default `127.0.0.1:0`.
     pub address: SocketAddr,
-    /// The key that `/v1` asks for as `Authorization: Bearer …`. Default none: everybody is let in.
+    /// The key that `/v1` requires as `Authorization: Bearer …`. Default none: any request is
+    /// accepted.
     pub required_key: Option<String>,
     /// The models that `GET /v1/models` lists. Default `simulator` and `simulator-reasoning`.
     pub models: Vec<String>,
-    /// Whether models that are not listed are served too. Names that begin with `unknown` or
-    /// `missing` never are, so that the error can be seen. Default true.
+    /// Whether models that are not listed are served as well. Names that begin with `unknown` or
+    /// `missing` always get the error. Default true.
     pub any_model: bool,
-    /// The pace of a request that is not steered. Default [`Pace::READING`].
+    /// The pace of an unsteered request. Default [`Pace::READING`].
     pub pace: Pace,
-    /// The largest request body in bytes; beyond it the answer is 413. Default 32 MiB.
+    /// The largest request body in bytes; a larger one is answered with 413. Default 32 MiB.
     pub body_limit: usize,
     /// The most connections held at a time; further ones wait in the listen backlog. Default
     /// 16,384.
     pub connection_limit: usize,
 }
 
-/// How fast an answer comes.
+/// The pace of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
-    /// From the request's arrival to the first token.
+    /// Time from the request's arrival to the first token.
     pub first_token: Duration,
-    /// From one token to the next; zero is as fast as the socket takes them.
+    /// Time between tokens; zero is as fast as the socket allows.
     pub between_tokens: Duration,
 }
 
@@ -84,12 +85,12 @@ impl Options {
 // === impl Pace ===
 
 impl Pace {
-    /// A little faster than people read: the first token after 120 ms, then one every 12 ms.
+    /// Slightly above reading speed: the first token after 120 ms, then one every 12 ms.
     pub const READING: Self = Self {
         first_token: Duration::from_millis(120),
         between_tokens: Duration::from_millis(12),
     };
-    /// No waiting at all.
+    /// No pauses.
     pub const INSTANT: Self = Self {
         first_token: Duration::ZERO,
         between_tokens: Duration::ZERO,
@@ -101,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn offers_any_model_but_those_named_unknown_or_missing() {
+    fn any_model_is_served_except_unknown_and_missing() {
         let options = Options::default();
         for (model, offered) in [
             ("simulator", true),
@@ -120,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_is_not_debug_printed() {
+    fn debug_output_hides_the_key() {
         let options = Options {
             required_key: Some("sk-secret".into()),
             ..Options::default()

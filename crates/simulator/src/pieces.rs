@@ -1,10 +1,10 @@
-//! The text of an answer as a model gives it: in tokens.
+//! The text of an answer as tokens.
 
 use crate::dice::Dice;
 use crate::steering::Wording;
 
-/// A text in tokens. A generated one is made token by token as it is read, so that a stream of a
-/// million tokens costs no memory.
+/// A text as tokens. A generated text is produced token by token as it is read, so a stream of a
+/// million tokens needs no memory.
 #[derive(Debug, Clone)]
 pub(crate) enum Pieces {
     Written {
@@ -19,8 +19,8 @@ pub(crate) enum Pieces {
     },
 }
 
-/// The most bytes of generated text that are ever held in one piece, for an answer that is not
-/// streamed and for the events that repeat the whole text.
+/// The most bytes of generated text held at once, for answers that are not streamed and for events
+/// that repeat the full text.
 pub(crate) const HELD_LIMIT: u64 = 64 * 1024 * 1024;
 
 const WORDS: [&str; 32] = [
@@ -47,7 +47,7 @@ impl Pieces {
                 (Class::Blank, Class::Blank | Class::Letter) => true,
                 (Class::Letter, Class::Letter) => letters < 8,
                 (Class::Break, Class::Break) => true,
-                // A joined emoji is several code points that belong together.
+                // A joined emoji is a sequence of code points that stay together.
                 (_, Class::Joiner) | (Class::Joiner, _) => true,
                 _ => false,
             };
@@ -66,7 +66,7 @@ impl Pieces {
         Self::Written { text, ends }
     }
 
-    /// A text cut into pieces of `length` characters, as arguments of a call come.
+    /// Splits a text into pieces of `length` characters, as for the arguments of a call.
     pub(crate) fn chopped(text: impl Into<String>, length: usize) -> Self {
         let text = text.into();
         let mut ends: Vec<usize> = text
@@ -120,7 +120,7 @@ impl Pieces {
         }
     }
 
-    /// A bound for the bytes of the whole text.
+    /// Returns an upper bound for the bytes of the full text.
     pub(crate) fn bytes_at_most(&self) -> u64 {
         match self {
             Self::Written { text, .. } => text.len() as u64,
@@ -128,7 +128,7 @@ impl Pieces {
         }
     }
 
-    /// The whole text. Ask [`bytes_at_most`](Self::bytes_at_most) first.
+    /// Returns the full text. Check [`bytes_at_most`](Self::bytes_at_most) first.
     pub(crate) fn text(&self) -> String {
         match self {
             Self::Written { text, .. } => text.clone(),
@@ -139,7 +139,7 @@ impl Pieces {
         }
     }
 
-    /// Keeps the first `limit` tokens. Says whether any were dropped.
+    /// Keeps the first `limit` tokens. Returns whether any were dropped.
     pub(crate) fn limit(&mut self, limit: u64) -> bool {
         let cut = self.len() > limit;
         if cut {
@@ -154,7 +154,8 @@ impl Pieces {
         cut
     }
 
-    /// Ends the text before the first of the `stops`, as OpenAI does. Says whether one was found.
+    /// Ends the text before the first of the `stops`, as OpenAI does. Returns whether one was
+    /// found.
     pub(crate) fn stop_before(&mut self, stops: &[String]) -> bool {
         if stops.iter().all(String::is_empty) {
             return false;
@@ -198,7 +199,7 @@ impl Pieces {
     }
 }
 
-/// What a character is to the cutting of tokens.
+/// The class of a character for the split into tokens.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Class {
     Start,
@@ -215,7 +216,7 @@ impl Class {
             '\n' | '\r' => Self::Break,
             ' ' | '\t' => Self::Blank,
             '\u{200d}' | '\u{fe0f}' => Self::Joiner,
-            // CJK, where a character is a word.
+            // CJK: each character is a token.
             '\u{2e80}'..='\u{9fff}' | '\u{ac00}'..='\u{d7af}' | '\u{f900}'..='\u{faff}' => {
                 Self::Mark
             }
@@ -249,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn cuts_a_text_into_tokens_that_make_it_up_again() {
+    fn tokens_concatenate_to_the_text() {
         let table = [
             ("", vec![]),
             ("Hello, world!", vec!["Hello", ",", " world", "!"]),
@@ -266,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_generated_tokens() {
+    fn generated_tokens_are_numbered() {
         assert_eq!(all(&generated(3, Wording::Count, 0)), [" t0", " t1", " t2"]);
         assert_eq!(
             all(&generated(2, Wording::Count, 8)),
@@ -282,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_and_stops() {
+    fn limit_and_stop_words_end_the_text() {
         for (stop, kept, tokens) in [
             (" t2", " t0 t1", 2),
             ("t2", " t0 t1 ", 3),

@@ -1,4 +1,4 @@
-//! What will be answered, decided before the first byte leaves; the dialects only spell it out.
+//! The content of an answer, decided before its first byte. The dialects only format it.
 
 use crate::answer;
 use crate::conversation::{Conversation, Format, ToolChoice};
@@ -9,13 +9,13 @@ use crate::pieces::{HELD_LIMIT, Pieces};
 use crate::schema;
 use crate::steering::{Steering, Wording};
 
-/// A whole answer.
+/// A complete answer.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) model: String,
     /// Seconds since 1970.
     pub(crate) created: u64,
-    /// What ids, log probabilities and obfuscation are drawn from.
+    /// The seed of ids, log probabilities and obfuscation.
     pub(crate) identity: u64,
     pub(crate) choices: Vec<Choice>,
     pub(crate) prompt_tokens: u64,
@@ -23,7 +23,7 @@ pub(crate) struct Plan {
     pub(crate) usage: bool,
     pub(crate) logprobs: Option<usize>,
     pub(crate) obfuscation: bool,
-    /// Whether reasoning goes out as a summary (Responses).
+    /// Whether reasoning is sent as a summary (Responses).
     pub(crate) summary: bool,
 }
 
@@ -48,23 +48,23 @@ pub(crate) struct Call {
     pub(crate) arguments: Pieces,
 }
 
-/// Moments of a request that the plan has to know.
+/// Facts about a request that the plan needs.
 pub(crate) struct Occasion {
-    /// Something that no other request has, for ids.
+    /// A number unique to this request, for ids.
     pub(crate) unique: u64,
     /// Seconds since 1970.
     pub(crate) now: u64,
     pub(crate) pace: Pace,
 }
 
-/// Letters of one token of a call's arguments.
+/// Characters per token of a call's arguments.
 const ARGUMENT_PIECE: usize = 4;
 
 // === impl Plan ===
 
 impl Plan {
-    /// Decides the answer to `conversation`; `body` is the request as it came, which makes the ids
-    /// of a seeded request its own.
+    /// Plans the answer to `conversation`. `body` is the request as received; the ids of a seeded
+    /// request depend on it.
     pub(crate) fn make(
         conversation: &Conversation,
         steering: &Steering,
@@ -108,7 +108,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Refuses an answer that would have to be held in one piece and is too large for that.
+    /// Returns an error if the answer must be held in memory at once and is too large for that.
     pub(crate) fn check_held(&self) -> Result<(), ApiError> {
         let bytes: u64 = self
             .choices
@@ -132,7 +132,7 @@ impl Plan {
         self.choices.iter().map(Choice::tokens).sum()
     }
 
-    /// An id that is this answer's own, for the `purpose`-th thing in it.
+    /// Returns an id unique to this answer, for the `purpose`-th object in it.
     pub(crate) fn dice(&self, purpose: u64) -> Dice {
         Dice::new(Dice::at(self.identity, 1 << 32 | purpose))
     }
@@ -159,7 +159,7 @@ fn choice(
     let generated = |count| Pieces::Generated {
         count,
         wording: steering.text.unwrap_or(Wording::Words),
-        // The size of the fault `oversize` is its event's, not every token's.
+        // With the fault `oversize`, the size is that of its event, not of each token.
         size: if steering
             .fault
             .is_some_and(|fault| fault == crate::fault::FaultKind::Oversize)
@@ -228,7 +228,7 @@ fn choice(
     })
 }
 
-/// The functions to call, with their parameters; none if the answer is to be text.
+/// Returns the functions to call with their parameters, or none if the answer is text.
 fn called(conversation: &Conversation, steering: &Steering) -> Vec<(String, serde_json::Value)> {
     let wanted = steering.calls.unwrap_or(1);
     let wanted = if conversation.parallel_calls {
@@ -239,7 +239,7 @@ fn called(conversation: &Conversation, steering: &Steering) -> Vec<(String, serd
     let asked_for = steering.calls.is_some_and(|calls| calls > 0);
     let answered =
         conversation.tool_result.is_some() || conversation.tool_choice == ToolChoice::None;
-    // An answer of N tokens is a text, unless calls are asked for as well.
+    // An answer of N tokens is text, unless calls are requested as well.
     let text_wanted = steering.tokens.is_some() && conversation.tools.is_empty();
     if wanted == 0 || (!asked_for && (answered || text_wanted)) {
         return Vec::new();
@@ -270,7 +270,7 @@ fn called(conversation: &Conversation, steering: &Steering) -> Vec<(String, serd
         .collect()
 }
 
-/// Keeps `limit` tokens in all, reasoning first. Says whether any were dropped.
+/// Keeps `limit` tokens in total, reasoning first. Returns whether any were dropped.
 fn cut(reasoning: &mut Pieces, output: &mut Output, limit: u64) -> bool {
     let mut dropped = reasoning.limit(limit);
     let mut left = limit - reasoning.len();

@@ -1,4 +1,4 @@
-//! A transcript as server-sent events: its pace, its framing and its faults.
+//! A transcript as server-sent events, with pace, framing and faults.
 
 use std::collections::VecDeque;
 use std::io::Write;
@@ -14,7 +14,7 @@ use crate::dice::Dice;
 use crate::fault::{Fault, FaultKind};
 use crate::transcript::{Beat, Transcript};
 
-/// When the tokens of an answer are due.
+/// The due times of the tokens of an answer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Schedule {
     pub(crate) start: Instant,
@@ -30,9 +30,9 @@ pub(crate) struct Player<T> {
     schedule: Schedule,
     fault: Option<Fault>,
     struck: bool,
-    /// Tokens played.
+    /// Tokens sent so far.
     played: u64,
-    /// Whether everything is due: nothing waits any more.
+    /// Whether all remaining events are due now.
     unpaced: bool,
     buffer: BytesMut,
     /// Tokens in the buffer.
@@ -40,18 +40,18 @@ pub(crate) struct Player<T> {
     event: Vec<u8>,
     framed: Vec<u8>,
     gzip: Option<GzEncoder<Vec<u8>>>,
-    /// What is to be done before the transcript goes on.
+    /// Steps to execute before the transcript continues.
     queue: VecDeque<Step>,
     started: bool,
 }
 
-/// Bytes of one write where nothing has to wait.
+/// Bytes per write if no event has to wait.
 const BATCH: usize = 32 * 1024;
 
 // === impl Schedule ===
 
 impl Schedule {
-    /// When token `index` is due. Never before the token ahead of it, whatever the jitter.
+    /// Returns the due time of token `index`. It is never before that of the previous token.
     pub(crate) fn due(&self, index: u64) -> Instant {
         let nanos = self
             .between_tokens
@@ -66,8 +66,7 @@ impl Schedule {
         if self.jitter.is_zero() {
             return due;
         }
-        // More than half a step would let tokens overtake each other; where there are no steps all
-        // move together.
+        // More than half a step would reorder tokens. Without steps, all tokens move together.
         let (jitter, index) = if self.between_tokens.is_zero() {
             (self.jitter, 0)
         } else {
@@ -86,7 +85,7 @@ impl Schedule {
     }
 }
 
-/// A moment nobody lives to see.
+/// A time that is never reached.
 fn far_away() -> Instant {
     Instant::now() + Duration::from_secs(60 * 60 * 24 * 365)
 }
@@ -119,23 +118,23 @@ impl<T: Transcript> Player<T> {
         self.fault.is_some_and(|fault| fault.kind == kind)
     }
 
-    /// The fault that strikes before the event `beat`, if it is time for it.
+    /// Returns the fault that occurs before the event `beat`, if it is due.
     fn strikes(&self, beat: Option<Beat>) -> Option<Fault> {
         let fault = self
             .fault
             .filter(|fault| fault.kind.strikes_mid_body() && !self.struck)?;
-        // A call's head or the role that leads a token belongs to that token.
+        // The head of a call, or the role before a token, belongs to that token.
         let due = self.played >= fault.after;
         (due || matches!(beat, None | Some(Beat::Finish))).then_some(fault)
     }
 
-    /// Puts the buffered bytes, then `step`, into the queue.
+    /// Appends the buffered bytes, then `step`, to the queue.
     fn then(&mut self, step: Step) {
         self.release();
         self.queue.push_back(step);
     }
 
-    /// Moves the buffer into the queue, in single bytes where the fault says so.
+    /// Moves the buffer into the queue, byte by byte if the fault requires it.
     fn release(&mut self) {
         if self.buffer.is_empty() {
             return;
@@ -155,7 +154,7 @@ impl<T: Transcript> Player<T> {
         }
     }
 
-    /// Appends what stands in `framed` to the buffer, through gzip where the fault says so.
+    /// Appends `framed` to the buffer, compressed with gzip if the fault requires it.
     fn put(&mut self) {
         match &mut self.gzip {
             None => self.buffer.extend_from_slice(&self.framed),
@@ -170,7 +169,7 @@ impl<T: Transcript> Player<T> {
         self.framed.clear();
     }
 
-    /// Frames the event in `event` as the fault would have it, and puts it.
+    /// Frames the event in `event` as the fault requires and appends it.
     fn frame(&mut self, name: Option<&'static str>) {
         let kind = self.fault.map(|fault| fault.kind);
         let end: &[u8] = match kind {
@@ -207,7 +206,7 @@ impl<T: Transcript> Player<T> {
         self.put();
     }
 
-    /// The usual event, without a detour.
+    /// Appends an event with the usual framing.
     fn frame_plain(&mut self, name: Option<&'static str>) {
         if let Some(name) = name {
             self.framed.extend_from_slice(b"event: ");
@@ -221,7 +220,7 @@ impl<T: Transcript> Player<T> {
         self.framed.clear();
     }
 
-    /// Ends the body as HTTP does, after what is buffered.
+    /// Ends the body after the buffered bytes.
     fn end(&mut self) {
         if let Some(encoder) = self.gzip.take() {
             let rest = encoder.finish().unwrap_or_default();
@@ -230,7 +229,7 @@ impl<T: Transcript> Player<T> {
         self.then(Step::End);
     }
 
-    /// Lets the fault happen. Says whether the stream is over by it.
+    /// Executes the fault. Returns whether it ends the stream.
     fn strike(&mut self, fault: Fault) -> bool {
         self.struck = true;
         match fault.kind {
@@ -281,7 +280,7 @@ impl<T: Transcript> Director for Player<T> {
             self.put();
         }
         let plain = self.fault.is_none_or(|fault| fault.kind.strikes_mid_body());
-        // The clock is read once a call: tokens that come due meanwhile go with the next write.
+        // The clock is read once per call: tokens due in the meantime are part of the next write.
         let mut now = None;
         loop {
             if let Some(step) = self.queue.pop_front() {
@@ -314,7 +313,7 @@ impl<T: Transcript> Director for Player<T> {
                     self.then(Step::Sleep(due));
                     continue;
                 }
-                // With nothing between the tokens only the first has to be waited for.
+                // Without time between tokens only the first is waited for.
                 self.unpaced = self.schedule.between_tokens.is_zero();
             }
             let name = self.transcript.name();
@@ -333,7 +332,7 @@ impl<T: Transcript> Director for Player<T> {
     }
 }
 
-/// Writes `event` over several `data:` lines, broken where JSON allows a line break: after the
+/// Writes `event` as several `data:` lines. It is split where JSON allows a line break: after
 /// commas outside of strings.
 fn spread(event: &[u8], out: &mut Vec<u8>) {
     let mut in_string = false;
@@ -350,7 +349,7 @@ fn spread(event: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Inserts bytes into the text that an event carries, or, where it carries none, before its end.
+/// Inserts bytes into the text of an event, or before its end if it has no text.
 pub(crate) fn insert_into_text(event: &mut Vec<u8>, bytes: &[u8]) {
     const TEXTS: [&[u8]; 6] = [
         b"\"content\":\"",
@@ -386,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_due_in_order_and_without_drift() {
+    fn tokens_are_due_in_order_without_drift() {
         for jitter in [0, 3, 100] {
             let schedule = schedule(100, 20, jitter);
             let due: Vec<Duration> = (0..1000)
@@ -404,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pace_beyond_the_clock_is_far_away() {
+    fn due_time_beyond_the_clock_is_never_reached() {
         let schedule = Schedule {
             between_tokens: Duration::from_secs(86_400),
             ..schedule(0, 0, 0)
@@ -413,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn spreads_json_only_where_a_line_break_is_blank() {
+    fn json_is_split_only_between_members() {
         let mut out = Vec::new();
         spread(br#"{"a":"x,\",y","b":[1,2]}"#, &mut out);
         assert_eq!(

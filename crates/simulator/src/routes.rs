@@ -1,4 +1,4 @@
-//! Which request gets which answer.
+//! The routes.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -30,28 +30,28 @@ use crate::steering::Steering;
 use crate::transcript::Transcript;
 use crate::whole::{self, Whole};
 
-/// The simulator behind its socket.
+/// The HTTP service of the simulator.
 #[derive(Debug)]
 pub(crate) struct Service {
     options: Options,
     ledger: Arc<Ledger>,
-    /// How often each `id=` was seen by a fault with `times=`.
+    /// How often each `id=` has used a fault with `times=`.
     seen: Mutex<HashMap<String, u64>>,
-    /// Makes the ids of this run its own.
+    /// Makes the ids of this run unique.
     run: u64,
     started: u64,
 }
 
-/// The two ways to ask for an answer.
+/// The two APIs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Dialect {
     Chat,
     Responses,
 }
 
-/// Time for a request body to come.
+/// Time limit for receiving a request body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
-/// Names that `times=` counts under; more are not counted, and their faults always apply.
+/// The most names that `times=` counts. The faults of further names always apply.
 const NAMES: usize = 4096;
 
 // === impl Service ===
@@ -135,7 +135,7 @@ impl Service {
                 *response.headers_mut() = headers;
                 Ok(response)
             }
-            // The guard is dropped unended, which counts an abort.
+            // Dropping the guard without ending it counts an abort.
             Ok(Reply::Leave) => Err(Broken),
             Ok(Reply::Refuse) => {
                 guard.end();
@@ -149,13 +149,13 @@ impl Service {
         }
     }
 
-    /// What can be looked at without leaving a trace.
+    /// Routes that are neither counted nor recorded.
     fn look(&self, method: &Method, path: &str) -> Option<Value> {
         let value = match path {
             _ if method != Method::GET => return None,
             "/stats" => serde_json::to_value(self.ledger.stats()),
             "/requests" => serde_json::to_value(self.ledger.requests()),
-            // `/health` is what the model servers answer to those that balance between them.
+            // `/health` is the health check of model servers.
             "/healthz" | "/health" => Ok(json!({"status": "ok"})),
             _ => return None,
         };
@@ -305,7 +305,7 @@ impl Service {
         })
     }
 
-    /// The whole body; none if the peer left, or broke its own framing, before the end of it.
+    /// Returns the full body, or none if the peer closed or broke the framing before its end.
     async fn body(&self, body: Incoming) -> Result<Option<Bytes>, ApiError> {
         let limit = self.options.body_limit;
         if body.size_hint().lower() > limit as u64 {
@@ -321,7 +321,7 @@ impl Service {
         }
     }
 
-    /// The fault that applies to this request, now.
+    /// Returns the fault that applies to this request now.
     fn fault(&self, steering: &Steering) -> Option<Fault> {
         let fault = steering.fault()?;
         let Some(times) = steering.times else {
@@ -343,13 +343,13 @@ enum Reply {
     Json(Value),
     Raw(StatusCode, HeaderMap, Bytes),
     Staged(StatusCode, HeaderMap, Box<dyn crate::body::Director>),
-    /// By closing the connection, as the fault says.
+    /// By closing the connection, for a fault.
     Refuse,
-    /// Not at all: there is nobody to answer.
+    /// Not at all: the peer has closed the connection.
     Leave,
 }
 
-/// The answer of a fault that strikes before there is any.
+/// Returns the answer of a fault that replaces the whole answer.
 async fn before_the_head(fault: Option<Fault>, model: &str) -> Option<Reply> {
     let fault = fault?;
     Some(match fault.kind {
@@ -364,7 +364,7 @@ async fn before_the_head(fault: Option<Fault>, model: &str) -> Option<Reply> {
             }
             let status =
                 StatusCode::from_u16(fault.code).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-            // These have no body.
+            // These statuses have no body.
             let bytes = if matches!(fault.code, 204 | 205 | 304) {
                 Bytes::new()
             } else {
@@ -402,7 +402,7 @@ fn staged(
     )
 }
 
-/// What OpenAI's answers carry beside their type.
+/// Adds the headers of OpenAI's answers.
 fn headers(identity: u64) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(8);
     let id = format!("req_{}", Dice::new(identity ^ 0x7e9).hex(32));

@@ -1,18 +1,18 @@
-//! An instance that fits a JSON schema: arguments of a call, and answers that are to be JSON.
+//! Instances of a JSON schema, for the arguments of calls and for structured outputs.
 
 use serde_json::{Map, Number, Value, json};
 
 use crate::dice::Dice;
 
-/// How deep a schema is followed; deeper, and where it refers to itself, the shortest instance is
-/// made.
+/// The depth down to which a schema is followed. Below it, the shortest instance is produced, which
+/// ends recursive schemas.
 const MAX_DEPTH: usize = 24;
-/// How many values one instance may hold in all; beyond it optional parts are left out.
+/// The most values in one instance. Above it, optional parts are left out.
 const MAX_VALUES: usize = 4096;
-/// Where an instance ends whatever the schema demands, so that nobody's schema takes the
-/// simulator's memory or its thread.
+/// The hard limit of values in one instance, whatever the schema requires. It bounds the memory and
+/// the time of the simulator.
 const LAST_VALUE: usize = 20_000;
-/// The most bytes of demanded padding in all the strings of one instance.
+/// The most bytes of padding (`minLength`) in all strings of one instance.
 const MAX_PADDING: usize = 1024 * 1024;
 
 /// Makes an instance of `schema`, drawn from `seed`. Knows `type`, `enum`, `const`, `properties`,
@@ -63,7 +63,7 @@ impl<'a> Maker<'a> {
         }
         for key in ["anyOf", "oneOf"] {
             if let Some(branches) = rules.get(key).and_then(Value::as_array) {
-                // Deep down the plainest branch is taken, which is how a schema that refers to
+                // At the depth limit the simplest branch is taken, so a schema that refers to
                 // itself comes to an end.
                 let null = branches.iter().find(|branch| branch["type"] == "null");
                 let rich = branches.iter().find(|branch| branch["type"] != "null");

@@ -38,11 +38,11 @@ pub struct Simulator {
 // === impl Simulator ===
 
 impl Simulator {
-    /// Binds and serves. When this returns, connections are taken.
+    /// Binds the address and starts to serve. Connections are accepted when this returns.
     ///
     /// # Errors
     ///
-    /// If the address cannot be bound, or there is no thread or no poller to be had.
+    /// The address cannot be bound, or the thread or its poller cannot be created.
     pub fn start(options: Options) -> io::Result<Self> {
         let listener = server::bind(options.address)?;
         let address = listener.local_addr()?;
@@ -72,32 +72,32 @@ impl Simulator {
         })
     }
 
-    /// Where it listens.
+    /// Returns the address.
     pub fn addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// What an OpenAI client takes as its base URL: `http://127.0.0.1:PORT/v1`.
+    /// Returns the base URL for OpenAI clients: `http://127.0.0.1:PORT/v1`.
     pub fn base_url(&self) -> String {
         format!("http://{}/v1", self.address)
     }
 
-    /// The counters now.
+    /// Returns the current counters.
     pub fn stats(&self) -> Stats {
         self.ledger.stats()
     }
 
-    /// The last 256 requests, oldest first, as they came. Bodies are let go beyond 64 MiB in all,
+    /// Returns the last 256 requests, oldest first. Above 64 MiB in total, bodies are dropped,
     /// oldest first.
     pub fn requests(&self) -> Vec<RecordedRequest> {
         self.ledger.requests()
     }
 
-    /// Waits until the counters are as `predicate` wants them; false if they were not within
-    /// `timeout`. Works on any runtime, on none with a simple executor, and under a paused clock:
-    /// the time is the simulator's own.
+    /// Waits until `predicate` returns true for the counters. Returns false after `timeout`. It
+    /// works on any executor and under a paused clock, since the simulator's runtime measures the
+    /// time.
     pub async fn wait_until(&self, predicate: impl Fn(&Stats) -> bool, timeout: Duration) -> bool {
-        // The sleep has to be made where the simulator's timers are.
+        // The sleep must be created on the simulator's runtime.
         let timer = self
             .runtime
             .spawn(async move { tokio::time::sleep(timeout).await });
@@ -106,7 +106,7 @@ impl Simulator {
             loop {
                 let changed = self.ledger.changed();
                 tokio::pin!(changed);
-                // Registered before the look, so that no change falls between the two.
+                // Registered before the check, so no change is missed between the two.
                 changed.as_mut().enable();
                 if predicate(&self.stats()) {
                     return;
@@ -129,7 +129,7 @@ impl Drop for Simulator {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // A panic in there has been printed by the thread itself.
+            // A panic was already printed by the thread.
             let _ = thread.join();
         }
     }

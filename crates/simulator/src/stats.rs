@@ -1,7 +1,6 @@
-//! What the simulator has seen: counters, and the last requests as they came.
+//! Counters, and a record of the last requests.
 //!
-//! Looking must not change what is looked at: `/stats`, `/requests`, `/healthz` and `/health` are
-//! neither counted nor recorded.
+//! `/stats`, `/requests`, `/healthz` and `/health` are neither counted nor recorded.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,11 +12,11 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::Notify;
 
-/// The counters at one moment. `requests` is always `completed + aborted + faulted` and those still
-/// being answered.
+/// A snapshot of the counters. `requests` is always `completed + aborted + faulted` plus those in
+/// progress.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Stats {
-    /// Requests that came.
+    /// Requests received.
     pub requests: u64,
     /// Of these, `POST /v1/chat/completions`.
     pub chat_completions: u64,
@@ -25,21 +24,21 @@ pub struct Stats {
     pub responses: u64,
     /// Of these, `GET /v1/models` and `GET /v1/models/{id}`.
     pub models: u64,
-    /// Of these, what has no route.
+    /// Of these, those without a route.
     pub other: u64,
-    /// Requests answered to the end, whatever the status: the last byte is with the kernel.
+    /// Requests answered completely with any status: the kernel has the last byte.
     pub completed: u64,
-    /// Requests whose peer left before the end.
+    /// Requests whose peer closed the connection before the end.
     pub aborted: u64,
-    /// Requests that were answered with a fault, to the end of it.
+    /// Requests that were answered with a fault up to its end.
     pub faulted: u64,
-    /// Answers with a status of 400 or more that were not a fault's.
+    /// Answers with a status of 400 or above, faults excluded.
     pub rejected: u64,
-    /// Streamed answers under way.
+    /// Streamed answers in progress.
     pub open_streams: u64,
-    /// The most streamed answers that ever were under way at once.
+    /// The most streamed answers in progress at once so far.
     pub max_open_streams: u64,
-    /// Tokens handed to the transport.
+    /// Tokens written to the transport.
     pub tokens_sent: u64,
     /// Connections accepted.
     pub connections: u64,
@@ -51,17 +50,17 @@ pub struct Stats {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// It is being answered.
+    /// In progress.
     Open,
-    /// Answered to the end.
+    /// Answered completely.
     Completed,
-    /// The peer left before the end.
+    /// The peer closed the connection before the end.
     Aborted,
-    /// Answered with the fault of this name, to the end of it.
+    /// Answered with the fault of this name, up to its end.
     Fault(&'static str),
 }
 
-/// A request as it came.
+/// A recorded request.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RecordedRequest {
     /// 1 for the first request since the start.
@@ -70,23 +69,23 @@ pub struct RecordedRequest {
     pub method: String,
     /// The path, without the query.
     pub path: String,
-    /// The headers in the order they came, but for credentials.
+    /// The headers in order, without credentials.
     pub headers: Vec<(String, String)>,
     /// Whether there was an `Authorization` header.
     pub authorized: bool,
     /// The body's size in bytes.
     pub body_bytes: usize,
-    /// The body, if it was JSON and the record is young enough to have kept it.
+    /// The body, if it was JSON and is still kept.
     pub body: Option<Value>,
-    /// The fault that was applied, also if the peer left before it was over.
+    /// The fault that was applied, even if the peer closed before its end.
     pub fault: Option<&'static str>,
-    /// The status of the answer, once there is one.
+    /// The status of the answer, once it is known.
     pub status: Option<u16>,
     /// How it ended.
     pub outcome: Outcome,
 }
 
-/// The record, shared by the server's thread and those who look.
+/// The record, shared between the server's thread and its readers.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     inner: Mutex<Inner>,
@@ -113,7 +112,7 @@ struct Entry {
     outcome: Outcome,
 }
 
-/// Which counter a request belongs to.
+/// The counter of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Route {
     ChatCompletions,
@@ -124,7 +123,7 @@ pub(crate) enum Route {
 
 /// The requests kept.
 pub(crate) const RING: usize = 256;
-/// The bytes of bodies kept; older ones are let go.
+/// The most bytes of bodies kept; older ones are dropped.
 const RING_BYTES: usize = 64 * 1024 * 1024;
 
 // === impl Ledger ===
@@ -134,13 +133,13 @@ impl Ledger {
         self.inner.lock().stats.clone()
     }
 
-    /// Completes at the next change after it was enabled.
+    /// Returns a future that completes at the next change after it was enabled.
     pub(crate) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
         self.changed.notified()
     }
 
     pub(crate) fn requests(&self) -> Vec<RecordedRequest> {
-        // JSON is read outside of the lock.
+        // JSON is parsed outside of the lock.
         let entries: Vec<(RecordedRequest, Option<Bytes>)> = self
             .inner
             .lock()
@@ -157,7 +156,7 @@ impl Ledger {
             .collect()
     }
 
-    /// Notes the arrival of a request, whose body is still to come.
+    /// Records the arrival of a request, before its body.
     pub(crate) fn arrived(
         self: &Arc<Self>,
         route: Route,
@@ -266,8 +265,8 @@ impl Entry {
     }
 }
 
-/// Stands for a request that is being answered. Dropped before its end, which is what happens when
-/// the peer leaves, it counts an abort.
+/// Guard of a request in progress. If it is dropped before its end, as when the peer closes the
+/// connection, an abort is counted.
 #[derive(Debug)]
 pub(crate) struct Guard {
     ledger: Arc<Ledger>,
@@ -280,7 +279,7 @@ pub(crate) struct Guard {
 // === impl Guard ===
 
 impl Guard {
-    /// A number no other request of this simulator has.
+    /// Returns a number unique to this request.
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
@@ -309,7 +308,7 @@ impl Guard {
         });
     }
 
-    /// A fault shapes the answer.
+    /// Records that a fault shapes the answer.
     pub(crate) fn fault(&mut self, name: &'static str) {
         self.fault = Some(name);
         self.ledger.change(|inner| {
@@ -319,7 +318,7 @@ impl Guard {
         });
     }
 
-    /// The answer's status is settled.
+    /// Records the status of the answer.
     pub(crate) fn status(&self, status: u16) {
         self.ledger.change(|inner| {
             if let Some(entry) = inner.entry(self.number) {
@@ -337,7 +336,7 @@ impl Guard {
         }
     }
 
-    /// The answer went out whole; with a fault that ends it, as far as the fault let it.
+    /// Records the end of the answer, or of its fault.
     pub(crate) fn end(mut self) {
         let outcome = self.fault.map_or(Outcome::Completed, Outcome::Fault);
         self.close(outcome);
@@ -384,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_guard_counts_an_abort_and_an_ended_one_does_not() {
+    fn dropped_guard_counts_an_abort() {
         let ledger = Arc::new(Ledger::default());
         let mut left = arrive(&ledger);
         left.streaming();
@@ -411,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ring_is_bounded_in_number_and_bytes() {
+    fn record_is_bounded_in_count_and_bytes() {
         let ledger = Arc::new(Ledger::default());
         let body = Bytes::from(vec![b' '; 1024 * 1024]);
         for _ in 0..RING + 10 {
@@ -433,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_not_shown() {
+    fn credentials_are_not_recorded() {
         let ledger = Arc::new(Ledger::default());
         let headers = HeaderMap::from_iter([
             (

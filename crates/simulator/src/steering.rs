@@ -1,13 +1,13 @@
-//! How one request is steered: a list of `key=value`, in the header `x-simulator` or, between
-//! double brackets, in the last user message.
+//! Steering of a request: a list of `key=value` in the header `x-simulator`, or between double
+//! brackets in the last user message.
 //!
-//! The whole language is described by [`GUIDE`], which the binary prints as its help.
+//! [`GUIDE`] describes the language; the binary prints it as its help.
 
 use std::time::Duration;
 
 use crate::fault::{Fault, FaultKind};
 
-/// What a request asks of its answer. Every field that is `None` is left to the request itself.
+/// The parsed steering. Fields that are `None` follow from the request itself.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Steering {
     pub(crate) tokens: Option<u64>,
@@ -31,7 +31,7 @@ pub(crate) struct Steering {
     pub(crate) id: Option<String>,
 }
 
-/// What generated tokens look like; each shows its number, so that a lost or doubled one is seen.
+/// The form of generated tokens. Each contains its number, so lost and doubled ones are visible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wording {
     /// A word drawn from the seed and the number: `" river17"`.
@@ -40,7 +40,7 @@ pub(crate) enum Wording {
     Count,
 }
 
-/// A list that could not be read.
+/// An invalid list.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SteeringError {
     #[error("unknown steering key `{0}`; the keys are {KEYS}")]
@@ -53,10 +53,10 @@ pub(crate) enum SteeringError {
     },
 }
 
-/// The keys, as an error names them.
+/// The keys, for error messages.
 const KEYS: &str = "tokens, ttft, tbt, jitter, head, seed, size, text, reasoning, calls, refusal, finish, usage, fault, after, code, retry_after, times, id";
 
-/// The most tokens one answer may be asked for.
+/// The most tokens of one answer.
 const MAX_TOKENS: u64 = 1_000_000_000;
 /// The largest token, and the largest event of the fault `oversize`, in bytes.
 const MAX_SIZE: u64 = 64 * 1024 * 1024;
@@ -120,7 +120,7 @@ FAULTS
     bom          a byte order mark first
     comments     comments and blank lines between events
     multi        the JSON of an event spread over several data: lines
-    gzip         a gzip body although nobody asked, flushed at each event
+    gzip         a gzip body without Accept-Encoding, flushed at each event
 
 EXAMPLES
   curl -N $BASE/chat/completions -H 'x-simulator: tokens=5,text=count' \\
@@ -133,7 +133,7 @@ EXAMPLES
 // === impl Steering ===
 
 impl Steering {
-    /// What the header and the last user message ask for together.
+    /// Returns the steering of the header and the last user message together.
     pub(crate) fn of(header: Option<&str>, prompt: &str) -> Result<Self, SteeringError> {
         let mut steering = Self::default();
         if let Some(list) = inside_prompt(prompt) {
@@ -145,12 +145,12 @@ impl Steering {
         Ok(steering)
     }
 
-    /// Whether anything at all was asked for.
+    /// Returns whether any key was given.
     pub(crate) fn is_set(&self) -> bool {
         *self != Self::default()
     }
 
-    /// The fault with all that belongs to it.
+    /// Returns the fault with its parameters.
     pub(crate) fn fault(&self) -> Option<Fault> {
         self.fault.map(|kind| Fault {
             kind,
@@ -238,8 +238,7 @@ impl Steering {
     }
 }
 
-/// The first `[[…]]` that reads like a list of ours: its first word is a key. Other brackets are
-/// the user's text.
+/// Returns the first `[[…]]` that begins with a key. Other brackets are part of the user's text.
 fn inside_prompt(prompt: &str) -> Option<&str> {
     prompt.match_indices("[[").find_map(|(start, _)| {
         let inside = &prompt[start + 2..];
@@ -260,12 +259,12 @@ fn on_or_off(value: &str) -> Option<bool> {
     }
 }
 
-/// Values are quoted back, so they are kept short.
+/// Shortens a value that error messages quote.
 fn shorten(value: &str) -> String {
     value.chars().take(64).collect()
 }
 
-/// A duration as people write it: `50ms`, `1.5s`, `200us`, `2m`, `1h`, `0`.
+/// Parses a duration such as `50ms`, `1.5s`, `200us`, `2m`, `1h` or `0`.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')
@@ -309,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_every_key() {
+    fn each_key_is_parsed() {
         let ms = Duration::from_millis;
         let table: Vec<(&str, Steering)> = vec![
             ("", Steering::default()),
@@ -376,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn names_what_is_wrong() {
+    fn errors_name_key_and_expectation() {
         let table = [
             ("token=5", "unknown steering key `token`"),
             (
@@ -404,13 +403,13 @@ mod tests {
     }
 
     #[test]
-    fn the_header_wins_over_the_prompt_key_by_key() {
+    fn header_overrides_prompt_per_key() {
         let steering = Steering::of(Some("tokens=7"), "hi [[tokens=5 seed=3]]").unwrap();
         assert_eq!((steering.tokens, steering.seed), (Some(7), Some(3)));
     }
 
     #[test]
-    fn brackets_that_are_not_steering_are_text() {
+    fn other_brackets_are_text() {
         for prompt in [
             "see [[Wikipedia]]",
             "[[ ]]",
@@ -433,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn the_guide_names_every_key_and_fault() {
+    fn guide_names_each_key_and_fault() {
         for name in KEYS.split(", ").chain(FaultKind::names().split(", ")) {
             assert!(GUIDE.contains(name), "{name} is missing in the guide");
         }

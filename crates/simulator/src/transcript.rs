@@ -1,35 +1,35 @@
-//! An answer as a sequence of events, spelled one at a time, so that a long stream is never held
+//! An answer as a sequence of events, produced one at a time, so a long stream is never held
 //! whole.
 
 /// A streamed answer in one of the dialects.
 pub(crate) trait Transcript: Send {
-    /// What the next event is, without making it; `None` when all were made.
+    /// Returns the kind of the next event, or `None` after the last.
     fn peek(&self) -> Option<Beat>;
 
-    /// The name of the next event's `event:` line, where the dialect has such lines.
+    /// Returns the name for the `event:` line of the next event, if the dialect has such lines.
     fn name(&self) -> Option<&'static str>;
 
     /// Appends the JSON of the next event to `out`.
     fn write(&mut self, out: &mut Vec<u8>);
 
-    /// The events that say that the stream has failed, each with its name.
+    /// Returns the events that report a failure of the stream, each with its name.
     fn failure(&mut self) -> Vec<(Option<&'static str>, Vec<u8>)>;
 }
 
-/// When an event is due, and what it is to the faults.
+/// When an event is due, and its role for faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Beat {
-    /// Leaves at once.
+    /// Sent at once.
     Now,
-    /// Leaves together with the token after it.
+    /// Sent together with the following token.
     Lead,
-    /// Is a token.
+    /// A token.
     Token,
-    /// Says how the answer ends; a fault that has not struck by then strikes before it.
+    /// Reports how the answer ends. A fault that is still pending occurs before it.
     Finish,
-    /// Stands after the end.
+    /// Follows the end.
     Trail,
-    /// Is `[DONE]`.
+    /// `[DONE]`.
     Done,
 }
 

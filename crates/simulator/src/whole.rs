@@ -1,4 +1,4 @@
-//! The faults of an answer that is not streamed.
+//! The faults of answers that are not streamed.
 
 use std::collections::VecDeque;
 use std::io::Write;
@@ -14,9 +14,9 @@ use crate::error::ApiError;
 use crate::fault::{Fault, FaultKind};
 use crate::player::insert_into_text;
 
-/// How an answer in one piece goes out.
+/// How an answer that is not streamed is sent.
 pub(crate) enum Whole {
-    /// With its length, in one go.
+    /// At once, with its length.
     Sound(Vec<u8>),
     /// As an error.
     Failed(ApiError),
@@ -32,7 +32,7 @@ impl Director for Steps {
     }
 }
 
-/// Does to the JSON of an answer what the fault says. Those that shape server-sent events leave it
+/// Applies the fault to the JSON of an answer. Faults that shape server-sent events leave it
 /// alone.
 pub(crate) fn with_fault(
     mut bytes: Vec<u8>,

@@ -1,4 +1,4 @@
-//! A peer that leaves is noticed, in every phase.
+//! Closed connections are detected in each phase.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -15,7 +15,7 @@ use wire::{Exchange, PATIENCE, chat, instant, post, question, with};
 
 const CHAT: &str = "/v1/chat/completions";
 
-/// How a peer may go.
+/// How a peer closes the connection.
 #[derive(Debug, Clone, Copy)]
 enum Leaving {
     Close,
@@ -23,7 +23,7 @@ enum Leaving {
     Reset,
 }
 
-/// Leaves, and gives back what has to live on for the way it left.
+/// Closes the connection. Returns what must stay alive for this kind of close.
 async fn leave(mut exchange: Exchange, how: Leaving) -> Option<Exchange> {
     match how {
         Leaving::Close => None,
@@ -59,7 +59,7 @@ async fn noticed(simulator: &Simulator, when: &str) {
 }
 
 #[tokio::test]
-async fn noticed_in_every_phase_however_the_peer_goes() {
+async fn close_is_detected_in_each_phase() {
     for how in [Leaving::Close, Leaving::HalfClose, Leaving::Reset] {
         for (phase, steering, stream, seen) in [
             ("before the head", "head=1h", true, None),
@@ -108,7 +108,7 @@ async fn noticed_in_every_phase_however_the_peer_goes() {
 }
 
 #[tokio::test]
-async fn noticed_while_the_peer_reads_nothing() {
+async fn close_of_a_stalled_reader_is_detected() {
     let simulator = instant();
     let exchange = post(&simulator, CHAT, "tokens=1000000000", &question(true)).await;
     assert!(
@@ -121,7 +121,7 @@ async fn noticed_while_the_peer_reads_nothing() {
 }
 
 #[tokio::test]
-async fn a_reader_that_does_not_read_holds_a_bounded_number_of_tokens() {
+async fn stalled_reader_holds_bounded_tokens() {
     let simulator = instant();
     let exchange = post(
         &simulator,
@@ -135,7 +135,7 @@ async fn a_reader_that_does_not_read_holds_a_bounded_number_of_tokens() {
             .wait_until(|stats| stats.tokens_sent > 1000, PATIENCE)
             .await
     );
-    // Another stream of the same thread goes all the way meanwhile.
+    // Another stream of the same thread completes in the meantime.
     assert!(chat(&simulator, "tokens=100000").await.done());
     let stats = simulator.stats();
     assert_eq!((stats.open_streams, stats.completed), (1, 1));
@@ -154,7 +154,7 @@ async fn a_reader_that_does_not_read_holds_a_bounded_number_of_tokens() {
 }
 
 #[tokio::test]
-async fn noticed_while_the_body_of_the_request_is_still_coming() {
+async fn close_during_the_request_body_is_detected() {
     let simulator = instant();
     let mut socket = tokio::net::TcpStream::connect(simulator.addr())
         .await
@@ -173,7 +173,7 @@ async fn noticed_while_the_body_of_the_request_is_still_coming() {
 }
 
 #[tokio::test]
-async fn what_was_read_to_the_end_is_completed() {
+async fn fully_read_answer_counts_as_completed() {
     let simulator = instant();
     chat(&simulator, "tokens=5").await;
     post(&simulator, CHAT, "tokens=5", &question(false))
@@ -211,7 +211,7 @@ async fn what_was_read_to_the_end_is_completed() {
 }
 
 #[tokio::test]
-async fn stopping_cuts_what_is_open_and_returns() {
+async fn stop_cuts_open_connections() {
     let simulator = instant();
     let mut exchange = post(
         &simulator,
@@ -228,7 +228,7 @@ async fn stopping_cuts_what_is_open_and_returns() {
 }
 
 #[tokio::test]
-async fn counts_streams_that_are_open_at_once() {
+async fn concurrent_streams_are_counted() {
     let simulator = instant();
     let mut exchanges = Vec::new();
     for _ in 0..50 {

@@ -1,4 +1,4 @@
-//! `POST /v1/chat/completions`: the shape of what comes.
+//! `POST /v1/chat/completions`: the structure of the answers.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,7 +14,7 @@ use wire::{chat, get, instant, post, question, with};
 const CHAT: &str = "/v1/chat/completions";
 
 #[tokio::test]
-async fn streams_chunks_as_openai_does() {
+async fn stream_has_openai_chunks() {
     let simulator = instant();
     let answer = chat(&simulator, "tokens=3,text=count,seed=1").await;
     assert_eq!(
@@ -69,7 +69,7 @@ async fn streams_chunks_as_openai_does() {
 }
 
 #[tokio::test]
-async fn answers_in_one_piece() {
+async fn unstreamed_answer_is_one_completion() {
     let simulator = instant();
     let answer = post(&simulator, CHAT, "tokens=2,text=count", &question(false))
         .await
@@ -91,7 +91,7 @@ async fn answers_in_one_piece() {
 }
 
 #[tokio::test]
-async fn reports_usage_where_it_is_asked_for() {
+async fn usage_is_reported_on_request() {
     let simulator = instant();
     let asking = with(
         question(true),
@@ -120,7 +120,7 @@ async fn reports_usage_where_it_is_asked_for() {
 }
 
 #[tokio::test]
-async fn obfuscates_only_when_asked() {
+async fn obfuscation_is_sent_on_request() {
     let simulator = instant();
     let asking = with(
         question(true),
@@ -139,7 +139,7 @@ async fn obfuscates_only_when_asked() {
 }
 
 #[tokio::test]
-async fn interleaves_choices() {
+async fn choices_are_interleaved() {
     let simulator = instant();
     let answer = post(
         &simulator,
@@ -181,7 +181,7 @@ async fn interleaves_choices() {
 }
 
 #[tokio::test]
-async fn gives_log_probabilities() {
+async fn log_probabilities_are_sent_on_request() {
     let simulator = instant();
     let asking = |stream| {
         with(
@@ -235,7 +235,7 @@ fn tools() -> Value {
     ]})
 }
 
-/// The calls of a stream: name, id and arguments, put together by index.
+/// Returns the calls of a stream: name, id and arguments, joined by index.
 fn calls(events: &[Value]) -> Vec<(String, String, String)> {
     let mut calls: Vec<(String, String, String)> = Vec::new();
     for delta in events
@@ -261,7 +261,7 @@ fn calls(events: &[Value]) -> Vec<(String, String, String)> {
 }
 
 #[tokio::test]
-async fn calls_the_first_tool_with_arguments_that_fit() {
+async fn first_tool_is_called_with_valid_arguments() {
     let simulator = instant();
     let answer = post(&simulator, CHAT, "", &with(question(true), tools()))
         .await
@@ -286,7 +286,7 @@ async fn calls_the_first_tool_with_arguments_that_fit() {
 }
 
 #[tokio::test]
-async fn tool_choice_and_steering_say_what_is_called() {
+async fn tool_choice_and_steering_select_the_call() {
     let simulator = instant();
     let named = json!({"tool_choice": {"type": "function", "function": {"name": "forecast"}}});
     for (steering, members, names) in [
@@ -337,7 +337,7 @@ async fn tool_choice_and_steering_say_what_is_called() {
 }
 
 #[tokio::test]
-async fn answers_in_text_once_the_tool_has_answered() {
+async fn answer_after_a_tool_result_is_text() {
     let simulator = instant();
     let mut messages = json!([
         {"role": "user", "content": "weather?"},
@@ -362,7 +362,7 @@ async fn answers_in_text_once_the_tool_has_answered() {
 }
 
 #[tokio::test]
-async fn honours_the_response_format() {
+async fn response_format_is_followed() {
     let simulator = instant();
     let schema = json!({"type": "object", "properties": {"title": {"type": "string"}, "stars": {"type": "integer", "minimum": 1, "maximum": 5}}, "required": ["title", "stars"]});
     let body = with(
@@ -394,7 +394,7 @@ async fn honours_the_response_format() {
 }
 
 #[tokio::test]
-async fn takes_images_and_says_so() {
+async fn images_are_accepted_and_mentioned() {
     let simulator = instant();
     let content = json!([
         {"type": "text", "text": "what is this?"},
@@ -410,7 +410,7 @@ async fn takes_images_and_says_so() {
 }
 
 #[tokio::test]
-async fn reasons_before_it_answers() {
+async fn reasoning_precedes_the_answer() {
     let simulator = instant();
     for (steering, members) in [
         ("", json!({"reasoning_effort": "low"})),
@@ -457,7 +457,7 @@ async fn reasons_before_it_answers() {
 }
 
 #[tokio::test]
-async fn stops_at_limits_and_stop_words() {
+async fn limits_and_stop_words_end_the_answer() {
     let simulator = instant();
     for (steering, members, content, finish) in [
         (
@@ -540,7 +540,7 @@ async fn stops_at_limits_and_stop_words() {
 }
 
 #[tokio::test]
-async fn refuses_when_told_to() {
+async fn refusal_is_sent_on_request() {
     let simulator = instant();
     let events = chat(&simulator, "refusal").await.events();
     let refusal: String = events
@@ -564,7 +564,7 @@ async fn refuses_when_told_to() {
 }
 
 #[tokio::test]
-async fn is_steered_from_the_prompt_too() {
+async fn prompt_can_steer_the_answer() {
     let simulator = instant();
     let body = with(
         question(true),
@@ -582,7 +582,7 @@ async fn is_steered_from_the_prompt_too() {
 }
 
 #[tokio::test]
-async fn the_same_request_gets_the_same_bytes() {
+async fn same_request_gets_same_bytes() {
     let simulator = instant();
     let other = instant();
     for steering in [
@@ -624,7 +624,7 @@ async fn the_same_request_gets_the_same_bytes() {
 }
 
 #[tokio::test]
-async fn the_default_answer_is_paced_and_speaks_of_itself() {
+async fn default_answer_is_paced_and_describes_itself() {
     let simulator = tokenwire_simulator::Simulator::start(tokenwire_simulator::Options {
         pace: tokenwire_simulator::Pace {
             first_token: std::time::Duration::from_millis(5),
@@ -661,7 +661,7 @@ async fn the_default_answer_is_paced_and_speaks_of_itself() {
 }
 
 #[tokio::test]
-async fn a_very_long_stream_is_complete() {
+async fn very_long_stream_is_complete() {
     let simulator = instant();
     let answer = chat(&simulator, "tokens=20000,text=count").await;
     let expected: String = (0..20_000).map(|index| format!(" t{index}")).collect();
@@ -675,7 +675,7 @@ async fn a_very_long_stream_is_complete() {
 }
 
 #[tokio::test]
-async fn lists_its_models() {
+async fn models_are_listed() {
     let simulator = instant();
     let models = get(&simulator, "/v1/models").await.json();
     let ids: Vec<&str> = models["data"]

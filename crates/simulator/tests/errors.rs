@@ -1,4 +1,4 @@
-//! Errors in OpenAI's shape, limits, and what can be looked at.
+//! Errors with OpenAI's structure, limits, counters and recorded requests.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -16,7 +16,7 @@ use wire::{PATIENCE, chat, get, instant, post, question, send, with};
 const CHAT: &str = "/v1/chat/completions";
 
 #[tokio::test]
-async fn bad_requests_name_what_is_wrong() {
+async fn bad_requests_name_the_parameter() {
     let simulator = instant();
     let user = json!([{"role": "user", "content": "hi"}]);
     for (path, body, status, param, code, message) in [
@@ -175,7 +175,7 @@ async fn bad_requests_name_what_is_wrong() {
 }
 
 #[tokio::test]
-async fn unknown_paths_and_methods() {
+async fn unknown_paths_and_methods_are_errors() {
     let simulator = instant();
     assert_eq!(
         get(&simulator, "/v1/embeddings").await.json()["error"]["message"],
@@ -206,7 +206,7 @@ async fn unknown_paths_and_methods() {
 }
 
 #[tokio::test]
-async fn asks_for_its_key() {
+async fn wrong_or_missing_key_is_401() {
     let simulator = Simulator::start(Options {
         required_key: Some("sk-right".into()),
         ..Options::default()
@@ -264,7 +264,7 @@ async fn bodies_and_heads_are_bounded() {
             .status,
         413
     );
-    // Without a length the limit holds as well.
+    // The limit also holds without a length.
     let mut socket = tokio::net::TcpStream::connect(simulator.addr())
         .await
         .unwrap();
@@ -286,7 +286,7 @@ async fn bodies_and_heads_are_bounded() {
         "GET /v1/models HTTP/1.1\r\nhost: x\r\nx-long: {}\r\n\r\n",
         "x".repeat(1024 * 1024)
     );
-    // It may well stop reading before all is written.
+    // The server may stop reading before the request is complete.
     let _ = socket.write_all(head.as_bytes()).await;
     let mut answer = [0; 12];
     match socket.read_exact(&mut answer).await {
@@ -296,7 +296,7 @@ async fn bodies_and_heads_are_bounded() {
 }
 
 #[tokio::test]
-async fn connections_are_bounded_and_wait_their_turn() {
+async fn connections_above_the_limit_wait() {
     let simulator = Simulator::start(Options {
         connection_limit: 2,
         ..Options::default()
@@ -318,7 +318,7 @@ async fn connections_are_bounded_and_wait_their_turn() {
 }
 
 #[tokio::test]
-async fn what_was_sent_can_be_looked_at() {
+async fn requests_are_recorded() {
     let simulator = instant();
     chat(&simulator, "tokens=1").await;
     chat(&simulator, "fault=status").await;
@@ -369,7 +369,7 @@ async fn what_was_sent_can_be_looked_at() {
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_an_error() {
+async fn taken_port_is_an_error() {
     let simulator = instant();
     assert!(
         Simulator::start(Options {
@@ -388,7 +388,7 @@ impl std::task::Wake for Unpark {
     }
 }
 
-/// The simplest executor there is, without timers of its own.
+/// A minimal executor without timers.
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     let waker = std::sync::Arc::new(Unpark(std::thread::current())).into();
     let mut context = std::task::Context::from_waker(&waker);
@@ -402,7 +402,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 #[test]
-fn waiting_needs_no_runtime_of_the_callers() {
+fn waiting_works_without_a_runtime() {
     let simulator = instant();
     assert!(!block_on(simulator.wait_until(
         |stats| stats.requests == 1,
@@ -427,7 +427,7 @@ fn waiting_needs_no_runtime_of_the_callers() {
 }
 
 #[tokio::test]
-async fn a_connection_carries_request_after_request() {
+async fn connection_is_reused() {
     let simulator = instant();
     let mut socket = tokio::net::TcpStream::connect(simulator.addr())
         .await

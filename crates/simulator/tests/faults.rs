@@ -1,4 +1,4 @@
-//! Every fault, as it looks on the wire.
+//! Each fault on the wire.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -15,7 +15,7 @@ use wire::{PATIENCE, chat, instant, post, question, responses};
 const CHAT: &str = "/v1/chat/completions";
 
 #[tokio::test]
-async fn status_is_an_error_before_the_head() {
+async fn fault_status_is_an_error_answer() {
     let simulator = instant();
     for (steering, status, code, retry_after) in [
         ("fault=status", 503, json!("overloaded"), None),
@@ -44,7 +44,7 @@ async fn status_is_an_error_before_the_head() {
 }
 
 #[tokio::test]
-async fn refuse_closes_without_a_byte() {
+async fn fault_refuse_closes_without_a_byte() {
     let simulator = instant();
     assert_eq!(
         post(&simulator, CHAT, "fault=refuse", &question(true))
@@ -61,7 +61,7 @@ async fn refuse_closes_without_a_byte() {
 }
 
 #[tokio::test]
-async fn a_fault_with_times_applies_to_the_first_requests_of_its_name() {
+async fn fault_with_times_applies_to_first_requests_of_an_id() {
     let simulator = instant();
     let mut seen = Vec::new();
     for id in ["a", "a", "a", "b"] {
@@ -78,7 +78,7 @@ async fn a_fault_with_times_applies_to_the_first_requests_of_its_name() {
 }
 
 #[tokio::test]
-async fn json_error_and_html_are_answers_of_another_kind() {
+async fn faults_json_error_and_html_replace_the_answer() {
     let simulator = instant();
     let answer = chat(&simulator, "fault=json_error").await;
     assert_eq!(
@@ -95,7 +95,7 @@ async fn json_error_and_html_are_answers_of_another_kind() {
 }
 
 #[tokio::test]
-async fn cut_and_reset_break_off_after_whole_tokens() {
+async fn faults_cut_and_reset_break_off_after_a_token() {
     let simulator = instant();
     for after in [0, 1, 4, 100] {
         let expected: String = (0..after.min(10))
@@ -143,7 +143,7 @@ async fn cut_and_reset_break_off_after_whole_tokens() {
 }
 
 #[tokio::test]
-async fn a_paced_stream_is_cut_at_the_same_token() {
+async fn paced_stream_is_cut_at_the_same_token() {
     let simulator = instant();
     let answer = chat(
         &simulator,
@@ -157,7 +157,7 @@ async fn a_paced_stream_is_cut_at_the_same_token() {
 }
 
 #[tokio::test]
-async fn end_and_error_end_in_order_without_a_finish() {
+async fn faults_end_and_error_end_the_body_without_a_finish() {
     let simulator = instant();
     let answer = chat(&simulator, "tokens=10,text=count,fault=end,after=2").await;
     assert_eq!(
@@ -179,7 +179,7 @@ async fn end_and_error_end_in_order_without_a_finish() {
 }
 
 #[tokio::test]
-async fn no_done_and_hang_stop_after_the_finish() {
+async fn faults_no_done_and_hang_stop_after_the_finish() {
     let simulator = instant();
     let answer = chat(&simulator, "tokens=2,text=count,usage=on,fault=no_done").await;
     assert_eq!(
@@ -211,7 +211,7 @@ async fn no_done_and_hang_stop_after_the_finish() {
 }
 
 #[tokio::test]
-async fn malformed_breaks_one_event_and_goes_on() {
+async fn fault_malformed_breaks_one_event() {
     let simulator = instant();
     let answer = chat(&simulator, "tokens=4,text=count,fault=malformed,after=2").await;
     let data = answer.data();
@@ -241,7 +241,7 @@ async fn bad_utf8_spoils_one_event() {
 }
 
 #[tokio::test]
-async fn oversize_is_one_event_of_that_size() {
+async fn fault_oversize_sends_one_large_event() {
     let simulator = instant();
     for (steering, size) in [
         (
@@ -266,11 +266,11 @@ async fn oversize_is_one_event_of_that_size() {
 }
 
 #[tokio::test]
-async fn framing_faults_carry_the_same_events() {
+async fn framing_faults_keep_the_events() {
     let simulator = instant();
     let plain = chat(&simulator, "tokens=4,text=count,seed=1").await;
     for fault in ["crlf", "cr", "nospace", "bom", "comments", "multi"] {
-        // The header is not part of what the ids are drawn from, so the payloads are the same.
+        // The ids do not depend on the header, so the payloads are the same.
         let answer = chat(
             &simulator,
             &format!("tokens=4,text=count,seed=1,fault={fault}"),
@@ -314,13 +314,13 @@ async fn framing_faults_carry_the_same_events() {
 }
 
 #[tokio::test]
-async fn gzip_is_compressed_event_by_event() {
+async fn fault_gzip_flushes_each_event() {
     let simulator = instant();
     let plain = chat(&simulator, "tokens=4,text=count,seed=1").await;
     let answer = chat(&simulator, "tokens=4,text=count,seed=1,fault=gzip").await;
     assert_eq!(answer.header("content-encoding"), Some("gzip"));
     assert_eq!(answer.gunzipped(), plain.body);
-    // The first event can be read while the second is not there yet.
+    // The first event can be read before the second is sent.
     let mut exchange = post(
         &simulator,
         CHAT,
@@ -334,7 +334,7 @@ async fn gzip_is_compressed_event_by_event() {
 }
 
 #[tokio::test]
-async fn split_sends_every_byte_alone() {
+async fn fault_split_sends_single_bytes() {
     let simulator = instant();
     let plain = chat(&simulator, "tokens=2,text=count,seed=1").await;
     let raw = post(
@@ -366,7 +366,7 @@ async fn split_sends_every_byte_alone() {
 }
 
 #[tokio::test]
-async fn stall_is_silent_after_its_tokens() {
+async fn fault_stall_sends_nothing_after_its_tokens() {
     let simulator = instant();
     let mut exchange = post(
         &simulator,
@@ -398,7 +398,7 @@ async fn stall_is_silent_after_its_tokens() {
 }
 
 #[tokio::test]
-async fn answers_in_one_piece_fail_too() {
+async fn unstreamed_answers_have_faults() {
     let simulator = instant();
     let ask = async |fault: &str| {
         post(
@@ -438,7 +438,7 @@ async fn answers_in_one_piece_fail_too() {
 }
 
 #[tokio::test]
-async fn the_responses_api_fails_in_its_own_words() {
+async fn responses_api_has_its_own_failure_events() {
     let simulator = instant();
     let answer = responses(&simulator, "tokens=5,text=count,fault=error,after=2").await;
     let events = answer.events();

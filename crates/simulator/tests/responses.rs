@@ -13,7 +13,7 @@ use wire::{Answer, instant, post, responses};
 
 const RESPONSES: &str = "/v1/responses";
 
-/// The types in order, a run of deltas as one.
+/// Returns the types in order, with consecutive deltas as one.
 fn outline(answer: &Answer) -> Vec<String> {
     let mut kinds: Vec<String> = answer
         .events()
@@ -24,8 +24,8 @@ fn outline(answer: &Answer) -> Vec<String> {
     kinds
 }
 
-/// What holds of every stream: numbers without a gap, names that match, items that keep their ids,
-/// deltas that make up the texts.
+/// Checks what holds for each stream: numbers without gaps, matching names, items with stable ids,
+/// deltas that add up to the texts.
 fn check(answer: &Answer) -> Value {
     let events = answer.events();
     let names: Vec<String> = answer
@@ -90,7 +90,7 @@ fn check(answer: &Answer) -> Value {
 }
 
 #[tokio::test]
-async fn streams_a_text() {
+async fn text_is_streamed() {
     let simulator = instant();
     let answer = responses(&simulator, "tokens=3,text=count").await;
     assert_eq!(
@@ -124,7 +124,7 @@ async fn streams_a_text() {
 }
 
 #[tokio::test]
-async fn the_object_has_every_field_and_repeats_the_request() {
+async fn object_has_all_fields_and_repeats_the_request() {
     let simulator = instant();
     let body = json!({"model": "simulator", "input": "hi", "instructions": "be brief", "temperature": 0.5, "metadata": {"a": "b"}, "store": false});
     let response = post(&simulator, RESPONSES, "tokens=1", &body)
@@ -173,7 +173,7 @@ async fn the_object_has_every_field_and_repeats_the_request() {
 }
 
 #[tokio::test]
-async fn streams_calls() {
+async fn calls_are_streamed() {
     let simulator = instant();
     let body = json!({"model": "simulator", "stream": true, "input": "weather?", "tools": [
         {"type": "function", "name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}},
@@ -219,7 +219,7 @@ async fn streams_calls() {
 }
 
 #[tokio::test]
-async fn streams_reasoning_as_text_or_as_a_summary() {
+async fn reasoning_is_streamed_as_text_or_summary() {
     let simulator = instant();
     for (reasoning, delta, item) in [
         (
@@ -265,7 +265,7 @@ async fn streams_reasoning_as_text_or_as_a_summary() {
 }
 
 #[tokio::test]
-async fn refusals_and_limits_end_as_they_should() {
+async fn refusals_and_limits_end_the_response() {
     let simulator = instant();
     let response = check(&responses(&simulator, "refusal").await);
     assert_eq!(response["output"][0]["content"][0]["type"], "refusal");
@@ -303,7 +303,7 @@ async fn refusals_and_limits_end_as_they_should() {
 }
 
 #[tokio::test]
-async fn honours_the_text_format_and_takes_images() {
+async fn text_format_is_followed_and_images_are_accepted() {
     let simulator = instant();
     let schema =
         json!({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]});
@@ -336,7 +336,7 @@ async fn honours_the_text_format_and_takes_images() {
 }
 
 #[tokio::test]
-async fn the_same_seed_gives_the_same_bytes() {
+async fn same_seed_gives_same_bytes() {
     let simulator = instant();
     let first = responses(&simulator, "seed=3,reasoning=2,tokens=4")
         .await

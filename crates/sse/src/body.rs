@@ -1,4 +1,4 @@
-//! The body: pulls from the subscription, and says that it is alive when there is nothing to say.
+//! The response body: pulls from the subscription, and sends heartbeats while it is silent.
 
 use std::fmt;
 use std::future::Future as _;
@@ -18,17 +18,17 @@ const HEARTBEAT: &[u8] = b":\n";
 
 /// What goes around the events.
 #[derive(Clone, Debug, Default)]
-pub struct SseOptions {
-    /// After how long a silence a comment is sent; `None`: never (bare text has no comments).
-    pub heartbeat: Option<Duration>,
-    /// What is sent before the first event, such as `retry: 2000\n` or a reset.
-    pub preface: Bytes,
-    /// Counts the readers.
-    pub readers: Gauge,
+pub(crate) struct SseOptions {
+    /// A comment is sent after this long a silence; `None` for never (bare text has no comments).
+    pub(crate) heartbeat: Option<Duration>,
+    /// Bytes before the first event, such as `retry: 2000\n` or a reset.
+    pub(crate) preface: Bytes,
+    /// Counts the open bodies.
+    pub(crate) readers: Gauge,
 }
 
 /// A response body that pulls from a [`Subscription`]. Dropping it detaches the reader.
-pub struct SseBody {
+pub(crate) struct SseBody {
     subscription: Option<Subscription>,
     preface: Bytes,
     heartbeat: Option<Heartbeat>,
@@ -36,7 +36,7 @@ pub struct SseBody {
     _present: GaugeGuard,
 }
 
-/// A timer that is not moved with every token: when it fires too early it is set to what is left.
+/// A timer that is not reset for every token. When it fires too early it is set to the time left.
 struct Heartbeat {
     every: Duration,
     last_sent: Instant,
@@ -52,9 +52,8 @@ impl fmt::Debug for SseBody {
 }
 
 impl SseBody {
-    /// A body of the preface and, if there is one, all that the subscription gives.
-    #[must_use]
-    pub fn new(subscription: Option<Subscription>, options: SseOptions) -> Self {
+    /// Returns a body of the preface and of all that the subscription gives, if there is one.
+    pub(crate) fn new(subscription: Option<Subscription>, options: SseOptions) -> Self {
         let heartbeat = options.heartbeat.map(|every| {
             let last_sent = Instant::now();
             Heartbeat {
@@ -125,7 +124,7 @@ impl MessageBody for SseBody {
                 both.extend_from_slice(&bytes);
                 Poll::Ready(Some(Ok(both.freeze())))
             }
-            // The preface goes first, and the end or the error with the next poll.
+            // The preface goes first; the end or the error follows with the next poll.
             Poll::Ready(None) if !preface.is_empty() => {
                 this.subscription = None;
                 Poll::Ready(Some(Ok(preface)))
@@ -136,9 +135,9 @@ impl MessageBody for SseBody {
             }
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Ready(Some(Err(error))) => {
-                // An error makes the server drop the connection with what it has not written yet:
-                // the head, or the last tokens. It comes a turn later, so that those are written
-                // first.
+                // On an error the server drops the connection with what it has not written yet: the
+                // head, or the last tokens. The error is returned one poll later, so that those are
+                // written first.
                 this.subscription = None;
                 this.broken = Some(error);
                 if !preface.is_empty() {

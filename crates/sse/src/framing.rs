@@ -1,4 +1,4 @@
-//! How a frame is wrapped.
+//! The framings of SSE.
 
 use bytes::{BufMut as _, BytesMut};
 use tokenwire_core::dialect::{Dialect, Frame, Framing};
@@ -12,7 +12,7 @@ pub struct Sdk;
 #[derive(Clone, Copy, Debug)]
 pub struct EventSource;
 
-/// The payload as it is.
+/// The payload only.
 #[derive(Clone, Copy, Debug)]
 pub struct Bare;
 
@@ -20,7 +20,7 @@ impl Framing for Sdk {
     fn frame(&self, _stream: &GenerationId, frame: &Frame<'_>, out: &mut BytesMut) {
         if let Some(name) = frame.relayed_name.or(frame.name) {
             out.put_slice(b"event: ");
-            // A type that came from an upstream may hold anything but must not end the line.
+            // A type that an upstream sent may hold line breaks, which must not end the line.
             put_lines(name.as_bytes(), b"", out);
         }
         put_data(frame.data, out);
@@ -80,7 +80,7 @@ impl Framing for Bare {
     }
 }
 
-/// `data:` lines and the blank line that dispatches them.
+/// Writes `data:` lines and the blank line that dispatches them.
 fn put_data(data: &[u8], out: &mut BytesMut) {
     out.reserve(data.len() + 8);
     out.put_slice(b"data: ");
@@ -88,8 +88,8 @@ fn put_data(data: &[u8], out: &mut BytesMut) {
     out.put_u8(b'\n');
 }
 
-/// The text with a line end; each further line of it starts with `prefix`. CR, LF and CRLF all end
-/// a line in SSE.
+/// Writes the text and a line end; each further line of it starts with `prefix`. CR, LF and CRLF
+/// all end a line in SSE.
 fn put_lines(mut text: &[u8], prefix: &[u8], out: &mut BytesMut) {
     while let Some(at) = memchr::memchr2(b'\n', b'\r', text) {
         out.put_slice(&text[..at]);
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn wraps_each_kind_of_reader_its_way() {
+    fn each_framing_wraps_an_event() {
         check(
             &Sdk,
             Some("response.created"),
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_with_line_breaks_becomes_several_data_lines() {
+    fn payload_with_line_breaks_becomes_several_data_lines() {
         check(&Sdk, None, "{\n}", "data: {\ndata: }\n\n");
         check(
             &Sdk,

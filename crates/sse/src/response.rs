@@ -1,4 +1,4 @@
-//! The head.
+//! The response head.
 
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder};
@@ -8,10 +8,9 @@ use crate::body::SseBody;
 /// Tells nginx not to buffer.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// A `text/event-stream` answer. `no-transform` and `X-Accel-Buffering` keep proxies from holding
-/// tokens back.
-#[must_use]
-pub fn event_stream(response: &mut HttpResponseBuilder, body: SseBody) -> HttpResponse {
+/// Returns a `text/event-stream` response. `no-transform` and `X-Accel-Buffering` keep proxies from
+/// holding tokens back.
+pub(crate) fn event_stream(response: &mut HttpResponseBuilder, body: SseBody) -> HttpResponse {
     finish(
         response,
         HeaderValue::from_static("text/event-stream"),
@@ -19,9 +18,8 @@ pub fn event_stream(response: &mut HttpResponseBuilder, body: SseBody) -> HttpRe
     )
 }
 
-/// A `text/plain` answer.
-#[must_use]
-pub fn plain_text(response: &mut HttpResponseBuilder, body: SseBody) -> HttpResponse {
+/// Returns a `text/plain` response.
+pub(crate) fn plain_text(response: &mut HttpResponseBuilder, body: SseBody) -> HttpResponse {
     finish(
         response,
         HeaderValue::from_static("text/plain; charset=utf-8"),

@@ -1,4 +1,4 @@
-//! What holds of every generation that has ended, however it ended.
+//! Checks that hold for every generation that has ended.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,14 +18,14 @@ const TERMINAL: [&str; 3] = [
     "response.failed",
 ];
 
-/// An ended generation as its readers see it.
+/// An ended generation, as readers see it.
 #[derive(Clone, Debug)]
 pub struct Audit {
     /// The events of the responses dialect, `tokenwire:` events among them.
     pub events: Vec<Value>,
     /// The payloads of the chat dialect.
     pub chat: Vec<String>,
-    /// The text dialect, put together.
+    /// The concatenated text dialect.
     pub text: String,
     /// The response object.
     pub object: Value,
@@ -35,24 +35,24 @@ impl Audit {
     /// Reads an ended generation in every dialect, from its start and from positions in the middle,
     /// and checks that:
     ///
-    /// * events are numbered from 0 without a gap, parse as JSON and carry their number and type;
-    ///   `response.created` comes first, `response.in_progress` at most once, one terminal event
-    ///   last and nowhere else;
-    /// * items open in order, parts and deltas stand inside them, texts and arguments are those of
-    ///   their `….done` events and of the terminal object, ids and call ids stay the same and are
-    ///   unique;
-    /// * the terminal event's object is the one that a poll gives;
-    /// * a reader that comes back anywhere gets exactly the rest, in every dialect.
+    /// * events are numbered from 0 without a gap, are JSON, and carry their number and type;
+    ///   `response.created` is the first event, `response.in_progress` comes at most once, and the
+    ///   last event is the only terminal one;
+    /// * items open in order, parts and deltas belong to open items, texts and arguments equal
+    ///   those of the `….done` events and of the terminal object, and ids and call ids do not
+    ///   change and are unique;
+    /// * a poll returns the terminal event's object;
+    /// * a reader that resumes at any position gets exactly the later events, in every dialect.
     ///
     /// # Panics
-    /// If any of that does not hold.
+    /// If a check fails.
     #[must_use]
     pub fn of(generation: &Arc<Generation>) -> Self {
         assert!(
             generation.is_over(),
             "only an ended generation can be audited"
         );
-        let lines = whole(generation, Dialect::Responses);
+        let lines = read_all(generation, Dialect::Responses);
         let events: Vec<Value> = lines.iter().map(Line::json).collect();
         let object: Value = serde_json::from_slice(&generation.response_json())
             .expect("the response object is JSON");
@@ -62,18 +62,18 @@ impl Audit {
         let terminal = &events.last().expect("there is a terminal event")["response"];
         assert_eq!(
             terminal, &object,
-            "the terminal event's object is not the one that a poll gives"
+            "the terminal event's object differs from that of a poll"
         );
         if generation.meta().api == Api::Chat {
             items(&events, terminal);
         }
 
-        let chat = whole(generation, Dialect::Chat);
+        let chat = read_all(generation, Dialect::Chat);
         for (dialect, lines) in [(Dialect::Responses, &lines), (Dialect::Chat, &chat)] {
             resumes(generation, dialect, lines);
         }
-        quiet_readers_miss_extensions_only(generation, &lines);
-        let text = whole(generation, Dialect::Text)
+        readers_without_extensions_get_all_other_events(generation, &lines);
+        let text = read_all(generation, Dialect::Text)
             .into_iter()
             .map(|line| line.data)
             .collect();
@@ -110,7 +110,7 @@ impl Audit {
             .collect()
     }
 
-    /// All texts of this type of content part in items of this type, put together.
+    /// The concatenated texts of content parts of this type, in items of this type.
     #[must_use]
     pub fn content(&self, item: &str, part: &str) -> String {
         let field = if part == "refusal" { "refusal" } else { "text" };
@@ -123,22 +123,22 @@ impl Audit {
     }
 }
 
-/// Everything that a reader from the start gets.
-fn whole(generation: &Arc<Generation>, dialect: Dialect) -> Vec<Line> {
+/// Returns the frames that a reader from the start gets.
+fn read_all(generation: &Arc<Generation>, dialect: Dialect) -> Vec<Line> {
     let mut reader = Reader::new(generation.attach(), 0, dialect);
     reader.read_now();
     match reader.end() {
         Some(Ok(())) => {}
-        // Bare text has no other way to say that it is not whole.
+        // The text dialect shows a failure by breaking off.
         Some(Err(SubscriptionError::BrokenOff)) if dialect == Dialect::Text => {}
-        other => panic!("a reader of an ended generation came to {other:?} in {dialect:?}"),
+        other => panic!("a reader of an ended generation got {other:?} in {dialect:?}"),
     }
     reader.lines()
 }
 
 fn numbering(lines: &[Line], events: &[Value]) {
     for (index, (line, event)) in lines.iter().zip(events).enumerate() {
-        assert_eq!(line.seq, index as u64, "numbers have a gap or repeat");
+        assert_eq!(line.seq, index as u64, "a number is missing or repeated");
         assert_eq!(
             event["sequence_number"], index as u64,
             "the number in the event is not the frame's: {event}"
@@ -175,12 +175,12 @@ fn lifecycle(events: &[Value]) {
         "not exactly one terminal event: {events:#?}"
     );
     assert!(
-        TERMINAL.contains(&text(events.last().expect("looked at above"), "type")),
+        TERMINAL.contains(&text(events.last().expect("checked above"), "type")),
         "the terminal event is not the last"
     );
 }
 
-/// An item as its events build it.
+/// An item, built from its events.
 #[derive(Debug, Default)]
 struct Built {
     id: String,
@@ -251,7 +251,7 @@ fn items(events: &[Value], terminal: &Value) {
     assert_eq!(
         output.len(),
         open.len(),
-        "the terminal object has other items than were opened"
+        "the terminal object has other items than the events"
     );
     for (item, built) in output.iter().zip(open.values()) {
         assert_eq!(
@@ -297,7 +297,7 @@ impl Built {
                 assert_eq!(
                     kind,
                     format!("response.{}.delta", part.kind),
-                    "a delta of another kind than its part: {event}"
+                    "a delta of another type than its part: {event}"
                 );
                 part.text.push_str(&delta);
             }
@@ -374,7 +374,7 @@ impl Built {
                 .collect();
             assert_eq!(
                 found, content,
-                "the item's parts are not those that were streamed"
+                "the item's parts differ from the streamed ones"
             );
             assert!(
                 self.parts.iter().all(|part| part.done),
@@ -404,7 +404,7 @@ impl BuiltPart {
 /// A reader that has seen up to a frame's number gets exactly the frames with greater ones.
 fn resumes(generation: &Arc<Generation>, dialect: Dialect, lines: &[Line]) {
     let next = generation.tail().expect("the log is there").next.0;
-    // Every position of a short stream, some of a long one, the ends of both.
+    // Every position of a short stream; some of a long one, including both ends.
     let stride = (next / 64).max(1);
     for from in (0..next).filter(|from| from % stride == 0 || *from < 8 || *from + 8 > next) {
         let mut reader = Reader::new(generation.attach(), from, dialect);
@@ -419,12 +419,12 @@ fn resumes(generation: &Arc<Generation>, dialect: Dialect, lines: &[Line]) {
         assert_eq!(
             found.iter().collect::<Vec<_>>(),
             expected,
-            "a reader from {from} in {dialect:?} got something else than the rest"
+            "a reader from {from} in {dialect:?} did not get exactly the later events"
         );
     }
 }
 
-fn quiet_readers_miss_extensions_only(generation: &Arc<Generation>, lines: &[Line]) {
+fn readers_without_extensions_get_all_other_events(generation: &Arc<Generation>, lines: &[Line]) {
     let framing = JsonLines {
         extensions: false,
         done: true,

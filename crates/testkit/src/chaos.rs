@@ -1,9 +1,8 @@
-//! A TCP proxy that does to a connection what networks do: cuts, stalls, delays, split writes.
+//! A TCP proxy with network faults: cuts, stalls, delays, split writes.
 //!
-//! Each connection takes the next [`Plan`] of a list, then [`Plan::default`], which passes
-//! everything on. What happens to the two directions is planned apart: what the client sends is
-//! upstream ([`Plan::up`]), what it is sent is downstream ([`Plan::down`]). The proxy runs on a
-//! thread of its own and stops when it is dropped.
+//! Each connection takes the next [`Plan`] of a list, then [`Plan::default`], which forwards
+//! everything. A plan has one [`Leg`] per direction: from the client ([`Plan::up`]) and to the
+//! client ([`Plan::down`]). The proxy runs on a separate thread and stops when it is dropped.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,30 +20,29 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// How a connection is ended before its time.
+/// How a connection is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// Both sides are reset (RST): what a crash or a firewall looks like.
+    /// Both sides are reset (RST), as by a crash or a firewall.
     Reset,
-    /// Both sides are closed in order (FIN): what a proxy with a time limit looks like.
+    /// Both sides are closed (FIN), as by a proxy with a time limit.
     Close,
 }
 
-/// What happens to the bytes of one direction.
+/// The faults of one direction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Leg {
-    /// After so many bytes of this direction the whole connection is cut; those bytes still arrive.
+    /// Cuts the connection after this many bytes of this direction. Those bytes still arrive.
     pub cut: Option<(u64, Cut)>,
-    /// After so many bytes nothing is passed on for so long.
+    /// Stalls for this long after this many bytes.
     pub stall: Option<(u64, Duration)>,
-    /// Bytes are passed on in pieces of at most so many, each in a write of its own; 0 leaves them
-    /// as they come.
+    /// The largest write, in bytes; 0 forwards reads unchanged.
     pub pieces: usize,
-    /// Before each write.
+    /// The delay before each write.
     pub delay: Duration,
 }
 
-/// What happens to one connection.
+/// The faults of one connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// From the client to the server.
@@ -54,7 +52,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Cuts the connection after so many bytes from the server.
+    /// Returns a plan that cuts the connection after this many bytes from the server.
     #[must_use]
     pub fn cut_after(bytes: u64, cut: Cut) -> Self {
         Self {
@@ -66,9 +64,8 @@ impl Plan {
         }
     }
 
-    /// Plans that differ with the seed and are the same for the same one: connections that are cut
-    /// at some point within `within` bytes from the server, one half of them by a reset, some split
-    /// into small pieces.
+    /// Returns plans that depend only on the seed. Each connection is cut within `within` bytes
+    /// from the server, half of them by a reset, some split into small writes.
     #[must_use]
     pub fn seeded(seed: u64, count: usize, within: u64) -> Vec<Self> {
         let mut dice = StdRng::seed_from_u64(seed);
@@ -89,7 +86,7 @@ impl Plan {
     }
 }
 
-/// What the proxy has seen.
+/// Counters of the proxy.
 #[derive(Debug, Default)]
 pub struct Counters {
     accepted: AtomicU64,
@@ -101,37 +98,37 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Connections accepted so far.
+    /// The number of connections accepted so far.
     #[must_use]
     pub fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::Acquire)
     }
 
-    /// Connections open now.
+    /// The number of connections open now.
     #[must_use]
     pub fn open(&self) -> u64 {
         self.open.load(Ordering::Acquire)
     }
 
-    /// Connections cut by plan or by [`ChaosProxy::cut_all`].
+    /// The number of connections cut by a plan or by [`ChaosProxy::cut_all`].
     #[must_use]
     pub fn cut(&self) -> u64 {
         self.cut.load(Ordering::Acquire)
     }
 
-    /// Connections that were accepted and closed because the server could not be reached.
+    /// The number of connections closed because the server could not be reached.
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Acquire)
     }
 
-    /// Bytes passed on from clients.
+    /// Bytes forwarded from clients.
     #[must_use]
     pub fn up(&self) -> u64 {
         self.up.load(Ordering::Acquire)
     }
 
-    /// Bytes passed on to clients.
+    /// Bytes forwarded to clients.
     #[must_use]
     pub fn down(&self) -> u64 {
         self.down.load(Ordering::Acquire)
@@ -146,12 +143,12 @@ struct Shared {
     orders: watch::Sender<Order>,
 }
 
-/// What all open connections are told.
+/// The state that all connections watch.
 #[derive(Clone, Copy, Debug, Default)]
 struct Order {
-    /// Raised by each [`ChaosProxy::cut_all`].
+    /// Incremented by each [`ChaosProxy::cut_all`].
     generation: u64,
-    /// How that cuts.
+    /// How it cuts.
     cut: Option<Cut>,
     held: bool,
     stop: bool,
@@ -166,10 +163,10 @@ pub struct ChaosProxy {
 }
 
 impl ChaosProxy {
-    /// A proxy on a loopback port of the system's choice, before the server at `server`.
+    /// Starts a proxy on a free loopback port, in front of `server`.
     ///
     /// # Errors
-    /// If no port can be listened on.
+    /// If it cannot listen.
     pub fn start(server: SocketAddr, plans: impl IntoIterator<Item = Plan>) -> io::Result<Self> {
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
         listener.set_nonblocking(true)?;
@@ -196,24 +193,24 @@ impl ChaosProxy {
         })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What it has seen.
+    /// Its counters.
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.shared.counters
     }
 
-    /// Adds a plan for a connection after those that are planned already.
+    /// Adds a plan after those already in the list.
     pub fn plan(&self, plan: Plan) {
         self.shared.plans.lock().push_back(plan);
     }
 
-    /// Cuts every connection that is open now.
+    /// Cuts every open connection.
     pub fn cut_all(&self, cut: Cut) {
         self.shared.orders.send_modify(|order| {
             order.generation += 1;
@@ -221,7 +218,7 @@ impl ChaosProxy {
         });
     }
 
-    /// Passes nothing on, on any connection, until [`ChaosProxy::release`].
+    /// Stops forwarding on all connections until [`ChaosProxy::release`].
     pub fn hold(&self) {
         self.shared.orders.send_modify(|order| order.held = true);
     }
@@ -259,7 +256,7 @@ async fn accept(listener: std::net::TcpListener, shared: Arc<Shared>) {
     }
 }
 
-/// Counts a connection for as long as it lives.
+/// Counts a connection while it is open.
 struct Open<'a>(&'a Counters);
 
 impl Drop for Open<'_> {
@@ -276,7 +273,7 @@ async fn connection(client: TcpStream, plan: Plan, shared: Arc<Shared>) {
         counters.refused.fetch_add(1, Ordering::AcqRel);
         return;
     };
-    // Pieces are to arrive as pieces.
+    // Split writes must arrive split.
     let _ = client.set_nodelay(true);
     let _ = server.set_nodelay(true);
     let mut orders = shared.orders.subscribe();
@@ -324,14 +321,14 @@ async fn connection(client: TcpStream, plan: Plan, shared: Arc<Shared>) {
     if cut == Cut::Reset {
         for (reader, writer) in [(client_in, client_out), (server_in, server_out)] {
             if let Ok(stream) = reader.reunite(writer) {
-                // With no time to linger, closing sends a reset.
+                // Closing with a linger time of 0 sends a reset.
                 let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
             }
         }
     }
 }
 
-/// Passes one direction on until it ends (`None`), or until its plan or an error cuts the
+/// Forwards one direction until it ends (`None`), or until its plan or an error cuts the
 /// connection.
 async fn pass(
     from: &mut OwnedReadHalf,
@@ -382,7 +379,7 @@ async fn pass(
             if !leg.delay.is_zero() {
                 tokio::time::sleep(leg.delay).await;
             }
-            // The sender of the orders outlives the connections.
+            // The sender outlives the connections.
             let _ = orders.wait_for(|order| !order.held).await;
             let (piece, after) = rest.split_at(size);
             if to.write_all(piece).await.is_err() {
@@ -408,8 +405,7 @@ mod tests {
 
     use super::*;
 
-    /// A server that answers each connection with these bytes once it has read a line, and then
-    /// with what it is sent.
+    /// Starts a server that reads a line, sends these bytes, and then echoes.
     fn server(answer: Vec<u8>) -> SocketAddr {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let address = listener.local_addr().unwrap();
@@ -454,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_plan_everything_passes() {
+    fn default_plan_forwards_everything() {
         let proxy = ChaosProxy::start(server(bytes(100_000)), []).unwrap();
         let mut stream = connect(&proxy);
         stream.write_all(b"and back").unwrap();
@@ -474,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_comes_after_exactly_so_many_bytes() {
+    fn cut_happens_after_the_exact_byte_count() {
         let plans = [
             (0, Cut::Close),
             (1, Cut::Close),
@@ -507,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_is_a_reset() {
+    fn reset_is_seen_as_a_reset() {
         let proxy =
             ChaosProxy::start(server(bytes(100)), [Plan::cut_after(10, Cut::Reset)]).unwrap();
         let (_, result) = read_all(&mut connect(&proxy));
@@ -515,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_come_whole_and_in_order() {
+    fn split_writes_arrive_in_order() {
         let mut plan = Plan::default();
         plan.down.pieces = 7;
         plan.up.pieces = 1;
@@ -528,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn a_test_can_hold_release_and_cut() {
+    fn hold_release_and_cut_all_take_effect() {
         let proxy = ChaosProxy::start(server(bytes(10)), []).unwrap();
         proxy.hold();
         let mut stream = connect(&proxy);
@@ -541,13 +537,13 @@ mod tests {
         proxy.cut_all(Cut::Reset);
         assert!(read_all(&mut stream).1.is_err());
         wait_until("cut", || proxy.counters().cut() == 1);
-        // The cut is for those that were open.
+        // Only open connections are cut.
         let mut stream = connect(&proxy);
         stream.read_exact(&mut ten).unwrap();
     }
 
     #[test]
-    fn a_stall_passes_and_nothing_is_lost() {
+    fn stall_delays_without_loss() {
         let mut plan = Plan::default();
         plan.down.stall = Some((50, Duration::from_millis(50)));
         plan.down.delay = Duration::from_millis(1);
@@ -563,7 +559,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_is_not_there_is_a_closed_connection() {
+    fn unreachable_server_closes_the_connection() {
         let nowhere = TcpListener::bind(("127.0.0.1", 0))
             .unwrap()
             .local_addr()
@@ -575,7 +571,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_gives_the_same_plans() {
+    fn equal_seeds_give_equal_plans() {
         assert_eq!(Plan::seeded(7, 20, 1000), Plan::seeded(7, 20, 1000));
         assert_ne!(Plan::seeded(7, 20, 1000), Plan::seeded(8, 20, 1000));
     }

@@ -4,12 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokenwire_core::engine::{
-    Engine, Freshness, MemoryStore, Observer, Registry, Retention, Reuse, ReuseOptions,
-    StartRequest, Started,
+    Caller, Engine, Observer, Retention, Reuse, ReuseOptions, StartRequest, Started,
 };
 use tokenwire_core::log::{LogLimits, MemoryAccount};
 use tokenwire_core::model::error::ApiError;
-use tokenwire_core::model::id::Owner;
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::request::StreamRequest;
 use tokenwire_core::upstream::{Target, Timeouts, Upstream};
@@ -17,9 +15,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::upstream::ScriptedUpstream;
 
-/// Timeouts that never run out.
+/// Returns disabled timeouts.
 #[must_use]
-pub fn no_clocks() -> Timeouts {
+pub fn no_timeouts() -> Timeouts {
     Timeouts {
         connect: Duration::ZERO,
         first_token: Duration::ZERO,
@@ -28,35 +26,35 @@ pub fn no_clocks() -> Timeouts {
     }
 }
 
-/// Lets every task run until all of them wait for something. Needs tokio's paused clock, which only
-/// moves on (here by a millisecond) once nothing else can run.
+/// Runs every task until all of them wait. Needs tokio's paused clock, which moves (here by a
+/// millisecond) only when no task can run.
 pub async fn settle() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
 
-/// What a [`TestEngine`] is made with.
+/// The options of a [`TestEngine`].
 #[derive(Clone, Copy, Debug)]
 pub struct EngineOptions {
-    /// The language that the upstream speaks.
+    /// The API of the upstream.
     pub api: Api,
-    /// The generations' clocks.
+    /// The upstream timeouts.
     pub timeouts: Timeouts,
     /// How long and how much is kept.
     pub retention: Retention,
-    /// What one log may hold.
+    /// The limits of one log.
     pub limits: LogLimits,
-    /// How long a generation runs on without a reader.
+    /// How long a generation runs without a reader.
     pub grace: Duration,
-    /// What requests share.
+    /// Sharing of answers between requests.
     pub reuse: ReuseOptions,
 }
 
 impl Default for EngineOptions {
-    /// A chat upstream, no clocks, and bounds that no ordinary test comes near.
+    /// A chat upstream, no timeouts, and limits that no ordinary test reaches.
     fn default() -> Self {
         Self {
             api: Api::Chat,
-            timeouts: no_clocks(),
+            timeouts: no_timeouts(),
             retention: Retention {
                 events: Duration::from_secs(600),
                 responses: Duration::from_secs(86_400),
@@ -80,23 +78,23 @@ impl Default for EngineOptions {
     }
 }
 
-/// An engine, its upstream, and what its logs hold.
+/// An engine and its scripted upstream.
 #[derive(Debug)]
 pub struct TestEngine {
     /// The engine.
     pub engine: Engine,
-    /// What it asks.
+    /// The upstream that it asks.
     pub upstream: ScriptedUpstream,
     /// Bytes that all logs hold.
     pub account: MemoryAccount,
     /// The generations' tasks.
     pub tasks: TaskTracker,
-    /// What requests share, if anything.
+    /// Sharing of answers, if it is on.
     pub reuse: Option<Arc<Reuse>>,
 }
 
 impl TestEngine {
-    /// A fresh engine with a registry of its own.
+    /// Creates an engine with a new registry.
     #[must_use]
     pub fn new(options: EngineOptions) -> Self {
         let target = Target {
@@ -104,40 +102,37 @@ impl TestEngine {
             upstream_model: None,
             api: options.api,
             timeouts: options.timeouts,
-            server: 0,
+            endpoint: 0,
             queued: false,
         };
         let upstream = ScriptedUpstream::new(target);
         Self::over(options, Arc::new(upstream.clone()), upstream)
     }
 
-    /// A fresh engine that asks `asked`, which may stand before `upstream`.
+    /// Creates an engine that asks `asked`, which may wrap `upstream`.
     #[must_use]
     pub fn over(
         options: EngineOptions,
         asked: Arc<dyn Upstream>,
         upstream: ScriptedUpstream,
     ) -> Self {
-        let account = MemoryAccount::default();
-        let registry = Registry::new(options.retention, account.clone());
-        let store = Arc::new(MemoryStore {
-            limits: options.limits,
-            account: account.clone(),
-        });
-        let tasks = TaskTracker::new();
-        let reuse = Reuse::new(options.reuse);
-        let engine = Engine::new(registry, store, asked, tasks.clone(), options.grace)
-            .sharing(reuse.clone());
+        let shared = Engine::builder()
+            .retention(options.retention)
+            .log_limits(options.limits)
+            .disconnect_grace(options.grace)
+            .reuse(options.reuse)
+            .sweep_interval(None)
+            .build();
         Self {
-            engine,
+            engine: shared.engine(asked),
             upstream,
-            account,
-            tasks,
-            reuse,
+            account: shared.account().clone(),
+            tasks: shared.tasks().clone(),
+            reuse: shared.shared_answers().cloned(),
         }
     }
 
-    /// The same engine, with somebody who is told of starts and ends.
+    /// Adds an observer of starts and ends.
     #[must_use]
     pub fn observed_by(self, observer: Arc<dyn Observer>) -> Self {
         Self {
@@ -146,37 +141,29 @@ impl TestEngine {
         }
     }
 
-    /// A request with this body from nobody in particular.
+    /// Makes a request with this body and an anonymous owner.
     ///
     /// # Panics
     /// If the body is not a valid request.
     #[must_use]
     pub fn request(body: &str) -> StartRequest {
-        StartRequest {
-            body: StreamRequest::parse(body.as_bytes())
-                .unwrap_or_else(|error| panic!("not a request ({error}): {body}")),
-            owner: Owner::Anonymous,
-            idempotency_key: None,
-            route: "/v1/streams",
-            fingerprint: body.as_bytes().to_vec(),
-            headers: Vec::new(),
-            client_key: None,
-            freshness: Freshness::Any,
-        }
+        let body = StreamRequest::parse(body.as_bytes())
+            .unwrap_or_else(|error| panic!("not a request ({error}): {body}"));
+        StartRequest::new(body, Caller::default(), "/v1/streams")
     }
 
     /// Starts a generation.
     ///
     /// # Errors
-    /// The engine's.
+    /// As [`Engine::start`].
     pub fn try_start(&self, body: &str) -> Result<Started, ApiError> {
         self.engine.start(Self::request(body))
     }
 
-    /// Starts a generation that has to start.
+    /// Starts a generation.
     ///
     /// # Panics
-    /// If it does not.
+    /// If the engine refuses it.
     #[must_use]
     pub fn start(&self, body: &str) -> Started {
         self.try_start(body)

@@ -1,11 +1,11 @@
-//! The plainest framing: one JSON line a frame.
+//! A minimal framing: one JSON line per frame.
 
 use bytes::BytesMut;
 use serde::{Deserialize, Serialize};
 use tokenwire_core::dialect::{Dialect, Frame, Framing};
 use tokenwire_core::model::id::GenerationId;
 
-/// Wraps a frame as `{"seq":3,"name":"response.created","data":"…"}` and a line feed; the payload
+/// Writes a frame as `{"seq":3,"name":"response.created","data":"…"}` and a line feed. The payload
 /// is a JSON string.
 #[derive(Clone, Copy, Debug)]
 pub struct JsonLines {
@@ -39,10 +39,10 @@ pub struct Line {
 }
 
 impl Line {
-    /// All frames in these bytes.
+    /// Parses all frames in these bytes.
     ///
     /// # Panics
-    /// If they are not whole lines of this framing.
+    /// If they are not complete lines of this framing.
     #[must_use]
     pub fn all(bytes: &[u8]) -> Vec<Self> {
         assert!(
@@ -62,7 +62,7 @@ impl Line {
     /// The payload as JSON.
     ///
     /// # Panics
-    /// If it is not.
+    /// If it is not JSON.
     #[must_use]
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.data).unwrap_or_else(|error| {

@@ -1,21 +1,22 @@
-//! What the tests of several crates share, so that each promise is written down once.
+//! Test support that several crates share.
 //!
-//! * [`log_conformance`]: what every [`TokenLog`](tokenwire_core::log::TokenLog) must do. A store
-//!   takes the whole suite with one macro call.
-//! * [`ScriptedUpstream`]: a model that says exactly what the test says, when the test says so,
-//!   down to where its bytes are cut.
+//! * [`log_conformance`]: a suite for every [`TokenLog`](tokenwire_core::log::TokenLog). One macro
+//!   call runs it for an implementation.
+//! * [`ScriptedUpstream`]: an upstream that sends the bytes that the test says, when the test says
+//!   so.
 //! * [`TestEngine`], [`Reader`] and [`JsonLines`]: an engine over such an upstream, readers that
-//!   collect what they are given, and the plainest framing there is.
+//!   collect frames, and a minimal framing.
+//! * [`Audit`]: checks that hold for every generation that has ended.
 //! * [`chaos`]: a TCP proxy that cuts, stalls and splits by a plan.
 //!
 //! Nothing here waits for wall-clock time. Under tokio's paused clock [`settle`] runs every task
-//! until all of them wait; everything else waits for an event. A test that waits for something that
-//! never comes is ended by the test runner.
+//! until all of them wait; everything else waits for an event. The test runner ends a test whose
+//! event never comes.
 #![allow(
     clippy::expect_used,
     clippy::panic,
     clippy::unwrap_used,
-    reason = "a failed expectation has to fail the test that called"
+    reason = "a failed expectation fails the calling test"
 )]
 
 pub mod chaos;
@@ -28,7 +29,7 @@ mod reader;
 mod upstream;
 
 pub use audit::Audit;
-pub use engine::{EngineOptions, TestEngine, no_clocks, settle};
+pub use engine::{EngineOptions, TestEngine, no_timeouts, settle};
 pub use framing::{JsonLines, Line};
 pub use reader::Reader;
 pub use upstream::{Call, OpeningPlan, ScriptedUpstream};

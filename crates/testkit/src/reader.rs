@@ -1,4 +1,4 @@
-//! A reader that keeps what it was given, for the test to look at.
+//! A reader that collects the bytes that it was given.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -39,19 +39,19 @@ impl Reader {
         }
     }
 
-    /// What is read.
+    /// The generation that is read.
     #[must_use]
     pub fn generation(&self) -> &Arc<Generation> {
         self.subscription.generation()
     }
 
-    /// Takes everything that stands there now, without waiting.
+    /// Reads everything that is available, without waiting.
     pub fn read_now(&mut self) {
         let mut cx = Context::from_waker(Waker::noop());
         while self.poll(&mut cx).is_ready() && self.end.is_none() {}
     }
 
-    /// Takes one piece of what stands there now; whether there was one.
+    /// Polls once without waiting. Returns whether it got bytes or the end.
     pub fn read_piece(&mut self) -> bool {
         self.end.is_none()
             && self
@@ -62,7 +62,7 @@ impl Reader {
     /// Reads until the end, or until the subscription fails.
     ///
     /// # Errors
-    /// The subscription's.
+    /// As [`Subscription::poll_next`].
     pub async fn read_to_end(&mut self) -> Result<(), SubscriptionError> {
         loop {
             if let Some(end) = self.end {
@@ -76,7 +76,7 @@ impl Reader {
         match self.subscription.poll_next(cx) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Some(Ok(piece))) => {
-                assert!(!piece.is_empty(), "a reader was given an empty piece");
+                assert!(!piece.is_empty(), "a reader got an empty buffer");
                 self.bytes.extend_from_slice(&piece);
             }
             Poll::Ready(Some(Err(error))) => self.end = Some(Err(error)),
@@ -85,7 +85,7 @@ impl Reader {
         Poll::Ready(())
     }
 
-    /// How it ended, if it has.
+    /// The result, if it has ended.
     #[must_use]
     pub fn end(&self) -> Option<Result<(), SubscriptionError>> {
         self.end
@@ -103,7 +103,7 @@ impl Reader {
         Line::all(&self.bytes)
     }
 
-    /// The number of the last frame, if there was any: where a client would resume.
+    /// The number of the last frame, if there was any. A client would resume after it.
     #[must_use]
     pub fn last_seq(&self) -> Option<u64> {
         self.lines().last().map(|line| line.seq)

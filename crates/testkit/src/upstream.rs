@@ -1,4 +1,4 @@
-//! A model that says what the test says.
+//! An upstream under the test's control.
 
 use std::collections::VecDeque;
 use std::future::{Future, ready};
@@ -15,26 +15,26 @@ use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::upstream::decode::{Flow, SseDecoder, SseEvent};
 use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_core::upstream::{
-    OpenError, Opened, Server, StreamStep, Target, TokenStream, Upstream, UpstreamHead,
-    UpstreamRequest,
+    Endpoint, OpenError, StreamStep, Target, TokenStream, Upstream, UpstreamHead, UpstreamRequest,
+    UpstreamResponse,
 };
 use tokio::sync::Notify;
 
 /// The largest event that a scripted body may hold.
 const EVENT_LIMIT: usize = 1 << 20;
 
-/// What happens to a request before the test has said anything about it.
+/// What happens to a request until the test decides otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpeningPlan {
     /// It is answered with a stream at once.
     Answer,
-    /// It waits for [`Call::answer`] or another word on it.
+    /// It waits for [`Call::answer`], [`Call::refuse`] or [`Call::panic_while_opening`].
     Hold,
-    /// `open` panics before it gives a future.
+    /// `open` panics before it returns a future.
     Panic,
 }
 
-/// An upstream under the test's control. Every request becomes a [`Call`]. Cheap to clone.
+/// An upstream that the test scripts. Every request becomes a [`Call`]. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ScriptedUpstream(Arc<Shared>);
 
@@ -46,7 +46,7 @@ struct Shared {
     arrived: Notify,
 }
 
-/// One request that the upstream got, and what it does about it.
+/// One request to the upstream, and its response.
 #[derive(Clone, Debug)]
 pub struct Call(Arc<CallState>);
 
@@ -82,7 +82,7 @@ enum Step {
 }
 
 impl ScriptedUpstream {
-    /// An upstream to which every model is routed as `target` says; a model that the client names
+    /// Creates an upstream that serves every model with `target`. A model that the client names
     /// keeps its name.
     #[must_use]
     pub fn new(target: Target) -> Self {
@@ -94,12 +94,12 @@ impl ScriptedUpstream {
         }))
     }
 
-    /// What happens to the requests from now on.
+    /// Sets what happens to later requests.
     pub fn plan(&self, plan: OpeningPlan) {
         *self.0.plan.lock() = plan;
     }
 
-    /// The next request that no earlier call of this function took. Waits for it.
+    /// Waits for the next request and takes it.
     pub async fn call(&self) -> Call {
         loop {
             let arrived = self.0.arrived.notified();
@@ -112,7 +112,7 @@ impl ScriptedUpstream {
         }
     }
 
-    /// How many requests wait to be taken by [`ScriptedUpstream::call`].
+    /// The number of requests that [`ScriptedUpstream::call`] has not taken.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.0.calls.lock().len()
@@ -134,7 +134,10 @@ impl Upstream for ScriptedUpstream {
         Ok(target)
     }
 
-    fn open(&self, request: UpstreamRequest) -> BoxFuture<'static, Result<Opened, OpenError>> {
+    fn open(
+        &self,
+        request: UpstreamRequest,
+    ) -> BoxFuture<'static, Result<UpstreamResponse, OpenError>> {
         let plan = *self.0.plan.lock();
         assert_ne!(
             plan,
@@ -155,18 +158,21 @@ impl Upstream for ScriptedUpstream {
         self.0.calls.lock().push_back(call.clone());
         self.0.arrived.notify_waiters();
         Connecting {
-            held: Some(Held(call)),
+            guard: Some(CallGuard(call)),
         }
         .boxed()
     }
 }
 
-impl Server for ScriptedUpstream {
+impl Endpoint for ScriptedUpstream {
     fn name(&self) -> &str {
         "scripted"
     }
 
-    fn open(&self, request: UpstreamRequest) -> BoxFuture<'static, Result<Opened, OpenError>> {
+    fn open(
+        &self,
+        request: UpstreamRequest,
+    ) -> BoxFuture<'static, Result<UpstreamResponse, OpenError>> {
         Upstream::open(self, request)
     }
 
@@ -180,7 +186,7 @@ impl Server for ScriptedUpstream {
 }
 
 impl Call {
-    /// What was asked.
+    /// The request.
     #[must_use]
     pub fn request(&self) -> &UpstreamRequest {
         &self.0.request
@@ -189,7 +195,7 @@ impl Call {
     /// The request's body as JSON.
     ///
     /// # Panics
-    /// If it is not.
+    /// If it is not JSON.
     #[must_use]
     pub fn body(&self) -> serde_json::Value {
         serde_json::from_slice(&self.0.request.body).expect("a request's body is JSON")
@@ -210,7 +216,7 @@ impl Call {
         self.open(ResponseHead::Panic);
     }
 
-    /// Sends bytes of the body; each call is one read.
+    /// Sends bytes of the body. Each call is one read.
     pub fn bytes(&self, bytes: impl Into<Vec<u8>>) -> &Self {
         self.step(Step::Bytes(bytes.into()))
     }
@@ -250,7 +256,7 @@ impl Call {
         self.step(Step::End(end))
     }
 
-    /// Makes the body impossible to decode any further.
+    /// Fails the body with a decode error.
     pub fn fail(&self, error: ApiError) -> &Self {
         self.step(Step::Fail(error))
     }
@@ -260,13 +266,13 @@ impl Call {
         self.step(Step::Panic)
     }
 
-    /// Whether the request was taken back or its stream dropped.
+    /// Whether the request was cancelled or its stream dropped.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         self.0.script.lock().gone
     }
 
-    /// Waits for that.
+    /// Waits until [`Call::is_gone`].
     pub async fn gone(&self) {
         loop {
             let gone = self.0.gone.notified();
@@ -299,11 +305,11 @@ impl Call {
     }
 }
 
-/// The gateway's hold on a call; dropping it is what the upstream sees as a disconnect.
+/// The gateway's end of a call. Dropping it is a disconnect.
 #[derive(Debug)]
-struct Held(Call);
+struct CallGuard(Call);
 
-impl Drop for Held {
+impl Drop for CallGuard {
     fn drop(&mut self) {
         self.0.0.script.lock().gone = true;
         self.0.0.gone.notify_waiters();
@@ -311,16 +317,16 @@ impl Drop for Held {
 }
 
 struct Connecting {
-    held: Option<Held>,
+    guard: Option<CallGuard>,
 }
 
 impl Future for Connecting {
-    type Output = Result<Opened, OpenError>;
+    type Output = Result<UpstreamResponse, OpenError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let opening = {
-            let held = self.held.as_ref().expect("polled after it was ready");
-            let mut script = held.0.0.script.lock();
+            let guard = self.guard.as_ref().expect("polled after it was ready");
+            let mut script = guard.0.0.script.lock();
             let Some(opening) = script.opening.take() else {
                 script.waker = Some(cx.waker().clone());
                 return Poll::Pending;
@@ -329,11 +335,11 @@ impl Future for Connecting {
         };
         match opening {
             ResponseHead::Answer(head) => {
-                let held = self.held.take().expect("looked at above");
-                Poll::Ready(Ok(Opened {
+                let guard = self.guard.take().expect("checked above");
+                Poll::Ready(Ok(UpstreamResponse {
                     head,
                     stream: Box::new(Body {
-                        held,
+                        guard,
                         decoder: SseDecoder::new(EVENT_LIMIT),
                         ended: None,
                     }),
@@ -346,7 +352,7 @@ impl Future for Connecting {
 }
 
 struct Body {
-    held: Held,
+    guard: CallGuard,
     decoder: SseDecoder,
     ended: Option<BodyEnd>,
 }
@@ -361,7 +367,7 @@ impl TokenStream for Body {
             return Poll::Ready(StreamStep::Ended(end));
         }
         let step = {
-            let mut script = self.held.0.0.script.lock();
+            let mut script = self.guard.0.0.script.lock();
             let Some(step) = script.steps.pop_front() else {
                 script.waker = Some(cx.waker().clone());
                 return Poll::Pending;

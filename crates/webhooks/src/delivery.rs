@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokenwire_core::model::id::Owner;
+use tokenwire_core::model::time::unix_now;
 use tokio::time::Instant;
 
 use crate::endpoint::Endpoint;
-use crate::event::{Event, unix_now};
+use crate::event::Event;
 
 /// Number of a delivery, in the order of acceptance.
 pub(crate) type Number = u64;

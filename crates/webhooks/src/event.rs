@@ -1,10 +1,9 @@
 //! The event of a webhook: a response has ended, with its status. It holds no content.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use tokenwire_core::generation::Generation;
 use tokenwire_core::model::event::Ending;
 use tokenwire_core::model::id::{GenerationId, random_alphanumeric};
+use tokenwire_core::model::time::unix_now;
 
 /// The end of one response, for one endpoint. Its id is also the delivery's, and is the same at
 /// every attempt.
@@ -16,13 +15,6 @@ pub(crate) struct Event {
     /// Unix time of the end, in seconds.
     pub(crate) created_at: u64,
     pub(crate) response: GenerationId,
-}
-
-/// Returns the Unix time in seconds.
-pub(crate) fn unix_now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }
 
 // === impl Event ===

@@ -307,7 +307,7 @@ impl Webhooks {
 }
 
 impl EndNotifier for Webhooks {
-    fn promise(&self, request: &StartRequest) -> Result<Option<OnEnd>, ApiError> {
+    fn on_end(&self, request: &StartRequest) -> Result<Option<OnEnd>, ApiError> {
         let StreamRequest::Responses(responses) = &request.body else {
             return Ok(None);
         };
@@ -340,3 +340,8 @@ impl EndNotifier for Webhooks {
 
 #[cfg(test)]
 mod tests;
+
+/// The examples of the README are compiled as doctests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -8,10 +8,10 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Client, Response};
+use tokenwire_core::model::time::unix_now;
 
 use crate::delivery::{Attempted, DeliveryError};
 use crate::endpoint::leads_inside;
-use crate::event::unix_now;
 use crate::queue::Job;
 use crate::resolver::{PublicResolver, Refused};
 

@@ -290,7 +290,7 @@ fn invalid_webhook_of_a_request_is_refused() {
             freshness: tokenwire_core::engine::Freshness::Any,
         };
         webhooks
-            .promise(&request)
+            .on_end(&request)
             .map(|promised| promised.is_some())
             .map_err(refused)
     };

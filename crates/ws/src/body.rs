@@ -1,4 +1,4 @@
-//! The response body of a WebSocket: data frames from the hub, control frames from actix-ws.
+//! The response body of a WebSocket: data frames from the session, control frames from actix-ws.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use tokenwire_core::model::gauge::GaugeGuard;
 
 use crate::session::SocketSession;
 
-/// Pulls from the hub, then from the body that actix-ws made. Dropping it detaches the socket's
+/// Pulls from the session, then from the body that actix-ws made. Dropping it detaches the socket's
 /// readers.
 pub(crate) struct SocketBody {
     control: BoxBody,

@@ -1,7 +1,7 @@
-//! Reads nothing but frame heads, and stops a message that is too large when it is announced.
+//! Reads frame heads, and refuses a message that is too large when its size is announced.
 //!
-//! actix-ws checks a frame's size once the whole frame is buffered; one head of fourteen bytes
-//! could make it buffer what the sender likes.
+//! actix-ws checks a frame's size only once the whole frame is buffered, so one head of fourteen
+//! bytes could make it buffer any amount.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -13,10 +13,10 @@ use actix_web::error::PayloadError;
 use bytes::Bytes;
 use futures::Stream;
 
-/// Set once a message was refused.
+/// Set once a message is refused.
 pub(crate) type Oversized = Rc<Cell<bool>>;
 
-/// The client's bytes, unchanged, up to the first head that announces too much.
+/// Passes the client's bytes on unchanged, up to the first head that announces too much.
 pub(crate) struct FrameGuard {
     payload: Payload,
     heads: Heads,
@@ -62,12 +62,12 @@ struct TooLarge;
 #[derive(Debug)]
 struct Heads {
     limit: u64,
-    /// The head at hand, at most 14 bytes.
+    /// The current head, at most 14 bytes.
     head: [u8; 14],
     have: usize,
-    /// Payload bytes still to skip.
+    /// Payload bytes left to skip.
     skip: u64,
-    /// Payload of the message at hand, over its fragments.
+    /// Payload of the current message, over its fragments.
     message: u64,
 }
 
@@ -100,7 +100,7 @@ impl Heads {
         Ok(())
     }
 
-    /// The payload's length once the head is whole (RFC 6455, section 5.2).
+    /// Returns the payload's length once the head is complete (RFC 6455, section 5.2).
     fn payload_length(&self) -> Option<u64> {
         if self.have < 2 {
             return None;
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn lets_pass_what_fits_and_stops_what_does_not() {
+    fn messages_above_the_limit_are_refused() {
         check(
             &[frame(0x81, 10), frame(0x81, 1000), frame(0x81, 70_000)].concat(),
             70_000,
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_a_message_over_its_fragments() {
+    fn message_size_counts_all_fragments() {
         let pings_between = [frame(0x01, 600), frame(0x89, 50), frame(0x80, 400)].concat();
         check(
             &[pings_between.clone(), pings_between].concat(),

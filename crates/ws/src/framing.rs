@@ -1,4 +1,4 @@
-//! How a frame is wrapped: one text frame an event, with the lane's `stream_id` in its JSON.
+//! The framing of a WebSocket: one text frame per event, with the lane's `stream_id` in its JSON.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use tokenwire_core::model::id::GenerationId;
 /// A lane's name.
 pub(crate) type StreamId = Arc<str>;
 
-/// Text frames for one lane, or for a socket that names none.
+/// Text frames for one lane, or for the socket's own lane.
 #[derive(Clone, Debug)]
 pub(crate) struct TextFrames {
     pub(crate) stream_id: Option<StreamId>,
@@ -33,9 +33,9 @@ impl Framing for TextFrames {
     }
 }
 
-/// A text frame with this JSON object in it, and the lane's name as its last member.
+/// Writes a text frame with this JSON object, and the lane's name as its last member.
 pub(crate) fn put_text(json: &[u8], stream_id: Option<&str>, out: &mut BytesMut) {
-    // A lane's name needs no escapes: it is of `[A-Za-z0-9_.-]`.
+    // A lane's name is `[A-Za-z0-9_.-]` only, so it needs no escapes.
     let (json, label, tail): (&[u8], _, &[u8]) = match (stream_id, json.strip_suffix(b"}")) {
         (Some(name), Some(open)) => (open, Some(name), b"\"}"),
         _ => (json, None, b""),
@@ -52,7 +52,7 @@ pub(crate) fn put_text(json: &[u8], stream_id: Option<&str>, out: &mut BytesMut)
     out.put_slice(tail);
 }
 
-/// A frame's head, unmasked as a server's is (RFC 6455, section 5.2).
+/// Writes a frame's head, unmasked as from a server (RFC 6455, section 5.2).
 fn put_head(first: u8, length: usize, out: &mut BytesMut) {
     out.put_u8(first);
     match length {
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lane_is_the_last_member() {
+    fn stream_id_is_the_last_member() {
         let mut out = BytesMut::new();
         put_text(br#"{"type":"x"}"#, Some("a.b"), &mut out);
         put_text(br#"{"type":"x"}"#, None, &mut out);
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn each_size_has_its_head() {
+    fn frame_head_depends_on_payload_size() {
         for (length, head) in [(125, 2), (126, 4), (65535, 4), (65536, 10)] {
             let mut out = BytesMut::new();
             put_text(&vec![b' '; length], None, &mut out);

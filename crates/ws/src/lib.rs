@@ -2,24 +2,49 @@
 //! application.
 //!
 //! ```text
-//!   client ──frames──▶ FrameGuard ──▶ actix-ws ──▶ conversation (a task) ──commands──▶ Hub
-//!                                                        │ pongs, pings, close           │ lanes, readers, replies
-//!                                                        ▼                               ▼
-//!   client ◀──────────────────────────────────────── SocketBody ◀──pull── subscriptions
+//!   client ──frames──▶ FrameGuard ──▶ actix-ws ──▶ read_loop (a task) ──commands──▶ SocketSession
+//!                                                      │ pongs, pings, close            │ lanes, readers, replies
+//!                                                      ▼                                ▼
+//!   client ◀───────────────────────────────────── SocketBody ◀──pull── subscriptions
 //! ```
 //!
-//! actix-ws does the handshake, reads frames and writes control frames. Data frames it does not
-//! see: the response body pulls from the subscriptions and frames everything that is ready in one
-//! piece, which costs one write however many tokens and lanes have something to say. Beneath
-//! actix-ws a [guard](frame_guard) reads frame heads and refuses an announced size before a byte of
-//! it is buffered.
+//! actix-ws does the handshake, reads frames and writes control frames. Data frames bypass it: the
+//! response body pulls from the subscriptions and frames everything that is ready in one piece. That
+//! is one write for all tokens of all lanes. Below actix-ws a frame guard reads frame heads and
+//! refuses an announced size before the frame is buffered.
+//!
+//! [`upgrade`] is the one call: it takes the request, its payload and the engine, and returns the
+//! response.
+//!
+//! ```
+//! use actix_web::{HttpRequest, HttpResponse, web};
+//! use tokenwire_core::engine::Engine;
+//! use tokenwire_core::model::error::ApiError;
+//! use tokenwire_ws::{WebSocketOptions, upgrade};
+//!
+//! fn socket(
+//!     request: &HttpRequest,
+//!     payload: web::Payload,
+//!     engine: &Engine,
+//! ) -> Result<HttpResponse, ApiError> {
+//!     let options = WebSocketOptions::default();
+//!     upgrade(request, payload.into_inner(), engine.clone(), options)
+//! }
+//! ```
 
 mod body;
 mod frame_guard;
 mod framing;
+mod lanes;
 mod message;
 mod read_loop;
+mod readers;
 mod session;
 mod upgrade;
 
 pub use upgrade::{WebSocketOptions, upgrade};
+
+/// The examples of the README are compiled as doctests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -1,11 +1,11 @@
-//! What clients say, and what is said back beside events.
+//! Messages of clients, and the replies that are no events.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 
-/// A client's message, as far as its type tells.
+/// A client's message by its type.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// `response.create`; the whole message is the request.
@@ -36,14 +36,14 @@ pub(crate) struct Named {
     pub(crate) response_id: String,
 }
 
-/// A message that could not be taken.
+/// A message that was refused.
 #[derive(Debug)]
 pub(crate) struct Rejected {
     pub(crate) error: ApiError,
-    /// Whether the message was a `tokenwire:` command, whose errors have a type of their own.
+    /// Whether the message was a `tokenwire:` command, whose errors are `tokenwire:error`.
     pub(crate) ours: bool,
     pub(crate) response_id: Option<String>,
-    /// The lane that the message named, if its name is a good one.
+    /// The lane that the message named, if the name is valid.
     pub(crate) stream_id: Option<String>,
 }
 
@@ -140,23 +140,29 @@ fn shorten(text: &str) -> String {
     text.chars().take(64).collect()
 }
 
+/// Returns the lane that a message names, if the name is valid.
+pub(crate) fn stream_id(message: &str) -> Option<String> {
+    let envelope: Envelope<'_> = serde_json::from_str(message).ok()?;
+    text(envelope.stream_id).filter(|id| is_stream_id(id))
+}
+
 /// Whether the text may name a lane.
-pub(crate) fn is_stream_id(text: &str) -> bool {
+fn is_stream_id(text: &str) -> bool {
     (1..=256).contains(&text.len())
         && text
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
 }
 
-/// OpenAI's error message: for a `response.create` that started nothing, and for what is no command
-/// at all.
+/// Returns OpenAI's error message: for a `response.create` that started nothing, and for a message
+/// of unknown type.
 pub(crate) fn error(error: &ApiError) -> Vec<u8> {
     json!({"type": "error", "status": error.status, "error": object(error)})
         .to_string()
         .into_bytes()
 }
 
-/// The error message of a failed `tokenwire:` command.
+/// Returns the error message of a failed `tokenwire:` command.
 pub(crate) fn command_error(response_id: Option<&str>, error: &ApiError) -> Vec<u8> {
     let mut message =
         json!({"type": "tokenwire:error", "status": error.status, "error": object(error)});
@@ -166,12 +172,12 @@ pub(crate) fn command_error(response_id: Option<&str>, error: &ApiError) -> Vec<
     message.to_string().into_bytes()
 }
 
-/// The code is never `null` here: the SDKs want a string.
+/// The code is never `null`: the SDKs require a string.
 fn object(error: &ApiError) -> Value {
     json!({"type": error.kind, "code": error.code.as_deref().unwrap_or("error"), "message": error.message, "param": error.param})
 }
 
-/// `tokenwire:resumed`
+/// Returns `tokenwire:resumed`.
 pub(crate) fn resumed(response_id: &str, from: u64, head: Option<u64>, status: &str) -> Vec<u8> {
     json!({"type": "tokenwire:resumed", "response_id": response_id, "from": from, "head": head, "status": status}).to_string().into_bytes()
 }
@@ -184,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_commands_from_what_is_none() {
+    fn commands_parse_and_other_messages_are_refused() {
         for (message, expected) in [
             (r#"{"type":"response.create","input":"x"}"#, "Create"),
             (

@@ -1,4 +1,5 @@
-//! The task that hears one client: commands to the hub, pongs for pings, and the socket's end.
+//! The task that reads from one client: passes commands to the session, answers pings, and closes
+//! the socket.
 
 use std::cell::RefCell;
 use std::rc::Weak;
@@ -7,26 +8,27 @@ use std::time::Duration;
 use actix_ws::{
     AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, ProtocolError, Session,
 };
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::frame_guard::Oversized;
-use crate::session::{HubEnd, SocketSession};
+use crate::session::{SessionEnd, SocketSession};
 
-/// How a socket is kept alive.
+/// Pings of one socket.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Pace {
-    /// A protocol ping goes out this often.
+pub(crate) struct KeepAlive {
+    /// Interval of protocol pings.
     pub(crate) ping_interval: Duration,
     /// A peer that is silent for this long after a ping was due is cut.
     pub(crate) ping_timeout: Duration,
 }
 
-/// Close codes that RFC 6455 or its registry name.
+/// Close codes of RFC 6455 and its registry.
 const GOING_AWAY: u16 = 1001;
 const PROTOCOL_ERROR: u16 = 1002;
 const UNSUPPORTED_DATA: u16 = 1003;
 const INVALID_PAYLOAD: u16 = 1007;
 const TOO_BIG: u16 = 1009;
+const INTERNAL_ERROR: u16 = 1011;
 const TRY_AGAIN_LATER: u16 = 1013;
 
 /// Runs until the client leaves, is silent for too long, breaks the protocol, or the body is
@@ -36,10 +38,13 @@ pub(crate) async fn read_loop(
     mut session: Session,
     mut messages: AggregatedMessageStream,
     oversized: Oversized,
-    pace: Pace,
+    keep_alive: KeepAlive,
 ) {
-    let mut heard = Instant::now();
-    let mut pings = tokio::time::interval_at(heard + pace.ping_interval, pace.ping_interval);
+    let mut last_message = Instant::now();
+    let mut pings = tokio::time::interval_at(
+        last_message + keep_alive.ping_interval,
+        keep_alive.ping_interval,
+    );
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let registry = socket.upgrade().map(|socket| socket.borrow().registry());
     let closing = async {
@@ -49,12 +54,12 @@ pub(crate) async fn read_loop(
         }
     };
     tokio::pin!(closing);
-    let mut drain: Option<tokio::time::Interval> = None;
+    let mut drain: Option<Interval> = None;
     let end = loop {
-        let silent_until = heard + pace.ping_interval + pace.ping_timeout;
+        let silent_until = last_message + keep_alive.ping_interval + keep_alive.ping_timeout;
         tokio::select! {
             message = messages.recv() => {
-                heard = Instant::now();
+                last_message = Instant::now();
                 match on_message(&socket, &mut session, message, &oversized).await {
                     Next::GoOn => {}
                     Next::Close(code, reason) => break Some((code, reason)),
@@ -66,17 +71,17 @@ pub(crate) async fn read_loop(
                     break None;
                 }
             }
-            () = &mut closing, if drain.is_none() => drain = Some(tokio::time::interval(DRAIN_LOOK)),
+            () = &mut closing, if drain.is_none() => drain = Some(tokio::time::interval(DRAIN_CHECK)),
             () = tick(drain.as_mut()), if drain.is_some() => {
-                // What runs may end; a socket with nothing to do goes at once. The SDKs reconnect
-                // on 1001.
+                // Running generations may end; an idle socket closes at once. The SDKs reconnect on
+                // 1001.
                 if socket.upgrade().is_none_or(|socket| socket.borrow().is_idle()) {
                     break Some((GOING_AWAY, "the gateway is shutting down"));
                 }
             }
             () = tokio::time::sleep_until(silent_until) => {
-                tracing::debug!("a WebSocket peer answered no ping");
-                break Some((1011, "no answer to pings"));
+                tracing::debug!("a WebSocket peer did not answer pings");
+                break Some((INTERNAL_ERROR, "no answer to pings"));
             }
         }
     };
@@ -95,10 +100,10 @@ pub(crate) async fn read_loop(
     }
 }
 
-/// How often a socket is looked at while the gateway drains.
-const DRAIN_LOOK: Duration = Duration::from_millis(50);
+/// How often a socket is checked for being idle while the gateway drains.
+const DRAIN_CHECK: Duration = Duration::from_millis(50);
 
-async fn tick(interval: Option<&mut tokio::time::Interval>) {
+async fn tick(interval: Option<&mut Interval>) {
     match interval {
         Some(interval) => drop(interval.tick().await),
         None => std::future::pending().await,
@@ -122,7 +127,7 @@ async fn on_message(
         Some(Err(_)) if oversized.get() => return Next::Close(TOO_BIG, "message too large"),
         Some(Err(ProtocolError::Overflow)) => return Next::Close(TOO_BIG, "message too large"),
         Some(Err(ProtocolError::Io(error))) if error.kind() == std::io::ErrorKind::InvalidData => {
-            // actix has one kind for both, and tells them apart by the text only.
+            // actix-ws has one error kind for both; only the text differs.
             if error.to_string().contains("reserved bits") {
                 return Next::Close(PROTOCOL_ERROR, "reserved bits are set");
             }
@@ -140,12 +145,12 @@ async fn on_message(
             let mut socket = socket.borrow_mut();
             socket.on_message(&text);
             match socket.end {
-                Some(HubEnd::TooSlow) => Next::Close(TRY_AGAIN_LATER, "too slow"),
+                Some(SessionEnd::TooSlow) => Next::Close(TRY_AGAIN_LATER, "too slow"),
                 None => Next::GoOn,
             }
         }
         AggregatedMessage::Binary(_) => {
-            Next::Close(UNSUPPORTED_DATA, "binary messages are not understood")
+            Next::Close(UNSUPPORTED_DATA, "binary messages are not supported")
         }
         AggregatedMessage::Ping(payload) => match session.pong(&payload).await {
             Ok(()) => Next::GoOn,

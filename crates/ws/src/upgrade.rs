@@ -7,40 +7,51 @@ use std::time::Duration;
 use actix_web::dev::Payload;
 use actix_web::error::PayloadError;
 use actix_web::{FromRequest as _, HttpRequest, HttpResponse, web};
-use secrecy::SecretString;
-use tokenwire_core::engine::Engine;
+use tokenwire_core::engine::{Caller, Engine};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::gauge::Gauge;
-use tokenwire_core::model::id::Owner;
 
 use crate::body::SocketBody;
 use crate::frame_guard::FrameGuard;
-use crate::read_loop::{Pace, read_loop};
-use crate::session::{HubOptions, SocketSession};
+use crate::read_loop::{KeepAlive, read_loop};
+use crate::session::{SessionOptions, SocketSession};
 
-/// Bounds and clocks of one socket.
+/// Bounds and timeouts of one socket. The defaults suit a socket of one browser tab.
 #[derive(Clone, Debug)]
 pub struct WebSocketOptions {
-    /// Whose socket it is.
-    pub owner: Owner,
+    /// The client behind the socket.
+    pub caller: Caller,
     /// The largest message that a client may send, in bytes, over all its fragments.
     pub max_message: usize,
-    /// How many streams it may read, and lanes it may run, side by side.
+    /// Most streams that it reads, and most lanes that it runs, side by side.
     pub max_lanes: usize,
-    /// How many creates may wait on it.
+    /// Most creates that wait on it.
     pub max_queued: usize,
-    /// A protocol ping goes out this often.
+    /// Interval of protocol pings.
     pub ping_interval: Duration,
     /// A peer that is silent for this long after a ping was due is cut.
     pub ping_timeout: Duration,
-    /// Request headers that go to the upstream.
-    pub headers: Vec<(String, String)>,
-    /// The client's own key, for upstreams that take it.
-    pub client_key: Option<SecretString>,
     /// Counts the sockets.
     pub sockets: Gauge,
     /// Counts the streams that sockets read.
     pub readers: Gauge,
+}
+
+impl Default for WebSocketOptions {
+    /// An anonymous caller, messages up to 64 KiB, 8 lanes, 8 waiting creates, a ping every 20 s
+    /// that is answered within 10 s.
+    fn default() -> Self {
+        Self {
+            caller: Caller::default(),
+            max_message: 64 * 1024,
+            max_lanes: 8,
+            max_queued: 8,
+            ping_interval: Duration::from_secs(20),
+            ping_timeout: Duration::from_secs(10),
+            sockets: Gauge::default(),
+            readers: Gauge::default(),
+        }
+    }
 }
 
 type BoxedPayloadStream =
@@ -52,8 +63,11 @@ const SUBPROTOCOL: &str = "tokenwire.v1";
 /// Answers the upgrade and runs the socket. An offered `permessage-deflate` is declined: it would
 /// hold tokens back.
 ///
+/// The payload is the request's own, taken with `Payload::take` in an extractor; `web::Payload`
+/// works as well, through [`web::Payload::into_inner`].
+///
 /// # Errors
-/// [`ErrorCode::InvalidUpgrade`] if the request is not a WebSocket upgrade as RFC 6455 wants it.
+/// [`ErrorCode::InvalidUpgrade`] if the request is not a WebSocket upgrade by RFC 6455.
 pub fn upgrade(
     request: &HttpRequest,
     payload: Payload,
@@ -73,26 +87,25 @@ pub fn upgrade(
         .max_frame_size(options.max_message)
         .aggregate_continuations()
         .max_continuation_size(options.max_message);
-    let hub_options = HubOptions {
-        owner: options.owner,
+    let session_options = SessionOptions {
+        caller: options.caller,
         max_lanes: options.max_lanes,
         max_queued: options.max_queued,
-        headers: options.headers,
-        client_key: options.client_key,
         readers: options.readers,
     };
-    let socket = Rc::new(RefCell::new(SocketSession::new(engine, hub_options)));
-    let pace = Pace {
+    let socket = Rc::new(RefCell::new(SocketSession::new(engine, session_options)));
+    let keep_alive = KeepAlive {
         ping_interval: options.ping_interval,
         ping_timeout: options.ping_timeout,
     };
-    // The body owns the hub: when the socket dies the body is dropped, and the readers with it.
+    // The body owns the session. When the connection ends, the body is dropped, and the readers
+    // with it.
     actix_web::rt::spawn(read_loop(
         Rc::downgrade(&socket),
         session,
         messages,
         oversized,
-        pace,
+        keep_alive,
     ));
     let (head, control) = response.into_parts();
     Ok(head

@@ -1,11 +1,11 @@
-//! What Debian packages bring.
+//! Debian packages: which are missing, and their installation.
 
 use crate::error::Error;
 use crate::process;
 use crate::workspace::Workspace;
 
-/// A Debian package and how to see that it is not needed any more. A program that came from
-/// elsewhere serves as well.
+/// A Debian package, and the probe that tells whether it is needed. A program from another source
+/// satisfies the probe as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Package {
     pub(crate) name: &'static str,
@@ -14,7 +14,7 @@ pub(crate) struct Package {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Probe {
-    /// A program on the PATH.
+    /// A program on the PATH or in a system folder.
     Program(&'static str),
     /// A module that `python3` can import.
     PythonModule(&'static str),
@@ -22,10 +22,52 @@ pub(crate) enum Probe {
     File(&'static str),
 }
 
+pub(crate) const CADDY: Package = Package {
+    name: "caddy",
+    found_by: Probe::Program("caddy"),
+};
+pub(crate) const CHROMIUM: Package = Package {
+    name: "chromium",
+    found_by: Probe::Program("chromium"),
+};
+pub(crate) const CURL: Package = Package {
+    name: "curl",
+    found_by: Probe::Program("curl"),
+};
+/// Chromium comes without fonts; without one, screenshots show empty boxes.
+pub(crate) const FONTS: Package = Package {
+    name: "fonts-dejavu-core",
+    found_by: Probe::File("/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"),
+};
+pub(crate) const HAPROXY: Package = Package {
+    name: "haproxy",
+    found_by: Probe::Program("haproxy"),
+};
+pub(crate) const NCHAN: Package = Package {
+    name: "libnginx-mod-nchan",
+    found_by: Probe::File("/usr/lib/nginx/modules/ngx_nchan_module.so"),
+};
+pub(crate) const NGINX: Package = Package {
+    name: "nginx",
+    found_by: Probe::Program("nginx"),
+};
+pub(crate) const PYTHON: Package = Package {
+    name: "python3",
+    found_by: Probe::Program("python3"),
+};
+pub(crate) const VALGRIND: Package = Package {
+    name: "valgrind",
+    found_by: Probe::Program("valgrind"),
+};
+pub(crate) const VENV: Package = Package {
+    name: "python3-venv",
+    found_by: Probe::PythonModule("ensurepip"),
+};
+
 // === impl Package ===
 
 impl Package {
-    fn is_there(&self, workspace: &Workspace) -> bool {
+    fn is_installed(&self, workspace: &Workspace) -> bool {
         match self.found_by {
             Probe::Program(program) => process::which(program).is_some(),
             Probe::PythonModule(module) => process::succeeds(
@@ -37,10 +79,10 @@ impl Package {
     }
 }
 
-/// Installs, in one go, those of the packages that are not there.
+/// Installs the missing packages with one call of apt-get.
 ///
 /// # Errors
-/// Something is missing and must not or cannot be installed; the error names all of it.
+/// A package is missing and may not or cannot be installed. The error names all that are missing.
 pub(crate) fn ensure(
     workspace: &Workspace,
     packages: &[Package],
@@ -48,7 +90,7 @@ pub(crate) fn ensure(
 ) -> Result<(), Error> {
     let mut missing: Vec<&str> = packages
         .iter()
-        .filter(|package| !package.is_there(workspace))
+        .filter(|package| !package.is_installed(workspace))
         .map(|package| package.name)
         .collect();
     missing.dedup();
@@ -65,7 +107,7 @@ pub(crate) fn ensure(
     if process::which("apt-get").is_none() {
         return Err(Error::Missing {
             what: list,
-            remedy: "this is no Debian; install what gives the same programs".to_owned(),
+            remedy: "apt-get is not available; install the same programs another way".to_owned(),
         });
     }
     let is_root = process::output(process::command("id", workspace.root()).arg("-u"))
@@ -73,7 +115,7 @@ pub(crate) fn ensure(
     if !is_root && process::which("sudo").is_none() {
         return Err(Error::Missing {
             what: list.clone(),
-            remedy: format!("as root, apt-get install {list}; there is no sudo here"),
+            remedy: format!("sudo is not available; as root: apt-get install {list}"),
         });
     }
     let apt_get = |arguments: &[&str]| {
@@ -105,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_there_is_not_asked_of_apt() {
+    fn installed_packages_need_no_apt() {
         let shell = Package {
             name: "dash",
             found_by: Probe::Program("sh"),
@@ -118,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named_all_at_once() {
+    fn error_names_all_missing_packages() {
         let one = Package {
             name: "first-thing",
             found_by: Probe::Program("no-such-program-anywhere"),

@@ -1,10 +1,10 @@
-//! Why a step could not be done.
+//! Why a step failed.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
-/// Each variant names the thing, what went wrong with it and, where there is one, the remedy.
+/// Each message names the subject, the problem and, where there is one, the remedy.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("failed to start `{command}`: {source}")]
@@ -24,10 +24,10 @@ pub(crate) enum Error {
     Missing { what: String, remedy: String },
     #[error("there is no step `{name}`; the steps are {known}")]
     UnknownStep { name: String, known: String },
-    #[error("arguments after `--` go to one step, and {count} were named; name one with --only")]
+    #[error("arguments after `--` need one step, and {count} were named; name one with --only")]
     RestWithoutStep { count: usize },
     #[error(
-        "more than {limit} % more instructions than recorded: {which}; if that is the price of something, `cargo xtask record` and say so"
+        "more than {limit} % more instructions than recorded: {which}; if the change is intended, run `cargo xtask record` and commit the figures with the reason"
     )]
     Slower { which: String, limit: u64 },
     #[error("{name} did not answer {url} within {} s; the end of its log, {}:\n{tail}", waited.as_secs(), log.display())]
@@ -45,19 +45,19 @@ pub(crate) enum Error {
         log: PathBuf,
         tail: String,
     },
-    #[error("{name} ended with {status} while the clients were talking to it; the end of its log, {}:\n{tail}", log.display())]
+    #[error("{name} ended with {status} while the clients were using it; the end of its log, {}:\n{tail}", log.display())]
     Died {
         name: &'static str,
         status: ExitStatus,
         log: PathBuf,
         tail: String,
     },
-    #[error("`cargo build` named no executable `{0}`; is the binary target still called so?")]
+    #[error("`cargo build` reported no executable `{0}`; was the binary target renamed?")]
     NoExecutable(&'static str),
 }
 
 impl Error {
-    /// For `map_err` on file operations.
+    /// Returns a function for `map_err` on file operations.
     pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::File {

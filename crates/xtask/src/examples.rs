@@ -1,5 +1,5 @@
-//! The examples: installed as their own lock files say, and run as a person runs them, against the
-//! real gateway.
+//! The examples: installed from their lock files and run as their README files describe, against
+//! the gateway.
 
 use std::path::{Path, PathBuf};
 
@@ -17,25 +17,25 @@ const NODE: [&str; 3] = ["openai-node", "react", "vercel-ai-sdk"];
 const PYTHON: [&str; 3] = ["langchain", "openai-python", "webhook-receiver"];
 /// Examples that are crates of the workspace.
 const RUST: [&str; 2] = ["tokenwire-example-client", "tokenwire-example-embed"];
-/// What the proxies' tests start besides, with a configuration of their own.
+/// The gateway, which the proxies' tests start with their own configuration.
 const GATEWAY: &str = "tokenwire";
-/// The React example imports the client module by this path, as a checkout has it.
+/// The client module, which the React example imports by its path in the checkout.
 const CLIENT: &str = "crates/server/client";
 
-/// A copy of what the examples run from, laid out as in the checkout, since nothing is ever
-/// installed in the tracked tree.
+/// A copy of the examples with the layout of the checkout. Packages are installed there, never in
+/// the tracked tree.
 struct Copied {
     node: Node,
-    /// Stands for the checkout's root.
+    /// The folder that corresponds to the checkout's root.
     root: PathBuf,
-    /// Where each of [`PYTHON`] has its programs.
+    /// The folder of programs of each of [`PYTHON`].
     python: [PathBuf; 3],
 }
 
-/// Brings what the examples pin.
+/// Installs what the examples pin.
 ///
 /// # Errors
-/// Something cannot be had, or is missing and nothing may be installed.
+/// A package cannot be downloaded, or is missing and nothing may be installed.
 pub(crate) fn packages(workspace: &Workspace, may_install: bool) -> Result<(), Error> {
     copied(workspace, may_install).map(drop)
 }
@@ -83,7 +83,7 @@ fn copied(workspace: &Workspace, may_install: bool) -> Result<Copied, Error> {
     Ok(Copied { node, root, python })
 }
 
-/// The files of one folder; what was installed beside the copies stays.
+/// Copies the files of one folder; packages installed beside the copies stay.
 fn copy_files(from: &Path, to: &Path) -> Result<(), Error> {
     std::fs::create_dir_all(to).map_err(Error::file("make", to))?;
     for file in list(from)?.into_iter().filter(|entry| entry.is_file()) {
@@ -105,7 +105,7 @@ fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
         .collect()
 }
 
-/// The step: each example, and nginx and Caddy, against the real gateway.
+/// The step: each example, and nginx and Caddy, against the gateway.
 ///
 /// # Errors
 /// A test failed, or the servers did not start.
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn every_example_that_pins_packages_is_installed() {
+    fn each_example_with_a_lock_file_is_installed() {
         assert_eq!(with("package.json"), NODE);
         assert_eq!(with("package-lock.json"), NODE);
         assert_eq!(with("requirements.txt"), PYTHON);
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_installed_beside_a_copy_stays() {
+    fn copy_keeps_installed_packages() {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         std::fs::write(from.path().join("main.mjs"), "new").unwrap();
         std::fs::create_dir(from.path().join("node_modules")).unwrap();

@@ -1,20 +1,23 @@
-//! `cargo xtask test`: what the tests need, then the tests.
+//! `cargo xtask test`: installs what the tests need, then runs the tests.
 //!
-//! A person who has just cloned the project types one command and learns whether everything works.
-//! So the command brings what is missing by itself (Debian packages, the Python and Node clients,
-//! each pinned), puts all of it in the ignored folder `.tools/`, and costs a few milliseconds when
-//! nothing is missing. What a step does and what it needs stand in one table, [`step::STEPS`].
+//! After a clone, one command tells whether everything works. It installs what is missing: Debian
+//! packages, and the Python and Node clients at pinned versions, in the ignored folder `.tools/`.
+//! If nothing is missing this takes milliseconds. [`steps::STEPS`] is the table of all steps, with
+//! what each does, what it needs and the tiers that run it.
 //!
-//! Only what cargo cannot do alone is here: there is no `xtask build`.
+//! Only what cargo cannot do is here: there is no `xtask build`.
 
 mod arguments;
 mod debian;
 mod error;
 mod examples;
+mod fuzz;
+mod install;
 mod micro;
 mod need;
 mod node;
 mod process;
+mod publish;
 mod python;
 mod report;
 mod runner;
@@ -22,6 +25,8 @@ mod rust;
 mod servers;
 mod stamp;
 mod step;
+mod steps;
+mod terminal;
 mod workspace;
 
 use std::process::ExitCode;
@@ -46,7 +51,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            report::problem(&error);
+            terminal::problem(&error);
             ExitCode::FAILURE
         }
     }

@@ -1,10 +1,9 @@
-//! The micro-benchmarks by instructions, compared with the figures that were recorded.
+//! The micro-benchmarks in instructions, compared with the recorded figures.
 //!
-//! Under valgrind the same program takes the same number of instructions on every machine, whatever
-//! else that does, so that ten per cent more are a change of the code and not a bad day. Another
-//! compiler or another valgrind counts differently, though. The figures therefore stand under the
-//! environment that they were counted in; in an environment without an entry they are shown and not
-//! judged.
+//! Under valgrind a program takes the same number of instructions on each machine and under any
+//! load, so ten per cent more are a change of the code. Another compiler or another valgrind counts
+//! differently, so figures are recorded per environment. In an environment without recorded figures
+//! they are shown and not compared.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,16 +13,16 @@ use serde_json::Value;
 
 use crate::error::Error;
 use crate::process;
-use crate::report;
 use crate::step::{Context, Outcome};
+use crate::terminal;
 use crate::workspace::Workspace;
 
 /// Instructions by benchmark.
 type Figures = BTreeMap<String, u64>;
-/// Figures by environment, as they stand in the file.
+/// Figures by environment, as in the file.
 type Recorded = BTreeMap<String, Figures>;
 
-/// How many per cent a benchmark may take more than was recorded.
+/// How many per cent more than recorded a benchmark may take.
 const LIMIT: u64 = 10;
 
 /// One benchmark, before and after.
@@ -85,7 +84,7 @@ fn table(rows: &[Row]) -> String {
     lines.join("\n")
 }
 
-/// What the runner prints, one JSON document a line.
+/// Parses the output of the runner: one JSON document per line.
 fn figures(output: &str) -> Figures {
     let figure = |line: &str| {
         let run: Value = serde_json::from_str(line).ok()?;
@@ -106,7 +105,7 @@ fn figures(output: &str) -> Figures {
         .collect()
 }
 
-// === running them ===
+// === running the benchmarks ===
 
 fn file(workspace: &Workspace) -> PathBuf {
     workspace.root().join("benches/micro/instructions.json")
@@ -121,9 +120,9 @@ fn recorded(workspace: &Workspace) -> Result<Recorded, Error> {
     serde_json::from_str(&text).map_err(|error| Error::file("read", &path)(error.into()))
 }
 
-/// What the count depends on beside the code.
+/// Returns what the counts depend on beside the code.
 fn environment(workspace: &Workspace) -> String {
-    let said = |program: &str, argument: &str| {
+    let version = |program: &str, argument: &str| {
         process::output(process::command(program, workspace.root()).arg(argument))
             .unwrap_or_default()
             .lines()
@@ -133,17 +132,17 @@ fn environment(workspace: &Workspace) -> String {
     };
     format!(
         "{}, {}, {}",
-        said("rustc", "--version"),
+        version("rustc", "--version"),
         std::env::consts::ARCH,
-        said("valgrind", "--version")
+        version("valgrind", "--version")
     )
 }
 
-/// Brings the program that runs the benchmarks under valgrind, at the version of the library that
-/// they are written with.
+/// Installs the program that runs the benchmarks under valgrind, at the version of the library that
+/// the benchmarks use, and returns its path.
 ///
 /// # Errors
-/// It is not there and must not or cannot be built.
+/// It is missing and may not or cannot be built.
 pub(crate) fn runner(workspace: &Workspace, may_install: bool) -> Result<PathBuf, Error> {
     const NAME: &str = "gungraun-runner";
     let path = workspace.root().join("Cargo.lock");
@@ -154,7 +153,7 @@ pub(crate) fn runner(workspace: &Workspace, may_install: bool) -> Result<PathBuf
     let version = lines.find_map(|line| line.strip_prefix("version = \"")?.strip_suffix('"'));
     let version = version.ok_or_else(|| Error::Missing {
         what: NAME.to_owned(),
-        remedy: "put gungraun into Cargo.lock again".to_owned(),
+        remedy: "add gungraun to Cargo.lock".to_owned(),
     })?;
     let root = workspace.tools().join(format!("{NAME}-{version}"));
     let program = root.join("bin").join(NAME);
@@ -167,7 +166,7 @@ pub(crate) fn runner(workspace: &Workspace, may_install: bool) -> Result<PathBuf
             remedy: "leave out --no-install".to_owned(),
         });
     }
-    // Without optimisation it is built in half the time, and it does nothing but start valgrind.
+    // It only starts valgrind, so it is built without optimisation, in half the time.
     let mut install = process::cargo(workspace.root());
     install
         .args([
@@ -203,13 +202,13 @@ fn measure(workspace: &Workspace, may_install: bool, rest: &[String]) -> Result<
         .env("GUNGRAUN_RUNNER", runner)
         .stderr(Stdio::inherit());
     let command = process::show(&bench);
-    report::command(&command);
+    terminal::command(&command);
     let output = bench.output().map_err(|source| Error::Spawn {
         command: command.clone(),
         source,
     })?;
     let figures = figures(&String::from_utf8_lossy(&output.stdout));
-    // Without a single figure something else is wrong, whatever the status says.
+    // A run without figures has failed, whatever its exit status.
     if output.status.success() && !figures.is_empty() {
         Ok(figures)
     } else {
@@ -220,11 +219,11 @@ fn measure(workspace: &Workspace, may_install: bool, rest: &[String]) -> Result<
     }
 }
 
-/// The step: no benchmark takes more than ten per cent more instructions than was recorded in this
+/// The step: no benchmark takes over ten per cent more instructions than recorded in this
 /// environment.
 ///
 /// # Errors
-/// One does, or they could not be run.
+/// A benchmark takes more, or the benchmarks cannot be run.
 pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
     let now = measure(context.workspace, context.may_install, context.rest)?;
     let here = environment(context.workspace);
@@ -233,16 +232,16 @@ pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
         let (elsewhere, before) = recorded
             .pop_first()
             .unwrap_or_else(|| ("nowhere".to_owned(), Figures::new()));
-        report::text(&table(&compare(&before, &now)));
-        report::text(&format!(
+        terminal::text(&table(&compare(&before, &now)));
+        terminal::text(&format!(
             "recorded with {elsewhere}\nnow        with {here}"
         ));
         return Ok(Outcome::Skipped(
-            "figures of this toolchain and valgrind are not recorded; shown for information only",
+            "no figures are recorded for this toolchain and valgrind; shown for information only",
         ));
     };
     let rows = compare(&before, &now);
-    report::text(&table(&rows));
+    terminal::text(&table(&rows));
     let slower: Vec<String> = rows
         .iter()
         .filter(|row| row.is_slower())
@@ -258,10 +257,10 @@ pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
     }
 }
 
-/// Writes down what the benchmarks take now, in the place of what was recorded in this environment.
+/// Records the current figures and replaces those of this environment.
 ///
 /// # Errors
-/// They could not be run, or the file not be written.
+/// The benchmarks cannot be run, or the file cannot be written.
 pub(crate) fn record(workspace: &Workspace) -> Result<(), Error> {
     let now = measure(workspace, true, &[])?;
     let here = environment(workspace);
@@ -271,7 +270,7 @@ pub(crate) fn record(workspace: &Workspace) -> Result<(), Error> {
     let text = serde_json::to_string_pretty(&recorded)
         .map_err(|error| Error::file("write", &path)(error.into()))?;
     std::fs::write(&path, text + "\n").map_err(Error::file("write", &path))?;
-    report::text(&table(&compare(&before, &now)));
+    terminal::text(&table(&compare(&before, &now)));
     Ok(())
 }
 
@@ -293,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_ten_per_cent_more_is_too_many() {
+    fn over_ten_per_cent_more_fails() {
         check(100_000, 111_000, true);
         check(100_000, 110_001, true);
         check(100_000, 110_000, false);
@@ -303,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_new_or_gone_is_shown_and_not_judged() {
+    fn new_and_removed_benchmarks_do_not_fail() {
         let rows = compare(
             &of(&[("gone", 1), ("same", 2)]),
             &of(&[("new", 3), ("same", 2)]),
@@ -323,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_marks_what_takes_too_many() {
+    fn table_marks_benchmarks_over_the_limit() {
         let shown = table(&compare(
             &of(&[("a", 100), ("b", 100)]),
             &of(&[("a", 112), ("b", 95)]),
@@ -340,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_are_read_from_what_the_runner_prints() {
+    fn figures_are_parsed_from_runner_output() {
         let line = r#"{"function_name":"decoder","id":"whole","profiles":[{"tool":"Callgrind","data":{"total":{"metrics":{"Ir":{"values":{"new":259113,"old":7}}}}}}]}"#;
         assert_eq!(
             figures(&format!("noise\n{line}\n{{\"other\":1}}\n")),
@@ -349,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_recorded_can_be_read() {
+    fn recorded_figures_can_be_parsed() {
         let recorded = recorded(&Workspace::find()).unwrap();
         assert!(
             recorded

@@ -1,11 +1,10 @@
 //! What runs in Node: the clients under test, the client module and the browser's tests, each with
-//! exactly what its `package-lock.json` pins.
+//! the packages that its `package-lock.json` pins.
 
 use std::path::{Path, PathBuf};
 
-use crate::debian::{self, Package};
+use crate::debian::{self, PYTHON, Package, VENV};
 use crate::error::Error;
-use crate::need::{PYTHON, VENV};
 use crate::process;
 use crate::python;
 use crate::servers::Servers;
@@ -13,21 +12,20 @@ use crate::stamp::Stamp;
 use crate::step::{Context, Outcome};
 use crate::workspace::Workspace;
 
-/// What the pinned packages ask for.
+/// The oldest Node that the pinned packages support.
 const OLDEST: u32 = 20;
-/// What only Node can bring: taken from the machine if it is new enough, else from PyPI, where it
-/// is pinned and needs no root. (Debian 12 has Node 18, and its npm comes with several hundred
-/// packages.)
+/// What a pinned Node from PyPI needs. It is used if the machine has no Node that is new enough.
+/// (Debian 12 has Node 18, and its npm comes with several hundred packages.)
 const FALLBACK: [Package; 2] = [PYTHON, VENV];
-/// What decides which packages are installed.
+/// The files that determine which packages are installed.
 const PINNED: [&str; 3] = ["package.json", "package-lock.json", ".npmrc"];
 
-/// Tests in a folder of their own, with the packages that they need.
+/// A folder of tests with the packages that they need.
 #[derive(Debug, Clone, Copy)]
 struct Suite {
     /// The folder in `.tools/`.
     name: &'static str,
-    /// The tracked folder, from the root.
+    /// The tracked folder, relative to the root.
     tracked: &'static str,
 }
 
@@ -42,18 +40,18 @@ const BROWSER: Suite = Suite {
 
 /// A Node that is new enough, with its npm.
 pub(crate) struct Node {
-    /// To be put first on the PATH, since npm is a script that looks for `node` there; `None` if
-    /// the machine's own serve.
+    /// The folder to put first on the PATH, where the script npm looks for `node`. `None` if the
+    /// machine's own Node is used.
     programs: Option<PathBuf>,
 }
 
 // === impl Node ===
 
 impl Node {
-    /// The machine's, or PyPI's.
+    /// Returns the machine's Node if it is new enough, else one from PyPI.
     ///
     /// # Errors
-    /// Neither can be had.
+    /// Neither is available.
     pub(crate) fn find(workspace: &Workspace, may_install: bool) -> Result<Self, Error> {
         let version = process::output(process::command("node", workspace.root()).arg("--version"));
         let is_new_enough = version
@@ -70,7 +68,7 @@ impl Node {
         })
     }
 
-    /// `node` or `npm`, to run in `directory`.
+    /// Returns a command that runs `node` or `npm` in `directory`.
     pub(crate) fn command(&self, program: &str, directory: &Path) -> std::process::Command {
         let Some(programs) = &self.programs else {
             return process::command(program, directory);
@@ -96,16 +94,16 @@ fn major(version: &str) -> Option<u32> {
         .ok()
 }
 
-/// Brings `.tools/node` to what the lock file pins.
+/// Installs what the lock file pins into `.tools/node`.
 ///
 /// # Errors
-/// Node or a package cannot be had, or something is missing and nothing may be installed.
+/// Node or a package is not available, or something is missing and nothing may be installed.
 pub(crate) fn clients(workspace: &Workspace, may_install: bool) -> Result<(), Error> {
     let node = Node::find(workspace, may_install)?;
     packages(workspace, &node, CLIENTS, may_install).map(drop)
 }
 
-/// Brings `.tools/browser` to what the lock file pins.
+/// Installs what the lock file pins into `.tools/browser`.
 ///
 /// # Errors
 /// As for [`clients`].
@@ -130,10 +128,10 @@ fn packages(
     Ok(folder)
 }
 
-/// Brings `folder` to what the lock file in `tracked` pins.
+/// Installs what the lock file in `tracked` pins into `folder`.
 ///
 /// # Errors
-/// A package cannot be had, or one is missing and nothing may be installed.
+/// A package cannot be downloaded, or one is missing and nothing may be installed.
 pub(crate) fn install(
     node: &Node,
     tracked: &Path,
@@ -141,7 +139,7 @@ pub(crate) fn install(
     may_install: bool,
 ) -> Result<(), Error> {
     let stamp = Stamp::new(folder, &PINNED.map(|name| tracked.join(name)))?;
-    if stamp.holds() {
+    if stamp.matches() {
         return Ok(());
     }
     if !may_install {
@@ -163,9 +161,9 @@ pub(crate) fn install(
     stamp.set()
 }
 
-/// Node resolves packages from where a module stands, so the tests run as copies beside
-/// `node_modules` and nothing is ever installed in the tracked tree. A test that was renamed or
-/// deleted must not live on there.
+/// Copies the modules of `tracked` into `folder` and returns the tests among them. Node resolves
+/// packages relative to a module, so the tests run as copies beside `node_modules` and nothing is
+/// installed in the tracked tree. Copies of renamed or deleted tests are deleted.
 ///
 /// # Errors
 /// A file cannot be read, written or deleted.
@@ -209,7 +207,7 @@ pub(crate) fn copy(from: &Path, to: &Path) -> Result<(), Error> {
         .map(drop)
 }
 
-/// The step: openai-node, eventsource and ws against the real gateway.
+/// The step: openai-node, eventsource and ws against the gateway.
 ///
 /// # Errors
 /// A test failed, or the servers did not start.
@@ -217,10 +215,10 @@ pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
     run(context, CLIENTS, |_| true)
 }
 
-/// What needs no browser to be tested.
+/// The tests that need no browser.
 const WITHOUT_BROWSER: [&str; 2] = ["client.test.mjs", "types.test.mjs"];
 
-/// The step: the client module in Node, over good roads and bad.
+/// The step: the client module in Node, over working and failing connections.
 ///
 /// # Errors
 /// A test failed, or the servers did not start.
@@ -247,10 +245,10 @@ fn run(
     let tests = copy_tests(&workspace.root().join(suite.tracked), &folder)?;
     let mut servers = Servers::start(workspace)?;
     let mut runner = node.command("node", &folder);
-    // A file's own time counts too, and browsers take theirs.
+    // The limit holds for a whole file as well, and browser tests are slow.
     runner.args(["--test", "--test-reporter=spec", "--test-timeout=600000"]);
-    // One file after the other: several browsers at once would only wait for each other's processor
-    // time, and tests that count what the upstream was asked share that upstream.
+    // One file after the other: several browsers would compete for the processor, and tests that
+    // count requests share one upstream.
     runner.arg("--test-concurrency=1");
     runner.args(context.rest);
     runner.args(
@@ -281,14 +279,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_major_version_is_read() {
+    fn major_version_is_parsed() {
         assert_eq!(major("v20.20.2\n"), Some(20));
         assert_eq!(major("20.1"), None);
         assert_eq!(major(""), None);
     }
 
     #[test]
-    fn copies_follow_the_tracked_tests() {
+    fn copies_of_deleted_tests_are_removed() {
         let tracked = tempfile::tempdir().unwrap();
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(tracked.path().join("new.test.mjs"), "new").unwrap();

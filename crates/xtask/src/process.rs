@@ -1,23 +1,13 @@
-//! Running other programs: no standard input, and a failure that says which command it was.
+//! Runs other programs: without standard input, and with errors that name the command.
 
 use std::ffi::OsStr;
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::error::Error;
-use crate::report;
+use crate::terminal::{self, plain};
 
-/// Whether the output goes to a log rather than to a person.
-pub(crate) fn plain() -> bool {
-    let is_set = |name| {
-        std::env::var_os(name)
-            .is_some_and(|value| !value.is_empty() && value != "false" && value != "0")
-    };
-    is_set("CI") || is_set("NO_COLOR") || !std::io::stdout().is_terminal()
-}
-
-/// A command in `directory` that can wait for nobody's typing.
+/// Returns a command that runs in `directory` with an empty standard input.
 pub(crate) fn command(program: impl AsRef<OsStr>, directory: &Path) -> Command {
     let mut command = Command::new(program);
     command.current_dir(directory).stdin(Stdio::null());
@@ -30,14 +20,14 @@ pub(crate) fn command(program: impl AsRef<OsStr>, directory: &Path) -> Command {
     command
 }
 
-/// The cargo that runs us, so that a toolchain chosen with `cargo +…` stays chosen.
+/// Returns the cargo that started this program, so that `cargo +toolchain` applies to all steps.
 pub(crate) fn cargo(directory: &Path) -> Command {
     let mut command = command(
         std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()),
         directory,
     );
-    // `cargo run` describes this crate to us in variables that would otherwise reach the builds
-    // below and make them stale.
+    // `cargo run` sets variables that describe this crate. Passed on, they would make the builds
+    // of the steps stale.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("CARGO_PKG_")
             || name == "CARGO_MANIFEST_DIR"
@@ -49,13 +39,13 @@ pub(crate) fn cargo(directory: &Path) -> Command {
     command
 }
 
-/// Shows the command, runs it with its output on ours, and fails if it fails.
+/// Prints the command and runs it with its output passed through.
 ///
 /// # Errors
-/// The program cannot be started, or ends with anything but success.
+/// The program cannot be started or exits with a failure.
 pub(crate) fn run(command: &mut Command) -> Result<(), Error> {
     let shown = show(command);
-    report::command(&shown);
+    terminal::command(&shown);
     let status = command.status().map_err(|source| Error::Spawn {
         command: shown.clone(),
         source,
@@ -70,8 +60,7 @@ pub(crate) fn run(command: &mut Command) -> Result<(), Error> {
     }
 }
 
-/// Whether the command succeeds, its output thrown away. A program that is not there does not
-/// succeed.
+/// Returns whether the command succeeds; its output is discarded. A missing program is a failure.
 pub(crate) fn succeeds(command: &mut Command) -> bool {
     command
         .stdout(Stdio::null())
@@ -80,7 +69,7 @@ pub(crate) fn succeeds(command: &mut Command) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// What the command printed, if it succeeds and prints UTF-8.
+/// Returns what the command printed, if it succeeds and prints UTF-8.
 pub(crate) fn output(command: &mut Command) -> Option<String> {
     let output = command.stderr(Stdio::null()).output().ok()?;
     output
@@ -90,9 +79,9 @@ pub(crate) fn output(command: &mut Command) -> Option<String> {
         .flatten()
 }
 
-/// Where `PATH` has this program.
+/// Returns the path of a program from `PATH` or a system folder.
 pub(crate) fn which(program: &str) -> Option<PathBuf> {
-    // Debian keeps servers in sbin, which an ordinary user's PATH leaves out.
+    // Debian installs servers in sbin, which is not on an ordinary user's PATH.
     let path = std::env::var_os("PATH").unwrap_or_default();
     let sbin = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
     std::env::split_paths(&path)
@@ -101,10 +90,10 @@ pub(crate) fn which(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// The command as a person would type it.
+/// Returns the command as it is typed in a shell.
 pub(crate) fn show(command: &Command) -> String {
     let program = Path::new(command.get_program());
-    // cargo and the tools in `.tools/` are named in full; what matters is the name.
+    // cargo and the tools in `.tools/` have long paths; the name is enough.
     let name = program.file_name().unwrap_or(command.get_program());
     std::iter::once(name)
         .chain(command.get_args())
@@ -128,14 +117,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_is_shown_as_it_would_be_typed() {
+    fn show_quotes_arguments_for_a_shell() {
         let mut command = Command::new("/opt/rust/bin/cargo");
         command.args(["test", "--", "it's here"]);
         assert_eq!(show(&command), r"cargo test -- 'it'\''s here'");
     }
 
     #[test]
-    fn a_failing_command_is_named_with_its_status() {
+    fn run_reports_command_and_exit_status() {
         let error = run(command("sh", Path::new("/")).args(["-c", "exit 3"])).unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -144,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_reads_nothing_from_the_terminal() {
+    fn command_has_empty_standard_input() {
         assert_eq!(
             output(&mut command("cat", Path::new("/"))).as_deref(),
             Some("")
@@ -152,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_is_not_there_does_not_succeed() {
+    fn missing_program_does_not_succeed() {
         assert!(!succeeds(&mut command(
             "no-such-program-anywhere",
             Path::new("/")

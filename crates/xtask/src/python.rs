@@ -1,5 +1,5 @@
-//! The Python clients: a virtual environment of exactly what `requirements.txt` pins, and the tests
-//! that use it.
+//! The Python clients: virtual environments with the packages that `requirements.txt` pins, and the
+//! tests that use them.
 
 use std::path::{Path, PathBuf};
 
@@ -10,14 +10,14 @@ use crate::stamp::Stamp;
 use crate::step::{Context, Outcome};
 use crate::workspace::Workspace;
 
-/// What the pinned packages ask for.
+/// The oldest Python that the pinned packages support.
 const OLDEST: (u32, u32) = (3, 11);
 
-/// Brings the environment `.tools/<name>` to what `requirements` pins, hashes included, and gives
-/// its folder of programs.
+/// Installs what `requirements` pins, with hashes, into the environment `.tools/<name>`. Returns
+/// the environment's folder of programs.
 ///
 /// # Errors
-/// Python is too old, a package cannot be had, or something is missing and nothing may be
+/// Python is too old, a package cannot be downloaded, or something is missing and nothing may be
 /// installed.
 pub(crate) fn environment(
     workspace: &Workspace,
@@ -28,8 +28,8 @@ pub(crate) fn environment(
     let folder = workspace.tools().join(name);
     let programs = folder.join("bin");
     let stamp = Stamp::new(&folder, &[requirements.to_owned()])?;
-    // A virtual environment dies with the Python it was made from, whatever its stamp says.
-    if stamp.holds()
+    // A virtual environment stops working when the Python that it was made from is removed.
+    if stamp.matches()
         && process::succeeds(
             process::command(programs.join("python"), workspace.root()).arg("--version"),
         )
@@ -48,7 +48,7 @@ pub(crate) fn environment(
         process::command("python3", workspace.root()).args(["-c", &is_new_enough]),
     ) {
         let remedy = format!(
-            "put one first on the PATH as `python3`; Debian 12 and later bring it as python{major}"
+            "put it first on the PATH as `python3`; Debian 12 and later have the package python{major}"
         );
         return Err(Error::Missing {
             what: format!("Python {major}.{minor} or newer"),
@@ -77,8 +77,8 @@ pub(crate) fn environment(
     Ok(programs)
 }
 
-/// The environment of the client tests, and that of the model server that some of them put behind
-/// the gateway: it pins other versions of what the clients are made of.
+/// Returns the environment of the client tests and that of LiteLLM, which some of them use as
+/// upstream. The two pin different versions of the same packages.
 ///
 /// # Errors
 /// As [`environment`].
@@ -97,7 +97,7 @@ pub(crate) fn clients(workspace: &Workspace, may_install: bool) -> Result<[PathB
     ])
 }
 
-/// LiteLLM, smg and vllm-router, where `tokenwire-bench` looks for them.
+/// Installs LiteLLM, smg and vllm-router where `tokenwire-bench` looks for them.
 ///
 /// # Errors
 /// As [`environment`].
@@ -110,7 +110,7 @@ pub(crate) fn model_gateways(workspace: &Workspace, may_install: bool) -> Result
     )
 }
 
-/// The step: openai-python, httpx, websockets and curl against the real gateway.
+/// The step: openai-python, httpx, websockets and curl against the gateway.
 ///
 /// # Errors
 /// A test failed, or the servers did not start.
@@ -118,7 +118,7 @@ pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
     let [programs, litellm] = clients(context.workspace, context.may_install)?;
     let mut servers = Servers::start(context.workspace)?;
     let mut pytest = process::command(programs.join("python"), context.workspace.root());
-    // Neither byte code nor pytest's cache belongs into the tracked tree.
+    // Byte code and pytest's cache stay out of the tracked tree.
     pytest
         .args(["-B", "-m", "pytest", "-p", "no:cacheprovider", "--quiet"])
         .args(context.rest)

@@ -1,85 +1,68 @@
-//! What the person, or the log, gets to see.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "this module is how the command speaks"
-)]
+//! The list of steps, the lines before and after each step, and the summary.
 
 use std::time::Duration;
 
-use crate::error::Error;
-use crate::need::Need;
-use crate::process;
-use crate::runner::Line;
-use crate::step::{Outcome, STEPS, Step};
+use crate::step::{Outcome, Report, Step, Tier};
+use crate::steps::STEPS;
+use crate::terminal;
 
-/// `--list`.
+/// Prints all steps: what each checks, the smallest tier that runs it, and what it needs.
 pub(crate) fn list() {
     for step in STEPS {
-        println!("{:<8} {}", step.name, step.about);
+        terminal::text(&format!(
+            "{:<8} {:<7} {}",
+            step.name,
+            smallest_tier(step),
+            step.about
+        ));
         if !step.needs.is_empty() {
-            println!(
-                "{:<8} needs {}",
-                "",
-                step.needs
-                    .iter()
-                    .map(describe)
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            );
+            let needs: Vec<String> = step.needs.iter().map(ToString::to_string).collect();
+            terminal::text(&format!("{:<16} needs {}", "", needs.join(", ")));
         }
     }
 }
 
-/// The start of a step.
-pub(crate) fn begin(step: &Step) {
-    println!("{}", strong(&format!("== {}: {}", step.name, step.about)));
-}
-
-/// A command about to run.
-pub(crate) fn command(shown: &str) {
-    println!("$ {shown}");
-}
-
-/// Something of a step's own.
-pub(crate) fn text(shown: &str) {
-    println!("{shown}");
-}
-
-/// The end of a step.
-pub(crate) fn end(line: &Line) {
-    match &line.result {
-        Ok(Outcome::Passed) => println!("== {}: passed in {}", line.name, seconds(line.took)),
-        Ok(Outcome::Skipped(why)) => println!("== {}: skipped: {why}", line.name),
-        Err(error) => println!("{}", strong(&format!("== {}: failed: {error}", line.name))),
+fn smallest_tier(step: &Step) -> &'static str {
+    match step.tiers.first() {
+        Some(Tier::Quick) => "quick",
+        Some(Tier::Ci) => "ci",
+        Some(Tier::Full) => "full",
+        Some(Tier::Default) | None => "default",
     }
-    println!();
 }
 
-/// The table at the end, its last line the count.
-pub(crate) fn summary(steps: &[&Step], lines: &[Line]) {
-    println!("{}", table(steps, lines));
+/// Prints the heading of a step.
+pub(crate) fn begin(step: &Step) {
+    terminal::heading(&format!("== {}: {}", step.name, step.about));
 }
 
-/// The end of `cargo xtask install`.
-pub(crate) fn installed() {
-    println!("everything is there");
+/// Prints how a step ended.
+pub(crate) fn end(report: &Report) {
+    let name = report.name;
+    match &report.result {
+        Ok(Outcome::Passed) => {
+            terminal::text(&format!("== {name}: passed in {}", seconds(report.took)));
+        }
+        Ok(Outcome::Skipped(why)) => terminal::text(&format!("== {name}: skipped: {why}")),
+        Err(error) => terminal::heading(&format!("== {name}: failed: {error}")),
+    }
+    terminal::text("");
 }
 
-/// Why nothing could be done at all.
-pub(crate) fn problem(error: &Error) {
-    eprintln!("error: {error}");
+/// Prints the table of results, with the counts in its last line.
+pub(crate) fn summary(steps: &[&Step], reports: &[Report]) {
+    terminal::text(&table(steps, reports));
 }
 
-fn table(steps: &[&Step], lines: &[Line]) -> String {
+fn table(steps: &[&Step], reports: &[Report]) -> String {
     let mut rows = vec![format!("{:<8} {:<8} {:>8}", "step", "result", "took")];
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for step in steps {
-        let Some(line) = lines.iter().find(|line| line.name == step.name) else {
+        let Some(report) = reports.iter().find(|report| report.name == step.name) else {
             rows.push(format!("{:<8} not run", step.name));
             continue;
         };
-        let result = match &line.result {
+        let result = match &report.result {
             Ok(Outcome::Passed) => {
                 passed += 1;
                 "passed"
@@ -95,8 +78,8 @@ fn table(steps: &[&Step], lines: &[Line]) -> String {
         };
         rows.push(format!(
             "{:<8} {result:<8} {:>8}",
-            line.name,
-            seconds(line.took)
+            report.name,
+            seconds(report.took)
         ));
     }
     let also = if skipped > 0 {
@@ -108,66 +91,35 @@ fn table(steps: &[&Step], lines: &[Line]) -> String {
     rows.join("\n")
 }
 
-fn describe(need: &Need) -> String {
-    match need {
-        Need::Component(component, _) => format!("{component} (rustup)"),
-        Need::Debian(package) => format!("{} (apt)", package.name),
-        Need::MicroRunner => {
-            "gungraun-runner, at the version of Cargo.lock (cargo install)".to_owned()
-        }
-        Need::ModelGateways => "the packages of benches/peers/requirements.txt (pip)".to_owned(),
-        Need::PythonClients => {
-            "the packages of clients/python/requirements.txt and litellm.txt (pip)".to_owned()
-        }
-        Need::NodeClients => {
-            "Node 20 or newer, and the packages of clients/node/package-lock.json (npm)".to_owned()
-        }
-        Need::BrowserPackages => {
-            "Node 20 or newer, and the packages of tests/browser/package-lock.json (npm)".to_owned()
-        }
-        Need::Examples => {
-            "what examples/*/requirements.txt (pip) and examples/*/package-lock.json (npm) pin"
-                .to_owned()
-        }
-    }
-}
-
 fn seconds(took: Duration) -> String {
     format!("{:.1} s", took.as_secs_f64())
-}
-
-fn strong(text: &str) -> String {
-    if process::plain() {
-        text.to_owned()
-    } else {
-        format!("\x1b[1m{text}\x1b[0m")
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
 
     #[test]
-    fn the_table_says_what_ran_and_ends_with_the_count() {
+    fn table_lists_results_and_ends_with_counts() {
         let steps: Vec<&Step> = STEPS.iter().take(4).collect();
-        let line = |index: usize, result| Line {
+        let report = |index: usize, result| Report {
             name: STEPS[index].name,
             took: Duration::from_millis(1250),
             result,
         };
-        let lines = [
-            line(0, Ok(Outcome::Passed)),
-            line(1, Ok(Outcome::Skipped("absent"))),
-            line(2, Err(Error::NoExecutable("tokenwire"))),
+        let reports = [
+            report(0, Ok(Outcome::Passed)),
+            report(1, Ok(Outcome::Skipped("absent"))),
+            report(2, Err(Error::NoExecutable("tokenwire"))),
         ];
         assert_eq!(
-            table(&steps, &lines),
+            table(&steps, &reports),
             "step     result       took\n\
              fmt      passed      1.2 s\n\
              clippy   skipped     1.2 s\n\
-             test     FAILED      1.2 s\n\
-             doctest  not run\n\
+             unit     FAILED      1.2 s\n\
+             test     not run\n\
              1 passed, 1 failed, 1 skipped"
         );
     }

@@ -1,46 +1,43 @@
-//! Running the chosen steps one after the other.
+//! Runs the chosen steps one after the other.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::arguments::{InstallOptions, TestOptions};
 use crate::error::Error;
-use crate::need::{self, Need};
+use crate::install;
+use crate::need::Need;
 use crate::report;
-use crate::step::{self, BENCH, Context, Outcome, STEPS, Step};
+use crate::step::{Context, Outcome, Report, Step, Tier};
+use crate::steps::{self, BENCH, STEPS};
+use crate::terminal;
 use crate::workspace::Workspace;
 
-/// How one step went.
-#[derive(Debug)]
-pub(crate) struct Line {
-    pub(crate) name: &'static str,
-    pub(crate) took: Duration,
-    pub(crate) result: Result<Outcome, Error>,
-}
-
-/// Runs what `options` chose and prints the summary.
+/// Runs the steps that `options` choose and prints the summary. Returns whether all passed.
 ///
 /// # Errors
 /// The options name a step that does not exist.
 pub(crate) fn test(workspace: &Workspace, options: &TestOptions) -> Result<bool, Error> {
-    let steps = chosen(&options.only, &options.skip)?;
+    let tier = options.tier();
+    let steps = chosen(tier, &options.only, &options.skip)?;
     if !options.rest.is_empty() && steps.len() != 1 {
         return Err(Error::RestWithoutStep { count: steps.len() });
     }
     let context = Context {
         workspace,
+        tier,
         may_install: !options.no_install,
         with_deny: options.with_deny,
         rest: &options.rest,
     };
-    let lines = run(&steps, options.keep_going, |step| {
-        need::ensure(workspace, step.needs, context.may_install)?;
+    let reports = run(&steps, options.keep_going, |step| {
+        install::ensure(workspace, step.needs, context.may_install)?;
         (step.run)(&context)
     });
-    report::summary(&steps, &lines);
-    Ok(lines.iter().all(|line| line.result.is_ok()))
+    report::summary(&steps, &reports);
+    Ok(reports.iter().all(|report| report.result.is_ok()))
 }
 
-/// Brings what the named steps need.
+/// Installs what the named steps need.
 ///
 /// # Errors
 /// A step does not exist, or something cannot be installed.
@@ -51,32 +48,38 @@ pub(crate) fn install(workspace: &Workspace, options: &InstallOptions) -> Result
         needs.extend(if name == bench {
             of_bench
         } else {
-            step::named(name)?.needs
+            steps::named(name)?.needs
         });
     }
     if options.steps.is_empty() {
-        needs.extend(STEPS.iter().flat_map(|step| step.needs));
+        let steps = chosen(Tier::Default, &[], &[])?;
+        needs.extend(steps.iter().flat_map(|step| step.needs));
     }
-    need::ensure(workspace, &needs, true)?;
+    install::ensure(workspace, &needs, true)?;
     if options.with_deny {
         let context = Context {
             workspace,
+            tier: Tier::Default,
             may_install: true,
             with_deny: true,
             rest: &[],
         };
-        (step::named("deny")?.run)(&context)?;
+        (steps::named("deny")?.run)(&context)?;
     }
-    report::installed();
+    terminal::text("everything is installed");
     Ok(true)
 }
 
-fn chosen(only: &[String], skip: &[String]) -> Result<Vec<&'static Step>, Error> {
+/// Returns the steps named by `only`, or else those of the tier without `skip`.
+///
+/// # Errors
+/// A named step does not exist.
+fn chosen(tier: Tier, only: &[String], skip: &[String]) -> Result<Vec<&'static Step>, Error> {
     for name in only.iter().chain(skip) {
-        step::named(name)?;
+        steps::named(name)?;
     }
     let is_chosen = |step: &&Step| match only {
-        [] => !skip.iter().any(|name| name == step.name),
+        [] => step.tiers.contains(&tier) && !skip.iter().any(|name| name == step.name),
         _ => only.iter().any(|name| name == step.name),
     };
     Ok(STEPS.iter().filter(is_chosen).collect())
@@ -86,25 +89,25 @@ fn run(
     steps: &[&'static Step],
     keep_going: bool,
     mut run: impl FnMut(&Step) -> Result<Outcome, Error>,
-) -> Vec<Line> {
-    let mut lines = Vec::new();
+) -> Vec<Report> {
+    let mut reports = Vec::new();
     for step in steps {
         report::begin(step);
         let started = Instant::now();
         let result = run(step);
-        let line = Line {
+        let finished = Report {
             name: step.name,
             took: started.elapsed(),
             result,
         };
-        report::end(&line);
-        let goes_on = keep_going || line.result.is_ok();
-        lines.push(line);
+        report::end(&finished);
+        let goes_on = keep_going || finished.result.is_ok();
+        reports.push(finished);
         if !goes_on {
             break;
         }
     }
-    lines
+    reports
 }
 
 #[cfg(test)]
@@ -124,38 +127,50 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_chosen_by_name_and_keep_their_order() {
-        assert_eq!(
-            names(&chosen(&["test".to_owned(), "fmt".to_owned()], &[]).unwrap()),
-            ["fmt", "test"]
-        );
-        assert_eq!(
-            names(&chosen(&[], &["deny".to_owned()]).unwrap()),
-            [
-                "fmt", "clippy", "test", "doctest", "micro", "python", "node", "client", "browser",
-                "examples", "soak"
-            ]
-        );
-        assert!(chosen(&[], &["nothing".to_owned()]).is_err());
+    fn only_chooses_steps_by_name_in_table_order() {
+        let only = ["test".to_owned(), "fmt".to_owned()];
+        let steps = chosen(Tier::Default, &only, &[]).unwrap();
+        assert_eq!(names(&steps), ["fmt", "test"]);
+        assert!(chosen(Tier::Default, &[], &["nothing".to_owned()]).is_err());
     }
 
     #[test]
-    fn the_first_failure_stops_the_run() {
-        let steps = chosen(&[], &[]).unwrap();
+    fn each_tier_has_its_steps() {
+        let of = |tier| names(&chosen(tier, &[], &["deny".to_owned()]).unwrap());
+        assert_eq!(of(Tier::Quick), ["fmt", "clippy", "unit"]);
+        let default = of(Tier::Default);
+        assert_eq!(
+            default,
+            [
+                "fmt", "clippy", "test", "doctest", "python", "node", "client", "browser",
+                "examples"
+            ]
+        );
+        let ci = of(Tier::Ci);
+        assert!(default.iter().all(|name| ci.contains(name)));
+        let full = of(Tier::Full);
+        assert!(ci.iter().all(|name| full.contains(name)));
+        assert!(full.contains(&"fuzz") && !ci.contains(&"fuzz"));
+    }
+
+    #[test]
+    fn first_failure_stops_the_run() {
+        let steps = chosen(Tier::Default, &[], &[]).unwrap();
         assert_eq!(
             run(&steps, false, failing)
                 .iter()
-                .map(|line| line.name)
+                .map(|report| report.name)
                 .collect::<Vec<_>>(),
             ["fmt", "clippy"]
         );
     }
 
     #[test]
-    fn keep_going_runs_every_step() {
-        let steps = chosen(&[], &[]).unwrap();
-        let lines = run(&steps, true, failing);
-        assert_eq!(lines.len(), steps.len());
-        assert_eq!(lines.iter().filter(|line| line.result.is_err()).count(), 1);
+    fn keep_going_runs_all_steps() {
+        let steps = chosen(Tier::Default, &[], &[]).unwrap();
+        let reports = run(&steps, true, failing);
+        assert_eq!(reports.len(), steps.len());
+        let failed = reports.iter().filter(|report| report.result.is_err());
+        assert_eq!(failed.count(), 1);
     }
 }

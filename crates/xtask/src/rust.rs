@@ -1,15 +1,16 @@
-//! The steps that cargo does.
+//! The steps that cargo runs.
 
 use crate::error::Error;
 use crate::process;
-use crate::step::{Context, Outcome};
+use crate::step::{Context, Outcome, Tier};
+use crate::terminal;
 
 /// rustfmt finds nothing to change.
 pub(crate) fn fmt(context: &Context<'_>) -> Result<Outcome, Error> {
     run(context, &["fmt", "--all", "--check"])
 }
 
-/// clippy finds nothing to say, in any target.
+/// clippy has no warnings in any target.
 pub(crate) fn clippy(context: &Context<'_>) -> Result<Outcome, Error> {
     run(
         context,
@@ -24,26 +25,9 @@ pub(crate) fn clippy(context: &Context<'_>) -> Result<Outcome, Error> {
     )
 }
 
-/// Unit and integration tests: with nextest where it is, since it runs the tests of all crates side
-/// by side; else with `cargo test`.
-pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
-    let root = context.workspace.root();
-    if process::succeeds(process::cargo(root).args(["nextest", "--version"])) {
-        return run(context, &["nextest", "run", "--workspace"]);
-    }
-    if context.rest.is_empty() {
-        return run(
-            context,
-            &[
-                "test",
-                "--workspace",
-                "--lib",
-                "--bins",
-                "--tests",
-                "--examples",
-            ],
-        );
-    }
+/// The unit tests, and the tests of this crate that look at the sources only.
+pub(crate) fn unit(context: &Context<'_>) -> Result<Outcome, Error> {
+    // The features are those of the whole workspace, so that the other steps find this build.
     run(
         context,
         &[
@@ -51,11 +35,33 @@ pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
             "--workspace",
             "--lib",
             "--bins",
-            "--tests",
-            "--examples",
-            "--",
+            "--test",
+            "layers",
+            "--test",
+            "words",
         ],
     )
+}
+
+/// The unit and integration tests. nextest runs the tests of all crates in parallel; without it
+/// they run with `cargo test`.
+pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
+    let root = context.workspace.root();
+    if process::succeeds(process::cargo(root).args(["nextest", "--version"])) {
+        return run(context, &["nextest", "run", "--workspace"]);
+    }
+    let mut arguments = vec![
+        "test",
+        "--workspace",
+        "--lib",
+        "--bins",
+        "--tests",
+        "--examples",
+    ];
+    if !context.rest.is_empty() {
+        arguments.push("--");
+    }
+    run(context, &arguments)
 }
 
 /// The examples in the documentation.
@@ -63,25 +69,21 @@ pub(crate) fn doctest(context: &Context<'_>) -> Result<Outcome, Error> {
     run(context, &["test", "--workspace", "--doc"])
 }
 
-/// The soak, which is kept out of the other tests because it takes minutes and both cores.
+/// The soak. It is no part of the other tests because it takes minutes and all cores.
 pub(crate) fn soak(context: &Context<'_>) -> Result<Outcome, Error> {
-    run(
-        context,
-        &[
-            "test",
-            "--package",
-            "tokenwire",
-            "--test",
-            "soak",
-            "--",
-            "--ignored",
-            "--nocapture",
-        ],
-    )
+    let mut command = process::cargo(context.workspace.root());
+    command
+        .args(["test", "--workspace", "--test", "soak", "--"])
+        .args(["--ignored", "--nocapture"])
+        .args(context.rest);
+    if context.tier == Tier::Full && std::env::var_os("SOAK_MINUTES").is_none() {
+        command.env("SOAK_MINUTES", "30");
+    }
+    process::run(&mut command).map(|()| Outcome::Passed)
 }
 
-/// Licences, banned crates and sources of everything that is built in. Advisories are left out:
-/// they come from a network, and change without the project changing.
+/// Licences, banned crates and sources of all dependencies. Advisories are left out: they come from
+/// a network and change without a change of the project.
 pub(crate) fn deny(context: &Context<'_>) -> Result<Outcome, Error> {
     let root = context.workspace.root();
     let installed = context.workspace.tools().join("bin/cargo-deny");
@@ -92,7 +94,7 @@ pub(crate) fn deny(context: &Context<'_>) -> Result<Outcome, Error> {
             "cargo-deny".into()
         };
         let mut command = process::command(program, root);
-        command.args(["--color", if process::plain() { "never" } else { "auto" }]);
+        command.args(["--color", if terminal::plain() { "never" } else { "auto" }]);
         command
             .args([
                 "--log-level",
@@ -109,7 +111,7 @@ pub(crate) fn deny(context: &Context<'_>) -> Result<Outcome, Error> {
     }
     if !context.with_deny {
         return Ok(Outcome::Skipped(
-            "cargo-deny is not installed; --with-deny builds it, once, in some minutes",
+            "cargo-deny is not installed; --with-deny builds it once, which takes some minutes",
         ));
     }
     let tools = context.workspace.tools();

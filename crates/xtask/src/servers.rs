@@ -1,5 +1,4 @@
-//! The servers that the client tests talk to: the project's own binaries, as a user would start
-//! them.
+//! The servers of the client tests: the project's own binaries, started as a user starts them.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -13,12 +12,11 @@ use crate::error::Error;
 use crate::process;
 use crate::workspace::Workspace;
 
-/// How long a server may take to answer for the first time.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a server may take until its first answer.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How much of a server's log an error quotes, in lines.
 const TAIL: usize = 30;
-/// What would change how the clients or the gateway behave, were it set in the shell this was
-/// started from.
+/// Environment variables that would change the behaviour of the clients or the gateway.
 const FOREIGN: [&str; 10] = [
     "OPENAI_API_KEY",
     "OPENAI_BASE_URL",
@@ -32,8 +30,8 @@ const FOREIGN: [&str; 10] = [
     "all_proxy",
 ];
 
-/// A simulator as the upstream, and two gateways before it: one for nearly everything, and one that
-/// forgets a stream soon after its end. All end with this value.
+/// A simulator as upstream and two gateways: one for most tests, and one that deletes a stream soon
+/// after its end. All are stopped when this value is dropped.
 pub(crate) struct Servers {
     program: PathBuf,
     simulator: Server,
@@ -52,10 +50,10 @@ struct Server {
 // === impl Servers ===
 
 impl Servers {
-    /// Builds and starts them, and waits until each answers.
+    /// Builds and starts the servers, and waits until each answers.
     ///
     /// # Errors
-    /// They do not build, do not start, or do not answer in time.
+    /// A server does not build, does not start, or does not answer in time.
     pub(crate) fn start(workspace: &Workspace) -> Result<Self, Error> {
         let [gateway_program, simulator_program] =
             build(workspace, ["tokenwire", "tokenwire-simulator"])?;
@@ -81,20 +79,20 @@ impl Servers {
         })
     }
 
-    /// Tells the tests where the servers are, and nothing that the shell knows about others.
+    /// Passes the addresses of the servers to the tests, without the shell's own settings.
     pub(crate) fn tell(&self, tests: &mut Command) {
         isolate(tests);
         tests.env("TOKENWIRE_URL", &self.gateway.url);
         tests.env("TOKENWIRE_FORGETFUL_URL", &self.forgetful.url);
         tests.env("SIMULATOR_URL", &self.simulator.url);
-        // For tests that put a gateway before an upstream of their own.
+        // For tests that start a gateway with their own upstream.
         tests.env("TOKENWIRE_PROGRAM", &self.program);
     }
 
-    /// Whether no test brought one of them down.
+    /// Checks that all servers are still running.
     ///
     /// # Errors
-    /// Says which ended, and how.
+    /// A server has ended; the error names it and its exit status.
     pub(crate) fn still_running(&mut self) -> Result<(), Error> {
         for server in [&mut self.simulator, &mut self.gateway, &mut self.forgetful] {
             if let Ok(Some(status)) = server.child.try_wait() {
@@ -110,17 +108,19 @@ impl Servers {
     }
 }
 
-/// cargo itself says where it puts what it builds; guessing would miss a target folder or profile
-/// that is configured elsewhere.
+/// Builds the binaries of `packages` and returns their paths, which cargo reports.
+///
+/// The whole workspace is selected, with one small test: so the dependencies get the features that
+/// they have in the `test` step, and are not built a second time.
 ///
 /// # Errors
-/// They do not build, or a package has no binary of its name.
+/// The build fails, or a package has no binary of its name.
 pub(crate) fn build<const N: usize>(
     workspace: &Workspace,
     packages: [&'static str; N],
 ) -> Result<[PathBuf; N], Error> {
-    let mut arguments = vec!["build", "--bins"];
-    arguments.extend(packages.iter().flat_map(|package| ["-p", package]));
+    let mut arguments = vec!["build", "--workspace", "--test", "layers"];
+    arguments.extend(packages.iter().flat_map(|package| ["--bin", package]));
     process::run(process::cargo(workspace.root()).args(&arguments))?;
     let messages = process::output(
         process::cargo(workspace.root())
@@ -140,8 +140,9 @@ fn executable(messages: &str, name: &str) -> Option<PathBuf> {
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .find_map(|message| {
-            let is_it = message["target"]["name"] == name && message["target"]["kind"][0] == "bin";
-            if is_it {
+            let matches =
+                message["target"]["name"] == name && message["target"]["kind"][0] == "bin";
+            if matches {
                 message["executable"].as_str().map(PathBuf::from)
             } else {
                 None
@@ -166,7 +167,7 @@ impl Server {
         let output = File::create(&log).map_err(Error::file("write", &log))?;
         let errors = output.try_clone().map_err(Error::file("write", &log))?;
 
-        // In a folder of its own, so that no file lying about is taken for its configuration.
+        // Its own folder, so that it finds no configuration file by accident.
         let mut command = process::command(program, &folder);
         isolate(&mut command);
         command
@@ -200,17 +201,17 @@ impl Server {
                     log: self.log.clone(),
                 });
             }
-            if started.elapsed() > PATIENCE {
+            if started.elapsed() > START_TIMEOUT {
                 let (url, tail) = (format!("{}{ready}", self.url), tail(&self.log));
                 return Err(Error::NotReady {
                     name: self.name,
                     url,
-                    waited: PATIENCE,
+                    waited: START_TIMEOUT,
                     tail,
                     log: self.log.clone(),
                 });
             }
-            // Nothing announces that a port begins to listen.
+            // There is no event for a port that starts to listen.
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(())
@@ -219,14 +220,14 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Nothing is lost if either fails: then it has ended already.
+        // Both fail only if the server has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A port that nobody has now. Another program may take it before our server does; then the server
-/// says so and the step fails.
+/// Returns a free port. If another program takes it first, the server reports that and the step
+/// fails.
 fn free_address() -> Result<SocketAddr, Error> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .and_then(|listener| listener.local_addr())
@@ -236,13 +237,13 @@ fn free_address() -> Result<SocketAddr, Error> {
         })
 }
 
-/// Whether `GET path` is answered with 200.
+/// Returns whether `GET path` is answered with 200.
 fn answers(address: SocketAddr, path: &str) -> bool {
     let ask = || -> std::io::Result<bool> {
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
         stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        // In one piece: a server that answers and closes after the first of several would reset the
-        // connection.
+        // In one write: a server that answers and closes after the first of several would reset
+        // the connection.
         stream.write_all(
             format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")
                 .as_bytes(),
@@ -276,7 +277,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_executable_is_the_one_cargo_names() {
+    fn executable_is_taken_from_cargo_messages() {
         let messages = r#"
             {"reason":"compiler-artifact","target":{"kind":["lib"],"name":"tokenwire"},"executable":null}
             {"reason":"compiler-artifact","target":{"kind":["bin"],"name":"tokenwire"},"executable":"/a place/tokenwire"}
@@ -290,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_200_is_ready() {
+    fn only_status_200_counts_as_ready() {
         for (answer, expected) in [
             ("HTTP/1.1 200 OK\r\n\r\n", true),
             ("HTTP/1.1 503 Service Unavailable\r\n\r\n", false),
@@ -316,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_quotes_the_end_of_the_log() {
+    fn error_quotes_the_end_of_the_log() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("log");
         std::fs::write(
@@ -332,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_ends_at_once_is_reported_with_its_log() {
+    fn server_that_ends_early_is_reported_with_its_log() {
         // A shell refuses the options of a gateway.
         let shell = process::which("sh").unwrap();
         let error = Server::start(&Workspace::find(), "short-lived", &shell, "/readyz", |_| {})

@@ -1,44 +1,44 @@
-//! Knowing that an installation still is what its lock files say.
+//! Tells whether an installation still matches its lock files.
 
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 
-/// A copy, inside an installation, of the files that it was made from. Comparing bytes needs no
-/// hash, and a person can read why something was installed anew.
+/// A copy of the lock files that an installation was made from, kept inside the installation.
+/// It is compared byte by byte, and its text shows why something was installed again.
 #[derive(Debug)]
 pub(crate) struct Stamp {
     file: PathBuf,
-    wanted: Vec<u8>,
+    expected: Vec<u8>,
 }
 
 impl Stamp {
-    /// The stamp of what `folder` is to hold, given the files that pin it.
+    /// Returns the stamp of `folder` for the lock files `pinned`.
     ///
     /// # Errors
-    /// A pinning file cannot be read.
+    /// A lock file cannot be read.
     pub(crate) fn new(folder: &Path, pinned: &[PathBuf]) -> Result<Self, Error> {
-        let mut wanted = Vec::new();
+        let mut expected = Vec::new();
         for path in pinned {
-            wanted.extend(std::fs::read(path).map_err(Error::file("read", path))?);
+            expected.extend(std::fs::read(path).map_err(Error::file("read", path))?);
         }
         Ok(Self {
             file: folder.join(".made-from"),
-            wanted,
+            expected,
         })
     }
 
-    /// Whether the installation was finished, and made from the same bytes.
-    pub(crate) fn holds(&self) -> bool {
-        std::fs::read(&self.file).is_ok_and(|found| found == self.wanted)
+    /// Returns whether the installation is complete and was made from the same files.
+    pub(crate) fn matches(&self) -> bool {
+        std::fs::read(&self.file).is_ok_and(|found| found == self.expected)
     }
 
-    /// To be called once the installation stands.
+    /// Marks the installation as complete.
     ///
     /// # Errors
     /// The stamp cannot be written.
     pub(crate) fn set(&self) -> Result<(), Error> {
-        std::fs::write(&self.file, &self.wanted).map_err(Error::file("write", &self.file))
+        std::fs::write(&self.file, &self.expected).map_err(Error::file("write", &self.file))
     }
 }
 
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn holds_until_a_pinned_file_changes() {
+    fn stamp_matches_until_a_lock_file_changes() {
         let folder = tempfile::Builder::new()
             .prefix("a folder ")
             .tempdir()
@@ -57,24 +57,24 @@ mod tests {
         std::fs::write(&pinned, "one==1").unwrap();
 
         let stamp = Stamp::new(folder, std::slice::from_ref(&pinned)).unwrap();
-        assert!(!stamp.holds(), "nothing was installed yet");
+        assert!(!stamp.matches(), "nothing is installed yet");
         stamp.set().unwrap();
         assert!(
             Stamp::new(folder, std::slice::from_ref(&pinned))
                 .unwrap()
-                .holds()
+                .matches()
         );
 
         std::fs::write(&pinned, "one==2").unwrap();
         assert!(
             !Stamp::new(folder, std::slice::from_ref(&pinned))
                 .unwrap()
-                .holds()
+                .matches()
         );
     }
 
     #[test]
-    fn a_missing_pinned_file_is_named() {
+    fn error_names_the_missing_lock_file() {
         let error = Stamp::new(Path::new("/"), &[PathBuf::from("/no/such/lock")]).unwrap_err();
         assert!(
             error

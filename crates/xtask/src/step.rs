@@ -1,188 +1,60 @@
-//! The steps of `cargo xtask test`: what each checks, what it needs and what it runs. A new check
-//! is a new row here.
+//! A step of `cargo xtask test`, and the tiers that steps run in.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
 
 use crate::error::Error;
-use crate::need::{
-    CADDY, CHROMIUM, CURL, FONTS, HAPROXY, NCHAN, NGINX, Need, PYTHON, VALGRIND, VENV,
-};
+use crate::need::Need;
 use crate::workspace::Workspace;
-use crate::{examples, micro, node, python, rust};
 
-/// One row of the summary.
+/// One check; one row of the summary.
 #[derive(Clone, Copy)]
 pub(crate) struct Step {
     pub(crate) name: &'static str,
     /// What holds if the step passes.
     pub(crate) about: &'static str,
+    /// The tiers that run the step.
+    pub(crate) tiers: &'static [Tier],
     pub(crate) needs: &'static [Need],
     pub(crate) run: fn(&Context<'_>) -> Result<Outcome, Error>,
 }
 
-/// What a step may know of the run it is part of.
+/// How much of the checks a run does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Tier {
+    /// Formatting, lints and unit tests: at most 4 minutes, before each commit
+    Quick,
+    /// What `cargo xtask test` does: at most 15 minutes, before a change is handed in
+    Default,
+    /// What `.ci/run` does for every change: at most 30 minutes
+    Ci,
+    /// All checks, with fuzzing and a soak of half an hour: by hand, before a release
+    Full,
+}
+
+/// What a step knows of the run that it is part of.
 pub(crate) struct Context<'a> {
     pub(crate) workspace: &'a Workspace,
+    pub(crate) tier: Tier,
     pub(crate) may_install: bool,
     pub(crate) with_deny: bool,
-    /// What the person wrote after `--`.
+    /// The arguments after `--`.
     pub(crate) rest: &'a [String],
 }
 
-/// How a step ended that did not fail.
+/// How a step ended without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Passed,
-    /// It was not run, and why.
+    /// The step was not run; the text says why.
     Skipped(&'static str),
 }
 
-/// In the order they run: what fails fastest comes first.
-pub(crate) const STEPS: &[Step] = &[
-    Step {
-        name: "fmt",
-        about: "rustfmt finds nothing to change",
-        needs: &[Need::Component("rustfmt", "fmt")],
-        run: rust::fmt,
-    },
-    Step {
-        name: "clippy",
-        about: "clippy finds nothing to say",
-        needs: &[Need::Component("clippy", "clippy")],
-        run: rust::clippy,
-    },
-    Step {
-        name: "test",
-        about: "the unit and integration tests pass",
-        needs: &[],
-        run: rust::test,
-    },
-    Step {
-        name: "doctest",
-        about: "the examples in the documentation run",
-        needs: &[],
-        run: rust::doctest,
-    },
-    Step {
-        name: "deny",
-        about: "every dependency has a permissive licence and a known source",
-        needs: &[],
-        run: rust::deny,
-    },
-    Step {
-        name: "micro",
-        about: "no micro-benchmark takes over ten per cent more instructions than recorded",
-        needs: &[Need::Debian(VALGRIND), Need::MicroRunner],
-        run: micro::test,
-    },
-    Step {
-        name: "python",
-        about: "openai-python, httpx, websockets and curl get from the gateway what they expect, over LiteLLM, too",
-        needs: &[
-            Need::Debian(CURL),
-            Need::Debian(PYTHON),
-            Need::Debian(VENV),
-            Need::PythonClients,
-        ],
-        run: python::test,
-    },
-    Step {
-        name: "node",
-        about: "openai-node, the AI SDK, eventsource and ws get from the gateway what they expect, over aimock, too",
-        needs: &[Need::NodeClients],
-        run: node::test,
-    },
-    Step {
-        name: "client",
-        about: "the client module gets every token once, in Node, over good roads and bad",
-        needs: &[Need::BrowserPackages],
-        run: node::client_module,
-    },
-    Step {
-        name: "browser",
-        about: "the chat page and the client module do in Chromium what they should",
-        needs: &[
-            Need::Debian(CHROMIUM),
-            Need::Debian(FONTS),
-            Need::BrowserPackages,
-        ],
-        run: node::browser,
-    },
-    Step {
-        name: "examples",
-        about: "every example does what it says, the pages in Chromium, and streams flow through nginx and Caddy",
-        needs: &[
-            Need::Debian(CADDY),
-            Need::Debian(CHROMIUM),
-            Need::Debian(CURL),
-            Need::Debian(NGINX),
-            Need::Debian(PYTHON),
-            Need::Debian(VENV),
-            Need::Examples,
-        ],
-        run: examples::test,
-    },
-    Step {
-        name: "soak",
-        about: "two minutes of every client over every fault lose no token and leave nothing behind (SOAK_MINUTES, SOAK_SEED)",
-        needs: &[],
-        run: rust::soak,
-    },
-];
-
-/// What `cargo xtask install` knows besides the steps: the peers that the benchmarks compare with,
-/// where they are.
-pub(crate) const BENCH: (&str, &[Need]) = (
-    "bench",
-    &[
-        Need::Debian(NGINX),
-        Need::Debian(NCHAN),
-        Need::Debian(HAPROXY),
-        Need::Debian(PYTHON),
-        Need::Debian(VENV),
-        Need::ModelGateways,
-    ],
-);
-
-/// The step of that name.
-///
-/// # Errors
-/// There is none; the error lists those there are.
-pub(crate) fn named(name: &str) -> Result<&'static Step, Error> {
-    STEPS
-        .iter()
-        .find(|step| step.name == name)
-        .ok_or_else(|| Error::UnknownStep {
-            name: name.to_owned(),
-            known: STEPS
-                .iter()
-                .map(|step| step.name)
-                .collect::<Vec<_>>()
-                .join(", "),
-        })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_step_has_a_name_of_its_own() {
-        let mut names: Vec<_> = STEPS
-            .iter()
-            .map(|step| step.name)
-            .chain([BENCH.0])
-            .collect();
-        names.sort_unstable();
-        let all = names.len();
-        names.dedup();
-        assert_eq!(names.len(), all);
-    }
-
-    #[test]
-    fn an_unknown_step_is_answered_with_the_known_ones() {
-        let error = named("clipy").err().unwrap().to_string();
-        assert_eq!(
-            error,
-            "there is no step `clipy`; the steps are fmt, clippy, test, doctest, deny, micro, python, node, client, browser, examples, soak"
-        );
-    }
+/// The result of one step.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) name: &'static str,
+    pub(crate) took: Duration,
+    pub(crate) result: Result<Outcome, Error>,
 }

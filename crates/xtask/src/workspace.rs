@@ -1,16 +1,16 @@
-//! Where things are.
+//! Paths of the checkout.
 
 use std::path::{Path, PathBuf};
 
-/// The checkout this command works on.
+/// The checkout that this command works on.
 #[derive(Debug, Clone)]
 pub(crate) struct Workspace {
     root: PathBuf,
 }
 
 impl Workspace {
-    /// The checkout that holds this crate. cargo says at run time where that is, so that a moved or
-    /// copied checkout is found; the place of compilation serves when the binary is run by hand.
+    /// Returns the checkout that holds this crate. cargo passes its path at run time, so a moved
+    /// checkout works. Without cargo, the path of the compilation is used.
     pub(crate) fn find() -> Self {
         let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
             .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
@@ -25,12 +25,12 @@ impl Workspace {
         &self.root
     }
 
-    /// Everything that is installed or made here: ignored by git, and free to delete.
+    /// The folder of everything that is installed or generated. git ignores it; it can be deleted.
     pub(crate) fn tools(&self) -> PathBuf {
         self.root.join(".tools")
     }
 
-    /// The tests that run unmodified clients against the real gateway.
+    /// The folder of the tests that run unmodified clients against the gateway.
     pub(crate) fn clients(&self) -> PathBuf {
         self.root.join("crates/server/tests/clients")
     }

@@ -1,10 +1,10 @@
-//! However a body is cut, the decoder gives the same events, or the same refusal.
+//! The decoder gives the same events, or the same error, for every split of a body.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use tokenwire_core::upstream::decode::{Flow, SseDecoder, SseEvent, SseOverflow};
 
-/// Name, data and whether it was terminated; an `error:` line has no terminator to speak of.
+/// Name, data and whether it was terminated (`None` for an `error:` line).
 type Event = (Option<Vec<u8>>, Vec<u8>, Option<bool>);
 
 fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>, limit: usize) -> Result<Vec<Event>, SseOverflow> {
@@ -27,8 +27,8 @@ fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>, limit: usize) -> Result<Ve
 fuzz_target!(|input: (u8, u16, &[u8])| {
     let (size, limit, body) = input;
     let size = usize::from(size).max(1);
-    let whole = decode(std::iter::once(body), usize::MAX);
-    assert_eq!(decode(body.chunks(size), usize::MAX), whole, "cut every {size} bytes");
-    assert_eq!(decode(body.chunks(1), usize::MAX), whole, "cut at every byte");
+    let unsplit = decode(std::iter::once(body), usize::MAX);
+    assert_eq!(decode(body.chunks(size), usize::MAX), unsplit, "cut every {size} bytes");
+    assert_eq!(decode(body.chunks(1), usize::MAX), unsplit, "cut at every byte");
     let _ = decode(body.chunks(size), usize::from(limit));
 });

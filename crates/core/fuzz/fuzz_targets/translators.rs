@@ -1,5 +1,5 @@
-//! Whatever a body holds, the translators neither panic nor leave a gap in the numbers, and one
-//! terminal record ends it.
+//! For any body the translators do not panic, numbers have no gaps, and one terminal record ends the
+//! stream.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -11,10 +11,10 @@ fn check(records: &RecordWriter) {
     let mut next = Seq(0);
     for record in records.batch().iter() {
         assert_eq!(record.first_seq, next);
-        assert!(record.events > 0, "a record without an event");
+        assert!(record.events > 0, "record without an event");
         next = Seq(next.0 + record.events);
     }
-    assert_eq!(records.next_seq(), next, "events that are in no record");
+    assert_eq!(records.next_seq(), next, "events outside any record");
 }
 
 fuzz_target!(|input: (u8, bool, &[u8])| {
@@ -50,6 +50,6 @@ fuzz_target!(|input: (u8, bool, &[u8])| {
         let ending = ending.unwrap_or_else(|| chat.body_ended(BodyEnd::Clean));
         chat.end(ending, 0, &mut records);
     }
-    assert_eq!(records.batch().len(), before + 1, "the end is one record");
+    assert_eq!(records.batch().len(), before + 1, "the end must be one record");
     check(&records);
 });

@@ -1,5 +1,5 @@
-//! The chat dialect: the upstream's own chunks, byte for byte; for an upstream that speaks
-//! Responses, chunks made from events.
+//! The chat dialect: a chat upstream's own chunks, byte for byte, or chunks made from the events of
+//! a Responses upstream.
 
 use bytes::BytesMut;
 use serde_json::value::RawValue;
@@ -16,7 +16,7 @@ impl Renderer {
     pub(super) fn chat(
         &mut self,
         view: &impl View,
-        whole: &FullRecord<'_>,
+        full: &FullRecord<'_>,
         record: RecordRef<'_>,
         out: &mut BytesMut,
     ) -> Rendered {
@@ -34,14 +34,14 @@ impl Renderer {
                 out,
             )
         };
-        let raw = whole.raw.as_ref().filter(|_| meta.api == Api::Chat);
+        let raw = full.raw.as_ref().filter(|_| meta.api == Api::Chat);
         if let Some(raw) = raw {
             emit(raw);
         }
         let mut rendered = Rendered::Open;
-        for event in &whole.events {
+        for event in &full.events {
             match event {
-                // An upstream that speaks Responses and did not begin with a response object.
+                // A Responses upstream that did not begin with a response object.
                 EventKind::InProgress if meta.api == Api::Responses => {
                     if let Some(chunk) = hint_chunk(meta, &ChatHint::Role) {
                         emit(&chunk);
@@ -65,8 +65,8 @@ impl Renderer {
     }
 }
 
-/// What follows the terminal record's own chunk: `[DONE]` after a real end, an error object after
-/// any other.
+/// Returns the payloads after the terminal record's own chunk: `[DONE]` after an answer, else an
+/// error object.
 fn last_payloads(meta: &Meta, outcome: &Outcome, raw: Option<&[u8]>) -> Vec<Vec<u8>> {
     let error = |code: &str, kind: &str, message: &str| {
         let (code, kind, message) = (
@@ -84,8 +84,8 @@ fn last_payloads(meta: &Meta, outcome: &Outcome, raw: Option<&[u8]>) -> Vec<Vec<
             closing_chunks(meta, outcome)
         }
         Ending::Completed { .. } | Ending::Incomplete { .. } => Vec::new(),
-        // The upstream's own error object says it already.
-        Ending::Failed(_) if raw.is_some_and(says_error) => return Vec::new(),
+        // The chunk is the upstream's own error object.
+        Ending::Failed(_) if raw.is_some_and(has_error) => return Vec::new(),
         Ending::Failed(failure) => {
             return vec![error(&failure.code, &failure.kind, &failure.message)];
         }
@@ -101,15 +101,15 @@ fn last_payloads(meta: &Meta, outcome: &Outcome, raw: Option<&[u8]>) -> Vec<Vec<
     payloads
 }
 
-/// Whether the SDKs raise on this payload.
-fn says_error(raw: &[u8]) -> bool {
+/// Returns true if the SDKs raise on this payload.
+fn has_error(raw: &[u8]) -> bool {
     serde_json::from_slice::<&RawValue>(raw)
         .ok()
         .and_then(|raw| serde_json::from_str::<Members<'_>>(raw.get()).ok())
         .is_some_and(|members| members.get("error").is_some())
 }
 
-/// What an ending is called in chat; `None` for one that is no answer.
+/// Returns the chat `finish_reason` of an ending; `None` for failures and cancellation.
 pub(super) fn finish_reason(ending: &Ending) -> Option<&'static str> {
     match ending {
         Ending::Completed { tool_calls: true } => Some("tool_calls"),
@@ -120,8 +120,8 @@ pub(super) fn finish_reason(ending: &Ending) -> Option<&'static str> {
     }
 }
 
-/// A chunk with these choices and whatever follows them. As OpenAI's do, all chunks have a `usage`
-/// where the last one's is wanted.
+/// Returns a chunk with these choices. As with OpenAI, every chunk has a `usage` member if usage was
+/// requested.
 fn chunk(meta: &Meta, choices: &str, usage: &str) -> Vec<u8> {
     let (before, usage) = if meta.include_usage {
         (",\"usage\":", usage)
@@ -137,7 +137,7 @@ fn chunk(meta: &Meta, choices: &str, usage: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// The chunk with the finish reason, and the one with the usage if it is wanted and known.
+/// Returns the finish chunk, and the usage chunk if usage was requested and is known.
 fn closing_chunks(meta: &Meta, outcome: &Outcome) -> Vec<Vec<u8>> {
     let Some(reason) = finish_reason(&outcome.ending) else {
         return Vec::new();

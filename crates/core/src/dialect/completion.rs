@@ -1,16 +1,15 @@
-//! A whole chat completion, made of the response object.
+//! A `chat.completion` made from the response object, for chat requests with `stream: false` over a
+//! Responses upstream.
 //!
-//! What a chat client is given that does not stream, where the upstream spoke Responses. It says
-//! what the chunks say that [`chat`](super::chat) makes of the same generation; the texts stay
-//! escaped as they came.
+//! It has the same content as the chunks that [`chat`](super::chat) makes of the same generation.
+//! Texts stay JSON-escaped.
 
 use super::chat::finish_reason;
 use crate::model::json::{self, Members};
 use crate::model::snapshot::{Meta, Snapshot};
 use crate::upstream::translate::{chat_annotation, chat_usage, complete_logprobs};
 
-/// What the output items come to for a chat client. Strings are escaped; elements of lists are raw
-/// JSON.
+/// The chat message of the output items. Strings are JSON-escaped; list elements are raw JSON.
 #[derive(Default)]
 struct Message {
     content: Option<String>,
@@ -18,11 +17,11 @@ struct Message {
     reasoning: String,
     annotations: Vec<String>,
     calls: Vec<String>,
-    /// The insides of the parts' arrays.
+    /// Elements of the parts' arrays, without brackets.
     logprobs: Vec<String>,
 }
 
-/// The `chat.completion` that this generation is, if it has ended with an answer.
+/// Returns the `chat.completion` of a generation that has ended with an answer.
 #[must_use]
 pub(crate) fn chat_completion(meta: &Meta, snapshot: &Snapshot) -> Option<Vec<u8>> {
     let outcome = snapshot.outcome()?;
@@ -86,7 +85,7 @@ impl Message {
                         .for_each(|part| message.reasoning.push_str(inside(part, "text")));
                 }
                 Some("function_call") => message.call(&item),
-                // What a built-in tool did is told by the message that follows.
+                // Built-in tools have no counterpart in chat; the message shows their result.
                 _ => {}
             }
         }

@@ -1,8 +1,7 @@
-//! Dialects: which JSON a reader sees. Framings: how it is wrapped.
+//! Dialects: the JSON that a reader gets. Framings: how it is wrapped.
 //!
-//! A [`Renderer`] turns records into frames of one dialect and hands each to a [`Framing`], which
-//! the transport adapters bring. `[DONE]` and error payloads are the dialect's business, since they
-//! belong to the language and not to the wrapping.
+//! A [`Renderer`] turns records into frames of one dialect and passes each to a [`Framing`] of the
+//! transport adapter. `[DONE]` and error payloads belong to the dialect, not to the framing.
 
 mod chat;
 mod completion;
@@ -22,53 +21,53 @@ use crate::model::json::Unescaper;
 use crate::model::record::{Content, CorruptRecord, KnownTemplate, RecordRef, Template};
 use crate::model::snapshot::{Meta, Snapshot};
 
-/// Which JSON a reader sees.
+/// The JSON that a reader gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Dialect {
     /// Open Responses' streaming events.
     #[default]
     Responses,
-    /// The upstream's own chat completion chunks.
+    /// Chat completion chunks, unchanged where the upstream sent them.
     Chat,
-    /// The bare text of the first choice. It carries no numbers: it can be entered at a position,
-    /// not resumed.
+    /// The bare text of the first choice. It has no numbers: a reader can enter at a position, but
+    /// cannot resume.
     Text,
 }
 
-/// One event for one reader, before it is wrapped.
+/// One event for one reader, before framing.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {
-    /// Its number; in the chat dialect that of its record's last event.
+    /// The event's number; in the chat dialect the number of the record's last event.
     pub seq: Seq,
-    /// The event's type, where the dialect has types.
+    /// The event's type, if the dialect has types.
     pub name: Option<&'static str>,
-    /// A type that is not known at compile time (from an upstream that speaks Responses); wins over
-    /// `name`.
+    /// The type of a Responses upstream's event. Takes precedence over `name`.
     pub relayed_name: Option<&'a str>,
     /// The payload: JSON, `[DONE]`, or bare text.
     pub data: &'a [u8],
 }
 
-/// How frames are wrapped for a transport.
+/// Wraps frames for a transport.
 ///
-/// Implementations are stateless: the same frame gives the same bytes for every reader, so that it
-/// is encoded once.
+/// Implementations are stateless: a frame has the same bytes for every reader, so it is encoded
+/// once.
 pub trait Framing: Send + Sync + fmt::Debug {
     /// Appends the wrapped frame.
     fn frame(&self, stream: &GenerationId, frame: &Frame<'_>, out: &mut BytesMut);
 
-    /// Whether readers see `tokenwire:` events. Some SDKs raise on types that they do not know.
+    /// Returns true if readers get `tokenwire:` events. Some SDKs raise on unknown types.
     fn shows_extensions(&self) -> bool;
 
-    /// Whether a stream of this dialect ends with `[DONE]`.
+    /// Returns true if a stream of this dialect ends with `[DONE]`.
     fn sends_done(&self, dialect: Dialect) -> bool;
 
-    /// Framings with the same key wrap alike; `None` for one that is not worth sharing.
+    /// Returns a key that is equal for framings with the same output; `None` if the output is not
+    /// worth sharing.
     fn share_key(&self) -> Option<&'static str>;
 }
 
-/// `tokenwire:reset`: the whole response object, for a reader whose position cannot be served, and
-/// its number, which is that of the last event in the object.
+/// Returns `tokenwire:reset` with the response object, for a reader whose position cannot be served,
+/// and its number, which is that of the last event in the object.
 #[must_use]
 pub(crate) fn reset_event(meta: &Meta, snapshot: &Snapshot) -> (Seq, Vec<u8>) {
     let seq = Seq(snapshot.next().0.saturating_sub(1));
@@ -79,20 +78,20 @@ pub(crate) fn reset_event(meta: &Meta, snapshot: &Snapshot) -> (Seq, Vec<u8>) {
     (seq, out)
 }
 
-/// What a renderer reads beside the records: the state of the stream that it renders.
+/// The state of a stream that a renderer reads beside the records.
 pub(crate) trait View {
-    /// What is known of the stream from its start.
+    /// Returns the facts that are known at the stream's start.
     fn meta(&self) -> &Meta;
 
-    /// The templates so far, by number.
+    /// Returns the templates so far, by number.
     fn templates(&self) -> Vec<Arc<KnownTemplate>>;
 
     /// Calls `f` with the snapshot of all events so far.
     fn with_snapshot<T>(&self, f: impl FnOnce(&Snapshot) -> T) -> T;
 }
 
-/// Adds to a template what the responses dialect needs to write its deltas. `head` is the head of
-/// the template's item.
+/// Adds the constant bytes of the responses dialect to a template. `head` is the head of the
+/// template's item.
 pub(crate) fn known_template(
     generation: &GenerationId,
     head: Option<&ItemHead>,
@@ -109,14 +108,14 @@ pub(crate) fn known_template(
     }
 }
 
-/// Whether anything follows.
+/// State of a stream after a record was rendered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rendered {
     /// More may follow.
     Open,
-    /// That was the end.
+    /// The stream has ended.
     Ended,
-    /// The end is one that this dialect can only show by breaking off.
+    /// The stream has ended in a way that this dialect shows by an aborted transfer.
     BrokenOff,
 }
 
@@ -149,12 +148,12 @@ impl Renderer {
         self.framing.share_key()
     }
 
-    /// Gives back memory that a large frame took.
+    /// Frees the memory that a large frame took.
     pub(crate) fn release(&mut self) {
         self.scratch.shrink_to(1024);
     }
 
-    /// Appends what this reader sees of the record's events from `from` on.
+    /// Appends the frames for the record's events from `from` on.
     pub(crate) fn render(
         &mut self,
         view: &impl View,
@@ -200,10 +199,10 @@ impl Renderer {
                 }
                 Ok(Rendered::Open)
             }
-            Content::Whole(whole) => Ok(match self.dialect {
-                Dialect::Responses => self.responses(view, &whole, record.first_seq, from, out),
-                Dialect::Chat => self.chat(view, &whole, record, out),
-                Dialect::Text => self.text(view, &whole, record.first_seq, from, out),
+            Content::Full(full) => Ok(match self.dialect {
+                Dialect::Responses => self.responses(view, &full, record.first_seq, from, out),
+                Dialect::Chat => self.chat(view, &full, record, out),
+                Dialect::Text => self.text(view, &full, record.first_seq, from, out),
             }),
         }
     }

@@ -45,14 +45,14 @@ fn item_reference(id: &str, item: u32, part: Option<u32>, out: &mut Vec<u8>) {
     }
 }
 
-/// What stands between a delta's number and its text.
+/// Appends the bytes between a delta's number and its text.
 pub(super) fn write_delta_middle(id: &str, target: DeltaTarget, out: &mut Vec<u8>) {
     let part = (target.kind != DeltaKind::Arguments).then_some(target.part);
     item_reference(id, target.item, part, out);
     out.extend_from_slice(b",\"delta\":\"");
 }
 
-/// A delta stored by template. This runs once per token.
+/// Appends a delta that is stored by its template. Runs once per token.
 pub(super) fn write_delta(
     seq: Seq,
     known: &KnownTemplate,
@@ -76,13 +76,13 @@ impl Renderer {
     pub(super) fn responses(
         &mut self,
         view: &impl View,
-        whole: &FullRecord<'_>,
+        full: &FullRecord<'_>,
         first: Seq,
         from: Seq,
         out: &mut BytesMut,
     ) -> Rendered {
         let mut rendered = Rendered::Open;
-        for (seq, event) in (first.0..).map(Seq).zip(&whole.events) {
+        for (seq, event) in (first.0..).map(Seq).zip(&full.events) {
             if seq < from {
                 continue;
             }
@@ -94,7 +94,7 @@ impl Renderer {
             }
             let mut data = std::mem::take(&mut self.scratch);
             data.clear();
-            let name = write_event(view, seq, event, whole.raw.map(|raw| &raw[..]), &mut data);
+            let name = write_event(view, seq, event, full.raw.map(|raw| &raw[..]), &mut data);
             let relayed_name = if let EventKind::Relayed(relayed) = event {
                 Some(relayed.name.as_str())
             } else {
@@ -132,7 +132,7 @@ impl Renderer {
     }
 }
 
-/// Appends the event's JSON and gives its type, unless it is relayed.
+/// Appends the event's JSON. Returns its type unless the event is relayed.
 fn write_event(
     view: &impl View,
     seq: Seq,
@@ -285,7 +285,7 @@ fn write_event(
         EventKind::Continued { upstream } => {
             open("tokenwire:continued", seq, out);
             out.extend_from_slice(b",\"upstream\":");
-            crate::model::json::push_string(out, upstream);
+            json::push_string(out, upstream);
             "tokenwire:continued"
         }
         EventKind::Relayed(relayed) => {

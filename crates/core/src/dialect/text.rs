@@ -11,13 +11,13 @@ impl Renderer {
     pub(super) fn text(
         &mut self,
         view: &impl View,
-        whole: &FullRecord<'_>,
+        full: &FullRecord<'_>,
         first: Seq,
         from: Seq,
         out: &mut BytesMut,
     ) -> Rendered {
         let mut rendered = Rendered::Open;
-        for (seq, event) in (first.0..).map(Seq).zip(&whole.events) {
+        for (seq, event) in (first.0..).map(Seq).zip(&full.events) {
             if seq < from {
                 continue;
             }
@@ -37,13 +37,12 @@ impl Renderer {
                 }
                 EventKind::End(outcome) => {
                     self.unescaper.finish(&mut self.scratch);
-                    // There is no place for an error in bare text: a transfer that breaks off is
-                    // the only honest sign.
-                    let whole = matches!(
+                    // Bare text has no place for an error: the transfer is aborted instead.
+                    let answered = matches!(
                         outcome.ending,
                         Ending::Completed { .. } | Ending::Incomplete { .. }
                     );
-                    rendered = if whole {
+                    rendered = if answered {
                         Rendered::Ended
                     } else {
                         Rendered::BrokenOff

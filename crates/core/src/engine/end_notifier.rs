@@ -1,8 +1,8 @@
-//! Somebody who is told how generations end, whoever reads them: webhooks, for one.
+//! Hook that runs when a generation ends, such as a webhook.
 //!
-//! The announcement is a guard of the task that writes the generation. It is made when that task
-//! lets go of it, in whatever way that comes about (the end of the answer, a cancel, a panic, the
-//! end of the worker), after the terminal event is in the log.
+//! The hook is held by a guard of the task that writes the generation. It runs when that task drops
+//! the guard, for any reason: the end of the answer, a cancel, a panic, the end of the worker. The
+//! terminal event is in the log by then.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,36 +12,35 @@ use crate::generation::Generation;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::request::StreamRequest;
 
-/// What is done at the end of one generation, on the thread that wrote it. It must not block and
-/// must not panic.
+/// Runs at the end of one generation, on the thread that wrote it. It must not block or panic.
 ///
-/// [`Generation::outcome`] is `None` where the generation was deleted while it ran.
+/// [`Generation::outcome`] is `None` if the generation was deleted while it ran.
 pub type OnEnd = Box<dyn FnOnce(&Generation) + Send>;
 
-/// Decides which ends are announced.
+/// Decides which generations have a hook.
 pub trait EndNotifier: Send + Sync + fmt::Debug {
-    /// What is to be done at the end of the generation that this request starts; `None` for
-    /// nothing. Asked before anything is started, and without effect if nothing is.
+    /// Returns the hook of the generation that this request starts, or `None`. Called before
+    /// anything is started; the hook is dropped unused if nothing is.
     ///
     /// # Errors
-    /// What is wrong with what the request asks for.
-    fn promise(&self, request: &StartRequest) -> Result<Option<OnEnd>, ApiError>;
+    /// A fault of what the request asks for.
+    fn on_end(&self, request: &StartRequest) -> Result<Option<OnEnd>, ApiError>;
 }
 
-/// An announcement that is still to be made. Dropping it makes it.
+/// Runs its hook when it is dropped.
 pub(super) struct OnEndGuard {
     generation: Arc<Generation>,
-    announcement: Option<OnEnd>,
+    on_end: Option<OnEnd>,
 }
 
-/// What the request is promised. Without an announcer a request for an announcement is refused: in
-/// silence it would wait for ever.
-pub(super) fn promised(
-    announcer: Option<&Arc<dyn EndNotifier>>,
+/// Returns the hook of this request. Without a notifier a request for a webhook is refused, since
+/// it would wait for ever.
+pub(super) fn on_end(
+    notifier: Option<&Arc<dyn EndNotifier>>,
     request: &StartRequest,
 ) -> Result<Option<OnEnd>, ApiError> {
-    match (announcer, &request.body) {
-        (Some(announcer), _) => announcer.promise(request),
+    match (notifier, &request.body) {
+        (Some(notifier), _) => notifier.on_end(request),
         (None, StreamRequest::Responses(responses)) if responses.webhook_url().is_some() => {
             let error = ApiError::new(
                 ErrorCode::UnsupportedParameter,
@@ -53,21 +52,18 @@ pub(super) fn promised(
     }
 }
 
-// === impl Promise ===
+// === impl OnEndGuard ===
 
 impl OnEndGuard {
-    pub(super) fn new(generation: Arc<Generation>, announcement: Option<OnEnd>) -> Self {
-        Self {
-            generation,
-            announcement,
-        }
+    pub(super) fn new(generation: Arc<Generation>, on_end: Option<OnEnd>) -> Self {
+        Self { generation, on_end }
     }
 }
 
 impl Drop for OnEndGuard {
     fn drop(&mut self) {
-        if let Some(announcement) = self.announcement.take() {
-            announcement(&self.generation);
+        if let Some(on_end) = self.on_end.take() {
+            on_end(&self.generation);
         }
     }
 }

@@ -9,27 +9,27 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 
-use super::replay::{Source, Verdict, follow};
-use super::reuse::{Freshness, Leader, Role, Ticket};
+use super::replay::{FollowResult, LeaderPhase, follow};
+use super::reuse::{Freshness, Leader, Role, SlotLookup};
 use crate::generation::{FollowerGuard, Generation};
 use crate::model::error::ApiError;
 use crate::model::event::Failure;
 use crate::upstream::decode::{Flow, SseEvent};
 use crate::upstream::{
-    OpenError, Opened, StreamStep, Target, TokenStream, Upstream, UpstreamRequest,
+    OpenError, StreamStep, Target, TokenStream, Upstream, UpstreamRequest, UpstreamResponse,
 };
 
-/// A decorator that follows another generation instead of asking.
+/// Follows another generation instead of asking the inner upstream.
 ///
-/// If that comes to nothing before it has given anything, it looks once more: the first of several
-/// followers to do so asks the upstream, and the others follow him. If that fails as well all of
-/// them are told: a failing upstream is not asked by each.
+/// If the leader gives nothing, the follower looks up its slot once more. The first of several
+/// followers to do so becomes the leader, asks the upstream, and the others follow it. If that fails
+/// as well, all of them fail: a failing upstream is not asked by each follower.
 pub(super) struct Follower {
     inner: Arc<dyn Upstream>,
     generation: Arc<Generation>,
-    ticket: Arc<Ticket>,
-    first: Mutex<Option<(FollowerGuard, Source)>>,
-    /// Whether the upstream was asked after all.
+    lookup: Arc<SlotLookup>,
+    first: Mutex<Option<(FollowerGuard, LeaderPhase)>>,
+    /// Set once the upstream is asked after all.
     asked: Arc<AtomicBool>,
 }
 
@@ -37,18 +37,18 @@ impl Follower {
     pub(super) fn new(
         inner: Arc<dyn Upstream>,
         generation: Arc<Generation>,
-        ticket: Ticket,
+        lookup: SlotLookup,
         follower_guard: FollowerGuard,
-        source: Source,
+        phase: LeaderPhase,
         asked: Arc<AtomicBool>,
     ) -> Self {
-        // The leader's clocks run, or ran.
+        // The leader's timeouts apply.
         generation.control().pause_timeouts();
         Self {
             inner,
             generation,
-            ticket: Arc::new(ticket),
-            first: Mutex::new(Some((follower_guard, source))),
+            lookup: Arc::new(lookup),
+            first: Mutex::new(Some((follower_guard, phase))),
             asked,
         }
     }
@@ -67,43 +67,51 @@ impl Upstream for Follower {
         self.inner.route(model)
     }
 
-    fn open(&self, request: UpstreamRequest) -> BoxFuture<'static, Result<Opened, OpenError>> {
-        let (inner, generation, ticket, asked) = (
+    fn open(
+        &self,
+        request: UpstreamRequest,
+    ) -> BoxFuture<'static, Result<UpstreamResponse, OpenError>> {
+        let (inner, generation, lookup, asked) = (
             self.inner.clone(),
             self.generation.clone(),
-            self.ticket.clone(),
+            self.lookup.clone(),
             self.asked.clone(),
         );
         let first = self.first.lock().take();
         async move {
-            let mut lead = None;
-            if let Some((follower_guard, source)) = first {
-                let mut verdict = follow(follower_guard, source).await;
-                if matches!(verdict, Verdict::NotShareable | Verdict::Retryable(_)) {
-                    match ticket.place(&generation, Freshness::Any) {
-                        Role::Follows(follower_guard, source) => {
-                            verdict = follow(follower_guard, source).await
+            let mut leader = None;
+            if let Some((follower_guard, phase)) = first {
+                let mut result = follow(follower_guard, phase).await;
+                if matches!(
+                    result,
+                    FollowResult::NotShareable | FollowResult::Retryable(_)
+                ) {
+                    match lookup.role(&generation, Freshness::Any) {
+                        Role::Follower(follower_guard, phase) => {
+                            result = follow(follower_guard, phase).await
                         }
-                        Role::Leads(leads) => {
-                            (lead, verdict) = (Some(leads), Verdict::NotShareable)
+                        Role::Leader(own) => {
+                            (leader, result) = (Some(own), FollowResult::NotShareable)
                         }
-                        Role::Apart => verdict = Verdict::NotShareable,
+                        Role::Independent => result = FollowResult::NotShareable,
                     }
                 }
-                match verdict {
-                    Verdict::Shared(opened) => return Ok(opened),
-                    Verdict::Refused(error) | Verdict::Retryable(error) => return Err(error),
-                    Verdict::NotShareable => {}
+                match result {
+                    FollowResult::Shared(opened) => return Ok(opened),
+                    FollowResult::Refused(error) | FollowResult::Retryable(error) => {
+                        return Err(error);
+                    }
+                    FollowResult::NotShareable => {}
                 }
             }
             asked.store(true, Ordering::Release);
             generation.control().resume_timeouts();
             let opened = inner.open(request).await?;
-            Ok(match lead {
-                Some(lead) => Opened {
-                    stream: Box::new(Led {
+            Ok(match leader {
+                Some(leader) => UpstreamResponse {
+                    stream: Box::new(LeadingStream {
                         stream: opened.stream,
-                        _lead: lead,
+                        _leader: leader,
                     }),
                     ..opened
                 },
@@ -114,13 +122,13 @@ impl Upstream for Follower {
     }
 }
 
-/// The stream of one who asks for others as well.
-struct Led {
+/// The upstream's stream, with the slot that lets others follow it.
+struct LeadingStream {
     stream: Box<dyn TokenStream>,
-    _lead: Leader,
+    _leader: Leader,
 }
 
-impl TokenStream for Led {
+impl TokenStream for LeadingStream {
     fn poll_events(
         &mut self,
         cx: &mut Context<'_>,

@@ -1,7 +1,8 @@
-//! Who wants to know what generations come to, such as an application's metrics.
+//! Observers of generations, such as an application's metrics.
 //!
-//! It is told twice a generation, at its start and at its end, and never by a token: what an end
-//! brings was counted by the fold of the events, which the terminal event needs anyway.
+//! An observer is called twice for each generation, at its start and at its end, and never for a
+//! token. The counts of an end come from the fold of the events, which the terminal event needs
+//! anyway.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,12 +16,12 @@ use crate::generation::Generation;
 use crate::model::event::Ending;
 use crate::model::snapshot::{Api, Meta, Snapshot, Status};
 
-/// Is told of starts and ends. Called on the generation's worker; it must not block.
+/// Receives starts and ends. Called on the generation's worker; it must not block.
 pub trait Observer: Send + Sync + fmt::Debug {
     /// A generation was started.
     fn started(&self, start: &GenerationStart<'_>);
 
-    /// A generation has ended, however it did. Called exactly once for each that was started.
+    /// A generation has ended. Called exactly once for each that was started.
     fn ended(&self, end: &GenerationEnd<'_>);
 }
 
@@ -29,9 +30,9 @@ pub trait Observer: Send + Sync + fmt::Debug {
 pub struct GenerationStart<'a> {
     /// The generation.
     pub meta: &'a Meta,
-    /// The language of its request, which need not be its upstream's.
+    /// The API of its request, which may differ from its upstream's.
     pub asked_in: Api,
-    /// Whether it shares another's answer; `None` where nothing is shared.
+    /// Whether it shares another's answer; `None` where answers are not shared.
     pub reused: Option<Reused>,
 }
 
@@ -40,45 +41,44 @@ pub struct GenerationStart<'a> {
 pub struct GenerationEnd<'a> {
     /// The generation.
     pub meta: &'a Meta,
-    /// The language of its request.
+    /// The API of its request.
     pub asked_in: Api,
-    /// Which of the upstream's servers was asked ([`Target::server`](crate::upstream::Target));
-    /// `None` if none was, since the answer was another generation's.
-    pub server: Option<usize>,
-    /// How it ended. One that was deleted while it ran counts as cancelled.
+    /// Which of the upstream's servers was asked ([`Target::endpoint`](crate::upstream::Target));
+    /// `None` if the answer was another generation's.
+    pub endpoint: Option<usize>,
+    /// How it ended. A generation that was deleted while it ran counts as cancelled.
     pub status: Status,
-    /// The code of its failure: one of [`ErrorCode`](crate::model::error::ErrorCode)'s, or whatever the
-    /// upstream said.
+    /// The code of its failure: one of [`ErrorCode`](crate::model::error::ErrorCode)'s, or the
+    /// upstream's own.
     pub code: Option<&'a str>,
     /// Events in its log.
     pub events: u64,
-    /// Of these, pieces of text, reasoning, refusal or arguments.
+    /// Deltas of text, reasoning, refusal or arguments among them.
     pub tokens: u64,
-    /// From the request to the upstream to its first token, if there was one.
+    /// Time from the request to the upstream to its first token, if there was one.
     pub first_token: Option<Duration>,
-    /// From its start to its end.
+    /// Time from its start to its end.
     pub duration: Duration,
 }
 
-/// Tells the observer of the end when it is dropped.
+/// Reports the end when it is dropped.
 pub(super) struct Observation {
     observer: Arc<dyn Observer>,
     generation: Arc<Generation>,
     asked_in: Api,
-    server: usize,
+    endpoint: usize,
     asked: Arc<AtomicBool>,
     started: Instant,
 }
 
 impl Observation {
-    /// Tells the observer of the start. `asked` is whether the server is asked, which may yet
-    /// become true.
+    /// Reports the start. `asked` says whether the endpoint is asked; it may become true later.
     pub(super) fn begin(
         observer: Arc<dyn Observer>,
         generation: Arc<Generation>,
         asked_in: Api,
         reused: Option<Reused>,
-        server: usize,
+        endpoint: usize,
         asked: Arc<AtomicBool>,
     ) -> Self {
         observer.started(&GenerationStart {
@@ -90,7 +90,7 @@ impl Observation {
             observer,
             generation,
             asked_in,
-            server,
+            endpoint,
             asked,
             started: Instant::now(),
         }
@@ -112,7 +112,7 @@ impl Drop for Observation {
         self.observer.ended(&GenerationEnd {
             meta: self.generation.meta(),
             asked_in: self.asked_in,
-            server: self.asked.load(Ordering::Acquire).then_some(self.server),
+            endpoint: self.asked.load(Ordering::Acquire).then_some(self.endpoint),
             status,
             code,
             events,

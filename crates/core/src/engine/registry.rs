@@ -1,5 +1,4 @@
-//! Every generation that can still be asked for, how long it stays, and how much they may hold
-//! together.
+//! The registry: every generation that can be asked for, with retention and memory bounds.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeSet, HashMap};
@@ -11,26 +10,27 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::failed_early;
 use crate::generation::Generation;
 use crate::log::MemoryAccount;
 use crate::model::error::{ApiError, ErrorCode};
+use crate::model::event::Ending;
 use crate::model::id::{GenerationId, Owner};
+use crate::model::snapshot::Snapshot;
 
-/// How long and how much.
+/// How long generations are kept, and how much they may hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
     /// How long a log stays after its end.
     pub events: Duration,
     /// How long the response object stays after its end.
     pub responses: Duration,
-    /// Bytes for all logs and response objects together.
+    /// Most bytes of all logs and response objects together.
     pub max_memory: usize,
-    /// Generations that run at the same time.
+    /// Most generations that run at the same time.
     pub max_open: usize,
 }
 
-/// See the [module](self).
+/// The generations of all workers. See the [module](self).
 #[derive(Debug)]
 pub struct Registry {
     retention: Retention,
@@ -45,12 +45,12 @@ pub struct Registry {
 #[derive(Debug, Default)]
 struct State {
     generations: HashMap<GenerationId, Entry>,
-    /// Ended generations whose log is still there, oldest end first.
+    /// Ended generations whose log is kept, oldest end first.
     logs: BTreeSet<(Instant, GenerationId)>,
-    /// Ended generations whose response object is still there, oldest end first.
+    /// Ended generations whose response object is kept, oldest end first.
     objects: BTreeSet<(Instant, GenerationId)>,
     keys: HashMap<(Owner, String), Keyed>,
-    /// Bytes of ended generations beside their logs.
+    /// Bytes of ended generations, without their logs.
     object_bytes: usize,
 }
 
@@ -70,17 +70,17 @@ struct Keyed {
     id: Option<GenerationId>,
 }
 
-/// What an idempotency key stands for.
+/// The state of an idempotency key.
 #[derive(Debug)]
 pub(super) enum Claim {
-    /// Nothing yet.
+    /// The key is unused, and now claimed.
     Free(KeyClaim),
-    /// This generation.
+    /// An earlier request under this key started this generation.
     Taken(Arc<Generation>),
 }
 
-/// A key that a request holds until its generation is in the registry. Dropping it gives the key
-/// back.
+/// A key that a request holds until its generation is in the registry. Dropping it releases the
+/// key.
 #[derive(Debug)]
 pub(super) struct KeyClaim {
     registry: Arc<Registry>,
@@ -95,7 +95,7 @@ impl Drop for KeyClaim {
     }
 }
 
-/// A place among the open generations.
+/// A permit of the limit on running generations. Dropping it releases the permit.
 #[derive(Debug)]
 pub(super) struct Permit(Arc<AtomicUsize>);
 
@@ -105,7 +105,7 @@ impl Drop for Permit {
     }
 }
 
-/// A generation that is being written. Dropping it tells the registry that it has ended.
+/// A generation that is being written. Dropping it records its end in the registry.
 #[derive(Debug)]
 pub(super) struct Running {
     registry: Arc<Registry>,
@@ -120,7 +120,7 @@ impl Drop for Running {
 }
 
 impl Registry {
-    /// An empty registry; `account` is where the logs' bytes are counted.
+    /// Returns an empty registry. `account` counts the bytes of the logs.
     #[must_use]
     pub fn new(retention: Retention, account: MemoryAccount) -> Arc<Self> {
         Arc::new(Self {
@@ -134,19 +134,19 @@ impl Registry {
         })
     }
 
-    /// How many generations run now.
+    /// Number of generations that run now.
     #[must_use]
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Acquire)
     }
 
-    /// How many generations can be asked for.
+    /// Number of generations that can be asked for.
     #[must_use]
     pub fn len(&self) -> usize {
         self.state.lock().generations.len()
     }
 
-    /// Whether nothing can be asked for.
+    /// Whether no generation can be asked for.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -174,14 +174,14 @@ impl Registry {
         self.closing.notify_waiters();
     }
 
-    /// Whether new generations are refused because the gateway stops.
+    /// Whether new generations are refused because the gateway shuts down.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Ends every generation that still runs with a failure that says why. Their terminal events
-    /// follow at once.
+    /// Ends every running generation with the failure `shutting_down`. The terminal events follow at
+    /// once.
     pub fn stop_running(&self) {
         let running: Vec<_> = self
             .state
@@ -194,7 +194,7 @@ impl Registry {
         running.iter().for_each(|generation| generation.shut_down());
     }
 
-    /// Waits until the gateway begins to stop.
+    /// Waits until the gateway begins to shut down.
     pub async fn closing(&self) {
         let notified = self.closing.notified();
         tokio::pin!(notified);
@@ -240,7 +240,7 @@ impl Registry {
         let full = (owner.clone(), key.to_owned());
         let mut state = self.state.lock();
         if let Some(keyed) = state.keys.get(&full) {
-            // One that failed before it cost anything holds its key no longer.
+            // A generation that failed before its upstream sent anything has released its key.
             let entry = keyed.id.as_ref().and_then(|id| state.generations.get(id));
             let generation = entry
                 .map(|entry| &entry.generation)
@@ -308,7 +308,7 @@ impl Registry {
             .cloned()
     }
 
-    /// The number of the last event of a generation whose log is gone.
+    /// Returns the number of the last event of an ended generation.
     pub(super) fn last_seq(&self, id: &GenerationId) -> Option<u64> {
         self.state.lock().generations.get(id)?.last_seq
     }
@@ -347,14 +347,14 @@ impl Registry {
         self.sweep(now);
     }
 
-    /// Lets go of what has been kept long enough, and of the oldest while there is too much. Called
-    /// at every end and start that needs it, and by a clock so that an idle gateway shrinks, too.
+    /// Drops logs and response objects that have been kept long enough, and the oldest ones while
+    /// the memory bound is exceeded. Called at every end, at a start that needs memory, and
+    /// periodically, so that an idle process shrinks as well.
     pub fn sweep(&self, now: Instant) {
         let mut expired = Vec::new();
         {
             let mut state = self.state.lock();
-            // A log that is still being read stays: its readers come to its end, or are cut for not
-            // reading.
+            // A log that has readers stays: they reach its end, or are cut for not reading.
             let due = |(ended, _): &&(Instant, GenerationId)| {
                 now.duration_since(*ended) >= self.retention.events
             };
@@ -378,16 +378,16 @@ impl Registry {
                 expired.extend(state.pop_object());
             }
         }
-        // Expiry wakes readers; that is done without the lock.
+        // Expiry wakes readers, so it runs without the lock.
         expired
             .iter()
             .for_each(|generation: &Arc<Generation>| generation.log().expire());
         self.relieve();
     }
 
-    /// Drops the oldest finished generations, of each the log first, until the bound holds. Were
-    /// all logs to go before any object, then objects, which stay for a day, would in the end leave
-    /// no room for the log of an answer that is still being read.
+    /// Drops the oldest ended generations, of each the log first, until the bound holds. If all logs
+    /// went before any object, the objects, which stay for a day, would in the end leave no room for
+    /// the logs of recent answers.
     fn relieve(&self) {
         while self.used() > self.retention.max_memory {
             let mut state = self.state.lock();
@@ -402,14 +402,13 @@ impl Registry {
 }
 
 impl State {
-    /// Takes the oldest log off the list; an object that is kept only as long as its log goes with
-    /// it.
+    /// Takes the oldest log off the list.
     fn pop_log(&mut self) -> Option<Arc<Generation>> {
         let key = self.logs.first()?.clone();
         self.take_log(&key)
     }
 
-    /// Takes a log off the list.
+    /// Takes a log off the list. The object of a `store: false` generation goes with it.
     fn take_log(&mut self, key: &(Instant, GenerationId)) -> Option<Arc<Generation>> {
         self.logs.remove(key);
         let generation = self.generations.get(&key.1)?.generation.clone();
@@ -419,8 +418,7 @@ impl State {
         Some(generation)
     }
 
-    /// Takes the log of the oldest generation off its list, or the object where the log is gone
-    /// already.
+    /// Takes the log of the oldest generation off its list, or the object if the log is gone.
     fn pop_oldest(&mut self) -> Option<Arc<Generation>> {
         if self.objects.first() == self.logs.first() {
             self.pop_log()
@@ -454,4 +452,13 @@ impl State {
             self.keys.remove(&key);
         }
     }
+}
+
+/// Whether a generation failed before its upstream sent anything. Its idempotency key is then free
+/// again.
+fn failed_early(generation: &Generation) -> bool {
+    generation
+        .outcome()
+        .is_some_and(|outcome| matches!(outcome.ending, Ending::Failed(_)))
+        && !generation.with_snapshot(Snapshot::has_begun)
 }

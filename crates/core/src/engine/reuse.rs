@@ -1,13 +1,12 @@
-//! Not asking twice: which requests may share an answer, and which generation has it.
+//! Sharing of answers: which requests may share one, and which generation has it.
 //!
-//! Sharing an answer that is being written and giving out one that is kept are one thing here: a
-//! **slot** names the generation that asked the upstream for a certain answer, and whoever wants
-//! the same follows it ([`replay`](crate::upstream)). A slot is there as long as its generation
-//! runs, and after that, if the answer is one that may be kept, as long as the cache wants it and
-//! its log lasts. It holds no answer itself.
+//! A **slot** names the generation that asked the upstream for a certain answer, the **leader**. An
+//! identical request follows it: its own generation reads the leader's log instead of an upstream
+//! ([`replay`](super::replay)). That holds for an answer that is being written and for one that is
+//! kept. A slot lasts as long as its generation runs. After that it lasts, if the answer may be
+//! cached, until the cache drops it or the log expires. It holds no answer itself.
 //!
-//! A follower has no slot, so nobody follows a follower: an answer is at most one step away from
-//! the one who asked.
+//! A follower has no slot, so no generation follows a follower.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -20,65 +19,64 @@ use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
-use super::replay::Source;
+use super::replay::LeaderPhase;
 use crate::generation::{FollowerGuard, Generation};
 use crate::model::id::Owner;
 use crate::model::json::Members;
 use crate::model::snapshot::{Api, Status};
 use crate::upstream::UpstreamRequest;
 
-/// Headers that say who asked, or along which way, and nothing of what is asked.
-const BESIDE_THE_POINT: &[&str] = &["baggage", "traceparent", "tracestate", "x-request-id"];
+/// Headers that identify the client or trace the request, and do not change the answer.
+const IGNORED_HEADERS: &[&str] = &["baggage", "traceparent", "tracestate", "x-request-id"];
 
 /// What is shared, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReuseOptions {
     /// Whether identical requests in flight share one upstream stream.
     pub coalesce: bool,
-    /// Whether identical deterministic requests get the answer that an earlier one got.
+    /// Whether an identical deterministic request gets the answer of an earlier one.
     pub cache: bool,
-    /// How long after its end an answer may be given again. No longer than its log lasts.
+    /// How long after its end an answer may be reused. It also ends with the log.
     pub ttl: Duration,
-    /// How many answers are remembered; the oldest go first.
+    /// How many answers are kept; the oldest are dropped first.
     pub entries: usize,
-    /// Tokens a second at which a kept answer is given; 0 is as fast as it is read.
+    /// Tokens a second at which a kept answer is replayed; 0 is as fast as it is read.
     pub pace: u32,
-    /// Whether one owner's answer may be another's.
+    /// Whether owners share answers with one another.
     pub across_owners: bool,
 }
 
-/// What a request wants of answers to others.
+/// Which answers a request accepts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Freshness {
-    /// An answer that somebody has asked for already will do.
+    /// Another request's answer will do.
     #[default]
     Any,
-    /// The model is to be asked; others may have the answer.
+    /// The model must be asked; others may share the answer.
     New,
-    /// The model is to be asked, and nobody else gets the answer.
+    /// The model must be asked, and no other request shares the answer.
     Private,
 }
 
-/// What became of it.
+/// How a request was answered, where answers are shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reused {
-    /// A kept answer is given again.
+    /// A kept answer is replayed.
     Hit,
     /// The model is asked.
     Miss,
     /// An answer that is being written is shared.
     Coalesced,
-    /// The model is asked, since the request does not share: it is not deterministic, or it said
-    /// so.
+    /// The model is asked, since the request does not share: it is not deterministic, or its
+    /// [`Freshness`] forbids it.
     Bypass,
 }
 
-/// What makes two requests the same. A digest: bodies are too large to be kept, and it is not worth
-/// anybody's while to forge one.
+/// Digest of what makes two requests identical. SHA-256, so that no client can forge a collision.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Key([u8; 32]);
 
-/// See the [module](self). One for all workers.
+/// The slots of all workers. See the [module](self).
 pub struct Reuse {
     options: ReuseOptions,
     state: Mutex<State>,
@@ -93,18 +91,18 @@ struct State {
 
 struct Slot {
     leader: Weak<Generation>,
-    /// When it ended; only answers that may be kept have one.
+    /// When it ended; set only for answers that may be kept.
     ended: Option<Instant>,
 }
 
-/// What a request may do about others.
+/// The role of a request among identical ones.
 pub(crate) enum Role {
-    /// It is on its own.
-    Apart,
-    /// Others may follow it.
-    Leads(Leader),
-    /// It follows.
-    Follows(FollowerGuard, Source),
+    /// It shares nothing.
+    Independent,
+    /// It asks the upstream, and others may follow it.
+    Leader(Leader),
+    /// It follows a leader.
+    Follower(FollowerGuard, LeaderPhase),
 }
 
 /// A leader's slot. Dropping it, however its generation ended, frees the slot or leaves it to the
@@ -119,10 +117,10 @@ pub(crate) struct Leader {
 // === impl Reused ===
 
 impl Reused {
-    /// All, in the order of the documentation.
+    /// All values, in the order of the documentation.
     pub const ALL: &'static [Self] = &[Self::Hit, Self::Miss, Self::Coalesced, Self::Bypass];
 
-    /// As the header `Tokenwire-Cache` spells it.
+    /// The value of the header `Tokenwire-Cache`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -137,9 +135,9 @@ impl Reused {
 // === impl Key ===
 
 impl Key {
-    /// Which of several servers of a model was chosen makes no difference: the configuration says
-    /// that they are as good as one another. Only a server's own name for the model does, since it
-    /// stands in the body.
+    /// Digests the request. Which of several servers of a model was chosen makes no difference: the
+    /// configuration declares them equal. A server's own name for the model does, since it is in
+    /// the body.
     fn new(request: &UpstreamRequest, owner: Option<&Owner>) -> Self {
         let mut digest = Sha256::new();
         let mut part = |bytes: &[u8]| {
@@ -147,7 +145,7 @@ impl Key {
             digest.update(bytes);
         };
         match owner {
-            None => part(b"anybody"),
+            None => part(b"any"),
             Some(Owner::Anonymous) => part(b"anonymous"),
             Some(Owner::Named(name)) => {
                 part(b"named");
@@ -162,7 +160,7 @@ impl Key {
         let mut headers: Vec<_> = request
             .headers
             .iter()
-            .filter(|(name, _)| !BESIDE_THE_POINT.contains(&name.as_str()))
+            .filter(|(name, _)| !IGNORED_HEADERS.contains(&name.as_str()))
             .collect();
         headers.sort_unstable();
         part(&(headers.len() as u64).to_be_bytes());
@@ -170,7 +168,7 @@ impl Key {
             part(name.as_bytes());
             part(value.as_bytes());
         }
-        // What one client's own key paid for is not another's.
+        // An answer that one client's own key paid for is not shared with another client.
         part(
             request
                 .client_key
@@ -182,7 +180,7 @@ impl Key {
     }
 }
 
-/// Whether the model says the same again: it is told to draw nothing, or what to draw from.
+/// Whether the model gives the same answer again: temperature 0, or a seed.
 fn is_deterministic(body: &[u8]) -> bool {
     let Ok(members) = serde_json::from_slice::<Members<'_>>(body) else {
         return false;
@@ -206,7 +204,7 @@ impl fmt::Debug for Reuse {
 }
 
 impl Reuse {
-    /// Nothing shared yet; `None` where the options switch everything off.
+    /// Returns an empty set of slots, or `None` if the options switch sharing off.
     #[must_use]
     pub fn new(options: ReuseOptions) -> Option<Arc<Self>> {
         (options.coalesce || options.cache).then(|| {
@@ -217,7 +215,7 @@ impl Reuse {
         })
     }
 
-    /// How many answers are remembered, and how many generations may be followed now.
+    /// Returns how many answers are kept, and how many running generations may be followed.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
         let state = self.state.lock();
@@ -229,45 +227,45 @@ impl Reuse {
         (ended, state.slots.len() - ended)
     }
 
-    /// Finds the request's place. `generation` is the request's own.
+    /// Finds the role of a request. `generation` is the request's own.
     pub(crate) fn join(
         self: &Arc<Self>,
         request: &UpstreamRequest,
         generation: &Arc<Generation>,
         freshness: Freshness,
-    ) -> (Role, Reused, Option<Ticket>) {
-        let apart = (Role::Apart, Reused::Bypass, None);
+    ) -> (Role, Reused, Option<SlotLookup>) {
+        let independent = (Role::Independent, Reused::Bypass, None);
         if freshness == Freshness::Private {
-            return apart;
+            return independent;
         }
         let deterministic = self.options.cache && is_deterministic(&request.body);
         if !(self.options.coalesce || deterministic) {
-            return apart;
+            return independent;
         }
         let owner = (!self.options.across_owners).then_some(&generation.meta().owner);
-        let ticket = Ticket {
+        let lookup = SlotLookup {
             reuse: self.clone(),
             key: Key::new(request, owner),
             deterministic,
         };
-        let place = ticket.place(generation, freshness);
-        let reused = match (&place, freshness) {
-            (Role::Follows(_, Source::Live), _) => Reused::Coalesced,
-            (Role::Follows(_, Source::Kept { .. }), _) => Reused::Hit,
+        let role = lookup.role(generation, freshness);
+        let reused = match (&role, freshness) {
+            (Role::Follower(_, LeaderPhase::Running), _) => Reused::Coalesced,
+            (Role::Follower(_, LeaderPhase::Kept { .. }), _) => Reused::Hit,
             (_, Freshness::Any) => Reused::Miss,
             (_, Freshness::New | Freshness::Private) => Reused::Bypass,
         };
-        (place, reused, Some(ticket))
+        (role, reused, Some(lookup))
     }
 
-    /// Lets go of the answers that were kept long enough, and of the oldest of too many.
+    /// Drops expired answers, and the oldest ones beyond the limit.
     fn prune(&self, state: &mut State, now: Instant) {
         while let Some((ended, key)) = state.ended.front().copied()
             && (state.ended.len() > self.options.entries
                 || now.duration_since(ended) >= self.options.ttl)
         {
             state.ended.pop_front();
-            // The slot may be another generation's by now.
+            // The slot may belong to another generation by now.
             if let Entry::Occupied(slot) = state.slots.entry(key)
                 && slot.get().ended == Some(ended)
             {
@@ -277,16 +275,16 @@ impl Reuse {
     }
 }
 
-/// The right to look for a place, and to look again if the first came to nothing.
-pub(crate) struct Ticket {
+/// Looks up the slot of one request. A follower looks again if its leader gives nothing.
+pub(crate) struct SlotLookup {
     reuse: Arc<Reuse>,
     key: Key,
     deterministic: bool,
 }
 
-impl Ticket {
-    /// The place of this generation now.
-    pub(crate) fn place(&self, generation: &Arc<Generation>, freshness: Freshness) -> Role {
+impl SlotLookup {
+    /// Returns the role of this generation now. A leader takes the slot.
+    pub(crate) fn role(&self, generation: &Arc<Generation>, freshness: Freshness) -> Role {
         let reuse = &self.reuse;
         let now = Instant::now();
         let mut state = reuse.state.lock();
@@ -300,17 +298,17 @@ impl Ticket {
         {
             if !leader.is_over() {
                 if reuse.options.coalesce {
-                    return Role::Follows(FollowerGuard::new(leader), Source::Live);
+                    return Role::Follower(FollowerGuard::new(leader), LeaderPhase::Running);
                 }
-                // It keeps its slot: the first to ask is the first to end.
-                return Role::Apart;
+                // The leader keeps its slot: the first to ask is usually the first to end.
+                return Role::Independent;
             }
-            // One that has just ended has not been noted yet.
+            // A leader that has just ended may not have marked its slot yet.
             let is_kept = slot.ended.is_some() || leader.status() == Status::Completed;
             if self.deterministic && is_kept && leader.tail().is_ok() {
-                return Role::Follows(
+                return Role::Follower(
                     FollowerGuard::new(leader),
-                    Source::Kept {
+                    LeaderPhase::Kept {
                         pace: reuse.options.pace,
                     },
                 );
@@ -324,7 +322,7 @@ impl Ticket {
             },
         );
         drop(state);
-        Role::Leads(Leader {
+        Role::Leader(Leader {
             reuse: reuse.clone(),
             key: self.key,
             generation: generation.clone(),

@@ -1,4 +1,4 @@
-//! The strings that others pull on a generation: readers come and go, somebody cancels.
+//! External control of a generation: reader count, cancellation, shutdown.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -9,25 +9,25 @@ use futures::task::AtomicWaker;
 
 use super::Generation;
 
-/// Why a generation is stopped from outside.
+/// Why a generation is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// Somebody with the right to do so said so.
+    /// A client cancelled it.
     Cancelled,
-    /// Nobody reads it, and nobody came back in time.
+    /// It has no reader, and none came back within its grace.
     Abandoned,
-    /// The gateway stops, and its patience is over.
+    /// The gateway stops, and the time to drain is over.
     ShuttingDown,
 }
 
-/// Whether the clocks on the upstream run.
+/// Whether the upstream timeouts run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TimeoutState {
     /// They run.
     Running,
-    /// They do not: what is waited for is not a model.
+    /// They do not run: the generation follows another one.
     Paused,
-    /// They run, from this moment on.
+    /// They start now.
     Resumed,
 }
 
@@ -40,10 +40,10 @@ pub(crate) struct Control {
     cancelled: AtomicBool,
     shutting_down: AtomicBool,
     readers: AtomicUsize,
-    /// Generations whose upstream is this one's log.
+    /// Number of generations that follow this one's log.
     followers: AtomicUsize,
     timeouts: AtomicU8,
-    /// How long it runs on without a reader; `None` for ever.
+    /// How long it runs without a reader; `None` is without limit.
     grace: Option<Duration>,
     driver: AtomicWaker,
 }
@@ -71,17 +71,17 @@ impl Control {
         self.driver.wake();
     }
 
-    /// How many readers there are.
+    /// The number of readers.
     pub(super) fn readers(&self) -> usize {
         self.readers.load(Ordering::Acquire)
     }
 
-    /// Asks to be woken when anything changes. To be called before looking.
+    /// Registers the driver's waker. Must be called before the state is read.
     pub(super) fn watch(&self, cx: &Context<'_>) {
         self.driver.register(cx.waker());
     }
 
-    /// Whether it is to end now, whoever reads.
+    /// The reason to stop at once, with or without readers.
     pub(super) fn stopped(&self) -> Option<Stop> {
         if self.cancelled.load(Ordering::Acquire) {
             return Some(Stop::Cancelled);
@@ -91,30 +91,30 @@ impl Control {
             .then_some(Stop::ShuttingDown)
     }
 
-    /// The grace that has begun to run, if nobody reads and it matters.
+    /// The grace, if it has a limit and there is no reader.
     pub(super) fn abandoned(&self) -> Option<Duration> {
         self.grace
             .filter(|_| self.readers.load(Ordering::Acquire) == 0)
     }
 
-    /// Whether another generation is made of this one. Then it is not given up, although its own
-    /// grace runs.
+    /// Whether another generation follows this one. It is not abandoned then, even when its grace
+    /// runs out.
     pub(super) fn is_followed(&self) -> bool {
         self.followers.load(Ordering::Acquire) > 0
     }
 
-    /// Stops the clocks on the upstream, for an answer that another generation's clocks watch over.
+    /// Pauses the upstream timeouts of a generation that follows another, which has its own.
     pub(crate) fn pause_timeouts(&self) {
         self.timeouts.store(PAUSED, Ordering::Release);
     }
 
-    /// Has the clocks begin now: a model is asked after all.
+    /// Starts the upstream timeouts now: the generation asks an upstream after all.
     pub(crate) fn resume_timeouts(&self) {
         self.timeouts.store(RESUMED, Ordering::Release);
         self.driver.wake();
     }
 
-    /// What became of the clocks; a restart is told once.
+    /// The state of the timeouts. `Resumed` is returned once.
     pub(super) fn timeouts(&self) -> TimeoutState {
         match self.timeouts.load(Ordering::Acquire) {
             RUNNING => TimeoutState::Running,
@@ -127,7 +127,7 @@ impl Control {
     }
 }
 
-/// A reader's presence. A generation without one runs on for its grace and is then cancelled.
+/// Counts one reader. A generation without readers runs on for its grace and is then cancelled.
 #[derive(Debug)]
 pub struct ReaderGuard(Arc<Generation>);
 
@@ -138,7 +138,7 @@ impl ReaderGuard {
         Self(generation)
     }
 
-    /// What is attached to.
+    /// The generation that is read.
     #[must_use]
     pub fn generation(&self) -> &Arc<Generation> {
         &self.0
@@ -155,9 +155,8 @@ impl Drop for ReaderGuard {
     }
 }
 
-/// A hold of one generation on another, which its answer is made of. While it lasts, the other is
-/// not given up for want of readers and its log is kept; with the last hold the grace that has run
-/// meanwhile counts.
+/// Counts one generation that follows another. While it exists, the leader is not abandoned and its
+/// log is kept. When the last one is dropped, the grace that has passed in the meantime counts.
 #[derive(Debug)]
 pub(crate) struct FollowerGuard(Arc<Generation>);
 

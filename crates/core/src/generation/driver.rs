@@ -1,8 +1,8 @@
-//! The task that writes a generation: asks the upstream, translates what comes, appends it, and
-//! ends the log.
+//! The task that writes a generation: it asks the upstream, translates its events, appends them,
+//! and ends the log.
 //!
-//! It runs on the worker that accepted the request, so that a token's way from socket to socket
-//! never leaves a thread.
+//! It runs on the worker that accepted the request, so a token stays on one thread from socket to
+//! socket.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -14,39 +14,40 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use tokio::time::{Instant, Sleep};
 
+use super::Generation;
 use super::control::{Stop, TimeoutState};
 use super::writer::Writer;
-use super::{Generation, unix_now};
 use crate::log::AppendError;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::{Ending, EventKind, Failure};
+use crate::model::time::unix_now;
 use crate::upstream::decode::Flow;
 use crate::upstream::translate::{BodyEnd, Progress, RecordWriter, Translator};
 use crate::upstream::{OpenError, StreamStep, Timeouts, TokenStream, Upstream, UpstreamRequest};
 
-/// How long usage and `[DONE]` may take once every choice has finished. Then silence is an end.
+/// How long usage and `[DONE]` may take after every choice has finished. Silence then is an end.
 const AFTER_FINISH: Duration = Duration::from_secs(5);
-/// How often it reads before the other tasks of its thread have their turn. A read is up to 64 KiB,
-/// or some hundred tokens; one that is not full is the last before it waits.
-const READS_IN_A_TURN: u32 = 2;
-/// How long the end of a finished body is waited for, so that its connection can be used again.
+/// The number of reads before the task yields to others on its thread. A read is up to 64 KiB, some
+/// hundred tokens.
+const READS_PER_TURN: u32 = 2;
+/// How long to wait for the end of a finished body, so that its connection can be reused.
 const DRAIN: Duration = Duration::from_millis(100);
 
-/// What there is to do.
+/// The work of a driver.
 #[derive(Debug)]
 pub struct Work {
-    /// What is asked.
+    /// The upstream request.
     pub request: UpstreamRequest,
-    /// How long to wait.
+    /// The upstream timeouts.
     pub timeouts: Timeouts,
-    /// How many choices were asked for.
+    /// The number of choices asked for.
     pub choices: u32,
-    /// The predecessor that the client named.
+    /// The response that the client's request continues.
     pub previous_response_id: Option<String>,
 }
 
-/// Writes the generation to its end. The scribe may hold events (`response.created`) that go first.
-/// What comes back, if anything, is a body whose connection may be used again once it is
+/// Writes the generation to its end. `records` may hold events that come first
+/// (`response.created`). Returns the body if its connection can be reused after it is
 /// [drained](drain).
 pub(crate) async fn drive(
     mut writer: Writer,
@@ -69,7 +70,7 @@ pub(crate) async fn drive(
     })
 }
 
-/// Reads a finished body to its end, if that comes soon, so that its connection can be used again.
+/// Reads a finished body to its end, for at most 100 ms, so that its connection can be reused.
 pub(crate) async fn drain(mut stream: Box<dyn TokenStream>) {
     let end = std::future::poll_fn(|cx| {
         loop {
@@ -83,7 +84,7 @@ pub(crate) async fn drain(mut stream: Box<dyn TokenStream>) {
     let _ = tokio::time::timeout(DRAIN, end).await;
 }
 
-/// Gives the stream back if its connection may be used again.
+/// Returns the stream if its connection can be reused.
 async fn run(
     writer: &mut Writer,
     records: &mut RecordWriter,
@@ -97,7 +98,7 @@ async fn run(
         choices,
         previous_response_id,
     } = work;
-    let fresh = || {
+    let new_translator = || {
         Translator::new(
             generation.meta().api,
             &generation.meta().id,
@@ -105,9 +106,9 @@ async fn run(
             previous_response_id.as_deref(),
         )
     };
-    let mut translator = fresh();
-    let mut watch = Watch::new(generation.clone(), timeouts);
-    let opened = watch.guard(upstream.open(request)).await;
+    let mut translator = new_translator();
+    let mut deadlines = Deadlines::new(generation.clone(), timeouts);
+    let opened = deadlines.guard(upstream.open(request)).await;
     let mut stream = match opened {
         Ok(Ok(opened)) => {
             generation.response_head().set(Ok(opened.head));
@@ -128,23 +129,22 @@ async fn run(
             return None;
         }
     };
-    let mut kept = false;
+    let mut appended = false;
     let mut reads = 0;
     loop {
         let mut step = Poll::Pending;
-        if reads >= READS_IN_A_TURN {
+        if reads >= READS_PER_TURN {
             reads = 0;
             tokio::task::yield_now().await;
-            // An answer that never pauses has its clocks, and may be stopped or given up, like any
-            // other.
-            step =
-                std::future::poll_fn(|cx| Poll::Ready(watch.poll_end(cx, &mut translator))).await;
+            // A stream that never pauses is subject to timeouts and cancellation, too.
+            step = std::future::poll_fn(|cx| Poll::Ready(deadlines.poll_end(cx, &mut translator)))
+                .await;
         }
         let step = match step {
             Poll::Ready(step) => step,
             Poll::Pending => {
                 std::future::poll_fn(|cx| {
-                    let step = watch.poll_stream(cx, stream.as_mut(), &mut translator, records);
+                    let step = deadlines.poll_stream(cx, stream.as_mut(), &mut translator, records);
                     if step.is_pending() {
                         reads = 0;
                     }
@@ -154,11 +154,11 @@ async fn run(
             }
         };
         if let Step::Over(Ending::Failed(failure)) = &step
-            && !kept
+            && !appended
             && records.is_empty()
             && stream.retry(failure)
         {
-            translator = fresh();
+            translator = new_translator();
             continue;
         }
         if let Step::Over(Ending::Failed(failure)) = &step
@@ -170,20 +170,20 @@ async fn run(
             stream.failed(failure);
         }
         let (Step::Over(ending) | Step::GivenUp(ending)) = step else {
-            kept |= !records.is_empty();
+            appended |= !records.is_empty();
             match writer.append(records) {
                 Ok(()) => {
                     reads += 1;
                     continue;
                 }
                 Err(AppendError::Full { .. }) => {
-                    tracing::warn!(generation = %generation.meta().id, "the answer outgrew the bound on one stream");
+                    tracing::warn!(generation = %generation.meta().id, "the answer exceeds the limit on one stream");
                     writer.seal_abruptly(&ApiError::new(
                         ErrorCode::StreamTooLarge,
                         "The answer is larger than the gateway keeps for one stream.",
                     ));
                 }
-                // Somebody else writes it now, or it was deleted: there is nothing left to do here.
+                // Another writer took over, or the log was deleted.
                 Err(
                     AppendError::Fenced { .. }
                     | AppendError::Sealed
@@ -199,14 +199,15 @@ async fn run(
     }
 }
 
-/// Whether another server goes on with the answer that broke off. The log says where, and who does.
+/// Asks another upstream to continue the answer that broke off. Returns whether one does. The log
+/// records the place and the upstream.
 fn continue_elsewhere(
     writer: &mut Writer,
     records: &mut RecordWriter,
     stream: &mut dyn TokenStream,
     failure: &Failure,
 ) -> bool {
-    // What came with the failure belongs to the text that the other goes on from.
+    // Events that came with the failure are part of the text to continue.
     if writer.append(records).is_err() {
         return false;
     }
@@ -215,7 +216,7 @@ fn continue_elsewhere(
     let Some(upstream) = text.and_then(|text| stream.continue_from(failure, &text)) else {
         return false;
     };
-    tracing::info!(generation = %generation.meta().id, code = %failure.code, %upstream, "another upstream goes on with the answer");
+    tracing::info!(generation = %generation.meta().id, code = %failure.code, %upstream, "another upstream continues the answer");
     let chunk = serde_json::json!({
         "id": format!("chatcmpl-{}", generation.meta().id.suffix()),
         "object": "chat.completion.chunk",
@@ -236,8 +237,7 @@ fn finish(
     ending: Ending,
 ) {
     if let Ending::Failed(failure) = &ending {
-        // The code is ours or the upstream's; the message may quote the conversation and stays out
-        // of the log.
+        // The message may quote the conversation and stays out of the log.
         tracing::info!(generation = %writer.generation().meta().id, code = %failure.code, "generation failed");
     }
     translator.end(ending, unix_now(), records);
@@ -246,17 +246,17 @@ fn finish(
 
 enum Step {
     Read,
-    /// The upstream has come to an end.
+    /// The upstream ended.
     Over(Ending),
-    /// It is not waited for any longer.
+    /// The gateway gave up on the upstream.
     GivenUp(Ending),
 }
 
-/// Why waiting was given up.
+/// Why the driver stops waiting for the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Interrupt {
     Stopped(Stop),
-    Clock(ErrorCode),
+    Timeout(ErrorCode),
 }
 
 impl Interrupt {
@@ -267,19 +267,19 @@ impl Interrupt {
             }
             Self::Stopped(Stop::ShuttingDown) => ApiError::new(
                 ErrorCode::ShuttingDown,
-                "The gateway stopped before the answer was whole.",
+                "The gateway stopped before the answer was complete.",
             ),
             Self::Stopped(Stop::Abandoned) => ApiError::new(
                 ErrorCode::Cancelled,
-                "The generation was cancelled: nobody was reading it.",
+                "The generation was cancelled: it had no reader.",
             ),
-            Self::Clock(code) => {
+            Self::Timeout(code) => {
                 let what = match code {
                     ErrorCode::FirstTokenTimeout => "The upstream sent no first token in time.",
                     ErrorCode::BetweenTokensTimeout => {
                         "The upstream fell silent in the middle of the answer."
                     }
-                    _ => "The upstream took too long over the whole answer.",
+                    _ => "The upstream took too long for the whole answer.",
                 };
                 ApiError::new(code, what)
             }
@@ -289,30 +289,30 @@ impl Interrupt {
     fn into_ending(self) -> Ending {
         match self {
             Self::Stopped(Stop::Cancelled | Stop::Abandoned) => Ending::Cancelled,
-            Self::Stopped(Stop::ShuttingDown) | Self::Clock(_) => {
+            Self::Stopped(Stop::ShuttingDown) | Self::Timeout(_) => {
                 Ending::Failed(Failure::from(&self.to_api_error()))
             }
         }
     }
 }
 
-/// The clocks and the strings of one generation, under one timer.
+/// The timeouts and the external control of one generation, under one timer.
 ///
-/// The timer is not moved with every token. It is set once and, when it fires too early because
-/// tokens came meanwhile, set again to what is left.
-struct Watch {
+/// The timer is not reset with every token. When it fires early because tokens have come, it is set
+/// to the time that is left.
+struct Deadlines {
     generation: Arc<Generation>,
     timeouts: Timeouts,
     started: Instant,
     last_token: Option<Instant>,
     finished: Option<Instant>,
     abandoned: Option<Instant>,
-    /// Somebody else watches over the upstream.
-    held: bool,
+    /// The timeouts do not run.
+    paused: bool,
     timer: Pin<Box<Sleep>>,
 }
 
-impl Watch {
+impl Deadlines {
     fn new(generation: Arc<Generation>, timeouts: Timeouts) -> Self {
         let started = Instant::now();
         let timer = Box::pin(tokio::time::sleep_until(started));
@@ -323,12 +323,12 @@ impl Watch {
             last_token: None,
             finished: None,
             abandoned: None,
-            held: false,
+            paused: false,
             timer,
         }
     }
 
-    /// Runs a future until it is done or there is a reason to give up.
+    /// Runs a future until it is ready or there is a reason to give up.
     async fn guard<F: Future>(&mut self, future: F) -> Result<F::Output, Interrupt> {
         tokio::pin!(future);
         std::future::poll_fn(|cx| {
@@ -370,7 +370,7 @@ impl Watch {
         match progress {
             Progress::Over(ending) => return Poll::Ready(Step::Over(ending)),
             Progress::Finished => self.finished = Some(Instant::now()),
-            // Text after a finish reason: the answer goes on.
+            // Text after a finish reason: the answer continues.
             Progress::Open if tokens => self.finished = None,
             Progress::Open => {}
         }
@@ -386,7 +386,7 @@ impl Watch {
         }
     }
 
-    /// The end, if there is a reason not to wait any longer.
+    /// Ready if there is a reason to stop waiting.
     fn poll_end(&mut self, cx: &mut Context<'_>, translator: &mut Translator) -> Poll<Step> {
         self.poll(cx).map(|interrupt| {
             if self.silence_is_an_end() {
@@ -397,7 +397,7 @@ impl Watch {
         })
     }
 
-    /// Whether the time after the last finish reason has run out.
+    /// Whether the time after the last finish reason is over.
     fn silence_is_an_end(&self) -> bool {
         self.finished
             .is_some_and(|at| Instant::now() >= at + AFTER_FINISH)
@@ -410,18 +410,18 @@ impl Watch {
             return Poll::Ready(Interrupt::Stopped(stop));
         }
         match control.timeouts() {
-            TimeoutState::Running => self.held = false,
-            TimeoutState::Paused => self.held = true,
+            TimeoutState::Running => self.paused = false,
+            TimeoutState::Paused => self.paused = true,
             TimeoutState::Resumed => {
-                self.held = false;
+                self.paused = false;
                 self.started = Instant::now();
             }
         }
         match control.abandoned() {
             Some(grace) => {
                 let now = Instant::now();
-                // A grace that ran out while others were made of this answer ends with the last of
-                // them.
+                // A grace that ran out while the generation was followed ends with the last
+                // follower.
                 if now >= *self.abandoned.get_or_insert(now) + grace && !control.is_followed() {
                     return Poll::Ready(Interrupt::Stopped(Stop::Abandoned));
                 }
@@ -449,31 +449,31 @@ impl Watch {
         }
     }
 
-    /// What runs out first, and what that means.
+    /// Returns the earliest deadline and its meaning.
     fn next_deadline(&self) -> Option<(Instant, Interrupt)> {
-        let held = self.held;
-        let clock = |from: Instant, after: Duration, code| {
-            (!after.is_zero() && !held).then(|| (from + after, Interrupt::Clock(code)))
+        let paused = self.paused;
+        let timeout = |from: Instant, after: Duration, code| {
+            (!after.is_zero() && !paused).then(|| (from + after, Interrupt::Timeout(code)))
         };
         let tokens = match (self.finished, self.last_token) {
             (Some(finished), _) => Some((
                 finished + AFTER_FINISH,
-                Interrupt::Clock(ErrorCode::BetweenTokensTimeout),
+                Interrupt::Timeout(ErrorCode::BetweenTokensTimeout),
             )),
-            (None, Some(last)) => clock(
+            (None, Some(last)) => timeout(
                 last,
                 self.timeouts.between_tokens,
                 ErrorCode::BetweenTokensTimeout,
             ),
-            (None, None) => clock(
+            (None, None) => timeout(
                 self.started,
                 self.timeouts.first_token,
                 ErrorCode::FirstTokenTimeout,
             ),
         };
-        // An answer that has finished is whole, however long the rest takes to come.
+        // A finished answer is complete.
         let total = if self.finished.is_none() {
-            clock(self.started, self.timeouts.total, ErrorCode::TotalTimeout)
+            timeout(self.started, self.timeouts.total, ErrorCode::TotalTimeout)
         } else {
             None
         };

@@ -1,14 +1,13 @@
-//! A generation: one answer being written, its log, and those who read it.
+//! A generation: one answer being written, its log, and its readers.
 //!
 //! ```text
 //!   start ──▶ Queued ──▶ Running ──▶ Completed | Incomplete | Failed | Cancelled
 //!               │            │                      ▲
-//!               └────────────┴──── cancel, clocks, panic, end of the worker
+//!               └────────────┴──── cancel, timeouts, panic, end of the worker
 //! ```
 //!
-//! The [`driver`](self) task writes; [`Subscription`]s read. They share this object and nothing
-//! else. Whatever happens to the driver, the log ends with exactly one terminal event: its writer
-//! seals the log when it is dropped.
+//! The driver task writes; [`Subscription`]s read. They share this object and nothing else. The log
+//! always ends with exactly one terminal event: the writer seals the log when it is dropped.
 
 mod control;
 mod driver;
@@ -27,7 +26,7 @@ pub(crate) use writer::Writer;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use serde_json::value::RawValue;
@@ -41,13 +40,6 @@ use crate::model::record::{Content, KnownTemplate, RecordBatch};
 use crate::model::snapshot::{Meta, Snapshot, Status};
 use control::Control;
 use render_cache::RenderCache;
-
-/// Unix time in seconds.
-pub(crate) fn unix_now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
-}
 
 /// One answer, shared by its writer and its readers.
 pub struct Generation {
@@ -63,7 +55,7 @@ pub struct Generation {
     conversation: Conversation,
 }
 
-/// What a successor's history is made of.
+/// The turns that a later turn builds on.
 #[derive(Default)]
 pub struct Conversation {
     /// The items of all earlier turns, inputs and outputs in order.
@@ -92,7 +84,7 @@ impl fmt::Debug for Generation {
 }
 
 impl Generation {
-    /// A generation that nobody writes yet. `grace` is how long it runs on without a reader, unless
+    /// Creates a generation without a writer. `grace` is how long it runs without a reader, unless
     /// it is a background one.
     #[must_use]
     pub fn new(
@@ -116,48 +108,48 @@ impl Generation {
         })
     }
 
-    /// What was known at its start.
+    /// What is known at its start.
     #[must_use]
     pub fn meta(&self) -> &Meta {
         &self.meta
     }
 
-    /// Its records.
+    /// The log of its records.
     #[must_use]
     pub fn log(&self) -> &Arc<dyn TokenLog> {
         &self.log
     }
 
-    /// What its upstream answered before the first token.
+    /// The upstream's response before the first token.
     #[must_use]
     pub fn response_head(&self) -> &ResponseHead {
         &self.response_head
     }
 
-    /// The turn's input and what came before it.
+    /// The turn's input and the earlier turns.
     #[must_use]
     pub fn conversation(&self) -> &Conversation {
         &self.conversation
     }
 
-    /// Counts a reader until the attachment is dropped.
+    /// Counts a reader until the guard is dropped.
     #[must_use]
     pub fn attach(self: &Arc<Self>) -> ReaderGuard {
         ReaderGuard::new(self.clone())
     }
 
-    /// How many read it, or wait for it, now.
+    /// The number of readers now.
     #[must_use]
     pub fn readers(&self) -> usize {
         self.control.readers()
     }
 
-    /// Whether anybody reads it, or another generation is made of it.
+    /// Whether it has a reader or a follower.
     pub(crate) fn is_held(&self) -> bool {
         self.control.readers() > 0 || self.control.is_followed()
     }
 
-    /// How long its first token took, from when its upstream was asked, if there was one.
+    /// The time from asking the upstream to the first token, if there was one.
     #[must_use]
     pub fn first_token(&self) -> Option<Duration> {
         self.first_token.get().copied()
@@ -167,18 +159,17 @@ impl Generation {
         let _ = self.first_token.set(after);
     }
 
-    /// Stops it, in whatever phase it is. Returns at once; the terminal event follows.
+    /// Cancels it in any phase. Returns at once; the terminal event follows.
     pub fn cancel(&self) {
         self.control.cancel();
     }
 
-    /// Ends it with a failure that says that the gateway stops. Returns at once; the terminal event
-    /// follows.
+    /// Ends it with the failure `shutting_down`. Returns at once; the terminal event follows.
     pub(crate) fn shut_down(&self) {
         self.control.shut_down();
     }
 
-    /// Where the log stands.
+    /// The end of the log.
     ///
     /// # Errors
     /// [`ReadError::Expired`] once the records are gone.
@@ -186,13 +177,13 @@ impl Generation {
         self.log.tail()
     }
 
-    /// Its status now.
+    /// Its current status.
     #[must_use]
     pub fn status(&self) -> Status {
         self.with_snapshot(Snapshot::status)
     }
 
-    /// How it ended, if it has.
+    /// How it ended, if it has ended.
     #[must_use]
     pub fn outcome(&self) -> Option<Outcome> {
         self.with_snapshot(|snapshot| snapshot.outcome().cloned())
@@ -211,13 +202,13 @@ impl Generation {
         }
     }
 
-    /// Whether the terminal event is written, or the log gone.
+    /// Whether the terminal event is written or the log has expired.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.log.tail().map_or(true, |tail| tail.sealed)
     }
 
-    /// The response object as it is now.
+    /// Returns the response object as it is now.
     #[must_use]
     pub fn response_json(&self) -> Vec<u8> {
         let mut out = Vec::new();
@@ -225,7 +216,7 @@ impl Generation {
         out
     }
 
-    /// Its output items as a raw JSON array.
+    /// Returns its output items as a JSON array.
     #[must_use]
     pub fn output_json(&self) -> Vec<u8> {
         let mut out = Vec::new();
@@ -233,20 +224,20 @@ impl Generation {
         out
     }
 
-    /// `tokenwire:reset`: the number of the last event so far, and the event with the response object
-    /// as it is now.
+    /// Returns the number of the last event so far, and a `tokenwire:reset` with the response
+    /// object as it is now.
     #[must_use]
     pub fn reset_event(&self) -> (Seq, Vec<u8>) {
         self.with_snapshot(|snapshot| dialect::reset_event(&self.meta, snapshot))
     }
 
-    /// The `chat.completion` that this generation is, if it has ended with an answer.
+    /// Returns it as a `chat.completion`, if it has ended with an answer.
     #[must_use]
     pub fn chat_completion(&self) -> Option<Vec<u8>> {
         self.with_snapshot(|snapshot| dialect::chat_completion(&self.meta, snapshot))
     }
 
-    /// The first raw chunk: the body of a chat completion that was not streamed.
+    /// Returns the first raw chunk: the body of a chat completion that was not streamed.
     #[must_use]
     pub fn first_raw(&self) -> Option<Vec<u8>> {
         let mut reader = LogReader::new(self.log.clone(), Seq(0));
@@ -257,7 +248,7 @@ impl Generation {
                 return None;
             }
             for record in batch.iter() {
-                if let Ok(Content::Whole(whole)) = Content::decode(record.payload)
+                if let Ok(Content::Full(whole)) = Content::decode(record.payload)
                     && let Some(raw) = whole.raw
                 {
                     return Some(raw.to_vec());
@@ -266,8 +257,8 @@ impl Generation {
         }
     }
 
-    /// Bytes that it holds beside its log's records, its place in a registry included: about, but
-    /// counted to hold a bound.
+    /// Bytes that it holds beside its log's records, including its registry entry. An estimate that
+    /// memory limits rely on.
     #[must_use]
     pub fn memory_size(&self) -> usize {
         let templates: usize = self
@@ -276,25 +267,25 @@ impl Generation {
             .iter()
             .map(|known| known.template.memory_size() + known.event_middle.capacity() + 160)
             .sum();
-        // An echo of nothing but defaults is everybody's.
-        let echo = if Arc::strong_count(&self.meta.echo) > 1 {
+        // Fields that are all at their defaults are shared by all generations.
+        let request_fields = if Arc::strong_count(&self.meta.request_fields) > 1 {
             0
         } else {
-            self.meta.echo.len()
+            self.meta.request_fields.len()
         };
         let head = self.response_head.memory_size();
         size_of::<Self>()
-            + OUTSIDE
+            + OVERHEAD
             + self.meta.model.len()
-            + echo
+            + request_fields
             + head
             + self.conversation.memory_size()
             + self.snapshot.lock().memory_size()
             + templates
     }
 
-    /// Looks at the fold of all events so far. The fold is brought up to date only here: a stream
-    /// that nobody asks about, and whose end is not reached, costs none.
+    /// Calls `f` with the snapshot of all events so far. Events are folded only here, so a running
+    /// stream that is not polled costs nothing.
     pub(crate) fn with_snapshot<T>(&self, f: impl FnOnce(&Snapshot) -> T) -> T {
         let mut snapshot = self.snapshot.lock();
         let behind = self
@@ -326,11 +317,11 @@ impl Generation {
                             snapshot.apply_delta(known.template.target, text);
                         }
                     }
-                    Ok(Content::Whole(whole)) => {
+                    Ok(Content::Full(whole)) => {
                         whole.events.iter().for_each(|event| snapshot.apply(event))
                     }
-                    // Records are written and read by the same program; a damaged one costs its own
-                    // text only.
+                    // Records are written and read by the same program. A damaged one loses only
+                    // its own text.
                     Err(error) => {
                         tracing::error!(generation = %self.meta.id, %error, "record skipped")
                     }
@@ -339,7 +330,7 @@ impl Generation {
         }
     }
 
-    /// The templates so far.
+    /// The templates published so far.
     pub(crate) fn templates(&self) -> Vec<Arc<KnownTemplate>> {
         self.templates.read().clone()
     }
@@ -356,8 +347,8 @@ impl Generation {
         &self.control
     }
 
-    /// The log was just sealed.
-    pub(crate) fn announce_end(&self) {
+    /// Wakes the waiters of [`Generation::ended`] after the log was sealed.
+    pub(crate) fn notify_ended(&self) {
         self.ended.notify_waiters();
     }
 }
@@ -376,9 +367,9 @@ impl View for Generation {
     }
 }
 
-/// What a generation takes where it is kept: the log without its records, an entry in a map, two in
+/// Bytes of a generation outside of itself: the log without its records, entries in a map and two
 /// lists, its id.
-const OUTSIDE: usize = 640;
+const OVERHEAD: usize = 640;
 
-/// Bytes of records that are read from a log at a time.
+/// Bytes of records that one read takes from a log.
 pub(crate) const READ_BYTES: usize = 16 * 1024;

@@ -1,8 +1,8 @@
-//! What several readers see alike is encoded once.
+//! Frames that several readers share are encoded once.
 //!
-//! Readers of one stream that keep up stand at the same place, and want the same bytes. The first
-//! to come encodes them and leaves them here; the others take them as they are. Nothing waits for
-//! anybody: a reader that stands elsewhere encodes for itself.
+//! Readers of one stream that keep up have the same position and need the same bytes. The first one
+//! encodes them and stores them here; the others copy the reference. A reader at another position
+//! encodes for itself. Nothing waits.
 
 use std::collections::VecDeque;
 
@@ -12,14 +12,14 @@ use parking_lot::Mutex;
 use crate::dialect::{Dialect, Rendered};
 use crate::model::id::Seq;
 
-/// How many pieces are kept, and how many bytes.
-const MAX_PIECES: usize = 16;
+/// The most entries and bytes that are kept.
+const MAX_ENTRIES: usize = 16;
 const MAX_BYTES: usize = 128 * 1024;
 
-/// A dialect, and a framing that wraps alike for every reader.
+/// A dialect, and the key of a framing that writes the same bytes for every reader.
 pub(crate) type RenderKey = (Dialect, &'static str);
 
-/// Encoded records from one place on.
+/// A run of encoded records.
 #[derive(Clone, Debug)]
 pub(crate) struct RenderEntry {
     pub(crate) key: RenderKey,
@@ -31,7 +31,7 @@ pub(crate) struct RenderEntry {
     pub(crate) rendered: Rendered,
 }
 
-/// The latest pieces of one generation.
+/// The latest entries of one generation.
 #[derive(Debug, Default)]
 pub(crate) struct RenderCache(Mutex<Entries>);
 
@@ -53,18 +53,18 @@ impl RenderCache {
     }
 
     pub(crate) fn put(&self, entry: RenderEntry) {
-        let mut render_cache = self.0.lock();
-        render_cache.bytes += entry.bytes.len();
-        render_cache.entries.push_back(entry);
-        while render_cache.entries.len() > MAX_PIECES || render_cache.bytes > MAX_BYTES {
-            let Some(oldest) = render_cache.entries.pop_front() else {
+        let mut cache = self.0.lock();
+        cache.bytes += entry.bytes.len();
+        cache.entries.push_back(entry);
+        while cache.entries.len() > MAX_ENTRIES || cache.bytes > MAX_BYTES {
+            let Some(oldest) = cache.entries.pop_front() else {
                 break;
             };
-            render_cache.bytes -= oldest.bytes.len();
+            cache.bytes -= oldest.bytes.len();
         }
     }
 
-    /// There is nobody left to share with.
+    /// Drops all entries, when fewer than two readers are left.
     pub(crate) fn clear(&self) {
         *self.0.lock() = Entries::default();
     }

@@ -1,12 +1,12 @@
-//! What the upstream answered before the first token: SDKs live by status codes, so some heads wait
-//! for it.
+//! The upstream's response before the first token. SDKs depend on status codes, so some responses
+//! wait for it.
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::upstream::{OpenError, UpstreamHead};
 
-/// The upstream's head, once it is there.
+/// The upstream's head, or the reason why there is none, once known.
 #[derive(Debug, Default)]
 pub struct ResponseHead {
     result: Mutex<Option<Result<UpstreamHead, OpenError>>>,
@@ -14,13 +14,13 @@ pub struct ResponseHead {
 }
 
 impl ResponseHead {
-    /// The result if it is there already.
+    /// The result, if it is known.
     #[must_use]
     pub fn now(&self) -> Option<Result<UpstreamHead, OpenError>> {
         self.result.lock().clone()
     }
 
-    /// Waits for the result: the upstream's head, or why there is none.
+    /// Waits for the result.
     ///
     /// # Errors
     /// The reason why the generation failed before its upstream answered with a stream.
@@ -36,7 +36,7 @@ impl ResponseHead {
         }
     }
 
-    /// Bytes that the head takes.
+    /// Bytes that the head holds.
     pub(super) fn memory_size(&self) -> usize {
         match &*self.result.lock() {
             Some(Ok(head)) => head
@@ -48,7 +48,7 @@ impl ResponseHead {
         }
     }
 
-    /// Sets the result; the first one counts.
+    /// Sets the result. Only the first call has an effect.
     pub(crate) fn set(&self, result: Result<UpstreamHead, OpenError>) {
         self.result.lock().get_or_insert(result);
         self.changed.notify_waiters();

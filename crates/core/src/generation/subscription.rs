@@ -1,7 +1,7 @@
 //! A reader: a cursor into a generation's log, rendered in one dialect and framing.
 //!
-//! Nothing is kept for a reader that does not read. Each time it is polled it takes what stands
-//! past its cursor, up to 64 KiB, as one piece of bytes that goes out in one write.
+//! Nothing is queued for a reader. Each poll returns the records after its cursor, up to 64 KiB, as
+//! one buffer that can be sent in one write.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,29 +16,29 @@ use crate::log::{LogReader, ReadError};
 use crate::model::id::Seq;
 use crate::model::record::RecordBatch;
 
-/// The most that one poll gives, give or take one record.
+/// The size at which one poll stops adding records.
 const POLL_BYTES: usize = 64 * 1024;
 
-/// Why a reader gets no more although the end has not come.
+/// Why a reader stops before the end of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubscriptionError {
-    /// The log was removed under memory pressure, or deleted.
+    /// The log was deleted, or removed under memory pressure.
     #[error("the log has expired")]
     Expired,
-    /// The generation did not end well, and the dialect can only show that by breaking off.
-    #[error("the generation did not end well")]
+    /// The generation failed or was cancelled, and the dialect can show that only by breaking off.
+    #[error("the generation failed or was cancelled")]
     BrokenOff,
     /// A record could not be decoded.
     #[error("a stored record is damaged")]
     Corrupt,
 }
 
-/// How far a subscription is.
+/// Whether a subscription has reached the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndOfStream {
-    /// More may come.
+    /// More may follow.
     Open,
-    /// Everything was given out.
+    /// Everything was returned.
     Reached,
 }
 
@@ -48,7 +48,7 @@ pub struct Subscription {
     guard: ReaderGuard,
     reader: LogReader,
     renderer: Renderer,
-    /// Records that were read but not rendered yet.
+    /// Records that were read and are not rendered yet.
     batch: RecordBatch,
     index: usize,
     from: Seq,
@@ -58,8 +58,8 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Reads from the event `from` on. Takes over an attachment, so that a generation is never
-    /// without a reader in between.
+    /// Reads from the event `from` on. Takes over a guard, so that the generation is never without
+    /// a reader in between.
     #[must_use]
     pub fn new(guard: ReaderGuard, from: Seq, dialect: Dialect, framing: Arc<dyn Framing>) -> Self {
         let reader = LogReader::new(guard.generation().log().clone(), from);
@@ -76,25 +76,25 @@ impl Subscription {
         }
     }
 
-    /// What is read.
+    /// The generation that is read.
     #[must_use]
     pub fn generation(&self) -> &Arc<Generation> {
         self.guard.generation()
     }
 
-    /// The dialect that it is read in.
+    /// The dialect of the frames.
     #[must_use]
     pub fn dialect(&self) -> Dialect {
         self.renderer.dialect()
     }
 
-    /// Whether everything was given out.
+    /// Whether everything was returned.
     #[must_use]
     pub fn end(&self) -> EndOfStream {
         self.end
     }
 
-    /// What stands past the cursor, as wrapped frames. `Ready(None)` is the end.
+    /// Returns the events after the cursor as frames. `Ready(None)` is the end.
     pub fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
@@ -112,7 +112,7 @@ impl Subscription {
                 let poll = self.reader.poll_read(cx, READ_BYTES, &mut self.batch);
                 match poll {
                     Poll::Pending => {
-                        // A reader that waits holds no more than its cursor.
+                        // A waiting reader holds no buffers.
                         if self.batch.byte_len() > 1024 || self.out.capacity() > 4096 {
                             self.batch.release();
                             self.renderer.release();
@@ -127,8 +127,16 @@ impl Subscription {
                         self.failed = Some(SubscriptionError::Expired);
                         continue;
                     }
-                    Poll::Ready(Ok(_)) if self.batch.is_empty() => {
-                        self.end = EndOfStream::Reached;
+                    Poll::Ready(Ok(tail)) if self.batch.is_empty() => {
+                        if self.from > tail.next {
+                            // It waited past the head, and the log ended before its event came. It
+                            // is shown the terminal event.
+                            self.from = Seq(tail.next.0.saturating_sub(1));
+                            let log = self.generation().log().clone();
+                            self.reader = LogReader::new(log, self.from);
+                        } else {
+                            self.end = EndOfStream::Reached;
+                        }
                         continue;
                     }
                     Poll::Ready(Ok(_)) => {}
@@ -141,16 +149,15 @@ impl Subscription {
         }
     }
 
-    /// The records that were read, as frames: taken from another reader who stood here before, or
-    /// encoded.
+    /// Returns the records that were read as frames, from the cache or newly encoded.
     fn render(&mut self) -> Bytes {
         let generation = self.guard.generation().clone();
         let Some(first) = self.batch.get(self.index).map(|record| record.first_seq) else {
             return Bytes::new();
         };
         let key = self.key().filter(|_| self.from <= first);
-        // A piece that goes further than what this reader has read would be given out, and its end
-        // read again.
+        // An entry that goes further than this reader has read would be returned, and its end read
+        // again.
         let read = self.batch.next_seq();
         if let Some(entry) = key
             .and_then(|key| generation.render_cache().get(key, first))
@@ -199,7 +206,7 @@ impl Subscription {
         bytes
     }
 
-    /// Under which name its bytes are shared, if there is somebody to share with.
+    /// The cache key, if there are other readers.
     fn key(&self) -> Option<RenderKey> {
         let several = self.guard.generation().readers() > 1;
         self.renderer

@@ -1,8 +1,8 @@
-//! The one who appends to a generation's log, and who never leaves it without an end.
+//! The writer of a generation's log. It seals the log when it is dropped.
 
 use std::sync::Arc;
 
-use super::{Generation, unix_now};
+use super::Generation;
 use crate::dialect::known_template;
 use crate::log::{AppendError, Epoch};
 use crate::model::error::{ApiError, ErrorCode};
@@ -10,17 +10,18 @@ use crate::model::event::{Ending, EventKind, Failure, Outcome};
 use crate::model::record::FullRecord;
 use crate::model::record::RecordBatch;
 use crate::model::snapshot::Snapshot;
+use crate::model::time::unix_now;
 use crate::upstream::OpenError;
 use crate::upstream::translate::RecordWriter;
 
-fn gone() -> OpenError {
+fn ended_before_head() -> OpenError {
     OpenError::Failed(ApiError::new(
         ErrorCode::InternalError,
         "The generation ended before its upstream answered.",
     ))
 }
 
-/// The right to append. Dropping it seals the log.
+/// The right to append to a log. Dropping it seals the log.
 #[derive(Debug)]
 pub(crate) struct Writer {
     generation: Arc<Generation>,
@@ -42,7 +43,7 @@ impl Writer {
         &self.generation
     }
 
-    /// Appends what the scribe has collected.
+    /// Appends the collected records.
     pub(crate) fn append(&mut self, records: &mut RecordWriter) -> Result<(), AppendError> {
         if records.batch().is_empty() {
             return Ok(());
@@ -55,7 +56,7 @@ impl Writer {
         result
     }
 
-    /// Appends what the scribe has collected, with the terminal event in it, and seals.
+    /// Appends the collected records, which end with the terminal event, and seals the log.
     pub(crate) fn seal(&mut self, records: &mut RecordWriter) {
         self.publish_templates(records);
         if self
@@ -64,12 +65,12 @@ impl Writer {
             .seal(self.epoch, records.batch())
             .is_ok()
         {
-            self.announce();
+            self.sealed();
         }
         records.clear();
     }
 
-    /// Readers must know a template before they see a record that uses it.
+    /// Publishes new templates. Must precede the records that use them.
     fn publish_templates(&self, records: &mut RecordWriter) {
         for (head, template) in records.take_templates() {
             self.generation.add_template(known_template(
@@ -80,15 +81,18 @@ impl Writer {
         }
     }
 
-    fn announce(&mut self) {
+    fn sealed(&mut self) {
         self.done = true;
-        self.generation.response_head().set(Err(gone()));
-        // The response object must be whole before the log can expire.
+        self.generation
+            .response_head()
+            .set(Err(ended_before_head()));
+        // The snapshot must be complete before the log can expire.
         self.generation.with_snapshot(|_| ());
-        self.generation.announce_end();
+        self.generation.notify_ended();
     }
 
-    /// Closes what the log left open and ends it, whatever state the scribe was left in.
+    /// Closes open items and ends the log with a failure, without the records that are not
+    /// appended.
     pub(crate) fn seal_abruptly(&mut self, error: &ApiError) {
         let Ok(tail) = self.generation.log().tail() else {
             return;
@@ -103,12 +107,12 @@ impl Writer {
         batch.restart(tail.next);
         let mut events = self.generation.with_snapshot(Snapshot::closing_events);
         events.push(EventKind::End(outcome));
-        batch.push_whole(&FullRecord { events, raw: None });
+        batch.push_full(&FullRecord { events, raw: None });
         self.generation
             .response_head()
             .set(Err(OpenError::Failed(error.clone())));
         if self.generation.log().seal(self.epoch, &batch).is_ok() {
-            self.announce();
+            self.sealed();
         }
     }
 }
@@ -116,17 +120,18 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         if !self.done {
-            // Its task was dropped: the worker stops, or a panic came from where it was not caught.
+            // The task was dropped: the worker stops, or a panic was not caught.
             self.seal_abruptly(&ApiError::new(
                 ErrorCode::ShuttingDown,
-                "The gateway stopped before the answer was whole.",
+                "The gateway stopped before the answer was complete.",
             ));
         }
         if !self.done {
-            // The log was deleted, or is another's now: whoever waits for this writer is told all
-            // the same.
-            self.generation.response_head().set(Err(gone()));
-            self.generation.announce_end();
+            // The log was deleted, or another writer took over. Waiters are woken in any case.
+            self.generation
+                .response_head()
+                .set(Err(ended_before_head()));
+            self.generation.notify_ended();
         }
     }
 }

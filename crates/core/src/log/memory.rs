@@ -1,5 +1,4 @@
-//! The default log: records end to end in one growing buffer, under one lock that is held for a
-//! copy.
+//! The log in memory: records in one growing buffer, under a lock that is held for one copy.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,11 +8,11 @@ use std::task::{Context, Poll, Waker};
 use parking_lot::lock_api::{Mutex, RawMutex};
 use smallvec::SmallVec;
 
-use super::{AppendError, Cursor, Epoch, LogLimits, ReadError, ReaderSlot, Tail, TokenLog};
+use super::{AppendError, Epoch, LogLimits, ReadError, ReadPosition, ReaderSlot, Tail, TokenLog};
 use crate::model::id::Seq;
 use crate::model::record::RecordBatch;
 
-/// Bytes that all logs of a process hold together. Cheap to clone.
+/// Counts the bytes that all logs of a process hold. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryAccount(Arc<AtomicUsize>);
 
@@ -30,10 +29,10 @@ impl MemoryAccount {
     }
 }
 
-/// A log in memory. Costs what the records hold, 8 bytes a record, and what `Vec` keeps in reserve.
+/// A log in memory. It holds the records' bytes, 8 bytes per record, and the spare capacity of
+/// `Vec`.
 ///
-/// The kind of lock is a parameter so that a model checker can put in its own and try the
-/// interleavings.
+/// The lock is a type parameter, so that a model checker can explore the interleavings.
 pub struct MemoryLog<R: RawMutex = parking_lot::RawMutex> {
     limits: LogLimits,
     account: MemoryAccount,
@@ -41,7 +40,7 @@ pub struct MemoryLog<R: RawMutex = parking_lot::RawMutex> {
 }
 
 impl<R: RawMutex> fmt::Debug for MemoryLog<R> {
-    /// Without the records, which are what was said.
+    /// Without the records, which are contents.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemoryLog")
             .field("limits", &self.limits)
@@ -56,7 +55,7 @@ struct State {
     epoch: Epoch,
     sealed: bool,
     expired: bool,
-    /// What the account was last told.
+    /// The size that the account has for this log.
     accounted: usize,
     readers: Vec<Reader>,
 }
@@ -78,7 +77,7 @@ enum Reader {
 type Wakers = SmallVec<[Waker; 2]>;
 
 impl MemoryLog {
-    /// An empty log. Limits over 4 GiB or 2³² events are lowered to that.
+    /// Creates an empty log. Limits are capped at 4 GiB and 2³² events.
     #[must_use]
     pub fn new(limits: LogLimits, account: MemoryAccount) -> Self {
         Self::with_lock(limits, account)
@@ -86,7 +85,7 @@ impl MemoryLog {
 }
 
 impl<R: RawMutex> MemoryLog<R> {
-    /// As [`MemoryLog::new`], with another kind of lock.
+    /// As [`MemoryLog::new`], with another type of lock.
     #[must_use]
     pub fn with_lock(limits: LogLimits, account: MemoryAccount) -> Self {
         let limits = LogLimits {
@@ -167,10 +166,10 @@ impl State {
     }
 
     fn account(&mut self, account: &MemoryAccount) {
-        let weight = self.memory_size();
-        if weight != self.accounted {
-            account.resize(self.accounted, weight);
-            self.accounted = weight;
+        let size = self.memory_size();
+        if size != self.accounted {
+            account.resize(self.accounted, size);
+            self.accounted = size;
         }
     }
 
@@ -186,7 +185,7 @@ impl State {
         wakers
     }
 
-    fn copy(&self, cursor: &mut Cursor, max_bytes: usize, out: &mut RecordBatch) {
+    fn copy(&self, cursor: &mut ReadPosition, max_bytes: usize, out: &mut RecordBatch) {
         let start = match cursor.hint {
             Some(index) => index,
             None => self
@@ -212,7 +211,7 @@ impl State {
             }
         }
         if index > start {
-            *cursor = Cursor {
+            *cursor = ReadPosition {
                 next: Seq(u64::from(seq)),
                 hint: Some(index),
             };
@@ -268,8 +267,7 @@ impl<R: RawMutex + Send + Sync> TokenLog for MemoryLog<R> {
             .iter()
             .position(|reader| matches!(reader, Reader::Vacant))
             .unwrap_or_else(|| {
-                // Most logs have one at a time; a `Vec` left to itself would begin with room for
-                // four.
+                // Most logs have one reader. By default a `Vec` starts with room for four.
                 if readers.is_empty() {
                     readers.reserve_exact(1);
                 }
@@ -297,7 +295,7 @@ impl<R: RawMutex + Send + Sync> TokenLog for MemoryLog<R> {
         &self,
         slot: ReaderSlot,
         cx: &mut Context<'_>,
-        cursor: &mut Cursor,
+        cursor: &mut ReadPosition,
         max_bytes: usize,
         out: &mut RecordBatch,
     ) -> Poll<Result<Tail, ReadError>> {

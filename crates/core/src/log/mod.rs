@@ -8,21 +8,20 @@
 //!   └─────┴───────┴─────┴─────┴─────┴─────┴─────┴─────┴─────┘
 //!   ▲         ▲                             ▲               ▲
 //!   │         │                             │               └─ sealed: nothing follows, readers end here
-//!   │         │                             └─ a reader that keeps up waits at the tail and is woken by an append
-//!   │         └─ a reader that came back in the middle of a record: it is given the record, and skips what it has
-//!   └─ the head: a log is whole or gone, it is never trimmed
+//!   │         │                             └─ a reader that keeps up waits at the tail; an append wakes it
+//!   │         └─ a reader that resumes inside a record: it gets the record and skips what it has
+//!   └─ the head: a log is never trimmed, only removed
 //! ```
 //!
-//! * Events are numbered from 0 without gaps; a record holds one or more and is appended whole, or
-//!   not at all.
-//! * **One writer.** Appending needs the log's current [`Epoch`]. Whoever takes the log over raises
-//!   the epoch, and what the earlier writer still tries to append is refused.
-//! * **Readers pull.** A [`LogReader`] is a cursor, not a queue: nothing is kept for a reader that
-//!   does not read.
-//! * **Sealing** ends a log: the records stay readable. **Expiry** removes them, and readers in the
-//!   middle are told so.
+//! * Events are numbered from 0 without gaps. A record holds one or more; it is appended as a whole
+//!   or not at all.
+//! * **One writer.** Appending needs the log's current [`Epoch`]. A new writer raises the epoch,
+//!   and appends of earlier writers are refused.
+//! * **Readers pull.** A [`LogReader`] is a cursor, not a queue.
+//! * **Sealing** ends a log; the records stay readable. **Expiry** removes the records, and readers
+//!   get an error.
 //!
-//! Every implementation runs one conformance suite (`tokenwire-testkit`).
+//! Every implementation passes one conformance suite (`tokenwire-testkit`).
 
 mod memory;
 
@@ -35,11 +34,12 @@ use std::task::{Context, Poll, Waker};
 use crate::model::id::Seq;
 use crate::model::record::RecordBatch;
 
-/// A writer's right to append. A log starts at epoch 0 and takes appends of its latest epoch only.
+/// A writer's right to append. A log starts at epoch 0 and accepts appends of its latest epoch
+/// only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Epoch(pub u64);
 
-/// How much one log may hold.
+/// The limits of one log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogLimits {
     /// Bytes of stored records.
@@ -48,24 +48,24 @@ pub struct LogLimits {
     pub events: u64,
 }
 
-/// Where a log stands.
+/// The end of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tail {
-    /// The number that the next event gets; also how many there are.
+    /// The number of the next event; also the number of events so far.
     pub next: Seq,
     /// Whether the log has ended.
     pub sealed: bool,
 }
 
-/// Why records were not appended. In every case nothing of the batch was.
+/// Why a batch was not appended. None of its records was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
-    /// Somebody else writes this log now.
+    /// Another writer took the log over.
     #[error("the log was taken over: this writer's epoch is {held:?}, the log's is {current:?}")]
     Fenced {
-        /// The epoch that the writer came with.
+        /// The writer's epoch.
         held: Epoch,
-        /// The epoch that the log is at.
+        /// The log's epoch.
         current: Epoch,
     },
     /// The log has ended.
@@ -79,7 +79,7 @@ pub enum AppendError {
         /// The number that the batch starts with.
         found: Seq,
     },
-    /// The log would outgrow its limits.
+    /// The batch would exceed the log's limits.
     #[error("the log is full: at most {} bytes and {} events", limits.bytes, limits.events)]
     Full {
         /// The limits.
@@ -90,33 +90,32 @@ pub enum AppendError {
     Expired,
 }
 
-/// Why a reader gets no more.
+/// Why a read failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
-    /// The records were removed while the reader stood among them.
+    /// The records were removed.
     #[error("the log has expired")]
     Expired,
 }
 
-/// One generation's records. See the drawing above.
+/// One generation's records. See the [module documentation](self) for a drawing.
 pub trait TokenLog: Send + Sync + fmt::Debug {
-    /// Appends the batch's records, all or none, and wakes the readers that wait.
+    /// Appends the batch's records, all or none, and wakes waiting readers.
     ///
     /// # Errors
-    /// [`AppendError`]; the log is unchanged then.
+    /// [`AppendError`]; the log is unchanged.
     fn append(&self, epoch: Epoch, batch: &RecordBatch) -> Result<(), AppendError>;
 
-    /// As [`TokenLog::append`], and ends the log with it. Limits do not hold for this last batch:
-    /// an ending always fits.
+    /// As [`TokenLog::append`], and ends the log. The limits do not apply to this last batch.
     ///
     /// # Errors
     /// As [`TokenLog::append`], but never `Full`.
     fn seal(&self, epoch: Epoch, batch: &RecordBatch) -> Result<(), AppendError>;
 
-    /// Takes the log over: gives the new epoch, and fences every earlier writer.
+    /// Takes the log over: returns a new epoch and fences every earlier writer.
     fn take_over(&self) -> Epoch;
 
-    /// Where the log stands.
+    /// Returns the end of the log.
     ///
     /// # Errors
     /// [`ReadError::Expired`] once the records are gone.
@@ -125,20 +124,21 @@ pub trait TokenLog: Send + Sync + fmt::Debug {
     /// Bytes that the log holds in memory.
     fn memory_size(&self) -> usize;
 
-    /// Removes the records. Appends and reads fail from then on, and waiting readers are woken to
-    /// learn it.
+    /// Removes the records. Appends and reads fail from then on. Wakes waiting readers.
     fn expire(&self);
 
-    /// Takes a place among those that an append wakes.
+    /// Registers a reader, to be woken by appends.
     fn enroll(&self) -> ReaderSlot;
 
-    /// Gives a place back.
+    /// Removes a reader.
     fn leave(&self, slot: ReaderSlot);
 
-    /// Copies whole records into `out` (restarted at the first record's number), beginning with the
-    /// one that holds the cursor's event, up to about `max_bytes` but at least one, and moves the
-    /// cursor past them. `Ready` with an empty batch is the end of a sealed log. `Pending`: nothing
-    /// yet; the slot's waker is woken by the next append, seal or expiry.
+    /// Copies records into `out`, starting with the one that holds the cursor's event, and moves
+    /// the cursor past them. Copies at least one record and stops at about `max_bytes`. `out` is
+    /// restarted at the first record's number.
+    ///
+    /// `Ready` with an empty batch is the end of a sealed log. After `Pending` the next append,
+    /// seal or expiry wakes the slot's waker.
     ///
     /// # Errors
     /// [`ReadError::Expired`] once the records are gone.
@@ -146,26 +146,26 @@ pub trait TokenLog: Send + Sync + fmt::Debug {
         &self,
         slot: ReaderSlot,
         cx: &mut Context<'_>,
-        cursor: &mut Cursor,
+        cursor: &mut ReadPosition,
         max_bytes: usize,
         out: &mut RecordBatch,
     ) -> Poll<Result<Tail, ReadError>>;
 }
 
-/// A reader's place in a log's list of wakers.
+/// The index of a reader in a log's list of wakers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReaderSlot(pub usize);
 
-/// A position in a log: the number of the next event to read, and a hint at where its record lies.
+/// A position in a log: the number of the next event, and a hint at its record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cursor {
+pub struct ReadPosition {
     /// The next event to read.
     pub next: Seq,
-    /// The index of its record, if the implementation left it here after the last read.
+    /// The index of its record, if the last read left it here.
     pub hint: Option<usize>,
 }
 
-impl Cursor {
+impl ReadPosition {
     /// A cursor before the event with this number.
     #[must_use]
     pub fn at(next: Seq) -> Self {
@@ -173,23 +173,23 @@ impl Cursor {
     }
 }
 
-/// A cursor with a place among the woken. Dropping it gives the place back.
+/// A cursor that is registered with its log. Dropping it removes the registration.
 #[derive(Debug)]
 pub struct LogReader {
     log: Arc<dyn TokenLog>,
     slot: ReaderSlot,
-    cursor: Cursor,
+    cursor: ReadPosition,
 }
 
 impl LogReader {
-    /// A reader whose first event is `next`.
+    /// Creates a reader whose first event is `next`.
     #[must_use]
     pub fn new(log: Arc<dyn TokenLog>, next: Seq) -> Self {
         let slot = log.enroll();
         Self {
             log,
             slot,
-            cursor: Cursor::at(next),
+            cursor: ReadPosition::at(next),
         }
     }
 
@@ -207,7 +207,7 @@ impl LogReader {
             .poll_read(self.slot, cx, &mut self.cursor, max_bytes, out)
     }
 
-    /// What stands there now, without waiting: an empty batch if there is nothing new.
+    /// Reads without waiting: an empty batch if there is nothing new.
     ///
     /// # Errors
     /// [`ReadError::Expired`] once the records are gone.
@@ -221,7 +221,7 @@ impl LogReader {
         }
     }
 
-    /// The number of the next event that it will read.
+    /// The number of the next event to read.
     #[must_use]
     pub fn position(&self) -> Seq {
         self.cursor.next

@@ -1,30 +1,29 @@
-//! What can happen in a generation: the events of Open Responses, without transport and without
-//! JSON around them.
+//! The events of a generation, as Open Responses defines them, without transport and JSON.
 //!
-//! An event does not repeat what an earlier one said. `….done` events name the item whose text is
-//! already known, and the terminal event names the outcome; the dialects fill in the rest from the
-//! [`Snapshot`](crate::model::snapshot::Snapshot). So a log holds a text once, not five times.
+//! An event does not repeat an earlier one. `….done` events name the item, and the terminal event
+//! names the outcome. The dialects add the rest from the snapshot, so a log holds a text once, not
+//! five times.
 
 use std::fmt;
 
 use crate::model::id::GenerationId;
 use serde::{Deserialize, Serialize};
 
-/// One numbered event. Its number is not in it: it follows from its place in the log.
+/// One event. Its number follows from its position in the log.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub enum EventKind {
     /// `response.created`: always the first event.
     Created,
-    /// `response.queued`: a background generation waits for its turn.
+    /// `response.queued`: a background generation waits to be started.
     Queued,
-    /// `response.in_progress`: the upstream's first chunk came.
+    /// `response.in_progress`: the upstream has sent its first chunk.
     InProgress,
-    /// `response.output_item.added`. Items are numbered in the order of opening; that number is the
+    /// `response.output_item.added`. Items are numbered in the order of opening. The number is the
     /// `output_index`.
     ItemAdded {
         /// The item's number.
         item: u32,
-        /// What it is.
+        /// The item's type and constant fields.
         head: ItemHead,
     },
     /// `response.content_part.added` of an item. Parts are numbered within their item.
@@ -33,15 +32,15 @@ pub enum EventKind {
         item: u32,
         /// The part's number.
         part: u32,
-        /// What the part holds.
+        /// The type of the part.
         kind: PartKind,
     },
     /// `response.output_text.delta`, `….refusal.delta`, `….reasoning_text.delta` or
     /// `….function_call_arguments.delta`.
     Delta {
-        /// What the text belongs to.
+        /// The item and part that the text is appended to.
         target: DeltaTarget,
-        /// The text, JSON-escaped, as it stands between the quotes.
+        /// The JSON-escaped text, without quotes.
         text: String,
         /// The upstream's `logprobs.content` array, raw JSON, if it sent one.
         logprobs: Option<String>,
@@ -52,7 +51,7 @@ pub enum EventKind {
         item: u32,
         /// The part's number.
         part: u32,
-        /// Its number among the part's annotations.
+        /// The annotation's number within the part.
         index: u32,
         /// The annotation object.
         json: String,
@@ -80,16 +79,15 @@ pub enum EventKind {
     ItemDone {
         /// The item's number.
         item: u32,
-        /// Whether the item is whole (`completed`) or was cut short (`incomplete`).
+        /// Whether the item's status is `completed` or `incomplete`.
         complete: bool,
     },
-    /// `tokenwire:chunk`: a chunk of the upstream's that says nothing in the vocabulary of events.
-    /// The chunk is the record's raw.
+    /// `tokenwire:chunk`: an upstream chunk that maps to no other event. The chunk is the record's
+    /// raw data.
     Chunk,
-    /// An event of an upstream that speaks Responses itself.
+    /// An event of a Responses upstream.
     Relayed(Relayed),
-    /// `tokenwire:continued`: the upstream broke off here, and this other one goes on from the text
-    /// so far.
+    /// `tokenwire:continued`: the upstream failed here, and another one continues the text.
     Continued {
         /// The other upstream's name.
         upstream: String,
@@ -98,7 +96,7 @@ pub enum EventKind {
     End(Outcome),
 }
 
-/// What an output item is, said when it opens.
+/// The type and constant fields of an output item.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ItemHead {
     /// An assistant's message.
@@ -108,7 +106,7 @@ pub enum ItemHead {
     },
     /// Reasoning.
     Reasoning,
-    /// A call of a function.
+    /// A function call.
     FunctionCall {
         /// The call's id, unique in the response.
         call_id: String,
@@ -117,7 +115,7 @@ pub enum ItemHead {
     },
 }
 
-/// What a content part holds.
+/// The type of a content part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PartKind {
     /// `output_text`
@@ -128,20 +126,20 @@ pub enum PartKind {
     Reasoning,
 }
 
-/// What a delta's text is appended to.
+/// The place that a delta's text is appended to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeltaTarget {
     /// The item's number.
     pub item: u32,
     /// The part's number; 0 for arguments.
     pub part: u32,
-    /// Which kind of delta it is.
+    /// The kind of delta.
     pub kind: DeltaKind,
     /// Whether the text dialect shows it: text or refusal of the first choice.
     pub plain: bool,
 }
 
-/// The four kinds of delta.
+/// The kinds of delta.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeltaKind {
     /// `response.output_text.delta`
@@ -154,32 +152,31 @@ pub enum DeltaKind {
     Arguments,
 }
 
-/// An event of an upstream that speaks Responses, already carrying our ids and number.
+/// An event of a Responses upstream, with the gateway's ids and number.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Relayed {
-    /// Its `type`.
+    /// The event's `type`.
     pub name: String,
-    /// The whole event, with `sequence_number`, `response.id` and `previous_response_id` mapped to
-    /// ours.
+    /// The event's JSON, with `sequence_number`, `response.id` and `previous_response_id` replaced.
     pub json: String,
-    /// What a chat client sees of it.
+    /// What a chat client gets for it.
     pub chat: ChatHint,
 }
 
 impl Relayed {
-    /// Whether it brings a piece of text, reasoning, refusal or arguments.
+    /// Returns true if the event has a piece of text, reasoning, refusal or arguments.
     pub(crate) fn is_delta(&self) -> bool {
         self.name.ends_with(".delta")
     }
 }
 
-/// What a relayed Responses event is to a chat client. Worked out once, by the translator, which
-/// knows what came before.
+/// What a chat client gets for a relayed Responses event. The translator computes it once, since it
+/// depends on earlier events.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ChatHint {
     /// Nothing.
     Nothing,
-    /// The first chunk, which names the role.
+    /// The first chunk, with the role.
     Role,
     /// A piece of text; `plain` as in [`DeltaTarget`].
     Text {
@@ -187,7 +184,7 @@ pub enum ChatHint {
         text: String,
         /// Whether the text dialect shows it.
         plain: bool,
-        /// The tokens' log probabilities, a raw JSON array, if the upstream sent any.
+        /// The log probabilities as a raw JSON array, if the upstream sent any.
         logprobs: Option<String>,
     },
     /// A piece of a refusal.
@@ -199,20 +196,20 @@ pub enum ChatHint {
     },
     /// A piece of reasoning.
     Reasoning(String),
-    /// A function call opens.
+    /// The start of a function call.
     CallAdded {
-        /// Its place among the calls.
+        /// The call's index among all calls.
         index: u32,
         /// The call's id, JSON-escaped.
         call_id: String,
         /// The function's name, JSON-escaped.
         name: String,
-        /// What is known of its arguments already, JSON-escaped: nothing, or all of them.
+        /// The JSON-escaped arguments: empty, or complete.
         arguments: String,
     },
     /// A piece of a call's arguments.
     CallArguments {
-        /// The call's place among the calls.
+        /// The call's index among all calls.
         index: u32,
         /// The piece, JSON-escaped.
         text: String,
@@ -224,14 +221,13 @@ pub enum ChatHint {
 /// How a generation ended.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// The ending itself.
+    /// The kind of ending.
     pub ending: Ending,
     /// Unix time of the end, in seconds.
     pub at: u64,
-    /// The usage, raw JSON in the Responses shape, if the upstream told it.
+    /// The usage as raw JSON in the Responses shape, if the upstream sent it.
     pub usage: Option<String>,
-    /// For an upstream that speaks Responses: its terminal event's response object, raw, ids
-    /// mapped.
+    /// The raw response object of a Responses upstream's terminal event, with the gateway's ids.
     pub relayed: Option<String>,
 }
 
@@ -240,7 +236,7 @@ pub struct Outcome {
 pub enum Ending {
     /// `response.completed`
     Completed {
-        /// The chat `finish_reason` that says so, for chat chunks made from events.
+        /// Whether the chat `finish_reason` is `tool_calls`, for chat chunks made from events.
         tool_calls: bool,
     },
     /// `response.incomplete` with `max_output_tokens` or `content_filter`.
@@ -254,33 +250,22 @@ pub enum Ending {
     Cancelled,
 }
 
-/// Why a generation failed, as its reader may see it.
+/// Why a generation failed, as clients see it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// One of [`ErrorCode`](crate::model::error::ErrorCode)'s strings, or the upstream's own code.
+    /// An error code of the gateway, or the upstream's own code.
     pub code: String,
-    /// OpenAI's coarse class.
+    /// OpenAI's error type.
     pub kind: String,
-    /// For people.
+    /// Human-readable message.
     pub message: String,
     /// Whether the same request may succeed when sent again.
     pub retryable: bool,
 }
 
-impl From<&crate::model::error::ApiError> for Failure {
-    fn from(error: &crate::model::error::ApiError) -> Self {
-        Self {
-            code: error.code.as_deref().unwrap_or("upstream_error").to_owned(),
-            kind: error.kind.to_string(),
-            message: error.message.clone(),
-            retryable: error.retryable,
-        }
-    }
-}
-
 // === Debug ===
 //
-// Events hold what people wrote and read. None of that may reach a log by way of a `{:?}`.
+// Events hold message content, which must not reach a log through `{:?}`.
 
 impl fmt::Debug for EventKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -327,8 +312,7 @@ impl fmt::Debug for ChatHint {
 }
 
 impl fmt::Debug for Failure {
-    /// Without the message, which is the upstream's where the failure is, and may quote the
-    /// conversation.
+    /// Omits the message: an upstream's message may quote the conversation.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Failure")
             .field("code", &self.code)
@@ -346,8 +330,8 @@ impl fmt::Debug for Outcome {
     }
 }
 
-/// The id of the item with this number: the same in every event, in the response object and on
-/// every node.
+/// Returns the id of the item with this number: the same in every event, in the response object and
+/// on every node.
 pub(crate) fn item_id(generation: &GenerationId, head: &ItemHead, item: u32) -> String {
     let prefix = match head {
         ItemHead::Message { .. } => "msg",

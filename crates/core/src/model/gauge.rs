@@ -1,26 +1,25 @@
-//! How many of something there are now, counted by guards: what leaves by a panic or an early
-//! return is counted off as well.
+//! A gauge that is counted by guards, so that panics and early returns decrement it too.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A count of what is present. Clones share it.
+/// A shared counter. Clones count into the same value.
 #[derive(Clone, Debug, Default)]
 pub struct Gauge(Arc<AtomicUsize>);
 
-/// One that is counted until it is dropped.
+/// Guard of one count. Decrements the [`Gauge`] when it is dropped.
 #[derive(Debug)]
 pub struct GaugeGuard(Arc<AtomicUsize>);
 
 impl Gauge {
-    /// Counts one more.
+    /// Increments the gauge until the guard is dropped.
     #[must_use]
     pub fn enter(&self) -> GaugeGuard {
         self.0.fetch_add(1, Ordering::Relaxed);
         GaugeGuard(self.0.clone())
     }
 
-    /// How many there are now.
+    /// Returns the current value.
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.load(Ordering::Relaxed)

@@ -1,4 +1,4 @@
-//! Names of things: generations, positions in their logs, and those who own them.
+//! Identifiers: generations, positions in their logs, and owners.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 
-/// `length` random characters of `[A-Za-z0-9]`, just short of 6 random bits each.
+/// Returns `length` random characters of `[A-Za-z0-9]`, about 5.95 random bits each.
 #[must_use]
 pub fn random_alphanumeric(length: usize) -> String {
     let mut rng = rand::rng();
@@ -24,26 +24,26 @@ pub fn random_alphanumeric(length: usize) -> String {
 pub struct GenerationId(Arc<str>);
 
 impl GenerationId {
-    /// A new id.
+    /// Returns a new random id.
     #[must_use]
     pub fn random() -> Self {
         Self(format!("resp_{}", random_alphanumeric(24)).into())
     }
 
-    /// The id as it stands on the wire.
+    /// Returns the id as it is sent to clients.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The random part, from which the ids of the generation's items are made.
+    /// Returns the random part. The ids of the generation's items are derived from it.
     #[must_use]
     pub fn suffix(&self) -> &str {
         self.0.strip_prefix("resp_").unwrap_or(&self.0)
     }
 }
 
-/// The text is not a generation's id.
+/// Error of parsing a [`GenerationId`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected `resp_` followed by letters and digits")]
 pub struct InvalidId;
@@ -82,7 +82,7 @@ impl fmt::Debug for GenerationId {
 pub struct Seq(pub u64);
 
 impl Seq {
-    /// The number after this one.
+    /// Returns the next number.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
@@ -95,10 +95,10 @@ impl fmt::Display for Seq {
     }
 }
 
-/// Whose generation it is. One owner's streams do not exist for another.
+/// The owner of a generation. An owner cannot see the streams of another owner.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Owner {
-    /// Nobody in particular: no keys are configured.
+    /// The owner of all requests where no keys are configured.
     #[default]
     Anonymous,
     /// The holder of a key, by the key's configured name.
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_long_random_and_parse_back() {
+    fn random_ids_differ_and_parse_back() {
         let (a, b) = (GenerationId::random(), GenerationId::random());
         assert_ne!(a, b);
         assert_eq!(a.as_str().len(), 29);
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn other_texts_are_not_ids() {
+    fn invalid_ids_are_rejected() {
         for text in [
             "",
             "resp_",

@@ -1,6 +1,6 @@
-//! The vocabulary of a stream: ids, events, records, the response object, errors, JSON.
+//! The data types of a stream: ids, events, records, the response object, errors, JSON.
 //!
-//! Everything here is plain data. No module of this folder does I/O or knows another folder.
+//! Modules of this folder do no I/O and import no other folder.
 
 pub mod error;
 pub mod event;
@@ -9,3 +9,4 @@ pub mod id;
 pub(crate) mod json;
 pub mod record;
 pub mod snapshot;
+pub mod time;

@@ -1,9 +1,8 @@
-//! Records: what one upstream chunk caused, in the form in which it is stored.
+//! Records: the events that one upstream chunk caused, in their stored form.
 //!
-//! A stream of tokens is the same chunk over and over with another word in it. A [`Template`] holds
-//! what stays the same, once per generation; a record of that kind is then the template's number
-//! and the text of its holes. Everything else is kept whole. Both forms give the chunk back byte
-//! for byte.
+//! Most chunks of a token stream differ in their text only. A [`Template`] holds the constant part
+//! once per generation. A record of such a chunk is the template's number and the text of its
+//! holes. Every other record is a [`FullRecord`]. Both forms return the chunk byte for byte.
 
 use std::fmt;
 
@@ -13,26 +12,26 @@ use crate::model::event::{DeltaTarget, EventKind};
 use crate::model::id::Seq;
 use crate::model::json;
 
-/// A chunk with holes: literal bytes, and between them the insides of JSON strings that differ from
-/// token to token.
+/// A chunk with holes: literal bytes, and between them the contents of JSON strings that differ
+/// from token to token.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Template {
-    /// One more than there are holes.
+    /// One more literal than holes.
     literals: Vec<serde_bytes::ByteBuf>,
-    /// Which hole holds the delta's text.
+    /// Index of the hole that holds the delta's text.
     text_hole: usize,
-    /// What the delta's text belongs to.
+    /// The item and part that the delta's text is appended to.
     pub target: DeltaTarget,
 }
 
-/// Holes per template: the text, and up to three fields of padding or the like.
+/// Maximum holes per template: the text, and up to three padding fields.
 pub(crate) const MAX_HOLES: usize = 4;
 
-/// The insides of a chunk's holes, borrowed from the chunk.
+/// The contents of a chunk's holes, borrowed from the chunk.
 pub(crate) type Holes<'a> = smallvec::SmallVec<[&'a [u8]; MAX_HOLES]>;
 
 impl Template {
-    /// Cuts `holes` (byte ranges of string insides, in order, at most [`MAX_HOLES`]) out of
+    /// Cuts `holes` (byte ranges of string contents, in order, at most [`MAX_HOLES`]) out of
     /// `chunk`.
     pub(crate) fn cut(
         chunk: &[u8],
@@ -57,12 +56,12 @@ impl Template {
         })
     }
 
-    /// The holes of `chunk` if it is this template's, and its delta has a text.
+    /// Returns the holes of `chunk` if it matches this template and its text is not empty.
     pub(crate) fn match_chunk<'a>(&self, chunk: &'a [u8]) -> Option<Holes<'a>> {
         let (first, others) = self.literals.split_first()?;
         let (last, _) = others.split_last()?;
         let mut rest = chunk.strip_prefix(first.as_slice())?;
-        // A cheap look at the end first: most chunks of another kind differ there.
+        // Check the end first: it is cheap, and most other chunks differ there.
         if !chunk.ends_with(last) {
             return None;
         }
@@ -79,7 +78,7 @@ impl Template {
         (rest.is_empty() && !holes[self.text_hole].is_empty()).then_some(holes)
     }
 
-    /// Bytes of memory that the template holds.
+    /// Returns the memory that the template holds, in bytes.
     pub(crate) fn memory_size(&self) -> usize {
         self.literals.iter().map(|literal| literal.len() + 24).sum()
     }
@@ -89,10 +88,10 @@ impl Template {
     }
 }
 
-/// A record of the kind that is kept whole.
+/// A record that is stored in full.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct FullRecord<'a> {
-    /// What happened, at least one event.
+    /// At least one event.
     pub events: Vec<EventKind>,
     /// The upstream's chunk.
     #[serde(borrow)]
@@ -100,21 +99,21 @@ pub(crate) struct FullRecord<'a> {
 }
 
 const TAG_DELTA: u8 = 1;
-const TAG_WHOLE: u8 = 2;
-/// A delta before which its template stands: whoever reads the log from its beginning learns it
-/// here.
+const TAG_FULL: u8 = 2;
+/// The first delta of a template, with the template before it. A reader that starts at the
+/// beginning of the log gets the template here.
 const TAG_FIRST_DELTA: u8 = 3;
 
 /// A decoded record.
 #[derive(Debug)]
 pub(crate) enum Content<'a> {
-    /// A template's number and the holes' bytes, still to be split by the template.
+    /// A template's number and the holes' bytes, which the template splits.
     Delta {
         template: usize,
         holes: StoredHoles<'a>,
     },
-    /// Everything else.
-    Whole(Box<FullRecord<'a>>),
+    /// Any other record.
+    Full(Box<FullRecord<'a>>),
 }
 
 /// The holes of a stored delta.
@@ -122,7 +121,7 @@ pub(crate) enum Content<'a> {
 pub(crate) struct StoredHoles<'a>(&'a [u8]);
 
 impl<'a> StoredHoles<'a> {
-    /// The delta's text, escaped.
+    /// Returns the delta's text, JSON-escaped.
     pub(crate) fn text(self, template: &Template) -> Option<&'a [u8]> {
         self.split(template.holes())?
             .get(template.text_hole)
@@ -141,7 +140,7 @@ impl<'a> StoredHoles<'a> {
         Some(())
     }
 
-    /// All holes but the last are preceded by their length; the last takes what is left.
+    /// Splits the bytes: each hole but the last is preceded by its length.
     fn split(self, count: usize) -> Option<Holes<'a>> {
         let mut holes = Holes::new();
         let mut rest = self.0;
@@ -156,7 +155,7 @@ impl<'a> StoredHoles<'a> {
     }
 }
 
-/// The payload of a record cannot be decoded: it was written by another version, or damaged.
+/// The payload of a record cannot be decoded: it is damaged or was written by another version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a stored record cannot be decoded")]
 pub struct CorruptRecord;
@@ -182,16 +181,16 @@ impl<'a> Content<'a> {
                     holes: StoredHoles(holes),
                 })
             }
-            TAG_WHOLE => postcard::from_bytes(rest)
-                .map(|whole| Self::Whole(Box::new(whole)))
+            TAG_FULL => postcard::from_bytes(rest)
+                .map(|full| Self::Full(Box::new(full)))
                 .map_err(|_| CorruptRecord),
             _ => Err(CorruptRecord),
         }
     }
 }
 
-/// Records in order, encoded: the unit of append and of reading. Reused, so that a token costs no
-/// allocation.
+/// Encoded records in order: the unit of appending and reading. Batches are reused, so that a token
+/// costs no allocation.
 #[derive(Default)]
 pub struct RecordBatch {
     first: Seq,
@@ -200,7 +199,7 @@ pub struct RecordBatch {
 }
 
 impl fmt::Debug for RecordBatch {
-    /// Without the records, which are what was said.
+    /// Omits the records, which hold message content.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RecordBatch")
             .field("first", &self.first)
@@ -220,9 +219,9 @@ struct End {
 pub struct RecordRef<'a> {
     /// The number of its first event.
     pub first_seq: Seq,
-    /// How many events it holds, at least one.
+    /// Number of events, at least one.
     pub events: u64,
-    /// What is stored.
+    /// The encoded record.
     pub payload: &'a [u8],
 }
 
@@ -232,12 +231,12 @@ impl RecordBatch {
         self.first = first;
         self.bytes.clear();
         self.ends.clear();
-        // An occasional large chunk must not keep its room for as long as the stream lives.
+        // A large chunk must not keep its memory for the rest of the stream.
         self.bytes.shrink_to(16 * 1024);
         self.ends.shrink_to(256);
     }
 
-    /// Gives the memory back: for one that may wait long for its next use.
+    /// Empties the batch and frees its memory, for a batch that may wait long for its next use.
     pub fn release(&mut self) {
         let next = self.next_seq();
         *self = Self {
@@ -246,54 +245,54 @@ impl RecordBatch {
         };
     }
 
-    /// Whether there is no record in it.
+    /// Returns true if the batch holds no record.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
-    /// How many records it holds.
+    /// Returns the number of records.
     #[must_use]
     pub fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// Bytes of payload in it.
+    /// Returns the size of all payloads, in bytes.
     #[must_use]
     pub fn byte_len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// The number of the first event in it.
+    /// Returns the number of the first event.
     #[must_use]
     pub fn first_seq(&self) -> Seq {
         self.first
     }
 
-    /// The number that the next event gets.
+    /// Returns the number that the next event gets.
     #[must_use]
     pub fn next_seq(&self) -> Seq {
         self.ends.last().map_or(self.first, |end| Seq(end.next_seq))
     }
 
-    /// Appends a record as it is stored.
+    /// Appends an encoded record.
     pub fn push(&mut self, events: u64, payload: &[u8]) {
         self.bytes.extend_from_slice(payload);
         self.close(events);
     }
 
-    /// Appends a delta that fits a template.
+    /// Appends a delta that matches a template.
     pub(crate) fn push_delta(&mut self, template: usize, holes: &[&[u8]]) {
         self.bytes.push(TAG_DELTA);
         push_varint(&mut self.bytes, template);
         self.push_holes(holes);
     }
 
-    /// Appends the first delta of a template, and the template, which takes this number.
+    /// Appends the first delta of a template, together with the template, which gets this number.
     pub(crate) fn push_first_delta(&mut self, number: usize, template: &Template, holes: &[&[u8]]) {
         self.bytes.push(TAG_FIRST_DELTA);
         push_varint(&mut self.bytes, number);
-        // Serialising plain data into a Vec cannot fail.
+        // Serializing plain data into a Vec cannot fail.
         let template = postcard::to_stdvec(template).unwrap_or_default();
         push_varint(&mut self.bytes, template.len());
         self.bytes.extend_from_slice(&template);
@@ -312,13 +311,13 @@ impl RecordBatch {
         self.close(1);
     }
 
-    /// Appends a record that is kept whole.
-    pub(crate) fn push_whole(&mut self, whole: &FullRecord<'_>) {
-        self.bytes.push(TAG_WHOLE);
+    /// Appends a full record.
+    pub(crate) fn push_full(&mut self, full: &FullRecord<'_>) {
+        self.bytes.push(TAG_FULL);
         let bytes = std::mem::take(&mut self.bytes);
-        // Serialising plain data into a Vec cannot fail.
-        self.bytes = postcard::to_extend(whole, bytes).unwrap_or_default();
-        self.close(whole.events.len() as u64);
+        // Serializing plain data into a Vec cannot fail.
+        self.bytes = postcard::to_extend(full, bytes).unwrap_or_default();
+        self.close(full.events.len() as u64);
     }
 
     fn close(&mut self, events: u64) {
@@ -329,7 +328,7 @@ impl RecordBatch {
         });
     }
 
-    /// The record at `index`.
+    /// Returns the record at `index`.
     #[must_use]
     pub fn get(&self, index: usize) -> Option<RecordRef<'_>> {
         let end = self.ends.get(index)?;
@@ -347,7 +346,7 @@ impl RecordBatch {
         })
     }
 
-    /// The records in order.
+    /// Iterates over the records in order.
     pub fn iter(&self) -> impl Iterator<Item = RecordRef<'_>> {
         (0..self.len()).filter_map(|index| self.get(index))
     }
@@ -374,7 +373,7 @@ fn take_varint(input: &mut &[u8]) -> Option<usize> {
     None
 }
 
-/// A template with what the responses dialect needs to write its deltas.
+/// A template with the constant bytes that the responses dialect writes around its deltas.
 #[derive(Debug)]
 pub(crate) struct KnownTemplate {
     pub(crate) template: Template,
@@ -398,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_gives_every_chunk_back() {
+    fn template_restores_every_matching_chunk() {
         let first = br#"{"id":"x","choices":[{"delta":{"content":"Hi"}}],"obfuscation":"abc"}"#;
         let span = |inside: &str| {
             let start = std::str::from_utf8(first).unwrap().find(inside).unwrap();
@@ -455,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_delta_of_a_template_is_read_like_any_other() {
+    fn first_delta_of_a_template_decodes_as_a_delta() {
         let chunk = br#"{"choices":[{"delta":{"content":"Hi"}}]}"#;
         let start = chunk.windows(2).position(|window| window == b"Hi").unwrap();
         let template = Template::cut(
@@ -488,7 +487,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_batch_gives_back_what_was_pushed(records in proptest::collection::vec((1u64..4, proptest::collection::vec(any::<u8>(), 0..20)), 0..20), first in 0u64..1000) {
+        fn batch_returns_the_pushed_records(records in proptest::collection::vec((1u64..4, proptest::collection::vec(any::<u8>(), 0..20)), 0..20), first in 0u64..1000) {
             let mut batch = RecordBatch::default();
             batch.restart(Seq(first));
             for (events, payload) in &records {

@@ -1,7 +1,7 @@
-//! The fold of a generation's events into its response object.
+//! Folds the events of a generation into its response object.
 //!
-//! One fold serves the poll, the terminal event, a reset, `stream: false`, the history of a
-//! conversation and the texts of `….done` events, so they cannot disagree.
+//! The same fold serves polls, the terminal event, resets, `stream: false`, the history of a
+//! conversation and the texts of `….done` events, so that all of them agree.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use crate::model::event::{
 use crate::model::id::{GenerationId, Owner, Seq};
 use crate::model::json::{self, Members};
 
-/// The language that a generation's upstream speaks.
+/// The API that a generation's upstream speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Api {
     /// Chat completions.
@@ -25,12 +25,12 @@ pub enum Api {
     Responses,
 }
 
-/// What is known of a generation from its start on.
+/// Facts about a generation that are known at its start.
 #[derive(Clone)]
 pub struct Meta {
-    /// Its id.
+    /// The generation's id.
     pub id: GenerationId,
-    /// Whose it is.
+    /// The owner.
     pub owner: Owner,
     /// Unix time of its start, in seconds.
     pub created_at: u64,
@@ -38,20 +38,20 @@ pub struct Meta {
     pub model: String,
     /// The request's fields that the response object repeats: `"name":value` pairs, separated by
     /// commas, without braces.
-    pub echo: Arc<str>,
-    /// The language of its upstream: only a chat upstream's raw chunks are for chat clients.
+    pub request_fields: Arc<str>,
+    /// The upstream's API. Chat clients get the raw chunks of chat upstreams only.
     pub api: Api,
-    /// Whether it runs on without a reader.
+    /// Whether the generation runs to its end without a reader.
     pub background: bool,
     /// Whether the response object outlives the log.
     pub store: bool,
-    /// Whether chat chunks that are made from events end with one that tells the usage. (A chat
-    /// upstream's own chunks are what they are.)
+    /// Whether chat chunks that are made from events end with a usage chunk. Chunks of a chat
+    /// upstream are relayed as they are.
     pub include_usage: bool,
 }
 
 impl std::fmt::Debug for Meta {
-    /// Without the echo, which may hold instructions.
+    /// Omits the request fields, which may hold instructions.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Meta")
             .field("id", &self.id)
@@ -64,23 +64,23 @@ impl std::fmt::Debug for Meta {
 /// The status of a response object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Status {
-    /// Accepted, not yet begun.
+    /// Accepted, not yet started.
     #[default]
     Queued,
-    /// Being written.
+    /// The upstream is writing it.
     InProgress,
-    /// Ended well.
+    /// Ended successfully.
     Completed,
-    /// Ended before it was whole.
+    /// Ended early, by a length limit or a content filter.
     Incomplete,
     /// Failed.
     Failed,
-    /// Stopped by somebody with the right to do so.
+    /// Cancelled by its owner.
     Cancelled,
 }
 
 impl Status {
-    /// As the wire spells it.
+    /// Returns the status as the API spells it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -93,14 +93,14 @@ impl Status {
         }
     }
 
-    /// Whether nothing follows.
+    /// Returns true for a final status.
     #[must_use]
     pub fn is_terminal(self) -> bool {
         !matches!(self, Self::Queued | Self::InProgress)
     }
 }
 
-/// A generation's state after some of its events.
+/// The state of a generation after a prefix of its events.
 #[derive(Default)]
 pub struct Snapshot {
     next: Seq,
@@ -111,9 +111,9 @@ pub struct Snapshot {
     /// Items of an upstream that speaks Responses, by `output_index`.
     relayed: BTreeMap<u64, Value>,
     outcome: Option<Outcome>,
-    /// How often another upstream took over.
+    /// Number of times that another upstream took over.
     continued: u32,
-    /// Events that brought a piece of text, reasoning, refusal or arguments.
+    /// Number of events with a piece of text, reasoning, refusal or arguments.
     deltas: u64,
 }
 
@@ -128,14 +128,14 @@ struct Part {
     kind: PartKind,
     /// JSON-escaped.
     text: String,
-    /// The elements of the arrays, raw and separated by commas.
+    /// Raw elements of all arrays, separated by commas.
     logprobs: String,
-    /// Each annotation's JSON.
+    /// One JSON object per annotation.
     annotations: Vec<String>,
 }
 
-/// Makes room for one where there is none yet. Most answers are one item of one part, and are kept
-/// long after they ended; a `Vec` left to itself would begin with room for four.
+/// Reserves room for one element in an empty list. Most answers are one item of one part and are
+/// kept long after their end; `Vec::push` alone would reserve room for four.
 fn one_more<T>(list: &mut Vec<T>) {
     if list.is_empty() {
         list.reserve_exact(1);
@@ -143,7 +143,7 @@ fn one_more<T>(list: &mut Vec<T>) {
 }
 
 impl std::fmt::Debug for Snapshot {
-    /// Without what was said.
+    /// Omits the content.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Snapshot")
             .field("next", &self.next)
@@ -154,25 +154,25 @@ impl std::fmt::Debug for Snapshot {
 }
 
 impl Snapshot {
-    /// The number of the next event to apply.
+    /// Returns the number of the next event to apply.
     #[must_use]
     pub fn next(&self) -> Seq {
         self.next
     }
 
-    /// Where the generation stands.
+    /// Returns the generation's status.
     #[must_use]
     pub fn status(&self) -> Status {
         self.status
     }
 
-    /// How it ended, if it has.
+    /// Returns the outcome once the generation has ended.
     #[must_use]
     pub fn outcome(&self) -> Option<&Outcome> {
         self.outcome.as_ref()
     }
 
-    /// About how many bytes it holds.
+    /// Returns the approximate memory size, in bytes.
     #[must_use]
     pub fn memory_size(&self) -> usize {
         let parts = |item: &Item| {
@@ -197,7 +197,7 @@ impl Snapshot {
         items + outcome + self.relayed.len() * 256
     }
 
-    /// Applies an event; events are applied in order, each once.
+    /// Applies the next event. Events must be applied in order, each once.
     pub(crate) fn apply(&mut self, event: &EventKind) {
         self.next = self.next.next();
         match event {
@@ -262,12 +262,11 @@ impl Snapshot {
                     Ending::Cancelled => Status::Cancelled,
                 };
                 self.outcome = Some(outcome.clone());
-                // A failure's object often says no more than that it failed; what was said before
-                // it is kept.
+                // The object of a failure often has no output. The streamed items are kept.
                 if outcome.relayed.is_some() && self.status != Status::Failed {
                     self.relayed.clear();
                 }
-                // The upstream did not live to say so itself.
+                // The upstream ended before it closed these items.
                 for item in self.relayed.values_mut() {
                     if item
                         .get("status")
@@ -285,7 +284,7 @@ impl Snapshot {
         }
     }
 
-    /// Applies a delta that is stored by template.
+    /// Applies a delta that is stored by its template.
     pub(crate) fn apply_delta(&mut self, target: crate::model::event::DeltaTarget, text: &str) {
         self.next = self.next.next();
         self.deltas += 1;
@@ -297,18 +296,18 @@ impl Snapshot {
         self.status = Status::InProgress;
     }
 
-    /// How many events brought a piece of text, reasoning, refusal or arguments.
+    /// Returns the number of events with a piece of text, reasoning, refusal or arguments.
     #[must_use]
     pub fn deltas(&self) -> u64 {
         self.deltas
     }
 
-    /// Whether the upstream has sent anything.
+    /// Returns true once the upstream has sent anything.
     pub(crate) fn has_begun(&self) -> bool {
         self.begun
     }
 
-    /// What closes the items that are open, for an end that comes without the translator's doing.
+    /// Returns the events that close the open items, for an end that the translator does not write.
     pub(crate) fn closing_events(&self) -> Vec<EventKind> {
         let mut events = Vec::new();
         for (item, open) in (0..)
@@ -353,31 +352,31 @@ impl Snapshot {
         self.items.get(item as usize)?.parts.get(part as usize)
     }
 
-    /// What an item is.
+    /// Returns the head of an item.
     pub(crate) fn head(&self, item: u32) -> Option<&ItemHead> {
         self.items.get(item as usize).map(|item| &item.head)
     }
 
-    /// A part's kind and its text, escaped.
+    /// Returns a part's kind and its JSON-escaped text.
     pub(crate) fn part_text(&self, item: u32, part: u32) -> Option<(PartKind, &str)> {
         self.part(item, part)
             .map(|part| (part.kind, part.text.as_str()))
     }
 
-    /// A part's logprobs, as an array's inside.
+    /// Returns a part's logprobs as array elements, without brackets.
     pub(crate) fn part_logprobs(&self, item: u32, part: u32) -> &str {
         self.part(item, part)
             .map_or("", |part| part.logprobs.as_str())
     }
 
-    /// A call's arguments, escaped.
+    /// Returns a call's JSON-escaped arguments.
     pub(crate) fn arguments(&self, item: u32) -> &str {
         self.items
             .get(item as usize)
             .map_or("", |item| item.arguments.as_str())
     }
 
-    /// The text and refusals of the first choice, escaped: what `output_text` is.
+    /// Returns the JSON-escaped text and refusals of the first choice (`output_text`).
     #[must_use]
     pub fn plain_text(&self) -> String {
         let messages = self
@@ -390,8 +389,8 @@ impl Snapshot {
             .collect()
     }
 
-    /// The text so far, escaped, where the answer is nothing but one text that is still being
-    /// written: what another upstream could go on from.
+    /// Returns the JSON-escaped text so far if the answer is a single unfinished text. Another
+    /// upstream can continue from such a text.
     pub(crate) fn continuable_text(&self) -> Option<&str> {
         let [item] = self.items.as_slice() else {
             return None;
@@ -406,14 +405,14 @@ impl Snapshot {
             .then_some(part.text.as_str())
     }
 
-    /// Appends a part's JSON, with its text (as it is now) or without.
+    /// Appends a part's JSON with its current text.
     pub(crate) fn write_part(&self, item: u32, part: u32, out: &mut Vec<u8>) {
         if let Some(part) = self.part(item, part) {
             part.write(out);
         }
     }
 
-    /// Appends an item's JSON as it is now.
+    /// Appends an item's current JSON.
     pub(crate) fn write_item(&self, id: &GenerationId, number: u32, out: &mut Vec<u8>) {
         let Some(item) = self.items.get(number as usize) else {
             return;
@@ -468,7 +467,7 @@ impl Snapshot {
         out.push(b']');
     }
 
-    /// Appends the response object as it is now, with every field that Open Responses requires.
+    /// Appends the current response object, with every field that Open Responses requires.
     pub fn write_response(&self, meta: &Meta, out: &mut Vec<u8>) {
         if let Some(Outcome {
             relayed: Some(relayed),
@@ -491,8 +490,7 @@ impl Snapshot {
         head.write(out, |out| self.write_output(&meta.id, out));
     }
 
-    /// The object of an upstream that failed, as it came; with the items that came before where it
-    /// forgets them.
+    /// Returns the object of a failed upstream, completed by the streamed items if it has none.
     fn failed<'a>(&self, relayed: &'a str) -> Cow<'a, str> {
         let object: Members<'_> = serde_json::from_str(relayed).unwrap_or_default();
         let told = object
@@ -555,7 +553,7 @@ impl Snapshot {
                         }
                         return;
                     }
-                    // There are servers that do not announce their parts.
+                    // Some servers do not announce their parts.
                     if at == parts.len() {
                         parts.push(serde_json::json!({"type": part_type(name)}));
                     }
@@ -574,7 +572,7 @@ impl Snapshot {
     }
 }
 
-/// What kind of part a delta of this name belongs to.
+/// Returns the type of the part that a delta event of this name belongs to.
 fn part_type(delta: &str) -> &'static str {
     match delta {
         "response.refusal.delta" => "refusal",
@@ -596,7 +594,7 @@ impl Part {
     }
 }
 
-/// Appends a part's JSON; text escaped, lists as arrays' insides.
+/// Appends a part's JSON. `text` is JSON-escaped; lists are array elements without brackets.
 pub(crate) fn write_part(
     kind: PartKind,
     text: &str,
@@ -676,7 +674,7 @@ pub(crate) struct ResponseObject<'a> {
     pub(crate) meta: &'a Meta,
     pub(crate) status: Status,
     pub(crate) outcome: Option<&'a Outcome>,
-    /// How often another upstream took over.
+    /// Number of times that another upstream took over.
     pub(crate) continued: u32,
 }
 
@@ -724,8 +722,8 @@ impl ResponseObject<'_> {
         push(",\"model\":\"");
         push(&json::escape(&meta.model));
         push("\",");
-        push(&meta.echo);
-        if !meta.echo.is_empty() {
+        push(&meta.request_fields);
+        if !meta.request_fields.is_empty() {
             push(",");
         }
         push("\"usage\":");
@@ -743,7 +741,7 @@ impl ResponseObject<'_> {
     }
 }
 
-/// Appends the elements of a raw JSON array to an array's inside.
+/// Appends the elements of a raw JSON array to a list of elements without brackets.
 fn push_elements(list: &mut String, array: &str) {
     let inside = array
         .trim()

@@ -1,5 +1,4 @@
-//! A request for a chat completion: looked into, and passed on as it came, or as a responses
-//! request.
+//! A chat completion request. It goes up as it was received, or as a responses request.
 
 mod items;
 mod translation;
@@ -7,23 +6,20 @@ mod translation;
 use std::fmt;
 use std::ops::Range;
 
-use super::json::push_string;
-use super::node::{Kind, Node, Object, Written, invalid};
-use super::object::read;
 use crate::model::error::ApiError;
+use crate::model::json::{Kind, Members, Node, invalid, quoted, read_object};
 
 /// The most choices that one request may ask for.
 const MAX_CHOICES: u64 = 128;
 
 /// The body of `POST /v1/chat/completions`.
 ///
-/// Only what the gateway needs is read and checked; everything else is the upstream's to judge.
+/// Reads and checks only what the gateway needs. The upstream checks the rest.
 /// `Debug` shows no contents.
 #[derive(Clone)]
 pub struct ChatRequest {
     body: Box<str>,
-    /// Where the values of `model` stand in the body: none, one, or several if the name is
-    /// repeated.
+    /// Byte ranges of the values of `model` in the body. Several if the name is repeated.
     model_spans: Vec<Range<usize>>,
     model: Option<String>,
     stream: bool,
@@ -41,27 +37,22 @@ impl ChatRequest {
     /// array of objects, or `model`, `stream`, `n` or `stream_options` is not what it must be;
     /// `unsupported_parameter` for a `webhook`.
     pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
-        let (text, written) = read(body)?;
-        Self::from_written(text, written)
+        let (text, members) = read_object(body)?;
+        Self::from_members(text, members)
     }
 
-    pub(super) fn from_written(text: &str, written: Written<'_>) -> Result<Self, ApiError> {
-        let model_spans = written
-            .0
+    pub(super) fn from_members(text: &str, members: Members<'_>) -> Result<Self, ApiError> {
+        let model_spans = members
             .iter()
-            .filter(|(name, _)| name == "model")
+            .filter(|(name, _)| *name == "model")
             .map(|(_, raw)| {
-                // The raw value borrows from the text, so the locality of the two is its place.
+                // The raw value borrows from the text, so the distance of the two is its offset.
                 let start = raw.get().as_ptr().addr() - text.as_ptr().addr();
                 start..start + raw.get().len()
             })
             .collect();
-        let object = Object {
-            path: String::new(),
-            members: written.last_of_each(),
-        };
 
-        let messages = object.require("messages")?;
+        let messages = members.require("messages")?;
         if messages.kind() != Kind::Array {
             return Err(messages.wrong_type("an array of messages"));
         }
@@ -77,29 +68,29 @@ impl ChatRequest {
             return Err(odd.wrong_type("a message, which is an object"));
         }
 
-        // It would go up as it came, its secret with it, and nobody would ever be told of anything.
-        if let Some(webhook) = object.get("webhook") {
+        // It would go up unchanged, with its secret, and no webhook would ever be sent.
+        if let Some(webhook) = members.node("webhook") {
             return Err(webhook.unsupported(
-                "A webhook tells of the end of a background response: POST /v1/responses.",
+                "A webhook announces the end of a background response: use POST /v1/responses.",
             ));
         }
-        let model = object.get("model").map(|node| node.text()).transpose()?;
-        let stream = object
-            .get("stream")
+        let model = members.node("model").map(|node| node.text()).transpose()?;
+        let stream = members
+            .node("stream")
             .map(|node| node.boolean())
             .transpose()?;
-        let n = object
-            .get("n")
+        let n = members
+            .node("n")
             .map(|node| node.integer(1, MAX_CHOICES))
             .transpose()?;
-        let options = object
-            .get("stream_options")
+        let options = members
+            .node("stream_options")
             .map(|node| node.object())
             .transpose()?;
         let option = |name| {
             options
                 .as_ref()
-                .and_then(|options| options.get(name))
+                .and_then(|options| options.node(name))
                 .as_ref()
                 .map(Node::boolean)
                 .transpose()
@@ -115,19 +106,19 @@ impl ChatRequest {
         })
     }
 
-    /// The model asked for.
+    /// The requested model.
     #[must_use]
     pub fn model(&self) -> Option<&str> {
         self.model.as_deref()
     }
 
-    /// Whether the answer is wanted as a stream.
+    /// Whether the client asks for a stream.
     #[must_use]
     pub fn stream(&self) -> bool {
         self.stream
     }
 
-    /// How many choices are asked for, 1 to 128.
+    /// The number of choices, 1 to 128.
     #[must_use]
     pub fn n(&self) -> u32 {
         self.n
@@ -139,20 +130,21 @@ impl ChatRequest {
         self.include_usage
     }
 
-    /// What the client says about the padding of deltas, if it says anything.
+    /// `stream_options.include_obfuscation`, if the client sets it.
     #[must_use]
     pub fn include_obfuscation(&self) -> Option<bool> {
         self.include_obfuscation
     }
 
-    /// The body as it came.
+    /// The body as it was received.
     #[must_use]
     pub fn body(&self) -> &[u8] {
         self.body.as_bytes()
     }
 
-    /// The body for the upstream: as it came, but for the model's name if one is given. A repeated
-    /// `model` is renamed everywhere, since upstreams differ in which one they take.
+    /// Returns the body for the upstream: as it was received, except for the model's name if one is
+    /// given. A repeated `model` is renamed everywhere, since upstreams differ in which one they
+    /// use.
     #[must_use]
     pub fn upstream_body(&self, model: Option<&str>) -> Vec<u8> {
         let Some(model) = model else {
@@ -161,46 +153,40 @@ impl ChatRequest {
         if self.model_spans.len() == 1 && self.model.as_deref() == Some(model) {
             return self.body().to_vec();
         }
-        let mut out = String::with_capacity(self.body.len() + model.len() + 16);
+        let name = quoted(model);
+        let mut out = String::with_capacity(self.body.len() + name.len() + 16);
         let mut copied = 0;
         for span in &self.model_spans {
             out.push_str(&self.body[copied..span.start]);
-            push_string(&mut out, model);
+            out.push_str(&name);
             copied = span.end;
         }
         if self.model_spans.is_empty() {
-            // There is a brace, and a member after it: `messages` was found.
+            // The object has at least the member `messages`.
             copied = self.body.find('{').map_or(0, |brace| brace + 1);
             out.push_str(&self.body[..copied]);
             out.push_str("\"model\":");
-            push_string(&mut out, model);
+            out.push_str(&name);
             out.push(',');
         }
         out.push_str(&self.body[copied..]);
         out.into_bytes()
     }
 
-    /// The body of a streaming responses request that asks for the same.
+    /// Translates to the body of a streaming responses request.
     ///
-    /// Accepted and not sent: members that are `null` or at the value that holds without them (`n:
-    /// 1`, penalties of 0, `logprobs: false`, an empty list of tools, …), `stream` and
-    /// `stream_options.include_usage`, which are the gateway's to honour, and what a message of the
-    /// assistant's repeats of an earlier answer beside its text and calls (reasoning, annotations,
-    /// what an SDK parsed).
+    /// Accepted and not sent: members that are `null` or have their default value (`n: 1`,
+    /// penalties of 0, `logprobs: false`, an empty list of tools, …); `stream` and
+    /// `stream_options.include_usage`, which the gateway itself handles; and what an assistant
+    /// message holds beside its text and calls (reasoning, annotations, what an SDK parsed).
     ///
     /// # Errors
-    /// `unsupported_parameter` for whatever else Responses has no word for, unknown members
-    /// included; `invalid_type`, `invalid_value` or `missing_required_parameter` for messages,
-    /// parts and tools that are not as they must be. Each names the parameter, down to the part.
+    /// `unsupported_parameter` for anything else without a counterpart, unknown members included;
+    /// `invalid_type`, `invalid_value` or `missing_required_parameter` for invalid messages, parts
+    /// and tools. Each names the parameter, down to the part.
     pub fn to_responses(&self, model: &str) -> Result<Vec<u8>, ApiError> {
-        let (_, written) = read(self.body())?;
-        translation::to_responses(
-            &Object {
-                path: String::new(),
-                members: written.last_of_each(),
-            },
-            model,
-        )
+        let (_, members) = read_object(self.body())?;
+        translation::to_responses(&members.last_of_each(), model)
     }
 }
 
@@ -232,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_without_sound_messages_is_refused() {
+    fn invalid_parameters_are_refused_by_name() {
         refused(
             "{}",
             "missing_required_parameter",
@@ -316,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_gateway_needs_is_read() {
+    fn options_of_the_gateway_are_read() {
         let body =
             br#"{"model":"m","messages":[{}],"stream":true,"n":3,"stream_options":{"include_usage":true,"include_obfuscation":false}}"#;
         let request = ChatRequest::parse(body).unwrap();
@@ -340,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_model_is_changed_on_the_way_up() {
+    fn upstream_body_changes_only_the_model() {
         let check = |body: &str, model: Option<&str>, expected: &str| {
             let upstream = ChatRequest::parse(body.as_bytes())
                 .unwrap()

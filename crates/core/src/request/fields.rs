@@ -1,4 +1,4 @@
-//! The part of a response object that repeats the request.
+//! The fields of a response object that repeat the request.
 
 use std::fmt;
 use std::ops::Range;
@@ -7,13 +7,11 @@ use std::sync::{Arc, LazyLock};
 use serde_json::value::RawValue;
 
 use super::chat::ChatRequest;
-use super::json::{ObjectWriter, push_array};
-use super::node::{Kind, Node, Object, Written};
-use super::object::RawObject;
+use crate::model::json::{Kind, Members, Node, ObjectWriter, RawObject, push_array};
 
-/// Every member that a response object repeats from its request, in the order of Open Responses'
-/// schema, with the kind that the schema asks for and the value that holds when the request does
-/// not say. `user` is OpenAI's and stands last.
+/// The fields that a response object repeats from its request, in the order of Open Responses'
+/// schema, with the kind that the schema requires and the default. `user` is OpenAI's and comes
+/// last.
 const FIELDS: &[(&str, Kind, &str)] = &[
     ("previous_response_id", Kind::String, "null"),
     ("instructions", Kind::String, "null"),
@@ -43,8 +41,8 @@ const FIELDS: &[(&str, Kind, &str)] = &[
     ("user", Kind::String, "null"),
 ];
 
-/// What the fields take at their defaults, and a little more.
-const ROOM: usize = 768;
+/// Bytes of the fields at their defaults, with some reserve.
+const CAPACITY: usize = 768;
 
 /// The members of a response object that come from the request, ready to be written.
 ///
@@ -53,44 +51,37 @@ const ROOM: usize = 768;
 pub struct RequestFields {
     /// `"name":value` for each field, with commas between them.
     json: Arc<str>,
-    /// Where each field's value stands.
+    /// The byte range of each field's value.
     values: Arc<[Range<usize>]>,
 }
 
-/// What most requests come to: nothing is said, and every field is at its default.
+/// Every field at its default, shared by most requests.
 static DEFAULT: LazyLock<RequestFields> =
     LazyLock::new(|| RequestFields::write(&[const { None }; FIELDS.len()]));
 
 impl RequestFields {
-    /// What a response to a chat request repeats. What has no counterpart, or is not what it must
-    /// be, is at its default: the request itself goes up as it came, and judging it is the
-    /// upstream's part.
+    /// Makes the fields for a chat request. A field without a counterpart, or with an invalid
+    /// value, gets its default: the request goes up unchanged, and the upstream checks it.
     #[must_use]
     pub fn from_chat(request: &ChatRequest) -> Self {
-        // It was read and checked before, so it can be read, and need not be checked.
-        let members = serde_json::from_slice(request.body())
-            .map(|written: Written<'_>| written.last_of_each())
-            .unwrap_or_default();
-        let object = Object {
-            path: String::new(),
-            members,
-        };
+        // The body was checked when the request was parsed.
+        let object: Members<'_> = serde_json::from_slice(request.body()).unwrap_or_default();
         Self::build(|name, kind| match name {
-            "tools" => Some(tools(&object.get("tools")?, flat_tool)),
-            "tool_choice" => chat_tool_choice(&object.get("tool_choice")?),
+            "tools" => Some(tools(&object.node("tools")?, flat_tool)),
+            "tool_choice" => chat_tool_choice(&object.node("tool_choice")?),
             "text" => chat_text(&object),
-            "reasoning" => Some(reasoning(object.get("reasoning_effort").as_ref(), None)),
+            "reasoning" => Some(reasoning(object.node("reasoning_effort").as_ref(), None)),
             "max_output_tokens" => ["max_completion_tokens", "max_tokens"]
                 .iter()
-                .find_map(|name| integer(&object.get(name)?)),
-            "top_logprobs" => integer(&object.get(name)?),
-            // These mean nothing in a chat request, whatever stands there.
+                .find_map(|name| integer(&object.node(name)?)),
+            "top_logprobs" => integer(&object.node(name)?),
+            // These have no meaning in a chat request.
             "previous_response_id"
             | "instructions"
             | "truncation"
             | "max_tool_calls"
             | "background" => None,
-            _ => of_kind(&object.get(name)?, kind),
+            _ => of_kind(&object.node(name)?, kind),
         })
     }
 
@@ -104,8 +95,8 @@ impl RequestFields {
                 "reasoning" => {
                     let object = node.object().ok()?;
                     Some(reasoning(
-                        object.get("effort").as_ref(),
-                        object.get("summary").as_ref(),
+                        object.node("effort").as_ref(),
+                        object.node("summary").as_ref(),
                     ))
                 }
                 _ => of_kind(&node, kind),
@@ -114,25 +105,25 @@ impl RequestFields {
     }
 
     fn build(value: impl Fn(&str, Kind) -> Option<String>) -> Self {
-        let mut said = [const { None }; FIELDS.len()];
-        for (said, &(name, kind, default)) in said.iter_mut().zip(FIELDS) {
-            *said = value(name, kind).filter(|value| value != default);
+        let mut given = [const { None }; FIELDS.len()];
+        for (given, &(name, kind, default)) in given.iter_mut().zip(FIELDS) {
+            *given = value(name, kind).filter(|value| value != default);
         }
-        if said.iter().all(Option::is_none) {
+        if given.iter().all(Option::is_none) {
             DEFAULT.clone()
         } else {
-            Self::write(&said)
+            Self::write(&given)
         }
     }
 
-    fn write(said: &[Option<String>; FIELDS.len()]) -> Self {
-        let mut json = String::with_capacity(ROOM);
+    fn write(given: &[Option<String>; FIELDS.len()]) -> Self {
+        let mut json = String::with_capacity(CAPACITY);
         let mut object = ObjectWriter::members(&mut json);
         let mut values = Vec::with_capacity(FIELDS.len());
-        for (said, &(name, _, default)) in said.iter().zip(FIELDS) {
+        for (given, &(name, _, default)) in given.iter().zip(FIELDS) {
             let out = object.name(name);
             let start = out.len();
-            out.push_str(said.as_deref().unwrap_or(default));
+            out.push_str(given.as_deref().unwrap_or(default));
             values.push(start..out.len());
         }
         Self {
@@ -141,13 +132,14 @@ impl RequestFields {
         }
     }
 
-    /// `"field":value` for every field, with commas between them, to be spliced into an object.
+    /// Returns `"field":value` for every field, with commas between them, to be spliced into an
+    /// object.
     #[must_use]
     pub fn into_json(self) -> Arc<str> {
         self.json
     }
 
-    /// Appends the same.
+    /// Appends `"field":value` for every field, with commas between them.
     pub fn write_json(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.json.as_bytes());
     }
@@ -175,7 +167,7 @@ impl fmt::Debug for RequestFields {
     }
 }
 
-/// The raw value if it is of that kind, and a string only if it can be read as one.
+/// Returns the raw value if it is of that kind. A string must be valid Unicode.
 fn of_kind(node: &Node<'_>, kind: Kind) -> Option<String> {
     let raw = node.of_kind(kind).ok()?;
     (kind != Kind::String || node.text().is_ok()).then(|| raw.to_owned())
@@ -206,13 +198,13 @@ fn tools(node: &Node<'_>, each: impl Fn(&Node<'_>) -> Option<String>) -> String 
     out
 }
 
-/// A tool of the Responses API; a function with every member that the schema requires, any other as
-/// it came.
+/// Completes a tool of the Responses API. A function gets every member that the schema requires;
+/// any other tool is unchanged.
 fn complete_tool(node: &Node<'_>) -> String {
     match node.object() {
         Ok(object)
             if object
-                .get("type")
+                .node("type")
                 .is_some_and(|kind| kind.raw.get() == "\"function\"") =>
         {
             function(&object, &object)
@@ -221,15 +213,15 @@ fn complete_tool(node: &Node<'_>) -> String {
     }
 }
 
-/// A function tool of a chat request; `None` for tools that only chat knows.
+/// Translates a function tool of a chat request; `None` for tools without a counterpart.
 fn flat_tool(node: &Node<'_>) -> Option<String> {
     let object = node.object().ok()?;
-    let inner = object.get("function")?.object().ok()?;
-    inner.get("name")?.of_kind(Kind::String).ok()?;
+    let inner = object.node("function")?.object().ok()?;
+    inner.node("name")?.of_kind(Kind::String).ok()?;
     Some(function(&inner, &object))
 }
 
-fn function(inner: &Object<'_>, outer: &Object<'_>) -> String {
+fn function(inner: &Members<'_>, outer: &Members<'_>) -> String {
     let mut out = String::new();
     let mut tool = ObjectWriter::begin(&mut out);
     tool.raw("type", "\"function\"");
@@ -239,7 +231,7 @@ fn function(inner: &Object<'_>, outer: &Object<'_>) -> String {
         ("parameters", Kind::Object),
         ("strict", Kind::Boolean),
     ] {
-        tool.raw(name, &or_null(inner.get(name), kind));
+        tool.raw(name, &or_null(inner.node(name), kind));
     }
     for (name, value) in outer.others(&[
         "type",
@@ -261,17 +253,17 @@ fn chat_tool_choice(node: &Node<'_>) -> Option<String> {
             .then(|| node.raw.get().to_owned());
     }
     let object = node.object().ok()?;
-    let Some(allowed) = object.get("allowed_tools") else {
+    let Some(allowed) = object.node("allowed_tools") else {
         return flat_choice(&object);
     };
     let allowed = allowed.object().ok()?;
     let mut out = String::new();
     let mut choice = ObjectWriter::begin(&mut out);
     choice.raw("type", "\"allowed_tools\"");
-    choice.raw("mode", &of_kind(&allowed.get("mode")?, Kind::String)?);
+    choice.raw("mode", &of_kind(&allowed.node("mode")?, Kind::String)?);
     choice.raw(
         "tools",
-        &tools(&allowed.get("tools")?, |tool| {
+        &tools(&allowed.node("tools")?, |tool| {
             flat_choice(&tool.object().ok()?)
         }),
     );
@@ -279,9 +271,9 @@ fn chat_tool_choice(node: &Node<'_>) -> Option<String> {
     Some(out)
 }
 
-fn flat_choice(object: &Object<'_>) -> Option<String> {
+fn flat_choice(object: &Members<'_>) -> Option<String> {
     let name = of_kind(
-        &object.get("function")?.object().ok()?.get("name")?,
+        &object.node("function")?.object().ok()?.node("name")?,
         Kind::String,
     )?;
     let mut out = String::new();
@@ -294,52 +286,52 @@ fn flat_choice(object: &Object<'_>) -> Option<String> {
 
 // === text and reasoning ===
 
-fn text(object: &Object<'_>) -> Option<String> {
+fn text(object: &Members<'_>) -> Option<String> {
     let format = object
-        .get("format")
+        .node("format")
         .map(|node| node.object())
         .transpose()
         .ok()?;
     let format = match format {
         Some(format)
             if format
-                .get("type")
+                .node("type")
                 .is_some_and(|kind| kind.raw.get() == "\"json_schema\"") =>
         {
             schema_format(&format)
         }
-        Some(_) => object.get("format").map(|node| node.raw.get().to_owned()),
+        Some(_) => object.node("format").map(|node| node.raw.get().to_owned()),
         None => None,
     };
-    Some(write_text(format, object.get("verbosity").as_ref()))
+    Some(write_text(format, object.node("verbosity").as_ref()))
 }
 
-fn chat_text(object: &Object<'_>) -> Option<String> {
-    let format = object.get("response_format").and_then(|node| {
+fn chat_text(object: &Members<'_>) -> Option<String> {
+    let format = object.node("response_format").and_then(|node| {
         let format = node.object().ok()?;
-        match format.get("type")?.raw.get() {
-            "\"json_schema\"" => schema_format(&format.get("json_schema")?.object().ok()?),
+        match format.node("type")?.raw.get() {
+            "\"json_schema\"" => schema_format(&format.node("json_schema")?.object().ok()?),
             "\"json_object\"" => Some(r#"{"type":"json_object"}"#.to_owned()),
             _ => None,
         }
     });
-    Some(write_text(format, object.get("verbosity").as_ref()))
+    Some(write_text(format, object.node("verbosity").as_ref()))
 }
 
-/// A schema's format as Open Responses has it: with every member, `strict` a boolean, and `schema`
-/// always `null`, the schema itself not being repeated.
-fn schema_format(schema: &Object<'_>) -> Option<String> {
+/// Writes a `json_schema` format as Open Responses defines it: every member present, `strict` a
+/// boolean, `schema` always `null`, since the schema is not repeated.
+fn schema_format(schema: &Members<'_>) -> Option<String> {
     let mut out = String::new();
     let mut format = ObjectWriter::begin(&mut out);
     format.raw("type", "\"json_schema\"");
-    format.raw("name", &of_kind(&schema.get("name")?, Kind::String)?);
+    format.raw("name", &of_kind(&schema.node("name")?, Kind::String)?);
     format.raw(
         "description",
-        &or_null(schema.get("description"), Kind::String),
+        &or_null(schema.node("description"), Kind::String),
     );
     format.raw("schema", RawValue::NULL.get());
     let strict = schema
-        .get("strict")
+        .node("strict")
         .and_then(|node| of_kind(&node, Kind::Boolean));
     format.raw("strict", strict.as_deref().unwrap_or("false"));
     format.end();

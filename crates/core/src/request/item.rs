@@ -1,5 +1,4 @@
-//! Input items as the gateway keeps them: what `input_items` lists and what a later turn's history
-//! is made of.
+//! Input items as the gateway keeps them, for `input_items` and for the history of later turns.
 
 use std::borrow::Cow;
 
@@ -7,14 +6,13 @@ use rand::Rng;
 use rand::distr::Alphanumeric;
 use serde_json::value::RawValue;
 
-use super::json::{ObjectWriter, push_array, raw_value};
-use super::node::{Kind, Node, Object, missing};
 use crate::model::error::ApiError;
+use crate::model::json::{Kind, Members, Node, ObjectWriter, missing, push_array, raw_value};
 
 /// Characters after an id's prefix: 32 out of 62 are 190 random bits.
 const ID_CHARS: usize = 32;
 
-/// A fresh id, `prefix` and 32 random letters and digits.
+/// Makes an id: `prefix` and 32 random letters and digits.
 fn new_id(prefix: &str) -> String {
     let mut id = String::with_capacity(prefix.len() + ID_CHARS);
     id.push_str(prefix);
@@ -27,19 +25,19 @@ fn new_id(prefix: &str) -> String {
     id
 }
 
-/// The type of an item. As in OpenAI's API a message may leave it out, and so may a reference,
-/// which then is an `id` without a role.
-pub(super) fn type_of<'a>(item: &Object<'a>) -> Result<Cow<'a, str>, ApiError> {
-    match item.get("type") {
+/// Returns the type of an item. As in OpenAI's API it is optional for a message (which has a
+/// `role`) and for a reference (which has an `id`).
+pub(super) fn type_of<'a>(item: &Members<'a>) -> Result<Cow<'a, str>, ApiError> {
+    match item.node("type") {
         Some(node) => node.text(),
-        None if item.get("role").is_some() => Ok(Cow::Borrowed("message")),
-        None if item.get("id").is_some() => Ok(Cow::Borrowed("item_reference")),
+        None if item.node("role").is_some() => Ok(Cow::Borrowed("message")),
+        None if item.node("id").is_some() => Ok(Cow::Borrowed("item_reference")),
         None => Err(missing(&item.path_of("type"))),
     }
 }
 
-/// Checks the shape of `input` as far as items can be listed without further errors, and gives each
-/// its id: its own, or a new one.
+/// Checks `input` as far as listing its items needs, and returns their ids. An item without one
+/// gets a new id.
 pub(super) fn identify(input: &Node<'_>) -> Result<Vec<String>, ApiError> {
     match input.kind() {
         Kind::String => {
@@ -70,7 +68,7 @@ fn identify_item(item: &Node<'_>) -> Result<String, ApiError> {
             _ => return Err(content.wrong_type("a string or an array of parts")),
         }
     }
-    if let Some(id) = object.get("id") {
+    if let Some(id) = object.node("id") {
         return Ok(id.text()?.into_owned());
     }
     Ok(new_id(match kind.as_ref() {
@@ -83,8 +81,9 @@ fn identify_item(item: &Node<'_>) -> Result<String, ApiError> {
     }))
 }
 
-/// The items of an `input` that [`identify`] has seen, with the ids it gave, in the form in which
-/// they are listed. A reference is left out: what it refers to is listed where it was first given.
+/// Returns the items of an `input` in the form in which they are listed. `ids` come from
+/// [`identify`]. References are left out: the item that they name is listed where it was first
+/// sent.
 pub(super) fn listed(input: &Node<'_>, ids: &[String]) -> Vec<Box<RawValue>> {
     let Ok(items) = input.array() else {
         return ids
@@ -95,7 +94,7 @@ pub(super) fn listed(input: &Node<'_>, ids: &[String]) -> Vec<Box<RawValue>> {
     };
     let mut list = Vec::with_capacity(items.len());
     for (item, id) in items.iter().zip(ids) {
-        // `identify` has read the same before, so neither fails.
+        // `identify` has read the same, so neither fails.
         let Ok(object) = item.object() else { continue };
         let Ok(kind) = type_of(&object) else { continue };
         if kind != "item_reference" {
@@ -105,7 +104,7 @@ pub(super) fn listed(input: &Node<'_>, ids: &[String]) -> Vec<Box<RawValue>> {
     list
 }
 
-/// A string input as the message that it stands for.
+/// Writes a string input as a user message.
 fn prompt(text: &str, id: &str) -> Box<RawValue> {
     let mut out = String::with_capacity(text.len() + 160);
     let mut item = ObjectWriter::begin(&mut out);
@@ -118,14 +117,14 @@ fn prompt(text: &str, id: &str) -> Box<RawValue> {
     raw_value(out)
 }
 
-/// An item with everything that a listed item must have.
-fn complete(object: &Object<'_>, kind: &str, id: &str) -> Box<RawValue> {
+/// Writes an item with every member that a listed item requires.
+fn complete(object: &Members<'_>, kind: &str, id: &str) -> Box<RawValue> {
     let mut out = String::new();
     let mut item = ObjectWriter::begin(&mut out);
     item.string("type", kind);
     item.string("id", id);
     if matches!(kind, "message" | "function_call" | "function_call_output") {
-        let status = object.get("status");
+        let status = object.node("status");
         item.raw(
             "status",
             status
@@ -133,11 +132,11 @@ fn complete(object: &Object<'_>, kind: &str, id: &str) -> Box<RawValue> {
                 .map_or("\"completed\"", |status| status.raw.get()),
         );
     }
-    if kind == "reasoning" && object.get("summary").is_none() {
+    if kind == "reasoning" && object.node("summary").is_none() {
         item.raw("summary", "[]");
     }
     let assistant = object
-        .get("role")
+        .node("role")
         .is_some_and(|role| role.raw.get() == "\"assistant\"");
     for (name, raw) in object.others(&["type", "id", "status"]) {
         if kind == "message" && name == "content" {
@@ -163,7 +162,7 @@ fn push_content(out: &mut String, content: &Node<'_>, assistant: bool) {
     }
 }
 
-/// `text` is a JSON string.
+/// Writes one text part. `text` is a JSON string.
 fn push_text_content(out: &mut String, text: &str, assistant: bool) {
     out.push('[');
     let mut part = ObjectWriter::begin(out);
@@ -183,11 +182,11 @@ fn push_text_content(out: &mut String, text: &str, assistant: bool) {
     out.push(']');
 }
 
-/// A part as it came, with the members that a listed part must have.
-fn push_part(out: &mut String, object: &Object<'_>) {
+/// Writes a part with every member that a listed part requires.
+fn push_part(out: &mut String, object: &Members<'_>) {
     let mut part = ObjectWriter::begin(out);
     let mut required: &[(&str, &str)] = &[];
-    if let Some(kind) = object.get("type") {
+    if let Some(kind) = object.node("type") {
         required = match kind.raw.get() {
             "\"output_text\"" => &[("annotations", "[]")],
             "\"input_image\"" => &[("image_url", "null"), ("detail", "\"auto\"")],
@@ -198,7 +197,7 @@ fn push_part(out: &mut String, object: &Object<'_>) {
         part.raw(name, raw.get());
     }
     for (name, default) in required {
-        if object.get(name).is_none() {
+        if object.node(name).is_none() {
             part.raw(name, default);
         }
     }

@@ -1,36 +1,30 @@
-//! What clients ask, read and checked, and what is made of it for the upstream.
+//! Chat and responses requests: parsed, checked, and translated for the upstream.
 //!
-//! A request is never turned into typed structs and back: that would drop every member that the
-//! structs do not know. It stays raw JSON, each member with the bytes it came with, and only what
-//! the gateway itself has to know is read out of it. From that follow the rules of this module:
+//! A request is never turned into typed structs and back, which would drop every member that the
+//! structs do not know. It stays raw JSON, each member with the bytes it was received with. Only
+//! what the gateway needs is read from it.
 //!
-//! * A body that goes to an upstream of its own dialect goes up as it came;
-//!   [`ChatRequest::upstream_body`] changes nothing but the model's name.
-//! * A responses request that has to go to a chat upstream ([`ResponsesRequest::to_chat`]) is
-//!   translated member by member. Members that are not known go up unchanged; what is known but
-//!   cannot be said in a chat request is refused with `unsupported_parameter`. What is accepted
-//!   without being sent is listed at [`ResponsesRequest::to_chat`].
-//! * A chat request that has to go to an upstream that speaks Responses
-//!   ([`ChatRequest::to_responses`]) is translated the other way; there members that are not known
-//!   are refused, too.
+//! * A body for an upstream of its own dialect goes up as it was received.
+//!   [`ChatRequest::upstream_body`] changes only the model's name.
+//! * A responses request for a chat upstream ([`ResponsesRequest::to_chat`]) is translated member
+//!   by member. Unknown members go up unchanged. Known members without a counterpart are refused
+//!   with `unsupported_parameter`. [`ResponsesRequest::to_chat`] lists what is accepted and not
+//!   sent.
+//! * A chat request for a Responses upstream ([`ChatRequest::to_responses`]) is translated the
+//!   other way. Unknown members are refused, too.
 //!
-//! Everything here is pure: bytes in, bytes or an [`ApiError`](crate::model::error::ApiError) out. The
-//! work is linear in the size of the body, nesting is bounded by [`MAX_DEPTH`], and no `Debug`
-//! shows what a message says.
+//! Everything here is pure: bytes in, bytes or an [`ApiError`](crate::model::error::ApiError) out.
+//! The work is linear in the size of the body, nesting is bounded by [`MAX_DEPTH`], and no `Debug`
+//! shows message contents.
 
 mod chat;
 mod fields;
 mod item;
-mod json;
-mod messages;
-mod node;
-mod object;
 mod responses;
 mod stream;
-mod translation;
 
+pub use crate::model::json::{MAX_DEPTH, RawObject};
 pub use chat::ChatRequest;
 pub use fields::RequestFields;
-pub use object::{MAX_DEPTH, RawObject};
 pub use responses::ResponsesRequest;
 pub use stream::StreamRequest;

@@ -1,12 +1,11 @@
 //! The body of `/v1/streams`, which may be of either dialect.
 
 use super::chat::ChatRequest;
-use super::object::read;
 use super::responses::{ResponsesRequest, both_dialects};
 use crate::model::error::{ApiError, ErrorCode};
+use crate::model::json::read_object;
 
-/// A request whose dialect is told from its members: `messages` make it a chat request, `input` a
-/// responses request.
+/// A request of either dialect: `messages` make it a chat request, `input` a responses request.
 #[derive(Clone, Debug)]
 pub enum StreamRequest {
     /// A chat completion.
@@ -23,19 +22,11 @@ impl StreamRequest {
     /// `messages` and `input`, and `missing_required_parameter` if it has neither. A `null` counts
     /// as absent.
     pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
-        let (text, written) = read(body)?;
-        // A repeated name counts as present if its last value is not `null`, as everywhere.
-        let has = |name: &str| {
-            written
-                .0
-                .iter()
-                .rev()
-                .find(|(key, _)| key == name)
-                .is_some_and(|(_, raw)| raw.get() != "null")
-        };
+        let (text, members) = read_object(body)?;
+        let has = |name: &str| members.get(name).is_some();
         match (has("messages"), has("input")) {
-            (true, false) => ChatRequest::from_written(text, written).map(Self::Chat),
-            (false, true) => ResponsesRequest::from_object(written.into()).map(Self::Responses),
+            (true, false) => ChatRequest::from_members(text, members).map(Self::Chat),
+            (false, true) => ResponsesRequest::from_object(members.into()).map(Self::Responses),
             (true, true) => Err(both_dialects()),
             (false, false) => {
                 let message = "Missing required parameter: 'input' (for a responses request) or 'messages' (for a chat request).";
@@ -65,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn the_members_tell_the_dialect() {
+    fn members_select_the_dialect() {
         check(r#"{"input":"hi"}"#, "responses");
         check(r#"{"input":"hi","messages":null}"#, "responses");
         check(r#"{"messages":[{"role":"user","content":"hi"}]}"#, "chat");

@@ -1,41 +1,41 @@
-//! An upstream's body: decompressed if need be, and decoded as SSE or as one JSON document.
+//! An upstream's body, decompressed and decoded as SSE or as one JSON document.
 
-use std::io::Write as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use flate2::write::{GzDecoder, ZlibDecoder};
 use http_body::Body as _;
 
 use super::http1::{BodyStep, Exchange};
+use super::inflate::{Inflate, too_large};
 use super::{StreamStep, TokenStream};
-use crate::model::error::{ApiError, ErrorCode};
+use crate::model::error::ApiError;
 use crate::upstream::decode::{Flow, SseDecoder, SseEvent, SseOverflow};
 use crate::upstream::translate::BodyEnd;
 
+/// A body that is decoded as it is read.
 pub(super) struct UpstreamBody {
-    source: Source,
+    source: BodySource,
     inflate: Option<Inflate>,
-    shape: Shape,
+    format: BodyFormat,
     limit: usize,
 }
 
-/// Where the bytes come from.
-pub(super) enum Source {
-    /// A general client, over TLS.
-    General(Pin<Box<reqwest::Body>>),
-    /// A socket of our own, without.
+/// The connection that a body is read from.
+pub(super) enum BodySource {
+    /// A connection of reqwest, over TLS.
+    Reqwest(Pin<Box<reqwest::Body>>),
+    /// A plain connection of [`http1`](super::http1).
     Plain(Box<Exchange>),
 }
 
-impl Source {
-    /// The body as far as it comes, at most `limit` bytes of it: for people, not for programs.
+impl BodySource {
+    /// Reads at most `limit` bytes of the body. A body that breaks off gives what was read.
     pub(super) async fn read_limited(mut self, limit: usize) -> Bytes {
         let mut out = Vec::new();
         loop {
             let more = std::future::poll_fn(|cx| match &mut self {
-                Self::General(body) => body.as_mut().poll_frame(cx).map(|frame| match frame {
+                Self::Reqwest(body) => body.as_mut().poll_frame(cx).map(|frame| match frame {
                     Some(Ok(frame)) => {
                         out.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
                         true
@@ -55,108 +55,43 @@ impl Source {
     }
 }
 
-enum Shape {
-    /// The head does not say; the first byte will.
+enum BodyFormat {
+    /// Not known from the head; the first byte decides.
     Unknown,
     Sse(SseDecoder),
-    /// One document, whole only at the end.
+    /// One document, complete at the end of the body.
     Json(Vec<u8>),
 }
 
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
-/// A decompressor that gives out what it can after each write.
-enum Inflate {
-    Gzip(GzDecoder<Vec<u8>>),
-    Deflate(ZlibDecoder<Vec<u8>>),
-}
-
-impl Inflate {
-    fn for_encoding(encoding: Option<&str>) -> Result<Option<Self>, ApiError> {
-        match encoding.map(str::trim) {
-            None | Some("" | "identity") => Ok(None),
-            Some("gzip" | "x-gzip") => Ok(Some(Self::Gzip(GzDecoder::new(Vec::new())))),
-            Some("deflate") => Ok(Some(Self::Deflate(ZlibDecoder::new(Vec::new())))),
-            Some(_) => Err(ApiError::new(
-                ErrorCode::UpstreamMalformed,
-                "The upstream sent a body compressed in a way that it was not asked for and that is not understood.",
-            )),
-        }
-    }
-
-    /// What `input` inflates to, at most `limit` bytes at a time: a small body may inflate without
-    /// an end.
-    fn push(
-        &mut self,
-        mut input: &[u8],
-        limit: usize,
-        sink: &mut dyn FnMut(&[u8]) -> Result<Flow, ApiError>,
-    ) -> Result<Flow, ApiError> {
-        let malformed = || {
-            ApiError::new(
-                ErrorCode::UpstreamMalformed,
-                "The upstream sent a compressed body that is damaged.",
-            )
-        };
-        while !input.is_empty() {
-            let taken = match self {
-                Self::Gzip(decoder) => decoder.write(&input[..input.len().min(4096)]),
-                Self::Deflate(decoder) => decoder.write(&input[..input.len().min(4096)]),
-            }
-            .map_err(|_| malformed())?;
-            if taken == 0 {
-                break;
-            }
-            input = &input[taken..];
-            // Flushing hands on what has been inflated so far, so that no token waits for the next.
-            let out = match self {
-                Self::Gzip(decoder) => {
-                    decoder.flush().map_err(|_| malformed())?;
-                    std::mem::take(decoder.get_mut())
-                }
-                Self::Deflate(decoder) => {
-                    decoder.flush().map_err(|_| malformed())?;
-                    std::mem::take(decoder.get_mut())
-                }
-            };
-            if out.len() > limit.max(8 * 1024 * 1024) {
-                return Err(too_large(limit));
-            }
-            if !out.is_empty() && sink(&out)? == Flow::Stop {
-                return Ok(Flow::Stop);
-            }
-        }
-        Ok(Flow::Continue)
-    }
-}
-
 impl UpstreamBody {
-    /// A body in this encoding. `sse` says what the head's content type says; other types are
-    /// looked at.
+    /// A body in this encoding. `sse` is whether the content type is SSE; the format of other types
+    /// is detected.
     pub(super) fn new(
-        source: Source,
+        source: BodySource,
         encoding: Option<&str>,
         sse: bool,
         limit: usize,
     ) -> Result<Self, ApiError> {
-        let shape = if sse {
-            Shape::Sse(SseDecoder::new(limit))
+        let format = if sse {
+            BodyFormat::Sse(SseDecoder::new(limit))
         } else {
-            Shape::Unknown
+            BodyFormat::Unknown
         };
         Ok(Self {
             source,
             inflate: Inflate::for_encoding(encoding)?,
-            shape,
+            format,
             limit,
         })
     }
 }
 
-/// What stands between the body's bytes and its events.
+/// The steps from the body's bytes to its events.
 struct Decoding<'a> {
     inflate: &'a mut Option<Inflate>,
-    shape: &'a mut Shape,
+    format: &'a mut BodyFormat,
     limit: usize,
 }
 
@@ -168,19 +103,19 @@ impl Decoding<'_> {
     ) -> Result<Flow, ApiError> {
         let Self {
             inflate,
-            shape,
+            format,
             limit,
         } = self;
         match inflate {
-            None => shape.push(input, *limit, sink),
+            None => format.push(input, *limit, sink),
             Some(inflate) => {
-                inflate.push(input, *limit, &mut |plain| shape.push(plain, *limit, sink))
+                inflate.push(input, *limit, &mut |plain| format.push(plain, *limit, sink))
             }
         }
     }
 }
 
-impl Shape {
+impl BodyFormat {
     fn push(
         &mut self,
         mut input: &[u8],
@@ -188,12 +123,11 @@ impl Shape {
         sink: &mut dyn FnMut(SseEvent<'_>) -> Flow,
     ) -> Result<Flow, ApiError> {
         if matches!(self, Self::Unknown) {
-            // A byte order mark, which some servers put first, belongs to neither shape; it may
-            // come in pieces.
+            // Some servers send a byte order mark first, perhaps in pieces.
             input = input.strip_prefix(BYTE_ORDER_MARK).unwrap_or(input);
-            let says_nothing =
+            let is_blank =
                 |byte: &&u8| byte.is_ascii_whitespace() || BYTE_ORDER_MARK.contains(byte);
-            let Some(first) = input.iter().find(|byte| !says_nothing(byte)) else {
+            let Some(first) = input.iter().find(|byte| !is_blank(byte)) else {
                 return Ok(Flow::Continue);
             };
             *self = if matches!(first, b'{' | b'[') {
@@ -240,13 +174,6 @@ impl Shape {
     }
 }
 
-fn too_large(limit: usize) -> ApiError {
-    ApiError::new(
-        ErrorCode::UpstreamEventTooLarge,
-        format!("The upstream sent an event of more than {limit} bytes."),
-    )
-}
-
 impl TokenStream for UpstreamBody {
     fn poll_events(
         &mut self,
@@ -256,17 +183,17 @@ impl TokenStream for UpstreamBody {
         let Self {
             source,
             inflate,
-            shape,
+            format,
             limit,
         } = self;
         let mut decoding = Decoding {
             inflate,
-            shape,
+            format,
             limit: *limit,
         };
         let mut result = Ok(Flow::Continue);
         let end = match source {
-            Source::Plain(exchange) => {
+            BodySource::Plain(exchange) => {
                 let step = exchange.poll_body(cx, &mut |data| {
                     if matches!(result, Ok(Flow::Continue)) {
                         result = decoding.push(data, sink);
@@ -279,7 +206,7 @@ impl TokenStream for UpstreamBody {
                     Poll::Ready(BodyStep::Broken) => Some(BodyEnd::Broken),
                 }
             }
-            Source::General(body) => match body.as_mut().poll_frame(cx) {
+            BodySource::Reqwest(body) => match body.as_mut().poll_frame(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Some(Ok(frame))) => {
                     if let Some(data) = frame.data_ref() {
@@ -294,9 +221,9 @@ impl TokenStream for UpstreamBody {
         Poll::Ready(match (result, end) {
             (Err(error), _) => StreamStep::Failed(error),
             (Ok(_), None) => StreamStep::Read,
-            // The receiver has had enough, and its last word counts.
+            // The sink stopped; its result counts.
             (Ok(Flow::Stop), Some(end)) => StreamStep::Ended(end),
-            (Ok(Flow::Continue), Some(BodyEnd::Clean)) => match decoding.shape.finish(sink) {
+            (Ok(Flow::Continue), Some(BodyEnd::Clean)) => match decoding.format.finish(sink) {
                 Ok(()) => StreamStep::Ended(BodyEnd::Clean),
                 Err(error) => StreamStep::Failed(error),
             },

@@ -1,30 +1,29 @@
-//! A circuit breaker: a server that keeps failing is left alone for a while, then tried with one
-//! request.
+//! A circuit breaker: an endpoint that keeps failing gets no requests for a cooldown, then one
+//! trial.
 //!
 //! ```text
-//!   Closed ──failures in a row──▶ Open ──cooldown──▶ Trying ──success──▶ Closed
-//!                                  ▲                   │
-//!                                  └── failure, twice ─┘
-//!                                      the cooldown
+//!   Closed ──failures in a row──▶ Open ──cooldown──▶ HalfOpen ──success──▶ Closed
+//!                                  ▲                    │
+//!                                  └────── failure ─────┘
+//!                                     cooldown doubles
 //! ```
 //!
-//! Only what fails before the first token counts: a server that answers and is cut later is not one
-//! that is down.
+//! Only failures before the first token count. An endpoint whose answers are cut later is up.
 
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// The cooldown is doubled with every trial that fails, up to this many times its first length.
-const LONGEST: u32 = 16;
+/// Upper bound of the cooldown, as a multiple of [`BreakerPolicy::cooldown`].
+const MAX_COOLDOWN_FACTOR: u32 = 16;
 
-/// When a breaker opens and for how long.
+/// When a breaker opens, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BreakerPolicy {
-    /// Failures in a row that open it; 0: it never opens.
+    /// Consecutive failures that open it; 0: it never opens.
     pub failures: u32,
-    /// How long it stays open before a request is let through to see.
+    /// How long it stays open before it admits a trial request.
     pub cooldown: Duration,
 }
 
@@ -38,18 +37,18 @@ impl Default for BreakerPolicy {
     }
 }
 
-/// Where a breaker stands.
+/// The state of a breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BreakerState {
-    /// Requests go through.
+    /// Requests are admitted.
     Closed,
-    /// None does.
+    /// No request is admitted.
     Open,
-    /// One is on its way to see whether the server is back.
-    Trying,
+    /// One trial request is under way.
+    HalfOpen,
 }
 
-/// See the [module](self). Shared by all workers.
+/// A circuit breaker of one endpoint. Shared by all workers.
 #[derive(Debug)]
 pub struct Breaker {
     policy: BreakerPolicy,
@@ -60,16 +59,16 @@ pub struct Breaker {
 struct Inner {
     failures: u32,
     /// Set while it is not closed.
-    open: Option<Opened>,
-    /// The server asked to be left alone until then (`Retry-After`).
+    open: Option<OpenState>,
+    /// End of the pause that the endpoint asked for (`Retry-After`).
     resting: Option<Instant>,
 }
 
 #[derive(Debug)]
-struct Opened {
+struct OpenState {
     until: Instant,
     cooldown: Duration,
-    /// When the trial was let through, if one was.
+    /// When the trial was admitted, if one was.
     trial: Option<Instant>,
 }
 
@@ -87,7 +86,7 @@ impl Breaker {
         }
     }
 
-    /// Whether a request may go to the server now.
+    /// Returns whether the endpoint may get a request now.
     #[must_use]
     pub fn admits(&self) -> bool {
         let now = Instant::now();
@@ -95,30 +94,30 @@ impl Breaker {
         if inner.resting.is_some_and(|until| now < until) {
             return false;
         }
-        // A trial that was never heard of again (its client left) does not bar the next for good.
+        // A trial without a result (its client left) blocks the next for one cooldown only.
         inner.open.as_ref().is_none_or(|open| {
             now >= open.until && open.trial.is_none_or(|since| now >= since + open.cooldown)
         })
     }
 
-    /// Where it stands.
+    /// Returns its state.
     #[must_use]
     pub fn state(&self) -> BreakerState {
         match &self.inner.lock().open {
             None => BreakerState::Closed,
-            Some(open) if open.trial.is_some() => BreakerState::Trying,
+            Some(open) if open.trial.is_some() => BreakerState::HalfOpen,
             Some(_) => BreakerState::Open,
         }
     }
 
-    /// A request goes to the server.
+    /// Records that a request is sent to the endpoint.
     pub(super) fn begin(&self) {
         if let Some(open) = &mut self.inner.lock().open {
             open.trial = Some(Instant::now());
         }
     }
 
-    /// The server answered.
+    /// Records an answer. Closes the breaker.
     pub(super) fn success(&self) {
         let mut inner = self.inner.lock();
         inner.failures = 0;
@@ -126,18 +125,18 @@ impl Breaker {
         inner.resting = None;
     }
 
-    /// The server failed. True if that opened the breaker.
+    /// Records a failure. Returns whether it opened the breaker.
     pub(super) fn failure(&self) -> bool {
         let now = Instant::now();
         let mut inner = self.inner.lock();
         inner.failures = inner.failures.saturating_add(1);
         let failures = inner.failures;
         match &mut inner.open {
-            // Requests that were under way when it opened say nothing new.
+            // A request that was under way when the breaker opened tells nothing new.
             Some(open) if open.trial.is_none() => false,
             Some(open) => {
-                let cooldown = (open.cooldown * 2).min(self.policy.cooldown * LONGEST);
-                *open = Opened {
+                let cooldown = (open.cooldown * 2).min(self.policy.cooldown * MAX_COOLDOWN_FACTOR);
+                *open = OpenState {
                     until: now + cooldown,
                     cooldown,
                     trial: None,
@@ -146,7 +145,7 @@ impl Breaker {
             }
             None if self.policy.failures > 0 && failures >= self.policy.failures => {
                 let cooldown = self.policy.cooldown;
-                inner.open = Some(Opened {
+                inner.open = Some(OpenState {
                     until: now + cooldown,
                     cooldown,
                     trial: None,
@@ -157,7 +156,7 @@ impl Breaker {
         }
     }
 
-    /// The server is up but asks to be left alone for this long.
+    /// Records that the endpoint asked for a pause.
     pub(super) fn rest(&self, time: Duration) {
         self.inner.lock().resting = Some(Instant::now() + time);
     }
@@ -177,7 +176,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn opens_after_failures_in_a_row_only() {
+    async fn opens_after_consecutive_failures_only() {
         let breaker = breaker();
         for _ in 0..5 {
             assert!(!breaker.failure() && !breaker.failure());
@@ -195,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn lets_one_request_through_after_the_cooldown() {
+    async fn admits_one_trial_after_the_cooldown() {
         let breaker = breaker();
         for _ in 0..3 {
             breaker.failure();
@@ -205,7 +204,7 @@ mod tests {
         breaker.begin();
         assert_eq!(
             (breaker.state(), breaker.admits()),
-            (BreakerState::Trying, false)
+            (BreakerState::HalfOpen, false)
         );
         breaker.success();
         assert_eq!(
@@ -215,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn every_failed_trial_doubles_the_cooldown_up_to_a_bound() {
+    async fn failed_trial_doubles_the_cooldown_up_to_a_bound() {
         let breaker = breaker();
         for _ in 0..3 {
             breaker.failure();
@@ -228,13 +227,13 @@ mod tests {
             assert!(breaker.admits(), "{cooldown:?}");
             breaker.begin();
             assert!(breaker.failure());
-            cooldown = (cooldown * 2).min(SECOND * LONGEST);
+            cooldown = (cooldown * 2).min(SECOND * MAX_COOLDOWN_FACTOR);
         }
-        assert_eq!(cooldown, SECOND * LONGEST);
+        assert_eq!(cooldown, SECOND * MAX_COOLDOWN_FACTOR);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_trial_that_is_never_heard_of_again_bars_nobody() {
+    async fn trial_without_a_result_expires_after_the_cooldown() {
         let breaker = breaker();
         for _ in 0..3 {
             breaker.failure();
@@ -246,7 +245,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_that_asks_for_rest_gets_it() {
+    async fn requested_pause_blocks_requests_until_it_ends() {
         let breaker = breaker();
         breaker.rest(SECOND);
         assert_eq!(
@@ -258,7 +257,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_number_of_failures_it_never_opens() {
+    async fn zero_failures_disables_the_breaker() {
         let breaker = Breaker::new(BreakerPolicy {
             failures: 0,
             cooldown: SECOND,

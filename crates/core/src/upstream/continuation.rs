@@ -1,28 +1,27 @@
-//! Going on with an answer that another server broke off.
+//! Continues an answer that another endpoint broke off.
 //!
-//! Safe only where the answer is one plain text: nobody can say how a half-written tool call or a
-//! hidden chain of thought goes on. Servers differ in how they are told that an assistant's last
-//! message is a beginning and not a turn, so each has to be configured; one that is not is never
-//! asked.
+//! Only an answer that is one plain text is continued; a half-written tool call or hidden reasoning
+//! cannot be. Servers differ in how a request says that the last assistant message is unfinished,
+//! so each endpoint has to be configured. One without configuration is never asked to continue.
 
 use crate::model::json::{Members, present};
 
-/// How a server is told to go on from an assistant's message.
+/// How an endpoint is asked to continue an assistant message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Continuation {
-    /// It cannot be told.
+    /// Not supported.
     #[default]
     None,
-    /// The message alone: for models that go on by themselves.
+    /// By the message alone: for models that continue it by themselves.
     Message,
-    /// `"prefix": true` in the message: Mistral, DeepSeek.
+    /// By `"prefix": true` in the message: Mistral, DeepSeek.
     Prefix,
-    /// `continue_final_message` and `add_generation_prompt` beside the messages: vLLM, SGLang.
+    /// By `continue_final_message` and `add_generation_prompt` beside the messages: vLLM, SGLang.
     FinalMessage,
 }
 
-/// The body that asks for the rest of an answer; `None` where that is not safe or cannot be asked
-/// for. `text` is JSON-escaped.
+/// Returns the body that asks for the rest of an answer; `None` if that is unsafe or not supported.
+/// `text` is JSON-escaped.
 pub(super) fn body(original: &[u8], how: Continuation, text: &str) -> Option<Vec<u8>> {
     let members: Members<'_> = serde_json::from_slice(original).ok()?;
     let plain = |name: &str| {
@@ -69,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_text_so_far_is_put_as_each_server_wants_it() {
+    fn text_so_far_is_sent_in_each_servers_form() {
         let body = |how| {
             body(
                 br#"{"model":"m","stream":true,"messages":[{"role":"user","content":"hi"} ]}"#,

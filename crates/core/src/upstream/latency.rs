@@ -1,17 +1,17 @@
-//! How soon a server gives its first token, as seen lately.
+//! Recent times to first token of one endpoint.
 
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-/// What one more observation weighs in the average.
+/// Weight of a new observation in the moving average.
 const WEIGHT: f64 = 0.2;
-/// How many of the last observations the percentile is taken from.
+/// Number of observations that the percentile is taken from.
 const KEPT: usize = 128;
-/// With fewer observations than this nothing is said of a percentile.
+/// Fewest observations that give a percentile.
 const ENOUGH: usize = 20;
 
-/// Times to first token. Shared by all workers; touched once a request.
+/// Times to first token. Shared by all workers; updated once per request.
 #[derive(Debug)]
 pub struct Latency(Mutex<Inner>);
 
@@ -48,7 +48,7 @@ impl Latency {
         }
     }
 
-    /// A decaying average: of the last five observations or so most of all.
+    /// Returns the exponential moving average, dominated by the last five observations or so.
     #[must_use]
     pub fn average(&self) -> Option<Duration> {
         self.0
@@ -57,7 +57,7 @@ impl Latency {
             .map(|micros| Duration::from_micros(micros as u64))
     }
 
-    /// The time that 95 of the last 100 requests kept to; `None` until there have been 20.
+    /// Returns the 95th percentile of the last 128 requests; `None` until there have been 20.
     #[must_use]
     pub fn p95(&self) -> Option<Duration> {
         let mut recent = {
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_average_follows_what_was_seen_last() {
+    fn average_follows_recent_observations() {
         let latency = Latency::new();
         assert_eq!(latency.average(), None);
         (0..100).for_each(|_| latency.record(Duration::from_millis(100)));
@@ -92,11 +92,11 @@ mod tests {
     }
 
     #[test]
-    fn the_percentile_is_that_of_the_last_observations() {
+    fn percentile_covers_the_last_observations_only() {
         let latency = Latency::new();
         (0..19).for_each(|_| latency.record(Duration::from_secs(9)));
         assert_eq!(latency.p95(), None);
-        // 128 newer ones, 1 to 128 ms: of 128 the one at place 121.
+        // 128 newer observations, 1 to 128 ms; index 121 of the sorted list.
         (1..=128).for_each(|millis| latency.record(Duration::from_millis(millis)));
         assert_eq!(latency.p95(), Some(Duration::from_millis(122)));
     }

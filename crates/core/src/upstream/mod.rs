@@ -1,46 +1,59 @@
-//! The way to a model: one trait, with everything that is not plain relaying left to decorators
-//! around it.
+//! Upstreams: the model servers that answer requests.
 //!
 //! ```text
-//!   generation ─▶ Router ─▶ pursuit (retry, failover) ─▶ race (hedging) ─▶ gate ─▶ Server ─▶ socket
-//!                   │                                                       │
-//!                   └────────────── vitals (breaker, latency) ◀─────────────┘
+//!   generation ─▶ Router ─▶ failover ─▶ hedge ─▶ ConcurrencyLimit ─▶ Endpoint ─▶ socket
+//!                   │                                                  │
+//!                   └──────── EndpointStats (breaker, latency) ◀───────┘
 //! ```
 //!
-//! A [`Server`] is one model server and knows nothing of others. The [`Router`] knows them all and
-//! what of their state all workers share: it chooses one, and goes on to the next, or again to the
-//! same, as long as nothing of an answer was kept.
+//! An [`Endpoint`] is one model server and knows of no other. The [`Router`] holds all endpoints
+//! and the statistics that all workers share. It chooses one for a request. As long as nothing of
+//! the answer was kept, a failed request is sent again to the same endpoint or another.
 
+mod attempt;
+mod balance;
 #[cfg(feature = "openai")]
 mod body;
 mod breaker;
+mod concurrency_limit;
 mod continuation;
 pub mod decode;
+mod endpoint;
+mod endpoint_stats;
 mod failover;
+mod failover_stream;
+mod failure;
 mod hedge;
 #[cfg(feature = "openai")]
 mod http1;
+#[cfg(feature = "openai")]
+mod inflate;
 mod latency;
-mod limit;
 #[cfg(feature = "openai")]
 mod openai;
+mod prefetch;
+#[cfg(feature = "openai")]
+mod response_meta;
 mod retry;
+mod route;
+mod routed;
 mod router;
-mod server;
-mod stats;
 pub mod translate;
+#[cfg(feature = "openai")]
+mod transport_error;
 
 pub use breaker::{Breaker, BreakerPolicy, BreakerState};
+pub use concurrency_limit::{ConcurrencyLimit, ConcurrencyPolicy};
 pub use continuation::Continuation;
+pub use endpoint::Endpoint;
+pub use endpoint_stats::{Counter, Counters, EndpointStats, HealthStatus};
 pub use hedge::Hedge;
 pub use latency::Latency;
-pub use limit::{ConcurrencyLimit, ConcurrencyPolicy};
 #[cfg(feature = "openai")]
 pub use openai::{OpenAi, OpenAiOptions};
 pub use retry::{RetryBudget, RetryPolicy};
-pub use router::{ModelBinding, ModelMap, Route, Router, RouterOptions};
-pub use server::Server;
-pub use stats::{Counter, Counters, EndpointStats, HealthStatus};
+pub use route::{ModelBinding, ModelMap, Route};
+pub use router::{Router, RouterOptions};
 
 use std::fmt;
 use std::task::{Context, Poll};
@@ -56,29 +69,29 @@ use crate::model::snapshot::Api;
 use crate::upstream::decode::{Flow, SseEvent};
 use crate::upstream::translate::BodyEnd;
 
-/// What is sent to a model.
+/// A request to a model.
 #[derive(Clone)]
 pub struct UpstreamRequest {
-    /// The language of `body`.
+    /// The API of `body`.
     pub api: Api,
-    /// The model as the client named it; the upstream's own name for it stands in the body.
+    /// The client's name for the model. The body holds the endpoint's own name.
     pub model: String,
     /// The JSON body.
     pub body: Bytes,
-    /// Request headers of the client's that go along, lower case.
+    /// Forwarded request headers of the client, lower case.
     pub headers: Vec<(String, String)>,
-    /// Which of the router's servers was chosen ([`Target::server`]).
-    pub server: usize,
-    /// Whether the answer comes token by token, so that the time to its first one says something.
+    /// Index of the endpoint that was chosen ([`Target::endpoint`]).
+    pub endpoint: usize,
+    /// Whether the answer is streamed, so that its time to first token is comparable.
     pub streamed: bool,
-    /// How long the first token may take before the server is to blame; zero: for ever.
-    pub patience: Duration,
-    /// The client's own key, for servers that are configured to take it.
+    /// Time after which a missing first token counts as a failure of the endpoint; zero: never.
+    pub first_token_timeout: Duration,
+    /// The client's own key, for endpoints that are configured to accept it.
     pub client_key: Option<SecretString>,
 }
 
 impl fmt::Debug for UpstreamRequest {
-    /// Without the body, which holds the conversation.
+    /// Omits the body, which holds the conversation.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UpstreamRequest")
             .field("api", &self.api)
@@ -88,11 +101,11 @@ impl fmt::Debug for UpstreamRequest {
     }
 }
 
-/// How long to wait for a model. Zero means without limit.
+/// Timeouts of a request. Zero means no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// For the connection, TLS included. The upstream's own business; the others are kept by the
-    /// generation.
+    /// For the connection, TLS included. Enforced by the endpoint; the generation enforces the
+    /// others.
     pub connect: Duration,
     /// From the request to the first content, reasoning or tool delta.
     pub first_token: Duration,
@@ -102,7 +115,7 @@ pub struct Timeouts {
     pub total: Duration,
 }
 
-/// An answer of the upstream's that is not a stream: its own error, to be passed on as it came.
+/// An error response of the upstream, passed on unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The HTTP status.
@@ -117,112 +130,113 @@ pub struct Refusal {
     pub should_retry: Option<bool>,
 }
 
-/// Why there is no stream.
+/// Why a request gave no stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpenError {
-    /// The upstream said no.
+    /// The upstream answered with an error.
     Refused(Refusal),
-    /// There was no answer, or one that is not passed on.
+    /// There was no answer, or one that is not passed on to clients.
     Failed(ApiError),
 }
 
-/// What an upstream's head said.
+/// The parts of an upstream's response head that clients get.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UpstreamHead {
     /// Headers for the client: rate limits, the upstream's request id.
     pub headers: Vec<(String, String)>,
 }
 
-/// A stream that has begun.
-pub struct Opened {
+/// A successful response whose body is still to be read.
+pub struct UpstreamResponse {
     /// Its head.
     pub head: UpstreamHead,
     /// Its body, decoded.
     pub stream: Box<dyn TokenStream>,
 }
 
-impl fmt::Debug for Opened {
+impl fmt::Debug for UpstreamResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Opened")
+        f.debug_struct("UpstreamResponse")
             .field("head", &self.head)
             .finish_non_exhaustive()
     }
 }
 
-/// What a read of the stream gave, beside the events.
+/// Result of one read of a stream, beside its events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StreamStep {
-    /// Some bytes, perhaps whole events.
+    /// Bytes were read.
     Read,
-    /// The body has ended.
+    /// The body ended.
     Ended(BodyEnd),
-    /// The body cannot be decoded any further.
+    /// The body cannot be decoded further.
     Failed(ApiError),
 }
 
-/// A decoded upstream body. Dropping it closes the connection: that is how a generation is
-/// cancelled.
+/// A decoded upstream body. Dropping it closes the connection, which cancels the generation
+/// upstream.
 pub trait TokenStream: Send {
-    /// Reads once and gives every event that it completes to `sink`, borrowed from the read buffer.
+    /// Reads once and passes every completed event to `sink`, borrowed from the read buffer.
     fn poll_events(
         &mut self,
         cx: &mut Context<'_>,
         sink: &mut dyn FnMut(SseEvent<'_>) -> Flow,
     ) -> Poll<StreamStep>;
 
-    /// The first token has come out of it. Called once.
+    /// Called once, when the first token was read.
     fn first_token(&mut self) {}
 
-    /// What came came to this failure, and that is the end of it. What is known of the server
-    /// learns of it, if no token had come.
+    /// The stream failed for good. Counts against the endpoint if no token was received.
     fn failed(&mut self, _failure: &Failure) {}
 
-    /// What came so far came to this failure, and nothing of it was kept. Whether the stream has
-    /// been put back to where it begins, for another attempt.
+    /// The stream failed and nothing of it was kept. Returns whether it starts again from the
+    /// beginning, with another attempt.
     fn retry(&mut self, _failure: &Failure) -> bool {
         false
     }
 
-    /// What came so far came to this failure, and this text of it was kept (JSON-escaped). The name
-    /// of the server that goes on from there, if one does: what is read next is its stream.
+    /// The stream failed after `text` (JSON-escaped) was kept. Returns the name of the endpoint
+    /// that continues from there, if one does; the next read is of its stream.
     fn continue_from(&mut self, _failure: &Failure, _text: &str) -> Option<String> {
         None
     }
 }
 
-/// A model, or a decorator around one. Cheap to share on one worker.
+/// Answers requests for models. Cheap to share within one worker.
 pub trait Upstream: Send + Sync + fmt::Debug {
-    /// How a model is to be asked: the language of its upstream, its own name there, and the
-    /// clocks.
+    /// Returns where a request for `model` goes: the API, the model's name there, and the timeouts.
     ///
     /// # Errors
-    /// Where no upstream offers the model.
+    /// If no upstream serves the model, or its queue is full.
     fn route(&self, model: Option<&str>) -> Result<Target, ApiError>;
 
-    /// Sends the request and waits for the head. Dropping the future takes the request back.
-    fn open(&self, request: UpstreamRequest) -> BoxFuture<'static, Result<Opened, OpenError>>;
+    /// Sends the request and waits for the head. Dropping the future cancels the request.
+    fn open(
+        &self,
+        request: UpstreamRequest,
+    ) -> BoxFuture<'static, Result<UpstreamResponse, OpenError>>;
 }
 
 /// Where a request for a model goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// The model's name for the client.
+    /// The client's name for the model.
     pub model: String,
-    /// The model's name at the upstream, if it differs from what the client sent.
+    /// The upstream's name for the model, if it differs from what the client sent.
     pub upstream_model: Option<String>,
-    /// The upstream's language.
+    /// The API that the upstream speaks.
     pub api: Api,
-    /// The clocks that hold.
+    /// The timeouts of the request.
     pub timeouts: Timeouts,
-    /// Which server, where there are several.
-    pub server: usize,
-    /// Whether the request will have to wait for its turn there.
+    /// Index of the endpoint, where there are several.
+    pub endpoint: usize,
+    /// Whether the request has to wait in the queue of the endpoint.
     pub queued: bool,
 }
 
 impl Refusal {
-    /// The refusal as an error of ours, for readers that have no status line: the upstream's own
-    /// code and message.
+    /// Converts the refusal for readers that get no status line. Keeps the upstream's code and
+    /// message.
     #[must_use]
     pub fn to_api_error(&self) -> ApiError {
         let code = match self.status {
@@ -250,7 +264,7 @@ impl Refusal {
 }
 
 impl OpenError {
-    /// The same as an error of ours.
+    /// Converts to the gateway's error type.
     #[must_use]
     pub fn to_api_error(&self) -> ApiError {
         match self {

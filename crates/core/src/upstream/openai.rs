@@ -1,8 +1,8 @@
 //! An OpenAI-compatible server over HTTP.
 //!
-//! async-openai brings the configuration, the URLs and the headers. The bodies are ours both ways:
-//! its typed requests drop what they do not know, and its stream reader sits on an unbounded
-//! channel and cannot tell an end from a cut.
+//! async-openai gives the configuration, the URLs and the headers. Bodies are written and read
+//! here: its typed requests drop unknown fields, and its stream reader uses an unbounded channel
+//! and cannot tell an end from a cut.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -19,51 +19,54 @@ use reqwest::header::{
 };
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::body::{Source, UpstreamBody};
-use super::http1::{self, SendError};
-use super::{OpenError, Opened, Refusal, Server, UpstreamHead, UpstreamRequest};
+use super::body::{BodySource, UpstreamBody};
+use super::endpoint::Endpoint;
+use super::http1;
+use super::response_meta::ResponseMeta;
+use super::transport_error::{self, truncated};
+use super::{OpenError, Refusal, UpstreamHead, UpstreamRequest, UpstreamResponse};
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::snapshot::Api;
 
-/// The most of an error body that is passed on.
+/// Largest part of an error body that is passed on, in bytes.
 const REFUSAL_BYTES: usize = 1024 * 1024;
-/// How long the body of a refusal may take.
+/// Time limit for reading the body of a refusal.
 const REFUSAL_WAIT: Duration = Duration::from_secs(10);
 
 const AGENT: &str = concat!("tokenwire/", env!("CARGO_PKG_VERSION"));
 
-/// How to reach one server.
+/// How to reach one endpoint.
 #[derive(Clone, Debug)]
 pub struct OpenAiOptions {
     /// Its name in logs.
     pub name: String,
-    /// What stands before `/chat/completions`.
+    /// The URL up to `/chat/completions`, without a slash at its end.
     pub base_url: String,
-    /// The bearer token; without one, no `Authorization` is sent.
+    /// The bearer token. Without one, no `Authorization` header is sent.
     pub api_key: Option<SecretString>,
-    /// How long the connection may take, TLS included.
+    /// Time limit of connecting, TLS included.
     pub connect_timeout: Duration,
-    /// The largest event, and the largest body that is not streamed, in bytes.
+    /// Largest event, and largest body that is not streamed, in bytes.
     pub max_event: usize,
-    /// Whether a client's own key goes in the place of `api_key` where a request brings one.
+    /// Whether a client's own key replaces `api_key` where a request has one.
     pub accept_client_key: bool,
 }
 
-/// A client of one OpenAI-compatible server. It belongs to the runtime that it is first used on:
-/// one per worker.
+/// A client of one OpenAI-compatible server. Belongs to the runtime that it is first used on: one
+/// per worker.
 #[derive(Clone)]
 pub struct OpenAi(Arc<Inner>);
 
 struct Inner {
     options: OpenAiOptions,
     client: reqwest::Client,
-    /// Takes the general client's place where there is no TLS.
+    /// Used instead of `client` where there is no TLS.
     plain: Option<http1::Client>,
     config: OpenAIConfig,
     headers: HeaderMap,
-    /// The headers of a request for a stream.
+    /// Headers of a request for a stream.
     streaming: HeaderMap,
-    /// What of the base URL stands in a request's first line.
+    /// Path of the base URL.
     base_path: String,
 }
 
@@ -76,12 +79,12 @@ impl fmt::Debug for OpenAi {
 }
 
 impl OpenAi {
-    /// A client.
+    /// Creates a client.
     ///
     /// # Errors
-    /// A base URL or key that cannot be used, or TLS that cannot be set up; the text says which.
+    /// An invalid base URL or key, or TLS that cannot be set up; the text says which.
     pub fn new(options: OpenAiOptions) -> Result<Self, String> {
-        // Another part of the process may have chosen a provider already; that is as good.
+        // Fails if another part of the process has installed a provider, which serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let key = options
             .api_key
@@ -138,12 +141,15 @@ impl OpenAi {
     }
 }
 
-impl Server for OpenAi {
+impl Endpoint for OpenAi {
     fn name(&self) -> &str {
         &self.0.options.name
     }
 
-    fn open(&self, request: UpstreamRequest) -> BoxFuture<'static, Result<Opened, OpenError>> {
+    fn open(
+        &self,
+        request: UpstreamRequest,
+    ) -> BoxFuture<'static, Result<UpstreamResponse, OpenError>> {
         let inner = self.0.clone();
         async move { inner.open(request).await }.boxed()
     }
@@ -153,10 +159,10 @@ impl Server for OpenAi {
         async move {
             let response = inner.get("/models", timeout).await?;
             let status = response.status();
-            let head = Head::of(response.headers());
+            let head = ResponseMeta::of(response.headers());
             let body = read_limited(response, inner.options.max_event)
                 .await
-                .map_err(|()| truncated())?;
+                .map_err(|()| OpenError::Failed(truncated()))?;
             if status.is_success() {
                 Ok(body)
             } else {
@@ -183,10 +189,10 @@ impl Inner {
             .timeout(timeout)
             .send()
             .await;
-        response.map_err(|error| self.connect_error(&error))
+        response.map_err(|error| self.reqwest_error(&error))
     }
 
-    async fn open(&self, request: UpstreamRequest) -> Result<Opened, OpenError> {
+    async fn open(&self, request: UpstreamRequest) -> Result<UpstreamResponse, OpenError> {
         let path = match request.api {
             Api::Chat => "/chat/completions",
             Api::Responses => "/responses",
@@ -209,17 +215,23 @@ impl Inner {
             value.set_sensitive(true);
             headers.to_mut().insert(AUTHORIZATION, value);
         }
-        let clients_own = client_key.is_some();
+        let has_client_key = client_key.is_some();
         let (status, headers, source) = match &self.plain {
             Some(client) => {
                 let target = [&self.base_path, path].concat();
                 let mut exchange = client
                     .post(&target, &headers, &request.body)
                     .await
-                    .map_err(|error| self.send_error(&error))?;
-                // A stream lives for long; its head need not.
+                    .map_err(|error| {
+                        OpenError::Failed(transport_error::of_send(&self.options.name, &error))
+                    })?;
+                // Frees the head while the stream runs.
                 let headers = std::mem::take(&mut exchange.headers);
-                (exchange.status, headers, Source::Plain(Box::new(exchange)))
+                (
+                    exchange.status,
+                    headers,
+                    BodySource::Plain(Box::new(exchange)),
+                )
             }
             None => {
                 let sent = self
@@ -229,16 +241,20 @@ impl Inner {
                     .body(request.body)
                     .send()
                     .await;
-                let response = sent.map_err(|error| self.connect_error(&error))?;
+                let response = sent.map_err(|error| self.reqwest_error(&error))?;
                 let (status, headers) = (response.status().as_u16(), response.headers().clone());
-                (status, headers, Source::General(Box::pin(response.into())))
+                (
+                    status,
+                    headers,
+                    BodySource::Reqwest(Box::pin(response.into())),
+                )
             }
         };
-        let head = Head::of(&headers);
+        let head = ResponseMeta::of(&headers);
         if !(200..300).contains(&status) {
-            // Refusals are small; one that never ends is cut.
+            // A refusal that does not end in time is cut.
             let body = tokio::time::timeout(REFUSAL_WAIT, source.read_limited(REFUSAL_BYTES)).await;
-            return Err(self.refusal(status, head, body.unwrap_or_default(), clients_own));
+            return Err(self.refusal(status, head, body.unwrap_or_default(), has_client_key));
         }
         let encoding = headers
             .get(CONTENT_ENCODING)
@@ -250,7 +266,7 @@ impl Inner {
             .is_some_and(|kind| kind.to_ascii_lowercase().starts_with("text/event-stream"));
         let body = UpstreamBody::new(source, encoding.as_deref(), sse, self.options.max_event)
             .map_err(OpenError::Failed)?;
-        Ok(Opened {
+        Ok(UpstreamResponse {
             head: UpstreamHead {
                 headers: head.headers,
             },
@@ -258,42 +274,29 @@ impl Inner {
         })
     }
 
-    fn send_error(&self, error: &SendError) -> OpenError {
-        tracing::warn!(upstream = %self.options.name, cause = %error, "the upstream could not be asked");
-        OpenError::Failed(match error {
-            SendError::ConnectTimeout => ApiError::new(
-                ErrorCode::ConnectTimeout,
-                "The upstream did not accept the connection in time.",
-            ),
-            SendError::Connect(_) => ApiError::new(
-                ErrorCode::UpstreamUnreachable,
-                "The upstream could not be connected to.",
-            ),
-            SendError::Disconnected(_) => ApiError::new(
-                ErrorCode::UpstreamDisconnected,
-                "The upstream closed the connection before it answered.",
-            ),
-        })
+    fn reqwest_error(&self, error: &reqwest::Error) -> OpenError {
+        OpenError::Failed(transport_error::of_reqwest(&self.options.name, error))
     }
 
-    /// `clients_own` says whose key it was that may have been refused.
-    fn refusal(&self, status: u16, head: Head, body: Bytes, clients_own: bool) -> OpenError {
-        if matches!(status, 401 | 403) && !clients_own {
+    /// Converts an error response. `client_key` is whether the request carried the client's own
+    /// key.
+    fn refusal(&self, status: u16, head: ResponseMeta, body: Bytes, client_key: bool) -> OpenError {
+        if matches!(status, 401 | 403) && !client_key {
             tracing::error!(upstream = %self.options.name, status, "the upstream refused the gateway's own key");
-            // Not the client's fault, and the body may quote the key.
+            // Not the client's fault. The body may quote the key.
             return OpenError::Failed(ApiError::new(
                 ErrorCode::UpstreamAuth,
                 "The upstream refused the gateway's own credentials.",
             ));
         }
         if (300..400).contains(&status) {
-            tracing::error!(upstream = %self.options.name, status, "the upstream redirects; is its base_url right?");
+            tracing::error!(upstream = %self.options.name, status, "the upstream redirects; check its base_url");
             return OpenError::Failed(ApiError::new(
                 ErrorCode::UpstreamUnreachable,
                 "The upstream answered with a redirect, which is not followed.",
             ));
         }
-        let Head {
+        let ResponseMeta {
             content_type,
             headers,
             should_retry,
@@ -306,81 +309,9 @@ impl Inner {
             should_retry,
         })
     }
-
-    fn connect_error(&self, error: &reqwest::Error) -> OpenError {
-        // The URL may hold what belongs to nobody else; the chain of causes says enough.
-        tracing::warn!(upstream = %self.options.name, cause = %root_cause(error), "the upstream could not be asked");
-        let error = if error.is_timeout() {
-            ApiError::new(
-                ErrorCode::ConnectTimeout,
-                "The upstream did not accept the connection in time.",
-            )
-        } else if error.is_connect() {
-            ApiError::new(
-                ErrorCode::UpstreamUnreachable,
-                "The upstream could not be connected to.",
-            )
-        } else {
-            ApiError::new(
-                ErrorCode::UpstreamDisconnected,
-                "The upstream closed the connection before it answered.",
-            )
-        };
-        OpenError::Failed(error)
-    }
 }
 
-/// What is kept of a response's head.
-struct Head {
-    content_type: Option<String>,
-    headers: Vec<(String, String)>,
-    should_retry: Option<bool>,
-}
-
-impl Head {
-    fn of(headers: &HeaderMap) -> Self {
-        let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
-        let kept = |name: &str| {
-            name == "retry-after"
-                || name == "retry-after-ms"
-                || name == "openai-processing-ms"
-                || name.starts_with("x-ratelimit-")
-        };
-        let mut kept: Vec<(String, String)> = headers
-            .iter()
-            .filter(|(name, _)| kept(name.as_str()))
-            .filter_map(|(name, value)| Some((name.as_str().to_owned(), text(value)?)))
-            .collect();
-        if let Some(id) = headers.get("x-request-id").and_then(text) {
-            kept.push(("x-upstream-request-id".to_owned(), id));
-        }
-        let should_retry = headers
-            .get("x-should-retry")
-            .and_then(text)
-            .and_then(|value| value.trim().parse().ok());
-        Self {
-            content_type: headers.get(CONTENT_TYPE).and_then(text),
-            headers: kept,
-            should_retry,
-        }
-    }
-}
-
-fn truncated() -> OpenError {
-    OpenError::Failed(ApiError::new(
-        ErrorCode::UpstreamTruncated,
-        "The upstream's answer broke off or is too large.",
-    ))
-}
-
-fn root_cause(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
-}
-
+/// Reads a body of at most `limit` bytes. Fails if it is larger or breaks off.
 async fn read_limited(mut response: reqwest::Response, limit: usize) -> Result<Bytes, ()> {
     let mut body = Vec::new();
     while let Some(piece) = response.chunk().await.map_err(|_| ())? {

@@ -1,33 +1,31 @@
 //! `POST /v1/chat/completions`
 
-use std::sync::Arc;
-
 use actix_web::{HttpRequest, HttpResponse, web};
 use tokenwire_core::dialect::Dialect;
-use tokenwire_core::engine::StartRequest;
 use tokenwire_core::generation::ReaderGuard;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::event::Ending;
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::request::{ChatRequest, StreamRequest};
-use tokenwire_sse::Sdk;
+use tokenwire_sse::{SseFraming, last_event_id};
 
-use super::inbound::{ContentType, body, freshness, idempotency_key, last_event_id, unwanted_body};
+use super::inbound::{ContentType, body, discard_body, idempotency_key, start_request};
 use super::outbound::{
-    HttpError, error_response, json, located, marked, of_generation, open_error_response,
+    HttpError, committed, error_response, json, located, marked, of_generation,
+    open_error_response, resumed,
 };
-use super::streams::{committed, resume_sdk};
 use crate::service::Service;
 
-/// A chat completion, streamed or whole. What a chat upstream sent comes out byte for byte.
+/// A chat completion, streamed or whole. A chat upstream's chunks are relayed byte for byte.
 pub(super) async fn create(
     request: HttpRequest,
     payload: web::Payload,
     service: web::Data<Service>,
 ) -> Result<HttpResponse, HttpError> {
+    let reader = service.sse(Dialect::Chat, SseFraming::Sdk);
     if let Some(cursor) = last_event_id(&request)? {
-        unwanted_body(payload, service.config.limits.body).await;
-        return resume_sdk(&service, &cursor.id, Dialect::Chat, Some(cursor.after));
+        discard_body(payload, service.config.limits.body).await;
+        return resumed(&service, &cursor, &reader);
     }
     let bytes = body(
         &request,
@@ -38,38 +36,26 @@ pub(super) async fn create(
     .await?;
     let chat = ChatRequest::parse(&bytes)?;
     let stream = chat.stream();
-    let forwarded = service.forwarded(request.headers());
-    let started = service.engine.start(StartRequest {
-        body: StreamRequest::Chat(chat),
-        owner: service.owner(),
-        idempotency_key: idempotency_key(&request)?,
-        route: "/v1/chat/completions",
-        fingerprint: bytes.to_vec(),
-        headers: forwarded.headers,
-        client_key: forwarded.client_key,
-        freshness: freshness(request.headers(), false),
-    })?;
-    if stream {
-        let response = committed(
-            &service,
-            started.guard,
-            Dialect::Chat,
-            Arc::new(Sdk),
-            service.sse(""),
-        )
-        .await;
-        return Ok(marked(started.reused, response));
-    }
-    Ok(marked(started.reused, whole(started.guard).await))
+    let key = idempotency_key(&request)?;
+    let body = StreamRequest::Chat(chat);
+    let start = start_request(&request, &service, body, "/v1/chat/completions", key);
+    let started = service.engine.start(start)?;
+    let response = if stream {
+        committed(&service, started.guard, &reader).await?
+    } else {
+        whole(started.guard).await
+    };
+    Ok(marked(started.reused, response))
 }
 
-/// The whole completion: as the upstream sent it, or made of the response object where it speaks
-/// Responses.
+/// Returns the whole completion: as a chat upstream sent it, or made of the response object of a
+/// Responses upstream.
 async fn whole(guard: ReaderGuard) -> HttpResponse {
     let generation = guard.generation();
+    let id = &generation.meta().id;
     generation.ended().await;
     let head = match generation.response_head().now() {
-        Some(Err(error)) => return located(generation, open_error_response(&error)),
+        Some(Err(error)) => return located(id, open_error_response(&error)),
         Some(Ok(head)) => Some(head),
         None => None,
     };
@@ -84,13 +70,10 @@ async fn whole(guard: ReaderGuard) -> HttpResponse {
                     ErrorCode::UpstreamMalformed,
                     "The upstream's answer held no completion.",
                 );
-                return located(generation, error_response(&error));
+                return located(id, error_response(&error));
             };
-            json(&mut of_generation(generation, head.as_ref()), completion)
+            json(&mut of_generation(id, head.as_ref()), completion)
         }
-        ending => located(
-            generation,
-            error_response(&super::responses::ending_error(ending)),
-        ),
+        ending => located(id, error_response(&super::responses::ending_error(ending))),
     }
 }

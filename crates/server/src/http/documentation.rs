@@ -1,18 +1,21 @@
-//! The API's documentation out of the binary: `/openapi.json` for programs, `/docs` for people.
+//! The documentation in the binary: `/openapi.json` for programs, `/docs` for people, and the
+//! reference pages at `/docs/<page>`.
 //!
-//! Requests are read by the core's own checked parser and answers are written as bytes, so there
-//! are no types that a description could be derived from without describing something else. What is
-//! served is therefore described once, in [`operations`] and [`schemas`], and both forms are made
-//! of that. The codes of errors are [`ErrorCode::ALL`](tokenwire_core::model::error::ErrorCode::ALL). A
-//! test holds the description against the table of routes and asks the running gateway for every
-//! path and method in it.
+//! Requests are read by the core's parser and responses are written as bytes, so no types exist
+//! that a description could be derived from. The API is described once, in [`operations`] and
+//! [`schemas`]; the API page and the OpenAPI document are both made from that. Error codes come
+//! from [`ErrorCode::ALL`]. Tests compare the description with the table of routes.
 //!
-//! The page is plain HTML: no script, nothing fetched from elsewhere, so it reads as well through a
-//! terminal's browser.
+//! The reference pages are the Markdown files in `crates/server/docs`, see [`pages`].
+//!
+//! All pages are plain HTML without scripts and load nothing from elsewhere.
 
+mod layout;
+mod markdown;
 mod openapi;
 mod operations;
 mod page;
+mod pages;
 mod schemas;
 
 use std::sync::LazyLock;
@@ -20,11 +23,22 @@ use std::sync::LazyLock;
 use actix_web::http::header;
 use actix_web::{HttpResponse, web};
 use bytes::Bytes;
+use tokenwire_core::model::error::{ApiError, ErrorCode};
+
+use super::outbound::error_response;
+use super::resource::resource;
+use pages::PAGES;
 
 const POLICY: &str = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'";
 
 static OPENAPI: LazyLock<Bytes> = LazyLock::new(|| openapi::document().to_string().into());
 static PAGE: LazyLock<Bytes> = LazyLock::new(|| page::render().into());
+static REFERENCE: LazyLock<Vec<Bytes>> = LazyLock::new(|| {
+    PAGES
+        .iter()
+        .map(|page| markdown::render(page).into())
+        .collect()
+});
 static STYLE: Bytes = Bytes::from_static(include_bytes!("documentation/docs.css"));
 
 /// `GET /openapi.json`
@@ -37,14 +51,34 @@ async fn docs() -> HttpResponse {
     answer("text/html; charset=utf-8", PAGE.clone())
 }
 
+/// `GET /docs/{page}`
+async fn reference(name: web::Path<String>) -> HttpResponse {
+    let known = PAGES.iter().zip(REFERENCE.iter());
+    for (page, html) in known {
+        if page.name == *name {
+            return answer("text/html; charset=utf-8", html.clone());
+        }
+    }
+    let names: Vec<String> = PAGES
+        .iter()
+        .map(|page| format!("/docs/{}", page.name))
+        .collect();
+    error_response(&ApiError::new(
+        ErrorCode::UnknownUrl,
+        format!(
+            "This page does not exist. The pages are /docs, {}.",
+            names.join(", ")
+        ),
+    ))
+}
+
 /// `GET /docs/docs.css`
 async fn style() -> HttpResponse {
     answer("text/css; charset=utf-8", STYLE.clone())
 }
 
-/// Registers the three.
+/// Registers the pages and the OpenAPI document.
 pub(super) fn configure(app: &mut web::ServiceConfig) {
-    use super::routes::resource;
     app.service(
         resource("/openapi.json", "GET")
             .route(web::get().to(openapi))
@@ -59,6 +93,11 @@ pub(super) fn configure(app: &mut web::ServiceConfig) {
         resource("/docs/docs.css", "GET")
             .route(web::get().to(style))
             .route(web::head().to(style)),
+    )
+    .service(
+        resource("/docs/{page}", "GET")
+            .route(web::get().to(reference))
+            .route(web::head().to(reference)),
     );
 }
 

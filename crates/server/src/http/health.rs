@@ -1,4 +1,4 @@
-//! For those who operate it.
+//! `/healthz` and `/readyz`.
 
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, web};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
@@ -10,12 +10,12 @@ use crate::service::Service;
 /// Marks a request that may learn the status only, because its host is not one that is served.
 pub(super) struct StatusOnly;
 
-/// The process answers.
+/// `GET /healthz`: the process answers.
 pub(super) async fn alive() -> HttpResponse {
     HttpResponse::Ok().json(serde_json::json!({"status": "ok"}))
 }
 
-/// New streams are taken, and some upstream is up to answer them.
+/// `GET /readyz`: new streams are accepted and an upstream is up.
 pub(super) async fn ready(request: HttpRequest, service: web::Data<Service>) -> HttpResponse {
     let registry = service.engine.registry();
     if registry.is_closed() {
@@ -43,14 +43,14 @@ pub(super) async fn ready(request: HttpRequest, service: web::Data<Service>) -> 
 
 fn describe(route: &Route) -> serde_json::Value {
     let stats = &route.stats;
-    let standing = match stats.health() {
+    let status = match stats.health() {
         HealthStatus::Up => "up",
-        HealthStatus::Trying => "trying",
+        HealthStatus::HalfOpen => "trying",
         HealthStatus::Down => "down",
     };
     serde_json::json!({
-        "name": route.server.name(),
-        "status": standing,
+        "name": route.endpoint.name(),
+        "status": status,
         "running": stats.limit.running(),
         "waiting": stats.limit.waiting(),
         "first_token_ms": stats.latency.average().map(|average| average.as_millis() as u64),

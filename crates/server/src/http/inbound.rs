@@ -1,15 +1,18 @@
-//! Requests: bodies, cursors and keys, read and checked.
+//! Reads and checks requests: bodies, keys, query parameters.
 
 use actix_web::HttpRequest;
+use actix_web::http::Method;
 use actix_web::http::header::{self, HeaderMap};
 use actix_web::web::Payload;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
-use tokenwire_core::engine::Freshness;
+use tokenwire_core::engine::{Freshness, StartRequest};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
-use tokenwire_core::model::id::GenerationId;
+use tokenwire_core::request::StreamRequest;
 
-/// What a body may be labelled as.
+use crate::service::Service;
+
+/// The content types that a route accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ContentType {
     /// `application/json` or `application/*+json` only.
@@ -18,7 +21,10 @@ pub(crate) enum ContentType {
     Any,
 }
 
-/// The whole body, at most `limit` bytes of it.
+/// Reads the whole body.
+///
+/// # Errors
+/// `body_too_large` beyond `limit` bytes, and `unsupported_media_type`.
 pub(crate) async fn body(
     request: &HttpRequest,
     mut payload: Payload,
@@ -33,7 +39,7 @@ pub(crate) async fn body(
         .filter(|encoding| !encoding.eq_ignore_ascii_case("identity"))
     {
         let message = format!(
-            "Bodies with Content-Encoding '{encoding}' are not taken. Send the body as it is."
+            "Bodies with Content-Encoding '{encoding}' are not accepted. Send the body uncompressed."
         );
         return Err(ApiError::new(ErrorCode::UnsupportedMediaType, message));
     }
@@ -65,10 +71,9 @@ pub(crate) async fn body(
     Ok(body.freeze())
 }
 
-/// Reads a body that nobody wants, at most `limit` bytes of it: a client that comes back to its
-/// stream sends its question again. A connection with something unread could not be used for
-/// another request.
-pub(crate) async fn unwanted_body(mut payload: Payload, limit: usize) {
+/// Discards a body, at most `limit` bytes of it: a client that comes back to its stream sends its
+/// request again. A connection with unread bytes cannot be used for another request.
+pub(crate) async fn discard_body(mut payload: Payload, limit: usize) {
     let mut left = limit;
     while let Some(Ok(piece)) = payload.next().await
         && left > piece.len()
@@ -97,7 +102,7 @@ fn require_json(headers: &HeaderMap) -> Result<(), ApiError> {
     Err(ApiError::new(ErrorCode::UnsupportedMediaType, message))
 }
 
-/// A header's text.
+/// Returns a header's text, trimmed.
 pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers
         .get(name)
@@ -105,13 +110,13 @@ pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
         .map(str::trim)
 }
 
-/// What the client's `Cache-Control` says.
+/// Returns the freshness that `Cache-Control` asks for.
 ///
-/// Browsers put `no-cache`, with `Pragma` beside it, on what their own cache is not to answer:
-/// whatever an EventSource asks, and `fetch` with `cache: "no-store"`. That is about their cache
-/// and not about this one, so it does not count, and nor does any `no-cache` where only an
-/// EventSource asks (`by_event_source`). `no-store`, which they never add, always does.
-pub(crate) fn freshness(headers: &HeaderMap, by_event_source: bool) -> Freshness {
+/// Browsers send `no-cache` with `Pragma` for what their own cache must not answer: every
+/// EventSource, and `fetch` with `cache: "no-store"`. That concerns their cache only, so it does not
+/// count here. On a route for EventSource (`by_event_source`) no `no-cache` counts. `no-store`,
+/// which browsers never add, always counts.
+fn freshness(headers: &HeaderMap, by_event_source: bool) -> Freshness {
     let says = |name: &str, wanted: &str| {
         headers
             .get_all(name)
@@ -135,7 +140,7 @@ pub(crate) fn freshness(headers: &HeaderMap, by_event_source: bool) -> Freshness
     }
 }
 
-/// The `Idempotency-Key`, of at most 255 bytes.
+/// Returns the `Idempotency-Key`, of at most 255 bytes.
 pub(crate) fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, ApiError> {
     match text(request.headers(), "idempotency-key") {
         None | Some("") => Ok(None),
@@ -143,7 +148,7 @@ pub(crate) fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, A
         Some(key) => Err(ApiError::new(
             ErrorCode::InvalidValue,
             format!(
-                "The Idempotency-Key has {} bytes; at most 255 are taken.",
+                "The Idempotency-Key has {} bytes; at most 255 are allowed.",
                 key.len()
             ),
         )
@@ -151,43 +156,22 @@ pub(crate) fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, A
     }
 }
 
-/// A position in a stream: `<response id>.<number>`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Cursor {
-    pub(crate) id: GenerationId,
-    pub(crate) after: u64,
+/// The one place where a handler's request becomes a [`StartRequest`]. `key` takes precedence over
+/// the body's.
+pub(crate) fn start_request(
+    request: &HttpRequest,
+    service: &Service,
+    body: StreamRequest,
+    route: &'static str,
+    key: Option<String>,
+) -> StartRequest {
+    let by_event_source = request.method() == Method::GET;
+    StartRequest::new(body, service.caller(request.headers()), route)
+        .with_idempotency_key(key)
+        .with_freshness(freshness(request.headers(), by_event_source))
 }
 
-/// `Last-Event-ID`, if the request carries one. An empty one is what an EventSource sends that has
-/// seen nothing.
-pub(crate) fn last_event_id(request: &HttpRequest) -> Result<Option<Cursor>, ApiError> {
-    match text(request.headers(), "last-event-id") {
-        None | Some("") => Ok(None),
-        Some(text) => Cursor::parse(text).map(Some),
-    }
-}
-
-impl Cursor {
-    fn parse(text: &str) -> Result<Self, ApiError> {
-        let parsed = text.split_once('.').and_then(|(id, number)| {
-            let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-            Some(Self {
-                id: id.parse().ok()?,
-                after: digits.then(|| number.parse().ok()).flatten()?,
-            })
-        });
-        parsed.ok_or_else(|| {
-            let shown: String = text.chars().take(128).collect();
-            ApiError::new(
-                ErrorCode::InvalidCursor,
-                format!("The Last-Event-ID '{shown}' is not of the form '<response id>.<number>'."),
-            )
-            .param("Last-Event-ID")
-        })
-    }
-}
-
-/// A query's members, percent-decoded; the last of a name wins.
+/// A query's parameters, percent-decoded; the last of a name wins.
 #[derive(Debug)]
 pub(crate) struct Query(Vec<(String, String)>);
 
@@ -211,24 +195,9 @@ impl Query {
             .find(|(key, _)| key == name)
             .map(|(_, value)| value.as_str())
     }
-
-    /// A number that says which event was seen last.
-    pub(crate) fn position(&self, name: &'static str) -> Result<Option<u64>, ApiError> {
-        let Some(text) = self.get(name) else {
-            return Ok(None);
-        };
-        text.parse().map(Some).map_err(|_| {
-            let shown: String = text.chars().take(64).collect();
-            ApiError::new(
-                ErrorCode::InvalidCursor,
-                format!("'{name}' is '{shown}', but must be the number of an event, from 0 on."),
-            )
-            .param(name)
-        })
-    }
 }
 
-/// Whether the client prefers bare text to an event stream.
+/// Whether the client prefers `text/plain` to an event stream.
 pub(crate) fn wants_text(headers: &HeaderMap) -> bool {
     let Some(accept) = text(headers, header::ACCEPT.as_str()) else {
         return false;
@@ -259,28 +228,7 @@ mod tests {
     use actix_web::test::TestRequest;
 
     #[test]
-    fn reads_cursors_and_refuses_what_is_none() {
-        for (text, expected) in [
-            ("resp_abc.7", Some(7)),
-            ("resp_abc.0", Some(0)),
-            ("resp_abc", None),
-            ("resp_abc.", None),
-            ("resp_abc.-1", None),
-            ("resp_abc.+1", None),
-            ("resp_abc.1.2", None),
-            ("other.1", None),
-            ("resp_abc.99999999999999999999", None),
-        ] {
-            assert_eq!(
-                Cursor::parse(text).ok().map(|cursor| cursor.after),
-                expected,
-                "{text}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_client_that_wants_to_be_apart_is_told_from_a_browser() {
+    fn cache_control_of_a_client_is_told_from_a_browsers() {
         for (headers, by_event_source, expected) in [
             (&[][..], false, Freshness::Any),
             (&[("cache-control", "max-age=0")], false, Freshness::Any),
@@ -324,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_for_those_who_ask_for_it() {
+    fn text_plain_is_negotiated_by_quality() {
         for (accept, expected) in [
             ("text/plain", true),
             ("text/plain, */*", true),

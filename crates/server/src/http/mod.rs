@@ -9,6 +9,7 @@ mod middleware;
 mod models;
 mod outbound;
 mod page;
+mod resource;
 mod responses;
 mod routes;
 mod sockets;

@@ -1,4 +1,4 @@
-//! `/v1/models`: what the upstreams offer, under the names by which clients may ask for it.
+//! `/v1/models`: the models of all upstreams, under the names that clients use.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use tokenwire_core::model::error::{ApiError, ErrorCode};
 use super::outbound::{HttpError, open_error_response};
 use crate::service::Service;
 
-/// How long the upstreams may take to say what they offer.
+/// Time limit for the lists of the upstreams.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The models, or the answer to give instead.
+/// Returns the models, or the error response.
 async fn offered(service: &Service) -> Result<Vec<Value>, HttpResponse> {
     let (bodies, error) = service.router.models(TIMEOUT).await;
     if let Some(error) = error.filter(|_| bodies.is_empty()) {
@@ -33,7 +33,7 @@ async fn offered(service: &Service) -> Result<Vec<Value>, HttpResponse> {
             for public in service.public_names(&name, &id) {
                 if let Some(object) = model.as_object_mut() {
                     object.insert("id".to_owned(), Value::from(public.as_str()));
-                    // The SDKs' types want these three; not every server sends them.
+                    // The SDKs require these members; not every server sends them.
                     object.entry("object").or_insert_with(|| json!("model"));
                     object.entry("created").or_insert_with(|| json!(0));
                     object

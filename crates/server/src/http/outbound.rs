@@ -1,20 +1,24 @@
-//! Answers: errors in OpenAI's shape, JSON, and streams.
+//! Writes responses: errors in OpenAI's shape, JSON, and streams.
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder};
-use tokenwire_core::engine::Reused;
-use tokenwire_core::generation::Generation;
+use tokenwire_core::engine::{Cursor, Reused};
+use tokenwire_core::generation::ReaderGuard;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
+use tokenwire_core::model::id::GenerationId;
 use tokenwire_core::upstream::{OpenError, Refusal, UpstreamHead};
+use tokenwire_sse::SseReader;
 
-/// Seconds after which to come back where nobody knows better.
+use crate::service::Service;
+
+/// `Retry-After` in seconds where neither the upstream nor the error gives one.
 const DEFAULT_RETRY_AFTER: u64 = 1;
 
 const TOKENWIRE_CACHE: HeaderName = HeaderName::from_static("tokenwire-cache");
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
-/// An [`ApiError`] on its way out of a handler.
+/// An [`ApiError`] as a handler's error.
 #[derive(Debug)]
 pub(crate) struct HttpError(pub(crate) ApiError);
 
@@ -40,7 +44,7 @@ impl actix_web::ResponseError for HttpError {
     }
 }
 
-/// The answer to a request that failed before its head.
+/// Returns the response to a request that failed before its head.
 pub(crate) fn error_response(error: &ApiError) -> HttpResponse {
     let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = HttpResponse::build(status);
@@ -59,8 +63,8 @@ pub(crate) fn error_response(error: &ApiError) -> HttpResponse {
     response.body(error.body())
 }
 
-/// The SDKs send a request again, twice, on any 5xx. That is right only where nothing can have been
-/// billed and another try is likely to find the gateway in a better state.
+/// The SDKs repeat a request twice on any 5xx. That is right only where nothing can have been billed
+/// and another attempt is likely to succeed.
 fn should_retry(error: &ApiError) -> &'static str {
     let ours = error.is(ErrorCode::Overloaded) || error.is(ErrorCode::ShuttingDown);
     if ours && error.retryable {
@@ -70,7 +74,7 @@ fn should_retry(error: &ApiError) -> &'static str {
     }
 }
 
-/// The upstream's own refusal, body and all; or an error of ours.
+/// Returns the upstream's own refusal with its body, or an error of the gateway.
 pub(crate) fn open_error_response(error: &OpenError) -> HttpResponse {
     match error {
         OpenError::Refused(refusal) => refusal_response(refusal),
@@ -81,8 +85,7 @@ pub(crate) fn open_error_response(error: &OpenError) -> HttpResponse {
 fn refusal_response(refusal: &Refusal) -> HttpResponse {
     let json = serde_json::from_slice::<serde::de::IgnoredAny>(&refusal.body).is_ok();
     if !json {
-        // An HTML page of some proxy's: the SDKs, and people, are better served with the status in
-        // OpenAI's shape.
+        // The HTML page of a proxy: the SDKs need the status in OpenAI's shape.
         let mut response = error_response(&refusal.to_api_error());
         add_headers(response.headers_mut(), &refusal.headers);
         return response;
@@ -99,8 +102,7 @@ fn refusal_response(refusal: &Refusal) -> HttpResponse {
         )
         .insert_header((X_SHOULD_RETRY, "false"));
     if matches!(refusal.status, 429 | 503) {
-        // Where the upstream does not say when to come back, somebody has to; what it says itself
-        // overwrites this.
+        // A default, which the upstream's own header overwrites.
         response.insert_header((header::RETRY_AFTER, DEFAULT_RETRY_AFTER));
     }
     let mut response = response.body(refusal.body.clone());
@@ -119,32 +121,29 @@ fn add_headers(to: &mut header::HeaderMap, headers: &[(String, String)]) {
     }
 }
 
-fn location(generation: &Generation) -> String {
-    format!("/v1/streams/{}", generation.meta().id)
+fn location(id: &GenerationId) -> String {
+    format!("/v1/streams/{id}")
 }
 
-/// Says where the generation is that an answer belongs to; also one that failed can be looked at.
-pub(crate) fn located(generation: &Generation, mut response: HttpResponse) -> HttpResponse {
-    if let Ok(value) = HeaderValue::try_from(location(generation)) {
+/// Adds the `Location` of the generation that a response belongs to. A failed one has it as well.
+pub(crate) fn located(id: &GenerationId, mut response: HttpResponse) -> HttpResponse {
+    if let Ok(value) = HeaderValue::try_from(location(id)) {
         response.headers_mut().insert(header::LOCATION, value);
     }
     response
 }
 
-/// A 200 that belongs to a generation: where its stream is, and what its upstream's head said.
-pub(crate) fn of_generation(
-    generation: &Generation,
-    head: Option<&UpstreamHead>,
-) -> HttpResponseBuilder {
+/// Returns a 200 that belongs to a generation: with its `Location` and its upstream's headers.
+pub(crate) fn of_generation(id: &GenerationId, head: Option<&UpstreamHead>) -> HttpResponseBuilder {
     let mut response = HttpResponse::Ok();
-    response.insert_header((header::LOCATION, location(generation)));
+    response.insert_header((header::LOCATION, location(id)));
     for (name, value) in head.map_or(&[][..], |head| &head.headers) {
         response.insert_header((name.as_str(), value.as_str()));
     }
     response
 }
 
-/// Says whether the answer is shared, where answers are.
+/// Adds `Tokenwire-Cache`, where answers are shared.
 pub(crate) fn marked(reused: Option<Reused>, mut response: HttpResponse) -> HttpResponse {
     if let Some(reused) = reused {
         response
@@ -154,10 +153,43 @@ pub(crate) fn marked(reused: Option<Reused>, mut response: HttpResponse) -> Http
     response
 }
 
-/// JSON that is already written.
+/// Returns JSON that is already serialised.
 pub(crate) fn json(
     response: &mut HttpResponseBuilder,
     body: impl Into<bytes::Bytes>,
 ) -> HttpResponse {
     response.content_type("application/json").body(body.into())
+}
+
+/// Streams a new generation to a client that lives by status codes: waits for the upstream's status
+/// before the head leaves.
+pub(crate) async fn committed(
+    service: &Service,
+    guard: ReaderGuard,
+    reader: &SseReader,
+) -> Result<HttpResponse, HttpError> {
+    let generation = guard.generation().clone();
+    let id = &generation.meta().id;
+    let head = generation.response_head().wait();
+    let response = match tokio::time::timeout(service.commit_after(), head).await {
+        Ok(Ok(head)) => of_generation(id, Some(&head)),
+        Ok(Err(error)) => return Ok(located(id, open_error_response(&error))),
+        Err(_) => of_generation(id, None),
+    };
+    Ok(tokenwire_sse::read(
+        response,
+        &service.engine,
+        guard,
+        reader,
+    )?)
+}
+
+/// Answers a reader that comes back at this cursor.
+pub(crate) fn resumed(
+    service: &Service,
+    cursor: &Cursor,
+    reader: &SseReader,
+) -> Result<HttpResponse, HttpError> {
+    let response = tokenwire_sse::resume_at(&service.engine, &service.owner(), cursor, reader)?;
+    Ok(located(&cursor.id, response))
 }

@@ -1,15 +1,16 @@
-//! The chat page and the client module, out of the binary: nothing to install beside it, and
-//! nothing fetched from elsewhere.
+//! The chat page and the client module, embedded in the binary.
 //!
-//! The page runs under a policy that lets it load and ask this very server only, run no inline
-//! script and turn no string into markup, so that what a model writes stays text.
+//! The content security policy allows requests to this server only, and forbids inline scripts and
+//! markup made from strings. Text that a model writes therefore stays text.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 
-/// One file of the page's.
+use super::resource::resource;
+
+/// One embedded file.
 struct Asset {
     path: &'static str,
     content_type: &'static str,
@@ -51,7 +52,7 @@ const POLICY: &str = "default-src 'self'; base-uri 'none'; form-action 'none'; f
 pub(super) fn configure(app: &mut web::ServiceConfig) {
     for asset in ASSETS {
         app.service(
-            super::routes::resource(asset.path, "GET")
+            resource(asset.path, "GET")
                 .route(web::get().to(serve))
                 .route(web::head().to(serve)),
         );
@@ -81,8 +82,8 @@ fn answer(request: &HttpRequest, asset: &Asset) -> HttpResponse {
     } else {
         HttpResponse::Ok()
     };
-    // Asked each time, answered with 304 as long as the binary is the same: a new version never
-    // meets an old module.
+    // The browser asks every time and gets 304 while the binary is the same. A new page therefore
+    // never loads an old module.
     response
         .insert_header((header::ETAG, tag))
         .insert_header((header::CACHE_CONTROL, "no-cache"));
@@ -98,7 +99,8 @@ fn answer(request: &HttpRequest, asset: &Asset) -> HttpResponse {
         .body(asset.bytes)
 }
 
-/// An ETag out of the content. The hasher's keys are fixed, so two nodes of one version agree.
+/// Returns an ETag made from the content. The hasher's keys are fixed, so all nodes of one version
+/// give the same.
 fn tag(bytes: &[u8]) -> String {
     let mut hasher = DefaultHasher::new();
     bytes.hash(&mut hasher);
@@ -125,7 +127,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn every_file_is_served_with_its_type_and_under_the_policy() {
+    async fn every_asset_is_served_with_its_type_and_policy() {
         for asset in ASSETS {
             let response = get(asset.path, None).await;
             assert_eq!(response.status(), StatusCode::OK, "{}", asset.path);
@@ -138,7 +140,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn what_is_known_is_not_sent_again() {
+    async fn matching_etag_returns_not_modified() {
         let tag = header_of(&get("/", None).await, "etag").to_owned();
         for known in [tag.clone(), format!("\"other\", W/{tag}")] {
             assert_eq!(
@@ -151,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_points_outside_and_nothing_is_inline() {
+    fn assets_load_nothing_from_elsewhere_and_inline_nothing() {
         for asset in ASSETS
             .iter()
             .filter(|asset| asset.path != "/tokenwire.d.ts")
@@ -159,7 +161,7 @@ mod tests {
             let text = std::str::from_utf8(asset.bytes).unwrap();
             for (at, _) in text.match_indices("://") {
                 let around = &text[at.saturating_sub(5)..(at + 40).min(text.len())];
-                // A namespace, the module's own default and the shape of links are no requests.
+                // A namespace, the module's default address and link patterns cause no requests.
                 let is_harmless = [
                     "http://www.w3.org/",
                     "http://localhost:3000",

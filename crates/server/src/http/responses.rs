@@ -6,19 +6,18 @@ use std::time::Duration;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::value::RawValue;
 use tokenwire_core::dialect::Dialect;
-use tokenwire_core::engine::StartRequest;
-use tokenwire_core::generation::{Generation, ReaderGuard, Subscription};
+use tokenwire_core::engine::Cursor;
+use tokenwire_core::generation::{Generation, ReaderGuard};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::event::Ending;
-use tokenwire_core::model::id::{GenerationId, Seq};
+use tokenwire_core::model::id::GenerationId;
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
-use tokenwire_sse::{Sdk, SseBody, event_stream};
+use tokenwire_sse::{SseFraming, last_event_id};
 
-use super::inbound::{
-    ContentType, Query, body, freshness, idempotency_key, last_event_id, unwanted_body,
+use super::inbound::{ContentType, Query, body, discard_body, idempotency_key, start_request};
+use super::outbound::{
+    HttpError, committed, json, located, marked, of_generation, open_error_response, resumed,
 };
-use super::outbound::{HttpError, json, located, marked, of_generation, open_error_response};
-use super::streams::{committed, resume_sdk};
 use crate::service::Service;
 
 /// How long a cancel waits for the terminal event, which follows at once.
@@ -30,9 +29,10 @@ pub(super) async fn create(
     payload: web::Payload,
     service: web::Data<Service>,
 ) -> Result<HttpResponse, HttpError> {
+    let reader = service.sse(Dialect::Responses, SseFraming::Sdk);
     if let Some(cursor) = last_event_id(&request)? {
-        unwanted_body(payload, service.config.limits.body).await;
-        return resume_sdk(&service, &cursor.id, Dialect::Responses, Some(cursor.after));
+        discard_body(payload, service.config.limits.body).await;
+        return resumed(&service, &cursor, &reader);
     }
     let bytes = body(
         &request,
@@ -43,91 +43,49 @@ pub(super) async fn create(
     .await?;
     let asked = ResponsesRequest::parse(&bytes)?;
     let (stream, background) = (asked.stream(), asked.background());
-    let header_key = idempotency_key(&request)?;
-    let forwarded = service.forwarded(request.headers());
-    let started = service.engine.start(StartRequest {
-        idempotency_key: header_key.or_else(|| asked.idempotency_key()),
-        fingerprint: asked.fingerprint(),
-        body: StreamRequest::Responses(asked),
-        owner: service.owner(),
-        route: "/v1/responses",
-        headers: forwarded.headers,
-        client_key: forwarded.client_key,
-        freshness: freshness(request.headers(), false),
-    })?;
-    let response = answer(&service, started.guard, stream, background).await;
+    let key = idempotency_key(&request)?;
+    let body = StreamRequest::Responses(asked);
+    let start = start_request(&request, &service, body, "/v1/responses", key);
+    let started = service.engine.start(start)?;
+    let response = match (stream, background) {
+        (true, true) => {
+            let response = of_generation(&started.guard.generation().meta().id, None);
+            tokenwire_sse::read(response, &service.engine, started.guard, &reader)?
+        }
+        (true, false) => committed(&service, started.guard, &reader).await?,
+        (false, true) => object(started.guard.generation()),
+        (false, false) => whole(started.guard).await,
+    };
     Ok(marked(started.reused, response))
 }
 
-async fn answer(
-    service: &Service,
-    guard: ReaderGuard,
-    stream: bool,
-    background: bool,
-) -> HttpResponse {
-    if stream && background {
-        let mut response = of_generation(guard.generation(), None);
-        let subscription = Subscription::new(guard, Seq(0), Dialect::Responses, Arc::new(Sdk));
-        return event_stream(
-            &mut response,
-            SseBody::new(Some(subscription), service.sse("")),
-        );
-    }
-    if stream {
-        return committed(
-            service,
-            guard,
-            Dialect::Responses,
-            Arc::new(Sdk),
-            service.sse(""),
-        )
-        .await;
-    }
-    if background {
-        return object(guard.generation());
-    }
-    whole(guard).await
-}
-
-/// The object once it is whole. What failed before the upstream's head keeps its status, since SDKs
-/// live by it.
+/// Returns the object once the generation has ended. A failure before the upstream's head keeps its
+/// status, which the SDKs rely on.
 async fn whole(guard: ReaderGuard) -> HttpResponse {
     let generation = guard.generation();
     generation.ended().await;
     match generation.response_head().now() {
-        Some(Err(error)) => located(generation, open_error_response(&error)),
+        Some(Err(error)) => located(&generation.meta().id, open_error_response(&error)),
         Some(Ok(head)) => json(
-            &mut of_generation(generation, Some(&head)),
+            &mut of_generation(&generation.meta().id, Some(&head)),
             generation.response_json(),
         ),
         None => object(generation),
     }
 }
 
-/// The object as it is now.
+/// Returns the object as it is now.
 fn object(generation: &Generation) -> HttpResponse {
     json(
-        &mut of_generation(generation, None),
+        &mut of_generation(&generation.meta().id, None),
         generation.response_json(),
     )
 }
 
-/// An ending that is no answer, as an error.
+/// Returns an ending without an answer as an error.
 pub(super) fn ending_error(ending: Option<Ending>) -> ApiError {
     match ending {
-        Some(Ending::Failed(failure)) => {
-            let mut error = ApiError::new(ErrorCode::UpstreamError, failure.message);
-            if let Some(code) = ErrorCode::ALL
-                .iter()
-                .find(|code| code.as_str() == failure.code)
-            {
-                error.status = code.status();
-            }
-            error.kind = failure.kind.into();
-            error.code = Some(failure.code.into());
-            error.retryable = failure.retryable;
-            error
-        }
+        Some(Ending::Failed(failure)) => ApiError::from(&failure),
         Some(Ending::Cancelled) => {
             ApiError::new(ErrorCode::Cancelled, "The generation was cancelled.")
         }
@@ -157,39 +115,34 @@ pub(super) async fn retrieve(
 ) -> Result<HttpResponse, HttpError> {
     let query = Query::of(&request);
     let generation = find(&service, &id)?;
-    let stream = match query.get("stream") {
-        None | Some("false" | "") => false,
-        Some("true") => true,
-        Some(_) => {
-            return Err(ApiError::new(
-                ErrorCode::InvalidValue,
-                "'stream' must be 'true' or 'false'.",
-            )
-            .param("stream")
-            .into());
+    match query.get("stream") {
+        None | Some("false" | "") => {}
+        Some("true") => {
+            let id = generation.meta().id.clone();
+            let after = query.get("starting_after");
+            let cursor = Cursor::from_query(id, "starting_after", after)?;
+            let reader = service.sse(Dialect::Responses, SseFraming::Sdk);
+            return resumed(&service, &cursor, &reader);
         }
-    };
-    if stream {
-        return resume_sdk(
-            &service,
-            &generation.meta().id,
-            Dialect::Responses,
-            query.position("starting_after")?,
-        );
+        Some(_) => {
+            let message = "'stream' must be 'true' or 'false'.";
+            return Err(ApiError::new(ErrorCode::InvalidValue, message)
+                .param("stream")
+                .into());
+        }
     }
     Ok(object(&generation))
 }
 
-/// `POST /v1/responses/{id}/cancel`: stops it, and answers with the object as it then is.
-/// Cancelling what has ended changes nothing.
+/// `POST /v1/responses/{id}/cancel`: stops the generation and returns the object after that.
+/// Cancelling an ended generation changes nothing.
 pub(super) async fn cancel(
     id: web::Path<String>,
     service: web::Data<Service>,
 ) -> Result<HttpResponse, HttpError> {
     let generation = find(&service, &id)?;
     generation.cancel();
-    // The terminal event is written by another task; without it the status would still say
-    // in_progress.
+    // Another task writes the terminal event; before it the status is still in_progress.
     let _ = tokio::time::timeout(CANCEL_WAIT, generation.ended()).await;
     Ok(object(&generation))
 }
@@ -204,8 +157,8 @@ pub(super) async fn delete(
     Ok(HttpResponse::Ok().json(serde_json::json!({"id": generation.meta().id.as_str(), "object": "response", "deleted": true})))
 }
 
-/// `GET /v1/responses/{id}/input_items`: what went in, newest first unless `order=asc`, in pages of
-/// `limit` after the item `after`.
+/// `GET /v1/responses/{id}/input_items`: the input items, newest first unless `order=asc`, in pages
+/// of `limit` after the item `after`.
 pub(super) async fn input_items(
     request: HttpRequest,
     id: web::Path<String>,

@@ -1,10 +1,10 @@
 //! The table of routes, and the answer to unknown paths.
 
-use actix_web::http::header;
-use actix_web::{HttpRequest, HttpResponse, Resource, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 
 use super::outbound::error_response;
+use super::resource::resource;
 use super::{
     chat, documentation, health, metrics, models, page, responses, sockets, streams, webhooks,
 };
@@ -49,25 +49,6 @@ pub fn configure(app: &mut web::ServiceConfig) {
         .configure(documentation::configure)
         .configure(page::configure)
         .default_service(web::to(unknown));
-}
-
-/// Returns a resource that answers other methods with 405 and its list of methods.
-pub(super) fn resource(path: &'static str, methods: &'static str) -> Resource {
-    web::resource(path).default_service(web::to(move |request: HttpRequest| async move {
-        let method = request.method();
-        let error = ApiError::new(
-            ErrorCode::MethodNotAllowed,
-            format!(
-                "Not allowed to {method} on {}; allowed: {methods}.",
-                request.path()
-            ),
-        );
-        let mut response = error_response(&error);
-        if let Ok(value) = header::HeaderValue::try_from(methods.replace(" (WebSocket)", "")) {
-            response.headers_mut().insert(header::ALLOW, value);
-        }
-        response
-    }))
 }
 
 async fn unknown(request: HttpRequest) -> HttpResponse {

@@ -1,30 +1,17 @@
 //! WebSocket upgrades.
 
-use actix_web::dev::Payload;
-use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
-use std::future::{Ready, ready};
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::{HttpRequest, HttpResponse, web};
+use tokenwire_connection::websocket_payload;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 
 use super::outbound::{HttpError, error_response};
 use crate::service::Service;
-use tokenwire_connection::websocket_payload;
-
-/// The request's payload as it is, for the upgrade to wrap.
-pub(super) struct RawPayload(Payload);
-
-impl FromRequest for RawPayload {
-    type Error = std::convert::Infallible;
-    type Future = Ready<Result<Self, Self::Error>>;
-
-    fn from_request(_request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        ready(Ok(Self(payload.take())))
-    }
-}
 
 /// `GET /v1/ws`
 pub(super) async fn connect(
     request: HttpRequest,
-    payload: RawPayload,
+    payload: web::Payload,
     service: web::Data<Service>,
 ) -> Result<HttpResponse, HttpError> {
     if service.engine.registry().is_closed() {
@@ -33,26 +20,24 @@ pub(super) async fn connect(
     let options = service.websocket(request.headers());
     Ok(tokenwire_ws::upgrade(
         &request,
-        websocket_payload(&request, payload.0),
+        websocket_payload(&request, payload.into_inner()),
         service.engine.clone(),
         options,
     )?)
 }
 
-/// `GET /v1/responses`: OpenAI's path of the same socket. Without an upgrade there is nothing to
-/// get.
+/// `GET /v1/responses`: OpenAI's path of the same socket. Other GETs are not allowed there.
 pub(super) async fn responses(
     request: HttpRequest,
-    payload: RawPayload,
+    payload: web::Payload,
     service: web::Data<Service>,
 ) -> Result<HttpResponse, HttpError> {
     if !request.headers().contains_key("upgrade") {
         let message = "Not allowed to GET on /v1/responses without a WebSocket upgrade; allowed: POST, or GET with an upgrade.";
         let mut response = error_response(&ApiError::new(ErrorCode::MethodNotAllowed, message));
-        response.headers_mut().insert(
-            actix_web::http::header::ALLOW,
-            actix_web::http::header::HeaderValue::from_static("POST"),
-        );
+        response
+            .headers_mut()
+            .insert(header::ALLOW, HeaderValue::from_static("POST"));
         return Ok(response);
     }
     connect(request, payload, service).await

@@ -162,12 +162,12 @@ impl Generations {
         }
     }
 
-    fn upstream(&self, server: Option<usize>) -> Arc<str> {
-        match server {
+    fn upstream(&self, endpoint: Option<usize>) -> Arc<str> {
+        match endpoint {
             None => SHARED.into(),
-            Some(server) => self
+            Some(endpoint) => self
                 .upstreams
-                .get(server)
+                .get(endpoint)
                 .cloned()
                 .unwrap_or_else(|| OTHER.into()),
         }
@@ -214,10 +214,10 @@ impl Observer for Generations {
             .inc();
         self.events.inc_by(end.events);
         let by_upstream = ByUpstream {
-            upstream: self.upstream(end.server),
+            upstream: self.upstream(end.endpoint),
         };
         self.tokens.get_or_create(&by_upstream).inc_by(end.tokens);
-        if end.server.is_none() {
+        if end.endpoint.is_none() {
             return;
         }
         if let Some(first_token) = end.first_token {

@@ -1,4 +1,4 @@
-//! How the upstreams stand, and what was done about those that failed: read when somebody asks.
+//! Health, load and failure counters of the upstreams, read when metrics are scraped.
 
 use std::fmt::Error;
 use std::sync::Arc;
@@ -25,17 +25,17 @@ const COUNTERS: &[(&str, &str, Count)] = &[
     ),
     (
         "upstream_retries",
-        "Requests sent because an attempt before had failed.",
+        "Requests sent because an earlier attempt failed.",
         |stats| &stats.counters.retries,
     ),
     (
         "upstream_failovers",
-        "Those of the retries whose earlier attempt was another upstream's.",
+        "Those of the retries whose earlier attempt was at another upstream.",
         |stats| &stats.counters.failovers,
     ),
     (
         "upstream_retries_over_budget",
-        "Retries that were not made because the budget was spent.",
+        "Retries that were not made because the retry budget was spent.",
         |stats| &stats.counters.budget_spent,
     ),
     (
@@ -45,22 +45,22 @@ const COUNTERS: &[(&str, &str, Count)] = &[
     ),
     (
         "upstream_hedges_won",
-        "Those of the hedges that were first.",
+        "Those of the hedges that gave the first token.",
         |stats| &stats.counters.hedges_won,
     ),
     (
         "upstream_continued",
-        "Answers gone on with that another upstream had broken off.",
+        "Answers of other upstreams that it was asked to continue.",
         |stats| &stats.counters.continued,
     ),
     (
         "upstream_connect_failures",
-        "Connections that could not be made, or not in time.",
+        "Connections that failed or timed out.",
         |stats| &stats.counters.connect_failures,
     ),
     (
         "upstream_refusals",
-        "Answers with a status that says that the upstream is in trouble.",
+        "Answers with a status that reports a fault of the upstream.",
         |stats| &stats.counters.refusals,
     ),
     (
@@ -75,7 +75,7 @@ const COUNTERS: &[(&str, &str, Count)] = &[
     ),
     (
         "upstream_silences",
-        "Requests without a first token when its clock ran out.",
+        "Requests that ran into the first-token timeout.",
         |stats| &stats.counters.silences,
     ),
     (
@@ -85,7 +85,7 @@ const COUNTERS: &[(&str, &str, Count)] = &[
     ),
     (
         "upstream_busy",
-        "Requests refused because the queue was full or the wait in it too long.",
+        "Requests refused because the queue was full or the wait in it timed out.",
         |stats| &stats.counters.refused_busy,
     ),
 ];
@@ -93,10 +93,10 @@ const COUNTERS: &[(&str, &str, Count)] = &[
 const GAUGES: &[(&str, &str, Gauge)] = &[
     (
         "upstream_up",
-        "1 if requests go to it, 0.5 if one is on its way to see, 0 if it is left alone.",
+        "1 if it gets requests, 0.5 if a trial request is under way, 0 if it gets none.",
         |stats| match stats.health() {
             HealthStatus::Up => 1.0,
-            HealthStatus::Trying => 0.5,
+            HealthStatus::HalfOpen => 0.5,
             HealthStatus::Down => 0.0,
         },
     ),
@@ -105,11 +105,9 @@ const GAUGES: &[(&str, &str, Gauge)] = &[
         "Requests at the upstream now.",
         |stats| stats.limit.running() as f64,
     ),
-    (
-        "upstream_waiting",
-        "Requests that wait for their turn.",
-        |stats| stats.limit.waiting() as f64,
-    ),
+    ("upstream_waiting", "Requests in the queue.", |stats| {
+        stats.limit.waiting() as f64
+    }),
     (
         "upstream_first_token_average_seconds",
         "Decaying average of the time to the first token; 0 while nothing is known.",
@@ -117,7 +115,7 @@ const GAUGES: &[(&str, &str, Gauge)] = &[
     ),
 ];
 
-/// See the [module](self).
+/// Collects the metrics of all upstreams.
 #[derive(Debug)]
 pub(crate) struct Upstreams(pub(crate) Arc<[SharedUpstream]>);
 

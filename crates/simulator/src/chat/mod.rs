@@ -1,4 +1,4 @@
-//! The chat completions dialect: chunks as OpenAI sends them, and the whole completion.
+//! The chat completions dialect: chunks as OpenAI sends them, and full completions.
 
 mod stream;
 mod whole;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::dice::Dice;
 use crate::plan::Plan;
 
-/// What `system_fingerprint` says: the same for every answer, as it is for one build of a model.
+/// The value of `system_fingerprint`, the same for all answers, as for one build of a model.
 pub(super) const FINGERPRINT: &str = "fp_70ce317e51";
 
 pub(super) fn id(plan: &Plan) -> String {
@@ -33,8 +33,8 @@ pub(super) fn usage(plan: &Plan) -> Value {
     })
 }
 
-/// The log probability of one token with its alternatives: invented, but the same each time, and in
-/// falling order.
+/// Returns the log probability of one token with its alternatives: made up, but repeatable and in
+/// descending order.
 pub(super) fn logprob(plan: &Plan, choice: usize, index: u64, token: &str, top: usize) -> Value {
     let entry = |token: String, logprob: f64| json!({"token": token, "logprob": logprob, "bytes": token.as_bytes()});
     let share = (Dice::at(plan.identity ^ choice as u64, index) % 10_000) as f64 / 10_000.0;

@@ -1,6 +1,6 @@
 //! A chat completion in chunks.
 //!
-//! What is the same in every chunk is made once; a token costs its escaping and two copies.
+//! The constant parts of a chunk are built once. A token costs its escaping and two copies.
 
 use serde_json::json;
 
@@ -13,23 +13,23 @@ use crate::transcript::{Beat, Transcript, escape};
 /// The chunks of a plan, interleaved where there are several choices.
 pub(crate) struct Chunks {
     plan: Plan,
-    /// All of a chunk up to the number of its choice.
+    /// A chunk up to the number of its choice.
     head: Vec<u8>,
-    /// All of a chunk after its choices.
+    /// A chunk after its choices.
     tail: Vec<u8>,
-    /// Where each choice stands.
+    /// The position of each choice.
     positions: Vec<Position>,
-    /// Whose turn it is.
+    /// The choice of the next chunk.
     turn: usize,
     /// Choices that have not finished.
     open: usize,
     after: After,
-    /// Chunks made, for the obfuscation.
+    /// Chunks produced, for the obfuscation.
     made: u64,
     token: String,
 }
 
-/// Where a choice stands: what its next chunk is.
+/// The position of a choice: its next chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Position {
     Role,
@@ -41,7 +41,7 @@ enum Position {
     Over,
 }
 
-/// What comes when every choice is over.
+/// The chunks after all choices have finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum After {
     Usage,
@@ -61,7 +61,7 @@ impl Chunks {
             "service_tier": "default",
             "system_fingerprint": FINGERPRINT,
         });
-        // The members in OpenAI's order, whatever order a JSON map keeps.
+        // The members in OpenAI's order, which a JSON map would not keep.
         let mut bytes = b"{".to_vec();
         for name in [
             "id",
@@ -101,7 +101,7 @@ impl Chunks {
         &self.plan.choices[self.turn]
     }
 
-    /// The first position at or after `position` that makes a chunk.
+    /// Returns the first position at or after `position` that produces a chunk.
     fn settle(choice: &Choice, position: Position) -> Position {
         match (position, &choice.output) {
             (Position::Reasoning(index), _) if index < choice.reasoning.len() => position,
@@ -126,13 +126,14 @@ impl Chunks {
         }
     }
 
-    /// A single call without reasoning is announced together with the role.
+    /// Returns whether the call is announced together with the role: a single one, without
+    /// reasoning.
     fn announces_with_role(choice: &Choice) -> bool {
         choice.reasoning.len() == 0
             && matches!(&choice.output, Output::Calls(calls) if calls.len() == 1)
     }
 
-    /// Moves on: the choice to `next`, the turn to the next choice that is not over.
+    /// Moves the choice to `next`, and the turn to the next unfinished choice.
     fn advance(&mut self, next: Position) {
         self.positions[self.turn] = Self::settle(self.choice(), next);
         if next == Position::Over {
@@ -169,7 +170,7 @@ impl Chunks {
         out.push(b'}');
     }
 
-    /// A chunk whose delta is `{name}"token"{close}`.
+    /// Appends a chunk with the delta `{name}"token"{close}`.
     fn token(&mut self, out: &mut Vec<u8>, name: &[u8], close: &[u8]) {
         self.begin(out);
         out.extend_from_slice(name);

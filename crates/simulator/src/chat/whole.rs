@@ -1,4 +1,4 @@
-//! A chat completion in one piece.
+//! A chat completion that is not streamed.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,7 @@ use super::{FINGERPRINT, id, logprob, usage};
 use crate::pieces::Pieces;
 use crate::plan::{Choice, Output, Plan};
 
-/// The `chat.completion` object of a plan.
+/// Returns the `chat.completion` object of a plan.
 pub(crate) fn completion(plan: &Plan) -> Value {
     let choices: Vec<Value> = plan
         .choices

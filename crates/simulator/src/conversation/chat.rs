@@ -8,7 +8,7 @@ use super::{
 };
 use crate::error::ApiError;
 
-/// Reads and checks a chat completion request.
+/// Parses and checks a chat completion request.
 pub(crate) fn read(body: &Value) -> Result<Conversation, ApiError> {
     let mut conversation = Conversation {
         model: model(body)?,
@@ -256,7 +256,7 @@ fn tools(body: &Value) -> Result<Vec<Tool>, ApiError> {
                     parameters: tool["function"]["parameters"].clone(),
                 });
             }
-            // A custom tool takes any text; the simulator never calls one.
+            // Custom tools take any text; the simulator never calls one.
             Some("custom") => {}
             Some(other) => {
                 return Err(ApiError::invalid(

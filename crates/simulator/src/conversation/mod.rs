@@ -1,4 +1,4 @@
-//! What a request says, whichever API it came by.
+//! The content of a request of either API.
 
 pub(crate) mod chat;
 pub(crate) mod responses;
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::error::ApiError;
 
-/// A request, checked.
+/// A checked request.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Conversation {
     pub(crate) model: String,
@@ -18,7 +18,7 @@ pub(crate) struct Conversation {
     pub(crate) question: String,
     /// The text of the user message before that.
     pub(crate) earlier_question: Option<String>,
-    /// The result of a tool, if one stands after the last user message.
+    /// The result of a tool, if there is one after the last user message.
     pub(crate) tool_result: Option<String>,
     /// The media types (or the addresses) of the images in the last user message.
     pub(crate) images: Vec<String>,
@@ -28,19 +28,19 @@ pub(crate) struct Conversation {
     pub(crate) parallel_calls: bool,
     pub(crate) format: Format,
     pub(crate) reasons: bool,
-    /// Responses only: whether the reasoning goes out as a summary.
+    /// Responses only: whether the reasoning is sent as a summary.
     pub(crate) summary: bool,
     pub(crate) token_limit: Option<u64>,
     pub(crate) stops: Vec<String>,
     pub(crate) choices: usize,
-    /// The number of alternatives wanted beside each token's log probability.
+    /// The number of alternatives for each token's log probability.
     pub(crate) logprobs: Option<usize>,
     pub(crate) seed: Option<u64>,
     pub(crate) include_usage: bool,
     pub(crate) obfuscation: bool,
 }
 
-/// A function on offer.
+/// A function that can be called.
 #[derive(Debug, Clone)]
 pub(crate) struct Tool {
     pub(crate) name: String,
@@ -56,7 +56,7 @@ pub(crate) enum ToolChoice {
     Named(String),
 }
 
-/// What the answer's text has to be.
+/// The required format of the answer's text.
 #[derive(Debug, Clone, Default)]
 pub(crate) enum Format {
     #[default]
@@ -65,12 +65,12 @@ pub(crate) enum Format {
     Schema(Value),
 }
 
-/// The most choices of one request, as OpenAI has it.
+/// The most choices of one request, as with OpenAI.
 const MAX_CHOICES: u64 = 128;
 
 // === reading JSON ===
 
-/// A member that is there and not null.
+/// Returns a member that exists and is not null.
 fn member<'a>(body: &'a Value, name: &str) -> Option<&'a Value> {
     body.get(name).filter(|value| !value.is_null())
 }
@@ -105,7 +105,7 @@ fn whole(body: &Value, name: &str) -> Result<Option<u64>, ApiError> {
         .transpose()
 }
 
-/// An integer of either sign, as the seed is.
+/// Returns a signed integer, such as the seed.
 fn seed(body: &Value) -> Result<Option<u64>, ApiError> {
     let Some(value) = member(body, "seed") else {
         return Ok(None);
@@ -124,12 +124,12 @@ fn model(body: &Value) -> Result<String, ApiError> {
     }
 }
 
-/// Tokens of a prompt, by its words: near enough to be truthful, and always the same.
+/// Returns an estimate of the tokens of a prompt from its words, the same each time.
 fn words(text: &str) -> u64 {
     text.split_whitespace().count() as u64
 }
 
-/// The media type of a `data:` address, else the address.
+/// Returns the media type of a `data:` URL, or else the URL.
 fn media_type(address: &str) -> String {
     match address.strip_prefix("data:") {
         Some(data) => data

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::error::ApiError;
 
-/// Reads and checks a Responses request.
+/// Parses and checks a Responses request.
 pub(crate) fn read(body: &Value) -> Result<Conversation, ApiError> {
     let mut conversation = Conversation {
         model: model(body)?,
@@ -227,7 +227,7 @@ pub(super) fn choice_of(
                 "Invalid value: '{other}'. Supported values are: 'none', 'auto', and 'required'."
             ),
         )),
-        // A built-in tool is chosen: nothing here can be called.
+        // A built-in tool is chosen: the simulator has none to call.
         (None, None) => Ok(ToolChoice::Auto),
     }
 }

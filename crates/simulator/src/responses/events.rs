@@ -12,12 +12,12 @@ pub(crate) struct Events {
     outline: Outline,
     next: Next,
     sequence: u64,
-    /// The middle of every delta of the item that is open: its id and indices.
+    /// The middle of each delta of the open item: its id and indices.
     place: Vec<u8>,
     token: String,
 }
 
-/// The event that comes next; the number is the item's.
+/// The next event; the number is that of its item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
     Created,
@@ -83,7 +83,7 @@ impl Events {
         }
     }
 
-    /// The members that say where in the response an event belongs.
+    /// Appends the members for the position of an event in the response.
     fn located(&self, item: usize, mut event: Value) -> Value {
         event["item_id"] = Value::String(self.outline.items[item].id.clone());
         event["output_index"] = Value::from(item);

@@ -1,4 +1,4 @@
-//! The Responses dialect: the events that api.openai.com sends, and the response object.
+//! The Responses dialect: events as api.openai.com sends them, and the response object.
 
 mod events;
 mod object;

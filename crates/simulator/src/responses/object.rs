@@ -7,8 +7,8 @@ use crate::error::SERVER_ERROR;
 use crate::pieces::Pieces;
 use crate::plan::{Output, Plan};
 
-/// What a response is made of: its plan, its items in the order of their opening, and what it says
-/// of the request.
+/// The parts of a response: its plan, its items in the order of their opening, and the repeated
+/// fields of the request.
 pub(crate) struct Outline {
     pub(super) plan: Plan,
     pub(super) items: Vec<Item>,
@@ -23,7 +23,7 @@ pub(super) struct Item {
     pub(super) part: Part,
 }
 
-/// What an item holds.
+/// The content of an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
     ReasoningText,
@@ -34,14 +34,14 @@ pub(super) enum Part {
     Call(usize),
 }
 
-/// How far an item is.
+/// The progress of an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
     Opened,
     Done,
 }
 
-/// How far a response is.
+/// The progress of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Status {
     InProgress,
@@ -52,7 +52,7 @@ pub(super) enum Status {
 // === impl Outline ===
 
 impl Outline {
-    /// Outlines the first choice of `plan`, the only one the Responses API knows.
+    /// Outlines the first choice of `plan`; the Responses API has only one.
     pub(crate) fn new(plan: Plan, request: &Value, usage: bool) -> Self {
         let mut items = Vec::new();
         let mut add = |prefix: &str, part: Part| {
@@ -70,7 +70,7 @@ impl Outline {
                 },
             );
         }
-        // An answer that was cut within its reasoning has nothing else.
+        // An answer that was cut in its reasoning has no other items.
         let goes_on = choice.output.tokens() > 0 || choice.reasoning.len() == 0;
         match &choice.output {
             Output::Text(_) if goes_on => add("msg", Part::Text),
@@ -86,7 +86,7 @@ impl Outline {
         }
     }
 
-    /// The whole response, as a request without `stream` gets it.
+    /// Returns the full response for a request without `stream`.
     pub(crate) fn whole(&self) -> Value {
         self.response(Status::Ended)
     }
@@ -100,7 +100,7 @@ impl Outline {
         }
     }
 
-    /// The reason of an answer that is not complete.
+    /// Returns the reason of an incomplete answer.
     pub(super) fn incomplete(&self) -> Option<&'static str> {
         match self.plan.choices[0].finish.as_str() {
             "length" => Some("max_output_tokens"),
@@ -202,7 +202,7 @@ impl Outline {
     }
 }
 
-/// All that a response repeats of its request, with OpenAI's defaults for what was not said.
+/// Returns the fields of the request that a response repeats, with OpenAI's defaults.
 fn echo(request: &Value) -> Value {
     let or = |name: &str, default: Value| {
         request

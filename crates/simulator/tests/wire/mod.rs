@@ -1,5 +1,5 @@
-//! A client of plain sockets, which shows what a library would hide: whether a body was ended, and
-//! in how many reads it came.
+//! A client on plain sockets. It shows what a library hides: whether a body was ended, and how many
+//! reads it took.
 #![allow(dead_code, reason = "each test file uses its part of it")]
 
 use std::io::Read;
@@ -10,7 +10,7 @@ use tokenwire_simulator::{Options, Pace, Simulator};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// How long anything may take before a test is given up. Nothing is expected to come near it.
+/// Time limit of each wait. It is far above what is expected.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) fn instant() -> Simulator {
@@ -21,7 +21,7 @@ pub(crate) fn instant() -> Simulator {
     .unwrap()
 }
 
-/// A request on a connection of its own, whose answer is being read.
+/// A request on its own connection, and its answer so far.
 pub(crate) struct Exchange {
     pub(crate) socket: TcpStream,
     received: Vec<u8>,
@@ -32,9 +32,9 @@ pub(crate) struct Exchange {
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(String, String)>,
-    /// Without the chunked coding.
+    /// The body without the chunked coding.
     pub(crate) body: Vec<u8>,
-    /// Whether the body ended as its framing says, rather than with the connection.
+    /// Whether the body ended by its framing, not by the end of the connection.
     pub(crate) ended: bool,
     pub(crate) reads: usize,
 }
@@ -86,7 +86,7 @@ pub(crate) async fn get(simulator: &Simulator, path: &str) -> Answer {
     send(simulator, "GET", path, &[], b"").await.answer().await
 }
 
-/// A streamed chat completion, steered, whole.
+/// Returns a complete steered chat completion stream.
 pub(crate) async fn chat(simulator: &Simulator, steering: &str) -> Answer {
     post(simulator, "/v1/chat/completions", steering, &question(true))
         .await
@@ -110,7 +110,7 @@ pub(crate) fn question(stream: bool) -> Value {
     json!({"model": "simulator", "stream": stream, "messages": [{"role": "user", "content": "hi"}]})
 }
 
-/// `question` with more members.
+/// Returns `question` with additional members.
 pub(crate) fn with(mut base: Value, members: Value) -> Value {
     base.as_object_mut()
         .unwrap()
@@ -119,7 +119,7 @@ pub(crate) fn with(mut base: Value, members: Value) -> Value {
 }
 
 impl Exchange {
-    /// Reads once; false at the end of the connection.
+    /// Reads once. Returns false at the end of the connection.
     async fn read(&mut self) -> bool {
         let mut buffer = vec![0; 256 * 1024];
         let read = tokio::time::timeout(PATIENCE, self.socket.read(&mut buffer))
@@ -146,7 +146,7 @@ impl Exchange {
         }
     }
 
-    /// Reads until the answer so far is as wanted.
+    /// Reads until the predicate holds for the answer so far.
     pub(crate) async fn until_answer(&mut self, wanted: impl Fn(&Answer) -> bool) {
         while !contains(&self.received, b"\r\n\r\n") || !wanted(&parse(&self.received, self.reads))
         {
@@ -251,7 +251,7 @@ impl Answer {
             .unwrap_or_else(|error| panic!("{error} in {}", String::from_utf8_lossy(&self.body)))
     }
 
-    /// The payloads of plainly framed events.
+    /// Returns the payloads of events with the usual framing.
     pub(crate) fn data(&self) -> Vec<String> {
         self.text()
             .split("\n\n")
@@ -263,7 +263,7 @@ impl Answer {
             .collect()
     }
 
-    /// The events that are JSON.
+    /// Returns the events that are JSON.
     pub(crate) fn events(&self) -> Vec<Value> {
         self.data()
             .iter()
@@ -276,7 +276,7 @@ impl Answer {
         self.text().ends_with("data: [DONE]\n\n")
     }
 
-    /// The answer's text, put together from chunks.
+    /// Returns the text of the answer, joined from its chunks.
     pub(crate) fn content(&self) -> String {
         content(&self.events())
     }
@@ -291,7 +291,7 @@ impl Answer {
 
     pub(crate) fn gunzipped(&self) -> Vec<u8> {
         let mut plain = Vec::new();
-        // What came before an early end stands in `plain` all the same.
+        // Bytes before an early end are kept in `plain`.
         let end = flate2::read::GzDecoder::new(self.body.as_slice()).read_to_end(&mut plain);
         assert!(end.is_ok() || !self.ended, "{end:?}");
         plain

@@ -1,4 +1,4 @@
-//! Cases of what one log may hold.
+//! Cases about the limits of one log.
 
 use std::sync::Arc;
 
@@ -19,14 +19,10 @@ fn tens(first: u64, count: usize) -> RecordBatch {
 fn refuses(log: &Arc<dyn TokenLog>, batch: &RecordBatch, limits: LogLimits) {
     let before = contents(log);
     assert_eq!(log.append(FIRST, batch), Err(AppendError::Full { limits }));
-    assert_eq!(
-        contents(log),
-        before,
-        "a refused batch left something behind"
-    );
+    assert_eq!(contents(log), before, "a refused batch changed the log");
 }
 
-pub fn a_log_over_its_bytes_refuses_the_batch_whole(make: &Factory<'_>) {
+pub fn batch_over_the_byte_limit_is_refused(make: &Factory<'_>) {
     let limits = LogLimits {
         bytes: 50,
         events: 1000,
@@ -35,11 +31,11 @@ pub fn a_log_over_its_bytes_refuses_the_batch_whole(make: &Factory<'_>) {
     log.append(FIRST, &tens(0, 3)).unwrap();
     refuses(&log, &tens(3, 3), limits);
     log.append(FIRST, &tens(3, 2))
-        .unwrap_or_else(|e| panic!("what fits exactly was refused: {e}"));
+        .unwrap_or_else(|e| panic!("a batch that fits exactly was refused: {e}"));
     refuses(&log, &tens(5, 1), limits);
 }
 
-pub fn a_log_over_its_events_refuses_the_batch_whole(make: &Factory<'_>) {
+pub fn batch_over_the_event_limit_is_refused(make: &Factory<'_>) {
     let limits = LogLimits {
         bytes: 1 << 20,
         events: 5,
@@ -48,11 +44,11 @@ pub fn a_log_over_its_events_refuses_the_batch_whole(make: &Factory<'_>) {
     log.append(FIRST, &tens(0, 3)).unwrap();
     refuses(&log, &tens(3, 3), limits);
     log.append(FIRST, &tens(3, 2))
-        .unwrap_or_else(|e| panic!("what fits exactly was refused: {e}"));
+        .unwrap_or_else(|e| panic!("a batch that fits exactly was refused: {e}"));
     refuses(&log, &tens(5, 1), limits);
 }
 
-pub fn a_full_log_takes_what_still_fits(make: &Factory<'_>) {
+pub fn smaller_batch_fits_after_a_refusal(make: &Factory<'_>) {
     let limits = LogLimits {
         bytes: 35,
         events: 1000,
@@ -64,7 +60,7 @@ pub fn a_full_log_takes_what_still_fits(make: &Factory<'_>) {
     assert_eq!(contents(&log).0.next, Seq(3));
 }
 
-pub fn an_ending_always_fits(make: &Factory<'_>) {
+pub fn limits_do_not_apply_to_the_seal(make: &Factory<'_>) {
     for limits in [
         LogLimits {
             bytes: 10,
@@ -84,7 +80,7 @@ pub fn an_ending_always_fits(make: &Factory<'_>) {
         log.append(FIRST, &tens(0, first as usize)).unwrap();
         refuses(&log, &tens(first, 1), limits);
         log.seal(FIRST, &tens(first, 4))
-            .unwrap_or_else(|e| panic!("an ending was refused: {e}"));
+            .unwrap_or_else(|e| panic!("a seal was refused: {e}"));
         assert_eq!(
             (contents(&log).0.next, contents(&log).1.len() as u64),
             (Seq(first + 4), first + 4)

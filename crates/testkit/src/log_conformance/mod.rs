@@ -1,7 +1,6 @@
-//! What every token log must do, one function a promise.
+//! The conformance suite of token logs: one function per property.
 //!
-//! A store runs the whole suite with [`log_conformance!`](crate::log_conformance!), which makes a
-//! test of each case:
+//! [`log_conformance!`](crate::log_conformance!) makes a test of each case:
 //!
 //! ```
 //! # mod example {
@@ -11,12 +10,11 @@
 //! # }
 //! ```
 //!
-//! The expression is evaluated once a test, and called for each log that the test needs; it may
-//! hold what the logs live in (a folder, a runtime). The cases know nothing of the payloads'
-//! meaning, and wait for wakers with a generous bound, so that a log whose news come over a network
-//! can pass them, too.
+//! The expression is evaluated once per test and called for each log that the test needs. It may
+//! hold resources of the logs (a folder, a runtime). The cases do not interpret payloads. They wait
+//! for wakers for up to 20 s, so that a log on a network can pass, too.
 
-#![allow(missing_docs, reason = "a case's name says what it holds the log to")]
+#![allow(missing_docs, reason = "the name of a case states its property")]
 
 mod limits;
 mod reading;
@@ -35,7 +33,7 @@ pub use writing::*;
 macro_rules! cases {
     ($dollar:tt $($name:ident)*) => {
         /// Makes a test of every case of the [suite](crate::log_conformance). The argument is an
-        /// expression for a `Fn(LogLimits) -> Arc<impl TokenLog>`.
+        /// expression of type `Fn(LogLimits) -> Arc<impl TokenLog>`.
         #[macro_export]
         macro_rules! log_conformance {
             ($dollar factory:expr) => {
@@ -54,43 +52,43 @@ macro_rules! cases {
 pub use tokenwire_core::log::TokenLog;
 
 cases! { $
-    a_new_log_is_empty_and_open
-    records_are_read_in_the_order_of_appending
-    payloads_come_back_byte_for_byte
-    a_batch_that_leaves_a_gap_is_refused_whole
-    a_batch_that_repeats_is_refused_whole
-    an_empty_batch_changes_nothing
-    a_take_over_fences_the_earlier_writer
-    a_fenced_writer_cannot_seal
-    each_take_over_raises_the_epoch
-    the_new_writer_goes_on_where_the_log_ends
-    a_reader_starts_at_any_event
-    a_reader_in_the_middle_of_a_record_is_given_the_record
-    a_read_takes_whole_records_up_to_its_bound
-    cursors_with_and_without_a_hint_agree
-    a_reader_at_the_tail_waits
-    an_append_wakes_a_waiting_reader
-    a_seal_wakes_a_waiting_reader
-    an_expiry_wakes_a_waiting_reader
-    every_waiting_reader_is_woken
-    the_last_waker_counts
-    slots_are_used_again
-    leaving_disturbs_nobody
-    a_refused_append_is_not_read
-    a_sealed_log_takes_nothing_more
-    readers_of_a_sealed_log_come_to_its_end
-    a_log_can_be_sealed_with_nothing_more
-    an_empty_log_can_be_sealed
-    an_expired_log_takes_nothing_and_gives_nothing
-    expiry_in_the_middle_of_reading_is_told
-    expiring_twice_is_expiring_once
-    an_expired_log_holds_no_records_in_memory
-    a_log_over_its_bytes_refuses_the_batch_whole
-    a_log_over_its_events_refuses_the_batch_whole
-    a_full_log_takes_what_still_fits
-    an_ending_always_fits
-    many_readers_follow_one_writer
-    readers_come_and_go_while_it_is_written
-    a_take_over_in_the_middle_of_writing_leaves_no_gap
+    new_log_is_empty_and_open
+    records_are_read_in_append_order
+    payloads_are_read_byte_for_byte
+    batch_after_a_gap_is_refused
+    batch_with_repeated_numbers_is_refused
+    empty_batch_changes_nothing
+    take_over_fences_the_earlier_writer
+    fenced_writer_cannot_seal
+    take_over_raises_the_epoch
+    new_writer_appends_at_the_tail
+    reader_starts_at_any_event
+    reader_inside_a_record_gets_the_record
+    read_stops_at_its_byte_limit
+    cursor_hint_does_not_change_the_result
+    reader_at_the_tail_waits
+    append_wakes_a_waiting_reader
+    seal_wakes_a_waiting_reader
+    expiry_wakes_a_waiting_reader
+    append_wakes_every_waiting_reader
+    latest_waker_is_woken
+    slots_are_reused
+    leaving_does_not_affect_other_readers
+    refused_append_is_not_read
+    sealed_log_refuses_appends
+    readers_of_a_sealed_log_reach_its_end
+    log_can_be_sealed_with_an_empty_batch
+    empty_log_can_be_sealed
+    expired_log_refuses_appends_and_reads
+    expiry_fails_later_reads
+    second_expiry_has_no_effect
+    expired_log_releases_memory
+    batch_over_the_byte_limit_is_refused
+    batch_over_the_event_limit_is_refused
+    smaller_batch_fits_after_a_refusal
+    limits_do_not_apply_to_the_seal
+    readers_on_threads_receive_every_record
+    readers_resume_without_loss_while_writing
+    take_over_while_writing_leaves_no_gap
     expiry_ends_every_waiting_reader
 }

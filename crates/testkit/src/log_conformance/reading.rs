@@ -1,19 +1,19 @@
-//! Cases of reading, waiting and being woken.
+//! Cases about reading, waiting and wake-ups.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use tokenwire_core::log::{AppendError, Cursor, LogReader, ReadError};
+use tokenwire_core::log::{AppendError, LogReader, ReadError, ReadPosition};
 use tokenwire_core::model::id::Seq;
 use tokenwire_core::model::record::RecordBatch;
 
 use super::support::{
-    Alarm, FIRST, Factory, Waiter, batch, listed, payload, records, roomy, standing,
+    FIRST, Factory, TestWaker, Waiter, batch, listed, payload, read_all, records, roomy,
 };
 
 const SHAPE: [u64; 7] = [2, 1, 3, 1, 1, 5, 1];
 
-pub fn a_reader_starts_at_any_event(make: &Factory<'_>) {
+pub fn reader_starts_at_any_event(make: &Factory<'_>) {
     let log = make(roomy());
     log.append(FIRST, &batch(0, &SHAPE)).unwrap();
     let all = records(0, &SHAPE);
@@ -24,11 +24,11 @@ pub fn a_reader_starts_at_any_event(make: &Factory<'_>) {
             .filter(|(first, events, _)| first + events > from)
             .cloned()
             .collect();
-        assert_eq!(standing(&log, from), expected, "from {from}");
+        assert_eq!(read_all(&log, from), expected, "from {from}");
     }
 }
 
-pub fn a_reader_in_the_middle_of_a_record_is_given_the_record(make: &Factory<'_>) {
+pub fn reader_inside_a_record_gets_the_record(make: &Factory<'_>) {
     let log = make(roomy());
     log.append(FIRST, &batch(0, &[1, 4, 1])).unwrap();
     let mut reader = LogReader::new(log, Seq(3));
@@ -38,12 +38,12 @@ pub fn a_reader_in_the_middle_of_a_record_is_given_the_record(make: &Factory<'_>
     assert_eq!(
         (out.first_seq(), listed(&out)),
         (Seq(1), vec![(1, 4, payload(1))]),
-        "the whole record, numbered as it is"
+        "the reader gets the record from its first event"
     );
-    assert_eq!(reader.position(), Seq(5), "and the cursor stands after it");
+    assert_eq!(reader.position(), Seq(5), "the cursor is after the record");
 }
 
-pub fn a_read_takes_whole_records_up_to_its_bound(make: &Factory<'_>) {
+pub fn read_stops_at_its_byte_limit(make: &Factory<'_>) {
     let log = make(roomy());
     log.append(FIRST, &batch(0, &[1; 9])).unwrap();
     let each = payload(0).len();
@@ -63,12 +63,12 @@ pub fn a_read_takes_whole_records_up_to_its_bound(make: &Factory<'_>) {
         assert_eq!(
             out.len(),
             expected,
-            "with a bound of {bound} bytes on records of {each}"
+            "with a limit of {bound} bytes and records of {each}"
         );
     }
 }
 
-pub fn cursors_with_and_without_a_hint_agree(make: &Factory<'_>) {
+pub fn cursor_hint_does_not_change_the_result(make: &Factory<'_>) {
     let log = make(roomy());
     let shape: Vec<u64> = (0..40).map(|index| 1 + index % 4).collect();
     log.append(FIRST, &batch(0, &shape)).unwrap();
@@ -86,7 +86,7 @@ pub fn cursors_with_and_without_a_hint_agree(make: &Factory<'_>) {
             break;
         }
     }
-    // What is appended later is found by both, too.
+    // Both find later appends, too.
     let next = hinted.cursor.next.0;
     log.append(FIRST, &batch(next, &[2, 1])).unwrap();
     assert!(hinted.read(1 << 10).is_ready());
@@ -110,54 +110,54 @@ impl Waiter {
     }
 }
 
-pub fn a_reader_at_the_tail_waits(make: &Factory<'_>) {
+pub fn reader_at_the_tail_waits(make: &Factory<'_>) {
     let log = make(roomy());
     let mut early = Waiter::new(&log, 0);
-    assert!(early.poll().is_pending(), "there is nothing yet");
+    assert!(early.poll().is_pending(), "the log is empty");
     log.append(FIRST, &batch(0, &[2])).unwrap();
     let mut late = Waiter::new(&log, 2);
-    assert!(late.poll().is_pending(), "there is nothing after it yet");
+    assert!(late.poll().is_pending(), "there is nothing after event 1");
     assert_eq!(late.cursor.next, Seq(2), "waiting does not move a cursor");
     early.leave();
     late.leave();
 }
 
-pub fn an_append_wakes_a_waiting_reader(make: &Factory<'_>) {
+pub fn append_wakes_a_waiting_reader(make: &Factory<'_>) {
     let log = make(roomy());
     let mut waiter = Waiter::new(&log, 0);
     for round in 0..3 {
         assert!(waiter.poll().is_pending());
         log.append(FIRST, &batch(round, &[1])).unwrap();
-        waiter.alarm.wait();
+        waiter.waker.wait();
         assert_eq!(waiter.next().map(|tail| tail.next), Ok(Seq(round + 1)));
         assert_eq!(listed(&waiter.out), records(round, &[1]));
     }
     waiter.leave();
 }
 
-pub fn a_seal_wakes_a_waiting_reader(make: &Factory<'_>) {
+pub fn seal_wakes_a_waiting_reader(make: &Factory<'_>) {
     let log = make(roomy());
     log.append(FIRST, &batch(0, &[1])).unwrap();
     let mut waiter = Waiter::new(&log, 1);
     assert!(waiter.poll().is_pending());
     log.seal(FIRST, &batch(1, &[])).unwrap();
-    waiter.alarm.wait();
+    waiter.waker.wait();
     assert_eq!(waiter.next().map(|tail| tail.sealed), Ok(true));
-    assert!(waiter.out.is_empty(), "that is the end");
+    assert!(waiter.out.is_empty(), "an empty batch is the end");
     waiter.leave();
 }
 
-pub fn an_expiry_wakes_a_waiting_reader(make: &Factory<'_>) {
+pub fn expiry_wakes_a_waiting_reader(make: &Factory<'_>) {
     let log = make(roomy());
     let mut waiter = Waiter::new(&log, 0);
     assert!(waiter.poll().is_pending());
     log.expire();
-    waiter.alarm.wait();
+    waiter.waker.wait();
     assert_eq!(waiter.next(), Err(ReadError::Expired));
     waiter.leave();
 }
 
-pub fn every_waiting_reader_is_woken(make: &Factory<'_>) {
+pub fn append_wakes_every_waiting_reader(make: &Factory<'_>) {
     let log = make(roomy());
     let mut waiters: Vec<Waiter> = (0..20).map(|_| Waiter::new(&log, 0)).collect();
     for waiter in &mut waiters {
@@ -165,62 +165,62 @@ pub fn every_waiting_reader_is_woken(make: &Factory<'_>) {
     }
     log.append(FIRST, &batch(0, &[1])).unwrap();
     for waiter in &mut waiters {
-        waiter.alarm.wait();
+        waiter.waker.wait();
         assert!(waiter.next().is_ok());
         assert_eq!(listed(&waiter.out), records(0, &[1]));
     }
     waiters.into_iter().for_each(Waiter::leave);
 }
 
-pub fn the_last_waker_counts(make: &Factory<'_>) {
+pub fn latest_waker_is_woken(make: &Factory<'_>) {
     let log = make(roomy());
     let mut waiter = Waiter::new(&log, 0);
     assert!(waiter.poll().is_pending());
-    // The reader has moved to another task, and brings that one's waker.
-    waiter.alarm = Arc::new(Alarm::default());
+    // The reader has moved to another task with another waker.
+    waiter.waker = Arc::new(TestWaker::default());
     assert!(waiter.poll().is_pending());
     log.append(FIRST, &batch(0, &[1])).unwrap();
-    waiter.alarm.wait();
+    waiter.waker.wait();
     waiter.leave();
 }
 
-pub fn slots_are_used_again(make: &Factory<'_>) {
+pub fn slots_are_reused(make: &Factory<'_>) {
     let log = make(roomy());
     let mut largest = 0;
     for _ in 0..1000 {
         let (a, b) = (log.enroll(), log.enroll());
-        assert_ne!(a, b, "two readers share a place");
+        assert_ne!(a, b, "two readers share a slot");
         largest = largest.max(a.0).max(b.0);
         log.leave(a);
         log.leave(b);
     }
-    assert!(largest < 16, "places are never used again: {largest}");
+    assert!(largest < 16, "slots are not reused: {largest}");
 }
 
-pub fn leaving_disturbs_nobody(make: &Factory<'_>) {
+pub fn leaving_does_not_affect_other_readers(make: &Factory<'_>) {
     let log = make(roomy());
     let mut waiters: Vec<Waiter> = (0..6).map(|_| Waiter::new(&log, 0)).collect();
     for waiter in &mut waiters {
         assert!(waiter.poll().is_pending());
     }
-    let gone = Arc::clone(&waiters[2].alarm);
+    let left = Arc::clone(&waiters[2].waker);
     for index in [5, 2, 0] {
         waiters.remove(index).leave();
     }
-    // A newcomer takes a place that became free.
-    let mut newcomer = Waiter::new(&log, 0);
-    assert!(newcomer.poll().is_pending());
-    waiters.push(newcomer);
+    // A new reader takes a free slot.
+    let mut new_reader = Waiter::new(&log, 0);
+    assert!(new_reader.poll().is_pending());
+    waiters.push(new_reader);
     log.append(FIRST, &batch(0, &[1])).unwrap();
     for waiter in &mut waiters {
-        waiter.alarm.wait();
+        waiter.waker.wait();
         assert!(waiter.next().is_ok());
     }
-    assert_eq!(gone.rung(), 0, "one who has left is not woken");
+    assert_eq!(left.wakes(), 0, "a reader that left was woken");
     waiters.into_iter().for_each(Waiter::leave);
 }
 
-pub fn a_refused_append_is_not_read(make: &Factory<'_>) {
+pub fn refused_append_is_not_read(make: &Factory<'_>) {
     let log = make(roomy());
     let mut waiter = Waiter::new(&log, 0);
     assert!(waiter.poll().is_pending());
@@ -229,6 +229,6 @@ pub fn a_refused_append_is_not_read(make: &Factory<'_>) {
         Err(AppendError::Gap { .. })
     ));
     assert!(waiter.poll().is_pending());
-    assert_eq!(waiter.cursor, Cursor::at(Seq(0)));
+    assert_eq!(waiter.cursor, ReadPosition::at(Seq(0)));
     waiter.leave();
 }

@@ -1,4 +1,4 @@
-//! Cases of the two ends that a log can come to.
+//! Cases about the two ends of a log: sealing and expiry.
 
 use std::task::Poll;
 
@@ -8,7 +8,7 @@ use tokenwire_core::model::record::RecordBatch;
 
 use super::support::{FIRST, Factory, Waiter, batch, contents, follow, listed, records, roomy};
 
-pub fn a_sealed_log_takes_nothing_more(make: &Factory<'_>) {
+pub fn sealed_log_refuses_appends(make: &Factory<'_>) {
     let log = make(roomy());
     log.append(FIRST, &batch(0, &[1])).unwrap();
     log.seal(FIRST, &batch(1, &[2])).unwrap();
@@ -16,14 +16,14 @@ pub fn a_sealed_log_takes_nothing_more(make: &Factory<'_>) {
     assert_eq!((before.0.next, before.0.sealed), (Seq(3), true));
     assert_eq!(log.append(FIRST, &batch(3, &[1])), Err(AppendError::Sealed));
     assert_eq!(log.seal(FIRST, &batch(3, &[1])), Err(AppendError::Sealed));
-    // Not even by somebody who takes it over.
+    // Nor after a takeover.
     let epoch = log.take_over();
     assert_eq!(log.append(epoch, &batch(3, &[1])), Err(AppendError::Sealed));
     assert_eq!(log.seal(epoch, &batch(3, &[])), Err(AppendError::Sealed));
     assert_eq!(contents(&log), before);
 }
 
-pub fn readers_of_a_sealed_log_come_to_its_end(make: &Factory<'_>) {
+pub fn readers_of_a_sealed_log_reach_its_end(make: &Factory<'_>) {
     let log = make(roomy());
     log.append(FIRST, &batch(0, &[1, 2])).unwrap();
     log.seal(FIRST, &batch(3, &[1])).unwrap();
@@ -35,13 +35,13 @@ pub fn readers_of_a_sealed_log_come_to_its_end(make: &Factory<'_>) {
                 (tail.next, tail.sealed, waiter.out.is_empty()),
                 (Seq(4), true, true)
             ),
-            other => panic!("a reader after the end of a sealed log came to {other:?}"),
+            other => panic!("a reader after the end of a sealed log got {other:?}"),
         }
     }
     waiter.leave();
 }
 
-pub fn a_log_can_be_sealed_with_nothing_more(make: &Factory<'_>) {
+pub fn log_can_be_sealed_with_an_empty_batch(make: &Factory<'_>) {
     let log = make(roomy());
     log.append(FIRST, &batch(0, &[2])).unwrap();
     log.seal(FIRST, &batch(2, &[])).unwrap();
@@ -49,7 +49,7 @@ pub fn a_log_can_be_sealed_with_nothing_more(make: &Factory<'_>) {
     assert_eq!(follow(&log, 2), Ok(vec![]));
 }
 
-pub fn an_empty_log_can_be_sealed(make: &Factory<'_>) {
+pub fn empty_log_can_be_sealed(make: &Factory<'_>) {
     let log = make(roomy());
     log.seal(FIRST, &batch(0, &[])).unwrap();
     let (tail, all) = contents(&log);
@@ -57,7 +57,7 @@ pub fn an_empty_log_can_be_sealed(make: &Factory<'_>) {
     assert_eq!(follow(&log, 0), Ok(vec![]));
 }
 
-pub fn an_expired_log_takes_nothing_and_gives_nothing(make: &Factory<'_>) {
+pub fn expired_log_refuses_appends_and_reads(make: &Factory<'_>) {
     for sealed in [false, true] {
         let log = make(roomy());
         log.append(FIRST, &batch(0, &[1])).unwrap();
@@ -74,14 +74,14 @@ pub fn an_expired_log_takes_nothing_and_gives_nothing(make: &Factory<'_>) {
         assert_eq!(
             log.append(FIRST, &batch(0, &[1])),
             Err(AppendError::Expired),
-            "an expired log does not begin again"
+            "an expired log does not restart at 0"
         );
         assert_eq!(log.seal(FIRST, &batch(1, &[1])), Err(AppendError::Expired));
         assert_eq!(log.tail(), Err(ReadError::Expired));
     }
 }
 
-pub fn expiry_in_the_middle_of_reading_is_told(make: &Factory<'_>) {
+pub fn expiry_fails_later_reads(make: &Factory<'_>) {
     let log = make(roomy());
     log.seal(FIRST, &batch(0, &[1; 10])).unwrap();
     let mut reader = LogReader::new(log.clone(), Seq(0));
@@ -93,7 +93,7 @@ pub fn expiry_in_the_middle_of_reading_is_told(make: &Factory<'_>) {
     assert_eq!(reader.read_now(1, &mut out), Err(ReadError::Expired));
 }
 
-pub fn expiring_twice_is_expiring_once(make: &Factory<'_>) {
+pub fn second_expiry_has_no_effect(make: &Factory<'_>) {
     let log = make(roomy());
     log.append(FIRST, &batch(0, &[1])).unwrap();
     log.expire();
@@ -101,7 +101,7 @@ pub fn expiring_twice_is_expiring_once(make: &Factory<'_>) {
     assert_eq!(log.tail(), Err(ReadError::Expired));
 }
 
-pub fn an_expired_log_holds_no_records_in_memory(make: &Factory<'_>) {
+pub fn expired_log_releases_memory(make: &Factory<'_>) {
     let empty = make(roomy()).memory_size();
     let log = make(roomy());
     let mut large = RecordBatch::default();

@@ -1,4 +1,4 @@
-//! Batches, reads and wakers of the cases.
+//! Batches, reads and wakers for the cases.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use tokenwire_core::log::{
-    Cursor, Epoch, LogLimits, LogReader, ReadError, ReaderSlot, Tail, TokenLog,
+    Epoch, LogLimits, LogReader, ReadError, ReadPosition, ReaderSlot, Tail, TokenLog,
 };
 use tokenwire_core::model::id::Seq;
 use tokenwire_core::model::record::RecordBatch;
@@ -14,7 +14,7 @@ use tokenwire_core::model::record::RecordBatch;
 /// Makes an empty log with these limits.
 pub type Factory<'a> = dyn Fn(LogLimits) -> Arc<dyn TokenLog> + 'a;
 
-/// Limits that no case without an interest in limits reaches.
+/// Limits that only the cases about limits reach.
 #[must_use]
 pub fn roomy() -> LogLimits {
     LogLimits {
@@ -23,16 +23,16 @@ pub fn roomy() -> LogLimits {
     }
 }
 
-/// A record as the cases compare it: the number of its first event, how many it holds, its payload.
+/// A record as the cases compare it: the number of its first event, its event count, its payload.
 pub(super) type Record = (u64, u64, Vec<u8>);
 
-/// The first epoch: what a writer holds who has not taken over.
+/// The epoch of a writer before any takeover.
 pub(super) const FIRST: Epoch = Epoch(0);
 
-/// For a waker that has to come: far more than it takes.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long to wait for a wake-up. A correct log needs far less.
+const WAKE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A batch of records with these numbers of events, each with a payload that names its place.
+/// Makes a batch of records with these event counts. Each payload names its position.
 pub(super) fn batch(first: u64, events: &[u64]) -> RecordBatch {
     let mut batch = RecordBatch::default();
     batch.restart(Seq(first));
@@ -44,12 +44,12 @@ pub(super) fn batch(first: u64, events: &[u64]) -> RecordBatch {
     batch
 }
 
-/// The payload of the record whose first event has this number.
+/// Returns the payload of the record whose first event has this number.
 pub(super) fn payload(first: u64) -> Vec<u8> {
     format!("record at {first}").into_bytes()
 }
 
-/// What [`batch`] puts into a log.
+/// Returns the records that [`batch`] makes.
 pub(super) fn records(first: u64, events: &[u64]) -> Vec<Record> {
     let mut next = first;
     events
@@ -69,13 +69,15 @@ pub(super) fn listed(batch: &RecordBatch) -> Vec<Record> {
         .collect()
 }
 
-/// Everything that a new reader gets from `from` on without waiting.
-pub(super) fn standing(log: &Arc<dyn TokenLog>, from: u64) -> Vec<Record> {
+/// Returns all records that a new reader gets from `from` on without waiting.
+pub(super) fn read_all(log: &Arc<dyn TokenLog>, from: u64) -> Vec<Record> {
     let mut reader = LogReader::new(log.clone(), Seq(from));
     let mut batch = RecordBatch::default();
     let mut all = Vec::new();
     loop {
-        reader.read_now(64, &mut batch).expect("the log is there");
+        reader
+            .read_now(64, &mut batch)
+            .expect("the log has not expired");
         if batch.is_empty() {
             return all;
         }
@@ -83,50 +85,53 @@ pub(super) fn standing(log: &Arc<dyn TokenLog>, from: u64) -> Vec<Record> {
     }
 }
 
-/// What stands in the log and where it ends: what a refused append must not change.
+/// Returns the tail and all records, which a refused append must not change.
 pub(super) fn contents(log: &Arc<dyn TokenLog>) -> (Tail, Vec<Record>) {
-    (log.tail().expect("the log is there"), standing(log, 0))
+    (
+        log.tail().expect("the log has not expired"),
+        read_all(log, 0),
+    )
 }
 
-/// A waker that can be waited for.
+/// A waker that a test can wait for.
 #[derive(Debug, Default)]
-pub(super) struct Alarm {
-    rung: Mutex<usize>,
+pub(super) struct TestWaker {
+    wakes: Mutex<usize>,
     changed: Condvar,
 }
 
-impl Wake for Alarm {
+impl Wake for TestWaker {
     fn wake(self: Arc<Self>) {
-        *self.rung.lock() += 1;
+        *self.wakes.lock() += 1;
         self.changed.notify_all();
     }
 }
 
-impl Alarm {
-    pub(super) fn rung(&self) -> usize {
-        *self.rung.lock()
+impl TestWaker {
+    pub(super) fn wakes(&self) -> usize {
+        *self.wakes.lock()
     }
 
-    /// Waits until it was rung since the last call.
+    /// Waits until it was woken since the last call.
     pub(super) fn wait(&self) {
-        let mut rung = self.rung.lock();
-        let deadline = Instant::now() + PATIENCE;
-        while *rung == 0 {
+        let mut wakes = self.wakes.lock();
+        let deadline = Instant::now() + WAKE_TIMEOUT;
+        while *wakes == 0 {
             assert!(
-                !self.changed.wait_until(&mut rung, deadline).timed_out(),
+                !self.changed.wait_until(&mut wakes, deadline).timed_out(),
                 "a waiting reader was not woken"
             );
         }
-        *rung = 0;
+        *wakes = 0;
     }
 }
 
-/// A reader's place, its cursor and its waker.
+/// A reader's slot, cursor and waker.
 pub(super) struct Waiter {
     pub(super) log: Arc<dyn TokenLog>,
     pub(super) slot: ReaderSlot,
-    pub(super) cursor: Cursor,
-    pub(super) alarm: Arc<Alarm>,
+    pub(super) cursor: ReadPosition,
+    pub(super) waker: Arc<TestWaker>,
     pub(super) out: RecordBatch,
 }
 
@@ -136,14 +141,14 @@ impl Waiter {
         Self {
             log: log.clone(),
             slot,
-            cursor: Cursor::at(Seq(next)),
-            alarm: Arc::default(),
+            cursor: ReadPosition::at(Seq(next)),
+            waker: Arc::default(),
             out: RecordBatch::default(),
         }
     }
 
     pub(super) fn poll(&mut self) -> Poll<Result<Tail, ReadError>> {
-        let waker = Waker::from(self.alarm.clone());
+        let waker = Waker::from(self.waker.clone());
         self.log.poll_read(
             self.slot,
             &mut Context::from_waker(&waker),
@@ -153,12 +158,12 @@ impl Waiter {
         )
     }
 
-    /// Polls until something is there, waiting for the waker in between.
+    /// Polls until it is ready, waiting for the waker in between.
     pub(super) fn next(&mut self) -> Result<Tail, ReadError> {
         loop {
             match self.poll() {
                 Poll::Ready(result) => return result,
-                Poll::Pending => self.alarm.wait(),
+                Poll::Pending => self.waker.wait(),
             }
         }
     }
@@ -168,7 +173,7 @@ impl Waiter {
     }
 }
 
-/// Reads to the end of a log that is sealed sooner or later; gives everything.
+/// Reads to the end of a log. Returns all records once it is sealed.
 pub(super) fn follow(log: &Arc<dyn TokenLog>, from: u64) -> Result<Vec<Record>, ReadError> {
     let mut waiter = Waiter::new(log, from);
     let mut all = Vec::new();

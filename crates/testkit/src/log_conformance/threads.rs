@@ -1,4 +1,4 @@
-//! Cases of readers and writers on threads.
+//! Cases about readers and writers on threads.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,11 +9,11 @@ use tokenwire_core::model::id::Seq;
 use tokenwire_core::model::record::RecordBatch;
 
 use super::support::{
-    FIRST, Factory, Record, Waiter, batch, follow, listed, records, roomy, standing,
+    FIRST, Factory, Record, Waiter, batch, follow, listed, read_all, records, roomy,
 };
 
-/// Batches as a generation writes them: mostly one record of one event, sometimes several of
-/// several.
+/// Returns batches as a generation writes them: mostly one record of one event, sometimes several
+/// records of several events.
 fn shapes() -> Vec<Vec<u64>> {
     (0..1500)
         .map(|index| {
@@ -41,7 +41,7 @@ fn everything() -> Vec<Record> {
     records(0, &shape)
 }
 
-pub fn many_readers_follow_one_writer(make: &Factory<'_>) {
+pub fn readers_on_threads_receive_every_record(make: &Factory<'_>) {
     let log = make(roomy());
     let expected = everything();
     thread::scope(|scope| {
@@ -64,13 +64,13 @@ pub fn many_readers_follow_one_writer(make: &Factory<'_>) {
                 .collect();
             assert!(
                 found.as_ref() == Ok(&expected),
-                "a reader from {from} lost, doubled or changed something"
+                "a reader from {from} lost, repeated or changed records"
             );
         }
     });
 }
 
-pub fn readers_come_and_go_while_it_is_written(make: &Factory<'_>) {
+pub fn readers_resume_without_loss_while_writing(make: &Factory<'_>) {
     let log = make(roomy());
     let expected = everything();
     let written = AtomicBool::new(false);
@@ -78,7 +78,7 @@ pub fn readers_come_and_go_while_it_is_written(make: &Factory<'_>) {
         for seed in 0..4usize {
             let (log, written, expected) = (&log, &written, &expected);
             scope.spawn(move || {
-                // Each round reads a while, leaves, and comes back at the number after its last.
+                // Each round reads a few batches, leaves, and resumes after its last number.
                 let mut all: Vec<Record> = Vec::new();
                 let mut round = seed;
                 loop {
@@ -98,7 +98,7 @@ pub fn readers_come_and_go_while_it_is_written(make: &Factory<'_>) {
                 }
                 assert!(
                     all == *expected,
-                    "a reader that came back lost or doubled something"
+                    "a reader that resumed lost or repeated records"
                 );
             });
         }
@@ -109,7 +109,7 @@ pub fn readers_come_and_go_while_it_is_written(make: &Factory<'_>) {
     });
 }
 
-pub fn a_take_over_in_the_middle_of_writing_leaves_no_gap(make: &Factory<'_>) {
+pub fn take_over_while_writing_leaves_no_gap(make: &Factory<'_>) {
     let log = make(roomy());
     thread::scope(|scope| {
         let stale = scope.spawn(|| {
@@ -122,7 +122,7 @@ pub fn a_take_over_in_the_middle_of_writing_leaves_no_gap(make: &Factory<'_>) {
             }
         });
         let mut waiter = Waiter::new(&log, 0);
-        // Not before the first has begun.
+        // Wait until the first writer has begun.
         waiter.next().unwrap();
         waiter.leave();
         let epoch = log.take_over();
@@ -141,11 +141,11 @@ pub fn a_take_over_in_the_middle_of_writing_leaves_no_gap(make: &Factory<'_>) {
         );
         assert_eq!(
             written, next,
-            "the stale writer believes something else than the log holds"
+            "the stale writer's count differs from the log"
         );
         let mut shape = vec![1; next as usize];
         shape.push(2);
-        assert_eq!(standing(&log, 0), records(0, &shape));
+        assert_eq!(read_all(&log, 0), records(0, &shape));
     });
 }
 

@@ -1,19 +1,19 @@
-//! Cases of appending, and of who may.
+//! Cases about appending and fencing.
 
 use tokenwire_core::log::{AppendError, Epoch};
 use tokenwire_core::model::id::Seq;
 use tokenwire_core::model::record::RecordBatch;
 
-use super::support::{FIRST, Factory, batch, contents, records, roomy, standing};
+use super::support::{FIRST, Factory, batch, contents, read_all, records, roomy};
 
-pub fn a_new_log_is_empty_and_open(make: &Factory<'_>) {
+pub fn new_log_is_empty_and_open(make: &Factory<'_>) {
     let log = make(roomy());
     let (tail, all) = contents(&log);
     assert_eq!((tail.next, tail.sealed), (Seq(0), false));
     assert_eq!(all, []);
 }
 
-pub fn records_are_read_in_the_order_of_appending(make: &Factory<'_>) {
+pub fn records_are_read_in_append_order(make: &Factory<'_>) {
     let log = make(roomy());
     log.append(FIRST, &batch(0, &[2, 3])).unwrap();
     log.append(FIRST, &batch(5, &[1])).unwrap();
@@ -23,7 +23,7 @@ pub fn records_are_read_in_the_order_of_appending(make: &Factory<'_>) {
     assert_eq!(all, records(0, &[2, 3, 1, 1, 1, 4]));
 }
 
-pub fn payloads_come_back_byte_for_byte(make: &Factory<'_>) {
+pub fn payloads_are_read_byte_for_byte(make: &Factory<'_>) {
     let log = make(roomy());
     let payloads = [
         vec![],
@@ -38,14 +38,14 @@ pub fn payloads_come_back_byte_for_byte(make: &Factory<'_>) {
         batch.push(1, payload);
         log.append(FIRST, &batch).unwrap();
     }
-    let found: Vec<Vec<u8>> = standing(&log, 0)
+    let found: Vec<Vec<u8>> = read_all(&log, 0)
         .into_iter()
         .map(|(_, _, payload)| payload)
         .collect();
     assert_eq!(found, payloads);
 }
 
-pub fn a_batch_that_leaves_a_gap_is_refused_whole(make: &Factory<'_>) {
+pub fn batch_after_a_gap_is_refused(make: &Factory<'_>) {
     let log = make(roomy());
     log.append(FIRST, &batch(0, &[2])).unwrap();
     let before = contents(&log);
@@ -60,7 +60,7 @@ pub fn a_batch_that_leaves_a_gap_is_refused_whole(make: &Factory<'_>) {
     assert_eq!(contents(&log), before);
 }
 
-pub fn a_batch_that_repeats_is_refused_whole(make: &Factory<'_>) {
+pub fn batch_with_repeated_numbers_is_refused(make: &Factory<'_>) {
     let log = make(roomy());
     log.append(FIRST, &batch(0, &[2, 1])).unwrap();
     let before = contents(&log);
@@ -69,13 +69,13 @@ pub fn a_batch_that_repeats_is_refused_whole(make: &Factory<'_>) {
             expected: Seq(3),
             found: Seq(first),
         };
-        // Its end reaches past the tail, but nothing of it may be taken.
+        // Its end is past the tail, but no part of it may be appended.
         assert_eq!(log.append(FIRST, &batch(first, &[1, 1, 5])), Err(repeats));
     }
     assert_eq!(contents(&log), before);
 }
 
-pub fn an_empty_batch_changes_nothing(make: &Factory<'_>) {
+pub fn empty_batch_changes_nothing(make: &Factory<'_>) {
     let log = make(roomy());
     log.append(FIRST, &batch(0, &[1])).unwrap();
     let before = contents(&log);
@@ -83,7 +83,7 @@ pub fn an_empty_batch_changes_nothing(make: &Factory<'_>) {
     assert_eq!(contents(&log), before);
 }
 
-pub fn a_take_over_fences_the_earlier_writer(make: &Factory<'_>) {
+pub fn take_over_fences_the_earlier_writer(make: &Factory<'_>) {
     let log = make(roomy());
     log.append(FIRST, &batch(0, &[1])).unwrap();
     let current = log.take_over();
@@ -95,7 +95,7 @@ pub fn a_take_over_fences_the_earlier_writer(make: &Factory<'_>) {
             current
         })
     );
-    // Neither can somebody write who has not taken over at all.
+    // An epoch that was never given out cannot append either.
     let future = Epoch(current.0 + 1);
     assert_eq!(
         log.append(future, &batch(1, &[1])),
@@ -107,7 +107,7 @@ pub fn a_take_over_fences_the_earlier_writer(make: &Factory<'_>) {
     assert_eq!(contents(&log), before);
 }
 
-pub fn a_fenced_writer_cannot_seal(make: &Factory<'_>) {
+pub fn fenced_writer_cannot_seal(make: &Factory<'_>) {
     let log = make(roomy());
     let current = log.take_over();
     let before = contents(&log);
@@ -122,7 +122,7 @@ pub fn a_fenced_writer_cannot_seal(make: &Factory<'_>) {
     assert_eq!(log.seal(current, &batch(0, &[1])), Ok(()));
 }
 
-pub fn each_take_over_raises_the_epoch(make: &Factory<'_>) {
+pub fn take_over_raises_the_epoch(make: &Factory<'_>) {
     let log = make(roomy());
     let mut last = FIRST;
     for _ in 0..5 {
@@ -132,14 +132,14 @@ pub fn each_take_over_raises_the_epoch(make: &Factory<'_>) {
     }
 }
 
-pub fn the_new_writer_goes_on_where_the_log_ends(make: &Factory<'_>) {
+pub fn new_writer_appends_at_the_tail(make: &Factory<'_>) {
     let log = make(roomy());
     log.append(FIRST, &batch(0, &[2])).unwrap();
     let epoch = log.take_over();
     assert_eq!(
         contents(&log).1,
         records(0, &[2]),
-        "a take-over changes no record"
+        "a takeover changed a record"
     );
     log.append(epoch, &batch(2, &[1])).unwrap();
     assert_eq!(contents(&log).1, records(0, &[2, 1]));

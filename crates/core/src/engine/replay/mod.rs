@@ -1,80 +1,82 @@
 //! Another generation's log as an upstream.
 //!
-//! A record keeps what the upstream sent, so a log can be read back as the stream that it was made
-//! of: every chunk as it came, usage and the end behind them. A translator that is given that
-//! writes the same answer again, under its own ids.
+//! A record keeps what the upstream sent, so a log can be read back as the upstream's stream: every
+//! chunk unchanged, then usage and the end. A translator that reads it writes the same answer again,
+//! under its own ids.
 //!
 //! ```text
 //!   upstream ──▶ leader ──▶ log ──▶ Replay ──▶ follower ──▶ its own log ──▶ its own readers
 //! ```
 //!
-//! For a leader that still writes, this is one upstream stream for several requests; for one that
-//! has ended well, a cache. The two differ in the pace only.
+//! A leader that still runs gives one upstream stream to several requests. A completed one is a
+//! cache entry. The two differ in the pace only.
 
 mod pace;
 mod stream;
 
 use crate::generation::{FollowerGuard, Generation, READ_BYTES};
 use crate::log::LogReader;
-use crate::model::error::{ApiError, ErrorCode};
-use crate::model::event::{Ending, EventKind, Failure, Outcome};
+use crate::model::error::ApiError;
+use crate::model::event::{Ending, EventKind, Outcome};
 use crate::model::id::Seq;
 use crate::model::record::{Content, CorruptRecord, RecordBatch};
-use crate::upstream::{OpenError, Opened, UpstreamHead};
+use crate::upstream::{OpenError, UpstreamHead, UpstreamResponse};
 use stream::Replay;
 
-/// Where a leader stands when it is first followed.
+/// The phase of a leader when it is first followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
+pub(crate) enum LeaderPhase {
     /// It is being written.
-    Live,
-    /// It has ended well. It is given out at so many tokens a second; 0 is as fast as it is read.
+    Running,
+    /// It has completed, and its answer is replayed.
     Kept {
-        /// Tokens a second.
+        /// Tokens a second; 0 is as fast as it is read.
         pace: u32,
     },
 }
 
-/// What came of a leader.
-pub(crate) enum Verdict {
-    /// Its answer is this one's.
-    Shared(Opened),
-    /// Its upstream gave nothing but an error, and would give it again.
+/// The result of following a leader.
+pub(crate) enum FollowResult {
+    /// Its answer is shared.
+    Shared(UpstreamResponse),
+    /// Its upstream gave nothing but an error that another attempt would give again.
     Refused(OpenError),
-    /// The same, but another try may find the upstream in a better state.
+    /// Its upstream gave nothing but an error that another attempt may not give.
     Retryable(OpenError),
-    /// It came to nothing that can be shared, by no fault of its upstream's.
+    /// It gave nothing that can be shared, and its upstream is not the cause.
     NotShareable,
 }
 
-/// Waits until the leader's upstream has sent something, or the leader has ended without.
-pub(crate) async fn follow(follower_guard: FollowerGuard, source: Source) -> Verdict {
+/// Waits until the leader's upstream has sent something, or the leader has ended.
+pub(crate) async fn follow(follower_guard: FollowerGuard, phase: LeaderPhase) -> FollowResult {
     let leader = follower_guard.leader();
     if !begun(leader).await {
-        return Verdict::NotShareable;
+        return FollowResult::NotShareable;
     }
     if leader.is_over() {
         let Some(Outcome {
             ending, relayed, ..
         }) = leader.outcome()
         else {
-            return Verdict::NotShareable;
+            return FollowResult::NotShareable;
         };
         match ending {
             Ending::Completed { .. } => {}
-            _ if matches!(source, Source::Kept { .. }) => return Verdict::NotShareable,
+            _ if matches!(phase, LeaderPhase::Kept { .. }) => return FollowResult::NotShareable,
             Ending::Incomplete { .. } => {}
-            // The upstream's own word is an answer; an owner's is his alone.
-            Ending::Cancelled if relayed.is_none() => return Verdict::NotShareable,
+            // A cancelled answer is shared if its upstream cancelled it, not if its owner did.
+            Ending::Cancelled if relayed.is_none() => return FollowResult::NotShareable,
             Ending::Cancelled => {}
             Ending::Failed(failure)
                 if !leader.with_snapshot(crate::model::snapshot::Snapshot::has_begun) =>
             {
                 match leader.response_head().now() {
-                    Some(Err(error)) if !failure.retryable => return Verdict::Refused(error),
-                    Some(Err(error)) => return Verdict::Retryable(error),
+                    Some(Err(error)) if !failure.retryable => return FollowResult::Refused(error),
+                    Some(Err(error)) => return FollowResult::Retryable(error),
                     _ if failure.retryable => {
-                        return Verdict::Retryable(OpenError::Failed(as_error(&failure)));
+                        return FollowResult::Retryable(OpenError::Failed(ApiError::from(
+                            &failure,
+                        )));
                     }
                     _ => {}
                 }
@@ -82,19 +84,18 @@ pub(crate) async fn follow(follower_guard: FollowerGuard, source: Source) -> Ver
             Ending::Failed(_) => {}
         }
     }
-    // What the upstream said of itself at the time is no news any more once the answer is kept.
-    let head = match (source, leader.response_head().now()) {
-        (Source::Live, Some(Ok(head))) => head,
+    // The upstream's headers are out of date once the answer is kept.
+    let head = match (phase, leader.response_head().now()) {
+        (LeaderPhase::Running, Some(Ok(head))) => head,
         _ => UpstreamHead::default(),
     };
-    Verdict::Shared(Opened {
+    FollowResult::Shared(UpstreamResponse {
         head,
-        stream: Box::new(Replay::new(follower_guard, source)),
+        stream: Box::new(Replay::new(follower_guard, phase)),
     })
 }
 
-/// Waits for the first record that says more than that the request was accepted; false if the log
-/// went before it came.
+/// Waits for the first record that the upstream caused. False if the log expired before it.
 async fn begun(leader: &Generation) -> bool {
     let mut reader = LogReader::new(leader.log().clone(), Seq(0));
     let mut batch = RecordBatch::default();
@@ -103,8 +104,8 @@ async fn begun(leader: &Generation) -> bool {
         if read.is_err() || batch.is_empty() {
             return false;
         }
-        let says_something = |payload: &[u8]| match Content::decode(payload) {
-            Ok(Content::Whole(whole)) => {
+        let from_upstream = |payload: &[u8]| match Content::decode(payload) {
+            Ok(Content::Full(whole)) => {
                 whole.raw.is_some()
                     || whole
                         .events
@@ -114,23 +115,8 @@ async fn begun(leader: &Generation) -> bool {
             Ok(Content::Delta { .. }) => true,
             Err(CorruptRecord) => false,
         };
-        if batch.iter().any(|record| says_something(record.payload)) {
+        if batch.iter().any(|record| from_upstream(record.payload)) {
             return true;
         }
     }
-}
-
-/// The error whose failure is this one again.
-fn as_error(failure: &Failure) -> ApiError {
-    let mut error = ApiError::new(ErrorCode::UpstreamError, failure.message.clone());
-    if let Some(code) = ErrorCode::ALL
-        .iter()
-        .find(|code| code.as_str() == failure.code)
-    {
-        error.status = code.status();
-    }
-    error.kind = failure.kind.clone().into();
-    error.code = Some(failure.code.clone().into());
-    error.retryable = failure.retryable;
-    error
 }

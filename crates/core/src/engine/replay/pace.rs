@@ -1,4 +1,4 @@
-//! How fast a kept answer is given.
+//! Paces the replay of a kept answer.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-/// So many tokens a second, from the first on.
+/// Emits tokens at a fixed rate, from the first on.
 pub(super) struct Pace {
     per_second: u32,
-    given: u32,
+    emitted: u32,
     since: Instant,
     timer: Pin<Box<Sleep>>,
 }
@@ -19,22 +19,22 @@ impl Pace {
         let since = Instant::now();
         Self {
             per_second,
-            given: 0,
+            emitted: 0,
             since,
             timer: Box::pin(tokio::time::sleep_until(since)),
         }
     }
 
-    /// Ready when the next token is due; then it counts as given.
+    /// Ready when the next token is due, which then counts as emitted.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let due = self.since + Duration::from_secs(1) * self.given / self.per_second;
+        let due = self.since + Duration::from_secs(1) * self.emitted / self.per_second;
         if due > Instant::now() {
             if self.timer.deadline() != due {
                 self.timer.as_mut().reset(due);
             }
             ready!(self.timer.as_mut().poll(cx));
         }
-        self.given = self.given.saturating_add(1);
+        self.emitted = self.emitted.saturating_add(1);
         Poll::Ready(())
     }
 }

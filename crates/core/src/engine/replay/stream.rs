@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use super::LeaderPhase;
 use super::pace::Pace;
-use super::{Source, as_error};
 use crate::generation::{FollowerGuard, READ_BYTES};
 use crate::log::LogReader;
 use crate::model::error::{ApiError, ErrorCode};
@@ -16,7 +16,7 @@ use crate::upstream::decode::{Flow, SseEvent};
 use crate::upstream::translate::BodyEnd;
 use crate::upstream::{StreamStep, TokenStream};
 
-/// A leader's log, as its upstream's stream.
+/// Reads a leader's log as its upstream's stream.
 pub(super) struct Replay {
     follower_guard: FollowerGuard,
     reader: LogReader,
@@ -26,19 +26,19 @@ pub(super) struct Replay {
     templates: Vec<Arc<KnownTemplate>>,
     scratch: Vec<u8>,
     pace: Option<Pace>,
-    /// A turn was given to others since the last full batch.
+    /// Whether it has yielded to other tasks since the last full batch.
     rested: bool,
     end: Option<StreamStep>,
 }
 
-/// How a record ended the stream, if it did.
+/// The end of the stream, if a record is the last.
 type Last = Option<StreamStep>;
 
 impl Replay {
-    pub(super) fn new(follower_guard: FollowerGuard, source: Source) -> Self {
-        let pace = match source {
-            Source::Kept { pace } if pace > 0 => Some(Pace::new(pace)),
-            Source::Kept { .. } | Source::Live => None,
+    pub(super) fn new(follower_guard: FollowerGuard, phase: LeaderPhase) -> Self {
+        let pace = match phase {
+            LeaderPhase::Kept { pace } if pace > 0 => Some(Pace::new(pace)),
+            LeaderPhase::Kept { .. } | LeaderPhase::Running => None,
         };
         let reader = LogReader::new(follower_guard.leader().log().clone(), Seq(0));
         Self {
@@ -54,10 +54,10 @@ impl Replay {
         }
     }
 
-    /// Reads on in the log; false: there is nothing to read any more.
+    /// Reads the next batch of the log. False if there is nothing left to read.
     fn poll_batch(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         if self.batch.byte_len() >= READ_BYTES && !std::mem::replace(&mut self.rested, true) {
-            // A log that is there whole is never pending; others want the thread, too.
+            // A complete log is never pending, so the task yields to others here.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -65,7 +65,7 @@ impl Replay {
         self.index = 0;
         let read = self.reader.poll_read(cx, READ_BYTES, &mut self.batch);
         if read.is_pending() {
-            // One that waits holds no more than its cursor.
+            // A reader that waits holds little more than its position.
             if self.batch.byte_len() > 1024 {
                 self.batch.release();
             } else {
@@ -77,8 +77,8 @@ impl Replay {
         read.map(|read| read.is_ok() && !self.batch.is_empty())
     }
 
-    /// Gives what the upstream sent to cause this record.
-    fn give(
+    /// Passes on what the upstream sent to cause this record.
+    fn emit(
         &mut self,
         index: usize,
         cx: &mut Context<'_>,
@@ -93,7 +93,7 @@ impl Replay {
         };
         let is_token = match &content {
             Content::Delta { .. } => true,
-            Content::Whole(whole) => whole.events.iter().any(is_delta),
+            Content::Full(whole) => whole.events.iter().any(is_delta),
         };
         if let Some(pace) = self.pace.as_mut().filter(|_| is_token) {
             std::task::ready!(pace.poll(cx));
@@ -117,7 +117,7 @@ impl Replay {
                     None => Err(CorruptRecord),
                 }
             }
-            Content::Whole(whole) => Ok(match leader.meta().api {
+            Content::Full(whole) => Ok(match leader.meta().api {
                 Api::Chat => chat(&whole, sink),
                 Api::Responses => responses(&whole, sink),
             }),
@@ -125,7 +125,7 @@ impl Replay {
     }
 }
 
-/// The one who is given events, and whether he has had enough.
+/// The receiver of events, and whether it takes more.
 struct Sink<'a> {
     sink: &'a mut dyn FnMut(SseEvent<'_>) -> Flow,
     flow: Flow,
@@ -165,12 +165,12 @@ fn outcome<'a>(whole: &'a FullRecord<'_>) -> Option<&'a Outcome> {
     })
 }
 
-/// A chat upstream's chunks are kept as they came.
+/// Chunks of a chat upstream are kept unchanged.
 fn chat(whole: &FullRecord, sink: &mut Sink<'_>) -> Last {
     let outcome = outcome(whole);
     if let Some(raw) = &whole.raw {
-        // The chunk of a failure is the upstream's error object. Some servers say only by the
-        // event's name that it is one.
+        // The chunk of a failure is the upstream's error object. Some servers mark it by the event's
+        // name only.
         let failed = outcome.is_some_and(|outcome| matches!(outcome.ending, Ending::Failed(_)));
         sink.named(failed.then_some(b"error"), raw);
     }
@@ -181,8 +181,8 @@ fn chat(whole: &FullRecord, sink: &mut Sink<'_>) -> Last {
     Some(step)
 }
 
-/// A Responses upstream's events are kept under the leader's ids and numbers; the translator puts
-/// its own in their place.
+/// Events of a Responses upstream are kept under the leader's ids and numbers; the translator
+/// replaces them.
 fn responses(whole: &FullRecord, sink: &mut Sink<'_>) -> Last {
     if let Some(raw) = &whole.raw {
         sink.data(raw);
@@ -210,7 +210,7 @@ fn responses(whole: &FullRecord, sink: &mut Sink<'_>) -> Last {
 fn end_of(ending: &Ending) -> StreamStep {
     match ending {
         Ending::Completed { .. } | Ending::Incomplete { .. } => StreamStep::Ended(BodyEnd::Clean),
-        Ending::Failed(failure) => StreamStep::Failed(as_error(failure)),
+        Ending::Failed(failure) => StreamStep::Failed(ApiError::from(failure)),
         Ending::Cancelled => StreamStep::Failed(lost()),
     }
 }
@@ -239,7 +239,7 @@ impl TokenStream for Replay {
         };
         let first = self.index;
         while self.index < self.batch.len() && self.end.is_none() && sink.flow == Flow::Continue {
-            match self.give(self.index, cx, &mut sink) {
+            match self.emit(self.index, cx, &mut sink) {
                 Poll::Pending if self.index == first => return Poll::Pending,
                 Poll::Pending => break,
                 Poll::Ready(Ok(last)) => self.end = last,

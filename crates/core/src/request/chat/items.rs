@@ -1,18 +1,17 @@
 //! Chat messages as response items.
 //!
-//! The two dialects cut a conversation differently: in chat an assistant's message holds its calls,
-//! in Responses each call is an item of its own, and so is each tool's answer.
+//! In chat an assistant message holds its tool calls. In Responses each call is an item, and so is
+//! each tool output.
 
 use crate::model::error::ApiError;
-use crate::request::json::{ObjectWriter, push_array};
-use crate::request::node::{Kind, Node, Object, quote};
+use crate::model::json::{Kind, Members, Node, ObjectWriter, push_array, quote};
 
-/// What every refusal advises.
+/// The advice in every refusal.
 pub(super) const REMEDY: &str = "Leave it out, or use an upstream that speaks chat completions.";
 
-/// What an assistant's message may repeat of an earlier answer, or a client library may have added
-/// to it, without its being sent: Responses takes reasoning back only with the server's own items
-/// around it, and the rest says again what the text and the calls say.
+/// Members of an assistant message that are accepted and not sent. Responses takes reasoning back
+/// only with the server's own items around it. The others repeat the text and the calls, or were
+/// added by a client library.
 const REPEATED: &[&str] = &[
     "reasoning",
     "reasoning_content",
@@ -23,7 +22,7 @@ const REPEATED: &[&str] = &[
     "provider_specific_fields",
 ];
 
-/// Writes the items that the messages come to, as a JSON array.
+/// Writes the messages as items, in a JSON array.
 pub(super) fn input(messages: &Node<'_>) -> Result<String, ApiError> {
     let mut items = Vec::new();
     for message in messages.array()? {
@@ -34,7 +33,7 @@ pub(super) fn input(messages: &Node<'_>) -> Result<String, ApiError> {
     Ok(out)
 }
 
-fn push_items(message: &Object<'_>, items: &mut Vec<String>) -> Result<(), ApiError> {
+fn push_items(message: &Members<'_>, items: &mut Vec<String>) -> Result<(), ApiError> {
     let role = message.require("role")?;
     match role.text()?.as_ref() {
         "system" | "developer" | "user" => {
@@ -63,7 +62,7 @@ fn push_items(message: &Object<'_>, items: &mut Vec<String>) -> Result<(), ApiEr
             Ok(())
         }
         "function" => Err(role.unsupported(
-            "Functions are called as tools here: answer with a message of the role 'tool'.",
+            "Functions are called as tools: answer with a message of the role 'tool'.",
         )),
         other => Err(role.invalid(
             "'system', 'developer', 'user', 'assistant' or 'tool'",
@@ -72,31 +71,30 @@ fn push_items(message: &Object<'_>, items: &mut Vec<String>) -> Result<(), ApiEr
     }
 }
 
-/// What was said, if anything, and then the calls, each an item.
-fn assistant(message: &Object<'_>, items: &mut Vec<String>) -> Result<(), ApiError> {
+/// Writes the text, if there is any, then each call as an item.
+fn assistant(message: &Members<'_>, items: &mut Vec<String>) -> Result<(), ApiError> {
     let known = [&["role", "content", "refusal", "tool_calls"], REPEATED].concat();
     message.only(&known, REMEDY)?;
     let calls = message
-        .get("tool_calls")
+        .node("tool_calls")
         .map(|node| node.array())
         .transpose()?
         .unwrap_or_default();
-    let said = message.get("content");
+    let given = message.node("content");
     let refusal = message
-        .get("refusal")
+        .node("refusal")
         .map(|node| node.of_kind(Kind::String))
         .transpose()?;
-    // Beside calls an empty text says nothing, and an empty message would stand between them and
-    // what they answer.
-    let silent = said
+    // An empty message would stand between the calls and the message that they answer.
+    let silent = given
         .as_ref()
-        .is_none_or(|said| matches!(said.raw.get(), "\"\"" | "[]"));
+        .is_none_or(|given| matches!(given.raw.get(), "\"\"" | "[]"));
     if let Some(refusal) = refusal {
-        let mut parts: Vec<String> = match &said {
-            Some(said) if !silent && said.kind() == Kind::String => {
-                vec![text_part("output_text", said.raw.get())]
+        let mut parts: Vec<String> = match &given {
+            Some(given) if !silent && given.kind() == Kind::String => {
+                vec![text_part("output_text", given.raw.get())]
             }
-            Some(said) if !silent => said
+            Some(given) if !silent => given
                 .array()?
                 .iter()
                 .map(|node| part(node, "output_text"))
@@ -105,10 +103,10 @@ fn assistant(message: &Object<'_>, items: &mut Vec<String>) -> Result<(), ApiErr
         };
         parts.push(refusal_part(refusal));
         items.push(message_item("\"assistant\"", &array(&parts)));
-    } else if let Some(said) = said.filter(|_| !silent) {
+    } else if let Some(given) = given.filter(|_| !silent) {
         items.push(message_item(
             "\"assistant\"",
-            &content(&said, "output_text")?,
+            &content(&given, "output_text")?,
         ));
     } else if calls.is_empty() {
         items.push(message_item("\"assistant\"", "\"\""));
@@ -129,9 +127,9 @@ fn message_item(role: &str, content: &str) -> String {
     out
 }
 
-fn function_call(call: &Object<'_>) -> Result<String, ApiError> {
+fn function_call(call: &Members<'_>) -> Result<String, ApiError> {
     call.only(&["id", "type", "function", "index"], REMEDY)?;
-    if let Some(kind) = call.get("type")
+    if let Some(kind) = call.node("type")
         && kind.text()? != "function"
     {
         return Err(kind.unsupported(&format!(
@@ -155,15 +153,15 @@ fn function_call(call: &Object<'_>) -> Result<String, ApiError> {
 
 // === content ===
 
-/// The content of a message as it is sent: one text is a plain string, which every server takes;
-/// anything else is an array of parts.
+/// Translates the content of a message. A single text becomes a string, which every server accepts;
+/// anything else an array of parts.
 fn content(node: &Node<'_>, text: &str) -> Result<String, ApiError> {
     match node.kind() {
         Kind::String => Ok(node.raw.get().to_owned()),
         Kind::Array => {
             let parts = node.array()?;
             if let [only] = parts.as_slice()
-                && let Some(text) = plain(only)?
+                && let Some(text) = single_text(only)?
             {
                 return Ok(text.to_owned());
             }
@@ -183,8 +181,8 @@ fn array(parts: &[String]) -> String {
     out
 }
 
-/// The text of a part that holds nothing else.
-fn plain<'a>(node: &Node<'a>) -> Result<Option<&'a str>, ApiError> {
+/// Returns the text of a text part that has no other members.
+fn single_text<'a>(node: &Node<'a>) -> Result<Option<&'a str>, ApiError> {
     let object = node.object()?;
     if object.require("type")?.text()? != "text"
         || object.others(&["type", "text"]).next().is_some()
@@ -194,8 +192,8 @@ fn plain<'a>(node: &Node<'a>) -> Result<Option<&'a str>, ApiError> {
     object.require("text")?.of_kind(Kind::String).map(Some)
 }
 
-/// A part of chat as a part of Responses. `text` is what a text is called there, which depends on
-/// who said it.
+/// Translates a content part. `text` is the type of a text part in Responses: `input_text`, or
+/// `output_text` for an assistant.
 fn part(node: &Node<'_>, text: &str) -> Result<String, ApiError> {
     let object = node.object()?;
     let kind = object.require("type")?;
@@ -227,7 +225,7 @@ fn part(node: &Node<'_>, text: &str) -> Result<String, ApiError> {
             part.raw("type", "\"input_image\"");
             part.raw("image_url", image.require("url")?.of_kind(Kind::String)?);
             let detail = image
-                .get("detail")
+                .node("detail")
                 .map(|node| node.of_kind(Kind::String))
                 .transpose()?;
             part.raw("detail", detail.unwrap_or("\"auto\""));
@@ -245,7 +243,7 @@ fn part(node: &Node<'_>, text: &str) -> Result<String, ApiError> {
             let file = inner(NAMES)?;
             part.raw("type", "\"input_file\"");
             for name in NAMES {
-                if let Some(value) = file.get(name) {
+                if let Some(value) = file.node(name) {
                     part.raw(name, value.of_kind(Kind::String)?);
                 }
             }

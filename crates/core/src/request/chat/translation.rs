@@ -1,16 +1,17 @@
 //! A chat request as a responses request: the members around the conversation.
 //!
-//! The other way round, in `request/translation.rs`, what is not known goes up unchanged, since
-//! chat servers each have members of their own. Here nothing does: a member that this module does
-//! not know was meant for a chat server, and one that speaks Responses would drop it or refuse it
-//! under a name that the client never used.
+//! In the other direction (`responses/translation.rs`) unknown members go up unchanged, since chat
+//! servers each have members of their own. Here an unknown member is refused. It was meant for a
+//! chat server; a Responses server would drop it, or refuse it under a name that the client never
+//! used.
 
 use super::items::{REMEDY, input};
 use crate::model::error::ApiError;
-use crate::request::json::{ObjectWriter, push_array, quoted};
-use crate::request::node::{Kind, Node, Object, invalid, quote, unsupported};
+use crate::model::json::{
+    Kind, Members, Node, ObjectWriter, invalid, push_array, quote, quoted, unsupported,
+};
 
-/// What is called the same in both dialects, and means the same.
+/// Members with the same name and meaning in both dialects.
 const SAME: &[&str] = &[
     "temperature",
     "top_p",
@@ -22,7 +23,7 @@ const SAME: &[&str] = &[
     "service_tier",
 ];
 
-/// What is translated here.
+/// Members that are translated here.
 const TRANSLATED: &[&str] = &[
     "model",
     "messages",
@@ -41,9 +42,9 @@ const TRANSLATED: &[&str] = &[
     "store",
 ];
 
-/// What Responses has no word for, the values that ask for nothing, and what to do instead of the
-/// others.
-const WORDLESS: &[(&str, &[&str], &str)] = &[
+/// Members without a counterpart in Responses: the name, the values that have no effect, and the
+/// advice for any other value.
+const NO_COUNTERPART: &[(&str, &[&str], &str)] = &[
     (
         "n",
         &["1"],
@@ -63,18 +64,18 @@ const WORDLESS: &[(&str, &[&str], &str)] = &[
         &["[]"],
         "Declare them as 'tools' of type 'function'.",
     ),
-    ("function_call", &[], "Say it with 'tool_choice'."),
+    ("function_call", &[], "Use 'tool_choice'."),
 ];
 
-pub(super) fn to_responses(request: &Object<'_>, model: &str) -> Result<Vec<u8>, ApiError> {
-    refuse(request)?;
+pub(super) fn to_responses(request: &Members<'_>, model: &str) -> Result<Vec<u8>, ApiError> {
+    refuse_untranslatable(request)?;
     let mut out = String::new();
     let mut body = ObjectWriter::begin(&mut out);
     body.raw("model", &quoted(model));
     body.raw("input", &input(&request.require("messages")?)?);
     tools(request, &mut body)?;
     text(request, &mut body)?;
-    if let Some(effort) = request.get("reasoning_effort") {
+    if let Some(effort) = request.node("reasoning_effort") {
         let mut reasoning = ObjectWriter::begin(body.name("reasoning"));
         reasoning.raw("effort", effort.of_kind(Kind::String)?);
         reasoning.end();
@@ -84,16 +85,16 @@ pub(super) fn to_responses(request: &Object<'_>, model: &str) -> Result<Vec<u8>,
     }
     logprobs(request, &mut body)?;
     for &name in SAME {
-        if let Some(value) = request.get(name) {
+        if let Some(value) = request.node(name) {
             body.raw(name, value.raw.get());
         }
     }
     body.raw("stream", "true");
-    // Chat keeps nothing unless told to, Responses everything.
+    // Chat does not store by default, Responses does.
     body.raw(
         "store",
         if request
-            .get("store")
+            .node("store")
             .map(|node| node.boolean())
             .transpose()?
             == Some(true)
@@ -103,10 +104,10 @@ pub(super) fn to_responses(request: &Object<'_>, model: &str) -> Result<Vec<u8>,
             "false"
         },
     );
-    if let Some(options) = request.get("stream_options") {
+    if let Some(options) = request.node("stream_options") {
         let options = options.object()?;
         options.only(&["include_usage", "include_obfuscation"], REMEDY)?;
-        if let Some(padding) = options.get("include_obfuscation") {
+        if let Some(padding) = options.node("include_obfuscation") {
             let mut options = ObjectWriter::begin(body.name("stream_options"));
             options.raw("include_obfuscation", padding.raw.get());
             options.end();
@@ -116,16 +117,16 @@ pub(super) fn to_responses(request: &Object<'_>, model: &str) -> Result<Vec<u8>,
     Ok(out.into_bytes())
 }
 
-fn refuse(request: &Object<'_>) -> Result<(), ApiError> {
+fn refuse_untranslatable(request: &Members<'_>) -> Result<(), ApiError> {
     for (name, raw) in request.others(&[SAME, TRANSLATED].concat()) {
-        match WORDLESS.iter().find(|(known, ..)| *known == name) {
+        match NO_COUNTERPART.iter().find(|(known, ..)| *known == name) {
             Some((_, idle, _)) if idle.contains(&raw.get()) => {}
             Some((.., why)) => return Err(unsupported(name, why)),
             None => {
                 return Err(unsupported(
                     &quote(name),
                     &format!(
-                        "It cannot be said to an upstream that speaks the Responses API. {REMEDY}"
+                        "An upstream that speaks the Responses API has no such parameter. {REMEDY}"
                     ),
                 ));
             }
@@ -134,11 +135,11 @@ fn refuse(request: &Object<'_>) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// The two names for one limit.
-fn limit<'a>(request: &Object<'a>) -> Result<Option<&'a str>, ApiError> {
+/// Returns the output limit, which has two names.
+fn limit<'a>(request: &Members<'a>) -> Result<Option<&'a str>, ApiError> {
     let of = |name| {
         request
-            .get(name)
+            .node(name)
             .map(|node| node.of_kind(Kind::Number))
             .transpose()
     };
@@ -152,18 +153,18 @@ fn limit<'a>(request: &Object<'a>) -> Result<Option<&'a str>, ApiError> {
     }
 }
 
-fn logprobs(request: &Object<'_>, body: &mut ObjectWriter<'_>) -> Result<(), ApiError> {
+fn logprobs(request: &Members<'_>, body: &mut ObjectWriter<'_>) -> Result<(), ApiError> {
     let wanted = request
-        .get("logprobs")
+        .node("logprobs")
         .map(|node| node.boolean())
         .transpose()?
         .unwrap_or(false);
-    let top = request.get("top_logprobs");
+    let top = request.node("top_logprobs");
     if wanted {
         body.raw("include", "[\"message.output_text.logprobs\"]");
     }
     match top {
-        // 0 is what holds when nothing is said.
+        // 0 is the default.
         Some(top) if !wanted && top.raw.get() != "0" => Err(invalid(
             "top_logprobs",
             "'logprobs': true beside it",
@@ -179,9 +180,9 @@ fn logprobs(request: &Object<'_>, body: &mut ObjectWriter<'_>) -> Result<(), Api
 
 // === tools ===
 
-fn tools(request: &Object<'_>, body: &mut ObjectWriter<'_>) -> Result<(), ApiError> {
+fn tools(request: &Members<'_>, body: &mut ObjectWriter<'_>) -> Result<(), ApiError> {
     let tools = request
-        .get("tools")
+        .node("tools")
         .map(|node| node.array())
         .transpose()?
         .unwrap_or_default();
@@ -191,18 +192,17 @@ fn tools(request: &Object<'_>, body: &mut ObjectWriter<'_>) -> Result<(), ApiErr
             out.push_str(tool)
         });
     }
-    if let Some(choice) = request.get("tool_choice") {
+    if let Some(choice) = request.node("tool_choice") {
         body.raw("tool_choice", &tool_choice(&choice)?);
     }
-    if let Some(parallel) = request.get("parallel_tool_calls") {
+    if let Some(parallel) = request.node("parallel_tool_calls") {
         body.raw("parallel_tool_calls", parallel.of_kind(Kind::Boolean)?);
     }
     Ok(())
 }
 
-/// The inside of something that has its members under the name of its type; only functions are
-/// known in both dialects.
-fn function_of<'a>(object: &Object<'a>, known: &[&str]) -> Result<Object<'a>, ApiError> {
+/// Returns the `function` object of a tool or a choice. Only functions exist in both dialects.
+fn function_of<'a>(object: &Members<'a>, known: &[&str]) -> Result<Members<'a>, ApiError> {
     let kind = object.require("type")?;
     let name = kind.text()?;
     if name != "function" {
@@ -227,12 +227,12 @@ fn tool(node: &Node<'_>) -> Result<String, ApiError> {
     let mut tool = ObjectWriter::begin(&mut out);
     tool.raw("type", "\"function\"");
     tool.raw("name", function.require("name")?.of_kind(Kind::String)?);
-    if let Some(description) = function.get("description") {
+    if let Some(description) = function.node("description") {
         tool.raw("description", description.of_kind(Kind::String)?);
     }
-    // Responses wants both said, and means `strict` where chat does not.
+    // Responses requires both, and defaults to `strict`; chat does not.
     let parameters = function
-        .get("parameters")
+        .node("parameters")
         .map(|node| node.of_kind(Kind::Object))
         .transpose()?;
     tool.raw(
@@ -240,7 +240,7 @@ fn tool(node: &Node<'_>) -> Result<String, ApiError> {
         parameters.unwrap_or(r#"{"type":"object","properties":{}}"#),
     );
     let strict = function
-        .get("strict")
+        .node("strict")
         .map(|node| node.of_kind(Kind::Boolean))
         .transpose()?;
     tool.raw("strict", strict.unwrap_or("false"));
@@ -273,7 +273,7 @@ fn tool_choice(node: &Node<'_>) -> Result<String, ApiError> {
     Ok(out)
 }
 
-fn function_choice(object: &Object<'_>) -> Result<String, ApiError> {
+fn function_choice(object: &Members<'_>) -> Result<String, ApiError> {
     let function = function_of(object, &["name"])?;
     let mut out = String::new();
     let mut choice = ObjectWriter::begin(&mut out);
@@ -285,8 +285,8 @@ fn function_choice(object: &Object<'_>) -> Result<String, ApiError> {
 
 // === text ===
 
-fn text(request: &Object<'_>, body: &mut ObjectWriter<'_>) -> Result<(), ApiError> {
-    let (format, verbosity) = (request.get("response_format"), request.get("verbosity"));
+fn text(request: &Members<'_>, body: &mut ObjectWriter<'_>) -> Result<(), ApiError> {
+    let (format, verbosity) = (request.node("response_format"), request.node("verbosity"));
     if format.is_none() && verbosity.is_none() {
         return Ok(());
     }
@@ -301,9 +301,9 @@ fn text(request: &Object<'_>, body: &mut ObjectWriter<'_>) -> Result<(), ApiErro
     Ok(())
 }
 
-/// `response_format`, which holds a schema under `json_schema`, as `text.format`, which holds it
-/// directly.
-fn text_format(format: &Object<'_>) -> Result<String, ApiError> {
+/// Translates `response_format`, which holds a schema under `json_schema`, to `text.format`, which
+/// holds it directly.
+fn text_format(format: &Members<'_>) -> Result<String, ApiError> {
     let kind = format.require("type")?;
     let name = kind.text()?;
     let mut out = String::new();
@@ -316,11 +316,11 @@ fn text_format(format: &Object<'_>) -> Result<String, ApiError> {
             let schema = format.require("json_schema")?.object()?;
             schema.only(&["name", "description", "schema", "strict"], REMEDY)?;
             object.raw("name", schema.require("name")?.of_kind(Kind::String)?);
-            if let Some(description) = schema.get("description") {
+            if let Some(description) = schema.node("description") {
                 object.raw("description", description.of_kind(Kind::String)?);
             }
             object.raw("schema", schema.require("schema")?.of_kind(Kind::Object)?);
-            if let Some(strict) = schema.get("strict") {
+            if let Some(strict) = schema.node("strict") {
                 object.raw("strict", strict.of_kind(Kind::Boolean)?);
             }
         }

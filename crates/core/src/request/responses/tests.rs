@@ -1,4 +1,4 @@
-//! Tables of what is asked and what is made of it.
+//! Tables of requests and their translations.
 
 use std::collections::HashSet;
 
@@ -7,8 +7,8 @@ use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::model::json::{Kind, Members};
 use crate::request::ChatRequest;
-use crate::request::node::Written;
 
 fn request(body: &Value) -> ResponsesRequest {
     ResponsesRequest::parse(body.to_string().as_bytes())
@@ -32,7 +32,7 @@ fn with(members: &Value) -> Value {
     body
 }
 
-/// What is made of the conversation.
+/// Checks the translated messages.
 fn messages(history: &[Value], body: &Value, expected: &Value) {
     let history: Vec<_> = history.iter().map(raw).collect();
     let chat = request(body)
@@ -41,7 +41,7 @@ fn messages(history: &[Value], body: &Value, expected: &Value) {
     assert_eq!(value(&chat)["messages"], *expected, "{body}");
 }
 
-/// What is made of the members beside the conversation, apart from what every request gets.
+/// Checks the translated members around the conversation, without those of every request.
 fn members(given: &Value, expected: &Value) {
     let mut chat = value(
         &request(&with(given))
@@ -76,7 +76,7 @@ fn assert_refusal(error: &ApiError, body: &Value, code: &str, param: &str) {
     assert!(named && error.message.ends_with('.'), "{body}: {error}");
 }
 
-/// Refused whatever the upstream.
+/// Checks that parsing refuses the body.
 fn unreadable(body: &Value, code: &str, param: &str) {
     let error = ResponsesRequest::parse(body.to_string().as_bytes())
         .map(|_| ())
@@ -84,14 +84,14 @@ fn unreadable(body: &Value, code: &str, param: &str) {
     assert_refusal(&error, body, code, param);
 }
 
-/// Read, but refused for a chat upstream.
+/// Checks that parsing accepts the body and the translation for a chat upstream refuses it.
 fn untranslatable(body: &Value, code: &str, param: &str) {
     let error = request(body).to_chat(&[], "m").map(|_| ()).unwrap_err();
     assert_refusal(&error, body, code, param);
 }
 
 #[test]
-fn types_and_ranges_are_checked_when_read() {
+fn types_and_ranges_are_checked_on_parse() {
     unreadable(&json!({}), "missing_required_parameter", "input");
     unreadable(
         &json!({"input": null, "prompt": {"id": "p"}}),
@@ -288,7 +288,7 @@ fn types_and_ranges_are_checked_when_read() {
 }
 
 #[test]
-fn the_gateways_own_members_are_read_and_never_sent() {
+fn gateway_members_are_read_and_not_sent() {
     let body = with(&json!({
         "type": "response.create", "stream_id": "lane.1", "idempotency_key": "key", "generate": true,
         "webhook": {"url": "https://example.org/hook", "secret": "whsec_shh"},
@@ -343,7 +343,7 @@ fn the_gateways_own_members_are_read_and_never_sent() {
 }
 
 #[test]
-fn items_become_messages() {
+fn items_are_translated_to_messages() {
     let no_history: &[Value] = &[];
     messages(
         no_history,
@@ -391,7 +391,7 @@ fn items_become_messages() {
 }
 
 #[test]
-fn calls_gather_in_one_assistant_message() {
+fn calls_are_merged_into_one_assistant_message() {
     let call = |id: &str| json!({"type": "function_call", "id": format!("fc_{id}"), "call_id": id, "name": "f", "arguments": "{\"a\":1}", "status": "completed"});
     let called = |id: &str| json!({"id": id, "type": "function", "function": {"name": "f", "arguments": "{\"a\":1}"}});
     let output = |id: &str| json!({"type": "function_call_output", "call_id": id, "output": "out"});
@@ -408,7 +408,7 @@ fn calls_gather_in_one_assistant_message() {
         json!([says("wait"), thinks, call("1"), output("1"), says("done")]),
         json!([{"role": "assistant", "content": "wait", "tool_calls": [called("1")]}, answered("1"), says("done")]),
     );
-    // What a model says after its calls has to stand before the tools' answers.
+    // A message after calls is merged, so that the tool outputs directly follow the calls.
     check(
         json!([
             says("a"),
@@ -443,7 +443,7 @@ fn calls_gather_in_one_assistant_message() {
 }
 
 #[test]
-fn history_stands_between_the_instructions_and_the_input() {
+fn history_is_sent_between_instructions_and_input() {
     let history = [
         json!({"type": "message", "id": "msg_u", "role": "user", "status": "completed", "content": [{"type": "input_text", "text": "one"}]}),
         json!({"type": "function_call", "id": "fc_a", "call_id": "1", "name": "f", "arguments": "{}", "status": "completed"}),
@@ -460,7 +460,7 @@ fn history_stands_between_the_instructions_and_the_input() {
         &json!({"instructions": "now", "input": [output]}),
         &expected,
     );
-    // A reference to what the history holds already adds nothing.
+    // A reference to an item of the history adds nothing.
     messages(
         &history,
         &json!({"instructions": "now", "input": [{"type": "item_reference", "id": "fc_a"}, {"id": "msg_u"}, output]}),
@@ -500,7 +500,7 @@ fn history_stands_between_the_instructions_and_the_input() {
 }
 
 #[test]
-fn what_a_chat_server_cannot_be_told_is_refused() {
+fn untranslatable_members_are_refused() {
     let item = |item: Value, code: &str, param: &str| {
         untranslatable(&json!({"input": [item]}), code, param)
     };
@@ -716,7 +716,7 @@ fn what_a_chat_server_cannot_be_told_is_refused() {
 }
 
 #[test]
-fn members_are_translated_or_go_up_as_they_are() {
+fn members_are_translated_or_sent_unchanged() {
     members(&json!({}), &json!({}));
     members(
         &json!({"temperature": 0.5, "top_p": 1, "presence_penalty": -1, "frequency_penalty": 0, "user": "u", "safety_identifier": "s",
@@ -792,7 +792,7 @@ fn numbers_and_escapes_keep_their_bytes() {
 }
 
 #[test]
-fn input_is_listed_as_whole_items_whose_ids_stay() {
+fn input_items_are_complete_and_keep_their_ids() {
     let list = |request: &ResponsesRequest| -> Vec<Value> {
         request
             .input_items()
@@ -899,7 +899,7 @@ fn input_is_listed_as_whole_items_whose_ids_stay() {
 }
 
 #[test]
-fn a_bare_get_is_a_request_too() {
+fn request_from_query_input_is_translated() {
     let request = ResponsesRequest::from_input("say \"hi\"\n", Some("m"));
     assert_eq!(request.model().as_deref(), Some("m"));
     assert_eq!(request.input_items().len(), 1);
@@ -911,56 +911,56 @@ fn a_bare_get_is_a_request_too() {
     assert_eq!(ResponsesRequest::from_input("", None).model(), None);
 }
 
-fn echoed(echo: &RequestFields) -> Value {
+fn fields_json(fields: &RequestFields) -> Value {
     let mut bytes = b"{".to_vec();
-    echo.write_json(&mut bytes);
+    fields.write_json(&mut bytes);
     bytes.push(b'}');
     let object = value(&bytes);
     assert_eq!(
         object.as_object().map(serde_json::Map::len),
-        Some(echo.iter().count())
+        Some(fields.iter().count())
     );
-    for (name, json) in echo.iter() {
+    for (name, json) in fields.iter() {
         assert_eq!(object[name], value(json.as_bytes()), "{name}");
-        assert_eq!(echo.get(name), Some(json));
+        assert_eq!(fields.get(name), Some(json));
     }
     object
 }
 
-/// The default echo with some fields replaced.
-fn echo_with(fields: &Value) -> Value {
-    let mut echo = json!({
+/// The default fields with some replaced.
+fn defaults_with(changed: &Value) -> Value {
+    let mut all = json!({
         "previous_response_id": null, "instructions": null, "tools": [], "tool_choice": "auto", "truncation": "disabled",
         "parallel_tool_calls": true, "text": {"format": {"type": "text"}}, "top_p": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
         "top_logprobs": 0, "temperature": 1.0, "reasoning": {"effort": null, "summary": null}, "max_output_tokens": null,
         "max_tool_calls": null, "store": true, "background": false, "service_tier": "auto", "metadata": {}, "safety_identifier": null,
         "prompt_cache_key": null, "user": null,
     });
-    for (name, field) in fields.as_object().unwrap() {
-        echo[name] = field.clone();
+    for (name, field) in changed.as_object().unwrap() {
+        all[name] = field.clone();
     }
-    echo
+    all
 }
 
 #[test]
-fn a_request_that_says_nothing_is_repeated_by_one_text_for_all() {
-    let echo = |given: Value| request(&with(&given)).echo().into_json();
+fn default_request_fields_are_shared() {
+    let fields = |given: Value| request(&with(&given)).request_fields().into_json();
     assert!(std::sync::Arc::ptr_eq(
-        &echo(json!({})),
-        &echo(json!({"temperature": 1.0, "tools": []}))
+        &fields(json!({})),
+        &fields(json!({"temperature": 1.0, "tools": []}))
     ));
     assert!(!std::sync::Arc::ptr_eq(
-        &echo(json!({})),
-        &echo(json!({"temperature": 0.5}))
+        &fields(json!({})),
+        &fields(json!({"temperature": 0.5}))
     ));
 }
 
 #[test]
-fn a_response_repeats_its_request() {
+fn request_fields_repeat_the_request() {
     let check = |given: Value, expected: Value| {
         assert_eq!(
-            echoed(&request(&with(&given)).echo()),
-            echo_with(&expected),
+            fields_json(&request(&with(&given)).request_fields()),
+            defaults_with(&expected),
             "{given}"
         )
     };
@@ -993,7 +993,7 @@ fn a_response_repeats_its_request() {
 }
 
 #[test]
-fn a_chat_request_is_repeated_in_the_words_of_responses() {
+fn request_fields_of_a_chat_request_are_translated() {
     let check = |given: Value, expected: Value| {
         let mut body = json!({"messages": [{"role": "user", "content": "x"}]});
         for (name, member) in given.as_object().unwrap() {
@@ -1001,8 +1001,8 @@ fn a_chat_request_is_repeated_in_the_words_of_responses() {
         }
         let request = ChatRequest::parse(body.to_string().as_bytes()).unwrap();
         assert_eq!(
-            echoed(&RequestFields::from_chat(&request)),
-            echo_with(&expected),
+            fields_json(&RequestFields::from_chat(&request)),
+            defaults_with(&expected),
             "{given}"
         );
     };
@@ -1036,7 +1036,7 @@ fn a_chat_request_is_repeated_in_the_words_of_responses() {
         json!({"response_format": {"type": "json_object"}}),
         json!({"text": {"format": {"type": "json_object"}}}),
     );
-    // What is not what it must be is left to the upstream's judgement.
+    // Invalid values get the default; the upstream checks them.
     check(
         json!({"temperature": "hot", "tools": {}, "tool_choice": "odd", "response_format": 7, "max_tokens": 1.5, "metadata": [], "background": true,
             "instructions": "x", "top_logprobs": -1}),
@@ -1045,7 +1045,7 @@ fn a_chat_request_is_repeated_in_the_words_of_responses() {
 }
 
 #[test]
-fn large_and_wide_requests_are_read_and_translated() {
+fn large_requests_are_translated_in_linear_time() {
     let items: Vec<Value> = (0..5_000)
         .flat_map(|i| {
             let call = json!({"type": "function_call", "call_id": i.to_string(), "name": "f", "arguments": "{}"});
@@ -1061,7 +1061,7 @@ fn large_and_wide_requests_are_read_and_translated() {
     }
     let request = request(&body);
     let chat = value(&request.to_chat(&history, "m").unwrap());
-    // All the calls and what is said between them are one message, since no tool has answered.
+    // All calls and the messages between them are one message, since no tool output separates them.
     assert_eq!(chat["messages"].as_array().map(Vec::len), Some(5_001));
     assert_eq!(
         chat["messages"][5_000]["tool_calls"]
@@ -1083,13 +1083,20 @@ fn large_and_wide_requests_are_read_and_translated() {
 fn debug_shows_no_contents() {
     let body = json!({"input": [{"role": "user", "content": "secret"}], "instructions": "secret", "metadata": {"a": "secret"}, "user": "secret"});
     let request = request(&body);
-    assert!(!format!("{request:?} {:?} {:?}", request.raw(), request.echo()).contains("secret"));
+    assert!(
+        !format!(
+            "{request:?} {:?} {:?}",
+            request.raw(),
+            request.request_fields()
+        )
+        .contains("secret")
+    );
     let error = ResponsesRequest::parse(br#"{"input":[{"role":"user","content":{"secret":1}}]}"#)
         .unwrap_err();
     assert!(!error.message.contains("secret"));
 }
 
-/// Valid JSON, and no object in it has two members of one name.
+/// Checks that the text is JSON without repeated members.
 fn assert_no_repeats(json: &str) {
     let raw: &RawValue =
         serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {json}"));
@@ -1100,18 +1107,18 @@ fn assert_no_repeats(json: &str) {
             .iter()
             .for_each(|element| assert_no_repeats(element.raw.get())),
         Kind::Object => {
-            let members = serde_json::from_str::<Written<'_>>(json).unwrap().0;
+            let members = serde_json::from_str::<Members<'_>>(json).unwrap();
             let names: HashSet<_> = members.iter().map(|(name, _)| name).collect();
             assert_eq!(names.len(), members.len(), "{json}");
-            members
-                .iter()
-                .for_each(|(_, value)| assert_no_repeats(value.get()));
+            for (_, value) in members.iter() {
+                assert_no_repeats(value.get());
+            }
         }
         _ => {}
     }
 }
 
-/// Values of all kinds, in places where they do and do not belong.
+/// Values of all kinds, valid and invalid in their place.
 fn any_json() -> impl Strategy<Value = Value> {
     let words = [
         "type",
@@ -1170,7 +1177,7 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// An item that is mostly right, with some members of any name and value set on top.
+/// A mostly valid item with some random members.
 fn any_item() -> impl Strategy<Value = Value> {
     let kind = proptest::sample::select(vec![
         "message",
@@ -1229,7 +1236,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_is_accepted_becomes_valid_json(
+    fn accepted_requests_translate_to_valid_json(
         input in prop_oneof![1 => any_json(), 5 => proptest::collection::vec(any_item(), 0..5).prop_map(Value::from)],
         history in proptest::collection::vec(any_item(), 0..3),
         name in proptest::sample::select(vec!["tools", "tool_choice", "text", "reasoning", "metadata", "webhook", "include", "stream_options", "logprobs", "seed"]),
@@ -1248,12 +1255,12 @@ proptest! {
                 let item = RawObject::parse(item.get().as_bytes()).unwrap();
                 prop_assert!(item.get_str("id").is_some() && item.get_str("type").is_some());
             }
-            echoed(&request.echo());
+            fields_json(&request.request_fields());
         }
         let mut chat = json!({"messages": [{}]});
         chat[name] = member;
         if let Ok(request) = ChatRequest::parse(chat.to_string().as_bytes()) {
-            echoed(&RequestFields::from_chat(&request));
+            fields_json(&RequestFields::from_chat(&request));
         }
     }
 }

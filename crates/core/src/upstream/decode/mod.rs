@@ -1,10 +1,9 @@
-//! From the bytes of an upstream body to whole payloads.
+//! Decodes the bytes of an upstream body into complete payloads.
 //!
-//! The decoder is ours because every ready-made reader that was looked at keeps a slice of the
-//! socket's buffer per event (which pins 8 KiB for ten bytes of token), grows without a bound, or
-//! cannot tell a stream that ended from one that was cut. This one hands each payload out as a
-//! borrowed slice, copies only what is split between two reads, has one bound, and says at the end
-//! whether something was left open.
+//! The libraries that were examined keep a slice of the socket's buffer per event (which pins 8 KiB
+//! for ten bytes of token), grow without a bound, or cannot tell a finished stream from a truncated
+//! one. This decoder lends each payload as a slice and copies only data that is split between two
+//! reads. It has one size limit, and reports at the end whether an event was unfinished.
 
 mod sse;
 

@@ -1,64 +1,63 @@
-//! An incremental `text/event-stream` decoder (WHATWG HTML, section 9.2.6), for what model servers
-//! really send.
+//! An incremental `text/event-stream` decoder (WHATWG HTML, section 9.2.6), lenient towards the
+//! deviations of real model servers.
 
 use memchr::memchr2;
 
-/// One dispatched event, borrowed from the input where it came in one piece.
+/// One dispatched event, borrowed from the input if it arrived in one piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SseEvent<'a> {
-    /// An event with data. `name` is the `event:` field, if there was one. `terminated` is false
-    /// for what stood at the end of the body without the blank line that dispatches it: complete
-    /// for some servers, cut for others.
+    /// An event with data. `name` is the `event:` field, if present. `terminated` is false for an
+    /// event at the end of the body without its blank line: some servers end so, others were cut.
     Data {
         /// The `event:` field.
         name: Option<&'a [u8]>,
         /// The `data:` lines, joined by `\n`.
         data: &'a [u8],
-        /// Whether the blank line came.
+        /// Whether the blank line was received.
         terminated: bool,
     },
-    /// A line `error: …`: not in the standard, but the last word of some llama.cpp-based servers.
+    /// A line `error: …`: not in the standard, but sent at the end by some llama.cpp-based servers.
     ErrorField(&'a [u8]),
 }
 
 /// Whether the receiver wants more events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
-    /// Go on.
+    /// Decode further events.
     Continue,
-    /// The stream is over for the receiver; what follows is not decoded.
+    /// Stop: the rest of the input is not decoded.
     Stop,
 }
 
-/// One line or one event is larger than the bound.
+/// A line or an event exceeds the size limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an upstream event is larger than {limit} bytes")]
 pub struct SseOverflow {
-    /// The bound, in bytes.
+    /// The limit, in bytes.
     pub limit: usize,
 }
 
 /// The decoder's state between two reads.
 ///
-/// Memory: what one unfinished event needs, at most `limit` bytes for its line and as many for its
-/// data.
+/// Its memory is that of one unfinished event: at most `limit` bytes for its line and `limit` bytes
+/// for its data.
 pub struct SseDecoder {
     limit: usize,
-    /// A line whose end has not come yet.
+    /// An unfinished line.
     line: Vec<u8>,
-    /// Data of an event that spans several lines or reads; meaningful while `data_lines > 0`.
+    /// Data of an event that spans several lines or reads; valid while `data_lines > 0`.
     data: Vec<u8>,
     data_lines: usize,
     name: Vec<u8>,
     named: bool,
-    /// The last byte was a CR; an LF that follows belongs to it.
+    /// The last byte was a CR; a following LF belongs to it.
     after_cr: bool,
-    /// How many bytes of a byte order mark were seen at the start; `None` once the start is over.
+    /// Bytes of a byte order mark seen at the start; `None` after the start.
     bom: Option<usize>,
 }
 
 impl std::fmt::Debug for SseDecoder {
-    /// Without the bytes that wait in it.
+    /// Omits the buffered bytes.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SseDecoder")
             .field("limit", &self.limit)
@@ -70,7 +69,7 @@ impl std::fmt::Debug for SseDecoder {
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
 impl SseDecoder {
-    /// A decoder that refuses lines and events of more than `limit` bytes.
+    /// Creates a decoder that rejects lines and events of more than `limit` bytes.
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self {
@@ -85,11 +84,11 @@ impl SseDecoder {
         }
     }
 
-    /// Decodes one read and gives every event that it completes to `sink`, in order.
+    /// Decodes one read and passes every completed event to `sink`, in order.
     ///
     /// # Errors
-    /// [`SseOverflow`] when a line or an event outgrows the bound; the decoder must not be used
-    /// after it.
+    /// [`SseOverflow`] if a line or an event exceeds the limit. The decoder must not be used after
+    /// that.
     pub fn push(
         &mut self,
         mut input: &[u8],
@@ -115,8 +114,7 @@ impl SseDecoder {
             self.after_cr = input[end] == b'\r';
             let (head, rest) = (&input[..end], &input[end + 1..]);
             let flow = if self.line.is_empty() {
-                // The way nearly every event takes: its data stands in one line of one read, and a
-                // line end follows.
+                // Fast path of nearly every event: one data line and its blank line in one read.
                 if self.data_lines == 0
                     && let Some(data) = data_of(head)
                     && let Some(rest) = blank_line(rest, &mut self.after_cr)
@@ -153,7 +151,7 @@ impl SseDecoder {
         }
     }
 
-    /// The body has ended in order: gives out what stands there without its blank line.
+    /// Ends the body: passes on an event that lacks its blank line.
     ///
     /// # Errors
     /// As [`SseDecoder::push`].
@@ -177,8 +175,7 @@ impl SseDecoder {
                     self.bom = (seen + 1 < BOM.len()).then_some(seen + 1);
                 }
                 Some(_) => {
-                    // Not a mark after all: what was taken for its beginning belongs to the first
-                    // line.
+                    // Not a byte order mark: the bytes belong to the first line.
                     self.line.extend_from_slice(&BOM[..seen]);
                     self.bom = None;
                 }
@@ -211,7 +208,7 @@ impl SseDecoder {
         } else if let Some(value) = field(line, b"error") {
             return Ok(sink(SseEvent::ErrorField(value)));
         }
-        // Comments, `id:`, `retry:` and unknown fields say nothing about tokens.
+        // Comments, `id:`, `retry:` and unknown fields are ignored.
         Ok(Flow::Continue)
     }
 
@@ -232,14 +229,14 @@ impl SseDecoder {
 
     fn reset_event(&mut self) {
         self.data.clear();
-        // One large event must not keep its room for the rest of a long stream.
+        // A large event must not keep its memory for the rest of the stream.
         self.data.shrink_to(4096);
         self.data_lines = 0;
         self.named = false;
     }
 }
 
-/// The value of a `data` line.
+/// Returns the value of a `data` line.
 fn data_of(line: &[u8]) -> Option<&[u8]> {
     field(line, b"data")
 }
@@ -253,10 +250,9 @@ fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     }
 }
 
-/// If a blank line stands at the start of `input` (what follows a line end), the input after it.
+/// Returns the input after a blank line at the start of `input`, which follows a line end.
 ///
-/// `after_cr` is the state left by the line end before, and becomes that of the blank line's own
-/// end.
+/// `after_cr` is the state after the preceding line end, and is set to that after the blank line.
 fn blank_line<'a>(mut input: &'a [u8], after_cr: &mut bool) -> Option<&'a [u8]> {
     if *after_cr {
         input = input.strip_prefix(b"\n").unwrap_or(input);
@@ -302,7 +298,7 @@ mod tests {
         Ok(out)
     }
 
-    /// The body whole and split at every byte, and in every two halves, must decode alike.
+    /// Checks that the body decodes alike in one piece, byte by byte, and in any two pieces.
     fn check(body: &[u8], expected: &[&str]) {
         assert_eq!(
             decode(&[body], 1 << 20).unwrap(),
@@ -329,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_servers_send() {
+    fn common_and_unusual_streams_decode() {
         check(
             b"data: {\"a\":1}\n\ndata: [DONE]\n\n",
             &["{\"a\":1}", "[DONE]"],
@@ -356,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_was_left_open_at_the_end() {
+    fn unterminated_event_at_the_end_is_reported() {
         check(b"data: x\n\ndata: y\n", &["x", "y…"]);
         check(b"data: x\n\ndata: y", &["x", "y…"]);
         check(b"data: [DONE]\r\n", &["[DONE]…"]);
@@ -364,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_an_event_over_the_bound() {
+    fn event_over_the_limit_is_rejected() {
         let line = [b"data: ".as_slice(), &[b'x'; 100], b"\n\n"].concat();
         assert_eq!(
             decode(&[&line[..60], &line[60..]], 50),
@@ -380,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn stops_when_it_is_told_to() {
+    fn decoding_stops_when_the_sink_stops() {
         let mut decoder = SseDecoder::new(100);
         let mut seen = 0;
         let flow = decoder
@@ -394,19 +390,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_split_decodes_alike(body in "(data: ?[a-z]{0,3}|:c|event: e|data|\u{FEFF}|error:x|\r|\n|\r\n|\n\n){0,24}", cuts in proptest::collection::vec(0usize..200, 0..6)) {
+        fn split_positions_do_not_change_the_events(body in "(data: ?[a-z]{0,3}|:c|event: e|data|\u{FEFF}|error:x|\r|\n|\r\n|\n\n){0,24}", cuts in proptest::collection::vec(0usize..200, 0..6)) {
             let body = body.as_bytes();
-            let whole = decode(&[body], 1 << 20).unwrap();
+            let unsplit = decode(&[body], 1 << 20).unwrap();
             let mut cuts: Vec<usize> = cuts.into_iter().map(|c| c.min(body.len())).collect();
             cuts.push(0);
             cuts.push(body.len());
             cuts.sort_unstable();
             let pieces: Vec<&[u8]> = cuts.windows(2).map(|w| &body[w[0]..w[1]]).collect();
-            prop_assert_eq!(decode(&pieces, 1 << 20).unwrap(), whole);
+            prop_assert_eq!(decode(&pieces, 1 << 20).unwrap(), unsplit);
         }
 
         #[test]
-        fn never_panics(body in proptest::collection::vec(any::<u8>(), 0..400), limit in 1usize..300) {
+        fn decoding_never_panics(body in proptest::collection::vec(any::<u8>(), 0..400), limit in 1usize..300) {
             let _ = decode(&[&body], limit);
         }
     }

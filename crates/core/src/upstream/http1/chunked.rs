@@ -1,30 +1,30 @@
 //! The chunked transfer coding (RFC 9112, section 7.1), incrementally and without copying.
 
-/// Where the decoder stands.
+/// State of the decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// In the digits of a chunk's size; whether there was one yet.
+    /// In a chunk's size, after this many digits.
     Size {
         digits: u8,
     },
-    /// In a chunk extension, up to the line's end.
+    /// In a chunk extension, up to the end of the line.
     Extension,
     /// In a chunk's data.
     Data,
     /// After a chunk's data, before its line end.
     AfterData,
-    /// In the trailer section; whether the line at hand holds anything.
+    /// In the trailer section; `empty` is whether the current line is empty so far.
     Trailer {
         empty: bool,
     },
     Done,
 }
 
-/// The body is not chunked as the standard says.
+/// Bytes that do not follow the standard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
 
-/// A decoder of one body.
+/// Decoder of one chunked body.
 #[derive(Debug)]
 pub(super) struct Chunked {
     state: State,
@@ -32,7 +32,7 @@ pub(super) struct Chunked {
     trailer: usize,
 }
 
-/// The most that a trailer section and extensions may take together.
+/// Upper bound of the trailer section and all extensions together, in bytes.
 const MAX_OVERHEAD: usize = 16 * 1024;
 
 impl Chunked {
@@ -48,8 +48,8 @@ impl Chunked {
         self.state == State::Done
     }
 
-    /// Splits data off the front of `input` and moves it past that. `None`: the input is used up,
-    /// or the body has ended.
+    /// Takes data off the front of `input`. Returns `None` if the input is used up or the body has
+    /// ended.
     pub(super) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Malformed> {
         loop {
             if self.state == State::Data {
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn decodes_what_servers_send() {
+    fn valid_bodies_are_decoded_whole_and_byte_by_byte() {
         check(b"5\r\nhello\r\n0\r\n\r\n", Ok(("hello", true, 0)));
         check(
             b"5;ext=1\r\nhello\r\n1\r\n!\r\n0\r\nX-Trailer: a\r\n\r\nnext",
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_not_chunked() {
+    fn malformed_bodies_are_rejected() {
         check(b"hello", Err(Malformed));
         check(b"\r\n", Err(Malformed));
         check(b"5\r\nhelloX", Err(Malformed));

@@ -1,4 +1,4 @@
-//! One request and its response, on a connection that goes back to the pool when the body is over.
+//! One request and its response. The connection returns to the pool at the end of the body.
 
 use std::cell::RefCell;
 use std::io;
@@ -14,35 +14,34 @@ use tokio::net::TcpStream;
 use super::pool::Pool;
 use super::response::{Framing, Head, HeadReader};
 
-/// What one read of a socket takes at most.
+/// Size of the read buffer, in bytes.
 const READ_BYTES: usize = 64 * 1024;
 
 thread_local! {
-    /// A read is decoded before the task lets go of the thread, so all streams of a thread share
-    /// one buffer.
+    /// A read is decoded before the task yields, so all streams of a thread share one buffer.
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
 }
 
-/// Why there is no response.
+/// Why a request got no response.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::upstream) enum SendError {
-    /// The connection was not accepted in time.
+    /// Connecting timed out.
     #[error("the connection was not accepted in time")]
     ConnectTimeout,
-    /// There is no connection.
+    /// Connecting failed.
     #[error("cannot connect: {0}")]
     Connect(io::Error),
-    /// The connection broke, or what came is not HTTP.
+    /// The connection broke, or the response is not HTTP.
     #[error("no answer: {0}")]
     Disconnected(String),
 }
 
-/// A client of one server.
+/// A client of one endpoint.
 #[derive(Debug)]
 pub(in crate::upstream) struct Client {
     /// Host and port to connect to.
     address: (String, u16),
-    /// What the `Host` header says.
+    /// Value of the `Host` header.
     authority: String,
     connect_timeout: Duration,
     pool: Arc<Pool>,
@@ -78,8 +77,7 @@ impl Client {
         if let Some(stream) = self.pool.take() {
             match self.send(stream, &request).await {
                 Ok(exchange) => return Ok(exchange),
-                // The server closed it while it waited. Nothing of an answer came, so the request
-                // can be sent again.
+                // The server closed the idle connection and sent no byte of an answer.
                 Err((_, true)) => {}
                 Err((error, false)) => return Err(error),
             }
@@ -123,12 +121,12 @@ impl Client {
             connecting.await.map_err(|_| SendError::ConnectTimeout)?
         };
         let stream = connected.map_err(SendError::Connect)?;
-        // Without it a request's body may wait for the acknowledgement of its head.
+        // Otherwise a request's body may wait for the acknowledgement of its head.
         let _ = stream.set_nodelay(true);
         Ok(stream)
     }
 
-    /// The error says whether the server had sent nothing at all.
+    /// Writes the request and reads the head. The error says whether the server sent no byte.
     async fn send(
         &self,
         mut stream: TcpStream,
@@ -137,8 +135,8 @@ impl Client {
         let written = stream.write_all(request).await;
         let mut reader = HeadReader::default();
         loop {
-            // A server that refuses a request may say why and close before it has read all of it,
-            // so an answer is looked for even where writing failed.
+            // A server may refuse a request and close before it has read all of it, so the answer
+            // is read even where writing failed.
             let read = std::future::poll_fn(|cx| {
                 read(&mut stream, cx, |bytes| {
                     (bytes.is_empty(), reader.push(bytes))
@@ -170,7 +168,7 @@ impl Client {
     }
 }
 
-/// Reads once and hands on what came; nothing is the end.
+/// Reads once and passes the bytes to `take`. No bytes means the end of the stream.
 fn read<T>(
     stream: &mut TcpStream,
     cx: &mut Context<'_>,
@@ -186,7 +184,8 @@ fn read<T>(
     })
 }
 
-/// A response whose body is still to be read. Dropping it before the end closes the connection.
+/// A response whose body is still to be read. Dropping it before the end of the body closes the
+/// connection.
 #[derive(Debug)]
 pub(in crate::upstream) struct Exchange {
     stream: Option<TcpStream>,
@@ -195,18 +194,18 @@ pub(in crate::upstream) struct Exchange {
     pub(in crate::upstream) headers: HeaderMap,
     framing: Framing,
     keep_alive: bool,
-    /// Body bytes that came with the head.
+    /// Body bytes that were read with the head.
     rest: Vec<u8>,
 }
 
-/// What a read of the body gave.
+/// Result of one read of the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::upstream) enum BodyStep {
-    /// Data was handed on, or at least looked for.
+    /// Bytes were read; perhaps none of them data.
     Read,
-    /// The body is whole.
+    /// The body is complete.
     End,
-    /// The connection broke, or the body is not delimited as it should be.
+    /// The connection broke, or the body's framing is malformed.
     Broken,
 }
 
@@ -229,14 +228,14 @@ impl Exchange {
         }
     }
 
-    /// Reads once and gives the body's data in it to `sink`, borrowed from the read buffer.
+    /// Reads once and passes the body's data to `sink`, borrowed from the read buffer.
     pub(in crate::upstream) fn poll_body(
         &mut self,
         cx: &mut Context<'_>,
         sink: &mut dyn FnMut(&[u8]),
     ) -> Poll<BodyStep> {
         if self.framing.is_done() {
-            return Poll::Ready(self.over(0));
+            return Poll::Ready(self.complete(0));
         }
         if !self.rest.is_empty() {
             let rest = std::mem::take(&mut self.rest);
@@ -269,7 +268,6 @@ impl Exchange {
         };
         match step {
             BodyStep::Broken => {}
-            // What is over waits for another request, or is closed here.
             BodyStep::End if self.keep_alive => self.pool.put(stream),
             BodyStep::End => {}
             BodyStep::Read => self.stream = Some(stream),
@@ -281,15 +279,15 @@ impl Exchange {
         loop {
             match self.framing.next(&mut bytes) {
                 Ok(Some(data)) => sink(data),
-                Ok(None) if self.framing.is_done() => return self.over(bytes.len()),
+                Ok(None) if self.framing.is_done() => return self.complete(bytes.len()),
                 Ok(None) => return BodyStep::Read,
                 Err(_) => return BodyStep::Broken,
             }
         }
     }
 
-    /// The body is whole. Bytes after it belong to nobody: such a connection is not used again.
-    fn over(&mut self, after: usize) -> BodyStep {
+    /// Body complete. Unexpected bytes after it make the connection unusable.
+    fn complete(&mut self, after: usize) -> BodyStep {
         if after > 0 {
             self.keep_alive = false;
         }

@@ -1,12 +1,11 @@
-//! HTTP/1.1 to a model server without TLS: the one on this machine or in this rack.
+//! An HTTP/1.1 client for model servers without TLS, on the same machine or network.
 //!
-//! A general client puts a task, a channel and two buffers between a socket and whoever reads the
+//! A general client puts a task, a channel and two buffers between a socket and the reader of a
 //! body. For a stream of tokens that is most of the work. Here the task that writes the generation
-//! reads the socket itself, into a buffer that all streams of a thread share, and decodes what is
-//! in it before it lets go. A waiting stream holds no buffer at all.
+//! reads the socket itself, into a buffer that all streams of a thread share, and decodes the bytes
+//! before it yields. A waiting stream holds no buffer.
 //!
-//! Over TLS a general client is the better choice (HTTP/2 saves the handshake, which is what a
-//! reader there waits for), and [`OpenAi`](super::OpenAi) uses one.
+//! Over TLS, [`OpenAi`](super::OpenAi) uses a general client: HTTP/2 saves handshakes.
 
 mod chunked;
 mod exchange;

@@ -1,4 +1,4 @@
-//! Connections that wait for their next request.
+//! Idle connections.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -7,30 +7,29 @@ use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-/// vLLM and SGLang close idle connections after 5 s; one that is reused later than that is likely
-/// to be dead.
+/// Longest idle time of a connection. vLLM and SGLang close idle connections after 5 s.
 pub(in crate::upstream) const MAX_IDLE: Duration = Duration::from_secs(4);
-/// How many may wait.
-const MAX_WAITING: usize = 512;
+/// Most idle connections of one client.
+const MAX_IDLE_CONNECTIONS: usize = 512;
 
-/// The waiting connections of one client, the latest last.
+/// The idle connections of one client, the most recent last.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
-    waiting: Mutex<Waiting>,
+    idle: Mutex<Idle>,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct Idle {
     streams: Vec<(Instant, TcpStream)>,
-    /// Whether a task is there that closes those that have waited too long.
-    swept: bool,
+    /// Whether a task is running that closes connections after [`MAX_IDLE`].
+    has_sweeper: bool,
 }
 
 impl Pool {
-    /// The connection that has waited least, if one is alive.
+    /// Takes the most recently used connection that is alive.
     pub(super) fn take(&self) -> Option<TcpStream> {
-        let mut waiting = self.waiting.lock();
-        while let Some((since, stream)) = waiting.streams.pop() {
+        let mut idle = self.idle.lock();
+        while let Some((since, stream)) = idle.streams.pop() {
             if since.elapsed() < MAX_IDLE && is_quiet(&stream) {
                 return Some(stream);
             }
@@ -38,41 +37,39 @@ impl Pool {
         None
     }
 
-    /// Lets a connection wait.
+    /// Returns a connection to the pool. Closes it if the pool is full.
     pub(super) fn put(self: &Arc<Self>, stream: TcpStream) {
-        let mut waiting = self.waiting.lock();
-        if waiting.streams.len() >= MAX_WAITING {
+        let mut idle = self.idle.lock();
+        if idle.streams.len() >= MAX_IDLE_CONNECTIONS {
             return;
         }
-        waiting.streams.push((Instant::now(), stream));
-        if !waiting.swept
+        idle.streams.push((Instant::now(), stream));
+        if !idle.has_sweeper
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            waiting.swept = true;
+            idle.has_sweeper = true;
             runtime.spawn(sweep(Arc::downgrade(self)));
         }
     }
 }
 
-/// Closes what has waited too long, until nothing waits.
+/// Closes connections that were idle too long. Ends when none is left.
 async fn sweep(pool: Weak<Pool>) {
     loop {
         tokio::time::sleep(MAX_IDLE).await;
         let Some(pool) = pool.upgrade() else { return };
-        let mut waiting = pool.waiting.lock();
-        waiting
-            .streams
-            .retain(|(since, _)| since.elapsed() < MAX_IDLE);
-        if waiting.streams.is_empty() {
-            waiting.streams.shrink_to_fit();
-            waiting.swept = false;
+        let mut idle = pool.idle.lock();
+        idle.streams.retain(|(since, _)| since.elapsed() < MAX_IDLE);
+        if idle.streams.is_empty() {
+            idle.streams.shrink_to_fit();
+            idle.has_sweeper = false;
             return;
         }
     }
 }
 
-/// Whether there is nothing to read: an end or bytes that nobody asked for make a connection
-/// useless.
+/// Returns whether there is nothing to read. A pending end or unexpected bytes make a connection
+/// unusable.
 fn is_quiet(stream: &TcpStream) -> bool {
     matches!(stream.try_read(&mut [0; 1]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
 }
@@ -83,15 +80,15 @@ mod tests {
     use tokio::net::TcpListener;
 
     #[tokio::test]
-    async fn no_more_wait_than_may() {
+    async fn pool_keeps_at_most_its_maximum_of_connections() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let pool = Arc::new(Pool::default());
-        for _ in 0..=MAX_WAITING {
-            // The other end is let go of at once, so that half as many descriptors will do.
+        for _ in 0..=MAX_IDLE_CONNECTIONS {
+            // The other end is closed at once, which saves descriptors.
             let (stream, _) = tokio::join!(TcpStream::connect(address), listener.accept());
             pool.put(stream.unwrap());
         }
-        assert_eq!(pool.waiting.lock().streams.len(), MAX_WAITING);
+        assert_eq!(pool.idle.lock().streams.len(), MAX_IDLE_CONNECTIONS);
     }
 }

@@ -1,4 +1,4 @@
-//! A response: its head, and how its body is delimited (RFC 9112, section 6.3).
+//! A response head, and the framing of its body (RFC 9112, section 6.3).
 
 use std::mem::MaybeUninit;
 
@@ -8,21 +8,22 @@ use reqwest::header::{
 
 use super::chunked::{Chunked, Malformed};
 
-/// The most that a head may take, and the most header lines.
+/// Largest head, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
+/// Most header lines.
 const MAX_HEADERS: usize = 128;
 
-/// A final response's head.
+/// Head of a final response.
 #[derive(Debug)]
 pub(super) struct Head {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
     pub(super) framing: Framing,
-    /// Whether the connection may carry another request after the body.
+    /// Whether the connection can carry another request after the body.
     pub(super) keep_alive: bool,
 }
 
-/// How the body ends.
+/// How the end of the body is found.
 #[derive(Debug)]
 pub(super) enum Framing {
     Chunked(Chunked),
@@ -30,20 +31,20 @@ pub(super) enum Framing {
     UntilClose,
 }
 
-/// What has been read of a head so far.
+/// Collects a head as it is read.
 #[derive(Debug, Default)]
 pub(super) struct HeadReader {
     bytes: Vec<u8>,
 }
 
 impl HeadReader {
-    /// Whether the server has sent anything.
+    /// Returns whether no byte was read.
     pub(super) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// Takes what was read. Once the head is whole: the head, and the bytes after it. Interim (1xx)
-    /// heads are passed over.
+    /// Adds bytes that were read. Returns the head and the bytes after it once the head is
+    /// complete. Skips interim (1xx) heads.
     pub(super) fn push(&mut self, input: &[u8]) -> Result<Option<(Head, Vec<u8>)>, Malformed> {
         self.bytes.extend_from_slice(input);
         loop {
@@ -132,7 +133,7 @@ impl Framing {
         }
     }
 
-    /// Splits body data off the front of `input`, as [`Chunked::next`].
+    /// Takes body data off the front of `input`, as [`Chunked::next`].
     pub(super) fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Malformed> {
         match self {
             Self::Chunked(chunked) => chunked.next(input),
@@ -197,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_heads_and_what_they_say_of_the_body() {
+    fn heads_and_body_framing_are_parsed() {
         check(
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n",
             Some((200, "chunked", true, "5\r\n")),

@@ -1,4 +1,4 @@
-//! Chat-completion chunks to events.
+//! Translates chat completion chunks to events.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -15,18 +15,17 @@ use crate::model::id::random_alphanumeric;
 use crate::model::json;
 use crate::model::record::Template;
 
-/// Templates per generation. Each choice and kind of delta takes one; a stream that needs more
-/// keeps its chunks whole.
+/// Maximum templates per generation. Each choice and kind of delta takes one. Further chunks are
+/// stored in full.
 const MAX_TEMPLATES: usize = 32;
-/// After so many templates in a row that no later chunk matched, the stream's chunks differ in more
-/// than their text.
-const MAX_FRUITLESS: u32 = 4;
+/// Maximum consecutive templates that no later chunk matched. The chunks of such a stream differ in
+/// more than their text.
+const MAX_MISSES: u32 = 4;
 
 /// The state of one chat stream.
 #[derive(Debug)]
 pub struct ChatTranslator {
-    /// How many choices were asked for. With one, the index says nothing: some servers count tokens
-    /// in it.
+    /// Number of requested choices. With one, the index is ignored: some servers count tokens in it.
     n: u32,
     started: bool,
     choices: BTreeMap<u32, OpenChoice>,
@@ -35,10 +34,10 @@ pub struct ChatTranslator {
     recent: usize,
     misses: u32,
     usage: Option<ChatUsage>,
-    /// Usage chunks without choices: several are one per choice.
+    /// Number of usage chunks without choices: several mean one per choice.
     usage_chunks: u32,
-    /// A chunk that waits for what follows: it rides on the terminal event if nothing does.
-    held: Option<PrefetchedEvents>,
+    /// A chunk that waits for the next one. At the end it is stored with the terminal event.
+    held: Option<HeldChunk>,
     /// The first finish reason that is not simply a stop.
     finish: Option<Finish>,
     tool_calls: bool,
@@ -46,11 +45,11 @@ pub struct ChatTranslator {
     call_ids: Vec<String>,
 }
 
-/// A chunk that waits.
+/// A chunk that waits for the next one.
 #[derive(Debug)]
-enum PrefetchedEvents {
+enum HeldChunk {
     Usage(Vec<u8>),
-    /// The upstream's own error object: a chat client needs no other.
+    /// The upstream's own error object, which replaces the gateway's in the chat dialect.
     Error(Vec<u8>),
 }
 
@@ -59,7 +58,7 @@ struct Known {
     template: Template,
     choice: u32,
     matched: bool,
-    /// Its item is closed: text that comes after a finish reason opens another.
+    /// Its item is closed. Text after a finish reason opens another item.
     closed: bool,
 }
 
@@ -79,7 +78,7 @@ struct OpenCall {
     empty: bool,
 }
 
-impl PrefetchedEvents {
+impl HeldChunk {
     fn into_chunk(self) -> Vec<u8> {
         match self {
             Self::Usage(chunk) | Self::Error(chunk) => chunk,
@@ -87,7 +86,7 @@ impl PrefetchedEvents {
     }
 }
 
-/// What a finish reason means here.
+/// The meaning of a finish reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Finish {
     Stop,
@@ -97,8 +96,7 @@ enum Finish {
 }
 
 impl Finish {
-    /// Finish reasons outside the enum are common; what is not known counts as a stop, never as a
-    /// crash.
+    /// Classifies a finish reason. Values outside the enum are common; unknown ones are a stop.
     fn read(reason: &str) -> Self {
         let lower = reason.to_ascii_lowercase();
         match lower.as_str() {
@@ -116,7 +114,7 @@ impl Finish {
 }
 
 impl ChatTranslator {
-    /// For a request that asked for `n` choices.
+    /// Creates a translator for a request of `n` choices.
     #[must_use]
     pub fn new(n: u32) -> Self {
         Self {
@@ -136,14 +134,14 @@ impl ChatTranslator {
         }
     }
 
-    /// Whether the upstream has sent anything yet.
+    /// Returns true once the upstream has sent anything.
     #[must_use]
     pub fn started(&self) -> bool {
         self.started
     }
 
-    /// Takes one payload. `name` is the SSE event's name; `terminated` is false for what stood
-    /// unfinished at the body's end.
+    /// Translates one payload. `name` is the SSE event's name; `terminated` is false for an
+    /// unterminated event at the end of the body.
     pub fn payload(
         &mut self,
         name: Option<&[u8]>,
@@ -172,12 +170,12 @@ impl ChatTranslator {
                 "The upstream sent an event that is not valid UTF-8.",
             ));
         };
-        // Nearly always it is one object; then it is gone through once less.
+        // Nearly always the payload is one object; then this saves a pass over it.
         if let Ok(chunk) = serde_json::from_str(text) {
             return self.chunk(name, text, &chunk, records);
         }
         let mut tokens = false;
-        // Some servers have put two objects on one line.
+        // Some servers put two objects on one line.
         let values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
         for value in values {
             let translated = match value {
@@ -203,7 +201,7 @@ impl ChatTranslator {
         self.translated(tokens)
     }
 
-    /// A line `error: …` outside the standard: the last word of some llama.cpp-based servers.
+    /// Returns the ending of a non-standard line `error: …`, sent by some llama.cpp-based servers.
     pub fn error_field(&mut self, value: &[u8]) -> Ending {
         let text = String::from_utf8_lossy(value);
         let fault = serde_json::from_str::<&RawValue>(&text)
@@ -215,7 +213,7 @@ impl ChatTranslator {
         Ending::Failed(fault.into())
     }
 
-    /// What it means that the body ended, or that nothing more came after the finish.
+    /// Returns the ending of a body without `[DONE]`.
     #[must_use]
     pub fn body_ended(&self, end: BodyEnd) -> Ending {
         if self.fault.is_some() || self.all_finished() {
@@ -230,13 +228,13 @@ impl ChatTranslator {
         }
     }
 
-    /// Closes what is open and writes the terminal event, with the chunk that waited for it.
+    /// Closes open items and writes the terminal event, with the held chunk.
     pub fn end(&mut self, ending: Ending, at: u64, records: &mut RecordWriter) {
         let complete = matches!(ending, Ending::Completed { .. });
         if matches!(ending, Ending::Failed(_) | Ending::Cancelled)
-            && matches!(self.held, Some(PrefetchedEvents::Usage(_)))
+            && matches!(self.held, Some(HeldChunk::Usage(_)))
         {
-            // The error that follows needs a number of its own, so that a chat reader who is cut
+            // The following error needs its own number, so that a chat reader that disconnects
             // between the two gets it.
             self.release_held(records);
         }
@@ -250,11 +248,11 @@ impl ChatTranslator {
             usage,
             relayed: None,
         }));
-        let held = self.held.take().map(PrefetchedEvents::into_chunk);
+        let held = self.held.take().map(HeldChunk::into_chunk);
         records.record(held.as_deref());
     }
 
-    /// The way of nearly every chunk: it is an earlier one with another text in it.
+    /// Fast path of nearly every chunk: it equals an earlier one except for its text.
     fn match_template(&mut self, data: &[u8], records: &mut RecordWriter) -> Option<Translated> {
         let count = self.templates.len();
         for step in 0..count {
@@ -291,7 +289,7 @@ impl ChatTranslator {
         records: &mut RecordWriter,
     ) -> Translated {
         let Ok(chunk) = serde_json::from_str(raw.get()) else {
-            // Not an object: a bare string or number says nothing, and hurts nobody.
+            // A bare string or number has no meaning in a stream of chunks.
             self.release_held(records);
             records.record(Some(raw.get().as_bytes()));
             return self.translated(false);
@@ -321,10 +319,10 @@ impl ChatTranslator {
             let ending = Ending::Failed(fault.into());
             if choices.is_empty() {
                 self.take_usage(usage, true);
-                self.held = Some(PrefetchedEvents::Error(data.to_vec()));
+                self.held = Some(HeldChunk::Error(data.to_vec()));
                 return Self::over(ending);
             }
-            // An error beside choices: usage and the rest may still follow it.
+            // An error beside choices: usage may still follow.
             self.fault.get_or_insert(ending);
         }
         if !self.started {
@@ -333,8 +331,8 @@ impl ChatTranslator {
         }
         self.take_usage(usage, choices.is_empty());
         if choices.is_empty() && usage.is_some() && chunk.is_recognised() {
-            self.held = Some(PrefetchedEvents::Usage(data.to_vec()));
-            // What it belongs to may have begun with this very chunk.
+            self.held = Some(HeldChunk::Usage(data.to_vec()));
+            // `response.in_progress` may have been caused by this chunk.
             records.record(None);
             return self.translated(false);
         }
@@ -342,17 +340,17 @@ impl ChatTranslator {
         for choice in &choices {
             tokens |= self.choice(choice, records);
         }
-        let learnt = match (choices.as_slice(), usage, &self.fault) {
+        let templated = match (choices.as_slice(), usage, &self.fault) {
             ([choice], None, None) => self.add_template(chunk, choice, data, records).is_some(),
             _ => false,
         };
-        if !learnt {
+        if !templated {
             records.record(Some(data));
         }
         self.translated(tokens)
     }
 
-    /// Makes a template of a chunk that is nothing but one delta, and closes the record with it.
+    /// Makes a template of a chunk that is a single delta, and closes the record with it.
     fn add_template(
         &mut self,
         chunk: &Chunk<'_>,
@@ -362,7 +360,7 @@ impl ChatTranslator {
     ) -> Option<()> {
         let target = records.only_delta()?;
         if self.templates.len() >= MAX_TEMPLATES
-            || self.misses >= MAX_FRUITLESS
+            || self.misses >= MAX_MISSES
             || choice.has_logprobs()
             || choice.has_usage()
         {
@@ -384,7 +382,7 @@ impl ChatTranslator {
         holes.sort_unstable_by_key(|hole| hole.start);
         let text_hole = holes.iter().position(|hole| *hole == text)?;
         let template = Template::cut(data, &holes, text_hole, target)?;
-        // The chunk is given back from its holes, so it must be one that the template knows.
+        // The chunk is restored from its holes, so it must match the template.
         let holes = template.match_chunk(data)?;
         if self.templates.last().is_some_and(|known| !known.matched) {
             self.misses += 1;
@@ -536,7 +534,7 @@ impl ChatTranslator {
 }
 
 impl OpenChoice {
-    /// A piece of a tool call: of the one it names by id or index, else of the last, else of a new
+    /// Adds a piece of a tool call to the call of its id or index, else to the last, else to a new
     /// one.
     fn call(
         &mut self,
@@ -552,9 +550,8 @@ impl OpenChoice {
                 .iter()
                 .rposition(|open| open.upstream_id.as_deref() == Some(id))
         });
-        // A known index under another id and with a name of its own is another call: some servers
-        // number them all 0. So is a known id under a new index, if it has a name: some servers
-        // repeat ids.
+        // A known index with another id and a name is another call: some servers number all calls
+        // 0. A known id with a new index and a name is another call too: some servers repeat ids.
         let differs = |at: &usize| {
             id.is_some() && name.is_some() && self.calls[*at].upstream_id.as_deref() != id
         };
@@ -615,7 +612,7 @@ impl OpenCall {
     fn close(self, records: &mut RecordWriter, complete: bool) {
         let item = self.item;
         if self.empty && complete {
-            // Arguments that never came are those of a function without parameters.
+            // Without arguments it is a function without parameters.
             arguments_delta(item, "{}", records);
         }
         records.event(EventKind::ArgumentsDone { item });
@@ -647,7 +644,7 @@ fn truncated() -> Ending {
     )
 }
 
-/// Where the string's inside lies in the chunk that it was borrowed from.
+/// Returns the range of the string's content within the chunk that it was borrowed from.
 fn inside_of(raw: &RawValue, data: &[u8]) -> Option<Range<usize>> {
     let inside = json::string_inside(raw)?;
     let start = (inside.as_ptr() as usize).checked_sub(data.as_ptr() as usize)?;
@@ -655,8 +652,7 @@ fn inside_of(raw: &RawValue, data: &[u8]) -> Option<Range<usize>> {
     (range.end <= data.len()).then_some(range)
 }
 
-/// Log probabilities in the shape of Responses, which is chat's: it lacks neither bytes nor
-/// alternatives.
+/// Returns log probabilities in the Responses shape, which always has bytes and alternatives.
 pub(crate) fn responses_logprobs(raw: &RawValue) -> String {
     let mut tokens: Vec<serde_json::Value> = serde_json::from_str(raw.get()).unwrap_or_default();
     let complete = |token: &mut serde_json::Value| {

@@ -1,7 +1,6 @@
-//! The shape of a chat chunk, read as leniently as servers write it, and without copying.
+//! The members of a chat chunk, read leniently and without copying.
 //!
-//! Every member is a raw value: a wrong type in a place that does not matter must not end an
-//! answer.
+//! Every member is a raw value: a wrong type in an unimportant place must not end an answer.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,8 +11,8 @@ use serde_json::value::RawValue;
 
 use crate::model::json;
 
-/// A struct of raw members. Of a member that stands twice the last counts, as for most readers of
-/// JSON; serde's own derive would refuse the object, and with it a piece of the answer.
+/// Defines structs of raw members. Of a repeated member the last one counts, as for most readers of
+/// JSON. serde's derive would reject the object, and with it a piece of the answer.
 macro_rules! raw_members {
     ($($(#[$doc:meta])* $name:ident { $($field:ident),* })*) => { $(
         $(#[$doc])*
@@ -59,50 +58,49 @@ macro_rules! raw_members {
 }
 
 raw_members! {
-    /// A chunk or a whole completion.
+    /// A chunk or a completion.
     Chunk { choices, usage, error, base_resp, x_groq, obfuscation, p, object }
 
     /// One choice of a chunk.
     Choice { index, delta, message, text, finish_reason, logprobs, usage }
 
-    /// What a choice adds.
+    /// The delta or message of a choice.
     Delta { content, reasoning_content, reasoning, refusal, tool_calls, function_call, annotations }
 
     /// A piece of a tool call.
     ToolCall { index, id, function }
 
-    /// What is called, and with what.
+    /// The function of a call and its arguments.
     Function { name, arguments }
 }
 
-/// Error, as an upstream tells it in the middle of a stream.
+/// An error that an upstream reports within a stream.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct UpstreamFault {
     pub(super) code: Option<String>,
     pub(super) message: Option<String>,
 }
 
-/// Parses `raw` if it is there and has the shape.
+/// Parses `raw` if it is present and of this type.
 fn read<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<T> {
     serde_json::from_str(json::present(raw)?.get()).ok()
 }
 
-/// The elements of an array, or nothing.
+/// Returns the elements of an array; empty for other values.
 fn list(raw: Option<&RawValue>) -> Vec<&RawValue> {
-    // To ask serde for an array where there is none costs an error with its text; a delta's content
-    // is asked every time.
+    // The check avoids the cost of a serde error: this runs for the content of every delta.
     read(raw.filter(|raw| raw.get().starts_with('['))).unwrap_or_default()
 }
 
-/// A string's inside if it is a string and not empty.
+/// Returns the content of a string that is not empty.
 fn text(raw: Option<&RawValue>) -> Option<&str> {
     json::string_inside(json::present(raw)?).filter(|inside| !inside.is_empty())
 }
 
 impl<'a> Chunk<'a> {
-    /// The choices; `null`, a missing member and elements of another shape are none.
+    /// Returns the choices; empty for `null` and a missing member. Skips other elements.
     pub(super) fn choices(&self) -> Vec<Choice<'a>> {
-        // In one go where all elements are choices, and each on its own where some are not.
+        // Parse all at once; one by one only if some elements are no choices.
         match read(self.choices.filter(|raw| raw.get().starts_with('['))) {
             Some(choices) => choices,
             None => list(self.choices)
@@ -112,7 +110,7 @@ impl<'a> Chunk<'a> {
         }
     }
 
-    /// Whether it says anything that only a chunk or completion says.
+    /// Returns true if it has a member that is specific to chunks and completions.
     pub(super) fn is_recognised(&self) -> bool {
         self.choices.is_some()
             || self.usage.is_some()
@@ -121,7 +119,7 @@ impl<'a> Chunk<'a> {
             || self.base_resp.is_some()
     }
 
-    /// Usage at the top, inside a choice (Moonshot) or under `x_groq`.
+    /// Returns the usage at the top, inside a choice (Moonshot) or under `x_groq`.
     pub(super) fn usage(&self, choices: &[Choice<'a>]) -> Option<&'a RawValue> {
         #[derive(Deserialize)]
         struct Groq<'a> {
@@ -137,7 +135,7 @@ impl<'a> Chunk<'a> {
             .or_else(|| read::<Groq<'a>>(self.x_groq).and_then(|groq| json::present(groq.usage)))
     }
 
-    /// An `error` member, or a `base_resp` (MiniMax) whose status is not 0.
+    /// Returns the `error` member, or a `base_resp` (MiniMax) whose status is not 0.
     pub(super) fn fault(&self) -> Option<UpstreamFault> {
         if let Some(error) = json::present(self.error) {
             return Some(UpstreamFault::read(error));
@@ -157,7 +155,7 @@ impl<'a> Chunk<'a> {
 }
 
 impl UpstreamFault {
-    /// From an error object, a bare string, or anything else.
+    /// Reads an error object, a string, or any other value.
     pub(super) fn read(raw: &RawValue) -> Self {
         #[derive(Default, Deserialize)]
         #[serde(default)]
@@ -196,12 +194,12 @@ impl UpstreamFault {
 }
 
 impl<'a> Choice<'a> {
-    /// Its index; missing and negative ones are 0.
+    /// Returns the index; 0 if it is missing or negative.
     pub(super) fn index(&self) -> u32 {
         read(self.index).unwrap_or(0)
     }
 
-    /// The delta; else the message of a whole completion; a legacy completion's `text` counts as
+    /// Returns the delta, else the message of a completion. The `text` of a legacy completion is its
     /// content.
     pub(super) fn delta(&self) -> Delta<'a> {
         let mut delta: Delta<'a> = read(self.delta)
@@ -213,12 +211,12 @@ impl<'a> Choice<'a> {
         delta
     }
 
-    /// The finish reason, decoded. An empty string is one too: some servers mean "stop" by it.
+    /// Returns the decoded finish reason. An empty string counts as one.
     pub(super) fn finish_reason(&self) -> Option<String> {
         read(self.finish_reason)
     }
 
-    /// `logprobs.content` or `logprobs.refusal`, if it holds anything.
+    /// Returns `logprobs.content` or `logprobs.refusal` if it is not empty.
     pub(super) fn logprobs(&self) -> Option<&'a RawValue> {
         #[derive(Default, Deserialize)]
         #[serde(default)]
@@ -235,21 +233,21 @@ impl<'a> Choice<'a> {
             .find(|raw| !list(Some(raw)).is_empty())
     }
 
-    /// Whether `logprobs` is neither missing nor `null`.
+    /// Returns true if `logprobs` is neither missing nor `null`.
     pub(super) fn has_logprobs(&self) -> bool {
         json::present(self.logprobs).is_some()
     }
 
-    /// Whether the choice tells usage itself.
+    /// Returns true if the choice has usage of its own.
     pub(super) fn has_usage(&self) -> bool {
         json::present(self.usage).is_some()
     }
 }
 
-/// Text of a delta: borrowed from one string, or put together from a list of parts.
+/// Text of a delta: borrowed from one string, or concatenated from a list of parts.
 pub(super) type Text<'a> = Cow<'a, str>;
 
-/// Text that is meant for people, and reasoning.
+/// Content and reasoning of a delta.
 #[derive(Debug, Default)]
 pub(super) struct Texts<'a> {
     pub(super) content: Option<Text<'a>>,
@@ -257,7 +255,7 @@ pub(super) struct Texts<'a> {
 }
 
 impl<'a> Delta<'a> {
-    /// The raw reasoning string: servers that send two names for it mean the same text.
+    /// Returns the raw reasoning string. Servers that send two names for it mean the same text.
     pub(super) fn reasoning_raw(&self) -> Option<&'a RawValue> {
         [self.reasoning_content, self.reasoning]
             .into_iter()
@@ -270,7 +268,7 @@ impl<'a> Delta<'a> {
             content: text(self.content).map(Cow::Borrowed),
             reasoning: text(self.reasoning_raw()).map(Cow::Borrowed),
         };
-        // Mistral: a list of parts, among them thinking.
+        // Mistral sends a list of parts, which includes thinking.
         for part in list(self.content) {
             content_part(part, &mut texts);
         }
@@ -288,7 +286,7 @@ impl<'a> Delta<'a> {
             .collect()
     }
 
-    /// The way of calling a function before there were tools.
+    /// Returns the deprecated `function_call` as a tool call.
     pub(super) fn legacy_call(&self) -> Option<ToolCall<'a>> {
         json::present(self.function_call).map(|function| ToolCall {
             index: None,
@@ -297,7 +295,7 @@ impl<'a> Delta<'a> {
         })
     }
 
-    /// URL citations (OpenRouter, OpenAI), as Responses writes them.
+    /// Returns URL citations (OpenRouter, OpenAI) in the Responses shape.
     pub(super) fn annotations(&self) -> Vec<String> {
         #[derive(Deserialize)]
         struct Annotation {
@@ -357,7 +355,7 @@ impl<'a> ToolCall<'a> {
         read(self.index)
     }
 
-    /// The call's id, escaped; `null` and `""` are none.
+    /// Returns the JSON-escaped id of the call, unless it is `null` or `""`.
     pub(super) fn id(&self) -> Option<&'a str> {
         text(self.id)
     }
@@ -366,20 +364,20 @@ impl<'a> ToolCall<'a> {
         read(self.function).unwrap_or_default()
     }
 
-    /// The function's name, escaped; `null` and `""` are none.
+    /// Returns the JSON-escaped name of the function, unless it is `null` or `""`.
     pub(super) fn name(&self) -> Option<&'a str> {
         text(self.function().name)
     }
 
-    /// The arguments' raw member, where it is a string that is not empty.
+    /// Returns the raw arguments if they are a string that is not empty.
     pub(super) fn arguments_raw(&self) -> Option<&'a RawValue> {
         self.function()
             .arguments
             .filter(|raw| text(Some(raw)).is_some())
     }
 
-    /// A piece of the arguments, escaped. Some servers send an object where a string belongs: its
-    /// JSON is the text.
+    /// Returns a JSON-escaped piece of the arguments. Some servers send an object instead of a string;
+    /// its JSON is the text.
     pub(super) fn arguments(&self) -> Option<Text<'a>> {
         let raw = json::present(self.function().arguments)?;
         match json::string_inside(raw) {

@@ -1,9 +1,8 @@
-//! What a chat client sees of the events of an upstream that speaks Responses.
+//! Maps the events of a Responses upstream to what a chat client gets.
 //!
-//! A chat client knows neither items nor parts, only text that grows and calls with a number each.
-//! So this keeps what one event does not show: which call stands at which place, and of what
-//! nothing was shown yet. For there are servers that send a text or a call in one piece, at its end
-//! only; what they say there is shown then, and otherwise not a second time.
+//! Chat has no items and parts, only text deltas and numbered calls. The state here tells which call
+//! has which number, and which parts were shown. Some servers send a text or a call only in its
+//! `….done` event: it is shown then, and otherwise not repeated.
 
 use std::collections::BTreeSet;
 
@@ -14,9 +13,9 @@ use crate::model::json::{self, Members};
 #[derive(Debug, Default)]
 pub(super) struct ChatHints {
     calls: Vec<Call>,
-    /// The `output_index` of the first message: what the text dialect shows.
+    /// The `output_index` of the first message, which the text dialect shows.
     first_message: Option<u64>,
-    /// The parts of messages of which something was shown: `output_index` and `content_index`.
+    /// Parts that were shown, at least in part: `output_index` and `content_index`.
     shown: BTreeSet<(u64, u64)>,
 }
 
@@ -26,7 +25,7 @@ struct Call {
     has_arguments: bool,
 }
 
-/// A member's string, still escaped; empty if there is none.
+/// Returns a member's string, JSON-escaped; empty if it is missing.
 fn inside<'a>(members: &Members<'a>, name: &str) -> &'a str {
     members
         .get(name)
@@ -35,12 +34,12 @@ fn inside<'a>(members: &Members<'a>, name: &str) -> &'a str {
 }
 
 impl ChatHints {
-    /// How many calls there were.
+    /// Returns the number of calls.
     pub(super) fn calls(&self) -> usize {
         self.calls.len()
     }
 
-    /// What a chat client sees of this event.
+    /// Returns what a chat client gets for this event.
     pub(super) fn of(&mut self, name: &str, members: &Members<'_>) -> ChatHint {
         let index = members.number("output_index").unwrap_or(0);
         match name {
@@ -55,7 +54,7 @@ impl ChatHints {
             | "response.reasoning.delta" => {
                 ChatHint::Reasoning(inside(members, "delta").to_owned())
             }
-            // Summaries come in paragraphs, each a part of its own.
+            // Each paragraph of a summary is a part.
             "response.reasoning_summary_part.added"
                 if members.number("summary_index").is_some_and(|part| part > 0) =>
             {
@@ -78,7 +77,8 @@ impl ChatHints {
         self.first_message.is_none_or(|first| first == index)
     }
 
-    /// Whether a piece of a part is to be shown: every delta, and the whole if there was none.
+    /// Returns true if a piece of a part is to be shown: every delta, and the full text if there was
+    /// no delta.
     fn show(&mut self, index: u64, members: &Members<'_>, text: &str, delta: bool) -> bool {
         let first = self
             .shown
@@ -140,7 +140,7 @@ impl ChatHints {
                 self.first_message.get_or_insert(index);
                 ChatHint::Nothing
             }
-            // Arguments that stand here already come again, in deltas or at the end.
+            // Arguments in `added` are sent again, in deltas or in `done`.
             Some("function_call") => self.call(index, &item, String::new()),
             _ => ChatHint::Nothing,
         }
@@ -183,7 +183,7 @@ impl ChatHints {
         }
     }
 
-    /// The texts of a message of which nothing was shown before; its refusal if it has no text.
+    /// Returns the texts of a message of which nothing was shown; its refusal if it has no text.
     fn unshown(&mut self, index: u64, item: &Members<'_>) -> ChatHint {
         let (mut text, mut refusal) = (String::new(), String::new());
         for (number, part) in (0..).zip(item.objects("content")) {
@@ -210,12 +210,12 @@ impl ChatHints {
     }
 }
 
-/// The annotation of an event in chat's shape; chat knows citations of addresses only.
+/// Returns the annotation of an event in chat's shape. Chat has URL citations only.
 fn annotation(members: &Members<'_>) -> Option<String> {
     chat_annotation(&members.object("annotation")?)
 }
 
-/// An annotation of a text in chat's shape, if chat has one for it.
+/// Returns an annotation in chat's shape if it is a URL citation.
 pub(crate) fn chat_annotation(annotation: &Members<'_>) -> Option<String> {
     if annotation.text("type").as_deref() != Some("url_citation") {
         return None;

@@ -1,9 +1,8 @@
-//! From upstream payloads to records: two languages in, one vocabulary of events out.
+//! Translates the payloads of both upstream APIs to records of one set of events.
 //!
-//! A translator is told each payload and appends what it means to a [`RecordWriter`]. It keeps the state
-//! that a single chunk does not show: which items are open, which choice has finished, what usage
-//! was last told. It never does I/O and never fails: what is wrong with a stream is an [`Ending`]
-//! like any other.
+//! A translator takes each payload and appends its events to a [`RecordWriter`]. It keeps the state
+//! of the stream: open items, finished choices, the last usage. It does no I/O and never fails: a
+//! faulty stream has an [`Ending`] like any other.
 
 mod chat;
 mod chunk;
@@ -24,40 +23,39 @@ pub(crate) use usage::to_chat as chat_usage;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::{Ending, Failure};
 
-/// Where a stream stands after a payload.
+/// State of a stream after a payload.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Progress {
-    /// More is expected.
+    /// More payloads are expected.
     Open,
-    /// Every choice has its finish reason: what may still come is usage and `[DONE]`, and silence
-    /// is an end, too.
+    /// Every choice has its finish reason. Usage and `[DONE]` may follow, and silence is an end too.
     Finished,
-    /// The upstream has said its last word; the terminal event can be written.
+    /// The upstream has ended the stream; the terminal event can be written.
     Over(Ending),
 }
 
-/// What a payload brought.
+/// The result of one payload.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Translated {
-    /// Where the stream stands.
+    /// The state of the stream.
     pub progress: Progress,
-    /// Whether there was content, reasoning, a refusal or a call in it: what the token clocks wait
+    /// Whether the payload had content, reasoning, a refusal or a call, which the token timeouts wait
     /// for.
     pub tokens: bool,
 }
 
-/// How a body ended when it ended without the upstream saying so.
+/// How a body ended without a terminal payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyEnd {
-    /// In order: the transfer was complete.
+    /// The transfer was complete.
     Clean,
     /// The connection broke.
     Broken,
-    /// Nothing more came after everything had finished.
+    /// No data arrived for some time after every choice had finished.
     Silence,
 }
 
-/// The code and the message of an error body, where they can be made out.
+/// Returns the code and the message of an error body, as far as it has them.
 pub(crate) fn fault_in_body(body: &[u8]) -> (Option<String>, Option<String>) {
     match serde_json::from_slice::<&serde_json::value::RawValue>(body) {
         Ok(raw) => {
@@ -72,7 +70,7 @@ fn failed(code: ErrorCode, message: impl Into<String>) -> Ending {
     Ending::Failed(Failure::from(&ApiError::new(code, message)))
 }
 
-/// Codes under which the same request fails again.
+/// Error codes that are not retryable.
 const FINAL_CODES: &[&str] = &[
     "400",
     "401",
@@ -88,9 +86,9 @@ const FINAL_CODES: &[&str] = &[
 
 impl From<chunk::UpstreamFault> for Failure {
     fn from(fault: chunk::UpstreamFault) -> Self {
-        let message = fault.message.unwrap_or_else(|| {
-            "The upstream reported an error in the middle of its stream.".to_owned()
-        });
+        let message = fault
+            .message
+            .unwrap_or_else(|| "The upstream reported an error within its stream.".to_owned());
         let mut failure = Failure::from(&ApiError::new(ErrorCode::UpstreamError, message));
         if let Some(code) = fault.code {
             failure.retryable = !FINAL_CODES.contains(&code.as_str());

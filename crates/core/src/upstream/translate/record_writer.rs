@@ -1,4 +1,4 @@
-//! The pen: numbers events, opens and closes items, and puts records into a batch.
+//! Numbers events, opens and closes items, and appends records to a batch.
 
 use std::fmt;
 
@@ -6,18 +6,18 @@ use crate::model::event::{DeltaKind, DeltaTarget, EventKind, ItemHead, PartKind}
 use crate::model::id::Seq;
 use crate::model::record::{FullRecord, RecordBatch, Template};
 
-/// Collects what one payload caused into one record.
+/// Collects the events of one payload into one record.
 #[derive(Default)]
 pub struct RecordWriter {
     batch: RecordBatch,
     events: Vec<EventKind>,
-    /// Templates that readers have not been told of.
+    /// Templates that were not published to readers yet.
     unpublished: Vec<(Option<ItemHead>, Template)>,
     heads: Vec<ItemHead>,
 }
 
 impl fmt::Debug for RecordWriter {
-    /// Without the events, which are what was said.
+    /// Omits the events, which hold message content.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RecordWriter")
             .field("batch", &self.batch)
@@ -27,53 +27,53 @@ impl fmt::Debug for RecordWriter {
 }
 
 impl RecordWriter {
-    /// A pen for an empty log.
+    /// Creates a writer for an empty log.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The records since the last [`RecordWriter::clear`].
+    /// Returns the records since the last [`RecordWriter::clear`].
     #[must_use]
     pub fn batch(&self) -> &RecordBatch {
         &self.batch
     }
 
-    /// Forgets the records (they were appended) and goes on with the next number.
+    /// Removes the records after they were appended. Numbers continue.
     pub fn clear(&mut self) {
         let next = self.batch.next_seq();
         self.batch.restart(next);
     }
 
-    /// Whether nothing was collected since the last [`RecordWriter::clear`].
+    /// Returns true if nothing was collected since the last [`RecordWriter::clear`].
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.batch.is_empty() && self.events.is_empty()
     }
 
-    /// Gives the memory of a large batch back.
+    /// Frees the memory of a large batch.
     pub fn release(&mut self) {
         self.batch.release();
     }
 
-    /// The number that the next event gets.
+    /// Returns the number that the next event gets.
     #[must_use]
     pub fn next_seq(&self) -> Seq {
         Seq(self.batch.next_seq().0 + self.events.len() as u64)
     }
 
-    /// Adds an event to the record at hand.
+    /// Adds an event to the current record.
     pub fn event(&mut self, event: EventKind) {
         self.events.push(event);
     }
 
-    /// How many events the record at hand holds.
+    /// Returns the number of events in the current record.
     #[must_use]
     pub fn pending(&self) -> usize {
         self.events.len()
     }
 
-    /// The target of the record at hand if it is nothing but one delta.
+    /// Returns the target of the current record if it is a single delta.
     pub(crate) fn only_delta(&self) -> Option<DeltaTarget> {
         match self.events.as_slice() {
             [EventKind::Delta { target, .. }] => Some(*target),
@@ -81,9 +81,9 @@ impl RecordWriter {
         }
     }
 
-    /// Closes the record at hand, which is [nothing but one delta](Self::only_delta), as the first
-    /// of a template; records after it may use the template by its number. The template was cut
-    /// from the delta's chunk, and these are the chunk's holes.
+    /// Closes the current record, [a single delta](Self::only_delta), as the first of a template.
+    /// Later records may use the template by its number. The template was cut from the delta's
+    /// chunk, and `holes` are the chunk's holes.
     pub(crate) fn first_delta(&mut self, number: usize, template: &Template, holes: &[&[u8]]) {
         self.unpublished.push((
             self.heads.get(template.target.item as usize).cloned(),
@@ -93,17 +93,18 @@ impl RecordWriter {
         self.events.clear();
     }
 
-    /// The templates defined since the last call, each with the head of its item.
+    /// Drains the templates defined since the last call, each with the head of its item.
     pub(crate) fn take_templates(&mut self) -> std::vec::Drain<'_, (Option<ItemHead>, Template)> {
         self.unpublished.drain(..)
     }
 
+    /// Appends a record of one delta that matches a template.
     pub(crate) fn delta(&mut self, template: usize, holes: &[&[u8]]) {
         self.batch.push_delta(template, holes);
     }
 
-    /// Closes the record at hand. Without an event there is none, unless `raw` makes it a
-    /// `tokenwire:chunk`.
+    /// Closes the current record. Without events it is dropped, or becomes a `tokenwire:chunk` if
+    /// there is a raw chunk.
     pub fn record(&mut self, raw: Option<&[u8]>) {
         if self.events.is_empty() {
             if raw.is_none() {
@@ -112,16 +113,16 @@ impl RecordWriter {
             self.events.push(EventKind::Chunk);
         }
         let events = std::mem::take(&mut self.events);
-        let whole = FullRecord {
+        let record = FullRecord {
             events,
             raw: raw.map(serde_bytes::Bytes::new),
         };
-        self.batch.push_whole(&whole);
-        self.events = whole.events;
+        self.batch.push_full(&record);
+        self.events = record.events;
         self.events.clear();
     }
 
-    /// Opens an item and gives its number.
+    /// Opens an item and returns its number.
     pub(crate) fn open_item(&mut self, head: ItemHead) -> u32 {
         let item = self.heads.len() as u32;
         self.heads.push(head.clone());
@@ -138,7 +139,7 @@ impl RecordWriter {
     }
 }
 
-/// An item with content parts (a message or reasoning) that is being written.
+/// An open item with content parts: a message or reasoning.
 #[derive(Debug)]
 pub(crate) struct OpenItem {
     pub(crate) item: u32,
@@ -158,7 +159,7 @@ impl OpenItem {
         }
     }
 
-    /// What a text of this kind belongs to; opens its part if it is the first.
+    /// Returns the target of a text of this kind. Opens the part if it is the first.
     pub(crate) fn target(&mut self, records: &mut RecordWriter, kind: PartKind) -> DeltaTarget {
         let part = self
             .parts

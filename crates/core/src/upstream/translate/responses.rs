@@ -1,5 +1,4 @@
-//! Events of an upstream that speaks Responses: relayed as they are, but for the ids and numbers
-//! that are ours.
+//! Relays the events of a Responses upstream, with the gateway's ids and numbers.
 
 use crate::model::error::ErrorCode;
 use crate::model::event::{ChatHint, Ending, EventKind, Failure, Outcome, Relayed};
@@ -17,12 +16,12 @@ pub struct ResponsesTranslator {
     started: bool,
     hints: ChatHints,
     fault: Option<Failure>,
-    /// The upstream's terminal response object, ids mapped.
+    /// The upstream's terminal response object, with the gateway's ids.
     last: Option<String>,
 }
 
 impl std::fmt::Debug for ResponsesTranslator {
-    /// Without the response object.
+    /// Omits the response object.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ResponsesTranslator")
             .field("id", &self.id)
@@ -32,7 +31,7 @@ impl std::fmt::Debug for ResponsesTranslator {
 }
 
 impl ResponsesTranslator {
-    /// For the generation with this id, whose request named this predecessor.
+    /// Creates a translator for the generation with this id and previous response.
     #[must_use]
     pub fn new(id: &GenerationId, previous_response_id: Option<&str>) -> Self {
         let previous = previous_response_id.map_or_else(
@@ -49,13 +48,13 @@ impl ResponsesTranslator {
         }
     }
 
-    /// Whether the upstream has sent anything yet.
+    /// Returns true once the upstream has sent anything.
     #[must_use]
     pub fn started(&self) -> bool {
         self.started
     }
 
-    /// Takes one payload; the event's own `type` counts, not the SSE event's name.
+    /// Translates one payload. The event's `type` member counts, not the SSE event's name.
     pub fn payload(
         &mut self,
         data: &[u8],
@@ -93,7 +92,7 @@ impl ResponsesTranslator {
         self.event(&members, data, records)
     }
 
-    /// What it means that the body ended.
+    /// Returns the ending of a body without a terminal event.
     #[must_use]
     pub fn body_ended(&self, end: BodyEnd) -> Ending {
         match (&self.fault, end) {
@@ -156,8 +155,7 @@ impl ResponsesTranslator {
                 self.last = response;
                 return over(self.terminal(&name, members));
             }
-            // An error without a type is what a server answers with, under HTTP 200, that did not
-            // come as far as a stream.
+            // An error without a type: a server that failed before its stream, under HTTP 200.
             "error" | "" if name == "error" || members.get("error").is_some() => {
                 let fault = match members.get("error") {
                     Some(error) => UpstreamFault::read(error),
@@ -181,8 +179,8 @@ impl ResponsesTranslator {
             records.event(EventKind::InProgress);
         }
         if !name.starts_with("response.") {
-            // Not of the vocabulary (a `keepalive`, say), and the SDKs raise on it: shown where
-            // extensions are.
+            // An unknown event such as `keepalive`, on which the SDKs raise: it becomes an extension
+            // event.
             records.record(Some(data));
             return Translated {
                 progress: self.progress(),
@@ -209,8 +207,8 @@ impl ResponsesTranslator {
         }
     }
 
-    /// Ours says `response.created` before the upstream is asked; its first word becomes
-    /// `response.in_progress`.
+    /// Relays the first event as `response.in_progress`: the gateway sends `response.created` itself,
+    /// before the upstream is asked.
     fn relay_first(&self, response: Option<String>, records: &mut RecordWriter) {
         let Some(members) = response
             .as_deref()
@@ -268,7 +266,7 @@ impl ResponsesTranslator {
     }
 }
 
-/// Whether a function is called in this response object.
+/// Returns true if the response object has a function call.
 fn calls_something(response: &Members<'_>) -> bool {
     response.objects("output").iter().any(|item| {
         item.text("type")

@@ -1,4 +1,4 @@
-//! One translator for whichever language an upstream speaks.
+//! The translator of either upstream API.
 
 use super::{BodyEnd, ChatTranslator, Progress, RecordWriter, ResponsesTranslator, Translated};
 use crate::model::event::Ending;
@@ -13,8 +13,8 @@ pub(crate) enum Translator {
 }
 
 impl Translator {
-    /// `id` and `previous_response_id` are what a relayed stream is to name; `choices` is how many
-    /// a chat was asked for.
+    /// Creates a translator. A relayed stream gets `id` and `previous_response_id`; `choices` is the
+    /// requested number of chat choices.
     pub(crate) fn new(
         api: Api,
         id: &GenerationId,

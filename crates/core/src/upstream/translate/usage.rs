@@ -1,9 +1,9 @@
-//! Usage: from chat's names to those of Responses, added up where a server tells it per choice.
+//! Translates usage between chat and Responses, and sums it up if a server sends it per choice.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-/// The tokens that a stream said it took, with the detail that both languages know.
+/// The usage of a stream, with the details that both APIs have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub(crate) struct ChatUsage {
@@ -16,7 +16,7 @@ pub(crate) struct ChatUsage {
     completion_tokens_details: CompletionDetails,
     /// DeepSeek's name for cached tokens.
     prompt_cache_hit_tokens: Option<u64>,
-    /// xAI and others tell it beside the details.
+    /// Sent beside the details by xAI and others.
     reasoning_tokens: Option<u64>,
 }
 
@@ -32,8 +32,7 @@ struct CompletionDetails {
     reasoning_tokens: Option<u64>,
 }
 
-/// `null` and values of another shape count as absent: usage is worth having, not worth failing
-/// for.
+/// Treats `null` and values of another type as absent, so that they do not void the whole usage.
 fn lenient<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: serde::Deserializer<'de>,
@@ -65,7 +64,8 @@ struct OutputDetails {
     reasoning_tokens: u64,
 }
 
-/// Usage in the Responses form as chat tells it, raw JSON; `None` where it is not in that form.
+/// Translates usage from the Responses shape to raw JSON in chat's shape. Returns `None` if `responses`
+/// does not have that shape.
 pub(crate) fn to_chat(responses: &str) -> Option<String> {
     let usage: ResponsesUsage = serde_json::from_str(responses).ok()?;
     let total = if usage.total_tokens == 0 {
@@ -91,7 +91,7 @@ impl ChatUsage {
         told.then_some(usage)
     }
 
-    /// Adds the answer of another choice to the same prompt.
+    /// Adds the usage of another choice of the same prompt.
     pub(crate) fn add_choice(&mut self, other: &Self) {
         let sum =
             |a: Option<u64>, b: Option<u64>| Some(a.unwrap_or(0).saturating_add(b.unwrap_or(0)));
@@ -104,8 +104,8 @@ impl ChatUsage {
         self.total_tokens = sum(self.prompt_tokens, self.completion_tokens);
     }
 
-    /// The Responses form, raw JSON. The total is the server's own where it told one, even if it
-    /// does not add up.
+    /// Returns raw JSON in the Responses shape. The total is the server's own if it sent one, even if
+    /// it is not the sum.
     pub(crate) fn to_responses(self) -> String {
         let input = self.prompt_tokens.unwrap_or(0);
         let output = self.completion_tokens.unwrap_or(0);
@@ -129,7 +129,7 @@ impl ChatUsage {
             },
             total_tokens: self.total_tokens.unwrap_or(input.saturating_add(output)),
         };
-        // A struct of numbers always serialises.
+        // Serializing a struct of numbers cannot fail.
         serde_json::to_string(&usage).unwrap_or_default()
     }
 }
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chat_is_told_the_same_numbers() {
+    fn responses_usage_translates_to_chat() {
         for (raw, expected) in [
             (
                 r#"{"input_tokens":9,"input_tokens_details":{"cached_tokens":4},"output_tokens":5,"output_tokens_details":{"reasoning_tokens":3},"total_tokens":14}"#,
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn maps_what_servers_tell() {
+    fn chat_usage_translates_to_responses() {
         for (raw, expected) in [
             (
                 r#"{"prompt_tokens":78,"completion_tokens":9,"total_tokens":87,"prompt_tokens_details":{"cached_tokens":4},"completion_tokens_details":{"reasoning_tokens":3}}"#,

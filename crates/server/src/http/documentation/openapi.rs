@@ -1,4 +1,4 @@
-//! The description as an OpenAPI 3.1 document.
+//! The description as an OpenAPI 3.1 document, served at `/openapi.json`.
 
 use serde_json::{Map, Value, json};
 use tokenwire_core::model::error::{ErrorCode, Fault};
@@ -6,7 +6,7 @@ use tokenwire_core::model::error::{ErrorCode, Fault};
 use super::operations::{Group, Kind, OPERATIONS, Operation, Parameter, Place};
 use super::schemas::{COMMANDS, EVENTS, Message, REPLIES, schemas};
 
-/// The whole document.
+/// Returns the document.
 pub(super) fn document() -> Value {
     let mut paths: Map<String, Value> = Map::new();
     for operation in OPERATIONS {
@@ -30,7 +30,7 @@ pub(super) fn document() -> Value {
         "tags": tags,
         "paths": paths,
         "components": {"schemas": schemas()},
-        // OpenAPI has no words for these.
+        // Extensions: OpenAPI has no place for these.
         "x-error-codes": errors,
         "x-events": messages(EVENTS),
         "x-websocket": {"commands": messages(COMMANDS), "replies": messages(REPLIES)},
@@ -112,7 +112,7 @@ fn error(code: ErrorCode) -> Value {
     })
 }
 
-/// Whose doing it is, in a word.
+/// Returns the party at fault, in a word.
 pub(super) const fn fault(fault: Fault) -> &'static str {
     match fault {
         Fault::Client => "client",
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reference_leads_somewhere_and_every_schema_is_of_use() {
+    fn references_resolve_and_every_schema_is_used() {
         let document = document();
         let mut used = HashSet::new();
         references(&document, &mut used);
@@ -156,7 +156,7 @@ mod tests {
                 document
                     .pointer(reference.trim_start_matches('#'))
                     .is_some(),
-                "{reference} leads nowhere"
+                "{reference} does not resolve"
             );
         }
         for name in document["components"]["schemas"]
@@ -164,7 +164,7 @@ mod tests {
             .unwrap()
             .keys()
         {
-            // The messages of a WebSocket belong to no path.
+            // WebSocket messages belong to no path.
             let is_used = used.contains(format!("#/components/schemas/{name}").as_str())
                 || ["Command", "Reply"].contains(&name.as_str());
             assert!(is_used, "nothing refers to {name}");
@@ -172,14 +172,14 @@ mod tests {
     }
 
     #[test]
-    fn operations_are_told_apart_and_name_their_path_parameters() {
+    fn operations_are_unique_and_declare_path_parameters() {
         let mut ids = HashSet::new();
         let mut places = HashSet::new();
         for operation in OPERATIONS {
-            assert!(ids.insert(operation.id), "{} stands twice", operation.id);
+            assert!(ids.insert(operation.id), "{} is listed twice", operation.id);
             assert!(
                 places.insert((operation.method, operation.path)),
-                "{} {} stands twice",
+                "{} {} is listed twice",
                 operation.method,
                 operation.path
             );
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn every_error_code_is_listed_with_its_remedy() {
+    fn document_lists_every_error_code_with_remedy() {
         let document = document();
         let listed = document["x-error-codes"].as_array().unwrap();
         assert_eq!(listed.len(), ErrorCode::ALL.len());

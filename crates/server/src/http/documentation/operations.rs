@@ -1,4 +1,4 @@
-//! What can be asked, and what comes back: one entry a path and method.
+//! The operations of the API: one entry per path and method.
 
 use tokenwire_core::model::error::ErrorCode;
 
@@ -7,22 +7,22 @@ use tokenwire_core::model::error::ErrorCode;
 pub(super) struct Operation {
     pub(super) method: &'static str,
     pub(super) path: &'static str,
-    /// Its name for generated clients.
+    /// The operation id, for generated clients.
     pub(super) id: &'static str,
     pub(super) group: Group,
     pub(super) summary: &'static str,
     pub(super) about: &'static str,
     pub(super) parameters: &'static [Parameter],
-    /// The schema of the body, if there is one.
+    /// The schema of the body, if the operation takes one.
     pub(super) body: Option<&'static str>,
     pub(super) answers: &'static [Answer],
-    /// The gateway's own errors that are likely here; an upstream's pass through besides.
+    /// The gateway's own errors that are likely here. Errors of an upstream pass through as well.
     pub(super) errors: &'static [ErrorCode],
-    /// A command that shows it; the gateway is `localhost:3000`.
+    /// A command that shows it. The gateway is at `localhost:3000`.
     pub(super) example: &'static str,
 }
 
-/// What an operation is about.
+/// The topic of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Group {
     Streams,
@@ -34,7 +34,7 @@ pub(super) enum Group {
     Operation,
 }
 
-/// A part of the request beside its body.
+/// A parameter of a request outside its body.
 #[derive(Debug)]
 pub(super) struct Parameter {
     pub(super) name: &'static str,
@@ -43,28 +43,28 @@ pub(super) struct Parameter {
     pub(super) about: &'static str,
 }
 
-/// Where a parameter stands.
+/// The place of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     /// Always required.
     Path,
     Query,
-    /// A query parameter that must be there.
+    /// A required query parameter.
     RequiredQuery,
     Header,
 }
 
-/// A parameter's type.
+/// The type of a parameter.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Kind {
     Text,
     Number,
     Switch,
-    /// One of these, of which the first is the default.
+    /// One of these. The first is the default.
     OneOf(&'static [&'static str]),
 }
 
-/// What comes back if all goes well.
+/// A successful response.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
@@ -101,18 +101,20 @@ impl Group {
     pub(super) const fn about(self) -> &'static str {
         match self {
             Self::Streams => {
-                "Numbered events as a browser's EventSource reads them: it reconnects by itself and goes on at the next token."
+                "Numbered events for a browser's EventSource, which reconnects by itself and continues with the next token. A browser opens at most six HTTP/1.1 connections per origin."
             }
             Self::Responses => "OpenAI's Responses API, over chat and Responses upstreams alike.",
-            Self::Chat => "OpenAI's chat completions: the upstream's own chunks, byte for byte.",
+            Self::Chat => {
+                "OpenAI's chat completions. A chat upstream's own chunks are passed on byte for byte."
+            }
             Self::WebSocket => {
-                "Many answers on one connection, each on a lane of its own. The messages are listed under “WebSocket messages”."
+                "Many answers on one connection, each on its own lane. The messages are listed under “WebSocket messages”."
             }
             Self::Webhooks => {
-                "Being told that a background response has ended: `webhook: {\"url\", \"secret\"}` in its request, or `webhooks.url` in the configuration. What is sent is Standard Webhooks, signed with HMAC-SHA256; OpenAI's SDKs check it with `client.webhooks.unwrap`. The body is `{\"id\":\"evt_…\",\"object\":\"event\",\"type\":\"response.completed\",\"created_at\":…,\"data\":{\"id\":\"resp_…\"}}`, the type also `response.incomplete`, `response.failed` or `response.cancelled`. Any 2xx is success; 410 disables the endpoint; everything else is tried again for a day, after random waits of up to 5 s, 10 s, 20 s, … 2 h, or what `Retry-After` asks for, up to an hour. The `webhook-id` is the same at every attempt: a receiver that has seen it has seen the event."
+                "Notification of the end of a background response: `webhook: {\"url\", \"secret\"}` in its request, or `webhooks.url` in the configuration. Events are Standard Webhooks, signed with HMAC-SHA256; OpenAI's SDKs check them with `client.webhooks.unwrap`. The body is `{\"id\":\"evt_…\",\"object\":\"event\",\"type\":\"response.completed\",\"created_at\":…,\"data\":{\"id\":\"resp_…\"}}`, the type may also be `response.incomplete`, `response.failed` or `response.cancelled`. Any 2xx is success. 410 disables the endpoint. Other answers are retried for a day, after random waits of up to 5 s, 10 s, 20 s, … 2 h, or after `Retry-After`, up to an hour. The `webhook-id` is the same at every attempt, so a receiver can tell repetitions."
             }
-            Self::Models => "What the upstreams offer.",
-            Self::Operation => "For those who run the gateway.",
+            Self::Models => "The models of the upstreams.",
+            Self::Operation => "Health, metrics and documentation.",
         }
     }
 }
@@ -127,39 +129,39 @@ const LAST_EVENT_ID: Parameter = Parameter {
     name: "Last-Event-ID",
     place: Place::Header,
     kind: Kind::Text,
-    about: "`<response id>.<number>` of the last event that was received. A request with it resumes that stream and never starts one.",
+    about: "`<response id>.<number>` of the last received event. A request with it resumes that stream and never starts one.",
 };
 const IDEMPOTENCY_KEY: Parameter = Parameter {
     name: "Idempotency-Key",
     place: Place::Header,
     kind: Kind::Text,
-    about: "Up to 255 bytes. The same key with the same body attaches to what the first request started; with another body it is refused.",
+    about: "Up to 255 bytes. The same key with the same body attaches to the generation of the first request. With another body it is 422.",
 };
 const CACHE_CONTROL: Parameter = Parameter {
     name: "Cache-Control",
     place: Place::Header,
     kind: Kind::Text,
-    about: "Where answers are shared (`reuse` in the configuration): `no-cache` has the model asked, `no-store` keeps the answer from others besides. A browser's own `no-cache`, which comes with `Pragma: no-cache`, does not count. The answer's `Tokenwire-Cache` says `hit`, `miss`, `coalesced` or `bypass`.",
+    about: "Where answers are shared (`reuse` in the configuration): `no-cache` asks the model, `no-store` also keeps the answer from other requests. A browser's own `no-cache`, which comes with `Pragma: no-cache`, does not count. The response header `Tokenwire-Cache` says `hit`, `miss`, `coalesced` or `bypass`.",
 };
 const DIALECT: Parameter = Parameter {
     name: "dialect",
     place: Place::Query,
     kind: Kind::OneOf(&["responses", "chat", "text"]),
-    about: "Which JSON the events hold. The numbers are the same in each. `Accept: text/plain` asks for `text` as well.",
+    about: "The JSON of the events. Numbers are the same in each. `Accept: text/plain` also selects `text`.",
 };
 
 const STREAM: Answer = Answer {
     status: 200,
-    about: "The stream; `Location` says where it can be read again.",
+    about: "The stream. `Location` names where it can be read again.",
     content: &[("text/event-stream", "Event"), ("text/plain", "Text")],
 };
 const UPGRADE: Answer = Answer {
     status: 101,
-    about: "The connection is a WebSocket from here on.",
+    about: "The connection becomes a WebSocket.",
     content: &[],
 };
 
-/// What may be wrong with a request that starts something, and why it may not be started now.
+/// Errors of requests that start a generation.
 const START: &[ErrorCode] = &[
     ErrorCode::InvalidJson,
     ErrorCode::MissingParameter,
@@ -182,22 +184,22 @@ const START: &[ErrorCode] = &[
     ErrorCode::FirstTokenTimeout,
 ];
 
-/// Every operation, in the order of the page.
+/// Every operation, in the order of the API page.
 pub(super) const OPERATIONS: &[Operation] = &[
     Operation {
         method: "POST",
         path: "/v1/streams",
         id: "createStream",
         group: Group::Streams,
-        summary: "Start an answer and read it",
-        about: "The body is a responses request (`input`) or a chat request (`messages`), of any content type. The head leaves at once; what fails after it is an event.",
+        summary: "Start an answer and stream it",
+        about: "The body is a responses request (`input`) or a chat request (`messages`), with any content type. The head is sent at once; later failures are events.",
         parameters: &[DIALECT, IDEMPOTENCY_KEY, LAST_EVENT_ID, CACHE_CONTROL],
         body: Some("StreamRequest"),
         answers: &[
             STREAM,
             Answer {
                 status: 204,
-                about: "Resumed, and nothing is left: the end was seen.",
+                about: "Resumed after the last event: nothing is left.",
                 content: &[],
             },
         ],
@@ -209,14 +211,14 @@ pub(super) const OPERATIONS: &[Operation] = &[
         path: "/v1/streams",
         id: "createStreamByQuery",
         group: Group::Streams,
-        summary: "The same from a URL, for a bare EventSource",
-        about: "`new EventSource(\"/v1/streams?input=hello&key=…\")`. With a `key`, a reconnect before the first event does not ask the model twice.",
+        summary: "The same from a URL, for EventSource",
+        about: "`new EventSource(\"/v1/streams?input=hello&key=…\")`. With a `key`, a reconnect before the first event does not start a second answer.",
         parameters: &[
             Parameter {
                 name: "input",
                 place: Place::RequiredQuery,
                 kind: Kind::Text,
-                about: "The question.",
+                about: "The input text.",
             },
             Parameter {
                 name: "model",
@@ -228,7 +230,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
                 name: "key",
                 place: Place::Query,
                 kind: Kind::Text,
-                about: "As `Idempotency-Key`, which an EventSource cannot send.",
+                about: "As `Idempotency-Key`, since EventSource cannot send headers.",
             },
             DIALECT,
             LAST_EVENT_ID,
@@ -239,7 +241,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
             STREAM,
             Answer {
                 status: 204,
-                about: "Resumed, and nothing is left: an EventSource stays away.",
+                about: "Resumed after the last event: EventSource stops reconnecting.",
                 content: &[],
             },
         ],
@@ -261,14 +263,14 @@ pub(super) const OPERATIONS: &[Operation] = &[
         id: "readStream",
         group: Group::Streams,
         summary: "Attach to a stream, or resume it",
-        about: "From after `Last-Event-ID`, else from after `after`, else from the beginning; then live. Any number of readers may be attached. Where the events are not kept any more, a `tokenwire:reset` brings the whole object.",
+        about: "Streams the events after `Last-Event-ID`, else after `after`, else from the beginning, then live. Any number of readers may attach. Where the events are no longer kept, `tokenwire:reset` carries the whole object.",
         parameters: &[
             ID,
             Parameter {
                 name: "after",
                 place: Place::Query,
                 kind: Kind::Number,
-                about: "The number of the last event that is known.",
+                about: "The number of the last received event.",
             },
             DIALECT,
             LAST_EVENT_ID,
@@ -278,7 +280,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
             STREAM,
             Answer {
                 status: 204,
-                about: "Nothing is left: the end was seen.",
+                about: "Nothing is left after this position.",
                 content: &[],
             },
         ],
@@ -296,7 +298,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         id: "createResponse",
         group: Group::Responses,
         summary: "Create a response",
-        about: "Streamed with `stream: true`; answered at once and run to its end, whoever listens, with `background: true`; else answered when it is whole. `previous_response_id` continues a conversation.",
+        about: "Streams with `stream: true`. With `background: true` it answers at once and runs to its end without readers. Otherwise it answers when the response is complete. `previous_response_id` continues a conversation.",
         parameters: &[IDEMPOTENCY_KEY, LAST_EVENT_ID, CACHE_CONTROL],
         body: Some("ResponsesRequest"),
         answers: &[Answer {
@@ -335,7 +337,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         id: "retrieveResponse",
         group: Group::Responses,
         summary: "The response object now, or its events",
-        about: "Polls, or with `stream=true` streams from after `starting_after` on.",
+        about: "Returns the object, or with `stream=true` streams the events after `starting_after`.",
         parameters: &[
             ID,
             Parameter {
@@ -348,7 +350,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
                 name: "starting_after",
                 place: Place::Query,
                 kind: Kind::Number,
-                about: "With `stream=true`: the number of the last event that is known.",
+                about: "With `stream=true`: the number of the last received event.",
             },
         ],
         body: None,
@@ -374,12 +376,12 @@ pub(super) const OPERATIONS: &[Operation] = &[
         id: "cancelResponse",
         group: Group::Responses,
         summary: "Stop a response",
-        about: "Immediate in every phase; what came before is kept. Cancelling what has ended changes nothing.",
+        about: "Takes effect at once in every phase. The output so far is kept. Cancelling an ended response changes nothing.",
         parameters: &[ID],
         body: None,
         answers: &[Answer {
             status: 200,
-            about: "The object as it then is.",
+            about: "The object after the cancellation.",
             content: &[("application/json", "Response")],
         }],
         errors: &[ErrorCode::OriginForbidden, ErrorCode::NotFound],
@@ -390,13 +392,13 @@ pub(super) const OPERATIONS: &[Operation] = &[
         path: "/v1/responses/{id}",
         id: "deleteResponse",
         group: Group::Responses,
-        summary: "Stop a response and forget it",
-        about: "Its events and its object are gone when this answers.",
+        summary: "Stop a response and remove it",
+        about: "Its events and its object are removed when this answers.",
         parameters: &[ID],
         body: None,
         answers: &[Answer {
             status: 200,
-            about: "It is gone.",
+            about: "It is removed.",
             content: &[("application/json", "Deleted")],
         }],
         errors: &[ErrorCode::OriginForbidden, ErrorCode::NotFound],
@@ -407,8 +409,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
         path: "/v1/responses/{id}/input_items",
         id: "listInputItems",
         group: Group::Responses,
-        summary: "What went in",
-        about: "The whole conversation that the model saw, in pages.",
+        summary: "The input items",
+        about: "The whole conversation that was sent to the model, in pages.",
         parameters: &[
             ID,
             Parameter {
@@ -427,7 +429,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
                 name: "after",
                 place: Place::Query,
                 kind: Kind::Text,
-                about: "The id of the last item of the page before.",
+                about: "The id of the last item of the previous page.",
             },
         ],
         body: None,
@@ -445,7 +447,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         id: "createChatCompletion",
         group: Group::Chat,
         summary: "Create a chat completion",
-        about: "Sent to a chat upstream as it came, unknown parameters and all; for a Responses upstream translated, and what it has no word for is refused. A stream that breaks off ends with an error object and without `[DONE]`.",
+        about: "Passed on to a chat upstream as it came, unknown parameters included. Translated for a Responses upstream; parameters without a counterpart are refused. A stream that breaks off ends with an error object and without `[DONE]`.",
         parameters: &[IDEMPOTENCY_KEY, LAST_EVENT_ID, CACHE_CONTROL],
         body: Some("ChatRequest"),
         answers: &[Answer {
@@ -481,8 +483,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
         path: "/v1/responses",
         id: "connectResponses",
         group: Group::WebSocket,
-        summary: "Open a WebSocket where OpenAI's SDKs look for it",
-        about: "The same socket as `/v1/ws`; `client.responses.connect()` works unmodified. Without an upgrade there is nothing to get.",
+        summary: "Open a WebSocket at the path of OpenAI's SDKs",
+        about: "The same socket as `/v1/ws`; `client.responses.connect()` works unmodified. Needs an upgrade.",
         parameters: &[],
         body: None,
         answers: &[UPGRADE],
@@ -499,8 +501,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
         path: "/v1/webhooks/deliveries",
         id: "listWebhookDeliveries",
         group: Group::Webhooks,
-        summary: "What became of webhooks",
-        about: "Newest first: those that are pending, and the last of those that were delivered and of those that were given up.",
+        summary: "List webhook deliveries",
+        about: "Newest first: pending deliveries, and the last delivered and failed ones.",
         parameters: &[
             Parameter {
                 name: "status",
@@ -518,7 +520,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
                 name: "after",
                 place: Place::Query,
                 kind: Kind::Text,
-                about: "The id of the last delivery of the page before.",
+                about: "The id of the last delivery of the previous page.",
             },
         ],
         body: None,
@@ -535,8 +537,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
         path: "/v1/webhooks/deliveries/{id}/retry",
         id: "retryWebhookDelivery",
         group: Group::Webhooks,
-        summary: "Send a webhook again, now",
-        about: "Whatever became of it, with another day of retries. An endpoint that a 410 had disabled is tried again.",
+        summary: "Send a webhook again",
+        about: "In any state, with another day of retries. An endpoint that a 410 disabled is enabled again.",
         parameters: &[Parameter {
             name: "id",
             place: Place::Path,
@@ -561,8 +563,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
         path: "/v1/models",
         id: "listModels",
         group: Group::Models,
-        summary: "The models",
-        about: "Of all upstreams, under the names by which they may be asked for.",
+        summary: "List the models",
+        about: "The models of all upstreams, under their public names.",
         parameters: &[],
         body: None,
         answers: &[Answer {
@@ -579,7 +581,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         id: "retrieveModel",
         group: Group::Models,
         summary: "One model",
-        about: "Its name may hold slashes.",
+        about: "The name may contain slashes.",
         parameters: &[Parameter {
             name: "id",
             place: Place::Path,
@@ -604,13 +606,13 @@ pub(super) const OPERATIONS: &[Operation] = &[
         path: "/healthz",
         id: "health",
         group: Group::Operation,
-        summary: "Whether the process answers",
-        about: "Always, as long as it does.",
+        summary: "Liveness",
+        about: "Answers while the process runs.",
         parameters: &[],
         body: None,
         answers: &[Answer {
             status: 200,
-            about: "It does.",
+            about: "The process runs.",
             content: &[("application/json", "Health")],
         }],
         errors: &[],
@@ -621,13 +623,13 @@ pub(super) const OPERATIONS: &[Operation] = &[
         path: "/readyz",
         id: "ready",
         group: Group::Operation,
-        summary: "Whether new streams are taken",
-        about: "While the gateway shuts down they are not.",
+        summary: "Readiness",
+        about: "503 while the gateway shuts down or no upstream is up. Describes each upstream.",
         parameters: &[],
         body: None,
         answers: &[Answer {
             status: 200,
-            about: "They are.",
+            about: "New streams are accepted.",
             content: &[("application/json", "Ready")],
         }],
         errors: &[ErrorCode::ShuttingDown],
@@ -638,8 +640,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
         path: "/metrics",
         id: "metrics",
         group: Group::Operation,
-        summary: "What is counted, for Prometheus",
-        about: "Open streams, readers by transport, generations by outcome, tokens, time to first token, clocks that ran out, what sharing answers did, bytes held, and the process. OpenMetrics if `Accept` names it, else the text format 0.0.4. Labels hold names out of the configuration and the gateway's own error codes only.",
+        summary: "Metrics for Prometheus",
+        about: "Streams, readers, generations by outcome, tokens, time to first token, timeouts, upstreams, webhooks, memory, the process. OpenMetrics if `Accept` names it, else the text format 0.0.4. Labels hold names from the configuration and the gateway's own error codes only. The page `/docs/metrics` lists them.",
         parameters: &[],
         body: None,
         answers: &[Answer {
@@ -658,7 +660,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         path: "/openapi.json",
         id: "openapi",
         group: Group::Operation,
-        summary: "This description, for programs",
+        summary: "The API description for programs",
         about: "OpenAPI 3.1.",
         parameters: &[],
         body: None,
@@ -675,8 +677,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
         path: "/docs",
         id: "docs",
         group: Group::Operation,
-        summary: "This description, for people",
-        about: "Without scripts.",
+        summary: "The API description for people",
+        about: "HTML without scripts, with links to the reference pages.",
         parameters: &[],
         body: None,
         answers: &[Answer {
@@ -686,5 +688,27 @@ pub(super) const OPERATIONS: &[Operation] = &[
         }],
         errors: &[],
         example: "curl localhost:3000/docs",
+    },
+    Operation {
+        method: "GET",
+        path: "/docs/{page}",
+        id: "docsPage",
+        group: Group::Operation,
+        summary: "A reference page",
+        about: "`api`, `parameters`, `clients`, `upstreams`, `sharing`, `webhooks`, `metrics` or `configuration`.",
+        parameters: &[Parameter {
+            name: "page",
+            place: Place::Path,
+            kind: Kind::Text,
+            about: "The name of the page.",
+        }],
+        body: None,
+        answers: &[Answer {
+            status: 200,
+            about: "The page.",
+            content: &[("text/html", "Text")],
+        }],
+        errors: &[ErrorCode::UnknownUrl],
+        example: "curl localhost:3000/docs/configuration",
     },
 ];

@@ -1,50 +1,40 @@
-//! The description as a page.
+//! The API page at `/docs`, made from the description.
 
 use std::fmt::Write as _;
 
 use tokenwire_core::model::error::ErrorCode;
 
+use super::layout::{anchor, escape, push_contents, push_foot, push_head};
 use super::openapi::fault;
 use super::operations::{Group, Kind, OPERATIONS, Operation, Parameter, Place};
 use super::schemas::{COMMANDS, EVENTS, Message, REPLIES};
 
-const HEAD: &str = r##"<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>Tokenwire: the API</title>
-<link rel="icon" href="/page/icon.svg" type="image/svg+xml">
-<link rel="stylesheet" href="/docs/docs.css">
-</head>
-<body>
-<a class="skip" href="#top">Skip to the content</a>
-"##;
-
 const INTRODUCTION: &str = r##"<main id="top">
 <h1>The API</h1>
-<p>Each answer of a model is one log of events, numbered from 0 without gaps and closed by exactly one last event. It can be read over SSE or a
-WebSocket, by as many readers as like, from any number on, and on either transport after having begun on the other. Who comes back after a cut says the last
-number it has.</p>
-<p>The vocabulary is OpenAI's, so its SDKs work unmodified with <code>base_url</code> set to <code>http://localhost:3000/v1</code>. What is
-Tokenwire's own begins with <code>tokenwire:</code>. For programs: <a href="/openapi.json">openapi.json</a>. To try it: <a href="/">the chat page</a>.</p>
+<p>Each answer of a model is one log of events. Events are numbered from 0 without gaps and end with exactly one terminal event. Any number of
+readers can read it over SSE or a WebSocket, from any number on. A reader that lost its connection resumes with the last number that it has,
+on either transport.</p>
+<p>The vocabulary is OpenAI's: the SDKs work unmodified with <code>base_url</code> set to <code>http://localhost:3000/v1</code>. Types that
+Tokenwire adds begin with <code>tokenwire:</code>.</p>
+<p>For programs: <a href="/openapi.json">openapi.json</a>. To try it: <a href="/">the chat page</a>. Rules that hold for several paths are on
+the pages <a href="/docs/api">API in tables</a>, <a href="/docs/parameters">Parameters</a> and <a href="/docs/clients">Clients</a>.</p>
 "##;
 
 const ERRORS: &str = r##"<section aria-labelledby="errors">
 <h2 id="errors">Errors</h2>
-<p>Before the head an error is a status and <code>{"error":{"message","type","param","code"}}</code>; after it, an event, and in a chat stream an error object
-without <code>[DONE]</code>. 429 and 503 carry <code>Retry-After</code>; <code>x-should-retry</code> tells the SDKs whether to ask again. An upstream's own refusals pass through with
-their status and body. These codes are the gateway's; none is ever renamed.</p>
+<p>Before the response head, an error is a status with <code>{"error":{"message","type","param","code"}}</code>. After it, an error is an event; in a
+chat stream it is an error object without <code>[DONE]</code>. 429 and 503 carry <code>Retry-After</code>. <code>x-should-retry</code> tells the SDKs
+whether to repeat the request. An upstream's own refusals pass through with status and body. The codes below are the gateway's; none is ever
+renamed.</p>
 <div class="scroll" tabindex="0" role="region" aria-label="Error codes">
-<table><thead><tr><th scope="col">Code</th><th scope="col">Status</th><th scope="col">Whose doing</th><th scope="col">May a retry help?</th><th scope="col">What to do</th></tr></thead><tbody>
+<table><thead><tr><th scope="col">Code</th><th scope="col">Status</th><th scope="col">At fault</th><th scope="col">Retry?</th><th scope="col">What to do</th></tr></thead><tbody>
 "##;
 
-/// The whole page.
+/// Returns the whole page.
 pub(super) fn render() -> String {
     let mut out = String::with_capacity(64 * 1024);
-    out.push_str(HEAD);
-    contents(&mut out);
+    push_head("the API", &mut out);
+    push_contents("/docs", &sections(), &mut out);
     out.push_str(INTRODUCTION);
     for group in Group::ALL {
         let id = anchor(group.name());
@@ -68,13 +58,13 @@ pub(super) fn render() -> String {
     );
     messages(
         "WebSocket messages",
-        "What a client sends, each as one text frame of JSON.",
+        "What a client sends, each as one JSON text frame.",
         COMMANDS,
         &mut out,
     );
     messages(
         "WebSocket replies",
-        "What comes beside the events, which carry their lane's <code>stream_id</code>.",
+        "What the gateway sends beside events. Events carry the <code>stream_id</code> of their lane.",
         REPLIES,
         &mut out,
     );
@@ -89,18 +79,14 @@ pub(super) fn render() -> String {
             prose(code.remedy()),
         );
     }
-    let _ = write!(
-        out,
-        "</tbody></table></div>\n</section>\n<p class=\"version\">Tokenwire {}</p>\n</main>\n</body>\n</html>\n",
-        env!("CARGO_PKG_VERSION")
-    );
+    out.push_str("</tbody></table></div>\n</section>\n");
+    push_foot(&mut out);
     out
 }
 
-fn contents(out: &mut String) {
-    out.push_str(
-        "<nav aria-label=\"Contents\"><p class=\"name\"><a href=\"/\">Tokenwire</a></p>\n<ul>\n",
-    );
+/// Returns the groups, their operations and the lists after them as list items.
+fn sections() -> String {
+    let mut out = String::new();
     for group in Group::ALL {
         let _ = writeln!(
             out,
@@ -132,7 +118,7 @@ fn contents(out: &mut String) {
     ] {
         let _ = writeln!(out, "<li><a href=\"#{}\">{title}</a></li>", anchor(title));
     }
-    out.push_str("</ul></nav>\n");
+    out
 }
 
 fn describe(operation: &Operation, out: &mut String) {
@@ -225,8 +211,10 @@ fn take(parameter: &Parameter, out: &mut String) {
 fn body_text(schema: &str) -> String {
     prose(match schema {
         "StreamRequest" => "A responses request (`input`) or a chat request (`messages`).",
-        "ChatRequest" => "A chat request: `messages`, and whatever else the upstream takes.",
-        _ => "A responses request: `input`, and what else OpenAI's API takes.",
+        "ChatRequest" => {
+            "A chat request: `messages`, and any other member that the upstream accepts."
+        }
+        _ => "A responses request: `input`, and any other member of OpenAI's API.",
     })
 }
 
@@ -247,12 +235,7 @@ fn messages(title: &str, about: &str, messages: &[Message], out: &mut String) {
     out.push_str("</dl>\n</section>\n");
 }
 
-/// A heading's place on the page.
-fn anchor(title: &str) -> String {
-    title.to_ascii_lowercase().replace(' ', "-")
-}
-
-/// Text with `code` in it.
+/// Returns text as HTML, with the spans between backticks as code.
 fn prose(text: &str) -> String {
     let pieces = text.split('`').enumerate();
     pieces
@@ -266,19 +249,12 @@ fn prose(text: &str) -> String {
         .collect()
 }
 
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_operation_and_every_error_with_its_remedy_is_on_the_page() {
+    fn page_lists_every_operation_and_every_error_with_remedy() {
         let page = render();
         for operation in OPERATIONS {
             assert!(
@@ -302,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn links_within_the_page_lead_somewhere() {
+    fn links_within_the_page_resolve() {
         let page = render();
         for link in page.split("href=\"#").skip(1) {
             let id = link.split('"').next().unwrap();
@@ -311,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_inline_and_nothing_is_fetched_from_elsewhere() {
+    fn page_has_no_scripts_styles_or_external_resources() {
         let page = render();
         for part in [
             "<script",
@@ -326,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn text_stays_text() {
+    fn prose_escapes_html() {
         assert_eq!(
             prose("a `<b>` & \"c\""),
             "a <code>&lt;b&gt;</code> &amp; &quot;c&quot;"

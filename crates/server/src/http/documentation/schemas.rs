@@ -1,36 +1,36 @@
-//! What bodies, events and WebSocket messages look like.
+//! Schemas of bodies, events and WebSocket messages.
 
 use serde_json::{Value, json};
 use tokenwire_core::model::error::ErrorCode;
 
-/// A message or an event, and what it says.
+/// A message or an event.
 #[derive(Debug)]
 pub(super) struct Message {
     pub(super) kind: &'static str,
     pub(super) about: &'static str,
 }
 
-/// What a stream's events are, in the responses dialect.
+/// The events of a stream in the responses dialect.
 pub(super) const EVENTS: &[Message] = &[
     Message {
         kind: "response.created",
-        about: "Always the first. Carries `response`.",
+        about: "Always the first event. Carries `response`.",
     },
     Message {
         kind: "response.queued",
-        about: "In the background only.",
+        about: "In the background, and while waiting for an upstream's permit.",
     },
     Message {
         kind: "response.in_progress",
-        about: "The upstream began to answer. Carries `response`.",
+        about: "The upstream started to answer. Carries `response`.",
     },
     Message {
         kind: "response.output_item.added",
-        about: "A message, a reasoning or a function call begins.",
+        about: "A message, reasoning or function call starts.",
     },
     Message {
         kind: "response.content_part.added",
-        about: "A part of a message begins.",
+        about: "A part of a message starts.",
     },
     Message {
         kind: "response.output_text.delta",
@@ -42,7 +42,7 @@ pub(super) const EVENTS: &[Message] = &[
     },
     Message {
         kind: "response.output_text.done",
-        about: "The text of the part, whole.",
+        about: "The complete text of the part.",
     },
     Message {
         kind: "response.refusal.delta",
@@ -50,7 +50,7 @@ pub(super) const EVENTS: &[Message] = &[
     },
     Message {
         kind: "response.refusal.done",
-        about: "The refusal, whole.",
+        about: "The complete refusal.",
     },
     Message {
         kind: "response.reasoning_text.delta",
@@ -58,91 +58,91 @@ pub(super) const EVENTS: &[Message] = &[
     },
     Message {
         kind: "response.reasoning_text.done",
-        about: "The reasoning, whole.",
+        about: "The complete reasoning.",
     },
     Message {
         kind: "response.function_call_arguments.delta",
-        about: "A piece of a call's arguments.",
+        about: "A piece of the arguments of a call.",
     },
     Message {
         kind: "response.function_call_arguments.done",
-        about: "The arguments, whole.",
+        about: "The complete arguments.",
     },
     Message {
         kind: "response.content_part.done",
-        about: "The part is whole.",
+        about: "The part is complete.",
     },
     Message {
         kind: "response.output_item.done",
-        about: "The item is whole.",
+        about: "The item is complete.",
     },
     Message {
         kind: "response.completed",
-        about: "The last one, if all went well. Carries `response`.",
+        about: "The terminal event of a complete answer. Carries `response`.",
     },
     Message {
         kind: "response.incomplete",
-        about: "The last one, if the answer was cut short: by its length, by a filter, or by a cancel. Carries `response`.",
+        about: "The terminal event of an answer that a length limit, a filter or a cancellation ended. Carries `response`.",
     },
     Message {
         kind: "response.failed",
-        about: "The last one, if it failed; `response.error` says why. What came before is kept.",
+        about: "The terminal event of a failed answer. `response.error` says why. The output so far is kept.",
     },
     Message {
         kind: "tokenwire:reset",
-        about: "What the reader has is void; `response` is all there is, and its number the position. Always applies.",
+        about: "Replaces everything that the reader has with `response`. Its number is the new position. Always applies.",
     },
     Message {
         kind: "tokenwire:chunk",
-        about: "An upstream's chunk that causes no other event. Not in the framing of the SDKs.",
+        about: "A chunk of the upstream that causes no other event. Not sent on the SDK routes.",
     },
 ];
 
-/// What a client sends over a WebSocket.
+/// Messages that a client sends over a WebSocket.
 pub(super) const COMMANDS: &[Message] = &[
     Message {
         kind: "response.create",
-        about: "Starts an answer: the body of `POST /v1/responses`, and a `stream_id` (1 to 256 of `[A-Za-z0-9_.-]`) that names its lane, and an `idempotency_key`. Lanes run side by side, the answers of one lane in order.",
+        about: "Starts an answer. Takes the body of `POST /v1/responses`, a `stream_id` (1 to 256 of `[A-Za-z0-9_.-]`) that names its lane, and an `idempotency_key`. Lanes run side by side, the answers of one lane in order.",
     },
     Message {
         kind: "tokenwire:resume",
-        about: "Reads `response_id` from after `starting_after` on, or from the beginning, on the lane `stream_id`. Sent again, it repositions.",
+        about: "Reads `response_id` after `starting_after`, or from the beginning, on the lane `stream_id`. A second one repositions.",
     },
     Message {
         kind: "tokenwire:cancel",
-        about: "Stops the generation `response_id` at its upstream.",
+        about: "Stops the generation `response_id`.",
     },
     Message {
         kind: "tokenwire:unsubscribe",
-        about: "Stops listening to `response_id`.",
+        about: "Stops reading `response_id`.",
     },
     Message {
         kind: "tokenwire:ping",
-        about: "Is answered with `tokenwire:pong`; browsers cannot send pings of the protocol.",
+        about: "Answered with `tokenwire:pong`. Browsers cannot send protocol pings.",
     },
 ];
 
-/// What the gateway sends over a WebSocket beside the events.
+/// Messages that the gateway sends over a WebSocket beside events.
 pub(super) const REPLIES: &[Message] = &[
     Message {
         kind: "tokenwire:resumed",
-        about: "The answer to a resume: `response_id`, `from`, `head` and `status`. The events follow.",
+        about: "Confirms a resume: `response_id`, `from`, `head` and `status`. The events follow.",
     },
     Message {
         kind: "tokenwire:pong",
-        about: "The answer to a ping.",
+        about: "Answers a ping.",
     },
     Message {
         kind: "tokenwire:error",
-        about: "A `tokenwire:` command failed: `status`, `error` and, where there is one, `response_id`.",
+        about: "A `tokenwire:` command failed: `status`, `error` and the `response_id` if it named one.",
     },
     Message {
         kind: "error",
-        about: "A `response.create` started nothing: `status`, `error` and the lane's `stream_id`. What fails later is a `response.failed`.",
+        about: "A `response.create` started nothing: `status`, `error` and the lane's `stream_id`. Later failures are `response.failed`.",
     },
 ];
 
-/// The bodies, by name, as JSON Schema.
+/// Returns the schemas by name, as JSON Schema.
 pub(super) fn schemas() -> Value {
     let codes: Vec<&str> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
     let kinds = |messages: &[Message]| {
@@ -158,7 +158,7 @@ pub(super) fn schemas() -> Value {
         "Text": {"type": "string"},
         "Error": {
             "type": "object",
-            "description": "OpenAI's shape, for every error.",
+            "description": "Every error, in OpenAI's shape.",
             "required": ["error"],
             "properties": {"error": {"$ref": "#/components/schemas/ErrorObject"}},
         },
@@ -185,15 +185,15 @@ pub(super) fn schemas() -> Value {
             "description": "OpenAI's `POST /responses`. What cannot be honoured is refused, never dropped.",
             "required": ["input"],
             "properties": {
-                "input": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}], "description": "A question, or items."},
+                "input": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}], "description": "A text, or items."},
                 "model": {"type": "string", "description": "Default: `default_model` of the configuration."},
                 "instructions": text(),
                 "stream": {"type": "boolean", "default": false, "description": "Whether to answer with events."},
-                "background": {"type": "boolean", "default": false, "description": "Whether to answer at once and run to the end without readers."},
-                "store": {"type": "boolean", "default": true, "description": "Whether the object is kept when the events are gone."},
+                "background": {"type": "boolean", "default": false, "description": "Whether to answer at once and to run to the end without readers."},
+                "store": {"type": "boolean", "default": true, "description": "Whether the object is kept longer than the events."},
                 "webhook": {
                     "type": "object",
-                    "description": "With `background: true`: who is told of the end.",
+                    "description": "With `background: true`: the receiver of the end event.",
                     "required": ["url"],
                     "properties": {
                         "url": {"type": "string", "format": "uri", "maxLength": 2048, "description": "http or https, at a public address."},
@@ -216,7 +216,7 @@ pub(super) fn schemas() -> Value {
         },
         "ChatRequest": {
             "type": "object",
-            "description": "OpenAI's `POST /chat/completions`; all its members go up as they are.",
+            "description": "OpenAI's `POST /chat/completions`. A chat upstream gets all its members as they are.",
             "required": ["messages"],
             "properties": {
                 "messages": {"type": "array", "minItems": 1, "items": {"type": "object"}},
@@ -225,8 +225,8 @@ pub(super) fn schemas() -> Value {
             },
             "additionalProperties": true,
         },
-        "ChatCompletion": {"type": "object", "description": "OpenAI's `chat.completion`, as the upstream sent it."},
-        "ChatChunk": {"type": "object", "description": "OpenAI's `chat.completion.chunk`, as the upstream sent it."},
+        "ChatCompletion": {"type": "object", "description": "OpenAI's `chat.completion`; from a chat upstream as it was sent."},
+        "ChatChunk": {"type": "object", "description": "OpenAI's `chat.completion.chunk`; from a chat upstream as it was sent."},
         "Response": {
             "type": "object",
             "description": "OpenAI's response object, with every member that Open Responses requires.",
@@ -260,7 +260,7 @@ pub(super) fn schemas() -> Value {
         },
         "Command": {
             "type": "object",
-            "description": "What a client sends over a WebSocket, as one text frame.",
+            "description": "A message that a client sends over a WebSocket, as one text frame.",
             "required": ["type"],
             "properties": {
                 "type": {"enum": kinds(COMMANDS)},
@@ -272,7 +272,7 @@ pub(super) fn schemas() -> Value {
         },
         "Reply": {
             "type": "object",
-            "description": "What the gateway sends over a WebSocket beside the events.",
+            "description": "A message that the gateway sends over a WebSocket beside events.",
             "required": ["type"],
             "properties": {
                 "type": {"enum": kinds(REPLIES)},
@@ -308,15 +308,15 @@ pub(super) fn schemas() -> Value {
                 "status": {"enum": ["pending", "delivered", "failed"]},
                 "type": {"enum": ["response.completed", "response.incomplete", "response.failed", "response.cancelled"]},
                 "response_id": text(),
-                "host": {"type": "string", "description": "Of the endpoint; the rest of its URL is not shown."},
+                "host": {"type": "string", "description": "The host of the endpoint. The rest of its URL is not shown."},
                 "created_at": {"type": "integer", "description": "When the response ended, in seconds since 1970."},
                 "attempts": {"type": "integer", "minimum": 0},
-                "last_status": {"type": ["integer", "null"], "description": "What the endpoint answered last."},
-                "last_error": {"type": ["string", "null"], "description": "What was wrong with the last attempt."},
-                "next_attempt_at": {"type": ["integer", "null"], "description": "When it is tried again, in seconds since 1970."},
+                "last_status": {"type": ["integer", "null"], "description": "The last status of the endpoint."},
+                "last_error": {"type": ["string", "null"], "description": "The error of the last attempt."},
+                "next_attempt_at": {"type": ["integer", "null"], "description": "The time of the next attempt, in seconds since 1970."},
                 "reason": {
                     "enum": ["exhausted", "gone", "disabled", "queue_full", "stopped", null],
-                    "description": "Why it was given up: the retries are over, the endpoint answered 410, it had done so to another delivery, too many were pending, the gateway stopped.",
+                    "description": "Why it was given up: the retries are over, the endpoint answered 410, the endpoint had answered 410 before, too many deliveries were pending, the gateway stopped.",
                 },
             },
         },

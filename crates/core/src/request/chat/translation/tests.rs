@@ -19,7 +19,7 @@ fn translated(body: &Value) -> Result<Value, crate::model::error::ApiError> {
         .map(|bytes| serde_json::from_slice(&bytes).unwrap())
 }
 
-/// What a request with these members comes to, besides what every request does.
+/// Checks the translation of these members, without the members of every request.
 fn members(given: Value, expected: Value) {
     let mut want = json!({"model": "m", "input": [{"type": "message", "role": "user", "content": "x"}], "stream": true, "store": false});
     for (name, member) in expected.as_object().unwrap() {
@@ -47,7 +47,7 @@ fn refused(body: Value, code: &str, param: &str) {
 }
 
 #[test]
-fn members_are_said_in_the_words_of_responses() {
+fn members_are_translated() {
     members(json!({}), json!({}));
     let same = json!({"temperature": 0.10, "top_p": 1, "metadata": {"a": "b"}, "user": "u", "safety_identifier": "s", "prompt_cache_key": "k",
         "prompt_cache_retention": "24h", "service_tier": "flex", "parallel_tool_calls": false});
@@ -88,7 +88,7 @@ fn members_are_said_in_the_words_of_responses() {
 }
 
 #[test]
-fn what_asks_for_nothing_is_as_absent() {
+fn default_values_are_dropped() {
     members(
         json!({"n": 1, "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "stop": [], "modalities": ["text"], "functions": [],
             "logprobs": false, "top_logprobs": 0, "tools": []}),
@@ -121,7 +121,7 @@ fn what_asks_for_nothing_is_as_absent() {
 }
 
 #[test]
-fn what_cannot_be_said_is_refused_by_name() {
+fn untranslatable_members_are_refused_by_name() {
     for (name, value) in [
         ("n", json!(2)),
         ("stop", json!("\n")),
@@ -166,7 +166,7 @@ fn what_cannot_be_said_is_refused_by_name() {
 }
 
 #[test]
-fn tools_are_flat() {
+fn tools_are_flattened() {
     let parameters = json!({"type": "object", "properties": {"a": {"type": "string"}}});
     members(
         json!({"tools": [
@@ -212,7 +212,7 @@ fn tools_are_flat() {
 }
 
 #[test]
-fn every_form_of_a_tool_choice_is_said() {
+fn every_form_of_tool_choice_is_translated() {
     for word in ["none", "auto", "required"] {
         members(json!({"tool_choice": word}), json!({"tool_choice": word}));
     }
@@ -243,7 +243,7 @@ fn every_form_of_a_tool_choice_is_said() {
 }
 
 #[test]
-fn formats_are_flat() {
+fn formats_are_flattened() {
     let schema = json!({"type": "object"});
     members(
         json!({"response_format": {"type": "text"}}),
@@ -281,7 +281,7 @@ fn formats_are_flat() {
 }
 
 #[test]
-fn messages_become_items() {
+fn messages_are_translated_to_items() {
     items(
         json!([
             {"role": "system", "content": "s"},
@@ -317,8 +317,8 @@ fn messages_become_items() {
 }
 
 #[test]
-fn an_assistants_message_becomes_what_was_said_and_what_was_called() {
-    // As openai-node's helpers give it back.
+fn assistant_message_is_translated_to_a_message_and_calls() {
+    // As openai-node's helpers send it.
     let call = |id: &str| json!({"index": 0, "id": id, "type": "function", "function": {"name": "f", "arguments": "{\"a\":1}", "parsed_arguments": {"a": 1}}});
     let item = |id: &str| json!({"type": "function_call", "call_id": id, "name": "f", "arguments": "{\"a\":1}"});
     let output = |id: &str, output: Value| json!({"type": "function_call_output", "call_id": id, "output": output});
@@ -365,7 +365,7 @@ fn an_assistants_message_becomes_what_was_said_and_what_was_called() {
 }
 
 #[test]
-fn a_message_that_is_wrong_is_named() {
+fn invalid_message_is_refused_by_path() {
     let message = |message: Value, code: &str, param: &str| {
         refused(
             json!({"messages": [{"role": "user", "content": "x"}, message]}),
@@ -493,7 +493,7 @@ fn a_message_that_is_wrong_is_named() {
     );
 }
 
-/// Values of all kinds, in places where they do and do not belong.
+/// Values of all kinds, valid and invalid in their place.
 fn any_json() -> impl Strategy<Value = Value> {
     let words = [
         "type",
@@ -534,7 +534,7 @@ fn any_json() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn what_is_accepted_is_a_responses_request(
+    fn accepted_chat_requests_translate_to_valid_responses_requests(
         role in proptest::sample::select(vec!["user", "assistant", "tool", "system"]),
         content in prop_oneof![1 => any_json(), 2 => ".{0,4}".prop_map(Value::from)],
         name in proptest::sample::select(vec!["tools", "tool_choice", "response_format", "stream_options", "logprobs", "odd", "verbosity"]),
@@ -549,7 +549,7 @@ proptest! {
             && let Ok(bytes) = request.to_responses("m")
         {
             let read = ResponsesRequest::parse(&bytes);
-            // Values of members that are only renamed are the upstream's to judge.
+            // The upstream checks the values of members that are only renamed.
             prop_assert!(read.as_ref().map_or_else(|error| error.param.as_deref() != Some("input"), |read| read.input_items().len() <= 1));
         }
     }

@@ -1,20 +1,16 @@
-//! A JSON object that keeps the order of its members and the bytes of their values.
+//! An owned JSON object.
 
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use super::json::{ObjectWriter, raw_string};
-use super::node::{Kind, Node, Written};
-use crate::model::error::{ApiError, ErrorCode};
+use super::body::read_object;
+use super::members::{Members, Node, present};
+use super::write::{ObjectWriter, raw_string};
+use crate::model::error::ApiError;
 
-/// How deep arrays and objects may stand in each other: what every reader built on `serde_json`
-/// takes with its default settings.
-pub const MAX_DEPTH: usize = 127;
-
-/// A JSON object with its members in their order, each value with the bytes it came with.
+/// An owned JSON object: its members in their order, values byte for byte as they were read.
 ///
 /// Of members with one name the last value counts. A member that is `null` counts as absent when it
 /// is asked for, and stays in the bytes. `Debug` shows no contents.
@@ -31,14 +27,14 @@ impl RawObject {
     /// not UTF-8, and with the position where it is nested deeper than [`MAX_DEPTH`];
     /// `invalid_type` where it is JSON but not an object.
     pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
-        let (_, written) = read(body)?;
-        Ok(written.into())
+        let (_, members) = read_object(body)?;
+        Ok(members.into())
     }
 
     /// The value of a member; `None` where it is absent or `null`.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&RawValue> {
-        self.raw(name).filter(|raw| Kind::of(raw) != Kind::Null)
+        present(self.raw(name))
     }
 
     /// The text of a member that is a string.
@@ -66,7 +62,7 @@ impl RawObject {
         }
     }
 
-    /// Takes a member out and gives its value, `null` included.
+    /// Removes a member and returns its value, `null` included.
     pub fn remove(&mut self, name: &str) -> Option<Box<RawValue>> {
         let at = self.members.iter().position(|(key, _)| key == name)?;
         Some(self.members.remove(at).1)
@@ -79,19 +75,19 @@ impl RawObject {
             .map(|(name, raw)| (name.as_str(), raw.as_ref()))
     }
 
-    /// How many members there are.
+    /// The number of members.
     #[must_use]
     pub fn len(&self) -> usize {
         self.members.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no members.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
 
-    /// The object as JSON: the values byte for byte, nothing between them.
+    /// Returns the object as JSON: values byte for byte, no white space between members.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let size = self
@@ -109,8 +105,8 @@ impl RawObject {
         out.into_bytes()
     }
 
-    /// The value of a member as it stands there, `null` included.
-    pub(super) fn raw(&self, name: &str) -> Option<&RawValue> {
+    /// The value of a member, `null` included.
+    pub(crate) fn raw(&self, name: &str) -> Option<&RawValue> {
         self.members
             .iter()
             .find(|(key, _)| key == name)
@@ -118,17 +114,17 @@ impl RawObject {
     }
 
     /// The value of a member with its path, for checks; `None` where it is absent or `null`.
-    pub(super) fn node(&self, name: &str) -> Option<Node<'_>> {
+    pub(crate) fn node(&self, name: &str) -> Option<Node<'_>> {
         self.get(name).map(|raw| Node::new(raw, name))
     }
 }
 
-impl From<Written<'_>> for RawObject {
-    fn from(written: Written<'_>) -> Self {
-        let members = written
+impl From<Members<'_>> for RawObject {
+    fn from(members: Members<'_>) -> Self {
+        let members = members
             .last_of_each()
-            .into_iter()
-            .map(|(name, raw)| (name.into_owned(), raw.to_owned()))
+            .iter()
+            .map(|(name, raw)| (name.to_owned(), raw.to_owned()))
             .collect();
         Self { members }
     }
@@ -142,92 +138,12 @@ impl fmt::Debug for RawObject {
     }
 }
 
-// === reading a body ===
-
-/// Reads a whole body: its text, and the members of the object that it is.
-pub(super) fn read(body: &[u8]) -> Result<(&str, Written<'_>), ApiError> {
-    let invalid = |message: String| ApiError::new(ErrorCode::InvalidJson, message);
-    let text = std::str::from_utf8(body).map_err(|error| {
-        let at = error.valid_up_to();
-        invalid(format!("The request body is not UTF-8: the byte at offset {at} begins no character. Send JSON in UTF-8."))
-    })?;
-    let first = text.trim_ascii_start().chars().next();
-    let not_json = |error: serde_json::Error| {
-        invalid(format!(
-            "The request body is not valid JSON: {error}. A JSON object was expected."
-        ))
-    };
-    match first {
-        None => {
-            return Err(invalid(
-                "The request body is empty. A JSON object was expected.".to_owned(),
-            ));
-        }
-        Some('{') => {}
-        Some(_) => {
-            serde_json::from_str::<IgnoredAny>(text).map_err(not_json)?;
-            let raw: &RawValue = serde_json::from_str(text).map_err(not_json)?;
-            let found = Kind::of(raw).phrase();
-            let message = format!(
-                "Invalid type for the request body: expected an object, but got {found} instead."
-            );
-            return Err(ApiError::new(ErrorCode::InvalidType, message));
-        }
-    }
-    let written = serde_json::from_str(text).map_err(not_json)?;
-    if let Some((line, column)) = too_deep(text) {
-        return Err(invalid(format!(
-            "The request body is nested deeper than {MAX_DEPTH} levels at line {line} column {column}. Send it flatter."
-        )));
-    }
-    Ok((text, written))
-}
-
-/// Where valid JSON first goes deeper than [`MAX_DEPTH`]. Raw values are skipped over without a
-/// bound on their depth, so it is kept here, before anything that recurses sees them.
-fn too_deep(json: &str) -> Option<(usize, usize)> {
-    // With few enough of what opens a level, wherever it stands, no level is too deep; counting is
-    // much quicker than following.
-    let opening: usize = json
-        .as_bytes()
-        .iter()
-        .map(|byte| usize::from(matches!(byte, b'{' | b'[')))
-        .sum();
-    if opening <= MAX_DEPTH {
-        return None;
-    }
-    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
-    for (at, byte) in json.bytes().enumerate() {
-        if in_string {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => in_string = false,
-                _ => {}
-            }
-            continue;
-        }
-        match byte {
-            b'"' => in_string = true,
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > MAX_DEPTH {
-            let before = &json[..at];
-            let line = before.matches('\n').count() + 1;
-            let column = at - before.rfind('\n').map_or(0, |newline| newline + 1) + 1;
-            return Some((line, column));
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::json::MAX_DEPTH;
 
     fn check(body: &[u8], expected: Result<&str, (&str, &str)>) {
         let shown = String::from_utf8_lossy(&body[..body.len().min(80)]).into_owned();
@@ -246,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_objects_and_says_where_others_go_wrong() {
+    fn errors_name_the_position_in_an_invalid_body() {
         check(b"{}", Ok("{}"));
         check(
             b" { \"b\" : 1.50 , \"a\" : [ 1 ] } \n",
@@ -292,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn nesting_is_bounded_where_serde_json_bounds_it() {
+    fn nesting_limit_equals_that_of_serde_json() {
         let nested = |depth: usize| {
             format!(
                 "{{\"a\":{}{}}}",
@@ -319,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn null_counts_as_absent_and_stays() {
+    fn null_counts_as_absent_and_is_written_back() {
         let object = RawObject::parse(br#"{"a":null,"b":"x\ny","c":true}"#).unwrap();
         assert!(object.get("a").is_none());
         assert_eq!(object.get_str("b").as_deref(), Some("x\ny"));
@@ -374,7 +290,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_read_is_written_again(members in proptest::collection::vec((".{0,8}", any::<i64>()), 0..20)) {
+        fn objects_are_written_as_they_were_read(members in proptest::collection::vec((".{0,8}", any::<i64>()), 0..20)) {
             let mut object = RawObject::default();
             for (name, number) in &members {
                 object.insert_raw(name, RawValue::from_string(number.to_string()).unwrap());

@@ -1,5 +1,4 @@
-//! What is known of one server, by all workers together: whether it is up, how fast it is, how much
-//! it has to do.
+//! What all workers know of one endpoint: its health, latency and load.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,55 +7,55 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::breaker::{Breaker, BreakerPolicy, BreakerState};
+use super::concurrency_limit::{ConcurrencyLimit, ConcurrencyPolicy, Permit};
+use super::failure::FailureKind;
 use super::latency::Latency;
-use super::limit::{ConcurrencyLimit, ConcurrencyPolicy, Permit};
-use super::retry::FailureKind;
 
-/// One server as all workers see it.
+/// Health, latency, load and counters of one endpoint. Shared by all workers.
 #[derive(Debug)]
 pub struct EndpointStats {
-    /// Whether requests go to it.
+    /// Its circuit breaker.
     pub breaker: Breaker,
-    /// How soon it answers.
+    /// Its times to first token.
     pub latency: Latency,
-    /// How many requests it has.
+    /// Its concurrent requests and their queue.
     pub limit: Arc<ConcurrencyLimit>,
-    /// What happened so far.
+    /// Counters of events.
     pub counters: Counters,
-    /// What the active check found last; true without one.
+    /// Result of the last health check; true without one.
     healthy: AtomicBool,
 }
 
-/// Events since the start.
+/// Counters of events since the start of the process.
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Requests sent, repeated ones included.
     pub requests: Counter,
-    /// Requests sent to it because an attempt before had failed.
+    /// Requests sent because an earlier attempt failed.
     pub retries: Counter,
-    /// Those of them whose earlier attempt was another server's.
+    /// Those of the retries whose earlier attempt was at another endpoint.
     pub failovers: Counter,
-    /// Requests sent to it because another server was slow.
+    /// Requests sent because another endpoint was slow.
     pub hedges: Counter,
-    /// Those of them that were first.
+    /// Those of the hedges that gave the first token.
     pub hedges_won: Counter,
     /// Failures to connect, timeouts included.
     pub connect_failures: Counter,
-    /// Answers with a status that says that the server is in trouble (5xx, 408, 409).
+    /// Answers with a status that reports a fault of the endpoint (5xx, 408, 409).
     pub refusals: Counter,
     /// Answers with status 429.
     pub rate_limits: Counter,
     /// Connections and streams that broke before the first token.
     pub broken: Counter,
-    /// Requests that had no first token when their clock ran out.
+    /// Requests that ran into the first-token timeout.
     pub silences: Counter,
-    /// How often its breaker opened.
+    /// How often the breaker opened.
     pub opened: Counter,
-    /// Requests refused because the queue before it was full, or the wait in it too long.
+    /// Requests refused because the queue was full or the wait in it timed out.
     pub refused_busy: Counter,
-    /// Retries that were not made because the budget was spent.
+    /// Retries that were not made because the retry budget was spent.
     pub budget_spent: Counter,
-    /// Answers that it continued where another server had broken off.
+    /// Answers of other endpoints that it was asked to continue.
     pub continued: Counter,
 }
 
@@ -64,34 +63,35 @@ pub struct Counters {
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
-/// How a server stands, for those who operate it.
+/// The health of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HealthStatus {
-    /// Requests go to it.
+    /// It gets requests.
     Up,
-    /// One request is on its way to see.
-    Trying,
-    /// None does while there is another server.
+    /// The breaker has admitted a trial request.
+    HalfOpen,
+    /// It gets no requests while another endpoint is up.
     Down,
 }
 
-/// A request at a server. However it ends, the server's vitals learn of it.
+/// A request at an endpoint. Its outcome is recorded in the endpoint's statistics, at the latest
+/// when it is dropped.
 #[derive(Debug)]
 pub(super) struct Attempt {
     stats: Arc<EndpointStats>,
     started: Instant,
-    /// How long the first token may take before the server is to blame; zero: for ever.
-    patience: Duration,
-    /// Whether the time to the first token says something about other requests.
+    /// Time after which a missing first token counts as a failure; zero: never.
+    first_token_timeout: Duration,
+    /// Whether the time to first token is recorded.
     timed: bool,
-    settled: bool,
+    recorded: bool,
     _permit: Permit,
 }
 
 // === impl EndpointStats ===
 
 impl EndpointStats {
-    /// A server of which nothing is known yet.
+    /// An endpoint of which nothing is known yet.
     #[must_use]
     pub fn new(breaker: BreakerPolicy, limit: ConcurrencyPolicy) -> Arc<Self> {
         Arc::new(Self {
@@ -103,31 +103,32 @@ impl EndpointStats {
         })
     }
 
-    /// What the active check found.
+    /// Records the result of a health check.
     pub fn set_healthy(&self, healthy: bool) {
         self.healthy.store(healthy, Ordering::Relaxed);
     }
 
-    /// How it stands.
+    /// Returns its health.
     #[must_use]
     pub fn health(&self) -> HealthStatus {
         match self.breaker.state() {
             _ if !self.healthy.load(Ordering::Relaxed) => HealthStatus::Down,
             BreakerState::Closed => HealthStatus::Up,
             BreakerState::Open => HealthStatus::Down,
-            BreakerState::Trying => HealthStatus::Trying,
+            BreakerState::HalfOpen => HealthStatus::HalfOpen,
         }
     }
 
-    /// Whether requests should go to it while there is a choice.
+    /// Returns whether it should get requests while there is a choice.
     pub(super) fn is_available(&self) -> bool {
         self.healthy.load(Ordering::Relaxed) && self.breaker.admits()
     }
 
+    /// Records that a request is sent.
     pub(super) fn begin(
         self: &Arc<Self>,
         permit: Permit,
-        patience: Duration,
+        first_token_timeout: Duration,
         timed: bool,
     ) -> Attempt {
         self.breaker.begin();
@@ -135,9 +136,9 @@ impl EndpointStats {
         Attempt {
             stats: self.clone(),
             started: Instant::now(),
-            patience,
+            first_token_timeout,
             timed,
-            settled: false,
+            recorded: false,
             _permit: permit,
         }
     }
@@ -146,9 +147,9 @@ impl EndpointStats {
 // === impl Attempt ===
 
 impl Attempt {
-    /// The first token came.
+    /// Records the first token.
     pub(super) fn first_token(&mut self) {
-        if !std::mem::replace(&mut self.settled, true) {
+        if !std::mem::replace(&mut self.recorded, true) {
             self.stats.breaker.success();
             if self.timed {
                 self.stats.latency.record(self.started.elapsed());
@@ -156,14 +157,14 @@ impl Attempt {
         }
     }
 
-    /// It failed before that.
-    pub(super) fn failed(&mut self, kind: FailureKind) {
-        if std::mem::replace(&mut self.settled, true) {
+    /// Records a failure before the first token.
+    pub(super) fn fail(&mut self, kind: FailureKind) {
+        if std::mem::replace(&mut self.recorded, true) {
             return;
         }
         let counters = &self.stats.counters;
         match kind {
-            // A server that says what is wrong with a request is well.
+            // An endpoint that refuses a bad request is healthy.
             FailureKind::None => self.stats.breaker.success(),
             FailureKind::Rest(time) => {
                 counters.rate_limits.add();
@@ -183,27 +184,28 @@ impl Attempt {
     }
 }
 
-/// A server of which nothing else is known has been seen to be slow after this long without a
-/// token.
-const SLOW: Duration = Duration::from_millis(500);
+/// While no latency is known, an attempt dropped after this time without a token counts as an
+/// observation.
+const UNKNOWN_LATENCY: Duration = Duration::from_millis(500);
 
-/// The clock that takes an attempt back has begun up to this long before it: what runs first on a
-/// busy machine is not said.
-const BEFORE: Duration = Duration::from_millis(5);
+/// The generation's first-token timeout starts up to this much before the attempt.
+const TIMEOUT_TOLERANCE: Duration = Duration::from_millis(5);
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        if self.settled {
+        if self.recorded {
             return;
         }
-        // However it was given up, the first token takes at least as long as it was waited for.
+        // The time to first token is at least the time waited.
         let elapsed = self.started.elapsed();
-        if self.timed && elapsed > self.stats.latency.average().unwrap_or(SLOW) {
+        if self.timed && elapsed > self.stats.latency.average().unwrap_or(UNKNOWN_LATENCY) {
             self.stats.latency.record(elapsed);
         }
-        // Taken back by the first-token clock: the server is to blame. Taken back earlier, by the
-        // client: it is not.
-        if !self.patience.is_zero() && elapsed + BEFORE >= self.patience {
+        // Dropped by the first-token timeout: a failure of the endpoint. Dropped earlier, by the
+        // client: none.
+        if !self.first_token_timeout.is_zero()
+            && elapsed + TIMEOUT_TOLERANCE >= self.first_token_timeout
+        {
             self.stats.counters.silences.add();
             if self.stats.breaker.failure() {
                 self.stats.counters.opened.add();
@@ -215,11 +217,12 @@ impl Drop for Attempt {
 // === impl Counter ===
 
 impl Counter {
+    /// Adds one.
     pub(super) fn add(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The number now.
+    /// Returns the value.
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)

@@ -2,14 +2,17 @@
 
 use serde_json::value::RawValue;
 
-use super::json::{ObjectWriter, push_array, quoted};
-use super::messages::{Conversation, REMEDY};
-use super::node::{Kind, Node, Object, invalid, quote, unsupported};
-use super::object::RawObject;
-use super::responses::ENVELOPE;
+use super::REMEDY;
+use super::messages::Conversation;
+use super::tools::{tool, tool_choice};
+use super::validation::GATEWAY_MEMBERS;
 use crate::model::error::{ApiError, ErrorCode};
+use crate::model::json::{
+    Kind, Members, ObjectWriter, RawObject, invalid, missing, push_array, quote, quoted,
+    unsupported,
+};
 
-/// What is called the same in both dialects, and means the same.
+/// Members with the same name and meaning in both dialects.
 const SAME: &[&str] = &[
     "temperature",
     "top_p",
@@ -22,7 +25,7 @@ const SAME: &[&str] = &[
     "service_tier",
 ];
 
-/// What is translated here, or accepted without being sent.
+/// Members that are translated here, or accepted and not sent.
 const TRANSLATED: &[&str] = &[
     "model",
     "input",
@@ -49,23 +52,21 @@ const TRANSLATED: &[&str] = &[
     "messages",
 ];
 
-/// The one thing that can be asked to be included and that a chat server has.
+/// The only value of `include` that a chat server has.
 const LOGPROBS: &str = "message.output_text.logprobs";
 
-/// The members of the chat request that are made here, in their order.
+/// The translated members of the chat request, in their order.
 #[derive(Default)]
-struct Members(Vec<(&'static str, String)>);
+struct ChatMembers(Vec<(&'static str, String)>);
 
 pub(super) fn to_chat(
     raw: &RawObject,
     history: &[Box<RawValue>],
     model: &str,
 ) -> Result<Vec<u8>, ApiError> {
-    refuse(raw)?;
-    let input = raw
-        .node("input")
-        .ok_or_else(|| super::node::missing("input"))?;
-    let mut members = Members::default();
+    refuse_untranslatable(raw)?;
+    let input = raw.node("input").ok_or_else(|| missing("input"))?;
+    let mut members = ChatMembers::default();
     members.put("model", quoted(model));
     members.put(
         "messages",
@@ -90,33 +91,33 @@ pub(super) fn to_chat(
     members.put("stream", "true".to_owned());
     members.put("stream_options", stream_options(raw)?);
 
-    let Members(members) = members;
+    let ChatMembers(members) = members;
     let mut out = String::new();
     let mut body = ObjectWriter::begin(&mut out);
     for (name, json) in &members {
         body.raw(name, json);
     }
     for (name, value) in raw.iter() {
-        if TRANSLATED.contains(&name) || ENVELOPE.contains(&name) || SAME.contains(&name) {
+        if TRANSLATED.contains(&name) || GATEWAY_MEMBERS.contains(&name) || SAME.contains(&name) {
             continue;
         }
         match members.iter().find(|(made, _)| *made == name) {
             None => body.raw(name, value.get()),
             Some((_, json)) if json == value.get() || Kind::of(value) == Kind::Null => {}
-            Some(_) => return Err(said_twice(name)),
+            Some(_) => return Err(contradiction(name)),
         }
     }
     body.end();
     Ok(out.into_bytes())
 }
 
-/// Refuses what a chat server has no word for.
-fn refuse(raw: &RawObject) -> Result<(), ApiError> {
+/// Refuses what a chat server has no counterpart for.
+fn refuse_untranslatable(raw: &RawObject) -> Result<(), ApiError> {
     for name in ["conversation", "prompt", "context_management"] {
         if raw.get(name).is_some() {
             return Err(unsupported(
                 name,
-                &format!("A chat-completions upstream keeps nothing to refer to. {REMEDY}"),
+                &format!("A chat-completions upstream stores nothing to refer to. {REMEDY}"),
             ));
         }
     }
@@ -147,20 +148,20 @@ fn stream_options(raw: &RawObject) -> Result<String, ApiError> {
     Ok(out)
 }
 
-fn said_twice(name: &str) -> ApiError {
+fn contradiction(name: &str) -> ApiError {
     let message = format!(
         "Invalid value for '{name}': it contradicts another member of the request that is sent as '{name}' to a chat-completions upstream. Leave one of the two out."
     );
     ApiError::new(ErrorCode::InvalidValue, message).param(name)
 }
 
-impl Members {
+impl ChatMembers {
     fn put(&mut self, name: &'static str, json: String) {
         self.0.push((name, json));
     }
 
-    /// Tools and what is said about them. A chat server refuses an empty list, and the rest without
-    /// one.
+    /// Adds the tools and the choice among them. A chat server refuses an empty list, and a choice
+    /// without a list.
     fn tools(&mut self, raw: &RawObject) -> Result<(), ApiError> {
         let tools = raw
             .node("tools")
@@ -187,28 +188,28 @@ impl Members {
         Ok(())
     }
 
-    fn text(&mut self, text: &Object<'_>) -> Result<(), ApiError> {
+    fn text(&mut self, text: &Members<'_>) -> Result<(), ApiError> {
         text.only(&["format", "verbosity"], REMEDY)?;
-        if let Some(format) = text.get("format") {
+        if let Some(format) = text.node("format") {
             self.put("response_format", response_format(&format.object()?)?);
         }
-        if let Some(verbosity) = text.get("verbosity") {
+        if let Some(verbosity) = text.node("verbosity") {
             self.put("verbosity", verbosity.raw.get().to_owned());
         }
         Ok(())
     }
 
-    fn reasoning(&mut self, reasoning: &Object<'_>) -> Result<(), ApiError> {
+    fn reasoning(&mut self, reasoning: &Members<'_>) -> Result<(), ApiError> {
         reasoning.only(&["effort", "summary", "generate_summary"], REMEDY)?;
         for name in ["summary", "generate_summary"] {
-            if let Some(summary) = reasoning.get(name)
+            if let Some(summary) = reasoning.node(name)
                 && summary.text()? != "auto"
             {
                 return Err(summary
                     .unsupported("A chat-completions upstream makes no summaries. Send 'auto', which allows for none, or leave it out."));
             }
         }
-        if let Some(effort) = reasoning.get("effort") {
+        if let Some(effort) = reasoning.node("effort") {
             self.put("reasoning_effort", effort.raw.get().to_owned());
         }
         Ok(())
@@ -226,7 +227,7 @@ impl Members {
                 wanted = true;
             }
         }
-        // 0 is what holds when nothing is said.
+        // 0 is the default.
         let top = raw
             .get("top_logprobs")
             .map(RawValue::get)
@@ -241,102 +242,9 @@ impl Members {
     }
 }
 
-/// `{"type":"function","name",…}` as `{"type":"function","function":{"name",…}}`.
-fn tool(node: &Node<'_>) -> Result<String, ApiError> {
-    const INNER: &[&str] = &["name", "description", "parameters", "strict"];
-    let object = node.object()?;
-    let kind = object.require("type")?;
-    let name = kind.text()?;
-    if name != "function" {
-        let why = "A chat-completions upstream takes tools of type 'function', not";
-        return Err(kind.unsupported(&format!(
-            "{why} '{}'. Declare a function that does it, or use an upstream that speaks the Responses API.",
-            quote(&name)
-        )));
-    }
-    object.require("name")?.of_kind(Kind::String)?;
-    let mut out = String::new();
-    let mut tool = ObjectWriter::begin(&mut out);
-    tool.raw("type", "\"function\"");
-    let mut function = ObjectWriter::begin(tool.name("function"));
-    for name in INNER {
-        if let Some(value) = object.get(name) {
-            function.raw(name, value.raw.get());
-        }
-    }
-    function.end();
-    for (name, value) in object.others(&["type", "name", "description", "parameters", "strict"]) {
-        if name == "function" {
-            return Err(unsupported(
-                &object.path_of(name),
-                "A tool of the Responses API has 'name' and 'parameters' beside its 'type'.",
-            ));
-        }
-        tool.raw(name, value.get());
-    }
-    tool.end();
-    Ok(out)
-}
-
-fn tool_choice(node: &Node<'_>) -> Result<String, ApiError> {
-    if node.kind() == Kind::String {
-        return Ok(node.raw.get().to_owned());
-    }
-    let object = node.object()?;
-    let kind = object.require("type")?;
-    let mut out = String::new();
-    match kind.text()?.as_ref() {
-        "function" => {
-            object.only(&["type", "name"], REMEDY)?;
-            push_function_choice(&mut out, &object)?;
-        }
-        "allowed_tools" => {
-            object.only(&["type", "mode", "tools"], REMEDY)?;
-            let mut choice = ObjectWriter::begin(&mut out);
-            choice.raw("type", "\"allowed_tools\"");
-            let mut allowed = ObjectWriter::begin(choice.name("allowed_tools"));
-            allowed.raw("mode", object.require("mode")?.of_kind(Kind::String)?);
-            let mut tools = Vec::new();
-            for tool in object.require("tools")?.array()? {
-                let tool = tool.object()?;
-                let kind = tool.require("type")?;
-                if kind.text()? != "function" {
-                    return Err(kind.unsupported(&format!(
-                        "A chat-completions upstream has tools of type 'function' only. {REMEDY}"
-                    )));
-                }
-                let mut out = String::new();
-                push_function_choice(&mut out, &tool)?;
-                tools.push(out);
-            }
-            push_array(allowed.name("tools"), &tools, |out, tool| {
-                out.push_str(tool)
-            });
-            allowed.end();
-            choice.end();
-        }
-        other => {
-            let why = "A chat-completions upstream takes a choice of type 'function' or 'allowed_tools', not";
-            return Err(kind.unsupported(&format!("{why} '{}'. {REMEDY}", quote(other))));
-        }
-    }
-    Ok(out)
-}
-
-fn push_function_choice(out: &mut String, object: &Object<'_>) -> Result<(), ApiError> {
-    let name = object.require("name")?.of_kind(Kind::String)?;
-    let mut choice = ObjectWriter::begin(out);
-    choice.raw("type", "\"function\"");
-    let mut function = ObjectWriter::begin(choice.name("function"));
-    function.raw("name", name);
-    function.end();
-    choice.end();
-    Ok(())
-}
-
-/// `text.format`, which holds a schema directly, as `response_format`, which holds it under
-/// `json_schema`.
-fn response_format(format: &Object<'_>) -> Result<String, ApiError> {
+/// Translates `text.format`, which holds a schema directly, to `response_format`, which holds it
+/// under `json_schema`.
+fn response_format(format: &Members<'_>) -> Result<String, ApiError> {
     let kind = format.require("type")?;
     let mut out = String::new();
     let mut object = ObjectWriter::begin(&mut out);

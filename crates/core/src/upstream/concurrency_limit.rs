@@ -1,4 +1,4 @@
-//! How many requests a server gets at once, and how many may wait for their turn.
+//! Limits the concurrent requests of an endpoint, with a bounded queue before it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,21 +8,21 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::model::error::{ApiError, ErrorCode};
 
-/// What to come back after that finds the queue full, at least.
-const COME_BACK: Duration = Duration::from_secs(1);
+/// `Retry-After` of a request that finds the queue full.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The bounds of one server.
+/// The limits of one endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConcurrencyPolicy {
-    /// Requests that it gets at once; 0: as many as come.
+    /// Concurrent requests; 0: no limit.
     pub concurrent: usize,
-    /// Requests that may wait.
+    /// Requests that may wait in the queue.
     pub queued: usize,
-    /// How long one waits at most; zero: without limit.
+    /// Longest wait in the queue; zero: no limit.
     pub wait: Duration,
 }
 
-/// See the [module](self). Shared by all workers; first come, first served.
+/// The concurrency limit of one endpoint. Shared by all workers; first in, first out.
 #[derive(Debug)]
 pub struct ConcurrencyLimit {
     policy: ConcurrencyPolicy,
@@ -31,7 +31,7 @@ pub struct ConcurrencyLimit {
     waiting: AtomicUsize,
 }
 
-/// A place at the server, given back when it is dropped.
+/// A slot at the endpoint, released when dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
     limit: Arc<ConcurrencyLimit>,
@@ -55,35 +55,35 @@ impl ConcurrencyLimit {
         })
     }
 
-    /// Requests at the server now.
+    /// Returns the number of requests at the endpoint now.
     #[must_use]
     pub fn running(&self) -> usize {
         self.running.load(Ordering::Relaxed)
     }
 
-    /// Requests that wait for their turn.
+    /// Returns the number of requests in the queue.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Whether a request would be let through at once.
+    /// Returns whether a slot is free.
     pub(super) fn is_free(&self) -> bool {
         self.slots
             .as_ref()
             .is_none_or(|slots| slots.available_permits() > 0)
     }
 
-    /// Whether a request would be let through or may wait.
+    /// Returns whether a slot or a place in the queue is free.
     pub(super) fn has_capacity(&self) -> bool {
         self.is_free() || self.waiting() < self.policy.queued
     }
 
-    /// Waits for a place.
+    /// Waits for a slot.
     ///
     /// # Errors
-    /// [`ErrorCode::UpstreamBusy`] where the queue is full, or the wait is over.
-    pub(super) async fn enter(self: &Arc<Self>) -> Result<Permit, ApiError> {
+    /// [`ErrorCode::UpstreamBusy`] if the queue is full or the wait times out.
+    pub(super) async fn acquire(self: &Arc<Self>) -> Result<Permit, ApiError> {
         let slot = match &self.slots {
             None => None,
             Some(slots) => Some(match slots.clone().try_acquire_owned() {
@@ -121,7 +121,7 @@ impl ConcurrencyLimit {
             self.policy.concurrent,
             self.waiting()
         );
-        ApiError::new(ErrorCode::UpstreamBusy, message).retry_after(COME_BACK)
+        ApiError::new(ErrorCode::UpstreamBusy, message).retry_after(RETRY_AFTER)
     }
 }
 
@@ -151,40 +151,49 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn lets_as_many_through_as_it_may_and_the_next_when_one_leaves() {
+    async fn queued_request_gets_the_next_released_slot() {
         let limit = limit(2, 1);
-        let (first, _second) = (limit.enter().await.unwrap(), limit.enter().await.unwrap());
-        let mut third = Box::pin(limit.enter());
+        let (first, _second) = (
+            limit.acquire().await.unwrap(),
+            limit.acquire().await.unwrap(),
+        );
+        let mut third = Box::pin(limit.acquire());
         assert!(third.as_mut().now_or_never().is_none());
         assert_eq!(
             (limit.running(), limit.waiting(), limit.has_capacity()),
             (2, 1, false)
         );
-        assert!(limit.enter().await.unwrap_err().is(ErrorCode::UpstreamBusy));
+        assert!(
+            limit
+                .acquire()
+                .await
+                .unwrap_err()
+                .is(ErrorCode::UpstreamBusy)
+        );
         drop(first);
         let _third = third.await.unwrap();
         assert_eq!((limit.running(), limit.waiting()), (2, 0));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_waits_longer_than_he_may_and_who_leaves_is_not_counted() {
+    async fn queue_wait_times_out_and_dropped_waits_are_not_counted() {
         let limit = limit(1, 2);
-        let _held = limit.enter().await.unwrap();
-        let mut left = Box::pin(limit.enter());
+        let _held = limit.acquire().await.unwrap();
+        let mut left = Box::pin(limit.acquire());
         assert!(left.as_mut().now_or_never().is_none());
         drop(left);
         assert_eq!(limit.waiting(), 0);
-        let error = limit.enter().await.unwrap_err();
-        assert_eq!((error.status, error.retry_after), (429, Some(COME_BACK)));
+        let error = limit.acquire().await.unwrap_err();
+        assert_eq!((error.status, error.retry_after), (429, Some(RETRY_AFTER)));
         assert_eq!((limit.running(), limit.waiting()), (1, 0));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_bound_everybody_goes_through_and_is_counted() {
+    async fn without_a_limit_all_requests_pass_and_are_counted() {
         let limit = limit(0, 0);
-        let passes: Vec<_> = futures::future::join_all((0..1000).map(|_| limit.enter())).await;
+        let permits: Vec<_> = futures::future::join_all((0..1000).map(|_| limit.acquire())).await;
         assert_eq!((limit.running(), limit.has_capacity()), (1000, true));
-        drop(passes);
+        drop(permits);
         assert_eq!(limit.running(), 0);
     }
 }

@@ -1,5 +1,5 @@
-//! Whoever is to be told of an end is told once, whatever the end is, and finds the object as it
-//! then is.
+//! The hook of a generation's end runs exactly once for every kind of end, and finds the final
+//! object.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
@@ -13,15 +13,15 @@ use tokenwire_testkit::{EngineOptions, TestEngine, settle};
 
 const BACKGROUND: &str = r#"{"input":"hi","background":true}"#;
 
-/// Writes down how generations ended, as whoever polls would see it then.
+/// Records how generations ended, as a poll would show it at that time.
 #[derive(Clone, Debug, Default)]
-struct Book(Arc<Mutex<Vec<(bool, String)>>>);
+struct EndRecorder(Arc<Mutex<Vec<(bool, String)>>>);
 
-impl EndNotifier for Book {
-    fn promise(&self, _request: &StartRequest) -> Result<Option<OnEnd>, ApiError> {
-        let book = self.0.clone();
+impl EndNotifier for EndRecorder {
+    fn on_end(&self, _request: &StartRequest) -> Result<Option<OnEnd>, ApiError> {
+        let ends = self.0.clone();
         Ok(Some(Box::new(move |generation| {
-            book.lock().push((
+            ends.lock().push((
                 generation.outcome().is_some(),
                 generation.status().as_str().to_owned(),
             ));
@@ -29,30 +29,33 @@ impl EndNotifier for Book {
     }
 }
 
-impl Book {
-    fn read(&self) -> Vec<(bool, String)> {
+impl EndRecorder {
+    fn ends(&self) -> Vec<(bool, String)> {
         self.0.lock().clone()
     }
 }
 
-fn world() -> (TestEngine, Book) {
+fn recorded_engine() -> (TestEngine, EndRecorder) {
     let mut test = TestEngine::new(EngineOptions::default());
-    let book = Book::default();
-    test.engine = test.engine.clone().with_announcer(Arc::new(book.clone()));
-    (test, book)
+    let recorder = EndRecorder::default();
+    test.engine = test
+        .engine
+        .clone()
+        .with_end_notifier(Arc::new(recorder.clone()));
+    (test, recorder)
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_end_is_announced_once_and_after_the_terminal_event() {
-    let (test, book) = world();
+async fn hook_runs_once_per_end_after_the_terminal_event() {
+    let (test, recorder) = recorded_engine();
     let completed = test.start(BACKGROUND);
     let call = test.upstream.call().await;
     settle().await;
-    assert_eq!(book.read(), []);
+    assert_eq!(recorder.ends(), []);
     call.token("a").finish("stop").done().end(BodyEnd::Clean);
     completed.guard.generation().ended().await;
     settle().await;
-    assert_eq!(book.read(), [(true, "completed".to_owned())]);
+    assert_eq!(recorder.ends(), [(true, "completed".to_owned())]);
 
     let cut = test.start(BACKGROUND);
     test.upstream.call().await.token("a").end(BodyEnd::Clean);
@@ -62,19 +65,24 @@ async fn every_end_is_announced_once_and_after_the_terminal_event() {
     cancelled.guard.generation().cancel();
     cancelled.guard.generation().ended().await;
     settle().await;
-    let ends: Vec<String> = book.read().into_iter().map(|(_, status)| status).collect();
+    let ends: Vec<String> = recorder
+        .ends()
+        .into_iter()
+        .map(|(_, status)| status)
+        .collect();
     assert_eq!(ends, ["completed", "failed", "cancelled"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deleted_generation_has_no_outcome_and_is_announced_all_the_same() {
-    let (test, book) = world();
+async fn hook_runs_for_a_deleted_generation_without_outcome() {
+    let (test, recorder) = recorded_engine();
     let started = test.start(BACKGROUND);
     let _call = test.upstream.call().await;
     test.engine.delete(started.guard.generation());
     settle().await;
     assert_eq!(
-        book.read()
+        recorder
+            .ends()
             .iter()
             .map(|(outcome, _)| *outcome)
             .collect::<Vec<_>>(),
@@ -83,25 +91,25 @@ async fn a_deleted_generation_has_no_outcome_and_is_announced_all_the_same() {
 }
 
 #[test]
-fn the_end_of_the_worker_is_announced_as_the_failure_that_it_is() {
+fn hook_reports_failure_when_the_runtime_is_dropped() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
         .unwrap();
-    let (test, book) = world();
+    let (test, recorder) = recorded_engine();
     let kept = runtime.block_on(async {
         let begun = test.start(BACKGROUND);
         let call = test.upstream.call().await;
-        // One whose task never ran, too.
+        // And one whose task never ran.
         (begun, call, test.start(BACKGROUND))
     });
     drop(runtime);
-    assert_eq!(book.read(), vec![(true, "failed".to_owned()); 2]);
+    assert_eq!(recorder.ends(), vec![(true, "failed".to_owned()); 2]);
     drop(kept);
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_anybody_to_tell_a_webhook_is_refused() {
+async fn webhook_is_refused_without_an_end_notifier() {
     let test = TestEngine::new(EngineOptions::default());
     let error = test
         .try_start(r#"{"input":"hi","background":true,"webhook":{"url":"https://example.org"}}"#)

@@ -1,0 +1,209 @@
+//! Builds what the engines of all workers share.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::task::TaskTracker;
+
+use super::{Engine, LogStore, MemoryStore, Registry, Retention, Reuse, ReuseOptions};
+use crate::log::{LogLimits, MemoryAccount};
+use crate::upstream::Upstream;
+
+/// The terminal events of generations that are stopped are written within this time.
+const LAST_EVENTS: Duration = Duration::from_secs(1);
+
+/// Configures a [`SharedEngine`]. The defaults suit one process of a small service; see each
+/// method.
+#[derive(Clone, Debug)]
+pub struct EngineBuilder {
+    retention: Retention,
+    log_limits: LogLimits,
+    grace: Duration,
+    reuse: Option<ReuseOptions>,
+    sweep_interval: Option<Duration>,
+}
+
+/// What the engines of all workers share: the registry, the logs and their memory account, the
+/// tasks of running generations, shared answers and the sweeper. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct SharedEngine {
+    registry: Arc<Registry>,
+    store: Arc<dyn LogStore>,
+    account: MemoryAccount,
+    tasks: TaskTracker,
+    grace: Duration,
+    reuse: Option<Arc<Reuse>>,
+    sweep_interval: Option<Duration>,
+    sweeper: Arc<OnceLock<()>>,
+}
+
+// === impl EngineBuilder ===
+
+impl Default for EngineBuilder {
+    fn default() -> Self {
+        Self {
+            retention: Retention {
+                events: Duration::from_secs(10 * 60),
+                responses: Duration::from_secs(24 * 60 * 60),
+                max_memory: 256 * 1024 * 1024,
+                max_open: 1000,
+            },
+            log_limits: LogLimits {
+                bytes: 8 * 1024 * 1024,
+                events: 100_000,
+            },
+            grace: Duration::from_secs(30),
+            reuse: None,
+            sweep_interval: Some(Duration::from_secs(1)),
+        }
+    }
+}
+
+impl EngineBuilder {
+    /// Sets how long and how much is kept. Default: logs 10 minutes, response objects 24 hours,
+    /// 256 MiB, 1,000 running generations.
+    #[must_use]
+    pub fn retention(self, retention: Retention) -> Self {
+        Self { retention, ..self }
+    }
+
+    /// Sets what one log may hold. Default: 8 MiB and 100,000 events.
+    #[must_use]
+    pub fn log_limits(self, log_limits: LogLimits) -> Self {
+        Self { log_limits, ..self }
+    }
+
+    /// Sets how long a generation runs on without a reader. Default: 30 s.
+    #[must_use]
+    pub fn disconnect_grace(self, grace: Duration) -> Self {
+        Self { grace, ..self }
+    }
+
+    /// Lets identical requests share answers. Default: they do not.
+    #[must_use]
+    pub fn reuse(self, reuse: ReuseOptions) -> Self {
+        Self {
+            reuse: Some(reuse),
+            ..self
+        }
+    }
+
+    /// Sets how often ended generations are looked through for those that have been kept long
+    /// enough; `None` leaves that to calls of [`Registry::sweep`]. Default: 1 s.
+    #[must_use]
+    pub fn sweep_interval(self, sweep_interval: Option<Duration>) -> Self {
+        Self {
+            sweep_interval,
+            ..self
+        }
+    }
+
+    /// Builds the shared part. [`SharedEngine::engine`] makes an engine of it for each worker.
+    #[must_use]
+    pub fn build(self) -> SharedEngine {
+        let account = MemoryAccount::default();
+        SharedEngine {
+            registry: Registry::new(self.retention, account.clone()),
+            store: Arc::new(MemoryStore {
+                limits: self.log_limits,
+                account: account.clone(),
+            }),
+            account,
+            tasks: TaskTracker::new(),
+            grace: self.grace,
+            reuse: self.reuse.and_then(Reuse::new),
+            sweep_interval: self.sweep_interval,
+            sweeper: Arc::default(),
+        }
+    }
+}
+
+// === impl SharedEngine ===
+
+impl SharedEngine {
+    /// Makes an engine for the worker that calls, which asks this upstream. An upstream's HTTP
+    /// client belongs to one runtime, so each worker needs an upstream and an engine of its own.
+    ///
+    /// The first call inside a Tokio runtime starts the sweeper there. It runs until the last
+    /// engine is dropped.
+    #[must_use]
+    pub fn engine(&self, upstream: Arc<dyn Upstream>) -> Engine {
+        self.start_sweeper();
+        Engine {
+            registry: self.registry.clone(),
+            store: self.store.clone(),
+            upstream,
+            tasks: self.tasks.clone(),
+            grace: self.grace,
+            reuse: self.reuse.clone(),
+            end_notifier: None,
+            observer: None,
+        }
+    }
+
+    /// Every generation that can be asked for.
+    #[must_use]
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// The tasks that write generations.
+    #[must_use]
+    pub fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
+    /// Counts the bytes of the logs.
+    #[must_use]
+    pub fn account(&self) -> &MemoryAccount {
+        &self.account
+    }
+
+    /// The shared answers, where identical requests share.
+    #[must_use]
+    pub fn shared_answers(&self) -> Option<&Arc<Reuse>> {
+        self.reuse.as_ref()
+    }
+
+    /// Refuses new generations, and waits up to `timeout` for the running ones. What then still runs
+    /// ends with a failure. Returns whether all ended by themselves.
+    pub async fn drain(&self, timeout: Duration) -> bool {
+        self.registry.close();
+        self.tasks.close();
+        if tokio::time::timeout(timeout, self.tasks.wait())
+            .await
+            .is_ok()
+        {
+            return true;
+        }
+        tracing::warn!(
+            open_streams = self.registry.open(),
+            "the shutdown timeout has passed: ending what still runs"
+        );
+        self.registry.stop_running();
+        let _ = tokio::time::timeout(LAST_EVENTS, self.tasks.wait()).await;
+        false
+    }
+
+    fn start_sweeper(&self) {
+        let (Some(interval), Ok(runtime)) = (self.sweep_interval, Handle::try_current()) else {
+            return;
+        };
+        self.sweeper.get_or_init(|| {
+            let registry = Arc::downgrade(&self.registry);
+            runtime.spawn(async move {
+                let mut ticks = tokio::time::interval(interval);
+                ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                loop {
+                    ticks.tick().await;
+                    match registry.upgrade() {
+                        Some(registry) => registry.sweep(Instant::now()),
+                        None => return,
+                    }
+                }
+            });
+        });
+    }
+}

@@ -1,0 +1,148 @@
+//! From a request to what its generation is made of.
+
+use std::time::Duration;
+
+use super::{Engine, StartRequest};
+use crate::generation::{Conversation, Work};
+use crate::model::error::ApiError;
+use crate::model::id::{GenerationId, Owner};
+use crate::model::snapshot::{Api, Meta};
+use crate::model::time::unix_now;
+use crate::request::{ChatRequest, RequestFields, ResponsesRequest, StreamRequest};
+use crate::upstream::{Target, Timeouts, UpstreamRequest};
+
+/// A request that was translated and routed.
+pub(super) struct Plan {
+    pub(super) meta: Meta,
+    pub(super) conversation: Conversation,
+    pub(super) work: Work,
+    /// Whether it first waits for a permit of the upstream.
+    pub(super) queued: bool,
+}
+
+impl Engine {
+    /// Translates the request for the upstream that its model is routed to.
+    pub(super) fn plan(&self, request: StartRequest) -> Result<Plan, ApiError> {
+        match &request.body {
+            StreamRequest::Chat(chat) => self.plan_chat(chat, &request),
+            StreamRequest::Responses(responses) => self.plan_responses(responses, &request),
+        }
+    }
+
+    fn plan_chat(&self, chat: &ChatRequest, request: &StartRequest) -> Result<Plan, ApiError> {
+        let target = self.upstream.route(chat.model())?;
+        let body = match target.api {
+            Api::Chat => chat.upstream_body(target.upstream_model.as_deref()),
+            Api::Responses => {
+                chat.to_responses(target.upstream_model.as_deref().unwrap_or(&target.model))?
+            }
+        };
+        let fields = RequestFields::from_chat(chat);
+        let mut work = work(&target, body, chat.n(), None, request);
+        if !chat.stream() && target.api == Api::Chat {
+            // The answer comes in one piece, so its first token is its last.
+            work.request.streamed = false;
+            work.request.first_token_timeout = target.timeouts.total;
+            work.timeouts = Timeouts {
+                first_token: Duration::ZERO,
+                between_tokens: Duration::ZERO,
+                ..work.timeouts
+            };
+        }
+        let meta = Meta {
+            include_usage: chat.include_usage(),
+            ..meta(&target, fields, &request.owner, false, true)
+        };
+        Ok(Plan {
+            meta,
+            conversation: Conversation::default(),
+            work,
+            queued: target.queued,
+        })
+    }
+
+    fn plan_responses(
+        &self,
+        responses: &ResponsesRequest,
+        request: &StartRequest,
+    ) -> Result<Plan, ApiError> {
+        let previous = responses.previous_response_id();
+        let history = match &previous {
+            Some(id) => self.history(id, &request.owner)?,
+            None => Vec::new(),
+        };
+        let target = self.upstream.route(responses.model().as_deref())?;
+        let model = target.upstream_model.as_deref().unwrap_or(&target.model);
+        let body = match target.api {
+            Api::Chat => responses.to_chat(&history, model)?,
+            Api::Responses => responses.to_responses(&history, model),
+        };
+        let choices = responses
+            .get("n")
+            .and_then(|raw| raw.get().parse().ok())
+            .unwrap_or(1);
+        let work = work(&target, body, choices, previous, request);
+        let meta = meta(
+            &target,
+            responses.request_fields(),
+            &request.owner,
+            responses.background(),
+            responses.store(),
+        );
+        let conversation = Conversation {
+            history,
+            input: responses.input_items(),
+        };
+        Ok(Plan {
+            meta,
+            conversation,
+            work,
+            queued: target.queued,
+        })
+    }
+}
+
+fn work(
+    target: &Target,
+    body: Vec<u8>,
+    choices: u32,
+    previous_response_id: Option<String>,
+    request: &StartRequest,
+) -> Work {
+    let upstream = UpstreamRequest {
+        api: target.api,
+        model: target.model.clone(),
+        body: body.into(),
+        headers: request.headers.clone(),
+        endpoint: target.endpoint,
+        streamed: true,
+        first_token_timeout: target.timeouts.first_token,
+        client_key: request.client_key.clone(),
+    };
+    Work {
+        request: upstream,
+        timeouts: target.timeouts,
+        choices,
+        previous_response_id,
+    }
+}
+
+fn meta(
+    target: &Target,
+    fields: RequestFields,
+    owner: &Owner,
+    background: bool,
+    store: bool,
+) -> Meta {
+    Meta {
+        id: GenerationId::random(),
+        owner: owner.clone(),
+        created_at: unix_now(),
+        model: target.model.clone(),
+        request_fields: fields.into_json(),
+        api: target.api,
+        background,
+        store,
+        include_usage: false,
+    }
+}

@@ -1,0 +1,270 @@
+//! The resume table: what a reader gets that comes back at a position.
+//!
+//! | a reader comes back after event n, and | [`EventSource`] | [`Sdk`] | [`WebSocket`] |
+//! | --- | --- | --- | --- |
+//! | n is in the log, or absent | [`Read`] | [`Read`] | [`Read`] |
+//! | the log is sealed and nothing is left after n | [`NothingLeft`] | [`NothingLeft`] | [`NothingLeft`] |
+//! | the log is gone, the response object is not | [`Reset`] | `position_gone` | [`Reset`] |
+//! | n is past the head of a sealed log | [`Reset`] | `invalid_cursor` | [`Reset`] |
+//! | n is past the head of a running log | [`Read`] | [`Read`] | [`Read`] |
+//! | the id is unknown, or another owner's | `not_found` | `not_found` | `not_found` |
+//!
+//! A [`Read`] past the head waits for the first event above n or the terminal event, whichever comes
+//! first. After a [`Reset`] nothing follows.
+//!
+//! An adapter turns the result into a status and frames, and decides nothing.
+//!
+//! [`EventSource`]: ReaderKind::EventSource
+//! [`Sdk`]: ReaderKind::Sdk
+//! [`WebSocket`]: ReaderKind::WebSocket
+//! [`Read`]: Resumption::Read
+//! [`NothingLeft`]: Resumption::NothingLeft
+//! [`Reset`]: Resumption::Reset
+
+use std::sync::Arc;
+
+use super::Engine;
+use crate::generation::{Generation, ReaderGuard};
+use crate::model::error::{ApiError, ErrorCode};
+use crate::model::id::{GenerationId, Owner, Seq};
+
+/// A position in a generation's log, as a client names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// The generation.
+    pub id: GenerationId,
+    /// The number of the last event that was seen; `None` to read from the first.
+    pub after: Option<u64>,
+}
+
+/// How a reader learns that a position cannot be continued: a column of the [table](self).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReaderKind {
+    /// Framing with ids. Takes `tokenwire:reset`.
+    EventSource,
+    /// Framing without ids, JSON and bare text. Takes an error before the head.
+    Sdk,
+    /// A WebSocket. Takes `tokenwire:reset`.
+    WebSocket,
+}
+
+/// What a reader gets: a cell of the [table](self) that is no error.
+#[derive(Debug)]
+pub enum Resumption {
+    /// Events from this number on.
+    Read {
+        /// Counts the reader.
+        guard: ReaderGuard,
+        /// The first event.
+        from: Seq,
+    },
+    /// The reader has seen the end.
+    NothingLeft {
+        /// The generation.
+        generation: Arc<Generation>,
+    },
+    /// `tokenwire:reset`.
+    Reset {
+        /// The generation.
+        id: GenerationId,
+        /// The number of the last event that the object holds.
+        seq: Seq,
+        /// The event with the whole response object.
+        event: Vec<u8>,
+    },
+}
+
+// === impl Cursor ===
+
+impl Cursor {
+    /// The start of a generation's log.
+    #[must_use]
+    pub fn start(id: GenerationId) -> Self {
+        Self { id, after: None }
+    }
+
+    /// Parses an event's id, `<response id>.<number>`, as `Last-Event-ID` carries it.
+    ///
+    /// # Errors
+    /// [`ErrorCode::InvalidCursor`].
+    pub fn from_event_id(text: &str) -> Result<Self, ApiError> {
+        let parsed = text.split_once('.').and_then(|(id, number)| {
+            Some(Self {
+                id: id.parse().ok()?,
+                after: Some(parse_number(number)?),
+            })
+        });
+        parsed.ok_or_else(|| {
+            let shown: String = text.chars().take(128).collect();
+            ApiError::new(
+                ErrorCode::InvalidCursor,
+                format!("The Last-Event-ID '{shown}' is not of the form '<response id>.<number>'."),
+            )
+            .param("Last-Event-ID")
+        })
+    }
+
+    /// Parses the number of the last event seen, as the query parameter `name` carries it.
+    ///
+    /// # Errors
+    /// [`ErrorCode::InvalidCursor`] that names the parameter.
+    pub fn from_query(
+        id: GenerationId,
+        name: &'static str,
+        value: Option<&str>,
+    ) -> Result<Self, ApiError> {
+        let after = match value {
+            None => None,
+            Some(text) => Some(parse_number(text).ok_or_else(|| {
+                let shown: String = text.chars().take(64).collect();
+                ApiError::new(
+                    ErrorCode::InvalidCursor,
+                    format!(
+                        "'{name}' is '{shown}', but must be the number of an event, 0 or more."
+                    ),
+                )
+                .param(name)
+            })?),
+        };
+        Ok(Self { id, after })
+    }
+
+    /// The same cursor, if it is one of this generation.
+    ///
+    /// # Errors
+    /// [`ErrorCode::InvalidCursor`].
+    pub fn of(self, id: &GenerationId) -> Result<Self, ApiError> {
+        if self.id == *id {
+            return Ok(self);
+        }
+        let message = format!(
+            "The Last-Event-ID is of the stream '{}', but '{id}' was asked for.",
+            self.id
+        );
+        Err(ApiError::new(ErrorCode::InvalidCursor, message).param("Last-Event-ID"))
+    }
+}
+
+fn parse_number(text: &str) -> Option<u64> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten()
+}
+
+// === impl ReaderKind ===
+
+impl ReaderKind {
+    const fn takes_reset(self) -> bool {
+        match self {
+            Self::EventSource | Self::WebSocket => true,
+            Self::Sdk => false,
+        }
+    }
+}
+
+// === impl Engine ===
+
+impl Engine {
+    /// Applies the [table](self) to a reader that comes back at this cursor.
+    ///
+    /// # Errors
+    /// The errors of the table.
+    pub fn resume(
+        &self,
+        cursor: &Cursor,
+        owner: &Owner,
+        kind: ReaderKind,
+    ) -> Result<Resumption, ApiError> {
+        let generation = self.find(&cursor.id, owner)?;
+        self.read(generation.attach(), cursor.after, kind)
+    }
+
+    /// Applies the [table](self) to a reader that is counted already, such as the one of
+    /// [`Started`](super::Started), and has seen events up to `after`.
+    ///
+    /// # Errors
+    /// The errors of the table.
+    pub fn read(
+        &self,
+        guard: ReaderGuard,
+        after: Option<u64>,
+        kind: ReaderKind,
+    ) -> Result<Resumption, ApiError> {
+        let generation = guard.generation().clone();
+        let Ok(tail) = generation.tail() else {
+            let last = self.registry.last_seq(&generation.meta().id);
+            if after.is_some() && after == last {
+                return Ok(Resumption::NothingLeft { generation });
+            }
+            return if kind.takes_reset() {
+                Ok(reset(&generation))
+            } else {
+                Err(position_gone(&generation.meta().id))
+            };
+        };
+        let from = Seq(after.map_or(0, |after| after.saturating_add(1)));
+        if !tail.sealed || from < tail.next {
+            return Ok(Resumption::Read { guard, from });
+        }
+        if from == tail.next {
+            return Ok(Resumption::NothingLeft { generation });
+        }
+        if kind.takes_reset() {
+            Ok(reset(&generation))
+        } else {
+            Err(past_head(Seq(tail.next.0.saturating_sub(1))))
+        }
+    }
+}
+
+fn reset(generation: &Generation) -> Resumption {
+    let (seq, event) = generation.reset_event();
+    Resumption::Reset {
+        id: generation.meta().id.clone(),
+        seq,
+        event,
+    }
+}
+
+fn position_gone(id: &GenerationId) -> ApiError {
+    ApiError::new(
+        ErrorCode::PositionGone,
+        format!(
+            "The events of '{id}' are not kept any more; the response object is: GET /v1/responses/{id}."
+        ),
+    )
+}
+
+fn past_head(head: Seq) -> ApiError {
+    ApiError::new(
+        ErrorCode::InvalidCursor,
+        format!("The position lies past the last event, which is number {head}."),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn event_ids_parse_and_malformed_ones_are_refused() {
+        for (text, expected) in [
+            ("resp_abc.7", Some(7)),
+            ("resp_abc.0", Some(0)),
+            ("resp_abc", None),
+            ("resp_abc.", None),
+            ("resp_abc.-1", None),
+            ("resp_abc.+1", None),
+            ("resp_abc.1.2", None),
+            ("other.1", None),
+            ("resp_abc.99999999999999999999", None),
+        ] {
+            assert_eq!(
+                Cursor::from_event_id(text)
+                    .ok()
+                    .and_then(|cursor| cursor.after),
+                expected,
+                "{text}"
+            );
+        }
+    }
+}

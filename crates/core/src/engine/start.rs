@@ -1,0 +1,172 @@
+//! Starting a generation.
+
+use std::hash::BuildHasher as _;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use secrecy::ExposeSecret;
+
+use super::end_notifier::{OnEndGuard, on_end};
+use super::follower::Follower;
+use super::observer::Observation;
+use super::registry::Claim;
+use super::reuse::{Freshness, Leader, Reused, Role};
+use super::{Engine, StartRequest};
+use crate::generation::{Generation, ReaderGuard, Writer, drain, drive};
+use crate::model::error::{ApiError, ErrorCode};
+use crate::model::event::EventKind;
+use crate::model::snapshot::Api;
+use crate::request::StreamRequest;
+use crate::upstream::translate::RecordWriter;
+use crate::upstream::{Upstream, UpstreamRequest};
+
+/// A generation that was started, or that an earlier request with the same key started.
+#[derive(Debug)]
+pub struct Started {
+    /// Counts the caller as a reader. A generation without readers is cancelled after its grace.
+    pub guard: ReaderGuard,
+    /// Whether this request started it.
+    pub fresh: bool,
+    /// Whether it shares another's answer; `None` where answers are not shared, or where it was
+    /// started earlier.
+    pub reused: Option<Reused>,
+}
+
+/// Where a generation's answer comes from.
+struct AnswerSource {
+    upstream: Arc<dyn Upstream>,
+    /// Its slot, if others may follow it.
+    leader: Option<Leader>,
+    reused: Option<Reused>,
+    /// Whether the upstream is asked.
+    asked: Arc<AtomicBool>,
+}
+
+impl Engine {
+    /// Starts a generation, or attaches to the one that the same key started. Spawns the task that
+    /// asks the upstream on this runtime. `response.created` is in the log when this returns.
+    ///
+    /// # Errors
+    /// A fault of the request, or the reason why nothing can be started now.
+    pub fn start(&self, request: StartRequest) -> Result<Started, ApiError> {
+        let on_end = on_end(self.end_notifier.as_ref(), &request)?;
+        let claim = match &request.idempotency_key {
+            None => None,
+            Some(key) => {
+                let credential = request.client_key.as_ref().map(ExposeSecret::expose_secret);
+                let hash = self.registry.hasher().hash_one((
+                    &request.route,
+                    &request.fingerprint,
+                    credential,
+                ));
+                match self.registry.claim(&request.owner, key, hash)? {
+                    Claim::Taken(generation) => {
+                        return Ok(Started {
+                            guard: generation.attach(),
+                            fresh: false,
+                            reused: None,
+                        });
+                    }
+                    Claim::Free(claim) => Some(claim),
+                }
+            }
+        };
+        let permit = self.registry.admit()?;
+        let freshness = request.freshness;
+        let asked_in = match &request.body {
+            StreamRequest::Chat(_) => Api::Chat,
+            StreamRequest::Responses(_) => Api::Responses,
+        };
+        let plan = self.plan(request)?;
+        let log = self.store.create(&plan.meta.id);
+        let generation = Generation::new(plan.meta, log, plan.conversation, self.grace);
+        // Attached before the task runs, so that the generation never has zero readers before the
+        // first one reads.
+        let guard = generation.attach();
+        let mut writer = Writer::new(generation.clone());
+        let mut records = RecordWriter::new();
+        records.event(EventKind::Created);
+        if generation.meta().background || plan.queued {
+            records.event(EventKind::Queued);
+        }
+        records.record(None);
+        writer.append(&mut records).map_err(|error| {
+            tracing::error!(%error, "a new log refused its first record");
+            ApiError::new(ErrorCode::InternalError, "The stream could not be started.")
+        })?;
+        let on_end_guard = OnEndGuard::new(generation.clone(), on_end);
+        let running = self.registry.insert(generation.clone(), permit, claim);
+        let AnswerSource {
+            upstream,
+            leader,
+            reused,
+            asked,
+        } = self.answer_source(&generation, &plan.work.request, freshness);
+        let observation = self.observer.clone().map(|observer| {
+            Observation::begin(
+                observer,
+                generation,
+                asked_in,
+                reused,
+                plan.work.request.endpoint,
+                asked,
+            )
+        });
+        self.tasks.spawn(async move {
+            let finished = drive(writer, records, upstream, plan.work).await;
+            // Dropped here, or with the task if it ends early: that tells the registry and the others
+            // of the end.
+            drop((leader, observation, running));
+            // After the registry: the hook must find the object as it is at its end.
+            drop(on_end_guard);
+            if let Some(body) = finished {
+                drain(body).await;
+            }
+        });
+        Ok(Started {
+            guard,
+            fresh: true,
+            reused,
+        })
+    }
+
+    /// Decides whether the upstream is asked or another generation is followed.
+    fn answer_source(
+        &self,
+        generation: &Arc<Generation>,
+        request: &UpstreamRequest,
+        freshness: Freshness,
+    ) -> AnswerSource {
+        let from_upstream = |leader, reused| AnswerSource {
+            upstream: self.upstream.clone(),
+            leader,
+            reused,
+            asked: Arc::new(AtomicBool::new(true)),
+        };
+        let Some(reuse) = &self.reuse else {
+            return from_upstream(None, None);
+        };
+        let (role, reused, lookup) = reuse.join(request, generation, freshness);
+        match (role, lookup) {
+            (Role::Follower(follower_guard, phase), Some(lookup)) => {
+                let asked = Arc::new(AtomicBool::new(false));
+                let follower = Follower::new(
+                    self.upstream.clone(),
+                    generation.clone(),
+                    lookup,
+                    follower_guard,
+                    phase,
+                    asked.clone(),
+                );
+                AnswerSource {
+                    upstream: Arc::new(follower),
+                    leader: None,
+                    reused: Some(reused),
+                    asked,
+                }
+            }
+            (Role::Leader(leader), _) => from_upstream(Some(leader), Some(reused)),
+            (Role::Independent | Role::Follower(..), _) => from_upstream(None, Some(reused)),
+        }
+    }
+}

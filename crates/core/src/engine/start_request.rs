@@ -1,0 +1,76 @@
+//! What an adapter hands to [`Engine::start`](super::Engine::start).
+
+use secrecy::SecretString;
+
+use super::Freshness;
+use crate::model::id::Owner;
+use crate::request::StreamRequest;
+
+/// The client behind a request, or behind all requests of one connection.
+#[derive(Clone, Debug, Default)]
+pub struct Caller {
+    /// Owner of the generations that it starts.
+    pub owner: Owner,
+    /// Request headers that go to the upstream.
+    pub headers: Vec<(String, String)>,
+    /// The client's own key, for upstreams that are configured to take it.
+    pub client_key: Option<SecretString>,
+}
+
+/// A request to start a generation.
+#[derive(Debug)]
+pub struct StartRequest {
+    /// The body.
+    pub body: StreamRequest,
+    /// Owner of the new generation.
+    pub owner: Owner,
+    /// Makes the request idempotent, together with the owner and the route.
+    pub idempotency_key: Option<String>,
+    /// The route of the request, such as `/v1/responses`.
+    pub route: &'static str,
+    /// Tells a repetition from another request under the same key.
+    pub fingerprint: Vec<u8>,
+    /// Request headers that go to the upstream.
+    pub headers: Vec<(String, String)>,
+    /// The client's own key, for upstreams that are configured to take it.
+    pub client_key: Option<SecretString>,
+    /// Whether another request's answer will do, where the engine shares answers.
+    pub freshness: Freshness,
+}
+
+impl StartRequest {
+    /// A request of this caller. The idempotency key is the body's, if it has one, and the
+    /// fingerprint is made of the body.
+    #[must_use]
+    pub fn new(body: StreamRequest, caller: Caller, route: &'static str) -> Self {
+        let (idempotency_key, fingerprint) = match &body {
+            StreamRequest::Chat(chat) => (None, chat.body().to_vec()),
+            StreamRequest::Responses(responses) => {
+                (responses.idempotency_key(), responses.fingerprint())
+            }
+        };
+        Self {
+            body,
+            owner: caller.owner,
+            idempotency_key,
+            route,
+            fingerprint,
+            headers: caller.headers,
+            client_key: caller.client_key,
+            freshness: Freshness::Any,
+        }
+    }
+
+    /// The same request under this key, which takes precedence over the body's.
+    #[must_use]
+    pub fn with_idempotency_key(mut self, key: Option<String>) -> Self {
+        self.idempotency_key = key.or(self.idempotency_key);
+        self
+    }
+
+    /// The same request with this freshness.
+    #[must_use]
+    pub fn with_freshness(self, freshness: Freshness) -> Self {
+        Self { freshness, ..self }
+    }
+}

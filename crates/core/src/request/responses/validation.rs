@@ -1,0 +1,192 @@
+//! Types and ranges of the known members of a responses request.
+
+use crate::model::error::{ApiError, ErrorCode};
+use crate::model::json::{Kind, Node, RawObject, invalid, quote, unsupported};
+
+/// Members that are meant for the gateway and never go upstream.
+pub(super) const GATEWAY_MEMBERS: &[&str] = &[
+    "type",
+    "stream_id",
+    "generate",
+    "webhook",
+    "idempotency_key",
+];
+
+/// The longest `idempotency_key`, in bytes.
+const MAX_IDEMPOTENCY_KEY: usize = 255;
+/// The longest `stream_id`, in bytes.
+const MAX_STREAM_ID: usize = 256;
+
+/// The bounds that OpenAI sets on `metadata`: pairs, and characters of a key and of a value.
+const METADATA_PAIRS: usize = 16;
+const METADATA_KEY: usize = 64;
+const METADATA_VALUE: usize = 512;
+
+/// The type and range that a member must have, for any upstream.
+#[derive(Clone, Copy)]
+enum Shape {
+    Text,
+    Boolean,
+    Number(f64, f64),
+    Integer(u64, u64),
+    Object,
+    TextOrObject,
+    ArrayOf(Kind),
+}
+
+const SHAPES: &[(&str, Shape)] = &[
+    ("background", Shape::Boolean),
+    ("frequency_penalty", Shape::Number(-2.0, 2.0)),
+    ("generate", Shape::Boolean),
+    ("idempotency_key", Shape::Text),
+    ("include", Shape::ArrayOf(Kind::String)),
+    ("instructions", Shape::Text),
+    ("max_output_tokens", Shape::Integer(1, u64::MAX)),
+    ("max_tool_calls", Shape::Integer(0, u64::MAX)),
+    ("metadata", Shape::Object),
+    ("model", Shape::Text),
+    ("parallel_tool_calls", Shape::Boolean),
+    ("presence_penalty", Shape::Number(-2.0, 2.0)),
+    ("previous_response_id", Shape::Text),
+    ("prompt_cache_key", Shape::Text),
+    ("prompt_cache_retention", Shape::Text),
+    ("reasoning", Shape::Object),
+    ("reasoning.effort", Shape::Text),
+    ("reasoning.generate_summary", Shape::Text),
+    ("reasoning.summary", Shape::Text),
+    ("safety_identifier", Shape::Text),
+    ("service_tier", Shape::Text),
+    ("store", Shape::Boolean),
+    ("stream", Shape::Boolean),
+    ("stream_id", Shape::Text),
+    ("stream_options", Shape::Object),
+    ("stream_options.include_obfuscation", Shape::Boolean),
+    ("temperature", Shape::Number(0.0, 2.0)),
+    ("text", Shape::Object),
+    ("text.format", Shape::Object),
+    ("text.verbosity", Shape::Text),
+    ("tool_choice", Shape::TextOrObject),
+    ("tools", Shape::ArrayOf(Kind::Object)),
+    ("top_logprobs", Shape::Integer(0, 20)),
+    ("top_p", Shape::Number(0.0, 1.0)),
+    ("truncation", Shape::Text),
+    ("type", Shape::Text),
+    ("user", Shape::Text),
+    ("webhook", Shape::Object),
+    ("webhook.secret", Shape::Text),
+    ("webhook.url", Shape::Text),
+];
+
+/// Checks every known member.
+pub(super) fn check(raw: &RawObject) -> Result<(), ApiError> {
+    for (name, shape) in SHAPES {
+        if let Some(node) = find(raw, name)? {
+            shape.check(&node)?;
+        }
+    }
+    check_metadata(raw)?;
+    check_gateway_members(raw)
+}
+
+impl Shape {
+    fn check(self, node: &Node<'_>) -> Result<(), ApiError> {
+        match self {
+            Self::Text => node.text().map(drop),
+            Self::Boolean => node.boolean().map(drop),
+            Self::Number(low, high) => node.number(low, high).map(drop),
+            Self::Integer(low, high) => node.integer(low, high).map(drop),
+            Self::Object => node.of_kind(Kind::Object).map(drop),
+            Self::TextOrObject if node.kind() == Kind::String => node.text().map(drop),
+            Self::TextOrObject if node.kind() == Kind::Object => Ok(()),
+            Self::TextOrObject => Err(node.wrong_type("a string or an object")),
+            Self::ArrayOf(kind) => node
+                .array()?
+                .iter()
+                .try_for_each(|element| element.of_kind(kind).map(drop)),
+        }
+    }
+}
+
+/// Returns the member at a path of one or two names; `None` where it is absent or `null`.
+pub(super) fn find<'a>(raw: &'a RawObject, path: &str) -> Result<Option<Node<'a>>, ApiError> {
+    match path.split_once('.') {
+        None => Ok(raw.node(path)),
+        Some((outer, inner)) => match raw.node(outer) {
+            Some(node) => Ok(node.object()?.node(inner)),
+            None => Ok(None),
+        },
+    }
+}
+
+fn check_metadata(raw: &RawObject) -> Result<(), ApiError> {
+    let Some(node) = raw.node("metadata") else {
+        return Ok(());
+    };
+    let object = node.object()?;
+    if object.len() > METADATA_PAIRS {
+        return Err(invalid(
+            "metadata",
+            &format!("at most {METADATA_PAIRS} pairs"),
+            &object.len().to_string(),
+        ));
+    }
+    for (key, value) in object.iter() {
+        let value = Node::new(value, object.path_of(&quote(key)));
+        if key.chars().count() > METADATA_KEY {
+            return Err(value.invalid(
+                &format!("a key of at most {METADATA_KEY} characters"),
+                &key.chars().count().to_string(),
+            ));
+        }
+        let length = value.text()?.chars().count();
+        if length > METADATA_VALUE {
+            return Err(value.invalid(
+                &format!("a string of at most {METADATA_VALUE} characters"),
+                &length.to_string(),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_gateway_members(raw: &RawObject) -> Result<(), ApiError> {
+    if let Some(id) = raw.get_str("stream_id") {
+        let named = id
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
+        if !named || id.is_empty() || id.len() > MAX_STREAM_ID {
+            let message = format!(
+                "Invalid 'stream_id': expected 1 to {MAX_STREAM_ID} characters out of A-Z, a-z, 0-9, '_', '.' and '-'."
+            );
+            return Err(ApiError::new(ErrorCode::InvalidStreamId, message).param("stream_id"));
+        }
+    }
+    if let Some(key) = raw.get_str("idempotency_key")
+        && !(1..=MAX_IDEMPOTENCY_KEY).contains(&key.len())
+    {
+        return Err(invalid(
+            "idempotency_key",
+            &format!("1 to {MAX_IDEMPOTENCY_KEY} bytes"),
+            &key.len().to_string(),
+        ));
+    }
+    if let Some(webhook) = raw.node("webhook") {
+        let object = webhook.object()?;
+        object.require("url")?;
+        object.only(
+            &["url", "secret"],
+            "A webhook takes 'url' and 'secret' and nothing else.",
+        )?;
+        if raw.get_bool("background") != Some(true) {
+            let message = "Invalid value for 'webhook': it announces the end of a background response, but this request has no \"background\": true.";
+            return Err(ApiError::new(ErrorCode::InvalidValue, message).param("webhook"));
+        }
+    }
+    if raw.get_bool("generate") == Some(false) {
+        return Err(unsupported(
+            "generate",
+            "Every request generates; leave 'generate' out.",
+        ));
+    }
+    Ok(())
+}

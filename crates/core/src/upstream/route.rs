@@ -1,0 +1,74 @@
+//! One endpoint as the router sees it: its models, its share, and what is known of it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::continuation::Continuation;
+use super::endpoint::Endpoint;
+use super::endpoint_stats::EndpointStats;
+use super::{BreakerPolicy, ConcurrencyPolicy, Timeouts};
+use crate::model::snapshot::Api;
+
+/// How an endpoint serves a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelBinding {
+    /// The endpoint's name for the model.
+    pub name: String,
+    /// The timeouts of its requests.
+    pub timeouts: Timeouts,
+}
+
+/// Returns how an endpoint serves the model that clients call `name`; `None` if it does not.
+pub type ModelMap = Arc<dyn Fn(&str) -> Option<ModelBinding> + Send + Sync>;
+
+/// One endpoint and what it serves.
+#[derive(Clone)]
+pub struct Route {
+    /// The endpoint.
+    pub endpoint: Arc<dyn Endpoint>,
+    /// The API that it speaks.
+    pub api: Api,
+    /// Its models.
+    pub models: ModelMap,
+    /// Its share of the requests for a model that several endpoints serve, relative to the others.
+    pub weight: u32,
+    /// Its distance. It gets no request while an endpoint with a lower locality is up.
+    pub locality: u32,
+    /// How it is asked to continue an answer that another endpoint broke off.
+    pub continuation: Continuation,
+    /// Health, latency and load. Shared by all workers.
+    pub stats: Arc<EndpointStats>,
+}
+
+impl Route {
+    /// A route that serves every model under the name that clients use, without limits.
+    #[must_use]
+    pub fn to(endpoint: impl Endpoint + 'static, api: Api, timeouts: Timeouts) -> Self {
+        let models: ModelMap = Arc::new(move |model| {
+            Some(ModelBinding {
+                name: model.to_owned(),
+                timeouts,
+            })
+        });
+        let stats = EndpointStats::new(BreakerPolicy::default(), ConcurrencyPolicy::default());
+        Self {
+            endpoint: Arc::new(endpoint),
+            api,
+            models,
+            weight: 1,
+            locality: 0,
+            continuation: Continuation::None,
+            stats,
+        }
+    }
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Route")
+            .field("endpoint", &self.endpoint)
+            .field("api", &self.api)
+            .field("weight", &self.weight)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,23 @@
+//! The [`Router`] as an [`Upstream`]: a choice, then attempts with retries, failover and hedging.
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+
+use super::failover::Failover;
+use super::failover_stream;
+use super::router::Router;
+use super::{OpenError, Target, Upstream, UpstreamRequest, UpstreamResponse};
+use crate::model::error::ApiError;
+
+impl Upstream for Router {
+    fn route(&self, model: Option<&str>) -> Result<Target, ApiError> {
+        self.target(model)
+    }
+
+    fn open(
+        &self,
+        request: UpstreamRequest,
+    ) -> BoxFuture<'static, Result<UpstreamResponse, OpenError>> {
+        failover_stream::open(Failover::new(self.clone(), request)).boxed()
+    }
+}

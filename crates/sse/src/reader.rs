@@ -1,0 +1,227 @@
+//! From a request to a stream: the resume table in the framings of SSE.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
+use bytes::BytesMut;
+use tokenwire_core::dialect::{Dialect, Frame, Framing};
+use tokenwire_core::engine::{Cursor, Engine, ReaderKind, Resumption, StartRequest};
+use tokenwire_core::generation::{Generation, ReaderGuard, Subscription};
+use tokenwire_core::model::error::ApiError;
+use tokenwire_core::model::gauge::Gauge;
+use tokenwire_core::model::id::{Owner, Seq};
+
+use crate::body::{SseBody, SseOptions};
+use crate::framing::{Bare, EventSource, Sdk};
+use crate::response::{event_stream, plain_text};
+
+/// First line of the first block: how long an EventSource waits before it reconnects.
+const RETRY: &[u8] = b"retry: 2000\n";
+
+/// Which framing a client reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SseFraming {
+    /// [`EventSource`]
+    EventSource,
+    /// [`Sdk`]
+    Sdk,
+    /// [`Bare`], as `text/plain`
+    Bare,
+}
+
+/// How a client reads.
+#[derive(Clone, Debug)]
+pub struct SseReader {
+    /// The JSON of its events.
+    pub dialect: Dialect,
+    /// What goes around them.
+    pub framing: SseFraming,
+    /// A comment is sent after this long a silence. Bare text has none.
+    pub heartbeat: Option<Duration>,
+    /// Counts the open bodies.
+    pub readers: Gauge,
+}
+
+impl SseReader {
+    /// An EventSource that reads Open Responses events, with a heartbeat every 15 s.
+    #[must_use]
+    pub fn event_source() -> Self {
+        Self {
+            dialect: Dialect::Responses,
+            framing: SseFraming::EventSource,
+            heartbeat: Some(Duration::from_secs(15)),
+            readers: Gauge::default(),
+        }
+    }
+
+    /// Its column of the resume table.
+    #[must_use]
+    pub fn kind(&self) -> ReaderKind {
+        match self.framing {
+            SseFraming::EventSource => ReaderKind::EventSource,
+            SseFraming::Sdk | SseFraming::Bare => ReaderKind::Sdk,
+        }
+    }
+
+    /// A body with this preface and the events from `from` on, if there are any.
+    fn body(&self, subscription: Option<Subscription>, preface: Vec<u8>) -> SseBody {
+        let options = SseOptions {
+            heartbeat: self.heartbeat.filter(|_| self.framing != SseFraming::Bare),
+            preface: preface.into(),
+            readers: self.readers.clone(),
+        };
+        SseBody::new(subscription, options)
+    }
+
+    fn subscription(&self, guard: ReaderGuard, from: Seq) -> Subscription {
+        let framing: Arc<dyn Framing> = match self.framing {
+            SseFraming::EventSource => Arc::new(EventSource),
+            SseFraming::Sdk => Arc::new(Sdk),
+            SseFraming::Bare => Arc::new(Bare),
+        };
+        Subscription::new(guard, from, self.dialect, framing)
+    }
+
+    fn respond(&self, mut response: HttpResponseBuilder, body: SseBody) -> HttpResponse {
+        match self.framing {
+            SseFraming::Bare => plain_text(&mut response, body),
+            SseFraming::EventSource | SseFraming::Sdk => event_stream(&mut response, body),
+        }
+    }
+
+    /// What goes before the events from `from` on.
+    fn preface(&self, generation: &Generation, from: Seq) -> Vec<u8> {
+        match (self.framing, self.dialect) {
+            // `response.created` has no chunk in the chat dialect. Its id is sent on its own, so
+            // that an EventSource that is cut before the first chunk comes back to this stream
+            // instead of starting another.
+            (SseFraming::EventSource, Dialect::Chat) if from == Seq(0) => [
+                RETRY,
+                format!("id: {}.0\n\n", generation.meta().id).as_bytes(),
+            ]
+            .concat(),
+            (SseFraming::EventSource, _) => RETRY.to_vec(),
+            (SseFraming::Sdk | SseFraming::Bare, _) => Vec::new(),
+        }
+    }
+}
+
+/// Returns the cursor of `Last-Event-ID`, if the request has one. An EventSource that has seen
+/// nothing sends an empty one, which counts as none.
+///
+/// # Errors
+/// [`ErrorCode::InvalidCursor`](tokenwire_core::model::error::ErrorCode::InvalidCursor).
+pub fn last_event_id(request: &HttpRequest) -> Result<Option<Cursor>, ApiError> {
+    let value = request.headers().get("last-event-id");
+    match value.and_then(|value| value.to_str().ok()).map(str::trim) {
+        None | Some("") => Ok(None),
+        Some(text) => Cursor::from_event_id(text).map(Some),
+    }
+}
+
+/// Answers a request that carries `Last-Event-ID`; `None` if it carries none. Such a request never
+/// starts a generation.
+///
+/// # Errors
+/// The errors of the [resume table](tokenwire_core::engine::resume), or a malformed id.
+pub fn resume(
+    request: &HttpRequest,
+    engine: &Engine,
+    owner: &Owner,
+    reader: &SseReader,
+) -> Result<Option<HttpResponse>, ApiError> {
+    last_event_id(request)?
+        .map(|cursor| resume_at(engine, owner, &cursor, reader))
+        .transpose()
+}
+
+/// Answers a reader that comes back at this cursor.
+///
+/// # Errors
+/// The errors of the [resume table](tokenwire_core::engine::resume).
+pub fn resume_at(
+    engine: &Engine,
+    owner: &Owner,
+    cursor: &Cursor,
+    reader: &SseReader,
+) -> Result<HttpResponse, ApiError> {
+    let resumption = engine.resume(cursor, owner, reader.kind())?;
+    Ok(respond(HttpResponse::Ok(), resumption, reader))
+}
+
+/// Starts a generation, or attaches to the one of the same idempotency key, and streams it. The
+/// head leaves at once.
+///
+/// # Errors
+/// As [`Engine::start`], and the errors of the [resume table](tokenwire_core::engine::resume) for a
+/// repeated key.
+pub fn start(
+    engine: &Engine,
+    request: StartRequest,
+    reader: &SseReader,
+) -> Result<HttpResponse, ApiError> {
+    let started = engine.start(request)?;
+    read(HttpResponse::Ok(), engine, started.guard, reader)
+}
+
+/// Streams a generation from its first event, in a response with these headers.
+///
+/// # Errors
+/// The errors of the [resume table](tokenwire_core::engine::resume).
+pub fn read(
+    response: HttpResponseBuilder,
+    engine: &Engine,
+    guard: ReaderGuard,
+    reader: &SseReader,
+) -> Result<HttpResponse, ApiError> {
+    let resumption = engine.read(guard, None, reader.kind())?;
+    Ok(respond(response, resumption, reader))
+}
+
+/// A stream that holds nothing but `retry:`. An EventSource gives up for good on any status but
+/// 200, so this is how it is told to come back later.
+#[must_use]
+pub fn come_back(after: Duration) -> HttpResponse {
+    let options = SseOptions {
+        preface: format!("retry: {}\n\n", after.as_millis()).into(),
+        ..SseOptions::default()
+    };
+    event_stream(&mut HttpResponse::Ok(), SseBody::new(None, options))
+}
+
+/// One cell of the table as a response.
+fn respond(
+    mut response: HttpResponseBuilder,
+    resumption: Resumption,
+    reader: &SseReader,
+) -> HttpResponse {
+    match resumption {
+        Resumption::Read { guard, from } => {
+            let preface = reader.preface(guard.generation(), from);
+            let subscription = reader.subscription(guard, from);
+            reader.respond(response, reader.body(Some(subscription), preface))
+        }
+        Resumption::NothingLeft { .. } => match reader.framing {
+            // The only answer that an EventSource takes as the end.
+            SseFraming::EventSource => response.status(StatusCode::NO_CONTENT).finish(),
+            SseFraming::Sdk => {
+                let body = reader.body(None, b"data: [DONE]\n\n".to_vec());
+                reader.respond(response, body)
+            }
+            SseFraming::Bare => reader.respond(response, reader.body(None, Vec::new())),
+        },
+        Resumption::Reset { id, seq, event } => {
+            let mut preface = BytesMut::from(RETRY);
+            let frame = Frame {
+                seq,
+                name: None,
+                relayed_name: None,
+                data: &event,
+            };
+            EventSource.frame(&id, &frame, &mut preface);
+            reader.respond(response, reader.body(None, preface.to_vec()))
+        }
+    }
+}

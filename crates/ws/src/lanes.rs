@@ -1,0 +1,75 @@
+//! The lanes of one socket: creates on one lane run in order, lanes run side by side.
+
+use std::collections::{HashMap, VecDeque};
+
+use tokenwire_core::model::id::GenerationId;
+use tokenwire_core::request::ResponsesRequest;
+
+use crate::framing::StreamId;
+
+/// A lane's key: its name, or none for the socket's own lane.
+pub(crate) type LaneKey = Option<StreamId>;
+
+/// The lanes in use, and the creates that wait on them.
+#[derive(Default)]
+pub(crate) struct Lanes {
+    lanes: HashMap<LaneKey, Lane>,
+    queued: usize,
+}
+
+#[derive(Default)]
+struct Lane {
+    running: Option<GenerationId>,
+    waiting: VecDeque<ResponsesRequest>,
+}
+
+impl Lanes {
+    /// Whether a generation runs on this lane.
+    pub(crate) fn is_busy(&self, key: &LaneKey) -> bool {
+        self.lanes
+            .get(key)
+            .is_some_and(|lane| lane.running.is_some())
+    }
+
+    /// Number of lanes that run a generation.
+    pub(crate) fn running(&self) -> usize {
+        self.lanes
+            .values()
+            .filter(|lane| lane.running.is_some())
+            .count()
+    }
+
+    /// Number of creates that wait, on all lanes together.
+    pub(crate) fn queued(&self) -> usize {
+        self.queued
+    }
+
+    /// Marks the lane as busy with this generation.
+    pub(crate) fn run(&mut self, key: LaneKey, id: GenerationId) {
+        self.lanes.entry(key).or_default().running = Some(id);
+    }
+
+    /// Lets a create wait for its lane.
+    pub(crate) fn enqueue(&mut self, key: LaneKey, request: ResponsesRequest) {
+        self.queued += 1;
+        self.lanes
+            .entry(key)
+            .or_default()
+            .waiting
+            .push_back(request);
+    }
+
+    /// Frees the lane, and returns the next create that waits on it. A lane on which nothing waits
+    /// is removed.
+    pub(crate) fn release(&mut self, key: &LaneKey) -> Option<ResponsesRequest> {
+        let lane = self.lanes.get_mut(key)?;
+        lane.running = None;
+        let next = lane.waiting.pop_front();
+        if next.is_some() {
+            self.queued -= 1;
+        } else {
+            self.lanes.remove(key);
+        }
+        next
+    }
+}

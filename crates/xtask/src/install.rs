@@ -1,0 +1,66 @@
+//! Installs what steps need.
+
+use crate::debian;
+use crate::error::Error;
+use crate::need::Need;
+use crate::workspace::Workspace;
+use crate::{examples, fuzz, micro, node, process, python};
+
+/// Installs everything of `needs` that is missing, Debian packages first and together.
+///
+/// # Errors
+/// Something is missing and may not or cannot be installed.
+pub(crate) fn ensure(
+    workspace: &Workspace,
+    needs: &[Need],
+    may_install: bool,
+) -> Result<(), Error> {
+    let mut packages = Vec::new();
+    for need in needs {
+        if let Need::Debian(package) = need
+            && !packages.contains(package)
+        {
+            packages.push(*package);
+        }
+    }
+    debian::ensure(workspace, &packages, may_install)?;
+    for need in needs {
+        match need {
+            Need::Component(component, command) => {
+                rust_component(workspace, component, command, may_install)?
+            }
+            Need::Debian(_) => {}
+            Need::Fuzzer => fuzz::runner(workspace, may_install).map(drop)?,
+            Need::MicroRunner => micro::runner(workspace, may_install).map(drop)?,
+            Need::ModelGateways => python::model_gateways(workspace, may_install).map(drop)?,
+            Need::PythonClients => python::clients(workspace, may_install).map(drop)?,
+            Need::NodeClients => node::clients(workspace, may_install)?,
+            Need::Examples => examples::packages(workspace, may_install).map(drop)?,
+            Need::BrowserPackages => node::browser_packages(workspace, may_install)?,
+        }
+    }
+    Ok(())
+}
+
+/// Adds a component of the Rust toolchain if it is missing.
+fn rust_component(
+    workspace: &Workspace,
+    component: &str,
+    command: &str,
+    may_install: bool,
+) -> Result<(), Error> {
+    if process::succeeds(process::cargo(workspace.root()).args([command, "--version"])) {
+        return Ok(());
+    }
+    if may_install && process::which("rustup").is_some() {
+        return process::run(process::command("rustup", workspace.root()).args([
+            "component",
+            "add",
+            component,
+        ]));
+    }
+    Err(Error::Missing {
+        what: format!("cargo {command}"),
+        remedy: format!("rustup component add {component}"),
+    })
+}

@@ -1,0 +1,212 @@
+//! The table of steps of `cargo xtask test`. A new check is a new row here.
+
+use crate::debian::{CADDY, CHROMIUM, CURL, FONTS, HAPROXY, NCHAN, NGINX, PYTHON, VALGRIND, VENV};
+use crate::error::Error;
+use crate::need::Need;
+use crate::step::{Step, Tier};
+use crate::{examples, fuzz, micro, node, publish, python, rust};
+
+/// Tiers of the steps that are cheap enough for each run.
+const ALWAYS: &[Tier] = &[Tier::Quick, Tier::Default, Tier::Ci, Tier::Full];
+/// Tiers of the steps that `cargo xtask test` runs.
+const DEFAULT: &[Tier] = &[Tier::Default, Tier::Ci, Tier::Full];
+/// Tiers of the steps that `.ci/run` adds.
+const WIDER: &[Tier] = &[Tier::Ci, Tier::Full];
+
+/// All steps in the order in which they run, the fastest first.
+pub(crate) const STEPS: &[Step] = &[
+    Step {
+        name: "fmt",
+        about: "rustfmt finds nothing to change",
+        tiers: ALWAYS,
+        needs: &[Need::Component("rustfmt", "fmt")],
+        run: rust::fmt,
+    },
+    Step {
+        name: "clippy",
+        about: "clippy has no warnings, in any target",
+        tiers: ALWAYS,
+        needs: &[Need::Component("clippy", "clippy")],
+        run: rust::clippy,
+    },
+    Step {
+        name: "unit",
+        about: "the unit tests pass, and the tests of the layers and of the words",
+        tiers: &[Tier::Quick],
+        needs: &[],
+        run: rust::unit,
+    },
+    Step {
+        name: "test",
+        about: "the unit and integration tests pass",
+        tiers: DEFAULT,
+        needs: &[],
+        run: rust::test,
+    },
+    Step {
+        name: "doctest",
+        about: "the examples in the documentation run",
+        tiers: DEFAULT,
+        needs: &[],
+        run: rust::doctest,
+    },
+    Step {
+        name: "deny",
+        about: "every dependency has a permissive licence and a known source",
+        tiers: DEFAULT,
+        needs: &[],
+        run: rust::deny,
+    },
+    Step {
+        name: "docs",
+        about: "the documentation of all crates builds without warnings",
+        tiers: WIDER,
+        needs: &[],
+        run: publish::docs,
+    },
+    Step {
+        name: "features",
+        about: "each library crate compiles alone, core with and without its features",
+        tiers: WIDER,
+        needs: &[],
+        run: publish::features,
+    },
+    Step {
+        name: "package",
+        about: "the library crates can be packaged for a registry",
+        tiers: WIDER,
+        needs: &[],
+        run: publish::package,
+    },
+    Step {
+        name: "micro",
+        about: "no micro-benchmark takes over 10 % more instructions than recorded",
+        tiers: WIDER,
+        needs: &[Need::Debian(VALGRIND), Need::MicroRunner],
+        run: micro::test,
+    },
+    Step {
+        name: "python",
+        about: "openai-python, httpx, websockets and curl work with the gateway, also with LiteLLM as upstream",
+        tiers: DEFAULT,
+        needs: &[
+            Need::Debian(CURL),
+            Need::Debian(PYTHON),
+            Need::Debian(VENV),
+            Need::PythonClients,
+        ],
+        run: python::test,
+    },
+    Step {
+        name: "node",
+        about: "openai-node, the AI SDK, eventsource and ws work with the gateway, also with aimock as upstream",
+        tiers: DEFAULT,
+        needs: &[Need::NodeClients],
+        run: node::test,
+    },
+    Step {
+        name: "client",
+        about: "the client module gets each token once in Node, also over failing connections",
+        tiers: DEFAULT,
+        needs: &[Need::BrowserPackages],
+        run: node::client_module,
+    },
+    Step {
+        name: "browser",
+        about: "the chat page and the client module work in Chromium",
+        tiers: DEFAULT,
+        needs: &[
+            Need::Debian(CHROMIUM),
+            Need::Debian(FONTS),
+            Need::BrowserPackages,
+        ],
+        run: node::browser,
+    },
+    Step {
+        name: "examples",
+        about: "each example works, the pages in Chromium, and streams pass through nginx and Caddy",
+        tiers: DEFAULT,
+        needs: &[
+            Need::Debian(CADDY),
+            Need::Debian(CHROMIUM),
+            Need::Debian(CURL),
+            Need::Debian(NGINX),
+            Need::Debian(PYTHON),
+            Need::Debian(VENV),
+            Need::Examples,
+        ],
+        run: examples::test,
+    },
+    Step {
+        name: "soak",
+        about: "clients of all kinds with all faults lose no token and leave nothing behind: 2 minutes, 30 with --full (SOAK_MINUTES, SOAK_SEED)",
+        tiers: WIDER,
+        needs: &[],
+        run: rust::soak,
+    },
+    Step {
+        name: "fuzz",
+        about: "each fuzz target runs for a minute without a finding (FUZZ_SECONDS)",
+        tiers: &[Tier::Full],
+        needs: &[Need::Fuzzer],
+        run: fuzz::test,
+    },
+];
+
+/// The peers of the benchmarks, which `cargo xtask install` knows beside the steps.
+pub(crate) const BENCH: (&str, &[Need]) = (
+    "bench",
+    &[
+        Need::Debian(NGINX),
+        Need::Debian(NCHAN),
+        Need::Debian(HAPROXY),
+        Need::Debian(PYTHON),
+        Need::Debian(VENV),
+        Need::ModelGateways,
+    ],
+);
+
+/// Returns the step of that name.
+///
+/// # Errors
+/// There is no such step; the error lists all names.
+pub(crate) fn named(name: &str) -> Result<&'static Step, Error> {
+    STEPS
+        .iter()
+        .find(|step| step.name == name)
+        .ok_or_else(|| Error::UnknownStep {
+            name: name.to_owned(),
+            known: STEPS
+                .iter()
+                .map(|step| step.name)
+                .collect::<Vec<_>>()
+                .join(", "),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn step_names_are_unique() {
+        let mut names: Vec<_> = STEPS
+            .iter()
+            .map(|step| step.name)
+            .chain([BENCH.0])
+            .collect();
+        names.sort_unstable();
+        let all = names.len();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
+
+    #[test]
+    fn unknown_step_error_lists_all_steps() {
+        let error = named("clipy").err().unwrap().to_string();
+        assert_eq!(
+            error,
+            "there is no step `clipy`; the steps are fmt, clippy, unit, test, doctest, deny, docs, features, package, micro, python, node, client, browser, examples, soak, fuzz"
+        );
+    }
+}
