@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use actix_http::header;
-use actix_http::{ConnectionType, Request, Response, StatusCode, Version};
+use actix_http::{ConnectionType, Method, Request, Response, StatusCode, Version};
 use actix_service::{Service, ServiceFactory};
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::ServiceResponse;
@@ -120,6 +120,7 @@ impl Detach {
         let client = request.conn_data::<Rc<ClientSocket>>()?.clone();
         let headers = request.head().headers();
         if request.version() != Version::HTTP_11
+            || request.method() == Method::HEAD
             || headers.contains_key(header::TRANSFER_ENCODING)
             || headers.contains_key(header::EXPECT)
         {

@@ -6,8 +6,8 @@ use std::panic::AssertUnwindSafe;
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::error::InternalError;
-use actix_web::http::Method;
-use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::http::{ConnectionType, Method, Version};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage as _, HttpResponse, web};
 use futures::FutureExt as _;
@@ -17,6 +17,7 @@ use tokenwire_core::model::id::random_alphanumeric;
 use super::health::StatusOnly;
 use super::inbound::{Query, text};
 use super::outbound::error_response;
+use super::timing::Timing;
 use crate::hosts::HostNotAllowed;
 use crate::origins::{Effect, PageOrigin};
 use crate::service::Service;
@@ -31,7 +32,9 @@ pub async fn request_middleware(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
+    let timing = Timing::start();
     let id = format!("req_{}", random_alphanumeric(24));
+    let version = request.version();
     let Some(service) = request.app_data::<web::Data<Service>>().cloned() else {
         return next
             .call(request)
@@ -62,9 +65,12 @@ pub async fn request_middleware(
             request.into_response(answer)
         }
         // Routing requires that no other reference to the request exists.
-        None => match AssertUnwindSafe(next.call(request)).catch_unwind().await {
+        None => match timing
+            .measure(AssertUnwindSafe(next.call(request)).catch_unwind())
+            .await
+        {
             Ok(Ok(response)) => response.map_into_boxed_body(),
-            Ok(Err(error)) => return Err(complete(error.error_response(), &origin, id)),
+            Ok(Err(error)) => return Err(complete(error.error_response(), version, &origin, id)),
             Err(_) => {
                 // The panic hook has reported the panic.
                 tracing::error!(request_id = %id, "a request handler panicked");
@@ -72,15 +78,26 @@ pub async fn request_middleware(
                     ErrorCode::InternalError,
                     "The gateway failed while it handled this request.",
                 );
-                return Err(complete(error_response(&error), &origin, id));
+                return Err(complete(error_response(&error), version, &origin, id));
             }
         },
     };
-    add_headers(response.headers_mut(), &origin, id);
+    if response.headers().contains_key(header::LOCATION) {
+        timing.add_to(response.headers_mut());
+    }
+    finish(response.response_mut(), version, &origin, id);
     Ok(response)
 }
 
-fn add_headers(headers: &mut HeaderMap, origin: &PageOrigin, id: String) {
+/// Adds what every response has. HTTP/1.0 has neither chunks nor, by default, kept connections.
+fn finish<B>(response: &mut HttpResponse<B>, version: Version, origin: &PageOrigin, id: String) {
+    if version < Version::HTTP_11 {
+        response.head_mut().no_chunking(true);
+        response
+            .head_mut()
+            .set_connection_type(ConnectionType::Close);
+    }
+    let headers = response.headers_mut();
     origin.expose(headers);
     if let Ok(value) = HeaderValue::try_from(id) {
         headers.insert(X_REQUEST_ID, value);
@@ -88,8 +105,13 @@ fn add_headers(headers: &mut HeaderMap, origin: &PageOrigin, id: String) {
 }
 
 /// Makes an error out of a response, where the request is no longer available.
-fn complete(mut response: HttpResponse, origin: &PageOrigin, id: String) -> Error {
-    add_headers(response.headers_mut(), origin, id);
+fn complete(
+    mut response: HttpResponse,
+    version: Version,
+    origin: &PageOrigin,
+    id: String,
+) -> Error {
+    finish(&mut response, version, origin, id);
     InternalError::from_response("answered", response).into()
 }
 

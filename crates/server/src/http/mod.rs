@@ -14,6 +14,7 @@ mod responses;
 mod routes;
 mod sockets;
 mod streams;
+mod timing;
 mod webhooks;
 
 pub use middleware::request_middleware;
