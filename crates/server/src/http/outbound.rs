@@ -1,7 +1,7 @@
 //! Writes responses: errors in OpenAI's shape, JSON, and streams.
 
-use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use tokenwire_core::engine::{Cursor, Reused};
 use tokenwire_core::generation::ReaderGuard;
@@ -191,5 +191,19 @@ pub(crate) fn resumed(
     reader: &SseReader,
 ) -> Result<HttpResponse, HttpError> {
     let response = tokenwire_sse::resume_at(&service.engine, &service.owner(), cursor, reader)?;
+    Ok(located(&cursor.id, response))
+}
+
+/// Answers a GET, or a HEAD with the same head, that reads from this cursor. A HEAD is no reader.
+pub(crate) fn attached(
+    method: &Method,
+    service: &Service,
+    cursor: &Cursor,
+    reader: &SseReader,
+) -> Result<HttpResponse, HttpError> {
+    if method != Method::HEAD {
+        return resumed(service, cursor, reader);
+    }
+    let response = tokenwire_sse::head_at(&service.engine, &service.owner(), cursor, reader)?;
     Ok(located(&cursor.id, response))
 }
