@@ -86,7 +86,7 @@ impl Shape {
             Self::ResponsesWebSocket | Self::ChatWebSocket | Self::TextWebSocket => {
                 Arc::new(websocket::TextFrames {
                     stream_id: None,
-                    extensions: true,
+                    extensions: Arc::default(),
                 })
             }
         }
