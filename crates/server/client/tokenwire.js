@@ -186,9 +186,10 @@ function now() {
   return performance.now();
 }
 
-function randomId(length = 24) {
-  const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-  return Array.from(crypto.getRandomValues(new Uint8Array(length)), (byte) => alphabet[byte & 63]).join("");
+/** 130 random bits. Lower case and digits only, so that no id begins like a credential. */
+function randomId(length = 26) {
+  const alphabet = "abcdefghijklmnopqrstuvwxyz234567";
+  return Array.from(crypto.getRandomValues(new Uint8Array(length)), (byte) => alphabet[byte & 31]).join("");
 }
 
 /** Formats of API keys and tokens, such as `sk-…`, `whsec_…` or a JWT. */

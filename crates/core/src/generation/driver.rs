@@ -178,11 +178,13 @@ async fn run(
             && stream.retry(failure)
         {
             translator = new_translator();
+            deadlines.restart();
             continue;
         }
         if let Step::Over(Ending::Failed(failure)) = &step
             && continue_elsewhere(writer, records, stream.as_mut(), failure)
         {
+            deadlines.restart();
             continue;
         }
         if let Step::Over(Ending::Failed(failure)) = &step {
@@ -348,6 +350,15 @@ impl Deadlines {
             abandoned: None,
             paused: false,
             timer,
+        }
+    }
+
+    /// Another upstream is asked. Its first event is waited for like the next one of the first, and
+    /// a finish of the first does not count.
+    fn restart(&mut self) {
+        self.finished = None;
+        if let Some(last) = &mut self.last_event {
+            *last = Instant::now();
         }
     }
 

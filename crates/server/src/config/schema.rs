@@ -95,6 +95,19 @@ pub struct Server {
     pub region: Option<String>,
     /// Whether waiting streams are written without the buffers of the HTTP server.
     pub direct_writes: bool,
+    /// Address of a second listener for operations only; none if left out.
+    pub operations: Option<String>,
+    /// Maximum time for a request body or a WebSocket message. Every `min_body_rate` bytes extend it
+    /// by a second.
+    #[serde(with = "duration")]
+    pub body_timeout: Duration,
+    /// Minimum rate in bytes per second of a body that takes longer than `body_timeout`.
+    #[serde(with = "size")]
+    pub min_body_rate: usize,
+    /// Maximum number of connections of one client address; 0 is unlimited.
+    pub max_connections_per_address: usize,
+    /// Addresses and networks of proxies whose `X-Forwarded-For` and `Forwarded` are believed.
+    pub trusted_proxies: Vec<String>,
 }
 
 /// Streams and their readers.
@@ -305,6 +318,11 @@ impl Default for Server {
             backlog: 4096,
             region: None,
             direct_writes: true,
+            operations: None,
+            body_timeout: Duration::from_secs(30),
+            min_body_rate: 1024,
+            max_connections_per_address: 0,
+            trusted_proxies: Vec::new(),
         }
     }
 }

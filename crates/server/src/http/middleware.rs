@@ -5,17 +5,21 @@ use std::panic::AssertUnwindSafe;
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::error::InternalError;
-use actix_web::http::Method;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::{ConnectionType, Method};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpResponse, web};
 use futures::FutureExt as _;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::random_alphanumeric;
 
+use super::body_deadline::limit_body;
+use super::guarded_body::GuardedBody;
 use super::outbound::error_response;
+use crate::admission::ConnectionLimits;
 use crate::origins::PageOrigin;
 use crate::service::Service;
+use tokenwire_connection::Reserved;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -24,7 +28,7 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// # Errors
 /// Errors that carry a complete response.
 pub async fn request_middleware(
-    request: ServiceRequest,
+    mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let id = format!("req_{}", random_alphanumeric(24));
@@ -35,12 +39,19 @@ pub async fn request_middleware(
             .map(ServiceResponse::map_into_boxed_body);
     };
     let origin = service.origins.classify(request.head());
-    let refusal = match &origin {
-        PageOrigin::Foreign(why) if has_effects(&request) => {
-            Some(ApiError::new(ErrorCode::OriginForbidden, why.clone()))
+    let mut close = request.conn_data::<Reserved>().is_some();
+    let limits = request.app_data::<web::Data<ConnectionLimits>>();
+    let admitted = limits.map_or(Ok(None), |limits| limits.check(&request));
+    let (counted, refusal) = match (admitted, &origin) {
+        (Err(error), _) => (None, Some(error)),
+        (Ok(_), PageOrigin::Foreign(why)) if has_effects(&request) => {
+            let error = ApiError::new(ErrorCode::OriginForbidden, why.clone());
+            (None, Some(error))
         }
-        _ => None,
+        (Ok(counted), _) => (counted, None),
     };
+    let server = &service.config.server;
+    let late = limit_body(&mut request, server.body_timeout, server.min_body_rate);
     let preflight = request.method() == Method::OPTIONS
         && request
             .headers()
@@ -66,8 +77,23 @@ pub async fn request_middleware(
             }
         },
     };
+    if late.get() {
+        let error = ApiError::new(
+            ErrorCode::RequestTimeout,
+            "The body did not arrive within server.body_timeout.",
+        );
+        response = response.into_response(error_response(&error));
+        close = true;
+    }
+    if close {
+        let head = response.response_mut().head_mut();
+        head.set_connection_type(ConnectionType::Close);
+    }
     add_headers(response.headers_mut(), &origin, id);
-    Ok(response)
+    Ok(match counted {
+        Some(counted) => response.map_body(|_, body| GuardedBody::attach(body, counted)),
+        None => response,
+    })
 }
 
 fn add_headers(headers: &mut HeaderMap, origin: &PageOrigin, id: String) {

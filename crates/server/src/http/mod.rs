@@ -1,7 +1,9 @@
 //! The HTTP API: one file per group of routes, and the parts that they share.
 
+mod body_deadline;
 mod chat;
 mod documentation;
+mod guarded_body;
 mod health;
 mod inbound;
 mod metrics;
@@ -17,4 +19,4 @@ mod streams;
 mod webhooks;
 
 pub use middleware::request_middleware;
-pub use routes::configure;
+pub use routes::{configure, configure_operations};

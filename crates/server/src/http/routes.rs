@@ -43,12 +43,21 @@ pub fn configure(app: &mut web::ServiceConfig) {
         )
         .service(resource("/v1/models", "GET").route(web::get().to(models::list)))
         .service(resource("/v1/models/{id:.+}", "GET").route(web::get().to(models::retrieve)))
-        .service(resource("/healthz", "GET").route(web::get().to(health::alive)))
-        .service(resource("/readyz", "GET").route(web::get().to(health::ready)))
-        .service(resource("/metrics", "GET").route(web::get().to(metrics::expose)))
+        .configure(operations)
         .configure(documentation::configure)
         .configure(page::configure)
         .default_service(web::to(unknown));
+}
+
+/// Registers the routes of the listener for operations.
+pub fn configure_operations(app: &mut web::ServiceConfig) {
+    app.configure(operations).default_service(web::to(unknown));
+}
+
+fn operations(app: &mut web::ServiceConfig) {
+    app.service(resource("/healthz", "GET").route(web::get().to(health::alive)))
+        .service(resource("/readyz", "GET").route(web::get().to(health::ready)))
+        .service(resource("/metrics", "GET").route(web::get().to(metrics::expose)));
 }
 
 async fn unknown(request: HttpRequest) -> HttpResponse {
