@@ -18,9 +18,10 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokenwire_core::dialect::Dialect;
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::translate::BodyEnd;
-use tokenwire_testkit::{Audit, EngineOptions, TestEngine};
+use tokenwire_testkit::{Audit, EngineOptions, Reader, TestEngine};
 
 #[derive(Clone, Debug, Deserialize)]
 struct Case {
@@ -698,4 +699,58 @@ async fn reason_of_a_failure_is_waited_for_at_most_a_second() {
     assert_eq!(before.elapsed().as_millis() / 100, 10);
     let audit = Audit::of(started.guard.generation());
     assert_eq!(audit.object["error"]["code"], "upstream_error");
+}
+
+/// Plays an answer with many calls to a reader of the responses dialect. Quadratic work takes
+/// minutes in a debug build.
+async fn many_calls(api: Api, body: String, expected: usize) {
+    let test = TestEngine::new(EngineOptions {
+        api,
+        ..EngineOptions::default()
+    });
+    let started = test.start(r#"{"input":"hi"}"#);
+    let call = test.upstream.call().await;
+    let before = std::time::Instant::now();
+    for piece in body.as_bytes().chunks(64 * 1024) {
+        call.bytes(piece);
+    }
+    call.end(BodyEnd::Clean);
+    let generation = started.guard.generation().clone();
+    generation.ended().await;
+    let mut reader = Reader::new(started.guard, 0, Dialect::Responses);
+    reader.read_to_end().await.unwrap();
+    let object: Value = serde_json::from_slice(&generation.response_json()).unwrap();
+    assert_eq!(list(&object["output"]).count(), expected);
+    let lines = reader.lines();
+    let done = lines
+        .iter()
+        .filter(|line| line.name.as_deref() == Some("response.output_item.done"));
+    assert_eq!(done.count(), expected);
+    assert!(before.elapsed().as_secs() < 60, "{:?}", before.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn forty_thousand_chat_calls_take_linear_time() {
+    let mut body: String = (0..40_000)
+        .map(|i| {
+            let call = json!({"tool_calls": [{"index": i, "id": format!("c{i}"),
+                "function": {"name": "f", "arguments": "{}"}}]});
+            sse(&[delta(call, Value::Null)])
+        })
+        .collect();
+    body.push_str(&sse(&[delta(json!({}), json!("tool_calls"))]));
+    many_calls(Api::Chat, body, 40_000).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn forty_thousand_responses_calls_take_linear_time() {
+    let mut body: String = (0..40_000)
+        .map(|i| {
+            let item = json!({"type": "function_call", "id": format!("fc{i}"),
+                "call_id": format!("c{i}"), "name": "f", "arguments": "{}", "status": "completed"});
+            sse(&[json!({"type": "response.output_item.done", "item": item})])
+        })
+        .collect();
+    body.push_str(&sse(&[completed(json!([]))]));
+    many_calls(Api::Responses, body, 40_000).await;
 }

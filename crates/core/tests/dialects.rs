@@ -981,6 +981,17 @@ fn names_and_ids_that_come_late() {
             function(r#""index":0,"id":"a""#, r#""name":"get_x""#),
             function(r#""index":0,"id":"""#, r#""name":"","arguments":"1}""#),
         ],
+        // An id that changes with every piece, and an id that comes without an index.
+        &[
+            function(r#""index":0,"id":"a""#, r#""name":"get_x","arguments":"""#),
+            function(r#""index":0,"id":"b""#, r#""arguments":"{\"a\":""#),
+            function(r#""index":0,"id":"c""#, r#""arguments":"1}""#),
+        ],
+        &[
+            function(r#""type":"function""#, r#""name":"get_x","arguments":"""#),
+            function(r#""id":"a""#, r#""arguments":"{\"a\":""#),
+            function(r#""id":"a""#, r#""arguments":"1}""#),
+        ],
         // The complete call once more.
         &[
             function(

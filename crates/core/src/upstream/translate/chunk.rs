@@ -253,7 +253,9 @@ impl<'a> Choice<'a> {
 
     /// Returns true if the choice has a complete message and no delta.
     pub(super) fn is_complete(&self) -> bool {
-        json::present(self.message).is_some() && json::present(self.delta).is_none()
+        let delta = json::present(self.delta).map_or("", RawValue::get);
+        let is_empty = delta.trim_matches(['{', '}', ' ']).is_empty();
+        json::present(self.message).is_some() && is_empty
     }
 
     /// Returns the finish reason; `None` while the answer goes on.

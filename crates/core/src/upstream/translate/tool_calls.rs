@@ -155,9 +155,9 @@ impl ToolCalls {
         let Some(index) = index else {
             return by_id.or_else(|| {
                 let last = self.calls.len().checked_sub(1)?;
-                let open = last >= self.open_from;
-                let continues = name.is_none() || self.calls[last].awaits_name();
-                (open && id.is_none() && continues).then_some(last)
+                let (open, call) = (last >= self.open_from, &self.calls[last]);
+                let continues = name.is_none() || call.awaits_name();
+                (open && continues && !call.differs(piece)).then_some(last)
             });
         };
         match self.by_index.get(&index) {
@@ -248,9 +248,7 @@ impl Call {
         let (id, name) = (piece.id(), piece.name());
         match (&self.upstream_id, id) {
             // Some servers send a new id with every piece of the arguments.
-            (Some(known), Some(id)) if known != id => {
-                name.is_some() || piece.arguments().is_none() || self.awaits_name()
-            }
+            (Some(known), Some(id)) if known != id => name.is_some() || piece.arguments().is_none(),
             (Some(_), Some(_)) => false,
             // Without ids only a name tells a new call from the next piece.
             (_, _) => {

@@ -9,6 +9,10 @@ use crate::model::snapshot::Api;
 use crate::upstream::decode::SseEvent;
 
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "most streams are chat streams, whose state needs no allocation of its own"
+)]
 pub(crate) enum Translator {
     Chat(ChatTranslator),
     Responses(Box<ResponsesTranslator>),
