@@ -22,11 +22,13 @@ use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::{Ending, EventKind, Failure};
 use crate::model::time::unix_now;
 use crate::upstream::decode::Flow;
-use crate::upstream::translate::{BodyEnd, Progress, RecordWriter, Translator};
+use crate::upstream::translate::{BodyEnd, Chunking, Progress, RecordWriter, Translator};
 use crate::upstream::{OpenError, StreamStep, Timeouts, TokenStream, Upstream, UpstreamRequest};
 
 /// How long usage and `[DONE]` may take after every choice has finished. Silence then is an end.
 const AFTER_FINISH: Duration = Duration::from_secs(5);
+/// How long the reason of a failure may take that the upstream reported without one.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// The number of reads before the task yields to others on its thread. A read is up to 64 KiB, some
 /// hundred tokens.
 const READS_PER_TURN: u32 = 2;
@@ -98,6 +100,14 @@ async fn run(
         choices,
         previous_response_id,
     } = work;
+    // A client that asked for a stream gets chunks, also of a completion in one piece.
+    let chunking = request.streamed.then(|| Chunking {
+        id: generation.meta().id.clone(),
+        created_at: generation.meta().created_at,
+        model: generation.meta().model.clone(),
+        include_usage: generation.meta().include_usage,
+    });
+    records.set_history(generation.clone());
     let new_translator = || {
         Translator::new(
             generation.meta().api,
@@ -105,6 +115,7 @@ async fn run(
             choices,
             previous_response_id.as_deref(),
         )
+        .chunked(chunking.clone())
     };
     let mut translator = new_translator();
     let mut deadlines = Deadlines::new(generation.clone(), timeouts);
@@ -306,6 +317,8 @@ struct Deadlines {
     started: Instant,
     last_token: Option<Instant>,
     finished: Option<Instant>,
+    /// How long the rest of a finished answer is waited for.
+    after_finish: Duration,
     abandoned: Option<Instant>,
     /// The timeouts do not run.
     paused: bool,
@@ -322,6 +335,7 @@ impl Deadlines {
             started,
             last_token: None,
             finished: None,
+            after_finish: AFTER_FINISH,
             abandoned: None,
             paused: false,
             timer,
@@ -369,7 +383,14 @@ impl Deadlines {
         }
         match progress {
             Progress::Over(ending) => return Poll::Ready(Step::Over(ending)),
-            Progress::Finished => self.finished = Some(Instant::now()),
+            Progress::Finished => {
+                self.finished = Some(Instant::now());
+                self.after_finish = AFTER_FINISH;
+            }
+            Progress::Failing => {
+                self.finished = Some(Instant::now());
+                self.after_finish = AFTER_FAILURE;
+            }
             // Text after a finish reason: the answer continues.
             Progress::Open if tokens => self.finished = None,
             Progress::Open => {}
@@ -400,7 +421,7 @@ impl Deadlines {
     /// Whether the time after the last finish reason is over.
     fn silence_is_an_end(&self) -> bool {
         self.finished
-            .is_some_and(|at| Instant::now() >= at + AFTER_FINISH)
+            .is_some_and(|at| Instant::now() >= at + self.after_finish)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Interrupt> {
@@ -457,7 +478,7 @@ impl Deadlines {
         };
         let tokens = match (self.finished, self.last_token) {
             (Some(finished), _) => Some((
-                finished + AFTER_FINISH,
+                finished + self.after_finish,
                 Interrupt::Timeout(ErrorCode::BetweenTokensTimeout),
             )),
             (None, Some(last)) => timeout(

@@ -1,6 +1,8 @@
 //! The translator of either upstream API.
 
-use super::{BodyEnd, ChatTranslator, Progress, RecordWriter, ResponsesTranslator, Translated};
+use super::{
+    BodyEnd, ChatTranslator, Chunking, Progress, RecordWriter, ResponsesTranslator, Translated,
+};
 use crate::model::event::Ending;
 use crate::model::id::GenerationId;
 use crate::model::snapshot::Api;
@@ -24,6 +26,14 @@ impl Translator {
         match api {
             Api::Chat => Self::Chat(ChatTranslator::new(choices)),
             Api::Responses => Self::Responses(ResponsesTranslator::new(id, previous_response_id)),
+        }
+    }
+
+    /// Makes chunks of a chat completion that arrives in one piece.
+    pub(crate) fn chunked(self, chunking: Option<Chunking>) -> Self {
+        match self {
+            Self::Chat(chat) => Self::Chat(chat.chunked(chunking)),
+            Self::Responses(responses) => Self::Responses(responses),
         }
     }
 
