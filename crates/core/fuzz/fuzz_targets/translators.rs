@@ -28,6 +28,7 @@ fuzz_target!(|input: (u8, bool, &[u8])| {
             SseEvent::Data { data, terminated, .. } if responses => relay.payload(data, terminated, &mut records).progress,
             SseEvent::Data { name, data, terminated } => chat.payload(name, data, terminated, &mut records).progress,
             SseEvent::ErrorField(value) => Progress::Over(chat.error_field(value)),
+            SseEvent::KeepAlive => Progress::Open,
         };
         match progress {
             Progress::Over(over) => {

@@ -299,10 +299,10 @@ impl ResponsesTranslator {
                 self.emit_rest(at, place, list, part, &text, records);
             }
         }
-        if name.ends_with("_arguments.done") || name.ends_with("_input.done") {
-            if let Some(item) = self.opened.get_mut(at) {
-                item.arguments_done = true;
-            }
+        if (name.ends_with("_arguments.done") || name.ends_with("_input.done"))
+            && let Some(item) = self.opened.get_mut(at)
+        {
+            item.arguments_done = true;
         }
         let part = part.unwrap_or(0).to_string();
         let mut more = Vec::new();

@@ -39,6 +39,10 @@ impl Translator {
 
     pub(crate) fn event(&mut self, event: SseEvent<'_>, records: &mut RecordWriter) -> Translated {
         match (self, event) {
+            (_, SseEvent::KeepAlive) => Translated {
+                progress: Progress::Open,
+                tokens: false,
+            },
             (
                 Self::Chat(chat),
                 SseEvent::Data {
