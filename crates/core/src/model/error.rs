@@ -1,8 +1,9 @@
 //! Errors as clients see them: all error codes, the party at fault and whether a retry helps.
 //!
-//! [`ErrorCode`] is API: clients branch on it, so a code is never renamed. [`ApiError`] is the error
-//! of a response, in OpenAI's shape (`{"error":{"message","type","param","code"}}`). Internal causes
-//! (socket errors, URLs, keys) never enter it. They are logged through `tracing` where they occur.
+//! [`ErrorCode`] is API: clients branch on it, so a code is never renamed. [`ApiError`] is the
+//! error of a response, in OpenAI's shape (`{"error":{"message","type","param","code"}}`). Internal
+//! causes (socket errors, URLs, keys) never enter it. They are logged through `tracing` where they
+//! occur.
 
 use std::borrow::Cow;
 use std::fmt;
