@@ -1189,6 +1189,103 @@ async fn continuation_restarts_between_tokens() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn continued_answer_shows_nothing_of_the_failure() {
+    const ERROR: &str =
+        r#""error":{"message":"overloaded","type":"server_error","code":"overloaded"}"#;
+    let beside = |delta: &str, finish: &str| {
+        format!(
+            r#"{{"id":"c","object":"chat.completion.chunk","choices":[{{"index":0,"delta":{{{delta}}},"finish_reason":{finish}}}],{ERROR}}}"#
+        )
+    };
+    let alone = format!("{{{ERROR}}}");
+    let finish = r#"{"id":"c","object":"chat.completion.chunk","choices":[{"index":0,"delta":{},"finish_reason":"error"}]}"#.to_owned();
+    let usage = r#"{"id":"c","object":"chat.completion.chunk","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":1,"total_tokens":4}}"#.to_owned();
+    let done = "[DONE]".to_owned();
+    for failing in [
+        vec![alone.clone()],
+        vec![finish.clone(), alone.clone()],
+        vec![finish.clone(), done.clone()],
+        vec![beside("", "null")],
+        vec![beside("", "null"), done.clone()],
+        vec![beside("", "\"error\"")],
+        vec![beside("", "\"stop\""), done.clone()],
+        vec![beside(r#""content":"lost""#, "null"), done.clone()],
+        vec![beside("", "\"error\""), usage, done],
+        vec![finish, beside("", "null"), alone],
+    ] {
+        let world = Plan {
+            continuation: Continuation::Message,
+            ..Plan::of(2)
+        }
+        .build();
+        let started = world.test.start(CHAT);
+        let (first, call) = world.call().await;
+        call.answer(UpstreamHead::default());
+        call.data(r#"{"id":"c","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#);
+        call.token("half ");
+        for payload in &failing {
+            call.data(payload);
+        }
+        call.end(BodyEnd::Clean);
+        let (second, other) = world.call().await;
+        assert_ne!(first, second);
+        assert_eq!(
+            other.body()["messages"][1]["content"],
+            "half ",
+            "{failing:?}"
+        );
+        other.answer(UpstreamHead::default());
+        other.data(r#"{"id":"d","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#);
+        other.data(r#"{"id":"d","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":"who"},"finish_reason":null}]}"#);
+        other.token("l").token("e");
+        // Longer than the silence that ends a stream whose failure was reported.
+        tokio::time::sleep(seconds(20)).await;
+        other.finish("stop").done().end(BodyEnd::Clean);
+        let object = ended(&started, "completed", None).await;
+        assert_eq!(text(&object), "half whole", "{failing:?}");
+        assert_eq!(object["output"].as_array().map(Vec::len), Some(1));
+        let audit = Audit::of(started.guard.generation());
+        let chat = audit.chat.concat();
+        for (what, count) in [
+            (r#""error""#, 0),
+            (r#""role":"assistant""#, 1),
+            (r#""finish_reason":"stop""#, 1),
+            (r#""tokenwire:continued""#, 1),
+            ("lost", 0),
+        ] {
+            assert_eq!(
+                chat.matches(what).count(),
+                count,
+                "{what} after {failing:?}: {chat}"
+            );
+        }
+        for kind in [
+            "response.in_progress",
+            "response.output_item.added",
+            "response.output_item.done",
+            "response.content_part.added",
+        ] {
+            assert_eq!(audit.events_of(kind).count(), 1, "{kind} after {failing:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn failure_beside_choices_reaches_the_client_where_nothing_continues() {
+    let world = Plan::of(1).build();
+    let started = world.test.start(CHAT);
+    let (_, call) = world.call().await;
+    call.answer(UpstreamHead::default());
+    call.token("half ");
+    call.data(r#"{"id":"c","choices":[{"index":0,"delta":{"content":"more"},"finish_reason":"error"}],"error":{"message":"overloaded","code":"overloaded"}}"#);
+    call.done().end(BodyEnd::Clean);
+    let object = ended(&started, "failed", Some("overloaded")).await;
+    assert_eq!(text(&object), "half more");
+    let audit = Audit::of(started.guard.generation());
+    assert!(audit.chat.concat().contains("overloaded"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn answers_that_cannot_be_continued_fail_with_their_error() {
     let tools = r#"{"model":"m","stream":true,"messages":[{"role":"user","content":"hi"}],"tools":[{"type":"function","function":{"name":"f"}}]}"#;
     let reasoning = r#"{"choices":[{"index":0,"delta":{"reasoning_content":"hm"}}]}"#;

@@ -78,7 +78,7 @@ async fn missing_descriptor_for_an_upstream_connection_is_503_without_blame() {
             Resource::Nofile,
             Rlimit {
                 current: Some(limit),
-                ..before.clone()
+                ..before
             },
         )
         .unwrap();

@@ -184,6 +184,8 @@ async fn run(
         if let Step::Over(Ending::Failed(failure)) = &step
             && continue_elsewhere(writer, records, stream.as_mut(), failure)
         {
+            translator.continue_elsewhere();
+            deadlines.restart_token();
             deadlines.restart();
             continue;
         }
@@ -372,6 +374,12 @@ impl Deadlines {
             future.as_mut().poll(cx).map(Ok)
         })
         .await
+    }
+
+    /// Starts the time to the next token again, for an upstream that continues the answer.
+    fn restart_token(&mut self) {
+        self.finished = None;
+        self.last_event = Some(Instant::now());
     }
 
     fn poll_stream(

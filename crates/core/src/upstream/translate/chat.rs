@@ -25,6 +25,9 @@ const MAX_TEMPLATES: usize = 32;
 /// more than their text.
 const MAX_MISSES: u32 = 4;
 
+/// Maximum chunks that fail a stream and wait for its end.
+const MAX_FAILING: usize = 8;
+
 /// The state of one chat stream.
 #[derive(Debug)]
 pub struct ChatTranslator {
@@ -42,6 +45,11 @@ pub struct ChatTranslator {
     usage_chunks: u32,
     /// A chunk that waits for the next one. At the end it is stored with the terminal event.
     held: Option<HeldChunk>,
+    /// Chunks with an error beside choices, or with an error-like finish. They wait unread for the
+    /// end: nothing of it is stored if another upstream continues the answer.
+    failing: Vec<Vec<u8>>,
+    /// Whether this stream continues the answer of another upstream.
+    continues: bool,
     /// The first finish reason that is not simply a stop.
     finish: Option<FinishReason>,
     tool_calls: bool,
@@ -148,6 +156,8 @@ impl ChatTranslator {
             usage: None,
             usage_chunks: 0,
             held: None,
+            failing: Vec::new(),
+            continues: false,
             finish: None,
             tool_calls: false,
             fault: None,
@@ -160,6 +170,22 @@ impl ChatTranslator {
     pub(crate) fn chunked(mut self, chunking: Option<Box<Chunking>>) -> Self {
         self.chunking = chunking;
         self
+    }
+
+    /// Prepares for the stream of another upstream that continues the answer in the items that are
+    /// open. Forgets how the stream so far failed.
+    pub(crate) fn continue_elsewhere(&mut self) {
+        self.held = None;
+        self.failing.clear();
+        self.fault = None;
+        self.finish = None;
+        self.usage_chunks = 0;
+        self.misses = 0;
+        self.continues = true;
+        for (_, choice) in &mut self.choices.0 {
+            choice.finished = false;
+            choice.complete = false;
+        }
     }
 
     /// Returns true once the upstream has sent anything.
@@ -178,6 +204,7 @@ impl ChatTranslator {
         records: &mut RecordWriter,
     ) -> Translated {
         if self.held.is_none()
+            && self.failing.is_empty()
             && let Some(translated) = self.match_template(data, records)
         {
             return translated;
@@ -198,6 +225,14 @@ impl ChatTranslator {
                 "The upstream sent an event that is not valid UTF-8.",
             ));
         };
+        if self.continues
+            && let Some(rest) = without_roles(text)
+        {
+            return match rest {
+                Some(rest) => self.payload(name, rest.as_bytes(), terminated, records),
+                None => self.translated(false),
+            };
+        }
         // Nearly always the payload is one object; then this saves a pass over it.
         if let Ok(chunk) = serde_json::from_str(text) {
             return self.chunk(name, text, &chunk, records);
@@ -261,6 +296,7 @@ impl ChatTranslator {
     /// Closes open items and writes the terminal event, with the held chunk.
     pub fn end(&mut self, ending: Ending, at: u64, records: &mut RecordWriter) {
         let complete = matches!(ending, Ending::Completed { .. });
+        self.release_failing(records);
         if matches!(ending, Ending::Failed(_) | Ending::Cancelled)
             && matches!(self.held, Some(HeldChunk::Usage(_)))
         {
@@ -375,6 +411,7 @@ impl ChatTranslator {
             return self.translated(tokens);
         }
         self.release_held(records);
+        let is_fault = fault.is_some();
         if let Some(fault) = fault {
             let ending = Ending::Failed(fault.into());
             if choices.is_empty() {
@@ -385,29 +422,76 @@ impl ChatTranslator {
             // An error beside choices: usage may still follow.
             self.fault.get_or_insert(ending);
         }
-        if !self.started {
-            self.started = true;
-            records.event(EventKind::InProgress);
+        let error_finish = choices
+            .iter()
+            .find_map(|choice| match choice.finish_reason() {
+                Some(FinishReason::Error(reason)) => Some(reason),
+                _ => None,
+            });
+        let is_failing = is_fault || error_finish.is_some();
+        if self.n == 1 && is_failing && self.failing.len() < MAX_FAILING {
+            if let Some(reason) = error_finish {
+                self.fault.get_or_insert_with(|| error_like(&reason));
+            }
+            self.take_usage(usage, false);
+            self.failing.push(data.to_vec());
+            return self.translated(false);
+        }
+        if !choices.is_empty() {
+            // The answer goes on in spite of the failure.
+            self.release_failing(records);
         }
         self.take_usage(usage, choices.is_empty());
         if choices.is_empty() && usage.is_some() && chunk.is_recognised() {
+            self.start(records);
             self.held = Some(HeldChunk::Usage(data.to_vec()));
             // `response.in_progress` may have been caused by this chunk.
             records.record(None);
             return self.translated(false);
         }
+        let tokens = self.append(chunk, &choices, usage, data, records);
+        self.translated(tokens)
+    }
+
+    /// Appends the events and the record of a chunk.
+    fn append(
+        &mut self,
+        chunk: &Chunk<'_>,
+        choices: &[Choice<'_>],
+        usage: Option<Usage>,
+        data: &[u8],
+        records: &mut RecordWriter,
+    ) -> bool {
+        self.start(records);
         let mut tokens = false;
-        for choice in &choices {
+        for choice in choices {
             tokens |= self.choice(choice, chunk.is_completion(), records);
         }
-        let templated = match (choices.as_slice(), usage, &self.fault) {
+        let templated = match (choices, usage, &self.fault) {
             ([choice], None, None) => self.add_template(chunk, choice, data, records).is_some(),
             _ => false,
         };
         if !templated {
             records.record(Some(data));
         }
-        self.translated(tokens)
+        tokens
+    }
+
+    fn start(&mut self, records: &mut RecordWriter) {
+        if !self.started {
+            self.started = true;
+            records.event(EventKind::InProgress);
+        }
+    }
+
+    /// Appends the chunks that failed the stream, when no other upstream continues it.
+    fn release_failing(&mut self, records: &mut RecordWriter) {
+        for data in std::mem::take(&mut self.failing) {
+            if let Ok(chunk) = serde_json::from_slice::<Chunk<'_>>(&data) {
+                let choices = chunk.choices();
+                self.append(&chunk, &choices, None, &data, records);
+            }
+        }
     }
 
     /// Makes a template of a chunk that is a single delta, and closes the record with it.
@@ -711,10 +795,7 @@ impl ChatTranslator {
             Some(FinishReason::Filter) => Ending::Incomplete {
                 reason: "content_filter".to_owned(),
             },
-            Some(FinishReason::Error(reason)) => failed(
-                ErrorCode::UpstreamError,
-                format!("The upstream ended the answer with the finish reason '{reason}'."),
-            ),
+            Some(FinishReason::Error(reason)) => error_like(reason),
         }
     }
 }
@@ -838,6 +919,41 @@ impl ChoiceState {
             None => None,
         }
     }
+}
+
+fn error_like(reason: &str) -> Ending {
+    failed(
+        ErrorCode::UpstreamError,
+        format!("The upstream ended the answer with the finish reason '{reason}'."),
+    )
+}
+
+/// Returns a chunk without the roles of its deltas, or `Some(None)` if nothing else is left of it.
+/// `None` if it has no roles. The reader of a continued answer has got the role before: SDKs that
+/// join the strings of deltas would double it.
+fn without_roles(text: &str) -> Option<Option<String>> {
+    memchr::memmem::find(text.as_bytes(), b"\"role\"")?;
+    let mut chunk: serde_json::Value = serde_json::from_str(text).ok()?;
+    let (mut had_role, mut is_blank) = (false, true);
+    for choice in chunk.get_mut("choices")?.as_array_mut()? {
+        let finished = choice
+            .get("finish_reason")
+            .is_some_and(|value| !value.is_null());
+        let Some(delta) = choice
+            .get_mut("delta")
+            .and_then(|delta| delta.as_object_mut())
+        else {
+            is_blank = false;
+            continue;
+        };
+        had_role |= delta.remove("role").is_some();
+        is_blank &= !finished && delta.values().all(|value| value.is_null() || value == "");
+    }
+    let is_blank = is_blank
+        && ["usage", "error"]
+            .iter()
+            .all(|name| chunk.get(name).is_none_or(serde_json::Value::is_null));
+    had_role.then(|| (!is_blank).then(|| chunk.to_string()))
 }
 
 fn truncated() -> Ending {

@@ -43,6 +43,15 @@ impl Translator {
         }
     }
 
+    /// Prepares for the stream of another upstream that continues the answer.
+    pub(crate) fn continue_elsewhere(&mut self) {
+        match self {
+            Self::Chat(chat) => chat.continue_elsewhere(),
+            // Only chat answers are continued.
+            Self::Responses(_) => {}
+        }
+    }
+
     pub(crate) fn event(&mut self, event: SseEvent<'_>, records: &mut RecordWriter) -> Translated {
         match (self, event) {
             (_, SseEvent::KeepAlive) => Translated {
