@@ -133,6 +133,8 @@ where
         let timeout = match request.1 {
             Part::Head => self.context.timeouts.head + self.context.timeouts.linger,
             Part::Body => self.context.timeouts.linger,
+            // As between two requests.
+            Part::Unknown => self.context.timeouts.keep_alive + self.context.timeouts.linger,
         };
         let timer = match &mut self.stall {
             Some(stall) if stall.request == request => &mut stall.timer,

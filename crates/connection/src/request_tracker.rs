@@ -30,6 +30,8 @@ pub(crate) struct RequestTracker {
 pub(crate) enum Part {
     Head,
     Body,
+    /// The tracker is lost, and nothing may be incomplete.
+    Unknown,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,7 +125,8 @@ impl RequestTracker {
         let part = match self.state {
             State::Blank | State::BlankCr | State::Head => Part::Head,
             State::Body(_) | State::Chunked(_) => Part::Body,
-            State::Between | State::Raw { .. } | State::Lost => return None,
+            State::Lost => Part::Unknown,
+            State::Between | State::Raw { .. } => return None,
         };
         Some((self.complete, part))
     }

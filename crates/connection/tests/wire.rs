@@ -76,10 +76,14 @@ async fn hello() -> &'static str {
 
 impl TestServer {
     fn start(direct_writes: bool) -> Self {
-        Self::with(direct_writes, Duration::from_secs(10))
+        Self::with(
+            direct_writes,
+            Duration::from_secs(10),
+            Duration::from_secs(75),
+        )
     }
 
-    fn with(direct_writes: bool, head_timeout: Duration) -> Self {
+    fn with(direct_writes: bool, head_timeout: Duration, keep_alive: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
@@ -93,6 +97,7 @@ impl TestServer {
                     direct: counted,
                     direct_writes,
                     head_timeout,
+                    keep_alive,
                     ..ConnectionOptions::new(builder.graceful_shutdown_signal())
                 };
                 let application = move || {
@@ -328,10 +333,13 @@ async fn pending_stream_is_written_directly() {
     }
 }
 
+const SECOND: Duration = Duration::from_secs(1);
+
 #[tokio::test]
 async fn connection_with_an_incomplete_request_is_closed() {
     for direct_writes in [true, false] {
-        let server = TestServer::with(direct_writes, Duration::from_secs(1));
+        let server = TestServer::with(direct_writes, SECOND, SECOND);
+        let long = "a".repeat(300);
         let cases = [
             vec![send("GET /hello HTTP/1.1\r\nho")],
             vec![
@@ -347,6 +355,12 @@ async fn connection_with_an_incomplete_request_is_closed() {
             vec![send(post("/hello", CHUNKED, "5\r\nab"))],
             vec![send(post("/hello", "content-length: 10\r\n", "ab"))],
             vec![send(post("/ignore", CHUNKED, "5\r\nab"))],
+            // The tracker gives up on such a long header.
+            vec![send(post(
+                "/hello",
+                &format!("upgrade: {long}\r\n{CHUNKED}"),
+                "5\r\nab",
+            ))],
         ];
         // Each exchange ends with its connection.
         join_all(cases.iter().map(|steps| server.exchange(steps))).await;

@@ -187,6 +187,35 @@ fn refused_requests_are_not_recognised() {
     }
 }
 
+#[test]
+fn incomplete_part_is_named() {
+    let long = " ".repeat(MAX_LINE);
+    for (text, expected) in [
+        (GET, None),
+        ("\r", Some(Part::Head)),
+        ("GET / HTTP/1.1\r\n", Some(Part::Head)),
+        (
+            "POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\n{",
+            Some(Part::Body),
+        ),
+        (
+            "POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n0\r\n",
+            Some(Part::Body),
+        ),
+        (
+            &format!("GET / HTTP/1.1\r\nhost: h\r\nupgrade: {long}\r\n\r\n"),
+            Some(Part::Unknown),
+        ),
+    ] {
+        let (tracker, _) = compare(&[text.as_bytes()]);
+        assert_eq!(
+            tracker.incomplete().map(|(_, part)| part),
+            expected,
+            "{text:?}"
+        );
+    }
+}
+
 /// Requests and fragments of requests.
 fn piece() -> impl Strategy<Value = String> {
     prop_oneof![
