@@ -859,6 +859,37 @@ async fn cut_answer_is_continued_by_another_endpoint() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn continuation_restarts_between_tokens() {
+    let world = Plan {
+        continuation: Continuation::Prefix,
+        timeouts: Timeouts {
+            between_tokens: seconds(10),
+            ..no_timeouts()
+        },
+        ..Plan::of(2)
+    }
+    .build();
+    let started = world.test.start(CHAT);
+    let (_, call) = world.call().await;
+    call.answer(UpstreamHead::default());
+    call.token("one ");
+    tokio::time::sleep(seconds(9)).await;
+    call.end(BodyEnd::Broken);
+    let (_, other) = world.call().await;
+    tokio::time::sleep(seconds(9)).await;
+    complete(&other, "two");
+    assert_eq!(text(&ended(&started, "completed", None).await), "one two");
+
+    let started = world.test.start(CHAT);
+    let (_, call) = world.call().await;
+    call.answer(UpstreamHead::default());
+    call.token("one ").end(BodyEnd::Broken);
+    let (_, silent) = world.call().await;
+    ended(&started, "failed", Some("between_tokens_timeout")).await;
+    silent.gone().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn answers_that_cannot_be_continued_fail_with_their_error() {
     let tools = r#"{"model":"m","stream":true,"messages":[{"role":"user","content":"hi"}],"tools":[{"type":"function","function":{"name":"f"}}]}"#;
     let reasoning = r#"{"choices":[{"index":0,"delta":{"reasoning_content":"hm"}}]}"#;

@@ -22,6 +22,9 @@ pub(crate) struct KeepAlive {
     pub(crate) ping_timeout: Duration,
 }
 
+/// The longest interval of pings, and the longest wait for an answer.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Close codes of RFC 6455 and its registry.
 const GOING_AWAY: u16 = 1001;
 const PROTOCOL_ERROR: u16 = 1002;
@@ -40,11 +43,13 @@ pub(crate) async fn read_loop(
     oversized: Oversized,
     keep_alive: KeepAlive,
 ) {
+    // Zero is no interval, and longer ones would not fit the clock.
+    let ping_interval = keep_alive
+        .ping_interval
+        .clamp(Duration::from_millis(1), LONGEST_INTERVAL);
+    let ping_timeout = keep_alive.ping_timeout.min(LONGEST_INTERVAL);
     let mut last_message = Instant::now();
-    let mut pings = tokio::time::interval_at(
-        last_message + keep_alive.ping_interval,
-        keep_alive.ping_interval,
-    );
+    let mut pings = tokio::time::interval_at(last_message + ping_interval, ping_interval);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let registry = socket.upgrade().map(|socket| socket.borrow().registry());
     let closing = async {
@@ -56,7 +61,7 @@ pub(crate) async fn read_loop(
     tokio::pin!(closing);
     let mut drain: Option<Interval> = None;
     let end = loop {
-        let silent_until = last_message + keep_alive.ping_interval + keep_alive.ping_timeout;
+        let silent_until = last_message + ping_interval + ping_timeout;
         tokio::select! {
             message = messages.recv() => {
                 last_message = Instant::now();

@@ -13,6 +13,7 @@ fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>, limit: usize) -> Result<Ve
         events.push(match event {
             SseEvent::Data { name, data, terminated } => (name.map(<[u8]>::to_vec), data.to_vec(), Some(terminated)),
             SseEvent::ErrorField(value) => (None, value.to_vec(), None),
+            SseEvent::KeepAlive => (None, Vec::new(), None),
         });
         Flow::Continue
     };
