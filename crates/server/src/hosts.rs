@@ -8,14 +8,14 @@
 use actix_web::dev::RequestHead;
 use url::{Host, Url};
 
-use crate::config::network::Network;
+use crate::config::address_range::AddressRange;
 
 /// Rules for the host of a request.
 #[derive(Clone, Debug, Default)]
 pub struct HostPolicy {
     allowed: Vec<String>,
     public_url: Option<Url>,
-    proxies: Vec<Network>,
+    proxies: Vec<AddressRange>,
     machine: Option<String>,
 }
 
@@ -42,7 +42,7 @@ pub(crate) struct HostNotAllowed(pub(crate) String);
 impl HostPolicy {
     /// Makes the rules. `allowed` are host names; `*.example.com` stands for one label.
     #[must_use]
-    pub fn new(allowed: &[String], public_url: Option<Url>, proxies: Vec<Network>) -> Self {
+    pub fn new(allowed: &[String], public_url: Option<Url>, proxies: Vec<AddressRange>) -> Self {
         let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
         Self {
             allowed: allowed.iter().map(|name| normal(name)).collect(),
@@ -241,7 +241,7 @@ mod tests {
                     "*.apps.example.com".to_owned(),
                 ],
                 Some(Url::parse("https://public.example.org:8443").unwrap()),
-                vec!["10.0.0.0/8".parse().unwrap()],
+                vec![AddressRange::parse("10.0.0.0/8").unwrap()],
             )
         }
     }

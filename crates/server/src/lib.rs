@@ -1,9 +1,11 @@
 //! The gateway: configuration, command line, HTTP API, and the server that runs them.
 
+mod admission;
 pub mod banner;
 pub mod cli;
 pub mod commands;
 pub mod config;
+mod descriptors;
 mod health_check;
 pub mod hosts;
 pub mod http;

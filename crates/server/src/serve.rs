@@ -11,9 +11,11 @@ use tokenwire_core::upstream::RetryBudget;
 use tokenwire_simulator::{Options, Simulator};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::admission::{ConnectionLimits, RESERVED_CONNECTIONS};
 use crate::config::schema::Config;
+use crate::descriptors::refuse_without_descriptors;
 use crate::health_check::check_upstreams;
-use crate::http::{configure, request_middleware};
+use crate::http::{configure, configure_operations, request_middleware};
 use crate::metrics::{Deliveries, Metrics, Upstreams};
 use crate::service::{Service, Shared, shared_engine};
 use secrecy::SecretString;
@@ -56,6 +58,10 @@ pub enum ServeError {
 /// A gateway that listens but does not serve yet.
 pub struct Gateway {
     server: Server,
+    /// The second listener.
+    operations: Option<(Server, SocketAddr)>,
+    /// A copy of the listener, for the time without descriptors.
+    listener: std::net::TcpListener,
     address: SocketAddr,
     shared: Shared,
     /// Runs as long as the gateway.
@@ -81,8 +87,15 @@ impl Gateway {
         } else {
             None
         };
-        let listener = listen(&config)?;
+        let listening = &config.server;
+        let address = format!("{}:{}", bracketed(&listening.host), listening.port);
+        let listener = listen(&address, listening.backlog)?;
+        let spare = listener.try_clone()?;
         let address = listener.local_addr()?;
+        let operations = match &listening.operations {
+            Some(operations) => Some(listen(operations, listening.backlog)?),
+            None => None,
+        };
         let webhooks = Webhooks::new(webhook_options(&config)).map_err(ServeError::Webhooks)?;
         let shared = share(
             config,
@@ -91,9 +104,18 @@ impl Gateway {
         );
         // Built once here, so that an error is reported before the workers start.
         Service::new(&shared).map_err(ServeError::Upstream)?;
+        let operations = match operations {
+            Some(listener) => {
+                let address = listener.local_addr()?;
+                Some((operations_server(&shared, listener)?, address))
+            }
+            None => None,
+        };
         let server = server(&shared, listener)?;
         Ok(Self {
             server,
+            operations,
+            listener: spare,
             address,
             shared,
             _simulator: simulator,
@@ -104,6 +126,12 @@ impl Gateway {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Returns the address of the listener for operations, if there is one.
+    #[must_use]
+    pub fn operations_address(&self) -> Option<SocketAddr> {
+        self.operations.as_ref().map(|(_, address)| *address)
     }
 
     /// Returns a handle that stops the server, for tests and applications that embed the gateway.
@@ -120,6 +148,8 @@ impl Gateway {
     pub async fn serve(self) -> Result<(), ServeError> {
         let Self {
             server,
+            operations,
+            listener,
             shared,
             _simulator,
             ..
@@ -128,7 +158,17 @@ impl Gateway {
         let signals = tokio::spawn(stop_on_signal(handle, shared.clone()));
         let checks = tokio::spawn(check_upstreams(shared.clone()));
         let dispatcher = tokio::spawn(shared.webhooks.clone().run());
+        let watch = tokio::spawn(refuse_without_descriptors(listener));
+        let operations = operations.map(|(server, _)| {
+            let handle = server.handle();
+            (actix_web::rt::spawn(server), handle)
+        });
         let served = server.await;
+        watch.abort();
+        if let Some((serving, handle)) = operations {
+            handle.stop(false).await;
+            serving.abort();
+        }
         checks.abort();
         dispatcher.abort();
         shared.webhooks.abandon();
@@ -137,13 +177,12 @@ impl Gateway {
     }
 }
 
-fn listen(config: &Config) -> Result<std::net::TcpListener, ServeError> {
-    let address = format!("{}:{}", bracketed(&config.server.host), config.server.port);
+fn listen(address: &str, backlog: u32) -> Result<std::net::TcpListener, ServeError> {
     let failed = |source| ServeError::Listen {
-        address: address.clone(),
+        address: address.to_owned(),
         source,
     };
-    let resolved = std::net::ToSocketAddrs::to_socket_addrs(&address)
+    let resolved = std::net::ToSocketAddrs::to_socket_addrs(address)
         .map_err(failed)?
         .next();
     let resolved =
@@ -158,7 +197,7 @@ fn listen(config: &Config) -> Result<std::net::TcpListener, ServeError> {
     socket.set_nonblocking(true).map_err(failed)?;
     socket.bind(&resolved.into()).map_err(failed)?;
     socket
-        .listen(i32::try_from(config.server.backlog).unwrap_or(i32::MAX))
+        .listen(i32::try_from(backlog).unwrap_or(i32::MAX))
         .map_err(failed)?;
     Ok(socket.into())
 }
@@ -209,12 +248,21 @@ fn server(shared: &Shared, listener: std::net::TcpListener) -> Result<Server, Se
     let config = shared.config.clone();
     let workers = config.server.workers();
     let for_workers = shared.clone();
+    let limits = Arc::new(ConnectionLimits::new(&config));
+    // The limits themselves refuse connections. This one only holds if they are accepted faster
+    // than refused ones are closed.
+    let most = config
+        .limits
+        .connections
+        .saturating_add(2 * RESERVED_CONNECTIONS);
     let builder = Server::build()
         .workers(workers)
-        .max_concurrent_connections(config.limits.connections.div_ceil(workers))
+        .max_concurrent_connections(most.div_ceil(workers))
         .shutdown_timeout(LAST_WRITES.as_secs())
         .disable_signals();
+    let admitting = limits.clone();
     let options = ConnectionOptions {
+        admit: Some(Arc::new(move |socket| admitting.admit(socket))),
         slow_reader: config.streams.slow_reader_timeout,
         open: shared.metrics.gauges().connections.clone(),
         direct_writes: config.server.direct_writes,
@@ -228,11 +276,38 @@ fn server(shared: &Shared, listener: std::net::TcpListener) -> Result<Server, Se
         let service = Service::new(&for_workers).expect("a worker's service");
         App::new()
             .app_data(web::Data::new(service))
+            .app_data(web::Data::from(limits.clone()))
             .wrap(from_fn(request_middleware))
             .configure(configure)
     };
     let http = move || connections(application(), &options);
     Ok(builder.listen("http", listener, http)?.run())
+}
+
+/// Serves operations on their own listener and worker, which the limits of clients do not affect.
+fn operations_server(
+    shared: &Shared,
+    listener: std::net::TcpListener,
+) -> Result<Server, ServeError> {
+    let shared = shared.clone();
+    let builder = Server::build().workers(1).disable_signals();
+    let options = ConnectionOptions {
+        direct_writes: false,
+        ..ConnectionOptions::new(builder.graceful_shutdown_signal())
+    };
+    let http = move || {
+        #[expect(
+            clippy::expect_used,
+            reason = "the same service was built before the workers started"
+        )]
+        let service = Service::new(&shared).expect("a worker's service");
+        let application = App::new()
+            .app_data(web::Data::new(service))
+            .wrap(from_fn(request_middleware))
+            .configure(configure_operations);
+        connections(application, &options)
+    };
+    Ok(builder.listen("operations", listener, http)?.run())
 }
 
 async fn stop_on_signal(handle: ServerHandle, shared: Shared) {

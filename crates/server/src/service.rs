@@ -18,6 +18,7 @@ use tokenwire_sse::{SseFraming, SseReader};
 use tokenwire_ws::WebSocketOptions;
 use url::Url;
 
+use crate::config::address_range::AddressRange;
 use crate::config::schema;
 use crate::config::schema::Config;
 use crate::hosts::HostPolicy;
@@ -158,7 +159,9 @@ impl Service {
             allow_get_start: server.allow_get_start,
         };
         let proxies = server.trusted_proxies.iter();
-        let proxies = proxies.filter_map(|proxy| proxy.parse().ok()).collect();
+        let proxies = proxies
+            .filter_map(|range| AddressRange::parse(range))
+            .collect();
         let hosts = HostPolicy::new(&server.allowed_hosts, public_url, proxies);
         Ok(Self {
             config,
@@ -247,6 +250,8 @@ impl Service {
         WebSocketOptions {
             caller: self.caller(headers),
             max_message: self.config.limits.websocket_frame(),
+            message_timeout: self.config.server.body_timeout,
+            min_message_rate: self.config.server.min_body_rate,
             max_lanes: streams.max_lanes,
             max_queued: streams.max_queued_creates,
             ping_interval: streams.ping_interval,

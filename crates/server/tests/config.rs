@@ -560,6 +560,17 @@ fn bad_files_are_refused_with_key_value_expectation_and_remedy() {
             ],
         ),
         (
+            "server: {trusted_proxies: ['10.0.0.0/33'], operations: '9090'}",
+            &[
+                "`server.trusted_proxies[0]` is \"10.0.0.0/33\"",
+                "`server.operations` is \"9090\"",
+            ],
+        ),
+        (
+            "server: {min_body_rate: 0, body_timeout: 0s}",
+            &["`server.min_body_rate` is 0B", "`server.body_timeout`"],
+        ),
+        (
             "server: {direct_writes: off}",
             &["`server.direct_writes` is \"off\"", "true or false"],
         ),

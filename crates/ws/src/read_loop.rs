@@ -10,7 +10,7 @@ use actix_ws::{
 };
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use crate::frame_guard::Oversized;
+use crate::frame_guard::{Refusal, Refused};
 use crate::session::{SessionEnd, SocketSession};
 
 /// Pings of one socket.
@@ -30,6 +30,7 @@ const GOING_AWAY: u16 = 1001;
 const PROTOCOL_ERROR: u16 = 1002;
 const UNSUPPORTED_DATA: u16 = 1003;
 const INVALID_PAYLOAD: u16 = 1007;
+const POLICY_VIOLATION: u16 = 1008;
 const TOO_BIG: u16 = 1009;
 const INTERNAL_ERROR: u16 = 1011;
 const TRY_AGAIN_LATER: u16 = 1013;
@@ -40,7 +41,7 @@ pub(crate) async fn read_loop(
     socket: Weak<RefCell<SocketSession>>,
     mut session: Session,
     mut messages: AggregatedMessageStream,
-    oversized: Oversized,
+    refusal: Refusal,
     keep_alive: KeepAlive,
 ) {
     // Zero is no interval, and longer ones would not fit the clock.
@@ -65,7 +66,7 @@ pub(crate) async fn read_loop(
         tokio::select! {
             message = messages.recv() => {
                 last_message = Instant::now();
-                match on_message(&socket, &mut session, message, &oversized).await {
+                match on_message(&socket, &mut session, message, &refusal).await {
                     Next::GoOn => {}
                     Next::Close(code, reason) => break Some((code, reason)),
                     Next::Gone => break None,
@@ -125,11 +126,16 @@ async fn on_message(
     socket: &Weak<RefCell<SocketSession>>,
     session: &mut Session,
     message: Option<Result<AggregatedMessage, ProtocolError>>,
-    oversized: &Oversized,
+    refusal: &Refusal,
 ) -> Next {
     let message = match message {
         None => return Next::Gone,
-        Some(Err(_)) if oversized.get() => return Next::Close(TOO_BIG, "message too large"),
+        Some(Err(_)) if refusal.get() == Some(Refused::TooLarge) => {
+            return Next::Close(TOO_BIG, "message too large");
+        }
+        Some(Err(_)) if refusal.get() == Some(Refused::TooSlow) => {
+            return Next::Close(POLICY_VIOLATION, "message not complete in time");
+        }
         Some(Err(ProtocolError::Overflow)) => return Next::Close(TOO_BIG, "message too large"),
         Some(Err(ProtocolError::Io(error))) if error.kind() == std::io::ErrorKind::InvalidData => {
             // actix-ws has one error kind for both; only the text differs.

@@ -97,6 +97,8 @@ codes! {
     MethodNotAllowed = "method_not_allowed", 405, Client, false, "Use one of the methods in the `Allow` header.";
     /// The log has expired; only the response object is left.
     PositionGone = "position_gone", 410, Client, false, "Fetch the whole object with GET /v1/responses/{id}.";
+    /// The request's body did not arrive in time.
+    RequestTimeout = "request_timeout", 408, Client, true, "Send the body without long pauses; the settings are `server.body_timeout` and `server.min_body_rate`.";
     /// The body is larger than `limits.body`.
     BodyTooLarge = "body_too_large", 413, Client, false, "Send less, or raise `limits.body`.";
     /// The route does not accept the body's content type.
@@ -105,6 +107,8 @@ codes! {
     IdempotencyMismatch = "idempotency_mismatch", 422, Client, false, "Use a new key for a new request.";
     /// The gateway's limit of open generations is reached.
     Overloaded = "overloaded", 503, Gateway, true, "Try again after `Retry-After`.";
+    /// The client's address has reached its limit of connections.
+    TooManyConnections = "too_many_connections", 429, Client, true, "Close connections; the setting is `server.max_connections_per_address`.";
     /// A WebSocket has reached its limit of lanes or queued creates.
     WebsocketStreamLimitReached = "websocket_stream_limit_reached", 429, Client, true, "Wait for one of this socket's responses to end, or open another socket.";
     /// The upstream's concurrency limit and its queue are full.

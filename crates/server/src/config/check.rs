@@ -8,8 +8,8 @@ use tokenwire_webhooks::{SigningKey, UrlProblem, parse_url};
 use tracing_subscriber::EnvFilter;
 use url::{Host, Url};
 
+use super::address_range::AddressRange;
 use super::models::Models;
-use super::network::Network;
 use super::schema::{Config, Hedging, Upstream, Webhooks};
 use super::secret::{REDACTED, Secret};
 use super::units::{duration, size};
@@ -107,6 +107,34 @@ impl Findings {
                 "",
             );
         }
+        for (index, range) in server.trusted_proxies.iter().enumerate() {
+            if AddressRange::parse(range).is_none() {
+                self.add(
+                    &format!("server.trusted_proxies.{index}"),
+                    &format!("is {range:?}"),
+                    "an IP address or a network such as 10.0.0.0/8",
+                    "",
+                );
+            }
+        }
+        if let Some(address) = &server.operations
+            && !is_socket_address(address)
+        {
+            self.add(
+                "server.operations",
+                &format!("is {address:?}"),
+                "a host and a port such as 127.0.0.1:9090",
+                "",
+            );
+        }
+        if server.min_body_rate == 0 {
+            self.add(
+                "server.min_body_rate",
+                "is 0B",
+                "at least 1B",
+                "Raise server.body_timeout to allow slower bodies.",
+            );
+        }
         for (index, origin) in server.allowed_origins.iter().enumerate() {
             if let Err(remedy) = check_origin(origin) {
                 let expected = "an origin: scheme, host and port, such as https://app.example.com";
@@ -139,16 +167,6 @@ impl Findings {
                 "Begin it with http:// or https://, and leave out user, query and fragment.",
             );
         }
-        for (index, proxy) in server.trusted_proxies.iter().enumerate() {
-            if proxy.parse::<Network>().is_err() {
-                self.add(
-                    &format!("server.trusted_proxies.{index}"),
-                    &format!("is {proxy:?}"),
-                    "an IP address such as 127.0.0.1, or a range such as 10.0.0.0/8",
-                    "",
-                );
-            }
-        }
     }
 
     fn durations(&mut self, config: &Config) {
@@ -163,6 +181,11 @@ impl Findings {
                 "server.shutdown_timeout",
                 config.server.shutdown_timeout,
                 none,
+            ),
+            (
+                "server.body_timeout",
+                config.server.body_timeout,
+                millisecond,
             ),
             ("streams.heartbeat", streams.heartbeat, second),
             ("streams.commit_after", streams.commit_after, none),
@@ -493,6 +516,21 @@ impl Findings {
             }
         }
     }
+}
+
+/// Whether the text is a host and a port. An IPv6 address stands in brackets.
+fn is_socket_address(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
+    let in_brackets = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    let is_valid = match in_brackets {
+        Some(host) => host.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => is_host(host) && !host.contains(':'),
+    };
+    is_valid && port.parse::<u16>().is_ok()
 }
 
 fn is_host(host: &str) -> bool {

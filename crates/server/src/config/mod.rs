@@ -10,12 +10,12 @@
 //! that uses figment. `check` refuses values that parse but cannot work. `print` writes the result
 //! without its secrets.
 
+pub mod address_range;
 mod check;
 mod environment;
 mod file;
 mod load;
 pub mod models;
-pub mod network;
 mod print;
 mod problem;
 pub mod schema;

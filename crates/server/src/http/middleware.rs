@@ -14,13 +14,17 @@ use futures::FutureExt as _;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::random_alphanumeric;
 
+use super::body_deadline::limit_body;
+use super::guarded_body::GuardedBody;
 use super::health::StatusOnly;
 use super::inbound::{Query, text};
 use super::outbound::error_response;
 use super::timing::Timing;
+use crate::admission::ConnectionLimits;
 use crate::hosts::HostNotAllowed;
 use crate::origins::{Effect, PageOrigin};
 use crate::service::Service;
+use tokenwire_connection::Reserved;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -29,7 +33,7 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// # Errors
 /// Errors that carry a complete response.
 pub async fn request_middleware(
-    request: ServiceRequest,
+    mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let timing = Timing::start();
@@ -43,17 +47,29 @@ pub async fn request_middleware(
     };
     let host = service.hosts.check(request.head());
     let origin = service.origins.classify(request.head(), host.as_ref().ok());
-    let refusal = match &host {
-        Ok(host) => service
-            .origins
-            .refusal(request.head(), host, &origin, effect(&request))
-            .map(|why| ApiError::new(ErrorCode::OriginForbidden, why)),
+    let mut close = request.conn_data::<Reserved>().is_some();
+    let limits = request.app_data::<web::Data<ConnectionLimits>>();
+    let admitted = limits.map_or(Ok(None), |limits| limits.check(&request));
+    let (counted, mut refusal) = match admitted {
+        Ok(counted) => (counted, None),
+        Err(error) => (None, Some(error)),
+    };
+    match &host {
+        Ok(host) => {
+            let effect = effect(&request);
+            let why = service
+                .origins
+                .refusal(request.head(), host, &origin, effect);
+            let foreign = why.map(|why| ApiError::new(ErrorCode::OriginForbidden, why));
+            refusal = refusal.or(foreign);
+        }
         Err(_) if is_probe(&request) => {
             request.extensions_mut().insert(StatusOnly);
-            None
         }
-        Err(host) => Some(not_served(host)),
-    };
+        Err(host) => refusal = refusal.or_else(|| Some(not_served(host))),
+    }
+    let server = &service.config.server;
+    let late = limit_body(&mut request, server.body_timeout, server.min_body_rate);
     let preflight = request.method() == Method::OPTIONS
         && request
             .headers()
@@ -82,11 +98,26 @@ pub async fn request_middleware(
             }
         },
     };
+    if late.get() {
+        let error = ApiError::new(
+            ErrorCode::RequestTimeout,
+            "The body did not arrive within server.body_timeout.",
+        );
+        response = response.into_response(error_response(&error));
+        close = true;
+    }
+    if close {
+        let head = response.response_mut().head_mut();
+        head.set_connection_type(ConnectionType::Close);
+    }
     if response.headers().contains_key(header::LOCATION) {
         timing.add_to(response.headers_mut());
     }
     finish(response.response_mut(), version, &origin, id);
-    Ok(response)
+    Ok(match counted {
+        Some(counted) => response.map_body(|_, body| GuardedBody::attach(body, counted)),
+        None => response,
+    })
 }
 
 /// Adds what every response has. HTTP/1.0 has neither chunks nor, by default, kept connections.

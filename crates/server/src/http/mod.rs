@@ -1,7 +1,9 @@
 //! The HTTP API: one file per group of routes, and the parts that they share.
 
+mod body_deadline;
 mod chat;
 mod documentation;
+mod guarded_body;
 mod health;
 mod inbound;
 mod metrics;
@@ -18,4 +20,4 @@ mod timing;
 mod webhooks;
 
 pub use middleware::request_middleware;
-pub use routes::configure;
+pub use routes::{configure, configure_operations};

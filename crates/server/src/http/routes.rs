@@ -91,13 +91,22 @@ pub fn configure(app: &mut web::ServiceConfig) {
             resource("/v1/models/{id:.+}", "GET, HEAD"),
             models::retrieve,
         ))
-        .service(get(resource("/healthz", "GET, HEAD"), health::alive))
-        .service(get(resource("/health", "GET, HEAD"), health::alive))
-        .service(get(resource("/readyz", "GET, HEAD"), health::ready))
-        .service(get(resource("/metrics", "GET, HEAD"), metrics::expose))
+        .configure(operations)
         .configure(documentation::configure)
         .configure(page::configure)
         .default_service(web::to(unknown));
+}
+
+/// Registers the routes of the listener for operations.
+pub fn configure_operations(app: &mut web::ServiceConfig) {
+    app.configure(operations).default_service(web::to(unknown));
+}
+
+fn operations(app: &mut web::ServiceConfig) {
+    app.service(get(resource("/healthz", "GET, HEAD"), health::alive))
+        .service(get(resource("/health", "GET, HEAD"), health::alive))
+        .service(get(resource("/readyz", "GET, HEAD"), health::ready))
+        .service(get(resource("/metrics", "GET, HEAD"), metrics::expose));
 }
 
 /// Answers a path that is not served with 404, and names the right path where one is meant.
