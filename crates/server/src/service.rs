@@ -164,7 +164,7 @@ impl Service {
         };
         let proxies = server.trusted_proxies.iter();
         let proxies = proxies
-            .filter_map(|proxy| AddressRange::parse(proxy))
+            .filter_map(|range| AddressRange::parse(range))
             .collect();
         let hosts = HostPolicy::new(&server.allowed_hosts, public_url, proxies);
         Ok(Self {

@@ -68,6 +68,7 @@ async fn stream_heads_forbid_caching_and_buffering() {
             "content-type",
             "date",
             "location",
+            "server-timing",
             "transfer-encoding",
             "vary",
             "x-accel-buffering",

@@ -114,8 +114,7 @@ pub struct Server {
     pub min_body_rate: usize,
     /// Maximum number of connections of one client address; 0 is unlimited.
     pub max_connections_per_address: usize,
-    /// Addresses and networks of proxies whose `Forwarded` and `X-Forwarded-*`
-    /// headers are believed.
+    /// Addresses and networks of proxies whose `X-Forwarded-*` and `Forwarded` are believed.
     pub trusted_proxies: Vec<String>,
 }
 

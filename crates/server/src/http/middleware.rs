@@ -50,21 +50,24 @@ pub async fn request_middleware(
     let mut close = request.conn_data::<Reserved>().is_some();
     let limits = request.app_data::<web::Data<ConnectionLimits>>();
     let admitted = limits.map_or(Ok(None), |limits| limits.check(&request));
-    let (counted, over_limit) = match admitted {
+    let (counted, mut refusal) = match admitted {
         Ok(counted) => (counted, None),
         Err(error) => (None, Some(error)),
     };
-    let refusal = over_limit.or_else(|| match &host {
-        Ok(host) => service
-            .origins
-            .refusal(request.head(), host, &origin, effect(&request))
-            .map(|why| ApiError::new(ErrorCode::OriginForbidden, why)),
+    match &host {
+        Ok(host) => {
+            let effect = effect(&request);
+            let why = service
+                .origins
+                .refusal(request.head(), host, &origin, effect);
+            let foreign = why.map(|why| ApiError::new(ErrorCode::OriginForbidden, why));
+            refusal = refusal.or(foreign);
+        }
         Err(_) if is_probe(&request) => {
             request.extensions_mut().insert(StatusOnly);
-            None
         }
-        Err(host) => Some(not_served(host)),
-    });
+        Err(host) => refusal = refusal.or_else(|| Some(not_served(host))),
+    }
     let server = &service.config.server;
     let late = limit_body(&mut request, server.body_timeout, server.min_body_rate);
     let preflight = request.method() == Method::OPTIONS
