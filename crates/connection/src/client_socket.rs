@@ -11,7 +11,7 @@ use actix_web::rt::net::TcpStream;
 use tokio::io::{AsyncRead as _, ReadBuf};
 
 use crate::inbound::InboundBuffer;
-use crate::request_bytes::RequestBytes;
+use crate::request_tracker::RequestTracker;
 
 /// Maximum number of bytes that a client may send ahead while a stream is written to it. Beyond it
 /// the socket is not read until the stream is over.
@@ -24,7 +24,9 @@ pub(crate) struct ClientSocket {
     socket: RefCell<Option<TcpStream>>,
     /// Bytes that were read during a stream: the beginning of the next request.
     pipelined: RefCell<Vec<u8>>,
-    request: RefCell<RequestBytes>,
+    requests: RefCell<RequestTracker>,
+    /// Request bodies that the application may still read.
+    open_payloads: Cell<usize>,
     /// Whether a write waits for the client.
     blocked: Cell<bool>,
     offer: RefCell<Option<Offer>>,
@@ -35,8 +37,8 @@ pub(crate) struct ClientSocket {
 #[derive(Debug)]
 struct Offer {
     body: BoxBody,
-    /// [`RequestBytes::total_read`] at the time of the offer. If it has changed, the body stays.
-    total_read: u64,
+    /// Position after the request. If more was read, the body stays with actix.
+    end: u64,
     /// Whether the body was pending when it was last polled.
     pending: bool,
     kind: Kind,
@@ -65,7 +67,8 @@ impl ClientSocket {
         Self {
             socket: RefCell::new(Some(socket)),
             pipelined: RefCell::default(),
-            request: RefCell::default(),
+            requests: RefCell::default(),
+            open_payloads: Cell::new(0),
             blocked: Cell::new(false),
             offer: RefCell::default(),
             inbound: InboundBuffer::default(),
@@ -113,7 +116,7 @@ impl ClientSocket {
                 *pipelined = Vec::new();
             }
         }
-        self.request.borrow_mut().on_read(&into.filled()[before..]);
+        self.requests.borrow_mut().on_read(&into.filled()[before..]);
         Poll::Ready(Ok(()))
     }
 
@@ -171,23 +174,39 @@ impl ClientSocket {
     /// Notes the result of a write by actix.
     pub(crate) fn on_write(&self, result: &Poll<io::Result<usize>>) {
         self.blocked.set(result.is_pending());
-        self.request.borrow_mut().on_write();
     }
 
-    /// Returns the position in the byte stream if the current request, with a body of `length`
-    /// bytes, is all that was read.
-    pub(crate) fn complete_request(&self, length: u64) -> Option<u64> {
-        let request = self.request.borrow();
-        request.is_complete(length).then(|| request.total_read())
+    /// Counts a request that actix passes to the application.
+    pub(crate) fn on_dispatch(&self) {
+        self.requests.borrow_mut().on_dispatch();
+    }
+
+    /// Counts a request body that the application may read.
+    pub(crate) fn open_payload(&self) {
+        self.open_payloads.set(self.open_payloads.get() + 1);
+    }
+
+    /// Counts a request body as read or dropped.
+    pub(crate) fn close_payload(&self) {
+        self.open_payloads
+            .set(self.open_payloads.get().saturating_sub(1));
+    }
+
+    /// Returns the position after the current request, if it was read completely.
+    pub(crate) fn end_of_request(&self, kind: Kind) -> Option<u64> {
+        let requests = self.requests.borrow();
+        match kind {
+            Kind::Chunked { .. } => requests.end_of_request(),
+            Kind::Upgraded => requests.end_of_upgrade(),
+        }
     }
 
     /// Stores a body, which actix [polls](Self::poll_body) and the connection may
-    /// [detach](Self::detach). `total_read` is the position from
-    /// [`complete_request`](Self::complete_request).
-    pub(crate) fn offer(&self, body: BoxBody, total_read: u64, kind: Kind) {
+    /// [detach](Self::detach). `end` is the position after its request.
+    pub(crate) fn offer(&self, body: BoxBody, end: u64, kind: Kind) {
         *self.offer.borrow_mut() = Some(Offer {
             body,
-            total_read,
+            end,
             pending: false,
             kind,
         });
@@ -211,14 +230,15 @@ impl ClientSocket {
     }
 
     /// Takes the offered body if it is pending, everything before it was written, and nothing was
-    /// read after its request.
+    /// read after its request but what a WebSocket's payload has taken.
     pub(crate) fn detach(&self) -> Option<Detached> {
         let mut offer = self.offer.borrow_mut();
-        let total_read = self.request.borrow().total_read();
+        let total_read = self.requests.borrow().total_read();
         let can_detach = |offer: &Offer| {
             offer.pending
                 && !self.blocked.get()
-                && offer.total_read + self.inbound.through_actix() == total_read
+                && self.open_payloads.get() == 0
+                && offer.end + self.inbound.through_actix() == total_read
         };
         if !offer.as_ref().is_some_and(can_detach) {
             return None;

@@ -12,7 +12,7 @@ use actix_http::error::DispatchError;
 use actix_server::GracefulShutdownSignal;
 use actix_service::Service;
 use futures::future::LocalBoxFuture;
-use tokenwire_core::model::gauge::GaugeGuard;
+use tokenwire_core::model::gauge::{Gauge, GaugeGuard};
 use tokio::io::AsyncWrite as _;
 use tokio::time::Sleep;
 
@@ -29,13 +29,21 @@ pub(crate) struct ConnectionTimeouts {
     pub(crate) linger: Duration,
 }
 
+/// Options of a connection.
+#[derive(Clone)]
+pub(crate) struct ConnectionContext {
+    pub(crate) timeouts: ConnectionTimeouts,
+    pub(crate) shutdown: GracefulShutdownSignal,
+    /// Counts the streams that are written directly.
+    pub(crate) direct: Gauge,
+}
+
 /// The future of one connection.
 pub(crate) struct Connection<S: Service<(ActixIo, Option<SocketAddr>)>> {
     client: Rc<ClientSocket>,
     peer: Option<SocketAddr>,
     http: Rc<S>,
-    timeouts: ConnectionTimeouts,
-    shutdown: GracefulShutdownSignal,
+    context: ConnectionContext,
     phase: Phase<S::Future>,
     _open: GaugeGuard,
 }
@@ -44,7 +52,10 @@ enum Phase<F> {
     /// actix reads a request or writes a response. Boxed, since a stream does without it.
     Http(Pin<Box<F>>),
     /// A detached body is being written.
-    Stream(StreamWriter),
+    Stream {
+        writer: StreamWriter,
+        _direct: GaugeGuard,
+    },
     /// Our side is shut down, and the peer has some time to read the rest.
     Closing {
         timer: Pin<Box<Sleep>>,
@@ -68,8 +79,7 @@ where
         client: Rc<ClientSocket>,
         peer: Option<SocketAddr>,
         http: Rc<S>,
-        timeouts: ConnectionTimeouts,
-        shutdown: GracefulShutdownSignal,
+        context: ConnectionContext,
         open: GaugeGuard,
     ) -> Self {
         let phase = Phase::Http(Box::pin(http.call((ActixIo::new(client.clone()), peer))));
@@ -77,8 +87,7 @@ where
             client,
             peer,
             http,
-            timeouts,
-            shutdown,
+            context,
             phase,
             _open: open,
         }
@@ -91,14 +100,14 @@ where
 
     fn closing(&self) -> Phase<S::Future> {
         Phase::Closing {
-            timer: Box::pin(tokio::time::sleep(self.timeouts.linger)),
+            timer: Box::pin(tokio::time::sleep(self.context.timeouts.linger)),
             shut_down: false,
         }
     }
 
     fn idle(&self) -> Phase<S::Future> {
-        let timer = Box::pin(tokio::time::sleep(self.timeouts.keep_alive));
-        let signal = self.shutdown.clone();
+        let timer = Box::pin(tokio::time::sleep(self.context.timeouts.keep_alive));
+        let signal = self.context.shutdown.clone();
         Phase::Idle {
             timer,
             shutdown: Box::pin(async move { signal.notified().await }),
@@ -121,11 +130,14 @@ where
                         return Poll::Ready(result);
                     }
                     match this.client.detach() {
-                        Some(detached) => Phase::Stream(StreamWriter::new(detached)),
+                        Some(detached) => Phase::Stream {
+                            writer: StreamWriter::new(detached),
+                            _direct: this.context.direct.enter(),
+                        },
                         None => return Poll::Pending,
                     }
                 }
-                Phase::Stream(writer) => match ready!(writer.poll(&this.client, cx)) {
+                Phase::Stream { writer, .. } => match ready!(writer.poll(&this.client, cx)) {
                     End::KeepAlive => this.idle(),
                     End::Close => this.closing(),
                     End::Broken => return Poll::Ready(Ok(())),

@@ -7,11 +7,15 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use actix_http::header;
-use actix_http::{ConnectionType, Request, Response, StatusCode, Version};
+use actix_http::{
+    BoxedPayloadStream, ConnectionType, Payload, Request, Response, StatusCode, Version,
+};
 use actix_service::{Service, ServiceFactory};
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::ServiceResponse;
+use actix_web::error::PayloadError;
 use bytes::Bytes;
+use futures::Stream;
 use futures::future::LocalBoxFuture;
 use pin_project_lite::pin_project;
 
@@ -33,9 +37,14 @@ pin_project! {
 /// What is needed to detach the response of one request. Made before the request is handled.
 struct Detach {
     client: Rc<ClientSocket>,
-    /// Length of the request's body in bytes.
-    length: u64,
     kind: Kind,
+}
+
+/// The body of a request. The connection stays with actix until it was read or dropped.
+struct TrackedPayload {
+    payload: Payload,
+    client: Rc<ClientSocket>,
+    open: bool,
 }
 
 /// Stands in actix for a body that is stored in the [`ClientSocket`].
@@ -84,8 +93,9 @@ where
     }
 
     fn call(&self, request: Request) -> Self::Future {
+        let (detach, request) = Detach::prepare(request);
         DetachingFuture {
-            detach: Detach::new(&request),
+            detach,
             response: self.0.call(request),
         }
     }
@@ -114,32 +124,28 @@ where
 // === impl Detach ===
 
 impl Detach {
-    /// Returns `None` unless the request came over a [`ClientSocket`], and its head says where the
-    /// request ends and whether another may follow.
-    fn new(request: &Request) -> Option<Self> {
-        let client = request.conn_data::<Rc<ClientSocket>>()?.clone();
-        let headers = request.head().headers();
-        if request.version() != Version::HTTP_11
-            || headers.contains_key(header::TRANSFER_ENCODING)
-            || headers.contains_key(header::EXPECT)
-        {
-            return None;
-        }
-        let length = match headers.get(header::CONTENT_LENGTH) {
-            Some(length) => length.to_str().ok()?.parse().ok()?,
-            None => 0,
+    /// Counts the request and tracks its body. There is no `Detach` without direct writes, and for
+    /// requests whose head does not say whether another may follow.
+    fn prepare(request: Request) -> (Option<Self>, Request) {
+        let Some(client) = request.conn_data::<Rc<ClientSocket>>().cloned() else {
+            return (None, request);
         };
-        let kind = match request.head().connection_type() {
+        client.on_dispatch();
+        let head = request.head();
+        let kind = match head.connection_type() {
             ConnectionType::Upgrade => Kind::Upgraded,
             kind => Kind::Chunked {
                 keep_alive: kind == ConnectionType::KeepAlive,
             },
         };
-        Some(Self {
-            client,
-            length,
-            kind,
-        })
+        if head.version != Version::HTTP_11 || head.headers.contains_key(header::EXPECT) {
+            return (None, request);
+        }
+        let request = match kind {
+            Kind::Chunked { .. } => TrackedPayload::wrap(request, &client),
+            Kind::Upgraded => request,
+        };
+        (Some(Self { client, kind }), request)
     }
 
     /// Stores the body in the socket if it is a stream that can be detached.
@@ -147,11 +153,11 @@ impl Detach {
         if !self.is_detachable(&response) {
             return response;
         }
-        let Some(total_read) = self.client.complete_request(self.length) else {
+        let Some(end) = self.client.end_of_request(self.kind) else {
             return response;
         };
         response.map_body(|_, body| {
-            self.client.offer(body, total_read, self.kind);
+            self.client.offer(body, end, self.kind);
             BoxBody::new(DetachableBody {
                 client: self.client,
             })
@@ -171,6 +177,49 @@ impl Detach {
             }
         };
         expected && response.body().size() == BodySize::Stream
+    }
+}
+
+// === impl TrackedPayload ===
+
+impl TrackedPayload {
+    /// Tracks the body of a request, if it has one.
+    fn wrap(request: Request, client: &Rc<ClientSocket>) -> Request {
+        let (request, payload) = request.replace_payload(Payload::None);
+        if matches!(payload, Payload::None) {
+            return request;
+        }
+        client.open_payload();
+        let payload: BoxedPayloadStream = Box::pin(Self {
+            payload,
+            client: client.clone(),
+            open: true,
+        });
+        request.replace_payload(Payload::Stream { payload }).0
+    }
+
+    fn close(&mut self) {
+        if std::mem::take(&mut self.open) {
+            self.client.close_payload();
+        }
+    }
+}
+
+impl Stream for TrackedPayload {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let polled = Pin::new(&mut self.payload).poll_next(cx);
+        if let Poll::Ready(None | Some(Err(_))) = polled {
+            self.close();
+        }
+        polled
+    }
+}
+
+impl Drop for TrackedPayload {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

@@ -11,8 +11,9 @@
 //! ```
 //!
 //! A body detaches between two polls of one task, so no byte can be read or written in between. It
-//! detaches only where the request was read completely and nothing was read after it. In every
-//! other case (pipelining, HTTP/1.0, uploads in chunks) actix writes the body as usual. The bytes on
+//! detaches only where the request was read completely, by the application too, and nothing was read
+//! after it. In every other case (pipelining, HTTP/1.0, an upload that continues during the
+//! response) actix writes the body as usual. The bytes on
 //! the wire are the same. A WebSocket detaches in the same way if its handler takes its payload
 //! through [`websocket_payload`].
 //!
@@ -42,7 +43,7 @@ mod connection;
 mod detach;
 mod inbound;
 mod payload;
-mod request_bytes;
+mod request_tracker;
 mod service;
 mod stream_writer;
 

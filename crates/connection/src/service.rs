@@ -18,7 +18,7 @@ use tokenwire_core::model::gauge::Gauge;
 
 use crate::actix_io::ActixIo;
 use crate::client_socket::ClientSocket;
-use crate::connection::{Connection, ConnectionTimeouts};
+use crate::connection::{Connection, ConnectionContext, ConnectionTimeouts};
 use crate::detach::Detaching;
 
 /// Timeouts and other options of connections.
@@ -38,6 +38,8 @@ pub struct ConnectionOptions {
     pub slow_reader: Duration,
     /// Number of open connections.
     pub open: Gauge,
+    /// Number of streams that are being written directly.
+    pub direct: Gauge,
     /// Whether waiting streams are written directly. If not, actix writes all responses. `true` by
     /// default.
     pub direct_writes: bool,
@@ -57,6 +59,7 @@ impl ConnectionOptions {
             linger: Duration::from_secs(1),
             slow_reader: Duration::from_secs(30),
             open: Gauge::default(),
+            direct: Gauge::default(),
             direct_writes: true,
             shutdown,
         }
@@ -203,8 +206,11 @@ where
             Rc::new(ClientSocket::new(socket)),
             peer,
             self.http.clone(),
-            self.options.timeouts(),
-            self.options.shutdown.clone(),
+            ConnectionContext {
+                timeouts: self.options.timeouts(),
+                shutdown: self.options.shutdown.clone(),
+                direct: self.options.direct.clone(),
+            },
             self.options.open.enter(),
         )
     }

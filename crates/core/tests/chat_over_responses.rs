@@ -477,8 +477,8 @@ fn annotations_and_logprobs_have_chat_shape() {
 #[test]
 fn events_without_chat_counterpart_are_skipped() {
     let search = json!({"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search", "query": "q"}});
-    let custom =
-        json!({"type": "custom_tool_call", "id": "c", "call_id": "c", "name": "n", "input": "x"});
+    let other =
+        json!({"type": "mcp_call", "id": "c", "server_label": "s", "name": "n", "output": "x"});
     let played = play(
         ASK,
         &[
@@ -489,10 +489,10 @@ fn events_without_chat_counterpart_are_skipped() {
             json!({"type": "response.something_new", "strange": {"a": 1}}),
             json!({"type": "keepalive"}),
             added(1, json!({"type": "of_the_future"})),
-            done(1, custom.clone()),
+            done(1, other.clone()),
             added(2, message(json!([]))),
             delta("output_text", 2, "x"),
-            completed(json!([search, custom, message(json!([text("x")]))])),
+            completed(json!([search, other, message(json!([text("x")]))])),
         ],
     );
     check(&played, "stop", json!({"content": "x"}));
@@ -627,12 +627,12 @@ fn resumed_reader_continues_at_its_number() {
         }
         call.end(BodyEnd::Clean);
         started.guard.generation().ended().await;
-        let mut reader = Reader::new(started.guard, 4, Dialect::Chat);
+        let mut reader = Reader::new(started.guard, 5, Dialect::Chat);
         reader.read_now();
         let lines = reader.lines();
         let numbers: Vec<u64> = lines.iter().map(|line| line.seq).collect();
         // b; then finish, usage and `[DONE]`, all of the terminal event.
-        assert_eq!(numbers, [4, 5, 5, 5]);
+        assert_eq!(numbers, [5, 6, 6, 6]);
         assert!(lines[0].data.contains(r#""content":"b""#) && lines[3].data == "[DONE]");
     });
 }

@@ -11,7 +11,7 @@
 
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::model::snapshot::Api;
-use tokenwire_core::upstream::translate::BodyEnd;
+use tokenwire_core::upstream::translate::{BodyEnd, ChatTranslator, RecordWriter};
 use tokenwire_testkit::{Audit, EngineOptions, Reader, TestEngine};
 
 /// The result in words: `status` or `status: why`, the items in order, the usage as
@@ -41,6 +41,14 @@ fn came(audit: &Audit) -> Came {
         match item["type"].as_str().unwrap() {
             "message" => format!("says {}", parts()),
             "reasoning" => format!("thinks {}", parts()),
+            "custom_tool_call" => format!(
+                "runs {}({})",
+                item["name"].as_str().unwrap(),
+                item["input"].as_str().unwrap()
+            ),
+            "image_generation_call" => {
+                format!("shows {}", item["result"].as_str().unwrap_or("a URL"))
+            }
             _ => format!(
                 "calls {}({})",
                 item["name"].as_str().unwrap(),
@@ -182,8 +190,8 @@ fn plain_text_chunks() {
     let audit = check(
         list![
             role,
-            says("Hel"),
-            says("l"),
+            says("H"),
+            says("el"),
             says("lo"),
             finish("stop"),
             USAGE
@@ -457,7 +465,7 @@ fn finish_reasons_map_by_meaning() {
     for (reason, end) in [
         ("stop", "completed"),
         ("eos_token", "completed"),
-        ("", "completed"),
+        ("max_tokens", "incomplete: max_output_tokens"),
         ("tool_calls", "completed"),
         ("length", "incomplete: max_output_tokens"),
         ("MAX_TOKENS", "incomplete: max_output_tokens"),
@@ -467,6 +475,7 @@ fn finish_reasons_map_by_meaning() {
             "incomplete: content_filter",
         ),
         ("error", "failed: upstream_error"),
+        ("network_error", "failed: upstream_error"),
     ] {
         check(list![says("x"), finish(reason)], Done, end, &["says x"], "");
         check(
@@ -474,6 +483,23 @@ fn finish_reasons_map_by_meaning() {
             Close,
             end,
             &["says x"],
+            "",
+        );
+    }
+}
+
+#[test]
+fn empty_finish_reason_is_no_finish() {
+    for reason in ["", "null", "NULL"] {
+        let says = |text: &str| chunk(0, &format!(r#"{{"content":"{text}"}}"#), Some(reason), "");
+        let payloads = [says("a"), says("b"), says("c")];
+        let payloads: Vec<&str> = payloads.iter().map(String::as_str).collect();
+        check(&payloads, Done, "completed", &["says abc"], "");
+        check(
+            &payloads,
+            Close,
+            "failed: upstream_truncated",
+            &["says abc"],
             "",
         );
     }
@@ -911,6 +937,386 @@ fn items_close_in_the_order_of_opening() {
         .map(|event| event["output_index"].as_u64().unwrap())
         .collect();
     assert_eq!(order, [0, 1, 2]);
+}
+
+/// A piece of a call, with its function's members.
+fn function(members: &str, function: &str) -> String {
+    call(&format!(r#"{members},"function":{{{function}}}"#))
+}
+
+#[test]
+fn names_and_ids_that_come_late() {
+    let cases: &[&[String]] = &[
+        // The name after the id, the id after the name, the name in pieces, repeated, after the
+        // arguments.
+        &[
+            function(r#""index":0,"id":"a""#, r#""arguments":"""#),
+            function(r#""index":0"#, r#""name":"get_x""#),
+            function(r#""index":0"#, r#""arguments":"{\"a\":1}""#),
+        ],
+        &[
+            function(r#""index":0,"id":null"#, r#""name":"get_x""#),
+            function(r#""index":0,"id":"a""#, r#""arguments":"{\"a\"""#),
+            function(r#""index":0,"id":"a""#, r#""arguments":":1}""#),
+        ],
+        &[
+            function(r#""index":0,"id":"a""#, r#""name":"get_","arguments":"""#),
+            function(r#""index":0"#, r#""name":"x""#),
+            function(r#""index":0"#, r#""arguments":"{\"a\":1}""#),
+        ],
+        &[
+            function(r#""index":0,"id":"a""#, r#""name":"get_""#),
+            function(r#""index":0,"id":"a""#, r#""name":"get_x""#),
+            function(r#""index":0,"id":"a""#, r#""name":"get_x","arguments":"{""#),
+            function(
+                r#""index":0,"id":"a""#,
+                r#""name":"get_x","arguments":"\"a\":1}""#,
+            ),
+        ],
+        &[
+            function(
+                r#""index":0,"id":"a""#,
+                r#""name":"","arguments":"{\"a\":""#,
+            ),
+            function(r#""index":0,"id":"a""#, r#""name":"get_x""#),
+            function(r#""index":0,"id":"""#, r#""name":"","arguments":"1}""#),
+        ],
+        // The complete call once more.
+        &[
+            function(
+                r#""index":0,"id":"a""#,
+                r#""name":"get_x","arguments":"{\"a\":1}""#,
+            ),
+            function(
+                r#""index":0,"id":"a""#,
+                r#""name":"get_x","arguments":"{\"a\":1}""#,
+            ),
+        ],
+    ];
+    for case in cases {
+        let mut payloads: Vec<&str> = case.iter().map(String::as_str).collect();
+        let last = finish("tool_calls");
+        payloads.push(&last);
+        check(
+            &payloads,
+            Done,
+            "completed",
+            &[r#"calls get_x({"a":1})"#],
+            "",
+        );
+    }
+}
+
+#[test]
+fn same_index_with_another_id_is_another_call() {
+    check(
+        list![
+            function(r#""index":0,"id":"a""#, r#""name":"f","arguments":"""#),
+            function(r#""index":0,"id":"b""#, r#""name":"g","arguments":"""#),
+            function(r#""index":0,"id":"b""#, r#""arguments":"{}""#),
+            finish("tool_calls")
+        ],
+        Done,
+        "completed",
+        &["calls f({})", "calls g({})"],
+        "",
+    );
+}
+
+#[test]
+fn call_without_arguments_is_added_at_the_finish() {
+    check(
+        list![
+            function(r#""index":0,"id":"a""#, r#""name":"get_""#),
+            function(r#""index":0"#, r#""name":"x""#),
+            finish("tool_calls")
+        ],
+        Done,
+        "completed",
+        &["calls get_x({})"],
+        "",
+    );
+}
+
+#[test]
+fn many_calls_in_one_answer_are_linear() {
+    let n = 40_000;
+    let payloads: Vec<String> = (0..n)
+        .flat_map(|i| {
+            [
+                function(
+                    &format!(r#""index":{i},"id":"c{i}""#),
+                    r#""name":"f","arguments":"""#,
+                ),
+                function(&format!(r#""index":{i}"#), r#""arguments":"{}""#),
+            ]
+        })
+        .collect();
+    let mut records = RecordWriter::new();
+    let mut translator = ChatTranslator::new(1);
+    let started = std::time::Instant::now();
+    for payload in &payloads {
+        let _ = translator.payload(None, payload.as_bytes(), true, &mut records);
+    }
+    let finish = finish("tool_calls");
+    let _ = translator.payload(None, finish.as_bytes(), true, &mut records);
+    translator.end(translator.body_ended(BodyEnd::Clean), 0, &mut records);
+    // `in_progress` or a chunk without content, added, delta and two closing events for each call.
+    assert_eq!(records.next_seq().0, 5 * n + 1);
+    // Quadratic work takes minutes in a debug build.
+    assert!(started.elapsed() < std::time::Duration::from_secs(30));
+}
+
+// === Complete messages ===
+
+/// A chunk with a complete message.
+fn message(members: &str, finish: &str, beside: &str) -> String {
+    format!(
+        r#"{{"object":"chat.completion","choices":[{{"index":0,{beside}"message":{{{members}}},"finish_reason":{finish}}}]}}"#
+    )
+}
+
+#[test]
+fn closing_message_adds_only_what_follows() {
+    let cases = [
+        (
+            message(r#""content":"ab\u0063""#, r#""stop""#, ""),
+            "says abc",
+        ),
+        (message(r#""content":"abcd""#, r#""stop""#, ""), "says abcd"),
+        (message(r#""content":"ab""#, r#""stop""#, ""), "says abc"),
+        (message(r#""content":"xyz""#, r#""stop""#, ""), "says abc"),
+        (message(r#""content":null"#, r#""stop""#, ""), "says abc"),
+        (
+            message(r#""content":"abcd""#, r#""stop""#, r#""delta":{},"#),
+            "says abcd",
+        ),
+        (
+            message(
+                r#""content":"abcd""#,
+                r#""stop""#,
+                r#""delta":{"content":"d"},"#,
+            ),
+            "says abcd",
+        ),
+    ];
+    for (last, expected) in &cases {
+        check(
+            list![says("a"), says("b"), says("c"), last],
+            Done,
+            "completed",
+            &[expected],
+            "",
+        );
+    }
+    // After the finish chunk.
+    check(
+        list![
+            says("a"),
+            says("b"),
+            finish("stop"),
+            message(r#""content":"ab""#, r#""stop""#, "")
+        ],
+        Done,
+        "completed",
+        &["says ab"],
+        "",
+    );
+}
+
+#[test]
+fn closing_message_adds_missing_reasoning_and_calls() {
+    let call = r#""tool_calls":[{"id":"a","type":"function","function":{"name":"f","arguments":"{\"x\":1}"}},{"id":"b","type":"function","function":{"name":"g","arguments":"{}"}}]"#;
+    let last = message(
+        &format!(r#""content":"ab","reasoning_content":"hm",{call}"#),
+        r#""tool_calls""#,
+        "",
+    );
+    check(
+        list![
+            says("a"),
+            says("b"),
+            function(
+                r#""index":0,"id":"a""#,
+                r#""name":"f","arguments":"{\"x\"""#
+            ),
+            last
+        ],
+        Done,
+        "completed",
+        &["says ab", r#"calls f({"x":1})"#, "thinks hm", "calls g({})"],
+        "",
+    );
+}
+
+#[test]
+fn message_in_every_chunk_is_cumulative() {
+    let chunk = |delta: &str, text: &str| {
+        message(
+            &format!(r#""content":"{text}""#),
+            "null",
+            &format!(r#""delta":{{"content":"{delta}"}},"#),
+        )
+    };
+    check(
+        list![chunk("a", "a"), chunk("b", "ab"), finish("stop")],
+        Done,
+        "completed",
+        &["says ab"],
+        "",
+    );
+    // The last one has more than the deltas, since the deltas of this server are complete.
+    let last = message(
+        r#""content":"abc""#,
+        r#""stop""#,
+        r#""delta":{"content":""},"#,
+    );
+    check(
+        list![chunk("a", "a"), chunk("b", "ab"), last],
+        Done,
+        "completed",
+        &["says ab"],
+        "",
+    );
+    let cumulative = |text: &str| message(&format!(r#""content":"{text}""#), "null", "");
+    check(
+        list![cumulative("a"), cumulative("ab"), finish("stop")],
+        Done,
+        "completed",
+        &["says ab"],
+        "",
+    );
+}
+
+// === Reasoning, custom calls, images, audio ===
+
+#[test]
+fn reasoning_is_found_under_every_name_and_not_doubled() {
+    for delta in [
+        r#"{"reasoning_text":"hm"}"#,
+        r#"{"thinking":"hm"}"#,
+        r#"{"reasoning":"","reasoning_details":[{"type":"reasoning.text","text":"hm"}]}"#,
+        r#"{"reasoning_details":[{"type":"reasoning.summary","summary":"hm"}]}"#,
+        r#"{"reasoning_details":[{"type":"reasoning.text","text":"h"},{"type":"reasoning.text","text":"m"}]}"#,
+        r#"{"reasoning":"hm","reasoning_content":"hm","reasoning_details":[{"text":"hm"}]}"#,
+        r#"{"content":[{"type":"thinking","thinking":"hm"}]}"#,
+        r#"{"content":[{"type":"thinking","text":"hm"}],"reasoning_content":"hm"}"#,
+    ] {
+        check(
+            list![chunk(0, delta, None, ""), says("x"), finish("stop")],
+            Done,
+            "completed",
+            &["thinks hm", "says x"],
+            "",
+        );
+    }
+}
+
+#[test]
+fn custom_calls_have_free_text_input() {
+    let audit = check(
+        list![
+            call(r#""index":0,"id":"a","type":"custom","custom":{"name":"apply","input":""}"#),
+            call(r#""index":0,"custom":{"input":"a "}"#),
+            call(r#""index":0,"custom":{"input":"b"}"#),
+            call(r#""index":0,"custom":{"input":"c"}"#),
+            call(r#""index":1,"id":"b","type":"custom","custom":{"name":"empty"}"#),
+            finish("tool_calls")
+        ],
+        Done,
+        "completed",
+        &["runs apply(a bc)", "runs empty()"],
+        "",
+    );
+    let deltas: String = audit
+        .events_of("response.custom_tool_call_input.delta")
+        .map(|event| event["delta"].as_str().unwrap())
+        .collect();
+    assert_eq!(deltas, "a bc");
+    assert_eq!(
+        audit
+            .events_of("response.custom_tool_call_input.done")
+            .count(),
+        2
+    );
+    assert_eq!(
+        audit
+            .events_of("response.function_call_arguments.delta")
+            .count(),
+        0
+    );
+}
+
+#[test]
+fn images_become_items() {
+    let data = r#"{"content":"See","images":[{"type":"image_url","image_url":{"url":"data:image/png;base64,AAAA"}}]}"#;
+    let remote = r#"{"content":[{"type":"image_url","image_url":{"url":"https://e.org/x.png"}}]}"#;
+    let audit = check(
+        list![
+            chunk(0, data, None, ""),
+            chunk(0, remote, None, ""),
+            finish("stop")
+        ],
+        Done,
+        "completed",
+        &["says See", "shows AAAA", "shows a URL"],
+        "",
+    );
+    let shown: Vec<_> = audit.events_of("tokenwire:chunk").collect();
+    assert_eq!(shown.len(), 1, "only the remote image is in its chunk");
+    assert!(
+        shown[0]["chunk"]
+            .to_string()
+            .contains("https://e.org/x.png")
+    );
+}
+
+#[test]
+fn audio_is_an_extension_event_and_its_transcript_text() {
+    let audit = check(
+        list![
+            chunk(0, r#"{"audio":{"id":"x","transcript":"Hel"}}"#, None, ""),
+            chunk(0, r#"{"audio":{"data":"AAAA"}}"#, None, ""),
+            chunk(0, r#"{"audio":{"transcript":"lo"}}"#, None, ""),
+            finish("stop")
+        ],
+        Done,
+        "completed",
+        &["says Hello"],
+        "",
+    );
+    assert_eq!(audit.events_of("tokenwire:chunk").count(), 1);
+}
+
+#[test]
+fn provider_fields_of_a_call_are_kept() {
+    let audit = check(
+        list![
+            call(
+                r#""index":0,"id":"a","function":{"name":"f","arguments":"{}"},"extra_content":{"google":{"thought_signature":"c2ln"}}"#
+            ),
+            finish("tool_calls")
+        ],
+        Done,
+        "completed",
+        &["calls f({})"],
+        "",
+    );
+    assert_eq!(
+        audit.object["output"][0]["extra_content"]["google"]["thought_signature"],
+        "c2ln"
+    );
+}
+
+#[test]
+fn error_in_a_list_fails() {
+    let error = r#"[{"error":{"code":503,"message":"busy"}}]"#;
+    let audit = play(1, list![says("x"), error], Close);
+    assert_eq!(came(&audit).end, "failed: 503");
+    assert_eq!(
+        audit.chat.last().map(String::as_str),
+        Some(r#"{"error":{"code":503,"message":"busy"}}"#)
+    );
 }
 
 // === Errors ===

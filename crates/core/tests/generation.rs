@@ -518,10 +518,8 @@ async fn between_tokens_timeout_fails_the_generation() {
         tokio::time::sleep(seconds(9)).await;
         call.token("x");
     }
-    // Comments and empty chunks are not tokens.
-    tokio::time::sleep(seconds(5)).await;
-    call.bytes(": keep-alive\n\n").data(r#"{"choices":[]}"#);
-    let last = Instant::now() - seconds(5);
+    settle().await;
+    let last = Instant::now();
     let audit = ended(
         started.guard.generation(),
         "failed",
@@ -535,6 +533,155 @@ async fn between_tokens_timeout_fails_the_generation() {
         "after {:?}",
         Instant::now() - last
     );
+}
+
+/// Sends an event without tokens, in several forms.
+fn keep_alive(call: &Call, index: usize) {
+    match index % 5 {
+        0 => call.bytes(": OPENROUTER PROCESSING\n\n"),
+        1 => call.bytes(":\n"),
+        2 => call.bytes("event: ping\n\n"),
+        3 => call.bytes("event: keepalive\ndata: {\"type\":\"keepalive\"}\n\n"),
+        _ => call.data(r#"{"choices":[]}"#),
+    };
+}
+
+#[tokio::test(start_paused = true)]
+async fn comments_and_unknown_events_restart_between_tokens() {
+    let test = engine_with_timeouts(Timeouts {
+        between_tokens: seconds(10),
+        total: seconds(1000),
+        ..no_timeouts()
+    });
+    let (started, call) = begin(&test, CHAT).await;
+    call.token("a");
+    for index in 0..20 {
+        tokio::time::sleep(seconds(9)).await;
+        keep_alive(&call, index);
+    }
+    tokio::time::sleep(seconds(9)).await;
+    complete(&call, "b");
+    let audit = ended(started.guard.generation(), "completed", None).await;
+    assert_eq!(audit.text, "ab");
+}
+
+#[tokio::test(start_paused = true)]
+async fn comments_extend_an_answer_up_to_total_only() {
+    let test = engine_with_timeouts(Timeouts {
+        between_tokens: seconds(10),
+        total: seconds(60),
+        ..no_timeouts()
+    });
+    let (started, call) = begin(&test, CHAT).await;
+    let before = Instant::now();
+    let generation = started.guard.generation().clone();
+    call.token("a");
+    for index in 0.. {
+        if generation.is_over() {
+            break;
+        }
+        keep_alive(&call, index);
+        tokio::time::sleep(seconds(2)).await;
+    }
+    ended(&generation, "failed", Some("total_timeout")).await;
+    assert!(Instant::now() - before <= seconds(62));
+}
+
+#[tokio::test(start_paused = true)]
+async fn comments_do_not_restart_first_token() {
+    let test = engine_with_timeouts(Timeouts {
+        first_token: seconds(10),
+        between_tokens: seconds(100),
+        total: seconds(1000),
+        ..no_timeouts()
+    });
+    let (started, call) = begin(&test, CHAT).await;
+    let before = Instant::now();
+    let generation = started.guard.generation().clone();
+    for index in 0.. {
+        if generation.is_over() {
+            break;
+        }
+        keep_alive(&call, index);
+        tokio::time::sleep(seconds(2)).await;
+    }
+    ended(&generation, "failed", Some("first_token_timeout")).await;
+    assert!(Instant::now() - before <= seconds(12));
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_after_the_finish_do_not_extend_the_answer() {
+    let usage =
+        r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}"#;
+    for total in [Duration::ZERO, seconds(3), seconds(60)] {
+        for comments in [false, true] {
+            let test = engine_with_timeouts(Timeouts {
+                between_tokens: seconds(60),
+                total,
+                ..no_timeouts()
+            });
+            let (started, call) = begin(&test, CHAT).await;
+            let before = Instant::now();
+            let generation = started.guard.generation().clone();
+            call.token("x").finish("stop");
+            for index in 0..100 {
+                if generation.is_over() {
+                    break;
+                }
+                if comments {
+                    keep_alive(&call, index);
+                } else {
+                    call.data(usage);
+                }
+                tokio::time::sleep(seconds(2)).await;
+            }
+            let audit = ended(&generation, "completed", None).await;
+            assert_eq!(audit.text, "x");
+            assert_eq!(audit.object["usage"].is_null(), comments);
+            assert!(Instant::now() - before <= seconds(6));
+            call.gone().await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn text_after_the_finish_extends_the_answer_up_to_total() {
+    let test = engine_with_timeouts(Timeouts {
+        total: seconds(60),
+        ..no_timeouts()
+    });
+    let (started, call) = begin(&test, CHAT).await;
+    let before = Instant::now();
+    let generation = started.guard.generation().clone();
+    call.token("x").finish("stop");
+    while !generation.is_over() {
+        tokio::time::sleep(seconds(4)).await;
+        call.token("y");
+    }
+    ended(&generation, "failed", Some("total_timeout")).await;
+    assert!((seconds(60)..seconds(65)).contains(&(Instant::now() - before)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn timeouts_beyond_the_clock_never_run_out() {
+    let test = TestEngine::new(EngineOptions {
+        timeouts: Timeouts {
+            connect: Duration::MAX,
+            first_token: Duration::MAX,
+            between_tokens: Duration::MAX,
+            total: Duration::MAX,
+        },
+        grace: Duration::MAX,
+        ..EngineOptions::default()
+    });
+    let (started, call) = begin(&test, CHAT).await;
+    let generation = started.guard.generation().clone();
+    drop(started);
+    tokio::time::sleep(seconds(1_000_000)).await;
+    call.token("x");
+    tokio::time::sleep(seconds(1_000_000)).await;
+    complete(&call, "y");
+    ended(&generation, "completed", None).await;
 }
 
 #[tokio::test(start_paused = true)]

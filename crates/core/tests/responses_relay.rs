@@ -33,10 +33,12 @@ async fn event_bytes_are_relayed_except_the_number() {
     let events = [
         r#"{"type":"response.output_item.added","sequence_number":N,"output_index":0,"item":{"id":"ws_1","type":"web_search_call","status":"in_progress","x":1.50}}"#,
         r#"{"type":"response.web_search_call.searching","output_index":0,"item_id":"ws_1","sequence_number":N}"#,
-        r#"{"type":"response.mcp_call_arguments.delta","delta":"\u00e9\/","item_id":"mcp_1","output_index":1,"sequence_number":N,"obfuscation":"a b"}"#,
+        r#"{"type":"response.output_item.added","sequence_number":N,"output_index":1,"item":{"id":"msg_1","type":"message","content":[]}}"#,
+        r#"{"type":"response.content_part.added","item_id":"msg_1","output_index":1,"content_index":0,"part":{"type":"output_text","text":""},"sequence_number":N}"#,
+        r#"{"type":"response.mcp_call_arguments.delta","delta":"\u00e9\/","item_id":"mcp_1","output_index":5,"sequence_number":N,"obfuscation":"a b"}"#,
         r#"{"sequence_number":N,"type":"response.code_interpreter_call_code.done","code":"print( 1 )","nested":{"sequence_number":7,"id":"theirs","previous_response_id":"theirs"}}"#,
         r#"{"type":"response.of.the.future","sequence_number":N,"big":12345678901234567890,"list":[1, 2 ,3]}"#,
-        r#"{"type":"response.output_text.delta","sequence_number":N,"item_id":"msg_1","output_index":2,"content_index":0,"delta":"Hi","logprobs":[],"extra":null}"#,
+        r#"{"type":"response.output_text.delta","sequence_number":N,"item_id":"msg_1","output_index":1,"content_index":0,"delta":"Hi","logprobs":[],"extra":null}"#,
     ];
     let test = engine();
     let started = test.start(r#"{"input":"hi","stream":true}"#);
@@ -112,10 +114,12 @@ async fn response_object_bytes_are_relayed_except_the_ids() {
             object(&ours, &previous, "in_progress")
         )
     );
+    // The item was not streamed: it is opened and closed before the terminal event.
+    assert!(sent[2].contains("output_item.added") && sent[3].contains("output_item.done"));
     assert_eq!(
-        sent[2],
+        sent[4],
         format!(
-            r#"{{"type":"response.incomplete","sequence_number":2,"response":{}}}"#,
+            r#"{{"type":"response.incomplete","sequence_number":4,"response":{}}}"#,
             object(&ours, &previous, "incomplete")
         )
     );

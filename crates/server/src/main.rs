@@ -32,9 +32,13 @@ fn main() -> ExitCode {
         print(&output);
         return ExitCode::SUCCESS;
     }
-    telemetry::start(&loaded.config.log);
-    raise_descriptor_limit();
+    let raised = raise_descriptor_limit();
     reserve_descriptors();
+    // Dropped last: it writes the lines that wait.
+    let _log = telemetry::start(&loaded.config.log);
+    if let Err(error) = raised {
+        tracing::warn!(%error, "failed to raise the limit of open files");
+    }
     match actix_web::rt::System::new().block_on(run(loaded.config)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -46,13 +50,11 @@ fn main() -> ExitCode {
 
 /// Raises the soft limit of descriptors to the hard limit. A stream takes two descriptors, and the
 /// usual soft limit of 1,024 exists for programs that use `select`.
-fn raise_descriptor_limit() {
+fn raise_descriptor_limit() -> rustix::io::Result<()> {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "failed to raise the limit of open files");
-    }
+    setrlimit(Resource::Nofile, limit)
 }
 
 /// Makes the kernel allocate a large table of descriptors while there is one thread.

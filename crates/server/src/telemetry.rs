@@ -1,7 +1,13 @@
 //! Logging. Message contents and secrets are never logged.
+//!
+//! A thread writes the lines to standard error. A request never waits for it: if the pipe behind
+//! standard error is not read, lines are dropped and counted.
 
 use std::io::IsTerminal as _;
+use std::panic::PanicHookInfo;
+use std::sync::OnceLock;
 
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -12,18 +18,63 @@ use crate::config::schema::{Log, LogFormat};
 /// that names these targets takes precedence.
 const LIBRARIES: &str = "actix_server=warn,actix_http::h1::dispatcher=off";
 
+/// Maximum number of lines that wait to be written.
+const MAX_WAITING: usize = 8192;
+
+/// Counts the dropped lines of the process.
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// Writes the waiting lines when it is dropped, within about a second.
+#[derive(Debug)]
+pub struct LogGuard {
+    _writer: WorkerGuard,
+}
+
 /// Starts logging to standard error. Call it once.
-pub fn start(log: &Log) {
+#[must_use]
+pub fn start(log: &Log) -> LogGuard {
     let filter = EnvFilter::try_new(format!("{LIBRARIES},{}", log.filter))
         .unwrap_or_else(|_| EnvFilter::new("info"));
     let colours = std::io::stderr().is_terminal();
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(MAX_WAITING)
+        .thread_name("tokenwire-log")
+        .finish(std::io::stderr());
+    let _ = DROPPED.set(writer.error_counter());
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(colours)
-        .with_writer(std::io::stderr);
+        .with_writer(writer);
     // An error means that a test has installed a subscriber.
     let _ = match log.format {
         LogFormat::Text => subscriber.finish().try_init(),
         LogFormat::Json => subscriber.json().finish().try_init(),
     };
+    std::panic::set_hook(Box::new(log_panic));
+    LogGuard { _writer: guard }
+}
+
+/// Returns the number of log lines that were dropped since the start.
+#[must_use]
+pub fn dropped_lines() -> u64 {
+    DROPPED
+        .get()
+        .map_or(0, |dropped| dropped.dropped_lines() as u64)
+}
+
+/// Logs a panic. The default hook would block on standard error. A formatted message may quote a
+/// request, so only literal ones are logged.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let message = panic.payload().downcast_ref::<&str>().copied();
+    let location = panic.location().map(ToString::to_string);
+    let backtrace = std::backtrace::Backtrace::capture();
+    let backtrace = (backtrace.status() == std::backtrace::BacktraceStatus::Captured)
+        .then(|| tracing::field::display(&backtrace));
+    tracing::error!(
+        location,
+        backtrace,
+        "panic: {}",
+        message.unwrap_or("(message not logged)")
+    );
 }

@@ -264,7 +264,10 @@ fn shorten(value: &str) -> String {
     value.chars().take(64).collect()
 }
 
-/// Parses a duration such as `50ms`, `1.5s`, `200us`, `2m`, `1h` or `0`.
+/// The longest duration, a year. Schedules add durations to the present.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Parses a duration such as `50ms`, `1.5s`, `200us`, `2m`, `1h` or `0`. At most a year.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')
@@ -280,7 +283,9 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
         "" if number == 0.0 => 0.0,
         _ => return None,
     };
-    Duration::try_from_secs_f64(seconds).ok()
+    Duration::try_from_secs_f64(seconds)
+        .ok()
+        .filter(|duration| *duration <= LONGEST)
 }
 
 fn parse_size(text: &str) -> Option<u64> {

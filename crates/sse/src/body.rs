@@ -36,6 +36,9 @@ pub(crate) struct SseBody {
     _present: GaugeGuard,
 }
 
+/// The longest interval between heartbeats.
+const LONGEST_HEARTBEAT: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// A timer that is not reset for every token. When it fires too early it is set to the time left.
 struct Heartbeat {
     every: Duration,
@@ -55,6 +58,8 @@ impl SseBody {
     /// Returns a body of the preface and of all that the subscription gives, if there is one.
     pub(crate) fn new(subscription: Option<Subscription>, options: SseOptions) -> Self {
         let heartbeat = options.heartbeat.map(|every| {
+            // A longer one would not fit the clock.
+            let every = every.min(LONGEST_HEARTBEAT);
             let last_sent = Instant::now();
             Heartbeat {
                 every,

@@ -318,8 +318,11 @@ impl Built {
                 assert_eq!(text(&event["part"], part.field()), part.text);
                 part.done = true;
             }
-            "response.function_call_arguments.delta" => {
+            "response.function_call_arguments.delta" | "response.custom_tool_call_input.delta" => {
                 self.arguments.push_str(text(event, "delta"))
+            }
+            "response.custom_tool_call_input.done" => {
+                assert_eq!(text(event, "input"), self.arguments)
             }
             "response.function_call_arguments.done" => {
                 assert_eq!(text(event, "arguments"), self.arguments)
@@ -361,6 +364,11 @@ impl Built {
                 "the call's id changed"
             );
             assert_eq!(text(item, "arguments"), self.arguments);
+        } else if self.kind == "custom_tool_call" {
+            assert_eq!(item["call_id"].as_str(), self.call_id.as_deref());
+            assert_eq!(text(item, "input"), self.arguments);
+        } else if self.kind == "image_generation_call" {
+            assert_eq!(item["status"], "completed");
         } else {
             let content: Vec<(&str, &str)> = self
                 .parts

@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
+use tokenwire_core::request::RawObject;
 
 /// A client's message by its type.
 #[derive(Debug)]
@@ -65,20 +66,26 @@ fn text(raw: Option<&RawValue>) -> Option<String> {
 
 impl Command {
     pub(crate) fn parse(message: &str) -> Result<Self, Box<Rejected>> {
-        let invalid = |why: &str| {
-            let text = format!("The message is not a JSON object with a 'type': {why}.");
+        let unreadable = |error: ApiError| {
             Box::new(Rejected {
-                error: ApiError::new(ErrorCode::InvalidJson, text),
+                error,
                 ours: false,
                 response_id: None,
                 stream_id: None,
             })
         };
+        let invalid = |why: &str| {
+            let text = format!("The message is not a JSON object with a 'type': {why}.");
+            unreadable(ApiError::new(ErrorCode::InvalidJson, text))
+        };
         if !message.trim_start().starts_with('{') {
             return Err(invalid("it does not begin with '{'"));
         }
         let envelope: Envelope<'_> =
-            serde_json::from_str(message).map_err(|error| invalid(&error.to_string()))?;
+            serde_json::from_str(message).map_err(|error| match repeated(message) {
+                Some(error) => unreadable(error),
+                None => invalid(&error.to_string()),
+            })?;
         let kind = text(envelope.kind);
         let reject = |error: ApiError| {
             Box::new(Rejected {
@@ -126,6 +133,9 @@ impl Command {
 
 fn read<'a, T: Deserialize<'a>>(message: &'a str) -> Result<T, ApiError> {
     serde_json::from_str(message).map_err(|error| {
+        if let Some(error) = repeated(message) {
+            return error;
+        }
         let missing = error.to_string().starts_with("missing field");
         if missing {
             ApiError::new(ErrorCode::MissingParameter, "Missing required parameter: 'response_id'.").param("response_id")
@@ -134,6 +144,12 @@ fn read<'a, T: Deserialize<'a>>(message: &'a str) -> Result<T, ApiError> {
             ApiError::new(ErrorCode::InvalidType, text)
         }
     })
+}
+
+/// The error for a repeated member, if that is what is wrong with the message.
+fn repeated(message: &str) -> Option<ApiError> {
+    let error = RawObject::parse(message.as_bytes()).err()?;
+    error.param.is_some().then_some(error)
 }
 
 fn shorten(text: &str) -> String {
@@ -233,6 +249,35 @@ mod tests {
                 Err(rejected) => rejected.error.code.unwrap().into_owned(),
             };
             assert_eq!(got, expected, "{message}");
+        }
+    }
+
+    #[test]
+    fn repeated_members_are_refused_by_name() {
+        for (message, param) in [
+            (
+                r#"{"type":"response.create","type":"tokenwire:ping"}"#,
+                "type",
+            ),
+            (
+                r#"{"type":"response.create","stream_id":"a","stream_id":"b"}"#,
+                "stream_id",
+            ),
+            (
+                r#"{"type":"tokenwire:resume","response_id":"a","starting_after":1,"starting_after":2}"#,
+                "starting_after",
+            ),
+            (
+                r#"{"type":"tokenwire:cancel","response_id":"a","response_id":"b"}"#,
+                "response_id",
+            ),
+        ] {
+            let error = Command::parse(message).unwrap_err().error;
+            assert_eq!(
+                (error.status, error.code.as_deref(), error.param.as_deref()),
+                (400, Some("invalid_value"), Some(param)),
+                "{message}"
+            );
         }
     }
 }

@@ -20,6 +20,7 @@ fn decode<'a>(
                 terminated,
             } => (name.map(<[u8]>::to_vec), data.to_vec(), Some(terminated)),
             SseEvent::ErrorField(value) => (None, value.to_vec(), None),
+            SseEvent::KeepAlive => (None, Vec::new(), None),
         });
         Flow::Continue
     };

@@ -10,7 +10,7 @@ use crate::model::id::Seq;
 use crate::model::json::{self, Members};
 use crate::model::record::{FullRecord, RecordRef};
 use crate::model::snapshot::{Api, Meta};
-use crate::upstream::translate::chat_usage;
+use crate::upstream::translate::{UNREQUESTED, chat_usage};
 
 impl Renderer {
     pub(super) fn chat(
@@ -35,7 +35,7 @@ impl Renderer {
             )
         };
         let raw = full.raw.as_ref().filter(|_| meta.api == Api::Chat);
-        if let Some(raw) = raw {
+        if let Some(raw) = raw.filter(|raw| !raw.ends_with(UNREQUESTED)) {
             emit(raw);
         }
         let mut rendered = Rendered::Open;
@@ -174,6 +174,19 @@ fn hint_chunk(meta: &Meta, hint: &ChatHint) -> Option<Vec<u8>> {
         }
         ChatHint::CallArguments { index, text } => {
             format!(r#"{{"tool_calls":[{{"index":{index},"function":{{"arguments":"{text}"}}}}]}}"#)
+        }
+        ChatHint::CustomCallAdded {
+            index,
+            call_id,
+            name,
+            input,
+        } => {
+            format!(
+                r#"{{"tool_calls":[{{"index":{index},"id":"{call_id}","type":"custom","custom":{{"name":"{name}","input":"{input}"}}}}]}}"#
+            )
+        }
+        ChatHint::CustomCallInput { index, text } => {
+            format!(r#"{{"tool_calls":[{{"index":{index},"custom":{{"input":"{text}"}}}}]}}"#)
         }
         ChatHint::Annotation(annotation) => format!(r#"{{"annotations":[{annotation}]}}"#),
     };

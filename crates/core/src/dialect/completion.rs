@@ -1,10 +1,15 @@
 //! A `chat.completion` made from the response object, for chat requests with `stream: false` over a
-//! Responses upstream.
+//! Responses upstream, or over a chat upstream that streams all the same.
 //!
 //! It has the same content as the chunks that [`chat`](super::chat) makes of the same generation.
 //! Texts stay JSON-escaped.
 
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
+
 use super::chat::finish_reason;
+use crate::model::event::ItemHead;
 use crate::model::json::{self, Members};
 use crate::model::snapshot::{Meta, Snapshot};
 use crate::upstream::translate::{chat_annotation, chat_usage, complete_logprobs};
@@ -17,6 +22,7 @@ struct Message {
     reasoning: String,
     annotations: Vec<String>,
     calls: Vec<String>,
+    images: Vec<String>,
     /// Elements of the parts' arrays, without brackets.
     logprobs: Vec<String>,
 }
@@ -28,24 +34,38 @@ pub(crate) fn chat_completion(meta: &Meta, snapshot: &Snapshot) -> Option<Vec<u8
     let reason = finish_reason(&outcome.ending)?;
     let mut output = Vec::new();
     snapshot.write_output(&meta.id, &mut output);
-    let message = Message::of(&String::from_utf8_lossy(&output));
+    let mut messages = messages(&String::from_utf8_lossy(&output), snapshot);
+    messages.entry(0).or_default();
+    let several = messages.len() > 1;
     let mut out = format!(
-        r#"{{"id":"chatcmpl-{}","object":"chat.completion","created":{},"model":"{}","choices":[{{"index":0,"message":"#,
+        r#"{{"id":"chatcmpl-{}","object":"chat.completion","created":{},"model":"{}","choices":["#,
         meta.id.suffix(),
         meta.created_at,
         json::escape(&meta.model)
     );
-    message.write(&mut out);
-    out.push_str(",\"logprobs\":");
-    if message.logprobs.is_empty() {
-        out.push_str("null");
-    } else {
-        out.push_str(&format!(
-            r#"{{"content":[{}],"refusal":null}}"#,
-            message.logprobs.join(",")
-        ));
+    for (place, (index, message)) in messages.iter().enumerate() {
+        if place > 0 {
+            out.push(',');
+        }
+        out.push_str(&format!(r#"{{"index":{index},"message":"#));
+        message.write(&mut out);
+        out.push_str(",\"logprobs\":");
+        if message.logprobs.is_empty() {
+            out.push_str("null");
+        } else {
+            out.push_str(&format!(
+                r#"{{"content":[{}],"refusal":null}}"#,
+                message.logprobs.join(",")
+            ));
+        }
+        // The outcome says whether any choice has calls.
+        let reason = match reason {
+            "tool_calls" if several && message.calls.is_empty() => "stop",
+            reason => reason,
+        };
+        out.push_str(&format!(r#","finish_reason":"{reason}"}}"#));
     }
-    out.push_str(&format!(r#","finish_reason":"{reason}"}}]"#));
+    out.push(']');
     if let Some(usage) = outcome.usage.as_deref().and_then(chat_usage) {
         out.push_str(",\"usage\":");
         out.push_str(&usage);
@@ -63,33 +83,47 @@ pub(crate) fn chat_completion(meta: &Meta, snapshot: &Snapshot) -> Option<Vec<u8
     Some(out.into_bytes())
 }
 
+/// Returns the messages of the output items, by choice.
+fn messages(output: &str, snapshot: &Snapshot) -> BTreeMap<u32, Message> {
+    let items: Vec<&RawValue> = serde_json::from_str(output).unwrap_or_default();
+    let mut messages = BTreeMap::<u32, Message>::new();
+    for (number, raw) in (0u32..).zip(items) {
+        let item: Members<'_> = serde_json::from_str(raw.get()).unwrap_or_default();
+        let choice = snapshot.head(number).map_or(0, ItemHead::choice);
+        messages.entry(choice).or_default().add(&item);
+    }
+    messages
+}
+
 impl Message {
-    fn of(output: &str) -> Self {
-        let mut message = Self::default();
-        for raw in
-            serde_json::from_str::<Vec<&serde_json::value::RawValue>>(output).unwrap_or_default()
-        {
-            let item: Members<'_> = serde_json::from_str(raw.get()).unwrap_or_default();
-            match item.text("type").as_deref() {
-                Some("message") => item
-                    .objects("content")
+    fn add(&mut self, item: &Members<'_>) {
+        match item.text("type").as_deref() {
+            Some("message") => item
+                .objects("content")
+                .iter()
+                .for_each(|part| self.part(part)),
+            Some("reasoning") => {
+                let summary = item.objects("summary");
+                let paragraphs: Vec<&str> =
+                    summary.iter().map(|part| inside(part, "text")).collect();
+                self.reasoning.push_str(&paragraphs.join(r"\n\n"));
+                item.objects("content")
                     .iter()
-                    .for_each(|part| message.part(part)),
-                Some("reasoning") => {
-                    let summary = item.objects("summary");
-                    let paragraphs: Vec<&str> =
-                        summary.iter().map(|part| inside(part, "text")).collect();
-                    message.reasoning.push_str(&paragraphs.join(r"\n\n"));
-                    item.objects("content")
-                        .iter()
-                        .for_each(|part| message.reasoning.push_str(inside(part, "text")));
-                }
-                Some("function_call") => message.call(&item),
-                // Built-in tools have no counterpart in chat; the message shows their result.
-                _ => {}
+                    .for_each(|part| self.reasoning.push_str(inside(part, "text")));
             }
+            Some("function_call") => self.call(item),
+            Some("custom_tool_call") => self.custom_call(item),
+            Some("image_generation_call") => {
+                let data = inside(item, "result");
+                if !data.is_empty() {
+                    self.images.push(format!(
+                        r#"{{"type":"image_url","image_url":{{"url":"data:image/png;base64,{data}"}}}}"#
+                    ));
+                }
+            }
+            // Built-in tools have no counterpart in chat; the message shows their result.
+            _ => {}
         }
-        message
     }
 
     fn part(&mut self, part: &Members<'_>) {
@@ -118,12 +152,23 @@ impl Message {
     }
 
     fn call(&mut self, item: &Members<'_>) {
-        let id = [inside(item, "call_id"), inside(item, "id")]
-            .into_iter()
-            .find(|id| !id.is_empty())
+        let (id, name, arguments) = (
+            call_id(item),
+            inside(item, "name"),
+            inside(item, "arguments"),
+        );
+        let extra = item
+            .get("extra_content")
+            .map(|raw| format!(r#","extra_content":{}"#, raw.get()))
             .unwrap_or_default();
-        let (name, arguments) = (inside(item, "name"), inside(item, "arguments"));
-        self.calls.push(format!(r#"{{"id":"{id}","type":"function","function":{{"name":"{name}","arguments":"{arguments}"}}}}"#));
+        self.calls.push(format!(r#"{{"id":"{id}","type":"function","function":{{"name":"{name}","arguments":"{arguments}"}}{extra}}}"#));
+    }
+
+    fn custom_call(&mut self, item: &Members<'_>) {
+        let (id, name, input) = (call_id(item), inside(item, "name"), inside(item, "input"));
+        self.calls.push(format!(
+            r#"{{"id":"{id}","type":"custom","custom":{{"name":"{name}","input":"{input}"}}}}"#
+        ));
     }
 
     fn write(&self, out: &mut String) {
@@ -143,11 +188,22 @@ impl Message {
         if !self.reasoning.is_empty() {
             out.push_str(&format!(r#","reasoning_content":"{}""#, self.reasoning));
         }
+        if !self.images.is_empty() {
+            out.push_str(&format!(r#","images":[{}]"#, self.images.join(",")));
+        }
         if !self.calls.is_empty() {
             out.push_str(&format!(r#","tool_calls":[{}]"#, self.calls.join(",")));
         }
         out.push('}');
     }
+}
+
+/// Returns the JSON-escaped id that the call's output refers to.
+fn call_id<'a>(item: &Members<'a>) -> &'a str {
+    [inside(item, "call_id"), inside(item, "id")]
+        .into_iter()
+        .find(|id| !id.is_empty())
+        .unwrap_or_default()
 }
 
 fn inside<'a>(members: &Members<'a>, name: &str) -> &'a str {

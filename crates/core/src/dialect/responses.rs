@@ -16,6 +16,7 @@ fn delta_name(kind: DeltaKind) -> &'static str {
         DeltaKind::Refusal => "response.refusal.delta",
         DeltaKind::Reasoning => "response.reasoning_text.delta",
         DeltaKind::Arguments => "response.function_call_arguments.delta",
+        DeltaKind::Input => "response.custom_tool_call_input.delta",
     }
 }
 
@@ -47,7 +48,8 @@ fn item_reference(id: &str, item: u32, part: Option<u32>, out: &mut Vec<u8>) {
 
 /// Appends the bytes between a delta's number and its text.
 pub(super) fn write_delta_middle(id: &str, target: DeltaTarget, out: &mut Vec<u8>) {
-    let part = (target.kind != DeltaKind::Arguments).then_some(target.part);
+    let is_call = matches!(target.kind, DeltaKind::Arguments | DeltaKind::Input);
+    let part = (!is_call).then_some(target.part);
     item_reference(id, target.item, part, out);
     out.extend_from_slice(b",\"delta\":\"");
 }
@@ -176,8 +178,10 @@ fn write_event(
             out.extend_from_slice(b",\"item\":");
             write_item_head(&meta.id, *item, head, "in_progress", out);
             out.extend_from_slice(match head {
-                ItemHead::Message { .. } | ItemHead::Reasoning => b",\"content\":[]}",
+                ItemHead::Message { .. } | ItemHead::Reasoning { .. } => b",\"content\":[]}",
                 ItemHead::FunctionCall { .. } => b",\"arguments\":\"\"}".as_slice(),
+                ItemHead::CustomToolCall { .. } => b",\"input\":\"\"}",
+                ItemHead::Image { .. } => b",\"result\":null}",
             });
             "response.output_item.added"
         }
@@ -245,6 +249,15 @@ fn write_event(
             name
         }),
         EventKind::ArgumentsDone { item } => view.with_snapshot(|snapshot| {
+            if matches!(snapshot.head(*item), Some(ItemHead::CustomToolCall { .. })) {
+                let name = "response.custom_tool_call_input.done";
+                open(name, seq, out);
+                item_reference(&head_of(snapshot, *item), *item, None, out);
+                for piece in [",\"input\":\"", snapshot.arguments(*item), "\""] {
+                    out.extend_from_slice(piece.as_bytes());
+                }
+                return name;
+            }
             open("response.function_call_arguments.done", seq, out);
             item_reference(&head_of(snapshot, *item), *item, None, out);
             let name = match snapshot.head(*item) {

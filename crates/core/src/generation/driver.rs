@@ -21,17 +21,22 @@ use crate::log::AppendError;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::{Ending, EventKind, Failure};
 use crate::model::time::unix_now;
-use crate::upstream::decode::Flow;
-use crate::upstream::translate::{BodyEnd, Progress, RecordWriter, Translator};
+use crate::upstream::decode::{Flow, SseEvent};
+use crate::upstream::translate::{BodyEnd, Chunking, Progress, RecordWriter, Translator};
 use crate::upstream::{OpenError, StreamStep, Timeouts, TokenStream, Upstream, UpstreamRequest};
 
-/// How long usage and `[DONE]` may take after every choice has finished. Silence then is an end.
+/// How long usage and `[DONE]` may take after every choice has finished. Then the answer ends, whether
+/// or not the upstream still sends events without tokens.
 const AFTER_FINISH: Duration = Duration::from_secs(5);
+/// How long the reason of a failure may take that the upstream reported without one.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// The number of reads before the task yields to others on its thread. A read is up to 64 KiB, some
 /// hundred tokens.
 const READS_PER_TURN: u32 = 2;
 /// How long to wait for the end of a finished body, so that its connection can be reused.
 const DRAIN: Duration = Duration::from_millis(100);
+/// The most reads of a finished body. A body that goes on after its end is not worth more.
+const DRAIN_READS: u32 = 8;
 
 /// The work of a driver.
 #[derive(Debug)]
@@ -72,10 +77,12 @@ pub(crate) async fn drive(
 
 /// Reads a finished body to its end, for at most 100 ms, so that its connection can be reused.
 pub(crate) async fn drain(mut stream: Box<dyn TokenStream>) {
+    let mut reads = 0;
     let end = std::future::poll_fn(|cx| {
         loop {
             match stream.poll_events(cx, &mut |_| Flow::Continue) {
-                Poll::Ready(StreamStep::Read) => {}
+                Poll::Ready(StreamStep::Read) if reads < DRAIN_READS => reads += 1,
+                Poll::Ready(StreamStep::Read) => return Poll::Ready(()),
                 Poll::Ready(StreamStep::Ended(_) | StreamStep::Failed(_)) => return Poll::Ready(()),
                 Poll::Pending => return Poll::Pending,
             }
@@ -98,6 +105,14 @@ async fn run(
         choices,
         previous_response_id,
     } = work;
+    // A client that asked for a stream gets chunks, also of a completion in one piece.
+    let chunking = request.streamed.then(|| Chunking {
+        id: generation.meta().id.clone(),
+        created_at: generation.meta().created_at,
+        model: generation.meta().model.clone(),
+        include_usage: generation.meta().include_usage,
+    });
+    records.set_history(generation.clone());
     let new_translator = || {
         Translator::new(
             generation.meta().api,
@@ -105,6 +120,7 @@ async fn run(
             choices,
             previous_response_id.as_deref(),
         )
+        .chunked(chunking.clone())
     };
     let mut translator = new_translator();
     let mut deadlines = Deadlines::new(generation.clone(), timeouts);
@@ -304,8 +320,11 @@ struct Deadlines {
     generation: Arc<Generation>,
     timeouts: Timeouts,
     started: Instant,
-    last_token: Option<Instant>,
+    /// The first token, or the last event after it.
+    last_event: Option<Instant>,
     finished: Option<Instant>,
+    /// How long the rest of a finished answer is waited for.
+    after_finish: Duration,
     abandoned: Option<Instant>,
     /// The timeouts do not run.
     paused: bool,
@@ -320,8 +339,9 @@ impl Deadlines {
             generation,
             timeouts,
             started,
-            last_token: None,
+            last_event: None,
             finished: None,
+            after_finish: AFTER_FINISH,
             abandoned: None,
             paused: false,
             timer,
@@ -347,9 +367,14 @@ impl Deadlines {
         translator: &mut Translator,
         records: &mut RecordWriter,
     ) -> Poll<Step> {
+        let mut events = false;
         let mut tokens = false;
         let mut progress = Progress::Open;
         let step = stream.poll_events(cx, &mut |event| {
+            events = true;
+            if event == SseEvent::KeepAlive {
+                return Flow::Continue;
+            }
             let translated = translator.event(event, records);
             tokens |= translated.tokens;
             progress = translated.progress;
@@ -359,9 +384,11 @@ impl Deadlines {
                 Flow::Continue
             }
         });
-        if tokens {
+        // Before the first token nothing restarts a timeout: a server may send comments while the
+        // request waits in its queue.
+        if tokens || (events && self.last_event.is_some()) {
             let now = Instant::now();
-            if self.last_token.replace(now).is_none() {
+            if self.last_event.replace(now).is_none() {
                 stream.first_token();
                 self.generation
                     .note_first_token(now.duration_since(self.started));
@@ -369,7 +396,15 @@ impl Deadlines {
         }
         match progress {
             Progress::Over(ending) => return Poll::Ready(Step::Over(ending)),
-            Progress::Finished => self.finished = Some(Instant::now()),
+            Progress::Finished if tokens || self.finished.is_none() => {
+                self.finished = Some(Instant::now());
+                self.after_finish = AFTER_FINISH;
+            }
+            Progress::Failing if self.finished.is_none() => {
+                self.finished = Some(Instant::now());
+                self.after_finish = AFTER_FAILURE;
+            }
+            Progress::Finished | Progress::Failing => {}
             // Text after a finish reason: the answer continues.
             Progress::Open if tokens => self.finished = None,
             Progress::Open => {}
@@ -388,19 +423,13 @@ impl Deadlines {
 
     /// Ready if there is a reason to stop waiting.
     fn poll_end(&mut self, cx: &mut Context<'_>, translator: &mut Translator) -> Poll<Step> {
-        self.poll(cx).map(|interrupt| {
-            if self.silence_is_an_end() {
+        self.poll(cx).map(|interrupt| match interrupt {
+            // A finished answer is complete.
+            Interrupt::Timeout(_) if self.finished.is_some() => {
                 Step::Over(translator.body_ended(BodyEnd::Silence))
-            } else {
-                Step::GivenUp(interrupt.into_ending())
             }
+            _ => Step::GivenUp(interrupt.into_ending()),
         })
-    }
-
-    /// Whether the time after the last finish reason is over.
-    fn silence_is_an_end(&self) -> bool {
-        self.finished
-            .is_some_and(|at| Instant::now() >= at + AFTER_FINISH)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Interrupt> {
@@ -422,7 +451,8 @@ impl Deadlines {
                 let now = Instant::now();
                 // A grace that ran out while the generation was followed ends with the last
                 // follower.
-                if now >= *self.abandoned.get_or_insert(now) + grace && !control.is_followed() {
+                let since = *self.abandoned.get_or_insert(now);
+                if now.duration_since(since) >= grace && !control.is_followed() {
                     return Poll::Ready(Interrupt::Stopped(Stop::Abandoned));
                 }
             }
@@ -449,17 +479,24 @@ impl Deadlines {
         }
     }
 
-    /// Returns the earliest deadline and its meaning.
+    /// Returns the earliest deadline and its meaning. A deadline too far away to be represented is
+    /// none.
     fn next_deadline(&self) -> Option<(Instant, Interrupt)> {
-        let paused = self.paused;
-        let timeout = |from: Instant, after: Duration, code| {
-            (!after.is_zero() && !paused).then(|| (from + after, Interrupt::Timeout(code)))
+        let deadline = |from: Instant, after: Duration, interrupt| {
+            from.checked_add(after)
+                .map(|deadline| (deadline, interrupt))
         };
-        let tokens = match (self.finished, self.last_token) {
-            (Some(finished), _) => Some((
-                finished + AFTER_FINISH,
+        let timeout = |from: Instant, after: Duration, code| {
+            (!after.is_zero() && !self.paused)
+                .then(|| deadline(from, after, Interrupt::Timeout(code)))
+                .flatten()
+        };
+        let tokens = match (self.finished, self.last_event) {
+            (Some(finished), _) => deadline(
+                finished,
+                self.after_finish,
                 Interrupt::Timeout(ErrorCode::BetweenTokensTimeout),
-            )),
+            ),
             (None, Some(last)) => timeout(
                 last,
                 self.timeouts.between_tokens,
@@ -471,18 +508,13 @@ impl Deadlines {
                 ErrorCode::FirstTokenTimeout,
             ),
         };
-        // A finished answer is complete.
-        let total = if self.finished.is_none() {
-            timeout(self.started, self.timeouts.total, ErrorCode::TotalTimeout)
-        } else {
-            None
-        };
+        let total = timeout(self.started, self.timeouts.total, ErrorCode::TotalTimeout);
         let control = self.generation.control();
         let grace = control.abandoned().unwrap_or_default();
         let abandoned = self
             .abandoned
             .filter(|_| !control.is_followed())
-            .map(|since| (since + grace, Interrupt::Stopped(Stop::Abandoned)));
+            .and_then(|since| deadline(since, grace, Interrupt::Stopped(Stop::Abandoned)));
         [tokens, total, abandoned]
             .into_iter()
             .flatten()

@@ -34,10 +34,11 @@ use tokio::sync::Notify;
 
 use crate::dialect::{self, View};
 use crate::log::{LogReader, ReadError, Tail, TokenLog};
-use crate::model::event::Outcome;
+use crate::model::event::{DeltaTarget, Outcome};
 use crate::model::id::Seq;
 use crate::model::record::{Content, KnownTemplate, RecordBatch};
-use crate::model::snapshot::{Meta, Snapshot, Status};
+use crate::model::snapshot::{Api, Meta, Snapshot, Status};
+use crate::upstream::translate::{History, is_completion};
 use control::Control;
 use render_cache::RenderCache;
 
@@ -231,10 +232,41 @@ impl Generation {
         self.with_snapshot(|snapshot| dialect::reset_event(&self.meta, snapshot))
     }
 
-    /// Returns it as a `chat.completion`, if it has ended with an answer.
+    /// Returns the `chat.completion` of a generation that has ended with an answer: as the upstream
+    /// sent it, or made of the response object if the upstream streamed or speaks Responses.
     #[must_use]
     pub fn chat_completion(&self) -> Option<Vec<u8>> {
+        if self.meta.api == Api::Chat
+            && let Some(raw) = self.raw_completion()
+        {
+            return Some(raw);
+        }
         self.with_snapshot(|snapshot| dialect::chat_completion(&self.meta, snapshot))
+    }
+
+    /// Returns the body of a chat upstream that did not stream.
+    fn raw_completion(&self) -> Option<Vec<u8>> {
+        let mut reader = LogReader::new(self.log.clone(), Seq(0));
+        let mut batch = RecordBatch::default();
+        let mut first = None;
+        loop {
+            reader.read_now(READ_BYTES, &mut batch).ok()?;
+            if batch.is_empty() {
+                // No record has choices: the body is relayed as it is.
+                return first;
+            }
+            for record in batch.iter() {
+                let Ok(Content::Full(full)) = Content::decode(record.payload) else {
+                    return None;
+                };
+                let Some(raw) = full.raw else { continue };
+                match is_completion(raw) {
+                    Some(true) => return Some(raw.to_vec()),
+                    Some(false) => return None,
+                    None => drop(first.get_or_insert_with(|| raw.to_vec())),
+                }
+            }
+        }
     }
 
     /// Returns the first raw chunk: the body of a chat completion that was not streamed.
@@ -350,6 +382,12 @@ impl Generation {
     /// Wakes the waiters of [`Generation::ended`] after the log was sealed.
     pub(crate) fn notify_ended(&self) {
         self.ended.notify_waiters();
+    }
+}
+
+impl History for Generation {
+    fn text(&self, target: DeltaTarget) -> String {
+        self.with_snapshot(|snapshot| snapshot.text_of(target).to_owned())
     }
 }
 

@@ -1,5 +1,6 @@
 //! The writer of a generation's log. It seals the log when it is dropped.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::Generation;
@@ -86,8 +87,11 @@ impl Writer {
         self.generation
             .response_head()
             .set(Err(ended_before_head()));
-        // The snapshot must be complete before the log can expire.
-        self.generation.with_snapshot(|_| ());
+        // The snapshot must be complete before the log can expire. A panic in it must not keep the
+        // waiters from the end.
+        if catch_unwind(AssertUnwindSafe(|| self.generation.with_snapshot(|_| ()))).is_err() {
+            tracing::error!(generation = %self.generation.meta().id, "folding the events panicked");
+        }
         self.generation.notify_ended();
     }
 
@@ -105,7 +109,10 @@ impl Writer {
         };
         let mut batch = RecordBatch::default();
         batch.restart(tail.next);
-        let mut events = self.generation.with_snapshot(Snapshot::closing_events);
+        // This may run because folding the events panicked, and may run while unwinding. The terminal
+        // event is written in any case.
+        let closing = || self.generation.with_snapshot(Snapshot::closing_events);
+        let mut events = catch_unwind(AssertUnwindSafe(closing)).unwrap_or_default();
         events.push(EventKind::End(outcome));
         batch.push_full(&FullRecord { events, raw: None });
         self.generation
@@ -133,5 +140,125 @@ impl Drop for Writer {
                 .set(Err(ended_before_head()));
             self.generation.notify_ended();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll};
+    use std::time::Duration;
+
+    use futures::FutureExt as _;
+
+    use super::*;
+    use crate::generation::Conversation;
+    use crate::log::{
+        LogLimits, MemoryAccount, MemoryLog, ReadError, ReadPosition, ReaderSlot, Tail, TokenLog,
+    };
+    use crate::model::id::{GenerationId, Owner};
+    use crate::model::snapshot::{Api, Meta};
+
+    /// A log whose records cannot be read, so that folding them panics.
+    #[derive(Debug)]
+    struct UnreadableLog(MemoryLog);
+
+    impl TokenLog for UnreadableLog {
+        fn append(&self, epoch: Epoch, batch: &RecordBatch) -> Result<(), AppendError> {
+            self.0.append(epoch, batch)
+        }
+
+        fn seal(&self, epoch: Epoch, batch: &RecordBatch) -> Result<(), AppendError> {
+            self.0.seal(epoch, batch)
+        }
+
+        fn take_over(&self) -> Epoch {
+            self.0.take_over()
+        }
+
+        fn tail(&self) -> Result<Tail, ReadError> {
+            self.0.tail()
+        }
+
+        fn memory_size(&self) -> usize {
+            self.0.memory_size()
+        }
+
+        fn expire(&self) {
+            self.0.expire();
+        }
+
+        fn enroll(&self) -> ReaderSlot {
+            self.0.enroll()
+        }
+
+        fn leave(&self, slot: ReaderSlot) {
+            self.0.leave(slot);
+        }
+
+        fn poll_read(
+            &self,
+            _slot: ReaderSlot,
+            _cx: &mut Context<'_>,
+            _cursor: &mut ReadPosition,
+            _max_bytes: usize,
+            _out: &mut RecordBatch,
+        ) -> Poll<Result<Tail, ReadError>> {
+            panic!("the test makes reading panic")
+        }
+    }
+
+    fn unreadable() -> Writer {
+        let limits = LogLimits {
+            bytes: 1 << 20,
+            events: 1 << 10,
+        };
+        let log = Arc::new(UnreadableLog(MemoryLog::new(
+            limits,
+            MemoryAccount::default(),
+        )));
+        let meta = Meta {
+            id: GenerationId::random(),
+            owner: Owner::Anonymous,
+            created_at: 0,
+            model: "model".to_owned(),
+            request_fields: "".into(),
+            api: Api::Chat,
+            background: false,
+            store: false,
+            include_usage: false,
+        };
+        let conversation = Conversation::default();
+        let mut writer = Writer::new(Generation::new(meta, log, conversation, Duration::ZERO));
+        let mut records = RecordWriter::new();
+        records.event(EventKind::InProgress);
+        records.record(None);
+        writer.append(&mut records).expect("the log is open");
+        writer
+    }
+
+    #[test]
+    fn panic_while_folding_still_seals_the_log() {
+        let mut writer = unreadable();
+        let generation = writer.generation().clone();
+        writer.seal_abruptly(&ApiError::new(ErrorCode::InternalError, "test"));
+        assert!(generation.is_over());
+
+        let writer = unreadable();
+        let generation = writer.generation().clone();
+        drop(writer);
+        assert!(generation.is_over());
+        assert!(generation.ended().now_or_never().is_some());
+    }
+
+    #[test]
+    fn panic_while_unwinding_still_seals_the_log() {
+        let writer = unreadable();
+        let generation = writer.generation().clone();
+        let unwound = catch_unwind(AssertUnwindSafe(move || {
+            let _writer = writer;
+            panic!("the task panics");
+        }));
+        assert!(unwound.is_err());
+        assert!(generation.is_over());
     }
 }

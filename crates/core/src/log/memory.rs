@@ -12,6 +12,11 @@ use super::{AppendError, Epoch, LogLimits, ReadError, ReadPosition, ReaderSlot, 
 use crate::model::id::Seq;
 use crate::model::record::RecordBatch;
 
+/// The largest limits. Positions have 32 bits, and the rest is for the last batch, which no limit
+/// applies to.
+const MAX_BYTES: usize = u32::MAX as usize / 16 * 15;
+const MAX_EVENTS: u64 = u32::MAX as u64 / 16 * 15;
+
 /// Counts the bytes that all logs of a process hold. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryAccount(Arc<AtomicUsize>);
@@ -77,7 +82,7 @@ enum Reader {
 type Wakers = SmallVec<[Waker; 2]>;
 
 impl MemoryLog {
-    /// Creates an empty log. Limits are capped at 4 GiB and 2³² events.
+    /// Creates an empty log. Limits are capped at 3.75 GiB and 15/16 of 2³² events.
     #[must_use]
     pub fn new(limits: LogLimits, account: MemoryAccount) -> Self {
         Self::with_lock(limits, account)
@@ -89,8 +94,8 @@ impl<R: RawMutex> MemoryLog<R> {
     #[must_use]
     pub fn with_lock(limits: LogLimits, account: MemoryAccount) -> Self {
         let limits = LogLimits {
-            bytes: limits.bytes.min(u32::MAX as usize),
-            events: limits.events.min(u64::from(u32::MAX)),
+            bytes: limits.bytes.min(MAX_BYTES),
+            events: limits.events.min(MAX_EVENTS),
         };
         Self {
             limits,

@@ -35,8 +35,8 @@ pub enum EventKind {
         /// The type of the part.
         kind: PartKind,
     },
-    /// `response.output_text.delta`, `….refusal.delta`, `….reasoning_text.delta` or
-    /// `….function_call_arguments.delta`.
+    /// `response.output_text.delta`, `….refusal.delta`, `….reasoning_text.delta`,
+    /// `….function_call_arguments.delta` or `….custom_tool_call_input.delta`.
     Delta {
         /// The item and part that the text is appended to.
         target: DeltaTarget,
@@ -63,7 +63,7 @@ pub enum EventKind {
         /// The part's number.
         part: u32,
     },
-    /// `response.function_call_arguments.done`.
+    /// `response.function_call_arguments.done`, or `response.custom_tool_call_input.done`.
     ArgumentsDone {
         /// The item's number.
         item: u32,
@@ -105,14 +105,76 @@ pub enum ItemHead {
         choice: u32,
     },
     /// Reasoning.
-    Reasoning,
+    Reasoning {
+        /// The chat choice that it comes from.
+        choice: u32,
+    },
     /// A function call.
     FunctionCall {
+        /// The chat choice that it comes from.
+        choice: u32,
         /// The call's id, unique in the response.
         call_id: String,
         /// The function's name, JSON-escaped.
         name: String,
+        /// The raw provider fields (`extra_content`), which go back with the call in the next turn.
+        extra: Option<String>,
     },
+    /// A call of a custom tool, whose input is free text.
+    CustomToolCall {
+        /// The chat choice that it comes from.
+        choice: u32,
+        /// The call's id, unique in the response.
+        call_id: String,
+        /// The tool's name, JSON-escaped.
+        name: String,
+    },
+    /// An image (`image_generation_call`).
+    Image {
+        /// The chat choice that it comes from.
+        choice: u32,
+        /// The base64 data, JSON-escaped; `None` for an image that is referred to by a URL.
+        result: Option<String>,
+    },
+}
+
+impl ItemHead {
+    /// Returns the chat choice that the item comes from.
+    pub(crate) fn choice(&self) -> u32 {
+        match self {
+            Self::Message { choice }
+            | Self::Reasoning { choice }
+            | Self::FunctionCall { choice, .. }
+            | Self::CustomToolCall { choice, .. }
+            | Self::Image { choice, .. } => *choice,
+        }
+    }
+
+    /// Returns the memory that the head holds beside its own size, in bytes.
+    pub(crate) fn memory_size(&self) -> usize {
+        match self {
+            Self::Message { .. } | Self::Reasoning { .. } => 0,
+            Self::FunctionCall {
+                call_id,
+                name,
+                extra,
+                ..
+            } => call_id.len() + name.len() + extra.as_ref().map_or(0, String::len),
+            Self::CustomToolCall { call_id, name, .. } => call_id.len() + name.len(),
+            Self::Image { result, .. } => result.as_ref().map_or(0, String::len),
+        }
+    }
+
+    /// Returns the head without the data of an image, which may be large.
+    pub(crate) fn without_content(&self) -> Self {
+        match self {
+            Self::Image { choice, .. } => Self::Image {
+                choice: *choice,
+                result: None,
+            },
+            other => other.clone(),
+        }
+    }
 }
 
 /// The type of a content part.
@@ -131,7 +193,7 @@ pub enum PartKind {
 pub struct DeltaTarget {
     /// The item's number.
     pub item: u32,
-    /// The part's number; 0 for arguments.
+    /// The part's number; 0 for arguments and input.
     pub part: u32,
     /// The kind of delta.
     pub kind: DeltaKind,
@@ -150,6 +212,8 @@ pub enum DeltaKind {
     Reasoning,
     /// `response.function_call_arguments.delta`
     Arguments,
+    /// `response.custom_tool_call_input.delta`
+    Input,
 }
 
 /// An event of a Responses upstream, with the gateway's ids and number.
@@ -216,6 +280,24 @@ pub enum ChatHint {
     },
     /// An annotation, raw JSON in chat's shape.
     Annotation(String),
+    /// The start of a call of a custom tool.
+    CustomCallAdded {
+        /// The call's index among all calls.
+        index: u32,
+        /// The call's id, JSON-escaped.
+        call_id: String,
+        /// The tool's name, JSON-escaped.
+        name: String,
+        /// The JSON-escaped input: empty, or complete.
+        input: String,
+    },
+    /// A piece of a custom call's input.
+    CustomCallInput {
+        /// The call's index among all calls.
+        index: u32,
+        /// The piece, JSON-escaped.
+        text: String,
+    },
 }
 
 /// How a generation ended.
@@ -335,8 +417,10 @@ impl fmt::Debug for Outcome {
 pub(crate) fn item_id(generation: &GenerationId, head: &ItemHead, item: u32) -> String {
     let prefix = match head {
         ItemHead::Message { .. } => "msg",
-        ItemHead::Reasoning => "rs",
+        ItemHead::Reasoning { .. } => "rs",
         ItemHead::FunctionCall { .. } => "fc",
+        ItemHead::CustomToolCall { .. } => "ctc",
+        ItemHead::Image { .. } => "ig",
     };
     format!("{prefix}_{}{item:04}", generation.suffix())
 }

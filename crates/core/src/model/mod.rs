@@ -8,5 +8,6 @@ pub mod gauge;
 pub mod id;
 pub(crate) mod json;
 pub mod record;
+pub(crate) mod relayed_items;
 pub mod snapshot;
 pub mod time;

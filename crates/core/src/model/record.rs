@@ -78,6 +78,11 @@ impl Template {
         (rest.is_empty() && !holes[self.text_hole].is_empty()).then_some(holes)
     }
 
+    /// Returns the length of the text among the holes of a chunk, in bytes.
+    pub(crate) fn text_len(&self, holes: &[&[u8]]) -> usize {
+        holes.get(self.text_hole).map_or(0, |text| text.len())
+    }
+
     /// Returns the memory that the template holds, in bytes.
     pub(crate) fn memory_size(&self) -> usize {
         self.literals.iter().map(|literal| literal.len() + 24).sum()

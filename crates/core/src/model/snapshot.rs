@@ -4,16 +4,16 @@
 //! conversation and the texts of `….done` events, so that all of them agree.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::model::event::{
-    DeltaKind, Ending, EventKind, ItemHead, Outcome, PartKind, Relayed, item_id,
+    DeltaKind, DeltaTarget, Ending, EventKind, ItemHead, Outcome, PartKind, Relayed, item_id,
 };
 use crate::model::id::{GenerationId, Owner, Seq};
 use crate::model::json::{self, Members};
+use crate::model::relayed_items::RelayedItems;
 
 /// The API that a generation's upstream speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -109,7 +109,7 @@ pub struct Snapshot {
     begun: bool,
     items: Vec<Item>,
     /// Items of an upstream that speaks Responses, by `output_index`.
-    relayed: BTreeMap<u64, Value>,
+    relayed: RelayedItems,
     outcome: Option<Outcome>,
     /// Number of times that another upstream took over.
     continued: u32,
@@ -189,7 +189,7 @@ impl Snapshot {
         let items: usize = self
             .items
             .iter()
-            .map(|item| parts(item) + item.arguments.capacity() + 160)
+            .map(|item| parts(item) + item.arguments.capacity() + item.head.memory_size() + 160)
             .sum();
         let outcome = self.outcome.as_ref().map_or(0, |outcome| {
             outcome.relayed.as_ref().map_or(0, String::capacity) + 200
@@ -267,14 +267,7 @@ impl Snapshot {
                     self.relayed.clear();
                 }
                 // The upstream ended before it closed these items.
-                for item in self.relayed.values_mut() {
-                    if item
-                        .get("status")
-                        .is_some_and(|status| status == "in_progress")
-                    {
-                        item["status"] = Value::from("incomplete");
-                    }
-                }
+                self.relayed.close("incomplete");
             }
             EventKind::Continued { .. } => self.continued += 1,
             EventKind::TextDone { .. }
@@ -285,7 +278,7 @@ impl Snapshot {
     }
 
     /// Applies a delta that is stored by its template.
-    pub(crate) fn apply_delta(&mut self, target: crate::model::event::DeltaTarget, text: &str) {
+    pub(crate) fn apply_delta(&mut self, target: DeltaTarget, text: &str) {
         self.next = self.next.next();
         self.deltas += 1;
         self.append(target, text);
@@ -320,7 +313,10 @@ impl Snapshot {
                     EventKind::PartDone { item, part },
                 ]);
             }
-            if matches!(open.head, ItemHead::FunctionCall { .. }) {
+            if matches!(
+                open.head,
+                ItemHead::FunctionCall { .. } | ItemHead::CustomToolCall { .. }
+            ) {
                 events.push(EventKind::ArgumentsDone { item });
             }
             events.push(EventKind::ItemDone {
@@ -331,8 +327,8 @@ impl Snapshot {
         events
     }
 
-    fn append(&mut self, target: crate::model::event::DeltaTarget, text: &str) {
-        if target.kind == DeltaKind::Arguments {
+    fn append(&mut self, target: DeltaTarget, text: &str) {
+        if matches!(target.kind, DeltaKind::Arguments | DeltaKind::Input) {
             if let Some(item) = self.items.get_mut(target.item as usize) {
                 item.arguments.push_str(text);
             }
@@ -369,11 +365,20 @@ impl Snapshot {
             .map_or("", |part| part.logprobs.as_str())
     }
 
-    /// Returns a call's JSON-escaped arguments.
+    /// Returns a call's JSON-escaped arguments or input.
     pub(crate) fn arguments(&self, item: u32) -> &str {
         self.items
             .get(item as usize)
             .map_or("", |item| item.arguments.as_str())
+    }
+
+    /// Returns the JSON-escaped text that was streamed to this place.
+    pub(crate) fn text_of(&self, target: DeltaTarget) -> &str {
+        if matches!(target.kind, DeltaKind::Arguments | DeltaKind::Input) {
+            return self.arguments(target.item);
+        }
+        self.part_text(target.item, target.part)
+            .map_or("", |(_, text)| text)
     }
 
     /// Returns the JSON-escaped text and refusals of the first choice (`output_text`).
@@ -419,7 +424,7 @@ impl Snapshot {
         };
         write_item_head(id, number, &item.head, item.status, out);
         match &item.head {
-            ItemHead::Message { .. } | ItemHead::Reasoning => {
+            ItemHead::Message { .. } | ItemHead::Reasoning { .. } => {
                 out.extend_from_slice(b",\"content\":[");
                 for (index, part) in item.parts.iter().enumerate() {
                     if index > 0 {
@@ -429,10 +434,27 @@ impl Snapshot {
                 }
                 out.extend_from_slice(b"]}");
             }
-            ItemHead::FunctionCall { .. } => {
-                out.extend_from_slice(b",\"arguments\":\"");
-                out.extend_from_slice(item.arguments.as_bytes());
-                out.extend_from_slice(b"\"}");
+            ItemHead::FunctionCall { extra, .. } => {
+                for piece in [",\"arguments\":\"", &item.arguments, "\""] {
+                    out.extend_from_slice(piece.as_bytes());
+                }
+                if let Some(extra) = extra {
+                    for piece in [",\"extra_content\":", extra] {
+                        out.extend_from_slice(piece.as_bytes());
+                    }
+                }
+                out.push(b'}');
+            }
+            ItemHead::CustomToolCall { .. } => {
+                for piece in [",\"input\":\"", &item.arguments, "\"}"] {
+                    out.extend_from_slice(piece.as_bytes());
+                }
+            }
+            ItemHead::Image { result, .. } => {
+                let quoted = result.as_ref().map(|data| format!("\"{data}\""));
+                for piece in [",\"result\":", quoted.as_deref().unwrap_or("null"), "}"] {
+                    out.extend_from_slice(piece.as_bytes());
+                }
             }
         }
     }
@@ -509,76 +531,12 @@ impl Snapshot {
         let Ok(members) = serde_json::from_str::<Members<'_>>(&event.json) else {
             return;
         };
-        let value = |name: &str| {
-            members
-                .get(name)
-                .and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok())
-        };
-        let index = members.number("output_index").unwrap_or(0);
-        match event.name.as_str() {
-            "response.in_progress" => self.begin(),
-            "response.output_item.added" | "response.output_item.done" => {
-                if let Some(item) = value("item") {
-                    self.relayed.insert(index, item);
-                }
-            }
-            name => {
-                let (field, list, at) = match name {
-                    "response.output_text.delta" | "response.reasoning_text.delta" => {
-                        ("text", "content", "content_index")
-                    }
-                    "response.refusal.delta" => ("refusal", "content", "content_index"),
-                    "response.reasoning_summary_text.delta" => ("text", "summary", "summary_index"),
-                    "response.function_call_arguments.delta" => ("arguments", "", ""),
-                    "response.content_part.added" => ("", "content", "content_index"),
-                    "response.reasoning_summary_part.added" => ("", "summary", "summary_index"),
-                    _ => return,
-                };
-                let Some(item) = self.relayed.get_mut(&index).and_then(Value::as_object_mut) else {
-                    return;
-                };
-                let holder = if list.is_empty() {
-                    item
-                } else {
-                    let at = members.number(at).unwrap_or(0) as usize;
-                    let parts = item.entry(list).or_insert_with(|| Value::Array(Vec::new()));
-                    let Some(parts) = parts.as_array_mut() else {
-                        return;
-                    };
-                    if field.is_empty() {
-                        if at == parts.len()
-                            && let Some(part) = value("part")
-                        {
-                            parts.push(part);
-                        }
-                        return;
-                    }
-                    // Some servers do not announce their parts.
-                    if at == parts.len() {
-                        parts.push(serde_json::json!({"type": part_type(name)}));
-                    }
-                    let Some(part) = parts.get_mut(at).and_then(Value::as_object_mut) else {
-                        return;
-                    };
-                    part
-                };
-                let delta = members.text("delta").unwrap_or_default();
-                match holder.get_mut(field) {
-                    Some(Value::String(text)) => text.push_str(&delta),
-                    _ => drop(holder.insert(field.to_owned(), Value::String(delta.into_owned()))),
-                }
-            }
+        if event.name == "response.in_progress" {
+            self.begin();
+            return;
         }
-    }
-}
-
-/// Returns the type of the part that a delta event of this name belongs to.
-fn part_type(delta: &str) -> &'static str {
-    match delta {
-        "response.refusal.delta" => "refusal",
-        "response.reasoning_text.delta" => "reasoning_text",
-        "response.reasoning_summary_text.delta" => "summary_text",
-        _ => "output_text",
+        let index = members.number("output_index").unwrap_or(0);
+        self.relayed.apply(&event.name, index, &members);
     }
 }
 
@@ -634,8 +592,10 @@ pub(crate) fn write_item_head(
 ) {
     let kind = match head {
         ItemHead::Message { .. } => "message",
-        ItemHead::Reasoning => "reasoning",
+        ItemHead::Reasoning { .. } => "reasoning",
         ItemHead::FunctionCall { .. } => "function_call",
+        ItemHead::CustomToolCall { .. } => "custom_tool_call",
+        ItemHead::Image { .. } => "image_generation_call",
     };
     for piece in [
         "{\"id\":\"",
@@ -652,8 +612,14 @@ pub(crate) fn write_item_head(
                 out.extend_from_slice(piece.as_bytes());
             }
         }
-        ItemHead::Reasoning => out.extend_from_slice(b",\"summary\":[]"),
-        ItemHead::FunctionCall { call_id, name } => {
+        ItemHead::Reasoning { .. } => out.extend_from_slice(b",\"summary\":[]"),
+        ItemHead::Image { .. } => {
+            for piece in [",\"status\":\"", status, "\""] {
+                out.extend_from_slice(piece.as_bytes());
+            }
+        }
+        ItemHead::FunctionCall { call_id, name, .. }
+        | ItemHead::CustomToolCall { call_id, name, .. } => {
             for piece in [
                 ",\"status\":\"",
                 status,

@@ -19,8 +19,8 @@ const MAX_CHOICES: u64 = 128;
 #[derive(Clone)]
 pub struct ChatRequest {
     body: Box<str>,
-    /// Byte ranges of the values of `model` in the body. Several if the name is repeated.
-    model_spans: Vec<Range<usize>>,
+    /// The byte range of the value of `model` in the body.
+    model_span: Option<Range<usize>>,
     model: Option<String>,
     stream: bool,
     n: u32,
@@ -42,15 +42,12 @@ impl ChatRequest {
     }
 
     pub(super) fn from_members(text: &str, members: Members<'_>) -> Result<Self, ApiError> {
-        let model_spans = members
-            .iter()
-            .filter(|(name, _)| *name == "model")
-            .map(|(_, raw)| {
-                // The raw value borrows from the text, so the distance of the two is its offset.
-                let start = raw.get().as_ptr().addr() - text.as_ptr().addr();
-                start..start + raw.get().len()
-            })
-            .collect();
+        let model_span = members.iter().find(|(name, _)| *name == "model");
+        let model_span = model_span.map(|(_, raw)| {
+            // The raw value borrows from the text, so the distance of the two is its offset.
+            let start = raw.get().as_ptr().addr() - text.as_ptr().addr();
+            start..start + raw.get().len()
+        });
 
         let messages = members.require("messages")?;
         if messages.kind() != Kind::Array {
@@ -64,9 +61,13 @@ impl ChatRequest {
                 "an empty one",
             ));
         }
-        if let Some(odd) = list.iter().find(|message| message.kind() != Kind::Object) {
-            return Err(odd.wrong_type("a message, which is an object"));
+        for message in &list {
+            if message.kind() != Kind::Object {
+                return Err(message.wrong_type("a message, which is an object"));
+            }
+            message.object()?;
         }
+        refuse_repeated(&members)?;
 
         // It would go up unchanged, with its secret, and no webhook would ever be sent.
         if let Some(webhook) = members.node("webhook") {
@@ -97,7 +98,7 @@ impl ChatRequest {
         };
         Ok(Self {
             body: text.into(),
-            model_spans,
+            model_span,
             model: model.map(|model| model.into_owned()),
             stream: stream.unwrap_or(false),
             n: n.and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
@@ -143,32 +144,33 @@ impl ChatRequest {
     }
 
     /// Returns the body for the upstream: as it was received, except for the model's name if one is
-    /// given. A repeated `model` is renamed everywhere, since upstreams differ in which one they
-    /// use.
+    /// given.
     #[must_use]
     pub fn upstream_body(&self, model: Option<&str>) -> Vec<u8> {
         let Some(model) = model else {
             return self.body().to_vec();
         };
-        if self.model_spans.len() == 1 && self.model.as_deref() == Some(model) {
+        if self.model.as_deref() == Some(model) {
             return self.body().to_vec();
         }
         let name = quoted(model);
         let mut out = String::with_capacity(self.body.len() + name.len() + 16);
-        let mut copied = 0;
-        for span in &self.model_spans {
-            out.push_str(&self.body[copied..span.start]);
-            out.push_str(&name);
-            copied = span.end;
-        }
-        if self.model_spans.is_empty() {
-            // The object has at least the member `messages`.
-            copied = self.body.find('{').map_or(0, |brace| brace + 1);
-            out.push_str(&self.body[..copied]);
-            out.push_str("\"model\":");
-            out.push_str(&name);
-            out.push(',');
-        }
+        let copied = match &self.model_span {
+            Some(span) => {
+                out.push_str(&self.body[..span.start]);
+                out.push_str(&name);
+                span.end
+            }
+            None => {
+                // The object has at least the member `messages`.
+                let start = self.body.find('{').map_or(0, |brace| brace + 1);
+                out.push_str(&self.body[..start]);
+                out.push_str("\"model\":");
+                out.push_str(&name);
+                out.push(',');
+                start
+            }
+        };
         out.push_str(&self.body[copied..]);
         out.into_bytes()
     }
@@ -186,8 +188,35 @@ impl ChatRequest {
     /// and tools. Each names the parameter, down to the part.
     pub fn to_responses(&self, model: &str) -> Result<Vec<u8>, ApiError> {
         let (_, members) = read_object(self.body())?;
-        translation::to_responses(&members.last_of_each(), model)
+        translation::to_responses(&members, model)
     }
+}
+
+/// Refuses repeated members of the nested objects that the gateway reads. The upstream checks their
+/// types.
+fn refuse_repeated(request: &Members<'_>) -> Result<(), ApiError> {
+    let tools = request
+        .node("tools")
+        .filter(|tools| tools.kind() == Kind::Array)
+        .map(|tools| tools.array())
+        .transpose()?;
+    let choice = ["tool_choice", "response_format"]
+        .into_iter()
+        .filter_map(|name| request.node(name));
+    for node in tools.into_iter().flatten().chain(choice) {
+        if node.kind() != Kind::Object {
+            continue;
+        }
+        let object = node.object()?;
+        for name in ["function", "custom", "allowed_tools", "json_schema"] {
+            if let Some(inner) = object.node(name)
+                && inner.kind() == Kind::Object
+            {
+                inner.object()?;
+            }
+        }
+    }
+    Ok(())
 }
 
 impl fmt::Debug for ChatRequest {
@@ -302,6 +331,49 @@ mod tests {
     }
 
     #[test]
+    fn repeated_members_are_refused_where_they_are_read() {
+        for (body, param) in [
+            (r#"{"messages":[{}],"messages":[{}]}"#, "messages"),
+            (r#"{"model":"a","messages":[{}],"model":"b"}"#, "model"),
+            (r#"{"messages":[{}],"x":1,"x":1}"#, "x"),
+            (r#"{"messages":[{}],"stream":true,"stream":null}"#, "stream"),
+            (
+                r#"{"messages":[{}],"stream_options":{"include_usage":true,"include_usage":false}}"#,
+                "stream_options.include_usage",
+            ),
+            (
+                r#"{"messages":[{},{"role":"user","content":"a","role":"system"}]}"#,
+                "messages[1].role",
+            ),
+            (
+                r#"{"messages":[{"content":"a","c\u006fntent":"b"}]}"#,
+                "messages[0].content",
+            ),
+            (
+                r#"{"messages":[{}],"tools":[{"type":"function","type":"x"}]}"#,
+                "tools[0].type",
+            ),
+            (
+                r#"{"messages":[{}],"tools":[{"function":{"name":"a","name":"b"}}]}"#,
+                "tools[0].function.name",
+            ),
+            (
+                r#"{"messages":[{}],"tool_choice":{"function":{"name":"a","name":"b"}}}"#,
+                "tool_choice.function.name",
+            ),
+            (
+                r#"{"messages":[{}],"response_format":{"json_schema":{"name":"a","name":"b"}}}"#,
+                "response_format.json_schema.name",
+            ),
+        ] {
+            refused(body, "invalid_value", param, "more than once");
+        }
+        let unread = r#"{"messages":[{"content":[{"type":"text","text":"a","text":"b"}]}],"tools":[{"function":{"parameters":{"a":1,"a":2}}}],"x":{"y":1,"y":2}}"#;
+        let request = ChatRequest::parse(unread.as_bytes()).unwrap();
+        assert_eq!(request.upstream_body(None), unread.as_bytes());
+    }
+
+    #[test]
     fn options_of_the_gateway_are_read() {
         let body =
             br#"{"model":"m","messages":[{}],"stream":true,"n":3,"stream_options":{"include_usage":true,"include_obfuscation":false}}"#;
@@ -334,7 +406,7 @@ mod tests {
             assert_eq!(String::from_utf8_lossy(&upstream), expected, "{body}");
         };
         let odd =
-            " { \"x\" : 1.0 ,\t\"model\" : \"\\u0061\" , \"messages\" : [ {} ] , \"x\" : 2 } ";
+            " { \"x\" : 1.0 ,\t\"model\" : \"\\u0061\" , \"messages\" : [ {} ] , \"y\" : 2 } ";
         check(odd, None, odd);
         check(odd, Some("a"), odd);
         check(odd, Some("b\""), &odd.replace("\\u0061", "b\\\""));
@@ -347,11 +419,6 @@ mod tests {
             r#"{"messages":[{}],"model":null}"#,
             Some("m"),
             r#"{"messages":[{}],"model":"m"}"#,
-        );
-        check(
-            r#"{"model":"a","messages":[{"model":"a"}],"model":"b"}"#,
-            Some("b"),
-            r#"{"model":"b","messages":[{"model":"a"}],"model":"b"}"#,
         );
     }
 

@@ -19,6 +19,7 @@
 
 mod chat;
 mod fields;
+mod idempotency_key;
 mod item;
 mod responses;
 mod stream;
@@ -26,5 +27,6 @@ mod stream;
 pub use crate::model::json::{MAX_DEPTH, RawObject};
 pub use chat::ChatRequest;
 pub use fields::RequestFields;
+pub use idempotency_key::check_idempotency_key;
 pub use responses::ResponsesRequest;
 pub use stream::StreamRequest;

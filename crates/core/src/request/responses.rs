@@ -38,7 +38,8 @@ impl ResponsesRequest {
     ///
     /// # Errors
     /// As [`RawObject::parse`]; `missing_required_parameter` without `input`; `invalid_type` and
-    /// `invalid_value` that name the parameter for wrong types and ranges; `invalid_stream_id`;
+    /// `invalid_value` that name the parameter for wrong types and ranges, and for repeated members
+    /// of the objects that the gateway reads; `invalid_stream_id`;
     /// `invalid_value` if both `messages` and `input` are given; `unsupported_parameter` for
     /// `generate: false` and for unknown members of `webhook`; `invalid_value` for a `webhook`
     /// without `background: true`.

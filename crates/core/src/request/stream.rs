@@ -61,7 +61,10 @@ mod tests {
         check(r#"{"input":"hi","messages":null}"#, "responses");
         check(r#"{"messages":[{"role":"user","content":"hi"}]}"#, "chat");
         check(r#"{"messages":[{}],"input":null}"#, "chat");
-        check(r#"{"messages":[{}],"input":"hi","input":null}"#, "chat");
+        check(
+            r#"{"messages":[{}],"input":"hi","input":null}"#,
+            "invalid_value input",
+        );
         check(
             r#"{"messages":[{}],"input":"hi"}"#,
             "invalid_value messages",

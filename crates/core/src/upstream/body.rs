@@ -56,7 +56,7 @@ impl BodySource {
 }
 
 enum BodyFormat {
-    /// Not known from the head; the first byte decides.
+    /// Not known before the first byte.
     Unknown,
     Sse(SseDecoder),
     /// One document, complete at the end of the body.
@@ -66,23 +66,17 @@ enum BodyFormat {
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 impl UpstreamBody {
-    /// A body in this encoding. `sse` is whether the content type is SSE; the format of other types
-    /// is detected.
+    /// Creates a body in this encoding. Its first byte tells a stream from a JSON document, since
+    /// some servers send either with the content type of the other.
     pub(super) fn new(
         source: BodySource,
         encoding: Option<&str>,
-        sse: bool,
         limit: usize,
     ) -> Result<Self, ApiError> {
-        let format = if sse {
-            BodyFormat::Sse(SseDecoder::new(limit))
-        } else {
-            BodyFormat::Unknown
-        };
         Ok(Self {
             source,
             inflate: Inflate::for_encoding(encoding)?,
-            format,
+            format: BodyFormat::Unknown,
             limit,
         })
     }
@@ -123,14 +117,13 @@ impl BodyFormat {
         sink: &mut dyn FnMut(SseEvent<'_>) -> Flow,
     ) -> Result<Flow, ApiError> {
         if matches!(self, Self::Unknown) {
-            // Some servers send a byte order mark first, perhaps in pieces.
-            input = input.strip_prefix(BYTE_ORDER_MARK).unwrap_or(input);
-            let is_blank =
-                |byte: &&u8| byte.is_ascii_whitespace() || BYTE_ORDER_MARK.contains(byte);
-            let Some(first) = input.iter().find(|byte| !is_blank(byte)) else {
+            // White space and a byte order mark belong to neither format. They may come in pieces.
+            let is_blank = |byte: &u8| byte.is_ascii_whitespace() || BYTE_ORDER_MARK.contains(byte);
+            let Some(first) = input.iter().position(|byte| !is_blank(byte)) else {
                 return Ok(Flow::Continue);
             };
-            *self = if matches!(first, b'{' | b'[') {
+            input = &input[first..];
+            *self = if matches!(input.first(), Some(b'{' | b'[')) {
                 Self::Json(Vec::new())
             } else {
                 Self::Sse(SseDecoder::new(limit))
@@ -229,5 +222,45 @@ impl TokenStream for UpstreamBody {
             },
             (Ok(Flow::Continue), Some(end)) => StreamStep::Ended(end),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Decodes a body in pieces of `size` bytes to its payloads.
+    fn payloads(body: &[u8], size: usize) -> Vec<String> {
+        let mut format = BodyFormat::Unknown;
+        let mut out = Vec::new();
+        let mut sink = |event: SseEvent<'_>| {
+            if let SseEvent::Data { data, .. } = event {
+                out.push(String::from_utf8_lossy(data).into_owned());
+            }
+            Flow::Continue
+        };
+        for piece in body.chunks(size) {
+            assert_eq!(format.push(piece, 1000, &mut sink), Ok(Flow::Continue));
+        }
+        assert_eq!(format.finish(&mut sink), Ok(()));
+        out
+    }
+
+    #[test]
+    fn first_byte_tells_a_document_from_a_stream() {
+        for prefix in ["", " \n\r\n\t", "\u{FEFF}", "\u{FEFF}\n "] {
+            for (body, expected) in [
+                ("{\"a\":\n1}\n", vec!["{\"a\":\n1}\n"]),
+                ("[1]", vec!["[1]"]),
+                ("data: {}\n\ndata: x\n\n", vec!["{}", "x"]),
+                (": ping\n\ndata:x", vec!["x"]),
+                ("", vec![]),
+            ] {
+                let body = format!("{prefix}{body}");
+                for size in 1..=body.len().max(1) {
+                    assert_eq!(payloads(body.as_bytes(), size), expected, "{body:?} {size}");
+                }
+            }
+        }
     }
 }

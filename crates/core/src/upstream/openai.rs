@@ -260,11 +260,7 @@ impl Inner {
             .get(CONTENT_ENCODING)
             .and_then(|value| value.to_str().ok())
             .map(str::to_ascii_lowercase);
-        let sse = head
-            .content_type
-            .as_deref()
-            .is_some_and(|kind| kind.to_ascii_lowercase().starts_with("text/event-stream"));
-        let body = UpstreamBody::new(source, encoding.as_deref(), sse, self.options.max_event)
+        let body = UpstreamBody::new(source, encoding.as_deref(), self.options.max_event)
             .map_err(OpenError::Failed)?;
         Ok(UpstreamResponse {
             head: UpstreamHead {

@@ -32,6 +32,9 @@ pub(super) async fn until_first_token(
         };
         let step = std::future::poll_fn(|cx| {
             started.stream.poll_events(cx, &mut |event| {
+                if event == SseEvent::KeepAlive {
+                    return Flow::Continue;
+                }
                 let translated = probe.event(&event);
                 seen.tokens |= translated.tokens;
                 seen.progress = translated.progress;
@@ -130,6 +133,7 @@ impl PrefetchedEvents {
                 terminated,
             },
             SseEvent::ErrorField(value) => OwnedEvent::ErrorField(value.to_vec()),
+            SseEvent::KeepAlive => return,
         };
         // An empty event takes memory as well.
         self.bytes += size_of::<OwnedEvent>();

@@ -66,6 +66,9 @@ pub mod duration {
         deserializer.deserialize_any(Reader)
     }
 
+    /// The longest duration, 100 years. The clocks of the gateway add durations to the present.
+    const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
     struct Reader;
 
     impl Visitor<'_> for Reader {
@@ -77,7 +80,9 @@ pub mod duration {
 
         fn visit_str<E: Error>(self, text: &str) -> Result<Duration, E> {
             humantime::parse_duration(text)
-                .map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
+                .ok()
+                .filter(|duration| *duration <= LONGEST)
+                .ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
         }
 
         fn visit_u64<E: Error>(self, number: u64) -> Result<Duration, E> {
@@ -264,7 +269,17 @@ mod tests {
                 "{text}"
             );
         }
-        for text in ["", "15", "15 parsecs", "-1s", "s", "soon"] {
+        assert!(duration_of("36500d").is_some());
+        for text in [
+            "",
+            "15",
+            "15 parsecs",
+            "-1s",
+            "s",
+            "soon",
+            "36501d",
+            "584542046090years",
+        ] {
             assert_eq!(duration_of(text), None, "{text}");
         }
     }

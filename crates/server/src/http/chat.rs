@@ -5,7 +5,6 @@ use tokenwire_core::dialect::Dialect;
 use tokenwire_core::generation::ReaderGuard;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::event::Ending;
-use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::request::{ChatRequest, StreamRequest};
 use tokenwire_sse::{SseFraming, last_event_id};
 
@@ -61,11 +60,7 @@ async fn whole(guard: ReaderGuard) -> HttpResponse {
     };
     match generation.outcome().map(|outcome| outcome.ending) {
         Some(Ending::Completed { .. } | Ending::Incomplete { .. }) => {
-            let completion = match generation.meta().api {
-                Api::Chat => generation.first_raw(),
-                Api::Responses => generation.chat_completion(),
-            };
-            let Some(completion) = completion else {
+            let Some(completion) = generation.chat_completion() else {
                 let error = ApiError::new(
                     ErrorCode::UpstreamMalformed,
                     "The upstream's answer held no completion.",

@@ -1,8 +1,8 @@
 //! Metrics for Prometheus: `GET /metrics`.
 //!
 //! A token costs nothing here. A generation is counted at its end, from its snapshot
-//! ([`generations`]). Gauges are read at each scrape from counts kept by guards ([`gauges`],
-//! [`process`]).
+//! (`generations.rs`). Gauges are read at each scrape from counts kept by guards (`gauges.rs`,
+//! `process.rs`).
 //!
 //! Labels are bounded, whatever clients and upstreams send: names from the configuration, the
 //! gateway's error codes, and `other` for everything else. No label holds text of a client.
@@ -13,6 +13,7 @@
 mod exposition;
 mod gauges;
 mod generations;
+mod logs;
 mod process;
 mod upstreams;
 mod webhooks;
@@ -33,6 +34,7 @@ use tokenwire_core::engine::{self, Observer};
 use crate::config::schema::Config;
 use gauges::GaugeCollector;
 use generations::Generations;
+use logs::Logs;
 use process::Process;
 
 /// The metrics of a gateway, shared by all workers.
@@ -53,6 +55,7 @@ impl Metrics {
         let mut own = Registry::with_prefix("tokenwire");
         let gauges = Gauges::default();
         own.register_collector(Box::new(GaugeCollector::new(registry, gauges.clone())));
+        own.register_collector(Box::new(Logs));
         let generations = Generations::new(config, &mut own);
         let mut process = Registry::default();
         process.register_collector(Box::new(Process));

@@ -7,16 +7,16 @@
 //! record and carries the number of the record's **last** event. So
 //!
 //! * From chat to responses the rule is exact: the last number is a record's end, and the next
-//! event begins a record.
+//!   event begins a record.
 //! * From responses to chat the last number may lie **inside** a record, and the next chunk repeats
-//! the whole record. The rule applies it, since its number is greater. This is exact only if no
-//! delta of the record had been applied: where a chunk has at most one delta and the delta is the
-//! record's last event. With two deltas in a chunk (reasoning and text, two choices, two calls), or
-//! text and the finish reason, a reader that was cut between those events applies the first one
-//! twice.
+//!   the whole record. The rule applies it, since its number is greater. This is exact only if no
+//!   delta of the record had been applied: where a chunk has at most one delta and the delta is the
+//!   record's last event. With two deltas in a chunk (reasoning and text, two choices, two calls), or
+//!   text and the finish reason, a reader that was cut between those events applies the first one
+//!   twice.
 //! * A method that is exact for every upstream: remember the last number that is known to end a
-//! record (every chat frame's number is one) and the text at that point. To enter the chat dialect,
-//! return to it and read from there. Before the first chat frame it is the beginning.
+//!   record (every chat frame's number is one) and the text at that point. To enter the chat dialect,
+//!   return to it and read from there. Before the first chat frame it is the beginning.
 //!
 //! The simulator sends one delta per chunk and the finish reason in a chunk of its own, so both
 //! ways must be exact. The test chooses between them at random.

@@ -13,7 +13,7 @@ pub const MAX_DEPTH: usize = 127;
 ///
 /// # Errors
 /// `invalid_json` where it is not UTF-8, not JSON, or nested too deep; `invalid_type` where it is
-/// not an object.
+/// not an object; `invalid_value` for a repeated member.
 pub(crate) fn read_object(body: &[u8]) -> Result<(&str, Members<'_>), ApiError> {
     let invalid = |message: String| ApiError::new(ErrorCode::InvalidJson, message);
     let text = std::str::from_utf8(body).map_err(|error| {
@@ -43,13 +43,13 @@ pub(crate) fn read_object(body: &[u8]) -> Result<(&str, Members<'_>), ApiError> 
             return Err(ApiError::new(ErrorCode::InvalidType, message));
         }
     }
-    let members = serde_json::from_str(text).map_err(not_json)?;
+    let members: Members<'_> = serde_json::from_str(text).map_err(not_json)?;
     if let Some((line, column)) = too_deep(text) {
         return Err(invalid(format!(
             "The request body is nested deeper than {MAX_DEPTH} levels at line {line} column {column}. Send it flatter."
         )));
     }
-    Ok((text, members))
+    Ok((text, members.unique()?))
 }
 
 /// Returns line and column where valid JSON is first nested deeper than [`MAX_DEPTH`]. `serde_json`

@@ -1,13 +1,13 @@
 //! The model of a JSON object, and of a value with its path.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::refusal::{invalid, missing, quote, unsupported};
+use super::refusal::{invalid, missing, quote, repeats, unsupported};
 use super::string::{string_inside, unescape};
 use super::write::ObjectWriter;
 use crate::model::error::{ApiError, ErrorCode};
@@ -36,7 +36,8 @@ pub(crate) struct Node<'a> {
 
 /// The members of a JSON object in their order, names decoded and values as they were written.
 ///
-/// A member that is `null` counts as absent. Of members with one name the last counts.
+/// A member that is `null` counts as absent. Of members with one name the last counts; requests
+/// with such members are refused ([`Members::unique`]).
 #[derive(Default)]
 pub(crate) struct Members<'a> {
     /// The path of the object. Empty for the outermost object, and for upstream data.
@@ -153,11 +154,12 @@ impl<'a> Node<'a> {
             .collect())
     }
 
+    /// Returns the members of an object. Refuses repeated names.
     pub(crate) fn object(&self) -> Result<Members<'a>, ApiError> {
         let raw = self.of_kind(Kind::Object)?;
         let members: Members<'a> =
             serde_json::from_str(raw).map_err(|error| unreadable(&self.path, &error))?;
-        Ok(members.last_of_each().at(&self.path))
+        members.at(&self.path).unique()
     }
 
     pub(crate) fn wrong_type(&self, expected: &str) -> ApiError {
@@ -191,7 +193,7 @@ impl<'a> Members<'a> {
         }
     }
 
-    /// The members, repeated names and `null` included.
+    /// The members in their order, `null` included.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
         self.list.iter().map(|(name, raw)| (name.as_ref(), *raw))
     }
@@ -302,39 +304,21 @@ impl<'a> Members<'a> {
         }
     }
 
-    /// Keeps one member of each name: the last value in the place of the first, as in JavaScript.
-    pub(crate) fn last_of_each(self) -> Self {
-        let Self {
-            path,
-            list: mut members,
-        } = self;
-        let repeated = |i: usize| members[..i].iter().any(|(name, _)| *name == members[i].0);
-        if members.len() <= FEW && !(1..members.len()).any(repeated) {
-            return Self {
-                path,
-                list: members,
-            };
-        }
-        let mut place: HashMap<&str, usize> = HashMap::with_capacity(members.len());
-        let mut repeats: Vec<(usize, usize)> = Vec::new();
-        for (i, (name, _)) in members.iter().enumerate() {
-            match place.get(name.as_ref()) {
-                Some(&first) => repeats.push((first, i)),
-                None => {
-                    place.insert(name, i);
-                }
-            }
-        }
-        let mut dropped = vec![false; members.len()];
-        for (first, later) in repeats {
-            members[first].1 = members[later].1;
-            dropped[later] = true;
-        }
-        let mut dropped = dropped.into_iter();
-        members.retain(|_| !dropped.next().unwrap_or(false));
-        Self {
-            path,
-            list: members,
+    /// Refuses repeated names. Parsers differ in which of the values they use, so the gateway and
+    /// an upstream could read different requests.
+    pub(crate) fn unique(self) -> Result<Self, ApiError> {
+        let repeated = if self.list.len() <= FEW {
+            (1..self.list.len()).find(|&i| {
+                let (name, _) = &self.list[i];
+                self.list[..i].iter().any(|(earlier, _)| earlier == name)
+            })
+        } else {
+            let mut names = HashSet::with_capacity(self.list.len());
+            self.list.iter().position(|(name, _)| !names.insert(name))
+        };
+        match repeated {
+            Some(i) => Err(repeats(&self.path_of(&quote(&self.list[i].0)))),
+            None => Ok(self),
         }
     }
 }

@@ -22,5 +22,6 @@ pub use object::RawObject;
 pub(crate) use refusal::{invalid, missing, quote, unsupported};
 pub(crate) use string::{
     Unescaper, escape, is_string_inside, push_string, quoted, string_inside, string_inside_len,
+    unescape,
 };
 pub(crate) use write::{ObjectWriter, push_array, push_number, raw_string, raw_value};

@@ -12,8 +12,8 @@ use crate::model::error::ApiError;
 
 /// An owned JSON object: its members in their order, values byte for byte as they were read.
 ///
-/// Of members with one name the last value counts. A member that is `null` counts as absent when it
-/// is asked for, and stays in the bytes. `Debug` shows no contents.
+/// A member that is `null` counts as absent when it is asked for, and stays in the bytes. `Debug`
+/// shows no contents.
 #[derive(Clone, Default)]
 pub struct RawObject {
     members: Vec<(String, Box<RawValue>)>,
@@ -25,7 +25,8 @@ impl RawObject {
     /// # Errors
     /// `invalid_json` with line and column where `body` is not JSON, with the offset where it is
     /// not UTF-8, and with the position where it is nested deeper than [`MAX_DEPTH`];
-    /// `invalid_type` where it is JSON but not an object.
+    /// `invalid_type` where it is JSON but not an object; `invalid_value` that names a repeated
+    /// member.
     pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
         let (_, members) = read_object(body)?;
         Ok(members.into())
@@ -122,7 +123,6 @@ impl RawObject {
 impl From<Members<'_>> for RawObject {
     fn from(members: Members<'_>) -> Self {
         let members = members
-            .last_of_each()
             .iter()
             .map(|(name, raw)| (name.to_owned(), raw.to_owned()))
             .collect();
@@ -167,10 +167,6 @@ mod tests {
         check(
             b" { \"b\" : 1.50 , \"a\" : [ 1 ] } \n",
             Ok(r#"{"b":1.50,"a":[ 1 ]}"#),
-        );
-        check(
-            br#"{"a":1,"b":2,"a":null,"c":3,"a":4}"#,
-            Ok(r#"{"a":4,"b":2,"c":3}"#),
         );
         check(
             br#"{"\u0061":"\u00e9","n":12345678901234567890.123}"#,
@@ -263,18 +259,23 @@ mod tests {
     }
 
     #[test]
-    fn many_members_are_read_and_deduplicated() {
-        let mut body = String::from("{");
-        for i in 0..200_000 {
-            body.push_str(&format!("\"{}\":{i},", i % 100_000));
+    fn repeated_members_are_refused_by_name() {
+        let few = r#"{"a":1,"b":2,"a":null}"#.to_owned();
+        let escaped = r#"{"a":1,"\u0061":2}"#.to_owned();
+        let members =
+            |count: usize| -> String { (0..count).map(|i| format!("\"{i}\":{i},")).collect() };
+        let many = format!("{{{}\"a\":1,\"a\":1}}", members(100_000));
+        for body in [few, escaped, many] {
+            let error = RawObject::parse(body.as_bytes()).unwrap_err();
+            assert_eq!(
+                (error.code.as_deref(), error.param.as_deref(), error.status),
+                (Some("invalid_value"), Some("a"), 400)
+            );
+            assert!(error.message.contains("'a'"), "{}", error.message);
         }
-        body.push_str("\"end\":0}");
-        let object = RawObject::parse(body.as_bytes()).unwrap();
-        assert_eq!(object.len(), 100_001);
-        assert_eq!(
-            object.iter().next().map(|(name, raw)| (name, raw.get())),
-            Some(("0", "100000"))
-        );
+        let unique = format!("{{{}\"a\":1}}", members(100_000));
+        assert_eq!(RawObject::parse(unique.as_bytes()).unwrap().len(), 100_001);
+        check(br#"{"a":{"b":1,"b":2}}"#, Ok(r#"{"a":{"b":1,"b":2}}"#));
     }
 
     #[test]

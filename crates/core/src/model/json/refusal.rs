@@ -23,6 +23,15 @@ pub(crate) fn invalid(path: &str, expected: &str, found: &str) -> ApiError {
     .param(path)
 }
 
+/// `invalid_value` for the parameter at `path`, which is given more than once.
+pub(crate) fn repeats(path: &str) -> ApiError {
+    ApiError::new(
+        ErrorCode::InvalidValue,
+        format!("Duplicate parameter: '{path}' is given more than once. Send it once."),
+    )
+    .param(path)
+}
+
 /// `unsupported_parameter` for the parameter at `path`. `why` is one or more sentences.
 pub(crate) fn unsupported(path: &str, why: &str) -> ApiError {
     ApiError::new(

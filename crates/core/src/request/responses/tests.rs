@@ -288,6 +288,73 @@ fn types_and_ranges_are_checked_on_parse() {
 }
 
 #[test]
+fn repeated_members_are_refused_where_they_are_read() {
+    for (body, param) in [
+        (r#"{"input":"a","input":"b"}"#, "input"),
+        (r#"{"input":"a","x":1,"x":1}"#, "x"),
+        (
+            r#"{"input":"a","stream":true,"stre\u0061m":true}"#,
+            "stream",
+        ),
+        (
+            r#"{"input":"a","stream_options":{"include_obfuscation":true,"include_obfuscation":true}}"#,
+            "stream_options.include_obfuscation",
+        ),
+        (
+            r#"{"input":"a","background":true,"webhook":{"url":"https://a","url":"https://b"}}"#,
+            "webhook.url",
+        ),
+        (
+            r#"{"input":"a","reasoning":{"effort":"low","effort":"high"}}"#,
+            "reasoning.effort",
+        ),
+        (
+            r#"{"input":"a","text":{"format":{},"format":{}}}"#,
+            "text.format",
+        ),
+        (
+            r#"{"input":"a","text":{"format":{"type":"text","type":"json_object"}}}"#,
+            "text.format.type",
+        ),
+        (
+            r#"{"input":"a","metadata":{"k":"1","k":"2"}}"#,
+            "metadata.k",
+        ),
+        (
+            r#"{"input":"a","tools":[{"type":"function","name":"a","name":"b"}]}"#,
+            "tools[0].name",
+        ),
+        (
+            r#"{"input":"a","tool_choice":{"type":"function","type":"x"}}"#,
+            "tool_choice.type",
+        ),
+        (
+            r#"{"input":[{"role":"user","role":"system","content":"a"}]}"#,
+            "input[0].role",
+        ),
+        (
+            r#"{"input":[{"role":"user","content":[{"type":"input_text","text":"a","text":"b"}]}]}"#,
+            "input[0].content[0].text",
+        ),
+        (
+            r#"{"input":[{"type":"function_call","call_id":"a","call_id":"b","name":"f","arguments":""}]}"#,
+            "input[0].call_id",
+        ),
+    ] {
+        let error = ResponsesRequest::parse(body.as_bytes()).unwrap_err();
+        assert_eq!(
+            (error.status, error.code.as_deref(), error.param.as_deref()),
+            (400, Some("invalid_value"), Some(param)),
+            "{body}"
+        );
+        assert!(error.message.contains(param), "{}", error.message);
+    }
+    let unread = r#"{"input":"a","x":{"y":1,"y":2},"tools":[{"type":"function","name":"f","parameters":{"a":1,"a":2}}]}"#;
+    let request = ResponsesRequest::parse(unread.as_bytes()).unwrap();
+    assert_eq!(String::from_utf8(request.raw().to_bytes()).unwrap(), unread);
+}
+
+#[test]
 fn gateway_members_are_read_and_not_sent() {
     let body = with(&json!({
         "type": "response.create", "stream_id": "lane.1", "idempotency_key": "key", "generate": true,

@@ -2,6 +2,7 @@
 
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::json::{Kind, Node, RawObject, invalid, quote, unsupported};
+use crate::request::check_idempotency_key;
 
 /// Members that are meant for the gateway and never go upstream.
 pub(super) const GATEWAY_MEMBERS: &[&str] = &[
@@ -12,8 +13,6 @@ pub(super) const GATEWAY_MEMBERS: &[&str] = &[
     "idempotency_key",
 ];
 
-/// The longest `idempotency_key`, in bytes.
-const MAX_IDEMPOTENCY_KEY: usize = 255;
 /// The longest `stream_id`, in bytes.
 const MAX_STREAM_ID: usize = 256;
 
@@ -31,7 +30,8 @@ enum Shape {
     Integer(u64, u64),
     Object,
     TextOrObject,
-    ArrayOf(Kind),
+    Texts,
+    Objects,
 }
 
 const SHAPES: &[(&str, Shape)] = &[
@@ -39,7 +39,7 @@ const SHAPES: &[(&str, Shape)] = &[
     ("frequency_penalty", Shape::Number(-2.0, 2.0)),
     ("generate", Shape::Boolean),
     ("idempotency_key", Shape::Text),
-    ("include", Shape::ArrayOf(Kind::String)),
+    ("include", Shape::Texts),
     ("instructions", Shape::Text),
     ("max_output_tokens", Shape::Integer(1, u64::MAX)),
     ("max_tool_calls", Shape::Integer(0, u64::MAX)),
@@ -66,7 +66,7 @@ const SHAPES: &[(&str, Shape)] = &[
     ("text.format", Shape::Object),
     ("text.verbosity", Shape::Text),
     ("tool_choice", Shape::TextOrObject),
-    ("tools", Shape::ArrayOf(Kind::Object)),
+    ("tools", Shape::Objects),
     ("top_logprobs", Shape::Integer(0, 20)),
     ("top_p", Shape::Number(0.0, 1.0)),
     ("truncation", Shape::Text),
@@ -95,14 +95,18 @@ impl Shape {
             Self::Boolean => node.boolean().map(drop),
             Self::Number(low, high) => node.number(low, high).map(drop),
             Self::Integer(low, high) => node.integer(low, high).map(drop),
-            Self::Object => node.of_kind(Kind::Object).map(drop),
+            Self::Object => node.object().map(drop),
             Self::TextOrObject if node.kind() == Kind::String => node.text().map(drop),
-            Self::TextOrObject if node.kind() == Kind::Object => Ok(()),
+            Self::TextOrObject if node.kind() == Kind::Object => node.object().map(drop),
             Self::TextOrObject => Err(node.wrong_type("a string or an object")),
-            Self::ArrayOf(kind) => node
+            Self::Texts => node
                 .array()?
                 .iter()
-                .try_for_each(|element| element.of_kind(kind).map(drop)),
+                .try_for_each(|element| element.text().map(drop)),
+            Self::Objects => node
+                .array()?
+                .iter()
+                .try_for_each(|element| element.object().map(drop)),
         }
     }
 }
@@ -161,14 +165,8 @@ fn check_gateway_members(raw: &RawObject) -> Result<(), ApiError> {
             return Err(ApiError::new(ErrorCode::InvalidStreamId, message).param("stream_id"));
         }
     }
-    if let Some(key) = raw.get_str("idempotency_key")
-        && !(1..=MAX_IDEMPOTENCY_KEY).contains(&key.len())
-    {
-        return Err(invalid(
-            "idempotency_key",
-            &format!("1 to {MAX_IDEMPOTENCY_KEY} bytes"),
-            &key.len().to_string(),
-        ));
+    if let Some(key) = raw.get_str("idempotency_key") {
+        check_idempotency_key(&key, "idempotency_key")?;
     }
     if let Some(webhook) = raw.node("webhook") {
         let object = webhook.object()?;

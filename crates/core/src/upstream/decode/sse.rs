@@ -18,6 +18,8 @@ pub enum SseEvent<'a> {
     },
     /// A line `error: …`: not in the standard, but sent at the end by some llama.cpp-based servers.
     ErrorField(&'a [u8]),
+    /// A comment, an unknown field or an event without data. It shows that the upstream is alive.
+    KeepAlive,
 }
 
 /// Whether the receiver wants more events.
@@ -207,8 +209,9 @@ impl SseDecoder {
             self.named = true;
         } else if let Some(value) = field(line, b"error") {
             return Ok(sink(SseEvent::ErrorField(value)));
+        } else if field(line, b"id").is_none() {
+            return Ok(sink(SseEvent::KeepAlive));
         }
-        // Comments, `id:`, `retry:` and unknown fields are ignored.
         Ok(Flow::Continue)
     }
 
@@ -220,6 +223,8 @@ impl SseDecoder {
                 data: &self.data,
                 terminated,
             })
+        } else if self.named {
+            sink(SseEvent::KeepAlive)
         } else {
             Flow::Continue
         };
@@ -276,6 +281,7 @@ mod tests {
         let mut decoder = SseDecoder::new(limit);
         let mut sink = |event: SseEvent<'_>| {
             out.push(match event {
+                SseEvent::KeepAlive => return Flow::Continue,
                 SseEvent::Data {
                     name,
                     data,
@@ -357,6 +363,26 @@ mod tests {
         check(b"data: x\n\ndata: y", &["x", "y…"]);
         check(b"data: [DONE]\r\n", &["[DONE]…"]);
         check(b": comment", &[]);
+    }
+
+    #[test]
+    fn comments_unknown_fields_and_events_without_data_are_keep_alives() {
+        let count = |body: &[u8]| {
+            let mut keep_alives = 0;
+            let mut decoder = SseDecoder::new(100);
+            for byte in body.chunks(1) {
+                let flow = decoder.push(byte, &mut |event| {
+                    keep_alives += usize::from(event == SseEvent::KeepAlive);
+                    Flow::Continue
+                });
+                assert_eq!(flow, Ok(Flow::Continue));
+            }
+            keep_alives
+        };
+        assert_eq!(count(b": ping\n\n:\n"), 2);
+        assert_eq!(count(b"event: ping\n\n"), 1);
+        assert_eq!(count(b"retry: 10\nheartbeat\n\n"), 2);
+        assert_eq!(count(b"id: 7\nevent: message\ndata: x\n\n\n\n"), 0);
     }
 
     #[test]

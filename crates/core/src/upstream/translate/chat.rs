@@ -1,17 +1,20 @@
 //! Translates chat completion chunks to events.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
 use serde_json::value::RawValue;
 
-use super::chunk::{Choice, Chunk, ToolCall, UpstreamFault};
+use super::chunk::{Choice, Chunk, Delta, Image, Text, Texts, ToolCall, UpstreamFault};
+use super::chunking::Chunking;
+use super::finish_reason::FinishReason;
 use super::record_writer::OpenItem;
-use super::usage::ChatUsage;
+use super::tool_calls::{Context, ToolCalls};
+use super::usage::Usage;
 use super::{BodyEnd, Progress, RecordWriter, Translated, failed};
 use crate::model::error::ErrorCode;
 use crate::model::event::{DeltaKind, DeltaTarget, Ending, EventKind, ItemHead, Outcome, PartKind};
-use crate::model::id::random_alphanumeric;
 use crate::model::json;
 use crate::model::record::Template;
 
@@ -28,21 +31,23 @@ pub struct ChatTranslator {
     /// Number of requested choices. With one, the index is ignored: some servers count tokens in it.
     n: u32,
     started: bool,
-    choices: BTreeMap<u32, OpenChoice>,
+    choices: BTreeMap<u32, ChoiceState>,
     templates: Vec<Known>,
     /// The template that matched last.
     recent: usize,
     misses: u32,
-    usage: Option<ChatUsage>,
+    usage: Option<Usage>,
     /// Number of usage chunks without choices: several mean one per choice.
     usage_chunks: u32,
     /// A chunk that waits for the next one. At the end it is stored with the terminal event.
     held: Option<HeldChunk>,
     /// The first finish reason that is not simply a stop.
-    finish: Option<Finish>,
+    finish: Option<FinishReason>,
     tool_calls: bool,
     fault: Option<Ending>,
-    call_ids: Vec<String>,
+    call_ids: HashSet<String>,
+    /// Set if a completion that arrives in one piece becomes chunks.
+    chunking: Option<Chunking>,
 }
 
 /// A chunk that waits for the next one.
@@ -57,25 +62,31 @@ enum HeldChunk {
 struct Known {
     template: Template,
     choice: u32,
+    /// The call that its arguments belong to.
+    call: usize,
+    /// Bytes of JSON-escaped text that it matched.
+    length: usize,
     matched: bool,
     /// Its item is closed. Text after a finish reason opens another item.
     closed: bool,
 }
 
 #[derive(Debug, Default)]
-struct OpenChoice {
+struct ChoiceState {
     reasoning: Option<OpenItem>,
     message: Option<OpenItem>,
-    calls: Vec<OpenCall>,
+    calls: ToolCalls,
+    images: usize,
     finished: bool,
-}
-
-#[derive(Debug)]
-struct OpenCall {
-    item: u32,
-    index: Option<u32>,
-    upstream_id: Option<String>,
-    empty: bool,
+    /// The last chunk was a completion without a finish reason. The end of the body finishes it.
+    complete: bool,
+    /// Messages repeat the deltas that they come with.
+    mirrored: bool,
+    /// Places that text was streamed to, in order, with the bytes of JSON-escaped text that no
+    /// template matched.
+    places: Vec<(DeltaTarget, usize)>,
+    /// Whether all text came in messages instead of deltas.
+    by_message: bool,
 }
 
 impl HeldChunk {
@@ -86,31 +97,11 @@ impl HeldChunk {
     }
 }
 
-/// The meaning of a finish reason.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Finish {
-    Stop,
-    Length,
-    Filter,
-    Error(String),
-}
-
-impl Finish {
-    /// Classifies a finish reason. Values outside the enum are common; unknown ones are a stop.
-    fn read(reason: &str) -> Self {
-        let lower = reason.to_ascii_lowercase();
-        match lower.as_str() {
-            "length" | "max_tokens" | "max_output_tokens" | "model_length" => Self::Length,
-            "error" | "abort" | "aborted" | "cancelled" | "canceled" => Self::Error(lower),
-            _ if lower.contains("filter")
-                || lower.contains("safety")
-                || lower.contains("prohibited") =>
-            {
-                Self::Filter
-            }
-            _ => Self::Stop,
-        }
-    }
+/// The parts of an answer besides calls that a delta or message has.
+struct Piece<'a> {
+    texts: Texts<'a>,
+    refusal: Option<&'a str>,
+    logprobs: Option<&'a RawValue>,
 }
 
 impl ChatTranslator {
@@ -130,8 +121,15 @@ impl ChatTranslator {
             finish: None,
             tool_calls: false,
             fault: None,
-            call_ids: Vec::new(),
+            call_ids: HashSet::new(),
+            chunking: None,
         }
+    }
+
+    /// Makes chunks of a completion that arrives in one piece.
+    pub(crate) fn chunked(mut self, chunking: Option<Chunking>) -> Self {
+        self.chunking = chunking;
+        self
     }
 
     /// Returns true once the upstream has sent anything.
@@ -216,7 +214,9 @@ impl ChatTranslator {
     /// Returns the ending of a body without `[DONE]`.
     #[must_use]
     pub fn body_ended(&self, end: BodyEnd) -> Ending {
-        if self.fault.is_some() || self.all_finished() {
+        let complete = self.choices.values().all(|c| c.finished || c.complete);
+        let complete = complete && end != BodyEnd::Broken && !self.choices.is_empty();
+        if self.fault.is_some() || self.all_finished() || complete {
             return self.ending_at_done();
         }
         match end {
@@ -238,10 +238,11 @@ impl ChatTranslator {
             // between the two gets it.
             self.release_held(records);
         }
-        for choice in std::mem::take(&mut self.choices).into_values() {
-            choice.close(records, complete);
+        let mut choices = std::mem::take(&mut self.choices);
+        for (index, choice) in &mut choices {
+            self.close(*index, choice, complete, records);
         }
-        let usage = self.usage.map(ChatUsage::to_responses);
+        let usage = self.usage.map(Usage::to_responses);
         records.event(EventKind::End(Outcome {
             ending,
             at,
@@ -265,21 +266,19 @@ impl ChatTranslator {
                 known.matched = true;
                 self.recent = index;
                 self.misses = 0;
-                if known.template.target.kind == DeltaKind::Arguments {
-                    self.mark_arguments(known_item(&self.templates[index]));
+                let length = known.template.text_len(&holes);
+                known.length += length;
+                let is_call = matches!(
+                    known.template.target.kind,
+                    DeltaKind::Arguments | DeltaKind::Input
+                );
+                if is_call && let Some(choice) = self.choices.get_mut(&known.choice) {
+                    choice.calls.grow(known.call, length);
                 }
                 return Some(self.translated(true));
             }
         }
         None
-    }
-
-    fn mark_arguments(&mut self, item: u32) {
-        for choice in self.choices.values_mut() {
-            if let Some(call) = choice.calls.iter_mut().find(|call| call.item == item) {
-                call.empty = false;
-            }
-        }
     }
 
     fn value(
@@ -288,6 +287,23 @@ impl ChatTranslator {
         raw: &RawValue,
         records: &mut RecordWriter,
     ) -> Translated {
+        // Some servers put an error into a list.
+        if let Ok(elements) = serde_json::from_str::<Vec<&RawValue>>(raw.get())
+            && elements.iter().any(|raw| raw.get().starts_with('{'))
+        {
+            let mut tokens = false;
+            for element in elements {
+                let translated = self.value(name, element, records);
+                tokens |= translated.tokens;
+                if matches!(translated.progress, Progress::Over(_)) {
+                    return Translated {
+                        tokens,
+                        ..translated
+                    };
+                }
+            }
+            return self.translated(tokens);
+        }
         let Ok(chunk) = serde_json::from_str(raw.get()) else {
             // A bare string or number has no meaning in a stream of chunks.
             self.release_held(records);
@@ -313,7 +329,21 @@ impl ChatTranslator {
             }
             None => None,
         };
-        let usage = chunk.usage(&choices).and_then(ChatUsage::parse);
+        let usage = chunk.usage(&choices).and_then(Usage::parse);
+        if let Some(chunking) = &self.chunking
+            && fault.is_none()
+            && self.choices.is_empty()
+            && choices.iter().any(|choice| {
+                choice.is_complete() && (chunk.is_completion() || choice.finish_reason().is_some())
+            })
+            && let Some(payloads) = chunking.split(text)
+        {
+            let mut tokens = false;
+            for payload in payloads {
+                tokens |= self.payload(None, &payload, true, records).tokens;
+            }
+            return self.translated(tokens);
+        }
         self.release_held(records);
         if let Some(fault) = fault {
             let ending = Ending::Failed(fault.into());
@@ -338,7 +368,7 @@ impl ChatTranslator {
         }
         let mut tokens = false;
         for choice in &choices {
-            tokens |= self.choice(choice, records);
+            tokens |= self.choice(choice, chunk.is_completion(), records);
         }
         let templated = match (choices.as_slice(), usage, &self.fault) {
             ([choice], None, None) => self.add_template(chunk, choice, data, records).is_some(),
@@ -362,7 +392,7 @@ impl ChatTranslator {
         if self.templates.len() >= MAX_TEMPLATES
             || self.misses >= MAX_MISSES
             || choice.has_logprobs()
-            || choice.has_usage()
+            || choice.own_usage().is_some()
         {
             return None;
         }
@@ -371,7 +401,9 @@ impl ChatTranslator {
             DeltaKind::Text => delta.content,
             DeltaKind::Refusal => delta.refusal,
             DeltaKind::Reasoning => delta.reasoning_raw(),
-            DeltaKind::Arguments => delta.tool_calls().first().and_then(ToolCall::arguments_raw),
+            DeltaKind::Arguments | DeltaKind::Input => {
+                delta.tool_calls().first().and_then(ToolCall::arguments_raw)
+            }
         };
         let text = inside_of(text?, data)?;
         let padding = [chunk.obfuscation, chunk.p]
@@ -387,98 +419,213 @@ impl ChatTranslator {
         if self.templates.last().is_some_and(|known| !known.matched) {
             self.misses += 1;
         }
-        let index = if self.n == 1 {
-            0
-        } else {
-            choice.index().min(self.n - 1)
-        };
+        let index = self.index(choice);
+        let call = self
+            .choices
+            .get(&index)
+            .map_or(0, |choice| choice.calls.recent());
         self.recent = self.templates.len();
         records.first_delta(self.recent, &template, &holes);
         self.templates.push(Known {
             template,
             choice: index,
+            call,
+            length: 0,
             matched: false,
             closed: false,
         });
         Some(())
     }
 
-    fn choice(&mut self, choice: &Choice<'_>, records: &mut RecordWriter) -> bool {
-        let index = if self.n == 1 {
+    fn index(&self, choice: &Choice<'_>) -> u32 {
+        if self.n == 1 {
             0
         } else {
             choice.index().min(self.n - 1)
-        };
+        }
+    }
+
+    /// Translates a choice. Returns true if it had content, reasoning, a refusal, a call or an image.
+    fn choice(
+        &mut self,
+        choice: &Choice<'_>,
+        completion: bool,
+        records: &mut RecordWriter,
+    ) -> bool {
+        let index = self.index(choice);
+        let mut state = self.choices.remove(&index).unwrap_or_default();
         let delta = choice.delta();
-        let before = records.pending();
-        let open = self.choices.entry(index).or_default();
-        let texts = delta.texts();
-        if let Some(reasoning) = texts.reasoning {
-            open.finished = false;
-            let item = open
-                .reasoning
-                .get_or_insert_with(|| OpenItem::open(records, ItemHead::Reasoning));
-            let target = item.target(records, PartKind::Reasoning);
-            records.text(target, &reasoning, None);
+        let message = choice.message();
+        let finish = choice.finish_reason();
+        state.complete = completion && choice.is_complete();
+        let mut tokens = self.delta(index, &mut state, &delta, choice.logprobs(), records);
+        // Some servers repeat the text so far in every chunk. Their deltas are all that counts.
+        state.mirrored |= message.is_some() && tokens && finish.is_none();
+        if let Some(message) = message
+            && !state.mirrored
+            && (finish.is_some() || !tokens)
+        {
+            let closing = finish.is_some() || completion;
+            tokens |= self.message(index, &mut state, &message, choice, closing, records);
         }
-        let mut message = |open: &mut OpenChoice, kind, text: &str, logprobs| {
-            open.finished = false;
-            let item = open.message.get_or_insert_with(|| {
-                OpenItem::open(records, ItemHead::Message { choice: index })
-            });
-            let target = item.target(records, kind);
-            records.text(target, text, logprobs);
-        };
-        if let Some(content) = texts.content {
-            message(
-                open,
-                PartKind::Text,
-                &content,
-                choice.logprobs().map(responses_logprobs),
-            );
+        if tokens {
+            state.finished = false;
         }
-        if let Some(refusal) = delta.refusal_text() {
-            message(open, PartKind::Refusal, refusal, None);
-        }
-        for call in delta.tool_calls().iter().chain(delta.legacy_call().iter()) {
-            self.tool_calls = true;
-            open.finished = false;
-            open.call(call, &mut self.call_ids, records);
-        }
-        let tokens = records.pending() > before;
-        if let Some(item) = &mut open.message {
-            for json in delta.annotations() {
-                item.annotation(records, json);
-            }
-        }
-        if let Some(reason) = choice.finish_reason() {
-            let finish = Finish::read(&reason);
-            if finish != Finish::Stop {
+        if let Some(finish) = finish {
+            if finish != FinishReason::Stop {
                 self.finish.get_or_insert(finish.clone());
             }
-            let done = std::mem::replace(
-                open,
-                OpenChoice {
-                    finished: true,
-                    ..OpenChoice::default()
-                },
-            );
-            done.close(records, finish == Finish::Stop);
+            state.finished = true;
+            self.close(index, &mut state, finish == FinishReason::Stop, records);
             self.templates
                 .iter_mut()
                 .filter(|known| known.choice == index)
                 .for_each(|known| known.closed = true);
         }
+        self.choices.insert(index, state);
         tokens
     }
 
-    fn take_usage(&mut self, usage: Option<ChatUsage>, alone: bool) {
+    /// Appends a delta.
+    fn delta(
+        &mut self,
+        index: u32,
+        state: &mut ChoiceState,
+        delta: &Delta<'_>,
+        logprobs: Option<&RawValue>,
+        records: &mut RecordWriter,
+    ) -> bool {
+        let piece = Piece {
+            texts: delta.texts(),
+            refusal: delta.refusal_text(),
+            logprobs,
+        };
+        state.by_message &= piece.is_silent();
+        let mut tokens = state.append(index, &piece, records);
+        if delta.has_audio() {
+            records.event(EventKind::Chunk);
+            tokens = true;
+        }
+        let calls = delta.tool_calls();
+        for call in calls.iter().chain(delta.legacy_call().iter()) {
+            tokens |= self.calls(index, state, records, |calls, context| {
+                calls.piece(call, context)
+            });
+        }
+        state.annotate(delta, records);
+        tokens
+    }
+
+    /// Appends what a complete message has beyond what was streamed.
+    fn message(
+        &mut self,
+        index: u32,
+        state: &mut ChoiceState,
+        message: &Delta<'_>,
+        choice: &Choice<'_>,
+        closing: bool,
+        records: &mut RecordWriter,
+    ) -> bool {
+        let first = state.places.is_empty();
+        let texts = message.texts();
+        let annotated = texts.content.is_some();
+        let templates = &self.templates;
+        let lookup = |number: usize| templates.get(number).map(|known| &known.template);
+        let rest = |state: &ChoiceState, kind, text: Option<Text<'_>>| {
+            let matched = templates
+                .iter()
+                .filter(|known| known.choice == index && known.template.target.kind == kind)
+                .map(|known| known.length)
+                .sum();
+            state.rest(kind, text?, matched, closing, records, &lookup)
+        };
+        let reasoning = rest(state, DeltaKind::Reasoning, texts.reasoning);
+        let content = rest(state, DeltaKind::Text, texts.content);
+        let refusal = message.refusal_text().map(Cow::Borrowed);
+        let refusal = rest(state, DeltaKind::Refusal, refusal);
+        let images = texts.images.get(state.images..).unwrap_or_default();
+        let piece = Piece {
+            texts: Texts {
+                content: content.map(Cow::Owned),
+                reasoning: reasoning.map(Cow::Owned),
+                images: images.to_vec(),
+            },
+            refusal: refusal.as_deref(),
+            logprobs: choice.logprobs().filter(|_| first),
+        };
+        state.by_message |= first && !piece.is_silent();
+        let mut tokens = state.append(index, &piece, records);
+        if first && message.has_audio() {
+            records.event(EventKind::Chunk);
+            tokens = true;
+        }
+        let mut calls = message.tool_calls();
+        calls.extend(message.legacy_call());
+        for (position, call) in calls.iter().enumerate() {
+            tokens |= self.calls(index, state, records, |calls, context| {
+                calls.complete(position, call, context)
+            });
+        }
+        if first || (annotated && tokens) {
+            state.annotate(message, records);
+        }
+        tokens
+    }
+
+    /// Calls `f` with the calls of a choice.
+    fn calls(
+        &mut self,
+        index: u32,
+        state: &mut ChoiceState,
+        records: &mut RecordWriter,
+        f: impl FnOnce(&mut ToolCalls, &mut Context<'_>) -> bool,
+    ) -> bool {
+        let templates = &self.templates;
+        let lookup = |number: usize| templates.get(number).map(|known| &known.template);
+        let mut context = Context {
+            choice: index,
+            used_ids: &mut self.call_ids,
+            records,
+            templates: &lookup,
+        };
+        let added = f(&mut state.calls, &mut context);
+        self.tool_calls |= added;
+        added
+    }
+
+    /// Closes the items of a choice, in the order in which they were opened.
+    fn close(
+        &mut self,
+        index: u32,
+        state: &mut ChoiceState,
+        complete: bool,
+        records: &mut RecordWriter,
+    ) {
+        let open = state
+            .reasoning
+            .take()
+            .into_iter()
+            .chain(state.message.take());
+        let mut closing: Vec<(u32, Vec<EventKind>)> =
+            open.map(|item| item.close(complete)).collect();
+        self.calls(index, state, records, |calls, context| {
+            calls.close(complete, &mut closing, context);
+            false
+        });
+        closing.sort_by_key(|(item, _)| *item);
+        for event in closing.into_iter().flat_map(|(_, events)| events) {
+            records.event(event);
+        }
+    }
+
+    fn take_usage(&mut self, usage: Option<Usage>, alone: bool) {
         let Some(usage) = usage else { return };
         let further = alone && self.n > 1 && self.usage_chunks > 0;
         self.usage_chunks += u32::from(alone);
         match &mut self.usage {
             Some(sum) if further => sum.add_choice(&usage),
-            last => *last = Some(usage),
+            Some(known) => known.update(usage),
+            none => *none = Some(usage),
         }
     }
 
@@ -516,16 +663,16 @@ impl ChatTranslator {
             return fault.clone();
         }
         match &self.finish {
-            None | Some(Finish::Stop) => Ending::Completed {
+            None | Some(FinishReason::Stop) => Ending::Completed {
                 tool_calls: self.tool_calls,
             },
-            Some(Finish::Length) => Ending::Incomplete {
+            Some(FinishReason::Length) => Ending::Incomplete {
                 reason: "max_output_tokens".to_owned(),
             },
-            Some(Finish::Filter) => Ending::Incomplete {
+            Some(FinishReason::Filter) => Ending::Incomplete {
                 reason: "content_filter".to_owned(),
             },
-            Some(Finish::Error(reason)) => failed(
+            Some(FinishReason::Error(reason)) => failed(
                 ErrorCode::UpstreamError,
                 format!("The upstream ended the answer with the finish reason '{reason}'."),
             ),
@@ -533,108 +680,120 @@ impl ChatTranslator {
     }
 }
 
-impl OpenChoice {
-    /// Adds a piece of a tool call to the call of its id or index, else to the last, else to a new
-    /// one.
-    fn call(
+impl Piece<'_> {
+    fn is_silent(&self) -> bool {
+        let Texts {
+            content,
+            reasoning,
+            images,
+        } = &self.texts;
+        content.is_none() && reasoning.is_none() && images.is_empty() && self.refusal.is_none()
+    }
+}
+
+impl ChoiceState {
+    /// Appends texts and images. Returns true if there were any.
+    fn append(&mut self, choice: u32, piece: &Piece<'_>, records: &mut RecordWriter) -> bool {
+        if let Some(reasoning) = &piece.texts.reasoning {
+            let item = self
+                .reasoning
+                .get_or_insert_with(|| OpenItem::open(records, ItemHead::Reasoning { choice }));
+            let target = item.target(records, PartKind::Reasoning);
+            self.text(target, reasoning, None, records);
+        }
+        let logprobs = piece.logprobs.map(responses_logprobs);
+        if let Some(content) = &piece.texts.content {
+            let target = self.place(choice, PartKind::Text, records);
+            self.text(target, content, logprobs, records);
+        }
+        if let Some(refusal) = piece.refusal {
+            let target = self.place(choice, PartKind::Refusal, records);
+            self.text(target, refusal, None, records);
+        }
+        for image in &piece.texts.images {
+            self.images += 1;
+            let result = match image {
+                Image::Data(data) => Some((*data).to_owned()),
+                Image::Remote => None,
+            };
+            let remote = result.is_none();
+            let item = records.open_item(ItemHead::Image { choice, result });
+            records.event(EventKind::ItemDone {
+                item,
+                complete: true,
+            });
+            if remote {
+                // The URL is in the chunk only.
+                records.event(EventKind::Chunk);
+            }
+        }
+        !piece.is_silent()
+    }
+
+    fn place(&mut self, choice: u32, kind: PartKind, records: &mut RecordWriter) -> DeltaTarget {
+        self.message
+            .get_or_insert_with(|| OpenItem::open(records, ItemHead::Message { choice }))
+            .target(records, kind)
+    }
+
+    fn text(
         &mut self,
-        call: &ToolCall<'_>,
-        used_ids: &mut Vec<String>,
+        target: DeltaTarget,
+        text: &str,
+        logprobs: Option<String>,
         records: &mut RecordWriter,
     ) {
-        let (index, id, name) = (call.index(), call.id(), call.name());
-        let same_index =
-            index.and_then(|_| self.calls.iter().rposition(|open| open.index == index));
-        let same_id = id.and_then(|id| {
-            self.calls
-                .iter()
-                .rposition(|open| open.upstream_id.as_deref() == Some(id))
-        });
-        // A known index with another id and a name is another call: some servers number all calls
-        // 0. A known id with a new index and a name is another call too: some servers repeat ids.
-        let differs = |at: &usize| {
-            id.is_some() && name.is_some() && self.calls[*at].upstream_id.as_deref() != id
-        };
-        let found = match index {
-            Some(_) => same_index
-                .filter(|at| !differs(at))
-                .or(same_id.filter(|_| same_index.map_or(name.is_none(), |at| differs(&at)))),
-            None => same_id.or_else(|| {
-                if id.is_none() && name.is_none() {
-                    self.calls.len().checked_sub(1)
-                } else {
-                    None
-                }
-            }),
-        };
-        let at = found.unwrap_or_else(|| {
-            let call_id = match id {
-                Some(id) if !used_ids.iter().any(|used| used == id) => id.to_owned(),
-                _ => format!("call_{}", random_alphanumeric(24)),
-            };
-            used_ids.push(call_id.clone());
-            let item = records.open_item(ItemHead::FunctionCall {
-                call_id,
-                name: name.unwrap_or_default().to_owned(),
-            });
-            self.calls.push(OpenCall {
-                item,
-                index,
-                upstream_id: id.map(str::to_owned),
-                empty: true,
-            });
-            self.calls.len() - 1
-        });
-        if let Some(arguments) = call.arguments() {
-            self.calls[at].empty = false;
-            arguments_delta(self.calls[at].item, &arguments, records);
+        // A choice writes to three places at a time at most.
+        let mut recent = self.places.iter_mut().rev().take(3);
+        match recent.find(|(place, _)| *place == target) {
+            Some((_, length)) => *length += text.len(),
+            None => self.places.push((target, text.len())),
         }
+        records.text(target, text, logprobs);
     }
 
-    /// Closes the items in the order in which they were opened.
-    fn close(self, records: &mut RecordWriter, complete: bool) {
-        let mut items: Vec<OpenItem> = self.reasoning.into_iter().chain(self.message).collect();
-        items.sort_unstable_by_key(|open| open.item);
-        let mut calls = self.calls.into_iter().peekable();
-        for open in items {
-            while let Some(call) = calls.next_if(|call| call.item < open.item) {
-                call.close(records, complete);
+    fn annotate(&mut self, delta: &Delta<'_>, records: &mut RecordWriter) {
+        if let Some(item) = &mut self.message {
+            for json in delta.annotations() {
+                item.annotation(records, json);
             }
-            open.close(records, complete);
-        }
-        for call in calls {
-            call.close(records, complete);
         }
     }
-}
 
-impl OpenCall {
-    fn close(self, records: &mut RecordWriter, complete: bool) {
-        let item = self.item;
-        if self.empty && complete {
-            // Without arguments it is a function without parameters.
-            arguments_delta(item, "{}", records);
+    /// Returns what follows the streamed text in a complete text. `matched` is the number of bytes
+    /// that templates matched.
+    fn rest<'a>(
+        &self,
+        kind: DeltaKind,
+        text: Text<'_>,
+        matched: usize,
+        closing: bool,
+        records: &RecordWriter,
+        templates: &dyn Fn(usize) -> Option<&'a Template>,
+    ) -> Option<String> {
+        let places = || self.places.iter().filter(|(place, _)| place.kind == kind);
+        if places().next().is_none() {
+            return Some(text.into_owned());
         }
-        records.event(EventKind::ArgumentsDone { item });
-        records.event(EventKind::ItemDone { item, complete });
+        // An escape takes up to six times the bytes of its character. A shorter text cannot begin
+        // with the streamed one. The check keeps the work proportional to the input.
+        let length: usize = places().map(|(_, length)| length).sum();
+        if text.len().saturating_mul(6) < length + matched {
+            return (self.by_message && !closing).then(|| text.into_owned());
+        }
+        let streamed: String = places()
+            .map(|(place, _)| records.streamed(*place, templates))
+            .collect();
+        let (streamed, text) = (json::unescape(&streamed), json::unescape(&text));
+        match text.strip_prefix(streamed.as_str()) {
+            Some("") if self.by_message && !closing => Some(json::escape(&text)),
+            Some("") => None,
+            Some(rest) => Some(json::escape(rest)),
+            // Pieces that come as messages.
+            None if self.by_message => Some(json::escape(&text)),
+            None => None,
+        }
     }
-}
-
-fn known_item(known: &Known) -> u32 {
-    known.template.target.item
-}
-
-fn arguments_delta(item: u32, text: &str, records: &mut RecordWriter) {
-    records.text(
-        DeltaTarget {
-            item,
-            part: 0,
-            kind: DeltaKind::Arguments,
-            plain: false,
-        },
-        text,
-        None,
-    );
 }
 
 fn truncated() -> Ending {

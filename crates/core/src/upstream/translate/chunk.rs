@@ -9,6 +9,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use super::finish_reason::FinishReason;
 use crate::model::json;
 
 /// Defines structs of raw members. Of a repeated member the last one counts, as for most readers of
@@ -17,6 +18,7 @@ macro_rules! raw_members {
     ($($(#[$doc:meta])* $name:ident { $($field:ident),* })*) => { $(
         $(#[$doc])*
         #[derive(Debug, Default)]
+        #[allow(non_snake_case, reason = "named as the members are")]
         pub(super) struct $name<'a> {
             $(pub(super) $field: Option<&'a RawValue>),*
         }
@@ -59,19 +61,34 @@ macro_rules! raw_members {
 
 raw_members! {
     /// A chunk or a completion.
-    Chunk { choices, usage, error, base_resp, x_groq, obfuscation, p, object }
+    Chunk {
+        choices, usage, usage_metadata, usageMetadata, token_usage, error, base_resp, x_groq,
+        obfuscation, p, object
+    }
 
     /// One choice of a chunk.
     Choice { index, delta, message, text, finish_reason, logprobs, usage }
 
     /// The delta or message of a choice.
-    Delta { content, reasoning_content, reasoning, refusal, tool_calls, function_call, annotations }
+    Delta {
+        content, reasoning_content, reasoning, reasoning_text, thinking, reasoning_details, refusal,
+        tool_calls, function_call, annotations, images, audio, usage
+    }
 
     /// A piece of a tool call.
-    ToolCall { index, id, function }
+    ToolCall { index, id, r#type, function, custom, extra_content }
 
     /// The function of a call and its arguments.
     Function { name, arguments }
+
+    /// A custom tool and its input.
+    Custom { name, input }
+
+    /// An element of a list of content parts, images or reasoning details.
+    Part { r#type, text, thinking, summary, image_url, url, b64_json, data }
+
+    /// Audio of a delta.
+    Audio { data, transcript }
 }
 
 /// An error that an upstream reports within a stream.
@@ -93,7 +110,7 @@ fn list(raw: Option<&RawValue>) -> Vec<&RawValue> {
 }
 
 /// Returns the content of a string that is not empty.
-fn text(raw: Option<&RawValue>) -> Option<&str> {
+pub(super) fn text(raw: Option<&RawValue>) -> Option<&str> {
     json::string_inside(json::present(raw)?).filter(|inside| !inside.is_empty())
 }
 
@@ -119,20 +136,28 @@ impl<'a> Chunk<'a> {
             || self.base_resp.is_some()
     }
 
-    /// Returns the usage at the top, inside a choice (Moonshot) or under `x_groq`.
+    /// Returns the usage at the top, inside a choice (Moonshot) or its delta, or under `x_groq`.
     pub(super) fn usage(&self, choices: &[Choice<'a>]) -> Option<&'a RawValue> {
         #[derive(Deserialize)]
         struct Groq<'a> {
             #[serde(borrow)]
             usage: Option<&'a RawValue>,
         }
-        json::present(self.usage)
-            .or_else(|| {
-                choices
-                    .iter()
-                    .find_map(|choice| json::present(choice.usage))
-            })
-            .or_else(|| read::<Groq<'a>>(self.x_groq).and_then(|groq| json::present(groq.usage)))
+        [
+            self.usage,
+            self.usage_metadata,
+            self.usageMetadata,
+            self.token_usage,
+        ]
+        .into_iter()
+        .find_map(json::present)
+        .or_else(|| choices.iter().find_map(Choice::own_usage))
+        .or_else(|| read::<Groq<'a>>(self.x_groq).and_then(|groq| json::present(groq.usage)))
+    }
+
+    /// Returns true for a `chat.completion`, false for a chunk and other objects.
+    pub(super) fn is_completion(&self) -> bool {
+        text(self.object) == Some("chat.completion")
     }
 
     /// Returns the `error` member, or a `base_resp` (MiniMax) whose status is not 0.
@@ -155,6 +180,11 @@ impl<'a> Chunk<'a> {
 }
 
 impl UpstreamFault {
+    /// Returns true if it has a code or a message.
+    pub(super) fn is_explained(&self) -> bool {
+        self.code.is_some() || self.message.as_ref().is_some_and(|text| !text.is_empty())
+    }
+
     /// Reads an error object, a string, or any other value.
     pub(super) fn read(raw: &RawValue) -> Self {
         #[derive(Default, Deserialize)]
@@ -199,21 +229,28 @@ impl<'a> Choice<'a> {
         read(self.index).unwrap_or(0)
     }
 
-    /// Returns the delta, else the message of a completion. The `text` of a legacy completion is its
-    /// content.
+    /// Returns the delta. The `text` of a legacy completion is its content.
     pub(super) fn delta(&self) -> Delta<'a> {
-        let mut delta: Delta<'a> = read(self.delta)
-            .or_else(|| read(self.message))
-            .unwrap_or_default();
+        let mut delta: Delta<'a> = read(self.delta).unwrap_or_default();
         if delta.content.is_none() {
             delta.content = self.text;
         }
         delta
     }
 
-    /// Returns the decoded finish reason. An empty string counts as one.
-    pub(super) fn finish_reason(&self) -> Option<String> {
-        read(self.finish_reason)
+    /// Returns the complete message, which some servers send at the end or instead of deltas.
+    pub(super) fn message(&self) -> Option<Delta<'a>> {
+        read(self.message)
+    }
+
+    /// Returns true if the choice has a complete message and no delta.
+    pub(super) fn is_complete(&self) -> bool {
+        json::present(self.message).is_some() && json::present(self.delta).is_none()
+    }
+
+    /// Returns the finish reason; `None` while the answer goes on.
+    pub(super) fn finish_reason(&self) -> Option<FinishReason> {
+        FinishReason::read(self.finish_reason?)
     }
 
     /// Returns `logprobs.content` or `logprobs.refusal` if it is not empty.
@@ -238,9 +275,13 @@ impl<'a> Choice<'a> {
         json::present(self.logprobs).is_some()
     }
 
-    /// Returns true if the choice has usage of its own.
-    pub(super) fn has_usage(&self) -> bool {
-        json::present(self.usage).is_some()
+    /// Returns the usage within the choice or its delta.
+    pub(super) fn own_usage(&self) -> Option<&'a RawValue> {
+        json::present(self.usage).or_else(|| {
+            // The check avoids a second parse of nearly every delta.
+            let delta = self.delta.filter(|raw| raw.get().contains("\"usage\""));
+            json::present(read::<Delta<'a>>(delta)?.usage)
+        })
     }
 }
 
@@ -252,27 +293,101 @@ pub(super) type Text<'a> = Cow<'a, str>;
 pub(super) struct Texts<'a> {
     pub(super) content: Option<Text<'a>>,
     pub(super) reasoning: Option<Text<'a>>,
+    pub(super) images: Vec<Image<'a>>,
+}
+
+/// An image of a delta.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Image<'a> {
+    /// Base64 data, JSON-escaped.
+    Data(&'a str),
+    /// An image that is referred to by its URL.
+    Remote,
+}
+
+impl<'a> Image<'a> {
+    /// Reads an element of `images`, or an image part of the content.
+    fn read(raw: &'a RawValue) -> Option<Self> {
+        if let Some(url) = text(Some(raw)) {
+            return Some(Self::of_url(url));
+        }
+        let part: Part<'a> = read(Some(raw))?;
+        if let Some(data) = text(part.b64_json) {
+            return Some(Self::Data(data));
+        }
+        let nested: Option<Part<'a>> = read(part.image_url);
+        [
+            text(part.image_url),
+            nested.and_then(|part| text(part.url)),
+            text(part.url),
+        ]
+        .into_iter()
+        .flatten()
+        .next()
+        .map(Self::of_url)
+    }
+
+    /// Classifies a JSON-escaped URL.
+    fn of_url(url: &'a str) -> Self {
+        url.strip_prefix("data:")
+            .and_then(|rest| rest.split_once(";base64,"))
+            .map_or(Self::Remote, |(_, data)| Self::Data(data))
+    }
 }
 
 impl<'a> Delta<'a> {
     /// Returns the raw reasoning string. Servers that send two names for it mean the same text.
     pub(super) fn reasoning_raw(&self) -> Option<&'a RawValue> {
-        [self.reasoning_content, self.reasoning]
-            .into_iter()
-            .find(|raw| text(*raw).is_some())
-            .flatten()
+        [
+            self.reasoning_content,
+            self.reasoning,
+            self.reasoning_text,
+            self.thinking,
+        ]
+        .into_iter()
+        .find(|raw| text(*raw).is_some())
+        .flatten()
     }
 
+    /// Returns content, reasoning and images.
     pub(super) fn texts(&self) -> Texts<'a> {
         let mut texts = Texts {
             content: text(self.content).map(Cow::Borrowed),
-            reasoning: text(self.reasoning_raw()).map(Cow::Borrowed),
+            reasoning: None,
+            images: Vec::new(),
         };
         // Mistral sends a list of parts, which includes thinking.
         for part in list(self.content) {
             content_part(part, &mut texts);
         }
+        // The strings, the details and the parts hold the same text where a server sends several.
+        if let Some(reasoning) = text(self.reasoning_raw()) {
+            texts.reasoning = Some(Cow::Borrowed(reasoning));
+        } else if texts.reasoning.is_none() {
+            for detail in list(self.reasoning_details) {
+                let detail: Part<'a> = read(Some(detail)).unwrap_or_default();
+                if let Some(piece) = text(detail.text).or_else(|| text(detail.summary)) {
+                    append(&mut texts.reasoning, piece);
+                }
+            }
+        }
+        if texts.content.is_none() {
+            let audio = self.audio().and_then(|audio| text(audio.transcript));
+            texts.content = audio.map(Cow::Borrowed);
+        }
         texts
+            .images
+            .extend(list(self.images).into_iter().filter_map(Image::read));
+        texts
+    }
+
+    fn audio(&self) -> Option<Audio<'a>> {
+        read(self.audio.filter(|raw| raw.get().starts_with('{')))
+    }
+
+    /// Returns true if the delta has audio data.
+    pub(super) fn has_audio(&self) -> bool {
+        self.audio().is_some_and(|audio| text(audio.data).is_some())
     }
 
     pub(super) fn refusal_text(&self) -> Option<&'a str> {
@@ -289,9 +404,8 @@ impl<'a> Delta<'a> {
     /// Returns the deprecated `function_call` as a tool call.
     pub(super) fn legacy_call(&self) -> Option<ToolCall<'a>> {
         json::present(self.function_call).map(|function| ToolCall {
-            index: None,
-            id: None,
             function: Some(function),
+            ..ToolCall::default()
         })
     }
 
@@ -322,19 +436,18 @@ impl<'a> Delta<'a> {
 }
 
 fn content_part<'a>(raw: &'a RawValue, texts: &mut Texts<'a>) {
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Part<'a> {
-        #[serde(borrow)]
-        text: Option<&'a RawValue>,
-        #[serde(borrow)]
-        thinking: Option<&'a RawValue>,
-    }
     let Some(part) = read::<Part<'a>>(Some(raw)) else {
         return;
     };
+    let kind = text(part.r#type).unwrap_or_default();
+    let reasoning = kind.contains("thinking") || kind.contains("reasoning");
     if let Some(piece) = text(part.text) {
-        append(&mut texts.content, piece);
+        let into = if reasoning {
+            &mut texts.reasoning
+        } else {
+            &mut texts.content
+        };
+        append(into, piece);
     }
     if let Some(piece) = text(part.thinking) {
         append(&mut texts.reasoning, piece);
@@ -343,6 +456,9 @@ fn content_part<'a>(raw: &'a RawValue, texts: &mut Texts<'a>) {
         if let Some(piece) = read::<Part<'a>>(Some(inner)).and_then(|inner| text(inner.text)) {
             append(&mut texts.reasoning, piece);
         }
+    }
+    if kind.contains("image") {
+        texts.images.extend(Image::read(raw));
     }
 }
 
@@ -360,26 +476,43 @@ impl<'a> ToolCall<'a> {
         text(self.id)
     }
 
+    /// Returns true for a call of a custom tool.
+    pub(super) fn is_custom(&self) -> bool {
+        json::present(self.custom).is_some()
+            || (text(self.r#type) == Some("custom") && json::present(self.function).is_none())
+    }
+
+    /// Returns the raw provider fields, which go back with the call in the next turn.
+    pub(super) fn extra_content(&self) -> Option<&'a RawValue> {
+        json::present(self.extra_content)
+    }
+
     fn function(&self) -> Function<'a> {
         read(self.function).unwrap_or_default()
     }
 
-    /// Returns the JSON-escaped name of the function, unless it is `null` or `""`.
+    fn custom(&self) -> Custom<'a> {
+        read(self.custom).unwrap_or_default()
+    }
+
+    /// Returns the JSON-escaped name of the tool, unless it is `null` or `""`.
     pub(super) fn name(&self) -> Option<&'a str> {
-        text(self.function().name)
+        text(self.function().name).or_else(|| text(self.custom().name))
     }
 
-    /// Returns the raw arguments if they are a string that is not empty.
+    /// Returns the raw arguments or input if they are a string that is not empty.
     pub(super) fn arguments_raw(&self) -> Option<&'a RawValue> {
-        self.function()
-            .arguments
-            .filter(|raw| text(Some(raw)).is_some())
+        [self.function().arguments, self.custom().input]
+            .into_iter()
+            .find(|raw| text(*raw).is_some())
+            .flatten()
     }
 
-    /// Returns a JSON-escaped piece of the arguments. Some servers send an object instead of a string;
-    /// its JSON is the text.
+    /// Returns a JSON-escaped piece of the arguments or input. Some servers send an object instead of
+    /// a string; its JSON is the text.
     pub(super) fn arguments(&self) -> Option<Text<'a>> {
-        let raw = json::present(self.function().arguments)?;
+        let raw = json::present(self.function().arguments)
+            .or_else(|| json::present(self.custom().input))?;
         match json::string_inside(raw) {
             Some(inside) => (!inside.is_empty()).then_some(Cow::Borrowed(inside)),
             None => Some(Cow::Owned(json::escape(raw.get()))),

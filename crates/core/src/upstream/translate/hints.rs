@@ -4,7 +4,7 @@
 //! has which number, and which parts were shown. Some servers send a text or a call only in its
 //! `….done` event: it is shown then, and otherwise not repeated.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::model::event::ChatHint;
 use crate::model::json::{self, Members};
@@ -13,6 +13,8 @@ use crate::model::json::{self, Members};
 #[derive(Debug, Default)]
 pub(super) struct ChatHints {
     calls: Vec<Call>,
+    /// Position in `calls` by `output_index`.
+    by_index: HashMap<u64, usize>,
     /// The `output_index` of the first message, which the text dialect shows.
     first_message: Option<u64>,
     /// Parts that were shown, at least in part: `output_index` and `content_index`.
@@ -21,8 +23,8 @@ pub(super) struct ChatHints {
 
 #[derive(Debug)]
 struct Call {
-    output_index: u64,
     has_arguments: bool,
+    custom: bool,
 }
 
 /// Returns a member's string, JSON-escaped; empty if it is missing.
@@ -39,9 +41,8 @@ impl ChatHints {
         self.calls.len()
     }
 
-    /// Returns what a chat client gets for this event.
-    pub(super) fn of(&mut self, name: &str, members: &Members<'_>) -> ChatHint {
-        let index = members.number("output_index").unwrap_or(0);
+    /// Returns what a chat client gets for this event of the item with this `output_index`.
+    pub(super) fn of(&mut self, name: &str, index: u64, members: &Members<'_>) -> ChatHint {
         match name {
             "response.output_item.added" => self.item_added(index, members),
             "response.output_item.done" => self.item_done(index, members),
@@ -65,6 +66,12 @@ impl ChatHints {
             }
             "response.function_call_arguments.done" => {
                 self.arguments(index, inside(members, "arguments"), false)
+            }
+            "response.custom_tool_call_input.delta" => {
+                self.arguments(index, inside(members, "delta"), true)
+            }
+            "response.custom_tool_call_input.done" => {
+                self.arguments(index, inside(members, "input"), false)
             }
             "response.output_text.annotation.added" => {
                 annotation(members).map_or(ChatHint::Nothing, ChatHint::Annotation)
@@ -114,20 +121,18 @@ impl ChatHints {
     }
 
     fn arguments(&mut self, index: u64, text: &str, delta: bool) -> ChatHint {
-        let Some(at) = self
-            .calls
-            .iter()
-            .position(|call| call.output_index == index)
-        else {
+        let Some(&at) = self.by_index.get(&index) else {
             return ChatHint::Nothing;
         };
         let known = std::mem::replace(&mut self.calls[at].has_arguments, true);
         if !delta && (known || text.is_empty()) {
             return ChatHint::Nothing;
         }
-        ChatHint::CallArguments {
-            index: at as u32,
-            text: text.to_owned(),
+        let (place, text) = (at as u32, text.to_owned());
+        if self.calls[at].custom {
+            ChatHint::CustomCallInput { index: place, text }
+        } else {
+            ChatHint::CallArguments { index: place, text }
         }
     }
 
@@ -141,25 +146,44 @@ impl ChatHints {
                 ChatHint::Nothing
             }
             // Arguments in `added` are sent again, in deltas or in `done`.
-            Some("function_call") => self.call(index, &item, String::new()),
+            Some("function_call") => self.call(index, &item, false, String::new()),
+            Some("custom_tool_call") => self.call(index, &item, true, String::new()),
             _ => ChatHint::Nothing,
         }
     }
 
-    fn call(&mut self, index: u64, item: &Members<'_>, arguments: String) -> ChatHint {
+    fn call(
+        &mut self,
+        index: u64,
+        item: &Members<'_>,
+        custom: bool,
+        arguments: String,
+    ) -> ChatHint {
+        self.by_index.insert(index, self.calls.len());
         self.calls.push(Call {
-            output_index: index,
             has_arguments: !arguments.is_empty(),
+            custom,
         });
         let call_id = [inside(item, "call_id"), inside(item, "id")]
             .into_iter()
             .find(|id| !id.is_empty())
-            .unwrap_or_default();
-        ChatHint::CallAdded {
-            index: self.calls.len() as u32 - 1,
-            call_id: call_id.to_owned(),
-            name: inside(item, "name").to_owned(),
-            arguments,
+            .unwrap_or_default()
+            .to_owned();
+        let (index, name) = (self.calls.len() as u32 - 1, inside(item, "name").to_owned());
+        if custom {
+            ChatHint::CustomCallAdded {
+                index,
+                call_id,
+                name,
+                input: arguments,
+            }
+        } else {
+            ChatHint::CallAdded {
+                index,
+                call_id,
+                name,
+                arguments,
+            }
         }
     }
 
@@ -172,12 +196,13 @@ impl ChatHints {
                 self.first_message.get_or_insert(index);
                 self.unshown(index, &item)
             }
-            Some("function_call") => {
-                let arguments = inside(&item, "arguments");
-                if self.calls.iter().any(|call| call.output_index == index) {
+            Some(kind @ ("function_call" | "custom_tool_call")) => {
+                let custom = kind == "custom_tool_call";
+                let arguments = inside(&item, if custom { "input" } else { "arguments" });
+                if self.by_index.contains_key(&index) {
                     return self.arguments(index, arguments, false);
                 }
-                self.call(index, &item, arguments.to_owned())
+                self.call(index, &item, custom, arguments.to_owned())
             }
             _ => ChatHint::Nothing,
         }

@@ -6,15 +6,21 @@
 
 mod chat;
 mod chunk;
+mod chunking;
+mod finish_reason;
 mod hints;
 mod record_writer;
+mod relay_state;
 mod responses;
+mod tool_calls;
 mod translator;
 mod usage;
 
 pub use chat::ChatTranslator;
 pub(crate) use chat::responses_logprobs as complete_logprobs;
+pub(crate) use chunking::{Chunking, UNREQUESTED};
 pub(crate) use hints::chat_annotation;
+pub(crate) use record_writer::History;
 pub use record_writer::RecordWriter;
 pub use responses::ResponsesTranslator;
 pub(crate) use translator::Translator;
@@ -30,6 +36,8 @@ pub enum Progress {
     Open,
     /// Every choice has its finish reason. Usage and `[DONE]` may follow, and silence is an end too.
     Finished,
+    /// The response failed without a reason. An error event with the reason may follow shortly.
+    Failing,
     /// The upstream has ended the stream; the terminal event can be written.
     Over(Ending),
 }
@@ -53,6 +61,14 @@ pub enum BodyEnd {
     Broken,
     /// No data arrived for some time after every choice had finished.
     Silence,
+}
+
+/// Returns true if a raw chunk is a completion in one piece, false for a chunk of a stream, and
+/// `None` if it has no choices.
+pub(crate) fn is_completion(raw: &[u8]) -> Option<bool> {
+    let chunk: chunk::Chunk<'_> = serde_json::from_slice(raw).ok()?;
+    let choices = chunk.choices();
+    (!choices.is_empty()).then(|| choices.iter().all(chunk::Choice::is_complete))
 }
 
 /// Returns the code and the message of an error body, as far as it has them.

@@ -1,10 +1,17 @@
 //! Numbers events, opens and closes items, and appends records to a batch.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::model::event::{DeltaKind, DeltaTarget, EventKind, ItemHead, PartKind};
 use crate::model::id::Seq;
-use crate::model::record::{FullRecord, RecordBatch, Template};
+use crate::model::record::{Content, FullRecord, RecordBatch, Template};
+
+/// The text of a stream that was already appended to its log.
+pub(crate) trait History: Send + Sync {
+    /// Returns the JSON-escaped text that was appended to this place.
+    fn text(&self, target: DeltaTarget) -> String;
+}
 
 /// Collects the events of one payload into one record.
 #[derive(Default)]
@@ -14,6 +21,8 @@ pub struct RecordWriter {
     /// Templates that were not published to readers yet.
     unpublished: Vec<(Option<ItemHead>, Template)>,
     heads: Vec<ItemHead>,
+    /// Without one, the batch holds the complete stream.
+    history: Option<Arc<dyn History>>,
 }
 
 impl fmt::Debug for RecordWriter {
@@ -31,6 +40,37 @@ impl RecordWriter {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Sets the log that [cleared](RecordWriter::clear) records were appended to.
+    pub(crate) fn set_history(&mut self, history: Arc<dyn History>) {
+        self.history = Some(history);
+    }
+
+    /// Returns the JSON-escaped text that was streamed to this place so far. This decodes every
+    /// record of the batch, so it is for rare cases only.
+    pub(crate) fn streamed<'a>(
+        &self,
+        target: DeltaTarget,
+        templates: &dyn Fn(usize) -> Option<&'a Template>,
+    ) -> String {
+        let mut text = match &self.history {
+            Some(history) => history.text(target),
+            None => String::new(),
+        };
+        for record in self.batch.iter() {
+            match Content::decode(record.payload) {
+                Ok(Content::Delta { template, holes }) => {
+                    let template = templates(template).filter(|t| t.target == target);
+                    let piece = template.and_then(|template| holes.text(template));
+                    text.push_str(std::str::from_utf8(piece.unwrap_or_default()).unwrap_or(""));
+                }
+                Ok(Content::Full(full)) => push_deltas(&full.events, target, &mut text),
+                Err(_) => {}
+            }
+        }
+        push_deltas(&self.events, target, &mut text);
+        text
     }
 
     /// Returns the records since the last [`RecordWriter::clear`].
@@ -125,7 +165,7 @@ impl RecordWriter {
     /// Opens an item and returns its number.
     pub(crate) fn open_item(&mut self, head: ItemHead) -> u32 {
         let item = self.heads.len() as u32;
-        self.heads.push(head.clone());
+        self.heads.push(head.without_content());
         self.event(EventKind::ItemAdded { item, head });
         item
     }
@@ -136,6 +176,17 @@ impl RecordWriter {
             text: text.to_owned(),
             logprobs,
         });
+    }
+}
+
+/// Appends the texts of all deltas to this place.
+fn push_deltas(events: &[EventKind], place: DeltaTarget, out: &mut String) {
+    for event in events {
+        if let EventKind::Delta { target, text, .. } = event
+            && *target == place
+        {
+            out.push_str(text);
+        }
     }
 }
 
@@ -199,12 +250,15 @@ impl OpenItem {
         self.annotations += 1;
     }
 
-    pub(crate) fn close(self, records: &mut RecordWriter, complete: bool) {
+    /// Returns the item's number and the events that close it.
+    pub(crate) fn close(self, complete: bool) -> (u32, Vec<EventKind>) {
         let item = self.item;
+        let mut events = Vec::with_capacity(self.parts.len() * 2 + 1);
         for part in 0..self.parts.len() as u32 {
-            records.event(EventKind::TextDone { item, part });
-            records.event(EventKind::PartDone { item, part });
+            events.push(EventKind::TextDone { item, part });
+            events.push(EventKind::PartDone { item, part });
         }
-        records.event(EventKind::ItemDone { item, complete });
+        events.push(EventKind::ItemDone { item, complete });
+        (item, events)
     }
 }

@@ -1,6 +1,8 @@
 //! The translator of either upstream API.
 
-use super::{BodyEnd, ChatTranslator, Progress, RecordWriter, ResponsesTranslator, Translated};
+use super::{
+    BodyEnd, ChatTranslator, Chunking, Progress, RecordWriter, ResponsesTranslator, Translated,
+};
 use crate::model::event::Ending;
 use crate::model::id::GenerationId;
 use crate::model::snapshot::Api;
@@ -27,8 +29,20 @@ impl Translator {
         }
     }
 
+    /// Makes chunks of a chat completion that arrives in one piece.
+    pub(crate) fn chunked(self, chunking: Option<Chunking>) -> Self {
+        match self {
+            Self::Chat(chat) => Self::Chat(chat.chunked(chunking)),
+            Self::Responses(responses) => Self::Responses(responses),
+        }
+    }
+
     pub(crate) fn event(&mut self, event: SseEvent<'_>, records: &mut RecordWriter) -> Translated {
         match (self, event) {
+            (_, SseEvent::KeepAlive) => Translated {
+                progress: Progress::Open,
+                tokens: false,
+            },
             (
                 Self::Chat(chat),
                 SseEvent::Data {

@@ -1,133 +1,264 @@
 //! Translates usage between chat and Responses, and sums it up if a server sends it per choice.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 
+use crate::model::json::Members;
+
 /// The usage of a stream, with the details that both APIs have.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub(crate) struct ChatUsage {
-    prompt_tokens: Option<u64>,
-    completion_tokens: Option<u64>,
-    total_tokens: Option<u64>,
-    #[serde(deserialize_with = "lenient")]
-    prompt_tokens_details: PromptDetails,
-    #[serde(deserialize_with = "lenient")]
-    completion_tokens_details: CompletionDetails,
-    /// DeepSeek's name for cached tokens.
-    prompt_cache_hit_tokens: Option<u64>,
-    /// Sent beside the details by xAI and others.
-    reasoning_tokens: Option<u64>,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    input: Option<u64>,
+    output: Option<u64>,
+    total: Option<u64>,
+    cached: Option<u64>,
+    reasoning: Option<u64>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-struct PromptDetails {
-    cached_tokens: Option<u64>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-struct CompletionDetails {
-    reasoning_tokens: Option<u64>,
-}
-
-/// Treats `null` and values of another type as absent, so that they do not void the whole usage.
-fn lenient<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: serde::Deserializer<'de>,
-    T: Default + serde::de::DeserializeOwned,
-{
-    let value = serde_json::Value::deserialize(deserializer)?;
-    Ok(serde_json::from_value(value).unwrap_or_default())
-}
-
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct ResponsesUsage {
     input_tokens: u64,
-    #[serde(default, deserialize_with = "lenient")]
     input_tokens_details: InputDetails,
     output_tokens: u64,
-    #[serde(default, deserialize_with = "lenient")]
     output_tokens_details: OutputDetails,
-    #[serde(default)]
     total_tokens: u64,
 }
 
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Serialize)]
 struct InputDetails {
     cached_tokens: u64,
 }
 
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Serialize)]
 struct OutputDetails {
     reasoning_tokens: u64,
 }
 
-/// Translates usage from the Responses shape to raw JSON in chat's shape. Returns `None` if `responses`
-/// does not have that shape.
-pub(crate) fn to_chat(responses: &str) -> Option<String> {
-    let usage: ResponsesUsage = serde_json::from_str(responses).ok()?;
-    let total = if usage.total_tokens == 0 {
-        usage.input_tokens.saturating_add(usage.output_tokens)
-    } else {
-        usage.total_tokens
-    };
-    Some(format!(
-        r#"{{"prompt_tokens":{},"completion_tokens":{},"total_tokens":{total},"prompt_tokens_details":{{"cached_tokens":{}}},"completion_tokens_details":{{"reasoning_tokens":{}}}}}"#,
-        usage.input_tokens,
-        usage.output_tokens,
-        usage.input_tokens_details.cached_tokens,
-        usage.output_tokens_details.reasoning_tokens
-    ))
+#[derive(Serialize)]
+struct ChatUsage {
+    prompt_tokens: u64,
+    completion_tokens: u64,
+    total_tokens: u64,
+    prompt_tokens_details: InputDetails,
+    completion_tokens_details: OutputDetails,
 }
 
-impl ChatUsage {
+// Spellings of each figure, in lower case and without underscores. The first one present counts.
+const INPUT: &[&str] = &[
+    "prompttokens",
+    "inputtokens",
+    "prompttokencount",
+    "inputtokencount",
+    "promptevalcount",
+    "numprompttokens",
+    "tokensprompt",
+    "tokensinput",
+];
+const OUTPUT: &[&str] = &[
+    "completiontokens",
+    "outputtokens",
+    "candidatestokencount",
+    "completiontokencount",
+    "outputtokencount",
+    "generatedtokens",
+    "evalcount",
+    "numcompletiontokens",
+    "tokenscompletion",
+    "tokensoutput",
+];
+const TOTAL: &[&str] = &["totaltokens", "totaltokencount", "tokenstotal"];
+const INPUT_DETAILS: &[&str] = &[
+    "prompttokensdetails",
+    "inputtokensdetails",
+    "prompttokendetails",
+    "inputtokendetails",
+];
+const OUTPUT_DETAILS: &[&str] = &[
+    "completiontokensdetails",
+    "outputtokensdetails",
+    "completiontokendetails",
+    "outputtokendetails",
+];
+const CACHED_DETAIL: &[&str] = &["cachedtokens", "cacheread", "cachereadtokens"];
+const CACHED: &[&str] = &[
+    "cachedtokens",
+    "prompttokenscached",
+    "cachedprompttokens",
+    "cachedinputtokens",
+    "prompttokenscachehit",
+    "promptcachehittokens",
+    "cachereadinputtokens",
+    "cachedcontenttokencount",
+    "numcachedtokens",
+];
+const REASONING: &[&str] = &[
+    "reasoningtokens",
+    "reasoningoutputtokens",
+    "thinkingtokens",
+    "thoughtstokencount",
+    "reasoningtokencount",
+    "reasoning",
+];
+
+/// The members of a usage object, with folded names.
+struct Figures<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'a> Figures<'a> {
+    fn read(raw: &'a RawValue) -> Self {
+        let members: Members<'_> = serde_json::from_str(raw.get()).unwrap_or_default();
+        let fold = |name: &str| -> String {
+            name.chars()
+                .filter(char::is_ascii_alphanumeric)
+                .map(|c| c.to_ascii_lowercase())
+                .collect()
+        };
+        Self(
+            members
+                .iter()
+                .map(|(name, raw)| (fold(name), raw))
+                .collect(),
+        )
+    }
+
+    fn find(&self, spellings: &[&str]) -> impl Iterator<Item = &'a RawValue> {
+        spellings.iter().filter_map(|spelling| {
+            self.0
+                .iter()
+                .rev()
+                .find(|(name, _)| name == spelling)
+                .map(|(_, raw)| *raw)
+        })
+    }
+
+    fn number(&self, spellings: &[&str]) -> Option<u64> {
+        self.find(spellings).find_map(number)
+    }
+
+    fn object(&self, spellings: &[&str]) -> Self {
+        self.find(spellings)
+            .map(Self::read)
+            .find(|figures| !figures.0.is_empty())
+            .unwrap_or(Self(Vec::new()))
+    }
+}
+
+/// Reads a count that may be written as integer, float or string.
+fn number(raw: &RawValue) -> Option<u64> {
+    let text = raw.get().trim_matches('"').trim();
+    text.parse().ok().or_else(|| {
+        let float: f64 = text.parse().ok()?;
+        // A count above 2^53 cannot be exact as a float, and is none.
+        (0.0..=9_007_199_254_740_992.0)
+            .contains(&float)
+            .then_some(float as u64)
+    })
+}
+
+/// Translates usage from the Responses shape to raw JSON in chat's shape. Returns `None` if it has
+/// no figures.
+pub(crate) fn to_chat(responses: &str) -> Option<String> {
+    let usage = Usage::parse(serde_json::from_str(responses).ok()?)?;
+    let (input, output, total) = usage.figures();
+    let chat = ChatUsage {
+        prompt_tokens: input,
+        completion_tokens: output,
+        total_tokens: total,
+        prompt_tokens_details: usage.input_details(),
+        completion_tokens_details: usage.output_details(),
+    };
+    // Serializing a struct of numbers cannot fail.
+    serde_json::to_string(&chat).ok()
+}
+
+impl Usage {
+    /// Reads a usage object in any known spelling. Returns `None` if it has no figures.
     pub(crate) fn parse(raw: &RawValue) -> Option<Self> {
-        let usage: Self = serde_json::from_str(raw.get()).ok()?;
-        let told = usage.prompt_tokens.is_some()
-            || usage.completion_tokens.is_some()
-            || usage.total_tokens.is_some();
+        let figures = Figures::read(raw);
+        let (input_details, output_details) = (
+            figures.object(INPUT_DETAILS),
+            figures.object(OUTPUT_DETAILS),
+        );
+        let usage = Self {
+            input: figures.number(INPUT),
+            output: figures.number(OUTPUT),
+            total: figures.number(TOTAL),
+            cached: input_details
+                .number(CACHED_DETAIL)
+                .or_else(|| figures.number(CACHED)),
+            reasoning: output_details
+                .number(REASONING)
+                .filter(|n| *n > 0)
+                .or_else(|| figures.number(REASONING)),
+        };
+        let told = usage.input.is_some() || usage.output.is_some() || usage.total.is_some();
         told.then_some(usage)
+    }
+
+    /// Whether any figure is above zero.
+    fn counts(&self) -> bool {
+        [self.input, self.output, self.total]
+            .into_iter()
+            .flatten()
+            .any(|n| n > 0)
+    }
+
+    /// Takes the figures of a later report. Figures that it lacks stay; a report of nothing but
+    /// zeros replaces no real one.
+    pub(crate) fn update(&mut self, later: Self) {
+        if !later.counts() && self.counts() {
+            return;
+        }
+        let complete = later.input.is_some() && later.output.is_some();
+        *self = Self {
+            input: later.input.or(self.input),
+            output: later.output.or(self.output),
+            // A total belongs to the figures that it was sent with.
+            total: later.total.or(self.total.filter(|_| !complete)),
+            cached: later.cached.or(self.cached),
+            reasoning: later.reasoning.or(self.reasoning),
+        };
     }
 
     /// Adds the usage of another choice of the same prompt.
     pub(crate) fn add_choice(&mut self, other: &Self) {
         let sum =
             |a: Option<u64>, b: Option<u64>| Some(a.unwrap_or(0).saturating_add(b.unwrap_or(0)));
-        self.completion_tokens = sum(self.completion_tokens, other.completion_tokens);
-        self.reasoning_tokens = sum(self.reasoning_tokens, other.reasoning_tokens);
-        self.completion_tokens_details.reasoning_tokens = sum(
-            self.completion_tokens_details.reasoning_tokens,
-            other.completion_tokens_details.reasoning_tokens,
-        );
-        self.total_tokens = sum(self.prompt_tokens, self.completion_tokens);
+        self.output = sum(self.output, other.output);
+        self.reasoning = sum(self.reasoning, other.reasoning);
+        self.total = sum(self.input, self.output);
     }
 
-    /// Returns raw JSON in the Responses shape. The total is the server's own if it sent one, even if
-    /// it is not the sum.
+    /// Input, output and total. The total is the server's own if it sent one, even if it is not the
+    /// sum; a single missing figure follows from the other two.
+    fn figures(&self) -> (u64, u64, u64) {
+        let rest = |known: Option<u64>| Some(self.total?.saturating_sub(known?));
+        let input = self.input.or_else(|| rest(self.output)).unwrap_or(0);
+        let output = self.output.or_else(|| rest(self.input)).unwrap_or(0);
+        let sum = input.saturating_add(output);
+        (input, output, self.total.unwrap_or(sum))
+    }
+
+    fn input_details(&self) -> InputDetails {
+        InputDetails {
+            cached_tokens: self.cached.unwrap_or(0),
+        }
+    }
+
+    fn output_details(&self) -> OutputDetails {
+        OutputDetails {
+            reasoning_tokens: self.reasoning.unwrap_or(0),
+        }
+    }
+
+    /// Returns raw JSON in the Responses shape.
     pub(crate) fn to_responses(self) -> String {
-        let input = self.prompt_tokens.unwrap_or(0);
-        let output = self.completion_tokens.unwrap_or(0);
+        let (input_tokens, output_tokens, total_tokens) = self.figures();
         let usage = ResponsesUsage {
-            input_tokens: input,
-            input_tokens_details: InputDetails {
-                cached_tokens: self
-                    .prompt_tokens_details
-                    .cached_tokens
-                    .or(self.prompt_cache_hit_tokens)
-                    .unwrap_or(0),
-            },
-            output_tokens: output,
-            output_tokens_details: OutputDetails {
-                reasoning_tokens: self
-                    .completion_tokens_details
-                    .reasoning_tokens
-                    .filter(|n| *n > 0)
-                    .or(self.reasoning_tokens)
-                    .unwrap_or(0),
-            },
-            total_tokens: self.total_tokens.unwrap_or(input.saturating_add(output)),
+            input_tokens,
+            input_tokens_details: self.input_details(),
+            output_tokens,
+            output_tokens_details: self.output_details(),
+            total_tokens,
         };
         // Serializing a struct of numbers cannot fail.
         serde_json::to_string(&usage).unwrap_or_default()
@@ -182,8 +313,39 @@ mod tests {
                 r#"{"prompt_tokens":6,"completion_tokens":2,"prompt_cache_hit_tokens":5}"#,
                 Some((6, 5, 2, 0, 8)),
             ),
+            (
+                r#"{"input_tokens":11,"output_tokens":5,"total_tokens":16,"cached_tokens":4}"#,
+                Some((11, 4, 5, 0, 16)),
+            ),
+            (
+                r#"{"prompt_tokens":11.0,"completion_tokens":5.0,"total_tokens":16.0}"#,
+                Some((11, 0, 5, 0, 16)),
+            ),
+            (
+                r#"{"prompt_tokens":"11","completion_tokens":"5"}"#,
+                Some((11, 0, 5, 0, 16)),
+            ),
+            (
+                r#"{"promptTokens":11,"completionTokens":5,"promptTokensDetails":{"cachedTokens":2}}"#,
+                Some((11, 2, 5, 0, 16)),
+            ),
+            (
+                r#"{"promptTokenCount":11,"candidatesTokenCount":5,"totalTokenCount":20,"thoughtsTokenCount":4,"cachedContentTokenCount":3}"#,
+                Some((11, 3, 5, 4, 20)),
+            ),
+            (
+                r#"{"input_tokens":11,"output_tokens":5,"cache_read_input_tokens":4}"#,
+                Some((11, 4, 5, 0, 16)),
+            ),
+            (
+                r#"{"completion_tokens":5,"total_tokens":16}"#,
+                Some((11, 0, 5, 0, 16)),
+            ),
+            (r#"{"prompt_tokens":11,"prompt_tokens":null}"#, None),
             (r#"{"cost":1}"#, None),
             (r#"{"prompt_tokens":"six"}"#, None),
+            (r#"{"prompt_tokens":-1}"#, None),
+            ("[1]", None),
             ("null", None),
         ] {
             let raw: &RawValue = serde_json::from_str(raw).unwrap();
@@ -191,7 +353,7 @@ mod tests {
                 format!(r#"{{"input_tokens":{i},"input_tokens_details":{{"cached_tokens":{c}}},"output_tokens":{o},"output_tokens_details":{{"reasoning_tokens":{r}}},"total_tokens":{t}}}"#)
             });
             assert_eq!(
-                ChatUsage::parse(raw).map(ChatUsage::to_responses),
+                Usage::parse(raw).map(Usage::to_responses),
                 expected,
                 "{raw}"
             );

@@ -1,0 +1,37 @@
+//! For any body requests do not panic, and what is accepted translates to JSON that is read again.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use tokenwire_core::request::{
+    ChatRequest, RawObject, RequestFields, StreamRequest, check_idempotency_key,
+};
+
+fuzz_target!(|body: &[u8]| {
+    if let Ok(text) = std::str::from_utf8(body) {
+        let _ = check_idempotency_key(text, "key");
+    }
+    match StreamRequest::parse(body) {
+        Ok(StreamRequest::Chat(chat)) => {
+            let _ = RequestFields::from_chat(&chat);
+            let renamed = chat.upstream_body(Some("m"));
+            let again = ChatRequest::parse(&renamed).expect("the renamed body is a request");
+            assert_eq!(again.model(), Some("m"));
+            if let Ok(translated) = chat.to_responses("m") {
+                RawObject::parse(&translated).expect("the translation is an object");
+            }
+        }
+        Ok(StreamRequest::Responses(responses)) => {
+            let _ = responses.request_fields();
+            let _ = responses.fingerprint();
+            let history = responses.input_items();
+            for history in [&[][..], &history] {
+                let relayed = responses.to_responses(history, "m");
+                RawObject::parse(&relayed).expect("the relayed body is an object");
+                if let Ok(translated) = responses.to_chat(history, "m") {
+                    RawObject::parse(&translated).expect("the translation is an object");
+                }
+            }
+        }
+        Err(_) => {}
+    }
+});

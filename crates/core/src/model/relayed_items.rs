@@ -1,0 +1,136 @@
+//! Output items of a Responses upstream, folded from its events.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::model::json::Members;
+
+/// The output items of a Responses upstream, by `output_index`.
+#[derive(Default)]
+pub(crate) struct RelayedItems(BTreeMap<u64, Value>);
+
+impl RelayedItems {
+    /// Applies an event of the item with this index.
+    pub(crate) fn apply(&mut self, name: &str, index: u64, members: &Members<'_>) {
+        let value = |name: &str| {
+            members
+                .get(name)
+                .and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok())
+        };
+        let (field, list, at) =
+            match name {
+                "response.output_item.added" | "response.output_item.done" => {
+                    if let Some(item) = value("item") {
+                        self.0.insert(index, item);
+                    }
+                    return;
+                }
+                "response.output_text.delta"
+                | "response.reasoning_text.delta"
+                | "response.reasoning.delta" => ("text", "content", "content_index"),
+                "response.refusal.delta" => ("refusal", "content", "content_index"),
+                "response.reasoning_summary_text.delta" => ("text", "summary", "summary_index"),
+                "response.function_call_arguments.delta"
+                | "response.function_call_arguments.done" => ("arguments", "", ""),
+                "response.custom_tool_call_input.delta"
+                | "response.custom_tool_call_input.done" => ("input", "", ""),
+                "response.content_part.added" => ("", "content", "content_index"),
+                "response.reasoning_summary_part.added" => ("", "summary", "summary_index"),
+                _ => return,
+            };
+        let Some(item) = self.0.get_mut(&index).and_then(Value::as_object_mut) else {
+            return;
+        };
+        let holder = if list.is_empty() {
+            if name.ends_with(".done") {
+                if let Some(Value::String(text)) = value(field) {
+                    item.insert(field.to_owned(), Value::String(text));
+                }
+                return;
+            }
+            item
+        } else {
+            let at = members.number(at).unwrap_or(0) as usize;
+            let parts = item.entry(list).or_insert_with(|| Value::Array(Vec::new()));
+            let Some(parts) = parts.as_array_mut() else {
+                return;
+            };
+            if field.is_empty() {
+                if at == parts.len()
+                    && let Some(part) = value("part")
+                {
+                    parts.push(part);
+                }
+                return;
+            }
+            // Some servers do not announce their parts.
+            if at == parts.len() {
+                parts.push(serde_json::json!({"type": part_type(name)}));
+            }
+            let Some(part) = parts.get_mut(at).and_then(Value::as_object_mut) else {
+                return;
+            };
+            part
+        };
+        let delta = members.text("delta").unwrap_or_default();
+        match holder.get_mut(field) {
+            Some(Value::String(text)) => text.push_str(&delta),
+            _ => drop(holder.insert(field.to_owned(), Value::String(delta.into_owned()))),
+        }
+    }
+
+    /// Returns the item with this index.
+    pub(crate) fn get(&self, index: u64) -> Option<&Value> {
+        self.0.get(&index)
+    }
+
+    /// Sets the id of an item.
+    pub(crate) fn set_id(&mut self, index: u64, id: &str) {
+        if let Some(item) = self.0.get_mut(&index).and_then(Value::as_object_mut) {
+            item.insert("id".to_owned(), Value::from(id));
+        }
+    }
+
+    /// Sets the status of all items that are in progress.
+    pub(crate) fn close(&mut self, status: &str) {
+        for item in self.0.values_mut() {
+            if item
+                .get("status")
+                .is_some_and(|status| status == "in_progress")
+            {
+                item["status"] = Value::from(status);
+            }
+        }
+    }
+
+    /// Removes all items.
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Returns the number of items.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Returns true if there is no item.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Iterates over the items in the order of their indexes.
+    pub(crate) fn values(&self) -> impl Iterator<Item = &Value> {
+        self.0.values()
+    }
+}
+
+/// Returns the type of the part that a delta event of this name belongs to.
+fn part_type(delta: &str) -> &'static str {
+    match delta {
+        "response.refusal.delta" => "refusal",
+        "response.reasoning_text.delta" | "response.reasoning.delta" => "reasoning_text",
+        "response.reasoning_summary_text.delta" => "summary_text",
+        _ => "output_text",
+    }
+}

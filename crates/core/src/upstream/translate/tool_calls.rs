@@ -1,0 +1,337 @@
+//! The tool calls of one choice.
+//!
+//! Servers send names and ids late, in pieces or repeatedly. So a call's item is added only once it
+//! has a name and its first arguments, the next call, or the finish has arrived. Until then its
+//! arguments are held.
+
+use std::collections::{HashMap, HashSet};
+
+use super::RecordWriter;
+use super::chunk::ToolCall;
+use crate::model::event::{DeltaKind, DeltaTarget, EventKind, ItemHead};
+use crate::model::id::random_alphanumeric;
+use crate::model::record::Template;
+
+/// State that all choices of a stream share.
+pub(super) struct Context<'a> {
+    pub(super) choice: u32,
+    /// Call ids that are in use.
+    pub(super) used_ids: &'a mut HashSet<String>,
+    pub(super) records: &'a mut RecordWriter,
+    /// Templates of the stream, by number.
+    pub(super) templates: &'a dyn Fn(usize) -> Option<&'a Template>,
+}
+
+/// The tool calls of one choice, in the order in which they began.
+#[derive(Debug, Default)]
+pub(super) struct ToolCalls {
+    calls: Vec<Call>,
+    /// The latest call of each upstream index.
+    by_index: HashMap<u32, usize>,
+    /// The latest call of each upstream id.
+    by_id: HashMap<String, usize>,
+    /// Calls before this one are closed.
+    open_from: usize,
+    /// The call that the last piece belonged to.
+    recent: usize,
+}
+
+#[derive(Debug, Default)]
+struct Call {
+    /// The item's number, once it is added.
+    item: Option<u32>,
+    upstream_id: Option<String>,
+    name: String,
+    custom: bool,
+    extra: Option<String>,
+    /// JSON-escaped arguments of an item that is not added yet.
+    held: String,
+    /// Bytes of JSON-escaped arguments so far.
+    length: usize,
+}
+
+impl ToolCalls {
+    /// The call that the last piece belonged to.
+    pub(super) fn recent(&self) -> usize {
+        self.recent
+    }
+
+    /// Counts arguments that were appended by a template.
+    pub(super) fn grow(&mut self, call: usize, bytes: usize) {
+        if let Some(call) = self.calls.get_mut(call) {
+            call.length += bytes;
+        }
+    }
+
+    /// Adds a piece of a call. Returns false if it only repeats what is known.
+    pub(super) fn piece(&mut self, piece: &ToolCall<'_>, context: &mut Context<'_>) -> bool {
+        let arguments = piece.arguments();
+        let at = match self.find(piece) {
+            Some(at) if at < self.open_from => {
+                // A call of an answer that has finished: a repetition, or a new call with its id.
+                if self.calls[at].repeats(piece, arguments.as_deref(), context) {
+                    return false;
+                }
+                self.begin(piece, context)
+            }
+            Some(at) => {
+                let repeated = piece.name().is_some() && piece.id().is_some();
+                if repeated && self.calls[at].repeats(piece, arguments.as_deref(), context) {
+                    return false;
+                }
+                at
+            }
+            None => self.begin(piece, context),
+        };
+        self.recent = at;
+        if let Some(index) = piece.index() {
+            self.by_index.insert(index, at);
+        }
+        if let Some(id) = piece.id() {
+            self.by_id.insert(id.to_owned(), at);
+        }
+        let is_last = at + 1 == self.calls.len();
+        let call = &mut self.calls[at];
+        call.describe(piece);
+        if let Some(arguments) = &arguments {
+            call.length += arguments.len();
+            match call.item {
+                Some(_) => call.push(arguments, context.records),
+                None => call.held.push_str(arguments),
+            }
+        }
+        if call.item.is_none() && !call.name.is_empty() && (!call.held.is_empty() || !is_last) {
+            call.add(context);
+        }
+        true
+    }
+
+    /// Adds a call of a complete message, the one at `position`, as far as it was not streamed.
+    /// Returns false if there was nothing to add.
+    pub(super) fn complete(
+        &mut self,
+        position: usize,
+        whole: &ToolCall<'_>,
+        context: &mut Context<'_>,
+    ) -> bool {
+        let known = whole
+            .id()
+            .and_then(|id| self.by_id.get(id).copied())
+            .or_else(|| {
+                let call = self.calls.get(position)?;
+                let named = whole.name().is_none_or(|name| name == call.name);
+                named.then_some(position)
+            });
+        let Some(at) = known else {
+            return self.piece(whole, context);
+        };
+        let Some(arguments) = whole.arguments().filter(|_| at >= self.open_from) else {
+            return false;
+        };
+        let call = &mut self.calls[at];
+        if arguments.len() <= call.length {
+            return false;
+        }
+        let streamed = call.arguments(context);
+        let Some(rest) = arguments.strip_prefix(streamed.as_str()) else {
+            return false;
+        };
+        call.describe(whole);
+        call.length += rest.len();
+        match call.item {
+            Some(_) => call.push(rest, context.records),
+            None => {
+                call.held.push_str(rest);
+                call.add(context);
+            }
+        }
+        true
+    }
+
+    /// Finds the call of a piece: by id or index, else the last one.
+    fn find(&self, piece: &ToolCall<'_>) -> Option<usize> {
+        let (index, id, name) = (piece.index(), piece.id(), piece.name());
+        let by_id = id.and_then(|id| self.by_id.get(id).copied());
+        let Some(index) = index else {
+            return by_id.or_else(|| {
+                let last = self.calls.len().checked_sub(1)?;
+                let open = last >= self.open_from;
+                let continues = name.is_none() || self.calls[last].awaits_name();
+                (open && id.is_none() && continues).then_some(last)
+            });
+        };
+        match self.by_index.get(&index) {
+            Some(&at) if !self.calls[at].differs(piece) => Some(at),
+            // Some servers number all calls alike.
+            Some(_) => by_id,
+            // A known id with a new index and a name is another call: some servers repeat ids.
+            None => by_id.filter(|at| name.is_none() || *at < self.open_from),
+        }
+    }
+
+    /// Begins a call. The previous one is complete then.
+    fn begin(&mut self, piece: &ToolCall<'_>, context: &mut Context<'_>) -> usize {
+        if let Some(previous) = self.calls.last_mut()
+            && previous.item.is_none()
+            && !previous.name.is_empty()
+        {
+            previous.add(context);
+        }
+        self.calls.push(Call {
+            custom: piece.is_custom(),
+            ..Call::default()
+        });
+        self.calls.len() - 1
+    }
+
+    /// Adds the items that wait for a name or arguments, and closes all open calls. Appends the
+    /// number and the closing events of each item.
+    pub(super) fn close(
+        &mut self,
+        complete: bool,
+        closing: &mut Vec<(u32, Vec<EventKind>)>,
+        context: &mut Context<'_>,
+    ) {
+        let open_from = std::mem::replace(&mut self.open_from, self.calls.len());
+        self.by_index.clear();
+        for call in self.calls.iter_mut().skip(open_from) {
+            let blank = call.name.is_empty() && call.held.is_empty() && call.upstream_id.is_none();
+            if call.item.is_none() && !blank {
+                call.add(context);
+            }
+            let Some(item) = call.item else { continue };
+            let mut events = Vec::new();
+            if call.length == 0 && complete && !call.custom {
+                // Without arguments it is a function without parameters.
+                call.length = 2;
+                events.push(EventKind::Delta {
+                    target: target(item, DeltaKind::Arguments),
+                    text: "{}".to_owned(),
+                    logprobs: None,
+                });
+            }
+            events.push(EventKind::ArgumentsDone { item });
+            events.push(EventKind::ItemDone { item, complete });
+            closing.push((item, events));
+        }
+    }
+}
+
+impl Call {
+    /// Takes id, name and provider fields of a piece.
+    fn describe(&mut self, piece: &ToolCall<'_>) {
+        if let Some(id) = piece.id() {
+            self.upstream_id = Some(id.to_owned());
+        }
+        if self.item.is_some() {
+            return;
+        }
+        self.custom |= piece.is_custom();
+        if let Some(extra) = piece.extra_content() {
+            self.extra = Some(extra.get().to_owned());
+        }
+        if let Some(name) = piece.name() {
+            if name.starts_with(&self.name) {
+                self.name.clear();
+            }
+            self.name.push_str(name);
+        }
+    }
+
+    /// Returns true if another piece of the name may follow.
+    fn awaits_name(&self) -> bool {
+        self.item.is_none() && self.length == 0
+    }
+
+    /// Returns true if a piece with the index of this call belongs to another one.
+    fn differs(&self, piece: &ToolCall<'_>) -> bool {
+        let (id, name) = (piece.id(), piece.name());
+        match (&self.upstream_id, id) {
+            // Some servers send a new id with every piece of the arguments.
+            (Some(known), Some(id)) if known != id => {
+                name.is_some() || piece.arguments().is_none() || self.awaits_name()
+            }
+            (Some(_), Some(_)) => false,
+            // Without ids only a name tells a new call from the next piece.
+            (_, _) => {
+                self.item.is_some()
+                    && name.is_some_and(|name| name != self.name)
+                    && piece.arguments().is_some()
+            }
+        }
+    }
+
+    /// Returns true if a piece repeats the complete call.
+    fn repeats(
+        &self,
+        piece: &ToolCall<'_>,
+        arguments: Option<&str>,
+        context: &mut Context<'_>,
+    ) -> bool {
+        let named = piece.name().is_none_or(|name| name == self.name);
+        let text = arguments.unwrap_or_default();
+        named && text.ends_with('}') && text.len() == self.length && text == self.arguments(context)
+    }
+
+    /// Returns the JSON-escaped arguments so far.
+    fn arguments(&self, context: &mut Context<'_>) -> String {
+        match self.target() {
+            Some(target) => context.records.streamed(target, context.templates),
+            None => self.held.clone(),
+        }
+    }
+
+    /// Adds the item, with the arguments that were held.
+    fn add(&mut self, context: &mut Context<'_>) {
+        let call_id = match &self.upstream_id {
+            Some(id) if !context.used_ids.contains(id) => id.clone(),
+            _ => format!("call_{}", random_alphanumeric(24)),
+        };
+        context.used_ids.insert(call_id.clone());
+        let (choice, name) = (context.choice, self.name.clone());
+        let item = context.records.open_item(if self.custom {
+            ItemHead::CustomToolCall {
+                choice,
+                call_id,
+                name,
+            }
+        } else {
+            ItemHead::FunctionCall {
+                choice,
+                call_id,
+                name,
+                extra: self.extra.take(),
+            }
+        });
+        self.item = Some(item);
+        let held = std::mem::take(&mut self.held);
+        if !held.is_empty() {
+            self.push(&held, context.records);
+        }
+    }
+
+    fn target(&self) -> Option<DeltaTarget> {
+        let kind = if self.custom {
+            DeltaKind::Input
+        } else {
+            DeltaKind::Arguments
+        };
+        self.item.map(|item| target(item, kind))
+    }
+
+    /// Appends arguments to the item.
+    fn push(&self, text: &str, records: &mut RecordWriter) {
+        if let Some(target) = self.target() {
+            records.text(target, text, None);
+        }
+    }
+}
+
+fn target(item: u32, kind: DeltaKind) -> DeltaTarget {
+    DeltaTarget {
+        item,
+        part: 0,
+        kind,
+        plain: false,
+    }
+}
