@@ -6,7 +6,6 @@ use std::time::Duration;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::value::RawValue;
 use tokenwire_core::dialect::Dialect;
-use tokenwire_core::engine::Cursor;
 use tokenwire_core::generation::{Generation, ReaderGuard};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::event::Ending;
@@ -14,10 +13,14 @@ use tokenwire_core::model::id::GenerationId;
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokenwire_sse::{SseFraming, last_event_id};
 
-use super::inbound::{ContentType, Query, body, discard_body, idempotency_key, start_request};
-use super::outbound::{
-    HttpError, committed, json, located, marked, of_generation, open_error_response, resumed,
+use super::inbound::{
+    ContentType, Query, body, cursor, discard_body, idempotency_key, start_request,
 };
+use super::outbound::{
+    HttpError, attached, committed, json, located, marked, of_generation, open_error_response,
+    resumed,
+};
+use super::timing::for_upstream;
 use crate::service::Service;
 
 /// How long a cancel waits for the terminal event, which follows at once.
@@ -43,7 +46,7 @@ pub(super) async fn create(
     .await?;
     let asked = ResponsesRequest::parse(&bytes)?;
     let (stream, background) = (asked.stream(), asked.background());
-    let key = idempotency_key(&request)?;
+    let key = idempotency_key(&request, None)?;
     let body = StreamRequest::Responses(asked);
     let start = start_request(&request, &service, body, "/v1/responses", key);
     let started = service.engine.start(start)?;
@@ -63,7 +66,7 @@ pub(super) async fn create(
 /// status, which the SDKs rely on.
 async fn whole(guard: ReaderGuard) -> HttpResponse {
     let generation = guard.generation();
-    generation.ended().await;
+    for_upstream(generation.ended()).await;
     match generation.response_head().now() {
         Some(Err(error)) => located(&generation.meta().id, open_error_response(&error)),
         Some(Ok(head)) => json(
@@ -119,10 +122,9 @@ pub(super) async fn retrieve(
         None | Some("false" | "") => {}
         Some("true") => {
             let id = generation.meta().id.clone();
-            let after = query.get("starting_after");
-            let cursor = Cursor::from_query(id, "starting_after", after)?;
+            let cursor = cursor(&request, id, "starting_after", &query)?;
             let reader = service.sse(Dialect::Responses, SseFraming::Sdk);
-            return resumed(&service, &cursor, &reader);
+            return attached(request.method(), &service, &cursor, &reader);
         }
         Some(_) => {
             let message = "'stream' must be 'true' or 'false'.";
@@ -143,7 +145,7 @@ pub(super) async fn cancel(
     let generation = find(&service, &id)?;
     generation.cancel();
     // Another task writes the terminal event; before it the status is still in_progress.
-    let _ = tokio::time::timeout(CANCEL_WAIT, generation.ended()).await;
+    let _ = for_upstream(tokio::time::timeout(CANCEL_WAIT, generation.ended())).await;
     Ok(object(&generation))
 }
 

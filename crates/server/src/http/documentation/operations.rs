@@ -149,6 +149,12 @@ const DIALECT: Parameter = Parameter {
     kind: Kind::OneOf(&["responses", "chat", "text"]),
     about: "The JSON of the events. Numbers are the same in each. `Accept: text/plain` also selects `text`.",
 };
+const HEARTBEAT: Parameter = Parameter {
+    name: "heartbeat",
+    place: Place::Query,
+    kind: Kind::OneOf(&["comment", "event"]),
+    about: "How silence is filled: with comments, or with events of type `tokenwire:heartbeat`, which a page can see.",
+};
 
 const STREAM: Answer = Answer {
     status: 200,
@@ -193,7 +199,13 @@ pub(super) const OPERATIONS: &[Operation] = &[
         group: Group::Streams,
         summary: "Start an answer and stream it",
         about: "The body is a responses request (`input`) or a chat request (`messages`), with any content type. The head is sent at once; later failures are events.",
-        parameters: &[DIALECT, IDEMPOTENCY_KEY, LAST_EVENT_ID, CACHE_CONTROL],
+        parameters: &[
+            DIALECT,
+            HEARTBEAT,
+            IDEMPOTENCY_KEY,
+            LAST_EVENT_ID,
+            CACHE_CONTROL,
+        ],
         body: Some("StreamRequest"),
         answers: &[
             STREAM,
@@ -232,7 +244,14 @@ pub(super) const OPERATIONS: &[Operation] = &[
                 kind: Kind::Text,
                 about: "As `Idempotency-Key`, since EventSource cannot send headers.",
             },
+            Parameter {
+                name: "previous_response_id",
+                place: Place::Query,
+                kind: Kind::Text,
+                about: "Continues the conversation of this response.",
+            },
             DIALECT,
+            HEARTBEAT,
             LAST_EVENT_ID,
             CACHE_CONTROL,
         ],
@@ -251,6 +270,9 @@ pub(super) const OPERATIONS: &[Operation] = &[
             ErrorCode::InvalidCursor,
             ErrorCode::OriginForbidden,
             ErrorCode::NotFound,
+            ErrorCode::PreviousResponseNotFound,
+            ErrorCode::PreviousResponseUnusable,
+            ErrorCode::PositionGone,
             ErrorCode::IdempotencyMismatch,
             ErrorCode::Overloaded,
             ErrorCode::ShuttingDown,
@@ -273,6 +295,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
                 about: "The number of the last received event.",
             },
             DIALECT,
+            HEARTBEAT,
             LAST_EVENT_ID,
         ],
         body: None,
@@ -607,7 +630,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         id: "health",
         group: Group::Operation,
         summary: "Liveness",
-        about: "Answers while the process runs.",
+        about: "Answers while the process runs, under any host. `/health` is the same.",
         parameters: &[],
         body: None,
         answers: &[Answer {
@@ -624,7 +647,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         id: "ready",
         group: Group::Operation,
         summary: "Readiness",
-        about: "503 while the gateway shuts down or no upstream is up. Describes each upstream.",
+        about: "503 while the gateway shuts down or no upstream is up. Describes each upstream; under a host that is not served it tells the status only.",
         parameters: &[],
         body: None,
         answers: &[Answer {
@@ -695,7 +718,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         id: "docsPage",
         group: Group::Operation,
         summary: "A reference page",
-        about: "`api`, `parameters`, `clients`, `upstreams`, `sharing`, `webhooks`, `metrics` or `configuration`.",
+        about: "`api`, `parameters`, `clients`, `network`, `upstreams`, `sharing`, `webhooks`, `metrics` or `configuration`.",
         parameters: &[Parameter {
             name: "page",
             place: Place::Path,
