@@ -9,7 +9,7 @@ use tokenwire_core::model::id::Seq;
 
 use crate::framing::{JsonLines, Line};
 
-/// See the [module](self).
+/// See the documentation of the module.
 #[derive(Debug)]
 pub struct Reader {
     subscription: Subscription,

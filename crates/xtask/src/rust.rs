@@ -57,6 +57,7 @@ pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
         "--bins",
         "--tests",
         "--examples",
+        "--no-fail-fast",
     ];
     if !context.rest.is_empty() {
         arguments.push("--");

@@ -3,9 +3,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tokenwire_core::upstream::decode::{Flow, SseDecoder, SseEvent};
 use tokenwire_core::model::id::{GenerationId, Seq};
-use tokenwire_core::upstream::translate::{BodyEnd, ChatTranslator, Progress, ResponsesTranslator, RecordWriter};
+use tokenwire_core::upstream::decode::{Flow, SseDecoder, SseEvent};
+use tokenwire_core::upstream::translate::{
+    BodyEnd, ChatTranslator, Progress, RecordWriter, ResponsesTranslator,
+};
 
 fn check(records: &RecordWriter) {
     let mut next = Seq(0);
@@ -25,8 +27,14 @@ fuzz_target!(|input: (u8, bool, &[u8])| {
     let mut ending = None;
     let mut sink = |event: SseEvent<'_>| {
         let progress = match event {
-            SseEvent::Data { data, terminated, .. } if responses => relay.payload(data, terminated, &mut records).progress,
-            SseEvent::Data { name, data, terminated } => chat.payload(name, data, terminated, &mut records).progress,
+            SseEvent::Data {
+                data, terminated, ..
+            } if responses => relay.payload(data, terminated, &mut records).progress,
+            SseEvent::Data {
+                name,
+                data,
+                terminated,
+            } => chat.payload(name, data, terminated, &mut records).progress,
             SseEvent::ErrorField(value) => Progress::Over(chat.error_field(value)),
             SseEvent::KeepAlive => Progress::Open,
         };

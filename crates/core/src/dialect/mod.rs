@@ -1,6 +1,6 @@
 //! Dialects: the JSON that a reader gets. Framings: how it is wrapped.
 //!
-//! A [`Renderer`] turns records into frames of one dialect and passes each to a [`Framing`] of the
+//! A `Renderer` turns records into frames of one dialect and passes each to a [`Framing`] of the
 //! transport adapter. `[DONE]` and error payloads belong to the dialect, not to the framing.
 
 mod chat;

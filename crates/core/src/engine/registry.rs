@@ -30,7 +30,7 @@ pub struct Retention {
     pub max_open: usize,
 }
 
-/// The generations of all workers. See the [module](self).
+/// The generations of all workers.
 #[derive(Debug)]
 pub struct Registry {
     retention: Retention,

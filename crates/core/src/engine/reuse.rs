@@ -76,7 +76,7 @@ pub enum Reused {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Key([u8; 32]);
 
-/// The slots of all workers. See the [module](self).
+/// The slots of all workers.
 pub struct Reuse {
     options: ReuseOptions,
     state: Mutex<State>,

@@ -2,7 +2,7 @@
 //!
 //! Most chunks of a token stream differ in their text only. A [`Template`] holds the constant part
 //! once per generation. A record of such a chunk is the template's number and the text of its
-//! holes. Every other record is a [`FullRecord`]. Both forms return the chunk byte for byte.
+//! holes. Every other record is a `FullRecord`. Both forms return the chunk byte for byte.
 
 use std::fmt;
 

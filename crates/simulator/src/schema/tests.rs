@@ -17,23 +17,20 @@ fn fits(root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
     for part in schema["allOf"].as_array().into_iter().flatten() {
         fits(root, part, value)?;
     }
-    if let Some(constant) = schema.get("const") {
-        if constant != value {
-            return Err(format!("{value} is not {constant}"));
-        }
+    if let Some(constant) = schema.get("const").filter(|constant| *constant != value) {
+        return Err(format!("{value} is not {constant}"));
     }
-    if let Some(values) = schema["enum"].as_array() {
-        if !values.contains(value) {
-            return Err(format!("{value} is not in {values:?}"));
-        }
+    if let Some(values) = schema["enum"].as_array()
+        && !values.contains(value)
+    {
+        return Err(format!("{value} is not in {values:?}"));
     }
-    if let Some(branches) = schema["anyOf"].as_array().or(schema["oneOf"].as_array()) {
-        if !branches
+    if let Some(branches) = schema["anyOf"].as_array().or(schema["oneOf"].as_array())
+        && !branches
             .iter()
             .any(|branch| fits(root, branch, value).is_ok())
-        {
-            return Err(format!("{value} fits no branch"));
-        }
+    {
+        return Err(format!("{value} fits no branch"));
     }
     let kinds: Vec<&str> = match &schema["type"] {
         Value::String(kind) => vec![kind],

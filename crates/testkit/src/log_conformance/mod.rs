@@ -32,7 +32,7 @@ pub use writing::*;
 
 macro_rules! cases {
     ($dollar:tt $($name:ident)*) => {
-        /// Makes a test of every case of the [suite](crate::log_conformance). The argument is an
+        /// Makes a test of every case of the [suite](mod@crate::log_conformance). The argument is an
         /// expression of type `Fn(LogLimits) -> Arc<impl TokenLog>`.
         #[macro_export]
         macro_rules! log_conformance {

@@ -24,7 +24,7 @@ impl RawObject {
     ///
     /// # Errors
     /// `invalid_json` with line and column where `body` is not JSON, with the offset where it is
-    /// not UTF-8, and with the position where it is nested deeper than [`MAX_DEPTH`];
+    /// not UTF-8, and with the position where it is nested deeper than `MAX_DEPTH`;
     /// `invalid_type` where it is JSON but not an object; `invalid_value` that names a repeated
     /// member.
     pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
