@@ -10,6 +10,7 @@ mod drain;
 mod health_check;
 pub mod http;
 pub mod metrics;
+pub mod model_list;
 pub mod origins;
 pub mod serve;
 mod servers;

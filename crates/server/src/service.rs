@@ -33,6 +33,8 @@ pub struct Service {
     pub engine: Engine,
     /// The upstreams.
     pub router: Router,
+    /// The upstreams, as all workers share them.
+    pub(crate) upstreams: Arc<[SharedUpstream]>,
     /// Which web pages may send requests.
     pub origins: OriginPolicy,
     /// Delivers webhooks.
@@ -72,6 +74,7 @@ impl Shared {
         let breaker = BreakerPolicy {
             failures: config.breaker.failures,
             cooldown: config.breaker.cooldown,
+            max_rest: config.breaker.max_rest,
         };
         let of = |upstream: &schema::Upstream| {
             let schema::UpstreamLimits {
@@ -89,6 +92,7 @@ impl Shared {
                         wait,
                     },
                 ),
+                models: Arc::default(),
             }
         };
         match &simulated {
@@ -151,6 +155,7 @@ impl Service {
             config,
             engine,
             router,
+            upstreams: shared.upstreams.clone(),
             origins,
             webhooks: shared.webhooks.clone(),
             metrics: shared.metrics.clone(),

@@ -226,6 +226,16 @@ fn cases(world: &Gateway) -> Vec<Case> {
             Some("model"),
             "a number",
         );
+        let members = sound.to_string();
+        let repeated = format!(r#"{{"user":"a","us\u0065r":"b",{}"#, &members[1..]);
+        case(
+            "a member that is repeated",
+            json_post(world, path, repeated),
+            400,
+            "invalid_value",
+            Some("user"),
+            "more than once",
+        );
         let cursor = json_post(world, path, "{}").header("last-event-id", "nonsense");
         case(
             "a cursor that is none",

@@ -108,6 +108,8 @@ codes! {
     Overloaded = "overloaded", 503, Gateway, true, "Try again after `Retry-After`.";
     /// The client's address has reached its limit of connections.
     TooManyConnections = "too_many_connections", 429, Client, true, "Close connections; the setting is `server.max_connections_per_address`.";
+    /// No file descriptor is left for a connection to the upstream.
+    OutOfDescriptors = "out_of_descriptors", 503, Gateway, true, "Try again after `Retry-After`. The operator has to raise the limit of open files (`ulimit -n`).";
     /// A WebSocket has reached its limit of lanes or queued creates.
     WebsocketStreamLimitReached = "websocket_stream_limit_reached", 429, Client, true, "Wait for one of this socket's responses to end, or open another socket.";
     /// The upstream's concurrency limit and its queue are full.

@@ -192,6 +192,7 @@ impl Findings {
             ("retry.backoff", config.retry.backoff, none),
             ("retry.max_wait", config.retry.max_wait, none),
             ("breaker.cooldown", config.breaker.cooldown, millisecond),
+            ("breaker.max_rest", config.breaker.max_rest, none),
         ] {
             self.duration(key, value, least);
         }

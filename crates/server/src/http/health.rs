@@ -38,7 +38,7 @@ fn describe(route: &Route) -> serde_json::Value {
     let stats = &route.stats;
     let status = match stats.health() {
         HealthStatus::Up => "up",
-        HealthStatus::HalfOpen => "trying",
+        HealthStatus::HalfOpen => "half_open",
         HealthStatus::Down => "down",
     };
     serde_json::json!({

@@ -66,7 +66,13 @@ pub(crate) fn error_response(error: &ApiError) -> HttpResponse {
 /// The SDKs repeat a request twice on any 5xx. That is right only where nothing can have been billed
 /// and another attempt is likely to succeed.
 fn should_retry(error: &ApiError) -> &'static str {
-    let ours = error.is(ErrorCode::Overloaded) || error.is(ErrorCode::ShuttingDown);
+    let ours = [
+        ErrorCode::Overloaded,
+        ErrorCode::OutOfDescriptors,
+        ErrorCode::ShuttingDown,
+    ]
+    .iter()
+    .any(|code| error.is(*code));
     if ours && error.retryable {
         "true"
     } else {
