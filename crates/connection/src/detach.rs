@@ -8,8 +8,8 @@ use std::task::{Context, Poll, ready};
 
 use actix_http::header;
 use actix_http::{
-    BoxedPayloadStream, ConnectionType, Payload, Request, Response, ResponseHead, StatusCode,
-    Version,
+    BoxedPayloadStream, ConnectionType, Method, Payload, Request, Response, ResponseHead,
+    StatusCode, Version,
 };
 use actix_service::{Service, ServiceFactory};
 use actix_web::body::{BodySize, BoxBody, MessageBody};
@@ -165,7 +165,10 @@ impl Detach {
                 keep_alive: kind == ConnectionType::KeepAlive,
             },
         };
-        if head.version != Version::HTTP_11 || head.headers.contains_key(header::EXPECT) {
+        if head.version != Version::HTTP_11
+            || head.method == Method::HEAD
+            || head.headers.contains_key(header::EXPECT)
+        {
             return (None, request);
         }
         let request = match kind {

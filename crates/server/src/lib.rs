@@ -8,6 +8,7 @@ pub mod config;
 mod descriptors;
 mod drain;
 mod health_check;
+pub mod hosts;
 pub mod http;
 pub mod metrics;
 pub mod model_list;

@@ -94,7 +94,6 @@ impl Gateway {
             config,
             webhooks,
             simulator.as_ref().map(Simulator::base_url),
-            address,
         );
         // Built once here, so that an error is reported before the workers start.
         Service::new(&shared).map_err(ServeError::Upstream)?;
@@ -179,12 +178,7 @@ fn bind(address: &str, backlog: u32) -> Result<std::net::TcpListener, ServeError
     })
 }
 
-fn share(
-    config: Config,
-    webhooks: Webhooks,
-    simulator: Option<String>,
-    address: SocketAddr,
-) -> Shared {
+fn share(config: Config, webhooks: Webhooks, simulator: Option<String>) -> Shared {
     let engine = shared_engine(&config);
     let metrics = Metrics::new(&config, engine.registry().clone());
     let upstreams = Shared::upstreams(&config, simulator);
@@ -196,7 +190,6 @@ fn share(
         upstreams,
         retry_budget: Arc::new(RetryBudget::new(config.retry.budget_percent)),
         webhooks,
-        local_only: address.ip().is_loopback(),
         config: Arc::new(config),
     }
 }

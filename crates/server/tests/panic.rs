@@ -138,7 +138,6 @@ fn shared() -> Shared {
         upstreams: Shared::upstreams(&Config::default(), Some("http://127.0.0.1:1/v1".to_owned())),
         retry_budget: Arc::new(RetryBudget::new(0)),
         webhooks: Webhooks::new(WebhookOptions::default()).unwrap(),
-        local_only: true,
         config: Arc::new(Config::default()),
     }
 }

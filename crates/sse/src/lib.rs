@@ -38,4 +38,6 @@ mod reader;
 mod response;
 
 pub use framing::{Bare, EventSource, Sdk};
-pub use reader::{SseFraming, SseReader, come_back, last_event_id, read, resume, resume_at, start};
+pub use reader::{
+    SseFraming, SseReader, come_back, head_at, last_event_id, read, resume, resume_at, start,
+};

@@ -7,7 +7,7 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use bytes::BytesMut;
 use tokenwire_core::dialect::{Dialect, Frame, Framing};
-use tokenwire_core::engine::{Cursor, Engine, ReaderKind, Resumption, StartRequest};
+use tokenwire_core::engine::{Cursor, Engine, Place, ReaderKind, Resumption, StartRequest};
 use tokenwire_core::generation::{Generation, ReaderGuard, Subscription};
 use tokenwire_core::model::error::ApiError;
 use tokenwire_core::model::gauge::Gauge;
@@ -149,6 +149,24 @@ pub fn resume_at(
 ) -> Result<HttpResponse, ApiError> {
     let resumption = engine.resume(cursor, owner, reader.kind())?;
     Ok(respond(HttpResponse::Ok(), resumption, reader))
+}
+
+/// Answers a HEAD at this cursor: the head of [`resume_at`] without a body. It counts no reader.
+///
+/// # Errors
+/// The errors of the [resume table](tokenwire_core::engine::resume).
+pub fn head_at(
+    engine: &Engine,
+    owner: &Owner,
+    cursor: &Cursor,
+    reader: &SseReader,
+) -> Result<HttpResponse, ApiError> {
+    let place = engine.peek(cursor, owner, reader.kind())?;
+    if place == Place::NothingLeft && reader.framing == SseFraming::EventSource {
+        return Ok(HttpResponse::NoContent().finish());
+    }
+    let body = SseBody::new(None, SseOptions::default());
+    Ok(reader.respond(HttpResponse::Ok(), body))
 }
 
 /// Starts a generation, or attaches to the one of the same idempotency key, and streams it. The

@@ -28,7 +28,7 @@ pub use builder::{EngineBuilder, SharedEngine};
 pub use end_notifier::{EndNotifier, OnEnd};
 pub use observer::{GenerationEnd, GenerationStart, Observer};
 pub use registry::{Registry, Retention};
-pub use resume::{Cursor, ReaderKind, Resumption};
+pub use resume::{Cursor, Place, ReaderKind, Resumption};
 pub use reuse::{Freshness, Reuse, ReuseOptions, Reused};
 pub use start::Started;
 pub use start_request::{Caller, StartRequest};

@@ -74,6 +74,17 @@ pub enum Resumption {
     },
 }
 
+/// The place of a cursor in a log: a [`Resumption`] without a reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Events from this number on.
+    Read(Seq),
+    /// Nothing follows.
+    NothingLeft,
+    /// `tokenwire:reset` follows.
+    Reset,
+}
+
 // === impl Cursor ===
 
 impl Cursor {
@@ -190,26 +201,53 @@ impl Engine {
         kind: ReaderKind,
     ) -> Result<Resumption, ApiError> {
         let generation = guard.generation().clone();
+        Ok(match self.place(&generation, after, kind)? {
+            Place::Read(from) => Resumption::Read { guard, from },
+            Place::NothingLeft => Resumption::NothingLeft { generation },
+            Place::Reset => reset(&generation),
+        })
+    }
+
+    /// Applies the [table](self) to this cursor without a reader, as for a HEAD.
+    ///
+    /// # Errors
+    /// The errors of the table.
+    pub fn peek(
+        &self,
+        cursor: &Cursor,
+        owner: &Owner,
+        kind: ReaderKind,
+    ) -> Result<Place, ApiError> {
+        let generation = self.find(&cursor.id, owner)?;
+        self.place(&generation, cursor.after, kind)
+    }
+
+    fn place(
+        &self,
+        generation: &Generation,
+        after: Option<u64>,
+        kind: ReaderKind,
+    ) -> Result<Place, ApiError> {
         let Ok(tail) = generation.tail() else {
             let last = self.registry.last_seq(&generation.meta().id);
             if after.is_some() && after == last {
-                return Ok(Resumption::NothingLeft { generation });
+                return Ok(Place::NothingLeft);
             }
             return if kind.takes_reset() {
-                Ok(reset(&generation))
+                Ok(Place::Reset)
             } else {
                 Err(position_gone(&generation.meta().id))
             };
         };
         let from = Seq(after.map_or(0, |after| after.saturating_add(1)));
         if !tail.sealed || from < tail.next {
-            return Ok(Resumption::Read { guard, from });
+            return Ok(Place::Read(from));
         }
         if from == tail.next {
-            return Ok(Resumption::NothingLeft { generation });
+            return Ok(Place::NothingLeft);
         }
         if kind.takes_reset() {
-            Ok(reset(&generation))
+            Ok(Place::Reset)
         } else {
             Err(past_head(Seq(tail.next.0.saturating_sub(1))))
         }

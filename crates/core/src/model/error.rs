@@ -81,9 +81,11 @@ codes! {
     /// A WebSocket message of a type that is not known.
     UnknownMessageType = "unknown_message_type", 400, Client, false, "Send one of the message types that the error lists.";
     /// The credential is missing or wrong.
-    InvalidApiKey = "invalid_api_key", 401, Client, false, "Send `Authorization: Bearer <key>`, or a fresh ticket where headers cannot be set.";
+    InvalidApiKey = "invalid_api_key", 401, Client, false, "Send `Authorization: Bearer <key>`.";
     /// A page of a foreign origin sent the request.
     OriginForbidden = "origin_forbidden", 403, Client, false, "Add the page's origin to `server.allowed_origins`.";
+    /// The request's host is not one that the gateway serves.
+    HostNotAllowed = "host_not_allowed", 403, Client, false, "Add the name to `server.allowed_hosts` if the gateway is reached by it.";
     /// The object does not exist, or belongs to another owner.
     NotFound = "not_found", 404, Client, false, "Check the id; finished answers are kept for `streams.retain_responses`.";
     /// A path that the gateway does not serve.

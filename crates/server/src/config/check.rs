@@ -146,6 +146,27 @@ impl Findings {
                 );
             }
         }
+        for (index, host) in server.allowed_hosts.iter().enumerate() {
+            let name = host.strip_prefix("*.").filter(|rest| is_zone(rest));
+            if !is_host(name.unwrap_or(host)) {
+                self.add(
+                    &format!("server.allowed_hosts.{index}"),
+                    &format!("is {host:?}"),
+                    "a host name such as chat.example.com, or *.example.com for one label",
+                    "Write the name only, without scheme, port and path.",
+                );
+            }
+        }
+        if let Some(url) = &server.public_url
+            && !is_public_url(url)
+        {
+            self.add(
+                "server.public_url",
+                &format!("is {url:?}"),
+                "a URL such as https://chat.example.com",
+                "Begin it with http:// or https://, and leave out user, query and fragment.",
+            );
+        }
     }
 
     fn durations(&mut self, config: &Config) {
@@ -522,10 +543,38 @@ fn is_host(host: &str) -> bool {
     host.parse::<IpAddr>().is_ok() || name(host)
 }
 
+/// Whether a `*.` may stand before `name`: below a top-level domain it would match every site.
+fn is_zone(name: &str) -> bool {
+    let (host, _) = name.split_once(':').unwrap_or((name, ""));
+    !name.contains('*')
+        && (host.contains('.') || matches!(host, "localhost" | "internal" | "local"))
+}
+
+fn is_public_url(url: &str) -> bool {
+    Url::parse(url).is_ok_and(|url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none()
+    })
+}
+
 /// Checks that `origin` has the form that browsers send, since origins are compared as text.
 fn check_origin(origin: &str) -> Result<(), String> {
     if origin == "*" {
         return Err("List the origins one by one: `*` would let any web page use the gateway, and the upstream's key.".to_owned());
+    }
+    if origin.contains('*') {
+        let is_pattern = origin
+            .split_once("://*.")
+            .is_some_and(|(scheme, rest)| !scheme.contains('*') && is_zone(rest));
+        if !is_pattern {
+            return Err(
+                "A `*` stands for the first label of a name: https://*.example.com.".to_owned(),
+            );
+        }
+        return check_origin(&origin.replacen('*', "x", 1));
     }
     let Ok(url) = Url::parse(origin) else {
         return Err(String::new());

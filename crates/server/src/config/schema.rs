@@ -86,6 +86,14 @@ pub struct Server {
     pub allowed_origins: Vec<String>,
     /// Whether pages from loopback origins (`http://localhost:5173`) are allowed.
     pub allow_loopback_origins: bool,
+    /// Public host names of the gateway, such as `chat.example.com`. `*.example.com` matches one
+    /// label.
+    pub allowed_hosts: Vec<String>,
+    /// URL by which clients reach the gateway, such as `https://chat.example.com`.
+    pub public_url: Option<String>,
+    /// Whether a GET without any sign of where it comes from may start a generation on hosts that
+    /// are not loopback.
+    pub allow_get_start: bool,
     /// Maximum time that a shutdown waits for open streams.
     #[serde(with = "duration")]
     pub shutdown_timeout: Duration,
@@ -106,7 +114,8 @@ pub struct Server {
     pub min_body_rate: usize,
     /// Maximum number of connections of one client address; 0 is unlimited.
     pub max_connections_per_address: usize,
-    /// Addresses and networks of proxies whose `X-Forwarded-For` and `Forwarded` are believed.
+    /// Addresses and networks of proxies whose `Forwarded` and `X-Forwarded-*`
+    /// headers are believed.
     pub trusted_proxies: Vec<String>,
 }
 
@@ -314,6 +323,9 @@ impl Default for Server {
             workers: 0,
             allowed_origins: Vec::new(),
             allow_loopback_origins: true,
+            allowed_hosts: Vec::new(),
+            public_url: None,
+            allow_get_start: false,
             shutdown_timeout: Duration::from_secs(30),
             backlog: 4096,
             region: None,

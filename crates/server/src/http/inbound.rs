@@ -10,6 +10,7 @@ use tokenwire_core::engine::{Freshness, StartRequest};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::request::StreamRequest;
 
+use super::timing::for_client;
 use crate::service::Service;
 
 /// The content types that a route accepts.
@@ -56,7 +57,7 @@ pub(crate) async fn body(
         return Err(too_large());
     }
     let mut body = BytesMut::new();
-    while let Some(piece) = payload.next().await {
+    while let Some(piece) = for_client(payload.next()).await {
         let piece = piece.map_err(|error| {
             ApiError::new(
                 ErrorCode::InvalidJson,
@@ -177,8 +178,12 @@ pub(crate) struct Query(Vec<(String, String)>);
 
 impl Query {
     pub(crate) fn of(request: &HttpRequest) -> Self {
+        Self::parse(request.query_string())
+    }
+
+    pub(crate) fn parse(query: &str) -> Self {
         Self(
-            url::form_urlencoded::parse(request.query_string().as_bytes())
+            url::form_urlencoded::parse(query.as_bytes())
                 .into_owned()
                 .collect(),
         )

@@ -16,6 +16,7 @@ mod responses;
 mod routes;
 mod sockets;
 mod streams;
+mod timing;
 mod webhooks;
 
 pub use middleware::request_middleware;

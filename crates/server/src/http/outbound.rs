@@ -1,7 +1,7 @@
 //! Writes responses: errors in OpenAI's shape, JSON, and streams.
 
-use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use tokenwire_core::engine::{Cursor, Reused};
 use tokenwire_core::generation::ReaderGuard;
@@ -10,6 +10,7 @@ use tokenwire_core::model::id::GenerationId;
 use tokenwire_core::upstream::{OpenError, Refusal, UpstreamHead};
 use tokenwire_sse::SseReader;
 
+use super::timing::for_upstream;
 use crate::service::Service;
 
 /// `Retry-After` in seconds where neither the upstream nor the error gives one.
@@ -177,7 +178,8 @@ pub(crate) async fn committed(
     let generation = guard.generation().clone();
     let id = &generation.meta().id;
     let head = generation.response_head().wait();
-    let response = match tokio::time::timeout(service.commit_after(), head).await {
+    let head = for_upstream(tokio::time::timeout(service.commit_after(), head));
+    let response = match head.await {
         Ok(Ok(head)) => of_generation(id, Some(&head)),
         Ok(Err(error)) => return Ok(located(id, open_error_response(&error))),
         Err(_) => of_generation(id, None),
@@ -197,5 +199,19 @@ pub(crate) fn resumed(
     reader: &SseReader,
 ) -> Result<HttpResponse, HttpError> {
     let response = tokenwire_sse::resume_at(&service.engine, &service.owner(), cursor, reader)?;
+    Ok(located(&cursor.id, response))
+}
+
+/// Answers a GET, or a HEAD with the same head, that reads from this cursor. A HEAD is no reader.
+pub(crate) fn attached(
+    method: &Method,
+    service: &Service,
+    cursor: &Cursor,
+    reader: &SseReader,
+) -> Result<HttpResponse, HttpError> {
+    if method != Method::HEAD {
+        return resumed(service, cursor, reader);
+    }
+    let response = tokenwire_sse::head_at(&service.engine, &service.owner(), cursor, reader)?;
     Ok(located(&cursor.id, response))
 }

@@ -16,8 +16,10 @@ use tokenwire_sse::{SseFraming, last_event_id};
 
 use super::inbound::{ContentType, Query, body, discard_body, idempotency_key, start_request};
 use super::outbound::{
-    HttpError, committed, json, located, marked, of_generation, open_error_response, resumed,
+    HttpError, attached, committed, json, located, marked, of_generation, open_error_response,
+    resumed,
 };
+use super::timing::for_upstream;
 use crate::service::Service;
 
 /// How long a cancel waits for the terminal event, which follows at once.
@@ -63,7 +65,7 @@ pub(super) async fn create(
 /// status, which the SDKs rely on.
 async fn whole(guard: ReaderGuard) -> HttpResponse {
     let generation = guard.generation();
-    generation.ended().await;
+    for_upstream(generation.ended()).await;
     match generation.response_head().now() {
         Some(Err(error)) => located(&generation.meta().id, open_error_response(&error)),
         Some(Ok(head)) => json(
@@ -122,7 +124,7 @@ pub(super) async fn retrieve(
             let after = query.get("starting_after");
             let cursor = Cursor::from_query(id, "starting_after", after)?;
             let reader = service.sse(Dialect::Responses, SseFraming::Sdk);
-            return resumed(&service, &cursor, &reader);
+            return attached(request.method(), &service, &cursor, &reader);
         }
         Some(_) => {
             let message = "'stream' must be 'true' or 'false'.";
@@ -143,7 +145,7 @@ pub(super) async fn cancel(
     let generation = find(&service, &id)?;
     generation.cancel();
     // Another task writes the terminal event; before it the status is still in_progress.
-    let _ = tokio::time::timeout(CANCEL_WAIT, generation.ended()).await;
+    let _ = for_upstream(tokio::time::timeout(CANCEL_WAIT, generation.ended())).await;
     Ok(object(&generation))
 }
 

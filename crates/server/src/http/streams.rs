@@ -14,7 +14,7 @@ use tokenwire_sse::{SseFraming, SseReader, come_back, last_event_id};
 use super::inbound::{
     ContentType, Query, body, discard_body, idempotency_key, start_request, wants_text,
 };
-use super::outbound::{HttpError, committed, marked, of_generation, resumed};
+use super::outbound::{HttpError, attached, committed, marked, of_generation, resumed};
 use crate::service::Service;
 
 /// Returns how the client of `/v1/streams` reads.
@@ -104,7 +104,7 @@ pub(super) async fn attach(
         Some(cursor) => cursor.of(&id)?,
         None => Cursor::from_query(id, "after", query.get("after"))?,
     };
-    resumed(&service, &cursor, &reader)
+    attached(request.method(), &service, &cursor, &reader)
 }
 
 async fn begin(
