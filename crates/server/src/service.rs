@@ -14,7 +14,7 @@ use tokenwire_core::upstream::{
     BreakerPolicy, ConcurrencyPolicy, Continuation, EndpointStats, Hedge, ModelBinding, OpenAi,
     OpenAiOptions, RetryBudget, RetryPolicy, Route, Router, RouterOptions, Timeouts,
 };
-use tokenwire_sse::{SseFraming, SseReader};
+use tokenwire_sse::{HeartbeatKind, SseFraming, SseReader};
 use tokenwire_ws::WebSocketOptions;
 use url::Url;
 
@@ -244,6 +244,7 @@ impl Service {
             dialect,
             framing,
             heartbeat: Some(self.config.streams.heartbeat),
+            heartbeat_kind: HeartbeatKind::Comment,
             readers: readers.clone(),
         }
     }

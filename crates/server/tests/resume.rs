@@ -242,6 +242,131 @@ async fn resuming_a_running_stream_replays_and_then_follows() {
 }
 
 #[tokio::test]
+async fn cursor_ahead_of_a_running_stream_waits_for_the_next_event() {
+    let world = start(|config| config.streams.heartbeat = Duration::from_millis(50));
+    let steering = "tokens=30 text=count tbt=30ms";
+    let (id, seen) = begun(&world, steering, "\" t1\"").await;
+    let ahead = seen.len() as u64 + 8;
+    let at = cursor(&id, ahead);
+    let mut eventsource = world
+        .get(&format!("/v1/streams/{id}"))
+        .header("last-event-id", &at)
+        .send()
+        .await;
+    let mut sdk = world
+        .get(&format!(
+            "/v1/responses/{id}?stream=true&starting_after={ahead}"
+        ))
+        .send()
+        .await;
+    let mut socket = world.socket().await;
+    socket
+        .send(json!({"type": "tokenwire:resume", "response_id": id, "starting_after": ahead}))
+        .await;
+    let resumed = socket.next().await;
+    assert_eq!(
+        (&resumed["type"], &resumed["from"], &resumed["status"]),
+        (
+            &json!("tokenwire:resumed"),
+            &json!(ahead + 1),
+            &json!("in_progress")
+        )
+    );
+    assert!(resumed["head"].as_u64() <= Some(ahead));
+    assert_eq!((eventsource.status().await, sdk.status().await), (200, 200));
+    let events: Vec<u64> = socket
+        .until_end()
+        .await
+        .iter()
+        .map(|event| event["sequence_number"].as_u64().unwrap())
+        .collect();
+    let full = world
+        .get(&format!("/v1/streams/{id}"))
+        .answer()
+        .await
+        .events();
+    let rest = &full[ahead as usize + 1..];
+    assert!(!rest.is_empty());
+    assert_eq!(events, numbers(rest));
+    assert_eq!(eventsource.answer().await.events(), rest);
+    let data = |events: &[Event]| events.iter().map(|event| event.data.clone()).collect();
+    let expected: Vec<String> = data(rest);
+    let mut sdk: Vec<String> = data(&sdk.answer().await.events());
+    assert_eq!(sdk.pop().as_deref(), Some("[DONE]"));
+    assert_eq!(sdk, expected);
+}
+
+#[tokio::test]
+async fn cursor_ahead_of_a_silent_stream_gets_heartbeats_and_the_terminal_event() {
+    let world = start(|config| config.streams.heartbeat = Duration::from_millis(50));
+    let (id, _) = begun(&world, STALL, "\" t1\"").await;
+    let mut readers = Vec::new();
+    for path in [
+        format!("/v1/streams/{id}?after=100000"),
+        format!("/v1/streams/{id}?after=100000&dialect=chat"),
+        format!("/v1/responses/{id}?stream=true&starting_after=100000"),
+    ] {
+        let mut exchange = world.get(&path).send().await;
+        exchange.until_count(":\n", 2).await;
+        assert!(exchange.events().is_empty(), "{path}");
+        readers.push((path, exchange));
+    }
+    let mut socket = world.socket().await;
+    socket
+        .send(json!({"type": "tokenwire:resume", "response_id": id, "starting_after": 100_000}))
+        .await;
+    assert_eq!(socket.next().await["type"], "tokenwire:resumed");
+    assert!(socket.until_pong().await.is_empty());
+    world
+        .post(&format!("/v1/responses/{id}/cancel"), &json!({}))
+        .answer()
+        .await;
+    for (path, exchange) in readers {
+        let answer = exchange.answer().await;
+        let events = answer.events();
+        assert_eq!(answer.end, End::Whole, "{path}");
+        if path.contains("chat") {
+            assert_eq!(events.len(), 1, "{}", answer.text());
+            assert_eq!(events[0].json()["error"]["code"], "cancelled");
+        } else {
+            assert_eq!(kinds(&events)[0], "response.incomplete", "{path}");
+        }
+    }
+    let last = socket.next().await;
+    assert_eq!(last["type"], "response.incomplete");
+    assert!(socket.until_pong().await.is_empty());
+    // Now the log is sealed, and the same cursor is past its head.
+    let past = world
+        .get(&format!("/v1/streams/{id}?after=100000"))
+        .answer()
+        .await;
+    assert_eq!(kinds(&past.events()), ["tokenwire:reset"]);
+}
+
+#[tokio::test]
+async fn malformed_last_event_id_starts_nothing_on_any_route() {
+    let world = start(|_| {});
+    for id in ["nonsense", "resp_abc.", "resp_é.1", "\u{ff}", "resp_a.1.2"] {
+        for request in [
+            world.post("/v1/streams", &response("tokens=1")),
+            world.post("/v1/responses", &response("tokens=1")),
+            world.post("/v1/chat/completions", &chat("tokens=1")),
+            world.get("/v1/streams?input=x"),
+            world.get("/v1/streams/resp_AAAAAAAAAAAAAAAAAAAAAAAA"),
+        ] {
+            let answer = request.header("last-event-id", id).answer().await;
+            assert_eq!(
+                (answer.status, answer.json()["error"]["code"].as_str()),
+                (400, Some("invalid_cursor")),
+                "{id}: {}",
+                answer.text()
+            );
+        }
+    }
+    assert_eq!(world.simulator.stats().requests, 0);
+}
+
+#[tokio::test]
 async fn expired_log_is_answered_with_the_response_object() {
     let world = start(|config| config.streams.retain_events = Duration::from_millis(500));
     let (id, full) = finished(&world, "tokens=3 text=count").await;
@@ -761,7 +886,7 @@ async fn failure_before_the_first_chunk_releases_the_key() {
     for (what, steering) in [
         ("refused", "fault=status code=500"),
         ("closed", "fault=refuse"),
-        ("cut before a chunk", "fault=json_error"),
+        ("cut-before-a-chunk", "fault=json_error"),
     ] {
         let request = world
             .post(
@@ -789,6 +914,217 @@ async fn failure_before_the_first_chunk_releases_the_key() {
         first.body, second.body,
         "one that has cost something is not asked for again"
     );
+}
+
+/// The requests that an idempotency key can be repeated on, each with its key.
+fn keyed_requests(world: &World) -> Vec<(&'static str, support::Request)> {
+    let steering = "tokens=2 text=count";
+    let (asked, chat_asked) = (response(steering), chat(steering));
+    let whole = |body: &Value| with(body.clone(), json!({"stream": false}));
+    let query = format!("/v1/streams?input={}", encode(&format!("[[{steering}]]")));
+    let keyed =
+        |path: &str, body: &Value, key: &str| world.post(path, body).header("idempotency-key", key);
+    vec![
+        ("chat", keyed("/v1/chat/completions", &chat_asked, "a")),
+        (
+            "chat, whole",
+            keyed("/v1/chat/completions", &whole(&chat_asked), "b"),
+        ),
+        ("responses", keyed("/v1/responses", &asked, "c")),
+        (
+            "responses, whole",
+            keyed("/v1/responses", &whole(&asked), "d"),
+        ),
+        (
+            "background",
+            keyed(
+                "/v1/responses",
+                &with(asked.clone(), json!({"background": true})),
+                "e",
+            ),
+        ),
+        (
+            "background, whole",
+            keyed(
+                "/v1/responses",
+                &with(whole(&asked), json!({"background": true})),
+                "f",
+            ),
+        ),
+        ("streams", keyed("/v1/streams", &asked, "g")),
+        ("chat in streams", keyed("/v1/streams", &chat_asked, "h")),
+        (
+            "streams in chat",
+            keyed("/v1/streams?dialect=chat", &asked, "i"),
+        ),
+        (
+            "text by POST",
+            keyed("/v1/streams", &asked, "j").header("accept", "text/plain"),
+        ),
+        ("EventSource", world.get(&format!("{query}&key=k"))),
+        (
+            "EventSource by header",
+            world.get(&query).header("idempotency-key", "l"),
+        ),
+        (
+            "text by GET",
+            world.get(&format!("{query}&key=m&dialect=text")),
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn repeated_key_after_log_expiry_gives_the_object_on_every_route() {
+    let world = start(|config| config.streams.retain_events = Duration::from_millis(300));
+    let requests = keyed_requests(&world);
+    let firsts = join_all(requests.iter().map(|(_, request)| request.answer())).await;
+    let asked = world.simulator.stats().requests;
+    for ((what, request), first) in requests.iter().zip(firsts) {
+        let id = first.id().to_owned();
+        gone(&world, &id).await;
+        let again = request.answer().await;
+        assert_eq!(again.end, End::Whole, "{what}");
+        match *what {
+            "chat, whole" => {
+                assert_eq!(again.status, 200, "{what}: {}", again.text());
+                let (first, again) = (first.json(), again.json());
+                assert_eq!(again["object"], "chat.completion");
+                let message = |value: &Value| value["choices"][0]["message"]["content"].clone();
+                assert_eq!(message(&again), message(&first));
+                assert_eq!(
+                    again["choices"][0]["finish_reason"],
+                    first["choices"][0]["finish_reason"]
+                );
+            }
+            "responses, whole" | "background, whole" => {
+                assert_eq!(
+                    (again.status, again.json()),
+                    (200, world.object(&id).await),
+                    "{what}"
+                );
+                assert_eq!(again.json()["status"], "completed");
+            }
+            "streams"
+            | "chat in streams"
+            | "streams in chat"
+            | "EventSource"
+            | "EventSource by header" => {
+                let events = again.events();
+                assert_eq!(
+                    (again.status, kinds(&events)),
+                    (200, vec!["tokenwire:reset".to_owned()]),
+                    "{what}: {}",
+                    again.text()
+                );
+                assert_eq!(events[0].json()["response"], world.object(&id).await);
+                // The id of the reset leads a reconnecting EventSource to the end.
+                let back = world
+                    .get(&format!("/v1/streams/{id}"))
+                    .header("last-event-id", events[0].id.as_deref().unwrap())
+                    .answer()
+                    .await;
+                assert_eq!(back.status, 204, "{what}");
+            }
+            _ => assert_eq!(
+                (again.status, again.json()["error"]["code"].as_str()),
+                (410, Some("position_gone")),
+                "{what}: {}",
+                again.text()
+            ),
+        }
+        if again.status == 200 {
+            assert_eq!(again.id(), id, "{what}");
+        }
+    }
+    assert_eq!(world.simulator.stats().requests, asked);
+}
+
+#[tokio::test]
+async fn repeated_key_after_log_expiry_resets_a_websocket() {
+    let world = start(|config| config.streams.retain_events = Duration::from_millis(300));
+    let create = json!({"idempotency_key": "k", "stream_id": "a"});
+    let mut first = world.socket().await;
+    first.create("tokens=2 text=count", create.clone()).await;
+    let events = first.until_end().await;
+    let id = events[0]["response"]["id"].as_str().unwrap().to_owned();
+    gone(&world, &id).await;
+
+    // An OpenAI client knows no `tokenwire:` types.
+    let mut plain = world.socket().await;
+    plain.create("tokens=2 text=count", create.clone()).await;
+    let error = plain.next().await;
+    assert_eq!(
+        (
+            &error["type"],
+            &error["status"],
+            &error["error"]["code"],
+            &error["stream_id"]
+        ),
+        (
+            &json!("error"),
+            &json!(410),
+            &json!("position_gone"),
+            &json!("a")
+        )
+    );
+
+    let mut ours = world.socket().await;
+    assert!(ours.until_pong().await.is_empty());
+    ours.create("tokens=2 text=count", create).await;
+    let reset = ours.next().await;
+    assert_eq!(
+        (&reset["type"], &reset["stream_id"]),
+        (&json!("tokenwire:reset"), &json!("a"))
+    );
+    assert_eq!(reset["response"], world.object(&id).await);
+
+    // The lane is free on both.
+    for socket in [&mut plain, &mut ours] {
+        socket
+            .create("tokens=1 text=count", json!({"stream_id": "a"}))
+            .await;
+        let events = socket.until_end().await;
+        assert_eq!(events.last().unwrap()["type"], "response.completed");
+    }
+}
+
+#[tokio::test]
+async fn invalid_idempotency_keys_are_refused_and_start_nothing() {
+    let world = start(|_| {});
+    let body = response("tokens=1");
+    let mut requests = Vec::new();
+    for key in ["a b", "clé", "sk-proj-abcdefgh", "Bearer abc", "a\tb"] {
+        for (path, body) in [
+            ("/v1/responses", &body),
+            ("/v1/streams", &body),
+            ("/v1/chat/completions", &chat("tokens=1")),
+        ] {
+            requests.push(world.post(path, body).header("idempotency-key", key));
+        }
+        let query = format!("/v1/streams?input=x&key={}", encode(key));
+        requests.push(world.get(&query));
+        let member = with(body.clone(), json!({"idempotency_key": key}));
+        requests.push(world.post("/v1/responses", &member));
+    }
+    for request in requests {
+        let answer = request.answer().await;
+        assert_eq!(
+            (answer.status, answer.json()["error"]["code"].as_str()),
+            (400, Some("invalid_value")),
+            "{}",
+            answer.text()
+        );
+    }
+    let mut socket = world.socket().await;
+    socket
+        .create("tokens=1", json!({"idempotency_key": "sk-abc"}))
+        .await;
+    let error = socket.next().await;
+    assert_eq!(
+        (&error["type"], &error["status"]),
+        (&json!("error"), &json!(400))
+    );
+    assert_eq!(world.simulator.stats().requests, 0);
 }
 
 // === jobs ===
@@ -1063,6 +1399,36 @@ async fn previous_response_id_continues_a_conversation() {
             "{wrong}"
         );
     }
+}
+
+#[tokio::test]
+async fn eventsource_continues_a_conversation() {
+    let world = start(|_| {});
+    let (first, _) = finished(&world, "tokens=2 text=count").await;
+    let path = format!("/v1/streams?input=next&previous_response_id={first}");
+    let second = world.get(&path).answer().await;
+    assert_eq!(second.status, 200, "{}", second.text());
+    let object = second.events().last().unwrap().json()["response"].clone();
+    assert_eq!(
+        (&object["status"], &object["previous_response_id"]),
+        (&json!("completed"), &json!(first))
+    );
+    let expected: Vec<(String, String)> = [
+        ("user", "[[tokens=2 text=count]]"),
+        ("assistant", " t0 t1"),
+        ("user", "next"),
+    ]
+    .map(|(role, text)| (role.to_owned(), text.to_owned()))
+    .into();
+    assert_eq!(contents(&world.last_request().body.unwrap()), expected);
+    let unknown = world
+        .get("/v1/streams?input=next&previous_response_id=resp_AAAAAAAAAAAAAAAAAAAAAAAA")
+        .answer()
+        .await;
+    assert_eq!(
+        unknown.json()["error"]["code"],
+        "previous_response_not_found"
+    );
 }
 
 #[tokio::test]

@@ -478,6 +478,33 @@ async fn bare_text_has_no_heartbeat() {
     assert_eq!(text.answer().await.text(), " t0");
 }
 
+#[tokio::test]
+async fn heartbeat_events_are_shown_where_they_are_asked_for() {
+    let world = start(|config| config.streams.heartbeat = std::time::Duration::from_millis(50));
+    let begun = world
+        .post("/v1/streams", &response("tokens=2 fault=stall after=1"))
+        .send()
+        .await;
+    let mut begun = begun;
+    let id = begun.id().await;
+    let mut seen = world
+        .get(&format!("/v1/streams/{id}?heartbeat=event"))
+        .send()
+        .await;
+    let block = "\n\ndata: {\"type\":\"tokenwire:heartbeat\"}\n\n";
+    seen.until_count(block, 1).await;
+    let beat = seen.events().pop().unwrap();
+    assert_eq!((beat.id, beat.name), (None, None));
+    let refused = world
+        .get(&format!("/v1/streams/{id}?heartbeat=loud"))
+        .answer()
+        .await;
+    assert_eq!(
+        (refused.status, refused.json()["error"]["param"].as_str()),
+        (400, Some("heartbeat"))
+    );
+}
+
 // === endings ===
 
 /// How a generation ends in the log.

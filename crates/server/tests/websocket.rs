@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use support::process::Process;
 use support::websocket::{RawSocket, frame, frame_head, is_terminal};
 use support::{Socket, start, with};
+use tokenwire::config::schema::Api;
 use tokio_tungstenite::tungstenite::Message;
 
 const STALL: &str = "tokens=9 text=count fault=stall after=2";
@@ -564,6 +565,73 @@ async fn repeated_key_moves_the_reader_and_frees_its_lane() {
         (&json!("error"), &json!(422), &json!("idempotency_mismatch"))
     );
     assert_eq!(world.simulator.stats().requests, 2);
+}
+
+#[tokio::test]
+async fn tokenwire_events_go_only_to_clients_that_know_them() {
+    let body = concat!(
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"}}]}\n\n",
+        "data: {\"choices\":[],\"x_progress\":1}\n\n",
+        "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n",
+        "data: [DONE]\n\n"
+    );
+    let upstream = support::Playback::events(body.into(), usize::MAX).await;
+    let gateway = support::over(&upstream.base_url(), Api::Chat, |_| {});
+    let address = gateway.address;
+    let shows_extension = |events: &[Value]| {
+        let shown = events
+            .iter()
+            .filter(|event| event["type"] == "tokenwire:chunk")
+            .count();
+        assert_eq!(events.last().unwrap()["type"], "response.completed");
+        shown > 0
+    };
+
+    let mut plain = Socket::connect(address, "/v1/responses").await;
+    plain.create("", json!({})).await;
+    assert!(!shows_extension(&plain.until_end().await));
+    // A `tokenwire:` message, even a failed one, shows that the client knows them.
+    plain.send(json!({"type": "tokenwire:unknown"})).await;
+    assert_eq!(plain.next().await["type"], "tokenwire:error");
+    plain.create("", json!({})).await;
+    assert!(shows_extension(&plain.until_end().await));
+
+    let offered = &[("sec-websocket-protocol", "chat, tokenwire.v1")];
+    let mut ours = RawSocket::connect(address, "/v1/ws", offered).await;
+    ours.send(&frame(0x81, br#"{"type":"response.create","input":"x"}"#))
+        .await;
+    let mut events = Vec::new();
+    while events.last().is_none_or(|event| !is_terminal(event)) {
+        events.push(ours.text().await);
+    }
+    assert!(shows_extension(&events));
+}
+
+#[tokio::test]
+async fn deleted_stream_is_reported_on_its_lane() {
+    let world = start(|_| {});
+    let mut ours = world.socket().await;
+    assert!(ours.until_pong().await.is_empty());
+    let mut plain = world.socket().await;
+    for (socket, expected) in [(&mut ours, "tokenwire:error"), (&mut plain, "error")] {
+        socket.create(STALL, json!({"stream_id": "a"})).await;
+        let events = socket.until(|event| event["delta"] == " t1").await;
+        let id = id_of(&events[0]);
+        world.delete(&format!("/v1/responses/{id}")).answer().await;
+        // The terminal event may still come before the log is gone.
+        let last = socket
+            .until(|event| event["type"] == expected || is_terminal(event))
+            .await
+            .pop()
+            .unwrap();
+        assert_eq!(last["stream_id"], "a", "{last}");
+        if !is_terminal(&last) {
+            assert_eq!(last["error"]["code"], "position_gone", "{last}");
+        }
+        socket.create("tokens=1", json!({"stream_id": "a"})).await;
+        let next = socket.until_end().await;
+        assert_eq!(next.last().unwrap()["type"], "response.completed");
+    }
 }
 
 // === RFC 6455 ===

@@ -12,15 +12,33 @@ use tokenwire_core::generation::{Subscription, SubscriptionError};
 use tokenwire_core::model::gauge::{Gauge, GaugeGuard};
 use tokio::time::{Instant, Sleep};
 
-/// A comment line with no blank line after it. A blank line after a comment makes openai-python
-/// raise.
-const HEARTBEAT: &[u8] = b":\n";
+/// What a heartbeat looks like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HeartbeatKind {
+    /// A comment line with no blank line after it. A blank line after a comment makes openai-python
+    /// raise.
+    #[default]
+    Comment,
+    /// `{"type":"tokenwire:heartbeat"}` as an event without id, which a page can see.
+    Event,
+}
+
+impl HeartbeatKind {
+    const fn bytes(self) -> &'static [u8] {
+        match self {
+            Self::Comment => b":\n",
+            Self::Event => b"data: {\"type\":\"tokenwire:heartbeat\"}\n\n",
+        }
+    }
+}
 
 /// What goes around the events.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SseOptions {
-    /// A comment is sent after this long a silence; `None` for never (bare text has no comments).
+    /// A heartbeat is sent after this long a silence; `None` for never (bare text has none).
     pub(crate) heartbeat: Option<Duration>,
+    /// What a heartbeat looks like.
+    pub(crate) heartbeat_kind: HeartbeatKind,
     /// Bytes before the first event, such as `retry: 2000\n` or a reset.
     pub(crate) preface: Bytes,
     /// Counts the open bodies.
@@ -42,6 +60,7 @@ const LONGEST_HEARTBEAT: Duration = Duration::from_secs(24 * 60 * 60);
 /// A timer that is not reset for every token. When it fires too early it is set to the time left.
 struct Heartbeat {
     every: Duration,
+    kind: HeartbeatKind,
     last_sent: Instant,
     timer: Pin<Box<Sleep>>,
 }
@@ -63,6 +82,7 @@ impl SseBody {
             let last_sent = Instant::now();
             Heartbeat {
                 every,
+                kind: options.heartbeat_kind,
                 last_sent,
                 timer: Box::pin(tokio::time::sleep_until(last_sent + every)),
             }
@@ -154,7 +174,7 @@ impl MessageBody for SseBody {
             Poll::Pending => match &mut this.heartbeat {
                 Some(heartbeat) => heartbeat
                     .poll(cx)
-                    .map(|()| Some(Ok(Bytes::from_static(HEARTBEAT)))),
+                    .map(|()| Some(Ok(Bytes::from_static(heartbeat.kind.bytes())))),
                 None => Poll::Pending,
             },
         }

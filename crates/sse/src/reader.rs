@@ -13,7 +13,7 @@ use tokenwire_core::model::error::ApiError;
 use tokenwire_core::model::gauge::Gauge;
 use tokenwire_core::model::id::{Owner, Seq};
 
-use crate::body::{SseBody, SseOptions};
+use crate::body::{HeartbeatKind, SseBody, SseOptions};
 use crate::framing::{Bare, EventSource, Sdk};
 use crate::response::{event_stream, plain_text};
 
@@ -38,8 +38,10 @@ pub struct SseReader {
     pub dialect: Dialect,
     /// What goes around them.
     pub framing: SseFraming,
-    /// A comment is sent after this long a silence. Bare text has none.
+    /// A heartbeat is sent after this long a silence. Bare text has none.
     pub heartbeat: Option<Duration>,
+    /// What a heartbeat looks like.
+    pub heartbeat_kind: HeartbeatKind,
     /// Counts the open bodies.
     pub readers: Gauge,
 }
@@ -52,6 +54,7 @@ impl SseReader {
             dialect: Dialect::Responses,
             framing: SseFraming::EventSource,
             heartbeat: Some(Duration::from_secs(15)),
+            heartbeat_kind: HeartbeatKind::Comment,
             readers: Gauge::default(),
         }
     }
@@ -69,6 +72,7 @@ impl SseReader {
     fn body(&self, subscription: Option<Subscription>, preface: Vec<u8>) -> SseBody {
         let options = SseOptions {
             heartbeat: self.heartbeat.filter(|_| self.framing != SseFraming::Bare),
+            heartbeat_kind: self.heartbeat_kind,
             preface: preface.into(),
             readers: self.readers.clone(),
         };
@@ -114,10 +118,13 @@ impl SseReader {
 /// # Errors
 /// [`ErrorCode::InvalidCursor`](tokenwire_core::model::error::ErrorCode::InvalidCursor).
 pub fn last_event_id(request: &HttpRequest) -> Result<Option<Cursor>, ApiError> {
-    let value = request.headers().get("last-event-id");
-    match value.and_then(|value| value.to_str().ok()).map(str::trim) {
-        None | Some("") => Ok(None),
-        Some(text) => Cursor::from_event_id(text).map(Some),
+    let Some(value) = request.headers().get("last-event-id") else {
+        return Ok(None);
+    };
+    // Bytes that are not ASCII stay a malformed id: the request must not start a generation.
+    match String::from_utf8_lossy(value.as_bytes()).trim() {
+        "" => Ok(None),
+        text => Cursor::from_event_id(text).map(Some),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The framing of a WebSocket: one text frame per event, with the lane's `stream_id` in its JSON.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{BufMut as _, BytesMut};
 use tokenwire_core::dialect::{Dialect, Frame, Framing};
@@ -13,6 +14,8 @@ pub(crate) type StreamId = Arc<str>;
 #[derive(Clone, Debug)]
 pub(crate) struct TextFrames {
     pub(crate) stream_id: Option<StreamId>,
+    /// Whether the client takes events whose type begins with `tokenwire:`.
+    pub(crate) extensions: Arc<AtomicBool>,
 }
 
 impl Framing for TextFrames {
@@ -21,7 +24,7 @@ impl Framing for TextFrames {
     }
 
     fn shows_extensions(&self) -> bool {
-        true
+        self.extensions.load(Ordering::Relaxed)
     }
 
     fn sends_done(&self, _dialect: Dialect) -> bool {
@@ -29,7 +32,12 @@ impl Framing for TextFrames {
     }
 
     fn share_key(&self) -> Option<&'static str> {
-        self.stream_id.is_none().then_some("websocket")
+        let key = if self.shows_extensions() {
+            "websocket"
+        } else {
+            "websocket without extensions"
+        };
+        self.stream_id.is_none().then_some(key)
     }
 }
 

@@ -15,22 +15,6 @@
 //!
 //! [`upgrade`] is the one call: it takes the request, its payload and the engine, and returns the
 //! response.
-//!
-//! ```
-//! use actix_web::{HttpRequest, HttpResponse, web};
-//! use tokenwire_core::engine::Engine;
-//! use tokenwire_core::model::error::ApiError;
-//! use tokenwire_ws::{WebSocketOptions, upgrade};
-//!
-//! fn socket(
-//!     request: &HttpRequest,
-//!     payload: web::Payload,
-//!     engine: &Engine,
-//! ) -> Result<HttpResponse, ApiError> {
-//!     let options = WebSocketOptions::default();
-//!     upgrade(request, payload.into_inner(), engine.clone(), options)
-//! }
-//! ```
 
 mod body;
 mod frame_guard;

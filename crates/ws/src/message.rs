@@ -65,6 +65,11 @@ fn text(raw: Option<&RawValue>) -> Option<String> {
 }
 
 impl Command {
+    /// Whether it is a `tokenwire:` message.
+    pub(crate) fn is_ours(&self) -> bool {
+        !matches!(self, Self::Create)
+    }
+
     pub(crate) fn parse(message: &str) -> Result<Self, Box<Rejected>> {
         let unreadable = |error: ApiError| {
             Box::new(Rejected {

@@ -3,14 +3,12 @@
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
-use tokenwire_core::generation::Subscription;
-use tokenwire_core::model::error::{ApiError, ErrorCode};
+use tokenwire_core::generation::{Subscription, SubscriptionError};
 use tokenwire_core::model::gauge::{Gauge, GaugeGuard};
 use tokenwire_core::model::id::GenerationId;
 
-use crate::framing::put_text;
+use crate::framing::StreamId;
 use crate::lanes::LaneKey;
-use crate::message;
 
 /// The most that one poll of the body gives, give or take what one reader has.
 pub(crate) const POLL_BYTES: usize = 64 * 1024;
@@ -28,7 +26,24 @@ struct Reader {
     subscription: Subscription,
     /// The lane that this reader's generation runs on; `None` for a reader that resumed.
     lane: Option<LaneKey>,
+    /// The name that its frames carry.
+    stream_id: Option<StreamId>,
     _counted: GaugeGuard,
+}
+
+/// A reader that gives nothing more.
+pub(crate) struct Ended {
+    /// The lane that waits for its end.
+    pub(crate) lane: Option<LaneKey>,
+    /// Set if the stream broke off.
+    pub(crate) broken: Option<Broken>,
+}
+
+/// A stream that broke off before its end.
+pub(crate) struct Broken {
+    pub(crate) id: GenerationId,
+    pub(crate) stream_id: Option<StreamId>,
+    pub(crate) error: SubscriptionError,
 }
 
 /// Frames on their way out. A single piece, the usual case, is not copied.
@@ -55,10 +70,16 @@ impl Readers {
         self.list.is_empty()
     }
 
-    pub(crate) fn push(&mut self, subscription: Subscription, lane: Option<LaneKey>) {
+    pub(crate) fn push(
+        &mut self,
+        subscription: Subscription,
+        stream_id: Option<StreamId>,
+        lane: Option<LaneKey>,
+    ) {
         self.list.push(Reader {
             subscription,
             lane,
+            stream_id,
             _counted: self.gauge.enter(),
         });
     }
@@ -72,8 +93,8 @@ impl Readers {
         Some(self.list.remove(at).lane)
     }
 
-    /// Collects what is ready, and returns the lanes of the readers that reached their end.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, out: &mut Frames) -> Vec<Option<LaneKey>> {
+    /// Collects what is ready, and returns the readers that reached their end.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, out: &mut Frames) -> Vec<Ended> {
         let mut ended = Vec::new();
         let mut left = self.list.len();
         while left > 0 && out.len() < POLL_BYTES {
@@ -92,18 +113,20 @@ impl Readers {
                     self.turn += 1;
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    let id = reader.subscription.generation().meta().id.clone();
-                    let gone = ApiError::new(
-                        ErrorCode::PositionGone,
-                        format!("The stream cannot be read any further: {error}."),
-                    );
-                    let reply = message::command_error(Some(id.as_str()), &gone);
-                    ended.push(self.list.remove(self.turn).lane);
-                    let mut framed = BytesMut::new();
-                    put_text(&reply, None, &mut framed);
-                    out.push(framed.freeze());
+                    let reader = self.list.remove(self.turn);
+                    ended.push(Ended {
+                        lane: reader.lane,
+                        broken: Some(Broken {
+                            id: reader.subscription.generation().meta().id.clone(),
+                            stream_id: reader.stream_id,
+                            error,
+                        }),
+                    });
                 }
-                Poll::Ready(None) => ended.push(self.list.remove(self.turn).lane),
+                Poll::Ready(None) => ended.push(Ended {
+                    lane: self.list.remove(self.turn).lane,
+                    broken: None,
+                }),
                 Poll::Pending => self.turn += 1,
             }
         }

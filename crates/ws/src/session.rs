@@ -5,6 +5,7 @@
 //! [`MAX_REPLIES`]. A client that sends commands without reading the replies is closed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Waker};
 
 use bytes::{Bytes, BytesMut};
@@ -12,7 +13,7 @@ use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{
     Caller, Cursor, Engine, ReaderKind, Registry, Resumption, StartRequest,
 };
-use tokenwire_core::generation::{ReaderGuard, Subscription};
+use tokenwire_core::generation::{ReaderGuard, Subscription, SubscriptionError};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::gauge::Gauge;
 use tokenwire_core::model::id::{GenerationId, Seq};
@@ -21,9 +22,9 @@ use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use crate::framing::{StreamId, TextFrames, put_text};
 use crate::lanes::{LaneKey, Lanes};
 use crate::message::{self, Command, Named, Rejected, Resume};
-use crate::readers::{Frames, POLL_BYTES, Readers};
+use crate::readers::{Broken, Frames, POLL_BYTES, Readers};
 
-/// The most bytes of replies that wait for a client to read.
+/// The bytes of waiting replies beyond which no further reply is accepted.
 const MAX_REPLIES: usize = 1024 * 1024;
 
 /// Bounds and identity of one socket.
@@ -34,6 +35,8 @@ pub(crate) struct SessionOptions {
     pub(crate) max_queued: usize,
     /// Counts the readers.
     pub(crate) readers: Gauge,
+    /// Whether the client takes `tokenwire:` events from the start.
+    pub(crate) extensions: bool,
 }
 
 /// Why the gateway closes a socket.
@@ -49,6 +52,9 @@ pub(crate) struct SocketSession {
     replies: BytesMut,
     readers: Readers,
     lanes: Lanes,
+    /// Whether the client takes `tokenwire:` events: it offered the subprotocol, or has sent a
+    /// `tokenwire:` message. The SDKs fail on event types that they do not know.
+    extensions: Arc<AtomicBool>,
     body: Option<Waker>,
     pub(crate) end: Option<SessionEnd>,
 }
@@ -58,6 +64,7 @@ impl SocketSession {
         Self {
             engine,
             readers: Readers::new(options.readers.clone()),
+            extensions: Arc::new(AtomicBool::new(options.extensions)),
             options,
             replies: BytesMut::new(),
             lanes: Lanes::default(),
@@ -78,7 +85,14 @@ impl SocketSession {
 
     /// Handles one message of the client.
     pub(crate) fn on_message(&mut self, text: &str) {
-        match Command::parse(text) {
+        let command = Command::parse(text);
+        if match &command {
+            Ok(command) => command.is_ours(),
+            Err(rejected) => rejected.ours,
+        } {
+            self.extensions.store(true, Ordering::Relaxed);
+        }
+        match command {
             Ok(Command::Create) => self.create(text),
             Ok(Command::Resume(resume)) => self.resume(&resume),
             Ok(Command::Cancel(named)) => self.on_generation(&named, |session, id| {
@@ -114,7 +128,8 @@ impl SocketSession {
     }
 
     fn reply(&mut self, json: &[u8], stream_id: Option<&str>) {
-        if self.replies.len() + json.len() > MAX_REPLIES {
+        // A reset holds a whole object, which may be larger than the bound by itself.
+        if self.replies.len() > MAX_REPLIES {
             self.end = Some(SessionEnd::TooSlow);
             return;
         }
@@ -161,11 +176,26 @@ impl SocketSession {
             Err(error) => return self.reply(&message::error(&error), lane.as_deref()),
         };
         let id = started.guard.generation().meta().id.clone();
-        // A repeated key on this socket moves the reader to its new lane and frees the old one.
-        let moved = self.readers.take(&id).flatten();
-        self.lanes.run(lane.clone(), id);
-        self.read(started.guard, Seq(0), lane.as_ref(), Some(lane.clone()));
-        self.free(moved);
+        // A client that does not take `tokenwire:reset` gets an error instead.
+        let kind = if self.extensions.load(Ordering::Relaxed) {
+            ReaderKind::WebSocket
+        } else {
+            ReaderKind::Sdk
+        };
+        match self.engine.read(started.guard, None, kind) {
+            Ok(Resumption::Read { guard, from }) => {
+                // A repeated key on this socket moves the reader to its new lane and frees the old
+                // one.
+                let moved = self.readers.take(&id).flatten();
+                self.lanes.run(lane.clone(), id);
+                self.read(guard, from, lane.as_ref(), Some(lane.clone()));
+                self.free(moved);
+            }
+            // The log of a repeated key is gone: the lane stays free.
+            Ok(Resumption::Reset { event, .. }) => self.reply(&event, lane.as_deref()),
+            Ok(Resumption::NothingLeft { .. }) => {}
+            Err(error) => self.reply(&message::error(&error), lane.as_deref()),
+        }
     }
 
     fn read(
@@ -177,9 +207,10 @@ impl SocketSession {
     ) {
         let framing = Arc::new(TextFrames {
             stream_id: stream_id.cloned(),
+            extensions: self.extensions.clone(),
         });
         let subscription = Subscription::new(guard, from, Dialect::Responses, framing);
-        self.readers.push(subscription, lane);
+        self.readers.push(subscription, stream_id.cloned(), lane);
     }
 
     fn resume(&mut self, resume: &Resume) {
@@ -197,8 +228,8 @@ impl SocketSession {
         };
         let owner = &self.options.caller.owner;
         let generation = self.engine.find(&cursor.id, owner)?;
-        // Keeps the generation read between the old reader and the new one.
-        let _guard = generation.attach();
+        // Attached before the old reader ends, so that the generation never has zero readers.
+        let guard = generation.attach();
         // A second resume repositions: the first reader ends, but the lane stays its generation's.
         let lane = self.readers.take(&cursor.id);
         if lane.is_none() && self.readers.len() >= self.options.max_lanes {
@@ -213,8 +244,7 @@ impl SocketSession {
         }
         let lane = lane.flatten();
         let name: Option<StreamId> = resume.stream_id.as_deref().map(Into::into);
-        let owner = &self.options.caller.owner;
-        let resumption = self.engine.resume(&cursor, owner, ReaderKind::WebSocket)?;
+        let resumption = self.engine.read(guard, after, ReaderKind::WebSocket)?;
         let resumed = |from| {
             let tail = generation.tail().ok();
             let head = tail.map(|tail| tail.next.0.saturating_sub(1));
@@ -292,13 +322,44 @@ impl SocketSession {
                 cx.waker().wake_by_ref();
             }
             let more = !ended.is_empty();
-            ended.into_iter().for_each(|lane| self.free(lane));
+            for reader in ended {
+                if let Some(broken) = reader.broken {
+                    self.report(&broken);
+                }
+                self.free(reader.lane);
+            }
             // A freed lane may have started its next create, whose first event is ready at once.
             if full || !more {
                 out.push(self.take_replies());
                 return out.into_bytes();
             }
         }
+    }
+
+    /// Tells the client of a stream that broke off: with the response object, if that is left.
+    fn report(&mut self, broken: &Broken) {
+        let Broken {
+            id,
+            stream_id,
+            error,
+        } = broken;
+        let name = stream_id.as_deref();
+        let left = self.engine.find(id, &self.options.caller.owner);
+        let extensions = self.extensions.load(Ordering::Relaxed);
+        if let (Ok(generation), SubscriptionError::Expired, true) = (left, error, extensions) {
+            let (_, event) = generation.reset_event();
+            return self.reply(&event, name);
+        }
+        let gone = ApiError::new(
+            ErrorCode::PositionGone,
+            format!("The stream cannot be read any further: {error}."),
+        );
+        let reply = if extensions {
+            message::command_error(Some(id.as_str()), &gone)
+        } else {
+            message::error(&gone)
+        };
+        self.reply(&reply, name);
     }
 
     /// Takes the waiting replies. Splitting an empty buffer would allocate.

@@ -103,6 +103,7 @@ pub fn upgrade(
         max_lanes: options.max_lanes,
         max_queued: options.max_queued,
         readers: options.readers,
+        extensions: offers_subprotocol(request),
     };
     let socket = Rc::new(RefCell::new(SocketSession::new(engine, session_options)));
     let keep_alive = KeepAlive {
@@ -122,6 +123,16 @@ pub fn upgrade(
     Ok(head
         .set_body(SocketBody::new(control, socket, options.sockets.enter()))
         .map_into_boxed_body())
+}
+
+/// Whether the client offers [`SUBPROTOCOL`].
+fn offers_subprotocol(request: &HttpRequest) -> bool {
+    request
+        .headers()
+        .get_all("sec-websocket-protocol")
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|offered| offered.trim() == SUBPROTOCOL)
 }
 
 fn invalid(error: &actix_web::Error) -> ApiError {

@@ -1,8 +1,8 @@
-//! Reads one answer over a WebSocket and prints it as it comes. When the connection breaks it comes
-//! back with the number of the last event, so no token is lost or printed twice.
+//! Reads one answer over a WebSocket and prints it as it arrives. When the connection breaks it
+//! resumes with the number of the last event, so no token is lost or printed twice.
 //!
-//! `cargo run -p tokenwire-example-client -- "A question" [--cut-after N]`; the option breaks the
-//! connection on purpose, after N pieces.
+//! `cargo run -p tokenwire-example-client -- "A question" [--cut-after N]`; the option drops the
+//! connection after N deltas.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -19,10 +19,10 @@ use tokio_tungstenite::tungstenite::Message;
 
 type Error = Box<dyn std::error::Error>;
 
-/// Attempts in a row without an event in between.
+/// Most attempts in a row without an event in between.
 const ATTEMPTS: u32 = 8;
 
-/// What has to be known to go on after a cut.
+/// The state that resuming needs.
 struct Answer {
     question: String,
     id: Option<String>,
@@ -33,7 +33,7 @@ struct Answer {
 
 /// How a connection ended.
 enum End {
-    /// The answer is whole, or failed for good.
+    /// The answer is complete, or has failed.
     Done(Result<(), Error>),
     /// The connection broke.
     Cut,
@@ -53,7 +53,7 @@ async fn main() -> Result<(), Error> {
                 .parse()?,
         ),
         Some(other) => {
-            return Err(format!("`{other}` is not understood; expected --cut-after N").into());
+            return Err(format!("unknown argument `{other}`; expected --cut-after N").into());
         }
         None => None,
     };
@@ -76,7 +76,7 @@ async fn main() -> Result<(), Error> {
     .await
 }
 
-/// Reads to the end over as many connections as it takes.
+/// Reads to the end, over several connections if needed.
 async fn read(url: &str, mut answer: Answer) -> Result<(), Error> {
     let mut failures = 0;
     loop {
@@ -88,14 +88,14 @@ async fn read(url: &str, mut answer: Answer) -> Result<(), Error> {
         };
         failures = if answer.last == seen { failures + 1 } else { 1 };
         if failures > ATTEMPTS {
-            return Err(format!("given up after {ATTEMPTS} attempts: {why}").into());
+            return Err(format!("gave up after {ATTEMPTS} attempts: {why}").into());
         }
-        eprintln!("\n({why}; coming back)");
+        eprintln!("\n({why}; resuming)");
         tokio::time::sleep(Duration::from_millis(100 << failures)).await;
     }
 }
 
-/// One connection: starts the answer, or goes on with it.
+/// Opens one connection, and starts or resumes the answer.
 async fn connect(url: &str, answer: &mut Answer) -> Result<End, Error> {
     let (mut socket, _) = connect_async(url).await?;
     let command = match &answer.id {
@@ -106,7 +106,7 @@ async fn connect(url: &str, answer: &mut Answer) -> Result<End, Error> {
     };
     socket.send(Message::text(command.to_string())).await?;
     while let Some(message) = socket.next().await {
-        // A broken connection is an error here; what was read before it has been printed.
+        // A broken connection is an error here; everything before it has been printed.
         let Ok(message) = message else {
             return Ok(End::Cut);
         };
@@ -118,7 +118,7 @@ async fn connect(url: &str, answer: &mut Answer) -> Result<End, Error> {
         }
         if answer.cut_after == Some(answer.pieces) {
             answer.cut_after = None;
-            // Dropped without a goodbye.
+            // Dropped without a close frame.
             return Ok(End::Cut);
         }
     }
@@ -126,7 +126,7 @@ async fn connect(url: &str, answer: &mut Answer) -> Result<End, Error> {
 }
 
 impl Answer {
-    /// Applies one event; gives the result if it was the last.
+    /// Applies one event. Returns the result if it was the last.
     fn apply(&mut self, event: &Value) -> Option<Result<(), Error>> {
         let kind = event["type"].as_str().unwrap_or_default();
         if kind == "error" || kind == "tokenwire:error" {
@@ -150,7 +150,7 @@ impl Answer {
                 let _ = std::io::stdout().flush();
                 None
             }
-            // The events are not kept any more; what there is of the answer is in the object.
+            // The events are no longer kept; the object holds the answer.
             "tokenwire:reset" => {
                 println!("\n(from the beginning)\n{}", text(&event["response"]));
                 ended(&event["response"])
@@ -160,7 +160,7 @@ impl Answer {
     }
 }
 
-/// The result, once the response object says that there is one.
+/// Returns the result, once the response object has one.
 fn ended(response: &Value) -> Option<Result<(), Error>> {
     match response["status"].as_str()? {
         "completed" | "incomplete" | "cancelled" => {

@@ -36,7 +36,7 @@ pub(super) async fn create(
     .await?;
     let chat = ChatRequest::parse(&bytes)?;
     let stream = chat.stream();
-    let key = idempotency_key(&request)?;
+    let key = idempotency_key(&request, None)?;
     let body = StreamRequest::Chat(chat);
     let start = start_request(&request, &service, body, "/v1/chat/completions", key);
     let started = service.engine.start(start)?;

@@ -6,9 +6,11 @@ use actix_web::http::header::{self, HeaderMap};
 use actix_web::web::Payload;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
-use tokenwire_core::engine::{Freshness, StartRequest};
+use tokenwire_core::engine::{Cursor, Freshness, StartRequest};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
-use tokenwire_core::request::StreamRequest;
+use tokenwire_core::model::id::GenerationId;
+use tokenwire_core::request::{StreamRequest, check_idempotency_key};
+use tokenwire_sse::last_event_id;
 
 use super::timing::for_client;
 use crate::service::Service;
@@ -141,20 +143,31 @@ fn freshness(headers: &HeaderMap, by_event_source: bool) -> Freshness {
     }
 }
 
-/// Returns the `Idempotency-Key`, of at most 255 bytes.
-pub(crate) fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, ApiError> {
-    match text(request.headers(), "idempotency-key") {
-        None | Some("") => Ok(None),
-        Some(key) if key.len() <= 255 => Ok(Some(key.to_owned())),
-        Some(key) => Err(ApiError::new(
-            ErrorCode::InvalidValue,
-            format!(
-                "The Idempotency-Key has {} bytes; at most 255 are allowed.",
-                key.len()
-            ),
-        )
-        .param("Idempotency-Key")),
+/// Returns the idempotency key of a request: the query parameter `key`, where the route has one,
+/// else the header. An empty one counts as none.
+///
+/// # Errors
+/// `invalid_value` for a key that is not visible ASCII, too long, or looks like a credential.
+pub(crate) fn idempotency_key(
+    request: &HttpRequest,
+    query: Option<&Query>,
+) -> Result<Option<String>, ApiError> {
+    const HEADER: &str = "Idempotency-Key";
+    let by_query = query.and_then(|query| query.get("key"));
+    if let Some(key) = by_query.filter(|key| !key.is_empty()) {
+        check_idempotency_key(key, "key")?;
+        return Ok(Some(key.to_owned()));
     }
+    let Some(value) = request.headers().get(HEADER) else {
+        return Ok(None);
+    };
+    // Bytes that are not ASCII must be refused, not dropped: the request would not be idempotent.
+    let key = String::from_utf8_lossy(value.as_bytes());
+    if key.is_empty() {
+        return Ok(None);
+    }
+    check_idempotency_key(&key, HEADER)?;
+    Ok(Some(key.into_owned()))
 }
 
 /// The one place where a handler's request becomes a [`StartRequest`]. `key` takes precedence over
@@ -170,6 +183,20 @@ pub(crate) fn start_request(
     StartRequest::new(body, service.caller(request.headers()), route)
         .with_idempotency_key(key)
         .with_freshness(freshness(request.headers(), by_event_source))
+}
+
+/// Returns the position at which a reader of this generation comes back: `Last-Event-ID`, else the
+/// query parameter `name`, else the start.
+pub(crate) fn cursor(
+    request: &HttpRequest,
+    id: GenerationId,
+    name: &'static str,
+    query: &Query,
+) -> Result<Cursor, ApiError> {
+    match last_event_id(request)? {
+        Some(cursor) => cursor.of(&id),
+        None => Cursor::from_query(id, name, query.get(name)),
+    }
 }
 
 /// A query's parameters, percent-decoded; the last of a name wins.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::value::RawValue;
 use tokenwire_core::dialect::Dialect;
-use tokenwire_core::engine::Cursor;
 use tokenwire_core::generation::{Generation, ReaderGuard};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::event::Ending;
@@ -14,7 +13,9 @@ use tokenwire_core::model::id::GenerationId;
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokenwire_sse::{SseFraming, last_event_id};
 
-use super::inbound::{ContentType, Query, body, discard_body, idempotency_key, start_request};
+use super::inbound::{
+    ContentType, Query, body, cursor, discard_body, idempotency_key, start_request,
+};
 use super::outbound::{
     HttpError, attached, committed, json, located, marked, of_generation, open_error_response,
     resumed,
@@ -45,7 +46,7 @@ pub(super) async fn create(
     .await?;
     let asked = ResponsesRequest::parse(&bytes)?;
     let (stream, background) = (asked.stream(), asked.background());
-    let key = idempotency_key(&request)?;
+    let key = idempotency_key(&request, None)?;
     let body = StreamRequest::Responses(asked);
     let start = start_request(&request, &service, body, "/v1/responses", key);
     let started = service.engine.start(start)?;
@@ -121,8 +122,7 @@ pub(super) async fn retrieve(
         None | Some("false" | "") => {}
         Some("true") => {
             let id = generation.meta().id.clone();
-            let after = query.get("starting_after");
-            let cursor = Cursor::from_query(id, "starting_after", after)?;
+            let cursor = cursor(&request, id, "starting_after", &query)?;
             let reader = service.sse(Dialect::Responses, SseFraming::Sdk);
             return attached(request.method(), &service, &cursor, &reader);
         }

@@ -5,14 +5,14 @@ use std::time::Duration;
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use tokenwire_core::dialect::Dialect;
-use tokenwire_core::engine::{Cursor, StartRequest};
+use tokenwire_core::engine::StartRequest;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::GenerationId;
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
-use tokenwire_sse::{SseFraming, SseReader, come_back, last_event_id};
+use tokenwire_sse::{HeartbeatKind, SseFraming, SseReader, come_back, last_event_id};
 
 use super::inbound::{
-    ContentType, Query, body, discard_body, idempotency_key, start_request, wants_text,
+    ContentType, Query, body, cursor, discard_body, idempotency_key, start_request, wants_text,
 };
 use super::outbound::{HttpError, attached, committed, marked, of_generation, resumed};
 use crate::service::Service;
@@ -35,7 +35,19 @@ fn reader(request: &HttpRequest, query: &Query, service: &Service) -> Result<Sse
         Dialect::Text => SseFraming::Bare,
         Dialect::Responses | Dialect::Chat => SseFraming::EventSource,
     };
-    Ok(service.sse(dialect, framing))
+    let heartbeat_kind = match query.get("heartbeat") {
+        None | Some("comment") => HeartbeatKind::Comment,
+        Some("event") => HeartbeatKind::Event,
+        Some(other) => {
+            let shown: String = other.chars().take(64).collect();
+            let message = format!("'heartbeat' is '{shown}'; expected 'comment' or 'event'.");
+            return Err(ApiError::new(ErrorCode::InvalidValue, message).param("heartbeat"));
+        }
+    };
+    Ok(SseReader {
+        heartbeat_kind,
+        ..service.sse(dialect, framing)
+    })
 }
 
 /// `POST /v1/streams`
@@ -58,12 +70,12 @@ pub(super) async fn create(
     )
     .await?;
     let body = StreamRequest::parse(&bytes)?;
-    let key = idempotency_key(&request)?;
+    let key = idempotency_key(&request, None)?;
     let start = start_request(&request, &service, body, "/v1/streams", key);
     begin(&request, &service, &reader, start).await
 }
 
-/// `GET /v1/streams?input=…&model=…&key=…`
+/// `GET /v1/streams?input=…&model=…&previous_response_id=…&key=…`
 pub(super) async fn create_by_query(
     request: HttpRequest,
     service: web::Data<Service>,
@@ -79,9 +91,16 @@ pub(super) async fn create_by_query(
             .param("input")
             .into());
     };
-    let body = StreamRequest::Responses(ResponsesRequest::from_input(input, query.get("model")));
-    let key = query.get("key").filter(|key| !key.is_empty());
-    let key = key.map(str::to_owned);
+    let mut asked = serde_json::Map::new();
+    asked.insert("input".to_owned(), input.into());
+    for name in ["model", "previous_response_id"] {
+        if let Some(value) = query.get(name) {
+            asked.insert(name.to_owned(), value.into());
+        }
+    }
+    let asked = serde_json::Value::Object(asked).to_string();
+    let body = StreamRequest::Responses(ResponsesRequest::parse(asked.as_bytes())?);
+    let key = idempotency_key(&request, Some(&query))?;
     let start = start_request(&request, &service, body, "GET /v1/streams", key);
     begin(&request, &service, &reader, start).await
 }
@@ -100,10 +119,7 @@ pub(super) async fn attach(
             "Stream not found: the id is not one of the gateway's.",
         )
     })?;
-    let cursor = match last_event_id(&request)? {
-        Some(cursor) => cursor.of(&id)?,
-        None => Cursor::from_query(id, "after", query.get("after"))?,
-    };
+    let cursor = cursor(&request, id, "after", &query)?;
     attached(request.method(), &service, &cursor, &reader)
 }
 

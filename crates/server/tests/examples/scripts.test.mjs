@@ -64,7 +64,7 @@ describe('the Rust client', () => {
     const { word, text } = question(30, { tbt: '5ms' });
     const { stdout, stderr } = await run(told('EXAMPLE_RUST_CLIENT'), [text, '--cut-after', '3']);
     assert.equal(stdout, `${counted(30)}\n`);
-    assert.match(stderr, /the connection broke; coming back/);
+    assert.match(stderr, /the connection broke; resuming/);
     assert.equal((await upstreamSaw(word)).length, 1);
   });
 

@@ -149,6 +149,12 @@ const DIALECT: Parameter = Parameter {
     kind: Kind::OneOf(&["responses", "chat", "text"]),
     about: "The JSON of the events. Numbers are the same in each. `Accept: text/plain` also selects `text`.",
 };
+const HEARTBEAT: Parameter = Parameter {
+    name: "heartbeat",
+    place: Place::Query,
+    kind: Kind::OneOf(&["comment", "event"]),
+    about: "How silence is filled: with comments, or with events of type `tokenwire:heartbeat`, which a page can see.",
+};
 
 const STREAM: Answer = Answer {
     status: 200,
@@ -195,7 +201,13 @@ pub(super) const OPERATIONS: &[Operation] = &[
         group: Group::Streams,
         summary: "Start an answer and stream it",
         about: "The body is a responses request (`input`) or a chat request (`messages`), with any content type. The head is sent at once; later failures are events.",
-        parameters: &[DIALECT, IDEMPOTENCY_KEY, LAST_EVENT_ID, CACHE_CONTROL],
+        parameters: &[
+            DIALECT,
+            HEARTBEAT,
+            IDEMPOTENCY_KEY,
+            LAST_EVENT_ID,
+            CACHE_CONTROL,
+        ],
         body: Some("StreamRequest"),
         answers: &[
             STREAM,
@@ -234,7 +246,14 @@ pub(super) const OPERATIONS: &[Operation] = &[
                 kind: Kind::Text,
                 about: "As `Idempotency-Key`, since EventSource cannot send headers.",
             },
+            Parameter {
+                name: "previous_response_id",
+                place: Place::Query,
+                kind: Kind::Text,
+                about: "Continues the conversation of this response.",
+            },
             DIALECT,
+            HEARTBEAT,
             LAST_EVENT_ID,
             CACHE_CONTROL,
         ],
@@ -253,6 +272,9 @@ pub(super) const OPERATIONS: &[Operation] = &[
             ErrorCode::InvalidCursor,
             ErrorCode::OriginForbidden,
             ErrorCode::NotFound,
+            ErrorCode::PreviousResponseNotFound,
+            ErrorCode::PreviousResponseUnusable,
+            ErrorCode::PositionGone,
             ErrorCode::IdempotencyMismatch,
             ErrorCode::Overloaded,
             ErrorCode::ShuttingDown,
@@ -275,6 +297,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
                 about: "The number of the last received event.",
             },
             DIALECT,
+            HEARTBEAT,
             LAST_EVENT_ID,
         ],
         body: None,
