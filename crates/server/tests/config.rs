@@ -641,7 +641,7 @@ fn bad_files_are_refused_with_key_value_expectation_and_remedy() {
             &["`streams.heartbeat` is 10ms", "from 1s"],
         ),
         (
-            "streams: {retain_events: 99999d}",
+            "streams: {retain_events: 9999d}",
             &["`streams.retain_events`", "to 8760h"],
         ),
         (
@@ -689,7 +689,7 @@ fn bad_files_are_refused_with_key_value_expectation_and_remedy() {
             &["`reuse.cache_entries` is 0", "Set reuse.cache to false"],
         ),
         (
-            "reuse: {cache_ttl: 99999d}",
+            "reuse: {cache_ttl: 9999d}",
             &["`reuse.cache_ttl`", "to 8760h"],
         ),
         ("reuse: {pace: -1}", &["`reuse.pace` is -1"]),
