@@ -84,7 +84,10 @@ impl Shape {
                 Arc::new(sse::EventSource)
             }
             Self::ResponsesWebSocket | Self::ChatWebSocket | Self::TextWebSocket => {
-                Arc::new(websocket::TextFrames { stream_id: None })
+                Arc::new(websocket::TextFrames {
+                    stream_id: None,
+                    extensions: true,
+                })
             }
         }
     }

@@ -12,8 +12,8 @@ use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::decode::{Flow, SseDecoder, SseEvent};
 use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_core::upstream::{
-    OpenError, StreamStep, Target, Timeouts, TokenStream, Upstream, UpstreamHead, UpstreamRequest,
-    UpstreamResponse,
+    OpenError, SecretString, StreamStep, Target, Timeouts, TokenStream, Upstream, UpstreamHead,
+    UpstreamRequest, UpstreamResponse,
 };
 
 /// The reads that are left. Cheap to clone.
@@ -48,7 +48,11 @@ impl Player {
 }
 
 impl Upstream for Player {
-    fn route(&self, model: Option<&str>) -> Result<Target, ApiError> {
+    fn route(
+        &self,
+        model: Option<&str>,
+        _client_key: Option<&SecretString>,
+    ) -> Result<Target, ApiError> {
         let model = model.unwrap_or("model").to_owned();
         // The gateway's defaults. The clock is paused while the benchmark runs.
         let timeouts = Timeouts {
@@ -64,6 +68,7 @@ impl Upstream for Player {
             timeouts,
             endpoint: 0,
             queued: false,
+            reservation: Default::default(),
         })
     }
 

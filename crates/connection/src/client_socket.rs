@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use actix_web::body::BoxBody;
@@ -11,7 +12,7 @@ use actix_web::rt::net::TcpStream;
 use tokio::io::{AsyncRead as _, ReadBuf};
 
 use crate::inbound::InboundBuffer;
-use crate::request_tracker::RequestTracker;
+use crate::request_tracker::{Part, RequestTracker};
 
 /// Maximum number of bytes that a client may send ahead while a stream is written to it. Beyond it
 /// the socket is not read until the stream is over.
@@ -31,7 +32,15 @@ pub(crate) struct ClientSocket {
     blocked: Cell<bool>,
     offer: RefCell<Option<Offer>>,
     inbound: InboundBuffer,
+    /// Handlers that run, and streams that are written.
+    active: Cell<usize>,
+    reserved: bool,
+    direct_writes: bool,
 }
+
+/// Counts a handler, and then the stream that it returns.
+#[derive(Debug)]
+pub(crate) struct ActiveGuard(Rc<ClientSocket>);
 
 /// A body that may leave actix.
 #[derive(Debug)]
@@ -63,7 +72,7 @@ pub(crate) struct Detached {
 // === impl ClientSocket ===
 
 impl ClientSocket {
-    pub(crate) fn new(socket: TcpStream) -> Self {
+    pub(crate) fn new(socket: TcpStream, reserved: bool, direct_writes: bool) -> Self {
         Self {
             socket: RefCell::new(Some(socket)),
             pipelined: RefCell::default(),
@@ -72,7 +81,34 @@ impl ClientSocket {
             blocked: Cell::new(false),
             offer: RefCell::default(),
             inbound: InboundBuffer::default(),
+            active: Cell::new(0),
+            reserved,
+            direct_writes,
         }
+    }
+
+    /// Whether the connection is [reserved](crate::Reserved).
+    pub(crate) fn is_reserved(&self) -> bool {
+        self.reserved
+    }
+
+    /// Whether bodies may be [offered](Self::offer).
+    pub(crate) fn direct_writes(&self) -> bool {
+        self.direct_writes
+    }
+
+    /// Counts a handler or a stream until the guard is dropped.
+    pub(crate) fn activate(self: &Rc<Self>) -> ActiveGuard {
+        self.active.set(self.active.get() + 1);
+        ActiveGuard(self.clone())
+    }
+
+    /// Returns the incomplete request that nothing but the client delays.
+    pub(crate) fn stalled(&self) -> Option<(u64, Part)> {
+        if self.active.get() > 0 {
+            return None;
+        }
+        self.requests.borrow().incomplete()
     }
 
     /// Returns the buffer of a WebSocket's client.
@@ -248,5 +284,20 @@ impl ClientSocket {
             self.inbound.go_direct();
         }
         Some(Detached { body, kind })
+    }
+}
+
+// === impl ActiveGuard ===
+
+impl ActiveGuard {
+    pub(crate) fn client(&self) -> &Rc<ClientSocket> {
+        &self.0
+    }
+}
+
+impl Drop for ActiveGuard {
+    fn drop(&mut self) {
+        let active = self.0.active.get();
+        self.0.active.set(active.saturating_sub(1));
     }
 }

@@ -1,5 +1,6 @@
 //! One connection, from an accepted socket to its end.
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -11,13 +12,16 @@ use std::time::Duration;
 use actix_http::error::DispatchError;
 use actix_server::GracefulShutdownSignal;
 use actix_service::Service;
+use bytes::{Buf as _, Bytes};
 use futures::future::LocalBoxFuture;
 use tokenwire_core::model::gauge::{Gauge, GaugeGuard};
 use tokio::io::AsyncWrite as _;
 use tokio::time::Sleep;
 
 use crate::actix_io::ActixIo;
+use crate::admission::Admission;
 use crate::client_socket::ClientSocket;
+use crate::request_tracker::Part;
 use crate::stream_writer::{End, StreamWriter};
 
 /// Timeouts of a connection outside actix.
@@ -25,6 +29,8 @@ use crate::stream_writer::{End, StreamWriter};
 pub(crate) struct ConnectionTimeouts {
     /// Between a response and the next request.
     pub(crate) keep_alive: Duration,
+    /// For the head of a request.
+    pub(crate) head: Duration,
     /// Between the last byte written and the close.
     pub(crate) linger: Duration,
 }
@@ -45,12 +51,25 @@ pub(crate) struct Connection<S: Service<(ActixIo, Option<SocketAddr>)>> {
     http: Rc<S>,
     context: ConnectionContext,
     phase: Phase<S::Future>,
+    /// Closes a reserved connection.
+    lifetime: Option<Pin<Box<Sleep>>>,
+    /// Closes a connection whose client owes the rest of this request.
+    stall: Option<Box<Stall>>,
     _open: GaugeGuard,
+    _admitted: Option<Box<dyn Any>>,
+}
+
+/// An incomplete request, and the end of the time for it.
+struct Stall {
+    request: (u64, Part),
+    timer: Pin<Box<Sleep>>,
 }
 
 enum Phase<F> {
     /// actix reads a request or writes a response. Boxed, since a stream does without it.
     Http(Pin<Box<F>>),
+    /// A refusal is being written.
+    Refusing(Bytes),
     /// A detached body is being written.
     Stream {
         writer: StreamWriter,
@@ -74,28 +93,55 @@ impl<S> Connection<S>
 where
     S: Service<(ActixIo, Option<SocketAddr>), Response = (), Error = DispatchError>,
 {
-    /// Starts with a dispatcher of actix.
+    /// Starts with a dispatcher of actix, unless the connection is refused.
     pub(crate) fn new(
         client: Rc<ClientSocket>,
         peer: Option<SocketAddr>,
         http: Rc<S>,
         context: ConnectionContext,
         open: GaugeGuard,
+        admission: Admission,
     ) -> Self {
-        let phase = Phase::Http(Box::pin(http.call((ActixIo::new(client.clone()), peer))));
+        let (admitted, lifetime, phase) = match admission {
+            Admission::Refuse(bytes) => (None, None, Phase::Refusing(bytes)),
+            Admission::Serve(guard) => (Some(guard), None, start(&*http, &client, peer)),
+            Admission::Reserve { guard, lifetime } => {
+                let timer = Box::pin(tokio::time::sleep(lifetime));
+                (Some(guard), Some(timer), start(&*http, &client, peer))
+            }
+        };
         Self {
             client,
             peer,
             http,
             context,
             phase,
+            lifetime,
+            stall: None,
             _open: open,
+            _admitted: admitted,
         }
     }
 
-    fn http(&self) -> Phase<S::Future> {
-        let io = ActixIo::new(self.client.clone());
-        Phase::Http(Box::pin(self.http.call((io, self.peer))))
+    /// Waits for the end of the time for an incomplete request. actix limits only the first head of a
+    /// connection, and waits without a limit for the rest of a body that no handler reads.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(request) = self.client.stalled() else {
+            self.stall = None;
+            return Poll::Pending;
+        };
+        let timeout = match request.1 {
+            Part::Head => self.context.timeouts.head + self.context.timeouts.linger,
+            Part::Body => self.context.timeouts.linger,
+        };
+        let timer = match &mut self.stall {
+            Some(stall) if stall.request == request => &mut stall.timer,
+            stall => {
+                let timer = Box::pin(tokio::time::sleep(timeout));
+                &mut stall.insert(Box::new(Stall { request, timer })).timer
+            }
+        };
+        timer.as_mut().poll(cx)
     }
 
     fn closing(&self) -> Phase<S::Future> {
@@ -123,6 +169,12 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
+        if let Some(lifetime) = &mut this.lifetime {
+            // The client sees the connection close.
+            if lifetime.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+        }
         loop {
             this.phase = match &mut this.phase {
                 Phase::Http(dispatcher) => {
@@ -134,8 +186,23 @@ where
                             writer: StreamWriter::new(detached),
                             _direct: this.context.direct.enter(),
                         },
-                        None => return Poll::Pending,
+                        None => return this.poll_stalled(cx).map(Ok),
                     }
+                }
+                Phase::Refusing(bytes) => {
+                    while !bytes.is_empty() {
+                        match ready!(
+                            this.client
+                                .with_socket(|socket| socket.poll_write(cx, bytes))
+                        ) {
+                            Ok(written) if written > 0 => bytes.advance(written),
+                            _ => return Poll::Ready(Ok(())),
+                        }
+                    }
+                    let _ = ready!(this.client.with_socket(|socket| socket.poll_shutdown(cx)));
+                    // What has arrived is read, so that the close sends no reset.
+                    let _ = this.client.poll_end(cx);
+                    return Poll::Ready(Ok(()));
                 }
                 Phase::Stream { writer, .. } => match ready!(writer.poll(&this.client, cx)) {
                     End::KeepAlive => this.idle(),
@@ -156,7 +223,7 @@ where
                 }
                 Phase::Idle { timer, shutdown } => {
                     if this.client.poll_readable(cx).is_ready() {
-                        this.http()
+                        start(&*this.http, &this.client, this.peer)
                     } else if timer.as_mut().poll(cx).is_ready()
                         || shutdown.as_mut().poll(cx).is_ready()
                     {
@@ -168,6 +235,15 @@ where
             };
         }
     }
+}
+
+/// Starts a dispatcher of actix.
+fn start<S: Service<(ActixIo, Option<SocketAddr>)>>(
+    http: &S,
+    client: &Rc<ClientSocket>,
+    peer: Option<SocketAddr>,
+) -> Phase<S::Future> {
+    Phase::Http(Box::pin(http.call((ActixIo::new(client.clone()), peer))))
 }
 
 impl<S: Service<(ActixIo, Option<SocketAddr>)>> Unpin for Connection<S> {}

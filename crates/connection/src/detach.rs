@@ -8,7 +8,8 @@ use std::task::{Context, Poll, ready};
 
 use actix_http::header;
 use actix_http::{
-    BoxedPayloadStream, ConnectionType, Payload, Request, Response, StatusCode, Version,
+    BoxedPayloadStream, ConnectionType, Method, Payload, Request, Response, ResponseHead,
+    StatusCode, Version,
 };
 use actix_service::{Service, ServiceFactory};
 use actix_web::body::{BodySize, BoxBody, MessageBody};
@@ -19,7 +20,7 @@ use futures::Stream;
 use futures::future::LocalBoxFuture;
 use pin_project_lite::pin_project;
 
-use crate::client_socket::{ClientSocket, Kind};
+use crate::client_socket::{ActiveGuard, ClientSocket, Kind};
 
 /// Wraps an application, so that its streaming bodies can be detached.
 #[derive(Debug)]
@@ -31,6 +32,7 @@ pin_project! {
         #[pin]
         response: F,
         detach: Option<Detach>,
+        active: Option<ActiveGuard>,
     }
 }
 
@@ -47,9 +49,16 @@ struct TrackedPayload {
     open: bool,
 }
 
+/// A stream that actix writes.
+struct ActiveBody {
+    body: BoxBody,
+    _active: ActiveGuard,
+}
+
 /// Stands in actix for a body that is stored in the [`ClientSocket`].
 struct DetachableBody {
     client: Rc<ClientSocket>,
+    _active: ActiveGuard,
 }
 
 // === impl Detaching ===
@@ -93,8 +102,14 @@ where
     }
 
     fn call(&self, request: Request) -> Self::Future {
+        let client = request.conn_data::<Rc<ClientSocket>>();
+        let active = client.map(|client| {
+            client.on_dispatch();
+            client.activate()
+        });
         let (detach, request) = Detach::prepare(request);
         DetachingFuture {
+            active,
             detach,
             response: self.0.call(request),
         }
@@ -114,23 +129,35 @@ where
         let this = self.project();
         let response = ready!(this.response.poll(cx))?;
         let response = Response::from(response).map_into_boxed_body();
-        Poll::Ready(Ok(match this.detach.take() {
-            Some(detach) => detach.offer(response),
-            None => response,
-        }))
+        let Some(active) = this.active.take() else {
+            return Poll::Ready(Ok(response));
+        };
+        if response.body().size() != BodySize::Stream {
+            return Poll::Ready(Ok(response));
+        }
+        Poll::Ready(Ok(response.map_body(|head, body| {
+            let end = this.detach.take().and_then(|detach| detach.end(head));
+            match end {
+                Some((end, kind)) => DetachableBody::offer(active, body, end, kind),
+                None => BoxBody::new(ActiveBody {
+                    body,
+                    _active: active,
+                }),
+            }
+        })))
     }
 }
 
 // === impl Detach ===
 
 impl Detach {
-    /// Counts the request and tracks its body. There is no `Detach` without direct writes, and for
-    /// requests whose head does not say whether another may follow.
+    /// Tracks the body of a request. There is no `Detach` without direct writes, and for requests
+    /// whose head does not say whether another may follow.
     fn prepare(request: Request) -> (Option<Self>, Request) {
-        let Some(client) = request.conn_data::<Rc<ClientSocket>>().cloned() else {
+        let client = request.conn_data::<Rc<ClientSocket>>().cloned();
+        let Some(client) = client.filter(|client| client.direct_writes()) else {
             return (None, request);
         };
-        client.on_dispatch();
         let head = request.head();
         let kind = match head.connection_type() {
             ConnectionType::Upgrade => Kind::Upgraded,
@@ -138,7 +165,10 @@ impl Detach {
                 keep_alive: kind == ConnectionType::KeepAlive,
             },
         };
-        if head.version != Version::HTTP_11 || head.headers.contains_key(header::EXPECT) {
+        if head.version != Version::HTTP_11
+            || head.method == Method::HEAD
+            || head.headers.contains_key(header::EXPECT)
+        {
             return (None, request);
         }
         let request = match kind {
@@ -148,35 +178,19 @@ impl Detach {
         (Some(Self { client, kind }), request)
     }
 
-    /// Stores the body in the socket if it is a stream that can be detached.
-    fn offer(self, response: Response<BoxBody>) -> Response<BoxBody> {
-        if !self.is_detachable(&response) {
-            return response;
-        }
-        let Some(end) = self.client.end_of_request(self.kind) else {
-            return response;
-        };
-        response.map_body(|_, body| {
-            self.client.offer(body, end, self.kind);
-            BoxBody::new(DetachableBody {
-                client: self.client,
-            })
-        })
-    }
-
-    /// Whether the body follows the head without a length, in chunks or after an upgrade.
-    fn is_detachable(&self, response: &Response<BoxBody>) -> bool {
+    /// Returns the position after the request, if a stream with this head can be detached.
+    fn end(self, head: &ResponseHead) -> Option<(u64, Kind)> {
         let expected = match self.kind {
             Kind::Chunked { .. } => {
-                response.status().is_success()
-                    && !response.headers().contains_key(header::CONNECTION)
+                head.status.is_success() && !head.headers().contains_key(header::CONNECTION)
             }
             Kind::Upgraded => {
-                response.status() == StatusCode::SWITCHING_PROTOCOLS
+                head.status == StatusCode::SWITCHING_PROTOCOLS
                     && self.client.inbound().is_installed()
             }
         };
-        expected && response.body().size() == BodySize::Stream
+        let end = self.client.end_of_request(self.kind)?;
+        expected.then_some((end, self.kind))
     }
 }
 
@@ -223,7 +237,36 @@ impl Drop for TrackedPayload {
     }
 }
 
+// === impl ActiveBody ===
+
+impl MessageBody for ActiveBody {
+    type Error = Box<dyn Error>;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        self.body.as_pin_mut().poll_next(cx)
+    }
+}
+
 // === impl DetachableBody ===
+
+impl DetachableBody {
+    /// Stores a body in the socket of its connection.
+    fn offer(active: ActiveGuard, body: BoxBody, end: u64, kind: Kind) -> BoxBody {
+        let client = active.client().clone();
+        client.offer(body, end, kind);
+        BoxBody::new(Self {
+            client,
+            _active: active,
+        })
+    }
+}
 
 impl MessageBody for DetachableBody {
     type Error = Box<dyn Error>;

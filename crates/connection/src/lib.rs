@@ -38,6 +38,7 @@
 //! The crate relies on details of one version of actix-http, which the workspace pins.
 
 mod actix_io;
+mod admission;
 mod client_socket;
 mod connection;
 mod detach;
@@ -47,6 +48,7 @@ mod request_tracker;
 mod service;
 mod stream_writer;
 
+pub use admission::{Admission, Admit, Reserved};
 pub use payload::websocket_payload;
 pub use service::{ConnectionOptions, connections};
 

@@ -23,7 +23,8 @@ struct WebSocketPayload {
 ///
 /// Without [direct writes](crate::ConnectionOptions::direct_writes) the payload is returned as it is.
 pub fn websocket_payload(request: &HttpRequest, payload: Payload) -> Payload {
-    let Some(client) = request.conn_data::<Rc<ClientSocket>>().cloned() else {
+    let client = request.conn_data::<Rc<ClientSocket>>().cloned();
+    let Some(client) = client.filter(|client| client.direct_writes()) else {
         return payload;
     };
     client.inbound().install();

@@ -25,6 +25,13 @@ pub(crate) struct RequestTracker {
     line: Vec<u8>,
 }
 
+/// The incomplete part of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    Head,
+    Body,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
     /// At the end of a request, or at the start of the connection.
@@ -109,6 +116,16 @@ impl RequestTracker {
             State::Raw { from } if self.complete == self.dispatched => Some(from),
             _ => None,
         }
+    }
+
+    /// Returns the incomplete request and its part, if the client owes bytes.
+    pub(crate) fn incomplete(&self) -> Option<(u64, Part)> {
+        let part = match self.state {
+            State::Blank | State::BlankCr | State::Head => Part::Head,
+            State::Body(_) | State::Chunked(_) => Part::Body,
+            State::Between | State::Raw { .. } | State::Lost => return None,
+        };
+        Some((self.complete, part))
     }
 
     /// Takes one step, and returns the number of bytes that it used.

@@ -17,6 +17,7 @@ use futures::future::LocalBoxFuture;
 use tokenwire_core::model::gauge::Gauge;
 
 use crate::actix_io::ActixIo;
+use crate::admission::{Admission, Admit, Reserved};
 use crate::client_socket::ClientSocket;
 use crate::connection::{Connection, ConnectionContext, ConnectionTimeouts};
 use crate::detach::Detaching;
@@ -26,7 +27,8 @@ use crate::detach::Detaching;
 pub struct ConnectionOptions {
     /// Maximum time between a response and the next request. 75 s by default.
     pub keep_alive: Duration,
-    /// Maximum time for the head of a request. 10 s by default.
+    /// Maximum time for the head of a request. 10 s by default. The rest of a body that is not read is
+    /// awaited for `linger` only.
     pub head_timeout: Duration,
     /// Maximum time that a closing connection waits for the peer's end, so that the peer can read
     /// the last response before a reset overtakes it. 1 s by default.
@@ -40,6 +42,8 @@ pub struct ConnectionOptions {
     pub open: Gauge,
     /// Number of streams that are being written directly.
     pub direct: Gauge,
+    /// Decides about each accepted socket. All are served by default.
+    pub admit: Option<Admit>,
     /// Whether waiting streams are written directly. If not, actix writes all responses. `true` by
     /// default.
     pub direct_writes: bool,
@@ -60,6 +64,7 @@ impl ConnectionOptions {
             slow_reader: Duration::from_secs(30),
             open: Gauge::default(),
             direct: Gauge::default(),
+            admit: None,
             direct_writes: true,
             shutdown,
         }
@@ -68,6 +73,7 @@ impl ConnectionOptions {
     fn timeouts(&self) -> ConnectionTimeouts {
         ConnectionTimeouts {
             keep_alive: self.keep_alive,
+            head: self.head_timeout,
             linger: self.linger,
         }
     }
@@ -118,7 +124,7 @@ where
     B: MessageBody + 'static,
 {
     let application = map_config(application.into_factory(), |()| AppConfig::default());
-    let (signal, direct_writes) = (options.shutdown.clone(), options.direct_writes);
+    let signal = options.shutdown.clone();
     let http = HttpService::build()
         .keep_alive(options.keep_alive)
         .client_request_timeout(options.head_timeout)
@@ -129,10 +135,10 @@ where
             let signal = signal.clone();
             async move { signal.notified().await }
         })
-        .on_connect_ext(move |io: &ActixIo, extensions| {
-            // Without the socket no body is offered to it, and actix writes all of them.
-            if direct_writes {
-                extensions.insert(io.socket());
+        .on_connect_ext(|io: &ActixIo, extensions| {
+            extensions.insert(io.socket());
+            if io.socket().is_reserved() {
+                extensions.insert(Reserved);
             }
         })
         .h1(Detaching::new(application));
@@ -202,8 +208,17 @@ where
     fn call(&self, socket: TcpStream) -> Connection<S> {
         self.options.prepare(&socket);
         let peer = socket.peer_addr().ok();
+        let admission = match &self.options.admit {
+            Some(admit) => admit(&socket),
+            None => Admission::Serve(Box::new(())),
+        };
+        let reserved = matches!(admission, Admission::Reserve { .. });
         Connection::new(
-            Rc::new(ClientSocket::new(socket)),
+            Rc::new(ClientSocket::new(
+                socket,
+                reserved,
+                self.options.direct_writes,
+            )),
             peer,
             self.http.clone(),
             ConnectionContext {
@@ -212,6 +227,7 @@ where
                 direct: self.options.direct.clone(),
             },
             self.options.open.enter(),
+            admission,
         )
     }
 }

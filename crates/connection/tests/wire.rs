@@ -11,6 +11,7 @@ use std::time::Duration;
 use actix_server::{Server, ServerHandle};
 use actix_web::{App, HttpResponse, web};
 use bytes::Bytes;
+use futures::future::join_all;
 use futures::{Stream, StreamExt as _, stream};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -75,6 +76,10 @@ async fn hello() -> &'static str {
 
 impl TestServer {
     fn start(direct_writes: bool) -> Self {
+        Self::with(direct_writes, Duration::from_secs(10))
+    }
+
+    fn with(direct_writes: bool, head_timeout: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
@@ -87,6 +92,7 @@ impl TestServer {
                 let options = ConnectionOptions {
                     direct: counted,
                     direct_writes,
+                    head_timeout,
                     ..ConnectionOptions::new(builder.graceful_shutdown_signal())
                 };
                 let application = move || {
@@ -319,6 +325,31 @@ async fn pending_stream_is_written_directly() {
             drop(socket);
             server.direct_streams(0).await;
         }
+    }
+}
+
+#[tokio::test]
+async fn connection_with_an_incomplete_request_is_closed() {
+    for direct_writes in [true, false] {
+        let server = TestServer::with(direct_writes, Duration::from_secs(1));
+        let cases = [
+            vec![send("GET /hello HTTP/1.1\r\nho")],
+            vec![
+                send("GET /hello HTTP/1.1\r\nhost: h\r\n\r\n"),
+                Until("hello"),
+                send("GET /hello HTTP/1.1\r\nho"),
+            ],
+            vec![
+                send("GET /ignore HTTP/1.1\r\nhost: h\r\n\r\nGET /hello"),
+                Until(END),
+                send(""),
+            ],
+            vec![send(post("/hello", CHUNKED, "5\r\nab"))],
+            vec![send(post("/hello", "content-length: 10\r\n", "ab"))],
+            vec![send(post("/ignore", CHUNKED, "5\r\nab"))],
+        ];
+        // Each exchange ends with its connection.
+        join_all(cases.iter().map(|steps| server.exchange(steps))).await;
     }
 }
 

@@ -1,8 +1,8 @@
 //! Recorded streams of real servers, through decoder, translators, log and every dialect.
 //!
 //! The recordings are not part of this repository. They are read from the folder that
-//! `TOKENWIRE_CAPTURES` names (default: `../shared/captures` beside the workspace). Without that folder
-//! the tests report it and pass.
+//! `TOKENWIRE_CAPTURES` names (default: `../shared/captures` beside the workspace). Without that
+//! folder the tests report it and pass.
 #![allow(
     clippy::expect_used,
     clippy::panic,

@@ -156,6 +156,55 @@ fn own_cases() -> BTreeMap<String, Case> {
             ),
         ),
         (
+            "own-usage-inside-a-vendor-member",
+            case(
+                "chat",
+                false,
+                sse(&[
+                    delta(json!({"content": "x"}), Value::Null),
+                    json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}],
+                        "x_vendor": {"usage": {"prompt_tokens": 11, "completion_tokens": 5}}}),
+                ]),
+                json!({"usage": [11, 5, 16]}),
+            ),
+        ),
+        (
+            "own-usage-in-two-parts",
+            case(
+                "chat",
+                false,
+                sse(&[
+                    json!({"choices": [{"index": 0, "delta": {"content": "x"}}], "usage": {"input_tokens": 11}}),
+                    json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": {"output_tokens": 5}}),
+                ]),
+                json!({"usage": [11, 5, 16]}),
+            ),
+        ),
+        (
+            "own-single-call-without-list",
+            case(
+                "chat",
+                false,
+                sse(&[
+                    delta(json!({"tool_calls": {"id": "a", "function": {"name": "f", "arguments": {"a": 1}}}}), Value::Null),
+                    delta(json!({}), json!("tool_use")),
+                ]),
+                json!({"calls": [["f", "{\"a\":1}"]], "status": "completed"}),
+            ),
+        ),
+        (
+            "own-responses-image",
+            case(
+                "responses",
+                false,
+                sse(&[
+                    json!({"type": "response.output_item.done", "item": {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": "AAAA"}}),
+                    completed(json!([])),
+                ]),
+                json!({"images": 1, "status": "completed"}),
+            ),
+        ),
+        (
             "own-finish-max-tokens-upper-case",
             case(
                 "chat",

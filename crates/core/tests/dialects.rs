@@ -1,7 +1,7 @@
 //! Chat upstream streams and their rendering in every dialect.
 //!
-//! Each case passes through decoder, translator, log and dialects. [`Audit::of`] checks what holds for
-//! every stream; a case states only its particular result.
+//! Each case passes through decoder, translator, log and dialects. [`Audit::of`] checks what holds
+//! for every stream; a case states only its particular result.
 #![allow(
     clippy::expect_used,
     clippy::panic,

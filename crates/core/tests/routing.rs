@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokenwire_core::engine::{ReuseOptions, Started};
+use tokenwire_core::engine::{ReuseOptions, StartRequest, Started};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::translate::BodyEnd;
@@ -79,6 +79,7 @@ impl Plan {
             timeouts: self.timeouts,
             endpoint: 0,
             queued: false,
+            reservation: Default::default(),
         };
         let endpoints: Vec<_> = (0..self.endpoints)
             .map(|_| ScriptedUpstream::new(target.clone()))
@@ -99,6 +100,7 @@ impl Plan {
                     BreakerPolicy {
                         failures: 3,
                         cooldown: seconds(10),
+                        ..BreakerPolicy::default()
                     },
                     self.limit,
                 );
@@ -484,6 +486,218 @@ async fn breaker_opens_after_failures_and_closes_after_a_good_trial() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn endpoint_is_half_open_after_the_cooldown_without_traffic() {
+    let world = down(Plan::of(1)).await;
+    tokio::time::sleep(seconds(10)).await;
+    assert_eq!(world.stats[0].health(), HealthStatus::HalfOpen);
+}
+
+#[tokio::test(start_paused = true)]
+async fn good_health_check_closes_the_breaker() {
+    let world = down(Plan::of(1)).await;
+    world.stats[0].set_healthy(false);
+    tokio::time::sleep(seconds(60)).await;
+    assert_eq!(world.stats[0].health(), HealthStatus::Down);
+    world.stats[0].set_healthy(true);
+    assert_eq!(world.stats[0].health(), HealthStatus::Up);
+    let world = down(Plan::of(1)).await;
+    world.stats[0].set_healthy(true);
+    assert_eq!(world.stats[0].health(), HealthStatus::Up);
+}
+
+#[tokio::test(start_paused = true)]
+async fn last_resort_requests_do_not_lengthen_the_cooldown() {
+    let world = down(Plan::of(1)).await;
+    for _ in 0..30 {
+        let started = world.test.start(CHAT);
+        world.call().await.1.refuse(unreachable());
+        ended(&started, "failed", Some("upstream_unreachable")).await;
+    }
+    assert_eq!(world.stats[0].counters.opened.get(), 1);
+    tokio::time::sleep(seconds(10)).await;
+    assert_eq!(world.stats[0].health(), HealthStatus::HalfOpen);
+}
+
+#[tokio::test(start_paused = true)]
+async fn simultaneous_requests_to_a_half_open_endpoint_are_one_trial() {
+    let world = down(Plan {
+        weights: vec![1_000_000, 1],
+        ..Plan::of(2)
+    })
+    .await;
+    tokio::time::sleep(seconds(10)).await;
+    let started: Vec<Started> = (0..20).map(|_| world.test.start(CHAT)).collect();
+    let mut trials = 0;
+    for _ in 0..20 {
+        let (endpoint, call) = world.call().await;
+        if endpoint == 0 {
+            trials += 1;
+            call.refuse(refusal(400, &[]));
+        } else {
+            complete(&call, "x");
+        }
+    }
+    assert_eq!(trials, 1);
+    for started in started {
+        started.guard.generation().ended().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn simultaneous_failures_double_the_cooldown_once() {
+    let world = down(Plan::of(1)).await;
+    tokio::time::sleep(seconds(10)).await;
+    let started: Vec<Started> = (0..20).map(|_| world.test.start(CHAT)).collect();
+    for _ in 0..20 {
+        world.call().await.1.refuse(unreachable());
+    }
+    for started in started {
+        ended(&started, "failed", Some("upstream_unreachable")).await;
+    }
+    assert_eq!(world.stats[0].counters.opened.get(), 2);
+    tokio::time::sleep(seconds(20)).await;
+    assert_eq!(world.stats[0].health(), HealthStatus::HalfOpen);
+}
+
+#[tokio::test(start_paused = true)]
+async fn cancelled_trial_leaves_the_next_request_to_be_the_trial() {
+    let world = down(Plan {
+        weights: vec![1_000_000, 1],
+        ..Plan::of(2)
+    })
+    .await;
+    tokio::time::sleep(seconds(10)).await;
+    for _ in 0..3 {
+        let started = world.test.start(CHAT);
+        let (endpoint, call) = world.call().await;
+        assert_eq!(endpoint, 0);
+        started.guard.generation().cancel();
+        call.gone().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn missing_file_descriptors_are_no_failure_of_the_endpoint() {
+    let world = Plan::of(1).build();
+    for _ in 0..10 {
+        let started = world.test.start(CHAT);
+        let error = ApiError::new(ErrorCode::OutOfDescriptors, "x");
+        world.call().await.1.refuse(OpenError::Failed(error));
+        ended(&started, "failed", Some("out_of_descriptors")).await;
+    }
+    let stats = &world.stats[0];
+    assert_eq!(
+        (stats.health(), stats.counters.connect_failures.get()),
+        (HealthStatus::Up, 0)
+    );
+    // It does not close an open breaker either.
+    let world = down(Plan::of(1)).await;
+    let started = world.test.start(CHAT);
+    let error = ApiError::new(ErrorCode::OutOfDescriptors, "x");
+    world.call().await.1.refuse(OpenError::Failed(error));
+    ended(&started, "failed", Some("out_of_descriptors")).await;
+    assert_eq!(world.stats[0].health(), HealthStatus::Down);
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_after_of_any_size_is_capped_and_does_not_panic() {
+    for after in [
+        "86400",
+        "18446744073709551614",
+        "18446744073709551615",
+        "99999999999999999999",
+        "-1",
+        "soon",
+        "Fri, 31 Dec 9999 23:59:59 GMT",
+    ] {
+        let world = Plan::of(2).build();
+        let started = world.test.start(CHAT);
+        let (first, call) = world.call().await;
+        call.refuse(refusal(429, &[("retry-after", after)]));
+        let (second, call) = world.call().await;
+        complete(&call, "x");
+        ended(&started, "completed", None).await;
+        assert_ne!(first, second, "{after}");
+        // Both are paused then, so a long pause goes to the client.
+        let started = world.test.start(CHAT);
+        let (_, call) = world.call().await;
+        call.refuse(refusal(429, &[("retry-after", after)]));
+        if matches!(after, "-1" | "soon") {
+            complete(&world.call().await.1, "x");
+            ended(&started, "completed", None).await;
+        } else {
+            ended(&started, "failed", Some("rate_limit_exceeded")).await;
+        }
+        tokio::time::sleep(seconds(61)).await;
+        assert_eq!(world.stats[first].health(), HealthStatus::Up, "{after}");
+        let mut asked = [0; 2];
+        for _ in 0..40 {
+            asked[world.answer(Duration::ZERO).await] += 1;
+        }
+        assert!(asked[0] > 0 && asked[1] > 0, "{after}: {asked:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_after_of_a_client_key_holds_for_that_key_only() {
+    let world = Plan {
+        weights: vec![1_000_000, 1],
+        retry: RetryPolicy::default(),
+        ..Plan::of(2)
+    }
+    .build();
+    world.endpoints[0].accept_client_keys();
+    let start = |key: Option<&str>| {
+        let request = StartRequest {
+            client_key: key.map(Into::into),
+            ..TestEngine::request(CHAT)
+        };
+        world.test.engine.start(request).unwrap()
+    };
+    let asked = async |key: Option<&str>| {
+        let started = start(key);
+        let (endpoint, call) = world.call().await;
+        complete(&call, "x");
+        ended(&started, "completed", None).await;
+        endpoint
+    };
+    for (limited, others) in [
+        (Some("sk-a"), [Some("sk-b"), None]),
+        (None, [Some("sk-b"), Some("sk-c")]),
+    ] {
+        let started = start(limited);
+        let (endpoint, call) = world.call().await;
+        assert_eq!(endpoint, 0);
+        call.refuse(refusal(429, &[("retry-after", "30")]));
+        ended(&started, "failed", Some("rate_limit_exceeded")).await;
+        assert_eq!(asked(limited).await, 1, "{limited:?}");
+        for other in others {
+            assert_eq!(asked(other).await, 0, "{limited:?} {other:?}");
+        }
+        tokio::time::sleep(seconds(30)).await;
+        assert_eq!(asked(limited).await, 0, "{limited:?}");
+    }
+}
+
+/// Builds endpoints of which the first has just failed three times in a row.
+async fn down(plan: Plan) -> World {
+    let world = Plan {
+        retry: RetryPolicy::default(),
+        ..plan
+    }
+    .build();
+    for _ in 0..3 {
+        let started = world.test.start(CHAT);
+        let (endpoint, call) = world.call().await;
+        assert_eq!(endpoint, 0);
+        call.refuse(unreachable());
+        ended(&started, "failed", Some("upstream_unreachable")).await;
+    }
+    assert_eq!(world.stats[0].health(), HealthStatus::Down);
+    world
+}
+
+#[tokio::test(start_paused = true)]
 async fn only_endpoint_is_asked_even_while_down() {
     let world = Plan {
         retry: RetryPolicy::default(),
@@ -550,35 +764,120 @@ async fn first_token_timeout_counts_as_a_failure_and_a_cancel_does_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn fastest_endpoint_is_preferred_and_others_are_explored() {
+async fn faster_endpoint_is_preferred_and_the_slower_is_explored() {
+    let world = Plan::of(2).build();
+    let counts = sequential(&world, [300, 100]).await;
+    // A twentieth explores, within five standard deviations, and the first request is random.
+    assert!((3..45).contains(&counts[0]), "{counts:?}");
+    // When the fastest slows down, the next takes over.
+    let counts = sequential(&world, [300, 5000]).await;
+    assert!(counts[0] > 340, "{counts:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_three_endpoints_the_fastest_of_two_drawn_is_asked() {
     let world = Plan::of(3).build();
-    let speed = [300, 100, 900];
-    let mut counts = [0; 3];
+    let counts = sequential(&world, [300, 100, 900]).await;
+    // Two thirds of the pairs hold the fastest, and one third of them holds only the others.
+    assert!((200..330).contains(&counts[1]), "{counts:?}");
+    assert!((60..180).contains(&counts[0]), "{counts:?}");
+    assert!((3..60).contains(&counts[2]), "{counts:?}");
+}
+
+/// Answers 400 requests, one after the other, each after the time of its endpoint in milliseconds.
+/// Returns how many each endpoint got.
+async fn sequential<const N: usize>(world: &World, times: [u64; N]) -> [usize; N] {
+    let mut counts = [0; N];
     for _ in 0..400 {
         let started = world.test.start(CHAT);
         let (endpoint, call) = world.call().await;
-        tokio::time::sleep(Duration::from_millis(speed[endpoint])).await;
+        tokio::time::sleep(Duration::from_millis(times[endpoint])).await;
         complete(&call, "x");
         ended(&started, "completed", None).await;
         counts[endpoint] += 1;
     }
-    // A twentieth explores, within five standard deviations.
+    counts
+}
+
+#[tokio::test(start_paused = true)]
+async fn hanging_endpoint_gets_a_small_share_of_concurrent_requests() {
+    for known in [false, true] {
+        let world = Plan::of(2).build();
+        if known {
+            // Both were fast before one of them hung.
+            sequential(&world, [50, 50]).await;
+        }
+        let (mut running, mut counts) = (Vec::new(), [0; 2]);
+        for _ in 0..200 {
+            running.push(world.test.start(CHAT));
+            let (endpoint, call) = world.call().await;
+            counts[endpoint] += 1;
+            if endpoint == 1 {
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    complete(&call, "x");
+                });
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(
+            (1..20).contains(&counts[0]),
+            "known before: {known}, {counts:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn simultaneous_requests_spread_over_the_endpoints() {
+    let world = Plan::of(4).build();
+    let _started: Vec<Started> = (0..200).map(|_| world.test.start(CHAT)).collect();
+    let mut counts = [0; 4];
+    for _ in 0..200 {
+        counts[world.call().await.0] += 1;
+    }
     assert!(
-        counts[0] > 0 && counts[2] > 0 && (3..45).contains(&(counts[0] + counts[2])),
+        counts.iter().all(|count| (40..=60).contains(count)),
         "{counts:?}"
     );
-    // When the fastest slows down, the next takes over.
-    let speed = [300, 5000, 900];
-    let mut counts = [0; 3];
-    for _ in 0..100 {
-        let started = world.test.start(CHAT);
-        let (endpoint, call) = world.call().await;
-        tokio::time::sleep(Duration::from_millis(speed[endpoint])).await;
-        complete(&call, "x");
-        ended(&started, "completed", None).await;
-        counts[endpoint] += 1;
+}
+
+#[tokio::test(start_paused = true)]
+async fn endpoint_of_unknown_latency_is_bounded_by_its_outstanding_requests() {
+    // One endpoint is known to be fast; the other has been asked nothing yet.
+    let world = Plan {
+        weights: vec![1, 1],
+        ..Plan::of(2)
     }
-    assert!(counts[0] > 70, "{counts:?}");
+    .build();
+    let known = world.answer(Duration::from_millis(50)).await;
+    let _started: Vec<Started> = (0..200).map(|_| world.test.start(CHAT)).collect();
+    let mut counts = [0; 2];
+    for _ in 0..200 {
+        counts[world.call().await.0] += 1;
+    }
+    assert!((90..=110).contains(&counts[1 - known]), "{counts:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_in_the_queue_count_as_outstanding() {
+    let world = Plan {
+        limit: ConcurrencyPolicy {
+            concurrent: 1,
+            queued: 1000,
+            wait: Duration::ZERO,
+        },
+        ..Plan::of(2)
+    }
+    .build();
+    let _started: Vec<Started> = (0..100).map(|_| world.test.start(CHAT)).collect();
+    settle().await;
+    for stats in &world.stats {
+        assert!(
+            (40..60).contains(&stats.limit.waiting()),
+            "{}",
+            stats.limit.waiting()
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -856,6 +1155,37 @@ async fn cut_answer_is_continued_by_another_endpoint() {
         (1, HealthStatus::Up)
     );
     call.gone().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn continuation_restarts_between_tokens() {
+    let world = Plan {
+        continuation: Continuation::Prefix,
+        timeouts: Timeouts {
+            between_tokens: seconds(10),
+            ..no_timeouts()
+        },
+        ..Plan::of(2)
+    }
+    .build();
+    let started = world.test.start(CHAT);
+    let (_, call) = world.call().await;
+    call.answer(UpstreamHead::default());
+    call.token("one ");
+    tokio::time::sleep(seconds(9)).await;
+    call.end(BodyEnd::Broken);
+    let (_, other) = world.call().await;
+    tokio::time::sleep(seconds(9)).await;
+    complete(&other, "two");
+    assert_eq!(text(&ended(&started, "completed", None).await), "one two");
+
+    let started = world.test.start(CHAT);
+    let (_, call) = world.call().await;
+    call.answer(UpstreamHead::default());
+    call.token("one ").end(BodyEnd::Broken);
+    let (_, silent) = world.call().await;
+    ended(&started, "failed", Some("between_tokens_timeout")).await;
+    silent.gone().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,8 +1,11 @@
 /** The transport of a stream. `auto` uses a WebSocket and falls back to SSE. */
 export type Transport = "auto" | "ws" | "sse" | "eventsource";
 
-/** `connecting`, `streaming`, `waiting` (for the next attempt) and `offline` continue; the others are final. */
-export type StreamState = "connecting" | "streaming" | "waiting" | "offline" | "done" | "failed" | "aborted" | "closed";
+/**
+ * `connecting`, `queued` (the browser has no free connection), `streaming`, `waiting` (for the next attempt) and `offline` continue; the
+ * others are final.
+ */
+export type StreamState = "connecting" | "queued" | "streaming" | "waiting" | "offline" | "done" | "failed" | "aborted" | "closed";
 
 /** Settings of a connection. */
 export interface ConnectionOptions {

@@ -30,6 +30,9 @@ const SLEPT = 15_000;
 /** Pause between retries while the system reports that it is offline, in milliseconds. The gateway may be on this machine. */
 const OFFLINE_RETRY = 30_000;
 
+/** Connections that browsers open to one origin over HTTP/1.1, over all tabs. Further requests are queued without a sign. */
+const HTTP1_CONNECTIONS = 6;
+
 const DEFAULTS = {
   transport: "auto",
   cancelOnAbort: true,
@@ -42,6 +45,8 @@ const DEFAULTS = {
 
 /** Base URLs where WebSockets were blocked, with the time until which they are not tried. */
 const blocked = new Map();
+/** Number of event streams that this page holds open, by base URL. */
+const held = new Map();
 /** Streams to notify when the machine wakes up or is online again. */
 const awake = new Set();
 
@@ -71,6 +76,7 @@ export class TokenwireError extends Error {
 
 const EXPLANATIONS = new Map([
   ["connection_lost", "The connection was lost and could not be restored. Check your network, and that the gateway is running."],
+  ["connection_queued", "The browser opens six HTTP/1.1 connections to a gateway, over all tabs, and all are in use. This answer waits for one. Close other tabs, or use the transport \"ws\"."],
   ["unreachable", "The gateway cannot be reached. Check your network, and that the gateway is running."],
   ["not_found", "This answer is not kept any more, or it never existed."],
   ["upstream_unreachable", "The gateway is up, but the model server behind it cannot be reached. Try again, or ask its operator."],
@@ -186,9 +192,10 @@ function now() {
   return performance.now();
 }
 
-function randomId(length = 24) {
-  const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-  return Array.from(crypto.getRandomValues(new Uint8Array(length)), (byte) => alphabet[byte & 63]).join("");
+/** 130 random bits. Lower case and digits only, so that no id begins like a credential. */
+function randomId(length = 26) {
+  const alphabet = "abcdefghijklmnopqrstuvwxyz234567";
+  return Array.from(crypto.getRandomValues(new Uint8Array(length)), (byte) => alphabet[byte & 31]).join("");
 }
 
 /** Formats of API keys and tokens, such as `sk-…`, `whsec_…` or a JWT. */
@@ -203,6 +210,35 @@ function defaultBaseUrl() {
   // The gateway serves this module itself.
   if (import.meta.url?.startsWith("http")) return new URL(import.meta.url).origin;
   return globalThis.location?.origin?.startsWith("http") ? globalThis.location.origin : "http://localhost:3000";
+}
+
+/** Counts an event stream of this page as open. Returns a function that ends that. */
+function hold(baseUrl) {
+  held.set(baseUrl, (held.get(baseUrl) ?? 0) + 1);
+  return () => held.set(baseUrl, held.get(baseUrl) - 1);
+}
+
+/**
+ * Returns whether the browser queues a request that has no response yet. The connections of other tabs cannot be seen, but WebSockets
+ * do not count to the limit: if one opens at once, the gateway answers and the request was not sent.
+ */
+async function isQueued({ baseUrl, WebSocket, openTimeout }) {
+  if (!globalThis.document || usesHttp2(baseUrl)) return false;
+  if ((held.get(baseUrl) ?? 0) >= HTTP1_CONNECTIONS) return true;
+  if (!WebSocket) return false;
+  return new Promise((resolve) => {
+    const probe = new WebSocket(socketUrl(baseUrl), ["tokenwire.v1"]);
+    const end = (opens) => { clearTimeout(timer); resolve(opens); probe.close(); };
+    const timer = setTimeout(() => end(false), openTimeout);
+    probe.onopen = () => end(true);
+    probe.onclose = () => end(false);
+  });
+}
+
+/** Returns whether a response of the gateway came over HTTP/2 or 3, which carry many streams on one connection. */
+function usesHttp2(baseUrl) {
+  const entries = globalThis.performance?.getEntriesByType?.("resource") ?? [];
+  return entries.some(({ name, nextHopProtocol }) => name.startsWith(`${baseUrl}/`) && /^h[23]/.test(nextHopProtocol ?? ""));
 }
 
 function isOffline() {
@@ -310,6 +346,8 @@ export class TokenStream {
   #avoidSocket = false;
   #asked = null;
   #connection = null;
+  /** Whether the current connection has its response. */
+  #isAnswered = false;
   #heard = now();
   #sleeper = null;
   #listeners = new Map();
@@ -544,6 +582,7 @@ export class TokenStream {
     this.#via = via;
     const connection = new AbortController();
     this.#connection = connection;
+    this.#isAnswered = false;
     this.#heard = now();
     if (!this.#settled) this.#setState("connecting");
     const undo = this.#watch(via, connection);
@@ -561,14 +600,28 @@ export class TokenStream {
 
   /** Drops a connection that is silent for longer than the gateway's heartbeat, and any connection after the machine slept. */
   #watch(via, connection) {
-    const { stallTimeout } = this.#options;
-    const every = Math.max(50, Math.min(5000, stallTimeout / 4));
-    let tick = now();
+    const { stallTimeout, openTimeout } = this.#options;
+    const every = Math.max(50, Math.min(5000, stallTimeout / 4, openTimeout / 2));
+    const began = now();
+    let tick = began;
+    let asked = false;
+    // The gateway answers an event stream at once. A request without a response is queued by the browser, or lost.
+    const look = async () => {
+      asked = true;
+      // Without proof the answer may be lost as well, so this is believed for a while only.
+      const isSure = (held.get(this.#options.baseUrl) ?? 0) >= HTTP1_CONNECTIONS;
+      const queued = (isSure || now() - began < 4 * stallTimeout) && (await isQueued(this.#options));
+      if (connection.signal.aborted || this.#isAnswered || !queued) return;
+      asked = false;
+      this.#heard = now();
+      if (this.#state !== "queued") this.#setState("queued", { error: new TokenwireError("The browser has no free connection to the gateway.", { code: "connection_queued" }) });
+    };
     const timer = quietly(setInterval(() => {
       const slept = now() - tick > every + SLEPT;
       tick = now();
       if (slept) this.#break(lost("The machine slept; reconnecting.", { code: "woke" }));
       // A WebSocket is watched for all its lanes together. An EventSource does not show heartbeats.
+      else if (via !== "ws" && !this.#isAnswered && !asked && now() - began > openTimeout) look();
       else if (via === "sse" && now() - this.#heard > stallTimeout) connection.abort(lost(`Nothing was received for ${stallTimeout} ms.`, { code: "stalled" }));
     }, every));
     return () => clearInterval(timer);
@@ -616,6 +669,7 @@ export class TokenStream {
     // The watch bounds the wait for the head, as it bounds any silence.
     const response = await this.#fetch(path, { ...init, signal });
     this.#heard = now();
+    this.#isAnswered = true;
     this.#locate(response);
     if (response.status === 204) return this.#catchUp(signal);
     if (!response.ok) throw await ofAnswer(response);
@@ -623,6 +677,7 @@ export class TokenStream {
     this.#setState("streaming");
     const parser = new SseParser();
     const reader = response.body.getReader();
+    const release = hold(this.#options.baseUrl);
     const undo = follow(signal, () => reader.cancel(signal.reason).catch(() => {}));
     try {
       for (;;) {
@@ -637,6 +692,7 @@ export class TokenStream {
       }
     } finally {
       undo();
+      release();
       reader.cancel().catch(() => {});
     }
   }
@@ -702,10 +758,14 @@ export class TokenStream {
     if (this.#options.getTicket) path += `${path.includes("?") ? "&" : "?"}ticket=${encodeURIComponent(await this.#options.getTicket())}`;
     await new Promise((resolve, reject) => {
       const source = new EventSource(`${this.#options.baseUrl}${path}`, { withCredentials: this.#options.credentials === "include" });
-      const end = (act, value) => { undo(); source.close(); act(value); };
+      let release = () => {};
+      const end = (act, value) => { undo(); release(); release = () => {}; source.close(); act(value); };
       const undo = follow(signal, () => end(reject, signal.reason));
       source.onopen = () => {
         this.#heard = now();
+        this.#isAnswered = true;
+        release();
+        release = hold(this.#options.baseUrl);
         if (!this.#settled) this.#setState("streaming");
       };
       source.onmessage = ({ data }) => {

@@ -89,6 +89,7 @@ export class Conversation extends EventTarget {
     answer.on("status", ({ state }) => {
       if (!isCurrent()) return;
       if (state === "waiting") turn.note("The connection was lost. Reconnecting …");
+      else if (state === "queued") turn.note("The browser has no free connection to the gateway. Close another tab, or choose the transport WebSocket.");
       else if (state === "offline") turn.note("You are offline. The answer continues when you are online again.");
       else if (state === "streaming") turn.note(null);
       this.#tell("status", state);

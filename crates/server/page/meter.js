@@ -5,7 +5,7 @@ const BIN = 250;
 const BINS = SPAN / BIN;
 const NAMES = { ws: "WebSocket", sse: "fetch", eventsource: "EventSource" };
 const STATES = {
-  connecting: "Connecting", streaming: "Streaming", waiting: "Reconnecting", offline: "Offline", done: "Complete", failed: "Failed",
+  connecting: "Connecting", queued: "Queued", streaming: "Streaming", waiting: "Reconnecting", offline: "Offline", done: "Complete", failed: "Failed",
   aborted: "Stopped", closed: "Closed", idle: "Idle",
 };
 
@@ -77,7 +77,7 @@ export class Meter {
   }
 
   #isLive() {
-    return this.#stream !== null && ["connecting", "streaming", "waiting", "offline"].includes(this.#stream.state);
+    return this.#stream !== null && ["connecting", "queued", "streaming", "waiting", "offline"].includes(this.#stream.state);
   }
 
   #draw() {

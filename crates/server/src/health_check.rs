@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use secrecy::SecretString;
-use tokenwire_core::upstream::{Endpoint as _, OpenAi, OpenAiOptions};
+use tokenwire_core::model::error::ErrorCode;
+use tokenwire_core::upstream::{Endpoint as _, OpenAi, OpenAiOptions, OpenError};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::service::{Shared, SharedUpstream};
@@ -46,7 +47,15 @@ async fn check(upstream: &SharedUpstream) {
     let mut failures = 0;
     loop {
         clock.tick().await;
-        let healthy = matches!(client.probe(&config.health_check.path, config.health_check.timeout).await, Ok(status) if status < 500);
+        let status = client
+            .probe(&config.health_check.path, config.health_check.timeout)
+            .await;
+        let healthy = match status {
+            Ok(status) => status < 500,
+            // Tells nothing of the upstream.
+            Err(OpenError::Failed(error)) if error.is(ErrorCode::OutOfDescriptors) => continue,
+            Err(_) => false,
+        };
         failures = if healthy { 0 } else { failures + 1 };
         if failures == 0 || failures >= FAILURES {
             upstream.stats.set_healthy(healthy);

@@ -1,14 +1,20 @@
 //! The gateway: configuration, command line, HTTP API, and the server that runs them.
 
+mod admission;
 pub mod banner;
 pub mod cli;
 pub mod commands;
 pub mod config;
+mod descriptors;
+mod drain;
 mod health_check;
+pub mod hosts;
 pub mod http;
 pub mod metrics;
+pub mod model_list;
 pub mod origins;
 pub mod serve;
+mod servers;
 pub mod service;
 pub mod telemetry;
 pub mod upstreams;

@@ -16,9 +16,12 @@ use tokenwire_core::upstream::{
 };
 use tokenwire_sse::{HeartbeatKind, SseFraming, SseReader};
 use tokenwire_ws::WebSocketOptions;
+use url::Url;
 
+use crate::config::address_range::AddressRange;
 use crate::config::schema;
 use crate::config::schema::Config;
+use crate::hosts::HostPolicy;
 use crate::metrics::Metrics;
 use crate::origins::OriginPolicy;
 pub use crate::upstreams::SharedUpstream;
@@ -33,6 +36,10 @@ pub struct Service {
     pub engine: Engine,
     /// The upstreams.
     pub router: Router,
+    /// The upstreams, as all workers share them.
+    pub(crate) upstreams: Arc<[SharedUpstream]>,
+    /// The hosts that are served.
+    pub hosts: HostPolicy,
     /// Which web pages may send requests.
     pub origins: OriginPolicy,
     /// Delivers webhooks.
@@ -56,8 +63,6 @@ pub struct Shared {
     pub retry_budget: Arc<RetryBudget>,
     /// Delivers webhooks.
     pub webhooks: Webhooks,
-    /// Whether the gateway listens on loopback only.
-    pub local_only: bool,
 }
 
 impl Shared {
@@ -72,6 +77,7 @@ impl Shared {
         let breaker = BreakerPolicy {
             failures: config.breaker.failures,
             cooldown: config.breaker.cooldown,
+            max_rest: config.breaker.max_rest,
         };
         let of = |upstream: &schema::Upstream| {
             let schema::UpstreamLimits {
@@ -89,6 +95,7 @@ impl Shared {
                         wait,
                     },
                 ),
+                models: Arc::default(),
             }
         };
         match &simulated {
@@ -142,15 +149,30 @@ impl Service {
             .engine(Arc::new(router.clone()))
             .observed_by(shared.metrics.observer())
             .with_end_notifier(Arc::new(shared.webhooks.clone()));
+        let server = &config.server;
+        let public_url = server
+            .public_url
+            .as_ref()
+            .and_then(|url| Url::parse(url).ok());
         let origins = OriginPolicy {
-            allowed: config.server.allowed_origins.clone(),
-            loopback: config.server.allow_loopback_origins,
-            local_only: shared.local_only,
+            allowed: server.allowed_origins.clone(),
+            loopback: server.allow_loopback_origins,
+            public: public_url
+                .as_ref()
+                .map(|url| url.origin().ascii_serialization()),
+            allow_get_start: server.allow_get_start,
         };
+        let proxies = server.trusted_proxies.iter();
+        let proxies = proxies
+            .filter_map(|proxy| AddressRange::parse(proxy))
+            .collect();
+        let hosts = HostPolicy::new(&server.allowed_hosts, public_url, proxies);
         Ok(Self {
             config,
             engine,
             router,
+            upstreams: shared.upstreams.clone(),
+            hosts,
             origins,
             webhooks: shared.webhooks.clone(),
             metrics: shared.metrics.clone(),
@@ -234,6 +256,8 @@ impl Service {
         WebSocketOptions {
             caller: self.caller(headers),
             max_message: self.config.limits.websocket_frame(),
+            message_timeout: self.config.server.body_timeout,
+            min_message_rate: self.config.server.min_body_rate,
             max_lanes: streams.max_lanes,
             max_queued: streams.max_queued_creates,
             ping_interval: streams.ping_interval,

@@ -14,9 +14,10 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::config::schema::{Log, LogFormat};
 
 /// Default levels of libraries. actix-http logs malformed requests and aborted bodies as errors, so
-/// any client could fill the log. The banner replaces the start-up lines of actix-server. A filter
+/// any client could fill the log. The gateway logs itself that descriptors are exhausted, and the
+/// banner replaces the start-up lines of actix-server. A filter
 /// that names these targets takes precedence.
-const LIBRARIES: &str = "actix_server=warn,actix_http::h1::dispatcher=off";
+const LIBRARIES: &str = "actix_server=warn,actix_server::accept=off,actix_http::h1::dispatcher=off";
 
 /// Maximum number of lines that wait to be written.
 const MAX_WAITING: usize = 8192;

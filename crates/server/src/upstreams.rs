@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokenwire_core::upstream::EndpointStats;
 
 use crate::config::schema;
+use crate::model_list::ModelList;
 
 /// The state of an upstream that all workers share.
 #[derive(Clone, Debug)]
@@ -13,4 +14,6 @@ pub struct SharedUpstream {
     pub config: schema::Upstream,
     /// Its health and counters.
     pub stats: Arc<EndpointStats>,
+    /// Its model list.
+    pub models: Arc<ModelList>,
 }

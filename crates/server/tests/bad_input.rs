@@ -226,6 +226,16 @@ fn cases(world: &Gateway) -> Vec<Case> {
             Some("model"),
             "a number",
         );
+        let members = sound.to_string();
+        let repeated = format!(r#"{{"user":"a","us\u0065r":"b",{}"#, &members[1..]);
+        case(
+            "a member that is repeated",
+            json_post(world, path, repeated),
+            400,
+            "invalid_value",
+            Some("user"),
+            "more than once",
+        );
         let cursor = json_post(world, path, "{}").header("last-event-id", "nonsense");
         case(
             "a cursor that is none",
@@ -506,7 +516,7 @@ async fn bad_requests_get_a_clear_error_and_the_connection_stays_usable() {
             assert!(
                 allow
                     .split(", ")
-                    .all(|method| ["GET", "POST", "DELETE"].contains(&method)),
+                    .all(|method| ["GET", "HEAD", "POST", "DELETE"].contains(&method)),
                 "{}: {allow}",
                 case.what
             );

@@ -560,6 +560,17 @@ fn bad_files_are_refused_with_key_value_expectation_and_remedy() {
             ],
         ),
         (
+            "server: {trusted_proxies: ['10.0.0.0/33'], operations: '9090'}",
+            &[
+                "`server.trusted_proxies[0]` is \"10.0.0.0/33\"",
+                "`server.operations` is \"9090\"",
+            ],
+        ),
+        (
+            "server: {min_body_rate: 0, body_timeout: 0s}",
+            &["`server.min_body_rate` is 0B", "`server.body_timeout`"],
+        ),
+        (
             "server: {direct_writes: off}",
             &["`server.direct_writes` is \"off\"", "true or false"],
         ),
@@ -577,6 +588,34 @@ fn bad_files_are_refused_with_key_value_expectation_and_remedy() {
         (
             "server: {allowed_origins: ['*']}",
             &["`server.allowed_origins[0]` is \"*\"", "one by one"],
+        ),
+        (
+            "server: {allowed_origins: ['https://*.com']}",
+            &["`server.allowed_origins[0]`", "https://*.example.com"],
+        ),
+        (
+            "server: {allowed_origins: ['https://app.*.example.com']}",
+            &["`server.allowed_origins[0]`", "first label"],
+        ),
+        (
+            "server: {allowed_origins: ['null']}",
+            &["`server.allowed_origins[0]` is \"null\"", "an origin"],
+        ),
+        (
+            "server: {allowed_hosts: ['https://chat.example.com']}",
+            &["`server.allowed_hosts[0]`", "without scheme"],
+        ),
+        (
+            "server: {allowed_hosts: ['*']}",
+            &["`server.allowed_hosts[0]` is \"*\"", "a host name"],
+        ),
+        (
+            "server: {public_url: chat.example.com}",
+            &["`server.public_url`", "https://chat.example.com"],
+        ),
+        (
+            "server: {trusted_proxies: [proxy]}",
+            &["`server.trusted_proxies[0]` is \"proxy\"", "10.0.0.0/8"],
         ),
         (
             "server: {allowed_origins: [7]}",

@@ -21,8 +21,8 @@ const TABLES: [&str; 2] = [
     include_str!("../src/http/routes.rs"),
     include_str!("../src/http/documentation.rs"),
 ];
-/// Parts of a page that no other client requests.
-const UNDOCUMENTED: &[&str] = &["/docs/docs.css"];
+/// Parts of a page that no other client requests, and the second name of `/healthz`.
+const UNDOCUMENTED: &[&str] = &["/docs/docs.css", "/health"];
 
 /// Returns `(path, method)` of every route in the tables.
 fn registered() -> BTreeSet<(String, String)> {
@@ -44,6 +44,8 @@ fn registered() -> BTreeSet<(String, String)> {
             methods
                 .replace(" (WebSocket)", "")
                 .split(", ")
+                // HEAD is beside every GET that starts nothing.
+                .filter(|method| *method != "HEAD")
                 .map(|method| (path.clone(), method.to_owned()))
                 .collect::<Vec<_>>()
         })

@@ -69,7 +69,6 @@ impl Metered {
             upstreams: Shared::upstreams(&config, None),
             retry_budget: Arc::new(RetryBudget::new(0)),
             webhooks: Webhooks::new(WebhookOptions::default()).unwrap(),
-            local_only: true,
             config: Arc::new(config),
         };
         let (up, is_up) = std::sync::mpsc::channel();

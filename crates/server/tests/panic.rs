@@ -28,8 +28,8 @@ use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::decode::{Flow, SseEvent};
 use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_core::upstream::{
-    OpenError, RetryBudget, StreamStep, Target, Timeouts, TokenStream, Upstream, UpstreamHead,
-    UpstreamRequest, UpstreamResponse,
+    OpenError, RetryBudget, SecretString, StreamStep, Target, Timeouts, TokenStream, Upstream,
+    UpstreamHead, UpstreamRequest, UpstreamResponse,
 };
 use tokenwire_webhooks::{WebhookOptions, Webhooks};
 
@@ -43,7 +43,11 @@ struct PanickingBody {
 }
 
 impl Upstream for Panicking {
-    fn route(&self, model: Option<&str>) -> Result<Target, ApiError> {
+    fn route(
+        &self,
+        model: Option<&str>,
+        _client_key: Option<&SecretString>,
+    ) -> Result<Target, ApiError> {
         let model = model.unwrap_or("sound").to_owned();
         assert_ne!(model, "in the route");
         let none = Duration::ZERO;
@@ -60,6 +64,7 @@ impl Upstream for Panicking {
             timeouts,
             endpoint: 0,
             queued: false,
+            reservation: Default::default(),
         })
     }
 
@@ -133,7 +138,6 @@ fn shared() -> Shared {
         upstreams: Shared::upstreams(&Config::default(), Some("http://127.0.0.1:1/v1".to_owned())),
         retry_budget: Arc::new(RetryBudget::new(0)),
         webhooks: Webhooks::new(WebhookOptions::default()).unwrap(),
-        local_only: true,
         config: Arc::new(Config::default()),
     }
 }

@@ -369,6 +369,69 @@ async fn redirect_is_not_followed() {
 }
 
 #[tokio::test]
+async fn status_that_is_not_final_or_not_known_is_502() {
+    for status in ["101 Switching Protocols", "099 Odd", "600 Odd", "999 Odd"] {
+        let upstream = Playback::start(
+            status,
+            "content-type: application/json\r\n",
+            b"{}".to_vec(),
+            1,
+        )
+        .await;
+        let gateway = over(&upstream.base_url(), Api::Chat, |_| {});
+        all_see(&gateway, "", 502, "upstream_malformed").await;
+    }
+    // An interim response without a final one is no answer.
+    let upstream = Playback::start("199 Odd", "", Vec::new(), 1).await;
+    let gateway = over(&upstream.base_url(), Api::Chat, |_| {});
+    let answer = gateway
+        .post("/v1/chat/completions", &chat(""))
+        .answer()
+        .await;
+    assert_eq!(answer.status, 502, "{}", answer.text());
+}
+
+#[tokio::test]
+async fn retry_after_of_any_size_passes_through() {
+    for after in [
+        "86400",
+        "18446744073709551614",
+        "99999999999999999999",
+        "-1",
+        "soon",
+        "Fri, 31 Dec 9999 23:59:59 GMT",
+    ] {
+        let headers = format!("content-type: application/json\r\nretry-after: {after}\r\n");
+        let upstream = Playback::start("429 Too Many Requests", &headers, b"{}".to_vec(), 9).await;
+        let gateway = over(&upstream.base_url(), Api::Chat, |config| {
+            config.retry.backoff = Duration::from_millis(1);
+        });
+        let answer = gateway
+            .post("/v1/chat/completions", &chat(""))
+            .answer()
+            .await;
+        assert_eq!(
+            (answer.status, answer.header("retry-after")),
+            (429, Some(after)),
+            "{}",
+            answer.text()
+        );
+        let failed = gateway
+            .post("/v1/streams", &response(""))
+            .answer()
+            .await
+            .events()
+            .pop()
+            .unwrap()
+            .json();
+        assert_eq!(
+            failed["response"]["error"]["code"], "rate_limit_exceeded",
+            "{after}: {failed}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn connect_timeout_is_504() {
     let full = FullBacklog::new();
     let gateway = over(&full.base_url(), Api::Chat, |config| {

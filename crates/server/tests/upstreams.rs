@@ -11,7 +11,9 @@ mod support;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::{Gateway, Playback, World, chat, eventually, response, start, with};
+use support::{
+    Gateway, KeepAlive, Playback, Reply, World, chat, eventually, response, start, with,
+};
 use tokenwire::config::models::{Model, Models};
 use tokenwire::config::schema::{
     Config, Continuation, HealthCheck, Hedging, TimeoutOverrides, Upstream, UpstreamLimits,
@@ -187,7 +189,7 @@ async fn failover_to_the_second_upstream_shows_in_readiness() {
 }
 
 #[tokio::test]
-async fn health_check_marks_an_upstream_down_and_up_without_traffic() {
+async fn health_check_marks_an_upstream_down_and_up_and_closes_its_breaker() {
     let first = simulator();
     let address = first.base_url();
     let port: u16 = address
@@ -203,8 +205,15 @@ async fn health_check_marks_an_upstream_down_and_up_without_traffic() {
             timeout: Duration::from_secs(2),
             ..HealthCheck::default()
         };
+        config.breaker.failures = 1;
+        config.breaker.cooldown = Duration::from_secs(600);
     });
     drop(first);
+    let answer = gateway
+        .post("/v1/chat/completions", &chat(""))
+        .answer()
+        .await;
+    assert_eq!(answer.status, 502, "{}", answer.text());
     eventually("the upstream to be down", async || {
         readiness(&gateway).await.0 == 503
     })
@@ -478,5 +487,180 @@ async fn client_key_is_forwarded_where_configured() {
             answer.text()
         );
         assert!(!answer.text().contains("sk-"), "{}", answer.text());
+    }
+}
+
+/// A complete chat stream in one event.
+const STREAM: &[u8] = b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+
+fn stream() -> (&'static str, &'static str, Vec<u8>) {
+    ("200 OK", "text/event-stream", STREAM.to_vec())
+}
+
+#[tokio::test]
+async fn upstream_is_ready_again_after_the_cooldown_without_traffic() {
+    let Pair {
+        first,
+        second,
+        gateway,
+    } = pair(|config| {
+        config.breaker.failures = 1;
+        config.breaker.cooldown = Duration::from_secs(1);
+    });
+    drop((first, second));
+    let answer = gateway
+        .post("/v1/chat/completions", &chat(""))
+        .answer()
+        .await;
+    assert_eq!(answer.status, 502, "{}", answer.text());
+    eventually("the end of the cooldown", async || {
+        let (status, ready) = readiness(&gateway).await;
+        status == 200 && ready["upstreams"][0]["status"] == "half_open"
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn post_on_a_pooled_connection_is_sent_once_per_counted_attempt() {
+    for (attempts, posts) in [(0, 1), (2, 3)] {
+        let (status, kind, body) = stream();
+        let upstream = KeepAlive::start(vec![
+            Reply::Body(status, kind, body),
+            Reply::CloseAfter(Duration::from_millis(50)),
+        ])
+        .await;
+        let gateway = support::over(
+            &upstream.base_url(),
+            tokenwire::config::schema::Api::Chat,
+            |config| {
+                config.server.workers = 1;
+                config.retry.attempts = attempts;
+                config.retry.backoff = Duration::from_millis(1);
+            },
+        );
+        let ask = async || {
+            gateway
+                .post("/v1/chat/completions", &chat(""))
+                .answer()
+                .await
+        };
+        assert_eq!(ask().await.status, 200);
+        let answer = ask().await;
+        assert_eq!(
+            (answer.status, answer.json()["error"]["code"].as_str()),
+            (502, Some("upstream_disconnected")),
+            "{}",
+            answer.text()
+        );
+        assert_eq!(upstream.requests(), 1 + posts, "{attempts} retries");
+        // The first of them was on the connection of the first request.
+        assert_eq!(upstream.connections(), posts, "{attempts} retries");
+        let retries = metric(
+            &gateway,
+            r#"tokenwire_upstream_retries_total{upstream="upstream"}"#,
+        );
+        assert_eq!(retries.await, f64::from(attempts));
+    }
+}
+
+#[tokio::test]
+async fn connection_that_was_closed_while_idle_is_replaced_without_a_retry() {
+    let (status, kind, body) = stream();
+    let upstream = KeepAlive::start(vec![Reply::BodyThenClose(status, kind, body)]).await;
+    let gateway = support::over(
+        &upstream.base_url(),
+        tokenwire::config::schema::Api::Chat,
+        |config| {
+            config.server.workers = 1;
+            config.retry.attempts = 0;
+        },
+    );
+    for _ in 0..20 {
+        let answer = gateway
+            .post("/v1/chat/completions", &chat(""))
+            .answer()
+            .await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        upstream.closed().await;
+    }
+    assert_eq!(upstream.requests(), 20);
+}
+
+#[tokio::test]
+async fn model_list_is_cached_and_shared_by_concurrent_requests() {
+    let list = br#"{"object":"list","data":[{"id":"a"},{"id":"a"},{"id":"b","created":7}]}"#;
+    let reply = Reply::Body("200 OK", "application/json", list.to_vec());
+    let upstream = KeepAlive::start(vec![reply]).await;
+    let gateway = support::over(
+        &upstream.base_url(),
+        tokenwire::config::schema::Api::Chat,
+        |_| {},
+    );
+    let asked = (0..20).map(|_| async { gateway.get("/v1/models").answer().await.json() });
+    for models in futures::future::join_all(asked).await {
+        let expected = json!([
+            {"id": "a", "object": "model", "created": 0, "owned_by": "upstream"},
+            {"id": "b", "object": "model", "created": 7, "owned_by": "upstream"},
+        ]);
+        assert_eq!(models, json!({"object": "list", "data": expected}));
+    }
+    assert_eq!(upstream.requests(), 1);
+}
+
+#[tokio::test]
+async fn configured_models_are_listed_where_an_upstream_has_no_list() {
+    let large = format!(
+        r#"{{"data":[{{"id":"x","padding":"{}"}}]}}"#,
+        "x".repeat(8 << 20)
+    );
+    for (status, body) in [
+        ("404 Not Found", "{}".to_owned()),
+        ("500 Internal Server Error", String::new()),
+        ("101 Switching Protocols", String::new()),
+        ("200 OK", "no list".to_owned()),
+        ("200 OK", r#"{"data":{}}"#.to_owned()),
+        ("200 OK", large),
+    ] {
+        let shown = format!("{status} {}", &body[..body.len().min(20)]);
+        let without =
+            KeepAlive::start(vec![Reply::Body(status, "application/json", body.into())]).await;
+        let Pair {
+            second: _second,
+            gateway,
+            ..
+        } = pair(|config| {
+            config.upstreams[0].base_url = without.base_url();
+            config.upstreams[1].models = Models::Patterns(vec!["simulator".to_owned()]);
+            config.upstreams[0].models =
+                Models::Renamed([("fast".to_owned(), Model::from("x-1"))].into());
+            config.upstreams.push(Upstream {
+                name: "unreachable".to_owned(),
+                base_url: "http://127.0.0.1:1/v1".to_owned(),
+                models: Models::Patterns(vec!["named".to_owned(), "other-*".to_owned()]),
+                ..Upstream::default()
+            });
+        });
+        let answer = gateway.get("/v1/models").answer().await;
+        let models = answer.json();
+        let names: Vec<&Value> = models["data"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|model| &model["id"])
+            .collect();
+        assert_eq!(
+            (answer.status, names),
+            (
+                200,
+                vec![&json!("simulator"), &json!("fast"), &json!("named")]
+            ),
+            "{shown}"
+        );
+        let one = gateway.get("/v1/models/fast").answer().await;
+        assert_eq!(
+            (one.status, one.json()["owned_by"].as_str()),
+            (200, Some("upstream")),
+            "{shown}"
+        );
     }
 }

@@ -1,13 +1,17 @@
 //! The default text of an answer: Markdown about the stream that carries it.
 
+use std::net::{IpAddr, SocketAddr};
+
 use crate::conversation::Conversation;
+use crate::occasion::{Examples, Occasion};
 use crate::options::Pace;
 
 /// The most characters of the user's text that are quoted.
 const QUOTE: usize = 280;
 
 /// Returns the answer to a conversation that asks for nothing special.
-pub(crate) fn prose(conversation: &Conversation, pace: Pace, choice: usize) -> String {
+pub(crate) fn prose(conversation: &Conversation, occasion: &Occasion, choice: usize) -> String {
+    let pace = occasion.pace;
     let mut answer = String::new();
     if choice > 0 {
         answer.push_str(&format!(
@@ -48,7 +52,7 @@ pub(crate) fn prose(conversation: &Conversation, pace: Pace, choice: usize) -> S
             answer.push_str(CONFIGURE);
         }
         Subject::Code => {
-            answer.push_str(CODE);
+            answer.push_str(&code(occasion.examples));
             answer.push_str(CONFIGURE);
         }
         Subject::Table => answer.push_str(&table(conversation, pace)),
@@ -58,7 +62,7 @@ pub(crate) fn prose(conversation: &Conversation, pace: Pace, choice: usize) -> S
         Subject::Other => {
             answer.push_str(&table(conversation, pace));
             answer.push_str(WHAT_TO_TRY);
-            answer.push_str(CODE);
+            answer.push_str(&code(occasion.examples));
             answer.push_str(CONFIGURE);
         }
     }
@@ -196,20 +200,49 @@ const WHAT_TO_TRY: &str = "\
 
 ";
 
-const CODE: &str = "\
+/// Returns the examples for a terminal and a page.
+fn code(examples: Examples) -> String {
+    match examples {
+        Examples::Gateway(address) => GATEWAY_CODE.replace("HOST", &reachable(address)),
+        Examples::Simulator(address) => SIMULATOR_CODE.replace("HOST", &reachable(address)),
+    }
+}
+
+/// Returns the host and port by which this machine reaches `address`.
+fn reachable(address: SocketAddr) -> String {
+    let ip = address.ip();
+    let is_any = ip.is_unspecified() || ip == IpAddr::from([127, 0, 0, 1]);
+    if is_any {
+        format!("localhost:{}", address.port())
+    } else {
+        address.to_string()
+    }
+}
+
+const GATEWAY_CODE: &str = "\
 ## In code
 
 ```sh
 # Start a stream; each event carries an id like resp_….7
-curl -N localhost:3000/v1/streams -d '{\"input\": \"hello\"}'
+curl -N http://HOST/v1/streams -d '{\"input\": \"hello\"}'
 
 # Come back to it where you left
-curl -N localhost:3000/v1/streams/$ID -H \"Last-Event-ID: $ID.7\"
+curl -N http://HOST/v1/streams/$ID -H \"Last-Event-ID: $ID.7\"
 ```
 
 ```js
-const source = new EventSource(\"/v1/streams?input=hello\");
+const source = new EventSource(\"http://HOST/v1/streams?input=hello\");
 source.onmessage = (event) => console.log(event.lastEventId, event.data);
+```
+
+";
+
+const SIMULATOR_CODE: &str = "\
+## In code
+
+```sh
+curl -N http://HOST/v1/chat/completions \\
+  -d '{\"model\": \"simulator\", \"stream\": true, \"messages\": [{\"role\": \"user\", \"content\": \"hello\"}]}'
 ```
 
 ";
@@ -281,6 +314,15 @@ fn escape(text: &str) -> String {
 mod tests {
     use super::*;
 
+    fn occasion() -> Occasion {
+        Occasion {
+            unique: 1,
+            now: 1,
+            pace: Pace::READING,
+            examples: Examples::Gateway(SocketAddr::from(([0, 0, 0, 0], 4321))),
+        }
+    }
+
     fn asked(question: &str) -> Conversation {
         Conversation {
             model: "simulator".into(),
@@ -294,7 +336,7 @@ mod tests {
 
     #[test]
     fn default_answer_has_table_list_and_code() {
-        let answer = prose(&asked("What is the weather on Mars?"), Pace::READING, 0);
+        let answer = prose(&asked("What is the weather on Mars?"), &occasion(), 0);
         for part in [
             "| --- | --- |",
             "1. **",
@@ -307,6 +349,28 @@ mod tests {
         ] {
             assert!(answer.contains(part), "{part} is missing in {answer}");
         }
+    }
+
+    #[test]
+    fn examples_name_the_port_of_the_server() {
+        let code = |examples| {
+            let occasion = Occasion {
+                examples,
+                ..occasion()
+            };
+            prose(&asked("some code"), &occasion, 0)
+        };
+        let gateway = code(Examples::Gateway(SocketAddr::from(([127, 0, 0, 1], 4321))));
+        assert!(
+            gateway.contains("http://localhost:4321/v1/streams"),
+            "{gateway}"
+        );
+        let own = code(Examples::Simulator(SocketAddr::from(([10, 0, 0, 7], 81))));
+        assert!(
+            own.contains("http://10.0.0.7:81/v1/chat/completions"),
+            "{own}"
+        );
+        assert!(!own.contains("/v1/streams"), "{own}");
     }
 
     #[test]
@@ -323,7 +387,7 @@ mod tests {
         let mut answers = Vec::new();
         for (question, subject) in subjects {
             assert_eq!(Subject::of(question), subject, "{question}");
-            let answer = prose(&asked(question), Pace::READING, 0).replace(&quote(question), "");
+            let answer = prose(&asked(question), &occasion(), 0).replace(&quote(question), "");
             assert!(!answers.contains(&answer), "{question}");
             answers.push(answer);
         }
@@ -333,7 +397,7 @@ mod tests {
     fn quoted_text_stays_in_the_quotation() {
         let answer = prose(
             &asked("</code>\n# <script>alert(1)</script> `x` | y"),
-            Pace::READING,
+            &occasion(),
             0,
         );
         assert!(
@@ -349,7 +413,7 @@ mod tests {
         let mut conversation = asked("and now?");
         conversation.earlier_question = Some("who are you?".into());
         conversation.images = vec!["image/png".into(), "image/jpeg".into()];
-        let answer = prose(&conversation, Pace::READING, 0);
+        let answer = prose(&conversation, &occasion(), 0);
         assert!(answer.contains("“who are you?”"));
         assert!(answer.contains("2 images: image/png, image/jpeg"));
     }

@@ -48,6 +48,7 @@ mod conversation;
 mod dice;
 mod error;
 mod fault;
+mod occasion;
 mod options;
 mod pieces;
 mod plan;

@@ -30,6 +30,9 @@ pub struct Options {
     /// The most connections held at a time; further ones wait in the listen backlog. Default
     /// 16,384.
     pub connection_limit: usize,
+    /// The address of the gateway that uses this simulator, for the examples in its answers.
+    /// Default none: the examples name the simulator's own address.
+    pub gateway: Option<SocketAddr>,
 }
 
 /// The pace of an answer.
@@ -53,6 +56,7 @@ impl Default for Options {
             pace: Pace::READING,
             body_limit: 32 * 1024 * 1024,
             connection_limit: 16_384,
+            gateway: None,
         }
     }
 }
@@ -71,6 +75,7 @@ impl std::fmt::Debug for Options {
             .field("pace", &self.pace)
             .field("body_limit", &self.body_limit)
             .field("connection_limit", &self.connection_limit)
+            .field("gateway", &self.gateway)
             .finish()
     }
 }

@@ -4,7 +4,7 @@ use crate::answer;
 use crate::conversation::{Conversation, Format, ToolChoice};
 use crate::dice::{Dice, fingerprint};
 use crate::error::ApiError;
-use crate::options::Pace;
+use crate::occasion::Occasion;
 use crate::pieces::{HELD_LIMIT, Pieces};
 use crate::schema;
 use crate::steering::{Steering, Wording};
@@ -48,15 +48,6 @@ pub(crate) struct Call {
     pub(crate) arguments: Pieces,
 }
 
-/// Facts about a request that the plan needs.
-pub(crate) struct Occasion {
-    /// A number unique to this request, for ids.
-    pub(crate) unique: u64,
-    /// Seconds since 1970.
-    pub(crate) now: u64,
-    pub(crate) pace: Pace,
-}
-
 /// Characters per token of a call's arguments.
 const ARGUMENT_PIECE: usize = 4;
 
@@ -85,7 +76,7 @@ impl Plan {
             choices.push(choice(
                 conversation,
                 steering,
-                occasion.pace,
+                occasion,
                 words.wrapping_add(index as u64),
                 Dice::at(identity, index as u64 + 1),
                 index,
@@ -151,7 +142,7 @@ fn too_large(bytes: u64) -> ApiError {
 fn choice(
     conversation: &Conversation,
     steering: &Steering,
-    pace: Pace,
+    occasion: &Occasion,
     seed: u64,
     identity: u64,
     index: usize,
@@ -204,7 +195,7 @@ fn choice(
             (None, Format::Json) => Pieces::written(
                 schema::any_object(&conversation.question, conversation.messages).to_string(),
             ),
-            (None, Format::Text) => Pieces::written(answer::prose(conversation, pace, index)),
+            (None, Format::Text) => Pieces::written(answer::prose(conversation, occasion, index)),
         })
     };
     if let Output::Text(text) = &mut output

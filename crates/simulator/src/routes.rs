@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,8 +22,9 @@ use crate::conversation::{self, Conversation};
 use crate::dice::Dice;
 use crate::error::ApiError;
 use crate::fault::{Fault, FaultKind};
+use crate::occasion::{Examples, Occasion};
 use crate::options::{Options, Pace};
-use crate::plan::{Occasion, Plan};
+use crate::plan::Plan;
 use crate::player::{Player, Schedule};
 use crate::responses::{Events, Outline};
 use crate::stats::{Guard, Ledger, Route};
@@ -34,6 +36,7 @@ use crate::whole::{self, Whole};
 #[derive(Debug)]
 pub(crate) struct Service {
     options: Options,
+    examples: Examples,
     ledger: Arc<Ledger>,
     /// How often each `id=` has used a fault with `times=`.
     seen: Mutex<HashMap<String, u64>>,
@@ -57,10 +60,15 @@ const NAMES: usize = 4096;
 // === impl Service ===
 
 impl Service {
-    pub(crate) fn new(options: Options, ledger: Arc<Ledger>) -> Self {
+    /// Creates the service of a simulator that listens on `address`.
+    pub(crate) fn new(options: Options, address: SocketAddr, ledger: Arc<Ledger>) -> Self {
         let run = RandomState::new().hash_one(std::process::id());
+        let examples = options
+            .gateway
+            .map_or(Examples::Simulator(address), Examples::Gateway);
         Self {
             options,
+            examples,
             ledger,
             seen: Mutex::default(),
             run,
@@ -246,6 +254,7 @@ impl Service {
             unique,
             now: seconds_since_1970(),
             pace,
+            examples: self.examples,
         };
         let plan = Plan::make(&conversation, &steering, &body, &occasion)?;
         let schedule = Schedule {

@@ -47,7 +47,7 @@ impl Simulator {
         let listener = server::bind(options.address)?;
         let address = listener.local_addr()?;
         let ledger = Arc::new(Ledger::default());
-        let service = Arc::new(Service::new(options, Arc::clone(&ledger)));
+        let service = Arc::new(Service::new(options, address, Arc::clone(&ledger)));
         let runtime = Builder::new_current_thread()
             .enable_io()
             .enable_time()

@@ -661,6 +661,34 @@ async fn default_answer_is_paced_and_describes_itself() {
 }
 
 #[tokio::test]
+async fn examples_name_the_real_port() {
+    let gateway = std::net::SocketAddr::from(([127, 0, 0, 1], 4567));
+    for (gateway, path) in [
+        (Some(gateway), "/v1/streams"),
+        (None, "/v1/chat/completions"),
+    ] {
+        let simulator = tokenwire_simulator::Simulator::start(tokenwire_simulator::Options {
+            pace: tokenwire_simulator::Pace::INSTANT,
+            gateway,
+            ..Default::default()
+        })
+        .unwrap();
+        let body = with(
+            question(true),
+            json!({"messages": [{"role": "user", "content": "show me the code"}]}),
+        );
+        let text = post(&simulator, CHAT, "", &body)
+            .await
+            .answer()
+            .await
+            .content();
+        let port = gateway.unwrap_or(simulator.addr()).port();
+        let url = format!("http://localhost:{port}{path}");
+        assert!(text.contains(&url), "{url} is missing in {text}");
+    }
+}
+
+#[tokio::test]
 async fn very_long_stream_is_complete() {
     let simulator = instant();
     let answer = chat(&simulator, "tokens=20000,text=count").await;

@@ -414,11 +414,13 @@ fn waiting_works_without_a_runtime() {
     )));
     let address = simulator.addr();
     let client = std::thread::spawn(move || {
-        use std::io::Write;
-        std::net::TcpStream::connect(address)
-            .unwrap()
+        use std::io::{Read, Write};
+        let mut socket = std::net::TcpStream::connect(address).unwrap();
+        socket
             .write_all(b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n")
             .unwrap();
+        // A connection that closes at once may be gone before its request is read.
+        socket.read_exact(&mut [0; 12]).unwrap();
     });
     assert!(block_on(
         simulator.wait_until(|stats| stats.requests == 1, PATIENCE)

@@ -25,8 +25,3 @@ pub use framing::{Bare, EventSource, Sdk};
 pub use reader::{
     SseFraming, SseReader, come_back, head_at, last_event_id, read, resume, resume_at, start,
 };
-
-/// The examples of the README are compiled as doctests.
-#[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-mod readme {}

@@ -104,6 +104,7 @@ impl TestEngine {
             timeouts: options.timeouts,
             endpoint: 0,
             queued: false,
+            reservation: Default::default(),
         };
         let upstream = ScriptedUpstream::new(target);
         Self::over(options, Arc::new(upstream.clone()), upstream)

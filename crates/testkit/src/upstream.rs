@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -15,8 +16,8 @@ use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::upstream::decode::{Flow, SseDecoder, SseEvent};
 use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_core::upstream::{
-    Endpoint, OpenError, StreamStep, Target, TokenStream, Upstream, UpstreamHead, UpstreamRequest,
-    UpstreamResponse,
+    Endpoint, OpenError, SecretString, StreamStep, Target, TokenStream, Upstream, UpstreamHead,
+    UpstreamRequest, UpstreamResponse,
 };
 use tokio::sync::Notify;
 
@@ -42,6 +43,7 @@ pub struct ScriptedUpstream(Arc<Shared>);
 struct Shared {
     target: Mutex<Target>,
     plan: Mutex<OpeningPlan>,
+    accepts_client_key: AtomicBool,
     calls: Mutex<VecDeque<Call>>,
     arrived: Notify,
 }
@@ -89,6 +91,7 @@ impl ScriptedUpstream {
         Self(Arc::new(Shared {
             target: Mutex::new(target),
             plan: Mutex::new(OpeningPlan::Answer),
+            accepts_client_key: AtomicBool::new(false),
             calls: Mutex::default(),
             arrived: Notify::new(),
         }))
@@ -97,6 +100,11 @@ impl ScriptedUpstream {
     /// Sets what happens to later requests.
     pub fn plan(&self, plan: OpeningPlan) {
         *self.0.plan.lock() = plan;
+    }
+
+    /// Makes it accept clients' own keys from now on.
+    pub fn accept_client_keys(&self) {
+        self.0.accepts_client_key.store(true, Ordering::Relaxed);
     }
 
     /// Waits for the next request and takes it.
@@ -120,7 +128,11 @@ impl ScriptedUpstream {
 }
 
 impl Upstream for ScriptedUpstream {
-    fn route(&self, model: Option<&str>) -> Result<Target, ApiError> {
+    fn route(
+        &self,
+        model: Option<&str>,
+        _client_key: Option<&SecretString>,
+    ) -> Result<Target, ApiError> {
         let mut target = self.0.target.lock().clone();
         if model == Some("unknown") {
             return Err(ApiError::new(
@@ -167,6 +179,10 @@ impl Upstream for ScriptedUpstream {
 impl Endpoint for ScriptedUpstream {
     fn name(&self) -> &str {
         "scripted"
+    }
+
+    fn accepts_client_key(&self) -> bool {
+        self.0.accepts_client_key.load(Ordering::Relaxed)
     }
 
     fn open(

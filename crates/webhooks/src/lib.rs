@@ -90,6 +90,9 @@ use event::Event;
 use queue::{Bounds, DeliveryQueue};
 use sender::{HttpSender, Sender};
 
+/// The longest time that a delivery is retried, 100 years. Deadlines must fit the clock.
+const LONGEST_RETRY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// Endpoint, secret and limits of webhooks.
 #[derive(Clone, Debug)]
 pub struct WebhookOptions {
@@ -179,7 +182,7 @@ impl Webhooks {
             max_kept: config.max_kept,
             concurrency: config.concurrency,
             concurrency_per_host: config.concurrency_per_host,
-            retry_for: config.retry_for,
+            retry_for: config.retry_for.min(LONGEST_RETRY),
         };
         let counters = Arc::new(WebhookCounters::default());
         let queue = Mutex::new(DeliveryQueue::new(bounds, counters.clone()));

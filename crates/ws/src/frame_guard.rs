@@ -1,4 +1,5 @@
-//! Reads frame heads, and refuses a message that is too large when its size is announced.
+//! Reads frame heads, and refuses a message that is too large when its size is announced, or that is
+//! not complete in time.
 //!
 //! actix-ws checks a frame's size only once the whole frame is buffered, so one head of fourteen
 //! bytes could make it buffer any amount.
@@ -6,34 +7,85 @@
 use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use actix_web::dev::Payload;
 use actix_web::error::PayloadError;
 use bytes::Bytes;
 use futures::Stream;
+use tokio::time::{Instant, Sleep};
+
+/// Why a message is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// It exceeds the limit.
+    TooLarge,
+    /// It was not complete in time.
+    TooSlow,
+}
 
 /// Set once a message is refused.
-pub(crate) type Oversized = Rc<Cell<bool>>;
+pub(crate) type Refusal = Rc<Cell<Option<Refused>>>;
+
+/// Limits of a message.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MessageLimits {
+    /// Maximum size in bytes, over all fragments.
+    pub(crate) size: usize,
+    /// Maximum time until it is complete.
+    pub(crate) timeout: Duration,
+    /// Bytes that extend the time by a second.
+    pub(crate) min_rate: usize,
+}
 
 /// Passes the client's bytes on unchanged, up to the first head that announces too much.
 pub(crate) struct FrameGuard {
     payload: Payload,
     heads: Heads,
-    oversized: Oversized,
+    limits: MessageLimits,
+    /// The start of the incomplete message.
+    start: Instant,
+    /// Created when an incomplete message is first waited for.
+    timer: Option<Pin<Box<Sleep>>>,
+    refusal: Refusal,
 }
 
 impl FrameGuard {
-    pub(crate) fn new(payload: Payload, limit: usize) -> (Self, Oversized) {
-        let oversized = Oversized::default();
+    pub(crate) fn new(payload: Payload, limits: MessageLimits) -> (Self, Refusal) {
+        let refusal = Refusal::default();
         (
             Self {
                 payload,
-                heads: Heads::new(limit),
-                oversized: oversized.clone(),
+                heads: Heads::new(limits.size),
+                limits,
+                start: Instant::now(),
+                timer: None,
+                refusal: refusal.clone(),
             },
-            oversized,
+            refusal,
         )
+    }
+
+    fn deadline(&self) -> Instant {
+        let rate = self.limits.min_rate.max(1) as u64;
+        let extension = Duration::from_secs(self.heads.received / rate);
+        self.start + self.limits.timeout + extension
+    }
+
+    /// Waits for the deadline of an incomplete message.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.heads.is_incomplete() {
+            return Poll::Pending;
+        }
+        let deadline = self.deadline();
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if timer.deadline() != deadline {
+            timer.as_mut().reset(deadline);
+        }
+        timer.as_mut().poll(cx)
     }
 }
 
@@ -41,17 +93,31 @@ impl Stream for FrameGuard {
     type Item = Result<Bytes, PayloadError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.oversized.get() {
+        let this = &mut *self;
+        if this.refusal.get().is_some() {
             return Poll::Ready(Some(Err(PayloadError::Overflow)));
         }
-        let polled = Pin::new(&mut self.payload).poll_next(cx);
-        if let Poll::Ready(Some(Ok(bytes))) = &polled
-            && self.heads.scan(bytes).is_err()
-        {
-            self.oversized.set(true);
-            return Poll::Ready(Some(Err(PayloadError::Overflow)));
+        let polled = Pin::new(&mut this.payload).poll_next(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(bytes))) => {
+                let was_incomplete = this.heads.is_incomplete();
+                let completed = this.heads.completed;
+                if this.heads.scan(bytes).is_err() {
+                    this.refusal.set(Some(Refused::TooLarge));
+                    return Poll::Ready(Some(Err(PayloadError::Overflow)));
+                }
+                if !was_incomplete || this.heads.completed != completed {
+                    this.start = Instant::now();
+                }
+                polled
+            }
+            Poll::Ready(_) => polled,
+            Poll::Pending => {
+                ready!(this.poll_deadline(cx));
+                this.refusal.set(Some(Refused::TooSlow));
+                Poll::Ready(Some(Err(PayloadError::Overflow)))
+            }
         }
-        polled
     }
 }
 
@@ -69,6 +135,12 @@ struct Heads {
     skip: u64,
     /// Payload of the current message, over its fragments.
     message: u64,
+    /// Whether more fragments of the current message follow.
+    fragmented: bool,
+    /// Bytes since the last complete message.
+    received: u64,
+    /// Number of complete messages.
+    completed: u64,
 }
 
 impl Heads {
@@ -79,6 +151,22 @@ impl Heads {
             have: 0,
             skip: 0,
             message: 0,
+            fragmented: false,
+            received: 0,
+            completed: 0,
+        }
+    }
+
+    /// Whether a frame or a message is incomplete.
+    fn is_incomplete(&self) -> bool {
+        self.have > 0 || self.skip > 0 || self.fragmented
+    }
+
+    /// Notes the end of a frame. A control frame between fragments completes no message.
+    fn end_frame(&mut self) {
+        if !self.fragmented {
+            self.received = 0;
+            self.completed += 1;
         }
     }
 
@@ -87,14 +175,22 @@ impl Heads {
             if self.skip > 0 {
                 let take = self.skip.min(bytes.len() as u64);
                 self.skip -= take;
+                self.received += take;
                 bytes = &bytes[take as usize..];
+                if self.skip == 0 {
+                    self.end_frame();
+                }
                 continue;
             }
             self.head[self.have] = bytes[0];
             self.have += 1;
+            self.received += 1;
             bytes = &bytes[1..];
             if let Some(length) = self.payload_length() {
                 self.open(length)?;
+                if length == 0 {
+                    self.end_frame();
+                }
             }
         }
         Ok(())
@@ -145,6 +241,7 @@ impl Heads {
         if fin {
             self.message = 0;
         }
+        self.fragmented = !fin;
         Ok(())
     }
 }

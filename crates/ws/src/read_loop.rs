@@ -10,7 +10,7 @@ use actix_ws::{
 };
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use crate::frame_guard::Oversized;
+use crate::frame_guard::{Refusal, Refused};
 use crate::session::{SessionEnd, SocketSession};
 
 /// Pings of one socket.
@@ -22,11 +22,15 @@ pub(crate) struct KeepAlive {
     pub(crate) ping_timeout: Duration,
 }
 
+/// The longest interval of pings, and the longest wait for an answer.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Close codes of RFC 6455 and its registry.
 const GOING_AWAY: u16 = 1001;
 const PROTOCOL_ERROR: u16 = 1002;
 const UNSUPPORTED_DATA: u16 = 1003;
 const INVALID_PAYLOAD: u16 = 1007;
+const POLICY_VIOLATION: u16 = 1008;
 const TOO_BIG: u16 = 1009;
 const INTERNAL_ERROR: u16 = 1011;
 const TRY_AGAIN_LATER: u16 = 1013;
@@ -37,14 +41,16 @@ pub(crate) async fn read_loop(
     socket: Weak<RefCell<SocketSession>>,
     mut session: Session,
     mut messages: AggregatedMessageStream,
-    oversized: Oversized,
+    refusal: Refusal,
     keep_alive: KeepAlive,
 ) {
+    // Zero is no interval, and longer ones would not fit the clock.
+    let ping_interval = keep_alive
+        .ping_interval
+        .clamp(Duration::from_millis(1), LONGEST_INTERVAL);
+    let ping_timeout = keep_alive.ping_timeout.min(LONGEST_INTERVAL);
     let mut last_message = Instant::now();
-    let mut pings = tokio::time::interval_at(
-        last_message + keep_alive.ping_interval,
-        keep_alive.ping_interval,
-    );
+    let mut pings = tokio::time::interval_at(last_message + ping_interval, ping_interval);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let registry = socket.upgrade().map(|socket| socket.borrow().registry());
     let closing = async {
@@ -56,11 +62,11 @@ pub(crate) async fn read_loop(
     tokio::pin!(closing);
     let mut drain: Option<Interval> = None;
     let end = loop {
-        let silent_until = last_message + keep_alive.ping_interval + keep_alive.ping_timeout;
+        let silent_until = last_message + ping_interval + ping_timeout;
         tokio::select! {
             message = messages.recv() => {
                 last_message = Instant::now();
-                match on_message(&socket, &mut session, message, &oversized).await {
+                match on_message(&socket, &mut session, message, &refusal).await {
                     Next::GoOn => {}
                     Next::Close(code, reason) => break Some((code, reason)),
                     Next::Gone => break None,
@@ -120,11 +126,16 @@ async fn on_message(
     socket: &Weak<RefCell<SocketSession>>,
     session: &mut Session,
     message: Option<Result<AggregatedMessage, ProtocolError>>,
-    oversized: &Oversized,
+    refusal: &Refusal,
 ) -> Next {
     let message = match message {
         None => return Next::Gone,
-        Some(Err(_)) if oversized.get() => return Next::Close(TOO_BIG, "message too large"),
+        Some(Err(_)) if refusal.get() == Some(Refused::TooLarge) => {
+            return Next::Close(TOO_BIG, "message too large");
+        }
+        Some(Err(_)) if refusal.get() == Some(Refused::TooSlow) => {
+            return Next::Close(POLICY_VIOLATION, "message not complete in time");
+        }
         Some(Err(ProtocolError::Overflow)) => return Next::Close(TOO_BIG, "message too large"),
         Some(Err(ProtocolError::Io(error))) if error.kind() == std::io::ErrorKind::InvalidData => {
             // actix-ws has one error kind for both; only the text differs.

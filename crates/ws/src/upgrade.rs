@@ -12,7 +12,7 @@ use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::gauge::Gauge;
 
 use crate::body::SocketBody;
-use crate::frame_guard::FrameGuard;
+use crate::frame_guard::{FrameGuard, MessageLimits};
 use crate::read_loop::{KeepAlive, read_loop};
 use crate::session::{SessionOptions, SocketSession};
 
@@ -23,6 +23,10 @@ pub struct WebSocketOptions {
     pub caller: Caller,
     /// The largest message that a client may send, in bytes, over all its fragments.
     pub max_message: usize,
+    /// Maximum time from the first byte of a message to its last.
+    pub message_timeout: Duration,
+    /// Bytes of a message that extend `message_timeout` by a second.
+    pub min_message_rate: usize,
     /// Most streams that it reads, and most lanes that it runs, side by side.
     pub max_lanes: usize,
     /// Most creates that wait on it.
@@ -44,6 +48,8 @@ impl Default for WebSocketOptions {
         Self {
             caller: Caller::default(),
             max_message: 64 * 1024,
+            message_timeout: Duration::from_secs(30),
+            min_message_rate: 1024,
             max_lanes: 8,
             max_queued: 8,
             ping_interval: Duration::from_secs(20),
@@ -74,7 +80,12 @@ pub fn upgrade(
     engine: Engine,
     options: WebSocketOptions,
 ) -> Result<HttpResponse, ApiError> {
-    let (guard, oversized) = FrameGuard::new(payload, options.max_message);
+    let limits = MessageLimits {
+        size: options.max_message,
+        timeout: options.message_timeout,
+        min_rate: options.min_message_rate,
+    };
+    let (guard, refusal) = FrameGuard::new(payload, limits);
     let guard: BoxedPayloadStream = Box::pin(guard);
     let mut guarded = Payload::Stream { payload: guard };
     let payload = web::Payload::from_request(request, &mut guarded)
@@ -105,7 +116,7 @@ pub fn upgrade(
         Rc::downgrade(&socket),
         session,
         messages,
-        oversized,
+        refusal,
         keep_alive,
     ));
     let (head, control) = response.into_parts();

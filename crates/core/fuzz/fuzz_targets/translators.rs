@@ -1,5 +1,5 @@
-//! For any body the translators do not panic, numbers have no gaps, and one terminal record ends the
-//! stream.
+//! For any body the translators do not panic, numbers have no gaps, and one terminal record ends
+//! the stream.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -120,8 +120,8 @@ pub(super) fn finish_reason(ending: &Ending) -> Option<&'static str> {
     }
 }
 
-/// Returns a chunk with these choices. As with OpenAI, every chunk has a `usage` member if usage was
-/// requested.
+/// Returns a chunk with these choices. As with OpenAI, every chunk has a `usage` member if usage
+/// was requested.
 fn chunk(meta: &Meta, choices: &str, usage: &str) -> Vec<u8> {
     let (before, usage) = if meta.include_usage {
         (",\"usage\":", usage)
@@ -135,6 +135,18 @@ fn chunk(meta: &Meta, choices: &str, usage: &str) -> Vec<u8> {
         json::escape(&meta.model)
     )
     .into_bytes()
+}
+
+/// Returns an image as chat servers send it. `data` is JSON-escaped base64.
+pub(super) fn image(data: &str) -> String {
+    // The first character of the data tells the format.
+    let format = match data.as_bytes().first() {
+        Some(b'/') => "jpeg",
+        Some(b'U') => "webp",
+        Some(b'R') => "gif",
+        _ => "png",
+    };
+    format!(r#"{{"type":"image_url","image_url":{{"url":"data:image/{format};base64,{data}"}}}}"#)
 }
 
 /// Returns the finish chunk, and the usage chunk if usage was requested and is known.
@@ -175,6 +187,7 @@ fn hint_chunk(meta: &Meta, hint: &ChatHint) -> Option<Vec<u8>> {
         ChatHint::CallArguments { index, text } => {
             format!(r#"{{"tool_calls":[{{"index":{index},"function":{{"arguments":"{text}"}}}}]}}"#)
         }
+        ChatHint::Image(data) => format!(r#"{{"images":[{}]}}"#, image(data)),
         ChatHint::CustomCallAdded {
             index,
             call_id,

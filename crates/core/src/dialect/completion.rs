@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
-use super::chat::finish_reason;
+use super::chat::{finish_reason, image};
 use crate::model::event::ItemHead;
 use crate::model::json::{self, Members};
 use crate::model::snapshot::{Meta, Snapshot};
@@ -116,9 +116,7 @@ impl Message {
             Some("image_generation_call") => {
                 let data = inside(item, "result");
                 if !data.is_empty() {
-                    self.images.push(format!(
-                        r#"{{"type":"image_url","image_url":{{"url":"data:image/png;base64,{data}"}}}}"#
-                    ));
+                    self.images.push(image(data));
                 }
             }
             // Built-in tools have no counterpart in chat; the message shows their result.

@@ -66,8 +66,8 @@ pub trait Framing: Send + Sync + fmt::Debug {
     fn share_key(&self) -> Option<&'static str>;
 }
 
-/// Returns `tokenwire:reset` with the response object, for a reader whose position cannot be served,
-/// and its number, which is that of the last event in the object.
+/// Returns `tokenwire:reset` with the response object, for a reader whose position cannot be
+/// served, and its number, which is that of the last event in the object.
 #[must_use]
 pub(crate) fn reset_event(meta: &Meta, snapshot: &Snapshot) -> (Seq, Vec<u8>) {
     let seq = Seq(snapshot.next().0.saturating_sub(1));

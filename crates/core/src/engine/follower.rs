@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use secrecy::SecretString;
 
 use super::replay::{FollowResult, LeaderPhase, follow};
 use super::reuse::{Freshness, Leader, Role, SlotLookup};
@@ -16,7 +17,8 @@ use crate::model::error::ApiError;
 use crate::model::event::Failure;
 use crate::upstream::decode::{Flow, SseEvent};
 use crate::upstream::{
-    OpenError, StreamStep, Target, TokenStream, Upstream, UpstreamRequest, UpstreamResponse,
+    OpenError, Reservation, StreamStep, Target, TokenStream, Upstream, UpstreamRequest,
+    UpstreamResponse,
 };
 
 /// Follows another generation instead of asking the inner upstream.
@@ -63,13 +65,17 @@ impl fmt::Debug for Follower {
 }
 
 impl Upstream for Follower {
-    fn route(&self, model: Option<&str>) -> Result<Target, ApiError> {
-        self.inner.route(model)
+    fn route(
+        &self,
+        model: Option<&str>,
+        client_key: Option<&SecretString>,
+    ) -> Result<Target, ApiError> {
+        self.inner.route(model, client_key)
     }
 
     fn open(
         &self,
-        request: UpstreamRequest,
+        mut request: UpstreamRequest,
     ) -> BoxFuture<'static, Result<UpstreamResponse, OpenError>> {
         let (inner, generation, lookup, asked) = (
             self.inner.clone(),
@@ -78,6 +84,10 @@ impl Upstream for Follower {
             self.asked.clone(),
         );
         let first = self.first.lock().take();
+        if first.is_some() {
+            // Not sent for now: the upstream is not asked while another answer is followed.
+            request.reservation = Reservation::default();
+        }
         async move {
             let mut leader = None;
             if let Some((follower_guard, phase)) = first {

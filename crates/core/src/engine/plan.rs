@@ -30,7 +30,9 @@ impl Engine {
     }
 
     fn plan_chat(&self, chat: &ChatRequest, request: &StartRequest) -> Result<Plan, ApiError> {
-        let target = self.upstream.route(chat.model())?;
+        let target = self
+            .upstream
+            .route(chat.model(), request.client_key.as_ref())?;
         let body = match target.api {
             Api::Chat => chat.upstream_body(target.upstream_model.as_deref()),
             Api::Responses => {
@@ -71,7 +73,9 @@ impl Engine {
             Some(id) => self.history(id, &request.owner)?,
             None => Vec::new(),
         };
-        let target = self.upstream.route(responses.model().as_deref())?;
+        let target = self
+            .upstream
+            .route(responses.model().as_deref(), request.client_key.as_ref())?;
         let model = target.upstream_model.as_deref().unwrap_or(&target.model);
         let body = match target.api {
             Api::Chat => responses.to_chat(&history, model)?,
@@ -115,6 +119,7 @@ fn work(
         body: body.into(),
         headers: request.headers.clone(),
         endpoint: target.endpoint,
+        reservation: target.reservation.clone(),
         streamed: true,
         first_token_timeout: target.timeouts.first_token,
         client_key: request.client_key.clone(),

@@ -147,10 +147,13 @@ impl ReaderGuard {
 
 impl Drop for ReaderGuard {
     fn drop(&mut self) {
-        match self.0.control.readers.fetch_sub(1, Ordering::AcqRel) {
-            1 => self.0.control.driver.wake(),
-            2 => self.0.render_cache.clear(),
-            _ => {}
+        let readers = self.0.control.readers.fetch_sub(1, Ordering::AcqRel) - 1;
+        // Also with the last reader: it may have added an entry while the other one left.
+        if readers < 2 {
+            self.0.render_cache.clear();
+        }
+        if readers == 0 {
+            self.0.control.driver.wake();
         }
     }
 }

@@ -105,13 +105,16 @@ async fn run(
         choices,
         previous_response_id,
     } = work;
+    let streamed = request.streamed;
     // A client that asked for a stream gets chunks, also of a completion in one piece.
-    let chunking = request.streamed.then(|| Chunking {
-        id: generation.meta().id.clone(),
-        created_at: generation.meta().created_at,
-        model: generation.meta().model.clone(),
-        include_usage: generation.meta().include_usage,
-    });
+    let chunking = || {
+        Box::new(Chunking {
+            id: generation.meta().id.clone(),
+            created_at: generation.meta().created_at,
+            model: generation.meta().model.clone(),
+            include_usage: generation.meta().include_usage,
+        })
+    };
     records.set_history(generation.clone());
     let new_translator = || {
         Translator::new(
@@ -120,7 +123,7 @@ async fn run(
             choices,
             previous_response_id.as_deref(),
         )
-        .chunked(chunking.clone())
+        .chunked(streamed.then(chunking))
     };
     let mut translator = new_translator();
     let mut deadlines = Deadlines::new(generation.clone(), timeouts);
@@ -175,11 +178,13 @@ async fn run(
             && stream.retry(failure)
         {
             translator = new_translator();
+            deadlines.restart();
             continue;
         }
         if let Step::Over(Ending::Failed(failure)) = &step
             && continue_elsewhere(writer, records, stream.as_mut(), failure)
         {
+            deadlines.restart();
             continue;
         }
         if let Step::Over(Ending::Failed(failure)) = &step {
@@ -345,6 +350,15 @@ impl Deadlines {
             abandoned: None,
             paused: false,
             timer,
+        }
+    }
+
+    /// Another upstream is asked. Its first event is waited for like the next one of the first, and
+    /// a finish of the first does not count.
+    fn restart(&mut self) {
+        self.finished = None;
+        if let Some(last) = &mut self.last_event {
+            *last = Instant::now();
         }
     }
 

@@ -1,8 +1,9 @@
 //! Errors as clients see them: all error codes, the party at fault and whether a retry helps.
 //!
-//! [`ErrorCode`] is API: clients branch on it, so a code is never renamed. [`ApiError`] is the error
-//! of a response, in OpenAI's shape (`{"error":{"message","type","param","code"}}`). Internal causes
-//! (socket errors, URLs, keys) never enter it. They are logged through `tracing` where they occur.
+//! [`ErrorCode`] is API: clients branch on it, so a code is never renamed. [`ApiError`] is the
+//! error of a response, in OpenAI's shape (`{"error":{"message","type","param","code"}}`). Internal
+//! causes (socket errors, URLs, keys) never enter it. They are logged through `tracing` where they
+//! occur.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -80,9 +81,11 @@ codes! {
     /// A WebSocket message of a type that is not known.
     UnknownMessageType = "unknown_message_type", 400, Client, false, "Send one of the message types that the error lists.";
     /// The credential is missing or wrong.
-    InvalidApiKey = "invalid_api_key", 401, Client, false, "Send `Authorization: Bearer <key>`, or a fresh ticket where headers cannot be set.";
+    InvalidApiKey = "invalid_api_key", 401, Client, false, "Send `Authorization: Bearer <key>`.";
     /// A page of a foreign origin sent the request.
     OriginForbidden = "origin_forbidden", 403, Client, false, "Add the page's origin to `server.allowed_origins`.";
+    /// The request's host is not one that the gateway serves.
+    HostNotAllowed = "host_not_allowed", 403, Client, false, "Add the name to `server.allowed_hosts` if the gateway is reached by it.";
     /// The object does not exist, or belongs to another owner.
     NotFound = "not_found", 404, Client, false, "Check the id; finished answers are kept for `streams.retain_responses`.";
     /// A path that the gateway does not serve.
@@ -95,6 +98,8 @@ codes! {
     MethodNotAllowed = "method_not_allowed", 405, Client, false, "Use one of the methods in the `Allow` header.";
     /// The log has expired; only the response object is left.
     PositionGone = "position_gone", 410, Client, false, "Fetch the whole object with GET /v1/responses/{id}.";
+    /// The request's body did not arrive in time.
+    RequestTimeout = "request_timeout", 408, Client, true, "Send the body without long pauses; the settings are `server.body_timeout` and `server.min_body_rate`.";
     /// The body is larger than `limits.body`.
     BodyTooLarge = "body_too_large", 413, Client, false, "Send less, or raise `limits.body`.";
     /// The route does not accept the body's content type.
@@ -103,6 +108,10 @@ codes! {
     IdempotencyMismatch = "idempotency_mismatch", 422, Client, false, "Use a new key for a new request.";
     /// The gateway's limit of open generations is reached.
     Overloaded = "overloaded", 503, Gateway, true, "Try again after `Retry-After`.";
+    /// The client's address has reached its limit of connections.
+    TooManyConnections = "too_many_connections", 429, Client, true, "Close connections; the setting is `server.max_connections_per_address`.";
+    /// No file descriptor is left for a connection to the upstream.
+    OutOfDescriptors = "out_of_descriptors", 503, Gateway, true, "Try again after `Retry-After`. The operator has to raise the limit of open files (`ulimit -n`).";
     /// A WebSocket has reached its limit of lanes or queued creates.
     WebsocketStreamLimitReached = "websocket_stream_limit_reached", 429, Client, true, "Wait for one of this socket's responses to end, or open another socket.";
     /// The upstream's concurrency limit and its queue are full.

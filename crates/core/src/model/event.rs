@@ -118,7 +118,7 @@ pub enum ItemHead {
         /// The function's name, JSON-escaped.
         name: String,
         /// The raw provider fields (`extra_content`), which go back with the call in the next turn.
-        extra: Option<String>,
+        extra: Option<Box<str>>,
     },
     /// A call of a custom tool, whose input is free text.
     CustomToolCall {
@@ -159,7 +159,7 @@ impl ItemHead {
                 name,
                 extra,
                 ..
-            } => call_id.len() + name.len() + extra.as_ref().map_or(0, String::len),
+            } => call_id.len() + name.len() + extra.as_ref().map_or(0, |json| json.len()),
             Self::CustomToolCall { call_id, name, .. } => call_id.len() + name.len(),
             Self::Image { result, .. } => result.as_ref().map_or(0, String::len),
         }
@@ -280,6 +280,8 @@ pub enum ChatHint {
     },
     /// An annotation, raw JSON in chat's shape.
     Annotation(String),
+    /// An image: its base64 data, JSON-escaped.
+    Image(String),
     /// The start of a call of a custom tool.
     CustomCallAdded {
         /// The call's index among all calls.

@@ -20,13 +20,14 @@ pub(super) async fn start(
     request: UpstreamRequest,
 ) -> Result<AttemptStream, OpenError> {
     let endpoint = request.endpoint;
+    let key = route.key_of(request.client_key.as_ref());
     let permit = route.stats.limit.acquire().await.map_err(|error| {
         route.stats.counters.refused_busy.add();
         OpenError::Failed(error)
     })?;
     let mut attempt = route
         .stats
-        .begin(permit, request.first_token_timeout, request.streamed);
+        .begin(permit, request.first_token_timeout, request.streamed, key);
     match route.endpoint.open(request).await {
         Ok(UpstreamResponse { head, stream }) => Ok(AttemptStream {
             head,

@@ -1,69 +1,81 @@
 //! The choice among endpoints that are equally near and have capacity.
 //!
-//! Endpoints of unequal weight get their shares. Among endpoints of equal weight the one with the
-//! lowest time to first token is chosen, but every twentieth request goes to a slower one, to keep
-//! its latency known.
+//! Endpoints of unequal weight get their shares. Of endpoints of equal weight two are drawn at
+//! random (power of two choices), and the one with the lower score gets the request:
+//!
+//! ```text
+//!   score = (outstanding requests + 1) × expected time to first token
+//! ```
+//!
+//! The expected time is the average, but at least the time since an answer while requests wait for
+//! one. An endpoint without a known average is taken to be as fast as the other, so that only its
+//! outstanding requests count. Sometimes an idle endpoint with the higher score gets a request, to
+//! keep its average current.
+
+use std::time::Duration;
 
 use rand::Rng as _;
-use smallvec::SmallVec;
 
+use super::endpoint_stats::EndpointStats;
 use super::route::Route;
 
-/// One request in this many goes to an endpoint that is not the fastest.
+/// One request in this many goes to the endpoint with the higher score, if that is idle.
 const EXPLORE: u32 = 20;
-/// An endpoint within this factor of the fastest counts as equally fast.
-const AS_GOOD: f64 = 1.2;
+/// Time to first token of two endpoints without a known average.
+const UNKNOWN: Duration = Duration::from_millis(100);
+/// Lowest expected time, so that outstanding requests count for the fastest endpoints too.
+const LEAST: Duration = Duration::from_millis(1);
 
-/// Returns the index of one of `routes`: by weight where weights differ, else by latency.
+/// Returns the index of one of `routes`, of which there is at least one.
 pub(super) fn pick(routes: &[&Route]) -> usize {
     let mut random = rand::rng();
-    let first = routes.first().map_or(1, |route| route.weight);
-    if routes.iter().any(|route| route.weight != first) {
-        let total: u64 = routes.iter().map(|route| u64::from(route.weight)).sum();
-        let mut point = random.random_range(0..total.max(1));
-        return routes
-            .iter()
-            .position(|route| {
-                let here = point < u64::from(route.weight);
-                point = point.saturating_sub(u64::from(route.weight));
-                here
-            })
-            .unwrap_or(0);
-    }
-    let speeds: SmallVec<[Option<f64>; 4]> = routes
-        .iter()
-        .map(|route| {
-            route
-                .stats
-                .latency
-                .average()
-                .map(|average| average.as_secs_f64())
-        })
-        .collect();
-    // An endpoint without a known latency goes before all others.
-    let good: SmallVec<[usize; 4]> = match speeds.iter().flatten().copied().min_by(f64::total_cmp) {
-        Some(best) if speeds.iter().all(Option::is_some) => {
-            let as_good = |speed: &Option<f64>| speed.is_some_and(|speed| speed <= best * AS_GOOD);
-            let explore = random.random_range(0..EXPLORE) == 0;
-            let slower: SmallVec<[usize; 4]> = positions(&speeds, |speed| !as_good(speed));
-            if explore && !slower.is_empty() {
-                slower
-            } else {
-                positions(&speeds, as_good)
-            }
-        }
-        _ => positions(&speeds, Option::is_none),
+    let Some(weight) = routes.first().map(|route| route.weight) else {
+        return 0;
     };
-    good.get(random.random_range(0..good.len().max(1)))
-        .copied()
-        .unwrap_or(0)
+    if routes.iter().any(|route| route.weight != weight) {
+        let total: u64 = routes.iter().map(|route| u64::from(route.weight)).sum();
+        return by_weight(routes, random.random_range(0..total.max(1)));
+    }
+    let count = routes.len();
+    if count < 2 {
+        return 0;
+    }
+    let one = random.random_range(0..count);
+    let other = (one + random.random_range(1..count)) % count;
+    let (Some(first), Some(second)) = (routes.get(one), routes.get(other)) else {
+        return one;
+    };
+    // In a tie `one` is taken, which is random.
+    let (better, worse, idle) = if is_better(&second.stats, &first.stats) {
+        (other, one, &first.stats)
+    } else {
+        (one, other, &second.stats)
+    };
+    if idle.outstanding() == 0 && random.random_range(0..EXPLORE) == 0 {
+        worse
+    } else {
+        better
+    }
 }
 
-fn positions(speeds: &[Option<f64>], fits: impl Fn(&Option<f64>) -> bool) -> SmallVec<[usize; 4]> {
-    speeds
-        .iter()
-        .enumerate()
-        .filter(|(_, speed)| fits(speed))
-        .map(|(at, _)| at)
-        .collect()
+/// Returns the route at `point` on a line on which each route is as long as its weight.
+fn by_weight(routes: &[&Route], mut point: u64) -> usize {
+    let hit = routes.iter().position(|route| {
+        let weight = u64::from(route.weight);
+        let is_here = point < weight;
+        point = point.saturating_sub(weight);
+        is_here
+    });
+    hit.unwrap_or(0)
+}
+
+fn is_better(one: &EndpointStats, other: &EndpointStats) -> bool {
+    let (first, second) = (one.latency.average(), other.latency.average());
+    let unknown = first.or(second).unwrap_or(UNKNOWN);
+    score(one, first.unwrap_or(unknown)) < score(other, second.unwrap_or(unknown))
+}
+
+fn score(stats: &EndpointStats, average: Duration) -> f64 {
+    let expected = average.max(stats.latency.silence()).max(LEAST);
+    (stats.outstanding() + 1) as f64 * expected.as_secs_f64()
 }

@@ -25,14 +25,17 @@ pub struct BreakerPolicy {
     pub failures: u32,
     /// How long it stays open before it admits a trial request.
     pub cooldown: Duration,
+    /// Upper bound of the pause that an endpoint asks for with status 429 (`Retry-After`).
+    pub max_rest: Duration,
 }
 
 impl Default for BreakerPolicy {
-    /// Five failures, ten seconds.
+    /// Five failures, ten seconds, pauses of at most a minute.
     fn default() -> Self {
         Self {
             failures: 5,
             cooldown: Duration::from_secs(10),
+            max_rest: Duration::from_secs(60),
         }
     }
 }
@@ -44,7 +47,7 @@ pub enum BreakerState {
     Closed,
     /// No request is admitted.
     Open,
-    /// One trial request is under way.
+    /// The cooldown is over: one trial request is admitted, or under way.
     HalfOpen,
 }
 
@@ -55,21 +58,50 @@ pub struct Breaker {
     inner: Mutex<Inner>,
 }
 
+/// The request that tests whether an endpoint is back, by the number of the opening.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Trial(u64);
+
 #[derive(Debug)]
 struct Inner {
     failures: u32,
+    /// Openings so far.
+    openings: u64,
     /// Set while it is not closed.
     open: Option<OpenState>,
-    /// End of the pause that the endpoint asked for (`Retry-After`).
-    resting: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct OpenState {
     until: Instant,
     cooldown: Duration,
-    /// When the trial was admitted, if one was.
+    /// When the trial was admitted, if one is under way.
     trial: Option<Instant>,
+}
+
+impl OpenState {
+    fn new(now: Instant, cooldown: Duration) -> Self {
+        Self {
+            until: add(now, cooldown),
+            cooldown,
+            trial: None,
+        }
+    }
+
+    /// Returns whether a trial may start. A trial without a result blocks the next for one cooldown
+    /// only.
+    fn admits_trial(&self, now: Instant) -> bool {
+        now >= self.until
+            && self
+                .trial
+                .is_none_or(|since| now >= add(since, self.cooldown))
+    }
+}
+
+/// `at + time`, or a time far ahead where that overflows.
+fn add(at: Instant, time: Duration) -> Instant {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+    at.checked_add(time).unwrap_or_else(|| at + YEAR)
 }
 
 impl Breaker {
@@ -80,8 +112,8 @@ impl Breaker {
             policy,
             inner: Mutex::new(Inner {
                 failures: 0,
+                openings: 0,
                 open: None,
-                resting: None,
             }),
         }
     }
@@ -89,15 +121,11 @@ impl Breaker {
     /// Returns whether the endpoint may get a request now.
     #[must_use]
     pub fn admits(&self) -> bool {
-        let now = Instant::now();
         let inner = self.inner.lock();
-        if inner.resting.is_some_and(|until| now < until) {
-            return false;
-        }
-        // A trial without a result (its client left) blocks the next for one cooldown only.
-        inner.open.as_ref().is_none_or(|open| {
-            now >= open.until && open.trial.is_none_or(|since| now >= since + open.cooldown)
-        })
+        inner
+            .open
+            .as_ref()
+            .is_none_or(|open| open.admits_trial(Instant::now()))
     }
 
     /// Returns its state.
@@ -105,16 +133,20 @@ impl Breaker {
     pub fn state(&self) -> BreakerState {
         match &self.inner.lock().open {
             None => BreakerState::Closed,
-            Some(open) if open.trial.is_some() => BreakerState::HalfOpen,
-            Some(_) => BreakerState::Open,
+            Some(open) if Instant::now() < open.until => BreakerState::Open,
+            Some(_) => BreakerState::HalfOpen,
         }
     }
 
-    /// Records that a request is sent to the endpoint.
-    pub(super) fn begin(&self) {
-        if let Some(open) = &mut self.inner.lock().open {
-            open.trial = Some(Instant::now());
-        }
+    /// Records that a request is sent to the endpoint. Returns whether it is the trial; a request
+    /// that is sent although the breaker does not admit it is not.
+    pub(super) fn begin(&self) -> Option<Trial> {
+        let now = Instant::now();
+        let mut inner = self.inner.lock();
+        let openings = inner.openings;
+        let open = inner.open.as_mut().filter(|open| open.admits_trial(now))?;
+        open.trial = Some(now);
+        Some(Trial(openings))
     }
 
     /// Records an answer. Closes the breaker.
@@ -122,43 +154,48 @@ impl Breaker {
         let mut inner = self.inner.lock();
         inner.failures = 0;
         inner.open = None;
-        inner.resting = None;
     }
 
-    /// Records a failure. Returns whether it opened the breaker.
-    pub(super) fn failure(&self) -> bool {
-        let now = Instant::now();
+    /// Records a good health check. Closes the breaker if it is not closed, without resetting the
+    /// count of failures otherwise: a health check may pass while requests fail.
+    pub(super) fn recovered(&self) {
         let mut inner = self.inner.lock();
-        inner.failures = inner.failures.saturating_add(1);
-        let failures = inner.failures;
-        match &mut inner.open {
-            // A request that was under way when the breaker opened tells nothing new.
-            Some(open) if open.trial.is_none() => false,
-            Some(open) => {
-                let cooldown = (open.cooldown * 2).min(self.policy.cooldown * MAX_COOLDOWN_FACTOR);
-                *open = OpenState {
-                    until: now + cooldown,
-                    cooldown,
-                    trial: None,
-                };
-                true
-            }
-            None if self.policy.failures > 0 && failures >= self.policy.failures => {
-                let cooldown = self.policy.cooldown;
-                inner.open = Some(OpenState {
-                    until: now + cooldown,
-                    cooldown,
-                    trial: None,
-                });
-                true
-            }
-            None => false,
+        if inner.open.take().is_some() {
+            inner.failures = 0;
         }
     }
 
-    /// Records that the endpoint asked for a pause.
-    pub(super) fn rest(&self, time: Duration) {
-        self.inner.lock().resting = Some(Instant::now() + time);
+    /// Records the failure of a request. Returns whether it opened the breaker.
+    pub(super) fn failure(&self, trial: Option<Trial>) -> bool {
+        let now = Instant::now();
+        let mut inner = self.inner.lock();
+        inner.failures = inner.failures.saturating_add(1);
+        let cooldown = match &inner.open {
+            // Only the trial tells something new. Other requests were sent before the breaker
+            // opened, or as a last resort.
+            Some(open) if trial == Some(Trial(inner.openings)) => {
+                let longest = self.policy.cooldown.saturating_mul(MAX_COOLDOWN_FACTOR);
+                open.cooldown.saturating_mul(2).min(longest)
+            }
+            Some(_) => return false,
+            None if self.policy.failures > 0 && inner.failures >= self.policy.failures => {
+                self.policy.cooldown
+            }
+            None => return false,
+        };
+        inner.openings += 1;
+        inner.open = Some(OpenState::new(now, cooldown));
+        true
+    }
+
+    /// Records that the trial ended without a result. The next request is the trial.
+    pub(super) fn release(&self, trial: Trial) {
+        let mut inner = self.inner.lock();
+        if trial == Trial(inner.openings)
+            && let Some(open) = &mut inner.open
+        {
+            open.trial = None;
+        }
     }
 }
 
@@ -172,88 +209,117 @@ mod tests {
         Breaker::new(BreakerPolicy {
             failures: 3,
             cooldown: SECOND,
+            ..BreakerPolicy::default()
         })
+    }
+
+    fn opened() -> Breaker {
+        let breaker = breaker();
+        assert!(!breaker.failure(None) && !breaker.failure(None) && breaker.failure(None));
+        breaker
+    }
+
+    fn check(breaker: &Breaker, state: BreakerState, admits: bool) {
+        assert_eq!((breaker.state(), breaker.admits()), (state, admits));
     }
 
     #[tokio::test(start_paused = true)]
     async fn opens_after_consecutive_failures_only() {
         let breaker = breaker();
         for _ in 0..5 {
-            assert!(!breaker.failure() && !breaker.failure());
+            assert!(!breaker.failure(None) && !breaker.failure(None));
             breaker.success();
         }
-        assert_eq!(
-            (breaker.state(), breaker.admits()),
-            (BreakerState::Closed, true)
-        );
-        assert!(!breaker.failure() && !breaker.failure() && breaker.failure());
-        assert_eq!(
-            (breaker.state(), breaker.admits()),
-            (BreakerState::Open, false)
-        );
+        check(&breaker, BreakerState::Closed, true);
+        check(&opened(), BreakerState::Open, false);
     }
 
     #[tokio::test(start_paused = true)]
     async fn admits_one_trial_after_the_cooldown() {
-        let breaker = breaker();
-        for _ in 0..3 {
-            breaker.failure();
-        }
+        let breaker = opened();
         tokio::time::advance(SECOND).await;
-        assert!(breaker.admits());
-        breaker.begin();
-        assert_eq!(
-            (breaker.state(), breaker.admits()),
-            (BreakerState::HalfOpen, false)
-        );
+        check(&breaker, BreakerState::HalfOpen, true);
+        assert!(breaker.begin().is_some());
+        check(&breaker, BreakerState::HalfOpen, false);
+        assert!(breaker.begin().is_none());
         breaker.success();
-        assert_eq!(
-            (breaker.state(), breaker.admits()),
-            (BreakerState::Closed, true)
-        );
+        check(&breaker, BreakerState::Closed, true);
     }
 
     #[tokio::test(start_paused = true)]
     async fn failed_trial_doubles_the_cooldown_up_to_a_bound() {
-        let breaker = breaker();
-        for _ in 0..3 {
-            breaker.failure();
-        }
+        let breaker = opened();
         let mut cooldown = SECOND;
         for _ in 0..8 {
             tokio::time::advance(cooldown - Duration::from_millis(1)).await;
             assert!(!breaker.admits(), "{cooldown:?}");
             tokio::time::advance(Duration::from_millis(1)).await;
             assert!(breaker.admits(), "{cooldown:?}");
-            breaker.begin();
-            assert!(breaker.failure());
+            let trial = breaker.begin();
+            assert!(trial.is_some() && breaker.failure(trial));
             cooldown = (cooldown * 2).min(SECOND * MAX_COOLDOWN_FACTOR);
         }
         assert_eq!(cooldown, SECOND * MAX_COOLDOWN_FACTOR);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn trial_without_a_result_expires_after_the_cooldown() {
-        let breaker = breaker();
-        for _ in 0..3 {
-            breaker.failure();
+    async fn concurrent_failures_double_the_cooldown_once() {
+        let breaker = opened();
+        tokio::time::advance(SECOND).await;
+        // All of them saw the breaker admit a request; one of them is the trial.
+        let sent: Vec<_> = (0..20).map(|_| breaker.begin()).collect();
+        assert_eq!(sent.iter().flatten().count(), 1);
+        let opened = sent.into_iter().filter(|trial| breaker.failure(*trial));
+        assert_eq!(opened.count(), 1);
+        tokio::time::advance(2 * SECOND).await;
+        check(&breaker, BreakerState::HalfOpen, true);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn last_resort_requests_are_no_trials() {
+        let breaker = opened();
+        for _ in 0..50 {
+            let trial = breaker.begin();
+            assert!(trial.is_none() && !breaker.failure(trial));
         }
         tokio::time::advance(SECOND).await;
-        breaker.begin();
+        check(&breaker, BreakerState::HalfOpen, true);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn late_failure_of_an_earlier_trial_is_ignored() {
+        let breaker = opened();
         tokio::time::advance(SECOND).await;
+        let first = breaker.begin();
+        tokio::time::advance(SECOND).await;
+        // The first trial has no result so far; another one fails.
+        let second = breaker.begin();
+        assert!(second.is_some() && breaker.failure(second));
+        assert!(!breaker.failure(first));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn trial_without_a_result_expires_after_the_cooldown_or_is_released() {
+        let breaker = opened();
+        tokio::time::advance(SECOND).await;
+        let trial = breaker.begin();
+        tokio::time::advance(SECOND).await;
+        assert!(breaker.admits());
+        breaker.begin();
+        assert!(!breaker.admits());
+        breaker.release(trial.unwrap());
         assert!(breaker.admits());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn requested_pause_blocks_requests_until_it_ends() {
-        let breaker = breaker();
-        breaker.rest(SECOND);
-        assert_eq!(
-            (breaker.admits(), breaker.state()),
-            (false, BreakerState::Closed)
-        );
-        tokio::time::advance(SECOND).await;
-        assert!(breaker.admits());
+    async fn good_health_check_closes_an_open_breaker_only() {
+        let breaker = opened();
+        breaker.recovered();
+        check(&breaker, BreakerState::Closed, true);
+        // The count of failures goes on while it is closed.
+        assert!(!breaker.failure(None) && !breaker.failure(None));
+        breaker.recovered();
+        assert!(breaker.failure(None));
     }
 
     #[tokio::test(start_paused = true)]
@@ -261,7 +327,19 @@ mod tests {
         let breaker = Breaker::new(BreakerPolicy {
             failures: 0,
             cooldown: SECOND,
+            ..BreakerPolicy::default()
         });
-        assert!((0..1000).all(|_| !breaker.failure()) && breaker.admits());
+        assert!((0..1000).all(|_| !breaker.failure(None)) && breaker.admits());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn longest_cooldown_does_not_overflow() {
+        let breaker = Breaker::new(BreakerPolicy {
+            failures: 1,
+            cooldown: Duration::MAX,
+            ..BreakerPolicy::default()
+        });
+        assert!(breaker.failure(None));
+        check(&breaker, BreakerState::Open, false);
     }
 }

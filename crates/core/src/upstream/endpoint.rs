@@ -14,6 +14,11 @@ pub trait Endpoint: Send + Sync + fmt::Debug {
     /// Its name in logs and metrics.
     fn name(&self) -> &str;
 
+    /// Whether it sends a client's own key where a request has one.
+    fn accepts_client_key(&self) -> bool {
+        false
+    }
+
     /// Sends the request and waits for the head. Dropping the future cancels the request.
     fn open(
         &self,

@@ -1,15 +1,16 @@
 //! What all workers know of one endpoint: its health, latency and load.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::breaker::{Breaker, BreakerPolicy, BreakerState};
+use super::breaker::{Breaker, BreakerPolicy, BreakerState, Trial};
 use super::concurrency_limit::{ConcurrencyLimit, ConcurrencyPolicy, Permit};
 use super::failure::FailureKind;
 use super::latency::Latency;
+use super::pauses::{KeyId, Pauses};
 
 /// Health, latency, load and counters of one endpoint. Shared by all workers.
 #[derive(Debug)]
@@ -20,6 +21,10 @@ pub struct EndpointStats {
     pub latency: Latency,
     /// Its concurrent requests and their queue.
     pub limit: Arc<ConcurrencyLimit>,
+    /// Requests that were routed to it and have not reached `limit` yet.
+    reserved: AtomicUsize,
+    /// Pauses that it asked for.
+    pauses: Pauses,
     /// Counters of events.
     pub counters: Counters,
     /// Result of the last health check; true without one.
@@ -68,11 +73,22 @@ pub struct Counter(AtomicU64);
 pub enum HealthStatus {
     /// It gets requests.
     Up,
-    /// The breaker has admitted a trial request.
+    /// The cooldown of the breaker is over: the next request tests whether it is up.
     HalfOpen,
     /// It gets no requests while another endpoint is up.
     Down,
 }
+
+/// Counts a request as outstanding at its endpoint from its routing to its sending, so that requests
+/// that are routed at the same time spread over the endpoints. Released when the last clone is
+/// dropped.
+#[derive(Clone, Debug, Default)]
+pub struct Reservation {
+    _reserved: Option<Arc<Reserved>>,
+}
+
+#[derive(Debug)]
+struct Reserved(Arc<EndpointStats>);
 
 /// A request at an endpoint. Its outcome is recorded in the endpoint's statistics, at the latest
 /// when it is dropped.
@@ -85,6 +101,10 @@ pub(super) struct Attempt {
     /// Whether the time to first token is recorded.
     timed: bool,
     recorded: bool,
+    /// The key that it was sent with.
+    key: KeyId,
+    /// Set if it tests whether the endpoint is back.
+    trial: Option<Trial>,
     _permit: Permit,
 }
 
@@ -98,14 +118,19 @@ impl EndpointStats {
             breaker: Breaker::new(breaker),
             latency: Latency::new(),
             limit: ConcurrencyLimit::new(limit),
+            reserved: AtomicUsize::new(0),
+            pauses: Pauses::new(breaker.max_rest),
             counters: Counters::default(),
             healthy: AtomicBool::new(true),
         })
     }
 
-    /// Records the result of a health check.
+    /// Records the result of a health check. A good one closes the breaker.
     pub fn set_healthy(&self, healthy: bool) {
         self.healthy.store(healthy, Ordering::Relaxed);
+        if healthy {
+            self.breaker.recovered();
+        }
     }
 
     /// Returns its health.
@@ -119,9 +144,22 @@ impl EndpointStats {
         }
     }
 
-    /// Returns whether it should get requests while there is a choice.
-    pub(super) fn is_available(&self) -> bool {
-        self.healthy.load(Ordering::Relaxed) && self.breaker.admits()
+    /// Returns whether it should get requests with this key while there is a choice.
+    pub(super) fn is_available(&self, key: KeyId) -> bool {
+        self.healthy.load(Ordering::Relaxed) && self.breaker.admits() && !self.pauses.is_paused(key)
+    }
+
+    /// Returns the number of requests that are routed to it, in its queue, or not finished.
+    pub(super) fn outstanding(&self) -> usize {
+        self.reserved.load(Ordering::Relaxed) + self.limit.waiting() + self.limit.running()
+    }
+
+    /// Counts a request that is about to be sent.
+    pub(super) fn reserve(self: &Arc<Self>) -> Reservation {
+        self.reserved.fetch_add(1, Ordering::Relaxed);
+        Reservation {
+            _reserved: Some(Arc::new(Reserved(self.clone()))),
+        }
     }
 
     /// Records that a request is sent.
@@ -130,17 +168,40 @@ impl EndpointStats {
         permit: Permit,
         first_token_timeout: Duration,
         timed: bool,
+        key: KeyId,
     ) -> Attempt {
-        self.breaker.begin();
+        let trial = self.breaker.begin();
         self.counters.requests.add();
+        if timed {
+            self.latency.begin();
+        }
         Attempt {
             stats: self.clone(),
             started: Instant::now(),
             first_token_timeout,
             timed,
             recorded: false,
+            key,
+            trial,
             _permit: permit,
         }
+    }
+}
+
+// === impl Reservation ===
+
+impl PartialEq for Reservation {
+    /// All reservations are equal: one is no part of a target's identity.
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Reservation {}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.0.reserved.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -150,10 +211,22 @@ impl Attempt {
     /// Records the first token.
     pub(super) fn first_token(&mut self) {
         if !std::mem::replace(&mut self.recorded, true) {
-            self.stats.breaker.success();
+            self.answered();
             if self.timed {
-                self.stats.latency.record(self.started.elapsed());
+                self.stats.latency.end(Some(self.started.elapsed()));
             }
+        }
+    }
+
+    fn answered(&self) {
+        self.stats.breaker.success();
+        self.stats.pauses.answered(self.key, self.started);
+    }
+
+    /// Lets another request be the trial, if this one was.
+    fn release(&self) {
+        if let Some(trial) = self.trial {
+            self.stats.breaker.release(trial);
         }
     }
 
@@ -162,22 +235,27 @@ impl Attempt {
         if std::mem::replace(&mut self.recorded, true) {
             return;
         }
+        if self.timed {
+            self.stats.latency.end(None);
+        }
         let counters = &self.stats.counters;
         match kind {
             // An endpoint that refuses a bad request is healthy.
-            FailureKind::None => self.stats.breaker.success(),
-            FailureKind::Rest(time) => {
+            FailureKind::None => self.answered(),
+            FailureKind::Pause(time) => {
                 counters.rate_limits.add();
-                self.stats.breaker.rest(time);
+                self.stats.breaker.success();
+                self.stats.pauses.pause(self.key, time);
             }
             FailureKind::Unreachable => counters.connect_failures.add(),
             FailureKind::Refused => counters.refusals.add(),
             FailureKind::Broken => counters.broken.add(),
+            FailureKind::Gateway => self.release(),
         }
         if matches!(
             kind,
             FailureKind::Unreachable | FailureKind::Refused | FailureKind::Broken
-        ) && self.stats.breaker.failure()
+        ) && self.stats.breaker.failure(self.trial)
         {
             counters.opened.add();
         }
@@ -198,8 +276,9 @@ impl Drop for Attempt {
         }
         // The time to first token is at least the time waited.
         let elapsed = self.started.elapsed();
-        if self.timed && elapsed > self.stats.latency.average().unwrap_or(UNKNOWN_LATENCY) {
-            self.stats.latency.record(elapsed);
+        if self.timed {
+            let is_slow = elapsed > self.stats.latency.average().unwrap_or(UNKNOWN_LATENCY);
+            self.stats.latency.end(is_slow.then_some(elapsed));
         }
         // Dropped by the first-token timeout: a failure of the endpoint. Dropped earlier, by the
         // client: none.
@@ -207,9 +286,11 @@ impl Drop for Attempt {
             && elapsed + TIMEOUT_TOLERANCE >= self.first_token_timeout
         {
             self.stats.counters.silences.add();
-            if self.stats.breaker.failure() {
+            if self.stats.breaker.failure(self.trial) {
                 self.stats.counters.opened.add();
             }
+        } else {
+            self.release();
         }
     }
 }

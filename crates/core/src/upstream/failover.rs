@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 
 use super::attempt::{self, AttemptStream};
 use super::continuation::{self, Continuation};
+use super::endpoint_stats::Reservation;
 use super::failure::{RetryDecision, classify};
 use super::hedge::{self, Hedge};
 use super::router::{Choice, Router};
@@ -87,6 +88,7 @@ impl Failover {
 
     /// Asks the current endpoint, and a second one if it is slow and hedging is on.
     async fn attempt(&mut self) -> Result<AttemptStream, OpenError> {
+        self.recheck();
         let first = ask(&self.router, self.request.clone());
         let Some(delay) = self.hedge_delay() else {
             return first.await;
@@ -112,6 +114,27 @@ impl Failover {
         Ok(stream)
     }
 
+    /// Moves the request to another endpoint if the current one has become unavailable since it was
+    /// chosen: of many requests that are routed to a half-open endpoint at once, one is the trial.
+    fn recheck(&mut self) {
+        // From now on the request counts as outstanding by its slot or its place in the queue.
+        self.request.reservation = Reservation::default();
+        let route = self.router.routes().get(self.request.endpoint);
+        let key = self.request.client_key.as_ref();
+        if self.kept || route.is_none_or(|route| route.is_available(key)) {
+            return;
+        }
+        let excluded: SmallVec<[usize; 8]> = self
+            .tried
+            .iter()
+            .copied()
+            .chain([self.request.endpoint])
+            .collect();
+        if let Some(choice) = self.another(&excluded) {
+            self.request = self.request_for(&choice);
+        }
+    }
+
     /// How long the first endpoint has before a second is asked; `None` if no second is asked.
     fn hedge_delay(&self) -> Option<Duration> {
         let hedge = self.router.options().hedge;
@@ -126,7 +149,12 @@ impl Failover {
 
     fn another(&self, tried: &[usize]) -> Option<Choice> {
         self.router
-            .choose(&self.request.model, Some(self.request.api), tried)
+            .choose(
+                &self.request.model,
+                Some(self.request.api),
+                self.request.client_key.as_ref(),
+                tried,
+            )
             .filter(|choice| !choice.last_resort)
     }
 
@@ -202,12 +230,13 @@ impl Failover {
         let wait = match (&other, decision) {
             (Some(_), _) => Duration::ZERO,
             // No earlier than the endpoint asked for, with jitter added.
-            (None, RetryDecision::Anywhere(Some(asked))) => asked + policy.wait(0),
+            (None, RetryDecision::Anywhere(Some(asked))) => asked.saturating_add(policy.wait(0)),
             (None, RetryDecision::Anywhere(None)) => policy.wait(self.repetitions),
             (None, RetryDecision::Elsewhere | RetryDecision::No) => return None,
         };
         // A client is better served by an early error than by a long wait.
-        if self.waited + wait > policy.max_wait {
+        let waited = self.waited.saturating_add(wait);
+        if waited > policy.max_wait {
             return None;
         }
         let counters = |endpoint: usize| {
@@ -229,7 +258,7 @@ impl Failover {
         }
         counters(self.request.endpoint)?.retries.add();
         self.repetitions += 1;
-        self.waited += wait;
+        self.waited = waited;
         Some(wait)
     }
 }

@@ -10,11 +10,12 @@
 //! | `x-should-retry: false` (or `true`), for any status | no (yes) | no (yes) |
 //! | a stream that ended, broke or reported an error before its first chunk | if the error is retryable | if the error is retryable |
 //! | the endpoint's queue is full | no | yes |
-//! | a timeout of the gateway, or a cancellation | no | no |
+//! | a timeout of the gateway, a cancellation, or no file descriptor is left | no | no |
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::OpenError;
+use super::retry_after::retry_after;
 use crate::model::error::ErrorCode;
 
 /// What a failure says about the health of the endpoint.
@@ -22,14 +23,16 @@ use crate::model::error::ErrorCode;
 pub(super) enum FailureKind {
     /// The endpoint is healthy; the request was at fault.
     None,
-    /// Too many requests: the endpoint asks for a pause of this length.
-    Rest(Duration),
+    /// The endpoint is healthy but asks for a pause of this length, for the key of the request.
+    Pause(Duration),
     /// No connection.
     Unreachable,
     /// A status that reports a fault of the endpoint.
     Refused,
     /// The connection or the stream broke before the first token.
     Broken,
+    /// The gateway itself failed, which tells nothing of the endpoint.
+    Gateway,
 }
 
 /// Where a failed request may be sent again.
@@ -51,29 +54,15 @@ impl FailureKind {
 }
 
 /// Pause after a 429 without `Retry-After`.
-const DEFAULT_REST: Duration = Duration::from_secs(1);
+const DEFAULT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Classifies an error by the table of the [module](self).
 pub(super) fn classify(error: &OpenError) -> (RetryDecision, FailureKind) {
     match error {
         OpenError::Refused(refusal) => {
-            let header = |wanted: &str| {
-                refusal
-                    .headers
-                    .iter()
-                    .find(|(name, _)| name == wanted)
-                    .map(|(_, value)| value.trim())
-            };
-            let millis = header("retry-after-ms")
-                .and_then(|value| value.parse().ok())
-                .map(Duration::from_millis);
-            let after = millis.or_else(|| {
-                header("retry-after")
-                    .and_then(|value| value.parse().ok())
-                    .map(Duration::from_secs)
-            });
+            let after = retry_after(&refusal.headers, SystemTime::now());
             let kind = match refusal.status {
-                429 => FailureKind::Rest(after.unwrap_or(DEFAULT_REST)),
+                429 => FailureKind::Pause(after.unwrap_or(DEFAULT_PAUSE)),
                 408 | 409 | 500..=599 => FailureKind::Refused,
                 _ => FailureKind::None,
             };
@@ -96,6 +85,8 @@ pub(super) fn classify(error: &OpenError) -> (RetryDecision, FailureKind) {
                 (RetryDecision::Elsewhere, FailureKind::Refused)
             } else if is(&[ErrorCode::UpstreamBusy]) {
                 (RetryDecision::Elsewhere, FailureKind::None)
+            } else if is(&[ErrorCode::OutOfDescriptors]) {
+                (RetryDecision::No, FailureKind::Gateway)
             } else if is(&[
                 ErrorCode::FirstTokenTimeout,
                 ErrorCode::BetweenTokensTimeout,
@@ -188,6 +179,10 @@ mod tests {
                 (RetryDecision::Elsewhere, FailureKind::None),
             ),
             (
+                failed(ErrorCode::OutOfDescriptors),
+                (RetryDecision::No, FailureKind::Gateway),
+            ),
+            (
                 failed(ErrorCode::FirstTokenTimeout),
                 (RetryDecision::No, FailureKind::None),
             ),
@@ -223,13 +218,13 @@ mod tests {
             ),
             (
                 refused(429, &[], None),
-                (anywhere, FailureKind::Rest(DEFAULT_REST)),
+                (anywhere, FailureKind::Pause(DEFAULT_PAUSE)),
             ),
             (
                 refused(429, &[("retry-after", "3")], None),
                 (
                     RetryDecision::Anywhere(seconds(3)),
-                    FailureKind::Rest(Duration::from_secs(3)),
+                    FailureKind::Pause(Duration::from_secs(3)),
                 ),
             ),
             (
@@ -240,7 +235,7 @@ mod tests {
                 ),
                 (
                     RetryDecision::Anywhere(Some(Duration::from_millis(2500))),
-                    FailureKind::Rest(Duration::from_millis(2500)),
+                    FailureKind::Pause(Duration::from_millis(2500)),
                 ),
             ),
             (refused(500, &[], None), (anywhere, FailureKind::Refused)),
@@ -259,7 +254,11 @@ mod tests {
                     &[("retry-after", "Fri, 31 Dec 1999 23:59:59 GMT")],
                     None,
                 ),
-                (anywhere, FailureKind::Refused),
+                (RetryDecision::Anywhere(seconds(0)), FailureKind::Refused),
+            ),
+            (
+                refused(429, &[("retry-after", "-3")], None),
+                (anywhere, FailureKind::Pause(DEFAULT_PAUSE)),
             ),
             (refused(504, &[], None), (anywhere, FailureKind::Refused)),
             (

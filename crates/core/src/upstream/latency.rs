@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 /// Weight of a new observation in the moving average.
 const WEIGHT: f64 = 0.2;
@@ -11,7 +12,7 @@ const KEPT: usize = 128;
 /// Fewest observations that give a percentile.
 const ENOUGH: usize = 20;
 
-/// Times to first token. Shared by all workers; updated once per request.
+/// Times to first token. Shared by all workers; updated twice per request.
 #[derive(Debug)]
 pub struct Latency(Mutex<Inner>);
 
@@ -21,6 +22,10 @@ struct Inner {
     /// The last observations in microseconds, oldest overwritten first.
     recent: Vec<u32>,
     next: usize,
+    /// Requests that wait for their first token.
+    pending: usize,
+    /// When the last of these was answered, or the first of them was sent.
+    silent_since: Option<Instant>,
 }
 
 impl Latency {
@@ -29,23 +34,36 @@ impl Latency {
             average: None,
             recent: Vec::new(),
             next: 0,
+            pending: 0,
+            silent_since: None,
         }))
     }
 
-    pub(super) fn record(&self, time: Duration) {
-        let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+    /// Records that a request is sent.
+    pub(super) fn begin(&self) {
         let mut inner = self.0.lock();
-        let average = inner.average.map_or(f64::from(micros), |average| {
-            average + WEIGHT * (f64::from(micros) - average)
-        });
-        inner.average = Some(average);
-        if inner.recent.len() < KEPT {
-            inner.recent.push(micros);
-        } else {
-            let at = inner.next;
-            inner.recent[at] = micros;
-            inner.next = (at + 1) % KEPT;
+        inner.pending += 1;
+        if inner.pending == 1 {
+            inner.silent_since = Some(Instant::now());
         }
+    }
+
+    /// Records that a request no longer waits for its first token, and its time to first token if
+    /// that is known.
+    pub(super) fn end(&self, time: Option<Duration>) {
+        let mut inner = self.0.lock();
+        inner.pending = inner.pending.saturating_sub(1);
+        inner.silent_since = (inner.pending > 0).then(Instant::now);
+        if let Some(time) = time {
+            inner.record(time);
+        }
+    }
+
+    /// Returns how long no request was answered while one waits for its first token. An endpoint
+    /// that hangs is known by this before it has a latency.
+    pub(super) fn silence(&self) -> Duration {
+        let since = self.0.lock().silent_since;
+        since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Returns the exponential moving average, dominated by the last five observations or so.
@@ -73,6 +91,22 @@ impl Latency {
     }
 }
 
+impl Inner {
+    fn record(&mut self, time: Duration) {
+        let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+        let average = self.average.map_or(f64::from(micros), |average| {
+            average + WEIGHT * (f64::from(micros) - average)
+        });
+        self.average = Some(average);
+        if self.recent.len() < KEPT {
+            self.recent.push(micros);
+        } else {
+            self.recent[self.next] = micros;
+            self.next = (self.next + 1) % KEPT;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,9 +115,9 @@ mod tests {
     fn average_follows_recent_observations() {
         let latency = Latency::new();
         assert_eq!(latency.average(), None);
-        (0..100).for_each(|_| latency.record(Duration::from_millis(100)));
+        (0..100).for_each(|_| latency.end(Some(Duration::from_millis(100))));
         assert_eq!(latency.average(), Some(Duration::from_millis(100)));
-        (0..10).for_each(|_| latency.record(Duration::from_millis(900)));
+        (0..10).for_each(|_| latency.end(Some(Duration::from_millis(900))));
         assert!(
             latency.average().unwrap() > Duration::from_millis(700),
             "{:?}",
@@ -94,10 +128,27 @@ mod tests {
     #[test]
     fn percentile_covers_the_last_observations_only() {
         let latency = Latency::new();
-        (0..19).for_each(|_| latency.record(Duration::from_secs(9)));
+        (0..19).for_each(|_| latency.end(Some(Duration::from_secs(9))));
         assert_eq!(latency.p95(), None);
         // 128 newer observations, 1 to 128 ms; index 121 of the sorted list.
-        (1..=128).for_each(|millis| latency.record(Duration::from_millis(millis)));
+        (1..=128).for_each(|millis| latency.end(Some(Duration::from_millis(millis))));
         assert_eq!(latency.p95(), Some(Duration::from_millis(122)));
+    }
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_the_time_without_an_answer_while_requests_wait() {
+        let latency = Latency::new();
+        let seconds = Duration::from_secs;
+        assert_eq!(latency.silence(), Duration::ZERO);
+        latency.begin();
+        tokio::time::advance(seconds(2)).await;
+        latency.begin();
+        tokio::time::advance(seconds(1)).await;
+        assert_eq!(latency.silence(), seconds(3));
+        latency.end(Some(seconds(1)));
+        tokio::time::advance(seconds(1)).await;
+        assert_eq!(latency.silence(), seconds(1));
+        latency.end(None);
+        tokio::time::advance(seconds(1)).await;
+        assert_eq!(latency.silence(), Duration::ZERO);
     }
 }

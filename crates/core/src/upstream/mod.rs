@@ -31,10 +31,12 @@ mod inflate;
 mod latency;
 #[cfg(feature = "openai")]
 mod openai;
+mod pauses;
 mod prefetch;
 #[cfg(feature = "openai")]
 mod response_meta;
 mod retry;
+mod retry_after;
 mod route;
 mod routed;
 mod router;
@@ -46,7 +48,7 @@ pub use breaker::{Breaker, BreakerPolicy, BreakerState};
 pub use concurrency_limit::{ConcurrencyLimit, ConcurrencyPolicy};
 pub use continuation::Continuation;
 pub use endpoint::Endpoint;
-pub use endpoint_stats::{Counter, Counters, EndpointStats, HealthStatus};
+pub use endpoint_stats::{Counter, Counters, EndpointStats, HealthStatus, Reservation};
 pub use hedge::Hedge;
 pub use latency::Latency;
 #[cfg(feature = "openai")]
@@ -54,14 +56,15 @@ pub use openai::{OpenAi, OpenAiOptions};
 pub use retry::{RetryBudget, RetryPolicy};
 pub use route::{ModelBinding, ModelMap, Route};
 pub use router::{Router, RouterOptions};
+/// A client's own key, as requests carry it.
+pub use secrecy::SecretString;
 
 use std::fmt;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use secrecy::SecretString;
 
 use crate::model::error::ApiError;
 use crate::model::event::Failure;
@@ -88,6 +91,8 @@ pub struct UpstreamRequest {
     pub first_token_timeout: Duration,
     /// The client's own key, for endpoints that are configured to accept it.
     pub client_key: Option<SecretString>,
+    /// Counts the request as outstanding until it is sent ([`Target::reservation`]).
+    pub reservation: Reservation,
 }
 
 impl fmt::Debug for UpstreamRequest {
@@ -205,10 +210,15 @@ pub trait TokenStream: Send {
 /// Answers requests for models. Cheap to share within one worker.
 pub trait Upstream: Send + Sync + fmt::Debug {
     /// Returns where a request for `model` goes: the API, the model's name there, and the timeouts.
+    /// `client_key` is the client's own key, if the request has one.
     ///
     /// # Errors
     /// If no upstream serves the model, or its queue is full.
-    fn route(&self, model: Option<&str>) -> Result<Target, ApiError>;
+    fn route(
+        &self,
+        model: Option<&str>,
+        client_key: Option<&SecretString>,
+    ) -> Result<Target, ApiError>;
 
     /// Sends the request and waits for the head. Dropping the future cancels the request.
     fn open(
@@ -232,6 +242,8 @@ pub struct Target {
     pub endpoint: usize,
     /// Whether the request has to wait in the queue of the endpoint.
     pub queued: bool,
+    /// Counts the request as outstanding at the endpoint until it is sent.
+    pub reservation: Reservation,
 }
 
 impl Refusal {
@@ -253,12 +265,7 @@ impl Refusal {
         error.status = self.status;
         error.code = Some(fault.0.unwrap_or(code).into());
         error.retryable = matches!(self.status, 408 | 409 | 429) || self.status >= 500;
-        error.retry_after = self
-            .headers
-            .iter()
-            .find(|(name, _)| name == "retry-after")
-            .and_then(|(_, value)| value.parse().ok())
-            .map(Duration::from_secs);
+        error.retry_after = retry_after::retry_after(&self.headers, SystemTime::now());
         error
     }
 }

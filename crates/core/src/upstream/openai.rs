@@ -30,6 +30,8 @@ use crate::model::snapshot::Api;
 
 /// Largest part of an error body that is passed on, in bytes.
 const REFUSAL_BYTES: usize = 1024 * 1024;
+/// Largest model list, in bytes.
+const MODELS_BYTES: usize = 4 * 1024 * 1024;
 /// Time limit for reading the body of a refusal.
 const REFUSAL_WAIT: Duration = Duration::from_secs(10);
 
@@ -146,6 +148,10 @@ impl Endpoint for OpenAi {
         &self.0.options.name
     }
 
+    fn accepts_client_key(&self) -> bool {
+        self.0.options.accept_client_key
+    }
+
     fn open(
         &self,
         request: UpstreamRequest,
@@ -160,7 +166,7 @@ impl Endpoint for OpenAi {
             let response = inner.get("/models", timeout).await?;
             let status = response.status();
             let head = ResponseMeta::of(response.headers());
-            let body = read_limited(response, inner.options.max_event)
+            let body = read_limited(response, MODELS_BYTES)
                 .await
                 .map_err(|()| OpenError::Failed(truncated()))?;
             if status.is_success() {
@@ -277,6 +283,14 @@ impl Inner {
     /// Converts an error response. `client_key` is whether the request carried the client's own
     /// key.
     fn refusal(&self, status: u16, head: ResponseMeta, body: Bytes, client_key: bool) -> OpenError {
+        // A status that is not final or has no meaning is never passed on. 101 would end HTTP.
+        if !(200..600).contains(&status) {
+            tracing::error!(upstream = %self.options.name, status, "the upstream answered with an invalid status");
+            return OpenError::Failed(ApiError::new(
+                ErrorCode::UpstreamMalformed,
+                format!("The upstream answered with status {status}, which is not valid here."),
+            ));
+        }
         if matches!(status, 401 | 403) && !client_key {
             tracing::error!(upstream = %self.options.name, status, "the upstream refused the gateway's own key");
             // Not the client's fault. The body may quote the key.

@@ -3,9 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
+use secrecy::SecretString;
+
 use super::continuation::Continuation;
 use super::endpoint::Endpoint;
 use super::endpoint_stats::EndpointStats;
+use super::pauses::KeyId;
 use super::{BreakerPolicy, ConcurrencyPolicy, Timeouts};
 use crate::model::snapshot::Api;
 
@@ -60,6 +63,19 @@ impl Route {
             continuation: Continuation::None,
             stats,
         }
+    }
+
+    /// Returns which key a request is sent with.
+    pub(super) fn key_of(&self, client_key: Option<&SecretString>) -> KeyId {
+        match client_key {
+            Some(key) if self.endpoint.accepts_client_key() => KeyId::of_client(key),
+            _ => KeyId::Gateway,
+        }
+    }
+
+    /// Returns whether it should get a request with this client key while there is a choice.
+    pub(super) fn is_available(&self, client_key: Option<&SecretString>) -> bool {
+        self.stats.is_available(self.key_of(client_key))
     }
 }
 

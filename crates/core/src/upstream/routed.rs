@@ -2,6 +2,7 @@
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use secrecy::SecretString;
 
 use super::failover::Failover;
 use super::failover_stream;
@@ -10,8 +11,12 @@ use super::{OpenError, Target, Upstream, UpstreamRequest, UpstreamResponse};
 use crate::model::error::ApiError;
 
 impl Upstream for Router {
-    fn route(&self, model: Option<&str>) -> Result<Target, ApiError> {
-        self.target(model)
+    fn route(
+        &self,
+        model: Option<&str>,
+        client_key: Option<&SecretString>,
+    ) -> Result<Target, ApiError> {
+        self.target(model, client_key)
     }
 
     fn open(

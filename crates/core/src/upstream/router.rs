@@ -5,17 +5,17 @@
 //! [balance](super::balance).
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use secrecy::SecretString;
 use smallvec::SmallVec;
 
+use super::Target;
 use super::balance;
 use super::continuation::Continuation;
 use super::endpoint_stats::HealthStatus;
 use super::hedge::Hedge;
 use super::retry::{RetryBudget, RetryPolicy};
 use super::route::{ModelBinding, Route};
-use super::{OpenError, Target};
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::snapshot::Api;
 
@@ -99,14 +99,18 @@ impl Router {
     }
 
     /// Returns where a request for `model` goes, and how it has to be written.
-    pub(super) fn target(&self, model: Option<&str>) -> Result<Target, ApiError> {
+    pub(super) fn target(
+        &self,
+        model: Option<&str>,
+        client_key: Option<&SecretString>,
+    ) -> Result<Target, ApiError> {
         let named = model.or(self.0.options.default_model.as_deref());
         let Some(name) = named else {
             let message = "Missing required parameter: 'model'. The gateway has no default_model for requests that name none.";
             return Err(ApiError::new(ErrorCode::MissingParameter, message).param("model"));
         };
         let chosen = self
-            .choose(name, None, &[])
+            .choose(name, None, client_key, &[])
             .and_then(|choice| Some((self.0.routes.get(choice.endpoint)?, choice)));
         let Some((route, choice)) = chosen else {
             let mut error = ApiError::new(
@@ -129,12 +133,19 @@ impl Router {
             timeouts: choice.binding.timeouts,
             endpoint: choice.endpoint,
             queued: !route.stats.limit.is_free(),
+            reservation: route.stats.reserve(),
         })
     }
 
     /// Chooses one of the endpoints that serve the model through `api` (or any API), except those
     /// in `tried`.
-    pub(super) fn choose(&self, model: &str, api: Option<Api>, tried: &[usize]) -> Option<Choice> {
+    pub(super) fn choose(
+        &self,
+        model: &str,
+        api: Option<Api>,
+        client_key: Option<&SecretString>,
+        tried: &[usize],
+    ) -> Option<Choice> {
         let serving = self
             .0
             .routes
@@ -146,11 +157,14 @@ impl Router {
         let mut candidates: SmallVec<[(usize, &Route, ModelBinding); 4]> = serving
             .filter_map(|(endpoint, route)| Some((endpoint, route, (route.models)(model)?)))
             .collect();
-        let last_resort = !candidates
+        let available: SmallVec<[bool; 4]> = candidates
             .iter()
-            .any(|(_, route, _)| route.stats.is_available());
+            .map(|(_, route, _)| route.is_available(client_key))
+            .collect();
+        let last_resort = !available.contains(&true);
         if !last_resort {
-            candidates.retain(|(_, route, _)| route.stats.is_available());
+            let mut available = available.into_iter();
+            candidates.retain(|_| available.next().unwrap_or(false));
         }
         let nearest = candidates
             .iter()
@@ -166,44 +180,12 @@ impl Router {
                 break;
             }
         }
-        let at = if candidates.len() > 1 {
-            balance::pick(
-                &candidates
-                    .iter()
-                    .map(|(_, route, _)| *route)
-                    .collect::<SmallVec<[_; 4]>>(),
-            )
-        } else {
-            0
-        };
-        let (endpoint, _, binding) = candidates.swap_remove(at);
+        let routes: SmallVec<[&Route; 4]> = candidates.iter().map(|(_, route, _)| *route).collect();
+        let (endpoint, _, binding) = candidates.swap_remove(balance::pick(&routes));
         Some(Choice {
             endpoint,
             binding,
             last_resort,
         })
-    }
-
-    /// Returns the names of the endpoints and the bodies of their model lists, as far as they
-    /// answered, and the first error of the others.
-    pub async fn models(
-        &self,
-        timeout: Duration,
-    ) -> (Vec<(String, bytes::Bytes)>, Option<OpenError>) {
-        let answers = futures::future::join_all(
-            self.0
-                .routes
-                .iter()
-                .map(|route| route.endpoint.models(timeout)),
-        )
-        .await;
-        let (mut bodies, mut first_error) = (Vec::new(), None);
-        for (route, answer) in self.0.routes.iter().zip(answers) {
-            match answer {
-                Ok(body) => bodies.push((route.endpoint.name().to_owned(), body)),
-                Err(error) => first_error = first_error.or(Some(error)),
-            }
-        }
-        (bodies, first_error)
     }
 }

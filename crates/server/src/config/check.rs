@@ -8,6 +8,7 @@ use tokenwire_webhooks::{SigningKey, UrlProblem, parse_url};
 use tracing_subscriber::EnvFilter;
 use url::{Host, Url};
 
+use super::address_range::AddressRange;
 use super::models::Models;
 use super::schema::{Config, Hedging, Upstream, Webhooks};
 use super::secret::{REDACTED, Secret};
@@ -106,6 +107,34 @@ impl Findings {
                 "",
             );
         }
+        for (index, range) in server.trusted_proxies.iter().enumerate() {
+            if AddressRange::parse(range).is_none() {
+                self.add(
+                    &format!("server.trusted_proxies.{index}"),
+                    &format!("is {range:?}"),
+                    "an IP address or a network such as 10.0.0.0/8",
+                    "",
+                );
+            }
+        }
+        if let Some(address) = &server.operations
+            && !is_socket_address(address)
+        {
+            self.add(
+                "server.operations",
+                &format!("is {address:?}"),
+                "a host and a port such as 127.0.0.1:9090",
+                "",
+            );
+        }
+        if server.min_body_rate == 0 {
+            self.add(
+                "server.min_body_rate",
+                "is 0B",
+                "at least 1B",
+                "Raise server.body_timeout to allow slower bodies.",
+            );
+        }
         for (index, origin) in server.allowed_origins.iter().enumerate() {
             if let Err(remedy) = check_origin(origin) {
                 let expected = "an origin: scheme, host and port, such as https://app.example.com";
@@ -116,6 +145,27 @@ impl Findings {
                     &remedy,
                 );
             }
+        }
+        for (index, host) in server.allowed_hosts.iter().enumerate() {
+            let name = host.strip_prefix("*.").filter(|rest| is_zone(rest));
+            if !is_host(name.unwrap_or(host)) {
+                self.add(
+                    &format!("server.allowed_hosts.{index}"),
+                    &format!("is {host:?}"),
+                    "a host name such as chat.example.com, or *.example.com for one label",
+                    "Write the name only, without scheme, port and path.",
+                );
+            }
+        }
+        if let Some(url) = &server.public_url
+            && !is_public_url(url)
+        {
+            self.add(
+                "server.public_url",
+                &format!("is {url:?}"),
+                "a URL such as https://chat.example.com",
+                "Begin it with http:// or https://, and leave out user, query and fragment.",
+            );
         }
     }
 
@@ -131,6 +181,11 @@ impl Findings {
                 "server.shutdown_timeout",
                 config.server.shutdown_timeout,
                 none,
+            ),
+            (
+                "server.body_timeout",
+                config.server.body_timeout,
+                millisecond,
             ),
             ("streams.heartbeat", streams.heartbeat, second),
             ("streams.commit_after", streams.commit_after, none),
@@ -158,6 +213,7 @@ impl Findings {
             ("retry.backoff", config.retry.backoff, none),
             ("retry.max_wait", config.retry.max_wait, none),
             ("breaker.cooldown", config.breaker.cooldown, millisecond),
+            ("breaker.max_rest", config.breaker.max_rest, none),
         ] {
             self.duration(key, value, least);
         }
@@ -463,6 +519,21 @@ impl Findings {
     }
 }
 
+/// Whether the text is a host and a port. An IPv6 address stands in brackets.
+fn is_socket_address(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
+    let in_brackets = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    let is_valid = match in_brackets {
+        Some(host) => host.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => is_host(host) && !host.contains(':'),
+    };
+    is_valid && port.parse::<u16>().is_ok()
+}
+
 fn is_host(host: &str) -> bool {
     let name = |host: &str| {
         host.chars()
@@ -472,10 +543,38 @@ fn is_host(host: &str) -> bool {
     host.parse::<IpAddr>().is_ok() || name(host)
 }
 
+/// Whether a `*.` may stand before `name`: below a top-level domain it would match every site.
+fn is_zone(name: &str) -> bool {
+    let (host, _) = name.split_once(':').unwrap_or((name, ""));
+    !name.contains('*')
+        && (host.contains('.') || matches!(host, "localhost" | "internal" | "local"))
+}
+
+fn is_public_url(url: &str) -> bool {
+    Url::parse(url).is_ok_and(|url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none()
+    })
+}
+
 /// Checks that `origin` has the form that browsers send, since origins are compared as text.
 fn check_origin(origin: &str) -> Result<(), String> {
     if origin == "*" {
         return Err("List the origins one by one: `*` would let any web page use the gateway, and the upstream's key.".to_owned());
+    }
+    if origin.contains('*') {
+        let is_pattern = origin
+            .split_once("://*.")
+            .is_some_and(|(scheme, rest)| !scheme.contains('*') && is_zone(rest));
+        if !is_pattern {
+            return Err(
+                "A `*` stands for the first label of a name: https://*.example.com.".to_owned(),
+            );
+        }
+        return check_origin(&origin.replacen('*', "x", 1));
     }
     let Ok(url) = Url::parse(origin) else {
         return Err(String::new());

@@ -86,6 +86,14 @@ pub struct Server {
     pub allowed_origins: Vec<String>,
     /// Whether pages from loopback origins (`http://localhost:5173`) are allowed.
     pub allow_loopback_origins: bool,
+    /// Public host names of the gateway, such as `chat.example.com`. `*.example.com` matches one
+    /// label.
+    pub allowed_hosts: Vec<String>,
+    /// URL by which clients reach the gateway, such as `https://chat.example.com`.
+    pub public_url: Option<String>,
+    /// Whether a GET without any sign of where it comes from may start a generation on hosts that
+    /// are not loopback.
+    pub allow_get_start: bool,
     /// Maximum time that a shutdown waits for open streams.
     #[serde(with = "duration")]
     pub shutdown_timeout: Duration,
@@ -95,6 +103,20 @@ pub struct Server {
     pub region: Option<String>,
     /// Whether waiting streams are written without the buffers of the HTTP server.
     pub direct_writes: bool,
+    /// Address of a second listener for operations only; none if left out.
+    pub operations: Option<String>,
+    /// Maximum time for a request body or a WebSocket message. Every `min_body_rate` bytes extend it
+    /// by a second.
+    #[serde(with = "duration")]
+    pub body_timeout: Duration,
+    /// Minimum rate in bytes per second of a body that takes longer than `body_timeout`.
+    #[serde(with = "size")]
+    pub min_body_rate: usize,
+    /// Maximum number of connections of one client address; 0 is unlimited.
+    pub max_connections_per_address: usize,
+    /// Addresses and networks of proxies whose `Forwarded` and `X-Forwarded-*`
+    /// headers are believed.
+    pub trusted_proxies: Vec<String>,
 }
 
 /// Streams and their readers.
@@ -301,10 +323,18 @@ impl Default for Server {
             workers: 0,
             allowed_origins: Vec::new(),
             allow_loopback_origins: true,
+            allowed_hosts: Vec::new(),
+            public_url: None,
+            allow_get_start: false,
             shutdown_timeout: Duration::from_secs(30),
             backlog: 4096,
             region: None,
             direct_writes: true,
+            operations: None,
+            body_timeout: Duration::from_secs(30),
+            min_body_rate: 1024,
+            max_connections_per_address: 0,
+            trusted_proxies: Vec::new(),
         }
     }
 }

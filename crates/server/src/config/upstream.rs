@@ -141,6 +141,9 @@ pub struct Breaker {
     /// times the value.
     #[serde(with = "duration")]
     pub cooldown: Duration,
+    /// Upper bound of the pause that an upstream asks for with status 429 (`Retry-After`).
+    #[serde(with = "duration")]
+    pub max_rest: Duration,
 }
 
 // === impl Upstream ===
@@ -215,6 +218,7 @@ impl Default for Breaker {
         Self {
             failures: 5,
             cooldown: Duration::from_secs(10),
+            max_rest: Duration::from_secs(60),
         }
     }
 }

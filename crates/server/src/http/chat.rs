@@ -13,6 +13,7 @@ use super::outbound::{
     HttpError, committed, error_response, json, located, marked, of_generation,
     open_error_response, resumed,
 };
+use super::timing::for_upstream;
 use crate::service::Service;
 
 /// A chat completion, streamed or whole. A chat upstream's chunks are relayed byte for byte.
@@ -52,7 +53,7 @@ pub(super) async fn create(
 async fn whole(guard: ReaderGuard) -> HttpResponse {
     let generation = guard.generation();
     let id = &generation.meta().id;
-    generation.ended().await;
+    for_upstream(generation.ended()).await;
     let head = match generation.response_head().now() {
         Some(Err(error)) => return located(id, open_error_response(&error)),
         Some(Ok(head)) => Some(head),

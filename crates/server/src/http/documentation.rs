@@ -80,22 +80,22 @@ async fn style() -> HttpResponse {
 /// Registers the pages and the OpenAPI document.
 pub(super) fn configure(app: &mut web::ServiceConfig) {
     app.service(
-        resource("/openapi.json", "GET")
+        resource("/openapi.json", "GET, HEAD")
             .route(web::get().to(openapi))
             .route(web::head().to(openapi)),
     )
     .service(
-        resource("/docs", "GET")
+        resource("/docs", "GET, HEAD")
             .route(web::get().to(docs))
             .route(web::head().to(docs)),
     )
     .service(
-        resource("/docs/docs.css", "GET")
+        resource("/docs/docs.css", "GET, HEAD")
             .route(web::get().to(style))
             .route(web::head().to(style)),
     )
     .service(
-        resource("/docs/{page}", "GET")
+        resource("/docs/{page}", "GET, HEAD")
             .route(web::get().to(reference))
             .route(web::head().to(reference)),
     );

@@ -1,11 +1,14 @@
 //! `/healthz` and `/readyz`.
 
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, web};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::upstream::{HealthStatus, Route};
 
 use super::outbound::error_response;
 use crate::service::Service;
+
+/// Marks a request that may learn the status only, because its host is not one that is served.
+pub(super) struct StatusOnly;
 
 /// `GET /healthz`: the process answers.
 pub(super) async fn alive() -> HttpResponse {
@@ -13,7 +16,7 @@ pub(super) async fn alive() -> HttpResponse {
 }
 
 /// `GET /readyz`: new streams are accepted and an upstream is up.
-pub(super) async fn ready(service: web::Data<Service>) -> HttpResponse {
+pub(super) async fn ready(request: HttpRequest, service: web::Data<Service>) -> HttpResponse {
     let registry = service.engine.registry();
     if registry.is_closed() {
         return error_response(&ApiError::new(
@@ -24,7 +27,11 @@ pub(super) async fn ready(service: web::Data<Service>) -> HttpResponse {
     let ready = service.router.is_ready();
     let upstreams: Vec<_> = service.router.routes().iter().map(describe).collect();
     let status = if ready { "ready" } else { "no upstream is up" };
-    let body = serde_json::json!({"status": status, "open_streams": registry.open(), "upstreams": upstreams});
+    let body = if request.extensions().contains::<StatusOnly>() {
+        serde_json::json!({"status": status})
+    } else {
+        serde_json::json!({"status": status, "open_streams": registry.open(), "upstreams": upstreams})
+    };
     if ready {
         HttpResponse::Ok().json(body)
     } else {
@@ -38,7 +45,7 @@ fn describe(route: &Route) -> serde_json::Value {
     let stats = &route.stats;
     let status = match stats.health() {
         HealthStatus::Up => "up",
-        HealthStatus::HalfOpen => "trying",
+        HealthStatus::HalfOpen => "half_open",
         HealthStatus::Down => "down",
     };
     serde_json::json!({

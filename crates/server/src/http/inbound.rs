@@ -12,6 +12,7 @@ use tokenwire_core::model::id::GenerationId;
 use tokenwire_core::request::{StreamRequest, check_idempotency_key};
 use tokenwire_sse::last_event_id;
 
+use super::timing::for_client;
 use crate::service::Service;
 
 /// The content types that a route accepts.
@@ -58,7 +59,7 @@ pub(crate) async fn body(
         return Err(too_large());
     }
     let mut body = BytesMut::new();
-    while let Some(piece) = payload.next().await {
+    while let Some(piece) = for_client(payload.next()).await {
         let piece = piece.map_err(|error| {
             ApiError::new(
                 ErrorCode::InvalidJson,
@@ -204,8 +205,12 @@ pub(crate) struct Query(Vec<(String, String)>);
 
 impl Query {
     pub(crate) fn of(request: &HttpRequest) -> Self {
+        Self::parse(request.query_string())
+    }
+
+    pub(crate) fn parse(query: &str) -> Self {
         Self(
-            url::form_urlencoded::parse(request.query_string().as_bytes())
+            url::form_urlencoded::parse(query.as_bytes())
                 .into_owned()
                 .collect(),
         )

@@ -1,21 +1,30 @@
-//! Middleware around every request: a request id, the origin rules, and a guard against panics.
+//! Middleware around every request: a request id, the host and origin rules, and a guard against
+//! panics.
 
 use std::panic::AssertUnwindSafe;
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::error::InternalError;
-use actix_web::http::Method;
-use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::http::{ConnectionType, Method, Version};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpResponse, web};
+use actix_web::{Error, HttpMessage as _, HttpResponse, web};
 use futures::FutureExt as _;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::random_alphanumeric;
 
+use super::body_deadline::limit_body;
+use super::guarded_body::GuardedBody;
+use super::health::StatusOnly;
+use super::inbound::{Query, text};
 use super::outbound::error_response;
-use crate::origins::PageOrigin;
+use super::timing::Timing;
+use crate::admission::ConnectionLimits;
+use crate::hosts::HostNotAllowed;
+use crate::origins::{Effect, PageOrigin};
 use crate::service::Service;
+use tokenwire_connection::Reserved;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -24,23 +33,40 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// # Errors
 /// Errors that carry a complete response.
 pub async fn request_middleware(
-    request: ServiceRequest,
+    mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
+    let timing = Timing::start();
     let id = format!("req_{}", random_alphanumeric(24));
+    let version = request.version();
     let Some(service) = request.app_data::<web::Data<Service>>().cloned() else {
         return next
             .call(request)
             .await
             .map(ServiceResponse::map_into_boxed_body);
     };
-    let origin = service.origins.classify(request.head());
-    let refusal = match &origin {
-        PageOrigin::Foreign(why) if has_effects(&request) => {
-            Some(ApiError::new(ErrorCode::OriginForbidden, why.clone()))
-        }
-        _ => None,
+    let host = service.hosts.check(request.head());
+    let origin = service.origins.classify(request.head(), host.as_ref().ok());
+    let mut close = request.conn_data::<Reserved>().is_some();
+    let limits = request.app_data::<web::Data<ConnectionLimits>>();
+    let admitted = limits.map_or(Ok(None), |limits| limits.check(&request));
+    let (counted, over_limit) = match admitted {
+        Ok(counted) => (counted, None),
+        Err(error) => (None, Some(error)),
     };
+    let refusal = over_limit.or_else(|| match &host {
+        Ok(host) => service
+            .origins
+            .refusal(request.head(), host, &origin, effect(&request))
+            .map(|why| ApiError::new(ErrorCode::OriginForbidden, why)),
+        Err(_) if is_probe(&request) => {
+            request.extensions_mut().insert(StatusOnly);
+            None
+        }
+        Err(host) => Some(not_served(host)),
+    });
+    let server = &service.config.server;
+    let late = limit_body(&mut request, server.body_timeout, server.min_body_rate);
     let preflight = request.method() == Method::OPTIONS
         && request
             .headers()
@@ -52,9 +78,12 @@ pub async fn request_middleware(
             request.into_response(answer)
         }
         // Routing requires that no other reference to the request exists.
-        None => match AssertUnwindSafe(next.call(request)).catch_unwind().await {
+        None => match timing
+            .measure(AssertUnwindSafe(next.call(request)).catch_unwind())
+            .await
+        {
             Ok(Ok(response)) => response.map_into_boxed_body(),
-            Ok(Err(error)) => return Err(complete(error.error_response(), &origin, id)),
+            Ok(Err(error)) => return Err(complete(error.error_response(), version, &origin, id)),
             Err(_) => {
                 // The panic hook has reported the panic.
                 tracing::error!(request_id = %id, "a request handler panicked");
@@ -62,15 +91,41 @@ pub async fn request_middleware(
                     ErrorCode::InternalError,
                     "The gateway failed while it handled this request.",
                 );
-                return Err(complete(error_response(&error), &origin, id));
+                return Err(complete(error_response(&error), version, &origin, id));
             }
         },
     };
-    add_headers(response.headers_mut(), &origin, id);
-    Ok(response)
+    if late.get() {
+        let error = ApiError::new(
+            ErrorCode::RequestTimeout,
+            "The body did not arrive within server.body_timeout.",
+        );
+        response = response.into_response(error_response(&error));
+        close = true;
+    }
+    if close {
+        let head = response.response_mut().head_mut();
+        head.set_connection_type(ConnectionType::Close);
+    }
+    if response.headers().contains_key(header::LOCATION) {
+        timing.add_to(response.headers_mut());
+    }
+    finish(response.response_mut(), version, &origin, id);
+    Ok(match counted {
+        Some(counted) => response.map_body(|_, body| GuardedBody::attach(body, counted)),
+        None => response,
+    })
 }
 
-fn add_headers(headers: &mut HeaderMap, origin: &PageOrigin, id: String) {
+/// Adds what every response has. HTTP/1.0 has neither chunks nor, by default, kept connections.
+fn finish<B>(response: &mut HttpResponse<B>, version: Version, origin: &PageOrigin, id: String) {
+    if version < Version::HTTP_11 {
+        response.head_mut().no_chunking(true);
+        response
+            .head_mut()
+            .set_connection_type(ConnectionType::Close);
+    }
+    let headers = response.headers_mut();
     origin.expose(headers);
     if let Ok(value) = HeaderValue::try_from(id) {
         headers.insert(X_REQUEST_ID, value);
@@ -78,19 +133,63 @@ fn add_headers(headers: &mut HeaderMap, origin: &PageOrigin, id: String) {
 }
 
 /// Makes an error out of a response, where the request is no longer available.
-fn complete(mut response: HttpResponse, origin: &PageOrigin, id: String) -> Error {
-    add_headers(response.headers_mut(), origin, id);
+fn complete(
+    mut response: HttpResponse,
+    version: Version,
+    origin: &PageOrigin,
+    id: String,
+) -> Error {
+    finish(&mut response, version, origin, id);
     InternalError::from_response("answered", response).into()
 }
 
-/// Whether the request can use the upstream's key, change state, or open a WebSocket.
-fn has_effects(request: &ServiceRequest) -> bool {
-    let upgrade = request.headers().contains_key("upgrade");
-    let asks = request.path() == "/v1/streams";
-    match *request.method() {
-        Method::GET => upgrade || asks,
-        Method::HEAD => false,
-        // OPTIONS too: a preflight asks for a request that has effects.
-        _ => true,
+/// Returns what the request may do. The path is the one that is routed, which is percent-decoded.
+fn effect(request: &ServiceRequest) -> Effect {
+    if request.headers().contains_key("upgrade") {
+        return Effect::Protected;
     }
+    match *request.method() {
+        Method::HEAD => return Effect::None,
+        Method::GET => {}
+        // OPTIONS too: a preflight asks for a request that has effects.
+        _ => return Effect::Protected,
+    }
+    let path = request.match_info().as_str();
+    if path == "/v1/streams" {
+        // With a position it only resumes.
+        let resumes = text(request.headers(), "last-event-id").is_some_and(|id| !id.is_empty());
+        return if resumes {
+            Effect::Protected
+        } else {
+            Effect::StartsByGet
+        };
+    }
+    let reads = path.starts_with("/v1/streams/")
+        || path.starts_with("/v1/responses/")
+            && Query::parse(request.query_string()).get("stream").is_some();
+    if reads {
+        Effect::Protected
+    } else {
+        Effect::None
+    }
+}
+
+/// Whether this is a health check, which is answered under any host.
+fn is_probe(request: &ServiceRequest) -> bool {
+    matches!(*request.method(), Method::GET | Method::HEAD)
+        && matches!(
+            request.match_info().as_str(),
+            "/health" | "/healthz" | "/readyz"
+        )
+}
+
+fn not_served(host: &HostNotAllowed) -> ApiError {
+    ApiError::new(
+        ErrorCode::HostNotAllowed,
+        format!(
+            "The host '{}' is not served, which protects against pages that make their own name lead here (DNS rebinding). \
+             If the gateway is reached by this name, add it to server.allowed_hosts.",
+            host.0
+        ),
+    )
 }

@@ -1,7 +1,9 @@
 //! The HTTP API: one file per group of routes, and the parts that they share.
 
+mod body_deadline;
 mod chat;
 mod documentation;
+mod guarded_body;
 mod health;
 mod inbound;
 mod metrics;
@@ -14,7 +16,8 @@ mod responses;
 mod routes;
 mod sockets;
 mod streams;
+mod timing;
 mod webhooks;
 
 pub use middleware::request_middleware;
-pub use routes::configure;
+pub use routes::{configure, configure_operations};

@@ -1,55 +1,78 @@
 //! `/v1/models`: the models of all upstreams, under the names that clients use.
 
-use std::time::Duration;
+use std::collections::HashSet;
 
 use actix_web::{HttpResponse, web};
-use serde_json::{Value, json};
+use futures::future::join_all;
+use serde_json::{Map, Value, json};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 
 use super::outbound::{HttpError, open_error_response};
 use crate::service::Service;
 
-/// Time limit for the lists of the upstreams.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// Models by the names that clients use, each once.
+#[derive(Default)]
+struct PublicModels {
+    names: HashSet<String>,
+    models: Vec<Value>,
+}
 
-/// Returns the models, or the error response.
-async fn offered(service: &Service) -> Result<Vec<Value>, HttpResponse> {
-    let (bodies, error) = service.router.models(TIMEOUT).await;
-    if let Some(error) = error.filter(|_| bodies.is_empty()) {
-        return Err(open_error_response(&error));
+impl PublicModels {
+    /// Adds a model of this upstream under a public name, unless that name is listed already.
+    fn add(&mut self, name: &str, upstream: &str, mut object: Map<String, Value>) {
+        if !self.names.insert(name.to_owned()) {
+            return;
+        }
+        object.insert("id".to_owned(), Value::from(name));
+        // The SDKs require these members; not every server sends them.
+        object.entry("object").or_insert_with(|| json!("model"));
+        object.entry("created").or_insert_with(|| json!(0));
+        object.entry("owned_by").or_insert_with(|| json!(upstream));
+        self.models.push(Value::Object(object));
     }
-    let mut models: Vec<Value> = Vec::new();
-    for (name, body) in bodies {
-        let listed = serde_json::from_slice::<Value>(&body)
-            .ok()
-            .and_then(|mut list| list.get_mut("data").map(Value::take));
-        for mut model in listed
-            .and_then(|data| data.as_array().cloned())
-            .unwrap_or_default()
-        {
-            let Some(id) = model.get("id").and_then(Value::as_str).map(str::to_owned) else {
+}
+
+/// Returns the models that the upstreams list and those that the configuration names, or the error
+/// response if there are none because an upstream failed.
+async fn offered(service: &Service) -> Result<Vec<Value>, HttpResponse> {
+    let routes = service.router.routes().iter();
+    let lists = join_all(
+        service
+            .upstreams
+            .iter()
+            .zip(routes)
+            .map(|(upstream, route)| upstream.models.get(&*route.endpoint)),
+    )
+    .await;
+    let (mut public, mut first_error) = (PublicModels::default(), None);
+    for (upstream, list) in service.upstreams.iter().zip(lists) {
+        let name = upstream.config.name.as_str();
+        let models = match list {
+            Ok(models) => models,
+            Err(error) => {
+                first_error = first_error.or(Some(error));
+                continue;
+            }
+        };
+        for model in models.iter().filter_map(Value::as_object) {
+            let Some(id) = model.get("id").and_then(Value::as_str) else {
                 continue;
             };
-            for public in service.public_names(&name, &id) {
-                if let Some(object) = model.as_object_mut() {
-                    object.insert("id".to_owned(), Value::from(public.as_str()));
-                    // The SDKs require these members; not every server sends them.
-                    object.entry("object").or_insert_with(|| json!("model"));
-                    object.entry("created").or_insert_with(|| json!(0));
-                    object
-                        .entry("owned_by")
-                        .or_insert_with(|| json!(name.as_str()));
-                }
-                if !models
-                    .iter()
-                    .any(|known| known.get("id") == model.get("id"))
-                {
-                    models.push(model.clone());
-                }
+            for public_name in service.public_names(name, id) {
+                public.add(&public_name, name, model.clone());
             }
         }
     }
-    Ok(models)
+    for upstream in service.upstreams.iter() {
+        let config = &upstream.config;
+        for model in config.models.names() {
+            public.add(model, &config.name, Map::new());
+        }
+    }
+    match first_error.filter(|_| public.models.is_empty()) {
+        Some(error) => Err(open_error_response(&error)),
+        None => Ok(public.models),
+    }
 }
 
 /// `GET /v1/models`

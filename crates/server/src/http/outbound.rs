@@ -10,6 +10,7 @@ use tokenwire_core::model::id::GenerationId;
 use tokenwire_core::upstream::{OpenError, Refusal, UpstreamHead};
 use tokenwire_sse::SseReader;
 
+use super::timing::for_upstream;
 use crate::service::Service;
 
 /// `Retry-After` in seconds where neither the upstream nor the error gives one.
@@ -66,7 +67,13 @@ pub(crate) fn error_response(error: &ApiError) -> HttpResponse {
 /// The SDKs repeat a request twice on any 5xx. That is right only where nothing can have been billed
 /// and another attempt is likely to succeed.
 fn should_retry(error: &ApiError) -> &'static str {
-    let ours = error.is(ErrorCode::Overloaded) || error.is(ErrorCode::ShuttingDown);
+    let ours = [
+        ErrorCode::Overloaded,
+        ErrorCode::OutOfDescriptors,
+        ErrorCode::ShuttingDown,
+    ]
+    .iter()
+    .any(|code| error.is(*code));
     if ours && error.retryable {
         "true"
     } else {
@@ -171,7 +178,8 @@ pub(crate) async fn committed(
     let generation = guard.generation().clone();
     let id = &generation.meta().id;
     let head = generation.response_head().wait();
-    let response = match tokio::time::timeout(service.commit_after(), head).await {
+    let head = for_upstream(tokio::time::timeout(service.commit_after(), head));
+    let response = match head.await {
         Ok(Ok(head)) => of_generation(id, Some(&head)),
         Ok(Err(error)) => return Ok(located(id, open_error_response(&error))),
         Err(_) => of_generation(id, None),

@@ -52,7 +52,7 @@ const POLICY: &str = "default-src 'self'; base-uri 'none'; form-action 'none'; f
 pub(super) fn configure(app: &mut web::ServiceConfig) {
     for asset in ASSETS {
         app.service(
-            resource(asset.path, "GET")
+            resource(asset.path, "GET, HEAD")
                 .route(web::get().to(serve))
                 .route(web::head().to(serve)),
         );

@@ -1,10 +1,22 @@
 //! Resources that answer 405 to methods that they do not have.
 
 use actix_web::http::header;
-use actix_web::{HttpRequest, Resource, web};
+use actix_web::{FromRequest, Handler, HttpRequest, Resource, Responder, web};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 
 use super::outbound::error_response;
+
+/// Adds a handler for GET, and for HEAD with the same headers.
+pub(super) fn get<F, Args>(resource: Resource, handler: F) -> Resource
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    resource
+        .route(web::get().to(handler.clone()))
+        .route(web::head().to(handler))
+}
 
 /// Creates the resource of one path. Answers 405 with the allowed methods to any other method.
 pub(super) fn resource(path: &'static str, methods: &'static str) -> Resource {

@@ -20,6 +20,7 @@ use super::outbound::{
     HttpError, attached, committed, json, located, marked, of_generation, open_error_response,
     resumed,
 };
+use super::timing::for_upstream;
 use crate::service::Service;
 
 /// How long a cancel waits for the terminal event, which follows at once.
@@ -65,7 +66,7 @@ pub(super) async fn create(
 /// status, which the SDKs rely on.
 async fn whole(guard: ReaderGuard) -> HttpResponse {
     let generation = guard.generation();
-    generation.ended().await;
+    for_upstream(generation.ended()).await;
     match generation.response_head().now() {
         Some(Err(error)) => located(&generation.meta().id, open_error_response(&error)),
         Some(Ok(head)) => json(
@@ -144,7 +145,7 @@ pub(super) async fn cancel(
     let generation = find(&service, &id)?;
     generation.cancel();
     // Another task writes the terminal event; before it the status is still in_progress.
-    let _ = tokio::time::timeout(CANCEL_WAIT, generation.ended()).await;
+    let _ = for_upstream(tokio::time::timeout(CANCEL_WAIT, generation.ended())).await;
     Ok(object(&generation))
 }
 

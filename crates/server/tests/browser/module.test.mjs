@@ -101,6 +101,29 @@ describe('the module in Chromium', () => {
     assert.equal((await upstreamSaw(word)).length, 10);
   });
 
+  for (const transport of ['sse', 'eventsource']) {
+    test(`a request over ${transport} that the browser queues is told from one that stalls`, async () => {
+      const seen = await visited.page.evaluate(async ({ options, gateway, busy, input }) => {
+        const tokenwire = await import(`${gateway}/tokenwire.js`);
+        // Streams of another program in this browser: the module does not know of them.
+        const others = Array.from({ length: 6 }, () => new EventSource(`${gateway}/v1/streams?input=${encodeURIComponent(busy)}`));
+        await Promise.all(others.map((source) => new Promise((resolve) => { source.onmessage = resolve; })));
+        const stream = tokenwire.stream({ ...options, input });
+        const states = [];
+        stream.on('status', ({ state, error }) => {
+          states.push([state, error?.code ?? null]);
+          if (state === 'queued') others[0].close();
+        });
+        const text = await stream.finalText;
+        for (const source of others) source.close();
+        return { text, states, reconnects: stream.reconnects };
+      }, { gateway, busy: question(9, { more: 'ttft=1h' }), input: question(5), options: { ...QUICK, openTimeout: 300, stallTimeout: 2000, transport, baseUrl: gateway } });
+      assert.equal(seen.text, ' t0 t1 t2 t3 t4');
+      assert.ok(seen.states.some(([state, code]) => state === 'queued' && code === 'connection_queued'), JSON.stringify(seen.states));
+      assert.equal(seen.reconnects, 0);
+    });
+  }
+
   test('the reason of a failed EventSource is fetched', async () => {
     const error = await run('failure', { ...QUICK, baseUrl: gateway, transport: 'eventsource', input: 'x', conversation: 'c' });
     assert.deepEqual([error.code, error.status], ['unsupported_parameter', 400]);

@@ -18,6 +18,7 @@
 pub(crate) mod backlog;
 pub(crate) mod gateway;
 pub(crate) mod http;
+pub(crate) mod keep_alive;
 pub(crate) mod playback;
 pub(crate) mod process;
 pub(crate) mod recordings;
@@ -31,6 +32,7 @@ use serde_json::{Value, json};
 pub(crate) use backlog::FullBacklog;
 pub(crate) use gateway::{Gateway, World, over, start};
 pub(crate) use http::{Answer, End, Exchange, Request};
+pub(crate) use keep_alive::{KeepAlive, Reply};
 pub(crate) use playback::Playback;
 pub(crate) use sse::Event;
 pub(crate) use websocket::Socket;

@@ -16,10 +16,24 @@ pub(crate) struct Process {
 impl Process {
     /// Starts it with this configuration file and environment, on a free port.
     pub(crate) fn start(config: &str, environment: &[(&str, &str)]) -> Self {
+        let command = Command::new(env!("CARGO_BIN_EXE_tokenwire"));
+        Self::spawn(command, config, environment)
+    }
+
+    /// Starts it with at most this number of open descriptors.
+    pub(crate) fn start_with_descriptors(config: &str, limit: usize) -> Self {
+        let mut command = Command::new("sh");
+        command
+            .arg("-c")
+            .arg(format!("ulimit -n {limit}; exec \"$0\" \"$@\""))
+            .arg(env!("CARGO_BIN_EXE_tokenwire"));
+        Self::spawn(command, config, &[])
+    }
+
+    fn spawn(mut command: Command, config: &str, environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::TempDir::new().unwrap();
         let path = folder.path().join("tokenwire.yaml");
         std::fs::write(&path, config).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tokenwire"));
         command
             .args(["--port", "0", "--config"])
             .arg(&path)

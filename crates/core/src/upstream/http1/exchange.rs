@@ -36,6 +36,15 @@ pub(in crate::upstream) enum SendError {
     Disconnected(String),
 }
 
+/// Whether a failed request may have reached the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Delivery {
+    /// It was not written completely, and the server sent no byte.
+    Incomplete,
+    /// It may have.
+    Unknown,
+}
+
 /// A client of one endpoint.
 #[derive(Debug)]
 pub(in crate::upstream) struct Client {
@@ -77,9 +86,10 @@ impl Client {
         if let Some(stream) = self.pool.take() {
             match self.send(stream, &request).await {
                 Ok(exchange) => return Ok(exchange),
-                // The server closed the idle connection and sent no byte of an answer.
-                Err((_, true)) => {}
-                Err((error, false)) => return Err(error),
+                // Closed while idle: the server did not get the complete request.
+                Err((_, Delivery::Incomplete)) => {}
+                // The server may have processed the request, so the retry policy decides.
+                Err((error, Delivery::Unknown)) => return Err(error),
             }
         }
         let stream = self.connect().await?;
@@ -126,13 +136,21 @@ impl Client {
         Ok(stream)
     }
 
-    /// Writes the request and reads the head. The error says whether the server sent no byte.
+    /// Writes the request and reads the head.
     async fn send(
         &self,
         mut stream: TcpStream,
         request: &[u8],
-    ) -> Result<Exchange, (SendError, bool)> {
+    ) -> Result<Exchange, (SendError, Delivery)> {
         let written = stream.write_all(request).await;
+        // Without an answer's byte and the request's last one, the server cannot have processed it.
+        let delivery = |reader: &HeadReader| {
+            if written.is_err() && reader.is_empty() {
+                Delivery::Incomplete
+            } else {
+                Delivery::Unknown
+            }
+        };
         let mut reader = HeadReader::default();
         loop {
             // A server may refuse a request and close before it has read all of it, so the answer
@@ -143,7 +161,6 @@ impl Client {
                 })
             })
             .await;
-            let untouched = reader.is_empty();
             match read {
                 Ok((_, Ok(Some((head, rest))))) => {
                     return Ok(Exchange::new(stream, self.pool.clone(), head, rest));
@@ -153,16 +170,21 @@ impl Client {
                         .as_ref()
                         .err()
                         .map_or_else(|| "closed before the head".to_owned(), ToString::to_string);
-                    return Err((SendError::Disconnected(why), untouched));
+                    return Err((SendError::Disconnected(why), delivery(&reader)));
                 }
                 Ok((false, Ok(None))) => {}
                 Ok((false, Err(_))) => {
                     return Err((
                         SendError::Disconnected("the head is not HTTP".to_owned()),
-                        false,
+                        Delivery::Unknown,
                     ));
                 }
-                Err(error) => return Err((SendError::Disconnected(error.to_string()), untouched)),
+                Err(error) => {
+                    return Err((
+                        SendError::Disconnected(error.to_string()),
+                        delivery(&reader),
+                    ));
+                }
             }
         }
     }

@@ -1,9 +1,11 @@
 //! Idle connections.
 
+use std::mem::MaybeUninit;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -69,9 +71,10 @@ async fn sweep(pool: Weak<Pool>) {
 }
 
 /// Returns whether there is nothing to read. A pending end or unexpected bytes make a connection
-/// unusable.
+/// unusable. Asks the kernel: tokio learns of an end only when its driver runs.
 fn is_quiet(stream: &TcpStream) -> bool {
-    matches!(stream.try_read(&mut [0; 1]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    let peeked = SockRef::from(stream).peek(&mut [MaybeUninit::uninit(); 1]);
+    matches!(peeked, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Translates chat completion chunks to events.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::ops::Range;
 
 use serde_json::value::RawValue;
@@ -28,10 +28,11 @@ const MAX_MISSES: u32 = 4;
 /// The state of one chat stream.
 #[derive(Debug)]
 pub struct ChatTranslator {
-    /// Number of requested choices. With one, the index is ignored: some servers count tokens in it.
+    /// Number of requested choices. With one, the index is ignored: some servers count tokens in
+    /// it.
     n: u32,
     started: bool,
-    choices: BTreeMap<u32, ChoiceState>,
+    choices: Choices,
     templates: Vec<Known>,
     /// The template that matched last.
     recent: usize,
@@ -47,7 +48,7 @@ pub struct ChatTranslator {
     fault: Option<Ending>,
     call_ids: HashSet<String>,
     /// Set if a completion that arrives in one piece becomes chunks.
-    chunking: Option<Chunking>,
+    chunking: Option<Box<Chunking>>,
 }
 
 /// A chunk that waits for the next one.
@@ -75,8 +76,8 @@ struct Known {
 struct ChoiceState {
     reasoning: Option<OpenItem>,
     message: Option<OpenItem>,
-    calls: ToolCalls,
-    images: usize,
+    calls: Option<Box<ToolCalls>>,
+    images: u32,
     finished: bool,
     /// The last chunk was a completion without a finish reason. The end of the body finishes it.
     complete: bool,
@@ -87,6 +88,35 @@ struct ChoiceState {
     places: Vec<(DeltaTarget, usize)>,
     /// Whether all text came in messages instead of deltas.
     by_message: bool,
+}
+
+/// The states of the choices, sorted by index. Most streams have one choice.
+#[derive(Debug, Default)]
+struct Choices(Vec<(u32, ChoiceState)>);
+
+impl Choices {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn values(&self) -> impl Iterator<Item = &ChoiceState> {
+        self.0.iter().map(|(_, choice)| choice)
+    }
+
+    /// Returns the state of a choice, a fresh one if there is none.
+    fn entry(&mut self, index: u32) -> &mut ChoiceState {
+        let at = match self.0.binary_search_by_key(&index, |(index, _)| *index) {
+            Ok(at) => at,
+            Err(at) => {
+                if self.0.is_empty() {
+                    self.0.reserve_exact(1);
+                }
+                self.0.insert(at, (index, ChoiceState::default()));
+                at
+            }
+        };
+        &mut self.0[at].1
+    }
 }
 
 impl HeldChunk {
@@ -111,7 +141,7 @@ impl ChatTranslator {
         Self {
             n: n.max(1),
             started: false,
-            choices: BTreeMap::new(),
+            choices: Choices::default(),
             templates: Vec::new(),
             recent: 0,
             misses: 0,
@@ -127,7 +157,7 @@ impl ChatTranslator {
     }
 
     /// Makes chunks of a completion that arrives in one piece.
-    pub(crate) fn chunked(mut self, chunking: Option<Chunking>) -> Self {
+    pub(crate) fn chunked(mut self, chunking: Option<Box<Chunking>>) -> Self {
         self.chunking = chunking;
         self
     }
@@ -239,7 +269,7 @@ impl ChatTranslator {
             self.release_held(records);
         }
         let mut choices = std::mem::take(&mut self.choices);
-        for (index, choice) in &mut choices {
+        for (index, choice) in &mut choices.0 {
             self.close(*index, choice, complete, records);
         }
         let usage = self.usage.map(Usage::to_responses);
@@ -272,8 +302,8 @@ impl ChatTranslator {
                     known.template.target.kind,
                     DeltaKind::Arguments | DeltaKind::Input
                 );
-                if is_call && let Some(choice) = self.choices.get_mut(&known.choice) {
-                    choice.calls.grow(known.call, length);
+                if is_call && let Some(calls) = &mut self.choices.entry(known.choice).calls {
+                    calls.grow(known.call, length);
                 }
                 return Some(self.translated(true));
             }
@@ -329,7 +359,7 @@ impl ChatTranslator {
             }
             None => None,
         };
-        let usage = chunk.usage(&choices).and_then(Usage::parse);
+        let usage = chunk.usage(text, &choices).and_then(Usage::parse);
         if let Some(chunking) = &self.chunking
             && fault.is_none()
             && self.choices.is_empty()
@@ -422,8 +452,10 @@ impl ChatTranslator {
         let index = self.index(choice);
         let call = self
             .choices
-            .get(&index)
-            .map_or(0, |choice| choice.calls.recent());
+            .entry(index)
+            .calls
+            .as_ref()
+            .map_or(0, |calls| calls.recent());
         self.recent = self.templates.len();
         records.first_delta(self.recent, &template, &holes);
         self.templates.push(Known {
@@ -445,7 +477,8 @@ impl ChatTranslator {
         }
     }
 
-    /// Translates a choice. Returns true if it had content, reasoning, a refusal, a call or an image.
+    /// Translates a choice. Returns true if it had content, reasoning, a refusal, a call or an
+    /// image.
     fn choice(
         &mut self,
         choice: &Choice<'_>,
@@ -453,7 +486,8 @@ impl ChatTranslator {
         records: &mut RecordWriter,
     ) -> bool {
         let index = self.index(choice);
-        let mut state = self.choices.remove(&index).unwrap_or_default();
+        self.chunking = None;
+        let mut state = std::mem::take(self.choices.entry(index));
         let delta = choice.delta();
         let message = choice.message();
         let finish = choice.finish_reason();
@@ -482,7 +516,7 @@ impl ChatTranslator {
                 .filter(|known| known.choice == index)
                 .for_each(|known| known.closed = true);
         }
-        self.choices.insert(index, state);
+        *self.choices.entry(index) = state;
         tokens
     }
 
@@ -543,7 +577,10 @@ impl ChatTranslator {
         let content = rest(state, DeltaKind::Text, texts.content);
         let refusal = message.refusal_text().map(Cow::Borrowed);
         let refusal = rest(state, DeltaKind::Refusal, refusal);
-        let images = texts.images.get(state.images..).unwrap_or_default();
+        let images = texts
+            .images
+            .get(state.images as usize..)
+            .unwrap_or_default();
         let piece = Piece {
             texts: Texts {
                 content: content.map(Cow::Owned),
@@ -588,7 +625,7 @@ impl ChatTranslator {
             records,
             templates: &lookup,
         };
-        let added = f(&mut state.calls, &mut context);
+        let added = f(state.calls.get_or_insert_default(), &mut context);
         self.tool_calls |= added;
         added
     }
@@ -608,10 +645,12 @@ impl ChatTranslator {
             .chain(state.message.take());
         let mut closing: Vec<(u32, Vec<EventKind>)> =
             open.map(|item| item.close(complete)).collect();
-        self.calls(index, state, records, |calls, context| {
-            calls.close(complete, &mut closing, context);
-            false
-        });
+        if state.calls.is_some() {
+            self.calls(index, state, records, |calls, context| {
+                calls.close(complete, &mut closing, context);
+                false
+            });
+        }
         closing.sort_by_key(|(item, _)| *item);
         for event in closing.into_iter().flat_map(|(_, events)| events) {
             records.event(event);
@@ -747,7 +786,12 @@ impl ChoiceState {
         let mut recent = self.places.iter_mut().rev().take(3);
         match recent.find(|(place, _)| *place == target) {
             Some((_, length)) => *length += text.len(),
-            None => self.places.push((target, text.len())),
+            None => {
+                if self.places.is_empty() {
+                    self.places.reserve_exact(1);
+                }
+                self.places.push((target, text.len()));
+            }
         }
         records.text(target, text, logprobs);
     }

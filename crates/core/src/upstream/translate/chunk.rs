@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::finish_reason::FinishReason;
-use crate::model::json;
+use crate::model::json::{self, Members};
 
 /// Defines structs of raw members. Of a repeated member the last one counts, as for most readers of
 /// JSON. serde's derive would reject the object, and with it a piece of the answer.
@@ -136,13 +136,9 @@ impl<'a> Chunk<'a> {
             || self.base_resp.is_some()
     }
 
-    /// Returns the usage at the top, inside a choice (Moonshot) or its delta, or under `x_groq`.
-    pub(super) fn usage(&self, choices: &[Choice<'a>]) -> Option<&'a RawValue> {
-        #[derive(Deserialize)]
-        struct Groq<'a> {
-            #[serde(borrow)]
-            usage: Option<&'a RawValue>,
-        }
+    /// Returns the usage at the top, inside a choice (Moonshot) or its delta, or inside a member of
+    /// the vendor such as `x_groq`. `text` is the JSON of the chunk.
+    pub(super) fn usage(&self, text: &'a str, choices: &[Choice<'a>]) -> Option<&'a RawValue> {
         [
             self.usage,
             self.usage_metadata,
@@ -152,7 +148,19 @@ impl<'a> Chunk<'a> {
         .into_iter()
         .find_map(json::present)
         .or_else(|| choices.iter().find_map(Choice::own_usage))
-        .or_else(|| read::<Groq<'a>>(self.x_groq).and_then(|groq| json::present(groq.usage)))
+        .or_else(|| {
+            // The check avoids a second parse of nearly every chunk.
+            let members: Members<'a> = text
+                .contains("\"usage\"")
+                .then(|| serde_json::from_str(text).ok())??;
+            members
+                .iter()
+                .filter(|(_, raw)| raw.get().starts_with('{') && raw.get().contains("\"usage\""))
+                .find_map(|(_, raw)| {
+                    let vendor: Members<'a> = serde_json::from_str(raw.get()).ok()?;
+                    vendor.get("usage")
+                })
+        })
     }
 
     /// Returns true for a `chat.completion`, false for a chunk and other objects.
@@ -395,6 +403,10 @@ impl<'a> Delta<'a> {
     }
 
     pub(super) fn tool_calls(&self) -> Vec<ToolCall<'a>> {
+        // Some servers send a single call without its list.
+        if let Some(raw) = self.tool_calls.filter(|raw| raw.get().starts_with('{')) {
+            return read(Some(raw)).into_iter().collect();
+        }
         list(self.tool_calls)
             .into_iter()
             .filter_map(|raw| read(Some(raw)))
@@ -508,8 +520,8 @@ impl<'a> ToolCall<'a> {
             .flatten()
     }
 
-    /// Returns a JSON-escaped piece of the arguments or input. Some servers send an object instead of
-    /// a string; its JSON is the text.
+    /// Returns a JSON-escaped piece of the arguments or input. Some servers send an object instead
+    /// of a string; its JSON is the text.
     pub(super) fn arguments(&self) -> Option<Text<'a>> {
         let raw = json::present(self.function().arguments)
             .or_else(|| json::present(self.custom().input))?;

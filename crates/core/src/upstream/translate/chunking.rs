@@ -5,7 +5,8 @@ use serde_json::value::RawValue;
 use crate::model::id::GenerationId;
 use crate::model::json::{Members, ObjectWriter};
 
-/// The end of a chunk that chat clients do not get, since they did not ask for it. The log keeps it.
+/// The end of a chunk that chat clients do not get, since they did not ask for it. The log keeps
+/// it.
 pub(crate) const UNREQUESTED: &[u8] = br#","tokenwire:unrequested":true}"#;
 
 /// What chunks need beside the completion.
@@ -22,8 +23,9 @@ pub(crate) struct Chunking {
 }
 
 impl Chunking {
-    /// Returns the chunks that add up to a completion: per choice its message and its finish reason,
-    /// then the usage, [marked](UNREQUESTED) if it was not requested. Returns `None` if `completion` is no object.
+    /// Returns the chunks that add up to a completion: per choice its message and its finish
+    /// reason, then the usage, [marked](UNREQUESTED) if it was not requested. Returns `None` if
+    /// `completion` is no object.
     pub(super) fn split(&self, completion: &str) -> Option<Vec<Vec<u8>>> {
         let completion: Members<'_> = serde_json::from_str(completion).ok()?;
         let mut chunks = Vec::new();

@@ -1,8 +1,8 @@
 //! Maps the events of a Responses upstream to what a chat client gets.
 //!
-//! Chat has no items and parts, only text deltas and numbered calls. The state here tells which call
-//! has which number, and which parts were shown. Some servers send a text or a call only in its
-//! `….done` event: it is shown then, and otherwise not repeated.
+//! Chat has no items and parts, only text deltas and numbered calls. The state here tells which
+//! call has which number, and which parts were shown. Some servers send a text or a call only in
+//! its `….done` event: it is shown then, and otherwise not repeated.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -84,8 +84,8 @@ impl ChatHints {
         self.first_message.is_none_or(|first| first == index)
     }
 
-    /// Returns true if a piece of a part is to be shown: every delta, and the full text if there was
-    /// no delta.
+    /// Returns true if a piece of a part is to be shown: every delta, and the full text if there
+    /// was no delta.
     fn show(&mut self, index: u64, members: &Members<'_>, text: &str, delta: bool) -> bool {
         let first = self
             .shown
@@ -196,6 +196,10 @@ impl ChatHints {
                 self.first_message.get_or_insert(index);
                 self.unshown(index, &item)
             }
+            Some("image_generation_call") => match inside(&item, "result") {
+                "" => ChatHint::Nothing,
+                data => ChatHint::Image(data.to_owned()),
+            },
             Some(kind @ ("function_call" | "custom_tool_call")) => {
                 let custom = kind == "custom_tool_call";
                 let arguments = inside(&item, if custom { "input" } else { "arguments" });

@@ -9,8 +9,8 @@ mod chunk;
 mod chunking;
 mod finish_reason;
 mod hints;
+mod opened_items;
 mod record_writer;
-mod relay_state;
 mod responses;
 mod tool_calls;
 mod translator;
@@ -34,7 +34,8 @@ use crate::model::event::{Ending, Failure};
 pub enum Progress {
     /// More payloads are expected.
     Open,
-    /// Every choice has its finish reason. Usage and `[DONE]` may follow, and silence is an end too.
+    /// Every choice has its finish reason. Usage and `[DONE]` may follow, and silence is an end
+    /// too.
     Finished,
     /// The response failed without a reason. An error event with the reason may follow shortly.
     Failing,
@@ -47,8 +48,8 @@ pub enum Progress {
 pub struct Translated {
     /// The state of the stream.
     pub progress: Progress,
-    /// Whether the payload had content, reasoning, a refusal or a call, which the token timeouts wait
-    /// for.
+    /// Whether the payload had content, reasoning, a refusal or a call, which the token timeouts
+    /// wait for.
     pub tokens: bool,
 }
 

@@ -165,6 +165,10 @@ impl RecordWriter {
     /// Opens an item and returns its number.
     pub(crate) fn open_item(&mut self, head: ItemHead) -> u32 {
         let item = self.heads.len() as u32;
+        if self.heads.is_empty() {
+            // Most answers are one item.
+            self.heads.reserve_exact(1);
+        }
         self.heads.push(head.without_content());
         self.event(EventKind::ItemAdded { item, head });
         item

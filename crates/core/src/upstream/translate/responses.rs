@@ -13,7 +13,7 @@ use crate::model::relayed_items::RelayedItems;
 
 use super::chunk::UpstreamFault;
 use super::hints::ChatHints;
-use super::relay_state::{List, OpenedItems};
+use super::opened_items::{List, OpenedItems};
 use super::usage::Usage;
 use super::{BodyEnd, Progress, RecordWriter, Translated, failed};
 
@@ -209,8 +209,8 @@ impl ResponsesTranslator {
         }
         self.start(records);
         if !name.starts_with("response.") {
-            // An unknown event such as `keepalive`, on which the SDKs raise: it becomes an extension
-            // event.
+            // An unknown event such as `keepalive`, on which the SDKs raise: it becomes an
+            // extension event.
             records.record(Some(data));
             return self.translated(false);
         }
@@ -299,10 +299,10 @@ impl ResponsesTranslator {
                 self.emit_rest(at, place, list, part, &text, records);
             }
         }
-        if name.ends_with("_arguments.done") || name.ends_with("_input.done") {
-            if let Some(item) = self.opened.get_mut(at) {
-                item.arguments_done = true;
-            }
+        if (name.ends_with("_arguments.done") || name.ends_with("_input.done"))
+            && let Some(item) = self.opened.get_mut(at)
+        {
+            item.arguments_done = true;
         }
         let part = part.unwrap_or(0).to_string();
         let mut more = Vec::new();
@@ -504,8 +504,8 @@ impl ResponsesTranslator {
         );
     }
 
-    /// Emits the text that a complete item has beyond what was streamed. `closing` adds the `….done`
-    /// events of its parts, and its arguments.
+    /// Emits the text that a complete item has beyond what was streamed. `closing` adds the
+    /// `….done` events of its parts, and its arguments.
     fn supplement(
         &mut self,
         at: u64,
@@ -610,8 +610,8 @@ impl ResponsesTranslator {
         );
     }
 
-    /// Appends an event of an item that the upstream did not send. `members` follow the ids and begin
-    /// with a comma.
+    /// Appends an event of an item that the upstream did not send. `members` follow the ids and
+    /// begin with a comma.
     fn emit(&mut self, name: &str, at: u64, members: &str, records: &mut RecordWriter) {
         let item_id = match self.opened.get(at) {
             Some(item) if !name.starts_with("response.output_item.") => {
@@ -688,8 +688,8 @@ impl ResponsesTranslator {
         self.hints.of(name, at, members)
     }
 
-    /// Relays the first event as `response.in_progress`: the gateway sends `response.created` itself,
-    /// before the upstream is asked.
+    /// Relays the first event as `response.in_progress`: the gateway sends `response.created`
+    /// itself, before the upstream is asked.
     fn relay_first(&self, response: Option<String>, records: &mut RecordWriter) {
         let Some(members) = response
             .as_deref()
@@ -714,8 +714,8 @@ impl ResponsesTranslator {
 
     // === The end ===
 
-    /// Takes the terminal response object. Emits what it has beyond what was streamed, and adds what
-    /// it lacks.
+    /// Takes the terminal response object. Emits what it has beyond what was streamed, and adds
+    /// what it lacks.
     fn terminal(
         &mut self,
         name: &str,

@@ -43,7 +43,7 @@ struct Call {
     upstream_id: Option<String>,
     name: String,
     custom: bool,
-    extra: Option<String>,
+    extra: Option<Box<str>>,
     /// JSON-escaped arguments of an item that is not added yet.
     held: String,
     /// Bytes of JSON-escaped arguments so far.
@@ -228,7 +228,7 @@ impl Call {
         }
         self.custom |= piece.is_custom();
         if let Some(extra) = piece.extra_content() {
-            self.extra = Some(extra.get().to_owned());
+            self.extra = Some(extra.get().into());
         }
         if let Some(name) = piece.name() {
             if name.starts_with(&self.name) {

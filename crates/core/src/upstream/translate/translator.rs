@@ -11,12 +11,12 @@ use crate::upstream::decode::SseEvent;
 #[derive(Debug)]
 pub(crate) enum Translator {
     Chat(ChatTranslator),
-    Responses(ResponsesTranslator),
+    Responses(Box<ResponsesTranslator>),
 }
 
 impl Translator {
-    /// Creates a translator. A relayed stream gets `id` and `previous_response_id`; `choices` is the
-    /// requested number of chat choices.
+    /// Creates a translator. A relayed stream gets `id` and `previous_response_id`; `choices` is
+    /// the requested number of chat choices.
     pub(crate) fn new(
         api: Api,
         id: &GenerationId,
@@ -25,12 +25,14 @@ impl Translator {
     ) -> Self {
         match api {
             Api::Chat => Self::Chat(ChatTranslator::new(choices)),
-            Api::Responses => Self::Responses(ResponsesTranslator::new(id, previous_response_id)),
+            Api::Responses => {
+                Self::Responses(Box::new(ResponsesTranslator::new(id, previous_response_id)))
+            }
         }
     }
 
     /// Makes chunks of a chat completion that arrives in one piece.
-    pub(crate) fn chunked(self, chunking: Option<Chunking>) -> Self {
+    pub(crate) fn chunked(self, chunking: Option<Box<Chunking>>) -> Self {
         match self {
             Self::Chat(chat) => Self::Chat(chat.chunked(chunking)),
             Self::Responses(responses) => Self::Responses(responses),

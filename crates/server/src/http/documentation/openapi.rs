@@ -24,7 +24,7 @@ pub(super) fn document() -> Value {
             "title": "Tokenwire",
             "version": env!("CARGO_PKG_VERSION"),
             "license": {"name": "MIT", "identifier": "MIT"},
-            "description": "One durable, numbered token stream per answer, over SSE and WebSocket.",
+            "description": "One durable, numbered token stream per answer, over SSE and WebSocket. HEAD is served beside every GET that starts nothing.",
         },
         "servers": [{"url": "/"}],
         "tags": tags,

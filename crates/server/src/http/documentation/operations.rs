@@ -630,7 +630,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         id: "health",
         group: Group::Operation,
         summary: "Liveness",
-        about: "Answers while the process runs.",
+        about: "Answers while the process runs, under any host. `/health` is the same.",
         parameters: &[],
         body: None,
         answers: &[Answer {
@@ -647,7 +647,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         id: "ready",
         group: Group::Operation,
         summary: "Readiness",
-        about: "503 while the gateway shuts down or no upstream is up. Describes each upstream.",
+        about: "503 while the gateway shuts down or no upstream is up. Describes each upstream; under a host that is not served it tells the status only.",
         parameters: &[],
         body: None,
         answers: &[Answer {
@@ -718,7 +718,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         id: "docsPage",
         group: Group::Operation,
         summary: "A reference page",
-        about: "`api`, `parameters`, `clients`, `upstreams`, `sharing`, `webhooks`, `metrics` or `configuration`.",
+        about: "`api`, `parameters`, `clients`, `network`, `upstreams`, `sharing`, `webhooks`, `metrics` or `configuration`.",
         parameters: &[Parameter {
             name: "page",
             place: Place::Path,

@@ -20,6 +20,7 @@ pub(super) const PAGES: &[Page] = pages![
     "api",
     "parameters",
     "clients",
+    "network",
     "upstreams",
     "sharing",
     "webhooks",

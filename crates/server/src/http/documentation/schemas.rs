@@ -69,6 +69,14 @@ pub(super) const EVENTS: &[Message] = &[
         about: "The complete arguments.",
     },
     Message {
+        kind: "response.custom_tool_call_input.delta",
+        about: "A piece of the input of a custom tool call.",
+    },
+    Message {
+        kind: "response.custom_tool_call_input.done",
+        about: "The complete input of a custom tool call.",
+    },
+    Message {
         kind: "response.content_part.done",
         about: "The part is complete.",
     },

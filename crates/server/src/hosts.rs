@@ -1,0 +1,395 @@
+//! The host that a client asked for, and the hosts that are served.
+//!
+//! A page of `evil.example` can make its own name resolve to this machine (DNS rebinding). Its
+//! requests are then of the same origin as the gateway for the browser, and only their `Host` shows
+//! where they come from. So the gateway serves names that no stranger can make resolve to it, and
+//! names that are configured.
+
+use actix_web::dev::RequestHead;
+use url::{Host, Url};
+
+use crate::config::address_range::AddressRange;
+
+/// Rules for the host of a request.
+#[derive(Clone, Debug, Default)]
+pub struct HostPolicy {
+    allowed: Vec<String>,
+    public_url: Option<Url>,
+    proxies: Vec<AddressRange>,
+    machine: Option<String>,
+}
+
+/// The host of a request, as the client named it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ClientHost {
+    /// Absent in HTTP/1.0.
+    host: Option<Host>,
+    port: Option<u16>,
+    /// The scheme, unless a proxy that ends TLS may be in front.
+    scheme: Option<&'static str>,
+    /// Whether the request came directly, as far as its headers show.
+    is_direct: bool,
+    /// Whether the connection comes from this machine.
+    is_local_peer: bool,
+}
+
+/// A host that is not served, as the client named it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HostNotAllowed(pub(crate) String);
+
+// === impl HostPolicy ===
+
+impl HostPolicy {
+    /// Makes the rules. `allowed` are host names; `*.example.com` stands for one label.
+    #[must_use]
+    pub fn new(allowed: &[String], public_url: Option<Url>, proxies: Vec<AddressRange>) -> Self {
+        let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+        Self {
+            allowed: allowed.iter().map(|name| normal(name)).collect(),
+            public_url,
+            proxies,
+            machine: machine.map(|name| normal(name.trim())),
+        }
+    }
+
+    /// Returns the host that the client named, if it is served.
+    ///
+    /// That is `:authority` in HTTP/2 and `Host` in HTTP/1.1. `X-Forwarded-Host` and
+    /// `X-Forwarded-Proto` count only where the peer is a trusted proxy.
+    pub(crate) fn check(&self, head: &RequestHead) -> Result<ClientHost, HostNotAllowed> {
+        let peer = head.peer_addr.map(|peer| peer.ip());
+        let is_trusted =
+            peer.is_some_and(|peer| self.proxies.iter().any(|proxy| proxy.contains(peer)));
+        // The nearest proxy writes the last value.
+        let forwarded = |name: &str| {
+            let value = head.headers().get_all(name).last()?.to_str().ok()?;
+            value
+                .rsplit(',')
+                .next()
+                .map(str::trim)
+                .filter(|_| is_trusted)
+        };
+        let is_forwarded = ["forwarded", "via", "x-forwarded-for", "x-forwarded-host"]
+            .iter()
+            .any(|name| head.headers().contains_key(*name));
+        let mut client = ClientHost {
+            host: None,
+            port: None,
+            scheme: Some("http"),
+            is_direct: is_trusted || !is_forwarded,
+            is_local_peer: peer.is_none_or(|peer| peer.to_canonical().is_loopback()),
+        };
+        let named: Vec<&str> = match forwarded("x-forwarded-host") {
+            Some(host) => vec![host],
+            None => {
+                let authority = head.uri.authority().map(|authority| authority.as_str());
+                let hosts = head.headers().get_all("host");
+                let hosts = hosts.map(|host| host.to_str().unwrap_or("?"));
+                authority.into_iter().chain(hosts).collect()
+            }
+        };
+        // Several names that differ are an attempt to show one to a proxy and another to us.
+        let Some(first) = named.first().copied().filter(|name| !name.is_empty()) else {
+            return Ok(client);
+        };
+        let refused = || HostNotAllowed(first.chars().take(200).collect());
+        if named.iter().any(|name| !name.eq_ignore_ascii_case(first)) {
+            return Err(refused());
+        }
+        let (host, port) = parse(first).ok_or_else(refused)?;
+        let is_listed = self.is_listed(&host);
+        if !is_listed && !self.is_safe(&host) {
+            return Err(refused());
+        }
+        client.scheme = match forwarded("x-forwarded-proto") {
+            Some(proto) if proto.eq_ignore_ascii_case("https") => Some("https"),
+            Some(_) => Some("http"),
+            None if self.is_public(&host) => self.public_scheme(),
+            None if is_listed => None,
+            None => Some("http"),
+        };
+        (client.host, client.port) = (Some(host), port);
+        Ok(client)
+    }
+
+    fn public_scheme(&self) -> Option<&'static str> {
+        self.public_url.as_ref().map(|url| match url.scheme() {
+            "https" => "https",
+            _ => "http",
+        })
+    }
+
+    fn is_public(&self, host: &Host) -> bool {
+        let public = self.public_url.as_ref().and_then(Url::host);
+        public.is_some_and(|public| public == *host)
+    }
+
+    /// Whether the host is configured.
+    fn is_listed(&self, host: &Host) -> bool {
+        let name = host.to_string();
+        self.is_public(host) || self.allowed.iter().any(|pattern| matches(pattern, &name))
+    }
+
+    /// Whether no public DNS name can be the host.
+    fn is_safe(&self, host: &Host) -> bool {
+        let Host::Domain(name) = host else {
+            return true;
+        };
+        let is_below = |zone: &str| name.ends_with(zone);
+        !name.contains('.')
+            || [".localhost", ".internal", ".local"]
+                .into_iter()
+                .any(is_below)
+            || self.machine.as_ref() == Some(name)
+    }
+}
+
+// === impl ClientHost ===
+
+impl ClientHost {
+    /// Whether `origin` is the gateway's own: scheme, host and port as the client named them.
+    pub(crate) fn is_own(&self, origin: &Url) -> bool {
+        let (Some(host), Some(origin_host)) = (&self.host, origin.host()) else {
+            return false;
+        };
+        let default = match origin.scheme() {
+            "http" => 80,
+            "https" => 443,
+            _ => return false,
+        };
+        origin_host == *host
+            && origin.port_or_known_default() == Some(self.port.unwrap_or(default))
+            && self.scheme.is_none_or(|scheme| scheme == origin.scheme())
+    }
+
+    /// Whether a browser would have sent `Sec-Fetch-*` with this request. Browsers send them over
+    /// plain HTTP only to loopback hosts; a proxy may have rewritten the host to one.
+    pub(crate) fn is_loopback(&self) -> bool {
+        match &self.host {
+            Some(host) => self.is_direct && is_loopback(host),
+            None => self.is_direct && self.is_local_peer,
+        }
+    }
+}
+
+/// Whether the host is a loopback address or name.
+pub(crate) fn is_loopback<S: AsRef<str>>(host: &Host<S>) -> bool {
+    match host {
+        Host::Ipv4(address) => address.is_loopback(),
+        Host::Ipv6(address) => address.is_loopback(),
+        Host::Domain(name) => {
+            let name = name.as_ref();
+            name == "localhost" || name.ends_with(".localhost")
+        }
+    }
+}
+
+/// Whether `name` is the pattern's name, or has one label in the place of its `*`.
+pub(crate) fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.strip_prefix('*') {
+        Some(rest) => name.strip_suffix(rest).is_some_and(is_label),
+        None => pattern == name,
+    }
+}
+
+/// Whether the text is one label of a host name.
+pub(crate) fn is_label(text: &str) -> bool {
+    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    !text.is_empty() && text.bytes().all(is_letter)
+}
+
+fn normal(name: &str) -> String {
+    match parse(name) {
+        Some((host, _)) if !name.starts_with('*') => host.to_string(),
+        _ => name.to_ascii_lowercase(),
+    }
+}
+
+/// Parses `host` or `host:port`, with IPv6 addresses in brackets.
+fn parse(text: &str) -> Option<(Host, Option<u16>)> {
+    if let Ok(address) = text.parse() {
+        return Some((Host::Ipv6(address), None));
+    }
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port),
+        _ => (text, ""),
+    };
+    let port = match port {
+        "" => None,
+        digits if digits.bytes().all(|byte| byte.is_ascii_digit()) => Some(digits.parse().ok()?),
+        _ => return None,
+    };
+    // The zone of a link-local address is not part of a URL's host.
+    if let Some((address, _)) = host.strip_prefix('[').and_then(|host| host.split_once('%')) {
+        return Some((Host::Ipv6(address.parse().ok()?), port));
+    }
+    let host = Host::parse(host.strip_suffix('.').unwrap_or(host)).ok()?;
+    Some((host, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::test::TestRequest;
+
+    fn policy() -> HostPolicy {
+        HostPolicy {
+            machine: Some("box.lan.example".to_owned()),
+            ..HostPolicy::new(
+                &[
+                    "Chat.Example.com".to_owned(),
+                    "*.apps.example.com".to_owned(),
+                ],
+                Some(Url::parse("https://public.example.org:8443").unwrap()),
+                vec![AddressRange::parse("10.0.0.0/8").unwrap()],
+            )
+        }
+    }
+
+    fn check(peer: &str, headers: &[(&'static str, &'static str)]) -> Result<ClientHost, String> {
+        let peer = format!("{peer}:1234").parse().unwrap();
+        let mut request = TestRequest::default().peer_addr(peer);
+        for header in headers {
+            request = request.append_header(*header);
+        }
+        let request = request.to_http_request();
+        policy().check(request.head()).map_err(|refused| refused.0)
+    }
+
+    #[test]
+    fn names_that_only_strangers_use_are_refused() {
+        for host in [
+            "127.0.0.1:3000",
+            "127.1",
+            "192.168.1.5",
+            "203.0.113.9:80",
+            "[::1]:3000",
+            "[fe80::1%25eth0]:3000",
+            "[2001:db8::1]",
+            "localhost",
+            "LOCALHOST:3000",
+            "localhost.",
+            "app.localhost",
+            "host.docker.internal:3000",
+            "gateway.internal",
+            "printer.local",
+            "gateway",
+            "my_gateway:3000",
+            "box.lan.example",
+            "chat.example.com",
+            "CHAT.example.com:8080",
+            "chat.example.com.",
+            "a.apps.example.com",
+            "public.example.org",
+            "",
+        ] {
+            assert!(check("127.0.0.1", &[("host", host)]).is_ok(), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "evil.example:3000",
+            "localhost.evil.example",
+            "evil.localhost.example",
+            "127.0.0.1.nip.io",
+            "internal.example",
+            "example.com",
+            "apps.example.com",
+            "a.b.apps.example.com",
+            "xchat.example.com",
+            "evil.example/",
+            "user@localhost",
+            "localhost:port",
+            "local host",
+            "evil.example#.local",
+        ] {
+            assert_eq!(check("127.0.0.1", &[("host", host)]), Err(host.to_owned()));
+        }
+        assert!(check("127.0.0.1", &[]).is_ok());
+        assert!(check("127.0.0.1", &[("host", "localhost"), ("host", "localhost")]).is_ok());
+        assert!(
+            check(
+                "127.0.0.1",
+                &[("host", "localhost"), ("host", "evil.example")]
+            )
+            .is_err()
+        );
+    }
+
+    #[test]
+    fn forwarded_hosts_count_only_from_trusted_proxies() {
+        let headers = [("host", "localhost"), ("x-forwarded-host", "evil.example")];
+        assert!(check("127.0.0.1", &headers).is_ok());
+        assert_eq!(check("10.1.2.3", &headers), Err("evil.example".to_owned()));
+        let headers = [("host", "evil.example"), ("x-forwarded-host", "localhost")];
+        assert!(check("127.0.0.1", &headers).is_err());
+        assert!(check("10.1.2.3", &headers).is_ok());
+        let appended = [("x-forwarded-host", "localhost, evil.example")];
+        assert!(check("10.1.2.3", &appended).is_err());
+    }
+
+    #[test]
+    fn own_origins_have_scheme_host_and_port_of_the_request() {
+        let own = |peer, headers: &[_], origin: &str| {
+            check(peer, headers)
+                .unwrap()
+                .is_own(&Url::parse(origin).unwrap())
+        };
+        for (host, origin, expected) in [
+            ("localhost:3000", "http://localhost:3000", true),
+            ("localhost:3000", "https://localhost:3000", false),
+            ("localhost:3000", "http://localhost:3001", false),
+            ("localhost", "http://localhost", true),
+            ("localhost:80", "http://localhost", true),
+            ("[::1]:3000", "http://[::1]:3000", true),
+            ("192.168.1.5:3000", "http://192.168.1.5:3000", true),
+            // A name that is listed may be served by a proxy that ends TLS.
+            ("chat.example.com", "https://chat.example.com", true),
+            ("chat.example.com", "http://chat.example.com", true),
+            ("chat.example.com", "https://chat.example.com:8443", false),
+            (
+                "public.example.org:8443",
+                "https://public.example.org:8443",
+                true,
+            ),
+            (
+                "public.example.org:8443",
+                "http://public.example.org:8443",
+                false,
+            ),
+        ] {
+            assert_eq!(
+                own("127.0.0.1", &[("host", host)], origin),
+                expected,
+                "{host} {origin}"
+            );
+        }
+        let https = [("host", "192.168.1.5"), ("x-forwarded-proto", "https")];
+        assert!(own("10.1.2.3", &https, "https://192.168.1.5"));
+        assert!(!own("10.1.2.3", &https, "http://192.168.1.5"));
+        assert!(!own("127.0.0.1", &https, "https://192.168.1.5"));
+    }
+
+    #[test]
+    fn loopback_is_judged_by_the_host_and_not_behind_proxies() {
+        for (peer, headers, expected) in [
+            ("127.0.0.1", &[("host", "localhost:3000")][..], true),
+            // A container's port that is published on the host's loopback.
+            ("172.17.0.1", &[("host", "127.0.0.1:3000")], true),
+            ("127.0.0.1", &[("host", "gateway.local")], false),
+            ("127.0.0.1", &[("host", "0.0.0.0:3000")], false),
+            ("127.0.0.1", &[], true),
+            ("192.168.1.7", &[], false),
+            (
+                "127.0.0.1",
+                &[("host", "localhost"), ("x-forwarded-for", "192.168.1.7")],
+                false,
+            ),
+        ] {
+            assert_eq!(
+                check(peer, headers).unwrap().is_loopback(),
+                expected,
+                "{headers:?}"
+            );
+        }
+    }
+}

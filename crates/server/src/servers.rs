@@ -1,0 +1,104 @@
+//! The HTTP servers of the gateway: one for clients, and one for operations.
+
+use std::io;
+use std::net::{TcpListener, ToSocketAddrs as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::dev::Server;
+use actix_web::middleware::from_fn;
+use actix_web::{App, web};
+use tokenwire_connection::{ConnectionOptions, connections};
+
+use crate::admission::{ConnectionLimits, RESERVED_CONNECTIONS};
+use crate::http::{configure, configure_operations, request_middleware};
+use crate::service::{Service, Shared};
+
+/// Time for connections to write the rest, after the generations have ended or timed out.
+const LAST_WRITES: Duration = Duration::from_secs(5);
+
+/// Serves clients.
+pub(crate) fn client_server(shared: &Shared, listener: TcpListener) -> io::Result<Server> {
+    let config = shared.config.clone();
+    let workers = config.server.workers();
+    let for_workers = shared.clone();
+    let limits = Arc::new(ConnectionLimits::new(&config));
+    // The limits themselves refuse connections. This one only holds if they are accepted faster
+    // than refused ones are closed.
+    let most = config
+        .limits
+        .connections
+        .saturating_add(2 * RESERVED_CONNECTIONS);
+    let builder = Server::build()
+        .workers(workers)
+        .max_concurrent_connections(most.div_ceil(workers))
+        .shutdown_timeout(LAST_WRITES.as_secs())
+        .disable_signals();
+    let admitting = limits.clone();
+    let options = ConnectionOptions {
+        admit: Some(Arc::new(move |socket| admitting.admit(socket))),
+        slow_reader: config.streams.slow_reader_timeout,
+        open: shared.metrics.gauges().connections.clone(),
+        direct_writes: config.server.direct_writes,
+        ..ConnectionOptions::new(builder.graceful_shutdown_signal())
+    };
+    let application = move || {
+        #[expect(
+            clippy::expect_used,
+            reason = "the same service was built before the workers started"
+        )]
+        let service = Service::new(&for_workers).expect("a worker's service");
+        App::new()
+            .app_data(web::Data::new(service))
+            .app_data(web::Data::from(limits.clone()))
+            .wrap(from_fn(request_middleware))
+            .configure(configure)
+    };
+    let http = move || connections(application(), &options);
+    Ok(builder.listen("http", listener, http)?.run())
+}
+
+/// Serves operations on their own listener and worker, which the limits of clients do not affect.
+pub(crate) fn operations_server(shared: &Shared, listener: TcpListener) -> io::Result<Server> {
+    let shared = shared.clone();
+    let builder = Server::build().workers(1).disable_signals();
+    let options = ConnectionOptions {
+        direct_writes: false,
+        ..ConnectionOptions::new(builder.graceful_shutdown_signal())
+    };
+    let http = move || {
+        #[expect(
+            clippy::expect_used,
+            reason = "the same service was built before the workers started"
+        )]
+        let service = Service::new(&shared).expect("a worker's service");
+        let application = App::new()
+            .app_data(web::Data::new(service))
+            .wrap(from_fn(request_middleware))
+            .configure(configure_operations);
+        connections(application, &options)
+    };
+    Ok(builder.listen("operations", listener, http)?.run())
+}
+
+/// Listens on a host and port.
+pub(crate) fn listen(address: &str, backlog: u32) -> io::Result<TcpListener> {
+    let resolved = address.to_socket_addrs()?.next();
+    let resolved = resolved.ok_or_else(|| io::Error::other("the name has no address"))?;
+    let domain = socket2::Domain::for_address(resolved);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&resolved.into())?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    Ok(socket.into())
+}
+
+/// Returns a host as it stands before a port: an IPv6 address in brackets.
+pub(crate) fn bracketed(host: &str) -> String {
+    if host.contains(':') && !host.starts_with('[') {
+        format!("[{host}]")
+    } else {
+        host.to_owned()
+    }
+}
