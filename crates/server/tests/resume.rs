@@ -343,6 +343,162 @@ async fn cursor_ahead_of_a_silent_stream_gets_heartbeats_and_the_terminal_event(
     assert_eq!(kinds(&past.events()), ["tokenwire:reset"]);
 }
 
+/// Returns what a reader at `after` gets of a stream that ended while it read or waited: the rest,
+/// or the terminal event.
+fn rest_of(full: &[Event], after: Option<u64>) -> Vec<Event> {
+    let last = full.last().unwrap().number();
+    let from = after.map_or(0, |after| (after + 1).min(last));
+    full.iter()
+        .filter(|event| event.number() >= from)
+        .cloned()
+        .collect()
+}
+
+#[tokio::test]
+async fn concurrent_readers_at_every_cursor_see_their_rest() {
+    let world = start(|_| {});
+    let (id, seen) = begun(&world, "tokens=60 text=count tbt=10ms", "\" t3\"").await;
+    let head = seen.last().unwrap().number();
+    let cursors: Vec<Option<u64>> = std::iter::once(None)
+        .chain((0..120).step_by(3).map(Some))
+        .chain([Some(head), Some(head + 1), Some(10_000)])
+        .collect();
+    let (events, sdk, sockets) = tokio::join!(
+        join_all(cursors.iter().flat_map(|after| {
+            let world = &world;
+            let (after, id) = (*after, &id);
+            ["responses", "chat"].map(move |dialect| async move {
+                let path = format!("/v1/streams/{id}?dialect={dialect}");
+                let request = world.get(&path);
+                let request = match after {
+                    Some(after) => request.header("last-event-id", &cursor(id, after)),
+                    None => request,
+                };
+                (dialect, after, request.answer().await)
+            })
+        })),
+        join_all(cursors.iter().map(|after| {
+            let world = &world;
+            let (after, id) = (*after, &id);
+            async move {
+                let query = after.map_or_else(String::new, |n| format!("&starting_after={n}"));
+                let path = format!("/v1/responses/{id}?stream=true{query}");
+                (after, world.get(&path).answer().await)
+            }
+        })),
+        join_all(cursors.iter().map(|after| {
+            let world = &world;
+            let (after, id) = (*after, &id);
+            async move {
+                let mut socket = world.socket().await;
+                socket
+                    .send(json!({"type": "tokenwire:resume", "response_id": id, "starting_after": after}))
+                    .await;
+                let resumed = socket.next().await;
+                assert_eq!(resumed["type"], "tokenwire:resumed", "{resumed}");
+                (after, socket.until_end().await)
+            }
+        })),
+    );
+    let full = async |dialect: &str| {
+        let path = format!("/v1/streams/{id}?dialect={dialect}");
+        world.get(&path).answer().await.events()
+    };
+    let (responses, chat) = (full("responses").await, full("chat").await);
+    for (dialect, after, answer) in events {
+        let full = if dialect == "chat" { &chat } else { &responses };
+        assert_eq!(
+            (answer.status, answer.events()),
+            (200, rest_of(full, after)),
+            "{dialect} {after:?}"
+        );
+    }
+    for (after, answer) in sdk {
+        let mut data: Vec<String> = answer
+            .events()
+            .into_iter()
+            .map(|event| event.data)
+            .collect();
+        assert_eq!(data.pop().as_deref(), Some("[DONE]"), "{after:?}");
+        let expected: Vec<String> = rest_of(&responses, after)
+            .into_iter()
+            .map(|event| event.data)
+            .collect();
+        assert_eq!(data, expected, "{after:?}");
+    }
+    for (after, events) in sockets {
+        let expected: Vec<Value> = rest_of(&responses, after).iter().map(Event::json).collect();
+        assert_eq!(events, expected, "{after:?}");
+    }
+    assert_eq!(world.simulator.stats().requests, 1);
+}
+
+#[tokio::test]
+async fn waiting_text_reader_gets_later_text_only() {
+    let world = start(|_| {});
+    let (id, seen) = begun(&world, "tokens=20 text=count tbt=20ms", "\" t1\"").await;
+    let ahead = seen.last().unwrap().number() + 5;
+    let text = world
+        .get(&format!("/v1/streams/{id}?dialect=text&after={ahead}"))
+        .answer()
+        .await;
+    let full = world
+        .get(&format!("/v1/streams/{id}"))
+        .answer()
+        .await
+        .events();
+    let expected: String = full
+        .iter()
+        .filter(|event| event.number() > ahead)
+        .filter_map(|event| event.json()["delta"].as_str().map(str::to_owned))
+        .collect();
+    assert!(!expected.is_empty());
+    assert_eq!((text.status, text.text()), (200, expected));
+    let past = world
+        .get(&format!("/v1/streams/{id}?dialect=text&after=9999"))
+        .answer()
+        .await;
+    assert_eq!(
+        (past.status, past.json()["error"]["code"].as_str()),
+        (400, Some("invalid_cursor"))
+    );
+    let at_end = full.last().unwrap().number();
+    let nothing = world
+        .get(&format!("/v1/streams/{id}?dialect=text&after={at_end}"))
+        .answer()
+        .await;
+    assert_eq!((nothing.status, nothing.text().as_str()), (200, ""));
+}
+
+#[tokio::test]
+async fn concurrent_repeats_of_a_key_get_the_log_or_the_reset() {
+    // Many clients repeat one key while the log expires: each gets a whole answer of one kind.
+    let world = start(|config| config.streams.retain_events = Duration::from_millis(400));
+    let body = response("tokens=3 text=count");
+    let request = world
+        .post("/v1/streams", &body)
+        .header("idempotency-key", "k");
+    let first = request.answer().await;
+    let id = first.id().to_owned();
+    let mut resets = 0;
+    patiently("the end of the log", async {
+        while resets == 0 {
+            for answer in join_all((0..8).map(|_| request.answer())).await {
+                let events = answer.events();
+                assert_eq!((answer.status, answer.id()), (200, id.as_str()));
+                match kinds(&events).as_slice() {
+                    [only] if only == "tokenwire:reset" => resets += 1,
+                    // A log that expires under a reader cuts it; the reader comes back.
+                    _ if answer.end == End::Broken => {}
+                    _ => assert_eq!(answer.body, first.body),
+                }
+            }
+        }
+    })
+    .await;
+    assert_eq!(world.simulator.stats().requests, 1);
+}
+
 #[tokio::test]
 async fn malformed_last_event_id_starts_nothing_on_any_route() {
     let world = start(|_| {});
