@@ -1,5 +1,11 @@
 //! The HTTP surface beside the streams themselves: HEAD, HTTP/1.0, wrong paths, timings.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failed precondition fails the test"
+)]
+
 mod support;
 
 use serde_json::json;
