@@ -558,7 +558,8 @@ async fn endless_upstream_is_timed_out_and_does_not_block_its_worker() {
             b"".as_slice(),
             Some("first_token_timeout"),
         ),
-        ("in mid-stream", TOKEN, Some("between_tokens_timeout")),
+        // A comment is a sign of life: it restarts `between_tokens`, up to `total`.
+        ("in mid-stream", TOKEN, Some("total_timeout")),
         ("after its end", END, None),
     ] {
         let upstream = Playback::endless(body, b": nothing to say\n").await;
@@ -566,6 +567,7 @@ async fn endless_upstream_is_timed_out_and_does_not_block_its_worker() {
             config.server.workers = 1;
             config.timeouts.first_token = Duration::from_millis(300);
             config.timeouts.between_tokens = Duration::from_millis(300);
+            config.timeouts.total = Duration::from_secs(2);
         });
         let stream = gateway.post("/v1/streams", &response("")).send().await;
         let next = gateway.get("/healthz").answer().await;
