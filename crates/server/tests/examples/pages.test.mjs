@@ -134,7 +134,7 @@ test('the API page needs no script and shows every error', async () => {
   const codes = (await (await fetch(`${gateway}/openapi.json`)).json())['x-error-codes'].map(({ code }) => code);
   await visit(`${gateway}/docs`, async (page) => {
     for (const code of codes) assert.equal(await page.locator(`tr#${code}`).count(), 1, code);
-    await page.locator('nav').getByRole('link', { name: 'Errors' }).click();
+    await page.locator('nav').getByRole('link', { name: 'Errors', exact: true }).click();
     assert.ok(await page.locator('#errors').isVisible());
   }, { javaScriptEnabled: false });
   for (const colorScheme of ['light', 'dark']) {
