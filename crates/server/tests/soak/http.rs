@@ -112,7 +112,7 @@ impl Stream {
             Door::EventSourceGet => world.get(&format!(
                 "/v1/streams?model={}&key={}&input={}",
                 self.model,
-                encode(&self.plan.to_string()),
+                encode(&self.plan.to_string().replace(' ', "_")),
                 encode(&text)
             )),
             Door::EventSourceChat => world.post("/v1/streams?dialect=chat", &responses),

@@ -69,11 +69,17 @@ impl Sockets {
 
     /// Reads all lanes to their ends, unless it is to leave before.
     pub(crate) async fn run(&self, world: &World, dice: &mut StdRng) -> Vec<Outcome> {
-        let mut socket = Socket::connect(
-            world.address(),
-            ["/v1/ws", "/v1/responses"][dice.random_range(0..2)],
-        )
-        .await;
+        let path = ["/v1/ws", "/v1/responses"][dice.random_range(0..2)];
+        // Without the extension events the numbers that those have are skipped.
+        let extended = dice.random_bool(0.5);
+        let connect = async |path| {
+            if extended {
+                Socket::connect_extended(world.address(), path).await
+            } else {
+                Socket::connect(world.address(), path).await
+            }
+        };
+        let mut socket = connect(path).await;
         let mut lanes: Vec<Lane> = self
             .lanes
             .iter()
@@ -98,7 +104,7 @@ impl Sockets {
             .iter()
             .any(|lane| lane.running.is_some() || !lane.waiting.is_empty())
         {
-            take(&socket.next().await, &mut lanes, &mut outcomes);
+            take(&socket.next().await, extended, &mut lanes, &mut outcomes);
             events += 1;
             if acted || events < self.after {
                 continue;
@@ -118,7 +124,7 @@ impl Sockets {
                 }
                 Conduct::Return => {
                     drop(socket);
-                    socket = Socket::connect(world.address(), "/v1/ws").await;
+                    socket = connect("/v1/ws").await;
                     for (index, reading) in running() {
                         world.seen.add("resumed");
                         let (id, after) = (reading.id.as_deref().unwrap(), reading.last.unwrap());
@@ -159,7 +165,7 @@ impl Sockets {
     }
 }
 
-fn take(event: &Value, lanes: &mut [Lane], outcomes: &mut Vec<Outcome>) {
+fn take(event: &Value, dense: bool, lanes: &mut [Lane], outcomes: &mut Vec<Outcome>) {
     if is_reply_to_malformed(event) || event["type"] == "tokenwire:resumed" {
         return;
     }
@@ -190,7 +196,7 @@ fn take(event: &Value, lanes: &mut [Lane], outcomes: &mut Vec<Outcome>) {
             lane.running.is_none(),
             "two streams at once on one lane: {event}"
         );
-        lane.running = Some(Reading::new(&plan, true));
+        lane.running = Some(Reading::new(&plan, dense));
     }
     let reading = lane
         .running

@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::patiently;
@@ -22,6 +23,19 @@ impl Socket {
         let request = format!("ws://{address}{path}")
             .into_client_request()
             .unwrap();
+        let (stream, _) = tokio_tungstenite::connect_async(request).await.unwrap();
+        Self { stream }
+    }
+
+    /// Connects as `tokenwire.js` does, so that the extension events are sent as well.
+    pub(crate) async fn connect_extended(address: SocketAddr, path: &str) -> Self {
+        let mut request = format!("ws://{address}{path}")
+            .into_client_request()
+            .unwrap();
+        request.headers_mut().insert(
+            "sec-websocket-protocol",
+            HeaderValue::from_static("tokenwire.v1"),
+        );
         let (stream, _) = tokio_tungstenite::connect_async(request).await.unwrap();
         Self { stream }
     }
