@@ -30,14 +30,16 @@ async fn haiku(
     engine: Data<Engine>,
 ) -> Result<HttpResponse> {
     let (caller, reader) = (Caller::default(), SseReader::event_source());
-    let resumed = tokenwire_sse::resume(&request, &engine, &caller.owner, &reader);
+    let resumed = tokenwire_sse::resume(&request, &engine, &caller.owner, &reader).await;
     if let Some(response) = resumed.map_err(error)? {
         return Ok(response);
     }
     let on = query.get("on").map_or("anything", String::as_str);
     let request = ResponsesRequest::from_input(&format!("Write a haiku on {on}."), None);
     let start = StartRequest::new(StreamRequest::Responses(request), caller, "/haiku");
-    tokenwire_sse::start(&engine, start, &reader).map_err(error)
+    tokenwire_sse::start(&engine, start, &reader)
+        .await
+        .map_err(error)
 }
 
 /// Any number of answers over one connection; see section 4 of the protocol.
