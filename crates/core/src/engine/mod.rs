@@ -22,7 +22,6 @@ pub mod resume;
 mod reuse;
 mod start;
 mod start_request;
-mod store;
 
 pub use builder::{EngineBuilder, SharedEngine};
 pub use end_notifier::{EndNotifier, OnEnd};
@@ -32,7 +31,6 @@ pub use resume::{Cursor, Place, ReaderKind, Resumption};
 pub use reuse::{Freshness, Reuse, ReuseOptions, Reused};
 pub use start::Started;
 pub use start_request::{Caller, StartRequest};
-pub use store::{LogStore, MemoryStore};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +38,7 @@ use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
 use crate::generation::Generation;
+use crate::log::{LogLimits, MemoryAccount};
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::id::{GenerationId, Owner};
 use crate::upstream::Upstream;
@@ -48,7 +47,8 @@ use crate::upstream::Upstream;
 #[derive(Clone, Debug)]
 pub struct Engine {
     registry: Arc<Registry>,
-    store: Arc<dyn LogStore>,
+    log_limits: LogLimits,
+    account: MemoryAccount,
     upstream: Arc<dyn Upstream>,
     tasks: TaskTracker,
     grace: Duration,

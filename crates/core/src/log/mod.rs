@@ -23,8 +23,10 @@
 //!
 //! Every implementation passes one conformance suite (`tokenwire-testkit`).
 
+mod header;
 mod memory;
 
+pub use header::{HEADER_VERSION, HeaderError, IdempotencyKey, LogHeader};
 pub use memory::{MemoryAccount, MemoryLog};
 
 use std::fmt;
