@@ -25,9 +25,15 @@
 
 mod header;
 mod memory;
+mod memory_store;
+mod store;
 
 pub use header::{HEADER_VERSION, HeaderError, IdempotencyKey, LogHeader};
 pub use memory::{MemoryAccount, MemoryLog};
+pub use memory_store::MemoryStore;
+pub use store::{
+    Appended, Block, BlockRange, Blocks, LogStore, StoreError, StoreFuture, StoredLog,
+};
 
 use std::fmt;
 use std::sync::Arc;
