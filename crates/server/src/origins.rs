@@ -2,7 +2,7 @@
 
 use actix_web::HttpResponse;
 use actix_web::dev::RequestHead;
-use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
 use crate::hosts::{ClientHost, is_label, is_loopback};
@@ -13,6 +13,8 @@ const EXPOSED: &str = "Location, X-Request-Id, X-Upstream-Request-Id, Retry-Afte
                        x-ratelimit-limit-requests, x-ratelimit-limit-tokens, \
                        x-ratelimit-remaining-requests, x-ratelimit-remaining-tokens, \
                        x-ratelimit-reset-requests, x-ratelimit-reset-tokens";
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Rules for requests from web pages.
 #[derive(Clone, Debug)]
@@ -57,7 +59,7 @@ pub(crate) enum Effect {
 impl OriginPolicy {
     /// Classifies a request by its `Origin`.
     pub(crate) fn classify(&self, head: &RequestHead, host: Option<&ClientHost>) -> PageOrigin {
-        let mut origins = head.headers().get_all("origin");
+        let mut origins = head.headers().get_all(header::ORIGIN);
         let Some(origin) = origins.next() else {
             return PageOrigin::Unnamed;
         };
@@ -100,8 +102,8 @@ impl OriginPolicy {
             PageOrigin::Foreign(why) => return Some(why.clone()),
             PageOrigin::Unnamed => {}
         }
-        let header = |name: &str| head.headers().get(name).map(HeaderValue::as_bytes);
-        let site = header("sec-fetch-site");
+        let header = |name: HeaderName| head.headers().get(name).map(HeaderValue::as_bytes);
+        let site = header(SEC_FETCH_SITE);
         if !matches!(site, None | Some(b"same-origin" | b"none")) {
             return Some(
                 "A web page of another site sent this request without its origin; such requests are refused."
@@ -111,9 +113,10 @@ impl OriginPolicy {
         if effect == Effect::Protected {
             return None;
         }
-        let mode = header("sec-fetch-mode");
+        let mode = header(HeaderName::from_static("sec-fetch-mode"));
         let is_prefetch = ["sec-purpose", "purpose", "x-moz"].iter().any(|name| {
-            header(name).is_some_and(|value| value.to_ascii_lowercase().starts_with(b"prefetch"))
+            header(HeaderName::from_static(name))
+                .is_some_and(|value| value.to_ascii_lowercase().starts_with(b"prefetch"))
         });
         if is_prefetch || mode == Some(b"no-cors") {
             return Some(
@@ -123,7 +126,7 @@ impl OriginPolicy {
         let may_start = match site {
             Some(b"none") => mode == Some(b"navigate"),
             Some(_) => true,
-            None => self.allow_get_start || host.is_loopback(),
+            None => self.allow_get_start || host.is_loopback(head),
         };
         (!may_start).then(|| {
             "A GET starts nothing unless its headers show that no foreign page sent it. Use POST, or set server.allow_get_start."
@@ -161,10 +164,7 @@ impl PageOrigin {
     /// Adds the headers that let the page read the response. No cookie is in use, so the page's
     /// credentials are never allowed.
     pub(crate) fn expose(&self, headers: &mut HeaderMap) {
-        headers.append(
-            HeaderName::from_static("vary"),
-            HeaderValue::from_static("Origin"),
-        );
+        headers.append(header::VARY, HeaderValue::from_static("Origin"));
         let Self::Allowed(origin) = self else {
             return;
         };
