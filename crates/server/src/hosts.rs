@@ -187,7 +187,7 @@ impl HostPolicy {
 impl ClientHost {
     /// Whether `origin` is the gateway's own: scheme, host and port as the client named them.
     pub(crate) fn is_own(&self, origin: &Url) -> bool {
-        let (Some(served), Some(origin_host)) = (&self.served, origin.host()) else {
+        let (Some(served), Some(origin_host)) = (&self.served, host_of(origin)) else {
             return false;
         };
         let default = match origin.scheme() {
@@ -218,6 +218,14 @@ impl ClientHost {
                 None => self.is_local_peer,
             }
     }
+}
+
+/// Returns the host of an origin. As in a `Host`, a final dot does not count.
+pub(crate) fn host_of(origin: &Url) -> Option<Host<&str>> {
+    origin.host().map(|host| match host {
+        Host::Domain(name) => Host::Domain(name.strip_suffix('.').unwrap_or(name)),
+        address => address,
+    })
 }
 
 /// Whether the host is a loopback address or name.
@@ -408,6 +416,8 @@ mod tests {
             ("localhost:3000", "https://localhost:3000", false),
             ("localhost:3000", "http://localhost:3001", false),
             ("localhost", "http://localhost", true),
+            ("localhost.:3000", "http://localhost.:3000", true),
+            ("chat.example.com.", "https://chat.example.com.", true),
             ("localhost:80", "http://localhost", true),
             ("[::1]:3000", "http://[::1]:3000", true),
             ("192.168.1.5:3000", "http://192.168.1.5:3000", true),

@@ -5,7 +5,7 @@ use actix_web::dev::RequestHead;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
-use crate::hosts::{ClientHost, is_label, is_loopback};
+use crate::hosts::{ClientHost, host_of, is_label, is_loopback};
 
 /// Response headers that pages may read, beside every `x-ratelimit-*`.
 const EXPOSED: &str = "Location, X-Request-Id, X-Upstream-Request-Id, Retry-After, X-Should-Retry, \
@@ -79,7 +79,7 @@ impl OriginPolicy {
             return PageOrigin::Own;
         }
         let is_web = matches!(url.scheme(), "http" | "https");
-        if self.loopback && is_web && url.host().is_some_and(|host| is_loopback(&host)) {
+        if self.loopback && is_web && host_of(&url).is_some_and(|host| is_loopback(&host)) {
             return PageOrigin::Allowed(origin.to_owned());
         }
         foreign(origin)
@@ -104,7 +104,8 @@ impl OriginPolicy {
         }
         let header = |name: HeaderName| head.headers().get(name).map(HeaderValue::as_bytes);
         let site = header(SEC_FETCH_SITE);
-        if !matches!(site, None | Some(b"same-origin" | b"none")) {
+        let mut sites = head.headers().get_all(SEC_FETCH_SITE);
+        if !sites.all(|site| matches!(site.as_bytes(), b"same-origin" | b"none")) {
             return Some(
                 "A web page of another site sent this request without its origin; such requests are refused."
                     .to_owned(),
@@ -257,6 +258,7 @@ mod tests {
             ("http://127.0.0.1:8080", "allowed"),
             ("http://[::1]:5173", "allowed"),
             ("http://app.localhost:5173", "allowed"),
+            ("http://localhost.:5173", "allowed"),
             ("https://app.example.com", "allowed"),
             ("https://APP.example.com", "allowed"),
             ("https://app.example.com:8443", "foreign"),
@@ -311,6 +313,10 @@ mod tests {
             (&[("sec-fetch-site", "cross-site")], "refused"),
             (&[("sec-fetch-site", "same-site")], "refused"),
             (&[("sec-fetch-site", "new-value")], "refused"),
+            (
+                &[("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")],
+                "refused",
+            ),
             (
                 &[
                     ("sec-fetch-site", "same-origin"),
