@@ -1,9 +1,11 @@
 //! One socket's state, shared by the task that reads from the client and the body that writes to
 //! it.
 //!
-//! Everything in it is bounded: readers and waiting creates by the options, replies by
-//! [`MAX_REPLIES`]. A client that sends commands without reading the replies is closed.
+//! Everything in it is bounded: readers and waiting creates by the options. Beyond [`MAX_REPLIES`]
+//! bytes of replies no further message is handled until the client has read them.
 
+use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -22,13 +24,15 @@ use tokenwire_core::model::gauge::Gauge;
 use tokenwire_core::model::id::{GenerationId, Seq};
 use tokenwire_core::model::snapshot::Status;
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
+use tokio::sync::Notify;
 
 use crate::framing::{StreamId, TextFrames, put_text};
 use crate::lanes::{LaneKey, Lanes};
 use crate::message::{self, Command, Named, Rejected, Resume};
 use crate::readers::{Broken, Frames, POLL_BYTES, Readers};
 
-/// The bytes of waiting replies beyond which no further reply is accepted.
+/// The bytes of waiting replies beyond which nothing is done that causes another. A reset holds a
+/// whole object, which may be larger by itself.
 const MAX_REPLIES: usize = 1024 * 1024;
 
 /// Bounds and identity of one socket.
@@ -43,13 +47,6 @@ pub(crate) struct SessionOptions {
     pub(crate) extensions: bool,
 }
 
-/// Why the gateway closes a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SessionEnd {
-    /// The client does not read its replies.
-    TooSlow,
-}
-
 /// What follows an operation that had to wait.
 type Continuation = Box<dyn FnOnce(&mut SocketSession)>;
 
@@ -59,15 +56,16 @@ pub(crate) struct SocketSession {
     replies: BytesMut,
     readers: Readers,
     lanes: Lanes,
-    /// Lanes on which the next create may start.
-    freed: Vec<LaneKey>,
     /// Commands that wait for what is not in this process.
     waiting: Vec<LocalBoxFuture<'static, Continuation>>,
     /// Whether the client takes `tokenwire:` events: it offered the subprotocol, or has sent a
     /// `tokenwire:` message. The SDKs fail on event types that they do not know.
     extensions: Arc<AtomicBool>,
     body: Option<Waker>,
-    pub(crate) end: Option<SessionEnd>,
+    /// Lanes whose next create waits for room for its replies.
+    freed: VecDeque<LaneKey>,
+    /// Wakes the reading task once there is room for replies.
+    room: Rc<Notify>,
 }
 
 impl SocketSession {
@@ -79,10 +77,10 @@ impl SocketSession {
             options,
             replies: BytesMut::new(),
             lanes: Lanes::default(),
-            freed: Vec::new(),
             waiting: Vec::new(),
             body: None,
-            end: None,
+            freed: VecDeque::new(),
+            room: Rc::default(),
         }
     }
 
@@ -97,6 +95,16 @@ impl SocketSession {
             && self.lanes.queued() == 0
             && self.waiting.is_empty()
             && self.replies.is_empty()
+    }
+
+    /// Whether there is room for the replies to another message.
+    pub(crate) fn has_room(&self) -> bool {
+        self.replies.len() <= MAX_REPLIES
+    }
+
+    /// Notified when there is room again.
+    pub(crate) fn room(&self) -> Rc<Notify> {
+        self.room.clone()
     }
 
     /// Handles one message of the client.
@@ -146,11 +154,6 @@ impl SocketSession {
     }
 
     fn reply(&mut self, json: &[u8], stream_id: Option<&str>) {
-        // A reset holds a whole object, which may be larger than the bound by itself.
-        if self.replies.len() > MAX_REPLIES {
-            self.end = Some(SessionEnd::TooSlow);
-            return;
-        }
         put_text(json, stream_id, &mut self.replies);
     }
 
@@ -429,10 +432,12 @@ impl SocketSession {
         self.freed.extend(lane);
     }
 
-    /// Starts the next create of each freed lane. One that starts nothing frees its lane again, so
-    /// it does not hold up those behind it.
+    /// Starts the next create of each freed lane, while there is room for what they reply. One that
+    /// starts nothing frees its lane again, so it does not hold up those behind it.
     fn start_waiting(&mut self) {
-        while let Some(lane) = self.freed.pop() {
+        while self.has_room()
+            && let Some(lane) = self.freed.pop_front()
+        {
             if let Some(request) = self.lanes.release(&lane) {
                 self.start(lane, request);
             }
@@ -452,14 +457,16 @@ impl SocketSession {
         self.poll_waiting(cx);
         loop {
             out.push(self.take_replies());
+            let more = !self.freed.is_empty();
+            self.start_waiting();
             let ended = self.readers.poll(cx, &mut out);
             let full = out.len() >= POLL_BYTES;
             if full {
                 // There may be more: the body polls again as soon as this much is written.
                 cx.waker().wake_by_ref();
             }
-            let more = !ended.is_empty();
-            for reader in ended {
+            let more = more || ended.is_some();
+            if let Some(reader) = ended {
                 if let Some(broken) = reader.broken {
                     self.report(&broken);
                 }
@@ -505,6 +512,7 @@ impl SocketSession {
         if self.replies.is_empty() {
             Bytes::new()
         } else {
+            self.room.notify_one();
             self.replies.split().freeze()
         }
     }

@@ -7,10 +7,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::task::TaskTracker;
 
-use super::{
-    Engine, GenerationSource, HistoryLimits, LogStore, MemoryStore, Registry, Retention, Reuse,
-    ReuseOptions,
-};
+use super::{Engine, GenerationSource, HistoryLimits, Registry, Retention, Reuse, ReuseOptions};
 use crate::log::{LogLimits, MemoryAccount};
 use crate::upstream::Upstream;
 
@@ -35,7 +32,7 @@ pub struct EngineBuilder {
 #[derive(Clone, Debug)]
 pub struct SharedEngine {
     registry: Arc<Registry>,
-    store: Arc<dyn LogStore>,
+    log_limits: LogLimits,
     account: MemoryAccount,
     tasks: TaskTracker,
     grace: Duration,
@@ -132,10 +129,7 @@ impl EngineBuilder {
         let account = MemoryAccount::default();
         SharedEngine {
             registry: Registry::new(self.retention, account.clone(), self.source),
-            store: Arc::new(MemoryStore {
-                limits: self.log_limits,
-                account: account.clone(),
-            }),
+            log_limits: self.log_limits,
             account,
             tasks: TaskTracker::new(),
             grace: self.grace,
@@ -160,7 +154,8 @@ impl SharedEngine {
         self.start_sweeper();
         Engine {
             registry: self.registry.clone(),
-            store: self.store.clone(),
+            log_limits: self.log_limits,
+            account: self.account.clone(),
             upstream,
             tasks: self.tasks.clone(),
             grace: self.grace,

@@ -197,7 +197,7 @@ impl Directory {
         };
         let foreign = match &located {
             Located::Local(generation) => generation.meta().owner != *owner,
-            Located::Stored(stored) => stored.meta.owner != *owner,
+            Located::Stored(stored) => stored.header.meta.owner != *owner,
             Located::Remote { .. } | Located::Lost | Located::Gone => false,
         };
         Ok(if foreign { Located::Gone } else { located })

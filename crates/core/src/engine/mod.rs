@@ -28,7 +28,6 @@ mod retention;
 mod reuse;
 mod start;
 mod start_request;
-mod store;
 
 pub use builder::{EngineBuilder, SharedEngine};
 pub use end_notifier::{EndNotifier, OnEnd};
@@ -42,7 +41,6 @@ pub use retention::Retention;
 pub use reuse::{Freshness, Reuse, ReuseOptions, Reused};
 pub use start::Started;
 pub use start_request::{Caller, StartRequest};
-pub use store::{LogStore, MemoryStore};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +48,7 @@ use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
 use crate::generation::Generation;
+use crate::log::{LogLimits, MemoryAccount};
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::id::{GenerationId, Owner};
 use crate::upstream::Upstream;
@@ -58,7 +57,8 @@ use crate::upstream::Upstream;
 #[derive(Clone, Debug)]
 pub struct Engine {
     registry: Arc<Registry>,
-    store: Arc<dyn LogStore>,
+    log_limits: LogLimits,
+    account: MemoryAccount,
     upstream: Arc<dyn Upstream>,
     tasks: TaskTracker,
     grace: Duration,
@@ -126,16 +126,20 @@ impl Engine {
         id: &GenerationId,
         owner: &Owner,
     ) -> Result<Option<Arc<Generation>>, ApiError> {
-        match self.registry.directory.lookup(id, owner).await? {
-            Located::Local(generation) => Ok(Some(generation)),
-            Located::Stored(stored) => Ok(Some(self.registry.open_stored(stored))),
-            Located::Remote { node } => Err(unreachable(id, &node)),
-            Located::Lost => Ok(None),
-            Located::Gone => Err(ApiError::new(
+        let found = match self.registry.directory.lookup(id, owner).await? {
+            Located::Local(generation) => Some(generation),
+            Located::Stored(stored) => self.registry.restore(stored).await?,
+            Located::Remote { node } => return Err(unreachable(id, &node)),
+            Located::Lost => return Ok(None),
+            Located::Gone => None,
+        };
+        let not_found = || {
+            ApiError::new(
                 ErrorCode::NotFound,
                 format!("Response with id '{id}' not found."),
-            )),
-        }
+            )
+        };
+        found.map(Some).ok_or_else(not_found)
     }
 
     /// Stops a generation and forgets it. Its log and its response object are gone when this
