@@ -282,6 +282,16 @@ fn relayed_cases() -> Vec<(&'static str, Vec<Value>, Value)> {
             json!({"calls": [["f", "{\"a\":1}"]], "status": "completed"}),
         ),
         (
+            "own-relayed-arguments-announced-and-repeated",
+            vec![
+                open(call("{\"a\":1}")),
+                arguments("{\"a\":1}"),
+                json!({"type": "response.output_item.done", "output_index": 0, "item": call("{\"a\":1}")}),
+                completed(json!([])),
+            ],
+            json!({"calls": [["f", "{\"a\":1}"]], "status": "completed"}),
+        ),
+        (
             "own-relayed-terminal-event-without-object",
             vec![
                 added,

@@ -17,6 +17,8 @@ pub(super) struct OpenedItem {
     parts: [u64; 2],
     /// Content and summary parts that are complete.
     done_parts: [u64; 2],
+    /// Whether its announcement had arguments or input, which deltas may repeat.
+    pub(super) announced_arguments: bool,
     /// Whether the `….done` event of arguments or input was relayed.
     pub(super) arguments_done: bool,
 }
@@ -113,6 +115,7 @@ impl OpenedItems {
             done: false,
             parts: [0; 2],
             done_parts: [0; 2],
+            announced_arguments: false,
             arguments_done: false,
         });
         at

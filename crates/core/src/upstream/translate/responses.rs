@@ -377,6 +377,12 @@ impl ResponsesTranslator {
         }
         let at = self.open(id, &kind, members.number("output_index"));
         let announced = item.objects("content").len() as u64;
+        let has_arguments = ["arguments", "input"]
+            .iter()
+            .any(|field| item.text(field).is_some_and(|text| !text.is_empty()));
+        if let Some(known) = self.opened.get_mut(at) {
+            known.announced_arguments = has_arguments;
+        }
         if let Some(known) = self.opened.get_mut(at)
             && announced > 0
         {
@@ -412,10 +418,9 @@ impl ResponsesTranslator {
             }
             Some(at) => {
                 self.supplement(at, item, false, records);
-                let missing = self
-                    .items
-                    .get(at)
-                    .and_then(|known| with_streamed(item, known));
+                let repeats = self.opened.get(at).is_some_and(|i| i.announced_arguments);
+                let known = self.items.get(at).filter(|_| !repeats);
+                let missing = known.and_then(|known| with_streamed(item, known));
                 if let Some(item) = missing {
                     // The upstream's item lacks what it streamed.
                     let complete = members.write_with(&[("item", &item)]);
