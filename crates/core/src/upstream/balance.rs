@@ -1,8 +1,9 @@
 //! The choice among endpoints that are equally near and have capacity.
 //!
 //! Endpoints of unequal weight get their shares, but for one that has not answered any request for
-//! five seconds and four times its average: its share goes to the others meanwhile. Of endpoints of equal weight two are drawn at
-//! random (power of two choices), and the one with the lower score gets the request:
+//! two seconds and four times its average: its share goes to the others meanwhile. Of endpoints of
+//! equal weight two are drawn at random (power of two choices), and the one with the lower score
+//! gets the request:
 //!
 //! ```text
 //!   score = (outstanding requests + 1) × expected time to first token
@@ -26,7 +27,7 @@ const EXPLORE: u32 = 20;
 /// Time to first token of two endpoints without a known average.
 const UNKNOWN: Duration = Duration::from_millis(100);
 /// Time without an answer after which an endpoint of unequal weight loses its share.
-const STALLED: Duration = Duration::from_secs(5);
+const STALLED: Duration = Duration::from_secs(2);
 /// The same as a multiple of its average.
 const STALLED_AVERAGES: u32 = 4;
 /// Lowest expected time, so that outstanding requests count for the fastest endpoints too.
