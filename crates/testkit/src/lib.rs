@@ -1,6 +1,6 @@
 //! Test support that several crates share.
 //!
-//! * [`log_conformance`](mod@log_conformance): a suite for every [`TokenLog`](tokenwire_core::log::TokenLog). One macro
+//! * [`log_conformance`](mod@log_conformance): the suite of the [log](tokenwire_core::log::LogTail). One macro
 //!   call runs it for an implementation.
 //! * [`ScriptedUpstream`]: an upstream that sends the bytes that the test says, when the test says
 //!   so.

@@ -15,7 +15,6 @@ use crate::log::MemoryAccount;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::Ending;
 use crate::model::id::{GenerationId, Owner};
-use crate::model::snapshot::Snapshot;
 
 /// How long generations are kept, and how much they may hold.
 #[derive(Clone, Copy, Debug)]
@@ -460,5 +459,5 @@ fn failed_early(generation: &Generation) -> bool {
     generation
         .outcome()
         .is_some_and(|outcome| matches!(outcome.ending, Ending::Failed(_)))
-        && !generation.with_snapshot(Snapshot::has_begun)
+        && !generation.has_begun()
 }

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::log::{LogLimits, MemoryAccount, MemoryLog, TokenLog};
+use crate::log::{LogLimits, LogTail, MemoryAccount};
 use crate::model::id::GenerationId;
 
 /// Makes the logs of new generations.
 pub trait LogStore: Send + Sync + fmt::Debug {
     /// Returns an empty log for this generation.
-    fn create(&self, id: &GenerationId) -> Arc<dyn TokenLog>;
+    fn create(&self, id: &GenerationId) -> Arc<LogTail>;
 }
 
 /// Makes logs in memory.
@@ -22,7 +22,7 @@ pub struct MemoryStore {
 }
 
 impl LogStore for MemoryStore {
-    fn create(&self, _id: &GenerationId) -> Arc<dyn TokenLog> {
-        Arc::new(MemoryLog::new(self.limits, self.account.clone()))
+    fn create(&self, _id: &GenerationId) -> Arc<LogTail> {
+        Arc::new(LogTail::new(self.limits, self.account.clone()))
     }
 }

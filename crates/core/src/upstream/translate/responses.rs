@@ -359,7 +359,7 @@ impl ResponsesTranslator {
         let known = found.filter(|at| self.opened.get(*at).is_some_and(|item| item.kind == *kind));
         let at = match known {
             Some(at) if self.opened.get(at).is_some_and(|item| item.done) => {
-                let same = self.items.get(at).is_some_and(|known| covers(item, known));
+                let same = self.items.get(at).is_some_and(|known| covers(item, &known));
                 if same || id.is_some_and(|id| self.opened.get(at).is_some_and(|i| i.id == id)) {
                     return false;
                 }
@@ -479,9 +479,9 @@ impl ResponsesTranslator {
         text: &str,
         records: &mut RecordWriter,
     ) {
-        let known = self
-            .items
-            .get(at)
+        let streamed = self.items.get(at);
+        let known = streamed
+            .as_ref()
             .map_or("", |item| part_text(&item[list.name()][part as usize]));
         let Some(rest) = text.strip_prefix(known).filter(|rest| !rest.is_empty()) else {
             return;
@@ -545,9 +545,9 @@ impl ResponsesTranslator {
             return;
         }
         let text = item.text(field).unwrap_or_default();
-        let known = self
-            .items
-            .get(at)
+        let streamed = self.items.get(at);
+        let known = streamed
+            .as_ref()
             .and_then(|item| item[field].as_str())
             .unwrap_or_default();
         if let Some(rest) = text.strip_prefix(known).filter(|rest| !rest.is_empty()) {
@@ -750,7 +750,7 @@ impl ResponsesTranslator {
                 continue;
             };
             let renamed = item.text("id").as_deref() != Some(&known.id);
-            let covered = self.items.get(at).is_none_or(|known| covers(item, known));
+            let covered = self.items.get(at).is_none_or(|known| covers(item, &known));
             let json = if !covered {
                 None
             } else if renamed {
@@ -833,7 +833,7 @@ impl ResponsesTranslator {
         let items: Vec<String> = (0..self.opened.len())
             .filter_map(|at| match final_items.get(&at) {
                 Some((json, _)) => Some(json.clone()),
-                None => self.items.get(at).map(ToString::to_string),
+                None => self.items.get(at).map(|item| item.to_string()),
             })
             .collect();
         format!("[{}]", items.join(","))
