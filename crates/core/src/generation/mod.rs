@@ -22,6 +22,7 @@ mod control;
 mod driver;
 mod render_cache;
 mod response_head;
+mod restore;
 mod subscription;
 mod writer;
 

@@ -30,15 +30,25 @@
 //!
 //! [`RecordBatch`]: crate::model::record::RecordBatch
 
+mod flusher;
+mod header;
 mod memory_account;
+mod memory_store;
 mod reader;
 mod segment;
+mod store;
 mod tail;
 mod wakers;
 
 pub use crate::model::id::Epoch;
+pub use flusher::{FlushHandle, FlushOptions, FlushSource, Flusher, Released};
+pub use header::{HEADER_VERSION, HeaderError, IdempotencyKey, LogHeader};
 pub use memory_account::MemoryAccount;
+pub use memory_store::MemoryStore;
 pub use reader::{LogReader, ReadPosition};
+pub use store::{
+    Appended, Block, BlockRange, Blocks, LogStore, StoreError, StoreFuture, StoredLog,
+};
 pub use tail::LogTail;
 pub use wakers::ReaderSlot;
 
@@ -78,23 +88,6 @@ pub enum Position {
     PastHead,
     /// It has seen events that a writer lost: they are above the end of an epoch and below the next.
     Lost,
-}
-
-/// What a block holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BlockRange {
-    /// The end of the record before the block.
-    pub first: Seq,
-    /// The number after the block's last event.
-    pub next: Seq,
-}
-
-impl BlockRange {
-    /// Returns true if the block holds no record.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.first == self.next
-    }
 }
 
 /// Why a batch was not appended. None of its records was.

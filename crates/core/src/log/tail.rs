@@ -82,6 +82,33 @@ impl<R: RawMutex> LogTail<R> {
         }
     }
 
+    /// Creates the log of a store, with these ends of its earlier epochs. Its records are
+    /// [loaded](LogTail::load) before it is shared. It has no limits.
+    pub(crate) fn restored(epoch_ends: Vec<Seq>, account: MemoryAccount) -> Self {
+        let limits = LogLimits {
+            bytes: usize::MAX,
+            events: u64::MAX,
+        };
+        let log = Self::with_lock(limits, account);
+        {
+            let mut state = log.state.lock();
+            state.epoch = Epoch(epoch_ends.len() as u64 + 1);
+            state.epoch_ends = epoch_ends;
+        }
+        log
+    }
+
+    /// Appends records that a store has, of any epoch. They must follow the last ones.
+    pub(crate) fn load(&self, batch: &RecordBatch) {
+        let large = LargeRecords::of(batch);
+        let mut state = self.state.lock();
+        state.segments.append(batch, large);
+        state.next = batch.end_seq();
+        state.account(&self.account);
+        drop(state);
+        self.commit(batch.end_seq());
+    }
+
     // --- writing ---
 
     /// Begins the next epoch, the first of which is 1, and fences the writers of all earlier ones.

@@ -45,7 +45,13 @@ impl Text {
     /// Appends to the text.
     #[inline]
     pub(crate) fn push_str(&mut self, text: &str) {
-        if self.open.len() + text.len() < PIECE_BYTES {
+        let length = self.open.len() + text.len();
+        if length <= self.open.capacity() {
+            self.open.push_str(text);
+        } else if length < PIECE_BYTES {
+            // A quarter is spare at most: a running stream holds this beside its log.
+            self.open
+                .reserve_exact(text.len().max(self.open.len() / 4).max(32));
             self.open.push_str(text);
         } else {
             self.push_long(text);
@@ -56,6 +62,7 @@ impl Text {
     fn push_long(&mut self, text: &str) {
         self.close();
         if text.len() < PIECE_BYTES {
+            self.open.reserve_exact(text.len().max(32));
             self.open.push_str(text);
         } else {
             self.push_piece(text.to_owned());
