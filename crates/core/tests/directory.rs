@@ -71,7 +71,7 @@ impl FakeSource {
         self.store.create(header.clone()).await.unwrap();
         let mut reader = LogReader::new(generation.log().clone(), Seq(0));
         let mut batch = RecordBatch::default();
-        reader.read_now(usize::MAX, &mut batch).unwrap();
+        reader.read(usize::MAX, &mut batch).unwrap();
         self.store.seal(&id, Epoch(1), batch, None).await.unwrap();
         self.put(Answer::Stored(header))
     }

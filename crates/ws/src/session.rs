@@ -333,7 +333,10 @@ impl SocketSession {
         };
         match resumption {
             Resumption::Read { guard, from } => {
-                self.reply(&resumed(from.0), name.as_deref());
+                // A reader whose position was lost gets a reset from its subscription instead.
+                if !after.is_some_and(|after| generation.is_lost(Seq(after))) {
+                    self.reply(&resumed(from.0), name.as_deref());
+                }
                 self.read(guard, from, name.as_ref(), lane);
             }
             Resumption::NothingLeft { .. } => {

@@ -410,7 +410,7 @@ impl ResponsesTranslator {
         let known = found.filter(|at| self.opened.get(*at).is_some_and(|item| item.kind == *kind));
         let at = match known {
             Some(at) if self.opened.get(at).is_some_and(|item| item.done) => {
-                let same = self.items.get(at).is_some_and(|known| covers(item, known));
+                let same = self.items.get(at).is_some_and(|known| covers(item, &known));
                 if same || id.is_some_and(|id| self.opened.get(at).is_some_and(|i| i.id == id)) {
                     return false;
                 }
@@ -420,7 +420,7 @@ impl ResponsesTranslator {
                 self.supplement(at, item, false, records);
                 let repeats = self.opened.get(at).is_some_and(|i| i.announced_arguments);
                 let known = self.items.get(at).filter(|_| !repeats);
-                let missing = known.and_then(|known| with_streamed(item, known));
+                let missing = known.and_then(|known| with_streamed(item, &known));
                 if let Some(item) = missing {
                     // The upstream's item lacks what it streamed.
                     let complete = members.write_with(&[("item", &item)]);
@@ -550,9 +550,9 @@ impl ResponsesTranslator {
         text: &str,
         records: &mut RecordWriter,
     ) {
-        let known = self
-            .items
-            .get(at)
+        let streamed = self.items.get(at);
+        let known = streamed
+            .as_ref()
             .map_or("", |item| part_text(&item[list.name()][part as usize]));
         let Some(rest) = text.strip_prefix(known).filter(|rest| !rest.is_empty()) else {
             return;
@@ -621,9 +621,9 @@ impl ResponsesTranslator {
             return;
         }
         let text = item.text(field).unwrap_or_default();
-        let known = self
-            .items
-            .get(at)
+        let streamed = self.items.get(at);
+        let known = streamed
+            .as_ref()
             .and_then(|item| item[field].as_str())
             .unwrap_or_default();
         if let Some(rest) = text.strip_prefix(known).filter(|rest| !rest.is_empty()) {
@@ -827,7 +827,7 @@ impl ResponsesTranslator {
                 continue;
             };
             let renamed = item.text("id").as_deref() != Some(&known.id);
-            let covered = self.items.get(at).is_none_or(|known| covers(item, known));
+            let covered = self.items.get(at).is_none_or(|known| covers(item, &known));
             let json = if !covered {
                 None
             } else if renamed {
@@ -900,7 +900,7 @@ impl ResponsesTranslator {
             }
             let item = match final_items.get(&at) {
                 Some((json, _)) => Some(json.clone()),
-                None => self.items.get(at).map(ToString::to_string),
+                None => self.items.get(at).map(|item| item.to_string()),
             };
             if let Some(item) = item
                 && let Ok(item) = serde_json::from_str::<Members<'_>>(&item)
@@ -930,7 +930,7 @@ impl ResponsesTranslator {
         let items: Vec<String> = (0..self.opened.len())
             .filter_map(|at| match final_items.get(&at) {
                 Some((json, _)) => Some(json.clone()),
-                None => self.items.get(at).map(ToString::to_string),
+                None => self.items.get(at).map(|item| item.to_string()),
             })
             .collect();
         format!("[{}]", items.join(","))
