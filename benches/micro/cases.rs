@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokenwire_core::engine::{Caller, Engine, Retention, StartRequest, Started};
 use tokenwire_core::generation::Subscription;
 use tokenwire_core::log::{LogLimits, LogReader, MemoryAccount, MemoryLog, TokenLog};
+use tokenwire_core::model::account::Account;
 use tokenwire_core::model::id::Seq;
 use tokenwire_core::model::record::RecordBatch;
 use tokenwire_core::request::{ChatRequest, RequestFields, ResponsesRequest, StreamRequest};
@@ -280,7 +281,7 @@ impl Append {
             batch
         });
         Self {
-            log: MemoryLog::new(LIMITS, MemoryAccount::default()),
+            log: MemoryLog::new(LIMITS, Account::default()),
             records: records.collect(),
         }
     }

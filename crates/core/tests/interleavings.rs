@@ -15,8 +15,9 @@ use parking_lot::lock_api;
 use shuttle::sync::atomic::{AtomicBool, Ordering};
 use shuttle::{future, thread};
 use tokenwire_core::log::{
-    AppendError, Epoch, LogLimits, LogReader, MemoryAccount, MemoryLog, ReadError, TokenLog,
+    AppendError, Epoch, LogLimits, LogReader, MemoryLog, ReadError, TokenLog,
 };
+use tokenwire_core::model::account::Account;
 use tokenwire_core::model::id::Seq;
 use tokenwire_core::model::record::RecordBatch;
 
@@ -60,8 +61,8 @@ unsafe impl lock_api::RawMutex for CheckedLock {
     }
 }
 
-fn log() -> (Arc<dyn TokenLog>, MemoryAccount) {
-    let account = MemoryAccount::default();
+fn log() -> (Arc<dyn TokenLog>, Account) {
+    let account = Account::default();
     (
         Arc::new(MemoryLog::<CheckedLock>::with_lock(LIMITS, account.clone())),
         account,

@@ -8,18 +8,19 @@
 
 use std::sync::Arc;
 
-use tokenwire_core::log::{Epoch, LogLimits, MemoryAccount, MemoryLog, TokenLog};
+use tokenwire_core::log::{Epoch, LogLimits, MemoryLog, TokenLog};
+use tokenwire_core::model::account::Account;
 use tokenwire_core::model::id::Seq;
 use tokenwire_core::model::record::RecordBatch;
 
 tokenwire_testkit::log_conformance!(|limits: LogLimits| Arc::new(MemoryLog::new(
     limits,
-    MemoryAccount::default()
+    Account::default()
 )));
 
 #[test]
 fn memory_account_equals_the_size_of_all_logs() {
-    let account = MemoryAccount::default();
+    let account = Account::default();
     let limits = LogLimits {
         bytes: 1 << 20,
         events: 1 << 20,

@@ -17,6 +17,7 @@ use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{ReaderKind, Resumption, Retention};
 use tokenwire_core::generation::{Generation, SubscriptionError};
 use tokenwire_core::log::LogLimits;
+use tokenwire_core::model::account::AccountKind;
 use tokenwire_core::model::error::ErrorCode;
 use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_testkit::{Audit, Call, EngineOptions, Line, Reader, TestEngine, settle};
@@ -348,7 +349,7 @@ impl World {
             .map(|subject| subject.generation.log().memory_size())
             .sum();
         assert_eq!(
-            self.test.account.used(),
+            self.test.account.held(AccountKind::Logs),
             weights,
             "the account is not what the logs weigh"
         );

@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokenwire_core::engine::{
     Caller, Engine, Observer, Retention, Reuse, ReuseOptions, StartRequest, Started,
 };
-use tokenwire_core::log::{LogLimits, MemoryAccount};
+use tokenwire_core::log::LogLimits;
+use tokenwire_core::model::account::Account;
 use tokenwire_core::model::error::ApiError;
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::request::StreamRequest;
@@ -85,8 +86,8 @@ pub struct TestEngine {
     pub engine: Engine,
     /// The upstream that it asks.
     pub upstream: ScriptedUpstream,
-    /// Bytes that all logs hold.
-    pub account: MemoryAccount,
+    /// Bytes that requests and answers hold.
+    pub account: Account,
     /// The generations' tasks.
     pub tasks: TaskTracker,
     /// Sharing of answers, if it is on.

@@ -14,13 +14,14 @@ use tokenwire_core::engine::{
     Caller, Cursor, Engine, ReaderKind, Registry, Resumption, StartRequest,
 };
 use tokenwire_core::generation::{ReaderGuard, Subscription, SubscriptionError};
+use tokenwire_core::model::account::AccountKind;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::gauge::Gauge;
 use tokenwire_core::model::id::{GenerationId, Seq};
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 
 use crate::framing::{StreamId, TextFrames, put_text};
-use crate::lanes::{LaneKey, Lanes};
+use crate::lanes::{LaneKey, Lanes, QueuedCreate};
 use crate::message::{self, Command, Named, Rejected, Resume};
 use crate::readers::{Broken, Frames, POLL_BYTES, Readers};
 
@@ -158,7 +159,15 @@ impl SocketSession {
             let message = format!("{queued} responses wait on this socket, which is its limit.");
             return self.limit_reached(lane.as_deref(), &message);
         }
-        self.lanes.enqueue(lane, request);
+        let account = self.engine.account();
+        let size = request.memory_size();
+        let charge = account
+            .check_size(size)
+            .and_then(|()| Ok(account.try_charge(AccountKind::Queued, size)?));
+        match charge {
+            Ok(charge) => self.lanes.enqueue(lane, QueuedCreate { request, charge }),
+            Err(error) => self.reply(&message::error(&error), lane.as_deref()),
+        }
     }
 
     fn limit_reached(&mut self, lane: Option<&str>, text: &str) {
@@ -295,8 +304,10 @@ impl SocketSession {
     fn free(&mut self, lane: Option<LaneKey>) {
         let Some(lane) = lane else { return };
         // A create that starts nothing must not hold up those behind it.
-        while let Some(request) = self.lanes.release(&lane) {
+        while let Some(QueuedCreate { request, charge }) = self.lanes.release(&lane) {
             self.start(lane.clone(), request);
+            // Until here it stands for the request as it was read.
+            drop(charge);
             if self.lanes.is_busy(&lane) {
                 return;
             }

@@ -8,7 +8,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::task::TaskTracker;
 
 use super::{Engine, LogStore, MemoryStore, Registry, Retention, Reuse, ReuseOptions};
-use crate::log::{LogLimits, MemoryAccount};
+use crate::log::LogLimits;
+use crate::model::account::{Account, Relief};
 use crate::upstream::Upstream;
 
 /// The terminal events of generations that are stopped are written within this time.
@@ -31,7 +32,7 @@ pub struct EngineBuilder {
 pub struct SharedEngine {
     registry: Arc<Registry>,
     store: Arc<dyn LogStore>,
-    account: MemoryAccount,
+    account: Account,
     tasks: TaskTracker,
     grace: Duration,
     reuse: Option<Arc<Reuse>>,
@@ -103,9 +104,12 @@ impl EngineBuilder {
     /// Builds the shared part. [`SharedEngine::engine`] makes an engine of it for each worker.
     #[must_use]
     pub fn build(self) -> SharedEngine {
-        let account = MemoryAccount::default();
+        let account = Account::new(self.retention.max_memory);
+        let registry = Registry::new(self.retention, account.clone());
+        let relief: Arc<dyn Relief> = registry.clone();
+        account.set_relief(Arc::downgrade(&relief));
         SharedEngine {
-            registry: Registry::new(self.retention, account.clone()),
+            registry,
             store: Arc::new(MemoryStore {
                 limits: self.log_limits,
                 account: account.clone(),
@@ -133,6 +137,7 @@ impl SharedEngine {
         self.start_sweeper();
         Engine {
             registry: self.registry.clone(),
+            account: self.account.clone(),
             store: self.store.clone(),
             upstream,
             tasks: self.tasks.clone(),
@@ -155,9 +160,9 @@ impl SharedEngine {
         &self.tasks
     }
 
-    /// Counts the bytes of the logs.
+    /// Counts the memory of requests and answers.
     #[must_use]
-    pub fn account(&self) -> &MemoryAccount {
+    pub fn account(&self) -> &Account {
         &self.account
     }
 

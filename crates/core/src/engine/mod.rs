@@ -40,6 +40,7 @@ use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
 use crate::generation::Generation;
+use crate::model::account::Account;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::id::{GenerationId, Owner};
 use crate::upstream::Upstream;
@@ -48,6 +49,7 @@ use crate::upstream::Upstream;
 #[derive(Clone, Debug)]
 pub struct Engine {
     registry: Arc<Registry>,
+    account: Account,
     store: Arc<dyn LogStore>,
     upstream: Arc<dyn Upstream>,
     tasks: TaskTracker,
@@ -86,6 +88,12 @@ impl Engine {
     #[must_use]
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    /// The account that counts the memory of requests and answers.
+    #[must_use]
+    pub fn account(&self) -> &Account {
+        &self.account
     }
 
     /// Returns the generation of this id, if it is this owner's.

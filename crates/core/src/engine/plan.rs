@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::{Engine, StartRequest};
 use crate::generation::{Conversation, Work};
+use crate::model::account::AccountKind;
 use crate::model::error::ApiError;
 use crate::model::id::{GenerationId, Owner};
 use crate::model::snapshot::{Api, Meta};
@@ -40,6 +43,7 @@ impl Engine {
             }
         };
         let fields = RequestFields::from_chat(chat);
+        let body = self.account.hold(AccountKind::Requests, body);
         let mut work = work(&target, body, chat.n(), None, request);
         if !chat.stream() && target.api == Api::Chat {
             // The answer comes in one piece, so its first token is its last.
@@ -85,6 +89,7 @@ impl Engine {
             .get("n")
             .and_then(|raw| raw.get().parse().ok())
             .unwrap_or(1);
+        let body = self.account.hold(AccountKind::Requests, body);
         let work = work(&target, body, choices, previous, request);
         let meta = meta(
             &target,
@@ -108,7 +113,7 @@ impl Engine {
 
 fn work(
     target: &Target,
-    body: Vec<u8>,
+    body: Bytes,
     choices: u32,
     previous_response_id: Option<String>,
     request: &StartRequest,
@@ -116,7 +121,7 @@ fn work(
     let upstream = UpstreamRequest {
         api: target.api,
         model: target.model.clone(),
-        body: body.into(),
+        body,
         headers: request.headers.clone(),
         endpoint: target.endpoint,
         reservation: target.reservation.clone(),

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::generation::Generation;
-use crate::log::MemoryAccount;
+use crate::model::account::{Account, Relief};
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::Ending;
 use crate::model::id::{GenerationId, Owner};
@@ -24,7 +24,7 @@ pub struct Retention {
     pub events: Duration,
     /// How long the response object stays after its end.
     pub responses: Duration,
-    /// Most bytes of all logs and response objects together.
+    /// Most bytes of all requests and answers together, as the account counts them.
     pub max_memory: usize,
     /// Most generations that run at the same time.
     pub max_open: usize,
@@ -34,7 +34,7 @@ pub struct Retention {
 #[derive(Debug)]
 pub struct Registry {
     retention: Retention,
-    account: MemoryAccount,
+    account: Account,
     hasher: RandomState,
     open: Arc<AtomicUsize>,
     closed: AtomicBool,
@@ -50,8 +50,6 @@ struct State {
     /// Ended generations whose response object is kept, oldest end first.
     objects: BTreeSet<(Instant, GenerationId)>,
     keys: HashMap<(Owner, String), Keyed>,
-    /// Bytes of ended generations, without their logs.
-    object_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -59,7 +57,6 @@ struct Entry {
     generation: Arc<Generation>,
     ended: Option<Instant>,
     last_seq: Option<u64>,
-    weight: usize,
     key: Option<(Owner, String)>,
 }
 
@@ -120,9 +117,9 @@ impl Drop for Running {
 }
 
 impl Registry {
-    /// Returns an empty registry. `account` counts the bytes of the logs.
+    /// Returns an empty registry. `account` counts what all generations hold.
     #[must_use]
-    pub fn new(retention: Retention, account: MemoryAccount) -> Arc<Self> {
+    pub fn new(retention: Retention, account: Account) -> Arc<Self> {
         Arc::new(Self {
             retention,
             account,
@@ -152,16 +149,16 @@ impl Registry {
         self.len() == 0
     }
 
-    /// Bytes held by logs.
+    /// The account that counts what all generations hold.
     #[must_use]
-    pub fn log_bytes(&self) -> usize {
-        self.account.used()
+    pub fn account(&self) -> &Account {
+        &self.account
     }
 
-    /// Bytes held by logs and response objects.
+    /// Bytes held by requests and answers.
     #[must_use]
     pub fn used(&self) -> usize {
-        self.account.used() + self.state.lock().object_bytes
+        self.account.used()
     }
 
     pub(super) fn hasher(&self) -> &RandomState {
@@ -217,16 +214,6 @@ impl Registry {
                 format!("{open} streams are open, as many as the gateway takes."),
             );
             return Err(error.retry_after(Duration::from_secs(1)));
-        }
-        if self.used() >= self.retention.max_memory {
-            self.relieve();
-            if self.used() >= self.retention.max_memory {
-                let error = ApiError::new(
-                    ErrorCode::Overloaded,
-                    "The memory for streams is used up by those that are running.",
-                );
-                return Err(error.retry_after(Duration::from_secs(1)));
-            }
         }
         Ok(permit)
     }
@@ -287,7 +274,6 @@ impl Registry {
                 generation,
                 ended: None,
                 last_seq: None,
-                weight: 0,
                 key,
             },
         );
@@ -328,7 +314,6 @@ impl Registry {
         else {
             return;
         };
-        let weight = generation.memory_size();
         let last_seq = generation
             .tail()
             .ok()
@@ -338,8 +323,6 @@ impl Registry {
             if let Some(entry) = state.generations.get_mut(id) {
                 entry.ended = Some(now);
                 entry.last_seq = last_seq;
-                entry.weight = weight;
-                state.object_bytes += weight;
                 state.logs.insert((now, id.clone()));
                 state.objects.insert((now, id.clone()));
             }
@@ -382,32 +365,38 @@ impl Registry {
         expired
             .iter()
             .for_each(|generation: &Arc<Generation>| generation.log().expire());
-        self.relieve();
+        // What is committed to running answers, and a part that stays free: what is kept gives way
+        // before a start has to ask for it.
+        let limit = self.retention.max_memory;
+        let excess = self
+            .account
+            .committed()
+            .saturating_sub(limit - limit / KEPT_FREE);
+        if excess > 0 {
+            self.relieve(excess);
+        }
     }
+}
 
-    /// Drops the oldest ended generations, of each the log first, until the bound holds. If all logs
-    /// went before any object, the objects, which stay for a day, would in the end leave no room for
-    /// the logs of recent answers.
-    fn relieve(&self) {
-        while self.used() > self.retention.max_memory {
-            let mut state = self.state.lock();
-            let Some(oldest) = state.pop_oldest() else {
-                return;
-            };
-            drop(state);
-            tracing::warn!(generation = %oldest.meta().id, "dropped under memory pressure");
-            oldest.log().expire();
+/// The part of the memory that kept answers leave free, as a divisor.
+const KEPT_FREE: usize = 4;
+
+impl Relief for Registry {
+    /// Drops the oldest ended generations, of each the log first. If all logs went before any
+    /// object, the objects, which stay for a day, would in the end leave no room for the logs of
+    /// recent answers. A generation that has a reader, or a request that waits for its object, stays
+    /// as it is.
+    fn relieve(&self, bytes: usize) {
+        let dropped = self.state.lock().take_oldest(bytes);
+        // Expiry wakes readers, so it runs without the lock.
+        for generation in dropped {
+            tracing::warn!(generation = %generation.meta().id, "dropped under memory pressure");
+            generation.log().expire();
         }
     }
 }
 
 impl State {
-    /// Takes the oldest log off the list.
-    fn pop_log(&mut self) -> Option<Arc<Generation>> {
-        let key = self.logs.first()?.clone();
-        self.take_log(&key)
-    }
-
     /// Takes a log off the list. The object of a `store: false` generation goes with it.
     fn take_log(&mut self, key: &(Instant, GenerationId)) -> Option<Arc<Generation>> {
         self.logs.remove(key);
@@ -418,13 +407,41 @@ impl State {
         Some(generation)
     }
 
-    /// Takes the log of the oldest generation off its list, or the object if the log is gone.
-    fn pop_oldest(&mut self) -> Option<Arc<Generation>> {
-        if self.objects.first() == self.logs.first() {
-            self.pop_log()
-        } else {
-            self.pop_object()
+    /// Takes the oldest ended generations off their lists, until they hold `bytes`. Of the last one
+    /// only the log may be taken.
+    fn take_oldest(&mut self, bytes: usize) -> Vec<Arc<Generation>> {
+        let mut taken = Vec::new();
+        let mut released = 0;
+        for key in &self.objects {
+            if released >= bytes {
+                break;
+            }
+            let Some(entry) = self.generations.get(&key.1) else {
+                continue;
+            };
+            if entry.generation.is_held() {
+                continue;
+            }
+            let has_log = self.logs.contains(key);
+            if has_log {
+                released += entry.generation.log().memory_size();
+            }
+            let only_log = has_log && released >= bytes;
+            if !only_log {
+                released += entry.generation.memory_size();
+            }
+            taken.push((key.clone(), entry.generation.clone(), only_log));
         }
+        let mut generations = Vec::with_capacity(taken.len());
+        for (key, generation, only_log) in taken {
+            if only_log {
+                self.take_log(&key);
+            } else {
+                self.remove(&key.1);
+            }
+            generations.push(generation);
+        }
+        generations
     }
 
     fn pop_object(&mut self) -> Option<Arc<Generation>> {
@@ -438,7 +455,6 @@ impl State {
         let Some(entry) = self.generations.remove(id) else {
             return;
         };
-        self.object_bytes = self.object_bytes.saturating_sub(entry.weight);
         if let Some(ended) = entry.ended {
             self.logs.remove(&(ended, id.clone()));
             self.objects.remove(&(ended, id.clone()));

@@ -12,7 +12,8 @@ use super::observer::Observation;
 use super::registry::Claim;
 use super::reuse::{Freshness, Leader, Reused, Role};
 use super::{Engine, StartRequest};
-use crate::generation::{Generation, ReaderGuard, Writer, drain, drive};
+use crate::generation::{Generation, Holdings, ReaderGuard, Writer, drain, drive};
+use crate::model::account::AccountKind;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::EventKind;
 use crate::model::snapshot::Api;
@@ -56,7 +57,7 @@ impl Engine {
                 let credential = request.client_key.as_ref().map(ExposeSecret::expose_secret);
                 let hash = self.registry.hasher().hash_one((
                     &request.route,
-                    &request.fingerprint,
+                    request.fingerprint(),
                     credential,
                 ));
                 match self.registry.claim(&request.owner, key, hash)? {
@@ -72,6 +73,9 @@ impl Engine {
             }
         };
         let permit = self.registry.admit()?;
+        let inputs = self.account.try_start(request.body.memory_size())?;
+        let typical = self.account.typical();
+        let reserved = self.account.try_charge(AccountKind::Reserved, typical)?;
         let freshness = request.freshness;
         let asked_in = match &request.body {
             StreamRequest::Chat(_) => Api::Chat,
@@ -79,7 +83,8 @@ impl Engine {
         };
         let plan = self.plan(request)?;
         let log = self.store.create(&plan.meta.id);
-        let generation = Generation::new(plan.meta, log, plan.conversation, self.grace);
+        let holdings = Holdings::new(inputs, reserved);
+        let generation = Generation::new(plan.meta, log, plan.conversation, self.grace, holdings);
         // Attached before the task runs, so that the generation never has zero readers before the
         // first one reads.
         let guard = generation.attach();

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::log::{LogLimits, MemoryAccount, MemoryLog, TokenLog};
+use crate::log::{LogLimits, MemoryLog, TokenLog};
+use crate::model::account::Account;
 use crate::model::id::GenerationId;
 
 /// Makes the logs of new generations.
@@ -18,7 +19,7 @@ pub struct MemoryStore {
     /// Limits of each log.
     pub limits: LogLimits,
     /// Counts the bytes of all logs.
-    pub account: MemoryAccount,
+    pub account: Account,
 }
 
 impl LogStore for MemoryStore {

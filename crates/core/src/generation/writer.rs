@@ -28,7 +28,15 @@ pub(crate) struct Writer {
     generation: Arc<Generation>,
     epoch: Epoch,
     done: bool,
+    /// Bytes appended so far.
+    appended: usize,
+    /// The bytes at which the account is told of the growth next.
+    count_at: usize,
 }
+
+/// Steps in which the account is told of a generation's growth: it doubles up to the largest.
+const COUNT_FROM: usize = 8 * 1024;
+const COUNT_STEP: usize = 64 * 1024;
 
 impl Writer {
     pub(crate) fn new(generation: Arc<Generation>) -> Self {
@@ -37,6 +45,8 @@ impl Writer {
             generation,
             epoch,
             done: false,
+            appended: 0,
+            count_at: COUNT_FROM,
         }
     }
 
@@ -52,7 +62,12 @@ impl Writer {
         self.publish_templates(records);
         let result = self.generation.log().append(self.epoch, records.batch());
         if result.is_ok() {
+            self.appended += records.batch().byte_len();
             records.clear();
+            if self.appended >= self.count_at {
+                self.count_at = self.appended + self.appended.min(COUNT_STEP);
+                self.generation.count_growth();
+            }
         }
         result
     }
@@ -92,6 +107,7 @@ impl Writer {
         if catch_unwind(AssertUnwindSafe(|| self.generation.with_snapshot(|_| ()))).is_err() {
             tracing::error!(generation = %self.generation.meta().id, "folding the events panicked");
         }
+        self.generation.count_end();
         self.generation.notify_ended();
     }
 
@@ -152,9 +168,9 @@ mod tests {
 
     use super::*;
     use crate::generation::Conversation;
-    use crate::log::{
-        LogLimits, MemoryAccount, MemoryLog, ReadError, ReadPosition, ReaderSlot, Tail, TokenLog,
-    };
+    use crate::generation::Holdings;
+    use crate::log::{LogLimits, MemoryLog, ReadError, ReadPosition, ReaderSlot, Tail, TokenLog};
+    use crate::model::account::Account;
     use crate::model::id::{GenerationId, Owner};
     use crate::model::snapshot::{Api, Meta};
 
@@ -212,10 +228,7 @@ mod tests {
             bytes: 1 << 20,
             events: 1 << 10,
         };
-        let log = Arc::new(UnreadableLog(MemoryLog::new(
-            limits,
-            MemoryAccount::default(),
-        )));
+        let log = Arc::new(UnreadableLog(MemoryLog::new(limits, Account::default())));
         let meta = Meta {
             id: GenerationId::random(),
             owner: Owner::Anonymous,
@@ -228,7 +241,13 @@ mod tests {
             include_usage: false,
         };
         let conversation = Conversation::default();
-        let mut writer = Writer::new(Generation::new(meta, log, conversation, Duration::ZERO));
+        let mut writer = Writer::new(Generation::new(
+            meta,
+            log,
+            conversation,
+            Duration::ZERO,
+            Holdings::uncounted(),
+        ));
         let mut records = RecordWriter::new();
         records.event(EventKind::InProgress);
         records.record(None);

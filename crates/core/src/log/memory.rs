@@ -1,14 +1,13 @@
 //! The log in memory: records in one growing buffer, under a lock that is held for one copy.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::lock_api::{Mutex, RawMutex};
 use smallvec::SmallVec;
 
 use super::{AppendError, Epoch, LogLimits, ReadError, ReadPosition, ReaderSlot, Tail, TokenLog};
+use crate::model::account::{Account, AccountKind, Charge};
 use crate::model::id::Seq;
 use crate::model::record::RecordBatch;
 
@@ -17,30 +16,12 @@ use crate::model::record::RecordBatch;
 const MAX_BYTES: usize = u32::MAX as usize / 16 * 15;
 const MAX_EVENTS: u64 = u32::MAX as u64 / 16 * 15;
 
-/// Counts the bytes that all logs of a process hold. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub struct MemoryAccount(Arc<AtomicUsize>);
-
-impl MemoryAccount {
-    /// Bytes held now.
-    #[must_use]
-    pub fn used(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn resize(&self, from: usize, to: usize) {
-        // Two's complement: adding the wrapped difference also subtracts.
-        self.0.fetch_add(to.wrapping_sub(from), Ordering::Relaxed);
-    }
-}
-
 /// A log in memory. It holds the records' bytes, 8 bytes per record, and the spare capacity of
 /// `Vec`.
 ///
 /// The lock is a type parameter, so that a model checker can explore the interleavings.
 pub struct MemoryLog<R: RawMutex = parking_lot::RawMutex> {
     limits: LogLimits,
-    account: MemoryAccount,
     state: Mutex<R, State>,
 }
 
@@ -53,7 +34,6 @@ impl<R: RawMutex> fmt::Debug for MemoryLog<R> {
     }
 }
 
-#[derive(Default)]
 struct State {
     bytes: Vec<u8>,
     records: Vec<RecordEnd>,
@@ -61,7 +41,7 @@ struct State {
     sealed: bool,
     expired: bool,
     /// The size that the account has for this log.
-    accounted: usize,
+    charge: Charge,
     readers: Vec<Reader>,
 }
 
@@ -84,7 +64,7 @@ type Wakers = SmallVec<[Waker; 2]>;
 impl MemoryLog {
     /// Creates an empty log. Limits are capped at 3.75 GiB and 15/16 of 2³² events.
     #[must_use]
-    pub fn new(limits: LogLimits, account: MemoryAccount) -> Self {
+    pub fn new(limits: LogLimits, account: Account) -> Self {
         Self::with_lock(limits, account)
     }
 }
@@ -92,15 +72,22 @@ impl MemoryLog {
 impl<R: RawMutex> MemoryLog<R> {
     /// As [`MemoryLog::new`], with another type of lock.
     #[must_use]
-    pub fn with_lock(limits: LogLimits, account: MemoryAccount) -> Self {
+    pub fn with_lock(limits: LogLimits, account: Account) -> Self {
         let limits = LogLimits {
             bytes: limits.bytes.min(MAX_BYTES),
             events: limits.events.min(MAX_EVENTS),
         };
         Self {
             limits,
-            account,
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                bytes: Vec::new(),
+                records: Vec::new(),
+                epoch: Epoch::default(),
+                sealed: false,
+                expired: false,
+                charge: account.charge(AccountKind::Logs, 0),
+                readers: Vec::new(),
+            }),
         }
     }
 
@@ -153,7 +140,7 @@ impl<R: RawMutex> MemoryLog<R> {
             state.bytes.shrink_to_fit();
             state.records.shrink_to_fit();
         }
-        state.account(&self.account);
+        state.account();
         let wakers = state.take_wakers();
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
@@ -170,11 +157,10 @@ impl State {
         self.bytes.capacity() + self.records.capacity() * size_of::<RecordEnd>()
     }
 
-    fn account(&mut self, account: &MemoryAccount) {
+    fn account(&mut self) {
         let size = self.memory_size();
-        if size != self.accounted {
-            account.resize(self.accounted, size);
-            self.accounted = size;
+        if size != self.charge.bytes() {
+            self.charge.resize(size);
         }
     }
 
@@ -260,7 +246,7 @@ impl<R: RawMutex + Send + Sync> TokenLog for MemoryLog<R> {
         state.expired = true;
         state.bytes = Vec::new();
         state.records = Vec::new();
-        state.account(&self.account);
+        state.account();
         let wakers = state.take_wakers();
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
@@ -323,11 +309,5 @@ impl<R: RawMutex + Send + Sync> TokenLog for MemoryLog<R> {
             }
         }
         Poll::Pending
-    }
-}
-
-impl<R: RawMutex> Drop for MemoryLog<R> {
-    fn drop(&mut self) {
-        self.account.resize(self.state.get_mut().accounted, 0);
     }
 }

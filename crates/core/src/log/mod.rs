@@ -25,7 +25,7 @@
 
 mod memory;
 
-pub use memory::{MemoryAccount, MemoryLog};
+pub use memory::MemoryLog;
 
 use std::fmt;
 use std::sync::Arc;

@@ -104,14 +104,19 @@ impl RelayedItems {
         }
     }
 
+    /// Returns the approximate memory size, in bytes.
+    pub(crate) fn memory_size(&self) -> usize {
+        self.0.values().map(|item| memory_size(item) + 64).sum()
+    }
+
+    /// Gives back what the texts of the items do not use.
+    pub(crate) fn shrink(&mut self) {
+        self.0.values_mut().for_each(shrink);
+    }
+
     /// Removes all items.
     pub(crate) fn clear(&mut self) {
         self.0.clear();
-    }
-
-    /// Returns the number of items.
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
     }
 
     /// Returns true if there is no item.
@@ -122,6 +127,33 @@ impl RelayedItems {
     /// Iterates over the items in the order of their indexes.
     pub(crate) fn values(&self) -> impl Iterator<Item = &Value> {
         self.0.values()
+    }
+}
+
+fn memory_size(value: &Value) -> usize {
+    /// Bytes of a member beside its name and what its value refers to.
+    const MEMBER: usize = size_of::<String>() + size_of::<Value>() + 16;
+    match value {
+        Value::String(text) => text.capacity(),
+        Value::Array(list) => {
+            let spare = (list.capacity() - list.len()) * size_of::<Value>();
+            let of_one = |value| memory_size(value) + size_of::<Value>();
+            spare + list.iter().map(of_one).sum::<usize>()
+        }
+        Value::Object(members) => members
+            .iter()
+            .map(|(name, value)| name.len() + memory_size(value) + MEMBER)
+            .sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+    }
+}
+
+fn shrink(value: &mut Value) {
+    match value {
+        Value::String(text) => text.shrink_to_fit(),
+        Value::Array(list) => list.iter_mut().for_each(shrink),
+        Value::Object(members) => members.values_mut().for_each(shrink),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 

@@ -194,7 +194,7 @@ impl Snapshot {
         let outcome = self.outcome.as_ref().map_or(0, |outcome| {
             outcome.relayed.as_ref().map_or(0, String::capacity) + 200
         });
-        items + outcome + self.relayed.len() * 256
+        items + outcome + self.relayed.memory_size()
     }
 
     /// Applies the next event. Events must be applied in order, each once.
@@ -255,6 +255,7 @@ impl Snapshot {
                 self.relay(relayed);
             }
             EventKind::End(outcome) => {
+                self.relayed.shrink();
                 self.status = match outcome.ending {
                     Ending::Completed { .. } => Status::Completed,
                     Ending::Incomplete { .. } => Status::Incomplete,

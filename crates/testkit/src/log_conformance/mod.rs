@@ -4,9 +4,10 @@
 //!
 //! ```
 //! # mod example {
-//! use tokenwire_core::log::{LogLimits, MemoryAccount, MemoryLog};
+//! use tokenwire_core::log::{LogLimits, MemoryLog};
+//! use tokenwire_core::model::account::Account;
 //!
-//! tokenwire_testkit::log_conformance!(|limits: LogLimits| std::sync::Arc::new(MemoryLog::new(limits, MemoryAccount::default())));
+//! tokenwire_testkit::log_conformance!(|limits: LogLimits| std::sync::Arc::new(MemoryLog::new(limits, Account::default())));
 //! # }
 //! ```
 //!
