@@ -17,6 +17,7 @@ use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{ReaderKind, Resumption, StartRequest, Started};
 use tokenwire_core::generation::{Generation, Subscription, SubscriptionError};
 use tokenwire_core::log::{LogLimits, LogReader};
+use tokenwire_core::model::account::AccountKind;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::{GenerationId, Owner, Seq};
 use tokenwire_core::model::record::RecordBatch;
@@ -1079,7 +1080,7 @@ async fn log_is_dropped_before_its_response_object() {
         object,
         "the complete object outlives its log"
     );
-    assert_eq!(test.account.used(), 0);
+    assert_eq!(test.account.held(AccountKind::Logs), 0);
     assert!(test.engine.registry().used() > 0);
 
     tokio::time::sleep(seconds(86_400)).await;
@@ -1089,6 +1090,7 @@ async fn log_is_dropped_before_its_response_object() {
             .unwrap_err()
             .is(ErrorCode::NotFound)
     );
+    drop(generation);
     assert_eq!(
         (test.engine.registry().used(), test.engine.registry().len()),
         (0, 0)
@@ -1103,6 +1105,7 @@ async fn unstored_response_is_dropped_with_its_log() {
     tokio::time::sleep(seconds(601)).await;
     test.engine.registry().sweep(Instant::now());
     assert!(find(&test, &generation).is_err());
+    drop(generation);
     assert_eq!(
         (test.engine.registry().used(), test.engine.registry().len()),
         (0, 0)
@@ -1161,7 +1164,7 @@ async fn oldest_finished_log_is_evicted_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn readers_of_an_expired_log_get_an_error() {
+async fn log_with_a_reader_is_never_shed() {
     let mut options = EngineOptions::default();
     options.retention.max_memory = 200 * 1024;
     let test = TestEngine::new(options);
@@ -1172,6 +1175,21 @@ async fn readers_of_an_expired_log_get_an_error() {
     for _ in 0..8 {
         finished(&test, CHAT, &"x".repeat(30_000)).await;
     }
+    reader.read_to_end().await.unwrap();
+    drop(reader);
+    for _ in 0..8 {
+        finished(&test, CHAT, &"x".repeat(30_000)).await;
+    }
+    assert!(first.tail().is_err(), "it is shed once it is not read");
+}
+
+#[tokio::test(start_paused = true)]
+async fn readers_of_a_deleted_log_get_an_error() {
+    let test = engine();
+    let first = finished(&test, CHAT, &"x".repeat(30_000)).await;
+    let mut reader = Reader::new(first.attach(), 0, Dialect::Responses);
+    assert!(reader.read_piece());
+    test.engine.delete(&first);
     assert_eq!(reader.read_to_end().await, Err(SubscriptionError::Expired));
 }
 
@@ -1181,24 +1199,16 @@ async fn delete_releases_all_memory() {
     let generation = finished(&test, CHAT, "x").await;
     assert!(test.engine.registry().used() > 0);
     test.engine.delete(&generation);
-    assert_eq!(
-        (
-            test.engine.registry().used(),
-            test.account.used(),
-            test.engine.registry().len()
-        ),
-        (0, 0, 0)
-    );
-    let (started, _call) = begin(&test, CHAT).await;
+    assert_eq!(test.account.held(AccountKind::Logs), 0);
+    drop(generation);
+    assert_eq!((test.account.used(), test.engine.registry().len()), (0, 0));
+    let (started, call) = begin(&test, CHAT).await;
     test.engine.delete(started.guard.generation());
+    drop((started, call));
     settle().await;
     assert_eq!(
-        (
-            test.engine.registry().used(),
-            test.account.used(),
-            test.engine.registry().open()
-        ),
-        (0, 0, 0)
+        (test.account.committed(), test.engine.registry().open()),
+        (0, 0)
     );
 }
 

@@ -229,7 +229,7 @@ impl Engine {
         kind: ReaderKind,
     ) -> Result<Place, ApiError> {
         let Ok(tail) = generation.tail() else {
-            let last = self.registry.last_seq(&generation.meta().id);
+            let last = self.registry.directory.last_seq(&generation.meta().id);
             if after.is_some() && after == last {
                 return Ok(Place::NothingLeft);
             }

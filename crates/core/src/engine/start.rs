@@ -6,10 +6,10 @@ use std::sync::atomic::AtomicBool;
 
 use secrecy::ExposeSecret;
 
+use super::directory::Claim;
 use super::end_notifier::{OnEndGuard, on_end};
 use super::follower::Follower;
 use super::observer::Observation;
-use super::registry::Claim;
 use super::reuse::{Freshness, Leader, Reused, Role};
 use super::{Engine, StartRequest};
 use crate::generation::{Generation, Holdings, ReaderGuard, Writer, drain, drive};
@@ -55,12 +55,12 @@ impl Engine {
             None => None,
             Some(key) => {
                 let credential = request.client_key.as_ref().map(ExposeSecret::expose_secret);
-                let hash = self.registry.hasher().hash_one((
+                let hash = self.registry.directory.hasher().hash_one((
                     &request.route,
                     request.fingerprint(),
                     credential,
                 ));
-                match self.registry.claim(&request.owner, key, hash)? {
+                match self.registry.directory.claim(&request.owner, key, hash)? {
                     Claim::Taken(generation) => {
                         return Ok(Started {
                             guard: generation.attach(),
