@@ -998,6 +998,39 @@ async fn running_generations_are_not_evicted_under_pressure() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn running_inputs_are_counted_until_their_generations_are_gone() {
+    const INPUT: usize = 100_000;
+    let mut options = EngineOptions::default();
+    options.retention.max_memory = 1 << 20;
+    let test = TestEngine::new(options);
+    let body = |size: usize| format!(r#"{{"input":"{}"}}"#, "x".repeat(size));
+    let mut running = Vec::new();
+    let error = loop {
+        match test.try_start(&body(INPUT)) {
+            Ok(started) => running.push((started, test.upstream.call().await)),
+            Err(error) => break error,
+        }
+    };
+    assert!(error.is(ErrorCode::Overloaded), "{error:?}");
+    assert!(error.retry_after.is_some());
+    assert!((3..=5).contains(&running.len()), "{} run", running.len());
+    for kind in [AccountKind::Inputs, AccountKind::Requests] {
+        let held = test.account.held(kind);
+        assert!(held >= running.len() * INPUT, "{held} bytes of {kind:?}");
+    }
+    let error = test.try_start(&body(300_000)).unwrap_err();
+    assert!(error.is(ErrorCode::BodyTooLarge), "{error:?}");
+    for (started, call) in running {
+        complete(&call, "x");
+        started.guard.generation().ended().await;
+        test.engine.delete(started.guard.generation());
+    }
+    settle().await;
+    tokio::time::sleep(seconds(1)).await;
+    assert_eq!(test.account.committed(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn closed_engine_refuses_starts() {
     let test = engine();
     let (started, call) = begin(&test, CHAT).await;

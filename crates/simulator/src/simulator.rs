@@ -92,8 +92,8 @@ impl Simulator {
         self.ledger.stats()
     }
 
-    /// Returns the last 256 requests, oldest first. Above [`Options::recorded_bytes`] in total, bodies are dropped,
-    /// oldest first.
+    /// Returns the last 256 requests, oldest first. Above [`Options::recorded_bytes`] in total,
+    /// bodies are dropped, oldest first.
     pub fn requests(&self) -> Vec<RecordedRequest> {
         self.ledger.requests()
     }
