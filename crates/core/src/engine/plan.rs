@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{Engine, StartRequest};
 use crate::generation::{Conversation, Work};
-use crate::model::account::AccountKind;
+use crate::model::account::{AccountKind, Charge};
 use crate::model::error::ApiError;
 use crate::model::id::{GenerationId, Owner};
 use crate::model::snapshot::{Api, Meta};
@@ -24,11 +24,16 @@ pub(super) struct Plan {
 }
 
 impl Engine {
-    /// Translates the request for the upstream that its model is routed to.
-    pub(super) fn plan(&self, request: StartRequest) -> Result<Plan, ApiError> {
+    /// Translates the request for the upstream that its model is routed to. `inputs` counts what it
+    /// takes to start it, and grows by the earlier turns.
+    pub(super) fn plan(
+        &self,
+        request: StartRequest,
+        inputs: &mut Charge,
+    ) -> Result<Plan, ApiError> {
         match &request.body {
             StreamRequest::Chat(chat) => self.plan_chat(chat, &request),
-            StreamRequest::Responses(responses) => self.plan_responses(responses, &request),
+            StreamRequest::Responses(responses) => self.plan_responses(responses, &request, inputs),
         }
     }
 
@@ -71,12 +76,17 @@ impl Engine {
         &self,
         responses: &ResponsesRequest,
         request: &StartRequest,
+        inputs: &mut Charge,
     ) -> Result<Plan, ApiError> {
         let previous = responses.previous_response_id();
         let history = match &previous {
             Some(id) => self.history(id, &request.owner)?,
             None => Vec::new(),
         };
+        if !history.is_empty() {
+            let earlier: usize = history.iter().map(|item| item.get().len()).sum();
+            inputs.try_start(responses.memory_size() + earlier)?;
+        }
         let target = self
             .upstream
             .route(responses.model().as_deref(), request.client_key.as_ref())?;

@@ -73,7 +73,7 @@ impl Engine {
             }
         };
         let permit = self.registry.admit()?;
-        let inputs = self.account.try_start(request.body.memory_size())?;
+        let mut inputs = self.account.try_start(request.body.memory_size())?;
         let typical = self.account.typical();
         let reserved = self.account.try_charge(AccountKind::Reserved, typical)?;
         let freshness = request.freshness;
@@ -81,7 +81,7 @@ impl Engine {
             StreamRequest::Chat(_) => Api::Chat,
             StreamRequest::Responses(_) => Api::Responses,
         };
-        let plan = self.plan(request)?;
+        let plan = self.plan(request, &mut inputs)?;
         let log = self.store.create(&plan.meta.id);
         let holdings = Holdings::new(inputs, reserved);
         let generation = Generation::new(plan.meta, log, plan.conversation, self.grace, holdings);

@@ -231,9 +231,9 @@ impl Account {
     /// # Errors
     /// `body_too_large` if it can never fit, `overloaded` if it does not fit now.
     pub fn try_start(&self, size: usize) -> Result<Charge, ApiError> {
-        self.check_size(size)?;
-        let copies = size.saturating_mul(COPIES - 1);
-        Ok(self.try_charge(AccountKind::Inputs, copies)?)
+        let mut charge = self.charge(AccountKind::Inputs, 0);
+        charge.try_start(size)?;
+        Ok(charge)
     }
 
     /// Checks that a request of `size` bytes can be started at all.
@@ -361,6 +361,15 @@ impl Charge {
             self.account.subtract(self.kind, self.bytes - bytes);
         }
         self.bytes = bytes;
+    }
+
+    /// As [`Account::try_start`], for a request that turns out to be larger.
+    ///
+    /// # Errors
+    /// As [`Account::try_start`].
+    pub fn try_start(&mut self, size: usize) -> Result<(), ApiError> {
+        self.account.check_size(size)?;
+        Ok(self.try_resize(size.saturating_mul(COPIES - 1))?)
     }
 
     /// Counts this many bytes from now on if they fit. Fewer always fit.
