@@ -986,9 +986,11 @@ async fn running_generations_are_not_evicted_under_pressure() {
     assert!(error.is(ErrorCode::Overloaded), "{error:?}");
     call.finish("stop").done().end(BodyEnd::Clean);
     let mut reader = Reader::new(started.guard, 0, Dialect::Responses);
-    // It may be dropped from its end on. A reader before that gets everything.
-    let _ = reader.read_to_end().await;
+    // It may be dropped once nothing reads it. A reader before that gets everything.
+    reader.read_to_end().await.unwrap();
+    drop(reader);
     settle().await;
+    test.engine.registry().sweep(Instant::now());
     assert!(
         test.engine.registry().used() <= 64 * 1024,
         "{} bytes are still held",
@@ -1165,6 +1167,7 @@ async fn oldest_finished_log_is_evicted_first() {
     let mut generations = Vec::new();
     for _ in 0..12 {
         generations.push(finished(&test, CHAT, &large).await);
+        test.engine.registry().sweep(Instant::now());
         assert!(
             test.engine.registry().used() <= 200 * 1024,
             "{} bytes",

@@ -15,6 +15,17 @@ use crate::model::id::GenerationId;
 
 /// The part of the memory that kept answers leave free, as a divisor.
 const KEPT_FREE: usize = 4;
+/// What they leave free beside it where they may hold more than [`KEPT_LEAST`]: the allocator's own
+/// overhead for them.
+const KEPT_OVERHEAD: usize = 24 << 20;
+/// What they may hold in any case, up to the part above.
+const KEPT_LEAST: usize = 24 << 20;
+
+/// Returns the most bytes that may be committed while there are kept answers that can go.
+fn most_with_kept(limit: usize) -> usize {
+    let part = limit - limit / KEPT_FREE;
+    part.min(part.saturating_sub(KEPT_OVERHEAD).max(KEPT_LEAST))
+}
 
 /// The generations of all workers.
 #[derive(Debug)]
@@ -140,7 +151,7 @@ impl Registry {
             .iter()
             .for_each(|generation| generation.log().expire());
         // What is kept gives way before a start has to ask for it.
-        let most = self.account.limit() - self.account.limit() / KEPT_FREE;
+        let most = most_with_kept(self.account.limit());
         let excess = self.account.committed().saturating_sub(most);
         if excess > 0 {
             self.relieve(excess);
