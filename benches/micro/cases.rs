@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokenwire_core::engine::{Caller, Engine, Retention, StartRequest, Started};
 use tokenwire_core::generation::Subscription;
-use tokenwire_core::log::{LogLimits, LogReader, MemoryAccount, MemoryLog, TokenLog};
+use tokenwire_core::log::{LogLimits, LogReader, MemoryLog, TokenLog};
 use tokenwire_core::model::account::Account;
 use tokenwire_core::model::id::Seq;
 use tokenwire_core::model::record::RecordBatch;
@@ -413,7 +413,7 @@ pub(crate) fn run_request(mut input: Requested) -> Requested {
         let request = ChatRequest::parse(input.body.as_bytes()).expect("a sound request");
         (
             request.upstream_body(Some("llama-3.3")),
-            RequestFields::from_chat(&request),
+            request.request_fields(),
         )
     } else {
         let request = ResponsesRequest::parse(input.body.as_bytes()).expect("a sound request");

@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::task::TaskTracker;
 
-use super::{Engine, LogStore, MemoryStore, Registry, Retention, Reuse, ReuseOptions};
+use super::{Engine, Registry, Retention, Reuse, ReuseOptions};
 use crate::log::LogLimits;
 use crate::model::account::{Account, Relief};
 use crate::upstream::Upstream;
@@ -31,7 +31,7 @@ pub struct EngineBuilder {
 #[derive(Clone, Debug)]
 pub struct SharedEngine {
     registry: Arc<Registry>,
-    store: Arc<dyn LogStore>,
+    log_limits: LogLimits,
     account: Account,
     tasks: TaskTracker,
     grace: Duration,
@@ -110,10 +110,7 @@ impl EngineBuilder {
         account.set_relief(Arc::downgrade(&relief));
         SharedEngine {
             registry,
-            store: Arc::new(MemoryStore {
-                limits: self.log_limits,
-                account: account.clone(),
-            }),
+            log_limits: self.log_limits,
             account,
             tasks: TaskTracker::new(),
             grace: self.grace,
@@ -137,8 +134,8 @@ impl SharedEngine {
         self.start_sweeper();
         Engine {
             registry: self.registry.clone(),
+            log_limits: self.log_limits,
             account: self.account.clone(),
-            store: self.store.clone(),
             upstream,
             tasks: self.tasks.clone(),
             grace: self.grace,

@@ -25,7 +25,6 @@ mod retention;
 mod reuse;
 mod start;
 mod start_request;
-mod store;
 
 pub use builder::{EngineBuilder, SharedEngine};
 pub use end_notifier::{EndNotifier, OnEnd};
@@ -36,7 +35,6 @@ pub use retention::Retention;
 pub use reuse::{Freshness, Reuse, ReuseOptions, Reused};
 pub use start::Started;
 pub use start_request::{Caller, StartRequest};
-pub use store::{LogStore, MemoryStore};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +42,7 @@ use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
 use crate::generation::Generation;
+use crate::log::LogLimits;
 use crate::model::account::Account;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::id::{GenerationId, Owner};
@@ -53,8 +52,8 @@ use crate::upstream::Upstream;
 #[derive(Clone, Debug)]
 pub struct Engine {
     registry: Arc<Registry>,
+    log_limits: LogLimits,
     account: Account,
-    store: Arc<dyn LogStore>,
     upstream: Arc<dyn Upstream>,
     tasks: TaskTracker,
     grace: Duration,

@@ -47,7 +47,7 @@ impl Engine {
                 chat.to_responses(target.upstream_model.as_deref().unwrap_or(&target.model))?
             }
         };
-        let fields = RequestFields::from_chat(chat);
+        let fields = chat.request_fields();
         let body = self.account.hold(AccountKind::Requests, body);
         let mut work = work(&target, body, chat.n(), None, request);
         if !chat.stream() && target.api == Api::Chat {

@@ -263,11 +263,13 @@ fn reset(generation: &Generation) -> Resumption {
     }
 }
 
-fn position_gone(id: &GenerationId) -> ApiError {
+/// Returns the error of a reader whose log is gone.
+#[must_use]
+pub fn position_gone(id: &GenerationId) -> ApiError {
     ApiError::new(
         ErrorCode::PositionGone,
         format!(
-            "The events of '{id}' are not kept any more; the response object is: GET /v1/responses/{id}."
+            "The events of '{id}' are not kept any more; the response object, if it is: GET /v1/responses/{id}."
         ),
     )
 }

@@ -13,6 +13,7 @@ use super::observer::Observation;
 use super::reuse::{Freshness, Leader, Reused, Role};
 use super::{Engine, StartRequest};
 use crate::generation::{Generation, Holdings, ReaderGuard, Writer, drain, drive};
+use crate::log::MemoryLog;
 use crate::model::account::AccountKind;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::EventKind;
@@ -82,7 +83,7 @@ impl Engine {
             StreamRequest::Responses(_) => Api::Responses,
         };
         let plan = self.plan(request, &mut inputs)?;
-        let log = self.store.create(&plan.meta.id);
+        let log = Arc::new(MemoryLog::new(self.log_limits, self.account.clone()));
         let holdings = Holdings::new(inputs, reserved);
         let generation = Generation::new(plan.meta, log, plan.conversation, self.grace, holdings);
         // Attached before the task runs, so that the generation never has zero readers before the

@@ -49,6 +49,10 @@ impl Holdings {
         self.inputs.resize(bytes);
     }
 
+    pub(super) fn set_object(&mut self, bytes: usize) {
+        self.object.resize(bytes);
+    }
+
     /// Counts the sizes of a running generation. One that outgrows what it reserved is expected to
     /// double.
     pub(super) fn grow(&mut self, object: usize, log: usize) {

@@ -14,6 +14,7 @@ mod driver;
 mod holdings;
 mod render_cache;
 mod response_head;
+mod restore;
 mod subscription;
 mod writer;
 
@@ -308,6 +309,12 @@ impl Generation {
             object += log;
         }
         self.holdings.lock().grow(object, log);
+    }
+
+    /// Counts what a restored generation holds.
+    fn count_restored(&self) {
+        let object = self.object_size();
+        self.holdings.lock().set_object(object);
     }
 
     /// Counts what it holds after its end.

@@ -15,7 +15,7 @@ use crate::dialect::{Dialect, Framing, Rendered, Renderer};
 use crate::log::{LogReader, ReadError};
 use crate::model::account::{AccountKind, Charge};
 use crate::model::id::Seq;
-use crate::model::record::RecordBatch;
+use crate::model::record::{BatchPosition, RecordBatch};
 
 /// The size at which one poll stops adding records.
 const POLL_BYTES: usize = 64 * 1024;
@@ -53,7 +53,8 @@ pub struct Subscription {
     renderer: Renderer,
     /// Records that were read and are not rendered yet.
     batch: RecordBatch,
-    index: usize,
+    /// The first of them.
+    at: BatchPosition,
     from: Seq,
     end: EndOfStream,
     failed: Option<SubscriptionError>,
@@ -73,7 +74,7 @@ impl Subscription {
             reader,
             renderer: Renderer::new(dialect, framing),
             batch: RecordBatch::default(),
-            index: 0,
+            at: BatchPosition::default(),
             from,
             end: EndOfStream::Open,
             failed: None,
@@ -116,9 +117,9 @@ impl Subscription {
             if self.end == EndOfStream::Reached {
                 return Poll::Ready(None);
             }
-            if self.index >= self.batch.len() {
-                self.index = 0;
+            if self.batch.is_end(self.at) {
                 let poll = self.reader.poll_read(cx, READ_BYTES, &mut self.batch);
+                self.at = self.batch.start();
                 match poll {
                     Poll::Pending => {
                         // A waiting reader holds no buffers.
@@ -130,6 +131,7 @@ impl Subscription {
                             let next = self.reader.position();
                             self.batch.restart(next);
                         }
+                        self.at = self.batch.start();
                         return Poll::Pending;
                     }
                     Poll::Ready(Err(ReadError::Expired)) => {
@@ -166,32 +168,32 @@ impl Subscription {
     /// Returns the records that were read as frames, from the cache or newly encoded.
     fn render(&mut self) -> Bytes {
         let generation = self.guard.generation().clone();
-        let Some(first) = self.batch.get(self.index).map(|record| record.first_seq) else {
+        let Some((record, _)) = self.batch.record_at(self.at) else {
+            self.failed = Some(SubscriptionError::Corrupt);
             return Bytes::new();
         };
+        let first = record.first_seq;
         let key = self.key().filter(|_| self.from <= first);
         // An entry that goes further than this reader has read would be returned, and its end read
         // again.
-        let read = self.batch.next_seq();
+        let read = self.batch.end_seq();
         if let Some(entry) = key
             .and_then(|key| generation.render_cache().get(key, first))
             .filter(|entry| entry.next <= read)
         {
-            while self
-                .batch
-                .get(self.index)
-                .is_some_and(|record| record.first_seq < entry.next)
+            while let Some((record, after)) = self.batch.record_at(self.at)
+                && record.first_seq < entry.next
             {
-                self.index += 1;
+                self.at = after;
             }
             self.note(entry.rendered);
             return entry.bytes;
         }
         let mut next = first;
         let mut rendered = Rendered::Open;
-        while let Some(record) = self.batch.get(self.index) {
-            self.index += 1;
-            next = Seq(record.first_seq.0 + record.events);
+        while let Some((record, after)) = self.batch.record_at(self.at) {
+            self.at = after;
+            next = record.next_seq();
             match self
                 .renderer
                 .render(&*generation, record, self.from, &mut self.out)

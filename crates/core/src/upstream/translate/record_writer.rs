@@ -81,8 +81,7 @@ impl RecordWriter {
 
     /// Removes the records after they were appended. Numbers continue.
     pub fn clear(&mut self) {
-        let next = self.batch.next_seq();
-        self.batch.restart(next);
+        self.batch.clear();
     }
 
     /// Returns true if nothing was collected since the last [`RecordWriter::clear`].
@@ -100,6 +99,11 @@ impl RecordWriter {
     #[must_use]
     pub fn next_seq(&self) -> Seq {
         Seq(self.batch.next_seq().0 + self.events.len() as u64)
+    }
+
+    /// Leaves out `count` numbers before the current record.
+    pub fn skip(&mut self, count: u64) {
+        self.batch.skip(count);
     }
 
     /// Adds an event to the current record.
