@@ -1166,7 +1166,8 @@ async fn oldest_finished_log_is_evicted_first() {
     let large = "x".repeat(30_000);
     let mut generations = Vec::new();
     for _ in 0..12 {
-        generations.push(finished(&test, CHAT, &large).await);
+        // A reference would keep the object in memory.
+        generations.push(Arc::downgrade(&finished(&test, CHAT, &large).await));
         test.engine.registry().sweep(Instant::now());
         assert!(
             test.engine.registry().used() <= 200 * 1024,
@@ -1176,7 +1177,10 @@ async fn oldest_finished_log_is_evicted_first() {
     }
     let logs: Vec<bool> = generations
         .iter()
-        .map(|generation| generation.tail().is_ok())
+        .map(|generation| {
+            let generation = generation.upgrade();
+            generation.is_some_and(|generation| generation.tail().is_ok())
+        })
         .collect();
     let first_kept = logs.iter().position(|kept| *kept).unwrap();
     assert!(first_kept > 0, "nothing was dropped");
@@ -1186,7 +1190,10 @@ async fn oldest_finished_log_is_evicted_first() {
     );
     let objects: Vec<bool> = generations
         .iter()
-        .map(|generation| find(&test, generation).is_ok())
+        .map(|generation| {
+            let generation = generation.upgrade();
+            generation.is_some_and(|generation| find(&test, &generation).is_ok())
+        })
         .collect();
     let first_object = objects.iter().position(|kept| *kept).unwrap();
     assert!(

@@ -28,6 +28,10 @@ pub(crate) enum Refused {
     Overloaded,
 }
 
+/// actix-ws makes room for a whole frame when it has its head. Of that room whole huge pages are
+/// resident.
+const HUGE_PAGE: u64 = 2 * 1024 * 1024;
+
 /// Messages are counted from this size on. Smaller ones are bounded by the number of sockets.
 const COUNT_FROM: u64 = 4 * 1024;
 
@@ -93,7 +97,10 @@ impl FrameGuard {
 
     /// Counts the bytes of the incomplete message. Returns false if there is no memory for them.
     fn count(&mut self) -> bool {
-        let bytes = self.heads.received;
+        let (received, rest) = (self.heads.received, self.heads.skip);
+        let bytes = received
+            .next_multiple_of(HUGE_PAGE)
+            .min(received.saturating_add(rest));
         if bytes < COUNT_FROM || !self.heads.is_incomplete() {
             return true;
         }
