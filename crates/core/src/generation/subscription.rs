@@ -13,11 +13,14 @@ use super::render_cache::{RenderEntry, RenderKey};
 use super::{Generation, READ_BYTES};
 use crate::dialect::{Dialect, Framing, Rendered, Renderer};
 use crate::log::{LogReader, ReadError};
+use crate::model::account::{AccountKind, Charge};
 use crate::model::id::Seq;
 use crate::model::record::{BatchPosition, RecordBatch};
 
 /// The size at which one poll stops adding records.
 const POLL_BYTES: usize = 64 * 1024;
+/// Frames that a poll returned are counted from this size on.
+const COUNT_FROM: usize = 4 * 1024;
 
 /// Why a reader stops before the end of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,6 +64,8 @@ pub struct Subscription {
     end: EndOfStream,
     failed: Option<SubscriptionError>,
     out: BytesMut,
+    /// Counts the frames of the last poll until the next one: the reader is writing them.
+    charge: Option<Charge>,
 }
 
 impl Subscription {
@@ -80,6 +85,7 @@ impl Subscription {
             end: EndOfStream::Open,
             failed: None,
             out: BytesMut::new(),
+            charge: None,
         }
     }
 
@@ -106,6 +112,9 @@ impl Subscription {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, SubscriptionError>>> {
+        if self.charge.is_some() {
+            self.charge = None;
+        }
         loop {
             if let Some(error) = self.failed.take() {
                 self.end = EndOfStream::Reached;
@@ -167,6 +176,11 @@ impl Subscription {
             }
             let bytes = self.render();
             if !bytes.is_empty() {
+                if bytes.len() >= COUNT_FROM {
+                    let held = bytes.len() + self.batch.byte_len();
+                    let account = self.guard.generation().account();
+                    self.charge = Some(account.charge(AccountKind::Frames, held));
+                }
                 return Poll::Ready(Some(Ok(bytes)));
             }
         }
@@ -244,13 +258,14 @@ impl Subscription {
         self.note(rendered);
         let bytes = self.out.split().freeze();
         if let Some(key) = key {
-            generation.render_cache().put(RenderEntry {
+            let entry = RenderEntry {
                 key,
                 first,
                 next,
                 bytes: bytes.clone(),
                 rendered,
-            });
+            };
+            generation.render_cache().put(entry, generation.account());
         }
         bytes
     }
