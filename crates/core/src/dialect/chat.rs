@@ -2,15 +2,15 @@
 //! a Responses upstream.
 
 use bytes::BytesMut;
-use serde_json::value::RawValue;
 
+use super::chat_delta::ChatDelta;
 use super::{Frame, Rendered, Renderer, View};
-use crate::model::event::{ChatHint, Ending, EventKind, Outcome};
+use crate::model::event::{Ending, EventKind, Outcome};
 use crate::model::id::Seq;
-use crate::model::json::{self, Members};
+use crate::model::json;
 use crate::model::record::{FullRecord, RecordRef};
 use crate::model::snapshot::{Api, Meta};
-use crate::upstream::translate::{UNREQUESTED, chat_usage};
+use crate::upstream::translate::{chat_usage, is_error_object, is_usage_chunk};
 
 impl Renderer {
     pub(super) fn chat(
@@ -35,7 +35,11 @@ impl Renderer {
             )
         };
         let raw = full.raw.as_ref().filter(|_| meta.api == Api::Chat);
-        if let Some(raw) = raw.filter(|raw| !raw.ends_with(UNREQUESTED)) {
+        // A usage chunk is a record of its own. The upstream may send one that was not requested.
+        let alone = matches!(full.events.as_slice(), [EventKind::Chunk]);
+        if let Some(raw) = raw
+            && (!alone || meta.include_usage || !is_usage_chunk(raw))
+        {
             emit(raw);
         }
         let mut rendered = Rendered::Open;
@@ -43,17 +47,15 @@ impl Renderer {
             match event {
                 // A Responses upstream that did not begin with a response object.
                 EventKind::InProgress if meta.api == Api::Responses => {
-                    if let Some(chunk) = hint_chunk(meta, &ChatHint::Role) {
-                        emit(&chunk);
-                    }
+                    emit(&delta_chunk(meta, &ChatDelta::role()));
                 }
                 EventKind::Relayed(relayed) => {
-                    if let Some(chunk) = hint_chunk(meta, &relayed.chat) {
-                        emit(&chunk);
+                    if let Some(delta) = ChatDelta::of(view, relayed, seq) {
+                        emit(&delta_chunk(meta, &delta));
                     }
                 }
                 EventKind::End(outcome) => {
-                    for payload in last_payloads(meta, outcome, raw.map(|raw| &raw[..])) {
+                    for payload in last_payloads(view, outcome, raw.map(|raw| &raw[..])) {
                         emit(&payload);
                     }
                     rendered = Rendered::Ended;
@@ -67,7 +69,8 @@ impl Renderer {
 
 /// Returns the payloads after the terminal record's own chunk: `[DONE]` after an answer, else an
 /// error object.
-fn last_payloads(meta: &Meta, outcome: &Outcome, raw: Option<&[u8]>) -> Vec<Vec<u8>> {
+fn last_payloads(view: &impl View, outcome: &Outcome, raw: Option<&[u8]>) -> Vec<Vec<u8>> {
+    let meta = view.meta();
     let error = |code: &str, kind: &str, message: &str| {
         let (code, kind, message) = (
             json::escape(code),
@@ -80,12 +83,13 @@ fn last_payloads(meta: &Meta, outcome: &Outcome, raw: Option<&[u8]>) -> Vec<Vec<
         .into_bytes()
     };
     let mut payloads = match &outcome.ending {
-        Ending::Completed { .. } | Ending::Incomplete { .. } if meta.api == Api::Responses => {
-            closing_chunks(meta, outcome)
+        Ending::Completed | Ending::Incomplete { .. } if meta.api == Api::Responses => {
+            let has_calls = view.item_index(|index| index.has_calls());
+            closing_chunks(meta, outcome, has_calls)
         }
-        Ending::Completed { .. } | Ending::Incomplete { .. } => Vec::new(),
+        Ending::Completed | Ending::Incomplete { .. } => Vec::new(),
         // The chunk is the upstream's own error object.
-        Ending::Failed(_) if raw.is_some_and(has_error) => return Vec::new(),
+        Ending::Failed(_) if raw.is_some_and(is_error_object) => return Vec::new(),
         Ending::Failed(failure) => {
             return vec![error(&failure.code, &failure.kind, &failure.message)];
         }
@@ -101,19 +105,11 @@ fn last_payloads(meta: &Meta, outcome: &Outcome, raw: Option<&[u8]>) -> Vec<Vec<
     payloads
 }
 
-/// Returns true if the SDKs raise on this payload.
-fn has_error(raw: &[u8]) -> bool {
-    serde_json::from_slice::<&RawValue>(raw)
-        .ok()
-        .and_then(|raw| serde_json::from_str::<Members<'_>>(raw.get()).ok())
-        .is_some_and(|members| members.get("error").is_some())
-}
-
 /// Returns the chat `finish_reason` of an ending; `None` for failures and cancellation.
-pub(super) fn finish_reason(ending: &Ending) -> Option<&'static str> {
+pub(super) fn finish_reason(ending: &Ending, has_calls: bool) -> Option<&'static str> {
     match ending {
-        Ending::Completed { tool_calls: true } => Some("tool_calls"),
-        Ending::Completed { tool_calls: false } => Some("stop"),
+        Ending::Completed if has_calls => Some("tool_calls"),
+        Ending::Completed => Some("stop"),
         Ending::Incomplete { reason } if reason == "content_filter" => Some("content_filter"),
         Ending::Incomplete { .. } => Some("length"),
         Ending::Failed(_) | Ending::Cancelled => None,
@@ -137,21 +133,9 @@ fn chunk(meta: &Meta, choices: &str, usage: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Returns an image as chat servers send it. `data` is JSON-escaped base64.
-pub(super) fn image(data: &str) -> String {
-    // The first character of the data tells the format.
-    let format = match data.as_bytes().first() {
-        Some(b'/') => "jpeg",
-        Some(b'U') => "webp",
-        Some(b'R') => "gif",
-        _ => "png",
-    };
-    format!(r#"{{"type":"image_url","image_url":{{"url":"data:image/{format};base64,{data}"}}}}"#)
-}
-
 /// Returns the finish chunk, and the usage chunk if usage was requested and is known.
-fn closing_chunks(meta: &Meta, outcome: &Outcome) -> Vec<Vec<u8>> {
-    let Some(reason) = finish_reason(&outcome.ending) else {
+fn closing_chunks(meta: &Meta, outcome: &Outcome, has_calls: bool) -> Vec<Vec<u8>> {
+    let Some(reason) = finish_reason(&outcome.ending, has_calls) else {
         return Vec::new();
     };
     let mut chunks = vec![chunk(
@@ -167,52 +151,15 @@ fn closing_chunks(meta: &Meta, outcome: &Outcome) -> Vec<Vec<u8>> {
     chunks
 }
 
-fn hint_chunk(meta: &Meta, hint: &ChatHint) -> Option<Vec<u8>> {
-    let delta = match hint {
-        ChatHint::Nothing => return None,
-        ChatHint::Role => r#"{"role":"assistant","content":""}"#.to_owned(),
-        ChatHint::Text { text, .. } => format!(r#"{{"content":"{text}"}}"#),
-        ChatHint::Refusal { text, .. } => format!(r#"{{"refusal":"{text}"}}"#),
-        ChatHint::Reasoning(text) => format!(r#"{{"reasoning_content":"{text}"}}"#),
-        ChatHint::CallAdded {
-            index,
-            call_id,
-            name,
-            arguments,
-        } => {
-            format!(
-                r#"{{"tool_calls":[{{"index":{index},"id":"{call_id}","type":"function","function":{{"name":"{name}","arguments":"{arguments}"}}}}]}}"#
-            )
-        }
-        ChatHint::CallArguments { index, text } => {
-            format!(r#"{{"tool_calls":[{{"index":{index},"function":{{"arguments":"{text}"}}}}]}}"#)
-        }
-        ChatHint::Image(data) => format!(r#"{{"images":[{}]}}"#, image(data)),
-        ChatHint::CustomCallAdded {
-            index,
-            call_id,
-            name,
-            input,
-        } => {
-            format!(
-                r#"{{"tool_calls":[{{"index":{index},"id":"{call_id}","type":"custom","custom":{{"name":"{name}","input":"{input}"}}}}]}}"#
-            )
-        }
-        ChatHint::CustomCallInput { index, text } => {
-            format!(r#"{{"tool_calls":[{{"index":{index},"custom":{{"input":"{text}"}}}}]}}"#)
-        }
-        ChatHint::Annotation(annotation) => format!(r#"{{"annotations":[{annotation}]}}"#),
+fn delta_chunk(meta: &Meta, delta: &ChatDelta) -> Vec<u8> {
+    let logprobs = match &delta.logprobs {
+        Some(tokens) => format!(r#"{{"content":{tokens},"refusal":null}}"#),
+        None => "null".to_owned(),
     };
-    let logprobs = match hint {
-        ChatHint::Text {
-            logprobs: Some(tokens),
-            ..
-        } => format!(r#"{{"content":{tokens},"refusal":null}}"#),
-        _ => "null".to_owned(),
-    };
-    Some(chunk(
+    let delta = &delta.json;
+    chunk(
         meta,
         &format!(r#"[{{"index":0,"delta":{delta},"logprobs":{logprobs},"finish_reason":null}}]"#),
         "null",
-    ))
+    )
 }

@@ -32,7 +32,7 @@ use parking_lot::{Mutex, RwLock};
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
-use crate::dialect::{self, View};
+use crate::dialect::{self, ItemIndex, View};
 use crate::log::{LogReader, ReadError, Tail, TokenLog};
 use crate::model::event::{DeltaTarget, Outcome};
 use crate::model::id::Seq;
@@ -52,6 +52,8 @@ pub struct Generation {
     response_head: ResponseHead,
     ended: Notify,
     render_cache: RenderCache,
+    /// Made by the first reader that needs it.
+    item_index: Mutex<Option<Box<ItemIndex>>>,
     first_token: OnceLock<Duration>,
     conversation: Conversation,
 }
@@ -104,6 +106,7 @@ impl Generation {
             response_head: ResponseHead::default(),
             ended: Notify::new(),
             render_cache: RenderCache::default(),
+            item_index: Mutex::default(),
             first_token: OnceLock::new(),
             conversation,
         })
@@ -313,6 +316,11 @@ impl Generation {
             + head
             + self.conversation.memory_size()
             + self.snapshot.lock().memory_size()
+            + self
+                .item_index
+                .lock()
+                .as_ref()
+                .map_or(0, |index| size_of::<ItemIndex>() + index.memory_size())
             + templates
     }
 
@@ -402,6 +410,10 @@ impl View for Generation {
 
     fn with_snapshot<T>(&self, f: impl FnOnce(&Snapshot) -> T) -> T {
         Self::with_snapshot(self, f)
+    }
+
+    fn item_index<T>(&self, f: impl FnOnce(&mut ItemIndex) -> T) -> T {
+        f(self.item_index.lock().get_or_insert_default())
     }
 }
 

@@ -18,6 +18,8 @@ use crate::model::record::RecordBatch;
 
 /// The size at which one poll stops adding records.
 const POLL_BYTES: usize = 64 * 1024;
+/// Bytes of records that one poll reads without a frame for the reader. Then others run.
+const SILENT_BYTES: usize = 256 * 1024;
 
 /// Why a reader stops before the end of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,11 +64,13 @@ impl Subscription {
     /// a reader in between.
     #[must_use]
     pub fn new(guard: ReaderGuard, from: Seq, dialect: Dialect, framing: Arc<dyn Framing>) -> Self {
-        let reader = LogReader::new(guard.generation().log().clone(), from);
+        let renderer = Renderer::new(dialect, framing);
+        let start = renderer.start(&**guard.generation(), from);
+        let reader = LogReader::new(guard.generation().log().clone(), start);
         Self {
             guard,
             reader,
-            renderer: Renderer::new(dialect, framing),
+            renderer,
             batch: RecordBatch::default(),
             index: 0,
             from,
@@ -99,6 +103,7 @@ impl Subscription {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, SubscriptionError>>> {
+        let mut silent = 0;
         loop {
             if let Some(error) = self.failed.take() {
                 self.end = EndOfStream::Reached;
@@ -108,6 +113,10 @@ impl Subscription {
                 return Poll::Ready(None);
             }
             if self.index >= self.batch.len() {
+                if silent >= SILENT_BYTES {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 self.index = 0;
                 let poll = self.reader.poll_read(cx, READ_BYTES, &mut self.batch);
                 match poll {
@@ -139,7 +148,7 @@ impl Subscription {
                         }
                         continue;
                     }
-                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Ok(_)) => silent += self.batch.byte_len(),
                 }
             }
             let bytes = self.render();

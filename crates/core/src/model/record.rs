@@ -382,6 +382,8 @@ fn take_varint(input: &mut &[u8]) -> Option<usize> {
 #[derive(Debug)]
 pub(crate) struct KnownTemplate {
     pub(crate) template: Template,
+    /// Whether its text is part of the bare answer: text or refusal of the first choice.
+    pub(crate) is_answer: bool,
     /// `,"item_id":"…","output_index":0,"content_index":0,"delta":"`
     pub(crate) event_middle: Vec<u8>,
 }
@@ -397,7 +399,6 @@ mod tests {
             item: 0,
             part: 0,
             kind: DeltaKind::Text,
-            plain: true,
         }
     }
 

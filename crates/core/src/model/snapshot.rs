@@ -256,7 +256,7 @@ impl Snapshot {
             }
             EventKind::End(outcome) => {
                 self.status = match outcome.ending {
-                    Ending::Completed { .. } => Status::Completed,
+                    Ending::Completed => Status::Completed,
                     Ending::Incomplete { .. } => Status::Incomplete,
                     Ending::Failed(_) => Status::Failed,
                     Ending::Cancelled => Status::Cancelled,
@@ -660,7 +660,7 @@ impl ResponseObject<'_> {
         push(",\"completed_at\":");
         match outcome {
             Some(Outcome {
-                ending: Ending::Completed { .. },
+                ending: Ending::Completed,
                 at,
                 ..
             }) => push(itoa::Buffer::new().format(*at)),

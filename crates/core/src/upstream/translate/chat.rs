@@ -12,7 +12,7 @@ use super::finish_reason::FinishReason;
 use super::record_writer::OpenItem;
 use super::tool_calls::{Context, ToolCalls};
 use super::usage::Usage;
-use super::{BodyEnd, Progress, RecordWriter, Translated, failed};
+use super::{BodyEnd, Progress, RecordWriter, Translated, failed, is_error_object};
 use crate::model::error::ErrorCode;
 use crate::model::event::{DeltaKind, DeltaTarget, Ending, EventKind, ItemHead, Outcome, PartKind};
 use crate::model::json;
@@ -43,7 +43,7 @@ pub struct ChatTranslator {
     usage: Option<Usage>,
     /// Number of usage chunks without choices: several mean one per choice.
     usage_chunks: u32,
-    /// A chunk that waits for the next one. At the end it is stored with the terminal event.
+    /// A chunk that waits for the next one or the end.
     held: Option<HeldChunk>,
     /// Chunks with an error beside choices, or with an error-like finish. They wait unread for the
     /// end: nothing of it is stored if another upstream continues the answer.
@@ -52,7 +52,6 @@ pub struct ChatTranslator {
     continues: bool,
     /// The first finish reason that is not simply a stop.
     finish: Option<FinishReason>,
-    tool_calls: bool,
     fault: Option<Ending>,
     call_ids: HashSet<String>,
     /// Set if a completion that arrives in one piece becomes chunks.
@@ -159,7 +158,6 @@ impl ChatTranslator {
             failing: Vec::new(),
             continues: false,
             finish: None,
-            tool_calls: false,
             fault: None,
             call_ids: HashSet::new(),
             chunking: None,
@@ -293,15 +291,20 @@ impl ChatTranslator {
         }
     }
 
-    /// Closes open items and writes the terminal event, with the held chunk.
+    /// Closes open items and writes the terminal event, with the upstream's error object if it
+    /// sent one.
     pub fn end(&mut self, ending: Ending, at: u64, records: &mut RecordWriter) {
-        let complete = matches!(ending, Ending::Completed { .. });
+        let complete = matches!(ending, Ending::Completed);
         self.release_failing(records);
-        if matches!(ending, Ending::Failed(_) | Ending::Cancelled)
-            && matches!(self.held, Some(HeldChunk::Usage(_)))
-        {
-            // The following error needs its own number, so that a chat reader that disconnects
-            // between the two gets it.
+        let ends_chat = match &self.held {
+            Some(HeldChunk::Error(chunk)) => {
+                matches!(ending, Ending::Failed(_)) && is_error_object(chunk)
+            }
+            _ => false,
+        };
+        if !ends_chat {
+            // What follows has another number, so that a chat reader that disconnects between the
+            // two gets it.
             self.release_held(records);
         }
         let mut choices = std::mem::take(&mut self.choices);
@@ -709,9 +712,7 @@ impl ChatTranslator {
             records,
             templates: &lookup,
         };
-        let added = f(state.calls.get_or_insert_default(), &mut context);
-        self.tool_calls |= added;
-        added
+        f(state.calls.get_or_insert_default(), &mut context)
     }
 
     /// Closes the items of a choice, in the order in which they were opened.
@@ -786,9 +787,7 @@ impl ChatTranslator {
             return fault.clone();
         }
         match &self.finish {
-            None | Some(FinishReason::Stop) => Ending::Completed {
-                tool_calls: self.tool_calls,
-            },
+            None | Some(FinishReason::Stop) => Ending::Completed,
             Some(FinishReason::Length) => Ending::Incomplete {
                 reason: "max_output_tokens".to_owned(),
             },

@@ -198,17 +198,14 @@ fn push_deltas(events: &[EventKind], place: DeltaTarget, out: &mut String) {
 #[derive(Debug)]
 pub(crate) struct OpenItem {
     pub(crate) item: u32,
-    plain: bool,
     parts: Vec<PartKind>,
     annotations: u32,
 }
 
 impl OpenItem {
     pub(crate) fn open(records: &mut RecordWriter, head: ItemHead) -> Self {
-        let plain = matches!(head, ItemHead::Message { choice: 0 });
         Self {
             item: records.open_item(head),
-            plain,
             parts: Vec::new(),
             annotations: 0,
         }
@@ -239,7 +236,6 @@ impl OpenItem {
             item: self.item,
             part: part as u32,
             kind: delta,
-            plain: self.plain,
         }
     }
 

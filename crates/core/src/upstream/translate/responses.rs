@@ -6,13 +6,12 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::model::error::ErrorCode;
-use crate::model::event::{ChatHint, Ending, EventKind, Failure, Outcome, Relayed};
+use crate::model::event::{Ending, EventKind, Failure, Outcome, Relayed};
 use crate::model::id::GenerationId;
 use crate::model::json::{self, Members};
 use crate::model::relayed_items::RelayedItems;
 
 use super::chunk::UpstreamFault;
-use super::hints::ChatHints;
 use super::opened_items::{List, OpenedItems};
 use super::usage::Usage;
 use super::{BodyEnd, Progress, RecordWriter, Translated, failed};
@@ -24,7 +23,6 @@ pub struct ResponsesTranslator {
     suffix: String,
     previous: String,
     started: bool,
-    hints: ChatHints,
     opened: OpenedItems,
     /// What was relayed so far.
     items: RelayedItems,
@@ -58,7 +56,6 @@ impl ResponsesTranslator {
             suffix: id.suffix().to_owned(),
             previous,
             started: false,
-            hints: ChatHints::default(),
             opened: OpenedItems::default(),
             items: RelayedItems::default(),
             fault: None,
@@ -623,11 +620,10 @@ impl ResponsesTranslator {
             r#"{{"type":"{name}","sequence_number":{}{item_id},"output_index":{at}{members}}}"#,
             records.next_seq()
         );
-        let chat = match serde_json::from_str::<Members<'_>>(&json) {
-            Ok(members) => self.note(name, at, &members),
-            Err(_) => ChatHint::Nothing,
-        };
-        push(name, json, chat, records);
+        if let Ok(members) = serde_json::from_str::<Members<'_>>(&json) {
+            self.note(name, at, &members);
+        }
+        push(name, json, records);
     }
 
     /// Relays an event of the upstream.
@@ -670,22 +666,20 @@ impl ResponsesTranslator {
         }
         replaced.extend_from_slice(more);
         let json = members.write_with(&replaced);
-        let chat = match at {
-            Some(at) => self.note(name, at, members),
-            None => ChatHint::Nothing,
-        };
-        push(name, json, chat, records);
+        if let Some(at) = at {
+            self.note(name, at, members);
+        }
+        push(name, json, records);
     }
 
-    /// Folds an event and returns what a chat client gets for it.
-    fn note(&mut self, name: &str, at: u64, members: &Members<'_>) -> ChatHint {
+    /// Folds an event.
+    fn note(&mut self, name: &str, at: u64, members: &Members<'_>) {
         self.items.apply(name, at, members);
         if name.starts_with("response.output_item.")
             && let Some(item) = self.opened.get(at)
         {
             self.items.set_id(at, &item.id);
         }
-        self.hints.of(name, at, members)
     }
 
     /// Relays the first event as `response.in_progress`: the gateway sends `response.created`
@@ -707,7 +701,6 @@ impl ResponsesTranslator {
         records.event(EventKind::Relayed(Relayed {
             name: "response.in_progress".to_owned(),
             json,
-            chat: ChatHint::Role,
         }));
         records.record(None);
     }
@@ -842,9 +835,7 @@ impl ResponsesTranslator {
     /// Returns the ending that a terminal event means; `None` for a failure without a reason.
     fn ending(&self, name: &str, response: &Members<'_>) -> Option<Ending> {
         Some(match name {
-            "response.completed" => Ending::Completed {
-                tool_calls: self.hints.calls() > 0 || calls_something(response),
-            },
+            "response.completed" => Ending::Completed,
             "response.incomplete" => {
                 let reason = response
                     .object("incomplete_details")
@@ -990,11 +981,10 @@ impl Place {
     }
 }
 
-fn push(name: &str, json: String, chat: ChatHint, records: &mut RecordWriter) {
+fn push(name: &str, json: String, records: &mut RecordWriter) {
     records.event(EventKind::Relayed(Relayed {
         name: name.to_owned(),
         json,
-        chat,
     }));
     records.record(None);
 }
@@ -1067,14 +1057,6 @@ fn unexplained() -> Ending {
         ErrorCode::UpstreamError,
         "The upstream reported that the response failed.",
     )
-}
-
-/// Returns true if the response object has a call.
-fn calls_something(response: &Members<'_>) -> bool {
-    response.objects("output").iter().any(|item| {
-        item.text("type")
-            .is_some_and(|kind| matches!(&*kind, "function_call" | "custom_tool_call"))
-    })
 }
 
 fn over(ending: Ending) -> Translated {
