@@ -45,7 +45,7 @@ impl Audit {
     ///   those of the `….done` events and of the terminal object, and ids and call ids do not
     ///   change and are unique;
     /// * a poll returns the terminal event's object;
-    /// * numbers of the chat dialect do not descend, and the last has the terminal event's;
+    /// * frames of the chat dialect have ascending numbers, and the last has the terminal event's;
     /// * a reader that resumes at any position gets exactly the later events, in every dialect.
     ///
     /// # Panics
@@ -74,8 +74,8 @@ impl Audit {
 
         let chat = read_all(generation, Dialect::Chat);
         assert!(
-            chat.is_sorted_by(|before, after| before.seq <= after.seq),
-            "numbers of the chat dialect descend"
+            chat.is_sorted_by(|before, after| before.seq < after.seq),
+            "two frames of the chat dialect share a number"
         );
         assert_eq!(
             chat.last().map(|line| line.seq),

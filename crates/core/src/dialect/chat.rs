@@ -8,9 +8,16 @@ use super::{Frame, Rendered, Renderer, View};
 use crate::model::event::{Ending, EventKind, Outcome};
 use crate::model::id::Seq;
 use crate::model::json;
-use crate::model::record::{FullRecord, RecordRef};
-use crate::model::snapshot::{Api, Meta};
+use crate::model::record::{CLOSING_NUMBERS, FullRecord, RecordRef};
+use crate::model::snapshot::{Api, Meta, Snapshot};
 use crate::upstream::translate::{chat_usage, is_error_object, is_usage_chunk};
+
+/// The finish and usage chunks that are made of a terminal event.
+#[derive(Default)]
+struct ClosingChunks {
+    finish: Option<Vec<u8>>,
+    usage: Option<Vec<u8>>,
+}
 
 impl Renderer {
     pub(super) fn chat(
@@ -18,11 +25,15 @@ impl Renderer {
         view: &impl View,
         full: &FullRecord<'_>,
         record: RecordRef<'_>,
+        from: Seq,
         out: &mut BytesMut,
     ) -> Rendered {
-        let seq = Seq(record.first_seq.0 + record.events.saturating_sub(1));
+        let seq = Seq(record.next_seq().0 - 1);
         let meta = view.meta();
-        let mut emit = |data: &[u8]| {
+        let mut emit = |seq: Seq, data: &[u8]| {
+            if seq < from {
+                return;
+            }
             self.framing.frame(
                 &meta.id,
                 &Frame {
@@ -40,23 +51,35 @@ impl Renderer {
         if let Some(raw) = raw
             && (!alone || meta.include_usage || !is_usage_chunk(raw))
         {
-            emit(raw);
+            emit(seq, raw);
         }
         let mut rendered = Rendered::Open;
         for event in &full.events {
             match event {
                 // A Responses upstream that did not begin with a response object.
                 EventKind::InProgress if meta.api == Api::Responses => {
-                    emit(&delta_chunk(meta, &ChatDelta::role()));
+                    emit(seq, &delta_chunk(meta, &ChatDelta::role()));
                 }
                 EventKind::Relayed(relayed) => {
                     if let Some(delta) = ChatDelta::of(view, relayed, seq) {
-                        emit(&delta_chunk(meta, &delta));
+                        emit(seq, &delta_chunk(meta, &delta));
                     }
                 }
                 EventKind::End(outcome) => {
-                    for payload in last_payloads(view, outcome, raw.map(|raw| &raw[..])) {
-                        emit(&payload);
+                    if meta.api == Api::Responses || record.skip == CLOSING_NUMBERS {
+                        let closing = ClosingChunks::of(view, outcome);
+                        // They have the numbers that the record skips.
+                        let number = Seq(record.first_seq.0.saturating_sub(CLOSING_NUMBERS));
+                        if let Some(chunk) = closing.finish {
+                            emit(number, &chunk);
+                        }
+                        if let Some(chunk) = closing.usage {
+                            emit(number.next(), &chunk);
+                        }
+                    }
+                    let raw = raw.map(|raw| &raw[..]);
+                    if let Some(payload) = last_payload(&outcome.ending, raw) {
+                        emit(seq, &payload);
                     }
                     rendered = Rendered::Ended;
                 }
@@ -67,42 +90,26 @@ impl Renderer {
     }
 }
 
-/// Returns the payloads after the terminal record's own chunk: `[DONE]` after an answer, else an
-/// error object.
-fn last_payloads(view: &impl View, outcome: &Outcome, raw: Option<&[u8]>) -> Vec<Vec<u8>> {
-    let meta = view.meta();
-    let error = |code: &str, kind: &str, message: &str| {
-        let (code, kind, message) = (
-            json::escape(code),
-            json::escape(kind),
-            json::escape(message),
-        );
+/// Returns the payload after the terminal record's own chunk: `[DONE]` after an answer, else an
+/// error object. `None` if the chunk is the upstream's own error object.
+fn last_payload(ending: &Ending, raw: Option<&[u8]>) -> Option<Vec<u8>> {
+    let (code, kind, message) = match ending {
+        Ending::Completed | Ending::Incomplete { .. } => return Some(b"[DONE]".to_vec()),
+        Ending::Failed(_) if raw.is_some_and(is_error_object) => return None,
+        Ending::Failed(failure) => (&*failure.code, &*failure.kind, &*failure.message),
+        Ending::Cancelled => ("cancelled", "cancelled", "The generation was cancelled."),
+    };
+    let (code, kind, message) = (
+        json::escape(code),
+        json::escape(kind),
+        json::escape(message),
+    );
+    Some(
         format!(
             r#"{{"error":{{"message":"{message}","type":"{kind}","param":null,"code":"{code}"}}}}"#
         )
-        .into_bytes()
-    };
-    let mut payloads = match &outcome.ending {
-        Ending::Completed | Ending::Incomplete { .. } if meta.api == Api::Responses => {
-            let has_calls = view.item_index(|index| index.has_calls());
-            closing_chunks(meta, outcome, has_calls)
-        }
-        Ending::Completed | Ending::Incomplete { .. } => Vec::new(),
-        // The chunk is the upstream's own error object.
-        Ending::Failed(_) if raw.is_some_and(is_error_object) => return Vec::new(),
-        Ending::Failed(failure) => {
-            return vec![error(&failure.code, &failure.kind, &failure.message)];
-        }
-        Ending::Cancelled => {
-            return vec![error(
-                "cancelled",
-                "cancelled",
-                "The generation was cancelled.",
-            )];
-        }
-    };
-    payloads.push(b"[DONE]".to_vec());
-    payloads
+        .into_bytes(),
+    )
 }
 
 /// Returns the chat `finish_reason` of an ending; `None` for failures and cancellation.
@@ -133,22 +140,27 @@ fn chunk(meta: &Meta, choices: &str, usage: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Returns the finish chunk, and the usage chunk if usage was requested and is known.
-fn closing_chunks(meta: &Meta, outcome: &Outcome, has_calls: bool) -> Vec<Vec<u8>> {
-    let Some(reason) = finish_reason(&outcome.ending, has_calls) else {
-        return Vec::new();
-    };
-    let mut chunks = vec![chunk(
-        meta,
-        &format!(r#"[{{"index":0,"delta":{{}},"logprobs":null,"finish_reason":"{reason}"}}]"#),
-        "null",
-    )];
-    if meta.include_usage
-        && let Some(usage) = outcome.usage.as_deref().and_then(chat_usage)
-    {
-        chunks.push(chunk(meta, "[]", &usage));
+impl ClosingChunks {
+    /// Returns the finish chunk, and the usage chunk if usage was requested and is known.
+    fn of(view: &impl View, outcome: &Outcome) -> Self {
+        let meta = view.meta();
+        let has_calls = match meta.api {
+            Api::Responses => view.item_index(|index| index.has_calls()),
+            Api::Chat => view.with_snapshot(Snapshot::has_calls),
+        };
+        let Some(reason) = finish_reason(&outcome.ending, has_calls) else {
+            return Self::default();
+        };
+        let choice =
+            format!(r#"[{{"index":0,"delta":{{}},"logprobs":null,"finish_reason":"{reason}"}}]"#);
+        let usage = outcome.usage.as_deref().filter(|_| meta.include_usage);
+        Self {
+            finish: Some(chunk(meta, &choice, "null")),
+            usage: usage
+                .and_then(chat_usage)
+                .map(|usage| chunk(meta, "[]", &usage)),
+        }
     }
-    chunks
 }
 
 fn delta_chunk(meta: &Meta, delta: &ChatDelta) -> Vec<u8> {

@@ -240,12 +240,12 @@ impl Renderer {
         if self.needs_index(view.meta()) {
             view.item_index(|index| index.note(first, &full.events));
         }
-        if first.0 + record.events <= from.0 {
+        if record.next_seq() <= from {
             return Rendered::Open;
         }
         match self.dialect {
             Dialect::Responses => self.responses(view, full, first, from, out),
-            Dialect::Chat => self.chat(view, full, record, out),
+            Dialect::Chat => self.chat(view, full, record, from, out),
             Dialect::Text => self.text(view, full, first, from, out),
         }
     }

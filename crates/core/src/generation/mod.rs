@@ -344,6 +344,7 @@ impl Generation {
         let mut templates = self.templates();
         while reader.read_now(READ_BYTES, &mut batch).is_ok() && !batch.is_empty() {
             for record in batch.iter() {
+                snapshot.skip_to(record.first_seq);
                 match Content::decode(record.payload) {
                     Ok(Content::Delta { template, holes }) => {
                         if templates.len() <= template {

@@ -14,7 +14,7 @@ use super::{Generation, READ_BYTES};
 use crate::dialect::{Dialect, Framing, Rendered, Renderer};
 use crate::log::{LogReader, ReadError};
 use crate::model::id::Seq;
-use crate::model::record::RecordBatch;
+use crate::model::record::{BatchPosition, RecordBatch};
 
 /// The size at which one poll stops adding records.
 const POLL_BYTES: usize = 64 * 1024;
@@ -52,7 +52,8 @@ pub struct Subscription {
     renderer: Renderer,
     /// Records that were read and are not rendered yet.
     batch: RecordBatch,
-    index: usize,
+    /// The first of them.
+    at: BatchPosition,
     from: Seq,
     end: EndOfStream,
     failed: Option<SubscriptionError>,
@@ -72,7 +73,7 @@ impl Subscription {
             reader,
             renderer,
             batch: RecordBatch::default(),
-            index: 0,
+            at: BatchPosition::default(),
             from,
             end: EndOfStream::Open,
             failed: None,
@@ -112,13 +113,13 @@ impl Subscription {
             if self.end == EndOfStream::Reached {
                 return Poll::Ready(None);
             }
-            if self.index >= self.batch.len() {
+            if self.batch.is_end(self.at) {
                 if silent >= SILENT_BYTES {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                self.index = 0;
                 let poll = self.reader.poll_read(cx, READ_BYTES, &mut self.batch);
+                self.at = self.batch.start();
                 match poll {
                     Poll::Pending => {
                         // A waiting reader holds no buffers.
@@ -130,6 +131,7 @@ impl Subscription {
                             let next = self.reader.position();
                             self.batch.restart(next);
                         }
+                        self.at = self.batch.start();
                         return Poll::Pending;
                     }
                     Poll::Ready(Err(ReadError::Expired)) => {
@@ -161,32 +163,33 @@ impl Subscription {
     /// Returns the records that were read as frames, from the cache or newly encoded.
     fn render(&mut self) -> Bytes {
         let generation = self.guard.generation().clone();
-        let Some(first) = self.batch.get(self.index).map(|record| record.first_seq) else {
+        let Some((record, _)) = self.batch.record_at(self.at) else {
+            self.failed = Some(SubscriptionError::Corrupt);
             return Bytes::new();
         };
-        let key = self.key().filter(|_| self.from <= first);
+        let first = record.first_seq;
+        // Frames may have numbers that the record skips.
+        let key = self.key().filter(|_| self.from <= record.start_seq());
         // An entry that goes further than this reader has read would be returned, and its end read
         // again.
-        let read = self.batch.next_seq();
+        let read = self.batch.end_seq();
         if let Some(entry) = key
             .and_then(|key| generation.render_cache().get(key, first))
             .filter(|entry| entry.next <= read)
         {
-            while self
-                .batch
-                .get(self.index)
-                .is_some_and(|record| record.first_seq < entry.next)
+            while let Some((record, after)) = self.batch.record_at(self.at)
+                && record.first_seq < entry.next
             {
-                self.index += 1;
+                self.at = after;
             }
             self.note(entry.rendered);
             return entry.bytes;
         }
         let mut next = first;
         let mut rendered = Rendered::Open;
-        while let Some(record) = self.batch.get(self.index) {
-            self.index += 1;
-            next = Seq(record.first_seq.0 + record.events);
+        while let Some((record, after)) = self.batch.record_at(self.at) {
+            self.at = after;
+            next = record.next_seq();
             match self
                 .renderer
                 .render(&*generation, record, self.from, &mut self.out)

@@ -134,17 +134,19 @@ impl<R: RawMutex> MemoryLog<R> {
         } else {
             self.limits
         };
-        if bytes > limits.bytes || batch.next_seq().0 > limits.events {
+        if bytes > limits.bytes || batch.end_seq().0 > limits.events {
             return Err(AppendError::Full {
                 limits: self.limits,
             });
         }
-        for record in batch.iter() {
-            state.bytes.extend_from_slice(record.payload);
+        let start = state.bytes.len();
+        state.bytes.extend_from_slice(batch.as_block());
+        let mut records = batch.iter();
+        while records.next().is_some() {
             // Both fit: the limits were checked above.
             let end = RecordEnd {
-                next_seq: (record.first_seq.0 + record.events) as u32,
-                byte: state.bytes.len() as u32,
+                next_seq: records.end_seq().0 as u32,
+                byte: (start + batch.byte_len() - records.rest().len()) as u32,
             };
             state.records.push(end);
         }
@@ -201,23 +203,23 @@ impl State {
             .checked_sub(1)
             .and_then(|index| self.records.get(index))
             .copied();
-        let (mut seq, mut byte) = before.map_or((0, 0), |end| (end.next_seq, end.byte));
-        let mut index = start;
-        out.restart(Seq(u64::from(seq)));
+        let (seq, byte) = before.map_or((0, 0), |end| (end.next_seq, end.byte));
+        let (mut last, mut index) = ((seq, byte), start);
         while let Some(end) = self.records.get(index) {
-            out.push(
-                u64::from(end.next_seq - seq),
-                &self.bytes[byte as usize..end.byte as usize],
-            );
-            (seq, byte) = (end.next_seq, end.byte);
+            last = (end.next_seq, end.byte);
             index += 1;
-            if out.byte_len() >= max_bytes {
+            if (last.1 - byte) as usize >= max_bytes {
                 break;
             }
         }
+        out.restart(Seq(u64::from(seq)));
+        out.extend_framed(
+            &self.bytes[byte as usize..last.1 as usize],
+            Seq(u64::from(last.0)),
+        );
         if index > start {
             *cursor = ReadPosition {
-                next: Seq(u64::from(seq)),
+                next: Seq(u64::from(last.0)),
                 hint: Some(index),
             };
         }

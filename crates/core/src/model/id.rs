@@ -75,7 +75,28 @@ impl fmt::Debug for GenerationId {
     }
 }
 
-/// The number of an event in its generation's log: `sequence_number`, from 0 without gaps.
+/// A writer's right to append to a log, and its share of the numbers: epoch e starts at
+/// (e − 1) · 2²⁴. The first is 1. The default is the epoch before the first writer.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// The epoch of a log's first writer.
+    pub const FIRST: Self = Self(1);
+    /// The numbers of one epoch.
+    pub const NUMBERS: u64 = 1 << 24;
+
+    /// Returns the number of its first event.
+    #[must_use]
+    pub const fn first_seq(self) -> Seq {
+        Seq(self.0.saturating_sub(1).saturating_mul(Self::NUMBERS))
+    }
+}
+
+/// The number of an event in its generation's log: `sequence_number`, from 0. Gaps are before an
+/// [`Epoch`] and before a terminal event only.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
 )]

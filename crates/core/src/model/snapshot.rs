@@ -197,6 +197,11 @@ impl Snapshot {
         items + outcome + self.relayed.len() * 256
     }
 
+    /// Leaves out the numbers before the next event's, which a terminal event may skip.
+    pub(crate) fn skip_to(&mut self, next: Seq) {
+        self.next = next;
+    }
+
     /// Applies the next event. Events must be applied in order, each once.
     pub(crate) fn apply(&mut self, event: &EventKind) {
         self.next = self.next.next();
@@ -351,6 +356,16 @@ impl Snapshot {
     /// Returns the head of an item.
     pub(crate) fn head(&self, item: u32) -> Option<&ItemHead> {
         self.items.get(item as usize).map(|item| &item.head)
+    }
+
+    /// Returns true if the answer has a call of a function or a custom tool.
+    pub(crate) fn has_calls(&self) -> bool {
+        self.items.iter().any(|item| {
+            matches!(
+                item.head,
+                ItemHead::FunctionCall { .. } | ItemHead::CustomToolCall { .. }
+            )
+        })
     }
 
     /// Returns a part's kind and its JSON-escaped text.

@@ -8,11 +8,11 @@ use tokenwire_core::model::record::RecordBatch;
 
 use super::support::{FIRST, Factory, contents};
 
-/// Records of ten bytes and one event each.
+/// Records of ten bytes with their heads, and one event each.
 fn tens(first: u64, count: usize) -> RecordBatch {
     let mut batch = RecordBatch::default();
     batch.restart(Seq(first));
-    (0..count).for_each(|_| batch.push(1, b"ten bytes!"));
+    (0..count).for_each(|_| batch.push(1, b"nine byte"));
     batch
 }
 

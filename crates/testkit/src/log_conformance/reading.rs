@@ -61,7 +61,7 @@ pub fn read_stops_at_its_byte_limit(make: &Factory<'_>) {
             .read_now(bound, &mut out)
             .unwrap();
         assert_eq!(
-            out.len(),
+            out.iter().count(),
             expected,
             "with a limit of {bound} bytes and records of {each}"
         );

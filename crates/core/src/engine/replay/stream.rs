@@ -10,7 +10,9 @@ use crate::log::LogReader;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::{Ending, EventKind, Outcome};
 use crate::model::id::Seq;
-use crate::model::record::{Content, CorruptRecord, FullRecord, KnownTemplate, RecordBatch};
+use crate::model::record::{
+    BatchPosition, Content, CorruptRecord, FullRecord, KnownTemplate, RecordBatch,
+};
 use crate::model::snapshot::Api;
 use crate::upstream::decode::{Flow, SseEvent};
 use crate::upstream::translate::BodyEnd;
@@ -22,7 +24,7 @@ pub(super) struct Replay {
     reader: LogReader,
     batch: RecordBatch,
     /// The next record of the batch.
-    index: usize,
+    at: BatchPosition,
     templates: Vec<Arc<KnownTemplate>>,
     scratch: Vec<u8>,
     pace: Option<Pace>,
@@ -45,7 +47,7 @@ impl Replay {
             follower_guard,
             reader,
             batch: RecordBatch::default(),
-            index: 0,
+            at: BatchPosition::default(),
             templates: Vec::new(),
             scratch: Vec::new(),
             pace,
@@ -62,7 +64,6 @@ impl Replay {
             return Poll::Pending;
         }
         self.rested = false;
-        self.index = 0;
         let read = self.reader.poll_read(cx, READ_BYTES, &mut self.batch);
         if read.is_pending() {
             // A reader that waits holds little more than its position.
@@ -74,18 +75,18 @@ impl Replay {
             }
             self.scratch.shrink_to(1024);
         }
+        self.at = self.batch.start();
         read.map(|read| read.is_ok() && !self.batch.is_empty())
     }
 
     /// Passes on what the upstream sent to cause this record.
     fn emit(
         &mut self,
-        index: usize,
         cx: &mut Context<'_>,
         sink: &mut Sink<'_>,
     ) -> Poll<Result<Last, CorruptRecord>> {
-        let Some(record) = self.batch.get(index) else {
-            return Poll::Ready(Ok(None));
+        let Some((record, after)) = self.batch.record_at(self.at) else {
+            return Poll::Ready(Err(CorruptRecord));
         };
         let content = match Content::decode(record.payload) {
             Ok(content) => content,
@@ -98,6 +99,7 @@ impl Replay {
         if let Some(pace) = self.pace.as_mut().filter(|_| is_token) {
             std::task::ready!(pace.poll(cx));
         }
+        self.at = after;
         let leader = self.follower_guard.leader();
         Poll::Ready(match content {
             Content::Delta { template, holes } => {
@@ -229,7 +231,7 @@ impl TokenStream for Replay {
         if let Some(end) = &self.end {
             return Poll::Ready(end.clone());
         }
-        if self.index >= self.batch.len() && !std::task::ready!(self.poll_batch(cx)) {
+        if self.batch.is_end(self.at) && !std::task::ready!(self.poll_batch(cx)) {
             self.end = Some(StreamStep::Failed(lost()));
             return Poll::Ready(StreamStep::Failed(lost()));
         }
@@ -237,15 +239,14 @@ impl TokenStream for Replay {
             sink,
             flow: Flow::Continue,
         };
-        let first = self.index;
-        while self.index < self.batch.len() && self.end.is_none() && sink.flow == Flow::Continue {
-            match self.emit(self.index, cx, &mut sink) {
-                Poll::Pending if self.index == first => return Poll::Pending,
+        let first = self.at;
+        while !self.batch.is_end(self.at) && self.end.is_none() && sink.flow == Flow::Continue {
+            match self.emit(cx, &mut sink) {
+                Poll::Pending if self.at == first => return Poll::Pending,
                 Poll::Pending => break,
                 Poll::Ready(Ok(last)) => self.end = last,
                 Poll::Ready(Err(CorruptRecord)) => self.end = Some(StreamStep::Failed(lost())),
             }
-            self.index += 1;
         }
         Poll::Ready(StreamStep::Read)
     }

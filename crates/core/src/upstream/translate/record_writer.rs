@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::model::event::{DeltaKind, DeltaTarget, EventKind, ItemHead, PartKind};
 use crate::model::id::Seq;
-use crate::model::record::{Content, FullRecord, RecordBatch, Template};
+use crate::model::record::{CLOSING_NUMBERS, Content, FullRecord, RecordBatch, Template};
 
 /// The text of a stream that was already appended to its log.
 pub(crate) trait History: Send + Sync {
@@ -81,8 +81,7 @@ impl RecordWriter {
 
     /// Removes the records after they were appended. Numbers continue.
     pub fn clear(&mut self) {
-        let next = self.batch.next_seq();
-        self.batch.restart(next);
+        self.batch.clear();
     }
 
     /// Returns true if nothing was collected since the last [`RecordWriter::clear`].
@@ -100,6 +99,17 @@ impl RecordWriter {
     #[must_use]
     pub fn next_seq(&self) -> Seq {
         Seq(self.batch.next_seq().0 + self.events.len() as u64)
+    }
+
+    /// Leaves out `count` numbers before the current record.
+    pub fn skip(&mut self, count: u64) {
+        self.batch.skip(count);
+    }
+
+    /// Leaves room before the terminal event for the numbers of the finish and usage chunks that
+    /// the chat dialect makes of it. To be called before the events of its record.
+    pub(crate) fn leave_closing_numbers(&mut self) {
+        self.skip(CLOSING_NUMBERS);
     }
 
     /// Adds an event to the current record.

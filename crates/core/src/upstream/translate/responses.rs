@@ -136,6 +136,9 @@ impl ResponsesTranslator {
                 .get("usage")
                 .map(|raw| raw.get().to_owned())
         });
+        if matches!(ending, Ending::Completed | Ending::Incomplete { .. }) {
+            records.leave_closing_numbers();
+        }
         records.event(EventKind::End(Outcome {
             ending,
             at,
@@ -722,7 +725,7 @@ impl ResponsesTranslator {
         let mut tokens = false;
         let mut final_items: BTreeMap<u64, (String, bool)> = BTreeMap::new();
         for (item, at) in output.iter().zip(matched) {
-            let before = records.batch().len();
+            let before = records.batch().byte_len();
             let at = match at {
                 Some(at) => {
                     // A call whose arguments are in the terminal object only.
@@ -738,7 +741,7 @@ impl ResponsesTranslator {
                     at
                 }
             };
-            tokens |= records.batch().len() > before;
+            tokens |= records.batch().byte_len() > before;
             let Some(known) = self.opened.get(at) else {
                 continue;
             };
