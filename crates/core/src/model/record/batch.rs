@@ -429,7 +429,7 @@ mod tests {
                 let mut at = batch.start();
                 let mut listed = batch.iter();
                 for (skip, events, payload) in &records {
-                    let expected = RecordRef { first_seq: Seq(next + skip), events: *events, payload };
+                    let expected = RecordRef { first_seq: Seq(next + skip), events: *events, skip: *skip, payload };
                     let (record, after) = batch.record_at(at).unwrap();
                     prop_assert_eq!(record, expected);
                     prop_assert_eq!(listed.next(), Some(expected));
