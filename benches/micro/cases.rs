@@ -412,7 +412,7 @@ pub(crate) fn run_request(mut input: Requested) -> Requested {
         let request = ChatRequest::parse(input.body.as_bytes()).expect("a sound request");
         (
             request.upstream_body(Some("llama-3.3")),
-            RequestFields::from_chat(&request),
+            request.request_fields(),
         )
     } else {
         let request = ResponsesRequest::parse(input.body.as_bytes()).expect("a sound request");

@@ -3,10 +3,10 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix_web::rt::net::TcpStream;
 use bytes::Bytes;
+use futures::future::LocalBoxFuture;
 
 /// Decides what happens to an accepted socket.
 pub type Admit = Arc<dyn Fn(&TcpStream) -> Admission + Send + Sync>;
@@ -15,13 +15,13 @@ pub type Admit = Arc<dyn Fn(&TcpStream) -> Admission + Send + Sync>;
 pub enum Admission {
     /// The connection is served.
     Serve(Box<dyn Any>),
-    /// The connection is served for at most `lifetime`, and its requests find [`Reserved`] in their
+    /// The connection is served until `end` is ready, and its requests find [`Reserved`] in their
     /// connection data.
     Reserve {
         /// Dropped when the connection closes.
         guard: Box<dyn Any>,
-        /// Maximum time until the connection closes.
-        lifetime: Duration,
+        /// The connection closes once this is ready.
+        end: LocalBoxFuture<'static, ()>,
     },
     /// The bytes are written, without a request, and the connection closes.
     Refuse(Bytes),

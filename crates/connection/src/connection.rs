@@ -52,7 +52,7 @@ pub(crate) struct Connection<S: Service<(ActixIo, Option<SocketAddr>)>> {
     context: ConnectionContext,
     phase: Phase<S::Future>,
     /// Closes a reserved connection.
-    lifetime: Option<Pin<Box<Sleep>>>,
+    reserved_end: Option<LocalBoxFuture<'static, ()>>,
     /// Closes a connection whose client owes the rest of this request.
     stall: Option<Box<Stall>>,
     _open: GaugeGuard,
@@ -102,12 +102,11 @@ where
         open: GaugeGuard,
         admission: Admission,
     ) -> Self {
-        let (admitted, lifetime, phase) = match admission {
+        let (admitted, reserved_end, phase) = match admission {
             Admission::Refuse(bytes) => (None, None, Phase::Refusing(bytes)),
             Admission::Serve(guard) => (Some(guard), None, start(&*http, &client, peer)),
-            Admission::Reserve { guard, lifetime } => {
-                let timer = Box::pin(tokio::time::sleep(lifetime));
-                (Some(guard), Some(timer), start(&*http, &client, peer))
+            Admission::Reserve { guard, end } => {
+                (Some(guard), Some(end), start(&*http, &client, peer))
             }
         };
         Self {
@@ -116,7 +115,7 @@ where
             http,
             context,
             phase,
-            lifetime,
+            reserved_end,
             stall: None,
             _open: open,
             _admitted: admitted,
@@ -171,9 +170,9 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        if let Some(lifetime) = &mut this.lifetime {
+        if let Some(end) = &mut this.reserved_end {
             // The client sees the connection close.
-            if lifetime.as_mut().poll(cx).is_ready() {
+            if end.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Ok(()));
             }
         }

@@ -1,10 +1,10 @@
 //! Limits of connections: in total, by address, and by the descriptors of the process.
 //!
 //! At a limit some connections are still accepted for operations (`/healthz`, `/readyz`,
-//! `/metrics`). Their other requests are refused. Beyond that, connections are refused at once.
+//! `/metrics`). Their other requests are refused. At most [`RESERVED_CONNECTIONS`] of them stay open:
+//! a new one closes the oldest, so that idle ones do not keep operations out.
 
-use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::sync::Arc;
@@ -14,16 +14,19 @@ use actix_web::dev::ServiceRequest;
 use actix_web::http::header::{self, HeaderMap};
 use actix_web::rt::net::TcpStream;
 use bytes::Bytes;
+use futures::FutureExt as _;
 use parking_lot::Mutex;
 use tokenwire_connection::{Admission, Reserved};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::gauge::Gauge;
+use tokio::sync::Notify;
 
 use crate::config::address_range::{AddressRange, masked};
 use crate::config::schema::Config;
 
-/// Connections beyond `limits.connections` that are accepted for operations.
-pub(crate) const RESERVED_CONNECTIONS: usize = 64;
+/// Connections beyond `limits.connections` that are accepted for operations. As many again may be
+/// closing.
+pub(crate) const RESERVED_CONNECTIONS: usize = 32;
 
 /// Maximum time of a reserved connection.
 const RESERVED_LIFETIME: Duration = Duration::from_secs(5);
@@ -47,8 +50,24 @@ pub(crate) struct ConnectionLimits {
     /// with this one shows that the process is close to its limit.
     first_reserved: RawFd,
     admitted: Gauge,
+    reserve: Reserve,
     addresses: AddressCounts,
     warnings: Warnings,
+}
+
+/// The open reserved connections.
+#[derive(Clone, Debug)]
+struct Reserve {
+    capacity: usize,
+    /// Close the connections, the oldest first.
+    open: Arc<Mutex<VecDeque<Arc<Notify>>>>,
+}
+
+/// A place in the [`Reserve`].
+#[derive(Debug)]
+struct ReserveGuard {
+    reserve: Reserve,
+    close: Arc<Notify>,
 }
 
 /// Numbers of connections and proxied requests by address.
@@ -72,6 +91,9 @@ impl ConnectionLimits {
     pub(crate) fn new(config: &Config) -> Self {
         let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let descriptors = RawFd::try_from(descriptors.unwrap_or(u64::MAX)).unwrap_or(RawFd::MAX);
+        let reserved = RESERVED_DESCRIPTORS.min(descriptors / 8);
+        // Half of the reserved descriptors stay free for upstreams.
+        let places = usize::try_from(reserved / 2).unwrap_or(0).max(1);
         Self {
             max_connections: config.limits.connections,
             max_per_address: config.server.max_connections_per_address,
@@ -81,8 +103,9 @@ impl ConnectionLimits {
                 .iter()
                 .filter_map(|range| AddressRange::parse(range))
                 .collect(),
-            first_reserved: descriptors - RESERVED_DESCRIPTORS.min(descriptors / 8),
+            first_reserved: descriptors - reserved,
             admitted: Gauge::default(),
+            reserve: Reserve::new(RESERVED_CONNECTIONS.min(places)),
             addresses: AddressCounts::default(),
             warnings: Warnings::default(),
         }
@@ -99,20 +122,25 @@ impl ConnectionLimits {
         if out_of_descriptors && self.warnings.is_due() {
             tracing::warn!("few descriptors are left: new connections are refused");
         }
-        if connections >= self.max_connections.saturating_add(RESERVED_CONNECTIONS) {
+        if connections
+            >= self
+                .max_connections
+                .saturating_add(2 * RESERVED_CONNECTIONS)
+        {
             return Admission::Refuse(refusal(&overloaded()));
         }
-        let guard: Box<dyn Any> = match address {
-            Some(address) => Box::new((self.admitted.enter(), address)),
-            None => Box::new(self.admitted.enter()),
-        };
-        if out_of_descriptors || connections >= self.max_connections {
-            Admission::Reserve {
-                guard,
-                lifetime: RESERVED_LIFETIME,
+        let counted = (self.admitted.enter(), address);
+        if !out_of_descriptors && connections < self.max_connections {
+            return Admission::Serve(Box::new(counted));
+        }
+        let place = self.reserve.enter();
+        let close = place.close.clone();
+        Admission::Reserve {
+            guard: Box::new((counted, place)),
+            end: async move {
+                let _ = tokio::time::timeout(RESERVED_LIFETIME, close.notified()).await;
             }
-        } else {
-            Admission::Serve(guard)
+            .boxed_local(),
         }
     }
 
@@ -174,7 +202,7 @@ impl ConnectionLimits {
 
 /// Whether a path stays available at the limits.
 fn is_operation(path: &str) -> bool {
-    matches!(path, "/healthz" | "/readyz" | "/metrics")
+    matches!(path, "/health" | "/healthz" | "/readyz" | "/metrics")
 }
 
 pub(crate) fn overloaded() -> ApiError {
@@ -234,6 +262,40 @@ fn node(text: &str) -> Option<IpAddr> {
         None => text.split_once(':')?.0,
     };
     host.parse().ok()
+}
+
+// === impl Reserve ===
+
+impl Reserve {
+    fn new(capacity: usize) -> Self {
+        Self {
+            capacity,
+            open: Arc::default(),
+        }
+    }
+
+    /// Takes a place. Without a free one the oldest connection is told to close.
+    fn enter(&self) -> ReserveGuard {
+        let close = Arc::new(Notify::new());
+        let mut open = self.open.lock();
+        if open.len() >= self.capacity
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.notify_one();
+        }
+        open.push_back(close.clone());
+        ReserveGuard {
+            reserve: self.clone(),
+            close,
+        }
+    }
+}
+
+impl Drop for ReserveGuard {
+    fn drop(&mut self) {
+        let mut open = self.reserve.open.lock();
+        open.retain(|close| !Arc::ptr_eq(close, &self.close));
+    }
 }
 
 // === impl AddressCounts ===
@@ -341,6 +403,19 @@ mod tests {
                 "{peer} {value}"
             );
         }
+    }
+
+    #[test]
+    fn new_reserved_connection_closes_the_oldest() {
+        let reserve = Reserve::new(2);
+        let [first, second, third] = [(); 3].map(|()| reserve.enter());
+        let is_closed = |place: &ReserveGuard| place.close.notified().now_or_never().is_some();
+        assert!(is_closed(&first) && !is_closed(&second) && !is_closed(&third));
+        drop(second);
+        let fourth = reserve.enter();
+        assert!(!is_closed(&third) && !is_closed(&fourth));
+        drop((first, third, fourth));
+        assert!(reserve.open.lock().is_empty());
     }
 
     #[test]

@@ -5,10 +5,18 @@
 //! where they come from. So the gateway serves names that no stranger can make resolve to it, and
 //! names that are configured.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use actix_web::dev::RequestHead;
+use actix_web::http::header::{self, HeaderName};
 use url::{Host, Url};
 
 use crate::config::address_range::AddressRange;
+
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Rules for the host of a request.
 #[derive(Clone, Debug, Default)]
@@ -17,18 +25,30 @@ pub struct HostPolicy {
     public_url: Option<Url>,
     proxies: Vec<AddressRange>,
     machine: Option<String>,
+    /// The last host that was served. Most requests name the same one.
+    last: RefCell<Option<Rc<ServedHost>>>,
+}
+
+/// A host that is served.
+#[derive(Debug, PartialEq, Eq)]
+struct ServedHost {
+    /// As the client wrote it, with the port.
+    text: String,
+    host: Host,
+    port: Option<u16>,
+    /// The scheme, unless a proxy that ends TLS may be in front.
+    scheme: Option<&'static str>,
 }
 
 /// The host of a request, as the client named it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ClientHost {
     /// Absent in HTTP/1.0.
-    host: Option<Host>,
-    port: Option<u16>,
+    served: Option<Rc<ServedHost>>,
     /// The scheme, unless a proxy that ends TLS may be in front.
     scheme: Option<&'static str>,
-    /// Whether the request came directly, as far as its headers show.
-    is_direct: bool,
+    /// Whether the peer is a trusted proxy.
+    is_trusted: bool,
     /// Whether the connection comes from this machine.
     is_local_peer: bool,
 }
@@ -49,6 +69,7 @@ impl HostPolicy {
             public_url,
             proxies,
             machine: machine.map(|name| normal(name.trim())),
+            last: RefCell::default(),
         }
     }
 
@@ -61,55 +82,72 @@ impl HostPolicy {
         let is_trusted =
             peer.is_some_and(|peer| self.proxies.iter().any(|proxy| proxy.contains(peer)));
         // The nearest proxy writes the last value.
-        let forwarded = |name: &str| {
+        let forwarded = |name: HeaderName| {
+            if !is_trusted {
+                return None;
+            }
             let value = head.headers().get_all(name).last()?.to_str().ok()?;
-            value
-                .rsplit(',')
-                .next()
-                .map(str::trim)
-                .filter(|_| is_trusted)
+            value.rsplit(',').next().map(str::trim)
         };
-        let is_forwarded = ["forwarded", "via", "x-forwarded-for", "x-forwarded-host"]
-            .iter()
-            .any(|name| head.headers().contains_key(*name));
         let mut client = ClientHost {
-            host: None,
-            port: None,
+            served: None,
             scheme: Some("http"),
-            is_direct: is_trusted || !is_forwarded,
+            is_trusted,
             is_local_peer: peer.is_none_or(|peer| peer.to_canonical().is_loopback()),
         };
-        let named: Vec<&str> = match forwarded("x-forwarded-host") {
-            Some(host) => vec![host],
-            None => {
-                let authority = head.uri.authority().map(|authority| authority.as_str());
-                let hosts = head.headers().get_all("host");
-                let hosts = hosts.map(|host| host.to_str().unwrap_or("?"));
-                authority.into_iter().chain(hosts).collect()
-            }
-        };
+        let named = forwarded(X_FORWARDED_HOST);
+        let authority = head.uri.authority().map(|authority| authority.as_str());
+        let hosts = head.headers().get_all(header::HOST);
+        let hosts = hosts.map(|host| host.to_str().unwrap_or("?"));
+        let mut named = named
+            .into_iter()
+            .chain(authority.into_iter().chain(hosts))
+            .take(if named.is_some() { 1 } else { usize::MAX });
         // Several names that differ are an attempt to show one to a proxy and another to us.
-        let Some(first) = named.first().copied().filter(|name| !name.is_empty()) else {
+        let Some(first) = named.next().filter(|name| !name.is_empty()) else {
             return Ok(client);
         };
         let refused = || HostNotAllowed(first.chars().take(200).collect());
-        if named.iter().any(|name| !name.eq_ignore_ascii_case(first)) {
+        if named.any(|name| !name.eq_ignore_ascii_case(first)) {
             return Err(refused());
         }
-        let (host, port) = parse(first).ok_or_else(refused)?;
-        let is_listed = self.is_listed(&host);
-        if !is_listed && !self.is_safe(&host) {
-            return Err(refused());
-        }
-        client.scheme = match forwarded("x-forwarded-proto") {
+        let served = self.serve(first).ok_or_else(refused)?;
+        client.scheme = match forwarded(X_FORWARDED_PROTO) {
             Some(proto) if proto.eq_ignore_ascii_case("https") => Some("https"),
             Some(_) => Some("http"),
-            None if self.is_public(&host) => self.public_scheme(),
-            None if is_listed => None,
-            None => Some("http"),
+            None => served.scheme,
         };
-        (client.host, client.port) = (Some(host), port);
+        client.served = Some(served);
         Ok(client)
+    }
+
+    /// Returns the host with this name and port, if it is served.
+    fn serve(&self, text: &str) -> Option<Rc<ServedHost>> {
+        if let Some(last) = &*self.last.borrow()
+            && last.text == text
+        {
+            return Some(last.clone());
+        }
+        let (host, port) = parse(text)?;
+        let is_listed = self.is_listed(&host);
+        if !is_listed && !self.is_safe(&host) {
+            return None;
+        }
+        let scheme = if self.is_public(&host) {
+            self.public_scheme()
+        } else if is_listed {
+            None
+        } else {
+            Some("http")
+        };
+        let served = Rc::new(ServedHost {
+            text: text.to_owned(),
+            host,
+            port,
+            scheme,
+        });
+        *self.last.borrow_mut() = Some(served.clone());
+        Some(served)
     }
 
     fn public_scheme(&self) -> Option<&'static str> {
@@ -149,7 +187,7 @@ impl HostPolicy {
 impl ClientHost {
     /// Whether `origin` is the gateway's own: scheme, host and port as the client named them.
     pub(crate) fn is_own(&self, origin: &Url) -> bool {
-        let (Some(host), Some(origin_host)) = (&self.host, origin.host()) else {
+        let (Some(served), Some(origin_host)) = (&self.served, host_of(origin)) else {
             return false;
         };
         let default = match origin.scheme() {
@@ -157,19 +195,37 @@ impl ClientHost {
             "https" => 443,
             _ => return false,
         };
-        origin_host == *host
-            && origin.port_or_known_default() == Some(self.port.unwrap_or(default))
+        origin_host == served.host
+            && origin.port_or_known_default() == Some(served.port.unwrap_or(default))
             && self.scheme.is_none_or(|scheme| scheme == origin.scheme())
     }
 
     /// Whether a browser would have sent `Sec-Fetch-*` with this request. Browsers send them over
     /// plain HTTP only to loopback hosts; a proxy may have rewritten the host to one.
-    pub(crate) fn is_loopback(&self) -> bool {
-        match &self.host {
-            Some(host) => self.is_direct && is_loopback(host),
-            None => self.is_direct && self.is_local_peer,
-        }
+    pub(crate) fn is_loopback(&self, head: &RequestHead) -> bool {
+        let is_direct = self.is_trusted
+            || ![
+                header::FORWARDED,
+                header::VIA,
+                X_FORWARDED_FOR,
+                X_FORWARDED_HOST,
+            ]
+            .iter()
+            .any(|name| head.headers().contains_key(name));
+        is_direct
+            && match &self.served {
+                Some(served) => is_loopback(&served.host),
+                None => self.is_local_peer,
+            }
     }
+}
+
+/// Returns the host of an origin. As in a `Host`, a final dot does not count.
+pub(crate) fn host_of(origin: &Url) -> Option<Host<&str>> {
+    origin.host().map(|host| match host {
+        Host::Domain(name) => Host::Domain(name.strip_suffix('.').unwrap_or(name)),
+        address => address,
+    })
 }
 
 /// Whether the host is a loopback address or name.
@@ -230,6 +286,7 @@ fn parse(text: &str) -> Option<(Host, Option<u16>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use actix_web::HttpRequest;
     use actix_web::test::TestRequest;
 
     fn policy() -> HostPolicy {
@@ -246,14 +303,34 @@ mod tests {
         }
     }
 
-    fn check(peer: &str, headers: &[(&'static str, &'static str)]) -> Result<ClientHost, String> {
+    fn request(peer: &str, headers: &[(&'static str, &'static str)]) -> HttpRequest {
         let peer = format!("{peer}:1234").parse().unwrap();
         let mut request = TestRequest::default().peer_addr(peer);
         for header in headers {
             request = request.append_header(*header);
         }
-        let request = request.to_http_request();
+        request.to_http_request()
+    }
+
+    fn check(peer: &str, headers: &[(&'static str, &'static str)]) -> Result<ClientHost, String> {
+        let request = request(peer, headers);
         policy().check(request.head()).map_err(|refused| refused.0)
+    }
+
+    #[test]
+    fn last_served_host_vouches_for_no_other() {
+        let policy = policy();
+        let serves = |host| policy.check(request("127.0.0.1", &[("host", host)]).head());
+        for _ in 0..2 {
+            let public = serves("public.example.org:8443").unwrap();
+            assert_eq!(public.scheme, Some("https"));
+            assert!(serves("evil.example").is_err());
+            assert!(serves("public.example.org:844").is_ok());
+            let local = serves("localhost:8443").unwrap();
+            assert_eq!(local.scheme, Some("http"));
+            assert!(!local.is_own(&Url::parse("https://public.example.org:8443").unwrap()));
+            assert!(serves("localhost:8443").is_ok() && serves("LOCALHOST:x").is_err());
+        }
     }
 
     #[test]
@@ -339,6 +416,8 @@ mod tests {
             ("localhost:3000", "https://localhost:3000", false),
             ("localhost:3000", "http://localhost:3001", false),
             ("localhost", "http://localhost", true),
+            ("localhost.:3000", "http://localhost.:3000", true),
+            ("chat.example.com.", "https://chat.example.com.", true),
             ("localhost:80", "http://localhost", true),
             ("[::1]:3000", "http://[::1]:3000", true),
             ("192.168.1.5:3000", "http://192.168.1.5:3000", true),
@@ -385,11 +464,9 @@ mod tests {
                 false,
             ),
         ] {
-            assert_eq!(
-                check(peer, headers).unwrap().is_loopback(),
-                expected,
-                "{headers:?}"
-            );
+            let request = request(peer, headers);
+            let host = policy().check(request.head()).unwrap();
+            assert_eq!(host.is_loopback(request.head()), expected, "{headers:?}");
         }
     }
 }

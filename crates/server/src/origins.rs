@@ -2,10 +2,10 @@
 
 use actix_web::HttpResponse;
 use actix_web::dev::RequestHead;
-use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
-use crate::hosts::{ClientHost, is_label, is_loopback};
+use crate::hosts::{ClientHost, host_of, is_label, is_loopback};
 
 /// Response headers that pages may read, beside every `x-ratelimit-*`.
 const EXPOSED: &str = "Location, X-Request-Id, X-Upstream-Request-Id, Retry-After, X-Should-Retry, \
@@ -13,6 +13,8 @@ const EXPOSED: &str = "Location, X-Request-Id, X-Upstream-Request-Id, Retry-Afte
                        x-ratelimit-limit-requests, x-ratelimit-limit-tokens, \
                        x-ratelimit-remaining-requests, x-ratelimit-remaining-tokens, \
                        x-ratelimit-reset-requests, x-ratelimit-reset-tokens";
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Rules for requests from web pages.
 #[derive(Clone, Debug)]
@@ -57,7 +59,7 @@ pub(crate) enum Effect {
 impl OriginPolicy {
     /// Classifies a request by its `Origin`.
     pub(crate) fn classify(&self, head: &RequestHead, host: Option<&ClientHost>) -> PageOrigin {
-        let mut origins = head.headers().get_all("origin");
+        let mut origins = head.headers().get_all(header::ORIGIN);
         let Some(origin) = origins.next() else {
             return PageOrigin::Unnamed;
         };
@@ -77,7 +79,7 @@ impl OriginPolicy {
             return PageOrigin::Own;
         }
         let is_web = matches!(url.scheme(), "http" | "https");
-        if self.loopback && is_web && url.host().is_some_and(|host| is_loopback(&host)) {
+        if self.loopback && is_web && host_of(&url).is_some_and(|host| is_loopback(&host)) {
             return PageOrigin::Allowed(origin.to_owned());
         }
         foreign(origin)
@@ -100,9 +102,10 @@ impl OriginPolicy {
             PageOrigin::Foreign(why) => return Some(why.clone()),
             PageOrigin::Unnamed => {}
         }
-        let header = |name: &str| head.headers().get(name).map(HeaderValue::as_bytes);
-        let site = header("sec-fetch-site");
-        if !matches!(site, None | Some(b"same-origin" | b"none")) {
+        let header = |name: HeaderName| head.headers().get(name).map(HeaderValue::as_bytes);
+        let site = header(SEC_FETCH_SITE);
+        let mut sites = head.headers().get_all(SEC_FETCH_SITE);
+        if !sites.all(|site| matches!(site.as_bytes(), b"same-origin" | b"none")) {
             return Some(
                 "A web page of another site sent this request without its origin; such requests are refused."
                     .to_owned(),
@@ -111,9 +114,10 @@ impl OriginPolicy {
         if effect == Effect::Protected {
             return None;
         }
-        let mode = header("sec-fetch-mode");
+        let mode = header(HeaderName::from_static("sec-fetch-mode"));
         let is_prefetch = ["sec-purpose", "purpose", "x-moz"].iter().any(|name| {
-            header(name).is_some_and(|value| value.to_ascii_lowercase().starts_with(b"prefetch"))
+            header(HeaderName::from_static(name))
+                .is_some_and(|value| value.to_ascii_lowercase().starts_with(b"prefetch"))
         });
         if is_prefetch || mode == Some(b"no-cors") {
             return Some(
@@ -123,7 +127,7 @@ impl OriginPolicy {
         let may_start = match site {
             Some(b"none") => mode == Some(b"navigate"),
             Some(_) => true,
-            None => self.allow_get_start || host.is_loopback(),
+            None => self.allow_get_start || host.is_loopback(head),
         };
         (!may_start).then(|| {
             "A GET starts nothing unless its headers show that no foreign page sent it. Use POST, or set server.allow_get_start."
@@ -161,10 +165,7 @@ impl PageOrigin {
     /// Adds the headers that let the page read the response. No cookie is in use, so the page's
     /// credentials are never allowed.
     pub(crate) fn expose(&self, headers: &mut HeaderMap) {
-        headers.append(
-            HeaderName::from_static("vary"),
-            HeaderValue::from_static("Origin"),
-        );
+        headers.append(header::VARY, HeaderValue::from_static("Origin"));
         let Self::Allowed(origin) = self else {
             return;
         };
@@ -257,6 +258,7 @@ mod tests {
             ("http://127.0.0.1:8080", "allowed"),
             ("http://[::1]:5173", "allowed"),
             ("http://app.localhost:5173", "allowed"),
+            ("http://localhost.:5173", "allowed"),
             ("https://app.example.com", "allowed"),
             ("https://APP.example.com", "allowed"),
             ("https://app.example.com:8443", "foreign"),
@@ -311,6 +313,10 @@ mod tests {
             (&[("sec-fetch-site", "cross-site")], "refused"),
             (&[("sec-fetch-site", "same-site")], "refused"),
             (&[("sec-fetch-site", "new-value")], "refused"),
+            (
+                &[("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")],
+                "refused",
+            ),
             (
                 &[
                     ("sec-fetch-site", "same-origin"),

@@ -28,7 +28,7 @@ pub(crate) fn client_server(shared: &Shared, listener: TcpListener) -> io::Resul
     let most = config
         .limits
         .connections
-        .saturating_add(2 * RESERVED_CONNECTIONS);
+        .saturating_add(4 * RESERVED_CONNECTIONS);
     let builder = Server::build()
         .workers(workers)
         .max_concurrent_connections(most.div_ceil(workers))

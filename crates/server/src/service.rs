@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::http::header::HeaderMap;
+use actix_web::http::header::{self, AsHeaderName, HeaderMap, HeaderName};
 use secrecy::SecretString;
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{Caller, Engine, Retention, ReuseOptions, SharedEngine};
@@ -46,6 +46,8 @@ pub struct Service {
     pub webhooks: Webhooks,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// Request headers that go to the upstream.
+    forwarded: Vec<HeaderName>,
 }
 
 /// State that all workers share.
@@ -167,6 +169,10 @@ impl Service {
             .filter_map(|range| AddressRange::parse(range))
             .collect();
         let hosts = HostPolicy::new(&server.allowed_hosts, public_url, proxies);
+        let names = config.forward_headers.0.iter();
+        let forwarded = names
+            .filter_map(|name| HeaderName::try_from(name.as_str()).ok())
+            .collect();
         Ok(Self {
             config,
             engine,
@@ -176,6 +182,7 @@ impl Service {
             origins,
             webhooks: shared.webhooks.clone(),
             metrics: shared.metrics.clone(),
+            forwarded,
         })
     }
 
@@ -188,15 +195,15 @@ impl Service {
     /// The client behind a request with these headers.
     #[must_use]
     pub fn caller(&self, headers: &HeaderMap) -> Caller {
-        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        fn text(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
+            headers.get(name).and_then(|value| value.to_str().ok())
+        }
         let forwarded = self
-            .config
-            .forward_headers
-            .0
+            .forwarded
             .iter()
-            .filter_map(|name| Some((name.to_ascii_lowercase(), text(name)?.to_owned())));
+            .filter_map(|name| Some((name.as_str().to_owned(), text(headers, name)?.to_owned())));
         let own = || {
-            text("authorization")?
+            text(headers, header::AUTHORIZATION)?
                 .trim()
                 .strip_prefix("Bearer ")
                 .map(str::trim)

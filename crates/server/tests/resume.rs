@@ -500,6 +500,33 @@ async fn concurrent_repeats_of_a_key_get_the_log_or_the_reset() {
 }
 
 #[tokio::test]
+async fn sdk_stream_whose_log_is_removed_ends_with_an_error() {
+    // Larger than the buffers of the socket, so that the rest is read after the log was removed.
+    let world = start(|_| {});
+    let steering = "tokens=400 size=32KiB";
+    for (path, body) in [
+        (
+            "/v1/responses",
+            with(response(steering), json!({"stream": true})),
+        ),
+        ("/v1/chat/completions", chat(steering)),
+    ] {
+        let mut stream = world.post(path, &body).send().await;
+        assert_eq!(stream.status().await, 200);
+        let id = stream.id().await;
+        world.idle().await;
+        let deleted = world.delete(&format!("/v1/responses/{id}")).answer().await;
+        assert_eq!(deleted.status, 200, "{}", deleted.text());
+        let answer = stream.answer().await;
+        assert_eq!(answer.end, End::Whole, "{path}");
+        let text = answer.text();
+        let last = text.trim_end().rsplit("\n\n").next().unwrap();
+        let error: Value = serde_json::from_str(last.strip_prefix("data: ").unwrap()).unwrap();
+        assert_eq!(error["error"]["code"], "position_gone", "{path}: {last}");
+    }
+}
+
+#[tokio::test]
 async fn malformed_last_event_id_starts_nothing_on_any_route() {
     let world = start(|_| {});
     for id in ["nonsense", "resp_abc.", "resp_é.1", "\u{ff}", "resp_a.1.2"] {

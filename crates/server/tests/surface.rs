@@ -237,6 +237,20 @@ async fn http_1_0_gets_no_chunks_and_a_closed_connection() {
 // === paths ===
 
 #[tokio::test]
+async fn http_1_0_opens_no_websocket() {
+    let world = start(|_| {});
+    for path in ["/v1/ws", "/v1/responses"] {
+        let request = format!(
+            "GET {path} HTTP/1.0\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+             sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        let (head, body) = raw(&world, &request).await;
+        assert!(head.starts_with("http/1.0 400 "), "{head}");
+        assert!(body.contains("invalid_upgrade"), "{body}");
+    }
+}
+
+#[tokio::test]
 async fn wrong_paths_name_the_right_one() {
     let world = start(|_| {});
     for (method, path, says) in [

@@ -471,6 +471,28 @@ async fn resume_repositions_and_unsubscribe_stops_events() {
 }
 
 #[tokio::test]
+async fn resets_larger_than_the_bound_of_replies_follow_each_other() {
+    let world = start(|_| {});
+    let mut socket = world.socket().await;
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        socket.create("tokens=4 size=512KiB", json!({})).await;
+        ids.push(id_of(&socket.until_end().await[0]));
+    }
+    for id in &ids {
+        socket
+            .send(json!({"type": "tokenwire:resume", "response_id": id, "starting_after": 9999}))
+            .await;
+    }
+    for id in &ids {
+        let reset = socket.next().await;
+        assert_eq!(reset["type"], "tokenwire:reset");
+        assert_eq!(reset["response"]["id"], json!(id));
+    }
+    assert!(socket.until_pong().await.is_empty());
+}
+
+#[tokio::test]
 async fn resume_after_the_end_and_past_the_head() {
     let world = start(|_| {});
     let mut socket = world.socket().await;

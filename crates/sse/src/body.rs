@@ -41,6 +41,9 @@ pub(crate) struct SseOptions {
     pub(crate) heartbeat_kind: HeartbeatKind,
     /// Bytes before the first event, such as `retry: 2000\n` or a reset.
     pub(crate) preface: Bytes,
+    /// The last bytes where the log is gone before its end. Without them the body breaks off, which
+    /// an EventSource answers by coming back.
+    pub(crate) expired: Bytes,
     /// Counts the open bodies.
     pub(crate) readers: Gauge,
 }
@@ -49,6 +52,7 @@ pub(crate) struct SseOptions {
 pub(crate) struct SseBody {
     subscription: Option<Subscription>,
     preface: Bytes,
+    expired: Bytes,
     heartbeat: Option<Heartbeat>,
     broken: Option<SubscriptionError>,
     _present: GaugeGuard,
@@ -90,6 +94,7 @@ impl SseBody {
         Self {
             subscription,
             preface: options.preface,
+            expired: options.expired,
             heartbeat,
             broken: None,
             _present: options.readers.enter(),
@@ -159,6 +164,11 @@ impl MessageBody for SseBody {
                 Poll::Ready(Some(Ok(preface)))
             }
             Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(Some(Err(SubscriptionError::Expired))) if !this.expired.is_empty() => {
+                this.subscription = None;
+                let expired = std::mem::take(&mut this.expired);
+                Poll::Ready(Some(Ok([preface, expired].concat().into())))
+            }
             Poll::Ready(Some(Err(error))) => {
                 // On an error the server drops the connection with what it has not written yet: the
                 // head, or the last tokens. The error is returned one poll later, so that those are

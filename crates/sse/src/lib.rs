@@ -11,17 +11,20 @@
 //! * [`Bare`] for `curl`: the text only.
 //!
 //! [`resume`] answers a client that comes back with `Last-Event-ID`, [`start`] one that asks for a
-//! new generation.
+//! new generation, and [`resume_or_start`] both.
 //!
 //! The crate knows no OpenAI client.
 
 mod body;
+mod error;
 mod framing;
 mod reader;
 mod response;
 
 pub use body::HeartbeatKind;
+pub use error::{DEFAULT_RETRY_AFTER, HttpError, X_SHOULD_RETRY, error_response};
 pub use framing::{Bare, EventSource, Sdk};
 pub use reader::{
-    SseFraming, SseReader, come_back, head_at, last_event_id, read, resume, resume_at, start,
+    SseFraming, SseReader, come_back, head_at, last_event_id, read, resume, resume_at,
+    resume_or_start, start,
 };

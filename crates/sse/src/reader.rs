@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
+use actix_web::http::header::HeaderName;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use bytes::BytesMut;
 use tokenwire_core::dialect::{Dialect, Frame, Framing};
+use tokenwire_core::engine::resume::position_gone;
 use tokenwire_core::engine::{Cursor, Engine, Place, ReaderKind, Resumption, StartRequest};
 use tokenwire_core::generation::{Generation, ReaderGuard, Subscription};
 use tokenwire_core::model::error::ApiError;
@@ -16,6 +18,8 @@ use tokenwire_core::model::id::{Owner, Seq};
 use crate::body::{HeartbeatKind, SseBody, SseOptions};
 use crate::framing::{Bare, EventSource, Sdk};
 use crate::response::{event_stream, plain_text};
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// First line of the first block: how long an EventSource waits before it reconnects.
 const RETRY: &[u8] = b"retry: 2000\n";
@@ -70,10 +74,17 @@ impl SseReader {
 
     /// A body with this preface and the events from `from` on, if there are any.
     fn body(&self, subscription: Option<Subscription>, preface: Vec<u8>) -> SseBody {
+        // The SDKs raise on an error in the stream, and take a cut for a lost connection.
+        let expired = subscription
+            .as_ref()
+            .filter(|_| self.framing == SseFraming::Sdk)
+            .map(|subscription| position_gone(&subscription.generation().meta().id).body())
+            .map(|error| format!("data: {error}\n\n"));
         let options = SseOptions {
             heartbeat: self.heartbeat.filter(|_| self.framing != SseFraming::Bare),
             heartbeat_kind: self.heartbeat_kind,
             preface: preface.into(),
+            expired: expired.unwrap_or_default().into(),
             readers: self.readers.clone(),
         };
         SseBody::new(subscription, options)
@@ -118,7 +129,7 @@ impl SseReader {
 /// # Errors
 /// [`ErrorCode::InvalidCursor`](tokenwire_core::model::error::ErrorCode::InvalidCursor).
 pub fn last_event_id(request: &HttpRequest) -> Result<Option<Cursor>, ApiError> {
-    let Some(value) = request.headers().get("last-event-id") else {
+    let Some(value) = request.headers().get(LAST_EVENT_ID) else {
         return Ok(None);
     };
     // Bytes that are not ASCII stay a malformed id: the request must not start a generation.
@@ -156,6 +167,22 @@ pub fn resume_at(
 ) -> Result<HttpResponse, ApiError> {
     let resumption = engine.resume(cursor, owner, reader.kind())?;
     Ok(respond(HttpResponse::Ok(), resumption, reader))
+}
+
+/// Answers a request that carries `Last-Event-ID`, or starts a generation: [`resume`] and [`start`].
+///
+/// # Errors
+/// As [`resume`] and [`start`].
+pub fn resume_or_start(
+    request: &HttpRequest,
+    engine: &Engine,
+    start_request: StartRequest,
+    reader: &SseReader,
+) -> Result<HttpResponse, ApiError> {
+    match resume(request, engine, &start_request.owner, reader)? {
+        Some(response) => Ok(response),
+        None => start(engine, start_request, reader),
+    }
 }
 
 /// Answers a HEAD at this cursor: the head of [`resume_at`] without a body. It counts no reader.

@@ -2,6 +2,9 @@
 //!
 //! * [`log_conformance`](mod@log_conformance): a suite for every [`TokenLog`](tokenwire_core::log::TokenLog). One macro
 //!   call runs it for an implementation.
+//! * [`store_conformance`](mod@store_conformance): the same for every
+//!   [`LogStore`](tokenwire_core::log::LogStore).
+//! * [`FaultyStore`]: a store that is slow, hangs, fails, lies and repeats by a plan or a seed.
 //! * [`ScriptedUpstream`]: an upstream that sends the bytes that the test says, when the test says
 //!   so.
 //! * [`TestEngine`], [`Reader`] and [`JsonLines`]: an engine over such an upstream, readers that
@@ -21,15 +24,18 @@
 
 pub mod chaos;
 pub mod log_conformance;
+pub mod store_conformance;
 
 mod audit;
 mod engine;
+mod faulty_store;
 mod framing;
 mod reader;
 mod upstream;
 
 pub use audit::Audit;
 pub use engine::{EngineOptions, TestEngine, no_timeouts, settle};
+pub use faulty_store::{Fault, FaultyStore, Operation};
 pub use framing::{JsonLines, Line};
 pub use reader::Reader;
 pub use upstream::{Call, OpeningPlan, ScriptedUpstream};

@@ -2,7 +2,7 @@
 
 use tokenwire_core::generation::Generation;
 use tokenwire_core::model::event::Ending;
-use tokenwire_core::model::id::{GenerationId, random_alphanumeric};
+use tokenwire_core::model::id::{GenerationId, random_id};
 use tokenwire_core::model::time::unix_now;
 
 /// The end of one response, for one endpoint. Its id is also the delivery's, and is the same at
@@ -34,7 +34,7 @@ impl Event {
 
     pub(crate) fn new(kind: &'static str, response: GenerationId) -> Self {
         Self {
-            id: format!("evt_{}", random_alphanumeric(24)),
+            id: random_id("evt_"),
             kind,
             created_at: unix_now(),
             response,

@@ -2,7 +2,7 @@
 //! the socket.
 
 use std::cell::RefCell;
-use std::rc::Weak;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use actix_ws::{
@@ -11,7 +11,7 @@ use actix_ws::{
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::frame_guard::{Refusal, Refused};
-use crate::session::{SessionEnd, SocketSession};
+use crate::session::SocketSession;
 
 /// Pings of one socket.
 #[derive(Clone, Copy, Debug)]
@@ -61,10 +61,16 @@ pub(crate) async fn read_loop(
     };
     tokio::pin!(closing);
     let mut drain: Option<Interval> = None;
+    let room = socket
+        .upgrade()
+        .map_or_else(Rc::default, |socket| socket.borrow().room());
     let end = loop {
         let silent_until = last_message + ping_interval + ping_timeout;
+        let has_room = socket
+            .upgrade()
+            .is_none_or(|socket| socket.borrow().has_room());
         tokio::select! {
-            message = messages.recv() => {
+            message = messages.recv(), if has_room => {
                 last_message = Instant::now();
                 match on_message(&socket, &mut session, message, &refusal).await {
                     Next::GoOn => {}
@@ -72,6 +78,8 @@ pub(crate) async fn read_loop(
                     Next::Gone => break None,
                 }
             }
+            // A client that reads what waits for it is there, though nothing of it is read.
+            () = room.notified(), if !has_room => last_message = Instant::now(),
             _ = pings.tick() => {
                 if session.ping(b"").await.is_err() {
                     break None;
@@ -85,7 +93,10 @@ pub(crate) async fn read_loop(
                     break Some((GOING_AWAY, "the gateway is shutting down"));
                 }
             }
-            () = tokio::time::sleep_until(silent_until) => {
+            () = tokio::time::sleep_until(silent_until), if !has_room => {
+                break Some((TRY_AGAIN_LATER, "too slow"));
+            }
+            () = tokio::time::sleep_until(silent_until), if has_room => {
                 tracing::debug!("a WebSocket peer did not answer pings");
                 break Some((INTERNAL_ERROR, "no answer to pings"));
             }
@@ -153,12 +164,8 @@ async fn on_message(
             let Some(socket) = socket.upgrade() else {
                 return Next::Gone;
             };
-            let mut socket = socket.borrow_mut();
-            socket.on_message(&text);
-            match socket.end {
-                Some(SessionEnd::TooSlow) => Next::Close(TRY_AGAIN_LATER, "too slow"),
-                None => Next::GoOn,
-            }
+            socket.borrow_mut().on_message(&text);
+            Next::GoOn
         }
         AggregatedMessage::Binary(_) => {
             Next::Close(UNSUPPORTED_DATA, "binary messages are not supported")

@@ -93,9 +93,8 @@ impl Readers {
         Some(self.list.remove(at).lane)
     }
 
-    /// Collects what is ready, and returns the readers that reached their end.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, out: &mut Frames) -> Vec<Ended> {
-        let mut ended = Vec::new();
+    /// Collects what is ready, up to the first reader that reached its end, which is returned.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, out: &mut Frames) -> Option<Ended> {
         let mut left = self.list.len();
         while left > 0 && out.len() < POLL_BYTES {
             left -= 1;
@@ -114,7 +113,7 @@ impl Readers {
                 }
                 Poll::Ready(Some(Err(error))) => {
                     let reader = self.list.remove(self.turn);
-                    ended.push(Ended {
+                    return Some(Ended {
                         lane: reader.lane,
                         broken: Some(Broken {
                             id: reader.subscription.generation().meta().id.clone(),
@@ -123,14 +122,16 @@ impl Readers {
                         }),
                     });
                 }
-                Poll::Ready(None) => ended.push(Ended {
-                    lane: self.list.remove(self.turn).lane,
-                    broken: None,
-                }),
+                Poll::Ready(None) => {
+                    return Some(Ended {
+                        lane: self.list.remove(self.turn).lane,
+                        broken: None,
+                    });
+                }
                 Poll::Pending => self.turn += 1,
             }
         }
-        ended
+        None
     }
 }
 

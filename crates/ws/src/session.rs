@@ -1,9 +1,11 @@
 //! One socket's state, shared by the task that reads from the client and the body that writes to
 //! it.
 //!
-//! Everything in it is bounded: readers and waiting creates by the options, replies by
-//! [`MAX_REPLIES`]. A client that sends commands without reading the replies is closed.
+//! Everything in it is bounded: readers and waiting creates by the options. Beyond [`MAX_REPLIES`]
+//! bytes of replies no further message is handled until the client has read them.
 
+use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Waker};
@@ -18,13 +20,15 @@ use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::gauge::Gauge;
 use tokenwire_core::model::id::{GenerationId, Seq};
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
+use tokio::sync::Notify;
 
 use crate::framing::{StreamId, TextFrames, put_text};
 use crate::lanes::{LaneKey, Lanes};
 use crate::message::{self, Command, Named, Rejected, Resume};
 use crate::readers::{Broken, Frames, POLL_BYTES, Readers};
 
-/// The bytes of waiting replies beyond which no further reply is accepted.
+/// The bytes of waiting replies beyond which nothing is done that causes another. A reset holds a
+/// whole object, which may be larger by itself.
 const MAX_REPLIES: usize = 1024 * 1024;
 
 /// Bounds and identity of one socket.
@@ -39,13 +43,6 @@ pub(crate) struct SessionOptions {
     pub(crate) extensions: bool,
 }
 
-/// Why the gateway closes a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SessionEnd {
-    /// The client does not read its replies.
-    TooSlow,
-}
-
 pub(crate) struct SocketSession {
     engine: Engine,
     options: SessionOptions,
@@ -56,7 +53,10 @@ pub(crate) struct SocketSession {
     /// `tokenwire:` message. The SDKs fail on event types that they do not know.
     extensions: Arc<AtomicBool>,
     body: Option<Waker>,
-    pub(crate) end: Option<SessionEnd>,
+    /// Lanes whose next create waits for room for its replies.
+    freed: VecDeque<LaneKey>,
+    /// Wakes the reading task once there is room for replies.
+    room: Rc<Notify>,
 }
 
 impl SocketSession {
@@ -69,7 +69,8 @@ impl SocketSession {
             replies: BytesMut::new(),
             lanes: Lanes::default(),
             body: None,
-            end: None,
+            freed: VecDeque::new(),
+            room: Rc::default(),
         }
     }
 
@@ -81,6 +82,16 @@ impl SocketSession {
     /// Whether nothing runs, waits or remains to be sent.
     pub(crate) fn is_idle(&self) -> bool {
         self.readers.is_empty() && self.lanes.queued() == 0 && self.replies.is_empty()
+    }
+
+    /// Whether there is room for the replies to another message.
+    pub(crate) fn has_room(&self) -> bool {
+        self.replies.len() <= MAX_REPLIES
+    }
+
+    /// Notified when there is room again.
+    pub(crate) fn room(&self) -> Rc<Notify> {
+        self.room.clone()
     }
 
     /// Handles one message of the client.
@@ -128,11 +139,6 @@ impl SocketSession {
     }
 
     fn reply(&mut self, json: &[u8], stream_id: Option<&str>) {
-        // A reset holds a whole object, which may be larger than the bound by itself.
-        if self.replies.len() > MAX_REPLIES {
-            self.end = Some(SessionEnd::TooSlow);
-            return;
-        }
         put_text(json, stream_id, &mut self.replies);
     }
 
@@ -295,7 +301,14 @@ impl SocketSession {
     fn free(&mut self, lane: Option<LaneKey>) {
         let Some(lane) = lane else { return };
         // A create that starts nothing must not hold up those behind it.
-        while let Some(request) = self.lanes.release(&lane) {
+        loop {
+            if !self.has_room() {
+                self.freed.push_back(lane);
+                return;
+            }
+            let Some(request) = self.lanes.release(&lane) else {
+                return;
+            };
             self.start(lane.clone(), request);
             if self.lanes.is_busy(&lane) {
                 return;
@@ -315,14 +328,17 @@ impl SocketSession {
         let mut out = Frames::default();
         loop {
             out.push(self.take_replies());
+            let freed = self.freed.pop_front();
+            let more = freed.is_some();
+            self.free(freed);
             let ended = self.readers.poll(cx, &mut out);
             let full = out.len() >= POLL_BYTES;
             if full {
                 // There may be more: the body polls again as soon as this much is written.
                 cx.waker().wake_by_ref();
             }
-            let more = !ended.is_empty();
-            for reader in ended {
+            let more = more || ended.is_some();
+            if let Some(reader) = ended {
                 if let Some(broken) = reader.broken {
                     self.report(&broken);
                 }
@@ -367,6 +383,7 @@ impl SocketSession {
         if self.replies.is_empty() {
             Bytes::new()
         } else {
+            self.room.notify_one();
             self.replies.split().freeze()
         }
     }

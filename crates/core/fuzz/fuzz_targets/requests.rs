@@ -2,9 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tokenwire_core::request::{
-    ChatRequest, RawObject, RequestFields, StreamRequest, check_idempotency_key,
-};
+use tokenwire_core::request::{ChatRequest, RawObject, StreamRequest, check_idempotency_key};
 
 fuzz_target!(|body: &[u8]| {
     if let Ok(text) = std::str::from_utf8(body) {
@@ -12,7 +10,7 @@ fuzz_target!(|body: &[u8]| {
     }
     match StreamRequest::parse(body) {
         Ok(StreamRequest::Chat(chat)) => {
-            let _ = RequestFields::from_chat(&chat);
+            let _ = chat.request_fields();
             let renamed = chat.upstream_body(Some("m"));
             let again = ChatRequest::parse(&renamed).expect("the renamed body is a request");
             assert_eq!(again.model(), Some("m"));

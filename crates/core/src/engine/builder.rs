@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::task::TaskTracker;
 
-use super::{Engine, LogStore, MemoryStore, Registry, Retention, Reuse, ReuseOptions};
+use super::{Engine, Registry, Retention, Reuse, ReuseOptions};
 use crate::log::{LogLimits, MemoryAccount};
 use crate::upstream::Upstream;
 
@@ -30,7 +30,7 @@ pub struct EngineBuilder {
 #[derive(Clone, Debug)]
 pub struct SharedEngine {
     registry: Arc<Registry>,
-    store: Arc<dyn LogStore>,
+    log_limits: LogLimits,
     account: MemoryAccount,
     tasks: TaskTracker,
     grace: Duration,
@@ -106,10 +106,7 @@ impl EngineBuilder {
         let account = MemoryAccount::default();
         SharedEngine {
             registry: Registry::new(self.retention, account.clone()),
-            store: Arc::new(MemoryStore {
-                limits: self.log_limits,
-                account: account.clone(),
-            }),
+            log_limits: self.log_limits,
             account,
             tasks: TaskTracker::new(),
             grace: self.grace,
@@ -133,7 +130,8 @@ impl SharedEngine {
         self.start_sweeper();
         Engine {
             registry: self.registry.clone(),
-            store: self.store.clone(),
+            log_limits: self.log_limits,
+            account: self.account.clone(),
             upstream,
             tasks: self.tasks.clone(),
             grace: self.grace,

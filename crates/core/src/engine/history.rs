@@ -27,6 +27,7 @@ impl Engine {
         let id: GenerationId = previous.parse().map_err(|_| missing())?;
         let generation = self
             .registry
+            .directory
             .find(&id, owner)
             .filter(|generation| generation.meta().store)
             .ok_or_else(missing)?;

@@ -10,7 +10,9 @@
 //! the worker that calls, finds them again from any worker, and holds the resume table
 //! ([`resume`]).
 
+mod admission;
 mod builder;
+mod directory;
 mod end_notifier;
 mod follower;
 mod history;
@@ -19,20 +21,20 @@ mod plan;
 mod registry;
 mod replay;
 pub mod resume;
+mod retention;
 mod reuse;
 mod start;
 mod start_request;
-mod store;
 
 pub use builder::{EngineBuilder, SharedEngine};
 pub use end_notifier::{EndNotifier, OnEnd};
 pub use observer::{GenerationEnd, GenerationStart, Observer};
-pub use registry::{Registry, Retention};
+pub use registry::Registry;
 pub use resume::{Cursor, Place, ReaderKind, Resumption};
+pub use retention::Retention;
 pub use reuse::{Freshness, Reuse, ReuseOptions, Reused};
 pub use start::Started;
 pub use start_request::{Caller, StartRequest};
-pub use store::{LogStore, MemoryStore};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +42,7 @@ use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
 use crate::generation::Generation;
+use crate::log::{LogLimits, MemoryAccount};
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::id::{GenerationId, Owner};
 use crate::upstream::Upstream;
@@ -48,7 +51,8 @@ use crate::upstream::Upstream;
 #[derive(Clone, Debug)]
 pub struct Engine {
     registry: Arc<Registry>,
-    store: Arc<dyn LogStore>,
+    log_limits: LogLimits,
+    account: MemoryAccount,
     upstream: Arc<dyn Upstream>,
     tasks: TaskTracker,
     grace: Duration,
@@ -93,7 +97,7 @@ impl Engine {
     /// # Errors
     /// [`ErrorCode::NotFound`].
     pub fn find(&self, id: &GenerationId, owner: &Owner) -> Result<Arc<Generation>, ApiError> {
-        self.registry.find(id, owner).ok_or_else(|| {
+        self.registry.directory.find(id, owner).ok_or_else(|| {
             ApiError::new(
                 ErrorCode::NotFound,
                 format!("Response with id '{id}' not found."),
@@ -105,7 +109,7 @@ impl Engine {
     /// returns.
     pub fn delete(&self, generation: &Arc<Generation>) {
         generation.cancel();
-        self.registry.remove(&generation.meta().id);
+        self.registry.directory.remove(&generation.meta().id);
         generation.log().expire();
     }
 }

@@ -39,7 +39,7 @@ impl Engine {
                 chat.to_responses(target.upstream_model.as_deref().unwrap_or(&target.model))?
             }
         };
-        let fields = RequestFields::from_chat(chat);
+        let fields = chat.request_fields();
         let mut work = work(&target, body, chat.n(), None, request);
         if !chat.stream() && target.api == Api::Chat {
             // The answer comes in one piece, so its first token is its last.

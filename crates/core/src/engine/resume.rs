@@ -229,7 +229,7 @@ impl Engine {
         kind: ReaderKind,
     ) -> Result<Place, ApiError> {
         let Ok(tail) = generation.tail() else {
-            let last = self.registry.last_seq(&generation.meta().id);
+            let last = self.registry.directory.last_seq(&generation.meta().id);
             if after.is_some() && after == last {
                 return Ok(Place::NothingLeft);
             }
@@ -263,11 +263,13 @@ fn reset(generation: &Generation) -> Resumption {
     }
 }
 
-fn position_gone(id: &GenerationId) -> ApiError {
+/// Returns the error of a reader whose log is gone.
+#[must_use]
+pub fn position_gone(id: &GenerationId) -> ApiError {
     ApiError::new(
         ErrorCode::PositionGone,
         format!(
-            "The events of '{id}' are not kept any more; the response object is: GET /v1/responses/{id}."
+            "The events of '{id}' are not kept any more; the response object, if it is: GET /v1/responses/{id}."
         ),
     )
 }

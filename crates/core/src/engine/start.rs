@@ -6,13 +6,14 @@ use std::sync::atomic::AtomicBool;
 
 use secrecy::ExposeSecret;
 
+use super::directory::Claim;
 use super::end_notifier::{OnEndGuard, on_end};
 use super::follower::Follower;
 use super::observer::Observation;
-use super::registry::Claim;
 use super::reuse::{Freshness, Leader, Reused, Role};
 use super::{Engine, StartRequest};
 use crate::generation::{Generation, ReaderGuard, Writer, drain, drive};
+use crate::log::MemoryLog;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::EventKind;
 use crate::model::snapshot::Api;
@@ -54,12 +55,12 @@ impl Engine {
             None => None,
             Some(key) => {
                 let credential = request.client_key.as_ref().map(ExposeSecret::expose_secret);
-                let hash = self.registry.hasher().hash_one((
+                let hash = self.registry.directory.hasher().hash_one((
                     &request.route,
                     &request.fingerprint,
                     credential,
                 ));
-                match self.registry.claim(&request.owner, key, hash)? {
+                match self.registry.directory.claim(&request.owner, key, hash)? {
                     Claim::Taken(generation) => {
                         return Ok(Started {
                             guard: generation.attach(),
@@ -78,7 +79,7 @@ impl Engine {
             StreamRequest::Responses(_) => Api::Responses,
         };
         let plan = self.plan(request)?;
-        let log = self.store.create(&plan.meta.id);
+        let log = Arc::new(MemoryLog::new(self.log_limits, self.account.clone()));
         let generation = Generation::new(plan.meta, log, plan.conversation, self.grace);
         // Attached before the task runs, so that the generation never has zero readers before the
         // first one reads.

@@ -13,6 +13,7 @@ mod control;
 mod driver;
 mod render_cache;
 mod response_head;
+mod restore;
 mod subscription;
 mod writer;
 

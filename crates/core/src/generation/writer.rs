@@ -15,7 +15,7 @@ use crate::model::time::unix_now;
 use crate::upstream::OpenError;
 use crate::upstream::translate::RecordWriter;
 
-fn ended_before_head() -> OpenError {
+pub(super) fn ended_before_head() -> OpenError {
     OpenError::Failed(ApiError::new(
         ErrorCode::InternalError,
         "The generation ended before its upstream answered.",

@@ -23,9 +23,19 @@
 //!
 //! Every implementation passes one conformance suite (`tokenwire-testkit`).
 
+mod flusher;
+mod header;
 mod memory;
+mod memory_store;
+mod store;
 
+pub use flusher::{FlushHandle, FlushOptions, FlushSource, Flusher, Released};
+pub use header::{HEADER_VERSION, HeaderError, IdempotencyKey, LogHeader};
 pub use memory::{MemoryAccount, MemoryLog};
+pub use memory_store::MemoryStore;
+pub use store::{
+    Appended, Block, BlockRange, Blocks, LogStore, StoreError, StoreFuture, StoredLog,
+};
 
 use std::fmt;
 use std::sync::Arc;

@@ -119,6 +119,18 @@ impl<'a> Content<'a> {
             _ => Err(CorruptRecord),
         }
     }
+
+    /// Returns the template that a record's payload defines, and its number.
+    pub(crate) fn template(payload: &[u8]) -> Result<Option<(usize, Template)>, CorruptRecord> {
+        let Some(mut rest) = payload.strip_prefix(&[TAG_FIRST_DELTA]) else {
+            return Ok(None);
+        };
+        let number = varint::take_len(&mut rest).ok_or(CorruptRecord)?;
+        let length = varint::take_len(&mut rest).ok_or(CorruptRecord)?;
+        let template = rest.get(..length).ok_or(CorruptRecord)?;
+        let template = postcard::from_bytes(template).map_err(|_| CorruptRecord)?;
+        Ok(Some((number, template)))
+    }
 }
 
 #[cfg(test)]

@@ -6,8 +6,11 @@ mod translation;
 use std::fmt;
 use std::ops::Range;
 
+use super::fields::RequestFields;
 use crate::model::error::ApiError;
-use crate::model::json::{Kind, Members, Node, invalid, quoted, read_object};
+use crate::model::json::{
+    Kind, Members, Node, invalid, is_array_of_unique_objects, quoted, read_object,
+};
 
 /// The most choices that one request may ask for.
 const MAX_CHOICES: u64 = 128;
@@ -26,6 +29,7 @@ pub struct ChatRequest {
     n: u32,
     include_usage: bool,
     include_obfuscation: Option<bool>,
+    request_fields: RequestFields,
 }
 
 impl ChatRequest {
@@ -49,24 +53,7 @@ impl ChatRequest {
             start..start + raw.get().len()
         });
 
-        let messages = members.require("messages")?;
-        if messages.kind() != Kind::Array {
-            return Err(messages.wrong_type("an array of messages"));
-        }
-        let list = messages.array()?;
-        if list.is_empty() {
-            return Err(invalid(
-                "messages",
-                "an array with at least one message",
-                "an empty one",
-            ));
-        }
-        for message in &list {
-            if message.kind() != Kind::Object {
-                return Err(message.wrong_type("a message, which is an object"));
-            }
-            message.object()?;
-        }
+        check_messages(&members.require("messages")?)?;
         refuse_repeated(&members)?;
 
         // It would go up unchanged, with its secret, and no webhook would ever be sent.
@@ -104,6 +91,7 @@ impl ChatRequest {
             n: n.and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
             include_usage: option("include_usage")?.unwrap_or(false),
             include_obfuscation: option("include_obfuscation")?,
+            request_fields: RequestFields::from_chat(&members),
         })
     }
 
@@ -135,6 +123,14 @@ impl ChatRequest {
     #[must_use]
     pub fn include_obfuscation(&self) -> Option<bool> {
         self.include_obfuscation
+    }
+
+    /// The fields of the response object that repeat this request. A field without a counterpart, or
+    /// with an invalid value, gets its default: the request goes up unchanged, and the upstream
+    /// checks it.
+    #[must_use]
+    pub fn request_fields(&self) -> RequestFields {
+        self.request_fields.clone()
     }
 
     /// The body as it was received.
@@ -190,6 +186,32 @@ impl ChatRequest {
         let (_, members) = read_object(self.body())?;
         translation::to_responses(&members, model)
     }
+}
+
+/// Refuses anything but a non-empty array of objects without repeated members.
+fn check_messages(messages: &Node<'_>) -> Result<(), ApiError> {
+    if messages.kind() != Kind::Array {
+        return Err(messages.wrong_type("an array of messages"));
+    }
+    // Most requests need no more. The rest of this function finds the error, if there is one.
+    if is_array_of_unique_objects(messages.raw.get()) {
+        return Ok(());
+    }
+    let list = messages.array()?;
+    if list.is_empty() {
+        return Err(invalid(
+            "messages",
+            "an array with at least one message",
+            "an empty one",
+        ));
+    }
+    for message in &list {
+        if message.kind() != Kind::Object {
+            return Err(message.wrong_type("a message, which is an object"));
+        }
+        message.object()?;
+    }
+    Ok(())
 }
 
 /// Refuses repeated members of the nested objects that the gateway reads. The upstream checks their

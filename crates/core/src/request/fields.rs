@@ -1,12 +1,10 @@
 //! The fields of a response object that repeat the request.
 
 use std::fmt;
-use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
 use serde_json::value::RawValue;
 
-use super::chat::ChatRequest;
 use crate::model::json::{Kind, Members, Node, ObjectWriter, RawObject, push_array};
 
 /// The fields that a response object repeats from its request, in the order of Open Responses'
@@ -44,33 +42,24 @@ const FIELDS: &[(&str, Kind, &str)] = &[
 /// Bytes of the fields at their defaults, with some reserve.
 const CAPACITY: usize = 768;
 
-/// The members of a response object that come from the request, ready to be written.
+/// The members of a response object that come from the request, ready to be written:
+/// `"name":value` for each field, with commas between them. Cheap to clone.
 ///
 /// `Debug` shows no contents.
 #[derive(Clone)]
-pub struct RequestFields {
-    /// `"name":value` for each field, with commas between them.
-    json: Arc<str>,
-    /// The byte range of each field's value.
-    values: Arc<[Range<usize>]>,
-}
+pub struct RequestFields(Arc<str>);
 
 /// Every field at its default, shared by most requests.
 static DEFAULT: LazyLock<RequestFields> =
     LazyLock::new(|| RequestFields::write(&[const { None }; FIELDS.len()]));
 
 impl RequestFields {
-    /// Makes the fields for a chat request. A field without a counterpart, or with an invalid
-    /// value, gets its default: the request goes up unchanged, and the upstream checks it.
-    #[must_use]
-    pub fn from_chat(request: &ChatRequest) -> Self {
-        // The body was checked when the request was parsed.
-        let object: Members<'_> = serde_json::from_slice(request.body()).unwrap_or_default();
+    pub(super) fn from_chat(object: &Members<'_>) -> Self {
         Self::build(|name, kind| match name {
             "tools" => Some(tools(&object.node("tools")?, flat_tool)),
             "tool_choice" => chat_tool_choice(&object.node("tool_choice")?),
-            "text" => chat_text(&object),
-            "reasoning" => Some(reasoning(object.node("reasoning_effort").as_ref(), None)),
+            "text" => chat_text(object),
+            "reasoning" => Some(reasoning(Some(&object.node("reasoning_effort")?), None)),
             "max_output_tokens" => ["max_completion_tokens", "max_tokens"]
                 .iter()
                 .find_map(|name| integer(&object.node(name)?)),
@@ -119,50 +108,24 @@ impl RequestFields {
     fn write(given: &[Option<String>; FIELDS.len()]) -> Self {
         let mut json = String::with_capacity(CAPACITY);
         let mut object = ObjectWriter::members(&mut json);
-        let mut values = Vec::with_capacity(FIELDS.len());
         for (given, &(name, _, default)) in given.iter().zip(FIELDS) {
-            let out = object.name(name);
-            let start = out.len();
-            out.push_str(given.as_deref().unwrap_or(default));
-            values.push(start..out.len());
+            object.raw(name, given.as_deref().unwrap_or(default));
         }
-        Self {
-            json: json.into(),
-            values: values.into(),
-        }
+        Self(json.into())
     }
 
     /// Returns `"field":value` for every field, with commas between them, to be spliced into an
     /// object.
     #[must_use]
     pub fn into_json(self) -> Arc<str> {
-        self.json
-    }
-
-    /// Appends `"field":value` for every field, with commas between them.
-    pub fn write_json(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(self.json.as_bytes());
-    }
-
-    /// The value of a field as raw JSON; `None` if a response object repeats no such field.
-    #[must_use]
-    pub fn get(&self, field: &str) -> Option<&str> {
-        let at = FIELDS.iter().position(|(name, ..)| *name == field)?;
-        self.json.get(self.values.get(at)?.clone())
-    }
-
-    /// The fields and their values as raw JSON, in the order in which they are written.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        FIELDS
-            .iter()
-            .filter_map(|&(name, ..)| Some((name, self.get(name)?)))
+        self.0
     }
 }
 
 impl fmt::Debug for RequestFields {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RequestFields")
-            .field("bytes", &self.json.len())
+            .field("bytes", &self.0.len())
             .finish_non_exhaustive()
     }
 }
@@ -307,7 +270,11 @@ fn text(object: &Members<'_>) -> Option<String> {
 }
 
 fn chat_text(object: &Members<'_>) -> Option<String> {
-    let format = object.node("response_format").and_then(|node| {
+    let (format, verbosity) = (object.node("response_format"), object.node("verbosity"));
+    if format.is_none() && verbosity.is_none() {
+        return None;
+    }
+    let format = format.and_then(|node| {
         let format = node.object().ok()?;
         match format.node("type")?.raw.get() {
             "\"json_schema\"" => schema_format(&format.node("json_schema")?.object().ok()?),
@@ -315,7 +282,7 @@ fn chat_text(object: &Members<'_>) -> Option<String> {
             _ => None,
         }
     });
-    Some(write_text(format, object.node("verbosity").as_ref()))
+    Some(write_text(format, verbosity.as_ref()))
 }
 
 /// Writes a `json_schema` format as Open Responses defines it: every member present, `strict` a

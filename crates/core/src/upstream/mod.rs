@@ -120,6 +120,18 @@ pub struct Timeouts {
     pub total: Duration,
 }
 
+impl Default for Timeouts {
+    /// 10 s to connect, 120 s to the first token, 60 s between tokens, 30 minutes in total.
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            first_token: Duration::from_secs(120),
+            between_tokens: Duration::from_secs(60),
+            total: Duration::from_secs(30 * 60),
+        }
+    }
+}
+
 /// An error response of the upstream, passed on unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use actix_web::HttpMessage as _;
 use actix_web::dev::{Payload, ServiceRequest};
 use actix_web::error::PayloadError;
+use actix_web::http::Method;
 use bytes::Bytes;
 use futures::Stream;
 use tokio::time::{Instant, Sleep};
@@ -30,11 +31,11 @@ struct BodyDeadline {
     late: Late,
 }
 
-/// Sets a deadline for the body of a request: `timeout`, and a second for every `rate` bytes. An
-/// upgrade has none.
+/// Sets a deadline for the body of a request: `timeout`, and a second for every `rate` bytes. The
+/// GET of a WebSocket has none; every other method has, whatever its `Connection` says.
 pub(super) fn limit_body(request: &mut ServiceRequest, timeout: Duration, rate: usize) -> Late {
     let late = Late::default();
-    if request.head().upgrade() {
+    if request.method() == Method::GET && request.head().upgrade() {
         return late;
     }
     let payload = match request.take_payload() {

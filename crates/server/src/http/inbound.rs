@@ -2,7 +2,7 @@
 
 use actix_web::HttpRequest;
 use actix_web::http::Method;
-use actix_web::http::header::{self, HeaderMap};
+use actix_web::http::header::{self, AsHeaderName, HeaderMap, HeaderName};
 use actix_web::web::Payload;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
@@ -38,7 +38,7 @@ pub(crate) async fn body(
     if content_type == ContentType::Json {
         require_json(headers)?;
     }
-    if let Some(encoding) = text(headers, header::CONTENT_ENCODING.as_str())
+    if let Some(encoding) = text(headers, header::CONTENT_ENCODING)
         .filter(|encoding| !encoding.eq_ignore_ascii_case("identity"))
     {
         let message = format!(
@@ -52,7 +52,7 @@ pub(crate) async fn body(
             format!("The body is larger than the {limit} bytes that limits.body allows."),
         )
     };
-    if text(headers, header::CONTENT_LENGTH.as_str())
+    if text(headers, header::CONTENT_LENGTH)
         .and_then(|length| length.parse::<usize>().ok())
         .is_some_and(|length| length > limit)
     {
@@ -86,7 +86,10 @@ pub(crate) async fn discard_body(mut payload: Payload, limit: usize) {
 }
 
 fn require_json(headers: &HeaderMap) -> Result<(), ApiError> {
-    let given = text(headers, header::CONTENT_TYPE.as_str()).unwrap_or_default();
+    let given = text(headers, header::CONTENT_TYPE).unwrap_or_default();
+    if given == "application/json" {
+        return Ok(());
+    }
     let essence = given
         .split(';')
         .next()
@@ -106,7 +109,7 @@ fn require_json(headers: &HeaderMap) -> Result<(), ApiError> {
 }
 
 /// Returns a header's text, trimmed.
-pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+pub(crate) fn text(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
     headers
         .get(name)
         .and_then(|value| value.to_str().ok())
@@ -120,7 +123,7 @@ pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 /// count here. On a route for EventSource (`by_event_source`) no `no-cache` counts. `no-store`,
 /// which browsers never add, always counts.
 fn freshness(headers: &HeaderMap, by_event_source: bool) -> Freshness {
-    let says = |name: &str, wanted: &str| {
+    let says = |name: HeaderName, wanted: &str| {
         headers
             .get_all(name)
             .filter_map(|value| value.to_str().ok())
@@ -134,9 +137,12 @@ fn freshness(headers: &HeaderMap, by_event_source: bool) -> Freshness {
                     .eq_ignore_ascii_case(wanted)
             })
     };
-    if says("cache-control", "no-store") {
+    if says(header::CACHE_CONTROL, "no-store") {
         Freshness::Private
-    } else if says("cache-control", "no-cache") && !by_event_source && !says("pragma", "no-cache") {
+    } else if says(header::CACHE_CONTROL, "no-cache")
+        && !by_event_source
+        && !says(header::PRAGMA, "no-cache")
+    {
         Freshness::New
     } else {
         Freshness::Any
@@ -152,7 +158,7 @@ pub(crate) fn idempotency_key(
     request: &HttpRequest,
     query: Option<&Query>,
 ) -> Result<Option<String>, ApiError> {
-    const HEADER: &str = "Idempotency-Key";
+    const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
     let by_query = query.and_then(|query| query.get("key"));
     if let Some(key) = by_query.filter(|key| !key.is_empty()) {
         check_idempotency_key(key, "key")?;
@@ -166,7 +172,7 @@ pub(crate) fn idempotency_key(
     if key.is_empty() {
         return Ok(None);
     }
-    check_idempotency_key(&key, HEADER)?;
+    check_idempotency_key(&key, "Idempotency-Key")?;
     Ok(Some(key.into_owned()))
 }
 
@@ -227,7 +233,7 @@ impl Query {
 
 /// Whether the client prefers `text/plain` to an event stream.
 pub(crate) fn wants_text(headers: &HeaderMap) -> bool {
-    let Some(accept) = text(headers, header::ACCEPT.as_str()) else {
+    let Some(accept) = text(headers, header::ACCEPT) else {
         return false;
     };
     let mut best: Option<(f32, bool)> = None;

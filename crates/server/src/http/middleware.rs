@@ -12,7 +12,7 @@ use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage as _, HttpResponse, web};
 use futures::FutureExt as _;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
-use tokenwire_core::model::id::random_alphanumeric;
+use tokenwire_core::model::id::random_id;
 
 use super::body_deadline::limit_body;
 use super::guarded_body::GuardedBody;
@@ -37,7 +37,7 @@ pub async fn request_middleware(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let timing = Timing::start();
-    let id = format!("req_{}", random_alphanumeric(24));
+    let id = random_id("req_");
     let version = request.version();
     let Some(service) = request.app_data::<web::Data<Service>>().cloned() else {
         return next
@@ -148,14 +148,16 @@ fn complete(
 
 /// Returns what the request may do. The path is the one that is routed, which is percent-decoded.
 fn effect(request: &ServiceRequest) -> Effect {
-    if request.headers().contains_key("upgrade") {
-        return Effect::Protected;
-    }
     match *request.method() {
-        Method::HEAD => return Effect::None,
-        Method::GET => {}
+        Method::GET | Method::HEAD => {}
         // OPTIONS too: a preflight asks for a request that has effects.
         _ => return Effect::Protected,
+    }
+    if request.headers().contains_key(header::UPGRADE) {
+        return Effect::Protected;
+    }
+    if request.method() == Method::HEAD {
+        return Effect::None;
     }
     let path = request.match_info().as_str();
     if path == "/v1/streams" {

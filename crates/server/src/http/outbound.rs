@@ -5,81 +5,15 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use tokenwire_core::engine::{Cursor, Reused};
 use tokenwire_core::generation::ReaderGuard;
-use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::GenerationId;
 use tokenwire_core::upstream::{OpenError, Refusal, UpstreamHead};
-use tokenwire_sse::SseReader;
+use tokenwire_sse::{DEFAULT_RETRY_AFTER, SseReader, X_SHOULD_RETRY};
+pub(crate) use tokenwire_sse::{HttpError, error_response};
 
 use super::timing::for_upstream;
 use crate::service::Service;
 
-/// `Retry-After` in seconds where neither the upstream nor the error gives one.
-const DEFAULT_RETRY_AFTER: u64 = 1;
-
 const TOKENWIRE_CACHE: HeaderName = HeaderName::from_static("tokenwire-cache");
-const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
-
-/// An [`ApiError`] as a handler's error.
-#[derive(Debug)]
-pub(crate) struct HttpError(pub(crate) ApiError);
-
-impl From<ApiError> for HttpError {
-    fn from(error: ApiError) -> Self {
-        Self(error)
-    }
-}
-
-impl std::fmt::Display for HttpError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl actix_web::ResponseError for HttpError {
-    fn status_code(&self) -> StatusCode {
-        StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
-    }
-
-    fn error_response(&self) -> HttpResponse {
-        error_response(&self.0)
-    }
-}
-
-/// Returns the response to a request that failed before its head.
-pub(crate) fn error_response(error: &ApiError) -> HttpResponse {
-    let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = HttpResponse::build(status);
-    response
-        .content_type("application/json")
-        .insert_header((X_SHOULD_RETRY, should_retry(error)));
-    match error.retry_after {
-        Some(after) => {
-            response.insert_header((header::RETRY_AFTER, after.as_secs().max(1)));
-        }
-        None if matches!(error.status, 429 | 503) => {
-            response.insert_header((header::RETRY_AFTER, DEFAULT_RETRY_AFTER));
-        }
-        None => {}
-    }
-    response.body(error.body())
-}
-
-/// The SDKs repeat a request twice on any 5xx. That is right only where nothing can have been billed
-/// and another attempt is likely to succeed.
-fn should_retry(error: &ApiError) -> &'static str {
-    let ours = [
-        ErrorCode::Overloaded,
-        ErrorCode::OutOfDescriptors,
-        ErrorCode::ShuttingDown,
-    ]
-    .iter()
-    .any(|code| error.is(*code));
-    if ours && error.retryable {
-        "true"
-    } else {
-        "false"
-    }
-}
 
 /// Returns the upstream's own refusal with its body, or an error of the gateway.
 pub(crate) fn open_error_response(error: &OpenError) -> HttpResponse {
@@ -129,7 +63,7 @@ fn add_headers(to: &mut header::HeaderMap, headers: &[(String, String)]) {
 }
 
 fn location(id: &GenerationId) -> String {
-    format!("/v1/streams/{id}")
+    ["/v1/streams/", id.as_str()].concat()
 }
 
 /// Adds the `Location` of the generation that a response belongs to. A failed one has it as well.

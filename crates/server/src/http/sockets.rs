@@ -1,5 +1,6 @@
 //! WebSocket upgrades.
 
+use actix_web::http::Version;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use tokenwire_connection::websocket_payload;
@@ -16,6 +17,11 @@ pub(super) async fn connect(
 ) -> Result<HttpResponse, HttpError> {
     if service.engine.registry().is_closed() {
         return Err(ApiError::new(ErrorCode::ShuttingDown, "The gateway is shutting down.").into());
+    }
+    if request.version() < Version::HTTP_11 {
+        // RFC 6455, section 4.2.1.
+        let message = "A WebSocket needs HTTP/1.1. A proxy in front has to be told to use it.";
+        return Err(ApiError::new(ErrorCode::InvalidUpgrade, message).into());
     }
     let options = service.websocket(request.headers());
     Ok(tokenwire_ws::upgrade(

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use bytes::Bytes;
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
@@ -48,15 +49,31 @@ impl Timing {
             .began
             .elapsed()
             .saturating_sub(upstream + self.waits.client.get());
-        let milliseconds = |time: Duration| time.as_secs_f64() * 1000.0;
-        let mut value = format!("gateway;dur={:.2}", milliseconds(gateway));
+        let mut value = Vec::with_capacity(64);
+        value.extend_from_slice(b"gateway;dur=");
+        push_milliseconds(&mut value, gateway);
         if !upstream.is_zero() {
-            value.push_str(&format!(", upstream;dur={:.2}", milliseconds(upstream)));
+            value.extend_from_slice(b", upstream;dur=");
+            push_milliseconds(&mut value, upstream);
         }
-        if let Ok(value) = HeaderValue::try_from(value) {
+        if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(value)) {
             headers.insert(SERVER_TIMING, value);
         }
     }
+}
+
+/// Appends a time in milliseconds with two decimals.
+fn push_milliseconds(out: &mut Vec<u8>, time: Duration) {
+    let hundredths = (time.as_nanos() + 5_000) / 10_000;
+    let (whole, rest) = (hundredths / 100, hundredths % 100);
+    let mut digits = itoa::Buffer::new();
+    let whole = u64::try_from(whole).unwrap_or(u64::MAX);
+    out.extend_from_slice(digits.format(whole).as_bytes());
+    out.push(b'.');
+    if rest < 10 {
+        out.push(b'0');
+    }
+    out.extend_from_slice(digits.format(rest).as_bytes());
 }
 
 /// Waits for bytes of the client.
@@ -75,4 +92,27 @@ async fn add<F: Future>(to: fn(&Waits) -> &Cell<Duration>, wait: F) -> F::Output
     // Outside of a measured request there is nothing to count for.
     let _ = WAITS.try_with(|waits| to(waits).set(to(waits).get() + began.elapsed()));
     output
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_two_decimals_and_are_rounded() {
+        for (nanoseconds, expected) in [
+            (0, "0.00"),
+            (4_999, "0.00"),
+            (5_000, "0.01"),
+            (90_000, "0.09"),
+            (994_999, "0.99"),
+            (995_000, "1.00"),
+            (12_345_678, "12.35"),
+            (3_600_000_000_000, "3600000.00"),
+        ] {
+            let mut out = Vec::new();
+            push_milliseconds(&mut out, Duration::from_nanos(nanoseconds));
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
+    }
 }

@@ -149,7 +149,7 @@ impl<'a> Node<'a> {
             .enumerate()
             .map(|(i, raw)| Node {
                 raw,
-                path: format!("{}[{i}]", self.path),
+                path: [&self.path, "[", itoa::Buffer::new().format(i), "]"].concat(),
             })
             .collect())
     }
@@ -300,7 +300,8 @@ impl<'a> Members<'a> {
         if self.path.is_empty() {
             name.to_owned()
         } else {
-            format!("{}.{name}", self.path)
+            // `format!` takes several times as long, and every checked value has a path.
+            [&self.path, ".", name].concat()
         }
     }
 

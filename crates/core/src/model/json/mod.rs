@@ -13,6 +13,7 @@ mod members;
 mod object;
 mod refusal;
 mod string;
+mod unique;
 mod write;
 
 pub use body::MAX_DEPTH;
@@ -24,4 +25,5 @@ pub(crate) use string::{
     Unescaper, escape, is_string_inside, push_string, quoted, string_inside, string_inside_len,
     unescape,
 };
+pub(crate) use unique::is_array_of_unique_objects;
 pub(crate) use write::{ObjectWriter, push_array, push_number, raw_string, raw_value};

@@ -115,6 +115,10 @@ impl FinishReason {
 
     /// Classifies a value, by meaning before spelling: case and punctuation are ignored.
     fn of(text: &str) -> Option<Self> {
+        // Nearly every answer.
+        if text == "stop" {
+            return Some(Self::Stop);
+        }
         let folded: String = text
             .chars()
             .filter(char::is_ascii_alphanumeric)

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use super::RecordWriter;
 use super::chunk::ToolCall;
 use crate::model::event::{DeltaKind, DeltaTarget, EventKind, ItemHead};
-use crate::model::id::random_alphanumeric;
+use crate::model::id::random_id;
 use crate::model::record::Template;
 
 /// State that all choices of a stream share.
@@ -283,7 +283,7 @@ impl Call {
     fn add(&mut self, context: &mut Context<'_>) {
         let call_id = match &self.upstream_id {
             Some(id) if !context.used_ids.contains(id) => id.clone(),
-            _ => format!("call_{}", random_alphanumeric(24)),
+            _ => random_id("call_"),
         };
         context.used_ids.insert(call_id.clone());
         let (choice, name) = (context.choice, self.name.clone());

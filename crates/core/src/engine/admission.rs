@@ -1,0 +1,86 @@
+//! Admission: whether one more generation may start, and how many run.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::model::error::{ApiError, ErrorCode};
+
+/// Counts the generations that run, and refuses those past the limit and those that come while the
+/// gateway shuts down.
+#[derive(Debug)]
+pub(super) struct Admission {
+    max_open: usize,
+    open: Arc<AtomicUsize>,
+    closed: AtomicBool,
+    closing: Notify,
+}
+
+/// A permit of the limit on running generations. Dropping it releases the permit.
+#[derive(Debug)]
+pub(super) struct Permit(Arc<AtomicUsize>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+// === impl Admission ===
+
+impl Admission {
+    pub(super) fn new(max_open: usize) -> Self {
+        Self {
+            max_open,
+            open: Arc::default(),
+            closed: AtomicBool::new(false),
+            closing: Notify::new(),
+        }
+    }
+
+    /// Number of generations that run now.
+    pub(super) fn open(&self) -> usize {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// Refuses new generations from now on.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.closing.notify_waiters();
+    }
+
+    /// Whether new generations are refused.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Waits until new generations are refused.
+    pub(super) async fn closing(&self) {
+        let notified = self.closing.notified();
+        tokio::pin!(notified);
+        notified.as_mut().enable();
+        if !self.is_closed() {
+            notified.await;
+        }
+    }
+
+    /// Returns a permit for one more generation.
+    pub(super) fn permit(&self) -> Result<Permit, ApiError> {
+        if self.is_closed() {
+            let error = ApiError::new(ErrorCode::ShuttingDown, "The gateway is shutting down.");
+            return Err(error.retry_after(Duration::from_secs(1)));
+        }
+        let open = self.open.fetch_add(1, Ordering::AcqRel);
+        let permit = Permit(self.open.clone());
+        if open >= self.max_open {
+            let error = ApiError::new(
+                ErrorCode::Overloaded,
+                format!("{open} streams are open, as many as the gateway takes."),
+            );
+            return Err(error.retry_after(Duration::from_secs(1)));
+        }
+        Ok(permit)
+    }
+}

@@ -1,0 +1,305 @@
+//! The directory: which generations are known, by id and by idempotency key.
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::retention::{Kept, Oldest, Retention};
+use crate::generation::Generation;
+use crate::model::error::{ApiError, ErrorCode};
+use crate::model::event::Ending;
+use crate::model::id::{GenerationId, Owner};
+use crate::model::snapshot::Snapshot;
+
+/// The generations that can be asked for. Its lock is held for lookups in maps only, never while a
+/// generation is looked into.
+#[derive(Debug, Default)]
+pub(super) struct Directory {
+    hasher: RandomState,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    generations: HashMap<GenerationId, Entry>,
+    keys: HashMap<(Owner, String), Keyed>,
+    kept: Kept,
+    /// Bytes of ended generations, without their logs.
+    object_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    generation: Arc<Generation>,
+    ended: Option<Instant>,
+    last_seq: Option<u64>,
+    weight: usize,
+    key: Option<(Owner, String)>,
+}
+
+#[derive(Debug)]
+struct Keyed {
+    hash: u64,
+    /// `None` between the claim and the start.
+    id: Option<GenerationId>,
+}
+
+/// The state of an idempotency key.
+#[derive(Debug)]
+pub(super) enum Claim {
+    /// The key is unused, and now claimed.
+    Free(KeyClaim),
+    /// An earlier request under this key started this generation.
+    Taken(Arc<Generation>),
+}
+
+/// A key that a request holds until its generation is in the directory. Dropping it releases the
+/// key.
+#[derive(Debug)]
+pub(super) struct KeyClaim {
+    directory: Arc<Directory>,
+    key: Option<(Owner, String)>,
+}
+
+impl Drop for KeyClaim {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            self.directory.state.lock().keys.remove(&key);
+        }
+    }
+}
+
+// === impl Directory ===
+
+impl Directory {
+    /// Number of generations that can be asked for.
+    pub(super) fn len(&self) -> usize {
+        self.state.lock().generations.len()
+    }
+
+    /// Bytes of ended generations, without their logs.
+    pub(super) fn object_bytes(&self) -> usize {
+        self.state.lock().object_bytes
+    }
+
+    pub(super) fn hasher(&self) -> &RandomState {
+        &self.hasher
+    }
+
+    /// The generations that have not ended.
+    pub(super) fn running(&self) -> Vec<Arc<Generation>> {
+        self.state
+            .lock()
+            .generations
+            .values()
+            .filter(|entry| entry.ended.is_none())
+            .map(|entry| entry.generation.clone())
+            .collect()
+    }
+
+    /// Claims an idempotency key, or returns the generation that it started. `hash` tells a
+    /// repetition from another request.
+    pub(super) fn claim(
+        self: &Arc<Self>,
+        owner: &Owner,
+        key: &str,
+        hash: u64,
+    ) -> Result<Claim, ApiError> {
+        let full = (owner.clone(), key.to_owned());
+        let mismatch = || {
+            ApiError::new(
+                ErrorCode::IdempotencyMismatch,
+                "This idempotency key was used for another request.",
+            )
+        };
+        loop {
+            let mut state = self.state.lock();
+            let keyed = state.keys.get(&full);
+            let known = keyed.map(|keyed| {
+                let id = keyed.id.as_ref();
+                let entry = id.and_then(|id| state.generations.get(id));
+                (
+                    keyed.hash,
+                    id.is_some(),
+                    entry.map(|entry| entry.generation.clone()),
+                )
+            });
+            let (first, generation) = match known {
+                Some((first, false, _)) if first == hash => {
+                    let error = ApiError::new(
+                        ErrorCode::Overloaded,
+                        "A request with this idempotency key is just being started.",
+                    );
+                    return Err(error.retry_after(Duration::from_secs(1)));
+                }
+                Some((_, false, _)) => return Err(mismatch()),
+                Some((first, true, Some(generation))) => (first, generation),
+                None | Some((_, true, None)) => {
+                    state.keys.insert(full.clone(), Keyed { hash, id: None });
+                    return Ok(Claim::Free(KeyClaim {
+                        directory: self.clone(),
+                        key: Some(full),
+                    }));
+                }
+            };
+            drop(state);
+            if !failed_early(&generation) {
+                return if first == hash {
+                    Ok(Claim::Taken(generation))
+                } else {
+                    Err(mismatch())
+                };
+            }
+            // A generation that failed before its upstream sent anything releases its key.
+            self.state.lock().release(&full, &generation.meta().id);
+        }
+    }
+
+    /// Adds a generation that starts.
+    pub(super) fn insert(&self, generation: Arc<Generation>, claim: Option<KeyClaim>) {
+        let id = generation.meta().id.clone();
+        let key = claim.and_then(|mut claim| claim.key.take());
+        let mut state = self.state.lock();
+        if let Some(keyed) = key.as_ref().and_then(|key| state.keys.get_mut(key)) {
+            keyed.id = Some(id.clone());
+        }
+        state.generations.insert(
+            id,
+            Entry {
+                generation,
+                ended: None,
+                last_seq: None,
+                weight: 0,
+                key,
+            },
+        );
+    }
+
+    /// Returns the generation of this id, if it is this owner's.
+    pub(super) fn find(&self, id: &GenerationId, owner: &Owner) -> Option<Arc<Generation>> {
+        self.get(id)
+            .filter(|generation| generation.meta().owner == *owner)
+    }
+
+    fn get(&self, id: &GenerationId) -> Option<Arc<Generation>> {
+        let state = self.state.lock();
+        let entry = state.generations.get(id)?;
+        Some(entry.generation.clone())
+    }
+
+    /// Returns the number of the last event of an ended generation.
+    pub(super) fn last_seq(&self, id: &GenerationId) -> Option<u64> {
+        self.state.lock().generations.get(id)?.last_seq
+    }
+
+    /// Forgets a generation.
+    pub(super) fn remove(&self, id: &GenerationId) {
+        self.state.lock().remove(id);
+    }
+
+    /// Records that a generation has ended. Its retention begins.
+    pub(super) fn note_end(&self, id: &GenerationId, now: Instant) {
+        let Some(generation) = self.get(id) else {
+            return;
+        };
+        let weight = generation.memory_size();
+        let last_seq = generation
+            .tail()
+            .ok()
+            .map(|tail| tail.next.0.saturating_sub(1));
+        let state = &mut *self.state.lock();
+        if let Some(entry) = state.generations.get_mut(id) {
+            entry.ended = Some(now);
+            entry.last_seq = last_seq;
+            entry.weight = weight;
+            state.object_bytes += weight;
+            state.kept.insert(now, id);
+        }
+    }
+
+    /// Forgets what has been kept long enough. Returns the generations whose log is to expire.
+    pub(super) fn take_due(&self, retention: &Retention, now: Instant) -> Vec<Arc<Generation>> {
+        let mut state = self.state.lock();
+        // A log that has readers stays: they reach its end, or are cut for not reading.
+        let unread = |id: &&GenerationId| {
+            let entry = state.generations.get(id);
+            entry.is_none_or(|entry| !entry.generation.is_held())
+        };
+        let logs = state.kept.logs_due(now, retention.events);
+        let logs: Vec<_> = logs.filter(unread).cloned().collect();
+        let mut expired: Vec<_> = logs.iter().filter_map(|id| state.take_log(id)).collect();
+        let objects = state.kept.objects_due(now, retention.responses);
+        let objects: Vec<_> = objects.cloned().collect();
+        expired.extend(objects.iter().filter_map(|id| state.take(id)));
+        expired
+    }
+
+    /// Forgets what is oldest. Returns the generation whose log is to expire.
+    pub(super) fn take_oldest(&self) -> Option<Arc<Generation>> {
+        let mut state = self.state.lock();
+        match state.kept.oldest()? {
+            Oldest::Log(id) => state.take_log(&id),
+            Oldest::Object(id) => state.take(&id),
+        }
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// Takes the log of an ended generation off the list. The object of a `store: false` generation
+    /// goes with it.
+    fn take_log(&mut self, id: &GenerationId) -> Option<Arc<Generation>> {
+        let entry = self.generations.get(id)?;
+        let generation = entry.generation.clone();
+        if let Some(ended) = entry.ended {
+            self.kept.remove_log(ended, id);
+        }
+        if !generation.meta().store {
+            self.remove(id);
+        }
+        Some(generation)
+    }
+
+    /// Forgets a generation and returns it.
+    fn take(&mut self, id: &GenerationId) -> Option<Arc<Generation>> {
+        let generation = self.generations.get(id)?.generation.clone();
+        self.remove(id);
+        Some(generation)
+    }
+
+    fn remove(&mut self, id: &GenerationId) {
+        let Some(entry) = self.generations.remove(id) else {
+            return;
+        };
+        self.object_bytes = self.object_bytes.saturating_sub(entry.weight);
+        if let Some(ended) = entry.ended {
+            self.kept.remove(ended, id);
+        }
+        if let Some(key) = entry.key {
+            self.release(&key, id);
+        }
+    }
+
+    /// Releases a key, if it is this generation's.
+    fn release(&mut self, key: &(Owner, String), id: &GenerationId) {
+        let keyed = self.keys.get(key);
+        if keyed.is_some_and(|keyed| keyed.id.as_ref() == Some(id)) {
+            self.keys.remove(key);
+        }
+    }
+}
+
+/// Whether a generation failed before its upstream sent anything. Its idempotency key is then free
+/// again.
+fn failed_early(generation: &Generation) -> bool {
+    generation.is_over()
+        && generation
+            .outcome()
+            .is_some_and(|outcome| matches!(outcome.ending, Ending::Failed(_)))
+        && !generation.with_snapshot(Snapshot::has_begun)
+}

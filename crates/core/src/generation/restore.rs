@@ -1,0 +1,152 @@
+//! A generation of a stored log, in a process that did not write it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::writer::ended_before_head;
+use super::{Conversation, Generation};
+use crate::dialect::known_template;
+use crate::log::{LogLimits, LogStore, MemoryAccount, MemoryLog, StoreError, StoredLog, TokenLog};
+use crate::model::error::ApiError;
+use crate::model::event::{Ending, EventKind};
+use crate::model::id::{GenerationId, Seq};
+use crate::model::record::{Content, KnownTemplate, RecordBatch, RecordRef};
+use crate::model::snapshot::Snapshot;
+use crate::upstream::{OpenError, UpstreamHead};
+
+/// Bytes that one read takes from a store.
+const READ_BYTES: usize = 256 * 1024;
+
+/// The finish and usage chunks that are made from a terminal event take these numbers.
+const TERMINAL_SKIP: u64 = 2;
+
+/// Epoch e starts at (e − 1) · 2^24.
+const EPOCH_BITS: u32 = 24;
+
+impl Generation {
+    /// Reads a stored log as a whole and returns its generation, which has no writer. It renders as
+    /// the one that wrote the log did. `account` counts the bytes of its records.
+    ///
+    /// Of the upstream's response only the body is stored, so the restored one has no headers.
+    ///
+    /// # Errors
+    /// As [`LogStore::open`] and [`LogStore::read`]; [`StoreError::Corrupt`] if a record cannot be
+    /// decoded or numbers are missing.
+    pub async fn restore(
+        store: &dyn LogStore,
+        id: &GenerationId,
+        account: MemoryAccount,
+    ) -> Result<Arc<Self>, StoreError> {
+        let stored = store.open(id).await?;
+        let limits = LogLimits {
+            bytes: usize::MAX,
+            events: u64::MAX,
+        };
+        let log = MemoryLog::new(limits, account);
+        let epoch = log.take_over();
+        let mut folder = Folder::new(&stored);
+        // The log may go on while it is read. What is newer than the opened state is left out.
+        while folder.end < stored.end {
+            let batch = store.read(id, folder.end, READ_BYTES).await?;
+            if batch.is_empty() || batch.first_seq() != folder.end {
+                return Err(StoreError::Corrupt);
+            }
+            batch.iter().try_for_each(|record| folder.fold(record))?;
+            log.append(epoch, &batch).map_err(|_| StoreError::Corrupt)?;
+        }
+        if stored.sealed {
+            let mut nothing = RecordBatch::default();
+            nothing.restart(folder.end);
+            log.seal(epoch, &nothing).map_err(|_| StoreError::Corrupt)?;
+        }
+        let conversation = Conversation {
+            history: Vec::new(),
+            input: stored.header.input.clone(),
+        };
+        let meta = stored.header.meta.clone();
+        let generation = Self::new(meta, Arc::new(log), conversation, Duration::ZERO);
+        if let Some(head) = folder.response_head() {
+            generation.response_head.set(head);
+        }
+        *generation.templates.write() = folder.templates;
+        *generation.snapshot.lock() = folder.snapshot;
+        Ok(generation)
+    }
+}
+
+/// Folds the records of a stored log.
+struct Folder<'a> {
+    stored: &'a StoredLog,
+    snapshot: Snapshot,
+    templates: Vec<Arc<KnownTemplate>>,
+    /// The number after the last event.
+    end: Seq,
+}
+
+impl<'a> Folder<'a> {
+    fn new(stored: &'a StoredLog) -> Self {
+        Self {
+            stored,
+            snapshot: Snapshot::default(),
+            templates: Vec::new(),
+            end: Seq(0),
+        }
+    }
+
+    fn fold(&mut self, record: RecordRef<'_>) -> Result<(), StoreError> {
+        let content = Content::decode(record.payload)?;
+        self.check_hole(record.first_seq, &content)?;
+        if let Some((number, template)) = Content::template(record.payload)? {
+            if number != self.templates.len() {
+                return Err(StoreError::Corrupt);
+            }
+            let head = self.snapshot.head(template.target.item);
+            let known = known_template(&self.stored.header.meta.id, head, template);
+            self.templates.push(Arc::new(known));
+        }
+        match content {
+            Content::Delta { template, holes } => {
+                let known = self.templates.get(template).ok_or(StoreError::Corrupt)?;
+                let text = holes.text(&known.template).ok_or(StoreError::Corrupt)?;
+                let text = std::str::from_utf8(text).map_err(|_| StoreError::Corrupt)?;
+                self.snapshot.apply_delta(known.template.target, text);
+            }
+            Content::Full(full) => full
+                .events
+                .iter()
+                .for_each(|event| self.snapshot.apply(event)),
+        }
+        self.end = record.next_seq();
+        Ok(())
+    }
+
+    /// Checks that numbers are missing before an epoch and before the terminal event only.
+    fn check_hole(&self, first: Seq, content: &Content<'_>) -> Result<(), StoreError> {
+        if first == self.end {
+            return Ok(());
+        }
+        let epochs = self.stored.epoch_ends.iter().zip(1..);
+        let is_epoch = epochs
+            .filter(|(end, _)| **end == self.end)
+            .any(|(_, epoch)| first == Seq(epoch << EPOCH_BITS));
+        let is_terminal = matches!(content, Content::Full(full)
+            if matches!(full.events.last(), Some(EventKind::End(_))));
+        if is_epoch || is_terminal && first.0 == self.end.0 + TERMINAL_SKIP {
+            Ok(())
+        } else {
+            Err(StoreError::Corrupt)
+        }
+    }
+
+    /// Returns the result that the upstream's head had, if it is known.
+    fn response_head(&self) -> Option<Result<UpstreamHead, OpenError>> {
+        if self.snapshot.has_begun() {
+            return Some(Ok(UpstreamHead::default()));
+        }
+        let error = match &self.snapshot.outcome()?.ending {
+            Ending::Failed(failure) => OpenError::Failed(ApiError::from(failure)),
+            _ => ended_before_head(),
+        };
+        Some(Err(error))
+    }
+}
