@@ -652,7 +652,7 @@ async fn retry_after_of_a_client_key_holds_for_that_key_only() {
             client_key: key.map(Into::into),
             ..TestEngine::request(CHAT)
         };
-        world.test.engine.start(request).unwrap()
+        world.test.start_request(request).unwrap()
     };
     let asked = async |key: Option<&str>| {
         let started = start(key);
