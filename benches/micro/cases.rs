@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use tokenwire_core::engine::{Caller, Engine, Retention, StartRequest, Started};
 use tokenwire_core::generation::Subscription;
 use tokenwire_core::log::{LogLimits, LogReader, MemoryAccount, MemoryLog, TokenLog};
@@ -202,6 +203,8 @@ impl TestBed {
         let request = StartRequest::new(body, Caller::default(), "/v1/chat/completions");
         self.engine
             .start(request)
+            .now_or_never()
+            .expect("a start without a store does not wait")
             .expect("there is room for a stream")
     }
 

@@ -631,8 +631,9 @@ fn resumed_reader_continues_at_its_number() {
         reader.read_now();
         let lines = reader.lines();
         let numbers: Vec<u64> = lines.iter().map(|line| line.seq).collect();
-        // b; then finish and usage, which have the numbers that the terminal event skips; `[DONE]`.
-        assert_eq!(numbers, [5, 6, 7, 8]);
+        // b; then finish and usage, whose numbers the terminal event skips, and `[DONE]`. Before them
+        // are the three events that close the message.
+        assert_eq!(numbers, [5, 9, 10, 11]);
         assert!(lines[0].data.contains(r#""content":"b""#) && lines[3].data == "[DONE]");
         assert!(lines[1].data.contains(r#""finish_reason":"stop""#));
         assert!(lines[2].data.contains(r#""choices":[],"usage":{"#));

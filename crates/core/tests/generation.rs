@@ -462,11 +462,7 @@ async fn delete_stops_the_generation_and_wakes_waiters() {
     test.engine.delete(&generation);
     assert_eq!(reader.read_to_end().await, Err(SubscriptionError::Expired));
     call.gone().await;
-    assert!(
-        test.engine
-            .find(&generation.meta().id, &Owner::Anonymous)
-            .is_err()
-    );
+    assert!(test.find(&generation.meta().id, &Owner::Anonymous).is_err());
     // The paused clock jumps to the end of this timeout as soon as every task waits.
     assert!(
         tokio::time::timeout(seconds(3600), waiting).await.is_ok(),
@@ -1030,7 +1026,7 @@ async fn refused_request_takes_no_slot() {
 // === Retention ===
 
 fn find(test: &TestEngine, generation: &Generation) -> Result<Arc<Generation>, ApiError> {
-    test.engine.find(&generation.meta().id, &Owner::Anonymous)
+    test.find(&generation.meta().id, &Owner::Anonymous)
 }
 
 /// Returns a finished generation that only the test holds.
@@ -1214,19 +1210,18 @@ fn owned(body: &str, owner: &str) -> StartRequest {
 #[tokio::test(start_paused = true)]
 async fn streams_of_another_owner_are_not_found() {
     let test = engine();
-    let started = test.engine.start(owned(RESPONSES, "alice")).unwrap();
+    let started = test.start_request(owned(RESPONSES, "alice")).unwrap();
     let call = test.upstream.call().await;
     complete(&call, "x");
     let generation = started.guard.generation().clone();
     generation.ended().await;
     let id = &generation.meta().id;
-    assert!(test.engine.find(id, &Owner::Named("alice".into())).is_ok());
+    assert!(test.find(id, &Owner::Named("alice".into())).is_ok());
     let unknown = test
-        .engine
         .find(&GenerationId::random(), &Owner::Named("bob".into()))
         .unwrap_err();
     for stranger in [Owner::Named("bob".into()), Owner::Anonymous] {
-        let error = test.engine.find(id, &stranger).unwrap_err();
+        let error = test.find(id, &stranger).unwrap_err();
         assert_eq!(
             (error.status, error.code),
             (unknown.status, unknown.code.clone()),
@@ -1247,8 +1242,8 @@ fn keyed(body: &str, key: &str) -> StartRequest {
 #[tokio::test(start_paused = true)]
 async fn repeated_key_attaches_to_the_same_generation() {
     let test = engine();
-    let first = test.engine.start(keyed(CHAT, "k")).unwrap();
-    let again = test.engine.start(keyed(CHAT, "k")).unwrap();
+    let first = test.start_request(keyed(CHAT, "k")).unwrap();
+    let again = test.start_request(keyed(CHAT, "k")).unwrap();
     let call = test.upstream.call().await;
     assert_eq!((first.fresh, again.fresh), (true, false));
     assert_eq!(test.engine.registry().open(), 1);
@@ -1256,7 +1251,7 @@ async fn repeated_key_attaches_to_the_same_generation() {
     assert_eq!(id(&first), id(&again));
     complete(&call, "x");
     first.guard.generation().ended().await;
-    let after = test.engine.start(keyed(CHAT, "k")).unwrap();
+    let after = test.start_request(keyed(CHAT, "k")).unwrap();
     assert_eq!(
         (after.fresh, id(&after)),
         (false, id(&first)),
@@ -1274,17 +1269,16 @@ async fn repeated_key_attaches_to_the_same_generation() {
 #[tokio::test(start_paused = true)]
 async fn key_is_scoped_to_owner_route_and_body() {
     let test = engine();
-    let first = test.engine.start(keyed(CHAT, "k")).unwrap();
+    let first = test.start_request(keyed(CHAT, "k")).unwrap();
     let other_body = r#"{"messages":[{"role":"user","content":"ho"}]}"#;
-    let error = test.engine.start(keyed(other_body, "k")).unwrap_err();
+    let error = test.start_request(keyed(other_body, "k")).unwrap_err();
     assert!(error.is(ErrorCode::IdempotencyMismatch), "{error:?}");
     let other_route = StartRequest {
         route: "/v1/chat/completions",
         ..keyed(CHAT, "k")
     };
     assert!(
-        test.engine
-            .start(other_route)
+        test.start_request(other_route)
             .unwrap_err()
             .is(ErrorCode::IdempotencyMismatch)
     );
@@ -1292,27 +1286,27 @@ async fn key_is_scoped_to_owner_route_and_body() {
         owner: Owner::Named("bob".into()),
         ..keyed(CHAT, "k")
     };
-    let second = test.engine.start(other_owner).unwrap();
+    let second = test.start_request(other_owner).unwrap();
     assert!(second.fresh, "another owner's key is another key");
-    assert!(test.engine.start(keyed(CHAT, "l")).unwrap().fresh);
+    assert!(test.start_request(keyed(CHAT, "l")).unwrap().fresh);
     drop(first);
 }
 
 #[tokio::test(start_paused = true)]
 async fn key_lives_as_long_as_the_response_object() {
     let test = engine();
-    let first = test.engine.start(keyed(CHAT, "k")).unwrap();
+    let first = test.start_request(keyed(CHAT, "k")).unwrap();
     complete(&test.upstream.call().await, "x");
     first.guard.generation().ended().await;
     settle().await;
     tokio::time::sleep(seconds(700)).await;
     test.engine.registry().sweep(Instant::now());
     assert!(
-        !test.engine.start(keyed(CHAT, "k")).unwrap().fresh,
+        !test.start_request(keyed(CHAT, "k")).unwrap().fresh,
         "the log is gone, the object is not"
     );
     test.engine.delete(first.guard.generation());
-    assert!(test.engine.start(keyed(CHAT, "k")).unwrap().fresh);
+    assert!(test.start_request(keyed(CHAT, "k")).unwrap().fresh);
 }
 
 #[tokio::test(start_paused = true)]
@@ -1337,18 +1331,17 @@ async fn failure_before_the_first_chunk_releases_the_key() {
         ] {
             let test = engine();
             test.upstream.plan(OpeningPlan::Hold);
-            let first = test.engine.start(keyed(CHAT, "k")).unwrap();
+            let first = test.start_request(keyed(CHAT, "k")).unwrap();
             fail(&test.upstream.call().await);
             first.guard.generation().ended().await;
             let again = test
-                .engine
-                .start(keyed(body, "k"))
+                .start_request(keyed(body, "k"))
                 .unwrap_or_else(|error| panic!("{what}: {error:?}"));
             assert!(again.fresh, "{what}");
             // Removing the failed generation must not release the new one's key.
             test.engine.delete(first.guard.generation());
             assert!(
-                !test.engine.start(keyed(body, "k")).unwrap().fresh,
+                !test.start_request(keyed(body, "k")).unwrap().fresh,
                 "{what}"
             );
         }
@@ -1358,11 +1351,11 @@ async fn failure_before_the_first_chunk_releases_the_key() {
 #[tokio::test(start_paused = true)]
 async fn failure_after_the_first_chunk_keeps_the_key() {
     let test = engine();
-    let first = test.engine.start(keyed(CHAT, "k")).unwrap();
+    let first = test.start_request(keyed(CHAT, "k")).unwrap();
     test.upstream.call().await.token("x").end(BodyEnd::Broken);
     first.guard.generation().ended().await;
     assert!(
-        !test.engine.start(keyed(CHAT, "k")).unwrap().fresh,
+        !test.start_request(keyed(CHAT, "k")).unwrap().fresh,
         "tokens were billed"
     );
 }
@@ -1372,12 +1365,11 @@ async fn failed_start_releases_the_key() {
     let test = engine();
     for _ in 0..2 {
         let error = test
-            .engine
-            .start(keyed(r#"{"input":"hi","model":"unknown"}"#, "k"))
+            .start_request(keyed(r#"{"input":"hi","model":"unknown"}"#, "k"))
             .unwrap_err();
         assert!(error.is(ErrorCode::NotFound), "{error:?}");
     }
-    assert!(test.engine.start(keyed(CHAT, "k")).unwrap().fresh);
+    assert!(test.start_request(keyed(CHAT, "k")).unwrap().fresh);
 }
 
 #[test]
@@ -1396,7 +1388,7 @@ fn concurrent_requests_with_one_key_start_once() {
                     barrier.wait();
                     // While another thread starts it, the answer is to retry.
                     loop {
-                        match test.engine.start(keyed(CHAT, "k")) {
+                        match test.start_request(keyed(CHAT, "k")) {
                             Ok(started) => {
                                 // A runtime that stops ends its generation, which would release
                                 // the key.
@@ -1582,7 +1574,7 @@ async fn previous_response_must_exist_have_ended_and_be_stored() {
         ErrorCode::PreviousResponseUnusable,
     );
 
-    let foreign = test.engine.start(owned(RESPONSES, "alice")).unwrap();
+    let foreign = test.start_request(owned(RESPONSES, "alice")).unwrap();
     complete(&test.upstream.call().await, "x");
     foreign.guard.generation().ended().await;
     refused(

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use tokenwire_core::model::id::GenerationId;
 use tokenwire_core::request::ResponsesRequest;
 
 use crate::framing::StreamId;
@@ -19,24 +18,20 @@ pub(crate) struct Lanes {
 
 #[derive(Default)]
 struct Lane {
-    running: Option<GenerationId>,
+    /// Whether a generation runs or is being started.
+    busy: bool,
     waiting: VecDeque<ResponsesRequest>,
 }
 
 impl Lanes {
-    /// Whether a generation runs on this lane.
+    /// Whether a generation runs on this lane, or is being started.
     pub(crate) fn is_busy(&self, key: &LaneKey) -> bool {
-        self.lanes
-            .get(key)
-            .is_some_and(|lane| lane.running.is_some())
+        self.lanes.get(key).is_some_and(|lane| lane.busy)
     }
 
     /// Number of lanes that run a generation.
     pub(crate) fn running(&self) -> usize {
-        self.lanes
-            .values()
-            .filter(|lane| lane.running.is_some())
-            .count()
+        self.lanes.values().filter(|lane| lane.busy).count()
     }
 
     /// Number of creates that wait, on all lanes together.
@@ -44,9 +39,9 @@ impl Lanes {
         self.queued
     }
 
-    /// Marks the lane as busy with this generation.
-    pub(crate) fn run(&mut self, key: LaneKey, id: GenerationId) {
-        self.lanes.entry(key).or_default().running = Some(id);
+    /// Marks the lane as busy with a generation.
+    pub(crate) fn run(&mut self, key: LaneKey) {
+        self.lanes.entry(key).or_default().busy = true;
     }
 
     /// Lets a create wait for its lane.
@@ -63,7 +58,7 @@ impl Lanes {
     /// is removed.
     pub(crate) fn release(&mut self, key: &LaneKey) -> Option<ResponsesRequest> {
         let lane = self.lanes.get_mut(key)?;
-        lane.running = None;
+        lane.busy = false;
         let next = lane.waiting.pop_front();
         if next.is_some() {
             self.queued -= 1;

@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::task::TaskTracker;
 
-use super::{Engine, Registry, Retention, Reuse, ReuseOptions};
+use super::{Engine, GenerationSource, HistoryLimits, Registry, Retention, Reuse, ReuseOptions};
 use crate::log::{LogLimits, MemoryAccount};
 use crate::upstream::Upstream;
 
@@ -21,6 +21,8 @@ pub struct EngineBuilder {
     retention: Retention,
     log_limits: LogLimits,
     grace: Duration,
+    history_limits: HistoryLimits,
+    source: Option<Arc<dyn GenerationSource>>,
     reuse: Option<ReuseOptions>,
     sweep_interval: Option<Duration>,
 }
@@ -34,6 +36,7 @@ pub struct SharedEngine {
     account: MemoryAccount,
     tasks: TaskTracker,
     grace: Duration,
+    history_limits: HistoryLimits,
     reuse: Option<Arc<Reuse>>,
     sweep_interval: Option<Duration>,
     sweeper: Arc<OnceLock<()>>,
@@ -55,6 +58,8 @@ impl Default for EngineBuilder {
                 events: 100_000,
             },
             grace: Duration::from_secs(30),
+            history_limits: HistoryLimits::default(),
+            source: None,
             reuse: None,
             sweep_interval: Some(Duration::from_secs(1)),
         }
@@ -81,6 +86,24 @@ impl EngineBuilder {
         Self { grace, ..self }
     }
 
+    /// Sets how long a conversation may be that a turn builds on. Default: 1,000 turns, 64 MiB.
+    #[must_use]
+    pub fn history_limits(self, history_limits: HistoryLimits) -> Self {
+        Self {
+            history_limits,
+            ..self
+        }
+    }
+
+    /// Sets who knows of generations that are not in this process. Default: none.
+    #[must_use]
+    pub fn source(self, source: Arc<dyn GenerationSource>) -> Self {
+        Self {
+            source: Some(source),
+            ..self
+        }
+    }
+
     /// Lets identical requests share answers. Default: they do not.
     #[must_use]
     pub fn reuse(self, reuse: ReuseOptions) -> Self {
@@ -105,11 +128,12 @@ impl EngineBuilder {
     pub fn build(self) -> SharedEngine {
         let account = MemoryAccount::default();
         SharedEngine {
-            registry: Registry::new(self.retention, account.clone()),
+            registry: Registry::new(self.retention, account.clone(), self.source),
             log_limits: self.log_limits,
             account,
             tasks: TaskTracker::new(),
             grace: self.grace,
+            history_limits: self.history_limits,
             reuse: self.reuse.and_then(Reuse::new),
             sweep_interval: self.sweep_interval,
             sweeper: Arc::default(),
@@ -135,6 +159,7 @@ impl SharedEngine {
             upstream,
             tasks: self.tasks.clone(),
             grace: self.grace,
+            history_limits: self.history_limits,
             reuse: self.reuse.clone(),
             end_notifier: None,
             observer: None,

@@ -1,13 +1,14 @@
 //! The directory: which generations are known, by id and by idempotency key.
 
 use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::fingerprint::Fingerprint;
+use super::located::{GenerationSource, Located};
 use super::retention::{Kept, Oldest, Retention};
 use crate::generation::Generation;
 use crate::model::error::{ApiError, ErrorCode};
@@ -17,10 +18,11 @@ use crate::model::snapshot::Snapshot;
 
 /// The generations that can be asked for. Its lock is held for lookups in maps only, never while a
 /// generation is looked into.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Directory {
-    hasher: RandomState,
     state: Mutex<State>,
+    /// Knows of generations that are not in this process.
+    source: Option<Arc<dyn GenerationSource>>,
 }
 
 #[derive(Debug, Default)]
@@ -36,6 +38,8 @@ struct State {
 struct Entry {
     generation: Arc<Generation>,
     ended: Option<Instant>,
+    /// When the retention of its object began: at its end, or with a later turn that builds on it.
+    kept_since: Option<Instant>,
     last_seq: Option<u64>,
     weight: usize,
     key: Option<(Owner, String)>,
@@ -43,7 +47,7 @@ struct Entry {
 
 #[derive(Debug)]
 struct Keyed {
-    hash: u64,
+    fingerprint: Fingerprint,
     /// `None` between the claim and the start.
     id: Option<GenerationId>,
 }
@@ -76,6 +80,14 @@ impl Drop for KeyClaim {
 // === impl Directory ===
 
 impl Directory {
+    /// Returns an empty directory. `source` knows of generations that are not in this process.
+    pub(super) fn new(source: Option<Arc<dyn GenerationSource>>) -> Self {
+        Self {
+            state: Mutex::default(),
+            source,
+        }
+    }
+
     /// Number of generations that can be asked for.
     pub(super) fn len(&self) -> usize {
         self.state.lock().generations.len()
@@ -84,10 +96,6 @@ impl Directory {
     /// Bytes of ended generations, without their logs.
     pub(super) fn object_bytes(&self) -> usize {
         self.state.lock().object_bytes
-    }
-
-    pub(super) fn hasher(&self) -> &RandomState {
-        &self.hasher
     }
 
     /// The generations that have not ended.
@@ -101,13 +109,13 @@ impl Directory {
             .collect()
     }
 
-    /// Claims an idempotency key, or returns the generation that it started. `hash` tells a
-    /// repetition from another request.
+    /// Claims an idempotency key, or returns the generation that it started. The fingerprint tells
+    /// a repetition from another request.
     pub(super) fn claim(
         self: &Arc<Self>,
         owner: &Owner,
         key: &str,
-        hash: u64,
+        fingerprint: Fingerprint,
     ) -> Result<Claim, ApiError> {
         let full = (owner.clone(), key.to_owned());
         let mismatch = || {
@@ -123,13 +131,13 @@ impl Directory {
                 let id = keyed.id.as_ref();
                 let entry = id.and_then(|id| state.generations.get(id));
                 (
-                    keyed.hash,
+                    keyed.fingerprint,
                     id.is_some(),
                     entry.map(|entry| entry.generation.clone()),
                 )
             });
             let (first, generation) = match known {
-                Some((first, false, _)) if first == hash => {
+                Some((first, false, _)) if first == fingerprint => {
                     let error = ApiError::new(
                         ErrorCode::Overloaded,
                         "A request with this idempotency key is just being started.",
@@ -139,7 +147,13 @@ impl Directory {
                 Some((_, false, _)) => return Err(mismatch()),
                 Some((first, true, Some(generation))) => (first, generation),
                 None | Some((_, true, None)) => {
-                    state.keys.insert(full.clone(), Keyed { hash, id: None });
+                    state.keys.insert(
+                        full.clone(),
+                        Keyed {
+                            fingerprint,
+                            id: None,
+                        },
+                    );
                     return Ok(Claim::Free(KeyClaim {
                         directory: self.clone(),
                         key: Some(full),
@@ -148,7 +162,7 @@ impl Directory {
             };
             drop(state);
             if !failed_early(&generation) {
-                return if first == hash {
+                return if first == fingerprint {
                     Ok(Claim::Taken(generation))
                 } else {
                     Err(mismatch())
@@ -167,22 +181,69 @@ impl Directory {
         if let Some(keyed) = key.as_ref().and_then(|key| state.keys.get_mut(key)) {
             keyed.id = Some(id.clone());
         }
-        state.generations.insert(
-            id,
-            Entry {
-                generation,
-                ended: None,
-                last_seq: None,
-                weight: 0,
-                key,
-            },
-        );
+        state.generations.insert(id, Entry::new(generation, key));
     }
 
-    /// Returns the generation of this id, if it is this owner's.
-    pub(super) fn find(&self, id: &GenerationId, owner: &Owner) -> Option<Arc<Generation>> {
+    /// Says where the generation of this id is. One of this process is found without waiting.
+    pub(super) async fn lookup(
+        &self,
+        id: &GenerationId,
+        owner: &Owner,
+    ) -> Result<Located, ApiError> {
+        let located = match (self.get(id), &self.source) {
+            (Some(generation), _) => Located::Local(generation),
+            (None, Some(source)) => source.locate(id).await?,
+            (None, None) => Located::Gone,
+        };
+        let foreign = match &located {
+            Located::Local(generation) => generation.meta().owner != *owner,
+            Located::Stored(stored) => stored.meta.owner != *owner,
+            Located::Remote { .. } | Located::Lost | Located::Gone => false,
+        };
+        Ok(if foreign { Located::Gone } else { located })
+    }
+
+    /// Returns the generation of this id, if it is in this process and this owner's.
+    pub(super) fn local(&self, id: &GenerationId, owner: &Owner) -> Option<Arc<Generation>> {
         self.get(id)
             .filter(|generation| generation.meta().owner == *owner)
+    }
+
+    /// Adds a generation that was stored. Returns the one that is known by its id: another request
+    /// may have added it first.
+    pub(super) fn insert_stored(
+        &self,
+        generation: Arc<Generation>,
+        now: Instant,
+    ) -> Arc<Generation> {
+        let id = generation.meta().id.clone();
+        let known = {
+            let mut state = self.state.lock();
+            let entry = state.generations.entry(id.clone());
+            let entry = entry.or_insert_with(|| Entry::new(generation.clone(), None));
+            entry.generation.clone()
+        };
+        if Arc::ptr_eq(&known, &generation) {
+            self.note_end(&id, now);
+        }
+        known
+    }
+
+    /// Keeps everything that a turn builds on from now on: its predecessor and the turns before.
+    /// Takes the lock for one turn at a time.
+    pub(super) fn renew_chain(&self, predecessor: Option<&GenerationId>, now: Instant) {
+        let mut next = predecessor.cloned();
+        while let Some(id) = next {
+            let state = &mut *self.state.lock();
+            let Some(entry) = state.generations.get_mut(&id) else {
+                return;
+            };
+            if let Some(since) = entry.kept_since.filter(|since| *since < now) {
+                entry.kept_since = Some(now);
+                state.kept.renew_object(since, now, &id);
+            }
+            next = entry.generation.conversation().predecessor.clone();
+        }
     }
 
     fn get(&self, id: &GenerationId) -> Option<Arc<Generation>> {
@@ -201,11 +262,10 @@ impl Directory {
         self.state.lock().remove(id);
     }
 
-    /// Records that a generation has ended. Its retention begins.
-    pub(super) fn note_end(&self, id: &GenerationId, now: Instant) {
-        let Some(generation) = self.get(id) else {
-            return;
-        };
+    /// Records that a generation has ended: its retention begins. Returns its predecessor, if it is
+    /// still known.
+    pub(super) fn note_end(&self, id: &GenerationId, now: Instant) -> Option<GenerationId> {
+        let generation = self.get(id)?;
         let weight = generation.memory_size();
         let last_seq = generation
             .tail()
@@ -214,11 +274,13 @@ impl Directory {
         let state = &mut *self.state.lock();
         if let Some(entry) = state.generations.get_mut(id) {
             entry.ended = Some(now);
+            entry.kept_since = Some(now);
             entry.last_seq = last_seq;
             entry.weight = weight;
             state.object_bytes += weight;
             state.kept.insert(now, id);
         }
+        generation.conversation().predecessor.clone()
     }
 
     /// Forgets what has been kept long enough. Returns the generations whose log is to expire.
@@ -244,6 +306,21 @@ impl Directory {
         match state.kept.oldest()? {
             Oldest::Log(id) => state.take_log(&id),
             Oldest::Object(id) => state.take(&id),
+        }
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    fn new(generation: Arc<Generation>, key: Option<(Owner, String)>) -> Self {
+        Self {
+            generation,
+            ended: None,
+            kept_since: None,
+            last_seq: None,
+            weight: 0,
+            key,
         }
     }
 }
@@ -278,7 +355,10 @@ impl State {
         };
         self.object_bytes = self.object_bytes.saturating_sub(entry.weight);
         if let Some(ended) = entry.ended {
-            self.kept.remove(ended, id);
+            self.kept.remove_log(ended, id);
+        }
+        if let Some(since) = entry.kept_since {
+            self.kept.remove_object(since, id);
         }
         if let Some(key) = entry.key {
             self.release(&key, id);
@@ -295,11 +375,12 @@ impl State {
 }
 
 /// Whether a generation failed before its upstream sent anything. Its idempotency key is then free
-/// again.
+/// again. A lost writer may have asked the upstream, so it keeps the key.
 fn failed_early(generation: &Generation) -> bool {
     generation.is_over()
-        && generation
-            .outcome()
-            .is_some_and(|outcome| matches!(outcome.ending, Ending::Failed(_)))
+        && generation.outcome().is_some_and(|outcome| {
+            matches!(outcome.ending, Ending::Failed(failure)
+                if failure.code != ErrorCode::ProducerLost.as_str())
+        })
         && !generation.with_snapshot(Snapshot::has_begun)
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::history::{History, no_response};
 use super::{Engine, StartRequest};
 use crate::generation::{Conversation, Work};
 use crate::model::error::ApiError;
@@ -22,10 +23,10 @@ pub(super) struct Plan {
 
 impl Engine {
     /// Translates the request for the upstream that its model is routed to.
-    pub(super) fn plan(&self, request: StartRequest) -> Result<Plan, ApiError> {
+    pub(super) async fn plan(&self, request: StartRequest) -> Result<Plan, ApiError> {
         match &request.body {
             StreamRequest::Chat(chat) => self.plan_chat(chat, &request),
-            StreamRequest::Responses(responses) => self.plan_responses(responses, &request),
+            StreamRequest::Responses(responses) => self.plan_responses(responses, &request).await,
         }
     }
 
@@ -63,23 +64,28 @@ impl Engine {
         })
     }
 
-    fn plan_responses(
+    async fn plan_responses(
         &self,
         responses: &ResponsesRequest,
         request: &StartRequest,
     ) -> Result<Plan, ApiError> {
         let previous = responses.previous_response_id();
-        let history = match &previous {
-            Some(id) => self.history(id, &request.owner)?,
-            None => Vec::new(),
+        let predecessor = match &previous {
+            Some(id) => Some(id.parse().map_err(|_| no_response(id))?),
+            None => None,
         };
+        let history = match &predecessor {
+            Some(id) => self.chain(id, &request.owner).await?,
+            None => History::default(),
+        };
+        let items = history.items();
         let target = self
             .upstream
             .route(responses.model().as_deref(), request.client_key.as_ref())?;
         let model = target.upstream_model.as_deref().unwrap_or(&target.model);
         let body = match target.api {
-            Api::Chat => responses.to_chat(&history, model)?,
-            Api::Responses => responses.to_responses(&history, model),
+            Api::Chat => responses.to_chat(&items, model)?,
+            Api::Responses => responses.to_responses(&items, model),
         };
         let choices = responses
             .get("n")
@@ -94,7 +100,7 @@ impl Engine {
             responses.store(),
         );
         let conversation = Conversation {
-            history,
+            predecessor,
             input: responses.input_items(),
         };
         Ok(Plan {

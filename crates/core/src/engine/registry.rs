@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::admission::{Admission, Permit};
 use super::directory::{Directory, KeyClaim};
+use super::located::{GenerationSource, StoredGeneration};
 use super::retention::Retention;
 use crate::generation::Generation;
 use crate::log::MemoryAccount;
@@ -38,11 +39,16 @@ impl Drop for Running {
 }
 
 impl Registry {
-    /// Returns an empty registry. `account` counts the bytes of the logs.
+    /// Returns an empty registry. `account` counts the bytes of the logs, and `source` knows of
+    /// generations that are not in this process.
     #[must_use]
-    pub fn new(retention: Retention, account: MemoryAccount) -> Arc<Self> {
+    pub fn new(
+        retention: Retention,
+        account: MemoryAccount,
+        source: Option<Arc<dyn GenerationSource>>,
+    ) -> Arc<Self> {
         Arc::new(Self {
-            directory: Arc::default(),
+            directory: Arc::new(Directory::new(source)),
             admission: Admission::new(retention.max_open),
             retention,
             account,
@@ -125,6 +131,8 @@ impl Registry {
         claim: Option<KeyClaim>,
     ) -> Running {
         let id = generation.meta().id.clone();
+        let predecessor = generation.conversation().predecessor.as_ref();
+        self.directory.renew_chain(predecessor, Instant::now());
         self.directory.insert(generation, claim);
         Running {
             registry: self.clone(),
@@ -133,9 +141,26 @@ impl Registry {
         }
     }
 
+    /// Returns the generation that a store has. It is kept as one that ends now.
+    pub(super) fn open_stored(&self, stored: StoredGeneration) -> Arc<Generation> {
+        let StoredGeneration {
+            meta,
+            conversation,
+            log,
+        } = stored;
+        // Without a writer there is no reader to wait for.
+        let generation = Generation::new(meta, log, conversation, Duration::ZERO);
+        let now = Instant::now();
+        let known = self.directory.insert_stored(generation, now);
+        self.relieve();
+        known
+    }
+
     fn note_end(&self, id: &GenerationId) {
         let now = Instant::now();
-        self.directory.note_end(id, now);
+        // The turn is kept from now on, and what it builds on for as long.
+        let predecessor = self.directory.note_end(id, now);
+        self.directory.renew_chain(predecessor.as_ref(), now);
         self.sweep(now);
     }
 

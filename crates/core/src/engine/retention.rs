@@ -25,7 +25,8 @@ pub struct Retention {
 pub(super) struct Kept {
     /// Those whose log is kept, oldest end first.
     logs: BTreeSet<(Instant, GenerationId)>,
-    /// Those whose response object is kept, oldest first.
+    /// Those whose response object is kept, oldest first: by their end, or by the last turn that
+    /// builds on them.
     objects: BTreeSet<(Instant, GenerationId)>,
 }
 
@@ -52,10 +53,16 @@ impl Kept {
         self.logs.remove(&(ended, id.clone()));
     }
 
-    /// Forgets a generation.
-    pub(super) fn remove(&mut self, ended: Instant, id: &GenerationId) {
-        self.remove_log(ended, id);
-        self.objects.remove(&(ended, id.clone()));
+    /// Forgets the object of a generation that is kept since this time.
+    pub(super) fn remove_object(&mut self, since: Instant, id: &GenerationId) {
+        self.objects.remove(&(since, id.clone()));
+    }
+
+    /// Keeps an object from now on, as if the generation had just ended.
+    pub(super) fn renew_object(&mut self, since: Instant, now: Instant, id: &GenerationId) {
+        if self.objects.remove(&(since, id.clone())) {
+            self.objects.insert((now, id.clone()));
+        }
     }
 
     /// The generations whose log has been kept for this long, oldest first.
@@ -76,14 +83,14 @@ impl Kept {
         due(&self.objects, now, kept)
     }
 
-    /// The oldest generation's log, or its object if the log is gone.
+    /// The oldest log, or the oldest object if its log is gone and no log is older.
     ///
     /// If all logs went before any object, the objects, which stay for a day, would in the end
     /// leave no room for the logs of recent answers.
     pub(super) fn oldest(&self) -> Option<Oldest> {
         let object = self.objects.first()?;
         Some(match self.logs.first() {
-            Some(log) if log == object => Oldest::Log(log.1.clone()),
+            Some(log) if log <= object => Oldest::Log(log.1.clone()),
             _ => Oldest::Object(object.1.clone()),
         })
     }

@@ -180,7 +180,12 @@ async fn run(
             deadlines.restart();
             continue;
         }
-        if let Step::Over(Ending::Failed(failure)) = &step
+        let broken_off = match &step {
+            Step::Over(Ending::Failed(failure)) => Some(failure),
+            Step::GivenUp(Ending::Failed(failure)) if is_silence(failure) => Some(failure),
+            _ => None,
+        };
+        if let Some(failure) = broken_off
             && continue_elsewhere(writer, records, stream.as_mut(), failure)
         {
             translator.continue_elsewhere();
@@ -219,6 +224,11 @@ async fn run(
         finish(writer, records, &mut translator, ending);
         return reusable.then_some(stream);
     }
+}
+
+/// Returns true if the upstream fell silent after its first token.
+fn is_silence(failure: &Failure) -> bool {
+    failure.code == ErrorCode::BetweenTokensTimeout.as_str()
 }
 
 /// Asks another upstream to continue the answer that broke off. Returns whether one does. The log

@@ -36,7 +36,7 @@ use tokio::sync::Notify;
 use crate::dialect::{self, ItemIndex, View};
 use crate::log::{LogReader, ReadError, Tail, TokenLog};
 use crate::model::event::{DeltaTarget, Outcome};
-use crate::model::id::Seq;
+use crate::model::id::{GenerationId, Seq};
 use crate::model::record::{Content, KnownTemplate, RecordBatch};
 use crate::model::snapshot::{Api, Meta, Snapshot, Status};
 use crate::upstream::translate::{History, is_completion};
@@ -59,22 +59,29 @@ pub struct Generation {
     conversation: Conversation,
 }
 
-/// The turns that a later turn builds on.
+/// What a turn adds to a conversation, and where the conversation goes on. The earlier turns are
+/// named, not copied.
 #[derive(Default)]
 pub struct Conversation {
-    /// The items of all earlier turns, inputs and outputs in order.
-    pub history: Vec<Box<RawValue>>,
+    /// The response that this turn continues.
+    pub predecessor: Option<GenerationId>,
     /// This turn's input items, each with an id.
     pub input: Vec<Box<RawValue>>,
 }
 
+impl fmt::Debug for Conversation {
+    /// Omits the items, which hold message content.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conversation")
+            .field("predecessor", &self.predecessor)
+            .field("input_items", &self.input.len())
+            .finish()
+    }
+}
+
 impl Conversation {
     fn memory_size(&self) -> usize {
-        self.history
-            .iter()
-            .chain(&self.input)
-            .map(|item| item.get().len() + 16)
-            .sum()
+        self.input.iter().map(|item| item.get().len() + 16).sum()
     }
 }
 
@@ -131,7 +138,7 @@ impl Generation {
         &self.response_head
     }
 
-    /// The turn's input and the earlier turns.
+    /// The turn's input and its predecessor.
     #[must_use]
     pub fn conversation(&self) -> &Conversation {
         &self.conversation

@@ -60,7 +60,7 @@ impl Generation {
             log.seal(epoch, &nothing).map_err(|_| StoreError::Corrupt)?;
         }
         let conversation = Conversation {
-            history: Vec::new(),
+            predecessor: stored.header.predecessor.clone(),
             input: stored.header.input.clone(),
         };
         let meta = stored.header.meta.clone();

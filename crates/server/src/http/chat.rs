@@ -25,7 +25,7 @@ pub(super) async fn create(
     let reader = service.sse(Dialect::Chat, SseFraming::Sdk);
     if let Some(cursor) = last_event_id(&request)? {
         discard_body(payload, service.config.limits.body).await;
-        return resumed(&service, &cursor, &reader);
+        return resumed(&service, &cursor, &reader).await;
     }
     let bytes = body(
         &request,
@@ -39,7 +39,7 @@ pub(super) async fn create(
     let key = idempotency_key(&request, None)?;
     let body = StreamRequest::Chat(chat);
     let start = start_request(&request, &service, body, "/v1/chat/completions", key);
-    let started = service.engine.start(start)?;
+    let started = service.engine.start(start).await?;
     let response = if stream {
         committed(&service, started.guard, &reader).await?
     } else {

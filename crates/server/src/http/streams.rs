@@ -60,7 +60,7 @@ pub(super) async fn create(
     let reader = reader(&request, &query, &service)?;
     if let Some(cursor) = last_event_id(&request)? {
         discard_body(payload, service.config.limits.body).await;
-        return resumed(&service, &cursor, &reader);
+        return resumed(&service, &cursor, &reader).await;
     }
     let bytes = body(
         &request,
@@ -83,7 +83,7 @@ pub(super) async fn create_by_query(
     let query = Query::of(&request);
     let reader = reader(&request, &query, &service)?;
     if let Some(cursor) = last_event_id(&request)? {
-        return resumed(&service, &cursor, &reader);
+        return resumed(&service, &cursor, &reader).await;
     }
     let Some(input) = query.get("input") else {
         let message = "Missing required parameter: 'input'. Ask with GET /v1/streams?input=…, or POST a body.";
@@ -120,7 +120,7 @@ pub(super) async fn attach(
         )
     })?;
     let cursor = cursor(&request, id, "after", &query)?;
-    attached(request.method(), &service, &cursor, &reader)
+    attached(request.method(), &service, &cursor, &reader).await
 }
 
 async fn begin(
@@ -129,7 +129,7 @@ async fn begin(
     reader: &SseReader,
     start: StartRequest,
 ) -> Result<HttpResponse, HttpError> {
-    let started = match service.engine.start(start) {
+    let started = match service.engine.start(start).await {
         Ok(started) => started,
         Err(error) if is_event_source(request) && error.status == 503 => {
             let after = error.retry_after.unwrap_or(Duration::from_secs(2));
