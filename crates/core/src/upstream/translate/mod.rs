@@ -9,6 +9,7 @@ mod chat;
 mod chunk;
 mod chunking;
 mod finish_reason;
+mod logprobs;
 mod opened_items;
 mod record_writer;
 mod responses;
@@ -17,8 +18,8 @@ mod translator;
 mod usage;
 
 pub use chat::ChatTranslator;
-pub(crate) use chat::responses_logprobs as complete_logprobs;
 pub(crate) use chunking::Chunking;
+pub(crate) use logprobs::complete_logprobs;
 pub(crate) use record_writer::History;
 pub use record_writer::RecordWriter;
 pub use responses::ResponsesTranslator;
