@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use tokenwire_core::engine::{Caller, Engine, Retention, StartRequest, Started};
 use tokenwire_core::generation::Subscription;
-use tokenwire_core::log::{LogLimits, LogReader, MemoryAccount, MemoryLog, TokenLog};
+use tokenwire_core::log::{LogLimits, LogReader, LogTail, MemoryAccount};
 use tokenwire_core::model::id::Seq;
 use tokenwire_core::model::record::RecordBatch;
 use tokenwire_core::request::{ChatRequest, RequestFields, ResponsesRequest, StreamRequest};
@@ -270,7 +270,7 @@ pub(crate) fn read(mut input: Reading) -> Reading {
 // === the log ===
 
 pub(crate) struct Append {
-    log: MemoryLog,
+    log: LogTail,
     records: Vec<RecordBatch>,
 }
 
@@ -283,14 +283,14 @@ impl Append {
             batch
         });
         Self {
-            log: MemoryLog::new(LIMITS, MemoryAccount::default()),
+            log: LogTail::new(LIMITS, MemoryAccount::default()),
             records: records.collect(),
         }
     }
 }
 
 pub(crate) fn append(input: Append) -> Append {
-    let epoch = input.log.take_over();
+    let epoch = input.log.begin_epoch();
     for batch in &input.records {
         input.log.append(epoch, batch).expect("the log takes it");
     }
@@ -317,7 +317,7 @@ pub(crate) fn list(mut input: Listing) -> Listing {
     loop {
         input
             .reader
-            .read_now(1024, &mut input.batch)
+            .read(1024, &mut input.batch)
             .expect("the log is there");
         if input.batch.is_empty() {
             break;

@@ -18,9 +18,11 @@ use tokenwire_core::engine::{
     Cursor, Engine, GenerationSource, LOST_SEQ, Located, Place, ReaderKind, Resumption,
     StoredGeneration,
 };
-use tokenwire_core::generation::{Conversation, Generation};
+use tokenwire_core::generation::Generation;
+use tokenwire_core::log::{Epoch, LogHeader, LogReader, LogStore, MemoryStore};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
-use tokenwire_core::model::id::{GenerationId, Owner};
+use tokenwire_core::model::id::{GenerationId, Owner, Seq};
+use tokenwire_core::model::record::RecordBatch;
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::Target;
 use tokenwire_core::upstream::translate::BodyEnd;
@@ -30,25 +32,53 @@ use tokio::sync::Notify;
 /// Where a test says that a generation is.
 #[derive(Clone, Debug)]
 enum Answer {
-    Stored(Arc<Generation>),
+    Stored(Arc<LogHeader>),
     Remote,
     Lost,
     Unavailable,
 }
 
 /// Knows what a test says.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct FakeSource {
+    store: Arc<dyn LogStore>,
     places: Mutex<HashMap<GenerationId, Answer>>,
     asked: AtomicUsize,
     /// If set, answers wait for it.
     wait: Option<Notify>,
 }
 
+impl Default for FakeSource {
+    fn default() -> Self {
+        Self {
+            store: Arc::new(MemoryStore::new(1 << 20)),
+            places: Mutex::default(),
+            asked: AtomicUsize::new(0),
+            wait: None,
+        }
+    }
+}
+
 impl FakeSource {
+    /// Stores a generation as its process would.
+    async fn store(&self, generation: &Generation) -> GenerationId {
+        let id = generation.meta().id.clone();
+        let header = Arc::new(LogHeader {
+            input: generation.conversation().input.clone(),
+            predecessor: generation.conversation().predecessor.clone(),
+            ..LogHeader::new(generation.meta().clone(), "scripted")
+        });
+        self.store.create(header.clone()).await.unwrap();
+        let mut reader = LogReader::new(generation.log().clone(), Seq(0));
+        let mut batch = RecordBatch::default();
+        reader.read(usize::MAX, &mut batch).unwrap();
+        self.store.seal(&id, Epoch(1), batch, None).await.unwrap();
+        self.put(Answer::Stored(header))
+    }
+
     fn put(&self, place: Answer) -> GenerationId {
         let id = match &place {
-            Answer::Stored(generation) => generation.meta().id.clone(),
+            Answer::Stored(header) => header.meta.id.clone(),
             Answer::Remote | Answer::Lost | Answer::Unavailable => GenerationId::random(),
         };
         self.places.lock().insert(id.clone(), place);
@@ -77,13 +107,9 @@ impl GenerationSource for FakeSource {
                 Some(Answer::Unavailable) => {
                     return Err(ApiError::new(ErrorCode::Overloaded, "The store is away."));
                 }
-                Some(Answer::Stored(generation)) => Located::Stored(StoredGeneration {
-                    meta: generation.meta().clone(),
-                    conversation: Conversation {
-                        predecessor: generation.conversation().predecessor.clone(),
-                        input: generation.conversation().input.clone(),
-                    },
-                    log: generation.log().clone(),
+                Some(Answer::Stored(header)) => Located::Stored(StoredGeneration {
+                    store: self.store.clone(),
+                    header,
                 }),
             })
         }
@@ -114,7 +140,9 @@ async fn written() -> Arc<Generation> {
     let test = TestEngine::new(EngineOptions::default());
     let started = test.start(r#"{"input":"hi"}"#);
     let call = test.upstream.call().await;
-    call.token("Hello.")
+    call.token("Hel")
+        .token("lo")
+        .token(".")
         .finish("stop")
         .done()
         .end(BodyEnd::Clean);
@@ -132,7 +160,7 @@ fn object(generation: &Generation) -> Value {
 async fn stored_generation_is_opened_once_and_read_as_it_was_written() {
     let original = written().await;
     let source = Arc::new(FakeSource::default());
-    let id = source.put(Answer::Stored(original.clone()));
+    let id = source.store(&original).await;
     let (engine, _) = engine(&source);
     let opened = engine.find(&id, &Owner::Anonymous).await.unwrap();
     assert!(!Arc::ptr_eq(&opened, &original));
@@ -154,9 +182,20 @@ async fn stored_generation_is_opened_once_and_read_as_it_was_written() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn stored_generation_that_is_deleted_meanwhile_is_not_found() {
+    let source = Arc::new(FakeSource::default());
+    let id = source.store(&*written().await).await;
+    source.store.delete(&id).await.unwrap();
+    let (engine, _) = engine(&source);
+    let error = engine.find(&id, &Owner::Anonymous).await.unwrap_err();
+    assert!(error.is(ErrorCode::NotFound), "{error:?}");
+    assert_eq!(engine.registry().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn turn_builds_on_a_stored_generation() {
     let source = Arc::new(FakeSource::default());
-    let id = source.put(Answer::Stored(written().await));
+    let id = source.store(&*written().await).await;
     let (engine, upstream) = engine(&source);
     let body = json!({"input": "and then?", "previous_response_id": id.as_str()});
     let request = TestEngine::request(&body.to_string());
@@ -175,7 +214,7 @@ async fn turn_builds_on_a_stored_generation() {
 #[tokio::test(start_paused = true)]
 async fn stored_generation_of_another_owner_is_not_found() {
     let source = Arc::new(FakeSource::default());
-    let id = source.put(Answer::Stored(written().await));
+    let id = source.store(&*written().await).await;
     let (engine, _) = engine(&source);
     let stranger = Owner::Named("bob".into());
     let error = engine.find(&id, &stranger).await.unwrap_err();

@@ -1438,7 +1438,7 @@ async fn debug_shows_no_contents() {
     );
     let mut log_reader = LogReader::new(started.guard.generation().log().clone(), Seq(0));
     let mut batch = RecordBatch::default();
-    log_reader.read_now(1 << 20, &mut batch).unwrap();
+    log_reader.read(1 << 20, &mut batch).unwrap();
     let mut records = RecordWriter::new();
     let mut translator = ChatTranslator::new(1);
     translator.payload(
@@ -1702,4 +1702,47 @@ async fn cached_frames_beyond_the_read_position_are_not_used() {
             "a number is missing or repeated"
         );
     }
+}
+
+// === Memory ===
+
+#[tokio::test(start_paused = true)]
+async fn open_stream_of_a_thousand_tokens_holds_little_more_than_its_tokens() {
+    let test = engine();
+    let (started, call) = begin(&test, CHAT).await;
+    let generation = started.guard.generation().clone();
+    settle().await;
+    let before = generation.memory_size();
+    let words = [" the", " quick", " brown", " fox", " jumps", "."];
+    for token in 0..1000 {
+        call.token(words[token % words.len()]);
+        if token % 16 == 0 {
+            settle().await;
+        }
+    }
+    settle().await;
+    let log = generation.log().memory_size();
+    let snapshot = generation.memory_size() - before;
+
+    // What a growing buffer of the same records with an index of 8 bytes a record would hold.
+    let mut reader = LogReader::new(generation.log().clone(), Seq(0));
+    let mut batch = RecordBatch::default();
+    let (mut bytes, mut index) = (Vec::<u8>::new(), Vec::<u64>::new());
+    loop {
+        reader.read(1 << 14, &mut batch).unwrap();
+        if batch.is_empty() {
+            break;
+        }
+        for record in &batch {
+            bytes.extend_from_slice(record.payload);
+            index.push(record.first_seq.0);
+        }
+    }
+    let (bytes, index) = (bytes.capacity(), index.capacity() * 8);
+    assert!(index.is_power_of_two() && generation.tail().unwrap().next.0 > 1000);
+    println!("log {log} + snapshot {snapshot}; a buffer {bytes} + an index {index}");
+    assert!(
+        (log + snapshot) * 100 <= (bytes + index) * 105,
+        "log {log} + snapshot {snapshot}; a buffer {bytes} + an index {index}"
+    );
 }

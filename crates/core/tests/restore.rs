@@ -32,7 +32,7 @@ async fn store(generation: &Arc<Generation>, store: &dyn LogStore) {
     let mut reader = LogReader::new(generation.log().clone(), Seq(0));
     let mut batch = RecordBatch::default();
     loop {
-        reader.read_now(1000, &mut batch).unwrap();
+        reader.read(1000, &mut batch).unwrap();
         let mut blocks = Blocks::default();
         blocks.push(Block {
             id,

@@ -344,10 +344,10 @@ async fn follower_gives_the_same_answer_for_every_upstream_stream() {
             assert_eq!(
                 generation(follower)
                     .outcome()
-                    .map(|outcome| (outcome.ending, outcome.usage)),
+                    .map(|outcome| (outcome.ending.clone(), outcome.usage.clone())),
                 generation(&leader)
                     .outcome()
-                    .map(|outcome| (outcome.ending, outcome.usage)),
+                    .map(|outcome| (outcome.ending.clone(), outcome.usage.clone())),
                 "{what}"
             );
         }

@@ -254,7 +254,7 @@ fn stored(generation: &Arc<Generation>) -> Vec<(u64, u64, Vec<u8>)> {
     let mut batch = RecordBatch::default();
     let mut records = Vec::new();
     loop {
-        reader.read_now(1 << 20, &mut batch).unwrap();
+        reader.read(1 << 20, &mut batch).unwrap();
         if batch.is_empty() {
             return records;
         }

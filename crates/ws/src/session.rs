@@ -56,14 +56,14 @@ pub(crate) struct SocketSession {
     replies: BytesMut,
     readers: Readers,
     lanes: Lanes,
-    /// Lanes on which the next create may start, once there is room for its replies.
-    freed: VecDeque<LaneKey>,
     /// Commands that wait for what is not in this process.
     waiting: Vec<LocalBoxFuture<'static, Continuation>>,
     /// Whether the client takes `tokenwire:` events: it offered the subprotocol, or has sent a
     /// `tokenwire:` message. The SDKs fail on event types that they do not know.
     extensions: Arc<AtomicBool>,
     body: Option<Waker>,
+    /// Lanes whose next create waits for room for its replies.
+    freed: VecDeque<LaneKey>,
     /// Wakes the reading task once there is room for replies.
     room: Rc<Notify>,
 }
@@ -77,9 +77,9 @@ impl SocketSession {
             options,
             replies: BytesMut::new(),
             lanes: Lanes::default(),
-            freed: VecDeque::new(),
             waiting: Vec::new(),
             body: None,
+            freed: VecDeque::new(),
             room: Rc::default(),
         }
     }
@@ -333,7 +333,10 @@ impl SocketSession {
         };
         match resumption {
             Resumption::Read { guard, from } => {
-                self.reply(&resumed(from.0), name.as_deref());
+                // A reader whose position was lost gets a reset from its subscription instead.
+                if !after.is_some_and(|after| generation.is_lost(Seq(after))) {
+                    self.reply(&resumed(from.0), name.as_deref());
+                }
                 self.read(guard, from, name.as_ref(), lane);
             }
             Resumption::NothingLeft { .. } => {
@@ -432,8 +435,8 @@ impl SocketSession {
         self.freed.extend(lane);
     }
 
-    /// Starts the next create of each freed lane while there is room for replies. One that starts
-    /// nothing frees its lane again, so it does not hold up those behind it.
+    /// Starts the next create of each freed lane, while there is room for what they reply. One that
+    /// starts nothing frees its lane again, so it does not hold up those behind it.
     fn start_waiting(&mut self) {
         while self.has_room()
             && let Some(lane) = self.freed.pop_front()
@@ -457,6 +460,7 @@ impl SocketSession {
         self.poll_waiting(cx);
         loop {
             out.push(self.take_replies());
+            let more = !self.freed.is_empty();
             self.start_waiting();
             let ended = self.readers.poll(cx, &mut out);
             let full = out.len() >= POLL_BYTES;
@@ -464,7 +468,7 @@ impl SocketSession {
                 // There may be more: the body polls again as soon as this much is written.
                 cx.waker().wake_by_ref();
             }
-            let more = ended.is_some() || !self.freed.is_empty();
+            let more = more || ended.is_some();
             if let Some(reader) = ended {
                 if let Some(broken) = reader.broken {
                     self.report(&broken);

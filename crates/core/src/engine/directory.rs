@@ -14,7 +14,6 @@ use crate::generation::Generation;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::Ending;
 use crate::model::id::{GenerationId, Owner};
-use crate::model::snapshot::Snapshot;
 
 /// The generations that can be asked for. Its lock is held for lookups in maps only, never while a
 /// generation is looked into.
@@ -197,7 +196,7 @@ impl Directory {
         };
         let foreign = match &located {
             Located::Local(generation) => generation.meta().owner != *owner,
-            Located::Stored(stored) => stored.meta.owner != *owner,
+            Located::Stored(stored) => stored.header.meta.owner != *owner,
             Located::Remote { .. } | Located::Lost | Located::Gone => false,
         };
         Ok(if foreign { Located::Gone } else { located })
@@ -379,8 +378,8 @@ impl State {
 fn failed_early(generation: &Generation) -> bool {
     generation.is_over()
         && generation.outcome().is_some_and(|outcome| {
-            matches!(outcome.ending, Ending::Failed(failure)
+            matches!(&outcome.ending, Ending::Failed(failure)
                 if failure.code != ErrorCode::ProducerLost.as_str())
         })
-        && !generation.with_snapshot(Snapshot::has_begun)
+        && !generation.has_begun()
 }

@@ -137,7 +137,7 @@ impl Engine {
     ) -> Result<Option<Arc<Generation>>, ApiError> {
         let found = match self.registry.directory.lookup(id, owner).await? {
             Located::Local(generation) => Some(generation),
-            Located::Stored(stored) => Some(self.registry.open_stored(stored)),
+            Located::Stored(stored) => self.registry.restore(stored).await?,
             Located::Remote { node } => return Err(super::unreachable(id, &node)),
             Located::Lost | Located::Gone => None,
         };

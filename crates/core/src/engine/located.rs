@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
-use crate::generation::{Conversation, Generation};
-use crate::log::TokenLog;
+use crate::generation::Generation;
+use crate::log::{LogHeader, LogStore};
 use crate::model::error::ApiError;
 use crate::model::id::GenerationId;
-use crate::model::snapshot::Meta;
 
 /// Where a generation is.
 #[derive(Debug)]
@@ -29,15 +28,13 @@ pub enum Located {
     Gone,
 }
 
-/// What is stored of a generation that has ended.
-#[derive(Debug)]
+/// A generation whose log is in a store and sealed.
+#[derive(Clone, Debug)]
 pub struct StoredGeneration {
-    /// What is known at its start.
-    pub meta: Meta,
-    /// Its predecessor and its input.
-    pub conversation: Conversation,
-    /// Its log, which is sealed.
-    pub log: Arc<dyn TokenLog>,
+    /// The store.
+    pub store: Arc<dyn LogStore>,
+    /// The first part of the log.
+    pub header: Arc<LogHeader>,
 }
 
 /// Finds generations that are not in this process: those in a store, and those of other nodes.

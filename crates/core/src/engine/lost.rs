@@ -45,13 +45,14 @@ impl LostStream {
             include_usage: false,
         };
         let mut snapshot = Snapshot::default();
-        snapshot.apply(&EventKind::Created);
-        snapshot.apply(&EventKind::End(Outcome {
+        snapshot.apply(Seq(0), EventKind::Created);
+        let ending = EventKind::End(Outcome {
             ending: Ending::Failed(Failure::from(&error)),
             at: meta.created_at,
             usage: None,
             relayed: None,
-        }));
+        });
+        snapshot.apply(LOST_SEQ, ending);
         snapshot.write_response(&meta, &mut event);
         event.push(b'}');
         Self {

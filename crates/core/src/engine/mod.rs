@@ -126,16 +126,20 @@ impl Engine {
         id: &GenerationId,
         owner: &Owner,
     ) -> Result<Option<Arc<Generation>>, ApiError> {
-        match self.registry.directory.lookup(id, owner).await? {
-            Located::Local(generation) => Ok(Some(generation)),
-            Located::Stored(stored) => Ok(Some(self.registry.open_stored(stored))),
-            Located::Remote { node } => Err(unreachable(id, &node)),
-            Located::Lost => Ok(None),
-            Located::Gone => Err(ApiError::new(
+        let found = match self.registry.directory.lookup(id, owner).await? {
+            Located::Local(generation) => Some(generation),
+            Located::Stored(stored) => self.registry.restore(stored).await?,
+            Located::Remote { node } => return Err(unreachable(id, &node)),
+            Located::Lost => return Ok(None),
+            Located::Gone => None,
+        };
+        let not_found = || {
+            ApiError::new(
                 ErrorCode::NotFound,
                 format!("Response with id '{id}' not found."),
-            )),
-        }
+            )
+        };
+        found.map(Some).ok_or_else(not_found)
     }
 
     /// Stops a generation and forgets it. Its log and its response object are gone when this

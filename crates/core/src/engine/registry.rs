@@ -141,19 +141,31 @@ impl Registry {
         }
     }
 
-    /// Returns the generation that a store has. It is kept as one that ends now.
-    pub(super) fn open_stored(&self, stored: StoredGeneration) -> Arc<Generation> {
-        let StoredGeneration {
-            meta,
-            conversation,
-            log,
-        } = stored;
-        // Without a writer there is no reader to wait for.
-        let generation = Generation::new(meta, log, conversation, Duration::ZERO);
-        let now = Instant::now();
-        let known = self.directory.insert_stored(generation, now);
+    /// Returns the generation that a store has, or `None` if it was deleted by now. It is kept as one
+    /// that ends now.
+    pub(super) async fn restore(
+        &self,
+        stored: StoredGeneration,
+    ) -> Result<Option<Arc<Generation>>, ApiError> {
+        let StoredGeneration { store, header } = stored;
+        let id = &header.meta.id;
+        let generation = match Generation::restore(&*store, id, self.account.clone()).await {
+            Ok(generation) => generation,
+            Err(error) if error.is_gone() => return Ok(None),
+            Err(error) => {
+                tracing::error!(generation = %id, %error, "a stored generation cannot be read");
+                let code = if error.is_retryable() {
+                    ErrorCode::Overloaded
+                } else {
+                    ErrorCode::InternalError
+                };
+                let message = format!("'{id}' cannot be read from the store.");
+                return Err(ApiError::new(code, message).retry_after(Duration::from_secs(1)));
+            }
+        };
+        let known = self.directory.insert_stored(generation, Instant::now());
         self.relieve();
-        known
+        Ok(Some(known))
     }
 
     fn note_end(&self, id: &GenerationId) {

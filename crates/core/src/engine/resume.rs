@@ -9,10 +9,13 @@
 //! | n is past the head of a running log | [`Read`] | [`Read`] | [`Read`] |
 //! | the node that wrote it is lost, n is not [`LOST_SEQ`] | [`Lost`] | `producer_lost` | [`Lost`] |
 //! | the node that wrote it is lost, n is [`LOST_SEQ`] | [`NothingLeft`] | `producer_lost` | [`NothingLeft`] |
+//! | n was lost, and only the ending follows | [`Read`] | [`Read`] | [`Read`] |
+//! | n was lost: it is above the end of an epoch and below the next | [`Read`] | `position_gone` | [`Read`] |
 //! | the id is unknown, or another owner's | `not_found` | `not_found` | `not_found` |
 //!
 //! A [`Read`] past the head waits for the first event above n or the terminal event, whichever comes
-//! first. After a [`Reset`] nothing follows.
+//! first. After a [`Reset`] nothing follows. A [`Read`] after a lost number begins with
+//! `tokenwire:reset`, which the subscription writes, for readers that take it.
 //!
 //! An adapter turns the result into a status and frames, and decides nothing.
 //!
@@ -256,6 +259,13 @@ impl Engine {
             };
         };
         let from = Seq(after.map_or(0, |after| after.saturating_add(1)));
+        if let Some(after) = after.map(Seq).filter(|after| generation.is_lost(*after)) {
+            return if kind.takes_reset() || generation.only_ending_follows(after) {
+                Ok(Place::Read(from))
+            } else {
+                Err(position_gone(&generation.meta().id))
+            };
+        }
         if !tail.sealed || from < tail.next {
             return Ok(Place::Read(from));
         }

@@ -11,7 +11,7 @@ use super::observer::Observation;
 use super::reuse::{Freshness, Leader, Reused, Role};
 use super::{Engine, StartRequest};
 use crate::generation::{Generation, ReaderGuard, Writer, drain, drive};
-use crate::log::MemoryLog;
+use crate::log::LogTail;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::EventKind;
 use crate::model::snapshot::Api;
@@ -74,7 +74,7 @@ impl Engine {
             StreamRequest::Responses(_) => Api::Responses,
         };
         let plan = self.plan(request).await?;
-        let log = Arc::new(MemoryLog::new(self.log_limits, self.account.clone()));
+        let log = Arc::new(LogTail::new(self.log_limits, self.account.clone()));
         let generation = Generation::new(plan.meta, log, plan.conversation, self.grace);
         // Attached before the task runs, so that the generation never has zero readers before the
         // first one reads.

@@ -244,7 +244,7 @@ fn continue_elsewhere(
         return false;
     }
     let generation = writer.generation().clone();
-    let text = generation.with_snapshot(|snapshot| snapshot.continuable_text().map(str::to_owned));
+    let text = generation.snapshot().continuable_text();
     let Some(upstream) = text.and_then(|text| stream.continue_from(failure, &text)) else {
         return false;
     };

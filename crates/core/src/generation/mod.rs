@@ -8,6 +8,15 @@
 //!
 //! The driver task writes; [`Subscription`]s read. They share this object and nothing else. The log
 //! always ends with exactly one terminal event: the writer seals the log when it is dropped.
+//!
+//! ```text
+//!   driver ──▶ Writer ──▶ LogTail ──▶ Subscription ──▶ frames
+//!                 │
+//!                 └─────▶ Snapshot ──▶ copies: polls, resets, `….done` events, the next turn
+//! ```
+//!
+//! The writer appends a batch and applies it to the snapshot under one short lock. A reader copies
+//! the snapshot, which shares its texts, and renders the copy. Nothing decodes the log for it.
 
 mod control;
 mod driver;
@@ -34,8 +43,8 @@ use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
 use crate::dialect::{self, ItemIndex, View};
-use crate::log::{LogReader, ReadError, Tail, TokenLog};
-use crate::model::event::{DeltaTarget, Outcome};
+use crate::log::{LogTail, Position, ReadError, ReadPosition, TailEnd};
+use crate::model::event::{DeltaTarget, EventKind, Outcome};
 use crate::model::id::{GenerationId, Seq};
 use crate::model::record::{Content, KnownTemplate, RecordBatch};
 use crate::model::snapshot::{Api, Meta, Snapshot, Status};
@@ -46,7 +55,7 @@ use render_cache::RenderCache;
 /// One answer, shared by its writer and its readers.
 pub struct Generation {
     meta: Meta,
-    log: Arc<dyn TokenLog>,
+    log: Arc<LogTail>,
     templates: RwLock<Vec<Arc<KnownTemplate>>>,
     snapshot: Mutex<Snapshot>,
     control: Control,
@@ -100,7 +109,7 @@ impl Generation {
     #[must_use]
     pub fn new(
         meta: Meta,
-        log: Arc<dyn TokenLog>,
+        log: Arc<LogTail>,
         conversation: Conversation,
         grace: Duration,
     ) -> Arc<Self> {
@@ -128,7 +137,7 @@ impl Generation {
 
     /// The log of its records.
     #[must_use]
-    pub fn log(&self) -> &Arc<dyn TokenLog> {
+    pub fn log(&self) -> &Arc<LogTail> {
         &self.log
     }
 
@@ -185,20 +194,25 @@ impl Generation {
     ///
     /// # Errors
     /// [`ReadError::Expired`] once the records are gone.
-    pub fn tail(&self) -> Result<Tail, ReadError> {
-        self.log.tail()
+    pub fn tail(&self) -> Result<TailEnd, ReadError> {
+        self.log.end()
     }
 
     /// Its current status.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.with_snapshot(Snapshot::status)
+        self.snapshot.lock().status()
     }
 
     /// How it ended, if it has ended.
     #[must_use]
-    pub fn outcome(&self) -> Option<Outcome> {
-        self.with_snapshot(|snapshot| snapshot.outcome().cloned())
+    pub fn outcome(&self) -> Option<Arc<Outcome>> {
+        self.snapshot.lock().outcome().cloned()
+    }
+
+    /// Whether the upstream has sent anything.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.snapshot.lock().has_begun()
     }
 
     /// Waits for the terminal event.
@@ -217,7 +231,7 @@ impl Generation {
     /// Whether the terminal event is written or the log has expired.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.log.tail().map_or(true, |tail| tail.sealed)
+        self.log.end().map_or(true, |end| end.sealed)
     }
 
     /// Returns the response object as it is now.
@@ -257,44 +271,79 @@ impl Generation {
 
     /// Returns the body of a chat upstream that did not stream.
     fn raw_completion(&self) -> Option<Vec<u8>> {
-        let mut reader = LogReader::new(self.log.clone(), Seq(0));
-        let mut batch = RecordBatch::default();
         let mut first = None;
-        loop {
-            reader.read_now(READ_BYTES, &mut batch).ok()?;
-            if batch.is_empty() {
-                // No record has choices: the body is relayed as it is.
-                return first;
-            }
-            for record in batch.iter() {
-                let Ok(Content::Full(full)) = Content::decode(record.payload) else {
-                    return None;
-                };
-                let Some(raw) = full.raw else { continue };
-                match is_completion(raw) {
-                    Some(true) => return Some(raw.to_vec()),
-                    Some(false) => return None,
-                    None => drop(first.get_or_insert_with(|| raw.to_vec())),
+        let found = self.scan(Seq(0), |content| {
+            let Content::Full(full) = content else {
+                return Some(None);
+            };
+            let raw = full.raw?;
+            match is_completion(raw) {
+                Some(true) => Some(Some(raw.to_vec())),
+                Some(false) => Some(None),
+                None => {
+                    first.get_or_insert_with(|| raw.to_vec());
+                    None
                 }
             }
+        });
+        match found {
+            Ok(Some(body)) => body,
+            // No record has choices: the body is relayed as it is.
+            Ok(None) => first,
+            Err(_) => None,
         }
     }
 
     /// Returns the first raw chunk: the body of a chat completion that was not streamed.
     #[must_use]
     pub fn first_raw(&self) -> Option<Vec<u8>> {
-        let mut reader = LogReader::new(self.log.clone(), Seq(0));
+        let found = self.scan(Seq(0), |content: Content<'_>| match content {
+            Content::Full(full) => full.raw.map(|raw| raw.to_vec()),
+            Content::Delta { .. } => None,
+        });
+        found.ok().flatten()
+    }
+
+    /// Returns whether a reader that has seen events up to `after` finds no text that it lacks: all
+    /// that follows closes the answer.
+    pub(crate) fn only_ending_follows(&self, after: Seq) -> bool {
+        let closes = |event: &EventKind| {
+            matches!(
+                event,
+                EventKind::TextDone { .. }
+                    | EventKind::ArgumentsDone { .. }
+                    | EventKind::PartDone { .. }
+                    | EventKind::ItemDone { .. }
+                    | EventKind::End(_)
+            )
+        };
+        let more = self.scan(after.next(), |content| match content {
+            Content::Full(full) if full.raw.is_none() && full.events.iter().all(closes) => None,
+            _ => Some(()),
+        });
+        matches!(more, Ok(None)) && self.is_over()
+    }
+
+    /// Calls `f` with the records from `from` on that are there now, until it returns a value. A
+    /// damaged record ends the scan.
+    fn scan<T>(
+        &self,
+        from: Seq,
+        mut f: impl FnMut(Content<'_>) -> Option<T>,
+    ) -> Result<Option<T>, ReadError> {
+        let mut position = ReadPosition::at(from);
         let mut batch = RecordBatch::default();
         loop {
-            reader.read_now(READ_BYTES, &mut batch).ok()?;
+            self.log.read(&mut position, READ_BYTES, &mut batch)?;
             if batch.is_empty() {
-                return None;
+                return Ok(None);
             }
-            for record in batch.iter() {
-                if let Ok(Content::Full(whole)) = Content::decode(record.payload)
-                    && let Some(raw) = whole.raw
-                {
-                    return Some(raw.to_vec());
+            for record in &batch {
+                let Ok(content) = Content::decode(record.payload) else {
+                    return Ok(None);
+                };
+                if let Some(value) = f(content) {
+                    return Ok(Some(value));
                 }
             }
         }
@@ -332,51 +381,25 @@ impl Generation {
             + templates
     }
 
-    /// Calls `f` with the snapshot of all events so far. Events are folded only here, so a running
-    /// stream that is not polled costs nothing.
+    /// Calls `f` with a copy of the snapshot of all events so far. The writer is not kept waiting.
     pub(crate) fn with_snapshot<T>(&self, f: impl FnOnce(&Snapshot) -> T) -> T {
-        let mut snapshot = self.snapshot.lock();
-        let behind = self
-            .log
-            .tail()
-            .is_ok_and(|tail| snapshot.next() < tail.next);
-        if behind {
-            self.catch_up(&mut snapshot);
-        }
-        f(&snapshot)
+        f(&self.snapshot())
     }
 
-    fn catch_up(&self, snapshot: &mut Snapshot) {
-        let mut reader = LogReader::new(self.log.clone(), snapshot.next());
-        let mut batch = RecordBatch::default();
-        let mut templates = self.templates();
-        while reader.read_now(READ_BYTES, &mut batch).is_ok() && !batch.is_empty() {
-            for record in batch.iter() {
-                snapshot.skip_to(record.first_seq);
-                match Content::decode(record.payload) {
-                    Ok(Content::Delta { template, holes }) => {
-                        if templates.len() <= template {
-                            templates = self.templates();
-                        }
-                        let known = templates.get(template);
-                        let text = known
-                            .and_then(|known| holes.text(&known.template))
-                            .and_then(|text| std::str::from_utf8(text).ok());
-                        if let (Some(known), Some(text)) = (known, text) {
-                            snapshot.apply_delta(known.template.target, text);
-                        }
-                    }
-                    Ok(Content::Full(whole)) => {
-                        whole.events.iter().for_each(|event| snapshot.apply(event))
-                    }
-                    // Records are written and read by the same program. A damaged one loses only
-                    // its own text.
-                    Err(error) => {
-                        tracing::error!(generation = %self.meta.id, %error, "record skipped")
-                    }
-                }
-            }
-        }
+    /// Returns a copy of the snapshot of all events so far, which shares its texts.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        self.snapshot.lock().clone()
+    }
+
+    /// The snapshot, for the writer. The lock is held for one batch.
+    fn writers_snapshot(&self) -> &Mutex<Snapshot> {
+        &self.snapshot
+    }
+
+    /// Returns whether a reader that has seen events up to `after` has seen some that a writer lost.
+    #[must_use]
+    pub fn is_lost(&self, after: Seq) -> bool {
+        matches!(self.log.place(after), Ok(Position::Lost))
     }
 
     /// The templates published so far.
@@ -384,8 +407,8 @@ impl Generation {
         self.templates.read().clone()
     }
 
-    pub(crate) fn add_template(&self, known: KnownTemplate) {
-        self.templates.write().push(Arc::new(known));
+    pub(crate) fn add_template(&self, known: Arc<KnownTemplate>) {
+        self.templates.write().push(known);
     }
 
     pub(crate) fn render_cache(&self) -> &RenderCache {
@@ -404,7 +427,7 @@ impl Generation {
 
 impl History for Generation {
     fn text(&self, target: DeltaTarget) -> String {
-        self.with_snapshot(|snapshot| snapshot.text_of(target).to_owned())
+        self.with_snapshot(|snapshot| snapshot.text_of(target).to_string())
     }
 }
 

@@ -27,6 +27,9 @@ pub enum SubscriptionError {
     /// The log was deleted, or removed under memory pressure.
     #[error("the log has expired")]
     Expired,
+    /// The process that wrote the log lost events that the reader has seen.
+    #[error("the position was lost with the process that wrote it")]
+    Lost,
     /// The generation failed or was cancelled, and the dialect can show that only by breaking off.
     #[error("the generation failed or was cancelled")]
     BrokenOff,
@@ -55,6 +58,8 @@ pub struct Subscription {
     /// The first of them.
     at: BatchPosition,
     from: Seq,
+    /// Whether it has read nothing yet. Its position may be one that a writer lost.
+    unplaced: bool,
     end: EndOfStream,
     failed: Option<SubscriptionError>,
     out: BytesMut,
@@ -75,6 +80,7 @@ impl Subscription {
             batch: RecordBatch::default(),
             at: BatchPosition::default(),
             from,
+            unplaced: true,
             end: EndOfStream::Open,
             failed: None,
             out: BytesMut::new(),
@@ -118,6 +124,12 @@ impl Subscription {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
+                if self.unplaced && self.is_lost() {
+                    match self.reset() {
+                        Some(reset) => return Poll::Ready(Some(Ok(reset))),
+                        None => continue,
+                    }
+                }
                 let poll = self.reader.poll_read(cx, READ_BYTES, &mut self.batch);
                 self.at = self.batch.start();
                 match poll {
@@ -134,7 +146,7 @@ impl Subscription {
                         self.at = self.batch.start();
                         return Poll::Pending;
                     }
-                    Poll::Ready(Err(ReadError::Expired)) => {
+                    Poll::Ready(Err(ReadError::Expired | ReadError::PastHead)) => {
                         self.failed = Some(SubscriptionError::Expired);
                         continue;
                     }
@@ -143,21 +155,58 @@ impl Subscription {
                             // It waited past the head, and the log ended before its event came. It
                             // is shown the terminal event.
                             self.from = Seq(tail.next.0.saturating_sub(1));
-                            let log = self.generation().log().clone();
-                            self.reader = LogReader::new(log, self.from);
+                            self.reader.seek(self.from);
                         } else {
                             self.end = EndOfStream::Reached;
                         }
                         continue;
                     }
-                    Poll::Ready(Ok(_)) => silent += self.batch.byte_len(),
+                    Poll::Ready(Ok(_)) if self.unplaced && self.batch.end_seq() > self.from => {
+                        // The next epoch may have begun since the position was looked at.
+                        if self.is_lost() {
+                            self.reader.seek(self.from);
+                            self.batch.restart(self.from);
+                            self.at = self.batch.start();
+                            continue;
+                        }
+                        self.unplaced = false;
+                    }
+                    Poll::Ready(Ok(_)) => {}
                 }
+                silent += self.batch.byte_len();
             }
             let bytes = self.render();
             if !bytes.is_empty() {
                 return Poll::Ready(Some(Ok(bytes)));
             }
         }
+    }
+
+    /// Whether the reader has seen events that a writer lost.
+    fn is_lost(&self) -> bool {
+        let after = self.from.0.checked_sub(1).map(Seq);
+        after.is_some_and(|after| self.generation().is_lost(after))
+    }
+
+    /// Moves a reader whose position was lost to where the log goes on. Returns `tokenwire:reset`
+    /// for it; a reader that takes none goes on only if it lacks nothing but the ending.
+    fn reset(&mut self) -> Option<Bytes> {
+        self.unplaced = false;
+        let generation = self.guard.generation().clone();
+        if !self.renderer.shows_extensions() {
+            let after = Seq(self.from.0.saturating_sub(1));
+            if !generation.only_ending_follows(after) {
+                self.failed = Some(SubscriptionError::Lost);
+            }
+            return None;
+        }
+        let (seq, event) = generation.reset_event();
+        self.from = seq.next();
+        self.reader
+            .seek(self.renderer.start(&*generation, self.from));
+        self.renderer
+            .reset(&generation.meta().id, seq, &event, &mut self.out);
+        Some(self.out.split().freeze())
     }
 
     /// Returns the records that were read as frames, from the cache or newly encoded.

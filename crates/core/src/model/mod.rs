@@ -9,5 +9,7 @@ pub mod id;
 pub(crate) mod json;
 pub mod record;
 pub(crate) mod relayed_items;
+pub(crate) mod shared_list;
 pub mod snapshot;
+pub(crate) mod text;
 pub mod time;

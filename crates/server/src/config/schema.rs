@@ -146,7 +146,7 @@ pub struct Streams {
     /// Memory for the log of one stream. [`Streams::max_stream_bytes`] caps it at `max_memory`.
     #[serde(with = "size")]
     pub max_stream_bytes: usize,
-    /// Maximum number of events of one stream.
+    /// Maximum number of events of one stream, at most 8,388,608.
     pub max_stream_events: u64,
     /// Time between two pings of a WebSocket.
     #[serde(with = "duration")]

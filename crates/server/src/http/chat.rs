@@ -59,7 +59,7 @@ async fn whole(guard: ReaderGuard) -> HttpResponse {
         Some(Ok(head)) => Some(head),
         None => None,
     };
-    match generation.outcome().map(|outcome| outcome.ending) {
+    match generation.outcome().map(|outcome| outcome.ending.clone()) {
         Some(Ending::Completed | Ending::Incomplete { .. }) => {
             let Some(completion) = generation.chat_completion() else {
                 let error = ApiError::new(

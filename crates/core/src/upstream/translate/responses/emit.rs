@@ -86,9 +86,9 @@ impl ResponsesTranslator {
         text: &str,
         records: &mut RecordWriter,
     ) {
-        let known = self
-            .items
-            .get(at)
+        let streamed = self.items.get(at);
+        let known = streamed
+            .as_ref()
             .map_or("", |item| part_text(&item[list.name()][part as usize]));
         let Some(rest) = text.strip_prefix(known).filter(|rest| !rest.is_empty()) else {
             return;
@@ -157,9 +157,9 @@ impl ResponsesTranslator {
             return;
         }
         let text = item.text(field).unwrap_or_default();
-        let known = self
-            .items
-            .get(at)
+        let streamed = self.items.get(at);
+        let known = streamed
+            .as_ref()
             .and_then(|item| item[field].as_str())
             .unwrap_or_default();
         if let Some(rest) = text.strip_prefix(known).filter(|rest| !rest.is_empty()) {

@@ -156,7 +156,7 @@ impl ResponsesTranslator {
         let known = found.filter(|at| self.opened.get(*at).is_some_and(|item| item.kind == *kind));
         let at = match known {
             Some(at) if self.opened.get(at).is_some_and(|item| item.done) => {
-                let same = self.items.get(at).is_some_and(|known| covers(item, known));
+                let same = self.items.get(at).is_some_and(|known| covers(item, &known));
                 if same || id.is_some_and(|id| self.opened.get(at).is_some_and(|i| i.id == id)) {
                     return false;
                 }
@@ -166,7 +166,7 @@ impl ResponsesTranslator {
                 self.supplement(at, item, false, records);
                 let repeats = self.opened.get(at).is_some_and(|i| i.announced_arguments);
                 let known = self.items.get(at).filter(|_| !repeats);
-                let missing = known.and_then(|known| with_streamed(item, known));
+                let missing = known.and_then(|known| with_streamed(item, &known));
                 if let Some(item) = missing {
                     // The upstream's item lacks what it streamed.
                     let complete = members.write_with(&[("item", &item)]);

@@ -52,7 +52,7 @@ impl ResponsesTranslator {
                 continue;
             };
             let renamed = item.text("id").as_deref() != Some(&known.id);
-            let covered = self.items.get(at).is_none_or(|known| covers(item, known));
+            let covered = self.items.get(at).is_none_or(|known| covers(item, &known));
             let json = if !covered {
                 None
             } else if renamed {
@@ -125,7 +125,7 @@ impl ResponsesTranslator {
             }
             let item = match final_items.get(&at) {
                 Some((json, _)) => Some(json.clone()),
-                None => self.items.get(at).map(ToString::to_string),
+                None => self.items.get(at).map(|item| item.to_string()),
             };
             if let Some(item) = item
                 && let Ok(item) = serde_json::from_str::<Members<'_>>(&item)
@@ -141,7 +141,7 @@ impl ResponsesTranslator {
         let items: Vec<String> = (0..self.opened.len())
             .filter_map(|at| match final_items.get(&at) {
                 Some((json, _)) => Some(json.clone()),
-                None => self.items.get(at).map(ToString::to_string),
+                None => self.items.get(at).map(|item| item.to_string()),
             })
             .collect();
         format!("[{}]", items.join(","))
