@@ -8,7 +8,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::task::TaskTracker;
 
 use super::{Engine, GenerationSource, HistoryLimits, Registry, Retention, Reuse, ReuseOptions};
-use crate::log::{LogLimits, MemoryAccount};
+use crate::log::LogLimits;
+use crate::model::account::{Account, Relief};
 use crate::upstream::Upstream;
 
 /// The terminal events of generations that are stopped are written within this time.
@@ -33,7 +34,7 @@ pub struct EngineBuilder {
 pub struct SharedEngine {
     registry: Arc<Registry>,
     log_limits: LogLimits,
-    account: MemoryAccount,
+    account: Account,
     tasks: TaskTracker,
     grace: Duration,
     history_limits: HistoryLimits,
@@ -126,9 +127,12 @@ impl EngineBuilder {
     /// Builds the shared part. [`SharedEngine::engine`] makes an engine of it for each worker.
     #[must_use]
     pub fn build(self) -> SharedEngine {
-        let account = MemoryAccount::default();
+        let account = Account::new(self.retention.max_memory);
+        let registry = Registry::new(self.retention, account.clone(), self.source);
+        let relief: Arc<dyn Relief> = registry.clone();
+        account.set_relief(Arc::downgrade(&relief));
         SharedEngine {
-            registry: Registry::new(self.retention, account.clone(), self.source),
+            registry,
             log_limits: self.log_limits,
             account,
             tasks: TaskTracker::new(),
@@ -178,9 +182,9 @@ impl SharedEngine {
         &self.tasks
     }
 
-    /// Counts the bytes of the logs.
+    /// Counts the memory of requests and answers.
     #[must_use]
-    pub fn account(&self) -> &MemoryAccount {
+    pub fn account(&self) -> &Account {
         &self.account
     }
 

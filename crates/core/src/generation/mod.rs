@@ -20,6 +20,7 @@
 
 mod control;
 mod driver;
+mod holdings;
 mod render_cache;
 mod response_head;
 mod restore;
@@ -30,6 +31,7 @@ pub(crate) use control::FollowerGuard;
 pub use control::{ReaderGuard, Stop};
 pub use driver::Work;
 pub(crate) use driver::{drain, drive};
+pub use holdings::Holdings;
 pub use response_head::ResponseHead;
 pub use subscription::{EndOfStream, Subscription, SubscriptionError};
 pub(crate) use writer::Writer;
@@ -44,6 +46,7 @@ use tokio::sync::Notify;
 
 use crate::dialect::{self, ItemIndex, View};
 use crate::log::{LogTail, Position, ReadError, ReadPosition, TailEnd};
+use crate::model::account::Account;
 use crate::model::event::{DeltaTarget, EventKind, Outcome};
 use crate::model::id::{GenerationId, Seq};
 use crate::model::record::{Content, KnownTemplate, RecordBatch};
@@ -66,6 +69,8 @@ pub struct Generation {
     item_index: Mutex<Option<Box<ItemIndex>>>,
     first_token: OnceLock<Duration>,
     conversation: Conversation,
+    account: Account,
+    holdings: Mutex<Holdings>,
 }
 
 /// What a turn adds to a conversation, and where the conversation goes on. The earlier turns are
@@ -105,16 +110,18 @@ impl fmt::Debug for Generation {
 
 impl Generation {
     /// Creates a generation without a writer. `grace` is how long it runs without a reader, unless
-    /// it is a background one.
+    /// it is a background one. `holdings` counts what it holds beside its log.
     #[must_use]
     pub fn new(
         meta: Meta,
         log: Arc<LogTail>,
         conversation: Conversation,
         grace: Duration,
+        mut holdings: Holdings,
     ) -> Arc<Self> {
+        holdings.set_inputs(conversation.memory_size());
         let control = Control::new((!meta.background).then_some(grace));
-        Arc::new(Self {
+        let generation = Arc::new(Self {
             meta,
             log,
             templates: RwLock::default(),
@@ -126,7 +133,11 @@ impl Generation {
             item_index: Mutex::default(),
             first_token: OnceLock::new(),
             conversation,
-        })
+            account: holdings.account().clone(),
+            holdings: Mutex::new(holdings),
+        });
+        generation.count_growth();
+        generation
     }
 
     /// What is known at its start.
@@ -349,10 +360,43 @@ impl Generation {
         }
     }
 
+    /// Counts what it holds now. Called each time that it has grown by some KiB.
+    pub(crate) fn count_growth(&self) {
+        let (mut object, log) = (self.object_size(), self.log.memory_size());
+        if self.meta.api == Api::Responses {
+            // The translator folds the items as well.
+            object += log;
+        }
+        self.holdings.lock().grow(object, log);
+    }
+
+    /// Counts what a restored generation holds.
+    fn count_restored(&self) {
+        let object = self.object_size();
+        self.holdings.lock().set_object(object);
+    }
+
+    /// Counts what it holds after its end.
+    pub(crate) fn count_end(&self) {
+        let (object, log) = (self.object_size(), self.log.memory_size());
+        self.holdings.lock().settle(object, log);
+    }
+
+    /// The account that counts it.
+    #[must_use]
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
     /// Bytes that it holds beside its log's records, including its registry entry. An estimate that
     /// memory limits rely on.
     #[must_use]
     pub fn memory_size(&self) -> usize {
+        self.object_size() + self.conversation.memory_size()
+    }
+
+    /// As [`Generation::memory_size`], without the items of the conversation.
+    fn object_size(&self) -> usize {
         let templates: usize = self
             .templates
             .read()
@@ -371,7 +415,6 @@ impl Generation {
             + self.meta.model.len()
             + request_fields
             + head
-            + self.conversation.memory_size()
             + self.snapshot.lock().memory_size()
             + self
                 .item_index

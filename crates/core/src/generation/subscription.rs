@@ -13,6 +13,7 @@ use super::render_cache::{RenderEntry, RenderKey};
 use super::{Generation, READ_BYTES};
 use crate::dialect::{Dialect, Framing, Rendered, Renderer};
 use crate::log::{LogReader, ReadError};
+use crate::model::account::{AccountKind, Charge};
 use crate::model::id::Seq;
 use crate::model::record::{BatchPosition, RecordBatch};
 
@@ -20,6 +21,8 @@ use crate::model::record::{BatchPosition, RecordBatch};
 const POLL_BYTES: usize = 64 * 1024;
 /// Bytes of records that one poll reads without a frame for the reader. Then others run.
 const SILENT_BYTES: usize = 256 * 1024;
+/// Frames that a poll returned are counted from this size on.
+const COUNT_FROM: usize = 4 * 1024;
 
 /// Why a reader stops before the end of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +66,8 @@ pub struct Subscription {
     end: EndOfStream,
     failed: Option<SubscriptionError>,
     out: BytesMut,
+    /// Counts the frames of the last poll until the next one: the reader is writing them.
+    charge: Option<Charge>,
 }
 
 impl Subscription {
@@ -84,6 +89,7 @@ impl Subscription {
             end: EndOfStream::Open,
             failed: None,
             out: BytesMut::new(),
+            charge: None,
         }
     }
 
@@ -111,6 +117,9 @@ impl Subscription {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, SubscriptionError>>> {
         let mut silent = 0;
+        if self.charge.is_some() {
+            self.charge = None;
+        }
         loop {
             if let Some(error) = self.failed.take() {
                 self.end = EndOfStream::Reached;
@@ -177,6 +186,11 @@ impl Subscription {
             }
             let bytes = self.render();
             if !bytes.is_empty() {
+                if bytes.len() >= COUNT_FROM {
+                    let held = bytes.len() + self.batch.byte_len();
+                    let account = self.guard.generation().account();
+                    self.charge = Some(account.charge(AccountKind::Frames, held));
+                }
                 return Poll::Ready(Some(Ok(bytes)));
             }
         }
@@ -256,13 +270,14 @@ impl Subscription {
         self.note(rendered);
         let bytes = self.out.split().freeze();
         if let Some(key) = key {
-            generation.render_cache().put(RenderEntry {
+            let entry = RenderEntry {
                 key,
                 first,
                 next,
                 bytes: bytes.clone(),
                 rendered,
-            });
+            };
+            generation.render_cache().put(entry, generation.account());
         }
         bytes
     }

@@ -32,7 +32,15 @@ pub(crate) struct Writer {
     /// The generation's templates.
     templates: Vec<Arc<KnownTemplate>>,
     done: bool,
+    /// Bytes appended so far.
+    appended: usize,
+    /// The bytes at which the account is told of the growth next.
+    count_at: usize,
 }
+
+/// Steps in which the account is told of a generation's growth: it doubles up to the largest.
+const COUNT_FROM: usize = 8 * 1024;
+const COUNT_STEP: usize = 64 * 1024;
 
 /// A decoded record, as the snapshot takes it.
 enum Update<'a> {
@@ -56,6 +64,8 @@ impl Writer {
             generation,
             epoch,
             done: false,
+            appended: 0,
+            count_at: COUNT_FROM,
         }
     }
 
@@ -77,7 +87,12 @@ impl Writer {
             self.generation.log().append(self.epoch, batch)?;
             self.apply(&mut snapshot, updates);
         }
+        self.appended += records.batch().byte_len();
         records.clear();
+        if self.appended >= self.count_at {
+            self.count_at = self.appended + self.appended.min(COUNT_STEP);
+            self.generation.count_growth();
+        }
         Ok(())
     }
 
@@ -169,6 +184,7 @@ impl Writer {
         self.generation
             .response_head()
             .set(Err(ended_before_head()));
+        self.generation.count_end();
         self.generation.notify_ended();
     }
 
@@ -234,7 +250,9 @@ mod tests {
 
     use super::*;
     use crate::generation::Conversation;
-    use crate::log::{LogLimits, LogTail, MemoryAccount};
+    use crate::generation::Holdings;
+    use crate::log::{LogLimits, LogTail};
+    use crate::model::account::Account;
     use crate::model::event::{DeltaKind, DeltaTarget, ItemHead, PartKind};
     use crate::model::id::{GenerationId, Owner};
     use crate::model::snapshot::{Api, Meta, Status};
@@ -244,7 +262,7 @@ mod tests {
             bytes: 1 << 28,
             events: 1 << 20,
         };
-        let log = Arc::new(LogTail::new(limits, MemoryAccount::default()));
+        let log = Arc::new(LogTail::new(limits, Account::default()));
         let meta = Meta {
             id: GenerationId::random(),
             owner: Owner::Anonymous,
@@ -257,7 +275,9 @@ mod tests {
             include_usage: false,
         };
         let conversation = Conversation::default();
-        Writer::new(Generation::new(meta, log, conversation, Duration::ZERO))
+        let holdings = Holdings::uncounted();
+        let grace = Duration::ZERO;
+        Writer::new(Generation::new(meta, log, conversation, grace, holdings))
     }
 
     /// A writer that has appended the start of an answer, and its records.
