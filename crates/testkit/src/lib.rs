@@ -24,6 +24,7 @@
 
 pub mod chaos;
 pub mod log_conformance;
+pub mod simulation;
 pub mod store_conformance;
 
 mod audit;

@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{Engine, Registry, Retention, Reuse, ReuseOptions};
 use crate::log::{LogLimits, MemoryAccount};
+use crate::model::id::{IdSource, RandomIds};
 use crate::upstream::Upstream;
 
 /// The terminal events of generations that are stopped are written within this time.
@@ -23,6 +24,7 @@ pub struct EngineBuilder {
     grace: Duration,
     reuse: Option<ReuseOptions>,
     sweep_interval: Option<Duration>,
+    ids: Arc<dyn IdSource>,
 }
 
 /// What the engines of all workers share: the registry, the logs and their memory account, the
@@ -37,6 +39,7 @@ pub struct SharedEngine {
     reuse: Option<Arc<Reuse>>,
     sweep_interval: Option<Duration>,
     sweeper: Arc<OnceLock<()>>,
+    ids: Arc<dyn IdSource>,
 }
 
 // === impl EngineBuilder ===
@@ -57,6 +60,7 @@ impl Default for EngineBuilder {
             grace: Duration::from_secs(30),
             reuse: None,
             sweep_interval: Some(Duration::from_secs(1)),
+            ids: Arc::new(RandomIds),
         }
     }
 }
@@ -100,6 +104,12 @@ impl EngineBuilder {
         }
     }
 
+    /// Sets what makes the ids of generations. Default: they are random.
+    #[must_use]
+    pub fn ids(self, ids: Arc<dyn IdSource>) -> Self {
+        Self { ids, ..self }
+    }
+
     /// Builds the shared part. [`SharedEngine::engine`] makes an engine of it for each worker.
     #[must_use]
     pub fn build(self) -> SharedEngine {
@@ -113,6 +123,7 @@ impl EngineBuilder {
             reuse: self.reuse.and_then(Reuse::new),
             sweep_interval: self.sweep_interval,
             sweeper: Arc::default(),
+            ids: self.ids,
         }
     }
 }
@@ -138,6 +149,7 @@ impl SharedEngine {
             reuse: self.reuse.clone(),
             end_notifier: None,
             observer: None,
+            ids: self.ids.clone(),
         }
     }
 

@@ -53,7 +53,14 @@ impl Engine {
         }
         let meta = Meta {
             include_usage: chat.include_usage(),
-            ..meta(&target, fields, &request.owner, false, true)
+            ..meta(
+                self.ids.generation_id(),
+                &target,
+                fields,
+                &request.owner,
+                false,
+                true,
+            )
         };
         Ok(Plan {
             meta,
@@ -87,6 +94,7 @@ impl Engine {
             .unwrap_or(1);
         let work = work(&target, body, choices, previous, request);
         let meta = meta(
+            self.ids.generation_id(),
             &target,
             responses.request_fields(),
             &request.owner,
@@ -133,6 +141,7 @@ fn work(
 }
 
 fn meta(
+    id: GenerationId,
     target: &Target,
     fields: RequestFields,
     owner: &Owner,
@@ -140,7 +149,7 @@ fn meta(
     store: bool,
 ) -> Meta {
     Meta {
-        id: GenerationId::random(),
+        id,
         owner: owner.clone(),
         created_at: unix_now(),
         model: target.model.clone(),
