@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokenwire_core::generation::Generation;
 use tokenwire_core::log::MemoryAccount;
 use tokio::time::{sleep, timeout};
@@ -75,6 +76,15 @@ async fn generations(world: &World, process: &Process) -> Verdict {
         }
         let in_memory = generation.tail().is_ok();
         let stored = stored.ok().filter(|_| is_stored);
+        let object = generation.response_json();
+        if let Some(stored) = &stored
+            && stored.response_json() != object
+            && !world.plan.lies
+        {
+            return Err(format!(
+                "generation {number} has another object in the store"
+            ));
+        }
         let views = read_views(&world.model.lock(), number);
         for view in views {
             let wrong = |wrong: String| format!("generation {number} as {view}: {wrong}");
@@ -84,7 +94,11 @@ async fn generations(world: &World, process: &Process) -> Verdict {
                 return Err(wrong("the store has other frames".to_owned()));
             }
             if let Some(frames) = live.or(other) {
-                check(&world.model.lock(), number, view, &Line::all(&frames)).map_err(wrong)?;
+                let frames = Line::all(&frames);
+                check(&world.model.lock(), number, view, &frames).map_err(wrong)?;
+                if view == View::FULL && in_memory {
+                    ends_with(&frames, &object).map_err(wrong)?;
+                }
             }
         }
     }
@@ -130,6 +144,17 @@ fn check(model: &Model, number: usize, view: View, frames: &[Line]) -> Verdict {
     connections
         .into_iter()
         .try_for_each(|connection| compare(connection, frames))
+}
+
+/// Checks that a poll shows what the terminal event does.
+fn ends_with(frames: &[Line], object: &[u8]) -> Verdict {
+    let polled: Value = serde_json::from_slice(object).map_err(|error| error.to_string())?;
+    match frames.last().map(Line::json) {
+        Some(event) if event["response"] != polled => {
+            Err("a poll differs from the terminal event".to_owned())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Checks the first and the last event, and that no other one is an end.

@@ -23,7 +23,7 @@ use super::world::World;
 /// The number of idempotency keys that the clients share.
 const KEYS: u64 = 4;
 /// A cancelled generation ends within this time.
-const CANCEL: Duration = Duration::from_secs(5);
+const CANCEL: Duration = Duration::from_millis(10);
 
 /// What a client remembers, also when the gateway crashes.
 #[derive(Debug)]
@@ -65,7 +65,9 @@ impl Client {
         }
     }
 
-    fn action(&mut self) -> Action {
+    fn action(&mut self, has_audience: bool) -> Action {
+        // A client that has seen the end does not come back.
+        self.reading.take_if(|reading| reading.ended.is_some());
         if let Some(reading) = &self.reading {
             return Action::Resume(reading.clone());
         }
@@ -73,7 +75,11 @@ impl Client {
             return Action::Done;
         }
         self.left -= 1;
-        match self.dice.range(0..=99) {
+        let rolled = self.dice.range(0..=99);
+        if has_audience && rolled >= 20 {
+            return Action::Attach;
+        }
+        match rolled {
             0..=54 => Action::Start,
             55..=79 => Action::Attach,
             80..=89 => Action::Poll,
@@ -91,7 +97,10 @@ impl Session {
         loop {
             let (pause, action) = {
                 let mut client = self.client.lock();
-                (client.dice.millis(0..=400), client.action())
+                (
+                    client.dice.millis(0..=400),
+                    client.action(self.world.plan.has_audience),
+                )
             };
             sleep(Duration::from_millis(pause)).await;
             match action {
@@ -127,7 +136,9 @@ impl Session {
         let model = self.world.model.lock();
         let count = model.generations.len() as u64;
         (count > 0).then(|| {
-            let number = self.draw(|dice| dice.range(0..=count - 1)) as usize;
+            let latest = self.world.plan.has_audience;
+            let first = if latest { count - 1 } else { 0 };
+            let number = self.draw(|dice| dice.range(first..=count - 1)) as usize;
             (number, model.generations[number].id.clone())
         })
     }
@@ -246,7 +257,12 @@ impl Session {
         let Some((number, _)) = self.any() else {
             return;
         };
-        let view = self.draw(View::draw);
+        let shared = self.world.plan.has_audience && self.draw(|dice| dice.chance(70));
+        let view = if shared {
+            View::FULL
+        } else {
+            self.draw(View::draw)
+        };
         self.client.lock().reading = Some(Reading::new(number, view));
         self.resume_as(number, view).await;
     }

@@ -44,7 +44,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use parking_lot::Mutex;
 use tokenwire_core::log::LogStore as _;
-use tokio::task::{JoinHandle, yield_now};
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
 use crate::faulty_store::FaultyStore;
@@ -118,12 +118,10 @@ async fn process(world: &Arc<World>, clients: &Clients, number: usize, crash: Op
         world.seed + number as u64,
     ));
     world.plan.arm(&store);
-    let helpers = [
-        tokio::spawn(watcher::watch(world.clone())),
-        tokio::spawn(heal(world.clone(), store.clone())),
-    ];
+    let healer = tokio::spawn(heal(world.clone(), store.clone()));
     let life = async {
         let process = Process::open(world, store.clone()).await;
+        let watcher = tokio::spawn(watcher::watch(world.clone(), process.clone()));
         let run = async {
             let session = |client: &Arc<Mutex<Client>>| Session {
                 world: world.clone(),
@@ -146,7 +144,8 @@ async fn process(world: &Arc<World>, clients: &Clients, number: usize, crash: Op
         match crash {
             Some(_) => std::future::pending().await,
             None => {
-                helpers.iter().for_each(JoinHandle::abort);
+                watcher.abort();
+                healer.abort();
                 audit(world, process, &store).await;
             }
         }
@@ -190,6 +189,14 @@ fn crashed(world: &World) {
         let end = stored.as_ref().map(|stored| (stored.end.0, stored.sealed));
         world.trace.note(format_args!("stored {number}: {end:?}"));
         model.crashed(number, stored.as_ref());
+        let known = &model.generations[number];
+        let kept = stored.as_ref().map_or(0, |stored| stored.end.0);
+        if kept < known.committed && known.deletion == Deletion::None && !world.plan.lies {
+            let committed = known.committed;
+            world.fail(format!(
+                "{id} was stored up to {committed}, and is to {kept}"
+            ));
+        }
         let deletion = &mut model.generations[number].deletion;
         if *deletion == Deletion::Asked || world.plan.lies {
             // It was deleted, or it was not.

@@ -6,6 +6,7 @@ use tokenwire_core::dialect::Dialect;
 use tokenwire_core::log::StoredLog;
 use tokenwire_core::model::id::{Epoch, GenerationId};
 
+use super::reader::Connected;
 use super::view::View;
 use crate::framing::Line;
 
@@ -22,7 +23,7 @@ pub(super) struct Model {
 #[derive(Default)]
 struct CallText {
     text: String,
-    events: usize,
+    chunks: usize,
 }
 
 /// A generation that a client was told of.
@@ -35,6 +36,8 @@ pub(super) struct Known {
     /// Where the epochs before the current one ended, as the store had it after a crash.
     pub(super) epoch_ends: Vec<u64>,
     pub(super) deletion: Deletion,
+    /// Everything before it was acknowledged by the store.
+    pub(super) committed: u64,
     /// Whether the store had nothing of it after a crash.
     pub(super) is_lost: bool,
     calls: Vec<usize>,
@@ -56,6 +59,9 @@ pub(super) enum Deletion {
 pub(super) struct Connection {
     pub(super) view: View,
     pub(super) after: Option<u64>,
+    /// Whether the reader has named a number that it has not seen. If it lies past the head, the
+    /// reader gets the terminal event, whatever its number.
+    pub(super) is_ahead: bool,
     pub(super) frames: Vec<(u64, String)>,
     /// Whether it has read to the end.
     pub(super) is_complete: bool,
@@ -75,12 +81,21 @@ impl Model {
             process: self.process,
             epoch_ends: Vec::new(),
             deletion: Deletion::None,
+            committed: 0,
             is_lost: false,
             calls: Vec::new(),
             frames: BTreeMap::new(),
             connections: Vec::new(),
         });
         self.generations.len() - 1
+    }
+
+    /// Notes that the store has acknowledged everything before this number.
+    pub(super) fn committed(&mut self, id: &GenerationId, upto: u64) {
+        let mut generations = self.generations.iter_mut();
+        if let Some(known) = generations.find(|known| known.id == *id) {
+            known.committed = known.committed.max(upto);
+        }
     }
 
     /// Returns the number of a generation.
@@ -99,10 +114,10 @@ impl Model {
         call
     }
 
-    /// Notes an event that the upstream delivered, with the text in it.
+    /// Notes a chunk or an event that the upstream delivered, with the text in it.
     pub(super) fn delivered(&mut self, call: usize, text: &str) {
         self.calls[call].text.push_str(text);
-        self.calls[call].events += 1;
+        self.calls[call].chunks += 1;
     }
 
     /// Returns the text that the upstream delivered for a generation so far.
@@ -111,19 +126,25 @@ impl Model {
         calls.map(|call| self.calls[*call].text.as_str()).collect()
     }
 
-    /// Returns true if the upstream has delivered anything.
+    /// Returns true if the upstream has delivered a chunk.
     pub(super) fn has_begun(&self, generation: usize) -> bool {
         let mut calls = self.generations[generation].calls.iter();
-        calls.any(|call| self.calls[*call].events > 0)
+        calls.any(|call| self.calls[*call].chunks > 0)
     }
 
     /// Notes a connection that reads after this number. Returns its number.
-    pub(super) fn connect(&mut self, generation: usize, view: View, after: Option<u64>) -> usize {
+    pub(super) fn connect(&mut self, connected: Connected, is_ahead: bool) -> usize {
+        let Connected {
+            generation,
+            view,
+            after,
+        } = connected;
         let process = self.process;
         let connections = &mut self.generations[generation].connections;
         connections.push(Connection {
             view,
             after,
+            is_ahead,
             frames: Vec::new(),
             is_complete: false,
             valid_below: u64::MAX,
@@ -174,13 +195,12 @@ impl Known {
         let Connection {
             view,
             after,
+            is_ahead,
             frames,
             ..
         } = &mut self.connections[connection];
         let (view, seq) = (*view, line.seq);
-        // A reader that waited past the head gets the terminal event, whatever its number.
-        let is_end = is_terminal(line) || line.data == "[DONE]" || line.data.contains("error");
-        if after.is_some_and(|after| seq <= after) && view.is_numbered() && !is_end {
+        if after.is_some_and(|after| seq <= after) && view.is_numbered() && !*is_ahead {
             return Err(format!("event {seq} comes again: the reader has it"));
         }
         let nth = frames

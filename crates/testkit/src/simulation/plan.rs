@@ -17,6 +17,8 @@ pub(super) struct Plan {
     pub(super) grace: Duration,
     /// Whether logs are kept so briefly that clients may come too late.
     pub(super) forgets: bool,
+    /// Whether most clients read the latest generation, in the same view.
+    pub(super) has_audience: bool,
     /// When each process but the last one crashes.
     pub(super) crashes: Vec<Crash>,
     /// Whether the store acknowledges what it loses.
@@ -75,6 +77,7 @@ impl Plan {
             },
             grace: Duration::from_millis(dice.millis(0..=4_000)),
             forgets,
+            has_audience: dice.chance(25),
             crashes: (0..crashes).map(|_| crash(&mut dice)).collect(),
             lies: faults.contains(&Fault::Lie),
             faults: (*dice.pick(&[0, 5, 20, 50]), faults),

@@ -136,7 +136,7 @@ impl Process {
     pub(super) fn start(&self, request: StartRequest) -> Result<Started, ApiError> {
         let started = self.engine.start(request)?;
         if started.fresh {
-            track(&self.flusher, started.guard.generation());
+            track(&self.world, &self.flusher, started.guard.generation());
         }
         Ok(started)
     }

@@ -32,16 +32,18 @@ pub(super) async fn read(session: &Session, connected: Connected, guard: ReaderG
         after,
     } = connected;
     let world = &session.world;
-    let connection = world.model.lock().connect(generation, view, after);
-    let (mut pace, mut stays) = {
+    let (mut pace, mut stays, is_ahead) = {
         let mut client = session.client.lock();
+        let mut is_ahead = false;
         if let Some(reading) = &mut client.reading {
+            is_ahead = after > reading.applied;
             reading.connect(after);
         }
         let pace = *client.dice.pick(&[0, 0, 0, 40, 400]);
         let stays = client.dice.chance(50).then(|| client.dice.range(1..=12));
-        (pace, stays)
+        (pace, stays, is_ahead)
     };
+    let connection = world.model.lock().connect(connected, is_ahead);
     let framing = world.framing(view);
     let mut subscription = Subscription::new(guard, from, view.dialect(), framing);
     let mut position = from;
@@ -49,10 +51,6 @@ pub(super) async fn read(session: &Session, connected: Connected, guard: ReaderG
         if pace > 0 {
             let pause = session.client.lock().dice.millis(0..=pace);
             sleep(Duration::from_millis(pause)).await;
-        }
-        if stays == Some(0) {
-            session.note(format_args!("leaves {generation}"));
-            return;
         }
         let waiting = Waiting {
             generation: subscription.generation().clone(),
@@ -74,15 +72,33 @@ pub(super) async fn read(session: &Session, connected: Connected, guard: ReaderG
                 return;
             }
         };
-        for line in Line::all(&bytes) {
+        let mut lines = Line::all(&bytes);
+        stays = stays.map(|left: u64| left - 1);
+        if stays == Some(0) {
+            cut(session, &mut lines);
+        }
+        for line in lines {
             position = Seq(position.0.max(line.seq + 1));
             take(session, connected, connection, &line);
         }
-        stays = stays.map(|left: u64| left - 1);
+        if stays == Some(0) {
+            session.note(format_args!("leaves {generation}"));
+            return;
+        }
         if session.client.lock().dice.chance(2) {
             pace = 40 - pace.min(40);
         }
     }
+}
+
+/// Drops the frames that a connection which breaks does not bring to the client. Those of one number
+/// arrive together.
+fn cut(session: &Session, lines: &mut Vec<Line>) {
+    let mut arrived = session.client.lock().dice.range(0..=lines.len() as u64) as usize;
+    while arrived > 0 && arrived < lines.len() && lines[arrived].seq == lines[arrived - 1].seq {
+        arrived += 1;
+    }
+    lines.truncate(arrived);
 }
 
 /// Takes one frame.

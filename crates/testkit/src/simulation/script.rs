@@ -66,6 +66,13 @@ impl Script {
             dice.range(1..=30)
         };
         let texts: Vec<&str> = (0..tokens).map(|_| *dice.pick(TEXTS)).collect();
+        // A large answer takes several reads.
+        let large: Vec<String> = texts.iter().map(|text| text.repeat(400)).collect();
+        let texts = if dice.chance(4) {
+            large.iter().map(String::as_str).collect()
+        } else {
+            texts
+        };
         let events = match api {
             Api::Chat => chat(dice, &texts),
             Api::Responses => responses(dice, &texts),

@@ -1,24 +1,32 @@
 //! Generations as the flusher sees them.
 
+use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use tokenwire_core::generation::Generation;
 use tokenwire_core::log::{
-    BlockRange, Epoch, FlushSource, Flusher, LogHeader, LogReader, ReadError, Released, Tail,
+    BlockRange, Epoch, FlushSource, Flusher, LogHeader, LogReader, ReadError, Released, StoreError,
+    Tail,
 };
 use tokenwire_core::model::id::Seq;
 use tokenwire_core::model::record::RecordBatch;
 
+use super::world::World;
+
 /// Bytes that one read takes from a log.
 const READ_BYTES: usize = 4 * 1024;
 
-#[derive(Debug)]
 struct Source {
+    world: Arc<World>,
     generation: Arc<Generation>,
     header: Arc<LogHeader>,
-    committed: AtomicU64,
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.generation.fmt(f)
+    }
 }
 
 impl FlushSource for Source {
@@ -53,24 +61,34 @@ impl FlushSource for Source {
     }
 
     fn commit(&self, upto: Seq) {
-        self.committed.store(upto.0, Ordering::Relaxed);
+        let id = &self.generation.meta().id;
+        self.world.model.lock().committed(id, upto.0);
     }
 
     fn object(&self) -> Option<Bytes> {
         Some(self.generation.response_json().into())
     }
 
-    fn released(&self, _why: Released) {}
+    fn released(&self, why: Released) {
+        let id = &self.generation.meta().id;
+        self.world.trace.note(format_args!("flusher: {id} {why:?}"));
+        match why {
+            Released::Sealed | Released::Expired | Released::Refused(StoreError::Deleted) => {}
+            why => self
+                .world
+                .fail(format!("{id} is not stored any further: {why:?}")),
+        }
+    }
 }
 
 /// Stores the records of a generation from now on.
-pub(super) fn track(flusher: &Flusher, generation: &Arc<Generation>) {
+pub(super) fn track(world: &Arc<World>, flusher: &Flusher, generation: &Arc<Generation>) {
     let log = generation.log().clone();
     let handle = flusher.track(
         Arc::new(Source {
+            world: world.clone(),
             generation: generation.clone(),
             header: Arc::new(LogHeader::new(generation.meta().clone(), "simulated")),
-            committed: AtomicU64::new(0),
         }),
         None,
     );

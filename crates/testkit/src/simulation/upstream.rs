@@ -152,7 +152,9 @@ impl TokenStream for Body {
         let (world, call) = (self.world.clone(), self.call);
         let mut sink = |event: SseEvent<'_>| {
             if let SseEvent::Data { data, .. } = event {
-                world.model.lock().delivered(call, &text(data));
+                if let Some(text) = text(data) {
+                    world.model.lock().delivered(call, &text);
+                }
             }
             sink(event)
         };
@@ -179,15 +181,13 @@ impl TokenStream for Body {
     }
 }
 
-/// Returns the answer's text in one event of either API.
-fn text(data: &[u8]) -> String {
-    let Ok(event) = serde_json::from_slice::<Value>(data) else {
-        return String::new();
+/// Returns the answer's text in one event of either API; `None` for what is not part of an answer.
+fn text(data: &[u8]) -> Option<String> {
+    let event: Value = serde_json::from_slice(data).ok()?;
+    let text = match event["type"].as_str() {
+        Some("response.output_text.delta") => &event["delta"],
+        Some(_) => &Value::Null,
+        None => &event.get("choices")?[0]["delta"]["content"],
     };
-    let text = if event["type"] == "response.output_text.delta" {
-        &event["delta"]
-    } else {
-        &event["choices"][0]["delta"]["content"]
-    };
-    text.as_str().unwrap_or_default().to_owned()
+    Some(text.as_str().unwrap_or_default().to_owned())
 }
