@@ -82,7 +82,13 @@ pub(super) async fn read(session: &Session, connected: Connected, guard: ReaderG
             take(session, connected, connection, &line);
         }
         if stays == Some(0) {
-            session.note(format_args!("leaves {generation}"));
+            let mut client = session.client.lock();
+            let comes_back = client.dice.chance(80);
+            if !comes_back {
+                client.reading = None;
+            }
+            drop(client);
+            session.note(format_args!("leaves {generation}, comes back: {comes_back}"));
             return;
         }
         if session.client.lock().dice.chance(2) {
