@@ -11,9 +11,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use tokenwire_core::engine::{Caller, Engine, Retention, StartRequest, Started};
 use tokenwire_core::generation::Subscription;
-use tokenwire_core::log::{LogLimits, LogReader, MemoryAccount, MemoryLog, TokenLog};
+use tokenwire_core::log::{LogLimits, LogReader, LogTail};
+use tokenwire_core::model::account::Account;
 use tokenwire_core::model::id::Seq;
 use tokenwire_core::model::record::RecordBatch;
 use tokenwire_core::request::{ChatRequest, RequestFields, ResponsesRequest, StreamRequest};
@@ -202,6 +204,8 @@ impl TestBed {
         let request = StartRequest::new(body, Caller::default(), "/v1/chat/completions");
         self.engine
             .start(request)
+            .now_or_never()
+            .expect("a start without a store does not wait")
             .expect("there is room for a stream")
     }
 
@@ -267,7 +271,7 @@ pub(crate) fn read(mut input: Reading) -> Reading {
 // === the log ===
 
 pub(crate) struct Append {
-    log: MemoryLog,
+    log: LogTail,
     records: Vec<RecordBatch>,
 }
 
@@ -280,14 +284,14 @@ impl Append {
             batch
         });
         Self {
-            log: MemoryLog::new(LIMITS, MemoryAccount::default()),
+            log: LogTail::new(LIMITS, Account::default()),
             records: records.collect(),
         }
     }
 }
 
 pub(crate) fn append(input: Append) -> Append {
-    let epoch = input.log.take_over();
+    let epoch = input.log.begin_epoch();
     for batch in &input.records {
         input.log.append(epoch, batch).expect("the log takes it");
     }
@@ -314,7 +318,7 @@ pub(crate) fn list(mut input: Listing) -> Listing {
     loop {
         input
             .reader
-            .read_now(1024, &mut input.batch)
+            .read(1024, &mut input.batch)
             .expect("the log is there");
         if input.batch.is_empty() {
             break;

@@ -118,6 +118,282 @@ fn completed(output: Value) -> Value {
         "status": "completed", "output": output}})
 }
 
+/// A chunk of one piece of a call.
+fn piece(call: Value) -> Value {
+    delta(json!({"tool_calls": [call]}), Value::Null)
+}
+
+/// Calls whose ids, names, indexes and arguments come in unusual ways.
+fn call_cases() -> Vec<(&'static str, Vec<Value>, Value)> {
+    let of = |index: Value, id: Value, name: Value, arguments: Value| {
+        json!({"index": index, "id": id, "type": "function",
+            "function": {"name": name, "arguments": arguments}})
+    };
+    let (none, zero) = (Value::Null, json!(0));
+    let a = |id: Value, name: Value, arguments: &str| of(zero.clone(), id, name, json!(arguments));
+    vec![
+        (
+            "own-call-of-another-id-without-a-name-leaves-the-first-intact",
+            vec![
+                a(json!("c1"), json!("f"), r#"{"a":"#),
+                a(none.clone(), none.clone(), "1}"),
+                a(json!("c2"), none.clone(), r#"{"b":"#),
+                a(none.clone(), json!("g"), "2}"),
+            ],
+            json!([["f", "{\"a\":1}"], ["g", "{\"b\":2}"]]),
+        ),
+        (
+            "own-call-whose-id-changes-with-every-piece",
+            vec![
+                a(json!("c1"), json!("f"), r#"{"a"#),
+                a(json!("c2"), none.clone(), r#"":"#),
+                a(json!("c3"), none.clone(), r#""}"}"#),
+            ],
+            json!([["f", "{\"a\":\"}\"}"]]),
+        ),
+        (
+            "own-call-whose-id-changes-and-name-repeats-with-every-piece",
+            vec![
+                a(json!("c1"), json!("f"), r#"{"a"#),
+                a(json!("c2"), json!("f"), r#"":"#),
+                a(json!("c3"), json!("f"), "1}"),
+                a(json!("c4"), json!("f"), r#"{"a":2}"#),
+            ],
+            json!([["f", "{\"a\":1}"], ["f", "{\"a\":2}"]]),
+        ),
+        (
+            "own-calls-of-one-tool-without-ids",
+            vec![
+                a(none.clone(), json!("f"), r#"{"a":1}"#),
+                a(none.clone(), json!("f"), r#"{"a":1}"#),
+                a(none.clone(), json!("f"), r#"{"a":2}"#),
+            ],
+            json!([["f", "{\"a\":1}"], ["f", "{\"a\":2}"]]),
+        ),
+        (
+            "own-call-with-an-empty-object-before-its-arguments",
+            vec![
+                a(json!("c1"), json!("f"), "{}"),
+                a(none.clone(), none.clone(), r#"{"a":"#),
+                a(none.clone(), none.clone(), "1}"),
+                of(json!(1), json!("c2"), json!("g"), json!("{}")),
+            ],
+            json!([["f", "{\"a\":1}"], ["g", "{}"]]),
+        ),
+        (
+            "own-call-without-a-function-object",
+            vec![json!({"index": 0, "id": "c1", "name": "f", "arguments": "{\"a\":1}"})],
+            json!([["f", "{\"a\":1}"]]),
+        ),
+        (
+            "own-calls-with-indexes-that-are-strings-and-floats",
+            vec![
+                of(json!("0"), json!("c1"), json!("f"), json!("{\"a\"")),
+                of(json!(1.0), json!("c2"), json!("g"), json!("{\"b\"")),
+                of(json!("0"), none.clone(), none.clone(), json!(":1}")),
+                of(json!(1.0), none.clone(), none.clone(), json!(":2}")),
+            ],
+            json!([["f", "{\"a\":1}"], ["g", "{\"b\":2}"]]),
+        ),
+        (
+            "own-call-that-is-only-an-id",
+            vec![
+                a(json!("c1"), json!("f"), r#"{"a":1}"#),
+                of(json!(1), json!("c2"), none.clone(), none),
+            ],
+            json!([["f", "{\"a\":1}"]]),
+        ),
+    ]
+}
+
+/// Deltas that hold the reasoning "Th" in ways of their own.
+fn reasoning_deltas() -> Vec<(&'static str, Value)> {
+    vec![
+        ("object", json!({"reasoning": {"content": "Th"}})),
+        ("list", json!({"reasoning": ["T", "h"]})),
+        (
+            "parts",
+            json!({"reasoning_content": [{"type": "text", "text": "Th"}]}),
+        ),
+        ("thought", json!({"thought": "Th"})),
+        ("thinking-content", json!({"thinking_content": "Th"})),
+        ("thinking-object", json!({"thinking": {"text": "Th"}})),
+        (
+            "thinking-blocks",
+            json!({"thinking_blocks": [{"type": "thinking", "thinking": "Th", "signature": "s"}]}),
+        ),
+        (
+            "details",
+            json!({"reasoning_details": [{"type": "reasoning.text", "content": "Th"}]}),
+        ),
+        (
+            "content-part",
+            json!({"content": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "Th"}]}]}),
+        ),
+    ]
+}
+
+/// Responses streams that lack events or members.
+fn relayed_cases() -> Vec<(&'static str, Vec<Value>, Value)> {
+    let open = |item: Value| json!({"type": "response.output_item.added", "output_index": 0, "item": item});
+    let added = open(
+        json!({"type": "message", "id": "m1", "status": "in_progress", "role": "assistant", "content": []}),
+    );
+    let call = |arguments: &str| json!({"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "f", "arguments": arguments, "status": "completed"});
+    let arguments = |delta: &str| json!({"type": "response.function_call_arguments.delta", "output_index": 0, "item_id": "fc_1", "delta": delta});
+    vec![
+        (
+            "own-relayed-part-only-in-done",
+            vec![
+                added.clone(),
+                json!({"type": "response.content_part.done", "item_id": "m1", "output_index": 0, "content_index": 0, "part": {"type": "output_text", "text": "Hello", "annotations": []}}),
+                completed(json!([])),
+            ],
+            json!({"text": "Hello", "messages": 1, "status": "completed", "done": true}),
+        ),
+        (
+            "own-relayed-rotating-ids-without-index",
+            vec![
+                json!({"type": "response.output_item.added", "item": {"type": "message", "id": "a", "role": "assistant", "content": []}}),
+                json!({"type": "response.output_text.delta", "item_id": "b", "delta": "Hel"}),
+                json!({"type": "response.output_text.delta", "item_id": "c", "delta": "lo"}),
+                json!({"type": "response.output_item.done", "item": message("d", "Hello")}),
+                completed(json!([message("e", "Hello")])),
+            ],
+            json!({"text": "Hello", "messages": 1, "status": "completed", "one_item_id": true}),
+        ),
+        (
+            "own-relayed-arguments-end-in-the-terminal-object",
+            vec![
+                open(call("")),
+                arguments("{\"a\""),
+                completed(json!([call("{\"a\":1}")])),
+            ],
+            json!({"calls": [["f", "{\"a\":1}"]], "status": "completed"}),
+        ),
+        (
+            "own-relayed-done-lacks-the-arguments",
+            vec![
+                open(call("")),
+                arguments("{\"a\":1}"),
+                json!({"type": "response.output_item.done", "output_index": 0, "item": call("")}),
+                completed(json!([])),
+            ],
+            json!({"calls": [["f", "{\"a\":1}"]], "status": "completed"}),
+        ),
+        (
+            "own-relayed-arguments-announced-and-repeated",
+            vec![
+                open(call("{\"a\":1}")),
+                arguments("{\"a\":1}"),
+                json!({"type": "response.output_item.done", "output_index": 0, "item": call("{\"a\":1}")}),
+                completed(json!([])),
+            ],
+            json!({"calls": [["f", "{\"a\":1}"]], "status": "completed"}),
+        ),
+        (
+            "own-relayed-terminal-event-without-object",
+            vec![
+                added,
+                json!({"type": "response.output_text.delta", "item_id": "m1", "output_index": 0, "content_index": 0, "delta": "Hello"}),
+                json!({"type": "response.completed"}),
+            ],
+            json!({"text": "Hello", "status": "completed", "done": true}),
+        ),
+        (
+            "own-relayed-response-done",
+            vec![
+                json!({"type": "response.done", "response": {"id": "u", "status": "completed", "output": [message("m1", "Hello")],
+                "usage": {"input_tokens": 11, "output_tokens": 5}}}),
+            ],
+            json!({"text": "Hello", "status": "completed", "usage": [11, 5, 16]}),
+        ),
+        (
+            "own-relayed-completed-with-status-failed",
+            vec![
+                json!({"type": "response.completed", "response": {"id": "u", "status": "failed", "error": {"code": "boom", "message": "m"}, "output": []}}),
+            ],
+            json!({"status": "failed", "code": "boom", "done": false}),
+        ),
+    ]
+}
+
+/// Cases that are made from a table.
+fn table_cases() -> BTreeMap<String, Case> {
+    let mut cases = BTreeMap::new();
+    for (name, calls, expect) in call_cases() {
+        let mut events: Vec<Value> = calls.into_iter().map(piece).collect();
+        events.push(delta(json!({}), json!("tool_calls")));
+        let expect = json!({"calls": expect, "status": "completed"});
+        cases.insert(name.to_owned(), case("chat", false, sse(&events), expect));
+    }
+    for (name, reasoning) in reasoning_deltas() {
+        let events = [
+            delta(reasoning, Value::Null),
+            delta(json!({"content": "Done"}), json!("stop")),
+        ];
+        let expect = json!({"reasoning": "Th", "text": "Done", "status": "completed"});
+        let case = case("chat", false, sse(&events), expect);
+        cases.insert(format!("own-reasoning-{name}"), case);
+    }
+    for (name, events, expect) in relayed_cases() {
+        cases.insert(
+            name.to_owned(),
+            case("responses", false, sse(&events), expect),
+        );
+    }
+    for (name, part) in [
+        (
+            "source",
+            json!({"type": "image", "source": {"type": "base64", "data": "AAAA"}}),
+        ),
+        (
+            "base64",
+            json!({"type": "output_image", "image_base64": "AAAA"}),
+        ),
+    ] {
+        let events = [
+            delta(json!({"content": [part]}), Value::Null),
+            delta(json!({}), json!("stop")),
+        ];
+        let case = case("chat", false, sse(&events), json!({"images": 1}));
+        cases.insert(format!("own-image-part-{name}"), case);
+    }
+    let text = |events: &[Value]| {
+        events
+            .iter()
+            .map(|event| format!("data: {event}\n"))
+            .collect::<String>()
+    };
+    let answer = [
+        delta(json!({"content": "x"}), Value::Null),
+        delta(json!({}), json!("stop")),
+    ];
+    let completed = json!({"text": "x", "status": "completed", "done": true});
+    let mut with_errors = answer.clone();
+    with_errors[0]["error"] = json!({});
+    with_errors[1]["error"] = json!("");
+    for (name, body, expect) in [
+        ("own-body-without-blank-lines", format!("{}data: [DONE]\n", text(&answer)), completed.clone()),
+        ("own-end-mark-in-lower-case", format!("{}data: [done]\n\n", sse(&answer)), completed.clone()),
+        ("own-errors-that-say-nothing", sse(&with_errors), completed),
+        (
+            "own-error-object-of-vllm",
+            sse(&[json!({"object": "error", "message": "too long", "type": "BadRequestError", "code": 400})]),
+            json!({"status": "failed", "code": "400", "done": false}),
+        ),
+        (
+            "own-types-only-in-event-lines",
+            "event: response.output_text.delta\ndata: {\"delta\":\"x\"}\n\nevent: response.completed\ndata: {\"response\":{\"id\":\"u\",\"status\":\"completed\",\"output\":[]}}\n\n".to_owned(),
+            json!({"text": "x", "status": "completed", "done": true}),
+        ),
+    ] {
+        let api = if name.contains("types-only") { "responses" } else { "chat" };
+        cases.insert(name.to_owned(), case(api, false, body, expect));
+    }
+    cases
+}
+
 fn own_cases() -> BTreeMap<String, Case> {
     let usage = |usage: Value| {
         let mut last = delta(json!({}), json!("stop"));
@@ -320,6 +596,7 @@ fn own_cases() -> BTreeMap<String, Case> {
     cases
         .into_iter()
         .map(|(name, case)| (name.to_owned(), case))
+        .chain(table_cases())
         .collect()
 }
 
@@ -683,6 +960,19 @@ async fn usage_chunk_of_a_split_completion_is_sent_if_requested() {
         assert_eq!(played.audit.chat.len(), chunks, "{:#?}", played.audit.chat);
         assert_eq!(played.audit.object["usage"]["total_tokens"], 7);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn parts_of_a_split_completion_become_the_strings_of_deltas() {
+    let parts = json!([{"type": "thinking", "thinking": "Th"}, {"type": "text", "text": "Hel"},
+        {"type": "text", "text": "lo"}]);
+    let body = json!({"id": "c", "object": "chat.completion", "created": 1, "model": "m",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": parts}, "finish_reason": "stop"}]});
+    let case = case("chat", true, body.to_string(), json!({}));
+    let request = r#"{"messages":[{"role":"user","content":"hi"}],"stream":true}"#;
+    let played = case.play(request, 1).await;
+    let answer = Answer::of_chunks(&played.audit.chat);
+    assert_eq!((&*answer.text, &*answer.reasoning), ("Hello", "Th"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -631,8 +631,9 @@ fn resumed_reader_continues_at_its_number() {
         reader.read_now();
         let lines = reader.lines();
         let numbers: Vec<u64> = lines.iter().map(|line| line.seq).collect();
-        // b; then finish, usage and `[DONE]`, all of the terminal event.
-        assert_eq!(numbers, [5, 6, 6, 6]);
+        // b; then finish, usage and `[DONE]`, all of the terminal event, which follows the three
+        // events that close the message.
+        assert_eq!(numbers, [5, 9, 9, 9]);
         assert!(lines[0].data.contains(r#""content":"b""#) && lines[3].data == "[DONE]");
     });
 }

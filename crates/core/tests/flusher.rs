@@ -13,7 +13,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokenwire_core::log::{
     BlockRange, Epoch, FlushHandle, FlushOptions, FlushSource, Flusher, LogHeader, LogStore,
-    MemoryStore, ReadError, Released, StoreError, Tail,
+    MemoryStore, ReadError, Released, StoreError, TailEnd,
 };
 use tokenwire_core::model::id::{GenerationId, Seq};
 use tokenwire_core::model::record::RecordBatch;
@@ -75,12 +75,12 @@ impl FlushSource for TestTail {
         self.epoch
     }
 
-    fn end(&self) -> Result<Tail, ReadError> {
+    fn end(&self) -> Result<TailEnd, ReadError> {
         let state = self.state.lock();
         if state.expired {
             return Err(ReadError::Expired);
         }
-        Ok(Tail {
+        Ok(TailEnd {
             next: state.next,
             sealed: state.sealed,
         })

@@ -17,6 +17,7 @@ use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{ReaderKind, Resumption, StartRequest, Started};
 use tokenwire_core::generation::{Generation, Subscription, SubscriptionError};
 use tokenwire_core::log::{LogLimits, LogReader};
+use tokenwire_core::model::account::AccountKind;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::{GenerationId, Owner, Seq};
 use tokenwire_core::model::record::RecordBatch;
@@ -462,11 +463,7 @@ async fn delete_stops_the_generation_and_wakes_waiters() {
     test.engine.delete(&generation);
     assert_eq!(reader.read_to_end().await, Err(SubscriptionError::Expired));
     call.gone().await;
-    assert!(
-        test.engine
-            .find(&generation.meta().id, &Owner::Anonymous)
-            .is_err()
-    );
+    assert!(test.find(&generation.meta().id, &Owner::Anonymous).is_err());
     // The paused clock jumps to the end of this timeout as soon as every task waits.
     assert!(
         tokio::time::timeout(seconds(3600), waiting).await.is_ok(),
@@ -985,15 +982,50 @@ async fn running_generations_are_not_evicted_under_pressure() {
     assert!(error.is(ErrorCode::Overloaded), "{error:?}");
     call.finish("stop").done().end(BodyEnd::Clean);
     let mut reader = Reader::new(started.guard, 0, Dialect::Responses);
-    // It may be dropped from its end on. A reader before that gets everything.
-    let _ = reader.read_to_end().await;
+    // It may be dropped once nothing reads it. A reader before that gets everything.
+    reader.read_to_end().await.unwrap();
+    drop(reader);
     settle().await;
+    test.engine.registry().sweep(Instant::now());
     assert!(
         test.engine.registry().used() <= 64 * 1024,
         "{} bytes are still held",
         test.engine.registry().used()
     );
     test.try_start(CHAT).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn running_inputs_are_counted_until_their_generations_are_gone() {
+    const INPUT: usize = 100_000;
+    let mut options = EngineOptions::default();
+    options.retention.max_memory = 1 << 20;
+    let test = TestEngine::new(options);
+    let body = |size: usize| format!(r#"{{"input":"{}"}}"#, "x".repeat(size));
+    let mut running = Vec::new();
+    let error = loop {
+        match test.try_start(&body(INPUT)) {
+            Ok(started) => running.push((started, test.upstream.call().await)),
+            Err(error) => break error,
+        }
+    };
+    assert!(error.is(ErrorCode::Overloaded), "{error:?}");
+    assert!(error.retry_after.is_some());
+    assert!((3..=5).contains(&running.len()), "{} run", running.len());
+    for kind in [AccountKind::Inputs, AccountKind::Requests] {
+        let held = test.account.held(kind);
+        assert!(held >= running.len() * INPUT, "{held} bytes of {kind:?}");
+    }
+    let error = test.try_start(&body(300_000)).unwrap_err();
+    assert!(error.is(ErrorCode::BodyTooLarge), "{error:?}");
+    for (started, call) in running {
+        complete(&call, "x");
+        started.guard.generation().ended().await;
+        test.engine.delete(started.guard.generation());
+    }
+    settle().await;
+    tokio::time::sleep(seconds(1)).await;
+    assert_eq!(test.account.committed(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -1030,7 +1062,7 @@ async fn refused_request_takes_no_slot() {
 // === Retention ===
 
 fn find(test: &TestEngine, generation: &Generation) -> Result<Arc<Generation>, ApiError> {
-    test.engine.find(&generation.meta().id, &Owner::Anonymous)
+    test.find(&generation.meta().id, &Owner::Anonymous)
 }
 
 /// Returns a finished generation that only the test holds.
@@ -1079,7 +1111,7 @@ async fn log_is_dropped_before_its_response_object() {
         object,
         "the complete object outlives its log"
     );
-    assert_eq!(test.account.used(), 0);
+    assert_eq!(test.account.held(AccountKind::Logs), 0);
     assert!(test.engine.registry().used() > 0);
 
     tokio::time::sleep(seconds(86_400)).await;
@@ -1089,6 +1121,7 @@ async fn log_is_dropped_before_its_response_object() {
             .unwrap_err()
             .is(ErrorCode::NotFound)
     );
+    drop(generation);
     assert_eq!(
         (test.engine.registry().used(), test.engine.registry().len()),
         (0, 0)
@@ -1103,6 +1136,7 @@ async fn unstored_response_is_dropped_with_its_log() {
     tokio::time::sleep(seconds(601)).await;
     test.engine.registry().sweep(Instant::now());
     assert!(find(&test, &generation).is_err());
+    drop(generation);
     assert_eq!(
         (test.engine.registry().used(), test.engine.registry().len()),
         (0, 0)
@@ -1128,7 +1162,9 @@ async fn oldest_finished_log_is_evicted_first() {
     let large = "x".repeat(30_000);
     let mut generations = Vec::new();
     for _ in 0..12 {
-        generations.push(finished(&test, CHAT, &large).await);
+        // A reference would keep the object in memory.
+        generations.push(Arc::downgrade(&finished(&test, CHAT, &large).await));
+        test.engine.registry().sweep(Instant::now());
         assert!(
             test.engine.registry().used() <= 200 * 1024,
             "{} bytes",
@@ -1137,7 +1173,10 @@ async fn oldest_finished_log_is_evicted_first() {
     }
     let logs: Vec<bool> = generations
         .iter()
-        .map(|generation| generation.tail().is_ok())
+        .map(|generation| {
+            let generation = generation.upgrade();
+            generation.is_some_and(|generation| generation.tail().is_ok())
+        })
         .collect();
     let first_kept = logs.iter().position(|kept| *kept).unwrap();
     assert!(first_kept > 0, "nothing was dropped");
@@ -1147,7 +1186,10 @@ async fn oldest_finished_log_is_evicted_first() {
     );
     let objects: Vec<bool> = generations
         .iter()
-        .map(|generation| find(&test, generation).is_ok())
+        .map(|generation| {
+            let generation = generation.upgrade();
+            generation.is_some_and(|generation| find(&test, &generation).is_ok())
+        })
         .collect();
     let first_object = objects.iter().position(|kept| *kept).unwrap();
     assert!(
@@ -1161,7 +1203,7 @@ async fn oldest_finished_log_is_evicted_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn readers_of_an_expired_log_get_an_error() {
+async fn log_with_a_reader_is_never_shed() {
     let mut options = EngineOptions::default();
     options.retention.max_memory = 200 * 1024;
     let test = TestEngine::new(options);
@@ -1172,6 +1214,21 @@ async fn readers_of_an_expired_log_get_an_error() {
     for _ in 0..8 {
         finished(&test, CHAT, &"x".repeat(30_000)).await;
     }
+    reader.read_to_end().await.unwrap();
+    drop(reader);
+    for _ in 0..8 {
+        finished(&test, CHAT, &"x".repeat(30_000)).await;
+    }
+    assert!(first.tail().is_err(), "it is shed once it is not read");
+}
+
+#[tokio::test(start_paused = true)]
+async fn readers_of_a_deleted_log_get_an_error() {
+    let test = engine();
+    let first = finished(&test, CHAT, &"x".repeat(30_000)).await;
+    let mut reader = Reader::new(first.attach(), 0, Dialect::Responses);
+    assert!(reader.read_piece());
+    test.engine.delete(&first);
     assert_eq!(reader.read_to_end().await, Err(SubscriptionError::Expired));
 }
 
@@ -1181,24 +1238,16 @@ async fn delete_releases_all_memory() {
     let generation = finished(&test, CHAT, "x").await;
     assert!(test.engine.registry().used() > 0);
     test.engine.delete(&generation);
-    assert_eq!(
-        (
-            test.engine.registry().used(),
-            test.account.used(),
-            test.engine.registry().len()
-        ),
-        (0, 0, 0)
-    );
-    let (started, _call) = begin(&test, CHAT).await;
+    assert_eq!(test.account.held(AccountKind::Logs), 0);
+    drop(generation);
+    assert_eq!((test.account.used(), test.engine.registry().len()), (0, 0));
+    let (started, call) = begin(&test, CHAT).await;
     test.engine.delete(started.guard.generation());
+    drop((started, call));
     settle().await;
     assert_eq!(
-        (
-            test.engine.registry().used(),
-            test.account.used(),
-            test.engine.registry().open()
-        ),
-        (0, 0, 0)
+        (test.account.committed(), test.engine.registry().open()),
+        (0, 0)
     );
 }
 
@@ -1214,19 +1263,18 @@ fn owned(body: &str, owner: &str) -> StartRequest {
 #[tokio::test(start_paused = true)]
 async fn streams_of_another_owner_are_not_found() {
     let test = engine();
-    let started = test.engine.start(owned(RESPONSES, "alice")).unwrap();
+    let started = test.start_request(owned(RESPONSES, "alice")).unwrap();
     let call = test.upstream.call().await;
     complete(&call, "x");
     let generation = started.guard.generation().clone();
     generation.ended().await;
     let id = &generation.meta().id;
-    assert!(test.engine.find(id, &Owner::Named("alice".into())).is_ok());
+    assert!(test.find(id, &Owner::Named("alice".into())).is_ok());
     let unknown = test
-        .engine
         .find(&GenerationId::random(), &Owner::Named("bob".into()))
         .unwrap_err();
     for stranger in [Owner::Named("bob".into()), Owner::Anonymous] {
-        let error = test.engine.find(id, &stranger).unwrap_err();
+        let error = test.find(id, &stranger).unwrap_err();
         assert_eq!(
             (error.status, error.code),
             (unknown.status, unknown.code.clone()),
@@ -1247,8 +1295,8 @@ fn keyed(body: &str, key: &str) -> StartRequest {
 #[tokio::test(start_paused = true)]
 async fn repeated_key_attaches_to_the_same_generation() {
     let test = engine();
-    let first = test.engine.start(keyed(CHAT, "k")).unwrap();
-    let again = test.engine.start(keyed(CHAT, "k")).unwrap();
+    let first = test.start_request(keyed(CHAT, "k")).unwrap();
+    let again = test.start_request(keyed(CHAT, "k")).unwrap();
     let call = test.upstream.call().await;
     assert_eq!((first.fresh, again.fresh), (true, false));
     assert_eq!(test.engine.registry().open(), 1);
@@ -1256,7 +1304,7 @@ async fn repeated_key_attaches_to_the_same_generation() {
     assert_eq!(id(&first), id(&again));
     complete(&call, "x");
     first.guard.generation().ended().await;
-    let after = test.engine.start(keyed(CHAT, "k")).unwrap();
+    let after = test.start_request(keyed(CHAT, "k")).unwrap();
     assert_eq!(
         (after.fresh, id(&after)),
         (false, id(&first)),
@@ -1274,17 +1322,16 @@ async fn repeated_key_attaches_to_the_same_generation() {
 #[tokio::test(start_paused = true)]
 async fn key_is_scoped_to_owner_route_and_body() {
     let test = engine();
-    let first = test.engine.start(keyed(CHAT, "k")).unwrap();
+    let first = test.start_request(keyed(CHAT, "k")).unwrap();
     let other_body = r#"{"messages":[{"role":"user","content":"ho"}]}"#;
-    let error = test.engine.start(keyed(other_body, "k")).unwrap_err();
+    let error = test.start_request(keyed(other_body, "k")).unwrap_err();
     assert!(error.is(ErrorCode::IdempotencyMismatch), "{error:?}");
     let other_route = StartRequest {
         route: "/v1/chat/completions",
         ..keyed(CHAT, "k")
     };
     assert!(
-        test.engine
-            .start(other_route)
+        test.start_request(other_route)
             .unwrap_err()
             .is(ErrorCode::IdempotencyMismatch)
     );
@@ -1292,27 +1339,27 @@ async fn key_is_scoped_to_owner_route_and_body() {
         owner: Owner::Named("bob".into()),
         ..keyed(CHAT, "k")
     };
-    let second = test.engine.start(other_owner).unwrap();
+    let second = test.start_request(other_owner).unwrap();
     assert!(second.fresh, "another owner's key is another key");
-    assert!(test.engine.start(keyed(CHAT, "l")).unwrap().fresh);
+    assert!(test.start_request(keyed(CHAT, "l")).unwrap().fresh);
     drop(first);
 }
 
 #[tokio::test(start_paused = true)]
 async fn key_lives_as_long_as_the_response_object() {
     let test = engine();
-    let first = test.engine.start(keyed(CHAT, "k")).unwrap();
+    let first = test.start_request(keyed(CHAT, "k")).unwrap();
     complete(&test.upstream.call().await, "x");
     first.guard.generation().ended().await;
     settle().await;
     tokio::time::sleep(seconds(700)).await;
     test.engine.registry().sweep(Instant::now());
     assert!(
-        !test.engine.start(keyed(CHAT, "k")).unwrap().fresh,
+        !test.start_request(keyed(CHAT, "k")).unwrap().fresh,
         "the log is gone, the object is not"
     );
     test.engine.delete(first.guard.generation());
-    assert!(test.engine.start(keyed(CHAT, "k")).unwrap().fresh);
+    assert!(test.start_request(keyed(CHAT, "k")).unwrap().fresh);
 }
 
 #[tokio::test(start_paused = true)]
@@ -1337,18 +1384,17 @@ async fn failure_before_the_first_chunk_releases_the_key() {
         ] {
             let test = engine();
             test.upstream.plan(OpeningPlan::Hold);
-            let first = test.engine.start(keyed(CHAT, "k")).unwrap();
+            let first = test.start_request(keyed(CHAT, "k")).unwrap();
             fail(&test.upstream.call().await);
             first.guard.generation().ended().await;
             let again = test
-                .engine
-                .start(keyed(body, "k"))
+                .start_request(keyed(body, "k"))
                 .unwrap_or_else(|error| panic!("{what}: {error:?}"));
             assert!(again.fresh, "{what}");
             // Removing the failed generation must not release the new one's key.
             test.engine.delete(first.guard.generation());
             assert!(
-                !test.engine.start(keyed(body, "k")).unwrap().fresh,
+                !test.start_request(keyed(body, "k")).unwrap().fresh,
                 "{what}"
             );
         }
@@ -1358,11 +1404,11 @@ async fn failure_before_the_first_chunk_releases_the_key() {
 #[tokio::test(start_paused = true)]
 async fn failure_after_the_first_chunk_keeps_the_key() {
     let test = engine();
-    let first = test.engine.start(keyed(CHAT, "k")).unwrap();
+    let first = test.start_request(keyed(CHAT, "k")).unwrap();
     test.upstream.call().await.token("x").end(BodyEnd::Broken);
     first.guard.generation().ended().await;
     assert!(
-        !test.engine.start(keyed(CHAT, "k")).unwrap().fresh,
+        !test.start_request(keyed(CHAT, "k")).unwrap().fresh,
         "tokens were billed"
     );
 }
@@ -1372,12 +1418,11 @@ async fn failed_start_releases_the_key() {
     let test = engine();
     for _ in 0..2 {
         let error = test
-            .engine
-            .start(keyed(r#"{"input":"hi","model":"unknown"}"#, "k"))
+            .start_request(keyed(r#"{"input":"hi","model":"unknown"}"#, "k"))
             .unwrap_err();
         assert!(error.is(ErrorCode::NotFound), "{error:?}");
     }
-    assert!(test.engine.start(keyed(CHAT, "k")).unwrap().fresh);
+    assert!(test.start_request(keyed(CHAT, "k")).unwrap().fresh);
 }
 
 #[test]
@@ -1396,7 +1441,7 @@ fn concurrent_requests_with_one_key_start_once() {
                     barrier.wait();
                     // While another thread starts it, the answer is to retry.
                     loop {
-                        match test.engine.start(keyed(CHAT, "k")) {
+                        match test.start_request(keyed(CHAT, "k")) {
                             Ok(started) => {
                                 // A runtime that stops ends its generation, which would release
                                 // the key.
@@ -1446,7 +1491,7 @@ async fn debug_shows_no_contents() {
     );
     let mut log_reader = LogReader::new(started.guard.generation().log().clone(), Seq(0));
     let mut batch = RecordBatch::default();
-    log_reader.read_now(1 << 20, &mut batch).unwrap();
+    log_reader.read(1 << 20, &mut batch).unwrap();
     let mut records = RecordWriter::new();
     let mut translator = ChatTranslator::new(1);
     translator.payload(
@@ -1582,7 +1627,7 @@ async fn previous_response_must_exist_have_ended_and_be_stored() {
         ErrorCode::PreviousResponseUnusable,
     );
 
-    let foreign = test.engine.start(owned(RESPONSES, "alice")).unwrap();
+    let foreign = test.start_request(owned(RESPONSES, "alice")).unwrap();
     complete(&test.upstream.call().await, "x");
     foreign.guard.generation().ended().await;
     refused(
@@ -1710,4 +1755,47 @@ async fn cached_frames_beyond_the_read_position_are_not_used() {
             "a number is missing or repeated"
         );
     }
+}
+
+// === Memory ===
+
+#[tokio::test(start_paused = true)]
+async fn open_stream_of_a_thousand_tokens_holds_little_more_than_its_tokens() {
+    let test = engine();
+    let (started, call) = begin(&test, CHAT).await;
+    let generation = started.guard.generation().clone();
+    settle().await;
+    let before = generation.memory_size();
+    let words = [" the", " quick", " brown", " fox", " jumps", "."];
+    for token in 0..1000 {
+        call.token(words[token % words.len()]);
+        if token % 16 == 0 {
+            settle().await;
+        }
+    }
+    settle().await;
+    let log = generation.log().memory_size();
+    let snapshot = generation.memory_size() - before;
+
+    // What a growing buffer of the same records with an index of 8 bytes a record would hold.
+    let mut reader = LogReader::new(generation.log().clone(), Seq(0));
+    let mut batch = RecordBatch::default();
+    let (mut bytes, mut index) = (Vec::<u8>::new(), Vec::<u64>::new());
+    loop {
+        reader.read(1 << 14, &mut batch).unwrap();
+        if batch.is_empty() {
+            break;
+        }
+        for record in &batch {
+            bytes.extend_from_slice(record.payload);
+            index.push(record.first_seq.0);
+        }
+    }
+    let (bytes, index) = (bytes.capacity(), index.capacity() * 8);
+    assert!(index.is_power_of_two() && generation.tail().unwrap().next.0 > 1000);
+    println!("log {log} + snapshot {snapshot}; a buffer {bytes} + an index {index}");
+    assert!(
+        (log + snapshot) * 100 <= (bytes + index) * 105,
+        "log {log} + snapshot {snapshot}; a buffer {bytes} + an index {index}"
+    );
 }

@@ -1,4 +1,4 @@
-//! The memory log's wake-ups under a model checker. In every order of its threads an append, a seal
+//! The log's wake-ups under a model checker. In every order of its threads an append, a seal
 //! and an expiry wake the waiting readers. A lost wake-up is a deadlock, which shuttle reports with
 //! the schedule that leads to it.
 #![allow(
@@ -14,9 +14,8 @@ use std::task::{Context, Poll, Waker};
 use parking_lot::lock_api;
 use shuttle::sync::atomic::{AtomicBool, Ordering};
 use shuttle::{future, thread};
-use tokenwire_core::log::{
-    AppendError, Epoch, LogLimits, LogReader, MemoryAccount, MemoryLog, ReadError, TokenLog,
-};
+use tokenwire_core::log::{AppendError, Epoch, LogLimits, LogReader, LogTail, ReadError};
+use tokenwire_core::model::account::Account;
 use tokenwire_core::model::id::Seq;
 use tokenwire_core::model::record::RecordBatch;
 
@@ -60,12 +59,13 @@ unsafe impl lock_api::RawMutex for CheckedLock {
     }
 }
 
-fn log() -> (Arc<dyn TokenLog>, MemoryAccount) {
-    let account = MemoryAccount::default();
-    (
-        Arc::new(MemoryLog::<CheckedLock>::with_lock(LIMITS, account.clone())),
-        account,
-    )
+type Log = Arc<LogTail<CheckedLock>>;
+
+fn log() -> (Log, Account) {
+    let account = Account::default();
+    let log = LogTail::with_lock(LIMITS, account.clone());
+    log.begin_epoch();
+    (Arc::new(log), account)
 }
 
 fn one(seq: u64) -> RecordBatch {
@@ -76,7 +76,7 @@ fn one(seq: u64) -> RecordBatch {
 }
 
 /// Reads until the end. Returns the numbers of the events and the result.
-fn follow(log: Arc<dyn TokenLog>, from: u64) -> (Vec<u64>, Result<(), ReadError>) {
+fn follow(log: Log, from: u64) -> (Vec<u64>, Result<(), ReadError>) {
     let mut reader = LogReader::new(log, Seq(from));
     let mut batch = RecordBatch::default();
     let mut seen = Vec::new();
@@ -112,9 +112,9 @@ fn readers_receive_all_records_until_the_seal() {
             })
             .into();
         for seq in 0..3 {
-            log.append(Epoch(0), &one(seq)).unwrap();
+            log.append(Epoch::FIRST, &one(seq)).unwrap();
         }
-        log.seal(Epoch(0), &one(3)).unwrap();
+        log.seal(Epoch::FIRST, &one(3)).unwrap();
         for (from, reader) in readers {
             assert_eq!(reader.join().unwrap(), ((from..4).collect(), Ok(())));
         }
@@ -139,7 +139,7 @@ fn expiry_wakes_every_reader() {
             let log = log.clone();
             move || {
                 (0..3)
-                    .map(|seq| log.append(Epoch(0), &one(seq)))
+                    .map(|seq| log.append(Epoch::FIRST, &one(seq)))
                     .collect::<Vec<_>>()
             }
         });
@@ -181,30 +181,35 @@ fn leaving_reader_does_not_consume_another_readers_wake_up() {
                 }
             }
         });
-        log.append(Epoch(0), &one(0)).unwrap();
-        log.seal(Epoch(0), &one(1)).unwrap();
+        log.append(Epoch::FIRST, &one(0)).unwrap();
+        log.seal(Epoch::FIRST, &one(1)).unwrap();
         leaver.join().unwrap();
         assert_eq!(stayer.join().unwrap(), (vec![0, 1], Ok(())));
     });
 }
 
 #[test]
-fn take_over_fences_the_earlier_writer() {
+fn new_epoch_fences_the_earlier_writer() {
     check(|| {
         let (log, _) = log();
         let stale = thread::spawn({
             let log = log.clone();
             move || {
                 (0..3).find_map(|seq| {
-                    log.append(Epoch(0), &one(seq))
+                    log.append(Epoch::FIRST, &one(seq))
                         .err()
                         .map(|error| (seq, error))
                 })
             }
         });
-        let epoch = log.take_over();
-        let next = log.tail().unwrap().next.0;
-        log.seal(epoch, &one(next)).unwrap();
+        let epoch = log.begin_epoch();
+        let next = log.end().unwrap().next.0;
+        let start = epoch.first_seq().0;
+        let mut last = RecordBatch::default();
+        last.restart(Seq(next));
+        last.skip(start - next);
+        last.push(1, b"last");
+        log.seal(epoch, &last).unwrap();
         match stale.join().unwrap() {
             Some((written, error)) => {
                 assert_eq!(
@@ -212,7 +217,7 @@ fn take_over_fences_the_earlier_writer() {
                     (
                         next,
                         AppendError::Fenced {
-                            held: Epoch(0),
+                            held: Epoch::FIRST,
                             current: epoch
                         }
                     )
@@ -220,6 +225,6 @@ fn take_over_fences_the_earlier_writer() {
             }
             None => assert_eq!(next, 3),
         }
-        assert_eq!(follow(log, 0), ((0..=next).collect(), Ok(())));
+        assert_eq!(follow(log, 0), ((0..next).chain([start]).collect(), Ok(())));
     });
 }

@@ -17,6 +17,7 @@ use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{ReaderKind, Resumption, Retention};
 use tokenwire_core::generation::{Generation, SubscriptionError};
 use tokenwire_core::log::LogLimits;
+use tokenwire_core::model::account::AccountKind;
 use tokenwire_core::model::error::ErrorCode;
 use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_testkit::{Audit, Call, EngineOptions, Line, Reader, TestEngine, settle};
@@ -348,7 +349,7 @@ impl World {
             .map(|subject| subject.generation.log().memory_size())
             .sum();
         assert_eq!(
-            self.test.account.used(),
+            self.test.account.held(AccountKind::Logs),
             weights,
             "the account is not what the logs weigh"
         );
@@ -477,12 +478,13 @@ impl World {
         tokio::time::sleep(Duration::from_secs(121)).await;
         test.engine.registry().sweep(Instant::now());
         assert_eq!(test.engine.registry().len(), 0);
+        drop(subjects);
+        settle().await;
         assert_eq!(
-            (test.engine.registry().used(), test.account.used()),
-            (0, 0),
+            test.account.committed(),
+            0,
             "memory is still counted after everything is gone"
         );
-        drop(subjects);
     }
 }
 

@@ -344,10 +344,10 @@ async fn follower_gives_the_same_answer_for_every_upstream_stream() {
             assert_eq!(
                 generation(follower)
                     .outcome()
-                    .map(|outcome| (outcome.ending, outcome.usage)),
+                    .map(|outcome| (outcome.ending.clone(), outcome.usage.clone())),
                 generation(&leader)
                     .outcome()
-                    .map(|outcome| (outcome.ending, outcome.usage)),
+                    .map(|outcome| (outcome.ending.clone(), outcome.usage.clone())),
                 "{what}"
             );
         }
@@ -539,7 +539,7 @@ async fn requests_that_differ_each_reach_the_upstream() {
         ),
         TestEngine::request(r#"{"input":"hi"}"#),
     ] {
-        let one = test.engine.start(request).unwrap();
+        let one = test.start_request(request).unwrap();
         assert_eq!(one.reused, Some(Reused::Miss));
         started.push(one);
     }
@@ -556,12 +556,12 @@ async fn requests_that_differ_each_reach_the_upstream() {
         },
     ] {
         assert_eq!(
-            test.engine.start(request).unwrap().reused,
+            test.start_request(request).unwrap().reused,
             Some(Reused::Coalesced)
         );
     }
     assert_eq!(
-        test.engine.start(owned("alice")).unwrap().reused,
+        test.start_request(owned("alice")).unwrap().reused,
         Some(Reused::Coalesced)
     );
 }
@@ -575,18 +575,18 @@ async fn owners_share_when_the_configuration_says_so() {
         owner: Owner::Named(name.into()),
         ..TestEngine::request(CHAT)
     };
-    let leader = test.engine.start(owned("alice")).unwrap();
+    let leader = test.start_request(owned("alice")).unwrap();
     let call = test.upstream.call().await;
-    let follower = test.engine.start(owned("bob")).unwrap();
+    let follower = test.start_request(owned("bob")).unwrap();
     assert_eq!(follower.reused, Some(Reused::Coalesced));
     complete(&call, "x");
     assert_eq!(audit(generation(&follower)).await.text, "x");
     let id = &generation(&follower).meta().id;
     assert!(
-        test.engine.find(id, &Owner::Named("alice".into())).is_err(),
+        test.find(id, &Owner::Named("alice".into())).is_err(),
         "another owner found the response"
     );
-    assert!(test.engine.find(id, &Owner::Named("bob".into())).is_ok());
+    assert!(test.find(id, &Owner::Named("bob".into())).is_ok());
     drop(leader);
 }
 
@@ -597,11 +597,11 @@ async fn freshness_new_and_private_ask_the_upstream() {
         freshness,
         ..TestEngine::request(CHAT)
     };
-    let private = test.engine.start(fresh(Freshness::Private)).unwrap();
+    let private = test.start_request(fresh(Freshness::Private)).unwrap();
     assert_eq!(private.reused, Some(Reused::Bypass));
     let (leader, _call) = lead(&test, CHAT).await;
     assert_eq!(test.upstream.waiting(), 1, "a private answer was followed");
-    let anew = test.engine.start(fresh(Freshness::New)).unwrap();
+    let anew = test.start_request(fresh(Freshness::New)).unwrap();
     assert_eq!(anew.reused, Some(Reused::Bypass));
     settle().await;
     assert_eq!(test.upstream.waiting(), 2);
@@ -620,8 +620,8 @@ async fn repeated_key_is_the_same_generation_and_no_cache_hit() {
         idempotency_key: Some("k".to_owned()),
         ..TestEngine::request(SEEDED)
     };
-    let first = test.engine.start(keyed()).unwrap();
-    let again = test.engine.start(keyed()).unwrap();
+    let first = test.start_request(keyed()).unwrap();
+    let again = test.start_request(keyed()).unwrap();
     assert_eq!(generation(&first).meta().id, generation(&again).meta().id);
     assert_eq!((first.reused, again.reused), (Some(Reused::Miss), None));
 }
@@ -1055,8 +1055,7 @@ async fn replaced_answer_does_not_expire_its_successor() {
     kept(&test, SEEDED, "old").await;
     tokio::time::sleep(seconds(30)).await;
     let anew = test
-        .engine
-        .start(StartRequest {
+        .start_request(StartRequest {
             freshness: Freshness::New,
             ..TestEngine::request(SEEDED)
         })
@@ -1161,8 +1160,7 @@ async fn fresh_answer_replaces_the_cached_one() {
     let test = caching();
     kept(&test, SEEDED, "old").await;
     let anew = test
-        .engine
-        .start(StartRequest {
+        .start_request(StartRequest {
             freshness: Freshness::New,
             ..TestEngine::request(SEEDED)
         })
@@ -1172,8 +1170,7 @@ async fn fresh_answer_replaces_the_cached_one() {
     generation(&anew).ended().await;
     settle().await;
     let private = test
-        .engine
-        .start(StartRequest {
+        .start_request(StartRequest {
             freshness: Freshness::Private,
             ..TestEngine::request(SEEDED)
         })

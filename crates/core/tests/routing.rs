@@ -652,7 +652,7 @@ async fn retry_after_of_a_client_key_holds_for_that_key_only() {
             client_key: key.map(Into::into),
             ..TestEngine::request(CHAT)
         };
-        world.test.engine.start(request).unwrap()
+        world.test.start_request(request).unwrap()
     };
     let asked = async |key: Option<&str>| {
         let started = start(key);
@@ -893,6 +893,31 @@ async fn endpoints_of_unequal_weight_get_their_shares() {
     }
     // A quarter of 1,000, within seven standard deviations.
     assert!((150..350).contains(&counts[0]), "{counts:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn hanging_endpoint_loses_its_share_of_unequal_weights() {
+    let world = Plan {
+        weights: vec![9, 1],
+        ..Plan::of(2)
+    }
+    .build();
+    // Requests until one waits at the endpoint that hangs.
+    let mut waiting = Vec::new();
+    while waiting.is_empty() {
+        let started = world.test.start(CHAT);
+        let (endpoint, call) = world.call().await;
+        if endpoint == 0 {
+            waiting.push((started, call));
+        } else {
+            complete(&call, "x");
+            ended(&started, "completed", None).await;
+        }
+    }
+    tokio::time::sleep(seconds(6)).await;
+    for _ in 0..100 {
+        assert_eq!(world.answer(Duration::ZERO).await, 1);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -1311,6 +1336,79 @@ async fn answers_that_cannot_be_continued_fail_with_their_error() {
         tokio::time::sleep(seconds(60)).await;
         assert_eq!(world.waiting(), 0, "{request} {continuation:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_continuation_is_left_to_a_third_endpoint() {
+    let world = Plan {
+        continuation: Continuation::Message,
+        ..Plan::of(3)
+    }
+    .build();
+    let started = world.test.start(CHAT);
+    let (first, call) = world.call().await;
+    call.answer(UpstreamHead::default());
+    call.token("one ").end(BodyEnd::Broken);
+    let (second, call) = world.call().await;
+    // For example because it does not know how to continue a message.
+    call.refuse(refusal(400, &[]));
+    let (third, call) = world.call().await;
+    assert_eq!(first + second + third, 3, "each endpoint is asked once");
+    assert_eq!(call.body()["messages"][1]["content"], "one ");
+    call.answer(UpstreamHead::default());
+    call.token("two").finish("stop").done().end(BodyEnd::Clean);
+    let object = ended(&started, "completed", None).await;
+    assert_eq!(text(&object), "one two");
+}
+
+#[tokio::test(start_paused = true)]
+async fn answer_of_an_upstream_that_falls_silent_is_continued() {
+    let world = Plan {
+        continuation: Continuation::Message,
+        timeouts: Timeouts {
+            between_tokens: seconds(10),
+            ..no_timeouts()
+        },
+        ..Plan::of(2)
+    }
+    .build();
+    let started = world.test.start(CHAT);
+    let (_, silent) = world.call().await;
+    silent.answer(UpstreamHead::default());
+    silent.token("one ");
+    let (_, call) = world.call().await;
+    silent.gone().await;
+    call.answer(UpstreamHead::default());
+    call.token("two").finish("stop").done().end(BodyEnd::Clean);
+    let object = ended(&started, "completed", None).await;
+    assert_eq!(text(&object), "one two");
+}
+
+#[tokio::test(start_paused = true)]
+async fn usage_of_a_continued_answer_is_the_sum_of_its_attempts() {
+    let world = Plan {
+        continuation: Continuation::Message,
+        ..Plan::of(2)
+    }
+    .build();
+    let started = world.test.start(CHAT);
+    let (_, call) = world.call().await;
+    call.answer(UpstreamHead::default());
+    call.token("one ")
+        .data(r#"{"choices":[{"index":0,"delta":{"content":"and "}}],"usage":{"prompt_tokens":7,"completion_tokens":2,"total_tokens":9}}"#)
+        .end(BodyEnd::Broken);
+    let (_, call) = world.call().await;
+    call.answer(UpstreamHead::default());
+    call.token("two")
+        .finish("stop")
+        .data(r#"{"choices":[],"usage":{"prompt_tokens":10,"completion_tokens":1,"total_tokens":11}}"#)
+        .done()
+        .end(BodyEnd::Clean);
+    let object = ended(&started, "completed", None).await;
+    assert_eq!(text(&object), "one and two");
+    let usage = ["input_tokens", "output_tokens", "total_tokens"]
+        .map(|name| object["usage"][name].as_u64().unwrap());
+    assert_eq!(usage, [17, 3, 20]);
 }
 
 #[tokio::test(start_paused = true)]

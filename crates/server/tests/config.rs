@@ -553,6 +553,10 @@ fn bad_files_are_refused_with_key_value_expectation_and_remedy() {
         ),
         ("server: {backlog: 0}", &["`server.backlog` is 0"]),
         (
+            "streams: {max_stream_events: 8388609}",
+            &["`streams.max_stream_events` is 8388609", "at most 8388608"],
+        ),
+        (
             "server: {allow_loopback_origins: yes}",
             &[
                 "`server.allow_loopback_origins` is \"yes\"",

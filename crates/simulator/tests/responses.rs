@@ -117,6 +117,12 @@ async fn text_is_streamed() {
         json!([{"type": "output_text", "text": " t0 t1 t2", "annotations": [], "logprobs": []}])
     );
     assert_eq!(response["usage"]["output_tokens"], 3);
+    // Required by the types of openai-python.
+    let details = &response["usage"]["input_tokens_details"];
+    assert_eq!(
+        *details,
+        json!({"cached_tokens": 0, "cache_write_tokens": 0})
+    );
     assert_eq!(
         response["usage"]["total_tokens"],
         response["usage"]["input_tokens"].as_u64().unwrap() + 3

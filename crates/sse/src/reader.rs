@@ -9,11 +9,13 @@ use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use bytes::BytesMut;
 use tokenwire_core::dialect::{Dialect, Frame, Framing};
 use tokenwire_core::engine::resume::position_gone;
-use tokenwire_core::engine::{Cursor, Engine, Place, ReaderKind, Resumption, StartRequest};
+use tokenwire_core::engine::{
+    Cursor, Engine, LOST_SEQ, LostStream, Place, ReaderKind, Resumption, StartRequest,
+};
 use tokenwire_core::generation::{Generation, ReaderGuard, Subscription};
 use tokenwire_core::model::error::ApiError;
 use tokenwire_core::model::gauge::Gauge;
-use tokenwire_core::model::id::{Owner, Seq};
+use tokenwire_core::model::id::{GenerationId, Owner, Seq};
 
 use crate::body::{HeartbeatKind, SseBody, SseOptions};
 use crate::framing::{Bare, EventSource, Sdk};
@@ -144,28 +146,29 @@ pub fn last_event_id(request: &HttpRequest) -> Result<Option<Cursor>, ApiError> 
 ///
 /// # Errors
 /// The errors of the [resume table](tokenwire_core::engine::resume), or a malformed id.
-pub fn resume(
+pub async fn resume(
     request: &HttpRequest,
     engine: &Engine,
     owner: &Owner,
     reader: &SseReader,
 ) -> Result<Option<HttpResponse>, ApiError> {
-    last_event_id(request)?
-        .map(|cursor| resume_at(engine, owner, &cursor, reader))
-        .transpose()
+    match last_event_id(request)? {
+        Some(cursor) => resume_at(engine, owner, &cursor, reader).await.map(Some),
+        None => Ok(None),
+    }
 }
 
 /// Answers a reader that comes back at this cursor.
 ///
 /// # Errors
 /// The errors of the [resume table](tokenwire_core::engine::resume).
-pub fn resume_at(
+pub async fn resume_at(
     engine: &Engine,
     owner: &Owner,
     cursor: &Cursor,
     reader: &SseReader,
 ) -> Result<HttpResponse, ApiError> {
-    let resumption = engine.resume(cursor, owner, reader.kind())?;
+    let resumption = engine.resume(cursor, owner, reader.kind()).await?;
     Ok(respond(HttpResponse::Ok(), resumption, reader))
 }
 
@@ -173,15 +176,15 @@ pub fn resume_at(
 ///
 /// # Errors
 /// As [`resume`] and [`start`].
-pub fn resume_or_start(
+pub async fn resume_or_start(
     request: &HttpRequest,
     engine: &Engine,
     start_request: StartRequest,
     reader: &SseReader,
 ) -> Result<HttpResponse, ApiError> {
-    match resume(request, engine, &start_request.owner, reader)? {
+    match resume(request, engine, &start_request.owner, reader).await? {
         Some(response) => Ok(response),
-        None => start(engine, start_request, reader),
+        None => start(engine, start_request, reader).await,
     }
 }
 
@@ -189,13 +192,13 @@ pub fn resume_or_start(
 ///
 /// # Errors
 /// The errors of the [resume table](tokenwire_core::engine::resume).
-pub fn head_at(
+pub async fn head_at(
     engine: &Engine,
     owner: &Owner,
     cursor: &Cursor,
     reader: &SseReader,
 ) -> Result<HttpResponse, ApiError> {
-    let place = engine.peek(cursor, owner, reader.kind())?;
+    let place = engine.peek(cursor, owner, reader.kind()).await?;
     if place == Place::NothingLeft && reader.framing == SseFraming::EventSource {
         return Ok(HttpResponse::NoContent().finish());
     }
@@ -209,12 +212,12 @@ pub fn head_at(
 /// # Errors
 /// As [`Engine::start`], and the errors of the [resume table](tokenwire_core::engine::resume) for a
 /// repeated key.
-pub fn start(
+pub async fn start(
     engine: &Engine,
     request: StartRequest,
     reader: &SseReader,
 ) -> Result<HttpResponse, ApiError> {
-    let started = engine.start(request)?;
+    let started = engine.start(request).await?;
     read(HttpResponse::Ok(), engine, started.guard, reader)
 }
 
@@ -265,15 +268,29 @@ fn respond(
             SseFraming::Bare => reader.respond(response, reader.body(None, Vec::new())),
         },
         Resumption::Reset { id, seq, event } => {
-            let mut preface = BytesMut::from(RETRY);
-            let frame = Frame {
-                seq,
-                name: None,
-                relayed_name: None,
-                data: &event,
+            reader.respond(response, reader.body(None, last_frame(&id, seq, &event)))
+        }
+        Resumption::Lost(LostStream { id, event, error }) => {
+            // A chat client learns of a failure by the error alone.
+            let event = match reader.dialect {
+                Dialect::Chat => error.body().into_bytes(),
+                Dialect::Responses | Dialect::Text => event,
             };
-            EventSource.frame(&id, &frame, &mut preface);
-            reader.respond(response, reader.body(None, preface.to_vec()))
+            let frame = last_frame(&id, LOST_SEQ, &event);
+            reader.respond(response, reader.body(None, frame))
         }
     }
+}
+
+/// A stream of one event.
+fn last_frame(id: &GenerationId, seq: Seq, event: &[u8]) -> Vec<u8> {
+    let mut out = BytesMut::from(RETRY);
+    let frame = Frame {
+        seq,
+        name: None,
+        relayed_name: None,
+        data: event,
+    };
+    EventSource.frame(id, &frame, &mut out);
+    out.to_vec()
 }

@@ -3,11 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use tokenwire_core::engine::{
     Caller, Engine, Observer, Retention, Reuse, ReuseOptions, StartRequest, Started,
 };
-use tokenwire_core::log::{LogLimits, MemoryAccount};
+use tokenwire_core::generation::Generation;
+use tokenwire_core::log::LogLimits;
+use tokenwire_core::model::account::Account;
 use tokenwire_core::model::error::ApiError;
+use tokenwire_core::model::id::{GenerationId, Owner};
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::request::StreamRequest;
 use tokenwire_core::upstream::{Target, Timeouts, Upstream};
@@ -85,8 +89,8 @@ pub struct TestEngine {
     pub engine: Engine,
     /// The upstream that it asks.
     pub upstream: ScriptedUpstream,
-    /// Bytes that all logs hold.
-    pub account: MemoryAccount,
+    /// Bytes that requests and answers hold.
+    pub account: Account,
     /// The generations' tasks.
     pub tasks: TaskTracker,
     /// Sharing of answers, if it is on.
@@ -157,8 +161,30 @@ impl TestEngine {
     ///
     /// # Errors
     /// As [`Engine::start`].
+    ///
+    /// # Panics
+    /// If the engine waits, which it does only for what is not in this process.
+    pub fn start_request(&self, request: StartRequest) -> Result<Started, ApiError> {
+        now(self.engine.start(request))
+    }
+
+    /// Returns the generation of this id, if it is this owner's.
+    ///
+    /// # Errors
+    /// As [`Engine::find`].
+    ///
+    /// # Panics
+    /// As [`TestEngine::start_request`].
+    pub fn find(&self, id: &GenerationId, owner: &Owner) -> Result<Arc<Generation>, ApiError> {
+        now(self.engine.find(id, owner))
+    }
+
+    /// Starts a generation.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
     pub fn try_start(&self, body: &str) -> Result<Started, ApiError> {
-        self.engine.start(Self::request(body))
+        self.start_request(Self::request(body))
     }
 
     /// Starts a generation.
@@ -170,4 +196,11 @@ impl TestEngine {
         self.try_start(body)
             .unwrap_or_else(|error| panic!("{body} started nothing: {error:?}"))
     }
+}
+
+/// Returns the result of an operation that does not wait.
+fn now<T>(operation: impl Future<Output = T>) -> T {
+    operation
+        .now_or_never()
+        .expect("nothing outside of this process is asked for")
 }

@@ -1,6 +1,6 @@
 //! Test support that several crates share.
 //!
-//! * [`log_conformance`](mod@log_conformance): a suite for every [`TokenLog`](tokenwire_core::log::TokenLog). One macro
+//! * [`log_conformance`](mod@log_conformance): the suite of the [log](tokenwire_core::log::LogTail). One macro
 //!   call runs it for an implementation.
 //! * [`store_conformance`](mod@store_conformance): the same for every
 //!   [`LogStore`](tokenwire_core::log::LogStore).

@@ -22,7 +22,7 @@ pub(crate) struct Event {
 impl Event {
     /// Describes the end of a generation, which must have ended.
     pub(crate) fn of(generation: &Generation) -> Self {
-        let kind = match generation.outcome().map(|outcome| outcome.ending) {
+        let kind = match generation.outcome().as_ref().map(|outcome| &outcome.ending) {
             Some(Ending::Completed { .. }) => "response.completed",
             Some(Ending::Incomplete { .. }) => "response.incomplete",
             Some(Ending::Failed(_)) => "response.failed",

@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Client, Response};
 use tokenwire_core::model::time::unix_now;
+use tokenwire_core::upstream::parse_retry_after;
 
 use crate::delivery::{Attempted, DeliveryError};
 use crate::endpoint::leads_inside;
@@ -98,7 +99,7 @@ async fn classify(response: Response) -> Attempted {
     let retry_after = response
         .headers()
         .get(RETRY_AFTER)
-        .and_then(|value| retry_after(value.to_str().ok()?, SystemTime::now()));
+        .and_then(|value| parse_retry_after(value.to_str().ok()?, SystemTime::now()));
     // Closing early can look like a failure to the receiver.
     let _ = tokio::time::timeout(BODY_TIMEOUT, read_some(response)).await;
     match status {
@@ -116,16 +117,6 @@ async fn read_some(mut response: Response) {
     {
         read += piece.len();
     }
-}
-
-/// Parses `Retry-After` (RFC 9110, section 10.2.3): seconds or a date.
-fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
-    let value = value.trim();
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = httpdate::parse_http_date(value).ok()?;
-    date.duration_since(now).ok()
 }
 
 /// Maps an error of the client, whose own text would show the URL.
@@ -242,25 +233,5 @@ mod tests {
             .await
             .unwrap()
             .unwrap();
-    }
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777 - 30);
-        for (value, expected) in [
-            ("120", Some(120)),
-            (" 7 ", Some(7)),
-            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(30)),
-            ("Sun, 06 Nov 1993 08:49:37 GMT", None),
-            ("-1", None),
-            ("soon", None),
-            ("", None),
-        ] {
-            assert_eq!(
-                retry_after(value, now),
-                expected.map(Duration::from_secs),
-                "{value}"
-            );
-        }
     }
 }

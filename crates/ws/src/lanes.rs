@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use tokenwire_core::model::id::GenerationId;
+use tokenwire_core::model::account::Charge;
 use tokenwire_core::request::ResponsesRequest;
 
 use crate::framing::StreamId;
@@ -19,24 +19,27 @@ pub(crate) struct Lanes {
 
 #[derive(Default)]
 struct Lane {
-    running: Option<GenerationId>,
-    waiting: VecDeque<ResponsesRequest>,
+    /// Whether a generation runs or is being started.
+    busy: bool,
+    waiting: VecDeque<QueuedCreate>,
+}
+
+/// A create that waits for its lane.
+pub(crate) struct QueuedCreate {
+    pub(crate) request: ResponsesRequest,
+    /// Counts the request.
+    pub(crate) charge: Charge,
 }
 
 impl Lanes {
-    /// Whether a generation runs on this lane.
+    /// Whether a generation runs on this lane, or is being started.
     pub(crate) fn is_busy(&self, key: &LaneKey) -> bool {
-        self.lanes
-            .get(key)
-            .is_some_and(|lane| lane.running.is_some())
+        self.lanes.get(key).is_some_and(|lane| lane.busy)
     }
 
     /// Number of lanes that run a generation.
     pub(crate) fn running(&self) -> usize {
-        self.lanes
-            .values()
-            .filter(|lane| lane.running.is_some())
-            .count()
+        self.lanes.values().filter(|lane| lane.busy).count()
     }
 
     /// Number of creates that wait, on all lanes together.
@@ -44,26 +47,22 @@ impl Lanes {
         self.queued
     }
 
-    /// Marks the lane as busy with this generation.
-    pub(crate) fn run(&mut self, key: LaneKey, id: GenerationId) {
-        self.lanes.entry(key).or_default().running = Some(id);
+    /// Marks the lane as busy with a generation.
+    pub(crate) fn run(&mut self, key: LaneKey) {
+        self.lanes.entry(key).or_default().busy = true;
     }
 
     /// Lets a create wait for its lane.
-    pub(crate) fn enqueue(&mut self, key: LaneKey, request: ResponsesRequest) {
+    pub(crate) fn enqueue(&mut self, key: LaneKey, create: QueuedCreate) {
         self.queued += 1;
-        self.lanes
-            .entry(key)
-            .or_default()
-            .waiting
-            .push_back(request);
+        self.lanes.entry(key).or_default().waiting.push_back(create);
     }
 
     /// Frees the lane, and returns the next create that waits on it. A lane on which nothing waits
     /// is removed.
-    pub(crate) fn release(&mut self, key: &LaneKey) -> Option<ResponsesRequest> {
+    pub(crate) fn release(&mut self, key: &LaneKey) -> Option<QueuedCreate> {
         let lane = self.lanes.get_mut(key)?;
-        lane.running = None;
+        lane.busy = false;
         let next = lane.waiting.pop_front();
         if next.is_some() {
             self.queued -= 1;

@@ -8,22 +8,27 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt as _;
+use futures::future::LocalBoxFuture;
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{
-    Caller, Cursor, Engine, ReaderKind, Registry, Resumption, StartRequest,
+    Caller, Cursor, Engine, LOST_SEQ, LostStream, ReaderKind, Registry, Resumption, StartRequest,
+    Started,
 };
-use tokenwire_core::generation::{ReaderGuard, Subscription, SubscriptionError};
+use tokenwire_core::generation::{Generation, ReaderGuard, Subscription, SubscriptionError};
+use tokenwire_core::model::account::AccountKind;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::gauge::Gauge;
 use tokenwire_core::model::id::{GenerationId, Seq};
+use tokenwire_core::model::snapshot::Status;
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokio::sync::Notify;
 
 use crate::framing::{StreamId, TextFrames, put_text};
-use crate::lanes::{LaneKey, Lanes};
+use crate::lanes::{LaneKey, Lanes, QueuedCreate};
 use crate::message::{self, Command, Named, Rejected, Resume};
 use crate::readers::{Broken, Frames, POLL_BYTES, Readers};
 
@@ -43,12 +48,17 @@ pub(crate) struct SessionOptions {
     pub(crate) extensions: bool,
 }
 
+/// What follows an operation that had to wait.
+type Continuation = Box<dyn FnOnce(&mut SocketSession)>;
+
 pub(crate) struct SocketSession {
     engine: Engine,
     options: SessionOptions,
     replies: BytesMut,
     readers: Readers,
     lanes: Lanes,
+    /// Commands that wait for what is not in this process.
+    waiting: Vec<LocalBoxFuture<'static, Continuation>>,
     /// Whether the client takes `tokenwire:` events: it offered the subprotocol, or has sent a
     /// `tokenwire:` message. The SDKs fail on event types that they do not know.
     extensions: Arc<AtomicBool>,
@@ -68,6 +78,7 @@ impl SocketSession {
             options,
             replies: BytesMut::new(),
             lanes: Lanes::default(),
+            waiting: Vec::new(),
             body: None,
             freed: VecDeque::new(),
             room: Rc::default(),
@@ -81,7 +92,10 @@ impl SocketSession {
 
     /// Whether nothing runs, waits or remains to be sent.
     pub(crate) fn is_idle(&self) -> bool {
-        self.readers.is_empty() && self.lanes.queued() == 0 && self.replies.is_empty()
+        self.readers.is_empty()
+            && self.lanes.queued() == 0
+            && self.waiting.is_empty()
+            && self.replies.is_empty()
     }
 
     /// Whether there is room for the replies to another message.
@@ -105,13 +119,14 @@ impl SocketSession {
         }
         match command {
             Ok(Command::Create) => self.create(text),
-            Ok(Command::Resume(resume)) => self.resume(&resume),
-            Ok(Command::Cancel(named)) => self.on_generation(&named, |session, id| {
-                let owner = &session.options.caller.owner;
-                session.engine.find(id, owner)?.cancel();
-                Ok(())
-            }),
-            Ok(Command::Unsubscribe(named)) => self.on_generation(&named, Self::unsubscribe),
+            Ok(Command::Resume(resume)) => self.resume(resume),
+            Ok(Command::Cancel(named)) => self.cancel(named),
+            Ok(Command::Unsubscribe(named)) => {
+                let done = parse_id(&named.response_id).and_then(|id| self.unsubscribe(&id));
+                if let Err(error) = done {
+                    self.failed_command(&named, &error);
+                }
+            }
             Ok(Command::Ping) => self.reply(message::PONG, None),
             Err(rejected) => {
                 let Rejected {
@@ -128,6 +143,7 @@ impl SocketSession {
                 self.reply(&reply, stream_id.as_deref());
             }
         }
+        self.start_waiting();
         self.wake();
     }
 
@@ -164,7 +180,15 @@ impl SocketSession {
             let message = format!("{queued} responses wait on this socket, which is its limit.");
             return self.limit_reached(lane.as_deref(), &message);
         }
-        self.lanes.enqueue(lane, request);
+        let account = self.engine.account();
+        let size = request.memory_size();
+        let charge = account
+            .check_size(size)
+            .and_then(|()| Ok(account.try_charge(AccountKind::Queued, size)?));
+        match charge {
+            Ok(charge) => self.lanes.enqueue(lane, QueuedCreate { request, charge }),
+            Err(error) => self.reply(&message::error(&error), lane.as_deref()),
+        }
     }
 
     fn limit_reached(&mut self, lane: Option<&str>, text: &str) {
@@ -172,14 +196,27 @@ impl SocketSession {
         self.reply(&message::error(&error), lane);
     }
 
+    /// Starts a generation. The lane is busy from now on.
     fn start(&mut self, lane: LaneKey, request: ResponsesRequest) {
+        self.lanes.run(lane.clone());
         // No freshness here: a browser sends `no-cache` with every upgrade, and a message has no
         // headers.
         let body = StreamRequest::Responses(request);
         let start = StartRequest::new(body, self.options.caller.clone(), "/v1/responses");
-        let started = match self.engine.start(start) {
+        let engine = self.engine.clone();
+        let starting = async move { engine.start(start).await };
+        self.perform(starting, move |session, started| {
+            session.started(lane, started)
+        });
+    }
+
+    fn started(&mut self, lane: LaneKey, started: Result<Started, ApiError>) {
+        let started = match started {
             Ok(started) => started,
-            Err(error) => return self.reply(&message::error(&error), lane.as_deref()),
+            Err(error) => {
+                self.reply(&message::error(&error), lane.as_deref());
+                return self.free(Some(lane));
+            }
         };
         let id = started.guard.generation().meta().id.clone();
         // A client that does not take `tokenwire:reset` gets an error instead.
@@ -193,15 +230,17 @@ impl SocketSession {
                 // A repeated key on this socket moves the reader to its new lane and frees the old
                 // one.
                 let moved = self.readers.take(&id).flatten();
-                self.lanes.run(lane.clone(), id);
                 self.read(guard, from, lane.as_ref(), Some(lane.clone()));
-                self.free(moved);
+                return self.free(moved);
             }
-            // The log of a repeated key is gone: the lane stays free.
-            Ok(Resumption::Reset { event, .. }) => self.reply(&event, lane.as_deref()),
+            // The log of a repeated key is gone.
+            Ok(Resumption::Reset { event, .. } | Resumption::Lost(LostStream { event, .. })) => {
+                self.reply(&event, lane.as_deref());
+            }
             Ok(Resumption::NothingLeft { .. }) => {}
             Err(error) => self.reply(&message::error(&error), lane.as_deref()),
         }
+        self.free(Some(lane));
     }
 
     fn read(
@@ -219,25 +258,70 @@ impl SocketSession {
         self.readers.push(subscription, stream_id.cloned(), lane);
     }
 
-    fn resume(&mut self, resume: &Resume) {
-        if let Err(error) = self.try_resume(resume) {
-            let reply = message::command_error(Some(&resume.response_id), &error);
-            self.reply(&reply, resume.stream_id.as_deref());
+    fn resume(&mut self, resume: Resume) {
+        let id = match parse_id(&resume.response_id) {
+            Ok(id) => id,
+            Err(error) => return self.failed_resume(&resume, &error),
+        };
+        let owner = self.options.caller.owner.clone();
+        if let Some(generation) = self.engine.find_local(&id, &owner) {
+            return self.resume_known(&resume, &generation);
+        }
+        if let Err(error) = self.may_wait() {
+            return self.failed_resume(&resume, &error);
+        }
+        // Asked for with the cursor, since a lost stream has no generation.
+        let engine = self.engine.clone();
+        let cursor = Cursor {
+            id,
+            after: resume.starting_after,
+        };
+        let resuming = async move { engine.resume(&cursor, &owner, ReaderKind::WebSocket).await };
+        self.perform(resuming, move |session, resumption| match resumption {
+            Ok(Resumption::Read { guard, .. }) => {
+                let generation = guard.generation().clone();
+                session.resume_known(&resume, &generation);
+            }
+            Ok(Resumption::NothingLeft {
+                generation: Some(generation),
+            }) => session.resume_known(&resume, &generation),
+            Ok(Resumption::NothingLeft { generation: None }) => {
+                let from = resume
+                    .starting_after
+                    .map_or(0, |after| after.saturating_add(1));
+                let status = Status::Failed.as_str();
+                let head = Some(LOST_SEQ.0);
+                let reply = message::resumed(&resume.response_id, from, head, status);
+                session.reply(&reply, resume.stream_id.as_deref());
+            }
+            Ok(Resumption::Reset { event, .. } | Resumption::Lost(LostStream { event, .. })) => {
+                session.reply(&event, resume.stream_id.as_deref());
+            }
+            Err(error) => session.failed_resume(&resume, &error),
+        });
+    }
+
+    fn failed_resume(&mut self, resume: &Resume, error: &ApiError) {
+        let reply = message::command_error(Some(&resume.response_id), error);
+        self.reply(&reply, resume.stream_id.as_deref());
+    }
+
+    fn resume_known(&mut self, resume: &Resume, generation: &Arc<Generation>) {
+        if let Err(error) = self.try_resume(resume, generation) {
+            self.failed_resume(resume, &error);
         }
     }
 
-    fn try_resume(&mut self, resume: &Resume) -> Result<(), ApiError> {
+    fn try_resume(
+        &mut self,
+        resume: &Resume,
+        generation: &Arc<Generation>,
+    ) -> Result<(), ApiError> {
         let (response_id, after) = (&resume.response_id, resume.starting_after);
-        let cursor = Cursor {
-            id: parse_id(response_id)?,
-            after,
-        };
-        let owner = &self.options.caller.owner;
-        let generation = self.engine.find(&cursor.id, owner)?;
         // Attached before the old reader ends, so that the generation never has zero readers.
         let guard = generation.attach();
         // A second resume repositions: the first reader ends, but the lane stays its generation's.
-        let lane = self.readers.take(&cursor.id);
+        let lane = self.readers.take(&generation.meta().id);
         if lane.is_none() && self.readers.len() >= self.options.max_lanes {
             let message = format!(
                 "This socket reads {} streams, which is its limit.",
@@ -258,7 +342,10 @@ impl SocketSession {
         };
         match resumption {
             Resumption::Read { guard, from } => {
-                self.reply(&resumed(from.0), name.as_deref());
+                // A reader whose position was lost gets a reset from its subscription instead.
+                if !after.is_some_and(|after| generation.is_lost(Seq(after))) {
+                    self.reply(&resumed(from.0), name.as_deref());
+                }
                 self.read(guard, from, name.as_ref(), lane);
             }
             Resumption::NothingLeft { .. } => {
@@ -266,7 +353,7 @@ impl SocketSession {
                 self.reply(&resumed(from), name.as_deref());
                 self.free(lane);
             }
-            Resumption::Reset { event, .. } => {
+            Resumption::Reset { event, .. } | Resumption::Lost(LostStream { event, .. }) => {
                 self.reply(&event, name.as_deref());
                 self.free(lane);
             }
@@ -274,15 +361,44 @@ impl SocketSession {
         Ok(())
     }
 
-    fn on_generation(
+    fn cancel(&mut self, named: Named) {
+        let id = match parse_id(&named.response_id) {
+            Ok(id) => id,
+            Err(error) => return self.failed_command(&named, &error),
+        };
+        let owner = self.options.caller.owner.clone();
+        if let Some(generation) = self.engine.find_local(&id, &owner) {
+            return generation.cancel();
+        }
+        if let Err(error) = self.may_wait() {
+            return self.failed_command(&named, &error);
+        }
+        let engine = self.engine.clone();
+        let finding = async move { engine.find(&id, &owner).await };
+        self.perform(finding, move |session, found| match found {
+            Ok(generation) => generation.cancel(),
+            Err(error) => session.failed_command(&named, &error),
+        });
+    }
+
+    fn failed_command(&mut self, named: &Named, error: &ApiError) {
+        let reply = message::command_error(Some(&named.response_id), error);
+        self.reply(&reply, None);
+    }
+
+    /// Runs an operation and then `then`: at once if it does not wait, else when it is done.
+    fn perform<T: 'static>(
         &mut self,
-        named: &Named,
-        act: impl FnOnce(&mut Self, &GenerationId) -> Result<(), ApiError>,
+        operation: impl Future<Output = T> + 'static,
+        then: impl FnOnce(&mut Self, T) + 'static,
     ) {
-        let result = parse_id(&named.response_id).and_then(|id| act(self, &id));
-        if let Err(error) = result {
-            let reply = message::command_error(Some(&named.response_id), &error);
-            self.reply(&reply, None);
+        let mut operation = Box::pin(operation);
+        match operation.as_mut().now_or_never() {
+            Some(output) => then(self, output),
+            None => self.waiting.push(Box::pin(async move {
+                let output = operation.await;
+                Box::new(move |session: &mut Self| then(session, output)) as Continuation
+            })),
         }
     }
 
@@ -297,21 +413,47 @@ impl SocketSession {
         Ok(())
     }
 
-    /// Starts the next create of a lane whose generation has ended or is no longer read.
-    fn free(&mut self, lane: Option<LaneKey>) {
-        let Some(lane) = lane else { return };
-        // A create that starts nothing must not hold up those behind it.
-        loop {
-            if !self.has_room() {
-                self.freed.push_back(lane);
-                return;
+    fn poll_waiting(&mut self, cx: &mut Context<'_>) {
+        let mut at = 0;
+        while let Some(operation) = self.waiting.get_mut(at) {
+            match operation.as_mut().poll(cx) {
+                Poll::Ready(then) => {
+                    drop(self.waiting.remove(at));
+                    then(self);
+                    self.start_waiting();
+                }
+                Poll::Pending => at += 1,
             }
-            let Some(request) = self.lanes.release(&lane) else {
-                return;
-            };
-            self.start(lane.clone(), request);
-            if self.lanes.is_busy(&lane) {
-                return;
+        }
+    }
+
+    /// Refuses a command that would have to wait while as many wait as there are lanes. Creates are
+    /// bounded by their lanes.
+    fn may_wait(&self) -> Result<(), ApiError> {
+        let waiting = self.waiting.len();
+        if waiting < self.options.max_lanes {
+            return Ok(());
+        }
+        let message = format!("{waiting} commands of this socket wait, which is its limit.");
+        let code = ErrorCode::WebsocketStreamLimitReached;
+        Err(ApiError::new(code, message))
+    }
+
+    /// Notes that a lane's generation has ended, is no longer read, or was not started.
+    fn free(&mut self, lane: Option<LaneKey>) {
+        self.freed.extend(lane);
+    }
+
+    /// Starts the next create of each freed lane, while there is room for what they reply. One that
+    /// starts nothing frees its lane again, so it does not hold up those behind it.
+    fn start_waiting(&mut self) {
+        while self.has_room()
+            && let Some(lane) = self.freed.pop_front()
+        {
+            if let Some(QueuedCreate { request, charge }) = self.lanes.release(&lane) {
+                self.start(lane, request);
+                // Until here it stands for the request as it was read.
+                drop(charge);
             }
         }
     }
@@ -326,11 +468,11 @@ impl SocketSession {
             self.body = Some(cx.waker().clone());
         }
         let mut out = Frames::default();
+        self.poll_waiting(cx);
         loop {
             out.push(self.take_replies());
-            let freed = self.freed.pop_front();
-            let more = freed.is_some();
-            self.free(freed);
+            let more = !self.freed.is_empty();
+            self.start_waiting();
             let ended = self.readers.poll(cx, &mut out);
             let full = out.len() >= POLL_BYTES;
             if full {
@@ -344,6 +486,7 @@ impl SocketSession {
                 }
                 self.free(reader.lane);
             }
+            self.start_waiting();
             // A freed lane may have started its next create, whose first event is ready at once.
             if full || !more {
                 out.push(self.take_replies());
@@ -360,9 +503,9 @@ impl SocketSession {
             error,
         } = broken;
         let name = stream_id.as_deref();
-        let left = self.engine.find(id, &self.options.caller.owner);
+        let left = self.engine.find_local(id, &self.options.caller.owner);
         let extensions = self.extensions.load(Ordering::Relaxed);
-        if let (Ok(generation), SubscriptionError::Expired, true) = (left, error, extensions) {
+        if let (Some(generation), SubscriptionError::Expired, true) = (left, error, extensions) {
             let (_, event) = generation.reset_event();
             return self.reply(&event, name);
         }
@@ -395,3 +538,6 @@ fn parse_id(text: &str) -> Result<GenerationId, ApiError> {
         ApiError::new(ErrorCode::NotFound, message).param("response_id")
     })
 }
+
+#[cfg(test)]
+mod tests;

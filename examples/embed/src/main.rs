@@ -36,7 +36,7 @@ async fn haiku(
     let body = StreamRequest::Responses(body);
     let start = StartRequest::new(body, Caller::default(), "/haiku");
     let reader = SseReader::event_source();
-    Ok(resume_or_start(&request, &engine, start, &reader)?)
+    Ok(resume_or_start(&request, &engine, start, &reader).await?)
 }
 
 /// Any number of answers over one connection; see section 4 of the protocol.

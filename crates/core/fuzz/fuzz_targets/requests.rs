@@ -21,7 +21,8 @@ fuzz_target!(|body: &[u8]| {
         Ok(StreamRequest::Responses(responses)) => {
             let _ = responses.request_fields();
             let _ = responses.fingerprint();
-            let history = responses.input_items();
+            let items = responses.input_items();
+            let history: Vec<_> = items.iter().map(|item| &**item).collect();
             for history in [&[][..], &history] {
                 let relayed = responses.to_responses(history, "m");
                 RawObject::parse(&relayed).expect("the relayed body is an object");

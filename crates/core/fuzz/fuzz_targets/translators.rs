@@ -28,8 +28,10 @@ fuzz_target!(|input: (u8, bool, &[u8])| {
     let mut sink = |event: SseEvent<'_>| {
         let progress = match event {
             SseEvent::Data {
-                data, terminated, ..
-            } if responses => relay.payload(data, terminated, &mut records).progress,
+                name,
+                data,
+                terminated,
+            } if responses => relay.payload(name, data, terminated, &mut records).progress,
             SseEvent::Data {
                 name,
                 data,

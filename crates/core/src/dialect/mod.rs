@@ -148,6 +148,21 @@ impl Renderer {
         self.framing.share_key()
     }
 
+    pub(crate) fn shows_extensions(&self) -> bool {
+        self.framing.shows_extensions()
+    }
+
+    /// Appends the frame of a `tokenwire:reset`.
+    pub(crate) fn reset(&self, id: &GenerationId, seq: Seq, event: &[u8], out: &mut BytesMut) {
+        let frame = Frame {
+            seq,
+            name: None,
+            relayed_name: None,
+            data: event,
+        };
+        self.framing.frame(id, &frame, out);
+    }
+
     /// Frees the memory that a large frame took.
     pub(crate) fn release(&mut self) {
         self.scratch.shrink_to(1024);

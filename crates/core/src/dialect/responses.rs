@@ -8,7 +8,8 @@ use crate::model::event::{DeltaKind, DeltaTarget, Ending, EventKind, ItemHead, P
 use crate::model::id::Seq;
 use crate::model::json;
 use crate::model::record::FullRecord;
-use crate::model::snapshot::{ResponseObject, Snapshot, Status, write_item_head, write_part};
+use crate::model::snapshot::{ResponseObject, Snapshot, Status, write_empty_part, write_item_head};
+use crate::model::text;
 
 fn delta_name(kind: DeltaKind) -> &'static str {
     match kind {
@@ -191,7 +192,7 @@ fn write_event(
                 item_reference(&head_of(snapshot, *item), *item, Some(*part), out)
             });
             out.extend_from_slice(b",\"part\":");
-            write_part(*kind, "", "", "", out);
+            write_empty_part(*kind, out);
             "response.content_part.added"
         }
         EventKind::Delta {
@@ -230,7 +231,7 @@ fn write_event(
         EventKind::TextDone { item, part } => view.with_snapshot(|snapshot| {
             let (kind, text) = snapshot
                 .part_text(*item, *part)
-                .unwrap_or((PartKind::Text, ""));
+                .unwrap_or((PartKind::Text, &text::EMPTY));
             let (name, field) = match kind {
                 PartKind::Text => ("response.output_text.done", ",\"text\":\""),
                 PartKind::Refusal => ("response.refusal.done", ",\"refusal\":\""),
@@ -238,13 +239,13 @@ fn write_event(
             };
             open(name, seq, out);
             item_reference(&head_of(snapshot, *item), *item, Some(*part), out);
-            for piece in [field, text, "\""] {
-                out.extend_from_slice(piece.as_bytes());
-            }
+            out.extend_from_slice(field.as_bytes());
+            text.write(out);
+            out.push(b'"');
             if kind == PartKind::Text {
-                for piece in [",\"logprobs\":[", snapshot.part_logprobs(*item, *part), "]"] {
-                    out.extend_from_slice(piece.as_bytes());
-                }
+                out.extend_from_slice(b",\"logprobs\":[");
+                snapshot.part_logprobs(*item, *part).write(out);
+                out.push(b']');
             }
             name
         }),
@@ -253,9 +254,9 @@ fn write_event(
                 let name = "response.custom_tool_call_input.done";
                 open(name, seq, out);
                 item_reference(&head_of(snapshot, *item), *item, None, out);
-                for piece in [",\"input\":\"", snapshot.arguments(*item), "\""] {
-                    out.extend_from_slice(piece.as_bytes());
-                }
+                out.extend_from_slice(b",\"input\":\"");
+                snapshot.arguments(*item).write(out);
+                out.push(b'"');
                 return name;
             }
             open("response.function_call_arguments.done", seq, out);
@@ -264,15 +265,11 @@ fn write_event(
                 Some(ItemHead::FunctionCall { name, .. }) => name.as_str(),
                 _ => "",
             };
-            for piece in [
-                ",\"name\":\"",
-                name,
-                "\",\"arguments\":\"",
-                snapshot.arguments(*item),
-                "\"",
-            ] {
+            for piece in [",\"name\":\"", name, "\",\"arguments\":\""] {
                 out.extend_from_slice(piece.as_bytes());
             }
+            snapshot.arguments(*item).write(out);
+            out.push(b'"');
             "response.function_call_arguments.done"
         }),
         EventKind::PartDone { item, part } => view.with_snapshot(|snapshot| {

@@ -7,8 +7,9 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::task::TaskTracker;
 
-use super::{Engine, Registry, Retention, Reuse, ReuseOptions};
-use crate::log::{LogLimits, MemoryAccount};
+use super::{Engine, GenerationSource, HistoryLimits, Registry, Retention, Reuse, ReuseOptions};
+use crate::log::LogLimits;
+use crate::model::account::{Account, Relief};
 use crate::model::id::{IdSource, RandomIds};
 use crate::upstream::Upstream;
 
@@ -22,6 +23,8 @@ pub struct EngineBuilder {
     retention: Retention,
     log_limits: LogLimits,
     grace: Duration,
+    history_limits: HistoryLimits,
+    source: Option<Arc<dyn GenerationSource>>,
     reuse: Option<ReuseOptions>,
     sweep_interval: Option<Duration>,
     ids: Arc<dyn IdSource>,
@@ -33,9 +36,10 @@ pub struct EngineBuilder {
 pub struct SharedEngine {
     registry: Arc<Registry>,
     log_limits: LogLimits,
-    account: MemoryAccount,
+    account: Account,
     tasks: TaskTracker,
     grace: Duration,
+    history_limits: HistoryLimits,
     reuse: Option<Arc<Reuse>>,
     sweep_interval: Option<Duration>,
     sweeper: Arc<OnceLock<()>>,
@@ -58,6 +62,8 @@ impl Default for EngineBuilder {
                 events: 100_000,
             },
             grace: Duration::from_secs(30),
+            history_limits: HistoryLimits::default(),
+            source: None,
             reuse: None,
             sweep_interval: Some(Duration::from_secs(1)),
             ids: Arc::new(RandomIds),
@@ -83,6 +89,24 @@ impl EngineBuilder {
     #[must_use]
     pub fn disconnect_grace(self, grace: Duration) -> Self {
         Self { grace, ..self }
+    }
+
+    /// Sets how long a conversation may be that a turn builds on. Default: 1,000 turns, 64 MiB.
+    #[must_use]
+    pub fn history_limits(self, history_limits: HistoryLimits) -> Self {
+        Self {
+            history_limits,
+            ..self
+        }
+    }
+
+    /// Sets who knows of generations that are not in this process. Default: none.
+    #[must_use]
+    pub fn source(self, source: Arc<dyn GenerationSource>) -> Self {
+        Self {
+            source: Some(source),
+            ..self
+        }
     }
 
     /// Lets identical requests share answers. Default: they do not.
@@ -113,13 +137,17 @@ impl EngineBuilder {
     /// Builds the shared part. [`SharedEngine::engine`] makes an engine of it for each worker.
     #[must_use]
     pub fn build(self) -> SharedEngine {
-        let account = MemoryAccount::default();
+        let account = Account::new(self.retention.max_memory);
+        let registry = Registry::new(self.retention, account.clone(), self.source);
+        let relief: Arc<dyn Relief> = registry.clone();
+        account.set_relief(Arc::downgrade(&relief));
         SharedEngine {
-            registry: Registry::new(self.retention, account.clone()),
+            registry,
             log_limits: self.log_limits,
             account,
             tasks: TaskTracker::new(),
             grace: self.grace,
+            history_limits: self.history_limits,
             reuse: self.reuse.and_then(Reuse::new),
             sweep_interval: self.sweep_interval,
             sweeper: Arc::default(),
@@ -146,6 +174,7 @@ impl SharedEngine {
             upstream,
             tasks: self.tasks.clone(),
             grace: self.grace,
+            history_limits: self.history_limits,
             reuse: self.reuse.clone(),
             end_notifier: None,
             observer: None,
@@ -165,9 +194,9 @@ impl SharedEngine {
         &self.tasks
     }
 
-    /// Counts the bytes of the logs.
+    /// Counts the memory of requests and answers.
     #[must_use]
-    pub fn account(&self) -> &MemoryAccount {
+    pub fn account(&self) -> &Account {
         &self.account
     }
 

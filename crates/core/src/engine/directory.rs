@@ -1,26 +1,27 @@
 //! The directory: which generations are known, by id and by idempotency key.
 
 use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::fingerprint::Fingerprint;
+use super::located::{GenerationSource, Located};
 use super::retention::{Kept, Oldest, Retention};
 use crate::generation::Generation;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::Ending;
 use crate::model::id::{GenerationId, Owner};
-use crate::model::snapshot::Snapshot;
 
 /// The generations that can be asked for. Its lock is held for lookups in maps only, never while a
 /// generation is looked into.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Directory {
-    hasher: RandomState,
     state: Mutex<State>,
+    /// Knows of generations that are not in this process.
+    source: Option<Arc<dyn GenerationSource>>,
 }
 
 #[derive(Debug, Default)]
@@ -28,22 +29,23 @@ struct State {
     generations: HashMap<GenerationId, Entry>,
     keys: HashMap<(Owner, String), Keyed>,
     kept: Kept,
-    /// Bytes of ended generations, without their logs.
-    object_bytes: usize,
 }
 
 #[derive(Debug)]
 struct Entry {
     generation: Arc<Generation>,
     ended: Option<Instant>,
+    /// When the retention of its object began: at its end, or with a later turn that builds on it.
+    kept_since: Option<Instant>,
     last_seq: Option<u64>,
-    weight: usize,
+    /// Bytes of its log, and of the rest, at its end.
+    sizes: (usize, usize),
     key: Option<(Owner, String)>,
 }
 
 #[derive(Debug)]
 struct Keyed {
-    hash: u64,
+    fingerprint: Fingerprint,
     /// `None` between the claim and the start.
     id: Option<GenerationId>,
 }
@@ -76,18 +78,17 @@ impl Drop for KeyClaim {
 // === impl Directory ===
 
 impl Directory {
+    /// Returns an empty directory. `source` knows of generations that are not in this process.
+    pub(super) fn new(source: Option<Arc<dyn GenerationSource>>) -> Self {
+        Self {
+            state: Mutex::default(),
+            source,
+        }
+    }
+
     /// Number of generations that can be asked for.
     pub(super) fn len(&self) -> usize {
         self.state.lock().generations.len()
-    }
-
-    /// Bytes of ended generations, without their logs.
-    pub(super) fn object_bytes(&self) -> usize {
-        self.state.lock().object_bytes
-    }
-
-    pub(super) fn hasher(&self) -> &RandomState {
-        &self.hasher
     }
 
     /// The generations that have not ended.
@@ -101,13 +102,13 @@ impl Directory {
             .collect()
     }
 
-    /// Claims an idempotency key, or returns the generation that it started. `hash` tells a
-    /// repetition from another request.
+    /// Claims an idempotency key, or returns the generation that it started. The fingerprint tells
+    /// a repetition from another request.
     pub(super) fn claim(
         self: &Arc<Self>,
         owner: &Owner,
         key: &str,
-        hash: u64,
+        fingerprint: Fingerprint,
     ) -> Result<Claim, ApiError> {
         let full = (owner.clone(), key.to_owned());
         let mismatch = || {
@@ -123,13 +124,13 @@ impl Directory {
                 let id = keyed.id.as_ref();
                 let entry = id.and_then(|id| state.generations.get(id));
                 (
-                    keyed.hash,
+                    keyed.fingerprint,
                     id.is_some(),
                     entry.map(|entry| entry.generation.clone()),
                 )
             });
             let (first, generation) = match known {
-                Some((first, false, _)) if first == hash => {
+                Some((first, false, _)) if first == fingerprint => {
                     let error = ApiError::new(
                         ErrorCode::Overloaded,
                         "A request with this idempotency key is just being started.",
@@ -139,7 +140,13 @@ impl Directory {
                 Some((_, false, _)) => return Err(mismatch()),
                 Some((first, true, Some(generation))) => (first, generation),
                 None | Some((_, true, None)) => {
-                    state.keys.insert(full.clone(), Keyed { hash, id: None });
+                    state.keys.insert(
+                        full.clone(),
+                        Keyed {
+                            fingerprint,
+                            id: None,
+                        },
+                    );
                     return Ok(Claim::Free(KeyClaim {
                         directory: self.clone(),
                         key: Some(full),
@@ -148,7 +155,7 @@ impl Directory {
             };
             drop(state);
             if !failed_early(&generation) {
-                return if first == hash {
+                return if first == fingerprint {
                     Ok(Claim::Taken(generation))
                 } else {
                     Err(mismatch())
@@ -167,22 +174,69 @@ impl Directory {
         if let Some(keyed) = key.as_ref().and_then(|key| state.keys.get_mut(key)) {
             keyed.id = Some(id.clone());
         }
-        state.generations.insert(
-            id,
-            Entry {
-                generation,
-                ended: None,
-                last_seq: None,
-                weight: 0,
-                key,
-            },
-        );
+        state.generations.insert(id, Entry::new(generation, key));
     }
 
-    /// Returns the generation of this id, if it is this owner's.
-    pub(super) fn find(&self, id: &GenerationId, owner: &Owner) -> Option<Arc<Generation>> {
+    /// Says where the generation of this id is. One of this process is found without waiting.
+    pub(super) async fn lookup(
+        &self,
+        id: &GenerationId,
+        owner: &Owner,
+    ) -> Result<Located, ApiError> {
+        let located = match (self.get(id), &self.source) {
+            (Some(generation), _) => Located::Local(generation),
+            (None, Some(source)) => source.locate(id).await?,
+            (None, None) => Located::Gone,
+        };
+        let foreign = match &located {
+            Located::Local(generation) => generation.meta().owner != *owner,
+            Located::Stored(stored) => stored.header.meta.owner != *owner,
+            Located::Remote { .. } | Located::Lost | Located::Gone => false,
+        };
+        Ok(if foreign { Located::Gone } else { located })
+    }
+
+    /// Returns the generation of this id, if it is in this process and this owner's.
+    pub(super) fn local(&self, id: &GenerationId, owner: &Owner) -> Option<Arc<Generation>> {
         self.get(id)
             .filter(|generation| generation.meta().owner == *owner)
+    }
+
+    /// Adds a generation that was stored. Returns the one that is known by its id: another request
+    /// may have added it first.
+    pub(super) fn insert_stored(
+        &self,
+        generation: Arc<Generation>,
+        now: Instant,
+    ) -> Arc<Generation> {
+        let id = generation.meta().id.clone();
+        let known = {
+            let mut state = self.state.lock();
+            let entry = state.generations.entry(id.clone());
+            let entry = entry.or_insert_with(|| Entry::new(generation.clone(), None));
+            entry.generation.clone()
+        };
+        if Arc::ptr_eq(&known, &generation) {
+            self.note_end(&id, now);
+        }
+        known
+    }
+
+    /// Keeps everything that a turn builds on from now on: its predecessor and the turns before.
+    /// Takes the lock for one turn at a time.
+    pub(super) fn renew_chain(&self, predecessor: Option<&GenerationId>, now: Instant) {
+        let mut next = predecessor.cloned();
+        while let Some(id) = next {
+            let state = &mut *self.state.lock();
+            let Some(entry) = state.generations.get_mut(&id) else {
+                return;
+            };
+            if let Some(since) = entry.kept_since.filter(|since| *since < now) {
+                entry.kept_since = Some(now);
+                state.kept.renew_object(since, now, &id);
+            }
+            next = entry.generation.conversation().predecessor.clone();
+        }
     }
 
     fn get(&self, id: &GenerationId) -> Option<Arc<Generation>> {
@@ -201,12 +255,11 @@ impl Directory {
         self.state.lock().remove(id);
     }
 
-    /// Records that a generation has ended. Its retention begins.
-    pub(super) fn note_end(&self, id: &GenerationId, now: Instant) {
-        let Some(generation) = self.get(id) else {
-            return;
-        };
-        let weight = generation.memory_size();
+    /// Records that a generation has ended: its retention begins. Returns its predecessor, if it is
+    /// still known.
+    pub(super) fn note_end(&self, id: &GenerationId, now: Instant) -> Option<GenerationId> {
+        let generation = self.get(id)?;
+        let sizes = (generation.log().memory_size(), generation.memory_size());
         let last_seq = generation
             .tail()
             .ok()
@@ -214,11 +267,12 @@ impl Directory {
         let state = &mut *self.state.lock();
         if let Some(entry) = state.generations.get_mut(id) {
             entry.ended = Some(now);
+            entry.kept_since = Some(now);
             entry.last_seq = last_seq;
-            entry.weight = weight;
-            state.object_bytes += weight;
+            entry.sizes = sizes;
             state.kept.insert(now, id);
         }
+        generation.conversation().predecessor.clone()
     }
 
     /// Forgets what has been kept long enough. Returns the generations whose log is to expire.
@@ -238,12 +292,51 @@ impl Directory {
         expired
     }
 
-    /// Forgets what is oldest. Returns the generation whose log is to expire.
-    pub(super) fn take_oldest(&self) -> Option<Arc<Generation>> {
+    /// Forgets what is oldest until it held `bytes`, except for generations with readers. Returns
+    /// the generations whose log is to expire.
+    pub(super) fn take_oldest(&self, bytes: usize) -> Vec<Arc<Generation>> {
         let mut state = self.state.lock();
-        match state.kept.oldest()? {
-            Oldest::Log(id) => state.take_log(&id),
-            Oldest::Object(id) => state.take(&id),
+        let mut released = 0;
+        let (mut logs, mut objects) = (Vec::new(), Vec::new());
+        for oldest in state.kept.oldest() {
+            if released >= bytes {
+                break;
+            }
+            let (Oldest::Log(id) | Oldest::Object(id)) = oldest;
+            let Some(entry) = state.generations.get(id) else {
+                continue;
+            };
+            if entry.generation.is_held() {
+                continue;
+            }
+            match oldest {
+                Oldest::Log(id) => {
+                    released += entry.sizes.0;
+                    logs.push(id.clone());
+                }
+                Oldest::Object(id) => {
+                    released += entry.sizes.1;
+                    objects.push(id.clone());
+                }
+            }
+        }
+        let mut taken: Vec<_> = logs.iter().filter_map(|id| state.take_log(id)).collect();
+        taken.extend(objects.iter().filter_map(|id| state.take(id)));
+        taken
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    fn new(generation: Arc<Generation>, key: Option<(Owner, String)>) -> Self {
+        Self {
+            generation,
+            ended: None,
+            kept_since: None,
+            last_seq: None,
+            sizes: (0, 0),
+            key,
         }
     }
 }
@@ -276,9 +369,11 @@ impl State {
         let Some(entry) = self.generations.remove(id) else {
             return;
         };
-        self.object_bytes = self.object_bytes.saturating_sub(entry.weight);
         if let Some(ended) = entry.ended {
-            self.kept.remove(ended, id);
+            self.kept.remove_log(ended, id);
+        }
+        if let Some(since) = entry.kept_since {
+            self.kept.remove_object(since, id);
         }
         if let Some(key) = entry.key {
             self.release(&key, id);
@@ -295,11 +390,12 @@ impl State {
 }
 
 /// Whether a generation failed before its upstream sent anything. Its idempotency key is then free
-/// again.
+/// again. A lost writer may have asked the upstream, so it keeps the key.
 fn failed_early(generation: &Generation) -> bool {
     generation.is_over()
-        && generation
-            .outcome()
-            .is_some_and(|outcome| matches!(outcome.ending, Ending::Failed(_)))
-        && !generation.with_snapshot(Snapshot::has_begun)
+        && generation.outcome().is_some_and(|outcome| {
+            matches!(&outcome.ending, Ending::Failed(failure)
+                if failure.code != ErrorCode::ProducerLost.as_str())
+        })
+        && !generation.has_begun()
 }

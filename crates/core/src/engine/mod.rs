@@ -14,8 +14,11 @@ mod admission;
 mod builder;
 mod directory;
 mod end_notifier;
+mod fingerprint;
 mod follower;
 mod history;
+mod located;
+mod lost;
 mod observer;
 mod plan;
 mod registry;
@@ -28,6 +31,9 @@ mod start_request;
 
 pub use builder::{EngineBuilder, SharedEngine};
 pub use end_notifier::{EndNotifier, OnEnd};
+pub use history::{History, HistoryLimits};
+pub use located::{GenerationSource, Located, StoredGeneration};
+pub use lost::{LOST_SEQ, LostStream};
 pub use observer::{GenerationEnd, GenerationStart, Observer};
 pub use registry::Registry;
 pub use resume::{Cursor, Place, ReaderKind, Resumption};
@@ -42,7 +48,8 @@ use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
 use crate::generation::Generation;
-use crate::log::{LogLimits, MemoryAccount};
+use crate::log::LogLimits;
+use crate::model::account::Account;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::id::{GenerationId, IdSource, Owner};
 use crate::upstream::Upstream;
@@ -52,10 +59,11 @@ use crate::upstream::Upstream;
 pub struct Engine {
     registry: Arc<Registry>,
     log_limits: LogLimits,
-    account: MemoryAccount,
+    account: Account,
     upstream: Arc<dyn Upstream>,
     tasks: TaskTracker,
     grace: Duration,
+    history_limits: HistoryLimits,
     reuse: Option<Arc<Reuse>>,
     end_notifier: Option<Arc<dyn EndNotifier>>,
     observer: Option<Arc<dyn Observer>>,
@@ -93,17 +101,53 @@ impl Engine {
         &self.registry
     }
 
-    /// Returns the generation of this id, if it is this owner's.
+    /// The account that counts the memory of requests and answers.
+    #[must_use]
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// Returns the generation of this id, if it is this owner's. One of this process is found
+    /// without waiting.
     ///
     /// # Errors
-    /// [`ErrorCode::NotFound`].
-    pub fn find(&self, id: &GenerationId, owner: &Owner) -> Result<Arc<Generation>, ApiError> {
-        self.registry.directory.find(id, owner).ok_or_else(|| {
+    /// [`ErrorCode::NotFound`]; [`ErrorCode::ProducerLost`] if the node that wrote it is lost;
+    /// [`ErrorCode::OwnerUnreachable`]; why a store cannot say now.
+    pub async fn find(
+        &self,
+        id: &GenerationId,
+        owner: &Owner,
+    ) -> Result<Arc<Generation>, ApiError> {
+        let found = self.find_or_lost(id, owner).await?;
+        found.ok_or_else(|| lost::producer_lost(id))
+    }
+
+    /// Returns the generation of this id, if it is in this process and this owner's.
+    #[must_use]
+    pub fn find_local(&self, id: &GenerationId, owner: &Owner) -> Option<Arc<Generation>> {
+        self.registry.directory.local(id, owner)
+    }
+
+    /// As [`Engine::find`], but returns `None` for the stream of a lost node.
+    async fn find_or_lost(
+        &self,
+        id: &GenerationId,
+        owner: &Owner,
+    ) -> Result<Option<Arc<Generation>>, ApiError> {
+        let found = match self.registry.directory.lookup(id, owner).await? {
+            Located::Local(generation) => Some(generation),
+            Located::Stored(stored) => self.registry.restore(stored).await?,
+            Located::Remote { node } => return Err(unreachable(id, &node)),
+            Located::Lost => return Ok(None),
+            Located::Gone => None,
+        };
+        let not_found = || {
             ApiError::new(
                 ErrorCode::NotFound,
                 format!("Response with id '{id}' not found."),
             )
-        })
+        };
+        found.map(Some).ok_or_else(not_found)
     }
 
     /// Stops a generation and forgets it. Its log and its response object are gone when this
@@ -113,4 +157,12 @@ impl Engine {
         self.registry.directory.remove(&generation.meta().id);
         generation.log().expire();
     }
+}
+
+fn unreachable(id: &GenerationId, node: &str) -> ApiError {
+    ApiError::new(
+        ErrorCode::OwnerUnreachable,
+        format!("'{id}' is on the node '{node}', which cannot be reached."),
+    )
+    .retry_after(Duration::from_secs(1))
 }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::reuse::Reused;
 use crate::generation::Generation;
 use crate::model::event::Ending;
-use crate::model::snapshot::{Api, Meta, Snapshot, Status};
+use crate::model::snapshot::{Api, Meta, Status};
 
 /// Receives starts and ends. Called on the generation's worker; it must not block.
 pub trait Observer: Send + Sync + fmt::Debug {
@@ -108,7 +108,7 @@ impl Drop for Observation {
         };
         let (events, tokens) = self
             .generation
-            .with_snapshot(|snapshot| (snapshot.next().0, Snapshot::deltas(snapshot)));
+            .with_snapshot(|snapshot| (snapshot.events(), snapshot.deltas()));
         self.observer.ended(&GenerationEnd {
             meta: self.generation.meta(),
             asked_in: self.asked_in,

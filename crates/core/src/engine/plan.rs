@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
+use super::history::{History, no_response};
 use super::{Engine, StartRequest};
 use crate::generation::{Conversation, Work};
+use crate::model::account::{AccountKind, Charge};
 use crate::model::error::ApiError;
 use crate::model::id::{GenerationId, Owner};
 use crate::model::snapshot::{Api, Meta};
@@ -21,11 +25,18 @@ pub(super) struct Plan {
 }
 
 impl Engine {
-    /// Translates the request for the upstream that its model is routed to.
-    pub(super) fn plan(&self, request: StartRequest) -> Result<Plan, ApiError> {
+    /// Translates the request for the upstream that its model is routed to. `inputs` counts what it
+    /// takes to start it, and grows by the earlier turns.
+    pub(super) async fn plan(
+        &self,
+        request: StartRequest,
+        inputs: &mut Charge,
+    ) -> Result<Plan, ApiError> {
         match &request.body {
             StreamRequest::Chat(chat) => self.plan_chat(chat, &request),
-            StreamRequest::Responses(responses) => self.plan_responses(responses, &request),
+            StreamRequest::Responses(responses) => {
+                self.plan_responses(responses, &request, inputs).await
+            }
         }
     }
 
@@ -40,6 +51,7 @@ impl Engine {
             }
         };
         let fields = chat.request_fields();
+        let body = self.account.hold(AccountKind::Requests, body);
         let mut work = work(&target, body, chat.n(), None, request);
         if !chat.stream() && target.api == Api::Chat {
             // The answer comes in one piece, so its first token is its last.
@@ -70,28 +82,39 @@ impl Engine {
         })
     }
 
-    fn plan_responses(
+    async fn plan_responses(
         &self,
         responses: &ResponsesRequest,
         request: &StartRequest,
+        inputs: &mut Charge,
     ) -> Result<Plan, ApiError> {
         let previous = responses.previous_response_id();
-        let history = match &previous {
-            Some(id) => self.history(id, &request.owner)?,
-            None => Vec::new(),
+        let predecessor = match &previous {
+            Some(id) => Some(id.parse().map_err(|_| no_response(id))?),
+            None => None,
         };
+        let history = match &predecessor {
+            Some(id) => self.chain(id, &request.owner).await?,
+            None => History::default(),
+        };
+        let items = history.items();
+        if !items.is_empty() {
+            let earlier: usize = items.iter().map(|item| item.get().len()).sum();
+            inputs.try_start(responses.memory_size() + earlier)?;
+        }
         let target = self
             .upstream
             .route(responses.model().as_deref(), request.client_key.as_ref())?;
         let model = target.upstream_model.as_deref().unwrap_or(&target.model);
         let body = match target.api {
-            Api::Chat => responses.to_chat(&history, model)?,
-            Api::Responses => responses.to_responses(&history, model),
+            Api::Chat => responses.to_chat(&items, model)?,
+            Api::Responses => responses.to_responses(&items, model),
         };
         let choices = responses
             .get("n")
             .and_then(|raw| raw.get().parse().ok())
             .unwrap_or(1);
+        let body = self.account.hold(AccountKind::Requests, body);
         let work = work(&target, body, choices, previous, request);
         let meta = meta(
             self.ids.generation_id(),
@@ -102,7 +125,7 @@ impl Engine {
             responses.store(),
         );
         let conversation = Conversation {
-            history,
+            predecessor,
             input: responses.input_items(),
         };
         Ok(Plan {
@@ -116,7 +139,7 @@ impl Engine {
 
 fn work(
     target: &Target,
-    body: Vec<u8>,
+    body: Bytes,
     choices: u32,
     previous_response_id: Option<String>,
     request: &StartRequest,
@@ -124,7 +147,7 @@ fn work(
     let upstream = UpstreamRequest {
         api: target.api,
         model: target.model.clone(),
-        body: body.into(),
+        body,
         headers: request.headers.clone(),
         endpoint: target.endpoint,
         reservation: target.reservation.clone(),

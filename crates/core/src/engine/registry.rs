@@ -8,11 +8,26 @@ use tokio::time::Instant;
 
 use super::admission::{Admission, Permit};
 use super::directory::{Directory, KeyClaim};
+use super::located::{GenerationSource, StoredGeneration};
 use super::retention::Retention;
 use crate::generation::Generation;
-use crate::log::MemoryAccount;
+use crate::model::account::{Account, Relief};
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::id::GenerationId;
+
+/// The part of the memory that kept answers leave free, as a divisor.
+const KEPT_FREE: usize = 4;
+/// What they leave free beside it where they may hold more than [`KEPT_LEAST`]: the allocator's own
+/// overhead for them.
+const KEPT_OVERHEAD: usize = 24 << 20;
+/// What they may hold in any case, up to the part above.
+const KEPT_LEAST: usize = 24 << 20;
+
+/// Returns the most bytes that may be committed while there are kept answers that can go.
+fn most_with_kept(limit: usize) -> usize {
+    let part = limit - limit / KEPT_FREE;
+    part.min(part.saturating_sub(KEPT_OVERHEAD).max(KEPT_LEAST))
+}
 
 /// The generations of all workers.
 #[derive(Debug)]
@@ -20,7 +35,7 @@ pub struct Registry {
     pub(super) directory: Arc<Directory>,
     pub(super) admission: Admission,
     pub(super) retention: Retention,
-    account: MemoryAccount,
+    account: Account,
 }
 
 /// A generation that is being written. Dropping it records its end in the registry.
@@ -38,11 +53,16 @@ impl Drop for Running {
 }
 
 impl Registry {
-    /// Returns an empty registry. `account` counts the bytes of the logs.
+    /// Returns an empty registry. `account` counts what all generations hold, and `source` knows of
+    /// generations that are not in this process.
     #[must_use]
-    pub fn new(retention: Retention, account: MemoryAccount) -> Arc<Self> {
+    pub fn new(
+        retention: Retention,
+        account: Account,
+        source: Option<Arc<dyn GenerationSource>>,
+    ) -> Arc<Self> {
         Arc::new(Self {
-            directory: Arc::default(),
+            directory: Arc::new(Directory::new(source)),
             admission: Admission::new(retention.max_open),
             retention,
             account,
@@ -67,16 +87,16 @@ impl Registry {
         self.len() == 0
     }
 
-    /// Bytes held by logs.
+    /// The account that counts what all generations hold.
     #[must_use]
-    pub fn log_bytes(&self) -> usize {
-        self.account.used()
+    pub fn account(&self) -> &Account {
+        &self.account
     }
 
-    /// Bytes held by logs and response objects.
+    /// Bytes held by requests and answers.
     #[must_use]
     pub fn used(&self) -> usize {
-        self.account.used() + self.directory.object_bytes()
+        self.account.used()
     }
 
     /// Refuses new generations from now on.
@@ -102,20 +122,9 @@ impl Registry {
         running.iter().for_each(|generation| generation.shut_down());
     }
 
-    /// Admits one more generation. Under memory pressure the oldest ended ones make room for it.
+    /// Admits one more generation. The account says whether there is memory for it.
     pub(super) fn admit(&self) -> Result<Permit, ApiError> {
-        let permit = self.admission.permit()?;
-        if self.used() >= self.retention.max_memory {
-            self.relieve();
-            if self.used() >= self.retention.max_memory {
-                let error = ApiError::new(
-                    ErrorCode::Overloaded,
-                    "The memory for streams is used up by those that are running.",
-                );
-                return Err(error.retry_after(Duration::from_secs(1)));
-            }
-        }
-        Ok(permit)
+        self.admission.permit()
     }
 
     pub(super) fn insert(
@@ -125,6 +134,8 @@ impl Registry {
         claim: Option<KeyClaim>,
     ) -> Running {
         let id = generation.meta().id.clone();
+        let predecessor = generation.conversation().predecessor.as_ref();
+        self.directory.renew_chain(predecessor, Instant::now());
         self.directory.insert(generation, claim);
         Running {
             registry: self.clone(),
@@ -133,9 +144,38 @@ impl Registry {
         }
     }
 
+    /// Returns the generation that a store has, or `None` if it was deleted by now. It is kept as one
+    /// that ends now.
+    pub(super) async fn restore(
+        &self,
+        stored: StoredGeneration,
+    ) -> Result<Option<Arc<Generation>>, ApiError> {
+        let StoredGeneration { store, header } = stored;
+        let id = &header.meta.id;
+        let generation = match Generation::restore(&*store, id, self.account.clone()).await {
+            Ok(generation) => generation,
+            Err(error) if error.is_gone() => return Ok(None),
+            Err(error) => {
+                tracing::error!(generation = %id, %error, "a stored generation cannot be read");
+                let code = if error.is_retryable() {
+                    ErrorCode::Overloaded
+                } else {
+                    ErrorCode::InternalError
+                };
+                let message = format!("'{id}' cannot be read from the store.");
+                return Err(ApiError::new(code, message).retry_after(Duration::from_secs(1)));
+            }
+        };
+        let known = self.directory.insert_stored(generation, Instant::now());
+        self.shrink_kept();
+        Ok(Some(known))
+    }
+
     fn note_end(&self, id: &GenerationId) {
         let now = Instant::now();
-        self.directory.note_end(id, now);
+        // The turn is kept from now on, and what it builds on for as long.
+        let predecessor = self.directory.note_end(id, now);
+        self.directory.renew_chain(predecessor.as_ref(), now);
         self.sweep(now);
     }
 
@@ -148,17 +188,27 @@ impl Registry {
         expired
             .iter()
             .for_each(|generation| generation.log().expire());
-        self.relieve();
+        self.shrink_kept();
     }
 
-    /// Drops the oldest ended generations, of each the log first, until the bound holds.
-    fn relieve(&self) {
-        while self.used() > self.retention.max_memory {
-            let Some(oldest) = self.directory.take_oldest() else {
-                return;
-            };
-            tracing::warn!(generation = %oldest.meta().id, "dropped under memory pressure");
-            oldest.log().expire();
+    /// Lets what is kept give way before a start has to ask for it.
+    fn shrink_kept(&self) {
+        let most = most_with_kept(self.account.limit());
+        let excess = self.account.committed().saturating_sub(most);
+        if excess > 0 {
+            self.relieve(excess);
+        }
+    }
+}
+
+impl Relief for Registry {
+    /// Drops the oldest ended generations, of each the log first, until `bytes` are released. Those
+    /// that are read or waited for stay.
+    fn relieve(&self, bytes: usize) {
+        let dropped = self.directory.take_oldest(bytes);
+        for generation in dropped {
+            tracing::warn!(generation = %generation.meta().id, "dropped under memory pressure");
+            generation.log().expire();
         }
     }
 }

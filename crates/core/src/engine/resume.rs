@@ -7,10 +7,15 @@
 //! | the log is gone, the response object is not | [`Reset`] | `position_gone` | [`Reset`] |
 //! | n is past the head of a sealed log | [`Reset`] | `invalid_cursor` | [`Reset`] |
 //! | n is past the head of a running log | [`Read`] | [`Read`] | [`Read`] |
+//! | the node that wrote it is lost, n is not [`LOST_SEQ`] | [`Lost`] | `producer_lost` | [`Lost`] |
+//! | the node that wrote it is lost, n is [`LOST_SEQ`] | [`NothingLeft`] | `producer_lost` | [`NothingLeft`] |
+//! | n was lost, and only the ending follows | [`Read`] | [`Read`] | [`Read`] |
+//! | n was lost: it is above the end of an epoch and below the next | [`Read`] | `position_gone` | [`Read`] |
 //! | the id is unknown, or another owner's | `not_found` | `not_found` | `not_found` |
 //!
 //! A [`Read`] past the head waits for the first event above n or the terminal event, whichever comes
-//! first. After a [`Reset`] nothing follows.
+//! first. After a [`Reset`] nothing follows. A [`Read`] after a lost number begins with
+//! `tokenwire:reset`, which the subscription writes, for readers that take it.
 //!
 //! An adapter turns the result into a status and frames, and decides nothing.
 //!
@@ -20,10 +25,13 @@
 //! [`Read`]: Resumption::Read
 //! [`NothingLeft`]: Resumption::NothingLeft
 //! [`Reset`]: Resumption::Reset
+//! [`Lost`]: Resumption::Lost
+//! [`LOST_SEQ`]: super::LOST_SEQ
 
 use std::sync::Arc;
 
 use super::Engine;
+use super::lost::{LOST_SEQ, LostStream, producer_lost};
 use crate::generation::{Generation, ReaderGuard};
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::id::{GenerationId, Owner, Seq};
@@ -60,8 +68,8 @@ pub enum Resumption {
     },
     /// The reader has seen the end.
     NothingLeft {
-        /// The generation.
-        generation: Arc<Generation>,
+        /// The generation, if anything of it is kept.
+        generation: Option<Arc<Generation>>,
     },
     /// `tokenwire:reset`.
     Reset {
@@ -72,6 +80,8 @@ pub enum Resumption {
         /// The event with the whole response object.
         event: Vec<u8>,
     },
+    /// `response.failed` of a lost node's stream, after which nothing follows.
+    Lost(LostStream),
 }
 
 /// The place of a cursor in a log: a [`Resumption`] without a reader.
@@ -83,6 +93,8 @@ pub enum Place {
     NothingLeft,
     /// `tokenwire:reset` follows.
     Reset,
+    /// `response.failed` of a lost node's stream follows.
+    Lost,
 }
 
 // === impl Cursor ===
@@ -179,13 +191,15 @@ impl Engine {
     ///
     /// # Errors
     /// The errors of the table.
-    pub fn resume(
+    pub async fn resume(
         &self,
         cursor: &Cursor,
         owner: &Owner,
         kind: ReaderKind,
     ) -> Result<Resumption, ApiError> {
-        let generation = self.find(&cursor.id, owner)?;
+        let Some(generation) = self.find_or_lost(&cursor.id, owner).await? else {
+            return lost(cursor, kind);
+        };
         self.read(generation.attach(), cursor.after, kind)
     }
 
@@ -203,8 +217,11 @@ impl Engine {
         let generation = guard.generation().clone();
         Ok(match self.place(&generation, after, kind)? {
             Place::Read(from) => Resumption::Read { guard, from },
-            Place::NothingLeft => Resumption::NothingLeft { generation },
+            Place::NothingLeft => Resumption::NothingLeft {
+                generation: Some(generation),
+            },
             Place::Reset => reset(&generation),
+            Place::Lost => Resumption::Lost(LostStream::new(&generation.meta().id)),
         })
     }
 
@@ -212,13 +229,15 @@ impl Engine {
     ///
     /// # Errors
     /// The errors of the table.
-    pub fn peek(
+    pub async fn peek(
         &self,
         cursor: &Cursor,
         owner: &Owner,
         kind: ReaderKind,
     ) -> Result<Place, ApiError> {
-        let generation = self.find(&cursor.id, owner)?;
+        let Some(generation) = self.find_or_lost(&cursor.id, owner).await? else {
+            return lost_place(cursor, kind);
+        };
         self.place(&generation, cursor.after, kind)
     }
 
@@ -240,6 +259,13 @@ impl Engine {
             };
         };
         let from = Seq(after.map_or(0, |after| after.saturating_add(1)));
+        if let Some(after) = after.map(Seq).filter(|after| generation.is_lost(*after)) {
+            return if kind.takes_reset() || generation.only_ending_follows(after) {
+                Ok(Place::Read(from))
+            } else {
+                Err(position_gone(&generation.meta().id))
+            };
+        }
         if !tail.sealed || from < tail.next {
             return Ok(Place::Read(from));
         }
@@ -251,6 +277,26 @@ impl Engine {
         } else {
             Err(past_head(Seq(tail.next.0.saturating_sub(1))))
         }
+    }
+}
+
+/// The rows of a lost node's stream.
+fn lost(cursor: &Cursor, kind: ReaderKind) -> Result<Resumption, ApiError> {
+    Ok(match lost_place(cursor, kind)? {
+        Place::NothingLeft => Resumption::NothingLeft { generation: None },
+        Place::Lost | Place::Read(_) | Place::Reset => {
+            Resumption::Lost(LostStream::new(&cursor.id))
+        }
+    })
+}
+
+fn lost_place(cursor: &Cursor, kind: ReaderKind) -> Result<Place, ApiError> {
+    if !kind.takes_reset() {
+        Err(producer_lost(&cursor.id))
+    } else if cursor.after == Some(LOST_SEQ.0) {
+        Ok(Place::NothingLeft)
+    } else {
+        Ok(Place::Lost)
     }
 }
 

@@ -1,19 +1,18 @@
 //! Starting a generation.
 
-use std::hash::BuildHasher as _;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use secrecy::ExposeSecret;
-
 use super::directory::Claim;
 use super::end_notifier::{OnEndGuard, on_end};
+use super::fingerprint::fingerprint;
 use super::follower::Follower;
 use super::observer::Observation;
 use super::reuse::{Freshness, Leader, Reused, Role};
 use super::{Engine, StartRequest};
-use crate::generation::{Generation, ReaderGuard, Writer, drain, drive};
-use crate::log::MemoryLog;
+use crate::generation::{Generation, Holdings, ReaderGuard, Writer, drain, drive};
+use crate::log::LogTail;
+use crate::model::account::AccountKind;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::EventKind;
 use crate::model::snapshot::Api;
@@ -45,22 +44,19 @@ struct AnswerSource {
 
 impl Engine {
     /// Starts a generation, or attaches to the one that the same key started. Spawns the task that
-    /// asks the upstream on this runtime. `response.created` is in the log when this returns.
+    /// asks the upstream on this runtime. `response.created` is in the log when this returns. It
+    /// waits only for earlier turns that are not in this process.
     ///
     /// # Errors
     /// A fault of the request, or the reason why nothing can be started now.
-    pub fn start(&self, request: StartRequest) -> Result<Started, ApiError> {
+    pub async fn start(&self, request: StartRequest) -> Result<Started, ApiError> {
         let on_end = on_end(self.end_notifier.as_ref(), &request)?;
         let claim = match &request.idempotency_key {
             None => None,
             Some(key) => {
-                let credential = request.client_key.as_ref().map(ExposeSecret::expose_secret);
-                let hash = self.registry.directory.hasher().hash_one((
-                    &request.route,
-                    &request.fingerprint,
-                    credential,
-                ));
-                match self.registry.directory.claim(&request.owner, key, hash)? {
+                let fingerprint = fingerprint(&request);
+                let directory = &self.registry.directory;
+                match directory.claim(&request.owner, key, fingerprint)? {
                     Claim::Taken(generation) => {
                         return Ok(Started {
                             guard: generation.attach(),
@@ -73,14 +69,18 @@ impl Engine {
             }
         };
         let permit = self.registry.admit()?;
+        let mut inputs = self.account.try_start(request.body.memory_size())?;
+        let typical = self.account.typical();
+        let reserved = self.account.try_charge(AccountKind::Reserved, typical)?;
         let freshness = request.freshness;
         let asked_in = match &request.body {
             StreamRequest::Chat(_) => Api::Chat,
             StreamRequest::Responses(_) => Api::Responses,
         };
-        let plan = self.plan(request)?;
-        let log = Arc::new(MemoryLog::new(self.log_limits, self.account.clone()));
-        let generation = Generation::new(plan.meta, log, plan.conversation, self.grace);
+        let plan = self.plan(request, &mut inputs).await?;
+        let log = Arc::new(LogTail::new(self.log_limits, self.account.clone()));
+        let holdings = Holdings::new(inputs, reserved);
+        let generation = Generation::new(plan.meta, log, plan.conversation, self.grace, holdings);
         // Attached before the task runs, so that the generation never has zero readers before the
         // first one reads.
         let guard = generation.attach();

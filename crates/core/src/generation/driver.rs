@@ -181,7 +181,12 @@ async fn run(
             deadlines.restart();
             continue;
         }
-        if let Step::Over(Ending::Failed(failure)) = &step
+        let broken_off = match &step {
+            Step::Over(Ending::Failed(failure)) => Some(failure),
+            Step::GivenUp(Ending::Failed(failure)) if is_silence(failure) => Some(failure),
+            _ => None,
+        };
+        if let Some(failure) = broken_off
             && continue_elsewhere(writer, records, stream.as_mut(), failure)
         {
             translator.continue_elsewhere();
@@ -222,6 +227,11 @@ async fn run(
     }
 }
 
+/// Returns true if the upstream fell silent after its first token.
+fn is_silence(failure: &Failure) -> bool {
+    failure.code == ErrorCode::BetweenTokensTimeout.as_str()
+}
+
 /// Asks another upstream to continue the answer that broke off. Returns whether one does. The log
 /// records the place and the upstream.
 fn continue_elsewhere(
@@ -235,7 +245,7 @@ fn continue_elsewhere(
         return false;
     }
     let generation = writer.generation().clone();
-    let text = generation.with_snapshot(|snapshot| snapshot.continuable_text().map(str::to_owned));
+    let text = generation.snapshot().continuable_text();
     let Some(upstream) = text.and_then(|text| stream.continue_from(failure, &text)) else {
         return false;
     };

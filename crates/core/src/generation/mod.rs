@@ -8,9 +8,19 @@
 //!
 //! The driver task writes; [`Subscription`]s read. They share this object and nothing else. The log
 //! always ends with exactly one terminal event: the writer seals the log when it is dropped.
+//!
+//! ```text
+//!   driver ──▶ Writer ──▶ LogTail ──▶ Subscription ──▶ frames
+//!                 │
+//!                 └─────▶ Snapshot ──▶ copies: polls, resets, `….done` events, the next turn
+//! ```
+//!
+//! The writer appends a batch and applies it to the snapshot under one short lock. A reader copies
+//! the snapshot, which shares its texts, and renders the copy. Nothing decodes the log for it.
 
 mod control;
 mod driver;
+mod holdings;
 mod render_cache;
 mod response_head;
 mod restore;
@@ -21,6 +31,7 @@ pub(crate) use control::FollowerGuard;
 pub use control::{ReaderGuard, Stop};
 pub use driver::Work;
 pub(crate) use driver::{drain, drive};
+pub use holdings::Holdings;
 pub use response_head::ResponseHead;
 pub use subscription::{EndOfStream, Subscription, SubscriptionError};
 pub(crate) use writer::Writer;
@@ -34,9 +45,10 @@ use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
 use crate::dialect::{self, View};
-use crate::log::{LogReader, ReadError, Tail, TokenLog};
-use crate::model::event::{DeltaTarget, Outcome};
-use crate::model::id::Seq;
+use crate::log::{LogTail, Position, ReadError, ReadPosition, TailEnd};
+use crate::model::account::Account;
+use crate::model::event::{DeltaTarget, EventKind, Outcome};
+use crate::model::id::{GenerationId, Seq};
 use crate::model::record::{Content, KnownTemplate, RecordBatch};
 use crate::model::snapshot::{Api, Meta, Snapshot, Status};
 use crate::upstream::translate::{History, is_completion};
@@ -46,7 +58,7 @@ use render_cache::RenderCache;
 /// One answer, shared by its writer and its readers.
 pub struct Generation {
     meta: Meta,
-    log: Arc<dyn TokenLog>,
+    log: Arc<LogTail>,
     templates: RwLock<Vec<Arc<KnownTemplate>>>,
     snapshot: Mutex<Snapshot>,
     control: Control,
@@ -55,24 +67,33 @@ pub struct Generation {
     render_cache: RenderCache,
     first_token: OnceLock<Duration>,
     conversation: Conversation,
+    account: Account,
+    holdings: Mutex<Holdings>,
 }
 
-/// The turns that a later turn builds on.
+/// What a turn adds to a conversation, and where the conversation goes on. The earlier turns are
+/// named, not copied.
 #[derive(Default)]
 pub struct Conversation {
-    /// The items of all earlier turns, inputs and outputs in order.
-    pub history: Vec<Box<RawValue>>,
+    /// The response that this turn continues.
+    pub predecessor: Option<GenerationId>,
     /// This turn's input items, each with an id.
     pub input: Vec<Box<RawValue>>,
 }
 
+impl fmt::Debug for Conversation {
+    /// Omits the items, which hold message content.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conversation")
+            .field("predecessor", &self.predecessor)
+            .field("input_items", &self.input.len())
+            .finish()
+    }
+}
+
 impl Conversation {
     fn memory_size(&self) -> usize {
-        self.history
-            .iter()
-            .chain(&self.input)
-            .map(|item| item.get().len() + 16)
-            .sum()
+        self.input.iter().map(|item| item.get().len() + 16).sum()
     }
 }
 
@@ -87,16 +108,18 @@ impl fmt::Debug for Generation {
 
 impl Generation {
     /// Creates a generation without a writer. `grace` is how long it runs without a reader, unless
-    /// it is a background one.
+    /// it is a background one. `holdings` counts what it holds beside its log.
     #[must_use]
     pub fn new(
         meta: Meta,
-        log: Arc<dyn TokenLog>,
+        log: Arc<LogTail>,
         conversation: Conversation,
         grace: Duration,
+        mut holdings: Holdings,
     ) -> Arc<Self> {
+        holdings.set_inputs(conversation.memory_size());
         let control = Control::new((!meta.background).then_some(grace));
-        Arc::new(Self {
+        let generation = Arc::new(Self {
             meta,
             log,
             templates: RwLock::default(),
@@ -107,7 +130,11 @@ impl Generation {
             render_cache: RenderCache::default(),
             first_token: OnceLock::new(),
             conversation,
-        })
+            account: holdings.account().clone(),
+            holdings: Mutex::new(holdings),
+        });
+        generation.count_growth();
+        generation
     }
 
     /// What is known at its start.
@@ -118,7 +145,7 @@ impl Generation {
 
     /// The log of its records.
     #[must_use]
-    pub fn log(&self) -> &Arc<dyn TokenLog> {
+    pub fn log(&self) -> &Arc<LogTail> {
         &self.log
     }
 
@@ -128,7 +155,7 @@ impl Generation {
         &self.response_head
     }
 
-    /// The turn's input and the earlier turns.
+    /// The turn's input and its predecessor.
     #[must_use]
     pub fn conversation(&self) -> &Conversation {
         &self.conversation
@@ -175,20 +202,25 @@ impl Generation {
     ///
     /// # Errors
     /// [`ReadError::Expired`] once the records are gone.
-    pub fn tail(&self) -> Result<Tail, ReadError> {
-        self.log.tail()
+    pub fn tail(&self) -> Result<TailEnd, ReadError> {
+        self.log.end()
     }
 
     /// Its current status.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.with_snapshot(Snapshot::status)
+        self.snapshot.lock().status()
     }
 
     /// How it ended, if it has ended.
     #[must_use]
-    pub fn outcome(&self) -> Option<Outcome> {
-        self.with_snapshot(|snapshot| snapshot.outcome().cloned())
+    pub fn outcome(&self) -> Option<Arc<Outcome>> {
+        self.snapshot.lock().outcome().cloned()
+    }
+
+    /// Whether the upstream has sent anything.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.snapshot.lock().has_begun()
     }
 
     /// Waits for the terminal event.
@@ -207,7 +239,7 @@ impl Generation {
     /// Whether the terminal event is written or the log has expired.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.log.tail().map_or(true, |tail| tail.sealed)
+        self.log.end().map_or(true, |end| end.sealed)
     }
 
     /// Returns the response object as it is now.
@@ -247,53 +279,121 @@ impl Generation {
 
     /// Returns the body of a chat upstream that did not stream.
     fn raw_completion(&self) -> Option<Vec<u8>> {
-        let mut reader = LogReader::new(self.log.clone(), Seq(0));
-        let mut batch = RecordBatch::default();
         let mut first = None;
-        loop {
-            reader.read_now(READ_BYTES, &mut batch).ok()?;
-            if batch.is_empty() {
-                // No record has choices: the body is relayed as it is.
-                return first;
-            }
-            for record in batch.iter() {
-                let Ok(Content::Full(full)) = Content::decode(record.payload) else {
-                    return None;
-                };
-                let Some(raw) = full.raw else { continue };
-                match is_completion(raw) {
-                    Some(true) => return Some(raw.to_vec()),
-                    Some(false) => return None,
-                    None => drop(first.get_or_insert_with(|| raw.to_vec())),
+        let found = self.scan(Seq(0), |content| {
+            let Content::Full(full) = content else {
+                return Some(None);
+            };
+            let raw = full.raw?;
+            match is_completion(raw) {
+                Some(true) => Some(Some(raw.to_vec())),
+                Some(false) => Some(None),
+                None => {
+                    first.get_or_insert_with(|| raw.to_vec());
+                    None
                 }
             }
+        });
+        match found {
+            Ok(Some(body)) => body,
+            // No record has choices: the body is relayed as it is.
+            Ok(None) => first,
+            Err(_) => None,
         }
     }
 
     /// Returns the first raw chunk: the body of a chat completion that was not streamed.
     #[must_use]
     pub fn first_raw(&self) -> Option<Vec<u8>> {
-        let mut reader = LogReader::new(self.log.clone(), Seq(0));
+        let found = self.scan(Seq(0), |content: Content<'_>| match content {
+            Content::Full(full) => full.raw.map(|raw| raw.to_vec()),
+            Content::Delta { .. } => None,
+        });
+        found.ok().flatten()
+    }
+
+    /// Returns whether a reader that has seen events up to `after` finds no text that it lacks: all
+    /// that follows closes the answer.
+    pub(crate) fn only_ending_follows(&self, after: Seq) -> bool {
+        let closes = |event: &EventKind| {
+            matches!(
+                event,
+                EventKind::TextDone { .. }
+                    | EventKind::ArgumentsDone { .. }
+                    | EventKind::PartDone { .. }
+                    | EventKind::ItemDone { .. }
+                    | EventKind::End(_)
+            )
+        };
+        let more = self.scan(after.next(), |content| match content {
+            Content::Full(full) if full.raw.is_none() && full.events.iter().all(closes) => None,
+            _ => Some(()),
+        });
+        matches!(more, Ok(None)) && self.is_over()
+    }
+
+    /// Calls `f` with the records from `from` on that are there now, until it returns a value. A
+    /// damaged record ends the scan.
+    fn scan<T>(
+        &self,
+        from: Seq,
+        mut f: impl FnMut(Content<'_>) -> Option<T>,
+    ) -> Result<Option<T>, ReadError> {
+        let mut position = ReadPosition::at(from);
         let mut batch = RecordBatch::default();
         loop {
-            reader.read_now(READ_BYTES, &mut batch).ok()?;
+            self.log.read(&mut position, READ_BYTES, &mut batch)?;
             if batch.is_empty() {
-                return None;
+                return Ok(None);
             }
-            for record in batch.iter() {
-                if let Ok(Content::Full(whole)) = Content::decode(record.payload)
-                    && let Some(raw) = whole.raw
-                {
-                    return Some(raw.to_vec());
+            for record in &batch {
+                let Ok(content) = Content::decode(record.payload) else {
+                    return Ok(None);
+                };
+                if let Some(value) = f(content) {
+                    return Ok(Some(value));
                 }
             }
         }
+    }
+
+    /// Counts what it holds now. Called each time that it has grown by some KiB.
+    pub(crate) fn count_growth(&self) {
+        let (mut object, log) = (self.object_size(), self.log.memory_size());
+        if self.meta.api == Api::Responses {
+            // The translator folds the items as well.
+            object += log;
+        }
+        self.holdings.lock().grow(object, log);
+    }
+
+    /// Counts what a restored generation holds.
+    fn count_restored(&self) {
+        let object = self.object_size();
+        self.holdings.lock().set_object(object);
+    }
+
+    /// Counts what it holds after its end.
+    pub(crate) fn count_end(&self) {
+        let (object, log) = (self.object_size(), self.log.memory_size());
+        self.holdings.lock().settle(object, log);
+    }
+
+    /// The account that counts it.
+    #[must_use]
+    pub fn account(&self) -> &Account {
+        &self.account
     }
 
     /// Bytes that it holds beside its log's records, including its registry entry. An estimate that
     /// memory limits rely on.
     #[must_use]
     pub fn memory_size(&self) -> usize {
+        self.object_size() + self.conversation.memory_size()
+    }
+
+    /// As [`Generation::memory_size`], without the items of the conversation.
+    fn object_size(&self) -> usize {
         let templates: usize = self
             .templates
             .read()
@@ -312,55 +412,29 @@ impl Generation {
             + self.meta.model.len()
             + request_fields
             + head
-            + self.conversation.memory_size()
             + self.snapshot.lock().memory_size()
             + templates
     }
 
-    /// Calls `f` with the snapshot of all events so far. Events are folded only here, so a running
-    /// stream that is not polled costs nothing.
+    /// Calls `f` with a copy of the snapshot of all events so far. The writer is not kept waiting.
     pub(crate) fn with_snapshot<T>(&self, f: impl FnOnce(&Snapshot) -> T) -> T {
-        let mut snapshot = self.snapshot.lock();
-        let behind = self
-            .log
-            .tail()
-            .is_ok_and(|tail| snapshot.next() < tail.next);
-        if behind {
-            self.catch_up(&mut snapshot);
-        }
-        f(&snapshot)
+        f(&self.snapshot())
     }
 
-    fn catch_up(&self, snapshot: &mut Snapshot) {
-        let mut reader = LogReader::new(self.log.clone(), snapshot.next());
-        let mut batch = RecordBatch::default();
-        let mut templates = self.templates();
-        while reader.read_now(READ_BYTES, &mut batch).is_ok() && !batch.is_empty() {
-            for record in batch.iter() {
-                match Content::decode(record.payload) {
-                    Ok(Content::Delta { template, holes }) => {
-                        if templates.len() <= template {
-                            templates = self.templates();
-                        }
-                        let known = templates.get(template);
-                        let text = known
-                            .and_then(|known| holes.text(&known.template))
-                            .and_then(|text| std::str::from_utf8(text).ok());
-                        if let (Some(known), Some(text)) = (known, text) {
-                            snapshot.apply_delta(known.template.target, text);
-                        }
-                    }
-                    Ok(Content::Full(whole)) => {
-                        whole.events.iter().for_each(|event| snapshot.apply(event))
-                    }
-                    // Records are written and read by the same program. A damaged one loses only
-                    // its own text.
-                    Err(error) => {
-                        tracing::error!(generation = %self.meta.id, %error, "record skipped")
-                    }
-                }
-            }
-        }
+    /// Returns a copy of the snapshot of all events so far, which shares its texts.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        self.snapshot.lock().clone()
+    }
+
+    /// The snapshot, for the writer. The lock is held for one batch.
+    fn writers_snapshot(&self) -> &Mutex<Snapshot> {
+        &self.snapshot
+    }
+
+    /// Returns whether a reader that has seen events up to `after` has seen some that a writer lost.
+    #[must_use]
+    pub fn is_lost(&self, after: Seq) -> bool {
+        matches!(self.log.place(after), Ok(Position::Lost))
     }
 
     /// The templates published so far.
@@ -368,8 +442,8 @@ impl Generation {
         self.templates.read().clone()
     }
 
-    pub(crate) fn add_template(&self, known: KnownTemplate) {
-        self.templates.write().push(Arc::new(known));
+    pub(crate) fn add_template(&self, known: Arc<KnownTemplate>) {
+        self.templates.write().push(known);
     }
 
     pub(crate) fn render_cache(&self) -> &RenderCache {
@@ -388,7 +462,7 @@ impl Generation {
 
 impl History for Generation {
     fn text(&self, target: DeltaTarget) -> String {
-        self.with_snapshot(|snapshot| snapshot.text_of(target).to_owned())
+        self.with_snapshot(|snapshot| snapshot.text_of(target).to_string())
     }
 }
 

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::writer::ended_before_head;
-use super::{Conversation, Generation};
+use super::{Conversation, Generation, Holdings};
 use crate::dialect::known_template;
-use crate::log::{LogLimits, LogStore, MemoryAccount, MemoryLog, StoreError, StoredLog, TokenLog};
+use crate::log::{Epoch, LogStore, LogTail, StoreError, StoredLog};
+use crate::model::account::{Account, AccountKind};
 use crate::model::error::ApiError;
 use crate::model::event::{Ending, EventKind};
 use crate::model::id::{GenerationId, Seq};
@@ -20,12 +21,9 @@ const READ_BYTES: usize = 256 * 1024;
 /// The finish and usage chunks that are made from a terminal event take these numbers.
 const TERMINAL_SKIP: u64 = 2;
 
-/// Epoch e starts at (e − 1) · 2^24.
-const EPOCH_BITS: u32 = 24;
-
 impl Generation {
     /// Reads a stored log as a whole and returns its generation, which has no writer. It renders as
-    /// the one that wrote the log did. `account` counts the bytes of its records.
+    /// the one that wrote the log did. `account` counts what it holds.
     ///
     /// Of the upstream's response only the body is stored, so the restored one has no headers.
     ///
@@ -35,15 +33,10 @@ impl Generation {
     pub async fn restore(
         store: &dyn LogStore,
         id: &GenerationId,
-        account: MemoryAccount,
+        account: Account,
     ) -> Result<Arc<Self>, StoreError> {
         let stored = store.open(id).await?;
-        let limits = LogLimits {
-            bytes: usize::MAX,
-            events: u64::MAX,
-        };
-        let log = MemoryLog::new(limits, account);
-        let epoch = log.take_over();
+        let log = LogTail::restored(stored.epoch_ends.clone(), account.clone());
         let mut folder = Folder::new(&stored);
         // The log may go on while it is read. What is newer than the opened state is left out.
         while folder.end < stored.end {
@@ -52,24 +45,30 @@ impl Generation {
                 return Err(StoreError::Corrupt);
             }
             batch.iter().try_for_each(|record| folder.fold(record))?;
-            log.append(epoch, &batch).map_err(|_| StoreError::Corrupt)?;
+            log.load(&batch);
         }
         if stored.sealed {
             let mut nothing = RecordBatch::default();
             nothing.restart(folder.end);
-            log.seal(epoch, &nothing).map_err(|_| StoreError::Corrupt)?;
+            let sealed = log.seal(log.epoch(), &nothing);
+            sealed.map_err(|_| StoreError::Corrupt)?;
         }
         let conversation = Conversation {
-            history: Vec::new(),
+            predecessor: stored.header.predecessor.clone(),
             input: stored.header.input.clone(),
         };
         let meta = stored.header.meta.clone();
-        let generation = Self::new(meta, Arc::new(log), conversation, Duration::ZERO);
+        let holdings = Holdings::new(
+            account.charge(AccountKind::Inputs, 0),
+            account.charge(AccountKind::Reserved, 0),
+        );
+        let generation = Self::new(meta, Arc::new(log), conversation, Duration::ZERO, holdings);
         if let Some(head) = folder.response_head() {
             generation.response_head.set(head);
         }
         *generation.templates.write() = folder.templates;
         *generation.snapshot.lock() = folder.snapshot;
+        generation.count_restored();
         Ok(generation)
     }
 }
@@ -109,12 +108,12 @@ impl<'a> Folder<'a> {
                 let known = self.templates.get(template).ok_or(StoreError::Corrupt)?;
                 let text = holes.text(&known.template).ok_or(StoreError::Corrupt)?;
                 let text = std::str::from_utf8(text).map_err(|_| StoreError::Corrupt)?;
-                self.snapshot.apply_delta(known.template.target, text);
+                self.snapshot
+                    .apply_delta(record.first_seq, known.template.target, text);
             }
-            Content::Full(full) => full
-                .events
-                .iter()
-                .for_each(|event| self.snapshot.apply(event)),
+            Content::Full(full) => (record.first_seq.0..)
+                .zip(full.events)
+                .for_each(|(seq, event)| self.snapshot.apply(Seq(seq), event)),
         }
         self.end = record.next_seq();
         Ok(())
@@ -125,10 +124,10 @@ impl<'a> Folder<'a> {
         if first == self.end {
             return Ok(());
         }
-        let epochs = self.stored.epoch_ends.iter().zip(1..);
+        let epochs = self.stored.epoch_ends.iter().zip(2..);
         let is_epoch = epochs
             .filter(|(end, _)| **end == self.end)
-            .any(|(_, epoch)| first == Seq(epoch << EPOCH_BITS));
+            .any(|(_, epoch)| first == Epoch(epoch).first_seq());
         let is_terminal = matches!(content, Content::Full(full)
             if matches!(full.events.last(), Some(EventKind::End(_))));
         if is_epoch || is_terminal && first.0 == self.end.0 + TERMINAL_SKIP {

@@ -13,11 +13,14 @@ use super::render_cache::{RenderEntry, RenderKey};
 use super::{Generation, READ_BYTES};
 use crate::dialect::{Dialect, Framing, Rendered, Renderer};
 use crate::log::{LogReader, ReadError};
+use crate::model::account::{AccountKind, Charge};
 use crate::model::id::Seq;
 use crate::model::record::{BatchPosition, RecordBatch};
 
 /// The size at which one poll stops adding records.
 const POLL_BYTES: usize = 64 * 1024;
+/// Frames that a poll returned are counted from this size on.
+const COUNT_FROM: usize = 4 * 1024;
 
 /// Why a reader stops before the end of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +28,9 @@ pub enum SubscriptionError {
     /// The log was deleted, or removed under memory pressure.
     #[error("the log has expired")]
     Expired,
+    /// The process that wrote the log lost events that the reader has seen.
+    #[error("the position was lost with the process that wrote it")]
+    Lost,
     /// The generation failed or was cancelled, and the dialect can show that only by breaking off.
     #[error("the generation failed or was cancelled")]
     BrokenOff,
@@ -53,9 +59,13 @@ pub struct Subscription {
     /// The first of them.
     at: BatchPosition,
     from: Seq,
+    /// Whether it has read nothing yet. Its position may be one that a writer lost.
+    unplaced: bool,
     end: EndOfStream,
     failed: Option<SubscriptionError>,
     out: BytesMut,
+    /// Counts the frames of the last poll until the next one: the reader is writing them.
+    charge: Option<Charge>,
 }
 
 impl Subscription {
@@ -71,9 +81,11 @@ impl Subscription {
             batch: RecordBatch::default(),
             at: BatchPosition::default(),
             from,
+            unplaced: true,
             end: EndOfStream::Open,
             failed: None,
             out: BytesMut::new(),
+            charge: None,
         }
     }
 
@@ -100,6 +112,9 @@ impl Subscription {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, SubscriptionError>>> {
+        if self.charge.is_some() {
+            self.charge = None;
+        }
         loop {
             if let Some(error) = self.failed.take() {
                 self.end = EndOfStream::Reached;
@@ -109,6 +124,12 @@ impl Subscription {
                 return Poll::Ready(None);
             }
             if self.batch.is_end(self.at) {
+                if self.unplaced && self.is_lost() {
+                    match self.reset() {
+                        Some(reset) => return Poll::Ready(Some(Ok(reset))),
+                        None => continue,
+                    }
+                }
                 let poll = self.reader.poll_read(cx, READ_BYTES, &mut self.batch);
                 self.at = self.batch.start();
                 match poll {
@@ -125,7 +146,7 @@ impl Subscription {
                         self.at = self.batch.start();
                         return Poll::Pending;
                     }
-                    Poll::Ready(Err(ReadError::Expired)) => {
+                    Poll::Ready(Err(ReadError::Expired | ReadError::PastHead)) => {
                         self.failed = Some(SubscriptionError::Expired);
                         continue;
                     }
@@ -134,21 +155,61 @@ impl Subscription {
                             // It waited past the head, and the log ended before its event came. It
                             // is shown the terminal event.
                             self.from = Seq(tail.next.0.saturating_sub(1));
-                            let log = self.generation().log().clone();
-                            self.reader = LogReader::new(log, self.from);
+                            self.reader.seek(self.from);
                         } else {
                             self.end = EndOfStream::Reached;
                         }
                         continue;
+                    }
+                    Poll::Ready(Ok(_)) if self.unplaced => {
+                        // The next epoch may have begun since the position was looked at.
+                        if self.is_lost() {
+                            self.reader.seek(self.from);
+                            self.batch.restart(self.from);
+                            self.at = self.batch.start();
+                            continue;
+                        }
+                        self.unplaced = false;
                     }
                     Poll::Ready(Ok(_)) => {}
                 }
             }
             let bytes = self.render();
             if !bytes.is_empty() {
+                if bytes.len() >= COUNT_FROM {
+                    let held = bytes.len() + self.batch.byte_len();
+                    let account = self.guard.generation().account();
+                    self.charge = Some(account.charge(AccountKind::Frames, held));
+                }
                 return Poll::Ready(Some(Ok(bytes)));
             }
         }
+    }
+
+    /// Whether the reader has seen events that a writer lost.
+    fn is_lost(&self) -> bool {
+        let after = self.from.0.checked_sub(1).map(Seq);
+        after.is_some_and(|after| self.generation().is_lost(after))
+    }
+
+    /// Moves a reader whose position was lost to where the log goes on. Returns `tokenwire:reset`
+    /// for it; a reader that takes none goes on only if it lacks nothing but the ending.
+    fn reset(&mut self) -> Option<Bytes> {
+        self.unplaced = false;
+        let generation = self.guard.generation().clone();
+        if !self.renderer.shows_extensions() {
+            let after = Seq(self.from.0.saturating_sub(1));
+            if !generation.only_ending_follows(after) {
+                self.failed = Some(SubscriptionError::Lost);
+            }
+            return None;
+        }
+        let (seq, event) = generation.reset_event();
+        self.from = seq.next();
+        self.reader.seek(self.from);
+        self.renderer
+            .reset(&generation.meta().id, seq, &event, &mut self.out);
+        Some(self.out.split().freeze())
     }
 
     /// Returns the records that were read as frames, from the cache or newly encoded.
@@ -197,13 +258,14 @@ impl Subscription {
         self.note(rendered);
         let bytes = self.out.split().freeze();
         if let Some(key) = key {
-            generation.render_cache().put(RenderEntry {
+            let entry = RenderEntry {
                 key,
                 first,
                 next,
                 bytes: bytes.clone(),
                 rendered,
-            });
+            };
+            generation.render_cache().put(entry, generation.account());
         }
         bytes
     }

@@ -1,16 +1,18 @@
-//! The writer of a generation's log. It seals the log when it is dropped.
+//! The writer of a generation's log and snapshot. It seals the log when it is dropped.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+
+use smallvec::SmallVec;
 
 use super::Generation;
 use crate::dialect::known_template;
 use crate::log::{AppendError, Epoch};
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::{Ending, EventKind, Failure, Outcome};
-use crate::model::record::FullRecord;
-use crate::model::record::RecordBatch;
-use crate::model::snapshot::Snapshot;
+use crate::model::id::Seq;
+use crate::model::record::{Content, FullRecord, KnownTemplate, RecordBatch, StoredHoles};
+use crate::model::snapshot::{Change, Snapshot};
 use crate::model::time::unix_now;
 use crate::upstream::OpenError;
 use crate::upstream::translate::RecordWriter;
@@ -27,16 +29,43 @@ pub(super) fn ended_before_head() -> OpenError {
 pub(crate) struct Writer {
     generation: Arc<Generation>,
     epoch: Epoch,
+    /// The generation's templates.
+    templates: Vec<Arc<KnownTemplate>>,
     done: bool,
+    /// Bytes appended so far.
+    appended: usize,
+    /// The bytes at which the account is told of the growth next.
+    count_at: usize,
 }
 
+/// Steps in which the account is told of a generation's growth: it doubles up to the largest.
+const COUNT_FROM: usize = 8 * 1024;
+const COUNT_STEP: usize = 64 * 1024;
+
+/// A decoded record, as the snapshot takes it.
+enum Update<'a> {
+    Delta {
+        seq: Seq,
+        template: usize,
+        holes: StoredHoles<'a>,
+    },
+    Events(Seq, Vec<Change>),
+}
+
+/// Most batches are one record.
+type Updates<'a> = SmallVec<[Update<'a>; 2]>;
+
 impl Writer {
+    /// Begins the log's next epoch.
     pub(crate) fn new(generation: Arc<Generation>) -> Self {
-        let epoch = generation.log().take_over();
+        let epoch = generation.log().begin_epoch();
         Self {
+            templates: generation.templates(),
             generation,
             epoch,
             done: false,
+            appended: 0,
+            count_at: COUNT_FROM,
         }
     }
 
@@ -50,35 +79,103 @@ impl Writer {
             return Ok(());
         }
         self.publish_templates(records);
-        let result = self.generation.log().append(self.epoch, records.batch());
-        if result.is_ok() {
-            records.clear();
+        let batch = records.batch();
+        let updates = self.decode(batch);
+        {
+            // Readers that the append wakes find the events in the snapshot.
+            let mut snapshot = self.generation.writers_snapshot().lock();
+            self.generation.log().append(self.epoch, batch)?;
+            self.apply(&mut snapshot, updates);
         }
-        result
+        self.appended += records.batch().byte_len();
+        records.clear();
+        if self.appended >= self.count_at {
+            self.count_at = self.appended + self.appended.min(COUNT_STEP);
+            self.generation.count_growth();
+        }
+        Ok(())
     }
 
     /// Appends the collected records, which end with the terminal event, and seals the log.
     pub(crate) fn seal(&mut self, records: &mut RecordWriter) {
         self.publish_templates(records);
-        if self
-            .generation
-            .log()
-            .seal(self.epoch, records.batch())
-            .is_ok()
-        {
+        let batch = records.batch();
+        // A panic while decoding must not keep the log open.
+        let updates = catch_unwind(AssertUnwindSafe(|| self.decode(batch))).unwrap_or_default();
+        if self.seal_with(batch, updates) {
             self.sealed();
         }
         records.clear();
     }
 
+    fn seal_with(&self, batch: &RecordBatch, updates: Updates<'_>) -> bool {
+        let mut snapshot = self.generation.writers_snapshot().lock();
+        let sealed = self.generation.log().seal(self.epoch, batch).is_ok();
+        let apply = || self.apply(&mut snapshot, updates);
+        // The waiters are told of the end in any case.
+        if sealed && catch_unwind(AssertUnwindSafe(apply)).is_err() {
+            tracing::error!(generation = %self.generation.meta().id, "folding the events panicked");
+        }
+        sealed
+    }
+
+    /// Decodes a batch, before the snapshot is locked.
+    fn decode<'a>(&self, batch: &'a RecordBatch) -> Updates<'a> {
+        let mut updates = Updates::new();
+        for record in batch {
+            match Content::decode(record.payload) {
+                Ok(Content::Delta { template, holes }) => updates.push(Update::Delta {
+                    seq: record.first_seq,
+                    template,
+                    holes,
+                }),
+                Ok(Content::Full(full)) => {
+                    let changes = full.events.into_iter().map(Change::from).collect();
+                    updates.push(Update::Events(record.first_seq, changes));
+                }
+                // Records are written and read by the same program. A damaged one loses only its own
+                // text.
+                Err(error) => {
+                    tracing::error!(generation = %self.generation.meta().id, %error, "record skipped");
+                }
+            }
+        }
+        updates
+    }
+
+    fn apply(&self, snapshot: &mut Snapshot, updates: Updates<'_>) {
+        for update in updates {
+            match update {
+                Update::Delta {
+                    seq,
+                    template,
+                    holes,
+                } => {
+                    if let Some(known) = self.templates.get(template) {
+                        let text = holes.text(&known.template).unwrap_or_default();
+                        let text = std::str::from_utf8(text).unwrap_or_default();
+                        snapshot.apply_delta(seq, known.template.target, text);
+                    }
+                }
+                Update::Events(first, changes) => {
+                    for (seq, change) in (first.0..).zip(changes) {
+                        snapshot.apply(Seq(seq), change);
+                    }
+                }
+            }
+        }
+    }
+
     /// Publishes new templates. Must precede the records that use them.
-    fn publish_templates(&self, records: &mut RecordWriter) {
+    fn publish_templates(&mut self, records: &mut RecordWriter) {
         for (head, template) in records.take_templates() {
-            self.generation.add_template(known_template(
+            let known = Arc::new(known_template(
                 &self.generation.meta().id,
                 head.as_ref(),
                 template,
             ));
+            self.templates.push(known.clone());
+            self.generation.add_template(known);
         }
     }
 
@@ -87,18 +184,14 @@ impl Writer {
         self.generation
             .response_head()
             .set(Err(ended_before_head()));
-        // The snapshot must be complete before the log can expire. A panic in it must not keep the
-        // waiters from the end.
-        if catch_unwind(AssertUnwindSafe(|| self.generation.with_snapshot(|_| ()))).is_err() {
-            tracing::error!(generation = %self.generation.meta().id, "folding the events panicked");
-        }
+        self.generation.count_end();
         self.generation.notify_ended();
     }
 
     /// Closes open items and ends the log with a failure, without the records that are not
     /// appended.
     pub(crate) fn seal_abruptly(&mut self, error: &ApiError) {
-        let Ok(tail) = self.generation.log().tail() else {
+        let Ok(end) = self.generation.log().end() else {
             return;
         };
         let outcome = Outcome {
@@ -108,17 +201,23 @@ impl Writer {
             relayed: None,
         };
         let mut batch = RecordBatch::default();
-        batch.restart(tail.next);
-        // This may run because folding the events panicked, and may run while unwinding. The terminal
-        // event is written in any case.
-        let closing = || self.generation.with_snapshot(Snapshot::closing_events);
+        batch.restart(end.next);
+        // The first record of a later epoch.
+        batch.skip(self.epoch.first_seq().0.saturating_sub(end.next.0));
+        let first = batch.next_seq();
+        // This may run while unwinding. The terminal event is written in any case.
+        let closing = || self.generation.snapshot().closing_events();
         let mut events = catch_unwind(AssertUnwindSafe(closing)).unwrap_or_default();
         events.push(EventKind::End(outcome));
-        batch.push_full(&FullRecord { events, raw: None });
+        let record = FullRecord { events, raw: None };
+        batch.push_full(&record);
         self.generation
             .response_head()
             .set(Err(OpenError::Failed(error.clone())));
-        if self.generation.log().seal(self.epoch, &batch).is_ok() {
+        let changes = record.events.into_iter().map(Change::from).collect();
+        let mut updates = Updates::new();
+        updates.push(Update::Events(first, changes));
+        if self.seal_with(&batch, updates) {
             self.sealed();
         }
     }
@@ -145,77 +244,25 @@ impl Drop for Writer {
 
 #[cfg(test)]
 mod tests {
-    use std::task::{Context, Poll};
     use std::time::Duration;
 
     use futures::FutureExt as _;
 
     use super::*;
     use crate::generation::Conversation;
-    use crate::log::{
-        LogLimits, MemoryAccount, MemoryLog, ReadError, ReadPosition, ReaderSlot, Tail, TokenLog,
-    };
+    use crate::generation::Holdings;
+    use crate::log::{LogLimits, LogTail};
+    use crate::model::account::Account;
+    use crate::model::event::{DeltaKind, DeltaTarget, ItemHead, PartKind};
     use crate::model::id::{GenerationId, Owner};
-    use crate::model::snapshot::{Api, Meta};
+    use crate::model::snapshot::{Api, Meta, Status};
 
-    /// A log whose records cannot be read, so that folding them panics.
-    #[derive(Debug)]
-    struct UnreadableLog(MemoryLog);
-
-    impl TokenLog for UnreadableLog {
-        fn append(&self, epoch: Epoch, batch: &RecordBatch) -> Result<(), AppendError> {
-            self.0.append(epoch, batch)
-        }
-
-        fn seal(&self, epoch: Epoch, batch: &RecordBatch) -> Result<(), AppendError> {
-            self.0.seal(epoch, batch)
-        }
-
-        fn take_over(&self) -> Epoch {
-            self.0.take_over()
-        }
-
-        fn tail(&self) -> Result<Tail, ReadError> {
-            self.0.tail()
-        }
-
-        fn memory_size(&self) -> usize {
-            self.0.memory_size()
-        }
-
-        fn expire(&self) {
-            self.0.expire();
-        }
-
-        fn enroll(&self) -> ReaderSlot {
-            self.0.enroll()
-        }
-
-        fn leave(&self, slot: ReaderSlot) {
-            self.0.leave(slot);
-        }
-
-        fn poll_read(
-            &self,
-            _slot: ReaderSlot,
-            _cx: &mut Context<'_>,
-            _cursor: &mut ReadPosition,
-            _max_bytes: usize,
-            _out: &mut RecordBatch,
-        ) -> Poll<Result<Tail, ReadError>> {
-            panic!("the test makes reading panic")
-        }
-    }
-
-    fn unreadable() -> Writer {
+    fn writer() -> Writer {
         let limits = LogLimits {
-            bytes: 1 << 20,
-            events: 1 << 10,
+            bytes: 1 << 28,
+            events: 1 << 20,
         };
-        let log = Arc::new(UnreadableLog(MemoryLog::new(
-            limits,
-            MemoryAccount::default(),
-        )));
+        let log = Arc::new(LogTail::new(limits, Account::default()));
         let meta = Meta {
             id: GenerationId::random(),
             owner: Owner::Anonymous,
@@ -228,31 +275,60 @@ mod tests {
             include_usage: false,
         };
         let conversation = Conversation::default();
-        let mut writer = Writer::new(Generation::new(meta, log, conversation, Duration::ZERO));
+        let holdings = Holdings::uncounted();
+        let grace = Duration::ZERO;
+        Writer::new(Generation::new(meta, log, conversation, grace, holdings))
+    }
+
+    /// A writer that has appended the start of an answer, and its records.
+    fn answering() -> (Writer, RecordWriter) {
+        let mut writer = writer();
         let mut records = RecordWriter::new();
+        records.event(EventKind::Created);
         records.event(EventKind::InProgress);
+        records.open_item(ItemHead::Message { choice: 0 });
+        records.event(EventKind::PartAdded {
+            item: 0,
+            part: 0,
+            kind: PartKind::Text,
+        });
         records.record(None);
         writer.append(&mut records).expect("the log is open");
-        writer
+        (writer, records)
+    }
+
+    fn say(writer: &mut Writer, records: &mut RecordWriter, text: &str) {
+        let target = DeltaTarget {
+            item: 0,
+            part: 0,
+            kind: DeltaKind::Text,
+            plain: true,
+        };
+        records.text(target, text, None);
+        records.record(None);
+        writer.append(records).expect("the log is open");
+    }
+
+    fn shown(generation: &Generation) -> String {
+        String::from_utf8(generation.response_json()).expect("JSON is UTF-8")
     }
 
     #[test]
-    fn panic_while_folding_still_seals_the_log() {
-        let mut writer = unreadable();
+    fn dropped_writer_seals_the_log() {
+        let (mut writer, mut records) = answering();
+        say(&mut writer, &mut records, "Hello");
         let generation = writer.generation().clone();
-        writer.seal_abruptly(&ApiError::new(ErrorCode::InternalError, "test"));
-        assert!(generation.is_over());
-
-        let writer = unreadable();
-        let generation = writer.generation().clone();
+        assert_eq!(generation.status(), Status::InProgress);
         drop(writer);
         assert!(generation.is_over());
         assert!(generation.ended().now_or_never().is_some());
+        assert_eq!(generation.status(), Status::Failed);
+        assert!(shown(&generation).contains(r#""text":"Hello""#));
     }
 
     #[test]
-    fn panic_while_unwinding_still_seals_the_log() {
-        let writer = unreadable();
+    fn writer_dropped_while_unwinding_seals_the_log() {
+        let (writer, _) = answering();
         let generation = writer.generation().clone();
         let unwound = catch_unwind(AssertUnwindSafe(move || {
             let _writer = writer;
@@ -260,5 +336,71 @@ mod tests {
         }));
         assert!(unwound.is_err());
         assert!(generation.is_over());
+    }
+
+    #[test]
+    fn snapshot_is_read_without_the_log() {
+        let (mut writer, mut records) = answering();
+        say(&mut writer, &mut records, "Hello");
+        let generation = writer.generation().clone();
+        // Nothing can be decoded any more.
+        generation.log().expire();
+        assert!(shown(&generation).contains(r#""text":"Hello""#));
+        assert_eq!(generation.status(), Status::InProgress);
+        assert!(generation.has_begun());
+        drop(writer);
+        assert!(generation.ended().now_or_never().is_some());
+    }
+
+    #[test]
+    fn poll_of_a_long_answer_copies_less_than_one_piece_under_the_lock() {
+        let (mut writer, mut records) = answering();
+        let generation = writer.generation().clone();
+        let piece = "0123456789abcdef".repeat(64);
+        let mut expected = String::new();
+        let mut copies = Vec::new();
+        for round in 0..20_000 {
+            say(&mut writer, &mut records, &piece);
+            if round % 1000 == 0 {
+                let copy = generation.snapshot();
+                let held = generation.snapshot().unshared_bytes(&copy);
+                assert!(held < 16 * 1024, "a copy of {held} bytes");
+                copies.push((copy, expected.len() + piece.len()));
+            }
+            expected.push_str(&piece);
+        }
+        let text = |snapshot: &Snapshot| snapshot.plain_text();
+        assert!(generation.snapshot().unshared_bytes(&copies[0].0) < 16 * 1024);
+        assert_eq!(text(&generation.snapshot()), expected);
+        for (copy, length) in &copies {
+            assert!(text(copy) == expected[..*length], "an earlier copy changed");
+        }
+    }
+
+    #[test]
+    fn second_writer_goes_on_in_the_next_epoch() {
+        let (mut first, mut records) = answering();
+        say(&mut first, &mut records, "Hello");
+        let generation = first.generation().clone();
+        let end = records.next_seq();
+        let second = Writer::new(generation.clone());
+        records.event(EventKind::Chunk);
+        records.record(None);
+        assert!(matches!(
+            first.append(&mut records),
+            Err(AppendError::Fenced { .. })
+        ));
+        drop(first);
+        assert!(!generation.is_over(), "a fenced writer does not seal");
+        drop(second);
+        assert!(generation.is_over());
+        let (last, event) = generation.reset_event();
+        // Text, part and item are closed, then the failure.
+        assert_eq!(last, Seq((1 << 24) + 3));
+        assert!(String::from_utf8_lossy(&event).contains(r#""text":"Hello""#));
+        assert!(generation.is_lost(end));
+        assert!(!generation.is_lost(Seq(end.0 - 1)));
+        assert!(generation.only_ending_follows(end));
+        assert!(!generation.only_ending_follows(Seq(2)));
     }
 }

@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::header::LogHeader;
 use super::store::{BlockRange, Blocks, LogStore, StoreError};
-use super::{Epoch, ReadError, Tail};
+use super::{Epoch, ReadError, TailEnd};
 use crate::model::id::Seq;
 use crate::model::record::RecordBatch;
 
@@ -71,7 +71,7 @@ pub trait FlushSource: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`ReadError::Expired`] once the records are gone. The flusher then lets go of it.
-    fn end(&self) -> Result<Tail, ReadError>;
+    fn end(&self) -> Result<TailEnd, ReadError>;
 
     /// Appends framed records to `out`, starting with the record after `from`, which is the end of
     /// a record. Copies at least one record, if there is one, and stops at about `max_bytes`.
@@ -433,6 +433,16 @@ impl Shared {
             }
             Err(ReadError::Expired) => {
                 entry.release(Released::Expired);
+                self.finish();
+                return 0;
+            }
+            // The store has records that this tail never had.
+            Err(ReadError::PastHead) => {
+                let gap = StoreError::Gap {
+                    expected: from,
+                    found: source.end().map_or(from, |end| end.next),
+                };
+                entry.release(Released::Refused(gap));
                 self.finish();
                 return 0;
             }

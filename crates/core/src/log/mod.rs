@@ -1,70 +1,91 @@
 //! The token log: one generation's records, appended by one writer, read by any number of readers.
 //!
 //! ```text
-//!              records                                      tail
+//!              records                                       end
 //!                 │                                           │
-//!   ┌─────┬───────┼─────┬─────┬─────┬─────┬─────┬─────┬─────┐ ▼
-//!   │ 0 1 │ 2 3 4 │  5  │  6  │  7  │  8  │  9  │ 10  │ 11  │ ⋯  ◀── append(epoch, batch)
-//!   └─────┴───────┴─────┴─────┴─────┴─────┴─────┴─────┴─────┘
-//!   ▲         ▲                             ▲               ▲
-//!   │         │                             │               └─ sealed: nothing follows, readers end here
-//!   │         │                             └─ a reader that keeps up waits at the tail; an append wakes it
+//!   ┌─────┬───────┼─────┬─────┬─────┐   ┌─────┬─────┬─────┐   ▼
+//!   │ 0 1 │ 2 3 4 │  5  │  6  │  7  │ ⋯ │ 2²⁴ │  …  │     │   ⋯  ◀── append(epoch, batch)
+//!   └─────┴───────┴─────┴─────┴─────┘   └─────┴─────┴─────┘
+//!   ▲         ▲          ▲        ▲   ▲   ▲               ▲
+//!   │         │          │        │   │   │               └─ sealed: nothing follows, readers end here
+//!   │         │          │        │   │   └─ epoch 2: the numbers of a later writer
+//!   │         │          │        │   └─ lost: a position in this hole was never in this log
+//!   │         │          │        └─ the end of epoch 1
+//!   │         │          └─ committed: a store has everything before
 //!   │         └─ a reader that resumes inside a record: it gets the record and skips what it has
 //!   └─ the head: a log is never trimmed, only removed
 //! ```
 //!
-//! * Events are numbered from 0 without gaps. A record holds one or more; it is appended as a whole
-//!   or not at all.
-//! * **One writer.** Appending needs the log's current [`Epoch`]. A new writer raises the epoch,
-//!   and appends of earlier writers are refused.
-//! * **Readers pull.** A [`LogReader`] is a cursor, not a queue.
+//! * Events are numbered from 0. A record holds one or more; it is appended as a whole or not at
+//!   all. There are two holes: before an epoch, and of a few numbers that a terminal event skips.
+//! * **One writer.** Appending needs the log's current [`Epoch`]. A new writer begins the next one,
+//!   and appends of earlier writers are refused. Epoch e starts at the number (e − 1) · 2²⁴.
+//! * **Readers pull.** A [`LogReader`] is a cursor, not a queue. A reader that keeps up waits at the
+//!   tail; an append wakes it. *Pending* is at the tail, [`Position`] tells where a reader stands,
+//!   and [`ReadError::Expired`] is gone.
+//! * **One encoding.** The tail holds the framed records of a [`RecordBatch`] as they are: a read
+//!   copies a range, and so does a block for a store.
 //! * **Sealing** ends a log; the records stay readable. **Expiry** removes the records, and readers
 //!   get an error.
 //!
-//! Every implementation passes one conformance suite (`tokenwire-testkit`).
+//! [`RecordBatch`]: crate::model::record::RecordBatch
 
 mod flusher;
 mod header;
-mod memory;
 mod memory_store;
+mod reader;
+mod segment;
 mod store;
+mod tail;
+mod wakers;
 
+pub use crate::model::id::Epoch;
 pub use flusher::{FlushHandle, FlushOptions, FlushSource, Flusher, Released};
 pub use header::{HEADER_VERSION, HeaderError, IdempotencyKey, LogHeader};
-pub use memory::{MemoryAccount, MemoryLog};
 pub use memory_store::MemoryStore;
+pub use reader::{LogReader, ReadPosition};
 pub use store::{
     Appended, Block, BlockRange, Blocks, LogStore, StoreError, StoreFuture, StoredLog,
 };
-
-use std::fmt;
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+pub use tail::LogTail;
+pub use wakers::ReaderSlot;
 
 use crate::model::id::Seq;
-use crate::model::record::RecordBatch;
-
-/// A writer's right to append. A log starts at epoch 0 and accepts appends of its latest epoch
-/// only.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Epoch(pub u64);
 
 /// The limits of one log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogLimits {
-    /// Bytes of stored records.
+    /// Bytes of stored records with their heads.
     pub bytes: usize,
-    /// Number of events.
+    /// Number of events of one epoch.
     pub events: u64,
+}
+
+impl LogLimits {
+    /// The most events of one epoch: half of its numbers, so that the next epoch is never reached.
+    pub const MAX_EVENTS: u64 = Epoch::NUMBERS / 2;
 }
 
 /// The end of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tail {
-    /// The number of the next event; also the number of events so far.
+pub struct TailEnd {
+    /// The number after the last event.
     pub next: Seq,
     /// Whether the log has ended.
     pub sealed: bool,
+}
+
+/// The position in a log of a reader that has seen events up to a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Position {
+    /// Events follow.
+    InLog,
+    /// It has seen the last event.
+    AtTail,
+    /// It has seen more than there is: the log it saw was further.
+    PastHead,
+    /// It has seen events that a writer lost: they are above the end of an epoch and below the next.
+    Lost,
 }
 
 /// Why a batch was not appended. None of its records was.
@@ -81,7 +102,7 @@ pub enum AppendError {
     /// The log has ended.
     #[error("the log is sealed")]
     Sealed,
-    /// The batch does not start where the log ends.
+    /// The batch does not start where the log ends, or an epoch not at its first number.
     #[error("the batch starts at event {found}, but the next is {expected}")]
     Gap {
         /// The number that the next event must have.
@@ -106,140 +127,7 @@ pub enum ReadError {
     /// The records were removed.
     #[error("the log has expired")]
     Expired,
-}
-
-/// One generation's records. See the [module documentation](self) for a drawing.
-pub trait TokenLog: Send + Sync + fmt::Debug {
-    /// Appends the batch's records, all or none, and wakes waiting readers.
-    ///
-    /// # Errors
-    /// [`AppendError`]; the log is unchanged.
-    fn append(&self, epoch: Epoch, batch: &RecordBatch) -> Result<(), AppendError>;
-
-    /// As [`TokenLog::append`], and ends the log. The limits do not apply to this last batch.
-    ///
-    /// # Errors
-    /// As [`TokenLog::append`], but never `Full`.
-    fn seal(&self, epoch: Epoch, batch: &RecordBatch) -> Result<(), AppendError>;
-
-    /// Takes the log over: returns a new epoch and fences every earlier writer.
-    fn take_over(&self) -> Epoch;
-
-    /// Returns the end of the log.
-    ///
-    /// # Errors
-    /// [`ReadError::Expired`] once the records are gone.
-    fn tail(&self) -> Result<Tail, ReadError>;
-
-    /// Bytes that the log holds in memory.
-    fn memory_size(&self) -> usize;
-
-    /// Removes the records. Appends and reads fail from then on. Wakes waiting readers.
-    fn expire(&self);
-
-    /// Registers a reader, to be woken by appends.
-    fn enroll(&self) -> ReaderSlot;
-
-    /// Removes a reader.
-    fn leave(&self, slot: ReaderSlot);
-
-    /// Copies records into `out`, starting with the one that holds the cursor's event, and moves
-    /// the cursor past them. Copies at least one record and stops at about `max_bytes`. `out` is
-    /// restarted at the first record's number.
-    ///
-    /// `Ready` with an empty batch is the end of a sealed log. After `Pending` the next append,
-    /// seal or expiry wakes the slot's waker.
-    ///
-    /// # Errors
-    /// [`ReadError::Expired`] once the records are gone.
-    fn poll_read(
-        &self,
-        slot: ReaderSlot,
-        cx: &mut Context<'_>,
-        cursor: &mut ReadPosition,
-        max_bytes: usize,
-        out: &mut RecordBatch,
-    ) -> Poll<Result<Tail, ReadError>>;
-}
-
-/// The index of a reader in a log's list of wakers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReaderSlot(pub usize);
-
-/// A position in a log: the number of the next event, and a hint at its record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReadPosition {
-    /// The next event to read.
-    pub next: Seq,
-    /// The index of its record, if the last read left it here.
-    pub hint: Option<usize>,
-}
-
-impl ReadPosition {
-    /// A cursor before the event with this number.
-    #[must_use]
-    pub fn at(next: Seq) -> Self {
-        Self { next, hint: None }
-    }
-}
-
-/// A cursor that is registered with its log. Dropping it removes the registration.
-#[derive(Debug)]
-pub struct LogReader {
-    log: Arc<dyn TokenLog>,
-    slot: ReaderSlot,
-    cursor: ReadPosition,
-}
-
-impl LogReader {
-    /// Creates a reader whose first event is `next`.
-    #[must_use]
-    pub fn new(log: Arc<dyn TokenLog>, next: Seq) -> Self {
-        let slot = log.enroll();
-        Self {
-            log,
-            slot,
-            cursor: ReadPosition::at(next),
-        }
-    }
-
-    /// As [`TokenLog::poll_read`].
-    ///
-    /// # Errors
-    /// As [`TokenLog::poll_read`].
-    pub fn poll_read(
-        &mut self,
-        cx: &mut Context<'_>,
-        max_bytes: usize,
-        out: &mut RecordBatch,
-    ) -> Poll<Result<Tail, ReadError>> {
-        self.log
-            .poll_read(self.slot, cx, &mut self.cursor, max_bytes, out)
-    }
-
-    /// Reads without waiting: an empty batch if there is nothing new.
-    ///
-    /// # Errors
-    /// [`ReadError::Expired`] once the records are gone.
-    pub fn read_now(&mut self, max_bytes: usize, out: &mut RecordBatch) -> Result<Tail, ReadError> {
-        match self.poll_read(&mut Context::from_waker(Waker::noop()), max_bytes, out) {
-            Poll::Ready(result) => result,
-            Poll::Pending => {
-                out.restart(self.cursor.next);
-                self.log.tail()
-            }
-        }
-    }
-
-    /// The number of the next event to read.
-    #[must_use]
-    pub fn position(&self) -> Seq {
-        self.cursor.next
-    }
-}
-
-impl Drop for LogReader {
-    fn drop(&mut self) {
-        self.log.leave(self.slot);
-    }
+    /// The events are not here yet.
+    #[error("the position is past the end of the log")]
+    PastHead,
 }

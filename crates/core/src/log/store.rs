@@ -223,6 +223,16 @@ pub struct BlockRange {
     pub next: Seq,
 }
 
+// === impl BlockRange ===
+
+impl BlockRange {
+    /// Returns true if the block holds no record.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.first == self.next
+    }
+}
+
 // === impl StoreError ===
 
 impl StoreError {

@@ -98,6 +98,8 @@ codes! {
     MethodNotAllowed = "method_not_allowed", 405, Client, false, "Use one of the methods in the `Allow` header.";
     /// The log has expired; only the response object is left.
     PositionGone = "position_gone", 410, Client, false, "Fetch the whole object with GET /v1/responses/{id}.";
+    /// The node that wrote the answer is lost, and so is the answer.
+    ProducerLost = "producer_lost", 410, Gateway, true, "Send the request again under a new key; the upstream may have been asked already.";
     /// The request's body did not arrive in time.
     RequestTimeout = "request_timeout", 408, Client, true, "Send the body without long pauses; the settings are `server.body_timeout` and `server.min_body_rate`.";
     /// The body is larger than `limits.body`.
@@ -118,6 +120,8 @@ codes! {
     UpstreamBusy = "upstream_busy", 429, Gateway, true, "Try again after `Retry-After`; the bounds are `upstreams[].limits`.";
     /// The gateway is shutting down.
     ShuttingDown = "shutting_down", 503, Gateway, true, "Try again; another instance or the restarted one will answer.";
+    /// The node that writes the answer is alive but cannot be reached.
+    OwnerUnreachable = "owner_unreachable", 503, Gateway, true, "Try again after `Retry-After`; the answer goes on.";
     /// A bug in the gateway.
     InternalError = "internal_error", 500, Gateway, true, "Try again; report it with the `X-Request-Id` if it comes back.";
     /// The connection to the upstream failed.

@@ -2,6 +2,7 @@
 //!
 //! Modules of this folder do no I/O and import no other folder.
 
+pub mod account;
 pub mod error;
 pub mod event;
 pub mod gauge;
@@ -9,5 +10,7 @@ pub mod id;
 pub(crate) mod json;
 pub mod record;
 pub(crate) mod relayed_items;
+pub(crate) mod shared_list;
 pub mod snapshot;
+pub(crate) mod text;
 pub mod time;

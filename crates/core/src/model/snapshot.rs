@@ -2,6 +2,9 @@
 //!
 //! The same fold serves polls, the terminal event, resets, `stream: false`, the history of a
 //! conversation and the texts of `….done` events, so that all of them agree.
+//!
+//! The writer keeps it. A reader copies it under the writer's lock and renders the copy: a copy
+//! shares items, texts and outcome.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -9,11 +12,13 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::model::event::{
-    DeltaKind, DeltaTarget, Ending, EventKind, ItemHead, Outcome, PartKind, Relayed, item_id,
+    DeltaKind, DeltaTarget, Ending, EventKind, ItemHead, Outcome, PartKind, item_id,
 };
 use crate::model::id::{GenerationId, Owner, Seq};
 use crate::model::json::{self, Members};
-use crate::model::relayed_items::RelayedItems;
+use crate::model::relayed_items::{RelayedItems, RelayedUpdate};
+use crate::model::shared_list::{SharedList, one_more};
+use crate::model::text::{self, Text};
 
 /// The API that a generation's upstream speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -100,46 +105,76 @@ impl Status {
     }
 }
 
-/// The state of a generation after a prefix of its events.
-#[derive(Default)]
+/// The state of a generation after a prefix of its events. Cheap to copy.
+#[derive(Clone, Default)]
 pub struct Snapshot {
     next: Seq,
     status: Status,
     /// Whether the upstream has sent anything.
     begun: bool,
-    items: Vec<Item>,
+    items: SharedList<Item>,
     /// Items of an upstream that speaks Responses, by `output_index`.
     relayed: RelayedItems,
-    outcome: Option<Outcome>,
+    outcome: Option<Arc<Outcome>>,
     /// Number of times that another upstream took over.
     continued: u32,
+    /// Number of events.
+    events: u64,
     /// Number of events with a piece of text, reasoning, refusal or arguments.
     deltas: u64,
 }
 
+/// An event as the snapshot takes it: decoded, parsed and owned, so that nothing of that is done
+/// under the writer's lock.
+#[derive(Debug)]
+pub(crate) enum Change {
+    /// An event of the gateway.
+    Event(EventKind),
+    /// An event of a Responses upstream.
+    Relayed {
+        /// Whether it holds a piece of text, reasoning, refusal or arguments.
+        is_delta: bool,
+        /// Whether it is the upstream's first.
+        begins: bool,
+        update: Option<RelayedUpdate>,
+    },
+}
+
+impl From<EventKind> for Change {
+    fn from(event: EventKind) -> Self {
+        let EventKind::Relayed(relayed) = &event else {
+            return Self::Event(event);
+        };
+        Self::Relayed {
+            is_delta: relayed.is_delta(),
+            begins: relayed.name == "response.in_progress",
+            update: serde_json::from_str::<Members<'_>>(&relayed.json)
+                .ok()
+                .and_then(|members| {
+                    let index = members.number("output_index").unwrap_or(0);
+                    RelayedUpdate::parse(&relayed.name, index, &members)
+                }),
+        }
+    }
+}
+
+#[derive(Clone)]
 struct Item {
-    head: ItemHead,
+    head: Arc<ItemHead>,
     parts: Vec<Part>,
-    arguments: String,
+    arguments: Text,
     status: &'static str,
 }
 
+#[derive(Clone)]
 struct Part {
     kind: PartKind,
     /// JSON-escaped.
-    text: String,
+    text: Text,
     /// Raw elements of all arrays, separated by commas.
-    logprobs: String,
-    /// One JSON object per annotation.
-    annotations: Vec<String>,
-}
-
-/// Reserves room for one element in an empty list. Most answers are one item of one part and are
-/// kept long after their end; `Vec::push` alone would reserve room for four.
-fn one_more<T>(list: &mut Vec<T>) {
-    if list.is_empty() {
-        list.reserve_exact(1);
-    }
+    logprobs: Text,
+    /// JSON objects, separated by commas.
+    annotations: Text,
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -168,7 +203,7 @@ impl Snapshot {
 
     /// Returns the outcome once the generation has ended.
     #[must_use]
-    pub fn outcome(&self) -> Option<&Outcome> {
+    pub fn outcome(&self) -> Option<&Arc<Outcome>> {
         self.outcome.as_ref()
     }
 
@@ -179,47 +214,88 @@ impl Snapshot {
             item.parts
                 .iter()
                 .map(|part| {
-                    part.text.capacity()
-                        + part.logprobs.capacity()
-                        + part.annotations.iter().map(String::capacity).sum::<usize>()
-                        + 96
+                    part.text.memory_size()
+                        + part.logprobs.memory_size()
+                        + part.annotations.memory_size()
+                        + size_of::<Part>()
                 })
                 .sum::<usize>()
         };
         let items: usize = self
             .items
             .iter()
-            .map(|item| parts(item) + item.arguments.capacity() + item.head.memory_size() + 160)
+            .map(|item| parts(item) + item.arguments.memory_size() + item.head.memory_size() + 200)
             .sum();
         let outcome = self.outcome.as_ref().map_or(0, |outcome| {
             outcome.relayed.as_ref().map_or(0, String::capacity) + 200
         });
-        items + outcome + self.relayed.len() * 256
+        items + outcome + self.relayed.memory_size()
     }
 
-    /// Applies the next event. Events must be applied in order, each once.
-    pub(crate) fn apply(&mut self, event: &EventKind) {
-        self.next = self.next.next();
+    /// Returns the bytes of texts that this snapshot does not share with a copy.
+    #[cfg(test)]
+    pub(crate) fn unshared_bytes(&self, copy: &Self) -> usize {
+        self.items
+            .iter()
+            .enumerate()
+            .filter(|(index, item)| {
+                !copy
+                    .items
+                    .get(*index)
+                    .is_some_and(|other| std::ptr::eq(*item, other))
+            })
+            .flat_map(|(_, item)| {
+                let parts = item.parts.iter();
+                parts
+                    .flat_map(|part| [&part.text, &part.logprobs, &part.annotations])
+                    .chain([&item.arguments])
+            })
+            .map(Text::open_bytes)
+            .sum()
+    }
+
+    /// Applies the event with this number. Events must be applied in order, each once.
+    pub(crate) fn apply(&mut self, seq: Seq, change: impl Into<Change>) {
+        self.next = seq.next();
+        self.events += 1;
+        match change.into() {
+            Change::Event(event) => self.event(event),
+            Change::Relayed {
+                is_delta,
+                begins,
+                update,
+            } => {
+                self.deltas += u64::from(is_delta);
+                if begins {
+                    self.begin();
+                }
+                if let Some(update) = update {
+                    self.relayed.update(update);
+                }
+            }
+        }
+    }
+
+    fn event(&mut self, event: EventKind) {
         match event {
             EventKind::Created => self.status = Status::InProgress,
             EventKind::InProgress => self.begin(),
             EventKind::Queued => self.status = Status::Queued,
             EventKind::ItemAdded { head, .. } => {
-                one_more(&mut self.items);
                 self.items.push(Item {
-                    head: head.clone(),
+                    head: Arc::new(head),
                     parts: Vec::new(),
-                    arguments: String::new(),
+                    arguments: Text::default(),
                     status: "in_progress",
                 });
             }
             EventKind::PartAdded { item, kind, .. } => {
-                if let Some(item) = self.items.get_mut(*item as usize) {
+                if let Some(item) = self.item_mut(item) {
                     let part = Part {
-                        kind: *kind,
-                        text: String::new(),
-                        logprobs: String::new(),
-                        annotations: Vec::new(),
+                        kind,
+                        text: Text::default(),
+                        logprobs: Text::default(),
+                        annotations: Text::default(),
                     };
                     one_more(&mut item.parts);
                     item.parts.push(part);
@@ -231,29 +307,35 @@ impl Snapshot {
                 logprobs,
             } => {
                 self.deltas += 1;
-                self.append(*target, text);
+                if let Some(place) = self.text_mut(target) {
+                    place.push_string(text);
+                }
                 if let (Some(part), Some(logprobs)) =
                     (self.part_mut(target.item, target.part), logprobs)
                 {
-                    push_elements(&mut part.logprobs, logprobs);
+                    push_elements(&mut part.logprobs, &logprobs);
                 }
             }
             EventKind::Annotation {
                 item, part, json, ..
             } => {
-                if let Some(part) = self.part_mut(*item, *part) {
-                    part.annotations.push(json.clone());
+                if let Some(part) = self.part_mut(item, part) {
+                    push_elements(&mut part.annotations, &format!("[{json}]"));
                 }
             }
             EventKind::ItemDone { item, complete } => {
-                if let Some(item) = self.items.get_mut(*item as usize) {
-                    item.status = if *complete { "completed" } else { "incomplete" };
+                if let Some(item) = self.item_mut(item) {
+                    item.status = if complete { "completed" } else { "incomplete" };
+                    item.arguments.close();
+                    for part in &mut item.parts {
+                        part.text.close();
+                        part.logprobs.close();
+                        part.annotations.close();
+                    }
                 }
             }
-            EventKind::Relayed(relayed) => {
-                self.deltas += u64::from(relayed.is_delta());
-                self.relay(relayed);
-            }
+            // A change without an event that was parsed.
+            EventKind::Relayed(_) => {}
             EventKind::End(outcome) => {
                 self.status = match outcome.ending {
                     Ending::Completed { .. } => Status::Completed,
@@ -261,11 +343,11 @@ impl Snapshot {
                     Ending::Failed(_) => Status::Failed,
                     Ending::Cancelled => Status::Cancelled,
                 };
-                self.outcome = Some(outcome.clone());
                 // The object of a failure often has no output. The streamed items are kept.
                 if outcome.relayed.is_some() && self.status != Status::Failed {
                     self.relayed.clear();
                 }
+                self.outcome = Some(Arc::new(outcome));
                 // The upstream ended before it closed these items.
                 self.relayed.close("incomplete");
             }
@@ -278,15 +360,25 @@ impl Snapshot {
     }
 
     /// Applies a delta that is stored by its template.
-    pub(crate) fn apply_delta(&mut self, target: DeltaTarget, text: &str) {
-        self.next = self.next.next();
+    #[inline]
+    pub(crate) fn apply_delta(&mut self, seq: Seq, target: DeltaTarget, text: &str) {
+        self.next = seq.next();
+        self.events += 1;
         self.deltas += 1;
-        self.append(target, text);
+        if let Some(place) = self.text_mut(target) {
+            place.push_str(text);
+        }
     }
 
     fn begin(&mut self) {
         self.begun = true;
         self.status = Status::InProgress;
+    }
+
+    /// Returns the number of events.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.events
     }
 
     /// Returns the number of events with a piece of text, reasoning, refusal or arguments.
@@ -304,7 +396,7 @@ impl Snapshot {
     pub(crate) fn closing_events(&self) -> Vec<EventKind> {
         let mut events = Vec::new();
         for (item, open) in (0..)
-            .zip(&self.items)
+            .zip(self.items.iter())
             .filter(|(_, item)| item.status == "in_progress")
         {
             for part in 0..open.parts.len() as u32 {
@@ -314,7 +406,7 @@ impl Snapshot {
                 ]);
             }
             if matches!(
-                open.head,
+                *open.head,
                 ItemHead::FunctionCall { .. } | ItemHead::CustomToolCall { .. }
             ) {
                 events.push(EventKind::ArgumentsDone { item });
@@ -327,21 +419,24 @@ impl Snapshot {
         events
     }
 
-    fn append(&mut self, target: DeltaTarget, text: &str) {
+    /// Returns the text that this delta is appended to.
+    #[inline]
+    fn text_mut(&mut self, target: DeltaTarget) -> Option<&mut Text> {
         if matches!(target.kind, DeltaKind::Arguments | DeltaKind::Input) {
-            if let Some(item) = self.items.get_mut(target.item as usize) {
-                item.arguments.push_str(text);
-            }
-        } else if let Some(part) = self.part_mut(target.item, target.part) {
-            part.text.push_str(text);
+            self.item_mut(target.item).map(|item| &mut item.arguments)
+        } else {
+            self.part_mut(target.item, target.part)
+                .map(|part| &mut part.text)
         }
     }
 
+    /// Returns an item to change. One that a reader's copy shares is copied first.
+    fn item_mut(&mut self, item: u32) -> Option<&mut Item> {
+        self.items.get_mut(item as usize)
+    }
+
     fn part_mut(&mut self, item: u32, part: u32) -> Option<&mut Part> {
-        self.items
-            .get_mut(item as usize)?
-            .parts
-            .get_mut(part as usize)
+        self.item_mut(item)?.parts.get_mut(part as usize)
     }
 
     fn part(&self, item: u32, part: u32) -> Option<&Part> {
@@ -350,35 +445,34 @@ impl Snapshot {
 
     /// Returns the head of an item.
     pub(crate) fn head(&self, item: u32) -> Option<&ItemHead> {
-        self.items.get(item as usize).map(|item| &item.head)
+        self.items.get(item as usize).map(|item| &*item.head)
     }
 
     /// Returns a part's kind and its JSON-escaped text.
-    pub(crate) fn part_text(&self, item: u32, part: u32) -> Option<(PartKind, &str)> {
-        self.part(item, part)
-            .map(|part| (part.kind, part.text.as_str()))
+    pub(crate) fn part_text(&self, item: u32, part: u32) -> Option<(PartKind, &Text)> {
+        self.part(item, part).map(|part| (part.kind, &part.text))
     }
 
     /// Returns a part's logprobs as array elements, without brackets.
-    pub(crate) fn part_logprobs(&self, item: u32, part: u32) -> &str {
+    pub(crate) fn part_logprobs(&self, item: u32, part: u32) -> &Text {
         self.part(item, part)
-            .map_or("", |part| part.logprobs.as_str())
+            .map_or(&text::EMPTY, |part| &part.logprobs)
     }
 
     /// Returns a call's JSON-escaped arguments or input.
-    pub(crate) fn arguments(&self, item: u32) -> &str {
+    pub(crate) fn arguments(&self, item: u32) -> &Text {
         self.items
             .get(item as usize)
-            .map_or("", |item| item.arguments.as_str())
+            .map_or(&text::EMPTY, |item| &item.arguments)
     }
 
     /// Returns the JSON-escaped text that was streamed to this place.
-    pub(crate) fn text_of(&self, target: DeltaTarget) -> &str {
+    pub(crate) fn text_of(&self, target: DeltaTarget) -> &Text {
         if matches!(target.kind, DeltaKind::Arguments | DeltaKind::Input) {
             return self.arguments(target.item);
         }
         self.part_text(target.item, target.part)
-            .map_or("", |(_, text)| text)
+            .map_or(&text::EMPTY, |(_, text)| text)
     }
 
     /// Returns the JSON-escaped text and refusals of the first choice (`output_text`).
@@ -387,27 +481,25 @@ impl Snapshot {
         let messages = self
             .items
             .iter()
-            .filter(|item| matches!(item.head, ItemHead::Message { choice: 0 }));
+            .filter(|item| matches!(*item.head, ItemHead::Message { choice: 0 }));
         messages
             .flat_map(|item| &item.parts)
-            .map(|part| part.text.as_str())
+            .flat_map(|part| part.text.pieces())
             .collect()
     }
 
     /// Returns the JSON-escaped text so far if the answer is a single unfinished text. Another
     /// upstream can continue from such a text.
-    pub(crate) fn continuable_text(&self) -> Option<&str> {
-        let [item] = self.items.as_slice() else {
-            return None;
-        };
+    pub(crate) fn continuable_text(&self) -> Option<String> {
+        let item = self.items.get(0).filter(|_| self.items.len() == 1)?;
         let [part] = item.parts.as_slice() else {
             return None;
         };
-        let plain = matches!(item.head, ItemHead::Message { choice: 0 })
+        let plain = matches!(*item.head, ItemHead::Message { choice: 0 })
             && part.kind == PartKind::Text
             && part.annotations.is_empty();
         (plain && !part.text.is_empty() && item.status == "in_progress" && self.outcome.is_none())
-            .then_some(part.text.as_str())
+            .then(|| part.text.to_string())
     }
 
     /// Appends a part's JSON with its current text.
@@ -423,7 +515,7 @@ impl Snapshot {
             return;
         };
         write_item_head(id, number, &item.head, item.status, out);
-        match &item.head {
+        match &*item.head {
             ItemHead::Message { .. } | ItemHead::Reasoning { .. } => {
                 out.extend_from_slice(b",\"content\":[");
                 for (index, part) in item.parts.iter().enumerate() {
@@ -435,9 +527,9 @@ impl Snapshot {
                 out.extend_from_slice(b"]}");
             }
             ItemHead::FunctionCall { extra, .. } => {
-                for piece in [",\"arguments\":\"", &item.arguments, "\""] {
-                    out.extend_from_slice(piece.as_bytes());
-                }
+                out.extend_from_slice(b",\"arguments\":\"");
+                item.arguments.write(out);
+                out.push(b'"');
                 if let Some(extra) = extra {
                     for piece in [",\"extra_content\":", extra] {
                         out.extend_from_slice(piece.as_bytes());
@@ -446,9 +538,9 @@ impl Snapshot {
                 out.push(b'}');
             }
             ItemHead::CustomToolCall { .. } => {
-                for piece in [",\"input\":\"", &item.arguments, "\"}"] {
-                    out.extend_from_slice(piece.as_bytes());
-                }
+                out.extend_from_slice(b",\"input\":\"");
+                item.arguments.write(out);
+                out.extend_from_slice(b"\"}");
             }
             ItemHead::Image { result, .. } => {
                 let quoted = result.as_ref().map(|data| format!("\"{data}\""));
@@ -484,7 +576,7 @@ impl Snapshot {
                 out.push(b',');
             }
             // A JSON value always serialises.
-            let _ = serde_json::to_writer(&mut *out, value);
+            let _ = serde_json::to_writer(&mut *out, &*value);
         }
         out.push(b']');
     }
@@ -495,7 +587,7 @@ impl Snapshot {
             relayed: Some(relayed),
             ending,
             ..
-        }) = &self.outcome
+        }) = self.outcome.as_deref()
         {
             match ending {
                 Ending::Failed(_) => out.extend_from_slice(self.failed(relayed).as_bytes()),
@@ -506,7 +598,7 @@ impl Snapshot {
         let head = ResponseObject {
             meta,
             status: self.status,
-            outcome: self.outcome.as_ref(),
+            outcome: self.outcome.as_deref(),
             continued: self.continued,
         };
         head.write(out, |out| self.write_output(&meta.id, out));
@@ -521,22 +613,10 @@ impl Snapshot {
         if told || self.relayed.is_empty() {
             return Cow::Borrowed(relayed);
         }
-        let items: Vec<&Value> = self.relayed.values().collect();
+        let items: Vec<Cow<'_, Value>> = self.relayed.values().collect();
         // JSON values always serialise.
         let output = serde_json::to_string(&items).unwrap_or_else(|_| "[]".to_owned());
         Cow::Owned(object.write_with(&[("output", &output)]))
-    }
-
-    fn relay(&mut self, event: &Relayed) {
-        let Ok(members) = serde_json::from_str::<Members<'_>>(&event.json) else {
-            return;
-        };
-        if event.name == "response.in_progress" {
-            self.begin();
-            return;
-        }
-        let index = members.number("output_index").unwrap_or(0);
-        self.relayed.apply(&event.name, index, &members);
     }
 }
 
@@ -545,39 +625,34 @@ impl Part {
         write_part(
             self.kind,
             &self.text,
-            &self.annotations.join(","),
+            &self.annotations,
             &self.logprobs,
             out,
         );
     }
 }
 
+/// Appends the JSON of a part without content.
+pub(crate) fn write_empty_part(kind: PartKind, out: &mut Vec<u8>) {
+    write_part(kind, &text::EMPTY, &text::EMPTY, &text::EMPTY, out);
+}
+
 /// Appends a part's JSON. `text` is JSON-escaped; lists are array elements without brackets.
-pub(crate) fn write_part(
-    kind: PartKind,
-    text: &str,
-    annotations: &str,
-    logprobs: &str,
-    out: &mut Vec<u8>,
-) {
+fn write_part(kind: PartKind, text: &Text, annotations: &Text, logprobs: &Text, out: &mut Vec<u8>) {
     let (head, tail) = match kind {
         PartKind::Text => (r#"{"type":"output_text","text":""#, true),
         PartKind::Refusal => (r#"{"type":"refusal","refusal":""#, false),
         PartKind::Reasoning => (r#"{"type":"reasoning_text","text":""#, false),
     };
-    for piece in [head, text, "\""] {
-        out.extend_from_slice(piece.as_bytes());
-    }
+    out.extend_from_slice(head.as_bytes());
+    text.write(out);
+    out.push(b'"');
     if tail {
-        for piece in [
-            ",\"annotations\":[",
-            annotations,
-            "],\"logprobs\":[",
-            logprobs,
-            "]",
-        ] {
-            out.extend_from_slice(piece.as_bytes());
-        }
+        out.extend_from_slice(b",\"annotations\":[");
+        annotations.write(out);
+        out.extend_from_slice(b"],\"logprobs\":[");
+        logprobs.write(out);
+        out.push(b']');
     }
     out.push(b'}');
 }
@@ -708,7 +783,7 @@ impl ResponseObject<'_> {
 }
 
 /// Appends the elements of a raw JSON array to a list of elements without brackets.
-fn push_elements(list: &mut String, array: &str) {
+fn push_elements(list: &mut Text, array: &str) {
     let inside = array
         .trim()
         .strip_prefix('[')
@@ -719,7 +794,7 @@ fn push_elements(list: &mut String, array: &str) {
         return;
     }
     if !list.is_empty() {
-        list.push(',');
+        list.push_str(",");
     }
     list.push_str(inside);
 }

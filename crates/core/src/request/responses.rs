@@ -84,6 +84,15 @@ impl ResponsesRequest {
         &self.raw
     }
 
+    /// Returns the bytes that it holds.
+    #[must_use]
+    pub fn memory_size(&self) -> usize {
+        let members = self.raw.iter();
+        let members = members.map(|(name, raw)| name.len() + raw.get().len() + 40);
+        let ids = self.item_ids.iter().map(|id| id.capacity() + 24);
+        members.sum::<usize>() + ids.sum::<usize>()
+    }
+
     /// The requested model.
     #[must_use]
     pub fn model(&self) -> Option<String> {
@@ -201,7 +210,7 @@ impl ResponsesRequest {
     /// `unsupported_parameter` for what has no counterpart in a chat request; `invalid_type`,
     /// `invalid_value` or `missing_required_parameter` for invalid items, parts and tools. Each
     /// names the parameter, down to the part.
-    pub fn to_chat(&self, history: &[Box<RawValue>], model: &str) -> Result<Vec<u8>, ApiError> {
+    pub fn to_chat(&self, history: &[&RawValue], model: &str) -> Result<Vec<u8>, ApiError> {
         translation::to_chat(&self.raw, history, model)
     }
 
@@ -209,7 +218,7 @@ impl ResponsesRequest {
     /// gateway's own members, `background` and `previous_response_id`; with `history` before the
     /// input, `stream: true` and `store: false`.
     #[must_use]
-    pub fn to_responses(&self, history: &[Box<RawValue>], model: &str) -> Vec<u8> {
+    pub fn to_responses(&self, history: &[&RawValue], model: &str) -> Vec<u8> {
         let mut raw = self.raw.clone();
         for name in GATEWAY_MEMBERS
             .iter()

@@ -1,7 +1,9 @@
 //! The choice among endpoints that are equally near and have capacity.
 //!
-//! Endpoints of unequal weight get their shares. Of endpoints of equal weight two are drawn at
-//! random (power of two choices), and the one with the lower score gets the request:
+//! Endpoints of unequal weight get their shares, but for one that has not answered any request for
+//! two seconds and four times its average: its share goes to the others meanwhile. Of endpoints of
+//! equal weight two are drawn at random (power of two choices), and the one with the lower score
+//! gets the request:
 //!
 //! ```text
 //!   score = (outstanding requests + 1) × expected time to first token
@@ -15,6 +17,7 @@
 use std::time::Duration;
 
 use rand::Rng as _;
+use smallvec::SmallVec;
 
 use super::endpoint_stats::EndpointStats;
 use super::route::Route;
@@ -23,6 +26,10 @@ use super::route::Route;
 const EXPLORE: u32 = 20;
 /// Time to first token of two endpoints without a known average.
 const UNKNOWN: Duration = Duration::from_millis(100);
+/// Time without an answer after which an endpoint of unequal weight loses its share.
+const STALLED: Duration = Duration::from_secs(2);
+/// The same as a multiple of its average.
+const STALLED_AVERAGES: u32 = 4;
 /// Lowest expected time, so that outstanding requests count for the fastest endpoints too.
 const LEAST: Duration = Duration::from_millis(1);
 
@@ -33,8 +40,17 @@ pub(super) fn pick(routes: &[&Route]) -> usize {
         return 0;
     };
     if routes.iter().any(|route| route.weight != weight) {
-        let total: u64 = routes.iter().map(|route| u64::from(route.weight)).sum();
-        return by_weight(routes, random.random_range(0..total.max(1)));
+        let all_stalled = routes.iter().all(|route| is_stalled(&route.stats));
+        let weight = |route: &Route| {
+            if all_stalled || !is_stalled(&route.stats) {
+                u64::from(route.weight)
+            } else {
+                0
+            }
+        };
+        let weights: SmallVec<[u64; 4]> = routes.iter().map(|route| weight(route)).collect();
+        let total: u64 = weights.iter().sum();
+        return by_weight(&weights, random.random_range(0..total.max(1)));
     }
     let count = routes.len();
     if count < 2 {
@@ -58,10 +74,15 @@ pub(super) fn pick(routes: &[&Route]) -> usize {
     }
 }
 
-/// Returns the route at `point` on a line on which each route is as long as its weight.
-fn by_weight(routes: &[&Route], mut point: u64) -> usize {
-    let hit = routes.iter().position(|route| {
-        let weight = u64::from(route.weight);
+/// Returns true if no request was answered for long while some wait for their first token.
+fn is_stalled(stats: &EndpointStats) -> bool {
+    let average = stats.latency.average().unwrap_or_default();
+    stats.latency.silence() > STALLED.max(average.saturating_mul(STALLED_AVERAGES))
+}
+
+/// Returns the index at `point` on a line on which each index is as long as its weight.
+fn by_weight(weights: &[u64], mut point: u64) -> usize {
+    let hit = weights.iter().position(|&weight| {
         let is_here = point < weight;
         point = point.saturating_sub(weight);
         is_here

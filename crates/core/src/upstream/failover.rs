@@ -177,7 +177,9 @@ impl Failover {
     /// endpoint's name; `None` if no endpoint can continue it.
     pub(super) fn plan_continuation(&mut self, failure: &Failure, text: &str) -> Option<String> {
         let options = self.router.options();
-        if !failure.retryable
+        // A refusal of a request to continue tells nothing of the next upstream.
+        let is_refused = self.original.is_some();
+        if !(failure.retryable || is_refused)
             || self.request.api != Api::Chat
             || !self.request.streamed
             || self.repetitions >= options.retry.attempts

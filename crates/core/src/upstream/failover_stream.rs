@@ -87,7 +87,8 @@ impl TokenStream for FailoverStream {
                         return Poll::Pending;
                     };
                     let continues = failover.is_kept();
-                    self.failover = Some(failover);
+                    // An upstream that refuses to continue leaves it to another one.
+                    self.failover = Some(failover).filter(|_| continues || started.is_ok());
                     match started {
                         Ok(AttemptStream {
                             stream, attempt, ..
@@ -99,7 +100,6 @@ impl TokenStream for FailoverStream {
                             }
                         }
                         Err(error) => {
-                            self.failover = None;
                             self.state = State::Over;
                             return Poll::Ready(StreamStep::Failed(error.to_api_error()));
                         }
@@ -156,9 +156,9 @@ impl TokenStream for FailoverStream {
     }
 
     fn continue_from(&mut self, failure: &Failure, text: &str) -> Option<String> {
-        let State::Live { .. } = &self.state else {
+        if let State::Reopening(_) = &self.state {
             return None;
-        };
+        }
         let mut failover = self.failover.take()?;
         let name = failover.plan_continuation(failure, text)?;
         self.state = State::Reopening(failover.run(Duration::ZERO).boxed());

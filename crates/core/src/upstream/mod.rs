@@ -54,6 +54,7 @@ pub use latency::Latency;
 #[cfg(feature = "openai")]
 pub use openai::{OpenAi, OpenAiOptions};
 pub use retry::{RetryBudget, RetryPolicy};
+pub use retry_after::parse_retry_after;
 pub use route::{ModelBinding, ModelMap, Route};
 pub use router::{Router, RouterOptions};
 /// A client's own key, as requests carry it.

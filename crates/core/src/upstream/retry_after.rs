@@ -17,10 +17,15 @@ pub(super) fn retry_after(headers: &[(String, String)], now: SystemTime) -> Opti
     let millis = value("retry-after-ms")
         .and_then(seconds)
         .map(|millis| millis / 1000);
-    millis.or_else(|| {
-        let value = value("retry-after")?;
-        seconds(value).or_else(|| date(value, now))
-    })
+    millis.or_else(|| parse_retry_after(value("retry-after")?, now))
+}
+
+/// Returns the wait that the value of a `Retry-After` header asks for: seconds, or a date. The
+/// result is not bounded. `None` for a negative or malformed value, zero for a date in the past.
+#[must_use]
+pub fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    seconds(value).or_else(|| date(value, now))
 }
 
 /// Reads a decimal number of seconds. One that is too large becomes the largest duration.

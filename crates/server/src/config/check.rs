@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use tokenwire_core::log::LogLimits;
 use tokenwire_webhooks::{SigningKey, UrlProblem, parse_url};
 use tracing_subscriber::EnvFilter;
 use url::{Host, Url};
@@ -337,6 +338,14 @@ impl Findings {
             if value == 0 {
                 self.add(key, "is 0", "at least 1", "");
             }
+        }
+        if streams.max_stream_events > LogLimits::MAX_EVENTS {
+            self.add(
+                "streams.max_stream_events",
+                &format!("is {}", streams.max_stream_events),
+                &format!("at most {}", LogLimits::MAX_EVENTS),
+                "Numbers from there on belong to a process that takes the stream over.",
+            );
         }
     }
 

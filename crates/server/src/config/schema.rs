@@ -140,13 +140,14 @@ pub struct Streams {
     /// Time for which the response object of a finished stream is kept.
     #[serde(with = "duration")]
     pub retain_responses: Duration,
-    /// Memory for all logs and response objects. Beyond it the oldest finished ones are removed.
+    /// Memory for all requests and answers, from the first byte of a body on. The oldest finished
+    /// answers are removed first. Past it requests are refused.
     #[serde(with = "size")]
     pub max_memory: usize,
     /// Memory for the log of one stream. [`Streams::max_stream_bytes`] caps it at `max_memory`.
     #[serde(with = "size")]
     pub max_stream_bytes: usize,
-    /// Maximum number of events of one stream.
+    /// Maximum number of events of one stream, at most 8,388,608.
     pub max_stream_events: u64,
     /// Time between two pings of a WebSocket.
     #[serde(with = "duration")]

@@ -127,25 +127,27 @@ pub(crate) async fn committed(
 }
 
 /// Answers a reader that comes back at this cursor.
-pub(crate) fn resumed(
+pub(crate) async fn resumed(
     service: &Service,
     cursor: &Cursor,
     reader: &SseReader,
 ) -> Result<HttpResponse, HttpError> {
-    let response = tokenwire_sse::resume_at(&service.engine, &service.owner(), cursor, reader)?;
+    let response =
+        tokenwire_sse::resume_at(&service.engine, &service.owner(), cursor, reader).await?;
     Ok(located(&cursor.id, response))
 }
 
 /// Answers a GET, or a HEAD with the same head, that reads from this cursor. A HEAD is no reader.
-pub(crate) fn attached(
+pub(crate) async fn attached(
     method: &Method,
     service: &Service,
     cursor: &Cursor,
     reader: &SseReader,
 ) -> Result<HttpResponse, HttpError> {
     if method != Method::HEAD {
-        return resumed(service, cursor, reader);
+        return resumed(service, cursor, reader).await;
     }
-    let response = tokenwire_sse::head_at(&service.engine, &service.owner(), cursor, reader)?;
+    let response =
+        tokenwire_sse::head_at(&service.engine, &service.owner(), cursor, reader).await?;
     Ok(located(&cursor.id, response))
 }

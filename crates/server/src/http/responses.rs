@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
 use serde_json::value::RawValue;
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::generation::{Generation, ReaderGuard};
+use tokenwire_core::model::account::AccountKind;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::event::Ending;
 use tokenwire_core::model::id::GenerationId;
@@ -14,7 +16,7 @@ use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokenwire_sse::{SseFraming, last_event_id};
 
 use super::inbound::{
-    ContentType, Query, body, cursor, discard_body, idempotency_key, start_request,
+    ContentType, Query, Received, body, cursor, discard_body, idempotency_key, start_request,
 };
 use super::outbound::{
     HttpError, attached, committed, json, located, marked, of_generation, open_error_response,
@@ -35,21 +37,17 @@ pub(super) async fn create(
     let reader = service.sse(Dialect::Responses, SseFraming::Sdk);
     if let Some(cursor) = last_event_id(&request)? {
         discard_body(payload, service.config.limits.body).await;
-        return resumed(&service, &cursor, &reader);
+        return resumed(&service, &cursor, &reader).await;
     }
-    let bytes = body(
-        &request,
-        payload,
-        ContentType::Json,
-        service.config.limits.body,
-    )
-    .await?;
+    let Received { bytes, charge } = body(&request, payload, ContentType::Json, &service).await?;
     let asked = ResponsesRequest::parse(&bytes)?;
+    drop(bytes);
     let (stream, background) = (asked.stream(), asked.background());
     let key = idempotency_key(&request, None)?;
     let body = StreamRequest::Responses(asked);
     let start = start_request(&request, &service, body, "/v1/responses", key);
-    let started = service.engine.start(start)?;
+    let started = service.engine.start(start).await?;
+    drop(charge);
     let response = match (stream, background) {
         (true, true) => {
             let response = of_generation(&started.guard.generation().meta().id, None);
@@ -71,7 +69,7 @@ async fn whole(guard: ReaderGuard) -> HttpResponse {
         Some(Err(error)) => located(&generation.meta().id, open_error_response(&error)),
         Some(Ok(head)) => json(
             &mut of_generation(&generation.meta().id, Some(&head)),
-            generation.response_json(),
+            rendered(generation),
         ),
         None => object(generation),
     }
@@ -81,8 +79,14 @@ async fn whole(guard: ReaderGuard) -> HttpResponse {
 fn object(generation: &Generation) -> HttpResponse {
     json(
         &mut of_generation(&generation.meta().id, None),
-        generation.response_json(),
+        rendered(generation),
     )
+}
+
+/// Returns the object as it is now. The account counts it until it is sent.
+fn rendered(generation: &Generation) -> Bytes {
+    let json = generation.response_json();
+    generation.account().hold(AccountKind::Frames, json)
 }
 
 /// Returns an ending without an answer as an error.
@@ -99,7 +103,7 @@ pub(super) fn ending_error(ending: Option<Ending>) -> ApiError {
     }
 }
 
-fn find(service: &Service, id: &str) -> Result<Arc<Generation>, ApiError> {
+async fn find(service: &Service, id: &str) -> Result<Arc<Generation>, ApiError> {
     let parsed: GenerationId = id.parse().map_err(|_| {
         let shown: String = id.chars().take(64).collect();
         ApiError::new(
@@ -107,7 +111,7 @@ fn find(service: &Service, id: &str) -> Result<Arc<Generation>, ApiError> {
             format!("Response with id '{shown}' not found."),
         )
     })?;
-    service.engine.find(&parsed, &service.owner())
+    service.engine.find(&parsed, &service.owner()).await
 }
 
 /// `GET /v1/responses/{id}`
@@ -117,14 +121,14 @@ pub(super) async fn retrieve(
     service: web::Data<Service>,
 ) -> Result<HttpResponse, HttpError> {
     let query = Query::of(&request);
-    let generation = find(&service, &id)?;
+    let generation = find(&service, &id).await?;
     match query.get("stream") {
         None | Some("false" | "") => {}
         Some("true") => {
             let id = generation.meta().id.clone();
             let cursor = cursor(&request, id, "starting_after", &query)?;
             let reader = service.sse(Dialect::Responses, SseFraming::Sdk);
-            return attached(request.method(), &service, &cursor, &reader);
+            return attached(request.method(), &service, &cursor, &reader).await;
         }
         Some(_) => {
             let message = "'stream' must be 'true' or 'false'.";
@@ -142,7 +146,7 @@ pub(super) async fn cancel(
     id: web::Path<String>,
     service: web::Data<Service>,
 ) -> Result<HttpResponse, HttpError> {
-    let generation = find(&service, &id)?;
+    let generation = find(&service, &id).await?;
     generation.cancel();
     // Another task writes the terminal event; before it the status is still in_progress.
     let _ = for_upstream(tokio::time::timeout(CANCEL_WAIT, generation.ended())).await;
@@ -154,7 +158,7 @@ pub(super) async fn delete(
     id: web::Path<String>,
     service: web::Data<Service>,
 ) -> Result<HttpResponse, HttpError> {
-    let generation = find(&service, &id)?;
+    let generation = find(&service, &id).await?;
     service.engine.delete(&generation);
     Ok(HttpResponse::Ok().json(serde_json::json!({"id": generation.meta().id.as_str(), "object": "response", "deleted": true})))
 }
@@ -166,7 +170,7 @@ pub(super) async fn input_items(
     id: web::Path<String>,
     service: web::Data<Service>,
 ) -> Result<HttpResponse, HttpError> {
-    let generation = find(&service, &id)?;
+    let generation = find(&service, &id).await?;
     let query = Query::of(&request);
     let limit = match query.get("limit") {
         None => 20,
@@ -182,13 +186,9 @@ pub(super) async fn input_items(
                 .param("limit")
             })?,
     };
-    let conversation = generation.conversation();
-    let mut items: Vec<&RawValue> = conversation
-        .history
-        .iter()
-        .chain(&conversation.input)
-        .map(|item| &**item)
-        .collect();
+    let history = service.engine.history(&generation).await?;
+    let mut items = history.items();
+    items.extend(generation.conversation().input.iter().map(|item| &**item));
     match query.get("order") {
         None | Some("desc") => items.reverse(),
         Some("asc") => {}

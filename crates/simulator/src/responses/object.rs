@@ -190,7 +190,7 @@ impl Outline {
                 if self.usage {
                     response["usage"] = json!({
                         "input_tokens": plan.prompt_tokens,
-                        "input_tokens_details": {"cached_tokens": 0},
+                        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
                         "output_tokens": plan.completion_tokens(),
                         "output_tokens_details": {"reasoning_tokens": plan.reasoning_tokens()},
                         "total_tokens": plan.prompt_tokens + plan.completion_tokens(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokenwire_core::log::{AppendError, LogLimits, TokenLog};
+use tokenwire_core::log::{AppendError, LogLimits, LogTail};
 use tokenwire_core::model::id::Seq;
 use tokenwire_core::model::record::RecordBatch;
 
@@ -16,7 +16,7 @@ fn tens(first: u64, count: usize) -> RecordBatch {
     batch
 }
 
-fn refuses(log: &Arc<dyn TokenLog>, batch: &RecordBatch, limits: LogLimits) {
+fn refuses(log: &Arc<LogTail>, batch: &RecordBatch, limits: LogLimits) {
     let before = contents(log);
     assert_eq!(log.append(FIRST, batch), Err(AppendError::Full { limits }));
     assert_eq!(contents(log), before, "a refused batch changed the log");

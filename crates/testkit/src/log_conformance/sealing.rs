@@ -17,7 +17,7 @@ pub fn sealed_log_refuses_appends(make: &Factory<'_>) {
     assert_eq!(log.append(FIRST, &batch(3, &[1])), Err(AppendError::Sealed));
     assert_eq!(log.seal(FIRST, &batch(3, &[1])), Err(AppendError::Sealed));
     // Nor after a takeover.
-    let epoch = log.take_over();
+    let epoch = log.begin_epoch();
     assert_eq!(log.append(epoch, &batch(3, &[1])), Err(AppendError::Sealed));
     assert_eq!(log.seal(epoch, &batch(3, &[])), Err(AppendError::Sealed));
     assert_eq!(contents(&log), before);
@@ -65,7 +65,7 @@ pub fn expired_log_refuses_appends_and_reads(make: &Factory<'_>) {
             log.seal(FIRST, &batch(1, &[1])).unwrap();
         }
         log.expire();
-        assert_eq!(log.tail(), Err(ReadError::Expired));
+        assert_eq!(log.end(), Err(ReadError::Expired));
         assert_eq!(follow(&log, 0), Err(ReadError::Expired));
         assert_eq!(
             log.append(FIRST, &batch(1, &[1])),
@@ -77,7 +77,7 @@ pub fn expired_log_refuses_appends_and_reads(make: &Factory<'_>) {
             "an expired log does not restart at 0"
         );
         assert_eq!(log.seal(FIRST, &batch(1, &[1])), Err(AppendError::Expired));
-        assert_eq!(log.tail(), Err(ReadError::Expired));
+        assert_eq!(log.end(), Err(ReadError::Expired));
     }
 }
 
@@ -86,11 +86,11 @@ pub fn expiry_fails_later_reads(make: &Factory<'_>) {
     log.seal(FIRST, &batch(0, &[1; 10])).unwrap();
     let mut reader = LogReader::new(log.clone(), Seq(0));
     let mut out = RecordBatch::default();
-    reader.read_now(1, &mut out).unwrap();
+    reader.read(1, &mut out).unwrap();
     assert_eq!(listed(&out), records(0, &[1]));
     log.expire();
-    assert_eq!(reader.read_now(1, &mut out), Err(ReadError::Expired));
-    assert_eq!(reader.read_now(1, &mut out), Err(ReadError::Expired));
+    assert_eq!(reader.read(1, &mut out), Err(ReadError::Expired));
+    assert_eq!(reader.read(1, &mut out), Err(ReadError::Expired));
 }
 
 pub fn second_expiry_has_no_effect(make: &Factory<'_>) {
@@ -98,7 +98,7 @@ pub fn second_expiry_has_no_effect(make: &Factory<'_>) {
     log.append(FIRST, &batch(0, &[1])).unwrap();
     log.expire();
     log.expire();
-    assert_eq!(log.tail(), Err(ReadError::Expired));
+    assert_eq!(log.end(), Err(ReadError::Expired));
 }
 
 pub fn expired_log_releases_memory(make: &Factory<'_>) {

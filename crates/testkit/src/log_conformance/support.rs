@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use tokenwire_core::log::{
-    Epoch, LogLimits, LogReader, ReadError, ReadPosition, ReaderSlot, Tail, TokenLog,
+    Epoch, LogLimits, LogReader, LogTail, ReadError, ReadPosition, ReaderSlot, TailEnd,
 };
 use tokenwire_core::model::id::Seq;
 use tokenwire_core::model::record::RecordBatch;
 
 /// Makes an empty log with these limits.
-pub type Factory<'a> = dyn Fn(LogLimits) -> Arc<dyn TokenLog> + 'a;
+pub type Factory<'a> = dyn Fn(LogLimits) -> Arc<LogTail> + 'a;
 
 /// Limits that only the cases about limits reach.
 #[must_use]
@@ -26,8 +26,8 @@ pub fn roomy() -> LogLimits {
 /// A record as the cases compare it: the number of its first event, its event count, its payload.
 pub(super) type Record = (u64, u64, Vec<u8>);
 
-/// The epoch of a writer before any takeover.
-pub(super) const FIRST: Epoch = Epoch(0);
+/// The epoch of the first writer.
+pub(super) const FIRST: Epoch = Epoch::FIRST;
 
 /// How long to wait for a wake-up. A correct log needs far less.
 const WAKE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -40,6 +40,18 @@ pub(super) fn batch(first: u64, events: &[u64]) -> RecordBatch {
     for count in events {
         batch.push(*count, payload(next).as_slice());
         next += count;
+    }
+    batch
+}
+
+/// As [`batch`], for the first batch of an epoch: it follows the end of the log.
+pub(super) fn epoch_batch(log: &LogTail, epoch: Epoch, events: &[u64]) -> RecordBatch {
+    let end = log.end().expect("the log has not expired").next;
+    let mut batch = RecordBatch::default();
+    batch.restart(end);
+    batch.skip(epoch.first_seq().0 - end.0);
+    for count in events {
+        batch.push(*count, payload(batch.next_seq().0).as_slice());
     }
     batch
 }
@@ -70,13 +82,13 @@ pub(super) fn listed(batch: &RecordBatch) -> Vec<Record> {
 }
 
 /// Returns all records that a new reader gets from `from` on without waiting.
-pub(super) fn read_all(log: &Arc<dyn TokenLog>, from: u64) -> Vec<Record> {
+pub(super) fn read_all(log: &Arc<LogTail>, from: u64) -> Vec<Record> {
     let mut reader = LogReader::new(log.clone(), Seq(from));
     let mut batch = RecordBatch::default();
     let mut all = Vec::new();
     loop {
         reader
-            .read_now(64, &mut batch)
+            .read(64, &mut batch)
             .expect("the log has not expired");
         if batch.is_empty() {
             return all;
@@ -86,9 +98,9 @@ pub(super) fn read_all(log: &Arc<dyn TokenLog>, from: u64) -> Vec<Record> {
 }
 
 /// Returns the tail and all records, which a refused append must not change.
-pub(super) fn contents(log: &Arc<dyn TokenLog>) -> (Tail, Vec<Record>) {
+pub(super) fn contents(log: &Arc<LogTail>) -> (TailEnd, Vec<Record>) {
     (
-        log.tail().expect("the log has not expired"),
+        log.end().expect("the log has not expired"),
         read_all(log, 0),
     )
 }
@@ -128,7 +140,7 @@ impl TestWaker {
 
 /// A reader's slot, cursor and waker.
 pub(super) struct Waiter {
-    pub(super) log: Arc<dyn TokenLog>,
+    pub(super) log: Arc<LogTail>,
     pub(super) slot: ReaderSlot,
     pub(super) cursor: ReadPosition,
     pub(super) waker: Arc<TestWaker>,
@@ -136,7 +148,7 @@ pub(super) struct Waiter {
 }
 
 impl Waiter {
-    pub(super) fn new(log: &Arc<dyn TokenLog>, next: u64) -> Self {
+    pub(super) fn new(log: &Arc<LogTail>, next: u64) -> Self {
         let slot = log.enroll();
         Self {
             log: log.clone(),
@@ -147,7 +159,7 @@ impl Waiter {
         }
     }
 
-    pub(super) fn poll(&mut self) -> Poll<Result<Tail, ReadError>> {
+    pub(super) fn poll(&mut self) -> Poll<Result<TailEnd, ReadError>> {
         let waker = Waker::from(self.waker.clone());
         self.log.poll_read(
             self.slot,
@@ -159,7 +171,7 @@ impl Waiter {
     }
 
     /// Polls until it is ready, waiting for the waker in between.
-    pub(super) fn next(&mut self) -> Result<Tail, ReadError> {
+    pub(super) fn next(&mut self) -> Result<TailEnd, ReadError> {
         loop {
             match self.poll() {
                 Poll::Ready(result) => return result,
@@ -174,7 +186,7 @@ impl Waiter {
 }
 
 /// Reads to the end of a log. Returns all records once it is sealed.
-pub(super) fn follow(log: &Arc<dyn TokenLog>, from: u64) -> Result<Vec<Record>, ReadError> {
+pub(super) fn follow(log: &Arc<LogTail>, from: u64) -> Result<Vec<Record>, ReadError> {
     let mut waiter = Waiter::new(log, from);
     let mut all = Vec::new();
     let result = loop {

@@ -4,7 +4,7 @@ use tokenwire_core::log::{AppendError, Epoch};
 use tokenwire_core::model::id::Seq;
 use tokenwire_core::model::record::RecordBatch;
 
-use super::support::{FIRST, Factory, batch, contents, read_all, records, roomy};
+use super::support::{FIRST, Factory, batch, contents, epoch_batch, read_all, records, roomy};
 
 pub fn new_log_is_empty_and_open(make: &Factory<'_>) {
     let log = make(roomy());
@@ -83,10 +83,10 @@ pub fn empty_batch_changes_nothing(make: &Factory<'_>) {
     assert_eq!(contents(&log), before);
 }
 
-pub fn take_over_fences_the_earlier_writer(make: &Factory<'_>) {
+pub fn new_epoch_fences_the_earlier_writer(make: &Factory<'_>) {
     let log = make(roomy());
     log.append(FIRST, &batch(0, &[1])).unwrap();
-    let current = log.take_over();
+    let current = log.begin_epoch();
     let before = contents(&log);
     assert_eq!(
         log.append(FIRST, &batch(1, &[1])),
@@ -109,7 +109,7 @@ pub fn take_over_fences_the_earlier_writer(make: &Factory<'_>) {
 
 pub fn fenced_writer_cannot_seal(make: &Factory<'_>) {
     let log = make(roomy());
-    let current = log.take_over();
+    let current = log.begin_epoch();
     let before = contents(&log);
     assert_eq!(
         log.seal(FIRST, &batch(0, &[1])),
@@ -119,28 +119,36 @@ pub fn fenced_writer_cannot_seal(make: &Factory<'_>) {
         })
     );
     assert_eq!(contents(&log), before);
-    assert_eq!(log.seal(current, &batch(0, &[1])), Ok(()));
+    assert_eq!(log.seal(current, &epoch_batch(&log, current, &[1])), Ok(()));
 }
 
-pub fn take_over_raises_the_epoch(make: &Factory<'_>) {
+pub fn new_epoch_is_the_next_one(make: &Factory<'_>) {
     let log = make(roomy());
-    let mut last = FIRST;
-    for _ in 0..5 {
-        let epoch = log.take_over();
-        assert!(epoch > last, "{epoch:?} after {last:?}");
-        last = epoch;
+    assert_eq!(log.epoch(), FIRST);
+    for number in 2..7 {
+        assert_eq!(log.begin_epoch(), Epoch(number));
+        assert_eq!(log.epoch(), Epoch(number));
     }
+    assert_eq!(log.epoch_ends(), vec![Seq(0); 5]);
 }
 
-pub fn new_writer_appends_at_the_tail(make: &Factory<'_>) {
+pub fn new_epoch_starts_at_its_first_number(make: &Factory<'_>) {
     let log = make(roomy());
     log.append(FIRST, &batch(0, &[2])).unwrap();
-    let epoch = log.take_over();
+    let epoch = log.begin_epoch();
     assert_eq!(
         contents(&log).1,
         records(0, &[2]),
-        "a takeover changed a record"
+        "a new epoch changed a record"
     );
-    log.append(epoch, &batch(2, &[1])).unwrap();
-    assert_eq!(contents(&log).1, records(0, &[2, 1]));
+    log.append(epoch, &epoch_batch(&log, epoch, &[1])).unwrap();
+    let start = 1 << 24;
+    log.append(epoch, &batch(start + 1, &[3])).unwrap();
+    let mut expected = records(0, &[2]);
+    expected.extend(records(start, &[1, 3]));
+    assert_eq!(contents(&log).1, expected);
+    assert_eq!(log.epoch_ends(), [Seq(2)]);
+    for from in [0, 1] {
+        assert_eq!(read_all(&log, from), expected);
+    }
 }

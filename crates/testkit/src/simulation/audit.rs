@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokenwire_core::generation::Generation;
-use tokenwire_core::log::MemoryAccount;
+use tokenwire_core::model::account::Account;
+use tokenwire_core::model::id::GenerationId;
 use tokio::time::{sleep, timeout};
 
 use super::model::{Connection, Deletion, Model, is_terminal};
@@ -53,53 +54,66 @@ fn present(world: &World, process: &Process) -> Vec<(usize, Arc<Generation>)> {
     let model = world.model.lock();
     let known = model.generations.iter().enumerate();
     known
-        .filter_map(|(number, known)| Some((number, process.find(&known.id).ok()?)))
+        .filter_map(|(number, known)| Some((number, process.find_local(&known.id)?)))
         .collect()
 }
 
 async fn generations(world: &World, process: &Process) -> Verdict {
-    for (number, generation) in present(world, process) {
-        if generation.readers() > 0 {
-            return Err(format!(
-                "generation {number} has a reader that nothing holds"
-            ));
+    let ids: Vec<GenerationId> = {
+        let model = world.model.lock();
+        let known = model.generations.iter();
+        known.map(|known| known.id.clone()).collect()
+    };
+    for (number, id) in ids.iter().enumerate() {
+        let local = process.find_local(id);
+        let stored = Generation::restore(&*world.stored, id, Account::new(1 << 30)).await;
+        let stored = stored.ok().filter(|stored| stored.is_over());
+        let wrong = |wrong: String| format!("generation {number}: {wrong}");
+        generation(world, number, local, stored).map_err(wrong)?;
+    }
+    Ok(())
+}
+
+/// Checks one generation, as it is in memory and as a new process finds it in the store.
+fn generation(
+    world: &World,
+    number: usize,
+    local: Option<Arc<Generation>>,
+    stored: Option<Arc<Generation>>,
+) -> Verdict {
+    let model = world.model.lock();
+    let known = &model.generations[number];
+    // A store that lies has lost anything. A log that expires is not stored any further.
+    let may_miss = world.plan.lies || world.plan.forgets || known.is_lost;
+    if stored.is_none() && !may_miss && known.deletion == Deletion::None {
+        return Err("it is not stored".to_owned());
+    }
+    if local.as_ref().is_some_and(|local| local.readers() > 0) {
+        return Err("it has a reader that nothing holds".to_owned());
+    }
+    if let (Some(local), Some(stored)) = (&local, &stored)
+        && local.response_json() != stored.response_json()
+        && !world.plan.lies
+    {
+        return Err("the store has another object".to_owned());
+    }
+    let local = local.filter(|local| local.tail().is_ok());
+    for view in read_views(&model, number) {
+        let live = local.as_ref().map(|local| frames(local, view));
+        let other = stored.as_ref().map(|stored| frames(stored, view));
+        if !world.plan.lies && live.is_some() && other.is_some() && live != other {
+            return Err(format!("the store has other frames as {view}"));
         }
-        let id = &generation.meta().id;
-        let stored = Generation::restore(&*world.stored, id, MemoryAccount::default()).await;
-        let is_stored = stored.as_ref().is_ok_and(|stored| stored.is_over());
-        // A store that lies has lost anything. A log that expires is not stored any further.
-        let may_miss = world.plan.lies || world.plan.forgets;
-        let deletion = world.model.lock().generations[number].deletion;
-        if !is_stored && !may_miss && deletion == Deletion::None {
-            let stored = stored.map(drop);
-            return Err(format!("generation {number} is not stored: {stored:?}"));
-        }
-        let in_memory = generation.tail().is_ok();
-        let stored = stored.ok().filter(|_| is_stored);
-        let object = generation.response_json();
-        if let Some(stored) = &stored
-            && stored.response_json() != object
-            && !world.plan.lies
+        let Some(frames) = live.or(other) else {
+            continue;
+        };
+        let frames = Line::all(&frames);
+        let wrong = |wrong| format!("as {view}: {wrong}");
+        check(&model, number, view, &frames).map_err(wrong)?;
+        if let Some(generation) = local.as_ref().or(stored.as_ref())
+            && view == View::FULL
         {
-            return Err(format!(
-                "generation {number} has another object in the store"
-            ));
-        }
-        let views = read_views(&world.model.lock(), number);
-        for view in views {
-            let wrong = |wrong: String| format!("generation {number} as {view}: {wrong}");
-            let live = in_memory.then(|| frames(&generation, view));
-            let other = stored.as_ref().map(|stored| frames(stored, view));
-            if !world.plan.lies && live.is_some() && other.is_some() && live != other {
-                return Err(wrong("the store has other frames".to_owned()));
-            }
-            if let Some(frames) = live.or(other) {
-                let frames = Line::all(&frames);
-                check(&world.model.lock(), number, view, &frames).map_err(wrong)?;
-                if view == View::FULL && in_memory {
-                    ends_with(&frames, &object).map_err(wrong)?;
-                }
-            }
+            ends_with(&frames, &generation.response_json())?;
         }
     }
     Ok(())
@@ -206,14 +220,12 @@ fn compare(connection: &Connection, frames: &[Line]) -> Verdict {
 
 /// Checks that nothing is left once the time of keeping is over.
 async fn counters(world: &World, process: &Process) -> Verdict {
-    process.forget_restored();
     sleep(world.plan.retention.responses + Duration::from_secs(2)).await;
     let registry = process.engine.registry();
     let left = [
         ("running generations", registry.open()),
         ("kept generations", registry.len()),
-        ("bytes of logs", process.shared.account().used()),
-        ("bytes of restored logs", process.account.used()),
+        ("bytes of generations", process.shared.account().used()),
         ("tasks", process.shared.tasks().len()),
         (
             "bytes on their way to the store",

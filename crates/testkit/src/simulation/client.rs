@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokenwire_core::engine::{Caller, Cursor, StartRequest};
+use tokenwire_core::engine::{Caller, Cursor, Resumption, StartRequest};
 use tokenwire_core::generation::{Generation, ReaderGuard};
 use tokenwire_core::model::error::ApiError;
 use tokenwire_core::model::id::{GenerationId, Seq};
@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use super::dice::Dice;
 use super::model::Deletion;
-use super::process::{Process, Resumed};
+use super::process::Process;
 use super::reader::{Connected, read};
 use super::reading::{Reading, output_text};
 use super::view::View;
@@ -107,7 +107,7 @@ impl Session {
                 Action::Resume(reading) => self.resume(reading).await,
                 Action::Start => self.start().await,
                 Action::Attach => self.attach().await,
-                Action::Poll => self.poll(),
+                Action::Poll => self.poll().await,
                 Action::Cancel => self.cancel().await,
                 Action::Delete => self.delete().await,
                 Action::Done => return,
@@ -144,8 +144,8 @@ impl Session {
     }
 
     /// Returns a generation, or checks that it may be gone.
-    fn find(&self, number: usize, id: &GenerationId) -> Option<Arc<Generation>> {
-        let found = self.process.find(id);
+    async fn find(&self, number: usize, id: &GenerationId) -> Option<Arc<Generation>> {
+        let found = self.process.find(id).await;
         self.check_found(number, found.as_ref().map(drop));
         found.ok()
     }
@@ -163,7 +163,12 @@ impl Session {
                     "generation {number} is there after it was deleted"
                 ));
             }
-            Err(_) if deletion == Deletion::None && !is_lost && !self.world.plan.forgets => {
+            Err(error)
+                if error.status == 404
+                    && deletion == Deletion::None
+                    && !is_lost
+                    && !self.world.plan.forgets =>
+            {
                 self.fail(format_args!("generation {number} is gone"));
             }
             _ => {}
@@ -175,7 +180,7 @@ impl Session {
         let request = StreamRequest::parse(body.as_bytes()).expect("the request is valid");
         let request = StartRequest::new(request, Caller::default(), "/v1/streams")
             .with_idempotency_key(key.clone());
-        let started = match self.process.start(request) {
+        let started = match self.process.start(request).await {
             Ok(started) => started,
             Err(error) => {
                 self.note(format_args!("starts nothing: {:?}", error.code));
@@ -247,7 +252,7 @@ impl Session {
         if !of_process || self.world.plan.forgets {
             return None;
         }
-        let generation = self.process.find(&known.id).ok()?;
+        let generation = self.process.find_local(&known.id)?;
         // A generation that failed before its upstream sent anything releases its key.
         let failed_early = generation.status() == Status::Failed && !model.has_begun(number);
         (!failed_early).then_some(number)
@@ -285,10 +290,11 @@ impl Session {
             (Some(applied), 13..=14) => Some(applied + dice.range(1..=60)),
             (applied, _) => applied,
         });
-        let found = self.find(number, &id);
-        let expected = found.and_then(|found| self.expect(number, &found, after));
         let cursor = Cursor { id, after };
-        let resumed = self.process.resume(&cursor, view.kind());
+        let resumed = self.process.resume(&cursor, view.kind()).await;
+        self.check_found(number, resumed.as_ref().map(drop));
+        let local = self.process.find_local(&cursor.id);
+        let expected = local.and_then(|local| self.expect(number, &local, after));
         self.note(format_args!("resumes {number} as {view} after {after:?}"));
         if let Some(expected) = expected {
             expected
@@ -300,20 +306,22 @@ impl Session {
                 });
         }
         match resumed {
-            Ok(Resumed::Read(guard, from)) => {
+            Ok(Resumption::Read { guard, from }) => {
                 self.read(reading, view, after, (guard, from)).await;
             }
-            Ok(Resumed::NothingLeft) => self.note(format_args!("nothing is left")),
-            Ok(Resumed::Reset(seq, event, then)) => {
+            Ok(Resumption::NothingLeft { .. }) => self.note(format_args!("nothing is left")),
+            Ok(Resumption::Reset { seq, event, .. }) => {
                 let mut reading = reading;
                 let text = String::from_utf8_lossy(&event);
                 self.note(format_args!("is reset at {seq}: {text}"));
                 if let Err(wrong) = reading.reset(seq.0, &event) {
                     self.fail(format_args!("is reset at {seq}: {wrong}"));
                 }
-                if let Some(then) = then.filter(|_| reading.ended.is_none()) {
-                    self.read(reading, view, Some(seq.0), then).await;
-                }
+            }
+            Ok(Resumption::Lost(_)) => self.fail(format_args!("is told of a lost node")),
+            Err(error) if error.status == 503 => {
+                self.note(format_args!("comes later"));
+                self.client.lock().reading = Some(reading);
             }
             Err(error) => self.note(format_args!("is refused: {:?}", error.code)),
         }
@@ -336,11 +344,11 @@ impl Session {
         read(self, connected, guard, from).await;
     }
 
-    fn poll(&self) {
+    async fn poll(&self) {
         let Some((number, id)) = self.any() else {
             return;
         };
-        let Some(generation) = self.find(number, &id) else {
+        let Some(generation) = self.find(number, &id).await else {
             return;
         };
         let bytes = generation.response_json();
@@ -366,7 +374,7 @@ impl Session {
         let Some((number, id)) = self.any() else {
             return;
         };
-        let Some(generation) = self.find(number, &id) else {
+        let Some(generation) = self.find(number, &id).await else {
             return;
         };
         self.note(format_args!("cancels {number}"));
@@ -382,7 +390,7 @@ impl Session {
         let Some((number, id)) = self.any() else {
             return;
         };
-        let Some(generation) = self.find(number, &id) else {
+        let Some(generation) = self.find(number, &id).await else {
             return;
         };
         self.note(format_args!("deletes {number}"));

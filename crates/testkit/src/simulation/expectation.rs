@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use tokenwire_core::engine::ReaderKind;
+use tokenwire_core::engine::{ReaderKind, Resumption};
 use tokenwire_core::generation::Generation;
 use tokenwire_core::model::error::ApiError;
 use tokenwire_core::model::id::Seq;
 
 use super::client::Session;
-use super::process::Resumed;
 
 /// The row of the table that a cursor is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,8 +16,10 @@ pub(super) enum Expectation {
     NothingLeft,
     /// The position is past the head of a log that has ended.
     PastHead,
-    /// The event was shown and never stored, and what follows is the ending.
-    Lost,
+    /// The event was shown and never stored. What follows is the ending alone, or the whole answer.
+    Lost {
+        ending: bool,
+    },
 }
 
 impl Session {
@@ -32,8 +33,10 @@ impl Session {
     ) -> Option<Expectation> {
         let tail = generation.tail().ok()?;
         let model = self.world.model.lock();
-        if after.is_some_and(|after| model.generations[number].is_lost_at(after)) {
-            return Some(Expectation::Lost);
+        let known = &model.generations[number];
+        if after.is_some_and(|after| known.is_lost_at(after)) {
+            let ending = known.epoch_ends.iter().all(|end| *end > 0);
+            return Some(Expectation::Lost { ending });
         }
         let from = after.map_or(Seq(0), |after| Seq(after + 1));
         Some(if !tail.sealed || from < tail.next {
@@ -54,25 +57,28 @@ impl Expectation {
     pub(super) fn check(
         self,
         kind: ReaderKind,
-        resumed: &Result<Resumed, ApiError>,
+        resumed: &Result<Resumption, ApiError>,
     ) -> Result<(), String> {
         let is_sdk = kind == ReaderKind::Sdk;
         let agrees = match (self, resumed) {
-            (Self::ReadFrom(from), Ok(Resumed::Read(_, read))) => read.0 == from,
-            (Self::NothingLeft, Ok(Resumed::NothingLeft)) => true,
-            (Self::PastHead, Ok(Resumed::Reset(..))) => !is_sdk,
+            (Self::ReadFrom(wanted), Ok(Resumption::Read { from, .. })) => from.0 == wanted,
+            (Self::NothingLeft, Ok(Resumption::NothingLeft { .. })) => true,
+            (Self::PastHead, Ok(Resumption::Reset { .. })) => !is_sdk,
             (Self::PastHead, Err(error)) => is_sdk && error.status == 400,
-            (Self::Lost, Ok(Resumed::Reset(..))) => !is_sdk,
-            (Self::Lost, Ok(Resumed::Read(..))) => is_sdk,
+            (Self::Lost { ending }, Ok(Resumption::Read { .. })) => ending || !is_sdk,
+            (Self::Lost { ending }, Err(error)) => is_sdk && !ending && error.status == 410,
+            // The store does not answer.
+            (_, Err(error)) => error.status == 503,
             _ => false,
         };
         if agrees {
             return Ok(());
         }
         let got = match resumed {
-            Ok(Resumed::Read(_, from)) => format!("reads from {from}"),
-            Ok(Resumed::NothingLeft) => "is told that nothing is left".to_owned(),
-            Ok(Resumed::Reset(seq, ..)) => format!("is reset at {seq}"),
+            Ok(Resumption::Read { from, .. }) => format!("reads from {from}"),
+            Ok(Resumption::NothingLeft { .. }) => "is told that nothing is left".to_owned(),
+            Ok(Resumption::Reset { seq, .. }) => format!("is reset at {seq}"),
+            Ok(Resumption::Lost(_)) => "is told that the node is lost".to_owned(),
             Err(error) => format!("is refused with {}", error.status),
         };
         Err(format!("the table says {self:?}, the reader {got}"))

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::log::StoredLog;
-use tokenwire_core::model::id::{Epoch, GenerationId};
+use tokenwire_core::model::id::{Epoch, GenerationId, Seq};
 
 use super::reader::Connected;
 use super::view::View;
@@ -98,6 +98,14 @@ impl Model {
         }
     }
 
+    /// Notes where the epochs of a recovered log ended.
+    pub(super) fn recovered(&mut self, id: &GenerationId, ends: &[Seq]) {
+        let mut generations = self.generations.iter_mut();
+        if let Some(known) = generations.find(|known| known.id == *id) {
+            known.epoch_ends = ends.iter().map(|end| end.0).collect();
+        }
+    }
+
     /// Returns the number of a generation.
     pub(super) fn number(&self, id: &GenerationId) -> Option<usize> {
         self.generations.iter().rposition(|known| known.id == *id)
@@ -185,6 +193,24 @@ impl Known {
         let epochs = self.epoch_ends.iter().zip(2..);
         let mut lost = epochs.map(|(end, epoch)| *end..Epoch(epoch).first_seq().0);
         lost.any(|numbers| numbers.contains(&number))
+    }
+
+    /// Notes a `tokenwire:reset` that a connection got: what follows is newer.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn observe_reset(&mut self, connection: usize, seq: u64) -> Result<(), String> {
+        let after = self.connections[connection].after;
+        if !after.is_some_and(|after| self.is_lost_at(after)) {
+            return Err(format!("a reader after {after:?} is reset at {seq}"));
+        }
+        let connection = &mut self.connections[connection];
+        connection.after = Some(seq);
+        if connection.frames.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("the reset at {seq} follows other frames"))
+        }
     }
 
     /// Notes a frame that a connection got.

@@ -1,21 +1,22 @@
-//! One process: an engine, the flusher that stores its logs, and what it took over from the process
-//! before.
+//! One process: an engine, the flusher that stores its logs, and the store behind both.
 //!
-//! The engine knows no store yet, so this module brings the two together.
+//! The engine does not store its logs itself yet, so this module brings the two together.
 
-use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use tokenwire_core::engine::{
-    Cursor, Engine, ReaderKind, Resumption, SharedEngine, StartRequest, Started,
+    Cursor, Engine, GenerationSource, Located, ReaderKind, Resumption, SharedEngine, StartRequest,
+    Started, StoredGeneration,
 };
-use tokenwire_core::generation::{Generation, ReaderGuard};
+use tokenwire_core::generation::Generation;
 use tokenwire_core::log::{
-    Epoch, FlushOptions, Flusher, LogLimits, LogStore, MemoryAccount, StoreError,
+    Epoch, FlushOptions, Flusher, LogLimits, LogStore, StoreError, StoredLog,
 };
-use tokenwire_core::model::error::ApiError;
+use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::event::{Ending, EventKind, Failure, Outcome};
 use tokenwire_core::model::id::{GenerationId, Owner, Seq};
 use tokenwire_core::model::record::RecordBatch;
@@ -37,21 +38,34 @@ pub(super) struct Process {
     pub(super) engine: Engine,
     pub(super) flusher: Flusher,
     store: Arc<dyn LogStore>,
-    /// The generations of earlier processes.
-    restored: Mutex<BTreeMap<GenerationId, Restored>>,
-    /// Counts the records of restored logs.
-    pub(super) account: MemoryAccount,
 }
 
-/// A generation of an earlier process, and where its epochs ended.
-type Restored = (Arc<Generation>, Vec<Seq>);
+/// Finds generations in the store.
+#[derive(Debug)]
+struct Stored(Arc<dyn LogStore>);
 
-/// What a reader gets that comes back.
-pub(super) enum Resumed {
-    Read(ReaderGuard, Seq),
-    NothingLeft,
-    /// `tokenwire:reset`, and what is read after it.
-    Reset(Seq, Vec<u8>, Option<(ReaderGuard, Seq)>),
+impl GenerationSource for Stored {
+    fn locate(&self, id: &GenerationId) -> BoxFuture<'_, Result<Located, ApiError>> {
+        let id = id.clone();
+        let locate = async move {
+            match self.0.open(&id).await {
+                Ok(stored) if stored.sealed => Ok(Located::Stored(StoredGeneration {
+                    store: self.0.clone(),
+                    header: stored.header,
+                })),
+                Ok(_) => Ok(Located::Gone),
+                Err(error) if error.is_gone() => Ok(Located::Gone),
+                Err(error) => Err(ApiError::new(ErrorCode::Overloaded, error.to_string())),
+            }
+        };
+        locate.boxed()
+    }
+}
+
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Process").finish_non_exhaustive()
+    }
 }
 
 impl Process {
@@ -64,6 +78,7 @@ impl Process {
                 events: 1 << 16,
             })
             .disconnect_grace(world.plan.grace)
+            .source(Arc::new(Stored(store.clone())))
             .ids(Arc::new(SeededIds(world.clone())))
             .build();
         let engine = shared.engine(Arc::new(SimulatedUpstream(world.clone())));
@@ -75,16 +90,11 @@ impl Process {
             engine,
             flusher,
             store,
-            restored: Mutex::default(),
-            account: MemoryAccount::default(),
         });
         let known: Vec<GenerationId> = {
             let model = world.model.lock();
-            model
-                .generations
-                .iter()
-                .map(|known| known.id.clone())
-                .collect()
+            let known = model.generations.iter();
+            known.map(|known| known.id.clone()).collect()
         };
         for id in known {
             process.recover(&id).await;
@@ -92,14 +102,22 @@ impl Process {
         process
     }
 
-    /// Restores the generation of an earlier process, and ends it if it ran.
+    /// Ends the generation of an earlier process, if it ran.
     async fn recover(&self, id: &GenerationId) {
         loop {
             match self.try_recover(id).await {
-                Ok(()) => return,
+                Ok(stored) => {
+                    let (ends, end) = (stored.epoch_ends, stored.end);
+                    let trace = &self.world.trace;
+                    trace.note(format_args!(
+                        "recovered {id}: epochs end at {ends:?}, all at {end}"
+                    ));
+                    self.world.model.lock().recovered(id, &ends);
+                    return;
+                }
                 Err(error) if error.is_gone() => return,
                 Err(StoreError::Corrupt | StoreError::UnknownVersion { .. }) => {
-                    self.world.fail(format!("{id} cannot be restored"));
+                    self.world.fail(format!("{id} cannot be read"));
                     return;
                 }
                 // Unavailable, or another attempt of this process came in between.
@@ -108,33 +126,22 @@ impl Process {
         }
     }
 
-    async fn try_recover(&self, id: &GenerationId) -> Result<(), StoreError> {
-        let mut stored = self.store.open(id).await?;
-        while !stored.sealed {
-            let epoch = match self.store.adopt(id).await {
-                Err(StoreError::Sealed) => stored.epoch(),
-                adopted => adopted?,
-            };
-            stored = self.store.open(id).await?;
-            if !stored.sealed {
-                let ending = producer_lost(stored.end, epoch);
-                self.store.seal(id, epoch, ending, None).await?;
-                stored = self.store.open(id).await?;
+    async fn try_recover(&self, id: &GenerationId) -> Result<StoredLog, StoreError> {
+        loop {
+            let stored = self.store.open(id).await?;
+            if stored.sealed {
+                return Ok(stored);
             }
+            let epoch = self.store.adopt(id).await?;
+            let end = self.store.open(id).await?.end;
+            let ending = producer_lost(end, epoch);
+            self.store.seal(id, epoch, ending, None).await?;
         }
-        let restored = Generation::restore(&*self.store, id, self.account.clone()).await?;
-        self.world.trace.note(format_args!(
-            "restored {id}: epochs end at {:?}, all at {}",
-            stored.epoch_ends, stored.end
-        ));
-        let entry = (restored, stored.epoch_ends);
-        self.restored.lock().insert(id.clone(), entry);
-        Ok(())
     }
 
     /// Starts a generation, whose records are stored from then on.
-    pub(super) fn start(&self, request: StartRequest) -> Result<Started, ApiError> {
-        let started = self.engine.start(request)?;
+    pub(super) async fn start(&self, request: StartRequest) -> Result<Started, ApiError> {
+        let started = self.engine.start(request).await?;
         if started.fresh {
             track(&self.world, &self.flusher, started.guard.generation());
         }
@@ -142,63 +149,31 @@ impl Process {
     }
 
     /// Returns the generation of this id.
-    pub(super) fn find(&self, id: &GenerationId) -> Result<Arc<Generation>, ApiError> {
-        if let Some((restored, _)) = self.restored.lock().get(id) {
-            return Ok(restored.clone());
-        }
-        self.engine.find(id, &Owner::Anonymous)
+    pub(super) async fn find(&self, id: &GenerationId) -> Result<Arc<Generation>, ApiError> {
+        self.engine.find(id, &Owner::Anonymous).await
+    }
+
+    /// Returns the generation of this id if it is in memory.
+    pub(super) fn find_local(&self, id: &GenerationId) -> Option<Arc<Generation>> {
+        self.engine.find_local(id, &Owner::Anonymous)
     }
 
     /// Applies the resume table.
-    pub(super) fn resume(&self, cursor: &Cursor, kind: ReaderKind) -> Result<Resumed, ApiError> {
-        let generation = self.find(&cursor.id)?;
-        if let Some(resumed) = self.resume_lost(cursor, kind) {
-            return resumed;
-        }
-        Ok(
-            match self.engine.read(generation.attach(), cursor.after, kind)? {
-                Resumption::Read { guard, from } => Resumed::Read(guard, from),
-                Resumption::NothingLeft { .. } => Resumed::NothingLeft,
-                Resumption::Reset { seq, event, .. } => Resumed::Reset(seq, event, None),
-            },
-        )
-    }
-
-    /// Returns what a reader gets whose last event was never stored; `None` for others.
-    fn resume_lost(&self, cursor: &Cursor, kind: ReaderKind) -> Option<Result<Resumed, ApiError>> {
-        let after = cursor.after?;
-        let (generation, epoch_ends) = self.restored.lock().get(&cursor.id)?.clone();
-        let epochs = epoch_ends.iter().zip(2..);
-        let mut starts = epochs.map(|(end, epoch)| (*end, first_seq(epoch)));
-        let (_, next) = starts.find(|(end, next)| end.0 <= after && after < next.0)?;
-        let guard = generation.attach();
-        // All that follows is the ending.
-        if kind == ReaderKind::Sdk {
-            return Some(Ok(Resumed::Read(guard, next)));
-        }
-        let (seq, event) = generation.reset_event();
-        Some(Ok(Resumed::Reset(seq, event, Some((guard, seq.next())))))
+    pub(super) async fn resume(
+        &self,
+        cursor: &Cursor,
+        kind: ReaderKind,
+    ) -> Result<Resumption, ApiError> {
+        self.engine.resume(cursor, &Owner::Anonymous, kind).await
     }
 
     /// Deletes a generation, in the store first.
     pub(super) async fn delete(&self, generation: &Arc<Generation>) {
-        let id = &generation.meta().id;
-        while self.store.delete(id).await.is_err() {
+        while self.store.delete(&generation.meta().id).await.is_err() {
             sleep(RETRY).await;
         }
         self.engine.delete(generation);
-        self.restored.lock().remove(id);
     }
-
-    /// Lets go of the generations of earlier processes.
-    pub(super) fn forget_restored(&self) {
-        self.restored.lock().clear();
-    }
-}
-
-/// Returns the first number of an epoch.
-fn first_seq(epoch: u64) -> Seq {
-    tokenwire_core::model::id::Epoch(epoch).first_seq()
 }
 
 /// Returns the block that ends a log whose process is gone, as `epoch` writes it.
@@ -222,7 +197,7 @@ fn producer_lost(end: Seq, epoch: Epoch) -> RecordBatch {
     records.record(None);
     let mut block = RecordBatch::default();
     block.restart(end);
-    block.skip(first_seq(epoch.0).0.saturating_sub(end.0));
+    block.skip(epoch.first_seq().0.saturating_sub(end.0));
     for record in records.batch().iter() {
         block.push(record.events, record.payload);
     }

@@ -88,7 +88,9 @@ pub(super) async fn read(session: &Session, connected: Connected, guard: ReaderG
                 client.reading = None;
             }
             drop(client);
-            session.note(format_args!("leaves {generation}, comes back: {comes_back}"));
+            session.note(format_args!(
+                "leaves {generation}, comes back: {comes_back}"
+            ));
             return;
         }
         if session.client.lock().dice.chance(2) {
@@ -114,11 +116,18 @@ fn take(session: &Session, connected: Connected, connection: usize, line: &Line)
     } = connected;
     let (seq, data) = (line.seq, &line.data);
     session.note(format_args!("reads {generation} as {view} {seq} {data}"));
+    let is_reset = data.starts_with(r#"{"type":"tokenwire:reset""#);
     let observed = {
         let mut model = session.world.model.lock();
-        model.generations[generation].observe(connection, line)
+        let known = &mut model.generations[generation];
+        if is_reset {
+            known.observe_reset(connection, seq)
+        } else {
+            known.observe(connection, line)
+        }
     };
     let applied = match &mut session.client.lock().reading {
+        Some(reading) if is_reset => reading.reset(seq, data.as_bytes()),
         Some(reading) => reading.apply(line),
         None => Ok(()),
     };
@@ -167,6 +176,7 @@ fn ended(
                 Err("the log is gone".to_owned())
             }
         }
+        Err(SubscriptionError::Lost) => Err("a lost position is found out too late".to_owned()),
         Err(SubscriptionError::Corrupt) => Err("a record is damaged".to_owned()),
     };
     drop(model);

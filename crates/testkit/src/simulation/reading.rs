@@ -163,6 +163,7 @@ impl Reading {
         }
         self.text = output_text(object);
         self.applied = Some(seq);
+        self.known = None;
         self.is_whole = self.dialect == Dialect::Responses;
         if !matches!(object["status"].as_str(), Some("queued" | "in_progress")) {
             self.end_with(object)?;

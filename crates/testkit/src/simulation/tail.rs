@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokenwire_core::generation::Generation;
 use tokenwire_core::log::{
     BlockRange, Epoch, FlushSource, Flusher, LogHeader, LogReader, ReadError, Released, StoreError,
-    Tail,
+    TailEnd,
 };
 use tokenwire_core::model::id::Seq;
 use tokenwire_core::model::record::RecordBatch;
@@ -35,10 +35,10 @@ impl FlushSource for Source {
     }
 
     fn epoch(&self) -> Epoch {
-        Epoch(1)
+        self.generation.log().epoch()
     }
 
-    fn end(&self) -> Result<Tail, ReadError> {
+    fn end(&self) -> Result<TailEnd, ReadError> {
         self.generation.tail()
     }
 
@@ -48,19 +48,11 @@ impl FlushSource for Source {
         max_bytes: usize,
         out: &mut Vec<u8>,
     ) -> Result<BlockRange, ReadError> {
-        let mut reader = LogReader::new(self.generation.log().clone(), from);
-        let mut batch = RecordBatch::default();
-        reader.read_now(max_bytes, &mut batch)?;
-        out.extend_from_slice(batch.as_block());
-        let next = if batch.is_empty() {
-            from
-        } else {
-            batch.end_seq()
-        };
-        Ok(BlockRange { first: from, next })
+        self.generation.log().read_block(from, max_bytes, out)
     }
 
     fn commit(&self, upto: Seq) {
+        self.generation.log().commit(upto);
         let id = &self.generation.meta().id;
         self.world.model.lock().committed(id, upto.0);
     }

@@ -75,7 +75,7 @@ impl Abandoned {
         let now = Instant::now();
         let model = world.model.lock();
         for (number, known) in model.generations.iter().enumerate() {
-            let found = process.find(&known.id).ok();
+            let found = process.find_local(&known.id);
             let alone = found.filter(|generation| {
                 !generation.is_over() && generation.readers() == 0 && !generation.meta().background
             });

@@ -156,9 +156,8 @@ pub async fn adoption_during_appends_loses_nothing_that_was_acknowledged(store: 
         writer.join().unwrap()
     });
     let (log, all) = log_contents(&store, &id).await;
-    assert_eq!(
-        (log.end, all.len() as u64),
-        (Seq(acknowledged), acknowledged)
-    );
-    assert_eq!(log.epoch_ends, [Seq(acknowledged)]);
+    assert_eq!(log.end, Seq(all.len() as u64));
+    assert_eq!(log.epoch_ends, [log.end]);
+    // The answer to the last block may be lost, but not the block.
+    assert!((acknowledged..=acknowledged + 1).contains(&log.end.0));
 }

@@ -54,12 +54,12 @@ pub(crate) async fn follow(follower_guard: FollowerGuard, phase: LeaderPhase) ->
         return FollowResult::NotShareable;
     }
     if leader.is_over() {
-        let Some(Outcome {
-            ending, relayed, ..
-        }) = leader.outcome()
-        else {
+        let Some(outcome) = leader.outcome() else {
             return FollowResult::NotShareable;
         };
+        let Outcome {
+            ending, relayed, ..
+        } = &*outcome;
         match ending {
             Ending::Completed { .. } => {}
             _ if matches!(phase, LeaderPhase::Kept { .. }) => return FollowResult::NotShareable,
@@ -67,20 +67,14 @@ pub(crate) async fn follow(follower_guard: FollowerGuard, phase: LeaderPhase) ->
             // A cancelled answer is shared if its upstream cancelled it, not if its owner did.
             Ending::Cancelled if relayed.is_none() => return FollowResult::NotShareable,
             Ending::Cancelled => {}
-            Ending::Failed(failure)
-                if !leader.with_snapshot(crate::model::snapshot::Snapshot::has_begun) =>
-            {
-                match leader.response_head().now() {
-                    Some(Err(error)) if !failure.retryable => return FollowResult::Refused(error),
-                    Some(Err(error)) => return FollowResult::Retryable(error),
-                    _ if failure.retryable => {
-                        return FollowResult::Retryable(OpenError::Failed(ApiError::from(
-                            &failure,
-                        )));
-                    }
-                    _ => {}
+            Ending::Failed(failure) if !leader.has_begun() => match leader.response_head().now() {
+                Some(Err(error)) if !failure.retryable => return FollowResult::Refused(error),
+                Some(Err(error)) => return FollowResult::Retryable(error),
+                _ if failure.retryable => {
+                    return FollowResult::Retryable(OpenError::Failed(ApiError::from(failure)));
                 }
-            }
+                _ => {}
+            },
             Ending::Failed(_) => {}
         }
     }

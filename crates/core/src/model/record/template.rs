@@ -71,9 +71,9 @@ impl Template {
         (rest.is_empty() && !holes[self.text_hole].is_empty()).then_some(holes)
     }
 
-    /// Returns the length of the text among the holes of a chunk, in bytes.
-    pub(crate) fn text_len(&self, holes: &[&[u8]]) -> usize {
-        holes.get(self.text_hole).map_or(0, |text| text.len())
+    /// Returns the text among the holes of a chunk, JSON-escaped.
+    pub(crate) fn text<'a>(&self, holes: &[&'a [u8]]) -> &'a [u8] {
+        holes.get(self.text_hole).copied().unwrap_or_default()
     }
 
     /// Returns the memory that the template holds, in bytes.

@@ -9,12 +9,12 @@ use crate::request::item::type_of;
 
 /// The ids of the items of the history, read when first needed.
 pub(super) struct HistoryIds<'a> {
-    history: &'a [Box<RawValue>],
+    history: &'a [&'a RawValue],
     ids: Option<HashSet<String>>,
 }
 
 impl<'a> HistoryIds<'a> {
-    pub(super) fn new(history: &'a [Box<RawValue>]) -> Self {
+    pub(super) fn new(history: &'a [&'a RawValue]) -> Self {
         Self { history, ids: None }
     }
 
@@ -52,26 +52,33 @@ impl<'a> HistoryIds<'a> {
 
 /// Writes the items of the history and of the input as one array. References to items of the
 /// history are dropped, since the upstream does not know their ids.
-pub(super) fn joined(history: &[Box<RawValue>], input: &Node<'_>) -> String {
+pub(super) fn joined(history: &[&RawValue], input: &Node<'_>) -> String {
     let mut known = HistoryIds::new(history);
-    let mut items: Vec<String> = history.iter().map(|item| item.get().to_owned()).collect();
-    match input.array() {
-        Ok(list) => items.extend(
-            list.iter()
-                .filter(|item| !known.resolves(item))
-                .map(|item| item.raw.get().to_owned()),
-        ),
-        Err(_) => {
-            let mut out = String::new();
-            let mut item = ObjectWriter::begin(&mut out);
-            item.raw("type", "\"message\"");
-            item.raw("role", "\"user\"");
-            item.raw("content", input.raw.get());
-            item.end();
-            items.push(out);
-        }
-    }
-    let mut out = String::new();
-    push_array(&mut out, &items, |out, item| out.push_str(item));
+    let list = input.array().ok();
+    let message = list.is_none().then(|| {
+        let mut out = String::new();
+        let mut item = ObjectWriter::begin(&mut out);
+        item.raw("type", "\"message\"");
+        item.raw("role", "\"user\"");
+        item.raw("content", input.raw.get());
+        item.end();
+        out
+    });
+    let list = list.unwrap_or_default();
+    let items: Vec<&str> = list
+        .iter()
+        .filter(|item| !known.resolves(item))
+        .map(|item| item.raw.get())
+        .chain(message.as_deref())
+        .collect();
+    let history = history.iter().map(|item| item.get());
+    // Long conversations are copied once, into a buffer of their size.
+    let length: usize = history
+        .clone()
+        .chain(items.iter().copied())
+        .map(str::len)
+        .sum();
+    let mut out = String::with_capacity(length + history.len() + items.len() + 2);
+    push_array(&mut out, history.chain(items), String::push_str);
     out
 }

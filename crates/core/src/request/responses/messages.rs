@@ -40,7 +40,7 @@ impl<'a> Conversation<'a> {
     /// Writes the messages as a JSON array: the instructions, the history, the input.
     pub(super) fn messages(
         instructions: Option<&'a RawValue>,
-        history: &'a [Box<RawValue>],
+        history: &'a [&'a RawValue],
         input: &Node<'a>,
     ) -> Result<String, ApiError> {
         let mut this = Self {

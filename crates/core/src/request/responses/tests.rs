@@ -32,11 +32,15 @@ fn with(members: &Value) -> Value {
     body
 }
 
+fn refs(items: &[Box<RawValue>]) -> Vec<&RawValue> {
+    items.iter().map(|item| &**item).collect()
+}
+
 /// Checks the translated messages.
 fn messages(history: &[Value], body: &Value, expected: &Value) {
     let history: Vec<_> = history.iter().map(raw).collect();
     let chat = request(body)
-        .to_chat(&history, "m")
+        .to_chat(&refs(&history), "m")
         .unwrap_or_else(|error| panic!("{body}: {error}"));
     assert_eq!(value(&chat)["messages"], *expected, "{body}");
 }
@@ -540,7 +544,8 @@ fn history_is_sent_between_instructions_and_input() {
     );
 
     let raws: Vec<_> = history.iter().map(raw).collect();
-    let sent = |body: &Value| value(&request(body).to_responses(&raws, "m"))["input"].clone();
+    let sent =
+        |body: &Value| value(&request(body).to_responses(&refs(&raws), "m"))["input"].clone();
     assert_eq!(
         sent(&json!({"input": [{"id": "fc_a"}, output, {"id": "msg_x"}]})),
         json!([history[0], history[1], output, {"id": "msg_x"}])
@@ -552,7 +557,7 @@ fn history_is_sent_between_instructions_and_input() {
 
     let odd = [raw(&json!({"type": "compaction", "id": "cmp_1"}))];
     let error = request(&json!({"input": "x"}))
-        .to_chat(&odd, "m")
+        .to_chat(&refs(&odd), "m")
         .unwrap_err();
     assert_refusal(
         &error,
@@ -1115,7 +1120,7 @@ fn large_requests_are_translated_in_linear_time() {
         body[format!("unknown{i}")] = json!(i);
     }
     let request = request(&body);
-    let chat = value(&request.to_chat(&history, "m").unwrap());
+    let chat = value(&request.to_chat(&refs(&history), "m").unwrap());
     // All calls and the messages between them are one message, since no tool output separates them.
     assert_eq!(chat["messages"].as_array().map(Vec::len), Some(5_001));
     assert_eq!(
@@ -1127,7 +1132,7 @@ fn large_requests_are_translated_in_linear_time() {
     assert_eq!(chat["unknown4999"], 4_999);
     assert_eq!(request.input_items().len(), 10_000);
     assert_eq!(
-        value(&request.to_responses(&history, "m"))["input"]
+        value(&request.to_responses(&refs(&history), "m"))["input"]
             .as_array()
             .map(Vec::len),
         Some(15_000)
@@ -1301,10 +1306,10 @@ proptest! {
         body[name] = member.clone();
         if let Ok(request) = ResponsesRequest::parse(body.to_string().as_bytes()) {
             let history: Vec<_> = history.iter().map(raw).collect();
-            if let Ok(chat) = request.to_chat(&history, "m") {
+            if let Ok(chat) = request.to_chat(&refs(&history), "m") {
                 assert_no_repeats(std::str::from_utf8(&chat).unwrap());
             }
-            assert_no_repeats(std::str::from_utf8(&request.to_responses(&history, "m")).unwrap());
+            assert_no_repeats(std::str::from_utf8(&request.to_responses(&refs(&history), "m")).unwrap());
             for item in request.input_items() {
                 assert_no_repeats(item.get());
                 let item = RawObject::parse(item.get().as_bytes()).unwrap();

@@ -61,7 +61,7 @@ struct ChatMembers(Vec<(&'static str, String)>);
 
 pub(super) fn to_chat(
     raw: &RawObject,
-    history: &[Box<RawValue>],
+    history: &[&RawValue],
     model: &str,
 ) -> Result<Vec<u8>, ApiError> {
     refuse_untranslatable(raw)?;

@@ -25,6 +25,9 @@ const MAX_TEMPLATES: usize = 32;
 /// more than their text.
 const MAX_MISSES: u32 = 4;
 
+/// The payload after the last chunk. Some servers write it in lower case.
+const DONE: &[u8] = b"[DONE]";
+
 /// Maximum chunks that fail a stream and wait for its end.
 const MAX_FAILING: usize = 8;
 
@@ -41,6 +44,8 @@ pub struct ChatTranslator {
     recent: usize,
     misses: u32,
     usage: Option<Usage>,
+    /// Usage of upstreams whose answers were continued by others.
+    spent: Option<Usage>,
     /// Number of usage chunks without choices: several mean one per choice.
     usage_chunks: u32,
     /// A chunk that waits for the next one. At the end it is stored with the terminal event.
@@ -154,6 +159,7 @@ impl ChatTranslator {
             recent: 0,
             misses: 0,
             usage: None,
+            spent: None,
             usage_chunks: 0,
             held: None,
             failing: Vec::new(),
@@ -179,6 +185,8 @@ impl ChatTranslator {
         self.failing.clear();
         self.fault = None;
         self.finish = None;
+        self.spent = self.total_usage();
+        self.usage = None;
         self.usage_chunks = 0;
         self.misses = 0;
         self.continues = true;
@@ -213,7 +221,7 @@ impl ChatTranslator {
         if data.is_empty() {
             return self.translated(false);
         }
-        if data == b"[DONE]" {
+        if data.eq_ignore_ascii_case(DONE) {
             return Translated {
                 progress: Progress::Over(self.ending_at_done()),
                 tokens: false,
@@ -239,10 +247,13 @@ impl ChatTranslator {
         }
         let mut tokens = false;
         // Some servers put two objects on one line.
-        let values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
-        for value in values {
+        let mut values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
+        let mut read = 0;
+        while let Some(value) = values.next() {
             let translated = match value {
                 Ok(raw) => self.value(name, raw, records),
+                // A body without blank lines is one event.
+                Err(_) if is_done(text, read) => Self::over(self.ending_at_done()),
                 Err(_) if !terminated => Self::over(truncated()),
                 Err(error) => Self::over(failed(
                     ErrorCode::UpstreamMalformed,
@@ -253,6 +264,7 @@ impl ChatTranslator {
                     ),
                 )),
             };
+            read = values.byte_offset();
             tokens |= translated.tokens;
             if matches!(translated.progress, Progress::Over(_)) {
                 return Translated {
@@ -308,7 +320,7 @@ impl ChatTranslator {
         for (index, choice) in &mut choices.0 {
             self.close(*index, choice, complete, records);
         }
-        let usage = self.usage.map(Usage::to_responses);
+        let usage = self.total_usage().map(Usage::to_responses);
         records.event(EventKind::End(Outcome {
             ending,
             at,
@@ -328,18 +340,26 @@ impl ChatTranslator {
             if !known.closed
                 && let Some(holes) = known.template.match_chunk(data)
             {
-                records.delta(index, &holes);
-                known.matched = true;
-                self.recent = index;
-                self.misses = 0;
-                let length = known.template.text_len(&holes);
-                known.length += length;
                 let is_call = matches!(
                     known.template.target.kind,
                     DeltaKind::Arguments | DeltaKind::Input
                 );
+                if is_call
+                    && let Some(calls) = &self.choices.entry(known.choice).calls
+                    && !calls.takes(known.call)
+                {
+                    // Another call has begun under its index.
+                    known.closed = true;
+                    continue;
+                }
+                records.delta(index, &holes);
+                known.matched = true;
+                self.recent = index;
+                self.misses = 0;
+                let text = known.template.text(&holes);
+                known.length += text.len();
                 if is_call && let Some(calls) = &mut self.choices.entry(known.choice).calls {
-                    calls.grow(known.call, length);
+                    calls.grow(known.call, text);
                 }
                 return Some(self.translated(true));
             }
@@ -390,7 +410,7 @@ impl ChatTranslator {
         let choices = chunk.choices();
         let fault = match chunk.fault() {
             Some(fault) => Some(fault),
-            None if name == Some(b"error") => {
+            None if name == Some(b"error") || chunk.is_error() => {
                 serde_json::from_str(text).ok().map(UpstreamFault::read)
             }
             None => None,
@@ -752,6 +772,14 @@ impl ChatTranslator {
         }
     }
 
+    /// Returns the usage of all attempts.
+    fn total_usage(&self) -> Option<Usage> {
+        match (self.spent, self.usage) {
+            (Some(spent), Some(usage)) => Some(spent.add_attempt(usage)),
+            (spent, usage) => spent.or(usage),
+        }
+    }
+
     fn release_held(&mut self, records: &mut RecordWriter) {
         if let Some(held) = self.held.take() {
             records.record(Some(&held.into_chunk()));
@@ -919,6 +947,13 @@ impl ChoiceState {
             None => None,
         }
     }
+}
+
+/// Returns true if only the end mark is left of a payload.
+fn is_done(text: &str, from: usize) -> bool {
+    text.as_bytes()
+        .get(from..)
+        .is_some_and(|rest| rest.trim_ascii().eq_ignore_ascii_case(DONE))
 }
 
 fn error_like(reason: &str) -> Ending {

@@ -71,12 +71,12 @@ raw_members! {
 
     /// The delta or message of a choice.
     Delta {
-        content, reasoning_content, reasoning, reasoning_text, thinking, reasoning_details, refusal,
-        tool_calls, function_call, annotations, images, audio, usage
+        content, reasoning_content, reasoning, reasoning_text, thinking, thinking_content, thought,
+        reasoning_details, thinking_blocks, refusal, tool_calls, function_call, annotations, images, audio, usage
     }
 
     /// A piece of a tool call.
-    ToolCall { index, id, r#type, function, custom, extra_content }
+    ToolCall { index, id, r#type, function, custom, extra_content, name, arguments }
 
     /// The function of a call and its arguments.
     Function { name, arguments }
@@ -85,7 +85,10 @@ raw_members! {
     Custom { name, input }
 
     /// An element of a list of content parts, images or reasoning details.
-    Part { r#type, text, thinking, summary, image_url, url, b64_json, data }
+    Part {
+        r#type, text, content, thinking, summary, image_url, url, b64_json, image_base64, data,
+        source, inline_data, inlineData
+    }
 
     /// Audio of a delta.
     Audio { data, transcript }
@@ -168,9 +171,16 @@ impl<'a> Chunk<'a> {
         text(self.object) == Some("chat.completion")
     }
 
-    /// Returns the `error` member, or a `base_resp` (MiniMax) whose status is not 0.
+    /// Returns true for an object that is an error itself (vLLM).
+    pub(super) fn is_error(&self) -> bool {
+        text(self.object) == Some("error") && self.choices.is_none()
+    }
+
+    /// Returns the `error` member, unless that says nothing (`{}`, `""`, `false`), or a `base_resp` (MiniMax) whose status is not 0.
     pub(super) fn fault(&self) -> Option<UpstreamFault> {
-        if let Some(error) = json::present(self.error) {
+        let says_nothing =
+            |raw: &&RawValue| matches!(raw.get(), "{}" | "[]" | "\"\"" | "false" | "0");
+        if let Some(error) = json::present(self.error).filter(|raw| !says_nothing(raw)) {
             return Some(UpstreamFault::read(error));
         }
         #[derive(Deserialize)]
@@ -322,8 +332,15 @@ impl<'a> Image<'a> {
             return Some(Self::of_url(url));
         }
         let part: Part<'a> = read(Some(raw))?;
-        if let Some(data) = text(part.b64_json) {
-            return Some(Self::Data(data));
+        let inline = [part.source, part.inline_data, part.inlineData]
+            .into_iter()
+            .find_map(read::<Part<'a>>)
+            .and_then(|source| source.data);
+        if let Some(data) = [part.b64_json, part.image_base64, part.data, inline]
+            .into_iter()
+            .find_map(text)
+        {
+            return Some(Self::of_url(data).unless_remote(data));
         }
         let nested: Option<Part<'a>> = read(part.image_url);
         [
@@ -335,6 +352,14 @@ impl<'a> Image<'a> {
         .flatten()
         .next()
         .map(Self::of_url)
+    }
+
+    /// Returns the data of a data URL, else `data` itself.
+    fn unless_remote(self, data: &'a str) -> Self {
+        match self {
+            Self::Data(inner) => Self::Data(inner),
+            Self::Remote => Self::Data(data),
+        }
     }
 
     /// Classifies a JSON-escaped URL.
@@ -353,10 +378,30 @@ impl<'a> Delta<'a> {
             self.reasoning,
             self.reasoning_text,
             self.thinking,
+            self.thinking_content,
+            self.thought,
         ]
         .into_iter()
         .find(|raw| text(*raw).is_some())
         .flatten()
+    }
+
+    /// Returns reasoning that is not one string: objects and lists of parts.
+    fn reasoning_parts(&self) -> Option<Text<'a>> {
+        [
+            self.reasoning_details,
+            self.thinking_blocks,
+            self.reasoning_content,
+            self.reasoning,
+            self.thinking,
+            self.thought,
+        ]
+        .into_iter()
+        .find_map(|raw| {
+            let mut reasoning = None;
+            reasoning_part(json::present(raw)?, &mut reasoning, MAX_NESTING);
+            reasoning
+        })
     }
 
     /// Returns content, reasoning and images.
@@ -374,12 +419,7 @@ impl<'a> Delta<'a> {
         if let Some(reasoning) = text(self.reasoning_raw()) {
             texts.reasoning = Some(Cow::Borrowed(reasoning));
         } else if texts.reasoning.is_none() {
-            for detail in list(self.reasoning_details) {
-                let detail: Part<'a> = read(Some(detail)).unwrap_or_default();
-                if let Some(piece) = text(detail.text).or_else(|| text(detail.summary)) {
-                    append(&mut texts.reasoning, piece);
-                }
-            }
+            texts.reasoning = self.reasoning_parts();
         }
         if texts.content.is_none() {
             let audio = self.audio().and_then(|audio| text(audio.transcript));
@@ -463,16 +503,32 @@ fn content_part<'a>(raw: &'a RawValue, texts: &mut Texts<'a>) {
         };
         append(into, piece);
     }
-    if let Some(piece) = text(part.thinking) {
-        append(&mut texts.reasoning, piece);
-    }
-    for inner in list(part.thinking) {
-        if let Some(piece) = read::<Part<'a>>(Some(inner)).and_then(|inner| text(inner.text)) {
-            append(&mut texts.reasoning, piece);
-        }
+    for nested in [part.thinking, part.summary].into_iter().flatten() {
+        reasoning_part(nested, &mut texts.reasoning, MAX_NESTING);
     }
     if kind.contains("image") {
         texts.images.extend(Image::read(raw));
+    }
+}
+
+/// Levels of reasoning parts that are read.
+const MAX_NESTING: u32 = 4;
+
+/// Appends the text of a reasoning part: a string, an object with a text, or a list of these.
+fn reasoning_part<'a>(raw: &'a RawValue, reasoning: &mut Option<Text<'a>>, levels: u32) {
+    if let Some(piece) = text(Some(raw)) {
+        append(reasoning, piece);
+    } else if levels > 0 && raw.get().starts_with('[') {
+        for inner in list(Some(raw)) {
+            reasoning_part(inner, reasoning, levels - 1);
+        }
+    } else if levels > 0
+        && let Some(part) = read::<Part<'a>>(Some(raw).filter(|raw| raw.get().starts_with('{')))
+    {
+        let nested = [part.text, part.thinking, part.content, part.summary];
+        if let Some(inner) = nested.into_iter().find_map(json::present) {
+            reasoning_part(inner, reasoning, levels - 1);
+        }
     }
 }
 
@@ -481,8 +537,15 @@ fn append(text: &mut Option<Text<'_>>, piece: &str) {
 }
 
 impl<'a> ToolCall<'a> {
+    /// Returns the index; `None` if it is missing or no index. Some servers write it as a string
+    /// or a float.
     pub(super) fn index(&self) -> Option<u32> {
-        read(self.index)
+        let raw = json::present(self.index)?.get();
+        raw.parse().ok().or_else(|| {
+            let float: f64 = raw.trim_matches('"').parse().ok()?;
+            (float.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&float))
+                .then_some(float as u32)
+        })
     }
 
     /// Returns the JSON-escaped id of the call, unless it is `null` or `""`.
@@ -509,24 +572,32 @@ impl<'a> ToolCall<'a> {
         read(self.custom).unwrap_or_default()
     }
 
-    /// Returns the JSON-escaped name of the tool, unless it is `null` or `""`.
+    /// Returns the JSON-escaped name of the tool, unless it is `null` or `""`. Some servers write
+    /// it beside the id instead of in `function`, and the arguments too.
     pub(super) fn name(&self) -> Option<&'a str> {
-        text(self.function().name).or_else(|| text(self.custom().name))
+        [self.function().name, self.custom().name, self.name]
+            .into_iter()
+            .find_map(text)
     }
 
     /// Returns the raw arguments or input if they are a string that is not empty.
     pub(super) fn arguments_raw(&self) -> Option<&'a RawValue> {
-        [self.function().arguments, self.custom().input]
-            .into_iter()
-            .find(|raw| text(*raw).is_some())
-            .flatten()
+        [
+            self.function().arguments,
+            self.custom().input,
+            self.arguments,
+        ]
+        .into_iter()
+        .find(|raw| text(*raw).is_some())
+        .flatten()
     }
 
     /// Returns a JSON-escaped piece of the arguments or input. Some servers send an object instead
     /// of a string; its JSON is the text.
     pub(super) fn arguments(&self) -> Option<Text<'a>> {
         let raw = json::present(self.function().arguments)
-            .or_else(|| json::present(self.custom().input))?;
+            .or_else(|| json::present(self.custom().input))
+            .or_else(|| json::present(self.arguments))?;
         match json::string_inside(raw) {
             Some(inside) => (!inside.is_empty()).then_some(Cow::Borrowed(inside)),
             None => Some(Cow::Owned(json::escape(raw.get()))),

@@ -2,6 +2,7 @@
 
 use serde_json::value::RawValue;
 
+use super::chunk::{Delta, Text};
 use crate::model::id::GenerationId;
 use crate::model::json::{Members, ObjectWriter};
 
@@ -39,6 +40,10 @@ impl Chunking {
             }
             if message.get("role").is_none() {
                 replaced.push(("role", "\"assistant\""));
+            }
+            let texts = choice.get("message").and_then(texts_of_parts);
+            for (name, text) in texts.iter().flatten().flatten() {
+                replaced.push((name, text));
             }
             let delta = message.write_with(&replaced);
             let logprobs = choice.get("logprobs").map_or("null", RawValue::get);
@@ -101,6 +106,21 @@ impl Chunking {
         chunk.end();
         out.into_bytes()
     }
+}
+
+/// Returns content and reasoning of a message whose content is a list of parts, as strings: deltas
+/// have no parts. `None` for other messages, and for parts that are not text.
+fn texts_of_parts(message: &RawValue) -> Option<[Option<(&'static str, String)>; 2]> {
+    let message: Delta<'_> = serde_json::from_str(message.get()).ok()?;
+    message.content.filter(|raw| raw.get().starts_with('['))?;
+    let texts = message.texts();
+    let member = |name, text: Option<Text<'_>>| text.map(|text| (name, format!("\"{text}\"")));
+    texts.images.is_empty().then(|| {
+        [
+            member("content", texts.content),
+            member("reasoning_content", texts.reasoning),
+        ]
+    })
 }
 
 /// Returns the message's tool calls with the index that deltas need, or `None` if it has none.

@@ -43,7 +43,19 @@ const LENGTH: &[&str] = &[
     "contextlimit",
     "contextsize",
     "windowexceeded",
+    "contextfull",
+    "windowfull",
+    "outoftokens",
     "truncat",
+];
+
+/// Parts of values that name the limit of a resource. It is a failure, whatever else they name.
+const RESOURCE: &[&str] = &[
+    "ratelimit",
+    "timelimit",
+    "requestlimit",
+    "quota",
+    "toomanyrequests",
 ];
 
 /// Parts of values that name a failure.
@@ -59,6 +71,10 @@ const ERROR: &[&str] = &[
     "timelimit",
     "deadline",
     "overload",
+    "busy",
+    "throttl",
+    "internal",
+    "outofmemory",
     "unavailable",
     "interrupt",
     "preempt",
@@ -86,6 +102,10 @@ const FILTER: &[&str] = &[
     "censor",
     "flagged",
     "harm",
+    "jailbreak",
+    "profan",
+    "toxic",
+    "inappropriate",
 ];
 
 /// Parts of values that name an answer that the server itself could not use.
@@ -128,11 +148,14 @@ impl FinishReason {
         if UNFINISHED.contains(&folded.as_str()) {
             return None;
         }
-        Some(if has(LENGTH) {
+        Some(if has(RESOURCE) {
+            Self::Error(text.to_owned())
+        } else if has(LENGTH) {
             Self::Length
         } else if has(ERROR) {
             Self::Error(text.to_owned())
-        } else if has(FILTER) {
+        // Gemini says LANGUAGE of an answer in a language that it does not support.
+        } else if has(FILTER) || folded == "language" {
             Self::Filter
         } else if has(UNUSABLE) {
             Self::Error(text.to_owned())
@@ -203,6 +226,9 @@ mod tests {
             "context_length_exceeded",
             "ERROR_TOO_MANY_TOKENS_LENGTH",
             "token_limit",
+            "token_limit_reached",
+            "out_of_tokens",
+            "context_window_full",
             "truncated",
         ] {
             assert_eq!(
@@ -225,6 +251,9 @@ mod tests {
             "refusal",
             "guardrail_intervened",
             "content_filtered",
+            "LANGUAGE",
+            "jailbreak",
+            "profanity",
             "function_call_filter: MALFORMED",
         ] {
             assert_eq!(
@@ -248,6 +277,13 @@ mod tests {
             "failed",
             "MALFORMED_FUNCTION_CALL",
             "resource_exhausted",
+            "rate_limit",
+            "rate_limit_reached",
+            "time_limit_reached",
+            "quota_exceeded",
+            "server_busy",
+            "throttled",
+            "internal",
         ] {
             assert_eq!(
                 FinishReason::of(value),

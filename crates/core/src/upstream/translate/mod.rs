@@ -4,6 +4,7 @@
 //! of the stream: open items, finished choices, the last usage. It does no I/O and never fails: a
 //! faulty stream has an [`Ending`] like any other.
 
+mod arguments;
 mod chat;
 mod chunk;
 mod chunking;

@@ -15,6 +15,10 @@ pub(super) struct OpenedItem {
     pub(super) done: bool,
     /// Content and summary parts that were announced.
     parts: [u64; 2],
+    /// Content and summary parts that are complete.
+    done_parts: [u64; 2],
+    /// Whether its announcement had arguments or input, which deltas may repeat.
+    pub(super) announced_arguments: bool,
     /// Whether the `….done` event of arguments or input was relayed.
     pub(super) arguments_done: bool,
 }
@@ -67,8 +71,9 @@ impl OpenedItems {
         self.items.get_mut(at as usize)
     }
 
-    /// Finds the item that an event belongs to. An event without id and index belongs to the last
-    /// item if that is of this kind.
+    /// Finds the item that an event belongs to. An event without index and with no known id belongs
+    /// to the last item, if that is of this kind and open: some servers change the id with every
+    /// event.
     pub(super) fn find(
         &self,
         id: Option<&str>,
@@ -82,7 +87,7 @@ impl OpenedItems {
             return self.by_index.get(&index).copied();
         }
         let last = self.items.last()?;
-        let belongs = id.is_none() && !last.done && kind == Some(last.kind.as_str());
+        let belongs = !last.done && kind == Some(last.kind.as_str());
         belongs.then(|| self.len() - 1)
     }
 
@@ -109,6 +114,8 @@ impl OpenedItems {
             kind: kind.to_owned(),
             done: false,
             parts: [0; 2],
+            done_parts: [0; 2],
+            announced_arguments: false,
             arguments_done: false,
         });
         at
@@ -146,9 +153,20 @@ impl OpenedItem {
         self.parts[list as usize]
     }
 
+    /// Returns true if the part with this index is complete, or a later one is.
+    pub(super) fn is_part_done(&self, list: List, part: u64) -> bool {
+        part < self.done_parts[list as usize]
+    }
+
+    /// Notes that the part with this index is complete.
+    pub(super) fn finish_part(&mut self, list: List, part: u64) {
+        let done = &mut self.done_parts[list as usize];
+        *done = (*done).max(part.saturating_add(1));
+    }
+
     /// Notes that the part with this index was announced.
     pub(super) fn announce(&mut self, list: List, part: u64) {
         let parts = &mut self.parts[list as usize];
-        *parts = (*parts).max(part + 1);
+        *parts = (*parts).max(part.saturating_add(1));
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::model::event::{DeltaKind, DeltaTarget, EventKind, ItemHead, PartKind};
-use crate::model::id::Seq;
+use crate::model::id::{Epoch, Seq};
 use crate::model::record::{Content, FullRecord, RecordBatch, Template};
 
 /// The text of a stream that was already appended to its log.
@@ -40,6 +40,15 @@ impl RecordWriter {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Creates a writer for an epoch of a log that ended at `end` before it.
+    #[must_use]
+    pub fn in_epoch(end: Seq, epoch: Epoch) -> Self {
+        let mut writer = Self::default();
+        writer.batch.restart(end);
+        writer.batch.skip(epoch.first_seq().0.saturating_sub(end.0));
+        writer
     }
 
     /// Sets the log that [cleared](RecordWriter::clear) records were appended to.

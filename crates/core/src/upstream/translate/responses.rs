@@ -73,9 +73,11 @@ impl ResponsesTranslator {
         self.started
     }
 
-    /// Translates one payload. The event's `type` member counts, not the SSE event's name.
+    /// Translates one payload. `name` is the SSE event's name, which counts where the payload has no
+    /// `type` member.
     pub fn payload(
         &mut self,
+        name: Option<&[u8]>,
         data: &[u8],
         terminated: bool,
         records: &mut RecordWriter,
@@ -87,7 +89,7 @@ impl ResponsesTranslator {
                 tokens: false,
             };
         }
-        if data == b"[DONE]" {
+        if data.eq_ignore_ascii_case(b"[DONE]") {
             return over(self.body_ended(BodyEnd::Clean));
         }
         let Ok(text) = std::str::from_utf8(data) else {
@@ -108,6 +110,15 @@ impl ResponsesTranslator {
                 return over(failed(ErrorCode::UpstreamMalformed, message));
             }
         };
+        let name = name.and_then(|name| std::str::from_utf8(name).ok());
+        let name = name.filter(|name| name.starts_with("response.") || *name == "error");
+        if let Some(name) = name.filter(|_| members.get("type").is_none()) {
+            let typed = members.write_with(&[("type", &json::quoted(name))]);
+            return match serde_json::from_str(&typed) {
+                Ok(members) => self.event(&members, typed.as_bytes(), records),
+                Err(_) => over(truncated()),
+            };
+        }
         self.event(&members, data, records)
     }
 
@@ -157,8 +168,9 @@ impl ResponsesTranslator {
         let name = members.text("type").unwrap_or_default();
         let is_error = name == "error" || (name.is_empty() && members.get("error").is_some());
         let is_object = name.is_empty()
-            && members.text("object").as_deref() == Some("response")
-            && members.get("status").is_some();
+            && members.get("status").is_some()
+            && (members.text("object").as_deref() == Some("response")
+                || members.get("output").is_some());
         if self.failing && !is_error {
             return over(unexplained());
         }
@@ -173,9 +185,21 @@ impl ResponsesTranslator {
             "response.completed"
             | "response.incomplete"
             | "response.failed"
-            | "response.cancelled" => {
+            | "response.cancelled"
+            | "response.done" => {
                 self.start(records);
-                return self.terminal(&name, self.response(members), records);
+                let response = self.response(members);
+                // The status says more than the event where the two disagree.
+                let status = members.object("response").and_then(|r| r.text("status"));
+                let name = match (&*name, status.as_deref()) {
+                    (
+                        "response.completed" | "response.done",
+                        Some(status @ ("failed" | "incomplete" | "cancelled")),
+                    ) => format!("response.{status}"),
+                    ("response.done", _) => "response.completed".to_owned(),
+                    _ => name.into_owned(),
+                };
+                return self.terminal(&name, response, records);
             }
             // The complete response object instead of a stream.
             "" if is_object => {
@@ -255,9 +279,14 @@ impl ResponsesTranslator {
             None => members.text("item_id"),
         };
         let place = Place::of(name);
+        let kind = match (&item, place) {
+            (Some(item), _) if name == "response.output_item.done" => item.text("type"),
+            (Some(_), _) => None,
+            (None, place) => place.map(|place| place.kind().into()),
+        };
         let found = self
             .opened
-            .find(id.as_deref(), upstream_index, place.map(Place::kind));
+            .find(id.as_deref(), upstream_index, kind.as_deref());
         if let Some(item) = &item {
             match name {
                 "response.output_item.added" => {
@@ -283,6 +312,12 @@ impl ResponsesTranslator {
                 return true;
             }
         };
+        // A complete part says what it is a part of.
+        let object = members.object("part");
+        let inner = match (place, &object) {
+            (Some(Place::PartDone(list)), Some(part)) => Place::of_part(part, list),
+            _ => None,
+        };
         let list = place.and_then(Place::list);
         let part = list.map(|list| members.number(list.index_name()).unwrap_or(0));
         if let (Some(list), Some(part), Some(place)) = (list, part, place) {
@@ -292,7 +327,17 @@ impl ResponsesTranslator {
                         item.announce(list, part);
                     }
                 }
-                _ => self.announce(at, place, list, part, records),
+                _ => self.announce(at, inner.unwrap_or(place), list, part, records),
+            }
+            if let (Some(inner), Some(object)) = (inner, &object) {
+                let field = inner.done_field().unwrap_or("text");
+                let text = object.text(field).unwrap_or_default();
+                self.emit_rest(at, inner, list, part, &text, records);
+            }
+            if let Some(item) = self.opened.get_mut(at)
+                && (inner.is_some() || (place.done_field().is_some() && name.ends_with(".done")))
+            {
+                item.finish_part(list, part);
             }
             if let Some(field) = place.done_field() {
                 let text = members.text(field).unwrap_or_default();
@@ -332,6 +377,12 @@ impl ResponsesTranslator {
         }
         let at = self.open(id, &kind, members.number("output_index"));
         let announced = item.objects("content").len() as u64;
+        let has_arguments = ["arguments", "input"]
+            .iter()
+            .any(|field| item.text(field).is_some_and(|text| !text.is_empty()));
+        if let Some(known) = self.opened.get_mut(at) {
+            known.announced_arguments = has_arguments;
+        }
         if let Some(known) = self.opened.get_mut(at)
             && announced > 0
         {
@@ -359,7 +410,7 @@ impl ResponsesTranslator {
         let known = found.filter(|at| self.opened.get(*at).is_some_and(|item| item.kind == *kind));
         let at = match known {
             Some(at) if self.opened.get(at).is_some_and(|item| item.done) => {
-                let same = self.items.get(at).is_some_and(|known| covers(item, known));
+                let same = self.items.get(at).is_some_and(|known| covers(item, &known));
                 if same || id.is_some_and(|id| self.opened.get(at).is_some_and(|i| i.id == id)) {
                     return false;
                 }
@@ -367,6 +418,26 @@ impl ResponsesTranslator {
             }
             Some(at) => {
                 self.supplement(at, item, false, records);
+                let repeats = self.opened.get(at).is_some_and(|i| i.announced_arguments);
+                let known = self.items.get(at).filter(|_| !repeats);
+                let missing = known.and_then(|known| with_streamed(item, &known));
+                if let Some(item) = missing {
+                    // The upstream's item lacks what it streamed.
+                    let complete = members.write_with(&[("item", &item)]);
+                    if let Ok(members) = serde_json::from_str::<Members<'_>>(&complete) {
+                        if let Some(item) = self.opened.get_mut(at) {
+                            item.done = true;
+                        }
+                        self.relay(
+                            "response.output_item.done",
+                            Some(at),
+                            &members,
+                            &[],
+                            records,
+                        );
+                        return true;
+                    }
+                }
                 at
             }
             None => self.open_complete(item, id, members.number("output_index"), records),
@@ -479,9 +550,9 @@ impl ResponsesTranslator {
         text: &str,
         records: &mut RecordWriter,
     ) {
-        let known = self
-            .items
-            .get(at)
+        let streamed = self.items.get(at);
+        let known = streamed
+            .as_ref()
             .map_or("", |item| part_text(&item[list.name()][part as usize]));
         let Some(rest) = text.strip_prefix(known).filter(|rest| !rest.is_empty()) else {
             return;
@@ -529,7 +600,12 @@ impl ResponsesTranslator {
                 };
                 let text = object.text(field).unwrap_or_default();
                 self.emit_rest(at, place, list, part, &text, records);
-                if closing {
+                if closing
+                    && !self
+                        .opened
+                        .get(at)
+                        .is_some_and(|i| i.is_part_done(list, part))
+                {
                     self.announce(at, place, list, part, records);
                     self.emit_part_done(at, place, list, part, &object, records);
                 }
@@ -545,9 +621,9 @@ impl ResponsesTranslator {
             return;
         }
         let text = item.text(field).unwrap_or_default();
-        let known = self
-            .items
-            .get(at)
+        let streamed = self.items.get(at);
+        let known = streamed
+            .as_ref()
             .and_then(|item| item[field].as_str())
             .unwrap_or_default();
         if let Some(rest) = text.strip_prefix(known).filter(|rest| !rest.is_empty()) {
@@ -732,11 +808,12 @@ impl ResponsesTranslator {
             let before = records.batch().byte_len();
             let at = match at {
                 Some(at) => {
-                    // A call whose arguments are in the terminal object only.
-                    let silent_call = self.opened.get(at).is_some_and(|item| {
-                        !item.done && item.kind.ends_with("_call") && !self.has_arguments(at)
-                    });
-                    self.supplement(at, item, silent_call, records);
+                    // A call whose arguments are not all streamed.
+                    let open_call = self
+                        .opened
+                        .get(at)
+                        .is_some_and(|item| !item.done && item.kind.ends_with("_call"));
+                    self.supplement(at, item, open_call, records);
                     at
                 }
                 None => {
@@ -750,7 +827,7 @@ impl ResponsesTranslator {
                 continue;
             };
             let renamed = item.text("id").as_deref() != Some(&known.id);
-            let covered = self.items.get(at).is_none_or(|known| covers(item, known));
+            let covered = self.items.get(at).is_none_or(|known| covers(item, &known));
             let json = if !covered {
                 None
             } else if renamed {
@@ -766,6 +843,9 @@ impl ResponsesTranslator {
             "response.completed" => "completed",
             _ => "incomplete",
         });
+        if matches!(name, "response.completed" | "response.incomplete") {
+            self.close_items(&final_items, records);
+        }
         let in_order = final_items.len() as u64 == self.opened.len()
             && output.len() == final_items.len()
             && final_items.values().all(|(_, changed)| !changed)
@@ -784,10 +864,13 @@ impl ResponsesTranslator {
             replaced.push(("usage", usage));
         }
         let ending = self.ending(name, &response);
-        self.last = Some(if replaced.is_empty() {
-            text.clone()
-        } else {
-            response.write_with(&replaced)
+        // An event without a response object ends the answer that was streamed.
+        self.last = (response.len() > 0).then(|| {
+            if replaced.is_empty() {
+                text.clone()
+            } else {
+                response.write_with(&replaced)
+            }
         });
         match ending {
             Some(ending) => Translated {
@@ -804,14 +887,28 @@ impl ResponsesTranslator {
         }
     }
 
-    /// Returns true if arguments or input were streamed for this item.
-    fn has_arguments(&self, at: u64) -> bool {
-        let Some(item) = self.items.get(at) else {
-            return false;
-        };
-        ["arguments", "input"]
-            .iter()
-            .any(|field| item[*field].as_str().is_some_and(|text| !text.is_empty()))
+    /// Closes the items that the upstream left open. Some clients wait for
+    /// `response.output_item.done`.
+    fn close_items(
+        &mut self,
+        final_items: &BTreeMap<u64, (String, bool)>,
+        records: &mut RecordWriter,
+    ) {
+        for at in 0..self.opened.len() {
+            if self.opened.get(at).is_none_or(|item| item.done) {
+                continue;
+            }
+            let item = match final_items.get(&at) {
+                Some((json, _)) => Some(json.clone()),
+                None => self.items.get(at).map(|item| item.to_string()),
+            };
+            if let Some(item) = item
+                && let Ok(item) = serde_json::from_str::<Members<'_>>(&item)
+            {
+                self.supplement(at, &item, true, records);
+                self.emit_item_done(at, &item, records);
+            }
+        }
     }
 
     fn emit_item_done(&mut self, at: u64, item: &Members<'_>, records: &mut RecordWriter) {
@@ -833,7 +930,7 @@ impl ResponsesTranslator {
         let items: Vec<String> = (0..self.opened.len())
             .filter_map(|at| match final_items.get(&at) {
                 Some((json, _)) => Some(json.clone()),
-                None => self.items.get(at).map(ToString::to_string),
+                None => self.items.get(at).map(|item| item.to_string()),
             })
             .collect();
         format!("[{}]", items.join(","))
@@ -1031,15 +1128,54 @@ fn covers(item: &Members<'_>, streamed: &Value) -> bool {
             })
 }
 
+/// Returns a complete item with the streamed content that it lacks; `None` if it lacks nothing.
+fn with_streamed(item: &Members<'_>, streamed: &Value) -> Option<String> {
+    if covers(item, streamed) {
+        return None;
+    }
+    let known = |name: &str| match &streamed[name] {
+        Value::String(text) => !text.is_empty(),
+        Value::Array(parts) => parts.iter().any(|part| !part_text(part).is_empty()),
+        _ => false,
+    };
+    let missing: Vec<(&str, String)> = [
+        "arguments",
+        "input",
+        "name",
+        "call_id",
+        "content",
+        "summary",
+    ]
+    .into_iter()
+    .filter(|name| known(name))
+    .filter(|name| {
+        let mut only = serde_json::Map::new();
+        only.insert((*name).to_owned(), streamed[*name].clone());
+        !covers(item, &Value::Object(only))
+    })
+    .map(|name| (name, streamed[name].to_string()))
+    .collect();
+    let replaced: Vec<(&str, &str)> = missing
+        .iter()
+        .map(|(name, json)| (*name, json.as_str()))
+        .collect();
+    Some(item.write_with(&replaced))
+}
+
 /// Returns usage in the Responses shape if the upstream wrote it in another one.
 fn respelled(usage: &RawValue) -> Option<String> {
     let members: Members<'_> = serde_json::from_str(usage.get()).ok()?;
-    let conforms =
-        members.number("input_tokens").is_some() && members.number("output_tokens").is_some();
-    if conforms {
+    let has = |names: &[&str]| names.iter().all(|name| members.number(name).is_some());
+    if !has(&["input_tokens", "output_tokens"]) {
+        return Usage::parse(usage).map(Usage::to_responses);
+    }
+    if has(&["total_tokens"]) {
         return None;
     }
-    Usage::parse(usage).map(Usage::to_responses)
+    let total = members
+        .number("input_tokens")?
+        .saturating_add(members.number("output_tokens")?);
+    Some(members.write_with(&[("total_tokens", &total.to_string())]))
 }
 
 /// Returns the response object with the failure as its error, unless it has one with a reason.

@@ -3,10 +3,15 @@
 //! Servers send names and ids late, in pieces or repeatedly. So a call's item is added only once it
 //! has a name and its first arguments, the next call, or the finish has arrived. Until then its
 //! arguments are held.
+//!
+//! A piece with the index of a known call and another id begins another call, unless the known
+//! one's arguments are still incomplete JSON and the piece names no other tool: some servers change
+//! the id with every piece. Without ids, a named piece after complete arguments begins another call.
 
 use std::collections::{HashMap, HashSet};
 
 use super::RecordWriter;
+use super::arguments::Arguments;
 use super::chunk::ToolCall;
 use crate::model::event::{DeltaKind, DeltaTarget, EventKind, ItemHead};
 use crate::model::id::random_id;
@@ -44,10 +49,13 @@ struct Call {
     name: String,
     custom: bool,
     extra: Option<Box<str>>,
-    /// JSON-escaped arguments of an item that is not added yet.
+    /// JSON-escaped arguments that are not appended yet: of an item that is not added, or an empty
+    /// object that may only stand for arguments to come.
     held: String,
-    /// Bytes of JSON-escaped arguments so far.
-    length: usize,
+    /// Whether a later call has the same index.
+    superseded: bool,
+    /// The arguments so far.
+    arguments: Arguments,
 }
 
 impl ToolCalls {
@@ -56,10 +64,18 @@ impl ToolCalls {
         self.recent
     }
 
+    /// Returns true if a piece like an earlier one of this call continues it: no other call has
+    /// taken its index, and no arguments are held.
+    pub(super) fn takes(&self, call: usize) -> bool {
+        self.calls
+            .get(call)
+            .is_some_and(|call| !call.superseded && call.held.is_empty())
+    }
+
     /// Counts arguments that were appended by a template.
-    pub(super) fn grow(&mut self, call: usize, bytes: usize) {
+    pub(super) fn grow(&mut self, call: usize, text: &[u8]) {
         if let Some(call) = self.calls.get_mut(call) {
-            call.length += bytes;
+            call.arguments.push(text);
         }
     }
 
@@ -69,23 +85,35 @@ impl ToolCalls {
         let at = match self.find(piece) {
             Some(at) if at < self.open_from => {
                 // A call of an answer that has finished: a repetition, or a new call with its id.
-                if self.calls[at].repeats(piece, arguments.as_deref(), context) {
+                if self.calls[at].repeats(piece, arguments.as_deref()) {
                     return false;
                 }
                 self.begin(piece, context)
             }
             Some(at) => {
                 let repeated = piece.name().is_some() && piece.id().is_some();
-                if repeated && self.calls[at].repeats(piece, arguments.as_deref(), context) {
+                if repeated && self.calls[at].repeats(piece, arguments.as_deref()) {
                     return false;
                 }
                 at
             }
-            None => self.begin(piece, context),
+            None => {
+                let latest = piece.index().and_then(|index| self.by_index.get(&index));
+                let is_repetition = piece.id().is_none()
+                    && latest
+                        .is_some_and(|at| self.calls[*at].repeats(piece, arguments.as_deref()));
+                if is_repetition {
+                    return false;
+                }
+                self.begin(piece, context)
+            }
         };
         self.recent = at;
-        if let Some(index) = piece.index() {
-            self.by_index.insert(index, at);
+        if let Some(index) = piece.index()
+            && let Some(before) = self.by_index.insert(index, at)
+            && before != at
+        {
+            self.calls[before].superseded = true;
         }
         if let Some(id) = piece.id() {
             self.by_id.insert(id.to_owned(), at);
@@ -94,14 +122,18 @@ impl ToolCalls {
         let call = &mut self.calls[at];
         call.describe(piece);
         if let Some(arguments) = &arguments {
-            call.length += arguments.len();
-            match call.item {
-                Some(_) => call.push(arguments, context.records),
-                None => call.held.push_str(arguments),
+            if call.holds_placeholder() && arguments.starts_with('{') {
+                call.held.clear();
+                call.arguments = Arguments::default();
             }
+            call.arguments.push(arguments.as_bytes());
+            call.held.push_str(arguments);
         }
         if call.item.is_none() && !call.name.is_empty() && (!call.held.is_empty() || !is_last) {
             call.add(context);
+        }
+        if !call.holds_placeholder() {
+            call.release(context.records);
         }
         true
     }
@@ -129,21 +161,27 @@ impl ToolCalls {
             return false;
         };
         let call = &mut self.calls[at];
-        if arguments.len() <= call.length {
+        if arguments.len() <= call.arguments.len() {
             return false;
         }
-        let streamed = call.arguments(context);
-        let Some(rest) = arguments.strip_prefix(streamed.as_str()) else {
-            return false;
+        let streamed = call.streamed(context);
+        let rest = match arguments.strip_prefix(streamed.as_str()) {
+            Some(rest) => rest,
+            None if call.holds_placeholder() => {
+                call.held.clear();
+                call.arguments = Arguments::default();
+                &*arguments
+            }
+            None => return false,
         };
         call.describe(whole);
-        call.length += rest.len();
-        match call.item {
-            Some(_) => call.push(rest, context.records),
-            None => {
-                call.held.push_str(rest);
-                call.add(context);
-            }
+        call.arguments.push(rest.as_bytes());
+        call.held.push_str(rest);
+        if call.item.is_none() {
+            call.add(context);
+        }
+        if !call.holds_placeholder() {
+            call.release(context.records);
         }
         true
     }
@@ -172,10 +210,14 @@ impl ToolCalls {
     /// Begins a call. The previous one is complete then.
     fn begin(&mut self, piece: &ToolCall<'_>, context: &mut Context<'_>) -> usize {
         if let Some(previous) = self.calls.last_mut()
-            && previous.item.is_none()
             && !previous.name.is_empty()
         {
-            previous.add(context);
+            if previous.item.is_none() {
+                previous.add(context);
+            }
+            if !previous.holds_placeholder() {
+                previous.release(context.records);
+            }
         }
         self.calls.push(Call {
             custom: piece.is_custom(),
@@ -195,15 +237,24 @@ impl ToolCalls {
         let open_from = std::mem::replace(&mut self.open_from, self.calls.len());
         self.by_index.clear();
         for call in self.calls.iter_mut().skip(open_from) {
-            let blank = call.name.is_empty() && call.held.is_empty() && call.upstream_id.is_none();
+            let blank = call.name.is_empty() && call.held.is_empty();
             if call.item.is_none() && !blank {
                 call.add(context);
             }
             let Some(item) = call.item else { continue };
             let mut events = Vec::new();
-            if call.length == 0 && complete && !call.custom {
+            if !call.held.is_empty()
+                && let Some(target) = call.target()
+            {
+                events.push(EventKind::Delta {
+                    target,
+                    text: std::mem::take(&mut call.held),
+                    logprobs: None,
+                });
+            }
+            if call.arguments.is_empty() && complete && !call.custom {
                 // Without arguments it is a function without parameters.
-                call.length = 2;
+                call.arguments.push(b"{}");
                 events.push(EventKind::Delta {
                     target: target(item, DeltaKind::Arguments),
                     text: "{}".to_owned(),
@@ -238,48 +289,65 @@ impl Call {
         }
     }
 
+    /// Returns true if all arguments so far are an empty object. Some servers send it in place of
+    /// arguments that follow.
+    fn holds_placeholder(&self) -> bool {
+        !self.custom && self.held == "{}"
+    }
+
     /// Returns true if another piece of the name may follow.
     fn awaits_name(&self) -> bool {
-        self.item.is_none() && self.length == 0
+        self.item.is_none() && self.arguments.is_empty()
     }
 
     /// Returns true if a piece with the index of this call belongs to another one.
     fn differs(&self, piece: &ToolCall<'_>) -> bool {
         let (id, name) = (piece.id(), piece.name());
         match (&self.upstream_id, id) {
-            // Some servers send a new id with every piece of the arguments.
-            (Some(known), Some(id)) if known != id => name.is_some() || piece.arguments().is_none(),
+            (Some(known), Some(id)) if known != id => {
+                let is_named = name.is_some_and(|name| name != self.name);
+                let next = if self.arguments.is_empty() || self.custom {
+                    name.is_some() || piece.arguments().is_none()
+                } else {
+                    self.arguments.is_complete()
+                };
+                is_named || next
+            }
             (Some(_), Some(_)) => false,
             // Without ids only a name tells a new call from the next piece.
             (_, _) => {
-                self.item.is_some()
-                    && name.is_some_and(|name| name != self.name)
-                    && piece.arguments().is_some()
+                let is_complete = !self.custom && self.arguments.is_complete();
+                let begins = |arguments: &str| arguments.trim_start().starts_with('{');
+                match (name, piece.arguments()) {
+                    (Some(name), Some(_)) if name != self.name => {
+                        self.item.is_some() || is_complete
+                    }
+                    (Some(_), Some(arguments)) => is_complete && begins(&arguments),
+                    _ => false,
+                }
             }
         }
     }
 
     /// Returns true if a piece repeats the complete call.
-    fn repeats(
-        &self,
-        piece: &ToolCall<'_>,
-        arguments: Option<&str>,
-        context: &mut Context<'_>,
-    ) -> bool {
+    fn repeats(&self, piece: &ToolCall<'_>, arguments: Option<&str>) -> bool {
         let named = piece.name().is_none_or(|name| name == self.name);
         let text = arguments.unwrap_or_default();
-        named && text.ends_with('}') && text.len() == self.length && text == self.arguments(context)
+        named
+            && text.ends_with('}')
+            && text.len() == self.arguments.len()
+            && self.arguments.is_same(&Arguments::of(text))
     }
 
     /// Returns the JSON-escaped arguments so far.
-    fn arguments(&self, context: &mut Context<'_>) -> String {
-        match self.target() {
-            Some(target) => context.records.streamed(target, context.templates),
-            None => self.held.clone(),
-        }
+    fn streamed(&self, context: &mut Context<'_>) -> String {
+        let appended = self
+            .target()
+            .map(|target| context.records.streamed(target, context.templates));
+        appended.unwrap_or_default() + &self.held
     }
 
-    /// Adds the item, with the arguments that were held.
+    /// Adds the item.
     fn add(&mut self, context: &mut Context<'_>) {
         let call_id = match &self.upstream_id {
             Some(id) if !context.used_ids.contains(id) => id.clone(),
@@ -302,10 +370,6 @@ impl Call {
             }
         });
         self.item = Some(item);
-        let held = std::mem::take(&mut self.held);
-        if !held.is_empty() {
-            self.push(&held, context.records);
-        }
     }
 
     fn target(&self) -> Option<DeltaTarget> {
@@ -317,10 +381,12 @@ impl Call {
         self.item.map(|item| target(item, kind))
     }
 
-    /// Appends arguments to the item.
-    fn push(&self, text: &str, records: &mut RecordWriter) {
-        if let Some(target) = self.target() {
-            records.text(target, text, None);
+    /// Appends the arguments that are held, if the item is added.
+    fn release(&mut self, records: &mut RecordWriter) {
+        if !self.held.is_empty()
+            && let Some(target) = self.target()
+        {
+            records.text(target, &std::mem::take(&mut self.held), None);
         }
     }
 }

@@ -73,9 +73,11 @@ impl Translator {
             (
                 Self::Responses(responses),
                 SseEvent::Data {
-                    data, terminated, ..
+                    name,
+                    data,
+                    terminated,
                 },
-            ) => responses.payload(data, terminated, records),
+            ) => responses.payload(name, data, terminated, records),
             (Self::Responses(_), SseEvent::ErrorField(_)) => Translated {
                 progress: Progress::Open,
                 tokens: false,

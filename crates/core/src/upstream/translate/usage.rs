@@ -67,6 +67,8 @@ const OUTPUT: &[&str] = &[
     "tokensoutput",
 ];
 const TOTAL: &[&str] = &["totaltokens", "totaltokencount", "tokenstotal"];
+/// Members that hold all figures (Cohere).
+const NESTED: &[&str] = &["tokens", "billedunits"];
 const INPUT_DETAILS: &[&str] = &[
     "prompttokensdetails",
     "inputtokensdetails",
@@ -174,6 +176,10 @@ impl Usage {
     /// Reads a usage object in any known spelling. Returns `None` if it has no figures.
     pub(crate) fn parse(raw: &RawValue) -> Option<Self> {
         let figures = Figures::read(raw);
+        Self::of(&figures).or_else(|| Self::of(&figures.object(NESTED)))
+    }
+
+    fn of(figures: &Figures<'_>) -> Option<Self> {
         let (input_details, output_details) = (
             figures.object(INPUT_DETAILS),
             figures.object(OUTPUT_DETAILS),
@@ -226,6 +232,23 @@ impl Usage {
         self.output = sum(self.output, other.output);
         self.reasoning = sum(self.reasoning, other.reasoning);
         self.total = sum(self.input, self.output);
+    }
+
+    /// Adds the usage of another attempt at the same answer.
+    pub(crate) fn add_attempt(self, other: Self) -> Self {
+        let sum = |a: Option<u64>, b: Option<u64>| match (a, b) {
+            (None, None) => None,
+            (a, b) => Some(a.unwrap_or(0).saturating_add(b.unwrap_or(0))),
+        };
+        let (input, output, total) = self.figures();
+        let (other_input, other_output, other_total) = other.figures();
+        Self {
+            input: Some(input.saturating_add(other_input)),
+            output: Some(output.saturating_add(other_output)),
+            total: Some(total.saturating_add(other_total)),
+            cached: sum(self.cached, other.cached),
+            reasoning: sum(self.reasoning, other.reasoning),
+        }
     }
 
     /// Input, output and total. The total is the server's own if it sent one, even if it is not the
@@ -342,6 +365,10 @@ mod tests {
                 Some((11, 0, 5, 0, 16)),
             ),
             (r#"{"prompt_tokens":11,"prompt_tokens":null}"#, None),
+            (
+                r#"{"billed_units":{"input_tokens":9,"output_tokens":5},"tokens":{"input_tokens":11,"output_tokens":5}}"#,
+                Some((11, 0, 5, 0, 16)),
+            ),
             (r#"{"cost":1}"#, None),
             (r#"{"prompt_tokens":"six"}"#, None),
             (r#"{"prompt_tokens":-1}"#, None),

@@ -1,0 +1,200 @@
+//! A long text in pieces, which is copied without its bytes.
+
+use std::sync::Arc;
+
+/// The size at which a piece is closed. A copy of a text copies fewer bytes than this.
+pub(crate) const PIECE_BYTES: usize = 16 * 1024;
+
+/// A text that grows at its end. Its closed pieces are shared by all copies.
+#[derive(Clone, Default)]
+pub(crate) struct Text {
+    closed: Option<Arc<Piece>>,
+    closed_bytes: usize,
+    /// Shorter than [`PIECE_BYTES`].
+    open: String,
+}
+
+/// A closed piece, with all pieces before it.
+struct Piece {
+    text: String,
+    before: Option<Arc<Self>>,
+}
+
+impl Drop for Piece {
+    /// Drops the pieces before it one by one: a long text must not fill the stack.
+    fn drop(&mut self) {
+        let mut before = self.before.take();
+        while let Some(mut piece) = before.and_then(Arc::into_inner) {
+            before = piece.before.take();
+        }
+    }
+}
+
+/// The empty text.
+pub(crate) static EMPTY: Text = Text::new();
+
+impl Text {
+    pub(crate) const fn new() -> Self {
+        Self {
+            closed: None,
+            closed_bytes: 0,
+            open: String::new(),
+        }
+    }
+
+    /// Appends to the text.
+    #[inline]
+    pub(crate) fn push_str(&mut self, text: &str) {
+        let length = self.open.len() + text.len();
+        if length <= self.open.capacity() {
+            self.open.push_str(text);
+        } else if length < PIECE_BYTES {
+            // A quarter is spare at most: a running stream holds this beside its log.
+            self.open
+                .reserve_exact(text.len().max(self.open.len() / 4).max(32));
+            self.open.push_str(text);
+        } else {
+            self.push_long(text);
+        }
+    }
+
+    #[cold]
+    fn push_long(&mut self, text: &str) {
+        self.close();
+        if text.len() < PIECE_BYTES {
+            self.open.reserve_exact(text.len().max(32));
+            self.open.push_str(text);
+        } else {
+            self.push_piece(text.to_owned());
+        }
+    }
+
+    /// As [`Text::push_str`]. A long text is moved instead of copied.
+    pub(crate) fn push_string(&mut self, text: String) {
+        if text.len() < PIECE_BYTES {
+            self.push_str(&text);
+        } else {
+            self.close();
+            self.push_piece(text);
+        }
+    }
+
+    /// Closes the open piece, for a text that does not grow any more.
+    pub(crate) fn close(&mut self) {
+        if !self.open.is_empty() {
+            let open = std::mem::take(&mut self.open);
+            self.push_piece(open);
+        }
+    }
+
+    fn push_piece(&mut self, mut text: String) {
+        text.shrink_to_fit();
+        self.closed_bytes += text.capacity() + size_of::<Piece>() + 16;
+        self.closed = Some(Arc::new(Piece {
+            text,
+            before: self.closed.take(),
+        }));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.closed.is_none() && self.open.is_empty()
+    }
+
+    /// Returns the memory that the text holds, in bytes.
+    pub(crate) fn memory_size(&self) -> usize {
+        self.closed_bytes + self.open.capacity()
+    }
+
+    /// Returns the bytes that a copy copies.
+    #[cfg(test)]
+    pub(crate) fn open_bytes(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Returns the pieces in order.
+    pub(crate) fn pieces(&self) -> Vec<&str> {
+        let mut pieces = Vec::new();
+        pieces.push(self.open.as_str());
+        let mut closed = self.closed.as_deref();
+        while let Some(piece) = closed {
+            pieces.push(&piece.text);
+            closed = piece.before.as_deref();
+        }
+        pieces.reverse();
+        pieces
+    }
+
+    /// Appends the text's bytes.
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+        if self.closed.is_some() {
+            for piece in self.pieces() {
+                out.extend_from_slice(piece.as_bytes());
+            }
+        } else {
+            out.extend_from_slice(self.open.as_bytes());
+        }
+    }
+}
+
+impl std::fmt::Display for Text {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.pieces()
+            .into_iter()
+            .try_for_each(|piece| f.write_str(piece))
+    }
+}
+
+impl std::fmt::Debug for Text {
+    /// Omits the content.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Text").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn text_is_the_concatenation_of_what_was_pushed(pushed in prop::collection::vec((0usize..40_000, any::<bool>(), any::<bool>()), 0..12)) {
+            let (mut text, mut expected) = (Text::default(), String::new());
+            let mut copies = Vec::new();
+            for (place, (length, owned, closes)) in pushed.into_iter().enumerate() {
+                let piece = char::from(b'a' + place as u8).to_string().repeat(length);
+                expected.push_str(&piece);
+                if owned { text.push_string(piece) } else { text.push_str(&piece) }
+                if closes { text.close() }
+                prop_assert!(text.open.len() < PIECE_BYTES);
+                copies.push((text.clone(), expected.clone()));
+            }
+            copies.push((text, expected));
+            for (text, expected) in copies {
+                let mut written = Vec::new();
+                text.write(&mut written);
+                prop_assert_eq!(text.is_empty(), expected.is_empty());
+                prop_assert!(text.memory_size() >= expected.len());
+                prop_assert_eq!(text.to_string(), expected.as_str());
+                prop_assert_eq!(written, expected.into_bytes());
+            }
+        }
+    }
+
+    #[test]
+    fn copy_of_a_long_text_shares_its_pieces() {
+        let mut text = Text::default();
+        for _ in 0..40_000 {
+            text.push_str(&"x".repeat(1000));
+        }
+        let copy = text.clone();
+        let (Some(a), Some(b)) = (&text.closed, &copy.closed) else {
+            panic!("a long text has closed pieces")
+        };
+        assert!(Arc::ptr_eq(a, b));
+        // Dropping it does not recurse: the stack of a test thread would not take it.
+        drop(text);
+        drop(copy);
+    }
+}
