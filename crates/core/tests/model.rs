@@ -531,18 +531,25 @@ impl Subject {
         for chunk in chunks {
             match chunk {
                 Chunk::Text(text) => self.delta(&format!(r#"{{"content":{}}}"#, quoted(&text)), ""),
-                Chunk::Reasoning(text) => self.delta(&format!(r#"{{"reasoning_content":{}}}"#, quoted(&text)), ""),
-                Chunk::Odd(text) => {
-                    self.delta(&format!(r#"{{"content":{}}}"#, quoted(&text)), &format!(r#","odd":{}"#, self.payloads.len()))
+                Chunk::Reasoning(text) => {
+                    self.delta(&format!(r#"{{"reasoning_content":{}}}"#, quoted(&text)), "")
                 }
+                Chunk::Odd(text) => self.delta(
+                    &format!(r#"{{"content":{}}}"#, quoted(&text)),
+                    &format!(r#","odd":{}"#, self.payloads.len()),
+                ),
                 Chunk::Call { index, piece } => {
                     let head = format!(r#""index":{index},"id":"call_{index}","type":"function""#);
-                    let call = format!(r#"{{{head},"function":{{"name":"f","arguments":{}}}}}"#, quoted(&piece));
+                    let call = format!(
+                        r#"{{{head},"function":{{"name":"f","arguments":{}}}}}"#,
+                        quoted(&piece)
+                    );
                     self.delta(&format!(r#"{{"tool_calls":[{call}]}}"#), "");
                 }
                 Chunk::Nothing => self.delta("{}", ""),
+                // Not requested, so chat readers do not get it.
                 Chunk::Usage => {
-                    self.send(r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}"#.to_owned())
+                    self.call.data(r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}"#);
                 }
                 Chunk::Comment => {
                     self.call.bytes(": ping\n\n");

@@ -44,7 +44,7 @@ use parking_lot::{Mutex, RwLock};
 use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
-use crate::dialect::{self, View};
+use crate::dialect::{self, ItemIndex, View};
 use crate::log::{LogTail, Position, ReadError, ReadPosition, TailEnd};
 use crate::model::account::Account;
 use crate::model::event::{DeltaTarget, EventKind, Outcome};
@@ -65,6 +65,8 @@ pub struct Generation {
     response_head: ResponseHead,
     ended: Notify,
     render_cache: RenderCache,
+    /// Made by the first reader that needs it.
+    item_index: Mutex<Option<Box<ItemIndex>>>,
     first_token: OnceLock<Duration>,
     conversation: Conversation,
     account: Account,
@@ -128,6 +130,7 @@ impl Generation {
             response_head: ResponseHead::default(),
             ended: Notify::new(),
             render_cache: RenderCache::default(),
+            item_index: Mutex::default(),
             first_token: OnceLock::new(),
             conversation,
             account: holdings.account().clone(),
@@ -413,6 +416,11 @@ impl Generation {
             + request_fields
             + head
             + self.snapshot.lock().memory_size()
+            + self
+                .item_index
+                .lock()
+                .as_ref()
+                .map_or(0, |index| size_of::<ItemIndex>() + index.memory_size())
             + templates
     }
 
@@ -477,6 +485,10 @@ impl View for Generation {
 
     fn with_snapshot<T>(&self, f: impl FnOnce(&Snapshot) -> T) -> T {
         Self::with_snapshot(self, f)
+    }
+
+    fn item_index<T>(&self, f: impl FnOnce(&mut ItemIndex) -> T) -> T {
+        f(self.item_index.lock().get_or_insert_default())
     }
 }
 

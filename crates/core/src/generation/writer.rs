@@ -302,7 +302,6 @@ mod tests {
             item: 0,
             part: 0,
             kind: DeltaKind::Text,
-            plain: true,
         };
         records.text(target, text, None);
         records.record(None);

@@ -57,7 +57,7 @@ async fn whole(guard: ReaderGuard) -> HttpResponse {
         None => None,
     };
     match generation.outcome().map(|outcome| outcome.ending.clone()) {
-        Some(Ending::Completed { .. } | Ending::Incomplete { .. }) => {
+        Some(Ending::Completed | Ending::Incomplete { .. }) => {
             let Some(completion) = generation.chat_completion() else {
                 let error = ApiError::new(
                     ErrorCode::UpstreamMalformed,
