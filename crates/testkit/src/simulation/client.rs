@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokenwire_core::engine::{Caller, Cursor, Resumption, StartRequest};
 use tokenwire_core::generation::{Generation, ReaderGuard};
 use tokenwire_core::model::error::ApiError;
@@ -13,28 +12,16 @@ use tokenwire_core::request::StreamRequest;
 use tokio::time::{sleep, timeout};
 
 use super::dice::Dice;
-use super::model::Deletion;
-use super::process::Process;
-use super::reader::{Connected, read};
+use super::model::{Connected, Deletion};
+use super::reader::read;
 use super::reading::{Reading, output_text};
+use super::session::{Client, Session};
 use super::view::View;
-use super::world::World;
 
 /// The number of idempotency keys that the clients share.
 const KEYS: u64 = 4;
 /// A cancelled generation ends within this time.
 const CANCEL: Duration = Duration::from_millis(10);
-
-/// What a client remembers, also when the gateway crashes.
-#[derive(Debug)]
-pub(super) struct Client {
-    pub(super) number: usize,
-    pub(super) dice: Dice,
-    /// Things that it still does.
-    left: u64,
-    /// What it reads until it has seen the end.
-    pub(super) reading: Option<Reading>,
-}
 
 enum Action {
     Resume(Reading),
@@ -46,46 +33,27 @@ enum Action {
     Done,
 }
 
-/// One client within one process.
-pub(super) struct Session {
-    pub(super) world: Arc<World>,
-    pub(super) process: Arc<Process>,
-    pub(super) client: Arc<Mutex<Client>>,
-}
-
-impl Client {
-    pub(super) fn new(seed: u64, number: usize) -> Self {
-        let mut dice = Dice::new(seed, &format!("client {number}"));
-        let left = dice.range(2..=6);
-        Self {
-            number,
-            dice,
-            left,
-            reading: None,
-        }
+/// Draws what a client does next.
+fn action(client: &mut Client, has_audience: bool) -> Action {
+    // A client that has seen the end does not come back.
+    client.reading.take_if(|reading| reading.ended.is_some());
+    if let Some(reading) = &client.reading {
+        return Action::Resume(reading.clone());
     }
-
-    fn action(&mut self, has_audience: bool) -> Action {
-        // A client that has seen the end does not come back.
-        self.reading.take_if(|reading| reading.ended.is_some());
-        if let Some(reading) = &self.reading {
-            return Action::Resume(reading.clone());
-        }
-        if self.left == 0 {
-            return Action::Done;
-        }
-        self.left -= 1;
-        let rolled = self.dice.range(0..=99);
-        if has_audience && rolled >= 20 {
-            return Action::Attach;
-        }
-        match rolled {
-            0..=54 => Action::Start,
-            55..=79 => Action::Attach,
-            80..=89 => Action::Poll,
-            90..=95 => Action::Cancel,
-            _ => Action::Delete,
-        }
+    if client.left == 0 {
+        return Action::Done;
+    }
+    client.left -= 1;
+    let rolled = client.dice.range(0..=99);
+    if has_audience && rolled >= 20 {
+        return Action::Attach;
+    }
+    match rolled {
+        0..=54 => Action::Start,
+        55..=79 => Action::Attach,
+        80..=89 => Action::Poll,
+        90..=95 => Action::Cancel,
+        _ => Action::Delete,
     }
 }
 
@@ -99,7 +67,7 @@ impl Session {
                 let mut client = self.client.lock();
                 (
                     client.dice.millis(0..=400),
-                    client.action(self.world.plan.has_audience),
+                    action(&mut client, self.world.plan.has_audience),
                 )
             };
             sleep(Duration::from_millis(pause)).await;
@@ -113,22 +81,6 @@ impl Session {
                 Action::Done => return,
             }
         }
-    }
-
-    pub(super) fn note(&self, what: std::fmt::Arguments<'_>) {
-        let number = self.client.lock().number;
-        self.world
-            .trace
-            .note(format_args!("client {number}: {what}"));
-    }
-
-    pub(super) fn fail(&self, what: std::fmt::Arguments<'_>) {
-        let number = self.client.lock().number;
-        self.world.fail(format!("client {number}: {what}"));
-    }
-
-    fn draw<T>(&self, draw: impl FnOnce(&mut Dice) -> T) -> T {
-        draw(&mut self.client.lock().dice)
     }
 
     /// Draws a generation that some client has started.

@@ -7,7 +7,7 @@ use tokenwire_core::generation::Generation;
 use tokenwire_core::model::error::ApiError;
 use tokenwire_core::model::id::Seq;
 
-use super::client::Session;
+use super::session::Session;
 
 /// The row of the table that a cursor is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

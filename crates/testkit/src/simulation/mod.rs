@@ -29,10 +29,12 @@ mod process;
 mod reader;
 mod reading;
 mod script;
+mod session;
 mod tail;
 mod trace;
 mod upstream;
 mod view;
+mod waiting;
 mod watcher;
 mod world;
 
@@ -49,12 +51,12 @@ use tokio::time::{sleep, timeout};
 
 use crate::faulty_store::FaultyStore;
 use audit::audit;
-use client::{Client, Session};
 use clock::Clock;
 use dice::Dice;
 use model::Deletion;
 use plan::Crash;
 use process::Process;
+use session::{Client, Session};
 use world::World;
 
 /// The clients are done within this virtual time.

@@ -6,7 +6,6 @@ use tokenwire_core::dialect::Dialect;
 use tokenwire_core::log::StoredLog;
 use tokenwire_core::model::id::{Epoch, GenerationId, Seq};
 
-use super::reader::Connected;
 use super::view::View;
 use crate::framing::Line;
 
@@ -53,6 +52,14 @@ pub(super) enum Deletion {
     /// The client waits for the answer.
     Asked,
     Answered,
+}
+
+/// What a connection reads.
+#[derive(Clone, Copy)]
+pub(super) struct Connected {
+    pub(super) generation: usize,
+    pub(super) view: View,
+    pub(super) after: Option<u64>,
 }
 
 /// What one connection of a reader has received.
@@ -235,7 +242,9 @@ impl Known {
             .take_while(|(number, _)| *number == seq)
             .count();
         if let Some((before, _)) = frames.last() {
-            let repeats = nth > 0 && view.dialect() == Dialect::Responses && line.data != "[DONE]";
+            // Only the responses dialect's `[DONE]` has the number of the frame before it.
+            let is_done = view.dialect() == Dialect::Responses && line.data == "[DONE]";
+            let repeats = nth > 0 && view.is_numbered() && !is_done;
             if *before > seq || repeats {
                 return Err(format!("event {seq} follows event {before}"));
             }

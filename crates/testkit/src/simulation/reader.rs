@@ -7,22 +7,14 @@ use tokenwire_core::generation::{ReaderGuard, Subscription, SubscriptionError};
 use tokenwire_core::model::id::Seq;
 use tokio::time::{sleep, timeout};
 
-use super::client::Session;
+use super::model::{Connected, Deletion};
 use super::reading::End;
-use super::view::View;
-use super::watcher::Waiting;
+use super::session::Session;
+use super::waiting::Waiting;
 use crate::framing::Line;
 
 /// A reader waits no longer than this for the next frame. Every generation ends earlier.
 const BOUND: Duration = Duration::from_secs(120);
-
-/// What a connection reads.
-#[derive(Clone, Copy)]
-pub(super) struct Connected {
-    pub(super) generation: usize,
-    pub(super) view: View,
-    pub(super) after: Option<u64>,
-}
 
 /// Reads until the end, or until the client leaves.
 pub(super) async fn read(session: &Session, connected: Connected, guard: ReaderGuard, from: Seq) {
@@ -169,7 +161,7 @@ fn ended(
         }
         Err(SubscriptionError::Expired) => {
             let deletion = model.generations[generation].deletion;
-            let may_expire = deletion != super::model::Deletion::None || session.world.plan.forgets;
+            let may_expire = deletion != Deletion::None || session.world.plan.forgets;
             if may_expire {
                 Ok(())
             } else {

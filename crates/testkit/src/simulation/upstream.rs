@@ -151,10 +151,10 @@ impl TokenStream for Body {
         };
         let (world, call) = (self.world.clone(), self.call);
         let mut sink = |event: SseEvent<'_>| {
-            if let SseEvent::Data { data, .. } = event {
-                if let Some(text) = text(data) {
-                    world.model.lock().delivered(call, &text);
-                }
+            if let SseEvent::Data { data, .. } = event
+                && let Some(text) = text(data)
+            {
+                world.model.lock().delivered(call, &text);
             }
             sink(event)
         };

@@ -16,7 +16,7 @@ use super::model::Model;
 use super::plan::Plan;
 use super::trace::Trace;
 use super::view::View;
-use super::watcher::Watched;
+use super::waiting::Watched;
 
 /// Something that is broken on purpose, to see that it is noticed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
