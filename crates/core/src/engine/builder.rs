@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 use super::{Engine, GenerationSource, HistoryLimits, Registry, Retention, Reuse, ReuseOptions};
 use crate::log::LogLimits;
 use crate::model::account::{Account, Relief};
+use crate::model::id::{IdSource, RandomIds};
 use crate::upstream::Upstream;
 
 /// The terminal events of generations that are stopped are written within this time.
@@ -26,6 +27,7 @@ pub struct EngineBuilder {
     source: Option<Arc<dyn GenerationSource>>,
     reuse: Option<ReuseOptions>,
     sweep_interval: Option<Duration>,
+    ids: Arc<dyn IdSource>,
 }
 
 /// What the engines of all workers share: the registry, the logs and their memory account, the
@@ -41,6 +43,7 @@ pub struct SharedEngine {
     reuse: Option<Arc<Reuse>>,
     sweep_interval: Option<Duration>,
     sweeper: Arc<OnceLock<()>>,
+    ids: Arc<dyn IdSource>,
 }
 
 // === impl EngineBuilder ===
@@ -63,6 +66,7 @@ impl Default for EngineBuilder {
             source: None,
             reuse: None,
             sweep_interval: Some(Duration::from_secs(1)),
+            ids: Arc::new(RandomIds),
         }
     }
 }
@@ -124,6 +128,12 @@ impl EngineBuilder {
         }
     }
 
+    /// Sets what makes the ids of generations. Default: they are random.
+    #[must_use]
+    pub fn ids(self, ids: Arc<dyn IdSource>) -> Self {
+        Self { ids, ..self }
+    }
+
     /// Builds the shared part. [`SharedEngine::engine`] makes an engine of it for each worker.
     #[must_use]
     pub fn build(self) -> SharedEngine {
@@ -141,6 +151,7 @@ impl EngineBuilder {
             reuse: self.reuse.and_then(Reuse::new),
             sweep_interval: self.sweep_interval,
             sweeper: Arc::default(),
+            ids: self.ids,
         }
     }
 }
@@ -167,6 +178,7 @@ impl SharedEngine {
             reuse: self.reuse.clone(),
             end_notifier: None,
             observer: None,
+            ids: self.ids.clone(),
         }
     }
 

@@ -51,7 +51,7 @@ use crate::generation::Generation;
 use crate::log::LogLimits;
 use crate::model::account::Account;
 use crate::model::error::{ApiError, ErrorCode};
-use crate::model::id::{GenerationId, Owner};
+use crate::model::id::{GenerationId, IdSource, Owner};
 use crate::upstream::Upstream;
 
 /// Starts generations and finds them again. See the [module](self).
@@ -67,6 +67,7 @@ pub struct Engine {
     reuse: Option<Arc<Reuse>>,
     end_notifier: Option<Arc<dyn EndNotifier>>,
     observer: Option<Arc<dyn Observer>>,
+    ids: Arc<dyn IdSource>,
 }
 
 impl Engine {
