@@ -161,7 +161,7 @@ async fn deleted_turn_ends_the_conversations_that_build_on_it() {
     let second = world.turn("two", Some(id(&first))).await;
     let third = world.turn("three", Some(id(&second))).await;
     let fourth = world.turn("four", Some(id(&third))).await;
-    world.engine.delete(&second);
+    world.engine.delete(&second).await.unwrap();
 
     let error = world
         .try_start("five", Some(id(&second)))

@@ -459,7 +459,7 @@ async fn delete_stops_the_generation_and_wakes_waiters() {
     let mut reader = Reader::new(started.guard, 0, Dialect::Responses);
     reader.read_now();
     settle().await;
-    test.engine.delete(&generation);
+    test.engine.delete(&generation).await.unwrap();
     assert_eq!(reader.read_to_end().await, Err(SubscriptionError::Expired));
     call.gone().await;
     assert!(test.find(&generation.meta().id, &Owner::Anonymous).is_err());
@@ -1176,7 +1176,7 @@ async fn delete_releases_all_memory() {
     let test = engine();
     let generation = finished(&test, CHAT, "x").await;
     assert!(test.engine.registry().used() > 0);
-    test.engine.delete(&generation);
+    test.engine.delete(&generation).await.unwrap();
     assert_eq!(
         (
             test.engine.registry().used(),
@@ -1583,7 +1583,7 @@ async fn previous_response_must_exist_have_ended_and_be_stored() {
     );
 
     let deleted = finished(&test, RESPONSES, "x").await;
-    test.engine.delete(&deleted);
+    test.engine.delete(&deleted).await.unwrap();
     refused(&deleted.meta().id, ErrorCode::PreviousResponseNotFound);
 }
 

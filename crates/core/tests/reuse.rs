@@ -1124,7 +1124,7 @@ async fn cache_entries_are_bounded_and_the_oldest_are_dropped() {
 async fn expired_answer_is_asked_for_again() {
     let test = caching();
     let deleted = kept(&test, SEEDED, "x").await;
-    test.engine.delete(&deleted);
+    test.engine.delete(&deleted).await.unwrap();
     let unstored = r#"{"input":"hi","seed":1,"store":false}"#;
     kept(&test, unstored, "x").await;
     kept(&test, RESPONSES, "x").await;
@@ -1150,7 +1150,7 @@ async fn cache_hit_asks_the_upstream_if_the_log_expires_first() {
     let test = caching();
     let first = kept(&test, SEEDED, "x").await;
     let hit = join(&test, SEEDED, Reused::Hit);
-    test.engine.delete(&first);
+    test.engine.delete(&first).await.unwrap();
     complete(&test.upstream.call().await, "y");
     assert_eq!(audit(generation(&hit)).await.text, "y");
 }

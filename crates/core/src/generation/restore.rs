@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::writer::ended_before_head;
-use super::{Conversation, Generation};
+use super::{Generation, Writer};
 use crate::dialect::known_template;
-use crate::log::{Epoch, LogStore, LogTail, MemoryAccount, StoreError, StoredLog};
+use crate::log::{Epoch, LogStore, LogTail, MemoryAccount, ReadPosition, StoreError, StoredLog};
 use crate::model::error::ApiError;
 use crate::model::event::{Ending, EventKind};
 use crate::model::id::{GenerationId, Seq};
@@ -52,18 +52,43 @@ impl Generation {
             let sealed = log.seal(log.epoch(), &nothing);
             sealed.map_err(|_| StoreError::Corrupt)?;
         }
-        let conversation = Conversation {
-            predecessor: stored.header.predecessor.clone(),
-            input: stored.header.input.clone(),
-        };
-        let meta = stored.header.meta.clone();
-        let generation = Self::new(meta, Arc::new(log), conversation, Duration::ZERO);
+        let generation = Self::new(stored.header.clone(), Arc::new(log), Duration::ZERO);
         if let Some(head) = folder.response_head() {
             generation.response_head.set(head);
         }
         *generation.templates.write() = folder.templates;
         *generation.snapshot.lock() = folder.snapshot;
         Ok(generation)
+    }
+
+    /// Ends a restored generation whose writer is lost: closes what is open and appends
+    /// `response.failed` with this error, in the epoch that the store has given. Returns these
+    /// records, which the store does not have yet.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] if the log has another epoch by now; [`StoreError::Sealed`] if it has
+    /// ended.
+    pub(crate) fn end_adopted(
+        self: &Arc<Self>,
+        epoch: Epoch,
+        error: &ApiError,
+    ) -> Result<RecordBatch, StoreError> {
+        let (held, current) = (epoch, self.log.epoch());
+        if held != current {
+            return Err(StoreError::Fenced { held, current });
+        }
+        let stored = self.log.committed();
+        Writer::resume(self.clone()).seal_abruptly(error);
+        let mut ending = RecordBatch::default();
+        let read = self
+            .log
+            .read(&mut ReadPosition::at(stored), usize::MAX, &mut ending);
+        read.map_err(|_| StoreError::Deleted)?;
+        if ending.is_empty() {
+            return Err(StoreError::Sealed);
+        }
+        self.log.commit(ending.end_seq());
+        Ok(ending)
     }
 }
 
