@@ -14,7 +14,8 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use tokenwire_core::engine::{Caller, Engine, Retention, StartRequest, Started};
 use tokenwire_core::generation::Subscription;
-use tokenwire_core::log::{LogLimits, LogReader, LogTail, MemoryAccount};
+use tokenwire_core::log::{LogLimits, LogReader, LogTail};
+use tokenwire_core::model::account::Account;
 use tokenwire_core::model::id::Seq;
 use tokenwire_core::model::record::RecordBatch;
 use tokenwire_core::request::{ChatRequest, RequestFields, ResponsesRequest, StreamRequest};
@@ -283,7 +284,7 @@ impl Append {
             batch
         });
         Self {
-            log: LogTail::new(LIMITS, MemoryAccount::default()),
+            log: LogTail::new(LIMITS, Account::default()),
             records: records.collect(),
         }
     }

@@ -303,7 +303,9 @@ async fn play(file: &str, api: Api, body: &[u8], size: usize) -> Audit {
     });
     let n = if file.contains("-n2-") { 2 } else { 1 };
     let request = if api == Api::Chat {
-        format!(r#"{{"messages":[{{"role":"user","content":"hi"}}],"n":{n}}}"#)
+        format!(
+            r#"{{"messages":[{{"role":"user","content":"hi"}}],"n":{n},"stream_options":{{"include_usage":true}}}}"#
+        )
     } else {
         r#"{"input":"hi"}"#.to_owned()
     };

@@ -631,10 +631,12 @@ fn resumed_reader_continues_at_its_number() {
         reader.read_now();
         let lines = reader.lines();
         let numbers: Vec<u64> = lines.iter().map(|line| line.seq).collect();
-        // b; then finish, usage and `[DONE]`, all of the terminal event, which follows the three
-        // events that close the message.
-        assert_eq!(numbers, [5, 9, 9, 9]);
+        // b; then finish and usage, whose numbers the terminal event skips, and `[DONE]`. Before them
+        // are the three events that close the message.
+        assert_eq!(numbers, [5, 9, 10, 11]);
         assert!(lines[0].data.contains(r#""content":"b""#) && lines[3].data == "[DONE]");
+        assert!(lines[1].data.contains(r#""finish_reason":"stop""#));
+        assert!(lines[2].data.contains(r#""choices":[],"usage":{"#));
     });
 }
 

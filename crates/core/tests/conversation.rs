@@ -205,6 +205,7 @@ async fn turn_renews_the_retention_of_all_turns_before_it() {
     for turn in [&first, &second, &third] {
         assert!(world.find(id(turn)).await.is_err());
     }
+    drop((first, second, other, third, started, call));
     assert_eq!(
         (
             world.shared.registry().len(),

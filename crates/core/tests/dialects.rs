@@ -96,7 +96,7 @@ fn play(n: u32, payloads: &[&str], after: After) -> Audit {
             ..EngineOptions::default()
         });
         let started = test.start(&format!(
-            r#"{{"messages":[{{"role":"user","content":"hi"}}],"n":{n}}}"#
+            r#"{{"messages":[{{"role":"user","content":"hi"}}],"n":{n},"stream_options":{{"include_usage":true}}}}"#
         ));
         let call = test.upstream.call().await;
         for payload in payloads {
@@ -215,6 +215,7 @@ fn plain_text_chunks() {
             "response.output_text.done",
             "response.content_part.done",
             "response.output_item.done",
+            "tokenwire:chunk",
             "response.completed",
         ]
     );
@@ -657,7 +658,7 @@ fn last_of_repeated_usage_counts() {
 }
 
 #[test]
-fn usage_chunk_is_stored_with_the_terminal_event() {
+fn usage_chunk_is_a_record_of_its_own() {
     let audit = check(
         list![says("x"), finish("stop"), USAGE],
         Done,
@@ -665,7 +666,77 @@ fn usage_chunk_is_stored_with_the_terminal_event() {
         &["says x"],
         "3/4/7",
     );
-    assert_eq!(audit.events_of("tokenwire:chunk").count(), 0);
+    let chunks: Vec<_> = audit.events_of("tokenwire:chunk").collect();
+    assert_eq!(chunks.len(), 1);
+    assert_eq!(chunks[0]["chunk"].to_string(), json(USAGE).to_string());
+    assert_eq!(audit.kinds().last(), Some(&"response.completed"));
+    // It has its own number: the finish chunk's is below, that of `[DONE]` above.
+    let [.., (finished, _), (usage, data), (done, last)] = &audit.chat_numbers[..] else {
+        panic!("{:?}", audit.chat_numbers)
+    };
+    assert_eq!((data.as_str(), last.as_str()), (USAGE, "[DONE]"));
+    assert_eq!(chunks[0]["sequence_number"], *usage);
+    assert!(finished < usage && usage < done);
+    assert_eq!(*done, audit.events.last().unwrap()["sequence_number"]);
+    // It waits for the next chunk.
+    let audit = check(
+        list![says("x"), USAGE, says("y"), finish("stop")],
+        Done,
+        "completed",
+        &["says xy"],
+        "3/4/7",
+    );
+    assert_eq!(audit.events_of("tokenwire:chunk").count(), 1);
+}
+
+fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap()
+}
+
+#[test]
+fn usage_chunk_that_was_not_requested_is_hidden_from_chat() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let beside = chunk(0, "{}", Some("stop"), COUNTED);
+    let vendor = r#"{"choices":[],"x_groq":{"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}}"#;
+    let empty = r#"{"choices":[],"usage":null}"#;
+    let filter = r#"{"choices":[],"prompt_filter_results":[]}"#;
+    let play = |request: &str| {
+        runtime.block_on(async {
+            let test = TestEngine::new(EngineOptions::default());
+            let started = test.start(request);
+            let call = test.upstream.call().await;
+            let role = chunk(0, r#"{"role":"assistant"}"#, None, "");
+            for payload in [&role, &says("x"), &beside] {
+                call.data(payload);
+            }
+            for payload in [USAGE, vendor, empty, filter, USAGE] {
+                call.data(payload);
+            }
+            call.done().end(BodyEnd::Clean);
+            started.guard.generation().ended().await;
+            Audit::of(started.guard.generation())
+        })
+    };
+    let hidden = |payload: &str| payload != USAGE && payload != vendor;
+    let counted = r#"{"messages":[{"role":"user","content":"hi"}],"stream":true,"stream_options":{"include_usage":true}}"#;
+    let asked = play(counted);
+    // Usage beside a choice stays: the chunk is the upstream's.
+    assert!(asked.chat.contains(&beside));
+    assert_eq!(asked.chat.iter().filter(|chunk| !hidden(chunk)).count(), 3);
+    let shown: Vec<&String> = asked.chat.iter().filter(|chunk| hidden(chunk)).collect();
+    for request in [
+        r#"{"messages":[{"role":"user","content":"hi"}],"stream":true}"#,
+        r#"{"input":"hi","stream":true}"#,
+    ] {
+        let audit = play(request);
+        assert_eq!(audit.chat.iter().collect::<Vec<_>>(), shown);
+        assert_eq!(audit.kinds(), asked.kinds());
+        assert_eq!(audit.object["usage"], asked.object["usage"]);
+    }
 }
 
 #[test]

@@ -60,7 +60,6 @@ impl TakenOver {
             item: 0,
             part: 0,
             kind: DeltaKind::Text,
-            plain: true,
         };
         let records = self.events([EventKind::Delta {
             target,

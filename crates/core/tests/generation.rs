@@ -17,6 +17,7 @@ use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{ReaderKind, Resumption, StartRequest, Started};
 use tokenwire_core::generation::{Generation, Subscription, SubscriptionError};
 use tokenwire_core::log::{LogLimits, LogReader};
+use tokenwire_core::model::account::AccountKind;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::{GenerationId, Owner, Seq};
 use tokenwire_core::model::record::RecordBatch;
@@ -981,15 +982,53 @@ async fn running_generations_are_not_evicted_under_pressure() {
     assert!(error.is(ErrorCode::Overloaded), "{error:?}");
     call.finish("stop").done().end(BodyEnd::Clean);
     let mut reader = Reader::new(started.guard, 0, Dialect::Responses);
-    // It may be dropped from its end on. A reader before that gets everything.
-    let _ = reader.read_to_end().await;
+    // It may be dropped once nothing reads it. A reader before that gets everything.
+    reader.read_to_end().await.unwrap();
+    drop(reader);
     settle().await;
+    test.engine.registry().sweep(Instant::now());
     assert!(
         test.engine.registry().used() <= 64 * 1024,
         "{} bytes are still held",
         test.engine.registry().used()
     );
     test.try_start(CHAT).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn running_inputs_are_counted_until_their_generations_are_gone() {
+    const INPUT: usize = 100_000;
+    let mut options = EngineOptions::default();
+    options.retention.max_memory = 1 << 20;
+    let test = TestEngine::new(options);
+    let body = |size: usize| format!(r#"{{"input":"{}"}}"#, "x".repeat(size));
+    let mut running = Vec::new();
+    let error = loop {
+        match test.try_start(&body(INPUT)) {
+            Ok(started) => running.push((started, test.upstream.call().await)),
+            Err(error) => break error,
+        }
+    };
+    assert!(error.is(ErrorCode::Overloaded), "{error:?}");
+    assert!(error.retry_after.is_some());
+    assert!((3..=5).contains(&running.len()), "{} run", running.len());
+    for kind in [AccountKind::Inputs, AccountKind::Requests] {
+        let held = test.account.held(kind);
+        assert!(held >= running.len() * INPUT, "{held} bytes of {kind:?}");
+    }
+    let error = test.try_start(&body(300_000)).unwrap_err();
+    assert!(error.is(ErrorCode::BodyTooLarge), "{error:?}");
+    for (started, call) in running {
+        complete(&call, "x");
+        started.guard.generation().ended().await;
+        test.engine
+            .delete(started.guard.generation())
+            .await
+            .unwrap();
+    }
+    settle().await;
+    tokio::time::sleep(seconds(1)).await;
+    assert_eq!(test.account.committed(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -1075,7 +1114,7 @@ async fn log_is_dropped_before_its_response_object() {
         object,
         "the complete object outlives its log"
     );
-    assert_eq!(test.account.used(), 0);
+    assert_eq!(test.account.held(AccountKind::Logs), 0);
     assert!(test.engine.registry().used() > 0);
 
     tokio::time::sleep(seconds(86_400)).await;
@@ -1085,6 +1124,7 @@ async fn log_is_dropped_before_its_response_object() {
             .unwrap_err()
             .is(ErrorCode::NotFound)
     );
+    drop(generation);
     assert_eq!(
         (test.engine.registry().used(), test.engine.registry().len()),
         (0, 0)
@@ -1099,6 +1139,7 @@ async fn unstored_response_is_dropped_with_its_log() {
     tokio::time::sleep(seconds(601)).await;
     test.engine.registry().sweep(Instant::now());
     assert!(find(&test, &generation).is_err());
+    drop(generation);
     assert_eq!(
         (test.engine.registry().used(), test.engine.registry().len()),
         (0, 0)
@@ -1124,7 +1165,9 @@ async fn oldest_finished_log_is_evicted_first() {
     let large = "x".repeat(30_000);
     let mut generations = Vec::new();
     for _ in 0..12 {
-        generations.push(finished(&test, CHAT, &large).await);
+        // A reference would keep the object in memory.
+        generations.push(Arc::downgrade(&finished(&test, CHAT, &large).await));
+        test.engine.registry().sweep(Instant::now());
         assert!(
             test.engine.registry().used() <= 200 * 1024,
             "{} bytes",
@@ -1133,7 +1176,10 @@ async fn oldest_finished_log_is_evicted_first() {
     }
     let logs: Vec<bool> = generations
         .iter()
-        .map(|generation| generation.tail().is_ok())
+        .map(|generation| {
+            let generation = generation.upgrade();
+            generation.is_some_and(|generation| generation.tail().is_ok())
+        })
         .collect();
     let first_kept = logs.iter().position(|kept| *kept).unwrap();
     assert!(first_kept > 0, "nothing was dropped");
@@ -1143,7 +1189,10 @@ async fn oldest_finished_log_is_evicted_first() {
     );
     let objects: Vec<bool> = generations
         .iter()
-        .map(|generation| find(&test, generation).is_ok())
+        .map(|generation| {
+            let generation = generation.upgrade();
+            generation.is_some_and(|generation| find(&test, &generation).is_ok())
+        })
         .collect();
     let first_object = objects.iter().position(|kept| *kept).unwrap();
     assert!(
@@ -1157,7 +1206,7 @@ async fn oldest_finished_log_is_evicted_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn readers_of_an_expired_log_get_an_error() {
+async fn log_with_a_reader_is_never_shed() {
     let mut options = EngineOptions::default();
     options.retention.max_memory = 200 * 1024;
     let test = TestEngine::new(options);
@@ -1168,6 +1217,21 @@ async fn readers_of_an_expired_log_get_an_error() {
     for _ in 0..8 {
         finished(&test, CHAT, &"x".repeat(30_000)).await;
     }
+    reader.read_to_end().await.unwrap();
+    drop(reader);
+    for _ in 0..8 {
+        finished(&test, CHAT, &"x".repeat(30_000)).await;
+    }
+    assert!(first.tail().is_err(), "it is shed once it is not read");
+}
+
+#[tokio::test(start_paused = true)]
+async fn readers_of_a_deleted_log_get_an_error() {
+    let test = engine();
+    let first = finished(&test, CHAT, &"x".repeat(30_000)).await;
+    let mut reader = Reader::new(first.attach(), 0, Dialect::Responses);
+    assert!(reader.read_piece());
+    test.engine.delete(&first).await.unwrap();
     assert_eq!(reader.read_to_end().await, Err(SubscriptionError::Expired));
 }
 
@@ -1177,24 +1241,19 @@ async fn delete_releases_all_memory() {
     let generation = finished(&test, CHAT, "x").await;
     assert!(test.engine.registry().used() > 0);
     test.engine.delete(&generation).await.unwrap();
-    assert_eq!(
-        (
-            test.engine.registry().used(),
-            test.account.used(),
-            test.engine.registry().len()
-        ),
-        (0, 0, 0)
-    );
-    let (started, _call) = begin(&test, CHAT).await;
-    test.engine.delete(started.guard.generation());
+    assert_eq!(test.account.held(AccountKind::Logs), 0);
+    drop(generation);
+    assert_eq!((test.account.used(), test.engine.registry().len()), (0, 0));
+    let (started, call) = begin(&test, CHAT).await;
+    test.engine
+        .delete(started.guard.generation())
+        .await
+        .unwrap();
+    drop((started, call));
     settle().await;
     assert_eq!(
-        (
-            test.engine.registry().used(),
-            test.account.used(),
-            test.engine.registry().open()
-        ),
-        (0, 0, 0)
+        (test.account.committed(), test.engine.registry().open()),
+        (0, 0)
     );
 }
 
@@ -1305,7 +1364,7 @@ async fn key_lives_as_long_as_the_response_object() {
         !test.start_request(keyed(CHAT, "k")).unwrap().fresh,
         "the log is gone, the object is not"
     );
-    test.engine.delete(first.guard.generation());
+    test.engine.delete(first.guard.generation()).await.unwrap();
     assert!(test.start_request(keyed(CHAT, "k")).unwrap().fresh);
 }
 
@@ -1339,7 +1398,7 @@ async fn failure_before_the_first_chunk_releases_the_key() {
                 .unwrap_or_else(|error| panic!("{what}: {error:?}"));
             assert!(again.fresh, "{what}");
             // Removing the failed generation must not release the new one's key.
-            test.engine.delete(first.guard.generation());
+            test.engine.delete(first.guard.generation()).await.unwrap();
             assert!(
                 !test.start_request(keyed(body, "k")).unwrap().fresh,
                 "{what}"

@@ -14,9 +14,8 @@ use std::task::{Context, Poll, Waker};
 use parking_lot::lock_api;
 use shuttle::sync::atomic::{AtomicBool, Ordering};
 use shuttle::{future, thread};
-use tokenwire_core::log::{
-    AppendError, Epoch, LogLimits, LogReader, LogTail, MemoryAccount, ReadError,
-};
+use tokenwire_core::log::{AppendError, Epoch, LogLimits, LogReader, LogTail, ReadError};
+use tokenwire_core::model::account::Account;
 use tokenwire_core::model::id::Seq;
 use tokenwire_core::model::record::RecordBatch;
 
@@ -62,8 +61,8 @@ unsafe impl lock_api::RawMutex for CheckedLock {
 
 type Log = Arc<LogTail<CheckedLock>>;
 
-fn log() -> (Log, MemoryAccount) {
-    let account = MemoryAccount::default();
+fn log() -> (Log, Account) {
+    let account = Account::default();
     let log = LogTail::with_lock(LIMITS, account.clone());
     log.begin_epoch();
     (Arc::new(log), account)

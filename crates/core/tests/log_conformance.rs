@@ -9,9 +9,8 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use tokenwire_core::log::{
-    AppendError, Epoch, LogLimits, LogTail, MemoryAccount, Position, ReadPosition,
-};
+use tokenwire_core::log::{AppendError, Epoch, LogLimits, LogTail, Position, ReadPosition};
+use tokenwire_core::model::account::Account;
 use tokenwire_core::model::id::Seq;
 use tokenwire_core::model::record::RecordBatch;
 
@@ -20,20 +19,17 @@ const ROOMY: LogLimits = LogLimits {
     events: LogLimits::MAX_EVENTS,
 };
 
-fn log(limits: LogLimits, account: &MemoryAccount) -> LogTail {
+fn log(limits: LogLimits, account: &Account) -> LogTail {
     let log = LogTail::new(limits, account.clone());
     log.begin_epoch();
     log
 }
 
-tokenwire_testkit::log_conformance!(|limits: LogLimits| Arc::new(log(
-    limits,
-    &MemoryAccount::default()
-)));
+tokenwire_testkit::log_conformance!(|limits: LogLimits| Arc::new(log(limits, &Account::default())));
 
 #[test]
 fn memory_account_equals_the_size_of_all_logs() {
-    let account = MemoryAccount::default();
+    let account = Account::default();
     let logs: Vec<LogTail> = (0..3).map(|_| log(ROOMY, &account)).collect();
     let used = || logs.iter().map(LogTail::memory_size).sum::<usize>();
     let mut batch = RecordBatch::default();
@@ -60,7 +56,7 @@ fn memory_account_equals_the_size_of_all_logs() {
 
 #[test]
 fn log_wastes_at_most_a_quarter_of_its_memory() {
-    let account = MemoryAccount::default();
+    let account = Account::default();
     let log = log(ROOMY, &account);
     let mut batch = RecordBatch::default();
     for seq in 0..20_000u64 {
@@ -92,7 +88,7 @@ fn epoch_holds_half_of_its_numbers_at_most() {
         bytes: usize::MAX,
         events: u64::MAX,
     };
-    let log = log(unlimited, &MemoryAccount::default());
+    let log = log(unlimited, &Account::default());
     let capped = LogLimits {
         events: 1 << 23,
         ..unlimited
@@ -146,7 +142,7 @@ proptest! {
 
     #[test]
     fn every_position_reads_the_records_after_it(batches in batches(), from in any::<prop::sample::Index>(), max_bytes in 1usize..100_000, seals in any::<bool>()) {
-        let account = MemoryAccount::default();
+        let account = Account::default();
         let log = log(ROOMY, &account);
         let mut epoch = Epoch::FIRST;
         let mut expected: Vec<(u64, u64, Vec<u8>)> = Vec::new();

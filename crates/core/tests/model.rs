@@ -18,6 +18,7 @@ use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{ReaderKind, Resumption, Retention};
 use tokenwire_core::generation::{Generation, SubscriptionError};
 use tokenwire_core::log::LogLimits;
+use tokenwire_core::model::account::AccountKind;
 use tokenwire_core::model::error::ErrorCode;
 use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_testkit::{Audit, Call, EngineOptions, Line, Reader, TestEngine, settle};
@@ -351,7 +352,7 @@ impl World {
             .map(|subject| subject.generation.log().memory_size())
             .sum();
         assert_eq!(
-            self.test.account.used(),
+            self.test.account.held(AccountKind::Logs),
             weights,
             "the account is not what the logs weigh"
         );
@@ -480,12 +481,13 @@ impl World {
         tokio::time::sleep(Duration::from_secs(121)).await;
         test.engine.registry().sweep(Instant::now());
         assert_eq!(test.engine.registry().len(), 0);
+        drop(subjects);
+        settle().await;
         assert_eq!(
-            (test.engine.registry().used(), test.account.used()),
-            (0, 0),
+            test.account.committed(),
+            0,
             "memory is still counted after everything is gone"
         );
-        drop(subjects);
     }
 }
 
@@ -532,18 +534,25 @@ impl Subject {
         for chunk in chunks {
             match chunk {
                 Chunk::Text(text) => self.delta(&format!(r#"{{"content":{}}}"#, quoted(&text)), ""),
-                Chunk::Reasoning(text) => self.delta(&format!(r#"{{"reasoning_content":{}}}"#, quoted(&text)), ""),
-                Chunk::Odd(text) => {
-                    self.delta(&format!(r#"{{"content":{}}}"#, quoted(&text)), &format!(r#","odd":{}"#, self.payloads.len()))
+                Chunk::Reasoning(text) => {
+                    self.delta(&format!(r#"{{"reasoning_content":{}}}"#, quoted(&text)), "")
                 }
+                Chunk::Odd(text) => self.delta(
+                    &format!(r#"{{"content":{}}}"#, quoted(&text)),
+                    &format!(r#","odd":{}"#, self.payloads.len()),
+                ),
                 Chunk::Call { index, piece } => {
                     let head = format!(r#""index":{index},"id":"call_{index}","type":"function""#);
-                    let call = format!(r#"{{{head},"function":{{"name":"f","arguments":{}}}}}"#, quoted(&piece));
+                    let call = format!(
+                        r#"{{{head},"function":{{"name":"f","arguments":{}}}}}"#,
+                        quoted(&piece)
+                    );
                     self.delta(&format!(r#"{{"tool_calls":[{call}]}}"#), "");
                 }
                 Chunk::Nothing => self.delta("{}", ""),
+                // Not requested, so chat readers do not get it.
                 Chunk::Usage => {
-                    self.send(r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}"#.to_owned())
+                    self.call.data(r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}"#);
                 }
                 Chunk::Comment => {
                     self.call.bytes(": ping\n\n");

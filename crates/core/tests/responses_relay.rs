@@ -120,7 +120,7 @@ async fn response_object_bytes_are_relayed_except_the_ids() {
     assert_eq!(
         sent[4],
         format!(
-            r#"{{"type":"response.incomplete","sequence_number":4,"response":{}}}"#,
+            r#"{{"type":"response.incomplete","sequence_number":6,"response":{}}}"#,
             object(&ours, &previous, "incomplete")
         )
     );

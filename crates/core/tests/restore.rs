@@ -15,8 +15,9 @@ use serde::Deserialize;
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::generation::Generation;
 use tokenwire_core::log::{
-    Block, Blocks, Epoch, LogHeader, LogReader, LogStore, MemoryAccount, MemoryStore, StoreError,
+    Block, Blocks, Epoch, LogHeader, LogReader, LogStore, MemoryStore, StoreError,
 };
+use tokenwire_core::model::account::Account;
 use tokenwire_core::model::id::{GenerationId, Seq};
 use tokenwire_core::model::record::RecordBatch;
 use tokenwire_core::model::snapshot::Api;
@@ -54,7 +55,7 @@ async fn store(generation: &Arc<Generation>, store: &dyn LogStore) {
 }
 
 async fn restore(generation: &Arc<Generation>, store: &dyn LogStore) -> Arc<Generation> {
-    let account = MemoryAccount::default();
+    let account = Account::default();
     Generation::restore(store, &generation.meta().id, account)
         .await
         .expect("a stored log can be restored")
@@ -252,9 +253,9 @@ async fn missing_numbers_are_not_restored() {
     let header = LogHeader::new(generation.meta().clone(), "scripted");
     other.create(Arc::new(header)).await.unwrap();
     other.seal(id, Epoch(1), holed, None).await.unwrap();
-    let error = Generation::restore(&other, id, MemoryAccount::default()).await;
+    let error = Generation::restore(&other, id, Account::default()).await;
     assert_eq!(error.unwrap_err(), StoreError::Corrupt);
     let unknown = GenerationId::random();
-    let error = Generation::restore(&other, &unknown, MemoryAccount::default()).await;
+    let error = Generation::restore(&other, &unknown, Account::default()).await;
     assert_eq!(error.unwrap_err(), StoreError::NotFound);
 }

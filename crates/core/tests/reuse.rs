@@ -720,7 +720,7 @@ async fn follower_asks_the_upstream_if_its_leader_stops_before_the_first_chunk()
         ];
         settle().await;
         if delete {
-            test.engine.delete(generation(&leader));
+            test.engine.delete(generation(&leader)).await.unwrap();
         } else {
             generation(&leader).cancel();
         }
@@ -750,7 +750,7 @@ async fn leader_stopped_after_the_first_chunk_fails_its_followers() {
         call.token("a");
         settle().await;
         if delete {
-            test.engine.delete(generation(&leader));
+            test.engine.delete(generation(&leader)).await.unwrap();
         } else {
             generation(&leader).cancel();
         }
@@ -1312,7 +1312,7 @@ async fn observer_is_called_once_per_start_and_end() {
     let (started, call) = lead(&test, CHAT).await;
     call.token("x");
     settle().await;
-    test.engine.delete(generation(&started));
+    test.engine.delete(generation(&started)).await.unwrap();
     call.gone().await;
     settle().await;
     let (started, call) = lead(&test, CHAT).await;

@@ -21,9 +21,10 @@ use tokenwire_core::engine::{
 };
 use tokenwire_core::generation::{Generation, SubscriptionError};
 use tokenwire_core::log::{
-    Block, Blocks, Epoch, FlushOptions, Flusher, LogHeader, LogLimits, LogStore, MemoryAccount,
-    MemoryStore, StoreError,
+    Block, Blocks, Epoch, FlushOptions, Flusher, LogHeader, LogLimits, LogStore, MemoryStore,
+    StoreError,
 };
+use tokenwire_core::model::account::Account;
 use tokenwire_core::model::error::ErrorCode;
 use tokenwire_core::model::id::{GenerationId, Owner, Seq};
 use tokenwire_core::model::record::RecordBatch;
@@ -470,7 +471,7 @@ async fn logs_that_another_process_wrote_render_as_it_did() {
             let process = Process::new(header.meta.api, target);
             process.find(id).await.unwrap()
         } else {
-            let account = MemoryAccount::default();
+            let account = Account::default();
             Generation::restore(&**target, id, account).await.unwrap()
         };
         assert_same(&name, &written, &render(&restored));
@@ -875,7 +876,7 @@ async fn log_that_has_left_memory_is_read_from_the_store() {
     let again = process.engine.start(keyed(CHAT)).await.unwrap();
     assert!(!again.fresh);
     assert_same("repeated", &written, &render(again.guard.generation()));
-    drop(again);
+    drop((again, generation, polled, call));
     let end = Instant::now() + Duration::from_secs(48 * 60 * 60);
     process.shared.registry().sweep(end);
     assert!(process.shared.registry().is_empty());

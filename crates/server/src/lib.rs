@@ -1,6 +1,7 @@
 //! The gateway: configuration, command line, HTTP API, and the server that runs them.
 
 mod admission;
+mod allocator;
 pub mod banner;
 pub mod cli;
 pub mod commands;

@@ -9,6 +9,7 @@ use tokenwire_core::upstream::RetryBudget;
 use tokenwire_simulator::{Options, Simulator};
 use tokenwire_webhooks::{WebhookOptions, Webhooks};
 
+use crate::allocator::return_memory;
 use crate::config::schema::Config;
 use crate::descriptors::refuse_without_descriptors;
 use crate::drain::drain_on_signal;
@@ -16,6 +17,9 @@ use crate::health_check::check_upstreams;
 use crate::metrics::{Deliveries, Metrics, Upstreams};
 use crate::servers::{bracketed, client_server, listen, operations_server};
 use crate::service::{Service, Shared, shared_engine};
+
+/// Bytes of requests that the embedded simulator keeps for its `/requests`.
+const RECORDED_BYTES: usize = 1024 * 1024;
 
 /// Why the gateway cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +87,7 @@ impl Gateway {
         let simulator = if config.uses_simulator() {
             let options = Options {
                 gateway: Some(address),
+                recorded_bytes: RECORDED_BYTES,
                 ..Options::default()
             };
             Some(Simulator::start(options).map_err(ServeError::Simulator)?)
@@ -95,6 +100,10 @@ impl Gateway {
             webhooks,
             simulator.as_ref().map(Simulator::base_url),
         );
+        if let Some(simulator) = &simulator {
+            let account = shared.engine.account().clone();
+            simulator.runtime().spawn(return_memory(account));
+        }
         // Built once here, so that an error is reported before the workers start.
         Service::new(&shared).map_err(ServeError::Upstream)?;
         let operations = match operations {
@@ -152,6 +161,7 @@ impl Gateway {
         let drain = drain_on_signal(handle, shared.clone(), watch.abort_handle());
         let signals = tokio::spawn(drain);
         let checks = tokio::spawn(check_upstreams(shared.clone()));
+        let memory = tokio::spawn(return_memory(shared.engine.account().clone()));
         let dispatcher = tokio::spawn(shared.webhooks.clone().run());
         let operations = operations.map(|(server, _)| {
             let handle = server.handle();
@@ -164,6 +174,7 @@ impl Gateway {
             serving.abort();
         }
         checks.abort();
+        memory.abort();
         dispatcher.abort();
         shared.webhooks.abandon();
         signals.abort();

@@ -11,6 +11,7 @@ use actix_web::{App, web};
 use tokenwire_connection::{ConnectionOptions, connections};
 
 use crate::admission::{ConnectionLimits, RESERVED_CONNECTIONS};
+use crate::allocator::return_memory;
 use crate::http::{configure, configure_operations, request_middleware};
 use crate::service::{Service, Shared};
 
@@ -48,6 +49,7 @@ pub(crate) fn client_server(shared: &Shared, listener: TcpListener) -> io::Resul
             reason = "the same service was built before the workers started"
         )]
         let service = Service::new(&for_workers).expect("a worker's service");
+        actix_web::rt::spawn(return_memory(service.engine.account().clone()));
         App::new()
             .app_data(web::Data::new(service))
             .app_data(web::Data::from(limits.clone()))

@@ -159,7 +159,8 @@ fn found(recording: &Recording, object: &Value) -> Expected {
 
 async fn check(recording: &Recording, piece: usize) -> Result<(), String> {
     let (_upstream, gateway) = replay_gateway(recording, piece).await;
-    let request = json!({"model": "m", "stream": true, "n": choices(recording)});
+    let request = json!({"model": "m", "stream": true, "n": choices(recording),
+        "stream_options": {"include_usage": true}});
     let chat = async {
         if recording.responses {
             return Ok(());

@@ -25,7 +25,7 @@ use tokenwire::http::{configure, request_middleware};
 use tokenwire::metrics::Metrics;
 use tokenwire::service::{Service, Shared, shared_engine};
 use tokenwire_core::engine::Registry;
-use tokenwire_core::log::MemoryAccount;
+use tokenwire_core::model::account::{Account, AccountKind};
 use tokenwire_core::upstream::RetryBudget;
 use tokenwire_simulator::{Options, Pace, Simulator};
 use tokenwire_webhooks::{WebhookOptions, Webhooks};
@@ -37,8 +37,8 @@ const TOKENS: usize = 200;
 struct Metered {
     address: SocketAddr,
     registry: Arc<Registry>,
-    /// The account of logs alone.
-    account: MemoryAccount,
+    /// What requests and answers hold.
+    account: Account,
     handle: actix_web::dev::ServerHandle,
     thread: Option<std::thread::JoinHandle<()>>,
     _simulator: Simulator,
@@ -170,7 +170,10 @@ async fn finished_streams_are_compact_and_delete_frees_them() {
         .read(STREAMS, &format!("tokens={TOKENS} text=count"))
         .await;
     assert_eq!(gateway.registry.len(), STREAMS);
-    let (logs, all) = (gateway.account.used(), gateway.registry.used());
+    let (logs, all) = (
+        gateway.account.held(AccountKind::Logs),
+        gateway.registry.used(),
+    );
     println!(
         "a token: {} bytes in the log, {} in all",
         logs / STREAMS / TOKENS,
@@ -222,7 +225,7 @@ async fn delete_of_running_streams_frees_them() {
         (gateway.registry.open(), gateway.registry.len()),
         (STREAMS, STREAMS)
     );
-    assert!(gateway.account.used() > 0);
+    assert!(gateway.account.held(AccountKind::Logs) > 0);
     let ids = readers
         .iter()
         .map(|(id, _)| id)
@@ -243,7 +246,7 @@ async fn stream_stops_at_max_stream_bytes() {
     let most = async {
         let mut most = 0;
         while !ended.load(std::sync::atomic::Ordering::Acquire) {
-            most = most.max(gateway.account.used());
+            most = most.max(gateway.account.held(AccountKind::Logs));
             tokio::task::yield_now().await;
         }
         most

@@ -149,6 +149,7 @@ async fn eventsource_framing_to_the_byte() {
             "response.output_text.done",
             "response.content_part.done",
             "response.output_item.done",
+            "tokenwire:chunk",
             "response.completed",
         ]
     );

@@ -27,6 +27,10 @@ pub struct Options {
     pub pace: Pace,
     /// The largest request body in bytes; a larger one is answered with 413. Default 32 MiB.
     pub body_limit: usize,
+    /// The most bytes of request bodies that are kept for [`Simulator::requests`]. Default 64 MiB.
+    ///
+    /// [`Simulator::requests`]: crate::Simulator::requests
+    pub recorded_bytes: usize,
     /// The most connections held at a time; further ones wait in the listen backlog. Default
     /// 16,384.
     pub connection_limit: usize,
@@ -55,6 +59,7 @@ impl Default for Options {
             any_model: true,
             pace: Pace::READING,
             body_limit: 32 * 1024 * 1024,
+            recorded_bytes: 64 * 1024 * 1024,
             connection_limit: 16_384,
             gateway: None,
         }
@@ -74,6 +79,7 @@ impl std::fmt::Debug for Options {
             .field("any_model", &self.any_model)
             .field("pace", &self.pace)
             .field("body_limit", &self.body_limit)
+            .field("recorded_bytes", &self.recorded_bytes)
             .field("connection_limit", &self.connection_limit)
             .field("gateway", &self.gateway)
             .finish()

@@ -46,7 +46,7 @@ impl Simulator {
     pub fn start(options: Options) -> io::Result<Self> {
         let listener = server::bind(options.address)?;
         let address = listener.local_addr()?;
-        let ledger = Arc::new(Ledger::default());
+        let ledger = Arc::new(Ledger::new(options.recorded_bytes));
         let service = Arc::new(Service::new(options, address, Arc::clone(&ledger)));
         let runtime = Builder::new_current_thread()
             .enable_io()
@@ -82,13 +82,18 @@ impl Simulator {
         format!("http://{}/v1", self.address)
     }
 
+    /// Returns the runtime that serves.
+    pub fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
     /// Returns the current counters.
     pub fn stats(&self) -> Stats {
         self.ledger.stats()
     }
 
-    /// Returns the last 256 requests, oldest first. Above 64 MiB in total, bodies are dropped,
-    /// oldest first.
+    /// Returns the last 256 requests, oldest first. Above [`Options::recorded_bytes`] in total,
+    /// bodies are dropped, oldest first.
     pub fn requests(&self) -> Vec<RecordedRequest> {
         self.ledger.requests()
     }

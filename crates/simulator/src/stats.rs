@@ -86,8 +86,10 @@ pub struct RecordedRequest {
 }
 
 /// The record, shared between the server's thread and its readers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Ledger {
+    /// The most bytes of bodies kept; older ones are dropped.
+    recorded_bytes: usize,
     inner: Mutex<Inner>,
     changed: Notify,
 }
@@ -123,12 +125,18 @@ pub(crate) enum Route {
 
 /// The requests kept.
 pub(crate) const RING: usize = 256;
-/// The most bytes of bodies kept; older ones are dropped.
-const RING_BYTES: usize = 64 * 1024 * 1024;
 
 // === impl Ledger ===
 
 impl Ledger {
+    pub(crate) fn new(recorded_bytes: usize) -> Self {
+        Self {
+            recorded_bytes,
+            inner: Mutex::default(),
+            changed: Notify::new(),
+        }
+    }
+
     pub(crate) fn stats(&self) -> Stats {
         self.inner.lock().stats.clone()
     }
@@ -292,7 +300,7 @@ impl Guard {
                 inner.ring_bytes += body.len();
             }
             let mut index = 0;
-            while inner.ring_bytes > RING_BYTES && index < inner.ring.len() {
+            while inner.ring_bytes > self.ledger.recorded_bytes && index < inner.ring.len() {
                 inner.ring_bytes -= inner.ring[index].body.take().map_or(0, |body| body.len());
                 index += 1;
             }
@@ -373,6 +381,8 @@ impl Drop for Guard {
 mod tests {
     use super::*;
 
+    const RING_BYTES: usize = 64 * 1024 * 1024;
+
     fn arrive(ledger: &Arc<Ledger>) -> Guard {
         ledger.arrived(
             Route::Other,
@@ -384,7 +394,7 @@ mod tests {
 
     #[test]
     fn dropped_guard_counts_an_abort() {
-        let ledger = Arc::new(Ledger::default());
+        let ledger = Arc::new(Ledger::new(RING_BYTES));
         let mut left = arrive(&ledger);
         left.streaming();
         let done = arrive(&ledger);
@@ -411,7 +421,7 @@ mod tests {
 
     #[test]
     fn record_is_bounded_in_count_and_bytes() {
-        let ledger = Arc::new(Ledger::default());
+        let ledger = Arc::new(Ledger::new(RING_BYTES));
         let body = Bytes::from(vec![b' '; 1024 * 1024]);
         for _ in 0..RING + 10 {
             let guard = arrive(&ledger);
@@ -433,7 +443,7 @@ mod tests {
 
     #[test]
     fn credentials_are_not_recorded() {
-        let ledger = Arc::new(Ledger::default());
+        let ledger = Arc::new(Ledger::new(RING_BYTES));
         let headers = HeaderMap::from_iter([
             (
                 http::header::AUTHORIZATION,

@@ -25,6 +25,8 @@ pub struct Audit {
     pub events: Vec<Value>,
     /// The payloads of the chat dialect.
     pub chat: Vec<String>,
+    /// The same with their numbers.
+    pub chat_numbers: Vec<(u64, String)>,
     /// The concatenated text dialect.
     pub text: String,
     /// The response object.
@@ -35,13 +37,15 @@ impl Audit {
     /// Reads an ended generation in every dialect, from its start and from positions in the middle,
     /// and checks that:
     ///
-    /// * events are numbered from 0 without a gap, are JSON, and carry their number and type;
+    /// * events are numbered from 0 without a gap but for two numbers that a terminal event may
+    ///   skip, are JSON, and carry their number and type;
     ///   `response.created` is the first event, `response.in_progress` comes at most once, and the
     ///   last event is the only terminal one;
     /// * items open in order, parts and deltas belong to open items, texts and arguments equal
     ///   those of the `….done` events and of the terminal object, and ids and call ids do not
     ///   change and are unique;
     /// * a poll returns the terminal event's object;
+    /// * frames of the chat dialect have ascending numbers, and the last has the terminal event's;
     /// * a reader that resumes at any position gets exactly the later events, in every dialect.
     ///
     /// # Panics
@@ -69,6 +73,15 @@ impl Audit {
         }
 
         let chat = read_all(generation, Dialect::Chat);
+        assert!(
+            chat.is_sorted_by(|before, after| before.seq < after.seq),
+            "two frames of the chat dialect share a number"
+        );
+        assert_eq!(
+            chat.last().map(|line| line.seq),
+            lines.last().map(|line| line.seq),
+            "the last frame of the chat dialect has another number than the terminal event"
+        );
         for (dialect, lines) in [(Dialect::Responses, &lines), (Dialect::Chat, &chat)] {
             resumes(generation, dialect, lines);
         }
@@ -77,9 +90,12 @@ impl Audit {
             .into_iter()
             .map(|line| line.data)
             .collect();
+        let chat_numbers: Vec<(u64, String)> =
+            chat.into_iter().map(|line| (line.seq, line.data)).collect();
         Self {
             events,
-            chat: chat.into_iter().map(|line| line.data).collect(),
+            chat: chat_numbers.iter().map(|(_, data)| data.clone()).collect(),
+            chat_numbers,
             text,
             object,
         }
@@ -137,10 +153,16 @@ fn read_all(generation: &Arc<Generation>, dialect: Dialect) -> Vec<Line> {
 }
 
 fn numbering(lines: &[Line], events: &[Value]) {
-    for (index, (line, event)) in lines.iter().zip(events).enumerate() {
-        assert_eq!(line.seq, index as u64, "a number is missing or repeated");
+    let mut next = 0;
+    for (line, event) in lines.iter().zip(events) {
+        if TERMINAL.contains(&text(event, "type")) && line.seq == next + 2 {
+            // The finish and usage chunks of the chat dialect have these numbers.
+            next = line.seq;
+        }
+        assert_eq!(line.seq, next, "a number is missing or repeated");
+        next += 1;
         assert_eq!(
-            event["sequence_number"], index as u64,
+            event["sequence_number"], line.seq,
             "the number in the event is not the frame's: {event}"
         );
         assert_eq!(

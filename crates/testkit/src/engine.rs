@@ -8,7 +8,8 @@ use tokenwire_core::engine::{
     Caller, Engine, Observer, Retention, Reuse, ReuseOptions, StartRequest, Started,
 };
 use tokenwire_core::generation::Generation;
-use tokenwire_core::log::{LogLimits, MemoryAccount};
+use tokenwire_core::log::LogLimits;
+use tokenwire_core::model::account::Account;
 use tokenwire_core::model::error::ApiError;
 use tokenwire_core::model::id::{GenerationId, Owner};
 use tokenwire_core::model::snapshot::Api;
@@ -88,8 +89,8 @@ pub struct TestEngine {
     pub engine: Engine,
     /// The upstream that it asks.
     pub upstream: ScriptedUpstream,
-    /// Bytes that all logs hold.
-    pub account: MemoryAccount,
+    /// Bytes that requests and answers hold.
+    pub account: Account,
     /// The generations' tasks.
     pub tasks: TaskTracker,
     /// Sharing of answers, if it is on.

@@ -1,13 +1,24 @@
 //! A reader that collects the bytes that it was given.
 
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 
 use tokenwire_core::dialect::{Dialect, Framing};
 use tokenwire_core::generation::{Generation, ReaderGuard, Subscription, SubscriptionError};
 use tokenwire_core::model::id::Seq;
 
 use crate::framing::{JsonLines, Line};
+
+/// Notes that the task was woken.
+#[derive(Debug, Default)]
+struct Yielded(AtomicBool);
+
+impl Wake for Yielded {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// See the documentation of the module.
 #[derive(Debug)]
@@ -47,8 +58,13 @@ impl Reader {
 
     /// Reads everything that is available, without waiting.
     pub fn read_now(&mut self) {
-        let mut cx = Context::from_waker(Waker::noop());
-        while self.poll(&mut cx).is_ready() && self.end.is_none() {}
+        let yielded = Arc::new(Yielded::default());
+        let waker = Waker::from(yielded.clone());
+        let mut cx = Context::from_waker(&waker);
+        // A subscription that lets others run wakes its task at once.
+        while self.end.is_none()
+            && (self.poll(&mut cx).is_ready() || yielded.0.swap(false, Ordering::Relaxed))
+        {}
     }
 
     /// Polls once without waiting. Returns whether it got bytes or the end.

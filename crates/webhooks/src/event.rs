@@ -23,7 +23,7 @@ impl Event {
     /// Describes the end of a generation, which must have ended.
     pub(crate) fn of(generation: &Generation) -> Self {
         let kind = match generation.outcome().as_ref().map(|outcome| &outcome.ending) {
-            Some(Ending::Completed { .. }) => "response.completed",
+            Some(Ending::Completed) => "response.completed",
             Some(Ending::Incomplete { .. }) => "response.incomplete",
             Some(Ending::Failed(_)) => "response.failed",
             // A generation that was deleted while it ran has no outcome.

@@ -14,6 +14,7 @@ use actix_web::dev::Payload;
 use actix_web::error::PayloadError;
 use bytes::Bytes;
 use futures::Stream;
+use tokenwire_core::model::account::{Account, AccountKind, Charge};
 use tokio::time::{Instant, Sleep};
 
 /// Why a message is refused.
@@ -23,7 +24,16 @@ pub(crate) enum Refused {
     TooLarge,
     /// It was not complete in time.
     TooSlow,
+    /// There is no memory for it now.
+    Overloaded,
 }
+
+/// actix-ws makes room for a whole frame when it has its head. Of that room whole huge pages are
+/// resident.
+const HUGE_PAGE: u64 = 2 * 1024 * 1024;
+
+/// Messages are counted from this size on. Smaller ones are bounded by the number of sockets.
+const COUNT_FROM: u64 = 4 * 1024;
 
 /// Set once a message is refused.
 pub(crate) type Refusal = Rc<Cell<Option<Refused>>>;
@@ -49,10 +59,19 @@ pub(crate) struct FrameGuard {
     /// Created when an incomplete message is first waited for.
     timer: Option<Pin<Box<Sleep>>>,
     refusal: Refusal,
+    account: Account,
+    /// Counts the bytes of a message until it was processed.
+    charge: Option<Charge>,
+    /// Whether the bytes read so far were processed.
+    processed: bool,
 }
 
 impl FrameGuard {
-    pub(crate) fn new(payload: Payload, limits: MessageLimits) -> (Self, Refusal) {
+    pub(crate) fn new(
+        payload: Payload,
+        limits: MessageLimits,
+        account: Account,
+    ) -> (Self, Refusal) {
         let refusal = Refusal::default();
         (
             Self {
@@ -62,6 +81,9 @@ impl FrameGuard {
                 start: Instant::now(),
                 timer: None,
                 refusal: refusal.clone(),
+                account,
+                charge: None,
+                processed: false,
             },
             refusal,
         )
@@ -71,6 +93,28 @@ impl FrameGuard {
         let rate = self.limits.min_rate.max(1) as u64;
         let extension = Duration::from_secs(self.heads.received / rate);
         self.start + self.limits.timeout + extension
+    }
+
+    /// Counts the bytes of the incomplete message. Returns false if there is no memory for them.
+    fn count(&mut self) -> bool {
+        let (received, rest) = (self.heads.received, self.heads.skip);
+        let bytes = received
+            .next_multiple_of(HUGE_PAGE)
+            .min(received.saturating_add(rest));
+        if bytes < COUNT_FROM || !self.heads.is_incomplete() {
+            return true;
+        }
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        match &mut self.charge {
+            Some(charge) => charge.try_resize(bytes.max(charge.bytes())).is_ok(),
+            charge => match self.account.try_charge(AccountKind::Messages, bytes) {
+                Ok(counted) => {
+                    *charge = Some(counted);
+                    true
+                }
+                Err(_) => false,
+            },
+        }
     }
 
     /// Waits for the deadline of an incomplete message.
@@ -97,13 +141,22 @@ impl Stream for FrameGuard {
         if this.refusal.get().is_some() {
             return Poll::Ready(Some(Err(PayloadError::Overflow)));
         }
+        // The reader processes all complete messages between a poll that gave nothing and the next.
+        if this.processed && this.charge.is_some() && this.heads.received == 0 {
+            this.charge = None;
+        }
         let polled = Pin::new(&mut this.payload).poll_next(cx);
+        this.processed = polled.is_pending();
         match &polled {
             Poll::Ready(Some(Ok(bytes))) => {
                 let was_incomplete = this.heads.is_incomplete();
                 let completed = this.heads.completed;
                 if this.heads.scan(bytes).is_err() {
                     this.refusal.set(Some(Refused::TooLarge));
+                    return Poll::Ready(Some(Err(PayloadError::Overflow)));
+                }
+                if !this.count() {
+                    this.refusal.set(Some(Refused::Overloaded));
                     return Poll::Ready(Some(Err(PayloadError::Overflow)));
                 }
                 if !was_incomplete || this.heads.completed != completed {

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use tokenwire_core::model::account::Charge;
 use tokenwire_core::request::ResponsesRequest;
 
 use crate::framing::StreamId;
@@ -20,7 +21,14 @@ pub(crate) struct Lanes {
 struct Lane {
     /// Whether a generation runs or is being started.
     busy: bool,
-    waiting: VecDeque<ResponsesRequest>,
+    waiting: VecDeque<QueuedCreate>,
+}
+
+/// A create that waits for its lane.
+pub(crate) struct QueuedCreate {
+    pub(crate) request: ResponsesRequest,
+    /// Counts the request.
+    pub(crate) charge: Charge,
 }
 
 impl Lanes {
@@ -45,18 +53,14 @@ impl Lanes {
     }
 
     /// Lets a create wait for its lane.
-    pub(crate) fn enqueue(&mut self, key: LaneKey, request: ResponsesRequest) {
+    pub(crate) fn enqueue(&mut self, key: LaneKey, create: QueuedCreate) {
         self.queued += 1;
-        self.lanes
-            .entry(key)
-            .or_default()
-            .waiting
-            .push_back(request);
+        self.lanes.entry(key).or_default().waiting.push_back(create);
     }
 
     /// Frees the lane, and returns the next create that waits on it. A lane on which nothing waits
     /// is removed.
-    pub(crate) fn release(&mut self, key: &LaneKey) -> Option<ResponsesRequest> {
+    pub(crate) fn release(&mut self, key: &LaneKey) -> Option<QueuedCreate> {
         let lane = self.lanes.get_mut(key)?;
         lane.busy = false;
         let next = lane.waiting.pop_front();

@@ -147,6 +147,9 @@ async fn on_message(
         Some(Err(_)) if refusal.get() == Some(Refused::TooSlow) => {
             return Next::Close(POLICY_VIOLATION, "message not complete in time");
         }
+        Some(Err(_)) if refusal.get() == Some(Refused::Overloaded) => {
+            return Next::Close(TRY_AGAIN_LATER, "overloaded");
+        }
         Some(Err(ProtocolError::Overflow)) => return Next::Close(TOO_BIG, "message too large"),
         Some(Err(ProtocolError::Io(error))) if error.kind() == std::io::ErrorKind::InvalidData => {
             // actix-ws has one error kind for both; only the text differs.

@@ -19,6 +19,7 @@ use tokenwire_core::engine::{
     Started,
 };
 use tokenwire_core::generation::{Generation, ReaderGuard, Subscription, SubscriptionError};
+use tokenwire_core::model::account::AccountKind;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::gauge::Gauge;
 use tokenwire_core::model::id::{GenerationId, Seq};
@@ -27,7 +28,7 @@ use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokio::sync::Notify;
 
 use crate::framing::{StreamId, TextFrames, put_text};
-use crate::lanes::{LaneKey, Lanes};
+use crate::lanes::{LaneKey, Lanes, QueuedCreate};
 use crate::message::{self, Command, Named, Rejected, Resume};
 use crate::readers::{Broken, Frames, POLL_BYTES, Readers};
 
@@ -179,7 +180,15 @@ impl SocketSession {
             let message = format!("{queued} responses wait on this socket, which is its limit.");
             return self.limit_reached(lane.as_deref(), &message);
         }
-        self.lanes.enqueue(lane, request);
+        let account = self.engine.account();
+        let size = request.memory_size();
+        let charge = account
+            .check_size(size)
+            .and_then(|()| Ok(account.try_charge(AccountKind::Queued, size)?));
+        match charge {
+            Ok(charge) => self.lanes.enqueue(lane, QueuedCreate { request, charge }),
+            Err(error) => self.reply(&message::error(&error), lane.as_deref()),
+        }
     }
 
     fn limit_reached(&mut self, lane: Option<&str>, text: &str) {
@@ -441,8 +450,10 @@ impl SocketSession {
         while self.has_room()
             && let Some(lane) = self.freed.pop_front()
         {
-            if let Some(request) = self.lanes.release(&lane) {
+            if let Some(QueuedCreate { request, charge }) = self.lanes.release(&lane) {
                 self.start(lane, request);
+                // Until here it stands for the request as it was read.
+                drop(charge);
             }
         }
     }

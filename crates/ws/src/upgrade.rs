@@ -81,11 +81,12 @@ pub fn upgrade(
     options: WebSocketOptions,
 ) -> Result<HttpResponse, ApiError> {
     let limits = MessageLimits {
-        size: options.max_message,
+        // What has no room when it is started is not read.
+        size: options.max_message.min(engine.account().largest_request()),
         timeout: options.message_timeout,
         min_rate: options.min_message_rate,
     };
-    let (guard, refusal) = FrameGuard::new(payload, limits);
+    let (guard, refusal) = FrameGuard::new(payload, limits, engine.account().clone());
     let guard: BoxedPayloadStream = Box::pin(guard);
     let mut guarded = Payload::Stream { payload: guard };
     let payload = web::Payload::from_request(request, &mut guarded)

@@ -2,15 +2,22 @@
 //! a Responses upstream.
 
 use bytes::BytesMut;
-use serde_json::value::RawValue;
 
+use super::chat_delta::ChatDelta;
 use super::{Frame, Rendered, Renderer, View};
-use crate::model::event::{ChatHint, Ending, EventKind, Outcome};
+use crate::model::event::{Ending, EventKind, Outcome};
 use crate::model::id::Seq;
-use crate::model::json::{self, Members};
-use crate::model::record::{FullRecord, RecordRef};
-use crate::model::snapshot::{Api, Meta};
-use crate::upstream::translate::{UNREQUESTED, chat_usage};
+use crate::model::json;
+use crate::model::record::{CLOSING_NUMBERS, FullRecord, RecordRef};
+use crate::model::snapshot::{Api, Meta, Snapshot};
+use crate::upstream::translate::{chat_usage, is_error_object, is_usage_chunk};
+
+/// The finish and usage chunks that are made of a terminal event.
+#[derive(Default)]
+struct ClosingChunks {
+    finish: Option<Vec<u8>>,
+    usage: Option<Vec<u8>>,
+}
 
 impl Renderer {
     pub(super) fn chat(
@@ -18,11 +25,15 @@ impl Renderer {
         view: &impl View,
         full: &FullRecord<'_>,
         record: RecordRef<'_>,
+        from: Seq,
         out: &mut BytesMut,
     ) -> Rendered {
-        let seq = Seq(record.first_seq.0 + record.events.saturating_sub(1));
+        let seq = Seq(record.next_seq().0 - 1);
         let meta = view.meta();
-        let mut emit = |data: &[u8]| {
+        let mut emit = |seq: Seq, data: &[u8]| {
+            if seq < from {
+                return;
+            }
             self.framing.frame(
                 &meta.id,
                 &Frame {
@@ -35,26 +46,40 @@ impl Renderer {
             )
         };
         let raw = full.raw.as_ref().filter(|_| meta.api == Api::Chat);
-        if let Some(raw) = raw.filter(|raw| !raw.ends_with(UNREQUESTED)) {
-            emit(raw);
+        // A usage chunk is a record of its own. The upstream may send one that was not requested.
+        let alone = matches!(full.events.as_slice(), [EventKind::Chunk]);
+        if let Some(raw) = raw
+            && (!alone || meta.include_usage || !is_usage_chunk(raw))
+        {
+            emit(seq, raw);
         }
         let mut rendered = Rendered::Open;
         for event in &full.events {
             match event {
                 // A Responses upstream that did not begin with a response object.
                 EventKind::InProgress if meta.api == Api::Responses => {
-                    if let Some(chunk) = hint_chunk(meta, &ChatHint::Role) {
-                        emit(&chunk);
-                    }
+                    emit(seq, &delta_chunk(meta, &ChatDelta::role()));
                 }
                 EventKind::Relayed(relayed) => {
-                    if let Some(chunk) = hint_chunk(meta, &relayed.chat) {
-                        emit(&chunk);
+                    if let Some(delta) = ChatDelta::of(view, relayed, seq) {
+                        emit(seq, &delta_chunk(meta, &delta));
                     }
                 }
                 EventKind::End(outcome) => {
-                    for payload in last_payloads(meta, outcome, raw.map(|raw| &raw[..])) {
-                        emit(&payload);
+                    if meta.api == Api::Responses || record.skip == CLOSING_NUMBERS {
+                        let closing = ClosingChunks::of(view, outcome);
+                        // They have the numbers that the record skips.
+                        let number = Seq(record.first_seq.0.saturating_sub(CLOSING_NUMBERS));
+                        if let Some(chunk) = closing.finish {
+                            emit(number, &chunk);
+                        }
+                        if let Some(chunk) = closing.usage {
+                            emit(number.next(), &chunk);
+                        }
+                    }
+                    let raw = raw.map(|raw| &raw[..]);
+                    if let Some(payload) = last_payload(&outcome.ending, raw) {
+                        emit(seq, &payload);
                     }
                     rendered = Rendered::Ended;
                 }
@@ -65,55 +90,33 @@ impl Renderer {
     }
 }
 
-/// Returns the payloads after the terminal record's own chunk: `[DONE]` after an answer, else an
-/// error object.
-fn last_payloads(meta: &Meta, outcome: &Outcome, raw: Option<&[u8]>) -> Vec<Vec<u8>> {
-    let error = |code: &str, kind: &str, message: &str| {
-        let (code, kind, message) = (
-            json::escape(code),
-            json::escape(kind),
-            json::escape(message),
-        );
+/// Returns the payload after the terminal record's own chunk: `[DONE]` after an answer, else an
+/// error object. `None` if the chunk is the upstream's own error object.
+fn last_payload(ending: &Ending, raw: Option<&[u8]>) -> Option<Vec<u8>> {
+    let (code, kind, message) = match ending {
+        Ending::Completed | Ending::Incomplete { .. } => return Some(b"[DONE]".to_vec()),
+        Ending::Failed(_) if raw.is_some_and(is_error_object) => return None,
+        Ending::Failed(failure) => (&*failure.code, &*failure.kind, &*failure.message),
+        Ending::Cancelled => ("cancelled", "cancelled", "The generation was cancelled."),
+    };
+    let (code, kind, message) = (
+        json::escape(code),
+        json::escape(kind),
+        json::escape(message),
+    );
+    Some(
         format!(
             r#"{{"error":{{"message":"{message}","type":"{kind}","param":null,"code":"{code}"}}}}"#
         )
-        .into_bytes()
-    };
-    let mut payloads = match &outcome.ending {
-        Ending::Completed { .. } | Ending::Incomplete { .. } if meta.api == Api::Responses => {
-            closing_chunks(meta, outcome)
-        }
-        Ending::Completed { .. } | Ending::Incomplete { .. } => Vec::new(),
-        // The chunk is the upstream's own error object.
-        Ending::Failed(_) if raw.is_some_and(has_error) => return Vec::new(),
-        Ending::Failed(failure) => {
-            return vec![error(&failure.code, &failure.kind, &failure.message)];
-        }
-        Ending::Cancelled => {
-            return vec![error(
-                "cancelled",
-                "cancelled",
-                "The generation was cancelled.",
-            )];
-        }
-    };
-    payloads.push(b"[DONE]".to_vec());
-    payloads
-}
-
-/// Returns true if the SDKs raise on this payload.
-fn has_error(raw: &[u8]) -> bool {
-    serde_json::from_slice::<&RawValue>(raw)
-        .ok()
-        .and_then(|raw| serde_json::from_str::<Members<'_>>(raw.get()).ok())
-        .is_some_and(|members| members.get("error").is_some())
+        .into_bytes(),
+    )
 }
 
 /// Returns the chat `finish_reason` of an ending; `None` for failures and cancellation.
-pub(super) fn finish_reason(ending: &Ending) -> Option<&'static str> {
+pub(super) fn finish_reason(ending: &Ending, has_calls: bool) -> Option<&'static str> {
     match ending {
-        Ending::Completed { tool_calls: true } => Some("tool_calls"),
-        Ending::Completed { tool_calls: false } => Some("stop"),
+        Ending::Completed if has_calls => Some("tool_calls"),
+        Ending::Completed => Some("stop"),
         Ending::Incomplete { reason } if reason == "content_filter" => Some("content_filter"),
         Ending::Incomplete { .. } => Some("length"),
         Ending::Failed(_) | Ending::Cancelled => None,
@@ -137,82 +140,38 @@ fn chunk(meta: &Meta, choices: &str, usage: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Returns an image as chat servers send it. `data` is JSON-escaped base64.
-pub(super) fn image(data: &str) -> String {
-    // The first character of the data tells the format.
-    let format = match data.as_bytes().first() {
-        Some(b'/') => "jpeg",
-        Some(b'U') => "webp",
-        Some(b'R') => "gif",
-        _ => "png",
-    };
-    format!(r#"{{"type":"image_url","image_url":{{"url":"data:image/{format};base64,{data}"}}}}"#)
-}
-
-/// Returns the finish chunk, and the usage chunk if usage was requested and is known.
-fn closing_chunks(meta: &Meta, outcome: &Outcome) -> Vec<Vec<u8>> {
-    let Some(reason) = finish_reason(&outcome.ending) else {
-        return Vec::new();
-    };
-    let mut chunks = vec![chunk(
-        meta,
-        &format!(r#"[{{"index":0,"delta":{{}},"logprobs":null,"finish_reason":"{reason}"}}]"#),
-        "null",
-    )];
-    if meta.include_usage
-        && let Some(usage) = outcome.usage.as_deref().and_then(chat_usage)
-    {
-        chunks.push(chunk(meta, "[]", &usage));
+impl ClosingChunks {
+    /// Returns the finish chunk, and the usage chunk if usage was requested and is known.
+    fn of(view: &impl View, outcome: &Outcome) -> Self {
+        let meta = view.meta();
+        let has_calls = match meta.api {
+            Api::Responses => view.item_index(|index| index.has_calls()),
+            Api::Chat => view.with_snapshot(Snapshot::has_calls),
+        };
+        let Some(reason) = finish_reason(&outcome.ending, has_calls) else {
+            return Self::default();
+        };
+        let choice =
+            format!(r#"[{{"index":0,"delta":{{}},"logprobs":null,"finish_reason":"{reason}"}}]"#);
+        let usage = outcome.usage.as_deref().filter(|_| meta.include_usage);
+        Self {
+            finish: Some(chunk(meta, &choice, "null")),
+            usage: usage
+                .and_then(chat_usage)
+                .map(|usage| chunk(meta, "[]", &usage)),
+        }
     }
-    chunks
 }
 
-fn hint_chunk(meta: &Meta, hint: &ChatHint) -> Option<Vec<u8>> {
-    let delta = match hint {
-        ChatHint::Nothing => return None,
-        ChatHint::Role => r#"{"role":"assistant","content":""}"#.to_owned(),
-        ChatHint::Text { text, .. } => format!(r#"{{"content":"{text}"}}"#),
-        ChatHint::Refusal { text, .. } => format!(r#"{{"refusal":"{text}"}}"#),
-        ChatHint::Reasoning(text) => format!(r#"{{"reasoning_content":"{text}"}}"#),
-        ChatHint::CallAdded {
-            index,
-            call_id,
-            name,
-            arguments,
-        } => {
-            format!(
-                r#"{{"tool_calls":[{{"index":{index},"id":"{call_id}","type":"function","function":{{"name":"{name}","arguments":"{arguments}"}}}}]}}"#
-            )
-        }
-        ChatHint::CallArguments { index, text } => {
-            format!(r#"{{"tool_calls":[{{"index":{index},"function":{{"arguments":"{text}"}}}}]}}"#)
-        }
-        ChatHint::Image(data) => format!(r#"{{"images":[{}]}}"#, image(data)),
-        ChatHint::CustomCallAdded {
-            index,
-            call_id,
-            name,
-            input,
-        } => {
-            format!(
-                r#"{{"tool_calls":[{{"index":{index},"id":"{call_id}","type":"custom","custom":{{"name":"{name}","input":"{input}"}}}}]}}"#
-            )
-        }
-        ChatHint::CustomCallInput { index, text } => {
-            format!(r#"{{"tool_calls":[{{"index":{index},"custom":{{"input":"{text}"}}}}]}}"#)
-        }
-        ChatHint::Annotation(annotation) => format!(r#"{{"annotations":[{annotation}]}}"#),
+fn delta_chunk(meta: &Meta, delta: &ChatDelta) -> Vec<u8> {
+    let logprobs = match &delta.logprobs {
+        Some(tokens) => format!(r#"{{"content":{tokens},"refusal":null}}"#),
+        None => "null".to_owned(),
     };
-    let logprobs = match hint {
-        ChatHint::Text {
-            logprobs: Some(tokens),
-            ..
-        } => format!(r#"{{"content":{tokens},"refusal":null}}"#),
-        _ => "null".to_owned(),
-    };
-    Some(chunk(
+    let delta = &delta.json;
+    chunk(
         meta,
         &format!(r#"[{{"index":0,"delta":{delta},"logprobs":{logprobs},"finish_reason":null}}]"#),
         "null",
-    ))
+    )
 }

@@ -8,11 +8,13 @@ use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
-use super::chat::{finish_reason, image};
+use super::chat::finish_reason;
+use super::chat_delta::{annotation, call_id, image};
+use super::item_index::inside;
 use crate::model::event::ItemHead;
 use crate::model::json::{self, Members};
 use crate::model::snapshot::{Meta, Snapshot};
-use crate::upstream::translate::{chat_annotation, chat_usage, complete_logprobs};
+use crate::upstream::translate::{chat_usage, complete_logprobs};
 
 /// The chat message of the output items. Strings are JSON-escaped; list elements are raw JSON.
 #[derive(Default)]
@@ -31,12 +33,11 @@ struct Message {
 #[must_use]
 pub(crate) fn chat_completion(meta: &Meta, snapshot: &Snapshot) -> Option<Vec<u8>> {
     let outcome = snapshot.outcome()?;
-    let reason = finish_reason(&outcome.ending)?;
+    finish_reason(&outcome.ending, false)?;
     let mut output = Vec::new();
     snapshot.write_output(&meta.id, &mut output);
     let mut messages = messages(&String::from_utf8_lossy(&output), snapshot);
     messages.entry(0).or_default();
-    let several = messages.len() > 1;
     let mut out = format!(
         r#"{{"id":"chatcmpl-{}","object":"chat.completion","created":{},"model":"{}","choices":["#,
         meta.id.suffix(),
@@ -58,11 +59,7 @@ pub(crate) fn chat_completion(meta: &Meta, snapshot: &Snapshot) -> Option<Vec<u8
                 message.logprobs.join(",")
             ));
         }
-        // The outcome says whether any choice has calls.
-        let reason = match reason {
-            "tool_calls" if several && message.calls.is_empty() => "stop",
-            reason => reason,
-        };
+        let reason = finish_reason(&outcome.ending, !message.calls.is_empty())?;
         out.push_str(&format!(r#","finish_reason":"{reason}"}}"#));
     }
     out.push(']');
@@ -130,11 +127,8 @@ impl Message {
                 self.content
                     .get_or_insert_default()
                     .push_str(inside(part, "text"));
-                self.annotations.extend(
-                    part.objects("annotations")
-                        .iter()
-                        .filter_map(chat_annotation),
-                );
+                self.annotations
+                    .extend(part.objects("annotations").iter().filter_map(annotation));
                 if let Some(tokens) = part.get("logprobs").map(complete_logprobs) {
                     let tokens = tokens.trim_start_matches('[').trim_end_matches(']');
                     self.logprobs
@@ -194,19 +188,4 @@ impl Message {
         }
         out.push('}');
     }
-}
-
-/// Returns the JSON-escaped id that the call's output refers to.
-fn call_id<'a>(item: &Members<'a>) -> &'a str {
-    [inside(item, "call_id"), inside(item, "id")]
-        .into_iter()
-        .find(|id| !id.is_empty())
-        .unwrap_or_default()
-}
-
-fn inside<'a>(members: &Members<'a>, name: &str) -> &'a str {
-    members
-        .get(name)
-        .and_then(json::string_inside)
-        .unwrap_or_default()
 }

@@ -4,11 +4,14 @@
 //! transport adapter. `[DONE]` and error payloads belong to the dialect, not to the framing.
 
 mod chat;
+mod chat_delta;
 mod completion;
+mod item_index;
 mod responses;
 mod text;
 
 pub(crate) use completion::chat_completion;
+pub(crate) use item_index::ItemIndex;
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,8 +21,10 @@ use bytes::BytesMut;
 use crate::model::event::{ItemHead, item_id};
 use crate::model::id::{GenerationId, Seq};
 use crate::model::json::Unescaper;
-use crate::model::record::{Content, CorruptRecord, KnownTemplate, RecordRef, Template};
-use crate::model::snapshot::{Meta, Snapshot};
+use crate::model::record::{
+    Content, CorruptRecord, FullRecord, KnownTemplate, RecordRef, Template,
+};
+use crate::model::snapshot::{Api, Meta, Snapshot};
 
 /// The JSON that a reader gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -88,6 +93,9 @@ pub(crate) trait View {
 
     /// Calls `f` with the snapshot of all events so far.
     fn with_snapshot<T>(&self, f: impl FnOnce(&Snapshot) -> T) -> T;
+
+    /// Calls `f` with the index of a Responses upstream's items, which all readers share.
+    fn item_index<T>(&self, f: impl FnOnce(&mut ItemIndex) -> T) -> T;
 }
 
 /// Adds the constant bytes of the responses dialect to a template. `head` is the head of the
@@ -103,6 +111,7 @@ pub(crate) fn known_template(
         .unwrap_or_default();
     responses::write_delta_middle(&id, template.target, &mut event_middle);
     KnownTemplate {
+        is_answer: text::is_answer(head, template.target),
         template,
         event_middle,
     }
@@ -168,6 +177,22 @@ impl Renderer {
         self.scratch.shrink_to(1024);
     }
 
+    /// Returns the event to read from, for a reader that is shown the events from `from` on.
+    ///
+    /// Chat chunks and bare text of a Responses upstream depend on earlier events. The first such
+    /// reader of a generation in a process reads the log from its start.
+    pub(crate) fn start(&self, view: &impl View, from: Seq) -> Seq {
+        if self.needs_index(view.meta()) {
+            from.min(view.item_index(|index| index.next()))
+        } else {
+            from
+        }
+    }
+
+    fn needs_index(&self, meta: &Meta) -> bool {
+        meta.api == Api::Responses && self.dialect != Dialect::Responses
+    }
+
     /// Appends the frames for the record's events from `from` on.
     pub(crate) fn render(
         &mut self,
@@ -196,7 +221,7 @@ impl Renderer {
                         None
                     }
                     Dialect::Text => {
-                        if known.template.target.plain {
+                        if known.is_answer {
                             let text = std::str::from_utf8(text).map_err(|_| CorruptRecord)?;
                             self.unescaper.push(text, &mut self.scratch);
                         }
@@ -214,11 +239,29 @@ impl Renderer {
                 }
                 Ok(Rendered::Open)
             }
-            Content::Full(full) => Ok(match self.dialect {
-                Dialect::Responses => self.responses(view, &full, record.first_seq, from, out),
-                Dialect::Chat => self.chat(view, &full, record, out),
-                Dialect::Text => self.text(view, &full, record.first_seq, from, out),
-            }),
+            Content::Full(full) => Ok(self.full(view, &full, record, from, out)),
+        }
+    }
+
+    fn full(
+        &mut self,
+        view: &impl View,
+        full: &FullRecord<'_>,
+        record: RecordRef<'_>,
+        from: Seq,
+        out: &mut BytesMut,
+    ) -> Rendered {
+        let first = record.first_seq;
+        if self.needs_index(view.meta()) {
+            view.item_index(|index| index.note(first, &full.events));
+        }
+        if record.next_seq() <= from {
+            return Rendered::Open;
+        }
+        match self.dialect {
+            Dialect::Responses => self.responses(view, full, first, from, out),
+            Dialect::Chat => self.chat(view, full, record, from, out),
+            Dialect::Text => self.text(view, full, first, from, out),
         }
     }
 }

@@ -304,7 +304,7 @@ fn write_event(
         }
         EventKind::End(outcome) => {
             let name = match outcome.ending {
-                Ending::Completed { .. } => "response.completed",
+                Ending::Completed => "response.completed",
                 Ending::Incomplete { .. } | Ending::Cancelled => "response.incomplete",
                 Ending::Failed(_) => "response.failed",
             };

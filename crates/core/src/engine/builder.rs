@@ -12,7 +12,8 @@ use super::persistence::Persistence;
 use super::{
     Engine, GenerationSource, HistoryLimits, Registry, Retention, Reuse, ReuseOptions, StoredSource,
 };
-use crate::log::{FlushOptions, Flusher, LogLimits, LogStore, MemoryAccount};
+use crate::log::{FlushOptions, Flusher, LogLimits, LogStore};
+use crate::model::account::{Account, Relief};
 use crate::upstream::Upstream;
 
 /// The terminal events of generations that are stopped are written within this time.
@@ -42,7 +43,7 @@ pub struct EngineBuilder {
 pub struct SharedEngine {
     pub(super) registry: Arc<Registry>,
     log_limits: LogLimits,
-    pub(super) account: MemoryAccount,
+    pub(super) account: Account,
     tasks: TaskTracker,
     grace: Duration,
     history_limits: HistoryLimits,
@@ -172,13 +173,16 @@ impl EngineBuilder {
     /// Builds the shared part. [`SharedEngine::engine`] makes an engine of it for each worker.
     #[must_use]
     pub fn build(self) -> SharedEngine {
-        let account = MemoryAccount::default();
+        let account = Account::new(self.retention.max_memory);
         let source = self.source.or_else(|| {
             let source = StoredSource::new(self.store.clone()?, self.store_wait);
             Some(Arc::new(source))
         });
+        let registry = Registry::new(self.retention, account.clone(), source);
+        let relief: Arc<dyn Relief> = registry.clone();
+        account.set_relief(Arc::downgrade(&relief));
         SharedEngine {
-            registry: Registry::new(self.retention, account.clone(), source),
+            registry,
             store: self.store,
             flush: self.flush,
             store_wait: self.store_wait,
@@ -256,9 +260,9 @@ impl SharedEngine {
         &self.tasks
     }
 
-    /// Counts the bytes of the logs.
+    /// Counts the memory of requests and answers.
     #[must_use]
-    pub fn account(&self) -> &MemoryAccount {
+    pub fn account(&self) -> &Account {
         &self.account
     }
 

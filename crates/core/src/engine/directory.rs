@@ -29,8 +29,6 @@ struct State {
     generations: HashMap<GenerationId, Entry>,
     keys: HashMap<(Owner, String), Keyed>,
     kept: Kept,
-    /// Bytes of ended generations, without their logs.
-    object_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -40,7 +38,8 @@ struct Entry {
     /// When the retention of its object began: at its end, or with a later turn that builds on it.
     kept_since: Option<Instant>,
     last_seq: Option<u64>,
-    weight: usize,
+    /// Bytes of its log, and of the rest, at its end.
+    sizes: (usize, usize),
     key: Option<(Owner, String)>,
 }
 
@@ -99,11 +98,6 @@ impl Directory {
     /// Number of generations that can be asked for.
     pub(super) fn len(&self) -> usize {
         self.state.lock().generations.len()
-    }
-
-    /// Bytes of ended generations, without their logs.
-    pub(super) fn object_bytes(&self) -> usize {
-        self.state.lock().object_bytes
     }
 
     /// The generations that have not ended.
@@ -297,7 +291,7 @@ impl Directory {
     /// still known.
     pub(super) fn note_end(&self, id: &GenerationId, now: Instant) -> Option<GenerationId> {
         let generation = self.get(id)?;
-        let weight = generation.memory_size();
+        let sizes = (generation.log().memory_size(), generation.memory_size());
         let last_seq = generation
             .tail()
             .ok()
@@ -308,13 +302,11 @@ impl Directory {
             if let (Some(ended), Some(since)) = (entry.ended, entry.kept_since) {
                 state.kept.remove_log(ended, id);
                 state.kept.remove_object(since, id);
-                state.object_bytes = state.object_bytes.saturating_sub(entry.weight);
             }
             entry.ended = Some(now);
             entry.kept_since = Some(now);
             entry.last_seq = last_seq;
-            entry.weight = weight;
-            state.object_bytes += weight;
+            entry.sizes = sizes;
             state.kept.insert(now, id);
         }
         generation.header().predecessor.clone()
@@ -337,13 +329,37 @@ impl Directory {
         expired
     }
 
-    /// Forgets what is oldest. Returns the generation whose log is to expire.
-    pub(super) fn take_oldest(&self) -> Option<Arc<Generation>> {
+    /// Forgets what is oldest until it held `bytes`, except for generations with readers. Returns
+    /// the generations whose log is to expire.
+    pub(super) fn take_oldest(&self, bytes: usize) -> Vec<Arc<Generation>> {
         let mut state = self.state.lock();
-        match state.kept.oldest()? {
-            Oldest::Log(id) => state.take_log(&id),
-            Oldest::Object(id) => state.take(&id),
+        let mut released = 0;
+        let (mut logs, mut objects) = (Vec::new(), Vec::new());
+        for oldest in state.kept.oldest() {
+            if released >= bytes {
+                break;
+            }
+            let (Oldest::Log(id) | Oldest::Object(id)) = oldest;
+            let Some(entry) = state.generations.get(id) else {
+                continue;
+            };
+            if entry.generation.is_held() {
+                continue;
+            }
+            match oldest {
+                Oldest::Log(id) => {
+                    released += entry.sizes.0;
+                    logs.push(id.clone());
+                }
+                Oldest::Object(id) => {
+                    released += entry.sizes.1;
+                    objects.push(id.clone());
+                }
+            }
         }
+        let mut taken: Vec<_> = logs.iter().filter_map(|id| state.take_log(id)).collect();
+        taken.extend(objects.iter().filter_map(|id| state.take(id)));
+        taken
     }
 }
 
@@ -356,7 +372,7 @@ impl Entry {
             ended: None,
             kept_since: None,
             last_seq: None,
-            weight: 0,
+            sizes: (0, 0),
             key,
         }
     }
@@ -390,7 +406,6 @@ impl State {
         let Some(entry) = self.generations.remove(id) else {
             return;
         };
-        self.object_bytes = self.object_bytes.saturating_sub(entry.weight);
         if let Some(ended) = entry.ended {
             self.kept.remove_log(ended, id);
         }

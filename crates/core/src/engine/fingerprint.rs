@@ -22,7 +22,7 @@ pub(super) fn fingerprint(request: &StartRequest) -> Fingerprint {
     let mut digest = Sha256::new();
     for part in [
         request.route.as_bytes(),
-        &request.fingerprint,
+        &request.fingerprint(),
         credential.as_ref().map_or(&[][..], |digest| digest),
     ] {
         digest.update((part.len() as u64).to_be_bytes());

@@ -55,7 +55,8 @@ use directory::Part;
 use persistence::Persistence;
 
 use crate::generation::Generation;
-use crate::log::{LogLimits, MemoryAccount};
+use crate::log::LogLimits;
+use crate::model::account::Account;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::id::{GenerationId, Owner};
 use crate::upstream::Upstream;
@@ -65,7 +66,7 @@ use crate::upstream::Upstream;
 pub struct Engine {
     registry: Arc<Registry>,
     log_limits: LogLimits,
-    account: MemoryAccount,
+    account: Account,
     upstream: Arc<dyn Upstream>,
     tasks: TaskTracker,
     grace: Duration,
@@ -105,6 +106,12 @@ impl Engine {
     #[must_use]
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    /// The account that counts the memory of requests and answers.
+    #[must_use]
+    pub fn account(&self) -> &Account {
+        &self.account
     }
 
     /// Returns the generation of this id, if it is this owner's. One of this process is found

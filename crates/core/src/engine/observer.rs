@@ -101,7 +101,7 @@ impl Drop for Observation {
     fn drop(&mut self) {
         let outcome = self.generation.outcome();
         let (status, code) = match outcome.as_ref().map(|outcome| &outcome.ending) {
-            Some(Ending::Completed { .. }) => (Status::Completed, None),
+            Some(Ending::Completed) => (Status::Completed, None),
             Some(Ending::Incomplete { .. }) => (Status::Incomplete, None),
             Some(Ending::Failed(failure)) => (Status::Failed, Some(failure.code.as_str())),
             Some(Ending::Cancelled) | None => (Status::Cancelled, None),

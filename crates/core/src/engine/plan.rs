@@ -3,10 +3,13 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::history::{History, no_response};
 use super::{Engine, StartRequest};
 use crate::generation::Work;
 use crate::log::LogHeader;
+use crate::model::account::{AccountKind, Charge};
 use crate::model::error::ApiError;
 use crate::model::id::{GenerationId, Owner};
 use crate::model::snapshot::{Api, Meta};
@@ -24,11 +27,18 @@ pub(super) struct Plan {
 }
 
 impl Engine {
-    /// Translates the request for the upstream that its model is routed to.
-    pub(super) async fn plan(&self, request: StartRequest) -> Result<Plan, ApiError> {
+    /// Translates the request for the upstream that its model is routed to. `inputs` counts what it
+    /// takes to start it, and grows by the earlier turns.
+    pub(super) async fn plan(
+        &self,
+        request: StartRequest,
+        inputs: &mut Charge,
+    ) -> Result<Plan, ApiError> {
         match &request.body {
             StreamRequest::Chat(chat) => self.plan_chat(chat, &request),
-            StreamRequest::Responses(responses) => self.plan_responses(responses, &request).await,
+            StreamRequest::Responses(responses) => {
+                self.plan_responses(responses, &request, inputs).await
+            }
         }
     }
 
@@ -43,6 +53,7 @@ impl Engine {
             }
         };
         let fields = chat.request_fields();
+        let body = self.account.hold(AccountKind::Requests, body);
         let mut work = work(&target, body, chat.n(), None, request);
         if !chat.stream() && target.api == Api::Chat {
             // The answer comes in one piece, so its first token is its last.
@@ -79,6 +90,7 @@ impl Engine {
         &self,
         responses: &ResponsesRequest,
         request: &StartRequest,
+        inputs: &mut Charge,
     ) -> Result<Plan, ApiError> {
         let previous = responses.previous_response_id();
         let predecessor = match &previous {
@@ -90,6 +102,10 @@ impl Engine {
             None => History::default(),
         };
         let items = history.items();
+        if !items.is_empty() {
+            let earlier: usize = items.iter().map(|item| item.get().len()).sum();
+            inputs.try_start(responses.memory_size() + earlier)?;
+        }
         let target = self
             .upstream
             .route(responses.model().as_deref(), request.client_key.as_ref())?;
@@ -102,6 +118,7 @@ impl Engine {
             .get("n")
             .and_then(|raw| raw.get().parse().ok())
             .unwrap_or(1);
+        let body = self.account.hold(AccountKind::Requests, body);
         let work = work(&target, body, choices, previous, request);
         let meta = meta(
             &target,
@@ -125,7 +142,7 @@ impl Engine {
 
 fn work(
     target: &Target,
-    body: Vec<u8>,
+    body: Bytes,
     choices: u32,
     previous_response_id: Option<String>,
     request: &StartRequest,
@@ -133,7 +150,7 @@ fn work(
     let upstream = UpstreamRequest {
         api: target.api,
         model: target.model.clone(),
-        body: body.into(),
+        body,
         headers: request.headers.clone(),
         endpoint: target.endpoint,
         reservation: target.reservation.clone(),

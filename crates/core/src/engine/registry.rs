@@ -12,12 +12,26 @@ use super::located::{GenerationSource, StoredGeneration};
 use super::retention::Retention;
 use super::stored_source::{no_answer, unreadable};
 use crate::generation::Generation;
-use crate::log::MemoryAccount;
-use crate::model::error::{ApiError, ErrorCode};
+use crate::model::account::{Account, Relief};
+use crate::model::error::ApiError;
 use crate::model::id::GenerationId;
 
 /// The time in which a stored generation must have been read.
 const RESTORE: Duration = Duration::from_secs(30);
+
+/// The part of the memory that kept answers leave free, as a divisor.
+const KEPT_FREE: usize = 4;
+/// What they leave free beside it where they may hold more than [`KEPT_LEAST`]: the allocator's own
+/// overhead for them.
+const KEPT_OVERHEAD: usize = 24 << 20;
+/// What they may hold in any case, up to the part above.
+const KEPT_LEAST: usize = 24 << 20;
+
+/// Returns the most bytes that may be committed while there are kept answers that can go.
+fn most_with_kept(limit: usize) -> usize {
+    let part = limit - limit / KEPT_FREE;
+    part.min(part.saturating_sub(KEPT_OVERHEAD).max(KEPT_LEAST))
+}
 
 /// The generations of all workers.
 #[derive(Debug)]
@@ -25,7 +39,7 @@ pub struct Registry {
     pub(super) directory: Arc<Directory>,
     pub(super) admission: Admission,
     pub(super) retention: Retention,
-    account: MemoryAccount,
+    account: Account,
 }
 
 /// A generation that is being written. Dropping it records its end in the registry.
@@ -43,12 +57,12 @@ impl Drop for Running {
 }
 
 impl Registry {
-    /// Returns an empty registry. `account` counts the bytes of the logs, and `source` knows of
+    /// Returns an empty registry. `account` counts what all generations hold, and `source` knows of
     /// generations that are not in this process.
     #[must_use]
     pub fn new(
         retention: Retention,
-        account: MemoryAccount,
+        account: Account,
         source: Option<Arc<dyn GenerationSource>>,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -77,16 +91,16 @@ impl Registry {
         self.len() == 0
     }
 
-    /// Bytes held by logs.
+    /// The account that counts what all generations hold.
     #[must_use]
-    pub fn log_bytes(&self) -> usize {
-        self.account.used()
+    pub fn account(&self) -> &Account {
+        &self.account
     }
 
-    /// Bytes held by logs and response objects.
+    /// Bytes held by requests and answers.
     #[must_use]
     pub fn used(&self) -> usize {
-        self.account.used() + self.directory.object_bytes()
+        self.account.used()
     }
 
     /// Refuses new generations from now on.
@@ -112,20 +126,9 @@ impl Registry {
         running.iter().for_each(|generation| generation.shut_down());
     }
 
-    /// Admits one more generation. Under memory pressure the oldest ended ones make room for it.
+    /// Admits one more generation. The account says whether there is memory for it.
     pub(super) fn admit(&self) -> Result<Permit, ApiError> {
-        let permit = self.admission.permit()?;
-        if self.used() >= self.retention.max_memory {
-            self.relieve();
-            if self.used() >= self.retention.max_memory {
-                let error = ApiError::new(
-                    ErrorCode::Overloaded,
-                    "The memory for streams is used up by those that are running.",
-                );
-                return Err(error.retry_after(Duration::from_secs(1)));
-            }
-        }
-        Ok(permit)
+        self.admission.permit()
     }
 
     pub(super) fn insert(
@@ -167,7 +170,7 @@ impl Registry {
             self.forget(id);
             return Ok(None);
         }
-        self.relieve();
+        self.shrink_kept();
         Ok(Some(known))
     }
 
@@ -195,17 +198,27 @@ impl Registry {
         expired
             .iter()
             .for_each(|generation| generation.log().expire());
-        self.relieve();
+        self.shrink_kept();
     }
 
-    /// Drops the oldest ended generations, of each the log first, until the bound holds.
-    fn relieve(&self) {
-        while self.used() > self.retention.max_memory {
-            let Some(oldest) = self.directory.take_oldest() else {
-                return;
-            };
-            tracing::warn!(generation = %oldest.meta().id, "dropped under memory pressure");
-            oldest.log().expire();
+    /// Lets what is kept give way before a start has to ask for it.
+    fn shrink_kept(&self) {
+        let most = most_with_kept(self.account.limit());
+        let excess = self.account.committed().saturating_sub(most);
+        if excess > 0 {
+            self.relieve(excess);
+        }
+    }
+}
+
+impl Relief for Registry {
+    /// Drops the oldest ended generations, of each the log first, until `bytes` are released. Those
+    /// that are read or waited for stay.
+    fn relieve(&self, bytes: usize) {
+        let dropped = self.directory.take_oldest(bytes);
+        for generation in dropped {
+            tracing::warn!(generation = %generation.meta().id, "dropped under memory pressure");
+            generation.log().expire();
         }
     }
 }

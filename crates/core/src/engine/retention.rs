@@ -14,7 +14,7 @@ pub struct Retention {
     pub events: Duration,
     /// How long the response object stays after its end.
     pub responses: Duration,
-    /// Most bytes of all logs and response objects together.
+    /// Most bytes of all requests and answers together, as the account counts them.
     pub max_memory: usize,
     /// Most generations that run at the same time.
     pub max_open: usize,
@@ -31,12 +31,12 @@ pub(super) struct Kept {
 }
 
 /// What goes first when memory is short.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Oldest {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Oldest<'a> {
     /// The log of this generation.
-    Log(GenerationId),
-    /// All of this generation: its log is gone already.
-    Object(GenerationId),
+    Log(&'a GenerationId),
+    /// The rest of this generation.
+    Object(&'a GenerationId),
 }
 
 // === impl Kept ===
@@ -83,15 +83,24 @@ impl Kept {
         due(&self.objects, now, kept)
     }
 
-    /// The oldest log, or the oldest object if its log is gone and no log is older.
+    /// What goes first when memory is short, oldest first: logs by their end, objects by the
+    /// begin of their retention. A generation's log goes before its object.
     ///
     /// If all logs went before any object, the objects, which stay for a day, would in the end
     /// leave no room for the logs of recent answers.
-    pub(super) fn oldest(&self) -> Option<Oldest> {
-        let object = self.objects.first()?;
-        Some(match self.logs.first() {
-            Some(log) if log <= object => Oldest::Log(log.1.clone()),
-            _ => Oldest::Object(object.1.clone()),
+    pub(super) fn oldest(&self) -> impl Iterator<Item = Oldest<'_>> {
+        let mut logs = self.logs.iter().peekable();
+        let mut objects = self.objects.iter().peekable();
+        std::iter::from_fn(move || {
+            let log_first = match (logs.peek(), objects.peek()) {
+                (Some(log), Some(object)) => log <= object,
+                (log, _) => log.is_some(),
+            };
+            if log_first {
+                logs.next().map(|log| Oldest::Log(&log.1))
+            } else {
+                objects.next().map(|object| Oldest::Object(&object.1))
+            }
         })
     }
 }

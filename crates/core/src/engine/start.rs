@@ -10,8 +10,9 @@ use super::follower::Follower;
 use super::observer::Observation;
 use super::reuse::{Freshness, Leader, Reused, Role};
 use super::{Engine, StartRequest};
-use crate::generation::{Generation, ReaderGuard, Writer, drain, drive};
+use crate::generation::{Generation, Holdings, ReaderGuard, Writer, drain, drive};
 use crate::log::{IdempotencyKey, LogHeader, LogTail};
+use crate::model::account::AccountKind;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::EventKind;
 use crate::model::snapshot::Api;
@@ -77,12 +78,15 @@ impl Engine {
             }
         };
         let permit = self.registry.admit()?;
+        let mut inputs = self.account.try_start(request.body.memory_size())?;
+        let typical = self.account.typical();
+        let reserved = self.account.try_charge(AccountKind::Reserved, typical)?;
         let freshness = request.freshness;
         let asked_in = match &request.body {
             StreamRequest::Chat(_) => Api::Chat,
             StreamRequest::Responses(_) => Api::Responses,
         };
-        let plan = self.plan(request).await?;
+        let plan = self.plan(request, &mut inputs).await?;
         let header = Arc::new(LogHeader {
             idempotency,
             ..plan.header
@@ -95,7 +99,8 @@ impl Engine {
             None => None,
         };
         let log = Arc::new(LogTail::new(self.log_limits, self.account.clone()));
-        let generation = Generation::new(header, log, self.grace);
+        let holdings = Holdings::new(inputs, reserved);
+        let generation = Generation::new(header, log, self.grace, holdings);
         // Attached before the task runs, so that the generation never has zero readers before the
         // first one reads.
         let guard = generation.attach();

@@ -1,5 +1,7 @@
 //! What an adapter hands to [`Engine::start`](super::Engine::start).
 
+use std::borrow::Cow;
+
 use secrecy::SecretString;
 
 use super::Freshness;
@@ -28,7 +30,7 @@ pub struct StartRequest {
     pub idempotency_key: Option<String>,
     /// The route of the request, such as `/v1/responses`.
     pub route: &'static str,
-    /// Tells a repetition from another request under the same key.
+    /// Tells a repetition from another request under the same key. Empty: the body does.
     pub fingerprint: Vec<u8>,
     /// Request headers that go to the upstream.
     pub headers: Vec<(String, String)>,
@@ -39,25 +41,31 @@ pub struct StartRequest {
 }
 
 impl StartRequest {
-    /// A request of this caller. The idempotency key is the body's, if it has one, and the
-    /// fingerprint is made of the body.
+    /// A request of this caller. The idempotency key is the body's, if it has one.
     #[must_use]
     pub fn new(body: StreamRequest, caller: Caller, route: &'static str) -> Self {
-        let (idempotency_key, fingerprint) = match &body {
-            StreamRequest::Chat(chat) => (None, chat.body().to_vec()),
-            StreamRequest::Responses(responses) => {
-                (responses.idempotency_key(), responses.fingerprint())
-            }
+        let idempotency_key = match &body {
+            StreamRequest::Chat(_) => None,
+            StreamRequest::Responses(responses) => responses.idempotency_key(),
         };
         Self {
             body,
             owner: caller.owner,
             idempotency_key,
             route,
-            fingerprint,
+            fingerprint: Vec::new(),
             headers: caller.headers,
             client_key: caller.client_key,
             freshness: Freshness::Any,
+        }
+    }
+
+    /// Returns the bytes that a repetition has in common with it.
+    pub(super) fn fingerprint(&self) -> Cow<'_, [u8]> {
+        if self.fingerprint.is_empty() {
+            self.body.fingerprint()
+        } else {
+            Cow::Borrowed(&self.fingerprint)
         }
     }
 

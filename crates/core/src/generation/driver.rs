@@ -112,7 +112,6 @@ async fn run(
             id: generation.meta().id.clone(),
             created_at: generation.meta().created_at,
             model: generation.meta().model.clone(),
-            include_usage: generation.meta().include_usage,
         })
     };
     records.set_history(generation.clone());
@@ -221,7 +220,7 @@ async fn run(
             }
             return None;
         };
-        let reusable = matches!(ending, Ending::Completed { .. } | Ending::Incomplete { .. });
+        let reusable = matches!(ending, Ending::Completed | Ending::Incomplete { .. });
         finish(writer, records, &mut translator, ending);
         return reusable.then_some(stream);
     }

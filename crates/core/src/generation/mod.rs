@@ -21,6 +21,7 @@
 mod control;
 mod driver;
 mod flush_source;
+mod holdings;
 mod render_cache;
 mod response_head;
 mod restore;
@@ -31,6 +32,7 @@ pub(crate) use control::FollowerGuard;
 pub use control::{ReaderGuard, Stop};
 pub use driver::Work;
 pub(crate) use driver::{drain, drive};
+pub use holdings::Holdings;
 pub use response_head::ResponseHead;
 pub use subscription::{EndOfStream, Subscription, SubscriptionError};
 pub(crate) use writer::Writer;
@@ -42,8 +44,9 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
-use crate::dialect::{self, View};
+use crate::dialect::{self, ItemIndex, View};
 use crate::log::{LogHeader, LogTail, Position, ReadError, ReadPosition, TailEnd};
+use crate::model::account::Account;
 use crate::model::event::{DeltaTarget, EventKind, Outcome};
 use crate::model::id::Seq;
 use crate::model::record::{Content, KnownTemplate, RecordBatch};
@@ -62,7 +65,11 @@ pub struct Generation {
     response_head: ResponseHead,
     ended: Notify,
     render_cache: RenderCache,
+    /// Made by the first reader that needs it.
+    item_index: Mutex<Option<Box<ItemIndex>>>,
     first_token: OnceLock<Duration>,
+    account: Account,
+    holdings: Mutex<Holdings>,
 }
 
 impl fmt::Debug for Generation {
@@ -76,11 +83,17 @@ impl fmt::Debug for Generation {
 
 impl Generation {
     /// Creates a generation without a writer. `grace` is how long it runs without a reader, unless
-    /// it is a background one.
+    /// it is a background one. `holdings` counts what it holds beside its log.
     #[must_use]
-    pub fn new(header: Arc<LogHeader>, log: Arc<LogTail>, grace: Duration) -> Arc<Self> {
+    pub fn new(
+        header: Arc<LogHeader>,
+        log: Arc<LogTail>,
+        grace: Duration,
+        mut holdings: Holdings,
+    ) -> Arc<Self> {
+        holdings.set_inputs(header.input_size());
         let control = Control::new((!header.meta.background).then_some(grace));
-        Arc::new(Self {
+        let generation = Arc::new(Self {
             header,
             log,
             templates: RwLock::default(),
@@ -89,8 +102,13 @@ impl Generation {
             response_head: ResponseHead::default(),
             ended: Notify::new(),
             render_cache: RenderCache::default(),
+            item_index: Mutex::default(),
             first_token: OnceLock::new(),
-        })
+            account: holdings.account().clone(),
+            holdings: Mutex::new(holdings),
+        });
+        generation.count_growth();
+        generation
     }
 
     /// What is known at its start.
@@ -321,10 +339,43 @@ impl Generation {
         }
     }
 
+    /// Counts what it holds now. Called each time that it has grown by some KiB.
+    pub(crate) fn count_growth(&self) {
+        let (mut object, log) = (self.object_size(), self.log.memory_size());
+        if self.meta().api == Api::Responses {
+            // The translator folds the items as well.
+            object += log;
+        }
+        self.holdings.lock().grow(object, log);
+    }
+
+    /// Counts what a restored generation holds.
+    fn count_restored(&self) {
+        let object = self.object_size();
+        self.holdings.lock().set_object(object);
+    }
+
+    /// Counts what it holds after its end.
+    pub(crate) fn count_end(&self) {
+        let (object, log) = (self.object_size(), self.log.memory_size());
+        self.holdings.lock().settle(object, log);
+    }
+
+    /// The account that counts it.
+    #[must_use]
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
     /// Bytes that it holds beside its log's records, including its registry entry. An estimate that
     /// memory limits rely on.
     #[must_use]
     pub fn memory_size(&self) -> usize {
+        self.object_size() + self.header.input_size()
+    }
+
+    /// As [`Generation::memory_size`], without the items of the conversation.
+    fn object_size(&self) -> usize {
         let templates: usize = self
             .templates
             .read()
@@ -332,12 +383,15 @@ impl Generation {
             .map(|known| known.template.memory_size() + known.event_middle.capacity() + 160)
             .sum();
         let head = self.response_head.memory_size();
-        size_of::<Self>()
-            + size_of::<LogHeader>()
-            + OVERHEAD
-            + self.header.memory_size()
+        size_of::<Self>() + size_of::<LogHeader>() + OVERHEAD + self.header.memory_size()
+            - self.header.input_size()
             + head
             + self.snapshot.lock().memory_size()
+            + self
+                .item_index
+                .lock()
+                .as_ref()
+                .map_or(0, |index| size_of::<ItemIndex>() + index.memory_size())
             + templates
     }
 
@@ -402,6 +456,10 @@ impl View for Generation {
 
     fn with_snapshot<T>(&self, f: impl FnOnce(&Snapshot) -> T) -> T {
         Self::with_snapshot(self, f)
+    }
+
+    fn item_index<T>(&self, f: impl FnOnce(&mut ItemIndex) -> T) -> T {
+        f(self.item_index.lock().get_or_insert_default())
     }
 }
 

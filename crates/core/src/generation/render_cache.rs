@@ -10,11 +10,14 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::dialect::{Dialect, Rendered};
+use crate::model::account::{Account, AccountKind, Charge};
 use crate::model::id::Seq;
 
 /// The most entries and bytes that are kept.
 const MAX_ENTRIES: usize = 16;
 const MAX_BYTES: usize = 128 * 1024;
+/// The steps in which the account is told of the size.
+const COUNT_STEP: usize = 4 * 1024;
 
 /// A dialect, and the key of a framing that writes the same bytes for every reader.
 pub(crate) type RenderKey = (Dialect, &'static str);
@@ -39,6 +42,7 @@ pub(crate) struct RenderCache(Mutex<Entries>);
 struct Entries {
     entries: VecDeque<RenderEntry>,
     bytes: usize,
+    charge: Option<Charge>,
 }
 
 impl RenderCache {
@@ -52,7 +56,7 @@ impl RenderCache {
             .cloned()
     }
 
-    pub(crate) fn put(&self, entry: RenderEntry) {
+    pub(crate) fn put(&self, entry: RenderEntry, account: &Account) {
         let mut cache = self.0.lock();
         cache.bytes += entry.bytes.len();
         cache.entries.push_back(entry);
@@ -61,6 +65,13 @@ impl RenderCache {
                 break;
             };
             cache.bytes -= oldest.bytes.len();
+        }
+        let counted = cache.bytes / COUNT_STEP * COUNT_STEP;
+        match &mut cache.charge {
+            Some(charge) if charge.bytes() == counted => {}
+            Some(charge) => charge.resize(counted),
+            None if counted == 0 => {}
+            None => cache.charge = Some(account.charge(AccountKind::Frames, counted)),
         }
     }
 

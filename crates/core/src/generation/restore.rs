@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::writer::ended_before_head;
-use super::{Generation, Writer};
+use super::{Generation, Holdings, Writer};
 use crate::dialect::known_template;
-use crate::log::{Epoch, LogStore, LogTail, MemoryAccount, ReadPosition, StoreError, StoredLog};
+use crate::log::{Epoch, LogStore, LogTail, ReadPosition, StoreError, StoredLog};
+use crate::model::account::{Account, AccountKind};
 use crate::model::error::ApiError;
 use crate::model::event::{Ending, EventKind};
 use crate::model::id::{GenerationId, Seq};
@@ -22,7 +23,7 @@ const TERMINAL_SKIP: u64 = 2;
 
 impl Generation {
     /// Reads a stored log as a whole and returns its generation, which has no writer. It renders as
-    /// the one that wrote the log did. `account` counts the bytes of its records.
+    /// the one that wrote the log did. `account` counts what it holds.
     ///
     /// Of the upstream's response only the body is stored, so the restored one has no headers.
     ///
@@ -32,10 +33,10 @@ impl Generation {
     pub async fn restore(
         store: &dyn LogStore,
         id: &GenerationId,
-        account: MemoryAccount,
+        account: Account,
     ) -> Result<Arc<Self>, StoreError> {
         let stored = store.open(id).await?;
-        let log = LogTail::restored(stored.epoch_ends.clone(), account);
+        let log = LogTail::restored(stored.epoch_ends.clone(), account.clone());
         let mut folder = Folder::new(&stored);
         // The log may go on while it is read. What is newer than the opened state is left out.
         while folder.end < stored.end {
@@ -52,12 +53,18 @@ impl Generation {
             let sealed = log.seal(log.epoch(), &nothing);
             sealed.map_err(|_| StoreError::Corrupt)?;
         }
-        let generation = Self::new(stored.header.clone(), Arc::new(log), Duration::ZERO);
+        let holdings = Holdings::new(
+            account.charge(AccountKind::Inputs, 0),
+            account.charge(AccountKind::Reserved, 0),
+        );
+        let header = stored.header.clone();
+        let generation = Self::new(header, Arc::new(log), Duration::ZERO, holdings);
         if let Some(head) = folder.response_head() {
             generation.response_head.set(head);
         }
         *generation.templates.write() = folder.templates;
         *generation.snapshot.lock() = folder.snapshot;
+        generation.count_restored();
         Ok(generation)
     }
 

@@ -13,11 +13,16 @@ use super::render_cache::{RenderEntry, RenderKey};
 use super::{Generation, READ_BYTES};
 use crate::dialect::{Dialect, Framing, Rendered, Renderer};
 use crate::log::{LogReader, ReadError};
+use crate::model::account::{AccountKind, Charge};
 use crate::model::id::Seq;
 use crate::model::record::{BatchPosition, RecordBatch};
 
 /// The size at which one poll stops adding records.
 const POLL_BYTES: usize = 64 * 1024;
+/// Frames that a poll returned are counted from this size on.
+const COUNT_FROM: usize = 4 * 1024;
+/// Bytes of records that one poll reads without a frame for the reader. Then others run.
+const SILENT_BYTES: usize = 256 * 1024;
 
 /// Why a reader stops before the end of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,6 +66,8 @@ pub struct Subscription {
     end: EndOfStream,
     failed: Option<SubscriptionError>,
     out: BytesMut,
+    /// Counts the frames of the last poll until the next one: the reader is writing them.
+    charge: Option<Charge>,
 }
 
 impl Subscription {
@@ -68,11 +75,13 @@ impl Subscription {
     /// a reader in between.
     #[must_use]
     pub fn new(guard: ReaderGuard, from: Seq, dialect: Dialect, framing: Arc<dyn Framing>) -> Self {
-        let reader = LogReader::new(guard.generation().log().clone(), from);
+        let renderer = Renderer::new(dialect, framing);
+        let start = renderer.start(&**guard.generation(), from);
+        let reader = LogReader::new(guard.generation().log().clone(), start);
         Self {
             guard,
             reader,
-            renderer: Renderer::new(dialect, framing),
+            renderer,
             batch: RecordBatch::default(),
             at: BatchPosition::default(),
             from,
@@ -80,6 +89,7 @@ impl Subscription {
             end: EndOfStream::Open,
             failed: None,
             out: BytesMut::new(),
+            charge: None,
         }
     }
 
@@ -106,6 +116,10 @@ impl Subscription {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, SubscriptionError>>> {
+        if self.charge.is_some() {
+            self.charge = None;
+        }
+        let mut silent = 0;
         loop {
             if let Some(error) = self.failed.take() {
                 self.end = EndOfStream::Reached;
@@ -115,6 +129,10 @@ impl Subscription {
                 return Poll::Ready(None);
             }
             if self.batch.is_end(self.at) {
+                if silent >= SILENT_BYTES {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 if self.unplaced && self.is_lost() {
                     match self.reset() {
                         Some(reset) => return Poll::Ready(Some(Ok(reset))),
@@ -152,7 +170,7 @@ impl Subscription {
                         }
                         continue;
                     }
-                    Poll::Ready(Ok(_)) if self.unplaced => {
+                    Poll::Ready(Ok(_)) if self.unplaced && self.batch.end_seq() > self.from => {
                         // The next epoch may have begun since the position was looked at.
                         if self.is_lost() {
                             self.reader.seek(self.from);
@@ -164,9 +182,15 @@ impl Subscription {
                     }
                     Poll::Ready(Ok(_)) => {}
                 }
+                silent += self.batch.byte_len();
             }
             let bytes = self.render();
             if !bytes.is_empty() {
+                if bytes.len() >= COUNT_FROM {
+                    let held = bytes.len() + self.batch.byte_len();
+                    let account = self.guard.generation().account();
+                    self.charge = Some(account.charge(AccountKind::Frames, held));
+                }
                 return Poll::Ready(Some(Ok(bytes)));
             }
         }
@@ -192,7 +216,8 @@ impl Subscription {
         }
         let (seq, event) = generation.reset_event();
         self.from = seq.next();
-        self.reader.seek(self.from);
+        self.reader
+            .seek(self.renderer.start(&*generation, self.from));
         self.renderer
             .reset(&generation.meta().id, seq, &event, &mut self.out);
         Some(self.out.split().freeze())
@@ -206,7 +231,8 @@ impl Subscription {
             return Bytes::new();
         };
         let first = record.first_seq;
-        let key = self.key().filter(|_| self.from <= first);
+        // Frames may have numbers that the record skips.
+        let key = self.key().filter(|_| self.from <= record.start_seq());
         // An entry that goes further than this reader has read would be returned, and its end read
         // again.
         let read = self.batch.end_seq();
@@ -244,13 +270,14 @@ impl Subscription {
         self.note(rendered);
         let bytes = self.out.split().freeze();
         if let Some(key) = key {
-            generation.render_cache().put(RenderEntry {
+            let entry = RenderEntry {
                 key,
                 first,
                 next,
                 bytes: bytes.clone(),
                 rendered,
-            });
+            };
+            generation.render_cache().put(entry, generation.account());
         }
         bytes
     }

@@ -35,7 +35,15 @@ pub(crate) struct Writer {
     /// Told of every batch, if a store has the log as well.
     flush: Option<FlushHandle>,
     done: bool,
+    /// Bytes appended so far.
+    appended: usize,
+    /// The bytes at which the account is told of the growth next.
+    count_at: usize,
 }
+
+/// Steps in which the account is told of a generation's growth: it doubles up to the largest.
+const COUNT_FROM: usize = 8 * 1024;
+const COUNT_STEP: usize = 64 * 1024;
 
 /// A decoded record, as the snapshot takes it.
 enum Update<'a> {
@@ -65,6 +73,8 @@ impl Writer {
             generation,
             flush: None,
             done: false,
+            appended: 0,
+            count_at: COUNT_FROM,
         }
     }
 
@@ -101,7 +111,12 @@ impl Writer {
             self.apply(&mut snapshot, updates);
         }
         self.mark();
+        self.appended += records.batch().byte_len();
         records.clear();
+        if self.appended >= self.count_at {
+            self.count_at = self.appended + self.appended.min(COUNT_STEP);
+            self.generation.count_growth();
+        }
         Ok(())
     }
 
@@ -194,6 +209,7 @@ impl Writer {
         self.generation
             .response_head()
             .set(Err(ended_before_head()));
+        self.generation.count_end();
         self.generation.notify_ended();
     }
 
@@ -258,7 +274,9 @@ mod tests {
     use futures::FutureExt as _;
 
     use super::*;
-    use crate::log::{LogHeader, LogLimits, LogTail, MemoryAccount};
+    use crate::generation::Holdings;
+    use crate::log::{LogHeader, LogLimits, LogTail};
+    use crate::model::account::Account;
     use crate::model::event::{DeltaKind, DeltaTarget, ItemHead, PartKind};
     use crate::model::id::{GenerationId, Owner};
     use crate::model::snapshot::{Api, Meta, Status};
@@ -268,7 +286,7 @@ mod tests {
             bytes: 1 << 28,
             events: 1 << 20,
         };
-        let log = Arc::new(LogTail::new(limits, MemoryAccount::default()));
+        let log = Arc::new(LogTail::new(limits, Account::default()));
         let meta = Meta {
             id: GenerationId::random(),
             owner: Owner::Anonymous,
@@ -281,7 +299,8 @@ mod tests {
             include_usage: false,
         };
         let header = Arc::new(LogHeader::new(meta, "scripted"));
-        Writer::new(Generation::new(header, log, Duration::ZERO))
+        let holdings = Holdings::uncounted();
+        Writer::new(Generation::new(header, log, Duration::ZERO, holdings))
     }
 
     /// A writer that has appended the start of an answer, and its records.
@@ -306,7 +325,6 @@ mod tests {
             item: 0,
             part: 0,
             kind: DeltaKind::Text,
-            plain: true,
         };
         records.text(target, text, None);
         records.record(None);

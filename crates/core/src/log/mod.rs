@@ -32,7 +32,6 @@
 
 mod flusher;
 mod header;
-mod memory_account;
 mod memory_store;
 mod reader;
 mod segment;
@@ -43,7 +42,6 @@ mod wakers;
 pub use crate::model::id::Epoch;
 pub use flusher::{FlushHandle, FlushOptions, FlushSource, Flusher, Released};
 pub use header::{HEADER_VERSION, HeaderError, IdempotencyKey, LogHeader};
-pub use memory_account::MemoryAccount;
 pub use memory_store::MemoryStore;
 pub use reader::{LogReader, ReadPosition};
 pub use store::{

@@ -9,9 +9,10 @@ use parking_lot::lock_api::{Mutex, RawMutex};
 use super::segment::{LargeRecords, Segments, Spot};
 use super::wakers::Readers;
 use super::{
-    AppendError, BlockRange, Epoch, LogLimits, MemoryAccount, Position, ReadError, ReadPosition,
-    ReaderSlot, TailEnd,
+    AppendError, BlockRange, Epoch, LogLimits, Position, ReadError, ReadPosition, ReaderSlot,
+    TailEnd,
 };
+use crate::model::account::{Account, AccountKind, Charge};
 use crate::model::id::Seq;
 use crate::model::record::RecordBatch;
 
@@ -21,7 +22,6 @@ use crate::model::record::RecordBatch;
 /// model checker can explore the interleavings.
 pub struct LogTail<R: RawMutex = parking_lot::RawMutex> {
     limits: LogLimits,
-    account: MemoryAccount,
     state: Mutex<R, State>,
 }
 
@@ -34,7 +34,6 @@ impl<R: RawMutex> fmt::Debug for LogTail<R> {
     }
 }
 
-#[derive(Default)]
 struct State {
     segments: Segments,
     /// The end of the last record.
@@ -47,8 +46,8 @@ struct State {
     /// The end of what a store has.
     committed: Spot,
     committed_bytes: usize,
-    /// The size that the account has for this log.
-    accounted: usize,
+    /// Counts its bytes.
+    charge: Charge,
     readers: Readers,
 }
 
@@ -62,7 +61,7 @@ struct Copied {
 impl LogTail {
     /// Creates an empty log. Limits are capped at [`LogLimits::MAX_EVENTS`].
     #[must_use]
-    pub fn new(limits: LogLimits, account: MemoryAccount) -> Self {
+    pub fn new(limits: LogLimits, account: Account) -> Self {
         Self::with_lock(limits, account)
     }
 }
@@ -70,21 +69,31 @@ impl LogTail {
 impl<R: RawMutex> LogTail<R> {
     /// As [`LogTail::new`], with another type of lock.
     #[must_use]
-    pub fn with_lock(limits: LogLimits, account: MemoryAccount) -> Self {
+    pub fn with_lock(limits: LogLimits, account: Account) -> Self {
         let limits = LogLimits {
             events: limits.events.min(LogLimits::MAX_EVENTS),
             ..limits
         };
         Self {
             limits,
-            account,
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                segments: Segments::default(),
+                next: Seq::default(),
+                epoch: Epoch::default(),
+                epoch_ends: Vec::new(),
+                sealed: false,
+                expired: false,
+                committed: Spot::default(),
+                committed_bytes: 0,
+                charge: account.charge(AccountKind::Logs, 0),
+                readers: Readers::default(),
+            }),
         }
     }
 
     /// Creates the log of a store, with these ends of its earlier epochs. Its records are
     /// [loaded](LogTail::load) before it is shared. It has no limits.
-    pub(crate) fn restored(epoch_ends: Vec<Seq>, account: MemoryAccount) -> Self {
+    pub(crate) fn restored(epoch_ends: Vec<Seq>, account: Account) -> Self {
         let limits = LogLimits {
             bytes: usize::MAX,
             events: u64::MAX,
@@ -104,7 +113,7 @@ impl<R: RawMutex> LogTail<R> {
         let mut state = self.state.lock();
         state.segments.append(batch, large);
         state.next = batch.end_seq();
-        state.account(&self.account);
+        state.account();
         drop(state);
         self.commit(batch.end_seq());
     }
@@ -156,7 +165,7 @@ impl<R: RawMutex> LogTail<R> {
             state.sealed = true;
             state.segments.shrink();
         }
-        state.account(&self.account);
+        state.account();
         let wakers = state.readers.take();
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
@@ -170,7 +179,7 @@ impl<R: RawMutex> LogTail<R> {
         let segments = std::mem::take(&mut state.segments);
         state.committed = Spot::default();
         state.committed_bytes = 0;
-        state.account(&self.account);
+        state.account();
         let wakers = state.readers.take();
         drop(state);
         drop(segments);
@@ -402,11 +411,10 @@ impl State {
         self.segments.memory_size() + self.epoch_ends.capacity() * size_of::<Seq>()
     }
 
-    fn account(&mut self, account: &MemoryAccount) {
+    fn account(&mut self) {
         let size = self.memory_size();
-        if size != self.accounted {
-            account.resize(self.accounted, size);
-            self.accounted = size;
+        if size != self.charge.bytes() {
+            self.charge.resize(size);
         }
     }
 
@@ -443,11 +451,5 @@ impl Copied {
             out.extend_framed(&large, out.end_seq());
         }
         self.end
-    }
-}
-
-impl<R: RawMutex> Drop for LogTail<R> {
-    fn drop(&mut self) {
-        self.account.resize(self.state.get_mut().accounted, 0);
     }
 }

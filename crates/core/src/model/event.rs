@@ -150,6 +150,11 @@ impl ItemHead {
         }
     }
 
+    /// Returns true for a message of the first choice, whose text is the bare answer.
+    pub(crate) fn is_first_message(&self) -> bool {
+        matches!(self, Self::Message { choice: 0 })
+    }
+
     /// Returns the memory that the head holds beside its own size, in bytes.
     pub(crate) fn memory_size(&self) -> usize {
         match self {
@@ -197,8 +202,6 @@ pub struct DeltaTarget {
     pub part: u32,
     /// The kind of delta.
     pub kind: DeltaKind,
-    /// Whether the text dialect shows it: text or refusal of the first choice.
-    pub plain: bool,
 }
 
 /// The kinds of delta.
@@ -223,8 +226,6 @@ pub struct Relayed {
     pub name: String,
     /// The event's JSON, with `sequence_number`, `response.id` and `previous_response_id` replaced.
     pub json: String,
-    /// What a chat client gets for it.
-    pub chat: ChatHint,
 }
 
 impl Relayed {
@@ -232,74 +233,6 @@ impl Relayed {
     pub(crate) fn is_delta(&self) -> bool {
         self.name.ends_with(".delta")
     }
-}
-
-/// What a chat client gets for a relayed Responses event. The translator computes it once, since it
-/// depends on earlier events.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ChatHint {
-    /// Nothing.
-    Nothing,
-    /// The first chunk, with the role.
-    Role,
-    /// A piece of text; `plain` as in [`DeltaTarget`].
-    Text {
-        /// The text, JSON-escaped.
-        text: String,
-        /// Whether the text dialect shows it.
-        plain: bool,
-        /// The log probabilities as a raw JSON array, if the upstream sent any.
-        logprobs: Option<String>,
-    },
-    /// A piece of a refusal.
-    Refusal {
-        /// The text, JSON-escaped.
-        text: String,
-        /// Whether the text dialect shows it.
-        plain: bool,
-    },
-    /// A piece of reasoning.
-    Reasoning(String),
-    /// The start of a function call.
-    CallAdded {
-        /// The call's index among all calls.
-        index: u32,
-        /// The call's id, JSON-escaped.
-        call_id: String,
-        /// The function's name, JSON-escaped.
-        name: String,
-        /// The JSON-escaped arguments: empty, or complete.
-        arguments: String,
-    },
-    /// A piece of a call's arguments.
-    CallArguments {
-        /// The call's index among all calls.
-        index: u32,
-        /// The piece, JSON-escaped.
-        text: String,
-    },
-    /// An annotation, raw JSON in chat's shape.
-    Annotation(String),
-    /// An image: its base64 data, JSON-escaped.
-    Image(String),
-    /// The start of a call of a custom tool.
-    CustomCallAdded {
-        /// The call's index among all calls.
-        index: u32,
-        /// The call's id, JSON-escaped.
-        call_id: String,
-        /// The tool's name, JSON-escaped.
-        name: String,
-        /// The JSON-escaped input: empty, or complete.
-        input: String,
-    },
-    /// A piece of a custom call's input.
-    CustomCallInput {
-        /// The call's index among all calls.
-        index: u32,
-        /// The piece, JSON-escaped.
-        text: String,
-    },
 }
 
 /// How a generation ended.
@@ -319,10 +252,7 @@ pub struct Outcome {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ending {
     /// `response.completed`
-    Completed {
-        /// Whether the chat `finish_reason` is `tool_calls`, for chat chunks made from events.
-        tool_calls: bool,
-    },
+    Completed,
     /// `response.incomplete` with `max_output_tokens` or `content_filter`.
     Incomplete {
         /// The reason as Open Responses spells it.
@@ -386,12 +316,6 @@ impl fmt::Debug for Relayed {
             .field("name", &self.name)
             .field("bytes", &self.json.len())
             .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for ChatHint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ChatHint").finish_non_exhaustive()
     }
 }
 

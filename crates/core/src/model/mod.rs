@@ -2,6 +2,7 @@
 //!
 //! Modules of this folder do no I/O and import no other folder.
 
+pub mod account;
 pub mod error;
 pub mod event;
 pub mod gauge;

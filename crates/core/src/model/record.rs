@@ -16,6 +16,10 @@ pub use batch::{BatchPosition, RecordBatch, RecordRef, Records};
 pub use template::Template;
 pub(crate) use template::{Holes, KnownTemplate};
 
+/// The numbers that a terminal event skips if chat readers get a finish chunk and a usage chunk made
+/// from it.
+pub(crate) const CLOSING_NUMBERS: u64 = 2;
+
 /// A record that is stored in full.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct FullRecord<'a> {
@@ -140,7 +144,6 @@ mod tests {
             item: 0,
             part: 0,
             kind: DeltaKind::Text,
-            plain: true,
         }
     }
 

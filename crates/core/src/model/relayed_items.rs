@@ -313,3 +313,26 @@ fn part_type(delta: &str) -> &'static str {
         _ => "output_text",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_size_includes_texts() {
+        let mut items = RelayedItems::default();
+        let added = r#"{"item":{"type":"message","content":[{"type":"output_text","text":""}]}}"#;
+        items.apply(
+            "response.output_item.added",
+            0,
+            &serde_json::from_str(added).unwrap(),
+        );
+        let empty = items.memory_size();
+        let delta = format!(r#"{{"content_index":0,"delta":"{}"}}"#, "x".repeat(1000));
+        for _ in 0..100 {
+            let members = serde_json::from_str(&delta).unwrap();
+            items.apply("response.output_text.delta", 0, &members);
+        }
+        assert!(items.memory_size() >= empty + 100_000);
+    }
+}

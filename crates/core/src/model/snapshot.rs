@@ -338,7 +338,7 @@ impl Snapshot {
             EventKind::Relayed(_) => {}
             EventKind::End(outcome) => {
                 self.status = match outcome.ending {
-                    Ending::Completed { .. } => Status::Completed,
+                    Ending::Completed => Status::Completed,
                     Ending::Incomplete { .. } => Status::Incomplete,
                     Ending::Failed(_) => Status::Failed,
                     Ending::Cancelled => Status::Cancelled,
@@ -446,6 +446,16 @@ impl Snapshot {
     /// Returns the head of an item.
     pub(crate) fn head(&self, item: u32) -> Option<&ItemHead> {
         self.items.get(item as usize).map(|item| &*item.head)
+    }
+
+    /// Returns true if the answer has a call of a function or a custom tool.
+    pub(crate) fn has_calls(&self) -> bool {
+        self.items.iter().any(|item| {
+            matches!(
+                *item.head,
+                ItemHead::FunctionCall { .. } | ItemHead::CustomToolCall { .. }
+            )
+        })
     }
 
     /// Returns a part's kind and its JSON-escaped text.
@@ -735,7 +745,7 @@ impl ResponseObject<'_> {
         push(",\"completed_at\":");
         match outcome {
             Some(Outcome {
-                ending: Ending::Completed { .. },
+                ending: Ending::Completed,
                 at,
                 ..
             }) => push(itoa::Buffer::new().format(*at)),

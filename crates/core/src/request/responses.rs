@@ -84,6 +84,15 @@ impl ResponsesRequest {
         &self.raw
     }
 
+    /// Returns the bytes that it holds.
+    #[must_use]
+    pub fn memory_size(&self) -> usize {
+        let members = self.raw.iter();
+        let members = members.map(|(name, raw)| name.len() + raw.get().len() + 40);
+        let ids = self.item_ids.iter().map(|id| id.capacity() + 24);
+        members.sum::<usize>() + ids.sum::<usize>()
+    }
+
     /// The requested model.
     #[must_use]
     pub fn model(&self) -> Option<String> {

@@ -1,5 +1,7 @@
 //! The body of `/v1/streams`, which may be of either dialect.
 
+use std::borrow::Cow;
+
 use super::chat::ChatRequest;
 use super::responses::{ResponsesRequest, both_dialects};
 use crate::model::error::{ApiError, ErrorCode};
@@ -32,6 +34,23 @@ impl StreamRequest {
                 let message = "Missing required parameter: 'input' (for a responses request) or 'messages' (for a chat request).";
                 Err(ApiError::new(ErrorCode::MissingParameter, message).param("input"))
             }
+        }
+    }
+
+    /// Returns the bytes that it holds.
+    #[must_use]
+    pub fn memory_size(&self) -> usize {
+        match self {
+            Self::Chat(chat) => chat.body().len(),
+            Self::Responses(responses) => responses.memory_size(),
+        }
+    }
+
+    /// Returns the bytes that two requests under one idempotency key must have in common.
+    pub(crate) fn fingerprint(&self) -> Cow<'_, [u8]> {
+        match self {
+            Self::Chat(chat) => chat.body().into(),
+            Self::Responses(responses) => responses.fingerprint().into(),
         }
     }
 }

@@ -140,7 +140,8 @@ pub struct Streams {
     /// Time for which the response object of a finished stream is kept.
     #[serde(with = "duration")]
     pub retain_responses: Duration,
-    /// Memory for all logs and response objects. Beyond it the oldest finished ones are removed.
+    /// Memory for all requests and answers, from the first byte of a body on. The oldest finished
+    /// answers are removed first. Past it requests are refused.
     #[serde(with = "size")]
     pub max_memory: usize,
     /// Memory for the log of one stream. [`Streams::max_stream_bytes`] caps it at `max_memory`.

@@ -3,12 +3,13 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::generation::ReaderGuard;
+use tokenwire_core::model::account::AccountKind;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::event::Ending;
 use tokenwire_core::request::{ChatRequest, StreamRequest};
 use tokenwire_sse::{SseFraming, last_event_id};
 
-use super::inbound::{ContentType, body, discard_body, idempotency_key, start_request};
+use super::inbound::{ContentType, Received, body, discard_body, idempotency_key, start_request};
 use super::outbound::{
     HttpError, committed, error_response, json, located, marked, of_generation,
     open_error_response, resumed,
@@ -27,19 +28,15 @@ pub(super) async fn create(
         discard_body(payload, service.config.limits.body).await;
         return resumed(&service, &cursor, &reader).await;
     }
-    let bytes = body(
-        &request,
-        payload,
-        ContentType::Json,
-        service.config.limits.body,
-    )
-    .await?;
+    let Received { bytes, charge } = body(&request, payload, ContentType::Json, &service).await?;
     let chat = ChatRequest::parse(&bytes)?;
+    drop(bytes);
     let stream = chat.stream();
     let key = idempotency_key(&request, None)?;
     let body = StreamRequest::Chat(chat);
     let start = start_request(&request, &service, body, "/v1/chat/completions", key);
     let started = service.engine.start(start).await?;
+    drop(charge);
     let response = if stream {
         committed(&service, started.guard, &reader).await?
     } else {
@@ -60,7 +57,7 @@ async fn whole(guard: ReaderGuard) -> HttpResponse {
         None => None,
     };
     match generation.outcome().map(|outcome| outcome.ending.clone()) {
-        Some(Ending::Completed { .. } | Ending::Incomplete { .. }) => {
+        Some(Ending::Completed | Ending::Incomplete { .. }) => {
             let Some(completion) = generation.chat_completion() else {
                 let error = ApiError::new(
                     ErrorCode::UpstreamMalformed,
@@ -68,6 +65,7 @@ async fn whole(guard: ReaderGuard) -> HttpResponse {
                 );
                 return located(id, error_response(&error));
             };
+            let completion = generation.account().hold(AccountKind::Frames, completion);
             json(&mut of_generation(id, head.as_ref()), completion)
         }
         ending => located(id, error_response(&super::responses::ending_error(ending))),

@@ -7,6 +7,7 @@ use actix_web::web::Payload;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use tokenwire_core::engine::{Cursor, Freshness, StartRequest};
+use tokenwire_core::model::account::{AccountKind, Charge};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::GenerationId;
 use tokenwire_core::request::{StreamRequest, check_idempotency_key};
@@ -24,16 +25,29 @@ pub(crate) enum ContentType {
     Any,
 }
 
+/// A body that was read.
+pub(crate) struct Received {
+    pub(crate) bytes: Bytes,
+    /// Counts the body, and after it the request that was parsed from it, until it is started.
+    pub(crate) charge: Charge,
+}
+
+/// The capacity of a body's buffer to begin with. It then doubles up to the announced length.
+const FIRST_CAPACITY: usize = 4 * 1024;
+
 /// Reads the whole body.
 ///
 /// # Errors
-/// `body_too_large` beyond `limit` bytes, and `unsupported_media_type`.
+/// `body_too_large` beyond `limits.body` bytes and for what can never be started,
+/// `unsupported_media_type`, and `overloaded` where there is no memory for it now.
 pub(crate) async fn body(
     request: &HttpRequest,
     mut payload: Payload,
     content_type: ContentType,
-    limit: usize,
-) -> Result<Bytes, ApiError> {
+    service: &Service,
+) -> Result<Received, ApiError> {
+    let limit = service.config.limits.body;
+    let account = service.engine.account();
     let headers = request.headers();
     if content_type == ContentType::Json {
         require_json(headers)?;
@@ -52,13 +66,14 @@ pub(crate) async fn body(
             format!("The body is larger than the {limit} bytes that limits.body allows."),
         )
     };
-    if text(headers, header::CONTENT_LENGTH)
-        .and_then(|length| length.parse::<usize>().ok())
-        .is_some_and(|length| length > limit)
-    {
+    let announced =
+        text(headers, header::CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > limit) {
         return Err(too_large());
     }
+    account.check_size(announced.unwrap_or(0))?;
     let mut body = BytesMut::new();
+    let mut charge = account.charge(AccountKind::Bodies, 0);
     while let Some(piece) = for_client(payload.next()).await {
         let piece = piece.map_err(|error| {
             ApiError::new(
@@ -69,9 +84,21 @@ pub(crate) async fn body(
         if body.len() + piece.len() > limit {
             return Err(too_large());
         }
+        let needed = body.len() + piece.len();
+        if needed > body.capacity() {
+            let doubled = (2 * body.capacity()).max(FIRST_CAPACITY);
+            let most = announced.unwrap_or(limit).max(needed);
+            let capacity = doubled.clamp(needed, most);
+            account.check_size(needed)?;
+            charge.try_resize(capacity)?;
+            body.reserve(capacity - body.len());
+        }
         body.extend_from_slice(&piece);
     }
-    Ok(body.freeze())
+    Ok(Received {
+        bytes: body.freeze(),
+        charge,
+    })
 }
 
 /// Discards a body, at most `limit` bytes of it: a client that comes back to its stream sends its

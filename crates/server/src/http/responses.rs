@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
 use serde_json::value::RawValue;
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::generation::{Generation, ReaderGuard};
+use tokenwire_core::model::account::AccountKind;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::event::Ending;
 use tokenwire_core::model::id::GenerationId;
@@ -14,7 +16,7 @@ use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokenwire_sse::{SseFraming, last_event_id};
 
 use super::inbound::{
-    ContentType, Query, body, cursor, discard_body, idempotency_key, start_request,
+    ContentType, Query, Received, body, cursor, discard_body, idempotency_key, start_request,
 };
 use super::outbound::{
     HttpError, attached, committed, json, located, marked, of_generation, open_error_response,
@@ -37,19 +39,15 @@ pub(super) async fn create(
         discard_body(payload, service.config.limits.body).await;
         return resumed(&service, &cursor, &reader).await;
     }
-    let bytes = body(
-        &request,
-        payload,
-        ContentType::Json,
-        service.config.limits.body,
-    )
-    .await?;
+    let Received { bytes, charge } = body(&request, payload, ContentType::Json, &service).await?;
     let asked = ResponsesRequest::parse(&bytes)?;
+    drop(bytes);
     let (stream, background) = (asked.stream(), asked.background());
     let key = idempotency_key(&request, None)?;
     let body = StreamRequest::Responses(asked);
     let start = start_request(&request, &service, body, "/v1/responses", key);
     let started = service.engine.start(start).await?;
+    drop(charge);
     let response = match (stream, background) {
         (true, true) => {
             let response = of_generation(&started.guard.generation().meta().id, None);
@@ -71,7 +69,7 @@ async fn whole(guard: ReaderGuard) -> HttpResponse {
         Some(Err(error)) => located(&generation.meta().id, open_error_response(&error)),
         Some(Ok(head)) => json(
             &mut of_generation(&generation.meta().id, Some(&head)),
-            generation.response_json(),
+            rendered(generation),
         ),
         None => object(generation),
     }
@@ -81,8 +79,14 @@ async fn whole(guard: ReaderGuard) -> HttpResponse {
 fn object(generation: &Generation) -> HttpResponse {
     json(
         &mut of_generation(&generation.meta().id, None),
-        generation.response_json(),
+        rendered(generation),
     )
+}
+
+/// Returns the object as it is now. The account counts it until it is sent.
+fn rendered(generation: &Generation) -> Bytes {
+    let json = generation.response_json();
+    generation.account().hold(AccountKind::Frames, json)
 }
 
 /// Returns an ending without an answer as an error.

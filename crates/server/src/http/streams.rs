@@ -6,13 +6,15 @@ use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::StartRequest;
+use tokenwire_core::model::account::Charge;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::GenerationId;
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokenwire_sse::{HeartbeatKind, SseFraming, SseReader, come_back, last_event_id};
 
 use super::inbound::{
-    ContentType, Query, body, cursor, discard_body, idempotency_key, start_request, wants_text,
+    ContentType, Query, Received, body, cursor, discard_body, idempotency_key, start_request,
+    wants_text,
 };
 use super::outbound::{HttpError, attached, committed, marked, of_generation, resumed};
 use crate::service::Service;
@@ -62,17 +64,12 @@ pub(super) async fn create(
         discard_body(payload, service.config.limits.body).await;
         return resumed(&service, &cursor, &reader).await;
     }
-    let bytes = body(
-        &request,
-        payload,
-        ContentType::Any,
-        service.config.limits.body,
-    )
-    .await?;
+    let Received { bytes, charge } = body(&request, payload, ContentType::Any, &service).await?;
     let body = StreamRequest::parse(&bytes)?;
+    drop(bytes);
     let key = idempotency_key(&request, None)?;
     let start = start_request(&request, &service, body, "/v1/streams", key);
-    begin(&request, &service, &reader, start).await
+    begin(&request, &service, &reader, start, Some(charge)).await
 }
 
 /// `GET /v1/streams?input=…&model=…&previous_response_id=…&key=…`
@@ -102,7 +99,7 @@ pub(super) async fn create_by_query(
     let body = StreamRequest::Responses(ResponsesRequest::parse(asked.as_bytes())?);
     let key = idempotency_key(&request, Some(&query))?;
     let start = start_request(&request, &service, body, "GET /v1/streams", key);
-    begin(&request, &service, &reader, start).await
+    begin(&request, &service, &reader, start, None).await
 }
 
 /// `GET /v1/streams/{id}`
@@ -128,6 +125,7 @@ async fn begin(
     service: &Service,
     reader: &SseReader,
     start: StartRequest,
+    body: Option<Charge>,
 ) -> Result<HttpResponse, HttpError> {
     let started = match service.engine.start(start).await {
         Ok(started) => started,
@@ -138,6 +136,7 @@ async fn begin(
         }
         Err(error) => return Err(error.into()),
     };
+    drop(body);
     let response = match reader.framing {
         SseFraming::Bare | SseFraming::Sdk => committed(service, started.guard, reader).await?,
         SseFraming::EventSource => {

@@ -8,6 +8,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use tokenwire_core::engine::Registry;
+use tokenwire_core::model::account::AccountKind;
 use tokenwire_core::model::gauge::Gauge;
 
 /// Counts kept by guards.
@@ -40,8 +41,7 @@ impl GaugeCollector {
 
 impl Collector for GaugeCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
-        let used = self.registry.used();
-        let logs = self.registry.log_bytes();
+        let account = self.registry.account();
         for (name, help, value) in [
             ("open_streams", "Running generations.", self.registry.open()),
             (
@@ -49,11 +49,15 @@ impl Collector for GaugeCollector {
                 "Generations that can be read: running ones, and ended ones that are kept.",
                 self.registry.len(),
             ),
-            ("log_bytes", "Bytes held by logs.", logs),
+            (
+                "log_bytes",
+                "Bytes held by logs.",
+                account.held(AccountKind::Logs),
+            ),
             (
                 "object_bytes",
-                "Bytes held by the response objects of ended generations.",
-                used.saturating_sub(logs),
+                "Bytes held by response objects.",
+                account.held(AccountKind::Objects),
             ),
             (
                 "connections",
@@ -85,6 +89,16 @@ impl Collector for GaugeCollector {
             ("websocket", self.gauges.websocket.count()),
         ] {
             gauge(count).encode(readers.encode_family(&[("transport", transport)])?)?;
+        }
+        let mut memory = encoder.encode_descriptor(
+            "memory_bytes",
+            "Bytes that requests and answers hold, as streams.max_memory counts them, by kind.",
+            None,
+            MetricType::Gauge,
+        )?;
+        for kind in AccountKind::ALL {
+            let bytes = gauge(account.held(kind));
+            bytes.encode(memory.encode_family(&[("kind", kind.as_str())])?)?;
         }
         let mut build = encoder.encode_descriptor(
             "build",

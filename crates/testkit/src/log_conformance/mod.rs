@@ -4,10 +4,11 @@
 //!
 //! ```
 //! # mod example {
-//! use tokenwire_core::log::{LogLimits, LogTail, MemoryAccount};
+//! use tokenwire_core::log::{LogLimits, LogTail};
+//! use tokenwire_core::model::account::Account;
 //!
 //! tokenwire_testkit::log_conformance!(|limits: LogLimits| {
-//!     let log = LogTail::new(limits, MemoryAccount::default());
+//!     let log = LogTail::new(limits, Account::default());
 //!     log.begin_epoch();
 //!     std::sync::Arc::new(log)
 //! });

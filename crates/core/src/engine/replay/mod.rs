@@ -61,7 +61,7 @@ pub(crate) async fn follow(follower_guard: FollowerGuard, phase: LeaderPhase) ->
             ending, relayed, ..
         } = &*outcome;
         match ending {
-            Ending::Completed { .. } => {}
+            Ending::Completed => {}
             _ if matches!(phase, LeaderPhase::Kept { .. }) => return FollowResult::NotShareable,
             Ending::Incomplete { .. } => {}
             // A cancelled answer is shared if its upstream cancelled it, not if its owner did.

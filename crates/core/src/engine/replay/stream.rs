@@ -199,7 +199,7 @@ fn responses(whole: &FullRecord, sink: &mut Sink<'_>) -> Last {
     let outcome = outcome(whole)?;
     if let Some(object) = &outcome.relayed {
         let name = match outcome.ending {
-            Ending::Completed { .. } => "completed",
+            Ending::Completed => "completed",
             Ending::Incomplete { .. } => "incomplete",
             Ending::Failed(_) => "failed",
             Ending::Cancelled => "cancelled",
@@ -211,7 +211,7 @@ fn responses(whole: &FullRecord, sink: &mut Sink<'_>) -> Last {
 
 fn end_of(ending: &Ending) -> StreamStep {
     match ending {
-        Ending::Completed { .. } | Ending::Incomplete { .. } => StreamStep::Ended(BodyEnd::Clean),
+        Ending::Completed | Ending::Incomplete { .. } => StreamStep::Ended(BodyEnd::Clean),
         Ending::Failed(failure) => StreamStep::Failed(ApiError::from(failure)),
         Ending::Cancelled => StreamStep::Failed(lost()),
     }

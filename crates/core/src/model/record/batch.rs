@@ -51,11 +51,19 @@ pub struct RecordRef<'a> {
     pub first_seq: Seq,
     /// Number of events, at least one.
     pub events: u64,
+    /// Number of numbers left out before the first event.
+    pub skip: u64,
     /// The encoded record.
     pub payload: &'a [u8],
 }
 
 impl RecordRef<'_> {
+    /// Returns the number after the record before it.
+    #[must_use]
+    pub fn start_seq(&self) -> Seq {
+        Seq(self.first_seq.0 - self.skip)
+    }
+
     /// Returns the number after its last event.
     #[must_use]
     pub fn next_seq(&self) -> Seq {
@@ -371,6 +379,7 @@ impl<'a> Records<'a> {
         Some(RecordRef {
             first_seq: Seq(first_seq),
             events,
+            skip,
             payload,
         })
     }
@@ -420,7 +429,7 @@ mod tests {
                 let mut at = batch.start();
                 let mut listed = batch.iter();
                 for (skip, events, payload) in &records {
-                    let expected = RecordRef { first_seq: Seq(next + skip), events: *events, payload };
+                    let expected = RecordRef { first_seq: Seq(next + skip), events: *events, skip: *skip, payload };
                     let (record, after) = batch.record_at(at).unwrap();
                     prop_assert_eq!(record, expected);
                     prop_assert_eq!(listed.next(), Some(expected));

@@ -90,6 +90,8 @@ impl Template {
 #[derive(Debug)]
 pub(crate) struct KnownTemplate {
     pub(crate) template: Template,
+    /// Whether its text is part of the bare answer: text or refusal of the first choice.
+    pub(crate) is_answer: bool,
     /// `,"item_id":"…","output_index":0,"content_index":0,"delta":"`
     pub(crate) event_middle: Vec<u8>,
 }

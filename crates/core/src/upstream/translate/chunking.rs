@@ -6,10 +6,6 @@ use super::chunk::{Delta, Text};
 use crate::model::id::GenerationId;
 use crate::model::json::{Members, ObjectWriter};
 
-/// The end of a chunk that chat clients do not get, since they did not ask for it. The log keeps
-/// it.
-pub(crate) const UNREQUESTED: &[u8] = br#","tokenwire:unrequested":true}"#;
-
 /// What chunks need beside the completion.
 #[derive(Clone, Debug)]
 pub(crate) struct Chunking {
@@ -19,14 +15,11 @@ pub(crate) struct Chunking {
     pub(crate) created_at: u64,
     /// The model of the chunks if the completion names none.
     pub(crate) model: String,
-    /// Whether the client asked for a usage chunk.
-    pub(crate) include_usage: bool,
 }
 
 impl Chunking {
     /// Returns the chunks that add up to a completion: per choice its message and its finish
-    /// reason, then the usage, [marked](UNREQUESTED) if it was not requested. Returns `None` if
-    /// `completion` is no object.
+    /// reason, then the usage. Returns `None` if `completion` is no object.
     pub(super) fn split(&self, completion: &str) -> Option<Vec<Vec<u8>>> {
         let completion: Members<'_> = serde_json::from_str(completion).ok()?;
         let mut chunks = Vec::new();
@@ -99,9 +92,6 @@ impl Chunking {
         chunk.raw("choices", choices);
         if let Some(usage) = usage {
             chunk.raw("usage", usage.get());
-            if !self.include_usage {
-                chunk.raw("tokenwire:unrequested", "true");
-            }
         }
         chunk.end();
         out.into_bytes()

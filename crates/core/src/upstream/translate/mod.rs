@@ -9,7 +9,7 @@ mod chat;
 mod chunk;
 mod chunking;
 mod finish_reason;
-mod hints;
+mod logprobs;
 mod opened_items;
 mod record_writer;
 mod responses;
@@ -18,9 +18,8 @@ mod translator;
 mod usage;
 
 pub use chat::ChatTranslator;
-pub(crate) use chat::responses_logprobs as complete_logprobs;
-pub(crate) use chunking::{Chunking, UNREQUESTED};
-pub(crate) use hints::chat_annotation;
+pub(crate) use chunking::Chunking;
+pub(crate) use logprobs::complete_logprobs;
 pub(crate) use record_writer::History;
 pub use record_writer::RecordWriter;
 pub use responses::ResponsesTranslator;
@@ -29,6 +28,7 @@ pub(crate) use usage::to_chat as chat_usage;
 
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::{Ending, Failure};
+use crate::model::json::Members;
 
 /// State of a stream after a payload.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,6 +71,25 @@ pub(crate) fn is_completion(raw: &[u8]) -> Option<bool> {
     let chunk: chunk::Chunk<'_> = serde_json::from_slice(raw).ok()?;
     let choices = chunk.choices();
     (!choices.is_empty()).then(|| choices.iter().all(chunk::Choice::is_complete))
+}
+
+/// Returns true if a raw chunk reports the usage and nothing else.
+pub(crate) fn is_usage_chunk(raw: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(raw) else {
+        return false;
+    };
+    serde_json::from_str::<chunk::Chunk<'_>>(text).is_ok_and(|chunk| {
+        let choices = chunk.choices();
+        choices.is_empty() && chunk.fault().is_none() && chunk.usage(text, &choices).is_some()
+    })
+}
+
+/// Returns true if the SDKs raise on this payload: it has an `error`.
+pub(crate) fn is_error_object(raw: &[u8]) -> bool {
+    serde_json::from_slice::<&serde_json::value::RawValue>(raw)
+        .ok()
+        .and_then(|raw| serde_json::from_str::<Members<'_>>(raw.get()).ok())
+        .is_some_and(|members| members.get("error").is_some())
 }
 
 /// Returns the code and the message of an error body, as far as it has them.

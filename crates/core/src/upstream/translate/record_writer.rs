@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::model::event::{DeltaKind, DeltaTarget, EventKind, ItemHead, PartKind};
 use crate::model::id::{Epoch, Seq};
-use crate::model::record::{Content, FullRecord, RecordBatch, Template};
+use crate::model::record::{CLOSING_NUMBERS, Content, FullRecord, RecordBatch, Template};
 
 /// The text of a stream that was already appended to its log.
 pub(crate) trait History: Send + Sync {
@@ -115,6 +115,12 @@ impl RecordWriter {
         self.batch.skip(count);
     }
 
+    /// Leaves room before the terminal event for the numbers of the finish and usage chunks that
+    /// the chat dialect makes of it. To be called before the events of its record.
+    pub(crate) fn leave_closing_numbers(&mut self) {
+        self.skip(CLOSING_NUMBERS);
+    }
+
     /// Adds an event to the current record.
     pub fn event(&mut self, event: EventKind) {
         self.events.push(event);
@@ -211,17 +217,14 @@ fn push_deltas(events: &[EventKind], place: DeltaTarget, out: &mut String) {
 #[derive(Debug)]
 pub(crate) struct OpenItem {
     pub(crate) item: u32,
-    plain: bool,
     parts: Vec<PartKind>,
     annotations: u32,
 }
 
 impl OpenItem {
     pub(crate) fn open(records: &mut RecordWriter, head: ItemHead) -> Self {
-        let plain = matches!(head, ItemHead::Message { choice: 0 });
         Self {
             item: records.open_item(head),
-            plain,
             parts: Vec::new(),
             annotations: 0,
         }
@@ -252,7 +255,6 @@ impl OpenItem {
             item: self.item,
             part: part as u32,
             kind: delta,
-            plain: self.plain,
         }
     }
 

@@ -396,6 +396,5 @@ fn target(item: u32, kind: DeltaKind) -> DeltaTarget {
         item,
         part: 0,
         kind,
-        plain: false,
     }
 }

@@ -259,7 +259,7 @@ pub(super) fn schemas() -> Value {
             "required": ["type", "sequence_number"],
             "properties": {
                 "type": {"type": "string", "examples": kinds(EVENTS)},
-                "sequence_number": {"type": "integer", "minimum": 0, "description": "From 0, without gaps."},
+                "sequence_number": {"type": "integer", "minimum": 0, "description": "From 0, ascending. The terminal event may leave out two numbers, which chat readers see as those of the finish and usage chunks."},
                 "stream_id": {"type": "string", "description": "The lane, on a WebSocket."},
                 "delta": text(),
                 "response": {"$ref": "#/components/schemas/Response"},

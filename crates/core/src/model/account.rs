@@ -1,0 +1,564 @@
+//! The account of memory: counts the bytes that requests hold, and says what still fits.
+//!
+//! Each part that holds a request's bytes has a [`Charge`] for them: the body while it is read, the
+//! create that waits on its lane, the input, the upstream's request, the log, the response object,
+//! the frames of a reader. A charge is resized when a buffer's capacity changes, never per token,
+//! and is released when it is dropped.
+//!
+//! ```
+//! use tokenwire_core::model::account::{Account, AccountKind};
+//!
+//! let account = Account::new(1 << 20);
+//! let body = account.try_charge(AccountKind::Bodies, 100_000)?;
+//! assert_eq!(account.used(), 100_000);
+//! assert!(account.try_charge(AccountKind::Bodies, 1 << 20).is_err());
+//! drop(body);
+//! assert_eq!(account.used(), 0);
+//! # Ok::<(), tokenwire_core::model::account::Full>(())
+//! ```
+//!
+//! What starts something new asks first ([`Account::try_charge`]). What a running answer grows by
+//! is counted in any case ([`Account::charge`], [`Charge::resize`]), since an answer is never lost
+//! to the request that waits for it. So that this growth finds room, each running generation
+//! reserves what answers usually take ([`Account::typical`]).
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use crate::model::error::{ApiError, ErrorCode};
+
+/// What bytes are held for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum AccountKind {
+    /// Bodies of HTTP requests that are being read.
+    Bodies,
+    /// WebSocket messages that are being read.
+    Messages,
+    /// Creates that wait on their lanes.
+    Queued,
+    /// Requests that are being started, and the input items that later turns build on.
+    Inputs,
+    /// Requests to upstreams, which are kept for retries.
+    Requests,
+    /// Records of logs.
+    Logs,
+    /// Response objects, with what else a generation holds beside its log.
+    Objects,
+    /// Frames that are on their way to readers.
+    Frames,
+    /// What running generations are expected to grow by. Not held yet.
+    Reserved,
+}
+
+impl AccountKind {
+    /// All kinds.
+    pub const ALL: [Self; 9] = [
+        Self::Bodies,
+        Self::Messages,
+        Self::Queued,
+        Self::Inputs,
+        Self::Requests,
+        Self::Logs,
+        Self::Objects,
+        Self::Frames,
+        Self::Reserved,
+    ];
+
+    /// Returns the name, as metrics show it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bodies => "bodies",
+            Self::Messages => "messages",
+            Self::Queued => "queued",
+            Self::Inputs => "inputs",
+            Self::Requests => "requests",
+            Self::Logs => "logs",
+            Self::Objects => "objects",
+            Self::Frames => "frames",
+            Self::Reserved => "reserved",
+        }
+    }
+
+    /// The part of the limit that bytes of this kind may take, as a divisor. What clients only send
+    /// leaves room for what is running.
+    fn share(self) -> usize {
+        match self {
+            Self::Bodies | Self::Messages | Self::Queued => 4,
+            _ => 1,
+        }
+    }
+}
+
+/// The bytes do not fit now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the memory for requests is used up")]
+pub struct Full;
+
+impl From<Full> for ApiError {
+    fn from(Full: Full) -> Self {
+        Self::new(
+            ErrorCode::Overloaded,
+            "The memory for requests and streams (streams.max_memory) is used up by those that are running.",
+        )
+        .retry_after(Duration::from_secs(1))
+    }
+}
+
+/// Gives memory back when bytes do not fit.
+pub trait Relief: Send + Sync + fmt::Debug {
+    /// Drops what is kept and not in use, until `bytes` are released or nothing is left.
+    fn relieve(&self, bytes: usize);
+}
+
+/// Counts the bytes of all requests of a process. Cheap to clone.
+#[derive(Clone)]
+pub struct Account(Arc<Counts>);
+
+/// Keeps a counter that all workers write apart from the others.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Counter(AtomicUsize);
+
+struct Counts {
+    limit: usize,
+    held: [Counter; AccountKind::ALL.len()],
+    /// Bytes released so far in pieces of [`LARGE`] or more. Wraps around.
+    released: Counter,
+    typical: AtomicUsize,
+    relief: OnceLock<Weak<dyn Relief>>,
+}
+
+/// A release of this many bytes is worth noting.
+const LARGE: usize = 16 * 1024;
+/// The size that an answer is expected to have before there was one, log and object together.
+const FIRST_TYPICAL: usize = 64 * 1024;
+/// A request of n bytes takes up to four times as much while it is started: the bytes as they were
+/// received, the request as it was read, the body for the upstream, and the input items.
+const COPIES: usize = 4;
+
+/// Bytes that are held. They are released when it is dropped.
+#[derive(Debug)]
+#[must_use]
+pub struct Charge {
+    account: Account,
+    kind: AccountKind,
+    bytes: usize,
+}
+
+// === impl Account ===
+
+impl Default for Account {
+    /// An account without a limit.
+    fn default() -> Self {
+        Self::new(usize::MAX)
+    }
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Account")
+            .field("limit", &self.0.limit)
+            .field("used", &self.used())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Account {
+    /// Creates an account of at most `limit` bytes.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self(Arc::new(Counts {
+            limit,
+            held: Default::default(),
+            released: Counter::default(),
+            typical: AtomicUsize::new(FIRST_TYPICAL.min(limit / 1024)),
+            relief: OnceLock::new(),
+        }))
+    }
+
+    /// Sets what gives memory back when bytes do not fit. The first call counts.
+    pub fn set_relief(&self, relief: Weak<dyn Relief>) {
+        let _ = self.0.relief.set(relief);
+    }
+
+    /// The most bytes, without what running answers need beyond it.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.0.limit
+    }
+
+    /// Bytes held now.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.committed()
+            .saturating_sub(self.held(AccountKind::Reserved))
+    }
+
+    /// Bytes held now, and those that are reserved.
+    #[must_use]
+    pub fn committed(&self) -> usize {
+        let held = self.0.held.iter().map(Counter::get);
+        held.fold(0, usize::saturating_add)
+    }
+
+    /// Bytes of this kind that are held now.
+    #[must_use]
+    pub fn held(&self, kind: AccountKind) -> usize {
+        self.0.held[kind as usize].get()
+    }
+
+    /// Bytes released so far in large pieces. Wraps around. Its growth says that it is worth to
+    /// give memory back to the system.
+    #[must_use]
+    pub fn released(&self) -> usize {
+        self.0.released.get()
+    }
+
+    /// The largest request that can ever be started.
+    #[must_use]
+    pub fn largest_request(&self) -> usize {
+        self.0.limit / COPIES
+    }
+
+    /// Reserves what a request of `size` bytes takes while it is started, beside the bytes that were
+    /// charged when it was read.
+    ///
+    /// # Errors
+    /// `body_too_large` if it can never fit, `overloaded` if it does not fit now.
+    pub fn try_start(&self, size: usize) -> Result<Charge, ApiError> {
+        let mut charge = self.charge(AccountKind::Inputs, 0);
+        charge.try_start(size)?;
+        Ok(charge)
+    }
+
+    /// Checks that a request of `size` bytes can be started at all.
+    ///
+    /// # Errors
+    /// `body_too_large`.
+    pub fn check_size(&self, size: usize) -> Result<(), ApiError> {
+        let most = self.largest_request();
+        if size <= most {
+            return Ok(());
+        }
+        let message = format!(
+            "The request is larger than the {most} bytes that streams.max_memory has room for."
+        );
+        Err(ApiError::new(ErrorCode::BodyTooLarge, message))
+    }
+
+    /// Counts bytes that are held in any case.
+    pub fn charge(&self, kind: AccountKind, bytes: usize) -> Charge {
+        self.add(kind, bytes);
+        Charge {
+            account: self.clone(),
+            kind,
+            bytes,
+        }
+    }
+
+    /// Counts bytes if they fit.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn try_charge(&self, kind: AccountKind, bytes: usize) -> Result<Charge, Full> {
+        let mut charge = self.charge(kind, 0);
+        charge.try_resize(bytes)?;
+        Ok(charge)
+    }
+
+    /// The bytes that most answers do not exceed, log and object together. It follows the answers
+    /// that end, and those that outgrow it.
+    #[must_use]
+    pub fn typical(&self) -> usize {
+        self.0.typical.load(Ordering::Relaxed)
+    }
+
+    /// Notes the size of an answer that has ended, or that has outgrown what it reserved.
+    ///
+    /// Each larger one raises the typical size by half, each smaller one lowers it by a sixteenth,
+    /// so about one in seven is larger. A single large answer changes little.
+    pub(crate) fn observe(&self, size: usize) {
+        let typical = self.typical();
+        let next = if size > typical {
+            (typical + typical / 2 + 1).min(size)
+        } else {
+            (typical - typical / 16).max(size)
+        };
+        self.0
+            .typical
+            .store(next.min(self.0.limit / 16), Ordering::Relaxed);
+    }
+
+    /// Whether the bytes that were just counted fit. Gives memory back if they do not.
+    fn fits(&self, kind: AccountKind) -> bool {
+        if kind.share() > 1 && self.held(kind) > self.0.limit / kind.share() {
+            return false;
+        }
+        let excess = |this: &Self| this.committed().saturating_sub(this.0.limit);
+        let missing = excess(self);
+        if missing == 0 {
+            return true;
+        }
+        if let Some(relief) = self.0.relief.get().and_then(Weak::upgrade) {
+            relief.relieve(missing);
+        }
+        excess(self) == 0
+    }
+
+    fn add(&self, kind: AccountKind, bytes: usize) {
+        if bytes > 0 {
+            self.0.held[kind as usize]
+                .0
+                .fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    fn subtract(&self, kind: AccountKind, bytes: usize) {
+        if bytes > 0 {
+            self.0.held[kind as usize]
+                .0
+                .fetch_sub(bytes, Ordering::Relaxed);
+        }
+        if bytes >= LARGE && kind != AccountKind::Reserved {
+            self.0.released.0.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+// === impl Counter ===
+
+impl Counter {
+    fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+// === impl Charge ===
+
+impl Charge {
+    /// The bytes that it counts.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The account that it is part of.
+    #[must_use]
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// Counts this many bytes from now on, whether or not they fit.
+    pub fn resize(&mut self, bytes: usize) {
+        if bytes > self.bytes {
+            self.account.add(self.kind, bytes - self.bytes);
+        } else {
+            self.account.subtract(self.kind, self.bytes - bytes);
+        }
+        self.bytes = bytes;
+    }
+
+    /// As [`Account::try_start`], for a request that turns out to be larger.
+    ///
+    /// # Errors
+    /// As [`Account::try_start`].
+    pub fn try_start(&mut self, size: usize) -> Result<(), ApiError> {
+        self.account.check_size(size)?;
+        Ok(self.try_resize(size.saturating_mul(COPIES - 1))?)
+    }
+
+    /// Counts this many bytes from now on if they fit. Fewer always fit.
+    ///
+    /// # Errors
+    /// [`Full`]. The charge is then as before.
+    pub fn try_resize(&mut self, bytes: usize) -> Result<(), Full> {
+        let before = self.bytes;
+        self.resize(bytes);
+        if bytes > before && !self.account.fits(self.kind) {
+            self.resize(before);
+            return Err(Full);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.account.subtract(self.kind, self.bytes);
+    }
+}
+
+/// Bytes that release their charge with the last reference to them.
+#[derive(Debug)]
+struct Charged {
+    bytes: Vec<u8>,
+    _charge: Charge,
+}
+
+impl AsRef<[u8]> for Charged {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Account {
+    /// Counts bytes for as long as a reference to them exists.
+    #[must_use]
+    pub fn hold(&self, kind: AccountKind, bytes: Vec<u8>) -> bytes::Bytes {
+        let charge = self.charge(kind, bytes.capacity());
+        bytes::Bytes::from_owner(Charged {
+            bytes,
+            _charge: charge,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Releases a charge under pressure.
+    #[derive(Debug, Default)]
+    struct Kept(parking_lot::Mutex<Vec<Charge>>);
+
+    impl Relief for Kept {
+        fn relieve(&self, bytes: usize) {
+            let mut released = 0;
+            let mut kept = self.0.lock();
+            while released < bytes
+                && let Some(charge) = kept.pop()
+            {
+                released += charge.bytes();
+            }
+        }
+    }
+
+    #[test]
+    fn charges_are_released_on_drop_and_counted_by_kind() {
+        let account = Account::new(1000);
+        let log = account.charge(AccountKind::Logs, 300);
+        let mut body = account.try_charge(AccountKind::Bodies, 100).unwrap();
+        body.try_resize(200).unwrap();
+        assert_eq!(account.used(), 500);
+        assert_eq!(account.held(AccountKind::Bodies), 200);
+        drop(body);
+        drop(log);
+        assert_eq!(account.committed(), 0);
+    }
+
+    #[test]
+    fn growth_beyond_the_limit_is_refused_and_changes_nothing() {
+        let account = Account::new(1000);
+        let mut input = account.try_charge(AccountKind::Inputs, 900).unwrap();
+        assert_eq!(input.try_resize(1001), Err(Full));
+        assert_eq!((input.bytes(), account.used()), (900, 900));
+        // A running answer is counted in any case.
+        let log = account.charge(AccountKind::Logs, 500);
+        assert_eq!(account.used(), 1400);
+        assert!(account.try_charge(AccountKind::Inputs, 1).is_err());
+        drop(log);
+        assert!(account.try_charge(AccountKind::Inputs, 100).is_ok());
+    }
+
+    #[test]
+    fn reserved_bytes_refuse_others_and_are_not_used() {
+        let account = Account::new(1000);
+        let reserved = account.try_charge(AccountKind::Reserved, 800).unwrap();
+        assert_eq!((account.used(), account.committed()), (0, 800));
+        assert!(account.try_charge(AccountKind::Inputs, 300).is_err());
+        drop(reserved);
+        assert!(account.try_charge(AccountKind::Inputs, 300).is_ok());
+    }
+
+    #[test]
+    fn bodies_and_queued_creates_leave_room_for_the_rest() {
+        let account = Account::new(1000);
+        let mut held = Vec::new();
+        for kind in [
+            AccountKind::Bodies,
+            AccountKind::Messages,
+            AccountKind::Queued,
+        ] {
+            assert!(account.try_charge(kind, 251).is_err());
+            held.push(account.try_charge(kind, 250).unwrap());
+        }
+        assert!(account.try_charge(AccountKind::Inputs, 250).is_ok());
+    }
+
+    #[test]
+    fn kept_memory_gives_way() {
+        let account = Account::new(1000);
+        let kept = Arc::new(Kept::default());
+        for _ in 0..3 {
+            kept.0.lock().push(account.charge(AccountKind::Logs, 300));
+        }
+        let relief: Arc<dyn Relief> = kept.clone();
+        account.set_relief(Arc::downgrade(&relief));
+        let _input = account.try_charge(AccountKind::Inputs, 200).unwrap();
+        assert_eq!(kept.0.lock().len(), 2);
+        assert!(account.try_charge(AccountKind::Inputs, 900).is_err());
+        assert_eq!(account.used(), 200);
+    }
+
+    #[test]
+    fn concurrent_charges_never_exceed_the_limit_together() {
+        let account = Account::new(10_000);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..1000 {
+                        let charges: Vec<_> = (0..40)
+                            .map_while(|_| account.try_charge(AccountKind::Inputs, 100).ok())
+                            .collect();
+                        let held: usize = charges.iter().map(Charge::bytes).sum();
+                        assert!(held <= 10_000);
+                    }
+                });
+            }
+        });
+        assert_eq!(account.committed(), 0);
+    }
+
+    #[test]
+    fn typical_size_follows_the_answers_and_ignores_a_single_large_one() {
+        let account = Account::new(1 << 30);
+        for _ in 0..100 {
+            account.observe(4096);
+        }
+        assert_eq!(account.typical(), 4096);
+        account.observe(64 << 20);
+        assert!(account.typical() < 8192);
+        for _ in 0..20 {
+            account.observe(1 << 20);
+        }
+        assert_eq!(account.typical(), 1 << 20);
+        account.observe(usize::MAX);
+        assert!(account.typical() <= account.limit() / 16);
+    }
+
+    #[test]
+    fn request_that_can_never_fit_is_told_from_one_that_does_not_fit_now() {
+        let account = Account::new(4000);
+        let code = |size| account.try_start(size).unwrap_err().code;
+        assert_eq!(code(1001).as_deref(), Some("body_too_large"));
+        let log = account.charge(AccountKind::Logs, 2000);
+        assert_eq!(code(1000).as_deref(), Some("overloaded"));
+        drop(log);
+        assert_eq!(account.try_start(1000).unwrap().bytes(), 3000);
+    }
+
+    #[test]
+    fn held_bytes_are_released_with_the_last_reference() {
+        let account = Account::default();
+        let bytes = account.hold(AccountKind::Requests, vec![7; 100]);
+        let clone = bytes.clone();
+        drop(bytes);
+        assert_eq!((account.used(), clone.len()), (100, 100));
+        drop(clone);
+        assert_eq!(account.used(), 0);
+    }
+}
