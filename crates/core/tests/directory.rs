@@ -64,8 +64,8 @@ impl FakeSource {
     async fn store(&self, generation: &Generation) -> GenerationId {
         let id = generation.meta().id.clone();
         let header = Arc::new(LogHeader {
-            input: generation.conversation().input.clone(),
-            predecessor: generation.conversation().predecessor.clone(),
+            input: generation.header().input.clone(),
+            predecessor: generation.header().predecessor.clone(),
             ..LogHeader::new(generation.meta().clone(), "scripted")
         });
         self.store.create(header.clone()).await.unwrap();

@@ -78,7 +78,10 @@ async fn hook_runs_for_a_deleted_generation_without_outcome() {
     let (test, recorder) = recorded_engine();
     let started = test.start(BACKGROUND);
     let _call = test.upstream.call().await;
-    test.engine.delete(started.guard.generation());
+    test.engine
+        .delete(started.guard.generation())
+        .await
+        .unwrap();
     settle().await;
     assert_eq!(
         recorder

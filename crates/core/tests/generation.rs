@@ -460,7 +460,7 @@ async fn delete_stops_the_generation_and_wakes_waiters() {
     let mut reader = Reader::new(started.guard, 0, Dialect::Responses);
     reader.read_now();
     settle().await;
-    test.engine.delete(&generation);
+    test.engine.delete(&generation).await.unwrap();
     assert_eq!(reader.read_to_end().await, Err(SubscriptionError::Expired));
     call.gone().await;
     assert!(test.find(&generation.meta().id, &Owner::Anonymous).is_err());
@@ -1021,7 +1021,10 @@ async fn running_inputs_are_counted_until_their_generations_are_gone() {
     for (started, call) in running {
         complete(&call, "x");
         started.guard.generation().ended().await;
-        test.engine.delete(started.guard.generation());
+        test.engine
+            .delete(started.guard.generation())
+            .await
+            .unwrap();
     }
     settle().await;
     tokio::time::sleep(seconds(1)).await;
@@ -1228,7 +1231,7 @@ async fn readers_of_a_deleted_log_get_an_error() {
     let first = finished(&test, CHAT, &"x".repeat(30_000)).await;
     let mut reader = Reader::new(first.attach(), 0, Dialect::Responses);
     assert!(reader.read_piece());
-    test.engine.delete(&first);
+    test.engine.delete(&first).await.unwrap();
     assert_eq!(reader.read_to_end().await, Err(SubscriptionError::Expired));
 }
 
@@ -1237,12 +1240,15 @@ async fn delete_releases_all_memory() {
     let test = engine();
     let generation = finished(&test, CHAT, "x").await;
     assert!(test.engine.registry().used() > 0);
-    test.engine.delete(&generation);
+    test.engine.delete(&generation).await.unwrap();
     assert_eq!(test.account.held(AccountKind::Logs), 0);
     drop(generation);
     assert_eq!((test.account.used(), test.engine.registry().len()), (0, 0));
     let (started, call) = begin(&test, CHAT).await;
-    test.engine.delete(started.guard.generation());
+    test.engine
+        .delete(started.guard.generation())
+        .await
+        .unwrap();
     drop((started, call));
     settle().await;
     assert_eq!(
@@ -1358,7 +1364,7 @@ async fn key_lives_as_long_as_the_response_object() {
         !test.start_request(keyed(CHAT, "k")).unwrap().fresh,
         "the log is gone, the object is not"
     );
-    test.engine.delete(first.guard.generation());
+    test.engine.delete(first.guard.generation()).await.unwrap();
     assert!(test.start_request(keyed(CHAT, "k")).unwrap().fresh);
 }
 
@@ -1392,7 +1398,7 @@ async fn failure_before_the_first_chunk_releases_the_key() {
                 .unwrap_or_else(|error| panic!("{what}: {error:?}"));
             assert!(again.fresh, "{what}");
             // Removing the failed generation must not release the new one's key.
-            test.engine.delete(first.guard.generation());
+            test.engine.delete(first.guard.generation()).await.unwrap();
             assert!(
                 !test.start_request(keyed(body, "k")).unwrap().fresh,
                 "{what}"
@@ -1636,7 +1642,7 @@ async fn previous_response_must_exist_have_ended_and_be_stored() {
     );
 
     let deleted = finished(&test, RESPONSES, "x").await;
-    test.engine.delete(&deleted);
+    test.engine.delete(&deleted).await.unwrap();
     refused(&deleted.meta().id, ErrorCode::PreviousResponseNotFound);
 }
 

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use proptest::prelude::*;
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{ReaderKind, Resumption, Retention};
@@ -241,7 +242,9 @@ impl World {
             }
             Step::Delete { subject } => {
                 if let Some(at) = pick(subject, self.subjects.len()) {
-                    self.test.engine.delete(&self.subjects[at].generation);
+                    let generation = &self.subjects[at].generation;
+                    let deleted = self.test.engine.delete(generation).now_or_never();
+                    assert!(matches!(deleted, Some(Ok(()))));
                 }
             }
             Step::Attach {

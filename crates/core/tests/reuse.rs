@@ -720,7 +720,7 @@ async fn follower_asks_the_upstream_if_its_leader_stops_before_the_first_chunk()
         ];
         settle().await;
         if delete {
-            test.engine.delete(generation(&leader));
+            test.engine.delete(generation(&leader)).await.unwrap();
         } else {
             generation(&leader).cancel();
         }
@@ -750,7 +750,7 @@ async fn leader_stopped_after_the_first_chunk_fails_its_followers() {
         call.token("a");
         settle().await;
         if delete {
-            test.engine.delete(generation(&leader));
+            test.engine.delete(generation(&leader)).await.unwrap();
         } else {
             generation(&leader).cancel();
         }
@@ -1124,7 +1124,7 @@ async fn cache_entries_are_bounded_and_the_oldest_are_dropped() {
 async fn expired_answer_is_asked_for_again() {
     let test = caching();
     let deleted = kept(&test, SEEDED, "x").await;
-    test.engine.delete(&deleted);
+    test.engine.delete(&deleted).await.unwrap();
     let unstored = r#"{"input":"hi","seed":1,"store":false}"#;
     kept(&test, unstored, "x").await;
     kept(&test, RESPONSES, "x").await;
@@ -1150,7 +1150,7 @@ async fn cache_hit_asks_the_upstream_if_the_log_expires_first() {
     let test = caching();
     let first = kept(&test, SEEDED, "x").await;
     let hit = join(&test, SEEDED, Reused::Hit);
-    test.engine.delete(&first);
+    test.engine.delete(&first).await.unwrap();
     complete(&test.upstream.call().await, "y");
     assert_eq!(audit(generation(&hit)).await.text, "y");
 }
@@ -1312,7 +1312,7 @@ async fn observer_is_called_once_per_start_and_end() {
     let (started, call) = lead(&test, CHAT).await;
     call.token("x");
     settle().await;
-    test.engine.delete(generation(&started));
+    test.engine.delete(generation(&started)).await.unwrap();
     call.gone().await;
     settle().await;
     let (started, call) = lead(&test, CHAT).await;

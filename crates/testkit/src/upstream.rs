@@ -146,6 +146,10 @@ impl Upstream for ScriptedUpstream {
         Ok(target)
     }
 
+    fn endpoint_name(&self, _endpoint: usize) -> Option<&str> {
+        Some("scripted")
+    }
+
     fn open(
         &self,
         request: UpstreamRequest,

@@ -3,18 +3,24 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::task::TaskTracker;
 
-use super::{Engine, GenerationSource, HistoryLimits, Registry, Retention, Reuse, ReuseOptions};
-use crate::log::LogLimits;
+use super::persistence::Persistence;
+use super::{
+    Engine, GenerationSource, HistoryLimits, Registry, Retention, Reuse, ReuseOptions, StoredSource,
+};
+use crate::log::{FlushOptions, Flusher, LogLimits, LogStore};
 use crate::model::account::{Account, Relief};
 use crate::model::id::{IdSource, RandomIds};
 use crate::upstream::Upstream;
 
 /// The terminal events of generations that are stopped are written within this time.
 const LAST_EVENTS: Duration = Duration::from_secs(1);
+/// The last records are stored within this time.
+const LAST_BLOCKS: Duration = Duration::from_secs(5);
 
 /// Configures a [`SharedEngine`]. The defaults suit one process of a small service; see each
 /// method.
@@ -25,6 +31,9 @@ pub struct EngineBuilder {
     grace: Duration,
     history_limits: HistoryLimits,
     source: Option<Arc<dyn GenerationSource>>,
+    store: Option<Arc<dyn LogStore>>,
+    flush: FlushOptions,
+    store_wait: Duration,
     reuse: Option<ReuseOptions>,
     sweep_interval: Option<Duration>,
     ids: Arc<dyn IdSource>,
@@ -34,12 +43,17 @@ pub struct EngineBuilder {
 /// tasks of running generations, shared answers and the sweeper. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct SharedEngine {
-    registry: Arc<Registry>,
+    pub(super) registry: Arc<Registry>,
     log_limits: LogLimits,
-    account: Account,
+    pub(super) account: Account,
     tasks: TaskTracker,
     grace: Duration,
     history_limits: HistoryLimits,
+    pub(super) store: Option<Arc<dyn LogStore>>,
+    flush: FlushOptions,
+    store_wait: Duration,
+    /// The flushers of the engines.
+    flushers: Arc<Mutex<Vec<Flusher>>>,
     reuse: Option<Arc<Reuse>>,
     sweep_interval: Option<Duration>,
     sweeper: Arc<OnceLock<()>>,
@@ -64,6 +78,9 @@ impl Default for EngineBuilder {
             grace: Duration::from_secs(30),
             history_limits: HistoryLimits::default(),
             source: None,
+            store: None,
+            flush: FlushOptions::default(),
+            store_wait: Duration::from_secs(2),
             reuse: None,
             sweep_interval: Some(Duration::from_secs(1)),
             ids: Arc::new(RandomIds),
@@ -100,7 +117,36 @@ impl EngineBuilder {
         }
     }
 
-    /// Sets who knows of generations that are not in this process. Default: none.
+    /// Sets the store that keeps the logs. Default: none, and logs end with the process.
+    ///
+    /// Each engine runs a [`Flusher`]. A keyed or background request is sent to its upstream only
+    /// once its header is stored. Generations that are not in memory are read from the store; those
+    /// that ran when their process died are [adopted](SharedEngine::adopt) by the caller.
+    ///
+    /// An idempotency key is known as long as its generation is in memory, also if it was read from
+    /// the store. A [`LogStore`] has no index of keys.
+    #[must_use]
+    pub fn store(self, store: Arc<dyn LogStore>) -> Self {
+        Self {
+            store: Some(store),
+            ..self
+        }
+    }
+
+    /// Sets how the engines' flushers work. Default: each 50 ms.
+    #[must_use]
+    pub fn flush(self, flush: FlushOptions) -> Self {
+        Self { flush, ..self }
+    }
+
+    /// Sets how long a request waits for the store. Default: 2 s.
+    #[must_use]
+    pub fn store_wait(self, store_wait: Duration) -> Self {
+        Self { store_wait, ..self }
+    }
+
+    /// Sets who knows of generations that are not in this process. Default: the
+    /// [store](EngineBuilder::store), if there is one.
     #[must_use]
     pub fn source(self, source: Arc<dyn GenerationSource>) -> Self {
         Self {
@@ -138,11 +184,19 @@ impl EngineBuilder {
     #[must_use]
     pub fn build(self) -> SharedEngine {
         let account = Account::new(self.retention.max_memory);
-        let registry = Registry::new(self.retention, account.clone(), self.source);
+        let source = self.source.or_else(|| {
+            let source = StoredSource::new(self.store.clone()?, self.store_wait);
+            Some(Arc::new(source))
+        });
+        let registry = Registry::new(self.retention, account.clone(), source);
         let relief: Arc<dyn Relief> = registry.clone();
         account.set_relief(Arc::downgrade(&relief));
         SharedEngine {
             registry,
+            store: self.store,
+            flush: self.flush,
+            store_wait: self.store_wait,
+            flushers: Arc::default(),
             log_limits: self.log_limits,
             account,
             tasks: TaskTracker::new(),
@@ -163,9 +217,32 @@ impl SharedEngine {
     /// client belongs to one runtime, so each worker needs an upstream and an engine of its own.
     ///
     /// The first call inside a Tokio runtime starts the sweeper there. It runs until the last
-    /// engine is dropped.
+    /// engine is dropped. With a store each call starts a flusher there.
     #[must_use]
     pub fn engine(&self, upstream: Arc<dyn Upstream>) -> Engine {
+        let persistence = self.store.clone().map(|store| {
+            let flusher = Flusher::new(store.clone(), self.flush);
+            self.flushers.lock().push(flusher.clone());
+            match Handle::try_current() {
+                Ok(runtime) => Persistence::run(store, flusher, self.store_wait, &runtime),
+                Err(_) => Persistence::with(store, flusher, self.store_wait),
+            }
+        });
+        self.make(upstream, persistence)
+    }
+
+    /// As [`SharedEngine::engine`], with a flusher over the engine's store that the caller runs.
+    /// Without a store the flusher is not used.
+    #[must_use]
+    pub fn engine_with(&self, upstream: Arc<dyn Upstream>, flusher: Flusher) -> Engine {
+        let persistence = self.store.clone().map(|store| {
+            self.flushers.lock().push(flusher.clone());
+            Persistence::with(store, flusher, self.store_wait)
+        });
+        self.make(upstream, persistence)
+    }
+
+    fn make(&self, upstream: Arc<dyn Upstream>, persistence: Option<Persistence>) -> Engine {
         self.start_sweeper();
         Engine {
             registry: self.registry.clone(),
@@ -176,6 +253,7 @@ impl SharedEngine {
             grace: self.grace,
             history_limits: self.history_limits,
             reuse: self.reuse.clone(),
+            persistence,
             end_notifier: None,
             observer: None,
             ids: self.ids.clone(),
@@ -207,8 +285,26 @@ impl SharedEngine {
     }
 
     /// Refuses new generations, and waits up to `timeout` for the running ones. What then still runs
-    /// ends with a failure. Returns whether all ended by themselves.
+    /// ends with a failure. Returns whether all ended by themselves. With a store it then waits for
+    /// the last records to be stored, up to 5 s.
     pub async fn drain(&self, timeout: Duration) -> bool {
+        let whole = self.drain_tasks(timeout).await;
+        let stored = tokio::time::timeout(LAST_BLOCKS, self.flushed()).await;
+        if stored.is_err() {
+            tracing::warn!("the last records could not be stored in time");
+        }
+        whole
+    }
+
+    /// Waits until everything that was written is stored.
+    pub async fn flushed(&self) {
+        let flushers = self.flushers.lock().clone();
+        for flusher in flushers {
+            flusher.flushed().await;
+        }
+    }
+
+    async fn drain_tasks(&self, timeout: Duration) -> bool {
         self.registry.close();
         self.tasks.close();
         if tokio::time::timeout(timeout, self.tasks.wait())

@@ -50,6 +50,15 @@ struct Keyed {
     id: Option<GenerationId>,
 }
 
+/// What of a generation is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Its response object as it is now.
+    Object,
+    /// Its records.
+    Log,
+}
+
 /// The state of an idempotency key.
 #[derive(Debug)]
 pub(super) enum Claim {
@@ -177,13 +186,18 @@ impl Directory {
         state.generations.insert(id, Entry::new(generation, key));
     }
 
-    /// Says where the generation of this id is. One of this process is found without waiting.
+    /// Says where the generation of this id is. One of this process that has the part is found
+    /// without waiting.
     pub(super) async fn lookup(
         &self,
         id: &GenerationId,
         owner: &Owner,
+        part: Part,
     ) -> Result<Located, ApiError> {
         let located = match (self.get(id), &self.source) {
+            (Some(generation), Some(source)) if generation.meta().owner == *owner => {
+                relocate(generation, &**source, part).await
+            }
             (Some(generation), _) => Located::Local(generation),
             (None, Some(source)) => source.locate(id).await?,
             (None, None) => Located::Gone,
@@ -202,19 +216,37 @@ impl Directory {
             .filter(|generation| generation.meta().owner == *owner)
     }
 
-    /// Adds a generation that was stored. Returns the one that is known by its id: another request
-    /// may have added it first.
+    /// Returns the generation of this id, if it is in this process with its records.
+    pub(super) fn with_log(&self, id: &GenerationId) -> Option<Arc<Generation>> {
+        self.get(id).filter(|generation| generation.tail().is_ok())
+    }
+
+    /// Adds a generation that was stored, in place of one whose records are gone. Returns the one
+    /// that is known by its id: another request may have added it first. Its idempotency key is
+    /// taken, unless another request has it.
     pub(super) fn insert_stored(
         &self,
         generation: Arc<Generation>,
         now: Instant,
     ) -> Arc<Generation> {
         let id = generation.meta().id.clone();
+        let replaced = self.get(&id).filter(|known| known.tail().is_err());
         let known = {
-            let mut state = self.state.lock();
-            let entry = state.generations.entry(id.clone());
-            let entry = entry.or_insert_with(|| Entry::new(generation.clone(), None));
-            entry.generation.clone()
+            let state = &mut *self.state.lock();
+            match state.generations.get_mut(&id) {
+                Some(entry) => {
+                    if replaced.is_some_and(|known| Arc::ptr_eq(&known, &entry.generation)) {
+                        entry.generation = generation.clone();
+                    }
+                    entry.generation.clone()
+                }
+                None => {
+                    let key = state.take_key(&generation);
+                    let entry = Entry::new(generation.clone(), key);
+                    state.generations.insert(id.clone(), entry);
+                    generation.clone()
+                }
+            }
         };
         if Arc::ptr_eq(&known, &generation) {
             self.note_end(&id, now);
@@ -235,7 +267,7 @@ impl Directory {
                 entry.kept_since = Some(now);
                 state.kept.renew_object(since, now, &id);
             }
-            next = entry.generation.conversation().predecessor.clone();
+            next = entry.generation.header().predecessor.clone();
         }
     }
 
@@ -250,9 +282,9 @@ impl Directory {
         self.state.lock().generations.get(id)?.last_seq
     }
 
-    /// Forgets a generation.
-    pub(super) fn remove(&self, id: &GenerationId) {
-        self.state.lock().remove(id);
+    /// Forgets a generation and returns it.
+    pub(super) fn remove(&self, id: &GenerationId) -> Option<Arc<Generation>> {
+        self.state.lock().take(id)
     }
 
     /// Records that a generation has ended: its retention begins. Returns its predecessor, if it is
@@ -266,13 +298,18 @@ impl Directory {
             .map(|tail| tail.next.0.saturating_sub(1));
         let state = &mut *self.state.lock();
         if let Some(entry) = state.generations.get_mut(id) {
+            // One that was read from the store again has ended before.
+            if let (Some(ended), Some(since)) = (entry.ended, entry.kept_since) {
+                state.kept.remove_log(ended, id);
+                state.kept.remove_object(since, id);
+            }
             entry.ended = Some(now);
             entry.kept_since = Some(now);
             entry.last_seq = last_seq;
             entry.sizes = sizes;
             state.kept.insert(now, id);
         }
-        generation.conversation().predecessor.clone()
+        generation.header().predecessor.clone()
     }
 
     /// Forgets what has been kept long enough. Returns the generations whose log is to expire.
@@ -380,12 +417,49 @@ impl State {
         }
     }
 
+    /// Takes the idempotency key of a generation that was stored, if it is free.
+    fn take_key(&mut self, generation: &Generation) -> Option<(Owner, String)> {
+        let keyed = generation.header().idempotency.as_ref()?;
+        let full = (generation.meta().owner.clone(), keyed.key.to_string());
+        if self.keys.contains_key(&full) {
+            return None;
+        }
+        let entry = Keyed {
+            fingerprint: keyed.fingerprint,
+            id: Some(generation.meta().id.clone()),
+        };
+        self.keys.insert(full.clone(), entry);
+        Some(full)
+    }
+
     /// Releases a key, if it is this generation's.
     fn release(&mut self, key: &(Owner, String), id: &GenerationId) {
         let keyed = self.keys.get(key);
         if keyed.is_some_and(|keyed| keyed.id.as_ref() == Some(id)) {
             self.keys.remove(key);
         }
+    }
+}
+
+/// Says where the part of a generation of this process is. Where no store has it, the rest of the
+/// generation has to do.
+async fn relocate(
+    generation: Arc<Generation>,
+    source: &dyn GenerationSource,
+    part: Part,
+) -> Located {
+    if generation.tail().is_ok() {
+        return Located::Local(generation);
+    }
+    let ended = generation.outcome().is_some();
+    if ended && part == Part::Object {
+        return Located::Local(generation);
+    }
+    match source.locate(&generation.meta().id).await {
+        Ok(Located::Stored(stored)) => Located::Stored(stored),
+        // Another process has taken it over.
+        Ok(located @ (Located::Remote { .. } | Located::Lost)) if !ended => located,
+        _ => Located::Local(generation),
     }
 }
 

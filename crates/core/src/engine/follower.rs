@@ -73,6 +73,10 @@ impl Upstream for Follower {
         self.inner.route(model, client_key)
     }
 
+    fn endpoint_name(&self, endpoint: usize) -> Option<&str> {
+        self.inner.endpoint_name(endpoint)
+    }
+
     fn open(
         &self,
         mut request: UpstreamRequest,

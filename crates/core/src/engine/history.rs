@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
+use super::directory::Part;
 use super::{Engine, Located};
 use crate::generation::Generation;
 use crate::model::error::{ApiError, ErrorCode};
@@ -55,11 +56,8 @@ impl History {
         self.turns
             .iter()
             .flat_map(|turn| {
-                turn.generation
-                    .conversation()
-                    .input
-                    .iter()
-                    .chain(&turn.output)
+                let input = &turn.generation.header().input;
+                input.iter().chain(&turn.output)
             })
             .map(|item| &**item)
             .collect()
@@ -74,7 +72,7 @@ impl Turn {
 
     /// Bytes of its items.
     fn len(&self) -> usize {
-        let input = &self.generation.conversation().input;
+        let input = &self.generation.header().input;
         let items = input.iter().chain(&self.output);
         items.map(|item| item.get().len()).sum()
     }
@@ -89,7 +87,7 @@ impl Engine {
     /// As for a request that names its predecessor: [`ErrorCode::PreviousResponseNotFound`] if one
     /// of the turns is not kept any more.
     pub async fn history(&self, generation: &Generation) -> Result<History, ApiError> {
-        match &generation.conversation().predecessor {
+        match &generation.header().predecessor {
             Some(id) => self.chain(id, &generation.meta().owner).await,
             None => Ok(History::default()),
         }
@@ -113,7 +111,7 @@ impl Engine {
                 return Err(not_found(previous, &id));
             };
             check_status(&generation)?;
-            next = generation.conversation().predecessor.clone();
+            next = generation.header().predecessor.clone();
             let turn = Turn::new(generation);
             bytes += turn.len();
             turns.push(turn);
@@ -135,7 +133,12 @@ impl Engine {
         id: &GenerationId,
         owner: &Owner,
     ) -> Result<Option<Arc<Generation>>, ApiError> {
-        let found = match self.registry.directory.lookup(id, owner).await? {
+        let found = match self
+            .registry
+            .directory
+            .lookup(id, owner, Part::Object)
+            .await?
+        {
             Located::Local(generation) => Some(generation),
             Located::Stored(stored) => self.registry.restore(stored).await?,
             Located::Remote { node } => return Err(super::unreachable(id, &node)),

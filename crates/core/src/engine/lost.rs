@@ -63,6 +63,14 @@ impl LostStream {
     }
 }
 
+/// The failure of an answer whose writer is lost: what it stored is kept.
+pub(super) fn writer_lost(id: &GenerationId) -> ApiError {
+    ApiError::new(
+        ErrorCode::ProducerLost,
+        format!("The process that wrote '{id}' is lost. What it had stored of the answer is kept."),
+    )
+}
+
 pub(super) fn producer_lost(id: &GenerationId) -> ApiError {
     ApiError::new(
         ErrorCode::ProducerLost,

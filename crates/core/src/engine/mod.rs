@@ -11,6 +11,7 @@
 //! ([`resume`]).
 
 mod admission;
+mod adoption;
 mod builder;
 mod directory;
 mod end_notifier;
@@ -20,6 +21,7 @@ mod history;
 mod located;
 mod lost;
 mod observer;
+mod persistence;
 mod plan;
 mod registry;
 mod replay;
@@ -28,6 +30,7 @@ mod retention;
 mod reuse;
 mod start;
 mod start_request;
+mod stored_source;
 
 pub use builder::{EngineBuilder, SharedEngine};
 pub use end_notifier::{EndNotifier, OnEnd};
@@ -41,11 +44,15 @@ pub use retention::Retention;
 pub use reuse::{Freshness, Reuse, ReuseOptions, Reused};
 pub use start::Started;
 pub use start_request::{Caller, StartRequest};
+pub use stored_source::StoredSource;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
+
+use directory::Part;
+use persistence::Persistence;
 
 use crate::generation::Generation;
 use crate::log::LogLimits;
@@ -65,6 +72,7 @@ pub struct Engine {
     grace: Duration,
     history_limits: HistoryLimits,
     reuse: Option<Arc<Reuse>>,
+    persistence: Option<Persistence>,
     end_notifier: Option<Arc<dyn EndNotifier>>,
     observer: Option<Arc<dyn Observer>>,
     ids: Arc<dyn IdSource>,
@@ -118,7 +126,7 @@ impl Engine {
         id: &GenerationId,
         owner: &Owner,
     ) -> Result<Arc<Generation>, ApiError> {
-        let found = self.find_or_lost(id, owner).await?;
+        let found = self.find_or_lost(id, owner, Part::Object).await?;
         found.ok_or_else(|| lost::producer_lost(id))
     }
 
@@ -128,13 +136,15 @@ impl Engine {
         self.registry.directory.local(id, owner)
     }
 
-    /// As [`Engine::find`], but returns `None` for the stream of a lost node.
+    /// As [`Engine::find`], but returns `None` for the stream of a lost node. One whose `part` is not
+    /// in memory any more is read from the store, if that has it.
     async fn find_or_lost(
         &self,
         id: &GenerationId,
         owner: &Owner,
+        part: Part,
     ) -> Result<Option<Arc<Generation>>, ApiError> {
-        let found = match self.registry.directory.lookup(id, owner).await? {
+        let found = match self.registry.directory.lookup(id, owner, part).await? {
             Located::Local(generation) => Some(generation),
             Located::Stored(stored) => self.registry.restore(stored).await?,
             Located::Remote { node } => return Err(unreachable(id, &node)),
@@ -151,11 +161,18 @@ impl Engine {
     }
 
     /// Stops a generation and forgets it. Its log and its response object are gone when this
-    /// returns.
-    pub fn delete(&self, generation: &Arc<Generation>) {
-        generation.cancel();
-        self.registry.directory.remove(&generation.meta().id);
-        generation.log().expire();
+    /// returns, also from the store.
+    ///
+    /// # Errors
+    /// [`ErrorCode::StoreUnavailable`]: it is gone from memory, and may be in the store.
+    pub async fn delete(&self, generation: &Arc<Generation>) -> Result<(), ApiError> {
+        let id = &generation.meta().id;
+        generation.disown();
+        if let Some(persistence) = &self.persistence {
+            persistence.delete(id).await?;
+        }
+        self.registry.forget(id);
+        Ok(())
     }
 }
 

@@ -1,12 +1,14 @@
 //! From a request to what its generation is made of.
 
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::history::{History, no_response};
 use super::{Engine, StartRequest};
-use crate::generation::{Conversation, Work};
+use crate::generation::Work;
+use crate::log::LogHeader;
 use crate::model::account::{AccountKind, Charge};
 use crate::model::error::ApiError;
 use crate::model::id::{GenerationId, Owner};
@@ -17,8 +19,8 @@ use crate::upstream::{Target, Timeouts, UpstreamRequest};
 
 /// A request that was translated and routed.
 pub(super) struct Plan {
-    pub(super) meta: Meta,
-    pub(super) conversation: Conversation,
+    /// The first part of the log. The idempotency key is not in it yet.
+    pub(super) header: LogHeader,
     pub(super) work: Work,
     /// Whether it first waits for a permit of the upstream.
     pub(super) queued: bool,
@@ -75,11 +77,20 @@ impl Engine {
             )
         };
         Ok(Plan {
-            meta,
-            conversation: Conversation::default(),
+            header: LogHeader::new(meta, self.upstream_name(&target)),
             work,
             queued: target.queued,
         })
+    }
+
+    /// Returns the configured name of the upstream, for the store.
+    fn upstream_name(&self, target: &Target) -> Arc<str> {
+        static UNNAMED: LazyLock<Arc<str>> = LazyLock::new(|| "".into());
+        let name = self.upstream.endpoint_name(target.endpoint);
+        match (&self.persistence, name) {
+            (Some(_), Some(name)) => name.into(),
+            _ => UNNAMED.clone(),
+        }
     }
 
     async fn plan_responses(
@@ -124,13 +135,13 @@ impl Engine {
             responses.background(),
             responses.store(),
         );
-        let conversation = Conversation {
+        let header = LogHeader {
             predecessor,
             input: responses.input_items(),
+            ..LogHeader::new(meta, self.upstream_name(&target))
         };
         Ok(Plan {
-            meta,
-            conversation,
+            header,
             work,
             queued: target.queued,
         })

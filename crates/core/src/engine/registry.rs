@@ -4,16 +4,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::admission::{Admission, Permit};
 use super::directory::{Directory, KeyClaim};
 use super::located::{GenerationSource, StoredGeneration};
 use super::retention::Retention;
+use super::stored_source::{no_answer, unreadable};
 use crate::generation::Generation;
 use crate::model::account::{Account, Relief};
-use crate::model::error::{ApiError, ErrorCode};
+use crate::model::error::ApiError;
 use crate::model::id::GenerationId;
+
+/// The time in which a stored generation must have been read.
+const RESTORE: Duration = Duration::from_secs(30);
 
 /// The part of the memory that kept answers leave free, as a divisor.
 const KEPT_FREE: usize = 4;
@@ -134,7 +138,7 @@ impl Registry {
         claim: Option<KeyClaim>,
     ) -> Running {
         let id = generation.meta().id.clone();
-        let predecessor = generation.conversation().predecessor.as_ref();
+        let predecessor = generation.header().predecessor.as_ref();
         self.directory.renew_chain(predecessor, Instant::now());
         self.directory.insert(generation, claim);
         Running {
@@ -152,23 +156,29 @@ impl Registry {
     ) -> Result<Option<Arc<Generation>>, ApiError> {
         let StoredGeneration { store, header } = stored;
         let id = &header.meta.id;
-        let generation = match Generation::restore(&*store, id, self.account.clone()).await {
+        let restored = Generation::restore(&*store, id, self.account.clone());
+        let restored = timeout(RESTORE, restored).await;
+        let generation = match restored.unwrap_or_else(|_| Err(no_answer())) {
             Ok(generation) => generation,
             Err(error) if error.is_gone() => return Ok(None),
-            Err(error) => {
-                tracing::error!(generation = %id, %error, "a stored generation cannot be read");
-                let code = if error.is_retryable() {
-                    ErrorCode::Overloaded
-                } else {
-                    ErrorCode::InternalError
-                };
-                let message = format!("'{id}' cannot be read from the store.");
-                return Err(ApiError::new(code, message).retry_after(Duration::from_secs(1)));
-            }
+            Err(error) => return Err(unreadable(id, &error)),
         };
         let known = self.directory.insert_stored(generation, Instant::now());
+        // It may have been deleted while it was read.
+        let opened = timeout(RESTORE, store.open(id)).await;
+        if matches!(opened, Ok(Err(error)) if error.is_gone()) {
+            self.forget(id);
+            return Ok(None);
+        }
         self.shrink_kept();
         Ok(Some(known))
+    }
+
+    /// Forgets a generation and what it holds.
+    pub(super) fn forget(&self, id: &GenerationId) {
+        if let Some(generation) = self.directory.remove(id) {
+            generation.log().expire();
+        }
     }
 
     fn note_end(&self, id: &GenerationId) {

@@ -31,6 +31,7 @@
 use std::sync::Arc;
 
 use super::Engine;
+use super::directory::Part;
 use super::lost::{LOST_SEQ, LostStream, producer_lost};
 use crate::generation::{Generation, ReaderGuard};
 use crate::model::error::{ApiError, ErrorCode};
@@ -197,7 +198,8 @@ impl Engine {
         owner: &Owner,
         kind: ReaderKind,
     ) -> Result<Resumption, ApiError> {
-        let Some(generation) = self.find_or_lost(&cursor.id, owner).await? else {
+        let found = self.find_or_lost(&cursor.id, owner, Part::Log).await?;
+        let Some(generation) = found else {
             return lost(cursor, kind);
         };
         self.read(generation.attach(), cursor.after, kind)
@@ -235,7 +237,8 @@ impl Engine {
         owner: &Owner,
         kind: ReaderKind,
     ) -> Result<Place, ApiError> {
-        let Some(generation) = self.find_or_lost(&cursor.id, owner).await? else {
+        let found = self.find_or_lost(&cursor.id, owner, Part::Log).await?;
+        let Some(generation) = found else {
             return lost_place(cursor, kind);
         };
         self.place(&generation, cursor.after, kind)

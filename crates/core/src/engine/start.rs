@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::directory::Claim;
+use super::directory::{Claim, Part};
 use super::end_notifier::{OnEndGuard, on_end};
 use super::fingerprint::fingerprint;
 use super::follower::Follower;
@@ -11,7 +11,7 @@ use super::observer::Observation;
 use super::reuse::{Freshness, Leader, Reused, Role};
 use super::{Engine, StartRequest};
 use crate::generation::{Generation, Holdings, ReaderGuard, Writer, drain, drive};
-use crate::log::LogTail;
+use crate::log::{IdempotencyKey, LogHeader, LogTail};
 use crate::model::account::AccountKind;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::EventKind;
@@ -45,19 +45,28 @@ struct AnswerSource {
 impl Engine {
     /// Starts a generation, or attaches to the one that the same key started. Spawns the task that
     /// asks the upstream on this runtime. `response.created` is in the log when this returns. It
-    /// waits only for earlier turns that are not in this process.
+    /// waits only for earlier turns that are not in this process, and with a store for the header of
+    /// a request that is keyed or runs in the background: its upstream is asked only once that is
+    /// stored.
     ///
     /// # Errors
-    /// A fault of the request, or the reason why nothing can be started now.
+    /// A fault of the request, or the reason why nothing can be started now:
+    /// [`ErrorCode::StoreUnavailable`] if the store does not take the header in time.
     pub async fn start(&self, request: StartRequest) -> Result<Started, ApiError> {
         let on_end = on_end(self.end_notifier.as_ref(), &request)?;
+        let mut idempotency = None;
         let claim = match &request.idempotency_key {
             None => None,
             Some(key) => {
                 let fingerprint = fingerprint(&request);
+                idempotency = Some(IdempotencyKey {
+                    key: key.as_str().into(),
+                    fingerprint,
+                });
                 let directory = &self.registry.directory;
                 match directory.claim(&request.owner, key, fingerprint)? {
                     Claim::Taken(generation) => {
+                        let generation = self.read_back(generation).await;
                         return Ok(Started {
                             guard: generation.attach(),
                             fresh: false,
@@ -78,13 +87,27 @@ impl Engine {
             StreamRequest::Responses(_) => Api::Responses,
         };
         let plan = self.plan(request, &mut inputs).await?;
+        let header = Arc::new(LogHeader {
+            idempotency,
+            ..plan.header
+        });
+        let stored = match &self.persistence {
+            Some(persistence) => {
+                let first = header.idempotency.is_some() || header.meta.background;
+                Some(persistence.begin(&header, first).await?)
+            }
+            None => None,
+        };
         let log = Arc::new(LogTail::new(self.log_limits, self.account.clone()));
         let holdings = Holdings::new(inputs, reserved);
-        let generation = Generation::new(plan.meta, log, plan.conversation, self.grace, holdings);
+        let generation = Generation::new(header, log, self.grace, holdings);
         // Attached before the task runs, so that the generation never has zero readers before the
         // first one reads.
         let guard = generation.attach();
         let mut writer = Writer::new(generation.clone());
+        if let Some(stored) = stored {
+            stored.attach(&mut writer);
+        }
         let mut records = RecordWriter::new();
         records.event(EventKind::Created);
         if generation.meta().background || plan.queued {
@@ -113,11 +136,13 @@ impl Engine {
                 asked,
             )
         });
+        // Keeps the flusher running until the last record is noted.
+        let persistence = self.persistence.clone();
         self.tasks.spawn(async move {
             let finished = drive(writer, records, upstream, plan.work).await;
             // Dropped here, or with the task if it ends early: that tells the registry and the others
             // of the end.
-            drop((leader, observation, running));
+            drop((leader, observation, running, persistence));
             // After the registry: the hook must find the object as it is at its end.
             drop(on_end_guard);
             if let Some(body) = finished {
@@ -129,6 +154,13 @@ impl Engine {
             fresh: true,
             reused,
         })
+    }
+
+    /// Returns a generation that an earlier request started, with its records if a store has those.
+    async fn read_back(&self, generation: Arc<Generation>) -> Arc<Generation> {
+        let meta = generation.meta();
+        let found = self.find_or_lost(&meta.id, &meta.owner, Part::Log).await;
+        found.ok().flatten().unwrap_or(generation)
     }
 
     /// Decides whether the upstream is asked or another generation is followed.

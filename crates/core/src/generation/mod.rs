@@ -20,6 +20,7 @@
 
 mod control;
 mod driver;
+mod flush_source;
 mod holdings;
 mod render_cache;
 mod response_head;
@@ -41,14 +42,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
 use crate::dialect::{self, ItemIndex, View};
-use crate::log::{LogTail, Position, ReadError, ReadPosition, TailEnd};
+use crate::log::{LogHeader, LogTail, Position, ReadError, ReadPosition, TailEnd};
 use crate::model::account::Account;
 use crate::model::event::{DeltaTarget, EventKind, Outcome};
-use crate::model::id::{GenerationId, Seq};
+use crate::model::id::Seq;
 use crate::model::record::{Content, KnownTemplate, RecordBatch};
 use crate::model::snapshot::{Api, Meta, Snapshot, Status};
 use crate::upstream::translate::{History, is_completion};
@@ -57,7 +57,7 @@ use render_cache::RenderCache;
 
 /// One answer, shared by its writer and its readers.
 pub struct Generation {
-    meta: Meta,
+    header: Arc<LogHeader>,
     log: Arc<LogTail>,
     templates: RwLock<Vec<Arc<KnownTemplate>>>,
     snapshot: Mutex<Snapshot>,
@@ -68,41 +68,14 @@ pub struct Generation {
     /// Made by the first reader that needs it.
     item_index: Mutex<Option<Box<ItemIndex>>>,
     first_token: OnceLock<Duration>,
-    conversation: Conversation,
     account: Account,
     holdings: Mutex<Holdings>,
-}
-
-/// What a turn adds to a conversation, and where the conversation goes on. The earlier turns are
-/// named, not copied.
-#[derive(Default)]
-pub struct Conversation {
-    /// The response that this turn continues.
-    pub predecessor: Option<GenerationId>,
-    /// This turn's input items, each with an id.
-    pub input: Vec<Box<RawValue>>,
-}
-
-impl fmt::Debug for Conversation {
-    /// Omits the items, which hold message content.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Conversation")
-            .field("predecessor", &self.predecessor)
-            .field("input_items", &self.input.len())
-            .finish()
-    }
-}
-
-impl Conversation {
-    fn memory_size(&self) -> usize {
-        self.input.iter().map(|item| item.get().len() + 16).sum()
-    }
 }
 
 impl fmt::Debug for Generation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Generation")
-            .field("meta", &self.meta)
+            .field("meta", self.meta())
             .field("log", &self.log)
             .finish_non_exhaustive()
     }
@@ -113,16 +86,15 @@ impl Generation {
     /// it is a background one. `holdings` counts what it holds beside its log.
     #[must_use]
     pub fn new(
-        meta: Meta,
+        header: Arc<LogHeader>,
         log: Arc<LogTail>,
-        conversation: Conversation,
         grace: Duration,
         mut holdings: Holdings,
     ) -> Arc<Self> {
-        holdings.set_inputs(conversation.memory_size());
-        let control = Control::new((!meta.background).then_some(grace));
+        holdings.set_inputs(header.input_size());
+        let control = Control::new((!header.meta.background).then_some(grace));
         let generation = Arc::new(Self {
-            meta,
+            header,
             log,
             templates: RwLock::default(),
             snapshot: Mutex::default(),
@@ -132,7 +104,6 @@ impl Generation {
             render_cache: RenderCache::default(),
             item_index: Mutex::default(),
             first_token: OnceLock::new(),
-            conversation,
             account: holdings.account().clone(),
             holdings: Mutex::new(holdings),
         });
@@ -143,7 +114,14 @@ impl Generation {
     /// What is known at its start.
     #[must_use]
     pub fn meta(&self) -> &Meta {
-        &self.meta
+        &self.header.meta
+    }
+
+    /// The first part of its log, as a store has it: beside the [`Meta`] the turn's input, its
+    /// predecessor and the idempotency key.
+    #[must_use]
+    pub fn header(&self) -> &Arc<LogHeader> {
+        &self.header
     }
 
     /// The log of its records.
@@ -156,12 +134,6 @@ impl Generation {
     #[must_use]
     pub fn response_head(&self) -> &ResponseHead {
         &self.response_head
-    }
-
-    /// The turn's input and its predecessor.
-    #[must_use]
-    pub fn conversation(&self) -> &Conversation {
-        &self.conversation
     }
 
     /// Counts a reader until the guard is dropped.
@@ -193,6 +165,13 @@ impl Generation {
 
     /// Cancels it in any phase. Returns at once; the terminal event follows.
     pub fn cancel(&self) {
+        self.control.cancel();
+    }
+
+    /// Ends it here because the log is another process's now, or was deleted by one. Its readers get a
+    /// reset or an end, and the upstream is cancelled. Nothing more is appended.
+    pub(crate) fn disown(&self) {
+        self.log.expire();
         self.control.cancel();
     }
 
@@ -249,7 +228,7 @@ impl Generation {
     #[must_use]
     pub fn response_json(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        self.with_snapshot(|snapshot| snapshot.write_response(&self.meta, &mut out));
+        self.with_snapshot(|snapshot| snapshot.write_response(self.meta(), &mut out));
         out
     }
 
@@ -257,7 +236,7 @@ impl Generation {
     #[must_use]
     pub fn output_json(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        self.with_snapshot(|snapshot| snapshot.write_output(&self.meta.id, &mut out));
+        self.with_snapshot(|snapshot| snapshot.write_output(&self.meta().id, &mut out));
         out
     }
 
@@ -265,19 +244,19 @@ impl Generation {
     /// object as it is now.
     #[must_use]
     pub fn reset_event(&self) -> (Seq, Vec<u8>) {
-        self.with_snapshot(|snapshot| dialect::reset_event(&self.meta, snapshot))
+        self.with_snapshot(|snapshot| dialect::reset_event(self.meta(), snapshot))
     }
 
     /// Returns the `chat.completion` of a generation that has ended with an answer: as the upstream
     /// sent it, or made of the response object if the upstream streamed or speaks Responses.
     #[must_use]
     pub fn chat_completion(&self) -> Option<Vec<u8>> {
-        if self.meta.api == Api::Chat
+        if self.meta().api == Api::Chat
             && let Some(raw) = self.raw_completion()
         {
             return Some(raw);
         }
-        self.with_snapshot(|snapshot| dialect::chat_completion(&self.meta, snapshot))
+        self.with_snapshot(|snapshot| dialect::chat_completion(self.meta(), snapshot))
     }
 
     /// Returns the body of a chat upstream that did not stream.
@@ -363,7 +342,7 @@ impl Generation {
     /// Counts what it holds now. Called each time that it has grown by some KiB.
     pub(crate) fn count_growth(&self) {
         let (mut object, log) = (self.object_size(), self.log.memory_size());
-        if self.meta.api == Api::Responses {
+        if self.meta().api == Api::Responses {
             // The translator folds the items as well.
             object += log;
         }
@@ -392,7 +371,7 @@ impl Generation {
     /// memory limits rely on.
     #[must_use]
     pub fn memory_size(&self) -> usize {
-        self.object_size() + self.conversation.memory_size()
+        self.object_size() + self.header.input_size()
     }
 
     /// As [`Generation::memory_size`], without the items of the conversation.
@@ -403,17 +382,9 @@ impl Generation {
             .iter()
             .map(|known| known.template.memory_size() + known.event_middle.capacity() + 160)
             .sum();
-        // Fields that are all at their defaults are shared by all generations.
-        let request_fields = if Arc::strong_count(&self.meta.request_fields) > 1 {
-            0
-        } else {
-            self.meta.request_fields.len()
-        };
         let head = self.response_head.memory_size();
-        size_of::<Self>()
-            + OVERHEAD
-            + self.meta.model.len()
-            + request_fields
+        size_of::<Self>() + size_of::<LogHeader>() + OVERHEAD + self.header.memory_size()
+            - self.header.input_size()
             + head
             + self.snapshot.lock().memory_size()
             + self
@@ -476,7 +447,7 @@ impl History for Generation {
 
 impl View for Generation {
     fn meta(&self) -> &Meta {
-        &self.meta
+        &self.header.meta
     }
 
     fn templates(&self) -> Vec<Arc<KnownTemplate>> {

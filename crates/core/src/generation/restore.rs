@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::writer::ended_before_head;
-use super::{Conversation, Generation, Holdings};
+use super::{Generation, Holdings, Writer};
 use crate::dialect::known_template;
-use crate::log::{Epoch, LogStore, LogTail, StoreError, StoredLog};
+use crate::log::{Epoch, LogStore, LogTail, ReadPosition, StoreError, StoredLog};
 use crate::model::account::{Account, AccountKind};
 use crate::model::error::ApiError;
 use crate::model::event::{Ending, EventKind};
@@ -53,16 +53,12 @@ impl Generation {
             let sealed = log.seal(log.epoch(), &nothing);
             sealed.map_err(|_| StoreError::Corrupt)?;
         }
-        let conversation = Conversation {
-            predecessor: stored.header.predecessor.clone(),
-            input: stored.header.input.clone(),
-        };
-        let meta = stored.header.meta.clone();
         let holdings = Holdings::new(
             account.charge(AccountKind::Inputs, 0),
             account.charge(AccountKind::Reserved, 0),
         );
-        let generation = Self::new(meta, Arc::new(log), conversation, Duration::ZERO, holdings);
+        let header = stored.header.clone();
+        let generation = Self::new(header, Arc::new(log), Duration::ZERO, holdings);
         if let Some(head) = folder.response_head() {
             generation.response_head.set(head);
         }
@@ -70,6 +66,36 @@ impl Generation {
         *generation.snapshot.lock() = folder.snapshot;
         generation.count_restored();
         Ok(generation)
+    }
+
+    /// Ends a restored generation whose writer is lost: closes what is open and appends
+    /// `response.failed` with this error, in the epoch that the store has given. Returns these
+    /// records, which the store does not have yet.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] if the log has another epoch by now; [`StoreError::Sealed`] if it has
+    /// ended.
+    pub(crate) fn end_adopted(
+        self: &Arc<Self>,
+        epoch: Epoch,
+        error: &ApiError,
+    ) -> Result<RecordBatch, StoreError> {
+        let (held, current) = (epoch, self.log.epoch());
+        if held != current {
+            return Err(StoreError::Fenced { held, current });
+        }
+        let stored = self.log.committed();
+        Writer::resume(self.clone()).seal_abruptly(error);
+        let mut ending = RecordBatch::default();
+        let read = self
+            .log
+            .read(&mut ReadPosition::at(stored), usize::MAX, &mut ending);
+        read.map_err(|_| StoreError::Deleted)?;
+        if ending.is_empty() {
+            return Err(StoreError::Sealed);
+        }
+        self.log.commit(ending.end_seq());
+        Ok(ending)
     }
 }
 

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::Generation;
+use super::flush_source::TailSource;
 use crate::dialect::known_template;
-use crate::log::{AppendError, Epoch};
+use crate::log::{AppendError, Epoch, FlushHandle, Flusher};
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::{Ending, EventKind, Failure, Outcome};
 use crate::model::id::Seq;
@@ -31,6 +32,8 @@ pub(crate) struct Writer {
     epoch: Epoch,
     /// The generation's templates.
     templates: Vec<Arc<KnownTemplate>>,
+    /// Told of every batch, if a store has the log as well.
+    flush: Option<FlushHandle>,
     done: bool,
     /// Bytes appended so far.
     appended: usize,
@@ -58,14 +61,34 @@ type Updates<'a> = SmallVec<[Update<'a>; 2]>;
 impl Writer {
     /// Begins the log's next epoch.
     pub(crate) fn new(generation: Arc<Generation>) -> Self {
-        let epoch = generation.log().begin_epoch();
+        generation.log().begin_epoch();
+        Self::resume(generation)
+    }
+
+    /// Goes on in the log's current epoch, which no other writer has.
+    pub(super) fn resume(generation: Arc<Generation>) -> Self {
         Self {
             templates: generation.templates(),
+            epoch: generation.log().epoch(),
             generation,
-            epoch,
+            flush: None,
             done: false,
             appended: 0,
             count_at: COUNT_FROM,
+        }
+    }
+
+    /// Has what is written stored as well. `stored` is how far the store has it; `None` if it has no
+    /// such log yet. The writer holds the flusher's entry, so that a generation never refers to
+    /// itself.
+    pub(crate) fn store_with(&mut self, flusher: &Flusher, stored: Option<Seq>) {
+        let source = TailSource::new(self.generation.clone(), self.epoch);
+        self.flush = Some(flusher.track(Arc::new(source), stored));
+    }
+
+    fn mark(&self) {
+        if let Some(flush) = &self.flush {
+            flush.mark();
         }
     }
 
@@ -87,6 +110,7 @@ impl Writer {
             self.generation.log().append(self.epoch, batch)?;
             self.apply(&mut snapshot, updates);
         }
+        self.mark();
         self.appended += records.batch().byte_len();
         records.clear();
         if self.appended >= self.count_at {
@@ -181,6 +205,7 @@ impl Writer {
 
     fn sealed(&mut self) {
         self.done = true;
+        self.mark();
         self.generation
             .response_head()
             .set(Err(ended_before_head()));
@@ -249,9 +274,8 @@ mod tests {
     use futures::FutureExt as _;
 
     use super::*;
-    use crate::generation::Conversation;
     use crate::generation::Holdings;
-    use crate::log::{LogLimits, LogTail};
+    use crate::log::{LogHeader, LogLimits, LogTail};
     use crate::model::account::Account;
     use crate::model::event::{DeltaKind, DeltaTarget, ItemHead, PartKind};
     use crate::model::id::{GenerationId, Owner};
@@ -274,10 +298,9 @@ mod tests {
             store: false,
             include_usage: false,
         };
-        let conversation = Conversation::default();
+        let header = Arc::new(LogHeader::new(meta, "scripted"));
         let holdings = Holdings::uncounted();
-        let grace = Duration::ZERO;
-        Writer::new(Generation::new(meta, log, conversation, grace, holdings))
+        Writer::new(Generation::new(header, log, Duration::ZERO, holdings))
     }
 
     /// A writer that has appended the start of an answer, and its records.

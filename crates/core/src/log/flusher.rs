@@ -29,6 +29,9 @@ use super::{Epoch, ReadError, TailEnd};
 use crate::model::id::Seq;
 use crate::model::record::RecordBatch;
 
+/// Entries from which on the list is searched for logs that are gone.
+const PRUNE_FROM: usize = 1024;
+
 /// Most headers and seals that are with the store at a time.
 const CONCURRENT: usize = 16;
 
@@ -131,6 +134,8 @@ struct Shared {
     /// Generations with something to store, also those that wait after a failure.
     dirty: Mutex<VecDeque<Arc<Entry>>>,
     wakeup: Notify,
+    /// The length of the list at which it is searched next.
+    prune_at: AtomicUsize,
     /// Entries that are in the list or with the store.
     unfinished: AtomicUsize,
     finished: Notify,
@@ -209,6 +214,7 @@ impl Flusher {
                 options,
                 dirty: Mutex::default(),
                 wakeup: Notify::new(),
+                prune_at: AtomicUsize::new(PRUNE_FROM),
                 unfinished: AtomicUsize::new(0),
                 finished: Notify::new(),
                 buffered: AtomicUsize::new(0),
@@ -284,8 +290,34 @@ impl Shared {
     fn list(&self, entry: &Arc<Entry>) {
         if !entry.listed.swap(true, Ordering::AcqRel) {
             self.unfinished.fetch_add(1, Ordering::AcqRel);
-            self.dirty.lock().push_back(entry.clone());
+            let length = {
+                let mut dirty = self.dirty.lock();
+                dirty.push_back(entry.clone());
+                dirty.len()
+            };
             self.wakeup.notify_one();
+            if length >= self.prune_at.load(Ordering::Relaxed) {
+                self.prune();
+            }
+        }
+    }
+
+    /// Lets go of the entries whose records are gone. While a store hangs nothing else does, and
+    /// each keeps its generation in memory. Takes constant time per entry that is added.
+    fn prune(&self) {
+        let gone: Vec<_> = {
+            let mut dirty = self.dirty.lock();
+            let (kept, gone): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut *dirty)
+                .into_iter()
+                .partition(|entry: &Arc<Entry>| entry.source.end().is_ok());
+            *dirty = kept;
+            let next = PRUNE_FROM.max(dirty.len() * 2);
+            self.prune_at.store(next, Ordering::Relaxed);
+            gone.into()
+        };
+        for entry in gone {
+            entry.release(Released::Expired);
+            self.finish();
         }
     }
 

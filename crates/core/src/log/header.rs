@@ -119,8 +119,13 @@ impl LogHeader {
             self.meta.request_fields.len()
         };
         let key = self.idempotency.as_ref().map_or(0, |key| key.key.len());
-        let input: usize = self.input.iter().map(|item| item.get().len() + 16).sum();
-        self.meta.model.len() + request_fields + key + input
+        self.meta.model.len() + request_fields + key + self.input_size()
+    }
+
+    /// Returns the memory that the input items hold, in bytes.
+    #[must_use]
+    pub fn input_size(&self) -> usize {
+        self.input.iter().map(|item| item.get().len() + 16).sum()
     }
 
     /// Returns the header's bytes.

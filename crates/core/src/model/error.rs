@@ -122,6 +122,8 @@ codes! {
     ShuttingDown = "shutting_down", 503, Gateway, true, "Try again; another instance or the restarted one will answer.";
     /// The node that writes the answer is alive but cannot be reached.
     OwnerUnreachable = "owner_unreachable", 503, Gateway, true, "Try again after `Retry-After`; the answer goes on.";
+    /// The store does not answer, and the request needs it.
+    StoreUnavailable = "store_unavailable", 503, Gateway, true, "Try again after `Retry-After`; the operator has to look after the store.";
     /// A bug in the gateway.
     InternalError = "internal_error", 500, Gateway, true, "Try again; report it with the `X-Request-Id` if it comes back.";
     /// The connection to the upstream failed.

@@ -233,6 +233,11 @@ pub trait Upstream: Send + Sync + fmt::Debug {
         client_key: Option<&SecretString>,
     ) -> Result<Target, ApiError>;
 
+    /// Returns the configured name of an endpoint ([`Target::endpoint`]), if it has one.
+    fn endpoint_name(&self, _endpoint: usize) -> Option<&str> {
+        None
+    }
+
     /// Sends the request and waits for the head. Dropping the future cancels the request.
     fn open(
         &self,

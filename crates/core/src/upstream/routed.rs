@@ -19,6 +19,11 @@ impl Upstream for Router {
         self.target(model, client_key)
     }
 
+    fn endpoint_name(&self, endpoint: usize) -> Option<&str> {
+        let route = self.routes().get(endpoint)?;
+        Some(route.endpoint.name())
+    }
+
     fn open(
         &self,
         request: UpstreamRequest,

@@ -159,7 +159,7 @@ pub(super) async fn delete(
     service: web::Data<Service>,
 ) -> Result<HttpResponse, HttpError> {
     let generation = find(&service, &id).await?;
-    service.engine.delete(&generation);
+    service.engine.delete(&generation).await?;
     Ok(HttpResponse::Ok().json(serde_json::json!({"id": generation.meta().id.as_str(), "object": "response", "deleted": true})))
 }
 
@@ -188,7 +188,7 @@ pub(super) async fn input_items(
     };
     let history = service.engine.history(&generation).await?;
     let mut items = history.items();
-    items.extend(generation.conversation().input.iter().map(|item| &**item));
+    items.extend(generation.header().input.iter().map(|item| &**item));
     match query.get("order") {
         None | Some("desc") => items.reverse(),
         Some("asc") => {}

@@ -172,7 +172,9 @@ impl Process {
         while self.store.delete(&generation.meta().id).await.is_err() {
             sleep(RETRY).await;
         }
-        self.engine.delete(generation);
+        while self.engine.delete(generation).await.is_err() {
+            sleep(RETRY).await;
+        }
     }
 }
 
