@@ -17,6 +17,7 @@ FORMATS = {"text/plain": parse_text, OPEN_METRICS: parse_open_metrics}
 LABELS = {
     "api": "chat|responses",
     "clock": "connect|first_token|between_tokens|total",
+    "kind": "bodies|messages|queued|inputs|requests|logs|objects|frames|reserved",
     "le": r"[0-9.]+|\+Inf",
     "model": "simulator|other",
     "result": "hit|miss|coalesced|bypass",
