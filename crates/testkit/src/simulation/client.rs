@@ -242,21 +242,7 @@ impl Session {
             (Some(applied), 13..=14) => Some(applied + dice.range(1..=60)),
             (applied, _) => applied,
         });
-        let cursor = Cursor { id, after };
-        let resumed = self.process.resume(&cursor, view.kind()).await;
-        self.check_found(number, resumed.as_ref().map(drop));
-        let local = self.process.find_local(&cursor.id);
-        let expected = local.and_then(|local| self.expect(number, &local, after));
-        self.note(format_args!("resumes {number} as {view} after {after:?}"));
-        if let Some(expected) = expected {
-            expected
-                .check(view.kind(), &resumed)
-                .unwrap_or_else(|wrong| {
-                    self.fail(format_args!(
-                        "resumes {number} as {view} after {after:?}: {wrong}"
-                    ));
-                });
-        }
+        let resumed = self.ask(number, id, view, after).await;
         match resumed {
             Ok(Resumption::Read { guard, from }) => {
                 self.read(reading, view, after, (guard, from)).await;
@@ -294,6 +280,39 @@ impl Session {
         };
         self.client.lock().reading = Some(reading);
         read(self, connected, guard, from).await;
+        // A browser comes back after the end, too.
+        let (id, end) = {
+            let known = &self.world.model.lock().generations[connected.generation];
+            let end = known.last_of(view).filter(|_| view.is_numbered());
+            (known.id.clone(), end)
+        };
+        if let Some(end) = end.filter(|_| self.draw(|dice| dice.chance(20))) {
+            let _ = self.ask(connected.generation, id, view, Some(end)).await;
+        }
+    }
+
+    /// Applies the resume table and checks the result.
+    async fn ask(
+        &self,
+        number: usize,
+        id: GenerationId,
+        view: View,
+        after: Option<u64>,
+    ) -> Result<Resumption, ApiError> {
+        let cursor = Cursor { id, after };
+        let resumed = self.process.resume(&cursor, view.kind()).await;
+        self.check_found(number, resumed.as_ref().map(drop));
+        self.note(format_args!("resumes {number} as {view} after {after:?}"));
+        let local = self.process.find_local(&cursor.id);
+        if let Some(expected) = local.and_then(|local| self.expect(number, &local, after)) {
+            let checked = expected.check(view.kind(), &resumed);
+            checked.unwrap_or_else(|wrong| {
+                self.fail(format_args!(
+                    "resumes {number} as {view} after {after:?}: {wrong}"
+                ));
+            });
+        }
+        resumed
     }
 
     async fn poll(&self) {
