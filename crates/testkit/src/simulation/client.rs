@@ -3,23 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokenwire_core::engine::{Caller, Cursor, Resumption, StartRequest};
+use tokenwire_core::engine::{Cursor, Resumption};
 use tokenwire_core::generation::{Generation, ReaderGuard};
 use tokenwire_core::model::error::ApiError;
 use tokenwire_core::model::id::{GenerationId, Seq};
-use tokenwire_core::model::snapshot::Status;
-use tokenwire_core::request::StreamRequest;
 use tokio::time::{sleep, timeout};
 
-use super::dice::Dice;
 use super::model::{Connected, Deletion};
 use super::reader::read;
 use super::reading::{Reading, output_text};
 use super::session::{Client, Session};
 use super::view::View;
 
-/// The number of idempotency keys that the clients share.
-const KEYS: u64 = 4;
 /// A cancelled generation ends within this time.
 const CANCEL: Duration = Duration::from_millis(10);
 
@@ -127,89 +122,6 @@ impl Session {
         }
     }
 
-    async fn start(&self) {
-        let (body, marker, key) = self.request();
-        let request = StreamRequest::parse(body.as_bytes()).expect("the request is valid");
-        let request = StartRequest::new(request, Caller::default(), "/v1/streams")
-            .with_idempotency_key(key.clone());
-        let started = match self.process.start(request).await {
-            Ok(started) => started,
-            Err(error) => {
-                self.note(format_args!("starts nothing: {:?}", error.code));
-                return;
-            }
-        };
-        let id = started.guard.generation().meta().id.clone();
-        let number = if started.fresh {
-            if let Some(earlier) = self.earlier(&marker).filter(|_| key.is_some()) {
-                self.fail(format_args!(
-                    "the key of generation {earlier} starts another"
-                ));
-            }
-            self.world.model.lock().started(&id, &marker)
-        } else {
-            let number = self.world.model.lock().number(&id);
-            number.expect("a repeated key attaches to a known generation")
-        };
-        self.note(format_args!(
-            "starts {number} {id} fresh={} {body}",
-            started.fresh
-        ));
-        let view = self.draw(View::draw);
-        if self.draw(|dice| dice.chance(10)) {
-            // It never reads.
-            return;
-        }
-        let from = (started.guard, Seq(0));
-        self.read(Reading::new(number, view), view, None, from)
-            .await;
-    }
-
-    /// Draws a request: its body, its name, and its key.
-    fn request(&self) -> (String, String, Option<String>) {
-        let mut client = self.client.lock();
-        let number = client.number;
-        let dice = &mut client.dice;
-        let key = dice
-            .chance(25)
-            .then(|| format!("key{}", dice.range(1..=KEYS)));
-        let marker = match &key {
-            Some(key) => key.clone(),
-            None => format!("c{number}-{}", self.world.next_request()),
-        };
-        // What a key stands for is always the same.
-        let mut drawn = Dice::new(self.world.seed, &marker);
-        let model = *drawn.pick(&["chat", "chat", "responses"]);
-        let body = if drawn.chance(50) {
-            let usage = drawn.chance(50);
-            format!(
-                r##"{{"model":"{model}","messages":[{{"role":"user","content":"#{marker}#"}}],"stream":true,"stream_options":{{"include_usage":{usage}}}}}"##
-            )
-        } else {
-            let (background, store) = (drawn.chance(20), drawn.chance(70));
-            let store = store || background;
-            format!(
-                r##"{{"model":"{model}","input":"#{marker}#","stream":true,"background":{background},"store":{store}}}"##
-            )
-        };
-        (body, marker, key)
-    }
-
-    /// Returns the generation of this process that a key must still stand for.
-    fn earlier(&self, marker: &str) -> Option<usize> {
-        let model = self.world.model.lock();
-        let mut earlier = model.generations.iter().enumerate().rev();
-        let (number, known) = earlier.find(|(_, known)| known.marker == marker)?;
-        let of_process = known.process == model.process && known.deletion == Deletion::None;
-        if !of_process || self.world.plan.forgets {
-            return None;
-        }
-        let generation = self.process.find_local(&known.id)?;
-        // A generation that failed before its upstream sent anything releases its key.
-        let failed_early = generation.status() == Status::Failed && !model.has_begun(number);
-        (!failed_early).then_some(number)
-    }
-
     async fn attach(&self) {
         let Some((number, _)) = self.any() else {
             return;
@@ -242,21 +154,7 @@ impl Session {
             (Some(applied), 13..=14) => Some(applied + dice.range(1..=60)),
             (applied, _) => applied,
         });
-        let cursor = Cursor { id, after };
-        let resumed = self.process.resume(&cursor, view.kind()).await;
-        self.check_found(number, resumed.as_ref().map(drop));
-        let local = self.process.find_local(&cursor.id);
-        let expected = local.and_then(|local| self.expect(number, &local, after));
-        self.note(format_args!("resumes {number} as {view} after {after:?}"));
-        if let Some(expected) = expected {
-            expected
-                .check(view.kind(), &resumed)
-                .unwrap_or_else(|wrong| {
-                    self.fail(format_args!(
-                        "resumes {number} as {view} after {after:?}: {wrong}"
-                    ));
-                });
-        }
+        let resumed = self.ask(number, id, view, after).await;
         match resumed {
             Ok(Resumption::Read { guard, from }) => {
                 self.read(reading, view, after, (guard, from)).await;
@@ -279,7 +177,8 @@ impl Session {
         }
     }
 
-    async fn read(
+    /// Reads until the end, or until the client leaves.
+    pub(super) async fn read(
         &self,
         reading: Reading,
         view: View,
@@ -294,6 +193,39 @@ impl Session {
         };
         self.client.lock().reading = Some(reading);
         read(self, connected, guard, from).await;
+        // A browser comes back after the end, too.
+        let (id, end) = {
+            let known = &self.world.model.lock().generations[connected.generation];
+            let end = known.last_of(view).filter(|_| view.is_numbered());
+            (known.id.clone(), end)
+        };
+        if let Some(end) = end.filter(|_| self.draw(|dice| dice.chance(20))) {
+            let _ = self.ask(connected.generation, id, view, Some(end)).await;
+        }
+    }
+
+    /// Applies the resume table and checks the result.
+    async fn ask(
+        &self,
+        number: usize,
+        id: GenerationId,
+        view: View,
+        after: Option<u64>,
+    ) -> Result<Resumption, ApiError> {
+        let cursor = Cursor { id, after };
+        let resumed = self.process.resume(&cursor, view.kind()).await;
+        self.check_found(number, resumed.as_ref().map(drop));
+        self.note(format_args!("resumes {number} as {view} after {after:?}"));
+        let local = self.process.find_local(&cursor.id);
+        if let Some(expected) = local.and_then(|local| self.expect(number, &local, after)) {
+            let checked = expected.check(view.kind(), &resumed);
+            checked.unwrap_or_else(|wrong| {
+                self.fail(format_args!(
+                    "resumes {number} as {view} after {after:?}: {wrong}"
+                ));
+            });
+        }
+        resumed
     }
 
     async fn poll(&self) {

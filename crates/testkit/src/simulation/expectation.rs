@@ -61,14 +61,14 @@ impl Expectation {
     ) -> Result<(), String> {
         let is_sdk = kind == ReaderKind::Sdk;
         let agrees = match (self, resumed) {
+            // The store does not answer.
+            (_, Err(error)) if error.status == 503 => true,
             (Self::ReadFrom(wanted), Ok(Resumption::Read { from, .. })) => from.0 == wanted,
             (Self::NothingLeft, Ok(Resumption::NothingLeft { .. })) => true,
             (Self::PastHead, Ok(Resumption::Reset { .. })) => !is_sdk,
             (Self::PastHead, Err(error)) => is_sdk && error.status == 400,
             (Self::Lost { ending }, Ok(Resumption::Read { .. })) => ending || !is_sdk,
             (Self::Lost { ending }, Err(error)) => is_sdk && !ending && error.status == 410,
-            // The store does not answer.
-            (_, Err(error)) => error.status == 503,
             _ => false,
         };
         if agrees {

@@ -30,6 +30,7 @@ mod reader;
 mod reading;
 mod script;
 mod session;
+mod starting;
 mod tail;
 mod trace;
 mod upstream;

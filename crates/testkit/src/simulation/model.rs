@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use tokenwire_core::dialect::Dialect;
+use tokenwire_core::engine::ReaderKind;
 use tokenwire_core::log::StoredLog;
 use tokenwire_core::model::id::{Epoch, GenerationId, Seq};
 
@@ -202,6 +203,13 @@ impl Known {
         lost.any(|numbers| numbers.contains(&number))
     }
 
+    /// Returns the last number that a connection of this view has read to the end.
+    pub(super) fn last_of(&self, view: View) -> Option<u64> {
+        let mut connections = self.connections.iter().rev();
+        let complete = connections.find(|other| other.view == view && other.is_complete)?;
+        complete.frames.last().map(|(seq, _)| *seq)
+    }
+
     /// Notes a `tokenwire:reset` that a connection got: what follows is newer.
     ///
     /// # Errors
@@ -225,6 +233,11 @@ impl Known {
     /// # Errors
     /// What is wrong with it.
     pub(super) fn observe(&mut self, connection: usize, line: &Line) -> Result<(), String> {
+        let reader = &self.connections[connection];
+        let was_lost = reader.after.is_some_and(|after| self.is_lost_at(after));
+        if was_lost && reader.view.kind() != ReaderKind::Sdk {
+            return Err(format!("the reader after {:?} is not reset", reader.after));
+        }
         let Connection {
             view,
             after,

@@ -119,6 +119,10 @@ fn sse(data: &str) -> Vec<u8> {
 fn pieces(dice: &mut Dice, events: &[Vec<u8>]) -> Vec<(u64, Step)> {
     let style = dice.range(0..=3);
     let pace = *dice.pick(&[0, 2, 20, 120]);
+    // One long silence, in which readers leave.
+    let silence = dice
+        .chance(20)
+        .then(|| dice.range(0..=events.len() as u64) as usize);
     let mut steps = Vec::new();
     let mut open: Vec<u8> = Vec::new();
     for event in events {
@@ -129,7 +133,7 @@ fn pieces(dice: &mut Dice, events: &[Vec<u8>]) -> Vec<(u64, Step)> {
             _ => dice.range(1..=open.len() as u64) as usize,
         };
         let rest = open.split_off(cut);
-        let pause = if dice.chance(3) {
+        let pause = if dice.chance(2) || silence == Some(steps.len()) {
             dice.millis(500..=2_500)
         } else {
             dice.millis(0..=pace)
