@@ -4,6 +4,7 @@
 //!   call runs it for an implementation.
 //! * [`store_conformance`](mod@store_conformance): the same for every
 //!   [`LogStore`](tokenwire_core::log::LogStore).
+//! * [`simulation`]: engine, store, readers, faults and crashes from a seed.
 //! * [`FaultyStore`]: a store that is slow, hangs, fails, lies and repeats by a plan or a seed.
 //! * [`ScriptedUpstream`]: an upstream that sends the bytes that the test says, when the test says
 //!   so.
@@ -24,6 +25,7 @@
 
 pub mod chaos;
 pub mod log_conformance;
+pub mod simulation;
 pub mod store_conformance;
 
 mod audit;

@@ -83,6 +83,25 @@ pub(crate) fn soak(context: &Context<'_>) -> Result<Outcome, Error> {
     process::run(&mut command).map(|()| Outcome::Passed)
 }
 
+/// The simulation with more seeds than the other tests take.
+pub(crate) fn simulation(context: &Context<'_>) -> Result<Outcome, Error> {
+    let mut command = process::cargo(context.workspace.root());
+    command
+        .args([
+            "test",
+            "--package",
+            "tokenwire-core",
+            "--test",
+            "simulation",
+        ])
+        .args(["--", "--nocapture"])
+        .args(context.rest);
+    if std::env::var_os("SIMULATION_SEEDS").is_none() {
+        command.env("SIMULATION_SEEDS", "1000");
+    }
+    process::run(&mut command).map(|()| Outcome::Passed)
+}
+
 /// Licences, banned crates and sources of all dependencies. Advisories are left out: they come from
 /// a network and change without a change of the project.
 pub(crate) fn deny(context: &Context<'_>) -> Result<Outcome, Error> {

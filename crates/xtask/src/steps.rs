@@ -145,6 +145,13 @@ pub(crate) const STEPS: &[Step] = &[
         run: rust::soak,
     },
     Step {
+        name: "simulation",
+        about: "1,000 simulations, or as many as fit in a minute, find nothing (SIMULATION_SEEDS, SIMULATION_SEED)",
+        tiers: WIDER,
+        needs: &[],
+        run: rust::simulation,
+    },
+    Step {
         name: "fuzz",
         about: "each fuzz target runs for a minute without a finding (FUZZ_SECONDS)",
         tiers: &[Tier::Full],
@@ -206,7 +213,7 @@ mod tests {
         let error = named("clipy").err().unwrap().to_string();
         assert_eq!(
             error,
-            "there is no step `clipy`; the steps are fmt, clippy, unit, test, doctest, deny, docs, features, package, micro, python, node, client, browser, examples, soak, fuzz"
+            "there is no step `clipy`; the steps are fmt, clippy, unit, test, doctest, deny, docs, features, package, micro, python, node, client, browser, examples, soak, simulation, fuzz"
         );
     }
 }

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::log::{FlushOptions, Flusher, LogLimits, LogStore};
 use crate::model::account::{Account, Relief};
+use crate::model::id::{IdSource, RandomIds};
 use crate::upstream::Upstream;
 
 /// The terminal events of generations that are stopped are written within this time.
@@ -35,6 +36,7 @@ pub struct EngineBuilder {
     store_wait: Duration,
     reuse: Option<ReuseOptions>,
     sweep_interval: Option<Duration>,
+    ids: Arc<dyn IdSource>,
 }
 
 /// What the engines of all workers share: the registry, the logs and their memory account, the
@@ -55,6 +57,7 @@ pub struct SharedEngine {
     reuse: Option<Arc<Reuse>>,
     sweep_interval: Option<Duration>,
     sweeper: Arc<OnceLock<()>>,
+    ids: Arc<dyn IdSource>,
 }
 
 // === impl EngineBuilder ===
@@ -80,6 +83,7 @@ impl Default for EngineBuilder {
             store_wait: Duration::from_secs(2),
             reuse: None,
             sweep_interval: Some(Duration::from_secs(1)),
+            ids: Arc::new(RandomIds),
         }
     }
 }
@@ -170,6 +174,12 @@ impl EngineBuilder {
         }
     }
 
+    /// Sets what makes the ids of generations. Default: they are random.
+    #[must_use]
+    pub fn ids(self, ids: Arc<dyn IdSource>) -> Self {
+        Self { ids, ..self }
+    }
+
     /// Builds the shared part. [`SharedEngine::engine`] makes an engine of it for each worker.
     #[must_use]
     pub fn build(self) -> SharedEngine {
@@ -195,6 +205,7 @@ impl EngineBuilder {
             reuse: self.reuse.and_then(Reuse::new),
             sweep_interval: self.sweep_interval,
             sweeper: Arc::default(),
+            ids: self.ids,
         }
     }
 }
@@ -206,7 +217,8 @@ impl SharedEngine {
     /// client belongs to one runtime, so each worker needs an upstream and an engine of its own.
     ///
     /// The first call inside a Tokio runtime starts the sweeper there. It runs until the last
-    /// engine is dropped. With a store each call starts a flusher there.
+    /// engine is dropped. With a store each call starts a flusher there; outside a
+    /// runtime nothing but headers is stored.
     #[must_use]
     pub fn engine(&self, upstream: Arc<dyn Upstream>) -> Engine {
         let persistence = self.store.clone().map(|store| {
@@ -245,6 +257,7 @@ impl SharedEngine {
             persistence,
             end_notifier: None,
             observer: None,
+            ids: self.ids.clone(),
         }
     }
 

@@ -58,7 +58,7 @@ use crate::generation::Generation;
 use crate::log::LogLimits;
 use crate::model::account::Account;
 use crate::model::error::{ApiError, ErrorCode};
-use crate::model::id::{GenerationId, Owner};
+use crate::model::id::{GenerationId, IdSource, Owner};
 use crate::upstream::Upstream;
 
 /// Starts generations and finds them again. See the [module](self).
@@ -75,6 +75,7 @@ pub struct Engine {
     persistence: Option<Persistence>,
     end_notifier: Option<Arc<dyn EndNotifier>>,
     observer: Option<Arc<dyn Observer>>,
+    ids: Arc<dyn IdSource>,
 }
 
 impl Engine {
@@ -166,7 +167,8 @@ impl Engine {
     /// [`ErrorCode::StoreUnavailable`]: it is gone from memory, and may be in the store.
     pub async fn delete(&self, generation: &Arc<Generation>) -> Result<(), ApiError> {
         let id = &generation.meta().id;
-        generation.disown();
+        generation.log().expire();
+        generation.cancel();
         if let Some(persistence) = &self.persistence {
             persistence.delete(id).await?;
         }

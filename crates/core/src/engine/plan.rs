@@ -67,7 +67,14 @@ impl Engine {
         }
         let meta = Meta {
             include_usage: chat.include_usage(),
-            ..meta(&target, fields, &request.owner, false, true)
+            ..meta(
+                self.ids.generation_id(),
+                &target,
+                fields,
+                &request.owner,
+                false,
+                true,
+            )
         };
         Ok(Plan {
             header: LogHeader::new(meta, self.upstream_name(&target)),
@@ -121,6 +128,7 @@ impl Engine {
         let body = self.account.hold(AccountKind::Requests, body);
         let work = work(&target, body, choices, previous, request);
         let meta = meta(
+            self.ids.generation_id(),
             &target,
             responses.request_fields(),
             &request.owner,
@@ -167,6 +175,7 @@ fn work(
 }
 
 fn meta(
+    id: GenerationId,
     target: &Target,
     fields: RequestFields,
     owner: &Owner,
@@ -174,7 +183,7 @@ fn meta(
     store: bool,
 ) -> Meta {
     Meta {
-        id: GenerationId::random(),
+        id,
         owner: owner.clone(),
         created_at: unix_now(),
         model: target.model.clone(),

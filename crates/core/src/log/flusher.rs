@@ -346,6 +346,7 @@ impl Shared {
                 Some(None) => return,
                 Some(Some(due)) if due <= Instant::now() => return,
                 Some(Some(due)) => tokio::select! {
+                    biased;
                     () = sleep_until(due) => {}
                     () = self.wakeup.notified() => {}
                 },

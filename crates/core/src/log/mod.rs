@@ -33,6 +33,7 @@
 mod flusher;
 mod header;
 mod memory_store;
+mod position;
 mod reader;
 mod segment;
 mod store;
@@ -43,7 +44,8 @@ pub use crate::model::id::Epoch;
 pub use flusher::{FlushHandle, FlushOptions, FlushSource, Flusher, Released};
 pub use header::{HEADER_VERSION, HeaderError, IdempotencyKey, LogHeader};
 pub use memory_store::MemoryStore;
-pub use reader::{LogReader, ReadPosition};
+pub use position::ReadPosition;
+pub use reader::LogReader;
 pub use store::{
     Appended, Block, BlockRange, Blocks, LogStore, StoreError, StoreFuture, StoredLog,
 };

@@ -6,32 +6,9 @@ use std::task::{Context, Poll};
 
 use parking_lot::lock_api::RawMutex;
 
-use super::segment::Spot;
-use super::{LogTail, ReadError, ReaderSlot, TailEnd};
+use super::{LogTail, ReadError, ReadPosition, ReaderSlot, TailEnd};
 use crate::model::id::Seq;
 use crate::model::record::RecordBatch;
-
-/// A position in a log: the number of the next event, and a hint at its record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReadPosition {
-    pub(super) next: Seq,
-    /// The place before its record, if the last read left it here.
-    pub(super) spot: Option<Spot>,
-}
-
-impl ReadPosition {
-    /// A cursor before the event with this number.
-    #[must_use]
-    pub fn at(next: Seq) -> Self {
-        Self { next, spot: None }
-    }
-
-    /// The number of the next event to read.
-    #[must_use]
-    pub fn next(&self) -> Seq {
-        self.next
-    }
-}
 
 /// A cursor that is registered with its log. Dropping it removes the registration.
 pub struct LogReader<R: RawMutex = parking_lot::RawMutex> {

@@ -58,6 +58,22 @@ impl GenerationId {
     }
 }
 
+/// Makes the ids of new generations.
+pub trait IdSource: Send + Sync + fmt::Debug {
+    /// Returns an id that was never returned before.
+    fn generation_id(&self) -> GenerationId;
+}
+
+/// Makes random ids. The source of every engine but those of simulations.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RandomIds;
+
+impl IdSource for RandomIds {
+    fn generation_id(&self) -> GenerationId {
+        GenerationId::random()
+    }
+}
+
 /// Error of parsing a [`GenerationId`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected `resp_` followed by letters and digits")]

@@ -1,0 +1,147 @@
+//! What outlives a process of the simulation: the store, the clients' memory, the model.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use bytes::BytesMut;
+use parking_lot::Mutex;
+use tokenwire_core::dialect::{Dialect, Frame, Framing};
+use tokenwire_core::log::MemoryStore;
+use tokenwire_core::model::id::{GenerationId, IdSource};
+use tokio::sync::Notify;
+
+use super::dice::Dice;
+use super::model::Model;
+use super::plan::Plan;
+use super::trace::Trace;
+use super::view::View;
+use super::waiting::Watched;
+
+/// Something that is broken on purpose, to see that it is noticed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Nothing.
+    #[default]
+    None,
+    /// Every frame of this many is not written.
+    LoseFrame(usize),
+    /// Every frame of this many is written twice.
+    RepeatFrame(usize),
+}
+
+/// See the documentation of the module.
+pub(super) struct World {
+    pub(super) seed: u64,
+    pub(super) plan: Plan,
+    pub(super) trace: Trace,
+    pub(super) model: Mutex<Model>,
+    pub(super) watched: Watched,
+    /// What the store has, without its faults.
+    pub(super) stored: Arc<MemoryStore>,
+    pub(super) failed: Notify,
+    sabotage: Sabotage,
+    frames: Arc<AtomicUsize>,
+    ids: Mutex<Dice>,
+    requests: AtomicU64,
+    violation: Mutex<Option<String>>,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, sabotage: Sabotage) -> Arc<Self> {
+        Arc::new(Self {
+            seed,
+            plan: Plan::draw(seed),
+            trace: Trace::default(),
+            model: Mutex::default(),
+            watched: Watched::default(),
+            stored: Arc::new(MemoryStore::new(1 << 26)),
+            failed: Notify::new(),
+            sabotage,
+            frames: Arc::default(),
+            ids: Mutex::new(Dice::new(seed, "ids")),
+            requests: AtomicU64::new(0),
+            violation: Mutex::default(),
+        })
+    }
+
+    /// Notes that something is not as it must be. The first such note ends the simulation.
+    pub(super) fn fail(&self, what: String) {
+        self.trace.note(format_args!("VIOLATION: {what}"));
+        self.violation.lock().get_or_insert(what);
+        self.failed.notify_one();
+    }
+
+    /// Returns what went wrong.
+    pub(super) fn violation(&self) -> Option<String> {
+        self.violation.lock().clone()
+    }
+
+    /// Returns a number for a request without a key.
+    pub(super) fn next_request(&self) -> u64 {
+        self.requests.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Returns the framing of a client's readers.
+    pub(super) fn framing(&self, view: View) -> Arc<dyn Framing> {
+        let framing = view.framing();
+        if self.sabotage == Sabotage::None {
+            return framing;
+        }
+        Arc::new(BrokenFraming {
+            inner: framing,
+            sabotage: self.sabotage,
+            frames: self.frames.clone(),
+        })
+    }
+}
+
+/// Makes ids of the seed.
+pub(super) struct SeededIds(pub(super) Arc<World>);
+
+impl fmt::Debug for SeededIds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SeededIds").finish_non_exhaustive()
+    }
+}
+
+impl IdSource for SeededIds {
+    fn generation_id(&self) -> GenerationId {
+        let id = format!("resp_{}", self.0.ids.lock().suffix());
+        id.parse().expect("letters and digits are an id")
+    }
+}
+
+/// A framing that loses or repeats frames.
+#[derive(Debug)]
+struct BrokenFraming {
+    inner: Arc<dyn Framing>,
+    sabotage: Sabotage,
+    frames: Arc<AtomicUsize>,
+}
+
+impl Framing for BrokenFraming {
+    fn frame(&self, stream: &GenerationId, frame: &Frame<'_>, out: &mut BytesMut) {
+        let count = self.frames.fetch_add(1, Ordering::Relaxed) + 1;
+        let times = match self.sabotage {
+            Sabotage::LoseFrame(every) if count.is_multiple_of(every) => 0,
+            Sabotage::RepeatFrame(every) if count.is_multiple_of(every) => 2,
+            _ => 1,
+        };
+        for _ in 0..times {
+            self.inner.frame(stream, frame, out);
+        }
+    }
+
+    fn shows_extensions(&self) -> bool {
+        self.inner.shows_extensions()
+    }
+
+    fn sends_done(&self, dialect: Dialect) -> bool {
+        self.inner.sends_done(dialect)
+    }
+
+    fn share_key(&self) -> Option<&'static str> {
+        self.inner.share_key()
+    }
+}
