@@ -672,16 +672,29 @@ async fn header_without_records_is_ended_as_well() {
     let adopted = next_process.shared.adopt(&id).await.unwrap();
     assert_eq!(code_of(&adopted), "producer_lost");
     assert_eq!(adopted.log().epoch_ends(), [Seq(0)]);
-    let failed = (SECOND, "response.failed".to_owned());
-    let reset = (SECOND, "tokenwire:reset".to_owned());
-    for (kind, expected) in [
-        (ReaderKind::Sdk, failed),
-        (ReaderKind::EventSource, reset.clone()),
-        (ReaderKind::WebSocket, reset),
-    ] {
-        let resumed = next_process.resume(&id, next.0 - 1, kind).await;
-        assert_eq!(read(resumed, kind), [expected]);
+    let after = next.0 - 1;
+    for kind in [ReaderKind::EventSource, ReaderKind::WebSocket] {
+        let resumed = next_process.resume(&id, after, kind).await;
+        let reset = (SECOND + 1, "tokenwire:reset".to_owned());
+        assert_eq!(read(resumed, kind), [reset]);
     }
+    // All that an SDK has seen is lost, and it cannot be told so in the stream.
+    let cursor = Cursor {
+        id: id.clone(),
+        after: Some(after),
+    };
+    let owner = Owner::Anonymous;
+    let refused = next_process
+        .engine
+        .resume(&cursor, &owner, ReaderKind::Sdk)
+        .await;
+    assert!(refused.unwrap_err().is(ErrorCode::PositionGone));
+    let mut reader = Reader::new(adopted.attach(), 0, Dialect::Responses);
+    reader.read_now();
+    let lines = reader.lines();
+    assert_eq!(lines.len(), 2);
+    assert!(lines[0].data.contains("response.created"));
+    assert!(lines[1].data.contains("response.failed"));
 }
 
 #[tokio::test(start_paused = true)]

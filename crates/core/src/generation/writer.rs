@@ -233,6 +233,10 @@ impl Writer {
         // This may run while unwinding. The terminal event is written in any case.
         let closing = || self.generation.snapshot().closing_events();
         let mut events = catch_unwind(AssertUnwindSafe(closing)).unwrap_or_default();
+        if end.next == Seq(0) {
+            // The first event is always `response.created`.
+            events.insert(0, EventKind::Created);
+        }
         events.push(EventKind::End(outcome));
         let record = FullRecord { events, raw: None };
         batch.push_full(&record);
