@@ -15,7 +15,6 @@ use tokenwire_core::engine::{
 };
 use tokenwire_core::generation::Generation;
 use tokenwire_core::log::LogLimits;
-use tokenwire_core::model::account::AccountKind;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::{GenerationId, Owner};
 use tokenwire_core::model::snapshot::Api;
@@ -206,11 +205,14 @@ async fn turn_renews_the_retention_of_all_turns_before_it() {
     for turn in [&first, &second, &third] {
         assert!(world.find(id(turn)).await.is_err());
     }
-    // A generation is counted until its last reference goes. The upstream keeps its requests.
-    drop((first, second, other, third, started));
-    let account = world.shared.account();
-    let kept = account.used() - account.held(AccountKind::Requests);
-    assert_eq!((world.shared.registry().len(), kept), (0, 0));
+    drop((first, second, other, third, started, call));
+    assert_eq!(
+        (
+            world.shared.registry().len(),
+            world.shared.registry().used()
+        ),
+        (0, 0)
+    );
 }
 
 #[tokio::test(start_paused = true)]

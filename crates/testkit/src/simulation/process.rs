@@ -172,8 +172,9 @@ impl Process {
         while self.store.delete(&generation.meta().id).await.is_err() {
             sleep(RETRY).await;
         }
-        // The engine has no store, so this does not fail.
-        let _ = self.engine.delete(generation).await;
+        while self.engine.delete(generation).await.is_err() {
+            sleep(RETRY).await;
+        }
     }
 }
 
