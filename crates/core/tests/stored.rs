@@ -654,6 +654,70 @@ async fn every_running_answer_of_a_dead_process_can_be_adopted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn header_without_records_is_ended_as_well() {
+    let (_, store) = memory();
+    // The flusher never runs: the process dies before its first tick.
+    let flusher = Flusher::new(store.clone(), FlushOptions::default());
+    let with_store = |builder: EngineBuilder| builder.store(store.clone());
+    let process = Process::build(Api::Chat, with_store, Some(flusher));
+    let (started, call) = process.start(keyed(CHAT)).await;
+    call.token("Hello");
+    settle().await;
+    let generation = started.guard.generation();
+    let (id, next) = (
+        generation.meta().id.clone(),
+        generation.tail().unwrap().next,
+    );
+    let next_process = Process::new(Api::Chat, &store);
+    let adopted = next_process.shared.adopt(&id).await.unwrap();
+    assert_eq!(code_of(&adopted), "producer_lost");
+    assert_eq!(adopted.log().epoch_ends(), [Seq(0)]);
+    let after = next.0 - 1;
+    for kind in [ReaderKind::EventSource, ReaderKind::WebSocket] {
+        let resumed = next_process.resume(&id, after, kind).await;
+        let reset = (SECOND + 1, "tokenwire:reset".to_owned());
+        assert_eq!(read(resumed, kind), [reset]);
+    }
+    // All that an SDK has seen is lost, and it cannot be told so in the stream.
+    let cursor = Cursor {
+        id: id.clone(),
+        after: Some(after),
+    };
+    let owner = Owner::Anonymous;
+    let refused = next_process
+        .engine
+        .resume(&cursor, &owner, ReaderKind::Sdk)
+        .await;
+    assert!(refused.unwrap_err().is(ErrorCode::PositionGone));
+    let mut reader = Reader::new(adopted.attach(), 0, Dialect::Responses);
+    reader.read_now();
+    let lines = reader.lines();
+    assert_eq!(lines.len(), 2);
+    assert!(lines[0].data.contains("response.created"));
+    assert!(lines[1].data.contains("response.failed"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn unstored_response_has_a_log_and_no_object_or_input() {
+    let (_, store) = memory();
+    let process = Process::new(Api::Chat, &store);
+    for kept in [true, false] {
+        let body = serde_json::json!({"input": "x", "stream": true, "store": kept});
+        let (started, call) = process.start(request(&body.to_string())).await;
+        answer(&call, &["Hi"]);
+        let generation = started.guard.generation();
+        generation.ended().await;
+        process.shared.flushed().await;
+        let id = &generation.meta().id;
+        let stored = store.open(id).await.unwrap();
+        assert!(stored.sealed);
+        assert_eq!(stored.end, generation.tail().unwrap().next);
+        assert_eq!(stored.header.input.len(), usize::from(kept));
+        assert_eq!(store.object(id).await.unwrap().is_some(), kept);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn writer_whose_log_was_adopted_is_fenced() {
     let (_, store) = memory();
     let first = Process::new(Api::Chat, &store);
@@ -817,6 +881,8 @@ async fn deleted_response_is_gone_from_the_store() {
         faulty.next(Operation::Delete, Fault::Fail);
         let error = process.engine.delete(generation).await.unwrap_err();
         assert!(error.is(ErrorCode::StoreUnavailable), "{error:?}");
+        // It is still found, so that a client can try again.
+        let generation = &process.find(id).await.unwrap();
         process.engine.delete(generation).await.unwrap();
         assert_eq!(memory.open(id).await.err(), Some(StoreError::Deleted));
         assert_eq!(process.find(id).await.err(), Some(ErrorCode::NotFound));

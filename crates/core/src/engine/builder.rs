@@ -217,7 +217,8 @@ impl SharedEngine {
     /// client belongs to one runtime, so each worker needs an upstream and an engine of its own.
     ///
     /// The first call inside a Tokio runtime starts the sweeper there. It runs until the last
-    /// engine is dropped. With a store each call starts a flusher there.
+    /// engine is dropped. With a store each call starts a flusher there; outside a
+    /// runtime nothing but headers is stored.
     #[must_use]
     pub fn engine(&self, upstream: Arc<dyn Upstream>) -> Engine {
         let persistence = self.store.clone().map(|store| {

@@ -458,7 +458,9 @@ async fn relocate(
     match source.locate(&generation.meta().id).await {
         Ok(Located::Stored(stored)) => Located::Stored(stored),
         // Another process has taken it over.
-        Ok(located @ (Located::Remote { .. } | Located::Lost)) if !ended => located,
+        Ok(located @ (Located::Remote { .. } | Located::Lost)) if generation.is_disowned() => {
+            located
+        }
         _ => Located::Local(generation),
     }
 }

@@ -167,7 +167,8 @@ impl Engine {
     /// [`ErrorCode::StoreUnavailable`]: it is gone from memory, and may be in the store.
     pub async fn delete(&self, generation: &Arc<Generation>) -> Result<(), ApiError> {
         let id = &generation.meta().id;
-        generation.disown();
+        generation.log().expire();
+        generation.cancel();
         if let Some(persistence) = &self.persistence {
             persistence.delete(id).await?;
         }

@@ -39,6 +39,7 @@ const RESUMED: u8 = 2;
 pub(crate) struct Control {
     cancelled: AtomicBool,
     shutting_down: AtomicBool,
+    disowned: AtomicBool,
     readers: AtomicUsize,
     /// Number of generations that follow this one's log.
     followers: AtomicUsize,
@@ -53,6 +54,7 @@ impl Control {
         Self {
             cancelled: AtomicBool::new(false),
             shutting_down: AtomicBool::new(false),
+            disowned: AtomicBool::new(false),
             readers: AtomicUsize::new(0),
             followers: AtomicUsize::new(0),
             timeouts: AtomicU8::new(RUNNING),
@@ -64,6 +66,16 @@ impl Control {
     pub(super) fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
         self.driver.wake();
+    }
+
+    /// Notes that the log is another process's now. Cancels it as well.
+    pub(super) fn disown(&self) {
+        self.disowned.store(true, Ordering::Release);
+        self.cancel();
+    }
+
+    pub(super) fn is_disowned(&self) -> bool {
+        self.disowned.load(Ordering::Acquire)
     }
 
     pub(super) fn shut_down(&self) {

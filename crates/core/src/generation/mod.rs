@@ -172,7 +172,12 @@ impl Generation {
     /// reset or an end, and the upstream is cancelled. Nothing more is appended.
     pub(crate) fn disown(&self) {
         self.log.expire();
-        self.control.cancel();
+        self.control.disown();
+    }
+
+    /// Whether its log is another process's now.
+    pub(crate) fn is_disowned(&self) -> bool {
+        self.control.is_disowned()
     }
 
     /// Ends it with the failure `shutting_down`. Returns at once; the terminal event follows.

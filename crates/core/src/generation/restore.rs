@@ -85,7 +85,7 @@ impl Generation {
             return Err(StoreError::Fenced { held, current });
         }
         let stored = self.log.committed();
-        Writer::resume(self.clone()).seal_abruptly(error);
+        Writer::in_epoch(self.clone(), epoch).seal_abruptly(error);
         let mut ending = RecordBatch::default();
         let read = self
             .log

@@ -61,16 +61,16 @@ type Updates<'a> = SmallVec<[Update<'a>; 2]>;
 impl Writer {
     /// Begins the log's next epoch.
     pub(crate) fn new(generation: Arc<Generation>) -> Self {
-        generation.log().begin_epoch();
-        Self::resume(generation)
+        let epoch = generation.log().begin_epoch();
+        Self::in_epoch(generation, epoch)
     }
 
-    /// Goes on in the log's current epoch, which no other writer has.
-    pub(super) fn resume(generation: Arc<Generation>) -> Self {
+    /// Goes on in an epoch that has begun and has no other writer.
+    pub(super) fn in_epoch(generation: Arc<Generation>, epoch: Epoch) -> Self {
         Self {
             templates: generation.templates(),
-            epoch: generation.log().epoch(),
             generation,
+            epoch,
             flush: None,
             done: false,
             appended: 0,
@@ -233,6 +233,10 @@ impl Writer {
         // This may run while unwinding. The terminal event is written in any case.
         let closing = || self.generation.snapshot().closing_events();
         let mut events = catch_unwind(AssertUnwindSafe(closing)).unwrap_or_default();
+        if end.next == Seq(0) {
+            // The first event is always `response.created`.
+            events.insert(0, EventKind::Created);
+        }
         events.push(EventKind::End(outcome));
         let record = FullRecord { events, raw: None };
         batch.push_full(&record);
