@@ -115,7 +115,7 @@ pub enum Released {
     Refused(StoreError),
 }
 
-/// Stores the records of a worker's generations. Cheap to clone. See the [module](self).
+/// Stores the records of a worker's generations. Cheap to clone.
 #[derive(Clone)]
 pub struct Flusher {
     shared: Arc<Shared>,

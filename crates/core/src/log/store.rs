@@ -38,7 +38,7 @@ use crate::model::record::{CorruptRecord, RecordBatch, Records};
 /// A store's answer, to be awaited.
 pub type StoreFuture<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 
-/// Keeps logs. See the [module documentation](self) for a drawing.
+/// Keeps logs beyond the life of their process.
 ///
 /// A store is shared by all workers and never on a token's way. Its futures can be dropped: the
 /// operation then has happened or not.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::model::json::Members;
+use crate::model::json::{self, Members};
 use crate::model::text::Text;
 
 /// The output items of a Responses upstream, by `output_index`. A copy shares them.
@@ -74,7 +74,11 @@ impl RelayedUpdate {
                 part,
                 kind: part_type(name),
                 field,
-                delta: members.text("delta").unwrap_or_default().into_owned(),
+                delta: members
+                    .get("delta")
+                    .and_then(json::string_inside)
+                    .unwrap_or_default()
+                    .to_owned(),
             })
         };
         let part = |list, index| {
@@ -281,7 +285,8 @@ impl RelayedItem {
             let Some(holder) = holder.and_then(Value::as_object_mut) else {
                 continue;
             };
-            let text = text.to_string();
+            // Only the joined pieces can be unescaped: a token may end inside a surrogate pair.
+            let text = json::unescape(&text.to_string());
             match holder.get_mut(place.field) {
                 Some(Value::String(before)) => before.push_str(&text),
                 _ => drop(holder.insert(place.field.to_owned(), Value::String(text))),
@@ -334,5 +339,21 @@ mod tests {
             items.apply("response.output_text.delta", 0, &members);
         }
         assert!(items.memory_size() >= empty + 100_000);
+    }
+
+    #[test]
+    fn surrogate_pair_that_two_deltas_share_is_one_character() {
+        let mut items = RelayedItems::default();
+        let added = r#"{"item":{"type":"message","content":[{"type":"output_text","text":""}]}}"#;
+        let half = |text: &str| format!(r#"{{"content_index":0,"delta":"{text}"}}"#);
+        for (name, event) in [
+            ("response.output_item.added", added.to_owned()),
+            ("response.output_text.delta", half(r"a\ud83d")),
+            ("response.output_text.delta", half(r"\ude00\n")),
+        ] {
+            items.apply(name, 0, &serde_json::from_str(&event).unwrap());
+        }
+        let item = items.get(0).unwrap();
+        assert_eq!(item["content"][0]["text"], "a\u{1F600}\n");
     }
 }
