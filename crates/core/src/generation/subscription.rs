@@ -240,6 +240,10 @@ impl Subscription {
             .and_then(|key| generation.render_cache().get(key, first))
             .filter(|entry| entry.next <= read)
         {
+            if entry.next == read {
+                // The readers at the tail, which share the frames of one token, are all here.
+                self.at = self.batch.end();
+            }
             while let Some((record, after)) = self.batch.record_at(self.at)
                 && record.first_seq < entry.next
             {

@@ -253,7 +253,7 @@ impl Segments {
                 spot.byte += taken;
                 spot.end = records.end_seq();
             }
-            if out.len() - start >= max_bytes {
+            if next_first.is_none() || out.len() - start >= max_bytes {
                 break;
             }
         }

@@ -279,6 +279,15 @@ impl RecordBatch {
         }
     }
 
+    /// Returns the place after the last record.
+    #[must_use]
+    pub fn end(&self) -> BatchPosition {
+        BatchPosition {
+            byte: self.bytes.len(),
+            next: self.next,
+        }
+    }
+
     /// Returns the record at this place of this batch, and the place after it.
     #[must_use]
     pub fn record_at(&self, at: BatchPosition) -> Option<(RecordRef<'_>, BatchPosition)> {
