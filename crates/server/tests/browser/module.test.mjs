@@ -21,8 +21,8 @@ async function road(options) {
 
 before(async () => {
   // Not the chat page: its content security policy forbids other origins. This page loads the module from the gateway.
-  // An answer that is cut in its head has no CORS header, and the browser reports that.
-  visited = await visit(`${gateway}/healthz`, { expected: /net::ERR_|WebSocket connection to .* failed|Failed to load resource|blocked by CORS policy/ });
+  // An answer that is cut in its head has no CORS header, or no content type, and the browser reports that.
+  visited = await visit(`${gateway}/healthz`, { expected: /net::ERR_|WebSocket connection to .* failed|Failed to load resource|blocked by CORS policy|EventSource's response has a MIME type/ });
   await visited.page.route('**/cases.mjs', (route) => route.fulfill({ contentType: 'text/javascript', body: cases }));
 });
 after(async () => {
