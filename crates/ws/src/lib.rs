@@ -25,6 +25,7 @@ mod read_loop;
 mod readers;
 mod session;
 mod upgrade;
+mod waiting_commands;
 
 pub use upgrade::{WebSocketOptions, upgrade};
 

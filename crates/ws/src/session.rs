@@ -8,11 +8,10 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt as _;
-use futures::future::LocalBoxFuture;
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{
     Caller, Cursor, Engine, LOST_SEQ, LostStream, ReaderKind, Registry, Resumption, StartRequest,
@@ -31,6 +30,7 @@ use crate::framing::{StreamId, TextFrames, put_text};
 use crate::lanes::{LaneKey, Lanes, QueuedCreate};
 use crate::message::{self, Command, Named, Rejected, Resume};
 use crate::readers::{Broken, Frames, POLL_BYTES, Readers};
+use crate::waiting_commands::WaitingCommands;
 
 /// The bytes of waiting replies beyond which nothing is done that causes another. A reset holds a
 /// whole object, which may be larger by itself.
@@ -48,17 +48,13 @@ pub(crate) struct SessionOptions {
     pub(crate) extensions: bool,
 }
 
-/// What follows an operation that had to wait.
-type Continuation = Box<dyn FnOnce(&mut SocketSession)>;
-
 pub(crate) struct SocketSession {
     engine: Engine,
     options: SessionOptions,
     replies: BytesMut,
     readers: Readers,
     lanes: Lanes,
-    /// Commands that wait for what is not in this process.
-    waiting: Vec<LocalBoxFuture<'static, Continuation>>,
+    waiting: WaitingCommands,
     /// Whether the client takes `tokenwire:` events: it offered the subprotocol, or has sent a
     /// `tokenwire:` message. The SDKs fail on event types that they do not know.
     extensions: Arc<AtomicBool>,
@@ -78,7 +74,7 @@ impl SocketSession {
             options,
             replies: BytesMut::new(),
             lanes: Lanes::default(),
-            waiting: Vec::new(),
+            waiting: WaitingCommands::default(),
             body: None,
             freed: VecDeque::new(),
             room: Rc::default(),
@@ -395,10 +391,7 @@ impl SocketSession {
         let mut operation = Box::pin(operation);
         match operation.as_mut().now_or_never() {
             Some(output) => then(self, output),
-            None => self.waiting.push(Box::pin(async move {
-                let output = operation.await;
-                Box::new(move |session: &mut Self| then(session, output)) as Continuation
-            })),
+            None => self.waiting.push(operation, then),
         }
     }
 
@@ -414,16 +407,9 @@ impl SocketSession {
     }
 
     fn poll_waiting(&mut self, cx: &mut Context<'_>) {
-        let mut at = 0;
-        while let Some(operation) = self.waiting.get_mut(at) {
-            match operation.as_mut().poll(cx) {
-                Poll::Ready(then) => {
-                    drop(self.waiting.remove(at));
-                    then(self);
-                    self.start_waiting();
-                }
-                Poll::Pending => at += 1,
-            }
+        while let Some(then) = self.waiting.poll_done(cx) {
+            then(self);
+            self.start_waiting();
         }
     }
 
