@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use actix_web::body::{BodySize, MessageBody};
 use bytes::{Bytes, BytesMut};
-use tokenwire_core::generation::{Subscription, SubscriptionError};
+use tokenwire_core::generation::{SharedPieces, Subscription, SubscriptionError};
 use tokenwire_core::model::gauge::{Gauge, GaugeGuard};
 use tokio::time::{Instant, Sleep};
 
@@ -52,6 +52,8 @@ pub(crate) struct SseOptions {
 pub(crate) struct SseBody {
     subscription: Option<Subscription>,
     preface: Bytes,
+    /// A frame after the preface, for a body without a subscription.
+    frame: Option<SharedPieces>,
     expired: Bytes,
     heartbeat: Option<Heartbeat>,
     broken: Option<SubscriptionError>,
@@ -94,11 +96,18 @@ impl SseBody {
         Self {
             subscription,
             preface: options.preface,
+            frame: None,
             expired: options.expired,
             heartbeat,
             broken: None,
             _present: options.readers.enter(),
         }
+    }
+
+    /// Adds a frame after the preface.
+    pub(crate) fn followed_by(mut self, frame: SharedPieces) -> Self {
+        self.frame = Some(frame);
+        self
     }
 
     fn sent(&mut self) {
@@ -163,7 +172,10 @@ impl MessageBody for SseBody {
                 this.sent();
                 Poll::Ready(Some(Ok(preface)))
             }
-            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(None) => {
+                let piece = this.frame.as_mut().and_then(Iterator::next);
+                Poll::Ready(piece.map(Ok))
+            }
             Poll::Ready(Some(Err(SubscriptionError::Expired))) if !this.expired.is_empty() => {
                 this.subscription = None;
                 let expired = std::mem::take(&mut this.expired);

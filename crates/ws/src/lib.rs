@@ -23,6 +23,7 @@ mod lanes;
 mod message;
 mod read_loop;
 mod readers;
+mod replies;
 mod session;
 mod upgrade;
 mod waiting_commands;

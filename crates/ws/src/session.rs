@@ -1,8 +1,8 @@
 //! One socket's state, shared by the task that reads from the client and the body that writes to
 //! it.
 //!
-//! Everything in it is bounded: readers and waiting creates by the options. Beyond [`MAX_REPLIES`]
-//! bytes of replies no further message is handled until the client has read them.
+//! Everything in it is bounded: readers and waiting creates by the options. Beyond some bytes
+//! of [`Replies`] no further message is handled until the client has read them.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Waker};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::FutureExt as _;
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{
@@ -26,15 +26,12 @@ use tokenwire_core::model::snapshot::Status;
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokio::sync::Notify;
 
-use crate::framing::{StreamId, TextFrames, put_text};
+use crate::framing::{StreamId, TextFrames};
 use crate::lanes::{LaneKey, Lanes, QueuedCreate};
 use crate::message::{self, Command, Named, Rejected, Resume};
 use crate::readers::{Broken, Frames, POLL_BYTES, Readers};
+use crate::replies::Replies;
 use crate::waiting_commands::WaitingCommands;
-
-/// The bytes of waiting replies beyond which nothing is done that causes another. A reset holds a
-/// whole object, which may be larger by itself.
-const MAX_REPLIES: usize = 1024 * 1024;
 
 /// Bounds and identity of one socket.
 #[derive(Clone, Debug)]
@@ -51,7 +48,7 @@ pub(crate) struct SessionOptions {
 pub(crate) struct SocketSession {
     engine: Engine,
     options: SessionOptions,
-    replies: BytesMut,
+    replies: Replies,
     readers: Readers,
     lanes: Lanes,
     waiting: WaitingCommands,
@@ -72,7 +69,7 @@ impl SocketSession {
             readers: Readers::new(options.readers.clone()),
             extensions: Arc::new(AtomicBool::new(options.extensions)),
             options,
-            replies: BytesMut::new(),
+            replies: Replies::default(),
             lanes: Lanes::default(),
             waiting: WaitingCommands::default(),
             body: None,
@@ -96,7 +93,7 @@ impl SocketSession {
 
     /// Whether there is room for the replies to another message.
     pub(crate) fn has_room(&self) -> bool {
-        self.replies.len() <= MAX_REPLIES
+        self.replies.has_room()
     }
 
     /// Notified when there is room again.
@@ -151,7 +148,20 @@ impl SocketSession {
     }
 
     fn reply(&mut self, json: &[u8], stream_id: Option<&str>) {
-        put_text(json, stream_id, &mut self.replies);
+        self.replies.push(json, stream_id);
+    }
+
+    /// Sends the response object of a stream that cannot be read from the wanted position.
+    fn reset(&mut self, generation: &Arc<Generation>, stream_id: Option<&StreamId>) {
+        let frame = generation.reset_frame(&self.framing(stream_id));
+        self.replies.push_pieces(frame);
+    }
+
+    fn framing(&self, stream_id: Option<&StreamId>) -> TextFrames {
+        TextFrames {
+            stream_id: stream_id.cloned(),
+            extensions: self.extensions.clone(),
+        }
     }
 
     fn create(&mut self, text: &str) {
@@ -230,9 +240,8 @@ impl SocketSession {
                 return self.free(moved);
             }
             // The log of a repeated key is gone.
-            Ok(Resumption::Reset { event, .. } | Resumption::Lost(LostStream { event, .. })) => {
-                self.reply(&event, lane.as_deref());
-            }
+            Ok(Resumption::Reset { generation }) => self.reset(&generation, lane.as_ref()),
+            Ok(Resumption::Lost(LostStream { event, .. })) => self.reply(&event, lane.as_deref()),
             Ok(Resumption::NothingLeft { .. }) => {}
             Err(error) => self.reply(&message::error(&error), lane.as_deref()),
         }
@@ -246,10 +255,7 @@ impl SocketSession {
         stream_id: Option<&StreamId>,
         lane: Option<LaneKey>,
     ) {
-        let framing = Arc::new(TextFrames {
-            stream_id: stream_id.cloned(),
-            extensions: self.extensions.clone(),
-        });
+        let framing = Arc::new(self.framing(stream_id));
         let subscription = Subscription::new(guard, from, Dialect::Responses, framing);
         self.readers.push(subscription, stream_id.cloned(), lane);
     }
@@ -290,7 +296,11 @@ impl SocketSession {
                 let reply = message::resumed(&resume.response_id, from, head, status);
                 session.reply(&reply, resume.stream_id.as_deref());
             }
-            Ok(Resumption::Reset { event, .. } | Resumption::Lost(LostStream { event, .. })) => {
+            Ok(Resumption::Reset { generation }) => {
+                let name: Option<StreamId> = resume.stream_id.as_deref().map(Into::into);
+                session.reset(&generation, name.as_ref());
+            }
+            Ok(Resumption::Lost(LostStream { event, .. })) => {
                 session.reply(&event, resume.stream_id.as_deref());
             }
             Err(error) => session.failed_resume(&resume, &error),
@@ -349,7 +359,11 @@ impl SocketSession {
                 self.reply(&resumed(from), name.as_deref());
                 self.free(lane);
             }
-            Resumption::Reset { event, .. } | Resumption::Lost(LostStream { event, .. }) => {
+            Resumption::Reset { generation } => {
+                self.reset(&generation, name.as_ref());
+                self.free(lane);
+            }
+            Resumption::Lost(LostStream { event, .. }) => {
                 self.reply(&event, name.as_deref());
                 self.free(lane);
             }
@@ -456,7 +470,11 @@ impl SocketSession {
         let mut out = Frames::default();
         self.poll_waiting(cx);
         loop {
-            out.push(self.take_replies());
+            // Between the pieces of a frame there may be nothing else.
+            if !(self.readers.finish_frame(&mut out) && self.take_replies(&mut out)) {
+                cx.waker().wake_by_ref();
+                return out.into_bytes();
+            }
             let more = !self.freed.is_empty();
             self.start_waiting();
             let ended = self.readers.poll(cx, &mut out);
@@ -475,7 +493,9 @@ impl SocketSession {
             self.start_waiting();
             // A freed lane may have started its next create, whose first event is ready at once.
             if full || !more {
-                out.push(self.take_replies());
+                if self.readers.is_between_frames() && !self.take_replies(&mut out) {
+                    cx.waker().wake_by_ref();
+                }
                 return out.into_bytes();
             }
         }
@@ -492,8 +512,7 @@ impl SocketSession {
         let left = self.engine.find_local(id, &self.options.caller.owner);
         let extensions = self.extensions.load(Ordering::Relaxed);
         if let (Some(generation), SubscriptionError::Expired, true) = (left, error, extensions) {
-            let (_, event) = generation.reset_event();
-            return self.reply(&event, name);
+            return self.reset(&generation, stream_id.as_ref());
         }
         let gone = ApiError::new(
             ErrorCode::PositionGone,
@@ -507,14 +526,13 @@ impl SocketSession {
         self.reply(&reply, name);
     }
 
-    /// Takes the waiting replies. Splitting an empty buffer would allocate.
-    fn take_replies(&mut self) -> Bytes {
+    /// Moves the waiting replies to `out`. Returns whether all are there.
+    fn take_replies(&mut self, out: &mut Frames) -> bool {
         if self.replies.is_empty() {
-            Bytes::new()
-        } else {
-            self.room.notify_one();
-            self.replies.split().freeze()
+            return true;
         }
+        self.room.notify_one();
+        self.replies.take(out)
     }
 }
 
