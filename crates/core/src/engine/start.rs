@@ -30,6 +30,8 @@ pub struct Started {
     /// Whether it shares another's answer; `None` where answers are not shared, or where it was
     /// started earlier.
     pub reused: Option<Reused>,
+    /// The types of the tools that were left out, since the upstream cannot run them.
+    pub dropped_tools: Vec<String>,
 }
 
 /// Where a generation's answer comes from.
@@ -71,6 +73,7 @@ impl Engine {
                             guard: generation.attach(),
                             fresh: false,
                             reused: None,
+                            dropped_tools: Vec::new(),
                         });
                     }
                     Claim::Free(claim) => Some(claim),
@@ -84,7 +87,8 @@ impl Engine {
         let freshness = request.freshness;
         let asked_in = match &request.body {
             StreamRequest::Chat(_) => Api::Chat,
-            StreamRequest::Responses(_) => Api::Responses,
+            // The events of a response are the canonical ones.
+            StreamRequest::Responses(_) | StreamRequest::Canonical(_) => Api::Responses,
         };
         let plan = self.plan(request, &mut inputs).await?;
         let header = Arc::new(LogHeader {
@@ -153,6 +157,7 @@ impl Engine {
             guard,
             fresh: true,
             reused,
+            dropped_tools: plan.dropped_tools,
         })
     }
 

@@ -21,6 +21,7 @@ use crate::log::AppendError;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::{Ending, EventKind, Failure};
 use crate::model::time::unix_now;
+use crate::request::ToolNames;
 use crate::upstream::decode::{Flow, SseEvent};
 use crate::upstream::translate::{BodyEnd, Chunking, Progress, RecordWriter, Translator};
 use crate::upstream::{OpenError, StreamStep, Timeouts, TokenStream, Upstream, UpstreamRequest};
@@ -49,6 +50,8 @@ pub struct Work {
     pub choices: u32,
     /// The response that the client's request continues.
     pub previous_response_id: Option<String>,
+    /// The tools that the upstream knows under another name or as another kind than the client.
+    pub tools: ToolNames,
 }
 
 /// Writes the generation to its end. `records` may hold events that come first
@@ -104,6 +107,7 @@ async fn run(
         timeouts,
         choices,
         previous_response_id,
+        tools,
     } = work;
     let streamed = request.streamed;
     // A client that asked for a stream gets chunks, also of a completion in one piece.
@@ -121,6 +125,7 @@ async fn run(
             &generation.meta().id,
             choices,
             previous_response_id.as_deref(),
+            &tools,
         )
         .chunked(streamed.then(chunking))
     };

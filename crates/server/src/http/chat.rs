@@ -42,7 +42,7 @@ pub(super) async fn create(
     } else {
         whole(started.guard).await
     };
-    Ok(marked(started.reused, response))
+    Ok(marked(started.reused, &started.dropped_tools, response))
 }
 
 /// Returns the whole completion: as a chat upstream sent it, or made of the response object of a

@@ -57,7 +57,7 @@ pub(super) async fn create(
         (false, true) => object(started.guard.generation()),
         (false, false) => whole(started.guard).await,
     };
-    Ok(marked(started.reused, response))
+    Ok(marked(started.reused, &started.dropped_tools, response))
 }
 
 /// Returns the object once the generation has ended. A failure before the upstream's head keeps its

@@ -144,7 +144,7 @@ async fn begin(
             tokenwire_sse::read(response, &service.engine, started.guard, reader)?
         }
     };
-    Ok(marked(started.reused, response))
+    Ok(marked(started.reused, &started.dropped_tools, response))
 }
 
 /// Whether an EventSource asks. It gives up for good on any status but 200, so under overload it is
