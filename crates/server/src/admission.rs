@@ -117,19 +117,17 @@ impl ConnectionLimits {
             Ok(guard) => guard,
             Err(error) => return Admission::Refuse(refusal(&error)),
         };
-        let connections = self.admitted.count();
         let out_of_descriptors = socket.as_raw_fd() >= self.first_reserved;
         if out_of_descriptors && self.warnings.is_due() {
             tracing::warn!("few descriptors are left: new connections are refused");
         }
-        if connections
-            >= self
-                .max_connections
-                .saturating_add(2 * RESERVED_CONNECTIONS)
-        {
+        let most = self
+            .max_connections
+            .saturating_add(2 * RESERVED_CONNECTIONS);
+        let Some((admitted, connections)) = self.admitted.try_enter(most) else {
             return Admission::Refuse(refusal(&overloaded()));
-        }
-        let counted = (self.admitted.enter(), address);
+        };
+        let counted = (admitted, address);
         if !out_of_descriptors && connections < self.max_connections {
             return Admission::Serve(Box::new(counted));
         }

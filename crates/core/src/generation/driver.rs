@@ -341,11 +341,21 @@ struct Deadlines {
     finished: Option<Instant>,
     /// How long the rest of a finished answer is waited for.
     after_finish: Duration,
-    /// Since when it has no reader, and how long it may run without one.
-    abandoned: Option<(Instant, Duration)>,
+    abandoned: Option<Abandoned>,
     /// The timeouts do not run.
     paused: bool,
     timer: Pin<Box<Sleep>>,
+}
+
+/// The time without a reader.
+#[derive(Clone, Copy, Debug)]
+struct Abandoned {
+    /// When the last reader had left.
+    since: Instant,
+    /// How long the generation may run without one.
+    grace: Duration,
+    /// The number of readers so far.
+    arrivals: usize,
 }
 
 impl Deadlines {
@@ -479,11 +489,19 @@ impl Deadlines {
             }
         }
         match control.abandoned() {
-            Some(grace) => {
+            Some((grace, arrivals)) => {
                 let now = Instant::now();
+                let since = self
+                    .abandoned
+                    .filter(|abandoned| abandoned.arrivals == arrivals)
+                    .map_or(now, |abandoned| abandoned.since);
+                self.abandoned = Some(Abandoned {
+                    since,
+                    grace,
+                    arrivals,
+                });
                 // A grace that ran out while the generation was followed ends with the last
                 // follower.
-                let (since, grace) = *self.abandoned.get_or_insert((now, grace));
                 if now.duration_since(since) >= grace && !control.is_followed() {
                     return Poll::Ready(Interrupt::Stopped(Stop::Abandoned));
                 }
@@ -546,7 +564,9 @@ impl Deadlines {
         let abandoned = self
             .abandoned
             .filter(|_| !self.generation.control().is_followed())
-            .and_then(|(since, grace)| deadline(since, grace, Interrupt::Stopped(Stop::Abandoned)));
+            .and_then(|Abandoned { since, grace, .. }| {
+                deadline(since, grace, Interrupt::Stopped(Stop::Abandoned))
+            });
         [tokens, total, abandoned]
             .into_iter()
             .flatten()
@@ -609,5 +629,22 @@ mod tests {
         assert!(polled.is_pending());
         assert_eq!(deadlines.next_deadline(), None);
         drop(reader);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reader_that_comes_and_goes_between_two_polls_restarts_the_grace() {
+        let grace = Duration::from_secs(30);
+        let generation = generation(grace);
+        let mut deadlines = Deadlines::new(generation.clone(), Timeouts::default());
+        let polled = std::future::poll_fn(|cx| Poll::Ready(deadlines.poll(cx))).await;
+        assert!(polled.is_pending());
+        tokio::time::advance(Duration::from_secs(29)).await;
+
+        drop(generation.attach());
+        let polled = std::future::poll_fn(|cx| Poll::Ready(deadlines.poll(cx))).await;
+        assert!(polled.is_pending());
+        let abandoned = Interrupt::Stopped(Stop::Abandoned);
+        let expected = (Instant::now() + grace, abandoned);
+        assert_eq!(deadlines.next_deadline(), Some(expected));
     }
 }
