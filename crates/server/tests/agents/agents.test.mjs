@@ -1,0 +1,115 @@
+// Each agent, unmodified, over both kinds of upstream: a question with a tool loop, then one that relies on the first.
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { before, describe, test } from 'node:test';
+import { conversation, run, upstreamSaw } from './surroundings.mjs';
+
+/**
+ * The programs with their ways to ask. `reasons` names the kinds of upstream that get the reasoning of the tool call back.
+ */
+const AGENTS = {
+  'ai_sdk_agent.mjs': {
+    'openai responses': { reasons: ['chat', 'responses'] },
+    'openai responses, not stored': { reasons: ['chat', 'responses'] },
+    'openai chat': {},
+    'openai-compatible': { reasons: ['chat'] },
+    'open-responses': {},
+  },
+  'openai_agents_agent.mjs': {
+    chat: {},
+    responses: { reasons: ['chat', 'responses'] },
+    'previous response': { reasons: ['chat', 'responses'] },
+    websocket: { reasons: ['chat', 'responses'] },
+  },
+  'codex_agent.mjs': {
+    responses: { tool: 'exec_command', streams: [true], reasons: ['chat', 'responses'] },
+    websocket: { tool: 'exec_command', streams: [true], reasons: ['chat', 'responses'] },
+  },
+  'pydantic_ai_agent.py': {
+    chat: {},
+    responses: { reasons: ['chat', 'responses'] },
+    'previous response': { reasons: ['chat', 'responses'] },
+    'not stored': { reasons: ['chat', 'responses'] },
+  },
+  'openai_agents_agent.py': {
+    chat: {},
+    responses: { reasons: ['chat', 'responses'] },
+    'previous response': { reasons: ['chat', 'responses'] },
+    websocket: { reasons: ['chat', 'responses'] },
+  },
+  'langchain_agent.py': {
+    chat: {},
+    responses: { reasons: ['chat', 'responses'] },
+    'previous response': { reasons: ['chat', 'responses'] },
+    'not stored': { reasons: ['chat', 'responses'] },
+  },
+  'litellm_agent.py': { chat: {}, responses: {} },
+};
+
+/** The arguments of the call and what its output contains. */
+const TOOLS = {
+  get_weather: [{ city: 'Oslo' }, 'rain in Oslo'],
+  exec_command: [{ cmd: 'echo rain in Oslo' }, 'rain in Oslo'],
+};
+
+const UPSTREAMS = ['chat', 'responses'];
+
+for (const [program, ways] of Object.entries(AGENTS)) {
+  describe(program, () => {
+    const cases = Object.entries(ways).flatMap(([way, { tool = 'get_weather', streams = [false, true] }]) =>
+      UPSTREAMS.flatMap((upstream) => streams.map((stream) => described(way, upstream, stream, tool))));
+    let results;
+
+    before(async () => {
+      results = await run(program, cases);
+    });
+
+    for (const [at, { way, upstream, stream, tool, word }] of cases.entries()) {
+      test(`${way}, ${stream ? 'streamed' : 'whole'}, over a ${upstream} upstream`, async () => {
+        const { texts, error } = results[at];
+        const asked = await upstreamSaw(word);
+        try {
+          assert.equal(error, undefined);
+          // The simulator quotes the tool's output, and the question before the last one.
+          assert.match(texts[0], /The tool came back with/);
+          assert.match(texts[0], new RegExp(TOOLS[tool][1]));
+          assert.match(texts[1], new RegExp(`Before that you asked “.*${word}`));
+          check(asked, ways[way].reasons?.includes(upstream) ?? false, texts, tool);
+        } catch (problem) {
+          problem.message += `\nUpstream: ${JSON.stringify(asked.map(({ path, status, body }) => ({ path, status, said: body && conversation({ path, body }) })), null, 1)}`;
+          throw problem;
+        }
+      });
+    }
+  });
+}
+
+function described(way, upstream, stream, tool) {
+  const word = `m${randomBytes(6).toString('hex')}`;
+  const steered = `[[tool=${tool} arguments=${encodeURIComponent(JSON.stringify(TOOLS[tool][0]))}]]`;
+  const questions = [`Weather, ${word}? ${steered}`, 'What did I ask before? [[calls=0]]'];
+  return { way, upstream, stream, tool, word, model: `gpt-5-over-${upstream}`, questions };
+}
+
+/** Checks the three requests that the upstream received: the question, the tool's output, the second question. */
+function check(asked, reasons, texts, tool) {
+  assert.deepEqual(asked.map(({ status }) => status), [200, 200, 200]);
+  const conversations = asked.map(conversation);
+  const kinds = conversations.map((said) => said.map(([kind]) => kind).filter((kind) => !['system', 'reasoning'].includes(kind)));
+  // Codex describes its surroundings in a message of the user before the question.
+  const [first, loop, second] = kinds.map((list) => list.slice(kinds[0].length - 1));
+  assert.deepEqual(first, ['user']);
+  assert.deepEqual(loop, ['user', 'call', 'output']);
+  assert.equal(second.join(), 'user,call,output,assistant,user');
+
+  for (const said of conversations.slice(1)) {
+    const [, id, given] = said.find(([kind]) => kind === 'call');
+    assert.deepEqual(JSON.parse(given), TOOLS[tool][0]);
+    const [, answered, output] = said.find(([kind]) => kind === 'output');
+    assert.equal(answered, id, 'the output names its call');
+    assert.match(output, new RegExp(TOOLS[tool][1]));
+    const names = said.map(([kind]) => kind);
+    if (reasons) assert.equal(names[names.indexOf('call') - 1], 'reasoning', 'reasoning stands before its call');
+  }
+  assert.equal(conversations[2].findLast(([kind]) => kind === 'assistant')[1], texts[0]);
+}
