@@ -18,6 +18,8 @@ struct Installed {
     folder: PathBuf,
     /// The folder of programs of the Python environment.
     programs: PathBuf,
+    /// The same of LiteLLM's.
+    litellm: PathBuf,
 }
 
 /// Installs what the lock files of the agents pin into `.tools/agents` and `.tools/agents-python`.
@@ -35,10 +37,12 @@ fn installed(workspace: &Workspace, may_install: bool) -> Result<Installed, Erro
     node::install(&node, &tracked, &folder, may_install)?;
     let requirements = tracked.join("requirements.txt");
     let programs = python::environment(workspace, "agents-python", &requirements, may_install)?;
+    let litellm = python::litellm(workspace, may_install)?;
     Ok(Installed {
         node,
         folder,
         programs,
+        litellm,
     })
 }
 
@@ -52,6 +56,7 @@ pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
         node,
         folder,
         programs,
+        litellm,
     } = installed(workspace, context.may_install)?;
     let tests = node::copy_tests(&workspace.agents(), &folder)?;
     let mut servers = Servers::for_agents(workspace)?;
@@ -63,7 +68,8 @@ pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
     servers.tell(&mut runner);
     runner
         .env("AGENTS", workspace.agents())
-        .env("AGENTS_PYTHON", programs.join("python"));
+        .env("AGENTS_PYTHON", programs.join("python"))
+        .env("LITELLM_PYTHON", litellm.join("python"));
     let tests = process::run(&mut runner);
     servers.still_running()?;
     tests.map(|()| Outcome::Passed)

@@ -3,11 +3,9 @@
 import asyncio
 import inspect
 import json
-import os
 import sys
 import traceback
 
-BASE_URL = os.environ["BASE_URL"]
 # The gateway takes any key.
 API_KEY = "sk-of-a-test"
 
@@ -20,7 +18,7 @@ def get_weather(city: str) -> str:
 def run(ways: dict) -> None:
     """Runs each case of the standard input with the function that `ways` has under its name.
 
-    A function takes the case (`model`, `stream`, `questions`) and returns the text of each turn.
+    A function takes the case (`url`, `model`, `stream`, `questions`) and returns the text of each turn.
     """
     asyncio.run(_run(ways, json.load(sys.stdin)))
 

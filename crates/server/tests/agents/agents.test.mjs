@@ -1,8 +1,8 @@
 // Each agent, unmodified, over both kinds of upstream: a question with a tool loop, then one that relies on the first.
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
-import { before, describe, test } from 'node:test';
-import { conversation, run, upstreamSaw } from './surroundings.mjs';
+import { describe, test } from 'node:test';
+import { conversation, gateway, run, socketsOnly, upstreamSaw } from './surroundings.mjs';
 
 /**
  * The programs with their ways to ask. `reasons` names the kinds of upstream that get the reasoning of the tool call back.
@@ -13,7 +13,7 @@ const AGENTS = {
     'openai responses, not stored': { reasons: ['chat', 'responses'] },
     'openai chat': {},
     'openai-compatible': { reasons: ['chat'] },
-    'open-responses': {},
+    'open-responses': { reasons: ['chat', 'responses'] },
   },
   'openai_agents_agent.mjs': {
     chat: {},
@@ -26,7 +26,7 @@ const AGENTS = {
     websocket: { tool: 'exec_command', streams: [true], reasons: ['chat', 'responses'] },
   },
   'pydantic_ai_agent.py': {
-    chat: {},
+    chat: { reasons: ['chat'] },
     responses: { reasons: ['chat', 'responses'] },
     'previous response': { reasons: ['chat', 'responses'] },
     'not stored': { reasons: ['chat', 'responses'] },
@@ -53,20 +53,19 @@ const TOOLS = {
 };
 
 const UPSTREAMS = ['chat', 'responses'];
+const SOCKETS = await socketsOnly();
 
 for (const [program, ways] of Object.entries(AGENTS)) {
   describe(program, () => {
     const cases = Object.entries(ways).flatMap(([way, { tool = 'get_weather', streams = [false, true] }]) =>
       UPSTREAMS.flatMap((upstream) => streams.map((stream) => described(way, upstream, stream, tool))));
+    // At the first test, so that a pattern of names runs only the programs that it names.
     let results;
-
-    before(async () => {
-      results = await run(program, cases);
-    });
 
     for (const [at, { way, upstream, stream, tool, word }] of cases.entries()) {
       test(`${way}, ${stream ? 'streamed' : 'whole'}, over a ${upstream} upstream`, async () => {
-        const { texts, error } = results[at];
+        results ??= run(program, cases);
+        const { texts, error } = (await results)[at];
         const asked = await upstreamSaw(word);
         try {
           assert.equal(error, undefined);
@@ -88,7 +87,8 @@ function described(way, upstream, stream, tool) {
   const word = `m${randomBytes(6).toString('hex')}`;
   const steered = `[[tool=${tool} arguments=${encodeURIComponent(JSON.stringify(TOOLS[tool][0]))}]]`;
   const questions = [`Weather, ${word}? ${steered}`, 'What did I ask before? [[calls=0]]'];
-  return { way, upstream, stream, tool, word, model: `gpt-5-over-${upstream}`, questions };
+  const url = `${way === 'websocket' ? SOCKETS : gateway}/v1`;
+  return { way, url, upstream, stream, tool, word, model: `gpt-5-over-${upstream}`, questions };
 }
 
 /** Checks the three requests that the upstream received: the question, the tool's output, the second question. */

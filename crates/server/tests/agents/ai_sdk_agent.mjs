@@ -4,11 +4,11 @@ import { createOpenAI } from '@ai-sdk/openai';
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
 import { generateText, stepCountIs, streamText, tool } from 'ai';
 import { z } from 'zod';
-import { apiKey, baseURL, run, weather } from './agent.mjs';
+import { apiKey, run, weather } from './agent.mjs';
 
-const openai = createOpenAI({ baseURL, apiKey });
-const compatible = createOpenAICompatible({ name: 'tokenwire', baseURL, apiKey });
-const openResponses = createOpenResponses({ name: 'tokenwire', url: `${baseURL}/responses`, apiKey });
+const openai = ({ url }) => createOpenAI({ baseURL: url, apiKey });
+const compatible = ({ url }) => createOpenAICompatible({ name: 'tokenwire', baseURL: url, apiKey });
+const openResponses = ({ url }) => createOpenResponses({ name: 'tokenwire', url: `${url}/responses`, apiKey });
 const tools = {
   [weather.name]: tool({ description: weather.description, inputSchema: z.object({ city: z.string() }), execute: weather.answer }),
 };
@@ -24,15 +24,15 @@ async function turns({ stream, questions }, model, providerOptions) {
     const text = await result.text;
     if (failure) throw failure;
     texts.push(text);
-    messages.push(...(await result.response).messages);
+    messages.push(...(await result.responseMessages));
   }
   return texts;
 }
 
 await run({
-  'openai responses': (one) => turns(one, openai.responses(one.model)),
-  'openai responses, not stored': (one) => turns(one, openai.responses(one.model), { openai: { store: false } }),
-  'openai chat': (one) => turns(one, openai.chat(one.model)),
-  'openai-compatible': (one) => turns(one, compatible(one.model)),
-  'open-responses': (one) => turns(one, openResponses(one.model)),
+  'openai responses': (one) => turns(one, openai(one).responses(one.model)),
+  'openai responses, not stored': (one) => turns(one, openai(one).responses(one.model), { openai: { store: false } }),
+  'openai chat': (one) => turns(one, openai(one).chat(one.model)),
+  'openai-compatible': (one) => turns(one, compatible(one)(one.model)),
+  'open-responses': (one) => turns(one, openResponses(one)(one.model)),
 });

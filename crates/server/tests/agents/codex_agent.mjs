@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { text } from 'node:stream/consumers';
-import { baseURL, run } from './agent.mjs';
+import { run } from './agent.mjs';
 
 const program = path.resolve('node_modules/.bin/codex');
 
@@ -23,7 +23,7 @@ async function codex(home, args) {
   return messages.at(-1).item.text;
 }
 
-async function turns({ model, questions }, supportsWebsockets) {
+async function turns({ url, model, questions }, supportsWebsockets) {
   // Codex warns about a home below the folder for temporary files.
   const home = await mkdtemp(path.resolve('codex-'));
   try {
@@ -38,7 +38,7 @@ check_for_update_on_startup = false
 
 [model_providers.tokenwire]
 name = "Tokenwire"
-base_url = "${baseURL}"
+base_url = "${url}"
 wire_api = "responses"
 supports_websockets = ${supportsWebsockets}
 request_max_retries = 0

@@ -8,7 +8,7 @@ import agent
 
 
 def turns(case: dict, **options) -> list[str]:
-    model = ChatOpenAI(model=case["model"], base_url=agent.BASE_URL, api_key=agent.API_KEY, streaming=case["stream"], **options)
+    model = ChatOpenAI(model=case["model"], base_url=case["url"], api_key=agent.API_KEY, streaming=case["stream"], **options)
     assistant = create_agent(model, tools=[tool(agent.get_weather)], system_prompt="Be brief.")
     texts, messages = [], []
     for question in case["questions"]:

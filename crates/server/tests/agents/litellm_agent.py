@@ -35,7 +35,7 @@ async def turns(case: dict, *, over_chat: bool) -> list[str]:
 async def answer(case: dict, messages: list) -> list[dict]:
     response = await litellm.anthropic.messages.acreate(
         model=f"openai/{case['model']}",
-        api_base=agent.BASE_URL,
+        api_base=case["url"],
         api_key=agent.API_KEY,
         max_tokens=5000,
         system="Be brief.",

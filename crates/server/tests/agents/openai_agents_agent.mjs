@@ -1,13 +1,16 @@
 // The OpenAI Agents SDK for JavaScript over both APIs, and over a WebSocket.
 import { Agent, OpenAIProvider, Runner, setTracingDisabled, tool } from '@openai/agents';
+import { WebSocket } from 'ws';
 import { z } from 'zod';
-import { apiKey, baseURL, run, weather } from './agent.mjs';
+import { apiKey, run, weather } from './agent.mjs';
 
 // Traces would go to OpenAI.
 setTracingDisabled(true);
+// Node has one since version 22.
+globalThis.WebSocket ??= WebSocket;
 
-async function turns({ model, stream, questions }, { byId = false, ...options }) {
-  const modelProvider = new OpenAIProvider({ baseURL, apiKey, ...options });
+async function turns({ url, model, stream, questions }, { byId = false, ...options }) {
+  const modelProvider = new OpenAIProvider({ baseURL: url, apiKey, ...options });
   const runner = new Runner({ modelProvider });
   const parameters = z.object({ city: z.string() });
   const tools = [tool({ name: weather.name, description: weather.description, parameters, execute: async (input) => weather.answer(input) })];

@@ -9,7 +9,7 @@ set_tracing_disabled(True)
 
 
 async def turns(case: dict, *, by_id: bool = False, **options: bool) -> list[str]:
-    provider = OpenAIProvider(base_url=agent.BASE_URL, api_key=agent.API_KEY, **options)
+    provider = OpenAIProvider(base_url=case["url"], api_key=agent.API_KEY, **options)
     assistant = Agent(
         name="assistant", instructions="Be brief.", model=case["model"], tools=[function_tool(agent.get_weather)]
     )

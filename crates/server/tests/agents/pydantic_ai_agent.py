@@ -8,7 +8,7 @@ import agent
 
 
 async def turns(case: dict, model_class: type, settings: dict | None = None) -> list[str]:
-    provider = OpenAIProvider(base_url=agent.BASE_URL, api_key=agent.API_KEY)
+    provider = OpenAIProvider(base_url=case["url"], api_key=agent.API_KEY)
     assistant = Agent(
         model_class(case["model"], provider=provider), instructions="Be brief.", tools=[agent.get_weather], model_settings=settings
     )

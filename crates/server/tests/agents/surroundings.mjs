@@ -3,6 +3,8 @@
 // `cargo xtask test --only agents` installs the agents, starts a simulator and a gateway, and passes their places in the environment.
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import http from 'node:http';
+import net from 'node:net';
 import { text } from 'node:stream/consumers';
 
 function told(name) {
@@ -11,10 +13,12 @@ function told(name) {
   return value.replace(/\/$/, '');
 }
 
-const gateway = told('TOKENWIRE_URL');
+export const gateway = told('TOKENWIRE_URL');
 const simulator = told('SIMULATOR_URL');
 const folder = told('AGENTS');
 const python = told('AGENTS_PYTHON');
+/** LiteLLM has an environment of its own, that of the other tests. */
+const litellm = told('LITELLM_PYTHON');
 
 /** Limit of one agent's program with all its cases, in milliseconds. */
 const PATIENCE = 120_000;
@@ -23,12 +27,12 @@ const NOWHERE = 'http://127.0.0.1:9';
 
 /** Runs an agent's program with these cases. Returns one result per case: its `texts` or its `error`. */
 export async function run(program, cases) {
-  const [command, args] = program.endsWith('.py') ? [python, ['-B', `${folder}/${program}`]] : ['node', [program]];
+  const interpreter = program.startsWith('litellm') ? litellm : python;
+  const [command, args] = program.endsWith('.py') ? [interpreter, ['-B', `${folder}/${program}`]] : ['node', [program]];
   const kept = ['PATH', 'HOME', 'LANG', 'TMPDIR'].filter((name) => process.env[name] !== undefined);
   const child = spawn(command, args, {
     env: {
       ...Object.fromEntries(kept.map((name) => [name, process.env[name]])),
-      BASE_URL: `${gateway}/v1`,
       HTTP_PROXY: NOWHERE,
       HTTPS_PROXY: NOWHERE,
       NO_PROXY: '127.0.0.1',
@@ -42,6 +46,28 @@ export async function run(program, cases) {
   const [stdout, stderr, [code, signal]] = await Promise.all([text(child.stdout), text(child.stderr), once(child, 'close')]);
   const results = stdout.split('\n').filter((line) => line.startsWith('{')).map((line) => JSON.parse(line));
   return cases.map((_, at) => results[at] ?? { error: `${program} ended with ${code ?? signal}\n${stdout}\n${stderr}` });
+}
+
+/** Starts a way to the gateway for WebSockets only: agents that fall back to HTTP fail there. Returns its address. */
+export async function socketsOnly() {
+  const { hostname, port } = new URL(gateway);
+  const server = http.createServer((request, response) => {
+    // Only a POST starts an answer.
+    if (request.method === 'POST') return response.writeHead(405).end('{"error":{"message":"WebSockets only"}}');
+    http.get(`${gateway}${request.url}`, (answer) => answer.pipe(response.writeHead(answer.statusCode, answer.headers)));
+  });
+  server.on('upgrade', (request, near, head) => {
+    const far = net.connect(Number(port), hostname);
+    const lines = request.rawHeaders.map((text, at) => (at % 2 ? `${text}\r\n` : `${text}: `));
+    far.write(`GET ${request.url} HTTP/1.1\r\n${lines.join('')}\r\n`);
+    far.write(head);
+    near.pipe(far).pipe(near);
+    near.on('error', () => far.destroy());
+    far.on('error', () => near.destroy());
+  });
+  await once(server.listen(0, '127.0.0.1'), 'listening');
+  server.unref();
+  return `http://127.0.0.1:${server.address().port}`;
 }
 
 /** Returns the bodies of the upstream's requests that contain this word, oldest first. */
