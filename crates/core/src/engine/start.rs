@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::directory::{Claim, Part};
+use super::directory::{Claim, Directory, Part};
 use super::end_notifier::{OnEndGuard, on_end};
-use super::fingerprint::fingerprint;
+use super::fingerprint::{Fingerprint, fingerprint};
 use super::follower::Follower;
 use super::observer::Observation;
 use super::reuse::{Freshness, Leader, Reused, Role};
@@ -73,7 +73,16 @@ impl Engine {
                             reused: None,
                         });
                     }
-                    Claim::Free(claim) => Some(claim),
+                    Claim::Free(claim) => {
+                        if let Some(generation) = self.keyed(&request, key, fingerprint).await? {
+                            return Ok(Started {
+                                guard: generation.attach(),
+                                fresh: false,
+                                reused: None,
+                            });
+                        }
+                        Some(claim)
+                    }
                 }
             }
         };
@@ -154,6 +163,33 @@ impl Engine {
             fresh: true,
             reused,
         })
+    }
+
+    /// Returns the generation that the store knows by a request's key, if the request repeats the
+    /// one that started it.
+    async fn keyed(
+        &self,
+        request: &StartRequest,
+        key: &str,
+        fingerprint: Fingerprint,
+    ) -> Result<Option<Arc<Generation>>, ApiError> {
+        let Some(persistence) = &self.persistence else {
+            return Ok(None);
+        };
+        let Some(id) = persistence.keyed(&request.owner, key).await? else {
+            return Ok(None);
+        };
+        let found = self.find_or_lost(&id, &request.owner, Part::Log).await;
+        let generation = match found {
+            Ok(Some(generation)) => generation,
+            Ok(None) => return Ok(None),
+            Err(error) if error.code.as_deref() == Some(ErrorCode::NotFound.as_str()) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let repeats = Directory::repeats(&generation, fingerprint)?;
+        Ok(repeats.then_some(generation))
     }
 
     /// Returns a generation that an earlier request started, with its records if a store has those.
