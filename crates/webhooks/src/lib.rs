@@ -30,7 +30,7 @@
 //! # Example
 //!
 //! ```
-//! use std::sync::{Arc, OnceLock};
+//! use std::sync::Arc;
 //!
 //! use secrecy::SecretString;
 //! use tokenwire_core::engine::EndNotifier;
@@ -75,7 +75,7 @@ pub use queue::{NoRetry, Page};
 pub use records::DeliveryRecords;
 pub use signature::{SecretProblem, SigningKey};
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
