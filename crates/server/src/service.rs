@@ -7,7 +7,7 @@ use actix_web::http::header::{self, AsHeaderName, HeaderMap, HeaderName};
 use secrecy::SecretString;
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{Caller, Engine, Retention, ReuseOptions, SharedEngine};
-use tokenwire_core::log::LogLimits;
+use tokenwire_core::log::{LogLimits, LogStore};
 use tokenwire_core::model::id::Owner;
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::{
@@ -15,6 +15,7 @@ use tokenwire_core::upstream::{
     OpenAiOptions, RetryBudget, RetryPolicy, Route, Router, RouterOptions, Timeouts,
 };
 use tokenwire_sse::{HeartbeatKind, SseFraming, SseReader};
+use tokenwire_store::DiskStore;
 use tokenwire_ws::WebSocketOptions;
 use url::Url;
 
@@ -46,6 +47,8 @@ pub struct Service {
     pub webhooks: Webhooks,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// Keeps the logs, where they outlive the process.
+    pub store: Option<Arc<DiskStore>>,
     /// Request headers that go to the upstream.
     forwarded: Vec<HeaderName>,
 }
@@ -65,6 +68,8 @@ pub struct Shared {
     pub retry_budget: Arc<RetryBudget>,
     /// Delivers webhooks.
     pub webhooks: Webhooks,
+    /// Keeps the logs, where they outlive the process.
+    pub store: Option<Arc<DiskStore>>,
 }
 
 impl Shared {
@@ -182,6 +187,7 @@ impl Service {
             origins,
             webhooks: shared.webhooks.clone(),
             metrics: shared.metrics.clone(),
+            store: shared.store.clone(),
             forwarded,
         })
     }
@@ -285,11 +291,15 @@ impl Service {
     }
 }
 
-/// Builds what all workers share of the engine.
+/// Builds what all workers share of the engine. Without a store logs end with the process.
 #[must_use]
-pub fn shared_engine(config: &Config) -> SharedEngine {
+pub fn shared_engine(config: &Config, store: Option<Arc<dyn LogStore>>) -> SharedEngine {
     let (streams, reuse) = (&config.streams, &config.reuse);
-    Engine::builder()
+    let builder = match store {
+        Some(store) => Engine::builder().store(store),
+        None => Engine::builder(),
+    };
+    builder
         .retention(Retention {
             events: streams.retain_events,
             responses: streams.retain_responses,

@@ -120,12 +120,6 @@ impl Directory {
         fingerprint: Fingerprint,
     ) -> Result<Claim, ApiError> {
         let full = (owner.clone(), key.to_owned());
-        let mismatch = || {
-            ApiError::new(
-                ErrorCode::IdempotencyMismatch,
-                "This idempotency key was used for another request.",
-            )
-        };
         loop {
             let mut state = self.state.lock();
             let keyed = state.keys.get(&full);
@@ -172,6 +166,24 @@ impl Directory {
             }
             // A generation that failed before its upstream sent anything releases its key.
             self.state.lock().release(&full, &generation.meta().id);
+        }
+    }
+
+    /// Whether a repetition of a request with this fingerprint gets a generation that a store has.
+    ///
+    /// # Errors
+    /// [`ErrorCode::IdempotencyMismatch`] if another request started it.
+    pub(super) fn repeats(
+        generation: &Generation,
+        fingerprint: Fingerprint,
+    ) -> Result<bool, ApiError> {
+        let keyed = generation.header().idempotency.as_ref();
+        if failed_early(generation) {
+            Ok(false)
+        } else if keyed.is_some_and(|keyed| keyed.fingerprint == fingerprint) {
+            Ok(true)
+        } else {
+            Err(mismatch())
         }
     }
 
@@ -292,10 +304,10 @@ impl Directory {
     pub(super) fn note_end(&self, id: &GenerationId, now: Instant) -> Option<GenerationId> {
         let generation = self.get(id)?;
         let sizes = (generation.log().memory_size(), generation.memory_size());
-        let last_seq = generation
-            .tail()
-            .ok()
-            .map(|tail| tail.next.0.saturating_sub(1));
+        // A stored log may be gone while its object is kept.
+        let next = generation.tail().map(|tail| tail.next);
+        let next = next.unwrap_or_else(|_| generation.snapshot().next());
+        let last_seq = Some(next.0.saturating_sub(1));
         let state = &mut *self.state.lock();
         if let Some(entry) = state.generations.get_mut(id) {
             // One that was read from the store again has ended before.
@@ -463,6 +475,13 @@ async fn relocate(
         }
         _ => Located::Local(generation),
     }
+}
+
+fn mismatch() -> ApiError {
+    ApiError::new(
+        ErrorCode::IdempotencyMismatch,
+        "This idempotency key was used for another request.",
+    )
 }
 
 /// Whether a generation failed before its upstream sent anything. Its idempotency key is then free
