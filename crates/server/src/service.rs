@@ -22,7 +22,7 @@ use crate::config::address_range::AddressRange;
 use crate::config::schema;
 use crate::config::schema::Config;
 use crate::hosts::HostPolicy;
-use crate::metrics::Metrics;
+use crate::metrics::{Gauges, Metrics};
 use crate::origins::OriginPolicy;
 pub use crate::upstreams::SharedUpstream;
 use tokenwire_webhooks::Webhooks;
@@ -46,6 +46,8 @@ pub struct Service {
     pub webhooks: Webhooks,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// The worker's part of the gauges.
+    gauges: Gauges,
     /// Request headers that go to the upstream.
     forwarded: Vec<HeaderName>,
 }
@@ -181,6 +183,7 @@ impl Service {
             hosts,
             origins,
             webhooks: shared.webhooks.clone(),
+            gauges: shared.metrics.gauges().handles(),
             metrics: shared.metrics.clone(),
             forwarded,
         })
@@ -242,10 +245,9 @@ impl Service {
     /// Returns how a client reads events of this dialect in this framing.
     #[must_use]
     pub fn sse(&self, dialect: Dialect, framing: SseFraming) -> SseReader {
-        let gauges = self.metrics.gauges();
         let readers = match framing {
-            SseFraming::Bare => &gauges.text,
-            SseFraming::EventSource | SseFraming::Sdk => &gauges.sse,
+            SseFraming::Bare => &self.gauges.text,
+            SseFraming::EventSource | SseFraming::Sdk => &self.gauges.sse,
         };
         SseReader {
             dialect,
@@ -269,8 +271,8 @@ impl Service {
             max_queued: streams.max_queued_creates,
             ping_interval: streams.ping_interval,
             ping_timeout: streams.ping_timeout,
-            sockets: self.metrics.gauges().sockets.clone(),
-            readers: self.metrics.gauges().websocket.clone(),
+            sockets: self.gauges.sockets.clone(),
+            readers: self.gauges.websocket.clone(),
         }
     }
 
