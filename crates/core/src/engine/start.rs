@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use super::admission::shutting_down;
 use super::directory::{Claim, Part};
 use super::end_notifier::{OnEndGuard, on_end};
 use super::fingerprint::fingerprint;
@@ -77,6 +78,12 @@ impl Engine {
                 }
             }
         };
+        // A drain waits for each start that is not refused here: the tracker counts the token in the
+        // state that it looks at.
+        let in_flight = self.tasks.token();
+        if self.tasks.is_closed() {
+            return Err(shutting_down());
+        }
         let permit = self.registry.admit()?;
         let mut inputs = self.account.try_start(request.body.memory_size())?;
         let typical = self.account.typical();
@@ -149,6 +156,7 @@ impl Engine {
                 drain(body).await;
             }
         });
+        drop(in_flight);
         Ok(Started {
             guard,
             fresh: true,

@@ -37,6 +37,21 @@ impl Gauge {
         GaugeGuard(self.clone())
     }
 
+    /// As [`Gauge::enter`], unless that would exceed `max`. Also returns the value before. Handles
+    /// are not counted.
+    ///
+    /// Two threads never get the last place both.
+    #[must_use]
+    pub fn try_enter(&self, max: usize) -> Option<(GaugeGuard, usize)> {
+        let add = |count| (count < max).then_some(count + 1);
+        let before = self
+            .0
+            .count
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
+            .ok()?;
+        Some((GaugeGuard(self.clone()), before))
+    }
+
     /// Returns the current value, with that of its handles.
     #[must_use]
     pub fn count(&self) -> usize {

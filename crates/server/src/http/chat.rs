@@ -34,7 +34,7 @@ pub(super) async fn create(
     let stream = chat.stream();
     let key = idempotency_key(&request, None)?;
     let body = StreamRequest::Chat(chat);
-    let start = start_request(&request, &service, body, "/v1/chat/completions", key);
+    let start = start_request(&request, &service, body, "/v1/chat/completions", key)?;
     let started = service.engine.start(start).await?;
     drop(charge);
     let response = if stream {

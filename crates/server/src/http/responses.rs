@@ -45,7 +45,7 @@ pub(super) async fn create(
     let (stream, background) = (asked.stream(), asked.background());
     let key = idempotency_key(&request, None)?;
     let body = StreamRequest::Responses(asked);
-    let start = start_request(&request, &service, body, "/v1/responses", key);
+    let start = start_request(&request, &service, body, "/v1/responses", key)?;
     let started = service.engine.start(start).await?;
     drop(charge);
     let response = match (stream, background) {

@@ -68,7 +68,7 @@ pub(super) async fn create(
     let body = StreamRequest::parse(&bytes)?;
     drop(bytes);
     let key = idempotency_key(&request, None)?;
-    let start = start_request(&request, &service, body, "/v1/streams", key);
+    let start = start_request(&request, &service, body, "/v1/streams", key)?;
     begin(&request, &service, &reader, start, Some(charge)).await
 }
 
@@ -98,7 +98,7 @@ pub(super) async fn create_by_query(
     let asked = serde_json::Value::Object(asked).to_string();
     let body = StreamRequest::Responses(ResponsesRequest::parse(asked.as_bytes())?);
     let key = idempotency_key(&request, Some(&query))?;
-    let start = start_request(&request, &service, body, "GET /v1/streams", key);
+    let start = start_request(&request, &service, body, "GET /v1/streams", key)?;
     begin(&request, &service, &reader, start, None).await
 }
 
