@@ -23,7 +23,7 @@ use crate::config::address_range::AddressRange;
 use crate::config::schema;
 use crate::config::schema::Config;
 use crate::hosts::HostPolicy;
-use crate::metrics::Metrics;
+use crate::metrics::{Gauges, Metrics};
 use crate::origins::OriginPolicy;
 pub use crate::upstreams::SharedUpstream;
 use tokenwire_webhooks::Webhooks;
@@ -49,6 +49,8 @@ pub struct Service {
     pub metrics: Arc<Metrics>,
     /// Keeps the logs, where they outlive the process.
     pub store: Option<Arc<DiskStore>>,
+    /// The worker's part of the gauges.
+    gauges: Gauges,
     /// Request headers that go to the upstream.
     forwarded: Vec<HeaderName>,
 }
@@ -186,6 +188,7 @@ impl Service {
             hosts,
             origins,
             webhooks: shared.webhooks.clone(),
+            gauges: shared.metrics.gauges().handles(),
             metrics: shared.metrics.clone(),
             store: shared.store.clone(),
             forwarded,
@@ -248,10 +251,9 @@ impl Service {
     /// Returns how a client reads events of this dialect in this framing.
     #[must_use]
     pub fn sse(&self, dialect: Dialect, framing: SseFraming) -> SseReader {
-        let gauges = self.metrics.gauges();
         let readers = match framing {
-            SseFraming::Bare => &gauges.text,
-            SseFraming::EventSource | SseFraming::Sdk => &gauges.sse,
+            SseFraming::Bare => &self.gauges.text,
+            SseFraming::EventSource | SseFraming::Sdk => &self.gauges.sse,
         };
         SseReader {
             dialect,
@@ -275,8 +277,8 @@ impl Service {
             max_queued: streams.max_queued_creates,
             ping_interval: streams.ping_interval,
             ping_timeout: streams.ping_timeout,
-            sockets: self.metrics.gauges().sockets.clone(),
-            readers: self.metrics.gauges().websocket.clone(),
+            sockets: self.gauges.sockets.clone(),
+            readers: self.gauges.websocket.clone(),
         }
     }
 

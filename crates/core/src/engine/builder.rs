@@ -248,7 +248,7 @@ impl SharedEngine {
         Engine {
             registry: self.registry.clone(),
             log_limits: self.log_limits,
-            account: self.account.clone(),
+            account: self.account.handle(),
             upstream,
             tasks: self.tasks.clone(),
             grace: self.grace,
