@@ -9,7 +9,7 @@ use std::time::Duration;
 use actix_web::body::{BodySize, MessageBody};
 use bytes::{Bytes, BytesMut};
 use tokenwire_core::engine::resume::position_gone;
-use tokenwire_core::generation::{Subscription, SubscriptionError};
+use tokenwire_core::generation::{SharedPieces, Subscription, SubscriptionError};
 use tokenwire_core::model::gauge::{Gauge, GaugeGuard};
 use tokio::time::{Instant, Sleep};
 
@@ -54,6 +54,8 @@ pub(crate) struct SseBody {
     subscription: Option<Subscription>,
     preface: Bytes,
     shows_expiry: bool,
+    /// A frame after the preface, for a body without a subscription.
+    frame: Option<SharedPieces>,
     heartbeat: Option<Heartbeat>,
     broken: Option<SubscriptionError>,
     _present: GaugeGuard,
@@ -96,10 +98,17 @@ impl SseBody {
             subscription,
             preface: options.preface,
             shows_expiry: options.shows_expiry,
+            frame: None,
             heartbeat,
             broken: None,
             _present: options.readers.enter(),
         }
+    }
+
+    /// Adds a frame after the preface.
+    pub(crate) fn followed_by(mut self, frame: SharedPieces) -> Self {
+        self.frame = Some(frame);
+        self
     }
 
     fn sent(&mut self) {
@@ -164,7 +173,10 @@ impl MessageBody for SseBody {
                 this.sent();
                 Poll::Ready(Some(Ok(preface)))
             }
-            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(None) => {
+                let piece = this.frame.as_mut().and_then(Iterator::next);
+                Poll::Ready(piece.map(Ok))
+            }
             Poll::Ready(Some(Err(SubscriptionError::Expired))) if this.shows_expiry => {
                 let expired = this.subscription.take().map(|subscription| {
                     let error = position_gone(&subscription.generation().meta().id);

@@ -264,8 +264,10 @@ fn respond(
             }
             SseFraming::Bare => reader.respond(response, reader.body(None, Vec::new())),
         },
-        Resumption::Reset { id, seq, event } => {
-            reader.respond(response, reader.body(None, last_frame(&id, seq, &event)))
+        Resumption::Reset { generation } => {
+            let body = reader.body(None, RETRY.to_vec());
+            let frame = generation.reset_frame(&EventSource);
+            reader.respond(response, body.followed_by(frame))
         }
         Resumption::Lost(LostStream { id, event, error }) => {
             // A chat client learns of a failure by the error alone.
@@ -273,17 +275,17 @@ fn respond(
                 Dialect::Chat => error.body().into_bytes(),
                 Dialect::Responses | Dialect::Text => event,
             };
-            let frame = last_frame(&id, LOST_SEQ, &event);
+            let frame = last_frame(&id, &event);
             reader.respond(response, reader.body(None, frame))
         }
     }
 }
 
-/// A stream of one event.
-fn last_frame(id: &GenerationId, seq: Seq, event: &[u8]) -> Vec<u8> {
+/// The stream of a lost node: one event.
+fn last_frame(id: &GenerationId, event: &[u8]) -> Vec<u8> {
     let mut out = BytesMut::from(RETRY);
     let frame = Frame {
-        seq,
+        seq: LOST_SEQ,
         name: None,
         relayed_name: None,
         data: event,

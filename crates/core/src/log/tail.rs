@@ -51,11 +51,12 @@ struct State {
     readers: Readers,
 }
 
-/// What a read copied.
-struct Copied {
-    end: TailEnd,
-    /// A large record, which is copied after the log is unlocked.
-    large: Option<Bytes>,
+/// What a read returned beside the records that it copied.
+pub(crate) struct Copied {
+    /// The end of the log.
+    pub(crate) end: TailEnd,
+    /// A large record with its head, which is not copied under the log's lock.
+    pub(crate) large: Option<Bytes>,
 }
 
 impl LogTail {
@@ -265,6 +266,20 @@ impl<R: RawMutex> LogTail<R> {
         max_bytes: usize,
         out: &mut RecordBatch,
     ) -> Poll<Result<TailEnd, ReadError>> {
+        let poll = self.poll_copy(slot, cx, cursor, max_bytes, out);
+        poll.map_ok(|copied| copied.finish(out))
+    }
+
+    /// As [`LogTail::poll_read`], but a large record is shared instead of copied: `out` then holds
+    /// no record, and ends after it.
+    pub(crate) fn poll_copy(
+        &self,
+        slot: ReaderSlot,
+        cx: &mut Context<'_>,
+        cursor: &mut ReadPosition,
+        max_bytes: usize,
+        out: &mut RecordBatch,
+    ) -> Poll<Result<Copied, ReadError>> {
         let mut state = self.state.lock();
         let end = match state.end() {
             Ok(end) => end,
@@ -276,7 +291,7 @@ impl<R: RawMutex> LogTail<R> {
         }
         let copied = state.copy(end, cursor, max_bytes, out);
         drop(state);
-        Poll::Ready(Ok(copied.finish(out)))
+        Poll::Ready(Ok(copied))
     }
 
     /// As [`LogTail::poll_read`], without waiting: `out` is empty if no record follows.

@@ -11,6 +11,7 @@ mod varint;
 use serde::{Deserialize, Serialize};
 
 use crate::model::event::EventKind;
+use crate::model::output::Output;
 
 pub use batch::{BatchPosition, RecordBatch, RecordRef, Records};
 pub use template::Template;
@@ -69,7 +70,7 @@ impl<'a> StoredHoles<'a> {
     }
 
     /// Appends the chunk that the template and these holes came from.
-    pub(crate) fn chunk(self, template: &Template, out: &mut Vec<u8>) -> Option<()> {
+    pub(crate) fn chunk(self, template: &Template, out: &mut impl Output) -> Option<()> {
         let holes = self.split(template.holes())?;
         let (first, others) = template.literals.split_first()?;
         out.extend_from_slice(first);

@@ -4,11 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use bytes::Bytes;
 use serde_json::value::RawValue;
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::generation::{Generation, ReaderGuard};
-use tokenwire_core::model::account::AccountKind;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::event::Ending;
 use tokenwire_core::model::id::GenerationId;
@@ -18,9 +16,9 @@ use tokenwire_sse::{SseFraming, last_event_id};
 use super::inbound::{
     ContentType, Query, Received, body, cursor, discard_body, idempotency_key, start_request,
 };
+use super::object_body::object_json;
 use super::outbound::{
-    HttpError, attached, committed, json, located, marked, of_generation, open_error_response,
-    resumed,
+    HttpError, attached, committed, located, marked, of_generation, open_error_response, resumed,
 };
 use super::timing::for_upstream;
 use crate::service::Service;
@@ -67,26 +65,17 @@ async fn whole(guard: ReaderGuard) -> HttpResponse {
     for_upstream(generation.ended()).await;
     match generation.response_head().now() {
         Some(Err(error)) => located(&generation.meta().id, open_error_response(&error)),
-        Some(Ok(head)) => json(
-            &mut of_generation(&generation.meta().id, Some(&head)),
-            rendered(generation),
+        Some(Ok(head)) => object_json(
+            of_generation(&generation.meta().id, Some(&head)),
+            generation,
         ),
         None => object(generation),
     }
 }
 
 /// Returns the object as it is now.
-fn object(generation: &Generation) -> HttpResponse {
-    json(
-        &mut of_generation(&generation.meta().id, None),
-        rendered(generation),
-    )
-}
-
-/// Returns the object as it is now. The account counts it until it is sent.
-fn rendered(generation: &Generation) -> Bytes {
-    let json = generation.response_json();
-    generation.account().hold(AccountKind::Frames, json)
+fn object(generation: &Arc<Generation>) -> HttpResponse {
+    object_json(of_generation(&generation.meta().id, None), generation)
 }
 
 /// Returns an ending without an answer as an error.
