@@ -8,7 +8,6 @@ use actix_web::http::header::HeaderName;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use bytes::BytesMut;
 use tokenwire_core::dialect::{Dialect, Frame, Framing};
-use tokenwire_core::engine::resume::position_gone;
 use tokenwire_core::engine::{
     Cursor, Engine, LOST_SEQ, LostStream, Place, ReaderKind, Resumption, StartRequest,
 };
@@ -76,17 +75,12 @@ impl SseReader {
 
     /// A body with this preface and the events from `from` on, if there are any.
     fn body(&self, subscription: Option<Subscription>, preface: Vec<u8>) -> SseBody {
-        // The SDKs raise on an error in the stream, and take a cut for a lost connection.
-        let expired = subscription
-            .as_ref()
-            .filter(|_| self.framing == SseFraming::Sdk)
-            .map(|subscription| position_gone(&subscription.generation().meta().id).body())
-            .map(|error| format!("data: {error}\n\n"));
         let options = SseOptions {
             heartbeat: self.heartbeat.filter(|_| self.framing != SseFraming::Bare),
             heartbeat_kind: self.heartbeat_kind,
             preface: preface.into(),
-            expired: expired.unwrap_or_default().into(),
+            // The SDKs raise on an error in the stream, and take a cut for a lost connection.
+            shows_expiry: self.framing == SseFraming::Sdk,
             readers: self.readers.clone(),
         };
         SseBody::new(subscription, options)
@@ -126,16 +120,19 @@ impl SseReader {
 }
 
 /// Returns the cursor of `Last-Event-ID`, if the request has one. An EventSource that has seen
-/// nothing sends an empty one, which counts as none.
+/// nothing sends an empty one, which counts as none. Two that differ are a malformed one.
 ///
 /// # Errors
 /// [`ErrorCode::InvalidCursor`](tokenwire_core::model::error::ErrorCode::InvalidCursor).
 pub fn last_event_id(request: &HttpRequest) -> Result<Option<Cursor>, ApiError> {
-    let Some(value) = request.headers().get(LAST_EVENT_ID) else {
-        return Ok(None);
-    };
+    let values = request.headers().get_all(LAST_EVENT_ID);
     // Bytes that are not ASCII stay a malformed id: the request must not start a generation.
-    match String::from_utf8_lossy(value.as_bytes()).trim() {
+    let mut ids: Vec<_> = values
+        .map(|value| String::from_utf8_lossy(value.as_bytes()).trim().to_owned())
+        .filter(|id| !id.is_empty())
+        .collect();
+    ids.dedup();
+    match ids.join(", ").as_str() {
         "" => Ok(None),
         text => Cursor::from_event_id(text).map(Some),
     }

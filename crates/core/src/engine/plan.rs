@@ -14,8 +14,11 @@ use crate::model::error::ApiError;
 use crate::model::id::{GenerationId, Owner};
 use crate::model::snapshot::{Api, Meta};
 use crate::model::time::unix_now;
-use crate::request::{ChatRequest, RequestFields, ResponsesRequest, StreamRequest};
-use crate::upstream::{Target, Timeouts, UpstreamRequest};
+use crate::request::{
+    ChatRequest, ForeignRequest, RequestFields, ResponsesRequest, StreamRequest, ToolNames, chat,
+    responses,
+};
+use crate::upstream::{BodyWriter, Target, Timeouts, UpstreamRequest};
 
 /// A request that was translated and routed.
 pub(super) struct Plan {
@@ -24,6 +27,8 @@ pub(super) struct Plan {
     pub(super) work: Work,
     /// Whether it first waits for a permit of the upstream.
     pub(super) queued: bool,
+    /// The types of the tools that the upstream cannot run and that were left out.
+    pub(super) dropped_tools: Vec<String>,
 }
 
 impl Engine {
@@ -39,6 +44,7 @@ impl Engine {
             StreamRequest::Responses(responses) => {
                 self.plan_responses(responses, &request, inputs).await
             }
+            StreamRequest::Canonical(foreign) => self.plan_foreign(foreign, &request),
         }
     }
 
@@ -80,6 +86,7 @@ impl Engine {
             header: LogHeader::new(meta, self.upstream_name(&target)),
             work,
             queued: target.queued,
+            dropped_tools: Vec::new(),
         })
     }
 
@@ -117,8 +124,15 @@ impl Engine {
             .upstream
             .route(responses.model().as_deref(), request.client_key.as_ref())?;
         let model = target.upstream_model.as_deref().unwrap_or(&target.model);
+        let (mut tools, mut dropped_tools) = (ToolNames::default(), Vec::new());
         let body = match target.api {
-            Api::Chat => responses.to_chat(&items, model)?,
+            Api::Chat => {
+                let settings = self.upstream.chat_settings(target.endpoint);
+                let chat = responses.to_chat(&items, model, &settings)?;
+                tools = chat.tool_names;
+                dropped_tools = chat.dropped_tools;
+                chat.body
+            }
             Api::Responses => responses.to_responses(&items, model),
         };
         let choices = responses
@@ -126,7 +140,19 @@ impl Engine {
             .and_then(|raw| raw.get().parse().ok())
             .unwrap_or(1);
         let body = self.account.hold(AccountKind::Requests, body);
-        let work = work(&target, body, choices, previous, request);
+        let mut work = Work {
+            tools,
+            ..work(&target, body, choices, previous, request)
+        };
+        if target.api == Api::Chat && self.upstream.chat_settings_vary() {
+            let whole = responses.to_responses(&items, model);
+            let whole = self.account.hold(AccountKind::Requests, whole);
+            work.request.writer = Some(BodyWriter::new(move |model, settings| {
+                let request = ResponsesRequest::parse(&whole).ok()?;
+                let chat = request.to_chat(&[], model, settings).ok()?;
+                Some(chat.body.into())
+            }));
+        }
         let meta = meta(
             self.ids.generation_id(),
             &target,
@@ -144,6 +170,56 @@ impl Engine {
             header,
             work,
             queued: target.queued,
+            dropped_tools,
+        })
+    }
+
+    /// Plans a request of a language that this crate does not know.
+    fn plan_foreign(
+        &self,
+        foreign: &ForeignRequest,
+        request: &StartRequest,
+    ) -> Result<Plan, ApiError> {
+        let target = self
+            .upstream
+            .route(foreign.model.as_deref(), request.client_key.as_ref())?;
+        let model = target.upstream_model.as_deref().unwrap_or(&target.model);
+        let (mut tools, mut dropped_tools) = (ToolNames::default(), Vec::new());
+        let body = match target.api {
+            Api::Chat => {
+                let settings = self.upstream.chat_settings(target.endpoint);
+                let chat = chat::write(&foreign.request, model, &settings)?;
+                tools = chat.tool_names;
+                dropped_tools = chat.dropped_tools;
+                chat.body
+            }
+            Api::Responses => responses::write(&foreign.request, model)?,
+        };
+        let body = self.account.hold(AccountKind::Requests, body);
+        let meta = meta(
+            self.ids.generation_id(),
+            &target,
+            RequestFields::default(),
+            &request.owner,
+            false,
+            true,
+        );
+        let mut work = Work {
+            tools,
+            ..work(&target, body, 1, None, request)
+        };
+        if target.api == Api::Chat && self.upstream.chat_settings_vary() {
+            let request = foreign.request.clone();
+            work.request.writer = Some(BodyWriter::new(move |model, settings| {
+                let chat = chat::write(&request, model, settings).ok()?;
+                Some(chat.body.into())
+            }));
+        }
+        Ok(Plan {
+            header: LogHeader::new(meta, self.upstream_name(&target)),
+            work,
+            queued: target.queued,
+            dropped_tools,
         })
     }
 }
@@ -159,6 +235,7 @@ fn work(
         api: target.api,
         model: target.model.clone(),
         body,
+        writer: None,
         headers: request.headers.clone(),
         endpoint: target.endpoint,
         reservation: target.reservation.clone(),
@@ -171,6 +248,7 @@ fn work(
         timeouts: target.timeouts,
         choices,
         previous_response_id,
+        tools: ToolNames::default(),
     }
 }
 

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::directory::{Claim, Part};
+use super::admission::shutting_down;
+use super::directory::{Claim, Directory, Part};
 use super::end_notifier::{OnEndGuard, on_end};
-use super::fingerprint::fingerprint;
+use super::fingerprint::{Fingerprint, fingerprint};
 use super::follower::Follower;
 use super::observer::Observation;
 use super::reuse::{Freshness, Leader, Reused, Role};
@@ -30,6 +31,8 @@ pub struct Started {
     /// Whether it shares another's answer; `None` where answers are not shared, or where it was
     /// started earlier.
     pub reused: Option<Reused>,
+    /// The types of the tools that were left out, since the upstream cannot run them.
+    pub dropped_tools: Vec<String>,
 }
 
 /// Where a generation's answer comes from.
@@ -71,12 +74,29 @@ impl Engine {
                             guard: generation.attach(),
                             fresh: false,
                             reused: None,
+                            dropped_tools: Vec::new(),
                         });
                     }
-                    Claim::Free(claim) => Some(claim),
+                    Claim::Free(claim) => {
+                        if let Some(generation) = self.keyed(&request, key, fingerprint).await? {
+                            return Ok(Started {
+                                guard: generation.attach(),
+                                fresh: false,
+                                reused: None,
+                                dropped_tools: Vec::new(),
+                            });
+                        }
+                        Some(claim)
+                    }
                 }
             }
         };
+        // A drain waits for each start that is not refused here: the tracker counts the token in the
+        // state that it looks at.
+        let in_flight = self.tasks.token();
+        if self.tasks.is_closed() {
+            return Err(shutting_down());
+        }
         let permit = self.registry.admit()?;
         let mut inputs = self.account.try_start(request.body.memory_size())?;
         let typical = self.account.typical();
@@ -84,7 +104,8 @@ impl Engine {
         let freshness = request.freshness;
         let asked_in = match &request.body {
             StreamRequest::Chat(_) => Api::Chat,
-            StreamRequest::Responses(_) => Api::Responses,
+            // The events of a response are the canonical ones.
+            StreamRequest::Responses(_) | StreamRequest::Canonical(_) => Api::Responses,
         };
         let plan = self.plan(request, &mut inputs).await?;
         let header = Arc::new(LogHeader {
@@ -149,11 +170,40 @@ impl Engine {
                 drain(body).await;
             }
         });
+        drop(in_flight);
         Ok(Started {
             guard,
             fresh: true,
             reused,
+            dropped_tools: plan.dropped_tools,
         })
+    }
+
+    /// Returns the generation that the store knows by a request's key, if the request repeats the
+    /// one that started it.
+    async fn keyed(
+        &self,
+        request: &StartRequest,
+        key: &str,
+        fingerprint: Fingerprint,
+    ) -> Result<Option<Arc<Generation>>, ApiError> {
+        let Some(persistence) = &self.persistence else {
+            return Ok(None);
+        };
+        let Some(id) = persistence.keyed(&request.owner, key).await? else {
+            return Ok(None);
+        };
+        let found = self.find_or_lost(&id, &request.owner, Part::Log).await;
+        let generation = match found {
+            Ok(Some(generation)) => generation,
+            Ok(None) => return Ok(None),
+            Err(error) if error.code.as_deref() == Some(ErrorCode::NotFound.as_str()) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let repeats = Directory::repeats(&generation, fingerprint)?;
+        Ok(repeats.then_some(generation))
     }
 
     /// Returns a generation that an earlier request started, with its records if a store has those.

@@ -396,9 +396,9 @@ impl State {
         if self.sealed {
             return Err(AppendError::Sealed);
         }
-        let Some(record) = batch.iter().next() else {
+        if batch.is_empty() {
             return Ok(());
-        };
+        }
         if batch.first_seq() != self.next {
             return Err(AppendError::Gap {
                 expected: self.next,
@@ -407,7 +407,10 @@ impl State {
         }
         let start = epoch.first_seq();
         let is_first = self.next < start || (self.next == start && self.segments.used() == 0);
-        if is_first && record.first_seq != start {
+        if is_first
+            && let Some(record) = batch.iter().next()
+            && record.first_seq != start
+        {
             return Err(AppendError::Gap {
                 expected: start,
                 found: record.first_seq,

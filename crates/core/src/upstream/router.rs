@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::Target;
 use super::balance;
 use super::continuation::Continuation;
-use super::endpoint_stats::HealthStatus;
+use super::endpoint_stats::{HealthStatus, Reservation};
 use super::hedge::Hedge;
 use super::retry::{RetryBudget, RetryPolicy};
 use super::route::{ModelBinding, Route};
@@ -52,6 +52,7 @@ pub struct Router(Arc<Inner>);
 struct Inner {
     routes: Vec<Route>,
     options: RouterOptions,
+    chat_settings_vary: bool,
 }
 
 /// An endpoint that was chosen for a model.
@@ -68,7 +69,14 @@ impl Router {
     /// A router over these endpoints.
     #[must_use]
     pub fn new(routes: Vec<Route>, options: RouterOptions) -> Self {
-        Self(Arc::new(Inner { routes, options }))
+        let mut chat = routes.iter().filter(|route| route.api == Api::Chat);
+        let first = chat.next().map(|route| route.chat);
+        let chat_settings_vary = chat.any(|route| Some(route.chat) != first);
+        Self(Arc::new(Inner {
+            routes,
+            options,
+            chat_settings_vary,
+        }))
     }
 
     /// The endpoints.
@@ -79,6 +87,11 @@ impl Router {
 
     pub(super) fn options(&self) -> &RouterOptions {
         &self.0.options
+    }
+
+    /// Returns true if endpoints differ in how requests in chat completions are written.
+    pub(super) fn chat_settings_vary(&self) -> bool {
+        self.0.chat_settings_vary
     }
 
     /// Returns whether any endpoint can continue the answer of another.
@@ -133,7 +146,11 @@ impl Router {
             timeouts: choice.binding.timeouts,
             endpoint: choice.endpoint,
             queued: !route.stats.limit.is_free(),
-            reservation: route.stats.reserve(),
+            // Without a choice there is nothing to balance.
+            reservation: match self.0.routes.len() {
+                1 => Reservation::default(),
+                _ => route.stats.reserve(),
+            },
         })
     }
 

@@ -43,7 +43,7 @@ pub(super) async fn create(
     let (stream, background) = (asked.stream(), asked.background());
     let key = idempotency_key(&request, None)?;
     let body = StreamRequest::Responses(asked);
-    let start = start_request(&request, &service, body, "/v1/responses", key);
+    let start = start_request(&request, &service, body, "/v1/responses", key)?;
     let started = service.engine.start(start).await?;
     drop(charge);
     let response = match (stream, background) {
@@ -55,7 +55,7 @@ pub(super) async fn create(
         (false, true) => object(started.guard.generation()),
         (false, false) => whole(started.guard).await,
     };
-    Ok(marked(started.reused, response))
+    Ok(marked(started.reused, &started.dropped_tools, response))
 }
 
 /// Returns the object once the generation has ended. A failure before the upstream's head keeps its

@@ -6,6 +6,7 @@ use super::{
 use crate::model::event::Ending;
 use crate::model::id::GenerationId;
 use crate::model::snapshot::Api;
+use crate::request::ToolNames;
 use crate::upstream::decode::SseEvent;
 
 #[derive(Debug)]
@@ -20,15 +21,16 @@ pub(crate) enum Translator {
 
 impl Translator {
     /// Creates a translator. A relayed stream gets `id` and `previous_response_id`; `choices` is
-    /// the requested number of chat choices.
+    /// the requested number of chat choices, `tools` what the client calls the tools.
     pub(crate) fn new(
         api: Api,
         id: &GenerationId,
         choices: u32,
         previous_response_id: Option<&str>,
+        tools: &ToolNames,
     ) -> Self {
         match api {
-            Api::Chat => Self::Chat(ChatTranslator::new(choices)),
+            Api::Chat => Self::Chat(ChatTranslator::new(choices).with_tools(tools.clone())),
             Api::Responses => {
                 Self::Responses(Box::new(ResponsesTranslator::new(id, previous_response_id)))
             }
