@@ -43,12 +43,12 @@ async fn running_log_is_adopted_in_the_next_epoch() {
     let id = running(&*store, &["one", "two"]).await;
     let second = crash(&path);
     let store = open(&second);
-    assert_eq!(store.unfinished(), [id.clone()]);
+    assert_eq!(store.unfinished(), std::slice::from_ref(&id));
     assert_eq!(store.adopt(&id).await, Ok(Epoch(2)));
     // The process that adopted it is killed as well.
     let third = crash(&second);
     let store = open(&third);
-    assert_eq!(store.unfinished(), [id.clone()]);
+    assert_eq!(store.unfinished(), std::slice::from_ref(&id));
     assert_eq!(store.open(&id).await.unwrap().epoch(), Epoch(2));
     assert_eq!(store.adopt(&id).await, Ok(Epoch(3)));
     let mut last = record(2, "the end");
@@ -98,7 +98,7 @@ async fn torn_kept_log_leaves_the_running_one() {
     let file = fs::OpenOptions::new().write(true).open(&journal).unwrap();
     file.set_len(length - 1).unwrap();
     let store = open(&crashed);
-    assert_eq!(store.unfinished(), [id.clone()]);
+    assert_eq!(store.unfinished(), std::slice::from_ref(&id));
     let expected = ["one", "two"].map(str::to_owned).to_vec();
     assert_eq!(texts(&store, &id).await, (expected, false));
 }
@@ -263,7 +263,7 @@ async fn long_log_beside_short_ones_does_not_keep_the_journal() {
     .await;
     assert_eq!(texts(&store, &long).await, (expected.clone(), false));
     let store = open(&crash(&path));
-    assert_eq!(store.unfinished(), [long.clone()]);
+    assert_eq!(store.unfinished(), std::slice::from_ref(&long));
     assert_eq!(texts(&store, &long).await, (expected, false));
 }
 
