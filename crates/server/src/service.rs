@@ -9,6 +9,8 @@ use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{Caller, Engine, Retention, ReuseOptions, SharedEngine};
 use tokenwire_core::log::LogLimits;
 use tokenwire_core::model::id::Owner;
+use tokenwire_core::model::secret::Secret as CoreSecret;
+use tokenwire_core::model::shown::Include;
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::{
     BreakerPolicy, ConcurrencyPolicy, Continuation, EndpointStats, Hedge, ModelBinding, OpenAi,
@@ -139,6 +141,7 @@ impl Service {
                     budget_percent,
                 },
                 budget: shared.retry_budget.clone(),
+                secret: shared.engine.secret().clone(),
                 hedge: match hedge {
                     schema::Hedging::Off => Hedge::Never,
                     schema::Hedging::P95 => Hedge::P95,
@@ -253,6 +256,7 @@ impl Service {
             heartbeat: Some(self.config.streams.heartbeat),
             heartbeat_kind: HeartbeatKind::Comment,
             readers: readers.clone(),
+            include: Include::default(),
         }
     }
 
@@ -289,6 +293,10 @@ impl Service {
 #[must_use]
 pub fn shared_engine(config: &Config) -> SharedEngine {
     let (streams, reuse) = (&config.streams, &config.reuse);
+    let secret = match &streams.sealing_key {
+        Some(key) => CoreSecret::new(key.expose().as_bytes()),
+        None => CoreSecret::random(),
+    };
     Engine::builder()
         .retention(Retention {
             events: streams.retain_events,
@@ -301,6 +309,7 @@ pub fn shared_engine(config: &Config) -> SharedEngine {
             events: streams.max_stream_events,
         })
         .disconnect_grace(streams.disconnect_grace)
+        .secret(secret)
         .reuse(ReuseOptions {
             coalesce: reuse.coalesce,
             cache: reuse.cache,

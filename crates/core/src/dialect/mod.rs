@@ -24,6 +24,7 @@ use crate::model::json::Unescaper;
 use crate::model::record::{
     Content, CorruptRecord, FullRecord, KnownTemplate, RecordRef, Template,
 };
+use crate::model::shown::{Form, Include};
 use crate::model::snapshot::{Api, Meta, Snapshot};
 
 /// The JSON that a reader gets.
@@ -74,11 +75,11 @@ pub trait Framing: Send + Sync + fmt::Debug {
 /// Returns `tokenwire:reset` with the response object, for a reader whose position cannot be
 /// served, and its number, which is that of the last event in the object.
 #[must_use]
-pub(crate) fn reset_event(meta: &Meta, snapshot: &Snapshot) -> (Seq, Vec<u8>) {
+pub(crate) fn reset_event(meta: &Meta, snapshot: &Snapshot, include: Include) -> (Seq, Vec<u8>) {
     let seq = Seq(snapshot.next().0.saturating_sub(1));
     let mut out =
         format!(r#"{{"type":"tokenwire:reset","sequence_number":{seq},"response":"#).into_bytes();
-    snapshot.write_response(meta, &mut out);
+    snapshot.write_response(meta, Form::Shown(include), &mut out);
     out.push(b'}');
     (seq, out)
 }
@@ -133,6 +134,7 @@ pub(crate) enum Rendered {
 pub(crate) struct Renderer {
     dialect: Dialect,
     framing: Arc<dyn Framing>,
+    include: Include,
     templates: Vec<Arc<KnownTemplate>>,
     scratch: Vec<u8>,
     unescaper: Unescaper,
@@ -143,10 +145,20 @@ impl Renderer {
         Self {
             dialect,
             framing,
+            include: Include::default(),
             templates: Vec::new(),
             scratch: Vec::new(),
             unescaper: Unescaper::default(),
         }
+    }
+
+    /// Sets what the reader asks to be shown.
+    pub(crate) fn set_include(&mut self, include: Include) {
+        self.include = include;
+    }
+
+    pub(crate) fn include(&self) -> Include {
+        self.include
     }
 
     pub(crate) fn dialect(&self) -> Dialect {

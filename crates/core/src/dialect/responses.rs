@@ -8,6 +8,7 @@ use crate::model::event::{DeltaKind, DeltaTarget, Ending, EventKind, ItemHead, P
 use crate::model::id::Seq;
 use crate::model::json;
 use crate::model::record::FullRecord;
+use crate::model::shown::{Form, Include};
 use crate::model::snapshot::{ResponseObject, Snapshot, Status, write_empty_part, write_item_head};
 use crate::model::text;
 
@@ -97,7 +98,14 @@ impl Renderer {
             }
             let mut data = std::mem::take(&mut self.scratch);
             data.clear();
-            let name = write_event(view, seq, event, full.raw.map(|raw| &raw[..]), &mut data);
+            let name = write_event(
+                view,
+                seq,
+                event,
+                full.raw.map(|raw| &raw[..]),
+                self.include,
+                &mut data,
+            );
             let relayed_name = if let EventKind::Relayed(relayed) = event {
                 Some(relayed.name.as_str())
             } else {
@@ -141,6 +149,7 @@ fn write_event(
     seq: Seq,
     event: &EventKind,
     raw: Option<&[u8]>,
+    include: Include,
     out: &mut Vec<u8>,
 ) -> Option<&'static str> {
     let meta = view.meta();
@@ -283,7 +292,7 @@ fn write_event(
             open("response.output_item.done", seq, out);
             number("output_index", *item, out);
             out.extend_from_slice(b",\"item\":");
-            snapshot.write_item(&meta.id, *item, out);
+            snapshot.write_item(&meta.id, *item, Form::Shown(include), out);
             "response.output_item.done"
         }),
         EventKind::Chunk => {
@@ -299,7 +308,8 @@ fn write_event(
             "tokenwire:continued"
         }
         EventKind::Relayed(relayed) => {
-            out.extend_from_slice(relayed.json.as_bytes());
+            let shown = include.event(&relayed.name, &relayed.json);
+            out.extend_from_slice(shown.as_bytes());
             return None;
         }
         EventKind::End(outcome) => {
@@ -310,7 +320,7 @@ fn write_event(
             };
             open(name, seq, out);
             out.extend_from_slice(b",\"response\":");
-            view.with_snapshot(|snapshot| snapshot.write_response(meta, out));
+            view.with_snapshot(|snapshot| snapshot.write_response(meta, Form::Shown(include), out));
             name
         }
     };

@@ -9,12 +9,14 @@ use super::fingerprint::fingerprint;
 use super::follower::Follower;
 use super::observer::Observation;
 use super::reuse::{Freshness, Leader, Reused, Role};
+use super::silence::Silence;
 use super::{Engine, StartRequest};
 use crate::generation::{Generation, Holdings, ReaderGuard, Writer, drain, drive};
 use crate::log::{IdempotencyKey, LogHeader, LogTail};
 use crate::model::account::AccountKind;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::EventKind;
+use crate::model::shown::Include;
 use crate::model::snapshot::Api;
 use crate::request::StreamRequest;
 use crate::upstream::translate::RecordWriter;
@@ -30,6 +32,8 @@ pub struct Started {
     /// Whether it shares another's answer; `None` where answers are not shared, or where it was
     /// started earlier.
     pub reused: Option<Reused>,
+    /// What the request asks to be shown.
+    pub include: Include,
 }
 
 /// Where a generation's answer comes from.
@@ -40,6 +44,26 @@ struct AnswerSource {
     reused: Option<Reused>,
     /// Whether the upstream is asked.
     asked: Arc<AtomicBool>,
+}
+
+impl AnswerSource {
+    /// An answer without output, for which no upstream is asked.
+    fn silent() -> Self {
+        Self {
+            upstream: Arc::new(Silence),
+            leader: None,
+            reused: None,
+            asked: Arc::new(AtomicBool::new(false)),
+        }
+    }
+}
+
+/// Returns what a request asks to be shown.
+fn include_of(body: &StreamRequest) -> Include {
+    match body {
+        StreamRequest::Chat(_) => Include::default(),
+        StreamRequest::Responses(responses) => responses.include(),
+    }
 }
 
 impl Engine {
@@ -71,6 +95,7 @@ impl Engine {
                             guard: generation.attach(),
                             fresh: false,
                             reused: None,
+                            include: include_of(&request.body),
                         });
                     }
                     Claim::Free(claim) => Some(claim),
@@ -86,6 +111,7 @@ impl Engine {
             StreamRequest::Chat(_) => Api::Chat,
             StreamRequest::Responses(_) => Api::Responses,
         };
+        let session = request.session.clone();
         let plan = self.plan(request, &mut inputs).await?;
         let header = Arc::new(LogHeader {
             idempotency,
@@ -98,6 +124,9 @@ impl Engine {
             }
             None => None,
         };
+        if let Some(session) = session.filter(|_| !header.meta.store) {
+            session.note(&header.meta.id);
+        }
         let log = Arc::new(LogTail::new(self.log_limits, self.account.clone()));
         let holdings = Holdings::new(inputs, reserved);
         let generation = Generation::new(header, log, self.grace, holdings);
@@ -125,7 +154,11 @@ impl Engine {
             leader,
             reused,
             asked,
-        } = self.answer_source(&generation, &plan.work.request, freshness);
+        } = if plan.silent {
+            AnswerSource::silent()
+        } else {
+            self.answer_source(&generation, &plan.work.request, freshness)
+        };
         let observation = self.observer.clone().map(|observer| {
             Observation::begin(
                 observer,
@@ -153,6 +186,7 @@ impl Engine {
             guard,
             fresh: true,
             reused,
+            include: plan.include,
         })
     }
 

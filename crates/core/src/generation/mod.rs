@@ -50,6 +50,7 @@ use crate::model::account::Account;
 use crate::model::event::{DeltaTarget, EventKind, Outcome};
 use crate::model::id::Seq;
 use crate::model::record::{Content, KnownTemplate, RecordBatch};
+use crate::model::shown::{Form, Include};
 use crate::model::snapshot::{Api, Meta, Snapshot, Status};
 use crate::upstream::translate::{History, is_completion};
 use control::Control;
@@ -229,19 +230,28 @@ impl Generation {
         self.log.end().map_or(true, |end| end.sealed)
     }
 
-    /// Returns the response object as it is now.
+    /// Returns the response object as it is now, for a reader that asks for nothing beside the
+    /// default.
     #[must_use]
     pub fn response_json(&self) -> Vec<u8> {
+        self.response_in(Form::default())
+    }
+
+    /// Returns the response object as it is now, in this form.
+    #[must_use]
+    pub fn response_in(&self, form: Form) -> Vec<u8> {
         let mut out = Vec::new();
-        self.with_snapshot(|snapshot| snapshot.write_response(self.meta(), &mut out));
+        self.with_snapshot(|snapshot| snapshot.write_response(self.meta(), form, &mut out));
         out
     }
 
-    /// Returns its output items as a JSON array.
+    /// Returns its output items as a JSON array, in the form in which they are kept.
     #[must_use]
     pub fn output_json(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        self.with_snapshot(|snapshot| snapshot.write_output(&self.meta().id, &mut out));
+        self.with_snapshot(|snapshot| {
+            snapshot.write_output(&self.meta().id, Form::Kept, &mut out);
+        });
         out
     }
 
@@ -249,7 +259,13 @@ impl Generation {
     /// object as it is now.
     #[must_use]
     pub fn reset_event(&self) -> (Seq, Vec<u8>) {
-        self.with_snapshot(|snapshot| dialect::reset_event(self.meta(), snapshot))
+        self.reset_for(Include::default())
+    }
+
+    /// As [`Generation::reset_event`], for a reader that asks to be shown more.
+    #[must_use]
+    pub fn reset_for(&self, include: Include) -> (Seq, Vec<u8>) {
+        self.with_snapshot(|snapshot| dialect::reset_event(self.meta(), snapshot, include))
     }
 
     /// Returns the `chat.completion` of a generation that has ended with an answer: as the upstream

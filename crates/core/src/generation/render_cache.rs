@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use crate::dialect::{Dialect, Rendered};
 use crate::model::account::{Account, AccountKind, Charge};
 use crate::model::id::Seq;
+use crate::model::shown::Include;
 
 /// The most entries and bytes that are kept.
 const MAX_ENTRIES: usize = 16;
@@ -19,8 +20,9 @@ const MAX_BYTES: usize = 128 * 1024;
 /// The steps in which the account is told of the size.
 const COUNT_STEP: usize = 4 * 1024;
 
-/// A dialect, and the key of a framing that writes the same bytes for every reader.
-pub(crate) type RenderKey = (Dialect, &'static str);
+/// A dialect, the key of a framing that writes the same bytes for every reader, and what the reader
+/// asks to be shown.
+pub(crate) type RenderKey = (Dialect, &'static str, Include);
 
 /// A run of encoded records.
 #[derive(Clone, Debug)]

@@ -16,6 +16,7 @@ use crate::log::{LogReader, ReadError};
 use crate::model::account::{AccountKind, Charge};
 use crate::model::id::Seq;
 use crate::model::record::{BatchPosition, RecordBatch};
+use crate::model::shown::Include;
 
 /// The size at which one poll stops adding records.
 const POLL_BYTES: usize = 64 * 1024;
@@ -91,6 +92,13 @@ impl Subscription {
             out: BytesMut::new(),
             charge: None,
         }
+    }
+
+    /// Sets what the reader's own request asks to be shown. Default: nothing beyond the default.
+    #[must_use]
+    pub fn including(mut self, include: Include) -> Self {
+        self.renderer.set_include(include);
+        self
     }
 
     /// The generation that is read.
@@ -214,7 +222,7 @@ impl Subscription {
             }
             return None;
         }
-        let (seq, event) = generation.reset_event();
+        let (seq, event) = generation.reset_for(self.renderer.include());
         self.from = seq.next();
         self.reader
             .seek(self.renderer.start(&*generation, self.from));
@@ -292,7 +300,7 @@ impl Subscription {
         self.renderer
             .share_key()
             .filter(|_| several)
-            .map(|framing| (self.renderer.dialect(), framing))
+            .map(|framing| (self.renderer.dialect(), framing, self.renderer.include()))
     }
 
     fn note(&mut self, rendered: Rendered) {

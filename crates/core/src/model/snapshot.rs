@@ -18,6 +18,7 @@ use crate::model::id::{GenerationId, Owner, Seq};
 use crate::model::json::{self, Members};
 use crate::model::relayed_items::{RelayedItems, RelayedUpdate};
 use crate::model::shared_list::{SharedList, one_more};
+use crate::model::shown::{ENCRYPTED, Form, Include, PRIVATE};
 use crate::model::text::{self, Text};
 
 /// The API that a generation's upstream speaks.
@@ -164,6 +165,8 @@ struct Item {
     parts: Vec<Part>,
     arguments: Text,
     status: &'static str,
+    /// A JSON object that clients are not shown.
+    private: Option<Arc<str>>,
 }
 
 #[derive(Clone)]
@@ -224,7 +227,10 @@ impl Snapshot {
         let items: usize = self
             .items
             .iter()
-            .map(|item| parts(item) + item.arguments.memory_size() + item.head.memory_size() + 200)
+            .map(|item| {
+                let private = item.private.as_ref().map_or(0, |json| json.len());
+                parts(item) + item.arguments.memory_size() + item.head.memory_size() + private + 200
+            })
             .sum();
         let outcome = self.outcome.as_ref().map_or(0, |outcome| {
             outcome.relayed.as_ref().map_or(0, String::capacity) + 200
@@ -287,6 +293,7 @@ impl Snapshot {
                     parts: Vec::new(),
                     arguments: Text::default(),
                     status: "in_progress",
+                    private: None,
                 });
             }
             EventKind::PartAdded { item, kind, .. } => {
@@ -323,8 +330,13 @@ impl Snapshot {
                     push_elements(&mut part.annotations, &format!("[{json}]"));
                 }
             }
-            EventKind::ItemDone { item, complete } => {
+            EventKind::ItemDone {
+                item,
+                complete,
+                private,
+            } => {
                 if let Some(item) = self.item_mut(item) {
+                    item.private = private.map(Into::into);
                     item.status = if complete { "completed" } else { "incomplete" };
                     item.arguments.close();
                     for part in &mut item.parts {
@@ -414,6 +426,7 @@ impl Snapshot {
             events.push(EventKind::ItemDone {
                 item,
                 complete: false,
+                private: None,
             });
         }
         events
@@ -520,7 +533,7 @@ impl Snapshot {
     }
 
     /// Appends an item's current JSON.
-    pub(crate) fn write_item(&self, id: &GenerationId, number: u32, out: &mut Vec<u8>) {
+    pub(crate) fn write_item(&self, id: &GenerationId, number: u32, form: Form, out: &mut Vec<u8>) {
         let Some(item) = self.items.get(number as usize) else {
             return;
         };
@@ -534,7 +547,11 @@ impl Snapshot {
                     }
                     part.write(out);
                 }
-                out.extend_from_slice(b"]}");
+                out.push(b']');
+                if let Some(private) = &item.private {
+                    write_private(private, form, out);
+                }
+                out.push(b'}');
             }
             ItemHead::FunctionCall { extra, .. } => {
                 out.extend_from_slice(b",\"arguments\":\"");
@@ -561,8 +578,8 @@ impl Snapshot {
         }
     }
 
-    /// Appends an array of the output items.
-    pub fn write_output(&self, id: &GenerationId, out: &mut Vec<u8>) {
+    /// Appends an array of the output items in this form.
+    pub fn write_output(&self, id: &GenerationId, form: Form, out: &mut Vec<u8>) {
         if let Some(relayed) = self
             .outcome
             .as_ref()
@@ -571,7 +588,8 @@ impl Snapshot {
             let output = serde_json::from_str::<Members<'_>>(relayed)
                 .ok()
                 .and_then(|members| members.get("output"));
-            out.extend_from_slice(output.map_or("[]", |raw| raw.get()).as_bytes());
+            let output = output.map_or("[]", |raw| raw.get());
+            out.extend_from_slice(form.items(output).as_bytes());
             return;
         }
         out.push(b'[');
@@ -579,30 +597,37 @@ impl Snapshot {
             if number > 0 {
                 out.push(b',');
             }
-            self.write_item(id, number, out);
+            self.write_item(id, number, form, out);
         }
         for (index, value) in self.relayed.values().enumerate() {
             if index > 0 || !self.items.is_empty() {
                 out.push(b',');
             }
             // A JSON value always serialises.
-            let _ = serde_json::to_writer(&mut *out, &*value);
+            let kept = serde_json::to_string(&*value).unwrap_or_default();
+            let item = match form {
+                Form::Kept => Cow::Borrowed(kept.as_str()),
+                Form::Shown(include) => include.item(&kept),
+            };
+            out.extend_from_slice(item.as_bytes());
         }
         out.push(b']');
     }
 
-    /// Appends the current response object, with every field that Open Responses requires.
-    pub fn write_response(&self, meta: &Meta, out: &mut Vec<u8>) {
+    /// Appends the current response object in this form, with every field that Open Responses
+    /// requires.
+    pub fn write_response(&self, meta: &Meta, form: Form, out: &mut Vec<u8>) {
         if let Some(Outcome {
             relayed: Some(relayed),
             ending,
             ..
         }) = self.outcome.as_deref()
         {
-            match ending {
-                Ending::Failed(_) => out.extend_from_slice(self.failed(relayed).as_bytes()),
-                _ => out.extend_from_slice(relayed.as_bytes()),
-            }
+            let kept = match ending {
+                Ending::Failed(_) => self.failed(relayed),
+                _ => Cow::Borrowed(relayed.as_str()),
+            };
+            out.extend_from_slice(form.response(&kept).as_bytes());
             return;
         }
         let head = ResponseObject {
@@ -611,7 +636,7 @@ impl Snapshot {
             outcome: self.outcome.as_deref(),
             continued: self.continued,
         };
-        head.write(out, |out| self.write_output(&meta.id, out));
+        head.write(out, |out| self.write_output(&meta.id, form, out));
     }
 
     /// Returns the object of a failed upstream, completed by the streamed items if it has none.
@@ -639,6 +664,27 @@ impl Part {
             &self.logprobs,
             out,
         );
+    }
+}
+
+/// Appends what is kept beside an item of a chat upstream: as it is, or the sealed form of it as
+/// encrypted content.
+fn write_private(private: &str, form: Form, out: &mut Vec<u8>) {
+    let (name, value) = match form {
+        Form::Kept => (PRIVATE, private),
+        Form::Shown(Include {
+            encrypted_reasoning: true,
+        }) => {
+            let sealed = serde_json::from_str::<Members<'_>>(private).ok();
+            match sealed.and_then(|members| members.get("sealed")) {
+                Some(sealed) => (ENCRYPTED, sealed.get()),
+                None => return,
+            }
+        }
+        Form::Shown(_) => return,
+    };
+    for piece in [",\"", name, "\":", value] {
+        out.extend_from_slice(piece.as_bytes());
     }
 }
 

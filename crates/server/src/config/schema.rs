@@ -159,6 +159,8 @@ pub struct Streams {
     pub max_lanes: usize,
     /// Maximum number of queued `response.create` of one WebSocket.
     pub max_queued_creates: usize,
+    /// Key that seals reasoning for clients that give it back. Without one each process makes its own.
+    pub sealing_key: Option<Secret>,
 }
 
 /// Limits of requests, connections and events.
@@ -365,6 +367,7 @@ impl Default for Streams {
             ping_timeout: Duration::from_secs(10),
             max_lanes: 32,
             max_queued_creates: 32,
+            sealing_key: None,
         }
     }
 }

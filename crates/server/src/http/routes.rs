@@ -28,8 +28,9 @@ const NOT_SERVED: [&str; 15] = [
     "videos",
 ];
 
-/// Paths of OpenAI's below `/v1/responses` that are not served.
-const UNSERVED_RESPONSES: [&str; 2] = ["/v1/responses/compact", "/v1/responses/input_tokens"];
+/// Paths below `/v1/responses` that are served where the upstream has them.
+const INPUT_TOKENS: &str = "/v1/responses/input_tokens";
+const COMPACT: &str = "/v1/responses/compact";
 
 /// First segments of the paths that are served below `/v1`.
 const SERVED: [&[&str]; 6] = [
@@ -52,8 +53,17 @@ pub fn configure(app: &mut web::ServiceConfig) {
                 .route(web::post().to(responses::create))
                 .route(web::get().to(sockets::responses)),
         )
-        // OpenAI's own paths that look like ids of responses.
-        .service(web::resource(UNSERVED_RESPONSES).default_service(web::to(unknown)))
+        // Before the ids of responses, which they look like.
+        .service(
+            web::resource(INPUT_TOKENS)
+                .route(web::post().to(responses::input_tokens))
+                .default_service(web::to(unknown)),
+        )
+        .service(
+            web::resource(COMPACT)
+                .route(web::post().to(responses::compact))
+                .default_service(web::to(unknown)),
+        )
         .service(
             get(
                 resource("/v1/responses/{id}", "GET, HEAD, DELETE"),
@@ -110,7 +120,7 @@ fn operations(app: &mut web::ServiceConfig) {
 }
 
 /// Answers a path that is not served with 404, and names the right path where one is meant.
-async fn unknown(request: HttpRequest) -> HttpResponse {
+pub(super) async fn unknown(request: HttpRequest) -> HttpResponse {
     let path: String = request.path().chars().take(200).collect();
     let why = match meant(&path) {
         Meant::NotServed => {
@@ -156,7 +166,7 @@ fn meant(path: &str) -> Meant {
     if let Some(place) = place {
         let below = &segments[place..];
         let right = format!("/v1/{}", below.join("/"));
-        if UNSERVED_RESPONSES.contains(&right.as_str()) {
+        if right == path && [INPUT_TOKENS, COMPACT].contains(&path) {
             return Meant::NotServed;
         }
         if right != path {
@@ -208,7 +218,7 @@ mod tests {
             "/openai/v1/images/generations",
             "/v1/completions",
             "/v1/responses/compact",
-            "/responses/input_tokens",
+            "/v1/responses/input_tokens",
         ] {
             assert_eq!(meant(path), Meant::NotServed, "{path}");
         }

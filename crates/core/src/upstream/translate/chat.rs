@@ -2,6 +2,7 @@
 
 mod choice;
 mod choice_state;
+mod reasoning_origin;
 mod templates;
 
 use std::collections::HashSet;
@@ -17,6 +18,7 @@ use super::usage::Usage;
 use super::{BodyEnd, Progress, RecordWriter, Translated, failed, is_error_object};
 use crate::model::error::ErrorCode;
 use crate::model::event::{Ending, EventKind, Outcome};
+use crate::model::secret::Seal;
 
 /// The payload after the last chunk. Some servers write it in lower case.
 const DONE: &[u8] = b"[DONE]";
@@ -54,6 +56,8 @@ pub struct ChatTranslator {
     call_ids: HashSet<String>,
     /// Set if a completion that arrives in one piece becomes chunks.
     chunking: Option<Box<Chunking>>,
+    /// Set if the client is given its reasoning sealed.
+    seal: Option<Seal>,
 }
 
 /// A chunk that waits for the next one.
@@ -93,12 +97,19 @@ impl ChatTranslator {
             fault: None,
             call_ids: HashSet::new(),
             chunking: None,
+            seal: None,
         }
     }
 
     /// Makes chunks of a completion that arrives in one piece.
     pub(crate) fn chunked(mut self, chunking: Option<Box<Chunking>>) -> Self {
         self.chunking = chunking;
+        self
+    }
+
+    /// Seals the reasoning of each choice, for clients that give it back.
+    pub(crate) fn sealed(mut self, seal: Option<Seal>) -> Self {
+        self.seal = seal;
         self
     }
 
