@@ -119,7 +119,7 @@ pub struct Server {
 }
 
 /// Streams and their readers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Streams {
     /// Time without events after which an SSE comment is sent.

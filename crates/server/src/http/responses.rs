@@ -13,6 +13,7 @@ use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::event::Ending;
 use tokenwire_core::model::id::GenerationId;
 use tokenwire_core::model::shown::{Form, Include};
+use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokenwire_sse::{SseFraming, last_event_id};
 
@@ -88,6 +89,11 @@ async fn relay(
     service: web::Data<Service>,
     path: &'static str,
 ) -> Result<HttpResponse, HttpError> {
+    let routes = service.router.routes();
+    if routes.iter().all(|route| route.api == Api::Chat) {
+        discard_body(payload, service.config.limits.body).await;
+        return Ok(super::routes::unknown(request).await);
+    }
     let Received { bytes, charge } = body(&request, payload, ContentType::Json, &service).await?;
     let asked = ResponsesRequest::parse_partial(&bytes)?;
     drop(bytes);
