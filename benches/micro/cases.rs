@@ -18,7 +18,9 @@ use tokenwire_core::log::{LogLimits, LogReader, LogTail};
 use tokenwire_core::model::account::Account;
 use tokenwire_core::model::id::Seq;
 use tokenwire_core::model::record::RecordBatch;
-use tokenwire_core::request::{ChatRequest, RequestFields, ResponsesRequest, StreamRequest};
+use tokenwire_core::request::{
+    ChatRequest, ChatSettings, RequestFields, ResponsesRequest, StreamRequest,
+};
 use tokenwire_core::upstream::decode::{Flow, SseDecoder, SseEvent};
 use tokenwire_core::upstream::translate::{ChatTranslator, RecordWriter};
 use tokio::runtime::Runtime;
@@ -422,8 +424,9 @@ pub(crate) fn run_request(mut input: Requested) -> Requested {
         let request = ResponsesRequest::parse(input.body.as_bytes()).expect("a sound request");
         (
             request
-                .to_chat(&[], "llama-3.3")
-                .expect("it has a counterpart"),
+                .to_chat(&[], "llama-3.3", &ChatSettings::default())
+                .expect("it has a counterpart")
+                .body,
             request.request_fields(),
         )
     });

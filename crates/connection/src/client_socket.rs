@@ -6,9 +6,11 @@ use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use actix_web::body::BoxBody;
 use actix_web::rt::net::TcpStream;
+use socket2::SockRef;
 use tokio::io::{AsyncRead as _, ReadBuf};
 
 use crate::inbound::InboundBuffer;
@@ -30,6 +32,10 @@ pub(crate) struct ClientSocket {
     open_payloads: Cell<usize>,
     /// Whether a write waits for the client.
     blocked: Cell<bool>,
+    /// Whether actix was kept from reading the next request.
+    withheld: Cell<bool>,
+    /// Whether only the end of the connection ends the response (HTTP/1.0).
+    ends_by_close: Cell<bool>,
     offer: RefCell<Option<Offer>>,
     inbound: InboundBuffer,
     /// Handlers that run, and streams that are written.
@@ -79,6 +85,8 @@ impl ClientSocket {
             requests: RefCell::default(),
             open_payloads: Cell::new(0),
             blocked: Cell::new(false),
+            withheld: Cell::new(false),
+            ends_by_close: Cell::new(false),
             offer: RefCell::default(),
             inbound: InboundBuffer::default(),
             active: Cell::new(0),
@@ -134,26 +142,71 @@ impl ClientSocket {
         self.inbound.close();
     }
 
-    /// Reads for actix: pipelined bytes first, then the socket.
+    /// Notes whether only the end of the connection ends the response.
+    pub(crate) fn set_ends_by_close(&self, ends_by_close: bool) {
+        self.ends_by_close.set(ends_by_close);
+    }
+
+    /// Makes the close of the socket a reset if only that tells a response that broke off from a
+    /// complete one.
+    pub(crate) fn on_broken(&self) {
+        if self.ends_by_close.get()
+            && let Some(socket) = &*self.socket.borrow()
+        {
+            // Without it the client cannot see the failure; there is nothing else to do.
+            let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+        }
+    }
+
+    /// Reads for actix: pipelined bytes first, then the socket. A request is not read before the
+    /// response to the one before it is complete: actix frames a response by the method, version and
+    /// `Connection` of the last request that it has read.
     pub(crate) fn poll_read(
         &self,
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = into.filled().len();
+        if !self.accepts_request() {
+            self.withheld.set(true);
+            // The end is passed on at once. Nothing is filled, which says so.
+            return self.poll_peer_closed(cx).map(Ok);
+        }
+        self.withheld.set(false);
         let mut pipelined = self.pipelined.borrow_mut();
+        let mut requests = self.requests.borrow_mut();
         if pipelined.is_empty() {
+            let before = into.filled().len();
             ready!(self.with_socket(|socket| socket.poll_read(cx, into)))?;
+            let end = before + requests.on_read(&into.filled()[before..]);
+            pipelined.extend_from_slice(&into.filled()[end..]);
+            into.set_filled(end);
         } else {
-            let take = pipelined.len().min(into.remaining());
+            let most = pipelined.len().min(into.remaining());
+            let take = requests.on_read(&pipelined[..most]);
             into.put_slice(&pipelined[..take]);
             pipelined.drain(..take);
             if pipelined.is_empty() {
                 *pipelined = Vec::new();
             }
         }
-        self.requests.borrow_mut().on_read(&into.filled()[before..]);
         Poll::Ready(Ok(()))
+    }
+
+    /// Whether actix may read: more of a request, or the next one.
+    fn accepts_request(&self) -> bool {
+        let requests = self.requests.borrow();
+        !requests.is_between()
+            || (requests.is_dispatched() && self.active.get() == 0 && !self.blocked.get())
+    }
+
+    /// Whether actix must be polled again, since it may now read a request that was withheld.
+    pub(crate) fn take_withheld(&self) -> bool {
+        let readable =
+            self.withheld.get() && !self.pipelined.borrow().is_empty() && self.accepts_request();
+        if readable {
+            self.withheld.set(false);
+        }
+        readable
     }
 
     /// Waits for the client's disconnect during a stream, and keeps the bytes that it sends.

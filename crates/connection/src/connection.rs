@@ -180,7 +180,13 @@ where
             this.phase = match &mut this.phase {
                 Phase::Http(dispatcher) => {
                     if let Poll::Ready(result) = dispatcher.as_mut().poll(cx) {
+                        if let Err(DispatchError::Body(_)) = &result {
+                            this.client.on_broken();
+                        }
                         return Poll::Ready(result);
+                    }
+                    if this.client.take_withheld() {
+                        cx.waker().wake_by_ref();
                     }
                     match this.client.detach() {
                         Some(detached) => Phase::Stream {

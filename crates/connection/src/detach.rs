@@ -105,6 +105,7 @@ where
         let client = request.conn_data::<Rc<ClientSocket>>();
         let active = client.map(|client| {
             client.on_dispatch();
+            client.set_ends_by_close(request.head().version < Version::HTTP_11);
             client.activate()
         });
         let (detach, request) = Detach::prepare(request);

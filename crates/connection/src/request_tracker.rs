@@ -86,13 +86,33 @@ struct Head {
 // === impl RequestTracker ===
 
 impl RequestTracker {
-    /// Advances by bytes that actix has read.
-    pub(crate) fn on_read(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            let used = self.step(bytes);
+    /// Advances by bytes that actix reads, up to the end of a request. Returns their number.
+    pub(crate) fn on_read(&mut self, bytes: &[u8]) -> usize {
+        let complete = self.complete;
+        let mut total = 0;
+        while total < bytes.len() && self.complete == complete {
+            let used = self.step(bytes.get(total..).unwrap_or_default());
             self.total_read += used as u64;
-            bytes = bytes.get(used..).unwrap_or_default();
+            total += used;
         }
+        match self.state {
+            // What follows an upgrade is not another request.
+            State::Raw { .. } => {
+                self.total_read += (bytes.len() - total) as u64;
+                bytes.len()
+            }
+            _ => total,
+        }
+    }
+
+    /// Whether the last request was read completely, and the next one has not begun.
+    pub(crate) fn is_between(&self) -> bool {
+        self.state == State::Between
+    }
+
+    /// Whether actix has passed every complete request to the application.
+    pub(crate) fn is_dispatched(&self) -> bool {
+        self.complete <= self.dispatched
     }
 
     /// Counts a request that actix passes to the application.

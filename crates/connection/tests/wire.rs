@@ -69,6 +69,12 @@ async fn wait() -> HttpResponse {
     HttpResponse::Ok().streaming(first.chain(stream::pending()))
 }
 
+/// Streams, and then fails.
+async fn fail() -> HttpResponse {
+    let failure = stream::iter([Err(actix_web::error::ErrorBadGateway("broke off"))]);
+    HttpResponse::Ok().streaming(paced().chain(failure))
+}
+
 /// Responds without a stream.
 async fn hello() -> &'static str {
     "hello"
@@ -106,6 +112,7 @@ impl TestServer {
                         .route("/read", web::to(read))
                         .route("/echo", web::to(echo))
                         .route("/hello", web::to(hello))
+                        .route("/fail", web::to(fail))
                         .route("/wait", web::to(wait));
                     connections(app, &options)
                 };
@@ -364,6 +371,72 @@ async fn connection_with_an_incomplete_request_is_closed() {
         ];
         // Each exchange ends with its connection.
         join_all(cases.iter().map(|steps| server.exchange(steps))).await;
+    }
+}
+
+#[tokio::test]
+async fn pipelined_request_does_not_change_the_response_before_it() {
+    let stream = "GET /ignore HTTP/1.1\r\nhost: h\r\n\r\n";
+    for (next, ending) in [
+        (
+            "HEAD /hello HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n",
+            "\r\n\r\n",
+        ),
+        ("GET /hello HTTP/1.0\r\n\r\n", "hello"),
+        (
+            "GET /hello HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n",
+            "hello",
+        ),
+    ] {
+        let text = same(&[send(format!("{stream}{next}"))]).await;
+        let (first, second) = text.split_once(END).expect("the stream has no end");
+        assert!(first.starts_with("HTTP/1.1 200"), "{text}");
+        assert!(first.contains("transfer-encoding: chunked"), "{text}");
+        assert_eq!(first.matches("event ").count(), 3, "{text}");
+        assert!(second.starts_with("HTTP/1."), "{text}");
+        assert!(second.ends_with(ending), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn request_after_connection_close_is_not_answered() {
+    let close = "GET /ignore HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
+    let text = same(&[send(format!(
+        "{close}GET /hello HTTP/1.1\r\nhost: h\r\n\r\n"
+    ))])
+    .await;
+    assert!(text.ends_with(END), "{text}");
+    assert!(!text.contains("hello"), "{text}");
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_all_answered() {
+    let mut text = String::new();
+    for number in 0..40 {
+        let (path, method) = (
+            ["/hello", "/ignore"][number % 2],
+            ["GET", "HEAD"][number % 3 % 2],
+        );
+        text += &format!("{method} {path} HTTP/1.1\r\nhost: h\r\n\r\n");
+    }
+    let text = same(&[send(text), last()]).await;
+    assert_eq!(text.matches("HTTP/1.1 200").count(), 41, "{text}");
+}
+
+#[tokio::test]
+async fn broken_http_1_0_response_is_reset() {
+    let server = TestServer::start(true);
+    for (path, breaks) in [("/fail", true), ("/ignore", false)] {
+        let mut socket = TcpStream::connect(server.address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.0\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut received = Vec::new();
+        let end = socket.read_to_end(&mut received).await;
+        assert_eq!(end.is_err(), breaks, "{path}: {end:?}");
+        assert!(
+            String::from_utf8_lossy(&received).contains("event 1"),
+            "{path}"
+        );
     }
 }
 

@@ -768,6 +768,22 @@ async fn leader_stopped_after_the_first_chunk_fails_its_followers() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn request_after_a_cancel_does_not_follow_what_was_cancelled() {
+    for options in [options(true, false), options(true, true)] {
+        let test = TestEngine::new(options);
+        let (leader, call) = lead(&test, CHAT).await;
+        call.token("a");
+        settle().await;
+        // Its driver has not had a turn yet.
+        generation(&leader).cancel();
+        let (second, call) = lead(&test, CHAT).await;
+        complete(&call, "b");
+        let audit = audit(generation(&second)).await;
+        assert_eq!((code(&audit), audit.text.as_str()), (None, "b"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn retryable_failure_is_retried_once_for_all_followers() {
     let test = coalescing();
     test.upstream.plan(OpeningPlan::Hold);

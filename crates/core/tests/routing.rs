@@ -15,6 +15,7 @@ use serde_json::Value;
 use tokenwire_core::engine::{ReuseOptions, StartRequest, Started};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::snapshot::Api;
+use tokenwire_core::request::ChatSettings;
 use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_core::upstream::{
     BreakerPolicy, ConcurrencyPolicy, Continuation, EndpointStats, HealthStatus, Hedge,
@@ -111,6 +112,7 @@ impl Plan {
                     models,
                     weight,
                     locality,
+                    chat: ChatSettings::default(),
                     continuation: self.continuation,
                     stats,
                 }
@@ -125,6 +127,7 @@ impl Plan {
                 retry: self.retry,
                 budget,
                 hedge: self.hedge,
+                ..RouterOptions::default()
             },
         );
         let defaults = EngineOptions::default();

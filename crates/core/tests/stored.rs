@@ -989,3 +989,31 @@ async fn drain_waits_for_the_last_records_to_be_stored() {
     assert!(stored.sealed);
     assert_eq!(code_of(started.guard.generation()), "shutting_down");
 }
+
+#[tokio::test(start_paused = true)]
+async fn drain_waits_for_a_start_that_waits_for_its_header() {
+    let (_, memory) = memory();
+    let faulty = Arc::new(FaultyStore::new(memory.clone(), 1));
+    let store: Arc<dyn LogStore> = faulty.clone();
+    let process = Process::new(Api::Chat, &store);
+    faulty.always(Operation::Create, Fault::Slow(Duration::from_secs(1)));
+    let starting = process.engine.start(keyed(CHAT));
+    let mut starting = std::pin::pin!(starting);
+    assert!(futures::poll!(starting.as_mut()).is_pending());
+
+    let drained = process.shared.drain(Duration::from_secs(60));
+    let mut drained = std::pin::pin!(drained);
+    assert!(futures::poll!(drained.as_mut()).is_pending());
+    let refused = process.engine.start(request(CHAT)).await;
+    assert!(refused.is_err_and(|error| error.is(ErrorCode::ShuttingDown)));
+
+    let answered = async {
+        let started = starting.await.unwrap();
+        answer(&process.upstream.call().await, &["Hi"]);
+        started
+    };
+    let (started, whole) = futures::join!(answered, drained);
+    assert!(whole, "the answer had time to end");
+    let id = started.guard.generation().meta().id.clone();
+    assert!(memory.open(&id).await.unwrap().sealed);
+}

@@ -30,6 +30,13 @@ const SLEPT = 15_000;
 /** Pause between retries while the system reports that it is offline, in milliseconds. The gateway may be on this machine. */
 const OFFLINE_RETRY = 30_000;
 
+/** A gateway that takes a log over from another process goes on at the next multiple of this number. */
+const EPOCH = 2 ** 24;
+/** Numbers that a terminal event may skip: those of the finish and usage chunks of the chat dialect. */
+const TERMINAL_SKIPS = 2;
+/** The number of the last event of a stream whose node was lost. */
+const LOST_NUMBER = 2 ** 31 - 1;
+
 /** Connections that browsers open to one origin over HTTP/1.1, over all tabs. Further requests are queued without a sign. */
 const HTTP1_CONNECTIONS = 6;
 
@@ -110,6 +117,15 @@ function ofWire(error, status, details = {}) {
     retryable: error?.retryable ?? isRetryable(status),
     ...details,
   });
+}
+
+/** Returns whether events are missing between the number `last` and this event. */
+function leavesGap(last, number, type) {
+  const skips = TERMINAL.has(type) ? TERMINAL_SKIPS : 0;
+  if (number - last - 1 <= skips) return false;
+  // The first event of a later epoch follows whatever the earlier one ended with. A lost node's last event has no epoch.
+  const isFirst = number >= EPOCH && number % EPOCH <= skips;
+  return !isFirst && number !== LOST_NUMBER;
 }
 
 function isRetryable(status) {
@@ -348,6 +364,8 @@ export class TokenStream {
   #connection = null;
   /** Whether the current connection has its response. */
   #isAnswered = false;
+  /** Whether the current connection shows every event, as all routes but `/v1/responses` do. */
+  #showsAll = true;
   #heard = now();
   #sleeper = null;
   #listeners = new Map();
@@ -583,6 +601,7 @@ export class TokenStream {
     const connection = new AbortController();
     this.#connection = connection;
     this.#isAnswered = false;
+    this.#showsAll = true;
     this.#heard = now();
     if (!this.#settled) this.#setState("connecting");
     const undo = this.#watch(via, connection);
@@ -666,6 +685,7 @@ export class TokenStream {
 
   async #overFetch(signal) {
     const [path, init] = this.#ask();
+    this.#showsAll = path !== "/v1/responses";
     // The watch bounds the wait for the head, as it bounds any silence.
     const response = await this.#fetch(path, { ...init, signal });
     this.#heard = now();
@@ -836,7 +856,11 @@ export class TokenStream {
           return;
         }
         if (this.#state === "connecting") this.#setState("streaming");
-        this.#receive(message);
+        try {
+          this.#receive(message);
+        } catch (error) {
+          return end(reject, error);
+        }
         if (this.#settled && !this.#orphan) end(resolve);
       };
       socket._join(this.#lane, this.#id, { take, closed: (error) => end(reject, error) });
@@ -871,6 +895,9 @@ export class TokenStream {
     const isReset = event.type === "tokenwire:reset";
     // Events that were applied before a reconnect are skipped.
     if (!isReset && number <= this.#last) return;
+    if (!isReset && this.#showsAll && leavesGap(this.#last, number, event.type)) {
+      throw lost(`Event ${number} followed event ${this.#last}: events are missing.`, { code: "events_missing", responseId: this.#id });
+    }
     this.#last = number;
     this.#applied += 1;
     if (this.#applied === 1 && this.#via === "sse" && this.#avoidSocket) blocked.set(this.#options.baseUrl, Date.now() + BLOCKED_FOR);
@@ -1040,28 +1067,37 @@ export class TokenwireSocket {
 
   async #open() {
     const { WebSocket, getTicket, baseUrl, openTimeout } = this.#options;
+    let webSocket = null;
     try {
       if (!WebSocket) {
         throw new TokenwireError("There is no WebSocket here: pass one as the option `WebSocket`, or use the transport \"sse\".", { code: "websocket_unavailable" });
       }
       const protocols = ["tokenwire.v1"];
       if (getTicket) protocols.push(`tokenwire-ticket.${await getTicket()}`);
-      const webSocket = new WebSocket(socketUrl(baseUrl), protocols);
+      webSocket = new WebSocket(socketUrl(baseUrl), protocols);
       this.#webSocket = webSocket;
       await new Promise((resolve, reject) => {
         const fail = (why) => reject(new TokenwireError(`A WebSocket to ${baseUrl} could not be opened: ${why}.`, { code: "websocket_unavailable", retryable: true }));
         const timer = quietly(setTimeout(() => { fail("no answer in time"); this.#abandon(webSocket); }, openTimeout));
-        webSocket.onopen = () => { clearTimeout(timer); resolve(); };
+        webSocket.onopen = () => {
+          clearTimeout(timer);
+          this.#heard = now();
+          // Set here, since the close may be the next event.
+          webSocket.onmessage = ({ data }) => this.#take(data);
+          webSocket.onclose = ({ code, reason }) => { if (this.#webSocket === webSocket) this.#gone(this.#whyClosed(code, reason)); };
+          this.#startWatch();
+          resolve();
+        };
         webSocket.onerror = () => {};
         webSocket.onclose = () => { clearTimeout(timer); fail("it was refused, or a proxy blocks it"); };
       });
-      this.#heard = now();
-      webSocket.onmessage = ({ data }) => this.#take(data);
-      webSocket.onclose = ({ code, reason }) => { if (this.#webSocket === webSocket) this.#gone(this.#whyClosed(code, reason)); };
-      this.#startWatch();
+      if (this.#webSocket !== webSocket) throw lost("The WebSocket was closed as soon as it was open.");
     } catch (error) {
-      this.#opening = null;
-      this.#webSocket = null;
+      // If this attempt was abandoned, a later one may be open by now.
+      if (this.#webSocket === webSocket) {
+        this.#opening = null;
+        this.#webSocket = null;
+      }
       throw error;
     }
   }

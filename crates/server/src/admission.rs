@@ -117,19 +117,17 @@ impl ConnectionLimits {
             Ok(guard) => guard,
             Err(error) => return Admission::Refuse(refusal(&error)),
         };
-        let connections = self.admitted.count();
         let out_of_descriptors = socket.as_raw_fd() >= self.first_reserved;
         if out_of_descriptors && self.warnings.is_due() {
             tracing::warn!("few descriptors are left: new connections are refused");
         }
-        if connections
-            >= self
-                .max_connections
-                .saturating_add(2 * RESERVED_CONNECTIONS)
-        {
+        let most = self
+            .max_connections
+            .saturating_add(2 * RESERVED_CONNECTIONS);
+        let Some((admitted, connections)) = self.admitted.try_enter(most) else {
             return Admission::Refuse(refusal(&overloaded()));
-        }
-        let counted = (self.admitted.enter(), address);
+        };
+        let counted = (admitted, address);
         if !out_of_descriptors && connections < self.max_connections {
             return Admission::Serve(Box::new(counted));
         }
@@ -225,8 +223,9 @@ pub(crate) fn refusal(error: &ApiError) -> Bytes {
     ))
 }
 
-/// Returns the addresses of `Forwarded` (RFC 7239), or else of `X-Forwarded-For`, in their order.
-/// `None` stands for an unknown or obfuscated one.
+/// Returns the addresses of `X-Forwarded-For`, or else of `Forwarded` (RFC 7239), in their order.
+/// `None` stands for an unknown or obfuscated one. Most proxies write the first header and pass on
+/// the second, so a client must not be able to replace its address with the second.
 fn forwarded(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
     let texts = |name: header::HeaderName| -> Vec<&str> {
         headers
@@ -235,11 +234,11 @@ fn forwarded(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
             .flat_map(|value| value.split(','))
             .collect()
     };
-    let elements = texts(header::FORWARDED);
-    if elements.is_empty() {
-        let elements = texts(header::X_FORWARDED_FOR);
+    let elements = texts(header::X_FORWARDED_FOR);
+    if !elements.is_empty() {
         return elements.into_iter().map(node).collect();
     }
+    let elements = texts(header::FORWARDED);
     let of = |element: &str| {
         element.split(';').find_map(|pair| {
             let (name, value) = pair.split_once('=')?;
@@ -251,17 +250,15 @@ fn forwarded(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
     elements.into_iter().map(of).collect()
 }
 
-/// Parses an address with an optional port: `192.0.2.1:80`, `"[2001:db8::1]:80"`, `2001:db8::1`.
+/// Parses an address with an optional port: `192.0.2.1:80`, `"[2001:db8::1]:80"`, `2001:db8::1`. The
+/// zone of a link-local address does not count.
 fn node(text: &str) -> Option<IpAddr> {
+    let address = |text: &str| text.split('%').next()?.parse::<IpAddr>().ok();
     let text = text.trim().trim_matches('"');
-    if let Ok(address) = text.parse::<IpAddr>() {
-        return Some(address);
+    match text.strip_prefix('[') {
+        Some(rest) => address(rest.split_once(']')?.0),
+        None => address(text).or_else(|| address(text.split_once(':')?.0)),
     }
-    let host = match text.strip_prefix('[') {
-        Some(rest) => rest.split_once(']')?.0,
-        None => text.split_once(':')?.0,
-    };
-    host.parse().ok()
 }
 
 // === impl Reserve ===
@@ -389,6 +386,24 @@ mod tests {
                 Some("192.0.2.9"),
             ),
             ("[::1]:1", "forwarded", "for=_hidden", None),
+            (
+                "[::1]:1",
+                "x-forwarded-for",
+                "fe80::2%eth0",
+                Some("fe80::2"),
+            ),
+            (
+                "[::1]:1",
+                "x-forwarded-for",
+                "[fe80::2%eth0]:80",
+                Some("fe80::2"),
+            ),
+            (
+                "[::ffff:10.0.0.1]:1",
+                "x-forwarded-for",
+                "192.0.2.1",
+                Some("192.0.2.1"),
+            ),
             ("192.0.2.7:1", "x-forwarded-for", "1.2.3.4", None),
             ("10.0.0.1:1", "x-other", "1.2.3.4", None),
         ] {
@@ -403,6 +418,18 @@ mod tests {
                 "{peer} {value}"
             );
         }
+    }
+
+    #[test]
+    fn forwarded_of_a_client_does_not_replace_its_address() {
+        let limits = limits(1, &["10.0.0.0/8"]);
+        let request = TestRequest::default()
+            .peer_addr("10.0.0.1:1".parse().unwrap())
+            .insert_header(("forwarded", "for=1.2.3.4"))
+            .insert_header(("x-forwarded-for", "192.0.2.1"))
+            .to_srv_request();
+        let expected: IpAddr = "192.0.2.1".parse().unwrap();
+        assert_eq!(limits.forwarded_address(&request), Some(expected));
     }
 
     #[test]

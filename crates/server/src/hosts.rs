@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use actix_web::dev::RequestHead;
+use actix_web::http::Version;
 use actix_web::http::header::{self, HeaderName};
 use url::{Host, Url};
 
@@ -201,17 +202,16 @@ impl ClientHost {
     }
 
     /// Whether a browser would have sent `Sec-Fetch-*` with this request. Browsers send them over
-    /// plain HTTP only to loopback hosts; a proxy may have rewritten the host to one.
+    /// plain HTTP only to loopback hosts; a proxy may have rewritten the host to one, unless it is
+    /// trusted and names the client's. HTTP/1.0 with a host is how nginx forwards by default.
     pub(crate) fn is_loopback(&self, head: &RequestHead) -> bool {
-        let is_direct = self.is_trusted
-            || ![
-                header::FORWARDED,
-                header::VIA,
-                X_FORWARDED_FOR,
-                X_FORWARDED_HOST,
-            ]
-            .iter()
-            .any(|name| head.headers().contains_key(name));
+        let has = |name: HeaderName| head.headers().contains_key(name);
+        let is_forwarded = has(header::FORWARDED)
+            || has(header::VIA)
+            || has(X_FORWARDED_FOR)
+            || has(X_FORWARDED_HOST)
+            || (head.version < Version::HTTP_11 && self.served.is_some());
+        let is_direct = !is_forwarded || (self.is_trusted && has(X_FORWARDED_HOST));
         is_direct
             && match &self.served {
                 Some(served) => is_loopback(&served.host),
@@ -463,10 +463,28 @@ mod tests {
                 &[("host", "localhost"), ("x-forwarded-for", "192.168.1.7")],
                 false,
             ),
+            // A trusted proxy that does not say which host the client named.
+            (
+                "10.1.2.3",
+                &[("host", "localhost"), ("x-forwarded-for", "192.168.1.7")],
+                false,
+            ),
+            (
+                "10.1.2.3",
+                &[("host", "10.0.0.1"), ("x-forwarded-host", "localhost:8080")],
+                true,
+            ),
         ] {
             let request = request(peer, headers);
             let host = policy().check(request.head()).unwrap();
             assert_eq!(host.is_loopback(request.head()), expected, "{headers:?}");
         }
+        let old = TestRequest::default()
+            .version(Version::HTTP_10)
+            .peer_addr("127.0.0.1:1".parse().unwrap())
+            .insert_header(("host", "127.0.0.1:3000"))
+            .to_http_request();
+        let host = policy().check(old.head()).unwrap();
+        assert!(!host.is_loopback(old.head()));
     }
 }

@@ -9,7 +9,7 @@ use crate::hosts::{ClientHost, host_of, is_label, is_loopback};
 
 /// Response headers that pages may read, beside every `x-ratelimit-*`.
 const EXPOSED: &str = "Location, X-Request-Id, X-Upstream-Request-Id, Retry-After, X-Should-Retry, \
-                       Server-Timing, Tokenwire-Cache, \
+                       Server-Timing, Tokenwire-Cache, Tokenwire-Dropped-Tools, \
                        x-ratelimit-limit-requests, x-ratelimit-limit-tokens, \
                        x-ratelimit-remaining-requests, x-ratelimit-remaining-tokens, \
                        x-ratelimit-reset-requests, x-ratelimit-reset-tokens";

@@ -367,6 +367,7 @@ fn route(config: &Config, shared: &SharedUpstream) -> Result<Route, String> {
         models: Arc::new(binding),
         weight: upstream.weight,
         locality: u32::from(far),
+        chat: upstream.chat.settings(&upstream.base_url),
         continuation: match upstream.continuation {
             schema::Continuation::None => Continuation::None,
             schema::Continuation::Message => Continuation::Message,

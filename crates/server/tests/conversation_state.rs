@@ -4,6 +4,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::panic,
     reason = "a test fails by panicking"
 )]
 
@@ -385,4 +386,42 @@ async fn compact_and_input_tokens_are_relayed_with_the_conversation() {
     let unknown = json!({"input": "four", "previous_response_id": "resp_none"});
     let answer = ask("/v1/responses/compact", unknown).answer().await;
     assert_eq!(answer.status, 404);
+}
+
+#[tokio::test]
+async fn sealed_reasoning_goes_back_to_a_chat_upstream() {
+    let world = world(Api::Chat);
+    let tools = json!([{"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}}]);
+    let user =
+        json!({"role": "user", "content": "[[reasoning_back=required reasoning=3 calls=1]]"});
+    let ask = |input: Vec<Value>| json!({"model": MODEL, "store": false, "include": [INCLUDE], "tools": tools, "input": input});
+    let first = turn(&world, ask(vec![user.clone()])).await;
+    let reasoning = item(&first, "reasoning");
+    let sealed = reasoning["encrypted_content"].as_str().unwrap();
+    assert!(sealed.starts_with("tw1."), "{sealed}");
+    // As a client sends it that keeps nothing else.
+    let back = |content: &str| json!({"type": "reasoning", "id": reasoning["id"], "summary": [], "encrypted_content": content});
+    let call = item(&first, "function_call");
+    let output =
+        json!({"type": "function_call_output", "call_id": call["call_id"], "output": "rain"});
+    let rest = |content: &str| vec![user.clone(), back(content), call.clone(), output.clone()];
+    turn(&world, ask(rest(sealed))).await;
+    let request = world.simulator.requests().pop().unwrap().body.unwrap();
+    let text = &reasoning["content"][0]["text"];
+    assert_eq!(
+        &request["messages"][1]["reasoning_content"], text,
+        "{request}"
+    );
+    // What was changed is dropped, and the upstream says what it lacks.
+    let changed = sealed.replace("tw1.", "tw1.AAAA");
+    let answer = world
+        .post("/v1/responses", &ask(rest(&changed)))
+        .answer()
+        .await;
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    // Without `include` nothing is sealed.
+    let mut plain = ask(vec![user.clone()]);
+    plain["include"] = json!([]);
+    let plain = turn(&world, plain).await;
+    assert!(!plain.to_string().contains("encrypted_content"), "{plain}");
 }

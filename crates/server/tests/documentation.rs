@@ -486,6 +486,31 @@ fn markdown_files(folder: &Path, found: &mut Vec<PathBuf>) {
 }
 
 #[test]
+fn clients_page_names_the_pinned_versions_of_the_agents() {
+    // What the tests themselves use beside the agents.
+    const HELPERS: [&str; 2] = ["ws", "zod"];
+    let page = fs::read_to_string(page_file("clients")).unwrap();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/agents");
+    let package = fs::read_to_string(folder.join("package.json")).unwrap();
+    let package: Value = serde_json::from_str(&package).unwrap();
+    let node = package["dependencies"].as_object().unwrap().iter();
+    let node = node
+        .filter(|(name, _)| !HELPERS.contains(&name.as_str()))
+        .map(|(name, version)| (name.clone(), version.as_str().unwrap().to_owned()));
+    let requirements = fs::read_to_string(folder.join("requirements.in")).unwrap();
+    let python = requirements
+        .lines()
+        .filter_map(|line| line.split_once("=="))
+        .map(|(name, version)| (name.to_owned(), version.to_owned()));
+    for (name, version) in node.chain(python) {
+        assert!(
+            page.contains(&version),
+            "docs/clients.md does not name {name} {version}"
+        );
+    }
+}
+
+#[test]
 fn links_to_files_lead_to_files() {
     let mut files = Vec::new();
     for folder in ["crates", "examples", "deploy", "benches", ".github"] {

@@ -1300,6 +1300,19 @@ async fn invalid_idempotency_keys_are_refused_and_start_nothing() {
         let member = with(body.clone(), json!({"idempotency_key": key}));
         requests.push(world.post("/v1/responses", &member));
     }
+    // Two keys that differ, wherever they are.
+    let one = || {
+        world
+            .post("/v1/responses", &body)
+            .header("idempotency-key", "a")
+    };
+    requests.push(one().header("idempotency-key", "b"));
+    let member = with(body.clone(), json!({"idempotency_key": "b"}));
+    let member = world.post("/v1/responses", &member);
+    requests.push(member.header("idempotency-key", "a"));
+    requests.push(world.get("/v1/streams?input=x&key=a&key=b"));
+    let query = world.get("/v1/streams?input=x&key=a");
+    requests.push(query.header("idempotency-key", "b"));
     for request in requests {
         let answer = request.answer().await;
         assert_eq!(
@@ -1319,6 +1332,9 @@ async fn invalid_idempotency_keys_are_refused_and_start_nothing() {
         (&json!("error"), &json!(400))
     );
     assert_eq!(world.simulator.stats().requests, 0);
+    // The same key twice is one key.
+    let answer = one().header("idempotency-key", "a").answer().await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
 // === jobs ===

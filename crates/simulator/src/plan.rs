@@ -181,7 +181,9 @@ fn choice(
             id: format!("call_{}", dice.letters(24)),
             name,
             arguments: Pieces::chopped(
-                schema::instance(&parameters, seed.wrapping_add(position as u64)).to_string(),
+                steering.arguments.clone().unwrap_or_else(|| {
+                    schema::instance(&parameters, seed.wrapping_add(position as u64)).to_string()
+                }),
                 ARGUMENT_PIECE,
             ),
         };
@@ -246,7 +248,10 @@ fn called(conversation: &Conversation, steering: &Steering) -> Vec<(String, serd
     }
     let named = match &conversation.tool_choice {
         ToolChoice::Named(name) => tools.iter().position(|tool| tool.name == *name),
-        _ => None,
+        _ => steering
+            .tool
+            .as_ref()
+            .and_then(|name| tools.iter().position(|tool| tool.name == *name)),
     };
     (0..wanted)
         .map(|position| &tools[named.unwrap_or(position % tools.len())])

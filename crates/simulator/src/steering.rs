@@ -20,6 +20,9 @@ pub(crate) struct Steering {
     pub(crate) text: Option<Wording>,
     pub(crate) reasoning: Option<u64>,
     pub(crate) calls: Option<usize>,
+    pub(crate) tool: Option<String>,
+    /// The arguments of each call, a JSON object.
+    pub(crate) arguments: Option<String>,
     pub(crate) refusal: bool,
     pub(crate) finish: Option<String>,
     pub(crate) usage: Option<bool>,
@@ -66,7 +69,7 @@ pub(crate) enum SteeringError {
 }
 
 /// The keys, for error messages.
-const KEYS: &str = "tokens, ttft, tbt, jitter, head, seed, size, text, reasoning, calls, refusal, finish, usage, fault, after, code, retry_after, times, id, encrypted, reasoning_back, ids";
+const KEYS: &str = "tokens, ttft, tbt, jitter, head, seed, size, text, reasoning, calls, tool, arguments, refusal, finish, usage, fault, after, code, retry_after, times, id, encrypted, reasoning_back, ids";
 
 /// The most tokens of one answer.
 const MAX_TOKENS: u64 = 1_000_000_000;
@@ -96,6 +99,8 @@ STEERING
   seed=N         what words, pauses, ids and `created` are drawn from: the same seed, the same bytes
   reasoning=N    N tokens of reasoning before the answer (0: none)
   calls=N        N tool calls at once (0: none although tools are offered)
+  tool=NAME      call the offered tool of that name, not the first one
+  arguments=JSON the arguments of each call, a percent-encoded object: %7B%22city%22:%22Oslo%22%7D
   refusal        refuse instead of answering
   finish=REASON  end with this finish_reason, whatever it is
   usage=on|off   report usage, asked for or not; or never
@@ -225,6 +230,12 @@ impl Steering {
             }
             "reasoning" => self.reasoning = Some(number(MAX_TOKENS)?),
             "calls" => self.calls = Some(number(MAX_CALLS)? as usize),
+            "tool" => self.tool = Some(shorten(value)),
+            "arguments" => {
+                let object = percent_decoded(value)
+                    .filter(|text| serde_json::from_str::<serde_json::Map<_, _>>(text).is_ok());
+                self.arguments = Some(object.ok_or_else(|| bad("a JSON object, percent-encoded"))?);
+            }
             "refusal" => {
                 self.refusal = on_or_off(value).ok_or_else(|| bad("`on`, `off` or nothing"))?
             }
@@ -287,6 +298,23 @@ fn on_or_off(value: &str) -> Option<bool> {
         "off" | "false" | "0" => Some(false),
         _ => None,
     }
+}
+
+/// Returns the text in which each `%XX` is that byte, if it is UTF-8.
+fn percent_decoded(value: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut rest = value.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        if byte == b'%' {
+            let (digits, after) = rest.split_at_checked(2)?;
+            bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
+            rest = after;
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
 }
 
 /// Shortens a value that error messages quote.
@@ -373,6 +401,13 @@ mod tests {
                 "reasoning=5,calls=2",
                 steered(|s| (s.reasoning, s.calls) = (Some(5), Some(2))),
             ),
+            (
+                "tool=shell arguments=%7B%22cmd%22:%22ls%20-l%22%7D",
+                steered(|s| {
+                    s.tool = Some("shell".into());
+                    s.arguments = Some(r#"{"cmd":"ls -l"}"#.into());
+                }),
+            ),
             ("refusal", steered(|s| s.refusal = true)),
             ("refusal=off", Steering::default()),
             (
@@ -426,6 +461,8 @@ mod tests {
             ("ttft=25h", "at most 24h"),
             ("size=1GiB", "expected a size"),
             ("size=65MiB", "at most 64MiB"),
+            ("arguments=%7B", "expected a JSON object"),
+            ("arguments=%7", "expected a JSON object"),
             ("text=prose", "expected `count` or `words`"),
             ("fault=boom", "expected `none` or one of status, refuse"),
             ("code=99", "expected a status from 200 to 599"),

@@ -139,16 +139,19 @@ impl SseReader {
 }
 
 /// Returns the cursor of `Last-Event-ID`, if the request has one. An EventSource that has seen
-/// nothing sends an empty one, which counts as none.
+/// nothing sends an empty one, which counts as none. Two that differ are a malformed one.
 ///
 /// # Errors
 /// [`ErrorCode::InvalidCursor`](tokenwire_core::model::error::ErrorCode::InvalidCursor).
 pub fn last_event_id(request: &HttpRequest) -> Result<Option<Cursor>, ApiError> {
-    let Some(value) = request.headers().get(LAST_EVENT_ID) else {
-        return Ok(None);
-    };
+    let values = request.headers().get_all(LAST_EVENT_ID);
     // Bytes that are not ASCII stay a malformed id: the request must not start a generation.
-    match String::from_utf8_lossy(value.as_bytes()).trim() {
+    let mut ids: Vec<_> = values
+        .map(|value| String::from_utf8_lossy(value.as_bytes()).trim().to_owned())
+        .filter(|id| !id.is_empty())
+        .collect();
+    ids.dedup();
+    match ids.join(", ").as_str() {
         "" => Ok(None),
         text => Cursor::from_event_id(text).map(Some),
     }

@@ -344,9 +344,11 @@ impl SocketSession {
         let name: Option<StreamId> = resume.stream_id.as_deref().map(Into::into);
         let resumption = self.engine.read(guard, after, ReaderKind::WebSocket)?;
         let resumed = |from| {
+            // The status first: once it says that the generation has ended, the head is final.
+            let status = generation.status();
             let tail = generation.tail().ok();
             let head = tail.map(|tail| tail.next.0.saturating_sub(1));
-            message::resumed(response_id, from, head, generation.status().as_str())
+            message::resumed(response_id, from, head, status.as_str())
         };
         match resumption {
             Resumption::Read { guard, from } => {

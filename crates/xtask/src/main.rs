@@ -7,6 +7,7 @@
 //!
 //! Only what cargo cannot do is here: there is no `xtask build`.
 
+mod agents;
 mod arguments;
 mod debian;
 mod error;

@@ -11,6 +11,8 @@ pub(crate) enum Need {
     /// rustup, and the cargo command that it adds.
     Component(&'static str, &'static str),
     Debian(Package),
+    /// The agents, at the versions that their lock files pin.
+    Agents,
     /// cargo-fuzz.
     Fuzzer,
     /// The program that runs benchmarks under valgrind.
@@ -32,6 +34,9 @@ impl fmt::Display for Need {
         f.write_str(match self {
             Self::Component(component, _) => return write!(f, "{component} (rustup)"),
             Self::Debian(package) => return write!(f, "{} (apt)", package.name),
+            Self::Agents => {
+                "the packages of tests/agents/package-lock.json (npm) and requirements.txt (pip)"
+            }
             Self::Fuzzer => "cargo-fuzz (cargo install)",
             Self::MicroRunner => {
                 "gungraun-runner, at the version of Cargo.lock (cargo install)"

@@ -83,18 +83,20 @@ pub(crate) fn environment(
 /// # Errors
 /// As [`environment`].
 pub(crate) fn clients(workspace: &Workspace, may_install: bool) -> Result<[PathBuf; 2], Error> {
-    let of = |name, pinned| {
-        environment(
-            workspace,
-            name,
-            &workspace.clients().join(pinned),
-            may_install,
-        )
-    };
+    let requirements = workspace.clients().join("python/requirements.txt");
     Ok([
-        of("python", "python/requirements.txt")?,
-        of("litellm", "python/litellm.txt")?,
+        environment(workspace, "python", &requirements, may_install)?,
+        litellm(workspace, may_install)?,
     ])
+}
+
+/// Returns the environment of LiteLLM.
+///
+/// # Errors
+/// As [`environment`].
+pub(crate) fn litellm(workspace: &Workspace, may_install: bool) -> Result<PathBuf, Error> {
+    let requirements = workspace.clients().join("python/litellm.txt");
+    environment(workspace, "litellm", &requirements, may_install)
 }
 
 /// Installs LiteLLM, smg and vllm-router where `tokenwire-bench` looks for them.

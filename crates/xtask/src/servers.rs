@@ -30,13 +30,22 @@ const FOREIGN: [&str; 10] = [
     "all_proxy",
 ];
 
-/// A simulator as upstream and two gateways: one for most tests, and one that deletes a stream soon
-/// after its end. All are stopped when this value is dropped.
+/// A simulator as upstream, and gateways. All are stopped when this value is dropped.
 pub(crate) struct Servers {
     program: PathBuf,
     simulator: Server,
-    gateway: Server,
-    forgetful: Server,
+    /// Each with the variable that tells the tests its address.
+    gateways: Vec<(&'static str, Server)>,
+}
+
+/// How a gateway is started.
+struct Gateway {
+    /// The variable that tells the tests its address.
+    variable: &'static str,
+    name: &'static str,
+    config: PathBuf,
+    /// The variables that give it the simulator's address.
+    upstreams: &'static [&'static str],
 }
 
 /// One running server.
@@ -50,40 +59,94 @@ struct Server {
 // === impl Servers ===
 
 impl Servers {
-    /// Builds and starts the servers, and waits until each answers.
+    /// Starts two gateways: one for most tests, and one that deletes a stream soon after its end.
     ///
     /// # Errors
     /// A server does not build, does not start, or does not answer in time.
     pub(crate) fn start(workspace: &Workspace) -> Result<Self, Error> {
+        let gateway = |variable, name, config: &str| Gateway {
+            variable,
+            name,
+            config: workspace.clients().join(config),
+            upstreams: &["OPENAI_BASE_URL"],
+        };
+        let gateways = [
+            gateway("TOKENWIRE_URL", "gateway", "gateway.yaml"),
+            gateway(
+                "TOKENWIRE_FORGETFUL_URL",
+                "forgetful-gateway",
+                "forgetful.yaml",
+            ),
+        ];
+        Self::start_all(workspace, &[], gateways)
+    }
+
+    /// Starts a gateway with a chat and a Responses upstream, which answer at once.
+    ///
+    /// # Errors
+    /// As [`Servers::start`].
+    pub(crate) fn for_agents(workspace: &Workspace) -> Result<Self, Error> {
+        let gateway = Gateway {
+            variable: "TOKENWIRE_URL",
+            name: "agents-gateway",
+            config: workspace.agents().join("gateway.yaml"),
+            upstreams: &[
+                "TOKENWIRE_UPSTREAMS__0__BASE_URL",
+                "TOKENWIRE_UPSTREAMS__1__BASE_URL",
+            ],
+        };
+        let at_once = ["--first-token", "0", "--answer-pace", "0"];
+        Self::start_all(workspace, &at_once, [gateway])
+    }
+
+    /// Builds and starts the servers, and waits until each answers.
+    fn start_all(
+        workspace: &Workspace,
+        pace: &[&str],
+        gateways: impl IntoIterator<Item = Gateway>,
+    ) -> Result<Self, Error> {
         let [gateway_program, simulator_program] =
             build(workspace, ["tokenwire", "tokenwire-simulator"])?;
-        let simulator =
-            Server::start(workspace, "simulator", &simulator_program, "/stats", |_| {})?;
+        let simulator = Server::start(
+            workspace,
+            "simulator",
+            &simulator_program,
+            "/stats",
+            |command| {
+                command.args(pace);
+            },
+        )?;
         let upstream = format!("{}/v1", simulator.url);
-        let gateway = |name, config: &str| {
-            let config = workspace.clients().join(config);
-            Server::start(workspace, name, &gateway_program, "/readyz", |command| {
-                command
-                    .arg("--config")
-                    .arg(&config)
-                    .env("OPENAI_BASE_URL", &upstream);
+        let gateways = gateways
+            .into_iter()
+            .map(|gateway| {
+                let configure = |command: &mut Command| {
+                    command.arg("--config").arg(&gateway.config);
+                    command.envs(gateway.upstreams.iter().map(|name| (name, &upstream)));
+                };
+                Server::start(
+                    workspace,
+                    gateway.name,
+                    &gateway_program,
+                    "/readyz",
+                    configure,
+                )
+                .map(|server| (gateway.variable, server))
             })
-        };
-        let main = gateway("gateway", "gateway.yaml")?;
-        let forgetful = gateway("forgetful-gateway", "forgetful.yaml")?;
+            .collect::<Result<_, _>>()?;
         Ok(Self {
             program: gateway_program,
             simulator,
-            gateway: main,
-            forgetful,
+            gateways,
         })
     }
 
     /// Passes the addresses of the servers to the tests, without the shell's own settings.
     pub(crate) fn tell(&self, tests: &mut Command) {
         isolate(tests);
-        tests.env("TOKENWIRE_URL", &self.gateway.url);
-        tests.env("TOKENWIRE_FORGETFUL_URL", &self.forgetful.url);
+        for (variable, gateway) in &self.gateways {
+            tests.env(variable, &gateway.url);
+        }
         tests.env("SIMULATOR_URL", &self.simulator.url);
         // For tests that start a gateway with their own upstream.
         tests.env("TOKENWIRE_PROGRAM", &self.program);
@@ -94,7 +157,8 @@ impl Servers {
     /// # Errors
     /// A server has ended; the error names it and its exit status.
     pub(crate) fn still_running(&mut self) -> Result<(), Error> {
-        for server in [&mut self.simulator, &mut self.gateway, &mut self.forgetful] {
+        let gateways = self.gateways.iter_mut().map(|(_, server)| server);
+        for server in std::iter::once(&mut self.simulator).chain(gateways) {
             if let Ok(Some(status)) = server.child.try_wait() {
                 return Err(Error::Died {
                     name: server.name,

@@ -4,7 +4,7 @@ use crate::debian::{CADDY, CHROMIUM, CURL, FONTS, HAPROXY, NCHAN, NGINX, PYTHON,
 use crate::error::Error;
 use crate::need::Need;
 use crate::step::{Step, Tier};
-use crate::{examples, fuzz, micro, node, publish, python, rust};
+use crate::{agents, examples, fuzz, micro, node, publish, python, rust};
 
 /// Tiers of the steps that are cheap enough for each run.
 const ALWAYS: &[Tier] = &[Tier::Quick, Tier::Default, Tier::Ci, Tier::Full];
@@ -103,6 +103,13 @@ pub(crate) const STEPS: &[Step] = &[
         tiers: DEFAULT,
         needs: &[Need::NodeClients],
         run: node::test,
+    },
+    Step {
+        name: "agents",
+        about: "Codex CLI, the AI SDK, OpenAI Agents, LangChain, pydantic-ai and LiteLLM's bridge hold a conversation with a tool",
+        tiers: WIDER,
+        needs: &[Need::Debian(PYTHON), Need::Debian(VENV), Need::Agents],
+        run: agents::test,
     },
     Step {
         name: "client",
@@ -213,7 +220,7 @@ mod tests {
         let error = named("clipy").err().unwrap().to_string();
         assert_eq!(
             error,
-            "there is no step `clipy`; the steps are fmt, clippy, unit, test, doctest, deny, docs, features, package, micro, python, node, client, browser, examples, soak, simulation, fuzz"
+            "there is no step `clipy`; the steps are fmt, clippy, unit, test, doctest, deny, docs, features, package, micro, python, node, agents, client, browser, examples, soak, simulation, fuzz"
         );
     }
 }

@@ -34,4 +34,9 @@ impl Workspace {
     pub(crate) fn clients(&self) -> PathBuf {
         self.root.join("crates/server/tests/clients")
     }
+
+    /// The folder of the tests that run unmodified agents against the gateway.
+    pub(crate) fn agents(&self) -> PathBuf {
+        self.root.join("crates/server/tests/agents")
+    }
 }

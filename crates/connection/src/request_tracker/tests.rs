@@ -65,7 +65,10 @@ impl Decoder {
 fn compare(pieces: &[&[u8]]) -> (RequestTracker, Decoder) {
     let (mut tracker, mut actix) = (RequestTracker::default(), Decoder::new());
     for piece in pieces {
-        tracker.on_read(piece);
+        let mut rest = *piece;
+        while !rest.is_empty() {
+            rest = &rest[tracker.on_read(rest)..];
+        }
         actix.on_read(piece);
         while tracker.dispatched < actix.requests {
             tracker.on_dispatch();

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use tokenwire_core::model::id::GenerationId;
-use tokenwire_core::request::{ChatRequest, RawObject, StreamRequest, check_idempotency_key};
+use tokenwire_core::request::{ChatRequest, ChatSettings, RawObject, StreamRequest, check_idempotency_key};
 
 fuzz_target!(|body: &[u8]| {
     if let Ok(text) = std::str::from_utf8(body) {
@@ -27,11 +27,11 @@ fuzz_target!(|body: &[u8]| {
             for history in [&[][..], &history] {
                 let relayed = responses.to_responses(history, "m");
                 RawObject::parse(&relayed).expect("the relayed body is an object");
-                if let Ok(translated) = responses.to_chat(history, "m") {
-                    RawObject::parse(&translated).expect("the translation is an object");
+                if let Ok(translated) = responses.to_chat(history, "m", &ChatSettings::default()) {
+                    RawObject::parse(&translated.body).expect("the translation is an object");
                 }
             }
         }
-        Err(_) => {}
+        Ok(StreamRequest::Canonical(_)) | Err(_) => {}
     }
 });

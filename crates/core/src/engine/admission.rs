@@ -69,8 +69,7 @@ impl Admission {
     /// Returns a permit for one more generation.
     pub(super) fn permit(&self) -> Result<Permit, ApiError> {
         if self.is_closed() {
-            let error = ApiError::new(ErrorCode::ShuttingDown, "The gateway is shutting down.");
-            return Err(error.retry_after(Duration::from_secs(1)));
+            return Err(shutting_down());
         }
         let open = self.open.fetch_add(1, Ordering::AcqRel);
         let permit = Permit(self.open.clone());
@@ -83,4 +82,10 @@ impl Admission {
         }
         Ok(permit)
     }
+}
+
+/// Returns the error of a start that comes after [`Admission::close`].
+pub(super) fn shutting_down() -> ApiError {
+    let error = ApiError::new(ErrorCode::ShuttingDown, "The gateway is shutting down.");
+    error.retry_after(Duration::from_secs(1))
 }

@@ -15,6 +15,7 @@ use super::reuse::{Freshness, Leader, Role, SlotLookup};
 use crate::generation::{FollowerGuard, Generation};
 use crate::model::error::ApiError;
 use crate::model::event::Failure;
+use crate::request::ChatSettings;
 use crate::upstream::decode::{Flow, SseEvent};
 use crate::upstream::{
     OpenError, Reservation, StreamStep, Target, TokenStream, Upstream, UpstreamRequest,
@@ -75,6 +76,14 @@ impl Upstream for Follower {
 
     fn endpoint_name(&self, endpoint: usize) -> Option<&str> {
         self.inner.endpoint_name(endpoint)
+    }
+
+    fn chat_settings(&self, endpoint: usize) -> ChatSettings {
+        self.inner.chat_settings(endpoint)
+    }
+
+    fn chat_settings_vary(&self) -> bool {
+        self.inner.chat_settings_vary()
     }
 
     fn open(

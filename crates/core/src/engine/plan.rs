@@ -18,9 +18,12 @@ use crate::model::json::unsupported;
 use crate::model::shown::{ENCRYPTED_REASONING, Include};
 use crate::model::snapshot::{Api, Meta};
 use crate::model::time::unix_now;
-use crate::request::{ChatRequest, RequestFields, ResponsesRequest, StreamRequest};
+use crate::request::{
+    ChatRequest, ForeignRequest, RequestFields, ResponsesRequest, StreamRequest, ToolNames, chat,
+    responses,
+};
 use crate::upstream::{
-    AnswerOrigin, CarriedReasoning, OpenError, Target, Timeouts, UpstreamRequest,
+    AnswerOrigin, BodyWriter, CarriedReasoning, OpenError, Target, Timeouts, UpstreamRequest,
 };
 
 /// A request that was translated and routed.
@@ -34,6 +37,8 @@ pub(super) struct Plan {
     pub(super) include: Include,
     /// Whether no answer is asked for.
     pub(super) silent: bool,
+    /// The types of the tools that the upstream cannot run and that were left out.
+    pub(super) dropped_tools: Vec<String>,
 }
 
 impl Engine {
@@ -49,6 +54,7 @@ impl Engine {
             StreamRequest::Responses(responses) => {
                 self.plan_responses(responses, &request, inputs).await
             }
+            StreamRequest::Canonical(foreign) => self.plan_foreign(foreign, &request),
         }
     }
 
@@ -92,6 +98,7 @@ impl Engine {
             queued: target.queued,
             include: Include::default(),
             silent: false,
+            dropped_tools: Vec::new(),
         })
     }
 
@@ -145,8 +152,15 @@ impl Engine {
         };
         let responses = unsealed.as_ref().unwrap_or(responses);
         let mut reasoning = None;
+        let (mut tools, mut dropped_tools) = (ToolNames::default(), Vec::new());
         let body = match target.api {
-            Api::Chat => responses.to_chat(&items, model)?,
+            Api::Chat => {
+                let settings = self.upstream.chat_settings(target.endpoint);
+                let chat = responses.to_chat(&items, model, &settings)?;
+                tools = chat.tool_names;
+                dropped_tools = chat.dropped_tools;
+                chat.body
+            }
             Api::Responses => {
                 let (body, carried) = self.relayed(&target, &items, responses, request, model);
                 reasoning = Some(Box::new(carried));
@@ -158,7 +172,19 @@ impl Engine {
             .and_then(|raw| raw.get().parse().ok())
             .unwrap_or(1);
         let body = self.account.hold(AccountKind::Requests, body);
-        let mut work = work(&target, body, choices, previous, request);
+        let mut work = Work {
+            tools,
+            ..work(&target, body, choices, previous, request)
+        };
+        if target.api == Api::Chat && self.upstream.chat_settings_vary() {
+            let whole = responses.to_responses(&items, model);
+            let whole = self.account.hold(AccountKind::Requests, whole);
+            work.request.writer = Some(BodyWriter::new(move |model, settings| {
+                let request = ResponsesRequest::parse(&whole).ok()?;
+                let chat = request.to_chat(&[], model, settings).ok()?;
+                Some(chat.body.into())
+            }));
+        }
         work.request.reasoning = reasoning;
         let include = received.include();
         if target.api == Api::Chat && include.encrypted_reasoning {
@@ -195,6 +221,58 @@ impl Engine {
             queued: target.queued && received.generate(),
             include,
             silent: !received.generate(),
+            dropped_tools,
+        })
+    }
+
+    /// Plans a request of a language that this crate does not know.
+    fn plan_foreign(
+        &self,
+        foreign: &ForeignRequest,
+        request: &StartRequest,
+    ) -> Result<Plan, ApiError> {
+        let target = self
+            .upstream
+            .route(foreign.model.as_deref(), request.client_key.as_ref())?;
+        let model = target.upstream_model.as_deref().unwrap_or(&target.model);
+        let (mut tools, mut dropped_tools) = (ToolNames::default(), Vec::new());
+        let body = match target.api {
+            Api::Chat => {
+                let settings = self.upstream.chat_settings(target.endpoint);
+                let chat = chat::write(&foreign.request, model, &settings)?;
+                tools = chat.tool_names;
+                dropped_tools = chat.dropped_tools;
+                chat.body
+            }
+            Api::Responses => responses::write(&foreign.request, model)?,
+        };
+        let body = self.account.hold(AccountKind::Requests, body);
+        let meta = meta(
+            self.ids.generation_id(),
+            &target,
+            RequestFields::default(),
+            &request.owner,
+            false,
+            true,
+        );
+        let mut work = Work {
+            tools,
+            ..work(&target, body, 1, None, request)
+        };
+        if target.api == Api::Chat && self.upstream.chat_settings_vary() {
+            let request = foreign.request.clone();
+            work.request.writer = Some(BodyWriter::new(move |model, settings| {
+                let chat = chat::write(&request, model, settings).ok()?;
+                Some(chat.body.into())
+            }));
+        }
+        Ok(Plan {
+            header: LogHeader::new(meta, self.upstream_name(&target)),
+            work,
+            queued: target.queued,
+            include: Include::default(),
+            silent: false,
+            dropped_tools,
         })
     }
 
@@ -323,6 +401,7 @@ fn work(
         api: target.api,
         model: target.model.clone(),
         body,
+        writer: None,
         headers: request.headers.clone(),
         endpoint: target.endpoint,
         reservation: target.reservation.clone(),
@@ -337,6 +416,7 @@ fn work(
         choices,
         previous_response_id,
         seal: None,
+        tools: ToolNames::default(),
     }
 }
 

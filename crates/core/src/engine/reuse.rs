@@ -296,7 +296,9 @@ impl SlotLookup {
                 .upgrade()
                 .filter(|leader| !Arc::ptr_eq(leader, generation))
         {
-            if !leader.is_over() {
+            // A leader that is being stopped ends at its driver's next turn, without an answer.
+            let is_over = leader.is_over();
+            if !is_over && !leader.is_stopping() {
                 if reuse.options.coalesce {
                     return Role::Follower(FollowerGuard::new(leader), LeaderPhase::Running);
                 }
@@ -305,7 +307,7 @@ impl SlotLookup {
             }
             // A leader that has just ended may not have marked its slot yet.
             let is_kept = slot.ended.is_some() || leader.status() == Status::Completed;
-            if self.deterministic && is_kept && leader.tail().is_ok() {
+            if is_over && self.deterministic && is_kept && leader.tail().is_ok() {
                 return Role::Follower(
                     FollowerGuard::new(leader),
                     LeaderPhase::Kept {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use super::admission::shutting_down;
 use super::directory::{Claim, Part};
 use super::end_notifier::{OnEndGuard, on_end};
 use super::fingerprint::fingerprint;
@@ -34,6 +35,8 @@ pub struct Started {
     pub reused: Option<Reused>,
     /// What the request asks to be shown.
     pub include: Include,
+    /// The types of the tools that were left out, since the upstream cannot run them.
+    pub dropped_tools: Vec<String>,
 }
 
 /// Where a generation's answer comes from.
@@ -61,8 +64,8 @@ impl AnswerSource {
 /// Returns what a request asks to be shown.
 fn include_of(body: &StreamRequest) -> Include {
     match body {
-        StreamRequest::Chat(_) => Include::default(),
         StreamRequest::Responses(responses) => responses.include(),
+        StreamRequest::Chat(_) | StreamRequest::Canonical(_) => Include::default(),
     }
 }
 
@@ -96,12 +99,19 @@ impl Engine {
                             fresh: false,
                             reused: None,
                             include: include_of(&request.body),
+                            dropped_tools: Vec::new(),
                         });
                     }
                     Claim::Free(claim) => Some(claim),
                 }
             }
         };
+        // A drain waits for each start that is not refused here: the tracker counts the token in the
+        // state that it looks at.
+        let in_flight = self.tasks.token();
+        if self.tasks.is_closed() {
+            return Err(shutting_down());
+        }
         let permit = self.registry.admit()?;
         let mut inputs = self.account.try_start(request.body.memory_size())?;
         let typical = self.account.typical();
@@ -109,7 +119,8 @@ impl Engine {
         let freshness = request.freshness;
         let asked_in = match &request.body {
             StreamRequest::Chat(_) => Api::Chat,
-            StreamRequest::Responses(_) => Api::Responses,
+            // The events of a response are the canonical ones.
+            StreamRequest::Responses(_) | StreamRequest::Canonical(_) => Api::Responses,
         };
         let session = request.session.clone();
         let plan = self.plan(request, &mut inputs).await?;
@@ -182,11 +193,13 @@ impl Engine {
                 drain(body).await;
             }
         });
+        drop(in_flight);
         Ok(Started {
             guard,
             fresh: true,
             reused,
             include: plan.include,
+            dropped_tools: plan.dropped_tools,
         })
     }
 

@@ -47,7 +47,7 @@ impl StartRequest {
     #[must_use]
     pub fn new(body: StreamRequest, caller: Caller, route: &'static str) -> Self {
         let idempotency_key = match &body {
-            StreamRequest::Chat(_) => None,
+            StreamRequest::Chat(_) | StreamRequest::Canonical(_) => None,
             StreamRequest::Responses(responses) => responses.idempotency_key(),
         };
         Self {

@@ -41,6 +41,8 @@ pub(crate) struct Control {
     shutting_down: AtomicBool,
     disowned: AtomicBool,
     readers: AtomicUsize,
+    /// Number of readers so far.
+    arrivals: AtomicUsize,
     /// Number of generations that follow this one's log.
     followers: AtomicUsize,
     timeouts: AtomicU8,
@@ -56,6 +58,7 @@ impl Control {
             shutting_down: AtomicBool::new(false),
             disowned: AtomicBool::new(false),
             readers: AtomicUsize::new(0),
+            arrivals: AtomicUsize::new(0),
             followers: AtomicUsize::new(0),
             timeouts: AtomicU8::new(RUNNING),
             grace,
@@ -68,10 +71,9 @@ impl Control {
         self.driver.wake();
     }
 
-    /// Notes that the log is another process's now. Cancels it as well.
+    /// Notes that the log is another process's now.
     pub(super) fn disown(&self) {
         self.disowned.store(true, Ordering::Release);
-        self.cancel();
     }
 
     pub(super) fn is_disowned(&self) -> bool {
@@ -103,10 +105,12 @@ impl Control {
             .then_some(Stop::ShuttingDown)
     }
 
-    /// The grace, if it has a limit and there is no reader.
-    pub(super) fn abandoned(&self) -> Option<Duration> {
-        self.grace
-            .filter(|_| self.readers.load(Ordering::Acquire) == 0)
+    /// The grace, if it has a limit and there is no reader, and the number of readers so far: a
+    /// reader may have come and gone since the last call.
+    pub(super) fn abandoned(&self) -> Option<(Duration, usize)> {
+        let grace = self.grace?;
+        let arrivals = self.arrivals.load(Ordering::Acquire);
+        (self.readers.load(Ordering::Acquire) == 0).then_some((grace, arrivals))
     }
 
     /// Whether another generation follows this one. It is not abandoned then, even when its grace
@@ -146,6 +150,7 @@ pub struct ReaderGuard(Arc<Generation>);
 impl ReaderGuard {
     pub(super) fn new(generation: Arc<Generation>) -> Self {
         generation.control.readers.fetch_add(1, Ordering::AcqRel);
+        generation.control.arrivals.fetch_add(1, Ordering::AcqRel);
         generation.control.driver.wake();
         Self(generation)
     }

@@ -22,6 +22,7 @@ use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::{Ending, EventKind, Failure};
 use crate::model::secret::Seal;
 use crate::model::time::unix_now;
+use crate::request::ToolNames;
 use crate::upstream::decode::{Flow, SseEvent};
 use crate::upstream::translate::{BodyEnd, Chunking, Progress, RecordWriter, Translator};
 use crate::upstream::{OpenError, StreamStep, Timeouts, TokenStream, Upstream, UpstreamRequest};
@@ -52,6 +53,8 @@ pub struct Work {
     pub previous_response_id: Option<String>,
     /// Seals the reasoning of a chat upstream, for clients that give it back.
     pub(crate) seal: Option<Seal>,
+    /// The tools that the upstream knows under another name or as another kind than the client.
+    pub tools: ToolNames,
 }
 
 /// Writes the generation to its end. `records` may hold events that come first
@@ -108,6 +111,7 @@ async fn run(
         choices,
         previous_response_id,
         seal,
+        tools,
     } = work;
     let origin = request.reasoning.as_ref();
     let origin = origin.map(|reasoning| reasoning.answer.clone());
@@ -127,6 +131,7 @@ async fn run(
             &generation.meta().id,
             choices,
             previous_response_id.as_deref(),
+            &tools,
         )
         .chunked(streamed.then(chunking))
         .keeping(seal.clone(), origin.clone())
@@ -348,10 +353,21 @@ struct Deadlines {
     finished: Option<Instant>,
     /// How long the rest of a finished answer is waited for.
     after_finish: Duration,
-    abandoned: Option<Instant>,
+    abandoned: Option<Abandoned>,
     /// The timeouts do not run.
     paused: bool,
     timer: Pin<Box<Sleep>>,
+}
+
+/// The time without a reader.
+#[derive(Clone, Copy, Debug)]
+struct Abandoned {
+    /// When the last reader had left.
+    since: Instant,
+    /// How long the generation may run without one.
+    grace: Duration,
+    /// The number of readers so far.
+    arrivals: usize,
 }
 
 impl Deadlines {
@@ -485,11 +501,19 @@ impl Deadlines {
             }
         }
         match control.abandoned() {
-            Some(grace) => {
+            Some((grace, arrivals)) => {
                 let now = Instant::now();
+                let since = self
+                    .abandoned
+                    .filter(|abandoned| abandoned.arrivals == arrivals)
+                    .map_or(now, |abandoned| abandoned.since);
+                self.abandoned = Some(Abandoned {
+                    since,
+                    grace,
+                    arrivals,
+                });
                 // A grace that ran out while the generation was followed ends with the last
                 // follower.
-                let since = *self.abandoned.get_or_insert(now);
                 if now.duration_since(since) >= grace && !control.is_followed() {
                     return Poll::Ready(Interrupt::Stopped(Stop::Abandoned));
                 }
@@ -547,15 +571,92 @@ impl Deadlines {
             ),
         };
         let total = timeout(self.started, self.timeouts.total, ErrorCode::TotalTimeout);
-        let control = self.generation.control();
-        let grace = control.abandoned().unwrap_or_default();
+        // The readers are not counted again here: one that comes in between, on another thread, is
+        // seen by the next poll, and it has just woken the driver.
         let abandoned = self
             .abandoned
-            .filter(|_| !control.is_followed())
-            .and_then(|since| deadline(since, grace, Interrupt::Stopped(Stop::Abandoned)));
+            .filter(|_| !self.generation.control().is_followed())
+            .and_then(|Abandoned { since, grace, .. }| {
+                deadline(since, grace, Interrupt::Stopped(Stop::Abandoned))
+            });
         [tokens, total, abandoned]
             .into_iter()
             .flatten()
             .min_by_key(|(deadline, _)| *deadline)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generation::Holdings;
+    use crate::log::{LogHeader, LogLimits, LogTail};
+    use crate::model::account::Account;
+    use crate::model::id::{GenerationId, Owner};
+    use crate::model::snapshot::{Api, Meta};
+
+    fn generation(grace: Duration) -> Arc<Generation> {
+        let limits = LogLimits {
+            bytes: 1 << 20,
+            events: 1 << 10,
+        };
+        let log = Arc::new(LogTail::new(limits, Account::default()));
+        let meta = Meta {
+            id: GenerationId::random(),
+            owner: Owner::Anonymous,
+            created_at: 0,
+            model: "model".to_owned(),
+            request_fields: "".into(),
+            api: Api::Chat,
+            background: false,
+            store: false,
+            include_usage: false,
+        };
+        let header = Arc::new(LogHeader::new(meta, "scripted"));
+        Generation::new(header, log, grace, Holdings::uncounted())
+    }
+
+    /// A reader on another thread may attach at any point of a poll, also after the readers were
+    /// counted.
+    #[tokio::test(start_paused = true)]
+    async fn reader_that_attaches_during_a_poll_does_not_end_the_grace() {
+        let grace = Duration::from_secs(30);
+        let generation = generation(grace);
+        let timeouts = Timeouts {
+            total: Duration::ZERO,
+            first_token: Duration::ZERO,
+            ..Timeouts::default()
+        };
+        let mut deadlines = Deadlines::new(generation.clone(), timeouts);
+        let started = Instant::now();
+        let polled = std::future::poll_fn(|cx| Poll::Ready(deadlines.poll(cx))).await;
+        assert!(polled.is_pending());
+        tokio::time::advance(Duration::from_secs(1)).await;
+
+        let reader = generation.attach();
+        let expected = (started + grace, Interrupt::Stopped(Stop::Abandoned));
+        assert_eq!(deadlines.next_deadline(), Some(expected));
+
+        let polled = std::future::poll_fn(|cx| Poll::Ready(deadlines.poll(cx))).await;
+        assert!(polled.is_pending());
+        assert_eq!(deadlines.next_deadline(), None);
+        drop(reader);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reader_that_comes_and_goes_between_two_polls_restarts_the_grace() {
+        let grace = Duration::from_secs(30);
+        let generation = generation(grace);
+        let mut deadlines = Deadlines::new(generation.clone(), Timeouts::default());
+        let polled = std::future::poll_fn(|cx| Poll::Ready(deadlines.poll(cx))).await;
+        assert!(polled.is_pending());
+        tokio::time::advance(Duration::from_secs(29)).await;
+
+        drop(generation.attach());
+        let polled = std::future::poll_fn(|cx| Poll::Ready(deadlines.poll(cx))).await;
+        assert!(polled.is_pending());
+        let abandoned = Interrupt::Stopped(Stop::Abandoned);
+        let expected = (Instant::now() + grace, abandoned);
+        assert_eq!(deadlines.next_deadline(), Some(expected));
     }
 }

@@ -172,8 +172,16 @@ impl Generation {
     /// Ends it here because the log is another process's now, or was deleted by one. Its readers get a
     /// reset or an end, and the upstream is cancelled. Nothing more is appended.
     pub(crate) fn disown(&self) {
-        self.log.expire();
+        // Readers that the expiry wakes must see whose log it is. The driver is woken last, since it
+        // would write a terminal event.
         self.control.disown();
+        self.log.expire();
+        self.control.cancel();
+    }
+
+    /// Whether it was told to stop: it ends at its driver's next turn, if it has not ended.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.control.stopped().is_some()
     }
 
     /// Whether its log is another process's now.

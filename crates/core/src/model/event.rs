@@ -122,6 +122,8 @@ pub enum ItemHead {
         name: String,
         /// The raw provider fields (`extra_content`), which go back with the call in the next turn.
         extra: Option<Box<str>>,
+        /// The function's namespace, JSON-escaped.
+        namespace: Option<Box<str>>,
     },
     /// A call of a custom tool, whose input is free text.
     CustomToolCall {
@@ -131,6 +133,8 @@ pub enum ItemHead {
         call_id: String,
         /// The tool's name, JSON-escaped.
         name: String,
+        /// The tool's namespace, JSON-escaped.
+        namespace: Option<Box<str>>,
     },
     /// An image (`image_generation_call`).
     Image {
@@ -160,15 +164,22 @@ impl ItemHead {
 
     /// Returns the memory that the head holds beside its own size, in bytes.
     pub(crate) fn memory_size(&self) -> usize {
+        let length = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| text.len());
         match self {
             Self::Message { .. } | Self::Reasoning { .. } => 0,
             Self::FunctionCall {
                 call_id,
                 name,
                 extra,
+                namespace,
                 ..
-            } => call_id.len() + name.len() + extra.as_ref().map_or(0, |json| json.len()),
-            Self::CustomToolCall { call_id, name, .. } => call_id.len() + name.len(),
+            } => call_id.len() + name.len() + length(extra) + length(namespace),
+            Self::CustomToolCall {
+                call_id,
+                name,
+                namespace,
+                ..
+            } => call_id.len() + name.len() + length(namespace),
             Self::Image { result, .. } => result.as_ref().map_or(0, String::len),
         }
     }

@@ -19,6 +19,19 @@ impl Gauge {
         GaugeGuard(self.0.clone())
     }
 
+    /// As [`Gauge::enter`], unless that would exceed `max`. Also returns the value before.
+    ///
+    /// Two threads never get the last place both.
+    #[must_use]
+    pub fn try_enter(&self, max: usize) -> Option<(GaugeGuard, usize)> {
+        let add = |count| (count < max).then_some(count + 1);
+        let before = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
+            .ok()?;
+        Some((GaugeGuard(self.0.clone()), before))
+    }
+
     /// Returns the current value.
     #[must_use]
     pub fn count(&self) -> usize {

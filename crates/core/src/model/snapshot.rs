@@ -749,8 +749,18 @@ pub(crate) fn write_item_head(
                 out.extend_from_slice(piece.as_bytes());
             }
         }
-        ItemHead::FunctionCall { call_id, name, .. }
-        | ItemHead::CustomToolCall { call_id, name, .. } => {
+        ItemHead::FunctionCall {
+            call_id,
+            name,
+            namespace,
+            ..
+        }
+        | ItemHead::CustomToolCall {
+            call_id,
+            name,
+            namespace,
+            ..
+        } => {
             for piece in [
                 ",\"status\":\"",
                 status,
@@ -761,6 +771,11 @@ pub(crate) fn write_item_head(
                 "\"",
             ] {
                 out.extend_from_slice(piece.as_bytes());
+            }
+            if let Some(namespace) = namespace {
+                for piece in [",\"namespace\":\"", namespace, "\""] {
+                    out.extend_from_slice(piece.as_bytes());
+                }
             }
         }
     }

@@ -1,11 +1,19 @@
-//! A chat completion request. It goes up as it was received, or as a responses request.
+//! Chat completions: requests as they were received, read into canonical form, and written from it.
 
-mod items;
-mod translation;
+mod read;
+mod settings;
+mod write;
+
+pub use settings::{
+    ChatSettings, CustomTools, DeveloperRole, MaxTokensField, ReasoningBack, ReasoningField,
+    UnsupportedTools,
+};
+pub use write::{ChatBody, write};
 
 use std::fmt;
 use std::ops::Range;
 
+use super::canonical::CanonicalRequest;
 use super::fields::RequestFields;
 use crate::model::error::ApiError;
 use crate::model::json::{
@@ -171,20 +179,18 @@ impl ChatRequest {
         out.into_bytes()
     }
 
-    /// Translates to the body of a streaming responses request.
+    /// Reads the request into canonical form.
     ///
-    /// Accepted and not sent: members that are `null` or have their default value (`n: 1`,
-    /// penalties of 0, `logprobs: false`, an empty list of tools, …); `stream` and
-    /// `stream_options.include_usage`, which the gateway itself handles; and what an assistant
-    /// message holds beside its text and calls (reasoning, annotations, what an SDK parsed).
+    /// Accepted and not read: members that are `null` or have their default value (`logprobs: false`,
+    /// an empty list of tools, …); `stream` and `stream_options.include_usage`, which the gateway
+    /// itself handles; and what an assistant message repeats (annotations, what an SDK parsed).
     ///
     /// # Errors
-    /// `unsupported_parameter` for anything else without a counterpart, unknown members included;
-    /// `invalid_type`, `invalid_value` or `missing_required_parameter` for invalid messages, parts
-    /// and tools. Each names the parameter, down to the part.
-    pub fn to_responses(&self, model: &str) -> Result<Vec<u8>, ApiError> {
+    /// `invalid_type`, `invalid_value`, `missing_required_parameter` or `unsupported_parameter` for
+    /// invalid messages, parts and tools. Each names the parameter, down to the part.
+    pub fn canonical(&self) -> Result<CanonicalRequest<'_>, ApiError> {
         let (_, members) = read_object(self.body())?;
-        translation::to_responses(&members, model)
+        read::read(&members)
     }
 }
 
@@ -251,6 +257,10 @@ impl fmt::Debug for ChatRequest {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[path = "chat/tests.rs"]
+mod translation_tests;
 
 #[cfg(test)]
 mod tests {

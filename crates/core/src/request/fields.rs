@@ -122,6 +122,13 @@ impl RequestFields {
     }
 }
 
+impl Default for RequestFields {
+    /// Every field at its default.
+    fn default() -> Self {
+        DEFAULT.clone()
+    }
+}
+
 impl fmt::Debug for RequestFields {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RequestFields")

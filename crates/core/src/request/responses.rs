@@ -1,18 +1,23 @@
-//! A responses request, with the members that are meant for the gateway.
+//! Responses: requests with the members that are meant for the gateway, read into canonical form,
+//! and written from it.
 
 mod content;
 mod history;
-mod messages;
+mod items;
+mod read;
 mod relay;
 mod tools;
-mod translation;
 mod validation;
+mod write;
+
+pub use write::write;
 
 use std::fmt;
 
 use secrecy::SecretString;
 use serde_json::value::RawValue;
 
+use super::canonical::CanonicalRequest;
 use super::fields::RequestFields;
 use super::item::{self, ItemId};
 use crate::model::error::{ApiError, ErrorCode};
@@ -20,8 +25,11 @@ use crate::model::json::{Node, RawObject, missing, raw_string, raw_value, read_o
 use history::joined;
 use validation::{GATEWAY_MEMBERS, find};
 
-/// The advice in every refusal.
+/// The advice for what only an upstream of this language has.
 const REMEDY: &str = "Leave it out, or use an upstream that speaks the Responses API.";
+
+/// The value of `include` that asks for log probabilities.
+const LOGPROBS: &str = "message.output_text.logprobs";
 
 /// The body of `POST /v1/responses` and of the WebSocket's `response.create`.
 ///
@@ -198,23 +206,23 @@ impl ResponsesRequest {
         self.text("type")
     }
 
-    /// Translates to the body of a streaming chat completion. `history` are the items of the
-    /// earlier turns in their order.
+    /// Reads the request into canonical form. `history` are the items of the earlier turns in their
+    /// order.
     ///
-    /// Accepted and not sent: `reasoning` items (a chat server ignores or refuses them), `id`,
-    /// `status` and `phase` of items, `annotations` and `logprobs` of texts, references to items of
-    /// the history (which are sent in full), `metadata`, `store`, `background`,
-    /// `previous_response_id`, `max_tool_calls` (it limits built-in tools, and there are none),
-    /// `truncation: "disabled"`, `reasoning.summary: "auto"` (which leaves the choice to the
-    /// server), and what has no effect without tools (an empty list, `parallel_tool_calls`, a
-    /// `tool_choice` of `auto` or `none`).
+    /// Accepted and not read: `id`, `status` and `phase` of items, `annotations` and `logprobs` of
+    /// texts, references to items of the history (which are there in full), `store`, `background`,
+    /// `previous_response_id`, `max_tool_calls` (it limits built-in tools), `truncation: "disabled"`,
+    /// summaries of reasoning, and values of `include` that only some upstreams can honour.
     ///
     /// # Errors
-    /// `unsupported_parameter` for what has no counterpart in a chat request; `invalid_type`,
-    /// `invalid_value` or `missing_required_parameter` for invalid items, parts and tools. Each
-    /// names the parameter, down to the part.
-    pub fn to_chat(&self, history: &[&RawValue], model: &str) -> Result<Vec<u8>, ApiError> {
-        translation::to_chat(&self.raw, history, model)
+    /// `unsupported_parameter` for what no other language has; `invalid_type`, `invalid_value` or
+    /// `missing_required_parameter` for invalid items, parts and tools. Each names the parameter,
+    /// down to the part.
+    pub fn canonical<'a>(
+        &'a self,
+        history: &[&'a RawValue],
+    ) -> Result<CanonicalRequest<'a>, ApiError> {
+        read::read(&self.raw, history)
     }
 
     /// Returns the body for an upstream that speaks Responses: as it was received, without the

@@ -1,19 +1,50 @@
-//! The body of `/v1/streams`, which may be of either dialect.
+//! A request of any language.
 
 use std::borrow::Cow;
+use std::fmt;
 
+use bytes::Bytes;
+
+use super::canonical::CanonicalRequest;
 use super::chat::ChatRequest;
 use super::responses::{ResponsesRequest, both_dialects};
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::json::read_object;
 
-/// A request of either dialect: `messages` make it a chat request, `input` a responses request.
+/// A request that starts a stream. In `/v1/streams` `messages` make it a chat request, `input` a
+/// responses request.
 #[derive(Clone, Debug)]
 pub enum StreamRequest {
     /// A chat completion.
     Chat(ChatRequest),
     /// A response.
     Responses(ResponsesRequest),
+    /// A request in a language that this crate does not know.
+    Canonical(Box<ForeignRequest>),
+}
+
+/// A request in a language that this crate does not know, read into canonical form.
+///
+/// `Debug` shows no contents.
+#[derive(Clone)]
+pub struct ForeignRequest {
+    /// The requested model.
+    pub model: Option<String>,
+    /// The request in canonical form.
+    pub request: CanonicalRequest<'static>,
+    /// The body as the client sent it. Two requests under one idempotency key must have it in
+    /// common, and it counts as the memory that the request takes.
+    pub body: Bytes,
+}
+
+impl fmt::Debug for ForeignRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ForeignRequest")
+            .field("bytes", &self.body.len())
+            .field("model", &self.model)
+            .field("request", &self.request)
+            .finish()
+    }
 }
 
 impl StreamRequest {
@@ -43,6 +74,8 @@ impl StreamRequest {
         match self {
             Self::Chat(chat) => chat.body().len(),
             Self::Responses(responses) => responses.memory_size(),
+            // The values are copies of pieces of the body.
+            Self::Canonical(foreign) => 2 * foreign.body.len(),
         }
     }
 
@@ -51,6 +84,7 @@ impl StreamRequest {
         match self {
             Self::Chat(chat) => chat.body().into(),
             Self::Responses(responses) => responses.fingerprint().into(),
+            Self::Canonical(foreign) => (&*foreign.body).into(),
         }
     }
 }
@@ -65,6 +99,7 @@ mod tests {
         let found = match StreamRequest::parse(body.as_bytes()) {
             Ok(StreamRequest::Chat(_)) => "chat".to_owned(),
             Ok(StreamRequest::Responses(_)) => "responses".to_owned(),
+            Ok(StreamRequest::Canonical(_)) => "another language".to_owned(),
             Err(error) => format!(
                 "{} {}",
                 error.code.unwrap_or_default(),

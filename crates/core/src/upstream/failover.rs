@@ -205,11 +205,21 @@ impl Failover {
             .filter(|choice| !choice.last_resort)
     }
 
-    /// The request for the chosen endpoint: the first body, with that endpoint's name for the
-    /// model.
+    /// The request for the chosen endpoint: written for it, or the first body with that endpoint's
+    /// name for the model.
     fn request_for(&self, choice: &Choice) -> UpstreamRequest {
         let mut request = self.request.clone();
         request.endpoint = choice.endpoint;
+        let written = self
+            .router
+            .routes()
+            .get(choice.endpoint)
+            .zip(self.request.writer.as_ref())
+            .and_then(|(route, writer)| writer.write(&choice.binding.name, &route.chat));
+        if let Some(body) = written {
+            request.body = body;
+            return request;
+        }
         let body = self.original.as_ref().unwrap_or(&self.request.body);
         let rewritten = serde_json::from_slice::<Members<'_>>(body).map(|members| {
             members.write_with(&[("model", &crate::model::json::quoted(&choice.binding.name))])

@@ -63,6 +63,7 @@ pub use router::{Router, RouterOptions};
 pub use secrecy::SecretString;
 
 use std::fmt;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
@@ -72,6 +73,7 @@ use futures::future::BoxFuture;
 use crate::model::error::ApiError;
 use crate::model::event::Failure;
 use crate::model::snapshot::Api;
+use crate::request::ChatSettings;
 use crate::upstream::decode::{Flow, SseEvent};
 use crate::upstream::translate::BodyEnd;
 
@@ -84,6 +86,9 @@ pub struct UpstreamRequest {
     pub model: String,
     /// The JSON body.
     pub body: Bytes,
+    /// Writes the body for an endpoint with other [`ChatSettings`]. `None` if the body is the same
+    /// everywhere.
+    pub writer: Option<BodyWriter>,
     /// Forwarded request headers of the client, lower case.
     pub headers: Vec<(String, String)>,
     /// Index of the endpoint that was chosen ([`Target::endpoint`]).
@@ -108,6 +113,31 @@ impl fmt::Debug for UpstreamRequest {
             .field("model", &self.model)
             .field("bytes", &self.body.len())
             .finish_non_exhaustive()
+    }
+}
+
+/// Writes the body of a request for an endpoint: with its name for the model and its settings. Returns
+/// `None` if the request cannot be written for it.
+#[derive(Clone)]
+pub struct BodyWriter(Arc<dyn Fn(&str, &ChatSettings) -> Option<Bytes> + Send + Sync>);
+
+impl BodyWriter {
+    /// A writer that calls `write` with the endpoint's name for the model and its settings.
+    pub fn new(
+        write: impl Fn(&str, &ChatSettings) -> Option<Bytes> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(write))
+    }
+
+    /// Writes the body.
+    pub(crate) fn write(&self, model: &str, settings: &ChatSettings) -> Option<Bytes> {
+        (self.0)(model, settings)
+    }
+}
+
+impl fmt::Debug for BodyWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BodyWriter")
     }
 }
 
@@ -275,6 +305,17 @@ pub trait Upstream: Send + Sync + fmt::Debug {
     /// Returns the configured name of an endpoint ([`Target::endpoint`]), if it has one.
     fn endpoint_name(&self, _endpoint: usize) -> Option<&str> {
         None
+    }
+
+    /// Returns how requests in chat completions are written for an endpoint.
+    fn chat_settings(&self, _endpoint: usize) -> ChatSettings {
+        ChatSettings::default()
+    }
+
+    /// Returns true if endpoints have different [`ChatSettings`], so that a body is not the same for
+    /// all of them.
+    fn chat_settings_vary(&self) -> bool {
+        false
     }
 
     /// Sends the request and waits for the head. Dropping the future cancels the request.

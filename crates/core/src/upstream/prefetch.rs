@@ -10,6 +10,7 @@ use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::{Ending, Failure};
 use crate::model::id::GenerationId;
 use crate::model::snapshot::Api;
+use crate::request::ToolNames;
 use crate::upstream::decode::{Flow, SseEvent};
 use crate::upstream::translate::{Progress, RecordWriter, Translated, Translator};
 
@@ -88,7 +89,8 @@ struct FirstTokenProbe {
 
 impl FirstTokenProbe {
     fn new(api: Api) -> Self {
-        let translator = Translator::new(api, &GenerationId::random(), 1, None);
+        let translator =
+            Translator::new(api, &GenerationId::random(), 1, None, &ToolNames::default());
         Self {
             translator,
             records: RecordWriter::new(),

@@ -11,6 +11,7 @@ use super::endpoint_stats::EndpointStats;
 use super::pauses::KeyId;
 use super::{BreakerPolicy, ConcurrencyPolicy, Timeouts};
 use crate::model::snapshot::Api;
+use crate::request::ChatSettings;
 
 /// How an endpoint serves a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub struct Route {
     pub weight: u32,
     /// Its distance. It gets no request while an endpoint with a lower locality is up.
     pub locality: u32,
+    /// How requests in chat completions are written for it.
+    pub chat: ChatSettings,
     /// How it is asked to continue an answer that another endpoint broke off.
     pub continuation: Continuation,
     /// Health, latency and load. Shared by all workers.
@@ -60,6 +63,7 @@ impl Route {
             models,
             weight: 1,
             locality: 0,
+            chat: ChatSettings::default(),
             continuation: Continuation::None,
             stats,
         }

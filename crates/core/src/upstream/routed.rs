@@ -10,6 +10,7 @@ use super::failover_stream;
 use super::router::Router;
 use super::{OpenError, Target, Upstream, UpstreamRequest, UpstreamResponse, not_served};
 use crate::model::error::ApiError;
+use crate::request::ChatSettings;
 
 impl Upstream for Router {
     fn route(
@@ -53,6 +54,15 @@ impl Upstream for Router {
     fn endpoint_name(&self, endpoint: usize) -> Option<&str> {
         let route = self.routes().get(endpoint)?;
         Some(route.endpoint.name())
+    }
+
+    fn chat_settings(&self, endpoint: usize) -> ChatSettings {
+        let route = self.routes().get(endpoint);
+        route.map(|route| route.chat).unwrap_or_default()
+    }
+
+    fn chat_settings_vary(&self) -> bool {
+        self.chat_settings_vary()
     }
 
     fn open(

@@ -56,6 +56,7 @@ pub struct Router(Arc<Inner>);
 struct Inner {
     routes: Vec<Route>,
     options: RouterOptions,
+    chat_settings_vary: bool,
 }
 
 /// An endpoint that was chosen for a model.
@@ -72,7 +73,14 @@ impl Router {
     /// A router over these endpoints.
     #[must_use]
     pub fn new(routes: Vec<Route>, options: RouterOptions) -> Self {
-        Self(Arc::new(Inner { routes, options }))
+        let mut chat = routes.iter().filter(|route| route.api == Api::Chat);
+        let first = chat.next().map(|route| route.chat);
+        let chat_settings_vary = chat.any(|route| Some(route.chat) != first);
+        Self(Arc::new(Inner {
+            routes,
+            options,
+            chat_settings_vary,
+        }))
     }
 
     /// The endpoints.
@@ -83,6 +91,11 @@ impl Router {
 
     pub(super) fn options(&self) -> &RouterOptions {
         &self.0.options
+    }
+
+    /// Returns true if endpoints differ in how requests in chat completions are written.
+    pub(super) fn chat_settings_vary(&self) -> bool {
+        self.0.chat_settings_vary
     }
 
     /// Returns whether any endpoint can continue the answer of another.

@@ -28,7 +28,11 @@ impl AddressRange {
             Some(_) => return None,
             None => most,
         };
-        Some(Self { network, prefix })
+        // A network of IPv4-mapped addresses is one of IPv4, as its addresses are.
+        Some(match (network.to_canonical(), prefix.checked_sub(96)) {
+            (network @ IpAddr::V4(_), Some(prefix)) if most > 32 => Self { network, prefix },
+            _ => Self { network, prefix },
+        })
     }
 
     /// Whether the range contains the address. An IPv4-mapped address counts as IPv4.
@@ -80,6 +84,9 @@ mod tests {
         check("10.0.0.0/8", "::ffff:10.1.2.3", true);
         check("192.0.2.7", "192.0.2.7", true);
         check("192.0.2.7", "192.0.2.8", false);
+        check("::ffff:192.0.2.7", "192.0.2.7", true);
+        check("::ffff:10.0.0.0/104", "10.1.2.3", true);
+        check("::ffff:10.0.0.0/104", "11.1.2.3", false);
         check("0.0.0.0/0", "8.8.8.8", true);
         check("0.0.0.0/0", "::1", false);
         check("2001:db8::/32", "2001:db8:1::1", true);

@@ -11,6 +11,7 @@
 //! without its secrets.
 
 pub mod address_range;
+mod chat;
 mod check;
 mod environment;
 mod file;

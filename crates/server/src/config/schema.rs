@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::chat::{
+    Chat, CustomTools, DeveloperRole, MaxTokensField, ReasoningBack, UnsupportedTools,
+};
 use super::secret::Secret;
 pub use super::timeouts::{TimeoutOverrides, Timeouts};
 use super::units::{duration, size, word};

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::de::{self, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::chat::Chat;
 use super::models::Models;
 use super::secret::Secret;
 use super::timeouts::TimeoutOverrides;
@@ -41,6 +42,8 @@ pub struct Upstream {
     /// Whether and how the upstream continues a text that another upstream cut off.
     #[serde(deserialize_with = "word")]
     pub continuation: Continuation,
+    /// What differs between servers that speak chat completions.
+    pub chat: Chat,
     /// Overrides of the general timeouts.
     pub timeouts: TimeoutOverrides,
 }
@@ -174,6 +177,7 @@ impl Default for Upstream {
             limits: UpstreamLimits::default(),
             health_check: HealthCheck::default(),
             continuation: Continuation::None,
+            chat: Chat::default(),
             timeouts: TimeoutOverrides::default(),
         }
     }

@@ -34,7 +34,7 @@ pub(super) async fn create(
     let stream = chat.stream();
     let key = idempotency_key(&request, None)?;
     let body = StreamRequest::Chat(chat);
-    let start = start_request(&request, &service, body, "/v1/chat/completions", key);
+    let start = start_request(&request, &service, body, "/v1/chat/completions", key)?;
     let started = service.engine.start(start).await?;
     drop(charge);
     let response = if stream {
@@ -42,7 +42,7 @@ pub(super) async fn create(
     } else {
         whole(started.guard).await
     };
-    Ok(marked(started.reused, response))
+    Ok(marked(started.reused, &started.dropped_tools, response))
 }
 
 /// Returns the whole completion: as a chat upstream sent it, or made of the response object of a

@@ -1,5 +1,7 @@
 //! Reads and checks requests: bodies, keys, query parameters.
 
+use std::borrow::Cow;
+
 use actix_web::HttpRequest;
 use actix_web::http::Method;
 use actix_web::http::header::{self, AsHeaderName, HeaderMap, HeaderName};
@@ -32,6 +34,9 @@ pub(crate) struct Received {
     /// Counts the body, and after it the request that was parsed from it, until it is started.
     pub(crate) charge: Charge,
 }
+
+/// What an error about the header's key names.
+const KEY_HEADER: &str = "Idempotency-Key";
 
 /// The capacity of a body's buffer to begin with. It then doubles up to the announced length.
 const FIRST_CAPACITY: usize = 4 * 1024;
@@ -177,46 +182,62 @@ fn freshness(headers: &HeaderMap, by_event_source: bool) -> Freshness {
     }
 }
 
-/// Returns the idempotency key of a request: the query parameter `key`, where the route has one,
-/// else the header. An empty one counts as none.
+/// Returns the idempotency key of a request: the query parameter `key`, where the route has one, or
+/// the header. An empty one counts as none.
 ///
 /// # Errors
-/// `invalid_value` for a key that is not visible ASCII, too long, or looks like a credential.
+/// `invalid_value` for a key that is not visible ASCII, too long, or looks like a credential, and
+/// for two keys that differ.
 pub(crate) fn idempotency_key(
     request: &HttpRequest,
     query: Option<&Query>,
 ) -> Result<Option<String>, ApiError> {
     const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
-    let by_query = query.and_then(|query| query.get("key"));
-    if let Some(key) = by_query.filter(|key| !key.is_empty()) {
-        check_idempotency_key(key, "key")?;
-        return Ok(Some(key.to_owned()));
-    }
-    let Some(value) = request.headers().get(HEADER) else {
-        return Ok(None);
-    };
+    let by_query = query.into_iter().flat_map(|query| query.all("key"));
+    let by_query = by_query.map(|key| (Cow::Borrowed(key), "key"));
     // Bytes that are not ASCII must be refused, not dropped: the request would not be idempotent.
-    let key = String::from_utf8_lossy(value.as_bytes());
-    if key.is_empty() {
-        return Ok(None);
+    let by_header = request.headers().get_all(HEADER);
+    let by_header = by_header.map(|value| (String::from_utf8_lossy(value.as_bytes()), KEY_HEADER));
+    let mut found: Option<Cow<'_, str>> = None;
+    for (key, param) in by_query.chain(by_header) {
+        if key.is_empty() {
+            continue;
+        }
+        check_idempotency_key(&key, param)?;
+        match &found {
+            Some(first) if *first != key => return Err(two_keys(param)),
+            _ => found = Some(key),
+        }
     }
-    check_idempotency_key(&key, "Idempotency-Key")?;
-    Ok(Some(key.into_owned()))
+    Ok(found.map(Cow::into_owned))
 }
 
-/// The one place where a handler's request becomes a [`StartRequest`]. `key` takes precedence over
-/// the body's.
+fn two_keys(param: &'static str) -> ApiError {
+    let message = "The request has two different idempotency keys. Send one.";
+    ApiError::new(ErrorCode::InvalidValue, message).param(param)
+}
+
+/// The one place where a handler's request becomes a [`StartRequest`].
+///
+/// # Errors
+/// `invalid_value` if `key` is not the body's.
 pub(crate) fn start_request(
     request: &HttpRequest,
     service: &Service,
     body: StreamRequest,
     route: &'static str,
     key: Option<String>,
-) -> StartRequest {
+) -> Result<StartRequest, ApiError> {
     let by_event_source = request.method() == Method::GET;
-    StartRequest::new(body, service.caller(request.headers()), route)
+    let start = StartRequest::new(body, service.caller(request.headers()), route);
+    if let (Some(key), Some(in_body)) = (&key, &start.idempotency_key)
+        && key != in_body
+    {
+        return Err(two_keys("idempotency_key"));
+    }
+    Ok(start
         .with_idempotency_key(key)
-        .with_freshness(freshness(request.headers(), by_event_source))
+        .with_freshness(freshness(request.headers(), by_event_source)))
 }
 
 /// Returns the position at which a reader of this generation comes back: `Last-Event-ID`, else the
@@ -255,6 +276,14 @@ impl Query {
         let values = self.0.iter();
         let values = values.filter(|(name, _)| matches!(name.as_str(), "include[]" | "include"));
         Include::of(values.flat_map(|(_, value)| value.split(',')))
+    }
+
+    /// Returns every value of a name.
+    fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0
+            .iter()
+            .filter(move |(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&str> {

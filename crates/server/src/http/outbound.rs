@@ -14,6 +14,7 @@ use super::timing::for_upstream;
 use crate::service::Service;
 
 const TOKENWIRE_CACHE: HeaderName = HeaderName::from_static("tokenwire-cache");
+const TOKENWIRE_DROPPED_TOOLS: HeaderName = HeaderName::from_static("tokenwire-dropped-tools");
 
 /// Returns the upstream's own refusal with its body, or an error of the gateway.
 pub(crate) fn open_error_response(error: &OpenError) -> HttpResponse {
@@ -84,8 +85,23 @@ pub(crate) fn of_generation(id: &GenerationId, head: Option<&UpstreamHead>) -> H
     response
 }
 
-/// Adds `Tokenwire-Cache`, where answers are shared.
-pub(crate) fn marked(reused: Option<Reused>, mut response: HttpResponse) -> HttpResponse {
+/// Adds `Tokenwire-Cache`, where answers are shared, and `Tokenwire-Dropped-Tools`, where tools of
+/// these types were left out.
+pub(crate) fn marked(
+    reused: Option<Reused>,
+    dropped_tools: &[String],
+    mut response: HttpResponse,
+) -> HttpResponse {
+    if !dropped_tools.is_empty() {
+        let mut types = dropped_tools.join(", ");
+        // The types are what the client sent.
+        types.retain(|c| matches!(c, ' '..='~'));
+        if let Ok(value) = HeaderValue::try_from(types) {
+            response
+                .headers_mut()
+                .insert(TOKENWIRE_DROPPED_TOOLS, value);
+        }
+    }
     if let Some(reused) = reused {
         response
             .headers_mut()

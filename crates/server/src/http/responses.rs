@@ -47,7 +47,7 @@ pub(super) async fn create(
     let (stream, background) = (asked.stream(), asked.background());
     let key = idempotency_key(&request, None)?;
     let body = StreamRequest::Responses(asked);
-    let start = start_request(&request, &service, body, "/v1/responses", key);
+    let start = start_request(&request, &service, body, "/v1/responses", key)?;
     let started = service.engine.start(start).await?;
     drop(charge);
     let include = started.include;
@@ -61,7 +61,7 @@ pub(super) async fn create(
         (false, true) => object(started.guard.generation(), include),
         (false, false) => whole(started.guard, include).await,
     };
-    Ok(marked(started.reused, response))
+    Ok(marked(started.reused, &started.dropped_tools, response))
 }
 
 /// `POST /v1/responses/input_tokens`

@@ -69,7 +69,7 @@ pub(super) async fn create(
     let body = StreamRequest::parse(&bytes)?;
     drop(bytes);
     let key = idempotency_key(&request, None)?;
-    let start = start_request(&request, &service, body, "/v1/streams", key);
+    let start = start_request(&request, &service, body, "/v1/streams", key)?;
     begin(&request, &service, &reader, start, Some(charge)).await
 }
 
@@ -99,7 +99,7 @@ pub(super) async fn create_by_query(
     let asked = serde_json::Value::Object(asked).to_string();
     let body = StreamRequest::Responses(ResponsesRequest::parse(asked.as_bytes())?);
     let key = idempotency_key(&request, Some(&query))?;
-    let start = start_request(&request, &service, body, "GET /v1/streams", key);
+    let start = start_request(&request, &service, body, "GET /v1/streams", key)?;
     begin(&request, &service, &reader, start, None).await
 }
 
@@ -146,7 +146,7 @@ async fn begin(
             tokenwire_sse::read(response, &service.engine, started.guard, reader)?
         }
     };
-    Ok(marked(started.reused, response))
+    Ok(marked(started.reused, &started.dropped_tools, response))
 }
 
 /// Whether an EventSource asks. It gives up for good on any status but 200, so under overload it is

@@ -44,10 +44,12 @@ export async function lanes(tokenwire, { inputs, tokens, model, ...options }) {
   const socket = tokenwire.connect(options);
   const streams = inputs.map((input) => socket.stream({ model, input }));
   const texts = await Promise.all(streams.map((stream) => stream.finalText));
+  const statuses = await Promise.all(streams.map(async (stream) => (await stream.response).status));
   const reconnects = streams.map((stream) => stream.reconnects);
   const left = socket.lanes;
   socket.close();
-  return { whole: texts.every((text, at) => text === counted(tokens[at])), texts: texts.map((text) => text.slice(0, 60)), reconnects, left };
+  const wrong = texts.flatMap((text, at) => (text === counted(tokens[at]) && statuses[at] === 'completed' ? [] : [`lane ${at}, ${statuses[at]}, ${text.length} characters: ${text.slice(0, 60)}`]));
+  return { wrong, reconnects, left };
 }
 
 /** Aborts a stream after some tokens. Returns the error and the state. */

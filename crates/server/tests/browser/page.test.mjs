@@ -241,14 +241,14 @@ describe('more than one reader', () => {
       const word = marker();
       await ask(page, question(5, { word }), transport);
       await state(page, 'done');
-      await ask(page, question(150, { word, tbt: '8ms' }));
+      await ask(page, question(600, { word, tbt: '8ms' }));
       await shown(page, 20);
       const second = await chat({ context }, page.url());
       await shown(second.page, 40);
       assert.equal(await second.page.evaluate(() => document.getElementById('state').dataset.state), 'streaming', 'the second tab reads live');
       await Promise.all([state(page, 'done'), state(second.page, 'done')]);
-      assert.equal((await answer(second.page)).trim(), whole(150));
-      assert.equal((await answer(page)).trim(), whole(150));
+      assert.equal((await answer(second.page)).trim(), whole(600));
+      assert.equal((await answer(page)).trim(), whole(600));
       // The earlier turn was read from the gateway too.
       assert.equal(await second.page.locator('#turns article').count(), 2);
       assert.equal((await second.page.textContent('#turns article:first-child .markdown')).trim(), whole(5));

@@ -8,13 +8,13 @@ use crate::model::json::{Node, ObjectWriter, push_array};
 use crate::request::item::type_of;
 
 /// The ids of the items of the history, read when first needed.
-pub(super) struct HistoryIds<'a> {
-    history: &'a [&'a RawValue],
+pub(super) struct HistoryIds<'a, 'h> {
+    history: &'h [&'a RawValue],
     ids: Option<HashSet<String>>,
 }
 
-impl<'a> HistoryIds<'a> {
-    pub(super) fn new(history: &'a [&'a RawValue]) -> Self {
+impl<'a, 'h> HistoryIds<'a, 'h> {
+    pub(super) fn new(history: &'h [&'a RawValue]) -> Self {
         Self { history, ids: None }
     }
 

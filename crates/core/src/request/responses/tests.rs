@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::model::json::{Kind, Members};
-use crate::request::ChatRequest;
+use crate::request::{ChatRequest, ChatSettings};
 
 fn request(body: &Value) -> ResponsesRequest {
     ResponsesRequest::parse(body.to_string().as_bytes())
@@ -40,17 +40,18 @@ fn refs(items: &[Box<RawValue>]) -> Vec<&RawValue> {
 fn messages(history: &[Value], body: &Value, expected: &Value) {
     let history: Vec<_> = history.iter().map(raw).collect();
     let chat = request(body)
-        .to_chat(&refs(&history), "m")
+        .to_chat(&refs(&history), "m", &ChatSettings::default())
         .unwrap_or_else(|error| panic!("{body}: {error}"));
-    assert_eq!(value(&chat)["messages"], *expected, "{body}");
+    assert_eq!(value(&chat.body)["messages"], *expected, "{body}");
 }
 
 /// Checks the translated members around the conversation, without those of every request.
 fn members(given: &Value, expected: &Value) {
     let mut chat = value(
         &request(&with(given))
-            .to_chat(&[], "m")
-            .unwrap_or_else(|error| panic!("{given}: {error}")),
+            .to_chat(&[], "m", &ChatSettings::default())
+            .unwrap_or_else(|error| panic!("{given}: {error}"))
+            .body,
     );
     let object = chat.as_object_mut().unwrap();
     assert_eq!(object.remove("model"), Some(json!("m")), "{given}");
@@ -90,7 +91,10 @@ fn unreadable(body: &Value, code: &str, param: &str) {
 
 /// Checks that parsing accepts the body and the translation for a chat upstream refuses it.
 fn untranslatable(body: &Value, code: &str, param: &str) {
-    let error = request(body).to_chat(&[], "m").map(|_| ()).unwrap_err();
+    let error = request(body)
+        .to_chat(&[], "m", &ChatSettings::default())
+        .map(|_| ())
+        .unwrap_err();
     assert_refusal(&error, body, code, param);
 }
 
@@ -385,7 +389,12 @@ fn gateway_members_are_read_and_not_sent() {
         (true, false, true)
     );
     assert_eq!(
-        value(&request.to_chat(&[], "sent").unwrap()),
+        value(
+            &request
+                .to_chat(&[], "sent", &ChatSettings::default())
+                .unwrap()
+                .body
+        ),
         json!({"model": "sent", "messages": [{"role": "system", "content": "be\nbrief"}, {"role": "user", "content": "hi"}],
             "stream": true, "stream_options": {"include_usage": true}})
     );
@@ -428,9 +437,7 @@ fn items_are_translated_to_messages() {
             {"role": "user", "content": []},
         ]}),
         &json!([
-            {"role": "system", "content": "short"},
-            {"role": "developer", "content": "d"},
-            {"role": "system", "content": "s"},
+            {"role": "system", "content": "short\n\nd\n\ns"},
             {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "name": "Ann"},
             {"role": "assistant", "content": "c"},
             {"role": "assistant", "content": [{"type": "text", "text": "d"}, {"type": "refusal", "refusal": "no"}]},
@@ -468,11 +475,11 @@ fn calls_are_merged_into_one_assistant_message() {
     let check = |items: Value, expected: Value| messages(&[], &json!({"input": items}), &expected);
     check(
         json!([call("1"), thinks, call("2"), output("1"), output("2")]),
-        json!([{"role": "assistant", "content": null, "tool_calls": [called("1"), called("2")]}, answered("1"), answered("2")]),
+        json!([{"role": "assistant", "content": null, "reasoning_content": "hm", "tool_calls": [called("1"), called("2")]}, answered("1"), answered("2")]),
     );
     check(
         json!([says("wait"), thinks, call("1"), output("1"), says("done")]),
-        json!([{"role": "assistant", "content": "wait", "tool_calls": [called("1")]}, answered("1"), says("done")]),
+        json!([{"role": "assistant", "content": "wait", "reasoning_content": "hm", "tool_calls": [called("1")]}, answered("1"), says("done")]),
     );
     // A message after calls is merged, so that the tool outputs directly follow the calls.
     check(
@@ -503,7 +510,8 @@ fn calls_are_merged_into_one_assistant_message() {
         json!([
             {"role": "assistant", "content": null, "tool_calls": [
                 {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}, "extra_content": {"sig": "s"}}]},
-            {"role": "tool", "content": [{"type": "text", "text": "t"}, {"type": "image_url", "image_url": {"url": "u"}}], "tool_call_id": "1"},
+            {"role": "tool", "content": "t", "tool_call_id": "1"},
+            {"role": "user", "content": [{"type": "text", "text": "Output of the tool call 1:"}, {"type": "image_url", "image_url": {"url": "u"}}]},
         ]),
     );
 }
@@ -552,7 +560,7 @@ fn history_is_sent_between_instructions_and_input() {
 
     let odd = [raw(&json!({"type": "compaction", "id": "cmp_1"}))];
     let error = request(&json!({"input": "x"}))
-        .to_chat(&refs(&odd), "m")
+        .to_chat(&refs(&odd), "m", &ChatSettings::default())
         .unwrap_err();
     assert_refusal(
         &error,
@@ -693,14 +701,9 @@ fn untranslatable_members_are_refused() {
             "truncation",
         ),
         (
-            json!({"include": ["message.output_text.logprobs", "file_search_call.results"]}),
+            json!({"include": ["message.output_text.logprobs", "something.new"]}),
             "unsupported_parameter",
             "include[1]",
-        ),
-        (
-            json!({"include": ["reasoning.encrypted_content"]}),
-            "unsupported_parameter",
-            "include[0]",
         ),
         (
             json!({"tools": [{"type": "function", "name": "f"}, {"type": "web_search"}]}),
@@ -753,16 +756,6 @@ fn untranslatable_members_are_refused() {
             "text.stop",
         ),
         (
-            json!({"reasoning": {"summary": "detailed"}}),
-            "unsupported_parameter",
-            "reasoning.summary",
-        ),
-        (
-            json!({"reasoning": {"generate_summary": "concise"}}),
-            "unsupported_parameter",
-            "reasoning.generate_summary",
-        ),
-        (
             json!({"reasoning": {"max_tokens": 1}}),
             "unsupported_parameter",
             "reasoning.max_tokens",
@@ -794,7 +787,7 @@ fn members_are_translated_or_sent_unchanged() {
     let unknown = json!({"top_k": 5, "chat_template_kwargs": {"a": [1]}, "n": 2, "seed": 7, "stop": ["x"], "odd": null});
     members(&unknown, &unknown);
     members(
-        &json!({"metadata": {"a": "b"}, "max_tool_calls": 3, "truncation": "disabled", "include": [], "reasoning": {"summary": "auto"},
+        &json!({"metadata": {"a": "b"}, "max_tool_calls": 3, "truncation": "disabled", "include": ["reasoning.encrypted_content", "file_search_call.results"], "reasoning": {"summary": "detailed", "generate_summary": "concise"},
             "parallel_tool_calls": true, "tools": [], "tool_choice": "auto", "top_logprobs": 0, "temperature": null, "conversation": null}),
         &json!({}),
     );
@@ -852,8 +845,9 @@ fn numbers_and_escapes_keep_their_bytes() {
     let body = r#"{"input":"\u00e9\/ \ud83d\ude00","temperature":1.50,"seed":12345678901234567890123,"x":{"b":1, "a":1e2}}"#;
     let chat = ResponsesRequest::parse(body.as_bytes())
         .unwrap()
-        .to_chat(&[], "m")
+        .to_chat(&[], "m", &ChatSettings::default())
         .unwrap();
+    let chat = chat.body;
     let expected = r#"{"model":"m","messages":[{"role":"user","content":"\u00e9\/ \ud83d\ude00"}],"temperature":1.50,"stream":true,"stream_options":{"include_usage":true},"seed":12345678901234567890123,"x":{"b":1, "a":1e2}}"#;
     assert_eq!(String::from_utf8(chat).unwrap(), expected);
 }
@@ -1114,7 +1108,12 @@ fn large_requests_are_translated_in_linear_time() {
         body[format!("unknown{i}")] = json!(i);
     }
     let request = request(&body);
-    let chat = value(&request.to_chat(&refs(&history), "m").unwrap());
+    let chat = value(
+        &request
+            .to_chat(&refs(&history), "m", &ChatSettings::default())
+            .unwrap()
+            .body,
+    );
     // All calls and the messages between them are one message, since no tool output separates them.
     assert_eq!(chat["messages"].as_array().map(Vec::len), Some(5_001));
     assert_eq!(
@@ -1303,8 +1302,8 @@ proptest! {
         body[name] = member.clone();
         if let Ok(request) = ResponsesRequest::parse(body.to_string().as_bytes()) {
             let history: Vec<_> = history.iter().map(raw).collect();
-            if let Ok(chat) = request.to_chat(&refs(&history), "m") {
-                assert_no_repeats(std::str::from_utf8(&chat).unwrap());
+            if let Ok(chat) = request.to_chat(&refs(&history), "m", &ChatSettings::default()) {
+                assert_no_repeats(std::str::from_utf8(&chat.body).unwrap());
             }
             assert_no_repeats(std::str::from_utf8(&request.to_responses(&refs(&history), "m")).unwrap());
             for item in request.input_items(&"resp_x".parse().unwrap()) {

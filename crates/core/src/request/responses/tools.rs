@@ -1,99 +1,128 @@
-//! Tools and the choice among them, as a chat request has them.
+//! Tools of a responses request, and the choice among them, in canonical form.
 
 use super::REMEDY;
 use crate::model::error::ApiError;
-use crate::model::json::{Kind, Members, Node, ObjectWriter, push_array, quote, unsupported};
+use crate::model::json::{Kind, Members, Node};
+use crate::request::canonical::{
+    Allowed, CustomTool, Extra, FunctionTool, NamedTool, Namespace, Tool, ToolChoice, ToolKind,
+    Value,
+};
 
-/// Translates `{"type":"function","name",…}` to `{"type":"function","function":{"name",…}}`.
-pub(super) fn tool(node: &Node<'_>) -> Result<String, ApiError> {
-    const INNER: &[&str] = &["name", "description", "parameters", "strict"];
+/// Members of every tool that have a meaning in this language only: whether a tool is shown to the
+/// model at once, and who may call it.
+const OWN: &[&str] = &[
+    "type",
+    "name",
+    "description",
+    "defer_loading",
+    "allowed_callers",
+];
+
+/// Reads `{"type":"function","name",…}` and the other kinds of tool.
+pub(super) fn tool(node: Node<'_>) -> Result<Tool<'_>, ApiError> {
     let object = node.object()?;
     let kind = object.require("type")?;
-    let name = kind.text()?;
-    if name != "function" {
-        let why = "A chat-completions upstream takes tools of type 'function', not";
-        return Err(kind.unsupported(&format!(
-            "{why} '{}'. Declare a function that does it, or use an upstream that speaks the Responses API.",
-            quote(&name)
-        )));
-    }
-    object.require("name")?.of_kind(Kind::String)?;
-    let mut out = String::new();
-    let mut tool = ObjectWriter::begin(&mut out);
-    tool.raw("type", "\"function\"");
-    let mut function = ObjectWriter::begin(tool.name("function"));
-    for name in INNER {
-        if let Some(value) = object.node(name) {
-            function.raw(name, value.raw.get());
+    Ok(match kind.text()?.as_ref() {
+        "function" => Tool::Function(FunctionTool {
+            name: required(&object, "name")?,
+            description: value(&object, "description"),
+            parameters: value(&object, "parameters"),
+            strict: value(&object, "strict"),
+            extra: Extra::others(&object, &[OWN, &["parameters", "strict"]].concat()),
+        }),
+        "custom" => Tool::Custom(CustomTool {
+            name: required(&object, "name")?,
+            description: value(&object, "description"),
+            grammar: grammar(&object)?,
+            extra: Extra::others(&object, &[OWN, &["format"]].concat()),
+        }),
+        "namespace" => {
+            object.only(&[OWN, &["tools"]].concat(), REMEDY)?;
+            Tool::Namespace(Namespace {
+                name: required(&object, "name")?,
+                description: value(&object, "description"),
+                tools: object
+                    .require("tools")?
+                    .array()?
+                    .into_iter()
+                    .map(tool)
+                    .collect::<Result<_, _>>()?,
+            })
         }
-    }
-    function.end();
-    for (name, value) in object.others(&["type", "name", "description", "parameters", "strict"]) {
-        if name == "function" {
-            return Err(unsupported(
-                &object.path_of(name),
-                "A tool of the Responses API has 'name' and 'parameters' beside its 'type'.",
-            ));
-        }
-        tool.raw(name, value.get());
-    }
-    tool.end();
-    Ok(out)
+        _ => Tool::BuiltIn {
+            kind: kind.into(),
+            raw: node.into(),
+        },
+    })
 }
 
-/// Translates a `tool_choice`.
-pub(super) fn tool_choice(node: &Node<'_>) -> Result<String, ApiError> {
-    if node.kind() == Kind::String {
-        return Ok(node.raw.get().to_owned());
-    }
-    let object = node.object()?;
-    let kind = object.require("type")?;
-    let mut out = String::new();
+/// Reads the format of a custom tool's input: a grammar, or `None` for any text.
+fn grammar<'a>(tool: &Members<'a>) -> Result<Option<(Value<'a>, Value<'a>)>, ApiError> {
+    let Some(format) = tool.node("format") else {
+        return Ok(None);
+    };
+    let format = format.object()?;
+    let kind = format.require("type")?;
     match kind.text()?.as_ref() {
-        "function" => {
-            object.only(&["type", "name"], REMEDY)?;
-            push_function_choice(&mut out, &object)?;
-        }
-        "allowed_tools" => {
-            object.only(&["type", "mode", "tools"], REMEDY)?;
-            let mut choice = ObjectWriter::begin(&mut out);
-            choice.raw("type", "\"allowed_tools\"");
-            let mut allowed = ObjectWriter::begin(choice.name("allowed_tools"));
-            allowed.raw("mode", object.require("mode")?.of_kind(Kind::String)?);
-            let mut tools = Vec::new();
-            for tool in object.require("tools")?.array()? {
-                let tool = tool.object()?;
-                let kind = tool.require("type")?;
-                if kind.text()? != "function" {
-                    return Err(kind.unsupported(&format!(
-                        "A chat-completions upstream has tools of type 'function' only. {REMEDY}"
-                    )));
-                }
-                let mut out = String::new();
-                push_function_choice(&mut out, &tool)?;
-                tools.push(out);
-            }
-            push_array(allowed.name("tools"), &tools, |out, tool| {
-                out.push_str(tool)
-            });
-            allowed.end();
-            choice.end();
-        }
-        other => {
-            let why = "A chat-completions upstream takes a choice of type 'function' or 'allowed_tools', not";
-            return Err(kind.unsupported(&format!("{why} '{}'. {REMEDY}", quote(other))));
-        }
+        "text" => Ok(None),
+        "grammar" => Ok(Some((
+            required(&format, "syntax")?,
+            required(&format, "definition")?,
+        ))),
+        _ => Err(kind.unsupported(&format!(
+            "The input of a custom tool is 'text' or has a 'grammar'. {REMEDY}"
+        ))),
     }
-    Ok(out)
 }
 
-fn push_function_choice(out: &mut String, object: &Members<'_>) -> Result<(), ApiError> {
-    let name = object.require("name")?.of_kind(Kind::String)?;
-    let mut choice = ObjectWriter::begin(out);
-    choice.raw("type", "\"function\"");
-    let mut function = ObjectWriter::begin(choice.name("function"));
-    function.raw("name", name);
-    function.end();
-    choice.end();
-    Ok(())
+/// Reads a `tool_choice`.
+pub(super) fn tool_choice(node: Node<'_>) -> Result<ToolChoice<'_>, ApiError> {
+    if node.kind() == Kind::String {
+        return Ok(ToolChoice::Mode(node.into()));
+    }
+    let object = node.object()?;
+    let kind = object.require("type")?;
+    if kind.text()? != "allowed_tools" {
+        return Ok(match named(&object)? {
+            Ok(tool) => {
+                object.only(&["type", "name", "namespace"], REMEDY)?;
+                ToolChoice::Named(tool)
+            }
+            Err(kind) => ToolChoice::BuiltIn(kind),
+        });
+    }
+    object.only(&["type", "mode", "tools"], REMEDY)?;
+    Ok(ToolChoice::Allowed(Allowed {
+        mode: required(&object, "mode")?,
+        tools: object
+            .require("tools")?
+            .array()?
+            .iter()
+            .map(|tool| named(&tool.object()?))
+            .collect::<Result<_, _>>()?,
+    }))
+}
+
+/// Reads a tool by its name, or the type of one that the server runs.
+fn named<'a>(object: &Members<'a>) -> Result<Result<NamedTool<'a>, Value<'a>>, ApiError> {
+    let type_name = object.require("type")?;
+    let kind = match type_name.text()?.as_ref() {
+        "function" => ToolKind::Function,
+        "custom" => ToolKind::Custom,
+        _ => return Ok(Err(type_name.into())),
+    };
+    Ok(Ok(NamedTool {
+        kind,
+        type_name: type_name.into(),
+        namespace: value(object, "namespace"),
+        name: required(object, "name")?,
+    }))
+}
+
+fn required<'a>(object: &Members<'a>, name: &str) -> Result<Value<'a>, ApiError> {
+    Value::of_kind(object.require(name)?, Kind::String)
+}
+
+fn value<'a>(object: &Members<'a>, name: &str) -> Option<Value<'a>> {
+    object.node(name).map(Value::from)
 }

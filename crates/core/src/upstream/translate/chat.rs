@@ -19,6 +19,7 @@ use super::{BodyEnd, Progress, RecordWriter, Translated, failed, is_error_object
 use crate::model::error::ErrorCode;
 use crate::model::event::{Ending, EventKind, Outcome};
 use crate::model::secret::Seal;
+use crate::request::ToolNames;
 
 /// The payload after the last chunk. Some servers write it in lower case.
 const DONE: &[u8] = b"[DONE]";
@@ -54,6 +55,8 @@ pub struct ChatTranslator {
     finish: Option<FinishReason>,
     fault: Option<Ending>,
     call_ids: HashSet<String>,
+    /// The tools that the client knows under another name or as another kind.
+    tools: ToolNames,
     /// Set if a completion that arrives in one piece becomes chunks.
     chunking: Option<Box<Chunking>>,
     /// Set if the client is given its reasoning sealed.
@@ -96,9 +99,17 @@ impl ChatTranslator {
             finish: None,
             fault: None,
             call_ids: HashSet::new(),
+            tools: ToolNames::default(),
             chunking: None,
             seal: None,
         }
+    }
+
+    /// Shows calls of these tools under the names and as the kinds that the client declared.
+    #[must_use]
+    pub fn with_tools(mut self, tools: ToolNames) -> Self {
+        self.tools = tools;
+        self
     }
 
     /// Makes chunks of a completion that arrives in one piece.

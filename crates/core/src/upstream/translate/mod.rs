@@ -8,6 +8,7 @@ mod arguments;
 mod chat;
 mod chunk;
 mod chunking;
+mod custom_input;
 mod finish_reason;
 mod logprobs;
 mod opened_items;

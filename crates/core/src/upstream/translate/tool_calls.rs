@@ -13,9 +13,12 @@ use std::collections::{HashMap, HashSet};
 use super::RecordWriter;
 use super::arguments::Arguments;
 use super::chunk::ToolCall;
+use super::custom_input::CustomInput;
 use crate::model::event::{DeltaKind, DeltaTarget, EventKind, ItemHead};
 use crate::model::id::random_id;
 use crate::model::record::Template;
+use crate::request::ToolNames;
+use crate::request::canonical::ToolKind;
 
 /// State that all choices of a stream share.
 pub(super) struct Context<'a> {
@@ -25,6 +28,8 @@ pub(super) struct Context<'a> {
     pub(super) records: &'a mut RecordWriter,
     /// Templates of the stream, by number.
     pub(super) templates: &'a dyn Fn(usize) -> Option<&'a Template>,
+    /// The tools that the client knows under another name or as another kind.
+    pub(super) tools: &'a ToolNames,
 }
 
 /// The tool calls of one choice, in the order in which they began.
@@ -56,6 +61,8 @@ struct Call {
     superseded: bool,
     /// The arguments so far.
     arguments: Arguments,
+    /// Set where the client has a custom tool and the upstream a function.
+    input: Option<Box<CustomInput>>,
 }
 
 impl ToolCalls {
@@ -70,6 +77,13 @@ impl ToolCalls {
         self.calls
             .get(call)
             .is_some_and(|call| !call.superseded && call.held.is_empty())
+    }
+
+    /// Returns true if the arguments of the call differ from what its events have.
+    pub(super) fn is_translated(&self, call: usize) -> bool {
+        self.calls
+            .get(call)
+            .is_some_and(|call| call.input.is_some())
     }
 
     /// Counts arguments that were appended by a template.
@@ -243,16 +257,21 @@ impl ToolCalls {
             }
             let Some(item) = call.item else { continue };
             let mut events = Vec::new();
-            if !call.held.is_empty()
+            let mut rest = std::mem::take(&mut call.held);
+            if let Some(input) = &mut call.input {
+                rest = input.push(&rest);
+                rest.push_str(&input.finish());
+            }
+            if !rest.is_empty()
                 && let Some(target) = call.target()
             {
                 events.push(EventKind::Delta {
                     target,
-                    text: std::mem::take(&mut call.held),
+                    text: rest,
                     logprobs: None,
                 });
             }
-            if call.arguments.is_empty() && complete && !call.custom {
+            if call.arguments.is_empty() && complete && !call.is_custom() {
                 // Without arguments it is a function without parameters.
                 call.arguments.push(b"{}");
                 events.push(EventKind::Delta {
@@ -343,8 +362,16 @@ impl Call {
             && self.arguments.is_same(&Arguments::of(text))
     }
 
+    /// Returns true if the client has a custom tool.
+    fn is_custom(&self) -> bool {
+        self.custom || self.input.is_some()
+    }
+
     /// Returns the JSON-escaped arguments so far.
     fn streamed(&self, context: &mut Context<'_>) -> String {
+        if let Some(input) = &self.input {
+            return input.received().to_owned() + &self.held;
+        }
         let appended = self
             .target()
             .map(|target| context.records.streamed(target, context.templates));
@@ -358,12 +385,21 @@ impl Call {
             _ => random_id("call_"),
         };
         context.used_ids.insert(call_id.clone());
-        let (choice, name) = (context.choice, self.name.clone());
-        let item = context.records.open_item(if self.custom {
+        let choice = context.choice;
+        let (mut name, mut namespace) = (self.name.clone(), None);
+        if let Some(known) = context.tools.get(&self.name) {
+            name = known.name.clone().into();
+            namespace = known.namespace.clone();
+            if known.kind == ToolKind::Custom && !self.custom {
+                self.input = Some(Box::default());
+            }
+        }
+        let item = context.records.open_item(if self.is_custom() {
             ItemHead::CustomToolCall {
                 choice,
                 call_id,
                 name,
+                namespace,
             }
         } else {
             ItemHead::FunctionCall {
@@ -371,13 +407,14 @@ impl Call {
                 call_id,
                 name,
                 extra: self.extra.take(),
+                namespace,
             }
         });
         self.item = Some(item);
     }
 
     fn target(&self) -> Option<DeltaTarget> {
-        let kind = if self.custom {
+        let kind = if self.is_custom() {
             DeltaKind::Input
         } else {
             DeltaKind::Arguments
@@ -387,10 +424,16 @@ impl Call {
 
     /// Appends the arguments that are held, if the item is added.
     fn release(&mut self, records: &mut RecordWriter) {
-        if !self.held.is_empty()
-            && let Some(target) = self.target()
-        {
-            records.text(target, &std::mem::take(&mut self.held), None);
+        if self.held.is_empty() {
+            return;
+        }
+        let Some(target) = self.target() else { return };
+        let mut text = std::mem::take(&mut self.held);
+        if let Some(input) = &mut self.input {
+            text = input.push(&text);
+        }
+        if !text.is_empty() {
+            records.text(target, &text, None);
         }
     }
 }

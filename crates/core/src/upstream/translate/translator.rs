@@ -7,6 +7,7 @@ use crate::model::event::Ending;
 use crate::model::id::GenerationId;
 use crate::model::secret::Seal;
 use crate::model::snapshot::Api;
+use crate::request::ToolNames;
 use crate::upstream::AnswerOrigin;
 use crate::upstream::decode::SseEvent;
 
@@ -22,15 +23,16 @@ pub(crate) enum Translator {
 
 impl Translator {
     /// Creates a translator. A relayed stream gets `id` and `previous_response_id`; `choices` is
-    /// the requested number of chat choices.
+    /// the requested number of chat choices, `tools` what the client calls the tools.
     pub(crate) fn new(
         api: Api,
         id: &GenerationId,
         choices: u32,
         previous_response_id: Option<&str>,
+        tools: &ToolNames,
     ) -> Self {
         match api {
-            Api::Chat => Self::Chat(ChatTranslator::new(choices)),
+            Api::Chat => Self::Chat(ChatTranslator::new(choices).with_tools(tools.clone())),
             Api::Responses => {
                 Self::Responses(Box::new(ResponsesTranslator::new(id, previous_response_id)))
             }

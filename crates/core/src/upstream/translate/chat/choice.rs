@@ -175,6 +175,7 @@ impl ChatTranslator {
             used_ids: &mut self.call_ids,
             records,
             templates: &lookup,
+            tools: &self.tools,
         };
         f(state.calls.get_or_insert_default(), &mut context)
     }

@@ -81,6 +81,14 @@ impl ChatTranslator {
         records: &mut RecordWriter,
     ) -> Option<()> {
         let target = records.only_delta()?;
+        let index = self.index(choice);
+        let is_call = matches!(target.kind, DeltaKind::Arguments | DeltaKind::Input);
+        if is_call
+            && let Some(calls) = &self.choices.entry(index).calls
+            && calls.is_translated(calls.recent())
+        {
+            return None;
+        }
         if self.templates.len() >= MAX_TEMPLATES
             || self.misses >= MAX_MISSES
             || choice.has_logprobs()
@@ -111,7 +119,6 @@ impl ChatTranslator {
         if self.templates.last().is_some_and(|known| !known.matched) {
             self.misses += 1;
         }
-        let index = self.index(choice);
         let call = self
             .choices
             .entry(index)
