@@ -98,7 +98,7 @@ async fn relay(
     let asked = ResponsesRequest::parse_partial(&bytes)?;
     drop(bytes);
     let body = StreamRequest::Responses(asked);
-    let start = start_request(&request, &service, body, "/v1/responses", None);
+    let start = start_request(&request, &service, body, "/v1/responses", None)?;
     let answer = for_upstream(service.engine.relay(start, path)).await;
     drop(charge);
     Ok(match answer? {
