@@ -20,7 +20,7 @@ struct EndRecorder(Arc<Mutex<Vec<(bool, String)>>>);
 impl EndNotifier for EndRecorder {
     fn on_end(&self, _request: &StartRequest) -> Result<Option<OnEnd>, ApiError> {
         let ends = self.0.clone();
-        Ok(Some(Box::new(move |generation| {
+        Ok(Some(OnEnd::new(move |generation| {
             ends.lock().push((
                 generation.outcome().is_some(),
                 generation.status().as_str().to_owned(),

@@ -73,13 +73,17 @@ fn text() -> impl Strategy<Value = String> {
     ".{1,12}"
 }
 
-/// A call and its output: id, name, input, output, and whether it is of a custom tool.
-fn exchange() -> impl Strategy<Value = (String, String, String, bool)> {
+/// Name, input and output of a call, and whether it is of a custom tool.
+type Exchange = (String, String, String, bool);
+
+/// What the user says, the calls, and what the assistant says.
+type Round = (String, Vec<Exchange>, String);
+
+fn exchange() -> impl Strategy<Value = Exchange> {
     (word(), text(), text(), any::<bool>())
 }
 
-/// A conversation in rounds: what the user says, the calls, what the assistant says.
-fn rounds() -> impl Strategy<Value = Vec<(String, Vec<(String, String, String, bool)>, String)>> {
+fn rounds() -> impl Strategy<Value = Vec<Round>> {
     proptest::collection::vec(
         (text(), proptest::collection::vec(exchange(), 0..3), text()),
         1..4,
@@ -119,10 +123,7 @@ fn chat_tools() -> Value {
     ])
 }
 
-fn chat_messages(
-    rounds: &[(String, Vec<(String, String, String, bool)>, String)],
-    system: Option<&str>,
-) -> Vec<Value> {
+fn chat_messages(rounds: &[Round], system: Option<&str>) -> Vec<Value> {
     let mut messages = Vec::new();
     messages.extend(system.map(|text| json!({"role": "system", "content": text})));
     for (number, (asked, calls, said)) in rounds.iter().enumerate() {

@@ -17,5 +17,6 @@ pub mod origins;
 pub mod serve;
 mod servers;
 pub mod service;
+mod storage;
 pub mod telemetry;
 pub mod upstreams;

@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use actix_web::dev::{Server, ServerHandle};
 use secrecy::SecretString;
+use tokenwire_core::log::LogStore;
+use tokenwire_core::model::id::GenerationId;
 use tokenwire_core::upstream::RetryBudget;
 use tokenwire_simulator::{Options, Simulator};
+use tokenwire_store::{DiskStore, OpenError};
 use tokenwire_webhooks::{WebhookOptions, Webhooks};
 
 use crate::allocator::return_memory;
@@ -14,9 +17,10 @@ use crate::config::schema::Config;
 use crate::descriptors::refuse_without_descriptors;
 use crate::drain::drain_on_signal;
 use crate::health_check::check_upstreams;
-use crate::metrics::{Deliveries, Metrics, Upstreams};
+use crate::metrics::{Deliveries, Metrics, Storage, Upstreams};
 use crate::servers::{bracketed, client_server, listen, operations_server};
 use crate::service::{Service, Shared, shared_engine};
+use crate::storage;
 
 /// Bytes of requests that the embedded simulator keeps for its `/requests`.
 const RECORDED_BYTES: usize = 1024 * 1024;
@@ -40,6 +44,9 @@ pub enum ServeError {
     /// Webhooks cannot be set up.
     #[error("{0}")]
     Webhooks(String),
+    /// The store cannot be opened.
+    #[error("store.path: {0}; set it to a folder on a local disk that the gateway may write")]
+    Store(#[from] OpenError),
     /// The embedded simulator does not start.
     #[error("the embedded simulator does not start: {0}")]
     Simulator(std::io::Error),
@@ -57,6 +64,8 @@ pub struct Gateway {
     listener: std::net::TcpListener,
     address: SocketAddr,
     shared: Shared,
+    /// Streams of an earlier process that are not ended yet.
+    unfinished: Vec<GenerationId>,
     /// Runs as long as the gateway.
     _simulator: Option<Simulator>,
 }
@@ -76,6 +85,7 @@ impl Gateway {
     /// [`ServeError`], with a remedy.
     pub fn bind(config: Config) -> Result<Self, ServeError> {
         let listening = &config.server;
+        let store = storage::open(&config)?;
         let address = format!("{}:{}", bracketed(&listening.host), listening.port);
         let listener = bind(&address, listening.backlog)?;
         let spare = listener.try_clone()?;
@@ -99,7 +109,11 @@ impl Gateway {
             config,
             webhooks,
             simulator.as_ref().map(Simulator::base_url),
+            store,
         );
+        let store = shared.store.as_ref();
+        let unfinished =
+            store.map(|store| storage::recover(store, &shared.engine, &shared.webhooks));
         if let Some(simulator) = &simulator {
             let account = shared.engine.account().clone();
             simulator.runtime().spawn(return_memory(account));
@@ -120,6 +134,7 @@ impl Gateway {
             listener: spare,
             address,
             shared,
+            unfinished: unfinished.unwrap_or_default(),
             _simulator: simulator,
         })
     }
@@ -153,6 +168,7 @@ impl Gateway {
             operations,
             listener,
             shared,
+            unfinished,
             _simulator,
             ..
         } = self;
@@ -161,6 +177,11 @@ impl Gateway {
         let drain = drain_on_signal(handle, shared.clone(), watch.abort_handle());
         let signals = tokio::spawn(drain);
         let checks = tokio::spawn(check_upstreams(shared.clone()));
+        let ending = tokio::spawn(storage::recover_rest(
+            unfinished,
+            shared.engine.clone(),
+            shared.webhooks.clone(),
+        ));
         let memory = tokio::spawn(return_memory(shared.engine.account().clone()));
         let dispatcher = tokio::spawn(shared.webhooks.clone().run());
         let operations = operations.map(|(server, _)| {
@@ -174,6 +195,7 @@ impl Gateway {
             serving.abort();
         }
         checks.abort();
+        ending.abort();
         memory.abort();
         dispatcher.abort();
         shared.webhooks.abandon();
@@ -189,18 +211,28 @@ fn bind(address: &str, backlog: u32) -> Result<std::net::TcpListener, ServeError
     })
 }
 
-fn share(config: Config, webhooks: Webhooks, simulator: Option<String>) -> Shared {
-    let engine = shared_engine(&config);
+fn share(
+    config: Config,
+    webhooks: Webhooks,
+    simulator: Option<String>,
+    store: Option<Arc<DiskStore>>,
+) -> Shared {
+    let engine = shared_engine(
+        &config,
+        store.clone().map(|store| store as Arc<dyn LogStore>),
+    );
     let metrics = Metrics::new(&config, engine.registry().clone());
     let upstreams = Shared::upstreams(&config, simulator);
     metrics.collect(Upstreams(upstreams.clone()));
     metrics.collect(Deliveries(webhooks.counters().clone()));
+    metrics.collect(Storage(store.clone()));
     Shared {
         engine,
         metrics,
         upstreams,
         retry_budget: Arc::new(RetryBudget::new(config.retry.budget_percent)),
         webhooks,
+        store,
         config: Arc::new(config),
     }
 }

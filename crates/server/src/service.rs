@@ -7,7 +7,7 @@ use actix_web::http::header::{self, AsHeaderName, HeaderMap, HeaderName};
 use secrecy::SecretString;
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{Caller, Engine, Retention, ReuseOptions, SharedEngine};
-use tokenwire_core::log::LogLimits;
+use tokenwire_core::log::{LogLimits, LogStore};
 use tokenwire_core::model::id::Owner;
 use tokenwire_core::model::secret::Secret as CoreSecret;
 use tokenwire_core::model::shown::Include;
@@ -17,6 +17,7 @@ use tokenwire_core::upstream::{
     OpenAiOptions, RetryBudget, RetryPolicy, Route, Router, RouterOptions, Timeouts,
 };
 use tokenwire_sse::{HeartbeatKind, SseFraming, SseReader};
+use tokenwire_store::DiskStore;
 use tokenwire_ws::WebSocketOptions;
 use url::Url;
 
@@ -24,7 +25,7 @@ use crate::config::address_range::AddressRange;
 use crate::config::schema;
 use crate::config::schema::Config;
 use crate::hosts::HostPolicy;
-use crate::metrics::Metrics;
+use crate::metrics::{Gauges, Metrics};
 use crate::origins::OriginPolicy;
 pub use crate::upstreams::SharedUpstream;
 use tokenwire_webhooks::Webhooks;
@@ -48,6 +49,10 @@ pub struct Service {
     pub webhooks: Webhooks,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// Keeps the logs, where they outlive the process.
+    pub store: Option<Arc<DiskStore>>,
+    /// The worker's part of the gauges.
+    gauges: Gauges,
     /// Request headers that go to the upstream.
     forwarded: Vec<HeaderName>,
 }
@@ -67,6 +72,8 @@ pub struct Shared {
     pub retry_budget: Arc<RetryBudget>,
     /// Delivers webhooks.
     pub webhooks: Webhooks,
+    /// Keeps the logs, where they outlive the process.
+    pub store: Option<Arc<DiskStore>>,
 }
 
 impl Shared {
@@ -184,7 +191,9 @@ impl Service {
             hosts,
             origins,
             webhooks: shared.webhooks.clone(),
+            gauges: shared.metrics.gauges().handles(),
             metrics: shared.metrics.clone(),
+            store: shared.store.clone(),
             forwarded,
         })
     }
@@ -245,10 +254,9 @@ impl Service {
     /// Returns how a client reads events of this dialect in this framing.
     #[must_use]
     pub fn sse(&self, dialect: Dialect, framing: SseFraming) -> SseReader {
-        let gauges = self.metrics.gauges();
         let readers = match framing {
-            SseFraming::Bare => &gauges.text,
-            SseFraming::EventSource | SseFraming::Sdk => &gauges.sse,
+            SseFraming::Bare => &self.gauges.text,
+            SseFraming::EventSource | SseFraming::Sdk => &self.gauges.sse,
         };
         SseReader {
             dialect,
@@ -273,8 +281,8 @@ impl Service {
             max_queued: streams.max_queued_creates,
             ping_interval: streams.ping_interval,
             ping_timeout: streams.ping_timeout,
-            sockets: self.metrics.gauges().sockets.clone(),
-            readers: self.metrics.gauges().websocket.clone(),
+            sockets: self.gauges.sockets.clone(),
+            readers: self.gauges.websocket.clone(),
         }
     }
 
@@ -289,15 +297,19 @@ impl Service {
     }
 }
 
-/// Builds what all workers share of the engine.
+/// Builds what all workers share of the engine. Without a store logs end with the process.
 #[must_use]
-pub fn shared_engine(config: &Config) -> SharedEngine {
+pub fn shared_engine(config: &Config, store: Option<Arc<dyn LogStore>>) -> SharedEngine {
     let (streams, reuse) = (&config.streams, &config.reuse);
     let secret = match &streams.sealing_key {
         Some(key) => CoreSecret::new(key.expose().as_bytes()),
         None => CoreSecret::random(),
     };
-    Engine::builder()
+    let builder = match store {
+        Some(store) => Engine::builder().store(store),
+        None => Engine::builder(),
+    };
+    builder
         .retention(Retention {
             events: streams.retain_events,
             responses: streams.retain_responses,

@@ -673,8 +673,23 @@ fn bad_files_are_refused_with_key_value_expectation_and_remedy() {
             &[
                 "`store.kind` is \"redis\"",
                 "`memory`",
-                "This build keeps logs in memory only.",
+                "`disk`",
+                "Write disk to keep streams across restarts.",
             ],
+        ),
+        (
+            "store: {kind: disk, sync: 0s, max_bytes: 1MiB}",
+            &[
+                "`store.path` is not set",
+                "such as /var/lib/tokenwire",
+                "`store.sync` is 0s",
+                "`store.max_bytes` is 1MiB",
+                "at least 512MiB, or 0 for no bound",
+            ],
+        ),
+        (
+            "store: {path: /var/lib/tokenwire}",
+            &["`store.path` is set beside", "Set `store.kind: disk`"],
         ),
         (
             "reuse: {cache: true, cache_ttl: 11m}",

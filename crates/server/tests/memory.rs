@@ -61,7 +61,7 @@ impl Metered {
             ..Config::default()
         };
         change(&mut config);
-        let engine = shared_engine(&config);
+        let engine = shared_engine(&config, None);
         let (registry, account) = (engine.registry().clone(), engine.account().clone());
         let shared = Shared {
             engine,
@@ -69,6 +69,7 @@ impl Metered {
             upstreams: Shared::upstreams(&config, None),
             retry_budget: Arc::new(RetryBudget::new(0)),
             webhooks: Webhooks::new(WebhookOptions::default()).unwrap(),
+            store: None,
             config: Arc::new(config),
         };
         let (up, is_up) = std::sync::mpsc::channel();

@@ -138,6 +138,7 @@ fn shared() -> Shared {
         upstreams: Shared::upstreams(&Config::default(), Some("http://127.0.0.1:1/v1".to_owned())),
         retry_budget: Arc::new(RetryBudget::new(0)),
         webhooks: Webhooks::new(WebhookOptions::default()).unwrap(),
+        store: None,
         config: Arc::new(Config::default()),
     }
 }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use actix_web::body::{BodySize, MessageBody};
 use bytes::{Bytes, BytesMut};
-use tokenwire_core::generation::{Subscription, SubscriptionError};
+use tokenwire_core::engine::resume::position_gone;
+use tokenwire_core::generation::{SharedPieces, Subscription, SubscriptionError};
 use tokenwire_core::model::gauge::{Gauge, GaugeGuard};
 use tokio::time::{Instant, Sleep};
 
@@ -41,9 +42,9 @@ pub(crate) struct SseOptions {
     pub(crate) heartbeat_kind: HeartbeatKind,
     /// Bytes before the first event, such as `retry: 2000\n` or a reset.
     pub(crate) preface: Bytes,
-    /// The last bytes where the log is gone before its end. Without them the body breaks off, which
-    /// an EventSource answers by coming back.
-    pub(crate) expired: Bytes,
+    /// Whether an error event is the last one where the log is gone before its end. Without it the
+    /// body breaks off, which an EventSource answers by coming back.
+    pub(crate) shows_expiry: bool,
     /// Counts the open bodies.
     pub(crate) readers: Gauge,
 }
@@ -52,7 +53,9 @@ pub(crate) struct SseOptions {
 pub(crate) struct SseBody {
     subscription: Option<Subscription>,
     preface: Bytes,
-    expired: Bytes,
+    shows_expiry: bool,
+    /// A frame after the preface, for a body without a subscription.
+    frame: Option<SharedPieces>,
     heartbeat: Option<Heartbeat>,
     broken: Option<SubscriptionError>,
     _present: GaugeGuard,
@@ -94,11 +97,18 @@ impl SseBody {
         Self {
             subscription,
             preface: options.preface,
-            expired: options.expired,
+            shows_expiry: options.shows_expiry,
+            frame: None,
             heartbeat,
             broken: None,
             _present: options.readers.enter(),
         }
+    }
+
+    /// Adds a frame after the preface.
+    pub(crate) fn followed_by(mut self, frame: SharedPieces) -> Self {
+        self.frame = Some(frame);
+        self
     }
 
     fn sent(&mut self) {
@@ -163,11 +173,17 @@ impl MessageBody for SseBody {
                 this.sent();
                 Poll::Ready(Some(Ok(preface)))
             }
-            Poll::Ready(None) => Poll::Ready(None),
-            Poll::Ready(Some(Err(SubscriptionError::Expired))) if !this.expired.is_empty() => {
-                this.subscription = None;
-                let expired = std::mem::take(&mut this.expired);
-                Poll::Ready(Some(Ok([preface, expired].concat().into())))
+            Poll::Ready(None) => {
+                let piece = this.frame.as_mut().and_then(Iterator::next);
+                Poll::Ready(piece.map(Ok))
+            }
+            Poll::Ready(Some(Err(SubscriptionError::Expired))) if this.shows_expiry => {
+                let expired = this.subscription.take().map(|subscription| {
+                    let error = position_gone(&subscription.generation().meta().id);
+                    format!("data: {}\n\n", error.body())
+                });
+                let expired = expired.unwrap_or_default();
+                Poll::Ready(Some(Ok([&preface, expired.as_bytes()].concat().into())))
             }
             Poll::Ready(Some(Err(error))) => {
                 // On an error the server drops the connection with what it has not written yet: the

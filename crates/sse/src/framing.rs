@@ -1,8 +1,8 @@
 //! The framings of SSE.
 
 use bytes::{BufMut as _, BytesMut};
-use tokenwire_core::dialect::{Dialect, Frame, Framing};
-use tokenwire_core::model::id::GenerationId;
+use tokenwire_core::dialect::{Dialect, Frame, FrameHead, Framing, Wrapping};
+use tokenwire_core::model::id::{GenerationId, Seq};
 
 /// For the OpenAI SDKs and `curl -N`: `event:` where the dialect has types, `data:`, no `id:`.
 #[derive(Clone, Copy, Debug)]
@@ -18,12 +18,14 @@ pub struct Bare;
 
 impl Framing for Sdk {
     fn frame(&self, _stream: &GenerationId, frame: &Frame<'_>, out: &mut BytesMut) {
-        if let Some(name) = frame.relayed_name.or(frame.name) {
-            out.put_slice(b"event: ");
-            // A type that an upstream sent may hold line breaks, which must not end the line.
-            put_lines(name.as_bytes(), b"", out);
-        }
+        put_name(frame.relayed_name.or(frame.name), out);
         put_data(frame.data, out);
+    }
+
+    fn wrap(&self, _stream: &GenerationId, frame: &FrameHead<'_>) -> Option<Wrapping> {
+        let mut before = BytesMut::new();
+        put_name(frame.relayed_name.or(frame.name), &mut before);
+        Some(around_data(before))
     }
 
     fn shows_extensions(&self) -> bool {
@@ -41,12 +43,14 @@ impl Framing for Sdk {
 
 impl Framing for EventSource {
     fn frame(&self, stream: &GenerationId, frame: &Frame<'_>, out: &mut BytesMut) {
-        out.put_slice(b"id: ");
-        out.put_slice(stream.as_str().as_bytes());
-        out.put_u8(b'.');
-        out.put_slice(itoa::Buffer::new().format(frame.seq.0).as_bytes());
-        out.put_u8(b'\n');
+        put_id(stream, frame.seq, out);
         put_data(frame.data, out);
+    }
+
+    fn wrap(&self, stream: &GenerationId, frame: &FrameHead<'_>) -> Option<Wrapping> {
+        let mut before = BytesMut::new();
+        put_id(stream, frame.seq, &mut before);
+        Some(around_data(before))
     }
 
     fn shows_extensions(&self) -> bool {
@@ -67,6 +71,10 @@ impl Framing for Bare {
         out.put_slice(frame.data);
     }
 
+    fn wrap(&self, _stream: &GenerationId, _frame: &FrameHead<'_>) -> Option<Wrapping> {
+        Some(Wrapping::default())
+    }
+
     fn shows_extensions(&self) -> bool {
         false
     }
@@ -77,6 +85,33 @@ impl Framing for Bare {
 
     fn share_key(&self) -> Option<&'static str> {
         None
+    }
+}
+
+fn put_name(name: Option<&str>, out: &mut BytesMut) {
+    if let Some(name) = name {
+        out.put_slice(b"event: ");
+        // A type that an upstream sent may hold line breaks, which must not end the line.
+        put_lines(name.as_bytes(), b"", out);
+    }
+}
+
+fn put_id(stream: &GenerationId, seq: Seq, out: &mut BytesMut) {
+    out.put_slice(b"id: ");
+    out.put_slice(stream.as_str().as_bytes());
+    out.put_u8(b'.');
+    out.put_slice(itoa::Buffer::new().format(seq.0).as_bytes());
+    out.put_u8(b'\n');
+}
+
+/// As [`put_data`], around a payload that is sent in pieces.
+fn around_data(mut before: BytesMut) -> Wrapping {
+    before.put_slice(b"data: ");
+    Wrapping {
+        before,
+        after: BytesMut::from(b"\n\n".as_slice()),
+        line_end: Some(b"\ndata: "),
+        ..Wrapping::default()
     }
 }
 
@@ -107,7 +142,6 @@ fn put_lines(mut text: &[u8], prefix: &[u8], out: &mut BytesMut) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokenwire_core::model::id::Seq;
 
     fn check(framing: &dyn Framing, name: Option<&'static str>, data: &str, expected: &str) {
         let mut out = BytesMut::new();
@@ -123,6 +157,23 @@ mod tests {
             &mut out,
         );
         assert_eq!(String::from_utf8(out.to_vec()).unwrap(), expected);
+        let head = FrameHead {
+            seq: Seq(7),
+            name,
+            relayed_name: None,
+            length: data.len(),
+            last: data.bytes().last(),
+        };
+        let wrapping = framing.wrap(&id, &head).unwrap();
+        let mut data = data.replace("\r\n", "\n").replace('\r', "\n");
+        if let Some(line_end) = wrapping.line_end {
+            data = data.replace('\n', std::str::from_utf8(line_end).unwrap());
+        }
+        assert_eq!(
+            [&wrapping.before, data.as_bytes(), &wrapping.after].concat(),
+            expected.as_bytes(),
+            "in pieces"
+        );
     }
 
     #[test]

@@ -8,7 +8,6 @@ use actix_web::http::header::HeaderName;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use bytes::BytesMut;
 use tokenwire_core::dialect::{Dialect, Frame, Framing};
-use tokenwire_core::engine::resume::position_gone;
 use tokenwire_core::engine::{
     Cursor, Engine, LOST_SEQ, LostStream, Place, ReaderKind, Resumption, StartRequest,
 };
@@ -89,17 +88,12 @@ impl SseReader {
 
     /// A body with this preface and the events from `from` on, if there are any.
     fn body(&self, subscription: Option<Subscription>, preface: Vec<u8>) -> SseBody {
-        // The SDKs raise on an error in the stream, and take a cut for a lost connection.
-        let expired = subscription
-            .as_ref()
-            .filter(|_| self.framing == SseFraming::Sdk)
-            .map(|subscription| position_gone(&subscription.generation().meta().id).body())
-            .map(|error| format!("data: {error}\n\n"));
         let options = SseOptions {
             heartbeat: self.heartbeat.filter(|_| self.framing != SseFraming::Bare),
             heartbeat_kind: self.heartbeat_kind,
             preface: preface.into(),
-            expired: expired.unwrap_or_default().into(),
+            // The SDKs raise on an error in the stream, and take a cut for a lost connection.
+            shows_expiry: self.framing == SseFraming::Sdk,
             readers: self.readers.clone(),
         };
         SseBody::new(subscription, options)
@@ -284,8 +278,10 @@ fn respond(
             }
             SseFraming::Bare => reader.respond(response, reader.body(None, Vec::new())),
         },
-        Resumption::Reset { id, seq, event } => {
-            reader.respond(response, reader.body(None, last_frame(&id, seq, &event)))
+        Resumption::Reset { generation } => {
+            let body = reader.body(None, RETRY.to_vec());
+            let frame = generation.reset_frame(&EventSource);
+            reader.respond(response, body.followed_by(frame))
         }
         Resumption::Lost(LostStream { id, event, error }) => {
             // A chat client learns of a failure by the error alone.
@@ -293,17 +289,17 @@ fn respond(
                 Dialect::Chat => error.body().into_bytes(),
                 Dialect::Responses | Dialect::Text => event,
             };
-            let frame = last_frame(&id, LOST_SEQ, &event);
+            let frame = last_frame(&id, &event);
             reader.respond(response, reader.body(None, frame))
         }
     }
 }
 
-/// A stream of one event.
-fn last_frame(id: &GenerationId, seq: Seq, event: &[u8]) -> Vec<u8> {
+/// The stream of a lost node: one event.
+fn last_frame(id: &GenerationId, event: &[u8]) -> Vec<u8> {
     let mut out = BytesMut::from(RETRY);
     let frame = Frame {
-        seq,
+        seq: LOST_SEQ,
         name: None,
         relayed_name: None,
         data: event,

@@ -13,7 +13,7 @@ use rand::{Rng as _, SeedableRng as _};
 use tokenwire_core::log::{
     Appended, Block, Blocks, Epoch, LogHeader, LogStore, StoreError, StoreFuture, StoredLog,
 };
-use tokenwire_core::model::id::{GenerationId, Seq};
+use tokenwire_core::model::id::{GenerationId, Owner, Seq};
 use tokenwire_core::model::record::RecordBatch;
 use tokio::sync::watch;
 
@@ -312,5 +312,13 @@ impl LogStore for FaultyStore {
     fn delete<'a>(&'a self, id: &'a GenerationId) -> StoreFuture<'a, ()> {
         let delete = move || self.inner.delete(id);
         self.call(Operation::Delete, Some(()), delete).boxed()
+    }
+
+    fn keyed<'a>(
+        &'a self,
+        owner: &'a Owner,
+        key: &'a str,
+    ) -> StoreFuture<'a, Option<GenerationId>> {
+        self.inner.keyed(owner, key)
     }
 }

@@ -4,7 +4,7 @@
 //! under its lock and notify `wakeup`, so there is no channel between them that could be full.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::delivery::{Attempted, DeliveryError, Number, Reason};
 use crate::queue::{DeliveryQueue, Notice, NoticeKind};
+use crate::records::{DeliveryRecords, Record};
 use crate::sender::Sender;
 
 /// State shared by the workers, the dispatcher and the API.
@@ -25,6 +26,33 @@ pub(crate) struct WebhookState {
     pub(crate) wakeup: Notify,
     /// Notified when a delivery has ended.
     pub(crate) settled: Notify,
+    /// Keeps what is owed beyond the process.
+    pub(crate) records: OnceLock<Arc<dyn DeliveryRecords>>,
+    /// What is owed for responses of an earlier process whose end is not known yet.
+    pub(crate) unfinished: Mutex<Vec<Record>>,
+}
+
+impl WebhookState {
+    /// Logs a notice. What has ended is owed no longer.
+    pub(crate) fn note(&self, notice: &Notice) {
+        let ended = match notice.kind {
+            NoticeKind::Delivered { .. } => true,
+            NoticeKind::Retrying { .. } => false,
+            // The next process delivers it.
+            NoticeKind::Dead {
+                reason: Reason::Stopped,
+                ..
+            } if self.records.get().is_some() => {
+                tracing::info!(delivery = %notice.id, "webhook kept for the next start");
+                return;
+            }
+            NoticeKind::Dead { .. } => true,
+        };
+        report(notice);
+        if let Some(records) = self.records.get().filter(|_| ended) {
+            records.set(&notice.id, None);
+        }
+    }
 }
 
 /// Runs until it is dropped, together with its running attempts.
@@ -36,7 +64,7 @@ pub(crate) async fn run(state: Arc<WebhookState>, sender: Arc<dyn Sender>, timeo
             (queue.start(Instant::now()), queue.next_due())
         };
         if !notices.is_empty() {
-            notices.iter().for_each(report);
+            notices.iter().for_each(|notice| state.note(notice));
             state.settled.notify_waiters();
         }
         for job in jobs {
@@ -59,7 +87,7 @@ pub(crate) async fn run(state: Arc<WebhookState>, sender: Arc<dyn Sender>, timeo
             Some(Ok((number, attempted))) = attempts.join_next() => {
                 let notice = state.queue.lock().settle(number, attempted, Instant::now(), &mut rand::rng());
                 if let Some(notice) = notice {
-                    report(&notice);
+                    state.note(&notice);
                 }
                 state.settled.notify_waiters();
             }
@@ -75,7 +103,7 @@ async fn sleep_until(due: Option<Instant>) {
 }
 
 /// Logs a notice: the delivery and the host. Paths and queries may hold secrets.
-pub(crate) fn report(Notice { id, host, kind }: &Notice) {
+fn report(Notice { id, host, kind }: &Notice) {
     match kind {
         NoticeKind::Delivered { attempts } => {
             tracing::debug!(delivery = %id, %host, attempts, "webhook delivered")

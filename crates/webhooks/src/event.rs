@@ -32,6 +32,17 @@ impl Event {
         Self::new(kind, generation.meta().id.clone())
     }
 
+    /// Returns the kind of this name.
+    pub(crate) fn kind_of(name: &str) -> Option<&'static str> {
+        let kinds = [
+            "response.completed",
+            "response.incomplete",
+            "response.failed",
+            "response.cancelled",
+        ];
+        kinds.into_iter().find(|kind| *kind == name)
+    }
+
     pub(crate) fn new(kind: &'static str, response: GenerationId) -> Self {
         Self {
             id: random_id("evt_"),

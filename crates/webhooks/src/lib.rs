@@ -14,7 +14,8 @@
 //! * **No delivery is lost unnoticed.** A guard of the generation's task reports the end
 //!   ([`tokenwire_core::engine::EndNotifier`]). From then on the delivery is in the queue until it
 //!   succeeds or becomes a dead letter, which can be listed and retried. The queue is in memory. A
-//!   shutdown logs the deliveries that it loses.
+//!   shutdown logs the deliveries that it loses. With [`DeliveryRecords`] the next process goes on
+//!   with them, also after a crash.
 //! * **At least once.** The event id is the same at every attempt, so a receiver can recognise a
 //!   repetition. Timestamp and signature are new.
 //! * **No access to internal networks.** Addresses are checked when they are connected to.
@@ -62,6 +63,7 @@ mod endpoint;
 mod event;
 mod host_queues;
 mod queue;
+mod records;
 mod resolver;
 mod sender;
 mod signature;
@@ -70,24 +72,27 @@ pub use counters::WebhookCounters;
 pub use delivery::Status;
 pub use endpoint::{UrlProblem, parse_url};
 pub use queue::{NoRetry, Page};
+pub use records::DeliveryRecords;
 pub use signature::{SecretProblem, SigningKey};
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokenwire_core::engine::{EndNotifier, OnEnd, StartRequest};
+use tokenwire_core::generation::Generation;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
-use tokenwire_core::model::id::Owner;
+use tokenwire_core::model::id::{GenerationId, Owner};
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use dispatcher::{WebhookState, report};
+use dispatcher::WebhookState;
 use endpoint::Endpoint;
 use event::Event;
 use queue::{Bounds, DeliveryQueue};
+use records::{Owed, Record};
 use sender::{HttpSender, Sender};
 
 /// The longest time that a delivery is retried, 100 years. Deadlines must fit the clock.
@@ -190,6 +195,8 @@ impl Webhooks {
             queue,
             wakeup: Notify::new(),
             settled: Notify::new(),
+            records: OnceLock::new(),
+            unfinished: Mutex::default(),
         });
         Ok(Self {
             state,
@@ -236,7 +243,7 @@ impl Webhooks {
     /// [`run`](Self::run) was dropped.
     pub fn abandon(&self) {
         let lost = self.state.queue.lock().abandon();
-        lost.iter().for_each(report);
+        lost.iter().for_each(|notice| self.state.note(notice));
     }
 
     /// Returns a page of at most `limit` deliveries of this owner, newest first, that follow the
@@ -265,7 +272,70 @@ impl Webhooks {
         retried
     }
 
-    fn accept(&self, event: Event, owner: Owner, endpoint: Endpoint) {
+    /// Keeps what is owed in these records from now on, and goes on with what they hold: deliveries of
+    /// ended responses are made. Returns the responses whose end is not known: call
+    /// [`ended`](Self::ended) or [`forget`](Self::forget) for each. Call it once, before anything is
+    /// started.
+    #[must_use]
+    pub fn keep_in(&self, records: Arc<dyn DeliveryRecords>) -> Vec<GenerationId> {
+        let mut responses = Vec::new();
+        for (key, value) in records.list() {
+            match Record::decode(&key, &value, self.key.as_ref(), self.allow_private) {
+                Some(Record {
+                    owed,
+                    event: Some(event),
+                    ..
+                }) => self.accept(event, &owed),
+                Some(unfinished) => {
+                    responses.push(unfinished.response.clone());
+                    self.state.unfinished.lock().push(unfinished);
+                }
+                None => {
+                    tracing::warn!(delivery = %key, "webhook given up: its record cannot be used");
+                    records.set(&key, None);
+                }
+            }
+        }
+        let _ = self.state.records.set(records);
+        responses
+    }
+
+    /// Delivers what an earlier process owed for this generation, which has ended.
+    pub fn ended(&self, generation: &Generation) {
+        for Record { owed, .. } in self.take_unfinished(&generation.meta().id) {
+            self.accept_end(&owed, generation);
+        }
+    }
+
+    /// Gives up what an earlier process owed for a response that is gone.
+    pub fn forget(&self, response: &GenerationId) {
+        for Record { owed, .. } in self.take_unfinished(response) {
+            if let Some(records) = self.state.records.get() {
+                records.set(&owed.event, None);
+            }
+        }
+    }
+
+    fn take_unfinished(&self, response: &GenerationId) -> Vec<Record> {
+        let mut unfinished = self.state.unfinished.lock();
+        let (taken, rest) = std::mem::take(&mut *unfinished)
+            .into_iter()
+            .partition(|record| record.response == *response);
+        *unfinished = rest;
+        taken
+    }
+
+    fn accept_end(&self, owed: &Owed, generation: &Generation) {
+        let event = owed.event_of(generation);
+        if let Some(records) = self.state.records.get() {
+            let record = owed.encode(&event.response, Some(&event));
+            records.set(&owed.event, Some(record));
+        }
+        self.accept(event, owed);
+    }
+
+    fn accept(&self, event: Event, owed: &Owed) {
+        let (owner, endpoint) = (owed.owner.clone(), owed.endpoint.clone());
         let notice = self
             .state
             .queue
@@ -273,7 +343,7 @@ impl Webhooks {
             .accept(event, owner, endpoint, Instant::now());
         self.state.wakeup.notify_one();
         if let Some(notice) = notice {
-            report(&notice);
+            self.state.note(&notice);
         }
     }
 
@@ -332,12 +402,29 @@ impl EndNotifier for Webhooks {
         if requested.is_none() && configured.is_none() {
             return Ok(None);
         }
-        let (webhooks, owner) = (self.clone(), request.owner.clone());
-        Ok(Some(Box::new(move |generation| {
-            for endpoint in [requested, configured].into_iter().flatten() {
-                webhooks.accept(Event::of(generation), owner.clone(), endpoint);
+        let own_key = responses
+            .webhook_secret()
+            .and_then(|secret| SigningKey::parse(secret.expose_secret()).ok());
+        let owner = &request.owner;
+        let requested = requested.map(|endpoint| Owed::new(owner.clone(), endpoint, own_key));
+        let configured = configured.map(|endpoint| Owed::new(owner.clone(), endpoint, None));
+        let owed: Vec<Owed> = requested.into_iter().chain(configured).collect();
+        let webhooks = self.clone();
+        let begun = owed.clone();
+        let on_end = OnEnd::new(move |generation| {
+            owed.iter()
+                .for_each(|owed| webhooks.accept_end(owed, generation));
+        });
+        let Some(records) = self.state.records.get().cloned() else {
+            return Ok(Some(on_end));
+        };
+        let on_end = on_end.with_start(move |generation| {
+            for owed in begun {
+                let record = owed.encode(&generation.meta().id, None);
+                records.set(&owed.event, Some(record));
             }
-        })))
+        });
+        Ok(Some(on_end))
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::hmac;
-use secrecy::{ExposeSecret as _, SecretSlice};
+use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
 
 /// Prefix of a secret.
 const PREFIX: &str = "whsec_";
@@ -50,6 +50,12 @@ impl SigningKey {
             return Err(SecretProblem::Length(bytes.len()));
         }
         Ok(Self(Arc::new(SecretSlice::from(bytes))))
+    }
+
+    /// Returns the secret that it was parsed from.
+    pub(crate) fn to_secret(&self) -> SecretString {
+        let encoded = STANDARD.encode(self.0.expose_secret());
+        SecretString::from(format!("{PREFIX}{encoded}"))
     }
 
     /// Returns the value of `webhook-signature`. `timestamp` is the Unix time in seconds.

@@ -116,8 +116,7 @@ impl World {
         let endpoint = Endpoint::new(url, SigningKey::parse(SECRET).unwrap());
         self.webhooks.accept(
             Event::new("response.completed", GenerationId::random()),
-            Owner::Anonymous,
-            endpoint,
+            &crate::records::Owed::new(Owner::Anonymous, endpoint, None),
         );
     }
 

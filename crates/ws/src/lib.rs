@@ -23,8 +23,10 @@ mod lanes;
 mod message;
 mod read_loop;
 mod readers;
+mod replies;
 mod session;
 mod upgrade;
+mod waiting_commands;
 
 pub use upgrade::{WebSocketOptions, upgrade};
 

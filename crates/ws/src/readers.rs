@@ -3,7 +3,7 @@
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
-use tokenwire_core::generation::{Subscription, SubscriptionError};
+use tokenwire_core::generation::{SharedPieces, Subscription, SubscriptionError};
 use tokenwire_core::model::gauge::{Gauge, GaugeGuard};
 use tokenwire_core::model::id::GenerationId;
 
@@ -18,6 +18,8 @@ pub(crate) struct Readers {
     list: Vec<Reader>,
     /// The reader that is polled next: a busy lane must not starve the others.
     turn: usize,
+    /// The rest of a frame that was begun. It may outlive its reader.
+    unfinished: Option<SharedPieces>,
     /// Counts the readers of all sockets.
     gauge: Gauge,
 }
@@ -58,6 +60,7 @@ impl Readers {
         Self {
             list: Vec::new(),
             turn: 0,
+            unfinished: None,
             gauge,
         }
     }
@@ -67,7 +70,28 @@ impl Readers {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.list.is_empty()
+        self.list.is_empty() && self.unfinished.is_none()
+    }
+
+    /// Whether no frame is begun.
+    pub(crate) fn is_between_frames(&self) -> bool {
+        self.unfinished.is_none()
+    }
+
+    /// Collects the rest of a frame that was begun. Returns whether it is complete: before that,
+    /// nothing else may be sent (RFC 6455, section 5.4).
+    pub(crate) fn finish_frame(&mut self, out: &mut Frames) -> bool {
+        let Some(frame) = &mut self.unfinished else {
+            return true;
+        };
+        while out.len() < POLL_BYTES {
+            let Some(piece) = frame.next() else {
+                self.unfinished = None;
+                return true;
+            };
+            out.push(piece);
+        }
+        false
     }
 
     pub(crate) fn push(
@@ -107,6 +131,10 @@ impl Readers {
             match reader.subscription.poll_next(cx) {
                 Poll::Ready(Some(Ok(bytes))) => {
                     out.push(bytes);
+                    self.unfinished = reader.subscription.take_unfinished();
+                    if !self.finish_frame(out) {
+                        return None;
+                    }
                     // A body that gave something is polled again, and so is this reader then: only
                     // Pending registers its waker.
                     self.turn += 1;

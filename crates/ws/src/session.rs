@@ -1,18 +1,17 @@
 //! One socket's state, shared by the task that reads from the client and the body that writes to
 //! it.
 //!
-//! Everything in it is bounded: readers and waiting creates by the options. Beyond [`MAX_REPLIES`]
-//! bytes of replies no further message is handled until the client has read them.
+//! Everything in it is bounded: readers and waiting creates by the options. Beyond some bytes
+//! of [`Replies`] no further message is handled until the client has read them.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::FutureExt as _;
-use futures::future::LocalBoxFuture;
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{
     Caller, Cursor, Engine, LOST_SEQ, LostStream, ReaderKind, Registry, Resumption,
@@ -28,14 +27,12 @@ use tokenwire_core::model::snapshot::Status;
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokio::sync::Notify;
 
-use crate::framing::{StreamId, TextFrames, put_text};
+use crate::framing::{StreamId, TextFrames};
 use crate::lanes::{LaneKey, Lanes, QueuedCreate};
 use crate::message::{self, Command, Named, Rejected, Resume};
 use crate::readers::{Broken, Frames, POLL_BYTES, Readers};
-
-/// The bytes of waiting replies beyond which nothing is done that causes another. A reset holds a
-/// whole object, which may be larger by itself.
-const MAX_REPLIES: usize = 1024 * 1024;
+use crate::replies::Replies;
+use crate::waiting_commands::WaitingCommands;
 
 /// Bounds and identity of one socket.
 #[derive(Clone, Debug)]
@@ -49,19 +46,15 @@ pub(crate) struct SessionOptions {
     pub(crate) extensions: bool,
 }
 
-/// What follows an operation that had to wait.
-type Continuation = Box<dyn FnOnce(&mut SocketSession)>;
-
 pub(crate) struct SocketSession {
     engine: Engine,
     options: SessionOptions,
-    replies: BytesMut,
+    replies: Replies,
     readers: Readers,
     /// The responses of this socket that are not stored.
     responses: SessionResponses,
     lanes: Lanes,
-    /// Commands that wait for what is not in this process.
-    waiting: Vec<LocalBoxFuture<'static, Continuation>>,
+    waiting: WaitingCommands,
     /// Whether the client takes `tokenwire:` events: it offered the subprotocol, or has sent a
     /// `tokenwire:` message. The SDKs fail on event types that they do not know.
     extensions: Arc<AtomicBool>,
@@ -79,10 +72,10 @@ impl SocketSession {
             readers: Readers::new(options.readers.clone()),
             extensions: Arc::new(AtomicBool::new(options.extensions)),
             options,
-            replies: BytesMut::new(),
+            replies: Replies::default(),
             responses: SessionResponses::default(),
             lanes: Lanes::default(),
-            waiting: Vec::new(),
+            waiting: WaitingCommands::default(),
             body: None,
             freed: VecDeque::new(),
             room: Rc::default(),
@@ -104,7 +97,7 @@ impl SocketSession {
 
     /// Whether there is room for the replies to another message.
     pub(crate) fn has_room(&self) -> bool {
-        self.replies.len() <= MAX_REPLIES
+        self.replies.has_room()
     }
 
     /// Notified when there is room again.
@@ -159,7 +152,20 @@ impl SocketSession {
     }
 
     fn reply(&mut self, json: &[u8], stream_id: Option<&str>) {
-        put_text(json, stream_id, &mut self.replies);
+        self.replies.push(json, stream_id);
+    }
+
+    /// Sends the response object of a stream that cannot be read from the wanted position.
+    fn reset(&mut self, generation: &Arc<Generation>, stream_id: Option<&StreamId>) {
+        let frame = generation.reset_frame(&self.framing(stream_id));
+        self.replies.push_pieces(frame);
+    }
+
+    fn framing(&self, stream_id: Option<&StreamId>) -> TextFrames {
+        TextFrames {
+            stream_id: stream_id.cloned(),
+            extensions: self.extensions.clone(),
+        }
     }
 
     fn create(&mut self, text: &str) {
@@ -240,9 +246,8 @@ impl SocketSession {
                 return self.free(moved);
             }
             // The log of a repeated key is gone.
-            Ok(Resumption::Reset { event, .. } | Resumption::Lost(LostStream { event, .. })) => {
-                self.reply(&event, lane.as_deref());
-            }
+            Ok(Resumption::Reset { generation }) => self.reset(&generation, lane.as_ref()),
+            Ok(Resumption::Lost(LostStream { event, .. })) => self.reply(&event, lane.as_deref()),
             Ok(Resumption::NothingLeft { .. }) => {}
             Err(error) => self.reply(&message::error(&error), lane.as_deref()),
         }
@@ -257,10 +262,7 @@ impl SocketSession {
         stream_id: Option<&StreamId>,
         lane: Option<LaneKey>,
     ) {
-        let framing = Arc::new(TextFrames {
-            stream_id: stream_id.cloned(),
-            extensions: self.extensions.clone(),
-        });
+        let framing = Arc::new(self.framing(stream_id));
         let subscription =
             Subscription::new(guard, from, Dialect::Responses, framing).including(include);
         self.readers.push(subscription, stream_id.cloned(), lane);
@@ -302,7 +304,11 @@ impl SocketSession {
                 let reply = message::resumed(&resume.response_id, from, head, status);
                 session.reply(&reply, resume.stream_id.as_deref());
             }
-            Ok(Resumption::Reset { event, .. } | Resumption::Lost(LostStream { event, .. })) => {
+            Ok(Resumption::Reset { generation }) => {
+                let name: Option<StreamId> = resume.stream_id.as_deref().map(Into::into);
+                session.reset(&generation, name.as_ref());
+            }
+            Ok(Resumption::Lost(LostStream { event, .. })) => {
                 session.reply(&event, resume.stream_id.as_deref());
             }
             Err(error) => session.failed_resume(&resume, &error),
@@ -364,7 +370,11 @@ impl SocketSession {
                 self.reply(&resumed(from), name.as_deref());
                 self.free(lane);
             }
-            Resumption::Reset { event, .. } | Resumption::Lost(LostStream { event, .. }) => {
+            Resumption::Reset { generation } => {
+                self.reset(&generation, name.as_ref());
+                self.free(lane);
+            }
+            Resumption::Lost(LostStream { event, .. }) => {
                 self.reply(&event, name.as_deref());
                 self.free(lane);
             }
@@ -406,10 +416,7 @@ impl SocketSession {
         let mut operation = Box::pin(operation);
         match operation.as_mut().now_or_never() {
             Some(output) => then(self, output),
-            None => self.waiting.push(Box::pin(async move {
-                let output = operation.await;
-                Box::new(move |session: &mut Self| then(session, output)) as Continuation
-            })),
+            None => self.waiting.push(operation, then),
         }
     }
 
@@ -425,16 +432,9 @@ impl SocketSession {
     }
 
     fn poll_waiting(&mut self, cx: &mut Context<'_>) {
-        let mut at = 0;
-        while let Some(operation) = self.waiting.get_mut(at) {
-            match operation.as_mut().poll(cx) {
-                Poll::Ready(then) => {
-                    drop(self.waiting.remove(at));
-                    then(self);
-                    self.start_waiting();
-                }
-                Poll::Pending => at += 1,
-            }
+        while let Some(then) = self.waiting.poll_done(cx) {
+            then(self);
+            self.start_waiting();
         }
     }
 
@@ -481,7 +481,11 @@ impl SocketSession {
         let mut out = Frames::default();
         self.poll_waiting(cx);
         loop {
-            out.push(self.take_replies());
+            // Between the pieces of a frame there may be nothing else.
+            if !(self.readers.finish_frame(&mut out) && self.take_replies(&mut out)) {
+                cx.waker().wake_by_ref();
+                return out.into_bytes();
+            }
             let more = !self.freed.is_empty();
             self.start_waiting();
             let ended = self.readers.poll(cx, &mut out);
@@ -500,7 +504,9 @@ impl SocketSession {
             self.start_waiting();
             // A freed lane may have started its next create, whose first event is ready at once.
             if full || !more {
-                out.push(self.take_replies());
+                if self.readers.is_between_frames() && !self.take_replies(&mut out) {
+                    cx.waker().wake_by_ref();
+                }
                 return out.into_bytes();
             }
         }
@@ -517,8 +523,7 @@ impl SocketSession {
         let left = self.engine.find_local(id, &self.options.caller.owner);
         let extensions = self.extensions.load(Ordering::Relaxed);
         if let (Some(generation), SubscriptionError::Expired, true) = (left, error, extensions) {
-            let (_, event) = generation.reset_event();
-            return self.reply(&event, name);
+            return self.reset(&generation, stream_id.as_ref());
         }
         let gone = ApiError::new(
             ErrorCode::PositionGone,
@@ -532,14 +537,13 @@ impl SocketSession {
         self.reply(&reply, name);
     }
 
-    /// Takes the waiting replies. Splitting an empty buffer would allocate.
-    fn take_replies(&mut self) -> Bytes {
+    /// Moves the waiting replies to `out`. Returns whether all are there.
+    fn take_replies(&mut self, out: &mut Frames) -> bool {
         if self.replies.is_empty() {
-            Bytes::new()
-        } else {
-            self.room.notify_one();
-            self.replies.split().freeze()
+            return true;
         }
+        self.room.notify_one();
+        self.replies.take(out)
     }
 }
 

@@ -112,8 +112,9 @@ fn manifests() -> Vec<(PathBuf, String)> {
 }
 
 #[test]
-fn core_knows_no_http_server() {
+fn core_and_store_know_no_http_server() {
     check_absent("tokenwire-core", SERVERS);
+    check_absent("tokenwire-store", SERVERS);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokenwire_core::upstream::{OpenAi, OpenAiOptions, Route, Router, RouterOptions, Timeouts};
 use tokenwire_sse::{HttpError, SseReader, resume_or_start};
-use tokenwire_ws::WebSocketOptions;
+use tokenwire_ws::{WebSocketOptions, upgrade};
 
 const HOME: &str = "An embedding application. Try: curl -N 'localhost:8000/haiku?on=rain'\n";
 
@@ -42,12 +42,7 @@ async fn haiku(
 /// Any number of answers over one connection; see section 4 of the protocol.
 async fn socket(request: HttpRequest, body: Payload, engine: Data<Engine>) -> Answer {
     let (engine, options) = (engine.get_ref().clone(), WebSocketOptions::default());
-    Ok(tokenwire_ws::upgrade(
-        &request,
-        body.into_inner(),
-        engine,
-        options,
-    )?)
+    Ok(upgrade(&request, body.into_inner(), engine, options)?)
 }
 
 fn env(name: &str) -> Option<String> {
@@ -56,12 +51,7 @@ fn env(name: &str) -> Option<String> {
 
 /// Returns the upstream of one worker: an HTTP client belongs to the runtime that uses it.
 fn upstream() -> Result<Router, String> {
-    let default = OpenAiOptions::default();
-    let openai = OpenAi::new(OpenAiOptions {
-        base_url: env("OPENAI_BASE_URL").unwrap_or(default.base_url.clone()),
-        api_key: env("OPENAI_API_KEY").map(Into::into),
-        ..default
-    })?;
+    let openai = OpenAi::new(OpenAiOptions::from_env())?;
     let options = RouterOptions {
         default_model: env("MODEL").or(Some("gpt-4o-mini".to_owned())),
         ..RouterOptions::default()

@@ -1,9 +1,8 @@
 //! The chat dialect: a chat upstream's own chunks, byte for byte, or chunks made from the events of
 //! a Responses upstream.
 
-use bytes::BytesMut;
-
 use super::chat_delta::ChatDelta;
+use super::frame_output::FrameOutput;
 use super::{Frame, Rendered, Renderer, View};
 use crate::model::event::{Ending, EventKind, Outcome};
 use crate::model::id::Seq;
@@ -26,7 +25,7 @@ impl Renderer {
         full: &FullRecord<'_>,
         record: RecordRef<'_>,
         from: Seq,
-        out: &mut BytesMut,
+        out: &mut impl FrameOutput,
     ) -> Rendered {
         let seq = Seq(record.next_seq().0 - 1);
         let meta = view.meta();
@@ -34,16 +33,13 @@ impl Renderer {
             if seq < from {
                 return;
             }
-            self.framing.frame(
-                &meta.id,
-                &Frame {
-                    seq,
-                    name: None,
-                    relayed_name: None,
-                    data,
-                },
-                out,
-            )
+            let frame = Frame {
+                seq,
+                name: None,
+                relayed_name: None,
+                data,
+            };
+            out.put_frame(&*self.framing, &meta.id, &frame);
         };
         let raw = full.raw.as_ref().filter(|_| meta.api == Api::Chat);
         // A usage chunk is a record of its own. The upstream may send one that was not requested.

@@ -6,23 +6,31 @@
 mod chat;
 mod chat_delta;
 mod completion;
+mod frame_output;
 mod item_index;
+mod large_frame;
 mod responses;
 mod text;
 
 pub(crate) use completion::chat_completion;
 pub(crate) use item_index::ItemIndex;
+pub use large_frame::{FrameHead, Wrapping};
+pub(crate) use large_frame::{FrameReader, LargeFrames};
 
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+
+use self::frame_output::{FrameOutput, FrameTarget};
 
 use crate::model::event::{ItemHead, item_id};
 use crate::model::id::{GenerationId, Seq};
-use crate::model::json::Unescaper;
+use crate::model::json::{self, Unescaper};
+use crate::model::output::Output;
+use crate::model::pieces::Pieces;
 use crate::model::record::{
-    Content, CorruptRecord, FullRecord, KnownTemplate, RecordRef, Template,
+    Content, CorruptRecord, FullRecord, KnownTemplate, RecordRef, StoredHoles, Template,
 };
 use crate::model::shown::{Form, Include};
 use crate::model::snapshot::{Api, Meta, Snapshot};
@@ -61,6 +69,12 @@ pub trait Framing: Send + Sync + fmt::Debug {
     /// Appends the wrapped frame.
     fn frame(&self, stream: &GenerationId, frame: &Frame<'_>, out: &mut BytesMut);
 
+    /// Returns what is around a large payload, which is then sent in pieces. The bytes must be those
+    /// of [`Framing::frame`]. `None` if it takes payloads only as a whole.
+    fn wrap(&self, _stream: &GenerationId, _frame: &FrameHead<'_>) -> Option<Wrapping> {
+        None
+    }
+
     /// Returns true if readers get `tokenwire:` events. Some SDKs raise on unknown types.
     fn shows_extensions(&self) -> bool;
 
@@ -72,16 +86,21 @@ pub trait Framing: Send + Sync + fmt::Debug {
     fn share_key(&self) -> Option<&'static str>;
 }
 
-/// Returns `tokenwire:reset` with the response object, for a reader whose position cannot be
-/// served, and its number, which is that of the last event in the object.
-#[must_use]
-pub(crate) fn reset_event(meta: &Meta, snapshot: &Snapshot, include: Include) -> (Seq, Vec<u8>) {
+/// Appends `tokenwire:reset` with the response object, for a reader whose position cannot be served.
+/// Returns its number, which is that of the last event in the object.
+pub(crate) fn write_reset(
+    meta: &Meta,
+    snapshot: &Snapshot,
+    include: Include,
+    out: &mut impl Output,
+) -> Seq {
     let seq = Seq(snapshot.next().0.saturating_sub(1));
-    let mut out =
-        format!(r#"{{"type":"tokenwire:reset","sequence_number":{seq},"response":"#).into_bytes();
-    snapshot.write_response(meta, Form::Shown(include), &mut out);
+    out.extend_from_slice(b"{\"type\":\"tokenwire:reset\",\"sequence_number\":");
+    json::push_number(out, seq.0);
+    out.extend_from_slice(b",\"response\":");
+    snapshot.write_response(meta, Form::Shown(include), out);
     out.push(b'}');
-    (seq, out)
+    seq
 }
 
 /// The state of a stream that a renderer reads beside the records.
@@ -118,6 +137,10 @@ pub(crate) fn known_template(
     }
 }
 
+/// A dialect, the key of a framing that writes the same bytes for every reader, and what the reader
+/// asks to be shown.
+pub(crate) type RenderKey = (Dialect, &'static str, Include);
+
 /// State of a stream after a record was rendered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rendered {
@@ -127,7 +150,12 @@ pub(crate) enum Rendered {
     Ended,
     /// The stream has ended in a way that this dialect shows by an aborted transfer.
     BrokenOff,
+    /// Nothing was rendered: the record is to be rendered in pieces.
+    Large,
 }
+
+/// A record that repeats more text than this is rendered in pieces.
+const LARGE_BYTES: usize = 64 * 1024;
 
 /// Turns records into wrapped frames for one reader.
 #[derive(Debug)]
@@ -173,15 +201,9 @@ impl Renderer {
         self.framing.shows_extensions()
     }
 
-    /// Appends the frame of a `tokenwire:reset`.
-    pub(crate) fn reset(&self, id: &GenerationId, seq: Seq, event: &[u8], out: &mut BytesMut) {
-        let frame = Frame {
-            seq,
-            name: None,
-            relayed_name: None,
-            data: event,
-        };
-        self.framing.frame(id, &frame, out);
+    /// Returns the frame of a `tokenwire:reset`.
+    pub(crate) fn reset(&self, id: &GenerationId, seq: Seq, event: Pieces) -> LargeFrames {
+        LargeFrames::one(&*self.framing, id, seq, event)
     }
 
     /// Frees the memory that a large frame took.
@@ -251,8 +273,81 @@ impl Renderer {
                 }
                 Ok(Rendered::Open)
             }
-            Content::Full(full) => Ok(self.full(view, &full, record, from, out)),
+            Content::Full(full) => {
+                let shown = record.next_seq() > from;
+                if shown
+                    && self.dialect == Dialect::Responses
+                    && responses::is_large(view, &full, LARGE_BYTES)
+                {
+                    return Ok(Rendered::Large);
+                }
+                Ok(self.full(view, &full, record, from, out))
+            }
         }
+    }
+
+    /// Returns the frames for the events of one record from `from` on, in pieces. They share what
+    /// `source`, the record's bytes, has as well.
+    pub(crate) fn render_large(
+        &mut self,
+        view: &impl View,
+        record: RecordRef<'_>,
+        source: Option<Bytes>,
+        from: Seq,
+    ) -> Result<(LargeFrames, Rendered), CorruptRecord> {
+        let mut frames = LargeFrames::of(source);
+        let rendered = match Content::decode(record.payload)? {
+            Content::Full(full) => self.full(view, &full, record, from, &mut frames),
+            Content::Delta { template, holes } => {
+                self.large_delta(view, record.first_seq, template, holes, &mut frames)?;
+                Rendered::Open
+            }
+        };
+        Ok((frames, rendered))
+    }
+
+    fn large_delta(
+        &mut self,
+        view: &impl View,
+        seq: Seq,
+        template: usize,
+        holes: StoredHoles<'_>,
+        out: &mut LargeFrames,
+    ) -> Result<(), CorruptRecord> {
+        if self.templates.len() <= template {
+            self.templates = view.templates();
+        }
+        let known = self.templates.get(template).ok_or(CorruptRecord)?;
+        let text = holes.text(&known.template).ok_or(CorruptRecord)?;
+        let (framing, id) = (&*self.framing, &view.meta().id);
+        let dialect = self.dialect;
+        self.scratch.clear();
+        if dialect != Dialect::Text {
+            let to = FrameTarget {
+                framing,
+                id,
+                seq,
+                relayed_name: None,
+            };
+            out.write_frame(&to, &mut self.scratch, |data| {
+                if dialect == Dialect::Responses {
+                    return Some(responses::write_delta(seq, known, text, data));
+                }
+                holes.chunk(&known.template, data);
+                None
+            });
+        } else if known.is_answer {
+            let text = std::str::from_utf8(text).map_err(|_| CorruptRecord)?;
+            self.unescaper.push(text, &mut self.scratch);
+            let frame = Frame {
+                seq,
+                name: None,
+                relayed_name: None,
+                data: &self.scratch,
+            };
+            out.put_frame(framing, id, &frame);
+        }
+        Ok(())
     }
 
     fn full(
@@ -261,7 +356,7 @@ impl Renderer {
         full: &FullRecord<'_>,
         record: RecordRef<'_>,
         from: Seq,
-        out: &mut BytesMut,
+        out: &mut impl FrameOutput,
     ) -> Rendered {
         let first = record.first_seq;
         if self.needs_index(view.meta()) {

@@ -1,15 +1,17 @@
 //! The responses dialect: Open Responses' streaming events.
 
-use bytes::BytesMut;
-
+use super::frame_output::{FrameOutput, FrameTarget};
 use super::{Frame, KnownTemplate, Rendered, Renderer, View};
 use crate::model::event::item_id;
 use crate::model::event::{DeltaKind, DeltaTarget, Ending, EventKind, ItemHead, PartKind};
 use crate::model::id::Seq;
 use crate::model::json;
+use crate::model::output::Output;
 use crate::model::record::FullRecord;
 use crate::model::shown::{Form, Include};
-use crate::model::snapshot::{ResponseObject, Snapshot, Status, write_empty_part, write_item_head};
+use crate::model::snapshot::{
+    Meta, ResponseObject, Snapshot, Status, write_empty_part, write_item_head,
+};
 use crate::model::text;
 
 fn delta_name(kind: DeltaKind) -> &'static str {
@@ -23,7 +25,7 @@ fn delta_name(kind: DeltaKind) -> &'static str {
 }
 
 /// `{"type":"…","sequence_number":N`
-fn open(name: &str, seq: Seq, out: &mut Vec<u8>) {
+fn open(name: &str, seq: Seq, out: &mut impl Output) {
     out.extend_from_slice(b"{\"type\":\"");
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b"\",\"sequence_number\":");
@@ -31,14 +33,14 @@ fn open(name: &str, seq: Seq, out: &mut Vec<u8>) {
 }
 
 /// `,"name":N`
-fn number(name: &str, value: u32, out: &mut Vec<u8>) {
+fn number(name: &str, value: u32, out: &mut impl Output) {
     out.extend_from_slice(b",\"");
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b"\":");
     json::push_number(out, u64::from(value));
 }
 
-fn item_reference(id: &str, item: u32, part: Option<u32>, out: &mut Vec<u8>) {
+fn item_reference(id: &str, item: u32, part: Option<u32>, out: &mut impl Output) {
     out.extend_from_slice(b",\"item_id\":\"");
     out.extend_from_slice(id.as_bytes());
     out.push(b'"');
@@ -49,7 +51,7 @@ fn item_reference(id: &str, item: u32, part: Option<u32>, out: &mut Vec<u8>) {
 }
 
 /// Appends the bytes between a delta's number and its text.
-pub(super) fn write_delta_middle(id: &str, target: DeltaTarget, out: &mut Vec<u8>) {
+pub(super) fn write_delta_middle(id: &str, target: DeltaTarget, out: &mut impl Output) {
     let is_call = matches!(target.kind, DeltaKind::Arguments | DeltaKind::Input);
     let part = (!is_call).then_some(target.part);
     item_reference(id, target.item, part, out);
@@ -61,7 +63,7 @@ pub(super) fn write_delta(
     seq: Seq,
     known: &KnownTemplate,
     text: &[u8],
-    out: &mut Vec<u8>,
+    out: &mut impl Output,
 ) -> &'static str {
     let kind = known.template.target.kind;
     let name = delta_name(kind);
@@ -83,64 +85,93 @@ impl Renderer {
         full: &FullRecord<'_>,
         first: Seq,
         from: Seq,
-        out: &mut BytesMut,
+        out: &mut impl FrameOutput,
     ) -> Rendered {
         let mut rendered = Rendered::Open;
+        let (framing, scratch) = (&*self.framing, &mut self.scratch);
+        let include = self.include;
         for (seq, event) in (first.0..).map(Seq).zip(&full.events) {
             if seq < from {
                 continue;
             }
-            let ended = matches!(event, EventKind::End(_));
             if matches!(event, EventKind::Chunk | EventKind::Continued { .. })
-                && !self.framing.shows_extensions()
+                && !framing.shows_extensions()
             {
                 continue;
             }
-            let mut data = std::mem::take(&mut self.scratch);
-            data.clear();
-            let name = write_event(
-                view,
-                seq,
-                event,
-                full.raw.map(|raw| &raw[..]),
-                self.include,
-                &mut data,
-            );
+            let id = &view.meta().id;
             let relayed_name = if let EventKind::Relayed(relayed) = event {
                 Some(relayed.name.as_str())
             } else {
                 None
             };
-            let id = &view.meta().id;
-            self.framing.frame(
+            let raw = full.raw.map(|raw| &raw[..]);
+            let to = FrameTarget {
+                framing,
                 id,
-                &Frame {
-                    seq,
-                    name,
-                    relayed_name,
-                    data: &data,
-                },
-                out,
-            );
-            if ended {
-                if self.framing.sends_done(self.dialect) {
-                    self.framing.frame(
-                        id,
-                        &Frame {
-                            seq,
-                            name: None,
-                            relayed_name: None,
-                            data: b"[DONE]",
-                        },
-                        out,
-                    );
+                seq,
+                relayed_name,
+            };
+            out.write_frame(&to, scratch, |data| {
+                write_event(view, seq, event, raw, include, data)
+            });
+            if matches!(event, EventKind::End(_)) {
+                if framing.sends_done(self.dialect) {
+                    let done = Frame {
+                        seq,
+                        name: None,
+                        relayed_name: None,
+                        data: b"[DONE]",
+                    };
+                    out.put_frame(framing, id, &done);
                 }
                 rendered = Rendered::Ended;
             }
-            self.scratch = data;
         }
         rendered
     }
+}
+
+/// Returns true if the record's events repeat so much text that they are sent in pieces.
+pub(super) fn is_large(view: &impl View, full: &FullRecord<'_>, from_bytes: usize) -> bool {
+    let closes = |event: &EventKind| {
+        matches!(
+            event,
+            EventKind::TextDone { .. }
+                | EventKind::ArgumentsDone { .. }
+                | EventKind::PartDone { .. }
+                | EventKind::ItemDone { .. }
+                | EventKind::End(_)
+        )
+    };
+    full.events.iter().any(closes)
+        && view.with_snapshot(|snapshot| {
+            let bytes = full
+                .events
+                .iter()
+                .map(|event| snapshot.repeated_bytes(event));
+            bytes.sum::<usize>() > from_bytes
+        })
+}
+
+/// Appends an event whose response object has no output yet.
+fn write_lifecycle(
+    name: &'static str,
+    seq: Seq,
+    meta: &Meta,
+    status: Status,
+    out: &mut impl Output,
+) -> &'static str {
+    open(name, seq, out);
+    out.extend_from_slice(b",\"response\":");
+    let head = ResponseObject {
+        meta,
+        status,
+        outcome: None,
+        continued: 0,
+    };
+    head.write(out, |out| out.extend_from_slice(b"[]"));
+    name
 }
 
 /// Appends the event's JSON. Returns its type unless the event is relayed.
@@ -150,7 +181,7 @@ fn write_event(
     event: &EventKind,
     raw: Option<&[u8]>,
     include: Include,
-    out: &mut Vec<u8>,
+    out: &mut impl Output,
 ) -> Option<&'static str> {
     let meta = view.meta();
     let head_of = |snapshot: &Snapshot, item: u32| {
@@ -159,18 +190,6 @@ fn write_event(
             .map(|head| item_id(&meta.id, head, item))
             .unwrap_or_default()
     };
-    let lifecycle = |name: &'static str, status: Status, out: &mut Vec<u8>| {
-        open(name, seq, out);
-        out.extend_from_slice(b",\"response\":");
-        ResponseObject {
-            meta,
-            status,
-            outcome: None,
-            continued: 0,
-        }
-        .write(out, |out| out.extend_from_slice(b"[]"));
-        name
-    };
     let name = match event {
         EventKind::Created => {
             let status = if meta.background {
@@ -178,10 +197,12 @@ fn write_event(
             } else {
                 Status::InProgress
             };
-            lifecycle("response.created", status, out)
+            write_lifecycle("response.created", seq, meta, status, out)
         }
-        EventKind::Queued => lifecycle("response.queued", Status::Queued, out),
-        EventKind::InProgress => lifecycle("response.in_progress", Status::InProgress, out),
+        EventKind::Queued => write_lifecycle("response.queued", seq, meta, Status::Queued, out),
+        EventKind::InProgress => {
+            write_lifecycle("response.in_progress", seq, meta, Status::InProgress, out)
+        }
         EventKind::ItemAdded { item, head } => {
             open("response.output_item.added", seq, out);
             number("output_index", *item, out);
@@ -249,11 +270,11 @@ fn write_event(
             open(name, seq, out);
             item_reference(&head_of(snapshot, *item), *item, Some(*part), out);
             out.extend_from_slice(field.as_bytes());
-            text.write(out);
+            out.text(text);
             out.push(b'"');
             if kind == PartKind::Text {
                 out.extend_from_slice(b",\"logprobs\":[");
-                snapshot.part_logprobs(*item, *part).write(out);
+                out.text(snapshot.part_logprobs(*item, *part));
                 out.push(b']');
             }
             name
@@ -264,7 +285,7 @@ fn write_event(
                 open(name, seq, out);
                 item_reference(&head_of(snapshot, *item), *item, None, out);
                 out.extend_from_slice(b",\"input\":\"");
-                snapshot.arguments(*item).write(out);
+                out.text(snapshot.arguments(*item));
                 out.push(b'"');
                 return name;
             }
@@ -277,7 +298,7 @@ fn write_event(
             for piece in [",\"name\":\"", name, "\",\"arguments\":\""] {
                 out.extend_from_slice(piece.as_bytes());
             }
-            snapshot.arguments(*item).write(out);
+            out.text(snapshot.arguments(*item));
             out.push(b'"');
             "response.function_call_arguments.done"
         }),
@@ -304,7 +325,7 @@ fn write_event(
         EventKind::Continued { upstream } => {
             open("tokenwire:continued", seq, out);
             out.extend_from_slice(b",\"upstream\":");
-            json::push_string(out, upstream);
+            out.extend_from_slice(json::quoted(upstream).as_bytes());
             "tokenwire:continued"
         }
         EventKind::Relayed(relayed) => {

@@ -1,7 +1,6 @@
 //! The text dialect: the bare answer.
 
-use bytes::BytesMut;
-
+use super::frame_output::FrameOutput;
 use super::item_index::inside;
 use super::{Frame, Rendered, Renderer, View};
 use crate::model::event::{DeltaKind, DeltaTarget, Ending, EventKind, ItemHead, Relayed};
@@ -16,7 +15,7 @@ impl Renderer {
         full: &FullRecord<'_>,
         first: Seq,
         from: Seq,
-        out: &mut BytesMut,
+        out: &mut impl FrameOutput,
     ) -> Rendered {
         let mut rendered = Rendered::Open;
         for (seq, event) in (first.0..).map(Seq).zip(&full.events) {
@@ -65,7 +64,7 @@ impl Renderer {
                     relayed_name: None,
                     data: &self.scratch,
                 };
-                self.framing.frame(&view.meta().id, &frame, out);
+                out.put_frame(&*self.framing, &view.meta().id, &frame);
             }
         }
         rendered

@@ -127,8 +127,8 @@ impl EngineBuilder {
     /// once its header is stored. Generations that are not in memory are read from the store; those
     /// that ran when their process died are [adopted](SharedEngine::adopt) by the caller.
     ///
-    /// An idempotency key is known as long as its generation is in memory, also if it was read from
-    /// the store. A [`LogStore`] has no index of keys.
+    /// An idempotency key is known as long as its generation is in memory, and as long as the store
+    /// [knows it](LogStore::keyed).
     #[must_use]
     pub fn store(self, store: Arc<dyn LogStore>) -> Self {
         Self {
@@ -260,7 +260,7 @@ impl SharedEngine {
         Engine {
             registry: self.registry.clone(),
             log_limits: self.log_limits,
-            account: self.account.clone(),
+            account: self.account.handle(),
             upstream,
             tasks: self.tasks.clone(),
             grace: self.grace,

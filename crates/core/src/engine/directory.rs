@@ -43,6 +43,13 @@ struct Entry {
     key: Option<(Owner, String)>,
 }
 
+/// What is noted of a generation at its end, taken without the directory's lock.
+struct EndOfGeneration {
+    last_seq: Option<u64>,
+    /// Bytes of its log, and of the rest.
+    sizes: (usize, usize),
+}
+
 #[derive(Debug)]
 struct Keyed {
     fingerprint: Fingerprint,
@@ -120,12 +127,6 @@ impl Directory {
         fingerprint: Fingerprint,
     ) -> Result<Claim, ApiError> {
         let full = (owner.clone(), key.to_owned());
-        let mismatch = || {
-            ApiError::new(
-                ErrorCode::IdempotencyMismatch,
-                "This idempotency key was used for another request.",
-            )
-        };
         loop {
             let mut state = self.state.lock();
             let keyed = state.keys.get(&full);
@@ -172,6 +173,24 @@ impl Directory {
             }
             // A generation that failed before its upstream sent anything releases its key.
             self.state.lock().release(&full, &generation.meta().id);
+        }
+    }
+
+    /// Whether a repetition of a request with this fingerprint gets a generation that a store has.
+    ///
+    /// # Errors
+    /// [`ErrorCode::IdempotencyMismatch`] if another request started it.
+    pub(super) fn repeats(
+        generation: &Generation,
+        fingerprint: Fingerprint,
+    ) -> Result<bool, ApiError> {
+        let keyed = generation.header().idempotency.as_ref();
+        if failed_early(generation) {
+            Ok(false)
+        } else if keyed.is_some_and(|keyed| keyed.fingerprint == fingerprint) {
+            Ok(true)
+        } else {
+            Err(mismatch())
         }
     }
 
@@ -249,15 +268,16 @@ impl Directory {
             }
         };
         if Arc::ptr_eq(&known, &generation) {
-            self.note_end(&id, now);
+            let end = EndOfGeneration::of(&generation);
+            self.state.lock().note_end(&generation, &end, now);
         }
         known
     }
 
     /// Keeps everything that a turn builds on from now on: its predecessor and the turns before.
     /// Takes the lock for one turn at a time.
-    pub(super) fn renew_chain(&self, predecessor: Option<&GenerationId>, now: Instant) {
-        let mut next = predecessor.cloned();
+    pub(super) fn renew_chain(&self, predecessor: &GenerationId, now: Instant) {
+        let mut next = Some(predecessor.clone());
         while let Some(id) = next {
             let state = &mut *self.state.lock();
             let Some(entry) = state.generations.get_mut(&id) else {
@@ -287,46 +307,28 @@ impl Directory {
         self.state.lock().take(id)
     }
 
-    /// Records that a generation has ended: its retention begins. Returns its predecessor, if it is
-    /// still known.
-    pub(super) fn note_end(&self, id: &GenerationId, now: Instant) -> Option<GenerationId> {
-        let generation = self.get(id)?;
-        let sizes = (generation.log().memory_size(), generation.memory_size());
-        let last_seq = generation
-            .tail()
-            .ok()
-            .map(|tail| tail.next.0.saturating_sub(1));
-        let state = &mut *self.state.lock();
-        if let Some(entry) = state.generations.get_mut(id) {
-            // One that was read from the store again has ended before.
-            if let (Some(ended), Some(since)) = (entry.ended, entry.kept_since) {
-                state.kept.remove_log(ended, id);
-                state.kept.remove_object(since, id);
-            }
-            entry.ended = Some(now);
-            entry.kept_since = Some(now);
-            entry.last_seq = last_seq;
-            entry.sizes = sizes;
-            state.kept.insert(now, id);
+    /// Records that a generation has ended: its retention begins, and what it builds on is kept for
+    /// as long. Forgets what has been kept long enough, as [`Directory::take_due`].
+    pub(super) fn note_end(
+        &self,
+        generation: &Arc<Generation>,
+        retention: &Retention,
+        now: Instant,
+    ) -> Vec<Arc<Generation>> {
+        let end = EndOfGeneration::of(generation);
+        let mut state = self.state.lock();
+        let known = state.note_end(generation, &end, now);
+        if let Some(predecessor) = generation.header().predecessor.as_ref().filter(|_| known) {
+            drop(state);
+            self.renew_chain(predecessor, now);
+            return self.take_due(retention, now);
         }
-        generation.header().predecessor.clone()
+        state.take_due(retention, now)
     }
 
     /// Forgets what has been kept long enough. Returns the generations whose log is to expire.
     pub(super) fn take_due(&self, retention: &Retention, now: Instant) -> Vec<Arc<Generation>> {
-        let mut state = self.state.lock();
-        // A log that has readers stays: they reach its end, or are cut for not reading.
-        let unread = |id: &&GenerationId| {
-            let entry = state.generations.get(id);
-            entry.is_none_or(|entry| !entry.generation.is_held())
-        };
-        let logs = state.kept.logs_due(now, retention.events);
-        let logs: Vec<_> = logs.filter(unread).cloned().collect();
-        let mut expired: Vec<_> = logs.iter().filter_map(|id| state.take_log(id)).collect();
-        let objects = state.kept.objects_due(now, retention.responses);
-        let objects: Vec<_> = objects.cloned().collect();
-        expired.extend(objects.iter().filter_map(|id| state.take(id)));
-        expired
+        self.state.lock().take_due(retention, now)
     }
 
     /// Forgets what is oldest until it held `bytes`, except for generations with readers. Returns
@@ -378,9 +380,63 @@ impl Entry {
     }
 }
 
+// === impl EndOfGeneration ===
+
+impl EndOfGeneration {
+    fn of(generation: &Generation) -> Self {
+        // A stored log may be gone while its object is kept.
+        let next = generation.tail().map(|tail| tail.next);
+        let next = next.unwrap_or_else(|_| generation.snapshot().next());
+        Self {
+            last_seq: Some(next.0.saturating_sub(1)),
+            sizes: (generation.log().memory_size(), generation.memory_size()),
+        }
+    }
+}
+
 // === impl State ===
 
 impl State {
+    /// Records the end of a generation. Returns whether it is known.
+    fn note_end(
+        &mut self,
+        generation: &Arc<Generation>,
+        end: &EndOfGeneration,
+        now: Instant,
+    ) -> bool {
+        let id = &generation.meta().id;
+        let Some(entry) = self.generations.get_mut(id) else {
+            return false;
+        };
+        // One that was read from the store again has ended before.
+        if let (Some(ended), Some(since)) = (entry.ended, entry.kept_since) {
+            self.kept.remove_log(ended, id);
+            self.kept.remove_object(since, id);
+        }
+        entry.ended = Some(now);
+        entry.kept_since = Some(now);
+        entry.last_seq = end.last_seq;
+        entry.sizes = end.sizes;
+        self.kept.insert(now, id);
+        true
+    }
+
+    /// As [`Directory::take_due`].
+    fn take_due(&mut self, retention: &Retention, now: Instant) -> Vec<Arc<Generation>> {
+        // A log that has readers stays: they reach its end, or are cut for not reading.
+        let unread = |id: &&GenerationId| {
+            let entry = self.generations.get(id);
+            entry.is_none_or(|entry| !entry.generation.is_held())
+        };
+        let logs = self.kept.logs_due(now, retention.events);
+        let logs: Vec<_> = logs.filter(unread).cloned().collect();
+        let mut expired: Vec<_> = logs.iter().filter_map(|id| self.take_log(id)).collect();
+        let objects = self.kept.objects_due(now, retention.responses);
+        let objects: Vec<_> = objects.cloned().collect();
+        expired.extend(objects.iter().filter_map(|id| self.take(id)));
+        expired
+    }
+
     /// Takes the log of an ended generation off the list. The object of a `store: false` generation
     /// goes with it.
     fn take_log(&mut self, id: &GenerationId) -> Option<Arc<Generation>> {
@@ -463,6 +519,13 @@ async fn relocate(
         }
         _ => Located::Local(generation),
     }
+}
+
+fn mismatch() -> ApiError {
+    ApiError::new(
+        ErrorCode::IdempotencyMismatch,
+        "This idempotency key was used for another request.",
+    )
 }
 
 /// Whether a generation failed before its upstream sent anything. Its idempotency key is then free

@@ -15,7 +15,41 @@ use crate::request::StreamRequest;
 /// Runs at the end of one generation, on the thread that wrote it. It must not block or panic.
 ///
 /// [`Generation::outcome`] is `None` if the generation was deleted while it ran.
-pub type OnEnd = Box<dyn FnOnce(&Generation) + Send>;
+pub struct OnEnd {
+    start: Option<Hook>,
+    end: Hook,
+}
+
+type Hook = Box<dyn FnOnce(&Generation) + Send>;
+
+impl fmt::Debug for OnEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OnEnd").finish_non_exhaustive()
+    }
+}
+
+// === impl OnEnd ===
+
+impl OnEnd {
+    /// Runs this at the end.
+    #[must_use]
+    pub fn new(end: impl FnOnce(&Generation) + Send + 'static) -> Self {
+        Self {
+            start: None,
+            end: Box::new(end),
+        }
+    }
+
+    /// Runs this at the start as well, before the upstream is asked: what is to happen at the end can
+    /// be kept by the generation's id. It must not block or panic.
+    #[must_use]
+    pub fn with_start(self, start: impl FnOnce(&Generation) + Send + 'static) -> Self {
+        Self {
+            start: Some(Box::new(start)),
+            ..self
+        }
+    }
+}
 
 /// Decides which generations have a hook.
 pub trait EndNotifier: Send + Sync + fmt::Debug {
@@ -30,7 +64,7 @@ pub trait EndNotifier: Send + Sync + fmt::Debug {
 /// Runs its hook when it is dropped.
 pub(super) struct OnEndGuard {
     generation: Arc<Generation>,
-    on_end: Option<OnEnd>,
+    on_end: Option<Hook>,
 }
 
 /// Returns the hook of this request. Without a notifier a request for a webhook is refused, since
@@ -56,7 +90,16 @@ pub(super) fn on_end(
 
 impl OnEndGuard {
     pub(super) fn new(generation: Arc<Generation>, on_end: Option<OnEnd>) -> Self {
-        Self { generation, on_end }
+        let end = on_end.map(|OnEnd { start, end }| {
+            if let Some(start) = start {
+                start(&generation);
+            }
+            end
+        });
+        Self {
+            generation,
+            on_end: end,
+        }
     }
 }
 

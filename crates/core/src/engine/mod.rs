@@ -80,7 +80,8 @@ pub struct Engine {
     reuse: Option<Arc<Reuse>>,
     persistence: Option<Persistence>,
     end_notifier: Option<Arc<dyn EndNotifier>>,
-    observer: Option<Arc<dyn Observer>>,
+    /// In a reference count of this engine's own: each request takes part in it.
+    observer: Option<Arc<Arc<dyn Observer>>>,
     ids: Arc<dyn IdSource>,
     secret: Secret,
 }
@@ -105,7 +106,7 @@ impl Engine {
     #[must_use]
     pub fn observed_by(self, observer: Arc<dyn Observer>) -> Self {
         Self {
-            observer: Some(observer),
+            observer: Some(Arc::new(observer)),
             ..self
         }
     }

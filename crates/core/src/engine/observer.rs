@@ -63,7 +63,7 @@ pub struct GenerationEnd<'a> {
 
 /// Reports the end when it is dropped.
 pub(super) struct Observation {
-    observer: Arc<dyn Observer>,
+    observer: Arc<Arc<dyn Observer>>,
     generation: Arc<Generation>,
     asked_in: Api,
     endpoint: usize,
@@ -74,7 +74,7 @@ pub(super) struct Observation {
 impl Observation {
     /// Reports the start. `asked` says whether the endpoint is asked; it may become true later.
     pub(super) fn begin(
-        observer: Arc<dyn Observer>,
+        observer: Arc<Arc<dyn Observer>>,
         generation: Arc<Generation>,
         asked_in: Api,
         reused: Option<Reused>,

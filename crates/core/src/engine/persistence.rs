@@ -13,7 +13,7 @@ use super::stored_source::no_answer;
 use crate::generation::Writer;
 use crate::log::{Flusher, LogHeader, LogStore, StoreError};
 use crate::model::error::{ApiError, ErrorCode};
-use crate::model::id::{GenerationId, Seq};
+use crate::model::id::{GenerationId, Owner, Seq};
 
 /// A worker's side of the store. Cheap to clone.
 #[derive(Clone)]
@@ -115,6 +115,23 @@ impl Persistence {
             flusher: self.flusher.clone(),
             created,
         })
+    }
+
+    /// Returns the log that a request under this key started, maybe in an earlier process.
+    pub(super) async fn keyed(
+        &self,
+        owner: &Owner,
+        key: &str,
+    ) -> Result<Option<GenerationId>, ApiError> {
+        let answer = timeout(self.wait, self.store.keyed(owner, key)).await;
+        answer
+            .unwrap_or_else(|_| Err(no_answer()))
+            .map_err(|error| {
+                tracing::warn!(%error, "a request was refused: its key could not be looked up");
+                unavailable(
+                    "The request was not sent: the store that knows its key does not answer.",
+                )
+            })
     }
 
     /// Removes a log for good.

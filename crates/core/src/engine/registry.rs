@@ -46,13 +46,13 @@ pub struct Registry {
 #[derive(Debug)]
 pub(super) struct Running {
     registry: Arc<Registry>,
-    id: GenerationId,
+    generation: Arc<Generation>,
     _permit: Permit,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.registry.note_end(&self.id);
+        self.registry.note_end(&self.generation);
     }
 }
 
@@ -137,13 +137,13 @@ impl Registry {
         permit: Permit,
         claim: Option<KeyClaim>,
     ) -> Running {
-        let id = generation.meta().id.clone();
-        let predecessor = generation.header().predecessor.as_ref();
-        self.directory.renew_chain(predecessor, Instant::now());
-        self.directory.insert(generation, claim);
+        if let Some(predecessor) = &generation.header().predecessor {
+            self.directory.renew_chain(predecessor, Instant::now());
+        }
+        self.directory.insert(generation.clone(), claim);
         Running {
             registry: self.clone(),
-            id,
+            generation,
             _permit: permit,
         }
     }
@@ -181,12 +181,10 @@ impl Registry {
         }
     }
 
-    fn note_end(&self, id: &GenerationId) {
+    fn note_end(&self, generation: &Arc<Generation>) {
         let now = Instant::now();
-        // The turn is kept from now on, and what it builds on for as long.
-        let predecessor = self.directory.note_end(id, now);
-        self.directory.renew_chain(predecessor.as_ref(), now);
-        self.sweep(now);
+        let expired = self.directory.note_end(generation, &self.retention, now);
+        self.expire(&expired);
     }
 
     /// Drops logs and response objects that have been kept long enough, and the oldest ones while
@@ -194,7 +192,12 @@ impl Registry {
     /// periodically, so that an idle process shrinks as well.
     pub fn sweep(&self, now: Instant) {
         let expired = self.directory.take_due(&self.retention, now);
-        // Expiry wakes readers, so it runs without the directory's lock.
+        self.expire(&expired);
+    }
+
+    /// Expires logs, which wakes readers and so runs without the directory's lock. Then drops the
+    /// oldest of what is kept while there is too much.
+    fn expire(&self, expired: &[Arc<Generation>]) {
         expired
             .iter()
             .for_each(|generation| generation.log().expire());
@@ -204,7 +207,7 @@ impl Registry {
     /// Lets what is kept give way before a start has to ask for it.
     fn shrink_kept(&self) {
         let most = most_with_kept(self.account.limit());
-        let excess = self.account.committed().saturating_sub(most);
+        let excess = self.account.excess(most);
         if excess > 0 {
             self.relieve(excess);
         }

@@ -74,12 +74,8 @@ pub enum Resumption {
     },
     /// `tokenwire:reset`.
     Reset {
-        /// The generation.
-        id: GenerationId,
-        /// The number of the last event that the object holds.
-        seq: Seq,
-        /// The event with the whole response object.
-        event: Vec<u8>,
+        /// The generation, whose [`Generation::reset_frame`] is the event.
+        generation: Arc<Generation>,
     },
     /// `response.failed` of a lost node's stream, after which nothing follows.
     Lost(LostStream),
@@ -222,7 +218,7 @@ impl Engine {
             Place::NothingLeft => Resumption::NothingLeft {
                 generation: Some(generation),
             },
-            Place::Reset => reset(&generation),
+            Place::Reset => Resumption::Reset { generation },
             Place::Lost => Resumption::Lost(LostStream::new(&generation.meta().id)),
         })
     }
@@ -300,15 +296,6 @@ fn lost_place(cursor: &Cursor, kind: ReaderKind) -> Result<Place, ApiError> {
         Ok(Place::NothingLeft)
     } else {
         Ok(Place::Lost)
-    }
-}
-
-fn reset(generation: &Generation) -> Resumption {
-    let (seq, event) = generation.reset_event();
-    Resumption::Reset {
-        id: generation.meta().id.clone(),
-        seq,
-        event,
     }
 }
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::admission::shutting_down;
-use super::directory::{Claim, Part};
+use super::directory::{Claim, Directory, Part};
 use super::end_notifier::{OnEndGuard, on_end};
-use super::fingerprint::fingerprint;
+use super::fingerprint::{Fingerprint, fingerprint};
 use super::follower::Follower;
 use super::observer::Observation;
 use super::reuse::{Freshness, Leader, Reused, Role};
@@ -102,7 +102,17 @@ impl Engine {
                             dropped_tools: Vec::new(),
                         });
                     }
-                    Claim::Free(claim) => Some(claim),
+                    Claim::Free(claim) => {
+                        if let Some(generation) = self.keyed(&request, key, fingerprint).await? {
+                            return Ok(Started {
+                                guard: generation.attach(),
+                                fresh: false,
+                                reused: None,
+                                dropped_tools: Vec::new(),
+                            });
+                        }
+                        Some(claim)
+                    }
                 }
             }
         };
@@ -201,6 +211,33 @@ impl Engine {
             include: plan.include,
             dropped_tools: plan.dropped_tools,
         })
+    }
+
+    /// Returns the generation that the store knows by a request's key, if the request repeats the
+    /// one that started it.
+    async fn keyed(
+        &self,
+        request: &StartRequest,
+        key: &str,
+        fingerprint: Fingerprint,
+    ) -> Result<Option<Arc<Generation>>, ApiError> {
+        let Some(persistence) = &self.persistence else {
+            return Ok(None);
+        };
+        let Some(id) = persistence.keyed(&request.owner, key).await? else {
+            return Ok(None);
+        };
+        let found = self.find_or_lost(&id, &request.owner, Part::Log).await;
+        let generation = match found {
+            Ok(Some(generation)) => generation,
+            Ok(None) => return Ok(None),
+            Err(error) if error.code.as_deref() == Some(ErrorCode::NotFound.as_str()) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let repeats = Directory::repeats(&generation, fingerprint)?;
+        Ok(repeats.then_some(generation))
     }
 
     /// Returns a generation that an earlier request started, with its records if a store has those.

@@ -22,9 +22,11 @@ mod control;
 mod driver;
 mod flush_source;
 mod holdings;
+mod large_record;
 mod render_cache;
 mod response_head;
 mod restore;
+mod shared_pieces;
 mod subscription;
 mod writer;
 
@@ -34,6 +36,7 @@ pub use driver::Work;
 pub(crate) use driver::{drain, drive};
 pub use holdings::Holdings;
 pub use response_head::ResponseHead;
+pub use shared_pieces::SharedPieces;
 pub use subscription::{EndOfStream, Subscription, SubscriptionError};
 pub(crate) use writer::Writer;
 
@@ -49,6 +52,7 @@ use crate::log::{LogHeader, LogTail, Position, ReadError, ReadPosition, TailEnd}
 use crate::model::account::Account;
 use crate::model::event::{DeltaTarget, EventKind, Outcome};
 use crate::model::id::Seq;
+use crate::model::pieces::Pieces;
 use crate::model::record::{Content, KnownTemplate, RecordBatch};
 use crate::model::shown::{Form, Include};
 use crate::model::snapshot::{Api, Meta, Snapshot, Status};
@@ -267,13 +271,21 @@ impl Generation {
     /// object as it is now.
     #[must_use]
     pub fn reset_event(&self) -> (Seq, Vec<u8>) {
-        self.reset_for(Include::default())
+        let mut out = Vec::new();
+        let seq = self.with_snapshot(|snapshot| {
+            dialect::write_reset(self.meta(), snapshot, Include::default(), &mut out)
+        });
+        (seq, out)
     }
 
-    /// As [`Generation::reset_event`], for a reader that asks to be shown more.
-    #[must_use]
-    pub fn reset_for(&self, include: Include) -> (Seq, Vec<u8>) {
-        self.with_snapshot(|snapshot| dialect::reset_event(self.meta(), snapshot, include))
+    /// As [`Generation::reset_event`], in pieces which share the texts, for a reader that asks to be
+    /// shown this.
+    fn reset_pieces(&self, include: Include) -> (Seq, Pieces) {
+        let mut out = Pieces::default();
+        let seq = self.with_snapshot(|snapshot| {
+            dialect::write_reset(self.meta(), snapshot, include, &mut out)
+        });
+        (seq, out)
     }
 
     /// Returns the `chat.completion` of a generation that has ended with an answer: as the upstream

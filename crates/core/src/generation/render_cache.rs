@@ -5,24 +5,21 @@
 //! encodes for itself. Nothing waits.
 
 use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::dialect::{Dialect, Rendered};
+use super::large_record::LargeRecord;
+use crate::dialect::{RenderKey, Rendered};
 use crate::model::account::{Account, AccountKind, Charge};
 use crate::model::id::Seq;
-use crate::model::shown::Include;
 
 /// The most entries and bytes that are kept.
 const MAX_ENTRIES: usize = 16;
 const MAX_BYTES: usize = 128 * 1024;
 /// The steps in which the account is told of the size.
 const COUNT_STEP: usize = 4 * 1024;
-
-/// A dialect, the key of a framing that writes the same bytes for every reader, and what the reader
-/// asks to be shown.
-pub(crate) type RenderKey = (Dialect, &'static str, Include);
 
 /// A run of encoded records.
 #[derive(Clone, Debug)]
@@ -45,6 +42,8 @@ struct Entries {
     entries: VecDeque<RenderEntry>,
     bytes: usize,
     charge: Option<Charge>,
+    /// Records in pieces, for as long as a reader sends them.
+    large: Vec<(RenderKey, Weak<LargeRecord>)>,
 }
 
 impl RenderCache {
@@ -56,6 +55,21 @@ impl RenderCache {
             .rev()
             .find(|entry| entry.first == first && entry.key == key)
             .cloned()
+    }
+
+    /// Returns the record that begins at `first`, if a reader sends it now.
+    pub(super) fn get_large(&self, key: RenderKey, first: Seq) -> Option<Arc<LargeRecord>> {
+        let cache = self.0.lock();
+        let known = cache.large.iter().filter(|(known, _)| *known == key);
+        known
+            .filter_map(|(_, record)| record.upgrade())
+            .find(|record| record.first == first)
+    }
+
+    pub(super) fn put_large(&self, key: RenderKey, record: &Arc<LargeRecord>) {
+        let mut cache = self.0.lock();
+        cache.large.retain(|(_, record)| record.strong_count() > 0);
+        cache.large.push((key, Arc::downgrade(record)));
     }
 
     pub(crate) fn put(&self, entry: RenderEntry, account: &Account) {

@@ -1,16 +1,18 @@
 //! A generation of a stored log, in a process that did not write it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::writer::ended_before_head;
 use super::{Generation, Holdings, Writer};
 use crate::dialect::known_template;
-use crate::log::{Epoch, LogStore, LogTail, ReadPosition, StoreError, StoredLog};
+use crate::log::{Epoch, LogHeader, LogStore, LogTail, ReadPosition, StoreError, StoredLog};
 use crate::model::account::{Account, AccountKind};
-use crate::model::error::ApiError;
-use crate::model::event::{Ending, EventKind};
+use crate::model::error::{ApiError, ErrorCode};
+use crate::model::event::{Ending, EventKind, Failure, Outcome};
 use crate::model::id::{GenerationId, Seq};
+use crate::model::json::Members;
 use crate::model::record::{Content, KnownTemplate, RecordBatch, RecordRef};
 use crate::model::snapshot::Snapshot;
 use crate::upstream::{OpenError, UpstreamHead};
@@ -40,7 +42,12 @@ impl Generation {
         let mut folder = Folder::new(&stored);
         // The log may go on while it is read. What is newer than the opened state is left out.
         while folder.end < stored.end {
-            let batch = store.read(id, folder.end, READ_BYTES).await?;
+            let batch = match store.read(id, folder.end, READ_BYTES).await {
+                Err(StoreError::Expired) => {
+                    return Self::restore_object(store, stored, account).await;
+                }
+                read => read?,
+            };
             if batch.is_empty() || batch.first_seq() != folder.end {
                 return Err(StoreError::Corrupt);
             }
@@ -64,6 +71,38 @@ impl Generation {
         }
         *generation.templates.write() = folder.templates;
         *generation.snapshot.lock() = folder.snapshot;
+        generation.count_restored();
+        Ok(generation)
+    }
+
+    /// Makes a generation of a response object whose records are not kept any more.
+    async fn restore_object(
+        store: &dyn LogStore,
+        stored: StoredLog,
+        account: Account,
+    ) -> Result<Arc<Self>, StoreError> {
+        let object = store.object(&stored.header.meta.id).await?;
+        let object = String::from_utf8(object.ok_or(StoreError::NotFound)?.into());
+        let outcome = outcome_of(object.map_err(|_| StoreError::Corrupt)?, &stored.header);
+        let log = LogTail::restored(stored.epoch_ends, account.clone());
+        log.expire();
+        let holdings = Holdings::new(
+            account.charge(AccountKind::Inputs, 0),
+            account.charge(AccountKind::Reserved, 0),
+        );
+        let generation = Self::new(stored.header, Arc::new(log), Duration::ZERO, holdings);
+        let head = match &outcome.ending {
+            Ending::Failed(failure) => Err(OpenError::Failed(ApiError::from(failure))),
+            _ => Ok(UpstreamHead::default()),
+        };
+        generation.response_head.set(head);
+        {
+            let mut snapshot = generation.snapshot.lock();
+            snapshot.apply(Seq(0), EventKind::Created);
+            snapshot.apply(Seq(1), EventKind::InProgress);
+            let last = Seq(stored.end.0.saturating_sub(1));
+            snapshot.apply(last, EventKind::End(outcome));
+        }
         generation.count_restored();
         Ok(generation)
     }
@@ -96,6 +135,42 @@ impl Generation {
         }
         self.log.commit(ending.end_seq());
         Ok(ending)
+    }
+}
+
+/// Returns the outcome that a stored response object tells.
+fn outcome_of(object: String, header: &LogHeader) -> Outcome {
+    let members: Members<'_> = serde_json::from_str(&object).unwrap_or_default();
+    let text = |of: &Members<'_>, name: &str| of.text(name).map(Cow::into_owned);
+    let ending = match members.text("status").as_deref() {
+        Some("completed") => Ending::Completed,
+        Some("cancelled") => Ending::Cancelled,
+        Some("incomplete") => {
+            let details = members.object("incomplete_details").unwrap_or_default();
+            let reason = text(&details, "reason");
+            Ending::Incomplete {
+                reason: reason.unwrap_or_else(|| "max_output_tokens".to_owned()),
+            }
+        }
+        _ => {
+            let error = members.object("error").unwrap_or_default();
+            let message = text(&error, "message").unwrap_or_default();
+            let internal = Failure::from(&ApiError::new(ErrorCode::InternalError, message));
+            Ending::Failed(Failure {
+                code: text(&error, "code").unwrap_or(internal.code),
+                kind: text(&error, "type").unwrap_or(internal.kind),
+                ..internal
+            })
+        }
+    };
+    let usage = members.get("usage").map(|usage| usage.get().to_owned());
+    Outcome {
+        ending,
+        at: members
+            .number("completed_at")
+            .unwrap_or(header.meta.created_at),
+        usage: usage.filter(|usage| usage != "null"),
+        relayed: Some(object),
     }
 }
 

@@ -1,7 +1,8 @@
 //! A reader: a cursor into a generation's log, rendered in one dialect and framing.
 //!
 //! Nothing is queued for a reader. Each poll returns the records after its cursor, up to 64 KiB, as
-//! one buffer that can be sent in one write.
+//! one buffer that can be sent in one write. A record that is larger is returned in pieces, which it
+//! shares with the log, the snapshot and the readers that send it at the same time.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -9,13 +10,15 @@ use std::task::{Context, Poll};
 use bytes::{Bytes, BytesMut};
 
 use super::control::ReaderGuard;
-use super::render_cache::{RenderEntry, RenderKey};
+use super::large_record::{LargeReader, LargeRecord};
+use super::render_cache::RenderEntry;
+use super::shared_pieces::SharedPieces;
 use super::{Generation, READ_BYTES};
-use crate::dialect::{Dialect, Framing, Rendered, Renderer};
+use crate::dialect::{Dialect, Framing, RenderKey, Rendered, Renderer};
 use crate::log::{LogReader, ReadError};
 use crate::model::account::{AccountKind, Charge};
 use crate::model::id::Seq;
-use crate::model::record::{BatchPosition, RecordBatch};
+use crate::model::record::{BatchPosition, CorruptRecord, RecordBatch, Records};
 use crate::model::shown::Include;
 
 /// The size at which one poll stops adding records.
@@ -69,6 +72,8 @@ pub struct Subscription {
     out: BytesMut,
     /// Counts the frames of the last poll until the next one: the reader is writing them.
     charge: Option<Charge>,
+    /// A record that is returned in pieces. There is a charge meanwhile.
+    large: Option<Box<LargeReader>>,
 }
 
 impl Subscription {
@@ -91,6 +96,7 @@ impl Subscription {
             failed: None,
             out: BytesMut::new(),
             charge: None,
+            large: None,
         }
     }
 
@@ -116,16 +122,31 @@ impl Subscription {
     /// Whether everything was returned.
     #[must_use]
     pub fn end(&self) -> EndOfStream {
+        if self.large.is_some() {
+            return EndOfStream::Open;
+        }
         self.end
     }
 
-    /// Returns the events after the cursor as frames. `Ready(None)` is the end.
+    /// Takes the rest of a frame of which the last poll returned only a piece, for a transport that
+    /// may send nothing else before it has ended. Otherwise the next poll returns the next piece.
+    pub fn take_unfinished(&mut self) -> Option<SharedPieces> {
+        self.large
+            .as_mut()?
+            .take_unfinished(self.guard.generation())
+    }
+
+    /// Returns the events after the cursor as frames. A large frame is returned in pieces, one after
+    /// the other. `Ready(None)` is the end.
     pub fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, SubscriptionError>>> {
         if self.charge.is_some() {
             self.charge = None;
+            if let Some(piece) = self.next_piece() {
+                return Poll::Ready(Some(Ok(piece)));
+            }
         }
         let mut silent = 0;
         loop {
@@ -147,7 +168,7 @@ impl Subscription {
                         None => continue,
                     }
                 }
-                let poll = self.reader.poll_read(cx, READ_BYTES, &mut self.batch);
+                let poll = self.reader.poll_copy(cx, READ_BYTES, &mut self.batch);
                 self.at = self.batch.start();
                 match poll {
                     Poll::Pending => {
@@ -167,28 +188,36 @@ impl Subscription {
                         self.failed = Some(SubscriptionError::Expired);
                         continue;
                     }
-                    Poll::Ready(Ok(tail)) if self.batch.is_empty() => {
-                        if self.from > tail.next {
+                    Poll::Ready(Ok(read)) if self.batch.is_empty() && read.large.is_none() => {
+                        if self.from > read.end.next {
                             // It waited past the head, and the log ended before its event came. It
                             // is shown the terminal event.
-                            self.from = Seq(tail.next.0.saturating_sub(1));
+                            self.from = Seq(read.end.next.0.saturating_sub(1));
                             self.reader.seek(self.from);
                         } else {
                             self.end = EndOfStream::Reached;
                         }
                         continue;
                     }
-                    Poll::Ready(Ok(_)) if self.unplaced && self.batch.end_seq() > self.from => {
-                        // The next epoch may have begun since the position was looked at.
-                        if self.is_lost() {
-                            self.reader.seek(self.from);
-                            self.batch.restart(self.from);
-                            self.at = self.batch.start();
-                            continue;
+                    Poll::Ready(Ok(read)) => {
+                        if self.unplaced && self.batch.end_seq() > self.from {
+                            // The next epoch may have begun since the position was looked at.
+                            if self.is_lost() {
+                                self.reader.seek(self.from);
+                                self.batch.restart(self.from);
+                                self.at = self.batch.start();
+                                continue;
+                            }
+                            self.unplaced = false;
                         }
-                        self.unplaced = false;
+                        if let Some(large) = read.large {
+                            silent += large.len();
+                            match self.begin_shared(large) {
+                                Some(piece) => return Poll::Ready(Some(Ok(piece))),
+                                None => continue,
+                            }
+                        }
                     }
-                    Poll::Ready(Ok(_)) => {}
                 }
                 silent += self.batch.byte_len();
             }
@@ -200,6 +229,9 @@ impl Subscription {
                     self.charge = Some(account.charge(AccountKind::Frames, held));
                 }
                 return Poll::Ready(Some(Ok(bytes)));
+            }
+            if let Some(piece) = self.next_piece() {
+                return Poll::Ready(Some(Ok(piece)));
             }
         }
     }
@@ -222,13 +254,14 @@ impl Subscription {
             }
             return None;
         }
-        let (seq, event) = generation.reset_for(self.renderer.include());
+        let (seq, event) = generation.reset_pieces(self.renderer.include());
         self.from = seq.next();
         self.reader
             .seek(self.renderer.start(&*generation, self.from));
-        self.renderer
-            .reset(&generation.meta().id, seq, &event, &mut self.out);
-        Some(self.out.split().freeze())
+        let frames = self.renderer.reset(&generation.meta().id, seq, event);
+        let rendered = (frames, Rendered::Open);
+        self.begin(Ok(LargeRecord::new(seq, rendered, generation.account())));
+        self.next_piece()
     }
 
     /// Returns the records that were read as frames, from the cache or newly encoded.
@@ -263,18 +296,34 @@ impl Subscription {
         let mut next = first;
         let mut rendered = Rendered::Open;
         while let Some((record, after)) = self.batch.record_at(self.at) {
-            self.at = after;
-            next = record.next_seq();
             match self
                 .renderer
                 .render(&*generation, record, self.from, &mut self.out)
             {
+                Ok(Rendered::Large) if next == first => {
+                    let large = LargeRecord::render(
+                        &mut self.renderer,
+                        &generation,
+                        record,
+                        None,
+                        self.from,
+                        key,
+                    );
+                    self.at = after;
+                    self.begin(large);
+                    return Bytes::new();
+                }
+                // It is returned by the next poll.
+                Ok(Rendered::Large) => break,
                 Ok(outcome) => rendered = outcome,
                 Err(_) => {
+                    self.at = after;
                     self.failed = Some(SubscriptionError::Corrupt);
                     return self.out.split().freeze();
                 }
             }
+            self.at = after;
+            next = record.next_seq();
             if self.out.len() >= POLL_BYTES || rendered != Rendered::Open {
                 break;
             }
@@ -294,6 +343,49 @@ impl Subscription {
         bytes
     }
 
+    /// Begins a record that the log shares, and returns the first piece.
+    fn begin_shared(&mut self, framed: Bytes) -> Option<Bytes> {
+        let Some(record) = Records::new(self.batch.first_seq(), &framed).next() else {
+            self.failed = Some(SubscriptionError::Corrupt);
+            return None;
+        };
+        let key = self.key().filter(|_| self.from <= record.start_seq());
+        let source = Some(&framed);
+        let large = LargeRecord::render(
+            &mut self.renderer,
+            self.guard.generation(),
+            record,
+            source,
+            self.from,
+            key,
+        );
+        self.begin(large);
+        self.next_piece()
+    }
+
+    fn begin(&mut self, large: Result<Arc<LargeRecord>, CorruptRecord>) {
+        match large {
+            Ok(record) => {
+                self.note(record.rendered);
+                self.large = Some(Box::new(LargeReader::new(record)));
+            }
+            Err(CorruptRecord) => self.failed = Some(SubscriptionError::Corrupt),
+        }
+    }
+
+    /// Returns the next piece of a large record, and counts it.
+    fn next_piece(&mut self) -> Option<Bytes> {
+        let large = self.large.as_mut()?;
+        let piece = large.next();
+        if large.is_done() {
+            self.large = None;
+        }
+        let held = piece.as_ref()?.len() + self.batch.byte_len();
+        let account = self.guard.generation().account();
+        self.charge = Some(account.charge(AccountKind::Frames, held));
+        piece
+    }
+
     /// The cache key, if there are other readers.
     fn key(&self) -> Option<RenderKey> {
         let several = self.guard.generation().readers() > 1;
@@ -305,7 +397,7 @@ impl Subscription {
 
     fn note(&mut self, rendered: Rendered) {
         match rendered {
-            Rendered::Open => {}
+            Rendered::Open | Rendered::Large => {}
             Rendered::Ended => self.end = EndOfStream::Reached,
             Rendered::BrokenOff => self.failed = Some(SubscriptionError::BrokenOff),
         }

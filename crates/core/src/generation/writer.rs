@@ -3,8 +3,6 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-
 use super::Generation;
 use super::flush_source::TailSource;
 use crate::dialect::known_template;
@@ -12,7 +10,7 @@ use crate::log::{AppendError, Epoch, FlushHandle, Flusher};
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::{Ending, EventKind, Failure, Outcome};
 use crate::model::id::Seq;
-use crate::model::record::{Content, FullRecord, KnownTemplate, RecordBatch, StoredHoles};
+use crate::model::record::{Content, FullRecord, KnownTemplate, RecordBatch};
 use crate::model::snapshot::{Change, Snapshot};
 use crate::model::time::unix_now;
 use crate::upstream::OpenError;
@@ -44,19 +42,6 @@ pub(crate) struct Writer {
 /// Steps in which the account is told of a generation's growth: it doubles up to the largest.
 const COUNT_FROM: usize = 8 * 1024;
 const COUNT_STEP: usize = 64 * 1024;
-
-/// A decoded record, as the snapshot takes it.
-enum Update<'a> {
-    Delta {
-        seq: Seq,
-        template: usize,
-        holes: StoredHoles<'a>,
-    },
-    Events(Seq, Vec<Change>),
-}
-
-/// Most batches are one record.
-type Updates<'a> = SmallVec<[Update<'a>; 2]>;
 
 impl Writer {
     /// Begins the log's next epoch.
@@ -102,13 +87,13 @@ impl Writer {
             return Ok(());
         }
         self.publish_templates(records);
+        let changes = records.take_changes();
         let batch = records.batch();
-        let updates = self.decode(batch);
         {
             // Readers that the append wakes find the events in the snapshot.
             let mut snapshot = self.generation.writers_snapshot().lock();
             self.generation.log().append(self.epoch, batch)?;
-            self.apply(&mut snapshot, updates);
+            self.apply(&mut snapshot, batch, changes);
         }
         self.mark();
         self.appended += records.batch().byte_len();
@@ -123,19 +108,17 @@ impl Writer {
     /// Appends the collected records, which end with the terminal event, and seals the log.
     pub(crate) fn seal(&mut self, records: &mut RecordWriter) {
         self.publish_templates(records);
-        let batch = records.batch();
-        // A panic while decoding must not keep the log open.
-        let updates = catch_unwind(AssertUnwindSafe(|| self.decode(batch))).unwrap_or_default();
-        if self.seal_with(batch, updates) {
+        let changes = records.take_changes();
+        if self.seal_with(records.batch(), changes) {
             self.sealed();
         }
         records.clear();
     }
 
-    fn seal_with(&self, batch: &RecordBatch, updates: Updates<'_>) -> bool {
+    fn seal_with(&self, batch: &RecordBatch, changes: Vec<Change>) -> bool {
         let mut snapshot = self.generation.writers_snapshot().lock();
         let sealed = self.generation.log().seal(self.epoch, batch).is_ok();
-        let apply = || self.apply(&mut snapshot, updates);
+        let apply = || self.apply(&mut snapshot, batch, changes);
         // The waiters are told of the end in any case.
         if sealed && catch_unwind(AssertUnwindSafe(apply)).is_err() {
             tracing::error!(generation = %self.generation.meta().id, "folding the events panicked");
@@ -143,48 +126,28 @@ impl Writer {
         sealed
     }
 
-    /// Decodes a batch, before the snapshot is locked.
-    fn decode<'a>(&self, batch: &'a RecordBatch) -> Updates<'a> {
-        let mut updates = Updates::new();
+    /// Applies a batch to the snapshot. `changes` are the events of its full records.
+    fn apply(&self, snapshot: &mut Snapshot, batch: &RecordBatch, changes: Vec<Change>) {
+        let mut changes = changes.into_iter();
         for record in batch {
-            match Content::decode(record.payload) {
-                Ok(Content::Delta { template, holes }) => updates.push(Update::Delta {
-                    seq: record.first_seq,
-                    template,
-                    holes,
-                }),
-                Ok(Content::Full(full)) => {
-                    let changes = full.events.into_iter().map(Change::from).collect();
-                    updates.push(Update::Events(record.first_seq, changes));
+            match Content::delta(record.payload) {
+                Ok(Some((template, holes))) => {
+                    if let Some(known) = self.templates.get(template) {
+                        let text = holes.text(&known.template).unwrap_or_default();
+                        let text = std::str::from_utf8(text).unwrap_or_default();
+                        snapshot.apply_delta(record.first_seq, known.template.target, text);
+                    }
+                }
+                Ok(None) => {
+                    let (first, next) = (record.first_seq, record.next_seq());
+                    for (seq, change) in (first.0..next.0).zip(&mut changes) {
+                        snapshot.apply(Seq(seq), change);
+                    }
                 }
                 // Records are written and read by the same program. A damaged one loses only its own
                 // text.
                 Err(error) => {
                     tracing::error!(generation = %self.generation.meta().id, %error, "record skipped");
-                }
-            }
-        }
-        updates
-    }
-
-    fn apply(&self, snapshot: &mut Snapshot, updates: Updates<'_>) {
-        for update in updates {
-            match update {
-                Update::Delta {
-                    seq,
-                    template,
-                    holes,
-                } => {
-                    if let Some(known) = self.templates.get(template) {
-                        let text = holes.text(&known.template).unwrap_or_default();
-                        let text = std::str::from_utf8(text).unwrap_or_default();
-                        snapshot.apply_delta(seq, known.template.target, text);
-                    }
-                }
-                Update::Events(first, changes) => {
-                    for (seq, change) in (first.0..).zip(changes) {
-                        snapshot.apply(Seq(seq), change);
-                    }
                 }
             }
         }
@@ -229,7 +192,6 @@ impl Writer {
         batch.restart(end.next);
         // The first record of a later epoch.
         batch.skip(self.epoch.first_seq().0.saturating_sub(end.next.0));
-        let first = batch.next_seq();
         // This may run while unwinding. The terminal event is written in any case.
         let closing = || self.generation.snapshot().closing_events();
         let mut events = catch_unwind(AssertUnwindSafe(closing)).unwrap_or_default();
@@ -244,9 +206,7 @@ impl Writer {
             .response_head()
             .set(Err(OpenError::Failed(error.clone())));
         let changes = record.events.into_iter().map(Change::from).collect();
-        let mut updates = Updates::new();
-        updates.push(Update::Events(first, changes));
-        if self.seal_with(&batch, updates) {
+        if self.seal_with(&batch, changes) {
             self.sealed();
         }
     }

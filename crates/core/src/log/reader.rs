@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use parking_lot::lock_api::RawMutex;
 
+use super::tail::Copied;
 use super::{LogTail, ReadError, ReadPosition, ReaderSlot, TailEnd};
 use crate::model::id::Seq;
 use crate::model::record::RecordBatch;
@@ -50,6 +51,17 @@ impl<R: RawMutex> LogReader<R> {
     ) -> Poll<Result<TailEnd, ReadError>> {
         self.log
             .poll_read(self.slot, cx, &mut self.cursor, max_bytes, out)
+    }
+
+    /// As [`LogTail::poll_copy`].
+    pub(crate) fn poll_copy(
+        &mut self,
+        cx: &mut Context<'_>,
+        max_bytes: usize,
+        out: &mut RecordBatch,
+    ) -> Poll<Result<Copied, ReadError>> {
+        self.log
+            .poll_copy(self.slot, cx, &mut self.cursor, max_bytes, out)
     }
 
     /// As [`LogTail::read`]: reads without waiting.

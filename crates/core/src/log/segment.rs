@@ -119,8 +119,17 @@ impl Segments {
             bytes.extend_from_slice(block);
             return;
         }
-        let mut large = large.0.into_iter();
         let mut records = batch.iter();
+        if block.len() <= SEGMENT_BYTES {
+            self.fill_last(&mut records);
+            let rest = records.rest();
+            if !rest.is_empty() {
+                self.small(records.end_seq(), rest.len())
+                    .extend_from_slice(rest);
+            }
+            return;
+        }
+        let mut large = large.0.into_iter();
         loop {
             let first = records.end_seq();
             let Some(framed) = next_framed(&mut records) else {
@@ -138,6 +147,27 @@ impl Segments {
                 self.small(first, framed.len()).extend_from_slice(framed);
             }
         }
+    }
+
+    /// Moves records into the last segment as long as they fit. At least the last one does not.
+    fn fill_last(&mut self, records: &mut Records<'_>) {
+        let Some(Segment {
+            bytes: SegmentBytes::Small(bytes),
+            ..
+        }) = self.list.last_mut()
+        else {
+            return;
+        };
+        let room = bytes.capacity() - bytes.len();
+        let (block, mut taken) = (records.rest(), 0);
+        let mut ahead = records.clone();
+        while let Some(framed) = next_framed(&mut ahead)
+            && taken + framed.len() <= room
+        {
+            taken += framed.len();
+            *records = ahead.clone();
+        }
+        bytes.extend_from_slice(&block[..taken]);
     }
 
     /// Returns the last segment if it has room for this many bytes, else a new one.

@@ -28,11 +28,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, FutureExt as _, ready};
 
 use super::Epoch;
 use super::header::{HeaderError, LogHeader};
-use crate::model::id::{GenerationId, Seq};
+use crate::model::id::{GenerationId, Owner, Seq};
 use crate::model::record::{CorruptRecord, RecordBatch, Records};
 
 /// A store's answer, to be awaited.
@@ -91,7 +91,8 @@ pub trait LogStore: Send + Sync + fmt::Debug {
     /// error.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`], [`StoreError::Deleted`] and [`StoreError::Corrupt`].
+    /// [`StoreError::NotFound`], [`StoreError::Deleted`] and [`StoreError::Corrupt`];
+    /// [`StoreError::Expired`] if only the response object is kept.
     fn read<'a>(
         &'a self,
         id: &'a GenerationId,
@@ -119,6 +120,20 @@ pub trait LogStore: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`StoreError::Unavailable`].
     fn delete<'a>(&'a self, id: &'a GenerationId) -> StoreFuture<'a, ()>;
+
+    /// Returns the log that this owner started last under an idempotency key. A store without an
+    /// index of keys, as the default is, returns `None`.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] and [`StoreError::Corrupt`].
+    fn keyed<'a>(
+        &'a self,
+        owner: &'a Owner,
+        key: &'a str,
+    ) -> StoreFuture<'a, Option<GenerationId>> {
+        let _ = (owner, key);
+        ready(Ok(None)).boxed()
+    }
 }
 
 /// The buffer of an append, emptied or not, and the result of each of its blocks.
@@ -133,6 +148,9 @@ pub enum StoreError {
     /// The log was deleted.
     #[error("the log was deleted")]
     Deleted,
+    /// The records have been kept long enough. The response object is kept.
+    #[error("the store keeps only the response object")]
+    Expired,
     /// The id is taken by another log.
     #[error("the store has another log of this id")]
     Exists,

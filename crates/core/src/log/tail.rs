@@ -51,11 +51,12 @@ struct State {
     readers: Readers,
 }
 
-/// What a read copied.
-struct Copied {
-    end: TailEnd,
-    /// A large record, which is copied after the log is unlocked.
-    large: Option<Bytes>,
+/// What a read returned beside the records that it copied.
+pub(crate) struct Copied {
+    /// The end of the log.
+    pub(crate) end: TailEnd,
+    /// A large record with its head, which is not copied under the log's lock.
+    pub(crate) large: Option<Bytes>,
 }
 
 impl LogTail {
@@ -265,6 +266,20 @@ impl<R: RawMutex> LogTail<R> {
         max_bytes: usize,
         out: &mut RecordBatch,
     ) -> Poll<Result<TailEnd, ReadError>> {
+        let poll = self.poll_copy(slot, cx, cursor, max_bytes, out);
+        poll.map_ok(|copied| copied.finish(out))
+    }
+
+    /// As [`LogTail::poll_read`], but a large record is shared instead of copied: `out` then holds
+    /// no record, and ends after it.
+    pub(crate) fn poll_copy(
+        &self,
+        slot: ReaderSlot,
+        cx: &mut Context<'_>,
+        cursor: &mut ReadPosition,
+        max_bytes: usize,
+        out: &mut RecordBatch,
+    ) -> Poll<Result<Copied, ReadError>> {
         let mut state = self.state.lock();
         let end = match state.end() {
             Ok(end) => end,
@@ -276,7 +291,7 @@ impl<R: RawMutex> LogTail<R> {
         }
         let copied = state.copy(end, cursor, max_bytes, out);
         drop(state);
-        Poll::Ready(Ok(copied.finish(out)))
+        Poll::Ready(Ok(copied))
     }
 
     /// As [`LogTail::poll_read`], without waiting: `out` is empty if no record follows.
@@ -381,9 +396,9 @@ impl State {
         if self.sealed {
             return Err(AppendError::Sealed);
         }
-        let Some(record) = batch.iter().next() else {
+        if batch.is_empty() {
             return Ok(());
-        };
+        }
         if batch.first_seq() != self.next {
             return Err(AppendError::Gap {
                 expected: self.next,
@@ -392,7 +407,10 @@ impl State {
         }
         let start = epoch.first_seq();
         let is_first = self.next < start || (self.next == start && self.segments.used() == 0);
-        if is_first && record.first_seq != start {
+        if is_first
+            && let Some(record) = batch.iter().next()
+            && record.first_seq != start
+        {
             return Err(AppendError::Gap {
                 expected: start,
                 found: record.first_seq,

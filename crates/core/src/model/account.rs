@@ -21,6 +21,12 @@
 //! is counted in any case ([`Account::charge`], [`Charge::resize`]), since an answer is never lost
 //! to the request that waits for it. So that this growth finds room, each running generation
 //! reserves what answers usually take ([`Account::typical`]).
+//!
+//! Each worker counts in a [handle](Account::handle) of its own: a request changes its charges some
+//! twenty times, and a counter that all workers write would have to move between their processors
+//! each time.
+
+mod counts;
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,6 +34,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use crate::model::error::{ApiError, ErrorCode};
+use counts::Counts;
 
 /// What bytes are held for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,21 +123,28 @@ pub trait Relief: Send + Sync + fmt::Debug {
 
 /// Counts the bytes of all requests of a process. Cheap to clone.
 #[derive(Clone)]
-pub struct Account(Arc<Counts>);
+pub struct Account(Arc<Handle>);
 
-/// Keeps a counter that all workers write apart from the others.
-#[derive(Debug, Default)]
-#[repr(align(64))]
-struct Counter(AtomicUsize);
-
-struct Counts {
-    limit: usize,
-    held: [Counter; AccountKind::ALL.len()],
-    /// Bytes released so far in pieces of [`LARGE`] or more. Wraps around.
-    released: Counter,
-    typical: AtomicUsize,
-    relief: OnceLock<Weak<dyn Relief>>,
+/// The part of an account that one worker writes.
+struct Handle {
+    shared: Arc<Shared>,
+    /// The index of its counters.
+    shard: usize,
 }
+
+/// What all workers share.
+struct Shared {
+    limit: usize,
+    counts: Counts,
+    relief: OnceLock<Weak<dyn Relief>>,
+    /// Number of handles that were made.
+    handles: AtomicUsize,
+    typical: Typical,
+}
+
+/// Written at the end of most requests, so apart from what is only read.
+#[repr(align(128))]
+struct Typical(AtomicUsize);
 
 /// A release of this many bytes is worth noting.
 const LARGE: usize = 16 * 1024;
@@ -161,7 +175,7 @@ impl Default for Account {
 impl fmt::Debug for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Account")
-            .field("limit", &self.0.limit)
+            .field("limit", &self.limit())
             .field("used", &self.used())
             .finish_non_exhaustive()
     }
@@ -171,24 +185,37 @@ impl Account {
     /// Creates an account of at most `limit` bytes.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self(Arc::new(Counts {
+        let shared = Shared {
             limit,
-            held: Default::default(),
-            released: Counter::default(),
-            typical: AtomicUsize::new(FIRST_TYPICAL.min(limit / 1024)),
+            counts: Counts::new(limit),
             relief: OnceLock::new(),
+            handles: AtomicUsize::new(1),
+            typical: Typical(AtomicUsize::new(FIRST_TYPICAL.min(limit / 1024))),
+        };
+        Self(Arc::new(Handle {
+            shared: Arc::new(shared),
+            shard: 0,
         }))
+    }
+
+    /// Returns a handle of the same account for another worker. Its charges are counted apart, and
+    /// sums include them.
+    #[must_use]
+    pub fn handle(&self) -> Self {
+        let shared = self.0.shared.clone();
+        let shard = shared.handles.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::new(Handle { shared, shard }))
     }
 
     /// Sets what gives memory back when bytes do not fit. The first call counts.
     pub fn set_relief(&self, relief: Weak<dyn Relief>) {
-        let _ = self.0.relief.set(relief);
+        let _ = self.0.shared.relief.set(relief);
     }
 
     /// The most bytes, without what running answers need beyond it.
     #[must_use]
     pub fn limit(&self) -> usize {
-        self.0.limit
+        self.0.shared.limit
     }
 
     /// Bytes held now.
@@ -201,27 +228,37 @@ impl Account {
     /// Bytes held now, and those that are reserved.
     #[must_use]
     pub fn committed(&self) -> usize {
-        let held = self.0.held.iter().map(Counter::get);
-        held.fold(0, usize::saturating_add)
+        let counts = &self.0.shared.counts;
+        let held = AccountKind::ALL.map(|kind| counts.held(kind));
+        held.into_iter().fold(0, usize::saturating_add)
+    }
+
+    /// Returns the bytes by which what is held and reserved exceeds `most`.
+    #[must_use]
+    pub fn excess(&self, most: usize) -> usize {
+        if self.0.shared.counts.are_within(most) {
+            return 0;
+        }
+        self.committed().saturating_sub(most)
     }
 
     /// Bytes of this kind that are held now.
     #[must_use]
     pub fn held(&self, kind: AccountKind) -> usize {
-        self.0.held[kind as usize].get()
+        self.0.shared.counts.held(kind)
     }
 
     /// Bytes released so far in large pieces. Wraps around. Its growth says that it is worth to
     /// give memory back to the system.
     #[must_use]
     pub fn released(&self) -> usize {
-        self.0.released.get()
+        self.0.shared.counts.released()
     }
 
     /// The largest request that can ever be started.
     #[must_use]
     pub fn largest_request(&self) -> usize {
-        self.0.limit / COPIES
+        self.limit() / COPIES
     }
 
     /// Reserves what a request of `size` bytes takes while it is started, beside the bytes that were
@@ -274,13 +311,14 @@ impl Account {
     /// that end, and those that outgrow it.
     #[must_use]
     pub fn typical(&self) -> usize {
-        self.0.typical.load(Ordering::Relaxed)
+        self.0.shared.typical.0.load(Ordering::Relaxed)
     }
 
     /// Notes the size of an answer that has ended, or that has outgrown what it reserved.
     ///
     /// Each larger one raises the typical size by half, each smaller one lowers it by a sixteenth,
-    /// so about one in seven is larger. A single large answer changes little.
+    /// so about one in seven is larger. A single large answer changes little, and one that is hardly
+    /// smaller changes nothing.
     pub(crate) fn observe(&self, size: usize) {
         let typical = self.typical();
         let next = if size > typical {
@@ -288,52 +326,43 @@ impl Account {
         } else {
             (typical - typical / 16).max(size)
         };
-        self.0
-            .typical
-            .store(next.min(self.0.limit / 16), Ordering::Relaxed);
+        let next = next.min(self.limit() / 16);
+        if next > typical || next < typical - typical / 32 {
+            self.0.shared.typical.0.store(next, Ordering::Relaxed);
+        }
     }
 
     /// Whether the bytes that were just counted fit. Gives memory back if they do not.
     fn fits(&self, kind: AccountKind) -> bool {
-        if kind.share() > 1 && self.held(kind) > self.0.limit / kind.share() {
+        let Shared { counts, relief, .. } = &*self.0.shared;
+        let most = self.limit() / kind.share();
+        if kind.share() > 1 && !counts.is_within(kind, most) && self.held(kind) > most {
             return false;
         }
-        let excess = |this: &Self| this.committed().saturating_sub(this.0.limit);
-        let missing = excess(self);
+        let missing = self.excess(self.limit());
         if missing == 0 {
             return true;
         }
-        if let Some(relief) = self.0.relief.get().and_then(Weak::upgrade) {
+        if let Some(relief) = relief.get().and_then(Weak::upgrade) {
             relief.relieve(missing);
         }
-        excess(self) == 0
+        self.excess(self.limit()) == 0
     }
 
     fn add(&self, kind: AccountKind, bytes: usize) {
         if bytes > 0 {
-            self.0.held[kind as usize]
-                .0
-                .fetch_add(bytes, Ordering::Relaxed);
+            self.0.shared.counts.add(self.0.shard, kind, bytes);
         }
     }
 
     fn subtract(&self, kind: AccountKind, bytes: usize) {
         if bytes > 0 {
-            self.0.held[kind as usize]
-                .0
-                .fetch_sub(bytes, Ordering::Relaxed);
+            let counts = &self.0.shared.counts;
+            counts.add(self.0.shard, kind, bytes.wrapping_neg());
+            if bytes >= LARGE && kind != AccountKind::Reserved {
+                counts.release(self.0.shard, bytes);
+            }
         }
-        if bytes >= LARGE && kind != AccountKind::Reserved {
-            self.0.released.0.fetch_add(bytes, Ordering::Relaxed);
-        }
-    }
-}
-
-// === impl Counter ===
-
-impl Counter {
-    fn get(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -490,6 +519,21 @@ mod tests {
     }
 
     #[test]
+    fn handles_count_together() {
+        let account = Account::new(10_000);
+        let other = account.handle();
+        let first = account.try_charge(AccountKind::Inputs, 6_000).unwrap();
+        assert!(other.try_charge(AccountKind::Inputs, 5_000).is_err());
+        let second = other.try_charge(AccountKind::Logs, 4_000).unwrap();
+        assert_eq!((account.used(), other.used()), (10_000, 10_000));
+        assert_eq!(account.excess(9_000), 1_000);
+        drop(first);
+        assert_eq!((account.excess(9_000), other.used()), (0, 4_000));
+        drop(second);
+        assert_eq!(account.committed(), 0);
+    }
+
+    #[test]
     fn kept_memory_gives_way() {
         let account = Account::new(1000);
         let kept = Arc::new(Kept::default());
@@ -509,7 +553,8 @@ mod tests {
         let account = Account::new(10_000);
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| {
+                let account = account.handle();
+                scope.spawn(move || {
                     for _ in 0..1000 {
                         let charges: Vec<_> = (0..40)
                             .map_while(|_| account.try_charge(AccountKind::Inputs, 100).ok())
@@ -529,7 +574,7 @@ mod tests {
         for _ in 0..100 {
             account.observe(4096);
         }
-        assert_eq!(account.typical(), 4096);
+        assert!((4096..=4096 + 4096 / 16).contains(&account.typical()));
         account.observe(64 << 20);
         assert!(account.typical() < 8192);
         for _ in 0..20 {

@@ -8,6 +8,8 @@ pub mod event;
 pub mod gauge;
 pub mod id;
 pub(crate) mod json;
+pub(crate) mod output;
+pub mod pieces;
 pub mod record;
 pub(crate) mod relayed_items;
 pub mod secret;

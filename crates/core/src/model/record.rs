@@ -11,6 +11,7 @@ mod varint;
 use serde::{Deserialize, Serialize};
 
 use crate::model::event::EventKind;
+use crate::model::output::Output;
 
 pub use batch::{BatchPosition, RecordBatch, RecordRef, Records};
 pub use template::Template;
@@ -55,13 +56,21 @@ pub(crate) struct StoredHoles<'a>(&'a [u8]);
 impl<'a> StoredHoles<'a> {
     /// Returns the delta's text, JSON-escaped.
     pub(crate) fn text(self, template: &Template) -> Option<&'a [u8]> {
-        self.split(template.holes())?
-            .get(template.text_hole)
-            .copied()
+        let last = template.holes().checked_sub(1)?;
+        let mut rest = self.0;
+        for hole in 0..last {
+            let length = varint::take_len(&mut rest)?;
+            let (inside, after) = rest.split_at_checked(length)?;
+            if hole == template.text_hole {
+                return Some(inside);
+            }
+            rest = after;
+        }
+        (template.text_hole == last).then_some(rest)
     }
 
     /// Appends the chunk that the template and these holes came from.
-    pub(crate) fn chunk(self, template: &Template, out: &mut Vec<u8>) -> Option<()> {
+    pub(crate) fn chunk(self, template: &Template, out: &mut impl Output) -> Option<()> {
         let holes = self.split(template.holes())?;
         let (first, others) = template.literals.split_first()?;
         out.extend_from_slice(first);
@@ -95,29 +104,35 @@ pub struct CorruptRecord;
 impl<'a> Content<'a> {
     /// Decodes a record's payload.
     pub(crate) fn decode(payload: &'a [u8]) -> Result<Self, CorruptRecord> {
-        let (&tag, mut rest) = payload.split_first().ok_or(CorruptRecord)?;
-        match tag {
-            TAG_DELTA => {
-                let template = varint::take_len(&mut rest).ok_or(CorruptRecord)?;
-                Ok(Self::Delta {
-                    template,
-                    holes: StoredHoles(rest),
-                })
-            }
-            TAG_FIRST_DELTA => {
-                let template = varint::take_len(&mut rest).ok_or(CorruptRecord)?;
-                let length = varint::take_len(&mut rest).ok_or(CorruptRecord)?;
-                let holes = rest.get(length..).ok_or(CorruptRecord)?;
-                Ok(Self::Delta {
-                    template,
-                    holes: StoredHoles(holes),
-                })
-            }
-            TAG_FULL => postcard::from_bytes(rest)
+        if let Some((template, holes)) = Self::delta(payload)? {
+            return Ok(Self::Delta { template, holes });
+        }
+        match payload.split_first() {
+            Some((&TAG_FULL, rest)) => postcard::from_bytes(rest)
                 .map(|full| Self::Full(Box::new(full)))
                 .map_err(|_| CorruptRecord),
             _ => Err(CorruptRecord),
         }
+    }
+
+    /// Returns the template's number and the holes of a delta; `None` for a record of another form,
+    /// which is not decoded.
+    #[inline]
+    pub(crate) fn delta(
+        payload: &'a [u8],
+    ) -> Result<Option<(usize, StoredHoles<'a>)>, CorruptRecord> {
+        let Some((&tag, mut rest)) = payload.split_first() else {
+            return Ok(None);
+        };
+        if tag != TAG_DELTA && tag != TAG_FIRST_DELTA {
+            return Ok(None);
+        }
+        let template = varint::take_len(&mut rest).ok_or(CorruptRecord)?;
+        if tag == TAG_FIRST_DELTA {
+            let length = varint::take_len(&mut rest).ok_or(CorruptRecord)?;
+            rest = rest.get(length..).ok_or(CorruptRecord)?;
+        }
+        Ok(Some((template, StoredHoles(rest))))
     }
 
     /// Returns the template that a record's payload defines, and its number.

@@ -52,6 +52,14 @@ impl Form {
         }
     }
 
+    /// Returns an item of a Responses upstream in this form.
+    pub(crate) fn item(self, kept: &str) -> Cow<'_, str> {
+        match self {
+            Self::Kept => Cow::Borrowed(kept),
+            Self::Shown(include) => include.item(kept),
+        }
+    }
+
     /// Returns an array of items of a Responses upstream in this form.
     pub(crate) fn items(self, kept: &str) -> Cow<'_, str> {
         match self {

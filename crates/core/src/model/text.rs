@@ -18,6 +18,39 @@ pub(crate) struct Text {
 struct Piece {
     text: String,
     before: Option<Arc<Self>>,
+    /// The length of the text up to the end of this piece, in bytes.
+    end: usize,
+}
+
+/// The closed pieces of a text.
+#[derive(Clone)]
+pub(crate) struct ClosedText(Arc<Piece>);
+
+/// One of them.
+pub(crate) struct ClosedPiece(Arc<Piece>);
+
+impl ClosedText {
+    /// Returns the length in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.0.end
+    }
+
+    /// Returns the pieces, the last one first.
+    pub(crate) fn reversed(&self) -> Vec<ClosedPiece> {
+        let mut pieces = Vec::new();
+        let mut next = Some(&self.0);
+        while let Some(piece) = next {
+            pieces.push(ClosedPiece(piece.clone()));
+            next = piece.before.as_ref();
+        }
+        pieces
+    }
+}
+
+impl AsRef<[u8]> for ClosedPiece {
+    fn as_ref(&self) -> &[u8] {
+        self.0.text.as_bytes()
+    }
 }
 
 impl Drop for Piece {
@@ -90,14 +123,26 @@ impl Text {
     fn push_piece(&mut self, mut text: String) {
         text.shrink_to_fit();
         self.closed_bytes += text.capacity() + size_of::<Piece>() + 16;
+        let before = self.closed.take();
         self.closed = Some(Arc::new(Piece {
+            end: before.as_ref().map_or(0, |piece| piece.end) + text.len(),
             text,
-            before: self.closed.take(),
+            before,
         }));
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.closed.is_none() && self.open.is_empty()
+    }
+
+    /// Returns the length in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.closed.as_ref().map_or(0, |piece| piece.end) + self.open.len()
+    }
+
+    /// Returns the closed pieces, and the rest of the text.
+    pub(crate) fn split(&self) -> (Option<ClosedText>, &str) {
+        (self.closed.clone().map(ClosedText), &self.open)
     }
 
     /// Returns the memory that the text holds, in bytes.
@@ -176,6 +221,14 @@ mod tests {
                 text.write(&mut written);
                 prop_assert_eq!(text.is_empty(), expected.is_empty());
                 prop_assert!(text.memory_size() >= expected.len());
+                prop_assert_eq!(text.len(), expected.len());
+                let (closed, rest) = text.split();
+                let mut joined = Vec::new();
+                for piece in closed.map(|closed| closed.reversed()).unwrap_or_default().iter().rev() {
+                    joined.extend_from_slice(piece.as_ref());
+                }
+                joined.extend_from_slice(rest.as_bytes());
+                prop_assert_eq!(joined, expected.as_bytes());
                 prop_assert_eq!(text.to_string(), expected.as_str());
                 prop_assert_eq!(written, expected.into_bytes());
             }

@@ -10,6 +10,7 @@
 //!
 //! Only failures before the first token count. An endpoint whose answers are cut later is up.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -55,6 +56,9 @@ pub enum BreakerState {
 #[derive(Debug)]
 pub struct Breaker {
     policy: BreakerPolicy,
+    /// Whether it is closed and the last request succeeded: then nothing is to be looked at or
+    /// changed, and the workers need not take turns at the lock.
+    sound: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -110,6 +114,7 @@ impl Breaker {
     pub fn new(policy: BreakerPolicy) -> Self {
         Self {
             policy,
+            sound: AtomicBool::new(true),
             inner: Mutex::new(Inner {
                 failures: 0,
                 openings: 0,
@@ -121,6 +126,9 @@ impl Breaker {
     /// Returns whether the endpoint may get a request now.
     #[must_use]
     pub fn admits(&self) -> bool {
+        if self.sound.load(Ordering::Acquire) {
+            return true;
+        }
         let inner = self.inner.lock();
         inner
             .open
@@ -141,6 +149,9 @@ impl Breaker {
     /// Records that a request is sent to the endpoint. Returns whether it is the trial; a request
     /// that is sent although the breaker does not admit it is not.
     pub(super) fn begin(&self) -> Option<Trial> {
+        if self.sound.load(Ordering::Acquire) {
+            return None;
+        }
         let now = Instant::now();
         let mut inner = self.inner.lock();
         let openings = inner.openings;
@@ -151,9 +162,13 @@ impl Breaker {
 
     /// Records an answer. Closes the breaker.
     pub(super) fn success(&self) {
+        if self.sound.load(Ordering::Acquire) {
+            return;
+        }
         let mut inner = self.inner.lock();
         inner.failures = 0;
         inner.open = None;
+        self.sound.store(true, Ordering::Release);
     }
 
     /// Records a good health check. Closes the breaker if it is not closed, without resetting the
@@ -169,6 +184,7 @@ impl Breaker {
     pub(super) fn failure(&self, trial: Option<Trial>) -> bool {
         let now = Instant::now();
         let mut inner = self.inner.lock();
+        self.sound.store(false, Ordering::Release);
         inner.failures = inner.failures.saturating_add(1);
         let cooldown = match &inner.open {
             // Only the trial tells something new. Other requests were sent before the breaker

@@ -23,7 +23,7 @@ pub struct EndpointStats {
     /// Its concurrent requests and their queue.
     pub limit: Arc<ConcurrencyLimit>,
     /// Requests that were routed to it and have not reached `limit` yet.
-    reserved: AtomicUsize,
+    reserved: Reserving,
     /// Pauses that it asked for.
     pauses: Pauses,
     /// Models that it does not make encrypted reasoning for.
@@ -36,6 +36,7 @@ pub struct EndpointStats {
 
 /// Counters of events since the start of the process.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub struct Counters {
     /// Requests sent, repeated ones included.
     pub requests: Counter,
@@ -90,6 +91,11 @@ pub struct Reservation {
     _reserved: Option<Arc<Reserved>>,
 }
 
+/// Number of reservations. Written by each request, so apart from what is only read.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Reserving(AtomicUsize);
+
 #[derive(Debug)]
 struct Reserved(Arc<EndpointStats>);
 
@@ -121,7 +127,7 @@ impl EndpointStats {
             breaker: Breaker::new(breaker),
             latency: Latency::new(),
             limit: ConcurrencyLimit::new(limit),
-            reserved: AtomicUsize::new(0),
+            reserved: Reserving::default(),
             pauses: Pauses::new(breaker.max_rest),
             plain_models: PlainModels::default(),
             counters: Counters::default(),
@@ -155,12 +161,12 @@ impl EndpointStats {
 
     /// Returns the number of requests that are routed to it, in its queue, or not finished.
     pub(super) fn outstanding(&self) -> usize {
-        self.reserved.load(Ordering::Relaxed) + self.limit.waiting() + self.limit.running()
+        self.reserved.0.load(Ordering::Relaxed) + self.limit.waiting() + self.limit.running()
     }
 
     /// Counts a request that is about to be sent.
     pub(super) fn reserve(self: &Arc<Self>) -> Reservation {
-        self.reserved.fetch_add(1, Ordering::Relaxed);
+        self.reserved.0.fetch_add(1, Ordering::Relaxed);
         Reservation {
             _reserved: Some(Arc::new(Reserved(self.clone()))),
         }
@@ -205,7 +211,7 @@ impl Eq for Reservation {}
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        self.0.reserved.fetch_sub(1, Ordering::Relaxed);
+        self.0.reserved.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -102,7 +102,9 @@ impl Failover {
         self.recheck();
         let first = ask(&self.router, self.request.clone());
         let Some(delay) = self.hedge_delay() else {
-            return first.await;
+            let stream = first.await?;
+            self.note_answer();
+            return Ok(stream);
         };
         let second = || {
             let choice = self.another(&[self.request.endpoint])?;
@@ -122,12 +124,17 @@ impl Failover {
             }
             self.request.endpoint = stream.endpoint;
         }
+        self.note_answer();
+        Ok(stream)
+    }
+
+    /// Records whose credential the answer's reasoning belongs to.
+    fn note_answer(&self) {
         if let Some(reasoning) = &self.request.reasoning {
             let key = self.request.client_key.as_ref();
             let credential = self.router.credential(self.request.endpoint, key);
             reasoning.answer.set(credential);
         }
-        Ok(stream)
     }
 
     /// Removes what the endpoint refuses from the request. Returns whether the request may be sent

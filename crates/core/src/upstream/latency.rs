@@ -14,6 +14,7 @@ const ENOUGH: usize = 20;
 
 /// Times to first token. Shared by all workers; updated twice per request.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct Latency(Mutex<Inner>);
 
 #[derive(Debug)]
@@ -41,19 +42,21 @@ impl Latency {
 
     /// Records that a request is sent.
     pub(super) fn begin(&self) {
+        let now = Instant::now();
         let mut inner = self.0.lock();
         inner.pending += 1;
         if inner.pending == 1 {
-            inner.silent_since = Some(Instant::now());
+            inner.silent_since = Some(now);
         }
     }
 
     /// Records that a request no longer waits for its first token, and its time to first token if
     /// that is known.
     pub(super) fn end(&self, time: Option<Duration>) {
+        let now = Instant::now();
         let mut inner = self.0.lock();
         inner.pending = inner.pending.saturating_sub(1);
-        inner.silent_since = (inner.pending > 0).then(Instant::now);
+        inner.silent_since = (inner.pending > 0).then_some(now);
         if let Some(time) = time {
             inner.record(time);
         }

@@ -116,10 +116,13 @@ impl fmt::Debug for UpstreamRequest {
     }
 }
 
+/// Writes a body from an endpoint's name for the model and its settings.
+type WriteBody = dyn Fn(&str, &ChatSettings) -> Option<Bytes> + Send + Sync;
+
 /// Writes the body of a request for an endpoint: with its name for the model and its settings. Returns
 /// `None` if the request cannot be written for it.
 #[derive(Clone)]
-pub struct BodyWriter(Arc<dyn Fn(&str, &ChatSettings) -> Option<Bytes> + Send + Sync>);
+pub struct BodyWriter(Arc<WriteBody>);
 
 impl BodyWriter {
     /// A writer that calls `write` with the endpoint's name for the model and its settings.

@@ -71,6 +71,25 @@ impl Default for OpenAiOptions {
     }
 }
 
+impl OpenAiOptions {
+    /// Reads `OPENAI_BASE_URL` and `OPENAI_API_KEY`, as OpenAI's own clients do. A variable that is
+    /// not set or empty leaves the default.
+    #[must_use]
+    pub fn from_env() -> Self {
+        Self::from_variables(|name| std::env::var(name).ok())
+    }
+
+    fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let set = |name| variable(name).filter(|value| !value.is_empty());
+        let default = Self::default();
+        Self {
+            base_url: set("OPENAI_BASE_URL").unwrap_or_else(|| default.base_url.clone()),
+            api_key: set("OPENAI_API_KEY").map(Into::into),
+            ..default
+        }
+    }
+}
+
 /// A client of one OpenAI-compatible server. Belongs to the runtime that it is first used on: one
 /// per worker.
 #[derive(Clone)]
@@ -397,4 +416,19 @@ async fn read_limited(mut response: reqwest::Response, limit: usize) -> Result<B
         body.extend_from_slice(&piece);
     }
     Ok(body.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_variables_leave_the_defaults() {
+        let options = OpenAiOptions::from_variables(|_| Some(String::new()));
+        assert_eq!(options.base_url, OpenAiOptions::default().base_url);
+        assert!(options.api_key.is_none());
+        let options = OpenAiOptions::from_variables(|name| Some(format!("of {name}")));
+        assert_eq!(options.base_url, "of OPENAI_BASE_URL");
+        assert!(options.api_key.is_some());
+    }
 }

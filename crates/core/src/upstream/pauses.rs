@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -29,6 +30,9 @@ pub(super) enum KeyId {
 pub(super) struct Pauses {
     /// Upper bound of a pause.
     longest: Duration,
+    /// Whether there are any, so that the workers need not take turns at the lock where there are
+    /// none.
+    any: AtomicBool,
     inner: Mutex<HashMap<KeyId, Pause>>,
 }
 
@@ -51,6 +55,7 @@ impl Pauses {
     pub(super) fn new(longest: Duration) -> Self {
         Self {
             longest,
+            any: AtomicBool::new(false),
             inner: Mutex::default(),
         }
     }
@@ -75,22 +80,29 @@ impl Pauses {
             }
         }
         pauses.insert(key, Pause { since, until });
+        self.any.store(true, Ordering::Release);
     }
 
     /// Records that a request that was sent at `sent` was answered. Ends a pause that began before.
     pub(super) fn answered(&self, key: KeyId, sent: Instant) {
+        if !self.any.load(Ordering::Acquire) {
+            return;
+        }
         let mut pauses = self.inner.lock();
         if pauses.get(&key).is_some_and(|pause| pause.since <= sent) {
             pauses.remove(&key);
+            self.any.store(!pauses.is_empty(), Ordering::Release);
         }
     }
 
     /// Returns whether requests with this key have to wait.
     pub(super) fn is_paused(&self, key: KeyId) -> bool {
-        self.inner
-            .lock()
-            .get(&key)
-            .is_some_and(|pause| Instant::now() < pause.until)
+        self.any.load(Ordering::Acquire)
+            && self
+                .inner
+                .lock()
+                .get(&key)
+                .is_some_and(|pause| Instant::now() < pause.until)
     }
 }
 

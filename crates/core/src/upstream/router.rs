@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::Target;
 use super::balance;
 use super::continuation::Continuation;
-use super::endpoint_stats::HealthStatus;
+use super::endpoint_stats::{HealthStatus, Reservation};
 use super::hedge::Hedge;
 use super::retry::{RetryBudget, RetryPolicy};
 use super::route::{ModelBinding, Route};
@@ -152,7 +152,11 @@ impl Router {
             timeouts: choice.binding.timeouts,
             endpoint: choice.endpoint,
             queued: !route.stats.limit.is_free(),
-            reservation: route.stats.reserve(),
+            // Without a choice there is nothing to balance.
+            reservation: match self.0.routes.len() {
+                1 => Reservation::default(),
+                _ => route.stats.reserve(),
+            },
         })
     }
 

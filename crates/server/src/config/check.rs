@@ -11,13 +11,15 @@ use url::{Host, Url};
 
 use super::address_range::AddressRange;
 use super::models::Models;
-use super::schema::{Config, Hedging, Upstream, Webhooks};
+use super::schema::{Config, Hedging, Store, StoreKind, Upstream, Webhooks};
 use super::secret::{REDACTED, Secret};
 use super::units::{duration, size};
 
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 const MIN_MESSAGE: usize = 1024;
 const MAX_WORKERS: usize = 1024;
+/// Some files of each kind.
+const MIN_STORE: usize = 512 << 20;
 
 /// A value that cannot work, with its path in the tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +40,7 @@ pub(crate) fn check(config: &Config) -> Vec<Finding> {
     findings.upstreams(&config.upstreams);
     findings.forward_headers(config);
     findings.webhooks(&config.webhooks);
+    findings.store(&config.store);
     if config
         .default_model
         .as_ref()
@@ -200,6 +203,7 @@ impl Findings {
             ("streams.retain_responses", streams.retain_responses, none),
             ("streams.ping_interval", streams.ping_interval, millisecond),
             ("streams.ping_timeout", streams.ping_timeout, millisecond),
+            ("store.sync", config.store.sync, millisecond),
             ("webhooks.timeout", config.webhooks.timeout, millisecond),
             ("webhooks.retry_for", config.webhooks.retry_for, none),
             ("reuse.cache_ttl", config.reuse.cache_ttl, none),
@@ -479,6 +483,35 @@ impl Findings {
                     "Remove the upstream to send it nothing.",
                 );
             }
+        }
+    }
+
+    fn store(&mut self, store: &Store) {
+        let folder = "a folder on a local disk such as /var/lib/tokenwire";
+        match (store.kind, store.path.as_deref().map(str::trim)) {
+            (StoreKind::Disk, None | Some("")) => {
+                self.add(
+                    "store.path",
+                    "is not set",
+                    folder,
+                    "`store.kind: disk` needs it.",
+                );
+            }
+            (StoreKind::Memory, Some(_)) => self.add(
+                "store.path",
+                "is set beside `store.kind: memory`",
+                "no path",
+                "Set `store.kind: disk` to keep streams there.",
+            ),
+            _ => {}
+        }
+        if store.max_bytes > 0 && store.max_bytes < MIN_STORE {
+            self.add(
+                "store.max_bytes",
+                &format!("is {}", size::format(store.max_bytes)),
+                &format!("at least {}, or 0 for no bound", size::format(MIN_STORE)),
+                "",
+            );
         }
     }
 

@@ -207,12 +207,31 @@ pub struct Reuse {
 }
 
 /// Where the logs of the streams are kept.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Store {
     /// Kind of store.
     #[serde(deserialize_with = "word")]
     pub kind: StoreKind,
+    /// Folder of the disk store.
+    pub path: Option<String>,
+    /// Time between two syncs to the disk.
+    #[serde(with = "duration")]
+    pub sync: Duration,
+    /// Maximum size of the disk store; 0 for the disk's own.
+    #[serde(with = "size")]
+    pub max_bytes: usize,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            kind: StoreKind::Memory,
+            path: None,
+            sync: Duration::from_secs(1),
+            max_bytes: 0,
+        }
+    }
 }
 
 /// Kinds of store.
@@ -222,6 +241,8 @@ pub enum StoreKind {
     /// The memory of the process. Logs are lost when it ends.
     #[default]
     Memory,
+    /// A folder on a local disk.
+    Disk,
 }
 
 /// Webhooks for background responses.

@@ -30,7 +30,12 @@ pub(super) async fn ready(request: HttpRequest, service: web::Data<Service>) -> 
     let body = if request.extensions().contains::<StatusOnly>() {
         serde_json::json!({"status": status})
     } else {
-        serde_json::json!({"status": status, "open_streams": registry.open(), "upstreams": upstreams})
+        let mut body = serde_json::json!({"status": status, "open_streams": registry.open(), "upstreams": upstreams});
+        if let Some(store) = &service.store {
+            // Streams run on while it is full or fails, so the gateway stays ready.
+            body["store"] = store.status().state.as_str().into();
+        }
+        body
     };
     if ready {
         HttpResponse::Ok().json(body)

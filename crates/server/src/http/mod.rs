@@ -9,6 +9,7 @@ mod inbound;
 mod metrics;
 mod middleware;
 mod models;
+mod object_body;
 mod outbound;
 mod page;
 mod resource;

@@ -4,11 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use bytes::Bytes;
 use serde_json::value::RawValue;
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::generation::{Generation, ReaderGuard};
-use tokenwire_core::model::account::AccountKind;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::event::Ending;
 use tokenwire_core::model::id::GenerationId;
@@ -20,9 +18,9 @@ use tokenwire_sse::{SseFraming, last_event_id};
 use super::inbound::{
     ContentType, Query, Received, body, cursor, discard_body, idempotency_key, start_request,
 };
+use super::object_body::object_json;
 use super::outbound::{
-    HttpError, attached, committed, json, located, marked, of_generation, open_error_response,
-    resumed,
+    HttpError, attached, committed, located, marked, of_generation, open_error_response, resumed,
 };
 use super::timing::for_upstream;
 use crate::service::Service;
@@ -115,26 +113,22 @@ async fn whole(guard: ReaderGuard, include: Include) -> HttpResponse {
     for_upstream(generation.ended()).await;
     match generation.response_head().now() {
         Some(Err(error)) => located(&generation.meta().id, open_error_response(&error)),
-        Some(Ok(head)) => json(
-            &mut of_generation(&generation.meta().id, Some(&head)),
-            rendered(generation, include),
+        Some(Ok(head)) => object_json(
+            of_generation(&generation.meta().id, Some(&head)),
+            generation,
+            include,
         ),
         None => object(generation, include),
     }
 }
 
 /// Returns the object as it is now.
-fn object(generation: &Generation, include: Include) -> HttpResponse {
-    json(
-        &mut of_generation(&generation.meta().id, None),
-        rendered(generation, include),
+fn object(generation: &Arc<Generation>, include: Include) -> HttpResponse {
+    object_json(
+        of_generation(&generation.meta().id, None),
+        generation,
+        include,
     )
-}
-
-/// Returns the object as it is now. The account counts it until it is sent.
-fn rendered(generation: &Generation, include: Include) -> Bytes {
-    let json = generation.response_in(Form::Shown(include));
-    generation.account().hold(AccountKind::Frames, json)
 }
 
 /// Returns an ending without an answer as an error.

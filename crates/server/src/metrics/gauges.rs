@@ -26,6 +26,20 @@ pub struct Gauges {
     pub websocket: Gauge,
 }
 
+impl Gauges {
+    /// Returns gauges for one worker, which these include.
+    #[must_use]
+    pub fn handles(&self) -> Self {
+        Self {
+            connections: self.connections.handle(),
+            sockets: self.sockets.handle(),
+            sse: self.sse.handle(),
+            text: self.text.handle(),
+            websocket: self.websocket.handle(),
+        }
+    }
+}
+
 /// Collects the gauges.
 #[derive(Debug)]
 pub(super) struct GaugeCollector {

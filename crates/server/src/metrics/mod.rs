@@ -15,11 +15,13 @@ mod gauges;
 mod generations;
 mod logs;
 mod process;
+mod store;
 mod upstreams;
 mod webhooks;
 
 pub use exposition::Format;
 pub use gauges::Gauges;
+pub(crate) use store::Storage;
 pub(crate) use upstreams::Upstreams;
 pub(crate) use webhooks::Deliveries;
 

@@ -160,8 +160,9 @@ impl Session {
                 self.read(reading, view, after, (guard, from)).await;
             }
             Ok(Resumption::NothingLeft { .. }) => self.note(format_args!("nothing is left")),
-            Ok(Resumption::Reset { seq, event, .. }) => {
+            Ok(Resumption::Reset { generation }) => {
                 let mut reading = reading;
+                let (seq, event) = generation.reset_event();
                 let text = String::from_utf8_lossy(&event);
                 self.note(format_args!("is reset at {seq}: {text}"));
                 if let Err(wrong) = reading.reset(seq.0, &event) {

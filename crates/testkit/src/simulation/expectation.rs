@@ -77,7 +77,9 @@ impl Expectation {
         let got = match resumed {
             Ok(Resumption::Read { from, .. }) => format!("reads from {from}"),
             Ok(Resumption::NothingLeft { .. }) => "is told that nothing is left".to_owned(),
-            Ok(Resumption::Reset { seq, .. }) => format!("is reset at {seq}"),
+            Ok(Resumption::Reset { generation }) => {
+                format!("is reset at {}", generation.reset_event().0)
+            }
             Ok(Resumption::Lost(_)) => "is told that the node is lost".to_owned(),
             Err(error) => format!("is refused with {}", error.status),
         };

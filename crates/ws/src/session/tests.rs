@@ -1,4 +1,4 @@
-//! Commands that wait for what is not in this process.
+//! Commands that wait for what is not in this process, and frames in pieces.
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -6,6 +6,7 @@ use futures::task::noop_waker;
 use tokenwire_core::engine::{GenerationSource, Located};
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::Target;
+use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_testkit::{ScriptedUpstream, no_timeouts};
 use tokio::sync::Notify;
 
@@ -122,4 +123,128 @@ async fn lost_stream_is_resumed_with_its_failure() {
     let shown = frames(&mut session);
     assert!(shown.contains("tokenwire:resumed"), "{shown}");
     assert!(!shown.contains("response.failed"), "{shown}");
+}
+
+/// Splits bytes into the payloads of text frames. All must be complete.
+fn payloads(mut bytes: &[u8]) -> Vec<serde_json::Value> {
+    let mut payloads = Vec::new();
+    while let [0x81, short, rest @ ..] = bytes {
+        let (length, rest) = match short {
+            126 => {
+                let (length, rest) = rest.split_at(2);
+                (
+                    usize::from(u16::from_be_bytes(length.try_into().unwrap())),
+                    rest,
+                )
+            }
+            127 => {
+                let (length, rest) = rest.split_at(8);
+                (
+                    u64::from_be_bytes(length.try_into().unwrap()) as usize,
+                    rest,
+                )
+            }
+            short => (usize::from(*short), rest),
+        };
+        let (payload, rest) = rest.split_at(length);
+        payloads.push(serde_json::from_slice(payload).unwrap());
+        bytes = rest;
+    }
+    assert!(bytes.is_empty(), "a frame begins with {:?}", &bytes[..2]);
+    payloads
+}
+
+/// Starts an answer of 2 MiB on lane `a`, and waits until it has ended.
+async fn large_answer(session: &mut SocketSession, upstream: &ScriptedUpstream) {
+    session.on_message(r#"{"type":"response.create","input":"1","stream_id":"a"}"#);
+    let call = upstream.call().await;
+    let token = "x".repeat(16 * 1024);
+    for _ in 0..128 {
+        call.token(&token);
+    }
+    call.finish("stop").done().end(BodyEnd::Clean);
+    call.gone().await;
+}
+
+#[tokio::test]
+async fn nothing_stands_between_the_pieces_of_a_large_frame() {
+    let (mut session, _, upstream) = session();
+    large_answer(&mut session, &upstream).await;
+    session.on_message(r#"{"type":"response.create","input":"2","stream_id":"b"}"#);
+    let call = upstream.call().await;
+    let waker = noop_waker();
+    let mut all = Vec::new();
+    let mut pings = 0;
+    loop {
+        let piece = session.poll_frames(&mut Context::from_waker(&waker));
+        if piece.is_empty() {
+            break;
+        }
+        assert!(piece.len() <= 160 * 1024);
+        all.extend_from_slice(&piece);
+        if pings < 100 {
+            pings += 1;
+            // Each of these is ready before the next piece is.
+            session.on_message(r#"{"type":"tokenwire:ping"}"#);
+            call.token("b");
+            tokio::task::yield_now().await;
+        }
+    }
+    let payloads = payloads(&all);
+    let of = |lane: &str, kind: &str| {
+        let named =
+            |payload: &&serde_json::Value| payload["stream_id"] == lane && payload["type"] == kind;
+        payloads.iter().filter(named).count()
+    };
+    assert_eq!(of("a", "response.output_text.delta"), 128);
+    assert_eq!(of("a", "response.completed"), 1);
+    assert!(of("b", "response.output_text.delta") > 0);
+    let pongs = payloads
+        .iter()
+        .filter(|payload| payload["type"] == "tokenwire:pong");
+    assert_eq!(pongs.count(), pings);
+    let text = "x".repeat(2 * 1024 * 1024);
+    let done = payloads
+        .iter()
+        .find(|payload| payload["type"] == "response.output_text.done")
+        .unwrap();
+    assert_eq!(done["text"], *text);
+}
+
+#[tokio::test]
+async fn frame_is_completed_after_its_reader_has_left() {
+    let (mut session, _, upstream) = session();
+    large_answer(&mut session, &upstream).await;
+    let waker = noop_waker();
+    let mut all = Vec::new();
+    while session.readers.is_between_frames() {
+        let piece = session.poll_frames(&mut Context::from_waker(&waker));
+        assert!(!piece.is_empty(), "the closing events are large");
+        all.extend_from_slice(&piece);
+    }
+    let id = String::from_utf8_lossy(&all);
+    let id = id
+        .split("\"id\":\"")
+        .nth(1)
+        .unwrap()
+        .split('"')
+        .next()
+        .unwrap();
+    session.on_message(&format!(
+        r#"{{"type":"tokenwire:unsubscribe","response_id":"{id}"}}"#
+    ));
+    assert!(!session.is_idle());
+    loop {
+        let piece = session.poll_frames(&mut Context::from_waker(&waker));
+        if piece.is_empty() {
+            break;
+        }
+        all.extend_from_slice(&piece);
+    }
+    let payloads = payloads(&all);
+    assert_eq!(
+        payloads.last().unwrap()["type"],
+        "response.output_text.done"
+    );
+    assert!(session.is_idle());
 }

@@ -22,8 +22,7 @@ pub(crate) use members::{Kind, Members, Node, present};
 pub use object::RawObject;
 pub(crate) use refusal::{invalid, missing, quote, unsupported};
 pub(crate) use string::{
-    Unescaper, escape, is_string_inside, push_string, quoted, string_inside, string_inside_len,
-    unescape,
+    Unescaper, escape, is_string_inside, quoted, string_inside, string_inside_len, unescape,
 };
 pub(crate) use unique::is_array_of_unique_objects;
 pub(crate) use write::{ObjectWriter, push_array, push_number, raw_string, raw_value};

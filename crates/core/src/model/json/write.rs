@@ -3,6 +3,7 @@
 use serde_json::value::RawValue;
 
 use super::string::{needs_no_escape, quoted};
+use crate::model::output::Output;
 
 /// Writes one object into a buffer: braces, commas and names. [`ObjectWriter::end`] closes it.
 pub(crate) struct ObjectWriter<'o> {
@@ -66,7 +67,7 @@ pub(crate) fn push_array<T>(
 }
 
 /// Appends a number in decimal.
-pub(crate) fn push_number(out: &mut Vec<u8>, number: u64) {
+pub(crate) fn push_number(out: &mut impl Output, number: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 

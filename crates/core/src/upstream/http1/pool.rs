@@ -11,6 +11,8 @@ use tokio::time::Instant;
 
 /// Longest idle time of a connection. vLLM and SGLang close idle connections after 5 s.
 pub(in crate::upstream) const MAX_IDLE: Duration = Duration::from_secs(4);
+/// The idle time up to which tokio's view of a connection is taken for true.
+const ASSUMED_ALIVE: Duration = Duration::from_millis(5);
 /// Most idle connections of one client.
 const MAX_IDLE_CONNECTIONS: usize = 512;
 
@@ -32,7 +34,7 @@ impl Pool {
     pub(super) fn take(&self) -> Option<TcpStream> {
         let mut idle = self.idle.lock();
         while let Some((since, stream)) = idle.streams.pop() {
-            if since.elapsed() < MAX_IDLE && is_quiet(&stream) {
+            if is_alive(&stream, since.elapsed()) {
                 return Some(stream);
             }
         }
@@ -71,10 +73,19 @@ async fn sweep(pool: Weak<Pool>) {
 }
 
 /// Returns whether there is nothing to read. A pending end or unexpected bytes make a connection
-/// unusable. Asks the kernel: tokio learns of an end only when its driver runs.
-fn is_quiet(stream: &TcpStream) -> bool {
-    let peeked = SockRef::from(stream).peek(&mut [MaybeUninit::uninit(); 1]);
-    matches!(peeked, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+/// unusable.
+///
+/// tokio learns of an end only when its driver runs, so the kernel is asked. A connection that was
+/// used just now is spared that call, which costs more than the rest of the pool.
+fn is_alive(stream: &TcpStream, idle: Duration) -> bool {
+    if idle < ASSUMED_ALIVE {
+        return is_quiet(stream.try_read(&mut [0; 1]));
+    }
+    idle < MAX_IDLE && is_quiet(SockRef::from(stream).peek(&mut [MaybeUninit::uninit(); 1]))
+}
+
+fn is_quiet(read: std::io::Result<usize>) -> bool {
+    matches!(read, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::LazyLock;
 
+use memchr::memmem::Finder;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
@@ -106,6 +108,12 @@ fn read<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<T> {
     serde_json::from_str(json::present(raw)?.get()).ok()
 }
 
+/// Returns true if the name `usage` may occur in this JSON. Runs over every chunk.
+fn names_usage(json: &str) -> bool {
+    static NAME: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"usage\""));
+    NAME.find(json.as_bytes()).is_some()
+}
+
 /// Returns the elements of an array; empty for other values.
 fn list(raw: Option<&RawValue>) -> Vec<&RawValue> {
     // The check avoids the cost of a serde error: this runs for the content of every delta.
@@ -153,12 +161,11 @@ impl<'a> Chunk<'a> {
         .or_else(|| choices.iter().find_map(Choice::own_usage))
         .or_else(|| {
             // The check avoids a second parse of nearly every chunk.
-            let members: Members<'a> = text
-                .contains("\"usage\"")
-                .then(|| serde_json::from_str(text).ok())??;
+            let members: Members<'a> =
+                names_usage(text).then(|| serde_json::from_str(text).ok())??;
             members
                 .iter()
-                .filter(|(_, raw)| raw.get().starts_with('{') && raw.get().contains("\"usage\""))
+                .filter(|(_, raw)| raw.get().starts_with('{') && names_usage(raw.get()))
                 .find_map(|(_, raw)| {
                     let vendor: Members<'a> = serde_json::from_str(raw.get()).ok()?;
                     vendor.get("usage")
@@ -299,7 +306,7 @@ impl<'a> Choice<'a> {
     pub(super) fn own_usage(&self) -> Option<&'a RawValue> {
         json::present(self.usage).or_else(|| {
             // The check avoids a second parse of nearly every delta.
-            let delta = self.delta.filter(|raw| raw.get().contains("\"usage\""));
+            let delta = self.delta.filter(|raw| names_usage(raw.get()));
             json::present(read::<Delta<'a>>(delta)?.usage)
         })
     }

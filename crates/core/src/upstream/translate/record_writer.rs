@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::model::event::{DeltaKind, DeltaTarget, EventKind, ItemHead, PartKind};
 use crate::model::id::{Epoch, Seq};
 use crate::model::record::{CLOSING_NUMBERS, Content, FullRecord, RecordBatch, Template};
+use crate::model::snapshot::Change;
 
 /// The text of a stream that was already appended to its log.
 pub(crate) trait History: Send + Sync {
@@ -18,6 +19,8 @@ pub(crate) trait History: Send + Sync {
 pub struct RecordWriter {
     batch: RecordBatch,
     events: Vec<EventKind>,
+    /// The events of the batch's full records, as the snapshot takes them.
+    changes: Vec<Change>,
     /// Templates that were not published to readers yet.
     unpublished: Vec<(Option<ItemHead>, Template)>,
     heads: Vec<ItemHead>,
@@ -88,9 +91,16 @@ impl RecordWriter {
         &self.batch
     }
 
+    /// Takes the events of the batch's full records, in order. What applies them to the snapshot
+    /// need not decode the records.
+    pub(crate) fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
+    }
+
     /// Removes the records after they were appended. Numbers continue.
     pub fn clear(&mut self) {
         self.batch.clear();
+        self.changes = Vec::new();
     }
 
     /// Returns true if nothing was collected since the last [`RecordWriter::clear`].
@@ -171,14 +181,17 @@ impl RecordWriter {
             }
             self.events.push(EventKind::Chunk);
         }
-        let events = std::mem::take(&mut self.events);
         let record = FullRecord {
-            events,
+            events: std::mem::take(&mut self.events),
             raw: raw.map(serde_bytes::Bytes::new),
         };
         self.batch.push_full(&record);
-        self.events = record.events;
-        self.events.clear();
+        let changes = record.events.into_iter().map(Change::from);
+        if self.changes.is_empty() {
+            self.changes = changes.collect();
+        } else {
+            self.changes.extend(changes);
+        }
     }
 
     /// Opens an item and returns its number.

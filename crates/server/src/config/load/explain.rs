@@ -25,7 +25,7 @@ pub(super) fn explain(error: &figment::Error, origin: String, template: &Value) 
         ),
         Kind::UnknownVariant(word, words) => {
             let remedy = if written(path) == "store.kind" {
-                "This build keeps logs in memory only."
+                "Write disk to keep streams across restarts."
             } else {
                 ""
             };

@@ -1,0 +1,115 @@
+//! The store of the logs: opened before the gateway listens, and looked after while it serves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::executor::block_on;
+use tokenwire_core::engine::SharedEngine;
+use tokenwire_core::log::StoreError;
+use tokenwire_core::model::id::GenerationId;
+use tokenwire_store::{DiskOptions, DiskStore, OpenError};
+use tokenwire_webhooks::{DeliveryRecords, Webhooks};
+
+use crate::config::schema::{Config, StoreKind};
+
+/// The pause between two attempts to end the logs of an earlier process.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Opens the store that is configured, if logs are to outlive the process. Reads what earlier
+/// processes left, and blocks until that is done.
+///
+/// # Errors
+/// [`OpenError`] if its folder cannot be used.
+pub(crate) fn open(config: &Config) -> Result<Option<Arc<DiskStore>>, OpenError> {
+    let store = &config.store;
+    let path = match (store.kind, &store.path) {
+        (StoreKind::Disk, Some(path)) => path,
+        _ => return Ok(None),
+    };
+    let store = DiskStore::open(DiskOptions {
+        sync: store.sync,
+        max_bytes: store.max_bytes as u64,
+        retain_logs: config.streams.retain_events,
+        retain_objects: config.streams.retain_responses,
+        ..DiskOptions::new(path)
+    })?;
+    Ok(Some(Arc::new(store)))
+}
+
+/// Ends the generations that ran when their process died, before clients can ask for them, and goes
+/// on with the webhooks that it owed. Returns the generations that could not be ended now.
+pub(crate) fn recover(
+    store: &Arc<DiskStore>,
+    engine: &SharedEngine,
+    webhooks: &Webhooks,
+) -> Vec<GenerationId> {
+    let mut ids = store.unfinished();
+    if !ids.is_empty() {
+        tracing::info!(
+            count = ids.len(),
+            "ending the streams of an earlier process"
+        );
+    }
+    ids.extend(webhooks.keep_in(Arc::new(StoredDeliveries(store.clone()))));
+    // Nothing else runs on this thread yet. The store's own threads do the work.
+    block_on(end_each(ids, engine, webhooks))
+}
+
+/// Tries again to end what could not be ended at the start.
+pub(crate) async fn recover_rest(
+    mut rest: Vec<GenerationId>,
+    engine: SharedEngine,
+    webhooks: Webhooks,
+) {
+    while !rest.is_empty() {
+        tokio::time::sleep(RETRY).await;
+        rest = end_each(rest, &engine, &webhooks).await;
+    }
+}
+
+async fn end_each(
+    ids: Vec<GenerationId>,
+    engine: &SharedEngine,
+    webhooks: &Webhooks,
+) -> Vec<GenerationId> {
+    let mut rest = Vec::new();
+    for id in ids {
+        match engine.adopt(&id).await {
+            Ok(generation) => webhooks.ended(&generation),
+            Err(StoreError::Unavailable(error)) => {
+                tracing::debug!(generation = %id, %error, "a lost stream cannot be ended now");
+                rest.push(id);
+            }
+            Err(error) => {
+                webhooks.forget(&id);
+                if !error.is_gone() {
+                    tracing::error!(generation = %id, %error, "a lost stream cannot be ended");
+                }
+            }
+        }
+    }
+    rest
+}
+
+/// The prefix of the records of webhooks.
+const DELIVERIES: &str = "webhook/";
+
+/// Webhooks that are owed, as small records of the store.
+#[derive(Debug)]
+struct StoredDeliveries(Arc<DiskStore>);
+
+impl DeliveryRecords for StoredDeliveries {
+    fn set(&self, key: &str, value: Option<Vec<u8>>) {
+        self.0
+            .set(format!("{DELIVERIES}{key}"), value.map(Into::into));
+    }
+
+    fn list(&self) -> Vec<(String, Vec<u8>)> {
+        let entries = self.0.entries(DELIVERIES).into_iter();
+        let entry = |(key, value): (String, bytes::Bytes)| {
+            let key = key.strip_prefix(DELIVERIES)?.to_owned();
+            Some((key, value.to_vec()))
+        };
+        entries.filter_map(entry).collect()
+    }
+}

@@ -1,0 +1,291 @@
+//! The store on a local disk.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{Builder, JoinHandle};
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tokenwire_core::log::{
+    Appended, Blocks, Epoch, LogHeader, LogStore, StoreError, StoreFuture, StoredLog,
+};
+use tokenwire_core::model::id::{GenerationId, Owner, Seq};
+use tokenwire_core::model::record::RecordBatch;
+use tokio::sync::oneshot;
+
+use crate::folder::Folder;
+use crate::health::StoreStatus;
+use crate::index::Entry;
+use crate::options::DiskOptions;
+use crate::recovery::{Recovered, recover};
+use crate::shared::Shared;
+use crate::writer::{Command, Reply, Seal, Writer};
+use crate::{reader, writer};
+
+/// Threads that read.
+const READERS: usize = 4;
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use the folder {path}: {source}")]
+pub struct OpenError {
+    /// The folder.
+    pub path: String,
+    /// The system's error.
+    pub source: io::Error,
+}
+
+/// Logs in a folder on a local disk. See the [crate](crate).
+///
+/// Dropping it ends its threads once they have done what was asked of them. It does not wait for
+/// them: a disk that hangs does not keep the process from ending.
+pub struct DiskStore {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for DiskStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DiskStore")
+            .field("path", &self.shared.folder.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for DiskStore {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl DiskStore {
+    /// Creates a folder for this process, and recovers those of processes that are gone. Blocks
+    /// until that is done.
+    ///
+    /// # Errors
+    /// [`OpenError`] if the folder cannot be created or read.
+    pub fn open(options: DiskOptions) -> Result<Self, OpenError> {
+        let failed = |source| OpenError {
+            path: options.path.display().to_string(),
+            source,
+        };
+        let folder = Folder::create(&options.path).map_err(failed)?;
+        let Recovered {
+            index,
+            folders,
+            next_file,
+        } = recover(&options).map_err(failed)?;
+        let shared = Shared::new(options.clone(), folder, index, next_file);
+        let mut threads = Vec::new();
+        let mut spawn = |name: String, run: Box<dyn FnOnce() + Send>| {
+            threads.push(Builder::new().name(name).spawn(run)?);
+            Ok(())
+        };
+        let writer = writer::Writer::new(shared.clone(), folders);
+        spawn("store-writer".to_owned(), Box::new(|| Writer::run(writer))).map_err(failed)?;
+        let syncing = shared.clone();
+        let sync = Box::new(move || {
+            let lost = |file| syncing.commands.send_now(Command::Lost(file));
+            let interval = syncing.options.sync;
+            syncing.syncer.run(interval, &syncing.health, lost);
+        });
+        spawn("store-syncer".to_owned(), sync).map_err(failed)?;
+        for number in 0..READERS {
+            let reading = shared.clone();
+            let read = Box::new(move || reader::run(&reading));
+            spawn(format!("store-reader-{number}"), read).map_err(failed)?;
+        }
+        Ok(Self {
+            shared,
+            threads: Mutex::new(threads),
+        })
+    }
+
+    /// Returns the ids of the logs that have not ended. After [`open`](Self::open) these are the
+    /// logs whose writers are lost: each is to be adopted.
+    #[must_use]
+    pub fn unfinished(&self) -> Vec<GenerationId> {
+        let index = self.shared.index.lock();
+        let running = index.running.iter().filter_map(|key| {
+            let Some(Entry::Running(log)) = index.logs.get(key) else {
+                return None;
+            };
+            Some(log.header.meta.id.clone())
+        });
+        running.collect()
+    }
+
+    /// Returns how the store fares. Takes no longer than a lookup.
+    #[must_use]
+    pub fn status(&self) -> StoreStatus {
+        let (running, all) = {
+            let index = self.shared.index.lock();
+            (index.running.len(), index.logs.len())
+        };
+        let health = &self.shared.health;
+        StoreStatus {
+            state: health.state(),
+            bytes: health.bytes.load(Ordering::Relaxed),
+            written: health.written.load(Ordering::Relaxed),
+            errors: health.errors.load(Ordering::Relaxed),
+            running,
+            kept: all - running,
+        }
+    }
+
+    /// Sets a small record, or removes it if it has no value. It is written at once, and kept until
+    /// it is removed. While the disk cannot be written the change waits in memory.
+    pub fn set(&self, key: impl Into<String>, value: Option<Bytes>) {
+        let key = key.into();
+        let is_first = {
+            let mut index = self.shared.index.lock();
+            match value {
+                Some(value) => index.entries.insert(key.clone(), value),
+                None => index.entries.remove(&key),
+            };
+            let is_first = index.changed.is_empty();
+            index.changed.insert(key);
+            is_first
+        };
+        if is_first {
+            self.shared.commands.send_now(Command::Entries);
+        }
+    }
+
+    /// Returns the small records whose key begins with this, by key.
+    #[must_use]
+    pub fn entries(&self, prefix: &str) -> Vec<(String, Bytes)> {
+        let index = self.shared.index.lock();
+        let from = index.entries.range(prefix.to_owned()..);
+        from.take_while(|(key, _)| key.starts_with(prefix))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
+    }
+
+    /// Ends the threads once they have done what was asked of them, syncs the files, and frees the
+    /// folder. Blocks until then.
+    pub fn close(&self) {
+        self.end();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
+            let _ = thread.join();
+        }
+    }
+
+    fn end(&self) {
+        self.shared.commands.close();
+        self.shared.reads.close();
+        self.shared.syncer.close();
+    }
+
+    async fn change<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.shared.commands.send(command(reply)).await;
+        sent.map_err(|_| closed())?;
+        answer.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    async fn look<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let job = Box::new(move |shared: &Shared| {
+            // A read that is not waited for any more is not made.
+            if !reply.is_closed() {
+                let _ = reply.send(read(shared));
+            }
+        });
+        let sent = self.shared.reads.send(job).await;
+        sent.map_err(|_| closed())?;
+        answer.await.unwrap_or_else(|_| Err(closed()))
+    }
+}
+
+fn closed() -> StoreError {
+    StoreError::Unavailable("the store is closed".into())
+}
+
+impl LogStore for DiskStore {
+    fn create(&self, header: Arc<LogHeader>) -> StoreFuture<'_, Epoch> {
+        self.change(|reply| Command::Create(header, reply)).boxed()
+    }
+
+    fn append(&self, blocks: Blocks) -> BoxFuture<'_, Appended> {
+        async move {
+            let count = blocks.len();
+            let (reply, answer) = oneshot::channel();
+            let sent = self.shared.commands.send(Command::Append(blocks, reply));
+            let blocks = match sent.await {
+                Ok(()) => match answer.await {
+                    Ok(appended) => return appended,
+                    Err(_) => Blocks::default(),
+                },
+                Err(Command::Append(blocks, _)) => blocks,
+                Err(_) => Blocks::default(),
+            };
+            (blocks, vec![Err(closed()); count])
+        }
+        .boxed()
+    }
+
+    fn seal<'a>(
+        &'a self,
+        id: &'a GenerationId,
+        epoch: Epoch,
+        block: RecordBatch,
+        object: Option<Bytes>,
+    ) -> StoreFuture<'a, ()> {
+        let seal = Box::new(Seal {
+            id: id.clone(),
+            epoch,
+            block,
+            object,
+        });
+        self.change(|reply| Command::Seal(seal, reply)).boxed()
+    }
+
+    fn open<'a>(&'a self, id: &'a GenerationId) -> StoreFuture<'a, StoredLog> {
+        let id = id.clone();
+        self.look(move |shared| shared.stored(&id)).boxed()
+    }
+
+    fn read<'a>(
+        &'a self,
+        id: &'a GenerationId,
+        from: Seq,
+        max_bytes: usize,
+    ) -> StoreFuture<'a, RecordBatch> {
+        let id = id.clone();
+        self.look(move |shared| shared.records(&id, from, max_bytes))
+            .boxed()
+    }
+
+    fn object<'a>(&'a self, id: &'a GenerationId) -> StoreFuture<'a, Option<Bytes>> {
+        let id = id.clone();
+        self.look(move |shared| shared.object(&id)).boxed()
+    }
+
+    fn adopt<'a>(&'a self, id: &'a GenerationId) -> StoreFuture<'a, Epoch> {
+        let id = id.clone();
+        self.change(|reply| Command::Adopt(id, reply)).boxed()
+    }
+
+    fn delete<'a>(&'a self, id: &'a GenerationId) -> StoreFuture<'a, ()> {
+        let id = id.clone();
+        self.change(|reply| Command::Delete(id, reply)).boxed()
+    }
+
+    fn keyed<'a>(
+        &'a self,
+        owner: &'a Owner,
+        key: &'a str,
+    ) -> StoreFuture<'a, Option<GenerationId>> {
+        let (owner, key) = (owner.clone(), key.to_owned());
+        self.look(move |shared| shared.keyed(&owner, &key)).boxed()
+    }
+}

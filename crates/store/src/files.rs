@@ -1,0 +1,221 @@
+//! The files of a store.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use tokenwire_core::log::StoreError;
+
+use crate::frame::{self, HEAD, Head, Kind, MAGIC};
+
+/// What a file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum FileKind {
+    /// Running logs.
+    Journal,
+    /// Ended logs.
+    Logs,
+    /// Response objects.
+    Objects,
+    /// Ids of deleted logs.
+    Deleted,
+    /// Small records.
+    Entries,
+}
+
+/// The number of a file in this process.
+pub(crate) type FileId = u32;
+
+/// A file of this process, or of one before it.
+#[derive(Debug)]
+pub(crate) struct StoreFile {
+    pub(crate) id: FileId,
+    pub(crate) kind: FileKind,
+    pub(crate) path: PathBuf,
+    file: File,
+    /// Bytes that are written.
+    pub(crate) length: AtomicU64,
+    /// When the newest log in it ended, in Unix seconds.
+    pub(crate) newest: AtomicU64,
+    /// Whether something is written that is not synced.
+    pub(crate) dirty: AtomicBool,
+    /// Whether its name is not synced.
+    pub(crate) is_new: AtomicBool,
+    /// Whether a sync failed. Nothing more is written to it.
+    pub(crate) failed: AtomicBool,
+}
+
+/// The place of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) file: FileId,
+    pub(crate) offset: u32,
+}
+
+// === impl FileKind ===
+
+impl FileKind {
+    /// The first part of the names of such files.
+    pub(crate) const fn prefix(self) -> &'static str {
+        match self {
+            Self::Journal => "journal-",
+            Self::Logs => "logs-",
+            Self::Objects => "objects-",
+            Self::Deleted => "deleted-",
+            Self::Entries => "entries-",
+        }
+    }
+
+    /// Returns the kind and the number of a file name.
+    pub(crate) fn of(name: &str) -> Option<(Self, u64)> {
+        let kinds = [
+            Self::Journal,
+            Self::Logs,
+            Self::Objects,
+            Self::Deleted,
+            Self::Entries,
+        ];
+        kinds.into_iter().find_map(|kind| {
+            let number = name.strip_prefix(kind.prefix())?;
+            Some((kind, number.parse().ok()?))
+        })
+    }
+}
+
+// === impl StoreFile ===
+
+impl StoreFile {
+    /// Creates a file in this folder, with the first bytes of every file.
+    pub(crate) fn create(folder: &Path, kind: FileKind, id: FileId) -> io::Result<Arc<Self>> {
+        let path = folder.join(format!("{}{id:06}", kind.prefix()));
+        let file = crate::folder::create(&path)?;
+        if let Err(error) = file.write_all_at(&MAGIC, 0) {
+            let _ = std::fs::remove_file(&path);
+            return Err(error);
+        }
+        Ok(Arc::new(Self {
+            id,
+            kind,
+            path,
+            file,
+            length: AtomicU64::new(MAGIC.len() as u64),
+            newest: AtomicU64::new(0),
+            dirty: AtomicBool::new(false),
+            is_new: AtomicBool::new(true),
+            failed: AtomicBool::new(false),
+        }))
+    }
+
+    /// Opens a file of an earlier process.
+    pub(crate) fn open(path: &Path, kind: FileKind, id: FileId) -> io::Result<Arc<Self>> {
+        let file = File::open(path)?;
+        let length = file.metadata()?.len();
+        Ok(Arc::new(Self {
+            id,
+            kind,
+            path: path.to_owned(),
+            file,
+            length: AtomicU64::new(length),
+            newest: AtomicU64::new(0),
+            dirty: AtomicBool::new(false),
+            is_new: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+        }))
+    }
+
+    /// Returns whether it begins as every file of this version does.
+    pub(crate) fn is_known(&self) -> bool {
+        let mut magic = [0; MAGIC.len()];
+        self.file.read_exact_at(&mut magic, 0).is_ok() && magic == MAGIC
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.length.load(Ordering::Acquire)
+    }
+
+    /// Appends bytes. What a failed write left behind is cut off; if that fails as well, the file
+    /// takes no more.
+    pub(crate) fn append(&self, bytes: &[u8]) -> io::Result<u64> {
+        let offset = self.len();
+        if let Err(error) = self.file.write_all_at(bytes, offset) {
+            if self.file.set_len(offset).is_err() {
+                self.failed.store(true, Ordering::Release);
+            }
+            return Err(error);
+        }
+        self.length
+            .store(offset + bytes.len() as u64, Ordering::Release);
+        Ok(offset)
+    }
+
+    /// Makes what is written durable.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()?;
+        if self.is_new.swap(false, Ordering::AcqRel)
+            && let Some(folder) = self.path.parent()
+        {
+            crate::folder::sync(folder)?;
+        }
+        Ok(())
+    }
+
+    /// Reads all of it.
+    pub(crate) fn read_all(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(self.len()).unwrap_or(0)];
+        self.file.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+
+    /// Reads the head of the frame at this offset. `None` if there is none.
+    pub(crate) fn head(&self, offset: u64) -> io::Result<Option<Head>> {
+        if offset + HEAD as u64 > self.len() {
+            return Ok(None);
+        }
+        let mut bytes = [0; HEAD];
+        self.file.read_exact_at(&mut bytes, offset)?;
+        Ok(Head::parse(&bytes).filter(|head| offset + head.frame_len() as u64 <= self.len()))
+    }
+
+    /// Reads a frame of this length and returns its body.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] and [`StoreError::Unavailable`].
+    pub(crate) fn frame(
+        &self,
+        offset: u64,
+        length: usize,
+        kind: Kind,
+    ) -> Result<Bytes, StoreError> {
+        let end = offset.checked_add(length as u64);
+        if length < HEAD || end.is_none_or(|end| end > self.len()) {
+            return Err(StoreError::Corrupt);
+        }
+        let mut bytes = vec![0; length];
+        self.file
+            .read_exact_at(&mut bytes, offset)
+            .map_err(failed)?;
+        if frame::body(&bytes, kind).is_none() {
+            return Err(StoreError::Corrupt);
+        }
+        Ok(Bytes::from(bytes).slice(HEAD..))
+    }
+
+    /// Reads the frame at this offset, whose length its head tells.
+    ///
+    /// # Errors
+    /// As [`StoreFile::frame`].
+    pub(crate) fn frame_at(&self, offset: u64, kind: Kind) -> Result<Bytes, StoreError> {
+        let head = self.head(offset).map_err(failed)?;
+        let head = head.ok_or(StoreError::Corrupt)?;
+        self.frame(offset, head.frame_len(), kind)
+    }
+}
+
+/// The error of an operation on a file.
+pub(crate) fn failed(error: io::Error) -> StoreError {
+    StoreError::Unavailable(error.to_string().into())
+}

@@ -1,0 +1,154 @@
+//! The folder of one start of the process, which it holds by a lock.
+//!
+//! The kernel frees the lock when the process ends, also by `kill -9`. No clock is involved.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokenwire_core::model::id::random_id;
+
+/// The file that is locked. It says which version of the format the folder has.
+const LOCK: &str = "lock";
+/// The first words of the lock file.
+const NAME: &str = "tokenwire-store";
+/// The version that is written.
+pub(crate) const VERSION: u32 = 1;
+/// Folders that are not complete yet.
+const NEW: &str = ".new-";
+
+/// A folder whose lock is held.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    pub(crate) path: PathBuf,
+    /// Locked until it is closed.
+    _lock: File,
+}
+
+/// What became of an attempt to take a folder.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// It is ours now.
+    Free(Folder),
+    /// A process that runs has it.
+    Locked,
+    /// It is not a folder of this program, or has another version.
+    Foreign,
+}
+
+impl Folder {
+    /// Creates and locks a folder below `root`, which is created as well.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(crate) fn create(root: &Path) -> io::Result<Self> {
+        directory(root)?;
+        let tag = tag();
+        let (new, path) = (root.join(format!("{NEW}{tag}")), root.join(&tag));
+        directory(&new)?;
+        let mut lock = create(&new.join(LOCK))?;
+        writeln!(lock, "{NAME} {VERSION}")?;
+        lock.try_lock()?;
+        lock.sync_all()?;
+        // Other processes see it only once it is locked.
+        fs::rename(&new, &path)?;
+        sync(root)?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// Takes a folder that an earlier process left.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(crate) fn take(path: &Path) -> io::Result<Taken> {
+        let lock = match OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path.join(LOCK))
+        {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Taken::Foreign),
+            Err(error) => return Err(error),
+        };
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Ok(Taken::Locked),
+            Err(fs::TryLockError::Error(error)) => return Err(error),
+        }
+        let mut text = String::new();
+        (&lock).take(64).read_to_string(&mut text)?;
+        if text.trim_end() != format!("{NAME} {VERSION}") {
+            return Ok(Taken::Foreign);
+        }
+        Ok(Taken::Free(Self {
+            path: path.to_owned(),
+            _lock: lock,
+        }))
+    }
+
+    /// Returns the folders below `root`, ours and others'.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(crate) fn list(root: &Path) -> io::Result<Vec<PathBuf>> {
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(root)? {
+            let entry = entry?;
+            let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+            if !hidden && entry.file_type()?.is_dir() {
+                paths.push(entry.path());
+            }
+        }
+        paths.sort();
+        Ok(paths)
+    }
+
+    /// Removes the folder if no file of records is left in it.
+    pub(crate) fn remove_if_empty(&self) -> bool {
+        let others = fs::read_dir(&self.path).map(|entries| {
+            let names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));
+            names.filter(|name| name != LOCK).count()
+        });
+        if !matches!(others, Ok(0)) {
+            return false;
+        }
+        let _ = fs::remove_file(self.path.join(LOCK));
+        fs::remove_dir(&self.path).is_ok()
+    }
+}
+
+/// Returns a name that was never used. Names of later starts are greater, if the clock is right.
+fn tag() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let millis = since.map_or(0, |since| since.as_millis());
+    let random = random_id("");
+    format!("{millis:012x}-{}", random.get(..12).unwrap_or(&random))
+}
+
+/// Creates a folder that only its owner can read.
+fn directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Creates a file that only its owner can read.
+///
+/// # Errors
+/// Those of the file system; also if there is such a file.
+pub(crate) fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+}
+
+/// Makes the names in a folder durable.
+///
+/// # Errors
+/// Those of the file system.
+pub(crate) fn sync(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}

@@ -1,0 +1,283 @@
+//! What a store has, in memory: where each log and object lies.
+//!
+//! A kept log takes an entry of 40 bytes beside the map's own overhead. Everything else about it is
+//! read from its file.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+use tokenwire_core::log::{Epoch, LogHeader, StoreError};
+use tokenwire_core::model::id::{GenerationId, Owner, Seq};
+
+use crate::files::{FileId, Place, StoreFile};
+
+/// Ids of deleted logs that are remembered. A late append to an older one finds no log.
+const TOMBSTONES: usize = 1 << 16;
+
+/// Stands for an id: 128 bits of a keyed hash. Half the size of the id.
+pub(crate) type IdKey = u128;
+
+/// Stands for an owner and an idempotency key.
+pub(crate) type KeyHash = u64;
+
+/// All that is known, and the files.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    hashers: [RandomState; 2],
+    pub(crate) logs: HashMap<IdKey, Entry>,
+    pub(crate) keys: HashMap<KeyHash, IdKey>,
+    deleted: HashSet<IdKey>,
+    /// The same, oldest first.
+    deletions: VecDeque<IdKey>,
+    pub(crate) files: HashMap<FileId, Arc<StoreFile>>,
+    /// The logs that have not ended.
+    pub(crate) running: HashSet<IdKey>,
+    /// Running logs that have something in a file.
+    pins: HashMap<FileId, usize>,
+    /// Small records by key.
+    pub(crate) entries: BTreeMap<String, Bytes>,
+    /// Keys of those that changed and are not written yet.
+    pub(crate) changed: BTreeSet<String>,
+}
+
+/// A log.
+#[derive(Debug)]
+pub(crate) enum Entry {
+    /// It has not ended.
+    Running(Box<RunningLog>),
+    /// It has ended.
+    Kept(KeptLog),
+}
+
+/// A log that has not ended.
+#[derive(Debug)]
+pub(crate) struct RunningLog {
+    pub(crate) header: Arc<LogHeader>,
+    pub(crate) epoch_ends: Vec<Seq>,
+    pub(crate) end: Seq,
+    /// Its number in this process's journal; 0 if it is in an earlier process's.
+    pub(crate) number: u32,
+    pub(crate) chunks: Vec<Chunk>,
+    /// The journal files that hold something of it, ascending.
+    pub(crate) pinned: Vec<FileId>,
+}
+
+/// A frame of records.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Chunk {
+    pub(crate) place: Place,
+    /// Length of the frame.
+    pub(crate) length: u32,
+    /// The end of its last record.
+    pub(crate) next: Seq,
+}
+
+/// A log that has ended: where its head, and that of its object, lie.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct KeptLog {
+    /// `None` once its records have been kept long enough.
+    pub(crate) log: Option<Place>,
+    /// `None` if it has none.
+    pub(crate) object: Option<Place>,
+}
+
+// === impl RunningLog ===
+
+impl RunningLog {
+    pub(crate) fn new(header: Arc<LogHeader>, number: u32) -> Self {
+        Self {
+            header,
+            epoch_ends: Vec::new(),
+            end: Seq(0),
+            number,
+            chunks: Vec::new(),
+            pinned: Vec::new(),
+        }
+    }
+
+    pub(crate) fn epoch(&self) -> Epoch {
+        Epoch(self.epoch_ends.len() as u64 + 1)
+    }
+}
+
+// === impl Index ===
+
+impl Index {
+    /// Returns what stands for an id.
+    pub(crate) fn key(&self, id: &GenerationId) -> IdKey {
+        let [high, low] = &self.hashers;
+        let half = |hasher: &RandomState| u128::from(hasher.hash_one(id.as_str()));
+        half(high) << 64 | half(low)
+    }
+
+    /// The error of an id that has no log.
+    pub(crate) fn missing(&self, key: IdKey) -> StoreError {
+        if self.deleted.contains(&key) {
+            StoreError::Deleted
+        } else {
+            StoreError::NotFound
+        }
+    }
+
+    pub(crate) fn get(&self, key: IdKey) -> Result<&Entry, StoreError> {
+        self.logs.get(&key).ok_or_else(|| self.missing(key))
+    }
+
+    pub(crate) fn is_deleted(&self, key: IdKey) -> bool {
+        self.deleted.contains(&key)
+    }
+
+    /// Adds a running log.
+    pub(crate) fn insert_running(&mut self, key: IdKey, log: RunningLog) {
+        for file in &log.pinned {
+            *self.pins.entry(*file).or_default() += 1;
+        }
+        self.note_key(&log.header, key);
+        self.running.insert(key);
+        self.logs.insert(key, Entry::Running(Box::new(log)));
+    }
+
+    /// Takes a running log off the index.
+    pub(crate) fn take_running(&mut self, key: IdKey) -> Option<RunningLog> {
+        if !self.running.remove(&key) {
+            return None;
+        }
+        match self.logs.remove(&key) {
+            Some(Entry::Running(log)) => {
+                for file in &log.pinned {
+                    if let Some(count) = self.pins.get_mut(file) {
+                        *count -= 1;
+                    }
+                }
+                Some(*log)
+            }
+            _ => None,
+        }
+    }
+
+    /// Notes that a running log goes on with this frame.
+    pub(crate) fn extend(&mut self, key: IdKey, chunk: Chunk) {
+        let Some(log) = self.running_mut(key) else {
+            return;
+        };
+        log.end = chunk.next;
+        log.chunks.push(chunk);
+        let file = chunk.place.file;
+        if log.pinned.last() != Some(&file) {
+            log.pinned.push(file);
+            *self.pins.entry(file).or_default() += 1;
+        }
+    }
+
+    /// Ends a running log.
+    pub(crate) fn keep(&mut self, key: IdKey, kept: KeptLog) {
+        self.take_running(key);
+        self.logs.insert(key, Entry::Kept(kept));
+    }
+
+    pub(crate) fn running_mut(&mut self, key: IdKey) -> Option<&mut RunningLog> {
+        match self.logs.get_mut(&key)? {
+            Entry::Running(log) => Some(log),
+            Entry::Kept(_) => None,
+        }
+    }
+
+    pub(crate) fn file(&self, id: FileId) -> Result<Arc<StoreFile>, StoreError> {
+        self.files.get(&id).cloned().ok_or(StoreError::NotFound)
+    }
+
+    /// Notes under which idempotency key a log was started.
+    pub(crate) fn note_key(&mut self, header: &LogHeader, key: IdKey) {
+        if let Some(keyed) = &header.idempotency {
+            let hash = key_hash(&header.meta.owner, &keyed.key);
+            self.keys.insert(hash, key);
+        }
+    }
+
+    /// Forgets a log and remembers that it was deleted. Returns its number in the journal, if it
+    /// runs.
+    pub(crate) fn delete(&mut self, key: IdKey) -> Option<u32> {
+        if self.deleted.insert(key) {
+            self.deletions.push_back(key);
+        }
+        if self.deletions.len() > TOMBSTONES
+            && let Some(oldest) = self.deletions.pop_front()
+        {
+            self.deleted.remove(&oldest);
+        }
+        let running = self.take_running(key);
+        self.logs.remove(&key);
+        running.map(|log| log.number)
+    }
+
+    /// Forgets what lies in a file that is removed.
+    pub(crate) fn forget_file(&mut self, id: FileId) {
+        let gone = |place: &mut Option<Place>| {
+            if place.is_some_and(|place| place.file == id) {
+                *place = None;
+            }
+        };
+        self.logs.retain(|_, entry| {
+            let Entry::Kept(kept) = entry else {
+                return true;
+            };
+            gone(&mut kept.log);
+            gone(&mut kept.object);
+            kept.log.is_some() || kept.object.is_some()
+        });
+        let logs = &self.logs;
+        self.keys.retain(|_, key| logs.contains_key(key));
+        self.files.remove(&id);
+        self.pins.remove(&id);
+    }
+
+    /// Returns whether a running log has something in this file.
+    pub(crate) fn is_pinned(&self, id: FileId) -> bool {
+        self.pins.get(&id).is_some_and(|count| *count > 0)
+    }
+}
+
+/// Returns what stands for an owner and an idempotency key. The same in every process.
+pub(crate) fn key_hash(owner: &Owner, key: &str) -> KeyHash {
+    let owner: &[&[u8]] = match owner {
+        Owner::Anonymous => &[b"\0"],
+        Owner::Named(name) => &[b"\x01", name.as_bytes(), b"\0"],
+    };
+    let mut hash = Sha256::new();
+    owner.iter().for_each(|part| hash.update(part));
+    hash.update(key.as_bytes());
+    let hash = hash.finalize();
+    hash.first_chunk()
+        .map_or(0, |first| u64::from_le_bytes(*first))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kept_log_takes_less_than_200_bytes() {
+        // A map that has just doubled is 7/16 full, with a byte beside each place.
+        let in_map = |entry: usize| (entry + 1) * 16 / 7;
+        let log = in_map(size_of::<(IdKey, Entry)>());
+        let key = in_map(size_of::<(KeyHash, IdKey)>());
+        assert!(log + key <= 200, "{log} and {key} bytes");
+    }
+
+    #[test]
+    fn keys_of_owners_differ() {
+        let named = |name: &str| Owner::Named(name.into());
+        let hashes = [
+            key_hash(&Owner::Anonymous, "a"),
+            key_hash(&named(""), "a"),
+            key_hash(&named("a"), ""),
+            key_hash(&named("a"), "a"),
+            key_hash(&Owner::Anonymous, "b"),
+        ];
+        let distinct: HashSet<_> = hashes.iter().collect();
+        assert_eq!(distinct.len(), hashes.len());
+    }
+}

@@ -1,0 +1,360 @@
+//! Reading what earlier processes left.
+//!
+//! Each folder whose lock is free is taken. Its kept files are used where they are. Logs that ran
+//! are found in its journal, up to their last good frame.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokenwire_core::log::{LogHeader, StoreError};
+use tokenwire_core::model::id::{GenerationId, Seq};
+use tokenwire_core::model::record::RecordBatch;
+
+use bytes::Bytes;
+
+use crate::body::{self, EntryBody, LogHead, ObjectHead, now};
+use crate::files::{FileId, FileKind, Place, StoreFile};
+use crate::folder::{Folder, Taken};
+use crate::frame::{Found, Frames, Head, Kind, MAGIC};
+use crate::index::{Chunk, Entry, IdKey, Index, KeptLog, RunningLog};
+use crate::options::DiskOptions;
+
+/// What earlier processes left.
+#[derive(Debug, Default)]
+pub(crate) struct Recovered {
+    pub(crate) index: Index,
+    /// The folders, whose locks are held.
+    pub(crate) folders: Vec<Folder>,
+    pub(crate) next_file: FileId,
+}
+
+/// A log of a journal, while it is read.
+struct JournalLog {
+    log: RunningLog,
+    /// When it ended, if the journal says so.
+    ended: Option<u64>,
+}
+
+/// Takes all folders that no process holds, and reads them.
+///
+/// # Errors
+/// If the folder of all folders cannot be listed.
+pub(crate) fn recover(options: &DiskOptions) -> io::Result<Recovered> {
+    let mut recovered = Recovered {
+        next_file: 1,
+        ..Recovered::default()
+    };
+    for path in Folder::list(&options.path)? {
+        match Folder::take(&path) {
+            Ok(Taken::Free(folder)) => {
+                if recovered.folder(&folder, options) {
+                    recovered.folders.push(folder);
+                }
+            }
+            Ok(Taken::Locked) => {}
+            Ok(Taken::Foreign) => {
+                tracing::warn!(path = %path.display(), "left alone: not a folder of this version");
+            }
+            Err(error) => {
+                tracing::error!(%error, path = %path.display(), "a folder of the store cannot be read");
+            }
+        }
+    }
+    Ok(recovered)
+}
+
+impl Recovered {
+    /// Reads a folder. Returns false if it has files that this version does not know.
+    fn folder(&mut self, folder: &Folder, options: &DiskOptions) -> bool {
+        let files = match self.files(&folder.path) {
+            Ok(files) => files,
+            Err(error) => {
+                tracing::error!(%error, path = %folder.path.display(), "a folder of the store cannot be read");
+                return false;
+            }
+        };
+        let short = |file: &StoreFile| file.len() < MAGIC.len() as u64;
+        if let Some(unknown) = files.iter().find(|file| !short(file) && !file.is_known()) {
+            tracing::warn!(path = %unknown.path.display(), "left alone: not a file of this version");
+            return false;
+        }
+        for file in &files {
+            self.index.files.insert(file.id, file.clone());
+        }
+        let of = |kind| files.iter().filter(move |file| file.kind == kind);
+        of(FileKind::Deleted).for_each(|file| self.deleted(file));
+        of(FileKind::Entries).for_each(|file| self.entries(file));
+        of(FileKind::Objects).for_each(|file| self.kept(file));
+        of(FileKind::Logs).for_each(|file| self.kept(file));
+        let mut found = HashMap::new();
+        of(FileKind::Journal).for_each(|file| journal(file, &mut found));
+        for (_, log) in found {
+            self.running(log, options);
+        }
+        true
+    }
+
+    /// Opens the files of a folder, oldest first.
+    fn files(&mut self, path: &Path) -> io::Result<Vec<Arc<StoreFile>>> {
+        let mut named = Vec::new();
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if let Some((kind, number)) = name.to_str().and_then(FileKind::of) {
+                named.push((number, kind, entry.path()));
+            }
+        }
+        named.sort_by_key(|(number, _, _)| *number);
+        let mut files = Vec::with_capacity(named.len());
+        for (_, kind, path) in named {
+            let id = self.next_file;
+            self.next_file += 1;
+            let file = StoreFile::open(&path, kind, id)?;
+            let modified = fs::metadata(&path)?.modified()?;
+            let modified = modified.duration_since(std::time::UNIX_EPOCH);
+            let modified = modified.map_or(0, |since| since.as_secs());
+            file.newest.store(modified, Ordering::Relaxed);
+            files.push(file);
+        }
+        Ok(files)
+    }
+
+    fn deleted(&mut self, file: &StoreFile) {
+        each_frame(file, |_, head, body| {
+            let id = std::str::from_utf8(body).ok();
+            let id: Option<GenerationId> = id.and_then(|id| id.parse().ok());
+            if let Some(id) = id.filter(|_| head.kind == Kind::Deleted) {
+                let key = self.index.key(&id);
+                self.index.delete(key);
+            }
+        });
+    }
+
+    fn entries(&mut self, file: &StoreFile) {
+        each_frame(file, |_, head, body| {
+            if head.kind != Kind::Entry {
+                return;
+            }
+            match body::decode::<EntryBody>(body) {
+                Ok(EntryBody {
+                    key,
+                    value: Some(value),
+                }) => {
+                    self.index
+                        .entries
+                        .insert(key, Bytes::from(value.into_vec()));
+                }
+                Ok(EntryBody { key, value: None }) => {
+                    self.index.entries.remove(&key);
+                }
+                Err(_) => {}
+            }
+        });
+    }
+
+    /// Reads the heads of a kept file's logs or objects. Their bytes are checked when they are read.
+    fn kept(&mut self, file: &StoreFile) {
+        let mut offset = MAGIC.len() as u64;
+        while offset < file.len() {
+            match self.kept_at(file, offset) {
+                Ok(Some(next)) => offset = next,
+                // Torn: a whole frame would end within the file.
+                Ok(None) if file.head(offset).is_ok_and(|head| head.is_some()) => return,
+                Ok(None) | Err(_) => {
+                    self.kept_after_damage(file, offset);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Notes the log or the object at this offset, and returns where the next one begins. `None` if
+    /// the file ends before it does.
+    fn kept_at(&mut self, file: &StoreFile, offset: u64) -> Result<Option<u64>, StoreError> {
+        let head = file.head(offset).map_err(crate::files::failed)?;
+        let head = head.ok_or(StoreError::Corrupt)?;
+        let bytes = file.frame(offset, head.frame_len(), head.kind)?;
+        let after = offset + head.frame_len() as u64;
+        let (header, rest) = match head.kind {
+            Kind::Log => {
+                let log: LogHead = body::decode(&bytes)?;
+                if !log.is_plausible() {
+                    return Err(StoreError::Corrupt);
+                }
+                (log.header()?, log.chunks_len())
+            }
+            Kind::Object => {
+                let object: ObjectHead = body::decode(&bytes)?;
+                let header = LogHeader::decode(&object.header)?;
+                (header, u64::from(object.length))
+            }
+            _ => return Ok(Some(after)),
+        };
+        let next = after + rest;
+        if next > file.len() {
+            return Ok(None);
+        }
+        let place = Place {
+            file: file.id,
+            offset: u32::try_from(offset).map_err(|_| StoreError::Corrupt)?,
+        };
+        let key = self.index.key(&header.meta.id);
+        if !self.index.is_deleted(key) {
+            self.index.note_key(&header, key);
+            self.note_kept(key, head.kind, place);
+        }
+        Ok(Some(next))
+    }
+
+    fn note_kept(&mut self, key: IdKey, kind: Kind, place: Place) {
+        let mut kept = match self.index.logs.get(&key) {
+            Some(Entry::Kept(kept)) => *kept,
+            Some(Entry::Running(_)) if kind == Kind::Object => return,
+            _ => KeptLog::default(),
+        };
+        match kind {
+            Kind::Log => kept.log = Some(place),
+            _ => kept.object = Some(place),
+        }
+        self.index.keep(key, kept);
+    }
+
+    /// Reads the rest of a damaged file: looks for whole frames after the damage.
+    fn kept_after_damage(&mut self, file: &StoreFile, offset: u64) {
+        tracing::error!(path = %file.path.display(), offset, "a kept file is damaged");
+        let Ok(bytes) = file.read_all() else {
+            return;
+        };
+        for found in Frames::new(&bytes, usize::try_from(offset).unwrap_or(bytes.len())) {
+            if let Found::Frame(offset, head, _) = found
+                && matches!(head.kind, Kind::Log | Kind::Object)
+            {
+                let _ = self.kept_at(file, offset as u64);
+            }
+        }
+    }
+
+    /// Adds a log of a journal, unless it has ended.
+    fn running(&mut self, found: JournalLog, options: &DiskOptions) {
+        let JournalLog { log, ended } = found;
+        let key = self.index.key(&log.header.meta.id);
+        if self.index.is_deleted(key) {
+            return;
+        }
+        let retained = options.retain_logs.max(options.retain_objects).as_secs();
+        let expired = ended.is_some_and(|ended| ended + retained < now());
+        match self.index.logs.get(&key) {
+            // What it ended with is kept; an object alone does not say that it ended.
+            Some(Entry::Kept(kept)) if kept.log.is_some() || ended.is_some() => return,
+            Some(Entry::Running(other)) => {
+                let progress = |log: &RunningLog| (log.epoch_ends.len(), log.end);
+                if progress(other) >= progress(&log) {
+                    return;
+                }
+                self.index.take_running(key);
+            }
+            None if expired => return,
+            _ => {}
+        }
+        self.index.insert_running(key, log);
+    }
+}
+
+/// Calls `f` with the good frames of a file.
+fn each_frame(file: &StoreFile, mut f: impl FnMut(usize, &Head, &[u8])) {
+    let bytes = match file.read_all() {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            tracing::error!(%error, path = %file.path.display(), "a file of the store cannot be read");
+            return;
+        }
+    };
+    for found in Frames::new(&bytes, MAGIC.len()) {
+        match found {
+            Found::Frame(offset, head, body) => f(offset, &head, body),
+            Found::Damaged(offset, _) | Found::Skipped(offset) => {
+                tracing::error!(path = %file.path.display(), offset, "a frame is damaged");
+            }
+        }
+    }
+}
+
+/// Reads the logs of a journal file. Later files go on with those of earlier ones.
+fn journal(file: &StoreFile, logs: &mut HashMap<u32, JournalLog>) {
+    let length = file.len();
+    each_frame(file, |offset, head, body| {
+        let Ok(place) = u32::try_from(offset) else {
+            return;
+        };
+        let place = Place {
+            file: file.id,
+            offset: place,
+        };
+        match head.kind {
+            Kind::Log => {
+                let Ok(log) = body::decode::<LogHead>(body) else {
+                    return;
+                };
+                // One that was not written to its end leaves the earlier frames as they are.
+                let end = (offset + head.frame_len()) as u64 + log.chunks_len();
+                let known = logs.contains_key(&head.log);
+                if end > length && known {
+                    return;
+                }
+                match log.header() {
+                    Ok(header) => {
+                        let mut running = RunningLog::new(Arc::new(header), 0);
+                        running.epoch_ends = log.epoch_ends.into_iter().map(Seq).collect();
+                        running.pinned.push(file.id);
+                        let found = JournalLog {
+                            log: running,
+                            ended: None,
+                        };
+                        logs.insert(head.log, found);
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "a log cannot be recovered");
+                        logs.remove(&head.log);
+                    }
+                }
+            }
+            Kind::Records => {
+                if let Some(found) = logs.get_mut(&head.log) {
+                    extend(&mut found.log, body, place, head.frame_len());
+                }
+            }
+            Kind::Ended => {
+                if let Some(found) = logs.get_mut(&head.log) {
+                    found.ended = body::decode(body).ok();
+                }
+            }
+            Kind::Object | Kind::Bytes | Kind::Deleted | Kind::Entry => {}
+        }
+    });
+}
+
+/// Adds a frame to a log, if it follows the one before. After a damaged frame none does.
+fn extend(log: &mut RunningLog, body: &[u8], place: Place, length: usize) {
+    let Ok((first, records)) = body::records(body) else {
+        return;
+    };
+    if first != log.end {
+        return;
+    }
+    let Ok(batch) = RecordBatch::parse(first, records.to_vec()) else {
+        return;
+    };
+    log.end = batch.end_seq();
+    log.chunks.push(Chunk {
+        place,
+        length: length as u32,
+        next: log.end,
+    });
+    if log.pinned.last() != Some(&place.file) {
+        log.pinned.push(place.file);
+    }
+}

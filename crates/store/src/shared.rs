@@ -1,0 +1,60 @@
+//! What the threads of a store share.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use parking_lot::Mutex;
+
+use crate::folder::Folder;
+use crate::health::Health;
+use crate::index::Index;
+use crate::options::DiskOptions;
+use crate::queue::Queue;
+use crate::reader::ReadJob;
+use crate::syncer::Syncer;
+use crate::writer::Command;
+
+/// Changes that wait for the writer, or are made by it.
+const COMMANDS: usize = 64;
+/// Reads that wait, or run.
+const READS: usize = 64;
+
+/// What the threads of a store share. The index is locked for lookups and updates of maps only,
+/// never during a read, a write or a sync.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) options: DiskOptions,
+    pub(crate) folder: Folder,
+    pub(crate) index: Mutex<Index>,
+    pub(crate) health: Health,
+    pub(crate) syncer: Syncer,
+    pub(crate) commands: Queue<Command>,
+    pub(crate) reads: Queue<ReadJob>,
+    /// The number of the next file.
+    pub(crate) next_file: AtomicU32,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        options: DiskOptions,
+        folder: Folder,
+        index: Index,
+        next_file: u32,
+    ) -> Arc<Self> {
+        let health = Health::default();
+        let bytes = index.files.values().map(|file| file.len()).sum();
+        health
+            .bytes
+            .store(bytes, std::sync::atomic::Ordering::Relaxed);
+        Arc::new(Self {
+            options,
+            folder,
+            index: Mutex::new(index),
+            health,
+            syncer: Syncer::default(),
+            commands: Queue::new(COMMANDS),
+            reads: Queue::new(READS),
+            next_file: AtomicU32::new(next_file),
+        })
+    }
+}

@@ -1,0 +1,132 @@
+//! The thread that waits for the disk: what is written becomes durable there.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use tokenwire_core::log::StoreError;
+use tokio::sync::oneshot;
+
+use crate::files::{FileKind, StoreFile, failed};
+use crate::health::{Health, Thread};
+use crate::queue::after;
+
+/// What the thread has to do.
+#[derive(Debug, Default)]
+pub(crate) struct Syncer {
+    state: Mutex<State>,
+    ready: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    dirty: Vec<Arc<StoreFile>>,
+    /// Synced at once.
+    waiting: Vec<Waiting>,
+    /// Journal files that are removed once the kept files are synced.
+    doomed: Vec<Arc<StoreFile>>,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    file: Arc<StoreFile>,
+    reply: oneshot::Sender<Result<(), StoreError>>,
+}
+
+impl Syncer {
+    /// Has a file synced with the next round.
+    pub(crate) fn mark(&self, file: &Arc<StoreFile>) {
+        if !file.dirty.swap(true, Ordering::AcqRel) {
+            self.state.lock().dirty.push(file.clone());
+        }
+    }
+
+    /// Has a file synced now, and the reply sent then.
+    pub(crate) fn sync_now(
+        &self,
+        file: Arc<StoreFile>,
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    ) {
+        self.state.lock().waiting.push(Waiting { file, reply });
+        self.ready.notify_one();
+    }
+
+    /// Has a journal file removed once what replaces it is durable.
+    pub(crate) fn doom(&self, file: Arc<StoreFile>) {
+        self.state.lock().doomed.push(file);
+    }
+
+    /// Ends the thread after a last round.
+    pub(crate) fn close(&self) {
+        self.state.lock().closed = true;
+        self.ready.notify_one();
+    }
+
+    /// Syncs each `interval` until it is closed. `on_failure` gets the files that could not be.
+    pub(crate) fn run(
+        &self,
+        interval: Duration,
+        health: &Health,
+        on_failure: impl Fn(Arc<StoreFile>),
+    ) {
+        let mut due = after(interval);
+        loop {
+            let (waiting, round, closed) = {
+                let mut state = self.state.lock();
+                let mut timed_out = false;
+                while state.waiting.is_empty() && !state.closed && !timed_out {
+                    timed_out = self.ready.wait_until(&mut state, due).timed_out();
+                }
+                let closed = state.closed;
+                let round = (timed_out || closed).then(|| {
+                    let dirty = std::mem::take(&mut state.dirty);
+                    (dirty, std::mem::take(&mut state.doomed))
+                });
+                (std::mem::take(&mut state.waiting), round, closed)
+            };
+            let sync = |file: &Arc<StoreFile>| {
+                file.dirty.store(false, Ordering::Release);
+                let synced = health.busy(Thread::Syncer, || file.sync()).map_err(failed);
+                if let Err(error) = &synced {
+                    tracing::error!(%error, path = %file.path.display(), "a file of the store cannot be synced");
+                    health.note(&Err(error.clone()), false);
+                    file.failed.store(true, Ordering::Release);
+                    on_failure(file.clone());
+                }
+                synced
+            };
+            for Waiting { file, reply } in waiting {
+                let _ = reply.send(sync(&file));
+            }
+            if let Some((mut dirty, doomed)) = round {
+                due = after(interval);
+                // A journal may go only after what was written of it elsewhere is durable.
+                dirty.sort_by_key(|file| file.kind == FileKind::Journal);
+                let kept = dirty.iter().filter(|file| sync(file).is_err());
+                let lost = kept.filter(|file| file.kind != FileKind::Journal).count();
+                if lost == 0 {
+                    for file in doomed {
+                        remove(&file, health);
+                    }
+                } else {
+                    self.state.lock().doomed.extend(doomed);
+                }
+            }
+            if closed {
+                return;
+            }
+        }
+    }
+}
+
+/// Removes a file. It can be read on by those that have it open.
+pub(crate) fn remove(file: &StoreFile, health: &Health) {
+    match std::fs::remove_file(&file.path) {
+        Ok(()) => health.removed(file.len()),
+        Err(error) => {
+            tracing::warn!(%error, path = %file.path.display(), "a file of the store cannot be removed");
+        }
+    }
+}

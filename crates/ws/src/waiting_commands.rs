@@ -1,0 +1,52 @@
+//! Commands that wait for what is not in this process.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures::future::LocalBoxFuture;
+
+use crate::session::SocketSession;
+
+/// What follows a command's operation.
+pub(crate) type Continuation = Box<dyn FnOnce(&mut SocketSession)>;
+
+/// The operations that a socket's commands wait for.
+#[derive(Default)]
+pub(crate) struct WaitingCommands(Vec<LocalBoxFuture<'static, Continuation>>);
+
+impl WaitingCommands {
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds an operation that was polled, and what follows it.
+    pub(crate) fn push<T: 'static>(
+        &mut self,
+        operation: Pin<Box<impl Future<Output = T> + 'static>>,
+        then: impl FnOnce(&mut SocketSession, T) + 'static,
+    ) {
+        self.0.push(Box::pin(async move {
+            let output = operation.await;
+            Box::new(move |session: &mut SocketSession| then(session, output)) as Continuation
+        }));
+    }
+
+    /// Removes an operation that is done, and returns what follows it.
+    pub(crate) fn poll_done(&mut self, cx: &mut Context<'_>) -> Option<Continuation> {
+        let polled =
+            |(at, operation): (usize, &mut LocalBoxFuture<'static, Continuation>)| match operation
+                .as_mut()
+                .poll(cx)
+            {
+                Poll::Ready(then) => Some((at, then)),
+                Poll::Pending => None,
+            };
+        let (at, then) = self.0.iter_mut().enumerate().find_map(polled)?;
+        drop(self.0.remove(at));
+        Some(then)
+    }
+}
