@@ -9,6 +9,7 @@ use super::Generation;
 use crate::dialect::{FrameReader, Framing, LargeFrames};
 use crate::model::account::{AccountKind, Charge};
 use crate::model::pieces::{MAX_PIECE, Pieces};
+use crate::model::shown::{Form, Include};
 
 /// A frame, the rest of one, or a response object, in pieces of at most 32 KiB. Most of them are
 /// shared with the generation, which is kept until the last is returned.
