@@ -312,7 +312,7 @@ pub fn shared_engine(config: &Config, store: Option<Arc<dyn LogStore>>) -> Share
     builder
         .retention(Retention {
             events: streams.retain_events,
-            responses: streams.retain_responses,
+            responses: config.retain_responses(),
             max_memory: streams.max_memory,
             max_open: config.limits.streams,
         })

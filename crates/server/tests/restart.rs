@@ -337,7 +337,7 @@ async fn logs_that_memory_has_no_room_for_are_read_from_disk() {
     stored(&gateway, all.len()).await;
     for (id, before) in &all {
         let again = get(&gateway, &format!("/v1/streams/{id}")).await;
-        assert!(again.text() == before, "{id} is read as it was written");
+        assert!(again.text() == *before, "{id} is read as it was written");
     }
 }
 

@@ -249,7 +249,7 @@ impl Kept<'_> {
                 "The items that the input refers to are larger than the limit on a conversation.";
             return Err(ApiError::new(ErrorCode::InvalidValue, message).param("input"));
         }
-        directory.renew_chain(Some(id), tokio::time::Instant::now());
+        directory.renew_chain(id, tokio::time::Instant::now());
         let items = generation.header().input.iter().cloned().chain(output);
         let items = items
             .filter_map(|item| Some((id_of(&item)?, item)))

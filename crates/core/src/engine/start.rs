@@ -108,6 +108,7 @@ impl Engine {
                                 guard: generation.attach(),
                                 fresh: false,
                                 reused: None,
+                                include: include_of(&request.body),
                                 dropped_tools: Vec::new(),
                             });
                         }

@@ -10,7 +10,7 @@ use tokenwire_core::generation::{Generation, ReaderGuard};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::event::Ending;
 use tokenwire_core::model::id::GenerationId;
-use tokenwire_core::model::shown::{Form, Include};
+use tokenwire_core::model::shown::Include;
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokenwire_sse::{SseFraming, last_event_id};
@@ -20,7 +20,8 @@ use super::inbound::{
 };
 use super::object_body::object_json;
 use super::outbound::{
-    HttpError, attached, committed, located, marked, of_generation, open_error_response, resumed,
+    HttpError, attached, committed, json, located, marked, of_generation, open_error_response,
+    resumed,
 };
 use super::timing::for_upstream;
 use crate::service::Service;
