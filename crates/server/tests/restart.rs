@@ -1,7 +1,13 @@
 //! `kill -9` and a start on the same disk: nothing that was stored is lost, and what ran ends once.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
+#[allow(dead_code, reason = "the tests of webhooks use all of it")]
 #[path = "webhooks/receiver.rs"]
 mod receiver;
 mod support;
