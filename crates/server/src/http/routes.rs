@@ -28,9 +28,8 @@ const NOT_SERVED: [&str; 15] = [
     "videos",
 ];
 
-/// Paths below `/v1/responses` that are served where the upstream has them.
-const INPUT_TOKENS: &str = "/v1/responses/input_tokens";
-const COMPACT: &str = "/v1/responses/compact";
+/// Paths that are served where the upstream has them.
+const RELAYED: [&str; 2] = ["/v1/responses/compact", "/v1/responses/input_tokens"];
 
 /// First segments of the paths that are served below `/v1`.
 const SERVED: [&[&str]; 6] = [
@@ -55,14 +54,11 @@ pub fn configure(app: &mut web::ServiceConfig) {
         )
         // Before the ids of responses, which they look like.
         .service(
-            web::resource(INPUT_TOKENS)
-                .route(web::post().to(responses::input_tokens))
-                .default_service(web::to(unknown)),
+            resource("/v1/responses/input_tokens", "POST")
+                .route(web::post().to(responses::input_tokens)),
         )
         .service(
-            web::resource(COMPACT)
-                .route(web::post().to(responses::compact))
-                .default_service(web::to(unknown)),
+            resource("/v1/responses/compact", "POST").route(web::post().to(responses::compact)),
         )
         .service(
             get(
@@ -166,7 +162,7 @@ fn meant(path: &str) -> Meant {
     if let Some(place) = place {
         let below = &segments[place..];
         let right = format!("/v1/{}", below.join("/"));
-        if right == path && [INPUT_TOKENS, COMPACT].contains(&path) {
+        if right == path && RELAYED.contains(&path) {
             return Meant::NotServed;
         }
         if right != path {
