@@ -9,7 +9,6 @@ use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{Caller, Engine, Retention, ReuseOptions, SharedEngine};
 use tokenwire_core::log::{LogLimits, LogStore};
 use tokenwire_core::model::id::Owner;
-use tokenwire_core::model::secret::Secret as CoreSecret;
 use tokenwire_core::model::shown::Include;
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::{
@@ -27,6 +26,7 @@ use crate::config::schema::Config;
 use crate::hosts::HostPolicy;
 use crate::metrics::{Gauges, Metrics};
 use crate::origins::OriginPolicy;
+use crate::sealing;
 pub use crate::upstreams::SharedUpstream;
 use tokenwire_webhooks::Webhooks;
 
@@ -301,10 +301,6 @@ impl Service {
 #[must_use]
 pub fn shared_engine(config: &Config, store: Option<Arc<dyn LogStore>>) -> SharedEngine {
     let (streams, reuse) = (&config.streams, &config.reuse);
-    let secret = match &streams.sealing_key {
-        Some(key) => CoreSecret::new(key.expose().as_bytes()),
-        None => CoreSecret::random(),
-    };
     let builder = match store {
         Some(store) => Engine::builder().store(store),
         None => Engine::builder(),
@@ -321,7 +317,7 @@ pub fn shared_engine(config: &Config, store: Option<Arc<dyn LogStore>>) -> Share
             events: streams.max_stream_events,
         })
         .disconnect_grace(streams.disconnect_grace)
-        .secret(secret)
+        .secret(sealing::secret(config))
         .reuse(ReuseOptions {
             coalesce: reuse.coalesce,
             cache: reuse.cache,

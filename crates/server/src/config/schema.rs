@@ -163,7 +163,8 @@ pub struct Streams {
     pub max_lanes: usize,
     /// Maximum number of queued `response.create` of one WebSocket.
     pub max_queued_creates: usize,
-    /// Key that seals reasoning for clients that give it back. Without one each process makes its own.
+    /// Key that seals reasoning for clients that give it back. Without one it is kept in the store's
+    /// folder, or each process makes its own.
     pub sealing_key: Option<Secret>,
 }
 

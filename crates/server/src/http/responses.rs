@@ -24,6 +24,7 @@ use super::outbound::{
     resumed,
 };
 use super::timing::for_upstream;
+use super::unknown_path::unknown;
 use crate::service::Service;
 
 /// How long a cancel waits for the terminal event, which follows at once.
@@ -91,7 +92,7 @@ async fn relay(
     let routes = service.router.routes();
     if routes.iter().all(|route| route.api == Api::Chat) {
         discard_body(payload, service.config.limits.body).await;
-        return Ok(super::routes::unknown(request).await);
+        return Ok(unknown(request).await);
     }
     let Received { bytes, charge } = body(&request, payload, ContentType::Json, &service).await?;
     let asked = ResponsesRequest::parse_partial(&bytes)?;
@@ -101,7 +102,7 @@ async fn relay(
     let answer = for_upstream(service.engine.relay(start, path)).await;
     drop(charge);
     Ok(match answer? {
-        None => super::routes::unknown(request).await,
+        None => unknown(request).await,
         Some(Ok(answer)) => json(&mut HttpResponse::Ok(), answer),
         Some(Err(error)) => open_error_response(&error),
     })
