@@ -925,6 +925,7 @@ async fn log_that_has_left_memory_is_read_from_the_store() {
     faulty.next(Operation::Open, Fault::Fail);
     let resumed = process.resume(&id, 2, ReaderKind::EventSource).await;
     assert!(matches!(resumed, Resumption::Reset { .. }), "{resumed:?}");
+    drop(resumed);
 
     let resumed = process.resume(&id, 2, ReaderKind::Sdk).await;
     let Resumption::Read { guard, .. } = resumed else {

@@ -54,7 +54,7 @@ pub(crate) struct SocketSession {
     /// The responses of this socket that are not stored.
     responses: SessionResponses,
     lanes: Lanes,
-    waiting: WaitingCommands,
+    waiting: WaitingCommands<Self>,
     /// Whether the client takes `tokenwire:` events: it offered the subprotocol, or has sent a
     /// `tokenwire:` message. The SDKs fail on event types that they do not know.
     extensions: Arc<AtomicBool>,

@@ -5,16 +5,19 @@ use std::task::{Context, Poll};
 
 use futures::future::LocalBoxFuture;
 
-use crate::session::SocketSession;
+/// What follows a command's operation in the session.
+pub(crate) type Continuation<S> = Box<dyn FnOnce(&mut S)>;
 
-/// What follows a command's operation.
-pub(crate) type Continuation = Box<dyn FnOnce(&mut SocketSession)>;
+/// The operations that the commands of a session wait for.
+pub(crate) struct WaitingCommands<S>(Vec<LocalBoxFuture<'static, Continuation<S>>>);
 
-/// The operations that a socket's commands wait for.
-#[derive(Default)]
-pub(crate) struct WaitingCommands(Vec<LocalBoxFuture<'static, Continuation>>);
+impl<S> Default for WaitingCommands<S> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
 
-impl WaitingCommands {
+impl<S: 'static> WaitingCommands<S> {
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
@@ -27,24 +30,22 @@ impl WaitingCommands {
     pub(crate) fn push<T: 'static>(
         &mut self,
         operation: Pin<Box<impl Future<Output = T> + 'static>>,
-        then: impl FnOnce(&mut SocketSession, T) + 'static,
+        then: impl FnOnce(&mut S, T) + 'static,
     ) {
         self.0.push(Box::pin(async move {
             let output = operation.await;
-            Box::new(move |session: &mut SocketSession| then(session, output)) as Continuation
+            Box::new(move |session: &mut S| then(session, output)) as Continuation<S>
         }));
     }
 
     /// Removes an operation that is done, and returns what follows it.
-    pub(crate) fn poll_done(&mut self, cx: &mut Context<'_>) -> Option<Continuation> {
-        let polled =
-            |(at, operation): (usize, &mut LocalBoxFuture<'static, Continuation>)| match operation
-                .as_mut()
-                .poll(cx)
-            {
+    pub(crate) fn poll_done(&mut self, cx: &mut Context<'_>) -> Option<Continuation<S>> {
+        let polled = |(at, operation): (usize, &mut LocalBoxFuture<'static, Continuation<S>>)| {
+            match operation.as_mut().poll(cx) {
                 Poll::Ready(then) => Some((at, then)),
                 Poll::Pending => None,
-            };
+            }
+        };
         let (at, then) = self.0.iter_mut().enumerate().find_map(polled)?;
         drop(self.0.remove(at));
         Some(then)
