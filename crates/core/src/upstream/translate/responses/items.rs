@@ -347,13 +347,11 @@ impl ResponsesTranslator {
     /// Folds an event of the upstream.
     fn note_relayed(&mut self, name: &str, at: u64, members: &Members<'_>) {
         self.note(name, at, members);
-        if name.starts_with("response.output_item.") {
-            if let Some(kept) = members
-                .object("item")
-                .and_then(|item| self.kept_with(&item))
-            {
-                self.items.set_private(at, &kept.to_json());
-            }
+        if name.starts_with("response.output_item.")
+            && let Some(item) = members.object("item")
+            && let Some(kept) = self.kept_with(&item)
+        {
+            self.items.set_private(at, &kept.to_json());
         }
     }
 }
