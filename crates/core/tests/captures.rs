@@ -364,8 +364,28 @@ fn check_events(audit: &Audit, body: &[u8]) {
         "response.queued",
         "response.in_progress",
     ];
+    // Items have ids of the gateway. Encrypted content is shown on request.
+    let numbered = |item: &mut Value, at: &Value| {
+        item["id"] = format!("item {at}").into();
+        if item["type"] == "reasoning" {
+            item.as_object_mut().unwrap().remove("encrypted_content");
+        }
+    };
     let strip = |mut event: Value| {
         event.as_object_mut().unwrap().remove("sequence_number");
+        let at = event["output_index"].clone();
+        if event["item_id"].is_string() {
+            event["item_id"] = format!("item {at}").into();
+        }
+        if event["item"].is_object() {
+            numbered(&mut event["item"], &at);
+        }
+        let output = event
+            .get_mut("response")
+            .and_then(|r| r["output"].as_array_mut());
+        for (at, item) in output.into_iter().flatten().enumerate() {
+            numbered(item, &at.into());
+        }
         if let Some(response) = event.get_mut("response").and_then(Value::as_object_mut) {
             response.remove("id");
             response.remove("previous_response_id");

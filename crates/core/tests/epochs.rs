@@ -90,6 +90,7 @@ impl TakenOver {
             EventKind::ItemDone {
                 item: 0,
                 complete: false,
+                private: None,
             },
             EventKind::End(outcome),
         ]);

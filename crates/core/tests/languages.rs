@@ -319,11 +319,13 @@ fn settings_reach_the_upstream_through_every_pair_of_languages() {
             } else {
                 expected
             };
-            assert_eq!(
-                &sent(api, &from_responses)[name],
-                expected,
-                "responses {responses} to {api:?}"
-            );
+            let mut found = sent(api, &from_responses)[name].clone();
+            if api == Api::Responses && name == "include" {
+                // The gateway asks for encrypted reasoning on top.
+                let values = found.as_array_mut().unwrap();
+                values.retain(|value| value != "reasoning.encrypted_content");
+            }
+            assert_eq!(&found, expected, "responses {responses} to {api:?}");
         }
     }
 }

@@ -15,6 +15,7 @@ use tokenwire_core::dialect::{Dialect, Frame, FrameHead, Framing, Wrapping};
 use tokenwire_core::generation::{EndOfStream, Generation, Subscription};
 use tokenwire_core::model::account::AccountKind;
 use tokenwire_core::model::id::{GenerationId, Seq};
+use tokenwire_core::model::shown::Form;
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_testkit::{EngineOptions, Reader, TestEngine};
@@ -193,7 +194,7 @@ async fn objects_and_resets_in_pieces_are_the_whole_ones() {
     let chat = chat_answer(&engine(Api::Chat)).await;
     let relayed = relayed_answer(&engine(Api::Responses)).await;
     for generation in [&chat, &relayed] {
-        let object = generation.response_pieces();
+        let object = generation.response_pieces(Form::default());
         assert_eq!(object.len(), generation.response_json().len());
         let object: Vec<Bytes> = object.collect();
         assert!(object.concat() == generation.response_json());

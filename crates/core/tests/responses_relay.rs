@@ -1,4 +1,5 @@
-//! Responses requests over a Responses upstream: only ids and numbers are replaced.
+//! Responses requests over a Responses upstream: only ids and numbers are replaced, and encrypted
+//! reasoning is asked for.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -28,7 +29,7 @@ fn payloads(generation: &std::sync::Arc<Generation>) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn event_bytes_are_relayed_except_the_number() {
+async fn event_bytes_are_relayed_except_numbers_and_ids() {
     // Odd spellings, unknown members and unknown types; `N` stands for the number.
     let events = [
         r#"{"type":"response.output_item.added","sequence_number":N,"output_index":0,"item":{"id":"ws_1","type":"web_search_call","status":"in_progress","x":1.50}}"#,
@@ -55,8 +56,13 @@ async fn event_bytes_are_relayed_except_the_number() {
     let sent = payloads(&generation);
     // The events that close the call and the message, which the upstream left open, are added.
     assert_eq!(sent.len(), events.len() + 3 + 4);
+    let suffix = generation.meta().id.suffix();
     for (at, event) in events.iter().enumerate() {
-        assert_eq!(sent[at + 2], event.replace('N', &(at + 2).to_string()));
+        let expected = event
+            .replace('N', &(at + 2).to_string())
+            .replace("ws_1", &format!("item_{suffix}0000"))
+            .replace("msg_1", &format!("msg_{suffix}0001"));
+        assert_eq!(sent[at + 2], expected);
     }
 }
 
@@ -78,9 +84,14 @@ async fn response_object_bytes_are_relayed_except_the_ids() {
     let first = first.guard.generation().clone();
     first.ended().await;
     let id = first.meta().id.as_str().to_owned();
+    // Items have ids that hold the response's.
+    let renamed = |object: String, generation: &Generation| {
+        let suffix = generation.meta().id.suffix();
+        object.replace("ws_1", &format!("item_{suffix}0000"))
+    };
     assert_eq!(
         String::from_utf8(first.response_json()).unwrap(),
-        object(&id, "null", "completed")
+        renamed(object(&id, "null", "completed"), &first)
     );
 
     let second = test.start(&json!({"input": "two", "previous_response_id": id}).to_string());
@@ -95,6 +106,8 @@ async fn response_object_bytes_are_relayed_except_the_ids() {
         .map(|item| item["type"].as_str().unwrap())
         .collect();
     assert_eq!(kinds, ["message", "web_search_call", "message"]);
+    // The item goes back under the upstream's own id.
+    assert_eq!(asked["input"][1]["id"], "ws_1");
     call.data(&format!(
         r#"{{"type":"response.created","response":{}}}"#,
         object("resp_2", r#""resp_elsewhere""#, "in_progress")
@@ -121,7 +134,7 @@ async fn response_object_bytes_are_relayed_except_the_ids() {
         sent[4],
         format!(
             r#"{{"type":"response.incomplete","sequence_number":6,"response":{}}}"#,
-            object(&ours, &previous, "incomplete")
+            renamed(object(&ours, &previous, "incomplete"), &second)
         )
     );
 }
@@ -141,6 +154,10 @@ async fn built_in_tools_and_unknown_members_are_sent_upstream() {
     }
     expected["stream"] = json!(true);
     expected["store"] = json!(false);
+    expected["include"] = json!([
+        "web_search_call.action.sources",
+        "reasoning.encrypted_content"
+    ]);
     let asked: Value = test.upstream.call().await.body();
     assert_eq!(asked, expected);
 }

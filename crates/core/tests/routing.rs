@@ -127,6 +127,7 @@ impl Plan {
                 retry: self.retry,
                 budget,
                 hedge: self.hedge,
+                ..RouterOptions::default()
             },
         );
         let defaults = EngineOptions::default();

@@ -14,6 +14,7 @@ pub mod http;
 pub mod metrics;
 pub mod model_list;
 pub mod origins;
+mod sealing;
 pub mod serve;
 mod servers;
 pub mod service;

@@ -9,6 +9,7 @@ use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{Caller, Engine, Retention, ReuseOptions, SharedEngine};
 use tokenwire_core::log::{LogLimits, LogStore};
 use tokenwire_core::model::id::Owner;
+use tokenwire_core::model::shown::Include;
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::{
     BreakerPolicy, ConcurrencyPolicy, Continuation, EndpointStats, Hedge, ModelBinding, OpenAi,
@@ -25,6 +26,7 @@ use crate::config::schema::Config;
 use crate::hosts::HostPolicy;
 use crate::metrics::{Gauges, Metrics};
 use crate::origins::OriginPolicy;
+use crate::sealing;
 pub use crate::upstreams::SharedUpstream;
 use tokenwire_webhooks::Webhooks;
 
@@ -146,6 +148,7 @@ impl Service {
                     budget_percent,
                 },
                 budget: shared.retry_budget.clone(),
+                secret: shared.engine.secret().clone(),
                 hedge: match hedge {
                     schema::Hedging::Off => Hedge::Never,
                     schema::Hedging::P95 => Hedge::P95,
@@ -261,6 +264,7 @@ impl Service {
             heartbeat: Some(self.config.streams.heartbeat),
             heartbeat_kind: HeartbeatKind::Comment,
             readers: readers.clone(),
+            include: Include::default(),
         }
     }
 
@@ -304,7 +308,7 @@ pub fn shared_engine(config: &Config, store: Option<Arc<dyn LogStore>>) -> Share
     builder
         .retention(Retention {
             events: streams.retain_events,
-            responses: streams.retain_responses,
+            responses: config.retain_responses(),
             max_memory: streams.max_memory,
             max_open: config.limits.streams,
         })
@@ -313,6 +317,7 @@ pub fn shared_engine(config: &Config, store: Option<Arc<dyn LogStore>>) -> Share
             events: streams.max_stream_events,
         })
         .disconnect_grace(streams.disconnect_grace)
+        .secret(sealing::secret(config))
         .reuse(ReuseOptions {
             coalesce: reuse.coalesce,
             cache: reuse.cache,

@@ -30,7 +30,7 @@ pub(crate) fn open(config: &Config) -> Result<Option<Arc<DiskStore>>, OpenError>
         sync: store.sync,
         max_bytes: store.max_bytes as u64,
         retain_logs: config.streams.retain_events,
-        retain_objects: config.streams.retain_responses,
+        retain_objects: config.retain_responses(),
         ..DiskOptions::new(path)
     })?;
     Ok(Some(Arc::new(store)))

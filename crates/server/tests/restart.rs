@@ -432,3 +432,28 @@ async fn pending_webhook_has_the_same_id_after_kill() {
     assert_eq!(first.header("webhook-id"), second.header("webhook-id"));
     assert_eq!(first.body, second.body);
 }
+
+#[tokio::test]
+async fn conversation_keeps_its_encrypted_reasoning_after_kill() {
+    let world = World::new();
+    let start = || {
+        let api = "    api: responses\n";
+        world.start_with(api)
+    };
+    let gateway = start();
+    let body = json!({"model": "simulator-reasoning", "input": "one"});
+    let first = post(&gateway, "/v1/responses", &body).answer().await;
+    assert_eq!(first.status, 200, "{}", first.text());
+    let first = id(&first);
+    stored(&gateway, 1).await;
+    drop(gateway);
+    let gateway = start();
+    let body = with(body, json!({"input": "two", "previous_response_id": first}));
+    let second = post(&gateway, "/v1/responses", &body).answer().await;
+    assert_eq!(second.status, 200, "{}", second.text());
+    let request = world.simulator.requests().pop().unwrap().body.unwrap();
+    let items = request["input"].as_array().unwrap();
+    let reasoning = items.iter().find(|item| item["type"] == "reasoning");
+    let reasoning = reasoning.unwrap_or_else(|| panic!("no reasoning: {items:?}"));
+    assert!(reasoning["encrypted_content"].is_string(), "{reasoning}");
+}

@@ -263,7 +263,6 @@ async fn wrong_paths_name_the_right_one() {
         ("GET", "/v1", "/v1"),
         ("POST", "/v1/responses/compact", "does not serve"),
         ("POST", "/v1/responses/input_tokens", "does not serve"),
-        ("GET", "/v1/responses/compact", "does not serve"),
         ("POST", "/v1/embeddings", "does not serve"),
     ] {
         let answer = Request::new(world.address, method, path).answer().await;

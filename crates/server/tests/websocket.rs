@@ -313,11 +313,6 @@ async fn no_error_of_one_lane_closes_the_socket() {
             Some("input"),
         ),
         (
-            create(json!({"generate": false})),
-            "unsupported_parameter",
-            Some("generate"),
-        ),
-        (
             create(json!({"temperature": 9})),
             "invalid_value",
             Some("temperature"),

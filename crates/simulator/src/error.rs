@@ -107,6 +107,55 @@ impl ApiError {
         }
     }
 
+    /// Returns OpenAI's error for an item of a conversation that was not stored.
+    pub(crate) fn item_not_found(id: &str) -> Self {
+        Self {
+            status: 404,
+            message: format!(
+                "Item with id '{id}' not found. Items are not persisted when `store` is set to false. Try again with `store` set to true, or remove this item from your input."
+            ),
+            kind: "invalid_request_error",
+            param: Some("input".to_owned()),
+            code: None,
+        }
+    }
+
+    /// Returns OpenAI's error for encrypted content of another item, account or key.
+    pub(crate) fn invalid_encrypted(id: &str) -> Self {
+        Self {
+            status: 400,
+            message: format!(
+                "The encrypted content for item {id} could not be verified. Reason: Encrypted content could not be decrypted or parsed."
+            ),
+            kind: "invalid_request_error",
+            param: None,
+            code: Some("invalid_encrypted_content"),
+        }
+    }
+
+    /// Returns OpenAI's error for a model without reasoning.
+    pub(crate) fn encrypted_unsupported() -> Self {
+        Self {
+            status: 400,
+            message: "Encrypted content is not supported with this model.".to_owned(),
+            kind: "invalid_request_error",
+            param: Some("include".to_owned()),
+            code: None,
+        }
+    }
+
+    /// Returns DeepSeek's error for a tool turn whose reasoning did not come back.
+    pub(crate) fn reasoning_missing() -> Self {
+        Self {
+            status: 400,
+            message: "The `reasoning_content` in the thinking mode must be passed back to the API."
+                .to_owned(),
+            kind: "invalid_request_error",
+            param: None,
+            code: Some("invalid_request_error"),
+        }
+    }
+
     pub(crate) fn unknown_url(method: &str, path: &str) -> Self {
         Self {
             status: 404,

@@ -26,7 +26,8 @@ use crate::occasion::{Examples, Occasion};
 use crate::options::{Options, Pace};
 use crate::plan::Plan;
 use crate::player::{Player, Schedule};
-use crate::responses::{Events, Outline};
+use crate::responses::strict::check as check_items;
+use crate::responses::{Events, Outline, other};
 use crate::stats::{Guard, Ledger, Route};
 use crate::steering::Steering;
 use crate::transcript::Transcript;
@@ -51,6 +52,10 @@ enum Dialect {
     Chat,
     Responses,
 }
+
+/// Paths below `/v1/responses` that answer at once.
+const INPUT_TOKENS: &str = "/v1/responses/input_tokens";
+const COMPACT: &str = "/v1/responses/compact";
 
 /// Time limit for receiving a request body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -94,7 +99,7 @@ impl Service {
         }
         let route = match path.as_str() {
             "/v1/chat/completions" => Route::ChatCompletions,
-            "/v1/responses" => Route::Responses,
+            "/v1/responses" | INPUT_TOKENS | COMPACT => Route::Responses,
             "/v1/models" => Route::Models,
             _ if path.starts_with("/v1/models/") => Route::Models,
             _ => Route::Other,
@@ -121,10 +126,20 @@ impl Service {
                 } else {
                     Dialect::Responses
                 };
+                let account = authorization.as_ref().and_then(|value| value.to_str().ok());
+                let account = account.unwrap_or_default();
                 match self.admit(authorization.as_ref()) {
+                    Ok(()) if matches!(path.as_str(), INPUT_TOKENS | COMPACT) => {
+                        self.answer_at_once(&path, account, body, &mut guard).await
+                    }
                     Ok(()) => {
-                        self.generate(dialect, header.as_deref(), body, start, &mut guard)
-                            .await
+                        let asked = Asked {
+                            dialect,
+                            header: header.as_deref(),
+                            account,
+                            start,
+                        };
+                        self.generate(asked, body, &mut guard).await
                     }
                     Err(error) => Err(error),
                 }
@@ -196,14 +211,49 @@ impl Service {
         }
     }
 
-    async fn generate(
+    /// Answers a request that asks for no answer of a model.
+    async fn answer_at_once(
         &self,
-        dialect: Dialect,
-        header: Option<&str>,
+        path: &str,
+        account: &str,
         body: Incoming,
-        start: Instant,
         guard: &mut Guard,
     ) -> Result<Reply, ApiError> {
+        let Some(body) = self.body(body).await? else {
+            return Ok(Reply::Leave);
+        };
+        guard.body(&body);
+        let request: Value =
+            serde_json::from_slice(&body).map_err(|_| ApiError::body_not_json())?;
+        let conversation = conversation::responses::read(&request)?;
+        if !self.options.offers(&conversation.model) {
+            return Err(ApiError::model_not_found(&conversation.model));
+        }
+        // Nothing is stored between the two.
+        let mut strict = request.clone();
+        strict["store"] = Value::Bool(false);
+        check_items(&strict, account, None)?;
+        Ok(Reply::Json(if path == COMPACT {
+            let mut dice = Dice::new(Dice::at(self.run, guard.number()));
+            let now = seconds_since_1970();
+            other::compaction(&request, &conversation, account, now, &mut dice)
+        } else {
+            other::input_tokens(&conversation)
+        }))
+    }
+
+    async fn generate(
+        &self,
+        asked: Asked<'_>,
+        body: Incoming,
+        guard: &mut Guard,
+    ) -> Result<Reply, ApiError> {
+        let Asked {
+            dialect,
+            header,
+            account,
+            start,
+        } = asked;
         let Some(body) = self.body(body).await? else {
             return Ok(Reply::Leave);
         };
@@ -223,6 +273,13 @@ impl Service {
         let steering = Steering::of(header, &conversation.question).map_err(|error| {
             ApiError::invalid("x-simulator", "invalid_steering", error.to_string())
         })?;
+        match dialect {
+            Dialect::Responses => check_items(&request, account, steering.encrypted)?,
+            Dialect::Chat if steering.reasoning_back => {
+                conversation::chat::check_reasoning(&request)?;
+            }
+            Dialect::Chat => {}
+        }
         let fault = self.fault(&steering);
         if let Some(fault) = fault {
             guard.fault(fault.kind.name());
@@ -269,6 +326,8 @@ impl Service {
         if dialect == Dialect::Responses {
             plan.check_held()?;
         }
+        let usage = steering.usage.unwrap_or(true);
+        let outline = |plan| Outline::new(plan, &request, usage, account, steering.rotate);
         let tokens = plan.completion_tokens();
         if conversation.stream {
             headers.insert(
@@ -281,12 +340,7 @@ impl Service {
             }
             return Ok(match dialect {
                 Dialect::Chat => staged(headers, chat::Chunks::new(plan), schedule, fault),
-                Dialect::Responses => staged(
-                    headers,
-                    Events::new(Outline::new(plan, &request, steering.usage.unwrap_or(true))),
-                    schedule,
-                    fault,
-                ),
+                Dialect::Responses => staged(headers, Events::new(outline(plan)), schedule, fault),
             });
         }
         let answer = match dialect {
@@ -297,9 +351,7 @@ impl Service {
                 }
                 completion
             }
-            Dialect::Responses => {
-                Outline::new(plan, &request, steering.usage.unwrap_or(true)).whole()
-            }
+            Dialect::Responses => outline(plan).whole(),
         };
         if !(pace.first_token.is_zero() && pace.between_tokens.is_zero()) {
             tokio::time::sleep_until(schedule.due(tokens.saturating_sub(1))).await;
@@ -345,6 +397,16 @@ impl Service {
         *count += 1;
         (*count <= times).then_some(fault)
     }
+}
+
+/// A request for an answer, beside its body.
+struct Asked<'a> {
+    dialect: Dialect,
+    /// The steering of `x-simulator`.
+    header: Option<&'a str>,
+    /// The credential that it came with.
+    account: &'a str,
+    start: Instant,
 }
 
 /// How a request is answered.

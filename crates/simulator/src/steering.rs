@@ -32,6 +32,18 @@ pub(crate) struct Steering {
     pub(crate) retry_after: Option<u64>,
     pub(crate) times: Option<u64>,
     pub(crate) id: Option<String>,
+    pub(crate) encrypted: Option<Encrypted>,
+    pub(crate) reasoning_back: bool,
+    pub(crate) rotate: bool,
+}
+
+/// How encrypted reasoning is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Encrypted {
+    /// None that is sent is taken.
+    Refuse,
+    /// It may not be asked for.
+    Unsupported,
 }
 
 /// The form of generated tokens. Each contains its number, so lost and doubled ones are visible.
@@ -57,7 +69,7 @@ pub(crate) enum SteeringError {
 }
 
 /// The keys, for error messages.
-const KEYS: &str = "tokens, ttft, tbt, jitter, head, seed, size, text, reasoning, calls, tool, arguments, refusal, finish, usage, fault, after, code, retry_after, times, id";
+const KEYS: &str = "tokens, ttft, tbt, jitter, head, seed, size, text, reasoning, calls, tool, arguments, refusal, finish, usage, fault, after, code, retry_after, times, id, encrypted, reasoning_back, ids";
 
 /// The most tokens of one answer.
 const MAX_TOKENS: u64 = 1_000_000_000;
@@ -96,6 +108,9 @@ STEERING
   after=N        … after N tokens (default 3)
   times=K id=X   … but only the first K requests that carry the same X
   code=N retry_after=SECONDS   for fault=status
+  encrypted=refuse        400 to a Responses request with encrypted reasoning (unsupported: if asked for)
+  reasoning_back=required 400 to a chat request that lacks the reasoning of its tool calls
+  ids=rotate     another id of each Responses item in every event
 
   TIME is 50ms, 1.5s, 200us, 0; BYTES is 512, 64KiB, 20MiB.
 
@@ -243,6 +258,21 @@ impl Steering {
             "retry_after" => self.retry_after = Some(number(86_400)?),
             "times" => self.times = Some(number(1_000_000)?),
             "id" => self.id = Some(shorten(value)),
+            "encrypted" => {
+                self.encrypted = Some(match value {
+                    "refuse" => Encrypted::Refuse,
+                    "unsupported" => Encrypted::Unsupported,
+                    _ => return Err(bad("`refuse` or `unsupported`")),
+                });
+            }
+            "reasoning_back" => match value {
+                "required" => self.reasoning_back = true,
+                _ => return Err(bad("`required`")),
+            },
+            "ids" => match value {
+                "rotate" => self.rotate = true,
+                _ => return Err(bad("`rotate`")),
+            },
             _ => return Err(SteeringError::UnknownKey(shorten(key))),
         }
         Ok(())

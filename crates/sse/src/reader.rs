@@ -15,6 +15,7 @@ use tokenwire_core::generation::{Generation, ReaderGuard, Subscription};
 use tokenwire_core::model::error::ApiError;
 use tokenwire_core::model::gauge::Gauge;
 use tokenwire_core::model::id::{GenerationId, Owner, Seq};
+use tokenwire_core::model::shown::Include;
 
 use crate::body::{HeartbeatKind, SseBody, SseOptions};
 use crate::framing::{Bare, EventSource, Sdk};
@@ -49,6 +50,8 @@ pub struct SseReader {
     pub heartbeat_kind: HeartbeatKind,
     /// Counts the open bodies.
     pub readers: Gauge,
+    /// What the client's request asks to be shown. [`start`] reads it from the body.
+    pub include: Include,
 }
 
 impl SseReader {
@@ -61,6 +64,16 @@ impl SseReader {
             heartbeat: Some(Duration::from_secs(15)),
             heartbeat_kind: HeartbeatKind::Comment,
             readers: Gauge::default(),
+            include: Include::default(),
+        }
+    }
+
+    /// The same reader, for a request that asks for this.
+    #[must_use]
+    pub fn including(&self, include: Include) -> Self {
+        Self {
+            include,
+            ..self.clone()
         }
     }
 
@@ -92,7 +105,7 @@ impl SseReader {
             SseFraming::Sdk => Arc::new(Sdk),
             SseFraming::Bare => Arc::new(Bare),
         };
-        Subscription::new(guard, from, self.dialect, framing)
+        Subscription::new(guard, from, self.dialect, framing).including(self.include)
     }
 
     fn respond(&self, mut response: HttpResponseBuilder, body: SseBody) -> HttpResponse {
@@ -215,7 +228,8 @@ pub async fn start(
     reader: &SseReader,
 ) -> Result<HttpResponse, ApiError> {
     let started = engine.start(request).await?;
-    read(HttpResponse::Ok(), engine, started.guard, reader)
+    let reader = reader.including(started.include);
+    read(HttpResponse::Ok(), engine, started.guard, &reader)
 }
 
 /// Streams a generation from its first event, in a response with these headers.

@@ -287,6 +287,7 @@ fn invalid_webhook_of_a_request_is_refused() {
             headers: Vec::new(),
             client_key: None,
             freshness: tokenwire_core::engine::Freshness::Any,
+            session: None,
         };
         webhooks
             .on_end(&request)

@@ -29,6 +29,9 @@ pub(crate) struct Resume {
     pub(crate) starting_after: Option<u64>,
     #[serde(default)]
     pub(crate) stream_id: Option<String>,
+    /// What the reader asks to be shown.
+    #[serde(default)]
+    pub(crate) include: Vec<String>,
 }
 
 /// A message that names a response.

@@ -14,14 +14,15 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{
-    Caller, Cursor, Engine, LOST_SEQ, LostStream, ReaderKind, Registry, Resumption, StartRequest,
-    Started,
+    Caller, Cursor, Engine, LOST_SEQ, LostStream, ReaderKind, Registry, Resumption,
+    SessionResponses, StartRequest, Started,
 };
 use tokenwire_core::generation::{Generation, ReaderGuard, Subscription, SubscriptionError};
 use tokenwire_core::model::account::AccountKind;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::gauge::Gauge;
 use tokenwire_core::model::id::{GenerationId, Seq};
+use tokenwire_core::model::shown::Include;
 use tokenwire_core::model::snapshot::Status;
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokio::sync::Notify;
@@ -50,6 +51,8 @@ pub(crate) struct SocketSession {
     options: SessionOptions,
     replies: Replies,
     readers: Readers,
+    /// The responses of this socket that are not stored.
+    responses: SessionResponses,
     lanes: Lanes,
     waiting: WaitingCommands<Self>,
     /// Whether the client takes `tokenwire:` events: it offered the subprotocol, or has sent a
@@ -70,6 +73,7 @@ impl SocketSession {
             extensions: Arc::new(AtomicBool::new(options.extensions)),
             options,
             replies: Replies::default(),
+            responses: SessionResponses::default(),
             lanes: Lanes::default(),
             waiting: WaitingCommands::default(),
             body: None,
@@ -208,7 +212,8 @@ impl SocketSession {
         // No freshness here: a browser sends `no-cache` with every upgrade, and a message has no
         // headers.
         let body = StreamRequest::Responses(request);
-        let start = StartRequest::new(body, self.options.caller.clone(), "/v1/responses");
+        let start = StartRequest::new(body, self.options.caller.clone(), "/v1/responses")
+            .in_session(self.responses.clone());
         let engine = self.engine.clone();
         let starting = async move { engine.start(start).await };
         self.perform(starting, move |session, started| {
@@ -225,6 +230,7 @@ impl SocketSession {
             }
         };
         let id = started.guard.generation().meta().id.clone();
+        let include = started.include;
         // A client that does not take `tokenwire:reset` gets an error instead.
         let kind = if self.extensions.load(Ordering::Relaxed) {
             ReaderKind::WebSocket
@@ -236,7 +242,7 @@ impl SocketSession {
                 // A repeated key on this socket moves the reader to its new lane and frees the old
                 // one.
                 let moved = self.readers.take(&id).flatten();
-                self.read(guard, from, lane.as_ref(), Some(lane.clone()));
+                self.read(guard, from, include, lane.as_ref(), Some(lane.clone()));
                 return self.free(moved);
             }
             // The log of a repeated key is gone.
@@ -252,11 +258,13 @@ impl SocketSession {
         &mut self,
         guard: ReaderGuard,
         from: Seq,
+        include: Include,
         stream_id: Option<&StreamId>,
         lane: Option<LaneKey>,
     ) {
         let framing = Arc::new(self.framing(stream_id));
-        let subscription = Subscription::new(guard, from, Dialect::Responses, framing);
+        let subscription =
+            Subscription::new(guard, from, Dialect::Responses, framing).including(include);
         self.readers.push(subscription, stream_id.cloned(), lane);
     }
 
@@ -354,7 +362,8 @@ impl SocketSession {
                 if !after.is_some_and(|after| generation.is_lost(Seq(after))) {
                     self.reply(&resumed(from.0), name.as_deref());
                 }
-                self.read(guard, from, name.as_ref(), lane);
+                let include = Include::of(resume.include.iter().map(String::as_str));
+                self.read(guard, from, include, name.as_ref(), lane);
             }
             Resumption::NothingLeft { .. } => {
                 let from = after.map_or(0, |after| after.saturating_add(1));

@@ -2,6 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use tokenwire_core::model::id::GenerationId;
 use tokenwire_core::request::{ChatRequest, ChatSettings, RawObject, StreamRequest, check_idempotency_key};
 
 fuzz_target!(|body: &[u8]| {
@@ -21,7 +22,7 @@ fuzz_target!(|body: &[u8]| {
         Ok(StreamRequest::Responses(responses)) => {
             let _ = responses.request_fields();
             let _ = responses.fingerprint();
-            let items = responses.input_items();
+            let items = responses.input_items(&GenerationId::random());
             let history: Vec<_> = items.iter().map(|item| &**item).collect();
             for history in [&[][..], &history] {
                 let relayed = responses.to_responses(history, "m");

@@ -13,6 +13,7 @@ use super::chat_delta::{annotation, call_id, image};
 use super::item_index::inside;
 use crate::model::event::ItemHead;
 use crate::model::json::{self, Members};
+use crate::model::shown::Form;
 use crate::model::snapshot::{Meta, Snapshot};
 use crate::upstream::translate::{chat_usage, complete_logprobs};
 
@@ -35,7 +36,7 @@ pub(crate) fn chat_completion(meta: &Meta, snapshot: &Snapshot) -> Option<Vec<u8
     let outcome = snapshot.outcome()?;
     finish_reason(&outcome.ending, false)?;
     let mut output = Vec::new();
-    snapshot.write_output(&meta.id, &mut output);
+    snapshot.write_output(&meta.id, Form::default(), &mut output);
     let mut messages = messages(&String::from_utf8_lossy(&output), snapshot);
     messages.entry(0).or_default();
     let mut out = format!(

@@ -32,6 +32,7 @@ use crate::model::pieces::Pieces;
 use crate::model::record::{
     Content, CorruptRecord, FullRecord, KnownTemplate, RecordRef, StoredHoles, Template,
 };
+use crate::model::shown::{Form, Include};
 use crate::model::snapshot::{Api, Meta, Snapshot};
 
 /// The JSON that a reader gets.
@@ -87,12 +88,17 @@ pub trait Framing: Send + Sync + fmt::Debug {
 
 /// Appends `tokenwire:reset` with the response object, for a reader whose position cannot be served.
 /// Returns its number, which is that of the last event in the object.
-pub(crate) fn write_reset(meta: &Meta, snapshot: &Snapshot, out: &mut impl Output) -> Seq {
+pub(crate) fn write_reset(
+    meta: &Meta,
+    snapshot: &Snapshot,
+    include: Include,
+    out: &mut impl Output,
+) -> Seq {
     let seq = Seq(snapshot.next().0.saturating_sub(1));
     out.extend_from_slice(b"{\"type\":\"tokenwire:reset\",\"sequence_number\":");
     json::push_number(out, seq.0);
     out.extend_from_slice(b",\"response\":");
-    snapshot.write_response(meta, out);
+    snapshot.write_response(meta, Form::Shown(include), out);
     out.push(b'}');
     seq
 }
@@ -131,8 +137,9 @@ pub(crate) fn known_template(
     }
 }
 
-/// A dialect, and the key of a framing that writes the same bytes for every reader.
-pub(crate) type RenderKey = (Dialect, &'static str);
+/// A dialect, the key of a framing that writes the same bytes for every reader, and what the reader
+/// asks to be shown.
+pub(crate) type RenderKey = (Dialect, &'static str, Include);
 
 /// State of a stream after a record was rendered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,6 +162,7 @@ const LARGE_BYTES: usize = 64 * 1024;
 pub(crate) struct Renderer {
     dialect: Dialect,
     framing: Arc<dyn Framing>,
+    include: Include,
     templates: Vec<Arc<KnownTemplate>>,
     scratch: Vec<u8>,
     unescaper: Unescaper,
@@ -165,10 +173,20 @@ impl Renderer {
         Self {
             dialect,
             framing,
+            include: Include::default(),
             templates: Vec::new(),
             scratch: Vec::new(),
             unescaper: Unescaper::default(),
         }
+    }
+
+    /// Sets what the reader asks to be shown.
+    pub(crate) fn set_include(&mut self, include: Include) {
+        self.include = include;
+    }
+
+    pub(crate) fn include(&self) -> Include {
+        self.include
     }
 
     pub(crate) fn dialect(&self) -> Dialect {

@@ -8,6 +8,7 @@ use crate::model::id::Seq;
 use crate::model::json;
 use crate::model::output::Output;
 use crate::model::record::FullRecord;
+use crate::model::shown::{Form, Include};
 use crate::model::snapshot::{
     Meta, ResponseObject, Snapshot, Status, write_empty_part, write_item_head,
 };
@@ -88,6 +89,7 @@ impl Renderer {
     ) -> Rendered {
         let mut rendered = Rendered::Open;
         let (framing, scratch) = (&*self.framing, &mut self.scratch);
+        let include = self.include;
         for (seq, event) in (first.0..).map(Seq).zip(&full.events) {
             if seq < from {
                 continue;
@@ -111,7 +113,7 @@ impl Renderer {
                 relayed_name,
             };
             out.write_frame(&to, scratch, |data| {
-                write_event(view, seq, event, raw, data)
+                write_event(view, seq, event, raw, include, data)
             });
             if matches!(event, EventKind::End(_)) {
                 if framing.sends_done(self.dialect) {
@@ -178,6 +180,7 @@ fn write_event(
     seq: Seq,
     event: &EventKind,
     raw: Option<&[u8]>,
+    include: Include,
     out: &mut impl Output,
 ) -> Option<&'static str> {
     let meta = view.meta();
@@ -310,7 +313,7 @@ fn write_event(
             open("response.output_item.done", seq, out);
             number("output_index", *item, out);
             out.extend_from_slice(b",\"item\":");
-            snapshot.write_item(&meta.id, *item, out);
+            snapshot.write_item(&meta.id, *item, Form::Shown(include), out);
             "response.output_item.done"
         }),
         EventKind::Chunk => {
@@ -326,7 +329,8 @@ fn write_event(
             "tokenwire:continued"
         }
         EventKind::Relayed(relayed) => {
-            out.extend_from_slice(relayed.json.as_bytes());
+            let shown = include.event(&relayed.name, &relayed.json);
+            out.extend_from_slice(shown.as_bytes());
             return None;
         }
         EventKind::End(outcome) => {
@@ -337,7 +341,7 @@ fn write_event(
             };
             open(name, seq, out);
             out.extend_from_slice(b",\"response\":");
-            view.with_snapshot(|snapshot| snapshot.write_response(meta, out));
+            view.with_snapshot(|snapshot| snapshot.write_response(meta, Form::Shown(include), out));
             name
         }
     };

@@ -8,6 +8,7 @@ use super::{SharedEngine, lost};
 use crate::generation::Generation;
 use crate::log::StoreError;
 use crate::model::id::GenerationId;
+use crate::model::shown::Form;
 
 impl SharedEngine {
     /// Takes over a stored log whose writer is lost, and ends it in the next epoch: closes what is
@@ -37,7 +38,10 @@ impl SharedEngine {
         let generation = Generation::restore(&**store, id, account).await?;
         if let Some(epoch) = adopted {
             let ending = generation.end_adopted(epoch, &lost::writer_lost(id))?;
-            let object = generation.meta().store.then(|| generation.response_json());
+            let object = generation
+                .meta()
+                .store
+                .then(|| generation.response_in(Form::Kept));
             let object = object.map(Into::into);
             store.seal(id, epoch, ending, object).await?;
             tracing::info!(generation = %id, ?epoch, "ended the log of a lost writer");

@@ -15,6 +15,7 @@ use super::{
 use crate::log::{FlushOptions, Flusher, LogLimits, LogStore};
 use crate::model::account::{Account, Relief};
 use crate::model::id::{IdSource, RandomIds};
+use crate::model::secret::Secret;
 use crate::upstream::Upstream;
 
 /// The terminal events of generations that are stopped are written within this time.
@@ -37,6 +38,7 @@ pub struct EngineBuilder {
     reuse: Option<ReuseOptions>,
     sweep_interval: Option<Duration>,
     ids: Arc<dyn IdSource>,
+    secret: Secret,
 }
 
 /// What the engines of all workers share: the registry, the logs and their memory account, the
@@ -58,6 +60,7 @@ pub struct SharedEngine {
     sweep_interval: Option<Duration>,
     sweeper: Arc<OnceLock<()>>,
     ids: Arc<dyn IdSource>,
+    secret: Secret,
 }
 
 // === impl EngineBuilder ===
@@ -84,6 +87,7 @@ impl Default for EngineBuilder {
             reuse: None,
             sweep_interval: Some(Duration::from_secs(1)),
             ids: Arc::new(RandomIds),
+            secret: Secret::random(),
         }
     }
 }
@@ -180,6 +184,13 @@ impl EngineBuilder {
         Self { ids, ..self }
     }
 
+    /// Sets the key that seals reasoning for clients. Default: a random one, so that what one process
+    /// has sealed no other opens.
+    #[must_use]
+    pub fn secret(self, secret: Secret) -> Self {
+        Self { secret, ..self }
+    }
+
     /// Builds the shared part. [`SharedEngine::engine`] makes an engine of it for each worker.
     #[must_use]
     pub fn build(self) -> SharedEngine {
@@ -206,6 +217,7 @@ impl EngineBuilder {
             sweep_interval: self.sweep_interval,
             sweeper: Arc::default(),
             ids: self.ids,
+            secret: self.secret,
         }
     }
 }
@@ -258,6 +270,7 @@ impl SharedEngine {
             end_notifier: None,
             observer: None,
             ids: self.ids.clone(),
+            secret: self.secret.clone(),
         }
     }
 
@@ -271,6 +284,12 @@ impl SharedEngine {
     #[must_use]
     pub fn tasks(&self) -> &TaskTracker {
         &self.tasks
+    }
+
+    /// The key that seals reasoning for clients.
+    #[must_use]
+    pub fn secret(&self) -> &Secret {
+        &self.secret
     }
 
     /// Counts the memory of requests and answers.

@@ -120,7 +120,12 @@ impl Upstream for Follower {
                     }
                 }
                 match result {
-                    FollowResult::Shared(opened) => return Ok(opened),
+                    FollowResult::Shared(opened) => {
+                        if let Some(reasoning) = &request.reasoning {
+                            reasoning.answer.set_replay();
+                        }
+                        return Ok(opened);
+                    }
                     FollowResult::Refused(error) | FollowResult::Retryable(error) => {
                         return Err(error);
                     }

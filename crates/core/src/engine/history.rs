@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use super::directory::Part;
-use super::{Engine, Located};
+use super::{Engine, Located, SessionResponses};
 use crate::generation::Generation;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::id::{GenerationId, Owner};
@@ -64,6 +64,13 @@ impl History {
     }
 }
 
+impl History {
+    /// Whether all turns are stored, so that any later request can find them.
+    pub(super) fn is_stored(&self) -> bool {
+        self.turns.iter().all(|turn| turn.generation.meta().store)
+    }
+}
+
 impl Turn {
     fn new(generation: Arc<Generation>) -> Self {
         let output = serde_json::from_slice(&generation.output_json()).unwrap_or_default();
@@ -88,7 +95,7 @@ impl Engine {
     /// of the turns is not kept any more.
     pub async fn history(&self, generation: &Generation) -> Result<History, ApiError> {
         match &generation.header().predecessor {
-            Some(id) => self.chain(id, &generation.meta().owner).await,
+            Some(id) => self.chain(id, &generation.meta().owner, None).await,
             None => Ok(History::default()),
         }
     }
@@ -101,13 +108,14 @@ impl Engine {
         &self,
         previous: &GenerationId,
         owner: &Owner,
+        session: Option<&SessionResponses>,
     ) -> Result<History, ApiError> {
         let limits = self.history_limits;
         let mut turns = Vec::new();
         let mut bytes = 0;
         let mut next = Some(previous.clone());
         while let Some(id) = next {
-            let Some(generation) = self.turn(&id, owner).await? else {
+            let Some(generation) = self.turn(&id, owner, session).await? else {
                 return Err(not_found(previous, &id));
             };
             check_status(&generation)?;
@@ -127,11 +135,12 @@ impl Engine {
         Ok(History { turns })
     }
 
-    /// Returns a stored response of this owner.
+    /// Returns a stored response of this owner, or one of this socket.
     async fn turn(
         &self,
         id: &GenerationId,
         owner: &Owner,
+        session: Option<&SessionResponses>,
     ) -> Result<Option<Arc<Generation>>, ApiError> {
         let found = match self
             .registry
@@ -140,11 +149,16 @@ impl Engine {
             .await?
         {
             Located::Local(generation) => Some(generation),
+            // The store has no input of responses that are not stored.
+            Located::Stored(stored) if !stored.header.meta.store => None,
             Located::Stored(stored) => self.registry.restore(stored).await?,
             Located::Remote { node } => return Err(super::unreachable(id, &node)),
             Located::Lost | Located::Gone => None,
         };
-        Ok(found.filter(|generation| generation.meta().store))
+        Ok(found.filter(|generation| {
+            let meta = generation.meta();
+            meta.store || session.is_some_and(|session| session.contains(&meta.id))
+        }))
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::{Ending, EventKind, Failure, Outcome};
 use crate::model::id::{GenerationId, Owner, Seq};
+use crate::model::shown::Form;
 use crate::model::snapshot::{Api, Meta, Snapshot};
 use crate::model::time::unix_now;
 use crate::request::ResponsesRequest;
@@ -53,7 +54,7 @@ impl LostStream {
             relayed: None,
         });
         snapshot.apply(LOST_SEQ, ending);
-        snapshot.write_response(&meta, &mut event);
+        snapshot.write_response(&meta, Form::default(), &mut event);
         event.push(b'}');
         Self {
             id: id.clone(),

@@ -25,12 +25,16 @@ mod persistence;
 mod plan;
 mod registry;
 mod replay;
+mod resolve;
 pub mod resume;
 mod retention;
 mod reuse;
+mod session_responses;
+mod silence;
 mod start;
 mod start_request;
 mod stored_source;
+mod upstream_items;
 
 pub use builder::{EngineBuilder, SharedEngine};
 pub use end_notifier::{EndNotifier, OnEnd};
@@ -42,6 +46,7 @@ pub use registry::Registry;
 pub use resume::{Cursor, Place, ReaderKind, Resumption};
 pub use retention::Retention;
 pub use reuse::{Freshness, Reuse, ReuseOptions, Reused};
+pub use session_responses::SessionResponses;
 pub use start::Started;
 pub use start_request::{Caller, StartRequest};
 pub use stored_source::StoredSource;
@@ -59,6 +64,7 @@ use crate::log::LogLimits;
 use crate::model::account::Account;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::id::{GenerationId, IdSource, Owner};
+use crate::model::secret::Secret;
 use crate::upstream::Upstream;
 
 /// Starts generations and finds them again. See the [module](self).
@@ -77,6 +83,7 @@ pub struct Engine {
     /// In a reference count of this engine's own: each request takes part in it.
     observer: Option<Arc<Arc<dyn Observer>>>,
     ids: Arc<dyn IdSource>,
+    secret: Secret,
 }
 
 impl Engine {

@@ -4,21 +4,27 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde_json::value::RawValue;
 
 use super::history::{History, no_response};
+use super::upstream_items::{self, UpstreamInput};
 use super::{Engine, StartRequest};
 use crate::generation::Work;
 use crate::log::LogHeader;
 use crate::model::account::{AccountKind, Charge};
 use crate::model::error::ApiError;
 use crate::model::id::{GenerationId, Owner};
+use crate::model::json::unsupported;
+use crate::model::shown::{ENCRYPTED_REASONING, Include};
 use crate::model::snapshot::{Api, Meta};
 use crate::model::time::unix_now;
 use crate::request::{
     ChatRequest, ForeignRequest, RequestFields, ResponsesRequest, StreamRequest, ToolNames, chat,
     responses,
 };
-use crate::upstream::{BodyWriter, Target, Timeouts, UpstreamRequest};
+use crate::upstream::{
+    AnswerOrigin, BodyWriter, CarriedReasoning, OpenError, Target, Timeouts, UpstreamRequest,
+};
 
 /// A request that was translated and routed.
 pub(super) struct Plan {
@@ -27,6 +33,10 @@ pub(super) struct Plan {
     pub(super) work: Work,
     /// Whether it first waits for a permit of the upstream.
     pub(super) queued: bool,
+    /// What the client asks to be shown.
+    pub(super) include: Include,
+    /// Whether no answer is asked for.
+    pub(super) silent: bool,
     /// The types of the tools that the upstream cannot run and that were left out.
     pub(super) dropped_tools: Vec<String>,
 }
@@ -86,6 +96,8 @@ impl Engine {
             header: LogHeader::new(meta, self.upstream_name(&target)),
             work,
             queued: target.queued,
+            include: Include::default(),
+            silent: false,
             dropped_tools: Vec::new(),
         })
     }
@@ -111,19 +123,35 @@ impl Engine {
             Some(id) => Some(id.parse().map_err(|_| no_response(id))?),
             None => None,
         };
+        let session = request.session.as_ref();
+        if session.is_none() && !responses.generate() {
+            let why = "Over HTTP every request generates; leave 'generate' out.";
+            return Err(unsupported("generate", why));
+        }
         let history = match &predecessor {
-            Some(id) => self.chain(id, &request.owner).await?,
+            Some(id) => self.chain(id, &request.owner, session).await?,
             None => History::default(),
         };
         let items = history.items();
-        if !items.is_empty() {
+        let resolved = self.resolve(responses, &items, request).await?;
+        let received = responses;
+        let responses = resolved.as_ref().unwrap_or(received);
+        if !items.is_empty() || resolved.is_some() {
             let earlier: usize = items.iter().map(|item| item.get().len()).sum();
             inputs.try_start(responses.memory_size() + earlier)?;
         }
-        let target = self
-            .upstream
-            .route(responses.model().as_deref(), request.client_key.as_ref())?;
+        let input = responses.raw_input();
+        let target = self.target(&items, &input, responses, request)?;
         let model = target.upstream_model.as_deref().unwrap_or(&target.model);
+        let upstream = self.upstream.endpoint_name(target.endpoint);
+        let upstream = upstream.unwrap_or_default();
+        let unsealed = if holds_sealed(&input) {
+            self.unseal(responses, &request.owner, upstream)?
+        } else {
+            None
+        };
+        let responses = unsealed.as_ref().unwrap_or(responses);
+        let mut reasoning = None;
         let (mut tools, mut dropped_tools) = (ToolNames::default(), Vec::new());
         let body = match target.api {
             Api::Chat => {
@@ -133,7 +161,11 @@ impl Engine {
                 dropped_tools = chat.dropped_tools;
                 chat.body
             }
-            Api::Responses => responses.to_responses(&items, model),
+            Api::Responses => {
+                let (body, carried) = self.relayed(&target, &items, responses, request, model);
+                reasoning = Some(Box::new(carried));
+                body
+            }
         };
         let choices = responses
             .get("n")
@@ -153,23 +185,42 @@ impl Engine {
                 Some(chat.body.into())
             }));
         }
-        let meta = meta(
+        work.request.reasoning = reasoning;
+        let include = received.include();
+        if target.api == Api::Chat && include.encrypted_reasoning {
+            work.seal = Some(self.secret.seal(request.owner.clone(), upstream.into()));
+        }
+        let mut meta = meta(
             self.ids.generation_id(),
             &target,
-            responses.request_fields(),
+            received.request_fields(),
             &request.owner,
-            responses.background(),
-            responses.store(),
+            received.background(),
+            received.store(),
         );
+        if !received.generate() {
+            // An empty answer, which has no chunks.
+            meta.api = Api::Responses;
+        }
+        let own = responses.input_items(&meta.id);
+        // Later requests do not find what this socket alone may name.
+        let (predecessor, input) = if meta.store && !history.is_stored() {
+            let earlier = items.iter().map(|item| (*item).to_owned());
+            (None, earlier.chain(own).collect())
+        } else {
+            (predecessor, own)
+        };
         let header = LogHeader {
             predecessor,
-            input: responses.input_items(),
+            input,
             ..LogHeader::new(meta, self.upstream_name(&target))
         };
         Ok(Plan {
             header,
             work,
-            queued: target.queued,
+            queued: target.queued && received.generate(),
+            include,
+            silent: !received.generate(),
             dropped_tools,
         })
     }
@@ -219,9 +270,124 @@ impl Engine {
             header: LogHeader::new(meta, self.upstream_name(&target)),
             work,
             queued: target.queued,
+            include: Include::default(),
+            silent: false,
             dropped_tools,
         })
     }
+
+    /// Passes a request on to a path of its upstream, with the conversation that it names. Returns
+    /// `None` if the upstream does not speak Responses.
+    ///
+    /// # Errors
+    /// A fault of the request, as for [`Engine::start`].
+    pub async fn relay(
+        &self,
+        request: StartRequest,
+        path: &'static str,
+    ) -> Result<Option<Result<Bytes, OpenError>>, ApiError> {
+        let StreamRequest::Responses(received) = &request.body else {
+            return Ok(None);
+        };
+        let mut inputs = self.account.try_start(received.memory_size())?;
+        let history = match received.previous_response_id() {
+            Some(id) => {
+                let previous = id.parse().map_err(|_| no_response(&id))?;
+                self.chain(&previous, &request.owner, None).await?
+            }
+            None => History::default(),
+        };
+        let items = history.items();
+        let resolved = self.resolve(received, &items, &request).await?;
+        let responses = resolved.as_ref().unwrap_or(received);
+        let earlier: usize = items.iter().map(|item| item.get().len()).sum();
+        inputs.try_start(responses.memory_size() + earlier)?;
+        let target = self.target(&items, &responses.raw_input(), responses, &request)?;
+        if target.api == Api::Chat {
+            return Ok(None);
+        }
+        let (input, _) = self.upstream_input(&target, &items, responses, &request);
+        let model = target.upstream_model.as_deref().unwrap_or(&target.model);
+        let changed = input.changed || !items.is_empty();
+        let json = changed.then_some(input.json.as_str());
+        let body = responses.relayed_as_it_is(model, json);
+        let body = self.account.hold(AccountKind::Requests, body);
+        let work = work(&target, body, 1, None, &request);
+        Ok(Some(self.upstream.relay(work.request, path).await))
+    }
+
+    /// Returns the history and the input as the upstream takes them, and the tag of its credential.
+    fn upstream_input(
+        &self,
+        target: &Target,
+        history: &[&RawValue],
+        responses: &ResponsesRequest,
+        request: &StartRequest,
+    ) -> (UpstreamInput, Option<String>) {
+        let credential = self
+            .upstream
+            .credential(target.endpoint, request.client_key.as_ref());
+        let text = responses.text_as_item(history);
+        let mut items = history.to_vec();
+        match &text {
+            Some(text) => items.push(text),
+            None => items.extend(responses.raw_input()),
+        }
+        let input = upstream_items::write(&items, credential.as_deref());
+        (input, credential)
+    }
+
+    /// Routes a request. One that carries encrypted reasoning goes to the account that takes it.
+    fn target(
+        &self,
+        history: &[&RawValue],
+        input: &[&RawValue],
+        responses: &ResponsesRequest,
+        request: &StartRequest,
+    ) -> Result<Target, ApiError> {
+        let model = responses.model();
+        let key = request.client_key.as_ref();
+        let credential =
+            upstream_items::credential_of(input).or_else(|| upstream_items::credential_of(history));
+        match credential {
+            Some(credential) => self.upstream.route_to(model.as_deref(), key, &credential),
+            None => self.upstream.route(model.as_deref(), key),
+        }
+    }
+
+    /// Returns the body for a Responses upstream, and what it says of encrypted reasoning.
+    fn relayed(
+        &self,
+        target: &Target,
+        history: &[&RawValue],
+        responses: &ResponsesRequest,
+        request: &StartRequest,
+        model: &str,
+    ) -> (Vec<u8>, CarriedReasoning) {
+        let (input, credential) = self.upstream_input(target, history, responses, request);
+        let changed = input.changed || !history.is_empty();
+        let mut include = responses.included();
+        let asked = !include.iter().any(|value| value == ENCRYPTED_REASONING)
+            && self.upstream.may_encrypt(target.endpoint, &target.model);
+        let include = asked.then(|| {
+            include.push(ENCRYPTED_REASONING.to_owned());
+            // Strings always serialise.
+            serde_json::to_string(&include).unwrap_or_default()
+        });
+        let json = changed.then_some(input.json.as_str());
+        let carried = CarriedReasoning {
+            credential: credential.filter(|_| input.encrypted),
+            asked,
+            answer: AnswerOrigin::default(),
+        };
+        (responses.relayed(model, json, include.as_deref()), carried)
+    }
+}
+
+/// Whether any item has content that was sealed here.
+fn holds_sealed(items: &[&RawValue]) -> bool {
+    let holds = |item: &RawValue| memchr::memmem::find(item.get().as_bytes(), b"\"tw1.").is_some();
+    items.iter().any(|item| holds(item))
 }
 
 fn work(
@@ -242,12 +408,14 @@ fn work(
         streamed: true,
         first_token_timeout: target.timeouts.first_token,
         client_key: request.client_key.clone(),
+        reasoning: None,
     };
     Work {
         request: upstream,
         timeouts: target.timeouts,
         choices,
         previous_response_id,
+        seal: None,
         tools: ToolNames::default(),
     }
 }

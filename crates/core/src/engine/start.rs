@@ -10,12 +10,14 @@ use super::fingerprint::{Fingerprint, fingerprint};
 use super::follower::Follower;
 use super::observer::Observation;
 use super::reuse::{Freshness, Leader, Reused, Role};
+use super::silence::Silence;
 use super::{Engine, StartRequest};
 use crate::generation::{Generation, Holdings, ReaderGuard, Writer, drain, drive};
 use crate::log::{IdempotencyKey, LogHeader, LogTail};
 use crate::model::account::AccountKind;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::EventKind;
+use crate::model::shown::Include;
 use crate::model::snapshot::Api;
 use crate::request::StreamRequest;
 use crate::upstream::translate::RecordWriter;
@@ -31,6 +33,8 @@ pub struct Started {
     /// Whether it shares another's answer; `None` where answers are not shared, or where it was
     /// started earlier.
     pub reused: Option<Reused>,
+    /// What the request asks to be shown.
+    pub include: Include,
     /// The types of the tools that were left out, since the upstream cannot run them.
     pub dropped_tools: Vec<String>,
 }
@@ -43,6 +47,26 @@ struct AnswerSource {
     reused: Option<Reused>,
     /// Whether the upstream is asked.
     asked: Arc<AtomicBool>,
+}
+
+impl AnswerSource {
+    /// An answer without output, for which no upstream is asked.
+    fn silent() -> Self {
+        Self {
+            upstream: Arc::new(Silence),
+            leader: None,
+            reused: None,
+            asked: Arc::new(AtomicBool::new(false)),
+        }
+    }
+}
+
+/// Returns what a request asks to be shown.
+fn include_of(body: &StreamRequest) -> Include {
+    match body {
+        StreamRequest::Responses(responses) => responses.include(),
+        StreamRequest::Chat(_) | StreamRequest::Canonical(_) => Include::default(),
+    }
 }
 
 impl Engine {
@@ -74,6 +98,7 @@ impl Engine {
                             guard: generation.attach(),
                             fresh: false,
                             reused: None,
+                            include: include_of(&request.body),
                             dropped_tools: Vec::new(),
                         });
                     }
@@ -83,6 +108,7 @@ impl Engine {
                                 guard: generation.attach(),
                                 fresh: false,
                                 reused: None,
+                                include: include_of(&request.body),
                                 dropped_tools: Vec::new(),
                             });
                         }
@@ -107,6 +133,7 @@ impl Engine {
             // The events of a response are the canonical ones.
             StreamRequest::Responses(_) | StreamRequest::Canonical(_) => Api::Responses,
         };
+        let session = request.session.clone();
         let plan = self.plan(request, &mut inputs).await?;
         let header = Arc::new(LogHeader {
             idempotency,
@@ -119,6 +146,9 @@ impl Engine {
             }
             None => None,
         };
+        if let Some(session) = session.filter(|_| !header.meta.store) {
+            session.note(&header.meta.id);
+        }
         let log = Arc::new(LogTail::new(self.log_limits, self.account.clone()));
         let holdings = Holdings::new(inputs, reserved);
         let generation = Generation::new(header, log, self.grace, holdings);
@@ -146,7 +176,11 @@ impl Engine {
             leader,
             reused,
             asked,
-        } = self.answer_source(&generation, &plan.work.request, freshness);
+        } = if plan.silent {
+            AnswerSource::silent()
+        } else {
+            self.answer_source(&generation, &plan.work.request, freshness)
+        };
         let observation = self.observer.clone().map(|observer| {
             Observation::begin(
                 observer,
@@ -175,6 +209,7 @@ impl Engine {
             guard,
             fresh: true,
             reused,
+            include: plan.include,
             dropped_tools: plan.dropped_tools,
         })
     }

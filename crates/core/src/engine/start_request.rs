@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use secrecy::SecretString;
 
-use super::Freshness;
+use super::{Freshness, SessionResponses};
 use crate::model::id::Owner;
 use crate::request::StreamRequest;
 
@@ -38,6 +38,8 @@ pub struct StartRequest {
     pub client_key: Option<SecretString>,
     /// Whether another request's answer will do, where the engine shares answers.
     pub freshness: Freshness,
+    /// The responses of the socket that it came on, if it came on one.
+    pub session: Option<SessionResponses>,
 }
 
 impl StartRequest {
@@ -57,6 +59,7 @@ impl StartRequest {
             headers: caller.headers,
             client_key: caller.client_key,
             freshness: Freshness::Any,
+            session: None,
         }
     }
 
@@ -74,6 +77,15 @@ impl StartRequest {
     pub fn with_idempotency_key(mut self, key: Option<String>) -> Self {
         self.idempotency_key = key.or(self.idempotency_key);
         self
+    }
+
+    /// The same request, on the socket of these responses.
+    #[must_use]
+    pub fn in_session(self, session: SessionResponses) -> Self {
+        Self {
+            session: Some(session),
+            ..self
+        }
     }
 
     /// The same request with this freshness.

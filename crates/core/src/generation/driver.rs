@@ -20,6 +20,7 @@ use super::writer::Writer;
 use crate::log::AppendError;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::{Ending, EventKind, Failure};
+use crate::model::secret::Seal;
 use crate::model::time::unix_now;
 use crate::request::ToolNames;
 use crate::upstream::decode::{Flow, SseEvent};
@@ -50,6 +51,8 @@ pub struct Work {
     pub choices: u32,
     /// The response that the client's request continues.
     pub previous_response_id: Option<String>,
+    /// Seals the reasoning of a chat upstream, for clients that give it back.
+    pub(crate) seal: Option<Seal>,
     /// The tools that the upstream knows under another name or as another kind than the client.
     pub tools: ToolNames,
 }
@@ -107,8 +110,11 @@ async fn run(
         timeouts,
         choices,
         previous_response_id,
+        seal,
         tools,
     } = work;
+    let origin = request.reasoning.as_ref();
+    let origin = origin.map(|reasoning| reasoning.answer.clone());
     let streamed = request.streamed;
     // A client that asked for a stream gets chunks, also of a completion in one piece.
     let chunking = || {
@@ -128,6 +134,7 @@ async fn run(
             &tools,
         )
         .chunked(streamed.then(chunking))
+        .keeping(seal.clone(), origin.clone())
     };
     let mut translator = new_translator();
     let mut deadlines = Deadlines::new(generation.clone(), timeouts);

@@ -9,6 +9,7 @@ use crate::log::{
     BlockRange, Epoch, FlushSource, LogHeader, ReadError, Released, StoreError, TailEnd,
 };
 use crate::model::id::Seq;
+use crate::model::shown::Form;
 
 /// The tail of a generation, for as long as this epoch is the stored log's.
 #[derive(Debug)]
@@ -52,7 +53,7 @@ impl FlushSource for TailSource {
     /// Only what the client asked to be stored has an object there.
     fn object(&self) -> Option<Bytes> {
         let stored = self.generation.meta().store;
-        stored.then(|| self.generation.response_json().into())
+        stored.then(|| self.generation.response_in(Form::Kept).into())
     }
 
     fn released(&self, why: Released) {

@@ -54,6 +54,7 @@ use crate::model::event::{DeltaTarget, EventKind, Outcome};
 use crate::model::id::Seq;
 use crate::model::pieces::Pieces;
 use crate::model::record::{Content, KnownTemplate, RecordBatch};
+use crate::model::shown::{Form, Include};
 use crate::model::snapshot::{Api, Meta, Snapshot, Status};
 use crate::upstream::translate::{History, is_completion};
 use control::Control;
@@ -241,19 +242,28 @@ impl Generation {
         self.log.end().map_or(true, |end| end.sealed)
     }
 
-    /// Returns the response object as it is now.
+    /// Returns the response object as it is now, for a reader that asks for nothing beside the
+    /// default.
     #[must_use]
     pub fn response_json(&self) -> Vec<u8> {
+        self.response_in(Form::default())
+    }
+
+    /// Returns the response object as it is now, in this form.
+    #[must_use]
+    pub fn response_in(&self, form: Form) -> Vec<u8> {
         let mut out = Vec::new();
-        self.with_snapshot(|snapshot| snapshot.write_response(self.meta(), &mut out));
+        self.with_snapshot(|snapshot| snapshot.write_response(self.meta(), form, &mut out));
         out
     }
 
-    /// Returns its output items as a JSON array.
+    /// Returns its output items as a JSON array, in the form in which they are kept.
     #[must_use]
     pub fn output_json(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        self.with_snapshot(|snapshot| snapshot.write_output(&self.meta().id, &mut out));
+        self.with_snapshot(|snapshot| {
+            snapshot.write_output(&self.meta().id, Form::Kept, &mut out);
+        });
         out
     }
 
@@ -262,16 +272,19 @@ impl Generation {
     #[must_use]
     pub fn reset_event(&self) -> (Seq, Vec<u8>) {
         let mut out = Vec::new();
-        let seq =
-            self.with_snapshot(|snapshot| dialect::write_reset(self.meta(), snapshot, &mut out));
+        let seq = self.with_snapshot(|snapshot| {
+            dialect::write_reset(self.meta(), snapshot, Include::default(), &mut out)
+        });
         (seq, out)
     }
 
-    /// As [`Generation::reset_event`], in pieces which share the texts.
-    fn reset_pieces(&self) -> (Seq, Pieces) {
+    /// As [`Generation::reset_event`], in pieces which share the texts, for a reader that asks to be
+    /// shown this.
+    fn reset_pieces(&self, include: Include) -> (Seq, Pieces) {
         let mut out = Pieces::default();
-        let seq =
-            self.with_snapshot(|snapshot| dialect::write_reset(self.meta(), snapshot, &mut out));
+        let seq = self.with_snapshot(|snapshot| {
+            dialect::write_reset(self.meta(), snapshot, include, &mut out)
+        });
         (seq, out)
     }
 

@@ -9,6 +9,7 @@ use super::Generation;
 use crate::dialect::{FrameReader, Framing, LargeFrames};
 use crate::model::account::{AccountKind, Charge};
 use crate::model::pieces::{MAX_PIECE, Pieces};
+use crate::model::shown::{Form, Include};
 
 /// A frame, the rest of one, or a response object, in pieces of at most 32 KiB. Most of them are
 /// shared with the generation, which is kept until the last is returned.
@@ -78,11 +79,11 @@ impl Iterator for SharedPieces {
 }
 
 impl Generation {
-    /// Returns the response object as it is now, as [`Generation::response_json`] does.
+    /// Returns the response object as it is now, as [`Generation::response_in`] does.
     #[must_use]
-    pub fn response_pieces(self: &Arc<Self>) -> SharedPieces {
+    pub fn response_pieces(self: &Arc<Self>, form: Form) -> SharedPieces {
         let mut object = Pieces::default();
-        self.with_snapshot(|snapshot| snapshot.write_response(self.meta(), &mut object));
+        self.with_snapshot(|snapshot| snapshot.write_response(self.meta(), form, &mut object));
         object.close();
         let (len, own) = (object.len(), object.memory_size());
         SharedPieces::whole(self, object.into(), len, own)
@@ -91,7 +92,7 @@ impl Generation {
     /// Returns the frame of a `tokenwire:reset` with the response object as it is now.
     #[must_use]
     pub fn reset_frame(self: &Arc<Self>, framing: &dyn Framing) -> SharedPieces {
-        let (seq, event) = self.reset_pieces();
+        let (seq, event) = self.reset_pieces(Include::default());
         let frames = LargeFrames::one(framing, &self.meta().id, seq, event);
         let own = frames.memory_size();
         SharedPieces::whole(self, frames.into(), 0, own)

@@ -19,6 +19,7 @@ use crate::log::{LogReader, ReadError};
 use crate::model::account::{AccountKind, Charge};
 use crate::model::id::Seq;
 use crate::model::record::{BatchPosition, CorruptRecord, RecordBatch, Records};
+use crate::model::shown::Include;
 
 /// The size at which one poll stops adding records.
 const POLL_BYTES: usize = 64 * 1024;
@@ -97,6 +98,13 @@ impl Subscription {
             charge: None,
             large: None,
         }
+    }
+
+    /// Sets what the reader's own request asks to be shown. Default: nothing beyond the default.
+    #[must_use]
+    pub fn including(mut self, include: Include) -> Self {
+        self.renderer.set_include(include);
+        self
     }
 
     /// The generation that is read.
@@ -246,7 +254,7 @@ impl Subscription {
             }
             return None;
         }
-        let (seq, event) = generation.reset_pieces();
+        let (seq, event) = generation.reset_pieces(self.renderer.include());
         self.from = seq.next();
         self.reader
             .seek(self.renderer.start(&*generation, self.from));
@@ -384,7 +392,7 @@ impl Subscription {
         self.renderer
             .share_key()
             .filter(|_| several)
-            .map(|framing| (self.renderer.dialect(), framing))
+            .map(|framing| (self.renderer.dialect(), framing, self.renderer.include()))
     }
 
     fn note(&mut self, rendered: Rendered) {

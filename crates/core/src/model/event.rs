@@ -81,6 +81,9 @@ pub enum EventKind {
         item: u32,
         /// Whether the item's status is `completed` or `incomplete`.
         complete: bool,
+        /// A JSON object that is kept with the item and that clients are not shown: how its content
+        /// goes back to the upstream.
+        private: Option<Box<str>>,
     },
     /// `tokenwire:chunk`: an upstream chunk that maps to no other event. The chunk is the record's
     /// raw data.

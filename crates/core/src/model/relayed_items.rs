@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::model::json::{self, Members};
+use crate::model::shown::PRIVATE;
 use crate::model::text::Text;
 
 /// The output items of a Responses upstream, by `output_index`. A copy shares them.
@@ -181,6 +182,16 @@ impl RelayedItems {
             && let Some(object) = Arc::make_mut(&mut item.value).as_object_mut()
         {
             object.insert("id".to_owned(), Value::from(id));
+        }
+    }
+
+    /// Sets what is kept beside an item, a JSON object.
+    pub(crate) fn set_private(&mut self, index: u64, json: &str) {
+        if let Some(item) = self.items().get_mut(&index).map(Arc::make_mut)
+            && let Some(object) = Arc::make_mut(&mut item.value).as_object_mut()
+            && let Ok(value) = serde_json::from_str(json)
+        {
+            object.insert(PRIVATE.to_owned(), value);
         }
     }
 

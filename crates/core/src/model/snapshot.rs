@@ -119,6 +119,8 @@ struct Item {
     parts: Vec<Part>,
     arguments: Text,
     status: &'static str,
+    /// A JSON object that clients are not shown.
+    private: Option<Arc<str>>,
 }
 
 #[derive(Clone)]
@@ -179,7 +181,10 @@ impl Snapshot {
         let items: usize = self
             .items
             .iter()
-            .map(|item| parts(item) + item.arguments.memory_size() + item.head.memory_size() + 200)
+            .map(|item| {
+                let private = item.private.as_ref().map_or(0, |json| json.len());
+                parts(item) + item.arguments.memory_size() + item.head.memory_size() + private + 200
+            })
             .sum();
         let outcome = self.outcome.as_ref().map_or(0, |outcome| {
             outcome.relayed.as_ref().map_or(0, String::capacity) + 200
@@ -242,6 +247,7 @@ impl Snapshot {
                     parts: Vec::new(),
                     arguments: Text::default(),
                     status: "in_progress",
+                    private: None,
                 });
             }
             EventKind::PartAdded { item, kind, .. } => {
@@ -278,8 +284,13 @@ impl Snapshot {
                     push_elements(&mut part.annotations, &format!("[{json}]"));
                 }
             }
-            EventKind::ItemDone { item, complete } => {
+            EventKind::ItemDone {
+                item,
+                complete,
+                private,
+            } => {
                 if let Some(item) = self.item_mut(item) {
+                    item.private = private.map(Into::into);
                     item.status = if complete { "completed" } else { "incomplete" };
                     item.arguments.close();
                     for part in &mut item.parts {
@@ -369,6 +380,7 @@ impl Snapshot {
             events.push(EventKind::ItemDone {
                 item,
                 complete: false,
+                private: None,
             });
         }
         events

@@ -2,28 +2,13 @@
 
 use std::borrow::Cow;
 
-use rand::Rng;
-use rand::distr::Alphanumeric;
 use serde_json::value::RawValue;
 
 use crate::model::error::ApiError;
 use crate::model::json::{Kind, Members, Node, ObjectWriter, missing, push_array, raw_value};
 
-/// Characters after an id's prefix: 32 out of 62 are 190 random bits.
-const ID_CHARS: usize = 32;
-
-/// Makes an id: `prefix` and 32 random letters and digits.
-fn new_id(prefix: &str) -> String {
-    let mut id = String::with_capacity(prefix.len() + ID_CHARS);
-    id.push_str(prefix);
-    id.extend(
-        rand::rng()
-            .sample_iter(Alphanumeric)
-            .take(ID_CHARS)
-            .map(char::from),
-    );
-    id
-}
+/// The id of an item, or the prefix of the id that the item gets.
+pub(super) type ItemId = Result<String, &'static str>;
 
 /// Returns the type of an item. As in OpenAI's API it is optional for a message (which has a
 /// `role`) and for a reference (which has an `id`).
@@ -36,20 +21,19 @@ pub(super) fn type_of<'a>(item: &Members<'a>) -> Result<Cow<'a, str>, ApiError> 
     }
 }
 
-/// Checks `input` as far as listing its items needs, and returns their ids. An item without one
-/// gets a new id.
-pub(super) fn identify(input: &Node<'_>) -> Result<Vec<String>, ApiError> {
+/// Checks `input` as far as listing its items needs, and returns their ids.
+pub(super) fn identify(input: &Node<'_>) -> Result<Vec<ItemId>, ApiError> {
     match input.kind() {
         Kind::String => {
             input.text()?;
-            Ok(vec![new_id("msg_")])
+            Ok(vec![Err("msg_")])
         }
         Kind::Array => input.array()?.iter().map(identify_item).collect(),
         _ => Err(input.wrong_type("a string or an array of items")),
     }
 }
 
-fn identify_item(item: &Node<'_>) -> Result<String, ApiError> {
+fn identify_item(item: &Node<'_>) -> Result<ItemId, ApiError> {
     if item.kind() != Kind::Object {
         return Err(item.wrong_type("an item, which is an object"));
     }
@@ -69,9 +53,9 @@ fn identify_item(item: &Node<'_>) -> Result<String, ApiError> {
         }
     }
     if let Some(id) = object.node("id") {
-        return Ok(id.text()?.into_owned());
+        return Ok(Ok(id.text()?.into_owned()));
     }
-    Ok(new_id(match kind.as_ref() {
+    Ok(Err(match kind.as_ref() {
         "message" => "msg_",
         "function_call" => "fc_",
         "function_call_output" => "fco_",
@@ -81,8 +65,8 @@ fn identify_item(item: &Node<'_>) -> Result<String, ApiError> {
     }))
 }
 
-/// Returns the items of an `input` in the form in which they are listed. `ids` come from
-/// [`identify`]. References are left out: the item that they name is listed where it was first
+/// Returns the items of an `input` in the form in which they are listed. `ids` has one
+/// for each. References are left out: the item that they name is listed where it was first
 /// sent.
 pub(super) fn listed(input: &Node<'_>, ids: &[String]) -> Vec<Box<RawValue>> {
     let Ok(items) = input.array() else {

@@ -5,6 +5,7 @@ mod content;
 mod history;
 mod items;
 mod read;
+mod relay;
 mod tools;
 mod validation;
 mod write;
@@ -18,7 +19,7 @@ use serde_json::value::RawValue;
 
 use super::canonical::CanonicalRequest;
 use super::fields::RequestFields;
-use super::item;
+use super::item::{self, ItemId};
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::json::{Node, RawObject, missing, raw_string, raw_value, read_object};
 use history::joined;
@@ -37,8 +38,8 @@ const LOGPROBS: &str = "message.output_text.logprobs";
 #[derive(Clone)]
 pub struct ResponsesRequest {
     raw: RawObject,
-    /// One id for each item of the input, in order.
-    item_ids: Vec<String>,
+    /// For each item of the input in order: its id, or the prefix of the id that it gets.
+    item_ids: Vec<ItemId>,
 }
 
 impl ResponsesRequest {
@@ -49,11 +50,24 @@ impl ResponsesRequest {
     /// `invalid_value` that name the parameter for wrong types and ranges, and for repeated members
     /// of the objects that the gateway reads; `invalid_stream_id`;
     /// `invalid_value` if both `messages` and `input` are given; `unsupported_parameter` for
-    /// `generate: false` and for unknown members of `webhook`; `invalid_value` for a `webhook`
-    /// without `background: true`.
+    /// unknown members of `webhook`; `invalid_value` for a `webhook` without `background: true`.
     pub fn parse(body: &[u8]) -> Result<Self, ApiError> {
         let (_, members) = read_object(body)?;
         Self::from_object(members.into())
+    }
+
+    /// As [`ResponsesRequest::parse`], for a request whose input may be missing because it names a
+    /// conversation.
+    ///
+    /// # Errors
+    /// As [`ResponsesRequest::parse`].
+    pub fn parse_partial(body: &[u8]) -> Result<Self, ApiError> {
+        let (_, members) = read_object(body)?;
+        let mut raw = RawObject::from(members);
+        if raw.get("input").is_none() && raw.get("previous_response_id").is_some() {
+            raw.insert_raw("input", raw_value("[]".to_owned()));
+        }
+        Self::from_object(raw)
     }
 
     pub(super) fn from_object(raw: RawObject) -> Result<Self, ApiError> {
@@ -97,7 +111,8 @@ impl ResponsesRequest {
     pub fn memory_size(&self) -> usize {
         let members = self.raw.iter();
         let members = members.map(|(name, raw)| name.len() + raw.get().len() + 40);
-        let ids = self.item_ids.iter().map(|id| id.capacity() + 24);
+        let ids = self.item_ids.iter();
+        let ids = ids.map(|id| id.as_ref().map_or(0, String::capacity) + 24);
         members.sum::<usize>() + ids.sum::<usize>()
     }
 
@@ -189,18 +204,6 @@ impl ResponsesRequest {
     #[must_use]
     pub fn message_type(&self) -> Option<String> {
         self.text("type")
-    }
-
-    /// Returns the input as items, each with its `id`; messages with `type`, `status` and their
-    /// content as parts.
-    ///
-    /// Missing ids are made once, when the request is read, and do not change. References to
-    /// earlier items are left out, since the history has the items that they name.
-    #[must_use]
-    pub fn input_items(&self) -> Vec<Box<RawValue>> {
-        self.input()
-            .map(|input| item::listed(&input, &self.item_ids))
-            .unwrap_or_default()
     }
 
     /// Reads the request into canonical form. `history` are the items of the earlier turns in their

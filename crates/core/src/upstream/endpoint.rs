@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use secrecy::SecretString;
 
-use super::{OpenError, UpstreamRequest, UpstreamResponse};
+use super::{OpenError, UpstreamRequest, UpstreamResponse, not_served};
+use crate::model::secret::Secret;
 
 /// One model server. The [`Router`](super::Router) decides which endpoint gets a request, and
 /// whether it is sent again.
@@ -19,11 +21,26 @@ pub trait Endpoint: Send + Sync + fmt::Debug {
         false
     }
 
+    /// Returns the tag of the credential that requests are sent with, by this key.
+    fn credential(&self, _secret: &Secret, _client_key: Option<&SecretString>) -> Option<String> {
+        None
+    }
+
     /// Sends the request and waits for the head. Dropping the future cancels the request.
     fn open(
         &self,
         request: UpstreamRequest,
     ) -> BoxFuture<'static, Result<UpstreamResponse, OpenError>>;
+
+    /// Sends the body to this path, which is relative to the base URL, and returns the body of the
+    /// answer.
+    fn relay(
+        &self,
+        _request: UpstreamRequest,
+        _path: &'static str,
+    ) -> BoxFuture<'static, Result<Bytes, OpenError>> {
+        Box::pin(std::future::ready(Err(OpenError::Failed(not_served()))))
+    }
 
     /// Returns the body of `GET /models`.
     fn models(&self, timeout: Duration) -> BoxFuture<'static, Result<Bytes, OpenError>>;

@@ -11,6 +11,7 @@ use super::concurrency_limit::{ConcurrencyLimit, ConcurrencyPolicy, Permit};
 use super::failure::FailureKind;
 use super::latency::Latency;
 use super::pauses::{KeyId, Pauses};
+use super::reasoning::PlainModels;
 
 /// Health, latency, load and counters of one endpoint. Shared by all workers.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub struct EndpointStats {
     reserved: Reserving,
     /// Pauses that it asked for.
     pauses: Pauses,
+    /// Models that it does not make encrypted reasoning for.
+    pub(super) plain_models: PlainModels,
     /// Counters of events.
     pub counters: Counters,
     /// Result of the last health check; true without one.
@@ -126,6 +129,7 @@ impl EndpointStats {
             limit: ConcurrencyLimit::new(limit),
             reserved: Reserving::default(),
             pauses: Pauses::new(breaker.max_rest),
+            plain_models: PlainModels::default(),
             counters: Counters::default(),
             healthy: AtomicBool::new(true),
         })

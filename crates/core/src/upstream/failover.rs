@@ -10,6 +10,7 @@ use super::continuation::{self, Continuation};
 use super::endpoint_stats::Reservation;
 use super::failure::{RetryDecision, classify};
 use super::hedge::{self, Hedge};
+use super::reasoning::{self, Refused};
 use super::router::{Choice, Router};
 use super::{OpenError, UpstreamRequest};
 use crate::model::error::{ApiError, ErrorCode};
@@ -31,6 +32,8 @@ pub(super) struct Failover {
     kept: bool,
     /// The first body, once `request.body` is one that continues an answer.
     original: Option<Bytes>,
+    /// Whether it was repeated without the reasoning that was refused.
+    repeated: bool,
     /// Endpoints that have failed since all of them were last eligible.
     tried: SmallVec<[usize; 4]>,
 }
@@ -45,6 +48,7 @@ impl Failover {
             waited: Duration::ZERO,
             kept: false,
             original: None,
+            repeated: false,
             tried: SmallVec::new(),
         }
     }
@@ -79,6 +83,13 @@ impl Failover {
                 Ok(stream) => return (self, Ok(stream)),
                 Err(error) => error,
             };
+            if let OpenError::Refused(refusal) = &error
+                && let Some(refused) = reasoning::refused(refusal)
+                && self.drop_refused(refused)
+            {
+                wait = Duration::ZERO;
+                continue;
+            }
             match self.plan(classify(&error).0) {
                 Some(pause) => wait = pause,
                 None => return (self, Err(error)),
@@ -91,7 +102,9 @@ impl Failover {
         self.recheck();
         let first = ask(&self.router, self.request.clone());
         let Some(delay) = self.hedge_delay() else {
-            return first.await;
+            let stream = first.await?;
+            self.note_answer();
+            return Ok(stream);
         };
         let second = || {
             let choice = self.another(&[self.request.endpoint])?;
@@ -111,7 +124,48 @@ impl Failover {
             }
             self.request.endpoint = stream.endpoint;
         }
+        self.note_answer();
         Ok(stream)
+    }
+
+    /// Records whose credential the answer's reasoning belongs to.
+    fn note_answer(&self) {
+        if let Some(reasoning) = &self.request.reasoning {
+            let key = self.request.client_key.as_ref();
+            let credential = self.router.credential(self.request.endpoint, key);
+            reasoning.answer.set(credential);
+        }
+    }
+
+    /// Removes what the endpoint refuses from the request. Returns whether the request may be sent
+    /// once more. That is no retry: the endpoint is healthy, and it was asked for something else.
+    pub(super) fn drop_refused(&mut self, refused: Refused) -> bool {
+        let Some(carried) = &mut self.request.reasoning else {
+            return false;
+        };
+        if self.kept || std::mem::replace(&mut self.repeated, true) {
+            return false;
+        }
+        let body = match refused {
+            Refused::Reasoning => {
+                carried.credential = None;
+                reasoning::without_reasoning(&self.request.body)
+            }
+            Refused::Include if carried.asked => {
+                if let Some(route) = self.router.routes().get(self.request.endpoint) {
+                    route.stats.plain_models.note(&self.request.model);
+                }
+                reasoning::without_include(&self.request.body)
+            }
+            Refused::Include => None,
+        };
+        match body {
+            Some(body) => {
+                self.request.body = body.into();
+                true
+            }
+            None => false,
+        }
     }
 
     /// Moves the request to another endpoint if the current one has become unavailable since it was
@@ -179,6 +233,19 @@ impl Failover {
         });
         if let Ok(body) = rewritten {
             request.body = body.into();
+        }
+        if let Some(carried) = &mut request.reasoning
+            && carried.credential.is_some()
+            && carried.credential
+                != self
+                    .router
+                    .credential(choice.endpoint, request.client_key.as_ref())
+        {
+            // Another account cannot read it.
+            carried.credential = None;
+            if let Some(body) = reasoning::without_reasoning(&request.body) {
+                request.body = body.into();
+            }
         }
         request
     }

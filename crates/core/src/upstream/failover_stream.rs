@@ -11,6 +11,7 @@ use super::attempt::AttemptStream;
 use super::endpoint_stats::Attempt;
 use super::failover::Failover;
 use super::failure::{FailureKind, RetryDecision};
+use super::reasoning::refused_by;
 use super::{OpenError, StreamStep, TokenStream, UpstreamResponse};
 use crate::model::event::Failure;
 use crate::upstream::decode::{Flow, SseEvent};
@@ -140,6 +141,12 @@ impl TokenStream for FailoverStream {
         let Some(mut failover) = self.failover.take() else {
             return false;
         };
+        if let Some(refused) = refused_by(&failure.code, &failure.message, "")
+            && failover.drop_refused(refused)
+        {
+            self.state = State::Reopening(failover.run(Duration::ZERO).boxed());
+            return true;
+        }
         let decision = if failure.retryable {
             RetryDecision::Anywhere(None)
         } else {

@@ -33,6 +33,7 @@ mod latency;
 mod openai;
 mod pauses;
 mod prefetch;
+mod reasoning;
 #[cfg(feature = "openai")]
 mod response_meta;
 mod retry;
@@ -53,6 +54,7 @@ pub use hedge::Hedge;
 pub use latency::Latency;
 #[cfg(feature = "openai")]
 pub use openai::{OpenAi, OpenAiOptions};
+pub use reasoning::{AnswerOrigin, CarriedReasoning};
 pub use retry::{RetryBudget, RetryPolicy};
 pub use retry_after::parse_retry_after;
 pub use route::{ModelBinding, ModelMap, Route};
@@ -99,6 +101,8 @@ pub struct UpstreamRequest {
     pub client_key: Option<SecretString>,
     /// Counts the request as outstanding until it is sent ([`Target::reservation`]).
     pub reservation: Reservation,
+    /// What it says of encrypted reasoning; `None` for a chat upstream.
+    pub reasoning: Option<Box<CarriedReasoning>>,
 }
 
 impl fmt::Debug for UpstreamRequest {
@@ -266,6 +270,41 @@ pub trait Upstream: Send + Sync + fmt::Debug {
         client_key: Option<&SecretString>,
     ) -> Result<Target, ApiError>;
 
+    /// As [`Upstream::route`], but prefers an endpoint that is up and takes the reasoning of the
+    /// credential with this tag.
+    ///
+    /// # Errors
+    /// As [`Upstream::route`].
+    fn route_to(
+        &self,
+        model: Option<&str>,
+        client_key: Option<&SecretString>,
+        _credential: &str,
+    ) -> Result<Target, ApiError> {
+        self.route(model, client_key)
+    }
+
+    /// Returns the tag of the credential that requests to an endpoint are sent with: a keyed hash,
+    /// which is equal for equal credentials of one server.
+    fn credential(&self, _endpoint: usize, _client_key: Option<&SecretString>) -> Option<String> {
+        None
+    }
+
+    /// Whether an endpoint may be asked for the encrypted reasoning of a model.
+    fn may_encrypt(&self, _endpoint: usize, _model: &str) -> bool {
+        true
+    }
+
+    /// Sends the body to another path of the endpoint, such as `/responses/compact`, and returns the
+    /// body of its answer.
+    fn relay(
+        &self,
+        _request: UpstreamRequest,
+        _path: &'static str,
+    ) -> BoxFuture<'static, Result<Bytes, OpenError>> {
+        Box::pin(std::future::ready(Err(OpenError::Failed(not_served()))))
+    }
+
     /// Returns the configured name of an endpoint ([`Target::endpoint`]), if it has one.
     fn endpoint_name(&self, _endpoint: usize) -> Option<&str> {
         None
@@ -306,6 +345,12 @@ pub struct Target {
     pub queued: bool,
     /// Counts the request as outstanding at the endpoint until it is sent.
     pub reservation: Reservation,
+}
+
+/// The error of a path that an upstream does not have.
+pub(crate) fn not_served() -> ApiError {
+    let message = "The upstream does not serve this path.";
+    ApiError::new(crate::model::error::ErrorCode::UnknownUrl, message)
 }
 
 impl Refusal {

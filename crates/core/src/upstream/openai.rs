@@ -26,12 +26,15 @@ use super::response_meta::ResponseMeta;
 use super::transport_error::{self, truncated};
 use super::{OpenError, Refusal, Timeouts, UpstreamHead, UpstreamRequest, UpstreamResponse};
 use crate::model::error::{ApiError, ErrorCode};
+use crate::model::secret::Secret;
 use crate::model::snapshot::Api;
 
 /// Largest part of an error body that is passed on, in bytes.
 const REFUSAL_BYTES: usize = 1024 * 1024;
 /// Largest model list, in bytes.
 const MODELS_BYTES: usize = 4 * 1024 * 1024;
+/// Time limit of a request whose answer is not streamed.
+const RELAY_WAIT: Duration = Duration::from_secs(120);
 /// Time limit for reading the body of a refusal.
 const REFUSAL_WAIT: Duration = Duration::from_secs(10);
 
@@ -185,12 +188,29 @@ impl Endpoint for OpenAi {
         self.0.options.accept_client_key
     }
 
+    fn credential(&self, secret: &Secret, client_key: Option<&SecretString>) -> Option<String> {
+        let options = &self.0.options;
+        let own = client_key.filter(|_| options.accept_client_key);
+        let key = own.or(options.api_key.as_ref());
+        let key = key.map_or("", |key| key.expose_secret());
+        Some(secret.tag(&[&options.base_url, key]))
+    }
+
     fn open(
         &self,
         request: UpstreamRequest,
     ) -> BoxFuture<'static, Result<UpstreamResponse, OpenError>> {
         let inner = self.0.clone();
         async move { inner.open(request).await }.boxed()
+    }
+
+    fn relay(
+        &self,
+        request: UpstreamRequest,
+        path: &'static str,
+    ) -> BoxFuture<'static, Result<Bytes, OpenError>> {
+        let inner = self.0.clone();
+        async move { inner.relay(request, path).await }.boxed()
     }
 
     fn models(&self, timeout: Duration) -> BoxFuture<'static, Result<Bytes, OpenError>> {
@@ -231,11 +251,34 @@ impl Inner {
         response.map_err(|error| self.reqwest_error(&error))
     }
 
-    async fn open(&self, request: UpstreamRequest) -> Result<UpstreamResponse, OpenError> {
-        let path = match request.api {
-            Api::Chat => "/chat/completions",
-            Api::Responses => "/responses",
-        };
+    /// Sends the body to a path and returns the body of the answer.
+    async fn relay(&self, request: UpstreamRequest, path: &str) -> Result<Bytes, OpenError> {
+        let (headers, has_client_key) = self.headers_of(&request);
+        let mut headers = headers.into_owned();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        let sent = self
+            .client
+            .post(self.config.url(path))
+            .headers(headers)
+            .timeout(RELAY_WAIT)
+            .body(request.body)
+            .send()
+            .await;
+        let response = sent.map_err(|error| self.reqwest_error(&error))?;
+        let status = response.status();
+        let head = ResponseMeta::of(response.headers());
+        let body = read_limited(response, self.options.max_event)
+            .await
+            .map_err(|()| OpenError::Failed(truncated()))?;
+        if status.is_success() {
+            Ok(body)
+        } else {
+            Err(self.refusal(status.as_u16(), head, body, has_client_key))
+        }
+    }
+
+    /// Returns the headers of a request, and whether it carries the client's own key.
+    fn headers_of(&self, request: &UpstreamRequest) -> (Cow<'_, HeaderMap>, bool) {
         let mut headers = Cow::Borrowed(&self.streaming);
         for (name, value) in &request.headers {
             if let (Ok(name), Ok(value)) =
@@ -255,6 +298,15 @@ impl Inner {
             headers.to_mut().insert(AUTHORIZATION, value);
         }
         let has_client_key = client_key.is_some();
+        (headers, has_client_key)
+    }
+
+    async fn open(&self, request: UpstreamRequest) -> Result<UpstreamResponse, OpenError> {
+        let path = match request.api {
+            Api::Chat => "/chat/completions",
+            Api::Responses => "/responses",
+        };
+        let (headers, has_client_key) = self.headers_of(&request);
         let (status, headers, source) = match &self.plain {
             Some(client) => {
                 let target = [&self.base_path, path].concat();

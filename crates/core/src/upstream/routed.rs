@@ -1,13 +1,14 @@
 //! The [`Router`] as an [`Upstream`]: a choice, then attempts with retries, failover and hedging.
 
+use bytes::Bytes;
 use futures::FutureExt as _;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, ready};
 use secrecy::SecretString;
 
 use super::failover::Failover;
 use super::failover_stream;
 use super::router::Router;
-use super::{OpenError, Target, Upstream, UpstreamRequest, UpstreamResponse};
+use super::{OpenError, Target, Upstream, UpstreamRequest, UpstreamResponse, not_served};
 use crate::model::error::ApiError;
 use crate::request::ChatSettings;
 
@@ -17,7 +18,37 @@ impl Upstream for Router {
         model: Option<&str>,
         client_key: Option<&SecretString>,
     ) -> Result<Target, ApiError> {
-        self.target(model, client_key)
+        self.target(model, client_key, None)
+    }
+
+    fn route_to(
+        &self,
+        model: Option<&str>,
+        client_key: Option<&SecretString>,
+        credential: &str,
+    ) -> Result<Target, ApiError> {
+        self.target(model, client_key, Some(credential))
+    }
+
+    fn credential(&self, endpoint: usize, client_key: Option<&SecretString>) -> Option<String> {
+        Self::credential(self, endpoint, client_key)
+    }
+
+    fn may_encrypt(&self, endpoint: usize, model: &str) -> bool {
+        self.routes()
+            .get(endpoint)
+            .is_none_or(|route| !route.stats.plain_models.contains(model))
+    }
+
+    fn relay(
+        &self,
+        request: UpstreamRequest,
+        path: &'static str,
+    ) -> BoxFuture<'static, Result<Bytes, OpenError>> {
+        match self.routes().get(request.endpoint) {
+            Some(route) => route.endpoint.relay(request, path),
+            None => ready(Err(OpenError::Failed(not_served()))).boxed(),
+        }
     }
 
     fn endpoint_name(&self, endpoint: usize) -> Option<&str> {

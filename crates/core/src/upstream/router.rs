@@ -17,6 +17,7 @@ use super::hedge::Hedge;
 use super::retry::{RetryBudget, RetryPolicy};
 use super::route::{ModelBinding, Route};
 use crate::model::error::{ApiError, ErrorCode};
+use crate::model::secret::Secret;
 use crate::model::snapshot::Api;
 
 /// Options that hold for all endpoints.
@@ -30,16 +31,19 @@ pub struct RouterOptions {
     pub budget: Arc<RetryBudget>,
     /// When a second endpoint is asked because the first is slow.
     pub hedge: Hedge,
+    /// The key of the tags of credentials. All workers and nodes need the same.
+    pub secret: Secret,
 }
 
 impl Default for RouterOptions {
-    /// No default model, no retries, no hedging.
+    /// No default model, no retries, no hedging, a random key.
     fn default() -> Self {
         Self {
             default_model: None,
             retry: RetryPolicy::default(),
             budget: Arc::new(RetryBudget::new(0)),
             hedge: Hedge::Never,
+            secret: Secret::random(),
         }
     }
 }
@@ -116,14 +120,16 @@ impl Router {
         &self,
         model: Option<&str>,
         client_key: Option<&SecretString>,
+        credential: Option<&str>,
     ) -> Result<Target, ApiError> {
         let named = model.or(self.0.options.default_model.as_deref());
         let Some(name) = named else {
             let message = "Missing required parameter: 'model'. The gateway has no default_model for requests that name none.";
             return Err(ApiError::new(ErrorCode::MissingParameter, message).param("model"));
         };
-        let chosen = self
-            .choose(name, None, client_key, &[])
+        let chosen = credential
+            .and_then(|tag| self.choose_account(name, client_key, tag))
+            .or_else(|| self.choose(name, None, client_key, &[]))
             .and_then(|choice| Some((self.0.routes.get(choice.endpoint)?, choice)));
         let Some((route, choice)) = chosen else {
             let mut error = ApiError::new(
@@ -152,6 +158,34 @@ impl Router {
                 _ => route.stats.reserve(),
             },
         })
+    }
+
+    /// Returns the tag of the credential that requests to an endpoint are sent with.
+    pub(super) fn credential(
+        &self,
+        endpoint: usize,
+        client_key: Option<&SecretString>,
+    ) -> Option<String> {
+        let route = self.0.routes.get(endpoint)?;
+        route
+            .endpoint
+            .credential(&self.0.options.secret, client_key)
+    }
+
+    /// Chooses an endpoint that serves the model and takes the reasoning of the credential with
+    /// this tag. `None` if none of these is up and has capacity.
+    fn choose_account(
+        &self,
+        model: &str,
+        client_key: Option<&SecretString>,
+        tag: &str,
+    ) -> Option<Choice> {
+        let others: SmallVec<[usize; 8]> = (0..self.0.routes.len())
+            .filter(|at| self.credential(*at, client_key).as_deref() != Some(tag))
+            .collect();
+        let choice = self.choose(model, Some(Api::Responses), client_key, &others)?;
+        let route = self.0.routes.get(choice.endpoint)?;
+        (!choice.last_resort && route.stats.limit.has_capacity()).then_some(choice)
     }
 
     /// Chooses one of the endpoints that serve the model through `api` (or any API), except those

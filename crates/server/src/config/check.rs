@@ -200,7 +200,7 @@ impl Findings {
                 millisecond,
             ),
             ("streams.retain_events", streams.retain_events, none),
-            ("streams.retain_responses", streams.retain_responses, none),
+            ("streams.retain_responses", config.retain_responses(), none),
             ("streams.ping_interval", streams.ping_interval, millisecond),
             ("streams.ping_timeout", streams.ping_timeout, millisecond),
             ("store.sync", config.store.sync, millisecond),

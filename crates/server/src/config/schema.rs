@@ -122,7 +122,7 @@ pub struct Server {
 }
 
 /// Streams and their readers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Streams {
     /// Time without events after which an SSE comment is sent.
@@ -141,8 +141,9 @@ pub struct Streams {
     #[serde(with = "duration")]
     pub retain_events: Duration,
     /// Time for which the response object of a finished stream is kept.
-    #[serde(with = "duration")]
-    pub retain_responses: Duration,
+    /// [`Config::retain_responses`] has the default, which depends on the store.
+    #[serde(with = "duration::option")]
+    pub retain_responses: Option<Duration>,
     /// Memory for all requests and answers, from the first byte of a body on. The oldest finished
     /// answers are removed first. Past it requests are refused.
     #[serde(with = "size")]
@@ -162,6 +163,9 @@ pub struct Streams {
     pub max_lanes: usize,
     /// Maximum number of queued `response.create` of one WebSocket.
     pub max_queued_creates: usize,
+    /// Key that seals reasoning for clients that give it back. Without one it is kept in the store's
+    /// folder, or each process makes its own.
+    pub sealing_key: Option<Secret>,
 }
 
 /// Limits of requests, connections and events.
@@ -295,6 +299,18 @@ pub enum LogFormat {
 // === impl Config ===
 
 impl Config {
+    /// Returns how long the response object of a finished stream is kept: by default a day in memory,
+    /// and 30 days with a store, since clients come back to conversations that they keep by reference.
+    #[must_use]
+    pub fn retain_responses(&self) -> Duration {
+        let day = Duration::from_secs(24 * 60 * 60);
+        let default = match self.store.kind {
+            StoreKind::Memory => day,
+            StoreKind::Disk => 30 * day,
+        };
+        self.streams.retain_responses.unwrap_or(default)
+    }
+
     /// Whether the embedded simulator answers, since no upstream is configured.
     #[must_use]
     pub fn uses_simulator(&self) -> bool {
@@ -381,7 +397,7 @@ impl Default for Streams {
             disconnect_grace: Duration::from_secs(30),
             slow_reader_timeout: Duration::from_secs(30),
             retain_events: Duration::from_secs(10 * 60),
-            retain_responses: Duration::from_secs(24 * 60 * 60),
+            retain_responses: None,
             max_memory: 1 << 30,
             max_stream_bytes: 64 << 20,
             max_stream_events: 1_000_000,
@@ -389,6 +405,7 @@ impl Default for Streams {
             ping_timeout: Duration::from_secs(10),
             max_lanes: 32,
             max_queued_creates: 32,
+            sealing_key: None,
         }
     }
 }

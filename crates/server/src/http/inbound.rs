@@ -12,6 +12,7 @@ use tokenwire_core::engine::{Cursor, Freshness, StartRequest};
 use tokenwire_core::model::account::{AccountKind, Charge};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::GenerationId;
+use tokenwire_core::model::shown::Include;
 use tokenwire_core::request::{StreamRequest, check_idempotency_key};
 use tokenwire_sse::last_event_id;
 
@@ -268,6 +269,13 @@ impl Query {
                 .into_owned()
                 .collect(),
         )
+    }
+
+    /// What the request asks to be shown: `include[]=…` or `include=…`, as often as there are values.
+    pub(crate) fn include(&self) -> Include {
+        let values = self.0.iter();
+        let values = values.filter(|(name, _)| matches!(name.as_str(), "include[]" | "include"));
+        Include::of(values.flat_map(|(_, value)| value.split(',')))
     }
 
     /// Returns every value of a name.

@@ -18,6 +18,7 @@ mod routes;
 mod sockets;
 mod streams;
 mod timing;
+mod unknown_path;
 mod webhooks;
 
 pub use middleware::request_middleware;

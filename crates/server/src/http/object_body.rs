@@ -9,18 +9,21 @@ use actix_web::body::{BodySize, MessageBody};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use bytes::Bytes;
 use tokenwire_core::generation::{Generation, SharedPieces};
+use tokenwire_core::model::shown::{Form, Include};
 
 /// The object as it was when the response began.
 struct ObjectBody(SharedPieces);
 
-/// Returns the object as it is now, in a response with these headers.
+/// Returns the object as it is now, for a reader that asks to be shown this, in a response with these
+/// headers.
 pub(super) fn object_json(
     mut response: HttpResponseBuilder,
     generation: &Arc<Generation>,
+    include: Include,
 ) -> HttpResponse {
     response
         .content_type("application/json")
-        .body(ObjectBody(generation.response_pieces()))
+        .body(ObjectBody(generation.response_pieces(Form::Shown(include))))
 }
 
 impl MessageBody for ObjectBody {

@@ -10,6 +10,8 @@ use tokenwire_core::generation::{Generation, ReaderGuard};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::event::Ending;
 use tokenwire_core::model::id::GenerationId;
+use tokenwire_core::model::shown::Include;
+use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokenwire_sse::{SseFraming, last_event_id};
 
@@ -18,9 +20,11 @@ use super::inbound::{
 };
 use super::object_body::object_json;
 use super::outbound::{
-    HttpError, attached, committed, located, marked, of_generation, open_error_response, resumed,
+    HttpError, attached, committed, json, located, marked, of_generation, open_error_response,
+    resumed,
 };
 use super::timing::for_upstream;
+use super::unknown_path::unknown;
 use crate::service::Service;
 
 /// How long a cancel waits for the terminal event, which follows at once.
@@ -46,21 +50,67 @@ pub(super) async fn create(
     let start = start_request(&request, &service, body, "/v1/responses", key)?;
     let started = service.engine.start(start).await?;
     drop(charge);
+    let include = started.include;
+    let reader = reader.including(include);
     let response = match (stream, background) {
         (true, true) => {
             let response = of_generation(&started.guard.generation().meta().id, None);
             tokenwire_sse::read(response, &service.engine, started.guard, &reader)?
         }
         (true, false) => committed(&service, started.guard, &reader).await?,
-        (false, true) => object(started.guard.generation()),
-        (false, false) => whole(started.guard).await,
+        (false, true) => object(started.guard.generation(), include),
+        (false, false) => whole(started.guard, include).await,
     };
     Ok(marked(started.reused, &started.dropped_tools, response))
 }
 
+/// `POST /v1/responses/input_tokens`
+pub(super) async fn input_tokens(
+    request: HttpRequest,
+    payload: web::Payload,
+    service: web::Data<Service>,
+) -> Result<HttpResponse, HttpError> {
+    relay(request, payload, service, "/responses/input_tokens").await
+}
+
+/// `POST /v1/responses/compact`
+pub(super) async fn compact(
+    request: HttpRequest,
+    payload: web::Payload,
+    service: web::Data<Service>,
+) -> Result<HttpResponse, HttpError> {
+    relay(request, payload, service, "/responses/compact").await
+}
+
+/// Passes a request on whose answer is no response, with the conversation that it names.
+async fn relay(
+    request: HttpRequest,
+    payload: web::Payload,
+    service: web::Data<Service>,
+    path: &'static str,
+) -> Result<HttpResponse, HttpError> {
+    let routes = service.router.routes();
+    if routes.iter().all(|route| route.api == Api::Chat) {
+        discard_body(payload, service.config.limits.body).await;
+        return Ok(unknown(request).await);
+    }
+    let Received { bytes, charge } = body(&request, payload, ContentType::Json, &service).await?;
+    let asked = ResponsesRequest::parse_partial(&bytes)?;
+    drop(bytes);
+    let body = StreamRequest::Responses(asked);
+    let start = start_request(&request, &service, body, "/v1/responses", None)?;
+    let answer = for_upstream(service.engine.relay(start, path)).await;
+    drop(charge);
+    Ok(match answer? {
+        None => unknown(request).await,
+        Some(Ok(answer)) => json(&mut HttpResponse::Ok(), answer),
+        Some(Err(error)) => open_error_response(&error),
+    })
+}
+
 /// Returns the object once the generation has ended. A failure before the upstream's head keeps its
 /// status, which the SDKs rely on.
-async fn whole(guard: ReaderGuard) -> HttpResponse {
+async fn whole(guard: ReaderGuard, include: Include) -> HttpResponse {
     let generation = guard.generation();
     for_upstream(generation.ended()).await;
     match generation.response_head().now() {
@@ -68,14 +118,19 @@ async fn whole(guard: ReaderGuard) -> HttpResponse {
         Some(Ok(head)) => object_json(
             of_generation(&generation.meta().id, Some(&head)),
             generation,
+            include,
         ),
-        None => object(generation),
+        None => object(generation, include),
     }
 }
 
 /// Returns the object as it is now.
-fn object(generation: &Arc<Generation>) -> HttpResponse {
-    object_json(of_generation(&generation.meta().id, None), generation)
+fn object(generation: &Arc<Generation>, include: Include) -> HttpResponse {
+    object_json(
+        of_generation(&generation.meta().id, None),
+        generation,
+        include,
+    )
 }
 
 /// Returns an ending without an answer as an error.
@@ -117,6 +172,7 @@ pub(super) async fn retrieve(
             let id = generation.meta().id.clone();
             let cursor = cursor(&request, id, "starting_after", &query)?;
             let reader = service.sse(Dialect::Responses, SseFraming::Sdk);
+            let reader = reader.including(query.include());
             return attached(request.method(), &service, &cursor, &reader).await;
         }
         Some(_) => {
@@ -126,7 +182,7 @@ pub(super) async fn retrieve(
                 .into());
         }
     }
-    Ok(object(&generation))
+    Ok(object(&generation, query.include()))
 }
 
 /// `POST /v1/responses/{id}/cancel`: stops the generation and returns the object after that.
@@ -139,7 +195,7 @@ pub(super) async fn cancel(
     generation.cancel();
     // Another task writes the terminal event; before it the status is still in_progress.
     let _ = for_upstream(tokio::time::timeout(CANCEL_WAIT, generation.ended())).await;
-    Ok(object(&generation))
+    Ok(object(&generation, Include::default()))
 }
 
 /// `DELETE /v1/responses/{id}`
@@ -204,9 +260,14 @@ pub(super) async fn input_items(
     }
     let has_more = items.len() > limit;
     items.truncate(limit);
+    let include = query.include();
+    let shown = items.iter().map(|item| include.item(item.get()));
+    let data: Vec<Box<RawValue>> = shown
+        .filter_map(|item| RawValue::from_string(item.into_owned()).ok())
+        .collect();
     let body = serde_json::json!({
         "object": "list",
-        "data": items,
+        "data": data,
         "first_id": items.first().and_then(|item| item_id(item)),
         "last_id": items.last().and_then(|item| item_id(item)),
         "has_more": has_more,

@@ -1,48 +1,12 @@
-//! The table of routes, and the answer to unknown paths.
+//! The table of routes.
 
-use actix_web::{HttpRequest, HttpResponse, web};
-use tokenwire_core::model::error::{ApiError, ErrorCode};
+use actix_web::web;
 
-use super::outbound::error_response;
 use super::resource::{get, resource};
+use super::unknown_path::unknown;
 use super::{
     chat, documentation, health, metrics, models, page, responses, sockets, streams, webhooks,
 };
-
-/// Parts of OpenAI's API that are not served, below `/v1`.
-const NOT_SERVED: [&str; 15] = [
-    "assistants",
-    "audio",
-    "batches",
-    "completions",
-    "conversations",
-    "embeddings",
-    "files",
-    "fine_tuning",
-    "images",
-    "moderations",
-    "realtime",
-    "threads",
-    "uploads",
-    "vector_stores",
-    "videos",
-];
-
-/// Paths of OpenAI's below `/v1/responses` that are not served.
-const UNSERVED_RESPONSES: [&str; 2] = ["/v1/responses/compact", "/v1/responses/input_tokens"];
-
-/// First segments of the paths that are served below `/v1`.
-const SERVED: [&[&str]; 6] = [
-    &["chat", "completions"],
-    &["models"],
-    &["responses"],
-    &["streams"],
-    &["webhooks", "deliveries"],
-    &["ws"],
-];
-
-/// Segments that stand before a path in a wrong base URL.
-const BASES: [&str; 5] = ["api", "openai", "v1", "v1beta", "v2"];
 
 /// Registers every route.
 pub fn configure(app: &mut web::ServiceConfig) {
@@ -52,8 +16,14 @@ pub fn configure(app: &mut web::ServiceConfig) {
                 .route(web::post().to(responses::create))
                 .route(web::get().to(sockets::responses)),
         )
-        // OpenAI's own paths that look like ids of responses.
-        .service(web::resource(UNSERVED_RESPONSES).default_service(web::to(unknown)))
+        // Before the ids of responses, which they look like.
+        .service(
+            resource("/v1/responses/input_tokens", "POST")
+                .route(web::post().to(responses::input_tokens)),
+        )
+        .service(
+            resource("/v1/responses/compact", "POST").route(web::post().to(responses::compact)),
+        )
         .service(
             get(
                 resource("/v1/responses/{id}", "GET, HEAD, DELETE"),
@@ -107,121 +77,4 @@ fn operations(app: &mut web::ServiceConfig) {
         .service(get(resource("/health", "GET, HEAD"), health::alive))
         .service(get(resource("/readyz", "GET, HEAD"), health::ready))
         .service(get(resource("/metrics", "GET, HEAD"), metrics::expose));
-}
-
-/// Answers a path that is not served with 404, and names the right path where one is meant.
-async fn unknown(request: HttpRequest) -> HttpResponse {
-    let path: String = request.path().chars().take(200).collect();
-    let why = match meant(&path) {
-        Meant::NotServed => {
-            "Tokenwire does not serve this part of OpenAI's API, only chat completions, responses and models."
-                .to_owned()
-        }
-        Meant::Path(path) => {
-            format!("The path is {path}: the base URL of the API ends with /v1.")
-        }
-        Meant::Base => {
-            "The base URL of the API ends with /v1; below it are /chat/completions, /responses and /models."
-                .to_owned()
-        }
-        Meant::Nothing => "All paths are listed at /docs.".to_owned(),
-    };
-    error_response(&ApiError::new(
-        ErrorCode::UnknownUrl,
-        format!("Unknown request URL: {} {path}. {why}", request.method()),
-    ))
-}
-
-/// What an unknown path probably means.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Meant {
-    /// A part of OpenAI's API that is not served.
-    NotServed,
-    /// This path, which is served.
-    Path(String),
-    /// A base URL.
-    Base,
-    /// None of these.
-    Nothing,
-}
-
-fn meant(path: &str) -> Meant {
-    let segments: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    // The last place counts: before it stand a base URL, or a deployment's name.
-    let place = (0..segments.len()).rev().find(|at| {
-        SERVED
-            .iter()
-            .any(|served| segments[*at..].starts_with(served))
-    });
-    if let Some(place) = place {
-        let below = &segments[place..];
-        let right = format!("/v1/{}", below.join("/"));
-        if UNSERVED_RESPONSES.contains(&right.as_str()) {
-            return Meant::NotServed;
-        }
-        if right != path {
-            return Meant::Path(right);
-        }
-    }
-    let mut below = segments.iter().skip_while(|part| BASES.contains(part));
-    match below.next() {
-        Some(part) if NOT_SERVED.contains(part) => Meant::NotServed,
-        None if !segments.is_empty() => Meant::Base,
-        _ => Meant::Nothing,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn unknown_paths_name_the_right_one() {
-        for (path, expected) in [
-            ("/chat/completions", "/v1/chat/completions"),
-            ("/v1/v1/chat/completions", "/v1/chat/completions"),
-            ("//v1/chat/completions", "/v1/chat/completions"),
-            ("/v1/chat/completions/", "/v1/chat/completions"),
-            ("/openai/v1/chat/completions", "/v1/chat/completions"),
-            (
-                "/openai/deployments/gpt/chat/completions",
-                "/v1/chat/completions",
-            ),
-            (
-                "/openai/deployments/responses/chat/completions",
-                "/v1/chat/completions",
-            ),
-            ("/responses", "/v1/responses"),
-            (
-                "/api/v1/responses/resp_a/cancel",
-                "/v1/responses/resp_a/cancel",
-            ),
-            ("/models", "/v1/models"),
-            ("/streams/resp_a", "/v1/streams/resp_a"),
-            ("/ws", "/v1/ws"),
-        ] {
-            assert_eq!(meant(path), Meant::Path(expected.to_owned()), "{path}");
-        }
-        for path in [
-            "/v1/embeddings",
-            "/embeddings",
-            "/openai/v1/images/generations",
-            "/v1/completions",
-            "/v1/responses/compact",
-            "/responses/input_tokens",
-        ] {
-            assert_eq!(meant(path), Meant::NotServed, "{path}");
-        }
-        for path in ["/v1", "/v1/", "/openai/v1"] {
-            assert_eq!(meant(path), Meant::Base, "{path}");
-        }
-        for path in [
-            "/nowhere",
-            "/v1/nothing",
-            "/v1/chat",
-            "/v1/chat/completions",
-        ] {
-            assert_eq!(meant(path), Meant::Nothing, "{path}");
-        }
-    }
 }

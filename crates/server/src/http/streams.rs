@@ -48,6 +48,7 @@ fn reader(request: &HttpRequest, query: &Query, service: &Service) -> Result<Sse
     };
     Ok(SseReader {
         heartbeat_kind,
+        include: query.include(),
         ..service.sse(dialect, framing)
     })
 }
@@ -137,6 +138,7 @@ async fn begin(
         Err(error) => return Err(error.into()),
     };
     drop(body);
+    let reader = &reader.including(started.include);
     let response = match reader.framing {
         SseFraming::Bare | SseFraming::Sdk => committed(service, started.guard, reader).await?,
         SseFraming::EventSource => {

@@ -8,6 +8,21 @@ use super::{
 };
 use crate::error::ApiError;
 
+/// Checks that the reasoning of the calls after the last user message came back with them.
+pub(crate) fn check_reasoning(body: &Value) -> Result<(), ApiError> {
+    let messages = body["messages"].as_array().map(Vec::as_slice);
+    let messages = messages.unwrap_or_default();
+    let turn = messages.iter().rev().take_while(|m| m["role"] != "user");
+    let names = ["reasoning_content", "reasoning", "reasoning_details"];
+    let lacks = |message: &&Value| {
+        message["tool_calls"].is_array() && names.iter().all(|name| message[*name].is_null())
+    };
+    match turn.filter(|m| m["role"] == "assistant").find(lacks) {
+        Some(_) => Err(ApiError::reasoning_missing()),
+        None => Ok(()),
+    }
+}
+
 /// Parses and checks a chat completion request.
 pub(crate) fn read(body: &Value) -> Result<Conversation, ApiError> {
     let mut conversation = Conversation {

@@ -85,7 +85,7 @@ impl Events {
 
     /// Appends the members for the position of an event in the response.
     fn located(&self, item: usize, mut event: Value) -> Value {
-        event["item_id"] = Value::String(self.outline.items[item].id.clone());
+        event["item_id"] = Value::String(self.outline.id(item));
         event["output_index"] = Value::from(item);
         match self.part(item) {
             Part::ReasoningSummary => event["summary_index"] = Value::from(0),
@@ -224,6 +224,7 @@ impl Transcript for Events {
 
     fn write(&mut self, out: &mut Vec<u8>) {
         let Some(name) = self.name() else { return };
+        self.outline.turn = self.sequence;
         if let Next::Delta(item, index) = self.next {
             self.begin(name, out);
             self.delta(item, index, out);

@@ -2,6 +2,8 @@
 
 mod events;
 mod object;
+pub(crate) mod other;
+pub(crate) mod strict;
 
 pub(crate) use events::Events;
 pub(crate) use object::Outline;

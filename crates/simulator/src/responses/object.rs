@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::strict;
 use crate::dice::Dice;
 use crate::error::SERVER_ERROR;
 use crate::pieces::Pieces;
@@ -15,6 +16,11 @@ pub(crate) struct Outline {
     echo: Value,
     /// Whether usage is reported.
     usage: bool,
+    /// The account that encrypted reasoning is made for, if it is asked for.
+    account: Option<String>,
+    /// Whether every event has another id of its item, and the number of the event.
+    rotates: bool,
+    pub(super) turn: u64,
 }
 
 /// One output item.
@@ -53,7 +59,15 @@ pub(super) enum Status {
 
 impl Outline {
     /// Outlines the first choice of `plan`; the Responses API has only one.
-    pub(crate) fn new(plan: Plan, request: &Value, usage: bool) -> Self {
+    /// `account` is whom encrypted reasoning is made for.
+    pub(crate) fn new(
+        plan: Plan,
+        request: &Value,
+        usage: bool,
+        account: &str,
+        rotates: bool,
+    ) -> Self {
+        let account = strict::wants_encrypted(request).then(|| account.to_owned());
         let mut items = Vec::new();
         let mut add = |prefix: &str, part: Part| {
             let id = format!("{prefix}_{}", plan.dice(items.len() as u64 + 1).hex(48));
@@ -83,6 +97,19 @@ impl Outline {
             items,
             plan,
             usage,
+            account,
+            rotates,
+            turn: 0,
+        }
+    }
+
+    /// Returns the id of an item in the present event.
+    pub(super) fn id(&self, index: usize) -> String {
+        let id = &self.items[index].id;
+        if self.rotates {
+            format!("{id}{:04}", self.turn)
+        } else {
+            id.clone()
         }
     }
 
@@ -126,7 +153,8 @@ impl Outline {
     }
 
     pub(super) fn item(&self, index: usize, stage: Stage) -> Value {
-        let Item { id, part } = &self.items[index];
+        let Item { part, .. } = &self.items[index];
+        let id = self.id(index);
         let last = index + 1 == self.items.len();
         let status = match stage {
             Stage::Opened => "in_progress",
@@ -138,7 +166,7 @@ impl Outline {
         } else {
             json!([])
         };
-        match part {
+        let mut item = match part {
             Part::ReasoningText => {
                 json!({"id": id, "type": "reasoning", "status": status, "summary": [], "content": parts})
             }
@@ -160,7 +188,15 @@ impl Outline {
                 };
                 json!({"id": id, "type": "function_call", "status": status, "arguments": arguments, "call_id": call_id, "name": name})
             }
+        };
+        if item["type"] == "reasoning"
+            && stage == Stage::Done
+            && let Some(account) = &self.account
+        {
+            let id = item["id"].as_str().unwrap_or_default();
+            item["encrypted_content"] = Value::String(strict::encrypt(id, account));
         }
+        item
     }
 
     pub(super) fn response(&self, status: Status) -> Value {

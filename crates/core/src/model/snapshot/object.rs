@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde_json::Value;
 
 use super::{Item, Meta, Part, Snapshot, Status};
@@ -10,6 +11,7 @@ use crate::model::event::{Ending, EventKind, ItemHead, Outcome, PartKind, item_i
 use crate::model::id::GenerationId;
 use crate::model::json::{self, Members};
 use crate::model::output::Output;
+use crate::model::shown::{ENCRYPTED, Form, Include, PRIVATE};
 use crate::model::text::{self, Text};
 
 /// The response object of a Responses upstream.
@@ -45,8 +47,14 @@ impl Snapshot {
         }
     }
 
-    /// Appends an item's current JSON.
-    pub(crate) fn write_item(&self, id: &GenerationId, number: u32, out: &mut impl Output) {
+    /// Appends an item's current JSON in this form.
+    pub(crate) fn write_item(
+        &self,
+        id: &GenerationId,
+        number: u32,
+        form: Form,
+        out: &mut impl Output,
+    ) {
         let Some(item) = self.items.get(number as usize) else {
             return;
         };
@@ -60,7 +68,11 @@ impl Snapshot {
                     }
                     part.write(out);
                 }
-                out.extend_from_slice(b"]}");
+                out.push(b']');
+                if let Some(private) = &item.private {
+                    write_private(private, form, out);
+                }
+                out.push(b'}');
             }
             ItemHead::FunctionCall { extra, .. } => {
                 out.extend_from_slice(b",\"arguments\":\"");
@@ -89,8 +101,8 @@ impl Snapshot {
         }
     }
 
-    /// Appends an array of the output items.
-    pub(crate) fn write_output(&self, id: &GenerationId, out: &mut impl Output) {
+    /// Appends an array of the output items in this form.
+    pub(crate) fn write_output(&self, id: &GenerationId, form: Form, out: &mut impl Output) {
         if let Some(relayed) = self
             .outcome
             .as_ref()
@@ -99,7 +111,8 @@ impl Snapshot {
             let output = serde_json::from_str::<Members<'_>>(relayed)
                 .ok()
                 .and_then(|members| members.get("output"));
-            out.extend_from_slice(output.map_or("[]", |raw| raw.get()).as_bytes());
+            let output = output.map_or("[]", |raw| raw.get());
+            out.extend_from_slice(form.items(output).as_bytes());
             return;
         }
         out.push(b'[');
@@ -107,28 +120,33 @@ impl Snapshot {
             if number > 0 {
                 out.push(b',');
             }
-            self.write_item(id, number, out);
+            self.write_item(id, number, form, out);
         }
         for (index, value) in self.relayed.values().enumerate() {
             if index > 0 || !self.items.is_empty() {
                 out.push(b',');
             }
             // A JSON value always serialises.
-            out.extend_from_slice(&serde_json::to_vec(&*value).unwrap_or_default());
+            let kept = serde_json::to_string(&*value).unwrap_or_default();
+            out.extend_from_slice(form.item(&kept).as_bytes());
         }
         out.push(b']');
     }
 
-    /// Appends the current response object, with every field that Open Responses requires.
-    pub(crate) fn write_response(&self, meta: &Meta, out: &mut impl Output) {
+    /// Appends the current response object in this form, with every field that Open Responses
+    /// requires.
+    pub(crate) fn write_response(&self, meta: &Meta, form: Form, out: &mut impl Output) {
         if let Some(outcome) = &self.outcome
             && let Some(relayed) = &outcome.relayed
         {
             match (&outcome.ending, self.failed(relayed)) {
                 (Ending::Failed(_), Some(completed)) => {
-                    out.extend_from_slice(completed.as_bytes());
+                    out.extend_from_slice(form.response(&completed).as_bytes());
                 }
-                _ => out.share(&RelayedObject(outcome.clone())),
+                _ => match form.response(relayed) {
+                    Cow::Borrowed(_) => out.share(&RelayedObject(outcome.clone())),
+                    Cow::Owned(shown) => out.share(&Bytes::from(shown)),
+                },
             }
             return;
         }
@@ -138,7 +156,7 @@ impl Snapshot {
             outcome: self.outcome.as_deref(),
             continued: self.continued,
         };
-        head.write(out, |out| self.write_output(&meta.id, out));
+        head.write(out, |out| self.write_output(&meta.id, form, out));
     }
 
     /// Returns the object of a failed upstream with the streamed items, if it has no items.
@@ -199,6 +217,27 @@ impl Part {
             &self.logprobs,
             out,
         );
+    }
+}
+
+/// Appends what is kept beside an item of a chat upstream: as it is, or the sealed form of it as
+/// encrypted content.
+fn write_private(private: &str, form: Form, out: &mut impl Output) {
+    let (name, value) = match form {
+        Form::Kept => (PRIVATE, private),
+        Form::Shown(Include {
+            encrypted_reasoning: true,
+        }) => {
+            let sealed = serde_json::from_str::<Members<'_>>(private).ok();
+            match sealed.and_then(|members| members.get("sealed")) {
+                Some(sealed) => (ENCRYPTED, sealed.get()),
+                None => return,
+            }
+        }
+        Form::Shown(_) => return,
+    };
+    for piece in [",\"", name, "\":", value] {
+        out.extend_from_slice(piece.as_bytes());
     }
 }
 

@@ -1,7 +1,7 @@
 //! Types and ranges of the known members of a responses request.
 
 use crate::model::error::{ApiError, ErrorCode};
-use crate::model::json::{Kind, Node, RawObject, invalid, quote, unsupported};
+use crate::model::json::{Kind, Node, RawObject, invalid, quote};
 use crate::request::check_idempotency_key;
 
 /// Members that are meant for the gateway and never go upstream.
@@ -179,12 +179,6 @@ fn check_gateway_members(raw: &RawObject) -> Result<(), ApiError> {
             let message = "Invalid value for 'webhook': it announces the end of a background response, but this request has no \"background\": true.";
             return Err(ApiError::new(ErrorCode::InvalidValue, message).param("webhook"));
         }
-    }
-    if raw.get_bool("generate") == Some(false) {
-        return Err(unsupported(
-            "generate",
-            "Every request generates; leave 'generate' out.",
-        ));
     }
     Ok(())
 }

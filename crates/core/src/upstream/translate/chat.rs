@@ -2,6 +2,7 @@
 
 mod choice;
 mod choice_state;
+mod reasoning_origin;
 mod templates;
 
 use std::collections::HashSet;
@@ -17,6 +18,7 @@ use super::usage::Usage;
 use super::{BodyEnd, Progress, RecordWriter, Translated, failed, is_error_object};
 use crate::model::error::ErrorCode;
 use crate::model::event::{Ending, EventKind, Outcome};
+use crate::model::secret::Seal;
 use crate::request::ToolNames;
 
 /// The payload after the last chunk. Some servers write it in lower case.
@@ -57,6 +59,8 @@ pub struct ChatTranslator {
     tools: ToolNames,
     /// Set if a completion that arrives in one piece becomes chunks.
     chunking: Option<Box<Chunking>>,
+    /// Set if the client is given its reasoning sealed.
+    seal: Option<Seal>,
 }
 
 /// A chunk that waits for the next one.
@@ -97,6 +101,7 @@ impl ChatTranslator {
             call_ids: HashSet::new(),
             tools: ToolNames::default(),
             chunking: None,
+            seal: None,
         }
     }
 
@@ -110,6 +115,12 @@ impl ChatTranslator {
     /// Makes chunks of a completion that arrives in one piece.
     pub(crate) fn chunked(mut self, chunking: Option<Box<Chunking>>) -> Self {
         self.chunking = chunking;
+        self
+    }
+
+    /// Seals the reasoning of each choice, for clients that give it back.
+    pub(crate) fn sealed(mut self, seal: Option<Seal>) -> Self {
+        self.seal = seal;
         self
     }
 

@@ -411,6 +411,31 @@ impl<'a> Delta<'a> {
         })
     }
 
+    /// The members that hold reasoning as one string, by name.
+    pub(super) fn reasoning_strings(&self) -> [(&'static str, Option<&'a RawValue>); 6] {
+        [
+            ("reasoning_content", self.reasoning_content),
+            ("reasoning", self.reasoning),
+            ("reasoning_text", self.reasoning_text),
+            ("thinking", self.thinking),
+            ("thinking_content", self.thinking_content),
+            ("thought", self.thought),
+        ]
+    }
+
+    /// The members that hold reasoning as a list of objects, by name.
+    pub(super) fn reasoning_lists(&self) -> [(&'static str, Vec<&'a RawValue>); 2] {
+        [
+            ("reasoning_details", list(self.reasoning_details)),
+            ("thinking_blocks", list(self.thinking_blocks)),
+        ]
+    }
+
+    /// Returns true if the delta has a list of reasoning objects.
+    pub(super) fn has_reasoning_list(&self) -> bool {
+        self.reasoning_details.is_some() || self.thinking_blocks.is_some()
+    }
+
     /// Returns content, reasoning and images.
     pub(super) fn texts(&self) -> Texts<'a> {
         let mut texts = Texts {

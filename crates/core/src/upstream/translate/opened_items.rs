@@ -7,7 +7,7 @@ use crate::model::json::Members;
 /// An item that was opened.
 #[derive(Debug)]
 pub(super) struct OpenedItem {
-    /// The id that the client knows, decoded.
+    /// The id that the client knows, decoded. It is never the upstream's.
     pub(super) id: String,
     /// The item's `type`.
     pub(super) kind: String,
@@ -91,8 +91,12 @@ impl OpenedItems {
         belongs.then(|| self.len() - 1)
     }
 
-    /// Opens an item and returns its index. `own_id` is used where the upstream's id is missing or
-    /// names another item.
+    /// Returns true if the upstream opened the item at this index under this id.
+    pub(super) fn is(&self, at: u64, id: &str) -> bool {
+        self.by_id.get(id) == Some(&at)
+    }
+
+    /// Opens an item and returns its index. `id` is the upstream's.
     pub(super) fn open(
         &mut self,
         id: Option<&str>,
@@ -101,11 +105,10 @@ impl OpenedItems {
         own_id: impl FnOnce(u64) -> String,
     ) -> u64 {
         let at = self.len();
-        let id = match id {
-            Some(id) if !id.is_empty() && !self.by_id.contains_key(id) => id.to_owned(),
-            _ => own_id(at),
-        };
-        self.by_id.insert(id.clone(), at);
+        if let Some(id) = id.filter(|id| !id.is_empty()) {
+            self.by_id.entry(id.to_owned()).or_insert(at);
+        }
+        let id = own_id(at);
         if let Some(index) = upstream_index {
             self.by_index.insert(index, at);
         }

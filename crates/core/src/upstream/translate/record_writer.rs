@@ -282,15 +282,19 @@ impl OpenItem {
         self.annotations += 1;
     }
 
-    /// Returns the item's number and the events that close it.
-    pub(crate) fn close(self, complete: bool) -> (u32, Vec<EventKind>) {
+    /// Returns the item's number and the events that close it. `private` is kept with the item.
+    pub(crate) fn close(self, complete: bool, private: Option<Box<str>>) -> (u32, Vec<EventKind>) {
         let item = self.item;
         let mut events = Vec::with_capacity(self.parts.len() * 2 + 1);
         for part in 0..self.parts.len() as u32 {
             events.push(EventKind::TextDone { item, part });
             events.push(EventKind::PartDone { item, part });
         }
-        events.push(EventKind::ItemDone { item, complete });
+        events.push(EventKind::ItemDone {
+            item,
+            complete,
+            private,
+        });
         (item, events)
     }
 }

@@ -10,6 +10,7 @@ use crate::model::event::{Ending, EventKind, Failure, Outcome};
 use crate::model::id::GenerationId;
 use crate::model::json::{self, Members};
 use crate::model::relayed_items::RelayedItems;
+use crate::upstream::AnswerOrigin;
 
 use self::terminal::with_error;
 use super::chunk::UpstreamFault;
@@ -31,6 +32,8 @@ pub struct ResponsesTranslator {
     failing: bool,
     /// The upstream's terminal response object, with the gateway's ids.
     last: Option<String>,
+    /// Who answers.
+    origin: Option<AnswerOrigin>,
 }
 
 impl std::fmt::Debug for ResponsesTranslator {
@@ -61,7 +64,14 @@ impl ResponsesTranslator {
             fault: None,
             failing: false,
             last: None,
+            origin: None,
         }
+    }
+
+    /// Keeps who answers with what only the same account takes back.
+    pub(crate) fn of(mut self, origin: Option<AnswerOrigin>) -> Self {
+        self.origin = origin;
+        self
     }
 
     /// Returns true once the upstream has sent anything.

@@ -281,7 +281,11 @@ impl ToolCalls {
                 });
             }
             events.push(EventKind::ArgumentsDone { item });
-            events.push(EventKind::ItemDone { item, complete });
+            events.push(EventKind::ItemDone {
+                item,
+                complete,
+                private: None,
+            });
             closing.push((item, events));
         }
     }

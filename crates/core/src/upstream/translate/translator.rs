@@ -5,8 +5,10 @@ use super::{
 };
 use crate::model::event::Ending;
 use crate::model::id::GenerationId;
+use crate::model::secret::Seal;
 use crate::model::snapshot::Api;
 use crate::request::ToolNames;
+use crate::upstream::AnswerOrigin;
 use crate::upstream::decode::SseEvent;
 
 #[derive(Debug)]
@@ -34,6 +36,14 @@ impl Translator {
             Api::Responses => {
                 Self::Responses(Box::new(ResponsesTranslator::new(id, previous_response_id)))
             }
+        }
+    }
+
+    /// Seals the reasoning of a chat stream; keeps who answers with that of a Responses stream.
+    pub(crate) fn keeping(self, seal: Option<Seal>, origin: Option<AnswerOrigin>) -> Self {
+        match self {
+            Self::Chat(chat) => Self::Chat(chat.sealed(seal)),
+            Self::Responses(responses) => Self::Responses(Box::new(responses.of(origin))),
         }
     }
 

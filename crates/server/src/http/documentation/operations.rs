@@ -167,6 +167,16 @@ const UPGRADE: Answer = Answer {
     content: &[],
 };
 
+/// Errors of a request that is passed on.
+const RELAY: &[ErrorCode] = &[
+    ErrorCode::InvalidJson,
+    ErrorCode::MissingParameter,
+    ErrorCode::InvalidValue,
+    ErrorCode::PreviousResponseNotFound,
+    ErrorCode::UnknownUrl,
+    ErrorCode::BodyTooLarge,
+];
+
 /// Errors of requests that start a generation.
 const START: &[ErrorCode] = &[
     ErrorCode::InvalidJson,
@@ -467,6 +477,40 @@ pub(super) const OPERATIONS: &[Operation] = &[
         }],
         errors: &[ErrorCode::InvalidValue, ErrorCode::NotFound],
         example: "curl 'localhost:3000/v1/responses/resp_…/input_items?order=asc'",
+    },
+    Operation {
+        method: "POST",
+        path: "/v1/responses/input_tokens",
+        id: "countInputTokens",
+        group: Group::Responses,
+        summary: "Count the input tokens",
+        about: "Passed on to a Responses upstream that has it, with the conversation that the request names. Over a chat upstream 404.",
+        parameters: &[],
+        body: Some("ResponsesRequest"),
+        answers: &[Answer {
+            status: 200,
+            about: "The upstream's answer.",
+            content: &[("application/json", "UpstreamAnswer")],
+        }],
+        errors: RELAY,
+        example: "curl localhost:3000/v1/responses/input_tokens -H 'Content-Type: application/json' -d '{\"input\":\"hello\"}'",
+    },
+    Operation {
+        method: "POST",
+        path: "/v1/responses/compact",
+        id: "compactConversation",
+        group: Group::Responses,
+        summary: "Compact a conversation",
+        about: "Passed on to a Responses upstream that has it, with the conversation that the request names. The output is the input of the next request. Over a chat upstream 404.",
+        parameters: &[],
+        body: Some("ResponsesRequest"),
+        answers: &[Answer {
+            status: 200,
+            about: "The upstream's answer.",
+            content: &[("application/json", "UpstreamAnswer")],
+        }],
+        errors: RELAY,
+        example: "curl localhost:3000/v1/responses/compact -H 'Content-Type: application/json' -d '{\"previous_response_id\":\"resp_…\"}'",
     },
     Operation {
         method: "POST",

@@ -296,6 +296,7 @@ pub(super) fn schemas() -> Value {
             "required": ["id", "object", "deleted"],
             "properties": {"id": text(), "object": {"const": "response"}, "deleted": {"const": true}},
         },
+        "UpstreamAnswer": {"type": "object", "description": "As the upstream sent it."},
         "InputItems": {
             "type": "object",
             "required": ["object", "data", "first_id", "last_id", "has_more"],

@@ -6,10 +6,11 @@ use serde_json::value::RawValue;
 
 use super::ChatTranslator;
 use super::choice_state::{ChoiceState, Piece};
-use crate::model::event::{DeltaKind, EventKind};
+use crate::model::event::{DeltaKind, DeltaTarget, EventKind};
 use crate::upstream::translate::RecordWriter;
 use crate::upstream::translate::chunk::{Choice, Delta, Text, Texts};
 use crate::upstream::translate::finish_reason::FinishReason;
+use crate::upstream::translate::record_writer::OpenItem;
 use crate::upstream::translate::tool_calls::{Context, ToolCalls};
 
 impl ChatTranslator {
@@ -79,6 +80,9 @@ impl ChatTranslator {
             logprobs,
         };
         state.by_message &= piece.is_silent();
+        if piece.texts.reasoning.is_some() || delta.has_reasoning_list() {
+            state.origin.get_or_insert_default().note(delta);
+        }
         let mut tokens = state.append(index, &piece, records);
         if delta.has_audio() {
             records.event(EventKind::Chunk);
@@ -135,6 +139,9 @@ impl ChatTranslator {
             logprobs: choice.logprobs().filter(|_| first),
         };
         state.by_message |= first && !piece.is_silent();
+        if state.origin.is_none() && piece.texts.reasoning.is_some() {
+            state.origin.get_or_insert_default().note(message);
+        }
         let mut tokens = state.append(index, &piece, records);
         if first && message.has_audio() {
             records.event(EventKind::Chunk);
@@ -173,6 +180,32 @@ impl ChatTranslator {
         f(state.calls.get_or_insert_default(), &mut context)
     }
 
+    /// Returns what is kept beside the reasoning of a choice.
+    fn private(
+        &self,
+        state: &mut ChoiceState,
+        item: &OpenItem,
+        records: &RecordWriter,
+    ) -> Option<Box<str>> {
+        let origin = state.origin.take().map(|origin| origin.to_json());
+        let Some(seal) = &self.seal else {
+            return origin.map(Into::into);
+        };
+        let target = DeltaTarget {
+            item: item.item,
+            part: 0,
+            kind: DeltaKind::Reasoning,
+        };
+        let templates = &self.templates;
+        let lookup = |number: usize| templates.get(number).map(|known| &known.template);
+        let text = records.streamed(target, &lookup);
+        let origin = origin.unwrap_or_else(|| "{}".to_owned());
+        let sealed = seal.seal(&text, &origin)?;
+        let inside = origin.strip_suffix('}').unwrap_or("{");
+        let comma = if inside == "{" { "" } else { "," };
+        Some(format!(r#"{inside}{comma}"sealed":"{sealed}"}}"#).into())
+    }
+
     /// Closes the items of a choice, in the order in which they were opened.
     pub(super) fn close(
         &mut self,
@@ -181,13 +214,13 @@ impl ChatTranslator {
         complete: bool,
         records: &mut RecordWriter,
     ) {
-        let open = state
-            .reasoning
-            .take()
-            .into_iter()
-            .chain(state.message.take());
-        let mut closing: Vec<(u32, Vec<EventKind>)> =
-            open.map(|item| item.close(complete)).collect();
+        let mut closing: Vec<(u32, Vec<EventKind>)> = Vec::new();
+        if let Some(item) = state.reasoning.take() {
+            let private = self.private(state, &item, records);
+            closing.push(item.close(complete, private));
+        }
+        let message = state.message.take();
+        closing.extend(message.map(|item| item.close(complete, None)));
         if state.calls.is_some() {
             self.calls(index, state, records, |calls, context| {
                 calls.close(complete, &mut closing, context);

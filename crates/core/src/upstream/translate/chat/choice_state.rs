@@ -2,6 +2,7 @@
 
 use serde_json::value::RawValue;
 
+use super::reasoning_origin::ReasoningOrigin;
 use crate::model::event::{DeltaKind, DeltaTarget, EventKind, ItemHead, PartKind};
 use crate::model::json;
 use crate::model::record::Template;
@@ -13,6 +14,8 @@ use crate::upstream::translate::{RecordWriter, complete_logprobs};
 #[derive(Debug, Default)]
 pub(super) struct ChoiceState {
     pub(super) reasoning: Option<OpenItem>,
+    /// The members that the reasoning came in.
+    pub(super) origin: Option<Box<ReasoningOrigin>>,
     pub(super) message: Option<OpenItem>,
     pub(super) calls: Option<Box<ToolCalls>>,
     pub(super) images: u32,
@@ -110,6 +113,7 @@ impl ChoiceState {
             records.event(EventKind::ItemDone {
                 item,
                 complete: true,
+                private: None,
             });
             if remote {
                 // The URL is in the chunk only.

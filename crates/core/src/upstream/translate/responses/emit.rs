@@ -222,17 +222,12 @@ impl ResponsesTranslator {
         );
     }
 
-    pub(super) fn emit_item_done(
-        &mut self,
-        at: u64,
-        item: &Members<'_>,
-        records: &mut RecordWriter,
-    ) {
+    /// Emits `output_item.done` with an item in its kept form.
+    pub(super) fn emit_item_done(&mut self, at: u64, item: &str, records: &mut RecordWriter) {
         let Some(known) = self.opened.get_mut(at) else {
             return;
         };
         known.done = true;
-        let item = item.write_with(&[("id", &json::quoted(&known.id))]);
         self.emit(
             "response.output_item.done",
             at,

@@ -6,6 +6,8 @@ use super::place::Place;
 use super::terminal::{covers, with_streamed};
 use crate::model::event::{EventKind, Relayed};
 use crate::model::json::{self, Members};
+use crate::model::shown::{ENCRYPTED, KeptWith, PRIVATE};
+use crate::upstream::AnswerOrigin;
 use crate::upstream::translate::RecordWriter;
 use crate::upstream::translate::opened_items::List;
 
@@ -116,7 +118,9 @@ impl ResponsesTranslator {
         let repeated = found
             .and_then(|at| self.opened.get(at))
             .is_some_and(|known| {
-                !known.done && known.kind == *kind && id.is_none_or(|id| id == known.id)
+                !known.done
+                    && known.kind == *kind
+                    && id.is_none_or(|id| found.is_some_and(|at| self.opened.is(at, id)))
             });
         if repeated {
             return false;
@@ -157,7 +161,7 @@ impl ResponsesTranslator {
         let at = match known {
             Some(at) if self.opened.get(at).is_some_and(|item| item.done) => {
                 let same = self.items.get(at).is_some_and(|known| covers(item, &known));
-                if same || id.is_some_and(|id| self.opened.get(at).is_some_and(|i| i.id == id)) {
+                if same || id.is_some_and(|id| self.opened.is(at, id)) {
                     return false;
                 }
                 self.open_complete(item, id, members.number("output_index"), records)
@@ -193,6 +197,40 @@ impl ResponsesTranslator {
         }
         self.relay("response.output_item.done", Some(at), members, &[], records);
         true
+    }
+
+    /// Returns an item of the upstream in the form in which it is kept: under the client's id, with
+    /// what a later request needs to give it back.
+    pub(super) fn kept(&self, item: &Members<'_>, id: &str) -> String {
+        let id = json::quoted(id);
+        let kept_with = self.kept_with(item).map(|kept| kept.to_json());
+        let mut replaced = vec![("id", id.as_str())];
+        if let Some(private) = &kept_with {
+            replaced.push((PRIVATE, private));
+        }
+        item.write_with(&replaced)
+    }
+
+    /// Returns what is kept beside an item. Items that go back without an id need nothing.
+    pub(super) fn kept_with(&self, item: &Members<'_>) -> Option<KeptWith> {
+        let origin = self.origin.as_ref();
+        if origin.is_some_and(AnswerOrigin::replays) {
+            return KeptWith::of(item);
+        }
+        let encrypted = item.get(ENCRYPTED).is_some();
+        let plain = matches!(
+            &*item.text("type").unwrap_or_default(),
+            "message" | "reasoning" | "function_call" | "custom_tool_call"
+        );
+        if plain && !encrypted {
+            return None;
+        }
+        Some(KeptWith {
+            id: item.text("id")?.into_owned(),
+            credential: origin
+                .and_then(AnswerOrigin::credential)
+                .filter(|_| encrypted),
+        })
     }
 
     pub(super) fn open(
@@ -249,10 +287,7 @@ impl ResponsesTranslator {
                 replaced.push(("output_index", &index));
             }
             match members.object("item") {
-                Some(inner) if inner.text("id").as_deref() != Some(&item.id) => {
-                    object = inner.write_with(&[("id", &json::quoted(&item.id))]);
-                }
-                Some(_) => {}
+                Some(inner) => object = self.kept(&inner, &item.id),
                 None if members.text("item_id").as_deref() != Some(&item.id) => {
                     item_id = json::quoted(&item.id);
                 }
@@ -271,7 +306,7 @@ impl ResponsesTranslator {
         replaced.extend_from_slice(more);
         let json = members.write_with(&replaced);
         if let Some(at) = at {
-            self.note(name, at, members);
+            self.note_relayed(name, at, members);
         }
         push(name, json, records);
     }
@@ -306,6 +341,17 @@ impl ResponsesTranslator {
             && let Some(item) = self.opened.get(at)
         {
             self.items.set_id(at, &item.id);
+        }
+    }
+
+    /// Folds an event of the upstream.
+    fn note_relayed(&mut self, name: &str, at: u64, members: &Members<'_>) {
+        self.note(name, at, members);
+        if name.starts_with("response.output_item.")
+            && let Some(item) = members.object("item")
+            && let Some(kept) = self.kept_with(&item)
+        {
+            self.items.set_private(at, &kept.to_json());
         }
     }
 }

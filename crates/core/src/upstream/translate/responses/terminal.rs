@@ -9,6 +9,7 @@ use super::ResponsesTranslator;
 use super::emit::part_text;
 use crate::model::event::{Ending, Failure};
 use crate::model::json::{self, Members};
+use crate::model::shown::ENCRYPTED;
 use crate::upstream::translate::chunk::UpstreamFault;
 use crate::upstream::translate::opened_items::List;
 use crate::upstream::translate::usage::Usage;
@@ -28,7 +29,7 @@ impl ResponsesTranslator {
         let output = response.objects("output");
         let matched = self.opened.match_output(&output);
         let mut tokens = false;
-        let mut final_items: BTreeMap<u64, (String, bool)> = BTreeMap::new();
+        let mut final_items: BTreeMap<u64, String> = BTreeMap::new();
         for (item, at) in output.iter().zip(matched) {
             let before = records.batch().byte_len();
             let at = match at {
@@ -43,7 +44,10 @@ impl ResponsesTranslator {
                 }
                 None => {
                     let at = self.open_complete(item, item.text("id").as_deref(), None, records);
-                    self.emit_item_done(at, item, records);
+                    if let Some(id) = self.opened.get(at).map(|known| known.id.clone()) {
+                        let kept = self.kept(item, &id);
+                        self.emit_item_done(at, &kept, records);
+                    }
                     at
                 }
             };
@@ -51,17 +55,11 @@ impl ResponsesTranslator {
             let Some(known) = self.opened.get(at) else {
                 continue;
             };
-            let renamed = item.text("id").as_deref() != Some(&known.id);
-            let covered = self.items.get(at).is_none_or(|known| covers(item, &known));
-            let json = if !covered {
-                None
-            } else if renamed {
-                Some((item.write_with(&[("id", &json::quoted(&known.id))]), true))
-            } else {
-                Some((item.write_with(&[]), false))
-            };
-            if let Some(json) = json {
-                final_items.insert(at, json);
+            let streamed = self.items.get(at);
+            let covered = streamed
+                .is_none_or(|known| covers(item, &known) && repeats_encrypted(item, &known));
+            if covered {
+                final_items.insert(at, self.kept(item, &known.id));
             }
         }
         self.items.close(match name {
@@ -71,32 +69,15 @@ impl ResponsesTranslator {
         if matches!(name, "response.completed" | "response.incomplete") {
             self.close_items(&final_items, records);
         }
-        let in_order = final_items.len() as u64 == self.opened.len()
-            && output.len() == final_items.len()
-            && final_items.values().all(|(_, changed)| !changed)
-            && self
-                .opened
-                .match_output(&output)
-                .into_iter()
-                .eq((0..self.opened.len()).map(Some));
-        let mut replaced = Vec::new();
         let items = self.output(&final_items);
-        if !in_order {
-            replaced.push(("output", items.as_str()));
-        }
+        let mut replaced = vec![("output", items.as_str())];
         let usage = response.get("usage").and_then(respelled);
         if let Some(usage) = &usage {
             replaced.push(("usage", usage));
         }
         let ending = self.ending(name, &response);
         // An event without a response object ends the answer that was streamed.
-        self.last = (response.len() > 0).then(|| {
-            if replaced.is_empty() {
-                text.clone()
-            } else {
-                response.write_with(&replaced)
-            }
-        });
+        self.last = (response.len() > 0).then(|| response.write_with(&replaced));
         match ending {
             Some(ending) => Translated {
                 progress: Progress::Over(ending),
@@ -116,7 +97,7 @@ impl ResponsesTranslator {
     /// `response.output_item.done`.
     pub(super) fn close_items(
         &mut self,
-        final_items: &BTreeMap<u64, (String, bool)>,
+        final_items: &BTreeMap<u64, String>,
         records: &mut RecordWriter,
     ) {
         for at in 0..self.opened.len() {
@@ -124,23 +105,23 @@ impl ResponsesTranslator {
                 continue;
             }
             let item = match final_items.get(&at) {
-                Some((json, _)) => Some(json.clone()),
+                Some(json) => Some(json.clone()),
                 None => self.items.get(at).map(|item| item.to_string()),
             };
-            if let Some(item) = item
-                && let Ok(item) = serde_json::from_str::<Members<'_>>(&item)
+            if let Some(kept) = item
+                && let Ok(item) = serde_json::from_str::<Members<'_>>(&kept)
             {
                 self.supplement(at, &item, true, records);
-                self.emit_item_done(at, &item, records);
+                self.emit_item_done(at, &kept, records);
             }
         }
     }
 
     /// Returns the output list: the terminal object's items, and the streamed ones that it lacks.
-    pub(super) fn output(&self, final_items: &BTreeMap<u64, (String, bool)>) -> String {
+    pub(super) fn output(&self, final_items: &BTreeMap<u64, String>) -> String {
         let items: Vec<String> = (0..self.opened.len())
             .filter_map(|at| match final_items.get(&at) {
-                Some((json, _)) => Some(json.clone()),
+                Some(json) => Some(json.clone()),
                 None => self.items.get(at).map(|item| item.to_string()),
             })
             .collect();
@@ -194,6 +175,13 @@ pub(super) fn covers(item: &Members<'_>, streamed: &Value) -> bool {
                 let known = streamed[*field].as_str().unwrap_or_default();
                 known.is_empty() || item.text(field).is_some_and(|full| full.starts_with(known))
             })
+}
+
+/// Returns true if a complete item holds the encrypted content that was streamed of it, if any was.
+fn repeats_encrypted(item: &Members<'_>, streamed: &Value) -> bool {
+    streamed[ENCRYPTED]
+        .as_str()
+        .is_none_or(|known| item.text(ENCRYPTED).as_deref() == Some(known))
 }
 
 /// Returns a complete item with the streamed content that it lacks; `None` if it lacks nothing.

@@ -1,0 +1,88 @@
+//! The key that seals reasoning for clients and marks the accounts that reasoning belongs to.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use rand::RngCore as _;
+use tokenwire_core::model::secret::Secret;
+
+use crate::config::schema::{Config, StoreKind};
+
+/// The file in the store's folder that holds the key.
+const FILE: &str = "sealing.key";
+
+/// Bytes of a key.
+const LENGTH: usize = 32;
+
+/// Returns the configured key, else the one that is kept in the store's folder, else a new one for
+/// this process.
+pub(crate) fn secret(config: &Config) -> Secret {
+    if let Some(key) = &config.streams.sealing_key {
+        return Secret::new(key.expose().as_bytes());
+    }
+    let path = match (config.store.kind, &config.store.path) {
+        (StoreKind::Disk, Some(path)) => path,
+        _ => return Secret::random(),
+    };
+    match kept(Path::new(path)) {
+        Ok(key) => Secret::new(&key),
+        Err(error) => {
+            tracing::warn!(%error, "the sealing key cannot be kept in the store: it changes with each start");
+            Secret::random()
+        }
+    }
+}
+
+/// Returns the key in this folder. Makes one if there is none.
+fn kept(folder: &Path) -> io::Result<Vec<u8>> {
+    let path = folder.join(FILE);
+    if !path.exists() {
+        // Linked once it is complete: several processes may start at a time.
+        let part = folder.join(format!("{FILE}.{}", std::process::id()));
+        let mut key = [0; LENGTH];
+        rand::rng().fill_bytes(&mut key);
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&part)?;
+        file.write_all(&key)?;
+        file.sync_all()?;
+        let linked = fs::hard_link(&part, &path);
+        fs::remove_file(&part)?;
+        match linked {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+    }
+    let key = fs::read(&path)?;
+    if key.len() == LENGTH {
+        Ok(key)
+    } else {
+        let message = format!("{} does not hold a key", path.display());
+        Err(io::Error::new(io::ErrorKind::InvalidData, message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn key_is_made_once_and_readable_by_its_owner_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = kept(folder.path()).unwrap();
+        assert_eq!(kept(folder.path()).unwrap(), key);
+        let file = folder.path().join(FILE);
+        let mode = fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        fs::write(&file, "short").unwrap();
+        assert!(kept(folder.path()).is_err());
+    }
+}
