@@ -17,13 +17,14 @@ use tokenwire_core::model::id::{GenerationId, Owner, Seq};
 use tokenwire_core::model::record::RecordBatch;
 use tokio::sync::oneshot;
 
+use crate::command::{Command, Reply, Seal};
 use crate::folder::Folder;
 use crate::health::StoreStatus;
 use crate::index::Entry;
 use crate::options::DiskOptions;
 use crate::recovery::{Recovered, recover};
 use crate::shared::Shared;
-use crate::writer::{Command, Reply, Seal, Writer};
+use crate::writer::Writer;
 use crate::{reader, writer};
 
 /// Threads that read.

@@ -52,6 +52,7 @@
 #![forbid(unsafe_code)]
 
 mod body;
+mod command;
 mod disk_store;
 mod files;
 mod folder;

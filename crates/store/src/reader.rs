@@ -14,9 +14,6 @@ use crate::index::{Entry, IdKey, Index, KeptLog, key_hash};
 use crate::queue::Received;
 use crate::shared::Shared;
 
-/// A read, with its answer.
-pub(crate) type ReadJob = Box<dyn FnOnce(&Shared) + Send>;
-
 /// A frame of records, to be read.
 struct Piece {
     file: Arc<StoreFile>,

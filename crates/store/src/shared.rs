@@ -5,19 +5,21 @@ use std::sync::atomic::AtomicU32;
 
 use parking_lot::Mutex;
 
+use crate::command::Command;
 use crate::folder::Folder;
 use crate::health::Health;
 use crate::index::Index;
 use crate::options::DiskOptions;
 use crate::queue::Queue;
-use crate::reader::ReadJob;
 use crate::syncer::Syncer;
-use crate::writer::Command;
 
 /// Changes that wait for the writer, or are made by it.
 const COMMANDS: usize = 64;
 /// Reads that wait, or run.
 const READS: usize = 64;
+
+/// A read, with its answer.
+pub(crate) type ReadJob = Box<dyn FnOnce(&Shared) + Send>;
 
 /// What the threads of a store share. The index is locked for lookups and updates of maps only,
 /// never during a read, a write or a sync.

@@ -6,12 +6,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokenwire_core::log::{Appended, Block, Blocks, Epoch, LogHeader, StoreError};
+use tokenwire_core::log::{Block, Blocks, Epoch, LogHeader, StoreError};
 use tokenwire_core::model::id::{GenerationId, Seq};
-use tokenwire_core::model::record::RecordBatch;
-use tokio::sync::oneshot;
 
 use crate::body::{self, EntryBody, LogHead, ObjectHead, now};
+use crate::command::{Command, Seal};
 use crate::files::{FileKind, Place, StoreFile};
 use crate::folder::Folder;
 use crate::frame::{self, Kind};
@@ -32,32 +31,6 @@ const LONGEST_SPAN: Duration = Duration::from_secs(60 * 60);
 const CHUNKS: usize = 4096;
 /// Bytes of small records from which on those that are replaced are left behind.
 const ENTRY_BYTES: u64 = 1 << 20;
-
-/// Where an answer goes.
-pub(crate) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
-
-/// A change.
-#[derive(Debug)]
-pub(crate) enum Command {
-    Create(Arc<LogHeader>, Reply<Epoch>),
-    Append(Blocks, oneshot::Sender<Appended>),
-    Seal(Box<Seal>, Reply<()>),
-    Adopt(GenerationId, Reply<Epoch>),
-    Delete(GenerationId, Reply<()>),
-    /// Writes the small records that changed.
-    Entries,
-    /// A file could not be synced: what it holds may be lost.
-    Lost(Arc<StoreFile>),
-}
-
-/// The end of a log.
-#[derive(Debug)]
-pub(crate) struct Seal {
-    pub(crate) id: GenerationId,
-    pub(crate) epoch: Epoch,
-    pub(crate) block: RecordBatch,
-    pub(crate) object: Option<Bytes>,
-}
 
 pub(crate) struct Writer {
     shared: Arc<Shared>,

@@ -1,0 +1,37 @@
+//! The changes that the writer makes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokenwire_core::log::{Appended, Blocks, Epoch, LogHeader, StoreError};
+use tokenwire_core::model::id::GenerationId;
+use tokenwire_core::model::record::RecordBatch;
+use tokio::sync::oneshot;
+
+use crate::files::StoreFile;
+
+/// Where an answer goes.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// A change.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Create(Arc<LogHeader>, Reply<Epoch>),
+    Append(Blocks, oneshot::Sender<Appended>),
+    Seal(Box<Seal>, Reply<()>),
+    Adopt(GenerationId, Reply<Epoch>),
+    Delete(GenerationId, Reply<()>),
+    /// Writes the small records that changed.
+    Entries,
+    /// A file could not be synced: what it holds may be lost.
+    Lost(Arc<StoreFile>),
+}
+
+/// The end of a log.
+#[derive(Debug)]
+pub(crate) struct Seal {
+    pub(crate) id: GenerationId,
+    pub(crate) epoch: Epoch,
+    pub(crate) block: RecordBatch,
+    pub(crate) object: Option<Bytes>,
+}
