@@ -182,15 +182,20 @@ impl ChatMembers {
             .sum();
         let mut out = String::with_capacity(size + 2);
         let mut body = ObjectWriter::begin(&mut out);
-        for (name, json) in &members {
-            body.raw(name, json);
-        }
+        let mut unmodelled = Vec::with_capacity(extra.len());
         for Extra { name, value, .. } in extra {
             match members.iter().find(|(made, _)| *made == name) {
-                None => body.raw(name, value.json()),
+                None => unmodelled.push((name, value)),
                 Some((_, json)) if json == value.json() || value.json() == "null" => {}
                 Some(_) => return Err(contradiction(name)),
             }
+        }
+        // Each is freed once it is written: the messages are as large as the body.
+        for (name, json) in members {
+            body.raw(name, &json);
+        }
+        for (name, value) in unmodelled {
+            body.raw(name, value.json());
         }
         body.end();
         Ok(out.into_bytes())

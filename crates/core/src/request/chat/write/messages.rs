@@ -70,9 +70,11 @@ pub(super) fn write(
     request: &CanonicalRequest<'_>,
     settings: &ChatSettings,
 ) -> Result<String, ApiError> {
+    let mut out = String::with_capacity(typical_size(&request.items));
+    out.push('[');
     let mut this = Conversation {
         settings,
-        out: String::from("["),
+        out,
         pending: None,
         reasoning: Vec::new(),
         calls_in_turn: false,
@@ -92,6 +94,17 @@ pub(super) fn write(
     }
     this.out.push(']');
     Ok(this.out)
+}
+
+/// Returns about the bytes that the items take as messages. A string that grows to them would be
+/// copied, and could be twice as large.
+fn typical_size(items: &[Item<'_>]) -> usize {
+    let part = |part: &Part<'_>| part.plain_text().map_or(256, |text| text.json().len() + 32);
+    let item = |item: &Item<'_>| match item {
+        Item::Message(message) => message.content.iter().map(part).sum(),
+        _ => 256,
+    };
+    items.iter().map(|each| item(each) + 64).sum()
 }
 
 // === impl Conversation ===
