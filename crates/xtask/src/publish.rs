@@ -6,11 +6,12 @@ use crate::process;
 use crate::step::{Context, Outcome};
 
 /// The crates that can be published, in the order of their dependencies.
-pub(crate) const LIBRARIES: [&str; 6] = [
+pub(crate) const LIBRARIES: [&str; 7] = [
     "tokenwire-core",
     "tokenwire-sse",
     "tokenwire-ws",
     "tokenwire-connection",
+    "tokenwire-store",
     "tokenwire-webhooks",
     "tokenwire-simulator",
 ];
