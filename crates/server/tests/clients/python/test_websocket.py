@@ -66,13 +66,26 @@ class TestTheSdksConnection:
             connection.response.create(model="simulator", input=ASK)
             assert connection.recv().type == "response.created"
 
-    @pytest.mark.parametrize("extra", [{"generate": False}, {"conversation": "conv_1"}, {"tools": [{"type": "web_search"}]}])
+    @pytest.mark.parametrize("extra", [{"conversation": "conv_1"}, {"tools": [{"type": "web_search"}]}])
     def test_unsupported_parameter_is_rejected(self, client, extra):
         with client.responses.connect() as connection:
             connection.response.create(model="simulator", input=ASK, **extra)
             event = json.loads(connection.recv_bytes())
             check_error_frame(event)
             assert event["status"] == 400 and event["error"]["param"].split("[")[0] in extra, event
+
+    def test_response_that_generates_nothing_can_be_continued(self, client):
+        with client.responses.connect() as connection:
+            connection.response.create(model="simulator", input="remember this", generate=False, store=False)
+            events = [connection.recv()]
+            while events[-1].type != "response.completed":
+                events.append(connection.recv())
+            assert events[0].type == "response.created" and events[-1].response.output == []
+            connection.response.create(model="simulator", input=ASK, previous_response_id=events[-1].response.id, store=False)
+            event = connection.recv()
+            while event.type != "response.completed":
+                event = connection.recv()
+            assert event.response.output_text
 
     def test_steer_is_an_error(self, client):
         with client.responses.connect() as connection:
