@@ -12,8 +12,8 @@ const BOTH = ['chat', 'responses'];
  */
 const AGENTS = {
   'ai_sdk_agent.mjs': {
-    'openai responses': { reasons: BOTH, todo: BOTH },
-    'openai responses, not stored': { reasons: BOTH, todo: BOTH },
+    'openai responses': { reasons: BOTH },
+    'openai responses, not stored': { reasons: BOTH },
     'openai chat': {},
     'openai-compatible': { reasons: ['chat'] },
     'open-responses': { reasons: BOTH },
@@ -26,7 +26,7 @@ const AGENTS = {
   },
   'codex_agent.mjs': {
     responses: { tool: 'exec_command', streams: [true], reasons: BOTH },
-    websocket: { tool: 'exec_command', streams: [true], reasons: BOTH, todo: BOTH },
+    websocket: { tool: 'exec_command', streams: [true], reasons: BOTH },
   },
   'pydantic_ai_agent.py': {
     chat: { reasons: ['chat'] },
@@ -42,9 +42,9 @@ const AGENTS = {
   },
   'langchain_agent.py': {
     chat: {},
-    responses: { reasons: BOTH, todo: ['chat'] },
+    responses: { reasons: BOTH },
     'previous response': { reasons: BOTH },
-    'not stored': { reasons: BOTH, todo: BOTH },
+    'not stored': { reasons: BOTH, todo: ['chat'] },
   },
   'litellm_agent.py': { chat: {}, responses: {} },
 };
