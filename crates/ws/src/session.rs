@@ -211,12 +211,18 @@ impl SocketSession {
         self.lanes.run(lane.clone());
         // No freshness here: a browser sends `no-cache` with every upgrade, and a message has no
         // headers.
+        let previous = request.previous_response_id();
         let body = StreamRequest::Responses(request);
         let start = StartRequest::new(body, self.options.caller.clone(), "/v1/responses")
             .in_session(self.responses.clone());
         let engine = self.engine.clone();
         let starting = async move { engine.start(start).await };
         self.perform(starting, move |session, started| {
+            if let (Some(previous), Err(error)) = (previous, &started)
+                && !error.retryable
+            {
+                session.responses.forget(&previous);
+            }
             session.started(lane, started)
         });
     }
@@ -498,6 +504,9 @@ impl SocketSession {
             if let Some(reader) = ended {
                 if let Some(broken) = reader.broken {
                     self.report(&broken);
+                }
+                if let Some(predecessor) = reader.failed_after {
+                    self.responses.forget(predecessor.as_str());
                 }
                 self.free(reader.lane);
             }

@@ -59,7 +59,8 @@ struct Server {
 // === impl Servers ===
 
 impl Servers {
-    /// Starts two gateways: one for most tests, and one that deletes a stream soon after its end.
+    /// Starts three gateways: one for most tests, one that deletes a stream soon after its end, and
+    /// one over a Responses upstream.
     ///
     /// # Errors
     /// A server does not build, does not start, or does not answer in time.
@@ -77,6 +78,12 @@ impl Servers {
                 "forgetful-gateway",
                 "forgetful.yaml",
             ),
+            Gateway {
+                variable: "TOKENWIRE_RESPONSES_URL",
+                name: "responses-gateway",
+                config: workspace.clients().join("responses.yaml"),
+                upstreams: &["TOKENWIRE_UPSTREAMS__0__BASE_URL"],
+            },
         ];
         Self::start_all(workspace, &[], gateways)
     }

@@ -26,6 +26,14 @@ impl SessionResponses {
         responses.push_back(id.clone());
     }
 
+    /// Removes a response: a turn that builds on it has failed. As at OpenAI, a later request that
+    /// names it gets [`ErrorCode::PreviousResponseNotFound`].
+    ///
+    /// [`ErrorCode::PreviousResponseNotFound`]: crate::model::error::ErrorCode
+    pub fn forget(&self, id: &str) {
+        self.0.lock().retain(|known| known.as_str() != id);
+    }
+
     /// Whether the response was started on this socket.
     pub(super) fn contains(&self, id: &GenerationId) -> bool {
         self.0.lock().iter().rev().any(|known| known == id)

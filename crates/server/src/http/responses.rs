@@ -73,13 +73,16 @@ pub(super) async fn input_tokens(
     relay(request, payload, service, "/responses/input_tokens").await
 }
 
+/// Where upstreams compact a conversation. They require a model, so no default stands in for it.
+const COMPACT: &str = "/responses/compact";
+
 /// `POST /v1/responses/compact`
 pub(super) async fn compact(
     request: HttpRequest,
     payload: web::Payload,
     service: web::Data<Service>,
 ) -> Result<HttpResponse, HttpError> {
-    relay(request, payload, service, "/responses/compact").await
+    relay(request, payload, service, COMPACT).await
 }
 
 /// Passes a request on whose answer is no response, with the conversation that it names.
@@ -97,6 +100,12 @@ async fn relay(
     let Received { bytes, charge } = body(&request, payload, ContentType::Json, &service).await?;
     let asked = ResponsesRequest::parse_partial(&bytes)?;
     drop(bytes);
+    if path == COMPACT && asked.model().is_none() {
+        let message = "Missing required parameter: 'model'.";
+        return Err(ApiError::new(ErrorCode::MissingParameter, message)
+            .param("model")
+            .into());
+    }
     let body = StreamRequest::Responses(asked);
     let start = start_request(&request, &service, body, "/v1/responses", None)?;
     let answer = for_upstream(service.engine.relay(start, path)).await;
