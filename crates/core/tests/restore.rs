@@ -7,12 +7,11 @@
     reason = "tests fail by panicking and report on stderr what they skip"
 )]
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+#[path = "support/answers.rs"]
+mod answers;
+
 use std::sync::Arc;
 
-use serde::Deserialize;
-use tokenwire_core::dialect::Dialect;
 use tokenwire_core::generation::Generation;
 use tokenwire_core::log::{
     Block, Blocks, Epoch, LogHeader, LogReader, LogStore, MemoryStore, StoreError,
@@ -23,7 +22,9 @@ use tokenwire_core::model::record::RecordBatch;
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::UpstreamHead;
 use tokenwire_core::upstream::translate::BodyEnd;
-use tokenwire_testkit::{EngineOptions, Reader, TestEngine, settle};
+use tokenwire_testkit::{EngineOptions, TestEngine, settle};
+
+use answers::{Answer, bodies, render};
 
 /// Stores a generation's log as its process would.
 async fn store(generation: &Arc<Generation>, store: &dyn LogStore) {
@@ -61,128 +62,33 @@ async fn restore(generation: &Arc<Generation>, store: &dyn LogStore) -> Arc<Gene
         .expect("a stored log can be restored")
 }
 
-fn read(generation: &Arc<Generation>, from: u64, dialect: Dialect) -> (String, bool) {
-    let mut reader = Reader::new(generation.attach(), from, dialect);
-    reader.read_now();
-    let bytes = String::from_utf8(reader.bytes().to_vec()).unwrap();
-    (bytes, reader.end().is_some_and(|end| end.is_ok()))
-}
-
 /// Checks that both generations are the same to every reader.
 fn assert_same(name: &str, written: &Arc<Generation>, restored: &Arc<Generation>) {
-    assert_eq!(written.status(), restored.status(), "{name}");
-    assert_eq!(written.is_over(), restored.is_over(), "{name}");
-    assert_eq!(written.outcome(), restored.outcome(), "{name}");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    let (w, r) = (written.response_json(), restored.response_json());
-    assert_eq!(text(w), text(r), "{name}");
-    let (w, r) = (written.output_json(), restored.output_json());
-    assert_eq!(text(w), text(r), "{name}");
-    assert_eq!(written.reset_event(), restored.reset_event(), "{name}");
-    let (w, r) = (written.chat_completion(), restored.chat_completion());
-    assert_eq!(w.map(text), r.map(text), "{name}");
-    let next = written.tail().unwrap().next.0;
-    for dialect in [Dialect::Responses, Dialect::Chat, Dialect::Text] {
-        for from in [0, 1, next / 2, next.saturating_sub(1), next] {
-            assert_eq!(
-                read(written, from, dialect),
-                read(restored, from, dialect),
-                "{name} in {dialect:?} from {from}"
-            );
-        }
-    }
-}
-
-/// An answer of an upstream.
-struct Answer {
-    name: String,
-    api: Api,
-    /// Whether the body is one JSON document.
-    is_json: bool,
-    body: Vec<u8>,
+    answers::assert_same(name, &render(written), &render(restored));
 }
 
 /// Sends a body in pieces and checks the restored log in the middle and at the end.
 async fn check(answer: &Answer) {
-    let Answer {
-        name,
-        api,
-        is_json,
-        body,
-    } = answer;
-    let api = *api;
+    let name = &answer.name;
     let engine = TestEngine::new(EngineOptions {
-        api,
+        api: answer.api,
         ..EngineOptions::default()
     });
-    let request = match api {
-        Api::Chat => r#"{"messages":[{"role":"user","content":"x"}],"stream":true}"#,
-        Api::Responses => r#"{"input":"x","stream":true}"#,
-    };
-    let started = engine.start(request);
+    let started = engine.start(answer.request());
     let generation = started.guard.generation().clone();
     let call = engine.upstream.call().await;
-    call.answer(UpstreamHead::default());
-    let half = body.len() / 2;
-    if !is_json {
-        for piece in body[..half].chunks(100) {
-            call.bytes(piece);
-        }
-    }
+    answer.send_half(&call);
     settle().await;
     let stored = MemoryStore::new(1 << 26);
     store(&generation, &stored).await;
     assert_same(name, &generation, &restore(&generation, &stored).await);
-    if *is_json {
-        call.document(std::str::from_utf8(body).unwrap());
-    } else {
-        for piece in body[half..].chunks(100) {
-            call.bytes(piece);
-        }
-    }
-    call.end(BodyEnd::Clean);
+    answer.send_rest(&call);
     generation.ended().await;
     let stored = MemoryStore::new(1 << 26);
     store(&generation, &stored).await;
     let object = stored.object(&generation.meta().id).await.unwrap();
     assert_eq!(object.unwrap(), generation.response_json());
     assert_same(name, &generation, &restore(&generation, &stored).await);
-}
-
-#[derive(Deserialize)]
-struct Entry {
-    #[serde(alias = "upstream")]
-    api: String,
-    #[serde(default)]
-    content_type: String,
-    file: Option<String>,
-}
-
-/// Reads the bodies of a folder beside the workspace; none if it is not there.
-fn bodies(variable: &str, default: &str) -> Vec<Answer> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
-    let folder = std::env::var_os(variable).map_or(beside.join(default), PathBuf::from);
-    let Ok(text) = std::fs::read_to_string(folder.join("expected.json")) else {
-        eprintln!("SKIPPED: nothing at {} (set {variable})", folder.display());
-        return Vec::new();
-    };
-    let entries: BTreeMap<String, Entry> = serde_json::from_str(&text).unwrap();
-    let answer = |(name, entry): (String, Entry)| {
-        let file = entry.file.unwrap_or_else(|| name.clone());
-        let body = std::fs::read(folder.join(file)).ok()?;
-        let api = if entry.api == "responses" {
-            Api::Responses
-        } else {
-            Api::Chat
-        };
-        Some(Answer {
-            name,
-            api,
-            is_json: entry.content_type == "application/json",
-            body,
-        })
-    };
-    entries.into_iter().filter_map(answer).collect()
 }
 
 #[tokio::test(start_paused = true)]

@@ -1019,6 +1019,81 @@ async fn full_endpoint_is_skipped_while_another_has_a_free_slot() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn queued_requests_leave_an_endpoint_whose_breaker_opens() {
+    for hedge in [Hedge::Never, Hedge::After(seconds(1))] {
+        let limit = ConcurrencyPolicy {
+            concurrent: 3,
+            queued: 9,
+            wait: seconds(30),
+        };
+        // The second endpoint is distant: while the first is up, all requests queue there.
+        let world = Plan {
+            limit,
+            hedge,
+            retry: RetryPolicy::default(),
+            localities: vec![0, 1],
+            ..Plan::of(2)
+        }
+        .build();
+        let running: Vec<Started> = (0..3).map(|_| world.test.start(CHAT)).collect();
+        let mut calls = Vec::new();
+        for _ in 0..3 {
+            calls.push(world.endpoints[0].call().await);
+        }
+        let queued: Vec<Started> = (0..5).map(|_| world.test.start(CHAT)).collect();
+        settle().await;
+        assert_eq!(world.stats[0].limit.waiting(), 5, "{hedge:?}");
+        for call in calls {
+            call.refuse(unreachable());
+        }
+        for started in running {
+            ended(&started, "failed", Some("upstream_unreachable")).await;
+        }
+        assert_eq!(world.stats[0].health(), HealthStatus::Down, "{hedge:?}");
+        for _ in 0..5 {
+            let (endpoint, call) = world.call().await;
+            assert_eq!(endpoint, 1, "{hedge:?}");
+            assert_eq!(call.body()["model"], "m1", "{hedge:?}");
+            complete(&call, "moved");
+        }
+        for started in queued {
+            let object = ended(&started, "completed", None).await;
+            assert_eq!(text(&object), "moved", "{hedge:?}");
+        }
+        let waiting = world.stats.iter().map(|stats| stats.limit.waiting());
+        assert_eq!(waiting.sum::<usize>(), 0, "{hedge:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn queued_requests_stay_at_the_only_endpoint_whose_breaker_opens() {
+    let limit = ConcurrencyPolicy {
+        concurrent: 3,
+        queued: 9,
+        wait: seconds(30),
+    };
+    let retry = RetryPolicy::default();
+    let world = Plan {
+        limit,
+        retry,
+        ..Plan::of(1)
+    }
+    .build();
+    let _running: Vec<Started> = (0..3).map(|_| world.test.start(CHAT)).collect();
+    let mut calls = Vec::new();
+    for _ in 0..3 {
+        calls.push(world.call().await.1);
+    }
+    let queued = world.test.start(CHAT);
+    settle().await;
+    for call in calls {
+        call.refuse(unreachable());
+    }
+    complete(&world.call().await.1, "x");
+    ended(&queued, "completed", None).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn slow_endpoint_is_hedged_and_the_loser_is_dropped() {
     let world = Plan {
         hedge: Hedge::After(seconds(1)),

@@ -7,13 +7,14 @@
     reason = "tests fail by panicking and report on stderr what they skip"
 )]
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+#[path = "support/answers.rs"]
+mod answers;
+
+use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use serde::Deserialize;
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{
     Cursor, Engine, EngineBuilder, Place, ReaderKind, Resumption, Retention, SharedEngine,
@@ -30,15 +31,15 @@ use tokenwire_core::model::id::{GenerationId, Owner, Seq};
 use tokenwire_core::model::record::RecordBatch;
 use tokenwire_core::model::shown::Form;
 use tokenwire_core::model::snapshot::{Api, Status};
+use tokenwire_core::upstream::Target;
 use tokenwire_core::upstream::translate::BodyEnd;
-use tokenwire_core::upstream::{Target, UpstreamHead};
 use tokenwire_testkit::{
     Call, Fault, FaultyStore, Operation, Reader, ScriptedUpstream, TestEngine, no_timeouts, settle,
 };
 use tokio::time::Instant;
 
-const CHAT: &str = r#"{"messages":[{"role":"user","content":"x"}],"stream":true}"#;
-const RESPONSES: &str = r#"{"input":"x","stream":true}"#;
+use answers::{Answer, CHAT, RESPONSES, Rendering, assert_same, bodies, render};
+
 /// The first number of epoch 2.
 const SECOND: u64 = 1 << 24;
 
@@ -146,126 +147,7 @@ fn code_of(generation: &Generation) -> String {
         .to_owned()
 }
 
-// === Rendering ===
-
-/// Everything that readers of a generation can get, by name.
-type Rendering = Vec<(String, Vec<u8>)>;
-
-fn render(generation: &Arc<Generation>) -> Rendering {
-    let next = generation.tail().unwrap().next.0;
-    let (seq, reset) = generation.reset_event();
-    let completion = generation.chat_completion();
-    let mut all = vec![
-        (
-            "status".to_owned(),
-            format!("{:?}", generation.status()).into(),
-        ),
-        (
-            "outcome".to_owned(),
-            format!("{:?}", generation.outcome()).into(),
-        ),
-        ("object".to_owned(), generation.response_json()),
-        ("output".to_owned(), generation.output_json()),
-        (format!("reset {seq}"), reset),
-        (
-            format!("completion {}", completion.is_some()),
-            completion.unwrap_or_default(),
-        ),
-    ];
-    for dialect in [Dialect::Responses, Dialect::Chat, Dialect::Text] {
-        for from in [0, 1, next / 2, next.saturating_sub(1), next] {
-            let mut reader = Reader::new(generation.attach(), from, dialect);
-            reader.read_now();
-            let name = format!("{dialect:?} from {from}, end {:?}", reader.end());
-            all.push((name, reader.bytes().to_vec()));
-        }
-    }
-    all
-}
-
-fn assert_same(name: &str, written: &Rendering, restored: &Rendering) {
-    assert_eq!(written.len(), restored.len(), "{name}");
-    for (written, restored) in written.iter().zip(restored) {
-        assert_eq!(written.0, restored.0, "{name}");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        assert_eq!(text(&written.1), text(&restored.1), "{name}: {}", written.0);
-    }
-}
-
-/// An answer of an upstream.
-struct Answer {
-    name: String,
-    api: Api,
-    /// Whether the body is one JSON document.
-    is_json: bool,
-    body: Vec<u8>,
-}
-
-impl Answer {
-    fn request(&self) -> StartRequest {
-        request(match self.api {
-            Api::Chat => CHAT,
-            Api::Responses => RESPONSES,
-        })
-    }
-
-    /// Sends the first half; nothing of a body that comes as one document.
-    fn send_half(&self, call: &Call) {
-        call.answer(UpstreamHead::default());
-        if !self.is_json {
-            for piece in self.body[..self.body.len() / 2].chunks(100) {
-                call.bytes(piece);
-            }
-        }
-    }
-
-    fn send_rest(&self, call: &Call) {
-        if self.is_json {
-            call.document(std::str::from_utf8(&self.body).unwrap());
-        } else {
-            for piece in self.body[self.body.len() / 2..].chunks(100) {
-                call.bytes(piece);
-            }
-        }
-        call.end(BodyEnd::Clean);
-    }
-}
-
-#[derive(Deserialize)]
-struct Entry {
-    #[serde(alias = "upstream")]
-    api: String,
-    #[serde(default)]
-    content_type: String,
-    file: Option<String>,
-}
-
-/// Reads the bodies of a folder beside the workspace; none if it is not there.
-fn bodies(variable: &str, default: &str) -> Vec<Answer> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
-    let folder = std::env::var_os(variable).map_or(beside.join(default), PathBuf::from);
-    let Ok(text) = std::fs::read_to_string(folder.join("expected.json")) else {
-        eprintln!("SKIPPED: nothing at {} (set {variable})", folder.display());
-        return Vec::new();
-    };
-    let entries: BTreeMap<String, Entry> = serde_json::from_str(&text).unwrap();
-    let answer = |(name, entry): (String, Entry)| {
-        let file = entry.file.unwrap_or_else(|| name.clone());
-        let body = std::fs::read(folder.join(file)).ok()?;
-        let api = if entry.api == "responses" {
-            Api::Responses
-        } else {
-            Api::Chat
-        };
-        Some(Answer {
-            name,
-            api,
-            is_json: entry.content_type == "application/json",
-            body,
-        })
-    };
-    entries.into_iter().filter_map(answer).collect()
-}
+// === Answers ===
 
 /// The recorded streams, the cases, and one answer that is always there.
 fn answers() -> Vec<Answer> {
@@ -298,7 +180,7 @@ async fn later_process_renders_every_answer_as_its_writer_did() {
     for answer in answers() {
         let (_, store) = memory();
         let writer = Process::new(answer.api, &store);
-        let (started, call) = writer.start(answer.request()).await;
+        let (started, call) = writer.start(request(answer.request())).await;
         answer.send_half(&call);
         settle().await;
         answer.send_rest(&call);
@@ -388,7 +270,7 @@ async fn write_dump(path: &Path) {
     for answer in answers() {
         let (_, store) = memory();
         let writer = Process::new(answer.api, &store);
-        let (started, call) = writer.start(answer.request()).await;
+        let (started, call) = writer.start(request(answer.request())).await;
         let generation = started.guard.generation();
         answer.send_half(&call);
         settle().await;

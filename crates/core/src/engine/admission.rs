@@ -71,16 +71,19 @@ impl Admission {
         if self.is_closed() {
             return Err(shutting_down());
         }
-        let open = self.open.fetch_add(1, Ordering::AcqRel);
-        let permit = Permit(self.open.clone());
-        if open >= self.max_open {
-            let error = ApiError::new(
-                ErrorCode::Overloaded,
-                format!("{open} streams are open, as many as the gateway takes."),
-            );
-            return Err(error.retry_after(Duration::from_secs(1)));
+        // A start that is refused is never counted, so it takes no place from another one.
+        let place = |open| (open < self.max_open).then_some(open + 1);
+        match self
+            .open
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, place)
+        {
+            Ok(_) => Ok(Permit(self.open.clone())),
+            Err(open) => {
+                let message = format!("{open} streams are open, as many as the gateway takes.");
+                let error = ApiError::new(ErrorCode::Overloaded, message);
+                Err(error.retry_after(Duration::from_secs(1)))
+            }
         }
-        Ok(permit)
     }
 }
 

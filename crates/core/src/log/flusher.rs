@@ -23,8 +23,10 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::block::{BlockRange, Blocks};
 use super::header::LogHeader;
-use super::store::{BlockRange, Blocks, LogStore, StoreError};
+use super::store::LogStore;
+use super::store_error::StoreError;
 use super::{Epoch, ReadError, TailEnd};
 use crate::model::id::Seq;
 use crate::model::record::RecordBatch;

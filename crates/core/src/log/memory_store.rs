@@ -9,8 +9,10 @@ use futures::future::{BoxFuture, FutureExt as _, ready};
 use parking_lot::Mutex;
 
 use super::Epoch;
+use super::block::{Block, Blocks};
 use super::header::LogHeader;
-use super::store::{Appended, Block, Blocks, LogStore, StoreError, StoreFuture, StoredLog};
+use super::store::{Appended, LogStore, StoreFuture, StoredLog};
+use super::store_error::StoreError;
 use crate::model::id::{GenerationId, Seq};
 use crate::model::record::{RecordBatch, Records};
 

@@ -30,6 +30,7 @@
 //!
 //! [`RecordBatch`]: crate::model::record::RecordBatch
 
+mod block;
 mod flusher;
 mod header;
 mod memory_store;
@@ -37,18 +38,19 @@ mod position;
 mod reader;
 mod segment;
 mod store;
+mod store_error;
 mod tail;
 mod wakers;
 
 pub use crate::model::id::Epoch;
+pub use block::{Block, BlockRange, Blocks};
 pub use flusher::{FlushHandle, FlushOptions, FlushSource, Flusher, Released};
 pub use header::{HEADER_VERSION, HeaderError, IdempotencyKey, LogHeader};
 pub use memory_store::MemoryStore;
 pub use position::ReadPosition;
 pub use reader::LogReader;
-pub use store::{
-    Appended, Block, BlockRange, Blocks, LogStore, StoreError, StoreFuture, StoredLog,
-};
+pub use store::{Appended, LogStore, StoreFuture, StoredLog};
+pub use store_error::StoreError;
 pub use tail::LogTail;
 pub use wakers::ReaderSlot;
 

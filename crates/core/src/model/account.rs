@@ -33,6 +33,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use crate::model::error::{ApiError, ErrorCode};
 use counts::Counts;
 
@@ -137,6 +139,8 @@ struct Shared {
     limit: usize,
     counts: Counts,
     relief: OnceLock<Weak<dyn Relief>>,
+    /// Held by the thread that repeats a charge that did not fit beside others.
+    retrying: Mutex<()>,
     /// Number of handles that were made.
     handles: AtomicUsize,
     typical: Typical,
@@ -189,6 +193,7 @@ impl Account {
             limit,
             counts: Counts::new(limit),
             relief: OnceLock::new(),
+            retrying: Mutex::new(()),
             handles: AtomicUsize::new(1),
             typical: Typical(AtomicUsize::new(FIRST_TYPICAL.min(limit / 1024))),
         };
@@ -332,21 +337,32 @@ impl Account {
         }
     }
 
-    /// Whether the bytes that were just counted fit. Gives memory back if they do not.
-    fn fits(&self, kind: AccountKind) -> bool {
-        let Shared { counts, relief, .. } = &*self.0.shared;
-        let most = self.limit() / kind.share();
-        if kind.share() > 1 && !counts.is_within(kind, most) && self.held(kind) > most {
+    /// Returns by how much the limit is exceeded with `more` bytes; `None` if the share of the kind
+    /// is. It is `Some(0)` if they fit.
+    fn missing(&self, kind: AccountKind, more: usize) -> Option<usize> {
+        let counts = &self.0.shared.counts;
+        if kind.share() > 1 {
+            let most = (self.limit() / kind.share()).checked_sub(more)?;
+            if !counts.is_within(kind, most) && self.held(kind) > most {
+                return None;
+            }
+        }
+        let room = self.limit().saturating_sub(more);
+        let beyond = more.saturating_sub(self.limit());
+        Some(self.excess(room).saturating_add(beyond))
+    }
+
+    /// Returns whether `more` bytes fit. Gives memory back if they do not.
+    fn has_room(&self, kind: AccountKind, more: usize) -> bool {
+        let Some(missing) = self.missing(kind, more) else {
             return false;
-        }
-        let missing = self.excess(self.limit());
-        if missing == 0 {
-            return true;
-        }
-        if let Some(relief) = relief.get().and_then(Weak::upgrade) {
+        };
+        if missing > 0
+            && let Some(relief) = self.0.shared.relief.get().and_then(Weak::upgrade)
+        {
             relief.relieve(missing);
         }
-        self.excess(self.limit()) == 0
+        missing == 0 || self.missing(kind, more) == Some(0)
     }
 
     fn add(&self, kind: AccountKind, bytes: usize) {
@@ -406,12 +422,37 @@ impl Charge {
     /// [`Full`]. The charge is then as before.
     pub fn try_resize(&mut self, bytes: usize) -> Result<(), Full> {
         let before = self.bytes;
-        self.resize(bytes);
-        if bytes > before && !self.account.fits(self.kind) {
-            self.resize(before);
-            return Err(Full);
+        if bytes <= before {
+            self.resize(bytes);
+            return Ok(());
         }
-        Ok(())
+        if self.try_grow(bytes) {
+            return Ok(());
+        }
+        // It may have met others that were counted for a moment only. One thread at a time repeats,
+        // and counts nothing that does not fit.
+        let account = self.account.clone();
+        let _turn = account.0.shared.retrying.lock();
+        while account.has_room(self.kind, bytes - before) {
+            if self.try_grow(bytes) {
+                return Ok(());
+            }
+        }
+        Err(Full)
+    }
+
+    /// Counts this many bytes if they fit together with what other threads count now.
+    fn try_grow(&mut self, bytes: usize) -> bool {
+        let before = self.bytes;
+        if self.account.missing(self.kind, bytes - before) != Some(0) {
+            return false;
+        }
+        self.resize(bytes);
+        let fits = self.account.missing(self.kind, 0) == Some(0);
+        if !fits {
+            self.resize(before);
+        }
+        fits
     }
 }
 
@@ -566,6 +607,43 @@ mod tests {
             }
         });
         assert_eq!(account.committed(), 0);
+    }
+
+    #[test]
+    fn large_charge_that_is_refused_takes_no_room_from_a_small_one() {
+        let account = Account::new(1 << 20);
+        let _running = account.charge(AccountKind::Logs, (1 << 20) - 1000);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                let account = account.handle();
+                scope.spawn(move || {
+                    for _ in 0..20_000 {
+                        assert!(account.try_charge(AccountKind::Inputs, 2000).is_err());
+                    }
+                });
+            }
+            let account = account.handle();
+            scope.spawn(move || {
+                for _ in 0..20_000 {
+                    drop(account.try_charge(AccountKind::Inputs, 1000).unwrap());
+                }
+            });
+        });
+    }
+
+    #[test]
+    fn charges_that_fit_together_are_never_refused() {
+        let account = Account::new(4000);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                let account = account.handle();
+                scope.spawn(move || {
+                    for _ in 0..20_000 {
+                        drop(account.try_charge(AccountKind::Inputs, 1000).unwrap());
+                    }
+                });
+            }
+        });
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! A long text in pieces, which is copied without its bytes.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The size at which a piece is closed. A copy of a text copies fewer bytes than this.
 pub(crate) const PIECE_BYTES: usize = 16 * 1024;
+/// The longest text whose pieces are gathered at its end. Copying it takes about a millisecond.
+const GATHERED_BYTES: usize = 4 * 1024 * 1024;
 
 /// A text that grows at its end. Its closed pieces are shared by all copies.
 #[derive(Clone, Default)]
@@ -16,10 +19,17 @@ pub(crate) struct Text {
 
 /// A closed piece, with all pieces before it.
 struct Piece {
-    text: String,
+    text: PieceText,
     before: Option<Arc<Self>>,
     /// The length of the text up to the end of this piece, in bytes.
     end: usize,
+}
+
+/// The bytes of a piece.
+enum PieceText {
+    Own(String),
+    /// A part of a text that is complete.
+    Part(Arc<String>, Range<usize>),
 }
 
 /// The closed pieces of a text.
@@ -49,7 +59,16 @@ impl ClosedText {
 
 impl AsRef<[u8]> for ClosedPiece {
     fn as_ref(&self) -> &[u8] {
-        self.0.text.as_bytes()
+        self.0.text().as_bytes()
+    }
+}
+
+impl Piece {
+    fn text(&self) -> &str {
+        match &self.text {
+            PieceText::Own(text) => text,
+            PieceText::Part(text, range) => text.get(range.clone()).unwrap_or_default(),
+        }
     }
 }
 
@@ -93,7 +112,7 @@ impl Text {
 
     #[cold]
     fn push_long(&mut self, text: &str) {
-        self.close();
+        self.close_piece();
         if text.len() < PIECE_BYTES {
             self.open.reserve_exact(text.len().max(32));
             self.open.push_str(text);
@@ -107,13 +126,43 @@ impl Text {
         if text.len() < PIECE_BYTES {
             self.push_str(&text);
         } else {
-            self.close();
+            self.close_piece();
             self.push_piece(text);
         }
     }
 
-    /// Closes the open piece, for a text that does not grow any more.
+    /// Closes the open piece, for a text that does not grow any more. Gathers the pieces of one of
+    /// at most [`GATHERED_BYTES`].
+    ///
+    /// Texts that grow at the same time have their pieces in the same pages of the allocator. One
+    /// that is kept longer than the others would keep those pages.
     pub(crate) fn close(&mut self) {
+        self.close_piece();
+        if let Some(last) = &self.closed
+            && last.before.is_some()
+            && last.end <= GATHERED_BYTES
+        {
+            self.gather();
+        }
+    }
+
+    #[cold]
+    fn gather(&mut self) {
+        // Copies that were taken before keep the pieces until they are dropped.
+        let pieces = self.pieces();
+        let text = Arc::new(pieces.concat());
+        let lengths: Vec<usize> = pieces.iter().map(|piece| piece.len()).collect();
+        self.closed = None;
+        self.closed_bytes = 0;
+        let mut start = 0;
+        for length in lengths.into_iter().filter(|length| *length > 0) {
+            let range = start..start + length;
+            start = range.end;
+            self.push(PieceText::Part(text.clone(), range), length);
+        }
+    }
+
+    fn close_piece(&mut self) {
         if !self.open.is_empty() {
             let open = std::mem::take(&mut self.open);
             self.push_piece(open);
@@ -122,10 +171,15 @@ impl Text {
 
     fn push_piece(&mut self, mut text: String) {
         text.shrink_to_fit();
-        self.closed_bytes += text.capacity() + size_of::<Piece>() + 16;
+        let length = text.len();
+        self.push(PieceText::Own(text), length);
+    }
+
+    fn push(&mut self, text: PieceText, length: usize) {
+        self.closed_bytes += length + size_of::<Piece>() + 16;
         let before = self.closed.take();
         self.closed = Some(Arc::new(Piece {
-            end: before.as_ref().map_or(0, |piece| piece.end) + text.len(),
+            end: before.as_ref().map_or(0, |piece| piece.end) + length,
             text,
             before,
         }));
@@ -162,7 +216,7 @@ impl Text {
         pieces.push(self.open.as_str());
         let mut closed = self.closed.as_deref();
         while let Some(piece) = closed {
-            pieces.push(&piece.text);
+            pieces.push(piece.text());
             closed = piece.before.as_deref();
         }
         pieces.reverse();
@@ -232,6 +286,25 @@ mod tests {
                 prop_assert_eq!(text.to_string(), expected.as_str());
                 prop_assert_eq!(written, expected.into_bytes());
             }
+        }
+    }
+
+    #[test]
+    fn complete_text_is_gathered_unless_it_is_very_long() {
+        for (pieces, gathered) in [(3, true), (GATHERED_BYTES / PIECE_BYTES + 1, false)] {
+            let mut text = Text::default();
+            for _ in 0..pieces {
+                text.push_str(&"\u{e9}".repeat(PIECE_BYTES / 2));
+            }
+            let copy = text.clone();
+            text.close();
+            text.close();
+            let parts = text.pieces();
+            let adjacent =
+                |pair: &[&str]| pair[0].as_bytes().as_ptr_range().end == pair[1].as_ptr();
+            assert_eq!(parts[..pieces].windows(2).all(adjacent), gathered);
+            assert!(parts.iter().all(|piece| piece.len() <= PIECE_BYTES));
+            assert_eq!(text.to_string(), copy.to_string());
         }
     }
 

@@ -1,5 +1,6 @@
 //! One request to one endpoint.
 
+use super::concurrency_limit::Permit;
 use super::endpoint_stats::Attempt;
 use super::failure::classify;
 use super::route::Route;
@@ -14,17 +15,30 @@ pub(super) struct AttemptStream {
     pub(super) endpoint: usize,
 }
 
-/// Sends the request to the endpoint of `route` once it has a free slot, and waits for the head.
+/// Waits for a free slot at the endpoint of `route`. Also returns whether there was a wait, during
+/// which the endpoint may have become unavailable.
+pub(super) async fn acquire(route: &Route) -> Result<(Permit, bool), OpenError> {
+    let limit = &route.stats.limit;
+    if let Some(permit) = limit.try_acquire() {
+        return Ok((permit, false));
+    }
+    match limit.acquire().await {
+        Ok(permit) => Ok((permit, true)),
+        Err(error) => {
+            route.stats.counters.refused_busy.add();
+            Err(OpenError::Failed(error))
+        }
+    }
+}
+
+/// Sends the request to the endpoint of `route`, and waits for the head.
 pub(super) async fn start(
     route: &Route,
+    permit: Permit,
     request: UpstreamRequest,
 ) -> Result<AttemptStream, OpenError> {
     let endpoint = request.endpoint;
     let key = route.key_of(request.client_key.as_ref());
-    let permit = route.stats.limit.acquire().await.map_err(|error| {
-        route.stats.counters.refused_busy.add();
-        OpenError::Failed(error)
-    })?;
     let mut attempt = route
         .stats
         .begin(permit, request.first_token_timeout, request.streamed, key);

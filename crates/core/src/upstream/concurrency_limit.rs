@@ -79,6 +79,15 @@ impl ConcurrencyLimit {
         self.is_free() || self.waiting() < self.policy.queued
     }
 
+    /// Returns a slot if one is free.
+    pub(super) fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
+        let slot = match &self.slots {
+            None => None,
+            Some(slots) => Some(slots.clone().try_acquire_owned().ok()?),
+        };
+        Some(self.permit(slot))
+    }
+
     /// Waits for a slot.
     ///
     /// # Errors
@@ -91,19 +100,24 @@ impl ConcurrencyLimit {
                 Err(_) => self.queue(slots.clone()).await?,
             }),
         };
+        Ok(self.permit(slot))
+    }
+
+    fn permit(self: &Arc<Self>, slot: Option<OwnedSemaphorePermit>) -> Permit {
         self.running.fetch_add(1, Ordering::Relaxed);
-        Ok(Permit {
+        Permit {
             limit: self.clone(),
             _slot: slot,
-        })
+        }
     }
 
     async fn queue(&self, slots: Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ApiError> {
-        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
+        // A request that is refused is never counted, so it takes no place from another one.
+        let place = |waiting| (waiting < self.policy.queued).then_some(waiting + 1);
+        self.waiting
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, place)
+            .map_err(|_| self.busy())?;
         let _waiting = Waiting(&self.waiting);
-        if before >= self.policy.queued {
-            return Err(self.busy());
-        }
         let acquired = if self.policy.wait.is_zero() {
             slots.acquire_owned().await
         } else {

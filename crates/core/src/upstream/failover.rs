@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::attempt::{self, AttemptStream};
@@ -11,6 +12,7 @@ use super::endpoint_stats::Reservation;
 use super::failure::{RetryDecision, classify};
 use super::hedge::{self, Hedge};
 use super::reasoning::{self, Refused};
+use super::route::Route;
 use super::router::{Choice, Router};
 use super::{OpenError, UpstreamRequest};
 use crate::model::error::{ApiError, ErrorCode};
@@ -99,25 +101,18 @@ impl Failover {
 
     /// Asks the current endpoint, and a second one if it is slow and hedging is on.
     async fn attempt(&mut self) -> Result<AttemptStream, OpenError> {
-        self.recheck();
-        let first = ask(&self.router, self.request.clone());
-        let Some(delay) = self.hedge_delay() else {
-            let stream = first.await?;
-            self.note_answer();
-            return Ok(stream);
-        };
-        let second = || {
-            let choice = self.another(&[self.request.endpoint])?;
-            let request = self.request_for(&choice);
-            let route = self
-                .router
-                .routes()
-                .get(choice.endpoint)
-                .filter(|_| self.router.options().budget.try_acquire())?;
-            route.stats.counters.hedges.add();
-            Some(ask(&self.router, request))
-        };
-        let stream = hedge::run(self.request.api, first, delay, second).await?;
+        // From now on the request counts as outstanding by its slot or its place in the queue.
+        self.request.reservation = Reservation::default();
+        if let Some(request) = self.moved(&self.request) {
+            self.request = request;
+        }
+        // The request as it was moved while it waited in a queue.
+        let moved = Mutex::new(None);
+        let answer = self.ask_or_hedge(&moved).await;
+        if let Some(request) = moved.into_inner() {
+            self.request = request;
+        }
+        let stream = answer?;
         if stream.endpoint != self.request.endpoint {
             if let Some(route) = self.router.routes().get(stream.endpoint) {
                 route.stats.counters.hedges_won.add();
@@ -126,6 +121,55 @@ impl Failover {
         }
         self.note_answer();
         Ok(stream)
+    }
+
+    async fn ask_or_hedge(
+        &self,
+        moved: &Mutex<Option<UpstreamRequest>>,
+    ) -> Result<AttemptStream, OpenError> {
+        let first = self.ask(moved);
+        let Some(delay) = self.hedge_delay() else {
+            return first.await;
+        };
+        let second = || {
+            let first = moved.lock().as_ref().map(|request| request.endpoint);
+            let choice = self.another(&[first.unwrap_or(self.request.endpoint)])?;
+            let request = self.request_for(&choice);
+            let route = self
+                .router
+                .routes()
+                .get(choice.endpoint)
+                .filter(|_| self.router.options().budget.try_acquire())?;
+            route.stats.counters.hedges.add();
+            Some(hedge(route, request))
+        };
+        hedge::run(self.request.api, first, delay, second).await
+    }
+
+    /// Sends the request once its endpoint has a free slot. If that endpoint becomes unavailable
+    /// during the wait, moves the request to another one, and leaves it in `moved`.
+    async fn ask(
+        &self,
+        moved: &Mutex<Option<UpstreamRequest>>,
+    ) -> Result<AttemptStream, OpenError> {
+        let mut request = self.request.clone();
+        loop {
+            let Some(route) = self.router.routes().get(request.endpoint) else {
+                let message = "The model is not served any more.";
+                return Err(OpenError::Failed(ApiError::new(
+                    ErrorCode::NotFound,
+                    message,
+                )));
+            };
+            let (permit, waited) = attempt::acquire(route).await?;
+            match waited.then(|| self.moved(&request)).flatten() {
+                None => return attempt::start(route, permit, request).await,
+                Some(other) => {
+                    *moved.lock() = Some(other.clone());
+                    request = other;
+                }
+            }
+        }
     }
 
     /// Records whose credential the answer's reasoning belongs to.
@@ -168,25 +212,21 @@ impl Failover {
         }
     }
 
-    /// Moves the request to another endpoint if the current one has become unavailable since it was
+    /// Returns the request for another endpoint if its own has become unavailable since that was
     /// chosen: of many requests that are routed to a half-open endpoint at once, one is the trial.
-    fn recheck(&mut self) {
-        // From now on the request counts as outstanding by its slot or its place in the queue.
-        self.request.reservation = Reservation::default();
-        let route = self.router.routes().get(self.request.endpoint);
-        let key = self.request.client_key.as_ref();
+    fn moved(&self, request: &UpstreamRequest) -> Option<UpstreamRequest> {
+        let route = self.router.routes().get(request.endpoint);
+        let key = request.client_key.as_ref();
         if self.kept || route.is_none_or(|route| route.is_available(key)) {
-            return;
+            return None;
         }
         let excluded: SmallVec<[usize; 8]> = self
             .tried
             .iter()
             .copied()
-            .chain([self.request.endpoint])
+            .chain([request.endpoint])
             .collect();
-        if let Some(choice) = self.another(&excluded) {
-            self.request = self.request_for(&choice);
-        }
+        Some(self.request_for(&self.another(&excluded)?))
     }
 
     /// How long the first endpoint has before a second is asked; `None` if no second is asked.
@@ -342,13 +382,15 @@ impl Failover {
     }
 }
 
-/// Sends the request to the endpoint that it names.
-async fn ask(router: &Router, request: UpstreamRequest) -> Result<AttemptStream, OpenError> {
-    match router.routes().get(request.endpoint) {
-        Some(route) => attempt::start(route, request).await,
-        None => Err(OpenError::Failed(ApiError::new(
-            ErrorCode::NotFound,
-            "The model is not served any more.",
-        ))),
+/// Sends a hedge once its endpoint has a free slot.
+///
+/// # Errors
+/// Those of the attempt, and [`ErrorCode::UpstreamBusy`] if the endpoint becomes unavailable during
+/// the wait for a slot.
+async fn hedge(route: &Route, request: UpstreamRequest) -> Result<AttemptStream, OpenError> {
+    let (permit, waited) = attempt::acquire(route).await?;
+    if waited && !route.is_available(request.client_key.as_ref()) {
+        return Err(OpenError::Failed(route.stats.limit.busy()));
     }
+    attempt::start(route, permit, request).await
 }

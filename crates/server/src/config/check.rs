@@ -1,14 +1,15 @@
 //! Checks of values that parse but cannot work.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use tokenwire_core::log::LogLimits;
 use tokenwire_webhooks::{SigningKey, UrlProblem, parse_url};
 use tracing_subscriber::EnvFilter;
-use url::{Host, Url};
 
+use super::address_check::{
+    check_base_url, check_origin, is_host, is_public_url, is_socket_address, is_zone,
+};
 use super::address_range::AddressRange;
 use super::models::Models;
 use super::schema::{Config, Hedging, Store, StoreKind, Upstream, Webhooks};
@@ -559,133 +560,6 @@ impl Findings {
             }
         }
     }
-}
-
-/// Whether the text is a host and a port. An IPv6 address stands in brackets.
-fn is_socket_address(text: &str) -> bool {
-    let Some((host, port)) = text.rsplit_once(':') else {
-        return false;
-    };
-    let in_brackets = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'));
-    let is_valid = match in_brackets {
-        Some(host) => host.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => is_host(host) && !host.contains(':'),
-    };
-    is_valid && port.parse::<u16>().is_ok()
-}
-
-fn is_host(host: &str) -> bool {
-    let name = |host: &str| {
-        host.chars()
-            .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
-            && Host::parse(host).is_ok()
-    };
-    host.parse::<IpAddr>().is_ok() || name(host)
-}
-
-/// Whether a `*.` may stand before `name`: below a top-level domain it would match every site.
-fn is_zone(name: &str) -> bool {
-    let (host, _) = name.split_once(':').unwrap_or((name, ""));
-    !name.contains('*')
-        && (host.contains('.') || matches!(host, "localhost" | "internal" | "local"))
-}
-
-fn is_public_url(url: &str) -> bool {
-    Url::parse(url).is_ok_and(|url| {
-        matches!(url.scheme(), "http" | "https")
-            && url.username().is_empty()
-            && url.password().is_none()
-            && url.query().is_none()
-            && url.fragment().is_none()
-    })
-}
-
-/// Checks that `origin` has the form that browsers send, since origins are compared as text.
-fn check_origin(origin: &str) -> Result<(), String> {
-    if origin == "*" {
-        return Err("List the origins one by one: `*` would let any web page use the gateway, and the upstream's key.".to_owned());
-    }
-    if origin.contains('*') {
-        let is_pattern = origin
-            .split_once("://*.")
-            .is_some_and(|(scheme, rest)| !scheme.contains('*') && is_zone(rest));
-        if !is_pattern {
-            return Err(
-                "A `*` stands for the first label of a name: https://*.example.com.".to_owned(),
-            );
-        }
-        return check_origin(&origin.replacen('*', "x", 1));
-    }
-    let Ok(url) = Url::parse(origin) else {
-        return Err(String::new());
-    };
-    // The URL standard does not normalise the scheme of a browser extension.
-    let normal = match url.host_str() {
-        Some(host) if !matches!(url.scheme(), "http" | "https") => url.port().map_or_else(
-            || format!("{}://{host}", url.scheme()),
-            |port| format!("{}://{host}:{port}", url.scheme()),
-        ),
-        Some(_) => url.origin().ascii_serialization(),
-        None => return Err(String::new()),
-    };
-    if normal == origin {
-        Ok(())
-    } else {
-        Err(format!("Write it as {normal}."))
-    }
-}
-
-/// Checks a base URL. The error holds what was found, without credentials, and the remedy.
-fn check_base_url(base_url: &str) -> Result<(), (String, &'static str)> {
-    let found = || format!("is {base_url:?}");
-    if base_url.is_empty() {
-        return Err((
-            "is missing".to_owned(),
-            "Add `base_url:`, the URL that stands before /chat/completions.",
-        ));
-    }
-    let Ok(url) = Url::parse(base_url) else {
-        // Text that does not parse may still hold a password.
-        let shown = if base_url.contains('@') {
-            "is not a URL".to_owned()
-        } else {
-            found()
-        };
-        let remedy = if base_url.contains("://") {
-            ""
-        } else {
-            "Begin it with http:// or https://."
-        };
-        return Err((shown, remedy));
-    };
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err((
-            "holds a user name or a password".to_owned(),
-            "Give the credential as `api_key`.",
-        ));
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        // Some servers take their key in the query.
-        return Err((
-            "holds a query or a fragment".to_owned(),
-            "Leave out what follows `?` or `#`; give a credential as `api_key`.",
-        ));
-    }
-    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-        return Err((found(), "Begin it with http:// or https://."));
-    }
-    if ["/chat/completions", "/responses"]
-        .iter()
-        .any(|path| url.path().trim_end_matches('/').ends_with(path))
-    {
-        return Err((
-            found(),
-            "Leave out the part that the gateway appends: /chat/completions or /responses.",
-        ));
-    }
-    Ok(())
 }
 
 fn check_key(key: &Secret) -> Option<(&'static str, &'static str)> {

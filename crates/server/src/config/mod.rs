@@ -10,6 +10,7 @@
 //! that uses figment. `check` refuses values that parse but cannot work. `print` writes the result
 //! without its secrets.
 
+mod address_check;
 pub mod address_range;
 mod chat;
 mod check;

@@ -86,6 +86,10 @@ impl ResponsesTranslator {
         text: &str,
         records: &mut RecordWriter,
     ) {
+        // A delta has no complete text. What was streamed is not joined for each of them.
+        if text.is_empty() {
+            return;
+        }
         let streamed = self.items.get(at);
         let known = streamed
             .as_ref()
