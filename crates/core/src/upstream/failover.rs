@@ -100,12 +100,18 @@ impl Failover {
     /// Asks the current endpoint, and a second one if it is slow and hedging is on.
     async fn attempt(&mut self) -> Result<AttemptStream, OpenError> {
         self.recheck();
-        let first = ask(&self.router, self.request.clone());
-        let Some(delay) = self.hedge_delay() else {
-            let stream = first.await?;
-            self.note_answer();
-            return Ok(stream);
+        let stream = match self.hedge_delay() {
+            None => ask(&self.router, self.request.clone()).await?,
+            // Boxed: it is several times as large as one attempt.
+            Some(delay) => Box::pin(self.hedged(delay)).await?,
         };
+        self.note_answer();
+        Ok(stream)
+    }
+
+    /// Asks the current endpoint, and a second one after this delay.
+    async fn hedged(&mut self, delay: Duration) -> Result<AttemptStream, OpenError> {
+        let first = ask(&self.router, self.request.clone());
         let second = || {
             let choice = self.another(&[self.request.endpoint])?;
             let request = self.request_for(&choice);
@@ -124,7 +130,6 @@ impl Failover {
             }
             self.request.endpoint = stream.endpoint;
         }
-        self.note_answer();
         Ok(stream)
     }
 
