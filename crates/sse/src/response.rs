@@ -1,5 +1,6 @@
 //! The response head.
 
+use actix_web::body::BoxBody;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 
@@ -43,5 +44,6 @@ fn finish(
             header::X_CONTENT_TYPE_OPTIONS,
             HeaderValue::from_static("nosniff"),
         ))
-        .body(body)
+        // Boxed here, since actix moves the body several times before it boxes it.
+        .body(BoxBody::new(body))
 }

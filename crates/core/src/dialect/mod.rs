@@ -125,7 +125,8 @@ pub(crate) fn known_template(
     head: Option<&ItemHead>,
     template: Template,
 ) -> KnownTemplate {
-    let mut event_middle = Vec::new();
+    // What a part of a message takes; it is kept with the generation.
+    let mut event_middle = Vec::with_capacity(96);
     let id = head
         .map(|head| item_id(generation, head, template.target.item))
         .unwrap_or_default();

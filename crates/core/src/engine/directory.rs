@@ -40,7 +40,8 @@ struct Entry {
     last_seq: Option<u64>,
     /// Bytes of its log, and of the rest, at its end.
     sizes: (usize, usize),
-    key: Option<(Owner, String)>,
+    /// Boxed, since most generations have none.
+    key: Option<Box<(Owner, String)>>,
 }
 
 /// What is noted of a generation at its end, taken without the directory's lock.
@@ -375,7 +376,7 @@ impl Entry {
             kept_since: None,
             last_seq: None,
             sizes: (0, 0),
-            key,
+            key: key.map(Box::new),
         }
     }
 }

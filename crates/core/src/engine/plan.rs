@@ -52,7 +52,8 @@ impl Engine {
         match &request.body {
             StreamRequest::Chat(chat) => self.plan_chat(chat, &request),
             StreamRequest::Responses(responses) => {
-                self.plan_responses(responses, &request, inputs).await
+                // Boxed: it is much larger than the plan of a chat request.
+                Box::pin(self.plan_responses(responses, &request, inputs)).await
             }
             StreamRequest::Canonical(foreign) => self.plan_foreign(foreign, &request),
         }

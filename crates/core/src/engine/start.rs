@@ -93,7 +93,7 @@ impl Engine {
                 let directory = &self.registry.directory;
                 match directory.claim(&request.owner, key, fingerprint)? {
                     Claim::Taken(generation) => {
-                        let generation = self.read_back(generation).await;
+                        let generation = Box::pin(self.read_back(generation)).await;
                         return Ok(Started {
                             guard: generation.attach(),
                             fresh: false,
@@ -103,7 +103,8 @@ impl Engine {
                         });
                     }
                     Claim::Free(claim) => {
-                        if let Some(generation) = self.keyed(&request, key, fingerprint).await? {
+                        let keyed = Box::pin(self.keyed(&request, key, fingerprint));
+                        if let Some(generation) = keyed.await? {
                             return Ok(Started {
                                 guard: generation.attach(),
                                 fresh: false,
@@ -193,7 +194,8 @@ impl Engine {
         });
         // Keeps the flusher running until the last record is noted.
         let persistence = self.persistence.clone();
-        self.tasks.spawn(async move {
+        // Boxed: it takes some KiB, and is moved several times on its way into a task.
+        self.tasks.spawn(Box::pin(async move {
             let finished = drive(writer, records, upstream, plan.work).await;
             // Dropped here, or with the task if it ends early: that tells the registry and the others
             // of the end.
@@ -203,7 +205,7 @@ impl Engine {
             if let Some(body) = finished {
                 drain(body).await;
             }
-        });
+        }));
         drop(in_flight);
         Ok(Started {
             guard,

@@ -41,7 +41,8 @@ pub use subscription::{EndOfStream, Subscription, SubscriptionError};
 pub(crate) use writer::Writer;
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -54,6 +55,7 @@ use crate::model::event::{DeltaTarget, EventKind, Outcome};
 use crate::model::id::Seq;
 use crate::model::pieces::Pieces;
 use crate::model::record::{Content, KnownTemplate, RecordBatch};
+use crate::model::shared_list::one_more;
 use crate::model::shown::{Form, Include};
 use crate::model::snapshot::{Api, Meta, Snapshot, Status};
 use crate::upstream::translate::{History, is_completion};
@@ -72,7 +74,8 @@ pub struct Generation {
     render_cache: RenderCache,
     /// Made by the first reader that needs it.
     item_index: Mutex<Option<Box<ItemIndex>>>,
-    first_token: OnceLock<Duration>,
+    /// The time to the first token in nanoseconds, and one: zero is none.
+    first_token: AtomicU64,
     account: Account,
     holdings: Mutex<Holdings>,
 }
@@ -108,7 +111,7 @@ impl Generation {
             ended: Notify::new(),
             render_cache: RenderCache::default(),
             item_index: Mutex::default(),
-            first_token: OnceLock::new(),
+            first_token: AtomicU64::new(0),
             account: holdings.account().clone(),
             holdings: Mutex::new(holdings),
         });
@@ -161,11 +164,17 @@ impl Generation {
     /// The time from asking the upstream to the first token, if there was one.
     #[must_use]
     pub fn first_token(&self) -> Option<Duration> {
-        self.first_token.get().copied()
+        let noted = self.first_token.load(Ordering::Acquire);
+        noted.checked_sub(1).map(Duration::from_nanos)
     }
 
     pub(crate) fn note_first_token(&self, after: Duration) {
-        let _ = self.first_token.set(after);
+        let nanoseconds = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX);
+        let noted = nanoseconds.saturating_add(1);
+        // The first one counts.
+        let _ = self
+            .first_token
+            .compare_exchange(0, noted, Ordering::AcqRel, Ordering::Acquire);
     }
 
     /// Cancels it in any phase. Returns at once; the terminal event follows.
@@ -463,7 +472,9 @@ impl Generation {
     }
 
     pub(crate) fn add_template(&self, known: Arc<KnownTemplate>) {
-        self.templates.write().push(known);
+        let mut templates = self.templates.write();
+        one_more(&mut templates);
+        templates.push(known);
     }
 
     pub(crate) fn render_cache(&self) -> &RenderCache {

@@ -34,8 +34,9 @@ pub(crate) struct RenderEntry {
 }
 
 /// The latest entries of one generation.
+/// There are none, and no memory for them, while the generation has one reader.
 #[derive(Debug, Default)]
-pub(crate) struct RenderCache(Mutex<Entries>);
+pub(crate) struct RenderCache(Mutex<Option<Box<Entries>>>);
 
 #[derive(Debug, Default)]
 struct Entries {
@@ -50,6 +51,7 @@ impl RenderCache {
     pub(crate) fn get(&self, key: RenderKey, first: Seq) -> Option<RenderEntry> {
         self.0
             .lock()
+            .as_ref()?
             .entries
             .iter()
             .rev()
@@ -60,7 +62,11 @@ impl RenderCache {
     /// Returns the record that begins at `first`, if a reader sends it now.
     pub(super) fn get_large(&self, key: RenderKey, first: Seq) -> Option<Arc<LargeRecord>> {
         let cache = self.0.lock();
-        let known = cache.large.iter().filter(|(known, _)| *known == key);
+        let known = cache
+            .as_ref()?
+            .large
+            .iter()
+            .filter(|(known, _)| *known == key);
         known
             .filter_map(|(_, record)| record.upgrade())
             .find(|record| record.first == first)
@@ -68,12 +74,14 @@ impl RenderCache {
 
     pub(super) fn put_large(&self, key: RenderKey, record: &Arc<LargeRecord>) {
         let mut cache = self.0.lock();
+        let cache = cache.get_or_insert_default();
         cache.large.retain(|(_, record)| record.strong_count() > 0);
         cache.large.push((key, Arc::downgrade(record)));
     }
 
     pub(crate) fn put(&self, entry: RenderEntry, account: &Account) {
         let mut cache = self.0.lock();
+        let cache = cache.get_or_insert_default();
         cache.bytes += entry.bytes.len();
         cache.entries.push_back(entry);
         while cache.entries.len() > MAX_ENTRIES || cache.bytes > MAX_BYTES {
@@ -93,6 +101,6 @@ impl RenderCache {
 
     /// Drops all entries, when fewer than two readers are left.
     pub(crate) fn clear(&self) {
-        *self.0.lock() = Entries::default();
+        *self.0.lock() = None;
     }
 }

@@ -9,7 +9,8 @@ use crate::upstream::{OpenError, UpstreamHead};
 /// The upstream's head, or the reason why there is none, once known.
 #[derive(Debug, Default)]
 pub struct ResponseHead {
-    result: Mutex<Option<Result<UpstreamHead, OpenError>>>,
+    /// The error is boxed: it is large and rare, and the result is kept with the generation.
+    result: Mutex<Option<Result<UpstreamHead, Box<OpenError>>>>,
     changed: Notify,
 }
 
@@ -17,7 +18,11 @@ impl ResponseHead {
     /// The result, if it is known.
     #[must_use]
     pub fn now(&self) -> Option<Result<UpstreamHead, OpenError>> {
-        self.result.lock().clone()
+        let result = self.result.lock();
+        match result.as_ref()? {
+            Ok(head) => Some(Ok(head.clone())),
+            Err(error) => Some(Err((**error).clone())),
+        }
     }
 
     /// Waits for the result.
@@ -50,6 +55,7 @@ impl ResponseHead {
 
     /// Sets the result. Only the first call has an effect.
     pub(crate) fn set(&self, result: Result<UpstreamHead, OpenError>) {
+        let result = result.map_err(Box::new);
         self.result.lock().get_or_insert(result);
         self.changed.notify_waiters();
     }

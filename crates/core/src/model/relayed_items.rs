@@ -12,7 +12,7 @@ use crate::model::text::Text;
 
 /// The output items of a Responses upstream, by `output_index`. A copy shares them.
 #[derive(Clone, Default)]
-pub(crate) struct RelayedItems(Arc<BTreeMap<u64, Arc<RelayedItem>>>);
+pub(crate) struct RelayedItems(Option<Arc<BTreeMap<u64, Arc<RelayedItem>>>>);
 
 /// An item, and the texts that were streamed to it since it was set.
 #[derive(Clone, Default)]
@@ -168,12 +168,12 @@ impl RelayedItems {
 
     /// Returns the items to change. A list that a copy shares is copied first.
     fn items(&mut self) -> &mut BTreeMap<u64, Arc<RelayedItem>> {
-        Arc::make_mut(&mut self.0)
+        Arc::make_mut(self.0.get_or_insert_default())
     }
 
     /// Returns the item with this index.
     pub(crate) fn get(&self, index: u64) -> Option<Cow<'_, Value>> {
-        self.0.get(&index).map(|item| item.merged())
+        self.0.as_ref()?.get(&index).map(|item| item.merged())
     }
 
     /// Sets the id of an item.
@@ -197,6 +197,9 @@ impl RelayedItems {
 
     /// Sets the status of all items that are in progress.
     pub(crate) fn close(&mut self, status: &str) {
+        if self.is_empty() {
+            return;
+        }
         for item in self.items().values_mut() {
             if item
                 .value
@@ -211,7 +214,7 @@ impl RelayedItems {
 
     /// Removes all items.
     pub(crate) fn clear(&mut self) {
-        self.0 = Arc::default();
+        self.0 = None;
     }
 
     /// Returns the memory that the items hold, in bytes.
@@ -223,19 +226,21 @@ impl RelayedItems {
                 .sum::<usize>()
         };
         self.0
-            .values()
+            .iter()
+            .flat_map(|items| items.values())
             .map(|item| item.memory_size + texts(item) + 128)
             .sum()
     }
 
     /// Returns true if there is no item.
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.as_ref().is_none_or(|items| items.is_empty())
     }
 
     /// Iterates over the items in the order of their indexes.
     pub(crate) fn values(&self) -> impl Iterator<Item = Cow<'_, Value>> {
-        self.0.values().map(|item| item.merged())
+        let items = self.0.iter().flat_map(|items| items.values());
+        items.map(|item| item.merged())
     }
 }
 

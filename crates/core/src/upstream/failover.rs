@@ -143,7 +143,8 @@ impl Failover {
             route.stats.counters.hedges.add();
             Some(hedge(route, request))
         };
-        hedge::run(self.request.api, first, delay, second).await
+        // Boxed: it is several times as large as one attempt.
+        Box::pin(hedge::run(self.request.api, first, delay, second)).await
     }
 
     /// Sends the request once its endpoint has a free slot. If that endpoint becomes unavailable

@@ -35,9 +35,9 @@ enum State {
 }
 
 /// Makes attempts until one is answered.
-pub(super) async fn open(failover: Failover) -> Result<UpstreamResponse, OpenError> {
+pub(super) async fn open(failover: Box<Failover>) -> Result<UpstreamResponse, OpenError> {
     failover.credit_budget();
-    let (failover, started) = Box::new(failover).run(Duration::ZERO).await;
+    let (failover, started) = failover.run(Duration::ZERO).await;
     let AttemptStream {
         head,
         stream,

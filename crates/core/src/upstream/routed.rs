@@ -69,6 +69,6 @@ impl Upstream for Router {
         &self,
         request: UpstreamRequest,
     ) -> BoxFuture<'static, Result<UpstreamResponse, OpenError>> {
-        failover_stream::open(Failover::new(self.clone(), request)).boxed()
+        failover_stream::open(Box::new(Failover::new(self.clone(), request))).boxed()
     }
 }

@@ -38,6 +38,23 @@ pub(super) struct Generations {
     first_token: Family<ByUpstream, Histogram>,
     timeouts: Family<Timeout, Counter>,
     reused: Family<Result, Counter>,
+    /// The series of most generations. Looking one up takes a lock and hashes its labels.
+    frequent: Frequent,
+}
+
+/// Series that need no lookup.
+#[derive(Debug, Default)]
+struct Frequent {
+    chat: FrequentByApi,
+    responses: FrequentByApi,
+    /// Tokens and first tokens by upstream, in the order of the configuration.
+    upstreams: Vec<(Counter, Histogram)>,
+}
+
+#[derive(Debug, Default)]
+struct FrequentByApi {
+    started: Counter,
+    completed: Counter,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -85,7 +102,7 @@ impl Generations {
             .iter()
             .flat_map(|upstream| upstream.models.names());
         let models = named.chain(config.default_model()).map(Arc::from).collect();
-        let generations = Self {
+        let mut generations = Self {
             upstreams,
             models,
             started: Family::default(),
@@ -95,6 +112,7 @@ impl Generations {
             first_token: Family::new_with_constructor(|| Histogram::new(FIRST_TOKEN_BUCKETS)),
             timeouts: Family::default(),
             reused: Family::default(),
+            frequent: Frequent::default(),
         };
         generations.begin_at_zero(config);
         let each = &generations;
@@ -139,22 +157,34 @@ impl Generations {
 
     /// Creates series with zeros at the start: a rate includes the first count only if there was a
     /// zero before it.
-    fn begin_at_zero(&self, config: &Config) {
-        for api in [Api::Chat, Api::Responses].map(api) {
-            let _ = self.started.get_or_create(&Started { api });
-            let _ = self.ended.get_or_create(&Ended {
+    fn begin_at_zero(&mut self, config: &Config) {
+        let by_api = |asked_in| {
+            let api = api(asked_in);
+            let completed = Ended {
                 api,
                 status: Status::Completed.as_str(),
                 code: "",
-            });
-        }
-        for upstream in &self.upstreams {
+            };
+            FrequentByApi {
+                started: self.started.get_or_create_owned(&Started { api }),
+                completed: self.ended.get_or_create_owned(&completed),
+            }
+        };
+        let by_upstream = |upstream: &Arc<str>| {
             let by_upstream = ByUpstream {
                 upstream: upstream.clone(),
             };
-            let _ = self.tokens.get_or_create(&by_upstream);
-            let _ = self.first_token.get_or_create(&by_upstream);
-        }
+            (
+                self.tokens.get_or_create_owned(&by_upstream),
+                self.first_token.get_or_create_owned(&by_upstream),
+            )
+        };
+        let frequent = Frequent {
+            chat: by_api(Api::Chat),
+            responses: by_api(Api::Responses),
+            upstreams: self.upstreams.iter().map(by_upstream).collect(),
+        };
+        self.frequent = frequent;
         if config.reuse.coalesce || config.reuse.cache {
             for result in Reused::ALL.iter().map(|reused| reused.as_str()) {
                 let _ = self.reused.get_or_create(&Result { result });
@@ -181,19 +211,36 @@ impl Generations {
     }
 }
 
+impl Frequent {
+    fn by_api(&self, api: Api) -> &FrequentByApi {
+        match api {
+            Api::Chat => &self.chat,
+            Api::Responses => &self.responses,
+        }
+    }
+}
+
 impl Observer for Generations {
     fn started(&self, start: &GenerationStart<'_>) {
-        self.started
-            .get_or_create(&Started {
-                api: api(start.asked_in),
-            })
-            .inc();
+        self.frequent.by_api(start.asked_in).started.inc();
         if let Some(result) = start.reused.map(Reused::as_str) {
             self.reused.get_or_create(&Result { result }).inc();
         }
     }
 
     fn ended(&self, end: &GenerationEnd<'_>) {
+        self.events.inc_by(end.events);
+        let frequent = end.endpoint.and_then(|at| self.frequent.upstreams.get(at));
+        if let (Some((tokens, first_token)), Status::Completed, None) =
+            (frequent, end.status, end.code)
+        {
+            self.frequent.by_api(end.asked_in).completed.inc();
+            tokens.inc_by(end.tokens);
+            if let Some(time) = end.first_token {
+                first_token.observe(time.as_secs_f64());
+            }
+            return;
+        }
         let known = end.code.map(|code| {
             ErrorCode::ALL
                 .iter()
@@ -212,7 +259,6 @@ impl Observer for Generations {
                 code,
             })
             .inc();
-        self.events.inc_by(end.events);
         let by_upstream = ByUpstream {
             upstream: self.upstream(end.endpoint),
         };

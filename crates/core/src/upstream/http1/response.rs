@@ -46,28 +46,43 @@ impl HeadReader {
     /// Adds bytes that were read. Returns the head and the bytes after it once the head is
     /// complete. Skips interim (1xx) heads.
     pub(super) fn push(&mut self, input: &[u8]) -> Result<Option<(Head, Vec<u8>)>, Malformed> {
-        self.bytes.extend_from_slice(input);
+        // Most heads come in one piece, together with the first bytes of the body. Such a piece is
+        // read where it is.
+        let in_place = self.bytes.is_empty();
+        if !in_place {
+            self.bytes.extend_from_slice(input);
+        }
+        let bytes = if in_place { input } else { &self.bytes };
+        let mut start = 0;
         loop {
             let mut lines = [MaybeUninit::uninit(); MAX_HEADERS];
             let mut response = httparse::Response::new(&mut []);
             let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
                 &mut response,
-                &self.bytes,
+                &bytes[start..],
                 &mut lines,
             );
             let length = match parsed.map_err(|_| Malformed)? {
                 httparse::Status::Complete(length) => length,
-                httparse::Status::Partial if self.bytes.len() > MAX_HEAD => return Err(Malformed),
-                httparse::Status::Partial => return Ok(None),
+                httparse::Status::Partial if bytes.len() - start > MAX_HEAD => {
+                    return Err(Malformed);
+                }
+                httparse::Status::Partial => break,
             };
             let status = response.code.ok_or(Malformed)?;
             if (100..200).contains(&status) && status != 101 {
-                self.bytes.drain(..length);
+                start += length;
                 continue;
             }
             let head = Head::new(status, response.version == Some(1), response.headers)?;
-            return Ok(Some((head, self.bytes.split_off(length))));
+            return Ok(Some((head, bytes[start + length..].to_vec())));
         }
+        if in_place {
+            self.bytes.extend_from_slice(&input[start..]);
+        } else {
+            self.bytes.drain(..start);
+        }
+        Ok(None)
     }
 }
 
