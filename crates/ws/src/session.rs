@@ -231,8 +231,13 @@ impl SocketSession {
         };
         let id = started.guard.generation().meta().id.clone();
         let include = started.include;
+        let extensions = self.extensions.load(Ordering::Relaxed);
+        if extensions && !started.dropped_tools.is_empty() {
+            let reply = message::tools_dropped(id.as_str(), &started.dropped_tools);
+            self.reply(&reply, lane.as_deref());
+        }
         // A client that does not take `tokenwire:reset` gets an error instead.
-        let kind = if self.extensions.load(Ordering::Relaxed) {
+        let kind = if extensions {
             ReaderKind::WebSocket
         } else {
             ReaderKind::Sdk
