@@ -758,6 +758,48 @@ fn reasoning_goes_back_in_turns_that_called_tools() {
 }
 
 #[test]
+fn reasoning_after_its_calls_goes_back_with_them() {
+    let reasoning = |text: &str| json!({"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": text}]});
+    let call =
+        |id: &str| json!({"type": "function_call", "call_id": id, "name": "f", "arguments": "{}"});
+    let output = |id: &str| json!({"type": "function_call_output", "call_id": id, "output": "o"});
+    let body = json!({"input": [
+        {"role": "user", "content": "x"},
+        call("1"), call("2"), reasoning("a"), output("2"), output("1"),
+        reasoning("b"), call("3"), output("3"),
+        {"role": "assistant", "content": "z"}, reasoning("c"),
+        {"role": "user", "content": "y"},
+        {"role": "assistant", "content": "!"},
+    ]});
+    let sent = to_chat(&body, &ChatSettings::default()).unwrap();
+    let messages = sent["messages"].as_array().unwrap();
+    let seen: Vec<(&str, &Value)> = messages
+        .iter()
+        .map(|message| {
+            (
+                message["role"].as_str().unwrap(),
+                &message["reasoning_content"],
+            )
+        })
+        .collect();
+    let none = &Value::Null;
+    assert_eq!(
+        seen,
+        [
+            ("user", none),
+            ("assistant", &json!("a")),
+            ("tool", none),
+            ("tool", none),
+            ("assistant", &json!("b")),
+            ("tool", none),
+            ("assistant", &json!("c")),
+            ("user", none),
+            ("assistant", none),
+        ]
+    );
+}
+
+#[test]
 fn later_developer_messages_stay_in_place_with_the_role_of_the_setting() {
     let body = json!({"max_output_tokens": 5, "input": [
         {"role": "developer", "content": "first"},
