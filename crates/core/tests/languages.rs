@@ -18,7 +18,7 @@ use tokenwire_core::model::error::ApiError;
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::request::chat::{
     ChatSettings, CustomTools, DeveloperRole, MaxTokensField, ReasoningBack, ReasoningField,
-    UnsupportedTools,
+    StreamOptions, UnsupportedTools,
 };
 use tokenwire_core::request::{ChatRequest, ResponsesRequest};
 use tokenwire_core::upstream::translate::BodyEnd;
@@ -49,6 +49,7 @@ const RICH: ChatSettings = ChatSettings {
     developer_role: DeveloperRole::Developer,
     unsupported_tools: UnsupportedTools::Refuse,
     custom_tools: CustomTools::Custom,
+    stream_options: StreamOptions::Send,
 };
 
 fn to_chat(body: &Value, settings: &ChatSettings) -> Result<Value, ApiError> {
@@ -755,6 +756,19 @@ fn reasoning_goes_back_in_turns_that_called_tools() {
     let none = json!({"type": "reasoning", "summary": []});
     check(none.clone(), received, &[]);
     check(none, content, &[("reasoning_content", json!(""))]);
+}
+
+#[test]
+fn stream_options_are_left_out_where_the_server_refuses_them() {
+    let body = json!({"input": "x"});
+    let sent = to_chat(&body, &ChatSettings::default()).unwrap();
+    assert_eq!(sent["stream_options"], json!({"include_usage": true}));
+    let mistral = ChatSettings::for_url("https://api.mistral.ai/v1");
+    let sent = to_chat(&body, &mistral).unwrap();
+    assert_eq!(
+        (&sent["stream"], &sent["stream_options"]),
+        (&json!(true), &Value::Null)
+    );
 }
 
 #[test]

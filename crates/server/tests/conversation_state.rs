@@ -334,6 +334,59 @@ async fn socket_may_name_its_own_unstored_responses() {
 }
 
 #[tokio::test]
+async fn failed_continuation_makes_the_socket_forget_the_response() {
+    for (api, input) in [
+        // Refused by the upstream, in the middle of the answer, and before the upstream is asked.
+        (
+            Api::Responses,
+            json!([{"type": "function_call_output", "call_id": "call_x", "output": "o"}]),
+        ),
+        (
+            Api::Chat,
+            json!([{"type": "function_call_output", "call_id": "call_x", "output": "o"}]),
+        ),
+        (Api::Responses, json!("[[fault=cut after=3]]")),
+        (
+            Api::Chat,
+            json!([{"type": "computer_call_output", "call_id": "call_x", "output": {}}]),
+        ),
+    ] {
+        let world = world(api);
+        let mut socket = world.socket().await;
+        let create = |members: Value| {
+            support::with(
+                json!({"type": "response.create", "model": MODEL, "store": false}),
+                members,
+            )
+        };
+        socket.send(create(json!({"input": "one"}))).await;
+        let events = socket.until_end().await;
+        let first = events.last().unwrap()["response"]["id"].clone();
+        let failing = json!({"input": input, "previous_response_id": first});
+        socket.send(create(failing)).await;
+        let events = socket
+            .until(|event| {
+                ["response.failed", "response.completed", "error"]
+                    .contains(&event["type"].as_str().unwrap())
+            })
+            .await;
+        let end = &events.last().unwrap()["type"];
+        assert!(end == "response.failed" || end == "error", "{end}");
+        let again = json!({"input": "two", "previous_response_id": first});
+        socket.send(create(again)).await;
+        let error = socket.next().await;
+        assert_eq!(
+            error["error"]["code"], "previous_response_not_found",
+            "{error}"
+        );
+        // A chain of its own goes on.
+        socket.send(create(json!({"input": "three"}))).await;
+        let events = socket.until_end().await;
+        assert_eq!(events.last().unwrap()["type"], "response.completed");
+    }
+}
+
+#[tokio::test]
 async fn create_without_generation_can_be_continued() {
     for (api, store) in [
         (Api::Responses, false),
