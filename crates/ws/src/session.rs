@@ -156,8 +156,13 @@ impl SocketSession {
     }
 
     /// Sends the response object of a stream that cannot be read from the wanted position.
-    fn reset(&mut self, generation: &Arc<Generation>, stream_id: Option<&StreamId>) {
-        let frame = generation.reset_frame(&self.framing(stream_id));
+    fn reset(
+        &mut self,
+        generation: &Arc<Generation>,
+        stream_id: Option<&StreamId>,
+        include: Include,
+    ) {
+        let frame = generation.reset_frame(&self.framing(stream_id), include);
         self.replies.push_pieces(frame);
     }
 
@@ -251,7 +256,9 @@ impl SocketSession {
                 return self.free(moved);
             }
             // The log of a repeated key is gone.
-            Ok(Resumption::Reset { generation }) => self.reset(&generation, lane.as_ref()),
+            Ok(Resumption::Reset { generation }) => {
+                self.reset(&generation, lane.as_ref(), include);
+            }
             Ok(Resumption::Lost(LostStream { event, .. })) => self.reply(&event, lane.as_deref()),
             Ok(Resumption::NothingLeft { .. }) => {}
             Err(error) => self.reply(&message::error(&error), lane.as_deref()),
@@ -311,7 +318,7 @@ impl SocketSession {
             }
             Ok(Resumption::Reset { generation }) => {
                 let name: Option<StreamId> = resume.stream_id.as_deref().map(Into::into);
-                session.reset(&generation, name.as_ref());
+                session.reset(&generation, name.as_ref(), Include::default());
             }
             Ok(Resumption::Lost(LostStream { event, .. })) => {
                 session.reply(&event, resume.stream_id.as_deref());
@@ -376,7 +383,7 @@ impl SocketSession {
                 self.free(lane);
             }
             Resumption::Reset { generation } => {
-                self.reset(&generation, name.as_ref());
+                self.reset(&generation, name.as_ref(), Include::default());
                 self.free(lane);
             }
             Resumption::Lost(LostStream { event, .. }) => {
@@ -528,7 +535,7 @@ impl SocketSession {
         let left = self.engine.find_local(id, &self.options.caller.owner);
         let extensions = self.extensions.load(Ordering::Relaxed);
         if let (Some(generation), SubscriptionError::Expired, true) = (left, error, extensions) {
-            return self.reset(&generation, stream_id.as_ref());
+            return self.reset(&generation, stream_id.as_ref(), Include::default());
         }
         let gone = ApiError::new(
             ErrorCode::PositionGone,
