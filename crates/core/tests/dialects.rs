@@ -273,6 +273,149 @@ fn surrogate_pair_split_between_chunks_is_preserved() {
     });
 }
 
+/// The events of one item with a text in two deltas, from an upstream that speaks Responses.
+fn relayed(item: &str, delta: &str, member: &str) -> Vec<String> {
+    let mut events = vec![
+        r#"{"type":"response.created","response":{"id":"r","status":"in_progress","output":[]}}"#
+            .to_owned(),
+        format!(
+            r#"{{"type":"response.output_item.added","output_index":0,"item":{{"id":"i","status":"in_progress",{item}}}}}"#
+        ),
+    ];
+    for half in [r"a\ud83d", r"\ude00b"] {
+        events.push(format!(r#"{{"type":"response.{delta}.delta","item_id":"i","output_index":0,{member}"delta":"{half}"}}"#));
+    }
+    events.push(
+        r#"{"type":"response.completed","response":{"id":"r","status":"completed","output":[]}}"#
+            .to_owned(),
+    );
+    events
+}
+
+#[test]
+fn surrogate_pair_is_whole_in_every_kind_of_text() {
+    let halves = |delta: fn(&str) -> String, reason: &str| {
+        let mut payloads: Vec<String> = [r"a\ud83d", r"\ude00b"].map(delta).into();
+        payloads.push(finish(reason));
+        payloads.push("[DONE]".to_owned());
+        payloads
+    };
+    let text = "/content/0/text";
+    let cases: [(Api, Vec<String>, &str); 9] = [
+        (
+            Api::Chat,
+            halves(
+                |half| chunk(0, &format!(r#"{{"reasoning_content":"{half}"}}"#), None, ""),
+                "stop",
+            ),
+            text,
+        ),
+        (
+            Api::Chat,
+            halves(
+                |half| {
+                    let details = format!(
+                        r#"{{"reasoning_details":[{{"type":"reasoning.text","text":"{half}"}}]}}"#
+                    );
+                    chunk(0, &details, None, "")
+                },
+                "stop",
+            ),
+            text,
+        ),
+        (
+            Api::Chat,
+            halves(
+                |half| chunk(0, &format!(r#"{{"refusal":"{half}"}}"#), None, ""),
+                "stop",
+            ),
+            "/content/0/refusal",
+        ),
+        (
+            Api::Chat,
+            halves(
+                |half| {
+                    call(&format!(
+                        r#""index":0,"id":"c","function":{{"name":"f","arguments":"{half}"}}"#
+                    ))
+                },
+                "tool_calls",
+            ),
+            "/arguments",
+        ),
+        (
+            Api::Responses,
+            relayed(
+                r#""type":"message","role":"assistant","content":[]"#,
+                "output_text",
+                r#""content_index":0,"#,
+            ),
+            text,
+        ),
+        (
+            Api::Responses,
+            relayed(
+                r#""type":"message","role":"assistant","content":[]"#,
+                "refusal",
+                r#""content_index":0,"#,
+            ),
+            "/content/0/refusal",
+        ),
+        (
+            Api::Responses,
+            relayed(
+                r#""type":"reasoning","summary":[],"content":[]"#,
+                "reasoning_text",
+                r#""content_index":0,"#,
+            ),
+            text,
+        ),
+        (
+            Api::Responses,
+            relayed(
+                r#""type":"function_call","call_id":"c","name":"f","arguments":"""#,
+                "function_call_arguments",
+                "",
+            ),
+            "/arguments",
+        ),
+        (
+            Api::Responses,
+            relayed(
+                r#""type":"custom_tool_call","call_id":"c","name":"f","input":"""#,
+                "custom_tool_call_input",
+                "",
+            ),
+            "/input",
+        ),
+    ];
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        for (api, payloads, place) in cases {
+            let test = TestEngine::new(EngineOptions {
+                api,
+                ..EngineOptions::default()
+            });
+            let started = test.start(r#"{"input":"hi"}"#);
+            let upstream = test.upstream.call().await;
+            for payload in &payloads {
+                upstream.data(payload);
+            }
+            upstream.end(BodyEnd::Clean);
+            let generation = started.guard.generation().clone();
+            generation.ended().await;
+            let object: serde_json::Value =
+                serde_json::from_slice(&generation.response_json()).unwrap();
+            let found = object["output"][0].pointer(place);
+            assert_eq!(found, Some(&"a😀b".into()), "{payloads:?}\n{object}");
+        }
+    });
+}
+
 #[test]
 fn reasoning_followed_by_text() {
     for name in ["reasoning_content", "reasoning"] {

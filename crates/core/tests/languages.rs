@@ -18,7 +18,7 @@ use tokenwire_core::model::error::ApiError;
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::request::chat::{
     ChatSettings, CustomTools, DeveloperRole, MaxTokensField, ReasoningBack, ReasoningField,
-    UnsupportedTools,
+    StreamOptions, UnsupportedTools,
 };
 use tokenwire_core::request::{ChatRequest, ResponsesRequest};
 use tokenwire_core::upstream::translate::BodyEnd;
@@ -49,6 +49,7 @@ const RICH: ChatSettings = ChatSettings {
     developer_role: DeveloperRole::Developer,
     unsupported_tools: UnsupportedTools::Refuse,
     custom_tools: CustomTools::Custom,
+    stream_options: StreamOptions::Send,
 };
 
 fn to_chat(body: &Value, settings: &ChatSettings) -> Result<Value, ApiError> {
@@ -755,6 +756,61 @@ fn reasoning_goes_back_in_turns_that_called_tools() {
     let none = json!({"type": "reasoning", "summary": []});
     check(none.clone(), received, &[]);
     check(none, content, &[("reasoning_content", json!(""))]);
+}
+
+#[test]
+fn stream_options_are_left_out_where_the_server_refuses_them() {
+    let body = json!({"input": "x"});
+    let sent = to_chat(&body, &ChatSettings::default()).unwrap();
+    assert_eq!(sent["stream_options"], json!({"include_usage": true}));
+    let mistral = ChatSettings::for_url("https://api.mistral.ai/v1");
+    let sent = to_chat(&body, &mistral).unwrap();
+    assert_eq!(
+        (&sent["stream"], &sent["stream_options"]),
+        (&json!(true), &Value::Null)
+    );
+}
+
+#[test]
+fn reasoning_after_its_calls_goes_back_with_them() {
+    let reasoning = |text: &str| json!({"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": text}]});
+    let call =
+        |id: &str| json!({"type": "function_call", "call_id": id, "name": "f", "arguments": "{}"});
+    let output = |id: &str| json!({"type": "function_call_output", "call_id": id, "output": "o"});
+    let body = json!({"input": [
+        {"role": "user", "content": "x"},
+        call("1"), call("2"), reasoning("a"), output("2"), output("1"),
+        reasoning("b"), call("3"), output("3"),
+        {"role": "assistant", "content": "z"}, reasoning("c"),
+        {"role": "user", "content": "y"},
+        {"role": "assistant", "content": "!"},
+    ]});
+    let sent = to_chat(&body, &ChatSettings::default()).unwrap();
+    let messages = sent["messages"].as_array().unwrap();
+    let seen: Vec<(&str, &Value)> = messages
+        .iter()
+        .map(|message| {
+            (
+                message["role"].as_str().unwrap(),
+                &message["reasoning_content"],
+            )
+        })
+        .collect();
+    let none = &Value::Null;
+    assert_eq!(
+        seen,
+        [
+            ("user", none),
+            ("assistant", &json!("a")),
+            ("tool", none),
+            ("tool", none),
+            ("assistant", &json!("b")),
+            ("tool", none),
+            ("assistant", &json!("c")),
+            ("user", none),
+            ("assistant", none),
+        ]
+    );
 }
 
 #[test]

@@ -15,7 +15,7 @@ use tokenwire_core::dialect::{Dialect, Frame, FrameHead, Framing, Wrapping};
 use tokenwire_core::generation::{EndOfStream, Generation, Subscription};
 use tokenwire_core::model::account::AccountKind;
 use tokenwire_core::model::id::{GenerationId, Seq};
-use tokenwire_core::model::shown::Form;
+use tokenwire_core::model::shown::{Form, Include};
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_testkit::{EngineOptions, Reader, TestEngine};
@@ -214,7 +214,9 @@ async fn objects_and_resets_in_pieces_are_the_whole_ones() {
             shared: false,
         };
         framing.frame(&generation.meta().id, &frame, &mut expected);
-        let reset: Vec<Bytes> = generation.reset_frame(&framing).collect();
+        let reset: Vec<Bytes> = generation
+            .reset_frame(&framing, Include::default())
+            .collect();
         assert!(reset.concat() == expected);
     }
 }

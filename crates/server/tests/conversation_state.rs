@@ -12,7 +12,10 @@ mod support;
 
 use serde_json::{Value, json};
 use support::{Gateway, World, over};
-use tokenwire::config::schema::{Api, Config, Upstream};
+use tokenwire::config::schema::{
+    Api, Config, CustomTools, DeveloperRole, MaxTokensField, ReasoningBack, UnsupportedTools,
+    Upstream,
+};
 use tokenwire_simulator::{Options, Pace, Simulator};
 
 const MODEL: &str = "simulator-reasoning";
@@ -331,6 +334,59 @@ async fn socket_may_name_its_own_unstored_responses() {
 }
 
 #[tokio::test]
+async fn failed_continuation_makes_the_socket_forget_the_response() {
+    for (api, input) in [
+        // Refused by the upstream, in the middle of the answer, and before the upstream is asked.
+        (
+            Api::Responses,
+            json!([{"type": "function_call_output", "call_id": "call_x", "output": "o"}]),
+        ),
+        (
+            Api::Chat,
+            json!([{"type": "function_call_output", "call_id": "call_x", "output": "o"}]),
+        ),
+        (Api::Responses, json!("[[fault=cut after=3]]")),
+        (
+            Api::Chat,
+            json!([{"type": "computer_call_output", "call_id": "call_x", "output": {}}]),
+        ),
+    ] {
+        let world = world(api);
+        let mut socket = world.socket().await;
+        let create = |members: Value| {
+            support::with(
+                json!({"type": "response.create", "model": MODEL, "store": false}),
+                members,
+            )
+        };
+        socket.send(create(json!({"input": "one"}))).await;
+        let events = socket.until_end().await;
+        let first = events.last().unwrap()["response"]["id"].clone();
+        let failing = json!({"input": input, "previous_response_id": first});
+        socket.send(create(failing)).await;
+        let events = socket
+            .until(|event| {
+                ["response.failed", "response.completed", "error"]
+                    .contains(&event["type"].as_str().unwrap())
+            })
+            .await;
+        let end = &events.last().unwrap()["type"];
+        assert!(end == "response.failed" || end == "error", "{end}");
+        let again = json!({"input": "two", "previous_response_id": first});
+        socket.send(create(again)).await;
+        let error = socket.next().await;
+        assert_eq!(
+            error["error"]["code"], "previous_response_not_found",
+            "{error}"
+        );
+        // A chain of its own goes on.
+        socket.send(create(json!({"input": "three"}))).await;
+        let events = socket.until_end().await;
+        assert_eq!(events.last().unwrap()["type"], "response.completed");
+    }
+}
+
+#[tokio::test]
 async fn create_without_generation_can_be_continued() {
     for (api, store) in [
         (Api::Responses, false),
@@ -416,6 +472,14 @@ async fn sealed_reasoning_goes_back_to_a_chat_upstream() {
         &request["messages"][1]["reasoning_content"], text,
         "{request}"
     );
+    // As a client sends it that sorts items by their ends.
+    let late = vec![user.clone(), call.clone(), back(sealed), output.clone()];
+    turn(&world, ask(late)).await;
+    let request = world.simulator.requests().pop().unwrap().body.unwrap();
+    assert_eq!(
+        &request["messages"][1]["reasoning_content"], text,
+        "{request}"
+    );
     // What was changed is dropped, and the upstream says what it lacks.
     let changed = sealed.replace("tw1.", "tw1.AAAA");
     let answer = world
@@ -428,4 +492,86 @@ async fn sealed_reasoning_goes_back_to_a_chat_upstream() {
     plain["include"] = json!([]);
     let plain = turn(&world, plain).await;
     assert!(!plain.to_string().contains("encrypted_content"), "{plain}");
+}
+
+#[tokio::test]
+async fn settings_of_a_chat_upstream_come_from_the_configuration() {
+    let simulator = simulator(None);
+    let gateway = over(&simulator.base_url(), Api::Chat, |config| {
+        let upstream = &mut config.upstreams[0];
+        upstream.chat.max_tokens_field = MaxTokensField::MaxTokens;
+        upstream.chat.developer_role = DeveloperRole::Developer;
+        upstream.chat.custom_tools = CustomTools::Custom;
+        upstream.chat.reasoning_back = ReasoningBack::Reasoning;
+    });
+    let input = json!([
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": "x"},
+        {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]},
+        {"type": "custom_tool_call", "call_id": "1", "name": "note", "input": "a"},
+        {"type": "custom_tool_call_output", "call_id": "1", "output": "b"},
+    ]);
+    let body = json!({"input": input, "max_output_tokens": 50, "tools": [{"type": "custom", "name": "note"}]});
+    let body = support::with(body, json!({"model": MODEL}));
+    let answer = gateway.post("/v1/responses", &body).answer().await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.header("tokenwire-dropped-tools"), None);
+    let sent = simulator.requests().pop().unwrap().body.unwrap();
+    assert_eq!(
+        (&sent["max_tokens"], &sent["max_completion_tokens"]),
+        (&json!(50), &Value::Null)
+    );
+    assert_eq!(sent["messages"][0]["role"], "developer");
+    assert_eq!(sent["tools"][0]["type"], "custom");
+    assert_eq!(sent["messages"][2]["reasoning"], "hm");
+    assert_eq!(sent["messages"][2]["tool_calls"][0]["type"], "custom");
+}
+
+#[tokio::test]
+async fn client_is_told_which_tools_were_left_out() {
+    let tools = json!([{"type": "web_search"}, {"type": "file_search", "vector_store_ids": ["v"]}]);
+    let body = json!({"model": MODEL, "input": "x", "tools": tools});
+    let simulator = simulator(None);
+    let refusing = over(&simulator.base_url(), Api::Chat, |_| {});
+    let answer = refusing.post("/v1/responses", &body).answer().await;
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    assert_eq!(answer.json()["error"]["param"], "tools[0].type");
+    assert!(simulator.requests().is_empty());
+
+    let gateway = over(&simulator.base_url(), Api::Chat, |config| {
+        config.upstreams[0].chat.unsupported_tools = UnsupportedTools::Drop;
+    });
+    for stream in [false, true] {
+        let body = support::with(body.clone(), json!({"stream": stream}));
+        let answer = gateway.post("/v1/responses", &body).answer().await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let dropped = answer.header("tokenwire-dropped-tools");
+        assert_eq!(dropped, Some("web_search, file_search"));
+    }
+    let sent = simulator.requests().pop().unwrap().body.unwrap();
+    assert_eq!(sent["tools"], Value::Null);
+
+    let create = support::with(
+        json!({"type": "response.create", "stream_id": "a"}),
+        body.clone(),
+    );
+    let address = gateway.address;
+    let mut extended = support::Socket::connect_extended(address, "/v1/ws").await;
+    extended.send(create.clone()).await;
+    let told = extended.next().await;
+    let created = extended.next().await;
+    assert_eq!(created["type"], "response.created");
+    assert_eq!(
+        told,
+        json!({"type": "tokenwire:tools_dropped", "response_id": created["response"]["id"],
+            "tools": ["web_search", "file_search"], "stream_id": "a"})
+    );
+    extended.until_end().await;
+    // The SDKs fail on types of event that they do not know.
+    let mut plain = gateway.socket().await;
+    plain.send(create).await;
+    for event in plain.until_end().await {
+        let kind = event["type"].as_str().unwrap();
+        assert!(!kind.starts_with("tokenwire:"), "{event}");
+    }
 }

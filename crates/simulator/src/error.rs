@@ -120,6 +120,28 @@ impl ApiError {
         }
     }
 
+    /// Returns OpenAI's error for a tool's output whose call is not part of the conversation.
+    pub(crate) fn output_without_call(call_id: &str) -> Self {
+        Self {
+            status: 400,
+            message: format!("No tool call found for function call output with call_id {call_id}."),
+            kind: "invalid_request_error",
+            param: Some("input".to_owned()),
+            code: None,
+        }
+    }
+
+    /// Returns OpenAI's error for a tool's message that answers no call.
+    pub(crate) fn tool_message_without_call(number: usize) -> Self {
+        Self {
+            status: 400,
+            message: "Invalid parameter: messages with role 'tool' must be a response to a preceeding message with 'tool_calls'.".to_owned(),
+            kind: "invalid_request_error",
+            param: Some(format!("messages.[{number}].role")),
+            code: None,
+        }
+    }
+
     /// Returns OpenAI's error for encrypted content of another item, account or key.
     pub(crate) fn invalid_encrypted(id: &str) -> Self {
         Self {

@@ -275,10 +275,12 @@ impl Service {
         })?;
         match dialect {
             Dialect::Responses => check_items(&request, account, steering.encrypted)?,
-            Dialect::Chat if steering.reasoning_back => {
-                conversation::chat::check_reasoning(&request)?;
+            Dialect::Chat => {
+                conversation::chat::check_tool_messages(&request)?;
+                if steering.reasoning_back {
+                    conversation::chat::check_reasoning(&request)?;
+                }
             }
-            Dialect::Chat => {}
         }
         let fault = self.fault(&steering);
         if let Some(fault) = fault {

@@ -280,7 +280,7 @@ fn respond(
         },
         Resumption::Reset { generation } => {
             let body = reader.body(None, RETRY.to_vec());
-            let frame = generation.reset_frame(&EventSource);
+            let frame = generation.reset_frame(&EventSource, reader.include);
             reader.respond(response, body.followed_by(frame))
         }
         Resumption::Lost(LostStream { id, event, error }) => {

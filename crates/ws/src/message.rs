@@ -206,6 +206,13 @@ pub(crate) fn resumed(response_id: &str, from: u64, head: Option<u64>, status: &
     json!({"type": "tokenwire:resumed", "response_id": response_id, "from": from, "head": head, "status": status}).to_string().into_bytes()
 }
 
+/// Returns `tokenwire:tools_dropped`.
+pub(crate) fn tools_dropped(response_id: &str, types: &[String]) -> Vec<u8> {
+    json!({"type": "tokenwire:tools_dropped", "response_id": response_id, "tools": types})
+        .to_string()
+        .into_bytes()
+}
+
 /// `tokenwire:pong`
 pub(crate) const PONG: &[u8] = br#"{"type":"tokenwire:pong"}"#;
 

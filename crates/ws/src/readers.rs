@@ -6,7 +6,6 @@ use bytes::{Bytes, BytesMut};
 use tokenwire_core::generation::{SharedPieces, Subscription, SubscriptionError};
 use tokenwire_core::model::gauge::{Gauge, GaugeGuard};
 use tokenwire_core::model::id::GenerationId;
-use tokenwire_core::model::snapshot::Status;
 
 use crate::framing::StreamId;
 use crate::lanes::LaneKey;
@@ -40,8 +39,6 @@ pub(crate) struct Ended {
     pub(crate) lane: Option<LaneKey>,
     /// Set if the stream broke off.
     pub(crate) broken: Option<Broken>,
-    /// What the generation built on, if it failed and was started on this socket.
-    pub(crate) failed_after: Option<GenerationId>,
 }
 
 /// A stream that broke off before its end.
@@ -151,18 +148,11 @@ impl Readers {
                             stream_id: reader.stream_id,
                             error,
                         }),
-                        failed_after: None,
                     });
                 }
                 Poll::Ready(None) => {
-                    let reader = self.list.remove(self.turn);
-                    let generation = reader.subscription.generation();
-                    let failed = reader.lane.is_some() && generation.status() == Status::Failed;
                     return Some(Ended {
-                        failed_after: failed
-                            .then(|| generation.header().predecessor.clone())
-                            .flatten(),
-                        lane: reader.lane,
+                        lane: self.list.remove(self.turn).lane,
                         broken: None,
                     });
                 }

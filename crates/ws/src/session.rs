@@ -156,8 +156,13 @@ impl SocketSession {
     }
 
     /// Sends the response object of a stream that cannot be read from the wanted position.
-    fn reset(&mut self, generation: &Arc<Generation>, stream_id: Option<&StreamId>) {
-        let frame = generation.reset_frame(&self.framing(stream_id));
+    fn reset(
+        &mut self,
+        generation: &Arc<Generation>,
+        stream_id: Option<&StreamId>,
+        include: Include,
+    ) {
+        let frame = generation.reset_frame(&self.framing(stream_id), include);
         self.replies.push_pieces(frame);
     }
 
@@ -211,18 +216,12 @@ impl SocketSession {
         self.lanes.run(lane.clone());
         // No freshness here: a browser sends `no-cache` with every upgrade, and a message has no
         // headers.
-        let previous = request.previous_response_id();
         let body = StreamRequest::Responses(request);
         let start = StartRequest::new(body, self.options.caller.clone(), "/v1/responses")
             .in_session(self.responses.clone());
         let engine = self.engine.clone();
         let starting = async move { engine.start(start).await };
         self.perform(starting, move |session, started| {
-            if let (Some(previous), Err(error)) = (previous, &started)
-                && !error.retryable
-            {
-                session.responses.forget(&previous);
-            }
             session.started(lane, started)
         });
     }
@@ -237,8 +236,13 @@ impl SocketSession {
         };
         let id = started.guard.generation().meta().id.clone();
         let include = started.include;
+        let extensions = self.extensions.load(Ordering::Relaxed);
+        if extensions && !started.dropped_tools.is_empty() {
+            let reply = message::tools_dropped(id.as_str(), &started.dropped_tools);
+            self.reply(&reply, lane.as_deref());
+        }
         // A client that does not take `tokenwire:reset` gets an error instead.
-        let kind = if self.extensions.load(Ordering::Relaxed) {
+        let kind = if extensions {
             ReaderKind::WebSocket
         } else {
             ReaderKind::Sdk
@@ -252,7 +256,9 @@ impl SocketSession {
                 return self.free(moved);
             }
             // The log of a repeated key is gone.
-            Ok(Resumption::Reset { generation }) => self.reset(&generation, lane.as_ref()),
+            Ok(Resumption::Reset { generation }) => {
+                self.reset(&generation, lane.as_ref(), include);
+            }
             Ok(Resumption::Lost(LostStream { event, .. })) => self.reply(&event, lane.as_deref()),
             Ok(Resumption::NothingLeft { .. }) => {}
             Err(error) => self.reply(&message::error(&error), lane.as_deref()),
@@ -312,7 +318,7 @@ impl SocketSession {
             }
             Ok(Resumption::Reset { generation }) => {
                 let name: Option<StreamId> = resume.stream_id.as_deref().map(Into::into);
-                session.reset(&generation, name.as_ref());
+                session.reset(&generation, name.as_ref(), Include::default());
             }
             Ok(Resumption::Lost(LostStream { event, .. })) => {
                 session.reply(&event, resume.stream_id.as_deref());
@@ -377,7 +383,7 @@ impl SocketSession {
                 self.free(lane);
             }
             Resumption::Reset { generation } => {
-                self.reset(&generation, name.as_ref());
+                self.reset(&generation, name.as_ref(), Include::default());
                 self.free(lane);
             }
             Resumption::Lost(LostStream { event, .. }) => {
@@ -505,9 +511,6 @@ impl SocketSession {
                 if let Some(broken) = reader.broken {
                     self.report(&broken);
                 }
-                if let Some(predecessor) = reader.failed_after {
-                    self.responses.forget(predecessor.as_str());
-                }
                 self.free(reader.lane);
             }
             self.start_waiting();
@@ -532,7 +535,7 @@ impl SocketSession {
         let left = self.engine.find_local(id, &self.options.caller.owner);
         let extensions = self.extensions.load(Ordering::Relaxed);
         if let (Some(generation), SubscriptionError::Expired, true) = (left, error, extensions) {
-            return self.reset(&generation, stream_id.as_ref());
+            return self.reset(&generation, stream_id.as_ref(), Include::default());
         }
         let gone = ApiError::new(
             ErrorCode::PositionGone,

@@ -134,17 +134,7 @@ impl Renderer {
 
 /// Returns true if the record's events repeat so much text that they are sent in pieces.
 pub(super) fn is_large(view: &impl View, full: &FullRecord<'_>, from_bytes: usize) -> bool {
-    let closes = |event: &EventKind| {
-        matches!(
-            event,
-            EventKind::TextDone { .. }
-                | EventKind::ArgumentsDone { .. }
-                | EventKind::PartDone { .. }
-                | EventKind::ItemDone { .. }
-                | EventKind::End(_)
-        )
-    };
-    full.events.iter().any(closes)
+    full.events.iter().any(EventKind::is_closing)
         && view.with_snapshot(|snapshot| {
             let bytes = full
                 .events

@@ -13,6 +13,7 @@
 mod admission;
 mod adoption;
 mod builder;
+mod conversation;
 mod directory;
 mod end_notifier;
 mod fingerprint;

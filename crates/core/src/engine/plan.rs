@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::history::{History, no_response};
+use super::conversation::{Conversation, bytes};
 use super::upstream_items::{self, UpstreamInput};
 use super::{Engine, StartRequest};
 use crate::generation::Work;
@@ -41,6 +41,14 @@ pub(super) struct Plan {
     pub(super) dropped_tools: Vec<String>,
 }
 
+/// A body for an upstream, and what goes with it.
+struct WrittenBody {
+    body: Vec<u8>,
+    tools: ToolNames,
+    dropped_tools: Vec<String>,
+    reasoning: Option<Box<CarriedReasoning>>,
+}
+
 impl Engine {
     /// Translates the request for the upstream that its model is routed to. `inputs` counts what it
     /// takes to start it, and grows by the earlier turns.
@@ -53,7 +61,17 @@ impl Engine {
             StreamRequest::Chat(chat) => self.plan_chat(chat, &request),
             StreamRequest::Responses(responses) => {
                 // Boxed: it is much larger than the plan of a chat request.
-                Box::pin(self.plan_responses(responses, &request, inputs)).await
+                let conversation = Box::pin(self.conversation(responses, &request, inputs));
+                let mut conversation = conversation.await?;
+                let mut plan = self.plan_responses(responses, &request, &mut conversation)?;
+                let upstream = &mut plan.work.request;
+                if upstream.api == Api::Chat && self.upstream.chat_settings_vary() {
+                    let held = conversation.request(responses).memory_size()
+                        + bytes(&conversation.history.items());
+                    let charge = self.account.charge(AccountKind::Requests, held);
+                    upstream.writer = Some(conversation.into_writer(request.body, charge));
+                }
+                Ok(plan)
             }
             StreamRequest::Canonical(foreign) => self.plan_foreign(foreign, &request),
         }
@@ -103,6 +121,14 @@ impl Engine {
         })
     }
 
+    /// Returns the configured name of the upstream, empty if it has none.
+    fn upstream_name_of(&self, target: &Target) -> Arc<str> {
+        self.upstream
+            .endpoint_name(target.endpoint)
+            .unwrap_or_default()
+            .into()
+    }
+
     /// Returns the configured name of the upstream, for the store.
     fn upstream_name(&self, target: &Target) -> Arc<str> {
         static UNNAMED: LazyLock<Arc<str>> = LazyLock::new(|| "".into());
@@ -113,87 +139,95 @@ impl Engine {
         }
     }
 
-    async fn plan_responses(
+    fn plan_responses(
         &self,
-        responses: &ResponsesRequest,
+        received: &ResponsesRequest,
         request: &StartRequest,
-        inputs: &mut Charge,
+        conversation: &mut Conversation,
     ) -> Result<Plan, ApiError> {
-        let previous = responses.previous_response_id();
-        let predecessor = match &previous {
-            Some(id) => Some(id.parse().map_err(|_| no_response(id))?),
-            None => None,
-        };
-        let session = request.session.as_ref();
-        if session.is_none() && !responses.generate() {
+        if request.session.is_none() && !received.generate() {
             let why = "Over HTTP every request generates; leave 'generate' out.";
             return Err(unsupported("generate", why));
         }
-        let history = match &predecessor {
-            Some(id) => self.chain(id, &request.owner, session).await?,
-            None => History::default(),
-        };
-        let items = history.items();
-        let resolved = self.resolve(responses, &items, request).await?;
-        let received = responses;
-        let responses = resolved.as_ref().unwrap_or(received);
-        if !items.is_empty() || resolved.is_some() {
-            let earlier: usize = items.iter().map(|item| item.get().len()).sum();
-            inputs.try_start(responses.memory_size() + earlier)?;
-        }
+        let responses = conversation.request(received);
         let input = responses.raw_input();
-        let target = self.target(&items, &input, responses, request)?;
-        let model = target.upstream_model.as_deref().unwrap_or(&target.model);
-        let upstream = self.upstream.endpoint_name(target.endpoint);
-        let upstream = upstream.unwrap_or_default();
-        let unsealed = if holds_sealed(&input) {
-            self.unseal(responses, &request.owner, upstream)?
-        } else {
-            None
-        };
-        let responses = unsealed.as_ref().unwrap_or(responses);
-        let mut reasoning = None;
-        let (mut tools, mut dropped_tools) = (ToolNames::default(), Vec::new());
-        let body = match target.api {
-            Api::Chat => {
-                let settings = self.upstream.chat_settings(target.endpoint);
-                let chat = responses.to_chat(&items, model, &settings)?;
-                tools = chat.tool_names;
-                dropped_tools = chat.dropped_tools;
-                chat.body
-            }
-            Api::Responses => {
-                let (body, carried) = self.relayed(&target, &items, responses, request, model);
-                reasoning = Some(Box::new(carried));
-                body
-            }
-        };
+        let target = self.target(&conversation.history.items(), &input, responses, request)?;
+        let upstream = self.upstream_name_of(&target);
+        if holds_sealed(&input) {
+            let unsealed = self.unseal(responses, &request.owner, &upstream)?;
+            conversation.change(unsealed);
+        }
+        let responses = conversation.request(received);
+        let items = conversation.history.items();
+        let written = self.written(&target, &items, responses, request)?;
         let choices = responses
             .get("n")
             .and_then(|raw| raw.get().parse().ok())
             .unwrap_or(1);
-        let body = self.account.hold(AccountKind::Requests, body);
+        let body = self.account.hold(AccountKind::Requests, written.body);
+        let previous = received.previous_response_id();
         let mut work = Work {
-            tools,
+            tools: written.tools,
             ..work(&target, body, choices, previous, request)
         };
-        if target.api == Api::Chat && self.upstream.chat_settings_vary() {
-            let whole = responses.to_responses(&items, model);
-            let whole = self.account.hold(AccountKind::Requests, whole);
-            work.request.writer = Some(BodyWriter::new(move |model, settings| {
-                let request = ResponsesRequest::parse(&whole).ok()?;
-                let chat = request.to_chat(&[], model, settings).ok()?;
-                Some(chat.body.into())
-            }));
-        }
-        work.request.reasoning = reasoning;
+        work.request.reasoning = written.reasoning;
         let include = received.include();
         if target.api == Api::Chat && include.encrypted_reasoning {
-            work.seal = Some(self.secret.seal(request.owner.clone(), upstream.into()));
+            work.seal = Some(self.secret.seal(request.owner.clone(), upstream));
         }
+        Ok(Plan {
+            header: self.header(&target, received, request, conversation),
+            work,
+            queued: target.queued && received.generate(),
+            include,
+            silent: !received.generate(),
+            dropped_tools: written.dropped_tools,
+        })
+    }
+
+    /// Writes the body of a Responses request for its upstream.
+    fn written(
+        &self,
+        target: &Target,
+        items: &[&RawValue],
+        responses: &ResponsesRequest,
+        request: &StartRequest,
+    ) -> Result<WrittenBody, ApiError> {
+        let model = target.upstream_model.as_deref().unwrap_or(&target.model);
+        match target.api {
+            Api::Chat => {
+                let settings = self.upstream.chat_settings(target.endpoint);
+                let chat = responses.to_chat(items, model, &settings)?;
+                Ok(WrittenBody {
+                    body: chat.body,
+                    tools: chat.tool_names,
+                    dropped_tools: chat.dropped_tools,
+                    reasoning: None,
+                })
+            }
+            Api::Responses => {
+                let (body, carried) = self.relayed(target, items, responses, request, model);
+                Ok(WrittenBody {
+                    body,
+                    reasoning: Some(Box::new(carried)),
+                    tools: ToolNames::default(),
+                    dropped_tools: Vec::new(),
+                })
+            }
+        }
+    }
+
+    /// Returns the header of a response's log, with the items that later turns build on.
+    fn header(
+        &self,
+        target: &Target,
+        received: &ResponsesRequest,
+        request: &StartRequest,
+        conversation: &Conversation,
+    ) -> LogHeader {
         let mut meta = meta(
             self.ids.generation_id(),
-            &target,
+            target,
             received.request_fields(),
             &request.owner,
             received.background(),
@@ -203,27 +237,19 @@ impl Engine {
             // An empty answer, which has no chunks.
             meta.api = Api::Responses;
         }
-        let own = responses.input_items(&meta.id);
+        let own = conversation.request(received).input_items(&meta.id);
         // Later requests do not find what this socket alone may name.
-        let (predecessor, input) = if meta.store && !history.is_stored() {
-            let earlier = items.iter().map(|item| (*item).to_owned());
-            (None, earlier.chain(own).collect())
+        let (predecessor, input) = if meta.store && !conversation.history.is_stored() {
+            let items = conversation.history.items().into_iter();
+            (None, items.map(ToOwned::to_owned).chain(own).collect())
         } else {
-            (predecessor, own)
+            (conversation.predecessor.clone(), own)
         };
-        let header = LogHeader {
+        LogHeader {
             predecessor,
             input,
-            ..LogHeader::new(meta, self.upstream_name(&target))
-        };
-        Ok(Plan {
-            header,
-            work,
-            queued: target.queued && received.generate(),
-            include,
-            silent: !received.generate(),
-            dropped_tools,
-        })
+            ..LogHeader::new(meta, self.upstream_name(target))
+        }
     }
 
     /// Plans a request of a language that this crate does not know.
@@ -291,18 +317,9 @@ impl Engine {
             return Ok(None);
         };
         let mut inputs = self.account.try_start(received.memory_size())?;
-        let history = match received.previous_response_id() {
-            Some(id) => {
-                let previous = id.parse().map_err(|_| no_response(&id))?;
-                self.chain(&previous, &request.owner, None).await?
-            }
-            None => History::default(),
-        };
-        let items = history.items();
-        let resolved = self.resolve(received, &items, &request).await?;
-        let responses = resolved.as_ref().unwrap_or(received);
-        let earlier: usize = items.iter().map(|item| item.get().len()).sum();
-        inputs.try_start(responses.memory_size() + earlier)?;
+        let conversation = self.conversation(received, &request, &mut inputs).await?;
+        let items = conversation.history.items();
+        let responses = conversation.request(received);
         let target = self.target(&items, &responses.raw_input(), responses, &request)?;
         if target.api == Api::Chat {
             return Ok(None);

@@ -11,7 +11,7 @@ use super::follower::Follower;
 use super::observer::Observation;
 use super::reuse::{Freshness, Leader, Reused, Role};
 use super::silence::Silence;
-use super::{Engine, StartRequest};
+use super::{Engine, SessionResponses, StartRequest};
 use crate::generation::{Generation, Holdings, ReaderGuard, Writer, drain, drive};
 use crate::log::{IdempotencyKey, LogHeader, LogTail};
 use crate::model::account::AccountKind;
@@ -66,6 +66,16 @@ fn include_of(body: &StreamRequest) -> Include {
     match body {
         StreamRequest::Responses(responses) => responses.include(),
         StreamRequest::Chat(_) | StreamRequest::Canonical(_) => Include::default(),
+    }
+}
+
+/// Returns the response that a request on a socket continues.
+fn continued(request: &StartRequest) -> Option<(SessionResponses, String)> {
+    match &request.body {
+        StreamRequest::Responses(responses) => {
+            Some((request.session.clone()?, responses.previous_response_id()?))
+        }
+        StreamRequest::Chat(_) | StreamRequest::Canonical(_) => None,
     }
 }
 
@@ -135,7 +145,20 @@ impl Engine {
             StreamRequest::Responses(_) | StreamRequest::Canonical(_) => Api::Responses,
         };
         let session = request.session.clone();
-        let plan = self.plan(request, &mut inputs).await?;
+        let continues = continued(&request);
+        let plan = match self.plan(request, &mut inputs).await {
+            Ok(plan) => plan,
+            Err(error) => {
+                // One that still runs can be continued later.
+                let unusable = ErrorCode::PreviousResponseUnusable.as_str();
+                if let Some((session, previous)) = &continues
+                    && error.code.as_deref() != Some(unusable)
+                {
+                    session.forget(previous);
+                }
+                return Err(error);
+            }
+        };
         let header = Arc::new(LogHeader {
             idempotency,
             ..plan.header
@@ -170,6 +193,9 @@ impl Engine {
             tracing::error!(%error, "a new log refused its first record");
             ApiError::new(ErrorCode::InternalError, "The stream could not be started.")
         })?;
+        if let Some((session, previous)) = &continues {
+            session.note_continuation(previous, &generation);
+        }
         let on_end_guard = OnEndGuard::new(generation.clone(), on_end);
         let running = self.registry.insert(generation.clone(), permit, claim);
         let AnswerSource {

@@ -347,18 +347,12 @@ impl Generation {
     /// Returns whether a reader that has seen events up to `after` finds no text that it lacks: all
     /// that follows closes the answer.
     pub(crate) fn only_ending_follows(&self, after: Seq) -> bool {
-        let closes = |event: &EventKind| {
-            matches!(
-                event,
-                EventKind::TextDone { .. }
-                    | EventKind::ArgumentsDone { .. }
-                    | EventKind::PartDone { .. }
-                    | EventKind::ItemDone { .. }
-                    | EventKind::End(_)
-            )
-        };
         let more = self.scan(after.next(), |content| match content {
-            Content::Full(full) if full.raw.is_none() && full.events.iter().all(closes) => None,
+            Content::Full(full)
+                if full.raw.is_none() && full.events.iter().all(EventKind::is_closing) =>
+            {
+                None
+            }
             _ => Some(()),
         });
         matches!(more, Ok(None)) && self.is_over()

@@ -91,8 +91,8 @@ impl Generation {
 
     /// Returns the frame of a `tokenwire:reset` with the response object as it is now.
     #[must_use]
-    pub fn reset_frame(self: &Arc<Self>, framing: &dyn Framing) -> SharedPieces {
-        let (seq, event) = self.reset_pieces(Include::default());
+    pub fn reset_frame(self: &Arc<Self>, framing: &dyn Framing, include: Include) -> SharedPieces {
+        let (seq, event) = self.reset_pieces(include);
         let frames = LargeFrames::one(framing, &self.meta().id, seq, event);
         let own = frames.memory_size();
         SharedPieces::whole(self, frames.into(), 0, own)

@@ -145,6 +145,21 @@ pub enum ItemHead {
     },
 }
 
+impl EventKind {
+    /// Whether it ends a text, a part, an item or the answer, and repeats only what came before.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        matches!(
+            self,
+            Self::TextDone { .. }
+                | Self::ArgumentsDone { .. }
+                | Self::PartDone { .. }
+                | Self::ItemDone { .. }
+                | Self::End(_)
+        )
+    }
+}
+
 impl ItemHead {
     /// Returns the chat choice that the item comes from.
     pub(crate) fn choice(&self) -> u32 {

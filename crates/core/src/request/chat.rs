@@ -6,7 +6,7 @@ mod write;
 
 pub use settings::{
     ChatSettings, CustomTools, DeveloperRole, MaxTokensField, ReasoningBack, ReasoningField,
-    UnsupportedTools,
+    StreamOptions, UnsupportedTools,
 };
 pub use write::{ChatBody, write};
 

@@ -51,6 +51,7 @@ pub(super) fn body(original: &[u8], how: Continuation, text: &str) -> Option<Vec
     } else {
         ""
     };
+    let text = without_half_pair(text);
     let messages =
         format!("{messages}{comma}{{\"role\":\"assistant\",\"content\":\"{text}\"{prefix}}}]");
     let mut replaced = vec![("messages", messages.as_str())];
@@ -61,6 +62,27 @@ pub(super) fn body(original: &[u8], how: Continuation, text: &str) -> Option<Vec
         ]);
     }
     Some(members.write_with(&replaced).into_bytes())
+}
+
+/// Returns escaped text without the half of a surrogate pair at its end, which is no valid text.
+fn without_half_pair(text: &str) -> &str {
+    let Some((before, half)) = text
+        .len()
+        .checked_sub(6)
+        .and_then(|at| text.split_at_checked(at))
+    else {
+        return text;
+    };
+    let is_half = half
+        .strip_prefix("\\u")
+        .and_then(|digits| u16::from_str_radix(digits, 16).ok())
+        .is_some_and(|unit| (0xd800..0xdc00).contains(&unit));
+    let backslashes = before.bytes().rev().take_while(|byte| *byte == b'\\');
+    if is_half && backslashes.count() % 2 == 0 {
+        before
+    } else {
+        text
+    }
 }
 
 #[cfg(test)]
@@ -97,6 +119,22 @@ mod tests {
                 r#","continue_final_message":true,"add_generation_prompt":false"#
             )
         );
+    }
+
+    #[test]
+    fn half_of_a_surrogate_pair_is_not_sent() {
+        for (text, sent) in [
+            (r"a\ud83d", "a"),
+            (r"\uDBFF", ""),
+            (r"a\\\ud83d", r"a\\"),
+            (r"a\\ud83d", r"a\\ud83d"),
+            (r"a\ud83d\ude00", r"a\ud83d\ude00"),
+            (r"\u00e9", r"\u00e9"),
+            ("ä€😊", "ä€😊"),
+            ("", ""),
+        ] {
+            assert_eq!(without_half_pair(text), sent, "{text}");
+        }
     }
 
     #[test]

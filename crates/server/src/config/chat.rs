@@ -25,6 +25,9 @@ pub struct Chat {
     /// How a custom tool is declared.
     #[serde(deserialize_with = "word")]
     pub custom_tools: CustomTools,
+    /// Whether usage is asked for by `stream_options`.
+    #[serde(deserialize_with = "word")]
+    pub stream_options: StreamOptions,
 }
 
 /// Name of the output limit.
@@ -92,6 +95,19 @@ pub enum CustomTools {
     Custom,
 }
 
+/// Whether usage is asked for by `stream_options`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamOptions {
+    /// As the vendor reads it.
+    #[default]
+    Auto,
+    /// They are sent.
+    Send,
+    /// They are left out.
+    LeaveOut,
+}
+
 // === impl Chat ===
 
 impl Chat {
@@ -124,6 +140,11 @@ impl Chat {
                 CustomTools::Auto => vendor.custom_tools,
                 CustomTools::Function => chat::CustomTools::Function,
                 CustomTools::Custom => chat::CustomTools::Custom,
+            },
+            stream_options: match self.stream_options {
+                StreamOptions::Auto => vendor.stream_options,
+                StreamOptions::Send => chat::StreamOptions::Send,
+                StreamOptions::LeaveOut => chat::StreamOptions::LeaveOut,
             },
         }
     }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use super::chat::{
-    Chat, CustomTools, DeveloperRole, MaxTokensField, ReasoningBack, UnsupportedTools,
+    Chat, CustomTools, DeveloperRole, MaxTokensField, ReasoningBack, StreamOptions,
+    UnsupportedTools,
 };
 use super::secret::Secret;
 pub use super::timeouts::{TimeoutOverrides, Timeouts};

@@ -7,8 +7,7 @@ import { conversation, gateway, run, socketsOnly, upstreamSaw } from './surround
 const BOTH = ['chat', 'responses'];
 
 /**
- * The programs with their ways to ask. `reasons` names the kinds of upstream that get the reasoning of the tool call back, `todo` those
- * over which the way does not work yet.
+ * The programs with their ways to ask. `reasons` names the kinds of upstream that get the reasoning of the tool call back.
  */
 const AGENTS = {
   'ai_sdk_agent.mjs': {
@@ -44,7 +43,7 @@ const AGENTS = {
     chat: {},
     responses: { reasons: BOTH },
     'previous response': { reasons: BOTH },
-    'not stored': { reasons: BOTH, todo: ['chat'] },
+    'not stored': { reasons: BOTH },
   },
   'litellm_agent.py': { chat: {}, responses: {} },
 };
@@ -65,7 +64,7 @@ for (const [program, ways] of Object.entries(AGENTS)) {
     let results;
 
     for (const [at, { way, upstream, stream, tool, word }] of cases.entries()) {
-      test(`${way}, ${stream ? 'streamed' : 'whole'}, over a ${upstream} upstream`, { todo: ways[way].todo?.includes(upstream) }, async () => {
+      test(`${way}, ${stream ? 'streamed' : 'whole'}, over a ${upstream} upstream`, async () => {
         results ??= run(program, cases);
         const { texts, error } = (await results)[at];
         const asked = await upstreamSaw(word);

@@ -8,6 +8,20 @@ use super::{
 };
 use crate::error::ApiError;
 
+/// Refuses messages of tools that no message before them has called.
+pub(crate) fn check_tool_messages(body: &Value) -> Result<(), ApiError> {
+    let messages = body["messages"].as_array().map_or(&[][..], Vec::as_slice);
+    let mut called: Vec<&Value> = Vec::new();
+    for (number, message) in messages.iter().enumerate() {
+        let calls = message["tool_calls"].as_array().into_iter().flatten();
+        called.extend(calls.map(|call| &call["id"]));
+        if message["role"] == "tool" && !called.contains(&&message["tool_call_id"]) {
+            return Err(ApiError::tool_message_without_call(number));
+        }
+    }
+    Ok(())
+}
+
 /// Checks that the reasoning of the calls after the last user message came back with them.
 pub(crate) fn check_reasoning(body: &Value) -> Result<(), ApiError> {
     let messages = body["messages"].as_array().map(Vec::as_slice);

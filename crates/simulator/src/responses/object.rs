@@ -276,11 +276,22 @@ fn echo(request: &Value) -> Value {
             "verbosity": request["text"]["verbosity"].as_str().unwrap_or("medium"),
         },
         "tool_choice": or("tool_choice", json!("auto")),
-        "tools": or("tools", json!([])),
+        "tools": tools(request),
         "top_logprobs": or("top_logprobs", json!(0)),
         "top_p": or("top_p", json!(1.0)),
         "truncation": or("truncation", json!("disabled")),
         "usage": null,
         "user": or("user", Value::Null),
     })
+}
+
+/// Returns the tools with the members that the object always has.
+fn tools(request: &Value) -> Value {
+    let mut tools = request["tools"].as_array().cloned().unwrap_or_default();
+    for tool in &mut tools {
+        if tool["type"] == "function" && tool["strict"].is_null() {
+            tool["strict"] = Value::Bool(true);
+        }
+    }
+    Value::Array(tools)
 }

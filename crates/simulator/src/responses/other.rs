@@ -20,13 +20,17 @@ pub(crate) fn compaction(
     dice: &mut Dice,
 ) -> Value {
     let id = format!("cmp_{}", dice.hex(48));
-    let text = |text: &str| json!({"type": "message", "role": "user", "status": "completed", "id": format!("msg_{}", dice.clone().hex(48)), "content": [{"type": "input_text", "text": text}]});
+    let message = |content: Value| json!({"type": "message", "role": "user", "status": "completed", "id": format!("msg_{}", dice.clone().hex(48)), "content": content});
+    let text = |text: &str| json!([{"type": "input_text", "text": text}]);
     let mut output: Vec<Value> = match &request["input"] {
-        Value::String(said) => vec![text(said)],
+        Value::String(said) => vec![message(text(said))],
         Value::Array(items) => items
             .iter()
             .filter(|item| item["role"] == "user")
-            .cloned()
+            .map(|item| match &item["content"] {
+                Value::String(said) => message(text(said)),
+                content => message(content.clone()),
+            })
             .collect(),
         _ => Vec::new(),
     };

@@ -46,7 +46,34 @@ pub(crate) fn check(
             return Err(ApiError::item_not_found(id));
         }
     }
-    Ok(())
+    check_outputs(request)
+}
+
+/// Refuses outputs of calls that are not part of the conversation.
+fn check_outputs(request: &Value) -> Result<(), ApiError> {
+    let items = request["input"].as_array().map_or(&[][..], Vec::as_slice);
+    let refers = |item: &Value| item["type"] == "item_reference";
+    if request["previous_response_id"].is_string() || items.iter().any(refers) {
+        return Ok(());
+    }
+    let is = |item: &Value, kinds: [&str; 2]| {
+        item["type"]
+            .as_str()
+            .is_some_and(|kind| kinds.contains(&kind))
+    };
+    let orphan = items.iter().find(|item| {
+        is(item, ["function_call_output", "custom_tool_call_output"])
+            && !items.iter().any(|call| {
+                is(call, ["function_call", "custom_tool_call"])
+                    && call["call_id"] == item["call_id"]
+            })
+    });
+    match orphan {
+        Some(output) => Err(ApiError::output_without_call(
+            output["call_id"].as_str().unwrap_or_default(),
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Whether the content was made for this item and account. Clients may leave the id out.

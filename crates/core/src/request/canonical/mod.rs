@@ -24,6 +24,7 @@ pub use extra::Extra;
 pub use format::{Format, FormatKind};
 pub use item::{Call, Item, Message, Output, Reasoning, Role, ToolKind, Unmodelled};
 pub use part::{Part, PartKind};
+pub(in crate::request) use tool::Choosable;
 pub use tool::{Allowed, CustomTool, FunctionTool, NamedTool, Namespace, Tool, ToolChoice};
 pub use value::Value;
 

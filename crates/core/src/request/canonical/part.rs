@@ -1,6 +1,8 @@
 //! The content of messages and outputs.
 
 use super::{Extra, Value, extra};
+use crate::model::error::ApiError;
+use crate::model::json::{Kind, Node};
 
 /// A part of the content of a message or an output.
 #[derive(Clone, Debug)]
@@ -54,6 +56,18 @@ pub enum PartKind<'a> {
 // === impl Part ===
 
 impl<'a> Part<'a> {
+    /// Reads a content: a string, or an array of parts that `part` reads.
+    pub(in crate::request) fn read_content(
+        node: &Node<'a>,
+        part: impl Fn(&Node<'a>) -> Result<Self, ApiError>,
+    ) -> Result<Vec<Self>, ApiError> {
+        match node.kind() {
+            Kind::String => Ok(vec![Self::text(node.clone().into())]),
+            Kind::Array => node.array()?.iter().map(part).collect(),
+            _ => Err(node.wrong_type("a string or an array of parts")),
+        }
+    }
+
     /// A text, a JSON string.
     #[must_use]
     pub fn text(text: Value<'a>) -> Self {

@@ -1,6 +1,8 @@
 //! Tools, and the choice among them.
 
 use super::{Extra, ToolKind, Value, extra};
+use crate::model::error::ApiError;
+use crate::model::json::{Kind, Members, Node};
 
 /// A tool that the model may call.
 #[derive(Clone, Debug)]
@@ -81,6 +83,9 @@ pub struct Allowed<'a> {
     pub tools: Vec<Result<NamedTool<'a>, Value<'a>>>,
 }
 
+/// A tool by its name, or the type of one that the server runs.
+pub(in crate::request) type Choosable<'a> = Result<NamedTool<'a>, Value<'a>>;
+
 /// A tool by its name.
 #[derive(Clone, Debug)]
 pub struct NamedTool<'a> {
@@ -128,6 +133,36 @@ impl Tool<'_> {
 }
 
 // === impl ToolChoice ===
+
+impl<'a> ToolChoice<'a> {
+    /// Reads a choice. `named` reads the tool of an object, and `allowed` returns the object with the
+    /// mode and the tools, which some languages nest.
+    pub(in crate::request) fn read(
+        node: Node<'a>,
+        named: impl Fn(&Members<'a>) -> Result<Choosable<'a>, ApiError>,
+        allowed: impl FnOnce(Members<'a>) -> Result<Members<'a>, ApiError>,
+    ) -> Result<Self, ApiError> {
+        if node.kind() == Kind::String {
+            return Ok(Self::Mode(node.into()));
+        }
+        let object = node.object()?;
+        if object.require("type")?.text()? != "allowed_tools" {
+            return Ok(match named(&object)? {
+                Ok(tool) => Self::Named(tool),
+                Err(kind) => Self::BuiltIn(kind),
+            });
+        }
+        let allowed = allowed(object)?;
+        let tools = allowed.require("tools")?.array()?;
+        Ok(Self::Allowed(Allowed {
+            mode: Value::of_kind(allowed.require("mode")?, Kind::String)?,
+            tools: tools
+                .iter()
+                .map(|tool| named(&tool.object()?))
+                .collect::<Result<_, _>>()?,
+        }))
+    }
+}
 
 impl ToolChoice<'_> {
     pub(super) fn into_owned(self) -> ToolChoice<'static> {

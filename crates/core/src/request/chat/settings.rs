@@ -14,6 +14,8 @@ pub struct ChatSettings {
     pub unsupported_tools: UnsupportedTools,
     /// How custom tools are declared.
     pub custom_tools: CustomTools,
+    /// Whether usage is asked for.
+    pub stream_options: StreamOptions,
 }
 
 /// The name of the output limit.
@@ -76,20 +78,43 @@ pub enum CustomTools {
     Custom,
 }
 
+/// Whether usage is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StreamOptions {
+    /// By `stream_options`.
+    #[default]
+    Send,
+    /// No `stream_options` are sent. The server gives usage unasked, or refuses them.
+    LeaveOut,
+}
+
 /// The servers of a vendor: the end of their host, and their settings.
 const VENDORS: &[(&str, ChatSettings)] = &[
+    // platform.openai.com/docs/api-reference/chat: `max_tokens` is refused by reasoning models.
     ("openai.com", OPENAI),
     ("openai.azure.com", OPENAI),
+    // api-docs.deepseek.com/guides/thinking_mode: 400 for calls without `reasoning_content`.
     ("deepseek.com", REASONING_REQUIRED),
+    // platform.moonshot.ai, docs.z.ai: reasoning is kept between the calls of a turn.
     ("moonshot.ai", REASONING_CONTENT),
     ("moonshot.cn", REASONING_CONTENT),
-    ("minimax.io", REASONING_CONTENT),
-    ("minimaxi.com", REASONING_CONTENT),
     ("z.ai", REASONING_CONTENT),
     ("bigmodel.cn", REASONING_CONTENT),
-    ("mistral.ai", STRICT_MAX_TOKENS),
+    // platform.minimax.io/docs/api-reference: `max_tokens` is deprecated; the whole message goes
+    // back.
+    ("minimax.io", DEFAULT),
+    ("minimaxi.com", DEFAULT),
+    // docs.mistral.ai/api: 422 for members that it does not know, `reasoning_content` and
+    // `stream_options.include_usage` among them. Usage comes unasked.
+    ("mistral.ai", MISTRAL),
+    // console.groq.com/docs/openai, ai.google.dev/gemini-api/docs/openai: 400 for members of
+    // messages that they do not know.
     ("groq.com", STRICT),
     ("googleapis.com", STRICT),
+    // docs.together.ai/reference/chat-completions: knows `max_tokens` only.
+    ("together.ai", REASONING_CONTENT),
+    ("together.xyz", REASONING_CONTENT),
+    // openrouter.ai/docs/use-cases/reasoning-tokens: `reasoning`, `reasoning_details`.
     ("openrouter.ai", OPENROUTER),
 ];
 
@@ -99,6 +124,7 @@ const DEFAULT: ChatSettings = ChatSettings {
     developer_role: DeveloperRole::System,
     unsupported_tools: UnsupportedTools::Refuse,
     custom_tools: CustomTools::Function,
+    stream_options: StreamOptions::Send,
 };
 
 /// Refuses members of messages that it does not know.
@@ -107,8 +133,9 @@ const STRICT: ChatSettings = ChatSettings {
     ..DEFAULT
 };
 
-const STRICT_MAX_TOKENS: ChatSettings = ChatSettings {
+const MISTRAL: ChatSettings = ChatSettings {
     max_tokens_field: MaxTokensField::MaxTokens,
+    stream_options: StreamOptions::LeaveOut,
     ..STRICT
 };
 
@@ -170,7 +197,7 @@ impl ChatSettings {
 
 impl Default for ChatSettings {
     /// What most servers accept: `max_completion_tokens`, reasoning as it was received, the role
-    /// `system`, no tools of other types, custom tools as functions.
+    /// `system`, no tools of other types, custom tools as functions, usage that is asked for.
     fn default() -> Self {
         DEFAULT
     }
@@ -215,7 +242,11 @@ mod tests {
         check("https://EU.api.openai.com:443/v1", OPENAI);
         check("https://name.openai.azure.com/openai/v1", OPENAI);
         check("https://api.deepseek.com", REASONING_REQUIRED);
-        check("https://api.mistral.ai/v1", STRICT_MAX_TOKENS);
+        check("https://api.mistral.ai/v1", MISTRAL);
+        check("https://api.together.xyz/v1", REASONING_CONTENT);
+        check("https://api.minimax.io/v1", DEFAULT);
+        check("https://api.x.ai/v1", DEFAULT);
+        check("https://api.fireworks.ai/inference/v1", DEFAULT);
         check("http://localhost:11434/v1", REASONING_CONTENT);
         check("https://api.z.ai/api/paas/v4", REASONING_CONTENT);
         check("https://openrouter.ai/api/v1", OPENROUTER);

@@ -4,7 +4,7 @@ mod content;
 mod messages;
 mod tools;
 
-use super::settings::ChatSettings;
+use super::settings::{ChatSettings, StreamOptions};
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::json::{ObjectWriter, quote, quoted};
 use crate::request::canonical::{CanonicalRequest, Extra, Format, FormatKind, Setting};
@@ -85,7 +85,14 @@ pub fn write(
         }
     }
     members.put("stream", "true".to_owned());
-    members.put("stream_options", stream_options(request));
+    match settings.stream_options {
+        StreamOptions::Send => members.put("stream_options", stream_options(request)),
+        StreamOptions::LeaveOut => {
+            if let Some(extra) = request.stream_extra.first() {
+                return Err(extra.refuse("This upstream takes no 'stream_options'.", REMEDY));
+            }
+        }
+    }
     Ok(ChatBody {
         body: members.body(&request.extra)?,
         tool_names: tools.names,

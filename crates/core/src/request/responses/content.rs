@@ -6,15 +6,7 @@ use crate::request::canonical::{Extra, Part, PartKind, Value};
 
 /// Reads the content of a message or the output of a tool: a string or an array of parts.
 pub(super) fn parts(node: Node<'_>, assistant: bool) -> Result<Vec<Part<'_>>, ApiError> {
-    match node.kind() {
-        Kind::String => Ok(vec![Part::text(node.into())]),
-        Kind::Array => node
-            .array()?
-            .iter()
-            .map(|element| part(element, assistant))
-            .collect(),
-        _ => Err(node.wrong_type("a string or an array of parts")),
-    }
+    Part::read_content(&node, |element| part(element, assistant))
 }
 
 fn part<'a>(node: &Node<'a>, assistant: bool) -> Result<Part<'a>, ApiError> {

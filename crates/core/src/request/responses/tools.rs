@@ -4,7 +4,7 @@ use super::REMEDY;
 use crate::model::error::ApiError;
 use crate::model::json::{Kind, Members, Node};
 use crate::request::canonical::{
-    Allowed, CustomTool, Extra, FunctionTool, NamedTool, Namespace, Tool, ToolChoice, ToolKind,
+    Choosable, CustomTool, Extra, FunctionTool, NamedTool, Namespace, Tool, ToolChoice, ToolKind,
     Value,
 };
 
@@ -77,40 +77,21 @@ fn grammar<'a>(tool: &Members<'a>) -> Result<Option<(Value<'a>, Value<'a>)>, Api
 
 /// Reads a `tool_choice`.
 pub(super) fn tool_choice(node: Node<'_>) -> Result<ToolChoice<'_>, ApiError> {
-    if node.kind() == Kind::String {
-        return Ok(ToolChoice::Mode(node.into()));
-    }
-    let object = node.object()?;
-    let kind = object.require("type")?;
-    if kind.text()? != "allowed_tools" {
-        return Ok(match named(&object)? {
-            Ok(tool) => {
-                object.only(&["type", "name", "namespace"], REMEDY)?;
-                ToolChoice::Named(tool)
-            }
-            Err(kind) => ToolChoice::BuiltIn(kind),
-        });
-    }
-    object.only(&["type", "mode", "tools"], REMEDY)?;
-    Ok(ToolChoice::Allowed(Allowed {
-        mode: required(&object, "mode")?,
-        tools: object
-            .require("tools")?
-            .array()?
-            .iter()
-            .map(|tool| named(&tool.object()?))
-            .collect::<Result<_, _>>()?,
-    }))
+    ToolChoice::read(node, named, |object| {
+        object.only(&["type", "mode", "tools"], REMEDY)?;
+        Ok(object)
+    })
 }
 
 /// Reads a tool by its name, or the type of one that the server runs.
-fn named<'a>(object: &Members<'a>) -> Result<Result<NamedTool<'a>, Value<'a>>, ApiError> {
+fn named<'a>(object: &Members<'a>) -> Result<Choosable<'a>, ApiError> {
     let type_name = object.require("type")?;
     let kind = match type_name.text()?.as_ref() {
         "function" => ToolKind::Function,
         "custom" => ToolKind::Custom,
         _ => return Ok(Err(type_name.into())),
     };
+    object.only(&["type", "name", "namespace"], REMEDY)?;
     Ok(Ok(NamedTool {
         kind,
         type_name: type_name.into(),

@@ -137,6 +137,10 @@ pub(super) const REPLIES: &[Message] = &[
         about: "Confirms a resume: `response_id`, `from`, `head` and `status`. The events follow.",
     },
     Message {
+        kind: "tokenwire:tools_dropped",
+        about: "The upstream of `response_id` cannot run the tools of the types in `tools`, so they were left out. Comes before the first event, only to a client of `tokenwire:` messages.",
+    },
+    Message {
         kind: "tokenwire:pong",
         about: "Answers a ping.",
     },

@@ -190,15 +190,7 @@ fn string<'a>(object: &Members<'a>, name: &str) -> Result<Option<Value<'a>>, Api
 // === content ===
 
 fn content<'a>(node: &Node<'a>, assistant: bool) -> Result<Vec<Part<'a>>, ApiError> {
-    match node.kind() {
-        Kind::String => Ok(vec![Part::text(node.clone().into())]),
-        Kind::Array => node
-            .array()?
-            .iter()
-            .map(|element| part(element, assistant))
-            .collect(),
-        _ => Err(node.wrong_type("a string or an array of parts")),
-    }
+    Part::read_content(node, |element| part(element, assistant))
 }
 
 fn part<'a>(node: &Node<'a>, assistant: bool) -> Result<Part<'a>, ApiError> {

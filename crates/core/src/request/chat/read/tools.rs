@@ -4,7 +4,7 @@ use super::REMEDY;
 use crate::model::error::ApiError;
 use crate::model::json::{Kind, Members, Node};
 use crate::request::canonical::{
-    Allowed, CustomTool, Extra, FunctionTool, NamedTool, Tool, ToolChoice, ToolKind, Value,
+    Choosable, CustomTool, Extra, FunctionTool, NamedTool, Tool, ToolChoice, ToolKind, Value,
 };
 
 /// Reads the tools.
@@ -73,32 +73,16 @@ fn grammar<'a>(tool: &Members<'a>) -> Result<Option<(Value<'a>, Value<'a>)>, Api
 
 /// Reads a `tool_choice`.
 pub(super) fn tool_choice(node: Node<'_>) -> Result<ToolChoice<'_>, ApiError> {
-    if node.kind() == Kind::String {
-        return Ok(ToolChoice::Mode(node.into()));
-    }
-    let object = node.object()?;
-    if object.require("type")?.text()? != "allowed_tools" {
-        return Ok(match named(&object)? {
-            Ok(tool) => ToolChoice::Named(tool),
-            Err(kind) => ToolChoice::BuiltIn(kind),
-        });
-    }
-    object.only(&["type", "allowed_tools"], REMEDY)?;
-    let allowed = object.require("allowed_tools")?.object()?;
-    allowed.only(&["mode", "tools"], REMEDY)?;
-    Ok(ToolChoice::Allowed(Allowed {
-        mode: required(&allowed, "mode")?,
-        tools: allowed
-            .require("tools")?
-            .array()?
-            .iter()
-            .map(|tool| named(&tool.object()?))
-            .collect::<Result<_, _>>()?,
-    }))
+    ToolChoice::read(node, named, |object| {
+        object.only(&["type", "allowed_tools"], REMEDY)?;
+        let allowed = object.require("allowed_tools")?.object()?;
+        allowed.only(&["mode", "tools"], REMEDY)?;
+        Ok(allowed)
+    })
 }
 
 /// Reads a tool by its name, or the type of one that the server runs.
-fn named<'a>(object: &Members<'a>) -> Result<Result<NamedTool<'a>, Value<'a>>, ApiError> {
+fn named<'a>(object: &Members<'a>) -> Result<Choosable<'a>, ApiError> {
     let type_name = object.require("type")?;
     let name = type_name.text()?;
     let kind = match name.as_ref() {

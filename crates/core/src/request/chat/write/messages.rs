@@ -84,7 +84,7 @@ pub(super) fn write(
     for (number, item) in request.items.iter().enumerate().skip(leading) {
         this.item(number, item)?;
     }
-    this.flush()?;
+    this.end_turn()?;
     if this.out.len() == 1 {
         return Err(invalid(
             "input",
@@ -159,7 +159,7 @@ impl<'r, 'a> Conversation<'r, 'a> {
                 self.answer(message)?;
             }
             Item::Message(message) => {
-                self.flush()?;
+                self.end_turn()?;
                 self.reasoning.clear();
                 if message.role == Role::User {
                     self.calls_in_turn = false;
@@ -178,7 +178,7 @@ impl<'r, 'a> Conversation<'r, 'a> {
                 pending.calls.push((number, call));
             }
             Item::Output(output) => {
-                self.flush()?;
+                self.end_turn()?;
                 if !self.outputs.written.contains(&number) {
                     // Its call is not part of the conversation.
                     self.output(output)?;
@@ -218,6 +218,15 @@ impl<'r, 'a> Conversation<'r, 'a> {
             }
         }
         Ok(())
+    }
+
+    /// Writes the pending assistant message with the reasoning that is left. Some clients send
+    /// reasoning after the calls or the text that it led to.
+    fn end_turn(&mut self) -> Result<(), ApiError> {
+        if let Some(pending) = &mut self.pending {
+            pending.reasoning.append(&mut self.reasoning);
+        }
+        self.flush()
     }
 
     /// Writes the pending assistant message, if there is one, and the outputs of its calls.

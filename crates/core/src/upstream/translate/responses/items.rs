@@ -132,11 +132,9 @@ impl ResponsesTranslator {
             .any(|field| item.text(field).is_some_and(|text| !text.is_empty()));
         if let Some(known) = self.opened.get_mut(at) {
             known.announced_arguments = has_arguments;
-        }
-        if let Some(known) = self.opened.get_mut(at)
-            && announced > 0
-        {
-            known.announce(List::Content, announced - 1);
+            if announced > 0 {
+                known.announce(List::Content, announced - 1);
+            }
         }
         self.relay(
             "response.output_item.added",
