@@ -179,8 +179,8 @@ impl DiskStore {
 
     fn end(&self) {
         self.shared.commands.close();
+        // The writer ends the syncer, after its last writes.
         self.shared.reads.close();
-        self.shared.syncer.close();
     }
 
     async fn change<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, StoreError> {
