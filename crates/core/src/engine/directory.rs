@@ -345,7 +345,7 @@ impl Directory {
             let Some(entry) = state.generations.get(id) else {
                 continue;
             };
-            if entry.generation.is_held() {
+            if !entry.generation.give_up_log() {
                 continue;
             }
             match oldest {
@@ -424,9 +424,10 @@ impl State {
     /// As [`Directory::take_due`].
     fn take_due(&mut self, retention: &Retention, now: Instant) -> Vec<Arc<Generation>> {
         // A log that has readers stays: they reach its end, or are cut for not reading.
+        // One that comes after this finds the log expired.
         let unread = |id: &&GenerationId| {
             let entry = self.generations.get(id);
-            entry.is_none_or(|entry| !entry.generation.is_held())
+            entry.is_none_or(|entry| entry.generation.give_up_log())
         };
         let logs = self.kept.logs_due(now, retention.events);
         let logs: Vec<_> = logs.filter(unread).cloned().collect();
