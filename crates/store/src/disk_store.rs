@@ -157,6 +157,12 @@ impl DiskStore {
         }
     }
 
+    /// Returns the small record of this key.
+    #[must_use]
+    pub fn entry(&self, key: &str) -> Option<Bytes> {
+        self.shared.index.lock().entries.get(key).cloned()
+    }
+
     /// Returns the small records whose key begins with this, by key.
     #[must_use]
     pub fn entries(&self, prefix: &str) -> Vec<(String, Bytes)> {
