@@ -287,6 +287,13 @@ impl LogStore for DiskStore {
         self.change(|reply| Command::Delete(id, reply)).boxed()
     }
 
+    fn renew(&self, ids: Vec<GenerationId>) -> BoxFuture<'_, ()> {
+        async move {
+            let _ = self.shared.commands.send(Command::Renew(ids)).await;
+        }
+        .boxed()
+    }
+
     fn keyed<'a>(
         &'a self,
         owner: &'a Owner,

@@ -132,6 +132,13 @@ impl Index {
         self.logs.get(&key).ok_or_else(|| self.missing(key))
     }
 
+    /// Returns whether a log is kept or deleted.
+    pub(crate) fn has_ended(&self, id: &GenerationId) -> bool {
+        let key = self.key(id);
+        let kept = matches!(self.logs.get(&key), Some(Entry::Kept(kept)) if kept.log.is_some());
+        kept || self.is_deleted(key)
+    }
+
     pub(crate) fn is_deleted(&self, key: IdKey) -> bool {
         self.deleted.contains(&key)
     }

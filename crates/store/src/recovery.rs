@@ -87,7 +87,7 @@ impl Recovered {
         of(FileKind::Objects).for_each(|file| self.kept(file));
         of(FileKind::Logs).for_each(|file| self.kept(file));
         let mut found = HashMap::new();
-        of(FileKind::Journal).for_each(|file| journal(file, &mut found));
+        of(FileKind::Journal).for_each(|file| journal(file, &self.index, &mut found));
         for (_, log) in found {
             self.running(log, options);
         }
@@ -247,8 +247,9 @@ fn each_frame(file: &StoreFile, mut f: impl FnMut(usize, &Head, &[u8])) {
     }
 }
 
-/// Reads the logs of a journal file. Later files go on with those of earlier ones.
-fn journal(file: &StoreFile, logs: &mut HashMap<u32, JournalLog>) {
+/// Reads the logs of a journal file, without those that the kept files have or that were deleted.
+/// Later files go on with the logs of earlier ones.
+fn journal(file: &StoreFile, index: &Index, logs: &mut HashMap<u32, JournalLog>) {
     let length = file.len();
     each_frame(file, |offset, head, body| {
         let Ok(place) = u32::try_from(offset) else {
@@ -270,6 +271,9 @@ fn journal(file: &StoreFile, logs: &mut HashMap<u32, JournalLog>) {
                     return;
                 }
                 match log.header() {
+                    Ok(header) if index.has_ended(&header.meta.id) => {
+                        logs.remove(&head.log);
+                    }
                     Ok(header) => {
                         let mut running = RunningLog::new(Arc::new(header), 0);
                         running.epoch_ends = log.epoch_ends.into_iter().map(Seq).collect();

@@ -76,7 +76,8 @@ impl Writer {
             old,
             next_number: 1,
             buffer: Vec::new(),
-            next_tick: after(TICK),
+            // What earlier processes left is tidied up at once.
+            next_tick: Instant::now(),
             shared,
         }
     }
@@ -127,6 +128,13 @@ impl Writer {
                     let _ = reply.send(Err(error));
                 }
             },
+            Command::Renew(ids) => {
+                for id in ids {
+                    if let Err(error) = self.renew(&id) {
+                        tracing::debug!(generation = %id, %error, "an object could not be renewed");
+                    }
+                }
+            }
             Command::Entries => self.write_entries(),
             Command::Lost(file) => self.lost(&file),
         }
@@ -405,6 +413,39 @@ impl Writer {
         Ok(place)
     }
 
+    /// Writes an object again, if the file that has it would be removed early. Its time begins anew.
+    fn renew(&mut self, id: &GenerationId) -> Result<(), StoreError> {
+        let (key, place, file) = {
+            let index = self.shared.index.lock();
+            let key = index.key(id);
+            match index.get(key)? {
+                Entry::Kept(KeptLog {
+                    object: Some(place),
+                    ..
+                }) => (key, *place, index.file(place.file)?),
+                _ => return Ok(()),
+            }
+        };
+        let fresh = self.shared.options.retain_objects / SPANS;
+        if file.newest.load(Ordering::Relaxed) + fresh.as_secs() >= now() {
+            return Ok(());
+        }
+        let (head, offset) = object_head(&file, place)?;
+        let object = file.frame(offset, head.length as usize, Kind::Bytes)?;
+        let header = LogHeader::decode(&head.header)?;
+        let log = LogHead {
+            header: head.header,
+            epoch_ends: head.epoch_ends,
+            ended_at: Some(head.ended_at),
+            chunks: Vec::new(),
+        };
+        let renewed = self.write_object(&header, &log, Seq(head.end), &object)?;
+        if let Some(Entry::Kept(kept)) = self.shared.index.lock().logs.get_mut(&key) {
+            kept.object = Some(renewed);
+        }
+        Ok(())
+    }
+
     /// Notes in the journal that a log is not running any more. The kept files and the deletions say
     /// so as well.
     fn note_ended(&mut self, number: u32) {
@@ -643,7 +684,8 @@ impl Writer {
         let due = |file: &StoreFile| {
             let retained = match file.kind {
                 FileKind::Logs => options.retain_logs,
-                FileKind::Objects => options.retain_objects,
+                // Those that are not renewed yet are kept for as long as if they were.
+                FileKind::Objects => options.retain_objects + options.retain_objects / SPANS,
                 FileKind::Deleted => longest,
                 FileKind::Journal | FileKind::Entries => return false,
             };

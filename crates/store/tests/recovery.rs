@@ -238,6 +238,33 @@ async fn kept_files_are_removed_whole_by_age() {
 }
 
 #[tokio::test]
+async fn renewed_object_outlives_those_beside_it() {
+    let path = folder();
+    let options = DiskOptions {
+        retain_logs: std::time::Duration::from_secs(1),
+        retain_objects: std::time::Duration::from_secs(2),
+        ..DiskOptions::new(&path)
+    };
+    let store = Arc::new(DiskStore::open(options.clone()).unwrap());
+    let old = ended(&*store, &["one"], "{}").await;
+    let renewed = ended(&*store, &["one"], "{\"a\":1}").await;
+    let waited = tokio::time::timeout(std::time::Duration::from_secs(30), async {
+        while store.object(&old).await.is_ok() {
+            store.renew(vec![renewed.clone()]).await;
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    });
+    waited.await.expect("the other object goes");
+    let object = Ok(Some("{\"a\":1}".into()));
+    assert_eq!(store.object(&renewed).await, object);
+    let again = DiskStore::open(DiskOptions {
+        path: crash(&path),
+        ..options
+    });
+    assert_eq!(again.unwrap().object(&renewed).await, object);
+}
+
+#[tokio::test]
 async fn long_log_beside_short_ones_does_not_keep_the_journal() {
     let path = folder();
     let options = DiskOptions {

@@ -279,16 +279,21 @@ impl Directory {
     pub(super) fn renew_chain(&self, predecessor: &GenerationId, now: Instant) {
         let mut next = Some(predecessor.clone());
         while let Some(id) = next {
-            let state = &mut *self.state.lock();
-            let Some(entry) = state.generations.get_mut(&id) else {
-                return;
-            };
-            if let Some(since) = entry.kept_since.filter(|since| *since < now) {
-                entry.kept_since = Some(now);
-                state.kept.renew_object(since, now, &id);
-            }
-            next = entry.generation.header().predecessor.clone();
+            next = self
+                .renew(&id, now)
+                .and_then(|it| it.header().predecessor.clone());
         }
+    }
+
+    /// Keeps the object of a generation from now on. Returns it, if it is known.
+    pub(super) fn renew(&self, id: &GenerationId, now: Instant) -> Option<Arc<Generation>> {
+        let state = &mut *self.state.lock();
+        let entry = state.generations.get_mut(id)?;
+        if let Some(since) = entry.kept_since.filter(|since| *since < now) {
+            entry.kept_since = Some(now);
+            state.kept.renew_object(since, now, id);
+        }
+        Some(entry.generation.clone())
     }
 
     fn get(&self, id: &GenerationId) -> Option<Arc<Generation>> {
