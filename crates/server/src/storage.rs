@@ -104,6 +104,11 @@ impl DeliveryRecords for StoredDeliveries {
             .set(format!("{DELIVERIES}{key}"), value.map(Into::into));
     }
 
+    fn get(&self, key: &str) -> Option<Vec<u8>> {
+        let value = self.0.entry(&format!("{DELIVERIES}{key}"));
+        value.map(|value| value.to_vec())
+    }
+
     fn list(&self) -> Vec<(String, Vec<u8>)> {
         let entries = self.0.entries(DELIVERIES).into_iter();
         let entry = |(key, value): (String, bytes::Bytes)| {

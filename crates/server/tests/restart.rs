@@ -434,6 +434,38 @@ async fn pending_webhook_has_the_same_id_after_kill() {
 }
 
 #[tokio::test]
+async fn dead_letter_is_listed_and_retried_after_kill() {
+    let world = World::new();
+    let mut receiver = Receiver::start([status(410, "")]).await;
+    let gateway = world.start_with(WEBHOOKS);
+    let id = job(&gateway, "tokens=3", &receiver).await;
+    let first = receiver.next().await;
+    let path = "/v1/webhooks/deliveries?status=failed";
+    let failed = async || get(&gateway, path).await.text().contains(&id);
+    eventually("the dead letter", failed).await;
+    let before = get(&gateway, path).await.json();
+    drop(gateway);
+    let gateway = world.start_with(WEBHOOKS);
+    let after = get(&gateway, path).await.json();
+    for member in ["id", "reason", "attempts", "response_id", "created_at"] {
+        assert_eq!(before["data"][0][member], after["data"][0][member]);
+    }
+    assert_eq!(after["data"][0]["reason"], "gone");
+    assert_eq!(receiver.more(), 0, "it is not sent again unasked");
+    let delivery = after["data"][0]["id"].as_str().unwrap();
+    let retry = format!("/v1/webhooks/deliveries/{delivery}/retry");
+    let answer = post(&gateway, &retry, &json!({})).answer().await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let second = receiver.next().await;
+    assert_eq!(first.header("webhook-id"), second.header("webhook-id"));
+    let delivered = async || get(&gateway, path).await.json()["data"] == json!([]);
+    eventually("the delivery", delivered).await;
+    drop(gateway);
+    let gateway = world.start_with(WEBHOOKS);
+    assert_eq!(get(&gateway, path).await.json()["data"], json!([]));
+}
+
+#[tokio::test]
 async fn conversation_keeps_its_encrypted_reasoning_after_kill() {
     let world = World::new();
     let start = || {

@@ -21,6 +21,8 @@ pub(crate) enum Command {
     Seal(Box<Seal>, Reply<()>),
     Adopt(GenerationId, Reply<Epoch>),
     Delete(GenerationId, Reply<()>),
+    /// Keeps the objects of these logs from now on.
+    Renew(Vec<GenerationId>),
     /// Writes the small records that changed.
     Entries,
     /// A file could not be synced: what it holds may be lost.

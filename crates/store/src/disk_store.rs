@@ -157,6 +157,12 @@ impl DiskStore {
         }
     }
 
+    /// Returns the small record of this key.
+    #[must_use]
+    pub fn entry(&self, key: &str) -> Option<Bytes> {
+        self.shared.index.lock().entries.get(key).cloned()
+    }
+
     /// Returns the small records whose key begins with this, by key.
     #[must_use]
     pub fn entries(&self, prefix: &str) -> Vec<(String, Bytes)> {
@@ -179,8 +185,8 @@ impl DiskStore {
 
     fn end(&self) {
         self.shared.commands.close();
+        // The writer ends the syncer, after its last writes.
         self.shared.reads.close();
-        self.shared.syncer.close();
     }
 
     async fn change<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, StoreError> {
@@ -279,6 +285,13 @@ impl LogStore for DiskStore {
     fn delete<'a>(&'a self, id: &'a GenerationId) -> StoreFuture<'a, ()> {
         let id = id.clone();
         self.change(|reply| Command::Delete(id, reply)).boxed()
+    }
+
+    fn renew(&self, ids: Vec<GenerationId>) -> BoxFuture<'_, ()> {
+        async move {
+            let _ = self.shared.commands.send(Command::Renew(ids)).await;
+        }
+        .boxed()
     }
 
     fn keyed<'a>(

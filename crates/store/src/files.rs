@@ -1,7 +1,7 @@
 //! The files of a store.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bytes::Bytes;
 use tokenwire_core::log::StoreError;
 
-use crate::frame::{self, HEAD, Head, Kind, MAGIC};
+use crate::frame::{self, FILE_HEAD, FileHead, HEAD, Head, Kind, Salt};
 
 /// What a file holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,6 +37,8 @@ pub(crate) struct StoreFile {
     pub(crate) kind: FileKind,
     pub(crate) path: PathBuf,
     file: File,
+    /// Where its checksums begin.
+    pub(crate) salt: Salt,
     /// Bytes that are written.
     pub(crate) length: AtomicU64,
     /// When the newest log in it ended, in Unix seconds.
@@ -70,6 +72,11 @@ impl FileKind {
         }
     }
 
+    /// Returns whether such files hold ended logs or their objects.
+    pub(crate) fn is_kept(self) -> bool {
+        matches!(self, Self::Logs | Self::Objects)
+    }
+
     /// Returns the kind and the number of a file name.
     pub(crate) fn of(name: &str) -> Option<(Self, u64)> {
         let kinds = [
@@ -93,7 +100,8 @@ impl StoreFile {
     pub(crate) fn create(folder: &Path, kind: FileKind, id: FileId) -> io::Result<Arc<Self>> {
         let path = folder.join(format!("{}{id:06}", kind.prefix()));
         let file = crate::folder::create(&path)?;
-        if let Err(error) = file.write_all_at(&MAGIC, 0) {
+        let salt = Salt::random();
+        if let Err(error) = file.write_all_at(&salt.file_head(), 0) {
             let _ = std::fs::remove_file(&path);
             return Err(error);
         }
@@ -102,7 +110,8 @@ impl StoreFile {
             kind,
             path,
             file,
-            length: AtomicU64::new(MAGIC.len() as u64),
+            salt,
+            length: AtomicU64::new(FILE_HEAD as u64),
             newest: AtomicU64::new(0),
             dirty: AtomicBool::new(false),
             is_new: AtomicBool::new(true),
@@ -110,36 +119,42 @@ impl StoreFile {
         }))
     }
 
-    /// Opens a file of an earlier process.
-    pub(crate) fn open(path: &Path, kind: FileKind, id: FileId) -> io::Result<Arc<Self>> {
+    /// Opens a file of an earlier process. Returns what its first bytes say if it cannot be read.
+    pub(crate) fn open(
+        path: &Path,
+        kind: FileKind,
+        id: FileId,
+    ) -> io::Result<Result<Arc<Self>, FileHead>> {
         let file = File::open(path)?;
         let length = file.metadata()?.len();
-        Ok(Arc::new(Self {
+        let mut head = Vec::with_capacity(FILE_HEAD);
+        (&file).take(FILE_HEAD as u64).read_to_end(&mut head)?;
+        let salt = match FileHead::parse(&head) {
+            FileHead::Known(salt) => salt,
+            other => return Ok(Err(other)),
+        };
+        Ok(Ok(Arc::new(Self {
             id,
             kind,
             path: path.to_owned(),
             file,
+            salt,
             length: AtomicU64::new(length),
             newest: AtomicU64::new(0),
             dirty: AtomicBool::new(false),
             is_new: AtomicBool::new(false),
             failed: AtomicBool::new(false),
-        }))
-    }
-
-    /// Returns whether it begins as every file of this version does.
-    pub(crate) fn is_known(&self) -> bool {
-        let mut magic = [0; MAGIC.len()];
-        self.file.read_exact_at(&mut magic, 0).is_ok() && magic == MAGIC
+        })))
     }
 
     pub(crate) fn len(&self) -> u64 {
         self.length.load(Ordering::Acquire)
     }
 
-    /// Appends bytes. What a failed write left behind is cut off; if that fails as well, the file
-    /// takes no more.
-    pub(crate) fn append(&self, bytes: &[u8]) -> io::Result<u64> {
+    /// Appends frames, with their checksums. What a failed write left behind is cut off; if that
+    /// fails as well, the file takes no more.
+    pub(crate) fn append(&self, bytes: &mut [u8]) -> io::Result<u64> {
+        frame::seal(bytes, self.salt);
         let offset = self.len();
         if let Err(error) = self.file.write_all_at(bytes, offset) {
             if self.file.set_len(offset).is_err() {
@@ -177,7 +192,8 @@ impl StoreFile {
         }
         let mut bytes = [0; HEAD];
         self.file.read_exact_at(&mut bytes, offset)?;
-        Ok(Head::parse(&bytes).filter(|head| offset + head.frame_len() as u64 <= self.len()))
+        Ok(Head::parse(&bytes, self.salt)
+            .filter(|head| offset + head.frame_len() as u64 <= self.len()))
     }
 
     /// Reads a frame of this length and returns its body.
@@ -198,7 +214,7 @@ impl StoreFile {
         self.file
             .read_exact_at(&mut bytes, offset)
             .map_err(failed)?;
-        if frame::body(&bytes, kind).is_none() {
+        if frame::body(&bytes, kind, self.salt).is_none() {
             return Err(StoreError::Corrupt);
         }
         Ok(Bytes::from(bytes).slice(HEAD..))

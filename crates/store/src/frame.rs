@@ -1,24 +1,53 @@
-//! Frames: what every file of a store consists of.
+//! Frames: what every file of a store consists of. `FORMAT.md` has the bytes.
 //!
 //! ```text
-//!   file  = "twstore" version frame*
+//!   file  = name and version (8) · salt and its checksum (12), twice · frame*
 //!   frame = length and kind (4) · log (4) · checksum of the body (4) · checksum of the head (4) · body
 //! ```
 //!
 //! Numbers are little-endian. The head has a checksum of its own, so that a damaged body costs only
 //! its own log: the head still tells whose it was and where the next frame begins. A reader that
 //! meets a damaged head looks for the next valid frame.
+//!
+//! Both checksums begin with the file's random salt. So a block of a file that is gone, or text of a
+//! user that looks like a frame, is never taken for one.
 
 /// Bytes of a frame before its body.
 pub(crate) const HEAD: usize = 16;
 
+/// Bytes of a file before its first frame.
+pub(crate) const FILE_HEAD: usize = MAGIC.len() + 2 * SALT;
+
 /// The first bytes of every file: a name and the version of the format.
-pub(crate) const MAGIC: [u8; 8] = *b"twstore\x01";
+const MAGIC: [u8; 8] = *b"twstore\x01";
+
+/// Bytes of a salt and its checksum.
+const SALT: usize = 12;
 
 /// Most bytes of a body.
 pub(crate) const MAX_BODY: usize = (1 << KIND_SHIFT) - 1;
 
 const KIND_SHIFT: u32 = 28;
+
+/// Where the checksums of a file begin. Another one for each file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Salt {
+    head: u32,
+    body: u32,
+}
+
+/// What the first bytes of a file say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FileHead {
+    /// A file of this version.
+    Known(Salt),
+    /// The file ends before its first frame.
+    Torn,
+    /// Another version, or another program.
+    Foreign,
+    /// Nothing can be read of the file.
+    Damaged,
+}
 
 /// What a frame holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +66,10 @@ pub(crate) enum Kind {
     Deleted = 6,
     /// A small record was written or removed.
     Entry = 7,
+    /// What lies in a part of a kept file.
+    Listing = 8,
+    /// The end of a kept file: where its last listing lies.
+    Footer = 9,
 }
 
 /// The head of a frame.
@@ -48,6 +81,8 @@ pub(crate) struct Head {
     /// Bytes of the body.
     pub(crate) length: usize,
     checksum: u32,
+    /// Where the checksum of the body begins.
+    salt: u32,
 }
 
 /// A frame that was found.
@@ -66,6 +101,74 @@ pub(crate) enum Found<'a> {
 pub(crate) struct Frames<'a> {
     bytes: &'a [u8],
     offset: usize,
+    salt: Salt,
+}
+
+// === impl Salt ===
+
+impl Salt {
+    /// Returns a salt that no other file has.
+    pub(crate) fn random() -> Self {
+        Self::of(rand::random::<[u8; 8]>())
+    }
+
+    fn of(bytes: [u8; 8]) -> Self {
+        let [a, b, c, d, e, f, g, h] = bytes;
+        Self {
+            head: u32::from_le_bytes([a, b, c, d]),
+            body: u32::from_le_bytes([e, f, g, h]),
+        }
+    }
+
+    /// Returns the first bytes of a file with this salt. They hold it twice, since without it nothing
+    /// of the file can be read.
+    pub(crate) fn file_head(self) -> [u8; FILE_HEAD] {
+        let mut copy = [0; SALT];
+        copy[..4].copy_from_slice(&self.head.to_le_bytes());
+        copy[4..8].copy_from_slice(&self.body.to_le_bytes());
+        let checksum = salt_checksum(&copy[..8]);
+        copy[8..].copy_from_slice(&checksum.to_le_bytes());
+        let mut head = [0; FILE_HEAD];
+        head[..8].copy_from_slice(&MAGIC);
+        head[8..8 + SALT].copy_from_slice(&copy);
+        head[8 + SALT..].copy_from_slice(&copy);
+        head
+    }
+}
+
+/// The checksum of a salt covers the version, whose own bytes may be damaged.
+fn salt_checksum(salt: &[u8]) -> u32 {
+    checksum(crc32fast::hash(&MAGIC), salt)
+}
+
+/// Returns the CRC-32 of `bytes`, continued from `salt`.
+fn checksum(salt: u32, bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new_with_initial(salt);
+    hasher.update(bytes);
+    hasher.finalize()
+}
+
+// === impl FileHead ===
+
+impl FileHead {
+    /// Reads the first bytes of a file: [`FILE_HEAD`] of them, or all that there are.
+    pub(crate) fn parse(bytes: &[u8]) -> Self {
+        let copies = bytes.get(MAGIC.len()..).unwrap_or_default();
+        let salt = copies.as_chunks::<SALT>().0.iter().find_map(|copy| {
+            let (salt, own) = copy.split_first_chunk::<8>()?;
+            let own = u32::from_le_bytes(*own.first_chunk()?);
+            (salt_checksum(salt) == own).then(|| Salt::of(*salt))
+        });
+        let (name, version) = MAGIC.split_at(MAGIC.len() - 1);
+        let found = bytes.get(name.len()..MAGIC.len());
+        let other = bytes.starts_with(name) && found.is_some_and(|found| found != version);
+        match salt {
+            Some(salt) if bytes.len() >= FILE_HEAD => Self::Known(salt),
+            _ if other => Self::Foreign,
+            _ if bytes.len() < FILE_HEAD => Self::Torn,
+            _ => Self::Damaged,
+        }
+    }
 }
 
 // === impl Kind ===
@@ -80,6 +183,8 @@ impl Kind {
             5 => Self::Ended,
             6 => Self::Deleted,
             7 => Self::Entry,
+            8 => Self::Listing,
+            9 => Self::Footer,
             _ => return None,
         })
     }
@@ -89,28 +194,29 @@ impl Kind {
 
 impl Head {
     /// Reads the head at the start of `bytes`; `None` if there is no valid one.
-    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(bytes: &[u8], salt: Salt) -> Option<Self> {
         let head = bytes.first_chunk::<HEAD>()?;
-        let [first, log, checksum, own] = head.as_chunks::<4>().0 else {
+        let [first, log, body, own] = head.as_chunks::<4>().0 else {
             return None;
         };
         let first = u32::from_le_bytes(*first);
         // Cheaper than the checksum, and false at most offsets that are no head.
         let kind = Kind::of(first >> KIND_SHIFT)?;
-        if crc32fast::hash(&head[..HEAD - 4]) != u32::from_le_bytes(*own) {
+        if checksum(salt.head, &head[..HEAD - 4]) != u32::from_le_bytes(*own) {
             return None;
         }
         Some(Self {
             kind,
             log: u32::from_le_bytes(*log),
             length: first as usize & MAX_BODY,
-            checksum: u32::from_le_bytes(*checksum),
+            checksum: u32::from_le_bytes(*body),
+            salt: salt.body,
         })
     }
 
     /// Returns whether this is its body.
     pub(crate) fn matches(&self, body: &[u8]) -> bool {
-        body.len() == self.length && crc32fast::hash(body) == self.checksum
+        body.len() == self.length && checksum(self.salt, body) == self.checksum
     }
 
     /// Bytes of the frame.
@@ -119,7 +225,8 @@ impl Head {
     }
 }
 
-/// Appends a frame whose body `write` appends. Returns whether it fits; else nothing is appended.
+/// Appends a frame whose body `write` appends, without its checksums. Returns whether it fits; else
+/// nothing is appended.
 pub(crate) fn push(
     out: &mut Vec<u8>,
     kind: Kind,
@@ -137,15 +244,30 @@ pub(crate) fn push(
     let first = body.len() as u32 | (kind as u32) << KIND_SHIFT;
     head[0..4].copy_from_slice(&first.to_le_bytes());
     head[4..8].copy_from_slice(&log.to_le_bytes());
-    head[8..12].copy_from_slice(&crc32fast::hash(body).to_le_bytes());
-    let own = crc32fast::hash(&head[..HEAD - 4]);
-    head[12..].copy_from_slice(&own.to_le_bytes());
     true
 }
 
+/// Fills in the checksums of the frames that `bytes` consist of, for a file with this salt.
+pub(crate) fn seal(bytes: &mut [u8], salt: Salt) {
+    let mut rest = bytes;
+    while let Some((head, after)) = rest.split_first_chunk_mut::<HEAD>() {
+        let [first, ..] = head.as_chunks::<4>().0 else {
+            return;
+        };
+        let length = u32::from_le_bytes(*first) as usize & MAX_BODY;
+        let Some((body, next)) = after.split_at_mut_checked(length) else {
+            return;
+        };
+        head[8..12].copy_from_slice(&checksum(salt.body, body).to_le_bytes());
+        let own = checksum(salt.head, &head[..HEAD - 4]);
+        head[12..].copy_from_slice(&own.to_le_bytes());
+        rest = next;
+    }
+}
+
 /// Returns the body of the frame that `bytes` consist of; `None` if it is damaged.
-pub(crate) fn body(bytes: &[u8], kind: Kind) -> Option<&[u8]> {
-    let head = Head::parse(bytes).filter(|head| head.kind == kind)?;
+pub(crate) fn body(bytes: &[u8], kind: Kind, salt: Salt) -> Option<&[u8]> {
+    let head = Head::parse(bytes, salt).filter(|head| head.kind == kind)?;
     let body = bytes.get(HEAD..)?;
     head.matches(body).then_some(body)
 }
@@ -154,15 +276,19 @@ pub(crate) fn body(bytes: &[u8], kind: Kind) -> Option<&[u8]> {
 
 impl<'a> Frames<'a> {
     /// Iterates over the frames of a file from this offset on.
-    pub(crate) fn new(bytes: &'a [u8], offset: usize) -> Self {
-        Self { bytes, offset }
+    pub(crate) fn new(bytes: &'a [u8], offset: usize, salt: Salt) -> Self {
+        Self {
+            bytes,
+            offset,
+            salt,
+        }
     }
 
     /// Looks for the next valid frame after a damaged head. `None` if the file ends before.
     fn resume(&self) -> Option<usize> {
         (self.offset + 1..self.bytes.len().saturating_sub(HEAD - 1)).find(|offset| {
             let rest = &self.bytes[*offset..];
-            Head::parse(rest).is_some_and(|head| {
+            Head::parse(rest, self.salt).is_some_and(|head| {
                 let body = rest.get(HEAD..head.frame_len());
                 body.is_some_and(|body| head.matches(body))
             })
@@ -176,7 +302,7 @@ impl<'a> Iterator for Frames<'a> {
     fn next(&mut self) -> Option<Found<'a>> {
         let start = self.offset;
         let rest = self.bytes.get(start..)?;
-        let Some(head) = Head::parse(rest) else {
+        let Some(head) = Head::parse(rest, self.salt) else {
             self.offset = self.resume().unwrap_or(self.bytes.len());
             let torn = self.offset == self.bytes.len();
             return (!torn).then_some(Found::Skipped(start));
@@ -200,16 +326,22 @@ mod tests {
 
     use super::*;
 
+    const SALT: Salt = Salt {
+        head: 0x1234_5678,
+        body: 0x9abc_def0,
+    };
+
     fn file(bodies: &[Vec<u8>]) -> Vec<u8> {
         let mut out = Vec::new();
         for (log, body) in (1..).zip(bodies) {
             assert!(push(&mut out, Kind::Records, log, |out| out.extend(body)));
         }
+        seal(&mut out, SALT);
         out
     }
 
     fn logs(bytes: &[u8]) -> Vec<(u32, bool)> {
-        let frames = Frames::new(bytes, 0).filter_map(|found| match found {
+        let frames = Frames::new(bytes, 0, SALT).filter_map(|found| match found {
             Found::Frame(_, head, _) => Some((head.log, true)),
             Found::Damaged(_, head) => Some((head.log, false)),
             Found::Skipped(_) => None,
@@ -246,11 +378,50 @@ mod tests {
         assert_eq!(logs(&bytes), [(1, true)]);
     }
 
+    #[test]
+    fn frames_have_the_bytes_of_version_1() {
+        let hex = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("{b:02x}")).collect() };
+        let head = "747773746f726501";
+        let salt = "78563412f0debc9a4f606fa9";
+        assert_eq!(hex(&SALT.file_head()), format!("{head}{salt}{salt}"));
+        assert_eq!(
+            hex(&file(&[b"Hello".to_vec()])),
+            "05000020010000009172843e81e1493048656c6c6f"
+        );
+    }
+
+    #[test]
+    fn frame_of_another_file_is_no_frame() {
+        let mut bytes = file(&[vec![1; 10]]);
+        let mut other = file(&[vec![2; 10], Vec::new()]);
+        for salt in [Salt { head: 1, ..SALT }, Salt { body: 1, ..SALT }] {
+            seal(&mut other, salt);
+            bytes.extend(&other);
+        }
+        bytes.extend(file(&[vec![3; 10]]));
+        assert_eq!(logs(&bytes), [(1, true), (1, true)]);
+    }
+
+    #[test]
+    fn file_head_survives_a_flipped_bit_and_tells_other_versions() {
+        let head = SALT.file_head();
+        for bit in 0..FILE_HEAD * 8 {
+            let mut head = head;
+            head[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(FileHead::parse(&head), FileHead::Known(SALT), "bit {bit}");
+        }
+        for length in 0..FILE_HEAD {
+            assert_eq!(FileHead::parse(&head[..length]), FileHead::Torn);
+        }
+        assert_eq!(FileHead::parse(&[0; FILE_HEAD]), FileHead::Damaged);
+        assert_eq!(FileHead::parse(b"twstore\x02 and more"), FileHead::Foreign);
+    }
+
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-            let _ = Frames::new(&bytes, 0).count();
-            let _ = Frames::new(&bytes, 1000).count();
+            let _ = Frames::new(&bytes, 0, SALT).count();
+            let _ = Frames::new(&bytes, 1000, SALT).count();
         }
 
         #[test]
@@ -282,7 +453,7 @@ mod tests {
             bodies in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..60), 0..8),
         ) {
             let bytes = file(&bodies);
-            let found: Vec<Vec<u8>> = Frames::new(&bytes, 0)
+            let found: Vec<Vec<u8>> = Frames::new(&bytes, 0, SALT)
                 .map(|found| match found {
                     Found::Frame(_, _, body) => body.to_vec(),
                     other => panic!("{other:?}"),

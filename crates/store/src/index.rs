@@ -17,6 +17,9 @@ use crate::files::{FileId, Place, StoreFile};
 /// Ids of deleted logs that are remembered. A late append to an older one finds no log.
 const TOMBSTONES: usize = 1 << 16;
 
+/// Frames of a running log from which on it is written again for the first time.
+const JOIN_AT: usize = 4096;
+
 /// Stands for an id: 128 bits of a keyed hash. Half the size of the id.
 pub(crate) type IdKey = u128;
 
@@ -61,6 +64,8 @@ pub(crate) struct RunningLog {
     /// Its number in this process's journal; 0 if it is in an earlier process's.
     pub(crate) number: u32,
     pub(crate) chunks: Vec<Chunk>,
+    /// Frames of records from which on it is written again, so that their list stays short.
+    pub(crate) join_at: usize,
     /// The journal files that hold something of it, ascending.
     pub(crate) pinned: Vec<FileId>,
 }
@@ -94,6 +99,7 @@ impl RunningLog {
             end: Seq(0),
             number,
             chunks: Vec::new(),
+            join_at: JOIN_AT,
             pinned: Vec::new(),
         }
     }
@@ -124,6 +130,13 @@ impl Index {
 
     pub(crate) fn get(&self, key: IdKey) -> Result<&Entry, StoreError> {
         self.logs.get(&key).ok_or_else(|| self.missing(key))
+    }
+
+    /// Returns whether a log is kept or deleted.
+    pub(crate) fn has_ended(&self, id: &GenerationId) -> bool {
+        let key = self.key(id);
+        let kept = matches!(self.logs.get(&key), Some(Entry::Kept(kept)) if kept.log.is_some());
+        kept || self.is_deleted(key)
     }
 
     pub(crate) fn is_deleted(&self, key: IdKey) -> bool {
@@ -191,9 +204,8 @@ impl Index {
 
     /// Notes under which idempotency key a log was started.
     pub(crate) fn note_key(&mut self, header: &LogHeader, key: IdKey) {
-        if let Some(keyed) = &header.idempotency {
-            let hash = key_hash(&header.meta.owner, &keyed.key);
-            self.keys.insert(hash, key);
+        if let Some(keyed) = header_key(header) {
+            self.keys.insert(keyed, key);
         }
     }
 
@@ -210,34 +222,56 @@ impl Index {
         }
         let running = self.take_running(key);
         self.logs.remove(&key);
-        running.map(|log| log.number)
+        // The key of a kept one is forgotten with its file, whose list has it.
+        let running = running?;
+        if let Some(keyed) = header_key(&running.header) {
+            self.forget_key(keyed, key);
+        }
+        Some(running.number)
     }
 
-    /// Forgets what lies in a file that is removed.
-    pub(crate) fn forget_file(&mut self, id: FileId) {
-        let gone = |place: &mut Option<Place>| {
-            if place.is_some_and(|place| place.file == id) {
-                *place = None;
-            }
-        };
-        self.logs.retain(|_, entry| {
-            let Entry::Kept(kept) = entry else {
-                return true;
+    /// Forgets that a log or an object lies in this place, and under which idempotency key, once
+    /// nothing of it is left.
+    pub(crate) fn forget(
+        &mut self,
+        key: IdKey,
+        is_log: bool,
+        place: Place,
+        keyed: Option<KeyHash>,
+    ) {
+        if let Some(Entry::Kept(kept)) = self.logs.get_mut(&key) {
+            let known = if is_log {
+                &mut kept.log
+            } else {
+                &mut kept.object
             };
-            gone(&mut kept.log);
-            gone(&mut kept.object);
-            kept.log.is_some() || kept.object.is_some()
-        });
-        let logs = &self.logs;
-        self.keys.retain(|_, key| logs.contains_key(key));
-        self.files.remove(&id);
-        self.pins.remove(&id);
+            known.take_if(|known| *known == place);
+            if kept.log.is_none() && kept.object.is_none() {
+                self.logs.remove(&key);
+            }
+        }
+        if let Some(keyed) = keyed.filter(|_| !self.logs.contains_key(&key)) {
+            self.forget_key(keyed, key);
+        }
+    }
+
+    /// Forgets an idempotency key, unless another log has it now.
+    fn forget_key(&mut self, keyed: KeyHash, key: IdKey) {
+        if self.keys.get(&keyed) == Some(&key) {
+            self.keys.remove(&keyed);
+        }
     }
 
     /// Returns whether a running log has something in this file.
     pub(crate) fn is_pinned(&self, id: FileId) -> bool {
         self.pins.get(&id).is_some_and(|count| *count > 0)
     }
+}
+
+/// Returns what stands for the owner and the idempotency key of a log, if it had one.
+pub(crate) fn header_key(header: &LogHeader) -> Option<KeyHash> {
+    let keyed = header.idempotency.as_ref()?;
+    Some(key_hash(&header.meta.owner, &keyed.key))
 }
 
 /// Returns what stands for an owner and an idempotency key. The same in every process.

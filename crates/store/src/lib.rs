@@ -59,6 +59,7 @@ mod folder;
 mod frame;
 mod health;
 mod index;
+mod listing;
 mod options;
 mod output;
 mod queue;

@@ -9,8 +9,9 @@ use tokenwire_core::log::StoreError;
 
 use crate::body::now;
 use crate::files::{FileKind, Place, StoreFile, failed};
-use crate::frame::MAGIC;
+use crate::frame::FILE_HEAD;
 use crate::health::Thread;
+use crate::listing::{LISTED, Listed, push_footer, push_listing};
 use crate::shared::Shared;
 use crate::syncer::remove;
 
@@ -19,6 +20,10 @@ use crate::syncer::remove;
 pub(crate) struct Output {
     kind: FileKind,
     open: Option<(Arc<StoreFile>, Instant)>,
+    /// What was written since the last list of a kept file.
+    listed: Vec<Listed>,
+    /// Where the last list lies; 0 if there is none.
+    listing: u32,
     /// The time after which another file is begun.
     span: Duration,
 }
@@ -28,6 +33,8 @@ impl Output {
         Self {
             kind,
             open: None,
+            listed: Vec::new(),
+            listing: 0,
             span,
         }
     }
@@ -40,12 +47,55 @@ impl Output {
     }
 
     /// Closes the file if it has been written for long enough, or cannot be synced.
-    pub(crate) fn rotate(&mut self) {
+    pub(crate) fn rotate(&mut self, shared: &Shared) {
         let due = |(file, since): &(Arc<StoreFile>, Instant)| {
             since.elapsed() >= self.span || file.failed.load(Ordering::Acquire)
         };
         if self.open.as_ref().is_some_and(due) {
-            self.open = None;
+            self.close(shared);
+        }
+    }
+
+    /// Ends the file. A kept one gets its footer, without which it is read as after a crash.
+    pub(crate) fn close(&mut self, shared: &Shared) {
+        self.list(shared);
+        let (listing, listed) = (
+            std::mem::take(&mut self.listing),
+            !std::mem::take(&mut self.listed).is_empty(),
+        );
+        let Some((file, _)) = self.open.take() else {
+            return;
+        };
+        if listing == 0 || listed || file.failed.load(Ordering::Acquire) {
+            return;
+        }
+        let mut bytes = Vec::new();
+        push_footer(&mut bytes, listing);
+        let _ = append(shared, &file, &mut bytes);
+    }
+
+    /// Notes what was written to a kept file.
+    pub(crate) fn note(&mut self, shared: &Shared, listed: Listed) {
+        self.listed.push(listed);
+        if self.listed.len() >= LISTED {
+            self.list(shared);
+        }
+    }
+
+    /// Writes what was noted. It is tried again with more if that fails.
+    fn list(&mut self, shared: &Shared) {
+        let Some((file, _)) = self.open.as_ref().filter(|_| !self.listed.is_empty()) else {
+            return;
+        };
+        let mut bytes = Vec::new();
+        if file.failed.load(Ordering::Acquire)
+            || !push_listing(&mut bytes, self.listing, self.listed.clone())
+        {
+            return;
+        }
+        if let Ok(place) = append(shared, file, &mut bytes) {
+            self.listing = place.offset;
+            self.listed.clear();
         }
     }
 
@@ -54,47 +104,68 @@ impl Output {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    pub(crate) fn append(&mut self, shared: &Shared, bytes: &[u8]) -> Result<Place, StoreError> {
+    pub(crate) fn append(
+        &mut self,
+        shared: &Shared,
+        bytes: &mut [u8],
+    ) -> Result<Place, StoreError> {
         let max = shared.options.file_bytes;
         let full = |file: &StoreFile| {
             file.failed.load(Ordering::Acquire)
-                || file.len() > MAGIC.len() as u64 && file.len() + bytes.len() as u64 > max
+                || file.len() > FILE_HEAD as u64 && file.len() + bytes.len() as u64 > max
         };
         if self.open.as_ref().is_some_and(|(file, _)| full(file)) {
-            self.open = None;
+            self.close(shared);
         }
-        let result = self.write(shared, bytes);
-        let no_room = result.as_ref().is_err_and(is_no_room);
-        let result = result.map_err(failed);
-        shared
-            .health
-            .note(&result.clone().map(|_| bytes.len() as u64), no_room);
-        result
+        match self.file(shared, bytes.len() as u64) {
+            Ok(file) => append(shared, &file, bytes),
+            Err(error) => Err(failure(shared, error)),
+        }
     }
 
-    fn write(&mut self, shared: &Shared, bytes: &[u8]) -> io::Result<Place> {
-        make_room(shared, bytes.len() as u64)?;
-        let file = match &self.open {
-            Some((file, _)) => file.clone(),
-            None => {
-                let id = shared.next_file.fetch_add(1, Ordering::Relaxed);
-                let create = || StoreFile::create(&shared.folder.path, self.kind, id);
-                let file = shared.health.busy(Thread::Writer, create)?;
-                let length = MAGIC.len() as u64;
-                shared.health.bytes.fetch_add(length, Ordering::Relaxed);
-                shared.index.lock().files.insert(id, file.clone());
-                self.open = Some((file.clone(), Instant::now()));
-                file
-            }
-        };
-        let offset = shared.health.busy(Thread::Writer, || file.append(bytes))?;
-        file.newest.fetch_max(now(), Ordering::Relaxed);
-        shared.syncer.mark(&file);
-        Ok(Place {
-            file: file.id,
-            offset: u32::try_from(offset).map_err(|_| ErrorKind::FileTooLarge)?,
-        })
+    /// Returns the file that is written, with room for this many bytes below the bound.
+    fn file(&mut self, shared: &Shared, bytes: u64) -> io::Result<Arc<StoreFile>> {
+        make_room(shared, bytes)?;
+        // The room may be that of the open file.
+        let usable = |(file, _): &&(Arc<StoreFile>, Instant)| !file.failed.load(Ordering::Acquire);
+        if let Some((file, _)) = self.open.as_ref().filter(usable) {
+            return Ok(file.clone());
+        }
+        self.close(shared);
+        let id = shared.next_file.fetch_add(1, Ordering::Relaxed);
+        let create = || StoreFile::create(&shared.folder.path, self.kind, id);
+        let file = shared.health.busy(Thread::Writer, create)?;
+        let length = FILE_HEAD as u64;
+        shared.health.bytes.fetch_add(length, Ordering::Relaxed);
+        shared.index.lock().files.insert(id, file.clone());
+        self.open = Some((file.clone(), Instant::now()));
+        Ok(file)
     }
+}
+
+/// Appends frames to a file and returns where they begin.
+fn append(shared: &Shared, file: &Arc<StoreFile>, bytes: &mut [u8]) -> Result<Place, StoreError> {
+    let write = || file.append(bytes);
+    let written = shared.health.busy(Thread::Writer, write);
+    let offset = written.and_then(|offset| {
+        file.newest.fetch_max(now(), Ordering::Relaxed);
+        shared.syncer.mark(file);
+        u32::try_from(offset).map_err(|_| ErrorKind::FileTooLarge.into())
+    });
+    let offset = offset.map_err(|error| failure(shared, error))?;
+    shared.health.note(&Ok(bytes.len() as u64), false);
+    Ok(Place {
+        file: file.id,
+        offset,
+    })
+}
+
+/// Notes that a write failed.
+fn failure(shared: &Shared, error: io::Error) -> StoreError {
+    let no_room = is_no_room(&error);
+    let error = failed(error);
+    shared.health.note(&Err(error.clone()), no_room);
+    error
 }
 
 fn is_no_room(error: &io::Error) -> bool {
@@ -110,10 +181,8 @@ fn make_room(shared: &Shared, bytes: u64) -> io::Result<()> {
     while max > 0 && shared.health.bytes.load(Ordering::Relaxed) + bytes > max {
         let oldest = {
             let index = shared.index.lock();
-            let kept = index.files.values().filter(|file| {
-                matches!(file.kind, FileKind::Logs | FileKind::Objects)
-                    && file.len() > MAGIC.len() as u64
-            });
+            let kept = index.files.values();
+            let kept = kept.filter(|file| file.kind.is_kept() && file.len() > FILE_HEAD as u64);
             let oldest = kept.min_by_key(|file| (file.newest.load(Ordering::Relaxed), file.id));
             oldest.cloned()
         };
@@ -124,7 +193,7 @@ fn make_room(shared: &Shared, bytes: u64) -> io::Result<()> {
         tracing::warn!(path = %oldest.path.display(), "removed before its time: the store is full");
         // Were it the open one, the next write begins another.
         oldest.failed.store(true, Ordering::Release);
-        shared.index.lock().forget_file(oldest.id);
+        shared.forget_file(&oldest);
         remove(&oldest, &shared.health);
     }
     Ok(())

@@ -10,17 +10,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokenwire_core::log::{LogHeader, StoreError};
 use tokenwire_core::model::id::{GenerationId, Seq};
 use tokenwire_core::model::record::RecordBatch;
 
 use bytes::Bytes;
 
-use crate::body::{self, EntryBody, LogHead, ObjectHead, now};
+use crate::body::{self, EntryBody, LogHead, now};
 use crate::files::{FileId, FileKind, Place, StoreFile};
 use crate::folder::{Folder, Taken};
-use crate::frame::{Found, Frames, Head, Kind, MAGIC};
+use crate::frame::{FILE_HEAD, FileHead, Found, Frames, Head, Kind};
 use crate::index::{Chunk, Entry, IdKey, Index, KeptLog, RunningLog};
+use crate::listing::{Listed, contents};
 use crate::options::DiskOptions;
 
 /// What earlier processes left.
@@ -71,17 +71,13 @@ impl Recovered {
     /// Reads a folder. Returns false if it has files that this version does not know.
     fn folder(&mut self, folder: &Folder, options: &DiskOptions) -> bool {
         let files = match self.files(&folder.path) {
-            Ok(files) => files,
+            Ok(Some(files)) => files,
+            Ok(None) => return false,
             Err(error) => {
                 tracing::error!(%error, path = %folder.path.display(), "a folder of the store cannot be read");
                 return false;
             }
         };
-        let short = |file: &StoreFile| file.len() < MAGIC.len() as u64;
-        if let Some(unknown) = files.iter().find(|file| !short(file) && !file.is_known()) {
-            tracing::warn!(path = %unknown.path.display(), "left alone: not a file of this version");
-            return false;
-        }
         for file in &files {
             self.index.files.insert(file.id, file.clone());
         }
@@ -91,15 +87,15 @@ impl Recovered {
         of(FileKind::Objects).for_each(|file| self.kept(file));
         of(FileKind::Logs).for_each(|file| self.kept(file));
         let mut found = HashMap::new();
-        of(FileKind::Journal).for_each(|file| journal(file, &mut found));
+        of(FileKind::Journal).for_each(|file| journal(file, &self.index, &mut found));
         for (_, log) in found {
             self.running(log, options);
         }
         true
     }
 
-    /// Opens the files of a folder, oldest first.
-    fn files(&mut self, path: &Path) -> io::Result<Vec<Arc<StoreFile>>> {
+    /// Opens the files of a folder, oldest first. `None` if one of them is of another version.
+    fn files(&mut self, path: &Path) -> io::Result<Option<Vec<Arc<StoreFile>>>> {
         let mut named = Vec::new();
         for entry in fs::read_dir(path)? {
             let entry = entry?;
@@ -110,17 +106,36 @@ impl Recovered {
         }
         named.sort_by_key(|(number, _, _)| *number);
         let mut files = Vec::with_capacity(named.len());
+        let mut torn = Vec::new();
         for (_, kind, path) in named {
             let id = self.next_file;
             self.next_file += 1;
-            let file = StoreFile::open(&path, kind, id)?;
+            let file = match StoreFile::open(&path, kind, id)? {
+                Ok(file) => file,
+                Err(FileHead::Foreign) => {
+                    tracing::warn!(path = %path.display(), "left alone: not a file of this version");
+                    return Ok(None);
+                }
+                // The process was killed, or power was lost, before there was anything in it.
+                Err(FileHead::Torn) => {
+                    torn.push(path);
+                    continue;
+                }
+                Err(_) => {
+                    tracing::error!(path = %path.display(), "left alone: the file is damaged");
+                    continue;
+                }
+            };
             let modified = fs::metadata(&path)?.modified()?;
             let modified = modified.duration_since(std::time::UNIX_EPOCH);
             let modified = modified.map_or(0, |since| since.as_secs());
             file.newest.store(modified, Ordering::Relaxed);
             files.push(file);
         }
-        Ok(files)
+        for path in torn {
+            let _ = fs::remove_file(path);
+        }
+        Ok(Some(files))
     }
 
     fn deleted(&mut self, file: &StoreFile) {
@@ -156,86 +171,35 @@ impl Recovered {
         });
     }
 
-    /// Reads the heads of a kept file's logs or objects. Their bytes are checked when they are read.
+    /// Notes what lies in a kept file.
     fn kept(&mut self, file: &StoreFile) {
-        let mut offset = MAGIC.len() as u64;
-        while offset < file.len() {
-            match self.kept_at(file, offset) {
-                Ok(Some(next)) => offset = next,
-                // Torn: a whole frame would end within the file.
-                Ok(None) if file.head(offset).is_ok_and(|head| head.is_some()) => return,
-                Ok(None) | Err(_) => {
-                    self.kept_after_damage(file, offset);
-                    return;
-                }
+        for Listed { id, keyed, offset } in contents(file) {
+            let key = self.index.key(&id);
+            if self.index.is_deleted(key) {
+                continue;
             }
+            if let Some(keyed) = keyed {
+                self.index.keys.insert(keyed, key);
+            }
+            let place = Place {
+                file: file.id,
+                offset,
+            };
+            self.note_kept(key, file.kind, place);
         }
     }
 
-    /// Notes the log or the object at this offset, and returns where the next one begins. `None` if
-    /// the file ends before it does.
-    fn kept_at(&mut self, file: &StoreFile, offset: u64) -> Result<Option<u64>, StoreError> {
-        let head = file.head(offset).map_err(crate::files::failed)?;
-        let head = head.ok_or(StoreError::Corrupt)?;
-        let bytes = file.frame(offset, head.frame_len(), head.kind)?;
-        let after = offset + head.frame_len() as u64;
-        let (header, rest) = match head.kind {
-            Kind::Log => {
-                let log: LogHead = body::decode(&bytes)?;
-                if !log.is_plausible() {
-                    return Err(StoreError::Corrupt);
-                }
-                (log.header()?, log.chunks_len())
-            }
-            Kind::Object => {
-                let object: ObjectHead = body::decode(&bytes)?;
-                let header = LogHeader::decode(&object.header)?;
-                (header, u64::from(object.length))
-            }
-            _ => return Ok(Some(after)),
-        };
-        let next = after + rest;
-        if next > file.len() {
-            return Ok(None);
-        }
-        let place = Place {
-            file: file.id,
-            offset: u32::try_from(offset).map_err(|_| StoreError::Corrupt)?,
-        };
-        let key = self.index.key(&header.meta.id);
-        if !self.index.is_deleted(key) {
-            self.index.note_key(&header, key);
-            self.note_kept(key, head.kind, place);
-        }
-        Ok(Some(next))
-    }
-
-    fn note_kept(&mut self, key: IdKey, kind: Kind, place: Place) {
+    fn note_kept(&mut self, key: IdKey, kind: FileKind, place: Place) {
         let mut kept = match self.index.logs.get(&key) {
             Some(Entry::Kept(kept)) => *kept,
-            Some(Entry::Running(_)) if kind == Kind::Object => return,
+            Some(Entry::Running(_)) if kind == FileKind::Objects => return,
             _ => KeptLog::default(),
         };
         match kind {
-            Kind::Log => kept.log = Some(place),
+            FileKind::Logs => kept.log = Some(place),
             _ => kept.object = Some(place),
         }
         self.index.keep(key, kept);
-    }
-
-    /// Reads the rest of a damaged file: looks for whole frames after the damage.
-    fn kept_after_damage(&mut self, file: &StoreFile, offset: u64) {
-        tracing::error!(path = %file.path.display(), offset, "a kept file is damaged");
-        let Ok(bytes) = file.read_all() else {
-            return;
-        };
-        for found in Frames::new(&bytes, usize::try_from(offset).unwrap_or(bytes.len())) {
-            if let Found::Frame(offset, head, _) = found
-                && matches!(head.kind, Kind::Log | Kind::Object)
-            {
-                let _ = self.kept_at(file, offset as u64);
-            }
-        }
     }
 
     /// Adds a log of a journal, unless it has ended.
@@ -273,7 +237,7 @@ fn each_frame(file: &StoreFile, mut f: impl FnMut(usize, &Head, &[u8])) {
             return;
         }
     };
-    for found in Frames::new(&bytes, MAGIC.len()) {
+    for found in Frames::new(&bytes, FILE_HEAD, file.salt) {
         match found {
             Found::Frame(offset, head, body) => f(offset, &head, body),
             Found::Damaged(offset, _) | Found::Skipped(offset) => {
@@ -283,8 +247,9 @@ fn each_frame(file: &StoreFile, mut f: impl FnMut(usize, &Head, &[u8])) {
     }
 }
 
-/// Reads the logs of a journal file. Later files go on with those of earlier ones.
-fn journal(file: &StoreFile, logs: &mut HashMap<u32, JournalLog>) {
+/// Reads the logs of a journal file, without those that the kept files have or that were deleted.
+/// Later files go on with the logs of earlier ones.
+fn journal(file: &StoreFile, index: &Index, logs: &mut HashMap<u32, JournalLog>) {
     let length = file.len();
     each_frame(file, |offset, head, body| {
         let Ok(place) = u32::try_from(offset) else {
@@ -306,6 +271,9 @@ fn journal(file: &StoreFile, logs: &mut HashMap<u32, JournalLog>) {
                     return;
                 }
                 match log.header() {
+                    Ok(header) if index.has_ended(&header.meta.id) => {
+                        logs.remove(&head.log);
+                    }
                     Ok(header) => {
                         let mut running = RunningLog::new(Arc::new(header), 0);
                         running.epoch_ends = log.epoch_ends.into_iter().map(Seq).collect();
@@ -332,7 +300,12 @@ fn journal(file: &StoreFile, logs: &mut HashMap<u32, JournalLog>) {
                     found.ended = body::decode(body).ok();
                 }
             }
-            Kind::Object | Kind::Bytes | Kind::Deleted | Kind::Entry => {}
+            Kind::Object
+            | Kind::Bytes
+            | Kind::Deleted
+            | Kind::Entry
+            | Kind::Listing
+            | Kind::Footer => {}
         }
     });
 }

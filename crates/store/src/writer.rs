@@ -15,6 +15,7 @@ use crate::files::{FileKind, Place, StoreFile};
 use crate::folder::Folder;
 use crate::frame::{self, Kind};
 use crate::index::{Chunk, Entry, IdKey, KeptLog, RunningLog};
+use crate::listing::Listed;
 use crate::output::Output;
 use crate::queue::{Received, after};
 use crate::reader::{log_head, object_head, whole};
@@ -27,8 +28,6 @@ const TICK: Duration = Duration::from_secs(1);
 const SPANS: u32 = 8;
 /// The longest time that a kept file spans.
 const LONGEST_SPAN: Duration = Duration::from_secs(60 * 60);
-/// Frames of a running log from which on it is written again, so that its list stays short.
-const CHUNKS: usize = 4096;
 /// Bytes of small records from which on those that are replaced are left behind.
 const ENTRY_BYTES: u64 = 1 << 20;
 
@@ -77,7 +76,8 @@ impl Writer {
             old,
             next_number: 1,
             buffer: Vec::new(),
-            next_tick: after(TICK),
+            // What earlier processes left is tidied up at once.
+            next_tick: Instant::now(),
             shared,
         }
     }
@@ -92,7 +92,7 @@ impl Writer {
                     drop(permit);
                 }
                 Received::Nothing => {}
-                Received::Closed => return,
+                Received::Closed => break,
             }
             self.compact();
             if Instant::now() >= self.next_tick {
@@ -100,6 +100,10 @@ impl Writer {
                 self.tick();
             }
         }
+        // The next process reads what lies in them from their footers.
+        self.logs.close(&self.shared);
+        self.objects.close(&self.shared);
+        self.shared.syncer.close();
     }
 
     fn make(&mut self, command: Command) {
@@ -124,6 +128,13 @@ impl Writer {
                     let _ = reply.send(Err(error));
                 }
             },
+            Command::Renew(ids) => {
+                for id in ids {
+                    if let Err(error) = self.renew(&id) {
+                        tracing::debug!(generation = %id, %error, "an object could not be renewed");
+                    }
+                }
+            }
             Command::Entries => self.write_entries(),
             Command::Lost(file) => self.lost(&file),
         }
@@ -157,7 +168,7 @@ impl Writer {
         }) {
             return Err(StoreError::Corrupt);
         }
-        let place = self.journal.append(&self.shared, &self.buffer)?;
+        let place = self.journal.append(&self.shared, &mut self.buffer)?;
         let mut log = RunningLog::new(header, number);
         log.pinned.push(place.file);
         self.shared.index.lock().insert_running(key, log);
@@ -227,7 +238,7 @@ impl Writer {
         if staged.is_empty() {
             return;
         }
-        match self.journal.append(&self.shared, &self.buffer) {
+        match self.journal.append(&self.shared, &mut self.buffer) {
             Ok(place) => {
                 let mut index = self.shared.index.lock();
                 for staged in staged.iter() {
@@ -348,14 +359,16 @@ impl Writer {
         };
         // The object first: without the log it is not taken for an end.
         let object = match object {
-            Some(object) => Some(self.write_object(&head, block.next, &object)?),
+            Some(object) => Some(self.write_object(&header, &head, block.next, &object)?),
             None => None,
         };
         self.buffer.clear();
         if whole.write(&mut self.buffer, 0, head).is_none() {
             return Err(StoreError::Corrupt);
         }
-        let log = self.logs.append(&self.shared, &self.buffer)?;
+        let log = self.logs.append(&self.shared, &mut self.buffer)?;
+        self.logs
+            .note(&self.shared, Listed::new(&header, log.offset));
         self.buffer.clear();
         self.buffer.shrink_to(1 << 20);
         self.note_ended(number);
@@ -369,6 +382,7 @@ impl Writer {
 
     fn write_object(
         &mut self,
+        header: &LogHeader,
         head: &LogHead,
         end: Seq,
         object: &[u8],
@@ -393,7 +407,43 @@ impl Writer {
             return Err(StoreError::Corrupt);
         }
         self.buffer.extend_from_slice(&bytes);
-        self.objects.append(&self.shared, &self.buffer)
+        let place = self.objects.append(&self.shared, &mut self.buffer)?;
+        self.objects
+            .note(&self.shared, Listed::new(header, place.offset));
+        Ok(place)
+    }
+
+    /// Writes an object again, if the file that has it would be removed early. Its time begins anew.
+    fn renew(&mut self, id: &GenerationId) -> Result<(), StoreError> {
+        let (key, place, file) = {
+            let index = self.shared.index.lock();
+            let key = index.key(id);
+            match index.get(key)? {
+                Entry::Kept(KeptLog {
+                    object: Some(place),
+                    ..
+                }) => (key, *place, index.file(place.file)?),
+                _ => return Ok(()),
+            }
+        };
+        let fresh = self.shared.options.retain_objects / SPANS;
+        if file.newest.load(Ordering::Relaxed) + fresh.as_secs() >= now() {
+            return Ok(());
+        }
+        let (head, offset) = object_head(&file, place)?;
+        let object = file.frame(offset, head.length as usize, Kind::Bytes)?;
+        let header = LogHeader::decode(&head.header)?;
+        let log = LogHead {
+            header: head.header,
+            epoch_ends: head.epoch_ends,
+            ended_at: Some(head.ended_at),
+            chunks: Vec::new(),
+        };
+        let renewed = self.write_object(&header, &log, Seq(head.end), &object)?;
+        if let Some(Entry::Kept(kept)) = self.shared.index.lock().logs.get_mut(&key) {
+            kept.object = Some(renewed);
+        }
+        Ok(())
     }
 
     /// Notes in the journal that a log is not running any more. The kept files and the deletions say
@@ -406,7 +456,7 @@ impl Writer {
         frame::push(&mut bytes, Kind::Ended, number, |out| {
             body::encode(&now(), out);
         });
-        let _ = self.journal.append(&self.shared, &bytes);
+        let _ = self.journal.append(&self.shared, &mut bytes);
     }
 
     /// Forgets a running log whose stored records cannot be read: its writer stores them again.
@@ -446,10 +496,11 @@ impl Writer {
 
     /// Writes all of a running log to the end of the journal, with these epochs.
     fn rewrite(&mut self, key: IdKey, epoch_ends: Option<Vec<Seq>>) -> Result<u32, StoreError> {
-        let (header, current, number) = {
+        let (header, current, number, join_at) = {
             let mut index = self.shared.index.lock();
             let log = index.running_mut(key).ok_or(StoreError::NotFound)?;
-            (log.header.clone(), log.epoch_ends.clone(), log.number)
+            let (header, ends) = (log.header.clone(), log.epoch_ends.clone());
+            (header, ends, log.number, log.join_at)
         };
         let number = if number == 0 { self.number() } else { number };
         let epoch_ends = epoch_ends.unwrap_or(current);
@@ -465,7 +516,7 @@ impl Writer {
         self.buffer.clear();
         let chunks = whole.write(&mut self.buffer, number, head);
         let chunks = chunks.ok_or(StoreError::Corrupt)?;
-        let place = self.journal.append(&self.shared, &self.buffer)?;
+        let place = self.journal.append(&self.shared, &mut self.buffer)?;
         self.buffer.clear();
         self.buffer.shrink_to(1 << 20);
         let chunk = |(next, offset, length): (Seq, usize, u32)| Chunk {
@@ -477,6 +528,7 @@ impl Writer {
             next,
         };
         let mut log = RunningLog::new(header, number);
+        log.join_at = join_at;
         log.epoch_ends = epoch_ends;
         log.chunks = chunks.into_iter().map(chunk).collect();
         log.end = log.chunks.last().map_or(Seq(0), |chunk| chunk.next);
@@ -493,7 +545,7 @@ impl Writer {
         frame::push(&mut self.buffer, Kind::Deleted, 0, |out| {
             out.extend_from_slice(id.as_str().as_bytes());
         });
-        let place = self.deleted.append(&self.shared, &self.buffer)?;
+        let place = self.deleted.append(&self.shared, &mut self.buffer)?;
         let (running, file) = {
             let mut index = self.shared.index.lock();
             let key = index.key(id);
@@ -528,7 +580,7 @@ impl Writer {
                 });
             }
         }
-        if self.entries.append(&self.shared, &self.buffer).is_err() {
+        if self.entries.append(&self.shared, &mut self.buffer).is_err() {
             self.shared.index.lock().changed.extend(changed);
         }
     }
@@ -581,12 +633,16 @@ impl Writer {
     fn join_frames(&mut self) {
         let long: Vec<IdKey> = {
             let index = self.shared.index.lock();
-            let long = |key: &&IdKey| matches!(index.logs.get(key), Some(Entry::Running(log)) if log.chunks.len() > CHUNKS);
+            let long = |key: &&IdKey| matches!(index.logs.get(key), Some(Entry::Running(log)) if log.chunks.len() > log.join_at);
             index.running.iter().filter(long).copied().collect()
         };
         for key in long {
             if self.rewrite(key, None).is_err() {
                 return;
+            }
+            if let Some(log) = self.shared.index.lock().running_mut(key) {
+                // All rewrites of a log together take no more than twice its bytes.
+                log.join_at *= 2;
             }
         }
     }
@@ -616,7 +672,7 @@ impl Writer {
             &mut self.deleted,
             &mut self.entries,
         ] {
-            output.rotate();
+            output.rotate(&self.shared);
         }
         self.write_entries();
         self.join_frames();
@@ -628,7 +684,8 @@ impl Writer {
         let due = |file: &StoreFile| {
             let retained = match file.kind {
                 FileKind::Logs => options.retain_logs,
-                FileKind::Objects => options.retain_objects,
+                // Those that are not renewed yet are kept for as long as if they were.
+                FileKind::Objects => options.retain_objects + options.retain_objects / SPANS,
                 FileKind::Deleted => longest,
                 FileKind::Journal | FileKind::Entries => return false,
             };
@@ -644,7 +701,7 @@ impl Writer {
                 .collect()
         };
         for file in &expired {
-            self.shared.index.lock().forget_file(file.id);
+            self.shared.forget_file(file);
             remove(file, &self.shared.health);
         }
         self.old.retain(|folder| !folder.remove_if_empty());
@@ -680,7 +737,7 @@ impl Writer {
         }
         let span = Duration::MAX;
         self.entries = Output::new(FileKind::Entries, span);
-        if !bytes.is_empty() && self.entries.append(&self.shared, &bytes).is_err() {
+        if !bytes.is_empty() && self.entries.append(&self.shared, &mut bytes).is_err() {
             return;
         }
         for file in files {

@@ -238,6 +238,33 @@ async fn kept_files_are_removed_whole_by_age() {
 }
 
 #[tokio::test]
+async fn renewed_object_outlives_those_beside_it() {
+    let path = folder();
+    let options = DiskOptions {
+        retain_logs: std::time::Duration::from_secs(1),
+        retain_objects: std::time::Duration::from_secs(2),
+        ..DiskOptions::new(&path)
+    };
+    let store = Arc::new(DiskStore::open(options.clone()).unwrap());
+    let old = ended(&*store, &["one"], "{}").await;
+    let renewed = ended(&*store, &["one"], "{\"a\":1}").await;
+    let waited = tokio::time::timeout(std::time::Duration::from_secs(30), async {
+        while store.object(&old).await.is_ok() {
+            store.renew(vec![renewed.clone()]).await;
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    });
+    waited.await.expect("the other object goes");
+    let object = Ok(Some("{\"a\":1}".into()));
+    assert_eq!(store.object(&renewed).await, object);
+    let again = DiskStore::open(DiskOptions {
+        path: crash(&path),
+        ..options
+    });
+    assert_eq!(again.unwrap().object(&renewed).await, object);
+}
+
+#[tokio::test]
 async fn long_log_beside_short_ones_does_not_keep_the_journal() {
     let path = folder();
     let options = DiskOptions {
@@ -304,8 +331,12 @@ async fn oldest_kept_files_go_first_at_the_bound() {
     assert_eq!(store.status().state, StoreState::Full);
 }
 
-/// Writes some logs, damages the files by `damage`, and returns what is left of each.
-async fn damaged(damage: impl Fn(&mut Vec<u8>, usize)) -> (Vec<(GenerationId, bool)>, usize) {
+/// Writes some logs, damages the files by `damage`, and returns what is left of each. With `closed`
+/// the kept files have their footers.
+async fn damaged(
+    closed: bool,
+    damage: impl Fn(&mut Vec<u8>, usize),
+) -> (Vec<(GenerationId, bool)>, usize) {
     let path = folder();
     let store = open(&path);
     let mut ids = Vec::new();
@@ -313,6 +344,9 @@ async fn damaged(damage: impl Fn(&mut Vec<u8>, usize)) -> (Vec<(GenerationId, bo
         let text = format!("the text of {number}");
         ids.push(ended(&*store, &[&text, &text], &text).await);
         ids.push(running(&*store, &[&text, &text, &text]).await);
+    }
+    if closed {
+        store.close();
     }
     let crashed = crash(&path);
     let touched: Vec<_> = ["journal-", "logs-", "objects-"]
@@ -384,11 +418,11 @@ proptest! {
         file in 0usize..3,
         at: proptest::sample::Index,
         bit in 0u8..8,
+        closed: bool,
     ) {
-        let (_, harmed) = block_on(damaged(|bytes, number| {
+        let (_, harmed) = block_on(damaged(closed, |bytes, number| {
             if number == file {
-                // The file's own first bytes are its version.
-                let at = 8 + at.index(bytes.len() - 8);
+                let at = at.index(bytes.len());
                 bytes[at] ^= 1 << bit;
             }
         }));
@@ -399,10 +433,11 @@ proptest! {
     fn arbitrary_damage_is_never_taken_for_text(
         at: proptest::sample::Index,
         junk in proptest::collection::vec(any::<u8>(), 1..300),
+        closed: bool,
     ) {
         // Asserts inside.
-        let (left, _) = block_on(damaged(|bytes, _| {
-            let at = 8 + at.index(bytes.len() - 8);
+        let (left, _) = block_on(damaged(closed, |bytes, _| {
+            let at = 32 + at.index(bytes.len() - 32);
             let end = bytes.len().min(at + junk.len());
             bytes[at..end].copy_from_slice(&junk[..end - at]);
         }));
@@ -420,6 +455,49 @@ async fn header_of_a_request_that_was_refused_leaves_no_log() {
     store.delete(&id).await.unwrap();
     assert_eq!(store.create(header).await, Err(StoreError::Deleted));
     assert_eq!(open(&crash(&path)).unfinished(), []);
+}
+
+#[tokio::test]
+async fn removal_of_a_file_forgets_its_logs_and_their_keys_only() {
+    let path = folder();
+    let options = DiskOptions {
+        file_bytes: 100_000,
+        max_bytes: 400_000,
+        journal_files: 1,
+        sync: std::time::Duration::from_millis(10),
+        ..DiskOptions::new(&path)
+    };
+    let store = Arc::new(DiskStore::open(options).unwrap());
+    let mut ids = Vec::new();
+    for _ in 0..1200 {
+        // One key for all: it names the last one.
+        ids.push(ended(&*store, &["a short text"], "{}").await);
+        if ids.len() % 100 == 0 {
+            let few = || named(&path, "journal-").len() <= 2;
+            eventually("the removal of journal files", few).await;
+        }
+    }
+    let last = ids.last().unwrap().clone();
+    let owner = Owner::Named("owner".into());
+    assert_eq!(store.keyed(&owner, "key").await, Ok(Some(last)));
+    // What is gone is gone as a whole, and the oldest first.
+    let mut left = Vec::new();
+    for id in &ids {
+        left.push(match store.open(id).await {
+            Ok(_) => true,
+            Err(error) => {
+                assert_eq!(error, StoreError::NotFound);
+                false
+            }
+        });
+    }
+    let first = left.iter().position(|left| *left).unwrap();
+    assert!(first > 0 && left[first..].iter().all(|left| *left));
+    assert_eq!(store.status().kept, left.len() - first);
+    // The next process finds the same.
+    store.close();
+    let again = open(&crash(&path));
+    assert_eq!(again.status().kept, left.len() - first);
 }
 
 #[tokio::test]

@@ -314,6 +314,10 @@ impl LogStore for FaultyStore {
         self.call(Operation::Delete, Some(()), delete).boxed()
     }
 
+    fn renew(&self, ids: Vec<GenerationId>) -> BoxFuture<'_, ()> {
+        self.inner.renew(ids)
+    }
+
     fn keyed<'a>(
         &'a self,
         owner: &'a Owner,

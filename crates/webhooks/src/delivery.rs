@@ -163,6 +163,20 @@ impl Status {
 // === impl Reason ===
 
 impl Reason {
+    /// Every reason.
+    const ALL: [Self; 5] = [
+        Self::Exhausted,
+        Self::Gone,
+        Self::Disabled,
+        Self::QueueFull,
+        Self::Stopped,
+    ];
+
+    /// Returns the reason of this name.
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == name)
+    }
+
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Exhausted => "exhausted",

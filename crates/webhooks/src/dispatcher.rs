@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::delivery::{Attempted, DeliveryError, Number, Reason};
 use crate::queue::{DeliveryQueue, Notice, NoticeKind};
-use crate::records::{DeliveryRecords, Record};
+use crate::records::{DeliveryRecords, Record, with_end};
 use crate::sender::Sender;
 
 /// State shared by the workers, the dispatcher and the API.
@@ -33,24 +33,35 @@ pub(crate) struct WebhookState {
 }
 
 impl WebhookState {
-    /// Logs a notice. What has ended is owed no longer.
+    /// Logs a notice, and notes it beyond the process: what is delivered is owed no longer, and what
+    /// is given up is a dead letter for later processes as well.
     pub(crate) fn note(&self, notice: &Notice) {
-        let ended = match notice.kind {
-            NoticeKind::Delivered { .. } => true,
-            NoticeKind::Retrying { .. } => false,
-            // The next process delivers it.
-            NoticeKind::Dead {
-                reason: Reason::Stopped,
-                ..
-            } if self.records.get().is_some() => {
+        let records = self.records.get();
+        match (notice.kind, records) {
+            (NoticeKind::Dead { reason, .. }, Some(_)) if reason == Reason::Stopped => {
+                // The next process delivers it.
                 tracing::info!(delivery = %notice.id, "webhook kept for the next start");
                 return;
             }
-            NoticeKind::Dead { .. } => true,
-        };
+            (NoticeKind::Dead { reason, .. }, Some(_)) => self.note_end(&notice.id, Some(reason)),
+            (NoticeKind::Delivered { .. }, Some(records)) => records.set(&notice.id, None),
+            _ => {}
+        }
         report(notice);
-        if let Some(records) = self.records.get().filter(|_| ended) {
-            records.set(&notice.id, None);
+    }
+
+    /// Notes that a delivery is a dead letter, or is none any more.
+    pub(crate) fn note_end(&self, id: &str, dead: Option<Reason>) {
+        let Some(records) = self.records.get() else {
+            return;
+        };
+        let attempts = self.queue.lock().attempts(id);
+        let dead = dead.map(|reason| (reason, attempts));
+        if let Some(record) = records.get(id) {
+            records.set(id, with_end(&record, dead));
+        }
+        for dropped in self.queue.lock().take_dropped() {
+            records.set(&dropped, None);
         }
     }
 }

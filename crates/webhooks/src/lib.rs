@@ -268,6 +268,9 @@ impl Webhooks {
     /// [`NoRetry`].
     pub fn retry(&self, owner: &Owner, id: &str) -> Result<serde_json::Value, NoRetry> {
         let retried = self.state.queue.lock().retry(owner, id, Instant::now());
+        if retried.is_ok() {
+            self.state.note_end(id, None);
+        }
         self.state.wakeup.notify_one();
         retried
     }
@@ -279,8 +282,15 @@ impl Webhooks {
     #[must_use]
     pub fn keep_in(&self, records: Arc<dyn DeliveryRecords>) -> Vec<GenerationId> {
         let mut responses = Vec::new();
+        let mut dead_letters = Vec::new();
         for (key, value) in records.list() {
             match Record::decode(&key, &value, self.key.as_ref(), self.allow_private) {
+                Some(Record {
+                    owed,
+                    event: Some(event),
+                    dead: Some(dead),
+                    ..
+                }) => dead_letters.push((event, owed, dead)),
                 Some(Record {
                     owed,
                     event: Some(event),
@@ -296,7 +306,16 @@ impl Webhooks {
                 }
             }
         }
-        let _ = self.state.records.set(records);
+        // The oldest first, as they ended.
+        dead_letters.sort_by_key(|(event, ..)| event.created_at);
+        let _ = self.state.records.set(records.clone());
+        let mut queue = self.state.queue.lock();
+        for (event, owed, dead) in dead_letters {
+            queue.accept_dead(event, owed.owner, owed.endpoint, dead, Instant::now());
+        }
+        for dropped in queue.take_dropped() {
+            records.set(&dropped, None);
+        }
         responses
     }
 

@@ -47,6 +47,8 @@ pub(crate) struct DeliveryQueue {
     /// Ended deliveries, in the order of their ends.
     delivered: VecDeque<Number>,
     failed: VecDeque<Number>,
+    /// The ids of dead letters that are not kept any more.
+    dropped: Vec<String>,
     disabled: Disabled,
     /// Whether a failed attempt is the last one.
     closing: bool,
@@ -119,6 +121,7 @@ impl DeliveryQueue {
             pending: 0,
             delivered: VecDeque::new(),
             failed: VecDeque::new(),
+            dropped: Vec::new(),
             disabled: Disabled::default(),
             closing: false,
             closed: false,
@@ -167,6 +170,46 @@ impl DeliveryQueue {
         }
         self.hosts.push(&host, number);
         None
+    }
+
+    /// Adds a dead letter of an earlier process.
+    pub(crate) fn accept_dead(
+        &mut self,
+        event: Event,
+        owner: Owner,
+        endpoint: Endpoint,
+        (reason, attempts): (Reason, u32),
+        now: Instant,
+    ) {
+        let number = self.next;
+        self.next += 1;
+        self.numbers.insert(event.id.clone(), number);
+        let delivery = Delivery {
+            event,
+            owner,
+            endpoint,
+            state: State::Failed(reason),
+            attempts,
+            failures: 0,
+            until: now,
+            last_status: None,
+            last_error: None,
+        };
+        self.deliveries.insert(number, delivery);
+        self.failed.push_back(number);
+        self.drop_oldest(Status::Failed);
+    }
+
+    /// Returns the number of attempts of a delivery.
+    pub(crate) fn attempts(&self, id: &str) -> u32 {
+        let number = self.numbers.get(id);
+        let delivery = number.and_then(|number| self.deliveries.get(number));
+        delivery.map_or(0, |delivery| delivery.attempts)
+    }
+
+    /// Returns the ids of dead letters that are not kept any more, once.
+    pub(crate) fn take_dropped(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.dropped)
     }
 
     /// Returns the attempts to make now, each to be [settled](Self::settle), and notices of the
@@ -404,11 +447,24 @@ impl DeliveryQueue {
             &mut self.failed
         };
         ended.push_back(number);
+        self.drop_oldest(status);
+    }
+
+    fn drop_oldest(&mut self, status: Status) {
+        let is_dead = status != Status::Delivered;
+        let ended = if is_dead {
+            &mut self.failed
+        } else {
+            &mut self.delivered
+        };
         if ended.len() > self.bounds.max_kept
             && let Some(oldest) = ended.pop_front()
             && let Some(delivery) = self.deliveries.remove(&oldest)
         {
             self.numbers.remove(&delivery.event.id);
+            if is_dead {
+                self.dropped.push(delivery.event.id);
+            }
         }
     }
 

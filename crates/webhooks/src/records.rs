@@ -7,14 +7,19 @@ use serde_json::{Value, json};
 use tokenwire_core::generation::Generation;
 use tokenwire_core::model::id::{GenerationId, Owner, random_id};
 
+use crate::delivery::Reason;
 use crate::endpoint::Endpoint;
 use crate::event::Event;
 use crate::signature::SigningKey;
 
-/// Keeps small records beyond the process: one for each webhook that is owed.
+/// Keeps small records beyond the process: one for each webhook that is owed, and one for each dead
+/// letter.
 pub trait DeliveryRecords: Send + Sync + fmt::Debug {
     /// Sets the record of this key, or removes it if it has no value. Must not block.
     fn set(&self, key: &str, value: Option<Vec<u8>>);
+
+    /// Returns the record of this key.
+    fn get(&self, key: &str) -> Option<Vec<u8>>;
 
     /// Returns all records by key.
     fn list(&self) -> Vec<(String, Vec<u8>)>;
@@ -38,6 +43,24 @@ pub(crate) struct Record {
     pub(crate) response: GenerationId,
     /// The event, once the response has ended.
     pub(crate) event: Option<Event>,
+    /// Why it was given up, and after how many attempts.
+    pub(crate) dead: Option<(Reason, u32)>,
+}
+
+/// Returns the record of a delivery that is given up; without a reason, that of one that is tried
+/// again.
+pub(crate) fn with_end(record: &[u8], dead: Option<(Reason, u32)>) -> Option<Vec<u8>> {
+    let mut value: Value = serde_json::from_slice(record).ok()?;
+    let members = value.as_object_mut()?;
+    members.insert(
+        "dead".to_owned(),
+        dead.map(|(reason, _)| reason.as_str()).into(),
+    );
+    members.insert(
+        "attempts".to_owned(),
+        dead.map(|(_, attempts)| attempts).into(),
+    );
+    Some(value.to_string().into_bytes())
 }
 
 // === impl Owed ===
@@ -108,6 +131,10 @@ impl Record {
                 response: response.clone(),
             })
         });
+        let dead = text("dead").and_then(Reason::parse).map(|reason| {
+            let attempts = value["attempts"].as_u64().unwrap_or_default();
+            (reason, u32::try_from(attempts).unwrap_or(u32::MAX))
+        });
         let owed = Owed {
             event: key.to_owned(),
             owner,
@@ -118,6 +145,7 @@ impl Record {
             owed,
             response,
             event,
+            dead,
         })
     }
 }

@@ -280,16 +280,21 @@ impl Directory {
     pub(super) fn renew_chain(&self, predecessor: &GenerationId, now: Instant) {
         let mut next = Some(predecessor.clone());
         while let Some(id) = next {
-            let state = &mut *self.state.lock();
-            let Some(entry) = state.generations.get_mut(&id) else {
-                return;
-            };
-            if let Some(since) = entry.kept_since.filter(|since| *since < now) {
-                entry.kept_since = Some(now);
-                state.kept.renew_object(since, now, &id);
-            }
-            next = entry.generation.header().predecessor.clone();
+            next = self
+                .renew(&id, now)
+                .and_then(|it| it.header().predecessor.clone());
         }
+    }
+
+    /// Keeps the object of a generation from now on. Returns it, if it is known.
+    pub(super) fn renew(&self, id: &GenerationId, now: Instant) -> Option<Arc<Generation>> {
+        let state = &mut *self.state.lock();
+        let entry = state.generations.get_mut(id)?;
+        if let Some(since) = entry.kept_since.filter(|since| *since < now) {
+            entry.kept_since = Some(now);
+            state.kept.renew_object(since, now, id);
+        }
+        Some(entry.generation.clone())
     }
 
     fn get(&self, id: &GenerationId) -> Option<Arc<Generation>> {
@@ -346,7 +351,7 @@ impl Directory {
             let Some(entry) = state.generations.get(id) else {
                 continue;
             };
-            if entry.generation.is_held() {
+            if !entry.generation.give_up_log() {
                 continue;
             }
             match oldest {
@@ -425,9 +430,10 @@ impl State {
     /// As [`Directory::take_due`].
     fn take_due(&mut self, retention: &Retention, now: Instant) -> Vec<Arc<Generation>> {
         // A log that has readers stays: they reach its end, or are cut for not reading.
+        // One that comes after this finds the log expired.
         let unread = |id: &&GenerationId| {
             let entry = self.generations.get(id);
-            entry.is_none_or(|entry| !entry.generation.is_held())
+            entry.is_none_or(|entry| entry.generation.give_up_log())
         };
         let logs = self.kept.logs_due(now, retention.events);
         let logs: Vec<_> = logs.filter(unread).cloned().collect();

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use super::directory::Part;
 use super::{Engine, Located, SessionResponses};
@@ -119,6 +120,8 @@ impl Engine {
                 return Err(not_found(previous, &id));
             };
             check_status(&generation)?;
+            // At once: before the turn starts it could be the oldest, and go.
+            self.registry.directory.renew(&id, Instant::now());
             next = generation.header().predecessor.clone();
             let turn = Turn::new(generation);
             bytes += turn.len();
@@ -132,6 +135,11 @@ impl Engine {
             }
         }
         turns.reverse();
+        if let Some(persistence) = &self.persistence {
+            let stored = turns.iter().map(|turn| turn.generation.meta());
+            let stored = stored.filter(|meta| meta.store);
+            persistence.renew(stored.map(|meta| meta.id.clone()).collect());
+        }
         Ok(History { turns })
     }
 

@@ -134,6 +134,14 @@ impl Persistence {
             })
     }
 
+    /// Has the objects that a turn builds on kept from now on. Nothing waits for it.
+    pub(super) fn renew(&self, ids: Vec<GenerationId>) {
+        if let (false, Ok(runtime)) = (ids.is_empty(), Handle::try_current()) {
+            let store = self.store.clone();
+            runtime.spawn(async move { store.renew(ids).await });
+        }
+    }
+
     /// Removes a log for good.
     pub(super) async fn delete(&self, id: &GenerationId) -> Result<(), ApiError> {
         let answer = timeout(self.wait, self.store.delete(id)).await;

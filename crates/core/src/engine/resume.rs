@@ -198,7 +198,16 @@ impl Engine {
         let Some(generation) = found else {
             return lost(cursor, kind);
         };
-        self.read(generation.attach(), cursor.after, kind)
+        let mut guard = generation.attach();
+        if guard.generation().tail().is_err() {
+            // Its log may have expired since it was found, and be in the store.
+            let again = self.find_or_lost(&cursor.id, owner, Part::Log).await?;
+            let Some(generation) = again else {
+                return lost(cursor, kind);
+            };
+            guard = generation.attach();
+        }
+        self.read(guard, cursor.after, kind)
     }
 
     /// Applies the [table](self) to a reader that is counted already, such as the one of

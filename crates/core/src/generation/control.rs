@@ -35,6 +35,9 @@ const RUNNING: u8 = 0;
 const PAUSED: u8 = 1;
 const RESUMED: u8 = 2;
 
+/// The bit of the holders that says that the log is given up: it had no holder then.
+const EXPIRING: usize = 1 << (usize::BITS - 1);
+
 #[derive(Debug)]
 pub(crate) struct Control {
     cancelled: AtomicBool,
@@ -45,6 +48,8 @@ pub(crate) struct Control {
     arrivals: AtomicUsize,
     /// Number of generations that follow this one's log.
     followers: AtomicUsize,
+    /// Readers and followers, and [`EXPIRING`].
+    holders: AtomicUsize,
     timeouts: AtomicU8,
     /// How long it runs without a reader; `None` is without limit.
     grace: Option<Duration>,
@@ -60,6 +65,7 @@ impl Control {
             readers: AtomicUsize::new(0),
             arrivals: AtomicUsize::new(0),
             followers: AtomicUsize::new(0),
+            holders: AtomicUsize::new(0),
             timeouts: AtomicU8::new(RUNNING),
             grace,
             driver: AtomicWaker::new(),
@@ -119,6 +125,24 @@ impl Control {
         self.followers.load(Ordering::Acquire) > 0
     }
 
+    /// Gives the log up unless it is held. A later holder finds that it is given up. Returns whether
+    /// it is.
+    pub(super) fn give_up_log(&self) -> bool {
+        let give_up = |holders: usize| (holders & !EXPIRING == 0).then_some(EXPIRING);
+        self.holders
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, give_up)
+            .is_ok()
+    }
+
+    /// Counts a holder. Returns false if the log was given up before.
+    fn hold(&self) -> bool {
+        self.holders.fetch_add(1, Ordering::AcqRel) & EXPIRING == 0
+    }
+
+    fn release(&self) {
+        self.holders.fetch_sub(1, Ordering::AcqRel);
+    }
+
     /// Pauses the upstream timeouts of a generation that follows another, which has its own.
     pub(crate) fn pause_timeouts(&self) {
         self.timeouts.store(PAUSED, Ordering::Release);
@@ -143,12 +167,23 @@ impl Control {
     }
 }
 
+impl Generation {
+    /// Counts a holder of the log. If it was given up just before, it expires now: a reader then has
+    /// nothing of it, and is not cut off in the middle.
+    fn hold(&self) {
+        if !self.control.hold() {
+            self.log.expire();
+        }
+    }
+}
+
 /// Counts one reader. A generation without readers runs on for its grace and is then cancelled.
 #[derive(Debug)]
 pub struct ReaderGuard(Arc<Generation>);
 
 impl ReaderGuard {
     pub(super) fn new(generation: Arc<Generation>) -> Self {
+        generation.hold();
         generation.control.readers.fetch_add(1, Ordering::AcqRel);
         generation.control.arrivals.fetch_add(1, Ordering::AcqRel);
         generation.control.driver.wake();
@@ -172,6 +207,7 @@ impl Drop for ReaderGuard {
         if readers == 0 {
             self.0.control.driver.wake();
         }
+        self.0.control.release();
     }
 }
 
@@ -182,6 +218,7 @@ pub(crate) struct FollowerGuard(Arc<Generation>);
 
 impl FollowerGuard {
     pub(crate) fn new(leader: Arc<Generation>) -> Self {
+        leader.hold();
         leader.control.followers.fetch_add(1, Ordering::AcqRel);
         leader.control.driver.wake();
         Self(leader)
@@ -197,6 +234,39 @@ impl Drop for FollowerGuard {
     fn drop(&mut self) {
         if self.0.control.followers.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.0.control.driver.wake();
+        }
+        self.0.control.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn held_log_is_not_given_up() {
+        let control = Control::new(None);
+        assert!(control.hold());
+        assert!(!control.give_up_log());
+        control.release();
+        assert!(control.give_up_log());
+        // Not again for a holder that came too late.
+        assert!(!control.hold());
+        assert!(!control.give_up_log());
+        control.release();
+        assert!(control.give_up_log());
+    }
+
+    #[test]
+    fn holder_and_expiry_that_race_agree() {
+        for _ in 0..2_000 {
+            let control = Control::new(None);
+            let (held, given_up) = std::thread::scope(|scope| {
+                let holder = scope.spawn(|| control.hold());
+                let given_up = control.give_up_log();
+                (holder.join(), given_up)
+            });
+            assert_eq!(held.ok(), Some(!given_up));
         }
     }
 }
