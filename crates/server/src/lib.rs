@@ -13,6 +13,7 @@ pub mod hosts;
 pub mod http;
 pub mod metrics;
 pub mod model_list;
+pub mod neighbours;
 pub mod origins;
 mod sealing;
 pub mod serve;

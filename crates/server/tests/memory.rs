@@ -61,7 +61,7 @@ impl Metered {
             ..Config::default()
         };
         change(&mut config);
-        let engine = shared_engine(&config, None);
+        let engine = shared_engine(&config, None, None);
         let (registry, account) = (engine.registry().clone(), engine.account().clone());
         let shared = Shared {
             engine,
@@ -70,6 +70,7 @@ impl Metered {
             retry_budget: Arc::new(RetryBudget::new(0)),
             webhooks: Webhooks::new(WebhookOptions::default()).unwrap(),
             store: None,
+            neighbours: None,
             config: Arc::new(config),
         };
         let (up, is_up) = std::sync::mpsc::channel();

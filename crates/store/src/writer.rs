@@ -19,6 +19,7 @@ use crate::listing::Listed;
 use crate::output::Output;
 use crate::queue::{Received, after};
 use crate::reader::{log_head, object_head, whole};
+use crate::recovery::Recovered;
 use crate::shared::Shared;
 use crate::syncer::remove;
 
@@ -136,6 +137,15 @@ impl Writer {
                 }
             }
             Command::Entries => self.write_entries(),
+            Command::TakeOver(recovered, reply) => {
+                let Recovered { index, folders, .. } = *recovered;
+                let bytes: u64 = index.files.values().map(|file| file.len()).sum();
+                self.shared.health.bytes.fetch_add(bytes, Ordering::Relaxed);
+                let merged = self.shared.index.lock().merge(index);
+                self.old.extend(folders);
+                let _ = reply.send(merged);
+                self.write_entries();
+            }
             Command::Lost(file) => self.lost(&file),
         }
     }

@@ -281,9 +281,29 @@ impl Webhooks {
     /// started.
     #[must_use]
     pub fn keep_in(&self, records: Arc<dyn DeliveryRecords>) -> Vec<GenerationId> {
+        let responses = self.go_on(&*records, records.list());
+        let _ = self.state.records.set(records);
+        responses
+    }
+
+    /// Goes on with what another process owed, whose records have been added to those of
+    /// [`keep_in`](Self::keep_in). Returns the same.
+    #[must_use]
+    pub fn take_over(&self, owed: Vec<(String, Vec<u8>)>) -> Vec<GenerationId> {
+        match self.state.records.get() {
+            Some(records) => self.go_on(&**records, owed),
+            None => Vec::new(),
+        }
+    }
+
+    fn go_on(
+        &self,
+        records: &dyn DeliveryRecords,
+        owed: Vec<(String, Vec<u8>)>,
+    ) -> Vec<GenerationId> {
         let mut responses = Vec::new();
         let mut dead_letters = Vec::new();
-        for (key, value) in records.list() {
+        for (key, value) in owed {
             match Record::decode(&key, &value, self.key.as_ref(), self.allow_private) {
                 Some(Record {
                     owed,
@@ -308,7 +328,6 @@ impl Webhooks {
         }
         // The oldest first, as they ended.
         dead_letters.sort_by_key(|(event, ..)| event.created_at);
-        let _ = self.state.records.set(records.clone());
         let mut queue = self.state.queue.lock();
         for (event, owed, dead) in dead_letters {
             queue.accept_dead(event, owed.owner, owed.endpoint, dead, Instant::now());
