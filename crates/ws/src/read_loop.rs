@@ -55,7 +55,7 @@ pub(crate) async fn read_loop(
     let registry = socket.upgrade().map(|socket| socket.borrow().registry());
     let closing = async {
         match &registry {
-            Some(registry) => registry.closing().await,
+            Some(registry) => registry.draining().await,
             None => std::future::pending().await,
         }
     };
