@@ -17,8 +17,12 @@ use crate::takeover::{Handover, TakeoverSocket};
 /// Minimum time for the last attempts of webhooks, however long the generations took to end.
 const LAST_WEBHOOKS: Duration = Duration::from_secs(5);
 
-/// Maximum time for kept connections to send another request, once nothing runs.
+/// Maximum time for connections to send another request, once nothing runs.
 const LAST_REQUESTS: Duration = Duration::from_secs(1);
+
+/// The same beside a successor: nothing waits for the exit, and connections that were accepted last
+/// may still owe their first request.
+const LAST_REQUESTS_BESIDE_SUCCESSOR: Duration = Duration::from_secs(5);
 
 /// The time between two looks at what still runs.
 const CHECK: Duration = Duration::from_millis(50);
@@ -94,13 +98,14 @@ impl Drain {
             successor = handover.is_some(),
             "stopping: no more connections are accepted, running streams may end"
         );
-        match handover {
+        let last_requests = match handover {
             Some(handover) => {
                 if let Some(operations) = &self.operations {
                     operations.pause().await;
                 }
                 registry.begin_drain(handover.reads);
                 handover.confirm();
+                LAST_REQUESTS_BESIDE_SUCCESSOR
             }
             None => {
                 service_manager::stopping();
@@ -108,11 +113,12 @@ impl Drain {
                 if let Some(listener) = self.listener.take() {
                     close(&listener);
                 }
+                LAST_REQUESTS
             }
-        }
+        };
         self.takeover = None;
         self.listener = None;
-        self.quiet(start, timeout).await;
+        self.quiet(start, timeout, last_requests).await;
         // Background generations have no connection that the server would wait for.
         let left = timeout.saturating_sub(start.elapsed());
         self.shared.engine.drain(left).await;
@@ -123,15 +129,17 @@ impl Drain {
 
     /// Waits until nothing runs, and kept connections have had time for another request. Those
     /// requests are served, each as the last of its connection.
-    async fn quiet(&self, start: Instant, timeout: Duration) {
-        let connections = &self.shared.metrics.gauges().connections;
+    async fn quiet(&self, start: Instant, timeout: Duration, last_requests: Duration) {
+        let gauges = self.shared.metrics.gauges();
         let mut clock = tokio::time::interval(CHECK);
         while start.elapsed() < timeout {
             clock.tick().await;
             if self.shared.engine.registry().open() > 0 {
                 continue;
             }
-            if connections.count() == 0 || start.elapsed() >= LAST_REQUESTS {
+            // Idle WebSockets close themselves.
+            let late = start.elapsed() >= last_requests && gauges.sockets.count() == 0;
+            if late || gauges.connections.count() == 0 {
                 return;
             }
         }

@@ -36,7 +36,9 @@ pub(crate) fn client_server(shared: &Shared, listener: TcpListener) -> io::Resul
         .shutdown_timeout(LAST_WRITES.as_secs())
         .disable_signals();
     let admitting = limits.clone();
+    let registry = shared.engine.registry().clone();
     let options = ConnectionOptions {
+        draining: Some(Arc::new(move || registry.is_draining())),
         admit: Some(Arc::new(move |socket| admitting.admit(socket))),
         slow_reader: config.streams.slow_reader_timeout,
         open: shared.metrics.gauges().connections.clone(),

@@ -139,6 +139,13 @@ impl Registry {
         self.admission.readers_leave()
     }
 
+    /// Returns the time after which a reader that leaves, or a client that may not start here, comes
+    /// back. It differs each time, so that they do not all come at once.
+    #[must_use]
+    pub fn come_back_after(&self) -> Duration {
+        Duration::from_millis(rand::random_range(200..2000))
+    }
+
     /// Waits until the gateway drains or shuts down.
     pub async fn draining(&self) {
         self.admission.draining().await;
