@@ -101,7 +101,7 @@ impl GenerationSource for FakeSource {
             Ok(match place {
                 None => Located::Gone,
                 Some(Answer::Lost) => Located::Lost,
-                Some(Answer::Remote) => Located::Remote {
+                Some(Answer::Remote) => Located::Unreachable {
                     node: "east".to_owned(),
                 },
                 Some(Answer::Unavailable) => {

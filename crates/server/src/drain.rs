@@ -137,8 +137,10 @@ impl Drain {
             if self.shared.engine.registry().open() > 0 {
                 continue;
             }
-            // Idle WebSockets close themselves.
-            let late = start.elapsed() >= last_requests && gauges.sockets.count() == 0;
+            // Readers of another process's streams, too. Idle WebSockets close themselves.
+            let readers = [&gauges.sockets, &gauges.sse, &gauges.text];
+            let read = readers.iter().any(|gauge| gauge.count() > 0);
+            let late = start.elapsed() >= last_requests && !read;
             if late || gauges.connections.count() == 0 {
                 return;
             }

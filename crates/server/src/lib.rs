@@ -14,6 +14,7 @@ pub mod http;
 pub mod listeners;
 pub mod metrics;
 pub mod model_list;
+pub mod neighbours;
 pub mod origins;
 mod sealing;
 pub mod serve;

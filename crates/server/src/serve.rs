@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::dev::{Server, ServerHandle};
 use secrecy::SecretString;
@@ -19,6 +20,7 @@ use crate::drain::{Drain, Signals};
 use crate::health_check::check_upstreams;
 use crate::listeners::{Inherited, Listeners, Sockets, handover_path};
 use crate::metrics::{Deliveries, Metrics, Storage, Upstreams};
+use crate::neighbours::Neighbours;
 use crate::servers::{client_server, operations_server};
 use crate::service::{Service, Shared, shared_engine};
 use crate::service_manager;
@@ -27,6 +29,9 @@ use crate::takeover::{Predecessor, TakeoverSocket};
 
 /// Bytes of requests that the embedded simulator keeps for its `/requests`.
 const RECORDED_BYTES: usize = 1024 * 1024;
+
+/// The time in which readers in other processes get the last records.
+const LAST_RECORDS: Duration = Duration::from_secs(2);
 
 /// Why the gateway cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +65,9 @@ pub enum ServeError {
     /// The store cannot be opened.
     #[error("store.path: {0}; set it to a folder on a local disk that the gateway may write")]
     Store(#[from] OpenError),
+    /// Other processes on the same store cannot be answered.
+    #[error("cannot listen for other processes in store.path: {0}; choose a shorter path")]
+    Peers(std::io::Error),
     /// The embedded simulator does not start.
     #[error("the embedded simulator does not start: {0}")]
     Simulator(std::io::Error),
@@ -81,6 +89,8 @@ pub struct Gateway {
     shared: Shared,
     /// Streams of an earlier process that are not ended yet.
     unfinished: Vec<GenerationId>,
+    /// Answers other processes on the same store.
+    peers: Option<tokenwire_peer::Server>,
     /// Runs as long as the gateway.
     _simulator: Option<Simulator>,
 }
@@ -135,6 +145,14 @@ impl Gateway {
             let account = shared.engine.account().clone();
             simulator.runtime().spawn(return_memory(account));
         }
+        let peers = match &shared.neighbours {
+            Some(neighbours) => Some(
+                neighbours
+                    .listen(shared.engine.clone())
+                    .map_err(ServeError::Peers)?,
+            ),
+            None => None,
+        };
         // Built once here, so that an error is reported before the workers start.
         Service::new(&shared).map_err(ServeError::Upstream)?;
         // Last, since a running gateway waits for this one from now on.
@@ -156,6 +174,7 @@ impl Gateway {
             address,
             shared,
             unfinished: unfinished.unwrap_or_default(),
+            peers,
             _simulator: simulator,
         })
     }
@@ -192,6 +211,7 @@ impl Gateway {
             predecessor,
             shared,
             unfinished,
+            peers,
             _simulator,
             ..
         } = self;
@@ -210,6 +230,12 @@ impl Gateway {
         if serving.is_finished() {
             return Ok((&mut serving).await.map_err(std::io::Error::other)??);
         }
+        // The readers that leave the predecessor read its streams here.
+        let peers = peers.map(|server| (server.connections(), tokio::spawn(server.run())));
+        let looking = shared.neighbours.clone().map(|neighbours| {
+            let (engine, webhooks) = (shared.engine.clone(), shared.webhooks.clone());
+            tokio::spawn(async move { neighbours.watch(&engine, &webhooks).await })
+        });
         // Before the predecessor goes, so that a further successor finds one of the two.
         let takeover = takeover_socket(&shared.config, &sockets);
         let took_over = predecessor.is_some();
@@ -242,6 +268,15 @@ impl Gateway {
             handle.stop(false).await;
             serving.abort();
         }
+        if let Some((connections, accepting)) = peers {
+            accepting.abort();
+            connections.close();
+            // Readers in other processes get the last records.
+            let _ = tokio::time::timeout(LAST_RECORDS, connections.wait()).await;
+        }
+        if let Some(looking) = looking {
+            looking.abort();
+        }
         checks.abort();
         ending.abort();
         memory.abort();
@@ -273,9 +308,11 @@ fn share(
     simulator: Option<String>,
     store: Option<Arc<DiskStore>>,
 ) -> Shared {
+    let neighbours = store.clone().map(Neighbours::new).map(Arc::new);
     let engine = shared_engine(
         &config,
         store.clone().map(|store| store as Arc<dyn LogStore>),
+        neighbours.as_ref(),
     );
     let metrics = Metrics::new(&config, engine.registry().clone());
     let upstreams = Shared::upstreams(&config, simulator);
@@ -289,6 +326,7 @@ fn share(
         retry_budget: Arc::new(RetryBudget::new(config.retry.budget_percent)),
         webhooks,
         store,
+        neighbours,
         config: Arc::new(config),
     }
 }

@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{Caller, Engine, Retention, ReuseOptions, SharedEngine};
 use tokenwire_core::log::{LogLimits, LogStore};
-use tokenwire_core::model::id::Owner;
+use tokenwire_core::model::id::{Owner, TaggedIds};
 use tokenwire_core::model::shown::Include;
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::{
@@ -25,6 +25,7 @@ use crate::config::schema;
 use crate::config::schema::Config;
 use crate::hosts::HostPolicy;
 use crate::metrics::{Gauges, Metrics};
+use crate::neighbours::Neighbours;
 use crate::origins::OriginPolicy;
 use crate::sealing;
 pub use crate::upstreams::SharedUpstream;
@@ -74,6 +75,8 @@ pub struct Shared {
     pub webhooks: Webhooks,
     /// Keeps the logs, where they outlive the process.
     pub store: Option<Arc<DiskStore>>,
+    /// The other processes on the same store.
+    pub neighbours: Option<Arc<Neighbours>>,
 }
 
 impl Shared {
@@ -300,11 +303,21 @@ impl Service {
 
 /// Builds what all workers share of the engine. Without a store logs end with the process.
 #[must_use]
-pub fn shared_engine(config: &Config, store: Option<Arc<dyn LogStore>>) -> SharedEngine {
+pub fn shared_engine(
+    config: &Config,
+    store: Option<Arc<dyn LogStore>>,
+    neighbours: Option<&Arc<Neighbours>>,
+) -> SharedEngine {
     let (streams, reuse) = (&config.streams, &config.reuse);
     let builder = match store {
         Some(store) => Engine::builder().store(store),
         None => Engine::builder(),
+    };
+    let builder = match neighbours {
+        Some(neighbours) => builder
+            .ids(Arc::new(TaggedIds(neighbours.tag())))
+            .source(neighbours.clone()),
+        None => builder,
     };
     builder
         .retention(Retention {

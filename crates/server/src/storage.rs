@@ -55,6 +55,12 @@ pub(crate) fn recover(
     block_on(end_each(ids, engine, webhooks))
 }
 
+/// Goes on with the webhooks that are among these small records of another process. Returns the
+/// generations whose end is to be reported.
+pub(crate) fn owed(entries: Vec<(String, bytes::Bytes)>, webhooks: &Webhooks) -> Vec<GenerationId> {
+    webhooks.take_over(deliveries(entries))
+}
+
 /// Tries again to end what could not be ended at the start.
 pub(crate) async fn recover_rest(
     mut rest: Vec<GenerationId>,
@@ -67,7 +73,7 @@ pub(crate) async fn recover_rest(
     }
 }
 
-async fn end_each(
+pub(crate) async fn end_each(
     ids: Vec<GenerationId>,
     engine: &SharedEngine,
     webhooks: &Webhooks,
@@ -105,11 +111,14 @@ impl DeliveryRecords for StoredDeliveries {
     }
 
     fn list(&self) -> Vec<(String, Vec<u8>)> {
-        let entries = self.0.entries(DELIVERIES).into_iter();
-        let entry = |(key, value): (String, bytes::Bytes)| {
-            let key = key.strip_prefix(DELIVERIES)?.to_owned();
-            Some((key, value.to_vec()))
-        };
-        entries.filter_map(entry).collect()
+        deliveries(self.0.entries(DELIVERIES))
     }
+}
+
+fn deliveries(entries: Vec<(String, bytes::Bytes)>) -> Vec<(String, Vec<u8>)> {
+    let entry = |(key, value): (String, bytes::Bytes)| {
+        let key = key.strip_prefix(DELIVERIES)?.to_owned();
+        Some((key, value.to_vec()))
+    };
+    entries.into_iter().filter_map(entry).collect()
 }

@@ -9,6 +9,8 @@ use tokenwire_core::model::record::RecordBatch;
 use tokio::sync::oneshot;
 
 use crate::files::StoreFile;
+use crate::index::Merged;
+use crate::recovery::Recovered;
 
 /// Where an answer goes.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -23,6 +25,8 @@ pub(crate) enum Command {
     Delete(GenerationId, Reply<()>),
     /// Writes the small records that changed.
     Entries,
+    /// Adds what an earlier process left.
+    TakeOver(Box<Recovered>, std::sync::mpsc::SyncSender<Merged>),
     /// A file could not be synced: what it holds may be lost.
     Lost(Arc<StoreFile>),
 }

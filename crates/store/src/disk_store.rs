@@ -45,7 +45,7 @@ pub struct OpenError {
 /// Dropping it ends its threads once they have done what was asked of them. It does not wait for
 /// them: a disk that hangs does not keep the process from ending.
 pub struct DiskStore {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -81,6 +81,8 @@ impl DiskStore {
             next_file,
         } = recover(&options).map_err(failed)?;
         let shared = Shared::new(options.clone(), folder, index, next_file);
+        let paths = folders.iter().map(|folder| folder.path.clone());
+        shared.taken.lock().extend(paths);
         let mut threads = Vec::new();
         let mut spawn = |name: String, run: Box<dyn FnOnce() + Send>| {
             threads.push(Builder::new().name(name).spawn(run)?);

@@ -2,13 +2,14 @@
 //!
 //! The kernel frees the lock when the process ends, also by `kill -9`. No clock is involved.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokenwire_core::model::id::random_id;
+use tokenwire_core::model::id::Tag;
 
 /// The file that is locked. It says which version of the format the folder has.
 const LOCK: &str = "lock";
@@ -16,6 +17,9 @@ const LOCK: &str = "lock";
 const NAME: &str = "tokenwire-store";
 /// The version that is written.
 pub(crate) const VERSION: u32 = 1;
+/// The names of the files by which other processes reach this one begin with it. They are no
+/// records.
+const PEER: &str = "peer.";
 /// Folders that are not complete yet.
 const NEW: &str = ".new-";
 
@@ -45,8 +49,8 @@ impl Folder {
     /// Those of the file system.
     pub(crate) fn create(root: &Path) -> io::Result<Self> {
         directory(root)?;
-        let tag = tag();
-        let (new, path) = (root.join(format!("{NEW}{tag}")), root.join(&tag));
+        let name = name(&Tag::random());
+        let (new, path) = (root.join(format!("{NEW}{name}")), root.join(&name));
         directory(&new)?;
         let mut lock = create(&new.join(LOCK))?;
         writeln!(lock, "{NAME} {VERSION}")?;
@@ -109,22 +113,37 @@ impl Folder {
     pub(crate) fn remove_if_empty(&self) -> bool {
         let others = fs::read_dir(&self.path).map(|entries| {
             let names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));
-            names.filter(|name| name != LOCK).count()
+            names
+                .filter(|name| name != LOCK && !is_of_peer(name))
+                .count()
         });
         if !matches!(others, Ok(0)) {
             return false;
+        }
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| is_of_peer(&entry.file_name())) {
+            let _ = fs::remove_file(entry.path());
         }
         let _ = fs::remove_file(self.path.join(LOCK));
         fs::remove_dir(&self.path).is_ok()
     }
 }
 
-/// Returns a name that was never used. Names of later starts are greater, if the clock is right.
-fn tag() -> String {
+/// Returns the name of a folder. Names of later starts are greater, if the clock is right.
+fn name(tag: &Tag) -> String {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     let millis = since.map_or(0, |since| since.as_millis());
-    let random = random_id("");
-    format!("{millis:012x}-{}", random.get(..12).unwrap_or(&random))
+    format!("{millis:012x}-{tag}")
+}
+
+/// Returns the tag in the name of a folder.
+pub(crate) fn tag(path: &Path) -> Option<Tag> {
+    let (_, tag) = path.file_name()?.to_str()?.split_once('-')?;
+    tag.parse().ok()
+}
+
+fn is_of_peer(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(PEER.as_bytes())
 }
 
 /// Creates a folder that only its owner can read.

@@ -65,6 +65,13 @@ pub(crate) struct RunningLog {
     pub(crate) pinned: Vec<FileId>,
 }
 
+/// What an index was given by another one.
+#[derive(Debug, Default)]
+pub(crate) struct Merged {
+    pub(crate) unfinished: Vec<GenerationId>,
+    pub(crate) entries: Vec<(String, Bytes)>,
+}
+
 /// A frame of records.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Chunk {
@@ -106,6 +113,51 @@ impl RunningLog {
 // === impl Index ===
 
 impl Index {
+    /// Returns an empty index that has the same keys for the same ids.
+    pub(crate) fn sibling(&self) -> Self {
+        Self {
+            hashers: self.hashers.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// Adds what a sibling has. Of what both have this one's stays. Returns the logs of the other
+    /// one that have not ended, and its small records.
+    pub(crate) fn merge(&mut self, other: Self) -> Merged {
+        self.files.extend(other.files);
+        for key in other.deletions {
+            self.delete(key);
+        }
+        let mut unfinished = Vec::new();
+        for (key, entry) in other.logs {
+            if self.is_deleted(key) || self.logs.contains_key(&key) {
+                continue;
+            }
+            match entry {
+                Entry::Running(log) => {
+                    unfinished.push(log.header.meta.id.clone());
+                    self.insert_running(key, *log);
+                }
+                Entry::Kept(kept) => {
+                    self.logs.insert(key, Entry::Kept(kept));
+                }
+            }
+        }
+        for (hash, key) in other.keys {
+            if self.logs.contains_key(&key) {
+                self.keys.entry(hash).or_insert(key);
+            }
+        }
+        let mut entries = other.entries;
+        entries.retain(|name, _| !self.entries.contains_key(name));
+        self.changed.extend(entries.keys().cloned());
+        self.entries.extend(entries.clone());
+        Merged {
+            unfinished,
+            entries: entries.into_iter().collect(),
+        }
+    }
+
     /// Returns what stands for an id.
     pub(crate) fn key(&self, id: &GenerationId) -> IdKey {
         let [high, low] = &self.hashers;

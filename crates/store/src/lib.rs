@@ -66,8 +66,10 @@ mod reader;
 mod recovery;
 mod shared;
 mod syncer;
+mod takeover;
 mod writer;
 
 pub use disk_store::{DiskStore, OpenError};
 pub use health::{StoreState, StoreStatus};
 pub use options::DiskOptions;
+pub use takeover::{Neighbour, Neighbours};

@@ -69,7 +69,7 @@ pub(crate) fn recover(options: &DiskOptions) -> io::Result<Recovered> {
 
 impl Recovered {
     /// Reads a folder. Returns false if it has files that this version does not know.
-    fn folder(&mut self, folder: &Folder, options: &DiskOptions) -> bool {
+    pub(crate) fn folder(&mut self, folder: &Folder, options: &DiskOptions) -> bool {
         let files = match self.files(&folder.path) {
             Ok(files) => files,
             Err(error) => {

@@ -1,5 +1,7 @@
 //! What the threads of a store share.
 
+use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
@@ -34,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) reads: Queue<ReadJob>,
     /// The number of the next file.
     pub(crate) next_file: AtomicU32,
+    /// The folders of earlier processes that this one has taken.
+    pub(crate) taken: Mutex<HashSet<PathBuf>>,
 }
 
 impl Shared {
@@ -57,6 +61,7 @@ impl Shared {
             commands: Queue::new(COMMANDS),
             reads: Queue::new(READS),
             next_file: AtomicU32::new(next_file),
+            taken: Mutex::default(),
         })
     }
 }

@@ -18,6 +18,7 @@ use crate::index::{Chunk, Entry, IdKey, KeptLog, RunningLog};
 use crate::output::Output;
 use crate::queue::{Received, after};
 use crate::reader::{log_head, object_head, whole};
+use crate::recovery::Recovered;
 use crate::shared::Shared;
 use crate::syncer::remove;
 
@@ -125,6 +126,15 @@ impl Writer {
                 }
             },
             Command::Entries => self.write_entries(),
+            Command::TakeOver(recovered, reply) => {
+                let Recovered { index, folders, .. } = *recovered;
+                let bytes: u64 = index.files.values().map(|file| file.len()).sum();
+                self.shared.health.bytes.fetch_add(bytes, Ordering::Relaxed);
+                let merged = self.shared.index.lock().merge(index);
+                self.old.extend(folders);
+                let _ = reply.send(merged);
+                self.write_entries();
+            }
             Command::Lost(file) => self.lost(&file),
         }
     }

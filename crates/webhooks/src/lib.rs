@@ -278,8 +278,28 @@ impl Webhooks {
     /// started.
     #[must_use]
     pub fn keep_in(&self, records: Arc<dyn DeliveryRecords>) -> Vec<GenerationId> {
+        let responses = self.go_on(&*records, records.list());
+        let _ = self.state.records.set(records);
+        responses
+    }
+
+    /// Goes on with what another process owed, whose records have been added to those of
+    /// [`keep_in`](Self::keep_in). Returns the same.
+    #[must_use]
+    pub fn take_over(&self, owed: Vec<(String, Vec<u8>)>) -> Vec<GenerationId> {
+        match self.state.records.get() {
+            Some(records) => self.go_on(&**records, owed),
+            None => Vec::new(),
+        }
+    }
+
+    fn go_on(
+        &self,
+        records: &dyn DeliveryRecords,
+        owed: Vec<(String, Vec<u8>)>,
+    ) -> Vec<GenerationId> {
         let mut responses = Vec::new();
-        for (key, value) in records.list() {
+        for (key, value) in owed {
             match Record::decode(&key, &value, self.key.as_ref(), self.allow_private) {
                 Some(Record {
                     owed,
@@ -296,7 +316,6 @@ impl Webhooks {
                 }
             }
         }
-        let _ = self.state.records.set(records);
         responses
     }
 

@@ -6,12 +6,13 @@ use crate::process;
 use crate::step::{Context, Outcome};
 
 /// The crates that can be published, in the order of their dependencies.
-pub(crate) const LIBRARIES: [&str; 7] = [
+pub(crate) const LIBRARIES: [&str; 8] = [
     "tokenwire-core",
     "tokenwire-sse",
     "tokenwire-ws",
     "tokenwire-connection",
     "tokenwire-store",
+    "tokenwire-peer",
     "tokenwire-webhooks",
     "tokenwire-simulator",
 ];

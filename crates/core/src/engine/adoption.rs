@@ -27,7 +27,12 @@ impl SharedEngine {
     pub async fn adopt(&self, id: &GenerationId) -> Result<Arc<Generation>, StoreError> {
         let store = self.store.as_ref().ok_or(StoreError::NotFound)?;
         if let Some(local) = self.registry.directory.with_log(id) {
-            return Ok(local);
+            if !local.is_remote() {
+                return Ok(local);
+            }
+            if let Some(local) = self.handed_over(local).await {
+                return Ok(local);
+            }
         }
         let adopted = match store.adopt(id).await {
             Ok(epoch) => Some(epoch),

@@ -53,7 +53,7 @@ pub struct SharedEngine {
     history_limits: HistoryLimits,
     pub(super) store: Option<Arc<dyn LogStore>>,
     flush: FlushOptions,
-    store_wait: Duration,
+    pub(super) store_wait: Duration,
     /// The flushers of the engines.
     flushers: Arc<Mutex<Vec<Flusher>>>,
     reuse: Option<Arc<Reuse>>,

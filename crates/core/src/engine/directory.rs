@@ -75,6 +75,17 @@ pub(super) enum Claim {
     Taken(Arc<Generation>),
 }
 
+/// What this process knows of an idempotency key.
+#[derive(Debug)]
+pub(super) enum KeyedHere {
+    /// Nothing.
+    Unknown,
+    /// A request has claimed it and starts.
+    Starting,
+    /// It started this generation.
+    Known(GenerationId),
+}
+
 /// A key that a request holds until its generation is in the directory. Dropping it releases the
 /// key.
 #[derive(Debug)]
@@ -224,7 +235,9 @@ impl Directory {
         let foreign = match &located {
             Located::Local(generation) => generation.meta().owner != *owner,
             Located::Stored(stored) => stored.header.meta.owner != *owner,
-            Located::Remote { .. } | Located::Lost | Located::Gone => false,
+            Located::Remote(_) | Located::Unreachable { .. } | Located::Lost | Located::Gone => {
+                false
+            }
         };
         Ok(if foreign { Located::Gone } else { located })
     }
@@ -233,6 +246,11 @@ impl Directory {
     pub(super) fn local(&self, id: &GenerationId, owner: &Owner) -> Option<Arc<Generation>> {
         self.get(id)
             .filter(|generation| generation.meta().owner == *owner)
+    }
+
+    /// Returns the generation of this id, if it is in this process.
+    pub(super) fn any(&self, id: &GenerationId) -> Option<Arc<Generation>> {
+        self.get(id)
     }
 
     /// Returns the generation of this id, if it is in this process with its records.
@@ -272,6 +290,57 @@ impl Directory {
             self.state.lock().note_end(&generation, &end, now);
         }
         known
+    }
+
+    /// Adds a generation that another process writes, in place of one whose records are gone.
+    /// Its end is noted as that of a local one.
+    pub(super) fn insert_remote(&self, generation: Arc<Generation>) {
+        let state = &mut *self.state.lock();
+        let id = generation.meta().id.clone();
+        state.take(&id);
+        let key = state.take_key(&generation);
+        state.generations.insert(id, Entry::new(generation, key));
+    }
+
+    /// Returns the generation that this process started under a key, for another process.
+    pub(super) fn keyed_here(&self, owner: &Owner, key: &str) -> KeyedHere {
+        let state = self.state.lock();
+        match state.keys.get(&(owner.clone(), key.to_owned())) {
+            None => KeyedHere::Unknown,
+            Some(Keyed { id: None, .. }) => KeyedHere::Starting,
+            Some(Keyed { id: Some(id), .. }) => match state.generations.get(id) {
+                Some(entry) if !entry.generation.is_remote() => KeyedHere::Known(id.clone()),
+                _ => KeyedHere::Unknown,
+            },
+        }
+    }
+
+    /// As [`GenerationSource::keyed`].
+    pub(super) async fn keyed_elsewhere(
+        &self,
+        owner: &Owner,
+        key: &str,
+    ) -> Result<Option<GenerationId>, ApiError> {
+        match &self.source {
+            Some(source) => source.keyed(owner, key).await,
+            None => Ok(None),
+        }
+    }
+
+    /// As [`GenerationSource::delete`].
+    pub(super) async fn delete_elsewhere(&self, id: &GenerationId) -> Result<(), ApiError> {
+        match &self.source {
+            Some(source) => source.delete(id).await,
+            None => Ok(()),
+        }
+    }
+
+    /// As [`GenerationSource::locate`], also for a generation that is in this process.
+    pub(super) async fn locate_elsewhere(&self, id: &GenerationId) -> Result<Located, ApiError> {
+        match &self.source {
+            Some(source) => source.locate(id).await,
+            None => Ok(Located::Gone),
+        }
     }
 
     /// Keeps everything that a turn builds on from now on: its predecessor and the turns before.
@@ -514,9 +583,13 @@ async fn relocate(
     match source.locate(&generation.meta().id).await {
         Ok(Located::Stored(stored)) => Located::Stored(stored),
         // Another process has taken it over.
-        Ok(located @ (Located::Remote { .. } | Located::Lost)) if generation.is_disowned() => {
+        Ok(located @ (Located::Remote(_) | Located::Unreachable { .. } | Located::Lost))
+            if generation.is_disowned() =>
+        {
             located
         }
+        // The process that has it kept its log for longer.
+        Ok(located @ Located::Remote(_)) => located,
         _ => Located::Local(generation),
     }
 }

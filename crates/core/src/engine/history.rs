@@ -152,7 +152,8 @@ impl Engine {
             // The store has no input of responses that are not stored.
             Located::Stored(stored) if !stored.header.meta.store => None,
             Located::Stored(stored) => self.registry.restore(stored).await?,
-            Located::Remote { node } => return Err(super::unreachable(id, &node)),
+            Located::Remote(peer) => self.remote(id, owner, peer).await?,
+            Located::Unreachable { node } => return Err(super::unreachable(id, &node)),
             Located::Lost | Located::Gone => None,
         };
         Ok(found.filter(|generation| {

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, FutureExt as _, ready};
 
+use super::peer::Peer;
 use crate::generation::Generation;
 use crate::log::{LogHeader, LogStore};
 use crate::model::error::ApiError;
-use crate::model::id::GenerationId;
+use crate::model::id::{GenerationId, Owner};
 
 /// Where a generation is.
 #[derive(Debug)]
@@ -17,9 +18,11 @@ pub enum Located {
     Local(Arc<Generation>),
     /// In a store. It has ended.
     Stored(StoredGeneration),
-    /// On another node, which is alive.
-    Remote {
-        /// The node's name.
+    /// In another process, which is alive.
+    Remote(Arc<dyn Peer>),
+    /// In another process, which is alive and does not answer.
+    Unreachable {
+        /// Its name.
         node: String,
     },
     /// It ran on a node that is lost, and nothing of it is stored.
@@ -44,4 +47,27 @@ pub trait GenerationSource: Send + Sync + fmt::Debug {
     /// # Errors
     /// Why that cannot be said now.
     fn locate(&self, id: &GenerationId) -> BoxFuture<'_, Result<Located, ApiError>>;
+
+    /// Returns the generation that another process started under this idempotency key. The default
+    /// knows of none.
+    ///
+    /// # Errors
+    /// Why that cannot be said now: another process may be starting it.
+    fn keyed<'a>(
+        &'a self,
+        owner: &'a Owner,
+        key: &'a str,
+    ) -> BoxFuture<'a, Result<Option<GenerationId>, ApiError>> {
+        let _ = (owner, key);
+        ready(Ok(None)).boxed()
+    }
+
+    /// Deletes what other processes have of this generation. The default knows of none.
+    ///
+    /// # Errors
+    /// If one of them does not answer.
+    fn delete<'a>(&'a self, id: &'a GenerationId) -> BoxFuture<'a, Result<(), ApiError>> {
+        let _ = id;
+        ready(Ok(())).boxed()
+    }
 }

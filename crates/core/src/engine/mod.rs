@@ -21,9 +21,12 @@ mod history;
 mod located;
 mod lost;
 mod observer;
+mod peer;
+mod peer_access;
 mod persistence;
 mod plan;
 mod registry;
+mod remote;
 mod replay;
 mod resolve;
 pub mod resume;
@@ -42,6 +45,8 @@ pub use history::{History, HistoryLimits};
 pub use located::{GenerationSource, Located, StoredGeneration};
 pub use lost::{LOST_SEQ, LostStream};
 pub use observer::{GenerationEnd, GenerationStart, Observer};
+pub use peer::{Peer, PeerError, ReadControl, RemoteLog, RemotePart};
+pub use peer_access::{ServedKey, ServedLog};
 pub use registry::Registry;
 pub use resume::{Cursor, Place, ReaderKind, Resumption};
 pub use retention::Retention;
@@ -155,7 +160,8 @@ impl Engine {
         let found = match self.registry.directory.lookup(id, owner, part).await? {
             Located::Local(generation) => Some(generation),
             Located::Stored(stored) => self.registry.restore(stored).await?,
-            Located::Remote { node } => return Err(unreachable(id, &node)),
+            Located::Remote(peer) => self.remote(id, owner, peer).await?,
+            Located::Unreachable { node } => return Err(unreachable(id, &node)),
             Located::Lost => return Ok(None),
             Located::Gone => None,
         };
@@ -180,6 +186,7 @@ impl Engine {
         if let Some(persistence) = &self.persistence {
             persistence.delete(id).await?;
         }
+        self.registry.directory.delete_elsewhere(id).await?;
         self.registry.forget(id);
         Ok(())
     }

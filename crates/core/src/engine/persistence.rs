@@ -81,6 +81,11 @@ impl Persistence {
         }
     }
 
+    /// The store.
+    pub(super) fn store(&self) -> &Arc<dyn LogStore> {
+        &self.store
+    }
+
     /// Stores the header of a generation that must not be forgotten once its upstream is asked.
     async fn create(&self, header: Arc<LogHeader>) -> Result<CreatedLog, ApiError> {
         let created = CreatedLog {
@@ -189,6 +194,6 @@ impl Drop for CreatedLog {
     }
 }
 
-fn unavailable(message: &str) -> ApiError {
+pub(super) fn unavailable(message: &str) -> ApiError {
     ApiError::new(ErrorCode::StoreUnavailable, message).retry_after(Duration::from_secs(1))
 }

@@ -1,9 +1,11 @@
 //! What the engines of all workers share about generations: who is known, how many may run, and
 //! what is kept.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
 use super::admission::{Admission, Permit};
@@ -39,7 +41,26 @@ pub struct Registry {
     pub(super) directory: Arc<Directory>,
     pub(super) admission: Admission,
     pub(super) retention: Retention,
+    /// Remote generations that are being opened.
+    pub(super) opening: Opening,
     account: Account,
+}
+
+/// Locks by id: one request at a time opens a remote generation.
+#[derive(Debug, Default)]
+pub(super) struct Opening(Mutex<HashMap<GenerationId, Weak<tokio::sync::Mutex<()>>>>);
+
+impl Opening {
+    pub(super) fn of(&self, id: &GenerationId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = self.0.lock();
+        if let Some(lock) = locks.get(id).and_then(Weak::upgrade) {
+            return lock;
+        }
+        locks.retain(|_, lock| lock.strong_count() > 0);
+        let lock = Arc::default();
+        locks.insert(id.clone(), Arc::downgrade(&lock));
+        lock
+    }
 }
 
 /// A generation that is being written. Dropping it records its end in the registry.
@@ -69,6 +90,7 @@ impl Registry {
             directory: Arc::new(Directory::new(source)),
             admission: Admission::new(retention.max_open),
             retention,
+            opening: Opening::default(),
             account,
         })
     }
@@ -213,7 +235,7 @@ impl Registry {
         }
     }
 
-    fn note_end(&self, generation: &Arc<Generation>) {
+    pub(super) fn note_end(&self, generation: &Arc<Generation>) {
         let now = Instant::now();
         let expired = self.directory.note_end(generation, &self.retention, now);
         self.expire(&expired);

@@ -235,7 +235,8 @@ impl Kept<'_> {
         let generation = match directory.lookup(id, self.owner, Part::Object).await? {
             Located::Local(generation) => Some(generation),
             Located::Stored(stored) => self.engine.registry.restore(stored).await?,
-            Located::Remote { node } => return Err(super::unreachable(id, &node)),
+            Located::Remote(peer) => self.engine.remote(id, self.owner, peer).await?,
+            Located::Unreachable { node } => return Err(super::unreachable(id, &node)),
             Located::Lost | Located::Gone => None,
         };
         let Some(generation) = generation else {

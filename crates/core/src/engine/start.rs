@@ -225,8 +225,15 @@ impl Engine {
         let Some(persistence) = &self.persistence else {
             return Ok(None);
         };
-        let Some(id) = persistence.keyed(&request.owner, key).await? else {
-            return Ok(None);
+        let owner = &request.owner;
+        let id = match persistence.keyed(owner, key).await? {
+            Some(id) => id,
+            // This process has claimed the key by now. Of two that ask each other one at least
+            // finds the other's claim.
+            None => match self.registry.directory.keyed_elsewhere(owner, key).await? {
+                Some(id) => id,
+                None => return Ok(None),
+            },
         };
         let found = self.find_or_lost(&id, &request.owner, Part::Log).await;
         let generation = match found {

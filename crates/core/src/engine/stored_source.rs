@@ -41,7 +41,7 @@ impl GenerationSource for StoredSource {
                     store: self.store.clone(),
                     header: stored.header,
                 })),
-                Ok(_) => Ok(Located::Remote {
+                Ok(_) => Ok(Located::Unreachable {
                     node: "another process".to_owned(),
                 }),
                 Err(error) if error.is_gone() => Ok(Located::Gone),

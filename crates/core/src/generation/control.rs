@@ -40,6 +40,8 @@ pub(crate) struct Control {
     cancelled: AtomicBool,
     shutting_down: AtomicBool,
     disowned: AtomicBool,
+    /// Whether another process writes the log.
+    remote: AtomicBool,
     readers: AtomicUsize,
     /// Number of readers so far.
     arrivals: AtomicUsize,
@@ -57,6 +59,7 @@ impl Control {
             cancelled: AtomicBool::new(false),
             shutting_down: AtomicBool::new(false),
             disowned: AtomicBool::new(false),
+            remote: AtomicBool::new(false),
             readers: AtomicUsize::new(0),
             arrivals: AtomicUsize::new(0),
             followers: AtomicUsize::new(0),
@@ -78,6 +81,14 @@ impl Control {
 
     pub(super) fn is_disowned(&self) -> bool {
         self.disowned.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_remote(&self, remote: bool) {
+        self.remote.store(remote, Ordering::Release);
+    }
+
+    pub(super) fn is_remote(&self) -> bool {
+        self.remote.load(Ordering::Acquire)
     }
 
     pub(super) fn shut_down(&self) {

@@ -23,6 +23,7 @@ mod driver;
 mod flush_source;
 mod holdings;
 mod large_record;
+mod remote_writer;
 mod render_cache;
 mod response_head;
 mod restore;
@@ -35,6 +36,7 @@ pub use control::{ReaderGuard, Stop};
 pub use driver::Work;
 pub(crate) use driver::{drain, drive};
 pub use holdings::Holdings;
+pub(crate) use remote_writer::{RemoteWriter, Wanted};
 pub use response_head::ResponseHead;
 pub use shared_pieces::SharedPieces;
 pub use subscription::{EndOfStream, Subscription, SubscriptionError};
@@ -191,6 +193,12 @@ impl Generation {
     /// Whether its log is another process's now.
     pub(crate) fn is_disowned(&self) -> bool {
         self.control.is_disowned()
+    }
+
+    /// Whether another process writes it.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        self.control.is_remote()
     }
 
     /// Ends it with the failure `shutting_down`. Returns at once; the terminal event follows.

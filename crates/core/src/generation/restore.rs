@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::writer::ended_before_head;
 use super::{Generation, Holdings, Writer};
 use crate::dialect::known_template;
@@ -40,6 +42,7 @@ impl Generation {
         let stored = store.open(id).await?;
         let log = LogTail::restored(stored.epoch_ends.clone(), account.clone());
         let mut folder = Folder::new(&stored);
+        let mut snapshot = Snapshot::default();
         // The log may go on while it is read. What is newer than the opened state is left out.
         while folder.end < stored.end {
             let batch = match store.read(id, folder.end, READ_BYTES).await {
@@ -51,7 +54,9 @@ impl Generation {
             if batch.is_empty() || batch.first_seq() != folder.end {
                 return Err(StoreError::Corrupt);
             }
-            batch.iter().try_for_each(|record| folder.fold(record))?;
+            batch
+                .iter()
+                .try_for_each(|record| folder.fold(&mut snapshot, record))?;
             log.load(&batch);
         }
         if stored.sealed {
@@ -66,11 +71,11 @@ impl Generation {
         );
         let header = stored.header.clone();
         let generation = Self::new(header, Arc::new(log), Duration::ZERO, holdings);
-        if let Some(head) = folder.response_head() {
+        if let Some(head) = response_head(&snapshot) {
             generation.response_head.set(head);
         }
         *generation.templates.write() = folder.templates;
-        *generation.snapshot.lock() = folder.snapshot;
+        *generation.snapshot.lock() = snapshot;
         generation.count_restored();
         Ok(generation)
     }
@@ -82,7 +87,19 @@ impl Generation {
         account: Account,
     ) -> Result<Arc<Self>, StoreError> {
         let object = store.object(&stored.header.meta.id).await?;
-        let object = String::from_utf8(object.ok_or(StoreError::NotFound)?.into());
+        Self::of_object(stored, object.ok_or(StoreError::NotFound)?, account)
+    }
+
+    /// As [`Generation::restore`], of the response object alone.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if the object is not UTF-8.
+    pub(crate) fn of_object(
+        stored: StoredLog,
+        object: Bytes,
+        account: Account,
+    ) -> Result<Arc<Self>, StoreError> {
+        let object = String::from_utf8(object.into());
         let outcome = outcome_of(object.map_err(|_| StoreError::Corrupt)?, &stored.header);
         let log = LogTail::restored(stored.epoch_ends, account.clone());
         log.expire();
@@ -175,33 +192,37 @@ fn outcome_of(object: String, header: &LogHeader) -> Outcome {
 }
 
 /// Folds the records of a stored log.
-struct Folder<'a> {
-    stored: &'a StoredLog,
-    snapshot: Snapshot,
-    templates: Vec<Arc<KnownTemplate>>,
+pub(super) struct Folder {
+    id: GenerationId,
+    pub(super) epoch_ends: Vec<Seq>,
+    pub(super) templates: Vec<Arc<KnownTemplate>>,
     /// The number after the last event.
-    end: Seq,
+    pub(super) end: Seq,
 }
 
-impl<'a> Folder<'a> {
-    fn new(stored: &'a StoredLog) -> Self {
+impl Folder {
+    pub(super) fn new(stored: &StoredLog) -> Self {
         Self {
-            stored,
-            snapshot: Snapshot::default(),
+            id: stored.header.meta.id.clone(),
+            epoch_ends: stored.epoch_ends.clone(),
             templates: Vec::new(),
             end: Seq(0),
         }
     }
 
-    fn fold(&mut self, record: RecordRef<'_>) -> Result<(), StoreError> {
+    pub(super) fn fold(
+        &mut self,
+        snapshot: &mut Snapshot,
+        record: RecordRef<'_>,
+    ) -> Result<(), StoreError> {
         let content = Content::decode(record.payload)?;
         self.check_hole(record.first_seq, &content)?;
         if let Some((number, template)) = Content::template(record.payload)? {
             if number != self.templates.len() {
                 return Err(StoreError::Corrupt);
             }
-            let head = self.snapshot.head(template.target.item);
-            let known = known_template(&self.stored.header.meta.id, head, template);
+            let head = snapshot.head(template.target.item);
+            let known = known_template(&self.id, head, template);
             self.templates.push(Arc::new(known));
         }
         match content {
@@ -209,12 +230,11 @@ impl<'a> Folder<'a> {
                 let known = self.templates.get(template).ok_or(StoreError::Corrupt)?;
                 let text = holes.text(&known.template).ok_or(StoreError::Corrupt)?;
                 let text = std::str::from_utf8(text).map_err(|_| StoreError::Corrupt)?;
-                self.snapshot
-                    .apply_delta(record.first_seq, known.template.target, text);
+                snapshot.apply_delta(record.first_seq, known.template.target, text);
             }
             Content::Full(full) => (record.first_seq.0..)
                 .zip(full.events)
-                .for_each(|(seq, event)| self.snapshot.apply(Seq(seq), event)),
+                .for_each(|(seq, event)| snapshot.apply(Seq(seq), event)),
         }
         self.end = record.next_seq();
         Ok(())
@@ -225,7 +245,7 @@ impl<'a> Folder<'a> {
         if first == self.end {
             return Ok(());
         }
-        let epochs = self.stored.epoch_ends.iter().zip(2..);
+        let epochs = self.epoch_ends.iter().zip(2..);
         let is_epoch = epochs
             .filter(|(end, _)| **end == self.end)
             .any(|(_, epoch)| first == Epoch(epoch).first_seq());
@@ -237,16 +257,16 @@ impl<'a> Folder<'a> {
             Err(StoreError::Corrupt)
         }
     }
+}
 
-    /// Returns the result that the upstream's head had, if it is known.
-    fn response_head(&self) -> Option<Result<UpstreamHead, OpenError>> {
-        if self.snapshot.has_begun() {
-            return Some(Ok(UpstreamHead::default()));
-        }
-        let error = match &self.snapshot.outcome()?.ending {
-            Ending::Failed(failure) => OpenError::Failed(ApiError::from(failure)),
-            _ => ended_before_head(),
-        };
-        Some(Err(error))
+/// Returns the result that the upstream's head had, if it is known.
+pub(super) fn response_head(snapshot: &Snapshot) -> Option<Result<UpstreamHead, OpenError>> {
+    if snapshot.has_begun() {
+        return Some(Ok(UpstreamHead::default()));
     }
+    let error = match &snapshot.outcome()?.ending {
+        Ending::Failed(failure) => OpenError::Failed(ApiError::from(failure)),
+        _ => ended_before_head(),
+    };
+    Some(Err(error))
 }

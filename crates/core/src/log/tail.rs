@@ -108,15 +108,21 @@ impl<R: RawMutex> LogTail<R> {
         log
     }
 
-    /// Appends records that a store has, of any epoch. They must follow the last ones.
+    /// Appends records that a store or another process has, of any epoch, and wakes waiting readers.
+    /// They must follow the last ones. Once the records are gone nothing is appended.
     pub(crate) fn load(&self, batch: &RecordBatch) {
         let large = LargeRecords::of(batch);
         let mut state = self.state.lock();
+        if state.expired {
+            return;
+        }
         state.segments.append(batch, large);
         state.next = batch.end_seq();
         state.account();
+        let wakers = state.readers.take();
         drop(state);
         self.commit(batch.end_seq());
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     // --- writing ---

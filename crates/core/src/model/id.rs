@@ -12,13 +12,21 @@ const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 /// Random characters of an id, about 5.95 random bits each.
 const RANDOM: usize = 24;
 
+/// Random characters of an id that names its process: 131 bits.
+const TAGGED: usize = 22;
+
 /// Returns an id: the prefix and 24 random characters of `[A-Za-z0-9]` (142 bits).
 #[must_use]
 pub fn random_id(prefix: &str) -> String {
+    with_random(&[prefix], RANDOM)
+}
+
+fn with_random(prefix: &[&str], random: usize) -> String {
     let mut rng = rand::rng();
-    let mut id = String::with_capacity(prefix.len() + RANDOM);
-    id.push_str(prefix);
-    let length = prefix.len() + RANDOM;
+    let mut id =
+        String::with_capacity(prefix.iter().map(|part| part.len()).sum::<usize>() + random);
+    id.extend(prefix.iter().copied());
+    let length = id.len() + random;
     while id.len() < length {
         // Ten pieces of six bits. The two values without a character are skipped.
         let bits = rng.next_u64();
@@ -33,8 +41,50 @@ pub fn random_id(prefix: &str) -> String {
     id
 }
 
-/// A generation's id, which is its response id: `resp_` and 24 random characters of `[A-Za-z0-9]`
-/// (142 bits). Never reused.
+/// The name of one start of a process: 8 random characters of `[A-Za-z0-9]`. The ids of its
+/// generations begin with it.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Tag(Arc<str>);
+
+impl Tag {
+    /// Characters of a tag.
+    pub const LENGTH: usize = 8;
+
+    /// Returns a new random tag.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(with_random(&[], Self::LENGTH).into())
+    }
+
+    /// Returns the characters.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Tag {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        if text.len() != Self::LENGTH || !text.bytes().all(|b| b.is_ascii_alphanumeric()) {
+            return Err(InvalidId);
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A generation's id, which is its response id: `resp_` and random characters of `[A-Za-z0-9]`.
+/// Never reused.
+///
+/// There are 24 of them (142 bits), or where other processes may be asked for the generation the
+/// [`Tag`] of its process and 22 (131 bits).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct GenerationId(Arc<str>);
 
@@ -43,6 +93,20 @@ impl GenerationId {
     #[must_use]
     pub fn random() -> Self {
         Self(random_id("resp_").into())
+    }
+
+    /// Returns a new random id that names the process.
+    #[must_use]
+    pub fn tagged(tag: &Tag) -> Self {
+        Self(with_random(&["resp_", tag.as_str()], TAGGED).into())
+    }
+
+    /// Returns the tag of the process that started the generation, if the id names one.
+    #[must_use]
+    pub fn tag(&self) -> Option<&str> {
+        let suffix = self.suffix();
+        let named = suffix.len() == Tag::LENGTH + TAGGED;
+        suffix.get(..Tag::LENGTH).filter(|_| named)
     }
 
     /// Returns the id as it is sent to clients.
@@ -74,7 +138,17 @@ impl IdSource for RandomIds {
     }
 }
 
-/// Error of parsing a [`GenerationId`].
+/// Makes random ids that name the process.
+#[derive(Clone, Debug)]
+pub struct TaggedIds(pub Tag);
+
+impl IdSource for TaggedIds {
+    fn generation_id(&self) -> GenerationId {
+        GenerationId::tagged(&self.0)
+    }
+}
+
+/// Error of parsing a [`GenerationId`] or a [`Tag`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected `resp_` followed by letters and digits")]
 pub struct InvalidId;
@@ -168,6 +242,18 @@ mod tests {
         assert_eq!(a.as_str().len(), 29);
         assert!((0..100).all(|_| random_id("x").bytes().all(|b| b.is_ascii_alphanumeric())));
         assert_eq!(a.as_str().parse::<GenerationId>(), Ok(a));
+    }
+
+    #[test]
+    fn tagged_ids_name_their_process() {
+        let tag = Tag::random();
+        let id = GenerationId::tagged(&tag);
+        assert_eq!(id.as_str().len(), 35);
+        assert_eq!(id.tag(), Some(tag.as_str()));
+        assert_eq!(id.as_str().parse::<GenerationId>(), Ok(id));
+        assert_eq!(tag.as_str().parse::<Tag>(), Ok(tag));
+        assert_eq!(GenerationId::random().tag(), None);
+        assert_eq!("abc".parse::<Tag>(), Err(InvalidId));
     }
 
     #[test]

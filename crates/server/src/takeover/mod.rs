@@ -29,13 +29,18 @@ use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub(crate) use message::Versions;
+use tokenwire_peer::VERSION;
+
+use message::Versions;
 pub(crate) use predecessor::{Handover, TakeoverSocket};
 pub(crate) use successor::{Predecessor, TakeoverError};
 
-/// The versions of the internal protocol by which a process can read the streams of another one.
-/// None yet: streams are read to their end where they run.
-const READS: Option<Versions> = None;
+/// The versions of the internal protocol by which this process reads the streams of another one,
+/// and has its own read.
+const READS: Option<Versions> = Some(Versions {
+    min: VERSION as u32,
+    max: VERSION as u32,
+});
 
 /// The time within which the other side must answer.
 const ANSWER: Duration = Duration::from_secs(10);

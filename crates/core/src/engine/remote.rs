@@ -1,0 +1,394 @@
+//! Generations of other processes: one internal read per generation, and local readers of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use super::registry::Registry;
+use super::{Engine, Located, Peer, PeerError, ReadControl, RemoteLog, RemotePart};
+use super::{SharedEngine, lost, unreachable};
+use crate::generation::{Generation, RemoteWriter, Stop, Wanted};
+use crate::log::{Block, Blocks, LogStore, StoreError, StoredLog};
+use crate::model::error::ApiError;
+use crate::model::id::{GenerationId, Owner};
+use crate::model::record::RecordBatch;
+use crate::model::shown::Form;
+
+/// How long a request waits for a process that does not answer.
+const ANSWER: Duration = Duration::from_secs(3);
+/// How long readers wait for a process that does not answer. Then they break off.
+const AWAY: Duration = Duration::from_secs(10);
+/// The time in which all records so far must have been read.
+const CATCH_UP: Duration = Duration::from_secs(30);
+/// The pause between two attempts.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Bytes that one read takes from a store.
+const READ_BYTES: usize = 256 * 1024;
+/// How long an adoption waits for the task that reads the log.
+const HANDED_OVER: Duration = Duration::from_secs(5);
+
+impl Engine {
+    /// Returns the local generation whose records come from this process. The first call opens the
+    /// one read that all local readers share.
+    pub(super) async fn remote(
+        &self,
+        id: &GenerationId,
+        owner: &Owner,
+        peer: Arc<dyn Peer>,
+    ) -> Result<Option<Arc<Generation>>, ApiError> {
+        let directory = &self.registry.directory;
+        let opening = self.registry.opening.of(id);
+        let _one = opening.lock().await;
+        if let Some(known) = directory.with_log(id) {
+            return Ok(Some(known).filter(|known| known.meta().owner == *owner));
+        }
+        let deadline = Instant::now() + ANSWER;
+        let mut peer = peer;
+        let remote = loop {
+            match peer.open(id, crate::model::id::Seq(0)).await {
+                Ok(remote) => break remote,
+                Err(PeerError::Gone) => return Ok(None),
+                Err(PeerError::Unreachable(error)) => {
+                    tracing::debug!(generation = %id, peer = peer.name(), %error, "no answer");
+                }
+            }
+            if Instant::now() >= deadline {
+                return Err(unreachable(id, peer.name()));
+            }
+            sleep(PAUSE).await;
+            // It may have ended, and this process or another one has taken over what it had.
+            match directory.locate_elsewhere(id).await? {
+                Located::Remote(other) => peer = other,
+                Located::Stored(stored) if stored.header.meta.owner == *owner => {
+                    return self.registry.restore(stored).await;
+                }
+                Located::Unreachable { node } => return Err(unreachable(id, &node)),
+                Located::Local(_) | Located::Stored(_) | Located::Lost | Located::Gone => {
+                    return Ok(None);
+                }
+            }
+        };
+        if remote.stored.header.meta.owner != *owner {
+            return Ok(None);
+        }
+        self.begin_remote(remote, peer.name()).await.map(Some)
+    }
+
+    async fn begin_remote(
+        &self,
+        remote: RemoteLog,
+        name: &str,
+    ) -> Result<Arc<Generation>, ApiError> {
+        let id = remote.stored.header.meta.id.clone();
+        let directory = &self.registry.directory;
+        let unreadable = |error| super::stored_source::unreadable(&id, &error);
+        let account = self.registry.account().clone();
+        if let Some(object) = remote.object {
+            let generation = Generation::of_object(remote.stored, object, account);
+            let generation = generation.map_err(unreadable)?;
+            return Ok(directory.insert_stored(generation, Instant::now()));
+        }
+        let mut follower = Follower {
+            writer: RemoteWriter::new(&remote.stored, &account),
+            registry: self.registry.clone(),
+            store: self.persistence.as_ref().map(|own| own.store().clone()),
+            remote,
+            wanted: Wanted::default(),
+        };
+        match timeout(CATCH_UP, follower.catch_up()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(Broken::Corrupt(error))) => return Err(unreadable(error)),
+            Ok(Err(Broken::Lost | Broken::Gone)) | Err(_) => return Err(unreachable(&id, name)),
+        }
+        let generation = follower.writer.generation().clone();
+        directory.insert_remote(generation.clone());
+        self.tasks.spawn(follower.run());
+        Ok(generation)
+    }
+}
+
+/// The task that writes a remote generation.
+struct Follower {
+    writer: RemoteWriter,
+    registry: Arc<Registry>,
+    store: Option<Arc<dyn LogStore>>,
+    remote: RemoteLog,
+    wanted: Wanted,
+}
+
+/// Why no records arrive.
+enum Broken {
+    /// The connection is lost.
+    Lost,
+    /// The log is gone.
+    Gone,
+    /// The records cannot be used.
+    Corrupt(StoreError),
+}
+
+/// What follows when a connection is lost.
+enum Next {
+    /// Another connection.
+    Open,
+    /// The log is sealed.
+    Sealed,
+    /// Nothing: readers come back, and find out.
+    Nothing,
+}
+
+impl Follower {
+    /// Reads what the other process had when the log was opened.
+    async fn catch_up(&mut self) -> Result<(), Broken> {
+        while self.writer.end() < self.remote.stored.end {
+            let part = self.remote.parts.recv().await;
+            if self.take(part)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends a part. Returns whether it was the last one.
+    fn take(&mut self, part: Option<RemotePart>) -> Result<bool, Broken> {
+        match part {
+            Some(RemotePart::Records(batch)) => {
+                self.writer.append(&batch).map_err(Broken::Corrupt)?;
+                Ok(false)
+            }
+            Some(RemotePart::Sealed) => {
+                self.writer.seal();
+                Ok(true)
+            }
+            Some(RemotePart::Gone) => Err(Broken::Gone),
+            None => Err(Broken::Lost),
+        }
+    }
+
+    async fn run(mut self) {
+        let id = self.writer.generation().meta().id.clone();
+        if !self.writer.is_sealed() && !self.follow(&id).await {
+            // Readers that come back must not find it here.
+            let known = self.registry.directory.any(&id);
+            if known.is_some_and(|known| Arc::ptr_eq(&known, self.writer.generation())) {
+                self.registry.directory.remove(&id);
+            }
+            return;
+        }
+        let generation = self.writer.generation().clone();
+        drop(self.writer);
+        self.registry.note_end(&generation);
+    }
+
+    /// Reads the log until its end. Returns false if it cannot be read to the end.
+    async fn follow(&mut self, id: &GenerationId) -> bool {
+        loop {
+            let broken = match self.read().await {
+                Ok(()) => return true,
+                Err(broken) => broken,
+            };
+            match broken {
+                Broken::Gone => return false,
+                Broken::Corrupt(error) => {
+                    tracing::error!(generation = %id, %error, "a remote stream cannot be read");
+                    return false;
+                }
+                Broken::Lost => {}
+            }
+            match self.reopen(id).await {
+                Next::Open => {}
+                Next::Sealed => return true,
+                Next::Nothing => return false,
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), Broken> {
+        let registry = self.registry.clone();
+        let mut closing = std::pin::pin!(registry.closing());
+        let mut closed = false;
+        loop {
+            tokio::select! {
+                part = self.remote.parts.recv() => {
+                    if self.take(part)? {
+                        return Ok(());
+                    }
+                    // Other tasks of the worker run as well.
+                    tokio::task::consume_budget().await;
+                }
+                wanted = self.writer.wanted(self.wanted) => {
+                    self.tell(wanted);
+                    if matches!(wanted.stop, Some(Stop::ShuttingDown | Stop::Abandoned)) {
+                        return Err(Broken::Gone);
+                    }
+                }
+                () = &mut closing, if !closed => closed = true,
+            }
+            // A process that stops waits for its readers only.
+            if closed && !self.wanted.held && !self.writer.generation().is_held() {
+                return Err(Broken::Gone);
+            }
+        }
+    }
+
+    fn tell(&mut self, wanted: Wanted) {
+        self.wanted = wanted;
+        let _ = self.remote.control.send(ReadControl {
+            held: wanted.held,
+            cancelled: wanted.stop == Some(Stop::Cancelled),
+        });
+    }
+
+    /// Looks for the log after the connection was lost: it is still where it was, or what its
+    /// process had was taken over.
+    async fn reopen(&mut self, id: &GenerationId) -> Next {
+        let deadline = Instant::now() + AWAY;
+        while Instant::now() < deadline {
+            if self.writer.generation().tail().is_err() {
+                return Next::Nothing;
+            }
+            match self.try_reopen(id).await {
+                Ok(Some(next)) => return next,
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(generation = %id, %error, "a remote stream cannot go on");
+                    return Next::Nothing;
+                }
+            }
+            sleep(PAUSE).await;
+        }
+        tracing::warn!(generation = %id, "the process that has this stream does not answer");
+        Next::Nothing
+    }
+
+    async fn try_reopen(&mut self, id: &GenerationId) -> Result<Option<Next>, StoreError> {
+        if let Some(store) = self.store.clone() {
+            match store.open(id).await {
+                // What its process had is this one's now.
+                Ok(stored) if stored.sealed => {
+                    self.read_stored(&*store, &stored).await?;
+                    return Ok(Some(Next::Sealed));
+                }
+                Ok(stored) => {
+                    self.adopt(&*store, &stored).await?;
+                    return Ok(Some(Next::Sealed));
+                }
+                Err(StoreError::Deleted) => return Ok(Some(Next::Nothing)),
+                Err(_) => {}
+            }
+        }
+        let directory = &self.registry.directory;
+        let Ok(located) = directory.locate_elsewhere(id).await else {
+            return Ok(None);
+        };
+        match located {
+            Located::Remote(peer) => match peer.open(id, self.writer.end()).await {
+                Ok(remote) if remote.object.is_some() => Ok(Some(Next::Nothing)),
+                Ok(remote) => {
+                    self.writer.follow(&remote.stored)?;
+                    self.remote = remote;
+                    self.tell(self.wanted);
+                    Ok(Some(Next::Open))
+                }
+                Err(PeerError::Gone) => Ok(Some(Next::Nothing)),
+                Err(PeerError::Unreachable(_)) => Ok(None),
+            },
+            // The store is looked at again.
+            Located::Stored(_) | Located::Unreachable { .. } => Ok(None),
+            Located::Local(_) | Located::Lost | Located::Gone => Ok(Some(Next::Nothing)),
+        }
+    }
+
+    /// Reads the rest of a log that has ended.
+    async fn read_stored(
+        &mut self,
+        store: &dyn LogStore,
+        stored: &StoredLog,
+    ) -> Result<(), StoreError> {
+        let id = &stored.header.meta.id;
+        self.writer.follow(stored)?;
+        while self.writer.end() < stored.end {
+            let batch = store.read(id, self.writer.end(), READ_BYTES).await?;
+            if batch.is_empty() {
+                return Err(StoreError::Corrupt);
+            }
+            self.writer.append(&batch)?;
+        }
+        self.writer.seal();
+        Ok(())
+    }
+
+    /// Takes the log over, whose writer is lost. What was read of it and is not stored is stored
+    /// first, so that no reader of this process has seen events that are lost.
+    async fn adopt(&mut self, store: &dyn LogStore, stored: &StoredLog) -> Result<(), StoreError> {
+        let id = &stored.header.meta.id;
+        self.writer.follow(stored)?;
+        while self.writer.end() < stored.end {
+            let batch = store.read(id, self.writer.end(), READ_BYTES).await?;
+            if batch.is_empty() {
+                return Err(StoreError::Corrupt);
+            }
+            self.writer.append(&batch)?;
+        }
+        let generation = self.writer.generation().clone();
+        let mut end = stored.end;
+        while end < self.writer.end() {
+            let mut bytes = Vec::new();
+            let range = generation.log().read_block(end, READ_BYTES, &mut bytes);
+            let range = range.map_err(|_| StoreError::Deleted)?;
+            let mut blocks = Blocks::default();
+            blocks.push(Block {
+                id,
+                epoch: generation.log().epoch(),
+                first: range.first,
+                next: range.next,
+                bytes: &bytes,
+            });
+            let (_, results) = store.append(blocks).await;
+            end = results
+                .into_iter()
+                .next()
+                .unwrap_or(Err(StoreError::Corrupt))?;
+        }
+        let epoch = store.adopt(id).await?;
+        let ending = self.writer.end_adopted(epoch, &lost::writer_lost(id))?;
+        let object = generation.meta().store;
+        let object = object.then(|| generation.response_in(Form::Kept).into());
+        seal(store, id, epoch, ending, object).await?;
+        tracing::info!(generation = %id, ?epoch, "ended the log of a lost writer");
+        Ok(())
+    }
+}
+
+/// Stores the ending. Readers have seen it by now, so it is tried again.
+async fn seal(
+    store: &dyn LogStore,
+    id: &GenerationId,
+    epoch: crate::log::Epoch,
+    ending: RecordBatch,
+    object: Option<bytes::Bytes>,
+) -> Result<(), StoreError> {
+    let deadline = Instant::now() + AWAY;
+    loop {
+        let block = RecordBatch::parse(ending.first_seq(), ending.as_block().to_vec())?;
+        match store.seal(id, epoch, block, object.clone()).await {
+            Err(error) if error.is_retryable() && Instant::now() < deadline => {}
+            result => return result,
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+impl SharedEngine {
+    /// Waits until the task that reads a remote generation has taken over its log. Returns the
+    /// generation, or `None` if the log is to be taken over without the task.
+    pub(super) async fn handed_over(&self, known: Arc<Generation>) -> Option<Arc<Generation>> {
+        let ended = timeout(HANDED_OVER, known.ended()).await.is_ok();
+        if ended && known.tail().is_ok_and(|tail| tail.sealed) {
+            return Some(known);
+        }
+        known.disown();
+        self.registry.directory.remove(&known.meta().id);
+        None
+    }
+}

@@ -1,0 +1,195 @@
+//! Challenge and response: each side proves that it knows the secret.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+use rand::RngCore as _;
+use ring::hmac;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::frame::{FrameError, read_frame, write_frame};
+
+/// The version that is spoken.
+pub const VERSION: u8 = 1;
+
+const CHALLENGE: u8 = 1;
+const PROOF: u8 = 2;
+const NONCE: usize = 32;
+const PROVEN: usize = 32;
+/// The longest frame before the secret is proven.
+const MOST: usize = 256;
+
+/// What both sides of a connection know.
+#[derive(Clone)]
+pub struct Secret(hmac::Key);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Secret").finish_non_exhaustive()
+    }
+}
+
+impl Secret {
+    /// Uses these bytes, which should be 32 random ones.
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, bytes))
+    }
+
+    /// Makes a random secret and writes it to a new file that only its owner can read.
+    ///
+    /// # Errors
+    /// Those of the file system; also if there is such a file.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        use std::io::Write as _;
+        use std::os::unix::fs::OpenOptionsExt as _;
+
+        let mut bytes = [0; PROVEN];
+        rand::rng().fill_bytes(&mut bytes);
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)?;
+        file.write_all(&bytes)?;
+        Ok(Self::new(&bytes))
+    }
+
+    /// Reads the secret that another process has made.
+    ///
+    /// # Errors
+    /// Those of the file system; also if the file is not complete.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        let bytes = std::fs::read(path)?;
+        if bytes.len() == PROVEN {
+            Ok(Self::new(&bytes))
+        } else {
+            Err(io::ErrorKind::UnexpectedEof.into())
+        }
+    }
+
+    fn prove(&self, role: u8, first: &[u8], second: &[u8]) -> hmac::Tag {
+        let mut context = hmac::Context::with_key(&self.0);
+        context.update(&[VERSION, role]);
+        context.update(first);
+        context.update(second);
+        context.sign()
+    }
+
+    fn check(&self, role: u8, first: &[u8], second: &[u8], proof: &[u8]) -> Result<(), FrameError> {
+        let mut message = vec![VERSION, role];
+        message.extend_from_slice(first);
+        message.extend_from_slice(second);
+        hmac::verify(&self.0, &message, proof)
+            .map_err(|_| FrameError::Refused("it does not know the secret"))
+    }
+}
+
+/// The two sides prove different things, so that neither can send back what it was sent.
+const CONNECTING: u8 = b'c';
+const ACCEPTING: u8 = b'a';
+
+fn nonce() -> [u8; NONCE] {
+    let mut nonce = [0; NONCE];
+    rand::rng().fill_bytes(&mut nonce);
+    nonce
+}
+
+/// Splits a version off a frame's body.
+fn versioned(body: &[u8]) -> Result<&[u8], FrameError> {
+    match body.split_first() {
+        Some((&VERSION, rest)) => Ok(rest),
+        Some(_) => Err(FrameError::Refused("it speaks another version")),
+        None => Err(FrameError::Malformed),
+    }
+}
+
+/// Proves the secret to a connection that was accepted, and has the other side prove it.
+pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    secret: &Secret,
+) -> Result<(), FrameError> {
+    let ours = nonce();
+    let mut body = vec![VERSION];
+    body.extend_from_slice(&ours);
+    write_frame(stream, CHALLENGE, &body).await?;
+    if read_frame(stream, MOST, &mut body).await? != PROOF {
+        return Err(FrameError::Malformed);
+    }
+    let (theirs, proof) = versioned(&body)?
+        .split_at_checked(NONCE)
+        .ok_or(FrameError::Malformed)?;
+    secret.check(CONNECTING, &ours, theirs, proof)?;
+    let proof = secret.prove(ACCEPTING, theirs, &ours);
+    write_frame(stream, PROOF, proof.as_ref()).await
+}
+
+/// Proves the secret to a connection that was made, and has the other side prove it.
+pub(crate) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    secret: &Secret,
+) -> Result<(), FrameError> {
+    let mut body = Vec::new();
+    if read_frame(stream, MOST, &mut body).await? != CHALLENGE {
+        return Err(FrameError::Malformed);
+    }
+    let theirs = versioned(&body)?;
+    if theirs.len() != NONCE {
+        return Err(FrameError::Malformed);
+    }
+    let (theirs, ours) = (theirs.to_vec(), nonce());
+    let mut answer = vec![VERSION];
+    answer.extend_from_slice(&ours);
+    answer.extend_from_slice(secret.prove(CONNECTING, &theirs, &ours).as_ref());
+    write_frame(stream, PROOF, &answer).await?;
+    if read_frame(stream, MOST, &mut body).await? != PROOF {
+        return Err(FrameError::Malformed);
+    }
+    secret.check(ACCEPTING, &ours, &theirs, &body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn shake(ours: &[u8], theirs: &[u8]) -> (Result<(), FrameError>, Result<(), FrameError>) {
+        let (mut a, mut b) = tokio::io::duplex(1024);
+        let (ours, theirs) = (Secret::new(ours), Secret::new(theirs));
+        let accepting = async move { accept(&mut a, &ours).await };
+        let connecting = async move { connect(&mut b, &theirs).await };
+        tokio::join!(accepting, connecting)
+    }
+
+    #[tokio::test]
+    async fn both_sides_accept_the_same_secret() {
+        assert!(matches!(shake(b"same", b"same").await, (Ok(()), Ok(()))));
+    }
+
+    #[tokio::test]
+    async fn another_secret_is_refused_by_both_sides() {
+        let (accepted, connected) = shake(b"one", b"other").await;
+        assert!(matches!(accepted, Err(FrameError::Refused(_))));
+        assert!(connected.is_err());
+    }
+
+    #[tokio::test]
+    async fn reflected_proof_is_refused() {
+        let secret = Secret::new(b"secret");
+        let nonce = [7; NONCE];
+        let proof = secret.prove(CONNECTING, &nonce, &nonce);
+        let refused = secret.check(ACCEPTING, &nonce, &nonce, proof.as_ref());
+        assert!(matches!(refused, Err(FrameError::Refused(_))));
+    }
+
+    #[tokio::test]
+    async fn another_version_is_refused() {
+        let (mut a, mut b) = tokio::io::duplex(1024);
+        let mut body = vec![VERSION + 1];
+        body.extend_from_slice(&[0; NONCE]);
+        write_frame(&mut a, CHALLENGE, &body).await.unwrap();
+        let connected = connect(&mut b, &Secret::new(b"secret")).await;
+        assert!(matches!(connected, Err(FrameError::Refused(_))));
+    }
+}

@@ -1,0 +1,244 @@
+//! The side that has the generations.
+
+use std::future::poll_fn;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{fmt, io};
+
+use tokenwire_core::engine::{ReadControl, ServedKey, ServedLog, SharedEngine};
+use tokenwire_core::log::LogReader;
+use tokenwire_core::model::id::{GenerationId, Seq};
+use tokenwire_core::model::record::RecordBatch;
+use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadHalf, WriteHalf, split};
+use tokio::net::UnixListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{sleep, timeout};
+use tokio_util::task::TaskTracker;
+
+use crate::frame::{FrameError, read_frame, write_frame};
+use crate::handshake::{Secret, accept};
+use crate::message::{
+    Answer, HEARTBEAT, KeyAnswer, REQUEST_BYTES, Request, owner_of, read_control, write_records,
+};
+use crate::{CONNECT, LOST};
+
+/// Connections at once. Further ones wait to be accepted.
+const CONNECTIONS: usize = 16 * 1024;
+/// Bytes of records that one frame has, unless one record has more.
+const READ_BYTES: usize = 64 * 1024;
+/// The pause after a connection could not be accepted: no descriptor is left.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// Answers other processes of this machine over a Unix socket. Dropping it removes the socket.
+pub struct Server {
+    listener: UnixListener,
+    path: PathBuf,
+    secret: Secret,
+    engine: SharedEngine,
+    connections: TaskTracker,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Server {
+    /// Listens on a new socket, in a folder that only its owner can enter. Call it on a Tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn bind(path: &Path, secret: Secret, engine: SharedEngine) -> io::Result<Self> {
+        Ok(Self {
+            listener: UnixListener::bind(path)?,
+            path: path.to_owned(),
+            secret,
+            engine,
+            connections: TaskTracker::new(),
+        })
+    }
+
+    /// Returns the connections that are open. Wait for it after the generations have ended, so that
+    /// their readers get the last records.
+    #[must_use]
+    pub fn connections(&self) -> TaskTracker {
+        self.connections.clone()
+    }
+
+    /// Accepts and answers connections until it is dropped. Those that are open then go on.
+    pub async fn run(self) {
+        let room = Arc::new(Semaphore::new(CONNECTIONS));
+        loop {
+            let Ok(permit) = room.clone().acquire_owned().await else {
+                return;
+            };
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let (secret, engine) = (self.secret.clone(), self.engine.clone());
+                    self.connections.spawn(async move {
+                        if let Err(error) = answer(stream, &secret, &engine).await {
+                            tracing::debug!(%error, "a connection of another process ended");
+                        }
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection of another process");
+                    sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+/// Answers the one request of a connection.
+///
+/// # Errors
+/// [`FrameError`]: the other side did not prove the secret, sent what cannot be read, or is lost.
+pub async fn answer<S>(
+    mut stream: S,
+    secret: &Secret,
+    engine: &SharedEngine,
+) -> Result<(), FrameError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let asked = async {
+        accept(&mut stream, secret).await?;
+        let mut body = Vec::new();
+        let kind = read_frame(&mut stream, REQUEST_BYTES, &mut body).await?;
+        Request::read(kind, &body)
+    };
+    let asked = timeout(CONNECT, asked).await;
+    let answer = match asked.map_err(|_| FrameError::Timeout)?? {
+        Request::Open { id, from } => match engine.serve(&id).await {
+            Ok(Some(served)) => return send_log(stream, served, Seq(from)).await,
+            Ok(None) => Answer::Gone,
+            Err(_) => Answer::Failed,
+        },
+        Request::Has { id } => engine.has(&id).await.map_or(Answer::Failed, Answer::Has),
+        Request::Key { owner, key } => {
+            let known = engine.served_key(&owner_of(owner), &key).await;
+            known.map_or(Answer::Failed, |known| Answer::Key(known.into()))
+        }
+        Request::Delete { id } => delete(engine, &id).await,
+    };
+    let written = timeout(LOST, answer.write(&mut stream)).await;
+    written.map_err(|_| FrameError::Timeout)?
+}
+
+async fn delete(engine: &SharedEngine, id: &GenerationId) -> Answer {
+    match engine.delete_here(id).await {
+        Ok(()) => Answer::Done,
+        Err(_) => Answer::Failed,
+    }
+}
+
+impl From<ServedKey> for KeyAnswer {
+    fn from(known: ServedKey) -> Self {
+        match known {
+            ServedKey::Unknown => Self::Unknown,
+            ServedKey::Starting => Self::Starting,
+            ServedKey::Known(id) => Self::Known(id),
+        }
+    }
+}
+
+/// Sends a log from this number on, until it ends.
+async fn send_log<S>(stream: S, served: ServedLog, from: Seq) -> Result<(), FrameError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let (reading, mut writing) = split(stream);
+    let object = served.object.as_deref();
+    let answer = Answer::log(&served.stored, object);
+    let written = timeout(LOST, answer.write(&mut writing)).await;
+    written.map_err(|_| FrameError::Timeout)??;
+    if served.object.is_some() {
+        return Ok(());
+    }
+    let (control, wanted) = watch::channel(ReadControl::default());
+    tokio::select! {
+        sent = send_records(&mut writing, &served, from) => sent,
+        listened = listen(reading, control) => listened,
+        () = obey(&served, wanted) => Ok(()),
+    }
+}
+
+async fn send_records<S>(
+    writing: &mut WriteHalf<S>,
+    served: &ServedLog,
+    from: Seq,
+) -> Result<(), FrameError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut reader = LogReader::new(served.generation.log().clone(), from);
+    let mut batch = RecordBatch::default();
+    loop {
+        let read = poll_fn(|cx| reader.poll_read(cx, READ_BYTES, &mut batch));
+        let read = timeout(crate::HEARTBEAT, read).await;
+        let sent = async {
+            match read {
+                Err(_) => write_frame(writing, HEARTBEAT, &[]).await.map(|()| false),
+                Ok(Err(_)) => Answer::Gone.write(writing).await.map(|()| true),
+                Ok(Ok(_)) if batch.is_empty() => Answer::Sealed.write(writing).await.map(|()| true),
+                Ok(Ok(_)) => write_records(writing, &batch).await.map(|()| false),
+            }
+        };
+        // A reader that takes nothing is lost, as one that says nothing.
+        let sent = timeout(LOST, sent).await;
+        if sent.map_err(|_| FrameError::Timeout)?? {
+            return Ok(());
+        }
+        tokio::task::consume_budget().await;
+    }
+}
+
+/// Reads what the other side sends. It is lost once it is silent.
+async fn listen<S>(
+    reading: ReadHalf<S>,
+    control: watch::Sender<ReadControl>,
+) -> Result<(), FrameError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut reading = BufReader::with_capacity(256, reading);
+    let mut body = Vec::new();
+    loop {
+        let read = timeout(LOST, read_frame(&mut reading, REQUEST_BYTES, &mut body)).await;
+        let kind = read.map_err(|_| FrameError::Timeout)??;
+        if let Some(wanted) = read_control(kind, &body)? {
+            let _ = control.send(wanted);
+        }
+    }
+}
+
+/// Counts the other side's readers as one, and cancels for it.
+async fn obey(served: &ServedLog, mut wanted: watch::Receiver<ReadControl>) {
+    let mut guard = None;
+    loop {
+        let now = *wanted.borrow_and_update();
+        if now.held {
+            guard.get_or_insert_with(|| served.generation.attach());
+        } else {
+            guard = None;
+        }
+        if now.cancelled {
+            served.generation.cancel();
+        }
+        if wanted.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! Other processes on the same store: during a rolling restart the one before serves what it runs,
+//! and this one reads its streams. What it leaves at its end becomes this one's.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, join_all};
+use parking_lot::Mutex;
+use tokenwire_core::engine::{GenerationSource, Located, SharedEngine, StoredSource};
+use tokenwire_core::model::error::{ApiError, ErrorCode};
+use tokenwire_core::model::id::{GenerationId, Owner, Tag};
+use tokenwire_peer::{Address, Client, KeyAnswer, Secret, Server};
+use tokenwire_store::DiskStore;
+use tokenwire_webhooks::Webhooks;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::storage::{end_each, owed};
+
+/// How often the folders of other processes are looked at.
+const INTERVAL: Duration = Duration::from_millis(500);
+/// How long a request waits for what an ended process left.
+const WAIT: Duration = Duration::from_secs(3);
+/// The time in which the own store answers.
+const STORE: Duration = Duration::from_secs(2);
+/// The pause between two attempts.
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// The other processes on the same store.
+#[derive(Debug)]
+pub struct Neighbours {
+    store: Arc<DiskStore>,
+    own: StoredSource,
+    tag: Tag,
+    running: Mutex<BTreeMap<Tag, Client>>,
+    look: Notify,
+    /// Counts how often the folders were looked at.
+    looked: watch::Sender<u64>,
+}
+
+impl Neighbours {
+    /// Creates an empty list. [`Neighbours::watch`] fills it.
+    #[must_use]
+    pub fn new(store: Arc<DiskStore>) -> Self {
+        Self {
+            own: StoredSource::new(store.clone(), STORE),
+            tag: store.tag(),
+            store,
+            running: Mutex::default(),
+            look: Notify::new(),
+            looked: watch::Sender::new(0),
+        }
+    }
+
+    /// Returns the name of this process.
+    #[must_use]
+    pub fn tag(&self) -> Tag {
+        self.tag.clone()
+    }
+
+    /// Listens for the other processes.
+    ///
+    /// # Errors
+    /// Those of the system: the path of the socket may be too long.
+    pub fn listen(&self, engine: SharedEngine) -> io::Result<Server> {
+        let folder: &Path = self.store.path();
+        let Address { socket, secret } = Address::of(folder);
+        let secret = Secret::create(&secret)?;
+        Server::bind(&socket, secret, engine)
+    }
+
+    /// Looks at the folders of other processes, and takes over what ended ones have left.
+    pub async fn watch(self: Arc<Self>, engine: &SharedEngine, webhooks: &Webhooks) {
+        loop {
+            let store = self.store.clone();
+            let found = tokio::task::spawn_blocking(move || store.neighbours()).await;
+            match found {
+                Ok(Ok(found)) => {
+                    self.set_running(found.running);
+                    if !found.taken.is_empty() {
+                        let mut ids = found.unfinished;
+                        ids.extend(owed(found.entries, webhooks));
+                        let (engine, webhooks) = (engine.clone(), webhooks.clone());
+                        tokio::spawn(async move { end_all(ids, &engine, &webhooks).await });
+                    }
+                }
+                Ok(Err(error)) => tracing::warn!(%error, "the store's folders cannot be listed"),
+                Err(error) => tracing::error!(%error, "looking at the store's folders failed"),
+            }
+            self.looked.send_modify(|count| *count += 1);
+            let _ = timeout(INTERVAL, self.look.notified()).await;
+        }
+    }
+
+    fn set_running(&self, found: Vec<tokenwire_store::Neighbour>) {
+        let mut running = self.running.lock();
+        let mut before = std::mem::take(&mut *running);
+        for neighbour in found {
+            let address = Address::of(&neighbour.path);
+            // One without a socket was taken over by the process that holds it, or just starts.
+            if !address.socket.exists() {
+                continue;
+            }
+            let tag = neighbour.tag;
+            let known = before.remove(&tag);
+            let client = known.unwrap_or_else(|| Client::new(tag.as_str(), address));
+            running.insert(tag, client);
+        }
+    }
+
+    /// Waits until the folders have been looked at after this call.
+    async fn looked_again(&self) {
+        let mut looked = self.looked.subscribe();
+        // One that is under way may have passed the folder already.
+        for _ in 0..2 {
+            looked.borrow_and_update();
+            self.look.notify_one();
+            let _ = timeout(WAIT, looked.changed()).await;
+        }
+    }
+
+    fn peer(&self, tag: &str) -> Option<Client> {
+        let tag: Tag = tag.parse().ok()?;
+        self.running.lock().get(&tag).cloned()
+    }
+
+    fn peers(&self) -> Vec<Client> {
+        self.running.lock().values().cloned().collect()
+    }
+
+    async fn find(&self, id: &GenerationId) -> Result<Located, ApiError> {
+        let deadline = Instant::now() + WAIT;
+        let mut looked = false;
+        loop {
+            let tag = id.tag().filter(|tag| *tag != self.tag.as_str());
+            if let Some(peer) = tag.and_then(|tag| self.peer(tag)) {
+                if !peer.take_failed() {
+                    return Ok(Located::Remote(Arc::new(peer)));
+                }
+                // It may have ended.
+                self.looked_again().await;
+                if let Some(peer) = tag.and_then(|tag| self.peer(tag)) {
+                    return Ok(Located::Remote(Arc::new(peer)));
+                }
+            }
+            match self.own.locate(id).await? {
+                Located::Gone => {}
+                // It is being ended.
+                located @ Located::Unreachable { .. } => {
+                    if Instant::now() >= deadline {
+                        return Ok(located);
+                    }
+                    sleep(PAUSE).await;
+                    continue;
+                }
+                located => return Ok(located),
+            }
+            // The tag may be of a process that has started or ended just now.
+            if tag.is_some() && !looked {
+                looked = true;
+                self.looked_again().await;
+                continue;
+            }
+            return self.find_among_others(id).await;
+        }
+    }
+
+    /// Asks the others for what ended processes have left to them.
+    async fn find_among_others(&self, id: &GenerationId) -> Result<Located, ApiError> {
+        let peers = self.peers();
+        let has = join_all(peers.iter().map(|peer| peer.has(id))).await;
+        let mut away = None;
+        for (peer, has) in peers.into_iter().zip(has) {
+            match has {
+                Ok(true) => return Ok(Located::Remote(Arc::new(peer))),
+                Ok(false) => {}
+                Err(_) => away = Some(peer),
+            }
+        }
+        Ok(match away {
+            // It may be one that has just ended, or that does not answer.
+            Some(peer) => {
+                self.looked_again().await;
+                match self.own.locate(id).await? {
+                    Located::Gone => Located::Unreachable {
+                        node: tokenwire_core::engine::Peer::name(&peer).to_owned(),
+                    },
+                    located => located,
+                }
+            }
+            None => Located::Gone,
+        })
+    }
+}
+
+/// Ends what ran in a process that has ended, many at a time.
+async fn end_all(ids: Vec<GenerationId>, engine: &SharedEngine, webhooks: &Webhooks) {
+    const AT_ONCE: usize = 64;
+    for ids in ids.chunks(AT_ONCE) {
+        let each = ids.iter().map(|id| async move {
+            let mut rest = end_each(vec![id.clone()], engine, webhooks).await;
+            while !rest.is_empty() {
+                sleep(INTERVAL).await;
+                rest = end_each(rest, engine, webhooks).await;
+            }
+        });
+        join_all(each).await;
+    }
+}
+
+fn starting() -> ApiError {
+    ApiError::new(
+        ErrorCode::Overloaded,
+        "A request with this idempotency key is just being started.",
+    )
+    .retry_after(Duration::from_secs(1))
+}
+
+fn no_answer(peer: &Client) -> ApiError {
+    ApiError::new(
+        ErrorCode::OwnerUnreachable,
+        format!(
+            "The node '{}' cannot be reached.",
+            tokenwire_core::engine::Peer::name(peer)
+        ),
+    )
+    .retry_after(Duration::from_secs(1))
+}
+
+impl GenerationSource for Neighbours {
+    fn locate(&self, id: &GenerationId) -> BoxFuture<'_, Result<Located, ApiError>> {
+        let id = id.clone();
+        async move { self.find(&id).await }.boxed()
+    }
+
+    fn keyed<'a>(
+        &'a self,
+        owner: &'a Owner,
+        key: &'a str,
+    ) -> BoxFuture<'a, Result<Option<GenerationId>, ApiError>> {
+        async move {
+            let peers = self.peers();
+            let known = join_all(peers.iter().map(|peer| peer.key(owner, key))).await;
+            let mut away = None;
+            for (peer, known) in peers.iter().zip(known) {
+                match known {
+                    Ok(KeyAnswer::Known(id)) => return Ok(Some(id)),
+                    Ok(KeyAnswer::Starting) => return Err(starting()),
+                    Ok(KeyAnswer::Unknown) => {}
+                    Err(_) => away = Some(peer),
+                }
+            }
+            let Some(peer) = away else {
+                return Ok(None);
+            };
+            // One that has ended has left its keys to this process, or to another one.
+            self.looked_again().await;
+            if self
+                .peer(tokenwire_core::engine::Peer::name(peer))
+                .is_some()
+            {
+                return Err(no_answer(peer));
+            }
+            let store: &dyn tokenwire_core::log::LogStore = &*self.store;
+            let known = timeout(STORE, store.keyed(owner, key)).await;
+            match known {
+                Ok(Ok(known)) => Ok(known),
+                _ => Err(no_answer(peer)),
+            }
+        }
+        .boxed()
+    }
+
+    fn delete<'a>(&'a self, id: &'a GenerationId) -> BoxFuture<'a, Result<(), ApiError>> {
+        async move {
+            if id.tag() == Some(self.tag.as_str()) {
+                return Ok(());
+            }
+            let named = id.tag().and_then(|tag| self.peer(tag));
+            let peers = named.map_or_else(|| self.peers(), |peer| vec![peer]);
+            for peer in peers {
+                if peer.delete(id).await.is_err() {
+                    // What an ended process had is deleted where it is now.
+                    self.looked_again().await;
+                    let name = tokenwire_core::engine::Peer::name(&peer);
+                    if self.peer(name).is_some() {
+                        return Err(no_answer(&peer));
+                    }
+                    let store: &dyn tokenwire_core::log::LogStore = &*self.store;
+                    let deleted = timeout(STORE, store.delete(id)).await;
+                    if !matches!(deleted, Ok(Ok(()))) {
+                        return Err(no_answer(&peer));
+                    }
+                }
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+}
