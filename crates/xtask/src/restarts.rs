@@ -23,7 +23,13 @@ pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
     node::copy(&scripts.join("sdk.mjs"), &module)?;
     let mut command = process::cargo(workspace.root());
     command
-        .args(["test", "--package", "tokenwire", "--test", "rolling_restart"])
+        .args([
+            "test",
+            "--package",
+            "tokenwire",
+            "--test",
+            "rolling_restart",
+        ])
         .args(["--", "--nocapture"])
         .args(context.rest)
         .env("RESTART_PYTHON", python.join("python"))

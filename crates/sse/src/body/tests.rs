@@ -1,12 +1,15 @@
 //! Readers that leave when the gateway drains.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Wake, Waker};
 
-use tokenwire_core::dialect::Dialect;
-use tokenwire_core::dialect::Framing;
+use tokenwire_core::dialect::{Dialect, Framing};
 use tokenwire_core::model::id::Seq;
 use tokenwire_testkit::{EngineOptions, TestEngine};
 
