@@ -22,6 +22,7 @@ use crate::actix_io::ActixIo;
 use crate::admission::Admission;
 use crate::client_socket::ClientSocket;
 use crate::request_tracker::Part;
+use crate::service::Draining;
 use crate::stream_writer::{End, StreamWriter};
 
 /// Timeouts of a connection outside actix.
@@ -42,6 +43,8 @@ pub(crate) struct ConnectionContext {
     pub(crate) shutdown: GracefulShutdownSignal,
     /// Counts the streams that are written directly.
     pub(crate) direct: Gauge,
+    /// Whether the server drains.
+    pub(crate) draining: Option<Draining>,
 }
 
 /// The future of one connection.
@@ -85,6 +88,14 @@ enum Phase<F> {
         timer: Pin<Box<Sleep>>,
         shutdown: LocalBoxFuture<'static, ()>,
     },
+}
+
+// === impl ConnectionContext ===
+
+impl ConnectionContext {
+    fn drains(&self) -> bool {
+        self.draining.as_ref().is_some_and(|draining| draining())
+    }
 }
 
 // === impl Connection ===
@@ -212,6 +223,8 @@ where
                     return Poll::Ready(Ok(()));
                 }
                 Phase::Stream { writer, .. } => match ready!(writer.poll(&this.client, cx)) {
+                    // The client comes back to another process.
+                    End::KeepAlive if this.context.drains() => this.closing(),
                     End::KeepAlive => this.idle(),
                     End::Close => this.closing(),
                     End::Broken => return Poll::Ready(Ok(())),

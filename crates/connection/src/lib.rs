@@ -50,7 +50,7 @@ mod stream_writer;
 
 pub use admission::{Admission, Admit, Reserved};
 pub use payload::websocket_payload;
-pub use service::{ConnectionOptions, connections};
+pub use service::{ConnectionOptions, Draining, connections};
 
 /// The examples of the README are compiled as doctests.
 #[cfg(doctest)]

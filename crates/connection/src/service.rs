@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -47,9 +48,15 @@ pub struct ConnectionOptions {
     /// Whether waiting streams are written directly. If not, actix writes all responses. `true` by
     /// default.
     pub direct_writes: bool,
+    /// Whether the server drains. A connection then closes after the stream that it carries. Never by
+    /// default.
+    pub draining: Option<Draining>,
     /// The server's signal. Connections without a request close when it fires.
     pub shutdown: GracefulShutdownSignal,
 }
+
+/// Says whether the server drains.
+pub type Draining = Arc<dyn Fn() -> bool + Send + Sync>;
 
 // === impl ConnectionOptions ===
 
@@ -66,6 +73,7 @@ impl ConnectionOptions {
             direct: Gauge::default(),
             admit: None,
             direct_writes: true,
+            draining: None,
             shutdown,
         }
     }
@@ -225,6 +233,7 @@ where
                 timeouts: self.options.timeouts(),
                 shutdown: self.options.shutdown.clone(),
                 direct: self.options.direct.clone(),
+                draining: self.options.draining.clone(),
             },
             self.options.open.enter(),
             admission,

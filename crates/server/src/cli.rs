@@ -20,6 +20,9 @@ Then, from another terminal:
   curl -N localhost:3000/v1/chat/completions -H 'Content-Type: application/json' \\
        -d '{\"stream\":true,\"messages\":[{\"role\":\"user\",\"content\":\"hello\"}]}'
 
+Restart: start the new version beside the running one, with the same port and store.path (store.kind: disk). It takes
+the port over, and the old process ends its streams and exits. Or let systemd hold the socket (LISTEN_FDS).
+
 Configuration, each overriding the next:
   flags
   environment  TOKENWIRE_ and the path of a key, `__` between its parts: TOKENWIRE_SERVER__PORT=8080,

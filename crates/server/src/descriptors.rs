@@ -29,13 +29,18 @@ pub(crate) async fn refuse_without_descriptors(listener: TcpListener) {
             tracing::warn!("no descriptor is left: connections are refused until one is closed");
         }
         drop(reserve.take());
-        for _ in 0..MAX_REFUSED {
-            match listener.accept() {
-                Ok((socket, _)) => refuse(socket),
-                Err(_) => break,
-            }
-        }
+        refuse_waiting(&listener);
         reserve = listener.try_clone().ok();
+    }
+}
+
+/// Refuses the connections that wait in the queue of a listener.
+pub(crate) fn refuse_waiting(listener: &TcpListener) {
+    for _ in 0..MAX_REFUSED {
+        match listener.accept() {
+            Ok((socket, _)) => refuse(socket),
+            Err(_) => break,
+        }
     }
 }
 

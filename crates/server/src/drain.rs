@@ -1,52 +1,165 @@
-//! Drains the gateway on a signal.
+//! Drains the gateway on a signal, or once a successor serves its sockets.
 
+use std::io;
+use std::net::TcpListener;
 use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use crate::descriptors::refuse_waiting;
 use crate::service::Shared;
+use crate::service_manager;
+use crate::takeover::{Handover, TakeoverSocket};
 
 /// Minimum time for the last attempts of webhooks, however long the generations took to end.
 const LAST_WEBHOOKS: Duration = Duration::from_secs(5);
 
-/// Waits for SIGINT or SIGTERM, lets the generations and webhooks end, and stops the server. A
-/// second signal stops it at once.
-///
-/// `watch` holds a copy of the listener. It is aborted before the server stops, so that the listener
-/// closes.
-pub(crate) async fn drain_on_signal(handle: ServerHandle, shared: Shared, watch: AbortHandle) {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-    ) else {
-        tracing::error!("failed to listen for signals; stop the gateway with SIGKILL");
-        return;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+/// Maximum time for connections to send another request, once nothing runs.
+const LAST_REQUESTS: Duration = Duration::from_secs(1);
+
+/// The same beside a successor: nothing waits for the exit, and connections that were accepted last
+/// may still owe their first request.
+const LAST_REQUESTS_BESIDE_SUCCESSOR: Duration = Duration::from_secs(5);
+
+/// The time between two looks at what still runs.
+const CHECK: Duration = Duration::from_millis(50);
+
+/// SIGINT and SIGTERM.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+/// What a drain needs.
+#[derive(Debug)]
+pub(crate) struct Drain {
+    pub(crate) shared: Shared,
+    pub(crate) clients: ServerHandle,
+    pub(crate) operations: Option<ServerHandle>,
+    /// The socket of clients, to be closed. None if another process keeps it open.
+    pub(crate) listener: Option<TcpListener>,
+    /// Accepts connections from a copy of that socket.
+    pub(crate) watch: AbortHandle,
+    pub(crate) takeover: Option<TakeoverSocket>,
+}
+
+// === impl Signals ===
+
+impl Signals {
+    /// Takes the signals from now on.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
     }
-    let timeout = shared.config.server.shutdown_timeout;
-    tracing::info!(
-        open_streams = shared.engine.registry().open(),
-        ?timeout,
-        "stopping: new streams are refused, running ones may end"
-    );
-    let start = Instant::now();
-    let drained = async {
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+// === impl Drain ===
+
+impl Drain {
+    /// Waits for a signal or a successor, lets the generations and webhooks end, and stops the
+    /// server. A signal during the drain stops it at once.
+    pub(crate) async fn run(mut self, mut signals: Signals) {
+        let handover = tokio::select! {
+            () = signals.next() => None,
+            handover = successor(self.takeover.as_ref()) => Some(handover),
+        };
+        let clients = self.clients.clone();
+        tokio::select! {
+            () = self.drain(handover) => {}
+            () = signals.next() => clients.stop(false).await,
+        }
+    }
+
+    async fn drain(&mut self, handover: Option<Handover>) {
+        let timeout = self.shared.config.server.shutdown_timeout;
+        let start = Instant::now();
+        self.watch.abort();
+        self.clients.pause().await;
+        let registry = self.shared.engine.registry();
+        tracing::info!(
+            open_streams = registry.open(),
+            ?timeout,
+            successor = handover.is_some(),
+            "stopping: no more connections are accepted, running streams may end"
+        );
+        let last_requests = match handover {
+            Some(handover) => {
+                if let Some(operations) = &self.operations {
+                    operations.pause().await;
+                }
+                registry.begin_drain(handover.reads);
+                handover.confirm();
+                LAST_REQUESTS_BESIDE_SUCCESSOR
+            }
+            None => {
+                service_manager::stopping();
+                registry.begin_drain(false);
+                if let Some(listener) = self.listener.take() {
+                    close(&listener);
+                }
+                LAST_REQUESTS
+            }
+        };
+        self.takeover = None;
+        self.listener = None;
+        self.quiet(start, timeout, last_requests).await;
         // Background generations have no connection that the server would wait for.
-        shared.engine.drain(timeout).await;
         let left = timeout.saturating_sub(start.elapsed());
-        shared.webhooks.finish(left.max(LAST_WEBHOOKS)).await;
-        watch.abort();
-        handle.stop(true).await;
-    };
-    tokio::select! {
-        () = drained => {}
-        _ = interrupt.recv() => handle.stop(false).await,
-        _ = terminate.recv() => handle.stop(false).await,
+        self.shared.engine.drain(left).await;
+        let left = timeout.saturating_sub(start.elapsed());
+        self.shared.webhooks.finish(left.max(LAST_WEBHOOKS)).await;
+        self.clients.stop(true).await;
+    }
+
+    /// Waits until nothing runs, and kept connections have had time for another request. Those
+    /// requests are served, each as the last of its connection.
+    async fn quiet(&self, start: Instant, timeout: Duration, last_requests: Duration) {
+        let gauges = self.shared.metrics.gauges();
+        let mut clock = tokio::time::interval(CHECK);
+        while start.elapsed() < timeout {
+            clock.tick().await;
+            if self.shared.engine.registry().open() > 0 {
+                continue;
+            }
+            // Readers of another process's streams, too. Idle WebSockets close themselves.
+            let readers = [&gauges.sockets, &gauges.sse, &gauges.text];
+            let read = readers.iter().any(|gauge| gauge.count() > 0);
+            let late = start.elapsed() >= last_requests && !read;
+            if late || gauges.connections.count() == 0 {
+                return;
+            }
+        }
+    }
+}
+
+async fn successor(takeover: Option<&TakeoverSocket>) -> Handover {
+    match takeover {
+        Some(takeover) => takeover.handover().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Closes a listening socket whose connections are no longer accepted. Closing it would reset those
+/// that wait in its queue, so they are answered first.
+fn close(listener: &TcpListener) {
+    refuse_waiting(listener);
+    if let Err(error) = socket2::SockRef::from(listener).shutdown(std::net::Shutdown::Both) {
+        tracing::warn!(%error, "the listening socket cannot be closed");
     }
 }

@@ -9,6 +9,7 @@ use tokenwire::cli::Cli;
 use tokenwire::commands;
 use tokenwire::config;
 use tokenwire::config::schema::Config;
+use tokenwire::listeners::Inherited;
 use tokenwire::serve::{Gateway, ServeError};
 use tokenwire::telemetry;
 
@@ -32,6 +33,14 @@ fn main() -> ExitCode {
         print(&output);
         return ExitCode::SUCCESS;
     }
+    // While there is one thread: it changes the environment.
+    let inherited = match Inherited::from_environment() {
+        Ok(inherited) => inherited,
+        Err(error) => {
+            eprintln!("tokenwire: cannot use the sockets of LISTEN_FDS: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let raised = raise_descriptor_limit();
     reserve_descriptors();
     // Dropped last: it writes the lines that wait.
@@ -39,7 +48,7 @@ fn main() -> ExitCode {
     if let Err(error) = raised {
         tracing::warn!(%error, "failed to raise the limit of open files");
     }
-    match actix_web::rt::System::new().block_on(run(loaded.config)) {
+    match actix_web::rt::System::new().block_on(run(loaded.config, inherited)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("tokenwire: {error}");
@@ -79,8 +88,8 @@ fn print(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-async fn run(config: Config) -> Result<(), ServeError> {
-    let gateway = Gateway::bind(config.clone())?;
+async fn run(config: Config, inherited: Inherited) -> Result<(), ServeError> {
+    let gateway = Gateway::bind_with(config.clone(), inherited)?;
     print(&format!(
         "{}\n",
         banner(&config, gateway.address(), &describe_upstreams(&config))

@@ -16,13 +16,16 @@ use tokenwire_webhooks::{WebhookOptions, Webhooks};
 use crate::allocator::return_memory;
 use crate::config::schema::Config;
 use crate::descriptors::refuse_without_descriptors;
-use crate::drain::drain_on_signal;
+use crate::drain::{Drain, Signals};
 use crate::health_check::check_upstreams;
+use crate::listeners::{Inherited, Listeners, Sockets, handover_path};
 use crate::metrics::{Deliveries, Metrics, Storage, Upstreams};
 use crate::neighbours::Neighbours;
-use crate::servers::{bracketed, client_server, listen, operations_server};
+use crate::servers::{client_server, operations_server};
 use crate::service::{Service, Shared, shared_engine};
+use crate::service_manager;
 use crate::storage;
+use crate::takeover::{Predecessor, TakeoverSocket};
 
 /// Bytes of requests that the embedded simulator keeps for its `/requests`.
 const RECORDED_BYTES: usize = 1024 * 1024;
@@ -34,14 +37,24 @@ const LAST_RECORDS: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The address cannot be bound.
-    #[error(
-        "cannot listen on {address}: {source}; is another program using the port? Choose another with --port"
-    )]
+    #[error("cannot listen on {address}: {source}; choose another with --host and --port")]
     Listen {
         /// The address.
         address: String,
         /// The system's error.
         source: std::io::Error,
+    },
+    /// Another process listens on the address and did not give it.
+    #[error(
+        "cannot listen on {address}: {source}; {why}. Is another program using the port? Choose another with --port"
+    )]
+    InUse {
+        /// The address.
+        address: String,
+        /// The system's error.
+        source: std::io::Error,
+        /// Why it was not taken over.
+        why: String,
     },
     /// An upstream cannot be set up.
     #[error("{0}")]
@@ -68,8 +81,10 @@ pub struct Gateway {
     server: Server,
     /// The second listener.
     operations: Option<(Server, SocketAddr)>,
-    /// A copy of the listener, for the time without descriptors.
-    listener: std::net::TcpListener,
+    /// Copies of the listening sockets.
+    sockets: Sockets,
+    /// The process that had them, which goes on until this one serves.
+    predecessor: Option<Predecessor>,
     address: SocketAddr,
     shared: Shared,
     /// Streams of an earlier process that are not ended yet.
@@ -94,16 +109,18 @@ impl Gateway {
     /// # Errors
     /// [`ServeError`], with a remedy.
     pub fn bind(config: Config) -> Result<Self, ServeError> {
-        let listening = &config.server;
+        Self::bind_with(config, Inherited::default())
+    }
+
+    /// Builds the parts and binds the address, or takes it from these sockets, or from a running
+    /// gateway with the same store, which goes on until this one serves. Call it on an actix runtime.
+    ///
+    /// # Errors
+    /// [`ServeError`], with a remedy.
+    pub fn bind_with(config: Config, inherited: Inherited) -> Result<Self, ServeError> {
         let store = storage::open(&config)?;
-        let address = format!("{}:{}", bracketed(&listening.host), listening.port);
-        let listener = bind(&address, listening.backlog)?;
-        let spare = listener.try_clone()?;
-        let address = listener.local_addr()?;
-        let operations = match &listening.operations {
-            Some(operations) => Some(bind(operations, listening.backlog)?),
-            None => None,
-        };
+        let listeners = Listeners::open(&config, inherited)?;
+        let address = listeners.address()?;
         let simulator = if config.uses_simulator() {
             let options = Options {
                 gateway: Some(address),
@@ -138,18 +155,22 @@ impl Gateway {
         };
         // Built once here, so that an error is reported before the workers start.
         Service::new(&shared).map_err(ServeError::Upstream)?;
-        let operations = match operations {
+        // Last, since a running gateway waits for this one from now on.
+        let (sockets, predecessor) = listeners.take(&shared.config)?;
+        let address = sockets.clients.local_addr()?;
+        let server = client_server(&shared, sockets.clients.try_clone()?)?;
+        let operations = match &sockets.operations {
             Some(listener) => {
                 let address = listener.local_addr()?;
-                Some((operations_server(&shared, listener)?, address))
+                Some((operations_server(&shared, listener.try_clone()?)?, address))
             }
             None => None,
         };
-        let server = client_server(&shared, listener)?;
         Ok(Self {
             server,
             operations,
-            listener: spare,
+            sockets,
+            predecessor,
             address,
             shared,
             unfinished: unfinished.unwrap_or_default(),
@@ -176,8 +197,9 @@ impl Gateway {
         self.server.handle()
     }
 
-    /// Serves until SIGINT or SIGTERM, then drains: new streams are refused, and running ones may end
-    /// within `server.shutdown_timeout`. A second signal stops it at once.
+    /// Serves until SIGINT or SIGTERM, or until a successor serves the sockets, then drains: no more
+    /// connections are accepted, and running streams may end within `server.shutdown_timeout`. A
+    /// signal during the drain stops it at once.
     ///
     /// # Errors
     /// [`ServeError::Serve`].
@@ -185,35 +207,62 @@ impl Gateway {
         let Self {
             server,
             operations,
-            listener,
+            sockets,
+            predecessor,
             shared,
             unfinished,
             peers,
             _simulator,
             ..
         } = self;
-        let handle = server.handle();
-        let watch = tokio::spawn(refuse_without_descriptors(listener));
-        let drain = drain_on_signal(handle, shared.clone(), watch.abort_handle());
-        let signals = tokio::spawn(drain);
+        let signals = Signals::new()?;
+        let clients = server.handle();
+        let mut serving = actix_web::rt::spawn(server);
+        let operations = operations.map(|(server, _)| {
+            let handle = server.handle();
+            (actix_web::rt::spawn(server), handle)
+        });
+        // The server takes commands once its workers run and it accepts.
+        clients.resume().await;
+        if let Some((_, operations)) = &operations {
+            operations.resume().await;
+        }
+        if serving.is_finished() {
+            return Ok((&mut serving).await.map_err(std::io::Error::other)??);
+        }
+        // The readers that leave the predecessor read its streams here.
+        let peers = peers.map(|server| (server.connections(), tokio::spawn(server.run())));
+        let looking = shared.neighbours.clone().map(|neighbours| {
+            let (engine, webhooks) = (shared.engine.clone(), shared.webhooks.clone());
+            tokio::spawn(async move { neighbours.watch(&engine, &webhooks).await })
+        });
+        // Before the predecessor goes, so that a further successor finds one of the two.
+        let takeover = takeover_socket(&shared.config, &sockets);
+        let took_over = predecessor.is_some();
+        if let Some(predecessor) = predecessor {
+            let replaced = tokio::task::spawn_blocking(|| predecessor.replace());
+            replaced.await.map_err(std::io::Error::other)?;
+        }
+        service_manager::ready(took_over);
+        let watch = tokio::spawn(refuse_without_descriptors(sockets.clients.try_clone()?));
+        let drain = Drain {
+            shared: shared.clone(),
+            clients,
+            operations: operations.as_ref().map(|(_, handle)| handle.clone()),
+            listener: (!sockets.inherited).then_some(sockets.clients),
+            watch: watch.abort_handle(),
+            takeover,
+        };
+        let drain = tokio::spawn(drain.run(signals));
         let checks = tokio::spawn(check_upstreams(shared.clone()));
         let ending = tokio::spawn(storage::recover_rest(
             unfinished,
             shared.engine.clone(),
             shared.webhooks.clone(),
         ));
-        let peers = peers.map(|server| (server.connections(), tokio::spawn(server.run())));
-        let looking = shared.neighbours.clone().map(|neighbours| {
-            let (engine, webhooks) = (shared.engine.clone(), shared.webhooks.clone());
-            tokio::spawn(async move { neighbours.watch(&engine, &webhooks).await })
-        });
         let memory = tokio::spawn(return_memory(shared.engine.account().clone()));
         let dispatcher = tokio::spawn(shared.webhooks.clone().run());
-        let operations = operations.map(|(server, _)| {
-            let handle = server.handle();
-            (actix_web::rt::spawn(server), handle)
-        });
-        let served = server.await;
+        let served = (&mut serving).await;
         watch.abort();
         if let Some((serving, handle)) = operations {
             handle.stop(false).await;
@@ -233,16 +282,24 @@ impl Gateway {
         memory.abort();
         dispatcher.abort();
         shared.webhooks.abandon();
-        signals.abort();
-        Ok(served?)
+        drain.abort();
+        Ok(served.map_err(std::io::Error::other)??)
     }
 }
 
-fn bind(address: &str, backlog: u32) -> Result<std::net::TcpListener, ServeError> {
-    listen(address, backlog).map_err(|source| ServeError::Listen {
-        address: address.to_owned(),
-        source,
-    })
+/// Opens the socket where a successor asks for the listening sockets, if gateways can meet beside a
+/// store.
+fn takeover_socket(config: &Config, sockets: &Sockets) -> Option<TakeoverSocket> {
+    let store = handover_path(config)?;
+    let all = std::iter::once(&sockets.clients).chain(&sockets.operations);
+    let copies: std::io::Result<Vec<_>> = all.map(|socket| socket.try_clone()).collect();
+    match copies.and_then(|copies| TakeoverSocket::open(store, copies)) {
+        Ok(takeover) => Some(takeover),
+        Err(error) => {
+            tracing::warn!(%error, "the next gateway cannot take over from this one");
+            None
+        }
+    }
 }
 
 fn share(

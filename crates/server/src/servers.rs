@@ -1,7 +1,7 @@
 //! The HTTP servers of the gateway: one for clients, and one for operations.
 
 use std::io;
-use std::net::{TcpListener, ToSocketAddrs as _};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +36,9 @@ pub(crate) fn client_server(shared: &Shared, listener: TcpListener) -> io::Resul
         .shutdown_timeout(LAST_WRITES.as_secs())
         .disable_signals();
     let admitting = limits.clone();
+    let registry = shared.engine.registry().clone();
     let options = ConnectionOptions {
+        draining: Some(Arc::new(move || registry.is_draining())),
         admit: Some(Arc::new(move |socket| admitting.admit(socket))),
         slow_reader: config.streams.slow_reader_timeout,
         open: shared.metrics.gauges().connections.clone(),
@@ -81,26 +83,4 @@ pub(crate) fn operations_server(shared: &Shared, listener: TcpListener) -> io::R
         connections(application, &options)
     };
     Ok(builder.listen("operations", listener, http)?.run())
-}
-
-/// Listens on a host and port.
-pub(crate) fn listen(address: &str, backlog: u32) -> io::Result<TcpListener> {
-    let resolved = address.to_socket_addrs()?.next();
-    let resolved = resolved.ok_or_else(|| io::Error::other("the name has no address"))?;
-    let domain = socket2::Domain::for_address(resolved);
-    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&resolved.into())?;
-    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-    Ok(socket.into())
-}
-
-/// Returns a host as it stands before a port: an IPv6 address in brackets.
-pub(crate) fn bracketed(host: &str) -> String {
-    if host.contains(':') && !host.starts_with('[') {
-        format!("[{host}]")
-    } else {
-        host.to_owned()
-    }
 }

@@ -284,6 +284,7 @@ impl Service {
             max_queued: streams.max_queued_creates,
             ping_interval: streams.ping_interval,
             ping_timeout: streams.ping_timeout,
+            leaves: false,
             sockets: self.gauges.sockets.clone(),
             readers: self.gauges.websocket.clone(),
         }

@@ -8,6 +8,7 @@ use serde_json::json;
 use support::process::Process;
 use support::{End, Request, eventually, patiently, with};
 use tokenwire_simulator::{Options, Pace, Simulator};
+use tokio::net::TcpStream;
 
 fn post(gateway: &Process, path: &str, steering: &str, members: serde_json::Value) -> Request {
     let body = with(support::response(steering), members);
@@ -25,35 +26,46 @@ async fn output(gateway: Process) -> (bool, String) {
     .unwrap()
 }
 
+/// Sends a request and reads its answer. Returns the connection, which is kept, with it.
+async fn keep(request: &Request) -> (u16, TcpStream) {
+    let mut exchange = request.send().await;
+    while exchange.read().await {}
+    (exchange.status().await, exchange.socket)
+}
+
+async fn is_refused(gateway: &Process) -> bool {
+    TcpStream::connect(gateway.address).await.is_err()
+}
+
 #[tokio::test]
-async fn drain_finishes_running_streams_and_refuses_new_ones() {
+async fn drain_closes_the_port_and_serves_kept_connections_once_more() {
     let gateway = Process::start("server:\n  shutdown_timeout: 20s\n", &[]);
-    let mut stream = post(
-        &gateway,
-        "/v1/responses",
-        "tokens=100 tbt=10ms text=count",
-        json!({}),
-    )
-    .send()
-    .await;
+    let ready = Request::new(gateway.address, "GET", "/readyz");
+    let (status, kept) = keep(&ready).await;
+    assert_eq!(status, 200);
+    let (_, starting) = keep(&ready).await;
+    let steering = "tokens=100 tbt=10ms text=count";
+    let mut stream = post(&gateway, "/v1/responses", steering, json!({}))
+        .send()
+        .await;
     stream.until("\" t1\"").await;
     gateway.terminate();
-    let ready = Request::new(gateway.address, "GET", "/readyz");
-    eventually("the refusal", async || ready.answer().await.status == 503).await;
-    let refused = post(&gateway, "/v1/responses", "tokens=1", json!({}))
-        .answer()
-        .await;
+    eventually("the closed port", async || is_refused(&gateway).await).await;
+    let refused = ready.send_on(kept).await.answer().await;
     assert_eq!(
         (refused.status, refused.json()["error"]["code"].as_str()),
         (503, Some("shutting_down"))
     );
+    assert_eq!(refused.header("connection"), Some("close"));
+    let started = post(&gateway, "/v1/responses", "tokens=1", json!({}))
+        .send_on(starting)
+        .await;
+    let started = started.answer().await;
     assert_eq!(
-        (
-            refused.header("x-should-retry"),
-            refused.header("retry-after")
-        ),
-        (Some("true"), Some("1"))
+        (started.status, started.header("connection")),
+        (200, Some("close"))
     );
+    assert!(started.text().contains("response.completed"));
     let answer = stream.answer().await;
     assert!(
         answer.end == End::Whole && answer.text().contains("response.completed"),
@@ -126,8 +138,7 @@ async fn second_signal_stops_the_process_at_once() {
         .await;
     stream.until("response.created").await;
     gateway.terminate();
-    let ready = Request::new(gateway.address, "GET", "/readyz");
-    eventually("the refusal", async || ready.answer().await.status == 503).await;
+    eventually("the closed port", async || is_refused(&gateway).await).await;
     gateway.terminate();
     output(gateway).await;
 }

@@ -3,11 +3,13 @@
 use std::fmt;
 use std::future::Future as _;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix_web::body::{BodySize, MessageBody};
 use bytes::{Bytes, BytesMut};
+use tokenwire_core::engine::Registry;
 use tokenwire_core::engine::resume::position_gone;
 use tokenwire_core::generation::{SharedPieces, Subscription, SubscriptionError};
 use tokenwire_core::model::gauge::{Gauge, GaugeGuard};
@@ -47,6 +49,8 @@ pub(crate) struct SseOptions {
     pub(crate) shows_expiry: bool,
     /// Counts the open bodies.
     pub(crate) readers: Gauge,
+    /// Says when the reader is to come back elsewhere. `None` for one that cannot.
+    pub(crate) drain: Option<Arc<Registry>>,
 }
 
 /// A response body that pulls from a [`Subscription`]. Dropping it detaches the reader.
@@ -58,6 +62,10 @@ pub(crate) struct SseBody {
     frame: Option<SharedPieces>,
     heartbeat: Option<Heartbeat>,
     broken: Option<SubscriptionError>,
+    /// Says when the reader is to leave.
+    drain: Option<Arc<Registry>>,
+    /// Whether the reader has seen an event, and so knows where to come back.
+    placed: bool,
     _present: GaugeGuard,
 }
 
@@ -101,6 +109,8 @@ impl SseBody {
             frame: None,
             heartbeat,
             broken: None,
+            drain: options.drain,
+            placed: false,
             _present: options.readers.enter(),
         }
     }
@@ -109,6 +119,19 @@ impl SseBody {
     pub(crate) fn followed_by(mut self, frame: SharedPieces) -> Self {
         self.frame = Some(frame);
         self
+    }
+
+    /// Ends the stream between two events if another process can read it on. The reader is told to
+    /// come back after a time that spreads all readers.
+    fn leave(&mut self) -> Option<Bytes> {
+        let registry = self.drain.as_ref().filter(|drain| drain.readers_leave())?;
+        let subscription = self.subscription.as_ref()?;
+        if !self.placed || !subscription.is_between_frames() {
+            return None;
+        }
+        let retry = registry.come_back_after().as_millis();
+        self.subscription = None;
+        Some(format!("retry: {retry}\n\n").into())
     }
 
     fn sent(&mut self) {
@@ -148,6 +171,9 @@ impl MessageBody for SseBody {
         if let Some(error) = this.broken.take() {
             return Poll::Ready(Some(Err(error)));
         }
+        if let Some(last) = this.leave() {
+            return Poll::Ready(Some(Ok(last)));
+        }
         let polled = match &mut this.subscription {
             Some(subscription) => subscription.poll_next(cx),
             None => Poll::Ready(None),
@@ -156,6 +182,7 @@ impl MessageBody for SseBody {
         match polled {
             Poll::Ready(Some(Ok(bytes))) => {
                 this.sent();
+                this.placed = true;
                 if preface.is_empty() {
                     return Poll::Ready(Some(Ok(bytes)));
                 }
@@ -206,3 +233,6 @@ impl MessageBody for SseBody {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

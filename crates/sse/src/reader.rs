@@ -87,7 +87,12 @@ impl SseReader {
     }
 
     /// A body with this preface and the events from `from` on, if there are any.
-    fn body(&self, subscription: Option<Subscription>, preface: Vec<u8>) -> SseBody {
+    fn body(
+        &self,
+        subscription: Option<Subscription>,
+        preface: Vec<u8>,
+        engine: &Engine,
+    ) -> SseBody {
         let options = SseOptions {
             heartbeat: self.heartbeat.filter(|_| self.framing != SseFraming::Bare),
             heartbeat_kind: self.heartbeat_kind,
@@ -95,6 +100,8 @@ impl SseReader {
             // The SDKs raise on an error in the stream, and take a cut for a lost connection.
             shows_expiry: self.framing == SseFraming::Sdk,
             readers: self.readers.clone(),
+            // The SDKs take a body that ends early for a complete one.
+            drain: (self.framing == SseFraming::EventSource).then(|| engine.registry().clone()),
         };
         SseBody::new(subscription, options)
     }
@@ -179,7 +186,7 @@ pub async fn resume_at(
     reader: &SseReader,
 ) -> Result<HttpResponse, ApiError> {
     let resumption = engine.resume(cursor, owner, reader.kind()).await?;
-    Ok(respond(HttpResponse::Ok(), resumption, reader))
+    Ok(respond(HttpResponse::Ok(), engine, resumption, reader))
 }
 
 /// Answers a request that carries `Last-Event-ID`, or starts a generation: [`resume`] and [`start`].
@@ -243,7 +250,7 @@ pub fn read(
     reader: &SseReader,
 ) -> Result<HttpResponse, ApiError> {
     let resumption = engine.read(guard, None, reader.kind())?;
-    Ok(respond(response, resumption, reader))
+    Ok(respond(response, engine, resumption, reader))
 }
 
 /// A stream that holds nothing but `retry:`. An EventSource gives up for good on any status but
@@ -260,6 +267,7 @@ pub fn come_back(after: Duration) -> HttpResponse {
 /// One cell of the table as a response.
 fn respond(
     mut response: HttpResponseBuilder,
+    engine: &Engine,
     resumption: Resumption,
     reader: &SseReader,
 ) -> HttpResponse {
@@ -267,19 +275,19 @@ fn respond(
         Resumption::Read { guard, from } => {
             let preface = reader.preface(guard.generation(), from);
             let subscription = reader.subscription(guard, from);
-            reader.respond(response, reader.body(Some(subscription), preface))
+            reader.respond(response, reader.body(Some(subscription), preface, engine))
         }
         Resumption::NothingLeft { .. } => match reader.framing {
             // The only answer that an EventSource takes as the end.
             SseFraming::EventSource => response.status(StatusCode::NO_CONTENT).finish(),
             SseFraming::Sdk => {
-                let body = reader.body(None, b"data: [DONE]\n\n".to_vec());
+                let body = reader.body(None, b"data: [DONE]\n\n".to_vec(), engine);
                 reader.respond(response, body)
             }
-            SseFraming::Bare => reader.respond(response, reader.body(None, Vec::new())),
+            SseFraming::Bare => reader.respond(response, reader.body(None, Vec::new(), engine)),
         },
         Resumption::Reset { generation } => {
-            let body = reader.body(None, RETRY.to_vec());
+            let body = reader.body(None, RETRY.to_vec(), engine);
             let frame = generation.reset_frame(&EventSource, reader.include);
             reader.respond(response, body.followed_by(frame))
         }
@@ -290,7 +298,7 @@ fn respond(
                 Dialect::Responses | Dialect::Text => event,
             };
             let frame = last_frame(&id, &event);
-            reader.respond(response, reader.body(None, frame))
+            reader.respond(response, reader.body(None, frame, engine))
         }
     }
 }

@@ -13,13 +13,15 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use crate::frame_guard::{Refusal, Refused};
 use crate::session::SocketSession;
 
-/// Pings of one socket.
+/// Pings and end of one socket.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KeepAlive {
     /// Interval of protocol pings.
     pub(crate) ping_interval: Duration,
     /// A peer that is silent for this long after a ping was due is cut.
     pub(crate) ping_timeout: Duration,
+    /// Whether the socket closes at once if another process reads its streams on.
+    pub(crate) leaves: bool,
 }
 
 /// The longest interval of pings, and the longest wait for an answer.
@@ -33,6 +35,7 @@ const INVALID_PAYLOAD: u16 = 1007;
 const POLICY_VIOLATION: u16 = 1008;
 const TOO_BIG: u16 = 1009;
 const INTERNAL_ERROR: u16 = 1011;
+const SERVICE_RESTART: u16 = 1012;
 const TRY_AGAIN_LATER: u16 = 1013;
 
 /// Runs until the client leaves, is silent for too long, breaks the protocol, or the body is
@@ -49,13 +52,14 @@ pub(crate) async fn read_loop(
         .ping_interval
         .clamp(Duration::from_millis(1), LONGEST_INTERVAL);
     let ping_timeout = keep_alive.ping_timeout.min(LONGEST_INTERVAL);
-    let mut last_message = Instant::now();
+    let opened = Instant::now();
+    let mut last_message = opened;
     let mut pings = tokio::time::interval_at(last_message + ping_interval, ping_interval);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let registry = socket.upgrade().map(|socket| socket.borrow().registry());
     let closing = async {
         match &registry {
-            Some(registry) => registry.closing().await,
+            Some(registry) => registry.draining().await,
             None => std::future::pending().await,
         }
     };
@@ -85,12 +89,24 @@ pub(crate) async fn read_loop(
                     break None;
                 }
             }
-            () = &mut closing, if drain.is_none() => drain = Some(tokio::time::interval(DRAIN_CHECK)),
+            () = &mut closing, if drain.is_none() => {
+                // A client that has just connected is about to send its first message.
+                let now = Instant::now();
+                let is_new = last_message == opened;
+                let first = if is_new { now.max(opened + FIRST_MESSAGE) } else { now };
+                drain = Some(tokio::time::interval_at(first, DRAIN_CHECK));
+            }
             () = tick(drain.as_mut()), if drain.is_some() => {
                 // Running generations may end; an idle socket closes at once. The SDKs reconnect on
-                // 1001.
-                if socket.upgrade().is_none_or(|socket| socket.borrow().is_idle()) {
-                    break Some((GOING_AWAY, "the gateway is shutting down"));
+                // both codes.
+                let elsewhere = registry.as_ref().is_some_and(|registry| registry.readers_leave());
+                let leaves = elsewhere && keep_alive.leaves;
+                if leaves || socket.upgrade().is_none_or(|socket| socket.borrow().is_idle()) {
+                    break Some(if elsewhere {
+                        (SERVICE_RESTART, "another process has taken over")
+                    } else {
+                        (GOING_AWAY, "the gateway is shutting down")
+                    });
                 }
             }
             () = tokio::time::sleep_until(silent_until), if !has_room => {
@@ -119,6 +135,9 @@ pub(crate) async fn read_loop(
 
 /// How often a socket is checked for being idle while the gateway drains.
 const DRAIN_CHECK: Duration = Duration::from_millis(50);
+
+/// The time that a new socket has for its first message while the gateway drains.
+const FIRST_MESSAGE: Duration = Duration::from_secs(5);
 
 async fn tick(interval: Option<&mut Interval>) {
     match interval {

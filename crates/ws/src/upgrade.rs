@@ -35,6 +35,9 @@ pub struct WebSocketOptions {
     pub ping_interval: Duration,
     /// A peer that is silent for this long after a ping was due is cut.
     pub ping_timeout: Duration,
+    /// Whether the socket closes at once when the gateway drains and another process reads its
+    /// streams on. If not, it closes once nothing runs on it.
+    pub leaves: bool,
     /// Counts the sockets.
     pub sockets: Gauge,
     /// Counts the streams that sockets read.
@@ -54,6 +57,7 @@ impl Default for WebSocketOptions {
             max_queued: 8,
             ping_interval: Duration::from_secs(20),
             ping_timeout: Duration::from_secs(10),
+            leaves: false,
             sockets: Gauge::default(),
             readers: Gauge::default(),
         }
@@ -110,6 +114,7 @@ pub fn upgrade(
     let keep_alive = KeepAlive {
         ping_interval: options.ping_interval,
         ping_timeout: options.ping_timeout,
+        leaves: options.leaves,
     };
     // The body owns the session. When the connection ends, the body is dropped, and the readers
     // with it.

@@ -55,6 +55,10 @@ pub(crate) const PYTHON: Package = Package {
     name: "python3",
     found_by: Probe::Program("python3"),
 };
+pub(crate) const SYSTEMD: Package = Package {
+    name: "systemd",
+    found_by: Probe::Program("systemd-socket-activate"),
+};
 pub(crate) const VALGRIND: Package = Package {
     name: "valgrind",
     found_by: Probe::Program("valgrind"),

@@ -21,6 +21,7 @@ mod process;
 mod publish;
 mod python;
 mod report;
+mod restarts;
 mod runner;
 mod rust;
 mod servers;

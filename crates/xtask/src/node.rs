@@ -1,6 +1,7 @@
 //! What runs in Node: the clients under test, the client module and the browser's tests, each with
 //! the packages that its `package-lock.json` pins.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::debian::{self, PYTHON, Package, VENV};
@@ -101,6 +102,20 @@ fn major(version: &str) -> Option<u32> {
 pub(crate) fn clients(workspace: &Workspace, may_install: bool) -> Result<(), Error> {
     let node = Node::find(workspace, may_install)?;
     packages(workspace, &node, CLIENTS, may_install).map(drop)
+}
+
+/// Installs what the lock file pins, and returns Node's program and the folder of the packages.
+///
+/// # Errors
+/// As for [`clients`].
+pub(crate) fn clients_folder(
+    workspace: &Workspace,
+    may_install: bool,
+) -> Result<(OsString, PathBuf), Error> {
+    let node = Node::find(workspace, may_install)?;
+    let folder = packages(workspace, &node, CLIENTS, may_install)?;
+    let program = node.command("node", &folder).get_program().to_owned();
+    Ok((program, folder))
 }
 
 /// Installs what the lock file pins into `.tools/browser`.

@@ -1,10 +1,12 @@
 //! The table of steps of `cargo xtask test`. A new check is a new row here.
 
-use crate::debian::{CADDY, CHROMIUM, CURL, FONTS, HAPROXY, NCHAN, NGINX, PYTHON, VALGRIND, VENV};
+use crate::debian::{
+    CADDY, CHROMIUM, CURL, FONTS, HAPROXY, NCHAN, NGINX, PYTHON, SYSTEMD, VALGRIND, VENV,
+};
 use crate::error::Error;
 use crate::need::Need;
 use crate::step::{Step, Tier};
-use crate::{agents, examples, fuzz, micro, node, publish, python, rust};
+use crate::{agents, examples, fuzz, micro, node, publish, python, restarts, rust};
 
 /// Tiers of the steps that are cheap enough for each run.
 const ALWAYS: &[Tier] = &[Tier::Quick, Tier::Default, Tier::Ci, Tier::Full];
@@ -40,7 +42,7 @@ pub(crate) const STEPS: &[Step] = &[
         name: "test",
         about: "the unit and integration tests pass",
         tiers: DEFAULT,
-        needs: &[],
+        needs: &[Need::Debian(SYSTEMD)],
         run: rust::test,
     },
     Step {
@@ -150,6 +152,18 @@ pub(crate) const STEPS: &[Step] = &[
         tiers: WIDER,
         needs: &[],
         run: rust::soak,
+    },
+    Step {
+        name: "restarts",
+        about: "300 streams over every transport and in the official SDKs survive five restarts in a row (RESTART_STREAMS)",
+        tiers: WIDER,
+        needs: &[
+            Need::Debian(PYTHON),
+            Need::Debian(VENV),
+            Need::PythonClients,
+            Need::NodeClients,
+        ],
+        run: restarts::test,
     },
     Step {
         name: "simulation",

@@ -15,7 +15,9 @@ pub(super) struct Admission {
     max_open: usize,
     open: Arc<AtomicUsize>,
     closed: AtomicBool,
-    closing: Notify,
+    draining: AtomicBool,
+    readers_leave: AtomicBool,
+    drain: Notify,
 }
 
 /// A permit of the limit on running generations. Dropping it releases the permit.
@@ -36,7 +38,9 @@ impl Admission {
             max_open,
             open: Arc::default(),
             closed: AtomicBool::new(false),
-            closing: Notify::new(),
+            draining: AtomicBool::new(false),
+            readers_leave: AtomicBool::new(false),
+            drain: Notify::new(),
         }
     }
 
@@ -45,25 +49,44 @@ impl Admission {
         self.open.load(Ordering::Acquire)
     }
 
+    /// Notes that the gateway drains. New generations are still admitted.
+    pub(super) fn begin_drain(&self, readers_leave: bool) {
+        self.readers_leave.store(readers_leave, Ordering::Release);
+        self.draining.store(true, Ordering::Release);
+        self.drain.notify_waiters();
+    }
+
+    /// Whether the gateway drains.
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Whether readers that can resume elsewhere are to leave.
+    pub(super) fn readers_leave(&self) -> bool {
+        self.readers_leave.load(Ordering::Acquire)
+    }
+
+    /// Waits until the gateway drains.
+    pub(super) async fn draining(&self) {
+        let notified = self.drain.notified();
+        tokio::pin!(notified);
+        notified.as_mut().enable();
+        if !self.is_draining() {
+            notified.await;
+        }
+    }
+
     /// Refuses new generations from now on.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        self.closing.notify_waiters();
+        if !self.draining.swap(true, Ordering::AcqRel) {
+            self.drain.notify_waiters();
+        }
     }
 
     /// Whether new generations are refused.
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
-    }
-
-    /// Waits until new generations are refused.
-    pub(super) async fn closing(&self) {
-        let notified = self.closing.notified();
-        tokio::pin!(notified);
-        notified.as_mut().enable();
-        if !self.is_closed() {
-            notified.await;
-        }
     }
 
     /// Returns a permit for one more generation.

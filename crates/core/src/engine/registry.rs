@@ -136,9 +136,41 @@ impl Registry {
         self.admission.is_closed()
     }
 
-    /// Waits until the gateway begins to shut down.
-    pub async fn closing(&self) {
-        self.admission.closing().await;
+    /// Notes that the gateway drains: it accepts no more connections, and serves one more request of
+    /// each that it has. With `readers_leave` the readers that resume at a position leave too, since
+    /// another process reads the generations on from this one.
+    pub fn begin_drain(&self, readers_leave: bool) {
+        self.admission.begin_drain(readers_leave);
+        if readers_leave {
+            let running = self.directory.running();
+            running
+                .iter()
+                .for_each(|generation| generation.log().wake());
+        }
+    }
+
+    /// Whether the gateway drains or shuts down.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.admission.is_draining()
+    }
+
+    /// Whether readers that resume at a position are to leave, and to come back elsewhere.
+    #[must_use]
+    pub fn readers_leave(&self) -> bool {
+        self.admission.readers_leave()
+    }
+
+    /// Returns the time after which a reader that leaves, or a client that may not start here, comes
+    /// back. It differs each time, so that they do not all come at once.
+    #[must_use]
+    pub fn come_back_after(&self) -> Duration {
+        Duration::from_millis(rand::random_range(200..2000))
+    }
+
+    /// Waits until the gateway drains or shuts down.
+    pub async fn draining(&self) {
+        self.admission.draining().await;
     }
 
     /// Ends every running generation with the failure `shutting_down`. The terminal events follow at

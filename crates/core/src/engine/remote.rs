@@ -205,7 +205,7 @@ impl Follower {
 
     async fn read(&mut self) -> Result<(), Broken> {
         let registry = self.registry.clone();
-        let mut closing = std::pin::pin!(registry.closing());
+        let mut closing = std::pin::pin!(registry.draining());
         let mut closed = false;
         loop {
             tokio::select! {

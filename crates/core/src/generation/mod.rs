@@ -158,6 +158,11 @@ impl Generation {
         self.control.readers()
     }
 
+    /// Whether it has a reader or a follower at the moment.
+    pub(crate) fn is_held(&self) -> bool {
+        self.control.readers() > 0 || self.control.is_followed()
+    }
+
     /// Gives its log up, which is to expire, unless it has a reader or a follower. Returns whether it
     /// is given up.
     pub(crate) fn give_up_log(&self) -> bool {

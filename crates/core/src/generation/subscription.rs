@@ -128,6 +128,12 @@ impl Subscription {
         self.end
     }
 
+    /// Whether the last poll returned whole frames.
+    #[must_use]
+    pub fn is_between_frames(&self) -> bool {
+        self.large.is_none()
+    }
+
     /// Takes the rest of a frame of which the last poll returned only a piece, for a transport that
     /// may send nothing else before it has ended. Otherwise the next poll returns the next piece.
     pub fn take_unfinished(&mut self) -> Option<SharedPieces> {

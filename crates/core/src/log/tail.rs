@@ -193,6 +193,12 @@ impl<R: RawMutex> LogTail<R> {
         wakers.into_iter().for_each(Waker::wake);
     }
 
+    /// Wakes waiting readers although there is nothing new to read.
+    pub fn wake(&self) {
+        let wakers = self.state.lock().readers.take();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
     // --- where it ends ---
 
     /// Returns the end of the log.

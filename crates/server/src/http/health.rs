@@ -18,7 +18,7 @@ pub(super) async fn alive() -> HttpResponse {
 /// `GET /readyz`: new streams are accepted and an upstream is up.
 pub(super) async fn ready(request: HttpRequest, service: web::Data<Service>) -> HttpResponse {
     let registry = service.engine.registry();
-    if registry.is_closed() {
+    if registry.is_draining() {
         return error_response(&ApiError::new(
             ErrorCode::ShuttingDown,
             "The gateway is shutting down.",

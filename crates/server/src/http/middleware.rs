@@ -48,6 +48,7 @@ pub async fn request_middleware(
     let host = service.hosts.check(request.head());
     let origin = service.origins.classify(request.head(), host.as_ref().ok());
     let mut close = request.conn_data::<Reserved>().is_some();
+    close |= service.engine.registry().is_draining();
     let limits = request.app_data::<web::Data<ConnectionLimits>>();
     let admitted = limits.map_or(Ok(None), |limits| limits.check(&request));
     let (counted, mut refusal) = match admitted {

@@ -5,6 +5,7 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use tokenwire_connection::websocket_payload;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
+use tokenwire_ws::WebSocketOptions;
 
 use super::outbound::{HttpError, error_response};
 use crate::service::Service;
@@ -15,6 +16,16 @@ pub(super) async fn connect(
     payload: web::Payload,
     service: web::Data<Service>,
 ) -> Result<HttpResponse, HttpError> {
+    // Its clients resume.
+    upgrade(&request, payload, &service, true)
+}
+
+fn upgrade(
+    request: &HttpRequest,
+    payload: web::Payload,
+    service: &Service,
+    leaves: bool,
+) -> Result<HttpResponse, HttpError> {
     if service.engine.registry().is_closed() {
         return Err(ApiError::new(ErrorCode::ShuttingDown, "The gateway is shutting down.").into());
     }
@@ -23,10 +34,13 @@ pub(super) async fn connect(
         let message = "A WebSocket needs HTTP/1.1. A proxy in front has to be told to use it.";
         return Err(ApiError::new(ErrorCode::InvalidUpgrade, message).into());
     }
-    let options = service.websocket(request.headers());
+    let options = WebSocketOptions {
+        leaves,
+        ..service.websocket(request.headers())
+    };
     Ok(tokenwire_ws::upgrade(
-        &request,
-        websocket_payload(&request, payload.into_inner()),
+        request,
+        websocket_payload(request, payload.into_inner()),
         service.engine.clone(),
         options,
     )?)
@@ -46,5 +60,6 @@ pub(super) async fn responses(
             .insert(header::ALLOW, HeaderValue::from_static("POST"));
         return Ok(response);
     }
-    connect(request, payload, service).await
+    // The SDKs do not resume.
+    upgrade(&request, payload, &service, false)
 }

@@ -81,7 +81,14 @@ pub(super) async fn create_by_query(
     let query = Query::of(&request);
     let reader = reader(&request, &query, &service)?;
     if let Some(cursor) = last_event_id(&request)? {
-        return resumed(&service, &cursor, &reader).await;
+        return match leaving(&request, &service) {
+            Some(response) => Ok(response),
+            None => resumed(&service, &cursor, &reader).await,
+        };
+    }
+    let registry = service.engine.registry();
+    if registry.is_draining() && is_event_source(&request) {
+        return Ok(come_back(registry.come_back_after()));
     }
     let Some(input) = query.get("input") else {
         let message = "Missing required parameter: 'input'. Ask with GET /v1/streams?input=…, or POST a body.";
@@ -117,6 +124,9 @@ pub(super) async fn attach(
             "Stream not found: the id is not one of the gateway's.",
         )
     })?;
+    if let Some(response) = leaving(&request, &service) {
+        return Ok(response);
+    }
     let cursor = cursor(&request, id, "after", &query)?;
     attached(request.method(), &service, &cursor, &reader).await
 }
@@ -147,6 +157,13 @@ async fn begin(
         }
     };
     Ok(marked(started.reused, &started.dropped_tools, response))
+}
+
+/// Tells an EventSource to come back elsewhere if another process reads the streams on.
+fn leaving(request: &HttpRequest, service: &Service) -> Option<HttpResponse> {
+    let registry = service.engine.registry();
+    let leaves = registry.readers_leave() && is_event_source(request);
+    leaves.then(|| come_back(registry.come_back_after()))
 }
 
 /// Whether an EventSource asks. It gives up for good on any status but 200, so under overload it is

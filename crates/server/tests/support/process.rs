@@ -17,7 +17,34 @@ impl Process {
     /// Starts it with this configuration file and environment, on a free port.
     pub(crate) fn start(config: &str, environment: &[(&str, &str)]) -> Self {
         let command = Command::new(env!("CARGO_BIN_EXE_tokenwire"));
-        Self::spawn(command, config, environment)
+        Self::spawn(command, config, environment, 0)
+    }
+
+    /// Starts it on this port.
+    pub(crate) fn start_on(port: u16, config: &str) -> Self {
+        let command = Command::new(env!("CARGO_BIN_EXE_tokenwire"));
+        Self::spawn(command, config, &[], port)
+    }
+
+    /// Starts it on this port, which fails, and returns what it says.
+    pub(crate) fn fail_on(port: u16, config: &str) -> String {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("tokenwire.yaml");
+        std::fs::write(&path, config).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tokenwire"));
+        command.args(["--port", &port.to_string(), "--config"]);
+        let output = command.arg(&path).output().unwrap();
+        assert!(!output.status.success(), "it started");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    /// Starts it below `systemd-socket-activate`, which listens on this port and passes the socket.
+    pub(crate) fn start_activated(port: u16, config: &str) -> Self {
+        let mut command = Command::new("systemd-socket-activate");
+        let address = format!("127.0.0.1:{port}");
+        command.args(["--listen", &address, "--"]);
+        command.arg(env!("CARGO_BIN_EXE_tokenwire"));
+        Self::spawn(command, config, &[], port)
     }
 
     /// Starts it with at most this number of open descriptors.
@@ -27,15 +54,15 @@ impl Process {
             .arg("-c")
             .arg(format!("ulimit -n {limit}; exec \"$0\" \"$@\""))
             .arg(env!("CARGO_BIN_EXE_tokenwire"));
-        Self::spawn(command, config, &[])
+        Self::spawn(command, config, &[], 0)
     }
 
-    fn spawn(mut command: Command, config: &str, environment: &[(&str, &str)]) -> Self {
+    fn spawn(mut command: Command, config: &str, environment: &[(&str, &str)], port: u16) -> Self {
         let folder = tempfile::TempDir::new().unwrap();
         let path = folder.path().join("tokenwire.yaml");
         std::fs::write(&path, config).unwrap();
         command
-            .args(["--port", "0", "--config"])
+            .args(["--port", &port.to_string(), "--config"])
             .arg(&path)
             .current_dir(folder.path());
         for name in ["OPENAI_API_KEY", "OPENAI_BASE_URL", "RUST_LOG"] {
@@ -86,8 +113,12 @@ impl Process {
     }
 
     pub(crate) fn terminate(&self) {
+        self.signal(rustix::process::Signal::TERM);
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
     }
 
     /// Waits for the exit. Returns whether it was successful, and the output.
