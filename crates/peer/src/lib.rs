@@ -35,7 +35,7 @@ mod server;
 pub use client::{Address, Client};
 pub use frame::{FrameError, read_frame, write_frame};
 pub use handshake::{Secret, VERSION};
-pub use message::KeyAnswer;
+pub use message::{KeyAnswer, try_decode};
 pub use server::{Server, answer};
 
 use std::time::Duration;

@@ -220,6 +220,16 @@ impl Arrived {
     }
 }
 
+/// Decodes a frame as each of the messages that it may be. For fuzzing.
+#[doc(hidden)]
+pub fn try_decode(kind: u8, body: &[u8]) {
+    let _ = Request::read(kind, body);
+    let _ = read_control(kind, body);
+    if let Ok(Arrived::Answer(answer)) = Arrived::read(kind, body) {
+        let _ = answer.into_log();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -239,12 +249,8 @@ mod tests {
             kind: u8,
             body in proptest::collection::vec(any::<u8>(), 0..200),
         ) {
-            let _ = Request::read(kind, &body);
-            let _ = read_control(kind, &body);
-            for kind in [kind, ANSWER, RECORDS] {
-                if let Ok(Arrived::Answer(answer)) = Arrived::read(kind, &body) {
-                    let _ = answer.into_log();
-                }
+            for kind in [kind, REQUEST, CONTROL, ANSWER, RECORDS] {
+                try_decode(kind, &body);
             }
         }
     }

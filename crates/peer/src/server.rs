@@ -1,6 +1,7 @@
 //! The side that has the generations.
 
 use std::future::poll_fn;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fmt, io};
@@ -59,8 +60,10 @@ impl Server {
     /// # Errors
     /// Those of the system.
     pub fn bind(path: &Path, secret: Secret, engine: SharedEngine) -> io::Result<Self> {
+        let listener = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         Ok(Self {
-            listener: UnixListener::bind(path)?,
+            listener,
             path: path.to_owned(),
             secret,
             engine,
@@ -239,6 +242,64 @@ async fn obey(served: &ServedLog, mut wanted: watch::Receiver<ReadControl>) {
         }
         if wanted.changed().await.is_err() {
             return std::future::pending().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokenwire_core::engine::Engine;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+    use crate::handshake::connect;
+
+    /// Sends bytes to a server, after the proof of the secret or in its place.
+    fn send(bytes: &[u8], proven: bool) {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let engine = Engine::builder().build();
+            let secret = Secret::new(b"secret");
+            let (mut ours, theirs) = tokio::io::duplex(1024);
+            let answering = answer(theirs, &secret, &engine);
+            let asking = async {
+                if proven {
+                    connect(&mut ours, &secret).await.unwrap();
+                }
+                let _ = ours.write_all(bytes).await;
+                let mut rest = Vec::new();
+                let _ = ours.read_to_end(&mut rest).await;
+            };
+            // It ends by itself, whatever is sent or left out.
+            let _ = tokio::join!(answering, asking);
+        });
+    }
+
+    #[test]
+    fn connection_that_asks_nothing_is_closed() {
+        send(&[], false);
+        send(&[], true);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn arbitrary_bytes_end_their_connection(
+            mut bytes in proptest::collection::vec(any::<u8>(), 0..300),
+            framed: bool,
+            kind in 15_u8..36,
+            proven: bool,
+        ) {
+            if framed {
+                let mut frame = (bytes.len() as u32).to_le_bytes().to_vec();
+                frame.push(kind);
+                frame.append(&mut bytes);
+                bytes = frame;
+            }
+            send(&bytes, proven);
         }
     }
 }

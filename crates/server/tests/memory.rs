@@ -70,6 +70,7 @@ impl Metered {
             retry_budget: Arc::new(RetryBudget::new(0)),
             webhooks: Webhooks::new(WebhookOptions::default()).unwrap(),
             store: None,
+            neighbours: None,
             config: Arc::new(config),
         };
         let (up, is_up) = std::sync::mpsc::channel();

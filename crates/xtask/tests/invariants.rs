@@ -115,6 +115,7 @@ fn manifests() -> Vec<(PathBuf, String)> {
 fn core_and_store_know_no_http_server() {
     check_absent("tokenwire-core", SERVERS);
     check_absent("tokenwire-store", SERVERS);
+    check_absent("tokenwire-peer", SERVERS);
 }
 
 #[test]

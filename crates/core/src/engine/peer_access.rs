@@ -51,7 +51,7 @@ impl SharedEngine {
         Ok(!matches!(located, Located::Gone))
     }
 
-    /// Returns a generation of this process for another one, whoever owns it: the other process
+    /// Returns a generation of this process for another one. Of any owner: the other process
     /// compares the owner. One that only the store has is read from there.
     ///
     /// # Errors
