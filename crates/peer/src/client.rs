@@ -19,6 +19,7 @@ use crate::handshake::{Secret, connect};
 use crate::message::{
     ANSWER_BYTES, Answer, Arrived, HEARTBEAT, KeyAnswer, Request, owner_name, write_control,
 };
+use crate::socket_path::SocketPath;
 use crate::{ANSWER, CONNECT, LOST};
 
 /// Parts of a log that wait for its reader: about 256 KiB.
@@ -117,7 +118,8 @@ impl Client {
     async fn request(&self, request: Request) -> Result<(UnixStream, Answer), PeerError> {
         let connected = async {
             let secret = Secret::read(&self.address.secret)?;
-            let mut stream = UnixStream::connect(&self.address.socket).await?;
+            let path = SocketPath::new(&self.address.socket)?;
+            let mut stream = UnixStream::connect(path.as_path()).await?;
             connect(&mut stream, &secret).await?;
             request.write(&mut stream).await?;
             Ok::<_, FrameError>(stream)

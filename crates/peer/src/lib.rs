@@ -31,6 +31,7 @@ mod frame;
 mod handshake;
 mod message;
 mod server;
+mod socket_path;
 
 pub use client::{Address, Client};
 pub use frame::{FrameError, read_frame, write_frame};

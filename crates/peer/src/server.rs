@@ -21,6 +21,7 @@ use crate::handshake::{Secret, accept};
 use crate::message::{
     Answer, HEARTBEAT, KeyAnswer, REQUEST_BYTES, Request, owner_of, read_control, write_records,
 };
+use crate::socket_path::SocketPath;
 use crate::{CONNECT, LOST};
 
 /// Connections at once. Further ones wait to be accepted.
@@ -60,7 +61,7 @@ impl Server {
     /// # Errors
     /// Those of the system.
     pub fn bind(path: &Path, secret: Secret, engine: SharedEngine) -> io::Result<Self> {
-        let listener = UnixListener::bind(path)?;
+        let listener = UnixListener::bind(SocketPath::new(path)?.as_path())?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         Ok(Self {
             listener,

@@ -101,7 +101,11 @@ pub(crate) async fn read_loop(
                 // both codes.
                 let elsewhere = registry.as_ref().is_some_and(|registry| registry.readers_leave());
                 let leaves = elsewhere && keep_alive.leaves;
-                if leaves || socket.upgrade().is_none_or(|socket| socket.borrow().is_idle()) {
+                let may_close = socket.upgrade().is_none_or(|socket| {
+                    let socket = socket.borrow();
+                    socket.is_idle() || leaves && socket.may_leave()
+                });
+                if may_close {
                     break Some(if elsewhere {
                         (SERVICE_RESTART, "another process has taken over")
                     } else {

@@ -95,6 +95,11 @@ impl SocketSession {
             && self.replies.is_empty()
     }
 
+    /// Whether the client knows of everything that it can resume elsewhere.
+    pub(crate) fn may_leave(&self) -> bool {
+        self.waiting.is_empty() && self.replies.is_empty()
+    }
+
     /// Whether there is room for the replies to another message.
     pub(crate) fn has_room(&self) -> bool {
         self.replies.has_room()
