@@ -498,7 +498,7 @@ async fn every_running_answer_of_a_dead_process_can_be_adopted() {
         let running = tokio::spawn(flusher.clone().run());
         let with_store = |builder: EngineBuilder| builder.store(store.clone());
         let process = Process::build(answer.api, with_store, Some(flusher.clone()));
-        let (started, call) = process.start(answer.request()).await;
+        let (started, call) = process.start(request(answer.request())).await;
         answer.send_half(&call);
         settle().await;
         flusher.flushed().await;

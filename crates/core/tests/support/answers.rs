@@ -14,15 +14,15 @@ use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_testkit::{Call, Reader};
 
 /// A chat request.
-pub const CHAT: &str = r#"{"messages":[{"role":"user","content":"x"}],"stream":true}"#;
+pub(crate) const CHAT: &str = r#"{"messages":[{"role":"user","content":"x"}],"stream":true}"#;
 /// A Responses request.
-pub const RESPONSES: &str = r#"{"input":"x","stream":true}"#;
+pub(crate) const RESPONSES: &str = r#"{"input":"x","stream":true}"#;
 
 /// Everything that readers of a generation can get, by name.
-pub type Rendering = Vec<(String, Vec<u8>)>;
+pub(crate) type Rendering = Vec<(String, Vec<u8>)>;
 
 /// Renders a generation for every kind of reader, from several positions.
-pub fn render(generation: &Arc<Generation>) -> Rendering {
+pub(crate) fn render(generation: &Arc<Generation>) -> Rendering {
     let next = generation.tail().unwrap().next.0;
     let (seq, reset) = generation.reset_event();
     let completion = generation.chat_completion();
@@ -62,7 +62,7 @@ pub fn render(generation: &Arc<Generation>) -> Rendering {
 }
 
 /// Checks that two processes show the same.
-pub fn assert_same(name: &str, written: &Rendering, restored: &Rendering) {
+pub(crate) fn assert_same(name: &str, written: &Rendering, restored: &Rendering) {
     assert_eq!(written.len(), restored.len(), "{name}");
     for (written, restored) in written.iter().zip(restored) {
         assert_eq!(written.0, restored.0, "{name}");
@@ -72,17 +72,17 @@ pub fn assert_same(name: &str, written: &Rendering, restored: &Rendering) {
 }
 
 /// An answer of an upstream.
-pub struct Answer {
-    pub name: String,
-    pub api: Api,
+pub(crate) struct Answer {
+    pub(crate) name: String,
+    pub(crate) api: Api,
     /// Whether the body is one JSON document.
-    pub is_json: bool,
-    pub body: Vec<u8>,
+    pub(crate) is_json: bool,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
     /// Returns the body of a client's request for it.
-    pub fn request(&self) -> &'static str {
+    pub(crate) fn request(&self) -> &'static str {
         match self.api {
             Api::Chat => CHAT,
             Api::Responses => RESPONSES,
@@ -90,7 +90,7 @@ impl Answer {
     }
 
     /// Sends the first half; nothing of a body that comes as one document.
-    pub fn send_half(&self, call: &Call) {
+    pub(crate) fn send_half(&self, call: &Call) {
         call.answer(UpstreamHead::default());
         if !self.is_json {
             for piece in self.body[..self.body.len() / 2].chunks(100) {
@@ -99,7 +99,7 @@ impl Answer {
         }
     }
 
-    pub fn send_rest(&self, call: &Call) {
+    pub(crate) fn send_rest(&self, call: &Call) {
         if self.is_json {
             call.document(std::str::from_utf8(&self.body).unwrap());
         } else {
@@ -121,7 +121,7 @@ struct Entry {
 }
 
 /// Reads the bodies of a folder beside the workspace; none if it is not there.
-pub fn bodies(variable: &str, default: &str) -> Vec<Answer> {
+pub(crate) fn bodies(variable: &str, default: &str) -> Vec<Answer> {
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
     let folder = std::env::var_os(variable).map_or(beside.join(default), PathBuf::from);
     let Ok(text) = std::fs::read_to_string(folder.join("expected.json")) else {
