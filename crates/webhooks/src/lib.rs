@@ -153,6 +153,23 @@ pub struct Webhooks {
     key: Option<SigningKey>,
 }
 
+/// The records of another process, among those that are kept.
+#[derive(Debug)]
+struct TakenOver {
+    records: Arc<dyn DeliveryRecords>,
+    owed: Vec<(String, Vec<u8>)>,
+}
+
+impl DeliveryRecords for TakenOver {
+    fn set(&self, key: &str, value: Option<Vec<u8>>) {
+        self.records.set(key, value);
+    }
+
+    fn list(&self) -> Vec<(String, Vec<u8>)> {
+        self.owed.clone()
+    }
+}
+
 // === impl Webhooks ===
 
 impl Webhooks {
@@ -278,28 +295,8 @@ impl Webhooks {
     /// started.
     #[must_use]
     pub fn keep_in(&self, records: Arc<dyn DeliveryRecords>) -> Vec<GenerationId> {
-        let responses = self.go_on(&*records, records.list());
-        let _ = self.state.records.set(records);
-        responses
-    }
-
-    /// Goes on with what another process owed, whose records have been added to those of
-    /// [`keep_in`](Self::keep_in). Returns the same.
-    #[must_use]
-    pub fn take_over(&self, owed: Vec<(String, Vec<u8>)>) -> Vec<GenerationId> {
-        match self.state.records.get() {
-            Some(records) => self.go_on(&**records, owed),
-            None => Vec::new(),
-        }
-    }
-
-    fn go_on(
-        &self,
-        records: &dyn DeliveryRecords,
-        owed: Vec<(String, Vec<u8>)>,
-    ) -> Vec<GenerationId> {
         let mut responses = Vec::new();
-        for (key, value) in owed {
+        for (key, value) in records.list() {
             match Record::decode(&key, &value, self.key.as_ref(), self.allow_private) {
                 Some(Record {
                     owed,
@@ -316,7 +313,18 @@ impl Webhooks {
                 }
             }
         }
+        let _ = self.state.records.set(records);
         responses
+    }
+
+    /// Goes on with what another process owed, whose records have been added to those of
+    /// [`keep_in`](Self::keep_in). Returns the same.
+    #[must_use]
+    pub fn take_over(&self, owed: Vec<(String, Vec<u8>)>) -> Vec<GenerationId> {
+        match self.state.records.get().cloned() {
+            Some(records) => self.keep_in(Arc::new(TakenOver { records, owed })),
+            None => Vec::new(),
+        }
     }
 
     /// Delivers what an earlier process owed for this generation, which has ended.
