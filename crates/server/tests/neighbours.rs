@@ -207,6 +207,36 @@ async fn killed_process_leaves_its_streams_to_the_later_one() {
 }
 
 #[tokio::test]
+async fn what_a_killed_process_leaves_is_found_over_every_other_one() {
+    let world = World::new();
+    let first = world.start();
+    let (_stream, running) = begin(&first, SLOW).await;
+    let ended = post(&first, "/v1/responses", &response("tokens=4 text=count"))
+        .answer()
+        .await;
+    let ended = ended.id().to_owned();
+    let others = [world.start(), world.start()];
+    drop(first);
+    // One of them takes it over, and the other one reads it from there.
+    for _ in 0..3 {
+        for gateway in &others {
+            let answer = get(gateway, &format!("/v1/streams/{running}")).await;
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            assert!(answer.text().contains("producer_lost"));
+            let answer = get(gateway, &format!("/v1/responses/{ended}")).await;
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            assert_eq!(answer.json()["status"], "completed");
+        }
+    }
+    let unknown = get(
+        &others[0],
+        "/v1/responses/resp_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    )
+    .await;
+    assert_eq!(unknown.status, 404, "{}", unknown.text());
+}
+
+#[tokio::test]
 async fn stopped_process_is_unreachable_and_goes_on_once_it_wakes() {
     let world = World::new();
     let earlier = world.start();

@@ -60,6 +60,10 @@ impl DiskStore {
     /// If the folders cannot be listed.
     pub fn neighbours(&self) -> io::Result<Neighbours> {
         let mut found = Neighbours::default();
+        // Their sockets go once this process answers for them.
+        for path in self.shared.taken.lock().iter() {
+            let _ = fs::remove_file(path.join("peer.sock"));
+        }
         for path in Folder::list(&self.shared.options.path)? {
             if path == self.shared.folder.path || self.shared.taken.lock().contains(&path) {
                 continue;
@@ -97,8 +101,8 @@ impl DiskStore {
             next_file: self.shared.next_file.fetch_add(count, Ordering::Relaxed),
         };
         if !recovered.folder(&folder, &self.shared.options) {
-            // It stays locked, so that it is looked at once.
-            recovered.index = self.shared.index.lock().sibling();
+            // It is left to a process of its version, and not looked at again.
+            return Merged::default();
         }
         recovered.folders.push(folder);
         let (reply, answer) = sync_channel(1);

@@ -153,6 +153,23 @@ pub struct Webhooks {
     key: Option<SigningKey>,
 }
 
+/// The records of another process, among those that are kept.
+#[derive(Debug)]
+struct TakenOver {
+    records: Arc<dyn DeliveryRecords>,
+    owed: Vec<(String, Vec<u8>)>,
+}
+
+impl DeliveryRecords for TakenOver {
+    fn set(&self, key: &str, value: Option<Vec<u8>>) {
+        self.records.set(key, value);
+    }
+
+    fn list(&self) -> Vec<(String, Vec<u8>)> {
+        self.owed.clone()
+    }
+}
+
 // === impl Webhooks ===
 
 impl Webhooks {
@@ -281,29 +298,9 @@ impl Webhooks {
     /// started.
     #[must_use]
     pub fn keep_in(&self, records: Arc<dyn DeliveryRecords>) -> Vec<GenerationId> {
-        let responses = self.go_on(&*records, records.list());
-        let _ = self.state.records.set(records);
-        responses
-    }
-
-    /// Goes on with what another process owed, whose records have been added to those of
-    /// [`keep_in`](Self::keep_in). Returns the same.
-    #[must_use]
-    pub fn take_over(&self, owed: Vec<(String, Vec<u8>)>) -> Vec<GenerationId> {
-        match self.state.records.get() {
-            Some(records) => self.go_on(&**records, owed),
-            None => Vec::new(),
-        }
-    }
-
-    fn go_on(
-        &self,
-        records: &dyn DeliveryRecords,
-        owed: Vec<(String, Vec<u8>)>,
-    ) -> Vec<GenerationId> {
         let mut responses = Vec::new();
         let mut dead_letters = Vec::new();
-        for (key, value) in owed {
+        for (key, value) in records.list() {
             match Record::decode(&key, &value, self.key.as_ref(), self.allow_private) {
                 Some(Record {
                     owed,
@@ -328,6 +325,7 @@ impl Webhooks {
         }
         // The oldest first, as they ended.
         dead_letters.sort_by_key(|(event, ..)| event.created_at);
+        let _ = self.state.records.set(records.clone());
         let mut queue = self.state.queue.lock();
         for (event, owed, dead) in dead_letters {
             queue.accept_dead(event, owed.owner, owed.endpoint, dead, Instant::now());
@@ -336,6 +334,16 @@ impl Webhooks {
             records.set(&dropped, None);
         }
         responses
+    }
+
+    /// Goes on with what another process owed, whose records have been added to those of
+    /// [`keep_in`](Self::keep_in). Returns the same.
+    #[must_use]
+    pub fn take_over(&self, owed: Vec<(String, Vec<u8>)>) -> Vec<GenerationId> {
+        match self.state.records.get().cloned() {
+            Some(records) => self.keep_in(Arc::new(TakenOver { records, owed })),
+            None => Vec::new(),
+        }
     }
 
     /// Delivers what an earlier process owed for this generation, which has ended.

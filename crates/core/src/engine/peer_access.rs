@@ -51,8 +51,7 @@ impl SharedEngine {
         Ok(!matches!(located, Located::Gone))
     }
 
-    /// Returns a generation of this process for another one. Of any owner: the other process
-    /// compares the owner. One that only the store has is read from there.
+    /// Returns a generation of this process for another one, which compares the owner. One that only the store has is read from there.
     ///
     /// # Errors
     /// If the store does not answer.
@@ -66,6 +65,8 @@ impl SharedEngine {
             (Some(kept), _) => Some(kept),
             (None, Some(source)) => match super::GenerationSource::locate(&source, id).await? {
                 Located::Stored(stored) => self.registry.restore(stored).await?,
+                // It is being ended.
+                Located::Unreachable { node } => return Err(super::unreachable(id, &node)),
                 _ => self.registry.directory.any(id),
             },
             (None, None) => self.registry.directory.any(id),
