@@ -165,6 +165,10 @@ impl DeliveryRecords for TakenOver {
         self.records.set(key, value);
     }
 
+    fn get(&self, key: &str) -> Option<Vec<u8>> {
+        self.records.get(key)
+    }
+
     fn list(&self) -> Vec<(String, Vec<u8>)> {
         self.owed.clone()
     }
