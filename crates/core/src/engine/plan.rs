@@ -132,6 +132,7 @@ impl Engine {
             Some(id) => self.chain(id, &request.owner, session).await?,
             None => History::default(),
         };
+        self.renew(&history);
         let items = history.items();
         let resolved = self.resolve(responses, &items, request).await?;
         let received = responses;
@@ -297,6 +298,7 @@ impl Engine {
             }
             None => History::default(),
         };
+        self.renew(&history);
         let items = history.items();
         let resolved = self.resolve(received, &items, &request).await?;
         let responses = resolved.as_ref().unwrap_or(received);
