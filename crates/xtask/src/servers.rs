@@ -59,8 +59,7 @@ struct Server {
 // === impl Servers ===
 
 impl Servers {
-    /// Starts three gateways: one for most tests, one that deletes a stream soon after its end, and
-    /// one over a Responses upstream.
+    /// Starts two gateways: one for most tests, and one that deletes a stream soon after its end.
     ///
     /// # Errors
     /// A server does not build, does not start, or does not answer in time.
@@ -78,12 +77,6 @@ impl Servers {
                 "forgetful-gateway",
                 "forgetful.yaml",
             ),
-            Gateway {
-                variable: "TOKENWIRE_RESPONSES_URL",
-                name: "responses-gateway",
-                config: workspace.clients().join("responses.yaml"),
-                upstreams: &["TOKENWIRE_UPSTREAMS__0__BASE_URL"],
-            },
         ];
         Self::start_all(workspace, &[], gateways)
     }

@@ -77,6 +77,7 @@ impl Engine {
             Some(id) => self.chain(id, &request.owner, session).await?,
             None => History::default(),
         };
+        self.renew(&history);
         let items = history.items();
         let changed = self.resolve(received, &items, request).await?;
         if !items.is_empty() || changed.is_some() {

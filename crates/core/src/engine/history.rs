@@ -120,8 +120,6 @@ impl Engine {
                 return Err(not_found(previous, &id));
             };
             check_status(&generation)?;
-            // At once: before the turn starts it could be the oldest, and go.
-            self.registry.directory.renew(&id, Instant::now());
             next = generation.header().predecessor.clone();
             let turn = Turn::new(generation);
             bytes += turn.len();
@@ -135,12 +133,21 @@ impl Engine {
             }
         }
         turns.reverse();
+        Ok(History { turns })
+    }
+
+    /// Keeps the turns that a new one builds on from now on. Called at once: before the new turn
+    /// starts they could be the oldest, and go.
+    pub(super) fn renew(&self, history: &History) {
+        let turns = history.turns.iter().map(|turn| turn.generation.meta());
+        let now = Instant::now();
+        for meta in turns.clone() {
+            self.registry.directory.renew(&meta.id, now);
+        }
         if let Some(persistence) = &self.persistence {
-            let stored = turns.iter().map(|turn| turn.generation.meta());
-            let stored = stored.filter(|meta| meta.store);
+            let stored = turns.filter(|meta| meta.store);
             persistence.renew(stored.map(|meta| meta.id.clone()).collect());
         }
-        Ok(History { turns })
     }
 
     /// Returns a stored response of this owner, or one of this socket.

@@ -1,6 +1,6 @@
 """Addresses of the servers, and clients for them.
 
-`cargo xtask test --only python` starts a simulator and three gateways, and passes their addresses in the environment.
+`cargo xtask test --only python` starts a simulator and two gateways, and passes their addresses in the environment.
 """
 
 import os
@@ -48,11 +48,6 @@ def url() -> str:
 @pytest.fixture(scope="session")
 def forgetful_url() -> str:
     return address("TOKENWIRE_FORGETFUL_URL")
-
-
-@pytest.fixture(scope="session")
-def responses_url() -> str:
-    return address("TOKENWIRE_RESPONSES_URL")
 
 
 @pytest.fixture(scope="session")
