@@ -198,9 +198,10 @@ impl Engine {
         let Some(generation) = found else {
             return lost(cursor, kind);
         };
+        let had_log = generation.tail().is_ok();
         let mut guard = generation.attach();
-        if guard.generation().tail().is_err() {
-            // Its log may have expired since it was found, and be in the store.
+        if had_log && guard.generation().tail().is_err() {
+            // Its log has expired since it was found, and may be in the store.
             let again = self.find_or_lost(&cursor.id, owner, Part::Log).await?;
             let Some(generation) = again else {
                 return lost(cursor, kind);
