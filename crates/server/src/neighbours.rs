@@ -84,6 +84,9 @@ impl Neighbours {
                     if !found.taken.is_empty() {
                         let mut ids = found.unfinished;
                         ids.extend(owed(found.entries, webhooks));
+                        // Each is ended once, also if it runs and owes a webhook.
+                        ids.sort();
+                        ids.dedup();
                         let (engine, webhooks) = (engine.clone(), webhooks.clone());
                         tokio::spawn(async move { end_all(ids, &engine, &webhooks).await });
                     }

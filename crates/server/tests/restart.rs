@@ -411,6 +411,27 @@ async fn webhook_of_a_running_response_follows_after_kill() {
 }
 
 #[tokio::test]
+async fn webhook_of_a_killed_process_is_sent_by_one_that_runs() {
+    let world = World::new();
+    let mut receiver = Receiver::start([]).await;
+    let gateway = world.start_with(WEBHOOKS);
+    let later = world.start_with(WEBHOOKS);
+    let id = job(&gateway, "tokens=9 fault=stall after=3", &receiver).await;
+    eventually("the start", async || {
+        world.simulator.stats().chat_completions == 1
+    })
+    .await;
+    drop(gateway);
+    let received = receiver.next().await;
+    assert_eq!(received.checked(SECRET), ("response.failed".to_owned(), id));
+    let delivered = async || {
+        let text = get(&later, "/metrics").await.text();
+        text.contains("tokenwire_webhooks_delivered_total 1")
+    };
+    eventually("the delivery", delivered).await;
+}
+
+#[tokio::test]
 async fn pending_webhook_has_the_same_id_after_kill() {
     let world = World::new();
     let mut receiver = Receiver::start([status(500, "retry-after: 3600\r\n")]).await;
