@@ -7,7 +7,7 @@ use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::error::InternalError;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
-use actix_web::http::{ConnectionType, Method, Version};
+use actix_web::http::{ConnectionType, Method, StatusCode, Version};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage as _, HttpResponse, web};
 use futures::FutureExt as _;
@@ -107,7 +107,8 @@ pub async fn request_middleware(
         response = response.into_response(error_response(&error));
         close = true;
     }
-    if close {
+    // The connection of an upgrade ends with it, and its header says `Upgrade`.
+    if close && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let head = response.response_mut().head_mut();
         head.set_connection_type(ConnectionType::Close);
     }
