@@ -38,7 +38,13 @@ impl WebhookState {
     pub(crate) fn note(&self, notice: &Notice) {
         let records = self.records.get();
         match (notice.kind, records) {
-            (NoticeKind::Dead { reason, .. }, Some(_)) if reason == Reason::Stopped => {
+            (
+                NoticeKind::Dead {
+                    reason: Reason::Stopped,
+                    ..
+                },
+                Some(_),
+            ) => {
                 // The next process delivers it.
                 tracing::info!(delivery = %notice.id, "webhook kept for the next start");
                 return;
