@@ -991,9 +991,9 @@ async fn reason_of_a_failure_is_waited_for_at_most_a_second() {
     assert_eq!(audit.object["error"]["code"], "upstream_error");
 }
 
-/// Plays an answer with many calls to a reader of the responses dialect. Quadratic work takes
-/// minutes in a debug build.
-async fn many_calls(api: Api, body: String, expected: usize) {
+/// Plays an answer of many events to a reader of the responses dialect, with this number of items.
+/// Quadratic work takes minutes in a debug build.
+async fn play_many_events(api: Api, body: String, expected: usize) {
     let test = TestEngine::new(EngineOptions {
         api,
         ..EngineOptions::default()
@@ -1029,7 +1029,7 @@ async fn forty_thousand_chat_calls_take_linear_time() {
         })
         .collect();
     body.push_str(&sse(&[delta(json!({}), json!("tool_calls"))]));
-    many_calls(Api::Chat, body, 40_000).await;
+    play_many_events(Api::Chat, body, 40_000).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -1042,5 +1042,24 @@ async fn forty_thousand_responses_calls_take_linear_time() {
         })
         .collect();
     body.push_str(&sse(&[completed(json!([]))]));
-    many_calls(Api::Responses, body, 40_000).await;
+    play_many_events(Api::Responses, body, 40_000).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn twenty_thousand_responses_deltas_take_linear_time() {
+    // The whole text stays below the largest event of a scripted upstream, 1 MiB.
+    let text = "x".repeat(40);
+    let added = json!({"type": "message", "id": "m", "status": "in_progress", "role": "assistant",
+        "content": []});
+    let mut body =
+        sse(&[json!({"type": "response.output_item.added", "output_index": 0, "item": added})]);
+    let delta = json!({"type": "response.output_text.delta", "output_index": 0, "item_id": "m",
+        "content_index": 0, "delta": text});
+    body.push_str(&sse(&[delta]).repeat(20_000));
+    let whole = message("m", &text.repeat(20_000));
+    body.push_str(&sse(&[
+        json!({"type": "response.output_item.done", "output_index": 0, "item": whole}),
+        completed(json!([whole])),
+    ]));
+    play_many_events(Api::Responses, body, 1).await;
 }
