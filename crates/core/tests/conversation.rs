@@ -293,3 +293,43 @@ async fn long_conversation_is_sent_in_order() {
     assert_eq!(asked.len(), TURNS + 1);
     assert_eq!((asked[0], asked[TURNS - 1]), (&json!("0"), &json!("199")));
 }
+
+#[tokio::test(start_paused = true)]
+async fn reasoning_objects_without_text_go_back_with_their_call() {
+    let world = World::new(HistoryLimits::default());
+    let (started, call) = world.begin("the weather?", None).await;
+    call.answer(Default::default());
+    let details = json!([{"type": "reasoning.encrypted", "id": "r1", "data": "c2VjcmV0"}]);
+    let tool = json!([{"index": 0, "id": "call_1", "type": "function",
+        "function": {"name": "weather", "arguments": "{}"}}]);
+    for delta in [
+        json!({"reasoning_details": details}),
+        json!({"reasoning_details": [], "tool_calls": tool}),
+    ] {
+        call.data(&json!({"choices": [{"index": 0, "delta": delta}]}).to_string());
+    }
+    call.finish("tool_calls").done().end(BodyEnd::Clean);
+    let generation = started.guard.generation().clone();
+    generation.ended().await;
+    let object: Value = serde_json::from_slice(&generation.response_json()).unwrap();
+    let kinds: Vec<&Value> = object["output"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| &item["type"])
+        .collect();
+    assert_eq!(kinds, ["reasoning", "function_call"]);
+    assert!(
+        !object.to_string().contains("c2VjcmV0"),
+        "clients do not see it"
+    );
+
+    let output = json!([{"type": "function_call_output", "call_id": "call_1", "output": "sunny"}]);
+    let next = json!({"input": output, "previous_response_id": generation.meta().id.as_str()});
+    let next = TestEngine::request(&next.to_string());
+    let _started = world.engine.start(next).await.unwrap();
+    let body = world.upstream.call().await.body();
+    let assistant = &body["messages"][1];
+    assert_eq!(assistant["role"], "assistant", "{body}");
+    assert_eq!(assistant["reasoning_details"], details, "{body}");
+}

@@ -81,7 +81,12 @@ impl ChatTranslator {
         };
         state.by_message &= piece.is_silent();
         if piece.texts.reasoning.is_some() || delta.has_reasoning_list() {
-            state.origin.get_or_insert_default().note(delta);
+            let origin = state.origin.get_or_insert_default();
+            origin.note(delta);
+            // Objects without text, such as encrypted ones, go back with the item as well.
+            if origin.has_objects() {
+                state.open_reasoning(index, records);
+            }
         }
         let mut tokens = state.append(index, &piece, records);
         if delta.has_audio() {
@@ -139,8 +144,13 @@ impl ChatTranslator {
             logprobs: choice.logprobs().filter(|_| first),
         };
         state.by_message |= first && !piece.is_silent();
-        if state.origin.is_none() && piece.texts.reasoning.is_some() {
-            state.origin.get_or_insert_default().note(message);
+        let has_reasoning = piece.texts.reasoning.is_some() || message.has_reasoning_list();
+        if state.origin.is_none() && has_reasoning {
+            let origin = state.origin.get_or_insert_default();
+            origin.note(message);
+            if origin.has_objects() {
+                state.open_reasoning(index, records);
+            }
         }
         let mut tokens = state.append(index, &piece, records);
         if first && message.has_audio() {

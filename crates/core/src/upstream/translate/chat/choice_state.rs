@@ -79,6 +79,16 @@ impl Piece<'_> {
 }
 
 impl ChoiceState {
+    /// Returns the item of the reasoning. Opens it if there is none.
+    pub(super) fn open_reasoning(
+        &mut self,
+        choice: u32,
+        records: &mut RecordWriter,
+    ) -> &mut OpenItem {
+        self.reasoning
+            .get_or_insert_with(|| OpenItem::open(records, ItemHead::Reasoning { choice }))
+    }
+
     /// Appends texts and images. Returns true if there were any.
     pub(super) fn append(
         &mut self,
@@ -87,9 +97,7 @@ impl ChoiceState {
         records: &mut RecordWriter,
     ) -> bool {
         if let Some(reasoning) = &piece.texts.reasoning {
-            let item = self
-                .reasoning
-                .get_or_insert_with(|| OpenItem::open(records, ItemHead::Reasoning { choice }));
+            let item = self.open_reasoning(choice, records);
             let target = item.target(records, PartKind::Reasoning);
             self.text(target, reasoning, None, records);
         }

@@ -45,6 +45,11 @@ impl ReasoningOrigin {
         }
     }
 
+    /// Whether reasoning came as objects.
+    pub(super) fn has_objects(&self) -> bool {
+        !self.lists.is_empty()
+    }
+
     /// Returns what is kept with the reasoning: `field`, with a `value` if that is a list, or
     /// `fields` by name where it came in several.
     pub(super) fn to_json(&self) -> String {
