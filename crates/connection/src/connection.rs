@@ -21,8 +21,8 @@ use tokio::time::Sleep;
 use crate::actix_io::ActixIo;
 use crate::admission::Admission;
 use crate::client_socket::ClientSocket;
+use crate::draining::Draining;
 use crate::request_tracker::Part;
-use crate::service::Draining;
 use crate::stream_writer::{End, StreamWriter};
 
 /// Timeouts of a connection outside actix.

@@ -42,6 +42,7 @@ mod admission;
 mod client_socket;
 mod connection;
 mod detach;
+mod draining;
 mod inbound;
 mod payload;
 mod request_tracker;
@@ -49,8 +50,9 @@ mod service;
 mod stream_writer;
 
 pub use admission::{Admission, Admit, Reserved};
+pub use draining::Draining;
 pub use payload::websocket_payload;
-pub use service::{ConnectionOptions, Draining, connections};
+pub use service::{ConnectionOptions, connections};
 
 /// The examples of the README are compiled as doctests.
 #[cfg(doctest)]

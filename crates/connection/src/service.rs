@@ -3,7 +3,6 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,6 +21,7 @@ use crate::admission::{Admission, Admit, Reserved};
 use crate::client_socket::ClientSocket;
 use crate::connection::{Connection, ConnectionContext, ConnectionTimeouts};
 use crate::detach::Detaching;
+use crate::draining::Draining;
 
 /// Timeouts and other options of connections.
 #[derive(Clone)]
@@ -54,9 +54,6 @@ pub struct ConnectionOptions {
     /// The server's signal. Connections without a request close when it fires.
     pub shutdown: GracefulShutdownSignal,
 }
-
-/// Says whether the server drains.
-pub type Draining = Arc<dyn Fn() -> bool + Send + Sync>;
 
 // === impl ConnectionOptions ===
 

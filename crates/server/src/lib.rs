@@ -18,6 +18,7 @@ pub mod neighbours;
 pub mod origins;
 mod sealing;
 pub mod serve;
+mod serve_error;
 mod servers;
 pub mod service;
 mod service_manager;

@@ -7,7 +7,7 @@ use std::path::Path;
 use listenfd::ListenFd;
 
 use crate::config::schema::{Config, StoreKind};
-use crate::serve::ServeError;
+use crate::serve_error::ServeError;
 use crate::takeover::{Predecessor, TakeoverError};
 
 /// Names that systemd may give to the sockets (`FileDescriptorName=`).

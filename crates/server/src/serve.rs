@@ -10,7 +10,7 @@ use tokenwire_core::log::LogStore;
 use tokenwire_core::model::id::GenerationId;
 use tokenwire_core::upstream::RetryBudget;
 use tokenwire_simulator::{Options, Simulator};
-use tokenwire_store::{DiskStore, OpenError};
+use tokenwire_store::DiskStore;
 use tokenwire_webhooks::{WebhookOptions, Webhooks};
 
 use crate::allocator::return_memory;
@@ -21,6 +21,7 @@ use crate::health_check::check_upstreams;
 use crate::listeners::{Inherited, Listeners, Sockets, handover_path};
 use crate::metrics::{Deliveries, Metrics, Storage, Upstreams};
 use crate::neighbours::Neighbours;
+pub use crate::serve_error::ServeError;
 use crate::servers::{client_server, operations_server};
 use crate::service::{Service, Shared, shared_engine};
 use crate::service_manager;
@@ -32,49 +33,6 @@ const RECORDED_BYTES: usize = 1024 * 1024;
 
 /// The time in which readers in other processes get the last records.
 const LAST_RECORDS: Duration = Duration::from_secs(2);
-
-/// Why the gateway cannot run.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// The address cannot be bound.
-    #[error("cannot listen on {address}: {source}; choose another with --host and --port")]
-    Listen {
-        /// The address.
-        address: String,
-        /// The system's error.
-        source: std::io::Error,
-    },
-    /// Another process listens on the address and did not give it.
-    #[error(
-        "cannot listen on {address}: {source}; {why}. Is another program using the port? Choose another with --port"
-    )]
-    InUse {
-        /// The address.
-        address: String,
-        /// The system's error.
-        source: std::io::Error,
-        /// Why it was not taken over.
-        why: String,
-    },
-    /// An upstream cannot be set up.
-    #[error("{0}")]
-    Upstream(String),
-    /// Webhooks cannot be set up.
-    #[error("{0}")]
-    Webhooks(String),
-    /// The store cannot be opened.
-    #[error("store.path: {0}; set it to a folder on a local disk that the gateway may write")]
-    Store(#[from] OpenError),
-    /// Other processes on the same store cannot be answered.
-    #[error("cannot listen for other processes in store.path: {0}; choose a shorter path")]
-    Peers(std::io::Error),
-    /// The embedded simulator does not start.
-    #[error("the embedded simulator does not start: {0}")]
-    Simulator(std::io::Error),
-    /// Serving ended with an error.
-    #[error("serving ended: {0}")]
-    Serve(#[from] std::io::Error),
-}
 
 /// A gateway that listens but does not serve yet.
 pub struct Gateway {

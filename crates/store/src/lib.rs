@@ -65,6 +65,7 @@ mod output;
 mod queue;
 mod reader;
 mod recovery;
+mod removal;
 mod shared;
 mod syncer;
 mod takeover;

@@ -9,10 +9,9 @@ use tokenwire_core::log::{LogHeader, StoreError};
 use tokenwire_core::model::id::GenerationId;
 
 use crate::body::{self, LogHead, ObjectHead};
-use crate::files::{FileKind, Place, StoreFile, failed};
+use crate::files::{StoreFile, failed};
 use crate::frame::{self, FILE_HEAD, Found, Frames, HEAD, Kind};
 use crate::index::{KeyHash, header_key};
-use crate::shared::Shared;
 
 /// Logs or objects of one list.
 pub(crate) const LISTED: usize = 256;
@@ -165,28 +164,5 @@ fn after_damage(file: &StoreFile, offset: u64, listed: &mut Vec<Listed>) {
         {
             listed.extend(found);
         }
-    }
-}
-
-impl Shared {
-    /// Forgets what lies in a file that is removed. Takes the lock for some logs at a time.
-    pub(crate) fn forget_file(&self, file: &StoreFile) {
-        let listed = if file.kind.is_kept() {
-            contents(file)
-        } else {
-            Vec::new()
-        };
-        for listed in listed.chunks(LISTED) {
-            let mut index = self.index.lock();
-            for Listed { id, keyed, offset } in listed {
-                let key = index.key(id);
-                let place = Place {
-                    file: file.id,
-                    offset: *offset,
-                };
-                index.forget(key, file.kind == FileKind::Logs, place, *keyed);
-            }
-        }
-        self.index.lock().files.remove(&file.id);
     }
 }

@@ -234,7 +234,7 @@ mod tests {
         let error = named("clipy").err().unwrap().to_string();
         assert_eq!(
             error,
-            "there is no step `clipy`; the steps are fmt, clippy, unit, test, doctest, deny, docs, features, package, micro, python, node, agents, client, browser, examples, soak, simulation, fuzz"
+            "there is no step `clipy`; the steps are fmt, clippy, unit, test, doctest, deny, docs, features, package, micro, python, node, agents, client, browser, examples, soak, restarts, simulation, fuzz"
         );
     }
 }
