@@ -305,6 +305,17 @@ impl Follower {
         store: &dyn LogStore,
         stored: &StoredLog,
     ) -> Result<(), StoreError> {
+        self.read_up_to(store, stored).await?;
+        self.writer.seal();
+        Ok(())
+    }
+
+    /// Reads what is stored of a log and was not read yet.
+    async fn read_up_to(
+        &mut self,
+        store: &dyn LogStore,
+        stored: &StoredLog,
+    ) -> Result<(), StoreError> {
         let id = &stored.header.meta.id;
         self.writer.follow(stored)?;
         while self.writer.end() < stored.end {
@@ -314,7 +325,6 @@ impl Follower {
             }
             self.writer.append(&batch)?;
         }
-        self.writer.seal();
         Ok(())
     }
 
@@ -322,14 +332,7 @@ impl Follower {
     /// first, so that no reader of this process has seen events that are lost.
     async fn adopt(&mut self, store: &dyn LogStore, stored: &StoredLog) -> Result<(), StoreError> {
         let id = &stored.header.meta.id;
-        self.writer.follow(stored)?;
-        while self.writer.end() < stored.end {
-            let batch = store.read(id, self.writer.end(), READ_BYTES).await?;
-            if batch.is_empty() {
-                return Err(StoreError::Corrupt);
-            }
-            self.writer.append(&batch)?;
-        }
+        self.read_up_to(store, stored).await?;
         let generation = self.writer.generation().clone();
         let mut end = stored.end;
         while end < self.writer.end() {
