@@ -702,9 +702,9 @@ fn bad_files_are_refused_with_key_value_expectation_and_remedy() {
         (
             "cluster: {url: 'redis://localhost'}",
             &[
-                "`cluster.listen` is not set beside cluster.url",
+                "`cluster.url` is set without cluster.listen",
                 "such as 10.0.0.7:4100",
-                "`cluster.secret` is not set",
+                "`cluster.url` is set without cluster.secret",
                 "at least 32 bytes",
                 "openssl rand -base64 32",
             ],
@@ -713,8 +713,7 @@ fn bad_files_are_refused_with_key_value_expectation_and_remedy() {
             "cluster: {listen: '0.0.0.0:4100'}",
             &[
                 "`cluster.listen` is set without cluster.url",
-                "`cluster.secret` is not set",
-                "`cluster.advertise` is not set, and cluster.listen is \"0.0.0.0:4100\"",
+                "`cluster.listen` is \"0.0.0.0:4100\" without cluster.advertise",
             ],
         ),
         (

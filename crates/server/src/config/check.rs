@@ -517,40 +517,9 @@ impl Findings {
 
     fn cluster(&mut self, config: &Config) {
         let cluster = &config.cluster;
-        if let Some(url) = &cluster.url {
-            if let Err((found, remedy)) = check_redis_url(url.expose()) {
-                self.add(
-                    "cluster.url",
-                    found,
-                    "the URL of a Redis such as redis://redis.internal:6379, or rediss:// for TLS",
-                    remedy,
-                );
-            }
-        } else {
-            for (key, is_set) in [
-                ("cluster.listen", cluster.listen.is_some()),
-                ("cluster.advertise", cluster.advertise.is_some()),
-                ("cluster.secret", cluster.secret.is_some()),
-                ("cluster.name", cluster.name.is_some()),
-            ] {
-                if is_set {
-                    let remedy = "Nodes find each other there. Leave all of `cluster` out for a gateway on its own.";
-                    self.add(
-                        key,
-                        "is set without cluster.url",
-                        "cluster.url beside it: the Redis that all nodes share",
-                        remedy,
-                    );
-                }
-            }
-            if config.store.replicate == Replicate::All {
-                self.add(
-                    "store.replicate",
-                    "is all without cluster.url",
-                    "background, or cluster.url beside it",
-                    "Running streams are replicated to the Redis that all nodes share.",
-                );
-            }
+        match &cluster.url {
+            Some(url) => self.cluster_url(cluster, url),
+            None => self.without_cluster_url(config),
         }
         self.cluster_addresses(cluster);
         self.cluster_secret(cluster);
@@ -566,22 +535,76 @@ impl Findings {
         }
     }
 
+    fn cluster_url(&mut self, cluster: &Cluster, url: &Secret) {
+        if let Err((found, remedy)) = check_redis_url(url.expose()) {
+            self.add(
+                "cluster.url",
+                found,
+                "the URL of a Redis such as redis://redis.internal:6379, or rediss:// for TLS",
+                remedy,
+            );
+        }
+        if cluster.listen.is_none() {
+            self.add(
+                "cluster.url",
+                "is set without cluster.listen",
+                "cluster.listen beside it: a host and a port such as 10.0.0.7:4100",
+                "The other nodes read this one's streams there. Clients need not reach it.",
+            );
+        }
+        if cluster.secret.is_none() {
+            let expected = format!(
+                "cluster.secret beside it: at least {} bytes, the same on every node",
+                Cluster::MIN_SECRET
+            );
+            let remedy =
+                "By it nodes recognise each other. Make one with `openssl rand -base64 32`.";
+            self.add(
+                "cluster.url",
+                "is set without cluster.secret",
+                &expected,
+                remedy,
+            );
+        }
+    }
+
+    fn without_cluster_url(&mut self, config: &Config) {
+        let cluster = &config.cluster;
+        for (key, is_set) in [
+            ("cluster.listen", cluster.listen.is_some()),
+            ("cluster.advertise", cluster.advertise.is_some()),
+            ("cluster.secret", cluster.secret.is_some()),
+            ("cluster.name", cluster.name.is_some()),
+        ] {
+            if is_set {
+                self.add(
+                    key,
+                    "is set without cluster.url",
+                    "cluster.url beside it: the Redis that all nodes share",
+                    "Nodes find each other there. Leave `cluster` out for a gateway on its own.",
+                );
+            }
+        }
+        if config.store.replicate == Replicate::All {
+            self.add(
+                "store.replicate",
+                "is all without cluster.url",
+                "background, or cluster.url beside it",
+                "Running streams are replicated to the Redis that all nodes share.",
+            );
+        }
+    }
+
     fn cluster_addresses(&mut self, cluster: &Cluster) {
         let expected = "a host and a port such as 10.0.0.7:4100";
         match &cluster.listen {
-            None if cluster.is_on() => self.add(
-                "cluster.listen",
-                "is not set beside cluster.url",
-                expected,
-                "The other nodes read this one's streams there. Clients need not reach it.",
-            ),
             Some(listen) if !is_socket_address(listen) => {
                 self.add("cluster.listen", &format!("is {listen:?}"), expected, "");
             }
             Some(listen) if is_every_address(listen) && cluster.advertise.is_none() => self.add(
-                "cluster.advertise",
-                &format!("is not set, and cluster.listen is {listen:?}"),
-                "the host and the port by which the other nodes reach this one, such as 10.0.0.7:4100",
+                "cluster.listen",
+                &format!("is {listen:?} without cluster.advertise"),
+                "cluster.advertise beside it: the address by which the other nodes reach this one",
                 "Set it, or listen on one address.",
             ),
             _ => {}
@@ -605,12 +628,7 @@ impl Findings {
             "at least {} bytes, the same on every node",
             Cluster::MIN_SECRET
         );
-        let remedy = "Make one with `openssl rand -base64 32`.";
         match cluster.secret.as_ref().map(Secret::expose) {
-            None if cluster.is_on() || cluster.listen.is_some() => {
-                let found = "is not set: without it anyone who reaches cluster.listen could read every stream";
-                self.add("cluster.secret", found, &expected, remedy);
-            }
             Some(secret) if secret == REDACTED => self.add(
                 "cluster.secret",
                 "is what --print-config writes in place of a secret",
@@ -619,6 +637,7 @@ impl Findings {
             ),
             Some(secret) if secret.len() < Cluster::MIN_SECRET => {
                 let found = format!("has {} bytes", secret.len());
+                let remedy = "Make one with `openssl rand -base64 32`.";
                 self.add("cluster.secret", &found, &expected, remedy);
             }
             _ => {}

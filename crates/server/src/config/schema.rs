@@ -11,6 +11,7 @@ pub use super::chat::{
     Chat, CustomTools, DeveloperRole, MaxTokensField, ReasoningBack, StreamOptions,
     UnsupportedTools,
 };
+pub use super::cluster::Cluster;
 use super::secret::Secret;
 pub use super::timeouts::{TimeoutOverrides, Timeouts};
 use super::units::{duration, size, word};
