@@ -4,6 +4,7 @@ mod admission;
 mod allocator;
 pub mod banner;
 pub mod cli;
+pub mod cluster;
 pub mod commands;
 pub mod config;
 mod descriptors;

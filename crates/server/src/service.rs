@@ -6,9 +6,11 @@ use std::time::Duration;
 use actix_web::http::header::{self, AsHeaderName, HeaderMap, HeaderName};
 use secrecy::SecretString;
 use tokenwire_core::dialect::Dialect;
-use tokenwire_core::engine::{Caller, Engine, Retention, ReuseOptions, SharedEngine};
+use tokenwire_core::engine::{
+    Caller, Engine, GenerationSource, Retention, ReuseOptions, SharedEngine,
+};
 use tokenwire_core::log::{LogLimits, LogStore};
-use tokenwire_core::model::id::{Owner, TaggedIds};
+use tokenwire_core::model::id::{Owner, Tag, TaggedIds};
 use tokenwire_core::model::shown::Include;
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::{
@@ -20,6 +22,7 @@ use tokenwire_store::DiskStore;
 use tokenwire_ws::WebSocketOptions;
 use url::Url;
 
+use crate::cluster::Cluster;
 use crate::config::address_range::AddressRange;
 use crate::config::schema;
 use crate::config::schema::Config;
@@ -52,6 +55,8 @@ pub struct Service {
     pub metrics: Arc<Metrics>,
     /// Keeps the logs, where they outlive the process.
     pub store: Option<Arc<DiskStore>>,
+    /// The node, where there are several.
+    pub cluster: Option<Arc<Cluster>>,
     /// The worker's part of the gauges.
     gauges: Gauges,
     /// Request headers that go to the upstream.
@@ -77,6 +82,8 @@ pub struct Shared {
     pub store: Option<Arc<DiskStore>>,
     /// The other processes on the same store.
     pub neighbours: Option<Arc<Neighbours>>,
+    /// The node, where there are several.
+    pub cluster: Option<Arc<Cluster>>,
 }
 
 impl Shared {
@@ -197,6 +204,7 @@ impl Service {
             gauges: shared.metrics.gauges().handles(),
             metrics: shared.metrics.clone(),
             store: shared.store.clone(),
+            cluster: shared.cluster.clone(),
             forwarded,
         })
     }
@@ -301,22 +309,21 @@ impl Service {
     }
 }
 
-/// Builds what all workers share of the engine. Without a store logs end with the process.
+/// Builds what all workers share of the engine. Without a store logs end with the process. `place`
+/// is the name of this process among others, and what finds their generations.
 #[must_use]
 pub fn shared_engine(
     config: &Config,
     store: Option<Arc<dyn LogStore>>,
-    neighbours: Option<&Arc<Neighbours>>,
+    place: Option<(Tag, Arc<dyn GenerationSource>)>,
 ) -> SharedEngine {
     let (streams, reuse) = (&config.streams, &config.reuse);
     let builder = match store {
         Some(store) => Engine::builder().store(store),
         None => Engine::builder(),
     };
-    let builder = match neighbours {
-        Some(neighbours) => builder
-            .ids(Arc::new(TaggedIds(neighbours.tag())))
-            .source(neighbours.clone()),
+    let builder = match place {
+        Some((tag, source)) => builder.ids(Arc::new(TaggedIds(tag))).source(source),
         None => builder,
     };
     builder

@@ -43,7 +43,7 @@ mod upstream_items;
 pub use builder::{EngineBuilder, SharedEngine};
 pub use end_notifier::{EndNotifier, OnEnd};
 pub use history::{History, HistoryLimits};
-pub use located::{GenerationSource, Located, StoredGeneration};
+pub use located::{GenerationSource, KeyClaimed, Located, StoredGeneration};
 pub use lost::{LOST_SEQ, LostStream};
 pub use observer::{GenerationEnd, GenerationStart, Observer};
 pub use peer::{Peer, PeerError, ReadControl, RemoteLog, RemotePart};
