@@ -241,11 +241,15 @@ impl Gateway {
             serving.abort();
         }
         // Readers in other processes get the last records.
-        let last = join_all(peers.into_iter().map(|(connections, accepting)| async move {
-            accepting.abort();
-            connections.close();
-            connections.wait().await;
-        }));
+        let last = join_all(
+            peers
+                .into_iter()
+                .map(|(connections, accepting)| async move {
+                    accepting.abort();
+                    connections.close();
+                    connections.wait().await;
+                }),
+        );
         let _ = tokio::time::timeout(LAST_RECORDS, last).await;
         if let (Some(member), Some(cluster)) = (member, &shared.cluster) {
             member.abort();

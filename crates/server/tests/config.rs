@@ -710,9 +710,7 @@ fn bad_files_are_refused_with_key_value_expectation_and_remedy() {
         ),
         (
             "cluster: {listen: '0.0.0.0:4100'}",
-            &[
-                "`cluster.listen` is set without cluster.url",
-            ],
+            &["`cluster.listen` is set without cluster.url"],
         ),
         (
             "cluster: {url: 'localhost:6379', listen: '4100', secret: short, name: 'a b', advertise: '[::]:0'}",

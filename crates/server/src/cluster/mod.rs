@@ -134,7 +134,9 @@ impl Cluster {
     /// secret.
     #[must_use]
     pub fn refused_connections(&self) -> u64 {
-        self.strangers.get().map_or(0, |strangers| strangers.refused())
+        self.strangers
+            .get()
+            .map_or(0, |strangers| strangers.refused())
     }
 
     /// Listens for the other nodes.

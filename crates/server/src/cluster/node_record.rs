@@ -31,7 +31,8 @@ mod tests {
 
     #[test]
     fn record_of_a_later_version_is_read() {
-        let text = r#"{"address":"10.0.0.7:4100","name":"a","protocol":1,"version":"9.0","load":3}"#;
+        let text =
+            r#"{"address":"10.0.0.7:4100","name":"a","protocol":1,"version":"9.0","load":3}"#;
         let record = NodeRecord::from_json(text).unwrap();
         assert_eq!(record.address, "10.0.0.7:4100");
         assert_eq!(NodeRecord::from_json(&record.to_json()), Some(record));
