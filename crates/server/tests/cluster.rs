@@ -242,8 +242,10 @@ async fn conversation_goes_on_at_another_node() {
     let nodes = [world.start(), world.start()];
     let first = response("tokens=3 text=count");
     let first = post(&nodes[0], "/v1/responses", &first).answer().await;
-    let item = first.json()["output"][0]["id"].clone();
-    let second = json!({"model": "simulator", "input": "and now? [[tokens=2]]", "previous_response_id": first.id()});
+    let first = first.id().to_owned();
+    let object = get(&nodes[1], &format!("/v1/responses/{first}")).await;
+    let item = object.json()["output"][0]["id"].clone();
+    let second = json!({"model": "simulator", "input": "and now? [[tokens=2]]", "previous_response_id": first});
     let third = json!({"input": [{"type": "item_reference", "id": item}, {"role": "user", "content": "and now? [[tokens=2]]"}]});
     for body in [second, with(response("tokens=2"), third)] {
         let answer = post(&nodes[1], "/v1/responses", &body).answer().await;
@@ -273,6 +275,9 @@ async fn stream_of_a_killed_node_ends_as_lost() {
     eventually("the upstream is asked again", async || world.asked() == 2).await;
     drop(owner);
     let _ = under_key.read().await;
+    // The reader that a node had does not wait for ever, and comes back.
+    let read = read.answer().await;
+    assert!(!read.text().contains("response.completed"));
     let path = format!("/v1/streams/{id}");
     for node in &nodes {
         let lost = settled(node, &path).await;
@@ -301,9 +306,6 @@ async fn stream_of_a_killed_node_ends_as_lost() {
         let repeated = keyed(node).answer().await;
         assert_eq!(repeated.status, 410, "{}", repeated.text());
     }
-    // The reader that it had does not wait for ever.
-    let read = read.answer().await;
-    assert!(!read.text().contains("response.completed"));
     assert_eq!(world.asked(), 2);
 }
 
@@ -367,7 +369,10 @@ async fn streams_run_on_while_redis_is_away_and_nothing_is_lost_when_it_returns_
     // Until all nodes are known again nothing is taken for lost or unknown.
     let answer = settled(&third, &format!("/v1/responses/{new}")).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
-    assert_eq!(ready(&third).await["cluster"]["redis"], "up");
+    eventually("the node knows that Redis is back", async || {
+        ready(&third).await["cluster"]["redis"] == "up"
+    })
+    .await;
     assert_eq!(world.asked(), asked);
     drop(running);
 }
