@@ -56,6 +56,7 @@ impl Folder {
         writeln!(lock, "{NAME} {VERSION}")?;
         lock.try_lock()?;
         lock.sync_all()?;
+        sync(&new)?;
         // Other processes see it only once it is locked.
         fs::rename(&new, &path)?;
         sync(root)?;
