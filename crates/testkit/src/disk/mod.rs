@@ -148,8 +148,13 @@ impl FaultyDisk {
     }
 
     /// Stops the disk: every call waits until [`resume`](Self::resume). Returns once that is so.
+    /// A process that changes the uppermost folder meanwhile cannot be killed: use one below it.
     pub fn hang(&self) {
-        self.shared.state.lock().hangs = true;
+        {
+            let mut state = self.shared.state.lock();
+            state.hangs = true;
+            state.has_stopped = false;
+        }
         // Held by the file system in place of a request of a process under test, which could not be
         // killed while its request is held.
         let gate = self.path.join(GATE);
@@ -240,12 +245,12 @@ impl Shared {
     /// Begins a call: waits while the disk hangs, and returns the error that the call is to have.
     fn begin(&self, operation: DiskOperation, is_gate: bool) -> Result<(), Errno> {
         let mut state = self.state.lock();
-        while state.hangs {
-            state.has_stopped |= is_gate;
+        // There is one thread, which serves nothing else meanwhile.
+        while is_gate && state.hangs {
+            state.has_stopped = true;
             self.changed.notify_all();
             self.changed.wait(&mut state);
         }
-        state.has_stopped = false;
         *state.calls.entry(operation).or_default() += 1;
         match state.faults.get_mut(&operation) {
             Some(failure) if failure.left > 0 => {
