@@ -25,4 +25,5 @@ mod service_manager;
 mod storage;
 mod takeover;
 pub mod telemetry;
+mod time_limit;
 pub mod upstreams;

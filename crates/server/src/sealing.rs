@@ -3,12 +3,13 @@
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rand::RngCore as _;
 use tokenwire_core::model::secret::Secret;
 
 use crate::config::schema::{Config, StoreKind};
+use crate::time_limit::{START, within};
 
 /// The file in the store's folder that holds the key.
 const FILE: &str = "sealing.key";
@@ -26,7 +27,8 @@ pub(crate) fn secret(config: &Config) -> Secret {
         (StoreKind::Disk, Some(path)) => path,
         _ => return Secret::random(),
     };
-    match kept(Path::new(path)) {
+    let folder = PathBuf::from(path);
+    match within(START, move || kept(&folder)) {
         Ok(key) => Secret::new(&key),
         Err(error) => {
             tracing::warn!(%error, "the sealing key cannot be kept in the store: it changes with each start");

@@ -27,6 +27,7 @@ use crate::service::{Service, Shared, shared_engine};
 use crate::service_manager;
 use crate::storage;
 use crate::takeover::{Predecessor, TakeoverSocket};
+use crate::time_limit::{START, within};
 
 /// Bytes of requests that the embedded simulator keeps for its `/requests`.
 const RECORDED_BYTES: usize = 1024 * 1024;
@@ -248,10 +249,17 @@ impl Gateway {
 /// Opens the socket where a successor asks for the listening sockets, if gateways can meet beside a
 /// store.
 fn takeover_socket(config: &Config, sockets: &Sockets) -> Option<TakeoverSocket> {
-    let store = handover_path(config)?;
+    let store = handover_path(config)?.to_owned();
     let all = std::iter::once(&sockets.clients).chain(&sockets.operations);
     let copies: std::io::Result<Vec<_>> = all.map(|socket| socket.try_clone()).collect();
-    match copies.and_then(|copies| TakeoverSocket::open(store, copies)) {
+    let runtime = tokio::runtime::Handle::current();
+    let open = |copies| {
+        within(START, move || {
+            let _runtime = runtime.enter();
+            TakeoverSocket::open(&store, copies)
+        })
+    };
+    match copies.and_then(open) {
         Ok(takeover) => Some(takeover),
         Err(error) => {
             tracing::warn!(%error, "the next gateway cannot take over from this one");

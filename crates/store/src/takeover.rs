@@ -99,6 +99,7 @@ impl DiskStore {
             index: self.shared.index.lock().sibling(),
             folders: Vec::new(),
             next_file: self.shared.next_file.fetch_add(count, Ordering::Relaxed),
+            ..Recovered::default()
         };
         if !recovered.folder(&folder, &self.shared.options) {
             // It is left to a process of its version, and not looked at again.
