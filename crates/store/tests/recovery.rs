@@ -170,6 +170,20 @@ async fn processes_on_one_path_have_a_folder_each() {
 }
 
 #[tokio::test]
+async fn process_that_stops_takes_no_folder() {
+    let path = folder();
+    let (first, second) = (open(&path), open(&path));
+    let id = running(&*first, &["one"]).await;
+    first.close();
+    drop(first);
+    second.leave_folders();
+    let found = second.neighbours().unwrap();
+    assert_eq!((found.taken, found.unfinished), (vec![], vec![]));
+    let third = open(&path);
+    assert_eq!(third.unfinished(), [id]);
+}
+
+#[tokio::test]
 async fn folder_of_another_version_is_left_alone() {
     let path = folder();
     let store = open(&path);
