@@ -190,6 +190,30 @@ async fn running_stream_ends_above_all_that_its_readers_saw() {
 }
 
 #[tokio::test]
+async fn many_running_streams_end_before_the_next_process_is_ready() {
+    let world = World::new();
+    let gateway = world.start();
+    // More than a task may await in one go.
+    let members = json!({"stream": false, "background": true});
+    let body = with(
+        response("tokens=100 text=count fault=stall after=4"),
+        members,
+    );
+    let mut ids = Vec::new();
+    for _ in 0..150 {
+        let answer = post(&gateway, "/v1/responses", &body).answer().await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        ids.push(answer.id().to_owned());
+    }
+    drop(gateway);
+    let gateway = world.start();
+    for id in ids {
+        let answer = get(&gateway, &format!("/v1/responses/{id}")).await.json();
+        assert_eq!(answer["error"]["code"], "producer_lost");
+    }
+}
+
+#[tokio::test]
 async fn conversation_goes_on_after_kill() {
     let world = World::new();
     let gateway = world.start();

@@ -322,15 +322,15 @@ impl Writer {
         let Seal {
             id,
             epoch,
-            block,
+            block: last,
             object,
         } = seal;
         let block = Block {
             id: &id,
             epoch,
-            first: block.first_seq(),
-            next: block.end_seq(),
-            bytes: block.as_block(),
+            first: last.first_seq(),
+            next: last.end_seq(),
+            bytes: last.as_block(),
         };
         let key = self.shared.index.lock().key(&id);
         let (new, number) = match self.check(key, block)? {
@@ -356,11 +356,17 @@ impl Writer {
                 (None, _) => return Ok(()),
             }
         };
-        let mut whole = match whole(&self.shared, key, 0) {
-            Ok(whole) => whole,
-            Err(error) => return Err(self.give_up(key, error)),
+        let whole = if block.first == Seq(0) {
+            WholeLog::of(&last)
+        } else {
+            match whole(&self.shared, key, 0) {
+                Ok(mut whole) => {
+                    whole.add(0, new, block.next);
+                    whole
+                }
+                Err(error) => return Err(self.give_up(key, error)),
+            }
         };
-        whole.add(0, new, block.next);
         let head = LogHead {
             header: header.encode(),
             epoch_ends: epoch_ends.iter().map(|end| end.0).collect(),
