@@ -15,6 +15,7 @@ pub mod address_range;
 pub mod auth;
 mod chat;
 mod check;
+mod cluster;
 mod environment;
 mod file;
 mod load;
