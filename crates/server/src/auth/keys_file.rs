@@ -88,7 +88,7 @@ impl KeysFile {
             Err(error) => return Err(self.error(error)),
         };
         let tree = parse_yaml(&text).map_err(|at| self.error(format!("not valid YAML ({at})")))?;
-        if tree.is_null() {
+        if tree.is_null() || tree.get("keys").is_some_and(serde_json::Value::is_null) {
             return Ok(Vec::new());
         }
         let entries = tree.get("keys").and_then(|keys| keys.as_array());
@@ -140,7 +140,12 @@ impl KeysFile {
         options.write(true).create(true).truncate(true).mode(0o600);
         let mut file = options.open(&part)?;
         file.write_all(HEADER.as_bytes())?;
-        file.write_all(b"keys:\n")?;
+        let list = if keys.is_empty() {
+            "keys: []\n"
+        } else {
+            "keys:\n"
+        };
+        file.write_all(list.as_bytes())?;
         for entry in keys {
             file.write_all(to_yaml(entry).as_bytes())?;
         }
