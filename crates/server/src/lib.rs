@@ -5,6 +5,7 @@ mod allocator;
 pub mod auth;
 pub mod banner;
 pub mod cli;
+pub mod cluster;
 pub mod commands;
 pub mod config;
 mod descriptors;

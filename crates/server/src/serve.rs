@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::{Server, ServerHandle};
+use futures::future::join_all;
 use secrecy::SecretString;
+use tokenwire_core::engine::GenerationSource;
 use tokenwire_core::log::LogStore;
-use tokenwire_core::model::id::GenerationId;
+use tokenwire_core::model::id::{GenerationId, Tag};
 use tokenwire_core::upstream::RetryBudget;
 use tokenwire_simulator::{Options, Simulator};
 use tokenwire_store::DiskStore;
@@ -15,12 +17,13 @@ use tokenwire_webhooks::{WebhookOptions, Webhooks};
 
 use crate::allocator::return_memory;
 use crate::auth::{Authenticator, MadeKey, made_key};
+use crate::cluster::{Cluster, ClusterSource};
 use crate::config::schema::Config;
 use crate::descriptors::refuse_without_descriptors;
 use crate::drain::{Drain, Signals};
 use crate::health_check::check_upstreams;
 use crate::listeners::{Inherited, Listeners, Sockets, handover_path};
-use crate::metrics::{Deliveries, Metrics, Storage, Upstreams};
+use crate::metrics::{Deliveries, Metrics, Nodes, Storage, Upstreams};
 use crate::neighbours::Neighbours;
 pub use crate::serve_error::ServeError;
 use crate::servers::{client_server, operations_server};
@@ -51,8 +54,8 @@ pub struct Gateway {
     shared: Shared,
     /// Streams of an earlier process that are not ended yet.
     unfinished: Vec<GenerationId>,
-    /// Answers other processes on the same store.
-    peers: Option<tokenwire_peer::Server>,
+    /// Answer other processes: those on the same store, and other nodes.
+    peers: Vec<tokenwire_peer::Server>,
     /// Runs as long as the gateway.
     _simulator: Option<Simulator>,
 }
@@ -105,7 +108,7 @@ impl Gateway {
             simulator.as_ref().map(Simulator::base_url),
             store,
             auth.map(Arc::new),
-        );
+        )?;
         let store = shared.store.as_ref();
         let unfinished =
             store.map(|store| storage::recover(store, &shared.engine, &shared.webhooks));
@@ -113,14 +116,14 @@ impl Gateway {
             let account = shared.engine.account().clone();
             simulator.runtime().spawn(return_memory(account));
         }
-        let peers = match &shared.neighbours {
-            Some(neighbours) => Some(
-                neighbours
-                    .listen(shared.engine.clone())
-                    .map_err(ServeError::Peers)?,
-            ),
-            None => None,
-        };
+        let mut peers = Vec::new();
+        if let Some(neighbours) = &shared.neighbours {
+            let server = neighbours.listen(shared.engine.clone());
+            peers.push(server.map_err(ServeError::Peers)?);
+        }
+        if let Some(cluster) = &shared.cluster {
+            peers.push(cluster.listen(shared.engine.clone(), &shared.config)?);
+        }
         // Built once here, so that an error is reported before the workers start.
         Service::new(&shared).map_err(ServeError::Upstream)?;
         // Last, since a running gateway waits for this one from now on.
@@ -206,7 +209,18 @@ impl Gateway {
             return Ok((&mut serving).await.map_err(std::io::Error::other)??);
         }
         // The readers that leave the predecessor read its streams here.
-        let peers = peers.map(|server| (server.connections(), tokio::spawn(server.run())));
+        let peers: Vec<_> = peers
+            .into_iter()
+            .map(|server| (server.connections(), tokio::spawn(server.run())))
+            .collect();
+        let member = match shared.cluster.clone() {
+            Some(cluster) => {
+                // Before a client gets an id that no other node could find.
+                cluster.renew().await;
+                Some(tokio::spawn(async move { cluster.run().await }))
+            }
+            None => None,
+        };
         let looking = shared.neighbours.clone().map(|neighbours| {
             let (engine, webhooks) = (shared.engine.clone(), shared.webhooks.clone());
             tokio::spawn(async move { neighbours.watch(&engine, &webhooks).await })
@@ -245,11 +259,20 @@ impl Gateway {
             handle.stop(false).await;
             serving.abort();
         }
-        if let Some((connections, accepting)) = peers {
-            accepting.abort();
-            connections.close();
-            // Readers in other processes get the last records.
-            let _ = tokio::time::timeout(LAST_RECORDS, connections.wait()).await;
+        // Readers in other processes get the last records.
+        let last = join_all(
+            peers
+                .into_iter()
+                .map(|(connections, accepting)| async move {
+                    accepting.abort();
+                    connections.close();
+                    connections.wait().await;
+                }),
+        );
+        let _ = tokio::time::timeout(LAST_RECORDS, last).await;
+        if let (Some(member), Some(cluster)) = (member, &shared.cluster) {
+            member.abort();
+            cluster.leave().await;
         }
         if let Some(looking) = looking {
             looking.abort();
@@ -295,19 +318,30 @@ fn share(
     simulator: Option<String>,
     store: Option<Arc<DiskStore>>,
     auth: Option<Arc<Authenticator>>,
-) -> Shared {
+) -> Result<Shared, ServeError> {
     let neighbours = store.clone().map(Neighbours::new).map(Arc::new);
+    let tag = neighbours.as_ref().map(|neighbours| neighbours.tag());
+    let tag = tag.unwrap_or_else(Tag::random);
+    let cluster = Cluster::open(&config, tag.clone())?;
+    let source = match (&cluster, neighbours.clone()) {
+        (Some(cluster), neighbours) => {
+            let source = ClusterSource::new(cluster.clone(), neighbours);
+            Some(Arc::new(source) as Arc<dyn GenerationSource>)
+        }
+        (None, neighbours) => neighbours.map(|source| source as Arc<dyn GenerationSource>),
+    };
     let engine = shared_engine(
         &config,
         store.clone().map(|store| store as Arc<dyn LogStore>),
-        neighbours.as_ref(),
+        source.map(|source| (tag, source)),
     );
     let metrics = Metrics::new(&config, engine.registry().clone());
     let upstreams = Shared::upstreams(&config, simulator);
     metrics.collect(Upstreams(upstreams.clone()));
     metrics.collect(Deliveries(webhooks.counters().clone()));
     metrics.collect(Storage(store.clone()));
-    Shared {
+    metrics.collect(Nodes(cluster.clone()));
+    Ok(Shared {
         engine,
         metrics,
         upstreams,
@@ -316,8 +350,9 @@ fn share(
         store,
         auth,
         neighbours,
+        cluster,
         config: Arc::new(config),
-    }
+    })
 }
 
 fn webhook_options(config: &Config) -> WebhookOptions {

@@ -8,10 +8,12 @@ use actix_web::http::header::{self, AsHeaderName, HeaderMap, HeaderName};
 use actix_web::{HttpMessage as _, HttpRequest};
 use secrecy::SecretString;
 use tokenwire_core::dialect::Dialect;
-use tokenwire_core::engine::{Caller, Engine, Retention, ReuseOptions, SharedEngine};
+use tokenwire_core::engine::{
+    Caller, Engine, GenerationSource, Retention, ReuseOptions, SharedEngine,
+};
 use tokenwire_core::log::{LogLimits, LogStore};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
-use tokenwire_core::model::id::{Owner, TaggedIds};
+use tokenwire_core::model::id::{Owner, Tag, TaggedIds};
 use tokenwire_core::model::shown::Include;
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::{
@@ -24,6 +26,7 @@ use tokenwire_ws::WebSocketOptions;
 use url::Url;
 
 use crate::auth::{Authenticator, CREDENTIAL_HEADERS, Identity};
+use crate::cluster::Cluster;
 use crate::config::address_range::AddressRange;
 use crate::config::schema;
 use crate::config::schema::Config;
@@ -60,6 +63,8 @@ pub struct Service {
     pub store: Option<Arc<DiskStore>>,
     /// Checks credentials; `None` where every request is the anonymous owner's.
     pub auth: Option<Arc<Authenticator>>,
+    /// The node, where there are several.
+    pub cluster: Option<Arc<Cluster>>,
     /// The worker's part of the gauges.
     gauges: Gauges,
     /// Request headers that go to the upstream.
@@ -87,6 +92,8 @@ pub struct Shared {
     pub auth: Option<Arc<Authenticator>>,
     /// The other processes on the same store.
     pub neighbours: Option<Arc<Neighbours>>,
+    /// The node, where there are several.
+    pub cluster: Option<Arc<Cluster>>,
 }
 
 impl Shared {
@@ -208,6 +215,7 @@ impl Service {
             metrics: shared.metrics.clone(),
             store: shared.store.clone(),
             auth: shared.auth.clone(),
+            cluster: shared.cluster.clone(),
             forwarded,
         })
     }
@@ -352,22 +360,21 @@ impl Service {
     }
 }
 
-/// Builds what all workers share of the engine. Without a store logs end with the process.
+/// Builds what all workers share of the engine. Without a store logs end with the process. `place`
+/// is the name of this process among others, and what finds their generations.
 #[must_use]
 pub fn shared_engine(
     config: &Config,
     store: Option<Arc<dyn LogStore>>,
-    neighbours: Option<&Arc<Neighbours>>,
+    place: Option<(Tag, Arc<dyn GenerationSource>)>,
 ) -> SharedEngine {
     let (streams, reuse) = (&config.streams, &config.reuse);
     let builder = match store {
         Some(store) => Engine::builder().store(store),
         None => Engine::builder(),
     };
-    let builder = match neighbours {
-        Some(neighbours) => builder
-            .ids(Arc::new(TaggedIds(neighbours.tag())))
-            .source(neighbours.clone()),
+    let builder = match place {
+        Some((tag, source)) => builder.ids(Arc::new(TaggedIds(tag))).source(source),
         None => builder,
     };
     builder

@@ -725,19 +725,15 @@ fn bad_files_are_refused_with_key_value_expectation_and_remedy() {
         (
             "cluster: {url: 'redis://localhost'}",
             &[
-                "`cluster.url` is set without cluster.listen",
+                "`cluster.url` is set without cluster.listen and cluster.secret",
                 "such as 10.0.0.7:4100",
-                "`cluster.url` is set without cluster.secret",
                 "at least 32 bytes",
                 "openssl rand -base64 32",
             ],
         ),
         (
             "cluster: {listen: '0.0.0.0:4100'}",
-            &[
-                "`cluster.listen` is set without cluster.url",
-                "`cluster.listen` is \"0.0.0.0:4100\" without cluster.advertise",
-            ],
+            &["`cluster.listen` is set without cluster.url"],
         ),
         (
             "cluster: {url: 'localhost:6379', listen: '4100', secret: short, name: 'a b', advertise: '[::]:0'}",
@@ -749,6 +745,10 @@ fn bad_files_are_refused_with_key_value_expectation_and_remedy() {
                 "`cluster.name` is \"a b\"",
                 "`cluster.advertise` is \"[::]:0\"",
             ],
+        ),
+        (
+            "cluster: {url: 'redis://h', listen: '0.0.0.0:4100', secret: 0123456789abcdef0123456789abcdef}",
+            &["`cluster.listen` is \"0.0.0.0:4100\" without cluster.advertise"],
         ),
         (
             "cluster: {url: 'http://localhost', secret: 7}",

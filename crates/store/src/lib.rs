@@ -65,6 +65,8 @@ mod output;
 mod queue;
 mod reader;
 mod recovery;
+#[cfg(feature = "redis")]
+pub mod redis;
 mod removal;
 mod shared;
 mod syncer;

@@ -12,6 +12,7 @@
 //! * [`TestEngine`], [`Reader`] and [`JsonLines`]: an engine over such an upstream, readers that
 //!   collect frames, and a minimal framing.
 //! * [`Audit`]: checks that hold for every generation that has ended.
+//! * [`RedisServer`]: a real Redis as a child process.
 //! * [`chaos`]: a TCP proxy that cuts, stalls and splits by a plan.
 //!
 //! Nothing here waits for wall-clock time. Under tokio's paused clock [`settle`] runs every task
@@ -36,6 +37,7 @@ mod engine;
 mod faulty_store;
 mod framing;
 mod reader;
+mod redis_server;
 mod upstream;
 
 pub use audit::Audit;
@@ -43,4 +45,5 @@ pub use engine::{EngineOptions, TestEngine, no_timeouts, settle};
 pub use faulty_store::{Fault, FaultyStore, Operation};
 pub use framing::{JsonLines, Line};
 pub use reader::Reader;
+pub use redis_server::RedisServer;
 pub use upstream::{Call, OpeningPlan, ScriptedUpstream};

@@ -55,6 +55,10 @@ pub(crate) const PYTHON: Package = Package {
     name: "python3",
     found_by: Probe::Program("python3"),
 };
+pub(crate) const REDIS: Package = Package {
+    name: "redis-server",
+    found_by: Probe::Program("redis-server"),
+};
 pub(crate) const SYSTEMD: Package = Package {
     name: "systemd",
     found_by: Probe::Program("systemd-socket-activate"),

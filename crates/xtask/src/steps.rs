@@ -1,7 +1,7 @@
 //! The table of steps of `cargo xtask test`. A new check is a new row here.
 
 use crate::debian::{
-    CADDY, CHROMIUM, CURL, FONTS, HAPROXY, NCHAN, NGINX, PYTHON, SYSTEMD, VALGRIND, VENV,
+    CADDY, CHROMIUM, CURL, FONTS, HAPROXY, NCHAN, NGINX, PYTHON, REDIS, SYSTEMD, VALGRIND, VENV,
 };
 use crate::error::Error;
 use crate::need::Need;
@@ -42,7 +42,7 @@ pub(crate) const STEPS: &[Step] = &[
         name: "test",
         about: "the unit and integration tests pass",
         tiers: DEFAULT,
-        needs: &[Need::Debian(SYSTEMD)],
+        needs: &[Need::Debian(REDIS), Need::Debian(SYSTEMD)],
         run: rust::test,
     },
     Step {

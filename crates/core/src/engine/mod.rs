@@ -44,7 +44,7 @@ mod upstream_items;
 pub use builder::{EngineBuilder, SharedEngine};
 pub use end_notifier::{EndNotifier, OnEnd};
 pub use history::{History, HistoryLimits};
-pub use located::{GenerationSource, Located, StoredGeneration};
+pub use located::{GenerationSource, KeyClaimed, Located, StoredGeneration};
 pub use lost::{LOST_SEQ, LostStream};
 pub use meter::{Meter, Metered, MeteredStart};
 pub use observer::{GenerationEnd, GenerationStart, Observer};

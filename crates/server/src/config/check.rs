@@ -580,28 +580,26 @@ impl Findings {
                 remedy,
             );
         }
-        if cluster.listen.is_none() {
-            self.add(
-                "cluster.url",
-                "is set without cluster.listen",
-                "cluster.listen beside it: a host and a port such as 10.0.0.7:4100",
-                "The other nodes read this one's streams there. Clients need not reach it.",
-            );
-        }
-        if cluster.secret.is_none() {
-            let expected = format!(
-                "cluster.secret beside it: at least {} bytes, the same on every node",
-                Cluster::MIN_SECRET
-            );
-            let remedy =
-                "By it nodes recognise each other. Make one with `openssl rand -base64 32`.";
-            self.add(
-                "cluster.url",
-                "is set without cluster.secret",
-                &expected,
-                remedy,
-            );
-        }
+        let listen = "cluster.listen, a host and a port such as 10.0.0.7:4100, by which the other nodes read this one's streams";
+        let secret = format!(
+            "cluster.secret, at least {} bytes and the same on every node, as `openssl rand -base64 32` makes it",
+            Cluster::MIN_SECRET
+        );
+        let (missing, remedy) = match (&cluster.listen, &cluster.secret) {
+            (None, None) => (
+                "cluster.listen and cluster.secret",
+                format!("Set {listen}, and {secret}."),
+            ),
+            (None, Some(_)) => ("cluster.listen", format!("Set {listen}.")),
+            (Some(_), None) => ("cluster.secret", format!("Set {secret}.")),
+            (Some(_), Some(_)) => return,
+        };
+        self.add(
+            "cluster.url",
+            &format!("is set without {missing}"),
+            &format!("{missing} beside it"),
+            &remedy,
+        );
     }
 
     fn without_cluster_url(&mut self, config: &Config) {

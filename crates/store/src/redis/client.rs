@@ -1,0 +1,217 @@
+//! Requests to Redis, on a thread of their own.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use ::redis::{Client, Cmd, FromRedisValue, Pipeline, Script, ScriptInvocation, cmd};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::connection::{Connection, Connector};
+use super::error::RedisError;
+use super::server_info::ServerInfo;
+
+/// How Redis is reached.
+#[derive(Clone, Debug)]
+pub struct RedisOptions {
+    /// `redis://user:password@host:port/database`, or `rediss://` for TLS.
+    pub url: SecretString,
+    /// What every key begins with.
+    pub prefix: String,
+    /// The longest wait for a connection, and for the answer to a request.
+    pub timeout: Duration,
+}
+
+/// Sends requests to a Redis server. Cheap to clone; all clones share one connection.
+///
+/// The connection is made when it is needed. A thread of its own drives it, so that requests work
+/// from every runtime. A request fails after the timeout, and its connection is dropped with all
+/// that waits on it: a server that hangs holds no memory. Nothing is repeated here.
+#[derive(Clone)]
+pub struct RedisClient {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    connector: Connector,
+    options: RedisOptions,
+    runtime: Handle,
+    failures: AtomicU64,
+    /// Ends the thread when the last client is dropped.
+    _open: oneshot::Sender<Infallible>,
+}
+
+// === impl RedisOptions ===
+
+impl RedisOptions {
+    /// Returns the defaults for this address: keys begin with `tw:`, and a request takes 500 ms at
+    /// most.
+    #[must_use]
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: SecretString::from(url.into()),
+            prefix: "tw:".to_owned(),
+            timeout: Duration::from_millis(500),
+        }
+    }
+}
+
+// === impl RedisClient ===
+
+impl fmt::Debug for RedisClient {
+    /// Omits the URL, which may hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisClient")
+            .field("prefix", &self.shared.options.prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RedisClient {
+    /// Creates a client. Connects with the first request; [`check`](Self::check) is a good one.
+    ///
+    /// # Errors
+    /// [`RedisError::Address`] if the URL is none, and [`RedisError::Closed`] if the system gives
+    /// no thread.
+    pub fn new(options: RedisOptions) -> Result<Self, RedisError> {
+        let client = Client::open(options.url.expose_secret()).map_err(|_| RedisError::Address)?;
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|_| RedisError::Closed)?;
+        let handle = runtime.handle().clone();
+        let (open, closed) = oneshot::channel::<Infallible>();
+        std::thread::Builder::new()
+            .name("store-redis".to_owned())
+            .spawn(move || runtime.block_on(async { drop(closed.await) }))
+            .map_err(|_| RedisError::Closed)?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                connector: Connector::new(client, options.timeout),
+                options,
+                runtime: handle,
+                failures: AtomicU64::new(0),
+                _open: open,
+            }),
+        })
+    }
+
+    /// Returns the name of a key.
+    #[must_use]
+    pub fn key(&self, name: impl fmt::Display) -> String {
+        format!("{}{name}", self.shared.options.prefix)
+    }
+
+    /// Number of requests that failed since the start.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.shared.failures.load(Ordering::Relaxed)
+    }
+
+    /// Returns what the server says of itself.
+    ///
+    /// # Errors
+    /// [`RedisError::TooOld`], and those of every request.
+    pub async fn check(&self) -> Result<ServerInfo, RedisError> {
+        let mut both = Pipeline::new();
+        for section in ["server", "memory"] {
+            both.add_command(cmd("INFO").arg(section).to_owned());
+        }
+        let (server, memory): (String, String) = self.pipeline(both).await?;
+        ServerInfo::parse(&format!("{server}\r\n{memory}"))
+    }
+
+    /// Sends a command.
+    ///
+    /// # Errors
+    /// After [`RedisError::Timeout`] and [`RedisError::Unreachable`] the command may have been
+    /// carried out, or still be.
+    pub async fn query<T>(&self, command: Cmd) -> Result<T, RedisError>
+    where
+        T: FromRedisValue + Send + 'static,
+    {
+        self.run(|mut connection| async move { command.query_async(&mut connection.inner).await })
+            .await
+    }
+
+    /// Sends commands in one piece. They are not a transaction unless the pipeline says so.
+    ///
+    /// # Errors
+    /// As [`query`](Self::query). An error of a single command is that of the pipeline unless it
+    /// ignores errors: then the result is a list of results.
+    pub async fn pipeline<T>(&self, pipeline: Pipeline) -> Result<T, RedisError>
+    where
+        T: FromRedisValue + Send + 'static,
+    {
+        self.run(|mut connection| async move { pipeline.query_async(&mut connection.inner).await })
+            .await
+    }
+
+    /// Runs a script with these keys and arguments. Loads it if the server does not know it.
+    ///
+    /// # Errors
+    /// As [`query`](Self::query).
+    pub async fn script<T>(
+        &self,
+        script: &'static Script,
+        prepare: impl FnOnce(&mut ScriptInvocation<'static>) + Send,
+    ) -> Result<T, RedisError>
+    where
+        T: FromRedisValue + Send + 'static,
+    {
+        let mut invocation = script.prepare_invoke();
+        prepare(&mut invocation);
+        self.run(
+            |mut connection| async move { invocation.invoke_async(&mut connection.inner).await },
+        )
+        .await
+    }
+
+    /// Runs a request on the client's thread, which goes on if this future is dropped.
+    pub(super) async fn run<T, F, R>(&self, request: R) -> Result<T, RedisError>
+    where
+        T: Send + 'static,
+        F: Future<Output = ::redis::RedisResult<T>> + Send + 'static,
+        R: FnOnce(Connection) -> F + Send + 'static,
+    {
+        let shared = self.shared.clone();
+        let running = self.shared.runtime.spawn(async move {
+            let result = shared.request(request).await;
+            if result.is_err() {
+                shared.failures.fetch_add(1, Ordering::Relaxed);
+            }
+            result
+        });
+        running.await.unwrap_or(Err(RedisError::Closed))
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    async fn request<T, F, R>(&self, request: R) -> Result<T, RedisError>
+    where
+        F: Future<Output = ::redis::RedisResult<T>>,
+        R: FnOnce(Connection) -> F,
+    {
+        let connection = self.connector.connection().await?;
+        let number = connection.number;
+        let limit = self.options.timeout;
+        let result = match timeout(limit, request(connection)).await {
+            Ok(Err(error)) if error.is_timeout() => Err(RedisError::Timeout(limit)),
+            Ok(result) => result.map_err(RedisError::from),
+            Err(_) => Err(RedisError::Timeout(limit)),
+        };
+        if let Err(error) = &result
+            && error.ends_connection()
+        {
+            self.connector.drop_connection(number).await;
+        }
+        result
+    }
+}
