@@ -9,7 +9,10 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, join_all};
 use parking_lot::Mutex;
-use tokenwire_core::engine::{GenerationSource, Located, SharedEngine, StoredSource};
+use tokenwire_core::engine::{
+    GenerationSource, Located, Peer as _, PeerError, SharedEngine, StoredSource,
+};
+use tokenwire_core::log::{LogStore as _, StoreError};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::{GenerationId, Owner, Tag};
 use tokenwire_peer::{Address, Client, KeyAnswer, Secret, Server};
@@ -179,30 +182,94 @@ impl Neighbours {
 
     /// Asks the others for what ended processes have left to them.
     async fn find_among_others(&self, id: &GenerationId) -> Result<Located, ApiError> {
-        let peers = self.peers();
-        let has = join_all(peers.iter().map(|peer| peer.has(id))).await;
-        let mut away = None;
-        for (peer, has) in peers.into_iter().zip(has) {
-            match has {
-                Ok(true) => return Ok(Located::Remote(Arc::new(peer))),
-                Ok(false) => {}
-                Err(_) => away = Some(peer),
-            }
-        }
-        Ok(match away {
-            // It may be one that has just ended, or that does not answer.
-            Some(peer) => {
-                self.looked_again().await;
-                match self.own.locate(id).await? {
-                    Located::Gone => Located::Unreachable {
-                        node: tokenwire_core::engine::Peer::name(&peer).to_owned(),
-                    },
-                    located => located,
-                }
-            }
-            None => Located::Gone,
+        let question = |peer: Client| async move {
+            let has = peer.has(id).await?;
+            Ok(has.then(|| Located::Remote(Arc::new(peer))))
+        };
+        let own = || async {
+            Ok(match self.own.locate(id).await? {
+                Located::Gone => None,
+                located => Some(located),
+            })
+        };
+        Ok(match self.ask(Self::peers, question, own).await? {
+            Asked::Found(located) => located,
+            Asked::Unknown => Located::Gone,
+            Asked::Away(peer) => Located::Unreachable {
+                node: peer.name().to_owned(),
+            },
         })
     }
+
+    /// Asks these processes. If one does not answer and has ended, asks the own store, and then the
+    /// processes that are left: one of them has what the ended one had.
+    async fn ask<T, Q, O>(
+        &self,
+        peers: impl Fn(&Self) -> Vec<Client>,
+        question: impl Fn(Client) -> Q,
+        own: impl Fn() -> O,
+    ) -> Result<Asked<T>, ApiError>
+    where
+        Q: Future<Output = Result<Option<T>, PeerError>>,
+        O: Future<Output = Result<Option<T>, ApiError>>,
+    {
+        loop {
+            let asked = peers(self);
+            let answers = join_all(asked.iter().cloned().map(&question)).await;
+            let mut away = Vec::new();
+            for (peer, answer) in asked.into_iter().zip(answers) {
+                match answer {
+                    Ok(Some(answer)) => return Ok(Asked::Found(answer)),
+                    Ok(None) => {}
+                    Err(_) => away.push(peer),
+                }
+            }
+            if away.is_empty() {
+                return Ok(Asked::Unknown);
+            }
+            self.looked_again().await;
+            if let Some(answer) = own().await? {
+                return Ok(Asked::Found(answer));
+            }
+            let running = away.into_iter().find(|peer| self.runs(peer));
+            if let Some(peer) = running {
+                return Ok(Asked::Away(peer));
+            }
+        }
+    }
+
+    fn runs(&self, peer: &Client) -> bool {
+        self.peer(peer.name()).is_some()
+    }
+
+    /// Waits for the own store.
+    async fn stored<T>(
+        &self,
+        answer: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, ApiError> {
+        let answer = timeout(STORE, answer).await;
+        let no_answer = || StoreError::Unavailable("it does not answer in time".into());
+        answer
+            .unwrap_or_else(|_| Err(no_answer()))
+            .map_err(|error| {
+                tracing::error!(%error, "the store cannot be asked");
+                ApiError::new(
+                    ErrorCode::StoreUnavailable,
+                    "The store cannot be asked now.",
+                )
+                .retry_after(Duration::from_secs(1))
+            })
+    }
+}
+
+/// What other processes and the own store answer to one question.
+enum Asked<T> {
+    /// One of them has an answer.
+    Found(T),
+    /// All have answered, and none has one.
+    Unknown,
+    /// This process runs and does not answer. The others have none.
+    Away(Client),
 }
 
 /// Ends what ran in a process that has ended, many at a time.
@@ -231,10 +298,7 @@ fn starting() -> ApiError {
 fn no_answer(peer: &Client) -> ApiError {
     ApiError::new(
         ErrorCode::OwnerUnreachable,
-        format!(
-            "The node '{}' cannot be reached.",
-            tokenwire_core::engine::Peer::name(peer)
-        ),
+        format!("The node '{}' cannot be reached.", peer.name()),
     )
     .retry_after(Duration::from_secs(1))
 }
@@ -251,33 +315,21 @@ impl GenerationSource for Neighbours {
         key: &'a str,
     ) -> BoxFuture<'a, Result<Option<GenerationId>, ApiError>> {
         async move {
-            let peers = self.peers();
-            let known = join_all(peers.iter().map(|peer| peer.key(owner, key))).await;
-            let mut away = None;
-            for (peer, known) in peers.iter().zip(known) {
-                match known {
-                    Ok(KeyAnswer::Known(id)) => return Ok(Some(id)),
-                    Ok(KeyAnswer::Starting) => return Err(starting()),
-                    Ok(KeyAnswer::Unknown) => {}
-                    Err(_) => away = Some(peer),
-                }
-            }
-            let Some(peer) = away else {
-                return Ok(None);
+            let question = |peer: Client| async move {
+                Ok(match peer.key(owner, key).await? {
+                    KeyAnswer::Known(id) => Some(Ok(id)),
+                    KeyAnswer::Starting => Some(Err(starting())),
+                    KeyAnswer::Unknown => None,
+                })
             };
-            // One that has ended has left its keys to this process, or to another one.
-            self.looked_again().await;
-            if self
-                .peer(tokenwire_core::engine::Peer::name(peer))
-                .is_some()
-            {
-                return Err(no_answer(peer));
-            }
-            let store: &dyn tokenwire_core::log::LogStore = &*self.store;
-            let known = timeout(STORE, store.keyed(owner, key)).await;
-            match known {
-                Ok(Ok(known)) => Ok(known),
-                _ => Err(no_answer(peer)),
+            let own = || async {
+                let known = self.stored(self.store.keyed(owner, key)).await?;
+                Ok(known.map(Ok))
+            };
+            match self.ask(Self::peers, question, own).await? {
+                Asked::Found(known) => known.map(Some),
+                Asked::Unknown => Ok(None),
+                Asked::Away(peer) => Err(no_answer(&peer)),
             }
         }
         .boxed()
@@ -288,24 +340,23 @@ impl GenerationSource for Neighbours {
             if id.tag() == Some(self.tag.as_str()) {
                 return Ok(());
             }
-            let named = id.tag().and_then(|tag| self.peer(tag));
-            let peers = named.map_or_else(|| self.peers(), |peer| vec![peer]);
-            for peer in peers {
-                if peer.delete(id).await.is_err() {
-                    // What an ended process had is deleted where it is now.
-                    self.looked_again().await;
-                    let name = tokenwire_core::engine::Peer::name(&peer);
-                    if self.peer(name).is_some() {
-                        return Err(no_answer(&peer));
-                    }
-                    let store: &dyn tokenwire_core::log::LogStore = &*self.store;
-                    let deleted = timeout(STORE, store.delete(id)).await;
-                    if !matches!(deleted, Ok(Ok(()))) {
-                        return Err(no_answer(&peer));
-                    }
-                }
+            let peers = |this: &Self| {
+                let named = id.tag().and_then(|tag| this.peer(tag));
+                named.map_or_else(|| this.peers(), |peer| vec![peer])
+            };
+            let question = |peer: Client| async move {
+                peer.delete(id).await?;
+                Ok(None)
+            };
+            // What an ended process had is deleted where it is now.
+            let own = || async {
+                self.stored(self.store.delete(id)).await?;
+                Ok(None)
+            };
+            match self.ask::<(), _, _>(peers, question, own).await? {
+                Asked::Found(()) | Asked::Unknown => Ok(()),
+                Asked::Away(peer) => Err(no_answer(&peer)),
             }
-            Ok(())
         }
         .boxed()
     }

@@ -692,6 +692,46 @@ fn bad_files_are_refused_with_key_value_expectation_and_remedy() {
             &["`store.path` is set beside", "Set `store.kind: disk`"],
         ),
         (
+            "store: {replicate: some}",
+            &["`store.replicate` is \"some\"", "`background`, `all`"],
+        ),
+        (
+            "store: {replicate: all}",
+            &["`store.replicate` is all without cluster.url"],
+        ),
+        (
+            "cluster: {url: 'redis://localhost'}",
+            &[
+                "`cluster.url` is set without cluster.listen",
+                "such as 10.0.0.7:4100",
+                "`cluster.url` is set without cluster.secret",
+                "at least 32 bytes",
+                "openssl rand -base64 32",
+            ],
+        ),
+        (
+            "cluster: {listen: '0.0.0.0:4100'}",
+            &[
+                "`cluster.listen` is set without cluster.url",
+                "`cluster.listen` is \"0.0.0.0:4100\" without cluster.advertise",
+            ],
+        ),
+        (
+            "cluster: {url: 'localhost:6379', listen: '4100', secret: short, name: 'a b', advertise: '[::]:0'}",
+            &[
+                "`cluster.url` has another scheme",
+                "Begin it with redis://",
+                "`cluster.listen` is \"4100\"",
+                "`cluster.secret` has 5 bytes",
+                "`cluster.name` is \"a b\"",
+                "`cluster.advertise` is \"[::]:0\"",
+            ],
+        ),
+        (
+            "cluster: {url: 'http://localhost', secret: 7}",
+            &["`cluster.secret` is a number"],
+        ),
+        (
             "reuse: {cache: true, cache_ttl: 11m}",
             &[
                 "`reuse.cache_ttl` is 11m",
@@ -1018,7 +1058,8 @@ fn named_file_must_exist_and_be_readable() {
 
 #[test]
 fn secrets_are_never_shown() {
-    let file = "upstreams: [{name: a, base_url: 'http://h/v1', api_key: sk-s3cret}]\nwebhooks: {secret: whsec_s3cret+AAAAAAAAAAAAAAAAAAAAAAAAA}";
+    let file = "upstreams: [{name: a, base_url: 'http://h/v1', api_key: sk-s3cret}]\nwebhooks: {secret: whsec_s3cret+AAAAAAAAAAAAAAAAAAAAAAAAA}\n\
+                cluster: {url: 'redis://default:s3cret@redis:6379', listen: '10.0.0.7:4100', secret: s3cret-s3cret-s3cret-s3cret-s3cret}";
     let loaded = Given {
         file,
         ..Given::default()

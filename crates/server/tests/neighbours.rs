@@ -211,12 +211,17 @@ async fn what_a_killed_process_leaves_is_found_over_every_other_one() {
     let world = World::new();
     let first = world.start();
     let (_stream, running) = begin(&first, SLOW).await;
-    let ended = post(&first, "/v1/responses", &response("tokens=4 text=count"))
-        .answer()
-        .await;
-    let ended = ended.id().to_owned();
+    let body = response("tokens=4 text=count");
+    let keyed = |gateway: &Process| {
+        post(gateway, "/v1/responses", &body).header("idempotency-key", "order-8")
+    };
+    let ended = keyed(&first).answer().await.id().to_owned();
     let others = [world.start(), world.start()];
     drop(first);
+    for gateway in &others {
+        let again = keyed(gateway).answer().await;
+        assert_eq!(again.id(), ended, "{}", again.text());
+    }
     // One of them takes it over, and the other one reads it from there.
     for _ in 0..3 {
         for gateway in &others {
@@ -227,6 +232,13 @@ async fn what_a_killed_process_leaves_is_found_over_every_other_one() {
             assert_eq!(answer.status, 200, "{}", answer.text());
             assert_eq!(answer.json()["status"], "completed");
         }
+    }
+    assert_eq!(world.asked(), 2);
+    let path = format!("/v1/responses/{ended}");
+    let delete = Request::new(others[0].address, "DELETE", &path);
+    assert_eq!(delete.answer().await.status, 200);
+    for gateway in &others {
+        assert_eq!(get(gateway, &path).await.status, 404);
     }
     let unknown = get(
         &others[0],

@@ -299,6 +299,11 @@ impl LogStore for DiskStore {
         self.change(|reply| Command::Seal(seal, reply)).boxed()
     }
 
+    /// The kept log is written from the records, which else are read from all over the journal.
+    fn seals_whole(&self) -> bool {
+        true
+    }
+
     fn open<'a>(&'a self, id: &'a GenerationId) -> StoreFuture<'a, StoredLog> {
         let id = id.clone();
         self.look(move |shared| shared.stored(&id)).boxed()

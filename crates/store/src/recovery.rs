@@ -20,7 +20,7 @@ use crate::files::{Answers, FileId, FileKind, Place, StoreFile};
 use crate::folder::{Folder, Taken};
 use crate::frame::{FILE_HEAD, FileHead, Found, Frames, Head, Kind};
 use crate::index::{Chunk, Entry, IdKey, Index, KeptLog, RunningLog};
-use crate::listing::{Listed, contents};
+use crate::listing::{Listed, each_part};
 use crate::options::DiskOptions;
 
 /// What earlier processes left.
@@ -176,20 +176,22 @@ impl Recovered {
 
     /// Notes what lies in a kept file.
     fn kept(&mut self, file: &StoreFile) {
-        for Listed { id, keyed, offset } in contents(file) {
-            let key = self.index.key(&id);
-            if self.index.is_deleted(key) {
-                continue;
+        each_part(file, |part| {
+            for Listed { id, keyed, offset } in part {
+                let key = self.index.key(id);
+                if self.index.is_deleted(key) {
+                    continue;
+                }
+                if let Some(keyed) = *keyed {
+                    self.index.keys.insert(keyed, key);
+                }
+                let place = Place {
+                    file: file.id,
+                    offset: *offset,
+                };
+                self.note_kept(key, file.kind, place);
             }
-            if let Some(keyed) = keyed {
-                self.index.keys.insert(keyed, key);
-            }
-            let place = Place {
-                file: file.id,
-                offset,
-            };
-            self.note_kept(key, file.kind, place);
-        }
+        });
     }
 
     fn note_kept(&mut self, key: IdKey, kind: FileKind, place: Place) {

@@ -80,6 +80,38 @@ pub(super) fn check_origin(origin: &str) -> Result<(), String> {
     }
 }
 
+/// Checks the URL of a Redis. The error holds what was found, without the URL, which may hold a
+/// password, and the remedy.
+pub(super) fn check_redis_url(url: &str) -> Result<(), (&'static str, &'static str)> {
+    if url == super::secret::REDACTED {
+        return Err((
+            "is what --print-config writes in place of a URL",
+            "Put the URL itself there.",
+        ));
+    }
+    let Ok(url) = Url::parse(url) else {
+        let remedy = if url.contains("://") {
+            "Percent-encode characters such as `@`, `:` and `/` in a password."
+        } else {
+            "Begin it with redis:// or rediss://."
+        };
+        return Err(("is not a URL", remedy));
+    };
+    match url.scheme() {
+        "redis" | "rediss" if url.host_str().is_some_and(|host| !host.is_empty()) => Ok(()),
+        "redis" | "rediss" => Err(("has no host", "")),
+        "unix" | "redis+unix" if url.path().len() > 1 => Ok(()),
+        "unix" | "redis+unix" => Err((
+            "has no path",
+            "Write the path of the socket: unix:///run/redis.sock.",
+        )),
+        _ => Err((
+            "has another scheme than redis and rediss",
+            "Begin it with redis:// or rediss://.",
+        )),
+    }
+}
+
 /// Checks a base URL. The error holds what was found, without credentials, and the remedy.
 pub(super) fn check_base_url(base_url: &str) -> Result<(), (String, &'static str)> {
     let found = || format!("is {base_url:?}");

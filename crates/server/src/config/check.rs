@@ -8,11 +8,13 @@ use tokenwire_webhooks::{SigningKey, UrlProblem, parse_url};
 use tracing_subscriber::EnvFilter;
 
 use super::address_check::{
-    check_base_url, check_origin, is_host, is_public_url, is_socket_address, is_zone,
+    check_base_url, check_origin, check_redis_url, is_host, is_public_url, is_socket_address,
+    is_zone,
 };
 use super::address_range::AddressRange;
+use super::cluster::{Cluster, is_every_address};
 use super::models::Models;
-use super::schema::{Config, Hedging, Store, StoreKind, Upstream, Webhooks};
+use super::schema::{Config, Hedging, Replicate, Store, StoreKind, Upstream, Webhooks};
 use super::secret::{REDACTED, Secret};
 use super::units::{duration, size};
 
@@ -42,6 +44,7 @@ pub(crate) fn check(config: &Config) -> Vec<Finding> {
     findings.forward_headers(config);
     findings.webhooks(&config.webhooks);
     findings.store(&config.store);
+    findings.cluster(config);
     if config
         .default_model
         .as_ref()
@@ -431,11 +434,7 @@ impl Findings {
                     "a name for logs and metrics",
                     "Add `name:` to this upstream.",
                 );
-            } else if name.len() > 64
-                || !name
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
-            {
+            } else if !is_plain_name(name) {
                 self.add(
                     &key("name"),
                     &format!("is {name:?}"),
@@ -516,6 +515,135 @@ impl Findings {
         }
     }
 
+    fn cluster(&mut self, config: &Config) {
+        let cluster = &config.cluster;
+        match &cluster.url {
+            Some(url) => self.cluster_url(cluster, url),
+            None => self.without_cluster_url(config),
+        }
+        self.cluster_addresses(cluster);
+        self.cluster_secret(cluster);
+        if let Some(name) = &cluster.name
+            && !is_plain_name(name)
+        {
+            self.add(
+                "cluster.name",
+                &format!("is {name:?}"),
+                "1 to 64 characters out of A-Z, a-z, 0-9, `_`, `.` and `-`",
+                "Leave it out to use the name of the machine.",
+            );
+        }
+    }
+
+    fn cluster_url(&mut self, cluster: &Cluster, url: &Secret) {
+        if let Err((found, remedy)) = check_redis_url(url.expose()) {
+            self.add(
+                "cluster.url",
+                found,
+                "the URL of a Redis such as redis://redis.internal:6379, or rediss:// for TLS",
+                remedy,
+            );
+        }
+        if cluster.listen.is_none() {
+            self.add(
+                "cluster.url",
+                "is set without cluster.listen",
+                "cluster.listen beside it: a host and a port such as 10.0.0.7:4100",
+                "The other nodes read this one's streams there. Clients need not reach it.",
+            );
+        }
+        if cluster.secret.is_none() {
+            let expected = format!(
+                "cluster.secret beside it: at least {} bytes, the same on every node",
+                Cluster::MIN_SECRET
+            );
+            let remedy =
+                "By it nodes recognise each other. Make one with `openssl rand -base64 32`.";
+            self.add(
+                "cluster.url",
+                "is set without cluster.secret",
+                &expected,
+                remedy,
+            );
+        }
+    }
+
+    fn without_cluster_url(&mut self, config: &Config) {
+        let cluster = &config.cluster;
+        for (key, is_set) in [
+            ("cluster.listen", cluster.listen.is_some()),
+            ("cluster.advertise", cluster.advertise.is_some()),
+            ("cluster.secret", cluster.secret.is_some()),
+            ("cluster.name", cluster.name.is_some()),
+        ] {
+            if is_set {
+                self.add(
+                    key,
+                    "is set without cluster.url",
+                    "cluster.url beside it: the Redis that all nodes share",
+                    "Nodes find each other there. Leave `cluster` out for a gateway on its own.",
+                );
+            }
+        }
+        if config.store.replicate == Replicate::All {
+            self.add(
+                "store.replicate",
+                "is all without cluster.url",
+                "background, or cluster.url beside it",
+                "Running streams are replicated to the Redis that all nodes share.",
+            );
+        }
+    }
+
+    fn cluster_addresses(&mut self, cluster: &Cluster) {
+        let expected = "a host and a port such as 10.0.0.7:4100";
+        match &cluster.listen {
+            Some(listen) if !is_socket_address(listen) => {
+                self.add("cluster.listen", &format!("is {listen:?}"), expected, "");
+            }
+            Some(listen) if is_every_address(listen) && cluster.advertise.is_none() => self.add(
+                "cluster.listen",
+                &format!("is {listen:?} without cluster.advertise"),
+                "cluster.advertise beside it: the address by which the other nodes reach this one",
+                "Set it, or listen on one address.",
+            ),
+            _ => {}
+        }
+        if let Some(advertise) = &cluster.advertise
+            && (!is_socket_address(advertise)
+                || advertise.ends_with(":0")
+                || is_every_address(advertise))
+        {
+            self.add(
+                "cluster.advertise",
+                &format!("is {advertise:?}"),
+                expected,
+                "It is the address by which the other nodes reach cluster.listen.",
+            );
+        }
+    }
+
+    fn cluster_secret(&mut self, cluster: &Cluster) {
+        let expected = format!(
+            "at least {} bytes, the same on every node",
+            Cluster::MIN_SECRET
+        );
+        match cluster.secret.as_ref().map(Secret::expose) {
+            Some(secret) if secret == REDACTED => self.add(
+                "cluster.secret",
+                "is what --print-config writes in place of a secret",
+                &expected,
+                "Put the secret itself there.",
+            ),
+            Some(secret) if secret.len() < Cluster::MIN_SECRET => {
+                let found = format!("has {} bytes", secret.len());
+                let remedy = "Make one with `openssl rand -base64 32`.";
+                self.add("cluster.secret", &found, &expected, remedy);
+            }
+            _ => {}
+        }
+    }
+
     fn webhooks(&mut self, webhooks: &Webhooks) {
         if let Some(url) = &webhooks.url {
             if let Err(problem) = parse_url(url, webhooks.allow_private) {
@@ -560,6 +688,14 @@ impl Findings {
             }
         }
     }
+}
+
+/// Whether a name is usable in logs, metrics and reports.
+fn is_plain_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
 }
 
 fn check_key(key: &Secret) -> Option<(&'static str, &'static str)> {

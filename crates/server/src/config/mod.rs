@@ -14,6 +14,7 @@ mod address_check;
 pub mod address_range;
 mod chat;
 mod check;
+mod cluster;
 mod environment;
 mod file;
 mod load;

@@ -11,6 +11,7 @@ pub use super::chat::{
     Chat, CustomTools, DeveloperRole, MaxTokensField, ReasoningBack, StreamOptions,
     UnsupportedTools,
 };
+pub use super::cluster::Cluster;
 use super::secret::Secret;
 pub use super::timeouts::{TimeoutOverrides, Timeouts};
 use super::units::{duration, size, word};
@@ -50,6 +51,8 @@ pub struct Config {
     pub reuse: Reuse,
     /// Storage of stream logs.
     pub store: Store,
+    /// Several nodes behind one address.
+    pub cluster: Cluster,
     /// Webhooks for background responses.
     pub webhooks: Webhooks,
     /// Logging.
@@ -224,6 +227,9 @@ pub struct Store {
     /// Maximum size of the disk store; 0 for the disk's own.
     #[serde(with = "size")]
     pub max_bytes: usize,
+    /// Which running streams the nodes of a [`Cluster`] keep in Redis.
+    #[serde(deserialize_with = "word")]
+    pub replicate: Replicate,
 }
 
 impl Default for Store {
@@ -233,6 +239,7 @@ impl Default for Store {
             path: None,
             sync: Duration::from_secs(1),
             max_bytes: 0,
+            replicate: Replicate::Background,
         }
     }
 }
@@ -246,6 +253,17 @@ pub enum StoreKind {
     Memory,
     /// A folder on a local disk.
     Disk,
+}
+
+/// Running streams that survive the loss of their node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Replicate {
+    /// Those of background responses.
+    #[default]
+    Background,
+    /// All of them.
+    All,
 }
 
 /// Webhooks for background responses.

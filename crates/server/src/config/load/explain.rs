@@ -7,6 +7,9 @@ use super::leaves;
 use crate::config::problem::{Problem, nearest, written};
 use crate::config::units::duration;
 
+/// Keys whose value is, or holds, a secret.
+const SECRETS: &[&str] = &["api_key", "sealing_key", "secret", "url"];
+
 /// Describes `error`, about a value that `origin` set.
 pub(super) fn explain(error: &figment::Error, origin: String, template: &Value) -> Problem {
     let path = &error.path;
@@ -16,7 +19,9 @@ pub(super) fn explain(error: &figment::Error, origin: String, template: &Value) 
     });
     // A value that may hold a key is not quoted: a secret, or text in place of a list or section.
     let quotable = leaf.is_some_and(|leaf| !leaf.is_object() && !leaf.is_array())
-        && path.last().is_none_or(|key| key != "api_key");
+        && path
+            .last()
+            .is_none_or(|key| !SECRETS.contains(&key.as_str()));
     let (found, expected, remedy) = match &error.kind {
         Kind::UnknownField(key, siblings) => (
             "is not a known key".to_owned(),
