@@ -308,7 +308,8 @@ async fn a_key_uses_its_models_and_upstreams_only() {
             upstreams: vec!["other".to_owned()],
             ..entry("alice", "sk-tw-other-other-other-other")
         });
-        let models = json!({"simulator": "simulator", "gpt-small": "simulator"});
+        let models =
+            json!({"simulator": "simulator", "gpt-small": "simulator", "elsewhere": "simulator"});
         config.upstreams[0].models = serde_json::from_value(models).unwrap();
         config.upstreams.push(Upstream {
             name: "other".to_owned(),
@@ -340,6 +341,15 @@ async fn a_key_uses_its_models_and_upstreams_only() {
         assert_eq!(answer.json()["error"]["param"], "model");
     }
     assert_eq!(ask(ALICE, "unknown").await.status, 404);
+    // Another upstream serves the model, and would answer.
+    let asked = world.simulator.stats().requests;
+    let answer = ask(other, "elsewhere").await;
+    assert_eq!(
+        (answer.status, code(&answer).as_str()),
+        (502, "upstream_unreachable")
+    );
+    assert_eq!(world.simulator.stats().requests, asked);
+    assert_eq!(ask(ALICE, "elsewhere").await.status, 200);
     let names = async |key: &str| {
         let list = by(world.get("/v1/models"), key).answer().await.json();
         let names = list["data"].as_array().unwrap().iter();
