@@ -71,6 +71,8 @@ impl Metered {
             webhooks: Webhooks::new(WebhookOptions::default()).unwrap(),
             store: None,
             neighbours: None,
+            auth: None,
+            cluster: None,
             config: Arc::new(config),
         };
         let (up, is_up) = std::sync::mpsc::channel();
