@@ -2,6 +2,7 @@
 
 mod admission;
 mod allocator;
+pub mod auth;
 pub mod banner;
 pub mod cli;
 pub mod commands;
@@ -11,6 +12,8 @@ mod drain;
 mod health_check;
 pub mod hosts;
 pub mod http;
+pub mod key_commands;
+pub mod key_hash;
 pub mod listeners;
 pub mod metrics;
 pub mod model_list;

@@ -14,6 +14,7 @@ use tokenwire_store::DiskStore;
 use tokenwire_webhooks::{WebhookOptions, Webhooks};
 
 use crate::allocator::return_memory;
+use crate::auth::{Authenticator, MadeKey, made_key};
 use crate::config::schema::Config;
 use crate::descriptors::refuse_without_descriptors;
 use crate::drain::{Drain, Signals};
@@ -45,6 +46,8 @@ pub struct Gateway {
     /// The process that had them, which goes on until this one serves.
     predecessor: Option<Predecessor>,
     address: SocketAddr,
+    /// The key that was made for this run.
+    made_key: Option<MadeKey>,
     shared: Shared,
     /// Streams of an earlier process that are not ended yet.
     unfinished: Vec<GenerationId>,
@@ -90,12 +93,18 @@ impl Gateway {
         } else {
             None
         };
+        let made_key = made_key(&config, address);
+        let auth = match &made_key {
+            Some(made) => Some(Authenticator::of_anonymous(&made.key)),
+            None => Authenticator::of(&config.auth)?,
+        };
         let webhooks = Webhooks::new(webhook_options(&config)).map_err(ServeError::Webhooks)?;
         let shared = share(
             config,
             webhooks,
             simulator.as_ref().map(Simulator::base_url),
             store,
+            auth.map(Arc::new),
         );
         let store = shared.store.as_ref();
         let unfinished =
@@ -131,6 +140,7 @@ impl Gateway {
             sockets,
             predecessor,
             address,
+            made_key,
             shared,
             unfinished: unfinished.unwrap_or_default(),
             peers,
@@ -142,6 +152,12 @@ impl Gateway {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Returns the key that was made for this run, if one was.
+    #[must_use]
+    pub fn made_key(&self) -> Option<&MadeKey> {
+        self.made_key.as_ref()
     }
 
     /// Returns the address of the listener for operations, if there is one.
@@ -220,6 +236,8 @@ impl Gateway {
             shared.webhooks.clone(),
         ));
         let memory = tokio::spawn(return_memory(shared.engine.account().clone()));
+        let keys = shared.auth.clone();
+        let keys = keys.map(|auth| tokio::spawn(async move { auth.watch().await }));
         let dispatcher = tokio::spawn(shared.webhooks.clone().run());
         let served = (&mut serving).await;
         watch.abort();
@@ -235,6 +253,9 @@ impl Gateway {
         }
         if let Some(looking) = looking {
             looking.abort();
+        }
+        if let Some(keys) = keys {
+            keys.abort();
         }
         checks.abort();
         ending.abort();
@@ -273,6 +294,7 @@ fn share(
     webhooks: Webhooks,
     simulator: Option<String>,
     store: Option<Arc<DiskStore>>,
+    auth: Option<Arc<Authenticator>>,
 ) -> Shared {
     let neighbours = store.clone().map(Neighbours::new).map(Arc::new);
     let engine = shared_engine(
@@ -292,6 +314,7 @@ fn share(
         retry_budget: Arc::new(RetryBudget::new(config.retry.budget_percent)),
         webhooks,
         store,
+        auth,
         neighbours,
         config: Arc::new(config),
     }

@@ -15,7 +15,7 @@ use crate::files::{FileId, FileKind, Place, StoreFile};
 use crate::folder::Folder;
 use crate::frame::{self, Kind};
 use crate::index::{Chunk, Entry, IdKey, KeptLog, RunningLog};
-use crate::listing::{Listed, contents};
+use crate::listing::{self, Listed};
 use crate::output::Output;
 use crate::queue::{Received, after};
 use crate::reader::{log_head, object_head, whole};
@@ -624,34 +624,40 @@ impl Writer {
 
     /// Writes the logs or objects of a kept file again.
     fn rescue_kept(&mut self, file: &Arc<StoreFile>) {
-        for Listed { id, offset, .. } in contents(file) {
-            let place = Place {
-                file: file.id,
-                offset,
-            };
-            let key = self.shared.index.lock().key(&id);
-            let kept = match self.shared.index.lock().logs.get(&key) {
-                Some(Entry::Kept(kept)) => *kept,
-                _ => continue,
-            };
-            let moved = if kept.log == Some(place) {
-                self.move_log(file, place).map(|log| KeptLog {
-                    log: Some(log),
-                    ..kept
-                })
-            } else if kept.object == Some(place) {
-                self.move_object(file, place).map(|object| KeptLog {
-                    object: Some(object),
-                    ..kept
-                })
-            } else {
-                continue;
-            };
-            match moved {
-                Ok(moved) => self.shared.index.lock().keep(key, moved),
-                Err(error) => {
-                    tracing::error!(generation = %id, %error, "an ended stream may be lost with a loss of power");
-                }
+        listing::each_part(file, |part| {
+            for listed in part {
+                self.rescue(file, listed);
+            }
+        });
+    }
+
+    fn rescue(&mut self, file: &StoreFile, listed: &Listed) {
+        let place = Place {
+            file: file.id,
+            offset: listed.offset,
+        };
+        let key = self.shared.index.lock().key(&listed.id);
+        let kept = match self.shared.index.lock().logs.get(&key) {
+            Some(Entry::Kept(kept)) => *kept,
+            _ => return,
+        };
+        let moved = if kept.log == Some(place) {
+            self.move_log(file, place).map(|log| KeptLog {
+                log: Some(log),
+                ..kept
+            })
+        } else if kept.object == Some(place) {
+            self.move_object(file, place).map(|object| KeptLog {
+                object: Some(object),
+                ..kept
+            })
+        } else {
+            return;
+        };
+        match moved {
+            Ok(moved) => self.shared.index.lock().keep(key, moved),
+            Err(error) => {
+                tracing::error!(generation = %listed.id, %error, "an ended stream may be lost with a loss of power");
             }
         }
     }
