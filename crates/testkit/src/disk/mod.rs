@@ -11,6 +11,7 @@ use std::fmt;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -235,8 +236,12 @@ impl Drop for FaultyDisk {
     fn drop(&mut self) {
         self.heal();
         self.resume();
-        if let Some(session) = self.session.take() {
-            let _ = session.umount_and_join();
+        let Some(session) = self.session.take() else {
+            return;
+        };
+        if session.umount_and_join().is_err() {
+            // A process of a test that failed still has it.
+            let _ = Command::new("umount").arg("-l").arg(&self.path).status();
         }
     }
 }
