@@ -17,7 +17,7 @@ use futures::future::join_all;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::process::Process;
-use support::{Answer, Exchange, Request, Socket, eventually, patiently, response, with};
+use support::{Answer, End, Exchange, Request, Socket, eventually, patiently, response, with};
 use tokenwire_simulator::{Options, Pace, Simulator};
 use tokenwire_testkit::RedisServer;
 
@@ -268,6 +268,9 @@ async fn stream_of_a_killed_node_ends_as_lost() {
         .send()
         .await;
     read.until("\" t9\"").await;
+    let path = format!("/v1/responses/{id}?stream=true");
+    let mut whole = Request::new(nodes[1].address, "GET", &path).send().await;
+    whole.until("\" t9\"").await;
     let keyed = |node: &Process| {
         post(node, "/v1/responses", &response(LONG)).header("idempotency-key", "order-8")
     };
@@ -278,6 +281,10 @@ async fn stream_of_a_killed_node_ends_as_lost() {
     // The reader that a node had does not wait for ever, and comes back.
     let read = read.answer().await;
     assert!(!read.text().contains("response.completed"));
+    // To an SDK a body that ends in order would be a finished answer.
+    let whole = whole.answer().await;
+    assert!(!whole.text().contains("[DONE]"), "{}", whole.text());
+    assert_eq!(whole.end, End::Broken);
     let path = format!("/v1/streams/{id}");
     for node in &nodes {
         let lost = settled(node, &path).await;
