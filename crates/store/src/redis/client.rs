@@ -113,6 +113,12 @@ impl RedisClient {
         self.shared.failures.load(Ordering::Relaxed)
     }
 
+    /// Returns the number of the connection, if there is one.
+    pub(super) fn connection(&self) -> Option<u64> {
+        let number = self.shared.connector.current.load(Ordering::Acquire);
+        (number > 0).then_some(number)
+    }
+
     /// Returns what the server says of itself.
     ///
     /// # Errors
