@@ -385,7 +385,7 @@ async fn log_of_a_later_layout_is_left_alone() {
     assert_eq!(store.create(header).await.unwrap_err(), unknown);
 }
 
-/// 23 bytes a token, and a tick of 250 ms at 50 tokens a second.
+/// 21 bytes a token, and a tick of 250 ms at 50 tokens a second.
 #[tokio::test]
 async fn token_takes_less_than_40_bytes_of_redis() {
     let server = RedisServer::start();
