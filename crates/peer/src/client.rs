@@ -4,15 +4,17 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use tokenwire_core::engine::{Peer, PeerError, ReadControl, RemoteLog, RemotePart};
-use tokenwire_core::model::id::{GenerationId, Owner, Seq};
+use tokenwire_core::model::id::{GenerationId, Owner, Seq, Tag};
 use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadHalf, WriteHalf, split};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::frame::{FrameError, read_frame, write_frame};
 use crate::handshake::{Secret, connect};
@@ -24,6 +26,8 @@ use crate::{ANSWER, CONNECT, LOST};
 
 /// Parts of a log that wait for its reader: about 256 KiB.
 const PARTS: usize = 4;
+/// How long a process is not asked that has refused the secret.
+const REST: Duration = Duration::from_secs(1);
 
 /// Where another process listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,22 +49,66 @@ impl Address {
     }
 }
 
-/// Another process of this machine. Cheap to clone.
+/// Where the process of another node listens.
+#[derive(Clone, Debug)]
+pub struct NodeAddress {
+    /// Host and port.
+    pub address: String,
+    /// The process. Another one may have taken its place.
+    pub tag: Tag,
+    /// The secret of all nodes.
+    pub secret: Secret,
+}
+
+#[derive(Debug)]
+enum Target {
+    Folder(Address),
+    Node(NodeAddress),
+}
+
+/// A connection whose other side has proven the secret.
+type Connection = Box<dyn Stream>;
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+/// Another process, of this machine or of another node. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client {
     name: Arc<str>,
-    address: Arc<Address>,
+    target: Arc<Target>,
     failed: Arc<AtomicBool>,
+    refused: Arc<Mutex<Option<Refused>>>,
+}
+
+/// A process that has refused the secret, or this one its proof.
+#[derive(Debug)]
+struct Refused {
+    /// It is not asked again until then.
+    until: Instant,
+    why: String,
 }
 
 impl Client {
-    /// Creates a client. It connects when it is asked for something.
+    /// Creates a client of a process of this machine. It connects when it is asked for something.
     #[must_use]
     pub fn new(name: impl Into<Arc<str>>, address: Address) -> Self {
+        Self::of(name.into(), Target::Folder(address))
+    }
+
+    /// Creates a client of another node. It connects when it is asked for something.
+    #[must_use]
+    pub fn node(name: impl Into<Arc<str>>, address: NodeAddress) -> Self {
+        Self::of(name.into(), Target::Node(address))
+    }
+
+    fn of(name: Arc<str>, target: Target) -> Self {
         Self {
-            name: name.into(),
-            address: Arc::new(address),
+            name,
+            target: Arc::new(target),
             failed: Arc::default(),
+            refused: Arc::default(),
         }
     }
 
@@ -115,28 +163,76 @@ impl Client {
     }
 
     /// Connects and sends a request. Returns the connection and the first answer.
-    async fn request(&self, request: Request) -> Result<(UnixStream, Answer), PeerError> {
+    async fn request(&self, request: Request) -> Result<(Connection, Answer), PeerError> {
+        if let Some(refused) = &*self.refused.lock()
+            && refused.until > Instant::now()
+        {
+            return Err(PeerError::Unreachable(refused.why.clone().into()));
+        }
         let connected = async {
-            let secret = Secret::read(&self.address.secret)?;
-            let path = SocketPath::new(&self.address.socket)?;
-            let mut stream = UnixStream::connect(path.as_path()).await?;
-            connect(&mut stream, &secret).await?;
+            let (mut stream, is_other) = self.connect().await?;
             request.write(&mut stream).await?;
-            Ok::<_, FrameError>(stream)
+            Ok::<_, FrameError>((stream, is_other))
         };
         let answered = async {
             let connected = timeout(CONNECT, connected).await;
-            let mut stream = connected.map_err(|_| FrameError::Timeout)??;
+            let (mut stream, is_other) = connected.map_err(|_| FrameError::Timeout)??;
             let mut body = Vec::new();
             let read = timeout(ANSWER, read_frame(&mut stream, ANSWER_BYTES, &mut body)).await;
             let kind = read.map_err(|_| FrameError::Timeout)??;
-            Ok((stream, Answer::read(kind, &body)?))
+            let answer = Answer::read(kind, &body)?;
+            if is_other && matches!(answer, Answer::Gone | Answer::Has(false)) {
+                // It cannot know what the one before it had.
+                return Err(FrameError::Other);
+            }
+            Ok((stream, answer))
         };
-        answered.await.map_err(|error: FrameError| {
-            self.failed.store(true, Ordering::Release);
-            let error: Cow<'static, str> = error.to_string().into();
-            PeerError::Unreachable(error)
-        })
+        match answered.await {
+            Ok(answered) => {
+                *self.refused.lock() = None;
+                Ok(answered)
+            }
+            Err(error) => Err(self.note(&error)),
+        }
+    }
+
+    async fn connect(&self) -> Result<(Connection, bool), FrameError> {
+        match &*self.target {
+            Target::Folder(address) => {
+                let secret = Secret::read(&address.secret)?;
+                let path = SocketPath::new(&address.socket)?;
+                let mut stream = UnixStream::connect(path.as_path()).await?;
+                connect(&mut stream, &secret).await?;
+                Ok((Box::new(stream), false))
+            }
+            Target::Node(node) => {
+                let mut stream = TcpStream::connect(&node.address).await?;
+                stream.set_nodelay(true)?;
+                let tag = connect(&mut stream, &node.secret).await?;
+                let is_other = tag.as_ref() != Some(&node.tag);
+                Ok((Box::new(stream), is_other))
+            }
+        }
+    }
+
+    /// Notes a failure. One that no second attempt mends is logged once, and keeps this side from
+    /// asking for a while.
+    fn note(&self, error: &FrameError) -> PeerError {
+        self.failed.store(true, Ordering::Release);
+        let why = error.to_string();
+        if matches!(error, FrameError::Refused(_)) {
+            let refused = Refused {
+                until: Instant::now() + REST,
+                why: why.clone(),
+            };
+            if self.refused.lock().replace(refused).is_none() {
+                tracing::warn!(
+                    node = %self.name, %error,
+                    "another node and this one do not recognise each other: is cluster.secret the same on both?"
+                );
+            }
+        }
+        PeerError::Unreachable(Cow::Owned(why))
     }
 }
 
@@ -182,7 +278,7 @@ impl Peer for Client {
 
 /// Reads a stream until it ends, the connection is lost, or nothing wants it any more.
 async fn receive(
-    stream: UnixStream,
+    stream: Connection,
     parts: mpsc::Sender<RemotePart>,
     wanted: watch::Receiver<ReadControl>,
     failed: Arc<AtomicBool>,

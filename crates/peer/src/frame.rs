@@ -27,6 +27,9 @@ pub enum FrameError {
     /// The other side did not prove that it knows the secret, or speaks another version.
     #[error("the other side was refused: {0}")]
     Refused(&'static str),
+    /// Another process has taken the place of the one that was asked.
+    #[error("another process answers at its address")]
+    Other,
     /// Nothing arrived in time, or nothing could be sent.
     #[error("no answer in time")]
     Timeout,

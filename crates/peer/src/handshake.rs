@@ -6,6 +6,7 @@ use std::path::Path;
 
 use rand::RngCore as _;
 use ring::hmac;
+use tokenwire_core::model::id::Tag;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::frame::{FrameError, read_frame, write_frame};
@@ -15,6 +16,8 @@ pub const VERSION: u8 = 1;
 
 const CHALLENGE: u8 = 1;
 const PROOF: u8 = 2;
+/// In place of a proof: the other side did not prove the secret.
+const REFUSED: u8 = 3;
 const NONCE: usize = 32;
 const PROVEN: usize = 32;
 /// The longest frame before the secret is proven.
@@ -106,72 +109,102 @@ fn versioned(body: &[u8]) -> Result<&[u8], FrameError> {
     }
 }
 
-/// Proves the secret to a connection that was accepted, and has the other side prove it.
+/// Proves the secret to a connection that was accepted, and has the other side prove it. With a tag
+/// the other side learns which process answers.
 pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     secret: &Secret,
+    tag: Option<&Tag>,
 ) -> Result<(), FrameError> {
-    let ours = nonce();
+    let mut ours = nonce().to_vec();
+    ours.extend_from_slice(tag.map_or(&[][..], |tag| tag.as_str().as_bytes()));
     let mut body = vec![VERSION];
     body.extend_from_slice(&ours);
     write_frame(stream, CHALLENGE, &body).await?;
     if read_frame(stream, MOST, &mut body).await? != PROOF {
         return Err(FrameError::Malformed);
     }
-    let (theirs, proof) = versioned(&body)?
-        .split_at_checked(NONCE)
-        .ok_or(FrameError::Malformed)?;
-    secret.check(CONNECTING, &ours, theirs, proof)?;
-    let proof = secret.prove(ACCEPTING, theirs, &ours);
-    write_frame(stream, PROOF, proof.as_ref()).await
+    let proven = versioned(&body).and_then(|rest| {
+        let (theirs, proof) = rest.split_at_checked(NONCE).ok_or(FrameError::Malformed)?;
+        secret.check(CONNECTING, &ours, theirs, proof)?;
+        Ok(theirs)
+    });
+    match proven {
+        Ok(theirs) => {
+            let proof = secret.prove(ACCEPTING, theirs, &ours);
+            write_frame(stream, PROOF, proof.as_ref()).await
+        }
+        Err(error) => {
+            if matches!(error, FrameError::Refused(_)) {
+                // So that the other side can say why.
+                write_frame(stream, REFUSED, &[]).await?;
+            }
+            Err(error)
+        }
+    }
 }
 
-/// Proves the secret to a connection that was made, and has the other side prove it.
+/// Proves the secret to a connection that was made, and has the other side prove it. Returns the tag
+/// of the process that answers, if it names one.
 pub(crate) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     secret: &Secret,
-) -> Result<(), FrameError> {
+) -> Result<Option<Tag>, FrameError> {
     let mut body = Vec::new();
     if read_frame(stream, MOST, &mut body).await? != CHALLENGE {
         return Err(FrameError::Malformed);
     }
-    let theirs = versioned(&body)?;
-    if theirs.len() != NONCE {
-        return Err(FrameError::Malformed);
-    }
-    let (theirs, ours) = (theirs.to_vec(), nonce());
+    let theirs = versioned(&body)?.to_vec();
+    let tag = match theirs.get(NONCE..) {
+        None => return Err(FrameError::Malformed),
+        Some([]) => None,
+        Some(tag) => {
+            let tag = std::str::from_utf8(tag).map_err(|_| FrameError::Malformed)?;
+            Some(tag.parse().map_err(|_| FrameError::Malformed)?)
+        }
+    };
+    let ours = nonce();
     let mut answer = vec![VERSION];
     answer.extend_from_slice(&ours);
     answer.extend_from_slice(secret.prove(CONNECTING, &theirs, &ours).as_ref());
     write_frame(stream, PROOF, &answer).await?;
-    if read_frame(stream, MOST, &mut body).await? != PROOF {
-        return Err(FrameError::Malformed);
+    match read_frame(stream, MOST, &mut body).await? {
+        PROOF => secret.check(ACCEPTING, &ours, &theirs, &body)?,
+        REFUSED => return Err(FrameError::Refused("it has another secret or version")),
+        _ => return Err(FrameError::Malformed),
     }
-    secret.check(ACCEPTING, &ours, &theirs, &body)
+    Ok(tag)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    async fn shake(ours: &[u8], theirs: &[u8]) -> (Result<(), FrameError>, Result<(), FrameError>) {
+    type Shaken = (Result<(), FrameError>, Result<Option<Tag>, FrameError>);
+
+    async fn shake(ours: &[u8], theirs: &[u8], tag: Option<Tag>) -> Shaken {
         let (mut a, mut b) = tokio::io::duplex(1024);
         let (ours, theirs) = (Secret::new(ours), Secret::new(theirs));
-        let accepting = async move { accept(&mut a, &ours).await };
+        let accepting = async move { accept(&mut a, &ours, tag.as_ref()).await };
         let connecting = async move { connect(&mut b, &theirs).await };
         tokio::join!(accepting, connecting)
     }
 
     #[tokio::test]
     async fn both_sides_accept_the_same_secret() {
-        assert!(matches!(shake(b"same", b"same").await, (Ok(()), Ok(()))));
+        let shaken = shake(b"same", b"same", None).await;
+        assert!(matches!(shaken, (Ok(()), Ok(None))));
+        let tag = Tag::random();
+        let (accepted, connected) = shake(b"same", b"same", Some(tag.clone())).await;
+        assert!(accepted.is_ok());
+        assert_eq!(connected.unwrap(), Some(tag));
     }
 
     #[tokio::test]
     async fn another_secret_is_refused_by_both_sides() {
-        let (accepted, connected) = shake(b"one", b"other").await;
+        let (accepted, connected) = shake(b"one", b"other", None).await;
         assert!(matches!(accepted, Err(FrameError::Refused(_))));
-        assert!(connected.is_err());
+        assert!(matches!(connected, Err(FrameError::Refused(_))));
     }
 
     #[tokio::test]

@@ -1,4 +1,5 @@
-//! The protocol by which processes read each other's streams: over a Unix socket on one machine.
+//! The protocol by which processes read each other's streams: over a Unix socket on one machine, over
+//! TCP between nodes.
 //!
 //! ```text
 //!   reader                              writer of the stream
@@ -15,7 +16,12 @@
 //! * One connection carries one request. A stream is read over a connection of its own, so a reader
 //!   that does not keep up holds back nothing but this connection.
 //! * Both sides know a secret, which the connection does not carry. On one machine it is a file that
-//!   only the owner can read.
+//!   only the owner can read. Nodes have it in their configuration.
+//! * Over TCP the challenge carries the tag of the process that answers, which the proofs cover: a
+//!   process that took the place of another one is not asked in vain. What follows the proofs is
+//!   neither encrypted nor authenticated. The network between nodes has to be private.
+//! * A connection that has not proven the secret takes a second at most, 256 bytes, and one of 512
+//!   places ([`Strangers`]).
 //! * While a stream is open, each side sends something every second. A side that hears nothing for
 //!   3 s takes the other for lost.
 //! * Every frame has a length, and a bound that its place in the conversation gives. Memory is
@@ -32,12 +38,14 @@ mod handshake;
 mod message;
 mod server;
 mod socket_path;
+mod strangers;
 
-pub use client::{Address, Client};
+pub use client::{Address, Client, NodeAddress};
 pub use frame::{FrameError, read_frame, write_frame};
 pub use handshake::{Secret, VERSION};
 pub use message::{KeyAnswer, try_decode};
 pub use server::{Server, answer};
+pub use strangers::Strangers;
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 //! The side that has the generations.
 
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,10 +9,10 @@ use std::{fmt, io};
 
 use tokenwire_core::engine::{ReadControl, ServedKey, ServedLog, SharedEngine};
 use tokenwire_core::log::LogReader;
-use tokenwire_core::model::id::{GenerationId, Seq};
+use tokenwire_core::model::id::{GenerationId, Seq, Tag};
 use tokenwire_core::model::record::RecordBatch;
 use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadHalf, WriteHalf, split};
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
@@ -22,35 +23,58 @@ use crate::message::{
     Answer, HEARTBEAT, KeyAnswer, REQUEST_BYTES, Request, owner_of, read_control, write_records,
 };
 use crate::socket_path::SocketPath;
+use crate::strangers::Strangers;
 use crate::{CONNECT, LOST};
 
 /// Connections at once. Further ones wait to be accepted.
 const CONNECTIONS: usize = 16 * 1024;
 /// Bytes of records that one frame has, unless one record has more.
 const READ_BYTES: usize = 64 * 1024;
+/// The time in which the socket is removed.
+const REMOVAL: std::time::Duration = std::time::Duration::from_secs(1);
 /// The pause after a connection could not be accepted: no descriptor is left.
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
-/// Answers other processes of this machine over a Unix socket. Dropping it removes the socket.
+/// Answers other processes: those of this machine over a Unix socket, which it removes when it is
+/// dropped, or those of other nodes over TCP.
 pub struct Server {
-    listener: UnixListener,
-    path: PathBuf,
+    listening: Listening,
     secret: Secret,
     engine: SharedEngine,
     connections: TaskTracker,
+    strangers: Arc<Strangers>,
+}
+
+enum Listening {
+    Unix {
+        listener: UnixListener,
+        path: PathBuf,
+    },
+    Tcp {
+        listener: TcpListener,
+        tag: Tag,
+    },
 }
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server")
-            .field("path", &self.path)
-            .finish_non_exhaustive()
+        f.debug_struct("Server").finish_non_exhaustive()
     }
 }
 
-impl Drop for Server {
+impl Drop for Listening {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        let Self::Unix { path, .. } = self else {
+            return;
+        };
+        let path = path.clone();
+        let (done, removed) = std::sync::mpsc::sync_channel(1);
+        // A disk that hangs must not keep the process from ending.
+        std::thread::spawn(move || {
+            let _ = std::fs::remove_file(path);
+            let _ = done.send(());
+        });
+        let _ = removed.recv_timeout(REMOVAL);
     }
 }
 
@@ -63,13 +87,33 @@ impl Server {
     pub fn bind(path: &Path, secret: Secret, engine: SharedEngine) -> io::Result<Self> {
         let listener = UnixListener::bind(SocketPath::new(path)?.as_path())?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Self {
-            listener,
-            path: path.to_owned(),
+        let path = path.to_owned();
+        Ok(Self::on(Listening::Unix { listener, path }, secret, engine))
+    }
+
+    /// Answers other nodes on this socket, as the process of this tag. Call it on a Tokio runtime.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn over_tcp(
+        listener: std::net::TcpListener,
+        tag: Tag,
+        secret: Secret,
+        engine: SharedEngine,
+    ) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
+        Ok(Self::on(Listening::Tcp { listener, tag }, secret, engine))
+    }
+
+    fn on(listening: Listening, secret: Secret, engine: SharedEngine) -> Self {
+        Self {
+            listening,
             secret,
             engine,
             connections: TaskTracker::new(),
-        })
+            strangers: Arc::default(),
+        }
     }
 
     /// Returns the connections that are open. Wait for it after the generations have ended, so that
@@ -79,6 +123,12 @@ impl Server {
         self.connections.clone()
     }
 
+    /// Returns the connections that have not proven the secret.
+    #[must_use]
+    pub fn strangers(&self) -> Arc<Strangers> {
+        self.strangers.clone()
+    }
+
     /// Accepts and answers connections until it is dropped. Those that are open then go on.
     pub async fn run(self) {
         let room = Arc::new(Semaphore::new(CONNECTIONS));
@@ -86,21 +136,71 @@ impl Server {
             let Ok(permit) = room.clone().acquire_owned().await else {
                 return;
             };
-            match self.listener.accept().await {
-                Ok((stream, _)) => {
-                    let (secret, engine) = (self.secret.clone(), self.engine.clone());
-                    self.connections.spawn(async move {
-                        if let Err(error) = answer(stream, &secret, &engine).await {
-                            tracing::debug!(%error, "a connection of another process ended");
-                        }
-                        drop(permit);
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection of another process");
-                    sleep(PAUSE).await;
-                }
+            let accepted = match &self.listening {
+                Listening::Unix { listener, .. } => match listener.accept().await {
+                    Ok((stream, _)) => {
+                        let (secret, engine) = (self.secret.clone(), self.engine.clone());
+                        self.connections.spawn(async move {
+                            if let Err(error) = answer(stream, &secret, &engine).await {
+                                tracing::debug!(%error, "a connection of another process ended");
+                            }
+                            drop(permit);
+                        });
+                        Ok(())
+                    }
+                    Err(error) => Err(error),
+                },
+                Listening::Tcp { listener, tag } => match listener.accept().await {
+                    Ok((stream, from)) => {
+                        let answering = Answering {
+                            secret: self.secret.clone(),
+                            engine: self.engine.clone(),
+                            tag: tag.clone(),
+                            strangers: self.strangers.clone(),
+                        };
+                        self.connections.spawn(async move {
+                            answering.run(stream, from).await;
+                            drop(permit);
+                        });
+                        Ok(())
+                    }
+                    Err(error) => Err(error),
+                },
+            };
+            if let Err(error) = accepted {
+                tracing::warn!(%error, "cannot accept a connection of another process");
+                sleep(PAUSE).await;
             }
+        }
+    }
+}
+
+/// What a connection over TCP needs.
+struct Answering {
+    secret: Secret,
+    engine: SharedEngine,
+    tag: Tag,
+    strangers: Arc<Strangers>,
+}
+
+impl Answering {
+    async fn run(self, mut stream: TcpStream, from: SocketAddr) {
+        let _ = stream.set_nodelay(true);
+        let mut stranger = self.strangers.enter();
+        let asked = tokio::select! {
+            asked = receive(&mut stream, &self.secret, Some(&self.tag)) => asked,
+            () = stranger.evicted() => Err(FrameError::Timeout),
+        };
+        drop(stranger);
+        let ended = match asked {
+            Ok(request) => respond(stream, request, &self.engine).await,
+            Err(error) => {
+                self.strangers.refuse(from, &error);
+                return;
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, %from, "a connection of another node ended");
         }
     }
 }
@@ -117,14 +217,36 @@ pub async fn answer<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
+    let request = receive(&mut stream, secret, None).await?;
+    respond(stream, request, engine).await
+}
+
+/// Reads the request of a connection that proves the secret.
+async fn receive<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    secret: &Secret,
+    tag: Option<&Tag>,
+) -> Result<Request, FrameError> {
     let asked = async {
-        accept(&mut stream, secret).await?;
+        accept(stream, secret, tag).await?;
         let mut body = Vec::new();
-        let kind = read_frame(&mut stream, REQUEST_BYTES, &mut body).await?;
+        let kind = read_frame(stream, REQUEST_BYTES, &mut body).await?;
         Request::read(kind, &body)
     };
-    let asked = timeout(CONNECT, asked).await;
-    let answer = match asked.map_err(|_| FrameError::Timeout)?? {
+    timeout(CONNECT, asked)
+        .await
+        .map_err(|_| FrameError::Timeout)?
+}
+
+async fn respond<S>(
+    mut stream: S,
+    request: Request,
+    engine: &SharedEngine,
+) -> Result<(), FrameError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let answer = match request {
         Request::Open { id, from } => match engine.serve(&id).await {
             Ok(Some(served)) => return send_log(stream, served, Seq(from)).await,
             Ok(None) => Answer::Gone,

@@ -2,8 +2,10 @@
 
 mod admission;
 mod allocator;
+pub mod auth;
 pub mod banner;
 pub mod cli;
+pub mod cluster;
 pub mod commands;
 pub mod config;
 mod descriptors;
@@ -11,6 +13,8 @@ mod drain;
 mod health_check;
 pub mod hosts;
 pub mod http;
+pub mod key_commands;
+pub mod key_hash;
 pub mod listeners;
 pub mod metrics;
 pub mod model_list;
@@ -25,4 +29,5 @@ mod service_manager;
 mod storage;
 mod takeover;
 pub mod telemetry;
+mod time_limit;
 pub mod upstreams;

@@ -5,21 +5,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::{Server, ServerHandle};
+use futures::future::join_all;
 use secrecy::SecretString;
+use tokenwire_core::engine::GenerationSource;
 use tokenwire_core::log::LogStore;
-use tokenwire_core::model::id::GenerationId;
+use tokenwire_core::model::id::{GenerationId, Tag};
 use tokenwire_core::upstream::RetryBudget;
 use tokenwire_simulator::{Options, Simulator};
 use tokenwire_store::DiskStore;
 use tokenwire_webhooks::{WebhookOptions, Webhooks};
 
 use crate::allocator::return_memory;
+use crate::auth::{Authenticator, MadeKey, made_key};
+use crate::cluster::{Cluster, ClusterSource};
 use crate::config::schema::Config;
 use crate::descriptors::refuse_without_descriptors;
 use crate::drain::{Drain, Signals};
 use crate::health_check::check_upstreams;
 use crate::listeners::{Inherited, Listeners, Sockets, handover_path};
-use crate::metrics::{Deliveries, Metrics, Storage, Upstreams};
+use crate::metrics::{Deliveries, Metrics, Nodes, Storage, Upstreams};
 use crate::neighbours::Neighbours;
 pub use crate::serve_error::ServeError;
 use crate::servers::{client_server, operations_server};
@@ -27,6 +31,7 @@ use crate::service::{Service, Shared, shared_engine};
 use crate::service_manager;
 use crate::storage;
 use crate::takeover::{Predecessor, TakeoverSocket};
+use crate::time_limit::{START, within};
 
 /// Bytes of requests that the embedded simulator keeps for its `/requests`.
 const RECORDED_BYTES: usize = 1024 * 1024;
@@ -44,11 +49,13 @@ pub struct Gateway {
     /// The process that had them, which goes on until this one serves.
     predecessor: Option<Predecessor>,
     address: SocketAddr,
+    /// The key that was made for this run.
+    made_key: Option<MadeKey>,
     shared: Shared,
     /// Streams of an earlier process that are not ended yet.
     unfinished: Vec<GenerationId>,
-    /// Answers other processes on the same store.
-    peers: Option<tokenwire_peer::Server>,
+    /// Answer other processes: those on the same store, and other nodes.
+    peers: Vec<tokenwire_peer::Server>,
     /// Runs as long as the gateway.
     _simulator: Option<Simulator>,
 }
@@ -89,13 +96,19 @@ impl Gateway {
         } else {
             None
         };
+        let made_key = made_key(&config, address);
+        let auth = match &made_key {
+            Some(made) => Some(Authenticator::of_anonymous(&made.key)),
+            None => Authenticator::of(&config.auth)?,
+        };
         let webhooks = Webhooks::new(webhook_options(&config)).map_err(ServeError::Webhooks)?;
         let shared = share(
             config,
             webhooks,
             simulator.as_ref().map(Simulator::base_url),
             store,
-        );
+            auth.map(Arc::new),
+        )?;
         let store = shared.store.as_ref();
         let unfinished =
             store.map(|store| storage::recover(store, &shared.engine, &shared.webhooks));
@@ -103,14 +116,14 @@ impl Gateway {
             let account = shared.engine.account().clone();
             simulator.runtime().spawn(return_memory(account));
         }
-        let peers = match &shared.neighbours {
-            Some(neighbours) => Some(
-                neighbours
-                    .listen(shared.engine.clone())
-                    .map_err(ServeError::Peers)?,
-            ),
-            None => None,
-        };
+        let mut peers = Vec::new();
+        if let Some(neighbours) = &shared.neighbours {
+            let server = neighbours.listen(shared.engine.clone());
+            peers.push(server.map_err(ServeError::Peers)?);
+        }
+        if let Some(cluster) = &shared.cluster {
+            peers.push(cluster.listen(shared.engine.clone(), &shared.config)?);
+        }
         // Built once here, so that an error is reported before the workers start.
         Service::new(&shared).map_err(ServeError::Upstream)?;
         // Last, since a running gateway waits for this one from now on.
@@ -130,6 +143,7 @@ impl Gateway {
             sockets,
             predecessor,
             address,
+            made_key,
             shared,
             unfinished: unfinished.unwrap_or_default(),
             peers,
@@ -141,6 +155,12 @@ impl Gateway {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Returns the key that was made for this run, if one was.
+    #[must_use]
+    pub fn made_key(&self) -> Option<&MadeKey> {
+        self.made_key.as_ref()
     }
 
     /// Returns the address of the listener for operations, if there is one.
@@ -189,7 +209,18 @@ impl Gateway {
             return Ok((&mut serving).await.map_err(std::io::Error::other)??);
         }
         // The readers that leave the predecessor read its streams here.
-        let peers = peers.map(|server| (server.connections(), tokio::spawn(server.run())));
+        let peers: Vec<_> = peers
+            .into_iter()
+            .map(|server| (server.connections(), tokio::spawn(server.run())))
+            .collect();
+        let member = match shared.cluster.clone() {
+            Some(cluster) => {
+                // Before a client gets an id that no other node could find.
+                cluster.renew().await;
+                Some(tokio::spawn(async move { cluster.run().await }))
+            }
+            None => None,
+        };
         let looking = shared.neighbours.clone().map(|neighbours| {
             let (engine, webhooks) = (shared.engine.clone(), shared.webhooks.clone());
             tokio::spawn(async move { neighbours.watch(&engine, &webhooks).await })
@@ -219,6 +250,8 @@ impl Gateway {
             shared.webhooks.clone(),
         ));
         let memory = tokio::spawn(return_memory(shared.engine.account().clone()));
+        let keys = shared.auth.clone();
+        let keys = keys.map(|auth| tokio::spawn(async move { auth.watch().await }));
         let dispatcher = tokio::spawn(shared.webhooks.clone().run());
         let served = (&mut serving).await;
         watch.abort();
@@ -226,14 +259,26 @@ impl Gateway {
             handle.stop(false).await;
             serving.abort();
         }
-        if let Some((connections, accepting)) = peers {
-            accepting.abort();
-            connections.close();
-            // Readers in other processes get the last records.
-            let _ = tokio::time::timeout(LAST_RECORDS, connections.wait()).await;
+        // Readers in other processes get the last records.
+        let last = join_all(
+            peers
+                .into_iter()
+                .map(|(connections, accepting)| async move {
+                    accepting.abort();
+                    connections.close();
+                    connections.wait().await;
+                }),
+        );
+        let _ = tokio::time::timeout(LAST_RECORDS, last).await;
+        if let (Some(member), Some(cluster)) = (member, &shared.cluster) {
+            member.abort();
+            cluster.leave().await;
         }
         if let Some(looking) = looking {
             looking.abort();
+        }
+        if let Some(keys) = keys {
+            keys.abort();
         }
         checks.abort();
         ending.abort();
@@ -248,10 +293,17 @@ impl Gateway {
 /// Opens the socket where a successor asks for the listening sockets, if gateways can meet beside a
 /// store.
 fn takeover_socket(config: &Config, sockets: &Sockets) -> Option<TakeoverSocket> {
-    let store = handover_path(config)?;
+    let store = handover_path(config)?.to_owned();
     let all = std::iter::once(&sockets.clients).chain(&sockets.operations);
     let copies: std::io::Result<Vec<_>> = all.map(|socket| socket.try_clone()).collect();
-    match copies.and_then(|copies| TakeoverSocket::open(store, copies)) {
+    let runtime = tokio::runtime::Handle::current();
+    let open = |copies| {
+        within(START, move || {
+            let _runtime = runtime.enter();
+            TakeoverSocket::open(&store, copies)
+        })
+    };
+    match copies.and_then(open) {
         Ok(takeover) => Some(takeover),
         Err(error) => {
             tracing::warn!(%error, "the next gateway cannot take over from this one");
@@ -265,28 +317,42 @@ fn share(
     webhooks: Webhooks,
     simulator: Option<String>,
     store: Option<Arc<DiskStore>>,
-) -> Shared {
+    auth: Option<Arc<Authenticator>>,
+) -> Result<Shared, ServeError> {
     let neighbours = store.clone().map(Neighbours::new).map(Arc::new);
+    let tag = neighbours.as_ref().map(|neighbours| neighbours.tag());
+    let tag = tag.unwrap_or_else(Tag::random);
+    let cluster = Cluster::open(&config, tag.clone())?;
+    let source = match (&cluster, neighbours.clone()) {
+        (Some(cluster), neighbours) => {
+            let source = ClusterSource::new(cluster.clone(), neighbours);
+            Some(Arc::new(source) as Arc<dyn GenerationSource>)
+        }
+        (None, neighbours) => neighbours.map(|source| source as Arc<dyn GenerationSource>),
+    };
     let engine = shared_engine(
         &config,
         store.clone().map(|store| store as Arc<dyn LogStore>),
-        neighbours.as_ref(),
+        source.map(|source| (tag, source)),
     );
     let metrics = Metrics::new(&config, engine.registry().clone());
     let upstreams = Shared::upstreams(&config, simulator);
     metrics.collect(Upstreams(upstreams.clone()));
     metrics.collect(Deliveries(webhooks.counters().clone()));
     metrics.collect(Storage(store.clone()));
-    Shared {
+    metrics.collect(Nodes(cluster.clone()));
+    Ok(Shared {
         engine,
         metrics,
         upstreams,
         retry_budget: Arc::new(RetryBudget::new(config.retry.budget_percent)),
         webhooks,
         store,
+        auth,
         neighbours,
+        cluster,
         config: Arc::new(config),
-    }
+    })
 }
 
 fn webhook_options(config: &Config) -> WebhookOptions {

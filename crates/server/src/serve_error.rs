@@ -2,6 +2,8 @@
 
 use tokenwire_store::OpenError;
 
+use crate::auth::KeysFileError;
+
 /// Why the gateway cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -28,6 +30,9 @@ pub enum ServeError {
     /// An upstream cannot be set up.
     #[error("{0}")]
     Upstream(String),
+    /// The file of keys cannot be used.
+    #[error("auth.keys_file: {0}")]
+    Keys(#[from] KeysFileError),
     /// Webhooks cannot be set up.
     #[error("{0}")]
     Webhooks(String),
@@ -37,6 +42,17 @@ pub enum ServeError {
     /// Other processes on the same store cannot be answered.
     #[error("cannot listen for other processes in store.path: {0}; choose a shorter path")]
     Peers(std::io::Error),
+    /// The Redis of the cluster cannot be used.
+    #[error("cluster.url: {0}")]
+    Cluster(String),
+    /// The address for other nodes cannot be bound.
+    #[error("cluster.listen: cannot listen on {address}: {source}; choose another port")]
+    ClusterListen {
+        /// The address.
+        address: String,
+        /// The system's error.
+        source: std::io::Error,
+    },
     /// The embedded simulator does not start.
     #[error("the embedded simulator does not start: {0}")]
     Simulator(std::io::Error),

@@ -464,7 +464,30 @@ fn bad_files_are_refused_with_key_value_expectation_and_remedy() {
             "streams: {heart-beat: 1s}",
             &["`streams.heart-beat`", "Did you mean `streams.heartbeat`?"],
         ),
-        ("auth: {keys: []}", &["`auth` is not a known key"]),
+        ("plugins: {keys: []}", &["`plugins` is not a known key"]),
+        (
+            "auth: {keys: [{owner: a b, key: sk-tw-secret-secret-secret}]}",
+            &["`auth.keys[0].owner`", "1 to 128 characters"],
+        ),
+        (
+            "auth: {keys: [{owner: a, key: short}]}",
+            &["`auth.keys[0].key` has 5 characters", "tokenwire key new"],
+        ),
+        (
+            "auth: {keys: [{owner: a}]}",
+            &["`auth.keys[0].key` is missing"],
+        ),
+        (
+            "auth: {keys: [{owner: a, hash: abc, expires: soon}]}",
+            &[
+                "`auth.keys[0].hash` is not the hash",
+                "`auth.keys[0].expires`",
+            ],
+        ),
+        (
+            "auth: {keys: [{owner: a, key: sk-tw-secret-secret-secret, role: root}]}",
+            &["`auth.keys[0].role`", "operator"],
+        ),
         (
             "webhooks: {secret: s3cret}",
             &[
@@ -702,19 +725,15 @@ fn bad_files_are_refused_with_key_value_expectation_and_remedy() {
         (
             "cluster: {url: 'redis://localhost'}",
             &[
-                "`cluster.url` is set without cluster.listen",
+                "`cluster.url` is set without cluster.listen and cluster.secret",
                 "such as 10.0.0.7:4100",
-                "`cluster.url` is set without cluster.secret",
                 "at least 32 bytes",
                 "openssl rand -base64 32",
             ],
         ),
         (
             "cluster: {listen: '0.0.0.0:4100'}",
-            &[
-                "`cluster.listen` is set without cluster.url",
-                "`cluster.listen` is \"0.0.0.0:4100\" without cluster.advertise",
-            ],
+            &["`cluster.listen` is set without cluster.url"],
         ),
         (
             "cluster: {url: 'localhost:6379', listen: '4100', secret: short, name: 'a b', advertise: '[::]:0'}",
@@ -726,6 +745,10 @@ fn bad_files_are_refused_with_key_value_expectation_and_remedy() {
                 "`cluster.name` is \"a b\"",
                 "`cluster.advertise` is \"[::]:0\"",
             ],
+        ),
+        (
+            "cluster: {url: 'redis://h', listen: '0.0.0.0:4100', secret: 0123456789abcdef0123456789abcdef}",
+            &["`cluster.listen` is \"0.0.0.0:4100\" without cluster.advertise"],
         ),
         (
             "cluster: {url: 'http://localhost', secret: 7}",

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::fingerprint::Fingerprint;
-use super::located::{GenerationSource, Located};
+use super::located::{GenerationSource, KeyClaimed, Located};
 use super::retention::{Kept, Oldest, Retention};
 use crate::generation::Generation;
 use crate::model::error::{ApiError, ErrorCode};
@@ -324,6 +324,18 @@ impl Directory {
     ) -> Result<Option<GenerationId>, ApiError> {
         match &self.source {
             Some(source) => source.keyed(owner, key).await,
+            None => Ok(None),
+        }
+    }
+
+    /// As [`GenerationSource::claim`].
+    pub(super) async fn claim_elsewhere(
+        &self,
+        claim: KeyClaimed<'_>,
+        stale: Option<&GenerationId>,
+    ) -> Result<Option<GenerationId>, ApiError> {
+        match &self.source {
+            Some(source) => source.claim(claim, stale).await,
             None => Ok(None),
         }
     }

@@ -40,6 +40,19 @@ pub struct StoredGeneration {
     pub header: Arc<LogHeader>,
 }
 
+/// An idempotency key, and the generation that starts under it.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyClaimed<'a> {
+    /// The owner, whose keys are its own.
+    pub owner: &'a Owner,
+    /// The key.
+    pub key: &'a str,
+    /// Identifies the request.
+    pub fingerprint: &'a [u8; 16],
+    /// The generation.
+    pub id: &'a GenerationId,
+}
+
 /// Finds generations that are not in this process: those in a store, and those of other nodes.
 pub trait GenerationSource: Send + Sync + fmt::Debug {
     /// Says where the generation of this id is. The engine compares the owner.
@@ -59,6 +72,20 @@ pub trait GenerationSource: Send + Sync + fmt::Debug {
         key: &'a str,
     ) -> BoxFuture<'a, Result<Option<GenerationId>, ApiError>> {
         let _ = (owner, key);
+        ready(Ok(None)).boxed()
+    }
+
+    /// Claims an idempotency key for a generation that starts now, if no other process has. Returns
+    /// the generation whose claim stands instead, unless that is `stale`. The default claims nothing.
+    ///
+    /// # Errors
+    /// Why that cannot be said now.
+    fn claim<'a>(
+        &'a self,
+        claim: KeyClaimed<'a>,
+        stale: Option<&'a GenerationId>,
+    ) -> BoxFuture<'a, Result<Option<GenerationId>, ApiError>> {
+        let _ = (claim, stale);
         ready(Ok(None)).boxed()
     }
 

@@ -2,26 +2,38 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use tokio::time::sleep;
 
 use super::admission::shutting_down;
 use super::directory::{Claim, Directory, Part};
 use super::end_notifier::{OnEndGuard, on_end};
 use super::fingerprint::{Fingerprint, fingerprint};
 use super::follower::Follower;
-use super::observer::Observation;
+use super::meter::MeteredStart;
+use super::observer::{Observation, Observers};
 use super::reuse::{Freshness, Leader, Reused, Role};
 use super::silence::Silence;
-use super::{Engine, SessionResponses, StartRequest};
+use super::{Engine, KeyClaimed, SessionResponses, StartRequest, lost};
 use crate::generation::{Generation, Holdings, ReaderGuard, Writer, drain, drive};
 use crate::log::{IdempotencyKey, LogHeader, LogTail};
 use crate::model::account::AccountKind;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::EventKind;
+use crate::model::id::{GenerationId, Owner};
 use crate::model::shown::Include;
 use crate::model::snapshot::Api;
 use crate::request::StreamRequest;
 use crate::upstream::translate::RecordWriter;
 use crate::upstream::{Upstream, UpstreamRequest};
+
+/// How often a key is claimed whose earlier claims do not hold any more.
+const CLAIMS: usize = 4;
+/// How often another process is asked for a generation that it may have claimed a key for.
+const ATTEMPTS: usize = 2;
+/// The pause between two of these attempts.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// A generation that was started, or that an earlier request with the same key started.
 #[derive(Debug)]
@@ -61,6 +73,33 @@ impl AnswerSource {
     }
 }
 
+/// What is known of the idempotency key of a request.
+enum Keyed {
+    /// It started this generation, and the request repeats that.
+    Started(Arc<Generation>),
+    /// It may start one. The claim of an earlier one does not hold any more.
+    Free { stale: Option<GenerationId> },
+}
+
+/// Attaches a request that repeats an earlier one.
+fn repeated(generation: &Arc<Generation>, include: Include) -> Started {
+    Started {
+        guard: generation.attach(),
+        fresh: false,
+        reused: None,
+        include,
+        dropped_tools: Vec::new(),
+    }
+}
+
+fn starting() -> ApiError {
+    ApiError::new(
+        ErrorCode::Overloaded,
+        "Other requests with this idempotency key are just being started.",
+    )
+    .retry_after(Duration::from_secs(1))
+}
+
 /// Returns what a request asks to be shown.
 fn include_of(body: &StreamRequest) -> Include {
     match body {
@@ -92,6 +131,7 @@ impl Engine {
     pub async fn start(&self, request: StartRequest) -> Result<Started, ApiError> {
         let on_end = on_end(self.end_notifier.as_ref(), &request)?;
         let mut idempotency = None;
+        let mut stale = None;
         let claim = match &request.idempotency_key {
             None => None,
             Some(key) => {
@@ -104,24 +144,15 @@ impl Engine {
                 match directory.claim(&request.owner, key, fingerprint)? {
                     Claim::Taken(generation) => {
                         let generation = Box::pin(self.read_back(generation)).await;
-                        return Ok(Started {
-                            guard: generation.attach(),
-                            fresh: false,
-                            reused: None,
-                            include: include_of(&request.body),
-                            dropped_tools: Vec::new(),
-                        });
+                        return Ok(repeated(&generation, include_of(&request.body)));
                     }
                     Claim::Free(claim) => {
-                        let keyed = Box::pin(self.keyed(&request, key, fingerprint));
-                        if let Some(generation) = keyed.await? {
-                            return Ok(Started {
-                                guard: generation.attach(),
-                                fresh: false,
-                                reused: None,
-                                include: include_of(&request.body),
-                                dropped_tools: Vec::new(),
-                            });
+                        let keyed = Box::pin(self.keyed(&request.owner, key, fingerprint));
+                        match keyed.await? {
+                            Keyed::Started(generation) => {
+                                return Ok(repeated(&generation, include_of(&request.body)));
+                            }
+                            Keyed::Free { stale: found } => stale = found,
                         }
                         Some(claim)
                     }
@@ -146,6 +177,7 @@ impl Engine {
         };
         let session = request.session.clone();
         let continues = continued(&request);
+        let meter = request.meter.clone();
         let plan = match self.plan(request, &mut inputs).await {
             Ok(plan) => plan,
             Err(error) => {
@@ -159,6 +191,14 @@ impl Engine {
                 return Err(error);
             }
         };
+        let mut metered = match &meter {
+            Some(meter) => Some(meter.admit(&MeteredStart {
+                model: &plan.work.request.model,
+                body: plan.work.request.body.len(),
+                choices: plan.work.choices,
+            })?),
+            None => None,
+        };
         let header = Arc::new(LogHeader {
             idempotency,
             ..plan.header
@@ -170,6 +210,13 @@ impl Engine {
             }
             None => None,
         };
+        // The header is stored by now, and the upstream is not asked yet.
+        if header.idempotency.is_some() {
+            let claimed = Box::pin(self.claim_elsewhere(&header, stale));
+            if let Some(generation) = claimed.await? {
+                return Ok(repeated(&generation, plan.include));
+            }
+        }
         if let Some(session) = session.filter(|_| !header.meta.store) {
             session.note(&header.meta.id);
         }
@@ -208,9 +255,16 @@ impl Engine {
         } else {
             self.answer_source(&generation, &plan.work.request, freshness)
         };
-        let observation = self.observer.clone().map(|observer| {
+        if let Some(metered) = &mut metered {
+            metered.started(&generation);
+        }
+        let observers = Observers {
+            observer: self.observer.clone(),
+            metered,
+        };
+        let observation = observers.is_any().then(|| {
             Observation::begin(
-                observer,
+                observers,
                 generation,
                 asked_in,
                 reused,
@@ -242,38 +296,91 @@ impl Engine {
         })
     }
 
-    /// Returns the generation that the store knows by a request's key, if the request repeats the
-    /// one that started it.
+    /// Looks for the generation that the store or another process knows by a request's key, which
+    /// this process has claimed.
     async fn keyed(
         &self,
-        request: &StartRequest,
+        owner: &Owner,
         key: &str,
         fingerprint: Fingerprint,
-    ) -> Result<Option<Arc<Generation>>, ApiError> {
-        let Some(persistence) = &self.persistence else {
-            return Ok(None);
+    ) -> Result<Keyed, ApiError> {
+        let stored = match &self.persistence {
+            Some(persistence) => persistence.keyed(owner, key).await?,
+            None => None,
         };
-        let owner = &request.owner;
-        let id = match persistence.keyed(owner, key).await? {
+        let id = match stored {
             Some(id) => id,
             // This process has claimed the key by now. Of two that ask each other one at least
             // finds the other's claim.
             None => match self.registry.directory.keyed_elsewhere(owner, key).await? {
                 Some(id) => id,
-                None => return Ok(None),
+                None => return Ok(Keyed::Free { stale: None }),
             },
         };
-        let found = self.find_or_lost(&id, &request.owner, Part::Log).await;
-        let generation = match found {
-            Ok(Some(generation)) => generation,
-            Ok(None) => return Ok(None),
-            Err(error) if error.code.as_deref() == Some(ErrorCode::NotFound.as_str()) => {
-                return Ok(None);
-            }
-            Err(error) => return Err(error),
+        self.started_under(id, owner, fingerprint).await
+    }
+
+    /// Claims the key of a generation that starts now, among all nodes. Returns the generation that
+    /// another one has started under it in the meantime.
+    async fn claim_elsewhere(
+        &self,
+        header: &LogHeader,
+        mut stale: Option<GenerationId>,
+    ) -> Result<Option<Arc<Generation>>, ApiError> {
+        let (owner, Some(keyed)) = (&header.meta.owner, &header.idempotency) else {
+            return Ok(None);
         };
-        let repeats = Directory::repeats(&generation, fingerprint)?;
-        Ok(repeats.then_some(generation))
+        let claim = KeyClaimed {
+            owner,
+            key: &keyed.key,
+            fingerprint: &keyed.fingerprint,
+            id: &header.meta.id,
+        };
+        let directory = &self.registry.directory;
+        for _ in 0..CLAIMS {
+            let Some(id) = directory.claim_elsewhere(claim, stale.as_ref()).await? else {
+                return Ok(None);
+            };
+            match self.started_under(id, owner, keyed.fingerprint).await? {
+                Keyed::Started(generation) => return Ok(Some(generation)),
+                Keyed::Free { stale: found } => stale = found,
+            }
+        }
+        Err(starting())
+    }
+
+    /// Says whether the generation that was started under a key still has it.
+    async fn started_under(
+        &self,
+        id: GenerationId,
+        owner: &Owner,
+        fingerprint: Fingerprint,
+    ) -> Result<Keyed, ApiError> {
+        let not_found = ErrorCode::NotFound.as_str();
+        let mut attempts = 0;
+        loop {
+            match self.find_or_lost(&id, owner, Part::Log).await {
+                Ok(Some(generation)) => {
+                    let repeats = Directory::repeats(&generation, fingerprint)?;
+                    return Ok(if repeats {
+                        Keyed::Started(generation)
+                    } else {
+                        Keyed::Free { stale: Some(id) }
+                    });
+                }
+                // Its upstream may have been asked.
+                Ok(None) => return Err(lost::producer_lost(&id)),
+                Err(error) if error.code.as_deref() == Some(not_found) => {
+                    // Another process may have claimed the key for it just now.
+                    if id.tag().is_none() || attempts == ATTEMPTS {
+                        return Ok(Keyed::Free { stale: Some(id) });
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+            attempts += 1;
+            sleep(PAUSE).await;
+        }
     }
 
     /// Returns a generation that an earlier request started, with its records if a store has those.

@@ -14,7 +14,7 @@ use super::address_check::{
 use super::address_range::AddressRange;
 use super::cluster::{Cluster, is_every_address};
 use super::models::Models;
-use super::schema::{Config, Hedging, Replicate, Store, StoreKind, Upstream, Webhooks};
+use super::schema::{Config, Hedging, KeyEntry, Replicate, Store, StoreKind, Upstream, Webhooks};
 use super::secret::{REDACTED, Secret};
 use super::units::{duration, size};
 
@@ -44,6 +44,7 @@ pub(crate) fn check(config: &Config) -> Vec<Finding> {
     findings.forward_headers(config);
     findings.webhooks(&config.webhooks);
     findings.store(&config.store);
+    findings.auth(config);
     findings.cluster(config);
     if config
         .default_model
@@ -399,6 +400,41 @@ impl Findings {
         }
     }
 
+    fn auth(&mut self, config: &Config) {
+        for (index, entry) in config.auth.keys.iter().enumerate() {
+            for problem in entry.problems() {
+                let path = format!("auth.keys.{index}.{}", problem.field);
+                self.add(&path, &problem.found, problem.expected, problem.remedy);
+            }
+            let earlier = config.auth.keys.iter().take(index);
+            let hash = entry.key_hash();
+            if hash.is_some() && earlier.map(KeyEntry::key_hash).any(|known| known == hash) {
+                let expected = "each key once";
+                self.add(
+                    &format!("auth.keys.{index}.key"),
+                    "is listed twice",
+                    expected,
+                    "",
+                );
+            }
+            for name in &entry.upstreams {
+                if !config.uses_simulator()
+                    && !config
+                        .upstreams
+                        .iter()
+                        .any(|upstream| upstream.name == *name)
+                {
+                    self.add(
+                        &format!("auth.keys.{index}.upstreams"),
+                        &format!("names {name:?}"),
+                        "names of configured upstreams",
+                        "",
+                    );
+                }
+            }
+        }
+    }
+
     fn reuse(&mut self, config: &Config) {
         let (reuse, kept) = (&config.reuse, config.streams.retain_events);
         if !reuse.cache {
@@ -544,28 +580,26 @@ impl Findings {
                 remedy,
             );
         }
-        if cluster.listen.is_none() {
-            self.add(
-                "cluster.url",
-                "is set without cluster.listen",
-                "cluster.listen beside it: a host and a port such as 10.0.0.7:4100",
-                "The other nodes read this one's streams there. Clients need not reach it.",
-            );
-        }
-        if cluster.secret.is_none() {
-            let expected = format!(
-                "cluster.secret beside it: at least {} bytes, the same on every node",
-                Cluster::MIN_SECRET
-            );
-            let remedy =
-                "By it nodes recognise each other. Make one with `openssl rand -base64 32`.";
-            self.add(
-                "cluster.url",
-                "is set without cluster.secret",
-                &expected,
-                remedy,
-            );
-        }
+        let listen = "cluster.listen, a host and a port such as 10.0.0.7:4100, by which the other nodes read this one's streams";
+        let secret = format!(
+            "cluster.secret, at least {} bytes and the same on every node, as `openssl rand -base64 32` makes it",
+            Cluster::MIN_SECRET
+        );
+        let (missing, remedy) = match (&cluster.listen, &cluster.secret) {
+            (None, None) => (
+                "cluster.listen and cluster.secret",
+                format!("Set {listen}, and {secret}."),
+            ),
+            (None, Some(_)) => ("cluster.listen", format!("Set {listen}.")),
+            (Some(_), None) => ("cluster.secret", format!("Set {secret}.")),
+            (Some(_), Some(_)) => return,
+        };
+        self.add(
+            "cluster.url",
+            &format!("is set without {missing}"),
+            &format!("{missing} beside it"),
+            &remedy,
+        );
     }
 
     fn without_cluster_url(&mut self, config: &Config) {

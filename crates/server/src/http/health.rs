@@ -35,6 +35,17 @@ pub(super) async fn ready(request: HttpRequest, service: web::Data<Service>) -> 
             // Streams run on while it is full or fails, so the gateway stays ready.
             body["store"] = store.status().state.as_str().into();
         }
+        if let Some(cluster) = &service.cluster {
+            // So they do while Redis is away.
+            let status = cluster.status();
+            body["cluster"] = serde_json::json!({
+                "redis": if status.connected { "up" } else { "away" },
+                "error": status.error,
+                "nodes": status.nodes,
+                "name": cluster.name(),
+                "tag": cluster.tag().as_str(),
+            });
+        }
         body
     };
     if ready {

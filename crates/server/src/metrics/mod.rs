@@ -10,6 +10,7 @@
 //! To add a metric, create it, keep a clone where it is counted, and
 //! [register](Metrics::register) it once, where the parts shared by the workers are created.
 
+mod cluster;
 mod exposition;
 mod gauges;
 mod generations;
@@ -19,6 +20,7 @@ mod store;
 mod upstreams;
 mod webhooks;
 
+pub(crate) use cluster::Nodes;
 pub use exposition::Format;
 pub use gauges::Gauges;
 pub(crate) use store::Storage;

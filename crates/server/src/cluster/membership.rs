@@ -1,0 +1,245 @@
+//! Which processes are alive, and where they listen.
+//!
+//! `tw:node:<tag>` has the address of a process and lasts 25 h, longer than its streams are asked
+//! for. `tw:alive:<tag>` is its lease: 3 s, renewed each second. `tw:members` lists the tags whose
+//! lease holds, by the time of Redis; no clock of a node is compared with another.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use redis::{Pipeline, Script, cmd};
+use tokenwire_core::model::error::ApiError;
+use tokenwire_core::model::id::Tag;
+use tokenwire_peer::Client;
+use tokenwire_store::redis::RedisError;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::{Cluster, NodeRecord, store_unavailable, unavailable};
+
+/// How long the address of a process is kept, in seconds.
+const KEPT_S: u64 = 25 * 60 * 60;
+/// How long a process is taken for alive, in milliseconds.
+const LEASE_MS: u64 = 3000;
+const RENEWAL: Duration = Duration::from_secs(1);
+/// How long this process' own lease must have held before it takes another one for dead: after an
+/// outage of Redis every lease has lapsed.
+const SETTLED: Duration = Duration::from_secs(6);
+
+/// Adds a tag to the members, and removes those whose lease has lapsed. Returns the members.
+static MEMBERS: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local time = redis.call('TIME')
+         local now = time[1] * 1000 + math.floor(time[2] / 1000)
+         redis.call('ZADD', KEYS[1], now, ARGV[1])
+         redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])
+         redis.call('PEXPIRE', KEYS[1], 90000000)
+         return redis.call('ZRANGE', KEYS[1], 0, -1)",
+    )
+});
+
+/// This process' lease.
+#[derive(Debug, Default)]
+pub(super) struct Membership(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Since when the lease has held without a gap; `None` while Redis is away.
+    held: Option<Held>,
+    /// When Redis went away, and why.
+    away: Option<(Instant, String)>,
+    /// Whether Redis has been found to be usable.
+    checked: bool,
+    /// The processes whose lease holds, this one among them.
+    members: Vec<Tag>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Held {
+    /// Since this process joined.
+    Ever,
+    /// Since Redis lost it, or was away.
+    Since(Instant),
+}
+
+/// The state of the cluster, as this node sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterStatus {
+    /// Whether Redis answers.
+    pub connected: bool,
+    /// Number of nodes that are alive, this one among them; as known last while Redis is away.
+    pub nodes: usize,
+    /// Why Redis does not answer.
+    pub error: Option<String>,
+}
+
+/// What Redis knows of a process.
+pub(super) enum Owner {
+    /// Its lease holds.
+    Alive(Client),
+    /// Its lease has lapsed.
+    Lapsed(Client),
+    /// Nothing. It ended more than 25 h ago, or there was none.
+    Unknown,
+}
+
+impl Cluster {
+    /// Returns the state of the cluster.
+    #[must_use]
+    pub fn status(&self) -> ClusterStatus {
+        let state = self.membership.0.lock();
+        ClusterStatus {
+            connected: state.held.is_some(),
+            nodes: state.members.len().max(1),
+            error: state.away.as_ref().map(|(_, why)| why.clone()),
+        }
+    }
+
+    /// Returns the other processes that were alive last.
+    pub(super) fn others(&self) -> Vec<Tag> {
+        let state = self.membership.0.lock();
+        let others = state.members.iter().filter(|tag| **tag != self.tag);
+        others.cloned().collect()
+    }
+
+    /// Renews this process' lease each second, until it is dropped.
+    pub async fn run(&self) {
+        let mut ticks = interval(RENEWAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.renew().await;
+        }
+    }
+
+    /// Renews this process' lease. The first call makes it known to the other nodes.
+    pub async fn renew(&self) {
+        let renewed = self.try_renew().await;
+        let mut state = self.membership.0.lock();
+        match renewed {
+            Ok((held_before, members)) => {
+                let now = Instant::now();
+                if let Some((since, _)) = state.away.take() {
+                    tracing::info!(
+                        seconds = (now - since).as_secs(),
+                        "the Redis of the cluster answers again"
+                    );
+                }
+                state.held = match state.held {
+                    Some(held) if held_before => Some(held),
+                    // The first time there was no lease to lose.
+                    None if state.members.is_empty() => Some(Held::Ever),
+                    _ => Some(Held::Since(now)),
+                };
+                if members.len() != state.members.len() {
+                    tracing::info!(nodes = members.len(), tag = %self.tag, name = %self.name, "the nodes of the cluster");
+                }
+                state.members = members;
+            }
+            Err(error) => {
+                state.held = None;
+                let why = error.to_string();
+                match &mut state.away {
+                    Some((_, known)) => *known = why,
+                    None => {
+                        tracing::warn!(
+                            %error,
+                            "the Redis of the cluster is away: streams of this node run on, those of others may be 503"
+                        );
+                        state.away = Some((Instant::now(), why));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Returns whether the lease still held, and the members.
+    async fn try_renew(&self) -> Result<(bool, Vec<Tag>), RedisError> {
+        let Some(own) = self.own.get() else {
+            return Ok((true, Vec::new()));
+        };
+        if !self.membership.0.lock().checked {
+            let problem = self.check().await?;
+            self.membership.0.lock().checked = true;
+            if let Some(problem) = problem {
+                tracing::error!(%problem, "the Redis of cluster.url loses data");
+            }
+        }
+        let (node, alive) = self.keys(&self.tag);
+        let mut both = Pipeline::new();
+        let node = [&node, &own.to_json(), "EX", &KEPT_S.to_string()].map(str::to_owned);
+        both.add_command(cmd("SET").arg(&node).to_owned()).ignore();
+        let alive = [&alive, "1", "PX", &LEASE_MS.to_string(), "GET"].map(str::to_owned);
+        both.add_command(cmd("SET").arg(&alive).to_owned());
+        let (before,): (Option<String>,) = self.redis.pipeline(both).await?;
+        let members = self.redis.key("members");
+        let tag = self.tag.clone();
+        let tags: Vec<String> = self
+            .redis
+            .script(&MEMBERS, move |script| {
+                script.key(members).arg(tag.as_str()).arg(LEASE_MS);
+            })
+            .await?;
+        let tags = tags.iter().filter_map(|tag| tag.parse().ok()).collect();
+        Ok((before.is_some(), tags))
+    }
+
+    /// Ends the lease: this process has ended in order.
+    pub async fn leave(&self) {
+        let (_, alive) = self.keys(&self.tag);
+        let mut both = Pipeline::new();
+        both.add_command(cmd("DEL").arg(alive).to_owned()).ignore();
+        let members = self.redis.key("members");
+        let tag = self.tag.as_str();
+        both.add_command(cmd("ZREM").arg(members).arg(tag).to_owned())
+            .ignore();
+        let left: Result<(), RedisError> = self.redis.pipeline(both).await;
+        if let Err(error) = left {
+            tracing::debug!(%error, "the lease lapses by itself");
+        }
+    }
+
+    fn keys(&self, tag: &Tag) -> (String, String) {
+        let key = |kind: &str| self.redis.key(format_args!("{kind}:{tag}"));
+        (key("node"), key("alive"))
+    }
+
+    /// Asks Redis for the process of a tag.
+    ///
+    /// # Errors
+    /// [`ErrorCode::StoreUnavailable`](tokenwire_core::model::error::ErrorCode::StoreUnavailable)
+    /// while Redis is away, and for some seconds after that unless the process is known to be alive.
+    pub(super) async fn owner(&self, tag: &Tag) -> Result<Owner, ApiError> {
+        let (node, alive) = self.keys(tag);
+        let (_, own) = self.keys(&self.tag);
+        let mut all = Pipeline::new();
+        all.add_command(cmd("GET").arg(node).to_owned());
+        all.add_command(cmd("EXISTS").arg(alive).to_owned());
+        all.add_command(cmd("EXISTS").arg(own).to_owned());
+        let (record, alive, own): (Option<String>, bool, bool) = self
+            .redis
+            .pipeline(all)
+            .await
+            .map_err(|error| unavailable(&error))?;
+        let record = record.as_deref().and_then(NodeRecord::from_json);
+        let client = record.map(|record| self.client(tag, &record));
+        match client {
+            Some(client) if alive => Ok(Owner::Alive(client)),
+            // Redis may have lost what it knew.
+            _ if !own || !self.is_settled() => Err(store_unavailable(
+                "The Redis that all nodes share has just come back, and does not know all nodes yet.",
+            )),
+            Some(client) => Ok(Owner::Lapsed(client)),
+            None => Ok(Owner::Unknown),
+        }
+    }
+
+    /// Whether this process' lease has held for long enough that the others' would hold as well.
+    fn is_settled(&self) -> bool {
+        match self.membership.0.lock().held {
+            None => false,
+            Some(Held::Ever) => true,
+            Some(Held::Since(since)) => since.elapsed() >= SETTLED,
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Several nodes that share a Redis: each finds the streams of the others there, and reads them from
+//! the node that writes them.
+//!
+//! Redis is asked once for a stream of another node, never per token: [`membership`] says where the
+//! process of a tag listens and whether it is alive, and [`claims`] has the idempotency keys.
+//! [`source`] puts the two together for the engine.
+
+mod claims;
+mod membership;
+mod node_record;
+mod source;
+
+pub use membership::ClusterStatus;
+pub use source::ClusterSource;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokenwire_core::engine::SharedEngine;
+use tokenwire_core::model::error::{ApiError, ErrorCode};
+use tokenwire_core::model::id::Tag;
+use tokenwire_peer::{Client, NodeAddress, Secret, Server, Strangers};
+use tokenwire_store::redis::{RedisClient, RedisError, RedisOptions};
+
+use crate::config::schema::{self, Config};
+use crate::listeners::handover_path;
+use crate::serve_error::ServeError;
+use membership::Membership;
+use node_record::NodeRecord;
+
+/// Addresses of nodes that are remembered.
+const KNOWN: usize = 1024;
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// This node, and what it knows of the others.
+pub struct Cluster {
+    config: schema::Cluster,
+    tag: Tag,
+    name: String,
+    secret: Secret,
+    redis: RedisClient,
+    /// How long a claim of an idempotency key is kept.
+    retain: Duration,
+    membership: Membership,
+    /// This node, once it listens.
+    own: OnceLock<NodeRecord>,
+    strangers: OnceLock<Arc<Strangers>>,
+    /// The clients of other nodes, by tag.
+    clients: Mutex<HashMap<Tag, Client>>,
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster")
+            .field("tag", &self.tag)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Cluster {
+    /// Creates this node, if the gateway is one of several. Asks Redis whether it can be used, and
+    /// blocks for at most a second. A Redis that does not answer may come back later.
+    ///
+    /// # Errors
+    /// [`ServeError::Cluster`] if Redis refuses the password, is too old, or drops data when it is
+    /// full.
+    pub(crate) fn open(config: &Config, tag: Tag) -> Result<Option<Arc<Self>>, ServeError> {
+        let (Some(url), Some(secret)) = (&config.cluster.url, &config.cluster.secret) else {
+            return Ok(None);
+        };
+        let refused = |error: &dyn fmt::Display| ServeError::Cluster(error.to_string());
+        let redis = RedisClient::new(RedisOptions::new(url.expose()));
+        let redis = redis.map_err(|error| refused(&error))?;
+        let this = Self {
+            name: config.cluster.name.clone().unwrap_or_else(machine),
+            secret: Secret::new(secret.expose().as_bytes()),
+            retain: config.retain_responses() + Duration::from_secs(60 * 60),
+            membership: Membership::default(),
+            own: OnceLock::new(),
+            strangers: OnceLock::new(),
+            clients: Mutex::default(),
+            config: config.cluster.clone(),
+            tag,
+            redis,
+        };
+        match futures::executor::block_on(this.check()) {
+            Ok(None) => {}
+            Ok(Some(problem)) => return Err(refused(&problem)),
+            Err(error) if error.is_retryable() => tracing::warn!(
+                %error,
+                "the Redis of cluster.url does not answer: streams of this node work, those of other nodes once it does"
+            ),
+            Err(error) => return Err(refused(&error)),
+        }
+        Ok(Some(Arc::new(this)))
+    }
+
+    /// Asks Redis what it is. Returns why it cannot be used.
+    async fn check(&self) -> Result<Option<String>, RedisError> {
+        let info = self.redis.check().await?;
+        Ok((!info.keeps_everything()).then(|| {
+            format!(
+                "the maxmemory-policy of Redis is {}, by which it drops streams when it is full; set it to noeviction",
+                info.eviction_policy
+            )
+        }))
+    }
+
+    /// Returns the name of this process.
+    #[must_use]
+    pub fn tag(&self) -> &Tag {
+        &self.tag
+    }
+
+    /// Returns the name of this node.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the client of the Redis that all nodes share.
+    #[must_use]
+    pub fn redis(&self) -> &RedisClient {
+        &self.redis
+    }
+
+    /// Returns the number of connections to `cluster.listen` that were closed before they proved the
+    /// secret.
+    #[must_use]
+    pub fn refused_connections(&self) -> u64 {
+        self.strangers
+            .get()
+            .map_or(0, |strangers| strangers.refused())
+    }
+
+    /// Listens for the other nodes.
+    ///
+    /// # Errors
+    /// [`ServeError::ClusterListen`].
+    pub(crate) fn listen(
+        &self,
+        engine: SharedEngine,
+        config: &Config,
+    ) -> Result<Server, ServeError> {
+        let address = self.config.listen.clone().unwrap_or_default();
+        // Gateways that take over from each other listen both for a while. Each says who it is.
+        let shared = handover_path(config).is_some();
+        let bound = bind(&address, shared).and_then(|listener| {
+            let bound = listener.local_addr()?;
+            let (tag, secret) = (self.tag.clone(), self.secret.clone());
+            Ok((bound, Server::over_tcp(listener, tag, secret, engine)?))
+        });
+        let (bound, server) =
+            bound.map_err(|source| ServeError::ClusterListen { address, source })?;
+        let _ = self.own.set(NodeRecord {
+            address: self.config.advertised(bound),
+            name: self.name.clone(),
+            protocol: tokenwire_peer::VERSION,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        });
+        let _ = self.strangers.set(server.strangers());
+        Ok(server)
+    }
+
+    /// Returns the client of a process that was asked before.
+    fn known(&self, tag: &str) -> Option<Client> {
+        let tag: Tag = tag.parse().ok()?;
+        self.clients.lock().get(&tag).cloned()
+    }
+
+    /// Returns the client of a process, and remembers it.
+    fn client(&self, tag: &Tag, record: &NodeRecord) -> Client {
+        let mut clients = self.clients.lock();
+        if let Some(client) = clients.get(tag) {
+            return client.clone();
+        }
+        if clients.len() >= KNOWN {
+            // Most are of processes that have ended.
+            clients.clear();
+        }
+        let address = NodeAddress {
+            address: record.address.clone(),
+            tag: tag.clone(),
+            secret: self.secret.clone(),
+        };
+        let client = Client::node(record.name.as_str(), address);
+        clients.insert(tag.clone(), client.clone());
+        client
+    }
+}
+
+fn bind(address: &str, shared: bool) -> std::io::Result<TcpListener> {
+    let addresses: Vec<SocketAddr> = address.to_socket_addrs()?.collect();
+    let mut failed = std::io::ErrorKind::AddrNotAvailable.into();
+    for address in addresses {
+        let listen = || {
+            let domain = socket2::Domain::for_address(address);
+            let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+            socket.set_reuse_address(true)?;
+            socket.set_reuse_port(shared)?;
+            socket.bind(&address.into())?;
+            socket.listen(BACKLOG)?;
+            Ok(socket.into())
+        };
+        match listen() {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
+/// Returns the name of the machine.
+fn machine() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "node" } else { name }.to_owned()
+}
+
+fn unavailable(error: &RedisError) -> ApiError {
+    tracing::debug!(%error, "Redis was asked in vain");
+    store_unavailable("The Redis that all nodes share does not answer, which knows of this.")
+}
+
+fn store_unavailable(message: &str) -> ApiError {
+    ApiError::new(ErrorCode::StoreUnavailable, message).retry_after(Duration::from_secs(1))
+}

@@ -1,0 +1,495 @@
+//! Several gateways on one Redis: any of them serves the streams of the others.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod support;
+
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use support::process::Process;
+use support::{Answer, Exchange, Request, Socket, eventually, patiently, response, with};
+use tokenwire_simulator::{Options, Pace, Simulator};
+use tokenwire_testkit::RedisServer;
+
+const SECRET: &str = "a secret that all nodes of a test share";
+/// A stream of 60 tokens that takes 3 s.
+const SLOW: &str = "tokens=60 text=count tbt=50ms";
+/// A stream that lasts longer than any test.
+const LONG: &str = "tokens=2000 text=count tbt=50ms";
+/// The number of the event that ends a lost stream.
+const LOST: u64 = 2_147_483_647;
+
+struct World {
+    simulator: Simulator,
+    redis: RedisServer,
+}
+
+impl World {
+    fn new() -> Self {
+        let simulator = Simulator::start(Options {
+            pace: Pace::INSTANT,
+            ..Options::default()
+        });
+        Self {
+            simulator: simulator.unwrap(),
+            redis: RedisServer::start(),
+        }
+    }
+
+    fn config(&self, secret: &str) -> String {
+        format!(
+            "default_model: simulator\nupstreams:\n  - name: simulator\n    base_url: {}\n\
+             cluster:\n  url: {}\n  listen: 127.0.0.1:0\n  secret: {secret}\n",
+            self.simulator.base_url(),
+            self.redis.url()
+        )
+    }
+
+    fn start(&self) -> Process {
+        Process::start(&self.config(SECRET), &[])
+    }
+
+    fn asked(&self) -> u64 {
+        self.simulator.stats().chat_completions
+    }
+
+    /// The address at which a node answers the others.
+    async fn inner_address(&self, node: &Process) -> SocketAddr {
+        let tag = ready(node).await["cluster"]["tag"].clone();
+        let key = format!("tw:node:{}", tag.as_str().unwrap());
+        let record = self.redis.command(&["GET", &key]);
+        let record: Value = serde_json::from_str(&record).unwrap();
+        record["address"].as_str().unwrap().parse().unwrap()
+    }
+}
+
+fn post(gateway: &Process, path: &str, body: &Value) -> Request {
+    Request::new(gateway.address, "POST", path)
+        .header("content-type", "application/json")
+        .body(body.to_string())
+}
+
+async fn get(gateway: &Process, path: &str) -> Answer {
+    Request::new(gateway.address, "GET", path).answer().await
+}
+
+async fn ready(gateway: &Process) -> Value {
+    get(gateway, "/readyz").await.json()
+}
+
+/// Starts a stream and waits until some tokens have come.
+async fn begin(gateway: &Process, steering: &str) -> (Exchange, String) {
+    let request = post(gateway, "/v1/streams", &response(steering));
+    let mut stream = request.send().await;
+    stream.until("\" t5\"").await;
+    let location = stream.header("location").await.unwrap();
+    let id = location.strip_prefix("/v1/streams/").unwrap().to_owned();
+    (stream, id)
+}
+
+/// The events of a body in eventsource framing: numbers and data.
+fn events(body: &str) -> Vec<(u64, String)> {
+    let mut number = None;
+    let mut found = Vec::new();
+    for line in body.lines() {
+        if let Some(id) = line.strip_prefix("id: ") {
+            number = id.split_once('.').map(|(_, n)| n.parse().unwrap());
+        } else if let (Some(data), Some(number)) = (line.strip_prefix("data: "), number) {
+            found.push((number, data.to_owned()));
+        }
+    }
+    found
+}
+
+/// Asks until the answer is not 503, which it must not be for long.
+async fn settled(gateway: &Process, path: &str) -> Answer {
+    patiently("an answer that is not 503", async {
+        loop {
+            let answer = get(gateway, path).await;
+            if answer.status != 503 {
+                return answer;
+            }
+            assert!(answer.header("retry-after").is_some(), "{}", answer.text());
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn running_stream_is_read_over_every_node_in_every_framing() {
+    let world = World::new();
+    let nodes = [world.start(), world.start(), world.start()];
+    let (stream, id) = begin(&nodes[0], SLOW).await;
+    let paths = [
+        format!("/v1/streams/{id}"),
+        format!("/v1/streams/{id}?after=40"),
+        format!("/v1/streams/{id}?dialect=chat"),
+        format!("/v1/streams/{id}?dialect=text"),
+        format!("/v1/responses/{id}?stream=true"),
+        format!("/v1/responses/{id}?stream=true&starting_after=6"),
+    ];
+    let mut socket = Socket::connect_extended(nodes[2].address, "/v1/ws").await;
+    let resume = json!({"type": "tokenwire:resume", "response_id": id, "starting_after": 3});
+    socket.send(resume).await;
+    let object = get(&nodes[1], &format!("/v1/responses/{id}")).await;
+    assert_eq!(object.json()["status"], "in_progress", "{}", object.text());
+    let reads = nodes[1..]
+        .iter()
+        .flat_map(|node| paths.iter().map(move |path| get(node, path)));
+    let (reads, over_socket) = tokio::join!(join_all(reads), socket.until_end());
+    let own = stream.answer().await;
+    assert!(own.text().contains("response.completed"), "{}", own.text());
+    for (read, path) in reads.iter().zip(paths.iter().cycle()) {
+        assert_eq!(read.status, 200, "{path}: {}", read.text());
+        let same = get(&nodes[0], path).await;
+        assert_eq!(events(&read.text()), events(&same.text()), "{path} differs");
+    }
+    assert_eq!(events(&reads[0].text()), events(&own.text()));
+    assert!(reads[3].text().ends_with(" t58 t59"), "{}", reads[3].text());
+    assert_eq!(over_socket.last().unwrap()["type"], "response.completed");
+    for node in &nodes {
+        for rest in ["", "/input_items"] {
+            let path = format!("/v1/responses/{id}{rest}");
+            let same = get(&nodes[0], &path).await;
+            assert_eq!(get(node, &path).await.text(), same.text(), "{path}");
+        }
+    }
+    assert_eq!(world.asked(), 1);
+    assert_eq!(ready(&nodes[1]).await["cluster"]["redis"], "up");
+}
+
+#[tokio::test]
+async fn cancel_and_delete_reach_every_node() {
+    let world = World::new();
+    let nodes = [world.start(), world.start(), world.start()];
+    let (stream, cancelled) = begin(&nodes[0], LONG).await;
+    let path = format!("/v1/responses/{cancelled}/cancel");
+    let answer = post(&nodes[1], &path, &json!({})).answer().await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let own = stream.answer().await;
+    assert!(own.text().contains("response.incomplete"), "{}", own.text());
+    // The nodes have their copies by then, which go as well.
+    let path = format!("/v1/responses/{cancelled}");
+    for node in &nodes {
+        assert_eq!(get(node, &path).await.json()["status"], "cancelled");
+    }
+    eventually("each node knows the others", async || {
+        ready(&nodes[1]).await["cluster"]["nodes"] == 3
+    })
+    .await;
+    let (_running, deleted) = begin(&nodes[0], LONG).await;
+    for id in [&cancelled, &deleted] {
+        let path = format!("/v1/responses/{id}");
+        let delete = Request::new(nodes[1].address, "DELETE", &path);
+        assert_eq!(delete.answer().await.status, 200);
+        for node in &nodes {
+            assert_eq!(get(node, &path).await.status, 404);
+        }
+    }
+    eventually("the upstream's connections end", async || {
+        world.simulator.stats().aborted == 2
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn idempotency_key_asks_the_upstream_once_among_all_nodes() {
+    let world = World::new();
+    let nodes = [world.start(), world.start(), world.start()];
+    let keyed = |node: &Process, body: &Value| {
+        post(node, "/v1/streams", body).header("idempotency-key", "order-7")
+    };
+    let body = response(SLOW);
+    let starts = nodes.iter().map(|node| {
+        let request = keyed(node, &body);
+        async move { request.answer().await }
+    });
+    let answers = join_all(starts.collect::<Vec<_>>()).await;
+    for answer in &answers {
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert_eq!(events(&answer.text()), events(&answers[0].text()));
+    }
+    for node in &nodes {
+        let again = keyed(node, &body).answer().await;
+        assert_eq!(events(&again.text()), events(&answers[0].text()));
+        let other = keyed(node, &response("tokens=6")).answer().await;
+        assert_eq!(other.status, 422, "{}", other.text());
+    }
+    assert_eq!(world.asked(), 1);
+    // What is deleted frees its key everywhere.
+    let id = answers[0].header("location").unwrap();
+    let id = id.strip_prefix("/v1/streams/").unwrap();
+    let delete = Request::new(nodes[2].address, "DELETE", &format!("/v1/responses/{id}"));
+    assert_eq!(delete.answer().await.status, 200);
+    let again = keyed(&nodes[1], &response("tokens=6")).answer().await;
+    assert_eq!(again.status, 200, "{}", again.text());
+    assert_eq!(world.asked(), 2);
+}
+
+#[tokio::test]
+async fn conversation_goes_on_at_another_node() {
+    let world = World::new();
+    let nodes = [world.start(), world.start()];
+    let first = response("tokens=3 text=count");
+    let first = post(&nodes[0], "/v1/responses", &first).answer().await;
+    let first = first.id().to_owned();
+    let object = get(&nodes[1], &format!("/v1/responses/{first}")).await;
+    let item = object.json()["output"][0]["id"].clone();
+    let second = json!({"model": "simulator", "input": "and now? [[tokens=2]]", "previous_response_id": first});
+    let third = json!({"input": [{"type": "item_reference", "id": item}, {"role": "user", "content": "and now? [[tokens=2]]"}]});
+    for body in [second, with(response("tokens=2"), third)] {
+        let answer = post(&nodes[1], "/v1/responses", &body).answer().await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let request = world.simulator.requests().pop().unwrap();
+        let sent = request.body.unwrap().to_string();
+        assert!(sent.contains("t0") && sent.contains("and now?"), "{sent}");
+    }
+    let unknown = format!("/v1/responses/resp_{}", "a".repeat(30));
+    assert_eq!(get(&nodes[1], &unknown).await.status, 404);
+}
+
+#[tokio::test]
+async fn stream_of_a_killed_node_ends_as_lost() {
+    let world = World::new();
+    let nodes = [world.start(), world.start()];
+    let owner = world.start();
+    let (_stream, id) = begin(&owner, LONG).await;
+    let mut read = Request::new(nodes[0].address, "GET", &format!("/v1/streams/{id}"))
+        .send()
+        .await;
+    read.until("\" t9\"").await;
+    let keyed = |node: &Process| {
+        post(node, "/v1/responses", &response(LONG)).header("idempotency-key", "order-8")
+    };
+    let mut under_key = keyed(&owner).send().await;
+    eventually("the upstream is asked again", async || world.asked() == 2).await;
+    drop(owner);
+    let _ = under_key.read().await;
+    // The reader that a node had does not wait for ever, and comes back.
+    let read = read.answer().await;
+    assert!(!read.text().contains("response.completed"));
+    let path = format!("/v1/streams/{id}");
+    for node in &nodes {
+        let lost = settled(node, &path).await;
+        assert_eq!(lost.status, 200, "{}", lost.text());
+        let [(number, event)] = &events(&lost.text())[..] else {
+            panic!("{}", lost.text());
+        };
+        assert_eq!(*number, LOST);
+        assert!(event.contains("response.failed") && event.contains("producer_lost"));
+        let again = get(node, &format!("{path}?after={LOST}")).await;
+        assert_eq!(again.status, 204, "{}", again.text());
+        for path in [
+            format!("/v1/responses/{id}"),
+            format!("/v1/responses/{id}?stream=true"),
+        ] {
+            let gone = get(node, &path).await;
+            assert_eq!(gone.status, 410, "{path}: {}", gone.text());
+            assert_eq!(gone.json()["error"]["code"], "producer_lost");
+        }
+        let mut socket = Socket::connect_extended(node.address, "/v1/ws").await;
+        let resume = json!({"type": "tokenwire:resume", "response_id": id, "starting_after": 3});
+        socket.send(resume).await;
+        let last = socket.until_end().await.pop().unwrap();
+        assert_eq!(last["sequence_number"], LOST, "{last}");
+        // The upstream was asked, so it is not asked again.
+        let repeated = keyed(node).answer().await;
+        assert_eq!(repeated.status, 410, "{}", repeated.text());
+    }
+    assert_eq!(world.asked(), 2);
+}
+
+#[tokio::test]
+async fn stopped_node_is_unreachable_and_goes_on_once_it_wakes() {
+    let world = World::new();
+    let (owner, reader) = (world.start(), world.start());
+    let (stream, id) = begin(&owner, "tokens=150 text=count tbt=50ms").await;
+    let mut read = Request::new(reader.address, "GET", &format!("/v1/streams/{id}"))
+        .send()
+        .await;
+    read.until("\" t8\"").await;
+    let (_second, other) = begin(&owner, LONG).await;
+    owner.signal(Signal::STOP);
+    let asked = Instant::now();
+    let answer = get(&reader, &format!("/v1/responses/{other}")).await;
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert!(answer.header("retry-after").is_some());
+    assert!(
+        asked.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        asked.elapsed()
+    );
+    owner.signal(Signal::CONT);
+    let (read, own) = tokio::join!(read.answer(), stream.answer());
+    assert_eq!(events(&read.text()), events(&own.text()));
+    assert!(read.text().contains("response.completed"));
+    let answer = settled(&reader, &format!("/v1/responses/{other}")).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+#[tokio::test]
+async fn streams_run_on_while_redis_is_away_and_nothing_is_lost_when_it_returns_empty() {
+    let mut world = World::new();
+    let (owner, reader) = (world.start(), world.start());
+    let (stream, id) = begin(&owner, SLOW).await;
+    let mut read = Request::new(reader.address, "GET", &format!("/v1/streams/{id}"))
+        .send()
+        .await;
+    read.until("\" t8\"").await;
+    let third = world.start();
+    world.redis.pause();
+    // What has an address goes on, and what needs none starts.
+    let (read, own) = tokio::join!(read.answer(), stream.answer());
+    assert_eq!(events(&read.text()), events(&own.text()));
+    let (running, new) = begin(&owner, LONG).await;
+    // The third node has never asked for the owner's address.
+    let answer = get(&third, &format!("/v1/responses/{new}")).await;
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert_eq!(answer.json()["error"]["code"], "store_unavailable");
+    assert!(answer.header("retry-after").is_some());
+    let keyed = post(&third, "/v1/responses", &response("tokens=2"));
+    let keyed = keyed.header("idempotency-key", "order-9").answer().await;
+    assert_eq!(keyed.status, 503, "{}", keyed.text());
+    eventually("the node knows that Redis is away", async || {
+        ready(&third).await["cluster"]["redis"] == "away"
+    })
+    .await;
+    let asked = world.asked();
+    world.redis.restart();
+    // Until all nodes are known again nothing is taken for lost or unknown.
+    let answer = settled(&third, &format!("/v1/responses/{new}")).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    eventually("the node knows that Redis is back", async || {
+        ready(&third).await["cluster"]["redis"] == "up"
+    })
+    .await;
+    assert_eq!(world.asked(), asked);
+    drop(running);
+}
+
+#[tokio::test]
+async fn node_with_another_secret_is_refused_and_both_say_so() {
+    let world = World::new();
+    let owner = world.start();
+    let (_stream, id) = begin(&owner, LONG).await;
+    let other = "another secret of another operator, long enough";
+    let stranger = Process::start(&world.config(other), &[]);
+    let answer = get(&stranger, &format!("/v1/responses/{id}")).await;
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert_eq!(answer.json()["error"]["code"], "owner_unreachable");
+    for node in [owner, stranger] {
+        node.terminate();
+        // The stream above ends with the second signal.
+        node.terminate();
+        let (_, log) = node.output();
+        assert_eq!(log.matches("cluster.secret").count(), 1, "{log}");
+    }
+}
+
+#[tokio::test]
+async fn strangers_at_the_inner_port_hold_up_no_node() {
+    let world = World::new();
+    let (owner, reader) = (world.start(), world.start());
+    let (_stream, id) = begin(&owner, LONG).await;
+    let inner = world.inner_address(&owner).await;
+    let connect = |bytes: &[u8]| {
+        let mut socket = TcpStream::connect(inner).unwrap();
+        let _ = socket.write_all(bytes);
+        socket
+    };
+    let frame = [&[37, 0, 0, 0, 2, 1][..], &[7; 36]].concat();
+    let mut strangers = Vec::new();
+    for number in 0..2000 {
+        strangers.push(match number % 4 {
+            0 => connect(b""),
+            1 => connect(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"),
+            2 => connect(&[0xff; 64]),
+            _ => connect(&frame),
+        });
+        if number % 500 == 499 {
+            let answer = get(&reader, &format!("/v1/responses/{id}")).await;
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        }
+    }
+    let metric = "tokenwire_cluster_refused_connections_total 2000";
+    eventually("every stranger is closed", async || {
+        get(&owner, "/metrics").await.text().contains(metric)
+    })
+    .await;
+    let answer = get(&reader, &format!("/v1/responses/{id}")).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+#[tokio::test]
+async fn redis_that_cannot_be_used_stops_the_start() {
+    let world = World::new();
+    let port = |redis: &RedisServer| redis.address().port();
+    let guarded = RedisServer::start_with(&[("requirepass", "s3cret")]);
+    let evicting = [("maxmemory", "64mb"), ("maxmemory-policy", "allkeys-lru")];
+    let evicting = RedisServer::start_with(&evicting);
+    for (url, reason) in [
+        (
+            format!("redis://:wrong@127.0.0.1:{}/", port(&guarded)),
+            "refused the user or the password",
+        ),
+        (evicting.url(), "set it to noeviction"),
+    ] {
+        let config = world.config(SECRET).replace(&world.redis.url(), &url);
+        let said = Process::fail_on(0, &config);
+        assert!(said.contains("cluster.url"), "{said}");
+        assert!(said.contains(reason), "{said}");
+        assert!(!said.contains("wrong"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn gateway_starts_without_redis_and_joins_when_it_comes() {
+    let mut world = World::new();
+    world.redis.kill();
+    let node = world.start();
+    let answer = post(&node, "/v1/responses", &response("tokens=2"));
+    assert_eq!(answer.answer().await.status, 200);
+    assert_eq!(ready(&node).await["cluster"]["redis"], "away");
+    world.redis.restart();
+    eventually("the node joins", async || {
+        ready(&node).await["cluster"]["redis"] == "up"
+    })
+    .await;
+    let other = world.start();
+    let (_stream, id) = begin(&node, LONG).await;
+    let answer = settled(&other, &format!("/v1/responses/{id}")).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+#[tokio::test]
+async fn every_token_of_300_streams_arrives_over_another_node() {
+    let world = World::new();
+    let (owner, reader) = (world.start(), world.start());
+    let steering = "tokens=40 text=count tbt=50ms";
+    let streams = (0..300).map(|_| async {
+        let request = post(&owner, "/v1/streams", &response(steering));
+        let mut stream = request.send().await;
+        stream.until("response.created").await;
+        let location = stream.header("location").await.unwrap();
+        let read = get(&reader, &location).await;
+        (stream.answer().await, read)
+    });
+    for (own, read) in join_all(streams).await {
+        assert_eq!(read.status, 200, "{}", read.text());
+        assert_eq!(events(&read.text()), events(&own.text()));
+        let text: String = (0..40).map(|number| format!(" t{number}")).collect();
+        assert!(read.text().contains(text.trim_start()), "{}", read.text());
+        assert!(read.text().contains("response.completed"));
+    }
+    assert_eq!(world.asked(), 300);
+}
