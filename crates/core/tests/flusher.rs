@@ -10,10 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokenwire_core::log::{
-    BlockRange, Epoch, FlushHandle, FlushOptions, FlushSource, Flusher, LogHeader, LogStore,
-    MemoryStore, ReadError, Released, StoreError, TailEnd,
+    Appended, BlockRange, Blocks, Epoch, FlushHandle, FlushOptions, FlushSource, Flusher,
+    LogHeader, LogStore, MemoryStore, ReadError, Released, StoreError, StoreFuture, StoredLog,
+    TailEnd,
 };
 use tokenwire_core::model::id::{GenerationId, Seq};
 use tokenwire_core::model::record::RecordBatch;
@@ -231,6 +233,90 @@ async fn records_and_seals_reach_the_store() {
     bench.flushed().await;
     bench.check(true).await;
     assert_eq!(bench.flusher.buffered(), 0);
+}
+
+/// A store that asks for whole logs, and notes where the blocks of seals begin.
+#[derive(Debug)]
+struct WholeSeals {
+    inner: MemoryStore,
+    firsts: Mutex<Vec<Seq>>,
+}
+
+impl LogStore for WholeSeals {
+    fn create(&self, header: Arc<LogHeader>) -> StoreFuture<'_, Epoch> {
+        self.inner.create(header)
+    }
+
+    fn append(&self, blocks: Blocks) -> BoxFuture<'_, Appended> {
+        self.inner.append(blocks)
+    }
+
+    fn seal<'a>(
+        &'a self,
+        id: &'a GenerationId,
+        epoch: Epoch,
+        block: RecordBatch,
+        object: Option<Bytes>,
+    ) -> StoreFuture<'a, ()> {
+        self.firsts.lock().push(block.first_seq());
+        self.inner.seal(id, epoch, block, object)
+    }
+
+    fn seals_whole(&self) -> bool {
+        true
+    }
+
+    fn open<'a>(&'a self, id: &'a GenerationId) -> StoreFuture<'a, StoredLog> {
+        self.inner.open(id)
+    }
+
+    fn read<'a>(
+        &'a self,
+        id: &'a GenerationId,
+        from: Seq,
+        max_bytes: usize,
+    ) -> StoreFuture<'a, RecordBatch> {
+        self.inner.read(id, from, max_bytes)
+    }
+
+    fn object<'a>(&'a self, id: &'a GenerationId) -> StoreFuture<'a, Option<Bytes>> {
+        self.inner.object(id)
+    }
+
+    fn adopt<'a>(&'a self, id: &'a GenerationId) -> StoreFuture<'a, Epoch> {
+        self.inner.adopt(id)
+    }
+
+    fn delete<'a>(&'a self, id: &'a GenerationId) -> StoreFuture<'a, ()> {
+        self.inner.delete(id)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn store_that_asks_for_whole_logs_gets_them_unless_they_exceed_a_buffer() {
+    let store = Arc::new(WholeSeals {
+        inner: MemoryStore::new(1 << 26),
+        firsts: Mutex::default(),
+    });
+    let bench = Bench::over(store.clone(), 2, 0);
+    for _ in 0..20 {
+        bench.append(&[b'x'; 100]);
+        bench.flushed().await;
+    }
+    // The second log does not fit a buffer.
+    let (long, handle) = &bench.tails[1];
+    for _ in 0..20 {
+        long.push(&[b'y'; BLOCK]);
+        handle.mark();
+        bench.flushed().await;
+    }
+    let end = long.state.lock().next;
+    bench.seal();
+    bench.flushed().await;
+    bench.check(true).await;
+    let mut firsts = store.firsts.lock().clone();
+    firsts.sort();
+    assert_eq!(firsts, [Seq(0), end]);
 }
 
 #[tokio::test(start_paused = true)]

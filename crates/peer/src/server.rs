@@ -30,6 +30,8 @@ use crate::{CONNECT, LOST};
 const CONNECTIONS: usize = 16 * 1024;
 /// Bytes of records that one frame has, unless one record has more.
 const READ_BYTES: usize = 64 * 1024;
+/// The time in which the socket is removed.
+const REMOVAL: std::time::Duration = std::time::Duration::from_secs(1);
 /// The pause after a connection could not be accepted: no descriptor is left.
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
@@ -62,9 +64,17 @@ impl fmt::Debug for Server {
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        if let Self::Unix { path, .. } = self {
+        let Self::Unix { path, .. } = self else {
+            return;
+        };
+        let path = path.clone();
+        let (done, removed) = std::sync::mpsc::sync_channel(1);
+        // A disk that hangs must not keep the process from ending.
+        std::thread::spawn(move || {
             let _ = std::fs::remove_file(path);
-        }
+            let _ = done.send(());
+        });
+        let _ = removed.recv_timeout(REMOVAL);
     }
 }
 

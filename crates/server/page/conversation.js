@@ -1,5 +1,6 @@
 /** The turns of a conversation, and the stream that is being read. */
 import { attach, looksLikeCredential, stream } from "/tokenwire.js";
+import { access } from "./key.js";
 import { recall } from "./past.js";
 import { Turn } from "./turn.js";
 
@@ -59,7 +60,7 @@ export class Conversation extends EventTarget {
     if (before !== null) Object.assign(question, this.#context(turn, before));
     let answer;
     try {
-      answer = stream({ transport, ...(model ? { model } : {}), ...question });
+      answer = stream({ ...access(transport), ...(model ? { model } : {}), ...question });
     } catch (error) {
       turn.fail(error, null);
       return;
@@ -122,7 +123,7 @@ export class Conversation extends EventTarget {
     if (isLost && answer.id !== null) {
       return () => {
         turn.restart();
-        this.#read(turn, attach(answer.id, { transport: this.#settings().transport }), { asked: false });
+        this.#read(turn, attach(answer.id, access(this.#settings().transport)), { asked: false });
       };
     }
     return turn.question === "" ? null : () => this.#again(turn);
@@ -173,7 +174,7 @@ export class Conversation extends EventTarget {
     }
     const turn = this.#add(past.question);
     this.#tell("recalled", past.response.model);
-    this.#read(turn, attach(id, { transport: this.#settings().transport }), { asked: false });
+    this.#read(turn, attach(id, access(this.#settings().transport)), { asked: false });
   }
 
   /** Starts a new conversation. A running answer continues and can be opened by its link. */

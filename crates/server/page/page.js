@@ -2,6 +2,7 @@
 import { Announcer } from "./announcer.js";
 import { Conversation } from "./conversation.js";
 import { copy, element } from "./element.js";
+import { takeFromAddress, useKey } from "./key.js";
 import { Meter } from "./meter.js";
 import { models } from "./past.js";
 import { looksLikeCredential } from "/tokenwire.js";
@@ -198,13 +199,38 @@ for (const name of ["model", "transport"]) $(name).addEventListener("change", ()
 choose($("transport"), kept.get("transport"));
 
 async function offerModels() {
-  const names = await models().catch(() => []);
+  const names = await models().catch((error) => {
+    if (error.status === 401) askForKey(error.message);
+    return [];
+  });
   const options = names.length > 0 ? names.map((name) => new Option(name, name)) : [new Option("the gateway's choice", "")];
   $("model").replaceChildren(...options);
   choose($("model"), kept.get("model"));
 }
 
+/** Asks for a key, and says why. */
+function askForKey(why) {
+  $("key-form").hidden = false;
+  $("key-why").textContent = why;
+  $("key").focus();
+}
+$("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const key = $("key").value.trim();
+  if (!key) return;
+  $("key").value = "";
+  $("key-form").hidden = true;
+  useKey(key);
+  offerModels().then(openLink);
+  $("question").focus();
+});
+
 function openLink() {
+  if (takeFromAddress()) {
+    $("key-form").hidden = true;
+    offerModels();
+    return;
+  }
   // A key in the address would stay in the history and in every copied link.
   if (looksLikeCredential(location.hash.replace(/^#(?:\w+=)?/, ""))) {
     history.replaceState(null, "", location.pathname);

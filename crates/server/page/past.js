@@ -1,10 +1,11 @@
 /** Reads a conversation from the gateway. The page keeps none itself, so a link is enough for another tab. */
+import { headers } from "./key.js";
 import { TokenwireError } from "/tokenwire.js";
 
 const PAGES = 20;
 
 async function get(path) {
-  const response = await fetch(path, { headers: { Accept: "application/json" } }).catch((cause) => {
+  const response = await fetch(path, { headers: { Accept: "application/json", ...headers() } }).catch((cause) => {
     throw new TokenwireError("The gateway cannot be reached.", { code: "unreachable", retryable: true, cause });
   });
   if (response.ok) return response.json();

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+
+use crate::key_commands::{KEY_EXAMPLES, KeyCommand};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -76,6 +78,18 @@ pub struct Cli {
     /// Check the configuration and exit: 0 if it can be used, 1 if not.
     #[arg(long)]
     pub check: bool,
+
+    /// Do this instead of serving.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What can be done instead of serving.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Make, list and revoke the keys of clients.
+    #[command(subcommand, after_help = KEY_EXAMPLES)]
+    Key(KeyCommand),
 }
 
 #[cfg(test)]

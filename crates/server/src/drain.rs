@@ -90,6 +90,9 @@ impl Drain {
         let timeout = self.shared.config.server.shutdown_timeout;
         let start = Instant::now();
         self.watch.abort();
+        if let Some(store) = &self.shared.store {
+            store.leave_folders();
+        }
         self.clients.pause().await;
         let registry = self.shared.engine.registry();
         tracing::info!(

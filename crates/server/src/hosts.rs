@@ -122,6 +122,17 @@ impl HostPolicy {
         Ok(client)
     }
 
+    /// Returns a host that is not among those that are served, for a request with a credential: no
+    /// page can have made that up.
+    pub(crate) fn unlisted(&self) -> ClientHost {
+        ClientHost {
+            served: None,
+            scheme: None,
+            is_trusted: false,
+            is_local_peer: false,
+        }
+    }
+
     /// Returns the host with this name and port, if it is served.
     fn serve(&self, text: &str) -> Option<Rc<ServedHost>> {
         if let Some(last) = &*self.last.borrow()
@@ -199,6 +210,11 @@ impl ClientHost {
         origin_host == served.host
             && origin.port_or_known_default() == Some(served.port.unwrap_or(default))
             && self.scheme.is_none_or(|scheme| scheme == origin.scheme())
+    }
+
+    /// Whether the client is a program on this machine, as far as headers show: no proxy is between.
+    pub(crate) fn is_local(&self, head: &RequestHead) -> bool {
+        self.is_local_peer && self.is_loopback(head)
     }
 
     /// Whether a browser would have sent `Sec-Fetch-*` with this request. Browsers send them over

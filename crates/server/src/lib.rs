@@ -2,6 +2,7 @@
 
 mod admission;
 mod allocator;
+pub mod auth;
 pub mod banner;
 pub mod cli;
 pub mod cluster;
@@ -12,6 +13,8 @@ mod drain;
 mod health_check;
 pub mod hosts;
 pub mod http;
+pub mod key_commands;
+pub mod key_hash;
 pub mod listeners;
 pub mod metrics;
 pub mod model_list;
@@ -26,4 +29,5 @@ mod service_manager;
 mod storage;
 mod takeover;
 pub mod telemetry;
+mod time_limit;
 pub mod upstreams;

@@ -9,6 +9,7 @@ use listenfd::ListenFd;
 use crate::config::schema::{Config, StoreKind};
 use crate::serve_error::ServeError;
 use crate::takeover::{Predecessor, TakeoverError};
+use crate::time_limit::{self, within};
 
 /// Names that systemd may give to the sockets (`FileDescriptorName=`).
 const CLIENTS: &str = "http";
@@ -168,7 +169,11 @@ impl Listeners {
             return Ok((sockets, None));
         }
         let asked = match handover_path(config) {
-            Some(store) => Predecessor::ask(store, &addresses),
+            Some(store) => {
+                let (store, addresses) = (store.to_owned(), addresses.clone());
+                let ask = move || Ok(Predecessor::ask(&store, &addresses));
+                within(time_limit::START, ask).unwrap_or_else(|error| Err(error.into()))
+            }
             None => Err(TakeoverError::NoStore),
         };
         let (predecessor, taken) = match asked {

@@ -4,11 +4,13 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser;
+use tokenwire::auth::announcement;
 use tokenwire::banner::{banner, describe_upstreams};
-use tokenwire::cli::Cli;
+use tokenwire::cli::{Cli, Command};
 use tokenwire::commands;
 use tokenwire::config;
 use tokenwire::config::schema::Config;
+use tokenwire::key_commands;
 use tokenwire::listeners::Inherited;
 use tokenwire::serve::{Gateway, ServeError};
 use tokenwire::telemetry;
@@ -29,6 +31,19 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if let Some(Command::Key(command)) = &cli.command {
+        return match key_commands::run(command, &loaded.config) {
+            Ok(printed) => {
+                eprint!("{}", printed.err);
+                print(&printed.out);
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("tokenwire: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     if let Some(output) = commands::output(&cli, &loaded) {
         print(&output);
         return ExitCode::SUCCESS;
@@ -88,11 +103,18 @@ fn print(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
+#[allow(
+    clippy::print_stderr,
+    reason = "the key of this run is shown once, not logged"
+)]
 async fn run(config: Config, inherited: Inherited) -> Result<(), ServeError> {
     let gateway = Gateway::bind_with(config.clone(), inherited)?;
     print(&format!(
         "{}\n",
         banner(&config, gateway.address(), &describe_upstreams(&config))
     ));
+    if let Some(made) = gateway.made_key() {
+        eprintln!("{}", announcement(made, gateway.address().port()));
+    }
     gateway.serve().await
 }

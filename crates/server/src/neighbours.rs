@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +22,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::storage::{end_each, owed};
+use crate::time_limit::{START, beside_runtime, within};
 
 /// How often the folders of other processes are looked at.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -65,24 +65,34 @@ impl Neighbours {
         self.tag.clone()
     }
 
-    /// Listens for the other processes.
+    /// Listens for the other processes. Call it on a Tokio runtime.
     ///
     /// # Errors
     /// Those of the system: the path of the socket may be too long.
     pub fn listen(&self, engine: SharedEngine) -> io::Result<Server> {
-        let folder: &Path = self.store.path();
-        let Address { socket, secret } = Address::of(folder);
-        let secret = Secret::create(&secret)?;
-        Server::bind(&socket, secret, engine)
+        let Address { socket, secret } = Address::of(self.store.path());
+        let runtime = tokio::runtime::Handle::current();
+        within(START, move || {
+            let _runtime = runtime.enter();
+            let secret = Secret::create(&secret)?;
+            Server::bind(&socket, secret, engine)
+        })
     }
 
     /// Looks at the folders of other processes, and takes over what ended ones have left.
     pub async fn watch(self: Arc<Self>, engine: &SharedEngine, webhooks: &Webhooks) {
         loop {
             let store = self.store.clone();
-            let found = tokio::task::spawn_blocking(move || store.neighbours()).await;
-            match found {
-                Ok(Ok(found)) => {
+            let look = move || {
+                let mut found = store.neighbours()?;
+                // One without a socket was taken over by the process that holds it, or just starts.
+                found
+                    .running
+                    .retain(|neighbour| Address::of(&neighbour.path).socket.exists());
+                Ok(found)
+            };
+            match beside_runtime(look).await {
+                Ok(found) => {
                     self.set_running(found.running);
                     if !found.taken.is_empty() {
                         let mut ids = found.unfinished;
@@ -94,8 +104,7 @@ impl Neighbours {
                         tokio::spawn(async move { end_all(ids, &engine, &webhooks).await });
                     }
                 }
-                Ok(Err(error)) => tracing::warn!(%error, "the store's folders cannot be listed"),
-                Err(error) => tracing::error!(%error, "looking at the store's folders failed"),
+                Err(error) => tracing::warn!(%error, "the store's folders cannot be listed"),
             }
             self.looked.send_modify(|count| *count += 1);
             let _ = timeout(INTERVAL, self.look.notified()).await;
@@ -106,14 +115,10 @@ impl Neighbours {
         let mut running = self.running.lock();
         let mut before = std::mem::take(&mut *running);
         for neighbour in found {
-            let address = Address::of(&neighbour.path);
-            // One without a socket was taken over by the process that holds it, or just starts.
-            if !address.socket.exists() {
-                continue;
-            }
             let tag = neighbour.tag;
             let known = before.remove(&tag);
-            let client = known.unwrap_or_else(|| Client::new(tag.as_str(), address));
+            let address = || Address::of(&neighbour.path);
+            let client = known.unwrap_or_else(|| Client::new(tag.as_str(), address()));
             running.insert(tag, client);
         }
     }

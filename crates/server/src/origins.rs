@@ -86,13 +86,15 @@ impl OriginPolicy {
     }
 
     /// Returns why a request is refused, or `None` if it may go on. A request with an `Origin` is
-    /// judged by that alone, one without by its `Sec-Fetch-*`.
+    /// judged by that alone, one without by its `Sec-Fetch-*`. A credential in a header shows that no
+    /// foreign page made the request start by GET.
     pub(crate) fn refusal(
         &self,
         head: &RequestHead,
         host: &ClientHost,
         origin: &PageOrigin,
         effect: Effect,
+        has_credential: bool,
     ) -> Option<String> {
         if effect == Effect::None {
             return None;
@@ -127,7 +129,7 @@ impl OriginPolicy {
         let may_start = match site {
             Some(b"none") => mode == Some(b"navigate"),
             Some(_) => true,
-            None => self.allow_get_start || host.is_loopback(head),
+            None => self.allow_get_start || has_credential || host.is_loopback(head),
         };
         (!may_start).then(|| {
             "A GET starts nothing unless its headers show that no foreign page sent it. Use POST, or set server.allow_get_start."
@@ -236,7 +238,7 @@ mod tests {
         let origin = policy.classify(request.head(), Some(&host));
         let may = |effect| {
             policy
-                .refusal(request.head(), &host, &origin, effect)
+                .refusal(request.head(), &host, &origin, effect, false)
                 .is_none()
         };
         match origin {

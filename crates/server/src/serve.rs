@@ -16,6 +16,7 @@ use tokenwire_store::DiskStore;
 use tokenwire_webhooks::{WebhookOptions, Webhooks};
 
 use crate::allocator::return_memory;
+use crate::auth::{Authenticator, MadeKey, made_key};
 use crate::cluster::{Cluster, ClusterSource};
 use crate::config::schema::Config;
 use crate::descriptors::refuse_without_descriptors;
@@ -30,6 +31,7 @@ use crate::service::{Service, Shared, shared_engine};
 use crate::service_manager;
 use crate::storage;
 use crate::takeover::{Predecessor, TakeoverSocket};
+use crate::time_limit::{START, within};
 
 /// Bytes of requests that the embedded simulator keeps for its `/requests`.
 const RECORDED_BYTES: usize = 1024 * 1024;
@@ -47,6 +49,8 @@ pub struct Gateway {
     /// The process that had them, which goes on until this one serves.
     predecessor: Option<Predecessor>,
     address: SocketAddr,
+    /// The key that was made for this run.
+    made_key: Option<MadeKey>,
     shared: Shared,
     /// Streams of an earlier process that are not ended yet.
     unfinished: Vec<GenerationId>,
@@ -92,12 +96,18 @@ impl Gateway {
         } else {
             None
         };
+        let made_key = made_key(&config, address);
+        let auth = match &made_key {
+            Some(made) => Some(Authenticator::of_anonymous(&made.key)),
+            None => Authenticator::of(&config.auth)?,
+        };
         let webhooks = Webhooks::new(webhook_options(&config)).map_err(ServeError::Webhooks)?;
         let shared = share(
             config,
             webhooks,
             simulator.as_ref().map(Simulator::base_url),
             store,
+            auth.map(Arc::new),
         )?;
         let store = shared.store.as_ref();
         let unfinished =
@@ -133,6 +143,7 @@ impl Gateway {
             sockets,
             predecessor,
             address,
+            made_key,
             shared,
             unfinished: unfinished.unwrap_or_default(),
             peers,
@@ -144,6 +155,12 @@ impl Gateway {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Returns the key that was made for this run, if one was.
+    #[must_use]
+    pub fn made_key(&self) -> Option<&MadeKey> {
+        self.made_key.as_ref()
     }
 
     /// Returns the address of the listener for operations, if there is one.
@@ -233,6 +250,8 @@ impl Gateway {
             shared.webhooks.clone(),
         ));
         let memory = tokio::spawn(return_memory(shared.engine.account().clone()));
+        let keys = shared.auth.clone();
+        let keys = keys.map(|auth| tokio::spawn(async move { auth.watch().await }));
         let dispatcher = tokio::spawn(shared.webhooks.clone().run());
         let served = (&mut serving).await;
         watch.abort();
@@ -258,6 +277,9 @@ impl Gateway {
         if let Some(looking) = looking {
             looking.abort();
         }
+        if let Some(keys) = keys {
+            keys.abort();
+        }
         checks.abort();
         ending.abort();
         memory.abort();
@@ -271,10 +293,17 @@ impl Gateway {
 /// Opens the socket where a successor asks for the listening sockets, if gateways can meet beside a
 /// store.
 fn takeover_socket(config: &Config, sockets: &Sockets) -> Option<TakeoverSocket> {
-    let store = handover_path(config)?;
+    let store = handover_path(config)?.to_owned();
     let all = std::iter::once(&sockets.clients).chain(&sockets.operations);
     let copies: std::io::Result<Vec<_>> = all.map(|socket| socket.try_clone()).collect();
-    match copies.and_then(|copies| TakeoverSocket::open(store, copies)) {
+    let runtime = tokio::runtime::Handle::current();
+    let open = |copies| {
+        within(START, move || {
+            let _runtime = runtime.enter();
+            TakeoverSocket::open(&store, copies)
+        })
+    };
+    match copies.and_then(open) {
         Ok(takeover) => Some(takeover),
         Err(error) => {
             tracing::warn!(%error, "the next gateway cannot take over from this one");
@@ -288,6 +317,7 @@ fn share(
     webhooks: Webhooks,
     simulator: Option<String>,
     store: Option<Arc<DiskStore>>,
+    auth: Option<Arc<Authenticator>>,
 ) -> Result<Shared, ServeError> {
     let neighbours = store.clone().map(Neighbours::new).map(Arc::new);
     let tag = neighbours.as_ref().map(|neighbours| neighbours.tag());
@@ -318,6 +348,7 @@ fn share(
         retry_budget: Arc::new(RetryBudget::new(config.retry.budget_percent)),
         webhooks,
         store,
+        auth,
         neighbours,
         cluster,
         config: Arc::new(config),

@@ -2,6 +2,8 @@
 
 use tokenwire_store::OpenError;
 
+use crate::auth::KeysFileError;
+
 /// Why the gateway cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -28,6 +30,9 @@ pub enum ServeError {
     /// An upstream cannot be set up.
     #[error("{0}")]
     Upstream(String),
+    /// The file of keys cannot be used.
+    #[error("auth.keys_file: {0}")]
+    Keys(#[from] KeysFileError),
     /// Webhooks cannot be set up.
     #[error("{0}")]
     Webhooks(String),

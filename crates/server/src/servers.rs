@@ -12,7 +12,7 @@ use tokenwire_connection::{ConnectionOptions, connections};
 
 use crate::admission::{ConnectionLimits, RESERVED_CONNECTIONS};
 use crate::allocator::return_memory;
-use crate::http::{configure, configure_operations, request_middleware};
+use crate::http::{Operations, configure, configure_operations, request_middleware};
 use crate::service::{Service, Shared};
 
 /// Time for connections to write the rest, after the generations have ended or timed out.
@@ -78,6 +78,7 @@ pub(crate) fn operations_server(shared: &Shared, listener: TcpListener) -> io::R
         let service = Service::new(&shared).expect("a worker's service");
         let application = App::new()
             .app_data(web::Data::new(service))
+            .app_data(Operations)
             .wrap(from_fn(request_middleware))
             .configure(configure_operations);
         connections(application, &options)

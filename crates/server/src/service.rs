@@ -1,15 +1,18 @@
 //! State that the request handlers of a worker share.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::header::{self, AsHeaderName, HeaderMap, HeaderName};
+use actix_web::{HttpMessage as _, HttpRequest};
 use secrecy::SecretString;
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{
     Caller, Engine, GenerationSource, Retention, ReuseOptions, SharedEngine,
 };
 use tokenwire_core::log::{LogLimits, LogStore};
+use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::{Owner, Tag, TaggedIds};
 use tokenwire_core::model::shown::Include;
 use tokenwire_core::model::snapshot::Api;
@@ -22,6 +25,7 @@ use tokenwire_store::DiskStore;
 use tokenwire_ws::WebSocketOptions;
 use url::Url;
 
+use crate::auth::{Authenticator, CREDENTIAL_HEADERS, Identity};
 use crate::cluster::Cluster;
 use crate::config::address_range::AddressRange;
 use crate::config::schema;
@@ -33,6 +37,8 @@ use crate::origins::OriginPolicy;
 use crate::sealing;
 pub use crate::upstreams::SharedUpstream;
 use tokenwire_webhooks::Webhooks;
+
+const X_UPSTREAM_AUTHORIZATION: HeaderName = HeaderName::from_static("x-upstream-authorization");
 
 /// State of one worker.
 #[derive(Debug)]
@@ -55,6 +61,8 @@ pub struct Service {
     pub metrics: Arc<Metrics>,
     /// Keeps the logs, where they outlive the process.
     pub store: Option<Arc<DiskStore>>,
+    /// Checks credentials; `None` where every request is the anonymous owner's.
+    pub auth: Option<Arc<Authenticator>>,
     /// The node, where there are several.
     pub cluster: Option<Arc<Cluster>>,
     /// The worker's part of the gauges.
@@ -80,6 +88,8 @@ pub struct Shared {
     pub webhooks: Webhooks,
     /// Keeps the logs, where they outlive the process.
     pub store: Option<Arc<DiskStore>>,
+    /// Checks credentials; `None` where every request is the anonymous owner's.
+    pub auth: Option<Arc<Authenticator>>,
     /// The other processes on the same store.
     pub neighbours: Option<Arc<Neighbours>>,
     /// The node, where there are several.
@@ -204,29 +214,66 @@ impl Service {
             gauges: shared.metrics.gauges().handles(),
             metrics: shared.metrics.clone(),
             store: shared.store.clone(),
+            auth: shared.auth.clone(),
             cluster: shared.cluster.clone(),
             forwarded,
         })
     }
 
-    /// Returns the owner of a request. Without credentials all requests have the same one.
-    #[must_use]
-    pub fn owner(&self) -> Owner {
-        Owner::Anonymous
+    /// Returns who sent a request.
+    ///
+    /// # Errors
+    /// `invalid_api_key` where credentials are checked, and this request's was not.
+    pub(crate) fn identity(&self, request: &HttpRequest) -> Result<Identity, ApiError> {
+        if self.auth.is_none() {
+            return Ok(Identity::default());
+        }
+        let known = request.extensions().get::<Identity>().cloned();
+        known.ok_or_else(|| {
+            ApiError::new(ErrorCode::InvalidApiKey, "The request has no credential.")
+        })
     }
 
-    /// The client behind a request with these headers.
+    /// Returns the owner of a request. Without credentials all requests have the same one.
+    ///
+    /// # Errors
+    /// Those of [`Service::identity`].
+    pub(crate) fn owner(&self, request: &HttpRequest) -> Result<Owner, ApiError> {
+        Ok(self.identity(request)?.owner())
+    }
+
+    /// Returns the engine as this client may use it.
+    pub(crate) fn engine_of(&self, identity: &Identity) -> Cow<'_, Engine> {
+        match identity.scope() {
+            None => Cow::Borrowed(&self.engine),
+            Some(scope) => {
+                let router = self.router.within(scope.clone());
+                Cow::Owned(self.engine.clone().with_upstream(Arc::new(router)))
+            }
+        }
+    }
+
+    /// The client behind a request with these headers. Where credentials are checked, none of the
+    /// gateway's goes to an upstream, and a client's own key for an upstream comes in a header of its
+    /// own.
     #[must_use]
-    pub fn caller(&self, headers: &HeaderMap) -> Caller {
+    pub fn caller(&self, identity: &Identity, headers: &HeaderMap) -> Caller {
         fn text(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
             headers.get(name).and_then(|value| value.to_str().ok())
         }
+        let is_checked = identity.is_checked();
         let forwarded = self
             .forwarded
             .iter()
+            .filter(|name| !is_checked || !CREDENTIAL_HEADERS.contains(&name.as_str()))
             .filter_map(|name| Some((name.as_str().to_owned(), text(headers, name)?.to_owned())));
         let own = || {
-            text(headers, header::AUTHORIZATION)?
+            let name = if is_checked {
+                X_UPSTREAM_AUTHORIZATION
+            } else {
+                header::AUTHORIZATION
+            };
+            text(headers, name)?
                 .trim()
                 .strip_prefix("Bearer ")
                 .map(str::trim)
@@ -238,13 +285,14 @@ impl Service {
             .iter()
             .any(|upstream| upstream.accept_client_key);
         Caller {
-            owner: self.owner(),
+            owner: identity.owner(),
             headers: forwarded.collect(),
             client_key: if accepted {
                 own().map(SecretString::from)
             } else {
                 None
             },
+            meter: identity.meter(),
         }
     }
 
@@ -281,10 +329,13 @@ impl Service {
 
     /// Returns the bounds and timeouts of a socket.
     #[must_use]
-    pub fn websocket(&self, headers: &HeaderMap) -> WebSocketOptions {
+    pub fn websocket(&self, identity: &Identity, headers: &HeaderMap) -> WebSocketOptions {
         let streams = &self.config.streams;
         WebSocketOptions {
-            caller: self.caller(headers),
+            caller: self.caller(identity, headers),
+            revoked: identity
+                .revocation()
+                .map(|revocation| revocation.sockets().clone()),
             max_message: self.config.limits.websocket_frame(),
             message_timeout: self.config.server.body_timeout,
             min_message_rate: self.config.server.min_body_rate,

@@ -9,6 +9,7 @@ use tokenwire_core::log::StoreError;
 use tokenwire_core::model::id::GenerationId;
 use tokenwire_store::{DiskOptions, DiskStore, OpenError};
 use tokenwire_webhooks::{DeliveryRecords, Webhooks};
+use tokio::task::unconstrained;
 
 use crate::config::schema::{Config, StoreKind};
 
@@ -51,8 +52,9 @@ pub(crate) fn recover(
         );
     }
     ids.extend(webhooks.keep_in(Arc::new(StoredDeliveries(store.clone()))));
-    // Nothing else runs on this thread yet. The store's own threads do the work.
-    block_on(end_each(ids, engine, webhooks))
+    // Nothing else runs on this thread yet. The store's own threads do the work. A task that has used
+    // up its budget would wait for the runtime, which this blocks.
+    block_on(unconstrained(end_each(ids, engine, webhooks)))
 }
 
 /// Goes on with the webhooks that are among these small records of another process. Returns the

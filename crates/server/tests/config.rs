@@ -464,7 +464,30 @@ fn bad_files_are_refused_with_key_value_expectation_and_remedy() {
             "streams: {heart-beat: 1s}",
             &["`streams.heart-beat`", "Did you mean `streams.heartbeat`?"],
         ),
-        ("auth: {keys: []}", &["`auth` is not a known key"]),
+        ("plugins: {keys: []}", &["`plugins` is not a known key"]),
+        (
+            "auth: {keys: [{owner: a b, key: sk-tw-secret-secret-secret}]}",
+            &["`auth.keys[0].owner`", "1 to 128 characters"],
+        ),
+        (
+            "auth: {keys: [{owner: a, key: short}]}",
+            &["`auth.keys[0].key` has 5 characters", "tokenwire key new"],
+        ),
+        (
+            "auth: {keys: [{owner: a}]}",
+            &["`auth.keys[0].key` is missing"],
+        ),
+        (
+            "auth: {keys: [{owner: a, hash: abc, expires: soon}]}",
+            &[
+                "`auth.keys[0].hash` is not the hash",
+                "`auth.keys[0].expires`",
+            ],
+        ),
+        (
+            "auth: {keys: [{owner: a, key: sk-tw-secret-secret-secret, role: root}]}",
+            &["`auth.keys[0].role`", "operator"],
+        ),
         (
             "webhooks: {secret: s3cret}",
             &[

@@ -71,6 +71,7 @@ impl Metered {
             webhooks: Webhooks::new(WebhookOptions::default()).unwrap(),
             store: None,
             neighbours: None,
+            auth: None,
             cluster: None,
             config: Arc::new(config),
         };

@@ -140,6 +140,7 @@ fn shared() -> Shared {
         webhooks: Webhooks::new(WebhookOptions::default()).unwrap(),
         store: None,
         neighbours: None,
+        auth: None,
         cluster: None,
         config: Arc::new(Config::default()),
     }

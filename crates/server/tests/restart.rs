@@ -190,6 +190,30 @@ async fn running_stream_ends_above_all_that_its_readers_saw() {
 }
 
 #[tokio::test]
+async fn many_running_streams_end_before_the_next_process_is_ready() {
+    let world = World::new();
+    let gateway = world.start();
+    // More than a task may await in one go.
+    let members = json!({"stream": false, "background": true});
+    let body = with(
+        response("tokens=100 text=count fault=stall after=4"),
+        members,
+    );
+    let mut ids = Vec::new();
+    for _ in 0..150 {
+        let answer = post(&gateway, "/v1/responses", &body).answer().await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        ids.push(answer.id().to_owned());
+    }
+    drop(gateway);
+    let gateway = world.start();
+    for id in ids {
+        let answer = get(&gateway, &format!("/v1/responses/{id}")).await.json();
+        assert_eq!(answer["error"]["code"], "producer_lost");
+    }
+}
+
+#[tokio::test]
 async fn conversation_goes_on_after_kill() {
     let world = World::new();
     let gateway = world.start();
@@ -473,17 +497,34 @@ async fn dead_letter_is_listed_and_retried_after_kill() {
     }
     assert_eq!(after["data"][0]["reason"], "gone");
     assert_eq!(receiver.more(), 0, "it is not sent again unasked");
+    // The endpoint is still disabled.
+    let other = job(&gateway, "tokens=3", &receiver).await;
+    let refused = async || {
+        let deliveries = get(&gateway, path).await.json();
+        deliveries["data"][0]["response_id"] == other
+            && deliveries["data"][0]["reason"] == "disabled"
+    };
+    eventually("the refused delivery", refused).await;
+    assert_eq!(receiver.more(), 0, "a disabled endpoint was called");
     let delivery = after["data"][0]["id"].as_str().unwrap();
     let retry = format!("/v1/webhooks/deliveries/{delivery}/retry");
     let answer = post(&gateway, &retry, &json!({})).answer().await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     let second = receiver.next().await;
     assert_eq!(first.header("webhook-id"), second.header("webhook-id"));
-    let delivered = async || get(&gateway, path).await.json()["data"] == json!([]);
+    let delivered = async || {
+        let left = get(&gateway, path).await.json();
+        left["data"].as_array().unwrap().len() == 1 && left["data"][0]["response_id"] == other
+    };
     eventually("the delivery", delivered).await;
     drop(gateway);
     let gateway = world.start_with(WEBHOOKS);
-    assert_eq!(get(&gateway, path).await.json()["data"], json!([]));
+    let left = get(&gateway, path).await.json();
+    assert_eq!(left["data"].as_array().unwrap().len(), 1);
+    // The retry has enabled the endpoint for later processes as well.
+    let third = job(&gateway, "tokens=3", &receiver).await;
+    let (_, response) = receiver.next().await.checked(SECRET);
+    assert_eq!(response, third);
 }
 
 #[tokio::test]

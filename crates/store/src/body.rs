@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tokenwire_core::log::{LogHeader, StoreError};
 use tokenwire_core::model::id::Seq;
+use tokenwire_core::model::record::RecordBatch;
 
 use crate::frame::{self, HEAD, Kind};
 
@@ -91,6 +92,19 @@ pub(crate) struct WholeLog {
 }
 
 impl WholeLog {
+    /// Returns the log that consists of these records.
+    pub(crate) fn of(batch: &RecordBatch) -> Self {
+        let mut whole = Self::default();
+        let mut records = batch.iter();
+        let mut before = records.rest();
+        while records.next().is_some() {
+            let length = before.len() - records.rest().len();
+            whole.add(0, &before[..length], records.end_seq());
+            before = records.rest();
+        }
+        whole
+    }
+
     /// Adds records that end at `next`. They follow those before.
     pub(crate) fn add(&mut self, log: u32, records: &[u8], next: Seq) {
         if records.is_empty() {

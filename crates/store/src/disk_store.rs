@@ -4,7 +4,9 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -18,6 +20,7 @@ use tokenwire_core::model::record::RecordBatch;
 use tokio::sync::oneshot;
 
 use crate::command::{Command, Reply, Seal};
+use crate::files::Answers;
 use crate::folder::Folder;
 use crate::health::StoreStatus;
 use crate::index::Entry;
@@ -29,6 +32,9 @@ use crate::{reader, writer};
 
 /// Threads that read.
 const READERS: usize = 4;
+
+/// The longest time without any answer of the disk while a store is opened.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -65,11 +71,45 @@ impl Drop for DiskStore {
 
 impl DiskStore {
     /// Creates a folder for this process, and recovers those of processes that are gone. Blocks
-    /// until that is done.
+    /// until that is done, however long it takes.
     ///
     /// # Errors
-    /// [`OpenError`] if the folder cannot be created or read.
+    /// [`OpenError`] if the folder cannot be created or read, or if the disk gives no answer at all
+    /// for 20 seconds.
     pub fn open(options: DiskOptions) -> Result<Self, OpenError> {
+        let path = options.path.display().to_string();
+        let failed = |source| OpenError {
+            path: path.clone(),
+            source,
+        };
+        let answers = Answers::default();
+        let (sender, opened) = sync_channel(1);
+        let counted = answers.clone();
+        // A thread that a disk holds cannot be ended. It does not keep the process from ending.
+        Builder::new()
+            .name("store-opener".to_owned())
+            .spawn(move || sender.send(Self::open_here(options, &counted)))
+            .map_err(failed)?;
+        let mut before = answers.load(Ordering::Relaxed);
+        loop {
+            match opened.recv_timeout(OPEN_TIMEOUT) {
+                Ok(result) => return result,
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(failed(io::Error::other("opening it panicked")));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            let now = answers.load(Ordering::Relaxed);
+            if now == before {
+                let message = format!("the disk has not answered for {}s", OPEN_TIMEOUT.as_secs());
+                return Err(failed(io::Error::new(io::ErrorKind::TimedOut, message)));
+            }
+            tracing::info!(path, "still reading what earlier processes left");
+            before = now;
+        }
+    }
+
+    fn open_here(options: DiskOptions, answers: &Answers) -> Result<Self, OpenError> {
         let failed = |source| OpenError {
             path: options.path.display().to_string(),
             source,
@@ -79,7 +119,8 @@ impl DiskStore {
             index,
             folders,
             next_file,
-        } = recover(&options).map_err(failed)?;
+            ..
+        } = recover(&options, answers).map_err(failed)?;
         let shared = Shared::new(options.clone(), folder, index, next_file);
         let paths = folders.iter().map(|folder| folder.path.clone());
         shared.taken.lock().extend(paths);
@@ -256,6 +297,11 @@ impl LogStore for DiskStore {
             object,
         });
         self.change(|reply| Command::Seal(seal, reply)).boxed()
+    }
+
+    /// The kept log is written from the records, which else are read from all over the journal.
+    fn seals_whole(&self) -> bool {
+        true
     }
 
     fn open<'a>(&'a self, id: &'a GenerationId) -> StoreFuture<'a, StoredLog> {

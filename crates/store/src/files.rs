@@ -5,7 +5,7 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use tokenwire_core::log::StoreError;
@@ -26,6 +26,12 @@ pub(crate) enum FileKind {
     /// Small records.
     Entries,
 }
+
+/// Counts what the disk has answered, so that one that hangs is told from one that is slow.
+pub(crate) type Answers = Arc<AtomicUsize>;
+
+/// Bytes of one read of a file that is read as a whole.
+const READ_BYTES: usize = 1 << 20;
 
 /// The number of a file in this process.
 pub(crate) type FileId = u32;
@@ -49,6 +55,7 @@ pub(crate) struct StoreFile {
     pub(crate) is_new: AtomicBool,
     /// Whether a sync failed. Nothing more is written to it.
     pub(crate) failed: AtomicBool,
+    answers: Answers,
 }
 
 /// The place of a frame.
@@ -116,6 +123,7 @@ impl StoreFile {
             dirty: AtomicBool::new(false),
             is_new: AtomicBool::new(true),
             failed: AtomicBool::new(false),
+            answers: Answers::default(),
         }))
     }
 
@@ -124,8 +132,10 @@ impl StoreFile {
         path: &Path,
         kind: FileKind,
         id: FileId,
+        answers: Answers,
     ) -> io::Result<Result<Arc<Self>, FileHead>> {
         let file = File::open(path)?;
+        answers.fetch_add(1, Ordering::Relaxed);
         let length = file.metadata()?.len();
         let mut head = Vec::with_capacity(FILE_HEAD);
         (&file).take(FILE_HEAD as u64).read_to_end(&mut head)?;
@@ -144,6 +154,7 @@ impl StoreFile {
             dirty: AtomicBool::new(false),
             is_new: AtomicBool::new(false),
             failed: AtomicBool::new(false),
+            answers,
         })))
     }
 
@@ -181,8 +192,18 @@ impl StoreFile {
     /// Reads all of it.
     pub(crate) fn read_all(&self) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; usize::try_from(self.len()).unwrap_or(0)];
-        self.file.read_exact_at(&mut bytes, 0)?;
+        let mut offset = 0;
+        for part in bytes.chunks_mut(READ_BYTES) {
+            self.read(part, offset)?;
+            offset += part.len() as u64;
+        }
         Ok(bytes)
+    }
+
+    fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(bytes, offset)?;
+        self.answers.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Reads the head of the frame at this offset. `None` if there is none.
@@ -191,7 +212,7 @@ impl StoreFile {
             return Ok(None);
         }
         let mut bytes = [0; HEAD];
-        self.file.read_exact_at(&mut bytes, offset)?;
+        self.read(&mut bytes, offset)?;
         Ok(Head::parse(&bytes, self.salt)
             .filter(|head| offset + head.frame_len() as u64 <= self.len()))
     }
@@ -211,9 +232,7 @@ impl StoreFile {
             return Err(StoreError::Corrupt);
         }
         let mut bytes = vec![0; length];
-        self.file
-            .read_exact_at(&mut bytes, offset)
-            .map_err(failed)?;
+        self.read(&mut bytes, offset).map_err(failed)?;
         if frame::body(&bytes, kind, self.salt).is_none() {
             return Err(StoreError::Corrupt);
         }

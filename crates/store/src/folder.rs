@@ -48,7 +48,7 @@ impl Folder {
     /// # Errors
     /// Those of the file system.
     pub(crate) fn create(root: &Path) -> io::Result<Self> {
-        directory(root)?;
+        create_root(root)?;
         let name = name(&Tag::random());
         let (new, path) = (root.join(format!("{NEW}{name}")), root.join(&name));
         directory(&new)?;
@@ -56,6 +56,7 @@ impl Folder {
         writeln!(lock, "{NAME} {VERSION}")?;
         lock.try_lock()?;
         lock.sync_all()?;
+        sync(&new)?;
         // Other processes see it only once it is locked.
         fs::rename(&new, &path)?;
         sync(root)?;
@@ -144,6 +145,24 @@ pub(crate) fn tag(path: &Path) -> Option<Tag> {
 
 fn is_of_peer(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(PEER.as_bytes())
+}
+
+/// Creates the folder of all folders, whose name is then durable.
+fn create_root(root: &Path) -> io::Result<()> {
+    if root.is_dir() {
+        return Ok(());
+    }
+    directory(root)?;
+    // Those above it may belong to others, who have made their names durable.
+    for parent in root.ancestors().skip(1) {
+        let parent = if parent.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            parent
+        };
+        let _ = sync(parent);
+    }
+    Ok(())
 }
 
 /// Creates a folder that only its owner can read.

@@ -1,6 +1,7 @@
 //! Stores for the logs of Tokenwire that outlive their process.
 //!
-//! [`DiskStore`] keeps logs in a folder on a local disk. It needs no server.
+//! [`DiskStore`] keeps logs in a folder on a local disk. It needs no server. With the feature `redis`
+//! `redis::RedisStore` keeps them in Redis, where several nodes share them.
 //!
 //! ```text
 //!   <path>/<tag>/            a folder for each start of the process; its lock is the lease

@@ -62,61 +62,97 @@ pub(crate) fn push_footer(out: &mut Vec<u8>, last: u32) {
     });
 }
 
-/// Returns what lies in a kept file, as far as it can be read.
-pub(crate) fn contents(file: &StoreFile) -> Vec<Listed> {
-    match from_footer(file) {
-        Ok(Some(listed)) => listed,
-        Ok(None) => walk(file),
+/// Calls `f` with what lies in a kept file, as far as it can be read, oldest first. A file can hold
+/// very many logs, so `f` gets at most [`LISTED`] at a time.
+pub(crate) fn each_part(file: &StoreFile, mut f: impl FnMut(&[Listed])) {
+    match lists(file) {
+        Ok(Some(offsets)) => {
+            for offset in offsets.into_iter().rev() {
+                match list(file, offset) {
+                    Ok(listing) => f(&listing.items),
+                    Err(error) => {
+                        tracing::error!(%error, path = %file.path.display(), "a list of a kept file cannot be read");
+                    }
+                }
+            }
+        }
+        Ok(None) => walk(file, f),
         Err(error) => {
             tracing::error!(%error, path = %file.path.display(), "a list of a kept file is damaged");
-            walk(file)
+            walk(file, f);
         }
     }
 }
 
-/// Follows the lists from the file's end. `None` if it has no footer.
-fn from_footer(file: &StoreFile) -> Result<Option<Vec<Listed>>, StoreError> {
+/// Returns where the lists lie, newest first. `None` if the file has no footer.
+fn lists(file: &StoreFile) -> Result<Option<Vec<u32>>, StoreError> {
     let Some(at) = file.len().checked_sub(FOOTER as u64) else {
         return Ok(None);
     };
     let Ok(footer) = file.frame(at, FOOTER, Kind::Footer) else {
         return Ok(None);
     };
-    let mut last = u32::from_le_bytes(*footer.first_chunk().ok_or(StoreError::Corrupt)?);
-    let mut listed = Vec::new();
-    while last > 0 {
-        let list = file.frame_at(u64::from(last), Kind::Listing)?;
-        let Listing { before, items } = body::decode(&list)?;
-        if before >= last {
+    let mut next = u32::from_le_bytes(*footer.first_chunk().ok_or(StoreError::Corrupt)?);
+    let mut offsets = Vec::new();
+    while next > 0 {
+        offsets.push(next);
+        let before = list(file, next)?.before;
+        if before >= next {
             return Err(StoreError::Corrupt);
         }
-        last = before;
-        // The newest first, until all are there.
-        listed.extend(items.into_iter().rev());
+        next = before;
     }
-    listed.reverse();
-    Ok(Some(listed))
+    Ok(Some(offsets))
+}
+
+fn list(file: &StoreFile, offset: u32) -> Result<Listing, StoreError> {
+    body::decode(&file.frame_at(u64::from(offset), Kind::Listing)?)
+}
+
+/// What was found in a file without lists, until there is enough for a part.
+struct Part<F> {
+    items: Vec<Listed>,
+    f: F,
+}
+
+impl<F: FnMut(&[Listed])> Part<F> {
+    fn add(&mut self, listed: Option<Listed>) {
+        self.items.extend(listed);
+        if self.items.len() >= LISTED {
+            self.end();
+        }
+    }
+
+    fn end(&mut self) {
+        if !self.items.is_empty() {
+            (self.f)(&self.items);
+            self.items.clear();
+        }
+    }
 }
 
 /// Reads the heads of a file's logs or objects. Their bytes are checked when they are read.
-fn walk(file: &StoreFile) -> Vec<Listed> {
-    let mut listed = Vec::new();
+fn walk(file: &StoreFile, f: impl FnMut(&[Listed])) {
+    let mut part = Part {
+        items: Vec::new(),
+        f,
+    };
     let mut offset = FILE_HEAD as u64;
     while offset < file.len() {
         match step(file, offset) {
             Ok(Some((found, next))) => {
-                listed.extend(found);
+                part.add(found);
                 offset = next;
             }
             // Torn: a whole frame would end within the file.
             Ok(None) if file.head(offset).is_ok_and(|head| head.is_some()) => break,
             Ok(None) | Err(_) => {
-                after_damage(file, offset, &mut listed);
+                after_damage(file, offset, &mut part);
                 break;
             }
         }
     }
-    listed
+    part.end();
 }
 
 /// Returns the log or the object at this offset, and where the next frame begins. `None` if the file
@@ -151,7 +187,7 @@ fn step(file: &StoreFile, offset: u64) -> Result<Option<(Option<Listed>, u64)>, 
 }
 
 /// Reads the rest of a damaged file: looks for whole frames after the damage.
-fn after_damage(file: &StoreFile, offset: u64, listed: &mut Vec<Listed>) {
+fn after_damage(file: &StoreFile, offset: u64, part: &mut Part<impl FnMut(&[Listed])>) {
     tracing::error!(path = %file.path.display(), offset, "a kept file is damaged");
     let Ok(bytes) = file.read_all() else {
         return;
@@ -162,7 +198,7 @@ fn after_damage(file: &StoreFile, offset: u64, listed: &mut Vec<Listed>) {
             && matches!(head.kind, Kind::Log | Kind::Object)
             && let Ok(Some((found, _))) = step(file, offset as u64)
         {
-            listed.extend(found);
+            part.add(found);
         }
     }
 }

@@ -16,11 +16,11 @@ use tokenwire_core::model::record::RecordBatch;
 use bytes::Bytes;
 
 use crate::body::{self, EntryBody, LogHead, now};
-use crate::files::{FileId, FileKind, Place, StoreFile};
+use crate::files::{Answers, FileId, FileKind, Place, StoreFile};
 use crate::folder::{Folder, Taken};
 use crate::frame::{FILE_HEAD, FileHead, Found, Frames, Head, Kind};
 use crate::index::{Chunk, Entry, IdKey, Index, KeptLog, RunningLog};
-use crate::listing::{Listed, contents};
+use crate::listing::{Listed, each_part};
 use crate::options::DiskOptions;
 
 /// What earlier processes left.
@@ -30,6 +30,7 @@ pub(crate) struct Recovered {
     /// The folders, whose locks are held.
     pub(crate) folders: Vec<Folder>,
     pub(crate) next_file: FileId,
+    pub(crate) answers: Answers,
 }
 
 /// A log of a journal, while it is read.
@@ -43,12 +44,14 @@ struct JournalLog {
 ///
 /// # Errors
 /// If the folder of all folders cannot be listed.
-pub(crate) fn recover(options: &DiskOptions) -> io::Result<Recovered> {
+pub(crate) fn recover(options: &DiskOptions, answers: &Answers) -> io::Result<Recovered> {
     let mut recovered = Recovered {
         next_file: 1,
+        answers: answers.clone(),
         ..Recovered::default()
     };
     for path in Folder::list(&options.path)? {
+        answers.fetch_add(1, Ordering::Relaxed);
         match Folder::take(&path) {
             Ok(Taken::Free(folder)) => {
                 if recovered.folder(&folder, options) {
@@ -110,7 +113,7 @@ impl Recovered {
         for (_, kind, path) in named {
             let id = self.next_file;
             self.next_file += 1;
-            let file = match StoreFile::open(&path, kind, id)? {
+            let file = match StoreFile::open(&path, kind, id, self.answers.clone())? {
                 Ok(file) => file,
                 Err(FileHead::Foreign) => {
                     tracing::warn!(path = %path.display(), "left alone: not a file of this version");
@@ -173,20 +176,22 @@ impl Recovered {
 
     /// Notes what lies in a kept file.
     fn kept(&mut self, file: &StoreFile) {
-        for Listed { id, keyed, offset } in contents(file) {
-            let key = self.index.key(&id);
-            if self.index.is_deleted(key) {
-                continue;
+        each_part(file, |part| {
+            for Listed { id, keyed, offset } in part {
+                let key = self.index.key(id);
+                if self.index.is_deleted(key) {
+                    continue;
+                }
+                if let Some(keyed) = *keyed {
+                    self.index.keys.insert(keyed, key);
+                }
+                let place = Place {
+                    file: file.id,
+                    offset: *offset,
+                };
+                self.note_kept(key, file.kind, place);
             }
-            if let Some(keyed) = keyed {
-                self.index.keys.insert(keyed, key);
-            }
-            let place = Place {
-                file: file.id,
-                offset,
-            };
-            self.note_kept(key, file.kind, place);
-        }
+        });
     }
 
     fn note_kept(&mut self, key: IdKey, kind: FileKind, place: Place) {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use parking_lot::Mutex;
 
@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) next_file: AtomicU32,
     /// The folders of earlier processes that this one has taken.
     pub(crate) taken: Mutex<HashSet<PathBuf>>,
+    /// Whether folders of further processes are left to others.
+    pub(crate) leaves_folders: AtomicBool,
 }
 
 impl Shared {
@@ -62,6 +64,7 @@ impl Shared {
             reads: Queue::new(READS),
             next_file: AtomicU32::new(next_file),
             taken: Mutex::default(),
+            leaves_folders: AtomicBool::new(false),
         })
     }
 }

@@ -26,6 +26,8 @@ struct State {
     waiting: Vec<Waiting>,
     /// Journal files that are removed once the kept files are synced.
     doomed: Vec<Arc<StoreFile>>,
+    /// Files that could not be synced, and whose contents are not written elsewhere yet.
+    lost: usize,
     closed: bool,
 }
 
@@ -58,13 +60,19 @@ impl Syncer {
         self.state.lock().doomed.push(file);
     }
 
+    /// Notes that what was in a file that could not be synced is written elsewhere.
+    pub(crate) fn rewritten(&self) {
+        self.state.lock().lost -= 1;
+    }
+
     /// Ends the thread after a last round.
     pub(crate) fn close(&self) {
         self.state.lock().closed = true;
         self.ready.notify_one();
     }
 
-    /// Syncs each `interval` until it is closed. `on_failure` gets the files that could not be.
+    /// Syncs each `interval` until it is closed. `on_failure` gets the files that could not be
+    /// synced; [`rewritten`](Self::rewritten) is to be called for each.
     pub(crate) fn run(
         &self,
         interval: Duration,
@@ -82,7 +90,7 @@ impl Syncer {
                 let closed = state.closed;
                 let round = (timed_out || closed).then(|| {
                     let dirty = std::mem::take(&mut state.dirty);
-                    (dirty, std::mem::take(&mut state.doomed))
+                    (dirty, std::mem::take(&mut state.doomed), state.lost == 0)
                 });
                 (std::mem::take(&mut state.waiting), round, closed)
             };
@@ -92,21 +100,27 @@ impl Syncer {
                 if let Err(error) = &synced {
                     tracing::error!(%error, path = %file.path.display(), "a file of the store cannot be synced");
                     health.note(&Err(error.clone()), false);
-                    file.failed.store(true, Ordering::Release);
-                    on_failure(file.clone());
+                    // Nothing that it holds is durable if it is not by now: the system forgets what
+                    // it could not write.
+                    if !file.failed.swap(true, Ordering::AcqRel) {
+                        self.state.lock().lost += 1;
+                        on_failure(file.clone());
+                    }
                 }
                 synced
             };
             for Waiting { file, reply } in waiting {
                 let _ = reply.send(sync(&file));
             }
-            if let Some((mut dirty, doomed)) = round {
+            if let Some((mut dirty, doomed, was_safe)) = round {
                 due = after(interval);
                 // A journal may go only after what was written of it elsewhere is durable.
                 dirty.sort_by_key(|file| file.kind == FileKind::Journal);
-                let kept = dirty.iter().filter(|file| sync(file).is_err());
-                let lost = kept.filter(|file| file.kind != FileKind::Journal).count();
-                if lost == 0 {
+                for file in &dirty {
+                    let _ = sync(file);
+                }
+                // What was in lost files is in dirty ones of this round if it was written before.
+                if was_safe && self.state.lock().lost == 0 {
                     for file in doomed {
                         remove(&file, health);
                     }

@@ -53,6 +53,11 @@ impl DiskStore {
         &self.shared.folder.path
     }
 
+    /// Leaves the folders of processes that end from now on to others: this one stops.
+    pub fn leave_folders(&self) {
+        self.shared.leaves_folders.store(true, Ordering::Release);
+    }
+
     /// Looks at the folders of other processes, and takes those that none holds any more: what is
     /// in them is this store's when this returns. Blocks until then.
     ///
@@ -72,6 +77,7 @@ impl DiskStore {
                 continue;
             };
             match Folder::take(&path) {
+                Ok(Taken::Free(_)) if self.shared.leaves_folders.load(Ordering::Acquire) => {}
                 Ok(Taken::Free(folder)) => {
                     tracing::info!(%tag, "taking over what a process left");
                     let merged = self.take_over(folder);
@@ -99,6 +105,7 @@ impl DiskStore {
             index: self.shared.index.lock().sibling(),
             folders: Vec::new(),
             next_file: self.shared.next_file.fetch_add(count, Ordering::Relaxed),
+            ..Recovered::default()
         };
         if !recovered.folder(&folder, &self.shared.options) {
             // It is left to a process of its version, and not looked at again.

@@ -9,13 +9,13 @@ use bytes::Bytes;
 use tokenwire_core::log::{Block, Blocks, Epoch, LogHeader, StoreError};
 use tokenwire_core::model::id::{GenerationId, Seq};
 
-use crate::body::{self, EntryBody, LogHead, ObjectHead, now};
+use crate::body::{self, EntryBody, LogHead, ObjectHead, WholeLog, now};
 use crate::command::{Command, Seal};
-use crate::files::{FileKind, Place, StoreFile};
+use crate::files::{FileId, FileKind, Place, StoreFile};
 use crate::folder::Folder;
 use crate::frame::{self, Kind};
 use crate::index::{Chunk, Entry, IdKey, KeptLog, RunningLog};
-use crate::listing::Listed;
+use crate::listing::{self, Listed};
 use crate::output::Output;
 use crate::queue::{Received, after};
 use crate::reader::{log_head, object_head, whole};
@@ -322,15 +322,15 @@ impl Writer {
         let Seal {
             id,
             epoch,
-            block,
+            block: last,
             object,
         } = seal;
         let block = Block {
             id: &id,
             epoch,
-            first: block.first_seq(),
-            next: block.end_seq(),
-            bytes: block.as_block(),
+            first: last.first_seq(),
+            next: last.end_seq(),
+            bytes: last.as_block(),
         };
         let key = self.shared.index.lock().key(&id);
         let (new, number) = match self.check(key, block)? {
@@ -356,11 +356,17 @@ impl Writer {
                 (None, _) => return Ok(()),
             }
         };
-        let mut whole = match whole(&self.shared, key, 0) {
-            Ok(whole) => whole,
-            Err(error) => return Err(self.give_up(key, error)),
+        let whole = if block.first == Seq(0) {
+            WholeLog::of(&last)
+        } else {
+            match whole(&self.shared, key, 0) {
+                Ok(mut whole) => {
+                    whole.add(0, new, block.next);
+                    whole
+                }
+                Err(error) => return Err(self.give_up(key, error)),
+            }
         };
-        whole.add(0, new, block.next);
         let head = LogHead {
             header: header.encode(),
             epoch_ends: epoch_ends.iter().map(|end| end.0).collect(),
@@ -440,16 +446,7 @@ impl Writer {
         if file.newest.load(Ordering::Relaxed) + fresh.as_secs() >= now() {
             return Ok(());
         }
-        let (head, offset) = object_head(&file, place)?;
-        let object = file.frame(offset, head.length as usize, Kind::Bytes)?;
-        let header = LogHeader::decode(&head.header)?;
-        let log = LogHead {
-            header: head.header,
-            epoch_ends: head.epoch_ends,
-            ended_at: Some(head.ended_at),
-            chunks: Vec::new(),
-        };
-        let renewed = self.write_object(&header, &log, Seq(head.end), &object)?;
+        let renewed = self.move_object(&file, place)?;
         if let Some(Entry::Kept(kept)) = self.shared.index.lock().logs.get_mut(&key) {
             kept.object = Some(renewed);
         }
@@ -595,19 +592,118 @@ impl Writer {
         }
     }
 
-    /// Drops the logs of a journal file that could not be synced: their writers store them again.
-    fn lost(&mut self, file: &StoreFile) {
-        if file.kind != FileKind::Journal {
-            return;
+    /// Writes what is in a file that could not be synced to another one. The system has its contents
+    /// in memory, most likely.
+    fn lost(&mut self, file: &Arc<StoreFile>) {
+        match file.kind {
+            FileKind::Journal => self.rescue_running(file),
+            FileKind::Logs | FileKind::Objects => self.rescue_kept(file),
+            FileKind::Entries => {
+                let mut index = self.shared.index.lock();
+                let keys: Vec<_> = index.entries.keys().cloned().collect();
+                index.changed.extend(keys);
+                drop(index);
+                self.write_entries();
+            }
+            // Each deletion was synced before it was answered, or is not answered.
+            FileKind::Deleted => {}
         }
-        let mut index = self.shared.index.lock();
-        let running: Vec<IdKey> = index.running.iter().copied().collect();
-        for key in running {
-            let pinned = |log: &mut RunningLog| log.pinned.contains(&file.id);
-            if index.running_mut(key).is_some_and(pinned) {
-                index.take_running(key);
+        self.shared.syncer.rewritten();
+    }
+
+    /// Writes the running logs of a journal file again. Those that cannot be read are dropped: their
+    /// writers store them again.
+    fn rescue_running(&mut self, file: &StoreFile) {
+        let pinning = self.pinning(file.id);
+        for key in pinning {
+            if self.rewrite(key, None).is_err() {
+                self.shared.index.lock().take_running(key);
             }
         }
+    }
+
+    /// Writes the logs or objects of a kept file again.
+    fn rescue_kept(&mut self, file: &Arc<StoreFile>) {
+        listing::each_part(file, |part| {
+            for listed in part {
+                self.rescue(file, listed);
+            }
+        });
+    }
+
+    fn rescue(&mut self, file: &StoreFile, listed: &Listed) {
+        let place = Place {
+            file: file.id,
+            offset: listed.offset,
+        };
+        let key = self.shared.index.lock().key(&listed.id);
+        let kept = match self.shared.index.lock().logs.get(&key) {
+            Some(Entry::Kept(kept)) => *kept,
+            _ => return,
+        };
+        let moved = if kept.log == Some(place) {
+            self.move_log(file, place).map(|log| KeptLog {
+                log: Some(log),
+                ..kept
+            })
+        } else if kept.object == Some(place) {
+            self.move_object(file, place).map(|object| KeptLog {
+                object: Some(object),
+                ..kept
+            })
+        } else {
+            return;
+        };
+        match moved {
+            Ok(moved) => self.shared.index.lock().keep(key, moved),
+            Err(error) => {
+                tracing::error!(generation = %listed.id, %error, "an ended stream may be lost with a loss of power");
+            }
+        }
+    }
+
+    /// Writes an ended log again. Returns where it lies now.
+    fn move_log(&mut self, file: &StoreFile, place: Place) -> Result<Place, StoreError> {
+        let (head, mut offset) = log_head(file, place)?;
+        let mut whole = WholeLog::default();
+        for (next, length) in &head.chunks {
+            let bytes = file.frame(offset, *length as usize, Kind::Records)?;
+            let (_, records) = body::records(&bytes)?;
+            whole.add(0, records, Seq(*next));
+            offset += u64::from(*length);
+        }
+        let header = head.header()?;
+        self.buffer.clear();
+        if whole.write(&mut self.buffer, 0, head).is_none() {
+            return Err(StoreError::Corrupt);
+        }
+        let moved = self.logs.append(&self.shared, &mut self.buffer)?;
+        self.logs
+            .note(&self.shared, Listed::new(&header, moved.offset));
+        self.buffer.clear();
+        self.buffer.shrink_to(1 << 20);
+        Ok(moved)
+    }
+
+    /// Writes an object again. Returns where it lies now.
+    fn move_object(&mut self, file: &StoreFile, place: Place) -> Result<Place, StoreError> {
+        let (head, offset) = object_head(file, place)?;
+        let object = file.frame(offset, head.length as usize, Kind::Bytes)?;
+        let header = LogHeader::decode(&head.header)?;
+        let log = LogHead {
+            header: head.header,
+            epoch_ends: head.epoch_ends,
+            ended_at: Some(head.ended_at),
+            chunks: Vec::new(),
+        };
+        self.write_object(&header, &log, Seq(head.end), &object)
+    }
+
+    /// Returns the running logs that have something in this file.
+    fn pinning(&self, file: FileId) -> Vec<IdKey> {
+        let index = self.shared.index.lock();
+        let pins = |key: &&IdKey| matches!(index.logs.get(key), Some(Entry::Running(log)) if log.pinned.contains(&file));
+        index.running.iter().filter(pins).copied().collect()
     }
 
     /// Writes logs again that pin the oldest of too many journal files.
@@ -625,12 +721,7 @@ impl Writer {
         let Some(oldest) = oldest else {
             return;
         };
-        let pinning: Vec<IdKey> = {
-            let index = self.shared.index.lock();
-            let pins = |key: &&IdKey| matches!(index.logs.get(key), Some(Entry::Running(log)) if log.pinned.contains(&oldest));
-            index.running.iter().filter(pins).copied().collect()
-        };
-        for key in pinning {
+        for key in self.pinning(oldest) {
             if self.rewrite(key, None).is_err() {
                 // Tried again with the next change.
                 return;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use tokenwire_core::log::{Epoch, LogStore, StoreError};
-use tokenwire_core::model::id::{GenerationId, Owner};
+use tokenwire_core::model::id::{GenerationId, Owner, Seq};
 use tokenwire_store::{DiskOptions, DiskStore, StoreState};
 use tokenwire_testkit::store_conformance::header;
 
@@ -34,6 +34,32 @@ async fn ended_logs_and_objects_outlive_the_process() {
     assert_eq!(key, Ok(Some(id)));
     let other = store.keyed(&Owner::Anonymous, "key").await;
     assert_eq!(other, Ok(None));
+}
+
+#[tokio::test]
+async fn log_sealed_with_all_its_records_needs_no_journal() {
+    let path = folder();
+    let store = open(&path);
+    let id = running(&*store, &["one", "two"]).await;
+    // What the journal has of it cannot be read.
+    let journal = named(&path, "journal-").remove(0);
+    let mut bytes = fs::read(&journal).unwrap();
+    let damaged = bytes.len() - 1;
+    bytes[damaged] ^= 1;
+    fs::write(&journal, bytes).unwrap();
+    let mut whole = record(0, "one");
+    whole.push(1, b"two");
+    whole.push(1, &vec![b'x'; 100_000]);
+    whole.push(1, b"the end");
+    assert_eq!(store.seal(&id, FIRST, whole, None).await, Ok(()));
+    let store = open(&crash(&path));
+    let (texts, sealed) = texts(&store, &id).await;
+    assert!(sealed);
+    let lengths: Vec<_> = texts.iter().map(String::len).collect();
+    assert_eq!(lengths, [3, 3, 100_000, 7]);
+    // A part of it is read without the rest.
+    let batch = store.read(&id, Seq(3), 1).await.unwrap();
+    assert_eq!((batch.first_seq(), batch.byte_len()), (Seq(3), 8));
 }
 
 #[tokio::test]
@@ -141,6 +167,20 @@ async fn processes_on_one_path_have_a_folder_each() {
     assert_eq!(third.unfinished(), [b]);
     assert_eq!(third.open(&a).await.unwrap_err(), StoreError::NotFound);
     assert!(texts(&first, &a).await.1);
+}
+
+#[tokio::test]
+async fn process_that_stops_takes_no_folder() {
+    let path = folder();
+    let (first, second) = (open(&path), open(&path));
+    let id = running(&*first, &["one"]).await;
+    first.close();
+    drop(first);
+    second.leave_folders();
+    let found = second.neighbours().unwrap();
+    assert_eq!((found.taken, found.unfinished), (vec![], vec![]));
+    let third = open(&path);
+    assert_eq!(third.unfinished(), [id]);
 }
 
 #[tokio::test]

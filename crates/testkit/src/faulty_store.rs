@@ -284,6 +284,10 @@ impl LogStore for FaultyStore {
         self.call(Operation::Seal, Some(()), seal).boxed()
     }
 
+    fn seals_whole(&self) -> bool {
+        self.inner.seals_whole()
+    }
+
     fn open<'a>(&'a self, id: &'a GenerationId) -> StoreFuture<'a, StoredLog> {
         let open = move || self.inner.open(id);
         self.call(Operation::Open, None, open).boxed()

@@ -6,6 +6,7 @@
 //!   [`LogStore`](tokenwire_core::log::LogStore).
 //! * [`simulation`]: engine, store, readers, faults and crashes from a seed.
 //! * [`FaultyStore`]: a store that is slow, hangs, fails, lies and repeats by a plan or a seed.
+//! * `FaultyDisk` (feature `disk`): a mounted disk that hangs, is slow, is full, fails and loses power.
 //! * [`ScriptedUpstream`]: an upstream that sends the bytes that the test says, when the test says
 //!   so.
 //! * [`TestEngine`], [`Reader`] and [`JsonLines`]: an engine over such an upstream, readers that
@@ -25,6 +26,8 @@
 )]
 
 pub mod chaos;
+#[cfg(all(feature = "disk", target_os = "linux"))]
+pub mod disk;
 pub mod log_conformance;
 pub mod simulation;
 pub mod store_conformance;

@@ -1,5 +1,5 @@
-//! Endpoints that answered 410. Nothing is sent to them until the gateway restarts or a client
-//! retries a delivery.
+//! Endpoints that answered 410. Nothing is sent to them until a client retries a delivery. Where
+//! deliveries are kept beyond the process, so are these, for as long as the dead letter of the 410.
 
 use std::collections::{HashSet, VecDeque};
 

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use parking_lot::Mutex;
+use tokenwire_core::model::id::Owner;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::delivery::{Attempted, DeliveryError, Number, Reason};
 use crate::queue::{DeliveryQueue, Notice, NoticeKind};
-use crate::records::{DeliveryRecords, Record, with_end};
+use crate::records::{DeliveryRecords, Record, with_enabled, with_end};
 use crate::sender::Sender;
 
 /// State shared by the workers, the dispatcher and the API.
@@ -68,6 +69,19 @@ impl WebhookState {
         }
         for dropped in self.queue.lock().take_dropped() {
             records.set(&dropped, None);
+        }
+    }
+
+    /// Notes that the endpoint of a delivery is enabled again, for later processes as well.
+    pub(crate) fn note_enabled(&self, owner: &Owner, id: &str) {
+        let Some(records) = self.records.get() else {
+            return;
+        };
+        let disabling = self.queue.lock().disabling(owner, id);
+        for id in disabling {
+            if let Some(record) = records.get(&id) {
+                records.set(&id, with_enabled(&record));
+            }
         }
     }
 }

@@ -291,6 +291,7 @@ impl Webhooks {
         let retried = self.state.queue.lock().retry(owner, id, Instant::now());
         if retried.is_ok() {
             self.state.note_end(id, None);
+            self.state.note_enabled(owner, id);
         }
         self.state.wakeup.notify_one();
         retried
@@ -310,8 +311,9 @@ impl Webhooks {
                     owed,
                     event: Some(event),
                     dead: Some(dead),
+                    disables,
                     ..
-                }) => dead_letters.push((event, owed, dead)),
+                }) => dead_letters.push((event, owed, dead, disables)),
                 Some(Record {
                     owed,
                     event: Some(event),
@@ -331,7 +333,10 @@ impl Webhooks {
         dead_letters.sort_by_key(|(event, ..)| event.created_at);
         let _ = self.state.records.set(records.clone());
         let mut queue = self.state.queue.lock();
-        for (event, owed, dead) in dead_letters {
+        for (event, owed, dead, disables) in dead_letters {
+            if disables {
+                queue.disable(&owed.owner, &owed.endpoint);
+            }
             queue.accept_dead(event, owed.owner, owed.endpoint, dead, Instant::now());
         }
         for dropped in queue.take_dropped() {

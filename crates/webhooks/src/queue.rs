@@ -172,6 +172,31 @@ impl DeliveryQueue {
         None
     }
 
+    /// Disables the endpoint of a dead letter of an earlier process.
+    pub(crate) fn disable(&mut self, owner: &Owner, endpoint: &Endpoint) {
+        self.disabled.add(owner, endpoint.url());
+    }
+
+    /// Returns the ids of this owner's dead letters whose 410 disabled the endpoint of a delivery.
+    pub(crate) fn disabling(&self, owner: &Owner, id: &str) -> Vec<String> {
+        let number = self.numbers.get(id);
+        let Some(delivery) = number.and_then(|number| self.deliveries.get(number)) else {
+            return Vec::new();
+        };
+        let failed = self
+            .failed
+            .iter()
+            .filter_map(|number| self.deliveries.get(number));
+        failed
+            .filter(|other| {
+                other.state == State::Failed(Reason::Gone)
+                    && other.owner == *owner
+                    && other.endpoint.url() == delivery.endpoint.url()
+            })
+            .map(|other| other.event.id.clone())
+            .collect()
+    }
+
     /// Adds a dead letter of an earlier process.
     pub(crate) fn accept_dead(
         &mut self,

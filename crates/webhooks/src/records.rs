@@ -45,6 +45,8 @@ pub(crate) struct Record {
     pub(crate) event: Option<Event>,
     /// Why it was given up, and after how many attempts.
     pub(crate) dead: Option<(Reason, u32)>,
+    /// Whether its 410 still disables the endpoint.
+    pub(crate) disables: bool,
 }
 
 /// Returns the record of a delivery that is given up; without a reason, that of one that is tried
@@ -60,6 +62,17 @@ pub(crate) fn with_end(record: &[u8], dead: Option<(Reason, u32)>) -> Option<Vec
         "attempts".to_owned(),
         dead.map(|(_, attempts)| attempts).into(),
     );
+    // A 410 disables the endpoint again.
+    members.remove("enabled");
+    Some(value.to_string().into_bytes())
+}
+
+/// Returns the record of a dead letter whose endpoint was enabled again.
+pub(crate) fn with_enabled(record: &[u8]) -> Option<Vec<u8>> {
+    let mut value: Value = serde_json::from_slice(record).ok()?;
+    value
+        .as_object_mut()?
+        .insert("enabled".to_owned(), true.into());
     Some(value.to_string().into_bytes())
 }
 
@@ -145,6 +158,7 @@ impl Record {
             owed,
             response,
             event,
+            disables: matches!(dead, Some((Reason::Gone, _))) && value["enabled"] != true,
             dead,
         })
     }

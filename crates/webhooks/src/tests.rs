@@ -286,6 +286,7 @@ fn invalid_webhook_of_a_request_is_refused() {
             fingerprint: Vec::new(),
             headers: Vec::new(),
             client_key: None,
+            meter: None,
             freshness: tokenwire_core::engine::Freshness::Any,
             session: None,
         };

@@ -9,17 +9,20 @@ use actix_ws::{
     AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, ProtocolError, Session,
 };
 use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
 
 use crate::frame_guard::{Refusal, Refused};
 use crate::session::SocketSession;
 
 /// Pings and end of one socket.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct KeepAlive {
     /// Interval of protocol pings.
     pub(crate) ping_interval: Duration,
     /// A peer that is silent for this long after a ping was due is cut.
     pub(crate) ping_timeout: Duration,
+    /// Cancelled when the socket has to close, since its credential is revoked.
+    pub(crate) revoked: Option<CancellationToken>,
     /// Whether the socket closes at once if another process reads its streams on.
     pub(crate) leaves: bool,
 }
@@ -37,6 +40,9 @@ const TOO_BIG: u16 = 1009;
 const INTERNAL_ERROR: u16 = 1011;
 const SERVICE_RESTART: u16 = 1012;
 const TRY_AGAIN_LATER: u16 = 1013;
+
+/// Asks for another credential.
+const CREDENTIAL_REFUSED: u16 = 4401;
 
 /// Runs until the client leaves, is silent for too long, breaks the protocol, or the body is
 /// dropped.
@@ -64,6 +70,13 @@ pub(crate) async fn read_loop(
         }
     };
     tokio::pin!(closing);
+    let revoked = async {
+        match &keep_alive.revoked {
+            Some(revoked) => revoked.cancelled().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(revoked);
     let mut drain: Option<Interval> = None;
     let room = socket
         .upgrade()
@@ -84,6 +97,7 @@ pub(crate) async fn read_loop(
             }
             // A client that reads what waits for it is there, though nothing of it is read.
             () = room.notified(), if !has_room => last_message = Instant::now(),
+            () = &mut revoked => break Some((CREDENTIAL_REFUSED, "the credential was revoked")),
             _ = pings.tick() => {
                 if session.ping(b"").await.is_err() {
                     break None;

@@ -10,6 +10,7 @@ use actix_web::{FromRequest as _, HttpRequest, HttpResponse, web};
 use tokenwire_core::engine::{Caller, Engine};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::gauge::Gauge;
+use tokio_util::sync::CancellationToken;
 
 use crate::body::SocketBody;
 use crate::frame_guard::{FrameGuard, MessageLimits};
@@ -38,6 +39,8 @@ pub struct WebSocketOptions {
     /// Whether the socket closes at once when the gateway drains and another process reads its
     /// streams on. If not, it closes once nothing runs on it.
     pub leaves: bool,
+    /// Cancelled when the caller's credential is revoked: the socket closes with 4401.
+    pub revoked: Option<CancellationToken>,
     /// Counts the sockets.
     pub sockets: Gauge,
     /// Counts the streams that sockets read.
@@ -58,6 +61,7 @@ impl Default for WebSocketOptions {
             ping_interval: Duration::from_secs(20),
             ping_timeout: Duration::from_secs(10),
             leaves: false,
+            revoked: None,
             sockets: Gauge::default(),
             readers: Gauge::default(),
         }
@@ -115,6 +119,7 @@ pub fn upgrade(
         ping_interval: options.ping_interval,
         ping_timeout: options.ping_timeout,
         leaves: options.leaves,
+        revoked: options.revoked,
     };
     // The body owns the session. When the connection ends, the body is dropped, and the readers
     // with it.

@@ -1,8 +1,11 @@
 //! The delta of a chat chunk that is made from an event of a Responses upstream.
 
+use std::borrow::Cow;
+
 use super::View;
 use super::item_index::{Call, inside};
 use crate::model::event::Relayed;
+use crate::model::folded_json::has_marks;
 use crate::model::id::Seq;
 use crate::model::json::Members;
 use crate::upstream::translate::complete_logprobs;
@@ -49,7 +52,8 @@ impl ChatDelta {
         if !shows {
             return None;
         }
-        let members: Members<'_> = serde_json::from_str(&relayed.json).ok()?;
+        let json = unfolded(view, relayed);
+        let members: Members<'_> = serde_json::from_str(&json).ok()?;
         let at = members.number("output_index")?;
         let delta = || inside(&members, "delta");
         Some(match name {
@@ -100,6 +104,16 @@ impl ChatDelta {
             _ => return None,
         })
     }
+}
+
+/// Returns the event's JSON with the texts that it refers to.
+fn unfolded<'a>(view: &impl View, relayed: &'a Relayed) -> Cow<'a, str> {
+    if !relayed.is_closing() || !has_marks(&relayed.json) {
+        return Cow::Borrowed(&relayed.json);
+    }
+    let mut json = Vec::new();
+    view.with_snapshot(|snapshot| snapshot.write_folded(&relayed.json, &mut json));
+    Cow::Owned(String::from_utf8(json).unwrap_or_default())
 }
 
 fn known_call(view: &impl View, at: u64, seq: Seq) -> Option<Call> {

@@ -70,8 +70,8 @@ pub(crate) fn chat_completion(meta: &Meta, snapshot: &Snapshot) -> Option<Vec<u8
     }
     let object: Members<'_> = outcome
         .relayed
-        .as_deref()
-        .and_then(|raw| serde_json::from_str(raw).ok())
+        .as_ref()
+        .and_then(|object| serde_json::from_str(object.as_str()).ok())
         .unwrap_or_default();
     if let Some(tier) = object.get("service_tier") {
         out.push_str(",\"service_tier\":");

@@ -4,6 +4,7 @@ use super::frame_output::{FrameOutput, FrameTarget};
 use super::{Frame, KnownTemplate, Rendered, Renderer, View};
 use crate::model::event::item_id;
 use crate::model::event::{DeltaKind, DeltaTarget, Ending, EventKind, ItemHead, PartKind};
+use crate::model::folded_json::has_marks;
 use crate::model::id::Seq;
 use crate::model::json;
 use crate::model::output::Output;
@@ -134,7 +135,11 @@ impl Renderer {
 
 /// Returns true if the record's events repeat so much text that they are sent in pieces.
 pub(super) fn is_large(view: &impl View, full: &FullRecord<'_>, from_bytes: usize) -> bool {
-    full.events.iter().any(EventKind::is_closing)
+    let repeats = |event: &EventKind| match event {
+        EventKind::Relayed(relayed) => relayed.is_closing() && has_marks(&relayed.json),
+        event => event.is_closing(),
+    };
+    full.events.iter().any(repeats)
         && view.with_snapshot(|snapshot| {
             let bytes = full
                 .events
@@ -320,7 +325,11 @@ fn write_event(
         }
         EventKind::Relayed(relayed) => {
             let shown = include.event(&relayed.name, &relayed.json);
-            out.extend_from_slice(shown.as_bytes());
+            if relayed.is_closing() && has_marks(&shown) {
+                view.with_snapshot(|snapshot| snapshot.write_folded(&shown, out));
+            } else {
+                out.extend_from_slice(shown.as_bytes());
+            }
             return None;
         }
         EventKind::End(outcome) => {

@@ -21,6 +21,7 @@ mod follower;
 mod history;
 mod located;
 mod lost;
+mod meter;
 mod observer;
 mod peer;
 mod peer_access;
@@ -45,6 +46,7 @@ pub use end_notifier::{EndNotifier, OnEnd};
 pub use history::{History, HistoryLimits};
 pub use located::{GenerationSource, KeyClaimed, Located, StoredGeneration};
 pub use lost::{LOST_SEQ, LostStream};
+pub use meter::{Meter, Metered, MeteredStart};
 pub use observer::{GenerationEnd, GenerationStart, Observer};
 pub use peer::{Peer, PeerError, ReadControl, RemoteLog, RemotePart};
 pub use peer_access::{ServedKey, ServedLog};
@@ -97,6 +99,12 @@ impl Engine {
     #[must_use]
     pub fn builder() -> EngineBuilder {
         EngineBuilder::default()
+    }
+
+    /// The same engine, which asks this upstream: for a client that may use a part of it only.
+    #[must_use]
+    pub fn with_upstream(self, upstream: Arc<dyn Upstream>) -> Self {
+        Self { upstream, ..self }
     }
 
     /// The same engine, with a hook for ends.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::meter::Metered;
 use super::reuse::Reused;
 use crate::generation::Generation;
 use crate::model::event::Ending;
@@ -61,9 +62,21 @@ pub struct GenerationEnd<'a> {
     pub duration: Duration,
 }
 
+/// What is told of one generation's end.
+pub(super) struct Observers {
+    pub(super) observer: Option<Arc<Arc<dyn Observer>>>,
+    pub(super) metered: Option<Box<dyn Metered>>,
+}
+
+impl Observers {
+    pub(super) fn is_any(&self) -> bool {
+        self.observer.is_some() || self.metered.is_some()
+    }
+}
+
 /// Reports the end when it is dropped.
 pub(super) struct Observation {
-    observer: Arc<Arc<dyn Observer>>,
+    observers: Observers,
     generation: Arc<Generation>,
     asked_in: Api,
     endpoint: usize,
@@ -74,20 +87,22 @@ pub(super) struct Observation {
 impl Observation {
     /// Reports the start. `asked` says whether the endpoint is asked; it may become true later.
     pub(super) fn begin(
-        observer: Arc<Arc<dyn Observer>>,
+        observers: Observers,
         generation: Arc<Generation>,
         asked_in: Api,
         reused: Option<Reused>,
         endpoint: usize,
         asked: Arc<AtomicBool>,
     ) -> Self {
-        observer.started(&GenerationStart {
-            meta: generation.meta(),
-            asked_in,
-            reused,
-        });
+        if let Some(observer) = &observers.observer {
+            observer.started(&GenerationStart {
+                meta: generation.meta(),
+                asked_in,
+                reused,
+            });
+        }
         Self {
-            observer,
+            observers,
             generation,
             asked_in,
             endpoint,
@@ -109,7 +124,7 @@ impl Drop for Observation {
         let (events, tokens) = self
             .generation
             .with_snapshot(|snapshot| (snapshot.events(), snapshot.deltas()));
-        self.observer.ended(&GenerationEnd {
+        let end = GenerationEnd {
             meta: self.generation.meta(),
             asked_in: self.asked_in,
             endpoint: self.asked.load(Ordering::Acquire).then_some(self.endpoint),
@@ -119,6 +134,12 @@ impl Drop for Observation {
             tokens,
             first_token: self.generation.first_token(),
             duration: self.started.elapsed(),
-        });
+        };
+        if let Some(observer) = &self.observers.observer {
+            observer.ended(&end);
+        }
+        if let Some(metered) = &mut self.observers.metered {
+            metered.ended(&end);
+        }
     }
 }

@@ -11,7 +11,8 @@ use super::directory::{Claim, Directory, Part};
 use super::end_notifier::{OnEndGuard, on_end};
 use super::fingerprint::{Fingerprint, fingerprint};
 use super::follower::Follower;
-use super::observer::Observation;
+use super::meter::MeteredStart;
+use super::observer::{Observation, Observers};
 use super::reuse::{Freshness, Leader, Reused, Role};
 use super::silence::Silence;
 use super::{Engine, KeyClaimed, SessionResponses, StartRequest, lost};
@@ -176,6 +177,7 @@ impl Engine {
         };
         let session = request.session.clone();
         let continues = continued(&request);
+        let meter = request.meter.clone();
         let plan = match self.plan(request, &mut inputs).await {
             Ok(plan) => plan,
             Err(error) => {
@@ -188,6 +190,14 @@ impl Engine {
                 }
                 return Err(error);
             }
+        };
+        let mut metered = match &meter {
+            Some(meter) => Some(meter.admit(&MeteredStart {
+                model: &plan.work.request.model,
+                body: plan.work.request.body.len(),
+                choices: plan.work.choices,
+            })?),
+            None => None,
         };
         let header = Arc::new(LogHeader {
             idempotency,
@@ -245,9 +255,16 @@ impl Engine {
         } else {
             self.answer_source(&generation, &plan.work.request, freshness)
         };
-        let observation = self.observer.clone().map(|observer| {
+        if let Some(metered) = &mut metered {
+            metered.started(&generation);
+        }
+        let observers = Observers {
+            observer: self.observer.clone(),
+            metered,
+        };
+        let observation = observers.is_any().then(|| {
             Observation::begin(
-                observer,
+                observers,
                 generation,
                 asked_in,
                 reused,

@@ -1,10 +1,11 @@
 //! What an adapter hands to [`Engine::start`](super::Engine::start).
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use secrecy::SecretString;
 
-use super::{Freshness, SessionResponses};
+use super::{Freshness, Meter, SessionResponses};
 use crate::model::id::Owner;
 use crate::request::StreamRequest;
 
@@ -17,6 +18,8 @@ pub struct Caller {
     pub headers: Vec<(String, String)>,
     /// The client's own key, for upstreams that are configured to take it.
     pub client_key: Option<SecretString>,
+    /// Admits what the client starts, and is told of its end.
+    pub meter: Option<Arc<dyn Meter>>,
 }
 
 /// A request to start a generation.
@@ -36,6 +39,8 @@ pub struct StartRequest {
     pub headers: Vec<(String, String)>,
     /// The client's own key, for upstreams that are configured to take it.
     pub client_key: Option<SecretString>,
+    /// Admits the generation, and is told of its end.
+    pub meter: Option<Arc<dyn Meter>>,
     /// Whether another request's answer will do, where the engine shares answers.
     pub freshness: Freshness,
     /// The responses of the socket that it came on, if it came on one.
@@ -58,6 +63,7 @@ impl StartRequest {
             fingerprint: Vec::new(),
             headers: caller.headers,
             client_key: caller.client_key,
+            meter: caller.meter,
             freshness: Freshness::Any,
             session: None,
         }

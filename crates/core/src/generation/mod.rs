@@ -57,6 +57,7 @@ use crate::model::event::{DeltaTarget, EventKind, Outcome};
 use crate::model::id::Seq;
 use crate::model::pieces::Pieces;
 use crate::model::record::{Content, KnownTemplate, RecordBatch};
+use crate::model::relayed_items::RelayedItems;
 use crate::model::shared_list::one_more;
 use crate::model::shown::{Form, Include};
 use crate::model::snapshot::{Api, Meta, Snapshot, Status};
@@ -399,11 +400,7 @@ impl Generation {
 
     /// Counts what it holds now. Called each time that it has grown by some KiB.
     pub(crate) fn count_growth(&self) {
-        let (mut object, log) = (self.object_size(), self.log.memory_size());
-        if self.meta().api == Api::Responses {
-            // The translator folds the items as well.
-            object += log;
-        }
+        let (object, log) = (self.object_size(), self.log.memory_size());
         self.holdings.lock().grow(object, log);
     }
 
@@ -502,6 +499,10 @@ impl Generation {
 impl History for Generation {
     fn text(&self, target: DeltaTarget) -> String {
         self.with_snapshot(|snapshot| snapshot.text_of(target).to_string())
+    }
+
+    fn relayed(&self) -> RelayedItems {
+        self.snapshot.lock().relayed_items().clone()
     }
 }
 

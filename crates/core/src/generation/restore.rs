@@ -13,6 +13,7 @@ use crate::log::{Epoch, LogHeader, LogStore, LogTail, ReadPosition, StoreError, 
 use crate::model::account::{Account, AccountKind};
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::{Ending, EventKind, Failure, Outcome};
+use crate::model::folded_json::FoldedJson;
 use crate::model::id::{GenerationId, Seq};
 use crate::model::json::Members;
 use crate::model::record::{Content, KnownTemplate, RecordBatch, RecordRef};
@@ -187,7 +188,7 @@ fn outcome_of(object: String, header: &LogHeader) -> Outcome {
             .number("completed_at")
             .unwrap_or(header.meta.created_at),
         usage: usage.filter(|usage| usage != "null"),
-        relayed: Some(object),
+        relayed: Some(FoldedJson::plain(object)),
     }
 }
 

@@ -340,14 +340,19 @@ impl Shared {
         loop {
             let due = {
                 let dirty = self.dirty.lock();
-                let due = |entry: &Arc<Entry>| entry.progress.lock().not_before;
-                dirty.iter().map(due).min()
+                let mut first: Option<Instant> = None;
+                for entry in &*dirty {
+                    match entry.progress.lock().not_before {
+                        // Most are due at once.
+                        None => return,
+                        Some(due) => first = Some(first.map_or(due, |first| first.min(due))),
+                    }
+                }
+                first
             };
             match due {
-                // None sorts before any instant.
-                Some(None) => return,
-                Some(Some(due)) if due <= Instant::now() => return,
-                Some(Some(due)) => tokio::select! {
+                Some(due) if due <= Instant::now() => return,
+                Some(due) => tokio::select! {
                     biased;
                     () = sleep_until(due) => {}
                     () = self.wakeup.notified() => {}
@@ -483,8 +488,13 @@ impl Shared {
         };
         let is_empty = range.next == range.first;
         if end.sealed && range.next == end.next {
-            let block = if is_empty { None } else { blocks.pop() };
-            let block = block.unwrap_or_else(|| {
+            let rest = if is_empty { None } else { blocks.pop() };
+            let whole = if from > Seq(0) {
+                self.whole(&**source, end.next, size)
+            } else {
+                None
+            };
+            let block = whole.or(rest).unwrap_or_else(|| {
                 let mut batch = RecordBatch::default();
                 batch.restart(end.next);
                 batch
@@ -505,6 +515,28 @@ impl Shared {
         let cut = range.next < end.next;
         sent.push(Sent { entry, range, cut });
         blocks.byte_len() - before
+    }
+
+    /// Returns all records of a log that ends at `end`, if the store seals with them and the buffer,
+    /// which has this many bytes, has room for them.
+    fn whole(&self, source: &dyn FlushSource, end: Seq, size: usize) -> Option<RecordBatch> {
+        if !self.store.seals_whole() {
+            return None;
+        }
+        let room = self.options.buffer_bytes.saturating_sub(size);
+        let (mut bytes, mut next) = (Vec::new(), Seq(0));
+        while next < end {
+            // Some at a time, as the tail is locked meanwhile.
+            let read = source.read_block(next, self.options.block_bytes, &mut bytes);
+            let range = read.ok().filter(|range| !range.is_empty())?;
+            if range.first != next || bytes.len() > room {
+                return None;
+            }
+            next = range.next;
+        }
+        let mut whole = RecordBatch::default();
+        whole.extend_framed(&bytes, next);
+        Some(whole)
     }
 
     /// Notes the result of a block. Returns true if the tail had more than the block.

@@ -18,8 +18,12 @@ use serde_json::value::RawValue;
 use crate::model::id::{GenerationId, Owner};
 use crate::model::snapshot::{Api, Meta};
 
-/// The version that [`LogHeader::encode`] writes.
-pub const HEADER_VERSION: u8 = 1;
+/// The newest version that [`LogHeader::encode`] writes. It differs from version 1 in what the log's
+/// records may hold: closing events and terminal objects of a Responses upstream are
+/// [folded](crate::model::folded_json). Other logs are written as version 1.
+pub const HEADER_VERSION: u8 = 2;
+/// The oldest version, and that of logs without such records.
+const UNFOLDED_VERSION: u8 = 1;
 
 const BACKGROUND: u8 = 1;
 const STORE: u8 = 1 << 1;
@@ -59,7 +63,7 @@ pub struct IdempotencyKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
     /// Another version of the program wrote it.
-    #[error("the log header has version {found}, known is {HEADER_VERSION}")]
+    #[error("the log header has version {found}, known are 1 to {HEADER_VERSION}")]
     UnknownVersion {
         /// The version that it has.
         found: u8,
@@ -154,7 +158,10 @@ impl LogHeader {
             (CONTINUES, self.predecessor.is_some()),
             (HAS_INPUT, !input.is_empty()),
         ];
-        out.push(HEADER_VERSION);
+        out.push(match meta.api {
+            Api::Chat => UNFOLDED_VERSION,
+            Api::Responses => HEADER_VERSION,
+        });
         push_text(out, meta.id.as_str());
         push_number(out, meta.created_at);
         out.push(
@@ -189,7 +196,7 @@ impl LogHeader {
     pub fn decode(bytes: &[u8]) -> Result<Self, HeaderError> {
         let mut input = Input { bytes, offset: 0 };
         let version = input.byte("a version")?;
-        if version != HEADER_VERSION {
+        if !(UNFOLDED_VERSION..=HEADER_VERSION).contains(&version) {
             return Err(HeaderError::UnknownVersion { found: version });
         }
         let id = input.id()?;
@@ -420,7 +427,7 @@ mod tests {
         assert_eq!(error, HeaderError::UnknownVersion { found: 9 });
         assert_eq!(
             error.to_string(),
-            "the log header has version 9, known is 1"
+            "the log header has version 9, known are 1 to 2"
         );
     }
 

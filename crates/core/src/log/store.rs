@@ -76,6 +76,12 @@ pub trait LogStore: Send + Sync + fmt::Debug {
         object: Option<Bytes>,
     ) -> StoreFuture<'a, ()>;
 
+    /// Returns whether a seal costs less if its block has all records of the log, not only those
+    /// that are not stored yet. A flusher then takes them from memory, if they are few.
+    fn seals_whole(&self) -> bool {
+        false
+    }
+
     /// Returns what is stored of a log, without its records.
     ///
     /// # Errors

@@ -81,7 +81,13 @@ codes! {
     /// A WebSocket message of a type that is not known.
     UnknownMessageType = "unknown_message_type", 400, Client, false, "Send one of the message types that the error lists.";
     /// The credential is missing or wrong.
-    InvalidApiKey = "invalid_api_key", 401, Client, false, "Send `Authorization: Bearer <key>`.";
+    InvalidApiKey = "invalid_api_key", 401, Client, false, "Send `Authorization: Bearer <key>` with a key that is valid.";
+    /// The request carries two different credentials.
+    AmbiguousCredential = "ambiguous_credential", 400, Client, false, "Send one credential, in one header.";
+    /// The credential does not have the role that the request needs.
+    RoleRequired = "role_required", 403, Client, false, "Use a key with the role that the message names.";
+    /// The credential may not use the model, or no upstream that serves it.
+    ModelNotAllowed = "model_not_allowed", 403, Client, false, "Use one of the models that /v1/models lists for this key, or ask the operator for access.";
     /// A page of a foreign origin sent the request.
     OriginForbidden = "origin_forbidden", 403, Client, false, "Add the page's origin to `server.allowed_origins`.";
     /// The request's host is not one that the gateway serves.

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use crate::model::folded_json::FoldedJson;
 use crate::model::id::GenerationId;
 use serde::{Deserialize, Serialize};
 
@@ -254,6 +255,7 @@ pub struct Relayed {
     /// The event's `type`.
     pub name: String,
     /// The event's JSON, with `sequence_number`, `response.id` and `previous_response_id` replaced.
+    /// That of a [closing event](Self::is_closing) is [folded](FoldedJson).
     pub json: String,
 }
 
@@ -261,6 +263,12 @@ impl Relayed {
     /// Returns true if the event has a piece of text, reasoning, refusal or arguments.
     pub(crate) fn is_delta(&self) -> bool {
         self.name.ends_with(".delta")
+    }
+
+    /// Returns true if the event ends a text, a part or an item, and repeats its text.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.name.ends_with(".done")
     }
 }
 
@@ -274,7 +282,7 @@ pub struct Outcome {
     /// The usage as raw JSON in the Responses shape, if the upstream sent it.
     pub usage: Option<String>,
     /// The raw response object of a Responses upstream's terminal event, with the gateway's ids.
-    pub relayed: Option<String>,
+    pub relayed: Option<FoldedJson>,
 }
 
 /// The three terminal events, and cancellation.

@@ -5,6 +5,7 @@
 pub mod account;
 pub mod error;
 pub mod event;
+pub mod folded_json;
 pub mod gauge;
 pub mod id;
 pub(crate) mod json;

@@ -1,25 +1,43 @@
 //! Output items of a Responses upstream, folded from its events.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::model::folded_json::{FoldedJson, FoldedString, FoldedWriter, TextRef, folded_string};
 use crate::model::json::{self, Members};
-use crate::model::shown::PRIVATE;
 use crate::model::text::Text;
+
+/// Shorter texts are repeated in the events that close them.
+const FOLD_FROM: usize = 256;
+/// A string is compared with at most this many texts of its length.
+const MAX_COMPARED: usize = 32;
 
 /// The output items of a Responses upstream, by `output_index`. A copy shares them.
 #[derive(Clone, Default)]
 pub(crate) struct RelayedItems(Option<Arc<BTreeMap<u64, Arc<RelayedItem>>>>);
 
-/// An item, and the texts that were streamed to it since it was set.
+/// An item, and the texts that were streamed to it.
 #[derive(Clone, Default)]
 struct RelayedItem {
     value: Arc<Value>,
-    texts: Vec<(Place, Text)>,
+    /// Whether strings of the value may refer to texts.
+    is_folded: bool,
+    /// They stay with the item: later events refer to them by their numbers.
+    texts: Vec<StreamedText>,
     memory_size: usize,
+}
+
+/// A text that was streamed to an item.
+#[derive(Clone)]
+struct StreamedText {
+    place: Place,
+    /// JSON-escaped.
+    text: Text,
+    /// Whether the item has it beyond its value, which was set before it began.
+    is_open: bool,
 }
 
 /// A string of an item.
@@ -31,15 +49,19 @@ struct Place {
 }
 
 /// What an event does to an item. It is parsed before the snapshot is locked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct RelayedUpdate {
     index: u64,
     change: Change,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Change {
-    Item(Value),
+    Item {
+        value: Value,
+        /// Whether strings of the value may refer to texts.
+        is_folded: bool,
+    },
     Part {
         list: &'static str,
         at: usize,
@@ -53,12 +75,13 @@ enum Change {
     },
     Whole {
         field: &'static str,
-        text: String,
+        text: FoldedString,
     },
 }
 
 impl RelayedUpdate {
-    /// Parses an event of the item with this index. None if it changes no item.
+    /// Parses an event of the item with this index. Closing events are in their folded form. None if
+    /// it changes no item.
     pub(crate) fn parse(name: &str, index: u64, members: &Members<'_>) -> Option<Self> {
         let value = |name: &str| {
             members
@@ -66,9 +89,13 @@ impl RelayedUpdate {
                 .and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok())
         };
         let whole = |field: &'static str| match value(field) {
-            Some(Value::String(text)) => Some(Change::Whole { field, text }),
+            Some(Value::String(text)) => {
+                let text = folded_string(&text).unwrap_or(FoldedString::Literal(text));
+                Some(Change::Whole { field, text })
+            }
             _ => None,
         };
+        let item = |is_folded| value("item").map(|value| Change::Item { value, is_folded });
         let at = |name: &str| members.number(name).unwrap_or(0) as usize;
         let text = |part, field| {
             Some(Change::Text {
@@ -90,9 +117,8 @@ impl RelayedUpdate {
             })
         };
         let change = match name {
-            "response.output_item.added" | "response.output_item.done" => {
-                value("item").map(Change::Item)
-            }
+            "response.output_item.added" => item(false),
+            "response.output_item.done" => item(true),
             "response.output_text.delta"
             | "response.reasoning_text.delta"
             | "response.reasoning.delta" => text(Some(("content", at("content_index"))), "text"),
@@ -110,59 +136,35 @@ impl RelayedUpdate {
         }?;
         Some(Self { index, change })
     }
+
+    /// The item's index.
+    pub(crate) fn index(&self) -> u64 {
+        self.index
+    }
 }
 
 impl RelayedItems {
-    /// Applies an event of the item with this index.
-    pub(crate) fn apply(&mut self, name: &str, index: u64, members: &Members<'_>) {
-        if let Some(update) = RelayedUpdate::parse(name, index, members) {
-            self.update(update);
-        }
-    }
-
     /// Applies a parsed event.
     pub(crate) fn update(&mut self, update: RelayedUpdate) {
         let RelayedUpdate { index, change } = update;
-        if let Change::Item(value) = change {
-            let item = RelayedItem {
-                memory_size: memory_size(&value),
-                value: Arc::new(value),
-                texts: Vec::new(),
-            };
-            self.items().insert(index, Arc::new(item));
+        if let Change::Item { value, is_folded } = change {
+            let item = self.items().entry(index).or_default();
+            Arc::make_mut(item).set(value, is_folded);
             return;
         }
         let Some(item) = self.items().get_mut(&index).map(Arc::make_mut) else {
             return;
         };
         match change {
-            Change::Item(_) => {}
+            Change::Item { .. } => {}
             Change::Part { list, at, part } => item.add_part(list, at, part),
             Change::Text {
                 part,
                 kind,
                 field,
                 delta,
-            } => {
-                let place = Place { part, field };
-                // Most deltas continue the text of the one before.
-                if item.texts.last().is_none_or(|(last, _)| *last != place)
-                    && !item.open(place, kind)
-                {
-                    return;
-                }
-                if let Some((_, text)) = item.texts.iter_mut().rfind(|(known, _)| *known == place) {
-                    text.push_string(delta);
-                }
-            }
-            Change::Whole { field, text } => {
-                item.texts
-                    .retain(|(place, _)| *place != Place { part: None, field });
-                if let Some(object) = Arc::make_mut(&mut item.value).as_object_mut() {
-                    item.memory_size += text.len();
-                    object.insert(field.to_owned(), Value::String(text));
-                }
-            }
+            } => item.push(Place { part, field }, kind, delta),
+            Change::Whole { field, text } => item.set_text(field, text),
         }
     }
 
@@ -176,23 +178,62 @@ impl RelayedItems {
         self.0.as_ref()?.get(&index).map(|item| item.merged())
     }
 
-    /// Sets the id of an item.
-    pub(crate) fn set_id(&mut self, index: u64, id: &str) {
-        if let Some(item) = self.items().get_mut(&index).map(Arc::make_mut)
-            && let Some(object) = Arc::make_mut(&mut item.value).as_object_mut()
-        {
-            object.insert("id".to_owned(), Value::from(id));
+    /// Takes over an item of others.
+    pub(crate) fn adopt(&mut self, index: u64, others: &Self) {
+        if let Some(item) = others.0.as_ref().and_then(|items| items.get(&index)) {
+            self.items().insert(index, item.clone());
         }
     }
 
-    /// Sets what is kept beside an item, a JSON object.
-    pub(crate) fn set_private(&mut self, index: u64, json: &str) {
-        if let Some(item) = self.items().get_mut(&index).map(Arc::make_mut)
-            && let Some(object) = Arc::make_mut(&mut item.value).as_object_mut()
-            && let Ok(value) = serde_json::from_str(json)
-        {
-            object.insert(PRIVATE.to_owned(), value);
+    /// Returns a text that was streamed to an item, as far as an event refers to it.
+    pub(crate) fn text(&self, text: TextRef) -> Option<Text> {
+        let item = self.0.as_ref()?.get(&text.item)?;
+        item.text(text)
+    }
+
+    /// Returns JSON with references in place of the strings that equal a streamed text.
+    pub(crate) fn fold(&self, json: String) -> FoldedJson {
+        if json.len() < FOLD_FROM {
+            return FoldedJson::plain(json);
         }
+        let mut texts = HashMap::<usize, Vec<(TextRef, &Text)>>::new();
+        for (item, known) in self.0.iter().flat_map(|items| items.iter()) {
+            for (text, streamed) in known.texts.iter().enumerate() {
+                let bytes = streamed.text.len();
+                let text = TextRef {
+                    item: *item,
+                    text,
+                    bytes,
+                };
+                if bytes >= FOLD_FROM {
+                    texts.entry(bytes).or_default().push((text, &streamed.text));
+                }
+            }
+        }
+        if texts.is_empty() {
+            return FoldedJson::plain(json);
+        }
+        let mut folded = FoldedWriter::default();
+        let (mut copied, mut at) = (0, 0);
+        while let Some(quote) = memchr::memchr(b'"', &json.as_bytes()[at..]) {
+            let start = at + quote + 1;
+            let Some(length) = json::string_inside_len(&json.as_bytes()[start..]) else {
+                break;
+            };
+            let end = start + length;
+            let known = texts.get(&length).and_then(|texts| {
+                let mut compared = texts.iter().take(MAX_COMPARED);
+                compared.find(|(_, text)| text.equals(&json[start..end]))
+            });
+            if let Some((text, _)) = known {
+                folded.literal(&json[copied..start]);
+                folded.text(*text);
+                copied = end;
+            }
+            at = end + 1;
+        }
+        folded.literal(&json[copied..]);
+        folded.end()
     }
 
     /// Sets the status of all items that are in progress.
@@ -212,9 +253,14 @@ impl RelayedItems {
         }
     }
 
-    /// Removes all items.
-    pub(crate) fn clear(&mut self) {
-        self.0 = None;
+    /// Removes all but the texts, which events refer to.
+    pub(crate) fn keep_texts(&mut self) {
+        if self.is_empty() {
+            return;
+        }
+        for item in self.items().values_mut() {
+            Arc::make_mut(item).set(Value::Null, false);
+        }
     }
 
     /// Returns the memory that the items hold, in bytes.
@@ -222,7 +268,7 @@ impl RelayedItems {
         let texts = |item: &RelayedItem| {
             item.texts
                 .iter()
-                .map(|(_, text)| text.memory_size() + 96)
+                .map(|streamed| streamed.text.memory_size() + 96)
                 .sum::<usize>()
         };
         self.0
@@ -245,6 +291,18 @@ impl RelayedItems {
 }
 
 impl RelayedItem {
+    /// Sets the value, which has everything that was streamed before.
+    fn set(&mut self, value: Value, is_folded: bool) {
+        self.memory_size = memory_size(&value);
+        self.value = Arc::new(value);
+        self.is_folded = is_folded;
+        for streamed in &mut self.texts {
+            streamed.is_open = false;
+            streamed.text.close();
+        }
+        self.texts.shrink_to_fit();
+    }
+
     /// Adds the part with this index, if it is the next one.
     fn add_part(&mut self, list: &str, at: usize, part: Value) {
         let size = memory_size(&part);
@@ -256,27 +314,63 @@ impl RelayedItem {
         }
     }
 
-    /// Begins a text at this place. False if the item has no such place.
-    fn open(&mut self, place: Place, kind: &str) -> bool {
-        if self.texts.iter().any(|(known, _)| *known == place) {
-            return true;
+    /// Appends to the text at this place.
+    fn push(&mut self, place: Place, kind: &str, delta: String) {
+        let is_here = |streamed: &StreamedText| streamed.is_open && streamed.place == place;
+        // Most deltas continue the text of the one before.
+        let known = self.texts.iter().rposition(is_here);
+        let at = match known {
+            Some(at) => at,
+            None if self.has_place(place, kind) => {
+                self.texts.push(StreamedText {
+                    place,
+                    text: Text::default(),
+                    is_open: true,
+                });
+                self.texts.len() - 1
+            }
+            None => return,
+        };
+        if let Some(streamed) = self.texts.get_mut(at) {
+            streamed.text.push_string(delta);
         }
-        if let Some((list, at)) = place.part {
-            let Some(parts) = self.parts(list) else {
-                return false;
-            };
-            // Some servers do not announce their parts.
-            if at == parts.len() {
-                parts.push(serde_json::json!({"type": kind}));
+    }
+
+    /// Sets a string of the item.
+    fn set_text(&mut self, field: &'static str, text: FoldedString) {
+        let place = Place { part: None, field };
+        let text = match text {
+            FoldedString::Literal(text) => text,
+            FoldedString::Text(text) => {
+                let known = self.texts.get(text.text);
+                if known.is_some_and(|streamed| streamed.is_open && streamed.place == place) {
+                    return;
+                }
+                let text = self.text(text).unwrap_or_default();
+                json::unescape(&text.to_string())
             }
-            if !parts.get(at).is_some_and(Value::is_object) {
-                return false;
-            }
-        } else if !self.value.is_object() {
+        };
+        for streamed in self.texts.iter_mut().filter(|text| text.place == place) {
+            streamed.is_open = false;
+        }
+        if let Some(object) = Arc::make_mut(&mut self.value).as_object_mut() {
+            self.memory_size += text.len();
+            object.insert(field.to_owned(), Value::String(text));
+        }
+    }
+
+    /// Whether the item has a place for a text. Adds a part that the upstream did not announce.
+    fn has_place(&mut self, place: Place, kind: &str) -> bool {
+        let Some((list, at)) = place.part else {
+            return self.value.is_object();
+        };
+        let Some(parts) = self.parts(list) else {
             return false;
+        };
+        if at == parts.len() {
+            parts.push(serde_json::json!({"type": kind}));
         }
-        self.texts.push((place, Text::default()));
-        true
+        parts.get(at).is_some_and(Value::is_object)
     }
 
     fn parts(&mut self, list: &str) -> Option<&mut Vec<Value>> {
@@ -287,14 +381,22 @@ impl RelayedItem {
             .as_array_mut()
     }
 
+    fn text(&self, text: TextRef) -> Option<Text> {
+        self.texts.get(text.text)?.text.prefix(text.bytes)
+    }
+
     /// Returns the item with its texts.
     fn merged(&self) -> Cow<'_, Value> {
-        if self.texts.is_empty() {
+        let has_open = self.texts.iter().any(|streamed| streamed.is_open);
+        if !has_open && !self.is_folded {
             return Cow::Borrowed(&self.value);
         }
         let mut value = Value::clone(&self.value);
-        for (place, text) in &self.texts {
-            let holder = match place.part {
+        if self.is_folded {
+            self.unfold(&mut value);
+        }
+        for streamed in self.texts.iter().filter(|streamed| streamed.is_open) {
+            let holder = match streamed.place.part {
                 Some((list, at)) => value.get_mut(list).and_then(|parts| parts.get_mut(at)),
                 None => Some(&mut value),
             };
@@ -302,13 +404,30 @@ impl RelayedItem {
                 continue;
             };
             // Only the joined pieces can be unescaped: a token may end inside a surrogate pair.
-            let text = json::unescape(&text.to_string());
-            match holder.get_mut(place.field) {
+            let text = json::unescape(&streamed.text.to_string());
+            match holder.get_mut(streamed.place.field) {
                 Some(Value::String(before)) => before.push_str(&text),
-                _ => drop(holder.insert(place.field.to_owned(), Value::String(text))),
+                _ => drop(holder.insert(streamed.place.field.to_owned(), Value::String(text))),
             }
         }
         Cow::Owned(value)
+    }
+
+    /// Replaces the references of a value by their texts.
+    fn unfold(&self, value: &mut Value) {
+        match value {
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+            Value::String(text) => match folded_string(text) {
+                None => {}
+                Some(FoldedString::Literal(literal)) => *text = literal,
+                Some(FoldedString::Text(reference)) => {
+                    let streamed = self.text(reference).unwrap_or_default();
+                    *text = json::unescape(&streamed.to_string());
+                }
+            },
+            Value::Array(values) => values.iter_mut().for_each(|value| self.unfold(value)),
+            Value::Object(members) => members.values_mut().for_each(|value| self.unfold(value)),
+        }
     }
 }
 
@@ -338,21 +457,84 @@ fn part_type(delta: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::folded_json::{self, FoldedPart};
+
+    fn apply(items: &mut RelayedItems, name: &str, event: &str) {
+        let members = serde_json::from_str(event).unwrap();
+        items.update(RelayedUpdate::parse(name, 0, &members).unwrap());
+    }
+
+    fn unfolded(items: &RelayedItems, json: &FoldedJson) -> String {
+        let json = json.as_str();
+        let part = |part: FoldedPart| match part {
+            FoldedPart::Literal(range) => json[range].to_owned(),
+            FoldedPart::Text(text) => items.text(text).unwrap().to_string(),
+        };
+        folded_json::parts(json).into_iter().map(part).collect()
+    }
+
+    #[test]
+    fn texts_are_kept_once_and_rendered_back() {
+        let mut items = RelayedItems::default();
+        let added = r#"{"item":{"type":"message","content":[]}}"#;
+        apply(&mut items, "response.output_item.added", added);
+        let mut streamed = String::new();
+        for number in 0..2000 {
+            let piece = format!(r"\u00e9 {number}\n");
+            streamed.push_str(&piece);
+            let delta = format!(r#"{{"content_index":0,"delta":"{piece}"}}"#);
+            apply(&mut items, "response.output_text.delta", &delta);
+        }
+        let part = format!(r#"{{"type":"output_text","text":"{streamed}","x":"\u0001"}}"#);
+        let done = format!(r#"{{"item":{{"type":"message","content":[{part},{part}]}}}}"#);
+        let folded = items.fold(done.clone());
+        assert!(folded.as_str().len() < 300);
+        assert_eq!(unfolded(&items, &folded), done);
+        apply(&mut items, "response.output_item.done", folded.as_str());
+        let expected: Value = serde_json::from_str(&done).unwrap();
+        assert_eq!(*items.get(0).unwrap(), expected["item"]);
+        let size = items.memory_size();
+        assert!(size < streamed.len() + 4096, "{size} bytes");
+        // A text that goes on after that is another one.
+        let delta = r#"{"content_index":1,"delta":"more"}"#;
+        apply(&mut items, "response.output_text.delta", delta);
+        assert_eq!(unfolded(&items, &folded), done);
+        let text = items.get(0).unwrap()["content"][1]["text"].to_string();
+        assert!(text.ends_with(r#"\nmore""#), "{}", &text[text.len() - 20..]);
+        // What refers to the texts outlives the items.
+        items.keep_texts();
+        assert_eq!(unfolded(&items, &folded), done);
+    }
+
+    #[test]
+    fn arguments_that_equal_the_streamed_ones_are_kept_once() {
+        let mut items = RelayedItems::default();
+        let added = r#"{"item":{"type":"function_call","arguments":""}}"#;
+        apply(&mut items, "response.output_item.added", added);
+        let arguments = "x".repeat(1000);
+        let delta = format!(r#"{{"delta":"{arguments}"}}"#);
+        apply(&mut items, "response.function_call_arguments.delta", &delta);
+        let name = "response.function_call_arguments.done";
+        for done in [arguments.as_str(), &arguments, "\\u0001other"] {
+            let event = items.fold(format!(r#"{{"arguments":"{done}"}}"#));
+            apply(&mut items, name, event.as_str());
+            let known = items.get(0).unwrap()["arguments"].to_string();
+            assert_eq!(known, format!("\"{done}\""));
+        }
+        let event = items.fold(format!(r#"{{"arguments":"{arguments}"}}"#));
+        apply(&mut items, name, event.as_str());
+        assert_eq!(items.get(0).unwrap()["arguments"], arguments);
+    }
 
     #[test]
     fn memory_size_includes_texts() {
         let mut items = RelayedItems::default();
         let added = r#"{"item":{"type":"message","content":[{"type":"output_text","text":""}]}}"#;
-        items.apply(
-            "response.output_item.added",
-            0,
-            &serde_json::from_str(added).unwrap(),
-        );
+        apply(&mut items, "response.output_item.added", added);
         let empty = items.memory_size();
         let delta = format!(r#"{{"content_index":0,"delta":"{}"}}"#, "x".repeat(1000));
         for _ in 0..100 {
-            let members = serde_json::from_str(&delta).unwrap();
-            items.apply("response.output_text.delta", 0, &members);
+            apply(&mut items, "response.output_text.delta", &delta);
         }
         assert!(items.memory_size() >= empty + 100_000);
     }
@@ -367,7 +549,7 @@ mod tests {
             ("response.output_text.delta", half(r"a\ud83d")),
             ("response.output_text.delta", half(r"\ude00\n")),
         ] {
-            items.apply(name, 0, &serde_json::from_str(&event).unwrap());
+            apply(&mut items, name, &event);
         }
         let item = items.get(0).unwrap();
         assert_eq!(item["content"][0]["text"], "a\u{1F600}\n");

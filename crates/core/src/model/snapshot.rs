@@ -12,6 +12,7 @@ mod object;
 use std::sync::Arc;
 
 use crate::model::event::{DeltaKind, DeltaTarget, Ending, EventKind, ItemHead, Outcome, PartKind};
+use crate::model::folded_json::FoldedJson;
 use crate::model::id::Seq;
 use crate::model::json::Members;
 use crate::model::relayed_items::{RelayedItems, RelayedUpdate};
@@ -187,7 +188,7 @@ impl Snapshot {
             })
             .sum();
         let outcome = self.outcome.as_ref().map_or(0, |outcome| {
-            outcome.relayed.as_ref().map_or(0, String::capacity) + 200
+            outcome.relayed.as_ref().map_or(0, FoldedJson::capacity) + 200
         });
         items + outcome + self.relayed.memory_size()
     }
@@ -311,7 +312,7 @@ impl Snapshot {
                 };
                 // The object of a failure often has no output. The streamed items are kept.
                 if outcome.relayed.is_some() && self.status != Status::Failed {
-                    self.relayed.clear();
+                    self.relayed.keep_texts();
                 }
                 self.outcome = Some(Arc::new(outcome));
                 // The upstream ended before it closed these items.
@@ -356,6 +357,11 @@ impl Snapshot {
     /// Returns true once the upstream has sent anything.
     pub(crate) fn has_begun(&self) -> bool {
         self.begun
+    }
+
+    /// Returns the items of a Responses upstream that have these texts.
+    pub(crate) fn relayed_items(&self) -> &RelayedItems {
+        &self.relayed
     }
 
     /// Returns the events that close the open items, for an end that the translator does not write.

@@ -194,6 +194,39 @@ impl Text {
         self.closed.as_ref().map_or(0, |piece| piece.end) + self.open.len()
     }
 
+    /// Returns the first `len` bytes; `None` if there is no character boundary. A text that was
+    /// closed at this length is shared.
+    pub(crate) fn prefix(&self, len: usize) -> Option<Self> {
+        if len == self.len() {
+            return Some(self.clone());
+        }
+        let mut closed = self.closed.as_ref();
+        while let Some(piece) = closed.filter(|piece| piece.end > len) {
+            closed = piece.before.as_ref();
+        }
+        if let Some(piece) = closed.filter(|piece| piece.end == len) {
+            return Some(Self {
+                closed: Some(piece.clone()),
+                closed_bytes: len,
+                open: String::new(),
+            });
+        }
+        let mut prefix = Self::new();
+        prefix.push_str(self.to_string().get(..len)?);
+        Some(prefix)
+    }
+
+    /// Returns true if these are its bytes.
+    pub(crate) fn equals(&self, other: &str) -> bool {
+        let mut rest = other;
+        other.len() == self.len()
+            && self.pieces().into_iter().all(|piece| {
+                let stripped = rest.strip_prefix(piece);
+                rest = stripped.unwrap_or_default();
+                stripped.is_some()
+            })
+    }
+
     /// Returns the closed pieces, and the rest of the text.
     pub(crate) fn split(&self) -> (Option<ClosedText>, &str) {
         (self.closed.clone().map(ClosedText), &self.open)
@@ -284,6 +317,14 @@ mod tests {
                 joined.extend_from_slice(rest.as_bytes());
                 prop_assert_eq!(joined, expected.as_bytes());
                 prop_assert_eq!(text.to_string(), expected.as_str());
+                prop_assert!(text.equals(&expected));
+                let longer = expected.clone() + "x";
+                prop_assert!(!text.equals(&longer));
+                for len in [0, expected.len() / 2, expected.len()] {
+                    let prefix = text.prefix(len).map(|prefix| prefix.to_string());
+                    prop_assert_eq!(prefix.as_deref(), Some(&expected[..len]));
+                }
+                prop_assert!(text.prefix(expected.len() + 1).is_none());
                 prop_assert_eq!(written, expected.into_bytes());
             }
         }

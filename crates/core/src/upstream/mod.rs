@@ -41,6 +41,7 @@ mod retry_after;
 mod route;
 mod routed;
 mod router;
+mod scope;
 pub mod translate;
 #[cfg(feature = "openai")]
 mod transport_error;
@@ -59,6 +60,7 @@ pub use retry::{RetryBudget, RetryPolicy};
 pub use retry_after::parse_retry_after;
 pub use route::{ModelBinding, ModelMap, Route};
 pub use router::{Router, RouterOptions};
+pub use scope::Scope;
 /// A client's own key, as requests carry it.
 pub use secrecy::SecretString;
 

@@ -16,6 +16,7 @@ use super::endpoint_stats::{HealthStatus, Reservation};
 use super::hedge::Hedge;
 use super::retry::{RetryBudget, RetryPolicy};
 use super::route::{ModelBinding, Route};
+use super::scope::{Scope, not_allowed};
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::secret::Secret;
 use crate::model::snapshot::Api;
@@ -50,7 +51,7 @@ impl Default for RouterOptions {
 
 /// Holds the endpoints and chooses one for each request. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Router(Arc<Inner>);
+pub struct Router(Arc<Inner>, Option<Arc<Scope>>);
 
 #[derive(Debug)]
 struct Inner {
@@ -76,11 +77,21 @@ impl Router {
         let mut chat = routes.iter().filter(|route| route.api == Api::Chat);
         let first = chat.next().map(|route| route.chat);
         let chat_settings_vary = chat.any(|route| Some(route.chat) != first);
-        Self(Arc::new(Inner {
-            routes,
-            options,
-            chat_settings_vary,
-        }))
+        Self(
+            Arc::new(Inner {
+                routes,
+                options,
+                chat_settings_vary,
+            }),
+            None,
+        )
+    }
+
+    /// The same endpoints, for a client that may use this much of them. Indexes of endpoints stay
+    /// the same.
+    #[must_use]
+    pub fn within(&self, scope: Arc<Scope>) -> Self {
+        Self(self.0.clone(), Some(scope))
     }
 
     /// The endpoints.
@@ -127,11 +138,19 @@ impl Router {
             let message = "Missing required parameter: 'model'. The gateway has no default_model for requests that name none.";
             return Err(ApiError::new(ErrorCode::MissingParameter, message).param("model"));
         };
+        let scope = self.1.as_deref();
+        if scope.is_some_and(|scope| !scope.has_model(name)) {
+            return Err(not_allowed(name));
+        }
         let chosen = credential
             .and_then(|tag| self.choose_account(name, client_key, tag))
             .or_else(|| self.choose(name, None, client_key, &[]))
             .and_then(|choice| Some((self.0.routes.get(choice.endpoint)?, choice)));
         let Some((route, choice)) = chosen else {
+            let serves = |route: &Route| (route.models)(name).is_some();
+            if scope.is_some() && self.0.routes.iter().any(serves) {
+                return Err(not_allowed(name));
+            }
             let mut error = ApiError::new(
                 ErrorCode::NotFound,
                 format!("The model '{name}' is not served by any configured upstream."),
@@ -203,7 +222,12 @@ impl Router {
             .iter()
             .enumerate()
             .filter(|(endpoint, route)| {
-                api.is_none_or(|api| route.api == api) && !tried.contains(endpoint)
+                api.is_none_or(|api| route.api == api)
+                    && !tried.contains(endpoint)
+                    && self
+                        .1
+                        .as_ref()
+                        .is_none_or(|scope| scope.has_endpoint(route))
             });
         let mut candidates: SmallVec<[(usize, &Route, ModelBinding); 4]> = serving
             .filter_map(|(endpoint, route)| Some((endpoint, route, (route.models)(model)?)))

@@ -14,7 +14,7 @@ use super::address_check::{
 use super::address_range::AddressRange;
 use super::cluster::{Cluster, is_every_address};
 use super::models::Models;
-use super::schema::{Config, Hedging, Replicate, Store, StoreKind, Upstream, Webhooks};
+use super::schema::{Config, Hedging, KeyEntry, Replicate, Store, StoreKind, Upstream, Webhooks};
 use super::secret::{REDACTED, Secret};
 use super::units::{duration, size};
 
@@ -44,6 +44,7 @@ pub(crate) fn check(config: &Config) -> Vec<Finding> {
     findings.forward_headers(config);
     findings.webhooks(&config.webhooks);
     findings.store(&config.store);
+    findings.auth(config);
     findings.cluster(config);
     if config
         .default_model
@@ -395,6 +396,41 @@ impl Findings {
                     "a header that the gateway does not set itself",
                     remedy,
                 );
+            }
+        }
+    }
+
+    fn auth(&mut self, config: &Config) {
+        for (index, entry) in config.auth.keys.iter().enumerate() {
+            for problem in entry.problems() {
+                let path = format!("auth.keys.{index}.{}", problem.field);
+                self.add(&path, &problem.found, problem.expected, problem.remedy);
+            }
+            let earlier = config.auth.keys.iter().take(index);
+            let hash = entry.key_hash();
+            if hash.is_some() && earlier.map(KeyEntry::key_hash).any(|known| known == hash) {
+                let expected = "each key once";
+                self.add(
+                    &format!("auth.keys.{index}.key"),
+                    "is listed twice",
+                    expected,
+                    "",
+                );
+            }
+            for name in &entry.upstreams {
+                if !config.uses_simulator()
+                    && !config
+                        .upstreams
+                        .iter()
+                        .any(|upstream| upstream.name == *name)
+                {
+                    self.add(
+                        &format!("auth.keys.{index}.upstreams"),
+                        &format!("names {name:?}"),
+                        "names of configured upstreams",
+                        "",
+                    );
+                }
             }
         }
     }

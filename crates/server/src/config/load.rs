@@ -19,7 +19,7 @@ use super::check::{Finding, check};
 use super::environment::{Assignment, CONFIG_FILE, Environment};
 use super::file;
 use super::problem::{ConfigError, Problem, written};
-use super::schema::{Config, OPENAI_BASE_URL, Upstream};
+use super::schema::{Auth, Config, KeyEntry, OPENAI_BASE_URL, Upstream};
 use crate::cli::Cli;
 
 /// Name of the upstream that `--base-url`, `OPENAI_BASE_URL` or `OPENAI_API_KEY` configures.
@@ -72,6 +72,10 @@ impl Config {
 fn template() -> Value {
     let whole = Config {
         upstreams: vec![Upstream::default()],
+        auth: Auth {
+            keys: vec![KeyEntry::default()],
+            ..Auth::default()
+        },
         ..Config::default()
     };
     serde_json::to_value(whole).unwrap_or_default()

@@ -12,6 +12,7 @@
 
 mod address_check;
 pub mod address_range;
+pub mod auth;
 mod chat;
 mod check;
 mod cluster;
@@ -29,6 +30,7 @@ mod upstream;
 
 pub use environment::{CONFIG_FILE, PREFIX, of_this_process};
 pub use file::DEFAULT_PATH;
+pub(crate) use file::parse as parse_yaml;
 pub use load::Loaded;
 pub use problem::{ConfigError, Problem};
 pub use schema::Config;

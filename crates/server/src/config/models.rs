@@ -182,7 +182,7 @@ impl<'de> Visitor<'de> for Reader {
 }
 
 /// Whether `name` matches `pattern`, in which `*` stands for any run of characters.
-fn matches(pattern: &str, name: &str) -> bool {
+pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     let mut pieces = pattern.split('*');
     let (Some(first), last) = (pieces.next(), pieces.next_back()) else {
         return false;

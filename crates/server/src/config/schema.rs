@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::auth::{Auth, KeyEntry, Role};
 pub use super::chat::{
     Chat, CustomTools, DeveloperRole, MaxTokensField, ReasoningBack, StreamOptions,
     UnsupportedTools,
@@ -31,6 +32,8 @@ pub const OPENAI_BASE_URL: &str = "https://api.openai.com/v1";
 pub struct Config {
     /// Listener, workers and connections.
     pub server: Server,
+    /// Who may use the gateway.
+    pub auth: Auth,
     /// Model of requests without one. [`Config::default_model`] resolves it.
     pub default_model: Option<String>,
     /// The model servers. If empty, the embedded simulator answers.

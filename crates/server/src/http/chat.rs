@@ -26,7 +26,7 @@ pub(super) async fn create(
     let reader = service.sse(Dialect::Chat, SseFraming::Sdk);
     if let Some(cursor) = last_event_id(&request)? {
         discard_body(payload, service.config.limits.body).await;
-        return resumed(&service, &cursor, &reader).await;
+        return resumed(&request, &service, &cursor, &reader).await;
     }
     let Received { bytes, charge } = body(&request, payload, ContentType::Json, &service).await?;
     let chat = ChatRequest::parse(&bytes)?;
@@ -35,7 +35,8 @@ pub(super) async fn create(
     let key = idempotency_key(&request, None)?;
     let body = StreamRequest::Chat(chat);
     let start = start_request(&request, &service, body, "/v1/chat/completions", key)?;
-    let started = service.engine.start(start).await?;
+    let engine = service.engine_of(&service.identity(&request)?);
+    let started = engine.start(start).await?;
     drop(charge);
     let response = if stream {
         committed(&service, started.guard, &reader).await?

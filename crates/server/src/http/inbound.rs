@@ -229,7 +229,8 @@ pub(crate) fn start_request(
     key: Option<String>,
 ) -> Result<StartRequest, ApiError> {
     let by_event_source = request.method() == Method::GET;
-    let start = StartRequest::new(body, service.caller(request.headers()), route);
+    let identity = service.identity(request)?;
+    let start = StartRequest::new(body, service.caller(&identity, request.headers()), route);
     if let (Some(key), Some(in_body)) = (&key, &start.idempotency_key)
         && key != in_body
     {

@@ -14,11 +14,13 @@ use futures::FutureExt as _;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::random_id;
 
+use super::access::identify;
 use super::body_deadline::limit_body;
 use super::guarded_body::GuardedBody;
 use super::health::StatusOnly;
 use super::inbound::{Query, text};
 use super::outbound::error_response;
+use super::revocable_body::RevocableBody;
 use super::timing::Timing;
 use crate::admission::ConnectionLimits;
 use crate::hosts::HostNotAllowed;
@@ -45,7 +47,20 @@ pub async fn request_middleware(
             .await
             .map(ServiceResponse::map_into_boxed_body);
     };
-    let host = service.hosts.check(request.head());
+    let preflight = request.method() == Method::OPTIONS
+        && request
+            .headers()
+            .contains_key("access-control-request-method");
+    let mut host = service.hosts.check(request.head());
+    let identified = match &service.auth {
+        Some(auth) if !preflight => identify(&request, auth, host.as_ref().ok()),
+        _ => Ok(None),
+    };
+    let has_credential = identified.as_ref().is_ok_and(Option::is_some);
+    if has_credential {
+        // A page that made its name lead here has no credential.
+        host = host.or_else(|_| Ok(service.hosts.unlisted()));
+    }
     let origin = service.origins.classify(request.head(), host.as_ref().ok());
     let mut close = request.conn_data::<Reserved>().is_some();
     close |= service.engine.registry().is_draining();
@@ -58,9 +73,10 @@ pub async fn request_middleware(
     match &host {
         Ok(host) => {
             let effect = effect(&request);
-            let why = service
-                .origins
-                .refusal(request.head(), host, &origin, effect);
+            let why =
+                service
+                    .origins
+                    .refusal(request.head(), host, &origin, effect, has_credential);
             let foreign = why.map(|why| ApiError::new(ErrorCode::OriginForbidden, why));
             refusal = refusal.or(foreign);
         }
@@ -69,14 +85,19 @@ pub async fn request_middleware(
         }
         Err(host) => refusal = refusal.or_else(|| Some(not_served(host))),
     }
+    let mut revocation = None;
+    match identified {
+        Ok(Some(identity)) => {
+            revocation = identity.revocation().cloned();
+            request.extensions_mut().insert(identity);
+        }
+        Ok(None) => {}
+        Err(error) => refusal = refusal.or(Some(error)),
+    }
     let server = &service.config.server;
     let late = limit_body(&mut request, server.body_timeout, server.min_body_rate);
-    let preflight = request.method() == Method::OPTIONS
-        && request
-            .headers()
-            .contains_key("access-control-request-method");
     let mut response = match refusal {
-        Some(error) => request.into_response(error_response(&error)),
+        Some(error) => request.into_response(refused(&error)),
         None if preflight => {
             let answer = origin.preflight(request.headers());
             request.into_response(answer)
@@ -116,10 +137,28 @@ pub async fn request_middleware(
         timing.add_to(response.headers_mut());
     }
     finish(response.response_mut(), version, &origin, id);
-    Ok(match counted {
+    let response = match counted {
         Some(counted) => response.map_body(|_, body| GuardedBody::attach(body, counted)),
         None => response,
+    };
+    // A socket closes with a code of its own.
+    let is_socket = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    Ok(match revocation.filter(|_| !is_socket) {
+        Some(revocation) => response.map_body(|_, body| RevocableBody::attach(body, &revocation)),
+        None => response,
     })
+}
+
+/// Answers a request that is not served.
+fn refused(error: &ApiError) -> HttpResponse {
+    let mut response = error_response(error);
+    if error.is(ErrorCode::InvalidApiKey) {
+        let scheme = HeaderValue::from_static("Bearer");
+        response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, scheme);
+    }
+    response
 }
 
 /// Adds what every response has. HTTP/1.0 has neither chunks nor, by default, kept connections.

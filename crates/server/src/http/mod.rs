@@ -1,5 +1,6 @@
 //! The HTTP API: one file per group of routes, and the parts that they share.
 
+mod access;
 mod body_deadline;
 mod chat;
 mod documentation;
@@ -14,6 +15,7 @@ mod outbound;
 mod page;
 mod resource;
 mod responses;
+mod revocable_body;
 mod routes;
 mod sockets;
 mod streams;
@@ -21,5 +23,6 @@ mod timing;
 mod unknown_path;
 mod webhooks;
 
+pub use access::Operations;
 pub use middleware::request_middleware;
 pub use routes::{configure, configure_operations};

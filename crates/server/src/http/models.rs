@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use futures::future::join_all;
 use serde_json::{Map, Value, json};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 
 use super::outbound::{HttpError, open_error_response};
+use crate::auth::Identity;
 use crate::service::Service;
 
 /// Models by the names that clients use, each once.
@@ -32,9 +33,9 @@ impl PublicModels {
     }
 }
 
-/// Returns the models that the upstreams list and those that the configuration names, or the error
+/// Returns the models that this client may use: those that the upstreams list and those that the configuration names, or the error
 /// response if there are none because an upstream failed.
-async fn offered(service: &Service) -> Result<Vec<Value>, HttpResponse> {
+async fn offered(service: &Service, identity: &Identity) -> Result<Vec<Value>, HttpResponse> {
     let routes = service.router.routes().iter();
     let lists = join_all(
         service
@@ -47,6 +48,9 @@ async fn offered(service: &Service) -> Result<Vec<Value>, HttpResponse> {
     let (mut public, mut first_error) = (PublicModels::default(), None);
     for (upstream, list) in service.upstreams.iter().zip(lists) {
         let name = upstream.config.name.as_str();
+        if !identity.has_upstream(name) {
+            continue;
+        }
         let models = match list {
             Ok(models) => models,
             Err(error) => {
@@ -58,14 +62,22 @@ async fn offered(service: &Service) -> Result<Vec<Value>, HttpResponse> {
             let Some(id) = model.get("id").and_then(Value::as_str) else {
                 continue;
             };
-            for public_name in service.public_names(name, id) {
+            let names = service.public_names(name, id).into_iter();
+            for public_name in names.filter(|name| identity.has_model(name)) {
                 public.add(&public_name, name, model.clone());
             }
         }
     }
     for upstream in service.upstreams.iter() {
         let config = &upstream.config;
-        for model in config.models.names() {
+        if !identity.has_upstream(&config.name) {
+            continue;
+        }
+        for model in config
+            .models
+            .names()
+            .filter(|name| identity.has_model(name))
+        {
             public.add(model, &config.name, Map::new());
         }
     }
@@ -76,19 +88,24 @@ async fn offered(service: &Service) -> Result<Vec<Value>, HttpResponse> {
 }
 
 /// `GET /v1/models`
-pub(super) async fn list(service: web::Data<Service>) -> HttpResponse {
-    match offered(&service).await {
+pub(super) async fn list(
+    request: HttpRequest,
+    service: web::Data<Service>,
+) -> Result<HttpResponse, HttpError> {
+    let identity = service.identity(&request)?;
+    Ok(match offered(&service, &identity).await {
         Ok(models) => HttpResponse::Ok().json(json!({"object": "list", "data": models})),
         Err(response) => response,
-    }
+    })
 }
 
 /// `GET /v1/models/{id}`
 pub(super) async fn retrieve(
+    request: HttpRequest,
     id: web::Path<String>,
     service: web::Data<Service>,
 ) -> Result<HttpResponse, HttpError> {
-    let models = match offered(&service).await {
+    let models = match offered(&service, &service.identity(&request)?).await {
         Ok(models) => models,
         Err(response) => return Ok(response),
     };

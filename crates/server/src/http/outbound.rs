@@ -2,7 +2,7 @@
 
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
-use actix_web::{HttpResponse, HttpResponseBuilder};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use tokenwire_core::engine::{Cursor, Reused};
 use tokenwire_core::generation::ReaderGuard;
 use tokenwire_core::model::id::GenerationId;
@@ -144,26 +144,27 @@ pub(crate) async fn committed(
 
 /// Answers a reader that comes back at this cursor.
 pub(crate) async fn resumed(
+    request: &HttpRequest,
     service: &Service,
     cursor: &Cursor,
     reader: &SseReader,
 ) -> Result<HttpResponse, HttpError> {
     let response =
-        tokenwire_sse::resume_at(&service.engine, &service.owner(), cursor, reader).await?;
+        tokenwire_sse::resume_at(&service.engine, &service.owner(request)?, cursor, reader).await?;
     Ok(located(&cursor.id, response))
 }
 
 /// Answers a GET, or a HEAD with the same head, that reads from this cursor. A HEAD is no reader.
 pub(crate) async fn attached(
-    method: &Method,
+    request: &HttpRequest,
     service: &Service,
     cursor: &Cursor,
     reader: &SseReader,
 ) -> Result<HttpResponse, HttpError> {
-    if method != Method::HEAD {
-        return resumed(service, cursor, reader).await;
+    if request.method() != Method::HEAD {
+        return resumed(request, service, cursor, reader).await;
     }
     let response =
-        tokenwire_sse::head_at(&service.engine, &service.owner(), cursor, reader).await?;
+        tokenwire_sse::head_at(&service.engine, &service.owner(request)?, cursor, reader).await?;
     Ok(located(&cursor.id, response))
 }

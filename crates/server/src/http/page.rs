@@ -33,6 +33,7 @@ const ASSETS: &[Asset] = assets![
     "/page/element.js", SCRIPT, "page/element.js";
     "/page/icon.svg", "image/svg+xml", "page/icon.svg";
     "/page/inline.js", SCRIPT, "page/inline.js";
+    "/page/key.js", SCRIPT, "page/key.js";
     "/page/markdown.js", SCRIPT, "page/markdown.js";
     "/page/meter.js", SCRIPT, "page/meter.js";
     "/page/page.css", "text/css; charset=utf-8", "page/page.css";

@@ -39,7 +39,7 @@ pub(super) async fn create(
     let reader = service.sse(Dialect::Responses, SseFraming::Sdk);
     if let Some(cursor) = last_event_id(&request)? {
         discard_body(payload, service.config.limits.body).await;
-        return resumed(&service, &cursor, &reader).await;
+        return resumed(&request, &service, &cursor, &reader).await;
     }
     let Received { bytes, charge } = body(&request, payload, ContentType::Json, &service).await?;
     let asked = ResponsesRequest::parse(&bytes)?;
@@ -48,7 +48,8 @@ pub(super) async fn create(
     let key = idempotency_key(&request, None)?;
     let body = StreamRequest::Responses(asked);
     let start = start_request(&request, &service, body, "/v1/responses", key)?;
-    let started = service.engine.start(start).await?;
+    let engine = service.engine_of(&service.identity(&request)?);
+    let started = engine.start(start).await?;
     drop(charge);
     let include = started.include;
     let reader = reader.including(include);
@@ -108,7 +109,8 @@ async fn relay(
     }
     let body = StreamRequest::Responses(asked);
     let start = start_request(&request, &service, body, "/v1/responses", None)?;
-    let answer = for_upstream(service.engine.relay(start, path)).await;
+    let engine = service.engine_of(&service.identity(&request)?);
+    let answer = for_upstream(engine.relay(start, path)).await;
     drop(charge);
     Ok(match answer? {
         None => unknown(request).await,
@@ -156,7 +158,11 @@ pub(super) fn ending_error(ending: Option<Ending>) -> ApiError {
     }
 }
 
-async fn find(service: &Service, id: &str) -> Result<Arc<Generation>, ApiError> {
+async fn find(
+    request: &HttpRequest,
+    service: &Service,
+    id: &str,
+) -> Result<Arc<Generation>, ApiError> {
     let parsed: GenerationId = id.parse().map_err(|_| {
         let shown: String = id.chars().take(64).collect();
         ApiError::new(
@@ -164,7 +170,7 @@ async fn find(service: &Service, id: &str) -> Result<Arc<Generation>, ApiError> 
             format!("Response with id '{shown}' not found."),
         )
     })?;
-    service.engine.find(&parsed, &service.owner()).await
+    service.engine.find(&parsed, &service.owner(request)?).await
 }
 
 /// `GET /v1/responses/{id}`
@@ -174,7 +180,7 @@ pub(super) async fn retrieve(
     service: web::Data<Service>,
 ) -> Result<HttpResponse, HttpError> {
     let query = Query::of(&request);
-    let generation = find(&service, &id).await?;
+    let generation = find(&request, &service, &id).await?;
     match query.get("stream") {
         None | Some("false" | "") => {}
         Some("true") => {
@@ -182,7 +188,7 @@ pub(super) async fn retrieve(
             let cursor = cursor(&request, id, "starting_after", &query)?;
             let reader = service.sse(Dialect::Responses, SseFraming::Sdk);
             let reader = reader.including(query.include());
-            return attached(request.method(), &service, &cursor, &reader).await;
+            return attached(&request, &service, &cursor, &reader).await;
         }
         Some(_) => {
             let message = "'stream' must be 'true' or 'false'.";
@@ -197,10 +203,11 @@ pub(super) async fn retrieve(
 /// `POST /v1/responses/{id}/cancel`: stops the generation and returns the object after that.
 /// Cancelling an ended generation changes nothing.
 pub(super) async fn cancel(
+    request: HttpRequest,
     id: web::Path<String>,
     service: web::Data<Service>,
 ) -> Result<HttpResponse, HttpError> {
-    let generation = find(&service, &id).await?;
+    let generation = find(&request, &service, &id).await?;
     generation.cancel();
     // Another task writes the terminal event; before it the status is still in_progress.
     let _ = for_upstream(tokio::time::timeout(CANCEL_WAIT, generation.ended())).await;
@@ -209,10 +216,11 @@ pub(super) async fn cancel(
 
 /// `DELETE /v1/responses/{id}`
 pub(super) async fn delete(
+    request: HttpRequest,
     id: web::Path<String>,
     service: web::Data<Service>,
 ) -> Result<HttpResponse, HttpError> {
-    let generation = find(&service, &id).await?;
+    let generation = find(&request, &service, &id).await?;
     service.engine.delete(&generation).await?;
     Ok(HttpResponse::Ok().json(serde_json::json!({"id": generation.meta().id.as_str(), "object": "response", "deleted": true})))
 }
@@ -224,7 +232,7 @@ pub(super) async fn input_items(
     id: web::Path<String>,
     service: web::Data<Service>,
 ) -> Result<HttpResponse, HttpError> {
-    let generation = find(&service, &id).await?;
+    let generation = find(&request, &service, &id).await?;
     let query = Query::of(&request);
     let limit = match query.get("limit") {
         None => 20,

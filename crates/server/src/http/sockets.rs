@@ -34,14 +34,15 @@ fn upgrade(
         let message = "A WebSocket needs HTTP/1.1. A proxy in front has to be told to use it.";
         return Err(ApiError::new(ErrorCode::InvalidUpgrade, message).into());
     }
+    let identity = service.identity(request)?;
     let options = WebSocketOptions {
         leaves,
-        ..service.websocket(request.headers())
+        ..service.websocket(&identity, request.headers())
     };
     Ok(tokenwire_ws::upgrade(
         request,
         websocket_payload(request, payload.into_inner()),
-        service.engine.clone(),
+        service.engine_of(&identity).into_owned(),
         options,
     )?)
 }

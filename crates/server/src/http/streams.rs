@@ -63,7 +63,7 @@ pub(super) async fn create(
     let reader = reader(&request, &query, &service)?;
     if let Some(cursor) = last_event_id(&request)? {
         discard_body(payload, service.config.limits.body).await;
-        return resumed(&service, &cursor, &reader).await;
+        return resumed(&request, &service, &cursor, &reader).await;
     }
     let Received { bytes, charge } = body(&request, payload, ContentType::Any, &service).await?;
     let body = StreamRequest::parse(&bytes)?;
@@ -83,7 +83,7 @@ pub(super) async fn create_by_query(
     if let Some(cursor) = last_event_id(&request)? {
         return match leaving(&request, &service) {
             Some(response) => Ok(response),
-            None => resumed(&service, &cursor, &reader).await,
+            None => resumed(&request, &service, &cursor, &reader).await,
         };
     }
     let registry = service.engine.registry();
@@ -128,7 +128,7 @@ pub(super) async fn attach(
         return Ok(response);
     }
     let cursor = cursor(&request, id, "after", &query)?;
-    attached(request.method(), &service, &cursor, &reader).await
+    attached(&request, &service, &cursor, &reader).await
 }
 
 async fn begin(
@@ -138,7 +138,8 @@ async fn begin(
     start: StartRequest,
     body: Option<Charge>,
 ) -> Result<HttpResponse, HttpError> {
-    let started = match service.engine.start(start).await {
+    let engine = service.engine_of(&service.identity(request)?);
+    let started = match engine.start(start).await {
         Ok(started) => started,
         Err(error) if is_event_source(request) && error.status == 503 => {
             let after = error.retry_after.unwrap_or(Duration::from_secs(2));

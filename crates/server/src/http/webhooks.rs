@@ -42,7 +42,7 @@ pub(super) async fn list(
     })?;
     let page = service
         .webhooks
-        .list(&service.owner(), status, query.get("after"), limit)
+        .list(&service.owner(&request)?, status, query.get("after"), limit)
         .ok_or_else(|| {
             ApiError::new(
                 ErrorCode::InvalidValue,
@@ -63,10 +63,11 @@ pub(super) async fn list(
 
 /// `POST /v1/webhooks/deliveries/{id}/retry`: sends the event again now, whatever its status.
 pub(super) async fn retry(
+    request: HttpRequest,
     id: web::Path<String>,
     service: web::Data<Service>,
 ) -> Result<HttpResponse, HttpError> {
-    match service.webhooks.retry(&service.owner(), &id) {
+    match service.webhooks.retry(&service.owner(&request)?, &id) {
         Ok(delivery) => Ok(HttpResponse::Ok().json(delivery)),
         Err(NoRetry::NotFound) => {
             let shown: String = id.chars().take(64).collect();

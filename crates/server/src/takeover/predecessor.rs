@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::channel::Channel;
 use super::message::{Draining, Hello, Offer, Ready, TAKEOVER, can_read};
 use super::{ANSWER, Beside, READS, START};
+use crate::time_limit::{END, within};
 
 /// How many successors may wait.
 const BACKLOG: i32 = 8;
@@ -24,7 +25,8 @@ const BACKLOG: i32 = 8;
 pub(crate) struct TakeoverSocket {
     listener: UnixListener,
     path: PathBuf,
-    _beside: Beside,
+    /// Keeps the path valid.
+    beside: Option<Beside>,
     /// The file, which a successor replaces by its own.
     inode: u64,
     sockets: Arc<Vec<TcpListener>>,
@@ -70,7 +72,7 @@ impl TakeoverSocket {
                 std::os::fd::OwnedFd::from(socket),
             ))?,
             path,
-            _beside: beside,
+            beside: Some(beside),
             inode,
             sockets: Arc::new(sockets),
         })
@@ -110,11 +112,16 @@ impl TakeoverSocket {
 
 impl Drop for TakeoverSocket {
     fn drop(&mut self) {
-        // A successor has put its own there.
-        let ours = fs::metadata(&self.path).is_ok_and(|file| file.ino() == self.inode);
-        if ours {
-            let _ = fs::remove_file(&self.path);
-        }
+        let (path, inode, beside) = (self.path.clone(), self.inode, self.beside.take());
+        let _ = within(END, move || {
+            // A successor has put its own there.
+            let ours = fs::metadata(&path).is_ok_and(|file| file.ino() == inode);
+            if ours {
+                fs::remove_file(&path)?;
+            }
+            drop(beside);
+            Ok(())
+        });
     }
 }
 

@@ -27,6 +27,17 @@ impl Socket {
         Self { stream }
     }
 
+    /// Connects with a key.
+    pub(crate) async fn connect_by(address: SocketAddr, path: &str, key: &str) -> Self {
+        let mut request = format!("ws://{address}{path}")
+            .into_client_request()
+            .unwrap();
+        let value = HeaderValue::try_from(format!("Bearer {key}")).unwrap();
+        request.headers_mut().insert("authorization", value);
+        let (stream, _) = tokio_tungstenite::connect_async(request).await.unwrap();
+        Self { stream }
+    }
+
     /// Connects as `tokenwire.js` does, so that the extension events are sent as well.
     pub(crate) async fn connect_extended(address: SocketAddr, path: &str) -> Self {
         let mut request = format!("ws://{address}{path}")

@@ -1,4 +1,4 @@
-//! Requests to Redis, on a thread of their own.
+//! Requests to Redis, on a separate thread.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -29,8 +29,8 @@ pub struct RedisOptions {
 
 /// Sends requests to a Redis server. Cheap to clone; all clones share one connection.
 ///
-/// The connection is made when it is needed. A thread of its own drives it, so that requests work
-/// from every runtime. A request fails after the timeout, and its connection is dropped with all
+/// The connection is made when it is needed. A separate thread drives it, so that requests work from
+/// every runtime. A request fails after the timeout, and its connection is dropped with all
 /// that waits on it: a server that hangs holds no memory. Nothing is repeated here.
 #[derive(Clone)]
 pub struct RedisClient {
@@ -111,6 +111,12 @@ impl RedisClient {
     #[must_use]
     pub fn failures(&self) -> u64 {
         self.shared.failures.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of the connection, if there is one.
+    pub(super) fn connection(&self) -> Option<u64> {
+        let number = self.shared.connector.current.load(Ordering::Acquire);
+        (number > 0).then_some(number)
     }
 
     /// Returns what the server says of itself.

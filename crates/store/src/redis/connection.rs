@@ -1,5 +1,6 @@
 //! The one connection of a client: made when it is needed, dropped when it failed.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
@@ -29,6 +30,8 @@ pub(super) struct Connector {
     client: Client,
     config: AsyncConnectionConfig,
     timeout: Duration,
+    /// The number of the current connection; 0 if there is none.
+    pub(super) current: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -53,6 +56,7 @@ impl Connector {
                 .set_response_timeout(Some(timeout))
                 .set_pipeline_buffer_size(QUEUED),
             timeout,
+            current: AtomicU64::new(0),
             state: Mutex::default(),
         }
     }
@@ -83,6 +87,7 @@ impl Connector {
             Ok(inner) => {
                 state.current = Some(inner.clone());
                 state.number += 1;
+                self.current.store(state.number, Ordering::Release);
                 state.failures = 0;
                 state.refused = None;
                 Ok(Connection {
@@ -104,6 +109,7 @@ impl Connector {
         let mut state = self.state.lock().await;
         if state.number == number {
             state.current = None;
+            self.current.store(0, Ordering::Release);
         }
     }
 }

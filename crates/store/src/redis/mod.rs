@@ -1,12 +1,17 @@
 //! Redis as the place that several nodes share.
 //!
-//! [`RedisClient`] sends requests over one connection, with a bound on the time and on what waits.
+//! [`RedisStore`] keeps logs and response objects. [`RedisClient`] sends requests over one connection, with a bound on the time and on what waits.
 
 mod client;
 mod connection;
 mod error;
+mod layout;
+mod scripts;
 mod server_info;
+mod store;
+mod verified;
 
 pub use client::{RedisClient, RedisOptions};
 pub use error::RedisError;
 pub use server_info::ServerInfo;
+pub use store::{RedisRetention, RedisStore};

@@ -5,10 +5,11 @@ use std::task::{Context, Poll};
 
 use super::LeaderPhase;
 use super::pace::Pace;
-use crate::generation::{FollowerGuard, READ_BYTES};
+use crate::generation::{FollowerGuard, Generation, READ_BYTES};
 use crate::log::LogReader;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::{Ending, EventKind, Outcome};
+use crate::model::folded_json::has_marks;
 use crate::model::id::Seq;
 use crate::model::record::{
     BatchPosition, Content, CorruptRecord, FullRecord, KnownTemplate, RecordBatch,
@@ -121,7 +122,7 @@ impl Replay {
             }
             Content::Full(whole) => Ok(match leader.meta().api {
                 Api::Chat => chat(&whole, sink),
-                Api::Responses => responses(&whole, sink),
+                Api::Responses => responses(&whole, leader, sink),
             }),
         })
     }
@@ -185,7 +186,7 @@ fn chat(whole: &FullRecord, sink: &mut Sink<'_>) -> Last {
 
 /// Events of a Responses upstream are kept under the leader's ids and numbers; the translator
 /// replaces them.
-fn responses(whole: &FullRecord, sink: &mut Sink<'_>) -> Last {
+fn responses(whole: &FullRecord, leader: &Generation, sink: &mut Sink<'_>) -> Last {
     if let Some(raw) = &whole.raw {
         sink.data(raw);
     } else if matches!(whole.events.as_slice(), [EventKind::InProgress]) {
@@ -193,7 +194,13 @@ fn responses(whole: &FullRecord, sink: &mut Sink<'_>) -> Last {
     }
     for event in &whole.events {
         if let EventKind::Relayed(relayed) = event {
-            sink.data(relayed.json.as_bytes());
+            if relayed.is_closing() && has_marks(&relayed.json) {
+                let mut json = Vec::new();
+                leader.with_snapshot(|snapshot| snapshot.write_folded(&relayed.json, &mut json));
+                sink.data(&json);
+            } else {
+                sink.data(relayed.json.as_bytes());
+            }
         }
     }
     let outcome = outcome(whole)?;
@@ -204,7 +211,10 @@ fn responses(whole: &FullRecord, sink: &mut Sink<'_>) -> Last {
             Ending::Failed(_) => "failed",
             Ending::Cancelled => "cancelled",
         };
-        sink.data(format!(r#"{{"type":"response.{name}","response":{object}}}"#).as_bytes());
+        let mut json = format!(r#"{{"type":"response.{name}","response":"#).into_bytes();
+        leader.with_snapshot(|snapshot| snapshot.write_folded(object.as_str(), &mut json));
+        json.push(b'}');
+        sink.data(&json);
     }
     Some(end_of(&outcome.ending))
 }

@@ -344,13 +344,15 @@ impl<'a> Records<'a> {
         }
     }
 
-    /// The bytes after the last record that was returned.
-    pub(crate) fn rest(&self) -> &'a [u8] {
+    /// Returns the bytes after the last record that was returned.
+    #[must_use]
+    pub fn rest(&self) -> &'a [u8] {
         self.rest
     }
 
-    /// The end of the last record that was returned.
-    pub(crate) fn end_seq(&self) -> Seq {
+    /// Returns the end of the last record that was returned.
+    #[must_use]
+    pub fn end_seq(&self) -> Seq {
         self.next
     }
 

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::{Item, Meta, Part, Snapshot, Status};
 use crate::model::event::{Ending, EventKind, ItemHead, Outcome, PartKind, item_id};
+use crate::model::folded_json::{self, FoldedJson, FoldedPart, TextRef};
 use crate::model::id::GenerationId;
 use crate::model::json::{self, Members};
 use crate::model::output::Output;
@@ -20,7 +21,8 @@ struct RelayedObject(Arc<Outcome>);
 
 impl AsRef<[u8]> for RelayedObject {
     fn as_ref(&self) -> &[u8] {
-        self.0.relayed.as_deref().unwrap_or_default().as_bytes()
+        let relayed = self.0.relayed.as_ref();
+        relayed.map_or(&[], |relayed| relayed.as_str().as_bytes())
     }
 }
 
@@ -106,13 +108,13 @@ impl Snapshot {
         if let Some(relayed) = self
             .outcome
             .as_ref()
-            .and_then(|outcome| outcome.relayed.as_deref())
+            .and_then(|outcome| outcome.relayed.as_ref())
         {
-            let output = serde_json::from_str::<Members<'_>>(relayed)
+            let output = serde_json::from_str::<Members<'_>>(relayed.as_str())
                 .ok()
                 .and_then(|members| members.get("output"));
             let output = output.map_or("[]", |raw| raw.get());
-            out.extend_from_slice(form.items(output).as_bytes());
+            self.write_folded(&form.items(output), out);
             return;
         }
         out.push(b'[');
@@ -139,14 +141,23 @@ impl Snapshot {
         if let Some(outcome) = &self.outcome
             && let Some(relayed) = &outcome.relayed
         {
-            match (&outcome.ending, self.failed(relayed)) {
-                (Ending::Failed(_), Some(completed)) => {
-                    out.extend_from_slice(form.response(&completed).as_bytes());
+            let failed = matches!(outcome.ending, Ending::Failed(_));
+            if failed && let Some(completed) = self.failed(relayed) {
+                out.extend_from_slice(form.response(&completed).as_bytes());
+                return;
+            }
+            match form.response(relayed.as_str()) {
+                Cow::Borrowed(object) if !folded_json::has_marks(object) => {
+                    out.share(&RelayedObject(outcome.clone()));
                 }
-                _ => match form.response(relayed) {
-                    Cow::Borrowed(_) => out.share(&RelayedObject(outcome.clone())),
-                    Cow::Owned(shown) => out.share(&Bytes::from(shown)),
-                },
+                Cow::Borrowed(_) => {
+                    let object = Bytes::from_owner(RelayedObject(outcome.clone()));
+                    self.write_shared(relayed.as_str(), &object, out);
+                }
+                Cow::Owned(shown) => {
+                    let object = Bytes::from(shown.clone());
+                    self.write_shared(&shown, &object, out);
+                }
             }
             return;
         }
@@ -159,12 +170,40 @@ impl Snapshot {
         head.write(out, |out| self.write_output(&meta.id, form, out));
     }
 
+    /// Appends JSON of an event in place of its folded form.
+    pub(crate) fn write_folded(&self, json: &str, out: &mut impl Output) {
+        for part in folded_json::parts(json) {
+            match part {
+                FoldedPart::Literal(range) => out.extend_from_slice(json[range].as_bytes()),
+                FoldedPart::Text(text) => self.write_streamed(text, out),
+            }
+        }
+    }
+
+    /// As [`Snapshot::write_folded`]. `bytes` are those of the folded form.
+    fn write_shared(&self, json: &str, bytes: &Bytes, out: &mut impl Output) {
+        for part in folded_json::parts(json) {
+            match part {
+                FoldedPart::Literal(range) => out.share(&bytes.slice(range)),
+                FoldedPart::Text(text) => self.write_streamed(text, out),
+            }
+        }
+    }
+
+    fn write_streamed(&self, text: TextRef, out: &mut impl Output) {
+        if let Some(text) = self.relayed.text(text) {
+            out.text(&text);
+        }
+    }
+
     /// Returns the object of a failed upstream with the streamed items, if it has no items.
-    fn failed(&self, relayed: &str) -> Option<String> {
+    fn failed(&self, relayed: &FoldedJson) -> Option<String> {
         if self.relayed.is_empty() {
             return None;
         }
-        let object: Members<'_> = serde_json::from_str(relayed).unwrap_or_default();
+        let mut object = Vec::new();
+        self.write_folded(relayed.as_str(), &mut object);
+        let object: Members<'_> = serde_json::from_slice(&object).unwrap_or_default();
         let told = object
             .get("output")
             .is_some_and(|output| !output.get().trim_matches(['[', ']', ' ']).is_empty());
@@ -185,10 +224,13 @@ impl Snapshot {
             }
             EventKind::ArgumentsDone { item } => self.arguments(*item).len(),
             EventKind::ItemDone { item, .. } => self.items.get(*item as usize).map_or(0, Item::len),
+            EventKind::Relayed(relayed) if relayed.is_closing() => {
+                folded_json::text_bytes(&relayed.json)
+            }
             EventKind::End(Outcome {
                 relayed: Some(relayed),
                 ..
-            }) => relayed.len(),
+            }) => relayed.as_str().len() + folded_json::text_bytes(relayed.as_str()),
             EventKind::End(_) => self.items.iter().map(Item::len).sum(),
             _ => 0,
         }

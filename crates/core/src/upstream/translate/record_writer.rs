@@ -1,17 +1,22 @@
 //! Numbers events, opens and closes items, and appends records to a batch.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use crate::model::event::{DeltaKind, DeltaTarget, EventKind, ItemHead, PartKind};
 use crate::model::id::{Epoch, Seq};
 use crate::model::record::{CLOSING_NUMBERS, Content, FullRecord, RecordBatch, Template};
+use crate::model::relayed_items::RelayedItems;
 use crate::model::snapshot::Change;
 
 /// The text of a stream that was already appended to its log.
 pub(crate) trait History: Send + Sync {
     /// Returns the JSON-escaped text that was appended to this place.
     fn text(&self, target: DeltaTarget) -> String;
+
+    /// Returns the items of a Responses upstream as they are after what was appended.
+    fn relayed(&self) -> RelayedItems;
 }
 
 /// Collects the events of one payload into one record.
@@ -26,6 +31,16 @@ pub struct RecordWriter {
     heads: Vec<ItemHead>,
     /// Without one, the batch holds the complete stream.
     history: Option<Arc<dyn History>>,
+    /// The items of a Responses upstream after the batch, as far as they were asked for.
+    relayed: Option<Box<KnownItems>>,
+}
+
+/// Items of a Responses upstream.
+#[derive(Default)]
+struct KnownItems {
+    items: RelayedItems,
+    /// Their indexes, unless they are all.
+    some: Option<BTreeSet<u64>>,
 }
 
 impl fmt::Debug for RecordWriter {
@@ -94,6 +109,8 @@ impl RecordWriter {
     /// Takes the events of the batch's full records, in order. What applies them to the snapshot
     /// need not decode the records.
     pub(crate) fn take_changes(&mut self) -> Vec<Change> {
+        // What is changed next must not be shared.
+        self.relayed = None;
         std::mem::take(&mut self.changes)
     }
 
@@ -187,11 +204,70 @@ impl RecordWriter {
         };
         self.batch.push_full(&record);
         let changes = record.events.into_iter().map(Change::from);
-        if self.changes.is_empty() {
+        if let Some(known) = &mut self.relayed {
+            for change in changes {
+                if let Change::Relayed {
+                    update: Some(update),
+                    ..
+                } = &change
+                    && known.has(update.index())
+                {
+                    known.items.update(update.clone());
+                }
+                self.changes.push(change);
+            }
+        } else if self.changes.is_empty() {
             self.changes = changes.collect();
         } else {
             self.changes.extend(changes);
         }
+    }
+
+    /// Returns the item of a Responses upstream with this index, among others.
+    pub(crate) fn relayed_item(&mut self, index: u64) -> &mut RelayedItems {
+        self.known_items(Some(index))
+    }
+
+    /// Returns all items of a Responses upstream so far. Changes to them are not recorded.
+    pub(crate) fn relayed_items(&mut self) -> &mut RelayedItems {
+        self.known_items(None)
+    }
+
+    fn known_items(&mut self, index: Option<u64>) -> &mut RelayedItems {
+        let known = self.relayed.get_or_insert_with(|| {
+            let some = Some(BTreeSet::new());
+            let items = RelayedItems::default();
+            Box::new(KnownItems { items, some })
+        });
+        let is_known = known
+            .some
+            .as_ref()
+            .is_none_or(|some| index.is_some_and(|at| some.contains(&at)));
+        if !is_known {
+            let history = self.history.as_ref().map(|history| history.relayed());
+            let history = history.unwrap_or_default();
+            match (index, &mut known.some) {
+                (Some(index), Some(some)) => {
+                    some.insert(index);
+                    known.items.adopt(index, &history);
+                }
+                _ => {
+                    known.items = history;
+                    known.some = None;
+                }
+            }
+            for change in &self.changes {
+                if let Change::Relayed {
+                    update: Some(update),
+                    ..
+                } = change
+                    && index.is_none_or(|index| index == update.index())
+                {
+                    known.items.update(update.clone());
+                }
+            }
+        }
+        &mut known.items
     }
 
     /// Opens an item and returns its number.
@@ -212,6 +288,12 @@ impl RecordWriter {
             text: text.to_owned(),
             logprobs,
         });
+    }
+}
+
+impl KnownItems {
+    fn has(&self, index: u64) -> bool {
+        self.some.as_ref().is_none_or(|some| some.contains(&index))
     }
 }
 

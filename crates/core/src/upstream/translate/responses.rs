@@ -9,7 +9,6 @@ use crate::model::error::ErrorCode;
 use crate::model::event::{Ending, EventKind, Failure, Outcome};
 use crate::model::id::GenerationId;
 use crate::model::json::{self, Members};
-use crate::model::relayed_items::RelayedItems;
 use crate::upstream::AnswerOrigin;
 
 use self::terminal::with_error;
@@ -25,8 +24,6 @@ pub struct ResponsesTranslator {
     previous: String,
     started: bool,
     opened: OpenedItems,
-    /// What was relayed so far.
-    items: RelayedItems,
     fault: Option<Failure>,
     /// `response.failed` came without a reason.
     failing: bool,
@@ -60,7 +57,6 @@ impl ResponsesTranslator {
             previous,
             started: false,
             opened: OpenedItems::default(),
-            items: RelayedItems::default(),
             fault: None,
             failing: false,
             last: None,
@@ -157,6 +153,7 @@ impl ResponsesTranslator {
                 .get("usage")
                 .map(|raw| raw.get().to_owned())
         });
+        let relayed = relayed.map(|object| records.relayed_items().fold(object));
         if matches!(ending, Ending::Completed | Ending::Incomplete { .. }) {
             records.leave_closing_numbers();
         }

@@ -21,6 +21,7 @@ pub(super) const PAGES: &[Page] = pages![
     "parameters",
     "clients",
     "network",
+    "credentials",
     "upstreams",
     "sharing",
     "webhooks",

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::ResponsesTranslator;
 use super::place::Place;
 use crate::model::event::{EventKind, Relayed};
+use crate::model::folded_json::FoldedJson;
 use crate::model::json::{self, Members};
 use crate::upstream::translate::RecordWriter;
 use crate::upstream::translate::opened_items::List;
@@ -90,7 +91,7 @@ impl ResponsesTranslator {
         if text.is_empty() {
             return;
         }
-        let streamed = self.items.get(at);
+        let streamed = records.relayed_item(at).get(at);
         let known = streamed
             .as_ref()
             .map_or("", |item| part_text(&item[list.name()][part as usize]));
@@ -161,7 +162,7 @@ impl ResponsesTranslator {
             return;
         }
         let text = item.text(field).unwrap_or_default();
-        let streamed = self.items.get(at);
+        let streamed = records.relayed_item(at).get(at);
         let known = streamed
             .as_ref()
             .and_then(|item| item[field].as_str())
@@ -253,18 +254,24 @@ impl ResponsesTranslator {
             r#"{{"type":"{name}","sequence_number":{}{item_id},"output_index":{at}{members}}}"#,
             records.next_seq()
         );
-        if let Ok(members) = serde_json::from_str::<Members<'_>>(&json) {
-            self.note(name, at, &members);
-        }
-        push(name, json, records);
+        push(name, Some(at), json, records);
     }
 }
 
-pub(super) fn push(name: &str, json: String, records: &mut RecordWriter) {
-    records.event(EventKind::Relayed(Relayed {
+/// Appends an event of the item with this index. Texts that were streamed are not repeated.
+pub(super) fn push(name: &str, at: Option<u64>, json: String, records: &mut RecordWriter) {
+    let mut relayed = Relayed {
         name: name.to_owned(),
         json,
-    }));
+    };
+    if relayed.is_closing() {
+        let folded = match at {
+            Some(at) => records.relayed_item(at).fold(relayed.json),
+            None => FoldedJson::plain(relayed.json),
+        };
+        relayed.json = folded.into_string();
+    }
+    records.event(EventKind::Relayed(relayed));
     records.record(None);
 }
 

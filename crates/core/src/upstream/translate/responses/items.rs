@@ -158,7 +158,10 @@ impl ResponsesTranslator {
         let known = found.filter(|at| self.opened.get(*at).is_some_and(|item| item.kind == *kind));
         let at = match known {
             Some(at) if self.opened.get(at).is_some_and(|item| item.done) => {
-                let same = self.items.get(at).is_some_and(|known| covers(item, &known));
+                let same = records
+                    .relayed_item(at)
+                    .get(at)
+                    .is_some_and(|known| covers(item, &known));
                 if same || id.is_some_and(|id| self.opened.is(at, id)) {
                     return false;
                 }
@@ -167,7 +170,7 @@ impl ResponsesTranslator {
             Some(at) => {
                 self.supplement(at, item, false, records);
                 let repeats = self.opened.get(at).is_some_and(|i| i.announced_arguments);
-                let known = self.items.get(at).filter(|_| !repeats);
+                let known = records.relayed_item(at).get(at).filter(|_| !repeats);
                 let missing = known.and_then(|known| with_streamed(item, &known));
                 if let Some(item) = missing {
                     // The upstream's item lacks what it streamed.
@@ -303,10 +306,7 @@ impl ResponsesTranslator {
         }
         replaced.extend_from_slice(more);
         let json = members.write_with(&replaced);
-        if let Some(at) = at {
-            self.note_relayed(name, at, members);
-        }
-        push(name, json, records);
+        push(name, at, json, records);
     }
 
     /// Relays the first event as `response.in_progress`: the gateway sends `response.created`
@@ -330,26 +330,5 @@ impl ResponsesTranslator {
             json,
         }));
         records.record(None);
-    }
-
-    /// Folds an event.
-    pub(super) fn note(&mut self, name: &str, at: u64, members: &Members<'_>) {
-        self.items.apply(name, at, members);
-        if name.starts_with("response.output_item.")
-            && let Some(item) = self.opened.get(at)
-        {
-            self.items.set_id(at, &item.id);
-        }
-    }
-
-    /// Folds an event of the upstream.
-    fn note_relayed(&mut self, name: &str, at: u64, members: &Members<'_>) {
-        self.note(name, at, members);
-        if name.starts_with("response.output_item.")
-            && let Some(item) = members.object("item")
-            && let Some(kept) = self.kept_with(&item)
-        {
-            self.items.set_private(at, &kept.to_json());
-        }
     }
 }

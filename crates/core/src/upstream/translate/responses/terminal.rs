@@ -55,21 +55,21 @@ impl ResponsesTranslator {
             let Some(known) = self.opened.get(at) else {
                 continue;
             };
-            let streamed = self.items.get(at);
+            let streamed = records.relayed_items().get(at);
             let covered = streamed
                 .is_none_or(|known| covers(item, &known) && repeats_encrypted(item, &known));
             if covered {
                 final_items.insert(at, self.kept(item, &known.id));
             }
         }
-        self.items.close(match name {
+        records.relayed_items().close(match name {
             "response.completed" => "completed",
             _ => "incomplete",
         });
         if matches!(name, "response.completed" | "response.incomplete") {
             self.close_items(&final_items, records);
         }
-        let items = self.output(&final_items);
+        let items = self.output(&final_items, records);
         let mut replaced = vec![("output", items.as_str())];
         let usage = response.get("usage").and_then(respelled);
         if let Some(usage) = &usage {
@@ -106,7 +106,7 @@ impl ResponsesTranslator {
             }
             let item = match final_items.get(&at) {
                 Some(json) => Some(json.clone()),
-                None => self.items.get(at).map(|item| item.to_string()),
+                None => records.relayed_items().get(at).map(|item| item.to_string()),
             };
             if let Some(kept) = item
                 && let Ok(item) = serde_json::from_str::<Members<'_>>(&kept)
@@ -118,11 +118,15 @@ impl ResponsesTranslator {
     }
 
     /// Returns the output list: the terminal object's items, and the streamed ones that it lacks.
-    pub(super) fn output(&self, final_items: &BTreeMap<u64, String>) -> String {
+    pub(super) fn output(
+        &self,
+        final_items: &BTreeMap<u64, String>,
+        records: &mut RecordWriter,
+    ) -> String {
         let items: Vec<String> = (0..self.opened.len())
             .filter_map(|at| match final_items.get(&at) {
                 Some(json) => Some(json.clone()),
-                None => self.items.get(at).map(|item| item.to_string()),
+                None => records.relayed_items().get(at).map(|item| item.to_string()),
             })
             .collect();
         format!("[{}]", items.join(","))

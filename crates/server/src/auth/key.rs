@@ -1,0 +1,97 @@
+//! A key, as requests are checked against it.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokenwire_core::model::id::Owner;
+use tokenwire_core::upstream::Scope;
+
+use super::revocation::Revocation;
+use crate::config::auth::{KeyEntry, Role};
+use crate::config::models::matches;
+use crate::key_hash::KeyHash;
+
+/// A key and what it has open.
+#[derive(Debug)]
+pub(crate) struct Key {
+    pub(super) rights: Rights,
+    pub(super) revocation: Arc<Revocation>,
+    /// `None` for one that may use every model and upstream.
+    pub(super) scope: Option<Arc<Scope>>,
+}
+
+/// What a key is, and what it may do.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Rights {
+    pub(super) hash: KeyHash,
+    pub(super) owner: Owner,
+    pub(super) role: Role,
+    pub(super) models: Vec<String>,
+    pub(super) upstreams: Vec<String>,
+    pub(super) expires: Option<SystemTime>,
+}
+
+// === impl Rights ===
+
+impl Rights {
+    /// Returns the rights of a configured key; `None` without a valid hash.
+    pub(super) fn of(entry: &KeyEntry) -> Option<Self> {
+        Some(Self {
+            hash: entry.key_hash()?,
+            owner: Owner::Named(entry.owner.as_str().into()),
+            role: entry.role,
+            models: entry.models.clone(),
+            upstreams: entry.upstreams.clone(),
+            expires: entry.expiry(),
+        })
+    }
+
+    /// The rights of the key that is made at the start: all, as the anonymous owner.
+    pub(super) fn of_anonymous(hash: KeyHash) -> Self {
+        Self {
+            hash,
+            owner: Owner::Anonymous,
+            role: Role::Operator,
+            models: Vec::new(),
+            upstreams: Vec::new(),
+            expires: None,
+        }
+    }
+
+    pub(super) fn has_model(&self, name: &str) -> bool {
+        self.models.is_empty() || self.models.iter().any(|pattern| matches(pattern, name))
+    }
+
+    pub(super) fn has_upstream(&self, name: &str) -> bool {
+        self.upstreams.is_empty() || self.upstreams.iter().any(|known| known == name)
+    }
+}
+
+// === impl Key ===
+
+impl Key {
+    /// A key with these rights. `earlier` is the same key before a change of its rights.
+    pub(super) fn new(rights: Rights, earlier: Option<&Self>) -> Self {
+        let restricted = !rights.models.is_empty() || !rights.upstreams.is_empty();
+        let scope = restricted.then(|| {
+            let (models, upstreams) = (rights.clone(), rights.clone());
+            Arc::new(Scope::new(
+                move |name| models.has_model(name),
+                move |name| upstreams.has_upstream(name),
+            ))
+        });
+        Self {
+            scope,
+            revocation: earlier
+                .map(|known| known.revocation.clone())
+                .unwrap_or_default(),
+            rights,
+        }
+    }
+
+    pub(super) fn is_expired(&self) -> bool {
+        self.rights
+            .expires
+            .is_some_and(|expires| expires <= SystemTime::now())
+    }
+}

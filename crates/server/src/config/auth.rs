@@ -1,0 +1,165 @@
+//! Configuration of credentials.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::secret::Secret;
+use super::units::word;
+use crate::key_hash::KeyHash;
+
+/// Who may use the gateway.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Auth {
+    /// The keys. One key, or a `keys_file`, makes every request under `/v1` need a credential.
+    pub keys: Vec<KeyEntry>,
+    /// File with further keys, which is read again when it changes.
+    pub keys_file: Option<String>,
+    /// Whether no key is made at the start where other machines reach the gateway.
+    pub anonymous: bool,
+}
+
+/// One key.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KeyEntry {
+    /// Name of the owner. Keys of one owner see the same streams.
+    pub owner: String,
+    /// The key itself, or else its `hash`.
+    pub key: Option<Secret>,
+    /// SHA-256 of the key: `sha256:` and 64 hexadecimal digits.
+    pub hash: Option<String>,
+    /// What the key may do.
+    #[serde(deserialize_with = "word")]
+    pub role: Role,
+    /// Models that it may use: names or patterns. Empty means every model.
+    pub models: Vec<String>,
+    /// Upstreams that it may use, by name. Empty means all.
+    pub upstreams: Vec<String>,
+    /// Time after which it is refused: `2027-01-31` or `2027-01-31T12:00:00Z`.
+    pub expires: Option<String>,
+}
+
+/// What a credential may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Uses the models, and sees its owner's streams.
+    #[default]
+    User,
+    /// Also reads metrics and the state of the upstreams.
+    Operator,
+}
+
+/// The shortest key that may be configured, in bytes.
+const MIN_KEY: usize = 20;
+
+/// A value of an entry that cannot work: its field, what it is, what is expected, and a remedy.
+pub(crate) struct KeyProblem {
+    pub(crate) field: &'static str,
+    pub(crate) found: String,
+    pub(crate) expected: &'static str,
+    pub(crate) remedy: &'static str,
+}
+
+// === impl Auth ===
+
+impl Auth {
+    /// Whether keys are configured.
+    #[must_use]
+    pub fn has_keys(&self) -> bool {
+        !self.keys.is_empty() || self.keys_file.is_some()
+    }
+}
+
+// === impl KeyEntry ===
+
+impl KeyEntry {
+    /// Returns the hash of the key; `None` if the entry has none, or one that is malformed.
+    pub(crate) fn key_hash(&self) -> Option<KeyHash> {
+        match (&self.key, &self.hash) {
+            (Some(key), None) => Some(KeyHash::of(key.expose())),
+            (None, Some(hash)) => KeyHash::parse(hash),
+            _ => None,
+        }
+    }
+
+    /// Returns the time after which the key is refused, if it has one.
+    pub(crate) fn expiry(&self) -> Option<SystemTime> {
+        self.expires.as_deref().and_then(parse_time)
+    }
+
+    /// Returns what cannot work.
+    pub(crate) fn problems(&self) -> Vec<KeyProblem> {
+        let mut problems = Vec::new();
+        let mut add = |field, found: String, expected, remedy| {
+            problems.push(KeyProblem {
+                field,
+                found,
+                expected,
+                remedy,
+            });
+        };
+        if !is_owner(&self.owner) {
+            let expected = "1 to 128 characters out of A-Z, a-z, 0-9, `_`, `.`, `@`, `:` and `-`";
+            add("owner", format!("is {:?}", self.owner), expected, "");
+        }
+        let make = "`tokenwire key new` makes a key and its hash.";
+        match (&self.key, &self.hash) {
+            (Some(key), None) => {
+                let key = key.expose();
+                if key.len() < MIN_KEY || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+                    let found = format!("has {} characters", key.chars().count());
+                    add("key", found, "at least 20 visible ASCII characters", make);
+                }
+            }
+            (None, Some(hash)) => {
+                if KeyHash::parse(hash).is_none() {
+                    let expected = "`sha256:` and 64 hexadecimal digits";
+                    add(
+                        "hash",
+                        "is not the hash of a key".to_owned(),
+                        expected,
+                        make,
+                    );
+                }
+            }
+            (Some(_), Some(_)) => {
+                let expected = "either `key` or `hash`";
+                add(
+                    "key",
+                    "stands beside a hash".to_owned(),
+                    expected,
+                    "Remove one.",
+                );
+            }
+            (None, None) => {
+                let expected = "either `key` or `hash`";
+                add("key", "is missing".to_owned(), expected, make);
+            }
+        }
+        if let Some(text) = &self.expires
+            && parse_time(text).is_none()
+        {
+            let expected = "a date such as 2027-01-31, or a time such as 2027-01-31T12:00:00Z";
+            add("expires", format!("is {text:?}"), expected, "");
+        }
+        problems
+    }
+}
+
+/// Whether the text can be the name of an owner.
+pub(crate) fn is_owner(name: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.@:-".contains(&byte);
+    (1..=128).contains(&name.len()) && name.bytes().all(is_allowed)
+}
+
+/// Reads a date, which means its beginning in UTC, or a time in UTC.
+pub(crate) fn parse_time(text: &str) -> Option<SystemTime> {
+    let time = match text.len() {
+        10 => format!("{text}T00:00:00Z"),
+        _ => text.to_owned(),
+    };
+    humantime::parse_rfc3339(&time).ok()
+}
