@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::key_commands::{KEY_EXAMPLES, KeyCommand};
+use crate::key_args::{KEY_EXAMPLES, KeyCommand};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -13,6 +13,7 @@ mod drain;
 mod health_check;
 pub mod hosts;
 pub mod http;
+pub mod key_args;
 pub mod key_commands;
 pub mod key_hash;
 pub mod listeners;

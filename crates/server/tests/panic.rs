@@ -139,6 +139,7 @@ fn shared() -> Shared {
         retry_budget: Arc::new(RetryBudget::new(0)),
         webhooks: Webhooks::new(WebhookOptions::default()).unwrap(),
         store: None,
+        auth: None,
         neighbours: None,
         auth: None,
         cluster: None,

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::GenerationEnd;
+use super::generation_end::GenerationEnd;
 use crate::generation::Generation;
 use crate::model::error::ApiError;
 

@@ -7,10 +7,10 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::generation_end::GenerationEnd;
 use super::meter::Metered;
 use super::reuse::Reused;
 use crate::generation::Generation;
@@ -35,31 +35,6 @@ pub struct GenerationStart<'a> {
     pub asked_in: Api,
     /// Whether it shares another's answer; `None` where answers are not shared.
     pub reused: Option<Reused>,
-}
-
-/// What is known at an end.
-#[derive(Clone, Copy, Debug)]
-pub struct GenerationEnd<'a> {
-    /// The generation.
-    pub meta: &'a Meta,
-    /// The API of its request.
-    pub asked_in: Api,
-    /// Which of the upstream's servers was asked ([`Target::endpoint`](crate::upstream::Target));
-    /// `None` if the answer was another generation's.
-    pub endpoint: Option<usize>,
-    /// How it ended. A generation that was deleted while it ran counts as cancelled.
-    pub status: Status,
-    /// The code of its failure: one of [`ErrorCode`](crate::model::error::ErrorCode)'s, or the
-    /// upstream's own.
-    pub code: Option<&'a str>,
-    /// Events in its log.
-    pub events: u64,
-    /// Deltas of text, reasoning, refusal or arguments among them.
-    pub tokens: u64,
-    /// Time from the request to the upstream to its first token, if there was one.
-    pub first_token: Option<Duration>,
-    /// Time from its start to its end.
-    pub duration: Duration,
 }
 
 /// What is told of one generation's end.
