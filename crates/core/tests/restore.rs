@@ -12,6 +12,7 @@ mod answers;
 
 use std::sync::Arc;
 
+use tokenwire_core::dialect::Dialect;
 use tokenwire_core::generation::Generation;
 use tokenwire_core::log::{
     Block, Blocks, Epoch, LogHeader, LogReader, LogStore, MemoryStore, StoreError,
@@ -22,7 +23,7 @@ use tokenwire_core::model::record::RecordBatch;
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::UpstreamHead;
 use tokenwire_core::upstream::translate::BodyEnd;
-use tokenwire_testkit::{EngineOptions, TestEngine, settle};
+use tokenwire_testkit::{EngineOptions, Reader, TestEngine, settle};
 
 use answers::{Answer, bodies, render};
 
@@ -89,6 +90,78 @@ async fn check(answer: &Answer) {
     let object = stored.object(&generation.meta().id).await.unwrap();
     assert_eq!(object.unwrap(), generation.response_json());
     assert_same(name, &generation, &restore(&generation, &stored).await);
+}
+
+/// A text of 180 KiB and arguments of 20 KiB, which a Responses upstream repeats in its closing
+/// events.
+#[tokio::test(start_paused = true)]
+async fn relayed_texts_are_kept_once_and_restored_byte_for_byte() {
+    let engine = TestEngine::new(EngineOptions {
+        api: Api::Responses,
+        ..EngineOptions::default()
+    });
+    let started = engine.start(r#"{"input":"hi","stream":true}"#);
+    let generation = started.guard.generation().clone();
+    let call = engine.upstream.call().await;
+    call.data(r#"{"type":"response.output_item.added","output_index":0,"item":{"id":"m","type":"message","content":[]}}"#);
+    let mut text = String::new();
+    for number in 0..8000 {
+        let delta = format!(r#"a \"word\" \u00e9 {number}\n"#);
+        call.data(&format!(r#"{{"type":"response.output_text.delta","item_id":"m","output_index":0,"content_index":0,"delta":"{delta}"}}"#));
+        text.push_str(&delta);
+    }
+    settle().await;
+    let streamed = generation.tail().unwrap().next;
+    let part = format!(r#"{{"type":"output_text","text":"{text}","mark":"\u0001"}}"#);
+    let done = format!(r#""content_index":0,"text":"{text}","logprobs":[]"#);
+    call.data(&format!(
+        r#"{{"type":"response.output_text.done","item_id":"m","output_index":0,{done}}}"#
+    ));
+    call.data(&format!(r#"{{"type":"response.content_part.done","item_id":"m","output_index":0,"content_index":0,"part":{part}}}"#));
+    let message = format!(r#""type":"message","content":[{part}]}}"#);
+    call.data(&format!(
+        r#"{{"type":"response.output_item.done","output_index":0,"item":{{"id":"m",{message}}}"#
+    ));
+    call.data(r#"{"type":"response.output_item.added","output_index":1,"item":{"id":"f","type":"function_call","call_id":"c","name":"f","arguments":""}}"#);
+    let arguments = format!(r#"{{\"a\":\"{}\"}}"#, "x".repeat(20_000));
+    call.data(&format!(r#"{{"type":"response.function_call_arguments.delta","item_id":"f","output_index":1,"delta":"{arguments}"}}"#));
+    call.data(&format!(r#"{{"type":"response.function_call_arguments.done","item_id":"f","output_index":1,"name":"f","arguments":"{arguments}"}}"#));
+    let arguments =
+        format!(r#""type":"function_call","call_id":"c","name":"f","arguments":"{arguments}"}}"#);
+    call.data(&format!(
+        r#"{{"type":"response.output_item.done","output_index":1,"item":{{"id":"f",{arguments}}}"#
+    ));
+    call.data(&format!(r#"{{"type":"response.completed","response":{{"id":"theirs","status":"completed","output":[{{"id":"m",{message},{{"id":"f",{arguments}]}}}}"#));
+    call.end(BodyEnd::Clean);
+    generation.ended().await;
+    let mut closing = RecordBatch::default();
+    LogReader::new(generation.log().clone(), streamed)
+        .read(usize::MAX, &mut closing)
+        .unwrap();
+    let closing = closing.byte_len();
+    assert!(
+        closing < 30_000,
+        "the rest of the answer takes {closing} bytes"
+    );
+
+    let stored = MemoryStore::new(1 << 26);
+    store(&generation, &stored).await;
+    let restored = restore(&generation, &stored).await;
+    assert_same("long texts", &generation, &restored);
+    let mut reader = Reader::new(restored.attach(), 0, Dialect::Responses);
+    reader.read_now();
+    let shown: Vec<String> = std::str::from_utf8(reader.bytes())
+        .unwrap()
+        .lines()
+        .map(|frame| serde_json::from_str::<serde_json::Value>(frame).unwrap())
+        .filter_map(|frame| frame["data"].as_str().map(str::to_owned))
+        .collect();
+    let shown = shown.concat();
+    for (expected, times) in [(&done, 1), (&part, 3), (&message, 2), (&arguments, 2)] {
+        assert_eq!(shown.matches(expected.as_str()).count(), times);
+    }
+    let object = String::from_utf8(restored.response_json()).unwrap();
+    assert!(object.contains(&message) && object.contains(&arguments));
 }
 
 #[tokio::test(start_paused = true)]
