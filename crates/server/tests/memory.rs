@@ -72,7 +72,6 @@ impl Metered {
             store: None,
             auth: None,
             neighbours: None,
-            auth: None,
             cluster: None,
             config: Arc::new(config),
         };

@@ -141,7 +141,6 @@ fn shared() -> Shared {
         store: None,
         auth: None,
         neighbours: None,
-        auth: None,
         cluster: None,
         config: Arc::new(Config::default()),
     }

@@ -1,9 +1,9 @@
 //! Several nodes that share a Redis: each finds the streams of the others there, and reads them from
 //! the node that writes them.
 //!
-//! Redis is asked once for a stream of another node, never per token: [`membership`] says where the
-//! process of a tag listens and whether it is alive, and [`claims`] has the idempotency keys.
-//! [`source`] puts the two together for the engine.
+//! Redis is asked once for a stream of another node, never per token: `membership` says where the
+//! process of a tag listens and whether it is alive, and `claims` has the idempotency keys.
+//! `source` puts the two together for the engine.
 
 mod claims;
 mod membership;
