@@ -25,7 +25,7 @@ use tokenwire_core::log::{
     Block, Blocks, Epoch, FlushOptions, Flusher, LogHeader, LogLimits, LogStore, MemoryStore,
     StoreError,
 };
-use tokenwire_core::model::account::Account;
+use tokenwire_core::model::account::{Account, Relief as _};
 use tokenwire_core::model::error::ErrorCode;
 use tokenwire_core::model::id::{GenerationId, Owner, Seq};
 use tokenwire_core::model::record::RecordBatch;
@@ -742,6 +742,41 @@ async fn answers_that_a_hanging_store_does_not_take_leave_memory() {
     process.shared.registry().sweep(Instant::now());
     let kept = all.iter().filter(|weak| weak.strong_count() > 0).count();
     assert!(kept <= 1100, "{kept} generations are kept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn answer_is_stored_before_memory_pressure_drops_it() {
+    let (_, memory) = memory();
+    let faulty = Arc::new(FaultyStore::new(memory, 1));
+    let store: Arc<dyn LogStore> = faulty.clone();
+    let process = Process::new(Api::Chat, &store);
+    let registry = process.shared.registry();
+    let (started, call) = process.start(request(CHAT)).await;
+    answer(&call, &["Hello", " world"]);
+    let generation = started.guard.generation().clone();
+    generation.ended().await;
+    drop(started);
+    // Its end is not stored yet.
+    registry.relieve(usize::MAX);
+    assert!(generation.tail().is_ok());
+    settle().await;
+    process.shared.flushed().await;
+    registry.relieve(usize::MAX);
+    assert!(generation.tail().is_err());
+
+    // A store that hangs costs no memory.
+    faulty.always(Operation::Seal, Fault::Hang);
+    let (started, call) = process.start(request(CHAT)).await;
+    answer(&call, &["Hello"]);
+    let generation = started.guard.generation().clone();
+    generation.ended().await;
+    drop(started);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    registry.relieve(usize::MAX);
+    assert!(generation.tail().is_ok());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    registry.relieve(usize::MAX);
+    assert!(generation.tail().is_err());
 }
 
 // === Keeping ===

@@ -134,6 +134,12 @@ impl Neighbours {
         }
     }
 
+    /// Waits until the folders have been looked at: before, no other process is known.
+    async fn looked_once(&self) {
+        let mut looked = self.looked.subscribe();
+        let _ = timeout(WAIT, looked.wait_for(|count| *count > 0)).await;
+    }
+
     fn peer(&self, tag: &str) -> Option<Client> {
         let tag: Tag = tag.parse().ok()?;
         self.running.lock().get(&tag).cloned()
@@ -202,7 +208,8 @@ impl Neighbours {
     }
 
     /// Asks these processes. If one does not answer and has ended, asks the own store, and then the
-    /// processes that are left: one of them has what the ended one had.
+    /// processes that are left: one of them has what the ended one had. Waits up to [`WAIT`] for one
+    /// that does not answer: another process may be taking its folder over.
     async fn ask<T, Q, O>(
         &self,
         peers: impl Fn(&Self) -> Vec<Client>,
@@ -213,6 +220,8 @@ impl Neighbours {
         Q: Future<Output = Result<Option<T>, PeerError>>,
         O: Future<Output = Result<Option<T>, ApiError>>,
     {
+        self.looked_once().await;
+        let deadline = Instant::now() + WAIT;
         loop {
             let asked = peers(self);
             let answers = join_all(asked.iter().cloned().map(&question)).await;
@@ -224,16 +233,22 @@ impl Neighbours {
                     Err(_) => away.push(peer),
                 }
             }
-            if away.is_empty() {
-                return Ok(Asked::Unknown);
+            if !away.is_empty() {
+                self.looked_again().await;
             }
-            self.looked_again().await;
+            // Asked last: this process may have taken a folder over meanwhile.
             if let Some(answer) = own().await? {
                 return Ok(Asked::Found(answer));
             }
+            if away.is_empty() {
+                return Ok(Asked::Unknown);
+            }
             let running = away.into_iter().find(|peer| self.runs(peer));
             if let Some(peer) = running {
-                return Ok(Asked::Away(peer));
+                if Instant::now() >= deadline {
+                    return Ok(Asked::Away(peer));
+                }
+                sleep(PAUSE).await;
             }
         }
     }

@@ -19,6 +19,8 @@ use tokenwire_simulator::{Options, Pace, Simulator};
 
 /// A stream of 60 tokens that takes 3 s.
 const SLOW: &str = "tokens=60 text=count tbt=50ms";
+/// A stream that runs when its process is killed, however slow the machine is.
+const ENDLESS: &str = "tokens=4000 text=count tbt=50ms";
 
 struct World {
     simulator: Simulator,
@@ -165,8 +167,8 @@ async fn earlier_process_that_ends_in_order_leaves_complete_streams() {
 async fn killed_process_leaves_its_streams_to_the_later_one() {
     let world = World::new();
     let earlier = world.start();
-    let (_stream, read_id) = begin(&earlier, SLOW).await;
-    let (_other, unread_id) = begin(&earlier, SLOW).await;
+    let (_stream, read_id) = begin(&earlier, ENDLESS).await;
+    let (_other, unread_id) = begin(&earlier, ENDLESS).await;
     let ended = post(&earlier, "/v1/responses", &response("tokens=4 text=count"))
         .answer()
         .await;
@@ -210,7 +212,7 @@ async fn killed_process_leaves_its_streams_to_the_later_one() {
 async fn what_a_killed_process_leaves_is_found_over_every_other_one() {
     let world = World::new();
     let first = world.start();
-    let (_stream, running) = begin(&first, SLOW).await;
+    let (_stream, running) = begin(&first, ENDLESS).await;
     let body = response("tokens=4 text=count");
     let keyed = |gateway: &Process| {
         post(gateway, "/v1/responses", &body).header("idempotency-key", "order-8")

@@ -523,8 +523,14 @@ async fn dead_letter_is_listed_and_retried_after_kill() {
     assert_eq!(left["data"].as_array().unwrap().len(), 1);
     // The retry has enabled the endpoint for later processes as well.
     let third = job(&gateway, "tokens=3", &receiver).await;
-    let (_, response) = receiver.next().await.checked(SECRET);
-    assert_eq!(response, third);
+    loop {
+        let (_, response) = receiver.next().await.checked(SECRET);
+        if response == third {
+            break;
+        }
+        // The process was killed before it had noted that this one was delivered.
+        assert_eq!(response, id);
+    }
 }
 
 #[tokio::test]

@@ -58,6 +58,9 @@ struct Keyed {
     id: Option<GenerationId>,
 }
 
+/// How long an ended generation stays in memory for its end to be stored, when memory is short.
+const STORE_WAIT: Duration = Duration::from_secs(2);
+
 /// What of a generation is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
@@ -418,9 +421,9 @@ impl Directory {
         self.state.lock().take_due(retention, now)
     }
 
-    /// Forgets what is oldest until it held `bytes`, except for generations with readers. Returns
-    /// the generations whose log is to expire.
-    pub(super) fn take_oldest(&self, bytes: usize) -> Vec<Arc<Generation>> {
+    /// Forgets what is oldest until it held `bytes`, except for generations with readers and those
+    /// that have just ended and are not stored yet. Returns the generations whose log is to expire.
+    pub(super) fn take_oldest(&self, bytes: usize, now: Instant) -> Vec<Arc<Generation>> {
         let mut state = self.state.lock();
         let mut released = 0;
         let (mut logs, mut objects) = (Vec::new(), Vec::new());
@@ -432,7 +435,7 @@ impl Directory {
             let Some(entry) = state.generations.get(id) else {
                 continue;
             };
-            if !entry.generation.give_up_log() {
+            if entry.waits_for_store(now) || !entry.generation.give_up_log() {
                 continue;
             }
             match oldest {
@@ -464,6 +467,15 @@ impl Entry {
             sizes: (0, 0),
             key: key.map(Box::new),
         }
+    }
+
+    /// Whether its end is about to be stored. A store that hangs is not waited for: memory is
+    /// bounded.
+    fn waits_for_store(&self, now: Instant) -> bool {
+        let recent = self
+            .ended
+            .is_some_and(|ended| now.duration_since(ended) < STORE_WAIT);
+        recent && self.generation.is_unstored()
     }
 }
 

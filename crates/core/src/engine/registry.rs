@@ -270,9 +270,9 @@ impl Registry {
 
 impl Relief for Registry {
     /// Drops the oldest ended generations, of each the log first, until `bytes` are released. Those
-    /// that are read or waited for stay.
+    /// that are read or waited for stay, and for two seconds those that a store has not yet.
     fn relieve(&self, bytes: usize) {
-        let dropped = self.directory.take_oldest(bytes);
+        let dropped = self.directory.take_oldest(bytes, Instant::now());
         for generation in dropped {
             tracing::warn!(generation = %generation.meta().id, "dropped under memory pressure");
             generation.log().expire();

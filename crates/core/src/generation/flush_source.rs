@@ -57,6 +57,7 @@ impl FlushSource for TailSource {
     }
 
     fn released(&self, why: Released) {
+        self.generation.set_unstored(false);
         match why {
             Released::Fenced { .. } | Released::Refused(StoreError::Deleted) => {
                 tracing::warn!(generation = %self.generation.meta().id, ?why, "the log is not ours any more");

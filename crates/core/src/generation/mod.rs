@@ -44,7 +44,7 @@ pub(crate) use writer::Writer;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -79,6 +79,8 @@ pub struct Generation {
     item_index: Mutex<Option<Box<ItemIndex>>>,
     /// The time to the first token in nanoseconds, and one: zero is none.
     first_token: AtomicU64,
+    /// Whether a flusher has records of it, or its end, that are not stored yet.
+    unstored: AtomicBool,
     account: Account,
     holdings: Mutex<Holdings>,
 }
@@ -115,6 +117,7 @@ impl Generation {
             render_cache: RenderCache::default(),
             item_index: Mutex::default(),
             first_token: AtomicU64::new(0),
+            unstored: AtomicBool::new(false),
             account: holdings.account().clone(),
             holdings: Mutex::new(holdings),
         });
@@ -162,6 +165,15 @@ impl Generation {
     /// Whether it has a reader or a follower at the moment.
     pub(crate) fn is_held(&self) -> bool {
         self.control.readers() > 0 || self.control.is_followed()
+    }
+
+    /// Whether its end is still to be stored.
+    pub(crate) fn is_unstored(&self) -> bool {
+        self.unstored.load(Ordering::Acquire)
+    }
+
+    fn set_unstored(&self, unstored: bool) {
+        self.unstored.store(unstored, Ordering::Release);
     }
 
     /// Gives its log up, which is to expire, unless it has a reader or a follower. Returns whether it

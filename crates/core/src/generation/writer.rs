@@ -67,6 +67,7 @@ impl Writer {
     /// such log yet. The writer holds the flusher's entry, so that a generation never refers to
     /// itself.
     pub(crate) fn store_with(&mut self, flusher: &Flusher, stored: Option<Seq>) {
+        self.generation.set_unstored(true);
         let source = TailSource::new(self.generation.clone(), self.epoch);
         self.flush = Some(flusher.track(Arc::new(source), stored));
     }

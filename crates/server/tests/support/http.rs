@@ -334,7 +334,7 @@ impl Answer {
     pub(crate) fn id(&self) -> &str {
         self.header("location")
             .and_then(|location| location.strip_prefix("/v1/streams/"))
-            .expect("no Location")
+            .unwrap_or_else(|| panic!("no Location: {} {}", self.status, self.text()))
     }
 
     pub(crate) fn events(&self) -> Vec<Event> {
