@@ -310,7 +310,8 @@ fn starting() -> ApiError {
     .retry_after(Duration::from_secs(1))
 }
 
-fn no_answer(peer: &Client) -> ApiError {
+/// Returns the error for a process that runs and does not answer.
+pub(crate) fn no_answer(peer: &Client) -> ApiError {
     ApiError::new(
         ErrorCode::OwnerUnreachable,
         format!("The node '{}' cannot be reached.", peer.name()),

@@ -17,7 +17,9 @@ use futures::future::join_all;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::process::Process;
-use support::{Answer, Exchange, Request, Socket, eventually, patiently, response, with};
+use support::{
+    Answer, Exchange, Request, Socket, eventually, get, patiently, post, response, with,
+};
 use tokenwire_simulator::{Options, Pace, Simulator};
 use tokenwire_testkit::RedisServer;
 
@@ -71,16 +73,6 @@ impl World {
         let record: Value = serde_json::from_str(&record).unwrap();
         record["address"].as_str().unwrap().parse().unwrap()
     }
-}
-
-fn post(gateway: &Process, path: &str, body: &Value) -> Request {
-    Request::new(gateway.address, "POST", path)
-        .header("content-type", "application/json")
-        .body(body.to_string())
-}
-
-async fn get(gateway: &Process, path: &str) -> Answer {
-    Request::new(gateway.address, "GET", path).answer().await
 }
 
 async fn ready(gateway: &Process) -> Value {

@@ -9,82 +9,33 @@
 
 mod support;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use support::process::Process;
-use support::{Answer, End, Request, eventually, patiently, response, with};
-use tokenwire_simulator::{Options, Pace, Simulator};
+use support::{DiskWorld, End, Request, get, patiently, post, response, stored, with};
 use tokio::task::JoinSet;
 
 /// How often a process is killed after a deletion.
 const DELETIONS: usize = 50;
-
-/// A simulator and the folder of the store, which outlive the gateways.
-struct World {
-    simulator: Simulator,
-    folder: tempfile::TempDir,
-}
-
-impl World {
-    fn new() -> Self {
-        let simulator = Simulator::start(Options {
-            pace: Pace::INSTANT,
-            ..Options::default()
-        });
-        Self {
-            simulator: simulator.unwrap(),
-            folder: tempfile::TempDir::new().unwrap(),
-        }
-    }
-
-    fn start(&self, more: &str) -> Process {
-        let config = format!(
-            "default_model: simulator\nstore:\n  kind: disk\n  path: {}\nupstreams:\n  - name: simulator\n    base_url: {}\n{more}",
-            self.folder.path().display(),
-            self.simulator.base_url()
-        );
-        Process::start(&config, &[])
-    }
-}
-
-fn post(gateway: &Process, body: &Value) -> Request {
-    Request::new(gateway.address, "POST", "/v1/streams")
-        .header("content-type", "application/json")
-        .body(body.to_string())
-}
-
-async fn get(gateway: &Process, path: &str) -> Answer {
-    Request::new(gateway.address, "GET", path).answer().await
-}
-
-fn id(answer: &Answer) -> String {
-    let location = answer.header("location").unwrap();
-    location.strip_prefix("/v1/streams/").unwrap().to_owned()
-}
 
 /// Runs streams beside one another and returns their ids and bodies.
 async fn run(gateway: &Process, count: usize) -> Vec<(String, String)> {
     let mut running = JoinSet::new();
     for number in 0..count {
         let members = json!({"metadata": {"number": number.to_string()}});
-        let request = post(gateway, &with(response("tokens=20 text=count"), members));
+        let request = post(
+            gateway,
+            "/v1/streams",
+            &with(response("tokens=20 text=count"), members),
+        );
         running.spawn(async move { request.answer().await });
     }
     let mut all = Vec::new();
     while let Some(answer) = patiently("the streams", running.join_next()).await {
         let answer = answer.unwrap();
         assert_eq!((answer.status, answer.end), (200, End::Whole));
-        all.push((id(&answer), answer.text().to_owned()));
+        all.push((answer.id().to_owned(), answer.text().to_owned()));
     }
     all
-}
-
-/// Waits until this number of streams is kept on disk.
-async fn stored(gateway: &Process, streams: usize) {
-    let wanted = format!("tokenwire_store_kept_streams {streams}\n");
-    eventually("the streams on disk", async || {
-        get(gateway, "/metrics").await.text().contains(&wanted)
-    })
-    .await;
 }
 
 /// Reads streams again.
@@ -102,7 +53,7 @@ async fn expect(gateway: &Process, streams: &[(String, String)]) {
 /// Starts a stream that stalls, and returns its id once it shows text.
 async fn stalled(gateway: &Process) -> String {
     let body = response("tokens=100 text=count fault=stall after=40");
-    let mut stream = post(gateway, &body).send().await;
+    let mut stream = post(gateway, "/v1/streams", &body).send().await;
     stream.until("\" t30\"").await;
     let seen = String::from_utf8_lossy(&stream.body).into_owned();
     let first = seen.lines().find_map(|line| line.strip_prefix("id: "));
@@ -111,9 +62,9 @@ async fn stalled(gateway: &Process) -> String {
 
 #[tokio::test]
 async fn deleted_stream_stays_deleted_if_the_process_is_killed_at_once() {
-    let world = World::new();
+    let world = DiskWorld::new();
     let mut deleted: Vec<String> = Vec::new();
-    let mut gateway = world.start("");
+    let mut gateway = world.start();
     for _ in 0..DELETIONS {
         let (id, _) = run(&gateway, 1).await.remove(0);
         let path = format!("/v1/responses/{id}");
@@ -126,7 +77,7 @@ async fn deleted_stream_stays_deleted_if_the_process_is_killed_at_once() {
             .await;
         assert_eq!(delete.status, 200, "{}", delete.text());
         drop(gateway);
-        gateway = world.start("");
+        gateway = world.start();
         deleted.push(path);
         let path = deleted.last().unwrap();
         assert_eq!(get(&gateway, path).await.status, 404, "{path}");
@@ -138,11 +89,11 @@ async fn deleted_stream_stays_deleted_if_the_process_is_killed_at_once() {
 
 #[tokio::test]
 async fn number_of_workers_may_change_between_starts() {
-    let world = World::new();
+    let world = DiskWorld::new();
     let mut all = Vec::new();
     let mut lost: Vec<String> = Vec::new();
     for workers in [1, 4, 2] {
-        let gateway = world.start(&format!("server:\n  workers: {workers}\n"));
+        let gateway = world.start_with(&format!("server:\n  workers: {workers}\n"));
         expect(&gateway, &all).await;
         for id in &lost {
             let object = get(&gateway, &format!("/v1/responses/{id}")).await.json();

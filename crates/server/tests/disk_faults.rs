@@ -13,9 +13,9 @@ mod support;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 use support::process::Process;
-use support::{Answer, End, Request, eventually, patiently, response, with};
+use support::{End, Request, eventually, get, patiently, post, response, stored, with};
 use tokenwire_simulator::{Options, Pace, Simulator};
 use tokenwire_testkit::disk::{DiskOperation, Errno, FaultyDisk};
 use tokio::task::JoinSet;
@@ -68,27 +68,12 @@ impl World {
     }
 }
 
-fn post(gateway: &Process, body: &Value) -> Request {
-    Request::new(gateway.address, "POST", "/v1/streams")
-        .header("content-type", "application/json")
-        .body(body.to_string())
-}
-
-async fn get(gateway: &Process, path: &str) -> Answer {
-    Request::new(gateway.address, "GET", path).answer().await
-}
-
-fn id(answer: &Answer) -> String {
-    let location = answer.header("location").unwrap();
-    location.strip_prefix("/v1/streams/").unwrap().to_owned()
-}
-
 /// Runs streams beside one another. Each must be whole. Returns their ids and bodies.
 async fn run(gateway: &Process, count: usize, steering: &str) -> Vec<(String, String)> {
     let mut running = JoinSet::new();
     for number in 0..count {
         let members = json!({"metadata": {"number": number.to_string()}});
-        let request = post(gateway, &with(response(steering), members));
+        let request = post(gateway, "/v1/streams", &with(response(steering), members));
         running.spawn(async move { request.answer().await });
     }
     let mut all = Vec::new();
@@ -97,19 +82,9 @@ async fn run(gateway: &Process, count: usize, steering: &str) -> Vec<(String, St
         assert_eq!((answer.status, answer.end), (200, End::Whole));
         let last = answer.events().pop().unwrap();
         assert_eq!(last.kind(), "response.completed");
-        all.push((id(&answer), answer.text().to_owned()));
+        all.push((answer.id().to_owned(), answer.text().to_owned()));
     }
     all
-}
-
-/// Waits until this number of streams is kept on disk.
-async fn stored(gateway: &Process, streams: usize) {
-    let wanted = format!("tokenwire_store_kept_streams {streams}\n");
-    eventually("the streams on disk", async || {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        get(gateway, "/metrics").await.text().contains(&wanted)
-    })
-    .await;
 }
 
 /// Waits until `/readyz` says this of the store.
@@ -150,7 +125,7 @@ async fn exit(gateway: Process) -> (Duration, String) {
 /// Starts a stream that stalls after some tokens, and waits until it shows them. Returns its id.
 async fn stalled(gateway: &Process) -> String {
     let body = response("tokens=100 text=count fault=stall after=40");
-    let mut stream = post(gateway, &body).send().await;
+    let mut stream = post(gateway, "/v1/streams", &body).send().await;
     stream.until("\" t30\"").await;
     let seen = String::from_utf8_lossy(&stream.body).into_owned();
     let last = seen.lines().find_map(|line| line.strip_prefix("id: "));
@@ -183,7 +158,7 @@ async fn disk_that_hangs_delays_no_stream_and_gets_everything_later() {
             .contains("tokenwire_store_up 0")
     );
     // What must be stored first is refused, not kept waiting.
-    let keyed = post(&gateway, &response("tokens=2")).header("idempotency-key", "a");
+    let keyed = post(&gateway, "/v1/streams", &response("tokens=2")).header("idempotency-key", "a");
     let refused = keyed.answer().await;
     assert_eq!(refused.status, 503, "{}", refused.text());
     assert_eq!(refused.json()["error"]["code"], "store_unavailable");

@@ -12,56 +12,15 @@ mod support;
 
 use std::time::Instant;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::process::Process;
-use support::{Answer, Exchange, Request, Socket, eventually, response, with};
-use tokenwire_simulator::{Options, Pace, Simulator};
+use support::{DiskWorld, Exchange, Request, Socket, eventually, get, post, response, with};
 
 /// A stream of 60 tokens that takes 3 s.
 const SLOW: &str = "tokens=60 text=count tbt=50ms";
 /// A stream that runs when its process is killed, however slow the machine is.
 const ENDLESS: &str = "tokens=4000 text=count tbt=50ms";
-
-struct World {
-    simulator: Simulator,
-    folder: tempfile::TempDir,
-}
-
-impl World {
-    fn new() -> Self {
-        let simulator = Simulator::start(Options {
-            pace: Pace::INSTANT,
-            ..Options::default()
-        });
-        Self {
-            simulator: simulator.unwrap(),
-            folder: tempfile::TempDir::new().unwrap(),
-        }
-    }
-
-    fn start(&self) -> Process {
-        let config = format!(
-            "default_model: simulator\nstore:\n  kind: disk\n  path: {}\nupstreams:\n  - name: simulator\n    base_url: {}\n",
-            self.folder.path().display(),
-            self.simulator.base_url()
-        );
-        Process::start(&config, &[])
-    }
-
-    fn asked(&self) -> u64 {
-        self.simulator.stats().chat_completions
-    }
-}
-
-fn post(gateway: &Process, path: &str, body: &Value) -> Request {
-    Request::new(gateway.address, "POST", path)
-        .header("content-type", "application/json")
-        .body(body.to_string())
-}
-
-async fn get(gateway: &Process, path: &str) -> Answer {
-    Request::new(gateway.address, "GET", path).answer().await
-}
 
 /// Starts a stream and waits until some tokens have come.
 async fn begin(gateway: &Process, steering: &str) -> (Exchange, String) {
@@ -90,14 +49,9 @@ fn events(body: &str) -> Vec<(u64, String)> {
     found
 }
 
-fn signal(process: &Process, signal: rustix::process::Signal) {
-    let pid = rustix::process::Pid::from_raw(i32::try_from(process.id()).unwrap()).unwrap();
-    rustix::process::kill_process(pid, signal).unwrap();
-}
-
 #[tokio::test]
 async fn running_stream_is_read_over_the_later_process_from_every_position() {
-    let world = World::new();
+    let world = DiskWorld::new();
     let earlier = world.start();
     let (stream, id) = begin(&earlier, SLOW).await;
     let later = world.start();
@@ -139,7 +93,7 @@ async fn running_stream_is_read_over_the_later_process_from_every_position() {
 
 #[tokio::test]
 async fn earlier_process_that_ends_in_order_leaves_complete_streams() {
-    let world = World::new();
+    let world = DiskWorld::new();
     let earlier = world.start();
     let (stream, id) = begin(&earlier, SLOW).await;
     let later = world.start();
@@ -165,7 +119,7 @@ async fn earlier_process_that_ends_in_order_leaves_complete_streams() {
 
 #[tokio::test]
 async fn killed_process_leaves_its_streams_to_the_later_one() {
-    let world = World::new();
+    let world = DiskWorld::new();
     let earlier = world.start();
     let (_stream, read_id) = begin(&earlier, ENDLESS).await;
     let (_other, unread_id) = begin(&earlier, ENDLESS).await;
@@ -210,7 +164,7 @@ async fn killed_process_leaves_its_streams_to_the_later_one() {
 
 #[tokio::test]
 async fn what_a_killed_process_leaves_is_found_over_every_other_one() {
-    let world = World::new();
+    let world = DiskWorld::new();
     let first = world.start();
     let (_stream, running) = begin(&first, ENDLESS).await;
     let body = response("tokens=4 text=count");
@@ -252,7 +206,7 @@ async fn what_a_killed_process_leaves_is_found_over_every_other_one() {
 
 #[tokio::test]
 async fn stopped_process_is_unreachable_and_goes_on_once_it_wakes() {
-    let world = World::new();
+    let world = DiskWorld::new();
     let earlier = world.start();
     let (stream, id) = begin(&earlier, "tokens=100 text=count tbt=50ms").await;
     let later = world.start();
@@ -260,13 +214,13 @@ async fn stopped_process_is_unreachable_and_goes_on_once_it_wakes() {
     let mut read = Request::new(later.address, "GET", &path).send().await;
     read.until("\" t8\"").await;
     let (_second, other) = begin(&earlier, "tokens=100 text=count tbt=50ms").await;
-    signal(&earlier, rustix::process::Signal::STOP);
+    earlier.signal(Signal::STOP);
     let asked = Instant::now();
     let answer = get(&later, &format!("/v1/responses/{other}")).await;
     assert_eq!(answer.status, 503, "{}", answer.text());
     assert_eq!(answer.json()["error"]["code"], "owner_unreachable");
     assert!(asked.elapsed().as_secs() < 8, "{:?}", asked.elapsed());
-    signal(&earlier, rustix::process::Signal::CONT);
+    earlier.signal(Signal::CONT);
     let (read, own) = tokio::join!(read.answer(), stream.answer());
     assert_eq!(events(&read.text()), events(&own.text()));
     assert!(read.text().contains("response.completed"));
@@ -274,7 +228,7 @@ async fn stopped_process_is_unreachable_and_goes_on_once_it_wakes() {
 
 #[tokio::test]
 async fn cancel_and_delete_reach_the_process_that_writes() {
-    let world = World::new();
+    let world = DiskWorld::new();
     let earlier = world.start();
     let (stream, cancelled) = begin(&earlier, "tokens=500 text=count tbt=50ms").await;
     let (_other, deleted) = begin(&earlier, "tokens=500 text=count tbt=50ms").await;
@@ -298,7 +252,7 @@ async fn cancel_and_delete_reach_the_process_that_writes() {
 
 #[tokio::test]
 async fn conversation_and_keys_go_on_at_the_later_process() {
-    let world = World::new();
+    let world = DiskWorld::new();
     let earlier = world.start();
     let first = response("tokens=3 text=count");
     let first = post(&earlier, "/v1/responses", &first).answer().await;
@@ -336,7 +290,7 @@ async fn conversation_and_keys_go_on_at_the_later_process() {
 
 #[tokio::test]
 async fn five_processes_in_a_row_read_each_others_streams() {
-    let world = World::new();
+    let world = DiskWorld::new();
     let mut processes = Vec::new();
     let mut streams = Vec::new();
     for _ in 0..5 {

@@ -17,57 +17,7 @@ use std::path::Path;
 use receiver::{Receiver, status};
 use serde_json::{Value, json};
 use support::process::Process;
-use support::{Answer, Request, eventually, response, with};
-use tokenwire_simulator::{Options, Pace, Simulator};
-
-/// A simulator and the folder of the store, which outlive the gateways.
-struct World {
-    simulator: Simulator,
-    folder: tempfile::TempDir,
-}
-
-impl World {
-    fn new() -> Self {
-        let simulator = Simulator::start(Options {
-            pace: Pace::INSTANT,
-            ..Options::default()
-        });
-        Self {
-            simulator: simulator.unwrap(),
-            folder: tempfile::TempDir::new().unwrap(),
-        }
-    }
-
-    /// Starts a gateway. The one before is gone.
-    fn start(&self) -> Process {
-        self.start_with("")
-    }
-
-    fn start_with(&self, more: &str) -> Process {
-        let config = format!(
-            "default_model: simulator\nstore:\n  kind: disk\n  path: {}\nupstreams:\n  - name: simulator\n    base_url: {}\n{more}",
-            self.folder.path().display(),
-            self.simulator.base_url()
-        );
-        Process::start(&config, &[])
-    }
-}
-
-fn post(gateway: &Process, path: &str, body: &Value) -> Request {
-    Request::new(gateway.address, "POST", path)
-        .header("content-type", "application/json")
-        .body(body.to_string())
-}
-
-async fn get(gateway: &Process, path: &str) -> Answer {
-    Request::new(gateway.address, "GET", path).answer().await
-}
-
-/// Returns the id of the stream that an answer is of.
-fn id(answer: &Answer) -> String {
-    let location = answer.header("location").unwrap();
-    location.strip_prefix("/v1/streams/").unwrap().to_owned()
-}
+use support::{DiskWorld, Request, eventually, get, post, response, stored, with};
 
 /// Every way to read a stream: each dialect, from the start and from the middle, and the object.
 async fn read_all(gateway: &Process, id: &str) -> Vec<(String, u16, String)> {
@@ -89,18 +39,9 @@ async fn read_all(gateway: &Process, id: &str) -> Vec<(String, u16, String)> {
     all
 }
 
-/// Waits until everything that has ended is stored.
-async fn stored(gateway: &Process, streams: usize) {
-    let wanted = format!("tokenwire_store_kept_streams {streams}\n");
-    eventually("the streams on disk", async || {
-        get(gateway, "/metrics").await.text().contains(&wanted)
-    })
-    .await;
-}
-
 #[tokio::test]
 async fn ended_streams_are_the_same_in_every_dialect_after_kill() {
-    let world = World::new();
+    let world = DiskWorld::new();
     let gateway = world.start();
     let mut ids = Vec::new();
     for (path, body) in [
@@ -114,7 +55,7 @@ async fn ended_streams_are_the_same_in_every_dialect_after_kill() {
     ] {
         let answer = post(&gateway, path, &body).answer().await;
         if answer.header("location").is_some() {
-            ids.push(id(&answer));
+            ids.push(answer.id().to_owned());
         }
     }
     assert!(ids.len() >= 3, "{ids:?}");
@@ -135,7 +76,7 @@ async fn ended_streams_are_the_same_in_every_dialect_after_kill() {
 
 #[tokio::test]
 async fn running_stream_ends_above_all_that_its_readers_saw() {
-    let world = World::new();
+    let world = DiskWorld::new();
     let gateway = world.start();
     let body = response("tokens=100 text=count fault=stall after=40");
     let mut stream = post(&gateway, "/v1/streams", &body).send().await;
@@ -191,7 +132,7 @@ async fn running_stream_ends_above_all_that_its_readers_saw() {
 
 #[tokio::test]
 async fn many_running_streams_end_before_the_next_process_is_ready() {
-    let world = World::new();
+    let world = DiskWorld::new();
     let gateway = world.start();
     // More than a task may await in one go.
     let members = json!({"stream": false, "background": true});
@@ -215,7 +156,7 @@ async fn many_running_streams_end_before_the_next_process_is_ready() {
 
 #[tokio::test]
 async fn conversation_goes_on_after_kill() {
-    let world = World::new();
+    let world = DiskWorld::new();
     let gateway = world.start();
     let first = with(response("tokens=3 text=count"), json!({"stream": false}));
     let first = post(&gateway, "/v1/responses", &first)
@@ -235,7 +176,7 @@ async fn conversation_goes_on_after_kill() {
 
 #[tokio::test]
 async fn idempotency_key_names_the_same_stream_after_kill() {
-    let world = World::new();
+    let world = DiskWorld::new();
     let gateway = world.start();
     let body = response("tokens=5 text=count");
     let request = |gateway: &Process, body: &Value| {
@@ -246,7 +187,10 @@ async fn idempotency_key_names_the_same_stream_after_kill() {
     drop(gateway);
     let gateway = world.start();
     let again = request(&gateway, &body).answer().await;
-    assert_eq!((id(&again), again.text()), (id(&first), first.text()));
+    assert_eq!(
+        (again.id().to_owned(), again.text()),
+        (first.id().to_owned(), first.text())
+    );
     let other = request(&gateway, &response("tokens=6")).answer().await;
     assert_eq!(other.status, 422, "{}", other.text());
     assert_eq!(other.json()["error"]["code"], "idempotency_mismatch");
@@ -255,12 +199,12 @@ async fn idempotency_key_names_the_same_stream_after_kill() {
 
 #[tokio::test]
 async fn deleted_stream_stays_deleted_after_kill() {
-    let world = World::new();
+    let world = DiskWorld::new();
     let gateway = world.start();
     let first = post(&gateway, "/v1/responses", &response("tokens=3"))
         .answer()
         .await;
-    let id = id(&first);
+    let id = first.id().to_owned();
     stored(&gateway, 1).await;
     let delete = Request::new(gateway.address, "DELETE", &format!("/v1/responses/{id}"));
     assert_eq!(delete.answer().await.status, 200);
@@ -288,7 +232,7 @@ fn files(folder: &Path) -> Vec<std::path::PathBuf> {
 
 #[tokio::test]
 async fn text_of_unstored_responses_is_in_no_objects_file() {
-    let world = World::new();
+    let world = DiskWorld::new();
     let gateway = world.start();
     for store in [true, false] {
         let words = if store { "keepthis" } else { "hidethis" };
@@ -323,10 +267,11 @@ async fn text_of_unstored_responses_is_in_no_objects_file() {
 
 #[tokio::test]
 async fn object_outlives_its_events() {
-    let world = World::new();
+    let world = DiskWorld::new();
     let gateway = world.start_with("streams:\n  retain_events: 1s\n");
     let body = response("tokens=20 text=count");
-    let id = id(&post(&gateway, "/v1/responses", &body).answer().await);
+    let answer = post(&gateway, "/v1/responses", &body).answer().await;
+    let id = answer.id().to_owned();
     stored(&gateway, 1).await;
     let object = get(&gateway, &format!("/v1/responses/{id}")).await;
     let is_gone = async || {
@@ -352,7 +297,7 @@ async fn object_outlives_its_events() {
 
 #[tokio::test]
 async fn logs_that_memory_has_no_room_for_are_read_from_disk() {
-    let world = World::new();
+    let world = DiskWorld::new();
     let gateway = world.start_with("streams:\n  max_memory: 64MiB\n");
     let body = response("tokens=20000 text=count");
     let mut all = Vec::new();
@@ -362,7 +307,7 @@ async fn logs_that_memory_has_no_room_for_are_read_from_disk() {
             json!({"metadata": {"number": number.to_string()}}),
         );
         let answer = post(&gateway, "/v1/streams", &body).answer().await;
-        all.push((id(&answer), answer.text().to_owned()));
+        all.push((answer.id().to_owned(), answer.text().to_owned()));
     }
     stored(&gateway, all.len()).await;
     for (id, before) in &all {
@@ -408,7 +353,7 @@ const WEBHOOKS: &str = "webhooks:\n  allow_private: true\n";
 
 #[tokio::test]
 async fn webhook_of_a_running_response_follows_after_kill() {
-    let world = World::new();
+    let world = DiskWorld::new();
     let mut receiver = Receiver::start([]).await;
     let gateway = world.start_with(WEBHOOKS);
     let id = job(&gateway, "tokens=9 fault=stall after=3", &receiver).await;
@@ -436,7 +381,7 @@ async fn webhook_of_a_running_response_follows_after_kill() {
 
 #[tokio::test]
 async fn webhook_of_a_killed_process_is_sent_by_one_that_runs() {
-    let world = World::new();
+    let world = DiskWorld::new();
     let mut receiver = Receiver::start([]).await;
     let gateway = world.start_with(WEBHOOKS);
     let later = world.start_with(WEBHOOKS);
@@ -457,7 +402,7 @@ async fn webhook_of_a_killed_process_is_sent_by_one_that_runs() {
 
 #[tokio::test]
 async fn pending_webhook_has_the_same_id_after_kill() {
-    let world = World::new();
+    let world = DiskWorld::new();
     let mut receiver = Receiver::start([status(500, "retry-after: 3600\r\n")]).await;
     let gateway = world.start_with(WEBHOOKS);
     let id = job(&gateway, "tokens=3", &receiver).await;
@@ -480,7 +425,7 @@ async fn pending_webhook_has_the_same_id_after_kill() {
 
 #[tokio::test]
 async fn dead_letter_is_listed_and_retried_after_kill() {
-    let world = World::new();
+    let world = DiskWorld::new();
     let mut receiver = Receiver::start([status(410, "")]).await;
     let gateway = world.start_with(WEBHOOKS);
     let id = job(&gateway, "tokens=3", &receiver).await;
@@ -535,7 +480,7 @@ async fn dead_letter_is_listed_and_retried_after_kill() {
 
 #[tokio::test]
 async fn conversation_keeps_its_encrypted_reasoning_after_kill() {
-    let world = World::new();
+    let world = DiskWorld::new();
     let start = || {
         let api = "    api: responses\n";
         world.start_with(api)
@@ -544,7 +489,7 @@ async fn conversation_keeps_its_encrypted_reasoning_after_kill() {
     let body = json!({"model": "simulator-reasoning", "input": "one"});
     let first = post(&gateway, "/v1/responses", &body).answer().await;
     assert_eq!(first.status, 200, "{}", first.text());
-    let first = id(&first);
+    let first = first.id().to_owned();
     stored(&gateway, 1).await;
     drop(gateway);
     let gateway = start();

@@ -10,7 +10,6 @@ mod support;
 use std::sync::Arc;
 
 use tokenwire_store::{DiskOptions, DiskStore};
-use tokenwire_testkit::{Fault, FaultyStore, Operation};
 
 fn disk() -> Arc<DiskStore> {
     let options = DiskOptions::new(support::folder());
@@ -39,17 +38,5 @@ mod small_files {
 mod repeating {
     use super::*;
 
-    tokenwire_testkit::store_conformance!(|| {
-        let store = FaultyStore::new(disk(), 7);
-        for operation in [
-            Operation::Create,
-            Operation::Append,
-            Operation::Seal,
-            Operation::Read,
-            Operation::Delete,
-        ] {
-            store.always(operation, Fault::Repeat);
-        }
-        Arc::new(store)
-    });
+    tokenwire_testkit::store_conformance!(|| { support::repeating(disk()) });
 }

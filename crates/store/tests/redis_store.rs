@@ -6,17 +6,20 @@
     reason = "a test fails by panicking"
 )]
 
+mod support;
+
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use support::{FIRST, append};
 use tokenwire_core::log::{Block, Blocks, Epoch, LogHeader, LogStore, StoreError};
 use tokenwire_core::model::id::{GenerationId, Seq};
 use tokenwire_core::model::record::RecordBatch;
 use tokenwire_store::redis::{RedisClient, RedisOptions, RedisRetention, RedisStore};
+use tokenwire_testkit::RedisServer;
 use tokenwire_testkit::store_conformance::{block, header, log_contents};
-use tokenwire_testkit::{Fault, FaultyStore, Operation, RedisServer};
 
 thread_local! {
     /// The server of a conformance test, which ends with the test's thread.
@@ -43,39 +46,7 @@ mod bare {
 mod repeating {
     use super::*;
 
-    tokenwire_testkit::store_conformance!(|| {
-        let store = FaultyStore::new(redis(), 7);
-        for operation in [
-            Operation::Create,
-            Operation::Append,
-            Operation::Seal,
-            Operation::Read,
-            Operation::Delete,
-        ] {
-            store.always(operation, Fault::Repeat);
-        }
-        Arc::new(store)
-    });
-}
-
-const FIRST: Epoch = Epoch(1);
-
-async fn append(
-    store: &dyn LogStore,
-    id: &GenerationId,
-    epoch: Epoch,
-    batch: &RecordBatch,
-) -> Result<Seq, StoreError> {
-    let mut blocks = Blocks::default();
-    blocks.push(Block {
-        id,
-        epoch,
-        first: batch.first_seq(),
-        next: batch.end_seq(),
-        bytes: batch.as_block(),
-    });
-    let (_, mut results) = store.append(blocks).await;
-    results.remove(0)
+    tokenwire_testkit::store_conformance!(|| { support::repeating(redis()) });
 }
 
 async fn create(store: &dyn LogStore) -> (Arc<LogHeader>, GenerationId) {

@@ -6,14 +6,14 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, join_all};
 use tokenwire_core::engine::{GenerationSource, KeyClaimed, Located, Peer as _};
-use tokenwire_core::model::error::{ApiError, ErrorCode};
+use tokenwire_core::model::error::ApiError;
 use tokenwire_core::model::id::{GenerationId, Owner, Tag};
 use tokenwire_peer::Client;
 use tokio::time::timeout;
 
 use super::Cluster;
 use super::membership;
-use crate::neighbours::Neighbours;
+use crate::neighbours::{Neighbours, no_answer};
 
 /// How long a process whose lease has lapsed has for an answer.
 const PROBE: Duration = Duration::from_secs(1);
@@ -121,14 +121,6 @@ async fn probe(id: &GenerationId, client: Client) -> Located {
         Ok(Ok(false)) => Located::Gone,
         Ok(Err(_)) | Err(_) => Located::Lost,
     }
-}
-
-fn no_answer(client: &Client) -> ApiError {
-    ApiError::new(
-        ErrorCode::OwnerUnreachable,
-        format!("The node '{}' cannot be reached.", client.name()),
-    )
-    .retry_after(Duration::from_secs(1))
 }
 
 impl GenerationSource for ClusterSource {

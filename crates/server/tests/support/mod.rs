@@ -16,6 +16,7 @@
 )]
 
 pub(crate) mod backlog;
+pub(crate) mod disk_world;
 pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod keep_alive;
@@ -30,6 +31,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 pub(crate) use backlog::FullBacklog;
+pub(crate) use disk_world::{DiskWorld, get, post, stored};
 pub(crate) use gateway::{Gateway, World, over, start};
 pub(crate) use http::{Answer, End, Exchange, Request};
 pub(crate) use keep_alive::{KeepAlive, Reply};

@@ -16,6 +16,7 @@ use tokenwire_core::model::id::{GenerationId, Seq};
 use tokenwire_core::model::record::RecordBatch;
 use tokenwire_store::{DiskOptions, DiskStore};
 use tokenwire_testkit::store_conformance::{header, log_contents};
+use tokenwire_testkit::{Fault, FaultyStore, Operation};
 
 /// The epoch of a log's first writer.
 pub(crate) const FIRST: Epoch = Epoch(1);
@@ -126,4 +127,19 @@ pub(crate) async fn texts(store: &Arc<DiskStore>, id: &GenerationId) -> (Vec<Str
     let (log, records) = log_contents(&store, id).await;
     let text = |(_, _, payload): (u64, u64, Vec<u8>)| String::from_utf8(payload).unwrap();
     (records.into_iter().map(text).collect(), log.sealed)
+}
+
+/// Returns a store that makes every change twice.
+pub(crate) fn repeating(store: Arc<dyn LogStore>) -> Arc<FaultyStore> {
+    let store = FaultyStore::new(store, 7);
+    for operation in [
+        Operation::Create,
+        Operation::Append,
+        Operation::Seal,
+        Operation::Read,
+        Operation::Delete,
+    ] {
+        store.always(operation, Fault::Repeat);
+    }
+    Arc::new(store)
 }
