@@ -8,6 +8,8 @@ import { models } from "./past.js";
 import { looksLikeCredential } from "/tokenwire.js";
 
 const $ = (id) => document.getElementById(id);
+/** On touch devices the focus in the question would open the on-screen keyboard. */
+const isMouse = matchMedia("(pointer: fine)").matches;
 const STREAM_ID = /^#(resp_[A-Za-z0-9_-]+)$/;
 
 const SUGGESTIONS = [
@@ -104,6 +106,10 @@ $("new").addEventListener("click", () => {
   $("question").focus();
   announcer.say("A new chat.");
 });
+// The buttons of a turn vanish once the next answer begins. The focus must not vanish with them.
+$("turns").addEventListener("click", ({ target }) => {
+  if (target.closest("button") && conversation.isRunning) $(isMouse ? "question" : "scroll").focus();
+});
 $("suggestions").append(...SUGGESTIONS.map(([title, about, question]) => element("li", {},
   element("button", { type: "button", onclick: () => { $("question").value = question; submit(); $("question").focus(); } },
     element("strong", { textContent: title }), element("span", { textContent: about })),
@@ -112,8 +118,8 @@ $("suggestions").append(...SUGGESTIONS.map(([title, about, question]) => element
 // --- events of the conversation
 
 conversation.addEventListener("change", refresh);
-conversation.addEventListener("begin", ({ detail: { stream, asked } }) => {
-  announcer.begin();
+conversation.addEventListener("begin", ({ detail: { stream, asked, again } }) => {
+  if (!again) announcer.begin();
   announcer.say(asked ? "Sent. Waiting for the answer." : "Reading the answer.");
   meter.follow(stream, { asked });
   stream.on("event", () => announcer.follow(stream.text));
@@ -129,11 +135,9 @@ conversation.addEventListener("status", ({ detail: state }) => {
   if (state === "offline") announcer.say("You are offline. The answer continues when you are online again.");
 });
 conversation.addEventListener("end", ({ detail: { status, text, error } }) => {
+  announcer.follow(text, { done: true });
   if (error) announcer.say(error.explanation ?? error.message);
-  else {
-    announcer.follow(text, { done: true });
-    announcer.say(status === "cancelled" ? "Stopped." : "The answer is complete.");
-  }
+  else announcer.say(status === "cancelled" ? "Stopped." : "The answer is complete.");
   refresh();
 });
 conversation.addEventListener("recalled", ({ detail: model }) => choose($("model"), model));
@@ -250,4 +254,4 @@ addEventListener("popstate", () => {
 
 refresh();
 offerModels().then(openLink);
-if (matchMedia("(pointer: fine)").matches) $("question").focus();
+if (isMouse) $("question").focus();

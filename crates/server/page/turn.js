@@ -52,10 +52,18 @@ export class Turn {
     this.#draw();
   }
 
-  /** Shows the answer so far with the next frame. */
-  show(text, reasoning = "") {
-    this.#text = text;
-    this.#reasoning = reasoning;
+  /** Reads the same answer on. What is shown of it stays. */
+  resume() {
+    this.status = "running";
+    this.#parts.error.hidden = true;
+    this.#parts.actions.hidden = true;
+    this.#draw();
+  }
+
+  /** Shows the answer so far with the next frame. Unless it is `complete`, it does not replace a longer text that begins with it. */
+  show(text, reasoning = "", { complete = false } = {}) {
+    if (complete || !this.#text.startsWith(text)) this.#text = text;
+    if (complete || !this.#reasoning.startsWith(reasoning)) this.#reasoning = reasoning;
     this.#frame ??= requestAnimationFrame(() => this.#draw());
   }
 
@@ -75,7 +83,8 @@ export class Turn {
     this.#parts.actions.querySelector(".again").hidden = false;
   }
 
-  fail(error, again) {
+  /** Shows why the answer failed, below its text, and a button for each of `ways`: `{ label, act }`. */
+  fail(error, ways) {
     this.status = "failed";
     this.#draw();
     this.note(null);
@@ -83,10 +92,13 @@ export class Turn {
     const facts = [error.message === explanation ? null : error.message, error.code ? `(${error.code})` : null].filter(Boolean).join(" ");
     this.#parts.error.replaceChildren(element("p", { textContent: explanation }));
     if (facts) this.#parts.error.append(element("p", { className: "detail", textContent: facts }));
-    if (again) this.#parts.error.append(element("div", { className: "actions" }, element("button", { type: "button", textContent: "Try again", onclick: again })));
+    if (ways.length > 0) {
+      const buttons = ways.map(({ label, act }) => element("button", { type: "button", textContent: label, onclick: act }));
+      this.#parts.error.append(element("div", { className: "actions" }, ...buttons));
+    }
     this.#parts.error.hidden = false;
     this.#parts.actions.hidden = this.#text === "";
-    this.#parts.actions.querySelector(".again").hidden = again !== null;
+    this.#parts.actions.querySelector(".again").hidden = ways.length > 0;
   }
 
   #draw() {

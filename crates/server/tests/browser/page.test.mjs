@@ -222,7 +222,7 @@ describe('a connection that breaks', () => {
       await context.setOffline(true);
       road.cutAll();
       await page.waitForFunction(() => ['offline', 'waiting'].includes(document.getElementById('state').dataset.state));
-      assert.equal(await page.isVisible('.note'), true);
+      await page.waitForSelector('.note:visible');
       await context.setOffline(false);
       await state(page, 'done');
       assert.equal((await answer(page)).trim(), whole(300));
@@ -348,7 +348,7 @@ describe('errors', () => {
   test('"Try again" repeats a failed question', async () => {
     const { page, wrong, close } = await chat();
     await ask(page, `x [[tokens=6 text=count fault=cut after=1 times=1 id=${marker()}]]`);
-    await page.click('.error button');
+    await page.click('.error button:text-is("Try again")');
     await state(page, 'done');
     assert.equal((await answer(page)).trim(), whole(6));
     assert.equal(await page.isVisible('.error'), false);
@@ -442,6 +442,25 @@ describe('accessibility', () => {
     assert.ok(heard.length < 40, `${heard.length} announcements`);
     assert.equal(await page.getAttribute('#announcer', 'aria-live'), 'polite');
     assert.deepEqual(wrong, []);
+    await close();
+  });
+
+  test('a long text without the end of a sentence costs no more per word than a short one', async () => {
+    const { page, close } = await chat();
+    const heard = await page.evaluate(async () => {
+      const { Announcer } = await import('/page/announcer.js');
+      const announcer = new Announcer(document.createElement('div'));
+      const said = [];
+      announcer.say = (text) => said.push(text);
+      let text = '';
+      for (let word = 0; word < 20_000; word += 1) announcer.follow(text += ` w${word}`);
+      for (const more of ['. Pi is 3', '.', '14', '! 好。', ' The']) announcer.follow(text += more);
+      // As after a reconnect: the text is read again from its beginning.
+      announcer.follow(text.slice(0, 9));
+      announcer.follow(`${text} end`, { done: true });
+      return [said[0].length > 100_000, ...said.slice(1)];
+    });
+    assert.deepEqual(heard, [true, 'Pi is 3.14! 好。', 'The end']);
     await close();
   });
 

@@ -1,7 +1,10 @@
 // A gateway that answers each connection as its test says: it repeats events, leaves some out, resets, closes and refuses.
 import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
+import path from 'node:path';
 import { WebSocketServer } from 'ws';
+import { clientFolder } from './surroundings.mjs';
 
 export const ID = 'resp_aaaaaaaaaaaaaaaaaaaaaa';
 /** A gateway that takes a log over from another process goes on at the next multiple of this number. */
@@ -27,6 +30,9 @@ function reset(number, response) {
   return { type: 'tokenwire:reset', sequence_number: number, response };
 }
 
+/** Between two events: a pause in which a page shows what came before. */
+const PAUSE = null;
+
 /** A stream of six events. Over a Responses upstream the last one skips two numbers. */
 export const LOG = [
   { type: 'response.created', sequence_number: 0, response: object('in_progress', '') },
@@ -34,7 +40,7 @@ export const LOG = [
   ending(7, object('completed', 'abcd')),
 ];
 const COMPLETED = { text: 'abcd', code: null, numbers: [0, 1, 2, 3, 4, 7] };
-const BROKEN = { events: LOG.slice(0, 4), then: 'cut' };
+const BROKEN = { events: [...LOG.slice(0, 4), PAUSE], then: 'cut' };
 
 /**
  * What a reader meets after its first connection is gone, and what it must make of it.
@@ -60,7 +66,7 @@ export const RECONNECTS = {
     expected: { ...COMPLETED, cursors: [null, 1, 1], codes: ['events_missing', 'events_missing'] },
   },
   'a reset to an earlier number applies': {
-    connections: [BROKEN, { events: [reset(2, object('in_progress', 'ab')), ...LOG.slice(3)] }], expected: { ...COMPLETED, numbers: [0, 1, 2, 3, 2, 3, 4, 7] },
+    connections: [BROKEN, { events: [reset(2, object('in_progress', 'ab')), PAUSE, ...LOG.slice(3)] }], expected: { ...COMPLETED, numbers: [0, 1, 2, 3, 2, 3, 4, 7] },
   },
   'a reset in mid-stream replaces the text': {
     connections: [{ events: [...LOG.slice(0, 4), reset(9, object('in_progress', 'xy')), delta(10, 'z'), ending(11, object('completed', 'xyz'))] }],
@@ -102,7 +108,7 @@ export const RECONNECTS = {
   },
 };
 
-/** Starts a gateway that answers its connections in turn, over every transport. `seen` lists them. */
+/** Starts a gateway that answers its connections in turn, over every transport, and has the chat page. `seen` lists the connections. */
 export async function scriptedGateway(connections, { response: kept = null } = {}) {
   const seen = [];
   const next = (cursor) => {
@@ -110,31 +116,33 @@ export async function scriptedGateway(connections, { response: kept = null } = {
     return connections[Math.min(seen.length, connections.length) - 1];
   };
   const notFound = { status: 404, error: { code: 'not_found', message: 'There is no such stream.', type: 'invalid_request_error' } };
-  const server = createServer((request, response) => {
+  const server = createServer(async (request, response) => {
     request.resume();
     const open = { 'Access-Control-Allow-Origin': '*', 'Access-Control-Allow-Headers': '*', 'Access-Control-Expose-Headers': 'Location' };
     if (request.method === 'OPTIONS') return response.writeHead(204, open).end();
-    if (request.url === `/v1/responses/${ID}`) return response.writeHead(200, { ...open, 'Content-Type': 'application/json' }).end(JSON.stringify(kept));
+    const { pathname } = new URL(request.url, 'http://localhost');
+    if (pathname === '/v1/models') return response.writeHead(200, { 'Content-Type': 'application/json' }).end('{"data":[{"id":"simulator"}]}');
+    if (pathname === '/' || pathname === '/tokenwire.js' || pathname.startsWith('/page/')) return sendFile(response, pathname);
+    if (pathname === `/v1/responses/${ID}`) return response.writeHead(200, { ...open, 'Content-Type': 'application/json' }).end(JSON.stringify(kept));
     const { events = [], then = 'stay', status = 200, retry = 50 } = next(cursorOf(request));
     if (status === 204) return response.writeHead(204, open).end();
     if (status !== 200) return response.writeHead(status, { ...open, 'Content-Type': 'application/json' }).end(JSON.stringify(notFound));
     response.writeHead(200, { ...open, 'Content-Type': 'text/event-stream', Location: `/v1/streams/${ID}` });
     response.write(`retry: ${retry}\n${events.length === 0 ? '\n' : ''}`);
-    for (const event of events) response.write(`id: ${ID}.${event.sequence_number}\ndata: ${JSON.stringify(event)}\n\n`);
-    // A reset would overtake the events.
-    if (then === 'cut') return setTimeout(() => request.socket.destroy(), 50);
+    await inTurn(events, (event) => response.write(`id: ${ID}.${event.sequence_number}\ndata: ${JSON.stringify(event)}\n\n`));
+    if (then === 'cut') return request.socket.destroy();
     return then === 'stay' ? undefined : response.end();
   });
   const sockets = new WebSocketServer({ server });
-  sockets.on('connection', (socket) => socket.on('message', (bytes) => {
+  sockets.on('connection', (socket) => socket.on('message', async (bytes) => {
     const { type, stream_id, starting_after: cursor = null } = JSON.parse(bytes);
     if (!['response.create', 'tokenwire:resume'].includes(type)) return;
     const { events = [], then = 'stay', status = 200 } = next(cursor);
     const send = (message) => socket.send(JSON.stringify({ ...message, stream_id }));
     if (status === 404) return send({ type: 'tokenwire:error', response_id: ID, ...notFound });
     if (type === 'tokenwire:resume') send({ type: 'tokenwire:resumed', response_id: ID, from: cursor + 1, head: cursor, status: status === 204 ? kept.status : 'in_progress' });
-    for (const event of events) send(event);
-    if (then === 'cut') setTimeout(() => socket.terminate(), 50);
+    await inTurn(events, send);
+    if (then === 'cut') socket.terminate();
     else if (then !== 'stay') socket.close(then === 'close' ? 1001 : then);
   }));
   await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
@@ -145,6 +153,13 @@ export async function scriptedGateway(connections, { response: kept = null } = {
   };
 }
 
+async function inTurn(events, send) {
+  for (const event of events) {
+    if (event === PAUSE) await new Promise((resolve) => setTimeout(resolve, 100));
+    else send(event);
+  }
+}
+
 /** The pauses that the gateway asked for are kept. The first reconnect after a failure needs none. */
 export function assertPauses(seen, pause) {
   for (const [at, each] of seen.entries()) {
@@ -152,6 +167,15 @@ export function assertPauses(seen, pause) {
     const waited = each.at - seen[at - 1].at;
     assert.ok(waited >= pause, `connection ${at} came after ${Math.round(waited)} ms`);
   }
+}
+
+const TYPES = { '.html': 'text/html', '.js': 'text/javascript', '.css': 'text/css', '.svg': 'image/svg+xml' };
+
+/** Sends a file of the chat page. */
+async function sendFile(response, pathname) {
+  const name = pathname === '/' ? 'page/index.html' : pathname === '/tokenwire.js' ? 'client/tokenwire.js' : pathname.slice(1);
+  const bytes = await readFile(path.join(clientFolder, '..', name)).catch(() => null);
+  response.writeHead(bytes === null ? 404 : 200, { 'Content-Type': `${TYPES[path.extname(name)]}; charset=utf-8` }).end(bytes);
 }
 
 function cursorOf(request) {
