@@ -122,6 +122,7 @@ conversation.addEventListener("begin", ({ detail: { stream, asked, again } }) =>
   if (!again) announcer.begin();
   announcer.say(asked ? "Sent. Waiting for the answer." : "Reading the answer.");
   meter.follow(stream, { asked });
+  if (asked) follow = true;
   stream.on("event", () => announcer.follow(stream.text));
   refresh();
 });

@@ -71,27 +71,27 @@ export class Turn {
   note(text) {
     this.#parts.note.textContent = text ?? "";
     this.#parts.note.hidden = text === null;
+    this.#grow();
   }
 
   /** Ends the answer. `status` is completed, incomplete, cancelled or failed. */
   end(status, id, remark = null) {
     this.status = status;
     this.id = id;
-    this.#draw();
-    this.note(remark);
     this.#parts.actions.hidden = false;
     this.#parts.actions.querySelector(".again").hidden = false;
+    this.note(remark);
+    this.#draw();
   }
 
   /** Shows why the answer failed, below its text, and a button for each of `ways`: `{ label, act }`. */
   fail(error, ways) {
     this.status = "failed";
-    this.#draw();
     this.note(null);
     const explanation = error.explanation ?? error.message;
     const facts = [error.message === explanation ? null : error.message, error.code ? `(${error.code})` : null].filter(Boolean).join(" ");
     this.#parts.error.replaceChildren(element("p", { textContent: explanation }));
-    if (facts) this.#parts.error.append(element("p", { className: "detail", textContent: facts }));
+    if (facts) this.#parts.error.append(element("details", {}, element("summary", { textContent: "Details" }), element("p", { textContent: facts })));
     if (ways.length > 0) {
       const buttons = ways.map(({ label, act }) => element("button", { type: "button", textContent: label, onclick: act }));
       this.#parts.error.append(element("div", { className: "actions" }, ...buttons));
@@ -99,16 +99,22 @@ export class Turn {
     this.#parts.error.hidden = false;
     this.#parts.actions.hidden = this.#text === "";
     this.#parts.actions.querySelector(".again").hidden = ways.length > 0;
+    this.#draw();
   }
 
   #draw() {
     if (this.#frame !== null) cancelAnimationFrame(this.#frame);
     this.#frame = null;
     const running = this.status === "running";
-    this.#view.show(this.#text, { done: !running });
+    // A text that breaks off is shown as it was while it grew, without marks that nothing closes.
+    this.#view.show(this.#text, { done: ["completed", "told"].includes(this.status) });
     this.#parts.waiting.hidden = !running || this.#text !== "";
     this.#parts.thoughts.hidden = this.#reasoning === "";
     if (this.#parts.reasoning.textContent !== this.#reasoning) this.#parts.reasoning.textContent = this.#reasoning;
+    this.#grow();
+  }
+
+  #grow() {
     this.node.dispatchEvent(new CustomEvent("grown", { bubbles: true }));
   }
 }

@@ -5,7 +5,7 @@ import { after, describe, test } from 'node:test';
 import { answer, ask, chat, meter, picture, shown, shut, state } from './browser.mjs';
 import { badRoad } from './chaos.mjs';
 import { OwnGateway } from './own_gateway.mjs';
-import { RECONNECTS, scriptedGateway } from './scripted_gateway.mjs';
+import { LOG, RECONNECTS, scriptedGateway } from './scripted_gateway.mjs';
 import { counted, marker, question, until, upstreamSaw } from './surroundings.mjs';
 
 after(async () => {
@@ -95,6 +95,10 @@ describe('kill -9 in mid-answer with a disk store', () => {
       assert.match(await failure(page), /restarted in the middle/);
       assert.match(await failure(page), /producer_lost/);
       assert.equal(await page.isVisible('#turns article:last-child .note'), false);
+      await until('the buttons are in view', () => page.evaluate(() => {
+        const button = document.querySelector('#turns article:last-child .error button').getBoundingClientRect();
+        return button.bottom <= document.getElementById('scroll').getBoundingClientRect().bottom;
+      }));
       assert.match(await meter(page, 'events'), /none missing|after a reset/);
       await assertNeverShorter(page);
       await picture(page, `restart-${transport}-failed`);
@@ -194,6 +198,22 @@ describe('a rolling restart in mid-answer', () => {
       await gateway.close();
     });
   }
+});
+
+describe('an answer that breaks off', () => {
+  test('shows no marks that nothing closes', async () => {
+    const text = 'It is **bold';
+    const gateway = await scriptedGateway([{ events: [...LOG.slice(0, 1), { ...LOG[1], delta: text }], then: 'close' }, { status: 404 }]);
+    const { page, wrong, close } = await visit(gateway);
+    await ask(page, 'x', 'sse');
+    await state(page, 'failed');
+    await page.waitForSelector('.error:visible');
+    assert.equal(await answer(page), 'It is bold');
+    await assertNeverShorter(page);
+    assert.deepEqual(wrong, []);
+    await close();
+    gateway.close();
+  });
 });
 
 describe('a restart with the memory store', () => {
