@@ -1,5 +1,6 @@
 /** The turns of a conversation, and the stream that is being read. */
 import { attach, looksLikeCredential, stream } from "/tokenwire.js";
+import { findByAnswer, save } from "./conversation_store.js";
 import { access } from "./key.js";
 import { recall } from "./past.js";
 import { Turn } from "./turn.js";
@@ -8,6 +9,10 @@ import { Turn } from "./turn.js";
 const FORGOTTEN = ["previous_response_not_found", "previous_response_unusable"];
 /** Codes of connections that could not be restored. The answer may still run. */
 const UNREACHED = ["connection_lost", "unreachable", "stalled", "websocket_unavailable"];
+/** Pause between two times that a growing answer is stored, in milliseconds. */
+const STORED_EVERY = 2000;
+/** A question whose answer never began. */
+const UNANSWERED = { code: null, message: "The page was closed before the gateway answered.", explanation: "The page was closed before the gateway answered. Ask again." };
 /** The question of "Continue". */
 const CONTINUE = "Continue exactly where you stopped.";
 /** Pause before a reconnect is shown, in milliseconds. A gateway that is replaced sends its readers away for at most two seconds. */
@@ -20,6 +25,8 @@ export class Conversation extends EventTarget {
   #stream = null;
   /** Changes when the conversation is replaced, so that late events of the old one are not shown. */
   #generation = 0;
+  /** What the browser has stored of this conversation; replaced together with the conversation. */
+  #kept = { record: null, isDeleted: false, saving: Promise.resolve(), at: 0 };
 
   /** `settings` returns the model and the transport to use. */
   constructor(list, settings) {
@@ -31,6 +38,8 @@ export class Conversation extends EventTarget {
   get stream() { return this.#stream; }
   get isRunning() { return this.#stream !== null; }
   get isEmpty() { return this.#turns.length === 0; }
+  /** The id under which the browser keeps it; null before it is stored. */
+  get keptAs() { return this.#kept.record?.id ?? null; }
 
   #tell(type, detail = null) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
@@ -48,6 +57,7 @@ export class Conversation extends EventTarget {
   ask(question) {
     if (this.isRunning || looksLikeCredential(question)) return false;
     this.#start(this.#add(question));
+    this.#keep();
     return true;
   }
 
@@ -56,6 +66,7 @@ export class Conversation extends EventTarget {
     if (this.isRunning || turn !== this.#turns.at(-1)) return;
     turn.restart();
     this.#start(turn);
+    this.#keep();
   }
 
   #start(turn) {
@@ -90,8 +101,17 @@ export class Conversation extends EventTarget {
     this.#stream = answer;
     turn.node.querySelector(".answer").setAttribute("aria-busy", "true");
     this.#tell("begin", { stream: answer, asked, again });
-    answer.started.then((id) => { if (isCurrent()) this.#tell("named", id); }, () => {});
-    answer.on("event", () => { if (isCurrent()) turn.show(answer.text, answer.reasoning); });
+    answer.started.then((id) => {
+      if (!isCurrent()) return;
+      turn.answer = id;
+      this.#tell("named", id);
+      this.#keep();
+    }, () => {});
+    answer.on("event", () => {
+      if (!isCurrent()) return;
+      turn.show(answer.text, answer.reasoning);
+      if (performance.now() - this.#kept.at > STORED_EVERY) this.#keep();
+    });
     let wait = null;
     const endWait = () => {
       clearTimeout(wait);
@@ -162,7 +182,40 @@ export class Conversation extends EventTarget {
   #over(turn, status, error = null) {
     this.#stream = null;
     turn.node.querySelector(".answer").setAttribute("aria-busy", "false");
+    this.#keep();
     this.#tell("end", { status, text: turn.text, error });
+  }
+
+  /** Stores the conversation in the browser. One that allows no storage shows it all the same. */
+  #keep() {
+    const kept = this.#kept;
+    const turns = this.#turns.map(({ question, answer, status, text, reasoning, remark, failure }) => ({ question, answer, status, text, reasoning, remark, failure }));
+    kept.at = performance.now();
+    kept.saving = kept.saving.then(async () => { if (!kept.isDeleted) kept.record = await save(kept.record, turns); }).catch(() => {});
+  }
+
+  /** Shows a conversation that the browser has kept, and reads its last answer on if it may still run. */
+  show(record) {
+    this.clear();
+    this.#kept.record = record;
+    for (const { question, answer, status, text, reasoning, remark, failure } of record.turns) {
+      const turn = this.#add(question);
+      turn.show(text, reasoning);
+      turn.answer = answer;
+      if (failure !== null) turn.fail(failure, this.#waysOn(turn, { id: answer }, failure));
+      else if (status !== "running") turn.end(status, answer, remark);
+    }
+    const last = this.#turns.at(-1);
+    if (last?.answer) this.#tell("named", last.answer);
+    this.#tell("shown", last?.answer ?? null);
+    if (last?.status !== "running") return;
+    if (last.answer !== null) this.#resume(last, last.answer);
+    else last.fail(UNANSWERED, this.#waysOn(last, { id: null }, UNANSWERED));
+  }
+
+  /** Stops storing this conversation, which the user deleted. */
+  forget() {
+    this.#kept.isDeleted = true;
   }
 
   /** Stops the answer at its upstream. The part received so far stays. */
@@ -186,6 +239,12 @@ export class Conversation extends EventTarget {
   async open(id) {
     this.clear();
     const generation = this.#generation;
+    const record = await findByAnswer(id).catch(() => null);
+    if (generation !== this.#generation) return;
+    if (record?.turns.at(-1).answer === id) {
+      this.show(record);
+      return;
+    }
     let past;
     try {
       past = await recall(id);
@@ -213,6 +272,7 @@ export class Conversation extends EventTarget {
     this.#stream?.close();
     this.#stream = null;
     this.#turns = [];
+    this.#kept = { record: null, isDeleted: false, saving: Promise.resolve(), at: 0 };
     this.#list.replaceChildren();
     this.#tell("change");
   }

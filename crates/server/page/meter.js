@@ -16,6 +16,8 @@ const STATES = {
 export class Meter {
   #parts;
   #stream = null;
+  /** The id of an answer that is shown and not read. */
+  #id = null;
   #undo = [];
   #frame = null;
   #asked = 0;
@@ -63,7 +65,9 @@ export class Meter {
     this.#schedule();
   }
 
-  clear() {
+  /** Shows no stream. `id` names the answer on the page, if it is complete. */
+  clear(id = null) {
+    this.#id = id;
     for (const undo of this.#undo) undo();
     this.#undo = [];
     this.#stream = null;
@@ -99,9 +103,9 @@ export class Meter {
     show(rate, this.#rate());
     show(reconnects, String(stream?.reconnects ?? 0));
     show(events, this.#count());
-    show(id, stream?.id ?? "–");
+    show(id, stream?.id ?? this.#id ?? "–");
     cut.disabled = !stream || !["connecting", "streaming"].includes(stream.state);
-    share.disabled = !stream?.id;
+    share.disabled = !(stream?.id ?? this.#id);
     this.#trace();
   }
 

@@ -1,6 +1,7 @@
 /** The chat page: connects its parts. */
 import { Announcer } from "./announcer.js";
 import { Conversation } from "./conversation.js";
+import { ConversationList } from "./conversation_list.js";
 import { copy, element } from "./element.js";
 import { takeFromAddress, useKey } from "./key.js";
 import { Meter } from "./meter.js";
@@ -91,21 +92,39 @@ $("question").addEventListener("keydown", (event) => {
   }
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && conversation.isRunning) conversation.stop();
+  if (event.key === "Escape" && conversation.isRunning && !$("conversations").open) conversation.stop();
 });
 $("stop").addEventListener("click", () => {
   conversation.stop();
   $("question").focus();
 });
-$("new").addEventListener("click", () => {
+function startAnew() {
   conversation.clear();
   meter.clear();
   history.pushState(null, "", location.pathname);
   document.title = "Tokenwire";
   refresh();
+}
+$("new").addEventListener("click", () => {
+  startAnew();
   $("question").focus();
   announcer.say("A new chat.");
 });
+const conversations = new ConversationList($("conversations"), {
+  open: (record) => {
+    follow = true;
+    conversation.show(record);
+    refresh();
+    $(isMouse ? "question" : "scroll").focus();
+  },
+  isCurrent: (id) => id === conversation.keptAs,
+  forget: (id) => {
+    if (id !== conversation.keptAs) return;
+    conversation.forget();
+    startAnew();
+  },
+});
+$("show-conversations").addEventListener("click", () => conversations.show());
 // The buttons of a turn vanish once the next answer begins. The focus must not vanish with them.
 $("turns").addEventListener("click", ({ target }) => {
   if (target.closest("button") && conversation.isRunning) $(isMouse ? "question" : "scroll").focus();
@@ -128,7 +147,7 @@ conversation.addEventListener("begin", ({ detail: { stream, asked, again } }) =>
 });
 conversation.addEventListener("named", ({ detail: id }) => {
   if (location.hash !== `#${id}`) history.replaceState(null, "", `#${id}`);
-  const question = $("turns").lastElementChild?.querySelector(".question p")?.textContent ?? "";
+  const question = $("turns").lastElementChild?.querySelector(".question p").textContent ?? "";
   document.title = question ? `${question.slice(0, 60)} · Tokenwire` : "Tokenwire";
 });
 conversation.addEventListener("status", ({ detail: state }) => {
@@ -141,6 +160,7 @@ conversation.addEventListener("end", ({ detail: { status, text, error } }) => {
   else announcer.say(status === "cancelled" ? "Stopped." : "The answer is complete.");
   refresh();
 });
+conversation.addEventListener("shown", ({ detail: id }) => meter.clear(id));
 conversation.addEventListener("recalled", ({ detail: model }) => choose($("model"), model));
 document.addEventListener("say", ({ detail }) => announcer.say(detail));
 

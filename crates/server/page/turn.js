@@ -7,6 +7,11 @@ export class Turn {
   /** The id of the answer, if it is complete and the next turn can refer to it. */
   id = null;
   status = "running";
+  /** The id of the answer, however it ended; null until the gateway has named it. */
+  answer = null;
+  /** What is said below an answer that ended, and why one failed: `{ code, message, explanation }`. */
+  remark = null;
+  failure = null;
   node;
   #parts;
   #view;
@@ -39,10 +44,11 @@ export class Turn {
   }
 
   get text() { return this.#text; }
+  get reasoning() { return this.#reasoning; }
 
   /** Clears the answer, for a repetition of the question. */
   restart() {
-    this.id = null;
+    this.id = this.answer = this.remark = this.failure = null;
     this.status = "running";
     this.#text = "";
     this.#reasoning = "";
@@ -55,6 +61,7 @@ export class Turn {
   /** Reads the same answer on. What is shown of it stays. */
   resume() {
     this.status = "running";
+    this.failure = null;
     this.#parts.error.hidden = true;
     this.#parts.actions.hidden = true;
     this.#draw();
@@ -78,6 +85,7 @@ export class Turn {
   end(status, id, remark = null) {
     this.status = status;
     this.id = id;
+    this.remark = remark;
     this.#parts.actions.hidden = false;
     this.#parts.actions.querySelector(".again").hidden = false;
     this.note(remark);
@@ -89,6 +97,7 @@ export class Turn {
     this.status = "failed";
     this.note(null);
     const explanation = error.explanation ?? error.message;
+    this.failure = { code: error.code ?? null, message: error.message, explanation };
     const facts = [error.message === explanation ? null : error.message, error.code ? `(${error.code})` : null].filter(Boolean).join(" ");
     this.#parts.error.replaceChildren(element("p", { textContent: explanation }));
     if (facts) this.#parts.error.append(element("details", {}, element("summary", { textContent: "Details" }), element("p", { textContent: facts })));

@@ -1,27 +1,17 @@
 // The chat page in Chromium.
 import assert from 'node:assert/strict';
-import { readFile } from 'node:fs/promises';
-import { createRequire } from 'node:module';
 import { after, describe, test } from 'node:test';
-import { answer, ask, chat, meter, open, picture, shown, shut, state, visit } from './browser.mjs';
+import { answer, ask, chat, findings, meter, open, picture, shown, shut, state, visit } from './browser.mjs';
 import { badRoad } from './chaos.mjs';
 import { aborted, counted, gateway, marker, question, until, upstreamSaw } from './surroundings.mjs';
 
 after(shut);
 
-const axe = await readFile(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 const NAMED = [['ws', 'WebSocket'], ['sse', 'fetch'], ['eventsource', 'EventSource']];
 const TRANSPORTS = [...NAMED, ['auto', 'WebSocket']];
 /** Chromium's console messages about connections that were cut. */
 const CUT = /Failed to load resource|net::ERR_|WebSocket connection to .* failed/;
 const whole = (tokens) => counted(tokens).trim();
-
-/** Returns axe's serious findings. */
-async function findings(page) {
-  const { violations } = await page.evaluate(`${axe};axe.run(document, { resultTypes: ['violations'] })`);
-  return violations.filter(({ impact }) => ['serious', 'critical'].includes(impact))
-    .map(({ id, help, nodes }) => `${id}: ${help}: ${nodes.map((node) => node.html).join(' | ')}`);
-}
 
 describe('asking', () => {
   for (const [transport, name] of TRANSPORTS) {
