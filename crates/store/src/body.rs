@@ -70,6 +70,19 @@ pub(crate) fn push_records(out: &mut Vec<u8>, log: u32, first: Seq, records: &[u
     })
 }
 
+/// Decodes the header of a log. `read` is the highest version that is read.
+///
+/// # Errors
+/// [`StoreError::UnknownVersion`] for a later one, [`StoreError::Corrupt`] if it is damaged.
+pub(crate) fn header(bytes: &[u8], read: u8) -> Result<LogHeader, StoreError> {
+    match LogHeader::decode(bytes)? {
+        header if header.version <= read => Ok(header),
+        header => Err(StoreError::UnknownVersion {
+            found: header.version,
+        }),
+    }
+}
+
 /// Returns the number at which a frame's records begin, and the records.
 ///
 /// # Errors
@@ -160,12 +173,12 @@ impl WholeLog {
 }
 
 impl LogHead {
-    /// Decodes the log's header.
+    /// As [`header`].
     ///
     /// # Errors
-    /// Of a version that is not known, or damaged.
-    pub(crate) fn header(&self) -> Result<LogHeader, StoreError> {
-        Ok(LogHeader::decode(&self.header)?)
+    /// As [`header`].
+    pub(crate) fn header(&self, read: u8) -> Result<LogHeader, StoreError> {
+        header(&self.header, read)
     }
 
     /// The end of the log as this frame knows it.

@@ -114,16 +114,18 @@ impl DiskStore {
             path: options.path.display().to_string(),
             source,
         };
-        let folder = Folder::create(&options.path).map_err(failed)?;
+        let folder = Folder::create(&options.path, options.formats).map_err(failed)?;
         let Recovered {
             index,
             folders,
             next_file,
+            others_read,
             ..
         } = recover(&options, answers).map_err(failed)?;
         let shared = Shared::new(options.clone(), folder, index, next_file);
         let paths = folders.iter().map(|folder| folder.path.clone());
         shared.taken.lock().extend(paths);
+        shared.note_others(others_read.unwrap_or(u8::MAX));
         let mut threads = Vec::new();
         let mut spawn = |name: String, run: Box<dyn FnOnce() + Send>| {
             threads.push(Builder::new().name(name).spawn(run)?);
@@ -239,6 +241,11 @@ impl DiskStore {
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 
+    fn end_log(&self, seal: Seal) -> StoreFuture<'_, ()> {
+        let seal = Box::new(seal);
+        self.change(|reply| Command::Seal(seal, reply)).boxed()
+    }
+
     async fn look<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Shared) -> Result<T, StoreError> + Send + 'static,
@@ -290,13 +297,34 @@ impl LogStore for DiskStore {
         block: RecordBatch,
         object: Option<Bytes>,
     ) -> StoreFuture<'a, ()> {
-        let seal = Box::new(Seal {
+        self.end_log(Seal {
             id: id.clone(),
             epoch,
             block,
             object,
-        });
-        self.change(|reply| Command::Seal(seal, reply)).boxed()
+            version: None,
+        })
+    }
+
+    fn version(&self) -> u8 {
+        self.shared.version()
+    }
+
+    fn seal_in<'a>(
+        &'a self,
+        version: u8,
+        id: &'a GenerationId,
+        epoch: Epoch,
+        block: RecordBatch,
+        object: Option<Bytes>,
+    ) -> StoreFuture<'a, ()> {
+        self.end_log(Seal {
+            id: id.clone(),
+            epoch,
+            block,
+            object,
+            version: Some(version),
+        })
     }
 
     /// The kept log is written from the records, which else are read from all over the journal.

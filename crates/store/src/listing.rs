@@ -168,13 +168,12 @@ fn step(file: &StoreFile, offset: u64) -> Result<Option<(Option<Listed>, u64)>, 
             if !log.is_plausible() {
                 return Err(StoreError::Corrupt);
             }
-            (log.header()?, log.chunks_len())
+            (LogHeader::decode(&log.header), log.chunks_len())
         }
         Kind::Object => {
             let bytes = file.frame(offset, head.frame_len(), head.kind)?;
             let object: ObjectHead = body::decode(&bytes)?;
-            let header = LogHeader::decode(&object.header)?;
-            (header, u64::from(object.length))
+            (LogHeader::decode(&object.header), u64::from(object.length))
         }
         _ => return Ok(Some((None, after))),
     };
@@ -183,7 +182,13 @@ fn step(file: &StoreFile, offset: u64) -> Result<Option<(Option<Listed>, u64)>, 
         return Ok(None);
     }
     let offset = u32::try_from(offset).map_err(|_| StoreError::Corrupt)?;
-    Ok(Some((Some(Listed::new(&header, offset)), next)))
+    let listed = match header.map_err(StoreError::from) {
+        Ok(header) => Some(Listed::new(&header, offset)),
+        // A log of a later version is left alone.
+        Err(StoreError::UnknownVersion { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    Ok(Some((listed, next)))
 }
 
 /// Reads the rest of a damaged file: looks for whole frames after the damage.

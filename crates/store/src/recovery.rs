@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use tokenwire_core::log::StoreError;
 use tokenwire_core::model::id::{GenerationId, Seq};
 use tokenwire_core::model::record::RecordBatch;
 
@@ -17,7 +18,7 @@ use bytes::Bytes;
 
 use crate::body::{self, EntryBody, LogHead, now};
 use crate::files::{Answers, FileId, FileKind, Place, StoreFile};
-use crate::folder::{Folder, Taken};
+use crate::folder::{Folder, Taken, announced};
 use crate::frame::{FILE_HEAD, FileHead, Found, Frames, Head, Kind};
 use crate::index::{Chunk, Entry, IdKey, Index, KeptLog, RunningLog};
 use crate::listing::{Listed, each_part};
@@ -31,6 +32,8 @@ pub(crate) struct Recovered {
     pub(crate) folders: Vec<Folder>,
     pub(crate) next_file: FileId,
     pub(crate) answers: Answers,
+    /// The highest version of logs that all processes read whose folders are locked.
+    pub(crate) others_read: Option<u8>,
 }
 
 /// A log of a journal, while it is read.
@@ -55,10 +58,15 @@ pub(crate) fn recover(options: &DiskOptions, answers: &Answers) -> io::Result<Re
         match Folder::take(&path) {
             Ok(Taken::Free(folder)) => {
                 if recovered.folder(&folder, options) {
+                    folder.announce(options.formats);
                     recovered.folders.push(folder);
                 }
             }
-            Ok(Taken::Locked) => {}
+            Ok(Taken::Locked) => {
+                let read = announced(&path).read;
+                let others = recovered.others_read.get_or_insert(read);
+                *others = read.min(*others);
+            }
             Ok(Taken::Foreign) => {
                 tracing::warn!(path = %path.display(), "left alone: not a folder of this version");
             }
@@ -90,7 +98,11 @@ impl Recovered {
         of(FileKind::Objects).for_each(|file| self.kept(file));
         of(FileKind::Logs).for_each(|file| self.kept(file));
         let mut found = HashMap::new();
-        of(FileKind::Journal).for_each(|file| journal(file, &self.index, &mut found));
+        for file in of(FileKind::Journal) {
+            if journal(file, &self.index, options.formats.read, &mut found) {
+                self.index.keep_file(file.id);
+            }
+        }
         for (_, log) in found {
             self.running(log, options);
         }
@@ -253,9 +265,10 @@ fn each_frame(file: &StoreFile, mut f: impl FnMut(usize, &Head, &[u8])) {
 }
 
 /// Reads the logs of a journal file, without those that the kept files have or that were deleted.
-/// Later files go on with the logs of earlier ones.
-fn journal(file: &StoreFile, index: &Index, logs: &mut HashMap<u32, JournalLog>) {
+/// Later files go on with the logs of earlier ones. Returns whether there are logs of a later version.
+fn journal(file: &StoreFile, index: &Index, read: u8, logs: &mut HashMap<u32, JournalLog>) -> bool {
     let length = file.len();
+    let mut has_later = false;
     each_frame(file, |offset, head, body| {
         let Ok(place) = u32::try_from(offset) else {
             return;
@@ -275,7 +288,7 @@ fn journal(file: &StoreFile, index: &Index, logs: &mut HashMap<u32, JournalLog>)
                 if end > length && known {
                     return;
                 }
-                match log.header() {
+                match log.header(read) {
                     Ok(header) if index.has_ended(&header.meta.id) => {
                         logs.remove(&head.log);
                     }
@@ -290,7 +303,8 @@ fn journal(file: &StoreFile, index: &Index, logs: &mut HashMap<u32, JournalLog>)
                         logs.insert(head.log, found);
                     }
                     Err(error) => {
-                        tracing::error!(%error, "a log cannot be recovered");
+                        tracing::error!(%error, path = %file.path.display(), "a log cannot be recovered");
+                        has_later |= matches!(error, StoreError::UnknownVersion { .. });
                         logs.remove(&head.log);
                     }
                 }
@@ -313,6 +327,7 @@ fn journal(file: &StoreFile, index: &Index, logs: &mut HashMap<u32, JournalLog>)
             | Kind::Footer => {}
         }
     });
+    has_later
 }
 
 /// Adds a frame to a log, if it follows the one before. After a damaged frame none does.

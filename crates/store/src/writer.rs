@@ -324,6 +324,7 @@ impl Writer {
             epoch,
             block: last,
             object,
+            version,
         } = seal;
         let block = Block {
             id: &id,
@@ -355,6 +356,13 @@ impl Writer {
                 // It has ended already, with the same block.
                 (None, _) => return Ok(()),
             }
+        };
+        let header = match version.filter(|_| block.first == Seq(0)) {
+            Some(version) => Arc::new(LogHeader {
+                version,
+                ..LogHeader::clone(&header)
+            }),
+            None => header,
         };
         let whole = if block.first == Seq(0) {
             WholeLog::of(&last)
@@ -672,7 +680,7 @@ impl Writer {
             whole.add(0, records, Seq(*next));
             offset += u64::from(*length);
         }
-        let header = head.header()?;
+        let header = head.header(u8::MAX)?;
         self.buffer.clear();
         if whole.write(&mut self.buffer, 0, head).is_none() {
             return Err(StoreError::Corrupt);
@@ -713,7 +721,7 @@ impl Writer {
             let journals = index
                 .files
                 .values()
-                .filter(|file| file.kind == FileKind::Journal);
+                .filter(|file| file.kind == FileKind::Journal && !index.is_left_alone(file.id));
             let ids: Vec<_> = journals.map(|file| file.id).collect();
             let too_many = ids.len() > self.shared.options.journal_files;
             ids.into_iter().min().filter(|_| too_many)

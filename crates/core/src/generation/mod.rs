@@ -23,6 +23,7 @@ mod driver;
 mod flush_source;
 mod holdings;
 mod large_record;
+mod log_version;
 mod remote_writer;
 mod render_cache;
 mod response_head;
