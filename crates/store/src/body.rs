@@ -1,5 +1,8 @@
 //! What the bodies of frames hold.
 
+use std::sync::OnceLock;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
 use serde::{Deserialize, Serialize};
 use tokenwire_core::log::{LogHeader, StoreError};
 use tokenwire_core::model::id::Seq;
@@ -202,9 +205,22 @@ impl LogHead {
     }
 }
 
-/// Returns the current Unix time in seconds.
+/// Returns the Unix time in seconds, as it was when the process began plus the time since then: a
+/// clock that is set meanwhile makes nothing older or younger.
 pub(crate) fn now() -> u64 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    static BEGIN: OnceLock<(Instant, u64)> = OnceLock::new();
+    let (begin, at) = BEGIN.get_or_init(|| (Instant::now(), unix(SystemTime::now())));
+    at + begin.elapsed().as_secs()
+}
+
+/// Returns [`now`] less the age of something that the file system or another process has dated. What
+/// is dated in the future, as after the clock was set back, has no age.
+pub(crate) fn dated(time: u64) -> u64 {
+    now().saturating_sub(unix(SystemTime::now()).saturating_sub(time))
+}
+
+/// Returns a time in Unix seconds.
+pub(crate) fn unix(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }

@@ -55,17 +55,28 @@ impl Folder {
         create_root(root)?;
         let name = name(&Tag::random());
         let (new, path) = (root.join(format!("{NEW}{name}")), root.join(&name));
-        directory(&new)?;
+        let created = Self::create_at(&new, &path, formats);
+        if created.is_err() {
+            // A start that is tried again and again must not leave a folder each time.
+            let _ = fs::remove_dir_all(&new);
+        }
+        let lock = created?;
+        sync(root)?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// Creates a folder as `new`, and gives it its name once it is complete. Returns its lock.
+    fn create_at(new: &Path, path: &Path, formats: Formats) -> io::Result<File> {
+        directory(new)?;
         let mut lock = create(&new.join(LOCK))?;
         writeln!(lock, "{NAME} {VERSION}")?;
         lock.try_lock()?;
         lock.sync_all()?;
         writeln!(create(&new.join(FORMATS))?, "{}", announcement(formats))?;
-        sync(&new)?;
+        sync(new)?;
         // Other processes see it only once it is locked.
-        fs::rename(&new, &path)?;
-        sync(root)?;
-        Ok(Self { path, _lock: lock })
+        fs::rename(new, path)?;
+        Ok(lock)
     }
 
     /// Takes a folder that an earlier process left.
@@ -101,9 +112,13 @@ impl Folder {
     /// Announces what the process reads and writes that holds this folder now.
     pub(crate) fn announce(&self, formats: Formats) {
         let path = self.path.join(FORMATS);
-        if announced(&self.path) != formats || !path.exists() {
-            // A folder without it is that of a process that reads the first version only.
-            let _ = fs::write(path, announcement(formats));
+        if announced(&self.path) == formats && path.exists() {
+            return;
+        }
+        // A folder without it is that of a process that reads the first version only.
+        let _ = fs::remove_file(&path);
+        if let Ok(mut file) = create(&path) {
+            let _ = writeln!(file, "{}", announcement(formats));
         }
     }
 

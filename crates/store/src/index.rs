@@ -226,6 +226,15 @@ impl Index {
         }
     }
 
+    /// Sorts running logs by their ids: the order of a map is another one in each process.
+    pub(crate) fn in_order(&self, mut keys: Vec<IdKey>) -> Vec<IdKey> {
+        keys.sort_by_key(|key| match self.logs.get(key) {
+            Some(Entry::Running(log)) => Some(&log.header.meta.id),
+            _ => None,
+        });
+        keys
+    }
+
     /// Notes that a running log goes on with this frame.
     pub(crate) fn extend(&mut self, key: IdKey, chunk: Chunk) {
         let Some(log) = self.running_mut(key) else {

@@ -24,6 +24,8 @@ struct State {
     dirty: Vec<Arc<StoreFile>>,
     /// Synced at once.
     waiting: Vec<Waiting>,
+    /// Told once everything that was written before is synced, or could not be.
+    everything: Vec<oneshot::Sender<Result<(), StoreError>>>,
     /// Journal files that are removed once the kept files are synced.
     doomed: Vec<Arc<StoreFile>>,
     /// Files that could not be synced, and whose contents are not written elsewhere yet.
@@ -35,6 +37,12 @@ struct State {
 struct Waiting {
     file: Arc<StoreFile>,
     reply: oneshot::Sender<Result<(), StoreError>>,
+}
+
+impl State {
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.everything.is_empty()
+    }
 }
 
 impl Syncer {
@@ -52,6 +60,12 @@ impl Syncer {
         reply: oneshot::Sender<Result<(), StoreError>>,
     ) {
         self.state.lock().waiting.push(Waiting { file, reply });
+        self.ready.notify_one();
+    }
+
+    /// Has everything synced now that was written so far, and the reply sent then.
+    pub(crate) fn sync_all(&self, reply: oneshot::Sender<Result<(), StoreError>>) {
+        self.state.lock().everything.push(reply);
         self.ready.notify_one();
     }
 
@@ -81,57 +95,91 @@ impl Syncer {
     ) {
         let mut due = after(interval);
         loop {
-            let (waiting, round, closed) = {
+            let (is_due, closed) = {
                 let mut state = self.state.lock();
                 let mut timed_out = false;
-                while state.waiting.is_empty() && !state.closed && !timed_out {
+                while state.is_idle() && !state.closed && !timed_out {
                     timed_out = self.ready.wait_until(&mut state, due).timed_out();
                 }
-                let closed = state.closed;
-                let round = (timed_out || closed).then(|| {
-                    let dirty = std::mem::take(&mut state.dirty);
-                    (dirty, std::mem::take(&mut state.doomed), state.lost == 0)
-                });
-                (std::mem::take(&mut state.waiting), round, closed)
+                (timed_out || state.closed, state.closed)
             };
-            let sync = |file: &Arc<StoreFile>| {
-                file.dirty.store(false, Ordering::Release);
-                let synced = health.busy(Thread::Syncer, || file.sync()).map_err(failed);
-                if let Err(error) = &synced {
-                    tracing::error!(%error, path = %file.path.display(), "a file of the store cannot be synced");
-                    health.note(&Err(error.clone()), false);
-                    // Nothing that it holds is durable if it is not by now: the system forgets what
-                    // it could not write.
-                    if !file.failed.swap(true, Ordering::AcqRel) {
-                        self.state.lock().lost += 1;
-                        on_failure(file.clone());
-                    }
-                }
-                synced
-            };
-            for Waiting { file, reply } in waiting {
-                let _ = reply.send(sync(&file));
-            }
-            if let Some((mut dirty, doomed, was_safe)) = round {
+            self.answer(health, &on_failure);
+            if is_due {
                 due = after(interval);
-                // A journal may go only after what was written of it elsewhere is durable.
-                dirty.sort_by_key(|file| file.kind == FileKind::Journal);
-                for file in &dirty {
-                    let _ = sync(file);
-                }
-                // What was in lost files is in dirty ones of this round if it was written before.
-                if was_safe && self.state.lock().lost == 0 {
-                    for file in doomed {
-                        remove(&file, health);
-                    }
-                } else {
-                    self.state.lock().doomed.extend(doomed);
-                }
+                let _ = self.round(health, &on_failure);
             }
             if closed {
                 return;
             }
         }
+    }
+
+    /// Syncs the files that are waited for.
+    pub(crate) fn answer(&self, health: &Health, on_failure: impl Fn(Arc<StoreFile>)) {
+        let (waiting, everything) = {
+            let mut state = self.state.lock();
+            let waiting = std::mem::take(&mut state.waiting);
+            (waiting, std::mem::take(&mut state.everything))
+        };
+        for Waiting { file, reply } in waiting {
+            let _ = reply.send(self.sync(&file, health, &on_failure));
+        }
+        if !everything.is_empty() {
+            let synced = self.round(health, &on_failure);
+            for reply in everything {
+                let _ = reply.send(synced.clone());
+            }
+        }
+    }
+
+    /// Syncs all files that were written, and removes the journal files that are not needed any more.
+    /// Returns the last failure of a sync.
+    pub(crate) fn round(
+        &self,
+        health: &Health,
+        on_failure: impl Fn(Arc<StoreFile>),
+    ) -> Result<(), StoreError> {
+        let mut synced = Ok(());
+        let (mut dirty, doomed, was_safe) = {
+            let mut state = self.state.lock();
+            let dirty = std::mem::take(&mut state.dirty);
+            (dirty, std::mem::take(&mut state.doomed), state.lost == 0)
+        };
+        // A journal may go only after what was written of it elsewhere is durable.
+        dirty.sort_by_key(|file| file.kind == FileKind::Journal);
+        for file in &dirty {
+            synced = self.sync(file, health, &on_failure).and(synced);
+        }
+        // What was in lost files is in dirty ones of this round if it was written before.
+        if was_safe && self.state.lock().lost == 0 {
+            for file in doomed {
+                remove(&file, health);
+            }
+        } else {
+            self.state.lock().doomed.extend(doomed);
+        }
+        synced
+    }
+
+    fn sync(
+        &self,
+        file: &Arc<StoreFile>,
+        health: &Health,
+        on_failure: &impl Fn(Arc<StoreFile>),
+    ) -> Result<(), StoreError> {
+        file.dirty.store(false, Ordering::Release);
+        let synced = health.busy(Thread::Syncer, || file.sync()).map_err(failed);
+        if let Err(error) = &synced {
+            tracing::error!(%error, path = %file.path.display(), "a file of the store cannot be synced");
+            health.note(&Err(error.clone()), false);
+            // Nothing that it holds is durable if it is not by now: the system forgets what it could
+            // not write.
+            if !file.failed.swap(true, Ordering::AcqRel) {
+                self.state.lock().lost += 1;
+                on_failure(file.clone());
+            }
+        }
+        synced
     }
 }
 

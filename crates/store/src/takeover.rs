@@ -121,6 +121,7 @@ impl DiskStore {
         let (reply, answer) = sync_channel(1);
         let take = Command::TakeOver(Box::new(recovered), reply);
         self.shared.commands.send_now(take);
+        self.work();
         answer.recv().unwrap_or_default()
     }
 }

@@ -107,6 +107,15 @@ impl Writer {
         self.shared.syncer.close();
     }
 
+    /// Makes the changes that wait.
+    pub(crate) fn work(&mut self) {
+        while let Some((command, permit)) = self.shared.commands.try_receive() {
+            self.make(command);
+            drop(permit);
+            self.compact();
+        }
+    }
+
     fn make(&mut self, command: Command) {
         match command {
             Command::Create(header, reply) => {
@@ -138,7 +147,14 @@ impl Writer {
             }
             Command::Entries => self.write_entries(),
             Command::TakeOver(recovered, reply) => {
-                let Recovered { index, folders, .. } = *recovered;
+                let Recovered {
+                    index,
+                    folders,
+                    unsynced,
+                    ..
+                } = *recovered;
+                let syncer = &self.shared.syncer;
+                unsynced.iter().for_each(|file| syncer.mark(file));
                 let bytes: u64 = index.files.values().map(|file| file.len()).sum();
                 self.shared.health.bytes.fetch_add(bytes, Ordering::Relaxed);
                 let merged = self.shared.index.lock().merge(index);
@@ -711,7 +727,8 @@ impl Writer {
     fn pinning(&self, file: FileId) -> Vec<IdKey> {
         let index = self.shared.index.lock();
         let pins = |key: &&IdKey| matches!(index.logs.get(key), Some(Entry::Running(log)) if log.pinned.contains(&file));
-        index.running.iter().filter(pins).copied().collect()
+        let pinning = index.running.iter().filter(pins).copied().collect();
+        index.in_order(pinning)
     }
 
     /// Writes logs again that pin the oldest of too many journal files.
@@ -743,7 +760,8 @@ impl Writer {
         let long: Vec<IdKey> = {
             let index = self.shared.index.lock();
             let long = |key: &&IdKey| matches!(index.logs.get(key), Some(Entry::Running(log)) if log.chunks.len() > log.join_at);
-            index.running.iter().filter(long).copied().collect()
+            let long = index.running.iter().filter(long).copied().collect();
+            index.in_order(long)
         };
         for key in long {
             if self.rewrite(key, None).is_err() {
@@ -773,7 +791,7 @@ impl Writer {
     }
 
     /// Rotates files by time, and removes those that have been kept long enough.
-    fn tick(&mut self) {
+    pub(crate) fn tick(&mut self) {
         for output in [
             &mut self.journal,
             &mut self.logs,

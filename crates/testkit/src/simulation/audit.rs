@@ -66,7 +66,7 @@ async fn generations(world: &World, process: &Process) -> Verdict {
     };
     for (number, id) in ids.iter().enumerate() {
         let local = process.find_local(id);
-        let stored = Generation::restore(&*world.stored, id, Account::new(1 << 30)).await;
+        let stored = Generation::restore(&*world.stored(), id, Account::new(1 << 30)).await;
         let stored = stored.ok().filter(|stored| stored.is_over());
         let wrong = |wrong: String| format!("generation {number}: {wrong}");
         generation(world, number, local, stored).map_err(wrong)?;
