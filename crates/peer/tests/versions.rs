@@ -228,7 +228,7 @@ async fn stream_that_runs_at_a_start_of_the_older_build_is_read_there_and_left_t
     finish(&call);
     let (read, own) = (all(reader).await, rendered(&generation).await);
     assert_eq!(read, own);
-    assert!(own.contains(r#""mark":"\u0001=0.0.7""#), "{own}");
+    assert!(own.contains(r"u0001=0.0.7"), "{own}");
     until("its end is stored", || new.store.status().kept == 1).await;
     let left = killed(folder.path(), copy.path());
     expect_stored(&left, OLD, 1, &generation).await;

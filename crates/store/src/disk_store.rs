@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -229,9 +230,11 @@ impl DiskStore {
                 let left = durable + draw(length - durable);
                 let open = std::fs::File::options().write(true).open(&file.path)?;
                 open.set_len(left)?;
-                // The length may be durable before the blocks are.
+                // The length may be durable before the blocks are, and the blocks may be others.
                 if draw(3) == 0 {
                     open.set_len(length)?;
+                    let at = durable + draw(length - durable - 1);
+                    open.write_at(&[draw(255) as u8], at)?;
                 }
             }
         }

@@ -264,6 +264,20 @@ impl StoreFile {
         Ok(Bytes::from(bytes).slice(HEAD..))
     }
 
+    /// Returns whether this part of the file consists of frames that are not damaged.
+    pub(crate) fn has_frames(&self, mut offset: u64, end: u64) -> bool {
+        while offset < end {
+            let Ok(Some(head)) = self.head(offset) else {
+                return false;
+            };
+            if self.frame(offset, head.frame_len(), head.kind).is_err() {
+                return false;
+            }
+            offset += head.frame_len() as u64;
+        }
+        offset == end
+    }
+
     /// Reads the frame at this offset, whose length its head tells.
     ///
     /// # Errors

@@ -65,8 +65,12 @@ impl Syncer {
 
     /// Has everything synced now that was written so far, and the reply sent then.
     pub(crate) fn sync_all(&self, reply: oneshot::Sender<Result<(), StoreError>>) {
-        self.state.lock().everything.push(reply);
-        self.ready.notify_one();
+        let mut state = self.state.lock();
+        // The thread makes its last round once it is closed.
+        if !state.closed {
+            state.everything.push(reply);
+            self.ready.notify_one();
+        }
     }
 
     /// Has a journal file removed once what replaces it is durable.

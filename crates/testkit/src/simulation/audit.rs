@@ -98,6 +98,7 @@ fn generation(
         return Err("the store has another object".to_owned());
     }
     let local = local.filter(|local| local.tail().is_ok());
+    let stored = stored.filter(|_| !known.is_object);
     for view in read_views(&model, number) {
         let live = local.as_ref().map(|local| frames(local, view));
         let other = stored.as_ref().map(|stored| frames(stored, view));

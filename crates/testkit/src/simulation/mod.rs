@@ -48,6 +48,8 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use parking_lot::Mutex;
+use tokenwire_core::log::StoreError;
+use tokenwire_core::model::id::Seq;
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
@@ -239,6 +241,11 @@ fn crashed(world: &World, dice: &mut Dice) {
             world.fail(format!(
                 "{id} was stored up to {committed}, and is to {kept}"
             ));
+        }
+        let read = stored_now.read(&id, Seq(0), 1).now_or_never();
+        known.is_object |= matches!(read, Some(Err(StoreError::Expired)));
+        if known.is_object && known.is_sealed && !world.plan.lies {
+            world.fail(format!("the records of {id} are lost"));
         }
         if known.deletion == Deletion::Answered && stored.is_some() && !world.plan.lies {
             world.fail(format!("{id} is back after it was deleted"));

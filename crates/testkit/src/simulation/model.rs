@@ -42,6 +42,8 @@ pub(super) struct Known {
     pub(super) is_sealed: bool,
     /// `committed` and `is_sealed` at the last sync.
     pub(super) durable: (u64, bool),
+    /// Whether a loss of power has left the object of the response alone.
+    pub(super) is_object: bool,
     /// Whether the store had nothing of it after a crash.
     pub(super) is_lost: bool,
     calls: Vec<usize>,
@@ -96,6 +98,7 @@ impl Model {
             committed: 0,
             is_sealed: false,
             durable: (0, false),
+            is_object: false,
             is_lost: false,
             calls: Vec::new(),
             frames: BTreeMap::new(),
