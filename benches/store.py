@@ -37,7 +37,7 @@ class Gateway:
     """A gateway of its own process, with the simulator of the bench as its upstream."""
 
     def __init__(self, programs, upstream, folder=None):
-        self.port = random.randint(20_000, 60_000)
+        self.port = random.randint(20_000, 32_000)
         environment = dict(os.environ, TOKENWIRE_STREAMS__RETAIN_EVENTS="30m", TOKENWIRE_STREAMS__RETAIN_RESPONSES="1h")
         if folder:
             environment |= {"TOKENWIRE_STORE__KIND": "disk", "TOKENWIRE_STORE__PATH": str(folder)}
@@ -180,17 +180,22 @@ def journal(programs, port, streams):
     """Returns the journal's bytes and the time to a start with it and this many kept streams, after kill -9."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="store-"))
     gateway = Gateway(programs, port, folder)
-    upstream = simulator(programs, port)
     url = f"http://127.0.0.1:{gateway.port}/v1"
+    bench(programs, port, ["short", "-r", "responses", "--rounds", "1", "--requests", str(streams), "--url", url, "--alone"])
+    gateway.stored(streams)
+    upstream = simulator(programs, port)
     gateway.start_stream("tokens=100000 tbt=1s text=count")
     written = lambda: sum(file.stat().st_size for file in folder.glob("*/journal-*"))
-    bench(programs, port, ["short", "-r", "responses", "--rounds", "1", "--requests", str(streams), "--url", url, "--alone"])
+    kept = streams
     while written() < 480 << 20:
-        bench(programs, port, ["saturated", "-r", "responses", "--rounds", "1", "--tokens", "20000", "--url", url, "--alone"])
+        for _ in range(4):
+            gateway.start_stream("tokens=200000 text=count")
+        kept += 4
+        gateway.stored(kept)
     size = written()
     gateway.end(signal.SIGKILL)
     killed = Gateway(programs, port, folder)
-    assert killed.metric("tokenwire_store_kept_streams") >= streams
+    assert killed.metric("tokenwire_store_kept_streams") >= kept
     result = {"journal": size, "ready": killed.ready}
     killed.end()
     upstream.kill()
@@ -249,7 +254,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     programs = options.programs.resolve()
-    port = random.randint(20_000, 60_000)
+    port = random.randint(20_000, 32_000)
     paced = compare(programs, port, "paced", "chat", options.rounds)
     objects = compare(programs, port, "paced", "responses", 1)
     saturated = compare(programs, port, "saturated", "responses", 1, ["--tokens", "5000"])

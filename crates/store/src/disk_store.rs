@@ -21,7 +21,6 @@ use tokenwire_core::model::record::RecordBatch;
 use tokio::sync::oneshot;
 
 use crate::command::{Command, Reply, Seal};
-use crate::files::Answers;
 use crate::folder::Folder;
 use crate::health::StoreStatus;
 use crate::index::Entry;
@@ -29,6 +28,7 @@ use crate::options::DiskOptions;
 use crate::reader;
 use crate::recovery::{Recovered, recover};
 use crate::shared::Shared;
+use crate::store_file::Answers;
 use crate::writer::Writer;
 
 /// Threads that read.
@@ -55,7 +55,7 @@ pub struct DiskStore {
     pub(crate) shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Works in its callers' threads, in a simulation.
-    inline: Option<Mutex<Writer>>,
+    inline: Option<Box<Mutex<Writer>>>,
 }
 
 impl fmt::Debug for DiskStore {
@@ -157,7 +157,7 @@ impl DiskStore {
         let shared = Shared::new(options.clone(), folder, index, next_file);
         let paths = folders.iter().map(|folder| folder.path.clone());
         shared.taken.lock().extend(paths);
-        unsynced.iter().for_each(|file| shared.syncer.mark(file));
+        shared.syncer.mark_earlier(unsynced);
         shared.note_others(others_read.unwrap_or(u8::MAX));
         let writer = Writer::new(shared.clone(), folders);
         Ok((shared, writer))
@@ -178,7 +178,7 @@ impl DiskStore {
         Ok(Self {
             shared,
             threads: Mutex::default(),
-            inline: Some(Mutex::new(writer)),
+            inline: Some(Box::new(Mutex::new(writer))),
         })
     }
 
@@ -208,7 +208,8 @@ impl DiskStore {
         let shared = &self.shared;
         writer.lock().tick();
         let lost = |file| shared.commands.send_now(Command::Lost(file));
-        let _ = shared.syncer.round(&shared.health, lost);
+        let _ = shared.syncer.round(&shared.health, &lost);
+        while shared.syncer.sync_earlier(&shared.health, &lost) {}
         self.work();
     }
 

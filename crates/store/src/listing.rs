@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use tokenwire_core::log::{LogHeader, StoreError};
 use tokenwire_core::model::id::GenerationId;
 
-use crate::body::{self, LogHead, ObjectHead, dated};
-use crate::files::{StoreFile, failed};
+use crate::entry_body::{self, LogHead, ObjectHead, dated};
 use crate::frame::{self, FILE_HEAD, Found, Frames, HEAD, Kind};
 use crate::index::{KeyHash, header_key};
+use crate::store_file::{StoreFile, failed};
 
 /// Logs or objects of one list.
 pub(crate) const LISTED: usize = 256;
@@ -58,7 +58,9 @@ impl Listed {
 /// Appends a list. Returns whether it fits.
 pub(crate) fn push_listing(out: &mut Vec<u8>, before: u32, items: Vec<Listed>) -> bool {
     let listing = Listing { before, items };
-    frame::push(out, Kind::Listing, 0, |out| body::encode(&listing, out))
+    frame::push(out, Kind::Listing, 0, |out| {
+        entry_body::encode(&listing, out)
+    })
 }
 
 /// Appends the footer of a file whose last list lies at this offset.
@@ -122,7 +124,7 @@ fn lists(file: &StoreFile) -> Result<Option<Vec<u32>>, StoreError> {
 }
 
 fn list(file: &StoreFile, offset: u32) -> Result<Listing, StoreError> {
-    body::decode(&file.frame_at(u64::from(offset), Kind::Listing)?)
+    entry_body::decode(&file.frame_at(u64::from(offset), Kind::Listing)?)
 }
 
 /// What was found in a file without lists, until there is enough for a part.
@@ -181,7 +183,7 @@ fn step(file: &StoreFile, offset: u64) -> Result<Option<(Option<Listed>, u64)>, 
     let (header, rest, ended_at) = match head.kind {
         Kind::Log => {
             let bytes = file.frame(offset, head.frame_len(), head.kind)?;
-            let log: LogHead = body::decode(&bytes)?;
+            let log: LogHead = entry_body::decode(&bytes)?;
             if !log.is_plausible() {
                 return Err(StoreError::Corrupt);
             }
@@ -190,7 +192,7 @@ fn step(file: &StoreFile, offset: u64) -> Result<Option<(Option<Listed>, u64)>, 
         }
         Kind::Object => {
             let bytes = file.frame(offset, head.frame_len(), head.kind)?;
-            let object: ObjectHead = body::decode(&bytes)?;
+            let object: ObjectHead = entry_body::decode(&bytes)?;
             let rest = u64::from(object.length);
             (LogHeader::decode(&object.header), rest, object.ended_at)
         }

@@ -16,13 +16,13 @@ use tokenwire_core::model::record::RecordBatch;
 
 use bytes::Bytes;
 
-use crate::body::{self, EntryBody, LogHead, dated, now, unix};
-use crate::files::{Answers, FileId, FileKind, Place, StoreFile};
+use crate::entry_body::{self, EntryBody, LogHead, dated, now, unix};
 use crate::folder::{Folder, Taken, announced};
 use crate::frame::{FILE_HEAD, FileHead, Found, Frames, Head, Kind};
 use crate::index::{Chunk, Entry, IdKey, Index, KeptLog, RunningLog};
 use crate::listing::{Listed, each_part};
 use crate::options::DiskOptions;
+use crate::store_file::{Answers, FileId, FileKind, Place, StoreFile};
 
 /// Seconds after which the system has written what no process has synced.
 const UNSYNCED: u64 = 60;
@@ -202,7 +202,7 @@ impl Recovered {
             if head.kind != Kind::Entry {
                 return;
             }
-            match body::decode::<EntryBody>(body) {
+            match entry_body::decode::<EntryBody>(body) {
                 Ok(EntryBody {
                     key,
                     value: Some(value),
@@ -335,7 +335,7 @@ impl Journal {
             };
             match head.kind {
                 Kind::Log => {
-                    let Ok(log) = body::decode::<LogHead>(body) else {
+                    let Ok(log) = entry_body::decode::<LogHead>(body) else {
                         return;
                     };
                     // One that was not written to its end leaves the earlier frames as they are.
@@ -377,7 +377,7 @@ impl Journal {
                     }
                 }
                 Kind::Ended => {
-                    let ended: Option<u64> = body::decode(body).ok();
+                    let ended: Option<u64> = entry_body::decode(body).ok();
                     *last_end = ended.max(*last_end);
                     later.remove(&head.log);
                     if let Some(found) = logs.get_mut(&head.log) {
@@ -397,7 +397,7 @@ impl Journal {
 
 /// Adds a frame to a log, if it follows the one before. After a damaged frame none does.
 fn extend(log: &mut RunningLog, body: &[u8], place: Place, length: usize) {
-    let Ok((first, records)) = body::records(body) else {
+    let Ok((first, records)) = entry_body::records(body) else {
         return;
     };
     if first != log.end {

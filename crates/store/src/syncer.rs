@@ -8,9 +8,9 @@ use parking_lot::{Condvar, Mutex};
 use tokenwire_core::log::StoreError;
 use tokio::sync::oneshot;
 
-use crate::files::{FileKind, StoreFile, failed};
 use crate::health::{Health, Thread};
 use crate::queue::after;
+use crate::store_file::{FileKind, StoreFile, failed};
 
 /// What the thread has to do.
 #[derive(Debug, Default)]
@@ -24,7 +24,9 @@ struct State {
     dirty: Vec<Arc<StoreFile>>,
     /// Synced at once.
     waiting: Vec<Waiting>,
-    /// Told once everything that was written before is synced, or could not be.
+    /// Files of earlier processes that may not have been synced.
+    earlier: Vec<Arc<StoreFile>>,
+    /// Told once everything that this process has written before is synced, or could not be.
     everything: Vec<oneshot::Sender<Result<(), StoreError>>>,
     /// Journal files that are removed once the kept files are synced.
     doomed: Vec<Arc<StoreFile>>,
@@ -41,7 +43,7 @@ struct Waiting {
 
 impl State {
     fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.everything.is_empty()
+        self.waiting.is_empty() && self.everything.is_empty() && self.earlier.is_empty()
     }
 }
 
@@ -51,6 +53,12 @@ impl Syncer {
         if !file.dirty.swap(true, Ordering::AcqRel) {
             self.state.lock().dirty.push(file.clone());
         }
+    }
+
+    /// Has files of earlier processes synced, one after another. Until then no journal is removed.
+    pub(crate) fn mark_earlier(&self, files: Vec<Arc<StoreFile>>) {
+        self.state.lock().earlier.extend(files);
+        self.ready.notify_one();
     }
 
     /// Has a file synced now, and the reply sent then.
@@ -63,7 +71,7 @@ impl Syncer {
         self.ready.notify_one();
     }
 
-    /// Has everything synced now that was written so far, and the reply sent then.
+    /// Has everything synced now that this process has written so far, and the reply sent then.
     pub(crate) fn sync_all(&self, reply: oneshot::Sender<Result<(), StoreError>>) {
         let mut state = self.state.lock();
         // The thread makes its last round once it is closed.
@@ -112,6 +120,8 @@ impl Syncer {
                 due = after(interval);
                 let _ = self.round(health, &on_failure);
             }
+            // One at a time: there may be much of them, and others wait meanwhile.
+            self.sync_earlier(health, &on_failure);
             if closed {
                 return;
             }
@@ -136,6 +146,23 @@ impl Syncer {
         }
     }
 
+    /// Syncs a file of an earlier process. Returns false if there is none.
+    pub(crate) fn sync_earlier(
+        &self,
+        health: &Health,
+        on_failure: &impl Fn(Arc<StoreFile>),
+    ) -> bool {
+        let Some(file) = self.state.lock().earlier.last().cloned() else {
+            return false;
+        };
+        let _ = self.sync(&file, health, on_failure);
+        self.state
+            .lock()
+            .earlier
+            .retain(|other| other.id != file.id);
+        true
+    }
+
     /// Syncs all files that were written, and removes the journal files that are not needed any more.
     /// Returns the last failure of a sync.
     pub(crate) fn round(
@@ -147,7 +174,8 @@ impl Syncer {
         let (mut dirty, doomed, was_safe) = {
             let mut state = self.state.lock();
             let dirty = std::mem::take(&mut state.dirty);
-            (dirty, std::mem::take(&mut state.doomed), state.lost == 0)
+            let is_safe = state.lost == 0 && state.earlier.is_empty();
+            (dirty, std::mem::take(&mut state.doomed), is_safe)
         };
         // A journal may go only after what was written of it elsewhere is durable.
         dirty.sort_by_key(|file| file.kind == FileKind::Journal);

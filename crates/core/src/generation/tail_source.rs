@@ -9,8 +9,8 @@ use crate::log::{
     BlockRange, Epoch, FlushSource, LogHeader, ReadError, Released, StoreError, TailEnd,
 };
 use crate::model::id::Seq;
+use crate::model::include::Form;
 use crate::model::record::RecordBatch;
-use crate::model::shown::Form;
 
 /// The tail of a generation, for as long as this epoch is the stored log's.
 #[derive(Debug)]
