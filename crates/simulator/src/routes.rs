@@ -17,7 +17,6 @@ use tokio::time::Instant;
 
 use crate::body::{Answer, Broken};
 use crate::chat;
-use crate::connection::Control;
 use crate::conversation::{self, Conversation};
 use crate::dice::Dice;
 use crate::error::ApiError;
@@ -28,6 +27,7 @@ use crate::plan::Plan;
 use crate::player::{Player, Schedule};
 use crate::responses::strict::check as check_items;
 use crate::responses::{Events, Outline, other};
+use crate::socket::Control;
 use crate::stats::{Guard, Ledger, Route};
 use crate::steering::Steering;
 use crate::transcript::Transcript;

@@ -12,8 +12,8 @@ use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
-use crate::connection::Socket;
 use crate::routes::Service;
+use crate::socket::Socket;
 use crate::stats::Ledger;
 
 /// Connections the kernel keeps while the server is busy.

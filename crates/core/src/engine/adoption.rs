@@ -7,13 +7,13 @@ use tokio::time::{Instant, sleep};
 
 use super::located::StoredGeneration;
 use super::stored_source::unreadable;
-use super::{Registry, SharedEngine, lost, unreachable};
+use super::{Registry, SharedEngine, lost_stream, unreachable};
 use crate::generation::Generation;
 use crate::log::{LogStore, StoreError};
 use crate::model::account::Account;
 use crate::model::error::ApiError;
 use crate::model::id::GenerationId;
-use crate::model::shown::Form;
+use crate::model::include::Form;
 
 /// How long a request waits for an adoption, its own or another process'.
 const ADOPTED: Duration = Duration::from_secs(5);
@@ -26,7 +26,7 @@ impl SharedEngine {
     /// [resume table](super::resume) says. The ending is stored when this returns.
     ///
     /// A log that has ended is only read. A generation that this process has is returned as it is.
-    /// The caller makes sure that the writer is lost: one that is alive is fenced, and its readers
+    /// The caller makes sure that the writer is lost_stream: one that is alive is fenced, and its readers
     /// are cut off.
     ///
     /// # Errors
@@ -137,7 +137,7 @@ pub(super) async fn adopt_log(
     };
     let generation = Generation::restore(store, id, account).await?;
     if let Some(epoch) = adopted {
-        let ending = match generation.end_adopted(epoch, &lost::writer_lost(id)) {
+        let ending = match generation.end_adopted(epoch, &lost_stream::writer_lost(id)) {
             // The one that adopted it after this one has ended it by now.
             Err(StoreError::Fenced { .. }) if generation.is_over() => return Ok(generation),
             ending => ending?,

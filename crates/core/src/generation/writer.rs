@@ -5,16 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Generation;
-use super::flush_source::{Role, TailSource};
 use super::pending_end::PendingEnd;
+use super::tail_source::{Role, TailSource};
 use super::write_lease::WriteLease;
 use crate::dialect::known_template;
 use crate::log::{AppendError, Epoch, FlushHandle, Flusher};
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::{Ending, EventKind, Failure, Outcome};
 use crate::model::id::Seq;
+use crate::model::include::Form;
 use crate::model::record::{Content, FullRecord, KnownTemplate, RecordBatch};
-use crate::model::shown::Form;
 use crate::model::snapshot::{Change, Snapshot};
 use crate::model::time::unix_now;
 use crate::upstream::OpenError;

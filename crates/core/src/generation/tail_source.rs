@@ -10,7 +10,7 @@ use crate::log::{
     BlockRange, Epoch, FlushSource, LogHeader, ReadError, Released, StoreError, TailEnd,
 };
 use crate::model::id::Seq;
-use crate::model::shown::Form;
+use crate::model::include::Form;
 
 /// What a store has of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
