@@ -172,7 +172,7 @@ async fn replicated_streams_of_a_killed_node_are_ended_above_all_that_readers_sa
     read.until("\" t19\"").await;
     drop(owner);
     let killed = Instant::now();
-    let (read, other) = tokio::join!(read.answer(), settled(&nodes[1], &path));
+    let read = read.answer().await;
     assert!(
         killed.elapsed() < Duration::from_secs(6),
         "{:?}",
@@ -183,6 +183,7 @@ async fn replicated_streams_of_a_killed_node_are_ended_above_all_that_readers_sa
     let (last, ending) = read.last().unwrap();
     assert!(*last >= SECOND && *last < SECOND + 16, "{last}");
     assert!(ending.contains("producer_lost"), "{ending}");
+    let other = settled(&nodes[1], &path).await;
     assert_eq!(other.status, 200);
     assert_eq!(events(&other.text()), read, "both have the same log");
     assert!(read.iter().any(|(_, event)| event.contains("\" t19\"")));
@@ -193,6 +194,53 @@ async fn replicated_streams_of_a_killed_node_are_ended_above_all_that_readers_sa
         assert_eq!(object.json()["error"]["code"], "producer_lost");
     }
     assert_eq!(world.asked(), 1);
+}
+
+#[tokio::test]
+async fn reader_that_saw_more_than_is_stored_gets_a_reset() {
+    let world = ClusterWorld::new();
+    let owner = world.start_with(ALL);
+    let (reader, third) = (world.start_with(ALL), world.start_with(ALL));
+    may_adopt().await;
+    let (_stream, id) = begin(&owner, LONG).await;
+    let path = format!("/v1/streams/{id}");
+    let mut read = get_stream(&reader, &id).await;
+    read.until("\" t9\"").await;
+    // From now on nothing of it is stored.
+    let partition = world.redis.command(&["KEYS", &format!("tw:*:log:{id}")]);
+    let stored = world.redis.command(&["XLEN", &partition]);
+    assert_ne!(stored, "0");
+    world.redis.pause();
+    read.until("\" t29\"").await;
+    drop(owner);
+    reader.signal(Signal::STOP);
+    world.redis.resume();
+    // The third one does not know what the reader has seen.
+    let other = settled_for_long(&third, &path).await;
+    check_events(&events(&other));
+    assert!(!other.contains("\" t29\""), "{other}");
+    reader.signal(Signal::CONT);
+    let seen = read.answer().await;
+    let seen = events(&seen.text());
+    let (last, _) = seen.last().unwrap();
+    assert!(*last < SECOND, "its own node shows no other end: {last}");
+    for node in [&reader, &third] {
+        let rest = settled_for_long(node, &format!("{path}?after={last}")).await;
+        let rest = events(&rest);
+        assert!(rest[0].1.contains("tokenwire:reset"), "{rest:?}");
+        assert!(rest[0].0 >= SECOND, "{rest:?}");
+    }
+}
+
+/// As `settled`, for a node that is not told of a lost one for some seconds.
+async fn settled_for_long(node: &Process, path: &str) -> String {
+    let mut answer = settled(node, path).await;
+    eventually("an answer", async || {
+        answer = settled(node, path).await;
+        answer.status == 200 && !answer.text().is_empty()
+    })
+    .await;
+    answer.text()
 }
 
 #[tokio::test]
