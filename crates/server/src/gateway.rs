@@ -110,8 +110,9 @@ impl Gateway {
             auth.map(Arc::new),
         )?;
         let store = shared.store.as_ref();
-        let unfinished =
-            store.map(|store| storage::recover(store, &shared.engine, &shared.webhooks));
+        let records = storage::delivery_records(store, shared.cluster.as_ref());
+        let unfinished = records
+            .map(|records| storage::recover(store, records, &shared.engine, &shared.webhooks));
         if let Some(simulator) = &simulator {
             let account = shared.engine.account().clone();
             simulator.runtime().spawn(return_memory(account));
@@ -217,7 +218,11 @@ impl Gateway {
             Some(cluster) => {
                 // Before a client gets an id that no other node could find.
                 cluster.renew().await;
-                Some(tokio::spawn(async move { cluster.run().await }))
+                let sweep = cluster.clone();
+                let sweep = sweep.sweep(shared.engine.clone(), shared.webhooks.clone());
+                Some(tokio::spawn(async move {
+                    tokio::join!(cluster.run(), cluster.keep_deliveries(), sweep);
+                }))
             }
             None => None,
         };
@@ -272,6 +277,7 @@ impl Gateway {
         let _ = tokio::time::timeout(LAST_RECORDS, last).await;
         if let (Some(member), Some(cluster)) = (member, &shared.cluster) {
             member.abort();
+            cluster.last_deliveries(LAST_RECORDS).await;
             cluster.leave().await;
         }
         if let Some(looking) = looking {
@@ -334,6 +340,7 @@ fn share(
         &config,
         store.clone().map(|store| store as Arc<dyn LogStore>),
         source.map(|source| (tag, source)),
+        cluster.as_ref().map(|cluster| cluster.replica(&config)),
     );
     let metrics = Metrics::new(&config, engine.registry().clone());
     let upstreams = Shared::upstreams(&config, simulator);

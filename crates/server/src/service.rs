@@ -9,7 +9,7 @@ use actix_web::{HttpMessage as _, HttpRequest};
 use secrecy::SecretString;
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{
-    Caller, Engine, GenerationSource, Retention, ReuseOptions, SharedEngine,
+    Caller, Engine, GenerationSource, ReplicaOptions, Retention, ReuseOptions, SharedEngine,
 };
 use tokenwire_core::log::{LogLimits, LogStore};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
@@ -361,12 +361,14 @@ impl Service {
 }
 
 /// Builds what all workers share of the engine. Without a store logs end with the process. `place`
-/// is the name of this process among others, and what finds their generations.
+/// is the name of this process among others, and what finds their generations; `replica` what other
+/// nodes read.
 #[must_use]
 pub fn shared_engine(
     config: &Config,
     store: Option<Arc<dyn LogStore>>,
     place: Option<(Tag, Arc<dyn GenerationSource>)>,
+    replica: Option<ReplicaOptions>,
 ) -> SharedEngine {
     let (streams, reuse) = (&config.streams, &config.reuse);
     let builder = match store {
@@ -375,6 +377,10 @@ pub fn shared_engine(
     };
     let builder = match place {
         Some((tag, source)) => builder.ids(Arc::new(TaggedIds(tag))).source(source),
+        None => builder,
+    };
+    let builder = match replica {
+        Some(replica) => builder.replica(replica),
         None => builder,
     };
     builder

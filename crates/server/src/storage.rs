@@ -11,6 +11,7 @@ use tokenwire_store::{DiskOptions, DiskStore, OpenError};
 use tokenwire_webhooks::{DeliveryRecords, Webhooks};
 use tokio::task::unconstrained;
 
+use crate::cluster::{Cluster, ClusterDeliveries};
 use crate::config::schema::{Config, StoreKind};
 
 /// The pause between two attempts to end the logs of an earlier process.
@@ -37,29 +38,44 @@ pub(crate) fn open(config: &Config) -> Result<Option<Arc<DiskStore>>, OpenError>
     Ok(Some(Arc::new(store)))
 }
 
+/// Returns what keeps the webhooks that are owed beyond this process.
+pub(crate) fn delivery_records(
+    store: Option<&Arc<DiskStore>>,
+    cluster: Option<&Arc<Cluster>>,
+) -> Option<Arc<dyn DeliveryRecords>> {
+    let own = store.map(|store| Arc::new(StoredDeliveries(store.clone())) as Arc<_>);
+    match cluster {
+        Some(cluster) => Some(Arc::new(ClusterDeliveries::new(cluster.clone(), own))),
+        None => own,
+    }
+}
+
 /// Ends the generations that ran when their process died, before clients can ask for them, and goes
 /// on with the webhooks that it owed. Returns the generations that could not be ended now.
 pub(crate) fn recover(
-    store: &Arc<DiskStore>,
+    store: Option<&Arc<DiskStore>>,
+    records: Arc<dyn DeliveryRecords>,
     engine: &SharedEngine,
     webhooks: &Webhooks,
 ) -> Vec<GenerationId> {
-    let mut ids = store.unfinished();
+    let mut ids = store.map(|store| store.unfinished()).unwrap_or_default();
     if !ids.is_empty() {
         tracing::info!(
             count = ids.len(),
             "ending the streams of an earlier process"
         );
     }
-    ids.extend(webhooks.keep_in(Arc::new(StoredDeliveries(store.clone()))));
+    ids.extend(webhooks.keep_in(records));
     // Nothing else runs on this thread yet. The store's own threads do the work. A task that has used
     // up its budget would wait for the runtime, which this blocks.
     block_on(unconstrained(async {
-        let has_ended = !ids.is_empty();
+        let durable = store.filter(|_| !ids.is_empty());
         let rest = end_each(ids, engine, webhooks).await;
         // A loss of power must not take an ending that a client has seen: its numbers would be given
         // to another one.
-        if has_ended && let Err(error) = store.sync().await {
+        if let Some(store) = durable
+            && let Err(error) = store.sync().await
+        {
             tracing::warn!(%error, "the ends of lost streams may not be durable yet");
         }
         rest

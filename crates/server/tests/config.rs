@@ -715,6 +715,14 @@ fn bad_files_are_refused_with_key_value_expectation_and_remedy() {
             &["`store.path` is set beside", "Set `store.kind: disk`"],
         ),
         (
+            "store: {replicate: some}",
+            &["`store.replicate` is \"some\"", "`background`, `all`"],
+        ),
+        (
+            "store: {replicate: all}",
+            &["`store.replicate` is all without cluster.url"],
+        ),
+        (
             "cluster: {url: 'redis://localhost'}",
             &[
                 "`cluster.url` is set without cluster.listen and cluster.secret",

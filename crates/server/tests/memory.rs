@@ -61,7 +61,7 @@ impl Metered {
             ..Config::default()
         };
         change(&mut config);
-        let engine = shared_engine(&config, None, None);
+        let engine = shared_engine(&config, None, None, None);
         let (registry, account) = (engine.registry().clone(), engine.account().clone());
         let shared = Shared {
             engine,

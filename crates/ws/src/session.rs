@@ -538,13 +538,23 @@ impl SocketSession {
         } = broken;
         let name = stream_id.as_deref();
         let left = self.engine.find_local(id, &self.options.caller.owner);
+        let lost = matches!(error, SubscriptionError::ProducerLost);
         let extensions = self.extensions.load(Ordering::Relaxed);
         if let (Some(generation), SubscriptionError::Expired, true) = (left, error, extensions) {
             return self.reset(&generation, stream_id.as_ref(), Include::default());
         }
-        let gone = ApiError::new(
-            ErrorCode::PositionGone,
-            format!("The stream cannot be read any further: {error}."),
+        let lost = lost.then(|| LostStream::new(id));
+        if let (Some(lost), true) = (&lost, extensions) {
+            return self.reply(&lost.event, name);
+        }
+        let gone = lost.map_or_else(
+            || {
+                ApiError::new(
+                    ErrorCode::PositionGone,
+                    format!("The stream cannot be read any further: {error}."),
+                )
+            },
+            |lost| lost.error,
         );
         let reply = if extensions {
             message::command_error(Some(id.as_str()), &gone)

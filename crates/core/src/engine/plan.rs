@@ -133,8 +133,8 @@ impl Engine {
     fn upstream_name(&self, target: &Target) -> Arc<str> {
         static UNNAMED: LazyLock<Arc<str>> = LazyLock::new(|| "".into());
         let name = self.upstream.endpoint_name(target.endpoint);
-        match (&self.persistence, name) {
-            (Some(_), Some(name)) => name.into(),
+        match (self.persistence.is_some() || self.replica.is_some(), name) {
+            (true, Some(name)) => name.into(),
             _ => UNNAMED.clone(),
         }
     }

@@ -212,6 +212,10 @@ impl Engine {
             }
             None => None,
         };
+        let replicated = match &self.replica {
+            Some(replica) => replica.begin(&header).await?,
+            None => None,
+        };
         // The header is stored by now, and the upstream is not asked yet.
         if header.idempotency.is_some() {
             let claimed = Box::pin(self.claim_elsewhere(&header, stale));
@@ -231,6 +235,9 @@ impl Engine {
         let mut writer = Writer::new(generation.clone());
         if let Some(stored) = stored {
             stored.attach(&mut writer);
+        }
+        if let Some(replicated) = replicated {
+            replicated.attach(&mut writer);
         }
         let mut records = RecordWriter::new();
         records.event(EventKind::Created);
@@ -274,8 +281,8 @@ impl Engine {
                 asked,
             )
         });
-        // Keeps the flusher running until the last record is noted.
-        let persistence = self.persistence.clone();
+        // Keeps the flushers running until the last record is noted.
+        let persistence = (self.persistence.clone(), self.replica.clone());
         // Boxed: it takes some KiB, and is moved several times on its way into a task.
         self.tasks.spawn(Box::pin(async move {
             let finished = drive(writer, records, upstream, plan.work).await;

@@ -70,7 +70,7 @@ pub(crate) async fn drive(
     let run = AssertUnwindSafe(run(&mut writer, &mut records, upstream, work))
         .catch_unwind()
         .await;
-    run.unwrap_or_else(|_| {
+    let finished = run.unwrap_or_else(|_| {
         // The panic itself was reported by the panic hook.
         tracing::error!(generation = %id, "the generation's task panicked");
         writer.seal_abruptly(&ApiError::new(
@@ -78,7 +78,9 @@ pub(crate) async fn drive(
             "The gateway failed while it wrote this answer.",
         ));
         None
-    })
+    });
+    writer.end_shown().await;
+    finished
 }
 
 /// Reads a finished body to its end, for at most 100 ms, so that its connection can be reused.
@@ -210,6 +212,12 @@ async fn run(
         }
         let (Step::Over(ending) | Step::GivenUp(ending)) = step else {
             appended |= !records.is_empty();
+            if !writer.may_append()
+                && let Err(interrupt) = deadlines.guard(writer.until_may_append()).await
+            {
+                finish(writer, records, &mut translator, interrupt.into_ending());
+                return None;
+            }
             match writer.append(records) {
                 Ok(()) => {
                     reads += 1;

@@ -34,6 +34,9 @@ pub enum SubscriptionError {
     /// The log was deleted, or removed under memory pressure.
     #[error("the log has expired")]
     Expired,
+    /// The node that wrote the log is lost, with what was not stored.
+    #[error("the node that wrote it is lost")]
+    ProducerLost,
     /// The process that wrote the log lost events that the reader has seen.
     #[error("the position was lost with the process that wrote it")]
     Lost,
@@ -191,7 +194,11 @@ impl Subscription {
                         return Poll::Pending;
                     }
                     Poll::Ready(Err(ReadError::Expired | ReadError::PastHead)) => {
-                        self.failed = Some(SubscriptionError::Expired);
+                        self.failed = Some(if self.generation().is_lost_with_its_node() {
+                            SubscriptionError::ProducerLost
+                        } else {
+                            SubscriptionError::Expired
+                        });
                         continue;
                     }
                     Poll::Ready(Ok(read)) if self.batch.is_empty() && read.large.is_none() => {

@@ -14,7 +14,7 @@ use super::address_check::{
 use super::address_range::AddressRange;
 use super::cluster::{Cluster, is_every_address};
 use super::models::Models;
-use super::schema::{Config, Hedging, KeyEntry, Store, StoreKind, Upstream, Webhooks};
+use super::schema::{Config, Hedging, KeyEntry, Replicate, Store, StoreKind, Upstream, Webhooks};
 use super::secret::{REDACTED, Secret};
 use super::units::{duration, size};
 
@@ -618,6 +618,14 @@ impl Findings {
                     "Nodes find each other there. Leave `cluster` out for a gateway on its own.",
                 );
             }
+        }
+        if config.store.replicate == Replicate::All {
+            self.add(
+                "store.replicate",
+                "is all without cluster.url",
+                "background, or cluster.url beside it",
+                "Running streams are replicated to the Redis that all nodes share.",
+            );
         }
     }
 

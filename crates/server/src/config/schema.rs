@@ -230,6 +230,9 @@ pub struct Store {
     /// Maximum size of the disk store; 0 for the disk's own.
     #[serde(with = "size")]
     pub max_bytes: usize,
+    /// Which running streams the nodes of a [`Cluster`] keep in Redis.
+    #[serde(deserialize_with = "word")]
+    pub replicate: Replicate,
 }
 
 impl Default for Store {
@@ -239,6 +242,7 @@ impl Default for Store {
             path: None,
             sync: Duration::from_secs(1),
             max_bytes: 0,
+            replicate: Replicate::Background,
         }
     }
 }
@@ -252,6 +256,17 @@ pub enum StoreKind {
     Memory,
     /// A folder on a local disk.
     Disk,
+}
+
+/// Running streams that survive the loss of their node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Replicate {
+    /// Those of background responses.
+    #[default]
+    Background,
+    /// All of them.
+    All,
 }
 
 /// Webhooks for background responses.
