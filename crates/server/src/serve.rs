@@ -22,8 +22,9 @@ use crate::config::schema::Config;
 use crate::descriptors::refuse_without_descriptors;
 use crate::drain::{Drain, Signals};
 use crate::health_check::check_upstreams;
+use crate::limits::Limits;
 use crate::listeners::{Inherited, Listeners, Sockets, handover_path};
-use crate::metrics::{Deliveries, Metrics, Nodes, Storage, Upstreams};
+use crate::metrics::{Clients, Deliveries, Metrics, Nodes, Storage, Upstreams};
 use crate::neighbours::Neighbours;
 pub use crate::serve_error::ServeError;
 use crate::servers::{client_server, operations_server};
@@ -112,6 +113,9 @@ impl Gateway {
         let store = shared.store.as_ref();
         let unfinished =
             store.map(|store| storage::recover(store, &shared.engine, &shared.webhooks));
+        if let Some(store) = store {
+            storage::recover_usage(store, &shared.engine, &shared.limits);
+        }
         if let Some(simulator) = &simulator {
             let account = shared.engine.account().clone();
             simulator.runtime().spawn(return_memory(account));
@@ -222,8 +226,16 @@ impl Gateway {
             None => None,
         };
         let looking = shared.neighbours.clone().map(|neighbours| {
-            let (engine, webhooks) = (shared.engine.clone(), shared.webhooks.clone());
-            tokio::spawn(async move { neighbours.watch(&engine, &webhooks).await })
+            let shared = shared.clone();
+            tokio::spawn(async move {
+                let Shared {
+                    engine,
+                    webhooks,
+                    limits,
+                    ..
+                } = &shared;
+                neighbours.watch(engine, webhooks, limits).await;
+            })
         });
         // Before the predecessor goes, so that a further successor finds one of the two.
         let takeover = takeover_socket(&shared.config, &sockets);
@@ -253,6 +265,8 @@ impl Gateway {
         let keys = shared.auth.clone();
         let keys = keys.map(|auth| tokio::spawn(async move { auth.watch().await }));
         let dispatcher = tokio::spawn(shared.webhooks.clone().run());
+        let limits = shared.limits.clone();
+        let limits = tokio::spawn(async move { limits.run().await });
         let served = (&mut serving).await;
         watch.abort();
         if let Some((serving, handle)) = operations {
@@ -284,6 +298,7 @@ impl Gateway {
         ending.abort();
         memory.abort();
         dispatcher.abort();
+        limits.abort();
         shared.webhooks.abandon();
         drain.abort();
         Ok(served.map_err(std::io::Error::other)??)
@@ -341,6 +356,8 @@ fn share(
     metrics.collect(Deliveries(webhooks.counters().clone()));
     metrics.collect(Storage(store.clone()));
     metrics.collect(Nodes(cluster.clone()));
+    let limits = Limits::new(&config);
+    metrics.collect(Clients(limits.clone()));
     Ok(Shared {
         engine,
         metrics,
@@ -351,6 +368,7 @@ fn share(
         auth,
         neighbours,
         cluster,
+        limits,
         config: Arc::new(config),
     })
 }

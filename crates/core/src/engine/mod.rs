@@ -48,7 +48,7 @@ pub use generation_end::GenerationEnd;
 pub use history::{History, HistoryLimits};
 pub use located::{GenerationSource, KeyClaimed, Located, StoredGeneration};
 pub use lost::{LOST_SEQ, LostStream};
-pub use meter::{Meter, Metered, MeteredStart};
+pub use meter::{Admission, Admitted, Meter, Metered, MeteredStart};
 pub use observer::{GenerationStart, Observer};
 pub use peer::{Peer, PeerError, ReadControl, RemoteLog, RemotePart};
 pub use peer_access::{ServedKey, ServedLog};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Generation;
 use super::flush_source::TailSource;
+use super::output_meter::{OutputBound, OutputMeter};
 use crate::dialect::known_template;
 use crate::log::{AppendError, Epoch, FlushHandle, Flusher};
 use crate::model::error::{ApiError, ErrorCode};
@@ -37,6 +38,10 @@ pub(crate) struct Writer {
     appended: usize,
     /// The bytes at which the account is told of the growth next.
     count_at: usize,
+    /// Bounds the output, if that is metered.
+    bound: Option<Box<OutputBound>>,
+    /// Whether the output has reached its bound.
+    used_up: bool,
 }
 
 /// Steps in which the account is told of a generation's growth: it doubles up to the largest.
@@ -60,6 +65,26 @@ impl Writer {
             done: false,
             appended: 0,
             count_at: COUNT_FROM,
+            bound: None,
+            used_up: false,
+        }
+    }
+
+    /// Bounds the output by what this meter reserves.
+    pub(crate) fn meter_output(&mut self, meter: Arc<dyn OutputMeter>) {
+        self.bound = Some(Box::new(OutputBound::new(meter)));
+    }
+
+    /// Whether the output has reached its bound, so that the answer has to end.
+    pub(super) fn is_used_up(&self) -> bool {
+        self.used_up
+    }
+
+    /// Another upstream continues the answer of one that has not reported its usage.
+    pub(super) fn continued_without_usage(&self) {
+        if let Some(bound) = &self.bound {
+            let output = self.generation.estimated_tokens();
+            bound.meter().continued_without_usage(output);
         }
     }
 
@@ -102,6 +127,12 @@ impl Writer {
         if self.appended >= self.count_at {
             self.count_at = self.appended + self.appended.min(COUNT_STEP);
             self.generation.count_growth();
+        }
+        if let Some(bound) = &mut self.bound
+            && self.appended >= bound.check_at
+        {
+            let output = self.generation.estimated_tokens();
+            self.used_up |= !bound.check(self.appended, output);
         }
         Ok(())
     }

@@ -19,3 +19,4 @@ pub mod shown;
 pub mod snapshot;
 pub(crate) mod text;
 pub mod time;
+pub mod usage;

@@ -1,0 +1,37 @@
+//! Limits of clients, and what they have used.
+//!
+//! ```text
+//!   request ──▶ ClientMeter ──admit──▶ Reservation ──▶ generation ──ended──▶ UsageTable
+//!                    │                      │                                   │
+//!                    └──── Subject ◀────────┘ reserve, settle                   └──▶ records, /v1/usage
+//! ```
+//!
+//! A [`Subject`](subject::Subject) is a key or an owner with its counters. A request reserves in
+//! those of its key and its owner: its input as estimated from the body that goes upstream, and the
+//! most output that it may have. At the end the reservation is replaced by what was used. The same
+//! counters serve the refusals, the `x-ratelimit-*` headers, `/v1/usage` and the metrics.
+//!
+//! Rates are generic cell rate algorithms ([`Rate`](rate::Rate)): one number for each, no queue of
+//! past requests, and what was reserved too much is given back exactly. The crate `governor` has the
+//! same algorithm but cannot give back. Budgets are whole millionths per calendar day and month, UTC.
+
+mod calendar;
+mod client_meter;
+mod cost;
+mod estimate;
+mod headers;
+mod rate;
+mod records;
+mod refusal;
+mod reservation;
+mod subject;
+mod table;
+mod usage;
+
+pub(crate) use calendar::{Day, today};
+pub use client_meter::ClientMeter;
+pub use records::UsageRecords;
+pub use refusal::LimitKind;
+pub(crate) use reservation::Reservation;
+pub use table::{Limits, Unsettled};
+pub(crate) use usage::{Grouping, UsageRow};
