@@ -18,13 +18,13 @@
 
 mod body;
 mod frame_guard;
-mod framing;
 mod lanes;
 mod message;
 mod read_loop;
 mod readers;
 mod replies;
 mod session;
+mod text_frames;
 mod upgrade;
 mod waiting_commands;
 

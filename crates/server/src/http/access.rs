@@ -10,7 +10,7 @@ use tokenwire_core::model::error::{ApiError, ErrorCode};
 
 use super::health::StatusOnly;
 use crate::auth::{Authenticator, Identity};
-use crate::hosts::ClientHost;
+use crate::host_policy::ClientHost;
 
 /// Marks the listener for operations, which only operators reach.
 #[derive(Clone, Copy, Debug)]

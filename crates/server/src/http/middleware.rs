@@ -23,9 +23,9 @@ use super::outbound::error_response;
 use super::revocable_body::RevocableBody;
 use super::timing::Timing;
 use crate::admission::ConnectionLimits;
-use crate::hosts::HostNotAllowed;
+use crate::host_policy::HostNotAllowed;
 use crate::limits::ClientMeter;
-use crate::origins::{Effect, PageOrigin};
+use crate::origin_policy::{Effect, PageOrigin};
 use crate::service::Service;
 use tokenwire_connection::Reserved;
 

@@ -15,7 +15,7 @@ use super::rate;
 use super::reservation::{Reservation, State};
 use super::subject::{Amount, Counters, Moment, Subject};
 use super::table::Limits;
-use super::usage::RowKey;
+use super::usage_table::RowKey;
 use crate::config::client_limits::ClientLimits;
 
 /// A key or an owner whose limits apply to a client.

@@ -9,10 +9,10 @@ use tokenwire_core::model::usage::TokenUsage;
 
 use super::client_meter::Parties;
 use super::cost::cost;
-use super::records::RunningRecord;
 use super::subject::{Amount, Moment};
 use super::table::Limits;
-use super::usage::{RowKey, Usage};
+use super::usage_records::RunningRecord;
+use super::usage_table::{RowKey, Usage};
 use crate::config::client_limits::{Overrun, Price};
 
 /// The smallest step in which a long answer is reserved, in tokens.

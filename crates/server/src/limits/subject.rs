@@ -8,7 +8,7 @@ use tokenwire_core::model::error::ApiError;
 
 use super::calendar::{Day, today};
 use super::rate::{self, Rate};
-use super::refusal::{LimitKind, LimitName, Refusals};
+use super::refusals::{LimitKind, LimitName, Refusals};
 use crate::config::client_limits::ClientLimits;
 
 /// Who is limited.

@@ -14,10 +14,10 @@ use super::calendar::{Day, today};
 use super::client_meter::{ClientMeter, Parties, Party};
 use super::cost::cost;
 use super::rate;
-use super::records::{PREFIX, Record, RecordsWriter, RunningRecord, UsageRecords};
-use super::refusal::{LimitKind, Refusals};
+use super::refusals::{LimitKind, Refusals};
 use super::subject::{Subject, SubjectId};
-use super::usage::{Grouping, RowKey, Usage, UsageRow, UsageTable, name_of};
+use super::usage_records::{PREFIX, Record, RecordsWriter, RunningRecord, UsageRecords};
+use super::usage_table::{Grouping, RowKey, Usage, UsageRow, UsageTable, name_of};
 use crate::config::client_limits::{ClientLimits, Overrun, Prices};
 use crate::config::schema::Config;
 

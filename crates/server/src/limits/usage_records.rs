@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::usage::{RecordChange, RowKey, Usage};
+use super::usage_table::{RecordChange, RowKey, Usage};
 
 /// The prefix of all records.
 pub(super) const PREFIX: &str = "usage/";
