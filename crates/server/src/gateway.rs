@@ -357,6 +357,9 @@ fn share(
     metrics.collect(Storage(store.clone()));
     metrics.collect(Nodes(cluster.clone()));
     let limits = Limits::new(&config);
+    if let Some(cluster) = &cluster {
+        limits.share_over(cluster.redis().clone(), cluster.tag().as_str());
+    }
     metrics.collect(Clients(limits.clone()));
     Ok(Shared {
         engine,

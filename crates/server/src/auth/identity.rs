@@ -13,7 +13,7 @@ use super::credential::invalid;
 use super::key::Key;
 use super::revocation::{Revocation, Running};
 use crate::config::auth::Role;
-use crate::limits::{ClientMeter, Limits, Reservation};
+use crate::limits::{ClientMeter, Limits, Reservation, Reserving};
 
 /// Who sent a request: the holder of a key, or where credentials are not checked the anonymous owner,
 /// who may do everything.
@@ -110,18 +110,15 @@ struct KeyMetered {
 // === impl KeyMeter ===
 
 impl KeyMeter {
-    fn begin(&self, start: &MeteredStart<'_>) -> Result<Arc<dyn Metered>, ApiError> {
+    /// Checks that the key is still valid.
+    fn check(&self) -> Result<(), ApiError> {
         if self.key.revocation.is_revoked() {
             return Err(invalid("The key is revoked."));
         }
         if self.key.is_expired() {
             return Err(expired());
         }
-        Ok(Arc::new(KeyMetered {
-            reservation: self.client.reserve(start)?,
-            revocation: self.key.revocation.clone(),
-            running: Mutex::default(),
-        }))
+        Ok(())
     }
 }
 
@@ -131,7 +128,24 @@ impl Meter for KeyMeter {
     }
 
     fn admit(&self, start: &MeteredStart<'_>) -> Admission {
-        Admission::Now(self.begin(start))
+        if let Err(error) = self.check() {
+            return Admission::Now(Err(error));
+        }
+        let revocation = self.key.revocation.clone();
+        let metered = |reservation| {
+            let running = Mutex::default();
+            Arc::new(KeyMetered {
+                reservation,
+                revocation,
+                running,
+            }) as Arc<dyn Metered>
+        };
+        match self.client.reserve(start) {
+            Reserving::Now(reserved) => Admission::Now(reserved.map(metered)),
+            Reserving::Later(reserved) => {
+                Admission::Later(Box::pin(async move { reserved.await.map(metered) }))
+            }
+        }
     }
 }
 

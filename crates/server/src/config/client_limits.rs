@@ -38,6 +38,17 @@ pub enum Overrun {
     Stop,
 }
 
+/// What happens to requests with limits while the counters of all nodes cannot be reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreAway {
+    /// The node counts on its own, and tells the others later.
+    #[default]
+    Local,
+    /// They are refused.
+    Refuse,
+}
+
 /// The price of a model's tokens, for a million of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

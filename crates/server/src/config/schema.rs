@@ -12,7 +12,7 @@ pub use super::chat::{
     Chat, CustomTools, DeveloperRole, MaxTokensField, ReasoningBack, StreamOptions,
     UnsupportedTools,
 };
-pub use super::client_limits::{ClientLimits, Overrun, Price, Prices};
+pub use super::client_limits::{ClientLimits, Overrun, Price, Prices, StoreAway};
 pub use super::cluster::Cluster;
 use super::secret::Secret;
 pub use super::timeouts::{TimeoutOverrides, Timeouts};
@@ -206,6 +206,9 @@ pub struct Limits {
     /// What happens to an answer that outgrows what its owner may use.
     #[serde(deserialize_with = "word")]
     pub on_overrun: Overrun,
+    /// What happens to requests with limits while the Redis of the cluster is away.
+    #[serde(deserialize_with = "word")]
+    pub store_away: StoreAway,
 }
 
 /// Sharing of answers between identical requests, which send the same body and headers upstream.
@@ -460,6 +463,7 @@ impl Default for Limits {
             per_owner: ClientLimits::default(),
             reserve_output: 4096,
             on_overrun: Overrun::default(),
+            store_away: StoreAway::default(),
         }
     }
 }

@@ -61,7 +61,7 @@ pub(super) async fn list(
         }
     };
     let owner = (!identity.is_operator()).then(|| identity.owner());
-    let rows = service.limits.list((from, to), by, owner.as_ref());
+    let rows = service.limits.list((from, to), by, owner.as_ref()).await?;
     Ok(HttpResponse::Ok().json(List {
         object: "list",
         from: from.to_string(),

@@ -13,7 +13,9 @@
 //!
 //! Rates are generic cell rate algorithms ([`Rate`](rate::Rate)): one number for each, no queue of
 //! past requests, and what was reserved too much is given back exactly. The crate `governor` has the
-//! same algorithm but cannot give back. Budgets are whole millionths per calendar day and month, UTC.
+//! same algorithm but cannot give back. With several nodes the same is done by scripts in the Redis that
+//! they share ([`SharedCounters`](shared_counters::SharedCounters)), and a subject here mirrors what all
+//! nodes use. Budgets are whole millionths per calendar day and month, UTC.
 
 mod calendar;
 mod client_meter;
@@ -23,6 +25,7 @@ mod headers;
 mod rate;
 mod refusals;
 mod reservation;
+mod shared_counters;
 mod subject;
 mod table;
 mod usage_records;
@@ -30,6 +33,7 @@ mod usage_table;
 
 pub(crate) use calendar::{Day, today};
 pub use client_meter::ClientMeter;
+pub(crate) use client_meter::Reserving;
 pub use refusals::LimitKind;
 pub(crate) use reservation::Reservation;
 pub use table::{Limits, Unsettled};

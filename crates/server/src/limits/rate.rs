@@ -22,6 +22,14 @@ pub(super) struct Rate {
 // === impl Rate ===
 
 impl Rate {
+    /// A rate of which nothing will be used any more after this time.
+    pub(super) fn used_for(time: Duration, now: u64) -> Self {
+        let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        Self {
+            free_at: now.saturating_add(time),
+        }
+    }
+
     /// Checks that this many fit.
     ///
     /// # Errors

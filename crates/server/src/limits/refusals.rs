@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 
+use super::shared_counters::NoRoom;
+use crate::config::client_limits::ClientLimits;
+
 /// The limits that refuse requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitKind {
@@ -103,6 +106,31 @@ impl Refusals {
             of.name
         );
         ApiError::new(ErrorCode::RateLimitExceeded, message).retry_after(Duration::from_secs(1))
+    }
+
+    /// Refuses what all nodes together have no room for.
+    pub(super) fn no_room(
+        &self,
+        limits: &ClientLimits,
+        of_owner: bool,
+        found: &NoRoom,
+    ) -> ApiError {
+        let of = |name| LimitName { of_owner, name };
+        match found.why.as_str() {
+            "requests" => {
+                let limit = limits.requests_per_minute.unwrap_or(0);
+                let of = of("requests_per_minute");
+                self.rate(LimitKind::Requests, limit, &of, found.wait)
+            }
+            "tokens" => {
+                let limit = limits.tokens_per_minute.unwrap_or(0);
+                let of = of("tokens_per_minute");
+                self.rate(LimitKind::Tokens, limit, &of, found.wait)
+            }
+            "budget_per_day" => self.budget(&of("budget_per_day")),
+            "budget_per_month" => self.budget(&of("budget_per_month")),
+            _ => self.streams(limits.streams.unwrap_or(0), &of("streams")),
+        }
     }
 
     /// Refuses for good: the request needs more tokens than the limit allows.

@@ -5,10 +5,12 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 use tokenwire_core::engine::{GenerationEnd, Metered};
 use tokenwire_core::generation::{Generation, OutputMeter};
+use tokenwire_core::model::id::random_id;
 use tokenwire_core::model::usage::TokenUsage;
 
 use super::client_meter::Parties;
 use super::cost::cost;
+use super::shared_counters::{SettledParty, Settlement};
 use super::subject::{Amount, Moment};
 use super::table::Limits;
 use super::usage_records::RunningRecord;
@@ -29,6 +31,8 @@ pub(crate) struct Reservation {
     pub(super) input: u64,
     /// The output that is reserved at the start.
     pub(super) output: u64,
+    /// What is reserved in the counters of all nodes, if it is.
+    pub(super) shared: Option<Amount>,
     pub(super) state: Mutex<State>,
     pub(super) generation: OnceLock<Arc<Generation>>,
 }
@@ -86,7 +90,26 @@ impl Reservation {
             ..self.row.clone()
         };
         let usage = Usage::of(tokens, used.cost, is_estimated);
+        self.share(row.clone(), usage, false);
         self.limits.used(row, &usage);
+    }
+
+    /// Tells the counters of all nodes what was used.
+    fn share(&self, row: RowKey, usage: Usage, is_cancelled: bool) {
+        let parties = self.parties.iter().map(|party| SettledParty {
+            subject: party.id.clone(),
+            limits: party.limits,
+            reserved: self.shared,
+            is_cancelled,
+        });
+        let id = self.generation.get();
+        let id = id.map(|generation| generation.meta().id.as_str().to_owned());
+        self.limits.share(|| Settlement {
+            id: id.unwrap_or_else(|| random_id("none_")),
+            row,
+            usage,
+            parties: parties.collect(),
+        });
     }
 
     /// Returns the tokens of an answer that has ended, and whether they are estimated.
@@ -185,10 +208,13 @@ impl Drop for Reservation {
         if state.is_settled {
             return;
         }
-        let at = Moment::present();
+        let (reserved, at) = (state.reserved, Moment::present());
         for party in self.parties.iter() {
             let mut counters = party.subject.lock();
-            counters.cancel(&party.limits, state.reserved, at);
+            counters.cancel(&party.limits, reserved, at);
+        }
+        if self.shared.is_some() {
+            self.share(self.row.clone(), Usage::default(), true);
         }
     }
 }

@@ -9,7 +9,11 @@ use tokenwire_core::model::error::ApiError;
 use super::calendar::{Day, today};
 use super::rate::{self, Rate};
 use super::refusals::{LimitKind, LimitName, Refusals};
+use super::shared_counters::SharedUse;
 use crate::config::client_limits::ClientLimits;
+
+/// How long a key or an owner counts as in use after a request, in nanoseconds.
+const ACTIVE: u64 = 30_000_000_000;
 
 /// Who is limited.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -39,6 +43,10 @@ pub(super) struct Counters {
     spent_this_month: u64,
     /// What the answers that are being written may cost.
     held: u64,
+    /// The same of other nodes, as known last.
+    held_elsewhere: u64,
+    /// Until when it counts as in use.
+    active_until: u64,
 }
 
 /// What is reserved for a request.
@@ -95,6 +103,34 @@ impl Subject {
     }
 }
 
+/// Checks that a request can fit at all.
+///
+/// # Errors
+/// It needs more than a limit ever allows.
+pub(super) fn check_size(
+    limits: &ClientLimits,
+    amount: Amount,
+    of_owner: bool,
+    refusals: &Refusals,
+) -> Result<(), ApiError> {
+    let of = |name| LimitName { of_owner, name };
+    if let Some(limit) = limits.tokens_per_minute
+        && amount.tokens > limit
+    {
+        return Err(refusals.tokens(amount.tokens, limit, &of("tokens_per_minute")));
+    }
+    let budgets = [
+        (limits.budget_per_day, "budget_per_day"),
+        (limits.budget_per_month, "budget_per_month"),
+    ];
+    for (budget, name) in budgets {
+        if budget.is_some_and(|budget| amount.cost > budget.micros()) {
+            return Err(refusals.cost(&of(name)));
+        }
+    }
+    Ok(())
+}
+
 // === impl Counters ===
 
 impl Counters {
@@ -111,17 +147,10 @@ impl Counters {
         refusals: &Refusals,
     ) -> Result<(), ApiError> {
         let of = |name| LimitName { of_owner, name };
-        if let Some(limit) = limits.tokens_per_minute
-            && amount.tokens > limit
-        {
-            return Err(refusals.tokens(amount.tokens, limit, &of("tokens_per_minute")));
-        }
         self.roll(at.day);
         for (budget, spent, name) in self.budgets(limits) {
-            if amount.cost > budget {
-                return Err(refusals.cost(&of(name)));
-            }
-            let needed = spent.saturating_add(self.held).saturating_add(amount.cost);
+            let held = self.held.saturating_add(self.held_elsewhere);
+            let needed = spent.saturating_add(held).saturating_add(amount.cost);
             if needed > budget || spent >= budget {
                 return Err(refusals.budget(&of(name)));
             }
@@ -155,6 +184,35 @@ impl Counters {
         today.into_iter().chain(month)
     }
 
+    /// Takes over what all nodes use together. What this one has running is not changed.
+    pub(super) fn mirror(&mut self, shared: &SharedUse, at: Moment) {
+        self.requests = Rate::used_for(shared.requests, at.now);
+        self.tokens = Rate::used_for(shared.tokens, at.now);
+        self.day = self.day.max(at.day);
+        self.spent_today = shared.spent_today;
+        self.spent_this_month = shared.spent_this_month;
+        self.held_elsewhere = shared.held_elsewhere;
+        self.touch(at);
+    }
+
+    /// Notes that it is in use: what all nodes have of it is compared with what this one has.
+    pub(super) fn touch(&mut self, at: Moment) {
+        self.active_until = at.now.saturating_add(ACTIVE);
+    }
+
+    /// Counts an answer that all nodes together have room for.
+    pub(super) fn begin_shared(&mut self, amount: Amount) {
+        self.streams += 1;
+        self.held = self.held.saturating_add(amount.cost);
+    }
+
+    /// Returns how many answers are being written, and what is held for them; `None` if it was not in
+    /// use for some time.
+    pub(super) fn running(&self, now: u64) -> Option<(u64, u64)> {
+        let is_active = self.streams > 0 || now < self.active_until;
+        is_active.then_some((self.streams, self.held))
+    }
+
     /// Reserves for one more request.
     pub(super) fn begin(&mut self, limits: &ClientLimits, amount: Amount, at: Moment) {
         self.streams += 1;
@@ -168,7 +226,8 @@ impl Counters {
     pub(super) fn has_room(&mut self, limits: &ClientLimits, more: Amount, at: Moment) -> bool {
         self.roll(at.day);
         let in_budgets = self.budgets(limits).all(|(budget, spent, _)| {
-            spent.saturating_add(self.held).saturating_add(more.cost) <= budget
+            let held = self.held.saturating_add(self.held_elsewhere);
+            spent.saturating_add(held).saturating_add(more.cost) <= budget
         });
         let in_rate = limits.tokens_per_minute.is_none_or(|limit| {
             let check = self.tokens.check(limit, at.now, more.tokens);
@@ -278,6 +337,7 @@ mod tests {
         let mut spend = |cost: u64, day: &str| {
             let amount = Amount { tokens: 0, cost };
             let at = at(day);
+            check_size(&limits, amount, false, &refusals)?;
             counters.check(&limits, amount, at, false, &refusals)?;
             counters.begin(&limits, amount, at);
             counters.settle(&limits, amount, amount, at);

@@ -7,22 +7,27 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::Owner;
 use tokenwire_core::model::usage::TokenUsage;
+use tokenwire_store::redis::RedisClient;
 
 use super::calendar::{Day, today};
 use super::client_meter::{ClientMeter, Parties, Party};
 use super::cost::cost;
 use super::rate;
 use super::refusals::{LimitKind, Refusals};
+use super::shared_counters::{SettledParty, Settlement, SharedCounters};
 use super::subject::{Subject, SubjectId};
 use super::usage_records::{PREFIX, Record, RecordsWriter, RunningRecord, UsageRecords};
 use super::usage_table::{Grouping, RowKey, Usage, UsageRow, UsageTable, name_of};
-use crate::config::client_limits::{ClientLimits, Overrun, Prices};
+use crate::config::client_limits::{ClientLimits, Overrun, Prices, StoreAway};
 use crate::config::schema::Config;
 
-/// How often what is idle or old is forgotten.
-const SWEEP: Duration = Duration::from_secs(60);
+/// How often the counters of all nodes are told what this one has running.
+const RENEW: Duration = Duration::from_secs(1);
+/// How often, among these times, what is idle or old is forgotten.
+const SWEEP: u32 = 60;
 
 /// The limits of all clients, with their counters. All workers share one.
 #[derive(Debug)]
@@ -37,6 +42,9 @@ pub struct Limits {
     refusals: Refusals,
     totals: Totals,
     records: OnceLock<RecordsWriter>,
+    /// The counters of all nodes, where there are several.
+    shared: OnceLock<Arc<SharedCounters>>,
+    store_away: StoreAway,
 }
 
 /// What was used since the start of the process.
@@ -70,6 +78,8 @@ impl Limits {
             refusals: Refusals::default(),
             totals: Totals::default(),
             records: OnceLock::new(),
+            shared: OnceLock::new(),
+            store_away: limits.store_away,
         })
     }
 
@@ -106,10 +116,14 @@ impl Limits {
         is_owner: bool,
         id: impl FnOnce() -> SubjectId,
     ) -> Option<Party> {
-        (!limits.is_empty()).then(|| Party {
-            subject: self.subject(id()),
-            limits,
-            is_owner,
+        (!limits.is_empty()).then(|| {
+            let id = id();
+            Party {
+                subject: self.subject(id.clone()),
+                id,
+                limits,
+                is_owner,
+            }
         })
     }
 
@@ -164,14 +178,63 @@ impl Limits {
         }
     }
 
-    /// Returns the usage of these days by group. With an owner only what is that one's.
-    pub(crate) fn list(
+    /// Returns the usage of these days by group. With an owner only what is that one's. With several
+    /// nodes it is that of all.
+    ///
+    /// # Errors
+    /// `store_unavailable` while the Redis of the cluster is away.
+    pub(crate) async fn list(
         &self,
         days: (Day, Day),
         by: Grouping,
         owner: Option<&Owner>,
-    ) -> Vec<UsageRow> {
-        self.usage.lock().list(days, by, owner)
+    ) -> Result<Vec<UsageRow>, ApiError> {
+        let Some(shared) = self.shared.get() else {
+            return Ok(self.usage.lock().list(days, by, owner));
+        };
+        let table = shared.usage(days).await.map_err(|error| {
+            tracing::debug!(%error, "the usage of all nodes cannot be read");
+            let message = "The usage of all nodes cannot be read now.";
+            ApiError::new(ErrorCode::StoreUnavailable, message).retry_after(Duration::from_secs(1))
+        })?;
+        Ok(table.list(days, by, owner))
+    }
+
+    /// Shares the counters with all nodes of a cluster, through their Redis. `tag` is the name of this
+    /// process.
+    pub fn share_over(&self, redis: RedisClient, tag: &str) {
+        let shared = SharedCounters::new(redis, tag, self.store_away);
+        let _ = self.shared.set(shared);
+    }
+
+    pub(super) fn shared(&self) -> Option<&Arc<SharedCounters>> {
+        self.shared.get()
+    }
+
+    /// Tells the counters of all nodes what an answer has used.
+    pub(super) fn share(&self, settlement: impl FnOnce() -> Settlement) {
+        if let Some(shared) = self.shared.get().cloned() {
+            let settlement = settlement();
+            let runtime = shared.runtime().clone();
+            runtime.spawn(async move { shared.settle(settlement).await });
+        }
+    }
+
+    /// Keeps what this node has running alive in the counters of all nodes.
+    async fn renew(&self) {
+        let Some(shared) = self.shared.get() else {
+            return;
+        };
+        let running = {
+            let subjects = self.subjects.lock();
+            let now = rate::now();
+            let running = subjects.iter().filter_map(|(id, subject)| {
+                let (streams, held) = subject.lock().running(now)?;
+                Some((id.clone(), streams, held))
+            });
+            running.collect::<Vec<_>>()
+        };
+        shared.renew(running).await;
     }
 
     /// Returns how many requests this limit has refused.
@@ -265,7 +328,27 @@ impl Limits {
                 subject.lock().spend(today, cost, true);
             }
         }
-        self.used(row, &Usage::of(tokens, cost, reported.is_none()));
+        let usage = Usage::of(tokens, cost, reported.is_none());
+        let subjects = [
+            row.key.clone().map(SubjectId::Key),
+            Some(SubjectId::Owner(row.owner.clone())),
+        ];
+        self.share(|| Settlement {
+            id: lost.id.clone(),
+            row: row.clone(),
+            usage,
+            parties: subjects
+                .into_iter()
+                .flatten()
+                .map(|subject| SettledParty {
+                    subject,
+                    limits: ClientLimits::default(),
+                    reserved: None,
+                    is_cancelled: false,
+                })
+                .collect(),
+        });
+        self.used(row, &usage);
         if let Some(records) = self.records.get() {
             records.remove(&lost.key);
         }
@@ -281,14 +364,20 @@ impl Limits {
         }
     }
 
-    /// Forgets idle keys and owners, and old usage. Never returns.
+    /// Forgets idle keys and owners, and old usage, and keeps the counters of all nodes up to date.
+    /// Never returns.
     pub async fn run(&self) {
-        let mut tick = tokio::time::interval(SWEEP);
+        let mut tick = tokio::time::interval(RENEW);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ticks = 0_u32;
         loop {
             tick.tick().await;
-            self.flush();
-            self.sweep(rate::now());
+            self.renew().await;
+            ticks = ticks.wrapping_add(1);
+            if ticks.is_multiple_of(SWEEP) {
+                self.flush();
+                self.sweep(rate::now());
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use super::calendar::Day;
 use super::subject::SubjectId;
 
 /// Days that are kept: those of this month, and those of the month before.
-const KEPT_DAYS: u32 = 62;
+pub(super) const KEPT_DAYS: u32 = 62;
 /// Rows beyond which models are not told from one another any more: their names are the clients'.
 const MAX_ROWS: usize = 50_000;
 /// The name of all models then.
