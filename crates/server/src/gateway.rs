@@ -22,8 +22,9 @@ use crate::config::schema::Config;
 use crate::descriptors::refuse_without_descriptors;
 use crate::drain::{Drain, Signals};
 use crate::health_check::check_upstreams;
+use crate::limits::Limits;
 use crate::listeners::{Inherited, Listeners, Sockets, handover_path};
-use crate::metrics::{Deliveries, Metrics, Nodes, Storage, Upstreams};
+use crate::metrics::{Clients, Deliveries, Metrics, Nodes, Storage, Upstreams};
 use crate::neighbours::Neighbours;
 pub use crate::serve_error::ServeError;
 use crate::servers::{client_server, operations_server};
@@ -113,6 +114,9 @@ impl Gateway {
         let records = storage::delivery_records(store, shared.cluster.as_ref());
         let unfinished = records
             .map(|records| storage::recover(store, records, &shared.engine, &shared.webhooks));
+        if let Some(store) = store {
+            storage::recover_usage(store, &shared.engine, &shared.limits);
+        }
         if let Some(simulator) = &simulator {
             let account = shared.engine.account().clone();
             simulator.runtime().spawn(return_memory(account));
@@ -227,8 +231,16 @@ impl Gateway {
             None => None,
         };
         let looking = shared.neighbours.clone().map(|neighbours| {
-            let (engine, webhooks) = (shared.engine.clone(), shared.webhooks.clone());
-            tokio::spawn(async move { neighbours.watch(&engine, &webhooks).await })
+            let shared = shared.clone();
+            tokio::spawn(async move {
+                let Shared {
+                    engine,
+                    webhooks,
+                    limits,
+                    ..
+                } = &shared;
+                neighbours.watch(engine, webhooks, limits).await;
+            })
         });
         // Before the predecessor goes, so that a further successor finds one of the two.
         let takeover = takeover_socket(&shared.config, &sockets);
@@ -258,6 +270,8 @@ impl Gateway {
         let keys = shared.auth.clone();
         let keys = keys.map(|auth| tokio::spawn(async move { auth.watch().await }));
         let dispatcher = tokio::spawn(shared.webhooks.clone().run());
+        let limits = shared.limits.clone();
+        let limits = tokio::spawn(async move { limits.run().await });
         let served = (&mut serving).await;
         watch.abort();
         if let Some((serving, handle)) = operations {
@@ -290,6 +304,7 @@ impl Gateway {
         ending.abort();
         memory.abort();
         dispatcher.abort();
+        limits.abort();
         shared.webhooks.abandon();
         drain.abort();
         Ok(served.map_err(std::io::Error::other)??)
@@ -348,6 +363,11 @@ fn share(
     metrics.collect(Deliveries(webhooks.counters().clone()));
     metrics.collect(Storage(store.clone()));
     metrics.collect(Nodes(cluster.clone()));
+    let limits = Limits::new(&config);
+    if let Some(cluster) = &cluster {
+        limits.share_over(cluster.redis().clone(), cluster.tag().as_str());
+    }
+    metrics.collect(Clients(limits.clone()));
     Ok(Shared {
         engine,
         metrics,
@@ -358,6 +378,7 @@ fn share(
         auth,
         neighbours,
         cluster,
+        limits,
         config: Arc::new(config),
     })
 }

@@ -31,6 +31,7 @@ use crate::config::address_range::AddressRange;
 use crate::config::schema;
 use crate::config::schema::Config;
 use crate::host_policy::HostPolicy;
+use crate::limits::Limits;
 use crate::metrics::{Gauges, Metrics};
 use crate::neighbours::Neighbours;
 use crate::origin_policy::OriginPolicy;
@@ -65,6 +66,8 @@ pub struct Service {
     pub auth: Option<Arc<Authenticator>>,
     /// The node, where there are several.
     pub cluster: Option<Arc<Cluster>>,
+    /// Limits of clients, and what they have used.
+    pub limits: Arc<Limits>,
     /// The worker's part of the gauges.
     gauges: Gauges,
     /// Request headers that go to the upstream.
@@ -94,6 +97,8 @@ pub struct Shared {
     pub neighbours: Option<Arc<Neighbours>>,
     /// The node, where there are several.
     pub cluster: Option<Arc<Cluster>>,
+    /// Limits of clients, and what they have used.
+    pub limits: Arc<Limits>,
 }
 
 impl Shared {
@@ -216,6 +221,7 @@ impl Service {
             store: shared.store.clone(),
             auth: shared.auth.clone(),
             cluster: shared.cluster.clone(),
+            limits: shared.limits.clone(),
             forwarded,
         })
     }
@@ -292,7 +298,7 @@ impl Service {
             } else {
                 None
             },
-            meter: identity.meter(),
+            meter: identity.meter(&self.limits),
         }
     }
 

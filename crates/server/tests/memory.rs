@@ -72,6 +72,7 @@ impl Metered {
             store: None,
             auth: None,
             neighbours: None,
+            limits: tokenwire::limits::Limits::new(&config),
             cluster: None,
             config: Arc::new(config),
         };

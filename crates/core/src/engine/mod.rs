@@ -49,7 +49,7 @@ pub use generation_end::GenerationEnd;
 pub use history::{History, HistoryLimits};
 pub use located::{GenerationSource, KeyClaimed, Located, StoredGeneration};
 pub use lost_stream::{LOST_SEQ, LostStream};
-pub use meter::{Meter, Metered, MeteredStart};
+pub use meter::{Admission, Admitted, Meter, Metered, MeteredStart};
 pub use observer::{GenerationStart, Observer};
 pub use peer::{Peer, PeerError, ReadControl, RemoteLog, RemotePart};
 pub use registry::Registry;

@@ -202,6 +202,9 @@ async fn run(
         if let Some(failure) = broken_off
             && continue_elsewhere(writer, records, stream.as_mut(), failure)
         {
+            if !translator.has_usage() {
+                writer.continued_without_usage();
+            }
             translator.continue_elsewhere();
             deadlines.restart_token();
             deadlines.restart();
@@ -219,6 +222,12 @@ async fn run(
                 return None;
             }
             match writer.append(records) {
+                Ok(()) if writer.is_used_up() => {
+                    let reason = "max_output_tokens".to_owned();
+                    translator.end_early();
+                    let ending = Ending::Incomplete { reason };
+                    finish(writer, records, &mut translator, ending);
+                }
                 Ok(()) => {
                     reads += 1;
                     continue;

@@ -23,6 +23,7 @@ mod driver;
 mod holdings;
 mod large_record;
 mod log_version;
+mod output_meter;
 mod pending_end;
 mod remote_writer;
 mod render_cache;
@@ -39,6 +40,7 @@ pub use control::{ReaderGuard, Stop};
 pub use driver::Work;
 pub(crate) use driver::{drain, drive};
 pub use holdings::Holdings;
+pub use output_meter::OutputMeter;
 pub(crate) use remote_writer::{RemoteWriter, Wanted};
 pub use response_head::ResponseHead;
 pub use shared_pieces::SharedPieces;
@@ -301,6 +303,12 @@ impl Generation {
     #[must_use]
     pub fn outcome(&self) -> Option<Arc<Outcome>> {
         self.snapshot.lock().outcome().cloned()
+    }
+
+    /// Estimates the tokens of its answer so far from the log. An upstream's usage is exact.
+    #[must_use]
+    pub fn estimated_tokens(&self) -> u64 {
+        self.with_snapshot(Snapshot::estimated_tokens)
     }
 
     /// Whether the upstream has sent anything.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Generation;
+use super::output_meter::{OutputBound, OutputMeter};
 use super::pending_end::PendingEnd;
 use super::tail_source::{Role, TailSource};
 use super::write_lease::WriteLease;
@@ -43,6 +44,10 @@ pub(crate) struct Writer {
     appended: usize,
     /// The bytes at which the account is told of the growth next.
     count_at: usize,
+    /// Bounds the output, if that is metered.
+    bound: Option<Box<OutputBound>>,
+    /// Whether the output has reached its bound.
+    used_up: bool,
 }
 
 /// A generation's entry in the flusher of a store that other nodes read.
@@ -80,6 +85,26 @@ impl Writer {
             done: false,
             appended: 0,
             count_at: COUNT_FROM,
+            bound: None,
+            used_up: false,
+        }
+    }
+
+    /// Bounds the output by what this meter reserves.
+    pub(crate) fn meter_output(&mut self, meter: Arc<dyn OutputMeter>) {
+        self.bound = Some(Box::new(OutputBound::new(meter)));
+    }
+
+    /// Whether the output has reached its bound, so that the answer has to end.
+    pub(super) fn is_used_up(&self) -> bool {
+        self.used_up
+    }
+
+    /// Another upstream continues the answer of one that has not reported its usage.
+    pub(super) fn continued_without_usage(&self) {
+        if let Some(bound) = &self.bound {
+            let output = self.generation.estimated_tokens();
+            bound.meter().continued_without_usage(output);
         }
     }
 
@@ -194,6 +219,12 @@ impl Writer {
         if self.appended >= self.count_at {
             self.count_at = self.appended + self.appended.min(COUNT_STEP);
             self.generation.count_growth();
+        }
+        if let Some(bound) = &mut self.bound
+            && self.appended >= bound.check_at
+        {
+            let output = self.generation.estimated_tokens();
+            self.used_up |= !bound.check(self.appended, output);
         }
         Ok(())
     }

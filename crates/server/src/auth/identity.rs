@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use tokenwire_core::engine::{GenerationEnd, Meter, Metered, MeteredStart};
-use tokenwire_core::generation::Generation;
+use parking_lot::Mutex;
+use tokenwire_core::engine::{Admission, GenerationEnd, Meter, Metered, MeteredStart};
+use tokenwire_core::generation::{Generation, OutputMeter};
 use tokenwire_core::model::error::ApiError;
 use tokenwire_core::model::id::Owner;
 use tokenwire_core::upstream::Scope;
@@ -12,6 +13,7 @@ use super::credential::invalid;
 use super::key::Key;
 use super::revocation::{Revocation, Running};
 use crate::config::auth::Role;
+use crate::limits::{ClientMeter, Limits, Reservation, Reserving};
 
 /// Who sent a request: the holder of a key, or where credentials are not checked the anonymous owner,
 /// who may do everything.
@@ -62,10 +64,26 @@ impl Identity {
         self.0.as_ref().map(|key| &key.revocation)
     }
 
+    /// Returns the limits that apply to it, and the counters of what it uses; `None` where nothing of
+    /// clients is counted.
+    pub(crate) fn client(&self, limits: &Arc<Limits>) -> Option<ClientMeter> {
+        let Some(key) = &self.0 else {
+            return limits.anonymous();
+        };
+        let rights = &key.rights;
+        Some(limits.client(Some((key.id.clone(), &rights.limits)), &rights.owner))
+    }
+
     /// Returns what admits the generations that it starts.
-    pub(crate) fn meter(&self) -> Option<Arc<dyn Meter>> {
-        let key = self.0.clone()?;
-        Some(Arc::new(KeyMeter(key)))
+    pub(crate) fn meter(&self, limits: &Arc<Limits>) -> Option<Arc<dyn Meter>> {
+        let client = self.client(limits)?;
+        Some(match &self.0 {
+            Some(key) => Arc::new(KeyMeter {
+                key: key.clone(),
+                client,
+            }),
+            None => Arc::new(client),
+        })
     }
 
     /// Whether credentials are checked.
@@ -76,37 +94,86 @@ impl Identity {
 
 /// Admits what a key starts while it is valid: a socket outlives the check of its request.
 #[derive(Debug)]
-struct KeyMeter(Arc<Key>);
+struct KeyMeter {
+    key: Arc<Key>,
+    client: ClientMeter,
+}
 
 /// A generation that a key started.
 #[derive(Debug)]
 struct KeyMetered {
+    reservation: Arc<Reservation>,
     revocation: Arc<Revocation>,
-    running: Option<Running>,
+    running: Mutex<Option<Running>>,
+}
+
+// === impl KeyMeter ===
+
+impl KeyMeter {
+    /// Checks that the key is still valid.
+    fn check(&self) -> Result<(), ApiError> {
+        if self.key.revocation.is_revoked() {
+            return Err(invalid("The key is revoked."));
+        }
+        if self.key.is_expired() {
+            return Err(expired());
+        }
+        Ok(())
+    }
 }
 
 impl Meter for KeyMeter {
-    fn admit(&self, _start: &MeteredStart<'_>) -> Result<Box<dyn Metered>, ApiError> {
-        if self.0.revocation.is_revoked() {
-            return Err(invalid("The key is revoked."));
+    fn needs_usage(&self) -> bool {
+        self.client.needs_usage()
+    }
+
+    fn admit(&self, start: &MeteredStart<'_>) -> Admission {
+        if let Err(error) = self.check() {
+            return Admission::Now(Err(error));
         }
-        if self.0.is_expired() {
-            return Err(expired());
+        let revocation = self.key.revocation.clone();
+        let metered = |reservation| {
+            let running = Mutex::default();
+            Arc::new(KeyMetered {
+                reservation,
+                revocation,
+                running,
+            }) as Arc<dyn Metered>
+        };
+        match self.client.reserve(start) {
+            Reserving::Now(reserved) => Admission::Now(reserved.map(metered)),
+            Reserving::Later(reserved) => {
+                Admission::Later(Box::pin(async move { reserved.await.map(metered) }))
+            }
         }
-        Ok(Box::new(KeyMetered {
-            revocation: self.0.revocation.clone(),
-            running: None,
-        }))
+    }
+}
+
+// === impl KeyMetered ===
+
+impl OutputMeter for KeyMetered {
+    fn reserved(&self) -> Option<u64> {
+        self.reservation.reserved()
+    }
+
+    fn extend(&self, output: u64) -> Option<u64> {
+        self.reservation.extend(output)
+    }
+
+    fn continued_without_usage(&self, output: u64) {
+        self.reservation.continued_without_usage(output);
     }
 }
 
 impl Metered for KeyMetered {
-    fn started(&mut self, generation: &Arc<Generation>) {
-        self.running = Some(self.revocation.run(generation));
+    fn started(&self, generation: &Arc<Generation>) {
+        self.reservation.started(generation);
+        *self.running.lock() = Some(self.revocation.run(generation));
     }
 
-    fn ended(&mut self, _end: &GenerationEnd<'_>) {
-        self.running = None;
+    fn ended(&self, end: &GenerationEnd<'_>) {
+        self.running.lock().take();
+        self.reservation.ended(end);
     }
 }
 

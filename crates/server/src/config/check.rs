@@ -13,6 +13,7 @@ use super::address_check::{
 };
 use super::address_range::AddressRange;
 use super::cluster::{Cluster, is_every_address};
+use super::limits_check::check_limits;
 use super::models::Models;
 use super::schema::{Config, Hedging, KeyEntry, Replicate, Store, StoreKind, Upstream, Webhooks};
 use super::secret::{REDACTED, Secret};
@@ -46,6 +47,7 @@ pub(crate) fn check(config: &Config) -> Vec<Finding> {
     findings.store(&config.store);
     findings.auth(config);
     findings.cluster(config);
+    findings.0.extend(check_limits(config));
     if config
         .default_model
         .as_ref()

@@ -12,6 +12,7 @@ pub use super::chat::{
     Chat, CustomTools, DeveloperRole, MaxTokensField, ReasoningBack, StreamOptions,
     UnsupportedTools,
 };
+pub use super::client_limits::{ClientLimits, Overrun, Price, Prices, StoreAway};
 pub use super::cluster::Cluster;
 use super::secret::Secret;
 pub use super::timeouts::{TimeoutOverrides, Timeouts};
@@ -48,8 +49,10 @@ pub struct Config {
     pub breaker: Breaker,
     /// Streams and their readers.
     pub streams: Streams,
-    /// Limits of requests, connections and events.
+    /// Limits of requests, connections and events, and of what clients may use.
     pub limits: Limits,
+    /// Prices of models, which budgets are counted by.
+    pub prices: Prices,
     /// Sharing of answers between identical requests.
     pub reuse: Reuse,
     /// Storage of stream logs.
@@ -175,7 +178,7 @@ pub struct Streams {
     pub sealing_key: Option<Secret>,
 }
 
-/// Limits of requests, connections and events.
+/// Limits of requests, connections and events, and of what clients may use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
@@ -193,6 +196,19 @@ pub struct Limits {
     /// Size of an event from an upstream.
     #[serde(with = "size")]
     pub event: usize,
+    /// What each key may use.
+    pub per_key: ClientLimits,
+    /// What each owner may use, with all its keys.
+    pub per_owner: ClientLimits,
+    /// Output tokens that are reserved for a request which sets no limit, if the price of its model
+    /// has none.
+    pub reserve_output: u64,
+    /// What happens to an answer that outgrows what its owner may use.
+    #[serde(deserialize_with = "word")]
+    pub on_overrun: Overrun,
+    /// What happens to requests with limits while the Redis of the cluster is away.
+    #[serde(deserialize_with = "word")]
+    pub store_away: StoreAway,
 }
 
 /// Sharing of answers between identical requests, which send the same body and headers upstream.
@@ -458,6 +474,11 @@ impl Default for Limits {
             connections: 25_000,
             websocket_frame: None,
             event: 16 << 20,
+            per_key: ClientLimits::default(),
+            per_owner: ClientLimits::default(),
+            reserve_output: 4096,
+            on_overrun: Overrun::default(),
+            store_away: StoreAway::default(),
         }
     }
 }

@@ -24,6 +24,7 @@ use super::revocable_body::RevocableBody;
 use super::timing::Timing;
 use crate::admission::ConnectionLimits;
 use crate::host_policy::HostNotAllowed;
+use crate::limits::ClientMeter;
 use crate::origin_policy::{Effect, PageOrigin};
 use crate::service::Service;
 use tokenwire_connection::Reserved;
@@ -86,14 +87,21 @@ pub async fn request_middleware(
         Err(host) => refusal = refusal.or_else(|| Some(not_served(host))),
     }
     let mut revocation = None;
+    let mut limited = None;
     match identified {
         Ok(Some(identity)) => {
+            limited = identity.client(&service.limits);
             revocation = identity.revocation().cloned();
             request.extensions_mut().insert(identity);
+        }
+        Ok(None) if service.auth.is_none() && request.path().starts_with("/v1/") => {
+            limited = service.limits.anonymous();
         }
         Ok(None) => {}
         Err(error) => refusal = refusal.or(Some(error)),
     }
+    let limited = limited.filter(ClientMeter::is_limited);
+    let limited = limited.as_ref();
     let server = &service.config.server;
     let late = limit_body(&mut request, server.body_timeout, server.min_body_rate);
     let mut response = match refusal {
@@ -108,7 +116,15 @@ pub async fn request_middleware(
             .await
         {
             Ok(Ok(response)) => response.map_into_boxed_body(),
-            Ok(Err(error)) => return Err(complete(error.error_response(), version, &origin, id)),
+            Ok(Err(error)) => {
+                return Err(complete(
+                    error.error_response(),
+                    version,
+                    &origin,
+                    limited,
+                    id,
+                ));
+            }
             Err(_) => {
                 // The panic hook has reported the panic.
                 tracing::error!(request_id = %id, "a request handler panicked");
@@ -116,7 +132,13 @@ pub async fn request_middleware(
                     ErrorCode::InternalError,
                     "The gateway failed while it handled this request.",
                 );
-                return Err(complete(error_response(&error), version, &origin, id));
+                return Err(complete(
+                    error_response(&error),
+                    version,
+                    &origin,
+                    limited,
+                    id,
+                ));
             }
         },
     };
@@ -136,7 +158,7 @@ pub async fn request_middleware(
     if response.headers().contains_key(header::LOCATION) {
         timing.add_to(response.headers_mut());
     }
-    finish(response.response_mut(), version, &origin, id);
+    finish(response.response_mut(), version, &origin, limited, id);
     let response = match counted {
         Some(counted) => response.map_body(|_, body| GuardedBody::attach(body, counted)),
         None => response,
@@ -162,7 +184,13 @@ fn refused(error: &ApiError) -> HttpResponse {
 }
 
 /// Adds what every response has. HTTP/1.0 has neither chunks nor, by default, kept connections.
-fn finish<B>(response: &mut HttpResponse<B>, version: Version, origin: &PageOrigin, id: String) {
+fn finish<B>(
+    response: &mut HttpResponse<B>,
+    version: Version,
+    origin: &PageOrigin,
+    limited: Option<&ClientMeter>,
+    id: String,
+) {
     if version < Version::HTTP_11 {
         response.head_mut().no_chunking(true);
         response
@@ -170,6 +198,9 @@ fn finish<B>(response: &mut HttpResponse<B>, version: Version, origin: &PageOrig
             .set_connection_type(ConnectionType::Close);
     }
     let headers = response.headers_mut();
+    if let Some(client) = limited {
+        client.write_headers(headers);
+    }
     origin.expose(headers);
     if let Ok(value) = HeaderValue::try_from(id) {
         headers.insert(X_REQUEST_ID, value);
@@ -181,9 +212,10 @@ fn complete(
     mut response: HttpResponse,
     version: Version,
     origin: &PageOrigin,
+    limited: Option<&ClientMeter>,
     id: String,
 ) -> Error {
-    finish(&mut response, version, origin, id);
+    finish(&mut response, version, origin, limited, id);
     InternalError::from_response("answered", response).into()
 }
 

@@ -21,6 +21,7 @@ mod sockets;
 mod streams;
 mod timing;
 mod unknown_path;
+mod usage;
 mod webhooks;
 
 pub use access::Operations;
