@@ -37,6 +37,8 @@ pub(crate) struct Writer {
     appended: usize,
     /// The bytes at which the account is told of the growth next.
     count_at: usize,
+    /// Bytes of an incomplete event that the account was told of.
+    buffered: usize,
 }
 
 /// Steps in which the account is told of a generation's growth: it doubles up to the largest.
@@ -60,6 +62,7 @@ impl Writer {
             done: false,
             appended: 0,
             count_at: COUNT_FROM,
+            buffered: 0,
         }
     }
 
@@ -82,10 +85,11 @@ impl Writer {
         &self.generation
     }
 
-    /// Appends the collected records.
-    pub(crate) fn append(&mut self, records: &mut RecordWriter) -> Result<(), AppendError> {
+    /// Appends the collected records. Returns whether the account was told of more bytes, so that it
+    /// may be exceeded.
+    pub(crate) fn append(&mut self, records: &mut RecordWriter) -> Result<bool, AppendError> {
         if records.batch().is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         self.publish_templates(records);
         let changes = records.take_changes();
@@ -99,11 +103,26 @@ impl Writer {
         self.mark();
         self.appended += records.batch().byte_len();
         records.clear();
-        if self.appended >= self.count_at {
+        let counts = self.appended >= self.count_at;
+        if counts {
             self.count_at = self.appended + self.appended.min(COUNT_STEP);
-            self.generation.count_growth();
         }
-        Ok(())
+        if counts || self.buffered > 0 {
+            self.buffered = 0;
+            self.generation.count_growth(0);
+        }
+        Ok(counts)
+    }
+
+    /// Notes that this much of an event is received that is not complete. Returns as
+    /// [`Writer::append`].
+    pub(crate) fn note_buffered(&mut self, bytes: usize) -> bool {
+        let counts = bytes >= self.buffered + COUNT_STEP;
+        if counts {
+            self.buffered = bytes;
+            self.generation.count_growth(bytes);
+        }
+        counts
     }
 
     /// Appends the collected records, which end with the terminal event, and seals the log.
