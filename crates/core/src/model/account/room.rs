@@ -6,7 +6,7 @@
 //! ```text
 //!               ┌─ no more than the limit is held ─────▶ goes on, the best first
 //!   asks ─▶ waits ─ nothing can be released ───────────▶ the best one gets the turn: it goes on to its end
-//!               └─ one of them has waited for 30 s ────▶ the youngest is ended
+//!               └─ none of them went on for 30 s ──────▶ the youngest is ended
 //! ```
 //!
 //! Answers whose readers have taken all that is there come before the others, older ones before
@@ -25,7 +25,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::{Account, Full};
 
-/// The longest wait. Then the youngest answer is ended.
+/// The longest wait while no other one that waits goes on. Then the youngest answer is ended.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// A waiting answer looks again after this time: small releases tell no one.
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -53,6 +53,8 @@ struct Queue {
     ended: BTreeSet<Age>,
     /// When the last batch began, and how many of it may still go on.
     batch: Option<(Instant, usize)>,
+    /// When one that waited last went on.
+    went_on: Option<Instant>,
     /// When what is kept was last asked to give way.
     relieved: Option<Instant>,
 }
@@ -169,14 +171,17 @@ impl Queue {
             let goes_on = is_best && left > 0;
             self.batch = Some((began, left - usize::from(goes_on)));
             if goes_on {
+                self.went_on = Some(now);
                 return Reply::GoOn;
             }
         } else if is_best && self.turn.is_none() {
             self.turn = Some(rank.age);
+            self.went_on = Some(now);
             return Reply::TakeTurn;
         }
-        let waited = self.waiting.get(&rank).map(|waiter| waiter.since);
-        if waited.is_some_and(|since| now.duration_since(since) >= LONGEST_WAIT) {
+        let since = self.waiting.get(&rank).map(|waiter| waiter.since);
+        let since = since.max(self.went_on);
+        if since.is_some_and(|since| now.duration_since(since) >= LONGEST_WAIT) {
             return self.end_youngest(rank, now);
         }
         Reply::Wait
@@ -184,9 +189,7 @@ impl Queue {
 
     /// Chooses the youngest answer to be ended, and gives the others more time.
     fn end_youngest(&mut self, asks: Rank, now: Instant) -> Reply {
-        for waiter in self.waiting.values_mut() {
-            waiter.since = now;
-        }
+        self.went_on = Some(now);
         let youngest = self.waiting.keys().max_by_key(|rank| rank.age).copied();
         let Some(youngest) = youngest.filter(|youngest| *youngest != asks) else {
             return Reply::End;
