@@ -75,7 +75,7 @@ pub struct Subscription {
     out: BytesMut,
     /// Counts the frames of the last poll until the next one: the reader is writing them.
     charge: Option<Charge>,
-    /// A record that is returned in pieces. There is a charge meanwhile.
+    /// A record that is returned in pieces.
     large: Option<Box<LargeReader>>,
     /// Bytes that were returned without a pause, as far as they are counted.
     turn: usize,
@@ -154,17 +154,16 @@ impl Subscription {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, SubscriptionError>>> {
-        if let Some(charge) = &self.charge {
+        if let Some(charge) = self.charge.take() {
             self.turn += charge.bytes();
-            if self.turn >= TURN_BYTES {
-                self.turn = 0;
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            self.charge = None;
-            if let Some(piece) = self.next_piece() {
-                return Poll::Ready(Some(Ok(piece)));
-            }
+        }
+        if self.turn >= TURN_BYTES {
+            self.turn = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if let Some(piece) = self.next_piece() {
+            return Poll::Ready(Some(Ok(piece)));
         }
         let mut silent = 0;
         loop {
