@@ -27,7 +27,7 @@ use super::{Account, Full};
 
 /// The longest wait while no other one that waits goes on. Then the youngest answer is ended.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
-/// A waiting answer looks again after this time: small releases tell no one.
+/// A waiting answer looks again after this time: small releases wake none.
 const INTERVAL: Duration = Duration::from_millis(50);
 /// The time in which a batch of answers that may go on has grown.
 const BATCH: Duration = Duration::from_millis(10);

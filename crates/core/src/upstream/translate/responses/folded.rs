@@ -1,8 +1,6 @@
 //! Closing events that repeat what was streamed, as nearly all do. They are folded as they come, so
 //! that no text is copied or decoded once more.
 
-use std::borrow::Cow;
-
 use serde_json::Value;
 
 use super::emit::{part_text, push_folded};
@@ -95,7 +93,7 @@ impl ResponsesTranslator {
         if known.done || known.announced_arguments || known.kind != *kind {
             return None;
         }
-        if !repeats(&item, &*records.relayed_items().get_folded(at)?) {
+        if !repeats(&item, &records.relayed_items().get_folded(at)?) {
             return None;
         }
         known.done = true;
@@ -120,7 +118,7 @@ impl ResponsesTranslator {
         for (item, at) in output.iter().zip(self.opened.match_output(&output)) {
             let at = at?;
             let known = self.opened.get(at).filter(|known| known.done)?;
-            if !repeats(item, &*records.relayed_items().get_folded(at)?) {
+            if !repeats(item, &records.relayed_items().get_folded(at)?) {
                 return None;
             }
             *items.get_mut(at as usize)? = self.kept(item, &known.id);
@@ -156,6 +154,6 @@ fn repeats(item: &Members<'_>, streamed: &Value) -> bool {
     lists
         && fields.into_iter().all(|field| {
             let known = streamed[field].as_str().unwrap_or_default();
-            item.text(field).unwrap_or(Cow::Borrowed("")) == known
+            item.text(field).unwrap_or_default() == known
         })
 }
