@@ -429,4 +429,8 @@ impl TokenStream for Body {
             Step::Panic => panic!("the script says that reading panics"),
         })
     }
+
+    fn buffered(&self) -> usize {
+        self.decoder.memory_size()
+    }
 }

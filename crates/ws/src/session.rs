@@ -474,7 +474,15 @@ impl SocketSession {
 
     /// Starts the next create of each freed lane, while there is room for what they reply. One that
     /// starts nothing frees its lane again, so it does not hold up those behind it.
+    #[inline]
     fn start_waiting(&mut self) {
+        if !self.freed.is_empty() {
+            self.start_freed();
+        }
+    }
+
+    #[cold]
+    fn start_freed(&mut self) {
         while self.has_room()
             && let Some(lane) = self.freed.pop_front()
         {

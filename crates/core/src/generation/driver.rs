@@ -18,6 +18,7 @@ use super::Generation;
 use super::control::{Stop, TimeoutState};
 use super::writer::Writer;
 use crate::log::AppendError;
+use crate::model::account::{Full, Growth};
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::{Ending, EventKind, Failure};
 use crate::model::secret::Seal;
@@ -222,15 +223,28 @@ async fn run(
                 return None;
             }
             match writer.append(records) {
-                Ok(()) if writer.is_used_up() => {
+                Ok(_) if writer.is_used_up() => {
                     let reason = "max_output_tokens".to_owned();
                     translator.end_early();
                     let ending = Ending::Incomplete { reason };
                     finish(writer, records, &mut translator, ending);
                 }
-                Ok(()) => {
+                Ok(mut grown) => {
                     reads += 1;
-                    continue;
+                    if deadlines.read_no_event {
+                        grown |= writer.note_buffered(stream.buffered());
+                    }
+                    if !grown {
+                        continue;
+                    }
+                    match deadlines.room().await {
+                        Ok(()) => continue,
+                        Err(interrupt) => {
+                            let ending = interrupt.into_ending();
+                            finish(writer, records, &mut translator, ending);
+                            return None;
+                        }
+                    }
                 }
                 Err(AppendError::Full { .. }) => {
                     tracing::warn!(generation = %generation.meta().id, "the answer exceeds the limit on one stream");
@@ -318,6 +332,8 @@ enum Step {
 enum Interrupt {
     Stopped(Stop),
     Timeout(ErrorCode),
+    /// The memory for streams was used up for a long time, and this is the youngest.
+    NoRoom,
 }
 
 impl Interrupt {
@@ -344,13 +360,17 @@ impl Interrupt {
                 };
                 ApiError::new(code, what)
             }
+            Self::NoRoom => ApiError::new(
+                ErrorCode::Overloaded,
+                "The gateway ended this answer: the memory for streams (streams.max_memory) is used up by older ones.",
+            ),
         }
     }
 
     fn into_ending(self) -> Ending {
         match self {
             Self::Stopped(Stop::Cancelled | Stop::Abandoned) => Ending::Cancelled,
-            Self::Stopped(Stop::ShuttingDown) | Self::Timeout(_) => {
+            Self::Stopped(Stop::ShuttingDown) | Self::Timeout(_) | Self::NoRoom => {
                 Ending::Failed(Failure::from(&self.to_api_error()))
             }
         }
@@ -373,6 +393,11 @@ struct Deadlines {
     abandoned: Option<Abandoned>,
     /// The timeouts do not run.
     paused: bool,
+    /// The upstream is not read: the account is exceeded.
+    waits_for_room: bool,
+    growth: Option<Box<Growth>>,
+    /// Whether the last read completed no event.
+    read_no_event: bool,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -400,8 +425,40 @@ impl Deadlines {
             after_finish: AFTER_FINISH,
             abandoned: None,
             paused: false,
+            waits_for_room: false,
+            growth: None,
+            read_no_event: false,
             timer,
         }
+    }
+
+    /// Waits until the answer may grow. The timeouts do not run meanwhile.
+    async fn room(&mut self) -> Result<(), Interrupt> {
+        let asked = Instant::now();
+        let generation = self.generation.clone();
+        let growth = self.growth.take();
+        let mut growth =
+            growth.unwrap_or_else(|| Box::new(generation.account().growth(self.started)));
+        self.waits_for_room = true;
+        let room = std::future::poll_fn(|cx| {
+            let room = growth.poll_room(cx, generation.log().is_behind());
+            if let Poll::Ready(room) = room {
+                return Poll::Ready(room.map_err(|Full| Interrupt::NoRoom));
+            }
+            self.poll(cx).map(Err)
+        })
+        .await;
+        self.waits_for_room = false;
+        self.growth = Some(growth);
+        let waited = asked.elapsed();
+        self.started += waited;
+        for noted in [&mut self.last_event, &mut self.finished] {
+            *noted = noted.map(|noted| noted + waited);
+        }
+        if let Some(turn) = room? {
+            generation.hold_turn(turn);
+        }
+        Ok(())
     }
 
     /// Another upstream is asked. Its first event is waited for like the next one of the first, and
@@ -455,6 +512,7 @@ impl Deadlines {
                 Flow::Continue
             }
         });
+        self.read_no_event = !events;
         // Before the first token nothing restarts a timeout: a server may send comments while the
         // request waits in its queue.
         if tokens || (events && self.last_event.is_some()) {
@@ -566,11 +624,12 @@ impl Deadlines {
                 .map(|deadline| (deadline, interrupt))
         };
         let timeout = |from: Instant, after: Duration, code| {
-            (!after.is_zero() && !self.paused)
+            (!after.is_zero() && !self.paused && !self.waits_for_room)
                 .then(|| deadline(from, after, Interrupt::Timeout(code)))
                 .flatten()
         };
         let tokens = match (self.finished, self.last_event) {
+            _ if self.waits_for_room => None,
             (Some(finished), _) => deadline(
                 finished,
                 self.after_finish,

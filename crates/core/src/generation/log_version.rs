@@ -45,7 +45,7 @@ fn unfolded(
     with_json(first, records, |json| {
         let mut whole = Vec::with_capacity(json.len());
         snapshot.write_folded(json, &mut whole);
-        FoldedJson::stored(String::from_utf8(whole).unwrap_or_default())
+        FoldedJson::of_folded(String::from_utf8(whole).unwrap_or_default())
     })
 }
 

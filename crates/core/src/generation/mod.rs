@@ -59,7 +59,7 @@ use tokio::sync::Notify;
 
 use crate::dialect::{self, ItemIndex, View};
 use crate::log::{LogHeader, LogTail, Position, ReadError, ReadPosition, TailEnd};
-use crate::model::account::Account;
+use crate::model::account::{Account, Turn};
 use crate::model::event::{DeltaTarget, EventKind, Outcome};
 use crate::model::id::Seq;
 use crate::model::include::{Form, Include};
@@ -140,7 +140,7 @@ impl Generation {
             account: holdings.account().clone(),
             holdings: Mutex::new(holdings),
         });
-        generation.count_growth();
+        generation.count_growth(0);
         generation
     }
 
@@ -467,9 +467,10 @@ impl Generation {
         }
     }
 
-    /// Counts what it holds now. Called each time that it has grown by some KiB.
-    pub(crate) fn count_growth(&self) {
-        let (object, log) = (self.object_size(), self.log.memory_size());
+    /// Counts what it holds now, and `buffered` bytes of an event that is not complete. Called each
+    /// time that it has grown by some KiB.
+    pub(crate) fn count_growth(&self, buffered: usize) {
+        let (object, log) = (self.object_size() + buffered, self.log.memory_size());
         self.holdings.lock().grow(object, log);
     }
 
@@ -483,6 +484,11 @@ impl Generation {
     pub(crate) fn count_end(&self) {
         let (object, log) = (self.object_size(), self.log.memory_size());
         self.holdings.lock().settle(object, log);
+    }
+
+    /// Holds the turn to exceed the limit of memory until the generation is dropped.
+    fn hold_turn(&self, turn: Turn) {
+        self.holdings.lock().hold_turn(turn);
     }
 
     /// The account that counts it.

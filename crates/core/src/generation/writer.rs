@@ -48,6 +48,8 @@ pub(crate) struct Writer {
     bound: Option<Box<OutputBound>>,
     /// Whether the output has reached its bound.
     used_up: bool,
+    /// Bytes of an incomplete event that the account was told of.
+    buffered: usize,
 }
 
 /// A generation's entry in the flusher of a store that other nodes read.
@@ -85,6 +87,7 @@ impl Writer {
             done: false,
             appended: 0,
             count_at: COUNT_FROM,
+            buffered: 0,
             bound: None,
             used_up: false,
         }
@@ -199,10 +202,11 @@ impl Writer {
         &self.generation
     }
 
-    /// Appends the collected records.
-    pub(crate) fn append(&mut self, records: &mut RecordWriter) -> Result<(), AppendError> {
+    /// Appends the collected records. Returns whether the account was told of more bytes, so that it
+    /// may be exceeded.
+    pub(crate) fn append(&mut self, records: &mut RecordWriter) -> Result<bool, AppendError> {
         if records.batch().is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         self.publish_templates(records);
         let changes = records.take_changes();
@@ -216,9 +220,13 @@ impl Writer {
         self.mark();
         self.appended += records.batch().byte_len();
         records.clear();
-        if self.appended >= self.count_at {
+        let counts = self.appended >= self.count_at;
+        if counts {
             self.count_at = self.appended + self.appended.min(COUNT_STEP);
-            self.generation.count_growth();
+        }
+        if counts || self.buffered > 0 {
+            self.buffered = 0;
+            self.generation.count_growth(0);
         }
         if let Some(bound) = &mut self.bound
             && self.appended >= bound.check_at
@@ -226,7 +234,18 @@ impl Writer {
             let output = self.generation.estimated_tokens();
             self.used_up |= !bound.check(self.appended, output);
         }
-        Ok(())
+        Ok(counts)
+    }
+
+    /// Notes that this much of an event is received that is not complete. Returns as
+    /// [`Writer::append`].
+    pub(crate) fn note_buffered(&mut self, bytes: usize) -> bool {
+        let counts = bytes >= self.buffered + COUNT_STEP;
+        if counts {
+            self.buffered = bytes;
+            self.generation.count_growth(bytes);
+        }
+        counts
     }
 
     /// Appends the collected records, which end with the terminal event, and seals the log.

@@ -244,6 +244,11 @@ pub trait TokenStream: Send {
         sink: &mut dyn FnMut(SseEvent<'_>) -> Flow,
     ) -> Poll<StreamStep>;
 
+    /// Returns the memory that the part of an event takes which was received so far, in bytes.
+    fn buffered(&self) -> usize {
+        0
+    }
+
     /// Called once, when the first token was read.
     fn first_token(&mut self) {}
 

@@ -155,7 +155,8 @@ pub struct Streams {
     #[serde(with = "duration::option")]
     pub retain_responses: Option<Duration>,
     /// Memory for all requests and answers, from the first byte of a body on. The oldest finished
-    /// answers are removed first. Past it requests are refused.
+    /// answers are removed first. Past it requests are refused, and running streams wait for each
+    /// other.
     #[serde(with = "size")]
     pub max_memory: usize,
     /// Memory for the log of one stream. [`Streams::max_stream_bytes`] caps it at `max_memory`.
