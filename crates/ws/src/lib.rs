@@ -17,6 +17,7 @@
 //! response.
 
 mod body;
+mod credential;
 mod frame_guard;
 mod framing;
 mod lanes;
@@ -28,7 +29,8 @@ mod session;
 mod upgrade;
 mod waiting_commands;
 
-pub use upgrade::{WebSocketOptions, upgrade};
+pub use credential::{Renewal, SocketAccess, SocketCredential, SocketReads, TicketCheck};
+pub use upgrade::{WebSocketOptions, refuse, upgrade};
 
 /// The examples of the README are compiled as doctests.
 #[cfg(doctest)]

@@ -3,12 +3,13 @@
 //!
 //! Redis is asked once for a stream of another node, never per token: `membership` says where the
 //! process of a tag listens and whether it is alive, and `claims` has the idempotency keys.
-//! `source` puts the two together for the engine.
+//! `source` puts the two together for the engine. `tickets` has the tickets that were used.
 
 mod claims;
 mod membership;
 mod node_record;
 mod source;
+mod tickets;
 
 pub use membership::ClusterStatus;
 pub use source::ClusterSource;
