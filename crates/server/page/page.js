@@ -2,7 +2,7 @@
 import { Announcer } from "./announcer.js";
 import { Conversation } from "./conversation.js";
 import { copy, element } from "./element.js";
-import { takeFromAddress, useKey } from "./key.js";
+import { ready, takeFromAddress, useKey } from "./key.js";
 import { Meter } from "./meter.js";
 import { models } from "./past.js";
 import { looksLikeCredential } from "/tokenwire.js";
@@ -129,6 +129,7 @@ conversation.addEventListener("status", ({ detail: state }) => {
   if (state === "offline") announcer.say("You are offline. The answer continues when you are online again.");
 });
 conversation.addEventListener("end", ({ detail: { status, text, error } }) => {
+  if (error?.status === 401) askForKey(error.message);
   if (error) announcer.say(error.explanation ?? error.message);
   else {
     announcer.follow(text, { done: true });
@@ -221,14 +222,14 @@ $("key-form").addEventListener("submit", (event) => {
   $("key").value = "";
   $("key-form").hidden = true;
   useKey(key);
-  offerModels().then(openLink);
+  ready().then(offerModels).then(openLink);
   $("question").focus();
 });
 
 function openLink() {
   if (takeFromAddress()) {
     $("key-form").hidden = true;
-    offerModels();
+    ready().then(offerModels);
     return;
   }
   // A key in the address would stay in the history and in every copied link.
@@ -249,5 +250,5 @@ addEventListener("popstate", () => {
 });
 
 refresh();
-offerModels().then(openLink);
+ready().then(offerModels).then(openLink);
 if (matchMedia("(pointer: fine)").matches) $("question").focus();

@@ -182,9 +182,6 @@ async fn send(
             .into_iter()
             .collect();
         let socket = RawSocket::connect(world.address, path, &headers).await;
-        let code = ["invalid_ticket", "origin_forbidden", "ticket_not_allowed"];
-        // The body of a refusal is read with the head or not at all.
-        drop(code);
         return (socket.head[9..12].parse().unwrap(), String::new());
     }
     let mut request = Request::new(world.address, method, path);
@@ -258,7 +255,7 @@ async fn tickets_that_are_not_valid_are_refused_on_every_route() {
         config.auth.keys_file = Some(path);
     });
     let (id, other) = (begin(&world, ALICE).await, begin(&world, ALICE).await);
-    let asked = world.simulator.stats().requests;
+    let asked = world.simulator.stats().chat_completions;
     let mut cases: Vec<(String, char, String, u16, &str)> = Vec::new();
     for (kind, body) in kinds(&id) {
         let make = async |key: &str, members: Value| {
@@ -338,7 +335,7 @@ async fn tickets_that_are_not_valid_are_refused_on_every_route() {
         }
     }
     assert_eq!(
-        world.simulator.stats().requests,
+        world.simulator.stats().chat_completions,
         asked,
         "the upstream was asked"
     );
@@ -478,7 +475,7 @@ async fn a_stream_ticket_is_good_from_its_first_use_until_its_end() {
     let path = |text: &str| with_ticket(&format!("/v1/streams/{id}"), text);
     assert_eq!(world.get(&path(&used)).answer().await.status, 200);
     let head = Request::new(world.address, "HEAD", &path(&head_only));
-    assert_eq!(head.answer().await.status, 200);
+    assert_eq!(head.send().await.status().await, 200);
     eventually("the end of the time for a first use", async || {
         now() > by_when
     })
@@ -939,4 +936,179 @@ async fn tickets_and_their_uses_outlive_the_process_with_a_store() {
     assert_eq!(support::get(&gateway, &run).await.id(), first);
     let socket = RawSocket::connect(gateway.address, &with_ticket("/v1/ws", &owner), &[]).await;
     assert!(socket.head.starts_with("HTTP/1.1 401"), "{}", socket.head);
+}
+
+// === cookies ===
+
+const HOST: &str = "chat.example.com";
+const OWN: &str = "https://chat.example.com";
+const LISTED: &str = "https://app.example.com";
+
+fn with_https(config: &mut Config) {
+    keys(config);
+    config.server.public_url = Some(OWN.to_owned());
+    config.server.allowed_origins = vec![LISTED.to_owned()];
+}
+
+/// Returns a cookie of this key.
+async fn cookie(world: &World, key: &str, members: Value) -> String {
+    let body = with(
+        json!({"cookie": true, "may": ["read", "start", "cancel"]}),
+        members,
+    );
+    let request = by(world.post("/v1/tickets", &body), key).header("host", HOST);
+    let answer = request.answer().await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(
+        answer.json(),
+        json!({"ticket": null, "url": "https://chat.example.com/"})
+    );
+    let line = answer.header("set-cookie").unwrap();
+    let (pair, attributes) = line.split_once("; Max-Age=").unwrap();
+    let (seconds, attributes) = attributes.split_once("; ").unwrap();
+    assert!(
+        (1..=43_200).contains(&seconds.parse::<u64>().unwrap()),
+        "{line}"
+    );
+    assert_eq!(attributes, "Path=/; Secure; HttpOnly; SameSite=Strict");
+    assert!(pair.starts_with("__Host-tokenwire=tkt_"), "{line}");
+    pair.to_owned()
+}
+
+#[tokio::test]
+async fn a_cookie_counts_only_from_own_and_listed_origins() {
+    let world = start(with_https);
+    let cookie = cookie(&world, ALICE, json!({})).await;
+    let id = begin(&world, ALICE).await;
+    for (method, path, body, good) in routes() {
+        // The routes of starting and reading, and lists.
+        let lists =
+            method == "GET" && (path.starts_with("/v1/models") || path.ends_with("/input_items"));
+        let is_good = lists || !good.is_empty();
+        if method == "UPGRADE" {
+            continue;
+        }
+        for (origin, site, is_allowed) in [
+            (Some(OWN), None, true),
+            (Some(LISTED), None, true),
+            (None, Some("same-origin"), true),
+            (Some("http://localhost:5173"), None, false),
+            (Some("https://evil.example"), None, false),
+            (Some("null"), None, false),
+            (None, Some("cross-site"), false),
+            (None, Some("same-site"), false),
+            (None, None, false),
+        ] {
+            let mut request = Request::new(world.address, method, &path.replace("ID", &id))
+                .header("host", HOST)
+                .header("cookie", &cookie);
+            for (name, value) in [("origin", origin), ("sec-fetch-site", site)] {
+                if let Some(value) = value {
+                    request = request.header(name, value);
+                }
+            }
+            if let Some(body) = &body {
+                request = request
+                    .header("content-type", "application/json")
+                    .body(body.to_string());
+            }
+            let mut exchange = request.send().await;
+            let status = exchange.status().await;
+            let what = format!("{method} {path} {origin:?} {site:?}: {status}");
+            if is_allowed && is_good {
+                assert!(matches!(status, 200 | 204), "{what}");
+                let allowed = exchange.header("access-control-allow-credentials").await;
+                let expected = (origin == Some(LISTED)).then_some("true");
+                assert_eq!(allowed.as_deref(), expected, "{what}");
+            } else {
+                assert_eq!(status, 403, "{what}");
+                let allowed = exchange.header("access-control-allow-credentials").await;
+                assert!(allowed.is_none() || origin == Some(LISTED), "{what}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_cookie_opens_sockets_and_streams_of_its_owner() {
+    let world = start(with_https);
+    let cookie = cookie(&world, ALICE, json!({})).await;
+    let upgrade = async |origin: &str| {
+        let headers = [("origin", origin), ("cookie", &*cookie)];
+        RawSocket::connect_to(world.address, HOST, "/v1/ws", &headers).await
+    };
+    for (origin, status) in [
+        (OWN, "101"),
+        (LISTED, "101"),
+        ("http://localhost:5173", "403"),
+    ] {
+        for _ in 0..2 {
+            let socket = upgrade(origin).await;
+            assert_eq!(&socket.head[9..12], status, "{origin}");
+        }
+    }
+    let get = |path: &str| {
+        let request = world
+            .get(path)
+            .header("host", HOST)
+            .header("cookie", &cookie);
+        request
+            .header("sec-fetch-site", "same-origin")
+            .header("sec-fetch-mode", "cors")
+    };
+    let started = get("/v1/streams?input=%5B%5Btokens%3D2%5D%5D")
+        .answer()
+        .await;
+    assert_eq!(started.status, 200, "{}", started.text());
+    let own = by(world.get(&format!("/v1/responses/{}", started.id())), ALICE);
+    assert_eq!(own.answer().await.status, 200);
+    // A key in a header wins.
+    let bobs = by(get(&format!("/v1/responses/{}", started.id())), BOB);
+    assert_eq!(bobs.answer().await.status, 404);
+    // Neither is good in the place of the other.
+    let (_, text) = cookie.split_once('=').unwrap();
+    let moved = world
+        .get(&with_ticket("/v1/models", text))
+        .header("host", HOST);
+    assert_eq!(code(&moved.answer().await), "ticket_not_allowed");
+    let other = ticket(&world, ALICE, json!({"stream": started.id()})).await;
+    let moved = world
+        .get(&format!("/v1/streams/{}", started.id()))
+        .header("host", HOST)
+        .header("sec-fetch-site", "same-origin")
+        .header("cookie", &format!("a=b; __Host-tokenwire={other}"));
+    assert_eq!(code(&moved.answer().await), "ticket_not_allowed");
+    for wrong in ["tkt_x", "", "%"] {
+        let request = world
+            .get("/v1/models")
+            .header("host", HOST)
+            .header("sec-fetch-site", "same-origin")
+            .header("cookie", &format!("__Host-tokenwire={wrong}"));
+        assert_eq!(code(&request.answer().await), "invalid_ticket", "{wrong}");
+    }
+    // The session may do no more than it says.
+    let read_only = self::cookie(&world, ALICE, json!({"may": ["read"]})).await;
+    let post = world
+        .post("/v1/responses", &response("tokens=1"))
+        .header("host", HOST)
+        .header("origin", OWN)
+        .header("cookie", &read_only);
+    assert_eq!(code(&post.answer().await), "ticket_not_allowed");
+}
+
+#[tokio::test]
+async fn a_cookie_is_set_over_https_only_and_not_by_a_ticket() {
+    let world = start(keys);
+    let answer = ask(&world, ALICE, &json!({"cookie": true})).await;
+    assert_eq!((answer.status, &*code(&answer)), (400, "invalid_value"));
+    assert_eq!(answer.json()["error"]["param"], "cookie");
+    assert_eq!(answer.header("set-cookie"), None);
+    let world = start(with_https);
+    let cookie = cookie(&world, ALICE, json!({})).await;
+    let again = world
+        .post("/v1/tickets", &json!({"cookie": true}))
+        .header("host", HOST)
+        .header("origin", OWN)
+        .header("cookie", &cookie);
+    assert_eq!(code(&again.answer().await), "ticket_not_allowed");
 }
