@@ -14,7 +14,7 @@ use tokenwire_core::engine::{
 use tokenwire_core::log::{LogLimits, LogStore};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::{GenerationId, Owner, Tag, TaggedIds};
-use tokenwire_core::model::shown::Include;
+use tokenwire_core::model::include::Include;
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::{
     BreakerPolicy, ConcurrencyPolicy, Continuation, EndpointStats, Hedge, ModelBinding, OpenAi,
@@ -30,12 +30,12 @@ use crate::cluster::Cluster;
 use crate::config::address_range::AddressRange;
 use crate::config::schema;
 use crate::config::schema::Config;
-use crate::hosts::HostPolicy;
+use crate::host_policy::HostPolicy;
 use crate::metrics::{Gauges, Metrics};
 use crate::neighbours::Neighbours;
-use crate::origins::OriginPolicy;
+use crate::origin_policy::OriginPolicy;
 use crate::sealing;
-pub use crate::upstreams::SharedUpstream;
+pub use crate::shared_upstream::SharedUpstream;
 use tokenwire_webhooks::Webhooks;
 
 const X_UPSTREAM_AUTHORIZATION: HeaderName = HeaderName::from_static("x-upstream-authorization");

@@ -8,9 +8,9 @@ use tokenwire_core::model::id::GenerationId;
 use tokenwire_core::model::record::RecordBatch;
 use tokio::sync::oneshot;
 
-use crate::files::StoreFile;
 use crate::index::Merged;
 use crate::recovery::Recovered;
+use crate::store_file::StoreFile;
 
 /// Where an answer goes.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;

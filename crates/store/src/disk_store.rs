@@ -20,13 +20,13 @@ use tokenwire_core::model::record::RecordBatch;
 use tokio::sync::oneshot;
 
 use crate::command::{Command, Reply, Seal};
-use crate::files::Answers;
 use crate::folder::Folder;
 use crate::health::StoreStatus;
 use crate::index::Entry;
 use crate::options::DiskOptions;
 use crate::recovery::{Recovered, recover};
 use crate::shared::Shared;
+use crate::store_file::Answers;
 use crate::writer::Writer;
 use crate::{reader, writer};
 

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use tokenwire_core::log::{Epoch, LogHeader, StoreError};
 use tokenwire_core::model::id::{GenerationId, Owner, Seq};
 
-use crate::files::{FileId, Place, StoreFile};
+use crate::store_file::{FileId, Place, StoreFile};
 
 /// Ids of deleted logs that are remembered. A late append to an older one finds no log.
 const TOMBSTONES: usize = 1 << 16;

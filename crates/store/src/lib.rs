@@ -52,15 +52,15 @@
 
 #![forbid(unsafe_code)]
 
-mod body;
 mod command;
 mod disk_store;
-mod files;
+mod entry_body;
 mod folder;
 mod frame;
 mod health;
 mod index;
 mod listing;
+mod neighbours;
 mod options;
 mod output;
 mod queue;
@@ -70,11 +70,11 @@ mod recovery;
 pub mod redis;
 mod removal;
 mod shared;
+mod store_file;
 mod syncer;
-mod takeover;
 mod writer;
 
 pub use disk_store::{DiskStore, OpenError};
 pub use health::{StoreState, StoreStatus};
+pub use neighbours::{Neighbour, Neighbours};
 pub use options::DiskOptions;
-pub use takeover::{Neighbour, Neighbours};

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use tokenwire_core::log::{LogHeader, StoreError};
 use tokenwire_core::model::id::GenerationId;
 
-use crate::body::{self, LogHead, ObjectHead};
-use crate::files::{StoreFile, failed};
+use crate::entry_body::{self, LogHead, ObjectHead};
 use crate::frame::{self, FILE_HEAD, Found, Frames, HEAD, Kind};
 use crate::index::{KeyHash, header_key};
+use crate::store_file::{StoreFile, failed};
 
 /// Logs or objects of one list.
 pub(crate) const LISTED: usize = 256;
@@ -52,7 +52,9 @@ impl Listed {
 /// Appends a list. Returns whether it fits.
 pub(crate) fn push_listing(out: &mut Vec<u8>, before: u32, items: Vec<Listed>) -> bool {
     let listing = Listing { before, items };
-    frame::push(out, Kind::Listing, 0, |out| body::encode(&listing, out))
+    frame::push(out, Kind::Listing, 0, |out| {
+        entry_body::encode(&listing, out)
+    })
 }
 
 /// Appends the footer of a file whose last list lies at this offset.
@@ -106,7 +108,7 @@ fn lists(file: &StoreFile) -> Result<Option<Vec<u32>>, StoreError> {
 }
 
 fn list(file: &StoreFile, offset: u32) -> Result<Listing, StoreError> {
-    body::decode(&file.frame_at(u64::from(offset), Kind::Listing)?)
+    entry_body::decode(&file.frame_at(u64::from(offset), Kind::Listing)?)
 }
 
 /// What was found in a file without lists, until there is enough for a part.
@@ -164,7 +166,7 @@ fn step(file: &StoreFile, offset: u64) -> Result<Option<(Option<Listed>, u64)>, 
     let (header, rest) = match head.kind {
         Kind::Log => {
             let bytes = file.frame(offset, head.frame_len(), head.kind)?;
-            let log: LogHead = body::decode(&bytes)?;
+            let log: LogHead = entry_body::decode(&bytes)?;
             if !log.is_plausible() {
                 return Err(StoreError::Corrupt);
             }
@@ -172,7 +174,7 @@ fn step(file: &StoreFile, offset: u64) -> Result<Option<(Option<Listed>, u64)>, 
         }
         Kind::Object => {
             let bytes = file.frame(offset, head.frame_len(), head.kind)?;
-            let object: ObjectHead = body::decode(&bytes)?;
+            let object: ObjectHead = entry_body::decode(&bytes)?;
             let header = LogHeader::decode(&object.header)?;
             (header, u64::from(object.length))
         }

@@ -15,13 +15,13 @@ use tokenwire_core::model::record::RecordBatch;
 
 use bytes::Bytes;
 
-use crate::body::{self, EntryBody, LogHead, now};
-use crate::files::{Answers, FileId, FileKind, Place, StoreFile};
+use crate::entry_body::{self, EntryBody, LogHead, now};
 use crate::folder::{Folder, Taken};
 use crate::frame::{FILE_HEAD, FileHead, Found, Frames, Head, Kind};
 use crate::index::{Chunk, Entry, IdKey, Index, KeptLog, RunningLog};
 use crate::listing::{Listed, each_part};
 use crate::options::DiskOptions;
+use crate::store_file::{Answers, FileId, FileKind, Place, StoreFile};
 
 /// What earlier processes left.
 #[derive(Debug, Default)]
@@ -157,7 +157,7 @@ impl Recovered {
             if head.kind != Kind::Entry {
                 return;
             }
-            match body::decode::<EntryBody>(body) {
+            match entry_body::decode::<EntryBody>(body) {
                 Ok(EntryBody {
                     key,
                     value: Some(value),
@@ -266,7 +266,7 @@ fn journal(file: &StoreFile, index: &Index, logs: &mut HashMap<u32, JournalLog>)
         };
         match head.kind {
             Kind::Log => {
-                let Ok(log) = body::decode::<LogHead>(body) else {
+                let Ok(log) = entry_body::decode::<LogHead>(body) else {
                     return;
                 };
                 // One that was not written to its end leaves the earlier frames as they are.
@@ -302,7 +302,7 @@ fn journal(file: &StoreFile, index: &Index, logs: &mut HashMap<u32, JournalLog>)
             }
             Kind::Ended => {
                 if let Some(found) = logs.get_mut(&head.log) {
-                    found.ended = body::decode(body).ok();
+                    found.ended = entry_body::decode(body).ok();
                 }
             }
             Kind::Object
@@ -317,7 +317,7 @@ fn journal(file: &StoreFile, index: &Index, logs: &mut HashMap<u32, JournalLog>)
 
 /// Adds a frame to a log, if it follows the one before. After a damaged frame none does.
 fn extend(log: &mut RunningLog, body: &[u8], place: Place, length: usize) {
-    let Ok((first, records)) = body::records(body) else {
+    let Ok((first, records)) = entry_body::records(body) else {
         return;
     };
     if first != log.end {

@@ -8,9 +8,9 @@ use parking_lot::{Condvar, Mutex};
 use tokenwire_core::log::StoreError;
 use tokio::sync::oneshot;
 
-use crate::files::{FileKind, StoreFile, failed};
 use crate::health::{Health, Thread};
 use crate::queue::after;
+use crate::store_file::{FileKind, StoreFile, failed};
 
 /// What the thread has to do.
 #[derive(Debug, Default)]

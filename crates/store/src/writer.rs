@@ -9,9 +9,8 @@ use bytes::Bytes;
 use tokenwire_core::log::{Block, Blocks, Epoch, LogHeader, StoreError};
 use tokenwire_core::model::id::{GenerationId, Seq};
 
-use crate::body::{self, EntryBody, LogHead, ObjectHead, WholeLog, now};
 use crate::command::{Command, Seal};
-use crate::files::{FileId, FileKind, Place, StoreFile};
+use crate::entry_body::{self, EntryBody, LogHead, ObjectHead, WholeLog, now};
 use crate::folder::Folder;
 use crate::frame::{self, Kind};
 use crate::index::{Chunk, Entry, IdKey, KeptLog, RunningLog};
@@ -21,6 +20,7 @@ use crate::queue::{Received, after};
 use crate::reader::{log_head, object_head, whole};
 use crate::recovery::Recovered;
 use crate::shared::Shared;
+use crate::store_file::{FileId, FileKind, Place, StoreFile};
 use crate::syncer::remove;
 
 /// How often files are rotated and removed.
@@ -174,7 +174,7 @@ impl Writer {
         };
         self.buffer.clear();
         if !frame::push(&mut self.buffer, Kind::Log, number, |out| {
-            body::encode(&head, out);
+            entry_body::encode(&head, out);
         }) {
             return Err(StoreError::Corrupt);
         }
@@ -230,7 +230,7 @@ impl Writer {
         staged: &mut Vec<Staged>,
     ) -> Result<Seq, StoreError> {
         let offset = self.buffer.len();
-        if !body::push_records(&mut self.buffer, log, block.first, block.bytes) {
+        if !entry_body::push_records(&mut self.buffer, log, block.first, block.bytes) {
             return Err(StoreError::Corrupt);
         }
         staged.push(Staged {
@@ -418,7 +418,7 @@ impl Writer {
         };
         self.buffer.clear();
         if !frame::push(&mut self.buffer, Kind::Object, 0, |out| {
-            body::encode(&head, out);
+            entry_body::encode(&head, out);
         }) {
             return Err(StoreError::Corrupt);
         }
@@ -461,7 +461,7 @@ impl Writer {
         }
         let mut bytes = Vec::new();
         frame::push(&mut bytes, Kind::Ended, number, |out| {
-            body::encode(&now(), out);
+            entry_body::encode(&now(), out);
         });
         let _ = self.journal.append(&self.shared, &mut bytes);
     }
@@ -583,7 +583,7 @@ impl Writer {
                 let key = key.clone();
                 let entry = EntryBody { key, value };
                 frame::push(&mut self.buffer, Kind::Entry, 0, |out| {
-                    body::encode(&entry, out);
+                    entry_body::encode(&entry, out);
                 });
             }
         }
@@ -668,7 +668,7 @@ impl Writer {
         let mut whole = WholeLog::default();
         for (next, length) in &head.chunks {
             let bytes = file.frame(offset, *length as usize, Kind::Records)?;
-            let (_, records) = body::records(&bytes)?;
+            let (_, records) = entry_body::records(&bytes)?;
             whole.add(0, records, Seq(*next));
             offset += u64::from(*length);
         }
@@ -834,7 +834,9 @@ impl Writer {
                 key,
                 value: Some(serde_bytes::ByteBuf::from(value.to_vec())),
             };
-            frame::push(&mut bytes, Kind::Entry, 0, |out| body::encode(&entry, out));
+            frame::push(&mut bytes, Kind::Entry, 0, |out| {
+                entry_body::encode(&entry, out)
+            });
         }
         let span = Duration::MAX;
         self.entries = Output::new(FileKind::Entries, span);

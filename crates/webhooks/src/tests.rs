@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokenwire_core::model::id::GenerationId;
 
 use super::delivery::{Attempted, DeliveryError, Status};
-use super::queue::Job;
+use super::delivery_queue::Job;
 use super::*;
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";

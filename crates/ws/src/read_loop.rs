@@ -11,9 +11,9 @@ use actix_ws::{
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::credential::Expiry;
 use crate::frame_guard::{Refusal, Refused};
 use crate::session::SocketSession;
+use crate::socket_credential::Expiry;
 
 /// Pings and end of one socket.
 #[derive(Clone, Debug)]

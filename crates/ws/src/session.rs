@@ -22,18 +22,18 @@ use tokenwire_core::model::account::AccountKind;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::gauge::Gauge;
 use tokenwire_core::model::id::{GenerationId, Seq};
-use tokenwire_core::model::shown::Include;
+use tokenwire_core::model::include::Include;
 use tokenwire_core::model::snapshot::Status;
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::credential::{Expiry, SocketCredential, TicketCheck};
-use crate::framing::{StreamId, TextFrames};
 use crate::lanes::{LaneKey, Lanes, QueuedCreate};
 use crate::message::{self, Command, Named, Rejected, Resume};
 use crate::readers::{Broken, Frames, POLL_BYTES, Readers};
 use crate::replies::Replies;
+use crate::socket_credential::{Expiry, SocketCredential, TicketCheck};
+use crate::text_frames::{StreamId, TextFrames};
 use crate::waiting_commands::WaitingCommands;
 
 /// Bounds and identity of one socket.

@@ -13,10 +13,10 @@ use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::gauge::Gauge;
 
 use crate::body::SocketBody;
-use crate::credential::{SocketCredential, TicketCheck};
 use crate::frame_guard::{FrameGuard, MessageLimits};
 use crate::read_loop::{CREDENTIAL_REFUSED, KeepAlive, read_loop};
 use crate::session::{SessionOptions, SocketSession};
+use crate::socket_credential::{SocketCredential, TicketCheck};
 
 /// Bounds and timeouts of one socket. The defaults suit a socket of one browser tab.
 #[derive(Clone, Debug)]

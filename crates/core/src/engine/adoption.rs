@@ -4,19 +4,19 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{SharedEngine, lost};
+use super::{SharedEngine, lost_stream};
 use crate::generation::Generation;
 use crate::log::StoreError;
 use crate::model::id::GenerationId;
-use crate::model::shown::Form;
+use crate::model::include::Form;
 
 impl SharedEngine {
-    /// Takes over a stored log whose writer is lost, and ends it in the next epoch: closes what is
+    /// Takes over a stored log whose writer is lost_stream, and ends it in the next epoch: closes what is
     /// open and appends `response.failed` with `producer_lost`. Its readers then get what the
     /// [resume table](super::resume) says. The ending is stored when this returns.
     ///
     /// A log that has ended is only read. A generation that this process has is returned as it is.
-    /// The caller makes sure that the writer is lost: one that is alive is fenced, and its readers
+    /// The caller makes sure that the writer is lost_stream: one that is alive is fenced, and its readers
     /// are cut off.
     ///
     /// # Errors
@@ -42,7 +42,7 @@ impl SharedEngine {
         let account = self.account.clone();
         let generation = Generation::restore(&**store, id, account).await?;
         if let Some(epoch) = adopted {
-            let ending = generation.end_adopted(epoch, &lost::writer_lost(id))?;
+            let ending = generation.end_adopted(epoch, &lost_stream::writer_lost(id))?;
             let object = generation
                 .meta()
                 .store

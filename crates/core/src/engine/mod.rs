@@ -21,11 +21,10 @@ mod follower;
 mod generation_end;
 mod history;
 mod located;
-mod lost;
+mod lost_stream;
 mod meter;
 mod observer;
 mod peer;
-mod peer_access;
 mod persistence;
 mod plan;
 mod registry;
@@ -35,27 +34,28 @@ mod resolve;
 pub mod resume;
 mod retention;
 mod reuse;
+mod served_log;
 mod session_responses;
 mod silence;
 mod start;
 mod start_request;
 mod stored_source;
-mod upstream_items;
+mod upstream_input;
 
 pub use builder::{EngineBuilder, SharedEngine};
 pub use end_notifier::{EndNotifier, OnEnd};
 pub use generation_end::GenerationEnd;
 pub use history::{History, HistoryLimits};
 pub use located::{GenerationSource, KeyClaimed, Located, StoredGeneration};
-pub use lost::{LOST_SEQ, LostStream};
+pub use lost_stream::{LOST_SEQ, LostStream};
 pub use meter::{Meter, Metered, MeteredStart};
 pub use observer::{GenerationStart, Observer};
 pub use peer::{Peer, PeerError, ReadControl, RemoteLog, RemotePart};
-pub use peer_access::{ServedKey, ServedLog};
 pub use registry::Registry;
 pub use resume::{Cursor, Place, ReaderKind, Resumption};
 pub use retention::Retention;
 pub use reuse::{Freshness, Reuse, ReuseOptions, Reused};
+pub use served_log::{ServedKey, ServedLog};
 pub use session_responses::SessionResponses;
 pub use start::Started;
 pub use start_request::{Caller, StartRequest};
@@ -151,7 +151,7 @@ impl Engine {
         owner: &Owner,
     ) -> Result<Arc<Generation>, ApiError> {
         let found = self.find_or_lost(id, owner, Part::Object).await?;
-        found.ok_or_else(|| lost::producer_lost(id))
+        found.ok_or_else(|| lost_stream::producer_lost(id))
     }
 
     /// Returns the generation of this id, if it is in this process and this owner's.

@@ -7,15 +7,15 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::conversation::{Conversation, bytes};
-use super::upstream_items::{self, UpstreamInput};
+use super::upstream_input::{self, UpstreamInput};
 use super::{Engine, StartRequest};
 use crate::generation::Work;
 use crate::log::LogHeader;
 use crate::model::account::{AccountKind, Charge};
 use crate::model::error::ApiError;
 use crate::model::id::{GenerationId, Owner};
+use crate::model::include::{ENCRYPTED_REASONING, Include};
 use crate::model::json::unsupported;
-use crate::model::shown::{ENCRYPTED_REASONING, Include};
 use crate::model::snapshot::{Api, Meta};
 use crate::model::time::unix_now;
 use crate::request::{
@@ -351,7 +351,7 @@ impl Engine {
             Some(text) => items.push(text),
             None => items.extend(responses.raw_input()),
         }
-        let input = upstream_items::write(&items, credential.as_deref());
+        let input = upstream_input::write(&items, credential.as_deref());
         (input, credential)
     }
 
@@ -366,7 +366,7 @@ impl Engine {
         let model = responses.model();
         let key = request.client_key.as_ref();
         let credential =
-            upstream_items::credential_of(input).or_else(|| upstream_items::credential_of(history));
+            upstream_input::credential_of(input).or_else(|| upstream_input::credential_of(history));
         match credential {
             Some(credential) => self.upstream.route_to(model.as_deref(), key, &credential),
             None => self.upstream.route(model.as_deref(), key),

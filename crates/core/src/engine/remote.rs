@@ -7,13 +7,13 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::registry::Registry;
 use super::{Engine, Located, Peer, PeerError, ReadControl, RemoteLog, RemotePart};
-use super::{SharedEngine, lost, unreachable};
+use super::{SharedEngine, lost_stream, unreachable};
 use crate::generation::{Generation, RemoteWriter, Stop, Wanted};
 use crate::log::{Block, Blocks, LogStore, StoreError, StoredLog};
 use crate::model::error::ApiError;
 use crate::model::id::{GenerationId, Owner};
+use crate::model::include::Form;
 use crate::model::record::RecordBatch;
-use crate::model::shown::Form;
 
 /// How long a request waits for a process that does not answer.
 const ANSWER: Duration = Duration::from_secs(3);
@@ -354,7 +354,9 @@ impl Follower {
                 .unwrap_or(Err(StoreError::Corrupt))?;
         }
         let epoch = store.adopt(id).await?;
-        let ending = self.writer.end_adopted(epoch, &lost::writer_lost(id))?;
+        let ending = self
+            .writer
+            .end_adopted(epoch, &lost_stream::writer_lost(id))?;
         let object = generation.meta().store;
         let object = object.then(|| generation.response_in(Form::Kept).into());
         seal(store, id, epoch, ending, object).await?;

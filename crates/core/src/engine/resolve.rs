@@ -11,9 +11,9 @@ use super::{Engine, Located, SessionResponses, StartRequest};
 use crate::generation::Generation;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::id::{GenerationId, Owner};
+use crate::model::include::{ENCRYPTED, PRIVATE, without};
 use crate::model::json::{Members, raw_value};
 use crate::model::secret::Secret;
-use crate::model::shown::{ENCRYPTED, PRIVATE, without};
 use crate::request::ResponsesRequest;
 
 /// Digits of an item's number at the end of its id.

@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 use super::Engine;
 use super::directory::Part;
-use super::lost::{LOST_SEQ, LostStream, producer_lost};
+use super::lost_stream::{LOST_SEQ, LostStream, producer_lost};
 use crate::generation::{Generation, ReaderGuard};
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::id::{GenerationId, Owner, Seq};

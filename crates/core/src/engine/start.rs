@@ -15,14 +15,14 @@ use super::meter::MeteredStart;
 use super::observer::{Observation, Observers};
 use super::reuse::{Freshness, Leader, Reused, Role};
 use super::silence::Silence;
-use super::{Engine, KeyClaimed, SessionResponses, StartRequest, lost};
+use super::{Engine, KeyClaimed, SessionResponses, StartRequest, lost_stream};
 use crate::generation::{Generation, Holdings, ReaderGuard, Writer, drain, drive};
 use crate::log::{IdempotencyKey, LogHeader, LogTail};
 use crate::model::account::AccountKind;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::EventKind;
 use crate::model::id::{GenerationId, Owner};
-use crate::model::shown::Include;
+use crate::model::include::Include;
 use crate::model::snapshot::Api;
 use crate::request::StreamRequest;
 use crate::upstream::translate::RecordWriter;
@@ -369,7 +369,7 @@ impl Engine {
                     });
                 }
                 // Its upstream may have been asked.
-                Ok(None) => return Err(lost::producer_lost(&id)),
+                Ok(None) => return Err(lost_stream::producer_lost(&id)),
                 Err(error) if error.code.as_deref() == Some(not_found) => {
                     // Another process may have claimed the key for it just now.
                     if id.tag().is_none() || attempts == ATTEMPTS {

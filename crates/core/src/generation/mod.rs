@@ -20,7 +20,6 @@
 
 mod control;
 mod driver;
-mod flush_source;
 mod holdings;
 mod large_record;
 mod remote_writer;
@@ -29,6 +28,7 @@ mod response_head;
 mod restore;
 mod shared_pieces;
 mod subscription;
+mod tail_source;
 mod writer;
 
 pub(crate) use control::FollowerGuard;
@@ -55,11 +55,11 @@ use crate::log::{LogHeader, LogTail, Position, ReadError, ReadPosition, TailEnd}
 use crate::model::account::Account;
 use crate::model::event::{DeltaTarget, EventKind, Outcome};
 use crate::model::id::Seq;
+use crate::model::include::{Form, Include};
 use crate::model::pieces::Pieces;
 use crate::model::record::{Content, KnownTemplate, RecordBatch};
 use crate::model::relayed_items::RelayedItems;
 use crate::model::shared_list::one_more;
-use crate::model::shown::{Form, Include};
 use crate::model::snapshot::{Api, Meta, Snapshot, Status};
 use crate::upstream::translate::{History, is_completion};
 use control::Control;

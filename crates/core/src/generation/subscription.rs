@@ -18,8 +18,8 @@ use crate::dialect::{Dialect, Framing, RenderKey, Rendered, Renderer};
 use crate::log::{LogReader, ReadError};
 use crate::model::account::{AccountKind, Charge};
 use crate::model::id::Seq;
+use crate::model::include::Include;
 use crate::model::record::{BatchPosition, CorruptRecord, RecordBatch, Records};
-use crate::model::shown::Include;
 
 /// The size at which one poll stops adding records.
 const POLL_BYTES: usize = 64 * 1024;

@@ -324,6 +324,13 @@ impl Config {
         self.upstreams.is_empty()
     }
 
+    /// Whether an upstream has a key that clients without credentials could spend.
+    #[must_use]
+    pub fn has_upstream_key(&self) -> bool {
+        let mut upstreams = self.upstreams.iter();
+        upstreams.any(|upstream| upstream.api_key.is_some())
+    }
+
     /// Returns the model of requests without one.
     ///
     /// If none is configured: the simulator's; else the first model that the first upstream lists by

@@ -12,7 +12,7 @@ use tokenwire_core::model::error::{ApiError, ErrorCode};
 use super::health::StatusOnly;
 use super::presented;
 use crate::auth::{Asked, Authenticator, Identity, check_route, has_credential};
-use crate::hosts::ClientHost;
+use crate::host_policy::ClientHost;
 use crate::service::Service;
 
 /// Returns who sent a request to a path under `/v1`. Without `auth` credentials are ignored, but for

@@ -12,7 +12,7 @@ use tokenwire_core::engine::{Cursor, Freshness, StartRequest};
 use tokenwire_core::model::account::{AccountKind, Charge};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::GenerationId;
-use tokenwire_core::model::shown::Include;
+use tokenwire_core::model::include::Include;
 use tokenwire_core::request::{StreamRequest, check_idempotency_key};
 use tokenwire_sse::last_event_id;
 

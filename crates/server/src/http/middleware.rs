@@ -25,8 +25,8 @@ use super::revocable_body::RevocableBody;
 use super::timing::Timing;
 use crate::admission::ConnectionLimits;
 use crate::auth::Identity;
-use crate::hosts::{ClientHost, HostNotAllowed};
-use crate::origins::{Effect, OriginPolicy, PageOrigin};
+use crate::host_policy::{ClientHost, HostNotAllowed};
+use crate::origin_policy::{Effect, OriginPolicy, PageOrigin};
 use crate::service::Service;
 use tokenwire_connection::Reserved;
 

@@ -10,7 +10,7 @@ use crate::generation::Generation;
 use crate::log::StoredLog;
 use crate::model::error::ApiError;
 use crate::model::id::{GenerationId, Owner, Seq};
-use crate::model::shown::Form;
+use crate::model::include::Form;
 
 /// A generation of this process, for another one.
 #[derive(Debug)]

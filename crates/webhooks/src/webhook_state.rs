@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::delivery::{Attempted, DeliveryError, Number, Reason};
-use crate::queue::{DeliveryQueue, Notice, NoticeKind};
+use crate::delivery_queue::{DeliveryQueue, Notice, NoticeKind};
 use crate::records::{DeliveryRecords, Record, with_enabled, with_end};
 use crate::sender::Sender;
 

@@ -9,7 +9,7 @@ use crate::log::{
     BlockRange, Epoch, FlushSource, LogHeader, ReadError, Released, StoreError, TailEnd,
 };
 use crate::model::id::Seq;
-use crate::model::shown::Form;
+use crate::model::include::Form;
 
 /// The tail of a generation, for as long as this epoch is the stored log's.
 #[derive(Debug)]

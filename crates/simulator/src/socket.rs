@@ -12,14 +12,14 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::stats::{Guard, Ledger};
+use crate::stats::{Guard, Recorder};
 
 /// A socket, counted while it is open.
 #[derive(Debug)]
 pub(crate) struct Socket {
     stream: TcpStream,
     control: Arc<Control>,
-    ledger: Arc<Ledger>,
+    recorder: Arc<Recorder>,
 }
 
 /// The state of the socket that a response body uses.
@@ -36,14 +36,14 @@ pub(crate) struct Control {
 // === impl Socket ===
 
 impl Socket {
-    pub(crate) fn new(stream: TcpStream, ledger: Arc<Ledger>) -> (Self, Arc<Control>) {
-        ledger.connected();
+    pub(crate) fn new(stream: TcpStream, recorder: Arc<Recorder>) -> (Self, Arc<Control>) {
+        recorder.connected();
         let control = Arc::new(Control::default());
         (
             Self {
                 stream,
                 control: Arc::clone(&control),
-                ledger,
+                recorder,
             },
             control,
         )
@@ -57,7 +57,7 @@ impl Drop for Socket {
             let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
         }
         self.control.finished.lock().clear();
-        self.ledger.disconnected();
+        self.recorder.disconnected();
     }
 }
 

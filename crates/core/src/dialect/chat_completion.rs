@@ -12,8 +12,8 @@ use super::chat::finish_reason;
 use super::chat_delta::{annotation, call_id, image};
 use super::item_index::inside;
 use crate::model::event::ItemHead;
+use crate::model::include::Form;
 use crate::model::json::{self, Members};
-use crate::model::shown::Form;
 use crate::model::snapshot::{Meta, Snapshot};
 use crate::upstream::translate::{chat_usage, complete_logprobs};
 

@@ -5,7 +5,7 @@ use actix_web::dev::RequestHead;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
-use crate::hosts::{ClientHost, host_of, is_label, is_loopback};
+use crate::host_policy::{ClientHost, host_of, is_label, is_loopback};
 
 /// Response headers that pages may read, beside every `x-ratelimit-*`.
 const EXPOSED: &str = "Location, X-Request-Id, X-Upstream-Request-Id, Retry-After, X-Should-Retry, \
@@ -275,7 +275,7 @@ impl PageOrigin {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hosts::HostPolicy;
+    use crate::host_policy::HostPolicy;
     use actix_web::test::TestRequest;
 
     fn policy() -> OriginPolicy {

@@ -12,10 +12,10 @@ use tokenwire_core::model::id::{GenerationId, Tag};
 
 use crate::command::Command;
 use crate::disk_store::DiskStore;
-use crate::files::FileKind;
 use crate::folder::{Folder, Taken, tag};
 use crate::index::Merged;
 use crate::recovery::Recovered;
+use crate::store_file::FileKind;
 
 /// What was found beside the store's own folder.
 #[derive(Debug, Default)]

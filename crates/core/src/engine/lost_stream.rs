@@ -3,7 +3,7 @@
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::{Ending, EventKind, Failure, Outcome};
 use crate::model::id::{GenerationId, Owner, Seq};
-use crate::model::shown::Form;
+use crate::model::include::Form;
 use crate::model::snapshot::{Api, Meta, Snapshot};
 use crate::model::time::unix_now;
 use crate::request::ResponsesRequest;

@@ -7,8 +7,8 @@ use std::collections::HashMap;
 
 use serde_json::value::RawValue;
 
+use crate::model::include::{ENCRYPTED, KeptWith, PRIVATE, without};
 use crate::model::json::{Members, push_array, quoted};
-use crate::model::shown::{ENCRYPTED, KeptWith, PRIVATE, without};
 
 /// The input of a request to a Responses upstream.
 pub(super) struct UpstreamInput {
