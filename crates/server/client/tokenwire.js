@@ -563,7 +563,7 @@ export class TokenStream {
 
   /** A ticket that has expired, such as during sleep, is replaced with the next attempt. */
   #noteRefusal(error) {
-    if (!(error instanceof TokenwireError) || error.status !== 401 || !this.#options.getTicket) return;
+    if (!(error instanceof TokenwireError) || error.code !== "invalid_ticket" || !this.#options.getTicket) return;
     this.#startTicket = null;
     this.#refusals += 1;
     error.retryable = this.#refusals < MOST_REFUSALS;
