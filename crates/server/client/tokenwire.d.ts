@@ -160,7 +160,7 @@ export class TokenwireSocket {
 
 /** A failure, with a message for users and a code for programs. */
 export class TokenwireError extends Error {
-  /** The gateway's or the upstream's error code, or this module's: `connection_lost`, `unreachable`, `closed`, … */
+  /** The gateway's or the upstream's error code, or this module's: `connection_lost`, `unreachable`, `stream_lost`, `closed`, … */
   readonly code: string | null;
   readonly status: number | null;
   readonly type: string | null;
@@ -177,6 +177,8 @@ export class TokenwireError extends Error {
 
 /** Parses `text/event-stream` from bytes that may be split anywhere. */
 export class SseParser {
+  /** The pause before a reconnect that the stream names, in milliseconds; null if it names none. */
+  readonly retry: number | null;
   push(bytes: Uint8Array): { event: string; data: string; id: string }[];
 }
 

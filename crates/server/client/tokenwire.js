@@ -31,6 +31,8 @@ const SLEPT = 15_000;
 const MOST_REFUSALS = 3;
 /** Pause between retries while the system reports that it is offline, in milliseconds. The gateway may be on this machine. */
 const OFFLINE_RETRY = 30_000;
+/** Time for which a connection without an event must be open to count as restored, in milliseconds. */
+const SETTLED = 300;
 
 /** A gateway that takes a log over from another process goes on at the next multiple of this number. */
 const EPOCH = 2 ** 24;
@@ -88,6 +90,8 @@ const EXPLANATIONS = new Map([
   ["connection_queued", "The browser opens six HTTP/1.1 connections to a gateway, over all tabs, and all are in use. This answer waits for one. Close other tabs, or use the transport \"ws\"."],
   ["unreachable", "The gateway cannot be reached. Check your network, and that the gateway is running."],
   ["not_found", "This answer is not kept any more, or it never existed."],
+  ["producer_lost", "The gateway was restarted in the middle of this answer. What had arrived is kept. Let the model continue it, or ask again."],
+  ["stream_lost", "The gateway has not kept this answer: it was restarted, or the answer was deleted. What had arrived is kept. Let the model continue it, or ask again."],
   ["upstream_unreachable", "The gateway is up, but the model server behind it cannot be reached. Try again, or ask its operator."],
   ["upstream_auth", "The model server refused the gateway's key. The gateway's operator has to correct it."],
   ["upstream_truncated", "The model server broke off in the middle of the answer. The part before it is shown; ask again for a complete one."],
@@ -162,6 +166,10 @@ export class SseParser {
   #data = [];
   #event = "";
   #id = "";
+  #retry = null;
+
+  /** The pause before a reconnect that the stream names, in milliseconds; null if it names none. */
+  get retry() { return this.#retry; }
 
   /** Returns the messages that these bytes complete. */
   push(bytes) {
@@ -203,6 +211,7 @@ export class SseParser {
     if (field === "data") this.#data.push(value);
     else if (field === "event") this.#event = value;
     else if (field === "id" && !value.includes("\0")) this.#id = value;
+    else if (field === "retry" && /^\d+$/.test(value)) this.#retry = Number(value);
   }
 }
 
@@ -537,6 +546,9 @@ export class TokenStream {
         error = caught;
       }
       if (this.#settled) return;
+      if (error.status === 404 && this.#applied > 0) {
+        throw new TokenwireError("The gateway does not have the rest of this stream.", { code: "stream_lost", status: 404, responseId: this.#id, cause: error });
+      }
       if (this.#applied > applied) attempt = 0;
       if (error.code === "backlog_full") {
         this.#setState("streaming");
@@ -747,7 +759,8 @@ export class TokenStream {
     if (response.status === 204) return this.#catchUp(signal);
     if (!response.ok) throw await ofAnswer(response);
     if (this.#settled) return;
-    this.#setState("streaming");
+    const applied = this.#applied;
+    const undoOpen = this.#openSoon();
     const parser = new SseParser();
     const reader = response.body.getReader();
     const release = hold(this.#options.baseUrl);
@@ -756,7 +769,7 @@ export class TokenStream {
       for (;;) {
         const { done, value } = await reader.read().catch((error) => { throw signal.aborted ? signal.reason : lost("The connection broke.", { cause: error }); });
         if (signal.aborted) throw signal.reason;
-        if (done) throw lost("The connection ended before the answer did.");
+        if (done) throw lost("The connection ended before the answer did.", this.#applied > applied ? {} : { retryAfter: parser.retry });
         this.#heard = now();
         for (const message of parser.push(value)) {
           if (message.data !== "[DONE]") this.#receive(this.#parse(message.data));
@@ -765,9 +778,19 @@ export class TokenStream {
       }
     } finally {
       undo();
+      undoOpen();
       release();
       reader.cancel().catch(() => {});
     }
+  }
+
+  /**
+   * Sets the state to streaming if the connection stays open: a busy gateway answers, names a pause and closes. Returns a function
+   * that calls it off. An event sets the state as well.
+   */
+  #openSoon() {
+    const timer = quietly(setTimeout(() => { if (!this.#settled && this.#state !== "streaming") this.#setState("streaming"); }, SETTLED));
+    return () => clearTimeout(timer);
   }
 
   #parse(data) {
@@ -839,14 +862,16 @@ export class TokenStream {
     await new Promise((resolve, reject) => {
       const source = new EventSource(`${this.#options.baseUrl}${path}`, { withCredentials: this.#options.credentials === "include" });
       let release = () => {};
-      const end = (act, value) => { undo(); release(); release = () => {}; source.close(); act(value); };
+      let undoOpen = () => {};
+      const end = (act, value) => { undo(); undoOpen(); release(); release = () => {}; source.close(); act(value); };
       const undo = follow(signal, () => end(reject, signal.reason));
       source.onopen = () => {
         this.#heard = now();
         this.#isAnswered = true;
         release();
         release = hold(this.#options.baseUrl);
-        if (!this.#settled) this.#setState("streaming");
+        undoOpen();
+        undoOpen = this.#openSoon();
       };
       source.onmessage = ({ data }) => {
         this.#heard = now();
@@ -859,6 +884,7 @@ export class TokenStream {
         if (this.#settled && !this.#orphan) end(resolve);
       };
       source.onerror = () => {
+        undoOpen();
         if (source.readyState === 2) {
           end(reject, lost("The browser gave up on the event stream.", { code: "eventsource_closed" }));
         } else if (!this.#settled) {

@@ -202,7 +202,8 @@ function cells(line) {
 
 /** Renders one block as a node. */
 function draw(block, { open, depth }) {
-  const text = (value) => inline(value, { open });
+  // A mark at the end of a growing text may begin or end emphasis. It is not shown, since it would vanish again.
+  const text = (value) => inline(open ? value.replace(/[*_~`]+$/, "") : value, { open });
   switch (block.kind) {
     case "code":
       return drawCode(block);

@@ -1,6 +1,7 @@
 /** The chat page: connects its parts. */
 import { Announcer } from "./announcer.js";
 import { Conversation } from "./conversation.js";
+import { ConversationList } from "./conversation_list.js";
 import { copy, element } from "./element.js";
 import { ready, takeFromAddress, useKey } from "./key.js";
 import { Meter } from "./meter.js";
@@ -8,6 +9,8 @@ import { models } from "./past.js";
 import { looksLikeCredential } from "/tokenwire.js";
 
 const $ = (id) => document.getElementById(id);
+/** On touch devices the focus in the question would open the on-screen keyboard. */
+const isMouse = matchMedia("(pointer: fine)").matches;
 const STREAM_ID = /^#(resp_[A-Za-z0-9_-]+)$/;
 
 const SUGGESTIONS = [
@@ -89,20 +92,42 @@ $("question").addEventListener("keydown", (event) => {
   }
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && conversation.isRunning) conversation.stop();
+  if (event.key === "Escape" && conversation.isRunning && !$("conversations").open) conversation.stop();
 });
 $("stop").addEventListener("click", () => {
   conversation.stop();
   $("question").focus();
 });
-$("new").addEventListener("click", () => {
+function startAnew() {
   conversation.clear();
   meter.clear();
   history.pushState(null, "", location.pathname);
   document.title = "Tokenwire";
   refresh();
+}
+$("new").addEventListener("click", () => {
+  startAnew();
   $("question").focus();
   announcer.say("A new chat.");
+});
+const conversations = new ConversationList($("conversations"), {
+  open: (record) => {
+    follow = true;
+    conversation.show(record);
+    refresh();
+    $(isMouse ? "question" : "scroll").focus();
+  },
+  isCurrent: (id) => id === conversation.keptAs,
+  forget: (id) => {
+    if (id !== conversation.keptAs) return;
+    conversation.forget();
+    startAnew();
+  },
+});
+$("show-conversations").addEventListener("click", () => conversations.show());
+// The buttons of a turn vanish once the next answer begins. The focus must not vanish with them.
+$("turns").addEventListener("click", ({ target }) => {
+  if (target.closest("button") && conversation.isRunning) $(isMouse ? "question" : "scroll").focus();
 });
 $("suggestions").append(...SUGGESTIONS.map(([title, about, question]) => element("li", {},
   element("button", { type: "button", onclick: () => { $("question").value = question; submit(); $("question").focus(); } },
@@ -112,16 +137,17 @@ $("suggestions").append(...SUGGESTIONS.map(([title, about, question]) => element
 // --- events of the conversation
 
 conversation.addEventListener("change", refresh);
-conversation.addEventListener("begin", ({ detail: { stream, asked } }) => {
-  announcer.begin();
+conversation.addEventListener("begin", ({ detail: { stream, asked, again } }) => {
+  if (!again) announcer.begin();
   announcer.say(asked ? "Sent. Waiting for the answer." : "Reading the answer.");
   meter.follow(stream, { asked });
+  if (asked) follow = true;
   stream.on("event", () => announcer.follow(stream.text));
   refresh();
 });
 conversation.addEventListener("named", ({ detail: id }) => {
   if (location.hash !== `#${id}`) history.replaceState(null, "", `#${id}`);
-  const question = $("turns").lastElementChild?.querySelector(".question p")?.textContent ?? "";
+  const question = $("turns").lastElementChild?.querySelector(".question p").textContent ?? "";
   document.title = question ? `${question.slice(0, 60)} · Tokenwire` : "Tokenwire";
 });
 conversation.addEventListener("status", ({ detail: state }) => {
@@ -130,13 +156,12 @@ conversation.addEventListener("status", ({ detail: state }) => {
 });
 conversation.addEventListener("end", ({ detail: { status, text, error } }) => {
   if (error?.status === 401) askForKey(error.message);
+  announcer.follow(text, { done: true });
   if (error) announcer.say(error.explanation ?? error.message);
-  else {
-    announcer.follow(text, { done: true });
-    announcer.say(status === "cancelled" ? "Stopped." : "The answer is complete.");
-  }
+  else announcer.say(status === "cancelled" ? "Stopped." : "The answer is complete.");
   refresh();
 });
+conversation.addEventListener("shown", ({ detail: id }) => meter.clear(id));
 conversation.addEventListener("recalled", ({ detail: model }) => choose($("model"), model));
 document.addEventListener("say", ({ detail }) => announcer.say(detail));
 
@@ -199,14 +224,27 @@ nameTheme();
 for (const name of ["model", "transport"]) $(name).addEventListener("change", () => kept.set(name, $(name).value));
 choose($("transport"), kept.get("transport"));
 
+/** Offers the models. Returns false, and asks for a key, if the gateway needs one. */
 async function offerModels() {
+  let refusal = null;
   const names = await models().catch((error) => {
-    if (error.status === 401) askForKey(error.message);
+    if (error.status === 401) refusal = error;
     return [];
   });
+  if (refusal) {
+    askForKey(refusal.message);
+    return false;
+  }
   const options = names.length > 0 ? names.map((name) => new Option(name, name)) : [new Option("the gateway's choice", "")];
   $("model").replaceChildren(...options);
   choose($("model"), kept.get("model"));
+  return true;
+}
+
+/** Begins to work with the gateway, once there is a key for it. */
+async function begin() {
+  await ready();
+  if ((await offerModels()) && conversation.isEmpty) openLink();
 }
 
 /** Asks for a key, and says why. */
@@ -222,14 +260,14 @@ $("key-form").addEventListener("submit", (event) => {
   $("key").value = "";
   $("key-form").hidden = true;
   useKey(key);
-  ready().then(offerModels).then(openLink);
+  begin();
   $("question").focus();
 });
 
 function openLink() {
   if (takeFromAddress()) {
     $("key-form").hidden = true;
-    ready().then(offerModels);
+    begin();
     return;
   }
   // A key in the address would stay in the history and in every copied link.
@@ -250,5 +288,5 @@ addEventListener("popstate", () => {
 });
 
 refresh();
-ready().then(offerModels).then(openLink);
-if (matchMedia("(pointer: fine)").matches) $("question").focus();
+begin();
+if (isMouse) $("question").focus();

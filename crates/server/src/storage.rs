@@ -54,7 +54,16 @@ pub(crate) fn recover(
     ids.extend(webhooks.keep_in(Arc::new(StoredDeliveries(store.clone()))));
     // Nothing else runs on this thread yet. The store's own threads do the work. A task that has used
     // up its budget would wait for the runtime, which this blocks.
-    block_on(unconstrained(end_each(ids, engine, webhooks)))
+    block_on(unconstrained(async {
+        let has_ended = !ids.is_empty();
+        let rest = end_each(ids, engine, webhooks).await;
+        // A loss of power must not take an ending that a client has seen: its numbers would be given
+        // to another one.
+        if has_ended && let Err(error) = store.sync().await {
+            tracing::warn!(%error, "the ends of lost streams may not be durable yet");
+        }
+        rest
+    }))
 }
 
 /// Goes on with the webhooks that are among these small records of another process. Returns the

@@ -40,4 +40,6 @@ pub(crate) struct Seal {
     pub(crate) epoch: Epoch,
     pub(crate) block: RecordBatch,
     pub(crate) object: Option<Bytes>,
+    /// The version that the log has from now on. The block has all of its records then.
+    pub(crate) version: Option<u8>,
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -24,11 +25,11 @@ use crate::folder::Folder;
 use crate::health::StoreStatus;
 use crate::index::Entry;
 use crate::options::DiskOptions;
+use crate::reader;
 use crate::recovery::{Recovered, recover};
 use crate::shared::Shared;
 use crate::store_file::Answers;
 use crate::writer::Writer;
-use crate::{reader, writer};
 
 /// Threads that read.
 const READERS: usize = 4;
@@ -53,6 +54,8 @@ pub struct OpenError {
 pub struct DiskStore {
     pub(crate) shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Works in its callers' threads, in a simulation.
+    inline: Option<Box<Mutex<Writer>>>,
 }
 
 impl fmt::Debug for DiskStore {
@@ -114,27 +117,17 @@ impl DiskStore {
             path: options.path.display().to_string(),
             source,
         };
-        let folder = Folder::create(&options.path).map_err(failed)?;
-        let Recovered {
-            index,
-            folders,
-            next_file,
-            ..
-        } = recover(&options, answers).map_err(failed)?;
-        let shared = Shared::new(options.clone(), folder, index, next_file);
-        let paths = folders.iter().map(|folder| folder.path.clone());
-        shared.taken.lock().extend(paths);
+        let (shared, writer) = Self::recovered(&options, answers).map_err(failed)?;
         let mut threads = Vec::new();
         let mut spawn = |name: String, run: Box<dyn FnOnce() + Send>| {
             threads.push(Builder::new().name(name).spawn(run)?);
             Ok(())
         };
-        let writer = writer::Writer::new(shared.clone(), folders);
         spawn("store-writer".to_owned(), Box::new(|| Writer::run(writer))).map_err(failed)?;
         let syncing = shared.clone();
         let sync = Box::new(move || {
-            let lost = |file| syncing.commands.send_now(Command::Lost(file));
             let interval = syncing.options.sync;
+            let lost = |file| syncing.commands.send_now(Command::Lost(file));
             syncing.syncer.run(interval, &syncing.health, lost);
         });
         spawn("store-syncer".to_owned(), sync).map_err(failed)?;
@@ -146,7 +139,107 @@ impl DiskStore {
         Ok(Self {
             shared,
             threads: Mutex::new(threads),
+            inline: None,
         })
+    }
+
+    /// Creates a folder and recovers those of earlier processes.
+    fn recovered(options: &DiskOptions, answers: &Answers) -> io::Result<(Arc<Shared>, Writer)> {
+        let folder = Folder::create(&options.path, options.formats)?;
+        let Recovered {
+            index,
+            folders,
+            next_file,
+            others_read,
+            unsynced,
+            ..
+        } = recover(options, answers)?;
+        let shared = Shared::new(options.clone(), folder, index, next_file);
+        let paths = folders.iter().map(|folder| folder.path.clone());
+        shared.taken.lock().extend(paths);
+        shared.syncer.mark_earlier(unsynced);
+        shared.note_others(others_read.unwrap_or(u8::MAX));
+        let writer = Writer::new(shared.clone(), folders);
+        Ok((shared, writer))
+    }
+
+    /// Opens a store without threads: its operations are done when they are asked for. In a
+    /// simulation nothing else may run beside it.
+    ///
+    /// # Errors
+    /// As [`DiskStore::open`], which see.
+    #[doc(hidden)]
+    pub fn open_inline(options: &DiskOptions) -> Result<Self, OpenError> {
+        let recovered = Self::recovered(options, &Answers::default());
+        let (shared, writer) = recovered.map_err(|source| OpenError {
+            path: options.path.display().to_string(),
+            source,
+        })?;
+        Ok(Self {
+            shared,
+            threads: Mutex::default(),
+            inline: Some(Box::new(Mutex::new(writer))),
+        })
+    }
+
+    /// Does what was asked for, if the store has no threads.
+    pub(crate) fn work(&self) {
+        let Some(writer) = &self.inline else {
+            return;
+        };
+        let shared = &self.shared;
+        let lost = |file| shared.commands.send_now(Command::Lost(file));
+        writer.lock().work();
+        shared.syncer.answer(&shared.health, lost);
+        // Files that could not be synced.
+        writer.lock().work();
+        while let Some((job, permit)) = shared.reads.try_receive() {
+            job(shared);
+            drop(permit);
+        }
+    }
+
+    /// Does what the threads do each second, if the store has none.
+    #[doc(hidden)]
+    pub fn turn(&self) {
+        let Some(writer) = &self.inline else {
+            return;
+        };
+        let shared = &self.shared;
+        writer.lock().tick();
+        let lost = |file| shared.commands.send_now(Command::Lost(file));
+        let _ = shared.syncer.round(&shared.health, &lost);
+        while shared.syncer.sync_earlier(&shared.health, &lost) {}
+        self.work();
+    }
+
+    /// Leaves the files of this process as a loss of power may: of what was written since the last
+    /// sync a part is there, or nothing. `draw` returns a number up to its argument. Nothing may use
+    /// the store from then on.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    #[doc(hidden)]
+    pub fn lose_power(&self, mut draw: impl FnMut(u64) -> u64) -> io::Result<()> {
+        let mut files: Vec<_> = self.shared.index.lock().files.values().cloned().collect();
+        files.sort_by_key(|file| file.id);
+        for file in files {
+            let (durable, length) = (file.durable.load(Ordering::Acquire), file.len());
+            if file.is_new.load(Ordering::Acquire) && draw(1) == 0 {
+                std::fs::remove_file(&file.path)?;
+            } else if durable < length {
+                let left = durable + draw(length - durable);
+                let open = std::fs::File::options().write(true).open(&file.path)?;
+                open.set_len(left)?;
+                // The length may be durable before the blocks are, and the blocks may be others.
+                if draw(3) == 0 {
+                    open.set_len(length)?;
+                    let at = durable + draw(length - durable - 1);
+                    open.write_at(&[draw(255) as u8], at)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Returns the ids of the logs that have not ended. After [`open`](Self::open) these are the
@@ -197,6 +290,7 @@ impl DiskStore {
         };
         if is_first {
             self.shared.commands.send_now(Command::Entries);
+            self.work();
         }
     }
 
@@ -214,6 +308,18 @@ impl DiskStore {
         from.take_while(|(key, _)| key.starts_with(prefix))
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect()
+    }
+
+    /// Makes everything durable that was written so far.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if a file cannot be synced: what it holds is written elsewhere, and
+    /// is durable later.
+    pub async fn sync(&self) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.syncer.sync_all(reply);
+        self.work();
+        answer.await.unwrap_or_else(|_| Err(closed()))
     }
 
     /// Ends the threads once they have done what was asked of them, syncs the files, and frees the
@@ -236,7 +342,13 @@ impl DiskStore {
         let (reply, answer) = oneshot::channel();
         let sent = self.shared.commands.send(command(reply)).await;
         sent.map_err(|_| closed())?;
+        self.work();
         answer.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    fn end_log(&self, seal: Seal) -> StoreFuture<'_, ()> {
+        let seal = Box::new(seal);
+        self.change(|reply| Command::Seal(seal, reply)).boxed()
     }
 
     async fn look<T: Send + 'static>(
@@ -252,6 +364,7 @@ impl DiskStore {
         });
         let sent = self.shared.reads.send(job).await;
         sent.map_err(|_| closed())?;
+        self.work();
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 }
@@ -269,8 +382,13 @@ impl LogStore for DiskStore {
         async move {
             let count = blocks.len();
             let (reply, answer) = oneshot::channel();
-            let sent = self.shared.commands.send(Command::Append(blocks, reply));
-            let blocks = match sent.await {
+            let sent = self
+                .shared
+                .commands
+                .send(Command::Append(blocks, reply))
+                .await;
+            self.work();
+            let blocks = match sent {
                 Ok(()) => match answer.await {
                     Ok(appended) => return appended,
                     Err(_) => Blocks::default(),
@@ -290,13 +408,34 @@ impl LogStore for DiskStore {
         block: RecordBatch,
         object: Option<Bytes>,
     ) -> StoreFuture<'a, ()> {
-        let seal = Box::new(Seal {
+        self.end_log(Seal {
             id: id.clone(),
             epoch,
             block,
             object,
-        });
-        self.change(|reply| Command::Seal(seal, reply)).boxed()
+            version: None,
+        })
+    }
+
+    fn version(&self) -> u8 {
+        self.shared.version()
+    }
+
+    fn seal_in<'a>(
+        &'a self,
+        version: u8,
+        id: &'a GenerationId,
+        epoch: Epoch,
+        block: RecordBatch,
+        object: Option<Bytes>,
+    ) -> StoreFuture<'a, ()> {
+        self.end_log(Seal {
+            id: id.clone(),
+            epoch,
+            block,
+            object,
+            version: Some(version),
+        })
     }
 
     /// The kept log is written from the records, which else are read from all over the journal.
@@ -338,6 +477,7 @@ impl LogStore for DiskStore {
     fn renew(&self, ids: Vec<GenerationId>) -> BoxFuture<'_, ()> {
         async move {
             let _ = self.shared.commands.send(Command::Renew(ids)).await;
+            self.work();
         }
         .boxed()
     }

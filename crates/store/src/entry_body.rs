@@ -1,5 +1,8 @@
 //! What the bodies of frames hold.
 
+use std::sync::OnceLock;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
 use serde::{Deserialize, Serialize};
 use tokenwire_core::log::{LogHeader, StoreError};
 use tokenwire_core::model::id::Seq;
@@ -68,6 +71,19 @@ pub(crate) fn push_records(out: &mut Vec<u8>, log: u32, first: Seq, records: &[u
         encode(&first.0, out);
         out.extend_from_slice(records);
     })
+}
+
+/// Decodes the header of a log. `read` is the highest version that is read.
+///
+/// # Errors
+/// [`StoreError::UnknownVersion`] for a later one, [`StoreError::Corrupt`] if it is damaged.
+pub(crate) fn header(bytes: &[u8], read: u8) -> Result<LogHeader, StoreError> {
+    match LogHeader::decode(bytes)? {
+        header if header.version <= read => Ok(header),
+        header => Err(StoreError::UnknownVersion {
+            found: header.version,
+        }),
+    }
 }
 
 /// Returns the number at which a frame's records begin, and the records.
@@ -160,12 +176,12 @@ impl WholeLog {
 }
 
 impl LogHead {
-    /// Decodes the log's header.
+    /// As [`header`].
     ///
     /// # Errors
-    /// Of a version that is not known, or damaged.
-    pub(crate) fn header(&self) -> Result<LogHeader, StoreError> {
-        Ok(LogHeader::decode(&self.header)?)
+    /// As [`header`].
+    pub(crate) fn header(&self, read: u8) -> Result<LogHeader, StoreError> {
+        header(&self.header, read)
     }
 
     /// The end of the log as this frame knows it.
@@ -189,9 +205,22 @@ impl LogHead {
     }
 }
 
-/// Returns the current Unix time in seconds.
+/// Returns the Unix time in seconds, as it was when the process began plus the time since then: a
+/// clock that is set meanwhile makes nothing older or younger.
 pub(crate) fn now() -> u64 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    static BEGIN: OnceLock<(Instant, u64)> = OnceLock::new();
+    let (begin, at) = BEGIN.get_or_init(|| (Instant::now(), unix(SystemTime::now())));
+    at + begin.elapsed().as_secs()
+}
+
+/// Returns [`now`] less the age of something that the file system or another process has dated. What
+/// is dated in the future, as after the clock was set back, has no age.
+pub(crate) fn dated(time: u64) -> u64 {
+    now().saturating_sub(unix(SystemTime::now()).saturating_sub(time))
+}
+
+/// Returns a time in Unix seconds.
+pub(crate) fn unix(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }

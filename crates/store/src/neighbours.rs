@@ -12,7 +12,7 @@ use tokenwire_core::model::id::{GenerationId, Tag};
 
 use crate::command::Command;
 use crate::disk_store::DiskStore;
-use crate::folder::{Folder, Taken, tag};
+use crate::folder::{Folder, Taken, announced, tag};
 use crate::index::Merged;
 use crate::recovery::Recovered;
 use crate::store_file::FileKind;
@@ -69,6 +69,7 @@ impl DiskStore {
         for path in self.shared.taken.lock().iter() {
             let _ = fs::remove_file(path.join("peer.sock"));
         }
+        let mut others_read = u8::MAX;
         for path in Folder::list(&self.shared.options.path)? {
             if path == self.shared.folder.path || self.shared.taken.lock().contains(&path) {
                 continue;
@@ -86,13 +87,17 @@ impl DiskStore {
                     self.shared.taken.lock().insert(path);
                     found.taken.push(tag);
                 }
-                Ok(Taken::Locked) => found.running.push(Neighbour { tag, path }),
+                Ok(Taken::Locked) => {
+                    others_read = others_read.min(announced(&path).read);
+                    found.running.push(Neighbour { tag, path });
+                }
                 Ok(Taken::Foreign) => {}
                 Err(error) => {
                     tracing::debug!(%error, path = %path.display(), "a folder cannot be read");
                 }
             }
         }
+        self.shared.note_others(others_read);
         Ok(found)
     }
 
@@ -111,10 +116,12 @@ impl DiskStore {
             // It is left to a process of its version, and not looked at again.
             return Merged::default();
         }
+        folder.announce(self.shared.options.formats);
         recovered.folders.push(folder);
         let (reply, answer) = sync_channel(1);
         let take = Command::TakeOver(Box::new(recovered), reply);
         self.shared.commands.send_now(take);
+        self.work();
         answer.recv().unwrap_or_default()
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokenwire_core::log::{LogHeader, StoreError, StoredLog};
+use tokenwire_core::log::{StoreError, StoredLog};
 use tokenwire_core::model::id::{GenerationId, Owner, Seq};
 use tokenwire_core::model::record::RecordBatch;
 
@@ -72,7 +72,7 @@ impl Shared {
             (None, None) => return Err(StoreError::NotFound),
         };
         Ok(StoredLog {
-            header: Arc::new(LogHeader::decode(&header)?),
+            header: Arc::new(entry_body::header(&header, self.options.formats.read)?),
             epoch_ends: epoch_ends.into_iter().map(Seq).collect(),
             end,
             sealed: true,

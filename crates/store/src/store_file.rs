@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
+use parking_lot::RwLock;
 use tokenwire_core::log::StoreError;
 
 use crate::frame::{self, FILE_HEAD, FileHead, HEAD, Head, Kind, Salt};
@@ -42,11 +43,14 @@ pub(crate) struct StoreFile {
     pub(crate) id: FileId,
     pub(crate) kind: FileKind,
     pub(crate) path: PathBuf,
-    file: File,
+    /// `None` if it is opened for each operation.
+    file: RwLock<Option<File>>,
     /// Where its checksums begin.
     pub(crate) salt: Salt,
     /// Bytes that are written.
     pub(crate) length: AtomicU64,
+    /// Bytes that the last sync has made durable.
+    pub(crate) durable: AtomicU64,
     /// When the newest log in it ended, in Unix seconds.
     pub(crate) newest: AtomicU64,
     /// Whether something is written that is not synced.
@@ -116,9 +120,10 @@ impl StoreFile {
             id,
             kind,
             path,
-            file,
+            file: RwLock::new(Some(file)),
             salt,
             length: AtomicU64::new(FILE_HEAD as u64),
+            durable: AtomicU64::new(0),
             newest: AtomicU64::new(0),
             dirty: AtomicBool::new(false),
             is_new: AtomicBool::new(true),
@@ -147,15 +152,28 @@ impl StoreFile {
             id,
             kind,
             path: path.to_owned(),
-            file,
+            file: RwLock::new(Some(file)),
             salt,
             length: AtomicU64::new(length),
+            durable: AtomicU64::new(length),
             newest: AtomicU64::new(0),
             dirty: AtomicBool::new(false),
             is_new: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             answers,
         })))
+    }
+
+    /// Closes the file until it is used. A process may have very many files of earlier ones.
+    pub(crate) fn close(&self) {
+        *self.file.write() = None;
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {
+        match &*self.file.read() {
+            Some(file) => f(file),
+            None => f(&File::open(&self.path)?),
+        }
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -167,12 +185,13 @@ impl StoreFile {
     pub(crate) fn append(&self, bytes: &mut [u8]) -> io::Result<u64> {
         frame::seal(bytes, self.salt);
         let offset = self.len();
-        if let Err(error) = self.file.write_all_at(bytes, offset) {
-            if self.file.set_len(offset).is_err() {
+        self.with(|file| {
+            let written = file.write_all_at(bytes, offset);
+            if written.is_err() && file.set_len(offset).is_err() {
                 self.failed.store(true, Ordering::Release);
             }
-            return Err(error);
-        }
+            written
+        })?;
         self.length
             .store(offset + bytes.len() as u64, Ordering::Release);
         Ok(offset)
@@ -180,7 +199,13 @@ impl StoreFile {
 
     /// Makes what is written durable.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()?;
+        let length = self.len();
+        match self.with(File::sync_data) {
+            // It was removed: one that is open can be synced.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            synced => synced?,
+        }
+        self.durable.store(length, Ordering::Release);
         if self.is_new.swap(false, Ordering::AcqRel)
             && let Some(folder) = self.path.parent()
         {
@@ -201,7 +226,7 @@ impl StoreFile {
     }
 
     fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_exact_at(bytes, offset)?;
+        self.with(|file| file.read_exact_at(bytes, offset))?;
         self.answers.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -237,6 +262,20 @@ impl StoreFile {
             return Err(StoreError::Corrupt);
         }
         Ok(Bytes::from(bytes).slice(HEAD..))
+    }
+
+    /// Returns whether this part of the file consists of frames that are not damaged.
+    pub(crate) fn has_frames(&self, mut offset: u64, end: u64) -> bool {
+        while offset < end {
+            let Ok(Some(head)) = self.head(offset) else {
+                return false;
+            };
+            if self.frame(offset, head.frame_len(), head.kind).is_err() {
+                return false;
+            }
+            offset += head.frame_len() as u64;
+        }
+        offset == end
     }
 
     /// Reads the frame at this offset, whose length its head tells.

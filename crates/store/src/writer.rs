@@ -107,6 +107,15 @@ impl Writer {
         self.shared.syncer.close();
     }
 
+    /// Makes the changes that wait.
+    pub(crate) fn work(&mut self) {
+        while let Some((command, permit)) = self.shared.commands.try_receive() {
+            self.make(command);
+            drop(permit);
+            self.compact();
+        }
+    }
+
     fn make(&mut self, command: Command) {
         match command {
             Command::Create(header, reply) => {
@@ -138,7 +147,13 @@ impl Writer {
             }
             Command::Entries => self.write_entries(),
             Command::TakeOver(recovered, reply) => {
-                let Recovered { index, folders, .. } = *recovered;
+                let Recovered {
+                    index,
+                    folders,
+                    unsynced,
+                    ..
+                } = *recovered;
+                self.shared.syncer.mark_earlier(unsynced);
                 let bytes: u64 = index.files.values().map(|file| file.len()).sum();
                 self.shared.health.bytes.fetch_add(bytes, Ordering::Relaxed);
                 let merged = self.shared.index.lock().merge(index);
@@ -324,6 +339,7 @@ impl Writer {
             epoch,
             block: last,
             object,
+            version,
         } = seal;
         let block = Block {
             id: &id,
@@ -355,6 +371,13 @@ impl Writer {
                 // It has ended already, with the same block.
                 (None, _) => return Ok(()),
             }
+        };
+        let header = match version.filter(|_| block.first == Seq(0)) {
+            Some(version) => Arc::new(LogHeader {
+                version,
+                ..LogHeader::clone(&header)
+            }),
+            None => header,
         };
         let whole = if block.first == Seq(0) {
             WholeLog::of(&last)
@@ -672,7 +695,7 @@ impl Writer {
             whole.add(0, records, Seq(*next));
             offset += u64::from(*length);
         }
-        let header = head.header()?;
+        let header = head.header(u8::MAX)?;
         self.buffer.clear();
         if whole.write(&mut self.buffer, 0, head).is_none() {
             return Err(StoreError::Corrupt);
@@ -703,7 +726,8 @@ impl Writer {
     fn pinning(&self, file: FileId) -> Vec<IdKey> {
         let index = self.shared.index.lock();
         let pins = |key: &&IdKey| matches!(index.logs.get(key), Some(Entry::Running(log)) if log.pinned.contains(&file));
-        index.running.iter().filter(pins).copied().collect()
+        let pinning = index.running.iter().filter(pins).copied().collect();
+        index.in_order(pinning)
     }
 
     /// Writes logs again that pin the oldest of too many journal files.
@@ -713,7 +737,7 @@ impl Writer {
             let journals = index
                 .files
                 .values()
-                .filter(|file| file.kind == FileKind::Journal);
+                .filter(|file| file.kind == FileKind::Journal && !index.is_left_alone(file.id));
             let ids: Vec<_> = journals.map(|file| file.id).collect();
             let too_many = ids.len() > self.shared.options.journal_files;
             ids.into_iter().min().filter(|_| too_many)
@@ -735,7 +759,8 @@ impl Writer {
         let long: Vec<IdKey> = {
             let index = self.shared.index.lock();
             let long = |key: &&IdKey| matches!(index.logs.get(key), Some(Entry::Running(log)) if log.chunks.len() > log.join_at);
-            index.running.iter().filter(long).copied().collect()
+            let long = index.running.iter().filter(long).copied().collect();
+            index.in_order(long)
         };
         for key in long {
             if self.rewrite(key, None).is_err() {
@@ -765,7 +790,7 @@ impl Writer {
     }
 
     /// Rotates files by time, and removes those that have been kept long enough.
-    fn tick(&mut self) {
+    pub(crate) fn tick(&mut self) {
         for output in [
             &mut self.journal,
             &mut self.logs,

@@ -48,7 +48,11 @@ impl SharedEngine {
                 .store
                 .then(|| generation.response_in(Form::Kept));
             let object = object.map(Into::into);
-            store.seal(id, epoch, ending, object).await?;
+            let version = store.version();
+            match generation.older_form(generation.header().version, version) {
+                Some(whole) => store.seal_in(version, id, epoch, whole, object).await?,
+                None => store.seal(id, epoch, ending, object).await?,
+            }
             tracing::info!(generation = %id, ?epoch, "ended the log of a lost writer");
         }
         let directory = &self.registry.directory;

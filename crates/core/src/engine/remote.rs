@@ -153,7 +153,9 @@ impl Follower {
     fn take(&mut self, part: Option<RemotePart>) -> Result<bool, Broken> {
         match part {
             Some(RemotePart::Records(batch)) => {
-                self.writer.append(&batch).map_err(Broken::Corrupt)?;
+                let header = &self.remote.stored.header;
+                let appended = self.writer.append(header, &batch);
+                appended.map_err(Broken::Corrupt)?;
                 Ok(false)
             }
             Some(RemotePart::Sealed) => {
@@ -323,7 +325,7 @@ impl Follower {
             if batch.is_empty() {
                 return Err(StoreError::Corrupt);
             }
-            self.writer.append(&batch)?;
+            self.writer.append(&stored.header, &batch)?;
         }
         Ok(())
     }
@@ -337,7 +339,8 @@ impl Follower {
         let mut end = stored.end;
         while end < self.writer.end() {
             let mut bytes = Vec::new();
-            let range = generation.log().read_block(end, READ_BYTES, &mut bytes);
+            let version = stored.header.version;
+            let range = generation.read_block_in(version, end, READ_BYTES, &mut bytes);
             let range = range.map_err(|_| StoreError::Deleted)?;
             let mut blocks = Blocks::default();
             blocks.push(Block {
@@ -359,7 +362,11 @@ impl Follower {
             .end_adopted(epoch, &lost_stream::writer_lost(id))?;
         let object = generation.meta().store;
         let object = object.then(|| generation.response_in(Form::Kept).into());
-        seal(store, id, epoch, ending, object).await?;
+        let version = store.version();
+        let older = generation.older_form(stored.header.version, version);
+        let version = older.as_ref().map(|_| version);
+        let block = older.unwrap_or(ending);
+        seal(store, id, epoch, version, block, object).await?;
         tracing::info!(generation = %id, ?epoch, "ended the log of a lost writer");
         Ok(())
     }
@@ -370,13 +377,19 @@ async fn seal(
     store: &dyn LogStore,
     id: &GenerationId,
     epoch: crate::log::Epoch,
+    version: Option<u8>,
     ending: RecordBatch,
     object: Option<bytes::Bytes>,
 ) -> Result<(), StoreError> {
     let deadline = Instant::now() + AWAY;
     loop {
         let block = RecordBatch::parse(ending.first_seq(), ending.as_block().to_vec())?;
-        match store.seal(id, epoch, block, object.clone()).await {
+        let object = object.clone();
+        let sealed = match version {
+            Some(version) => store.seal_in(version, id, epoch, block, object),
+            None => store.seal(id, epoch, block, object),
+        };
+        match sealed.await {
             Err(error) if error.is_retryable() && Instant::now() < deadline => {}
             result => return result,
         }

@@ -17,7 +17,7 @@ use super::reuse::{Freshness, Leader, Reused, Role};
 use super::silence::Silence;
 use super::{Engine, KeyClaimed, SessionResponses, StartRequest, lost_stream};
 use crate::generation::{Generation, Holdings, ReaderGuard, Writer, drain, drive};
-use crate::log::{IdempotencyKey, LogHeader, LogTail};
+use crate::log::{HEADER_VERSION, IdempotencyKey, LogHeader, LogTail};
 use crate::model::account::AccountKind;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::EventKind;
@@ -200,6 +200,8 @@ impl Engine {
             None => None,
         };
         let header = Arc::new(LogHeader {
+            version: (self.persistence.as_ref())
+                .map_or(HEADER_VERSION, |persistence| persistence.store().version()),
             idempotency,
             ..plan.header
         });

@@ -22,6 +22,7 @@ mod control;
 mod driver;
 mod holdings;
 mod large_record;
+mod log_version;
 mod remote_writer;
 mod render_cache;
 mod response_head;

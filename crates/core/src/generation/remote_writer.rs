@@ -6,8 +6,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::restore::{Folder, response_head};
-use super::{Generation, Holdings, Stop};
-use crate::log::{Epoch, LogTail, StoreError, StoredLog};
+use super::{Generation, Holdings, Stop, log_version};
+use crate::log::{Epoch, LogHeader, LogTail, StoreError, StoredLog};
 use crate::model::account::{Account, AccountKind};
 use crate::model::error::ApiError;
 use crate::model::id::Seq;
@@ -86,11 +86,17 @@ impl RemoteWriter {
         Ok(())
     }
 
-    /// Appends records, which wakes readers. Records that are there already are skipped.
+    /// Appends records of a log with this header, which wakes readers.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] if a record cannot be decoded or numbers are missing.
-    pub(crate) fn append(&mut self, batch: &RecordBatch) -> Result<(), StoreError> {
+    pub(crate) fn append(
+        &mut self,
+        header: &LogHeader,
+        batch: &RecordBatch,
+    ) -> Result<(), StoreError> {
+        let kept = log_version::kept(header, batch)?;
+        let batch = kept.as_ref().unwrap_or(batch);
         if batch.is_empty() {
             return Ok(());
         }

@@ -10,6 +10,7 @@ use crate::log::{
 };
 use crate::model::id::Seq;
 use crate::model::include::Form;
+use crate::model::record::RecordBatch;
 
 /// The tail of a generation, for as long as this epoch is the stored log's.
 #[derive(Debug)]
@@ -43,7 +44,13 @@ impl FlushSource for TailSource {
         max_bytes: usize,
         out: &mut Vec<u8>,
     ) -> Result<BlockRange, ReadError> {
-        self.generation.log().read_block(from, max_bytes, out)
+        let version = self.generation.header().version;
+        self.generation.read_block_in(version, from, max_bytes, out)
+    }
+
+    fn older_form(&self, version: u8) -> Option<RecordBatch> {
+        let stored = self.generation.header().version;
+        self.generation.older_form(stored, version)
     }
 
     fn commit(&self, upto: Seq) {

@@ -32,6 +32,7 @@
 
 mod block;
 mod flusher;
+mod formats;
 mod header;
 mod memory_store;
 mod read_position;
@@ -45,6 +46,7 @@ mod wakers;
 pub use crate::model::id::Epoch;
 pub use block::{Block, BlockRange, Blocks};
 pub use flusher::{FlushHandle, FlushOptions, FlushSource, Flusher, Released};
+pub use formats::Formats;
 pub use header::{HEADER_VERSION, HeaderError, IdempotencyKey, LogHeader};
 pub use memory_store::MemoryStore;
 pub use read_position::ReadPosition;

@@ -30,6 +30,8 @@ const ASSETS: &[Asset] = assets![
     "/", HTML, "page/index.html";
     "/page/announcer.js", SCRIPT, "page/announcer.js";
     "/page/conversation.js", SCRIPT, "page/conversation.js";
+    "/page/conversation_list.js", SCRIPT, "page/conversation_list.js";
+    "/page/conversation_store.js", SCRIPT, "page/conversation_store.js";
     "/page/element.js", SCRIPT, "page/element.js";
     "/page/icon.svg", "image/svg+xml", "page/icon.svg";
     "/page/inline.js", SCRIPT, "page/inline.js";
