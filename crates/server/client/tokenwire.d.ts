@@ -7,6 +7,14 @@ export type Transport = "auto" | "ws" | "sse" | "eventsource";
  */
 export type StreamState = "connecting" | "queued" | "streaming" | "waiting" | "offline" | "done" | "failed" | "aborted" | "closed";
 
+/** What a ticket is for. */
+export interface WantedTicket {
+  /** `socket`: `{"may": ["read", "start", "cancel"]}`; `stream`: `{"stream": id, "may": ["read", "cancel"]}`; `start`: `{"may": ["start", "cancel"]}`. */
+  use: "socket" | "stream" | "start";
+  /** The stream, for `stream`. */
+  id: string | null;
+}
+
 /** Settings of a connection. */
 export interface ConnectionOptions {
   /** The gateway, such as `https://gateway.example.com`. Default: the origin of this module. */
@@ -16,8 +24,11 @@ export interface ConnectionOptions {
   /** Headers of every request made with fetch, such as `Authorization`. A function is called before each request. */
   headers?: HeadersInit | (() => HeadersInit | Promise<HeadersInit>);
   credentials?: RequestCredentials;
-  /** Returns a credential for a WebSocket or an EventSource, which cannot send headers. Called before each connection. */
-  getTicket?: () => string | Promise<string>;
+  /**
+   * Returns a ticket from your server, which gets it with `POST /v1/tickets`. Called before each connection, and before a ticket ends.
+   * Needed for a WebSocket or an EventSource, which cannot send headers; used for every request where there are no `headers`.
+   */
+  getTicket?: (wanted: WantedTicket) => string | Promise<string>;
   /** The WebSocket class, where there is no global one (Node 20: from `ws`). */
   WebSocket?: unknown;
   /** The EventSource class, where there is no global one. */

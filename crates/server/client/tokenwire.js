@@ -27,6 +27,8 @@ const BLOCKED_FOR = 5 * 60_000;
 const ORPHAN_PATIENCE = 10_000;
 /** A jump of the clock by this much means that the machine slept, in milliseconds. */
 const SLEPT = 15_000;
+/** Tickets in a row that the gateway refuses, before a stream gives up. */
+const MOST_REFUSALS = 3;
 /** Pause between retries while the system reports that it is offline, in milliseconds. The gateway may be on this machine. */
 const OFFLINE_RETRY = 30_000;
 /** Time for which a connection without an event must be open to count as restored, in milliseconds. */
@@ -102,6 +104,8 @@ const EXPLANATIONS = new Map([
   ["overloaded", "The gateway is busy. Try again in a moment."],
   ["shutting_down", "The gateway is restarting. Try again in a moment."],
   ["invalid_api_key", "The gateway requires a valid key."],
+  ["invalid_ticket", "The permission for this answer has ended. Reload the page."],
+  ["ticket_not_allowed", "This page may not do that. Reload the page, or ask its operator."],
   ["origin_forbidden", "The gateway does not accept requests from this page. Add its origin to server.allowed_origins."],
   ["previous_response_not_found", "The gateway has not kept the conversation. Start a new one."],
   ["cancelled", "The answer was stopped."],
@@ -224,7 +228,7 @@ function randomId(length = 26) {
 }
 
 /** Formats of API keys and tokens, such as `sk-…`, `whsec_…` or a JWT. */
-const CREDENTIAL = /^(?:Bearer\s+)?(?:sk-[A-Za-z0-9_-]{8,}|whsec_[A-Za-z0-9+/=]{8,}|eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*)$/i;
+const CREDENTIAL = /^(?:Bearer\s+)?(?:sk-[A-Za-z0-9_-]{8,}|tkt_[A-Za-z0-9_.-]{8,}|whsec_[A-Za-z0-9+/=]{8,}|eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*)$/i;
 
 /** Returns whether a text is an API key or a token, which must not be used as a question or an idempotency key. */
 export function looksLikeCredential(text) {
@@ -247,12 +251,14 @@ function hold(baseUrl) {
  * Returns whether the browser queues a request that has no response yet. The connections of other tabs cannot be seen, but WebSockets
  * do not count to the limit: if one opens at once, the gateway answers and the request was not sent.
  */
-async function isQueued({ baseUrl, WebSocket, openTimeout }) {
+async function isQueued({ baseUrl, WebSocket, openTimeout, getTicket }) {
   if (!globalThis.document || usesHttp2(baseUrl)) return false;
   if ((held.get(baseUrl) ?? 0) >= HTTP1_CONNECTIONS) return true;
   if (!WebSocket) return false;
+  // A request for a ticket would be queued as well, and an upgrade without one that is answered shows as much.
+  const protocols = getTicket ? ["tokenwire.v1", "tokenwire-ticket.none"] : ["tokenwire.v1"];
   return new Promise((resolve) => {
-    const probe = new WebSocket(socketUrl(baseUrl), ["tokenwire.v1"]);
+    const probe = new WebSocket(socketUrl(baseUrl), protocols);
     const end = (opens) => { clearTimeout(timer); resolve(opens); probe.close(); };
     const timer = setTimeout(() => end(false), openTimeout);
     probe.onopen = () => end(true);
@@ -268,6 +274,28 @@ function usesHttp2(baseUrl) {
 
 function isOffline() {
   return globalThis.navigator?.onLine === false;
+}
+
+/**
+ * Returns a ticket of the page. `use` says what for: "socket" (a WebSocket), "stream" (the stream `id`) or "start" (one answer).
+ * An error of the page is final if it has `retryable: false`; any other may be one of the network.
+ */
+async function ticketFor(getTicket, use, id = null) {
+  let ticket;
+  try {
+    ticket = await getTicket({ use, id });
+  } catch (cause) {
+    if (cause instanceof TokenwireError) throw cause;
+    throw new TokenwireError(`No ticket could be had: ${cause?.message ?? cause}`, { code: "no_ticket", retryable: cause?.retryable !== false, cause });
+  }
+  if (typeof ticket !== "string" || !/^[A-Za-z0-9_.-]+$/.test(ticket)) {
+    throw new TokenwireError("getTicket returned no ticket.", { code: "no_ticket" });
+  }
+  return ticket;
+}
+
+function withTicket(path, ticket) {
+  return `${path}${path.includes("?") ? "&" : "?"}ticket=${ticket}`;
 }
 
 function quietly(timer) {
@@ -370,6 +398,10 @@ export class TokenStream {
   #probing = false;
   #avoidSocket = false;
   #asked = null;
+  /** The ticket of a start. It is sent again with the same start: another one would start another answer. */
+  #startTicket = null;
+  /** Credentials that were refused, without an event in between. */
+  #refusals = 0;
   #connection = null;
   /** Whether the current connection has its response. */
   #isAnswered = false;
@@ -524,6 +556,7 @@ export class TokenStream {
         this.#room = null;
         continue;
       }
+      this.#noteRefusal(error);
       const fallsBack = this.#fallsBack(via, error);
       if (!fallsBack && !(error instanceof TokenwireError && error.retryable)) throw error;
       attempt += 1;
@@ -538,6 +571,14 @@ export class TokenStream {
       if (soon) attempt = 0;
       await this.#sleep(soon ? Math.random() * 200 : this.#backoff(attempt, error), attempt, error);
     }
+  }
+
+  /** A ticket that has expired, such as during sleep, is replaced with the next attempt. */
+  #noteRefusal(error) {
+    if (!(error instanceof TokenwireError) || error.code !== "invalid_ticket" || !this.#options.getTicket) return;
+    this.#startTicket = null;
+    this.#refusals += 1;
+    error.retryable = this.#refusals < MOST_REFUSALS;
   }
 
   #backoff(attempt, error) {
@@ -592,7 +633,9 @@ export class TokenStream {
     const { transport } = this.#options;
     if (transport === "eventsource") {
       // EventSource does not report why it failed. One attempt with fetch does.
-      this.#probing = via === "eventsource" && error.code === "eventsource_closed";
+      // Where it was open before, its ticket may have ended: another one is tried first.
+      const mayHaveExpired = this.#options.getTicket && this.#isAnswered;
+      this.#probing = via === "eventsource" && error.code === "eventsource_closed" && !mayHaveExpired;
       return false;
     }
     if (transport !== "auto" || (this.#socket && !this.#ownsSocket)) return false;
@@ -667,7 +710,17 @@ export class TokenStream {
     return headers;
   }
 
-  async #fetch(path, { signal, method = "GET", headers = {}, body, keepalive }) {
+  /** Adds a ticket to a path, where there are no headers for a credential. */
+  async #withTicket(path) {
+    const { getTicket, headers } = this.#options;
+    if (!getTicket || headers) return path;
+    if (this.#id !== null) return withTicket(path, this.#startTicket ?? await ticketFor(getTicket, "stream", this.#id));
+    this.#startTicket ??= await ticketFor(getTicket, "start");
+    return withTicket(path, this.#startTicket);
+  }
+
+  async #fetch(bare, { signal, method = "GET", headers = {}, body, keepalive }) {
+    const path = await this.#withTicket(bare);
     try {
       return await this.#options.fetch(`${this.#options.baseUrl}${path}`, {
         method, body, keepalive, signal,
@@ -769,9 +822,9 @@ export class TokenStream {
     return `/v1/streams?${query}`;
   }
 
-  /** A plain question fits into a GET. Other requests are posted, and read under the id that is returned. */
+  /** A plain question fits into a GET. Other requests, and those with headers, are posted, and read under the id that is returned. */
   async #eventSourcePath(signal) {
-    const isBare = this.#request && typeof this.#request.input === "string" && Object.keys(this.#request).every((name) => ["input", "model"].includes(name));
+    const isBare = this.#request && !this.#options.headers && typeof this.#request.input === "string" && Object.keys(this.#request).every((name) => ["input", "model"].includes(name));
     if (this.#id === null && isBare && this.#route !== "streams") {
       this.#route = "query";
       return this.#queryPath();
@@ -798,7 +851,14 @@ export class TokenStream {
     if (!EventSource) throw new TokenwireError("There is no EventSource here. Use the transport \"sse\".", { code: "no_eventsource" });
     let path = await this.#eventSourcePath(signal);
     if (this.#settled && !this.#orphan) return;
-    if (this.#options.getTicket) path += `${path.includes("?") ? "&" : "?"}ticket=${encodeURIComponent(await this.#options.getTicket())}`;
+    const { getTicket } = this.#options;
+    if (getTicket && this.#id !== null) {
+      path = withTicket(path, this.#startTicket ?? await ticketFor(getTicket, "stream", this.#id));
+    } else if (getTicket) {
+      this.#startTicket ??= await ticketFor(getTicket, "start");
+      path = withTicket(path, this.#startTicket);
+    }
+    if (signal.aborted) throw signal.reason;
     await new Promise((resolve, reject) => {
       const source = new EventSource(`${this.#options.baseUrl}${path}`, { withCredentials: this.#options.credentials === "include" });
       let release = () => {};
@@ -926,6 +986,7 @@ export class TokenStream {
     }
     this.#last = number;
     this.#applied += 1;
+    this.#refusals = 0;
     if (this.#applied === 1 && this.#via === "sse" && this.#avoidSocket) blocked.set(this.#options.baseUrl, Date.now() + BLOCKED_FOR);
     if (this.#state !== "streaming") this.#setState("streaming");
     if (isReset) {
@@ -1099,7 +1160,7 @@ export class TokenwireSocket {
         throw new TokenwireError("There is no WebSocket here: pass one as the option `WebSocket`, or use the transport \"sse\".", { code: "websocket_unavailable" });
       }
       const protocols = ["tokenwire.v1"];
-      if (getTicket) protocols.push(`tokenwire-ticket.${await getTicket()}`);
+      if (getTicket) protocols.push(`tokenwire-ticket.${await ticketFor(getTicket, "socket")}`);
       webSocket = new WebSocket(socketUrl(baseUrl), protocols);
       this.#webSocket = webSocket;
       await new Promise((resolve, reject) => {
@@ -1134,7 +1195,7 @@ export class TokenwireSocket {
       return new TokenwireError(`The gateway closed the WebSocket because ${FINAL_CLOSE.get(code)} (${code}${said}).`, { code: "websocket_closed", status: code });
     }
     if (code === CREDENTIAL_REFUSED) {
-      return new TokenwireError(`The gateway requires a new credential${said}.`, { code: "invalid_api_key", status: 401, retryable: Boolean(this.#options.getTicket) });
+      return new TokenwireError(`The gateway requires a new credential${said}.`, { code: this.#options.getTicket ? "invalid_ticket" : "invalid_api_key", status: 401, retryable: Boolean(this.#options.getTicket) });
     }
     return lost(`The WebSocket was closed (${code}${said}).`, { status: code });
   }
@@ -1147,9 +1208,25 @@ export class TokenwireSocket {
     } catch {
       return this._drop(lost("A message is not JSON.", { code: "malformed_event" }));
     }
+    if (message.type === "tokenwire:auth_expiring") {
+      this.#renew();
+      return undefined;
+    }
     const lane = this.#lanes.get(message.stream_id) ?? this.#named.get(message.response_id);
     lane?.take(message);
     return undefined;
+  }
+
+  /** Prolongs the socket before its ticket ends. Where that fails the gateway closes it, and it is opened again. */
+  async #renew() {
+    const [webSocket, { getTicket }] = [this.#webSocket, this.#options];
+    if (!getTicket) return;
+    try {
+      const ticket = await ticketFor(getTicket, "socket");
+      if (this.#webSocket === webSocket) this._send({ type: "tokenwire:auth", ticket });
+    } catch {
+      // The close tells of it.
+    }
   }
 
   /** Detects a dead socket. Browsers cannot send protocol pings and do not show received ones. */

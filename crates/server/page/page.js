@@ -3,7 +3,7 @@ import { Announcer } from "./announcer.js";
 import { Conversation } from "./conversation.js";
 import { ConversationList } from "./conversation_list.js";
 import { copy, element } from "./element.js";
-import { takeFromAddress, useKey } from "./key.js";
+import { ready, takeFromAddress, useKey } from "./key.js";
 import { Meter } from "./meter.js";
 import { models } from "./past.js";
 import { looksLikeCredential } from "/tokenwire.js";
@@ -155,6 +155,7 @@ conversation.addEventListener("status", ({ detail: state }) => {
   if (state === "offline") announcer.say("You are offline. The answer continues when you are online again.");
 });
 conversation.addEventListener("end", ({ detail: { status, text, error } }) => {
+  if (error?.status === 401) askForKey(error.message);
   announcer.follow(text, { done: true });
   if (error) announcer.say(error.explanation ?? error.message);
   else announcer.say(status === "cancelled" ? "Stopped." : "The answer is complete.");
@@ -223,14 +224,27 @@ nameTheme();
 for (const name of ["model", "transport"]) $(name).addEventListener("change", () => kept.set(name, $(name).value));
 choose($("transport"), kept.get("transport"));
 
+/** Offers the models. Returns false, and asks for a key, if the gateway needs one. */
 async function offerModels() {
+  let refusal = null;
   const names = await models().catch((error) => {
-    if (error.status === 401) askForKey(error.message);
+    if (error.status === 401) refusal = error;
     return [];
   });
+  if (refusal) {
+    askForKey(refusal.message);
+    return false;
+  }
   const options = names.length > 0 ? names.map((name) => new Option(name, name)) : [new Option("the gateway's choice", "")];
   $("model").replaceChildren(...options);
   choose($("model"), kept.get("model"));
+  return true;
+}
+
+/** Begins to work with the gateway, once there is a key for it. */
+async function begin() {
+  await ready();
+  if ((await offerModels()) && conversation.isEmpty) openLink();
 }
 
 /** Asks for a key, and says why. */
@@ -246,14 +260,14 @@ $("key-form").addEventListener("submit", (event) => {
   $("key").value = "";
   $("key-form").hidden = true;
   useKey(key);
-  offerModels().then(openLink);
+  begin();
   $("question").focus();
 });
 
 function openLink() {
   if (takeFromAddress()) {
     $("key-form").hidden = true;
-    offerModels();
+    begin();
     return;
   }
   // A key in the address would stay in the history and in every copied link.
@@ -274,5 +288,5 @@ addEventListener("popstate", () => {
 });
 
 refresh();
-offerModels().then(openLink);
+begin();
 if (isMouse) $("question").focus();

@@ -16,7 +16,7 @@ use tokenwire_store::DiskStore;
 use tokenwire_webhooks::{WebhookOptions, Webhooks};
 
 use crate::allocator::return_memory;
-use crate::auth::{Authenticator, MadeKey, made_key};
+use crate::auth::{Authenticator, MadeKey, SharedUses, Tickets, made_key};
 use crate::cluster::{Cluster, ClusterSource};
 use crate::config::schema::Config;
 use crate::descriptors::refuse_without_descriptors;
@@ -357,6 +357,10 @@ fn share(
         source.map(|source| (tag, source)),
         cluster.as_ref().map(|cluster| cluster.replica(&config)),
     );
+    let nodes = cluster
+        .clone()
+        .map(|cluster| cluster as Arc<dyn SharedUses>);
+    let tickets = Arc::new(Tickets::of(&config, nodes));
     let metrics = Metrics::new(&config, engine.registry().clone());
     let upstreams = Shared::upstreams(&config, simulator);
     metrics.collect(Upstreams(upstreams.clone()));
@@ -376,6 +380,7 @@ fn share(
         webhooks,
         store,
         auth,
+        tickets,
         neighbours,
         cluster,
         limits,

@@ -122,6 +122,18 @@ impl HostPolicy {
         Ok(client)
     }
 
+    /// Whether the client of this request uses https, as far as that can be known.
+    pub(crate) fn is_https(&self, head: &RequestHead) -> bool {
+        match self.check(head).map(|host| host.scheme) {
+            Ok(Some(scheme)) => scheme == "https",
+            // A proxy that ends TLS may be in front: a browser says so by its page's origin.
+            Ok(None) | Err(_) => {
+                let origin = head.headers().get(header::ORIGIN);
+                origin.is_some_and(|origin| origin.as_bytes().starts_with(b"https://"))
+            }
+        }
+    }
+
     /// Returns a host that is not among those that are served, for a request with a credential: no
     /// page can have made that up.
     pub(crate) fn unlisted(&self) -> ClientHost {

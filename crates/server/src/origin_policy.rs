@@ -37,8 +37,10 @@ pub(crate) enum PageOrigin {
     Unnamed,
     /// The gateway's own page.
     Own,
-    /// A page of this origin, which is allowed.
+    /// A page of this origin, which is listed, or which the ticket is for.
     Allowed(String),
+    /// A page of this origin on the client's own machine, where those are allowed.
+    Loopback(String),
     /// A page that is not allowed. The text says why and names a remedy.
     Foreign(String),
 }
@@ -80,9 +82,64 @@ impl OriginPolicy {
         }
         let is_web = matches!(url.scheme(), "http" | "https");
         if self.loopback && is_web && host_of(&url).is_some_and(|host| is_loopback(&host)) {
-            return PageOrigin::Allowed(origin.to_owned());
+            return PageOrigin::Loopback(origin.to_owned());
         }
         foreign(origin)
+    }
+
+    /// Classifies a request whose ticket is for pages of one origin.
+    pub(crate) fn classify_by_ticket(
+        &self,
+        head: &RequestHead,
+        host: Option<&ClientHost>,
+        only: &str,
+    ) -> PageOrigin {
+        let mut origins = head.headers().get_all(header::ORIGIN);
+        match (origins.next(), origins.next()) {
+            (Some(origin), None) if origin.as_bytes().eq_ignore_ascii_case(only.as_bytes()) => {
+                if self.is_own(host, only) {
+                    PageOrigin::Own
+                } else {
+                    PageOrigin::Allowed(only.to_owned())
+                }
+            }
+            // The gateway's own pages send no origin with a GET, others always do.
+            (None, _) if self.is_own(host, only) => PageOrigin::Unnamed,
+            _ => PageOrigin::Foreign(format!(
+                "The ticket is for pages of the origin '{only}'. Get one for this page with POST /v1/tickets."
+            )),
+        }
+    }
+
+    fn is_own(&self, host: Option<&ClientHost>, origin: &str) -> bool {
+        let is_public = self
+            .public
+            .as_ref()
+            .is_some_and(|public| public.eq_ignore_ascii_case(origin));
+        let url = Url::parse(origin).ok();
+        is_public || url.is_some_and(|url| host.is_some_and(|host| host.is_own(&url)))
+    }
+
+    /// Returns why a request is refused that has only a cookie. It must come from the gateway's own
+    /// page or a listed one: a page on another port of this machine has the same cookies.
+    pub(crate) fn cookie_refusal(head: &RequestHead, origin: &PageOrigin) -> Option<String> {
+        match origin {
+            PageOrigin::Own | PageOrigin::Allowed(_) => None,
+            PageOrigin::Foreign(why) => Some(why.clone()),
+            PageOrigin::Loopback(origin) => Some(format!(
+                "Pages of the origin '{origin}' may not use the cookie. Add it to server.allowed_origins if they should."
+            )),
+            PageOrigin::Unnamed => {
+                let mut sites = head.headers().get_all(SEC_FETCH_SITE).peekable();
+                let is_named = sites.peek().is_some();
+                let is_own = is_named
+                    && sites.all(|site| matches!(site.as_bytes(), b"same-origin" | b"none"));
+                (!is_own).then(|| {
+                    "A cookie counts only for requests that a browser marks as the gateway's own. Send a key instead."
+                        .to_owned()
+                })
+            }
+        }
     }
 
     /// Returns why a request is refused, or `None` if it may go on. A request with an `Origin` is
@@ -100,7 +157,7 @@ impl OriginPolicy {
             return None;
         }
         match origin {
-            PageOrigin::Own | PageOrigin::Allowed(_) => return None,
+            PageOrigin::Own | PageOrigin::Allowed(_) | PageOrigin::Loopback(_) => return None,
             PageOrigin::Foreign(why) => return Some(why.clone()),
             PageOrigin::Unnamed => {}
         }
@@ -164,13 +221,19 @@ fn foreign(origin: &str) -> PageOrigin {
 // === impl PageOrigin ===
 
 impl PageOrigin {
-    /// Adds the headers that let the page read the response. No cookie is in use, so the page's
-    /// credentials are never allowed.
-    pub(crate) fn expose(&self, headers: &mut HeaderMap) {
+    /// Adds the headers that let the page read the response. Where the cookie is in use
+    /// (`has_cookies`), listed pages may send it.
+    pub(crate) fn expose(&self, headers: &mut HeaderMap, has_cookies: bool) {
         headers.append(header::VARY, HeaderValue::from_static("Origin"));
-        let Self::Allowed(origin) = self else {
+        let (Self::Allowed(origin) | Self::Loopback(origin)) = self else {
             return;
         };
+        if has_cookies && matches!(self, Self::Allowed(_)) {
+            headers.insert(
+                HeaderName::from_static("access-control-allow-credentials"),
+                HeaderValue::from_static("true"),
+            );
+        }
         let Ok(origin) = HeaderValue::try_from(origin) else {
             return;
         };
@@ -243,7 +306,7 @@ mod tests {
         };
         match origin {
             PageOrigin::Own => "own",
-            PageOrigin::Allowed(_) => "allowed",
+            PageOrigin::Allowed(_) | PageOrigin::Loopback(_) => "allowed",
             PageOrigin::Foreign(_) => "foreign",
             PageOrigin::Unnamed if may(Effect::StartsByGet) => "starts",
             PageOrigin::Unnamed if may(Effect::Protected) => "posts",
@@ -370,7 +433,7 @@ mod tests {
         for name in ["x-ratelimit-limit-requests", "x-ratelimit-limit-images"] {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static("1"));
         }
-        PageOrigin::Allowed("http://localhost:5173".to_owned()).expose(&mut headers);
+        PageOrigin::Allowed("http://localhost:5173".to_owned()).expose(&mut headers, false);
         let exposed = headers.get("access-control-expose-headers").unwrap();
         let exposed = exposed.to_str().unwrap();
         assert_eq!(exposed.matches("x-ratelimit-limit-requests").count(), 1);

@@ -13,7 +13,7 @@ use tokenwire_core::engine::{
 };
 use tokenwire_core::log::{LogLimits, LogStore};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
-use tokenwire_core::model::id::{Owner, Tag, TaggedIds};
+use tokenwire_core::model::id::{GenerationId, Owner, Tag, TaggedIds};
 use tokenwire_core::model::include::Include;
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::{
@@ -25,7 +25,7 @@ use tokenwire_store::DiskStore;
 use tokenwire_ws::WebSocketOptions;
 use url::Url;
 
-use crate::auth::{Authenticator, CREDENTIAL_HEADERS, Identity};
+use crate::auth::{Authenticator, CREDENTIAL_HEADERS, Identity, Tickets};
 use crate::cluster::Cluster;
 use crate::config::address_range::AddressRange;
 use crate::config::schema;
@@ -64,6 +64,8 @@ pub struct Service {
     pub store: Option<Arc<DiskStore>>,
     /// Checks credentials; `None` where every request is the anonymous owner's.
     pub auth: Option<Arc<Authenticator>>,
+    /// Makes and opens tickets.
+    pub tickets: Arc<Tickets>,
     /// The node, where there are several.
     pub cluster: Option<Arc<Cluster>>,
     /// Limits of clients, and what they have used.
@@ -93,6 +95,8 @@ pub struct Shared {
     pub store: Option<Arc<DiskStore>>,
     /// Checks credentials; `None` where every request is the anonymous owner's.
     pub auth: Option<Arc<Authenticator>>,
+    /// Makes and opens tickets.
+    pub tickets: Arc<Tickets>,
     /// The other processes on the same store.
     pub neighbours: Option<Arc<Neighbours>>,
     /// The node, where there are several.
@@ -220,6 +224,7 @@ impl Service {
             metrics: shared.metrics.clone(),
             store: shared.store.clone(),
             auth: shared.auth.clone(),
+            tickets: shared.tickets.clone(),
             cluster: shared.cluster.clone(),
             limits: shared.limits.clone(),
             forwarded,
@@ -231,13 +236,41 @@ impl Service {
     /// # Errors
     /// `invalid_api_key` where credentials are checked, and this request's was not.
     pub(crate) fn identity(&self, request: &HttpRequest) -> Result<Identity, ApiError> {
-        if self.auth.is_none() {
-            return Ok(Identity::default());
-        }
         let known = request.extensions().get::<Identity>().cloned();
-        known.ok_or_else(|| {
-            ApiError::new(ErrorCode::InvalidApiKey, "The request has no credential.")
-        })
+        match (known, &self.auth) {
+            (Some(identity), _) => Ok(identity),
+            (None, None) => Ok(Identity::default()),
+            (None, Some(_)) => {
+                let message = "The request has no credential.";
+                Err(ApiError::new(ErrorCode::InvalidApiKey, message))
+            }
+        }
+    }
+
+    /// Checks that a request may read this stream, and returns the owner that it reads as.
+    ///
+    /// # Errors
+    /// `ticket_not_allowed` with a ticket of another stream, and `not_found` with one that has not
+    /// started it. Those of [`Service::identity`].
+    pub(crate) async fn reader_of(
+        &self,
+        request: &HttpRequest,
+        id: &GenerationId,
+    ) -> Result<Owner, ApiError> {
+        let identity = self.identity(request)?;
+        let owner = identity.owner();
+        let Some(ticket) = identity.ticket() else {
+            return Ok(owner);
+        };
+        ticket.check_stream(id)?;
+        if ticket.start_key().is_some() {
+            let found = self.engine.find(id, &owner).await?;
+            if !ticket.has_started(&found) {
+                let message = format!("Response with id '{id}' not found.");
+                return Err(ApiError::new(ErrorCode::NotFound, message));
+            }
+        }
+        Ok(owner)
     }
 
     /// Returns the owner of a request. Without credentials all requests have the same one.
@@ -299,6 +332,11 @@ impl Service {
                 None
             },
             meter: identity.meter(&self.limits),
+            only_key: identity
+                .ticket()
+                .and_then(|ticket| ticket.start_key())
+                .map(Into::into),
+            refuses_webhooks: identity.ticket().is_some(),
         }
     }
 
@@ -339,9 +377,8 @@ impl Service {
         let streams = &self.config.streams;
         WebSocketOptions {
             caller: self.caller(identity, headers),
-            revoked: identity
-                .revocation()
-                .map(|revocation| revocation.sockets().clone()),
+            credential: identity.socket_credential(),
+            tickets: None,
             max_message: self.config.limits.websocket_frame(),
             message_timeout: self.config.server.body_timeout,
             min_message_rate: self.config.server.min_body_rate,

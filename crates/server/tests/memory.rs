@@ -20,6 +20,7 @@ use actix_web::{App, HttpServer, web};
 use futures::future::join_all;
 use serde_json::json;
 use support::{Answer, PATIENCE, Request, Socket, chat, eventually, response};
+use tokenwire::auth::Tickets;
 use tokenwire::config::schema::{Config, Upstream};
 use tokenwire::http::{configure, request_middleware};
 use tokenwire::metrics::Metrics;
@@ -71,6 +72,7 @@ impl Metered {
             webhooks: Webhooks::new(WebhookOptions::default()).unwrap(),
             store: None,
             auth: None,
+            tickets: Arc::new(Tickets::of(&config, None)),
             neighbours: None,
             limits: tokenwire::limits::Limits::new(&config),
             cluster: None,

@@ -142,6 +142,7 @@ fn shared() -> Shared {
         auth: None,
         neighbours: None,
         limits: tokenwire::limits::Limits::new(&Config::default()),
+        tickets: Arc::new(tokenwire::auth::Tickets::of(&Config::default(), None)),
         cluster: None,
         config: Arc::new(Config::default()),
     }

@@ -24,11 +24,13 @@ mod read_loop;
 mod readers;
 mod replies;
 mod session;
+mod socket_credential;
 mod text_frames;
 mod upgrade;
 mod waiting_commands;
 
-pub use upgrade::{WebSocketOptions, upgrade};
+pub use socket_credential::{Renewal, SocketAccess, SocketCredential, SocketReads, TicketCheck};
+pub use upgrade::{WebSocketOptions, refuse, upgrade};
 
 /// The examples of the README are compiled as doctests.
 #[cfg(doctest)]

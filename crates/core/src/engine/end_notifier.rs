@@ -73,6 +73,13 @@ pub(super) fn on_end(
     notifier: Option<&Arc<dyn EndNotifier>>,
     request: &StartRequest,
 ) -> Result<Option<OnEnd>, ApiError> {
+    if request.refuses_webhooks
+        && let StreamRequest::Responses(responses) = &request.body
+        && responses.webhook_url().is_some()
+    {
+        let message = "This credential cannot ask for webhooks. Send a key instead.";
+        return Err(ApiError::new(ErrorCode::TicketNotAllowed, message).param("webhook"));
+    }
     match (notifier, &request.body) {
         (Some(notifier), _) => notifier.on_end(request),
         (None, StreamRequest::Responses(responses)) if responses.webhook_url().is_some() => {

@@ -74,6 +74,8 @@ codes! {
     /// A cursor (`Last-Event-ID`, `after`, `starting_after`) is malformed, of another stream, or
     /// past the head.
     InvalidCursor = "invalid_cursor", 400, Client, false, "Resume with the number of the last event that was received on this very stream.";
+    /// A WebSocket offers a ticket without the subprotocol beside it.
+    SubprotocolMissing = "subprotocol_missing", 400, Client, false, "Offer `tokenwire.v1` beside the ticket: `new WebSocket(url, [\"tokenwire.v1\", \"tokenwire-ticket.…\"])`.";
     /// The HTTP upgrade is malformed.
     InvalidUpgrade = "invalid_upgrade", 400, Client, false, "Open the WebSocket as RFC 6455 says: GET, `Connection: Upgrade`, `Upgrade: websocket`, version 13 and a 16-byte key.";
     /// A `stream_id` is not 1 to 256 of `[A-Za-z0-9_.-]`.
@@ -82,10 +84,14 @@ codes! {
     UnknownMessageType = "unknown_message_type", 400, Client, false, "Send one of the message types that the error lists.";
     /// The credential is missing or wrong.
     InvalidApiKey = "invalid_api_key", 401, Client, false, "Send `Authorization: Bearer <key>` with a key that is valid.";
+    /// The ticket is malformed, changed, expired or used, or its issuer is no longer valid.
+    InvalidTicket = "invalid_ticket", 401, Client, false, "Get a new ticket with POST /v1/tickets.";
     /// The request carries two different credentials.
     AmbiguousCredential = "ambiguous_credential", 400, Client, false, "Send one credential, in one header.";
     /// The credential does not have the role that the request needs.
     RoleRequired = "role_required", 403, Client, false, "Use a key with the role that the message names.";
+    /// The ticket is valid, but not for this request.
+    TicketNotAllowed = "ticket_not_allowed", 403, Client, false, "Get a ticket for what the message names, or send a key.";
     /// The credential may not use the model, or no upstream that serves it.
     ModelNotAllowed = "model_not_allowed", 403, Client, false, "Use one of the models that /v1/models lists for this key, or ask the operator for access.";
     /// A page of a foreign origin sent the request.

@@ -96,6 +96,21 @@ impl Key {
         }
     }
 
+    /// Whether its tickets may be this owner's: its own, one below it, or for an operator any.
+    pub(super) fn may_be(&self, owner: &Owner) -> bool {
+        let own = match &self.rights.owner {
+            Owner::Anonymous => "anonymous",
+            Owner::Named(own) => own,
+        };
+        let is_below = match owner {
+            Owner::Anonymous => false,
+            Owner::Named(name) => name
+                .strip_prefix(own)
+                .is_some_and(|rest| rest.starts_with('/')),
+        };
+        *owner == self.rights.owner || is_below || self.rights.role == Role::Operator
+    }
+
     pub(super) fn is_expired(&self) -> bool {
         self.rights
             .expires

@@ -6,7 +6,7 @@
 //! `shared_logs` has what outlives a node: what it stored of ended responses, and the records of those
 //! that are replicated while they run. `source` puts these together for the engine. `sweep` and
 //! `deliveries` go on with what a lost node left, and `lease` keeps a node that slept from going on
-//! with what another one has taken over.
+//! with what another one has taken over. `tickets` has the tickets that were used.
 
 mod claims;
 mod deliveries;
@@ -16,6 +16,7 @@ mod node_record;
 mod shared_logs;
 mod source;
 mod sweep;
+mod tickets;
 
 pub(crate) use deliveries::ClusterDeliveries;
 pub use membership::ClusterStatus;

@@ -403,6 +403,10 @@ impl Findings {
     }
 
     fn auth(&mut self, config: &Config) {
+        for problem in config.auth.tickets.problems() {
+            let path = format!("auth.tickets.{}", problem.field);
+            self.add(&path, &problem.found, problem.expected, problem.remedy);
+        }
         for (index, entry) in config.auth.keys.iter().enumerate() {
             for problem in entry.problems() {
                 let path = format!("auth.keys.{index}.{}", problem.field);

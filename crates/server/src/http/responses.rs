@@ -170,7 +170,8 @@ async fn find(
             format!("Response with id '{shown}' not found."),
         )
     })?;
-    service.engine.find(&parsed, &service.owner(request)?).await
+    let owner = service.reader_of(request, &parsed).await?;
+    service.engine.find(&parsed, &owner).await
 }
 
 /// `GET /v1/responses/{id}`

@@ -5,7 +5,7 @@ use actix_web::web;
 use super::resource::{get, resource};
 use super::unknown_path::unknown;
 use super::{
-    chat, documentation, health, metrics, models, page, responses, sockets, streams, usage,
+    chat, documentation, health, metrics, models, page, responses, sockets, streams, tickets, usage,
     webhooks,
 };
 
@@ -49,6 +49,7 @@ pub fn configure(app: &mut web::ServiceConfig) {
             streams::attach,
         ))
         .service(resource("/v1/ws", "GET (WebSocket)").route(web::get().to(sockets::connect)))
+        .service(resource("/v1/tickets", "POST").route(web::post().to(tickets::create)))
         .service(get(
             resource("/v1/webhooks/deliveries", "GET, HEAD"),
             webhooks::list,
