@@ -86,6 +86,7 @@ export class TokenwireError extends Error {
 const EXPLANATIONS = new Map([
   ["connection_lost", "The connection was lost and could not be restored. Check your network, and that the gateway is running."],
   ["connection_queued", "The browser opens six HTTP/1.1 connections to a gateway, over all tabs, and all are in use. This answer waits for one. Close other tabs, or use the transport \"ws\"."],
+  ["come_back", "The gateway is busy or restarting. Try again in a moment."],
   ["unreachable", "The gateway cannot be reached. Check your network, and that the gateway is running."],
   ["not_found", "This answer is not kept any more, or it never existed."],
   ["producer_lost", "The gateway was restarted in the middle of this answer. What had arrived is kept. Let the model continue it, or ask again."],
@@ -542,6 +543,8 @@ export class TokenStream {
 
   #backoff(attempt, error) {
     const { retryBase, retryCap } = this.#options;
+    // An event stream that only names a pause. It may be short: a gateway that is replaced sends its readers to the next process.
+    if (error.code === "come_back") return Math.min(error.retryAfter, 60_000) * (1 + Math.random() / 10);
     const jittered = Math.random() * Math.min(retryCap, retryBase * 2 ** (attempt - 1));
     return Math.max(jittered, Math.min(error.retryAfter ?? 0, 60_000));
   }
@@ -716,7 +719,7 @@ export class TokenStream {
       for (;;) {
         const { done, value } = await reader.read().catch((error) => { throw signal.aborted ? signal.reason : lost("The connection broke.", { cause: error }); });
         if (signal.aborted) throw signal.reason;
-        if (done) throw lost("The connection ended before the answer did.", this.#applied > applied ? {} : { retryAfter: parser.retry });
+        if (done) throw lost("The connection ended before the answer did.", this.#applied > applied || parser.retry === null ? {} : { code: "come_back", retryAfter: parser.retry });
         this.#heard = now();
         for (const message of parser.push(value)) {
           if (message.data !== "[DONE]") this.#receive(this.#parse(message.data));

@@ -8,7 +8,7 @@ import { Turn } from "./turn.js";
 /** Codes that mean that the gateway cannot continue from the previous answer. */
 const FORGOTTEN = ["previous_response_not_found", "previous_response_unusable"];
 /** Codes of connections that could not be restored. The answer may still run. */
-const UNREACHED = ["connection_lost", "unreachable", "stalled", "websocket_unavailable"];
+const UNREACHED = ["connection_lost", "come_back", "unreachable", "stalled", "websocket_unavailable"];
 /** Pause between two times that a growing answer is stored, in milliseconds. */
 const STORED_EVERY = 2000;
 /** A question whose answer never began. */
