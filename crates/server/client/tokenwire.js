@@ -83,6 +83,8 @@ export class TokenwireError extends Error {
   }
 }
 
+const UNREADABLE = "The model server sent an answer that the gateway cannot read. Try again; if it comes back, tell the operator.";
+const NO_MODEL = "This model is not available here. Choose another model.";
 const EXPLANATIONS = new Map([
   ["connection_lost", "The connection was lost and could not be restored. Check your network, and that the gateway is running."],
   ["connection_queued", "The browser opens six HTTP/1.1 connections to a gateway, over all tabs, and all are in use. This answer waits for one. Close other tabs, or use the transport \"ws\"."],
@@ -104,6 +106,18 @@ const EXPLANATIONS = new Map([
   ["shutting_down", "The gateway is restarting. Try again in a moment."],
   ["invalid_api_key", "The gateway requires a valid key."],
   ["origin_forbidden", "The gateway does not accept requests from this page. Add its origin to server.allowed_origins."],
+  ["upstream_malformed", UNREADABLE],
+  ["upstream_invalid_utf8", UNREADABLE],
+  ["upstream_event_too_large", UNREADABLE],
+  ["upstream_error", "The model server failed. Its own message is below. Try again, or choose another model."],
+  ["upstream_busy", "The model server is busy. Wait a moment and try again."],
+  ["model_not_found", NO_MODEL],
+  ["model_not_allowed", NO_MODEL],
+  ["stream_too_large", "The answer is longer than the gateway keeps. Ask for less at once."],
+  ["body_too_large", "The question is larger than the gateway accepts. Send less."],
+  ["context_length_exceeded", "The conversation is longer than the model can read. Start a new one, or ask for less."],
+  ["store_unavailable", "The gateway cannot read or write its store. Try again in a moment, and tell its operator if it stays so."],
+  ["internal_error", "The gateway failed. Try again; if it comes back, tell its operator the request id."],
   ["previous_response_not_found", "The gateway has not kept the conversation. Start a new one."],
   ["cancelled", "The answer was stopped."],
   [429, "Too many requests. Wait a moment and try again."],
