@@ -13,7 +13,7 @@ export class ConversationList {
   #isCurrent;
   #forget;
 
-  /** `open(record)` shows a conversation, `isCurrent(id)` tells the one that is shown, `forget(id)` is called once one is deleted. */
+  /** `open(record)` shows a conversation, `isCurrent(id)` tells the one that is shown, `forget(id)` is called before one is deleted. */
   constructor(dialog, { open, isCurrent, forget }) {
     this.#dialog = dialog;
     this.#list = dialog.querySelector("ul");
@@ -45,7 +45,7 @@ export class ConversationList {
 
   #row({ id, title, updated }) {
     const name = title || t("Without a question");
-    const row = element("li", {});
+    const row = element("li", { "data-id": id });
     const open = element("button", { type: "button", className: "open", onclick: () => this.#choose(id) },
       element("span", { className: "title", textContent: name }), element("time", { dateTime: new Date(updated).toISOString(), textContent: when(updated) }));
     if (this.#isCurrent(id)) open.setAttribute("aria-current", "true");
@@ -90,11 +90,13 @@ export class ConversationList {
   }
 
   async #delete(row, id, name) {
-    const record = await store.remove(id);
+    // First, so that nothing stores it again.
     this.#forget(id);
+    const record = await store.remove(id);
     const undo = element("button", { type: "button", textContent: t("Undo"), onclick: async () => {
       await store.restore(record);
       await this.#draw();
+      this.#list.querySelector(`[data-id="${id}"] .open`)?.focus();
     } });
     row.replaceChildren(element("span", { className: "deleted", textContent: t("Deleted: {name}", { name }) }), undo);
     undo.focus();
