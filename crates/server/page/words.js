@@ -142,6 +142,8 @@ const CHINESE = new Map(Object.entries({
   "The gateway is busy. Try again in a moment.": "网关繁忙。请稍后重试。",
   "The gateway is restarting. Try again in a moment.": "网关正在重启。请稍后重试。",
   "The gateway requires a valid key.": "网关需要有效的密钥。",
+  "The permission for this answer has ended. Reload the page.": "此回答的访问许可已到期。请刷新页面。",
+  "This page may not do that. Reload the page, or ask its operator.": "此页面没有权限这样做。请刷新页面，或联系其管理员。",
   "The gateway does not accept requests from this page. Add its origin to server.allowed_origins.": "网关不接受来自此页面的请求。请将其来源加入 server.allowed_origins。",
   "The gateway has not kept the conversation. Start a new one.": "网关没有保存此对话。请开始新对话。",
   "The answer was stopped.": "回答已停止。",
