@@ -85,9 +85,12 @@ export class TokenwireError extends Error {
   }
 }
 
+const UNREADABLE = "The model server sent an answer that the gateway cannot read. Try again; if it comes back, tell the operator.";
+const NO_MODEL = "This model is not available here. Choose another model.";
 const EXPLANATIONS = new Map([
   ["connection_lost", "The connection was lost and could not be restored. Check your network, and that the gateway is running."],
   ["connection_queued", "The browser opens six HTTP/1.1 connections to a gateway, over all tabs, and all are in use. This answer waits for one. Close other tabs, or use the transport \"ws\"."],
+  ["come_back", "The gateway is busy or restarting. Try again in a moment."],
   ["unreachable", "The gateway cannot be reached. Check your network, and that the gateway is running."],
   ["not_found", "This answer is not kept any more, or it never existed."],
   ["producer_lost", "The gateway was restarted in the middle of this answer. What had arrived is kept. Let the model continue it, or ask again."],
@@ -107,6 +110,18 @@ const EXPLANATIONS = new Map([
   ["invalid_ticket", "The permission for this answer has ended. Reload the page."],
   ["ticket_not_allowed", "This page may not do that. Reload the page, or ask its operator."],
   ["origin_forbidden", "The gateway does not accept requests from this page. Add its origin to server.allowed_origins."],
+  ["upstream_malformed", UNREADABLE],
+  ["upstream_invalid_utf8", UNREADABLE],
+  ["upstream_event_too_large", UNREADABLE],
+  ["upstream_error", "The model server failed. Its own message is below. Try again, or choose another model."],
+  ["upstream_busy", "The model server is busy. Wait a moment and try again."],
+  ["model_not_found", NO_MODEL],
+  ["model_not_allowed", NO_MODEL],
+  ["stream_too_large", "The answer is longer than the gateway keeps. Ask for less at once."],
+  ["body_too_large", "The question is larger than the gateway accepts. Send less."],
+  ["context_length_exceeded", "The conversation is longer than the model can read. Start a new one, or ask for less."],
+  ["store_unavailable", "The gateway cannot read or write its store. Try again in a moment, and tell its operator if it stays so."],
+  ["internal_error", "The gateway failed. Try again; if it comes back, tell its operator the request id."],
   ["previous_response_not_found", "The gateway has not kept the conversation. Start a new one."],
   ["cancelled", "The answer was stopped."],
   [429, "Too many requests. Wait a moment and try again."],
@@ -583,6 +598,8 @@ export class TokenStream {
 
   #backoff(attempt, error) {
     const { retryBase, retryCap } = this.#options;
+    // An event stream that only names a pause. It may be short: a gateway that is replaced sends its readers to the next process.
+    if (error.code === "come_back") return Math.min(error.retryAfter, 60_000) * (1 + Math.random() / 10);
     const jittered = Math.random() * Math.min(retryCap, retryBase * 2 ** (attempt - 1));
     return Math.max(jittered, Math.min(error.retryAfter ?? 0, 60_000));
   }
@@ -769,7 +786,7 @@ export class TokenStream {
       for (;;) {
         const { done, value } = await reader.read().catch((error) => { throw signal.aborted ? signal.reason : lost("The connection broke.", { cause: error }); });
         if (signal.aborted) throw signal.reason;
-        if (done) throw lost("The connection ended before the answer did.", this.#applied > applied ? {} : { retryAfter: parser.retry });
+        if (done) throw lost("The connection ended before the answer did.", this.#applied > applied || parser.retry === null ? {} : { code: "come_back", retryAfter: parser.retry });
         this.#heard = now();
         for (const message of parser.push(value)) {
           if (message.data !== "[DONE]") this.#receive(this.#parse(message.data));

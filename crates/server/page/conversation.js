@@ -4,17 +4,18 @@ import { findByAnswer, save } from "./conversation_store.js";
 import { access } from "./key.js";
 import { recall } from "./past.js";
 import { Turn } from "./turn.js";
+import { t } from "./words.js";
 
 /** Codes that mean that the gateway cannot continue from the previous answer. */
 const FORGOTTEN = ["previous_response_not_found", "previous_response_unusable"];
 /** Codes of connections that could not be restored. The answer may still run. */
-const UNREACHED = ["connection_lost", "unreachable", "stalled", "websocket_unavailable"];
+const UNREACHED = ["connection_lost", "come_back", "unreachable", "stalled", "websocket_unavailable"];
 /** Pause between two times that a growing answer is stored, in milliseconds. */
 const STORED_EVERY = 2000;
 /** A question whose answer never began. */
 const UNANSWERED = { code: null, message: "The page was closed before the gateway answered.", explanation: "The page was closed before the gateway answered. Ask again." };
 /** The question of "Continue". */
-const CONTINUE = "Continue exactly where you stopped.";
+const CONTINUE = t("Continue exactly where you stopped.");
 /** Pause before a reconnect is shown, in milliseconds. A gateway that is replaced sends its readers away for at most two seconds. */
 const UNNOTICED = 2500;
 
@@ -81,10 +82,13 @@ export class Conversation extends EventTarget {
     this.#read(turn, answer, { asked: true });
   }
 
-  /** Refers to the last complete answer that the gateway has, and sends what was said after it, such as a part of a failed answer. */
+  /**
+   * Refers to the last complete answer that the gateway has, and sends what was said after it, such as a part of a failed answer.
+   * An answer with tool calls is sent as text: a model would wait for results, and this page runs no tools.
+   */
   #request(turn) {
     const before = this.#turns.slice(0, this.#turns.indexOf(turn));
-    const known = before.findLastIndex(({ id, status }) => id !== null && ["completed", "incomplete"].includes(status));
+    const known = before.findLastIndex(({ id, status, calls }) => id !== null && calls.isEmpty && ["completed", "incomplete"].includes(status));
     const said = before.slice(known + 1).flatMap(({ question, text }) => [
       ...(question ? [{ role: "user", content: question }] : []),
       ...(text ? [{ role: "assistant", content: text }] : []),
@@ -107,8 +111,9 @@ export class Conversation extends EventTarget {
       this.#tell("named", id);
       this.#keep();
     }, () => {});
-    answer.on("event", () => {
+    answer.on("event", (event) => {
       if (!isCurrent()) return;
+      turn.calls.take(event);
       turn.show(answer.text, answer.reasoning);
       if (performance.now() - this.#kept.at > STORED_EVERY) this.#keep();
     });
@@ -119,7 +124,7 @@ export class Conversation extends EventTarget {
     };
     const showWait = () => {
       if (!isCurrent() || isEnded(answer)) return;
-      turn.note("The connection was lost. Reconnecting …");
+      turn.note(t("The connection was lost. Reconnecting …"));
       this.#tell("status", "waiting");
     };
     answer.on("status", ({ state }) => {
@@ -131,8 +136,8 @@ export class Conversation extends EventTarget {
       // A further attempt. The wait goes on until one succeeds.
       if (state === "connecting") return;
       endWait();
-      if (state === "queued") turn.note("The browser has no free connection to the gateway. Close another tab, or choose the transport WebSocket.");
-      else if (state === "offline") turn.note("You are offline. The answer continues when you are online again.");
+      if (state === "queued") turn.note(t("The browser has no free connection to the gateway. Close another tab, or choose the transport WebSocket."));
+      else if (state === "offline") turn.note(t("You are offline. The answer continues when you are online again."));
       else if (state === "streaming") turn.note(null);
       this.#tell("status", state);
     });
@@ -161,10 +166,10 @@ export class Conversation extends EventTarget {
 
   /** Returns what can be done after a failure: read on an answer that may still run, have it continued, or repeat the question. */
   #waysOn(turn, answer, error) {
-    if (UNREACHED.includes(error.code) && answer.id !== null) return [{ label: "Reconnect", act: () => this.#resume(turn, answer.id) }];
+    if (UNREACHED.includes(error.code) && answer.id !== null) return [{ label: t("Reconnect"), act: () => this.#resume(turn, answer.id) }];
     const ways = [];
-    if (turn.text !== "") ways.push({ label: "Continue", act: () => this.#continue(turn) });
-    if (turn.question !== "") ways.push({ label: "Try again", act: () => this.#again(turn) });
+    if (turn.text !== "") ways.push({ label: t("Continue"), act: () => this.#continue(turn) });
+    if (turn.question !== "") ways.push({ label: t("Try again"), act: () => this.#again(turn) });
     return ways;
   }
 
@@ -189,7 +194,8 @@ export class Conversation extends EventTarget {
   /** Stores the conversation in the browser. One that allows no storage shows it all the same. */
   #keep() {
     const kept = this.#kept;
-    const turns = this.#turns.map(({ question, answer, status, text, reasoning, remark, failure }) => ({ question, answer, status, text, reasoning, remark, failure }));
+    const turns = this.#turns.map(({ question, answer, status, text, reasoning, remark, failure, calls }) => (
+      { question, answer, status, text, reasoning, remark, failure, calls: calls.saved }));
     kept.at = performance.now();
     kept.saving = kept.saving.then(async () => { if (!kept.isDeleted) kept.record = await save(kept.record, turns); }).catch(() => {});
   }
@@ -198,9 +204,10 @@ export class Conversation extends EventTarget {
   show(record) {
     this.clear();
     this.#kept.record = record;
-    for (const { question, answer, status, text, reasoning, remark, failure } of record.turns) {
+    for (const { question, answer, status, text, reasoning, remark, failure, calls = [] } of record.turns) {
       const turn = this.#add(question);
       turn.show(text, reasoning);
+      turn.calls.restore(calls);
       turn.answer = answer;
       if (failure !== null) turn.fail(failure, this.#waysOn(turn, { id: answer }, failure));
       else if (status !== "running") turn.end(status, answer, remark);
@@ -228,7 +235,7 @@ export class Conversation extends EventTarget {
       this.#generation += 1;
       const turn = this.#turns.at(-1);
       answer.cancel().catch(() => {});
-      turn.end("cancelled", null, "Stopped before it started.");
+      turn.end("cancelled", null, t("Stopped before it started."));
       this.#over(turn, "cancelled");
       return;
     }
@@ -251,7 +258,7 @@ export class Conversation extends EventTarget {
     } catch (error) {
       if (generation !== this.#generation) return;
       const turn = this.#add("");
-      turn.fail(error, error.retryable ? [{ label: "Try again", act: () => this.open(id) }] : []);
+      turn.fail(error, error.retryable ? [{ label: t("Try again"), act: () => this.open(id) }] : []);
       this.#tell("end", { status: "failed", text: "", error });
       return;
     }
@@ -283,9 +290,9 @@ function isEnded(answer) {
 }
 
 function remarkOn(response) {
-  if (response.status === "cancelled") return "Stopped.";
+  if (response.status === "cancelled") return t("Stopped.");
   const reason = response.incomplete_details?.reason;
-  if (reason === "max_output_tokens") return "The answer reached its limit of tokens.";
-  if (reason === "content_filter") return "The model's content filter ended the answer.";
-  return response.status === "incomplete" ? "The answer is not complete." : null;
+  if (reason === "max_output_tokens") return t("The answer reached its limit of tokens.");
+  if (reason === "content_filter") return t("The model's content filter ended the answer.");
+  return response.status === "incomplete" ? t("The answer is not complete.") : null;
 }

@@ -1,6 +1,7 @@
 /** The panel with the conversations that this browser keeps: open, rename, delete. */
-import { element } from "./element.js";
 import * as store from "./conversation_store.js";
+import { element } from "./element.js";
+import { t } from "./words.js";
 
 const PENCIL = "M4 20l1-4L16 5l3 3L8 19z";
 const BIN = "M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13";
@@ -12,7 +13,7 @@ export class ConversationList {
   #isCurrent;
   #forget;
 
-  /** `open(record)` shows a conversation, `isCurrent(id)` tells the one that is shown, `forget(id)` is called once one is deleted. */
+  /** `open(record)` shows a conversation, `isCurrent(id)` tells the one that is shown, `forget(id)` is called before one is deleted. */
   constructor(dialog, { open, isCurrent, forget }) {
     this.#dialog = dialog;
     this.#list = dialog.querySelector("ul");
@@ -34,23 +35,23 @@ export class ConversationList {
     try {
       const conversations = await store.list();
       this.#list.replaceChildren(...conversations.map((each) => this.#row(each)));
-      none.textContent = "Your conversations will be listed here. They are kept in this browser only.";
+      none.textContent = t("Your conversations will be listed here. They are kept in this browser only.");
       none.hidden = conversations.length > 0;
     } catch {
-      none.textContent = "This browser does not allow the page to keep conversations.";
+      none.textContent = t("This browser does not allow the page to keep conversations.");
       none.hidden = false;
     }
   }
 
   #row({ id, title, updated }) {
-    const name = title || "Without a question";
-    const row = element("li", {});
+    const name = title || t("Without a question");
+    const row = element("li", { "data-id": id });
     const open = element("button", { type: "button", className: "open", onclick: () => this.#choose(id) },
       element("span", { className: "title", textContent: name }), element("time", { dateTime: new Date(updated).toISOString(), textContent: when(updated) }));
     if (this.#isCurrent(id)) open.setAttribute("aria-current", "true");
     row.append(open,
-      iconButton(`Rename: ${name}`, PENCIL, () => this.#rename(row, { id, title, updated })),
-      iconButton(`Delete: ${name}`, BIN, () => this.#delete(row, id, name)));
+      iconButton(t("Rename: {name}", { name }), PENCIL, () => this.#rename(row, { id, title, updated })),
+      iconButton(t("Delete: {name}", { name }), BIN, () => this.#delete(row, id, name)));
     return row;
   }
 
@@ -61,8 +62,8 @@ export class ConversationList {
   }
 
   #rename(row, conversation) {
-    const input = element("input", { type: "text", value: conversation.title, maxLength: 80, "aria-label": "Title" });
-    const form = element("form", {}, input, element("button", { type: "submit", textContent: "Save" }));
+    const input = element("input", { type: "text", value: conversation.title, maxLength: 80, "aria-label": t("Title") });
+    const form = element("form", {}, input, element("button", { type: "submit", textContent: t("Save") }));
     let isOver = false;
     const end = (title) => {
       if (isOver) return;
@@ -89,13 +90,15 @@ export class ConversationList {
   }
 
   async #delete(row, id, name) {
-    const record = await store.remove(id);
+    // First, so that nothing stores it again.
     this.#forget(id);
-    const undo = element("button", { type: "button", textContent: "Undo", onclick: async () => {
+    const record = await store.remove(id);
+    const undo = element("button", { type: "button", textContent: t("Undo"), onclick: async () => {
       await store.restore(record);
       await this.#draw();
+      this.#list.querySelector(`[data-id="${id}"] .open`)?.focus();
     } });
-    row.replaceChildren(element("span", { className: "deleted", textContent: `Deleted: ${name}` }), undo);
+    row.replaceChildren(element("span", { className: "deleted", textContent: t("Deleted: {name}", { name }) }), undo);
     undo.focus();
   }
 }

@@ -1,4 +1,5 @@
 /** The panel that shows the state of the connection. */
+import { t } from "./words.js";
 
 const SPAN = 15_000;
 const BIN = 250;
@@ -9,8 +10,8 @@ const EPOCH = 2 ** 24;
 const SKIPS = 2;
 const NAMES = { ws: "WebSocket", sse: "fetch", eventsource: "EventSource" };
 const STATES = {
-  connecting: "Connecting", queued: "Queued", streaming: "Streaming", waiting: "Reconnecting", offline: "Offline", done: "Complete", failed: "Failed",
-  aborted: "Stopped", closed: "Closed", idle: "Idle",
+  connecting: t("Connecting"), queued: t("Queued"), streaming: t("Streaming"), waiting: t("Reconnecting"), offline: t("Offline"), done: t("Complete"),
+  failed: t("Failed"), aborted: t("Stopped"), closed: t("Closed"), idle: t("Idle"),
 };
 
 export class Meter {
@@ -122,8 +123,9 @@ export class Meter {
 
   #count() {
     if (this.#lastEvent === null) return "–";
-    if (this.#wasReset) return `${this.#events}, after a reset`;
-    return `${this.#events}, ${this.#missing === 0 ? "none" : this.#missing} missing`;
+    if (this.#wasReset) return t("{count}, after a reset", { count: this.#events });
+    if (this.#missing === 0) return t("{count}, none missing", { count: this.#events });
+    return t("{count}, {missing} missing", { count: this.#events, missing: this.#missing });
   }
 
   #trace() {

@@ -6,7 +6,10 @@ import { copy, element } from "./element.js";
 import { ready, takeFromAddress, useKey } from "./key.js";
 import { Meter } from "./meter.js";
 import { models } from "./past.js";
+import { t, translate } from "./words.js";
 import { looksLikeCredential } from "/tokenwire.js";
+
+translate(document.body);
 
 const $ = (id) => document.getElementById(id);
 /** On touch devices the focus in the question would open the on-screen keyboard. */
@@ -14,10 +17,10 @@ const isMouse = matchMedia("(pointer: fine)").matches;
 const STREAM_ID = /^#(resp_[A-Za-z0-9_-]+)$/;
 
 const SUGGESTIONS = [
-  ["Say hello", "See what a stream looks like", "hello"],
-  ["Write a poem", "A few lines, word by word", "Write a short poem about rivers."],
-  ["Show some code", "With a button to copy it", "Show me some code that reads a stream."],
-  ["Explain yourself", "Tables, lists and links", "What can you do, and how do your answers reach me?"],
+  [t("Say hello"), t("See what a stream looks like"), t("hello")],
+  [t("Write a poem"), t("A few lines, word by word"), t("Write a short poem about rivers.")],
+  [t("Show some code"), t("With a button to copy it"), t("Show me some code that reads a stream.")],
+  [t("Explain yourself"), t("Tables, lists and links"), t("What can you do, and how do your answers reach me?")],
 ];
 
 /** Settings kept in this browser, if it allows storage. */
@@ -51,7 +54,7 @@ function submit() {
   const question = $("question").value.trim();
   if (!question || conversation.isRunning) return;
   if (looksLikeCredential(question)) {
-    warn("This looks like an API key. It was not sent: a question goes to the model and may be logged.");
+    warn(t("This looks like an API key. It was not sent: a question goes to the model and may be logged."));
     return;
   }
   warn(null);
@@ -108,7 +111,7 @@ function startAnew() {
 $("new").addEventListener("click", () => {
   startAnew();
   $("question").focus();
-  announcer.say("A new chat.");
+  announcer.say(t("A new chat."));
 });
 const conversations = new ConversationList($("conversations"), {
   open: (record) => {
@@ -139,7 +142,7 @@ $("suggestions").append(...SUGGESTIONS.map(([title, about, question]) => element
 conversation.addEventListener("change", refresh);
 conversation.addEventListener("begin", ({ detail: { stream, asked, again } }) => {
   if (!again) announcer.begin();
-  announcer.say(asked ? "Sent. Waiting for the answer." : "Reading the answer.");
+  announcer.say(asked ? t("Sent. Waiting for the answer.") : t("Reading the answer."));
   meter.follow(stream, { asked });
   if (asked) follow = true;
   stream.on("event", () => announcer.follow(stream.text));
@@ -151,14 +154,14 @@ conversation.addEventListener("named", ({ detail: id }) => {
   document.title = question ? `${question.slice(0, 60)} · Tokenwire` : "Tokenwire";
 });
 conversation.addEventListener("status", ({ detail: state }) => {
-  if (state === "waiting") announcer.say("The connection was lost. Reconnecting.");
-  if (state === "offline") announcer.say("You are offline. The answer continues when you are online again.");
+  if (state === "waiting") announcer.say(t("The connection was lost. Reconnecting."));
+  if (state === "offline") announcer.say(t("You are offline. The answer continues when you are online again."));
 });
 conversation.addEventListener("end", ({ detail: { status, text, error } }) => {
   if (error?.status === 401) askForKey(error.message);
   announcer.follow(text, { done: true });
-  if (error) announcer.say(error.explanation ?? error.message);
-  else announcer.say(status === "cancelled" ? "Stopped." : "The answer is complete.");
+  if (error) announcer.say(t(error.explanation ?? error.message));
+  else announcer.say(status === "cancelled" ? t("Stopped.") : t("The answer is complete."));
   refresh();
 });
 conversation.addEventListener("shown", ({ detail: id }) => meter.clear(id));
@@ -192,13 +195,13 @@ $("latest").addEventListener("click", () => {
 
 $("cut").addEventListener("click", () => {
   conversation.stream?.cut();
-  announcer.say("The connection is cut.");
+  announcer.say(t("The connection is cut."));
 });
 $("share").addEventListener("click", async () => {
   const done = await copy(location.href);
-  announcer.say(done ? "The link is copied." : "The link is in the address bar.");
-  $("share").textContent = done ? "Link copied" : "The link is in the address bar";
-  setTimeout(() => { $("share").textContent = "Copy a link to this answer"; }, 2000);
+  announcer.say(done ? t("The link is copied.") : t("The link is in the address bar."));
+  $("share").textContent = done ? t("Link copied") : t("The link is in the address bar");
+  setTimeout(() => { $("share").textContent = t("Copy a link to this answer"); }, 2000);
 });
 $("show-wire").addEventListener("click", () => {
   const shown = $("wire").classList.toggle("shown");
@@ -210,7 +213,7 @@ $("show-wire").addEventListener("click", () => {
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const isDark = () => (document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light")) === "dark";
 function nameTheme() {
-  $("theme").setAttribute("aria-label", `Switch to the ${isDark() ? "light" : "dark"} theme`);
+  $("theme").setAttribute("aria-label", isDark() ? t("Switch to the light theme") : t("Switch to the dark theme"));
 }
 $("theme").addEventListener("click", () => {
   const theme = isDark() ? "light" : "dark";
@@ -235,7 +238,7 @@ async function offerModels() {
     askForKey(refusal.message);
     return false;
   }
-  const options = names.length > 0 ? names.map((name) => new Option(name, name)) : [new Option("the gateway's choice", "")];
+  const options = names.length > 0 ? names.map((name) => new Option(name, name)) : [new Option(t("the gateway's choice"), "")];
   $("model").replaceChildren(...options);
   choose($("model"), kept.get("model"));
   return true;
@@ -273,7 +276,7 @@ function openLink() {
   // A key in the address would stay in the history and in every copied link.
   if (looksLikeCredential(location.hash.replace(/^#(?:\w+=)?/, ""))) {
     history.replaceState(null, "", location.pathname);
-    warn("The address had an API key in it, which was removed. This page needs no key.");
+    warn(t("The address had an API key in it, which was removed. This page needs no key."));
     return;
   }
   const id = STREAM_ID.exec(location.hash)?.[1];

@@ -1,6 +1,8 @@
 /** A question and its answer on the page. */
 import { copyButton, element } from "./element.js";
 import { MarkdownView } from "./markdown.js";
+import { ToolCalls } from "./tool_calls.js";
+import { t } from "./words.js";
 
 export class Turn {
   question;
@@ -12,6 +14,8 @@ export class Turn {
   /** What is said below an answer that ended, and why one failed: `{ code, message, explanation }`. */
   remark = null;
   failure = null;
+  /** The tools that the model called. */
+  calls = new ToolCalls();
   node;
   #parts;
   #view;
@@ -24,9 +28,10 @@ export class Turn {
     this.question = question;
     const reasoning = element("div");
     const parts = {
-      title: element("h3", { className: "unseen", textContent: "Answer" }),
+      title: element("h3", { className: "unseen", textContent: t("Answer") }),
       reasoning,
-      thoughts: element("details", { className: "reasoning", hidden: true }, element("summary", { textContent: "Thoughts" }), reasoning),
+      thoughts: element("details", { className: "reasoning", hidden: true }, element("summary", { textContent: t("Thoughts") }), reasoning),
+      calls: this.calls.node,
       waiting: element("div", { className: "waiting", "aria-hidden": "true" }, element("i"), element("i"), element("i")),
       markdown: element("div", { className: "markdown" }),
       note: element("p", { className: "note", hidden: true }),
@@ -35,11 +40,11 @@ export class Turn {
     };
     this.#parts = parts;
     this.#view = new MarkdownView(parts.markdown);
-    const again = element("button", { type: "button", className: "quiet again", textContent: "Ask again", onclick: () => act.again(this) });
-    parts.actions.append(copyButton("Copy answer", () => this.#text), again);
-    this.node = element("article", { className: "turn", "aria-label": `Question: ${question.slice(0, 80)}` },
-      element("div", { className: "question", hidden: question === "" }, element("h3", { className: "unseen", textContent: "Question" }), element("p", { textContent: question })),
-      element("div", { className: "answer" }, ...["title", "thoughts", "waiting", "markdown", "note", "error", "actions"].map((name) => parts[name])),
+    const again = element("button", { type: "button", className: "quiet again", textContent: t("Ask again"), onclick: () => act.again(this) });
+    parts.actions.append(copyButton(t("Copy answer"), () => this.#text), again);
+    this.node = element("article", { className: "turn", "aria-label": t("Question: {text}", { text: question.slice(0, 80) }) },
+      element("div", { className: "question", hidden: question === "" }, element("h3", { className: "unseen", textContent: t("Question") }), element("p", { textContent: question })),
+      element("div", { className: "answer" }, ...["title", "thoughts", "calls", "waiting", "markdown", "note", "error", "actions"].map((name) => parts[name])),
     );
   }
 
@@ -52,6 +57,7 @@ export class Turn {
     this.status = "running";
     this.#text = "";
     this.#reasoning = "";
+    this.calls.clear();
     this.#parts.error.hidden = true;
     this.#parts.actions.hidden = true;
     this.note(null);
@@ -96,11 +102,11 @@ export class Turn {
   fail(error, ways) {
     this.status = "failed";
     this.note(null);
-    const explanation = error.explanation ?? error.message;
-    this.failure = { code: error.code ?? null, message: error.message, explanation };
-    const facts = [error.message === explanation ? null : error.message, error.code ? `(${error.code})` : null].filter(Boolean).join(" ");
+    const explanation = t(error.explanation ?? error.message);
+    this.failure = { code: error.code ?? null, message: error.message, explanation: error.explanation ?? error.message };
+    const facts = [error.message === (error.explanation ?? error.message) ? null : error.message, error.code ? `(${error.code})` : null].filter(Boolean).join(" ");
     this.#parts.error.replaceChildren(element("p", { textContent: explanation }));
-    if (facts) this.#parts.error.append(element("details", {}, element("summary", { textContent: "Details" }), element("p", { textContent: facts })));
+    if (facts) this.#parts.error.append(element("details", {}, element("summary", { textContent: t("Details") }), element("p", { textContent: facts })));
     if (ways.length > 0) {
       const buttons = ways.map(({ label, act }) => element("button", { type: "button", textContent: label, onclick: act }));
       this.#parts.error.append(element("div", { className: "actions" }, ...buttons));
@@ -117,7 +123,7 @@ export class Turn {
     const running = this.status === "running";
     // A text that breaks off is shown as it was while it grew, without marks that nothing closes.
     this.#view.show(this.#text, { done: ["completed", "told"].includes(this.status) });
-    this.#parts.waiting.hidden = !running || this.#text !== "";
+    this.#parts.waiting.hidden = !running || this.#text !== "" || !this.calls.isEmpty;
     this.#parts.thoughts.hidden = this.#reasoning === "";
     if (this.#parts.reasoning.textContent !== this.#reasoning) this.#parts.reasoning.textContent = this.#reasoning;
     this.#grow();

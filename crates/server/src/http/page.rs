@@ -42,7 +42,9 @@ const ASSETS: &[Asset] = assets![
     "/page/page.js", SCRIPT, "page/page.js";
     "/page/past.js", SCRIPT, "page/past.js";
     "/page/theme.js", SCRIPT, "page/theme.js";
+    "/page/tool_calls.js", SCRIPT, "page/tool_calls.js";
     "/page/turn.js", SCRIPT, "page/turn.js";
+    "/page/words.js", SCRIPT, "page/words.js";
     "/tokenwire.d.ts", "text/plain; charset=utf-8", "client/tokenwire.d.ts";
     "/tokenwire.js", SCRIPT, "client/tokenwire.js";
 ];

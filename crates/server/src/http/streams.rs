@@ -19,6 +19,9 @@ use super::inbound::{
 use super::outbound::{HttpError, attached, committed, marked, of_generation, resumed};
 use crate::service::Service;
 
+/// Pause of a reader whose next connection reaches another process.
+const AT_ONCE: Duration = Duration::from_millis(20);
+
 /// Returns how the client of `/v1/streams` reads.
 fn reader(request: &HttpRequest, query: &Query, service: &Service) -> Result<SseReader, ApiError> {
     let dialect = match query.get("dialect") {
@@ -88,7 +91,12 @@ pub(super) async fn create_by_query(
     }
     let registry = service.engine.registry();
     if registry.is_draining() && is_event_source(&request) {
-        return Ok(come_back(registry.come_back_after()));
+        let after = if registry.readers_leave() {
+            AT_ONCE
+        } else {
+            registry.come_back_after()
+        };
+        return Ok(come_back(after));
     }
     let Some(input) = query.get("input") else {
         let message = "Missing required parameter: 'input'. Ask with GET /v1/streams?input=…, or POST a body.";
@@ -160,11 +168,13 @@ async fn begin(
     Ok(marked(started.reused, &started.dropped_tools, response))
 }
 
-/// Tells an EventSource to come back elsewhere if another process reads the streams on.
+/// Tells an EventSource to come back at once if another process reads the streams on. That process
+/// has the listening socket, and this connection closes with the answer. A browser keeps up to six
+/// connections and tries one after the other, so a longer pause would add up.
 fn leaving(request: &HttpRequest, service: &Service) -> Option<HttpResponse> {
     let registry = service.engine.registry();
     let leaves = registry.readers_leave() && is_event_source(request);
-    leaves.then(|| come_back(registry.come_back_after()))
+    leaves.then(|| come_back(AT_ONCE))
 }
 
 /// Whether an EventSource is to come back: under overload, and when it is limited for a time.

@@ -47,7 +47,7 @@ describe('conversations', () => {
     await complete(page, 7, second);
     await listed(page, second, first);
     await page.click(`#conversations .open:has-text("${first}")`);
-    assert.equal(await page.isVisible('#conversations'), false);
+    await page.waitForSelector('#conversations', { state: 'hidden' });
     assert.equal(await page.locator('#turns article').count(), 2);
     assert.equal((await page.textContent('#turns article:first-child .markdown')).trim(), whole(5));
     assert.equal((await answer(page)).trim(), whole(6));
@@ -73,18 +73,20 @@ describe('conversations', () => {
     await page.keyboard.press('Escape');
     assert.equal(await page.isVisible('#conversations'), true, 'Escape ends the renaming alone');
     await page.click(`#conversations li:has-text("${first}") [aria-label^="Rename"]`);
+    await page.waitForSelector('#conversations input:focus');
     await page.keyboard.type('Rivers');
     await page.keyboard.press('Enter');
-    await page.waitForSelector('#conversations .title:text-is("Rivers")');
-    assert.match(await page.evaluate(() => document.activeElement.getAttribute('aria-label')), /^Rename: Rivers/);
+    await page.waitForSelector('#conversations [aria-label="Rename: Rivers"]:focus');
 
     await page.click('#conversations [aria-label="Delete: Rivers"]');
+    await page.waitForSelector('#conversations .deleted');
     assert.deepEqual((await titles(page)).map((title) => title.slice(0, second.length)), [second]);
     await page.keyboard.press('Enter');
-    await page.waitForSelector('#conversations .title:text-is("Rivers")');
+    await page.waitForSelector('#conversations .open:focus .title:text-is("Rivers")');
     // The one that is shown.
     await page.click('#conversations li:has([aria-current]) [aria-label^="Delete"]');
-    assert.equal(await page.locator('#turns article').count(), 0);
+    await page.waitForSelector('#turns article', { state: 'detached' });
+    assert.equal(new URL(page.url()).hash, '');
     await page.keyboard.press('Escape');
     await page.reload();
     await page.waitForFunction(() => document.querySelectorAll('#model option').length > 0);

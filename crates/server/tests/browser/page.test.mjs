@@ -86,6 +86,42 @@ describe('asking', () => {
   });
 });
 
+describe('thoughts and tool calls', () => {
+  for (const [transport] of NAMED) {
+    test(`over ${transport} are folded, and kept with the conversation`, async () => {
+      const { page, wrong, close } = await chat();
+      const word = marker();
+      const input = encodeURIComponent('{"city":"Ulm"}');
+      await ask(page, `${word} [[calls=2 reasoning=6 arguments=${input}]]`, transport);
+      await state(page, 'done');
+      const seen = async () => {
+        await page.waitForSelector('.tool:visible');
+        await page.waitForSelector('.reasoning:visible');
+        return page.evaluate(() => ({
+          open: document.querySelectorAll('.reasoning[open], .tool[open]').length,
+          thoughts: document.querySelector('.reasoning div').textContent.length > 0,
+          calls: [...document.querySelectorAll('.tool')].map((tool) => [tool.querySelector('summary').textContent, tool.querySelector('pre').textContent]),
+        }));
+      };
+      const expected = { open: 0, thoughts: true, calls: Array(2).fill(['Tool call: lookup', '{\n  "city": "Ulm"\n}']) };
+      assert.deepEqual(await seen(), expected);
+      await page.click('.tool summary >> nth=0');
+      assert.equal(await page.isVisible('.tool pre >> nth=0'), true);
+      assert.deepEqual(await findings(page), []);
+      await picture(page, `tool-call-${transport}`);
+      await page.reload();
+      assert.deepEqual(await seen(), expected);
+      // The page runs no tools: the next question does not leave the model waiting for a result.
+      await ask(page, question(4));
+      await until('the next answer', async () => (await answer(page)).trim() === whole(4));
+      const messages = (await upstreamSaw(word)).at(-1).body.messages;
+      assert.equal(messages.some((message) => message.tool_calls), false);
+      assert.deepEqual(wrong, []);
+      await close();
+    });
+  }
+});
+
 describe('a pasted API key', () => {
   test('in the question is not sent, and a warning says so', async () => {
     const { page, wrong, close } = await chat();

@@ -1,5 +1,6 @@
 // The client module in Node while its gateway is killed, restarted and replaced, and when it comes back to a stream that changed.
 import assert from 'node:assert/strict';
+import http from 'node:http';
 import { after, describe, test } from 'node:test';
 import WebSocket from 'ws';
 import { outcome } from './cases.mjs';
@@ -84,4 +85,25 @@ describe('a gateway that is replaced in mid-answer', () => {
       await gateway.close();
     });
   }
+
+  test('sends a reader on a kept connection to the next process at once', async () => {
+    const gateway = await OwnGateway.start('disk');
+    const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
+    const get = (path, headers = {}) => new Promise((resolve, reject) => {
+      const request = http.get(`${gateway.url}${path}`, { agent, headers }, (response) => {
+        let text = '';
+        response.on('data', (bytes) => { text += bytes; });
+        response.on('end', () => resolve({ text, connection: response.headers.connection, isReused: request.reusedSocket }));
+      });
+      request.on('error', reject);
+    });
+    const { ended } = await halfway(gateway, 'ws', 800);
+    await get('/healthz');
+    await gateway.begin();
+    const { text, connection, isReused } = await get('/v1/streams?input=x', { Accept: 'text/event-stream' });
+    assert.deepEqual([text, connection, isReused], ['retry: 20\n\n', 'close', true]);
+    assert.equal((await ended).text, counted(800));
+    agent.destroy();
+    await gateway.close();
+  });
 });

@@ -30,8 +30,9 @@ function reset(number, response) {
   return { type: 'tokenwire:reset', sequence_number: number, response };
 }
 
-/** Between two events: a pause in which a page shows what came before. */
+/** Between two events: a pause in which a reader takes what came before, on a busy machine too. A cut may discard what it has not. */
 const PAUSE = null;
+const PAUSED_FOR = 500;
 
 /** A stream of six events. Over a Responses upstream the last one skips two numbers. */
 export const LOG = [
@@ -155,7 +156,7 @@ export async function scriptedGateway(connections, { response: kept = null } = {
 
 async function inTurn(events, send) {
   for (const event of events) {
-    if (event === PAUSE) await new Promise((resolve) => setTimeout(resolve, 100));
+    if (event === PAUSE) await new Promise((resolve) => setTimeout(resolve, PAUSED_FOR));
     else send(event);
   }
 }
