@@ -208,7 +208,7 @@ impl DiskStore {
         let shared = &self.shared;
         writer.lock().tick();
         let lost = |file| shared.commands.send_now(Command::Lost(file));
-        let _ = shared.syncer.round(&shared.health, &lost);
+        let _ = shared.syncer.round(&shared.health, lost);
         while shared.syncer.sync_earlier(&shared.health, &lost) {}
         self.work();
     }
