@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -53,9 +52,9 @@ pub struct OpenError {
 /// them: a disk that hangs does not keep the process from ending.
 pub struct DiskStore {
     pub(crate) shared: Arc<Shared>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
     /// Works in its callers' threads, in a simulation.
-    inline: Option<Box<Mutex<Writer>>>,
+    pub(crate) inline: Option<Box<Mutex<Writer>>>,
 }
 
 impl fmt::Debug for DiskStore {
@@ -144,7 +143,10 @@ impl DiskStore {
     }
 
     /// Creates a folder and recovers those of earlier processes.
-    fn recovered(options: &DiskOptions, answers: &Answers) -> io::Result<(Arc<Shared>, Writer)> {
+    pub(crate) fn recovered(
+        options: &DiskOptions,
+        answers: &Answers,
+    ) -> io::Result<(Arc<Shared>, Writer)> {
         let folder = Folder::create(&options.path, options.formats)?;
         let Recovered {
             index,
@@ -161,85 +163,6 @@ impl DiskStore {
         shared.note_others(others_read.unwrap_or(u8::MAX));
         let writer = Writer::new(shared.clone(), folders);
         Ok((shared, writer))
-    }
-
-    /// Opens a store without threads: its operations are done when they are asked for. In a
-    /// simulation nothing else may run beside it.
-    ///
-    /// # Errors
-    /// As [`DiskStore::open`], which see.
-    #[doc(hidden)]
-    pub fn open_inline(options: &DiskOptions) -> Result<Self, OpenError> {
-        let recovered = Self::recovered(options, &Answers::default());
-        let (shared, writer) = recovered.map_err(|source| OpenError {
-            path: options.path.display().to_string(),
-            source,
-        })?;
-        Ok(Self {
-            shared,
-            threads: Mutex::default(),
-            inline: Some(Box::new(Mutex::new(writer))),
-        })
-    }
-
-    /// Does what was asked for, if the store has no threads.
-    pub(crate) fn work(&self) {
-        let Some(writer) = &self.inline else {
-            return;
-        };
-        let shared = &self.shared;
-        let lost = |file| shared.commands.send_now(Command::Lost(file));
-        writer.lock().work();
-        shared.syncer.answer(&shared.health, lost);
-        // Files that could not be synced.
-        writer.lock().work();
-        while let Some((job, permit)) = shared.reads.try_receive() {
-            job(shared);
-            drop(permit);
-        }
-    }
-
-    /// Does what the threads do each second, if the store has none.
-    #[doc(hidden)]
-    pub fn turn(&self) {
-        let Some(writer) = &self.inline else {
-            return;
-        };
-        let shared = &self.shared;
-        writer.lock().tick();
-        let lost = |file| shared.commands.send_now(Command::Lost(file));
-        let _ = shared.syncer.round(&shared.health, &lost);
-        while shared.syncer.sync_earlier(&shared.health, &lost) {}
-        self.work();
-    }
-
-    /// Leaves the files of this process as a loss of power may: of what was written since the last
-    /// sync a part is there, or nothing. `draw` returns a number up to its argument. Nothing may use
-    /// the store from then on.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    #[doc(hidden)]
-    pub fn lose_power(&self, mut draw: impl FnMut(u64) -> u64) -> io::Result<()> {
-        let mut files: Vec<_> = self.shared.index.lock().files.values().cloned().collect();
-        files.sort_by_key(|file| file.id);
-        for file in files {
-            let (durable, length) = (file.durable.load(Ordering::Acquire), file.len());
-            if file.is_new.load(Ordering::Acquire) && draw(1) == 0 {
-                std::fs::remove_file(&file.path)?;
-            } else if durable < length {
-                let left = durable + draw(length - durable);
-                let open = std::fs::File::options().write(true).open(&file.path)?;
-                open.set_len(left)?;
-                // The length may be durable before the blocks are, and the blocks may be others.
-                if draw(3) == 0 {
-                    open.set_len(length)?;
-                    let at = durable + draw(length - durable - 1);
-                    open.write_at(&[draw(255) as u8], at)?;
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Returns the ids of the logs that have not ended. After [`open`](Self::open) these are the

@@ -23,6 +23,10 @@
 //! * **Recovery.** A start takes the folders whose lock is free and uses their kept files where they
 //!   are. Logs that ran are [unfinished](DiskStore::unfinished) and can be adopted. A frame that is
 //!   damaged ends its own log only. A folder of another version is left alone.
+//! * **Versions.** Each process announces which versions of logs it reads. A log is written in the
+//!   lowest one that all of them read. Logs of later versions are left alone.
+//! * **Time.** A process counts the time since its start, so a clock that is set changes nothing.
+//!   Files that are dated in the future have just been written.
 //! * **Failures.** A disk that is full, read-only or hangs is an error of each operation, or none at
 //!   all. What a write left behind is cut off. The engine keeps its records and tries again.
 //!
@@ -59,6 +63,7 @@ mod folder;
 mod frame;
 mod health;
 mod index;
+mod inline;
 mod listing;
 mod neighbours;
 mod options;

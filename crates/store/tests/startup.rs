@@ -58,6 +58,7 @@ async fn ten_thousand_dead_folders_are_taken_over_in_seconds() {
     store.close();
     drop(store);
     let first = fs::read_dir(&path).unwrap().next().unwrap().unwrap().path();
+    let making = Instant::now();
     // Processes that ended before there was a stream, and some that had one.
     for number in 0..EMPTY + FULL {
         let dead = path.join(format!("{number:012x}-{}", Tag::random()));
@@ -69,13 +70,15 @@ async fn ten_thousand_dead_folders_are_taken_over_in_seconds() {
             }
         }
     }
+    // A busy machine is slow at both.
+    let bound = 5 * making.elapsed() + Duration::from_secs(2);
     // Else the start waits until all of this is on the disk.
     fs::File::open(&path).unwrap().sync_all().unwrap();
     let descriptors = || fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
     let (before, begun) = (descriptors(), Instant::now());
     let store = open(&path);
     let took = begun.elapsed();
-    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert!(took < bound, "{took:?}, at most {bound:?}");
     assert_eq!(texts(&store, &id).await.0, ["one", "the end"]);
     // Each folder that is kept costs a descriptor, its files cost none.
     let more = descriptors().saturating_sub(before);
