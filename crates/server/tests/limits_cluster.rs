@@ -171,7 +171,7 @@ async fn slots_of_a_lost_node_are_free_again() {
 
 #[tokio::test]
 async fn redis_that_is_away_is_bridged_or_refuses() {
-    let mut world = World::new();
+    let world = World::new();
     let bridging = world.start("per_owner: {streams: 1}\n  store_away: local");
     let refusing = world.start("per_owner: {streams: 1}\n  store_away: refuse");
     let short = response("tokens=10");
