@@ -186,8 +186,7 @@ impl ClientMeter {
             }
         };
         let at = Moment::present();
-        for ((party, counters), used) in self.parties.lock().iter_mut().flatten().zip(&used) {
-            let _ = party;
+        for ((_, counters), used) in self.parties.lock().iter_mut().flatten().zip(&used) {
             counters.mirror(used, at);
             if room.is_ok() {
                 counters.begin_shared(planned.amount);
