@@ -10,6 +10,7 @@
 )]
 
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -85,6 +86,35 @@ async fn complete_answer_ends_with_completed() {
     let audit = ended(started.guard.generation(), "completed", None).await;
     assert_eq!(audit.text, "Hello");
     assert_eq!(audit.chat.last().map(String::as_str), Some("[DONE]"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn reader_of_a_long_log_lets_others_run_in_between() {
+    const KIB: usize = 1024;
+    let test = engine();
+    let (started, call) = begin(&test, CHAT).await;
+    for _ in 0..2048 {
+        call.token(&"x".repeat(KIB));
+    }
+    let generation = started.guard.generation().clone();
+    while generation.tail().unwrap().next.0 < 2048 {
+        tokio::task::yield_now().await;
+    }
+    let framing = Arc::new(JsonLines::default());
+    let mut reader = Subscription::new(started.guard, Seq(0), Dialect::Responses, framing);
+    let mut cx = Context::from_waker(Waker::noop());
+    let (mut all, mut turn) = (0, 0);
+    while all < 1536 * KIB {
+        match reader.poll_next(&mut cx) {
+            Poll::Ready(Some(bytes)) => turn += bytes.unwrap().len(),
+            Poll::Pending => {
+                assert!(turn > 0, "a pause without a piece");
+                all += std::mem::take(&mut turn);
+            }
+            Poll::Ready(None) => panic!("the stream runs"),
+        }
+        assert!(turn <= 384 * KIB, "{turn} bytes without a pause");
+    }
 }
 
 #[tokio::test(start_paused = true)]

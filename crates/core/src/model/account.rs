@@ -20,8 +20,8 @@
 //! What starts something new asks first ([`Account::try_charge`]). What a running answer grows by
 //! is counted in any case ([`Account::charge`], [`Charge::resize`]), since an answer is never lost
 //! to the request that waits for it. So that this growth finds room, each running generation
-//! reserves what answers usually take ([`Account::typical`]). While more than the limit is held, a
-//! running answer that has grown waits before it is read on ([`Growth`]).
+//! reserves what answers usually take ([`Account::typical`]). While more than seven eighths of the
+//! limit are held, a running answer that has grown waits before it is read on ([`Growth`]).
 //!
 //! Each worker counts in a [handle](Account::handle) of its own: a request changes its charges some
 //! twenty times, and a counter that all workers write would have to move between their processors
@@ -159,6 +159,8 @@ struct Typical(AtomicUsize);
 
 /// A release of this many bytes is worth noting.
 const LARGE: usize = 16 * 1024;
+/// The part of the limit that is left for answers that go on to their end, as a divisor.
+const ROOM_FREE: usize = 8;
 /// The size that an answer is expected to have before there was one, log and object together.
 const FIRST_TYPICAL: usize = 64 * 1024;
 /// A request of n bytes takes up to four times as much while it is started: the bytes as they were
@@ -375,14 +377,19 @@ impl Account {
         Growth::new(self.clone(), started)
     }
 
-    /// Whether more than the limit is held.
-    fn is_exceeded(&self) -> bool {
-        !self.0.shared.counts.are_within(self.limit()) && self.used() > self.limit()
+    /// The most bytes that are held while running answers grow freely.
+    fn room(&self) -> usize {
+        self.limit() - self.limit() / ROOM_FREE
     }
 
-    /// Gives memory back if more than the limit is held.
+    /// Whether running answers have no room.
+    fn is_exceeded(&self) -> bool {
+        !self.0.shared.counts.are_within(self.room()) && self.used() > self.room()
+    }
+
+    /// Gives memory back if running answers have no room.
     fn relieve_excess(&self) {
-        self.relieve(self.used().saturating_sub(self.limit()));
+        self.relieve(self.used().saturating_sub(self.room()));
     }
 
     fn relieve(&self, bytes: usize) {

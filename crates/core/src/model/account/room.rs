@@ -1,17 +1,18 @@
-//! Room for running answers: which of them grow while all together hold more than the limit.
+//! Room for running answers: which of them grow while all together hold more than seven eighths of
+//! the limit.
 //!
 //! A running answer is counted whether or not it fits, so that it is never lost. One that has grown
-//! while more than the limit is held asks for room before its upstream is read on:
+//! while more than that is held asks for room before its upstream is read on:
 //!
 //! ```text
-//!               ┌─ no more than the limit is held ─────▶ goes on, the best first
+//!               ┌─ no more than that is held ──────────▶ goes on, the best first
 //!   asks ─▶ waits ─ nothing can be released ───────────▶ the best one gets the turn: it goes on to its end
 //!               └─ none of them went on for 30 s ──────▶ the youngest is ended
 //! ```
 //!
 //! Answers whose readers have taken all that is there come before the others, older ones before
-//! younger ones. The turn is held until the answer is dropped, so what is held exceeds the limit by
-//! one answer and what the others grew by since they last asked.
+//! younger ones. The turn is held until the answer is dropped, so what is held exceeds this by one
+//! answer and what the others grew by since they last asked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future as _;
@@ -149,8 +150,7 @@ impl Queue {
         self.waiting.remove(&rank)
     }
 
-    /// Decides about an answer that waits, with `free` bytes of the limit left; `None` if it is
-    /// exceeded.
+    /// Decides about an answer that waits, with `free` bytes of room left; `None` if it is exceeded.
     fn ask(&mut self, rank: Rank, free: Option<usize>, now: Instant) -> Reply {
         if self.ended.remove(&rank.age) {
             return Reply::End;
@@ -254,7 +254,7 @@ impl Growth {
             room.waiting.fetch_add(1, Ordering::Relaxed);
         }
         // Read once it is known to wait: a release after that wakes it.
-        let free = self.account.limit().checked_sub(self.account.used());
+        let free = self.account.room().checked_sub(self.account.used());
         let reply = queue.ask(rank, free, now);
         if reply == Reply::Wait {
             let waits = self.waits.get_or_insert_with(|| Waiting {

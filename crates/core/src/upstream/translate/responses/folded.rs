@@ -93,8 +93,8 @@ impl ResponsesTranslator {
         if known.done || known.announced_arguments || known.kind != *kind {
             return None;
         }
-        let folded = records.relayed_items().get_folded(at)?;
-        if !repeats(&item, &folded) {
+        let streamed = records.relayed_items().get_folded(at)?;
+        if !repeats(&item, &streamed) {
             return None;
         }
         known.done = true;
@@ -119,8 +119,8 @@ impl ResponsesTranslator {
         for (item, at) in output.iter().zip(self.opened.match_output(&output)) {
             let at = at?;
             let known = self.opened.get(at).filter(|known| known.done)?;
-            let folded = records.relayed_items().get_folded(at)?;
-            if !repeats(item, &folded) {
+            let streamed = records.relayed_items().get_folded(at)?;
+            if !repeats(item, &streamed) {
                 return None;
             }
             *items.get_mut(at as usize)? = self.kept(item, &known.id);
