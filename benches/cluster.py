@@ -84,6 +84,7 @@ class Node:
                 return
             except OSError:
                 time.sleep(0.05)
+        self.process.kill()
         raise SystemExit("the gateway did not start")
 
     def stream(self, members, key):
@@ -122,8 +123,10 @@ def main():
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for kind, members, replicate in KINDS:
         redis = Redis()
-        nodes = [Node(program, redis, replicate) for _ in range(2)]
+        nodes = []
         try:
+            for _ in range(2):
+                nodes.append(Node(program, redis, replicate))
             time.sleep(3)
             before = redis.state()
             time.sleep(5)
