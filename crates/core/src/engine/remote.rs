@@ -14,9 +14,8 @@ use crate::log::{Block, Blocks, LogStore, StoreError, StoredLog};
 use crate::model::error::ApiError;
 use crate::model::id::{GenerationId, Owner};
 
-/// How long a request waits for a process that does not answer. Longer than a lease: one that is lost
-/// is known to be by then.
-const ANSWER: Duration = Duration::from_secs(4);
+/// How long a request waits for a process that does not answer.
+const ANSWER: Duration = Duration::from_secs(3);
 /// How long readers wait for a process that does not answer. Then they break off.
 const AWAY: Duration = Duration::from_secs(10);
 /// The time in which all records so far must have been read.
